@@ -1,0 +1,7 @@
+"""Chio for any ASGI application."""
+
+from chio_asgi.config import ChioASGIConfig
+from chio_asgi.middleware import ChioASGIMiddleware
+from chio_asgi.view import ASGIGuardRequest
+
+__all__ = ["ASGIGuardRequest", "ChioASGIConfig", "ChioASGIMiddleware"]

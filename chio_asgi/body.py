@@ -1,0 +1,139 @@
+"""The request body: read once, counted and hashed over all its messages, kept, and given to the application again.
+
+Large bodies wait in a temporary file. After the replay the server's own `receive` is handed back, so that the
+application still learns that the client went away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import tempfile
+from typing import IO
+
+from chio_asgi.types import Message, Receive
+
+_PIECE = 64 * 1024
+
+
+class BodyTooLarge(Exception):
+    """The body has more bytes than the limit allows."""
+
+
+class ClientDisconnected(Exception):
+    """The client went away before the body was complete."""
+
+
+class Body:
+    """A request body that has been read to its end.
+
+    Attributes:
+        length: bytes counted.
+        hash: SHA-256 hex over all of them; None for an empty body.
+    """
+
+    __slots__ = ("_file", "_memory", "hash", "length")
+
+    def __init__(self, memory: bytes, file: IO[bytes] | None, length: int, digest: str | None) -> None:
+        self._memory = memory
+        self._file = file
+        self.length = length
+        self.hash = digest
+
+    async def read(self) -> bytes:
+        """Return the whole body."""
+        if self._file is None:
+            return self._memory
+        return await asyncio.to_thread(_read_all, self._file)
+
+    def replay(self, receive: Receive) -> Receive:
+        """Return a `receive` that gives the body first, and then whatever the server has to say."""
+        if self._file is not None:
+            return self._replay_file(self._file, receive)
+        pending: Message | None = {"type": "http.request", "body": self._memory, "more_body": False}
+
+        async def replayed() -> Message:
+            nonlocal pending
+            if pending is not None:
+                message, pending = pending, None
+                return message
+            return await receive()
+
+        return replayed
+
+    def _replay_file(self, file: IO[bytes], receive: Receive) -> Receive:
+        left = self.length
+        file.seek(0)
+
+        async def replayed() -> Message:
+            nonlocal left
+            if left <= 0:
+                return await receive()
+            piece = await asyncio.to_thread(file.read, _PIECE)
+            left = left - len(piece) if piece else 0
+            return {"type": "http.request", "body": piece, "more_body": left > 0}
+
+        return replayed
+
+    def close(self) -> None:
+        """Remove the temporary file, if there is one."""
+        if self._file is not None:
+            self._file.close()
+
+
+async def read_body(receive: Receive, limit: int, spool_bytes: int, announced: str | None = None) -> Body:
+    """Read a body to its end.
+
+    Args:
+        limit: most bytes to accept.
+        spool_bytes: a body of more bytes is kept in a temporary file.
+        announced: value of `Content-Length`; refuses early, and is never believed otherwise.
+
+    Raises:
+        BodyTooLarge: more than `limit` bytes came, or were announced.
+        ClientDisconnected: the client went away first.
+    """
+    if announced is not None and announced.isdecimal() and int(announced[:20]) > limit:
+        raise BodyTooLarge
+    message = await receive()
+    if message["type"] != "http.request":
+        raise ClientDisconnected
+    first: bytes = message.get("body", b"")
+    if message.get("more_body", False):
+        return await _read_on(first, receive, limit, spool_bytes)
+    if len(first) > limit:
+        raise BodyTooLarge
+    return Body(first, None, len(first), hashlib.sha256(first).hexdigest() if first else None)
+
+
+async def _read_on(first: bytes, receive: Receive, limit: int, spool_bytes: int) -> Body:
+    digest, length, parts = hashlib.sha256(), 0, [b""]
+    file: IO[bytes] | None = None
+    piece, more = first, True
+    try:
+        while True:
+            digest.update(piece)
+            length += len(piece)
+            if length > limit:
+                raise BodyTooLarge
+            parts.append(piece)
+            if file is not None or length > spool_bytes:
+                file = file or tempfile.TemporaryFile()  # noqa: SIM115 - closed by Body.close
+                await asyncio.to_thread(file.write, b"".join(parts))
+                parts.clear()
+            if not more:
+                break
+            message = await receive()
+            if message["type"] != "http.request":
+                raise ClientDisconnected
+            piece, more = message.get("body", b""), message.get("more_body", False)
+    except BaseException:
+        if file is not None:
+            file.close()
+        raise
+    return Body(b"".join(parts), file, length, digest.hexdigest() if length else None)
+
+
+def _read_all(file: IO[bytes]) -> bytes:
+    file.seek(0)
+    return file.read()

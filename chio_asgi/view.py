@@ -1,0 +1,188 @@
+"""ASGIGuardRequest: the view of a request over an ASGI scope.
+
+Everything is decided on the scope as it was when the view was made, never on a URL that was put together from
+the Host header: that value is the client's to choose (CVE-2026-48710).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+from urllib.parse import parse_qsl, quote
+
+from chio_asgi.body import Body, read_body
+from chio_asgi.types import Receive, Scope
+from chio_core.headers import HeaderLines
+
+_NO_LIMIT = 2**63
+
+
+class ScopeState:
+    """Attribute access to `scope["state"]`, the dictionary that Starlette shows as `request.state`."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        object.__setattr__(self, "_values", values)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self._values[name]
+        except KeyError:
+            raise AttributeError(f"request state has no {name!r}") from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._values[name] = value
+
+    def __delattr__(self, name: str) -> None:
+        self._values.pop(name, None)
+
+
+class ASGIGuardRequest:
+    """A `chio_core.GuardRequest` for one ASGI request or websocket handshake.
+
+    Args:
+        scope: the ASGI scope; a websocket handshake is seen as a GET.
+        receive: needed by `body()` only.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive | None = None) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._body: Body | None = None
+        self._lines: HeaderLines | None = None
+        self._method: str = scope.get("method", "GET")
+        self._path: str = scope["path"]
+        self._route_path = route_path(scope)
+        self._query: bytes = scope.get("query_string", b"")
+
+    @property
+    def url_path(self) -> str:
+        """Decoded path, mount prefix included."""
+        return self._path
+
+    @property
+    def route_path(self) -> str:
+        """The string that the outermost router matches: the path without the server's root path."""
+        return self._route_path
+
+    @property
+    def url_scheme(self) -> str:
+        """`http`, `https`, `ws` or `wss`."""
+        return str(self._scope.get("scheme", "http"))
+
+    @property
+    def url_full(self) -> str:
+        """The whole URL; the host is what the client claims, or the server's address."""
+        return self.url_replace_scheme(self.url_scheme)
+
+    def url_replace_scheme(self, scheme: str) -> str:
+        """Return the whole URL with another scheme."""
+        path = quote(self._path, safe="/:@!$&'()*+,;=~-._", errors="replace")
+        query = f"?{self.query_string}" if self._query else ""
+        return f"{scheme}://{self._host()}{path}{query}"
+
+    @property
+    def method(self) -> str:
+        """The method as it was sent."""
+        return self._method
+
+    @property
+    def client_host(self) -> str | None:
+        """Address of the peer, None for a Unix socket or a server that does not tell."""
+        client = self._scope.get("client")
+        return client[0] if client else None
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Request headers, case-insensitive."""
+        return self._header_lines()
+
+    def header_values(self, name: str) -> Sequence[str]:
+        """Return each line of the header `name`."""
+        return self._header_lines().values_of(name)
+
+    def repeated_headers(self) -> Collection[str]:
+        """Return the names, in lower case, of headers that stand in more than one line."""
+        return self._header_lines().repeated
+
+    @property
+    def query_string(self) -> str:
+        """The raw query."""
+        return self._query.decode("latin-1")
+
+    @property
+    def query_params(self) -> Mapping[str, str]:
+        """Decoded query; of duplicates the last counts. The token parameter is part of it."""
+        return dict(parse_qsl(self.query_string, keep_blank_values=True))
+
+    async def body(self) -> bytes:
+        """Return the whole body; whoever runs next must be given `replay(receive)`."""
+        if self._body is None:
+            if self._receive is None:
+                return b""
+            await self.read_body(_NO_LIMIT, _NO_LIMIT)
+        return await self._body.read() if self._body is not None else b""
+
+    async def read_body(self, limit: int, spool_bytes: int) -> Body:
+        """Read the body to its end, once; see `chio_asgi.body.read_body`."""
+        if self._body is None:
+            if self._receive is None:
+                raise RuntimeError("this view was made without `receive`")
+            announced = self.header_values("content-length")
+            self._body = await read_body(self._receive, limit, spool_bytes, announced[0] if announced else None)
+        return self._body
+
+    @property
+    def has_body(self) -> bool:
+        """False for a websocket handshake, which has none to read."""
+        return self._receive is not None
+
+    def close(self) -> None:
+        """Remove what the body left on disk."""
+        if self._body is not None:
+            self._body.close()
+
+    @property
+    def state(self) -> ScopeState:
+        """The request's state; the same values as Starlette's `request.state`."""
+        return ScopeState(self._scope.setdefault("state", {}))
+
+    @property
+    def scope(self) -> dict[str, Any]:
+        """The ASGI scope itself."""
+        return self._scope  # type: ignore[return-value]
+
+    def _header_lines(self) -> HeaderLines:
+        if self._lines is None:
+            self._lines = HeaderLines(
+                (name.decode("latin-1"), value.decode("latin-1")) for name, value in self._scope.get("headers", ())
+            )
+        return self._lines
+
+    def _host(self) -> str:
+        claimed = self.header_values("host")
+        if claimed:
+            return claimed[0]
+        server = self._scope.get("server")
+        if not server:
+            return "localhost"
+        host, port = server[0], server[1]
+        return f"{host}:{port}" if port else str(host)
+
+
+def route_path(scope: Scope) -> str:
+    """Return the path as the outermost router matches it.
+
+    Servers and proxies prepend `root_path`; the router takes it off again. Inside a mounted application the
+    mount's own prefix stays part of the path, so that two mounted applications never look the same in a receipt.
+    """
+    path: str = scope["path"]
+    root: str = scope.get("app_root_path", scope.get("root_path", "")) or ""
+    if not root or not path.startswith(root):
+        return path
+    rest = path[len(root) :]
+    return rest if rest[:1] in ("", "/") else path
+
+
+__all__ = ["ASGIGuardRequest", "ScopeState", "route_path"]

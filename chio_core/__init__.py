@@ -1,0 +1,22 @@
+"""The framework-neutral core of Chio: settings, models, verification, the decision, the client."""
+
+from chio_core.client import ChioClient, SyncChioClient
+from chio_core.decision import Decision
+from chio_core.errors import ChioError, ConfigurationError
+from chio_core.request import GuardRequest, Requirement
+from chio_core.response import Denial, Downstream, Response
+from chio_core.settings import ChioSettings
+
+__all__ = [
+    "ChioClient",
+    "ChioError",
+    "ChioSettings",
+    "ConfigurationError",
+    "Decision",
+    "Denial",
+    "Downstream",
+    "GuardRequest",
+    "Requirement",
+    "Response",
+    "SyncChioClient",
+]

@@ -1,0 +1,113 @@
+"""Canonical JSON and SHA-256: the bytes that are hashed and signed.
+
+Canonical JSON is RFC 8785, with the one deviation of the protocol (wire protocol, section 3.3): integers
+of the ranges i64 and u64 keep every digit, also above 2**53, where the RFC would go through a double.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+from typing import Any
+
+import rfc8785
+
+from chio_core.errors import InvalidDocument
+
+MAX_DEPTH = 128
+"""Deepest nesting of arrays and objects that a document may have (wire protocol, conventions)."""
+
+_I64_MIN, _U64_MAX = -(2**63), 2**64 - 1
+_SAFE = 2**53 - 1
+
+
+def sha256_hex(data: bytes) -> str:
+    """Return the SHA-256 digest of `data` as 64 lower-case hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def canonical_json(value: Any) -> bytes:
+    """Return the canonical UTF-8 bytes of a JSON value (RFC 8785; integers as described above).
+
+    Raises:
+        InvalidDocument: NaN, an infinity, a lone surrogate, a key that is no string, or a type that JSON
+            does not have.
+    """
+    try:
+        return rfc8785.dumps(value)
+    except rfc8785.IntegerDomainError:
+        return _with_wide_integers(value)
+    except (rfc8785.CanonicalizationError, UnicodeError, RecursionError) as exc:
+        raise InvalidDocument(f"value has no canonical JSON form: {exc}") from None
+
+
+def _with_wide_integers(value: Any) -> bytes:
+    # The library refuses integers outside the range of exact doubles. Each is replaced by a string that
+    # nobody can guess, and put back into the finished bytes.
+    mark = secrets.token_hex(16)
+    try:
+        text = rfc8785.dumps(_replace_wide(value, mark))
+    except (rfc8785.CanonicalizationError, UnicodeError, RecursionError, OverflowError) as exc:
+        raise InvalidDocument(f"value has no canonical JSON form: {exc}") from None
+    return re.sub(rf'"{mark}:(-?\d+)"'.encode(), rb"\1", text)
+
+
+def _replace_wide(value: Any, mark: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _replace_wide(item, mark) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_replace_wide(item, mark) for item in value]
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > _SAFE:
+        return f"{mark}:{value}" if _I64_MIN <= value <= _U64_MAX else float(value)
+    return value
+
+
+def parse_json(text: bytes | str) -> Any:
+    """Parse a JSON document strictly.
+
+    Raises:
+        InvalidDocument: no JSON, not UTF-8, a member that occurs twice, NaN or an infinity, or nesting
+            deeper than `MAX_DEPTH`.
+    """
+    try:
+        source = text.decode("utf-8") if isinstance(text, bytes) else text
+        value = _DECODER.decode(source)
+    except InvalidDocument:
+        raise
+    except (ValueError, RecursionError) as exc:
+        raise InvalidDocument(f"not a JSON document: {exc}") from None
+    if source.count("[") + source.count("{") > MAX_DEPTH:
+        _check_depth(value)
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise InvalidDocument(f"member {twice[:80]!r} occurs twice in one JSON object")
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise InvalidDocument(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant)
+
+
+def _check_depth(value: Any) -> None:
+    level, depth = [value], 0
+    while level:
+        level = [
+            child
+            for item in level
+            if isinstance(item, (dict, list))
+            for child in (item.values() if isinstance(item, dict) else item)
+        ]
+        depth += 1
+        if depth > MAX_DEPTH + 1:
+            raise InvalidDocument(f"JSON is nested deeper than {MAX_DEPTH} levels")

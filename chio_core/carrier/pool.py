@@ -1,0 +1,176 @@
+"""The pool of connections behind the asynchronous client: at most `limit`, opened on demand, first come first served.
+
+Opening is nobody's in particular: whoever needs a connection waits in line, and an opener that succeeds serves
+the head of the line. So a caller that is cancelled while its connection is being opened leaves an idle
+connection behind, not a lost slot. `size` counts connections that exist or are being opened; after every step
+it is at most `limit`, and nobody waits while there is both an idle connection or a free slot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+
+from chio_core.carrier.base import Endpoint, Pairs, request_head
+from chio_core.carrier.connection import Connection
+from chio_core.decide import Answer
+from chio_core.errors import SidecarTimeout, SidecarUnreachable
+
+MAX_IDLE_SECONDS = 30.0
+
+
+class ConnectionPool:
+    """An `AsyncCarrier` over keep-alive HTTP/1.1, for `http://`, `https://` and `unix:` URLs.
+
+    Args:
+        endpoint: where the sidecar listens.
+        limit: most connections at a time.
+        connect_timeout: seconds to open one.
+    """
+
+    def __init__(self, endpoint: Endpoint, *, limit: int = 64, connect_timeout: float = 2.0) -> None:
+        self._endpoint = endpoint
+        self._limit = limit
+        self._connect_timeout = connect_timeout
+        self._idle: list[Connection] = []
+        self._open: set[Connection] = set()
+        self._openers: set[asyncio.Task[None]] = set()
+        self._line: deque[asyncio.Future[Connection]] = deque()
+        self._tls: ssl.SSLContext | None = None
+        self._closing = False
+
+    @property
+    def size(self) -> int:
+        """Connections that are open or being opened."""
+        return len(self._open) + len(self._openers)
+
+    @property
+    def idle(self) -> int:
+        """Connections that wait for work."""
+        return sum(connection.usable for connection in self._idle)
+
+    async def post(self, path: str, body: bytes, headers: Pairs, timeout: float) -> Answer:
+        """See `AsyncCarrier.post`. A failed attempt to connect is made once more."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        data = request_head(self._endpoint, path, len(body), headers) + body
+        try:
+            owner = (await self._acquire(loop, deadline)).exchange(data, deadline, loop)
+        except SidecarUnreachable:
+            owner = (await self._acquire(loop, deadline)).exchange(data, deadline, loop)
+        return await owner
+
+    async def aclose(self) -> None:
+        """Close everything; calls that are under way end with an error."""
+        self._closing = True
+        openers = list(self._openers)
+        for opener in openers:
+            opener.cancel()
+        for connection in list(self._open):
+            connection.abort()
+        await asyncio.gather(*openers, return_exceptions=True)
+        while self._line:
+            self._answer_line(SidecarUnreachable("the Chio client was closed"))
+        await asyncio.sleep(0)  # lets the transports report that they are closed
+
+    async def _acquire(self, loop: asyncio.AbstractEventLoop, deadline: float) -> Connection:
+        return self._take_idle(loop.time()) or await self._wait_in_line(loop, deadline)
+
+    def _take_idle(self, now: float) -> Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.usable:
+                continue
+            if now - connection.idle_since < MAX_IDLE_SECONDS:
+                return connection
+            connection.abort()
+        return None
+
+    async def _wait_in_line(self, loop: asyncio.AbstractEventLoop, deadline: float) -> Connection:
+        waiter: asyncio.Future[Connection] = loop.create_future()
+        self._line.append(waiter)
+        self._open_for_line()
+        timer = loop.call_at(deadline, _expire, waiter)
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            # The connection may have been handed over in the same tick: it goes to the next in line.
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self._serve(waiter.result())
+            raise
+        finally:
+            timer.cancel()
+
+    def _open_for_line(self) -> None:
+        if self.size >= self._limit:
+            return
+        wanting = sum(not waiter.done() for waiter in self._line)
+        while len(self._openers) < wanting and self.size < self._limit and not self._closing:
+            opener = asyncio.ensure_future(self._connect())
+            self._openers.add(opener)
+            opener.add_done_callback(self._opened)
+
+    def _opened(self, opener: asyncio.Task[None]) -> None:
+        self._openers.discard(opener)
+        error = None if opener.cancelled() else opener.exception()
+        if error is not None:
+            self._answer_line(SidecarUnreachable(f"cannot connect to the Chio sidecar: {_reason(error)}"))
+        self._open_for_line()
+
+    async def _connect(self) -> None:
+        loop = asyncio.get_running_loop()
+        end = self._endpoint
+        async with asyncio.timeout(self._connect_timeout):
+            if end.socket_path is not None:
+                _, connection = await loop.create_unix_connection(self._protocol, end.socket_path)
+            else:
+                _, connection = await loop.create_connection(self._protocol, end.host, end.port, ssl=self._context())
+        self._open.add(connection)
+        self._serve(connection)
+
+    def _protocol(self) -> Connection:
+        return Connection(self._serve, self._gone)
+
+    def _context(self) -> ssl.SSLContext | None:
+        if self._endpoint.tls and self._tls is None:
+            self._tls = ssl.create_default_context()
+        return self._tls
+
+    def _serve(self, connection: Connection) -> None:
+        if not connection.usable:
+            return
+        while self._line:
+            waiter = self._line.popleft()
+            if not waiter.done():
+                waiter.set_result(connection)
+                return
+        connection.idle_since = asyncio.get_running_loop().time()
+        self._idle.append(connection)
+
+    def _answer_line(self, error: SidecarUnreachable) -> None:
+        while self._line:
+            waiter = self._line.popleft()
+            if not waiter.done():
+                waiter.set_exception(error)
+                return
+
+    def _gone(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+        if self._line:
+            self._open_for_line()
+
+
+def _expire(waiter: asyncio.Future[Connection]) -> None:
+    if not waiter.done():
+        waiter.set_exception(SidecarTimeout("no connection to the Chio sidecar became free in time"))
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return "connecting took too long"
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    return type(error).__name__

@@ -1,0 +1,90 @@
+"""Carriers over httpx: for whoever passes a transport of his own, and for the sidecar in this process.
+
+Slower than `ConnectionPool` by far, and correct with anything that httpx can speak to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+
+from chio_core.carrier.base import MAX_ANSWER_BYTES, Pairs
+from chio_core.decide import Answer
+from chio_core.errors import EvaluationFailed, SidecarTimeout, SidecarUnreachable
+
+
+class HttpxCarrier:
+    """An `AsyncCarrier` over any httpx transport.
+
+    Each exchange is a task of its own. Whoever waits is shielded from it: a cancelled wait must not cancel a
+    request in httpcore, where that can leave a slot of the pool held by nobody (encode/httpcore #1093).
+    """
+
+    def __init__(self, base_url: str, transport: httpx.AsyncBaseTransport) -> None:
+        self._client = httpx.AsyncClient(base_url=base_url, transport=transport, trust_env=False)
+        self._running: set[asyncio.Task[Answer]] = set()
+
+    async def post(self, path: str, body: bytes, headers: Pairs, timeout: float) -> Answer:
+        """See `AsyncCarrier.post`."""
+        task = asyncio.ensure_future(self._exchange(path, body, headers, timeout))
+        self._running.add(task)
+        task.add_done_callback(self._finished)
+        try:
+            async with asyncio.timeout(timeout):
+                return await asyncio.shield(task)
+        except TimeoutError:
+            raise SidecarTimeout("Chio sidecar did not answer in time") from None
+
+    async def aclose(self) -> None:
+        """Wait for what is under way, then close."""
+        await asyncio.gather(*self._running, return_exceptions=True)
+        await self._client.aclose()
+
+    def _finished(self, task: asyncio.Task[Answer]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # marks it as seen, also when nobody waits any more
+
+    async def _exchange(self, path: str, body: bytes, headers: Pairs, timeout: float) -> Answer:
+        try:
+            return await self._once(path, body, headers, timeout)
+        except httpx.ConnectError:
+            return await self._once_mapped(path, body, headers, timeout)
+        except httpx.HTTPError as exc:
+            raise mapped(exc) from None
+
+    async def _once_mapped(self, path: str, body: bytes, headers: Pairs, timeout: float) -> Answer:
+        try:
+            return await self._once(path, body, headers, timeout)
+        except httpx.HTTPError as exc:
+            raise mapped(exc) from None
+
+    async def _once(self, path: str, body: bytes, headers: Pairs, timeout: float) -> Answer:
+        sent = [("content-type", "application/json"), ("accept", "application/json"), *headers]
+        async with self._client.stream("POST", path, content=body, headers=sent, timeout=timeout) as response:
+            return Answer(
+                response.status_code,
+                response.headers.get("content-type", ""),
+                await _limited(response.aiter_raw()),
+            )
+
+
+async def _limited(chunks: Any) -> bytes:
+    parts, size = [], 0
+    async for chunk in chunks:
+        size += len(chunk)
+        if size > MAX_ANSWER_BYTES:
+            raise EvaluationFailed("Chio sidecar's answer is too long")
+        parts.append(chunk)
+    return b"".join(parts)
+
+
+def mapped(exc: httpx.HTTPError) -> SidecarUnreachable | SidecarTimeout | EvaluationFailed:
+    """Return our error for one of httpx."""
+    if isinstance(exc, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)):
+        return SidecarUnreachable(f"cannot connect to the Chio sidecar: {type(exc).__name__}")
+    if isinstance(exc, httpx.TimeoutException):
+        return SidecarTimeout("Chio sidecar did not answer in time")
+    return EvaluationFailed(f"the exchange with the Chio sidecar broke: {type(exc).__name__}")

@@ -1,0 +1,220 @@
+"""ChioClient and SyncChioClient: ask the sidecar, and let `chio_core.decide` say what its answer means.
+
+Two thin shells over the same pure functions. A client belongs to whoever made it; there is none at module
+level. It may be made before any event loop runs, and follows its caller from loop to loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from chio_core.carrier.base import AsyncCarrier, BlockingCarrier, Endpoint
+from chio_core.decide import EVALUATE_PATH, Answer, Clock, Question, conclude, conclude_error
+from chio_core.decision import Decision
+from chio_core.errors import SidecarError
+from chio_core.names import LOGGER
+from chio_core.settings import ChioSettings
+from chio_core.trust import KeyTrust
+
+if TYPE_CHECKING:
+    import httpx
+
+    from chio_core.models.receipt import HttpReceipt
+
+log = logging.getLogger(LOGGER)
+
+
+class ChioClient:
+    """Asynchronous client of a sidecar.
+
+    Args:
+        settings: where it is and what counts; from the environment when left out.
+        transport: an httpx transport to use instead of our own connections, for tests and special networks.
+        clock: returns seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        settings: ChioSettings | None = None,
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
+        clock: Clock = time.time,
+    ) -> None:
+        self.settings = settings if settings is not None else ChioSettings()
+        self.trust = KeyTrust(self.settings.trusted_kernel_keys)
+        self._transport = transport
+        self._clock = clock
+        self._carrier: AsyncCarrier | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def decide(self, question: Question) -> Decision:
+        """Ask one question and return the decision. Never raises for anything that the sidecar does."""
+        try:
+            answer = await self.post(EVALUATE_PATH, question.body, question.headers)
+            return conclude(answer, question, self.settings, self.trust, self._clock())
+        except SidecarError as exc:
+            return failed(exc, question, self.settings)
+
+    async def post(self, path: str, body: bytes, headers: Any = ()) -> Answer:
+        """Send a JSON body to the sidecar.
+
+        Raises:
+            SidecarError: see `chio_core.carrier.base.AsyncCarrier`.
+        """
+        return await self._own_carrier().post(path, body, headers, self.settings.timeout)
+
+    async def verify(self, receipt: HttpReceipt | Mapping[str, Any]) -> bool:
+        """Let the sidecar verify a receipt (wire protocol, section 2.1); reads `valid`, else `ok`.
+
+        The sidecar checks a receipt against the key inside it. `chio_core.receipts.verify_receipt` checks it
+        against the keys that you trust, without asking anybody.
+
+        Raises:
+            SidecarError: no answer, or none that can be understood.
+        """
+        return read_verify(await self.post("/chio/verify", verify_body(receipt)))
+
+    async def aclose(self) -> None:
+        """Close the connections of the running loop; the client can be used again afterwards."""
+        carrier, self._carrier, self._loop = self._carrier, None, None
+        if carrier is not None:
+            await carrier.aclose()
+
+    async def __aenter__(self) -> ChioClient:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
+
+    def _own_carrier(self) -> AsyncCarrier:
+        loop = asyncio.get_running_loop()
+        if self._carrier is None or self._loop is not loop:
+            # Sockets of another loop are of no use here; that loop, usually closed, takes them with it.
+            self._carrier, self._loop = self._new_carrier(), loop
+        return self._carrier
+
+    def _new_carrier(self) -> AsyncCarrier:
+        settings = self.settings
+        if self._transport is not None:
+            from chio_core.carrier.via_httpx import HttpxCarrier
+
+            url = settings.sidecar_url if settings.sidecar_url.startswith("http") else "http://localhost"
+            return HttpxCarrier(url, self._transport)
+        if settings.sidecar_url.startswith("embedded:"):
+            from chio_core.carrier.embedded import EmbeddedCarrier
+
+            carrier = EmbeddedCarrier(settings.sidecar_url)
+            self.trust = KeyTrust(settings.trusted_kernel_keys or (carrier.public_key,))
+            return carrier
+        from chio_core.carrier.pool import ConnectionPool
+
+        end = Endpoint.parse(settings.sidecar_url)
+        wait = min(settings.connect_timeout, settings.timeout)
+        return ConnectionPool(end, limit=settings.max_connections, connect_timeout=wait)
+
+
+class SyncChioClient:
+    """The same for threads: Django under WSGI, Flask, scripts.
+
+    Args:
+        settings: where the sidecar is and what counts; from the environment when left out.
+        carrier: something else to carry the questions, for tests.
+        clock: returns seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        settings: ChioSettings | None = None,
+        *,
+        carrier: BlockingCarrier | None = None,
+        clock: Clock = time.time,
+    ) -> None:
+        self.settings = settings if settings is not None else ChioSettings()
+        self.trust = KeyTrust(self.settings.trusted_kernel_keys)
+        self._clock = clock
+        self._carrier = carrier if carrier is not None else self._new_carrier()
+
+    def decide(self, question: Question) -> Decision:
+        """Ask one question and return the decision. Never raises for anything that the sidecar does."""
+        try:
+            answer = self.post(EVALUATE_PATH, question.body, question.headers)
+            return conclude(answer, question, self.settings, self.trust, self._clock())
+        except SidecarError as exc:
+            return failed(exc, question, self.settings)
+
+    def post(self, path: str, body: bytes, headers: Any = ()) -> Answer:
+        """Send a JSON body to the sidecar; see `ChioClient.post`."""
+        return self._carrier.post(path, body, headers, self.settings.timeout)
+
+    def verify(self, receipt: HttpReceipt | Mapping[str, Any]) -> bool:
+        """Let the sidecar verify a receipt; see `ChioClient.verify`."""
+        return read_verify(self.post("/chio/verify", verify_body(receipt)))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._carrier.close()
+
+    def __enter__(self) -> SyncChioClient:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _new_carrier(self) -> BlockingCarrier:
+        settings = self.settings
+        if settings.sidecar_url.startswith("embedded:"):
+            from chio_core.carrier.portal import PortalCarrier
+
+            carrier = PortalCarrier(settings.sidecar_url)
+            self.trust = KeyTrust(settings.trusted_kernel_keys or (carrier.public_key,))
+            return carrier
+        from chio_core.carrier.blocking import BlockingPool
+
+        end = Endpoint.parse(settings.sidecar_url)
+        wait = min(settings.connect_timeout, settings.timeout)
+        return BlockingPool(end, limit=settings.max_connections, connect_timeout=wait)
+
+
+def failed(error: SidecarError, question: Question, settings: ChioSettings) -> Decision:
+    """Log why there is no decision, and return what that amounts to."""
+    decision = conclude_error(error, question, settings)
+    log.log(
+        logging.ERROR if decision.denial is not None else logging.WARNING,
+        "chio: %s (%s) for request %s: %s",
+        "refused" if decision.denial is not None else "PASSED WITHOUT A DECISION",
+        error.code,
+        question.request.request_id,
+        error.message,
+    )
+    return decision
+
+
+def verify_body(receipt: HttpReceipt | Mapping[str, Any]) -> bytes:
+    """Return the body of `POST /chio/verify`: the receipt as it was received, never narrowed by a model."""
+    import json
+
+    document = dict(receipt) if isinstance(receipt, Mapping) else receipt.raw
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def read_verify(answer: Answer) -> bool:
+    """Return `valid`, or `ok` where a newer sidecar gives a report instead.
+
+    Raises:
+        EvaluationFailed: the answer says neither.
+    """
+    from chio_core.canonical import parse_json
+    from chio_core.errors import EvaluationFailed, InvalidDocument
+
+    try:
+        document = parse_json(answer.body) if answer.status == 200 else None
+    except InvalidDocument:
+        document = None
+    value = document.get("valid", document.get("ok")) if isinstance(document, dict) else None
+    if not isinstance(value, bool):
+        raise EvaluationFailed(f"Chio sidecar's answer to verify has status {answer.status} and no result")
+    return value

@@ -1,0 +1,135 @@
+"""Decision: what came out, and the table of outcomes.
+
+| what the sidecar does | status | code | receipt | with `fail_open` |
+|---|---|---|---|---|
+| allow, receipt verified | the application's | – | yes | the same |
+| deny, receipt verified | its `http_status` (400 to 599), else 403 | `chio_access_denied` | yes | the same |
+| cancel, incomplete, an unknown verdict, receipt verified | 403 | `chio_access_denied` | yes | the same |
+| allow, but the route's capability was not presented | 401 | `chio_capability_required` | yes | the same |
+| allow, but the capability is not enough | 403 | `chio_access_denied` | yes | the same |
+| no connection | 503 | `chio_sidecar_unreachable` | no | passes, marked; never where a capability is required |
+| no answer in time | 503 | `chio_timeout` | no | passes, marked; never where a capability is required |
+| approval required (409) | 403 | `chio_approval_required` | no | the same |
+| any other status, no JSON, wrong shape, cut off, too long | 502 | `chio_evaluation_failed` | no | the same |
+| a receipt that does not verify or is not for this request | 502 | `chio_invalid_receipt` | no | the same |
+| (not asked) malformed request, repeated security header | 400 | `chio_bad_request` | no | the same |
+| (not asked) method that the protocol does not know | 405 | `chio_bad_request` | no | the same |
+| (not asked) body above the limit | 413 | `chio_body_too_large` | no | the same |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from chio_core.errors import (
+    EvaluationFailed,
+    ReceiptRejected,
+    SidecarError,
+    SidecarTimeout,
+    SidecarUnreachable,
+)
+from chio_core.models.caller import CallerIdentity
+from chio_core.models.receipt import ChioPassthrough, HttpReceipt
+from chio_core.models.verdict import GuardEvidence, Verdict
+from chio_core.request import Requirement
+from chio_core.response import Denial
+
+SUGGEST_CAPABILITY = "provide a valid capability token in the {header} header"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The outcome for one request.
+
+    Attributes:
+        request_id: id that was sent to the sidecar; None when it was not asked.
+        verdict: `allow`, `deny`, `cancel`, `incomplete` or another text of the sidecar; `refused` when a rule on
+            this side refused without or against it; `passthrough`; `error` when there was no decision to be had.
+        receipt: the verified receipt, also of a refusal.
+        denial: how to answer; None lets the request through.
+        passthrough: set when the request runs without a decision (`fail_open`).
+        requirement: the capability that was part of the question.
+        evidence: what the guards said.
+    """
+
+    verdict: str
+    request_id: str | None = None
+    receipt: HttpReceipt | None = None
+    denial: Denial | None = None
+    passthrough: ChioPassthrough | None = None
+    requirement: Requirement | None = None
+    caller: CallerIdentity | None = None
+    evidence: tuple[GuardEvidence, ...] = ()
+
+    @property
+    def allowed(self) -> bool:
+        """True when the handler may run."""
+        return self.denial is None and (self.receipt is not None or self.passthrough is not None)
+
+
+def denial_for_verdict(verdict: Verdict, receipt_id: str, capability_header: str) -> Denial:
+    """Return the refusal for a verdict that is not `allow`."""
+    status = verdict.http_status if verdict.verdict == "deny" else None
+    details = {k: v for k, v in (verdict.details or {}).items() if isinstance(v, str)}
+    return Denial(
+        status=status if status is not None and 400 <= status <= 599 else 403,
+        message=verdict.reason or "denied",
+        guard=verdict.guard or "ChioGuard",
+        receipt_id=receipt_id,
+        suggestion=details.get("hint") or SUGGEST_CAPABILITY.format(header=capability_header),
+        details=details,
+    )
+
+
+def capability_required(requirement: Requirement, capability_header: str, receipt_id: str | None) -> Denial:
+    """Return the 401 for a route whose capability was not presented (RFC 9110, section 15.5.2)."""
+    return Denial(
+        status=401,
+        code="chio_capability_required",
+        message="Chio capability required" + (f" for {requirement.title}" if requirement.server else ""),
+        guard="CapabilityGuard",
+        receipt_id=receipt_id,
+        suggestion=SUGGEST_CAPABILITY.format(header=capability_header),
+        headers=(("www-authenticate", f'Chio realm="chio", header="{capability_header}"'),),
+    )
+
+
+def capability_insufficient(requirement: Requirement, receipt_id: str | None) -> Denial:
+    """Return the 403 for a capability that does not cover what the route requires."""
+    return Denial(
+        message=f"the capability presented does not authorize {requirement.title}",
+        guard="CapabilityGuard",
+        receipt_id=receipt_id,
+        suggestion=f"ask the authority for a capability that grants {requirement.title}",
+    )
+
+
+def bad_request(message: str, status: int = 400, headers: tuple[tuple[str, str], ...] = ()) -> Denial:
+    """Return the refusal of a request that is not put to the sidecar at all."""
+    return Denial(status=status, code="chio_bad_request", message=message, headers=headers)
+
+
+def body_too_large(limit: int) -> Denial:
+    """Return the 413 for a body of more than `limit` bytes."""
+    return Denial(status=413, code="chio_body_too_large", message=f"request body is larger than {limit} bytes")
+
+
+def denial_for_error(error: SidecarError) -> Denial:
+    """Return the refusal when no decision could be had. Texts name no address and no content."""
+    if isinstance(error, (SidecarUnreachable, SidecarTimeout)):
+        retry = (("retry-after", "1"),)
+        return Denial(status=503, code=error.code, message="Chio sidecar is unavailable", headers=retry)
+    if isinstance(error, ReceiptRejected):
+        message = "Chio sidecar returned a receipt that does not count for this request"
+        return Denial(status=502, code=error.code, message=message)
+    if isinstance(error, EvaluationFailed) and error.detail == "chio_approval_required":
+        message = "request requires human approval before it can proceed"
+        return Denial(status=403, code="chio_approval_required", message=message)
+    return Denial(status=502, code=error.code, message="Chio sidecar gave no usable decision")
+
+
+def passthrough_for(error: SidecarError) -> ChioPassthrough | None:
+    """Return the mark of a fail-open passage, or None for an error that never opens."""
+    if isinstance(error, (SidecarUnreachable, SidecarTimeout)):
+        return ChioPassthrough(error=error.code, message="Chio sidecar unavailable")
+    return None

@@ -1,0 +1,97 @@
+"""Who is calling: extractors from a request view to a CallerIdentity (wire protocol, section 4).
+
+An extractor is any callable that takes a view and returns an identity, or None to let the next one try.
+`first_of` composes them; `default_extractor` is the composition that the settings describe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from http.cookies import CookieError, SimpleCookie
+
+from chio_core.canonical import sha256_hex
+from chio_core.models.caller import CallerIdentity
+from chio_core.request import RequestView
+
+Extractor = Callable[[RequestView], "CallerIdentity | None"]
+"""Takes a view; returns the identity that it finds, or None."""
+
+
+def first_of(*extractors: Extractor) -> Callable[[RequestView], CallerIdentity]:
+    """Return an extractor that asks each in turn and ends with the anonymous caller."""
+
+    def extract(view: RequestView) -> CallerIdentity:
+        for extractor in extractors:
+            if (found := extractor(view)) is not None:
+                return found
+        return CallerIdentity.anonymous()
+
+    return extract
+
+
+def default_extractor(
+    api_key_header: str = "x-api-key", session_cookie: str = "session"
+) -> Callable[[RequestView], CallerIdentity]:
+    """Return the usual order: client certificate, bearer token, API key, session cookie, anonymous."""
+    extractors = [from_client_certificate, from_bearer, from_api_key(api_key_header)]
+    if session_cookie:
+        extractors.append(from_cookie(session_cookie))
+    return first_of(*extractors)
+
+
+def from_bearer(view: RequestView) -> CallerIdentity | None:
+    """Read `Authorization: Bearer …`; the scheme in any case, the rest trimmed, an empty one ignored."""
+    values = view.header_values("authorization")
+    if not values or values[0][:7].lower() != "bearer ":
+        return None
+    token = values[0][7:].strip()
+    return CallerIdentity.bearer(token) if token else None
+
+
+def from_api_key(header: str) -> Extractor:
+    """Return an extractor for the key in the request header `header`."""
+    name = header.lower()
+
+    def extract(view: RequestView) -> CallerIdentity | None:
+        values = view.header_values(name)
+        return CallerIdentity.api_key(name, values[0]) if values and values[0] else None
+
+    return extract
+
+
+def from_cookie(name: str) -> Extractor:
+    """Return an extractor for the cookie `name`."""
+
+    def extract(view: RequestView) -> CallerIdentity | None:
+        lines = view.header_values("cookie")
+        if not any(name in line for line in lines):
+            return None
+        try:
+            found = SimpleCookie("; ".join(lines)).get(name)
+        except CookieError:
+            return None
+        return CallerIdentity.cookie(name, found.value) if found is not None and found.value else None
+
+    return extract
+
+
+def from_client_certificate(view: RequestView) -> CallerIdentity | None:
+    """Read the certificate that the server verified, from the ASGI TLS extension.
+
+    The extension gives `client_cert_name` (an RFC 4514 distinguished name) and `client_cert_chain` (PEM, leaf
+    first); `client_cert_error` means that it was not verified. The fingerprint is SHA-256 over the leaf's DER.
+    """
+    tls = (view.scope.get("extensions") or {}).get("tls")
+    if not isinstance(tls, dict) or tls.get("client_cert_error"):
+        return None
+    name, chain = tls.get("client_cert_name"), tls.get("client_cert_chain")
+    if not name or not chain:
+        return None
+    leaf = next(iter(chain))
+    try:
+        from ssl import PEM_cert_to_DER_cert
+
+        fingerprint = sha256_hex(PEM_cert_to_DER_cert(leaf.strip()))
+    except (ValueError, AttributeError):
+        return None
+    return CallerIdentity.mtls(str(name), fingerprint)

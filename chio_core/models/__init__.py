@@ -1,0 +1,20 @@
+"""The documents of the wire protocol, both profiles. Unknown members are kept: they are signed."""
+
+from chio_core.models.base import WireModel
+from chio_core.models.caller import AuthMethod, CallerIdentity
+from chio_core.models.receipt import ChioPassthrough, EvaluateResponse, HttpReceipt
+from chio_core.models.request import ChioHttpRequest, ModelMetadata
+from chio_core.models.verdict import GuardEvidence, Verdict
+
+__all__ = [
+    "AuthMethod",
+    "CallerIdentity",
+    "ChioHttpRequest",
+    "ChioPassthrough",
+    "EvaluateResponse",
+    "GuardEvidence",
+    "HttpReceipt",
+    "ModelMetadata",
+    "Verdict",
+    "WireModel",
+]

@@ -1,0 +1,119 @@
+"""Who is calling: CallerIdentity and AuthMethod (wire protocol, section 4). Raw secrets never travel."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from chio_core.canonical import canonical_json, sha256_hex
+from chio_core.models.base import Text, WireModel
+
+_MEMBERS: dict[str, tuple[str, ...]] = {
+    "bearer": ("token_hash",),
+    "api_key": ("key_name", "key_hash"),
+    "cookie": ("cookie_name", "cookie_hash"),
+    "mtls_certificate": ("subject_dn", "fingerprint"),
+    "anonymous": (),
+}
+
+
+class AuthMethod(WireModel):
+    """How the caller proved who it is. Only the members of the named method are kept."""
+
+    method: Literal["bearer", "api_key", "cookie", "mtls_certificate", "anonymous"]
+    token_hash: Text | None = None
+    key_name: Text | None = None
+    key_hash: Text | None = None
+    cookie_name: Text | None = None
+    cookie_hash: Text | None = None
+    subject_dn: Text | None = None
+    fingerprint: Text | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_members_only(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("method") not in _MEMBERS:
+            return data
+        wanted = _MEMBERS[data["method"]]
+        missing = [name for name in wanted if data.get(name) is None]
+        if missing:
+            raise ValueError(f"auth method {data['method']} needs {', '.join(missing)}")
+        return {"method": data["method"]} | {name: data[name] for name in wanted}
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the JSON object with the members of this method."""
+        return {"method": self.method} | {name: getattr(self, name) for name in _MEMBERS[self.method]}
+
+
+class CallerIdentity(WireModel):
+    """The caller as the sidecar is told.
+
+    Attributes:
+        subject: who it is; for an unverified secret the 64 hex digits of its SHA-256.
+        verified: the application checked the claim itself (a JWT, a client certificate).
+    """
+
+    subject: Text
+    auth_method: AuthMethod
+    verified: bool = False
+    tenant: Text | None = None
+    agent_id: Text | None = None
+
+    @classmethod
+    def anonymous(cls) -> CallerIdentity:
+        """Return the caller of a request that carries no credential."""
+        return _ANONYMOUS
+
+    @classmethod
+    def bearer(cls, token: str) -> CallerIdentity:
+        """Return the unverified caller who presented this bearer token."""
+        digest = sha256_hex(token.encode())
+        return cls(subject=digest, auth_method=AuthMethod(method="bearer", token_hash=digest))
+
+    @classmethod
+    def api_key(cls, name: str, key: str) -> CallerIdentity:
+        """Return the unverified caller who sent `key` in the header `name`."""
+        digest = sha256_hex(key.encode())
+        method = AuthMethod(method="api_key", key_name=name.lower(), key_hash=digest)
+        return cls(subject=digest, auth_method=method)
+
+    @classmethod
+    def cookie(cls, name: str, value: str) -> CallerIdentity:
+        """Return the unverified caller who sent the cookie `name`."""
+        digest = sha256_hex(value.encode())
+        method = AuthMethod(method="cookie", cookie_name=name, cookie_hash=digest)
+        return cls(subject=digest, auth_method=method)
+
+    @classmethod
+    def mtls(cls, subject_dn: str, fingerprint: str) -> CallerIdentity:
+        """Return the caller whose client certificate the server verified (fingerprint: SHA-256 hex)."""
+        method = AuthMethod(method="mtls_certificate", subject_dn=subject_dn, fingerprint=fingerprint)
+        return cls(subject=subject_dn, auth_method=method, verified=True)
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the JSON object; `verified` is always written."""
+        wire: dict[str, Any] = {
+            "subject": self.subject,
+            "auth_method": self.auth_method.to_wire(),
+            "verified": self.verified,
+        }
+        for name in ("tenant", "agent_id"):
+            if (value := getattr(self, name)) is not None:
+                wire[name] = value
+        return wire
+
+    def identity_hash(self) -> str:
+        """Return the hash that a receipt must carry for this caller (wire protocol, section 3.5)."""
+        if self is _ANONYMOUS:
+            return _anonymous_hash()
+        return sha256_hex(canonical_json(self.to_wire()))
+
+
+_ANONYMOUS = CallerIdentity(subject="anonymous", auth_method=AuthMethod(method="anonymous"))
+
+
+@lru_cache(maxsize=1)
+def _anonymous_hash() -> str:
+    return sha256_hex(canonical_json(_ANONYMOUS.to_wire()))

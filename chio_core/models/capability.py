@@ -1,0 +1,223 @@
+"""CapabilityToken and its parts (wire protocol, section 5.1).
+
+A token is signed in the form of this model, not in the form of its text: `to_signed()` leaves out members that
+the protocol does not know, absent optionals and empty lists (section 5.2). `to_wire()` keeps unknown members.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, Field, StrictBool, field_validator, model_validator
+
+from chio_core.models.base import U32, U64, Text, WireModel
+from chio_core.models.constraint import Constraint
+
+CAPABILITY_SCHEMA = "chio.capability.v1"
+"""Value of the member `schema` of the newer form."""
+
+Operation = Literal["invoke", "read_result", "read", "subscribe", "get", "delegate"]
+"""What a grant allows; snake_case on the wire."""
+
+_KEY = re.compile(r"(?:0x)?[0-9A-Fa-f]{64}|p256:[0-9A-Fa-f]{130}|p384:[0-9A-Fa-f]{194}")
+_SIGNATURE = re.compile(r"[0-9A-Fa-f]{128}|p(?:256|384):[0-9A-Fa-f]+")
+
+
+def _key(text: str) -> str:
+    if not _KEY.fullmatch(text):
+        raise ValueError("a public key is written as 64 hex digits")
+    return text.removeprefix("0x").lower()
+
+
+def _signature(text: str) -> str:
+    if not _SIGNATURE.fullmatch(text):
+        raise ValueError("a signature is written as 128 hex digits")
+    return text
+
+
+PublicKey = Annotated[Text, AfterValidator(_key)]
+"""A public key, normalised to lower case without `0x`. Keys of other curves can be read but never verify."""
+
+Signature = Annotated[Text, AfterValidator(_signature)]
+"""A signature as hex text."""
+
+
+class _SignedModel(WireModel):
+    def to_signed(self) -> dict[str, Any]:
+        """Return the JSON object as it enters a signature: known members only, presence rules applied."""
+        found: dict[str, Any] = {}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if value is None or (not value and name in self.omit_empty):
+                continue
+            found[name] = _signed(value)
+        return found
+
+
+def _signed(value: Any) -> Any:
+    if isinstance(value, (_SignedModel, Constraint)):
+        return value.to_signed()
+    if isinstance(value, list):
+        return [_signed(item) for item in value]
+    return value
+
+
+class MonetaryAmount(_SignedModel):
+    """An amount of money in whole units of a currency; the protocol does not say how large a unit is."""
+
+    units: U64
+    currency: Text
+
+
+class ToolGrant(_SignedModel):
+    """Permission to use one tool, or with `*` every tool, of one or every server.
+
+    Attributes:
+        constraints: all of them must hold.
+        max_invocations: how often; None is without limit.
+        dpop_required: the caller must prove that it holds the subject's key.
+    """
+
+    omit_empty: ClassVar[frozenset[str]] = frozenset({"constraints"})
+
+    server_id: Text
+    tool_name: Text
+    operations: list[Operation]
+    constraints: list[Constraint] = Field(default_factory=list)
+    max_invocations: U32 | None = None
+    max_cost_per_invocation: MonetaryAmount | None = None
+    max_total_cost: MonetaryAmount | None = None
+    dpop_required: StrictBool | None = None
+
+
+class ResourceGrant(_SignedModel):
+    """Permission for the resources whose URI the pattern covers (a trailing `*` covers the rest)."""
+
+    uri_pattern: Text
+    operations: list[Operation]
+
+
+class PromptGrant(_SignedModel):
+    """Permission for the prompts whose name the pattern covers (a trailing `*` covers the rest)."""
+
+    prompt_name: Text
+    operations: list[Operation]
+
+
+class ChioScope(_SignedModel):
+    """What a token allows; an empty scope allows no tool, resource or prompt."""
+
+    omit_empty: ClassVar[frozenset[str]] = frozenset({"grants", "resource_grants", "prompt_grants"})
+
+    grants: list[ToolGrant] = Field(default_factory=list)
+    resource_grants: list[ResourceGrant] = Field(default_factory=list)
+    prompt_grants: list[PromptGrant] = Field(default_factory=list)
+
+
+_TOOL = ("server_id", "tool_name")
+_ATTENUATIONS = {
+    "remove_tool": _TOOL,
+    "remove_operation": (*_TOOL, "operation"),
+    "add_constraint": (*_TOOL, "constraint"),
+    "reduce_budget": (*_TOOL, "max_invocations"),
+    "reduce_cost_per_invocation": (*_TOOL, "max_cost_per_invocation"),
+    "reduce_total_cost": (*_TOOL, "max_total_cost"),
+    "shorten_expiry": ("new_expires_at",),
+}
+
+
+class Attenuation(_SignedModel):
+    """How a delegator narrowed what it handed on; `type` says which of the other members count.
+
+    Attributes:
+        new_expires_at: whole seconds since 1970.
+    """
+
+    type: Literal[
+        "remove_tool",
+        "remove_operation",
+        "add_constraint",
+        "reduce_budget",
+        "reduce_cost_per_invocation",
+        "reduce_total_cost",
+        "shorten_expiry",
+    ]
+    server_id: Text | None = None
+    tool_name: Text | None = None
+    operation: Operation | None = None
+    constraint: Constraint | None = None
+    max_invocations: U32 | None = None
+    max_cost_per_invocation: MonetaryAmount | None = None
+    max_total_cost: MonetaryAmount | None = None
+    new_expires_at: U64 | None = None
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Attenuation:
+        missing = [name for name in _ATTENUATIONS[self.type] if getattr(self, name) is None]
+        if missing:
+            raise ValueError(f"a {self.type} attenuation needs {', '.join(missing)}")
+        return self
+
+    def to_signed(self) -> dict[str, Any]:
+        """Return the JSON object as it enters a signature: the members of its type only."""
+        return {"type": self.type} | {name: _signed(getattr(self, name)) for name in _ATTENUATIONS[self.type]}
+
+
+class DelegationLink(_SignedModel):
+    """One step of a delegation, signed by the delegator.
+
+    Attributes:
+        timestamp: whole seconds since 1970.
+    """
+
+    omit_empty: ClassVar[frozenset[str]] = frozenset({"attenuations"})
+
+    capability_id: Text
+    delegator: PublicKey
+    delegatee: PublicKey
+    attenuations: list[Attenuation] = Field(default_factory=list)
+    timestamp: U64
+    signature: Signature
+
+    def newer_members(self) -> dict[str, Any]:
+        """Return the members that only newer issuers write and sign: `scope_hash`, when it is there."""
+        scope_hash = (self.model_extra or {}).get("scope_hash")
+        return {} if scope_hash is None else {"scope_hash": scope_hash}
+
+
+class CapabilityToken(_SignedModel):
+    """A signed permission. Its text is a secret: whoever holds it may use it.
+
+    Attributes:
+        issued_at: whole seconds since 1970, the first that counts.
+        expires_at: whole seconds since 1970, the first that no longer counts.
+        algorithm: None for Ed25519. The name of another algorithm can be read, but never verifies.
+    """
+
+    omit_empty: ClassVar[frozenset[str]] = frozenset({"delegation_chain"})
+
+    id: Text
+    issuer: PublicKey
+    subject: PublicKey
+    scope: ChioScope
+    issued_at: U64
+    expires_at: U64
+    delegation_chain: list[DelegationLink] = Field(default_factory=list)
+    algorithm: Literal["ed25519", "p256", "p384"] | None = None
+    signature: Signature
+
+    @field_validator("algorithm")
+    @classmethod
+    def _ed25519_goes_without_saying(cls, value: str | None) -> str | None:
+        return None if value == "ed25519" else value
+
+    def to_header(self) -> str:
+        """Return the token as the text of the header `X-Chio-Capability`: compact ASCII JSON."""
+        return json.dumps(self.to_wire(), separators=(",", ":"))
+
+    def __repr__(self) -> str:
+        return f"CapabilityToken(id={self.id!r}, issuer={self.issuer})"
+
+    __str__ = __repr__

@@ -1,0 +1,145 @@
+"""Constraint: one condition of a tool grant, and the shapes that its value may have (wire protocol, section 5.5).
+
+A type that is not listed here, or a value of another shape, makes the whole token unreadable: a condition that
+nobody understands must never be skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from pydantic import model_validator
+
+from chio_core.models.base import Text, WireModel
+
+SAFETY_TIERS = ("low", "standard", "high", "restricted")
+"""Safety tiers of a model, from the lowest to the highest."""
+
+_U64_MAX = 2**64 - 1
+
+
+class _Shape(NamedTuple):
+    fits: Callable[[Any], bool]
+    words: str
+    members: tuple[str, ...] = ()
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _pair(value: Any) -> bool:
+    return _texts(value) and len(value) == 2
+
+
+def _count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _U64_MAX
+
+
+def _flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _nothing(value: Any) -> bool:
+    return value is None
+
+
+def _threshold(value: Any) -> bool:
+    return isinstance(value, dict) and _count(value.get("threshold_units"))
+
+
+def _model(value: Any) -> bool:
+    if not isinstance(value, dict) or not _texts(value.get("allowed_model_ids", [])):
+        return False
+    tier = value.get("min_safety_tier")
+    return tier is None or (isinstance(tier, str) and tier in SAFETY_TIERS)
+
+
+def _one_of(*words: str) -> _Shape:
+    return _Shape(lambda value: isinstance(value, str) and value in words, f"one of {', '.join(words)}")
+
+
+_TEXT = _Shape(_text, "a string")
+_TEXTS = _Shape(_texts, "an array of strings")
+_COUNT = _Shape(_count, "an integer from 0 to 2**64 - 1")
+
+_SHAPES: Mapping[str, _Shape] = MappingProxyType(
+    {
+        "path_prefix": _TEXT,
+        "domain_exact": _TEXT,
+        "domain_glob": _TEXT,
+        "regex_match": _TEXT,
+        "max_length": _COUNT,
+        "max_args_size": _COUNT,
+        "custom": _Shape(_pair, "an array of a key and a text"),
+        "audience_allowlist": _TEXTS,
+        "memory_store_allowlist": _TEXTS,
+        "memory_write_deny_patterns": _TEXTS,
+        "model_constraint": _Shape(
+            _model, "an object of allowed_model_ids and min_safety_tier", ("allowed_model_ids", "min_safety_tier")
+        ),
+        "governed_intent_required": _Shape(_nothing, "left out"),
+        "require_approval_above": _Shape(_threshold, "an object with threshold_units", ("threshold_units",)),
+        "seller_exact": _TEXT,
+        "minimum_runtime_assurance": _one_of("none", "basic", "attested", "verified"),
+        "minimum_autonomy_tier": _one_of("direct", "delegated", "autonomous"),
+        "table_allowlist": _TEXTS,
+        "column_denylist": _TEXTS,
+        "max_rows_returned": _COUNT,
+        "operation_class": _one_of("read_only", "read_write", "admin"),
+        "content_review_tier": _one_of("none", "basic", "strict"),
+        "max_transaction_amount_usd": _TEXT,
+        "require_dual_approval": _Shape(_flag, "true or false"),
+    }
+)
+
+CONSTRAINT_TYPES = frozenset(_SHAPES)
+"""The types of the protocol's table; every other one is refused."""
+
+
+class Constraint(WireModel):
+    """One condition on the arguments or the model of a tool call.
+
+    Attributes:
+        type: one of `CONSTRAINT_TYPES`.
+        value: what the type asks for; None for `governed_intent_required`.
+    """
+
+    type: Text
+    value: Any = None
+
+    @model_validator(mode="after")
+    def _is_understood(self) -> Constraint:
+        shape = _SHAPES.get(self.type)
+        if shape is None:
+            raise ValueError("the constraint type is unknown")
+        if not shape.fits(self.value):
+            raise ValueError(f"the value of a {self.type} constraint must be {shape.words}")
+        return self
+
+    def to_signed(self) -> dict[str, Any]:
+        """Return the JSON object as it enters a signature: members of the protocol only."""
+        shape = _SHAPES[self.type]
+        if shape.fits is _nothing:
+            return {"type": self.type}
+        value = self.value
+        if shape.members:
+            value = {name: value[name] for name in shape.members if name in value}
+        return {"type": self.type, "value": value}
+
+    def same_as(self, other: Constraint) -> bool:
+        """Tell whether both say the same; an absent, a null and an empty member of an object are equal."""
+        return self.type == other.type and _essence(self) == _essence(other)
+
+
+def _essence(constraint: Constraint) -> Any:
+    value = constraint.to_signed().get("value")
+    if isinstance(value, dict):
+        return {name: item for name, item in value.items() if item is not None and item != []}
+    return value

@@ -1,0 +1,95 @@
+"""HttpReceipt of both wire profiles, and the answer that carries it (wire protocol, sections 1.3, 3.1, 3.6)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, PrivateAttr, ValidationError
+
+from chio_core.errors import InvalidDocument
+from chio_core.models.base import U16, U64, Text, WireModel
+from chio_core.models.verdict import GuardEvidence, Verdict
+
+
+class HttpReceipt(WireModel):
+    """The signed record of one decision.
+
+    A receipt that came from a sidecar keeps the JSON object as it was read, in `raw`: that is what was
+    signed, and what must be stored or sent on. Times are whole seconds since 1970.
+    """
+
+    omit_empty: ClassVar[frozenset[str]] = frozenset({"evidence", "actor_chain"})
+
+    id: Text
+    request_id: Text
+    route_pattern: Text
+    method: Text
+    caller_identity_hash: Text
+    session_id: Text | None = None
+    verdict: Verdict
+    receipt_kind: Text | None = None
+    boundary_class: Text | None = None
+    observation_outcome: Text | None = None
+    tool_origin: Text | None = None
+    redaction_mode: Text | None = None
+    actor_chain: list[dict[str, Any]] | None = None
+    evidence: list[GuardEvidence] | None = None
+    response_status: U16
+    timestamp: U64
+    content_hash: Text
+    policy_hash: Text
+    trust_level: Text | None = None
+    capability_id: Text | None = None
+    metadata: Any = None
+    kernel_key: Text
+    signature: Text
+
+    _raw: dict[str, Any] | None = PrivateAttr(default=None)
+
+    @classmethod
+    def from_wire(cls, document: Mapping[str, Any]) -> HttpReceipt:
+        """Read a receipt from its parsed JSON object, which is kept as `raw`.
+
+        Raises:
+            InvalidDocument: a member is missing or has the wrong type.
+        """
+        try:
+            receipt = cls.model_validate(document)
+        except ValidationError as exc:
+            raise InvalidDocument(f"not an HttpReceipt: {explain(exc)}") from None
+        receipt._raw = dict(document)
+        return receipt
+
+    @property
+    def raw(self) -> dict[str, Any]:
+        """The JSON object as it was received, or as it would be written."""
+        return self._raw if self._raw is not None else self.to_wire()
+
+
+class EvaluateResponse(WireModel):
+    """Answer of `POST /chio/evaluate`."""
+
+    verdict: Verdict
+    receipt: HttpReceipt
+    evidence: list[GuardEvidence] = Field(default_factory=list)
+    execution_nonce: Any = None
+
+
+class ChioPassthrough(WireModel):
+    """Why a request ran without a decision; never a receipt.
+
+    Attributes:
+        error: wire code, `chio_sidecar_unreachable` or `chio_timeout`.
+    """
+
+    mode: Literal["allow_without_receipt"] = "allow_without_receipt"
+    error: Text
+    message: Text
+
+
+def explain(exc: ValidationError) -> str:
+    """Name the first place of a validation error without repeating any input."""
+    first = exc.errors(include_input=False, include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"]) or "document"
+    return f"{place}: {first['msg']}"

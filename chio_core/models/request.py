@@ -1,0 +1,94 @@
+"""ChioHttpRequest: what the sidecar is asked (wire protocol, section 1.1)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from chio_core.canonical import canonical_json, sha256_hex
+from chio_core.models.base import U64, Text, WireModel
+from chio_core.models.caller import CallerIdentity
+
+Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
+
+
+class ModelMetadata(WireModel):
+    """The model on whose behalf a tool is called."""
+
+    model_id: Text
+    safety_tier: Literal["low", "standard", "high", "restricted"] | None = None
+    provider: Text | None = None
+    provenance_class: Literal["asserted", "observed", "verified"] = "asserted"
+
+
+class ChioHttpRequest(WireModel):
+    """One incoming HTTP request, described for a decision.
+
+    Attributes:
+        body_hash: SHA-256 hex of the body bytes; None for an empty body.
+        body_length: bytes counted, never a header's claim.
+        timestamp: whole seconds since 1970, the client's clock.
+    """
+
+    request_id: Text
+    method: Method
+    route_pattern: Text
+    path: Text
+    query: dict[str, Text] = Field(default_factory=dict)
+    headers: dict[str, Text] = Field(default_factory=dict)
+    caller: CallerIdentity
+    body_hash: Text | None = None
+    body_length: U64 = 0
+    session_id: Text | None = None
+    capability_id: Text | None = None
+    tool_server: Text | None = None
+    tool_name: Text | None = None
+    arguments: Any = None
+    model_metadata: ModelMetadata | None = None
+    timestamp: U64
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the JSON object in protocol order; written out, because every request passes here."""
+        wire: dict[str, Any] = {
+            "request_id": self.request_id,
+            "method": self.method,
+            "route_pattern": self.route_pattern,
+            "path": self.path,
+        }
+        if self.query:
+            wire["query"] = self.query
+        if self.headers:
+            wire["headers"] = self.headers
+        wire["caller"] = self.caller.to_wire()
+        if self.body_hash is not None:
+            wire["body_hash"] = self.body_hash
+        wire["body_length"] = self.body_length
+        for name in ("session_id", "capability_id", "tool_server", "tool_name", "arguments"):
+            if (value := getattr(self, name)) is not None:
+                wire[name] = value
+        if self.model_metadata is not None:
+            wire["model_metadata"] = self.model_metadata.to_wire()
+        wire["timestamp"] = self.timestamp
+        wire.update(self.model_extra or {})
+        return wire
+
+    def content_hash(self, route_pattern: str) -> str:
+        """Return the hash that a receipt must carry (section 3.4).
+
+        Args:
+            route_pattern: the pattern that the receipt states.
+        """
+        return content_hash(self.method, route_pattern, self.path, self.query, self.body_hash)
+
+
+def content_hash(method: str, route_pattern: str, path: str, query: dict[str, str], body_hash: str | None) -> str:
+    """Return SHA-256 over the canonical binding of a request (wire protocol, section 3.4)."""
+    binding = {
+        "method": method,
+        "route_pattern": route_pattern,
+        "path": path,
+        "query": query,
+        "body_hash": body_hash,
+    }
+    return sha256_hex(canonical_json(binding))

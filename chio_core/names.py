@@ -1,0 +1,26 @@
+"""Names that are stored in somebody else's object: headers, request state, settings. Each stands here once."""
+
+from __future__ import annotations
+
+from typing import Final
+
+RECEIPT_HEADER: Final = "X-Chio-Receipt"
+"""Default response header with the receipt's id (setting `receipt_header`)."""
+
+CAPABILITY_HEADER: Final = "X-Chio-Capability"
+"""Request header with the capability token, and the one that carries it to the sidecar."""
+
+CAPABILITY_QUERY: Final = "chio_capability"
+"""Query parameter that may carry the token where it is switched on; never sent on, never hashed."""
+
+TRACEPARENT: Final = "traceparent"
+"""W3C trace context header, passed on to the sidecar."""
+
+STATE_RECEIPT: Final = "chio_receipt"
+STATE_DECISION: Final = "chio_decision"
+STATE_PASSTHROUGH: Final = "chio_passthrough"
+STATE_CLIENT: Final = "chio_client"
+STATE_CALLER: Final = "chio_caller"
+
+LOGGER: Final = "chio"
+"""Name of the logger that everything here writes to."""

@@ -1,0 +1,185 @@
+"""GuardRequest: the one view of a request that every framework adapter implements, and what is made of it.
+
+`to_chio_request` is the only function that turns a view into the question for the sidecar, so all frameworks
+hash and send the same thing for the same bytes on the wire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, get_args, runtime_checkable
+from urllib.parse import parse_qsl
+
+from chio_core.models.caller import CallerIdentity
+from chio_core.models.capability import Operation
+from chio_core.models.request import ChioHttpRequest, Method
+from chio_core.names import CAPABILITY_QUERY
+
+METHODS: frozenset[str] = frozenset(get_args(Method))
+"""The seven methods that the protocol knows (wire protocol, section 1.1)."""
+
+MAX_QUERY_FIELDS = 1000
+
+
+@runtime_checkable
+class GuardRequest(Protocol):
+    """Read-only view of one HTTP request, for guards that know no framework.
+
+    Accessors are cheap and raise nothing, whatever the client sent. `headers` is case-insensitive and joins
+    repeated lines with a comma; of repeated query parameters the last one counts.
+    """
+
+    @property
+    def url_path(self) -> str:
+        """Decoded path, without scheme, host and query."""
+        ...
+
+    @property
+    def url_scheme(self) -> str:
+        """`http` or `https`."""
+        ...
+
+    @property
+    def url_full(self) -> str:
+        """The whole URL with its query."""
+        ...
+
+    def url_replace_scheme(self, scheme: str) -> str:
+        """Return the whole URL with another scheme; the request itself is not changed."""
+        ...
+
+    @property
+    def method(self) -> str:
+        """The method as it was sent."""
+        ...
+
+    @property
+    def client_host(self) -> str | None:
+        """Address of the peer, or None when the server does not tell."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Request headers."""
+        ...
+
+    @property
+    def query_params(self) -> Mapping[str, str]:
+        """Decoded query parameters."""
+        ...
+
+    async def body(self) -> bytes:
+        """Return the whole body, as often as it is asked for."""
+        ...
+
+    @property
+    def state(self) -> Any:
+        """Namespace shared by all guards and the handler of this request."""
+        ...
+
+    @property
+    def scope(self) -> dict[str, Any]:
+        """What the framework itself knows about the request; may be empty."""
+        ...
+
+
+class RequestView(GuardRequest, Protocol):
+    """A `GuardRequest` with the facts that a decision also needs and a mapping cannot give."""
+
+    @property
+    def route_path(self) -> str:
+        """The very string that the framework's router matches."""
+        ...
+
+    @property
+    def query_string(self) -> str:
+        """The raw query."""
+        ...
+
+    def header_values(self, name: str) -> Sequence[str]:
+        """Return each line of the header `name` (lower case) by itself."""
+        ...
+
+    def repeated_headers(self) -> Collection[str]:
+        """Return the names, in lower case, of headers that stand in more than one line."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """A capability that a route asks for.
+
+    Attributes:
+        server, tool: what the token must grant; both None: any valid capability will do.
+        operations: operations that one grant must contain (wire protocol, section 5.1).
+        arguments: JSON value that the grant's constraints are held against; None for none.
+    """
+
+    server: str | None = None
+    tool: str | None = None
+    operations: tuple[Operation, ...] = ("invoke",)
+    arguments: Any = None
+
+    @property
+    def title(self) -> str:
+        """How to name it to a person: `payments/transfer`."""
+        return f"{self.server}/{self.tool}" if self.server is not None else "any capability"
+
+
+def query_map(query_string: str) -> dict[str, str]:
+    """Decode a query as the sidecar's own proxy does: form-decoded, of duplicates the last wins.
+
+    The token parameter is taken out: it is a secret, and the query is hashed into the receipt.
+
+    Raises:
+        ValueError: more than `MAX_QUERY_FIELDS` fields.
+    """
+    if not query_string:
+        return {}
+    pairs = parse_qsl(query_string, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS)
+    return {name: value for name, value in pairs if name != CAPABILITY_QUERY}
+
+
+def to_chio_request(
+    view: RequestView,
+    *,
+    request_id: str,
+    timestamp: int,
+    caller: CallerIdentity,
+    template: str | None = None,
+    body_hash: str | None = None,
+    body_length: int = 0,
+    requirement: Requirement | None = None,
+    session_id: str | None = None,
+) -> ChioHttpRequest:
+    """Describe a request for the sidecar (wire protocol, section 1.1).
+
+    Args:
+        template: path template of the route that will run; the plain path is sent when there is none.
+        body_hash: SHA-256 hex over all bytes of the body, None for an empty one.
+        body_length: bytes that were counted.
+        timestamp: seconds since 1970.
+    """
+    path = view.route_path
+    content_type = view.header_values("content-type")
+    headers = {"content-type": content_type[0]} if content_type else {}
+    if body_length:
+        headers["content-length"] = str(body_length)
+    tool = requirement if requirement is not None and requirement.server is not None else None
+    return ChioHttpRequest(
+        request_id=request_id,
+        method=view.method,  # pydantic refuses what is no Method
+        route_pattern=template if template is not None else path,
+        path=path,
+        query=query_map(view.query_string),
+        headers=headers,
+        caller=caller,
+        body_hash=body_hash,
+        body_length=body_length,
+        session_id=session_id,
+        tool_server=tool.server if tool else None,
+        tool_name=tool.tool if tool else None,
+        arguments=tool.arguments if tool else None,
+        timestamp=timestamp,
+    )

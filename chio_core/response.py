@@ -1,0 +1,99 @@
+"""Response, Downstream and Denial: what a guard may answer. Immutable; each change gives a new object."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+from chio_core.errors import ConfigurationError
+
+HeaderPairs = tuple[tuple[str, str], ...]
+_REPEATABLE = frozenset({"set-cookie", "link", "vary", "www-authenticate", "warning", "server-timing"})
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Status and header lines of an answer. Headers are a list of pairs; two `Set-Cookie` stay two."""
+
+    status: int = 200
+    headers: HeaderPairs = ()
+
+    def with_status(self, status: int) -> Self:
+        """Return the same answer with another status.
+
+        Raises:
+            ConfigurationError: no HTTP status (100 to 599).
+        """
+        if not 100 <= status <= 599:
+            raise ConfigurationError(f"{status} is no HTTP status")
+        return replace(self, status=status)
+
+    def with_header(self, name: str, value: str) -> Self:
+        """Return the same answer with this header; a header that may stand only once is replaced.
+
+        Raises:
+            ConfigurationError: a line break in name or value.
+        """
+        if any(c in name + value for c in "\r\n\0"):
+            raise ConfigurationError(f"header {name!r} contains a line break")
+        kept: Iterable[tuple[str, str]] = self.headers
+        if name.lower() not in _REPEATABLE:
+            kept = (pair for pair in self.headers if pair[0].lower() != name.lower())
+        return replace(self, headers=(*kept, (name, value)))
+
+    def header(self, name: str) -> str | None:
+        """Return the first value of a header, or None."""
+        return next((value for key, value in self.headers if key.lower() == name.lower()), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Response(Head):
+    """An answer with a body; text is encoded as UTF-8."""
+
+    body: bytes = b""
+
+    def __init__(self, body: bytes | str = b"", status: int = 200, headers: Iterable[tuple[str, str]] = ()) -> None:
+        object.__setattr__(self, "body", body.encode() if isinstance(body, str) else body)
+        object.__setattr__(self, "status", status)
+        object.__setattr__(self, "headers", tuple(headers))
+
+
+@dataclass(frozen=True, slots=True)
+class Downstream(Head):
+    """The head of whatever the application answers. Its body is lazy and cannot be read here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Denial(Head):
+    """A refusal. It has no body of its own: `chio_core.problems` writes the envelope of each framework.
+
+    Attributes:
+        code: wire code, for example `chio_access_denied`.
+        message: one sentence for the caller; never a secret.
+        guard: which guard refused, when one did.
+        receipt_id: id of the verified receipt of this refusal, when there is one.
+        suggestion: what the caller can do.
+        details: further members from the sidecar's deny, for example `required_scope`.
+    """
+
+    status: int = 403
+    code: str = "chio_access_denied"
+    message: str
+    guard: str | None = None
+    receipt_id: str | None = None
+    suggestion: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def with_status(self, status: int) -> Denial:
+        """Return the refusal with another status of 400 or above.
+
+        Raises:
+            ConfigurationError: a status that would turn the refusal into a success.
+        """
+        if not 400 <= status <= 599:
+            raise ConfigurationError(f"a refusal cannot be answered with status {status}; use 400 to 599")
+        return replace(self, status=status)
+
+
+AnyResponse = Response | Downstream | Denial

@@ -1,0 +1,229 @@
+"""ChioSettings: the one list of options.
+
+A keyword beats the environment (`CHIO_*`), which beats a `.env` file, which beats the default. Comma lists
+are accepted where a set is wanted. `report_settings` says once, at start, which choices are unsafe and which
+`CHIO_*` names nobody knows.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
+
+from chio_core.errors import ConfigurationError
+from chio_core.names import CAPABILITY_HEADER, LOGGER, RECEIPT_HEADER
+from chio_core.signing import normalize_public_key
+
+log = logging.getLogger(LOGGER)
+
+NameSet = Annotated[frozenset[str], NoDecode]
+NameTuple = Annotated[tuple[str, ...], NoDecode]
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")  # RFC 9110, section 5.6.2
+
+FOREIGN_NAMES = frozenset({
+    "CHIO_API_PROTECT_CONTROL_TOKEN", "CHIO_BIN", "CHIO_GUARDS", "CHIO_SERVICE_TOKEN", "CHIO_SIDECAR_CONTROL_TOKEN",
+    "CHIO_TRUSTED_ISSUER_KEY", "CHIO_TRUSTED_ISSUER_KEYS",
+})  # fmt: skip
+"""`CHIO_*` names that other parts of the system read: the sidecar, its command line, the examples."""
+
+
+class ChioSettings(BaseSettings):
+    """Every option of the middleware, the adapters and the client. Times are seconds, sizes bytes.
+
+    Raises:
+        ConfigurationError: a value cannot be used, or a keyword is no option. The text names the option and the
+            rule that it breaks, and repeats no value. (A `ConfigurationError` is a `ValueError`.)
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="CHIO_", env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+
+    sidecar_url: str = Field(
+        "http://127.0.0.1:9090",
+        description="Where the sidecar listens: `http://`, `https://`, `unix:/path/to.sock` or `embedded:FILE`.",
+    )
+    timeout: float = Field(
+        5.0,
+        gt=0,
+        le=300,
+        description="Longest time that one decision may take, waiting for a connection included.",
+    )
+    connect_timeout: float = Field(2.0, gt=0, le=300, description="Longest time to open one connection.")
+    max_connections: int = Field(64, ge=1, le=4096, description="Connections to the sidecar, per process.")
+    exclude_paths: NameSet = Field(
+        frozenset(),
+        description="Paths that are not governed; exactly these, compared as the router sees them.",
+    )
+    exclude_prefixes: NameSet = Field(
+        frozenset(),
+        description="Not governed with all below: `/static` covers `/static` and `/static/a`, not `/statics`.",
+    )
+    exclude_methods: NameSet = Field(frozenset({"OPTIONS"}), description="Methods that are not governed.")
+    receipt_header: str = Field(RECEIPT_HEADER, description="Response header that carries the receipt id.")
+    capability_header: str = Field(CAPABILITY_HEADER, description="Request header that carries the capability token.")
+    capability_in_query: bool = Field(
+        False,
+        description="Accept the token as query parameter `chio_capability` too; it lands in access logs.",
+    )
+    api_key_header: str = Field("x-api-key", description="Request header read as an API key.")
+    session_cookie: str = Field("session", description="Cookie read as the caller's identity; empty for none.")
+    fail_open: bool = Field(
+        False, description="Let requests pass without a decision when the sidecar is unreachable or too slow."
+    )
+    trusted_kernel_keys: NameTuple = Field(
+        (),
+        description="Public keys (hex) whose receipts count. Empty: the first key seen is trusted by this process.",
+    )
+    receipt_tolerance: float = Field(
+        60.0, ge=0, description="How far a receipt's time may be from this clock, in either direction."
+    )
+    max_body_bytes: int = Field(
+        10 * 1024 * 1024,
+        ge=0,
+        description="Largest request body; a larger one is answered 413, the sidecar not asked.",
+    )
+    spool_bytes: int = Field(
+        1024 * 1024, ge=0, description="Bodies above this wait in a temporary file instead of memory."
+    )
+    control_token: SecretStr | None = Field(None, description="Bearer for the sidecar's control plane.")
+
+    @field_validator("exclude_paths", "exclude_prefixes", "exclude_methods", "trusted_kernel_keys", mode="before")
+    @classmethod
+    def _comma_list(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        text = value.strip()
+        if text.startswith("["):
+            return json.loads(text)
+        return [part.strip() for part in text.split(",") if part.strip()]
+
+    @field_validator("sidecar_url")
+    @classmethod
+    def _known_scheme(cls, value: str) -> str:
+        value = value.strip()
+        parts = urlsplit(value)
+        if parts.scheme in ("http", "https"):
+            if not parts.hostname or parts.username or parts.password or parts.query or parts.fragment:
+                raise ValueError("must be http(s)://HOST[:PORT][/BASE] without user, query or fragment")
+            _ = parts.port  # raises ValueError for a port that is no port
+        elif parts.scheme in ("unix", "embedded"):
+            if not value.partition(":")[2].strip("/"):
+                raise ValueError(f"{parts.scheme}: needs a file path after the colon")
+        else:
+            raise ValueError("must start with http://, https://, unix: or embedded:")
+        return value.rstrip("/") if parts.scheme in ("http", "https") else value
+
+    @field_validator("exclude_paths", "exclude_prefixes")
+    @classmethod
+    def _absolute_paths(cls, value: frozenset[str]) -> frozenset[str]:
+        for path in value:
+            if not path.startswith("/"):
+                raise ValueError(f"{path!r} must start with /")
+        return value
+
+    @field_validator("exclude_prefixes")
+    @classmethod
+    def _prefixes_end_plain(cls, value: frozenset[str]) -> frozenset[str]:
+        if "/" in value:
+            raise ValueError("'/' would exclude the whole application")
+        return frozenset(prefix.rstrip("/") for prefix in value)
+
+    @field_validator("exclude_methods")
+    @classmethod
+    def _methods_in_capitals(cls, value: frozenset[str]) -> frozenset[str]:
+        return frozenset(_token(method, "a method").upper() for method in value)
+
+    @field_validator("receipt_header", "capability_header", "api_key_header")
+    @classmethod
+    def _header_names(cls, value: str) -> str:
+        return _token(value, "a header name")
+
+    @field_validator("trusted_kernel_keys")
+    @classmethod
+    def _keys(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(normalize_public_key(key) for key in value)
+
+    @model_validator(mode="after")
+    def _connect_within_timeout(self) -> ChioSettings:
+        if "connect_timeout" in self.model_fields_set and self.connect_timeout > self.timeout:
+            raise ValueError("connect_timeout must not be longer than timeout")
+        return self
+
+    def __init__(self, **values: Any) -> None:
+        unknown = sorted(name for name in values if name not in type(self).model_fields and name[:1] != "_")
+        if unknown:
+            near = difflib.get_close_matches(unknown[0], type(self).model_fields, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigurationError(f"{unknown[0]} is not an option of Chio{hint}")
+        try:
+            super().__init__(**values)
+        except (ValidationError, SettingsError) as exc:
+            raise ConfigurationError(describe_errors(exc)) from None
+
+
+def _token(value: str, what: str) -> str:
+    if not _TOKEN.match(value):
+        raise ValueError(f"{what} consists of letters, digits and !#$%&'*+-.^_`|~")
+    return value
+
+
+def describe_errors(exc: ValidationError | SettingsError) -> str:
+    """Turn a validation error into one line a setting, without values."""
+    if isinstance(exc, SettingsError):
+        return str(exc)
+    lines = []
+    for error in exc.errors(include_input=False, include_url=False):
+        name = ".".join(str(part) for part in error["loc"]) or "settings"
+        lines.append(f"{name} (environment CHIO_{name.upper()}): {error['msg']}")
+    return "; ".join(lines)
+
+
+def report_settings(settings: ChioSettings, environ: Mapping[str, str] | None = None) -> list[str]:
+    """Log one warning for each unsafe choice and each unknown `CHIO_*` name.
+
+    Args:
+        environ: environment to look at; the process's own by default.
+
+    Returns:
+        The sentences that were logged, secrets left out.
+    """
+    found = list(unsafe_choices(settings))
+    found += [f"environment variable {name} is not an option of Chio; is it misspelled?" for name in
+              unknown_names(os.environ if environ is None else environ)]  # fmt: skip
+    for sentence in found:
+        log.warning("chio settings: %s", sentence)
+    return found
+
+
+def unsafe_choices(settings: ChioSettings) -> list[str]:
+    """Return one sentence for each setting that weakens governance."""
+    found = []
+    if settings.fail_open:
+        found.append("fail_open is on: while the sidecar is unreachable or too slow, requests run without a decision")
+    if not settings.trusted_kernel_keys and not settings.sidecar_url.startswith("embedded:"):
+        found.append(
+            "no trusted_kernel_keys are pinned: the first key that signs a good receipt is trusted by this process"
+        )
+    url = urlsplit(settings.sidecar_url)
+    if url.scheme == "http" and url.hostname not in ("localhost", "::1") and not str(url.hostname).startswith("127."):
+        found.append("sidecar_url is plain http to another machine: tokens and decisions can be read on the way")
+    if settings.capability_in_query:
+        found.append("capability_in_query is on: tokens in URLs end up in access logs and Referer headers")
+    return found
+
+
+def unknown_names(environ: Mapping[str, str]) -> list[str]:
+    """Return the `CHIO_*` names in `environ` that no option and no other part of the system reads."""
+    known = {f"CHIO_{name.upper()}" for name in ChioSettings.model_fields} | FOREIGN_NAMES
+    return sorted(name for name in environ if name.startswith("CHIO_") and name not in known)

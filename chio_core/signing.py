@@ -1,0 +1,106 @@
+"""Ed25519 keys and signatures, as lower-case hex text (wire protocol, conventions; RFC 8032).
+
+libsodium does the arithmetic. It also refuses what a lenient verifier would take: keys of small order,
+non-canonical points and a scalar that is not reduced.
+"""
+
+from __future__ import annotations
+
+import secrets
+from functools import lru_cache
+from typing import Any
+
+from nacl.bindings import crypto_sign_open
+from nacl.exceptions import CryptoError
+from nacl.signing import SigningKey as _NaclKey
+
+from chio_core.errors import InvalidDocument
+
+_HEX = frozenset("0123456789abcdef")
+
+
+class SigningKey:
+    """A private Ed25519 key. Its text form never shows the seed.
+
+    Args:
+        seed: the 32 secret bytes.
+
+    Raises:
+        InvalidDocument: the seed has another length.
+    """
+
+    __slots__ = ("_key", "public_hex")
+
+    def __init__(self, seed: bytes) -> None:
+        if len(seed) != 32:
+            raise InvalidDocument(f"an Ed25519 seed has 32 bytes, this one has {len(seed)}")
+        self._key = _NaclKey(seed)
+        self.public_hex: str = self._key.verify_key.encode().hex()
+
+    @classmethod
+    def generate(cls) -> SigningKey:
+        """Make a new random key."""
+        return cls(secrets.token_bytes(32))
+
+    @classmethod
+    def from_seed_hex(cls, text: str) -> SigningKey:
+        """Read a key from 64 hex digits.
+
+        Raises:
+            InvalidDocument: anything else; the text is not repeated in the message.
+        """
+        digits = text.strip().removeprefix("0x").lower()
+        if len(digits) != 64 or not _HEX.issuperset(digits):
+            raise InvalidDocument("a signing key is written as 64 hex digits")
+        return cls(bytes.fromhex(digits))
+
+    def seed_hex(self) -> str:
+        """Return the secret seed as 64 hex digits; for a key file of mode 0600 only."""
+        return self._key.encode().hex()
+
+    def sign(self, message: bytes) -> str:
+        """Return the signature over `message` as 128 lower-case hex digits."""
+        return self._key.sign(message).signature.hex()
+
+    def __repr__(self) -> str:
+        return f"SigningKey(public={self.public_hex})"
+
+
+def verify_signature(public_hex: Any, message: bytes, signature_hex: Any) -> bool:
+    """Tell whether `signature_hex` is the signature of `message` under `public_hex`.
+
+    Never raises for bad input: a malformed key or signature simply does not verify. Signatures must be 128
+    lower-case hex digits. Keys and signatures of other algorithms (`p256:`, `p384:`) do not verify.
+    """
+    if not isinstance(public_hex, str) or not isinstance(signature_hex, str):
+        return False
+    key = _key_bytes(public_hex)
+    if key is None:
+        return False
+    if len(signature_hex) != 128 or not _HEX.issuperset(signature_hex):
+        return False
+    try:
+        crypto_sign_open(bytes.fromhex(signature_hex) + message, key)
+    except (CryptoError, ValueError, TypeError):
+        return False
+    return True
+
+
+def normalize_public_key(text: str) -> str:
+    """Return a public key as 64 lower-case hex digits; a leading `0x` and upper case are accepted.
+
+    Raises:
+        InvalidDocument: anything else.
+    """
+    digits = text.strip().removeprefix("0x").lower()
+    if len(digits) != 64 or not _HEX.issuperset(digits):
+        raise InvalidDocument("an Ed25519 public key is written as 64 hex digits")
+    return digits
+
+
+@lru_cache(maxsize=64)
+def _key_bytes(public_hex: str) -> bytes | None:
+    try:
+        return bytes.fromhex(normalize_public_key(public_hex))
+    except InvalidDocument:
+        return None

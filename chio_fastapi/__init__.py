@@ -1,0 +1,36 @@
+"""Chio for FastAPI: one line for the application, one dependency for a route."""
+
+from chio_fastapi.application import add_chio
+from chio_fastapi.capability import RequireCapability, require_capability
+from chio_fastapi.denied import ChioDenied
+from chio_fastapi.dependencies import (
+    CallerDep,
+    Capability,
+    ChioClientDep,
+    ChioPassthroughDep,
+    ChioReceipt,
+    OptionalChioReceipt,
+    get_caller_identity,
+    get_chio_client,
+    get_chio_decision,
+    get_chio_passthrough,
+    get_chio_receipt,
+)
+
+__all__ = [
+    "CallerDep",
+    "Capability",
+    "ChioClientDep",
+    "ChioDenied",
+    "ChioPassthroughDep",
+    "ChioReceipt",
+    "OptionalChioReceipt",
+    "RequireCapability",
+    "add_chio",
+    "get_caller_identity",
+    "get_chio_client",
+    "get_chio_decision",
+    "get_chio_passthrough",
+    "get_chio_receipt",
+    "require_capability",
+]

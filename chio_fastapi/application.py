@@ -1,0 +1,66 @@
+"""add_chio: one line to govern a FastAPI application."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastapi import FastAPI
+
+from chio_asgi.config import ChioASGIConfig
+from chio_asgi.middleware import ChioASGIMiddleware
+from chio_core.client import ChioClient
+from chio_core.decision import Decision
+from chio_core.models.caller import CallerIdentity
+from chio_core.models.receipt import HttpReceipt
+from chio_core.names import STATE_CLIENT
+from chio_core.request import RequestView
+from chio_core.settings import ChioSettings
+from chio_fastapi.denied import ChioDenied, answer_denied
+
+
+def add_chio(
+    app: FastAPI,
+    config: ChioSettings | None = None,
+    *,
+    client: ChioClient | None = None,
+    extractor: Callable[[RequestView], CallerIdentity] | None = None,
+    on_decision: Callable[[Decision], Awaitable[None] | None] | None = None,
+    on_receipt: Callable[[HttpReceipt], Awaitable[None] | None] | None = None,
+    **options: Any,
+) -> ChioClient:
+    """Govern an application: middleware, one client that the lifespan closes, and refusals in one envelope.
+
+    Args:
+        app: the application. Middleware added later stands outside of Chio.
+        config: options; or give them as keywords (`add_chio(app, sidecar_url="embedded:chio.sqlite3")`), or
+            leave both out to read the environment (`CHIO_*`).
+        client, extractor, on_decision, on_receipt: see `chio_asgi.ChioASGIMiddleware`.
+
+    Returns:
+        The client, also found at `app.state.chio_client` and by `Depends(get_chio_client)`.
+
+    Raises:
+        ConfigurationError: options that cannot be used, or `config` and keywords at once.
+    """
+    if config is not None and options:
+        raise _both(options)
+    settings = config if config is not None else client.settings if client is not None else ChioASGIConfig(**options)
+    shared = client if client is not None else ChioClient(settings)
+    setattr(app.state, STATE_CLIENT, shared)
+    app.add_exception_handler(ChioDenied, answer_denied)  # type: ignore[arg-type]
+    app.add_middleware(
+        ChioASGIMiddleware,
+        config=settings,
+        client=shared,
+        extractor=extractor,
+        on_decision=on_decision,
+        on_receipt=on_receipt,
+    )
+    return shared
+
+
+def _both(options: dict[str, Any]) -> Exception:
+    from chio_core.errors import ConfigurationError
+
+    return ConfigurationError(f"give either config or keywords, not both (got {', '.join(sorted(options))})")

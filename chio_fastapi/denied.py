@@ -1,0 +1,43 @@
+"""ChioDenied: a refusal that a dependency raises."""
+
+from __future__ import annotations
+
+from fastapi import HTTPException
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response as StarletteResponse
+from starlette.websockets import WebSocket
+
+from chio_core.names import RECEIPT_HEADER
+from chio_core.problems import flat, render
+from chio_core.response import Denial
+
+
+class ChioDenied(HTTPException):
+    """A refusal. `add_chio` answers it with the flat envelope; without it FastAPI puts that under `detail`.
+
+    Attributes:
+        denial: the refusal itself.
+    """
+
+    def __init__(self, denial: Denial) -> None:
+        headers = {"cache-control": "no-store", **dict(denial.headers)}
+        if denial.receipt_id is not None and denial.receipt_id.isascii() and denial.receipt_id.isprintable():
+            headers[RECEIPT_HEADER.lower()] = denial.receipt_id
+        super().__init__(denial.status, detail=flat(denial), headers=headers)
+        self.denial = denial
+
+
+async def answer_denied(connection: HTTPConnection, exc: Exception) -> StarletteResponse | None:
+    """Exception handler for `ChioDenied` on HTTP and websocket routes."""
+    if not isinstance(exc, ChioDenied):
+        raise exc
+    body, headers = render(exc.denial)
+    answer = StarletteResponse(body, status_code=exc.denial.status, headers={**dict(headers), **(exc.headers or {})})
+    if isinstance(connection, Request):
+        return answer
+    if isinstance(connection, WebSocket):
+        if "websocket.http.response" in (connection.scope.get("extensions") or {}):
+            await connection.send_denial_response(answer)
+        else:
+            await connection.close(code=1008, reason=exc.denial.message[:120])
+    return None

@@ -1,0 +1,84 @@
+"""What a handler can ask for. All of it works on HTTP and on websocket routes, and needs no `request` argument."""
+
+from typing import Annotated, Any
+
+from fastapi import Depends
+from starlette.requests import HTTPConnection
+
+from chio_asgi.view import ASGIGuardRequest
+from chio_core.client import ChioClient
+from chio_core.decision import Decision
+from chio_core.errors import ConfigurationError
+from chio_core.identity import default_extractor
+from chio_core.models.caller import CallerIdentity
+from chio_core.models.receipt import ChioPassthrough, HttpReceipt
+from chio_core.names import STATE_DECISION, STATE_PASSTHROUGH, STATE_RECEIPT
+from chio_core.response import Denial
+from chio_fastapi.capability import require_capability
+from chio_fastapi.denied import ChioDenied
+from chio_fastapi.evaluate import client_of
+
+
+async def get_chio_receipt(connection: HTTPConnection) -> HttpReceipt | None:
+    """Return the verified receipt of this request; None where it was excluded or passed without a decision."""
+    return _state(connection, STATE_RECEIPT)  # type: ignore[no-any-return]
+
+
+async def get_governed_receipt(connection: HTTPConnection) -> HttpReceipt:
+    """Return the verified receipt of this request, and never None.
+
+    Raises:
+        ChioDenied: 503, the request passed without a decision (`fail_open`).
+        ConfigurationError: the route is excluded, or the application has no Chio middleware.
+    """
+    receipt = _state(connection, STATE_RECEIPT)
+    if isinstance(receipt, HttpReceipt):
+        return receipt
+    if _state(connection, STATE_PASSTHROUGH) is not None:
+        raise ChioDenied(Denial(status=503, code="chio_sidecar_unreachable", message="this route needs a receipt"))
+    raise ConfigurationError(
+        "this route asks for a receipt but is not governed: add chio_fastapi.add_chio(app), or take the path out of "
+        "exclude_paths, or depend on get_chio_receipt, which may give None"
+    )
+
+
+async def get_chio_decision(connection: HTTPConnection) -> Decision | None:
+    """Return the whole decision; None where there was none."""
+    return _state(connection, STATE_DECISION)  # type: ignore[no-any-return]
+
+
+async def get_chio_passthrough(connection: HTTPConnection) -> ChioPassthrough | None:
+    """Return why this request runs without a decision (`fail_open`); None when it has one."""
+    return _state(connection, STATE_PASSTHROUGH)  # type: ignore[no-any-return]
+
+
+async def get_caller_identity(connection: HTTPConnection) -> CallerIdentity:
+    """Return who is calling, as the sidecar was told; on an excluded route, as it would be told."""
+    decision = _state(connection, STATE_DECISION)
+    if isinstance(decision, Decision) and decision.caller is not None:
+        return decision.caller
+    settings = client_of(connection).settings
+    return default_extractor(settings.api_key_header, settings.session_cookie)(ASGIGuardRequest(connection.scope))
+
+
+async def get_chio_client(connection: HTTPConnection) -> ChioClient:
+    """Return the client of this application."""
+    return client_of(connection)
+
+
+def _state(connection: HTTPConnection, name: str) -> Any:
+    return connection.scope.get("state", {}).get(name)
+
+
+Capability = Annotated[HttpReceipt, Depends(require_capability)]
+"""For signatures: any valid capability is required; the value is the receipt."""
+
+ChioReceipt = Annotated[HttpReceipt, Depends(get_governed_receipt)]
+"""For signatures: the receipt of this request; never None."""
+
+OptionalChioReceipt = Annotated[HttpReceipt | None, Depends(get_chio_receipt)]
+"""For signatures: the receipt, or None."""
+
+CallerDep = Annotated[CallerIdentity, Depends(get_caller_identity)]
+ChioClientDep = Annotated[ChioClient, Depends(get_chio_client)]
+ChioPassthroughDep = Annotated[ChioPassthrough | None, Depends(get_chio_passthrough)]
