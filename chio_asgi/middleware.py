@@ -1,43 +1,33 @@
 """ChioASGIMiddleware: every request and websocket handshake is judged before the application sees it.
 
-Pure ASGI: no response is buffered, no task is made, `lifespan` is passed on. The order of steps is the policy:
-
-1. exclusions; 2. what could mean two things is refused (400, 405); 3. the route that will run, and what it asks
-for; 4. the body, counted and hashed (413); 5. who is calling; 6. the sidecar's decision, verified; 7. the
-outcome on the request's state; 8. the application, body replayed, or the refusal. The header with the receipt
-id is on both.
+Pure ASGI. With request-only guards, or none, no task is made and nothing stands between the application and the
+server but the receipt header. `lifespan` is passed on.
 """
 
 from __future__ import annotations
 
-import inspect as inspecting
-import logging
-import time
-import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from chio_asgi.body import BodyTooLarge, ClientDisconnected
 from chio_asgi.config import ChioASGIConfig
+from chio_asgi.decide import Decide, DecisionHook, ReceiptHook
+from chio_asgi.driver import Application
 from chio_asgi.routing import RouteResolver
-from chio_asgi.send import HeaderSend, header_value, refuse_http, refuse_websocket, send_plain_error
+from chio_asgi.send import HeaderSend, refuse_websocket, send_answer, send_plain_error
 from chio_asgi.types import ASGIApp, Message, Receive, Scope, Send
-from chio_asgi.view import ASGIGuardRequest, route_path
+from chio_asgi.view import ASGIGuardRequest
+from chio_core.chain import Chain, Guard, Member
 from chio_core.client import ChioClient
-from chio_core.decide import inspect, prepare, singleton_headers
-from chio_core.decision import Decision, body_too_large
+from chio_core.decision import Decision
 from chio_core.errors import ConfigurationError
-from chio_core.exclusions import is_excluded
-from chio_core.identity import default_extractor
 from chio_core.models.caller import CallerIdentity
-from chio_core.models.receipt import HttpReceipt
-from chio_core.names import LOGGER, STATE_CLIENT, STATE_DECISION, STATE_PASSTHROUGH, STATE_RECEIPT
-from chio_core.request import RequestView
+from chio_core.models.verdict import GuardEvidence
+from chio_core.names import STATE_DECISION
+from chio_core.onion import Run
+from chio_core.request import GuardRequest, RequestView
+from chio_core.response import AnyResponse, Denial, Downstream, Response
 from chio_core.settings import ChioSettings, report_settings
-
-log = logging.getLogger(LOGGER)
-
-Hook = Callable[[Any], Awaitable[None] | None]
 
 
 class ChioASGIMiddleware:
@@ -46,6 +36,7 @@ class ChioASGIMiddleware:
     Args:
         app: the application inside.
         config: options; from the environment (`CHIO_*`) when left out.
+        guards: guards around the decision, or a `Chain` of them; see `chio_core.chain`.
         client: a client to share; one is made from `config` otherwise. Its connections are closed when the
             lifespan ends.
         extractor: finds out who is calling; `chio_core.identity.default_extractor` otherwise.
@@ -53,7 +44,7 @@ class ChioASGIMiddleware:
         on_receipt: the same, called with each verified `HttpReceipt`.
 
     Raises:
-        ConfigurationError: the environment or the keywords cannot be used.
+        ConfigurationError: the environment or the keywords cannot be used, or the order of guards cannot work.
     """
 
     def __init__(
@@ -61,21 +52,20 @@ class ChioASGIMiddleware:
         app: ASGIApp,
         config: ChioSettings | None = None,
         *,
+        guards: Chain | Sequence[Guard | Chain] = (),
         client: ChioClient | None = None,
         extractor: Callable[[RequestView], CallerIdentity] | None = None,
-        on_decision: Callable[[Decision], Awaitable[None] | None] | None = None,
-        on_receipt: Callable[[HttpReceipt], Awaitable[None] | None] | None = None,
+        on_decision: DecisionHook | None = None,
+        on_receipt: ReceiptHook | None = None,
     ) -> None:
         settings = config if config is not None else client.settings if client is not None else ChioASGIConfig()
         self.app = app
         self.settings: ChioSettings = settings
         self.client = client if client is not None else ChioClient(settings)
-        self._extract = extractor or default_extractor(settings.api_key_header, settings.session_cookie)
-        self._on_decision = on_decision
-        self._on_receipt = on_receipt
-        self._resolve = RouteResolver(app)
-        self._singletons = singleton_headers(settings)
+        self._decide = Decide(settings, self.client, RouteResolver(app), extractor, on_decision, on_receipt)
+        self.chain = Chain(*([guards] if isinstance(guards, Chain) else guards), self._decide)
         self._header = settings.receipt_header.lower().encode("ascii")
+        self._wrapped = any(member.wraps for member in self.chain.freeze())
         report_settings(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -91,83 +81,73 @@ class ChioASGIMiddleware:
             raise ConfigurationError(f"ASGI scope type {kind!r} cannot be governed, so it is not passed on")
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if is_excluded(self.settings, scope["method"], route_path(scope)):
-            await self.app(scope, receive, HeaderSend(send, self._header, None))
-            return
         view = ASGIGuardRequest(scope, receive)
+        tagged = HeaderSend(send, self._header, scope)
         try:
-            decision = await self._judge(view)
-            await self._publish(scope, decision)
-            tagged = HeaderSend(send, self._header, header_value(decision.receipt.id if decision.receipt else None))
-            if decision.denial is not None:
-                await refuse_http(decision.denial, tagged)
-            else:
-                await self._run(scope, (await self._read(view)).replay(receive), tagged)
-        except ClientDisconnected:
-            return  # nobody is left to answer
-        finally:
-            view.close()
-
-    async def _run(self, scope: Scope, receive: Receive, send: HeaderSend) -> None:
-        try:
-            await self.app(scope, receive, send)
+            await self._run(view, tagged, view.replay)
         except Exception:
             # Starlette answers outside of us, without the receipt header. Where it would only say "Internal
             # Server Error", we say it here, header included; the exception goes on to be logged.
-            if not send.started and not _has_own_500(scope.get("app")):
-                await send_plain_error(send)
+            if not tagged.started and not _has_own_500(scope.get("app")):
+                await send_plain_error(tagged)
             raise
+        finally:
+            view.close()
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if is_excluded(self.settings, "GET", route_path(scope)):
-            await self.app(scope, receive, HeaderSend(send, self._header, None))
-            return
         opening = await receive()
         if opening["type"] != "websocket.connect":
             return
-        decision = await self._judge(ASGIGuardRequest(scope, None))
-        await self._publish(scope, decision)
-        tagged = HeaderSend(send, self._header, header_value(decision.receipt.id if decision.receipt else None))
-        if decision.denial is not None:
-            await refuse_websocket(decision.denial, scope, tagged)
+        tagged = HeaderSend(send, self._header, scope)
+        await self._run(ASGIGuardRequest(scope, None), tagged, lambda: _again(opening, receive))
+
+    async def _run(self, view: ASGIGuardRequest, send: HeaderSend, replay: Callable[[], Receive]) -> None:
+        members = self.chain.freeze()
+        if self._wrapped:
+            await self._run_wrapped(members, view, send, replay)
+            return
+        run = Run(members, _never, view.evidence)
+        answer = await run.before(view)
+        if answer is None:
+            await self.app(view.scope, replay(), send)
         else:
-            await self.app(scope, _again(opening, receive), tagged)
+            await self._answer(answer, view, send)
 
-    async def _judge(self, view: ASGIGuardRequest) -> Decision:
-        denial = inspect(view, self.settings, self._singletons)
-        if denial is not None:
-            return Decision(verdict="refused", denial=denial)
-        try:
-            body = await self._read(view) if view.has_body else None
-        except BodyTooLarge:
-            return Decision(verdict="refused", denial=body_too_large(self.settings.max_body_bytes))
-        route = self._resolve(view.scope)
-        question = prepare(
-            view,
-            self.settings,
-            request_id=str(uuid.uuid4()),
-            now=time.time(),
-            caller=self._extract(view),
-            template=route.template,
-            body_hash=body.hash if body else None,
-            body_length=body.length if body else 0,
-            requirement=route.requirement() if route.sources else None,
-        )
-        return await self.client.decide(question)
+    async def _run_wrapped(
+        self, members: tuple[Member, ...], view: ASGIGuardRequest, send: HeaderSend, replay: Callable[[], Receive]
+    ) -> None:
+        application: Application | None = None
 
-    def _read(self, view: ASGIGuardRequest) -> Any:
-        return view.read_body(self.settings.max_body_bytes, self.settings.spool_bytes)
+        async def handler(request: GuardRequest) -> Downstream:
+            nonlocal application
+            if application is not None:
+                raise ConfigurationError("a guard called next() twice; a request can run only once")
+            application = Application(self.app, view.scope, replay(), send)
+            return await application(request)
 
-    async def _publish(self, scope: Scope, decision: Decision) -> None:
-        state = scope.setdefault("state", {})
-        state[STATE_CLIENT] = self.client
-        state[STATE_DECISION] = decision
-        state[STATE_RECEIPT] = decision.receipt
-        state[STATE_PASSTHROUGH] = decision.passthrough
-        if self._on_decision is not None:
-            await _call(self._on_decision, decision)
-        if self._on_receipt is not None and decision.receipt is not None:
-            await _call(self._on_receipt, decision.receipt)
+        run = Run(members, handler, view.evidence)
+        answer = await run(view)
+        if isinstance(answer, Downstream) and application is not None:
+            await application.release(answer)
+            return
+        if application is not None:
+            await application.cancel()
+        await self._answer(answer, view, send)
+
+    async def _answer(self, answer: AnyResponse, view: ASGIGuardRequest, send: HeaderSend) -> None:
+        known = view.scope.get("state", {}).get(STATE_DECISION)
+        if answer.status >= 400 and (known is None or known.denial is None):
+            # A local guard refused. Before the sidecar was asked there is no receipt, but there is a trace.
+            denial = (
+                answer if isinstance(answer, Denial) else Denial(status=answer.status, message="refused by a guard")
+            )
+            decision = known if known is not None else Decision(verdict="refused")
+            refused = replace(decision, verdict="refused", denial=denial, evidence=_evidence(known, view))
+            await self._decide.publish(view, refused)
+        if view.scope["type"] == "websocket":
+            await refuse_websocket(answer, view.scope, send)
+        else:
+            await send_answer(answer, send)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def closing(message: Message) -> None:
@@ -178,13 +158,13 @@ class ChioASGIMiddleware:
         await self.app(scope, receive, closing)
 
 
-async def _call(hook: Hook, value: Any) -> None:
-    try:
-        result = hook(value)
-        if inspecting.isawaitable(result):
-            await result
-    except Exception:
-        log.exception("chio: hook %r failed; the request goes on", getattr(hook, "__qualname__", hook))
+def _evidence(known: Decision | None, view: ASGIGuardRequest) -> tuple[GuardEvidence, ...]:
+    signed = known.receipt.evidence if known is not None and known.receipt is not None else None
+    return (*view.evidence, *(signed or ()))
+
+
+async def _never(request: GuardRequest) -> Response:
+    raise ConfigurationError("a chain of request-only guards has no inner step")
 
 
 def _again(opening: Message, receive: Receive) -> Receive:

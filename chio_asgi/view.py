@@ -12,7 +12,10 @@ from urllib.parse import parse_qsl, quote
 
 from chio_asgi.body import Body, read_body
 from chio_asgi.types import Receive, Scope
+from chio_core.canonical import sha256_hex
+from chio_core.errors import ConfigurationError
 from chio_core.headers import HeaderLines
+from chio_core.models.verdict import GuardEvidence
 
 _NO_LIMIT = 2**63
 
@@ -44,6 +47,9 @@ class ASGIGuardRequest:
     Args:
         scope: the ASGI scope; a websocket handshake is seen as a GET.
         receive: needed by `body()` only.
+
+    Attributes:
+        evidence: what the local guards have said so far.
     """
 
     def __init__(self, scope: Scope, receive: Receive | None = None) -> None:
@@ -51,6 +57,8 @@ class ASGIGuardRequest:
         self._receive = receive
         self._body: Body | None = None
         self._lines: HeaderLines | None = None
+        self._sealed = False
+        self.evidence: list[GuardEvidence] = []
         self._method: str = scope.get("method", "GET")
         self._path: str = scope["path"]
         self._route_path = route_path(scope)
@@ -132,6 +140,30 @@ class ASGIGuardRequest:
             announced = self.header_values("content-length")
             self._body = await read_body(self._receive, limit, spool_bytes, announced[0] if announced else None)
         return self._body
+
+    def replace_body(self, data: bytes) -> None:
+        """Give the sidecar and the handler another body; possible until the decision.
+
+        Raises:
+            ConfigurationError: the body was hashed for the decision already.
+        """
+        if self._sealed:
+            raise ConfigurationError("the body was part of the decision and cannot be replaced after it")
+        self.close()
+        self._body = Body(data, None, len(data), sha256_hex(data) if data else None)
+        kept = [pair for pair in self._scope.get("headers", ()) if pair[0].lower() != b"content-length"]
+        self._scope["headers"] = [*kept, (b"content-length", str(len(data)).encode())]
+        self._lines = None
+
+    def seal(self) -> None:
+        """Fix the body: from now on it is what the decision is about."""
+        self._sealed = True
+
+    def replay(self) -> Receive:
+        """Return the `receive` for the application: the body first, if it was read, then the server's."""
+        if self._receive is None:
+            raise RuntimeError("this view was made without `receive`")
+        return self._receive if self._body is None else self._body.replay(self._receive)
 
     @property
     def has_body(self) -> bool:

@@ -1,13 +1,16 @@
 """The framework-neutral core of Chio: settings, models, verification, the decision, the client."""
 
+from chio_core.chain import Chain, Next
 from chio_core.client import ChioClient, SyncChioClient
 from chio_core.decision import Decision
 from chio_core.errors import ChioError, ConfigurationError
 from chio_core.request import GuardRequest, Requirement
-from chio_core.response import Denial, Downstream, Response
+from chio_core.response import AnyResponse, Denial, Downstream, Response
 from chio_core.settings import ChioSettings
 
 __all__ = [
+    "AnyResponse",
+    "Chain",
     "ChioClient",
     "ChioError",
     "ChioSettings",
@@ -16,6 +19,7 @@ __all__ = [
     "Denial",
     "Downstream",
     "GuardRequest",
+    "Next",
     "Requirement",
     "Response",
     "SyncChioClient",

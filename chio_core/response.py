@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -61,7 +61,19 @@ class Response(Head):
 
 @dataclass(frozen=True, slots=True)
 class Downstream(Head):
-    """The head of whatever the application answers. Its body is lazy and cannot be read here."""
+    """The head of whatever the application answers (JSON, stream, SSE, file alike).
+
+    Its body is lazy and cannot be read here.
+
+    Attributes:
+        finished: functions that are called once the last byte was sent, or the application failed.
+    """
+
+    finished: list[Callable[[], None]] = field(default_factory=list, compare=False, repr=False)
+
+    def when_finished(self, callback: Callable[[], None]) -> None:
+        """Have a function called when the body is over; copies made by `with_…` share these functions."""
+        self.finished.append(callback)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

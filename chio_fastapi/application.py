@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from fastapi import FastAPI
 
 from chio_asgi.config import ChioASGIConfig
 from chio_asgi.middleware import ChioASGIMiddleware
+from chio_core.chain import Chain, Guard
 from chio_core.client import ChioClient
 from chio_core.decision import Decision
 from chio_core.models.caller import CallerIdentity
@@ -23,6 +24,7 @@ def add_chio(
     app: FastAPI,
     config: ChioSettings | None = None,
     *,
+    guards: Chain | Sequence[Guard | Chain] = (),
     client: ChioClient | None = None,
     extractor: Callable[[RequestView], CallerIdentity] | None = None,
     on_decision: Callable[[Decision], Awaitable[None] | None] | None = None,
@@ -35,6 +37,7 @@ def add_chio(
         app: the application. Middleware added later stands outside of Chio.
         config: options; or give them as keywords (`add_chio(app, sidecar_url="embedded:chio.sqlite3")`), or
             leave both out to read the environment (`CHIO_*`).
+        guards: guards around the decision, or a `Chain` of them; see `chio_core.chain`.
         client, extractor, on_decision, on_receipt: see `chio_asgi.ChioASGIMiddleware`.
 
     Returns:
@@ -52,6 +55,7 @@ def add_chio(
     app.add_middleware(
         ChioASGIMiddleware,
         config=settings,
+        guards=guards,
         client=shared,
         extractor=extractor,
         on_decision=on_decision,

@@ -2,6 +2,7 @@
 
 from chio_core.models.base import WireModel
 from chio_core.models.caller import AuthMethod, CallerIdentity
+from chio_core.models.capability import CapabilityToken, ChioScope, ToolGrant
 from chio_core.models.receipt import ChioPassthrough, EvaluateResponse, HttpReceipt
 from chio_core.models.request import ChioHttpRequest, ModelMetadata
 from chio_core.models.verdict import GuardEvidence, Verdict
@@ -9,12 +10,15 @@ from chio_core.models.verdict import GuardEvidence, Verdict
 __all__ = [
     "AuthMethod",
     "CallerIdentity",
+    "CapabilityToken",
     "ChioHttpRequest",
     "ChioPassthrough",
+    "ChioScope",
     "EvaluateResponse",
     "GuardEvidence",
     "HttpReceipt",
     "ModelMetadata",
+    "ToolGrant",
     "Verdict",
     "WireModel",
 ]

@@ -1,7 +1,8 @@
 """CapabilityToken and its parts (wire protocol, section 5.1).
 
-A token is signed in the form of this model, not in the form of its text: `to_signed()` leaves out members that
-the protocol does not know, absent optionals and empty lists (section 5.2). `to_wire()` keeps unknown members.
+A token is signed in the form of this model, not in the form of its text: `to_signed()` leaves out members
+that the protocol does not know, absent optionals and empty lists (section 5.2). `to_wire()` keeps unknown
+members.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Constraint: one condition of a tool grant, and the shapes that its value may have (wire protocol, section 5.5).
+"""Constraint: one condition of a tool grant, and the shapes of its value (wire protocol, section 5.5).
 
-A type that is not listed here, or a value of another shape, makes the whole token unreadable: a condition that
-nobody understands must never be skipped.
+A type that is not listed here, or a value of another shape, makes the whole token unreadable: a condition
+that nobody understands must never be skipped.
 """
 
 from __future__ import annotations

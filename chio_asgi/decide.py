@@ -1,0 +1,131 @@
+"""Decide: the member of the chain that asks the sidecar, for ASGI.
+
+The order of its steps is the policy:
+
+1. exclusions; 2. what could mean two things is refused (400, 405); 3. the body, counted and hashed (413);
+4. the route that will run, and what it asks for; 5. who is calling; 6. the sidecar's decision, verified; 7. the
+outcome on the request's state.
+"""
+
+from __future__ import annotations
+
+import inspect as inspecting
+import logging
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+from chio_asgi.body import BodyTooLarge, ClientDisconnected
+from chio_asgi.routing import RouteResolver
+from chio_asgi.view import ASGIGuardRequest
+from chio_core.chain import DECIDE_PRIORITY, DECISION
+from chio_core.client import ChioClient
+from chio_core.decide import inspect, prepare, singleton_headers
+from chio_core.decision import Decision, body_too_large
+from chio_core.exclusions import is_excluded
+from chio_core.identity import default_extractor
+from chio_core.models.caller import CallerIdentity
+from chio_core.models.receipt import HttpReceipt
+from chio_core.names import LOGGER, STATE_CLIENT, STATE_DECISION, STATE_PASSTHROUGH, STATE_RECEIPT
+from chio_core.request import RequestView
+from chio_core.response import Denial
+from chio_core.settings import ChioSettings
+
+log = logging.getLogger(LOGGER)
+
+DecisionHook = Callable[[Decision], Awaitable[None] | None]
+ReceiptHook = Callable[[HttpReceipt], Awaitable[None] | None]
+
+
+class Decide:
+    """Asks the sidecar about a request and leaves the decision on its state.
+
+    Args:
+        settings, client: what to ask and how.
+        resolve: finds the route that will run.
+        extractor: finds out who is calling.
+        on_decision, on_receipt: see `chio_asgi.ChioASGIMiddleware`.
+    """
+
+    name = "decide"
+    priority = DECIDE_PRIORITY
+    provides = frozenset({DECISION})
+
+    def __init__(
+        self,
+        settings: ChioSettings,
+        client: ChioClient,
+        resolve: RouteResolver,
+        extractor: Callable[[RequestView], CallerIdentity] | None = None,
+        on_decision: DecisionHook | None = None,
+        on_receipt: ReceiptHook | None = None,
+    ) -> None:
+        self._settings = settings
+        self._client = client
+        self._resolve = resolve
+        self._extract = extractor or default_extractor(settings.api_key_header, settings.session_cookie)
+        self._on_decision = on_decision
+        self._on_receipt = on_receipt
+        self._singletons = singleton_headers(settings)
+
+    async def __call__(self, view: ASGIGuardRequest) -> Denial | None:
+        """Return the refusal, or None when the request may go on."""
+        if is_excluded(self._settings, view.method, view.route_path):
+            return None
+        decision = await self._judge(view)
+        if view.evidence:
+            decision = replace(decision, evidence=(*view.evidence, *decision.evidence))
+        await self.publish(view, decision)
+        return decision.denial
+
+    async def publish(self, view: ASGIGuardRequest, decision: Decision) -> None:
+        """Put a decision on the request's state and tell the hooks."""
+        state = view.scope.setdefault("state", {})
+        state[STATE_CLIENT] = self._client
+        state[STATE_DECISION] = decision
+        state[STATE_RECEIPT] = decision.receipt
+        state[STATE_PASSTHROUGH] = decision.passthrough
+        if self._on_decision is not None:
+            await _call(self._on_decision, decision)
+        if self._on_receipt is not None and decision.receipt is not None:
+            await _call(self._on_receipt, decision.receipt)
+
+    async def _judge(self, view: ASGIGuardRequest) -> Decision:
+        settings = self._settings
+        if (denial := inspect(view, settings, self._singletons)) is not None:
+            return Decision(verdict="refused", denial=denial)
+        try:
+            body = await view.read_body(settings.max_body_bytes, settings.spool_bytes) if view.has_body else None
+        except BodyTooLarge:
+            return Decision(verdict="refused", denial=body_too_large(settings.max_body_bytes))
+        except ClientDisconnected:
+            # Nobody will read this; it is said so that the request has an end in the log of decisions.
+            gone = Denial(
+                status=400, code="chio_bad_request", message="the client went away before its body was complete"
+            )
+            return Decision(verdict="refused", denial=gone)
+        view.seal()
+        route = self._resolve(view.scope)
+        question = prepare(
+            view,
+            settings,
+            request_id=str(uuid.uuid4()),
+            now=time.time(),
+            caller=self._extract(view),
+            template=route.template,
+            body_hash=body.hash if body else None,
+            body_length=body.length if body else 0,
+            requirement=route.requirement() if route.sources else None,
+        )
+        return await self._client.decide(question)
+
+
+async def _call(hook: Callable[[Any], Any], value: Any) -> None:
+    try:
+        result = hook(value)
+        if inspecting.isawaitable(result):
+            await result
+    except Exception:
+        log.exception("chio: hook %r failed; the request goes on", getattr(hook, "__qualname__", hook))

@@ -1,0 +1,230 @@
+"""Chain: the ordered guards around the decision.
+
+A guard has one of two shapes, told apart by the number of its arguments:
+
+* `async def guard(request) -> Response | Denial | None`: look, perhaps refuse; None goes on;
+* `async def middleware(request, next) -> AnyResponse`: wrap; `await next(request)` runs the rest.
+
+Order is `(priority, registration)`, lower is outermost, stable. `provides` and `requires` are names: a member
+that requires `decision` must stand inside the member that provides it. The chain is frozen when it is first
+run; an order that cannot work is a `ConfigurationError` that names both members and the remedy.
+
+The member `decide` stands at priority 0, provides `decision`, and can be neither removed, disabled, filtered by
+method nor added twice. The number is the policy: a guard below 0 refuses without asking the sidecar, in
+microseconds and without a receipt; a guard above 0 runs only for what the sidecar has allowed.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from chio_core.errors import ConfigurationError
+from chio_core.models.verdict import GuardEvidence
+from chio_core.request import GuardRequest
+from chio_core.response import AnyResponse
+
+Next = Callable[[GuardRequest], Awaitable[AnyResponse]]
+"""Runs the rest of the chain and the handler."""
+
+Guard = Callable[..., Awaitable[Any]]
+"""A guard of either shape."""
+
+DECISION = "decision"
+DECIDE_PRIORITY = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One guard with its place.
+
+    Attributes:
+        wraps: it has the shape `(request, next)`.
+        methods: methods that it runs for, in capitals; None for all.
+        is_decide: it is the member that asks the sidecar.
+        passed: the evidence that it leaves when it lets a request go on.
+    """
+
+    name: str
+    guard: Guard
+    priority: int
+    wraps: bool
+    provides: frozenset[str] = frozenset()
+    requires: frozenset[str] = frozenset()
+    methods: frozenset[str] | None = None
+    is_decide: bool = field(init=False)
+    passed: GuardEvidence = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        # Made once: both are read for every request.
+        object.__setattr__(self, "is_decide", DECISION in self.provides)
+        object.__setattr__(self, "passed", GuardEvidence(guard_name=f"local/{self.name}", verdict=True))
+
+    def runs_for(self, method: str) -> bool:
+        """Tell whether the member takes part in a request; `enabled` is read from the guard each time."""
+        if self.is_decide:
+            return True
+        return getattr(self.guard, "enabled", True) and (self.methods is None or method.upper() in self.methods)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of `check()`: severity is `INFO`, `WARN` or `ERROR`."""
+
+    severity: str
+    category: str
+    message: str
+
+
+class Chain:
+    """An ordered set of guards; `a | b` and `Chain(a, b)` are the same.
+
+    Args:
+        guards: guards or other chains, outermost first among those of equal priority.
+    """
+
+    def __init__(self, *guards: Guard | Chain) -> None:
+        self._members: list[Member] = []
+        self._frozen: tuple[Member, ...] | None = None
+        for guard in guards:
+            self.add(guard)
+
+    def add(
+        self,
+        guard: Guard | Chain,
+        *,
+        priority: int | None = None,
+        name: str | None = None,
+        provides: Collection[str] | None = None,
+        requires: Collection[str] | None = None,
+        methods: Collection[str] | None = None,
+    ) -> Chain:
+        """Add a guard. What is left out is read from the guard's attributes of the same name, then defaulted.
+
+        Args:
+            priority: lower is further out; 0 is where the sidecar is asked, 10 the default.
+
+        Raises:
+            ConfigurationError: the chain is frozen, the guard is no `async def`, or has another shape.
+        """
+        if self._frozen is not None:
+            raise ConfigurationError(
+                f"the chain is frozen since its first request; add {_name(guard)} before the start"
+            )
+        if isinstance(guard, Chain):
+            self._members.extend(guard._members)
+            return self
+        own_methods = methods if methods is not None else getattr(guard, "methods", None)
+        member = Member(
+            name=name or _name(guard),
+            guard=guard,
+            priority=priority if priority is not None else getattr(guard, "priority", 10),
+            wraps=_wraps(guard),
+            provides=frozenset(provides if provides is not None else getattr(guard, "provides", ())),
+            requires=frozenset(requires if requires is not None else getattr(guard, "requires", ())),
+            methods=frozenset(method.upper() for method in own_methods) if own_methods is not None else None,
+        )
+        _check_decide(member, self._members)
+        self._members.append(member)
+        return self
+
+    def __or__(self, other: Guard | Chain) -> Chain:
+        return Chain(self, other)
+
+    def __ror__(self, other: Guard) -> Chain:
+        return Chain(other, self)
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(self.order())
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def order(self) -> tuple[Member, ...]:
+        """Return the members in run order, outermost first."""
+        return tuple(sorted(self._members, key=lambda member: member.priority))
+
+    def freeze(self) -> tuple[Member, ...]:
+        """Fix the order and return it.
+
+        Raises:
+            ConfigurationError: a member requires what only a member inside of it, or none, provides.
+        """
+        if self._frozen is None:
+            order = self.order()
+            _check_requirements(order)
+            self._frozen = order
+        return self._frozen
+
+    def check(self) -> list[Finding]:
+        """Return what will run, by name and in order, and what is wrong with it; nothing without guards."""
+        order = self.order()
+        if all(member.is_decide for member in order):
+            return []
+        listed = " → ".join(_listed(member) for member in order)
+        found = [Finding("INFO", "middleware_chain", listed)]
+        try:
+            _check_requirements(order)
+        except ConfigurationError as exc:
+            found.append(Finding("ERROR", "middleware_order", exc.message))
+        for member in order:
+            inner = getattr(member.guard, "check", None)
+            if callable(inner) and not isinstance(member.guard, Chain):
+                found.extend(inner())
+        return found
+
+
+def _listed(member: Member) -> str:
+    note = "" if getattr(member.guard, "enabled", True) else ", disabled"
+    only = f", only {'/'.join(sorted(member.methods))}" if member.methods is not None else ""
+    return f"{member.name} ({member.priority}{only}{note})"
+
+
+def _name(guard: Any) -> str:
+    own = getattr(guard, "name", None) or getattr(guard, "__name__", None)
+    return own if isinstance(own, str) else type(guard).__name__
+
+
+def _wraps(guard: Guard) -> bool:
+    call = guard if inspect.isfunction(guard) or inspect.ismethod(guard) else getattr(guard, "__call__", None)  # noqa: B004
+    if inspect.isclass(guard) or not callable(guard):
+        raise ConfigurationError(f"{_name(guard)} is no guard; give an instance or a function")
+    if not inspect.iscoroutinefunction(call) and not inspect.iscoroutinefunction(guard):
+        raise ConfigurationError(f"guard {_name(guard)} must be `async def`: a blocking guard stops every request")
+    positional = [
+        parameter
+        for parameter in inspect.signature(guard).parameters.values()
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        and parameter.default is parameter.empty
+    ]
+    if len(positional) not in (1, 2):
+        raise ConfigurationError(f"guard {_name(guard)} must take (request) or (request, next)")
+    return len(positional) == 2
+
+
+def _check_decide(member: Member, others: Iterable[Member]) -> None:
+    if not member.is_decide:
+        return
+    if member.priority != DECIDE_PRIORITY or member.methods is not None:
+        raise ConfigurationError("decide stands at priority 0 for all methods; move the other guards instead")
+    if any(other.is_decide for other in others):
+        raise ConfigurationError("a chain asks the sidecar once; remove the second decide")
+
+
+def _check_requirements(order: tuple[Member, ...]) -> None:
+    given: dict[str, Member] = {}
+    providers = {name: member for member in reversed(order) for name in member.provides}
+    for member in order:
+        for need in sorted(member.requires - given.keys()):
+            if need not in providers:
+                raise ConfigurationError(
+                    f"{member.name} requires {need!r}, which no member provides; add one that does"
+                )
+            inner = providers[need]
+            raise ConfigurationError(
+                f"{member.name} (priority {member.priority}) requires {need!r}, which {inner.name} (priority "
+                f"{inner.priority}) provides further in; give {member.name} a priority above {inner.priority}"
+            )
+        given.update(dict.fromkeys(member.provides, member))
