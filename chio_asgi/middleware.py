@@ -155,6 +155,12 @@ class ChioASGIMiddleware:
                 await self.client.aclose()
             await send(message)
 
+        try:
+            self.client.open()
+        except ConfigurationError as exc:
+            await receive()
+            await send({"type": "lifespan.startup.failed", "message": f"chio: {exc.message}"})
+            return
         await self.app(scope, receive, closing)
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import httpx
 
     from chio_core.models.receipt import HttpReceipt
+    from chio_sidecar.embedded import EmbeddedSidecar
 
 log = logging.getLogger(LOGGER)
 
@@ -50,6 +51,19 @@ class ChioClient:
         self._clock = clock
         self._carrier: AsyncCarrier | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._embedded: EmbeddedSidecar | None = None
+
+    def open(self) -> None:
+        """Open an embedded sidecar now instead of at the first question; nothing to do for any other.
+
+        Raises:
+            ConfigurationError: its store or its key cannot be used.
+        """
+        if self._embedded is None and self._transport is None and self.settings.sidecar_url.startswith("embedded:"):
+            from chio_core.carrier.embedded import open_sidecar
+
+            self._embedded = open_sidecar(self.settings.sidecar_url)
+            self.trust = KeyTrust(self.settings.trusted_kernel_keys or (self._embedded.public_key,))
 
     async def decide(self, question: Question) -> Decision:
         """Ask one question and return the decision. Never raises for anything that the sidecar does."""
@@ -83,6 +97,9 @@ class ChioClient:
         carrier, self._carrier, self._loop = self._carrier, None, None
         if carrier is not None:
             await carrier.aclose()
+        embedded, self._embedded = self._embedded, None
+        if embedded is not None:
+            await embedded.close()
 
     async def __aenter__(self) -> ChioClient:
         return self
@@ -104,12 +121,11 @@ class ChioClient:
 
             url = settings.sidecar_url if settings.sidecar_url.startswith("http") else "http://localhost"
             return HttpxCarrier(url, self._transport)
-        if settings.sidecar_url.startswith("embedded:"):
-            from chio_core.carrier.embedded import EmbeddedCarrier
+        self.open()
+        if self._embedded is not None:
+            from chio_core.carrier.embedded import carrier_to
 
-            carrier = EmbeddedCarrier(settings.sidecar_url)
-            self.trust = KeyTrust(settings.trusted_kernel_keys or (carrier.public_key,))
-            return carrier
+            return carrier_to(self._embedded)
         from chio_core.carrier.pool import ConnectionPool
 
         end = Endpoint.parse(settings.sidecar_url)
@@ -167,7 +183,7 @@ class SyncChioClient:
     def _new_carrier(self) -> BlockingCarrier:
         settings = self.settings
         if settings.sidecar_url.startswith("embedded:"):
-            from chio_core.carrier.portal import PortalCarrier
+            from chio_core.carrier.embedded import PortalCarrier
 
             carrier = PortalCarrier(settings.sidecar_url)
             self.trust = KeyTrust(settings.trusted_kernel_keys or (carrier.public_key,))

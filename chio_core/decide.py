@@ -63,7 +63,7 @@ class Question:
 def singleton_headers(settings: ChioSettings) -> frozenset[str]:
     """Return the headers, in lower case, that may stand only once in a request."""
     own = frozenset({settings.capability_header.lower(), settings.api_key_header.lower()})
-    return own | frozenset({"authorization", "content-length", "content-type", "host", TRACEPARENT})
+    return own | frozenset({"authorization", "content-length", "content-type", "host"})
 
 
 def inspect(view: RequestView, settings: ChioSettings, singletons: frozenset[str]) -> Denial | None:
@@ -142,7 +142,7 @@ def prepare(
     token = capability_of(view, settings)
     headers = [(CAPABILITY_HEADER, token)] if token is not None else []
     trace = view.header_values(TRACEPARENT)
-    if trace and trace[0].isascii() and trace[0].isprintable():
+    if len(trace) == 1 and trace[0].isascii() and trace[0].isprintable():
         headers.append((TRACEPARENT, trace[0]))
     body = json.dumps(request.to_wire(), separators=(",", ":")).encode()
     expectation = Expectation(request, caller.identity_hash(), template)

@@ -6,6 +6,8 @@ only the sockets are missing. This is the one place that looks at `chio_sidecar`
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from typing import TYPE_CHECKING
 
 import httpx
@@ -19,8 +21,8 @@ if TYPE_CHECKING:
     from chio_sidecar.embedded import EmbeddedSidecar
 
 
-class EmbeddedCarrier:
-    """An `AsyncCarrier` to a sidecar that lives in this process.
+def open_sidecar(url: str) -> EmbeddedSidecar:
+    """Open the sidecar that an `embedded:` URL names.
 
     Args:
         url: `embedded:FILE`; FILE is the receipt store, its signing key stands beside it in `FILE.key`.
@@ -28,29 +30,53 @@ class EmbeddedCarrier:
     Raises:
         ConfigurationError: the extra `sidecar` is not installed, or the store or the key cannot be used.
     """
+    try:
+        from chio_sidecar.embedded import open_embedded
+    except ImportError as exc:
+        raise ConfigurationError(
+            f"an embedded sidecar needs the extra 'sidecar' ({exc.name} is missing): "
+            "pip install 'chio-frameworks[sidecar]'"
+        ) from None
+    return open_embedded(url.partition(":")[2])
+
+
+def carrier_to(sidecar: EmbeddedSidecar) -> HttpxCarrier:
+    """Return a carrier to an open sidecar for the running event loop; closing it leaves the sidecar open."""
+    return HttpxCarrier("http://embedded", httpx.ASGITransport(app=sidecar.app))
+
+
+class PortalCarrier:
+    """A `BlockingCarrier` to a sidecar that lives in an event loop of its own thread.
+
+    Args:
+        url: `embedded:FILE`; see `open_sidecar`.
+
+    Raises:
+        ConfigurationError: see `open_sidecar`.
+    """
 
     def __init__(self, url: str) -> None:
         self._sidecar = open_sidecar(url)
         self.public_key: str = self._sidecar.public_key
-        transport = httpx.ASGITransport(app=self._sidecar.app)
-        self._carrier = HttpxCarrier("http://embedded", transport)
+        self._carrier = carrier_to(self._sidecar)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="chio-embedded", daemon=True)
+        self._thread.start()
 
-    async def post(self, path: str, body: bytes, headers: Pairs, timeout: float) -> Answer:
+    def post(self, path: str, body: bytes, headers: Pairs, timeout: float) -> Answer:
         """See `AsyncCarrier.post`."""
-        return await self._carrier.post(path, body, headers, timeout)
+        exchange = self._carrier.post(path, body, headers, timeout)
+        return asyncio.run_coroutine_threadsafe(exchange, self._loop).result()
 
-    async def aclose(self) -> None:
-        """Finish what is under way and close the store."""
+    def close(self) -> None:
+        """Close the sidecar, then its loop and thread."""
+        if self._loop.is_closed():
+            return
+        asyncio.run_coroutine_threadsafe(self._aclose(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _aclose(self) -> None:
         await self._carrier.aclose()
         await self._sidecar.close()
-
-
-def open_sidecar(url: str) -> EmbeddedSidecar:
-    """Open the sidecar that an `embedded:` URL names."""
-    try:
-        from chio_sidecar.embedded import open_embedded
-    except ImportError:
-        raise ConfigurationError(
-            "an embedded sidecar needs the extra 'sidecar': pip install 'chio-frameworks[sidecar]'"
-        ) from None
-    return open_embedded(url.partition(":")[2])
