@@ -25,7 +25,7 @@ from chio_core.client import ChioClient
 from chio_core.decide import inspect, prepare, singleton_headers
 from chio_core.decision import Decision, body_too_large
 from chio_core.exclusions import is_excluded
-from chio_core.identity import default_extractor
+from chio_core.identity import default_extractor, identify
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import LOGGER, STATE_CLIENT, STATE_DECISION, STATE_PASSTHROUGH, STATE_RECEIPT
@@ -113,7 +113,7 @@ class Decide:
             settings,
             request_id=str(uuid.uuid4()),
             now=time.time(),
-            caller=self._extract(view),
+            caller=identify(view, self._extract),
             template=route.template,
             body_hash=body.hash if body else None,
             body_length=body.length if body else 0,

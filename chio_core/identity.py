@@ -11,10 +11,17 @@ from http.cookies import CookieError, SimpleCookie
 
 from chio_core.canonical import sha256_hex
 from chio_core.models.caller import CallerIdentity
+from chio_core.names import STATE_CALLER
 from chio_core.request import RequestView
 
 Extractor = Callable[[RequestView], "CallerIdentity | None"]
 """Takes a view; returns the identity that it finds, or None."""
+
+
+def identify(view: RequestView, extractor: Extractor) -> CallerIdentity:
+    """Return who is calling: what a guard has verified (`JwtAuth`), else what the extractor finds."""
+    known = getattr(view.state, STATE_CALLER, None)
+    return known if isinstance(known, CallerIdentity) else extractor(view) or CallerIdentity.anonymous()
 
 
 def first_of(*extractors: Extractor) -> Callable[[RequestView], CallerIdentity]:

@@ -117,6 +117,8 @@ class ChioSettings(BaseSettings):
             if not parts.hostname or parts.username or parts.password or parts.query or parts.fragment:
                 raise ValueError("must be http(s)://HOST[:PORT][/BASE] without user, query or fragment")
             _ = parts.port  # raises ValueError for a port that is no port
+            if not value.isascii() or not value.isprintable() or " " in value:
+                raise ValueError("must be printable ASCII without spaces; write other characters as %XX or punycode")
         elif parts.scheme in ("unix", "embedded"):
             if not value.partition(":")[2].strip("/"):
                 raise ValueError(f"{parts.scheme}: needs a file path after the colon")

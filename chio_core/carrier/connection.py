@@ -15,15 +15,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-import httptools
-
-from chio_core.carrier.base import MAX_ANSWER_BYTES
+from chio_core.carrier.answer import AnswerReader
 from chio_core.decide import Answer
 from chio_core.errors import EvaluationFailed, SidecarTimeout, SidecarUnreachable
 
 
 class Connection(asyncio.Protocol):
-    """A connection that carries one exchange at a time; `httptools` (llhttp) reads the answers.
+    """A connection that carries one exchange at a time.
 
     Args:
         on_idle: called when the connection can take the next exchange.
@@ -34,13 +32,9 @@ class Connection(asyncio.Protocol):
         self._on_idle = on_idle
         self._on_closed = on_closed
         self._transport: asyncio.Transport | None = None
-        self._parser: httptools.HttpResponseParser | None = None
+        self._reader: AnswerReader | None = None
         self._owner: asyncio.Future[Answer] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._busy = False
-        self._parts: list[bytes] = []
-        self._size = 0
-        self._content_type = ""
         self.closed = False
         self.idle_since = 0.0
 
@@ -57,9 +51,7 @@ class Connection(asyncio.Protocol):
             raise SidecarUnreachable("Chio sidecar closed the connection before it was used")
         owner: asyncio.Future[Answer] = loop.create_future()
         self._owner = owner
-        self._busy = True
-        self._parser = httptools.HttpResponseParser(self)
-        self._parts, self._size, self._content_type = [], 0, ""
+        self._reader = AnswerReader()
         self._timer = loop.call_at(deadline, self._too_late)
         self._transport.write(data)
         return owner
@@ -81,14 +73,24 @@ class Connection(asyncio.Protocol):
         self._transport = transport  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser; anything that is no answer to our question ends the connection."""
-        if not self._busy or self._parser is None:
+        """Read on; anything that is no answer to our question ends the connection."""
+        reader = self._reader
+        if reader is None:
             self.abort()
             return
         try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self._fail("Chio sidecar's answer is not HTTP")
+            answer = reader.feed(data)
+        except EvaluationFailed as exc:
+            self._settle(exc)
+            self.abort()
+            return
+        if answer is None:
+            return
+        self._settle(answer)
+        if reader.keep_alive and self.usable:
+            self._on_idle(self)
+        else:
+            self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the owner, if there is one, and the pool."""
@@ -96,52 +98,12 @@ class Connection(asyncio.Protocol):
         self._settle(EvaluationFailed("Chio sidecar closed the connection before it answered"))
         self._on_closed(self)
 
-    # httptools callbacks
-
-    def on_message_begin(self) -> None:
-        """Refuse bytes that follow a finished answer."""
-        if not self._busy:
-            self.abort()
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Remember what the answer says that it is."""
-        if name.lower() == b"content-type":
-            self._content_type = value.decode("latin-1")
-
-    def on_body(self, body: bytes) -> None:
-        """Collect the body up to the limit."""
-        self._size += len(body)
-        if self._size > MAX_ANSWER_BYTES:
-            self._fail("Chio sidecar's answer is too long")
-        else:
-            self._parts.append(body)
-
-    def on_message_complete(self) -> None:
-        """Hand the answer over and become idle; interim answers (1xx) are passed over."""
-        parser = self._parser
-        if parser is None or not self._busy:
-            return
-        status = parser.get_status_code()
-        if 100 <= status < 200:
-            self._parts, self._size, self._content_type = [], 0, ""
-            return
-        keep = parser.should_keep_alive()
-        self._settle(Answer(status, self._content_type, b"".join(self._parts)))
-        if keep and self.usable:
-            self._on_idle(self)
-        else:
-            self.abort()
-
-    def _fail(self, message: str) -> None:
-        self._settle(EvaluationFailed(message))
-        self.abort()
-
     def _too_late(self) -> None:
         self._settle(SidecarTimeout("Chio sidecar did not answer in time"))
         self.abort()
 
     def _settle(self, result: Answer | EvaluationFailed | SidecarTimeout) -> None:
-        owner, self._owner, self._busy, self._parser = self._owner, None, False, None
+        owner, self._owner, self._reader = self._owner, None, None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

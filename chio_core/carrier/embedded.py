@@ -41,8 +41,11 @@ def open_sidecar(url: str) -> EmbeddedSidecar:
 
 
 def carrier_to(sidecar: EmbeddedSidecar) -> HttpxCarrier:
-    """Return a carrier to an open sidecar for the running event loop; closing it leaves the sidecar open."""
-    return HttpxCarrier("http://embedded", httpx.ASGITransport(app=sidecar.app))
+    """Return a carrier to an open sidecar for the running event loop; closing it leaves the sidecar open.
+
+    The peer address that it shows is not a loopback one: the control plane stays closed to it.
+    """
+    return HttpxCarrier("http://embedded", httpx.ASGITransport(app=sidecar.app, client=("embedded", 0)))
 
 
 class PortalCarrier:

@@ -27,12 +27,21 @@ class ConnectionPool:
         endpoint: where the sidecar listens.
         limit: most connections at a time.
         connect_timeout: seconds to open one.
+        max_idle: seconds after which an unused connection is not used again.
     """
 
-    def __init__(self, endpoint: Endpoint, *, limit: int = 64, connect_timeout: float = 2.0) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        limit: int = 64,
+        connect_timeout: float = 2.0,
+        max_idle: float = MAX_IDLE_SECONDS,
+    ) -> None:
         self._endpoint = endpoint
         self._limit = limit
         self._connect_timeout = connect_timeout
+        self._max_idle = max_idle
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
         self._openers: set[asyncio.Task[None]] = set()
@@ -82,12 +91,14 @@ class ConnectionPool:
             connection = self._idle.pop()
             if not connection.usable:
                 continue
-            if now - connection.idle_since < MAX_IDLE_SECONDS:
+            if now - connection.idle_since < self._max_idle:
                 return connection
             connection.abort()
         return None
 
     async def _wait_in_line(self, loop: asyncio.AbstractEventLoop, deadline: float) -> Connection:
+        if self._closing:
+            raise SidecarUnreachable("the Chio client was closed")
         waiter: asyncio.Future[Connection] = loop.create_future()
         self._line.append(waiter)
         self._open_for_line()
@@ -126,6 +137,9 @@ class ConnectionPool:
                 _, connection = await loop.create_unix_connection(self._protocol, end.socket_path)
             else:
                 _, connection = await loop.create_connection(self._protocol, end.host, end.port, ssl=self._context())
+        if connection.closed:  # lost before this task went on; `_gone` has been called already
+            raise ConnectionResetError("the sidecar hung up")
+        self._openers.discard(asyncio.current_task())  # type: ignore[arg-type]  # from here on it counts as open
         self._open.add(connection)
         self._serve(connection)
 

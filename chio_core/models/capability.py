@@ -12,6 +12,7 @@ import re
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, StrictBool, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from chio_core.models.base import U32, U64, Text, WireModel
 from chio_core.models.constraint import Constraint
@@ -28,13 +29,13 @@ _SIGNATURE = re.compile(r"[0-9A-Fa-f]{128}|p(?:256|384):[0-9A-Fa-f]+")
 
 def _key(text: str) -> str:
     if not _KEY.fullmatch(text):
-        raise ValueError("a public key is written as 64 hex digits")
+        raise PydanticCustomError("capability", "a public key is written as 64 hex digits")
     return text.removeprefix("0x").lower()
 
 
 def _signature(text: str) -> str:
     if not _SIGNATURE.fullmatch(text):
-        raise ValueError("a signature is written as 128 hex digits")
+        raise PydanticCustomError("capability", "a signature is written as 128 hex digits")
     return text
 
 
@@ -158,7 +159,9 @@ class Attenuation(_SignedModel):
     def _is_complete(self) -> Attenuation:
         missing = [name for name in _ATTENUATIONS[self.type] if getattr(self, name) is None]
         if missing:
-            raise ValueError(f"a {self.type} attenuation needs {', '.join(missing)}")
+            raise PydanticCustomError(
+                "capability", "a {type} attenuation needs {needs}", {"type": self.type, "needs": ", ".join(missing)}
+            )
         return self
 
     def to_signed(self) -> dict[str, Any]:

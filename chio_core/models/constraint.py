@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from pydantic import model_validator
+from pydantic_core import PydanticCustomError
 
 from chio_core.models.base import Text, WireModel
 
@@ -118,9 +119,13 @@ class Constraint(WireModel):
     def _is_understood(self) -> Constraint:
         shape = _SHAPES.get(self.type)
         if shape is None:
-            raise ValueError("the constraint type is unknown")
+            raise PydanticCustomError("capability", "the constraint type is unknown")
         if not shape.fits(self.value):
-            raise ValueError(f"the value of a {self.type} constraint must be {shape.words}")
+            raise PydanticCustomError(
+                "capability",
+                "the value of {type} must be {words}",
+                {"type": self.type, "words": shape.words},
+            )
         return self
 
     def to_signed(self) -> dict[str, Any]:

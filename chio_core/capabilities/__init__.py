@@ -1,0 +1,27 @@
+"""Capability tokens: read, verify, issue, match a scope, compare scopes."""
+
+from chio_core.capabilities.delegation import DEFAULT_MAX_DEPTH, link_signing_text, verify_delegation_chain
+from chio_core.capabilities.errors import CapabilityRejected, ConstraintError
+from chio_core.capabilities.issue import issue_capability, sign_link
+from chio_core.capabilities.scope import match_grant, scope_allows
+from chio_core.capabilities.subset import NOT_A_SUBSET, is_subset, pattern_covers
+from chio_core.capabilities.tokens import MAX_TOKEN_BYTES, parse_capability, signing_text, verify_capability
+
+__all__ = [
+    "DEFAULT_MAX_DEPTH",
+    "MAX_TOKEN_BYTES",
+    "NOT_A_SUBSET",
+    "CapabilityRejected",
+    "ConstraintError",
+    "is_subset",
+    "issue_capability",
+    "link_signing_text",
+    "match_grant",
+    "parse_capability",
+    "pattern_covers",
+    "scope_allows",
+    "sign_link",
+    "signing_text",
+    "verify_capability",
+    "verify_delegation_chain",
+]

@@ -1,0 +1,182 @@
+"""Capability tokens: read and verify (wire protocol, sections 5.1 to 5.4).
+
+The rules of `verify_capability`, in this order; the first that fails gives the reason:
+
+1. R2: the text is one JSON object of the token's form, at most `MAX_TOKEN_BYTES` long.
+2. R3: the issuer is one of the trusted keys, when any are named.
+3. R4: the issuer's signature holds over the plain form, or, unless that is switched off, over the form with
+   `schema`. Members that narrow a token and that this version does not understand (`caveats` and its kind)
+   make the signature fail: a narrowing that is skipped would allow too much.
+4. R5a, R5b: issued_at <= now < expires_at, without leeway.
+5. The delegation chain holds (`chio_core.capabilities.delegation`), unless that is switched off.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from chio_core.canonical import canonical_json, parse_json
+from chio_core.capabilities.delegation import DEFAULT_MAX_DEPTH, verify_delegation_chain
+from chio_core.capabilities.errors import CapabilityRejected
+from chio_core.errors import ConfigurationError, InvalidDocument
+from chio_core.models.capability import CAPABILITY_SCHEMA, CapabilityToken
+from chio_core.models.receipt import explain
+from chio_core.signing import normalize_public_key, verify_signature
+
+MAX_TOKEN_BYTES = 65_536
+"""Longest token text that is read. A header of this size is refused by every server anyway."""
+
+_NARROWING = (
+    "caveats",
+    "scope_attenuations",
+    "attenuation_proof",
+    "budget_share_bps",
+    "aggregate_invocation_budget",
+)
+
+
+def parse_capability(text: str | bytes | Mapping[str, Any] | Any) -> CapabilityToken:
+    """Read a token; nothing is verified.
+
+    Args:
+        text: the JSON text, or what was parsed from it.
+
+    Raises:
+        CapabilityRejected: R2. The reason does not repeat what the text says.
+    """
+    document = _parse_text(text) if isinstance(text, (str, bytes)) else text
+    if not isinstance(document, Mapping):
+        raise _unreadable("expected a JSON object")
+    try:
+        return CapabilityToken.model_validate(dict(document))
+    except ValidationError as exc:
+        raise _unreadable(explain(exc)) from None
+
+
+def _parse_text(text: str | bytes) -> Any:
+    try:
+        source = text.encode() if isinstance(text, str) else text
+    except UnicodeEncodeError:
+        raise _unreadable("not UTF-8 text") from None
+    if len(source) > MAX_TOKEN_BYTES:
+        raise _unreadable(f"longer than {MAX_TOKEN_BYTES} bytes")
+    try:
+        document = parse_json(source)
+    except InvalidDocument as exc:
+        raise _unreadable(_without_content(exc.message)) from None
+    if b"\\u" in source and not _is_unicode(document):
+        raise _unreadable("a lone surrogate escape is no text")
+    return document
+
+
+def _without_content(message: str) -> str:
+    # A duplicate member is named by the parser; the name comes out of the token.
+    return "a member occurs twice in one JSON object" if message.startswith("member ") else message
+
+
+def _is_unicode(document: Any) -> bool:
+    try:
+        json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _unreadable(why: str) -> CapabilityRejected:
+    return CapabilityRejected(f"invalid capability token: {why}", rule="R2")
+
+
+def signing_text(token: CapabilityToken, *, schema_form: bool = False) -> bytes:
+    """Return the canonical JSON that a token's signature covers.
+
+    Args:
+        token: the token; its own signature is not looked at.
+        schema_form: the newer form, which carries `schema`, instead of the plain one.
+
+    Raises:
+        InvalidDocument: the token has no canonical form.
+    """
+    body = token.to_signed()
+    body.pop("signature")
+    body.pop("algorithm", None)
+    if schema_form:
+        body["schema"] = CAPABILITY_SCHEMA
+        for link, signed in zip(token.delegation_chain, body.get("delegation_chain", ()), strict=True):
+            signed.update(link.newer_members())
+    return canonical_json(body)
+
+
+def verify_capability(
+    token: CapabilityToken | str | bytes | Mapping[str, Any] | Any,
+    *,
+    trusted_issuers: Collection[str] | None = None,
+    now: int | None = None,
+    accept_schema_form: bool = True,
+    max_delegation_depth: int = DEFAULT_MAX_DEPTH,
+    check_delegation: bool = True,
+) -> CapabilityToken:
+    """Verify a token and return it as a model.
+
+    Args:
+        token: the token, its text, or what was parsed from the text.
+        trusted_issuers: public keys as hex. None asks nobody: then the result only proves that the token was
+            not changed since *somebody* issued it, which is no permission.
+        now: whole seconds since 1970; None is this machine's clock.
+        accept_schema_form: also accept the newer signing form; False is the strict April profile.
+        max_delegation_depth: longest chain that is accepted.
+        check_delegation: verify the chain; the April profile's evaluate call does not.
+
+    Raises:
+        CapabilityRejected: with the protocol's text as `reason`.
+        ConfigurationError: `trusted_issuers` is one string, or holds a text that is no public key.
+    """
+    if not isinstance(token, CapabilityToken):
+        token = parse_capability(token)
+    if trusted_issuers is not None and token.issuer not in _issuer_keys(trusted_issuers):
+        raise CapabilityRejected("capability issuer is not trusted", rule="R3")
+    if not _signature_holds(token, accept_schema_form):
+        raise CapabilityRejected("capability signature verification failed", rule="R4")
+    _check_time(token, int(time.time()) if now is None else now)
+    if check_delegation:
+        verify_delegation_chain(token.delegation_chain, max_depth=max_delegation_depth, accept_newer=accept_schema_form)
+    return token
+
+
+def _issuer_keys(trusted: Collection[str]) -> set[str]:
+    if isinstance(trusted, str):
+        raise ConfigurationError("trusted_issuers is a collection of public keys, not one string; use a list")
+    try:
+        return {normalize_public_key(key) for key in trusted}
+    except InvalidDocument as exc:
+        raise ConfigurationError(f"trusted_issuers holds a text that is no key: {exc.message}") from None
+
+
+def _signature_holds(token: CapabilityToken, accept_schema_form: bool) -> bool:
+    if token.algorithm is not None:
+        return False
+    extra = token.model_extra or {}
+    if accept_schema_form and any(extra.get(name) not in (None, [], {}) for name in _NARROWING):
+        return False
+    forms = (False, True) if accept_schema_form else (False,)
+    # A newer issuer says so in the text: then its form is tried first and one verification is saved.
+    ordered = reversed(forms) if "schema" in extra else forms
+    try:
+        return any(
+            verify_signature(token.issuer, signing_text(token, schema_form=form), token.signature) for form in ordered
+        )
+    except InvalidDocument:
+        return False
+
+
+def _check_time(token: CapabilityToken, now: int) -> None:
+    if now < token.issued_at:
+        text = f"capability not yet valid (not_before: {token.issued_at})"
+        raise CapabilityRejected(f"invalid capability token: {text}", rule="R5a")
+    if now >= token.expires_at:
+        text = f"capability expired at {token.expires_at}"
+        raise CapabilityRejected(f"invalid capability token: {text}", rule="R5b")

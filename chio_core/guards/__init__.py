@@ -1,0 +1,21 @@
+"""Ready guards. Their default places: stopwatch −100, request id −95, headers −90, addresses −80, rate −60, JWT −50."""
+
+from chio_core.guards.addresses import IpAllow, IpBlock
+from chio_core.guards.request_id import RequestId
+from chio_core.guards.security_headers import SecurityHeaders
+from chio_core.guards.stopwatch import Stopwatch
+
+__all__ = ["IpAllow", "IpBlock", "JwtAuth", "RateLimit", "RequestId", "SecurityHeaders", "Stopwatch"]
+
+
+def __getattr__(name: str) -> object:
+    # These two need libraries of the extra `guards`; asking for one of them is what imports it.
+    if name == "RateLimit":
+        from chio_core.guards.rate_limit import RateLimit
+
+        return RateLimit
+    if name == "JwtAuth":
+        from chio_core.guards.jwt_auth import JwtAuth
+
+        return JwtAuth
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

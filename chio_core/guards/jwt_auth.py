@@ -1,0 +1,161 @@
+"""JwtAuth: verify a JSON Web Token, and tell the sidecar who that caller really is (RFC 7519, RFC 8725).
+
+The library PyJWT does it. Algorithms are a list that you give; `none` is never among them. Keys come from you or
+from a JWKS document, which is fetched in a worker thread when a token names a key that is not known yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jwt
+
+from chio_core.canonical import sha256_hex
+from chio_core.errors import ConfigurationError
+from chio_core.models.caller import AuthMethod, CallerIdentity
+from chio_core.names import STATE_CALLER, STATE_CLAIMS
+from chio_core.request import GuardRequest
+from chio_core.response import Denial
+
+_MAX_TOKEN = 16 * 1024
+
+
+class JwtAuth:
+    """Asks for a valid bearer token; the claims are on `request.state.chio_claims`, the caller is verified.
+
+    Args:
+        key: the secret (HS…) or public key (PEM text or a key object) that signs tokens.
+        jwks_url: where the issuer publishes its keys, instead of `key`.
+        algorithms: what is accepted, for example `["EdDSA"]`.
+        issuer, audience: required values of `iss` and `aud`; None does not look at them.
+        subject_claim, tenant_claim, agent_claim: which claims become the caller's subject, tenant and agent id.
+        leeway: seconds of clock difference.
+        required: refuse requests without a token; otherwise they go on as they are.
+        jwks_lifespan: seconds that a fetched key is kept.
+        priority: place in the chain.
+
+    Raises:
+        ConfigurationError: no key or two, no algorithms, `none`, or secrets and public keys mixed.
+    """
+
+    name = "jwt_auth"
+    provides = frozenset({"identity"})
+
+    def __init__(
+        self,
+        *,
+        key: Any = None,
+        jwks_url: str | None = None,
+        algorithms: Sequence[str],
+        issuer: str | None = None,
+        audience: str | Sequence[str] | None = None,
+        subject_claim: str = "sub",
+        tenant_claim: str = "tenant",
+        agent_claim: str = "agent_id",
+        leeway: float = 0,
+        required: bool = True,
+        jwks_lifespan: float = 300,
+        priority: int = -50,
+    ) -> None:
+        _check_options(key, jwks_url, algorithms)
+        self.priority = priority
+        self.enabled = True
+        self._key = key
+        self._algorithms = list(algorithms)
+        self._issuer = issuer
+        self._audience = audience
+        self._claims = (subject_claim, tenant_claim, agent_claim)
+        self._leeway = leeway
+        self._required = required
+        self._lifespan = jwks_lifespan
+        self._jwks = jwt.PyJWKClient(jwks_url, lifespan=jwks_lifespan, timeout=5) if jwks_url else None
+        self._known: dict[str, tuple[Any, float]] = {}
+
+    async def __call__(self, request: GuardRequest) -> Denial | None:
+        """Return a 401 for a token that is missing or no good, a 503 when the keys cannot be had."""
+        header = request.headers.get("authorization", "")
+        token = header[7:].strip() if header[:7].lower() == "bearer " else ""
+        if not token:
+            return _unauthorized("a bearer token is required", None) if self._required else None
+        try:
+            claims = await self._verify(token)
+        except jwt.PyJWKClientConnectionError:
+            return Denial(
+                status=503, code="chio_keys_unavailable", message="the token issuer's keys cannot be fetched",
+                guard="local/jwt_auth", headers=(("retry-after", "1"),),
+            )  # fmt: skip
+        except (jwt.PyJWTError, ValueError, TypeError):
+            return _unauthorized("the bearer token is not valid", "invalid_token")
+        caller = self._caller(claims, token)
+        if caller is None:
+            return _unauthorized("the bearer token names no subject", "invalid_token")
+        setattr(request.state, STATE_CLAIMS, claims)
+        setattr(request.state, STATE_CALLER, caller)
+        return None
+
+    async def _verify(self, token: str) -> Mapping[str, Any]:
+        if len(token) > _MAX_TOKEN:
+            raise ValueError("token too long")
+        return jwt.decode(
+            token,
+            await self._signing_key(token),
+            algorithms=self._algorithms,
+            issuer=self._issuer,
+            audience=self._audience,
+            leeway=self._leeway,
+            options={"require": ["exp"], "verify_aud": self._audience is not None},
+        )
+
+    async def _signing_key(self, token: str) -> Any:
+        if self._jwks is None:
+            return self._key
+        header = jwt.get_unverified_header(token)
+        if header.get("alg") not in self._algorithms:
+            raise jwt.InvalidAlgorithmError("algorithm not accepted")
+        kid = header.get("kid")
+        if not isinstance(kid, str):
+            raise jwt.InvalidTokenError("a token for a key set names its key")
+        found = self._known.get(kid)
+        if found is not None and found[1] > time.monotonic():
+            return found[0]
+        # PyJWT blocks while it fetches (and limits how often it does), so it does that in a thread.
+        fetched = await asyncio.to_thread(self._jwks.get_signing_key, kid)
+        self._known = {k: v for k, v in self._known.items() if v[1] > time.monotonic()}
+        self._known[kid] = (fetched.key, time.monotonic() + self._lifespan)
+        return fetched.key
+
+    def _caller(self, claims: Mapping[str, Any], token: str) -> CallerIdentity | None:
+        subject, tenant, agent = (_text(claims.get(name)) for name in self._claims)
+        if subject is None:
+            return None
+        method = AuthMethod(method="bearer", token_hash=sha256_hex(token.encode()))
+        return CallerIdentity(subject=subject, auth_method=method, verified=True, tenant=tenant, agent_id=agent)
+
+
+def _check_options(key: Any, jwks_url: str | None, algorithms: Sequence[str]) -> None:
+    if (key is None) == (jwks_url is None):
+        raise ConfigurationError("JwtAuth needs either key or jwks_url")
+    if isinstance(algorithms, str) or not algorithms or any(a.lower() == "none" for a in algorithms):
+        raise ConfigurationError("JwtAuth(algorithms=…) takes a list such as ['EdDSA'], never 'none'")
+    symmetric = [a for a in algorithms if a.startswith("HS")]
+    if symmetric and (len(symmetric) != len(algorithms) or jwks_url is not None):
+        raise ConfigurationError("JwtAuth cannot accept shared secrets (HS…) and public keys at once")
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _unauthorized(message: str, error: str | None) -> Denial:
+    # RFC 6750, section 3: no error code when no token was sent at all.
+    challenge = 'Bearer realm="chio"' + (f', error="{error}"' if error else "")
+    return Denial(
+        status=401,
+        code="chio_unauthorized",
+        message=message,
+        guard="local/jwt_auth",
+        headers=(("www-authenticate", challenge),),
+    )

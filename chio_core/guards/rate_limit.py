@@ -1,0 +1,190 @@
+"""RateLimit: so many requests per caller and time, counted by the library `limits` in memory or in Redis.
+
+Memory counts per process: N workers allow N times the limit, and `check()` says so. Redis counts for all of
+them. When Redis cannot be asked, requests are refused (503), or pass where `fail_open` was chosen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import weakref
+from collections.abc import Callable, Sequence
+
+from limits import RateLimitItem, parse
+from limits.aio.storage import MemoryStorage, Storage
+from limits.aio.strategies import (
+    FixedWindowRateLimiter,
+    MovingWindowRateLimiter,
+    RateLimiter,
+    SlidingWindowCounterRateLimiter,
+)
+from limits.errors import StorageError
+from limits.storage import storage_from_string
+
+from chio_core.canonical import sha256_hex
+from chio_core.chain import Finding
+from chio_core.errors import ConfigurationError
+from chio_core.guards.client_ip import ClientAddress
+from chio_core.names import CAPABILITY_HEADER, LOGGER, STATE_CALLER
+from chio_core.outgoing import outgoing
+from chio_core.request import GuardRequest
+from chio_core.response import Denial
+
+log = logging.getLogger(LOGGER)
+
+Key = Callable[[GuardRequest], "str | None"]
+"""Returns whom to count a request for; None counts all such requests together."""
+
+_STRATEGIES: dict[str, type[RateLimiter]] = {
+    "fixed-window": FixedWindowRateLimiter,
+    "moving-window": MovingWindowRateLimiter,
+    "sliding-window-counter": SlidingWindowCounterRateLimiter,
+}
+
+
+class RateLimit:
+    """Refuses with 429 what exceeds a limit, and tells on every answer how much is left.
+
+    Args:
+        limit: `5/minute`, `100 per 10 seconds` and so on, as `limits` reads it.
+        storage: `memory://`, `redis://HOST:PORT/DB`, or what else `limits` knows.
+        key: `ip`, `caller` (a verified caller, else the address), `capability`, or your own function.
+        strategy: `sliding-window-counter`, `moving-window` or `fixed-window`.
+        fail_open: let requests pass while the storage cannot be asked.
+        trusted_proxies: whose `X-Forwarded-For` counts for `ip`.
+        priority: place in the chain.
+
+    Raises:
+        ConfigurationError: a limit, storage, key or strategy that is none.
+    """
+
+    name = "rate_limit"
+
+    def __init__(
+        self,
+        limit: str,
+        *,
+        storage: str = "memory://",
+        key: str | Key = "ip",
+        strategy: str = "sliding-window-counter",
+        fail_open: bool = False,
+        trusted_proxies: Sequence[str] = (),
+        priority: int = -60,
+    ) -> None:
+        self.priority = priority
+        self.enabled = True
+        self._item = _parse(limit)
+        self._url = storage
+        self._fail_open = fail_open
+        self._address = ClientAddress(tuple(trusted_proxies))
+        self._key = self._key_function(key)
+        if strategy not in _STRATEGIES:
+            raise ConfigurationError(f"strategy {strategy!r} is none of {', '.join(sorted(_STRATEGIES))}")
+        self._strategy = _STRATEGIES[strategy]
+        self._memory = self._strategy(MemoryStorage()) if storage == "memory://" else None
+        self._limiters: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, RateLimiter] = weakref.WeakKeyDictionary()
+        self._policy = f'"default";q={self._item.amount};w={self._item.get_expiry()}'
+        if self._memory is None:
+            self._open()  # a storage that cannot exist is a mistake of the configuration, said at once
+
+    async def __call__(self, request: GuardRequest) -> Denial | None:
+        """Return a 429 above the limit, a 503 when nobody can count."""
+        who = self._key(request) or "-"
+        limiter = self._limiter()
+        try:
+            inside = await limiter.hit(self._item, who)
+            reset, remaining = await limiter.get_window_stats(self._item, who)
+        except (StorageError, OSError) as exc:
+            return self._unavailable(exc)
+        wait = max(0, round(reset - time.time()))
+        self._tell(request, remaining if inside else 0, wait)
+        if inside:
+            return None
+        return Denial(
+            status=429,
+            code="chio_rate_limited",
+            message=f"more than {self._item.amount} requests in {self._item.get_expiry()} seconds",
+            guard="local/rate_limit",
+            headers=(("retry-after", str(max(1, wait))),),
+        )
+
+    def check(self) -> list[Finding]:
+        """Return a warning for a limit that each worker counts by itself."""
+        if self._memory is None:
+            return []
+        text = "rate_limit counts in memory: each worker process allows the whole limit; give storage='redis://…'"
+        return [Finding("WARN", "rate_limit_memory", text)]
+
+    def _tell(self, request: GuardRequest, remaining: int, wait: int) -> None:
+        # The fields of draft-ietf-httpapi-ratelimit-headers, section 3 and 4.
+        wishes = outgoing(request)
+        wishes.add_header("RateLimit-Policy", self._policy)
+        wishes.add_header("RateLimit", f'"default";r={max(0, remaining)};t={wait}')
+
+    def _unavailable(self, exc: Exception) -> Denial | None:
+        log.error("chio: rate limit storage cannot be asked (%s)", type(exc).__name__)
+        if self._fail_open:
+            return None
+        return Denial(
+            status=503,
+            code="chio_rate_limit_unavailable",
+            message="the rate limiter is unavailable",
+            guard="local/rate_limit",
+            headers=(("retry-after", "1"),),
+        )
+
+    def _limiter(self) -> RateLimiter:
+        if self._memory is not None:
+            return self._memory
+        # Connections belong to an event loop; another loop gets its own.
+        loop = asyncio.get_running_loop()
+        limiter = self._limiters.get(loop)
+        if limiter is None:
+            limiter = self._limiters[loop] = self._open()
+        return limiter
+
+    def _open(self) -> RateLimiter:
+        options: dict[str, str | bool] = {"wrap_exceptions": True}
+        if self._url.startswith("redis"):
+            options["implementation"] = "redispy"
+        try:
+            storage = storage_from_string(f"async+{self._url}", **options)
+        except Exception as exc:  # noqa: BLE001 - limits raises many types here, and all mean this
+            raise ConfigurationError(f"rate limit storage {_scheme(self._url)} cannot be used: {exc}") from None
+        if not isinstance(storage, Storage):
+            raise ConfigurationError(f"rate limit storage {_scheme(self._url)} has no asynchronous form")
+        return self._strategy(storage)
+
+    def _key_function(self, key: str | Key) -> Key:
+        if callable(key):
+            return key
+        if key == "ip":
+            return lambda request: str(self._address(request))
+        if key == "caller":
+            return lambda request: _caller(request) or str(self._address(request))
+        if key == "capability":
+            return _capability
+        raise ConfigurationError(f"key {key!r} is none of ip, caller, capability; or give a function")
+
+
+def _caller(request: GuardRequest) -> str | None:
+    caller = getattr(request.state, STATE_CALLER, None)
+    return caller.identity_hash() if caller is not None else None
+
+
+def _capability(request: GuardRequest) -> str | None:
+    token = request.headers.get(CAPABILITY_HEADER.lower())
+    return sha256_hex(token.encode()) if token else None
+
+
+def _parse(limit: str) -> RateLimitItem:
+    try:
+        return parse(limit)
+    except ValueError:
+        raise ConfigurationError(f"{limit!r} is no rate limit; write 5/minute or 100 per 10 seconds") from None
+
+
+def _scheme(url: str) -> str:
+    return url.partition("://")[0] + "://…"

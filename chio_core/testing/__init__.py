@@ -1,0 +1,36 @@
+"""For tests of governed applications: a scripted sidecar, its behaviours, and tampering.
+
+    from chio_core.testing import ScriptedSidecar, behaviours
+
+    sidecar = ScriptedSidecar(behaviours.DENY)
+    add_chio(app, client=sidecar.client())          # no sockets
+    ...
+    assert sidecar.asked[0].path == "/pets/7"
+
+    with ScriptedSidecar().serving_in_thread() as sidecar:      # a real socket, for Django and Flask
+        settings.CHIO_SIDECAR_URL = sidecar.url
+        settings.CHIO_TRUSTED_KERNEL_KEYS = [sidecar.public_key]
+
+Nothing here is a mock: questions are read, receipts are signed, and the client verifies them as it always does.
+"""
+
+from chio_core.testing import behaviours, tamper
+from chio_core.testing.behaviour import Behaviour, Reply
+from chio_core.testing.behaviours import BEHAVIOURS, behaviour
+from chio_core.testing.question import Asked
+from chio_core.testing.receipts import make_receipt, seal
+from chio_core.testing.sidecar import KEY, ScriptedSidecar
+
+__all__ = [
+    "BEHAVIOURS",
+    "KEY",
+    "Asked",
+    "Behaviour",
+    "Reply",
+    "ScriptedSidecar",
+    "behaviour",
+    "behaviours",
+    "make_receipt",
+    "seal",
+    "tamper",
+]

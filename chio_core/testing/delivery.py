@@ -1,0 +1,137 @@
+"""Deliveries: how the bytes of an answer come, or do not come, over the wire.
+
+A delivery turns the head and the body of an answer into steps. The socket server carries them out literally; the
+transport in memory gives httpx what a socket would have given it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+Cut = Callable[[int, int], int]
+"""Takes the length of the head and the length of the whole answer; returns the byte at which something happens."""
+
+
+class Ending(Enum):
+    """How a delivery may stop before its end."""
+
+    RESET = "reset"
+    """The connection is reset (TCP RST)."""
+    CLOSE = "close"
+    """The connection is closed in good order (TCP FIN)."""
+    HANG = "hang"
+    """Nothing more comes, and the connection stays open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A wait between two pieces.
+
+    Attributes:
+        seconds: how long.
+    """
+
+    seconds: float
+
+
+Step = bytes | Pause | Ending
+Delivery = Callable[[bytes, bytes], Iterator[Step]]
+"""Takes the head and the body of an answer and yields the steps that deliver it."""
+
+
+def whole(head: bytes, body: bytes) -> Iterator[Step]:
+    """Deliver everything at once."""
+    yield head + body
+
+
+def stop_at(ending: Ending, cut: int | Cut) -> Delivery:
+    """Return a delivery that sends so many bytes and then stops.
+
+    Args:
+        ending: how it stops.
+        cut: how many bytes are sent, or a function that says so; never more than the answer has.
+    """
+
+    def deliver(head: bytes, body: bytes) -> Iterator[Step]:
+        data = head + body
+        at = cut(len(head), len(data)) if callable(cut) else cut
+        if at > 0:
+            yield data[:at]
+        yield ending
+
+    return deliver
+
+
+def drip(cut: int | Cut, *, pieces: int = 1, every: float = 0.02) -> Delivery:
+    """Return a delivery that sends so many bytes at once and the rest slowly.
+
+    Args:
+        cut: how many bytes are sent at once.
+        pieces: bytes in each later piece.
+        every: seconds between two of them.
+    """
+
+    def deliver(head: bytes, body: bytes) -> Iterator[Step]:
+        data = head + body
+        at = cut(len(head), len(data)) if callable(cut) else cut
+        if at > 0:
+            yield data[:at]
+        for start in range(at, len(data), pieces):
+            yield Pause(every)
+            yield data[start : start + pieces]
+
+    return deliver
+
+
+def preceded_by(prefix: bytes, ending: Ending | None = None) -> Delivery:
+    """Return a delivery that sends other bytes first, for example an interim answer.
+
+    Args:
+        prefix: the bytes.
+        ending: None lets the answer follow; otherwise it never comes.
+    """
+
+    def deliver(head: bytes, body: bytes) -> Iterator[Step]:
+        yield prefix
+        yield head + body if ending is None else ending
+
+    return deliver
+
+
+def followed_by(suffix: bytes, ending: Ending | None = None) -> Delivery:
+    """Return a delivery that sends other bytes after the answer."""
+
+    def deliver(head: bytes, body: bytes) -> Iterator[Step]:
+        yield head + body + suffix
+        if ending is not None:
+            yield ending
+
+    return deliver
+
+
+def in_chunks(size: int, *, last_chunk: bool = True) -> Delivery:
+    """Return a delivery in the chunked coding (RFC 9112, section 7.1).
+
+    Args:
+        size: bytes of each chunk.
+        last_chunk: False closes the connection where the end should be announced.
+    """
+
+    def deliver(head: bytes, body: bytes) -> Iterator[Step]:
+        lines = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"content-length:")]
+        yield b"\r\n".join([lines[0], b"transfer-encoding: chunked", *lines[1:]])
+        for start in range(0, len(body), size):
+            piece = body[start : start + size]
+            yield b"%x\r\n%s\r\n" % (len(piece), piece)
+        yield b"0\r\n\r\n" if last_chunk else Ending.CLOSE
+
+    return deliver
+
+
+def until_closed(head: bytes, body: bytes) -> Iterator[Step]:
+    """Deliver an answer whose length is not announced: it ends when the connection closes."""
+    lines = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"content-length:")]
+    yield b"\r\n".join([lines[0], b"connection: close", *lines[1:]]) + body
+    yield Ending.CLOSE
