@@ -93,13 +93,17 @@ class ChioASGIMiddleware:
             raise
         finally:
             view.close()
+            tagged.finish()
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         opening = await receive()
         if opening["type"] != "websocket.connect":
             return
         tagged = HeaderSend(send, self._header, scope)
-        await self._run(ASGIGuardRequest(scope, None), tagged, lambda: _again(opening, receive))
+        try:
+            await self._run(ASGIGuardRequest(scope, None), tagged, lambda: _again(opening, receive))
+        finally:
+            tagged.finish()
 
     async def _run(self, view: ASGIGuardRequest, send: HeaderSend, replay: Callable[[], Receive]) -> None:
         members = self.chain.freeze()

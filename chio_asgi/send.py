@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from chio_asgi.types import Message, Scope, Send
-from chio_core.names import STATE_DECISION
+from chio_core.decision import Decision
+from chio_core.names import STATE_DECISION, STATE_OUTGOING
 from chio_core.problems import render
 from chio_core.response import AnyResponse, Denial, Response
 
@@ -23,33 +26,48 @@ class HeaderSend:
         scope: its state holds the decision by the time that the head is sent.
     """
 
-    __slots__ = ("_name", "_scope", "_send", "started")
+    __slots__ = ("_name", "_scope", "_send", "started", "status")
 
     def __init__(self, send: Send, name: bytes, scope: Scope) -> None:
         self._send = send
         self._name = name
         self._scope = scope
         self.started = False
+        self.status: int | None = None
 
     async def __call__(self, message: Message) -> None:
         """Send one message on."""
         if message["type"] in _HEADS:
             self.started = True
-            name = self._name
-            headers = [pair for pair in message.get("headers") or () if pair[0].lower() != name]
-            value = _receipt_id(self._scope)
-            if value is not None:
-                headers.append((name, value))
-            message = {**message, "headers": headers}
+            self.status = message.get("status")
+            message = {**message, "headers": self._headers(message.get("headers") or ())}
         await self._send(message)
 
+    def finish(self) -> None:
+        """Tell the guards that wanted to know that the request is over."""
+        wishes = self._scope.get("state", {}).get(STATE_OUTGOING)
+        if wishes is not None:
+            wishes.finish(self.status)
 
-def _receipt_id(scope: Scope) -> bytes | None:
-    decision = scope.get("state", {}).get(STATE_DECISION)
+    def _headers(self, sent: Iterable[tuple[bytes, bytes]]) -> Pairs:
+        state = self._scope.get("state", {})
+        wishes = state.get(STATE_OUTGOING)
+        if wishes is not None:
+            text = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in sent]
+            sent = _encoded(wishes.apply(text))
+        own = self._name
+        headers = [pair for pair in sent if pair[0].lower() != own]
+        value = _receipt_id(state.get(STATE_DECISION))
+        if value is not None:
+            headers.append((own, value))
+        return headers
+
+
+def _receipt_id(decision: Decision | None) -> bytes | None:
     receipt = decision.receipt if decision is not None else None
     if receipt is None or not receipt.id.isascii() or not receipt.id.isprintable():
         return None  # no header can carry such an id
-    return receipt.id.encode("ascii")  # type: ignore[no-any-return]
+    return receipt.id.encode("ascii")
 
 
 async def send_answer(answer: AnyResponse, send: Send, *, prefix: str = "http.response") -> None:
@@ -83,4 +101,8 @@ def _document(answer: AnyResponse) -> tuple[bytes, Pairs]:
     else:
         body = answer.body if isinstance(answer, Response) else b""
         headers = (*answer.headers, ("content-length", str(len(body))))
-    return body, [(name.lower().encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers]
+    return body, _encoded(headers)
+
+
+def _encoded(pairs: Iterable[tuple[str, str]]) -> Pairs:
+    return [(name.lower().encode("latin-1"), value.encode("latin-1", "replace")) for name, value in pairs]

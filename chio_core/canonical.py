@@ -21,6 +21,7 @@ MAX_DEPTH = 128
 
 _I64_MIN, _U64_MAX = -(2**63), 2**64 - 1
 _SAFE = 2**53 - 1
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def sha256_hex(data: bytes) -> str:
@@ -80,6 +81,8 @@ def parse_json(text: bytes | str) -> Any:
         raise InvalidDocument(f"not a JSON document: {exc}") from None
     if source.count("[") + source.count("{") > MAX_DEPTH:
         _check_depth(value)
+    if _SURROGATE.search(source):
+        _check_text(value)
     return value
 
 
@@ -101,13 +104,15 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_consta
 
 def _check_depth(value: Any) -> None:
     level, depth = [value], 0
-    while level:
-        level = [
-            child
-            for item in level
-            if isinstance(item, (dict, list))
-            for child in (item.values() if isinstance(item, dict) else item)
-        ]
+    while level := [item for item in level if isinstance(item, (dict, list))]:
         depth += 1
-        if depth > MAX_DEPTH + 1:
+        if depth > MAX_DEPTH:
             raise InvalidDocument(f"JSON is nested deeper than {MAX_DEPTH} levels")
+        level = [child for item in level for child in (item.values() if isinstance(item, dict) else item)]
+
+
+def _check_text(value: Any) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise InvalidDocument("JSON text contains half of a surrogate pair") from None

@@ -11,7 +11,9 @@ Rules that no guard can undo:
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from time import perf_counter
+from typing import Any
 
 from chio_core.chain import Member, Next
 from chio_core.models.verdict import GuardEvidence
@@ -66,7 +68,7 @@ class Run:
 
     async def _look(self, member: Member, request: GuardRequest) -> AnyResponse | None:
         try:
-            answer: AnyResponse | None = await member.guard(request)
+            answer: AnyResponse | None = await _watched(member, request)
         except Exception:
             if self.open:
                 raise
@@ -111,6 +113,51 @@ class Run:
         return Denial(
             status=500, code="chio_guard_failed", message=f"guard {member.name} failed", guard=f"local/{member.name}"
         )
+
+
+SLOW_GUARD_SECONDS = 0.05
+"""A guard that holds the event loop for longer, in one piece, is named in a warning."""
+
+
+async def _watched(member: Member, request: GuardRequest) -> AnyResponse | None:
+    # Nearly all guards finish without waiting for anything. The first step is taken by hand, so that it can be
+    # timed for less than the price of an `await`; only a guard that does wait is then awaited for the rest.
+    steps = member.guard(request).__await__()
+    start = perf_counter()
+    try:
+        waits_for = next(steps)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+    finally:
+        if perf_counter() - start > SLOW_GUARD_SECONDS:
+            log.warning(
+                "chio: guard %s blocked the event loop for %.0f ms", member.name, (perf_counter() - start) * 1e3
+            )
+    answer: AnyResponse | None = await _Rest(steps, waits_for)
+    return answer
+
+
+class _Rest:
+    """The rest of a coroutine whose first step has been taken."""
+
+    __slots__ = ("_first", "_steps")
+
+    def __init__(self, steps: Any, first: Any) -> None:
+        self._steps = steps
+        self._first = first
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        value = self._first
+        while True:
+            try:
+                try:
+                    sent = yield value
+                except BaseException as exc:  # noqa: BLE001 - a cancellation, above all, belongs to the guard
+                    value = self._steps.throw(exc)
+                else:
+                    value = self._steps.send(sent)
+            except StopIteration as done:
+                return done.value
 
 
 def _refusal(member: Member, answer: AnyResponse) -> GuardEvidence:

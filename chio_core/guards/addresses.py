@@ -13,9 +13,7 @@ from chio_core.response import Denial
 class _AddressGuard:
     provides = frozenset({"client_ip"})
 
-    def __init__(
-        self, networks: Iterable[str], *, trusted_proxies: Sequence[str] = (), priority: int = -80
-    ) -> None:
+    def __init__(self, networks: Iterable[str], *, trusted_proxies: Sequence[str] = (), priority: int = -80) -> None:
         self.priority = priority
         self.enabled = True
         self._networks = NetworkSet(networks)

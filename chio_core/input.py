@@ -1,0 +1,178 @@
+"""Request bodies that come as a blocking stream (WSGI, Django): counted and hashed to their end, then read again.
+
+The bytes that are hashed and the bytes that the application reads are the same file. Small bodies stay in
+memory, larger ones wait in a temporary file. Nothing here knows a framework.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tempfile
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import IO, Any, BinaryIO
+
+_PIECE = 256 * 1024
+
+
+class BodyUnusable(Exception):
+    """The body cannot be put to the sidecar.
+
+    Attributes:
+        status: how to answer.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a body is to the sidecar.
+
+    Attributes:
+        length: bytes counted.
+        hash: SHA-256 hex over all of them; None for an empty body.
+    """
+
+    length: int = 0
+    hash: str | None = None
+
+
+EMPTY = Measured()
+
+Steps = Generator[None, None, Measured]
+"""Yields now and then, so that an event loop can do something else; returns what was measured."""
+
+
+class KeptInput(io.RawIOBase):
+    """A one-way stream that can be read again: what was read is kept, the rest is fetched when it is asked for.
+
+    Args:
+        source: has `read(size)`; the end is an empty result.
+        length: bytes to expect; None until the end of the source.
+        spool_bytes: more bytes than these are kept in a temporary file.
+
+    Attributes:
+        truncated: the source ended before `length` bytes had come.
+    """
+
+    def __init__(self, source: Any, length: int | None, spool_bytes: int) -> None:
+        self._source = source
+        self._left = length
+        self._kept: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=max(1, spool_bytes))
+        self._size = 0
+        self._at = 0
+        self._ended = False
+        self.truncated = False
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def seekable(self) -> bool:
+        """True."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read from the present position on; see `io.RawIOBase`."""
+        self._fetch(self._at + len(buffer))
+        self._kept.seek(self._at)
+        piece = self._kept.read(len(buffer))
+        buffer[: len(piece)] = piece
+        self._at += len(piece)
+        return len(piece)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a position; to seek from the end everything is fetched first."""
+        if whence == io.SEEK_END:
+            self._fetch(None)
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = max(0, start + offset)
+        return self._at
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._at
+
+    def prefix(self, count: int) -> bytes:
+        """Return the first `count` bytes, the position unchanged; no more than these are fetched."""
+        self._fetch(count)
+        self._kept.seek(0)
+        return self._kept.read(count)
+
+    def close(self) -> None:
+        """Remove what was kept."""
+        self._kept.close()
+        super().close()
+
+    def _fetch(self, upto: int | None) -> None:
+        while not self._ended and (upto is None or self._size < upto):
+            want = _PIECE if upto is None else min(_PIECE, upto - self._size)
+            piece = self._source.read(want if self._left is None else min(want, self._left)) if self._left != 0 else b""
+            if not piece:
+                self._ended, self.truncated = True, bool(self._left)
+                return
+            self._kept.seek(self._size)
+            self._kept.write(piece)
+            self._size += len(piece)
+            if self._left is not None:
+                self._left -= len(piece)
+
+
+def keep(source: Any, length: int | None, spool_bytes: int) -> BinaryIO:
+    """Return a seekable file over a one-way stream; it fetches what it is asked for.
+
+    Args:
+        source, length, spool_bytes: see `KeptInput`.
+    """
+    return io.BufferedReader(KeptInput(source, length, spool_bytes))
+
+
+def measure(file: BinaryIO, limit: int) -> Steps:
+    """Count and hash a seekable file from its start, and leave it at its start again.
+
+    Raises:
+        BodyUnusable: more than `limit` bytes (413), or the client went away before the end (400).
+    """
+    digest, length = hashlib.sha256(), 0
+    try:
+        file.seek(0)
+        while piece := file.read(_PIECE):
+            length += len(piece)
+            if length > limit:
+                raise too_large(limit)
+            digest.update(piece)
+            yield
+        file.seek(0)
+    except OSError as exc:
+        raise incomplete() from exc
+    if getattr(getattr(file, "raw", None), "truncated", False):
+        raise incomplete()
+    return Measured(length, digest.hexdigest() if length else None)
+
+
+def read_from_start(file: BinaryIO, count: int = -1) -> bytes:
+    """Return the first `count` bytes of a seekable file, all of them by default, the position unchanged."""
+    kept = getattr(file, "raw", None)
+    if isinstance(kept, KeptInput) and count >= 0:
+        return kept.prefix(count)
+    at = file.tell()
+    file.seek(0)
+    try:
+        return file.read(count)
+    finally:
+        file.seek(at)
+
+
+def too_large(limit: int) -> BodyUnusable:
+    """Return the 413 for a body of more than `limit` bytes."""
+    return BodyUnusable(413, f"request body is larger than {limit} bytes")
+
+
+def incomplete() -> BodyUnusable:
+    """Return the 400 for a body whose end never came."""
+    return BodyUnusable(400, "the client went away before its body was complete")
