@@ -21,6 +21,8 @@ MAX_DEPTH = 128
 
 _I64_MIN, _U64_MAX = -(2**63), 2**64 - 1
 _SAFE = 2**53 - 1
+_ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+_OTHER_NUMBER = re.compile(r"[:,\[]-?\d+(?:\.|e|\d{15})")  # a fraction, an exponent, or 16 digits and more
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -42,6 +44,26 @@ def canonical_json(value: Any) -> bytes:
         return _with_wide_integers(value)
     except (rfc8785.CanonicalizationError, UnicodeError, RecursionError) as exc:
         raise InvalidDocument(f"value has no canonical JSON form: {exc}") from None
+
+
+def canonical_parsed(value: dict[str, Any]) -> bytes:
+    """Return `canonical_json` of an object whose keys are all text, as `parse_json` gives them; quicker.
+
+    For a document that is ASCII and holds no number but small integers, the standard library's encoder (in C)
+    writes exactly the canonical form: sorting by code point and by UTF-16 unit agree for ASCII keys, it has the
+    same short escapes, and integers have one spelling. That is nearly every receipt, and costs a quarter. Every
+    other document, and every one that only looks as if it had another number, goes the usual way.
+
+    Raises:
+        InvalidDocument: as `canonical_json`.
+    """
+    try:
+        text = _ENCODER.encode(value)
+    except (ValueError, TypeError, RecursionError):
+        return canonical_json(value)
+    if text.isascii() and not _OTHER_NUMBER.search(text):
+        return text.encode("ascii")
+    return canonical_json(value)
 
 
 def _with_wide_integers(value: Any) -> bytes:

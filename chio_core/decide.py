@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
@@ -50,13 +50,17 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What to send to `POST /chio/evaluate`, and what the receipt will have to match."""
+    """What to send to `POST /chio/evaluate`, and what the receipt will have to match.
+
+    Attributes:
+        capability: the token's text, a secret; like the headers that carry it, it is left out of the `repr`.
+    """
 
     request: ChioHttpRequest
-    body: bytes
-    headers: tuple[tuple[str, str], ...]
+    body: bytes = field(repr=False)
+    headers: tuple[tuple[str, str], ...] = field(repr=False)
     expectation: Expectation
-    capability: str | None
+    capability: str | None = field(repr=False)
     requirement: Requirement | None
 
 

@@ -7,7 +7,7 @@ An extractor is any callable that takes a view and returns an identity, or None 
 from __future__ import annotations
 
 from collections.abc import Callable
-from http.cookies import CookieError, SimpleCookie
+from http.cookies import SimpleCookie
 
 from chio_core.canonical import sha256_hex
 from chio_core.models.caller import CallerIdentity
@@ -67,19 +67,27 @@ def from_api_key(header: str) -> Extractor:
 
 
 def from_cookie(name: str) -> Extractor:
-    """Return an extractor for the cookie `name`."""
+    """Return an extractor for the cookie `name`; of several the last counts, as in the frameworks."""
 
     def extract(view: RequestView) -> CallerIdentity | None:
-        lines = view.header_values("cookie")
-        if not any(name in line for line in lines):
-            return None
-        try:
-            found = SimpleCookie("; ".join(lines)).get(name)
-        except CookieError:
-            return None
-        return CallerIdentity.cookie(name, found.value) if found is not None and found.value else None
+        value = ""
+        for line in view.header_values("cookie"):
+            for pair in line.split(";"):
+                key, equals, text = pair.partition("=")
+                if equals and key.strip() == name:
+                    value = _unquoted(text.strip())
+        return CallerIdentity.cookie(name, value) if value else None
 
     return extract
+
+
+def _unquoted(text: str) -> str:
+    # Pairs are taken apart here and not by SimpleCookie: it stops at the first pair that it does not like, and the
+    # application, which does not, would see a session where the sidecar was told of nobody.
+    if len(text) < 2 or text[0] != '"' or text[-1] != '"':
+        return text
+    found = SimpleCookie(f"value={text}").get("value")
+    return found.value if found is not None else text
 
 
 def from_client_certificate(view: RequestView) -> CallerIdentity | None:

@@ -27,7 +27,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from chio_core.canonical import canonical_json, sha256_hex
+from chio_core.canonical import canonical_parsed, sha256_hex
 from chio_core.errors import InvalidDocument, ReceiptRejected
 from chio_core.models.receipt import HttpReceipt
 from chio_core.models.request import ChioHttpRequest
@@ -84,7 +84,7 @@ def verify_receipt(
     if "receipt_kind" in document:
         _check_newer_semantics(typed, document)
     if trusted_keys is not None and typed.kernel_key not in trusted_keys:
-        raise ReceiptRejected("kernel_key", f"the receipt is signed by {typed.kernel_key[:80]}, which is not trusted")
+        raise ReceiptRejected("kernel_key", f"the receipt is signed by {typed.kernel_key[:80]!r}, which is not trusted")
     _check_signature(typed, document)
     if expected is not None:
         _check_binding(typed, expected)
@@ -113,7 +113,7 @@ def signed_bytes(document: Mapping[str, Any]) -> bytes:
     verdict = body.get("verdict")
     if isinstance(verdict, dict) and "outcome" in verdict and verdict["outcome"] == verdict.get("verdict"):
         body["verdict"] = {name: value for name, value in verdict.items() if name != "outcome"}
-    return canonical_json(body)
+    return canonical_parsed(body)
 
 
 def receipt_id_is_valid(document: Mapping[str, Any]) -> bool:
@@ -150,7 +150,7 @@ def _check_binding(receipt: HttpReceipt, expected: Expectation) -> None:
     if receipt.request_id != request.request_id:
         raise ReceiptRejected("request_id", "the receipt belongs to another request")
     if receipt.method != request.method:
-        raise ReceiptRejected("method", f"the receipt is for {receipt.method[:20]}, the request is {request.method}")
+        raise ReceiptRejected("method", f"the receipt is for {receipt.method[:20]!r}, the request is {request.method}")
     if receipt.session_id != request.session_id:
         raise ReceiptRejected("session_id", "the receipt belongs to another session")
     if receipt.caller_identity_hash != expected.caller_hash:

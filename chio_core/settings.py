@@ -13,11 +13,12 @@ import logging
 import os
 import re
 from collections.abc import Mapping
+from ipaddress import ip_address
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, SettingsConfigDict, SettingsError
 
 from chio_core.errors import ConfigurationError
 from chio_core.names import CAPABILITY_HEADER, LOGGER, RECEIPT_HEADER
@@ -105,7 +106,10 @@ class ChioSettings(BaseSettings):
             return value
         text = value.strip()
         if text.startswith("["):
-            return json.loads(text)
+            try:
+                return json.loads(text)
+            except ValueError:
+                raise ValueError("starts with [ but is no JSON list; write a, b, c or a list of strings") from None
         return [part.strip() for part in text.split(",") if part.strip()]
 
     @field_validator("sidecar_url")
@@ -131,15 +135,16 @@ class ChioSettings(BaseSettings):
     def _absolute_paths(cls, value: frozenset[str]) -> frozenset[str]:
         for path in value:
             if not path.startswith("/"):
-                raise ValueError(f"{path!r} must start with /")
+                raise ValueError("each path must start with /")
         return value
 
     @field_validator("exclude_prefixes")
     @classmethod
     def _prefixes_end_plain(cls, value: frozenset[str]) -> frozenset[str]:
-        if "/" in value:
+        prefixes = frozenset(prefix.rstrip("/") for prefix in value)
+        if "" in prefixes:
             raise ValueError("'/' would exclude the whole application")
-        return frozenset(prefix.rstrip("/") for prefix in value)
+        return prefixes
 
     @field_validator("exclude_methods")
     @classmethod
@@ -172,6 +177,8 @@ class ChioSettings(BaseSettings):
             super().__init__(**values)
         except (ValidationError, SettingsError) as exc:
             raise ConfigurationError(describe_errors(exc)) from None
+        except (OSError, UnicodeDecodeError):
+            raise ConfigurationError("the file .env cannot be read as UTF-8 text; correct or remove it") from None
 
 
 def _token(value: str, what: str) -> str:
@@ -186,8 +193,9 @@ def describe_errors(exc: ValidationError | SettingsError) -> str:
         return str(exc)
     lines = []
     for error in exc.errors(include_input=False, include_url=False):
-        name = ".".join(str(part) for part in error["loc"]) or "settings"
-        lines.append(f"{name} (environment CHIO_{name.upper()}): {error['msg']}")
+        message = error["msg"].removeprefix("Value error, ")
+        place = ".".join(str(part) for part in error["loc"])
+        lines.append(f"{place} (environment CHIO_{str(error['loc'][0]).upper()}): {message}" if place else message)
     return "; ".join(lines)
 
 
@@ -195,34 +203,62 @@ def report_settings(settings: ChioSettings, environ: Mapping[str, str] | None = 
     """Log one warning for each unsafe choice and each unknown `CHIO_*` name.
 
     Args:
-        environ: environment to look at; the process's own by default.
+        environ: environment to look at; the process's own and the file `.env` by default.
 
     Returns:
         The sentences that were logged, secrets left out.
     """
     found = list(unsafe_choices(settings))
     found += [f"environment variable {name} is not an option of Chio; is it misspelled?" for name in
-              unknown_names(os.environ if environ is None else environ)]  # fmt: skip
+              unknown_names(_environment() if environ is None else environ)]  # fmt: skip
     for sentence in found:
         log.warning("chio settings: %s", sentence)
     return found
 
 
+def _environment() -> dict[str, str]:
+    # The source gives the names of the file in lower case.
+    file = {name.upper(): "" for name in DotEnvSettingsSource(ChioSettings).env_vars}
+    return file | dict(os.environ)
+
+
 def unsafe_choices(settings: ChioSettings) -> list[str]:
     """Return one sentence for each setting that weakens governance."""
-    found = []
+    return list(unsafe_options(settings).values())
+
+
+def unsafe_options(settings: ChioSettings) -> dict[str, str]:
+    """Return the options that weaken governance, each with one sentence."""
+    found = {}
     if settings.fail_open:
-        found.append("fail_open is on: while the sidecar is unreachable or too slow, requests run without a decision")
+        found["fail_open"] = (
+            "fail_open is on: while the sidecar is unreachable or too slow, requests run without a decision"
+        )
     if not settings.trusted_kernel_keys and not settings.sidecar_url.startswith("embedded:"):
-        found.append(
+        found["trusted_kernel_keys"] = (
             "no trusted_kernel_keys are pinned: the first key that signs a good receipt is trusted by this process"
         )
     url = urlsplit(settings.sidecar_url)
-    if url.scheme == "http" and url.hostname not in ("localhost", "::1") and not str(url.hostname).startswith("127."):
-        found.append("sidecar_url is plain http to another machine: tokens and decisions can be read on the way")
+    if url.scheme == "http" and not _is_this_machine(url.hostname or ""):
+        found["sidecar_url"] = (
+            "sidecar_url is plain http to another machine: tokens and decisions can be read on the way"
+        )
     if settings.capability_in_query:
-        found.append("capability_in_query is on: tokens in URLs end up in access logs and Referer headers")
+        found["capability_in_query"] = (
+            "capability_in_query is on: tokens in URLs end up in access logs and Referer headers"
+        )
+    if ungoverned := sorted(settings.exclude_methods - {"OPTIONS"}):
+        found["exclude_methods"] = (
+            f"exclude_methods lets every {' and '.join(ungoverned)} request run without a decision"
+        )
     return found
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def unknown_names(environ: Mapping[str, str]) -> list[str]:

@@ -34,6 +34,12 @@ class BlockingPool:
         self._slots = threading.BoundedSemaphore(limit)
         self._idle: list[tuple[socket.socket, float]] = []
         self._tls: ssl.SSLContext | None = None
+        self._closed = False
+
+    @property
+    def idle(self) -> int:
+        """Connections that wait for work."""
+        return len(self._idle)
 
     def post(self, path: str, body: bytes, headers: Pairs, timeout: float) -> Answer:
         """See `AsyncCarrier.post`. A failed attempt to connect is made once more."""
@@ -48,7 +54,8 @@ class BlockingPool:
             self._slots.release()
 
     def close(self) -> None:
-        """Close the idle connections; those in use close when they come back and find no place."""
+        """Close the idle connections, and from now on each of the others after its exchange."""
+        self._closed = True
         while self._idle:
             self._idle.pop()[0].close()
 
@@ -104,6 +111,8 @@ class BlockingPool:
         finally:
             if reader.keep_alive:
                 self._idle.append((connection, time.monotonic()))
+                if self._closed:
+                    self.close()
             else:
                 connection.close()
         return answer

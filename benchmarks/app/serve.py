@@ -1,0 +1,94 @@
+"""The application under test, with or without a middleware around it, behind uvicorn.
+
+Two interpreters run this file: the one of the checkout and the one of the published package. It therefore is
+a script that imports nothing of the harness, and it refuses to start when `chio_asgi` is not the one that its
+variant names.
+
+    python benchmarks/app/serve.py ours --port 8000 --sidecar http://127.0.0.1:9090 --kernel-key HEX
+"""
+
+from __future__ import annotations
+
+import argparse
+from importlib import metadata
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+class Echo(BaseModel):
+    """What POST /echo takes and gives."""
+
+    message: str
+    count: int
+
+
+def bare(options: argparse.Namespace) -> FastAPI:
+    """Return the application without any middleware."""
+    app = FastAPI(openapi_url=None)
+
+    @app.get("/hello")
+    async def hello() -> dict[str, str]:
+        return {"message": "hello"}
+
+    @app.post("/echo")
+    async def echo(item: Echo) -> Echo:
+        return item
+
+    return app
+
+
+def ours(options: argparse.Namespace) -> FastAPI:
+    """Return the application behind the middleware of this checkout, with the sidecar's key pinned."""
+    import chio_asgi
+    from chio_asgi import ChioASGIConfig, ChioASGIMiddleware
+
+    if not Path(chio_asgi.__file__ or "").is_relative_to(CHECKOUT):
+        raise SystemExit(f"chio_asgi comes from {chio_asgi.__file__}, not from {CHECKOUT}.")
+    config = ChioASGIConfig(sidecar_url=options.sidecar, trusted_kernel_keys=(options.kernel_key,))
+    app = bare(options)
+    app.add_middleware(ChioASGIMiddleware, config=config)
+    return app
+
+
+def published(options: argparse.Namespace) -> FastAPI:
+    """Return the application behind the published middleware, as its documentation has it."""
+    from chio_asgi import ChioASGIConfig, ChioASGIMiddleware
+
+    if metadata.version("chio-asgi") != "0.1.0":
+        raise SystemExit(f"chio-asgi is {metadata.version('chio-asgi')} here, not 0.1.0.")
+    app = bare(options)
+    app.add_middleware(ChioASGIMiddleware, config=ChioASGIConfig(sidecar_url=options.sidecar))
+    return app
+
+
+VARIANTS = {"bare": bare, "ours": ours, "published": published}
+
+
+def main() -> None:
+    """Serve one variant on 127.0.0.1 until the process is ended."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("variant", choices=VARIANTS)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--sidecar", required=True)
+    parser.add_argument("--kernel-key", required=True)
+    options = parser.parse_args()
+    uvicorn.run(
+        VARIANTS[options.variant](options),
+        host="127.0.0.1",
+        port=options.port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        access_log=False,
+        log_level="warning",
+        backlog=4096,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""What the commands of this folder have in common: option types, and errors in one sentence."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from benchmarks.machine import UnsuitableError
+from benchmarks.variants import MEANING
+
+
+def speaking_plainly(main: Callable[[], int]) -> int:
+    """Run a command; return its exit status, 2 when the machine cannot measure, 130 when interrupted."""
+    try:
+        return main()
+    except UnsuitableError as reason:
+        print(f"benchmarks: {reason}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("benchmarks: interrupted, nothing is reported.", file=sys.stderr)
+        return 130
+
+
+def positive(text: str) -> int:
+    """Parse a whole number above 0."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"`{text}` is not a whole number above 0")
+    return int(text)
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Parse a comma list of whole numbers above 0."""
+    return tuple(dict.fromkeys(positive(part) for part in text.split(",")))
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Parse a comma list of variants."""
+    chosen = tuple(dict.fromkeys(text.split(",")))
+    for name in chosen:
+        if name not in MEANING:
+            raise argparse.ArgumentTypeError(f"no variant `{name}`: choose from {', '.join(MEANING)}")
+    return chosen

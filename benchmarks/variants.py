@@ -1,0 +1,86 @@
+"""What is compared, and how each of them is started."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import peer
+from benchmarks.load import ECHO_BODY
+from benchmarks.machine import ROOT, Cores, UnsuitableError, free_port
+from benchmarks.servers import Server, Servers
+from benchmarks.stub_sidecar import PUBLIC_KEY
+
+MEANING = {
+    "bare": "the FastAPI application alone",
+    "ours": "behind this checkout's ChioASGIMiddleware, kernel key pinned, each receipt verified",
+    "published": "behind chio-asgi 0.1.0 from PyPI, which verifies no receipt",
+}
+GOVERNED = ("ours", "published")
+ENDPOINTS = ("/hello", "/echo")
+METHOD = {"/hello": "GET", "/echo": "POST"}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Everything that runs during a measurement."""
+
+    sidecar: Server
+    apps: dict[str, Server]
+
+
+def interpreters(names: Sequence[str]) -> dict[str, Path]:
+    """Return the Python that each variant runs on."""
+    own = Path(sys.executable)
+    return {name: peer.interpreter() if name == "published" else own for name in names}
+
+
+def start_sidecar(servers: Servers, cores: Cores, receipts: str) -> Server:
+    """Start the signing stub on the core of the load."""
+    port = free_port()
+    command = [sys.executable, "-m", "benchmarks.stub_sidecar", "--port", str(port), "--receipts", receipts]
+    return servers.start("stub-sidecar", command, port=port, core=cores.load)
+
+
+def start_app(servers: Servers, cores: Cores, name: str, python: Path, sidecar: Server) -> Server:
+    """Start one variant on the core of the application and make sure that it does what it is measured for."""
+    port = free_port()
+    command = [str(python), str(ROOT / "benchmarks" / "app" / "serve.py"), name, "--port", str(port)]
+    command += ["--sidecar", sidecar.url, "--kernel-key", PUBLIC_KEY]
+    env = {"PYTHONPATH": str(ROOT)} if name == "ours" else {}
+    server = servers.start(name, command, port=port, core=cores.app, env=env)
+    _probe(server, sidecar)
+    return server
+
+
+def evaluations(sidecar: Server) -> int:
+    """Return how many evaluations the stub has answered so far."""
+    return int(json.loads(_ask(sidecar.port, "GET", "/stats")[1])["evaluations"])
+
+
+def _probe(server: Server, sidecar: Server) -> None:
+    before = evaluations(sidecar)
+    for endpoint in ENDPOINTS:
+        body = ECHO_BODY if endpoint == "/echo" else None
+        status, answer = _ask(server.port, METHOD[endpoint], endpoint, body)
+        right = json.loads(body or b'{"message":"hello"}')
+        if status != 200 or json.loads(answer) != right:
+            raise UnsuitableError(f"{server.name} answers {METHOD[endpoint]} {endpoint} with {status}: {answer!r}")
+    asked = evaluations(sidecar) - before
+    expected = len(ENDPOINTS) if server.name in GOVERNED else 0
+    if asked != expected:
+        raise UnsuitableError(f"{server.name} asked the sidecar {asked} times for 2 requests, not {expected}.")
+
+
+def _ask(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    headers = {"Content-Type": "application/json", "Connection": "close"}
+    connection.request(method, path, body, headers)
+    answer = connection.getresponse()
+    content = answer.read()
+    connection.close()
+    return answer.status, content

@@ -1,0 +1,177 @@
+"""Asker: everything between a view and the one POST to the sidecar, for adapters that read bodies from streams.
+
+`ask` is a generator, so the same steps serve threads and event loops: `run` takes them without stopping, `arun`
+lets the loop do something else in between. It ends with the question, or with the decision where nobody is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect as inspecting
+import logging
+import time
+import uuid
+from collections.abc import Callable, Collection, Generator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from chio_core import decision as outcome
+from chio_core.decide import Question, inspect, prepare, singleton_headers
+from chio_core.decision import Decision
+from chio_core.errors import ConfigurationError
+from chio_core.exclusions import is_excluded
+from chio_core.identity import default_extractor
+from chio_core.input import BodyUnusable, Steps
+from chio_core.models.caller import CallerIdentity
+from chio_core.names import LOGGER
+from chio_core.request import RequestView, Requirement
+from chio_core.response import Denial
+from chio_core.settings import ChioSettings
+
+log = logging.getLogger(LOGGER)
+
+Hook = Callable[[Any], Any]
+Ask = Generator[None, None, Question | Decision]
+
+
+class StreamView(RequestView, Protocol):
+    """A `RequestView` whose body can be measured."""
+
+    def measure(self, limit: int, spool_bytes: int) -> Steps:
+        """Count and hash the body; see `chio_core.input.measure`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The route that will run.
+
+    Attributes:
+        template: its full path template, parameters as `{name}`; None when there is none, or nobody can tell.
+        requirement: the capability that it asks for.
+    """
+
+    template: str | None = None
+    requirement: Requirement | None = None
+
+
+NO_ROUTE = Route()
+
+
+class Asker:
+    """What is worked out once from the settings and used for every request.
+
+    Args:
+        settings: what counts.
+        extractor: finds out who is calling; `chio_core.identity.default_extractor` otherwise.
+    """
+
+    def __init__(
+        self, settings: ChioSettings, extractor: Callable[[RequestView], CallerIdentity] | None = None
+    ) -> None:
+        self.settings = settings
+        self.singletons: Collection[str] = singleton_headers(settings)
+        self._extract = extractor or default_extractor(settings.api_key_header, settings.session_cookie)
+
+    def excludes(self, view: RequestView) -> bool:
+        """Tell whether a request is not governed at all."""
+        return is_excluded(self.settings, view.method, view.route_path)
+
+    def ask(self, view: StreamView, locate: Callable[[], Route]) -> Ask:
+        """Return, step by step, the question about a request, or the decision where nobody has to be asked.
+
+        Args:
+            locate: finds the route; called after everything that refuses a request early.
+        """
+        settings = self.settings
+        if (denial := inspect(view, settings, self.singletons)) is not None:
+            return Decision(verdict="refused", denial=denial)
+        try:
+            body = yield from view.measure(settings.max_body_bytes, settings.spool_bytes)
+        except BodyUnusable as exc:
+            return Decision(verdict="refused", denial=denial_for_body(exc))
+        route = locate()
+        return prepare(
+            view,
+            settings,
+            request_id=str(uuid.uuid4()),
+            now=time.time(),
+            caller=self._extract(view),
+            template=route.template,
+            body_hash=body.hash,
+            body_length=body.length,
+            requirement=route.requirement,
+        )
+
+
+def run(steps: Ask) -> Question | Decision:
+    """Take all steps at once."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+
+
+async def arun(steps: Ask) -> Question | Decision:
+    """Take all steps; other tasks may run in between. No thread is involved."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        await asyncio.sleep(0)
+
+
+def denial_for_body(exc: BodyUnusable) -> Denial:
+    """Return the refusal of a request whose body cannot be judged."""
+    if exc.status == 413:
+        return Denial(status=413, code="chio_body_too_large", message=exc.message)
+    if exc.status == 500:
+        log.error("chio: %s", exc.message)
+        return Denial(status=500, code=ConfigurationError.code, message="the request body cannot be judged")
+    return outcome.bad_request(exc.message, exc.status)
+
+
+def receipt_header_of(decision: Decision | None) -> str | None:
+    """Return the receipt id as a header value; None without a receipt, or for an id that no header can carry."""
+    receipt = decision.receipt if decision is not None else None
+    if receipt is None or not receipt.id.isascii() or not receipt.id.isprintable():
+        return None
+    return receipt.id
+
+
+def tell(hook: Hook | None, value: Any) -> Any:
+    """Call a hook, if there is one. What it raises is logged and changes nothing.
+
+    Returns:
+        What it wants to have awaited, or None.
+    """
+    if hook is None:
+        return None
+    try:
+        result = hook(value)
+    except Exception:
+        log.exception("chio: hook %r failed; the request goes on", getattr(hook, "__qualname__", hook))
+        return None
+    return result if inspecting.isawaitable(result) else None
+
+
+def tell_sync(hook: Hook | None, value: Any) -> None:
+    """Call a hook where nobody can await it; one that is `async def` is told so in the log."""
+    pending = tell(hook, value)
+    if pending is not None:
+        log.error("chio: hook %r is `async def`, which a synchronous server cannot call", hook)
+        if inspecting.iscoroutine(pending):
+            pending.close()
+
+
+async def atell(hook: Hook | None, value: Any) -> None:
+    """Call a hook and await what it gives."""
+    pending = tell(hook, value)
+    if pending is None:
+        return
+    try:
+        await pending
+    except Exception:
+        log.exception("chio: hook %r failed; the request goes on", getattr(hook, "__qualname__", hook))

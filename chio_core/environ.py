@@ -1,0 +1,254 @@
+"""EnvironView: the part of a `GuardRequest` that every environment in WSGI's form can give (PEP 3333).
+
+Flask's environment and Django's `META`, under WSGI and ASGI alike, have the same keys. An adapter's view adds
+what its framework decides: method, path, query, scheme, state and scope.
+
+WSGI servers join repeated header lines with commas before anybody sees them. A repeated line can therefore only
+be recognised where a single one could not contain such a comma; `was_repeated` knows these places.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
+from functools import lru_cache
+from typing import Any, BinaryIO, Final
+from urllib.parse import parse_qsl, quote
+
+from chio_core.headers import HeaderLines
+from chio_core.input import EMPTY, BodyUnusable, Steps, incomplete, keep, measure, read_from_start, too_large
+from chio_core.names import CAPABILITY_HEADER, TRACEPARENT
+
+INPUT: Final = "chio.input"
+"""Key in the environment for the body, once it can be read again."""
+
+SINGLETONS: Final = frozenset(
+    {"authorization", "content-length", "content-type", "host", "x-api-key", CAPABILITY_HEADER.lower()}
+)
+"""Headers that may stand only once, as long as the settings name no others."""
+
+_NO_LIMIT = 2**63
+_SMALL = 64 * 1024
+_NEVER_A_COMMA = frozenset({"content-length", "host", TRACEPARENT})
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
+_SECOND_SCHEME = re.compile(r",\s*[!#$%&'*+.^_`|~0-9A-Za-z-]+ +[^\s=,]")
+
+
+class EnvironView:
+    """Base of the views over an environment in WSGI's form.
+
+    Args:
+        environ: WSGI's environment, or Django's `META`.
+        singletons: headers, in lower case, whose repetition matters.
+    """
+
+    def __init__(self, environ: MutableMapping[str, Any], singletons: Collection[str] = SINGLETONS) -> None:
+        self.environ = environ
+        self._singletons = singletons
+        self._lines: HeaderLines | None = None
+
+    @property
+    def url_path(self) -> str:
+        """Decoded path, prefix of the application included."""
+        raise NotImplementedError
+
+    @property
+    def url_scheme(self) -> str:
+        """`http` or `https`."""
+        raise NotImplementedError
+
+    @property
+    def query_string(self) -> str:
+        """The raw query."""
+        return str(self.environ.get("QUERY_STRING") or "")
+
+    @property
+    def url_full(self) -> str:
+        """The whole URL; the host is what the client claims, or the server's address."""
+        return self.url_replace_scheme(self.url_scheme)
+
+    def url_replace_scheme(self, scheme: str) -> str:
+        """Return the whole URL with another scheme."""
+        path = quote(self.url_path, safe="/:@!$&'()*+,;=~-._", errors="replace")
+        query = f"?{self.query_string}" if self.query_string else ""
+        return f"{scheme}://{self._host()}{path}{query}"
+
+    @property
+    def client_host(self) -> str | None:
+        """Address of the peer, None for a Unix socket or a server that does not tell."""
+        return self.environ.get("REMOTE_ADDR") or None
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Request headers, case-insensitive."""
+        if self._lines is None:
+            self._lines = HeaderLines(self._pairs())
+        return self._lines
+
+    def header_values(self, name: str) -> Sequence[str]:
+        """Return each line of the header `name`, as far as the server kept them apart."""
+        value = self.environ.get(environ_key(name))
+        if value is None or (value == "" and name in ("content-type", "content-length")):
+            return ()
+        return value.split(",") if name in _NEVER_A_COMMA else (value,)
+
+    def repeated_headers(self) -> Collection[str]:
+        """Return those of the singleton headers that show that they stood in more than one line."""
+        environ = self.environ
+        found = []
+        for name in self._singletons:
+            value = environ.get(environ_key(name))
+            if value is not None and "," in value and was_repeated(name, value):
+                found.append(name)
+        return found
+
+    @property
+    def query_params(self) -> Mapping[str, str]:
+        """Decoded query; of duplicates the last counts. The token parameter is part of it."""
+        return dict(parse_qsl(self.query_string, keep_blank_values=True))
+
+    async def body(self) -> bytes:
+        """Return the whole body; the application still reads all of it."""
+        return read_from_start(self.input())
+
+    async def read_body_prefix(self, max_bytes: int) -> bytes:
+        """Return at most `max_bytes` from the body's start, and read no more than that from the client."""
+        return read_from_start(self.input(eager=False), max_bytes) if max_bytes > 0 else b""
+
+    def input(self, spool_bytes: int = _NO_LIMIT, *, eager: bool = True) -> BinaryIO:
+        """Return the body as a file that can be read again; the application is given the same one.
+
+        Args:
+            spool_bytes: more bytes than these are kept in a temporary file.
+            eager: a small body may be read to its end at once.
+
+        Raises:
+            BodyUnusable: its length is not to be found out.
+        """
+        file: BinaryIO | None = self.environ.get(INPUT)
+        if file is None:
+            file = open_input(self.environ, spool_bytes, eager=eager)
+            self.environ[INPUT] = self.environ["wsgi.input"] = file
+        return file
+
+    def measure(self, limit: int, spool_bytes: int) -> Steps:
+        """Count and hash the body; a length that is announced as too large is refused unread.
+
+        Raises:
+            BodyUnusable: see `chio_core.input.measure`.
+        """
+        announced = self.environ.get("CONTENT_LENGTH") or ""
+        if announced.isdecimal() and int(announced[:20]) > limit:
+            raise too_large(limit)
+        if INPUT not in self.environ and not may_have_body(self.environ):
+            return EMPTY
+        found = yield from measure(self.input(spool_bytes), limit)
+        # Where the client did not say how long the body is, frameworks read nothing of it, or no form in it.
+        if found.length and not announced:
+            self.environ["CONTENT_LENGTH"] = str(found.length)
+        return found
+
+    def tls(self) -> dict[str, Any]:
+        """Return `{"extensions": {"tls": …}}` for a client certificate that the web server verified, or `{}`.
+
+        Apache's and nginx' names for it (`SSL_CLIENT_*`) are read; no request header can set them.
+        """
+        environ = self.environ
+        if environ.get("SSL_CLIENT_VERIFY") != "SUCCESS":
+            return {}
+        tls = {
+            "client_cert_name": environ.get("SSL_CLIENT_S_DN"),
+            "client_cert_chain": [environ[key] for key in ("SSL_CLIENT_CERT",) if environ.get(key)],
+        }
+        return {"extensions": {"tls": tls}}
+
+    def _pairs(self) -> Iterator[tuple[str, str]]:
+        for key, value in self.environ.items():
+            if key[:5] == "HTTP_":
+                yield key[5:].replace("_", "-"), str(value)
+            elif key in ("CONTENT_TYPE", "CONTENT_LENGTH") and value:
+                yield key.replace("_", "-"), str(value)
+
+    def _host(self) -> str:
+        claimed = self.environ.get("HTTP_HOST")
+        if claimed:
+            return str(claimed)
+        name, port = self.environ.get("SERVER_NAME") or "localhost", self.environ.get("SERVER_PORT")
+        return f"{name}:{port}" if port and port != "0" else str(name)
+
+
+def may_have_body(environ: Mapping[str, Any]) -> bool:
+    """Tell whether there may be a body to read."""
+    length = environ.get("CONTENT_LENGTH")
+    return bool(length and length != "0") or "HTTP_TRANSFER_ENCODING" in environ or bool(
+        environ.get("wsgi.input_terminated")
+    )  # fmt: skip
+
+
+def open_input(environ: Mapping[str, Any], spool_bytes: int, *, eager: bool = True) -> BinaryIO:
+    """Return the body in a WSGI environment as a file that can be read again; see `EnvironView.input`.
+
+    Raises:
+        BodyUnusable: 400 for a length that is no number or contradicts the framing (RFC 9112, section 6.3), 411
+            for a chunked body under a server that does not say where it ends.
+    """
+    announced = environ.get("CONTENT_LENGTH") or ""
+    chunked = "HTTP_TRANSFER_ENCODING" in environ
+    if announced and (chunked or not announced.isdecimal()):
+        raise BodyUnusable(400, "the length of the request body is not clear")
+    source = environ.get("wsgi.input")
+    if announced and source is not None:
+        length = int(announced)
+        small = eager and length <= min(spool_bytes, _SMALL)
+        return _read_now(source, length) if small else keep(source, length, spool_bytes)
+    if environ.get("wsgi.input_terminated") and source is not None:
+        return keep(source, None, spool_bytes)
+    if chunked:
+        raise BodyUnusable(411, "this server needs a Content-Length")
+    return io.BytesIO()
+
+
+def _read_now(source: Any, length: int) -> BinaryIO:
+    data = source.read(length)
+    while len(data) < length:
+        piece = source.read(length - len(data))
+        if not piece:
+            raise incomplete()
+        data += piece
+    return io.BytesIO(data)
+
+
+@lru_cache(maxsize=256)
+def environ_key(name: str) -> str:
+    """Return the key of the header `name` in an environment."""
+    key = name.upper().replace("-", "_")
+    return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
+
+
+def was_repeated(name: str, value: str) -> bool:
+    """Tell whether a header value with a comma in it must come from more than one line.
+
+    A JSON value (a capability token) may hold commas inside, a credential with parameters (`Digest a="1", b="2"`)
+    between them, and any value inside quotes.
+    """
+    if value.lstrip()[:1] == "{":
+        return _json_goes_on(value.lstrip())
+    bare = _QUOTED.sub('""', value)
+    if name != "authorization":
+        return "," in bare
+    scheme, _, rest = bare.partition(" ")
+    if scheme.lower() in ("bearer", "basic") or "," in scheme:
+        return "," in bare
+    return _SECOND_SCHEME.search(rest) is not None
+
+
+def _json_goes_on(value: str) -> bool:
+    try:
+        _, end = json.JSONDecoder().raw_decode(value)
+    except (ValueError, RecursionError):
+        return False  # no token at all: the sidecar is asked and says so
+    return value[end:].lstrip()[:1] == ","
+
+
