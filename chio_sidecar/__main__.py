@@ -1,0 +1,9 @@
+"""`python -m chio_sidecar`."""
+
+from __future__ import annotations
+
+import sys
+
+from chio_sidecar.cli import main
+
+sys.exit(main())

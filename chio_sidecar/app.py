@@ -1,0 +1,90 @@
+"""The sidecar's ASGI application: evaluate, verify, health, and the control plane."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from chio_sidecar.config import SidecarConfig
+from chio_sidecar.evaluate import EvaluateEndpoint
+from chio_sidecar.health import HealthEndpoint, live
+from chio_sidecar.state import SidecarState
+from chio_sidecar.verify import VerifyEndpoint
+
+EVALUATE_PATH = "/chio/evaluate"
+
+NO_PROXY = (
+    "this sidecar is no reverse proxy (yet): it answers /chio/*, /v1/* and /approvals/*;"
+    " send application traffic to the application itself"
+)
+"""What an unknown path is told."""
+
+
+class SidecarApp(Starlette):
+    """The application. `state.sidecar` is its `SidecarState`; `await state.close()` releases it.
+
+    It works with and without a lifespan: without one it opens on the first request.
+    """
+
+    def __init__(self, config: SidecarConfig) -> None:
+        sidecar = SidecarState(config)
+        evaluate = EvaluateEndpoint(sidecar)
+        super().__init__(
+            routes=[
+                Route(EVALUATE_PATH, evaluate, methods=["POST"]),
+                Route("/chio/verify", VerifyEndpoint(sidecar).answer, methods=["POST"]),
+                Route("/chio/health", HealthEndpoint(sidecar).answer, methods=["GET"]),
+                Route("/chio/live", live, methods=["GET"]),
+                *_control_routes(sidecar),
+            ],
+            exception_handlers={404: _not_found, 405: _wrong_method},
+            lifespan=_lifespan,
+        )
+        self.router.redirect_slashes = False
+        self.state.sidecar = sidecar
+        self.state.close = sidecar.close
+        self._evaluate = evaluate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request. Evaluations take a short cut around routing, which costs as much as a decision."""
+        if scope["type"] == "http" and scope["path"] == EVALUATE_PATH and scope["method"] == "POST":
+            await self._evaluate(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+def create_app(config: SidecarConfig) -> SidecarApp:
+    """Return the sidecar's application; nothing is opened before the lifespan or the first request.
+
+    To report bad configuration at once, call `app.state.sidecar.open()`.
+    """
+    return SidecarApp(config)
+
+
+def _control_routes(sidecar: SidecarState) -> list[BaseRoute]:
+    from chio_sidecar import control
+
+    return list(control.routes(sidecar))
+
+
+@asynccontextmanager
+async def _lifespan(app: Starlette) -> AsyncIterator[None]:
+    app.state.sidecar.open()
+    try:
+        yield
+    finally:
+        await app.state.sidecar.close()
+
+
+async def _not_found(request: Request, exc: Exception) -> Response:
+    return JSONResponse({"error": "chio_not_found", "message": NO_PROXY}, status_code=404)
+
+
+async def _wrong_method(request: Request, exc: Exception) -> Response:
+    return Response(status_code=405, headers=getattr(exc, "headers", None))

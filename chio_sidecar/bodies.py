@@ -1,0 +1,66 @@
+"""Reading a request body up to a limit, and the JSON document in it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+
+from chio_core.canonical import parse_json
+from chio_core.errors import InvalidDocument
+
+
+class BodyError(Exception):
+    """The body is larger than the limit, or the caller went away before its end.
+
+    Attributes:
+        too_large: which of the two.
+    """
+
+    def __init__(self, *, too_large: bool) -> None:
+        super().__init__("body too large" if too_large else "body not complete")
+        self.too_large = too_large
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Return the body, of which no more than `limit` bytes are ever held.
+
+    Raises:
+        BodyError: the body is larger, or did not arrive completely.
+    """
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        raise BodyError(too_large=True)
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limit:
+                raise BodyError(too_large=True)
+            chunks.append(chunk)
+    except ClientDisconnect:
+        raise BodyError(too_large=False) from None
+    return b"".join(chunks)
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """Parse a JSON object strictly; every text in it can be written as UTF-8.
+
+    Raises:
+        InvalidDocument: anything else.
+    """
+    document = parse_json(body)
+    if not isinstance(document, dict):
+        raise InvalidDocument("a JSON object is expected")
+    if b"\\u" in body:
+        _refuse_lone_surrogates(document)
+    return document
+
+
+def _refuse_lone_surrogates(document: dict[str, Any]) -> None:
+    try:
+        json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise InvalidDocument("a text holds half of a surrogate pair") from None

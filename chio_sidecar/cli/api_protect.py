@@ -1,0 +1,133 @@
+"""`api protect`: run the sidecar (wire protocol, section 10.2)."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from pydantic import SecretStr
+
+from chio_core.errors import ChioError
+from chio_core.signing import SigningKey, normalize_public_key
+from chio_sidecar.app import create_app
+from chio_sidecar.cli.discovery import discover_spec
+from chio_sidecar.cli.options import check_url, given_token, trust_client
+from chio_sidecar.cli.output import CliError, say
+from chio_sidecar.cli.serving import bind, serve
+from chio_sidecar.config import SidecarConfig, control_token_from, trusted_issuers_from
+from chio_sidecar.trust import TrustConfig, TrustService, create_trust_app
+
+DESCRIPTION = """\
+Judge HTTP requests for applications: evaluate, verify and health under /chio/, the control plane under /v1/
+and /approvals/. This sidecar is no reverse proxy: applications ask it through their middleware.
+
+Keys whose capabilities are accepted, besides the sidecar's own: those in CHIO_TRUSTED_ISSUER_KEY (one) and
+CHIO_TRUSTED_ISSUER_KEYS (comma list). When both are unset and --control-url is given, those of its authority
+at the start. CHIO_SIDECAR_CONTROL_TOKEN is the bearer of the control plane; without it only loopback may call.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("--upstream", metavar="URL", required=True, help="the application; asked for its OpenAPI")
+    parser.add_argument("--spec", metavar="FILE", type=Path, help="OpenAPI 3 document, JSON or YAML")
+    parser.add_argument(
+        "--listen", metavar="ADDR", default="127.0.0.1:9090", help="HOST:PORT or unix:PATH (127.0.0.1:9090)"
+    )
+    parser.add_argument(
+        "--receipt-store",
+        metavar="FILE",
+        type=Path,
+        help="SQLite file; default --receipt-db, else a temporary one",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the sidecar until it is stopped.
+
+    Raises:
+        CliError: it cannot start; the message says so first.
+    """
+    try:
+        with bind(args.listen) as listener, _configuration(args) as config:
+            app = create_app(config)
+            app.state.sidecar.open()
+            routes = len(app.state.sidecar.routes)
+            ready = f"chio api protect: proxying {routes} routes to {args.upstream} on {listener.address}"
+            return serve(app, listener, ready=ready, close=app.state.close)
+    except ChioError as exc:
+        fix = exc.fix if isinstance(exc, CliError) else None
+        raise CliError(f"failed to start chio api protect: {exc.message}", code=exc.code, fix=fix) from None
+
+
+@contextmanager
+def _configuration(args: argparse.Namespace) -> Iterator[SidecarConfig]:
+    check_url(args.upstream, option="--upstream")
+    trusted = _trusted_issuers(args)
+    revocations = _revocations(args)
+    spec = _read_spec(args.spec) if args.spec else discover_spec(args.upstream)
+    store = args.receipt_store or args.receipt_db
+    with tempfile.TemporaryDirectory(prefix="chio-sidecar-") as folder:
+        yield SidecarConfig(
+            store_path=store or Path(folder, "receipts.sqlite3"),
+            ephemeral=store is None,
+            key_path=args.authority_seed_file,
+            signing_key=_random_key() if store is None and args.authority_seed_file is None else None,
+            spec_text=spec,
+            trusted_issuers=trusted,
+            control_token=control_token_from(os.environ),
+            **revocations,
+        )
+
+
+def _revocations(args: argparse.Namespace) -> dict[str, Any]:
+    if args.control_url:
+        if args.revocation_db:
+            raise CliError("--control-url and --revocation-db name two lists of revocations", fix="give only one")
+        return {"control_url": args.control_url, "control_service_token": given_token(args.control_token)}
+    if not args.revocation_db:
+        return {}
+    # A trust service inside this process reads the file: the sidecar has one way to ask about revocations.
+    token = SecretStr(secrets.token_hex(32))
+    service = TrustService(TrustConfig(service_token=token, revocation_db=args.revocation_db))
+    return {
+        "control_url": "http://127.0.0.1",
+        "control_service_token": token,
+        "control_transport": httpx.ASGITransport(create_trust_app(service)),
+    }
+
+
+def _random_key() -> SigningKey:
+    key = SigningKey.generate()
+    say(
+        f"chio api protect: signing with a key for this run only, {key.public_hex};"
+        " give --receipt-store or --authority-seed-file for one that lasts"
+    )
+    return key
+
+
+def _trusted_issuers(args: argparse.Namespace) -> frozenset[str]:
+    pinned = trusted_issuers_from(os.environ)
+    if pinned or not args.control_url:
+        return pinned
+    with trust_client(args) as client:
+        keys = client.authority().get("trustedPublicKeys") or []
+    found = frozenset(normalize_public_key(str(key)) for key in keys)
+    say(f"chio api protect: trusting the authority at --control-url: {', '.join(sorted(found)) or 'no keys'}")
+    return found
+
+
+def _read_spec(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8")
+    except OSError as exc:
+        raise CliError(f"cannot read --spec {path}: {exc.strerror}", fix="name an OpenAPI 3 document") from None
+    except UnicodeDecodeError:
+        raise CliError(f"--spec {path} is not UTF-8 text", fix="name an OpenAPI 3 document") from None

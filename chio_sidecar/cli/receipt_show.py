@@ -1,0 +1,43 @@
+"""`receipt show`: one receipt, readable."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from chio_sidecar.cli.options import wants_json
+from chio_sidecar.cli.output import CliError, compact, emit, say
+from chio_sidecar.cli.receipt_verify import Judgement, add_trusted_key, judge, note_when_nobody_is_trusted
+from chio_sidecar.receipt_query import ReceiptReader
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("id", metavar="ID", help="id of the receipt")
+    parser.add_argument("--verify", action="store_true", help="check its signature too; exit 1 when it fails")
+    add_trusted_key(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print a receipt of the store.
+
+    Raises:
+        CliError: no store is named, or it holds no such receipt.
+    """
+    if not args.receipt_db:
+        raise CliError("receipt show requires --receipt-db <path>")
+    reader = ReceiptReader(args.receipt_db, option="--receipt-db")
+    try:
+        receipt = reader.get(args.id)
+    finally:
+        reader.close()
+    if receipt is None:
+        raise CliError(f"no receipt {args.id} in {args.receipt_db}", fix="`receipt list` prints the ids")
+    emit(compact(receipt) if wants_json(args) else json.dumps(receipt, ensure_ascii=False, indent=2))
+    return _verify(judge(receipt, args.trusted_key), args) if args.verify else 0
+
+
+def _verify(judgement: Judgement, args: argparse.Namespace) -> int:
+    note_when_nobody_is_trusted(args.trusted_key)
+    say(judgement.text())
+    return 0 if judgement.valid else 1

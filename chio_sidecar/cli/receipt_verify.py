@@ -1,0 +1,148 @@
+"""`receipt verify`: check receipts, one JSON object a line, from a file, standard input or a store."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Any
+
+from chio_core.canonical import parse_json
+from chio_core.errors import InvalidDocument, ReceiptRejected
+from chio_core.receipts import verify_receipt
+from chio_core.signing import normalize_public_key
+from chio_sidecar.cli.options import wants_json
+from chio_sidecar.cli.output import CliError, compact, emit, say
+from chio_sidecar.receipt_query import ReceiptFilter, ReceiptReader
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What verification said about one receipt.
+
+    Attributes:
+        rule: the rule that failed; None when all hold.
+    """
+
+    receipt_id: str | None
+    rule: str | None = None
+    message: str | None = None
+
+    @property
+    def valid(self) -> bool:
+        """True when every rule holds."""
+        return self.rule is None
+
+    def text(self) -> str:
+        """Return a line for people."""
+        name = self.receipt_id or "?"
+        return f"{name} valid" if self.valid else f"{name} INVALID {self.rule}: {self.message}"
+
+    def document(self) -> dict[str, Any]:
+        """Return a line for programs."""
+        document: dict[str, Any] = {"id": self.receipt_id, "valid": self.valid}
+        return document if self.valid else document | {"rule": self.rule, "message": self.message}
+
+
+def add_trusted_key(parser: argparse.ArgumentParser) -> None:
+    """Add the option for trusted keys, which may be given several times."""
+    parser.add_argument(
+        "--trusted-key",
+        metavar="HEX",
+        action="append",
+        type=_key,
+        help="public key of a sidecar; without one a good signature only shows that nothing was changed",
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        nargs="?",
+        help="one receipt a line; - or nothing: standard input, or --receipt-db",
+    )
+    add_trusted_key(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print one line for each receipt; the exit status is 1 when any fails.
+
+    Raises:
+        CliError: the file cannot be read.
+    """
+    count = failed = 0
+    with _receipts(args) as lines:
+        for document in lines:
+            judgement = judge(document, args.trusted_key)
+            count, failed = count + 1, failed + (not judgement.valid)
+            emit(compact(judgement.document()) if wants_json(args) else judgement.text())
+    note_when_nobody_is_trusted(args.trusted_key)
+    say(f"{count} receipts: {count - failed} valid, {failed} invalid")
+    return 1 if failed else 0
+
+
+def judge(document: Any, trusted_keys: list[str] | None) -> Judgement:
+    """Verify one receipt.
+
+    Args:
+        document: the parsed JSON object, or the `InvalidDocument` that came of parsing it.
+        trusted_keys: public keys in hex; None trusts any.
+    """
+    if isinstance(document, InvalidDocument):
+        return Judgement(None, "shape", document.message)
+    if not isinstance(document, dict):
+        return Judgement(None, "shape", "the line holds no JSON object")
+    found = document.get("id")
+    name = found if isinstance(found, str) else None
+    try:
+        verify_receipt(document, trusted_keys=trusted_keys)
+    except ReceiptRejected as exc:
+        return Judgement(name, exc.rule, exc.message)
+    return Judgement(name)
+
+
+def note_when_nobody_is_trusted(trusted_keys: list[str] | None) -> None:
+    """Say what a check without a trusted key does not show."""
+    if not trusted_keys:
+        say(
+            "note: no --trusted-key was given, so this shows that nothing was changed since the signing, not who signed"
+        )
+
+
+@contextmanager
+def _receipts(args: argparse.Namespace) -> Iterator[Iterable[Any]]:
+    if args.file is None and args.receipt_db:
+        reader = ReceiptReader(args.receipt_db, option="--receipt-db")
+        try:
+            yield (receipt for _, receipt in reader.rows(ReceiptFilter()))
+        finally:
+            reader.close()
+    elif args.file in (None, "-"):
+        yield _parse(sys.stdin.buffer)
+    else:
+        try:
+            with open(args.file, "rb") as file:
+                yield _parse(file)
+        except OSError as exc:
+            raise CliError(f"cannot read {args.file}: {exc.strerror}") from None
+
+
+def _parse(lines: IO[bytes]) -> Iterator[Any]:
+    for line in lines:
+        if not line.strip():
+            continue
+        try:
+            yield parse_json(line)
+        except InvalidDocument as exc:
+            yield exc
+
+
+def _key(text: str) -> str:
+    try:
+        return normalize_public_key(text)
+    except InvalidDocument as exc:
+        raise argparse.ArgumentTypeError(exc.message) from None

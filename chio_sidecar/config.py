@@ -1,0 +1,118 @@
+"""What a sidecar is told at its start. Commands and `open_embedded` fill this in; nothing else reads settings.
+
+Secrets are held as `SecretStr` and `SigningKey`, whose text forms do not show them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+from pydantic import SecretStr
+
+from chio_core.errors import ConfigurationError, InvalidDocument
+from chio_core.signing import SigningKey, normalize_public_key
+
+MAX_DELEGATION_DEPTH = 8
+"""Links that a delegation chain may have on this path (wire protocol, section 5.4)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SidecarConfig:
+    """All options of one sidecar.
+
+    Attributes:
+        store_path: SQLite file of the receipts; its folder must exist.
+        ephemeral: the store is removed when the sidecar ends, so a release could not outlive it and is refused.
+        ephemeral: the store is thrown away afterwards; health and the control plane then say so.
+        key_path: file of the signing key, created when missing. Default: `store_path` + `.key`.
+        signing_key: a key that is already at hand; `key_path` is then not looked at.
+        spec_text: the OpenAPI document as it was loaded; None: routes are judged by their method.
+        trusted_issuers: public keys (hex) whose capabilities are accepted, besides the own key.
+        control_token: bearer of the control plane (`/v1/*`, `/approvals/*`); None: loopback callers only.
+        control_url: base URL of a trust service that is asked about revocations; None: only the own list counts.
+        control_service_token: bearer for that service.
+        control_timeout: seconds that the trust service may take to answer.
+        control_transport: stands in for the network towards the trust service.
+        accept_schema_form: also accept capabilities whose signature covers the member `schema`.
+        busy_seconds: how long a write waits for another process that holds the store.
+        max_pending: evaluations that may be under way at once; more are answered 503 with `Retry-After`.
+        clock: seconds since 1970.
+    """
+
+    store_path: Path
+    ephemeral: bool = False
+    key_path: Path | None = None
+    signing_key: SigningKey | None = None
+    spec_text: str | None = None
+    trusted_issuers: Collection[str] = ()
+    control_token: SecretStr | None = None
+    control_url: str | None = None
+    control_service_token: SecretStr | None = None
+    control_timeout: float = 2.0
+    control_transport: httpx.AsyncBaseTransport | None = None
+    accept_schema_form: bool = True
+    busy_seconds: float = 5.0
+    max_pending: int = 4096
+    clock: Callable[[], float] = time.time
+
+    def __post_init__(self) -> None:
+        if self.control_url is not None:
+            _check_url(self.control_url)
+        if self.max_pending < 1:
+            raise ConfigurationError(f"max_pending is {self.max_pending}; it must be at least 1")
+
+    @property
+    def resolved_key_path(self) -> Path:
+        """The key file, the default filled in."""
+        return self.key_path or self.store_path.with_name(self.store_path.name + ".key")
+
+
+def trusted_issuers_from(environ: Mapping[str, str]) -> frozenset[str]:
+    """Read `CHIO_TRUSTED_ISSUER_KEY` (one key) and `CHIO_TRUSTED_ISSUER_KEYS` (comma list); both add up.
+
+    Returns:
+        Public keys as 64 lower-case hex digits.
+
+    Raises:
+        ConfigurationError: a value is no public key (wire protocol, section 10.2).
+    """
+    found: set[str] = set()
+    for name, separator in (("CHIO_TRUSTED_ISSUER_KEY", None), ("CHIO_TRUSTED_ISSUER_KEYS", ",")):
+        value = environ.get(name, "")
+        texts = [value] if separator is None else value.split(separator)
+        found.update(_issuer(name, text) for text in texts if text.strip())
+    return frozenset(found)
+
+
+def control_token_from(environ: Mapping[str, str]) -> SecretStr | None:
+    """Read the bearer of the control plane (wire protocol, section 7.2).
+
+    `CHIO_API_PROTECT_CONTROL_TOKEN` counts only where `CHIO_SIDECAR_CONTROL_TOKEN` is not set at all.
+    """
+    value = environ.get("CHIO_SIDECAR_CONTROL_TOKEN")
+    if value is None:
+        value = environ.get("CHIO_API_PROTECT_CONTROL_TOKEN", "")
+    return SecretStr(value.strip()) if value.strip() else None
+
+
+def _issuer(name: str, text: str) -> str:
+    try:
+        return normalize_public_key(text)
+    except InvalidDocument as exc:
+        raise ConfigurationError(f"failed to parse {name} as a public key: {exc.message}") from None
+
+
+def _check_url(url: str) -> None:
+    # A port that is no number only shows when it is asked for.
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ConfigurationError("control_url must be an http:// or https:// URL, for example http://127.0.0.1:8940")

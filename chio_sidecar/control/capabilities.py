@@ -1,0 +1,216 @@
+"""Minting, releasing and validating capabilities (wire protocol, sections 7.3, 7.4 and 7.6)."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute
+
+from chio_core.capabilities import (
+    CapabilityRejected,
+    is_subset,
+    issue_capability,
+    parse_capability,
+    verify_capability,
+)
+from chio_core.errors import InvalidDocument
+from chio_core.models.base import Text
+from chio_core.models.capability import CapabilityToken, ChioScope
+from chio_core.models.receipt import explain
+from chio_core.signing import normalize_public_key
+from chio_sidecar.config import MAX_DELEGATION_DEPTH
+from chio_sidecar.control.access import ControlError, bad_request, control_endpoint
+from chio_sidecar.control.mint import Lifetime, MintRequest
+from chio_sidecar.revocation import AuthorityUnavailable
+from chio_sidecar.state import SidecarState
+
+_MINT, _RELEASE = "chio_capability_mint_failed", "chio_capability_release_failed"
+_VALIDATION = "chio_capability_validation_failed"
+
+REVOKED = "capability token has been revoked"
+AUTHORITY_UNAVAILABLE = "revocation authority is unavailable; no operation was dispatched"
+
+# The protocol words the findings of a validation in its own way.
+_REASONS = {
+    "R3": "capability issuer is not trusted",
+    "R4": "capability signature did not verify",
+    "R5a": "capability is not yet valid",
+    "R5b": "capability has expired",
+}
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class IssueRequest(Lifetime):
+    """Body of `POST /v1/capabilities` in its own form; the subject is a public key."""
+
+    subject: Text
+    scope: ChioScope
+    job_uid: Text = ""
+
+
+class ReleaseRequest(BaseModel):
+    """Body of `POST /v1/capabilities/release`; only the id counts."""
+
+    capability_id: Text
+    job_uid: Text | None = None
+    reason: Text | None = None
+
+
+class Expectations(BaseModel):
+    """What a validation may ask for beside the token itself."""
+
+    expected_subject: Text | None = None
+    expected_scope: ChioScope | None = None
+
+
+class AttenuationRequest(BaseModel):
+    """Body of `POST /v1/capabilities/attenuate`."""
+
+    parent_token: dict[str, Any]
+    new_scope: ChioScope
+
+
+def capability_routes(state: SidecarState) -> list[BaseRoute]:
+    """Return the routes of `/v1/capabilities`."""
+    calls = _Calls(state)
+    return [
+        control_endpoint(state, "/v1/capabilities/mint", calls.mint, what="capability mint", failure=_MINT),
+        control_endpoint(state, "/v1/capabilities/release", calls.release, what="capability release", failure=_RELEASE),
+        control_endpoint(state, "/v1/capabilities", calls.issue, what="capability", failure=_MINT),
+        control_endpoint(
+            state,
+            "/v1/capabilities/validate",
+            calls.validate,
+            what="capability validation",
+            failure=_VALIDATION,
+        ),
+        control_endpoint(
+            state,
+            "/v1/capabilities/attenuate",
+            calls.attenuate,
+            what="capability attenuation",
+            failure=_MINT,
+        ),
+    ]
+
+
+class _Calls:
+    def __init__(self, state: SidecarState) -> None:
+        self._state = state
+
+    async def mint(self, document: dict[str, Any], _: bytes) -> Response:
+        return JSONResponse({"capability": self._minted(document).to_wire()})
+
+    async def issue(self, document: dict[str, Any], _: bytes) -> Response:
+        if "scope" not in document:
+            return JSONResponse(self._minted(document).to_wire())
+        wanted = _read(IssueRequest, document, what="capability")
+        token = self._signed(_key(wanted.subject, "subject"), wanted.scope.to_wire(), wanted.seconds(), None)
+        return JSONResponse(token.to_wire())
+
+    async def release(self, document: dict[str, Any], _: bytes) -> Response:
+        capability_id = _read(ReleaseRequest, document, what="capability release").capability_id.strip()
+        if not capability_id:
+            raise bad_request("capability_id must not be empty")
+        if self._state.config.ephemeral:
+            raise ControlError(500, _RELEASE, "persistent receipt_db must be configured for capability release")
+        await self._state.store.revoke(capability_id)
+        return JSONResponse({"released": True})
+
+    async def validate(self, document: dict[str, Any], _: bytes) -> Response:
+        expected = _read(Expectations, document, what="capability validation")
+        fields = {name: value for name, value in document.items() if name not in Expectations.model_fields}
+        try:
+            token = parse_capability(fields)
+        except CapabilityRejected as exc:
+            raise bad_request(f"invalid capability validation payload: {exc.reason}") from None
+        mismatch = _mismatch(token, expected)
+        reason = await self._revocation(token) or self._finding(token) or mismatch
+        answer: dict[str, Any] = {"valid": reason is None}
+        if reason is not None:
+            answer["reason"] = reason
+        return JSONResponse(answer | {"expires_at": token.expires_at, "capability_id": token.id})
+
+    async def attenuate(self, document: dict[str, Any], _: bytes) -> Response:
+        _read(AttenuationRequest, document, what="capability attenuation")
+        return JSONResponse(
+            {
+                "error": "chio_attenuation_requires_subject_signer",
+                "message": "only the holder of the subject's key can narrow a capability and sign that",
+                "authorization": False,
+            },
+            403,
+        )
+
+    def _minted(self, document: dict[str, Any]) -> CapabilityToken:
+        wanted = MintRequest.read(document)
+        try:
+            scope = wanted.scope()
+        except InvalidDocument as exc:
+            raise bad_request(exc.message) from None
+        return self._signed(wanted.subject_key(), scope, wanted.seconds(), wanted.capability_id(scope))
+
+    def _signed(self, subject: str, scope: dict[str, Any], seconds: int, capability_id: str | None) -> CapabilityToken:
+        try:
+            return issue_capability(
+                self._state.key,
+                subject=subject,
+                scope=scope,
+                ttl_seconds=seconds,
+                now=self._state.now(),
+                capability_id=capability_id,
+            )
+        except InvalidDocument as exc:
+            raise bad_request(exc.message) from None
+
+    async def _revocation(self, token: CapabilityToken) -> str | None:
+        # A longer chain is refused for its length in any case.
+        links = token.delegation_chain[:MAX_DELEGATION_DEPTH]
+        lineage = [token.id, *(link.capability_id for link in links)]
+        known = [await self._state.store.is_revoked(capability_id) for capability_id in lineage]
+        if any(known):
+            return REVOKED
+        if self._state.revocations is None:
+            return None
+        try:
+            return REVOKED if await self._state.revocations.first_revoked(lineage) else None
+        except AuthorityUnavailable:
+            return AUTHORITY_UNAVAILABLE
+
+    def _finding(self, token: CapabilityToken) -> str | None:
+        try:
+            verify_capability(
+                token,
+                trusted_issuers=self._state.trusted_issuers,
+                now=self._state.now(),
+                accept_schema_form=self._state.config.accept_schema_form,
+            )
+        except CapabilityRejected as exc:
+            return _REASONS.get(exc.rule, f"delegation chain: {exc.reason}")
+        return None
+
+
+def _mismatch(token: CapabilityToken, expected: Expectations) -> str | None:
+    subject = expected.expected_subject
+    if subject is not None and token.subject != _key(subject, "expected_subject"):
+        return "capability subject does not match expected_subject"
+    if expected.expected_scope is not None and not is_subset(expected.expected_scope, token.scope):
+        return "expected_scope is not a subset of capability scope"
+    return None
+
+
+def _key(text: str, name: str) -> str:
+    try:
+        return normalize_public_key(text)
+    except InvalidDocument as exc:
+        raise bad_request(f"{name} is no public key: {exc.message}") from None
+
+
+def _read(model: type[M], document: dict[str, Any], *, what: str) -> M:
+    try:
+        return model.model_validate(document)
+    except ValidationError as exc:
+        raise bad_request(f"invalid {what} payload: {explain(exc)}") from None

@@ -1,0 +1,79 @@
+"""The sidecar inside an application's process, for `CHIO_SIDECAR_URL=embedded:PATH`.
+
+It is the same application as the one that listens on a port, with the same store and the same checks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+from chio_core.errors import ConfigurationError
+from chio_sidecar.app import SidecarApp, create_app
+from chio_sidecar.config import SidecarConfig, control_token_from, trusted_issuers_from
+
+
+class EmbeddedSidecar:
+    """An open sidecar without a socket.
+
+    Args:
+        app: its application.
+
+    Attributes:
+        app: the ASGI application; the address is up to the caller, every host name is answered.
+        public_key: the key that signs its receipts, 64 hex digits.
+    """
+
+    def __init__(self, app: SidecarApp) -> None:
+        self.app = app
+        self.public_key: str = app.state.sidecar.key.public_hex
+
+    async def close(self) -> None:
+        """Finish what waits to be written and release the store."""
+        await self.app.state.close()
+
+
+def open_embedded(path: str, *, environ: Mapping[str, str] | None = None) -> EmbeddedSidecar:
+    """Open a sidecar: its store and key now, so that what is wrong is said at once.
+
+    Args:
+        path: the receipt store, for example `state/receipts.sqlite3`; the signing key is kept beside it, in
+            the same name with `.key`. `?spec=FILE` after it names an OpenAPI document.
+        environ: where `CHIO_TRUSTED_ISSUER_KEY(S)` and `CHIO_SIDECAR_CONTROL_TOKEN` are read; by default the
+            process's environment.
+
+    Raises:
+        ConfigurationError: the path, the store, the key, the document or a variable cannot be used.
+    """
+    environ = os.environ if environ is None else environ
+    store, _, query = path.partition("?")
+    if not store:
+        raise ConfigurationError("embedded: needs the path of a receipt store, for example embedded:receipts.sqlite3")
+    app = create_app(
+        SidecarConfig(
+            store_path=Path(store),
+            spec_text=_spec(query),
+            trusted_issuers=trusted_issuers_from(environ),
+            control_token=control_token_from(environ),
+        )
+    )
+    app.state.sidecar.open()
+    return EmbeddedSidecar(app)
+
+
+def _spec(query: str) -> str | None:
+    options = parse_qsl(query, keep_blank_values=True)
+    unknown = [name for name, _ in options if name != "spec"]
+    if unknown or len(options) > 1:
+        raise ConfigurationError("embedded:PATH takes one option, ?spec=FILE")
+    if not options:
+        return None
+    path = Path(options[0][1])
+    try:
+        return path.read_bytes().decode("utf-8")
+    except OSError as exc:
+        raise ConfigurationError(f"cannot read the OpenAPI document {path}: {exc.strerror}; check ?spec=") from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"the OpenAPI document {path} is not UTF-8 text; check ?spec=") from None

@@ -1,0 +1,184 @@
+"""The decision, without any I/O: what a request, a token and a moment in time come to.
+
+The order is that of wire protocol, section 1.6, then what this sidecar checks beyond it:
+
+1. R1: both tool fields or none.
+2. R2 to R5: the token can be read, a trusted issuer signed it, and its time has come and not passed.
+3. R6, R6x: it grants the tool, when one is named.
+4. R7: it is the token that the request names.
+5. Beyond the protocol's April state: its delegation chain holds.
+6. The policy of the route.
+
+Revocations and the number of invocations need a store. The decision says what the store must check when it
+keeps the receipt (`capability`, `invocation`), and `refusal` makes the decision that follows when that fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from chio_core.capabilities import (
+    CapabilityRejected,
+    ConstraintError,
+    match_grant,
+    verify_capability,
+    verify_delegation_chain,
+)
+from chio_core.models.capability import CapabilityToken
+from chio_core.models.request import ChioHttpRequest
+from chio_sidecar.config import MAX_DELEGATION_DEPTH
+from chio_sidecar.routes import SESSION_ALLOW, RouteRule, RouteTable
+from chio_sidecar.store import Invocation
+
+CAPABILITY_GUARD = "CapabilityGuard"
+POLICY_GUARD = "DefaultPolicyGuard"
+
+BOTH_TOOL_FIELDS = "tool-call evaluation requires both tool_server and tool_name"
+NOT_GRANTED = "capability does not authorize tool {tool} on server {server}"
+OTHER_CAPABILITY = "capability_id does not match the presented capability token"
+NO_CAPABILITY = "side-effect route requires a capability token"
+NO_CAPABILITY_EVIDENCE = "side-effect route requires a valid capability token"
+SAFE_EVIDENCE = "safe method, session-scoped allow"
+CAPABILITY_EVIDENCE = "valid capability token presented"
+
+# Reasons of what is checked beyond the protocol's April state.
+ANCESTOR_REVOKED = "presented capability {id} has been revoked"
+EXHAUSTED = "capability has no invocation left of the {limit} granted for tool {tool} on server {server}"
+AUTHORITY_UNAVAILABLE = "revocation authority is unavailable; no operation was dispatched"
+
+DENIED_STATUS = 403
+
+Presented = CapabilityToken | CapabilityRejected | None
+"""The token that came with a request: read, unreadable, or none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is to be recorded.
+
+    Attributes:
+        verdict: the protocol's Verdict as a JSON object.
+        evidence: the GuardEvidence objects.
+        rule: the route.
+        capability: the token, if it was valid.
+        invocation: the use of a limited grant that an allow spends.
+    """
+
+    verdict: dict[str, Any]
+    evidence: list[dict[str, Any]]
+    rule: RouteRule
+    capability: CapabilityToken | None = None
+    invocation: Invocation | None = None
+
+
+class Engine:
+    """Judges requests.
+
+    Args:
+        routes: the route table.
+        trusted_issuers: public keys (hex) whose capabilities count, the own one included.
+        accept_schema_form: also accept capabilities whose signature covers the member `schema`.
+    """
+
+    def __init__(
+        self, routes: RouteTable, *, trusted_issuers: Collection[str], accept_schema_form: bool = True
+    ) -> None:
+        self.routes = routes
+        self.trusted_issuers = frozenset(trusted_issuers)
+        self._accept_schema_form = accept_schema_form
+
+    def decide(self, request: ChioHttpRequest, token: Presented, now: int) -> Decision:
+        """Judge one request.
+
+        Args:
+            request: what the client described.
+            token: the token that it presented.
+            now: whole seconds since 1970, by this sidecar's clock.
+        """
+        rule = self.routes.match(request.method, request.path)
+        try:
+            if (request.tool_server is None) != (request.tool_name is None):
+                raise _Refused(BOTH_TOOL_FIELDS)
+            if token is None:
+                return _without_token(rule)
+            capability = self._verified(token, now)
+            grant = _granted(request, capability)
+            if request.capability_id not in (None, capability.id):
+                raise _Refused(OTHER_CAPABILITY)
+            verify_delegation_chain(
+                capability.delegation_chain,
+                max_depth=MAX_DELEGATION_DEPTH,
+                accept_newer=self._accept_schema_form,
+            )
+        except (_Refused, CapabilityRejected, ConstraintError) as exc:
+            return refusal(rule, exc.reason)
+        return _with_token(rule, capability, grant)
+
+    def _verified(self, token: CapabilityToken | CapabilityRejected, now: int) -> CapabilityToken:
+        if isinstance(token, CapabilityRejected):
+            raise token
+        return verify_capability(
+            token,
+            trusted_issuers=self.trusted_issuers,
+            now=now,
+            accept_schema_form=self._accept_schema_form,
+            check_delegation=False,  # comes later in the order
+        )
+
+
+def refusal(rule: RouteRule, reason: str) -> Decision:
+    """Return the deny with this reason."""
+    return Decision(deny(reason), _evidence(CAPABILITY_GUARD, False, reason), rule)
+
+
+class _Refused(Exception):
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def _granted(request: ChioHttpRequest, capability: CapabilityToken) -> int | None:
+    """Return the index of the grant that allows the tool; None when the request names no tool."""
+    server, tool = request.tool_server, request.tool_name
+    if server is None or tool is None:
+        return None
+    grant = match_grant(capability, server, tool, request.arguments, model_metadata=request.model_metadata)
+    if grant is None:
+        raise _Refused(NOT_GRANTED.format(tool=tool, server=server))
+    return grant
+
+
+def _without_token(rule: RouteRule) -> Decision:
+    if rule.policy == SESSION_ALLOW:
+        return Decision(_allow(), _evidence(POLICY_GUARD, True, SAFE_EVIDENCE), rule)
+    return Decision(deny(NO_CAPABILITY), _evidence(CAPABILITY_GUARD, False, NO_CAPABILITY_EVIDENCE), rule)
+
+
+def _with_token(rule: RouteRule, capability: CapabilityToken, grant: int | None) -> Decision:
+    if rule.policy == SESSION_ALLOW:
+        evidence = _evidence(POLICY_GUARD, True, SAFE_EVIDENCE)
+    else:
+        evidence = _evidence(CAPABILITY_GUARD, True, CAPABILITY_EVIDENCE)
+    return Decision(_allow(), evidence, rule, capability, _invocation(capability, grant))
+
+
+def _invocation(capability: CapabilityToken, grant: int | None) -> Invocation | None:
+    limit = None if grant is None else capability.scope.grants[grant].max_invocations
+    if grant is None or limit is None:
+        return None
+    return Invocation(capability.id, grant, limit)
+
+
+def _allow() -> dict[str, Any]:
+    return {"verdict": "allow"}
+
+
+def deny(reason: str, guard: str = CAPABILITY_GUARD) -> dict[str, Any]:
+    """Return the verdict of a deny as a JSON object."""
+    return {"verdict": "deny", "reason": reason, "guard": guard, "http_status": DENIED_STATUS}
+
+
+def _evidence(guard: str, verdict: bool, details: str) -> list[dict[str, Any]]:
+    return [{"guard_name": guard, "verdict": verdict, "details": details}]

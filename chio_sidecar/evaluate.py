@@ -1,0 +1,102 @@
+"""`POST /chio/evaluate`: what is read, what is answered, and what is said when no decision can be had.
+
+A receipt is answered only after the store made it durable. When anything fails, no decision is handed out: the
+status is then 400 or above (wire protocol, section 1.8).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import traceback
+
+from starlette.types import Receive, Scope, Send
+
+from chio_core.errors import ChioError, InvalidDocument
+from chio_sidecar.answers import MAX_EVALUATION, BodyUnreadable, receive_body, send_error, send_json
+from chio_sidecar.calls import EvaluateCall, read_call
+from chio_sidecar.judge import Judge
+from chio_sidecar.receipts import compact_json
+from chio_sidecar.state import SidecarState
+from chio_sidecar.store import StoreBusy, Stored, StoreUnavailable
+
+log = logging.getLogger(__name__)
+
+_RETRY_AFTER = (b"retry-after", b"1")
+
+
+class EvaluateEndpoint:
+    """The endpoint as a plain ASGI application: on this path a framework's request object costs too much.
+
+    Args:
+        sidecar: what it works with.
+    """
+
+    def __init__(self, sidecar: SidecarState) -> None:
+        self._judge = Judge(sidecar)
+        self._limit = sidecar.config.max_pending
+        self._under_way = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one call."""
+        # Several event loops may count here; being off by one for a moment does not matter.
+        if self._under_way >= self._limit:
+            await _send_overloaded(send, "too many evaluations are under way; try again later")
+            return
+        self._under_way += 1
+        try:
+            await self._answer(scope, receive, send)
+        finally:
+            self._under_way -= 1
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            body = await receive_body(receive, MAX_EVALUATION)
+            call = read_call(body, scope["headers"], scope["query_string"])
+        except BodyUnreadable:
+            await send_error(send, 400, "chio_bad_request", "failed to read evaluation body")
+        except InvalidDocument as exc:
+            await send_error(send, 400, "chio_bad_request", f"invalid ChioHttpRequest payload: {exc.message}")
+        else:
+            await self._decide(call, send)
+
+    async def _decide(self, call: EvaluateCall, send: Send) -> None:
+        try:
+            outcome = await self._judge.evaluate(call)
+        except StoreBusy as exc:
+            await _send_overloaded(send, exc.message)
+        except StoreUnavailable as exc:
+            await send_error(send, 500, exc.code, f"receipt persistence failed: {exc.message}")
+        except InvalidDocument as exc:
+            await send_error(send, 500, "chio_receipt_sign_failed", f"receipt signing failed: {exc.message}")
+        except ChioError as exc:
+            await send_error(send, 500, "chio_evaluation_failed", f"evaluation failed: {exc.message}")
+        except Exception as exc:  # noqa: BLE001 - whatever happens, the client gets an answer that is no decision
+            log.error("evaluation failed: %s", _where(exc))
+            await send_error(send, 500, "chio_evaluation_failed", f"evaluation failed: {type(exc).__name__}")
+        else:
+            if isinstance(outcome, Stored):
+                await send_json(send, 200, _render(outcome.receipt_json))
+            else:
+                await send_error(send, 409, "chio_request_id_conflict", _CONFLICT)
+
+
+_CONFLICT = "this request_id already has a receipt for other content; use a new request_id for each request"
+
+
+def _render(receipt_json: str) -> bytes:
+    """Return the EvaluateResponse for a stored receipt, whose text is passed on as it stands."""
+    receipt = json.loads(receipt_json)
+    verdict, evidence = compact_json(receipt["verdict"]), compact_json(receipt.get("evidence", []))
+    return f'{{"verdict":{verdict},"receipt":{receipt_json},"evidence":{evidence}}}'.encode()
+
+
+async def _send_overloaded(send: Send, message: str) -> None:
+    await send_error(send, 503, "chio_overloaded", message, _RETRY_AFTER)
+
+
+def _where(exc: Exception) -> str:
+    # The message of an exception may repeat what a client sent; its type and place do not.
+    frames = traceback.extract_tb(exc.__traceback__)
+    place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "unknown place"
+    return f"{type(exc).__name__} at {place}"

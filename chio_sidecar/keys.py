@@ -1,0 +1,124 @@
+"""The durable signing key: one line of 64 hex digits in a file that only its owner may read.
+
+The file appears at once and whole: it is written beside its place and linked there, so two processes that start
+together agree on one key, and a crash leaves either no key file or a complete one.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from chio_core.errors import ConfigurationError, InvalidDocument
+from chio_core.signing import SigningKey
+
+_LENGTH = 65
+_SOME_MORE = 1024
+
+
+def load_or_create_key(path: Path) -> SigningKey:
+    """Return the key in `path`; a missing file is created with a new random key and mode 0600.
+
+    Raises:
+        ConfigurationError: the file cannot be read or created, is open to other users, or holds no key.
+            What it holds is never repeated.
+    """
+    try:
+        return load_key(path)
+    except FileNotFoundError:
+        pass
+    _create(path)
+    try:
+        return load_key(path)
+    except FileNotFoundError:
+        raise ConfigurationError(f"key file {path} vanished while it was created; start again") from None
+
+
+def load_key(path: Path) -> SigningKey:
+    """Return the key in an existing file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ConfigurationError: as `load_or_create_key`.
+    """
+    text = _read(path)
+    try:
+        return SigningKey.from_seed_hex(text)
+    except InvalidDocument:
+        raise ConfigurationError(
+            f"key file {path} holds no signing key: it must be 64 hex digits and a newline; restore it from a"
+            " backup, or move it away to start with a new key (older receipts then name another key)"
+        ) from None
+
+
+def _read(path: Path) -> str:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise
+    except OSError as exc:
+        raise _unusable(path, exc) from None
+    try:
+        _check_kind(path, os.fstat(descriptor))
+        return os.read(descriptor, _LENGTH + _SOME_MORE).decode("ascii", "replace")
+    except OSError as exc:
+        raise _unusable(path, exc) from None
+    finally:
+        os.close(descriptor)
+
+
+def _check_kind(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigurationError(f"key file {path} is no regular file; name another one")
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & 0o077:
+        raise ConfigurationError(
+            f"key file {path} has mode {mode:04o}, so others may read the signing key; run: chmod 600 {path}"
+        )
+
+
+def _create(path: Path) -> None:
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        _write(draft, SigningKey.generate().seed_hex() + "\n")
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            return  # another process was faster; its key counts
+        finally:
+            os.unlink(draft)
+        _sync_folder(path.parent)
+    except OSError as exc:
+        raise _unusable(path, exc) from None
+
+
+def _write(path: Path, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    # Without this the new name may be lost in a crash, and receipts signed meanwhile would name a key nobody has.
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _unusable(path: Path, exc: OSError) -> ConfigurationError:
+    reasons = {
+        errno.ENOENT: f"its folder {path.parent} does not exist; create it",
+        errno.EACCES: "permission denied; run as the owner of the file, or name another one",
+        errno.EPERM: "the file system allows no hard links there; name a file on another one",
+        errno.EROFS: "the file system is read-only; name a file on another one",
+        errno.ENOSPC: "the disk is full; free some space",
+    }
+    reason = reasons.get(exc.errno or 0, f"{exc.strerror}; name another file")
+    return ConfigurationError(f"cannot use key file {path}: {reason}")

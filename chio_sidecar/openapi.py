@@ -1,0 +1,198 @@
+"""Reading an OpenAPI 3 document, as far as the route table needs it (wire protocol, section 6.1).
+
+JSON and YAML mean the same here: no member may occur twice, and only `true` and `false` are booleans in YAML
+(as in its version 1.2), so that `x-chio-approval-required: yes` is a text in both.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import yaml
+
+from chio_core.canonical import MAX_DEPTH, parse_json
+from chio_core.errors import ConfigurationError, InvalidDocument
+
+METHODS = ("get", "post", "put", "patch", "delete", "head", "options")
+"""Members of a path item that are operations, in the order in which they are looked at."""
+
+_MAX_EXPANDED = 1_000_000
+_MAX_HOPS = 32
+_MERGE = "tag:yaml.org,2002:merge"
+
+# The C parser where PyYAML was built with it; it reads the same language about ten times faster.
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def read_operations(text: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield (template, upper-case method, operation object) for every operation of the document.
+
+    Raises:
+        ConfigurationError: `failed to parse OpenAPI spec: …`.
+    """
+    document = _load(text)
+    for template, item in _member(document, "paths", "paths").items():
+        if template.startswith("x-"):
+            continue
+        item = _resolved(document, item, f"paths.{template}")
+        _check_references(document, item, f"paths.{template}")
+        for method in METHODS:
+            if item.get(method) is not None:
+                place = f"paths.{template}.{method}"
+                operation = _object(item[method], place)
+                _check_references(document, operation, place)
+                yield template, method.upper(), operation
+
+
+def _load(text: str) -> dict[str, Any]:
+    try:
+        document = parse_json(text) if text.lstrip("\ufeff \t\r\n").startswith("{") else _load_yaml(text)
+    except InvalidDocument as exc:
+        raise _failure(exc.message) from None
+    except yaml.YAMLError as exc:
+        raise _failure(_first_line(exc)) from None
+    except RecursionError:
+        raise _failure("the document is nested too deeply") from None
+    document = _object(document, "document")
+    for name in ("openapi", "info", "paths"):
+        if document.get(name) is None:
+            raise _failure(f"missing required field: {name}")
+    version = str(document["openapi"])
+    if version.split(".")[0] != "3":
+        raise _failure(f"unsupported OpenAPI version: {version[:40]}")
+    return document
+
+
+def _check_references(document: dict[str, Any], holder: dict[str, Any], place: str) -> None:
+    """Resolve the references that an operation or path item may hold."""
+    parameters = holder.get("parameters") or []
+    if not isinstance(parameters, list):
+        raise _failure(f"{place}.parameters is no array")
+    for parameter in parameters:
+        _resolved(document, parameter, f"{place}.parameters")
+    if holder.get("requestBody") is not None:
+        _resolved(document, holder["requestBody"], f"{place}.requestBody")
+    for response in _member(holder, "responses", f"{place}.responses").values():
+        _resolved(document, response, f"{place}.responses")
+
+
+def _resolved(document: dict[str, Any], value: Any, place: str) -> dict[str, Any]:
+    for _ in range(_MAX_HOPS):
+        found = _object(value, place)
+        reference = found.get("$ref")
+        if reference is None:
+            return found
+        value = _look_up(document, reference)
+    raise _failure(f"unresolved reference: {reference} (it leads back to itself)")
+
+
+def _look_up(document: dict[str, Any], reference: Any) -> Any:
+    if not isinstance(reference, str) or not reference.startswith("#/"):
+        raise _failure(f"unresolved reference: {str(reference)[:200]}")
+    value: Any = document
+    for part in reference[2:].split("/"):
+        name = part.replace("~1", "/").replace("~0", "~")
+        if not isinstance(value, dict) or name not in value:
+            raise _failure(f"unresolved reference: {reference[:200]}")
+        value = value[name]
+    return value
+
+
+def _member(holder: dict[str, Any], name: str, place: str) -> dict[str, Any]:
+    value = holder.get(name)
+    return {} if value is None else _object(value, place)
+
+
+def _object(value: Any, place: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _failure(f"{place} is no object")
+    return value
+
+
+def _failure(text: str) -> ConfigurationError:
+    return ConfigurationError(f"failed to parse OpenAPI spec: {text}")
+
+
+def _first_line(exc: yaml.YAMLError) -> str:
+    mark = getattr(exc, "problem_mark", None)
+    problem = getattr(exc, "problem", None) or "not a YAML document"
+    return f"{problem} (line {mark.line + 1}, column {mark.column + 1})" if mark else str(problem)
+
+
+class _StrictLoader(_Loader):  # type: ignore[misc]
+    """YAML with string keys, without dates, and with the booleans of YAML 1.2."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":timestamp"))]
+        for first, resolvers in _Loader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        found: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+        return {key if isinstance(key, str) else str(key): value for key, value in found.items()}
+
+
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+
+
+def _load_yaml(text: str) -> Any:
+    _check_depth(text)
+    loader = _StrictLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_nodes(node)
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _check_depth(text: str) -> None:
+    # Composing recurses, in C as well, so the depth is counted on the flat stream of events first.
+    depth = 0
+    for event in yaml.parse(text, Loader=_StrictLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise InvalidDocument(f"YAML is nested deeper than {MAX_DEPTH} levels")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+
+
+def _check_nodes(root: yaml.Node) -> None:
+    """Refuse members that occur twice, aliases that hold themselves, and "billion laughs"."""
+    sizes: dict[int, int] = {}
+    if _expanded(root, sizes, set()) > _MAX_EXPANDED:
+        raise InvalidDocument(f"YAML aliases expand to more than {_MAX_EXPANDED} nodes")
+
+
+def _expanded(node: yaml.Node, sizes: dict[int, int], open_nodes: set[int]) -> int:
+    """Return how many nodes this one stands for; each node is visited once."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) in open_nodes:
+        raise InvalidDocument("a YAML alias holds itself")
+    if id(node) not in sizes:
+        open_nodes.add(id(node))
+        sizes[id(node)] = 1 + sum(_expanded(child, sizes, open_nodes) for child in _children(node))
+        open_nodes.discard(id(node))
+    return sizes[id(node)]
+
+
+def _children(node: yaml.CollectionNode) -> list[yaml.Node]:
+    if not isinstance(node, yaml.MappingNode):
+        return list(node.value)
+    seen: set[str] = set()
+    for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE:
+            continue
+        if key.value in seen:
+            line = key.start_mark.line + 1
+            raise InvalidDocument(f"member {key.value[:80]!r} occurs twice in one YAML mapping (line {line})")
+        seen.add(key.value)
+    return [child for pair in node.value for child in pair]

@@ -1,0 +1,91 @@
+"""Building and signing receipts of the April form (wire protocol, sections 3.1 and 3.2)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from chio_core.canonical import canonical_json, sha256_hex
+from chio_core.receipts import signed_bytes
+from chio_core.signing import SigningKey
+
+_MEMBERS = (
+    "id",
+    "request_id",
+    "route_pattern",
+    "method",
+    "caller_identity_hash",
+    "session_id",
+    "verdict",
+    "evidence",
+    "response_status",
+    "timestamp",
+    "content_hash",
+    "policy_hash",
+    "capability_id",
+    "metadata",
+)
+_OPTIONAL = frozenset({"session_id", "evidence", "capability_id", "metadata"})
+
+_NATIVE = "native-route"
+_PROTOCOLS = ["http", "native"]
+_SELECTION = {
+    "decision": "select",
+    "governedIntentId": None,
+    "requestId": "",
+    "requestedTargetProtocol": "native",
+    "selectedProtocols": _PROTOCOLS,
+    "selectedRouteId": _NATIVE,
+    "selectedTargetProtocol": "native",
+    "sourceProtocol": "http",
+}
+# Of the hashed object only the request id varies, so its canonical text is made around it once.
+_BEFORE_ID, _AFTER_ID = (part.encode() for part in canonical_json(_SELECTION).decode().split('"requestId":""'))
+
+
+def sign_receipt(key: SigningKey, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the receipt for `body`: members in written order, empty optionals left out, key and signature added.
+
+    Args:
+        key: the sidecar's key.
+        body: values of the members up to `metadata`; `session_id`, `evidence`, `capability_id` and `metadata`
+            may be absent, None or empty.
+
+    Raises:
+        InvalidDocument: a value has no canonical form, for example a lone surrogate.
+    """
+    receipt = {name: body[name] for name in _MEMBERS if name not in _OPTIONAL or body.get(name) not in (None, [], ())}
+    receipt["kernel_key"] = key.public_hex
+    receipt["signature"] = key.sign(signed_bytes(receipt))
+    return receipt
+
+
+def compact_json(value: Any) -> str:
+    """Return JSON without white space, members in their order, non-ASCII characters raw."""
+    return _ENCODER.encode(value)
+
+
+def route_selection(request_id: str) -> dict[str, Any]:
+    """Return the metadata member that records how the request was routed (wire protocol, section 3.2)."""
+    hashed = b"".join((_BEFORE_ID, b'"requestId":', canonical_json(request_id), _AFTER_ID))
+    return {
+        "routeSelectionId": sha256_hex(hashed),
+        "decision": "select",
+        "sourceProtocol": "http",
+        "requestedTargetProtocol": "native",
+        "selectedRouteId": _NATIVE,
+        "selectedTargetProtocol": "native",
+        "selectedProtocols": _PROTOCOLS,
+        "candidates": [
+            {
+                "routeId": _NATIVE,
+                "targetProtocol": "native",
+                "selectedProtocols": _PROTOCOLS,
+                "available": True,
+            }
+        ],
+    }
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False, allow_nan=False)

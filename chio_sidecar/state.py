@@ -1,0 +1,121 @@
+"""What one sidecar holds while it runs: key, routes, engine, store."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+
+from chio_core.errors import ConfigurationError
+from chio_core.signing import SigningKey
+from chio_sidecar.config import SidecarConfig
+from chio_sidecar.engine import Engine
+from chio_sidecar.ids import ReceiptIds
+from chio_sidecar.keys import load_or_create_key
+from chio_sidecar.revocation import RevocationAuthority
+from chio_sidecar.routes import RouteTable
+from chio_sidecar.store import ReceiptStore
+from chio_sidecar.store.sqlite import SqliteReceiptStore
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    key: SigningKey
+    routes: RouteTable
+    engine: Engine
+    store: ReceiptStore
+
+
+class SidecarState:
+    """Everything that endpoints share; `app.state.sidecar`.
+
+    It opens itself when it is first used; `open` does so at once, so that a program can report what is wrong
+    before it listens.
+
+    Args:
+        config: the options.
+
+    Attributes:
+        ids: source of receipt ids.
+        revocations: the trust service that is asked about revocations; None without `control_url`.
+    """
+
+    def __init__(self, config: SidecarConfig) -> None:
+        self.config = config
+        self.ids = ReceiptIds(config.clock)
+        self.revocations = RevocationAuthority.from_config(config)
+        self._parts: _Parts | None = None
+        self._closed = False
+        self._lock = threading.Lock()
+
+    @property
+    def key(self) -> SigningKey:
+        """The key that signs receipts and minted capabilities."""
+        return self._opened().key
+
+    @property
+    def routes(self) -> RouteTable:
+        """The route table and its policy hash."""
+        return self._opened().routes
+
+    @property
+    def engine(self) -> Engine:
+        """The decision."""
+        return self._opened().engine
+
+    @property
+    def store(self) -> ReceiptStore:
+        """The receipt store."""
+        return self._opened().store
+
+    @property
+    def trusted_issuers(self) -> frozenset[str]:
+        """Public keys whose capabilities are accepted, the own one included."""
+        return self.engine.trusted_issuers
+
+    def now(self) -> int:
+        """Whole seconds since 1970 by the sidecar's clock."""
+        return int(self.config.clock())
+
+    def open(self) -> None:
+        """Read the routes, load the key and open the store, once.
+
+        Raises:
+            ConfigurationError: one of them cannot be used.
+        """
+        self._opened()
+
+    async def close(self) -> None:
+        """Finish what waits to be written and release everything; requests that come later are refused."""
+        with self._lock:
+            parts, self._parts, self._closed = self._parts, None, True
+        if self.revocations is not None:
+            await self.revocations.close()
+        if parts is not None:
+            await parts.store.close()
+
+    def _opened(self) -> _Parts:
+        return self._parts or self._open()
+
+    def _open(self) -> _Parts:
+        with self._lock:
+            if self._closed:
+                raise ConfigurationError("this sidecar is closed; create a new one")
+            if self._parts is None:
+                self._parts = _open_parts(self.config)
+            return self._parts
+
+
+def _open_parts(config: SidecarConfig) -> _Parts:
+    routes = RouteTable.from_openapi(config.spec_text) if config.spec_text is not None else RouteTable.by_method()
+    key = config.signing_key or load_or_create_key(config.resolved_key_path)
+    store = SqliteReceiptStore(config.store_path, busy_seconds=config.busy_seconds, clock=config.clock)
+    engine = Engine(
+        routes,
+        trusted_issuers={key.public_hex, *config.trusted_issuers},
+        accept_schema_form=config.accept_schema_form,
+    )
+    log.info("receipt store %s: %s; kernel key %s", config.store_path, store.detail, key.public_hex)
+    return _Parts(key, routes, engine, store)

@@ -1,0 +1,43 @@
+"""Where receipts are kept: the seam behind which a database stands.
+
+The promises of every backend, which `tests/sidecar/store_conformance.py` asks for:
+
+* a receipt that `append` returned is durable: it survives the death of the process and of the machine;
+* nothing that was stored is ever changed or removed, by no call and by no second writer's plain SQL;
+* a request id has one receipt. The same content again gives back that very receipt, other content a `Conflict`;
+* what an entry demands (capabilities that are not revoked, invocations that are left) is judged in the same
+  transaction that stores it, so a revocation that was acknowledged comes before every later receipt;
+* whoever waits for a write waits a bounded time, and at most a bounded number wait.
+"""
+
+from __future__ import annotations
+
+from chio_sidecar.store.base import (
+    AppendOutcome,
+    Conflict,
+    Exhausted,
+    Invocation,
+    NewReceipt,
+    ReceiptStore,
+    Revoked,
+    StoreBusy,
+    Stored,
+    StoredReceipt,
+    StoreHealth,
+    StoreUnavailable,
+)
+
+__all__ = [
+    "AppendOutcome",
+    "Conflict",
+    "Exhausted",
+    "Invocation",
+    "NewReceipt",
+    "ReceiptStore",
+    "Revoked",
+    "StoreBusy",
+    "StoreHealth",
+    "StoreUnavailable",
+    "Stored",
+    "StoredReceipt",
+]

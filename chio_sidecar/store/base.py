@@ -1,0 +1,160 @@
+"""What goes into a store, what comes out, and the protocol of a backend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from chio_core.errors import ChioError
+
+
+class StoreUnavailable(ChioError):
+    """The store cannot write or read now; the text says why. Nothing was stored."""
+
+    code = "chio_receipt_persistence_failed"
+
+
+class StoreBusy(StoreUnavailable):
+    """More writes wait already than may wait; try again later. Nothing was stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """One use of a grant that may be used a limited number of times.
+
+    Attributes:
+        capability_id: id of the token.
+        grant_index: position of the tool grant in the token's scope, from 0.
+        limit: the grant's `max_invocations`.
+    """
+
+    capability_id: str
+    grant_index: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewReceipt:
+    """A receipt to be stored, and what must hold at that moment.
+
+    Attributes:
+        receipt_id: id of the receipt.
+        request_id: the client's id; unique in the store.
+        fingerprint: tells whether a repeated request id stands for the same content.
+        receipt_json: the signed receipt as compact JSON, members in protocol order.
+        unless_revoked: capability ids of which none may be revoked.
+        invocation: a use of a limited grant that the receipt spends.
+    """
+
+    receipt_id: str
+    request_id: str
+    fingerprint: str
+    receipt_json: str
+    unless_revoked: tuple[str, ...] = ()
+    invocation: Invocation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The request id has this receipt, durably.
+
+    Attributes:
+        receipt_json: the stored text: the new one, or that of an earlier request with the same content.
+        fresh: True when it was stored by this call.
+    """
+
+    receipt_json: str
+    fresh: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """The request id is taken by other content; nothing was stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """A capability that had to be unrevoked is not; nothing was stored."""
+
+    capability_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exhausted:
+    """The grant has no invocation left; nothing was stored."""
+
+    invocation: Invocation
+
+
+AppendOutcome = Stored | Conflict | Revoked | Exhausted
+
+
+@dataclass(frozen=True, slots=True)
+class StoredReceipt:
+    """One row.
+
+    Attributes:
+        sequence: row number, growing in the order of insertion.
+        created_at: when it was stored, UTC, ISO 8601 with microseconds.
+    """
+
+    sequence: int
+    receipt_id: str
+    request_id: str
+    receipt_json: str
+    created_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoreHealth:
+    """Answer of `ReceiptStore.health`.
+
+    Attributes:
+        writable: a commit just succeeded.
+        detail: how the store writes, or why it cannot; one sentence without secrets.
+    """
+
+    writable: bool
+    detail: str
+
+
+@runtime_checkable
+class ReceiptStore(Protocol):
+    """A durable, append-only store. Every method may be called from any thread and any event loop.
+
+    All methods but `close` raise `StoreUnavailable` (also its child `StoreBusy`) when the store cannot do its
+    work; then nothing was stored.
+    """
+
+    async def append(self, entry: NewReceipt) -> AppendOutcome:
+        """Store a receipt and return once it is durable, or say why it was not stored."""
+        ...
+
+    async def get(self, receipt_id: str) -> StoredReceipt | None:
+        """Return the receipt with this id, or None."""
+        ...
+
+    async def find_by_request_id(self, request_id: str) -> StoredReceipt | None:
+        """Return the receipt of this request, or None."""
+        ...
+
+    async def list(self, *, after: int = 0, limit: int = 50) -> Sequence[StoredReceipt]:
+        """Return at most `limit` receipts whose row number is greater than `after`, oldest first."""
+        ...
+
+    async def revoke(self, capability_id: str) -> bool:
+        """Revoke a capability for good; True when it was not revoked before."""
+        ...
+
+    async def is_revoked(self, capability_id: str) -> bool:
+        """Tell whether a capability was revoked."""
+        ...
+
+    async def health(self) -> StoreHealth:
+        """Commit something small and say how that went. Never raises `StoreUnavailable`."""
+        ...
+
+    async def close(self) -> None:
+        """Finish the writes that wait, then release everything. May be called twice."""
+        ...

@@ -1,0 +1,267 @@
+"""The SQLite file: its tables, how it is created, opened and recognised.
+
+Nothing in it can be changed or removed by plain SQL: triggers refuse UPDATE and DELETE, and an INSERT that
+would replace a row (`INSERT OR REPLACE` deletes without asking delete triggers) is refused before it does.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import sqlite3
+import stat
+from pathlib import Path
+
+from chio_core.errors import ConfigurationError
+
+log = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+"""`PRAGMA user_version` of the files that this version writes."""
+
+APPLICATION_ID = 0x4368696F
+"""`PRAGMA application_id` of a receipt store: "Chio" in ASCII."""
+
+FIRST_SAFE_WAL = (3, 51, 3)
+"""Older versions can lose committed rows when two connections write and checkpoint a write-ahead log at once."""
+
+_RECEIPTS = """
+CREATE TABLE http_receipts (
+    seq INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    receipt_json TEXT NOT NULL,
+    request_id TEXT NOT NULL UNIQUE,
+    fingerprint TEXT NOT NULL,
+    created_at TEXT NOT NULL
+);
+CREATE TABLE revoked_capabilities (
+    capability_id TEXT NOT NULL PRIMARY KEY,
+    revoked_at INTEGER NOT NULL
+);
+CREATE TABLE capability_invocations (
+    capability_id TEXT NOT NULL,
+    grant_index INTEGER NOT NULL,
+    ordinal INTEGER NOT NULL,
+    request_id TEXT NOT NULL,
+    PRIMARY KEY (capability_id, grant_index, ordinal)
+);
+CREATE TABLE write_probe (
+    singleton INTEGER PRIMARY KEY CHECK (singleton = 1),
+    probes INTEGER NOT NULL
+);
+INSERT INTO write_probe VALUES (1, 0);
+CREATE VIEW receipts AS
+SELECT seq, id, request_id, created_at,
+       json_extract(receipt_json, '$.verdict.verdict') AS verdict_outcome,
+       json_extract(receipt_json, '$.method') AS method,
+       json_extract(receipt_json, '$.route_pattern') AS route_pattern,
+       json_extract(receipt_json, '$.capability_id') AS capability_id,
+       json_extract(receipt_json, '$.timestamp') AS timestamp
+FROM http_receipts;
+"""
+
+# Which rows a new row would take the place of, for each table whose rows stay for ever.
+_TAKES_PLACE_OF = {
+    "http_receipts": "id = NEW.id OR request_id = NEW.request_id OR seq = NEW.seq",
+    "revoked_capabilities": "capability_id = NEW.capability_id",
+    "capability_invocations": (
+        "capability_id = NEW.capability_id AND grant_index = NEW.grant_index AND ordinal = NEW.ordinal"
+    ),
+}
+
+_APPEND_ONLY = """
+CREATE TRIGGER {table}_no_update BEFORE UPDATE ON {table}
+BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END;
+CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table}
+BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END;
+CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table}
+WHEN EXISTS (SELECT 1 FROM {table} WHERE {same})
+BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END;
+"""
+
+_DDL = _RECEIPTS + "".join(_APPEND_ONLY.format(table=table, same=same) for table, same in _TAKES_PLACE_OF.items())
+
+_OBJECTS = {"receipts", "write_probe", *_TAKES_PLACE_OF} | {
+    f"{table}_no_{what}" for table in _TAKES_PLACE_OF for what in ("update", "delete", "replace")
+}
+
+
+def journal_for(version: tuple[int, ...]) -> str:
+    """Return the journal mode that is safe on this SQLite version.
+
+    Returns:
+        `wal`, or `persist`: the rollback journal whose header is overwritten at a commit. Deleting the journal
+        means the same and is slower; and after a power failure a deleted one can come back, and with it undo a
+        commit that was acknowledged.
+    """
+    return "wal" if version >= FIRST_SAFE_WAL else "persist"
+
+
+def prepare(path: Path, *, journal: str, busy_seconds: float) -> None:
+    """Create the file when it is missing, and make sure that it is a receipt store that can be written.
+
+    Args:
+        path: the SQLite file; its folder must exist.
+        journal: `wal` or `persist`.
+        busy_seconds: how long to wait for another process that holds the file.
+
+    Raises:
+        ConfigurationError: the file cannot be used; the sentence names it and the remedy.
+    """
+    try:
+        _create_private(path)
+        connection = connect(path, journal=journal, busy_seconds=busy_seconds)
+        try:
+            _initialise(connection, path)
+        finally:
+            connection.close()
+    except OSError as exc:
+        raise ConfigurationError(
+            f"cannot open receipt store {path}: {exc.strerror}; its folder must exist and be writable"
+        ) from None
+    except sqlite3.Error as exc:
+        raise ConfigurationError(f"cannot use {path} as a receipt store: {exc}; {_remedy(exc)}") from None
+
+
+def connect(path: Path, *, journal: str, busy_seconds: float) -> sqlite3.Connection:
+    """Open the existing file for writing, every commit forced to the disk.
+
+    Raises:
+        sqlite3.Error: it cannot be opened, or stays in another journal mode.
+    """
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=rw",
+        uri=True,
+        timeout=busy_seconds,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    try:
+        (mode,) = connection.execute(f"PRAGMA journal_mode={journal}").fetchone()
+        if mode != journal:
+            raise sqlite3.OperationalError(f"database is locked in journal mode {mode}")
+        connection.execute("PRAGMA synchronous=FULL")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def disconnect(connection: sqlite3.Connection) -> None:
+    """Close a writing connection, and take the emptied rollback journal away."""
+    try:
+        (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+        if mode == "persist":
+            connection.execute("PRAGMA journal_mode=delete")
+    except sqlite3.Error as exc:
+        log.debug("receipt store: the journal stays: %s", exc)  # somebody else is writing, and will remove it
+    finally:
+        connection.close()
+
+
+def connect_reader(path: Path, *, busy_seconds: float) -> sqlite3.Connection:
+    """Open the file read-only; such a connection never writes, repairs or checkpoints.
+
+    Raises:
+        sqlite3.Error: it cannot be opened.
+    """
+    return sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=ro",
+        uri=True,
+        timeout=busy_seconds,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+
+
+def _create_private(path: Path) -> None:
+    # Linked into place instead of opened there: closing a descriptor of a database file would drop the locks that
+    # another connection of this process holds on it.
+    if path.exists():
+        _make_private(path)
+        return
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        pass  # another process created it meanwhile
+    finally:
+        os.unlink(draft)
+
+
+def _make_private(path: Path) -> None:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigurationError(f"receipt store {path} is no regular file; name another one")
+    if status.st_mode & 0o077 == 0:
+        return
+    try:
+        path.chmod(0o600)
+    except PermissionError:
+        log.warning("receipt store %s is open to other users, and this user may not change that", path)
+    else:
+        log.warning("receipt store %s was open to other users; its mode is now 0600", path)
+
+
+def _initialise(connection: sqlite3.Connection, path: Path) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if _is_empty(connection):
+            for statement in _statements(_DDL):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        else:
+            _recognise(connection, path)
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _recognise(connection: sqlite3.Connection, path: Path) -> None:
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if application != APPLICATION_ID:
+        raise ConfigurationError(f"{path} is a database of another program, no receipt store; name another file")
+    if version != SCHEMA_VERSION:
+        raise ConfigurationError(
+            f"receipt store {path} has schema version {version}, this version reads {SCHEMA_VERSION};"
+            " use the version that wrote it, or name another file"
+        )
+    missing = _OBJECTS - {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    if missing:
+        raise ConfigurationError(
+            f"receipt store {path} was altered: {min(missing)} is missing; restore it from a backup"
+        )
+
+
+def _is_empty(connection: sqlite3.Connection) -> bool:
+    (objects,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return (objects, version) == (0, 0)
+
+
+def _statements(script: str) -> list[str]:
+    # `executescript` would commit first; a half-created file must not be possible.
+    found, current = [], ""
+    for line in script.splitlines(keepends=True):
+        current += line
+        if sqlite3.complete_statement(current):
+            found.append(current)
+            current = ""
+    return found
+
+
+def _remedy(exc: sqlite3.Error) -> str:
+    text = str(exc)
+    if "locked" in text or "busy" in text:
+        return "another process holds it; stop that process, or name another file"
+    if "full" in text:
+        return "the disk is full; free some space"
+    if "readonly" in text or "unable to open" in text:
+        return "the file and its folder must be writable"
+    return "it is damaged or no SQLite database; restore it from a backup, or name another file"

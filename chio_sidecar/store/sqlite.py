@@ -1,0 +1,147 @@
+"""The SQLite backend: one file, one writer thread, readers that never write."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from chio_sidecar.store.base import (
+    AppendOutcome,
+    NewReceipt,
+    StoredReceipt,
+    StoreHealth,
+    StoreUnavailable,
+)
+from chio_sidecar.store.committer import GroupCommitter
+from chio_sidecar.store.schema import connect, connect_reader, disconnect, journal_for, prepare
+from chio_sidecar.store.writes import Append, Probe, Revoke, Write, apply
+
+_COLUMNS = "SELECT seq, id, request_id, receipt_json, created_at FROM http_receipts"
+
+
+class SqliteReceiptStore:
+    """A `ReceiptStore` in one SQLite file of mode 0600, which several processes may open at once.
+
+    Args:
+        path: the file, created when it is missing.
+        busy_seconds: how long a write or a read waits for another process that holds the file.
+        max_waiting: writes that may wait at once.
+        clock: seconds since 1970, for `created_at` and `revoked_at`.
+        max_pages: size limit of the file in pages of usually 4096 bytes; None: as far as the disk goes.
+        version: the SQLite version that decides about the journal.
+
+    Raises:
+        ConfigurationError: the file cannot be used.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        busy_seconds: float = 5.0,
+        max_waiting: int = 8192,
+        clock: Callable[[], float] = time.time,
+        max_pages: int | None = None,
+        version: tuple[int, ...] = sqlite3.sqlite_version_info,
+    ) -> None:
+        self.path = path
+        self.journal = journal_for(version)
+        self._busy_seconds = busy_seconds
+        self._clock = clock
+        prepare(path, journal=self.journal, busy_seconds=busy_seconds)
+        self._committer: GroupCommitter[Write] = GroupCommitter(
+            _SqliteWriter(path, self.journal, max_pages),
+            wait_seconds=busy_seconds,
+            max_waiting=max_waiting,
+        )
+        # A store that nobody closed still writes what waits, when it is forgotten or the program ends.
+        weakref.finalize(self, self._committer.shutdown)
+
+    @property
+    def detail(self) -> str:
+        """How this store writes, in one sentence."""
+        runtime = ".".join(map(str, sqlite3.sqlite_version_info))
+        if self.journal == "wal":
+            return f"SQLite {runtime}, write-ahead log, every commit synced"
+        return f"SQLite {runtime}, rollback journal (this version's write-ahead log is not safe), every commit synced"
+
+    async def append(self, entry: NewReceipt) -> AppendOutcome:
+        """Store a receipt and return once it is durable, or say why it was not stored."""
+        outcome: AppendOutcome = await self._committer.submit(Append(entry, self._clock()))
+        return outcome
+
+    async def get(self, receipt_id: str) -> StoredReceipt | None:
+        """Return the receipt with this id, or None."""
+        rows = await self._read(f"{_COLUMNS} WHERE id = ?", receipt_id)
+        return StoredReceipt(*rows[0]) if rows else None
+
+    async def find_by_request_id(self, request_id: str) -> StoredReceipt | None:
+        """Return the receipt of this request, or None."""
+        rows = await self._read(f"{_COLUMNS} WHERE request_id = ?", request_id)
+        return StoredReceipt(*rows[0]) if rows else None
+
+    async def list(self, *, after: int = 0, limit: int = 50) -> Sequence[StoredReceipt]:
+        """Return at most `limit` receipts whose row number is greater than `after`, oldest first."""
+        rows = await self._read(f"{_COLUMNS} WHERE seq > ? ORDER BY seq LIMIT ?", after, limit)
+        return [StoredReceipt(*row) for row in rows]
+
+    async def revoke(self, capability_id: str) -> bool:
+        """Revoke a capability for good; True when it was not revoked before."""
+        newly: bool = await self._committer.submit(Revoke(capability_id, self._clock()))
+        return newly
+
+    async def is_revoked(self, capability_id: str) -> bool:
+        """Tell whether a capability was revoked."""
+        return bool(await self._read(_REVOKED, capability_id))
+
+    async def health(self) -> StoreHealth:
+        """Commit something small and say how that went."""
+        try:
+            await self._committer.submit(Probe())
+        except StoreUnavailable as exc:
+            return StoreHealth(writable=False, detail=exc.message)
+        return StoreHealth(writable=True, detail=self.detail)
+
+    async def close(self) -> None:
+        """Finish the writes that wait, then close the file. May be called twice."""
+        await asyncio.to_thread(self._committer.shutdown)
+
+    async def _read(self, sql: str, *parameters: object) -> Sequence[Any]:
+        return await asyncio.to_thread(self._fetch, sql, parameters)
+
+    def _fetch(self, sql: str, parameters: tuple[object, ...]) -> Sequence[Any]:
+        try:
+            connection = connect_reader(self.path, busy_seconds=self._busy_seconds)
+            try:
+                return connection.execute(sql, parameters).fetchall()
+            finally:
+                connection.close()
+        except sqlite3.Error as exc:
+            raise StoreUnavailable(f"the receipt store cannot be read: {exc}") from None
+
+
+_REVOKED = "SELECT 1 FROM revoked_capabilities WHERE capability_id = ?"
+
+
+class _SqliteWriter:
+    def __init__(self, path: Path, journal: str, max_pages: int | None) -> None:
+        self._path = path
+        self._journal = journal
+        self._max_pages = max_pages
+
+    def open(self) -> sqlite3.Connection:
+        connection = connect(self._path, journal=self._journal, busy_seconds=0.0)
+        if self._max_pages is not None:
+            connection.execute(f"PRAGMA max_page_count={self._max_pages:d}")
+        return connection
+
+    def apply(self, connection: sqlite3.Connection, works: Sequence[Write]) -> Sequence[Any]:
+        return apply(connection, works)
+
+    def release(self, connection: sqlite3.Connection) -> None:
+        disconnect(connection)

@@ -1,0 +1,100 @@
+"""`POST /chio/verify`: was this receipt changed, and is it ours? See wire protocol, section 2.1.
+
+The answer serves both kinds of client. `valid` is what April clients read: the signature holds under the key that
+the receipt itself names, which proves nothing about who signed. The report beside it is what newer clients read;
+its `ok` also asks that the key is this sidecar's own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from chio_core.errors import InvalidDocument, ReceiptRejected
+from chio_core.models.receipt import HttpReceipt
+from chio_core.receipts import receipt_id_is_valid, verify_receipt
+from chio_sidecar.bodies import BodyError, parse_object, read_body
+from chio_sidecar.state import SidecarState
+
+MAX_BODY = 1024 * 1024
+"""Largest body, in bytes."""
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_RESULTS = {"cancel": "cancelled"}
+
+
+class VerifyEndpoint:
+    """The endpoint.
+
+    Args:
+        sidecar: whose key is the trusted one.
+    """
+
+    def __init__(self, sidecar: SidecarState) -> None:
+        self._sidecar = sidecar
+
+    async def answer(self, request: Request) -> Response:
+        """Answer one call."""
+        try:
+            document = parse_object(await read_body(request, MAX_BODY))
+            receipt = HttpReceipt.from_wire(document)
+        except BodyError:
+            return _bad_request("failed to read receipt verification body")
+        except InvalidDocument as exc:
+            return _bad_request(f"invalid HttpReceipt payload: {exc.message}")
+        return JSONResponse(report(receipt, own_key=self._sidecar.key.public_hex))
+
+
+def report(receipt: HttpReceipt, *, own_key: str) -> dict[str, Any]:
+    """Return the answer for a receipt.
+
+    Args:
+        receipt: as it was read.
+        own_key: public key (hex) of this sidecar.
+    """
+    signature_valid = _verifies(receipt.raw) or _verifies(_known_members(receipt))
+    # The id of an April receipt is a name and can only be missing; that of a newer one is a hash.
+    id_valid = receipt_id_is_valid(receipt.raw) if receipt.receipt_kind is not None else bool(receipt.id)
+    hash_valid = _DIGEST.fullmatch(receipt.content_hash) is not None
+    trusted = receipt.kernel_key == own_key
+    ok = signature_valid and trusted and id_valid and hash_valid
+    result = _RESULTS.get(receipt.verdict.verdict, receipt.verdict.verdict)
+    return {
+        "valid": signature_valid,
+        "ok": ok,
+        "authorized": ok and result == "allow",
+        "result": result,
+        "signature_valid": signature_valid,
+        "signer_trusted": trusted,
+        "receipt_id_valid": id_valid,
+        "parameter_hash_valid": hash_valid,
+        "receipt_kind": receipt.receipt_kind,
+        "boundary_class": receipt.boundary_class,
+        "trust_level": receipt.trust_level,
+        "signer_key_hex": receipt.kernel_key,
+    }
+
+
+def _verifies(document: Mapping[str, Any]) -> bool:
+    try:
+        verify_receipt(document)
+    except ReceiptRejected:
+        return False
+    return True
+
+
+def _known_members(receipt: HttpReceipt) -> dict[str, Any]:
+    """Return the receipt without members that the protocol does not know.
+
+    Verifiers of the protocol read a receipt into a model and so ignore what somebody added to it; nothing of
+    what they ignore is vouched for.
+    """
+    return {name: value for name, value in receipt.raw.items() if name in HttpReceipt.model_fields}
+
+
+def _bad_request(message: str) -> Response:
+    return JSONResponse({"error": "chio_bad_request", "message": message}, 400)

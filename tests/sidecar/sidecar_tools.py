@@ -1,0 +1,195 @@
+"""Asking a sidecar without a network, with keys and a clock that a test holds in its hand."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Coroutine, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from chio_core.canonical import parse_json
+from chio_core.capabilities import issue_capability, sign_link
+from chio_core.models.capability import CapabilityToken
+from chio_core.signing import SigningKey
+from chio_sidecar.app import SidecarApp, create_app
+from chio_sidecar.config import SidecarConfig
+
+KERNEL = SigningKey(b"\x21" * 32)
+AUTHORITY = SigningKey(b"\x31" * 32)
+STRANGER = SigningKey(b"\x41" * 32)
+HOLDER = SigningKey(b"\x22" * 32)
+
+NOW = 1_776_272_775
+DEADLINE = 60.0
+"""Seconds after which a test that hangs has failed."""
+
+SERVER, TOOL = "http-sidecar-client", "hello_write"
+TESTS = Path(__file__).resolve().parents[1]
+
+T = TypeVar("T")
+
+
+class Clock:
+    """A clock that only moves when it is told to."""
+
+    def __init__(self, now: float = NOW) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine in a loop of its own, for a bounded time."""
+
+    async def bounded() -> T:
+        async with asyncio.timeout(DEADLINE):
+            return await main
+
+    return asyncio.run(bounded())
+
+
+@asynccontextmanager
+async def sidecar(folder: Path, **options: Any) -> AsyncIterator[SidecarApp]:
+    """A sidecar that trusts `AUTHORITY`, signs with `KERNEL`, and is closed when the block ends."""
+    defaults: dict[str, Any] = {
+        "store_path": folder / "receipts.sqlite3",
+        "signing_key": KERNEL,
+        "trusted_issuers": {AUTHORITY.public_hex},
+        "clock": Clock(),
+    }
+    app = create_app(SidecarConfig(**(defaults | options)))
+    try:
+        yield app
+    finally:
+        await app.state.close()
+
+
+class Answer:
+    """What came back."""
+
+    def __init__(self, messages: list[dict[str, Any]]) -> None:
+        self.status: int = messages[0]["status"]
+        self.headers = {name.decode(): value.decode() for name, value in messages[0]["headers"]}
+        self.body: bytes = b"".join(message.get("body", b"") for message in messages[1:])
+
+    @property
+    def document(self) -> Any:
+        return parse_json(self.body)
+
+
+async def send(
+    app: Any,
+    method: str,
+    path: str,
+    body: bytes | Iterable[bytes] = b"",
+    *,
+    headers: Iterable[tuple[str, str]] = (),
+    query: str = "",
+    complete: bool = True,
+) -> Answer:
+    """Send one request; a body of several pieces comes in as many messages, the last one missing if asked."""
+    pieces = [body] if isinstance(body, bytes) else list(body)
+    messages = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
+    if complete:
+        messages[-1]["more_body"] = False
+    answer: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop(0) if messages else {"type": "http.disconnect"}
+
+    async def keep(message: dict[str, Any]) -> None:
+        answer.append(message)
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "query_string": query.encode(),
+        "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in headers],
+        "client": ("127.0.0.1", 50000),
+        "server": ("127.0.0.1", 9090),
+    }
+    await app(scope, receive, keep)
+    return Answer(answer)
+
+
+def question(**changes: Any) -> dict[str, Any]:
+    """The body of an evaluate call: a GET by nobody. A member that is set to `...` is left out."""
+    document = {
+        "request_id": "req-1",
+        "method": "GET",
+        "route_pattern": "/client/idea",
+        "path": "/pets/7",
+        "caller": {"subject": "anonymous", "auth_method": {"method": "anonymous"}, "verified": False},
+        "timestamp": NOW - 5,
+    } | changes
+    return {name: value for name, value in document.items() if value is not ...}
+
+
+async def evaluate(app: Any, token: Any = None, *, query: str = "", **changes: Any) -> Answer:
+    """Ask for a decision; the token is a model, an object or a text."""
+    headers = [] if token is None else [("X-Chio-Capability", token_text(token))]
+    body = json.dumps(question(**changes)).encode()
+    return await send(app, "POST", "/chio/evaluate", body, headers=headers, query=query)
+
+
+async def decision(app: Any, token: Any = None, **changes: Any) -> dict[str, Any]:
+    """Ask for a decision that must be had."""
+    answer = await evaluate(app, token, **changes)
+    assert answer.status == 200, answer.body
+    document: dict[str, Any] = answer.document
+    return document
+
+
+def token_text(token: Any) -> str:
+    if isinstance(token, CapabilityToken):
+        token = token.to_wire()
+    return token if isinstance(token, str) else json.dumps(token, separators=(",", ":"))
+
+
+def grant(server: str = SERVER, tool: str = TOOL, **more: Any) -> dict[str, Any]:
+    return {"server_id": server, "tool_name": tool, "operations": ["invoke"], **more}
+
+
+def capability(
+    key: SigningKey = AUTHORITY,
+    *,
+    grants: list[dict[str, Any]] | None = None,
+    issued: int = NOW - 60,
+    ttl: int = 3600,
+    name: str = "cap-1",
+    parents: Iterable[str] = (),
+    links: Iterable[Any] = (),
+) -> CapabilityToken:
+    """A token; `parents` names the capabilities that it was derived from."""
+    chain = [*links, *(_links(parents))]
+    return issue_capability(
+        key,
+        subject=HOLDER.public_hex,
+        scope={"grants": [grant()] if grants is None else grants},
+        ttl_seconds=ttl,
+        now=issued,
+        capability_id=name,
+        delegation_chain=chain,
+    )
+
+
+def _links(parents: Iterable[str]) -> list[Any]:
+    # Each holder hands on to itself, which connects the links.
+    return [
+        sign_link(HOLDER, capability_id=parent, delegatee=HOLDER.public_hex, timestamp=NOW - 100)
+        for parent in parents
+    ]
+
+
+def vectors(*path: str) -> Any:
+    """Load a JSON file from `tests/vectors`."""
+    return json.loads(TESTS.joinpath("vectors", *path).read_text(encoding="utf-8"))

@@ -1,0 +1,237 @@
+"""`receipt list`, `show` and `verify` (wire protocol, section 10.3)."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chio_core.signing import SigningKey
+from chio_sidecar.cli import main
+from chio_sidecar.receipt_query import ReceiptFilter, ReceiptReader
+from tests.sidecar.control_tools import DEADLINE, NOBODY, ask, environment, evaluate, run_command, sidecars
+
+KEY = SigningKey(b"\x21" * 32)
+START = 1_776_272_775
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """Three receipts: an allow, a deny, and an allow with a capability, one second apart."""
+    path = tmp_path / "receipts.sqlite3"
+    times = iter(range(START, START + 100))
+    now = [START]
+    with sidecars() as create:
+        app = create(store_path=path, signing_key=KEY, clock=lambda: now[0])
+        scope = {"grants": [{"server_id": "s", "tool_name": "t", "operations": ["invoke"]}]}
+        body = {"subject": NOBODY, "scope": scope}
+        token = ask(app, "POST", "/v1/capabilities", json=body).json()
+        for request_id, method, capability in (("a", "GET", None), ("b", "POST", None), ("c", "POST", token)):
+            now[0] = next(times)
+            evaluate(app, capability, request_id=request_id, method=method)
+    return path
+
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def listed(store: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(*arguments: object) -> tuple[list[dict[str, Any]], str]:
+        assert main(["receipt", "list", "--receipt-db", str(store), *map(str, arguments)]) == 0
+        captured = capsys.readouterr()
+        return [json.loads(line) for line in captured.out.splitlines()], captured.err
+
+    return run
+
+
+def ids(receipts: list[dict[str, Any]]) -> list[str]:
+    return [receipt["request_id"] for receipt in receipts]
+
+
+def test_list_prints_all_receipts_oldest_first_with_their_outcome(listed: Run) -> None:
+    receipts, error = listed()
+    assert ids(receipts) == ["a", "b", "c"]
+    assert [receipt["verdict"]["outcome"] for receipt in receipts] == ["allow", "deny", "allow"]
+    assert error == ""
+
+
+def test_list_adds_nothing_but_the_outcome(listed: Run, store: Path) -> None:
+    with sqlite3.connect(store) as connection:
+        rows = connection.execute("SELECT receipt_json FROM http_receipts ORDER BY rowid").fetchall()
+    connection.close()
+    receipts, _ = listed()
+    for receipt, (text,) in zip(receipts, rows, strict=True):
+        del receipt["verdict"]["outcome"]
+        assert json.dumps(receipt, separators=(",", ":"), ensure_ascii=False) == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--outcome", "allow"], ["a", "c"]),
+        (["--outcome", "deny"], ["b"]),
+        (["--outcome", "cancel"], []),
+        (["--outcome", "cancelled"], []),
+        (["--since", START + 1], ["b", "c"]),
+        (["--until", START + 1], ["a", "b"]),
+        (["--since", START + 1, "--until", START + 1], ["b"]),
+        (["--capability", "cap-unknown"], []),
+        (["--tool-server", "http"], ["a", "b", "c"]),
+        (["--tool-server", "other"], []),
+        (["--tool-name", "POST /echo"], ["b", "c"]),
+        (["--min-cost", 0], []),
+        (["--cursor", 2], ["c"]),
+        (["--cursor", 1, "--outcome", "allow"], ["c"]),
+        (["--cursor", 99], []),
+    ],
+)
+def test_list_takes_the_filters_of_the_protocol(listed: Run, arguments: list[object], expected: list[str]) -> None:
+    receipts, error = listed(*arguments)
+    assert ids(receipts) == expected
+    assert error == ""
+
+
+def test_list_finds_the_receipts_of_a_capability(listed: Run) -> None:
+    used = listed()[0][2]["capability_id"]
+    assert ids(listed("--capability", used)[0]) == ["c"]
+
+
+def test_list_names_the_cursor_only_when_more_rows_follow(listed: Run) -> None:
+    receipts, error = listed("--limit", 2)
+    assert (ids(receipts), error) == (["a", "b"], "next_cursor=2 total_count=3\n")
+    receipts, error = listed("--limit", 2, "--cursor", 2)
+    assert (ids(receipts), error) == (["c"], "")
+    assert listed("--limit", 3)[1] == ""
+    receipts, error = listed("--limit", 1, "--outcome", "allow")
+    assert (ids(receipts), error) == (["a"], "next_cursor=1 total_count=2\n")
+
+
+def test_list_changes_nothing_in_the_store(listed: Run, store: Path) -> None:
+    before = store.read_bytes()
+    listed()
+    assert store.read_bytes() == before
+
+
+def test_list_goes_on_while_the_store_is_written(store: Path) -> None:
+    with sidecars() as create:
+        app = create(store_path=store, signing_key=KEY)
+        reader = ReceiptReader(store, option="--receipt-db")
+        rows = reader.rows(ReceiptFilter())
+        assert next(rows)[1]["request_id"] == "a"
+        evaluate(app, request_id="d", method="GET")
+        assert [receipt["request_id"] for _, receipt in rows] == ["b", "c"]
+        reader.close()
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (None, "there is no receipt store at"),
+        (b"no database " * 100, "cannot read"),
+    ],
+)
+def test_a_store_that_is_none_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], prepare: bytes | None, message: str
+) -> None:
+    path = tmp_path / "other.db"
+    if prepare is not None:
+        path.write_bytes(prepare)
+    assert main(["receipt", "list", "--receipt-db", str(path)]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert "other.db (--receipt-db)" in error
+    assert not path.exists() or prepare is not None
+
+
+def test_a_database_without_receipts_lists_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sqlite3.connect(tmp_path / "empty.db").close()
+    assert main(["receipt", "list", "--receipt-db", str(tmp_path / "empty.db")]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_list_without_a_place_says_what_it_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["receipt", "list"]) == 1
+    assert "receipt commands require --receipt-db <path> or --control-url" in capsys.readouterr().err
+
+
+def test_list_ends_quietly_when_nobody_reads_on(store: Path) -> None:
+    command = f"'{sys.executable}' -m chio_sidecar receipt list --receipt-db '{store}' | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, timeout=DEADLINE, env=environment(), check=False
+    )
+    assert done.stderr == ""
+    assert done.stdout.strip() in {"0", "141"}
+
+
+def test_show_prints_one_receipt_and_verifies_it(listed: Run, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = listed()[0][1]["id"]
+    place = ["--receipt-db", str(store), "--trusted-key", KEY.public_hex]
+    assert main(["receipt", "show", name, "--verify", *place]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["id"] == name
+    assert captured.err == f"{name} valid\n"
+    assert main(["receipt", "show", name, "--verify", "--receipt-db", str(store), "--trusted-key", NOBODY]) == 1
+    assert main(["receipt", "show", "unknown", *place]) == 1
+
+
+def test_verify_accepts_what_list_prints(listed: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    receipts, _ = listed()
+    file = tmp_path / "receipts.ndjson"
+    file.write_text("".join(json.dumps(receipt) + "\n" for receipt in receipts) + "\n")
+    assert main(["receipt", "verify", str(file), "--trusted-key", KEY.public_hex]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.splitlines() == [f"{receipt['id']} valid" for receipt in receipts]
+    assert captured.err == "3 receipts: 3 valid, 0 invalid\n"
+
+
+def test_verify_reads_a_store_too(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["receipt", "verify", "--receipt-db", str(store)]) == 0
+    assert "note: no --trusted-key was given" in capsys.readouterr().err
+
+
+def test_verify_ends_with_1_when_one_receipt_fails(
+    listed: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, forged, _ = listed()[0]
+    forged["verdict"] = {"verdict": "allow", "outcome": "allow"}
+    lines = [json.dumps(good), json.dumps(forged), "{", "[]", '{"id":"x","id":"y"}', '{"id":"z"}']
+    file = tmp_path / "receipts.ndjson"
+    file.write_text("\n".join(lines))
+    assert main(["--json", "receipt", "verify", str(file)]) == 1
+    captured = capsys.readouterr()
+    found = [json.loads(line) for line in captured.out.splitlines()]
+    assert [one["valid"] for one in found] == [True, False, False, False, False, False]
+    assert [one.get("rule") for one in found[1:]] == ["signature", "shape", "shape", "shape", "shape"]
+    assert "6 receipts: 1 valid, 5 invalid" in captured.err
+
+
+def test_an_outcome_that_contradicts_the_verdict_is_a_forgery(listed: Run) -> None:
+    denied = listed()[0][1]
+    denied["verdict"]["outcome"] = "allow"
+    done = run_command("receipt", "verify", "-", stdin=json.dumps(denied))
+    assert done.returncode == 1
+    assert "INVALID signature" in done.stdout
+
+
+def test_verify_refuses_a_foreign_signer(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["receipt", "verify", "--receipt-db", str(store), "--trusted-key", NOBODY]) == 1
+    assert "INVALID kernel_key" in capsys.readouterr().out
+
+
+def test_a_file_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["receipt", "verify", "/nowhere.ndjson"]) == 1
+    assert "cannot read /nowhere.ndjson" in capsys.readouterr().err
+
+
+def test_the_inspection_pipeline_works_with_processes(store: Path) -> None:
+    done = run_command("receipt", "list", "--receipt-db", store)
+    assert done.returncode == 0
+    verified = run_command("receipt", "verify", "-", "--trusted-key", KEY.public_hex, stdin=done.stdout)
+    assert (verified.returncode, len(verified.stdout.splitlines())) == (0, 3)

@@ -1,0 +1,244 @@
+"""`trust serve` and `api protect` as processes (wire protocol, sections 9.1 and 10.2)."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from chio_core.receipts import verify_receipt
+from tests.sidecar.control_tools import DEADLINE, Server, evaluation, run_command, serving
+
+UPSTREAM = "http://127.0.0.1:1"
+SPEC = json.dumps({"openapi": "3.0.3", "info": {}, "paths": {"/echo": {"post": {"responses": {}}}}})
+CANARY = "service-canary"
+
+
+def protect(*arguments: object, **variables: str) -> Any:
+    return serving("api", "protect", "--upstream", UPSTREAM, "--listen", "127.0.0.1:0", *arguments, **variables)
+
+
+def trust(folder: Path) -> Any:
+    files = [f"--{name}-db={folder / name}" for name in ("receipt", "revocation", "authority", "budget")]
+    return serving("trust", "serve", "--listen", "127.0.0.1:0", *files, CHIO_SERVICE_TOKEN=CANARY)
+
+
+def ask(server: Server, request_id: str, token: str | None = None) -> Any:
+    headers = {} if token is None else {"X-Chio-Capability": token}
+    body = evaluation(request_id)
+    return httpx.post(f"{server.url}/chio/evaluate", json=body, headers=headers, trust_env=False).json()
+
+
+def read_spec(folder: Path) -> Path:
+    path = folder / "openapi.json"
+    path.write_text(SPEC)
+    return path
+
+
+def test_the_whole_way_of_a_capability(tmp_path: Path) -> None:
+    with trust(tmp_path) as authority:
+        assert authority.ready.startswith("Chio trust control service listening on http://127.0.0.1:")
+        url = ("--control-url", authority.url)
+        with protect(
+            *url, "--receipt-store", tmp_path / "s.sqlite3", "--spec", read_spec(tmp_path), CHIO_SERVICE_TOKEN=CANARY
+        ) as sidecar:
+            assert sidecar.ready == (
+                f"chio api protect: proxying 1 routes to {UPSTREAM} on {sidecar.url.removeprefix('http://')}"
+            )
+            issued = run_command(*url, "capability", "issue", "--server", "s", "--tool", "t", CHIO_SERVICE_TOKEN=CANARY)
+            token = issued.stdout.strip()
+            assert ask(sidecar, "r1")["verdict"]["verdict"] == "deny"
+            allowed = ask(sidecar, "r2", token)
+            assert allowed["verdict"] == {"verdict": "allow"}
+            verify_receipt(allowed["receipt"])
+            revoked = run_command(
+                *url, "trust", "revoke", "--capability-id", json.loads(token)["id"], CHIO_SERVICE_TOKEN=CANARY
+            )
+            assert revoked.returncode == 0, revoked.stderr
+            assert ask(sidecar, "r3", token)["verdict"]["reason"] == "capability token has been revoked"
+            assert CANARY not in "".join(sidecar.lines + authority.lines)
+    listed = run_command("receipt", "list", "--receipt-db", tmp_path / "s.sqlite3")
+    outcomes = [json.loads(line)["verdict"]["outcome"] for line in listed.stdout.splitlines()]
+    assert outcomes == ["deny", "allow", "deny"]
+
+
+def test_the_keys_in_the_environment_are_exactly_those_that_count(tmp_path: Path) -> None:
+    with trust(tmp_path) as authority:
+        with protect(
+            "--control-url", authority.url, CHIO_SERVICE_TOKEN=CANARY, CHIO_TRUSTED_ISSUER_KEY="1" * 64
+        ) as sidecar:
+            issue = ("capability", "issue", "--server", "s", "--tool", "t", "--control-url", authority.url)
+            token = run_command(*issue, CHIO_SERVICE_TOKEN=CANARY).stdout.strip()
+            assert ask(sidecar, "r1", token)["verdict"]["reason"] == "capability issuer is not trusted"
+        listed = run_command("receipt", "list", "--control-url", authority.url, "--control-token", CANARY)
+        assert (listed.returncode, listed.stdout) == (0, "")
+
+
+def test_a_revocation_database_counts_at_once(tmp_path: Path) -> None:
+    store, revocations = tmp_path / "s.sqlite3", tmp_path / "r.db"
+    token = run_command("capability", "issue", "--server", "s", "--tool", "t", "--receipt-store", store).stdout.strip()
+    with protect("--receipt-store", store, "--revocation-db", revocations) as sidecar:
+        assert ask(sidecar, "r1", token)["verdict"]["verdict"] == "allow"
+        run_command("trust", "revoke", "--capability-id", json.loads(token)["id"], "--revocation-db", revocations)
+        assert ask(sidecar, "r2", token)["verdict"]["reason"] == "capability token has been revoked"
+
+
+def test_the_signing_key_beside_the_store_lasts_and_one_without_a_store_does_not(tmp_path: Path) -> None:
+    keys = []
+    for _ in range(2):
+        with protect("--receipt-db", tmp_path / "s.sqlite3") as sidecar:
+            keys.append(ask(sidecar, "same")["receipt"]["kernel_key"])
+    assert keys[0] == keys[1]
+    assert stat.S_IMODE((tmp_path / "s.sqlite3.key").stat().st_mode) == 0o600
+    with protect() as sidecar:
+        key = ask(sidecar, "other")["receipt"]["kernel_key"]
+        assert any(f"a key for this run only, {key}" in line for line in sidecar.lines)
+    assert key != keys[0]
+
+
+def test_a_seed_file_is_the_signing_key(tmp_path: Path) -> None:
+    with protect("--authority-seed-file", tmp_path / "seed") as sidecar:
+        first = ask(sidecar, "a")["receipt"]["kernel_key"]
+    with protect("--authority-seed-file", tmp_path / "seed") as sidecar:
+        assert ask(sidecar, "b")["receipt"]["kernel_key"] == first
+
+
+def test_the_control_token_of_the_environment_closes_the_control_plane(tmp_path: Path) -> None:
+    with protect(CHIO_SIDECAR_CONTROL_TOKEN="canary") as sidecar:
+        mint = {"url": f"{sidecar.url}/v1/capabilities/mint", "json": {"subject": "a"}, "trust_env": False}
+        assert httpx.post(**mint).status_code == 403
+        assert httpx.post(**mint, headers={"Authorization": "Bearer canary"}).status_code == 200
+        assert "canary" not in "".join(sidecar.lines)
+
+
+def test_a_unix_socket_is_served_and_its_control_plane_is_closed(tmp_path: Path) -> None:
+    path = tmp_path / "chio.sock"
+    with serving("api", "protect", "--upstream", UPSTREAM, "--listen", f"unix:{path}") as sidecar:
+        assert sidecar.ready.endswith(f"on unix:{path}")
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://sidecar") as client:
+            assert client.post("/chio/evaluate", json=evaluation()).json()["verdict"]["verdict"] == "deny"
+            assert client.post("/v1/capabilities/mint", json={"subject": "a"}).status_code == 403
+    assert not path.exists()
+
+
+def test_a_dead_socket_file_is_taken_over_and_a_live_one_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "chio.sock"
+    command = ("api", "protect", "--upstream", UPSTREAM, "--listen", f"unix:{path}")
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    with serving(*command):
+        second = run_command(*command)
+    assert second.returncode == 1
+    assert f"cannot bind unix:{path}: Address already in use" in second.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_in_good_order(tmp_path: Path, number: signal.Signals) -> None:
+    with protect("--receipt-store", tmp_path / "s.sqlite3") as sidecar:
+        ask(sidecar, "r1")
+        sidecar.process.send_signal(number)
+        assert sidecar.process.wait(timeout=DEADLINE) == 0
+    assert run_command("receipt", "verify", "--receipt-db", tmp_path / "s.sqlite3").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "command", [("api", "protect", "--upstream", UPSTREAM), ("trust", "serve", "--service-token", "t")]
+)
+def test_a_port_in_use_is_one_sentence(command: tuple[str, ...]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = run_command(*command, "--listen", address)
+    assert done.returncode == 1
+    first, fix = done.stderr.splitlines()
+    program = f"chio {command[0]} {command[1]}"
+    assert first == f"error [chio_cli]: failed to start {program}: cannot bind {address}: Address already in use"
+    assert fix.startswith("suggested fix: ")
+
+
+def test_bad_input_stops_the_start_with_one_sentence(tmp_path: Path) -> None:
+    protect = ("api", "protect", "--upstream", UPSTREAM, "--listen", "127.0.0.1:0")
+    (tmp_path / "bad.json").write_text("{}")
+    (tmp_path / "latin.json").write_bytes(b"\xff")
+    (tmp_path / "bad.db").write_text("no database " * 100)
+    (tmp_path / "bad.key").write_text("canary")
+    (tmp_path / "bad.key").chmod(0o600)
+    table: list[tuple[list[object], dict[str, str], str]] = [
+        (["--listen", "nowhere"], {}, "--listen nowhere is no address"),
+        (["--spec", tmp_path / "none.json"], {}, "cannot read --spec"),
+        (["--spec", tmp_path / "latin.json"], {}, "is not UTF-8 text"),
+        (["--spec", tmp_path / "bad.json"], {}, "failed to parse OpenAPI spec: "),
+        (["--receipt-store", tmp_path / "bad.db"], {}, "bad.db"),
+        (["--receipt-store", tmp_path / "nowhere" / "s.db"], {}, "nowhere"),
+        (["--authority-seed-file", tmp_path / "bad.key"], {}, "bad.key holds no signing key"),
+        (["--control-url", "http://127.0.0.1:1"], {}, "--control-url needs the service token"),
+        (["--control-url", "http://127.0.0.1:1"], {"CHIO_SERVICE_TOKEN": "canary"}, "cannot reach the trust service"),
+        ([], {"CHIO_TRUSTED_ISSUER_KEY": "canary"}, "failed to parse CHIO_TRUSTED_ISSUER_KEY as a public key: "),
+        ([], {"CHIO_TRUSTED_ISSUER_KEYS": "canary"}, "failed to parse CHIO_TRUSTED_ISSUER_KEYS as a public key: "),
+    ]
+    for arguments, variables, message in table:
+        done = run_command(*protect, *arguments, **variables)
+        assert done.returncode == 1, (arguments, done.stderr)
+        errors = [line for line in done.stderr.splitlines() if line.startswith("error ")]
+        assert len(errors) == 1, done.stderr
+        assert errors[0].startswith("error [")
+        assert "failed to start chio api protect: " in errors[0]
+        assert message in errors[0]
+        assert "Traceback" not in done.stderr
+        assert "canary" not in done.stderr
+
+
+@pytest.mark.parametrize("token", [None, " "])
+def test_the_trust_service_does_not_start_without_a_token(token: str | None) -> None:
+    variables = {} if token is None else {"CHIO_SERVICE_TOKEN": token}
+    done = run_command("trust", "serve", "--listen", "127.0.0.1:0", **variables)
+    assert done.returncode == 1
+    assert "service token" in done.stderr
+
+
+@contextmanager
+def upstream(answers: dict[str, tuple[int, bytes]]) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, body = answers.get(self.path, (404, b""))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_the_upstream_is_asked_for_its_openapi_document() -> None:
+    answers = {"/openapi.json": (200, b" "), "/openapi.yaml": (500, b"x"), "/swagger.json": (200, SPEC.encode())}
+    with (
+        upstream(answers) as url,
+        serving("api", "protect", "--upstream", url, "--listen", "127.0.0.1:0") as sidecar,
+    ):
+        assert "proxying 1 routes" in sidecar.ready
+        assert "using the OpenAPI document at /swagger.json" in "".join(sidecar.lines)
+
+
+def test_without_a_document_it_starts_with_one_warning() -> None:
+    with protect() as sidecar:
+        assert "proxying 0 routes" in sidecar.ready
+        assert len([line for line in sidecar.lines if line.startswith("warning: no OpenAPI document")]) == 1

@@ -1,0 +1,136 @@
+"""Keys of the authority, and the files that hold them (wire protocol, sections 9.4 and 10.5)."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from chio_core.errors import ConfigurationError
+from chio_core.signing import SigningKey
+from chio_sidecar.trust.authority import Authority
+from chio_sidecar.trust.authority_file import SeedFileAuthority
+from chio_sidecar.trust.authority_sqlite import SqliteAuthority
+from chio_sidecar.trust.revocations import RevocationStore
+
+Opener = Callable[[Path], Authority]
+BOTH = pytest.mark.parametrize("opener", [SqliteAuthority, SeedFileAuthority])
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@BOTH
+def test_a_new_authority_has_one_key_in_files_of_mode_0600(tmp_path: Path, opener: Opener) -> None:
+    authority = opener(tmp_path / "authority")
+    status = authority.status()
+    assert status.public_key == authority.signing_key().public_hex
+    assert status.trusted_keys == (status.public_key,)
+    assert status.generation == 1
+    authority.rotate()
+    assert {mode(path) for path in tmp_path.iterdir()} == {0o600}
+    authority.close()
+
+
+@BOTH
+def test_a_rotation_makes_a_new_key_and_trusts_the_old_ones(tmp_path: Path, opener: Opener) -> None:
+    authority = opener(tmp_path / "authority")
+    keys = [authority.status().public_key]
+    for generation in (2, 3):
+        status = authority.rotate()
+        keys.append(authority.signing_key().public_hex)
+        assert (status.public_key, status.generation) == (keys[-1], generation)
+        assert status.trusted_keys == tuple(keys)
+        assert status.rotated_at is not None
+    assert len(set(keys)) == 3
+    authority.close()
+
+
+@BOTH
+def test_keys_and_history_survive_a_restart(tmp_path: Path, opener: Opener) -> None:
+    first = opener(tmp_path / "authority")
+    first.rotate()
+    before, key = first.status(), first.signing_key().public_hex
+    first.close()
+    second = opener(tmp_path / "authority")
+    assert (second.status(), second.signing_key().public_hex) == (before, key)
+    second.close()
+
+
+def test_two_processes_see_each_others_rotation(tmp_path: Path) -> None:
+    one, two = SqliteAuthority(tmp_path / "a.db"), SqliteAuthority(tmp_path / "a.db")
+    rotated = one.rotate()
+    assert two.signing_key().public_hex == rotated.public_key
+    assert two.rotate().generation == 3
+    assert len(one.status().trusted_keys) == 3
+    one.close()
+    two.close()
+
+
+def test_a_crash_between_the_writes_of_a_rotation_loses_and_forges_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "seed"
+    authority = SeedFileAuthority(path)
+    key = authority.status().public_key
+    # The list of former keys was written, the seed not yet replaced.
+    (tmp_path / "seed.former").write_text(f"{key} 1700000000\n")
+    status = SeedFileAuthority(path).status()
+    assert (status.public_key, status.trusted_keys, status.generation) == (key, (key,), 1)
+
+
+def test_a_database_that_others_could_read_is_closed_to_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "a.db"
+    SqliteAuthority(path).close()
+    path.chmod(0o644)
+    SqliteAuthority(path).close()
+    assert mode(path) == 0o600
+    assert "its mode is now 0600" in caplog.text
+
+
+def test_a_seed_that_does_not_belong_to_the_public_key_is_refused_without_showing_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    SqliteAuthority(path).close()
+    seed = SigningKey.generate().seed_hex()
+    for text in (seed, "nonsense"):
+        with sqlite3.connect(path) as connection:
+            connection.execute("UPDATE authority_state SET seed_hex = ?", (text,))
+        connection.close()
+        with pytest.raises(ConfigurationError, match="is damaged; restore the file") as caught:
+            SqliteAuthority(path)
+        assert text not in caught.value.message
+
+
+@BOTH
+def test_a_missing_folder_is_named(tmp_path: Path, opener: Opener) -> None:
+    with pytest.raises(ConfigurationError, match="nowhere"):
+        opener(tmp_path / "nowhere" / "authority")
+
+
+def test_a_file_that_is_no_database_is_named_with_its_option(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    path.write_text("no database " * 100)
+    with pytest.raises(ConfigurationError, match=r"--authority-db\) as a database"):
+        SqliteAuthority(path)
+
+
+@pytest.mark.parametrize("text", ["x", "00 1", f"{'0' * 64} x", f"{'0' * 64} 1 2"])
+def test_a_damaged_list_of_former_keys_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "seed.former").write_text(text)
+    with pytest.raises(ConfigurationError, match="former keys"):
+        SeedFileAuthority(tmp_path / "seed")
+
+
+def test_a_revocation_is_new_once_and_stays(tmp_path: Path) -> None:
+    store = RevocationStore(tmp_path / "r.db")
+    assert not store.is_revoked("cap-1")
+    assert [store.revoke("cap-1"), store.revoke("cap-1"), store.revoke("cap-2")] == [True, False, True]
+    store.close()
+    again = RevocationStore(tmp_path / "r.db")
+    assert again.is_revoked("cap-1")
+    assert [row.capability_id for row in again.find(None, 10)] == ["cap-2", "cap-1"]
+    assert [row.capability_id for row in again.find("cap-1", 10)] == ["cap-1"]
+    assert len(again.find(None, 1)) == 1
+    again.close()
