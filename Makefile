@@ -1,0 +1,17 @@
+# One target, one script. `make test VENV=/path` uses an environment that is already there; `ARGS` is passed on.
+.PHONY: demo test check bench chaos
+
+demo: ## three requests to a governed application, and their verified receipts
+	@sh scripts/demo.sh $(ARGS)
+
+test: ## the default test suite
+	@sh scripts/test.sh $(ARGS)
+
+check: ## format, lint, types
+	@sh scripts/check.sh
+
+bench: ## measure against the bare application and the published package
+	@sh scripts/bench.sh $(ARGS)
+
+chaos: ## the long tests at full size
+	@sh scripts/chaos.sh $(ARGS)

@@ -1,0 +1,8 @@
+# Format, lint and types. All of them run, whatever the first one finds.
+. "$(dirname "$0")/venv.sh"
+failed=0
+"$python" -m ruff format --check . || failed=1
+"$python" -m ruff check . || failed=1
+"$python" -m mypy || failed=1
+"$python" -m mypy scripts examples/lib || failed=1
+exit $failed

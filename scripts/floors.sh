@@ -1,0 +1,14 @@
+# Installs the lowest version of every dependency that pyproject.toml allows, and runs the tests that would notice.
+. "$(dirname "$0")/venv.sh"
+floors=$root/.venv-floors
+
+"$python" -m venv --clear "$floors"
+"$python" scripts/requirements.py lowest >"$floors/lowest.txt"
+"$python" scripts/requirements.py tools >"$floors/tools.txt"
+extras=$("$python" scripts/requirements.py extras)
+echo "the floors: $(tr '\n' ' ' <"$floors/lowest.txt")"
+"$floors/bin/python" -m pip install --quiet --disable-pip-version-check \
+    -c "$floors/lowest.txt" -r "$floors/tools.txt" -e ".[$extras]"
+
+# Old releases warn about each other; what is asked here is whether our code works with them.
+exec "$floors/bin/python" -m pytest -W default -m "not slow" --ignore tests/project "$@"

@@ -1,0 +1,174 @@
+"""Who may look at whom (docs/architecture.md): read from the source, so that imports inside functions count too."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+from tests.project.tree import ROOT, modules, packages, parse, place
+
+LAW: dict[str, set[str]] = {
+    "chio_core": set(),
+    "chio_asgi": {"chio_core"},
+    "chio_fastapi": {"chio_asgi", "chio_core"},
+    "chio_sidecar": {"chio_core"},
+    "chio_django": {"chio_core"},
+    "chio_flask": {"chio_core"},
+}
+LAZY = {("chio_core/carrier/embedded.py", "chio_sidecar"), ("chio_core/client.py", "chio_sidecar")}
+"""The one place that may look at the sidecar, and only when it is called; and a name for the type checker."""
+
+EXTRA_OF = {
+    "chio_core/guards": "guards",
+    "chio_fastapi": "fastapi",
+    "chio_sidecar": "sidecar",
+    "adapters/chio_django/drf": "drf",
+    "adapters/chio_django": "django",
+    "adapters/chio_flask": "flask",
+}
+"""The extra whose libraries a folder may import besides the unconditional ones."""
+
+TAKEN_WHEN_THERE = {("chio_sidecar/cli/serving.py", "uvloop")}
+
+ELSEWHERE = {"tests/interop/published_clients.py"}
+"""Runs in an environment of its own."""
+
+COMES_WITH = {"asgiref": "django", "pydantic_core": "pydantic", "referencing": "jsonschema", "werkzeug": "flask"}
+"""Import names that a declared distribution brings along at a version of its own choosing."""
+
+FOUND = packages()
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = SETTINGS["project"]
+DEVELOPMENT = SETTINGS["dependency-groups"]["dev"]
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import statement's top-level name.
+
+    Attributes:
+        lazy: it stands inside a function, or is for the type checker only.
+    """
+
+    path: Path
+    line: int
+    name: str
+    lazy: bool
+
+    def __str__(self) -> str:
+        return f"{place(self.path)}:{self.line} imports {self.name}"
+
+
+def imports(folder: Path) -> list[Import]:
+    return [found for path in modules(folder) for found in _visit(parse(path), path, lazy=False)]
+
+
+def _visit(node: ast.AST, path: Path, *, lazy: bool) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            for alias in child.names:
+                yield Import(path, child.lineno, alias.name.partition(".")[0], lazy)
+        elif isinstance(child, ast.ImportFrom):
+            name = folder_of(path) if child.level else (child.module or "").partition(".")[0]
+            yield Import(path, child.lineno, name, lazy)
+        else:
+            inner = lazy or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) or _is_type_checking(child)
+            yield from _visit(child, path, lazy=inner)
+
+
+def folder_of(path: Path) -> str:
+    return next(name for name, folder in FOUND.items() if path.is_relative_to(folder))
+
+
+def _is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+
+
+def test_every_package_has_a_law() -> None:
+    assert set(FOUND) <= set(LAW), "write down in LAW and in docs/architecture.md what the new package may import"
+
+
+@pytest.mark.parametrize("package", FOUND)
+def test_a_package_looks_only_at_those_that_the_law_allows(package: str) -> None:
+    broken = [
+        str(found)
+        for found in imports(FOUND[package])
+        if found.name in LAW
+        and found.name != package
+        and found.name not in LAW[package]
+        and not (found.lazy and (place(found.path), found.name) in LAZY)
+    ]
+    assert not broken
+
+
+@pytest.mark.parametrize("package", FOUND)
+def test_a_package_imports_only_libraries_that_are_declared_for_it(package: str) -> None:
+    distributions = packages_distributions()
+    broken = []
+    for found in imports(FOUND[package]):
+        if found.name in LAW or found.name in sys.stdlib_module_names:
+            continue
+        if (place(found.path), found.name) in TAKEN_WHEN_THERE and found.lazy:
+            continue
+        if not _declared(place(found.path)) & {_normal(name) for name in _owners(found.name, distributions)}:
+            broken.append(str(found))
+    assert not broken, "declare the library in pyproject.toml"
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "examples", "scripts", "tests"])
+def test_what_is_no_package_imports_only_libraries_that_are_declared_somewhere(folder: str) -> None:
+    declared = _names(DEVELOPMENT).union(*map(_names, PROJECT["optional-dependencies"].values()))
+    declared |= _names(PROJECT["dependencies"])
+    inside = list(modules(ROOT / folder))
+    ours = {*LAW, "benchmarks", "tests", *(path.stem for path in inside), *(path.parent.name for path in inside)}
+    distributions = packages_distributions()
+    broken = [
+        str(found)
+        for found in imports(ROOT / folder)
+        if found.name not in ours | sys.stdlib_module_names
+        and place(found.path) not in ELSEWHERE
+        and not declared & {_normal(name) for name in _owners(found.name, distributions)}
+    ]
+    assert not broken, "declare the library in the group `dev` of pyproject.toml"
+
+
+def test_the_folder_of_the_adapters_is_no_package() -> None:
+    assert not (ROOT / "adapters" / "__init__.py").exists()
+
+
+def test_nobody_imports_a_package_through_the_folder_of_the_adapters() -> None:
+    folders = [*FOUND.values(), ROOT / "tests", ROOT / "examples", ROOT / "benchmarks", ROOT / "scripts"]
+    found = [
+        f"{place(path)}:{node.lineno}"
+        for folder in folders
+        for path in modules(folder)
+        for node in ast.walk(parse(path))
+        if (isinstance(node, ast.Import) and any(alias.name.split(".")[0] == "adapters" for alias in node.names))
+        or (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "adapters" and not node.level)
+    ]
+    assert not found, "import chio_django or chio_flask by their own names"
+
+
+def _declared(path: str) -> set[str]:
+    name = next((name for folder, name in EXTRA_OF.items() if path.startswith(f"{folder}/")), "")
+    return _names(PROJECT["dependencies"]) | _names(PROJECT["optional-dependencies"].get(name, []))
+
+
+def _owners(name: str, distributions: Mapping[str, list[str]]) -> list[str]:
+    return [COMES_WITH[name]] if name in COMES_WITH else distributions.get(name, [name])
+
+
+def _names(requirements: list[str]) -> set[str]:
+    return {_normal(re.split(r"[^A-Za-z0-9._-]", text, maxsplit=1)[0]) for text in requirements}
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

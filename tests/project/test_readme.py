@@ -1,0 +1,173 @@
+"""README.md is executed: its commands, its ten lines, what it shows them to print, and its tables."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.examples.running import copy_of, environment, free_port, run
+from tests.project.tree import ROOT
+
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+CONSOLE = re.findall(r"```console\n(.*?)```", TEXT, re.DOTALL)
+PYTHON = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+
+SERVER, *TEN_MINUTES, SMOKE = CONSOLE
+
+
+def commands(block: str) -> list[tuple[str, str]]:
+    """Return each command of a console block with the output that is shown below it."""
+    parts = re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]
+    return [(command, output) for command, _, output in (part.partition("\n") for part in parts)]
+
+
+def matches(shown: str, printed: str) -> bool:
+    """Tell whether the output is as shown; an ellipsis stands for anything, alone on a line for any lines."""
+    pattern = re.escape(shown.strip()).replace("…", ".*")
+    return re.fullmatch(pattern, printed.replace("\r", "").strip(), re.DOTALL) is not None
+
+
+def transcript(blocks: list[str], folder: Path, **more: str) -> list[tuple[str, str, str]]:
+    """Run the commands of some blocks in one shell; return command, what is shown and what was printed."""
+    wanted = [one for block in blocks for one in commands(block)]
+    script = "".join(f"{command}\necho '@@'\n" for command, _ in wanted)
+    done = subprocess.run(
+        ["sh", "-e"],
+        input=script,
+        cwd=folder,
+        env=environment(PYTHONUNBUFFERED="1", **more),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    printed = done.stdout.split("@@\n")
+    assert len(printed) == len(wanted) + 1, done.stdout
+    return [(command, shown, out) for (command, shown), out in zip(wanted, printed, strict=False)]
+
+
+@pytest.fixture
+def path_with_commands(tmp_path: Path) -> str:
+    """A PATH on which the commands of this project run the code of this checkout."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, module in (("chio-sidecar", "chio_sidecar"), ("uvicorn", "uvicorn")):
+        (folder / name).write_text(f'#!/bin/sh\nexec {sys.executable} -m {module} "$@"\n')
+        (folder / name).chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+@pytest.fixture
+def ten_lines(tmp_path: Path, path_with_commands: str) -> Iterator[tuple[Path, int]]:
+    """The ten lines in a folder of their own, started as the README says, but on a free port."""
+    (tmp_path / "main.py").write_text(PYTHON[0])
+    port = free_port()
+    ((command, _),) = commands(SERVER)
+    process = subprocess.Popen(
+        f"{command} --port {port}",
+        shell=True,
+        cwd=tmp_path,
+        env=environment(PATH=path_with_commands, PYTHONPATH=str(ROOT)),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with process:
+        try:
+            assert process.stderr is not None
+            assert any("Uvicorn running on" in line for line in process.stderr)
+            yield tmp_path, port
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+
+
+def test_ten_lines_are_ten() -> None:
+    assert len([line for line in PYTHON[0].splitlines() if line.strip()]) == 10
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_first_ten_minutes_go_as_shown(ten_lines: tuple[Path, int], path_with_commands: str) -> None:
+    folder, port = ten_lines
+    blocks = [block.replace("127.0.0.1:8000", f"127.0.0.1:{port}") for block in TEN_MINUTES]
+    for command, shown, printed in transcript(blocks, folder, PATH=path_with_commands, PYTHONPATH=str(ROOT)):
+        assert matches(shown, printed), f"{command}\n--- shown\n{shown}\n--- printed\n{printed}"
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
+def test_what_the_smoke_leaves_is_as_shown(tmp_path: Path) -> None:
+    copy_of("hello-fastapi", tmp_path)
+    for command, shown, printed in transcript([SMOKE], tmp_path, PYTHONPATH=str(ROOT)):
+        assert matches(shown, printed), f"{command}\n--- shown\n{shown}\n--- printed\n{printed}"
+
+
+def test_the_middleware_wraps_any_asgi_application() -> None:
+    names: dict[str, object] = {"app": lambda scope, receive, send: None}
+    exec(PYTHON[1], names)
+    assert type(names["governed"]).__name__ == "ChioASGIMiddleware"
+
+
+def test_make_demo_runs_the_smoke_of_hello_fastapi(tmp_path: Path) -> None:
+    copy_of("hello-fastapi", tmp_path)
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    done = run("make", "demo", cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert done.returncode == 0, done.stderr
+    assert "all 3 receipts verified" in done.stdout
+
+
+def test_make_test_runs_pytest_here() -> None:
+    done = run("make", "test", "ARGS=--collect-only -q tests/project/test_readme.py", cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "test_make_test_runs_pytest_here" in done.stdout
+
+
+def test_every_command_of_make_is_a_script() -> None:
+    targets = re.findall(r"^([a-z]+):.*\n\t@sh (\S+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert [name for name, _ in targets] == ["demo", "test", "check", "bench", "chaos"]
+    assert all((ROOT / script).is_file() for _, script in targets)
+
+
+def test_the_tables_are_those_of_the_code() -> None:
+    done = run(sys.executable, "scripts/tables.py", cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_table_of_outcomes_covers_every_behaviour_that_is_tested() -> None:
+    table = re.search(r"<!-- outcomes -->\n(.*?)<!-- /outcomes -->", TEXT, re.DOTALL)
+    assert table is not None
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table[1].splitlines()[2:]]
+    told: dict[str, set[str]] = {}
+    for _, status, code, *_ in rows:
+        told.setdefault(code.strip("`"), set()).update(re.findall(r"\b[2-5]\d\d\b", status))
+    passing = {code.strip("`") for _, _, code, _, fail_open in rows if "passes" in fail_open}
+    with (ROOT / "tests" / "conformance" / "outcomes.csv").open(newline="") as file:
+        for cell in csv.DictReader(file):
+            if cell["passthrough"] != "-":
+                assert cell["passthrough"] in passing, cell
+            if cell["code"] != "-":
+                # A denial may carry any status of its own choice that refuses.
+                own = cell["code"] == "chio_access_denied" and 400 <= int(cell["status"]) <= 599
+                assert own or cell["status"] in told[cell["code"]], cell
+
+
+def test_every_link_leads_somewhere() -> None:
+    for page in (ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/*.md")):
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+            assert "://" in target or (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_newest_entry_of_the_changelog_is_this_version() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest is not None
+    assert newest[1] == version

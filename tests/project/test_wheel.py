@@ -1,0 +1,125 @@
+"""The wheel alone works: built from the source distribution alone, installed where this checkout cannot be seen."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.project.tree import ROOT, modules, packages
+
+FOUND = packages()
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = SETTINGS["project"]
+DECLARED = SETTINGS["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+EXTRAS = ",".join(PROJECT["optional-dependencies"])
+
+IMPORT_EVERYTHING = """
+import importlib, importlib.util, pkgutil, sys
+if importlib.util.find_spec("django"):
+    import django.conf
+    django.conf.settings.configure()  # Django's own modules ask for settings when they are imported
+    django.setup()
+skipped = [name[1:] for name in sys.argv[1:] if name[0] == "-"]
+for name in [name for name in sys.argv[1:] if name[0] != "-"]:
+    package = importlib.import_module(name)
+    assert "site-packages" in package.__file__, package.__file__
+    for module in pkgutil.walk_packages(package.__path__, name + "."):
+        if not module.name.endswith("__main__") and module.name not in skipped:
+            importlib.import_module(module.name)
+assert importlib.util.find_spec("adapters") is None
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from an unpacked source distribution."""
+    folder = tmp_path_factory.mktemp("dist")
+    _run(sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(folder), cwd=ROOT)
+    (archive,) = folder.glob("*.tar.gz")
+    with tarfile.open(archive) as sources:
+        sources.extractall(folder / "sources", filter="data")
+    (unpacked,) = (folder / "sources").iterdir()
+    _run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder), cwd=unpacked)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of an environment that has the wheel and what it unconditionally needs."""
+    folder = tmp_path_factory.mktemp("venv")
+    _run(sys.executable, "-m", "venv", str(folder), cwd=folder)
+    python = folder / "bin" / "python"
+    _install(python, str(wheel))
+    return python
+
+
+@pytest.fixture(scope="module")
+def full(bare: Path, wheel: Path) -> Path:
+    """The same with every extra."""
+    _install(bare, f"{wheel}[{EXTRAS}]")
+    return bare
+
+
+def test_the_wheel_holds_every_module_and_nothing_else_importable(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    expected = {path.relative_to(folder.parent).as_posix() for folder in FOUND.values() for path in modules(folder)}
+    assert expected <= names
+    importable = {name.partition("/")[0] for name in names if ".dist-info/" not in name}
+    assert set(FOUND) <= importable <= {Path(package).name for package in DECLARED}
+
+
+def test_every_package_says_that_it_is_typed(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    assert {f"{name}/py.typed" for name in FOUND} <= names
+
+
+def test_without_extras_the_core_and_the_middleware_import(bare: Path) -> None:
+    of_an_extra = ("-chio_core.guards.jwt_auth", "-chio_core.guards.rate_limit")
+    _isolated(bare, IMPORT_EVERYTHING, "chio_core", "chio_asgi", *of_an_extra)
+
+
+def test_with_the_extras_every_module_imports(full: Path) -> None:
+    _isolated(full, IMPORT_EVERYTHING, *FOUND)
+
+
+def test_what_is_installed_fits_together(full: Path) -> None:
+    _run(str(full), "-m", "pip", "check", cwd=full.parent)
+
+
+def test_the_command_of_the_sidecar_is_installed(full: Path) -> None:
+    said = _run(str(full.parent / "chio-sidecar"), "--version", cwd=full.parent)
+    assert said.split() == ["chio-sidecar", PROJECT["version"]]
+
+
+def _install(python: Path, requirement: str) -> None:
+    # At the locked versions, which pip has just fetched for the environment of these tests.
+    constraints = python.parent / "locked.txt"
+    constraints.write_text(_run(sys.executable, "scripts/requirements.py", "locked", cwd=ROOT))
+    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    done = subprocess.run(
+        [*install, "-c", str(constraints), requirement], capture_output=True, text=True, check=False, cwd=python.parent
+    )
+    if done.returncode and "No matching distribution found" in done.stderr and "connection" in done.stderr.lower():
+        pytest.skip("the package index cannot be reached")
+    assert done.returncode == 0, done.stderr
+
+
+def _isolated(python: Path, code: str, *arguments: str) -> None:
+    _run(str(python), "-W", "error", "-Ic", code, *arguments, cwd=python.parent)
+
+
+def _run(*command: str, cwd: Path) -> str:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=environment)
+    assert done.returncode == 0, f"{' '.join(command[:4])} …: {done.stderr or done.stdout}"
+    return done.stdout
