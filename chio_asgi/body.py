@@ -116,7 +116,8 @@ async def _read_on(first: bytes, receive: Receive, limit: int, spool_bytes: int)
             length += len(piece)
             if length > limit:
                 raise BodyTooLarge
-            parts.append(piece)
+            if piece:  # empty messages cost nothing, however many come
+                parts.append(piece)
             if file is not None or length > spool_bytes:
                 file = file or tempfile.TemporaryFile()  # noqa: SIM115 - closed by Body.close
                 await asyncio.to_thread(file.write, b"".join(parts))

@@ -20,7 +20,7 @@ from typing import Any
 from chio_asgi.body import BodyTooLarge, ClientDisconnected
 from chio_asgi.routing import RouteResolver
 from chio_asgi.view import ASGIGuardRequest
-from chio_core.chain import DECIDE_PRIORITY, DECISION
+from chio_core.chain import DecisionMember
 from chio_core.client import ChioClient
 from chio_core.decide import inspect, prepare, singleton_headers
 from chio_core.decision import Decision, body_too_large
@@ -39,7 +39,7 @@ DecisionHook = Callable[[Decision], Awaitable[None] | None]
 ReceiptHook = Callable[[HttpReceipt], Awaitable[None] | None]
 
 
-class Decide:
+class Decide(DecisionMember):
     """Asks the sidecar about a request and leaves the decision on its state.
 
     Args:
@@ -48,10 +48,6 @@ class Decide:
         extractor: finds out who is calling.
         on_decision, on_receipt: see `chio_asgi.ChioASGIMiddleware`.
     """
-
-    name = "decide"
-    priority = DECIDE_PRIORITY
-    provides = frozenset({DECISION})
 
     def __init__(
         self,
@@ -73,6 +69,7 @@ class Decide:
     async def __call__(self, view: ASGIGuardRequest) -> Denial | None:
         """Return the refusal, or None when the request may go on."""
         if is_excluded(self._settings, view.method, view.route_path):
+            view.scope.setdefault("state", {})[STATE_CLIENT] = self._client  # for handlers that ask for it
             return None
         decision = await self._judge(view)
         if view.evidence:
@@ -83,13 +80,14 @@ class Decide:
     async def publish(self, view: ASGIGuardRequest, decision: Decision) -> None:
         """Put a decision on the request's state and tell the hooks."""
         state = view.scope.setdefault("state", {})
+        told = state.get(STATE_RECEIPT)
         state[STATE_CLIENT] = self._client
         state[STATE_DECISION] = decision
         state[STATE_RECEIPT] = decision.receipt
         state[STATE_PASSTHROUGH] = decision.passthrough
         if self._on_decision is not None:
             await _call(self._on_decision, decision)
-        if self._on_receipt is not None and decision.receipt is not None:
+        if self._on_receipt is not None and decision.receipt is not None and decision.receipt is not told:
             await _call(self._on_receipt, decision.receipt)
 
     async def _judge(self, view: ASGIGuardRequest) -> Decision:

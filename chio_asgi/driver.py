@@ -8,9 +8,12 @@ streams stay streams, and a timeout around `next` cancels the application and no
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
+from chio_asgi.send import End
 from chio_asgi.types import ASGIApp, Message, Receive, Scope, Send
+from chio_core.outgoing import call_at_the_end
 from chio_core.request import GuardRequest
 from chio_core.response import Downstream
 
@@ -22,27 +25,41 @@ class Application:
     """One call of the application.
 
     Args:
-        app, scope, receive, send: the ASGI call to make; `send` gets every message in the end.
+        app: what to call.
+        scope: what to call it with.
+        receive: gives the `receive` to call it with, the body replayed; asked when it starts.
+        send: gets every message in the end.
+
+    Attributes:
+        started: the application was called.
     """
 
-    def __init__(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, app: ASGIApp, scope: Scope, receive: Callable[[], Receive], send: Send) -> None:
         self._app = app
         self._scope = scope
         self._receive = receive
         self._send = send
-        self._head: asyncio.Future[Downstream] = asyncio.get_running_loop().create_future()
-        self._released: asyncio.Future[Downstream] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._head: asyncio.Future[Downstream] = self._loop.create_future()
+        self._released: Downstream | None = None
+        self._waiting: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
-        self._original: Downstream | None = None
+        self._gate_open = False
+        self._end: End | None = None
+
+    @property
+    def started(self) -> bool:
+        """Tell whether the application was called."""
+        return self._task is not None
 
     async def __call__(self, request: GuardRequest) -> Downstream:
         """Start the application and return the head of its answer; what it raises first is raised here."""
         if self._task is not None:
             raise RuntimeError("next() was called twice for one request")
-        self._task = asyncio.ensure_future(self._app(self._scope, self._receive, self._gated))
+        self._task = asyncio.ensure_future(self._app(self._scope, self._receive(), self._gated))
         self._task.add_done_callback(self._ended)
         try:
-            return await asyncio.shield(self._head)
+            return await self._head
         except asyncio.CancelledError:
             await self.cancel()
             raise
@@ -53,8 +70,9 @@ class Application:
         Raises:
             Exception: whatever the application raises after its head.
         """
-        if not self._released.done():
-            self._released.set_result(head)
+        self._released = head
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
         try:
             if self._task is not None:
                 await self._task
@@ -62,8 +80,7 @@ class Application:
             await self.cancel()
             raise
         finally:
-            for callback in head.finished:
-                callback()
+            self._finish()
 
     async def cancel(self) -> None:
         """Stop the application if it still runs; its answer is not wanted."""
@@ -72,26 +89,38 @@ class Application:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _gated(self, message: Message) -> None:
-        if message["type"] in _HEADS and not self._head.done():
-            head = self._original = _head_of(message)
+        if self._gate_open or (message["type"] not in _HEADS and not self._head.done()):
+            await self._send(message)
+            if self._end is not None and self._end(message):
+                self._finish()
+            return
+        head = _head_of(message)
+        if not self._head.done():
             self._head.set_result(head)
-            released = await self._released
-            if released is not head:
-                message = _with_head(message, released)
-        await self._send(message)
+        while self._released is None:
+            # The application may give up waiting (a timeout of its own) and send something else: a new future each.
+            self._waiting = self._loop.create_future()
+            await self._waiting
+        self._gate_open = True
+        self._end = End(message)
+        await self._send(message if self._released is head else _with_head(message, self._released))
+
+    def _finish(self) -> None:
+        if self._released is not None:
+            callbacks = self._released.finished
+            waiting, callbacks[:] = list(callbacks), []
+            for callback in waiting:
+                call_at_the_end(callback)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if self._head.done():
             return
         error = None if task.cancelled() else task.exception()
-        if error is not None:
-            self._head.set_exception(error)
-            self._head.exception()  # somebody else may have been told already
-        elif task.cancelled():
+        if task.cancelled():
             self._head.cancel()
         else:
-            self._head.set_exception(RuntimeError("the application ended without an answer"))
-            self._head.exception()
+            self._head.set_exception(error or RuntimeError("the application ended without an answer"))
+            self._head.exception()  # nobody may be waiting for it any more
 
 
 def _head_of(message: Message) -> Downstream:

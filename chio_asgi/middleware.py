@@ -13,11 +13,11 @@ from typing import Any
 from chio_asgi.config import ChioASGIConfig
 from chio_asgi.decide import Decide, DecisionHook, ReceiptHook
 from chio_asgi.driver import Application
-from chio_asgi.routing import RouteResolver
+from chio_asgi.routing import RouteResolver, own_root_path, router_of
 from chio_asgi.send import HeaderSend, refuse_websocket, send_answer, send_plain_error
 from chio_asgi.types import ASGIApp, Message, Receive, Scope, Send
 from chio_asgi.view import ASGIGuardRequest
-from chio_core.chain import Chain, Guard, Member
+from chio_core.chain import Chain, Guard
 from chio_core.client import ChioClient
 from chio_core.decision import Decision
 from chio_core.errors import ConfigurationError
@@ -26,7 +26,7 @@ from chio_core.models.verdict import GuardEvidence
 from chio_core.names import STATE_DECISION
 from chio_core.onion import Run
 from chio_core.request import GuardRequest, RequestView
-from chio_core.response import AnyResponse, Denial, Downstream, Response
+from chio_core.response import AnyResponse, Denial, Downstream
 from chio_core.settings import ChioSettings, report_settings
 
 
@@ -36,7 +36,8 @@ class ChioASGIMiddleware:
     Args:
         app: the application inside.
         config: options; from the environment (`CHIO_*`) when left out.
-        guards: guards around the decision, or a `Chain` of them; see `chio_core.chain`.
+        guards: guards around the decision, or a `Chain` of them; see `chio_core.chain`. Those with an
+            `async def aclose()` are closed when the lifespan ends.
         client: a client to share; one is made from `config` otherwise. Its connections are closed when the
             lifespan ends.
         extractor: finds out who is calling; `chio_core.identity.default_extractor` otherwise.
@@ -65,12 +66,15 @@ class ChioASGIMiddleware:
         self._decide = Decide(settings, self.client, RouteResolver(app), extractor, on_decision, on_receipt)
         self.chain = Chain(*([guards] if isinstance(guards, Chain) else guards), self._decide)
         self._header = settings.receipt_header.lower().encode("ascii")
-        self._wrapped = any(member.wraps for member in self.chain.freeze())
+        self._members = self.chain.freeze()
+        self._wrapped = any(member.wraps for member in self._members)
         report_settings(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
         kind = scope["type"]
+        if kind != "lifespan" and (root := own_root_path(router_of(self.app))):
+            scope["root_path"] = root  # as the application will do itself; what we judge is what it will match
         if kind == "http":
             await self._http(scope, receive, send)
         elif kind == "websocket":
@@ -106,48 +110,45 @@ class ChioASGIMiddleware:
             tagged.finish()
 
     async def _run(self, view: ASGIGuardRequest, send: HeaderSend, replay: Callable[[], Receive]) -> None:
-        members = self.chain.freeze()
         if self._wrapped:
-            await self._run_wrapped(members, view, send, replay)
+            await self._run_wrapped(view, send, replay)
             return
-        run = Run(members, _never, view.evidence)
-        answer = await run.before(view)
+        answer = await Run(self._members, None, view.evidence, self.chain.slow_guard_ms).before(view)
         if answer is None:
+            view.check_unmoved()
             await self.app(view.scope, replay(), send)
         else:
             await self._answer(answer, view, send)
 
-    async def _run_wrapped(
-        self, members: tuple[Member, ...], view: ASGIGuardRequest, send: HeaderSend, replay: Callable[[], Receive]
-    ) -> None:
-        application: Application | None = None
+    async def _run_wrapped(self, view: ASGIGuardRequest, send: HeaderSend, replay: Callable[[], Receive]) -> None:
+        application = Application(self.app, view.scope, replay, send)
 
         async def handler(request: GuardRequest) -> Downstream:
-            nonlocal application
-            if application is not None:
-                raise ConfigurationError("a guard called next() twice; a request can run only once")
-            application = Application(self.app, view.scope, replay(), send)
+            view.check_unmoved()
             return await application(request)
 
-        run = Run(members, handler, view.evidence)
-        answer = await run(view)
-        if isinstance(answer, Downstream) and application is not None:
-            await application.release(answer)
-            return
-        if application is not None:
+        try:
+            answer = await Run(self._members, handler, view.evidence, self.chain.slow_guard_ms)(view)
+            if isinstance(answer, Downstream) and application.started:
+                await application.release(answer)
+                return
+        finally:
+            # Also when a guard has failed after the head: the application still waits to be released.
             await application.cancel()
-        await self._answer(answer, view, send)
+        await self._answer(answer, view, send, refused=not application.started)
 
-    async def _answer(self, answer: AnyResponse, view: ASGIGuardRequest, send: HeaderSend) -> None:
+    async def _answer(
+        self, answer: AnyResponse, view: ASGIGuardRequest, send: HeaderSend, *, refused: bool = True
+    ) -> None:
         known = view.scope.get("state", {}).get(STATE_DECISION)
-        if answer.status >= 400 and (known is None or known.denial is None):
+        if refused and answer.status >= 400 and (known is None or known.denial is None):
             # A local guard refused. Before the sidecar was asked there is no receipt, but there is a trace.
             denial = (
                 answer if isinstance(answer, Denial) else Denial(status=answer.status, message="refused by a guard")
             )
             decision = known if known is not None else Decision(verdict="refused")
-            refused = replace(decision, verdict="refused", denial=denial, evidence=_evidence(known, view))
-            await self._decide.publish(view, refused)
+            evidence = _evidence(known, view)
+            await self._decide.publish(view, replace(decision, verdict="refused", denial=denial, evidence=evidence))
         if view.scope["type"] == "websocket":
             await refuse_websocket(answer, view.scope, send)
         else:
@@ -157,6 +158,7 @@ class ChioASGIMiddleware:
         async def closing(message: Message) -> None:
             if message["type"].startswith("lifespan.shutdown."):
                 await self.client.aclose()
+                await self.chain.aclose()
             await send(message)
 
         try:
@@ -171,10 +173,6 @@ class ChioASGIMiddleware:
 def _evidence(known: Decision | None, view: ASGIGuardRequest) -> tuple[GuardEvidence, ...]:
     signed = known.receipt.evidence if known is not None and known.receipt is not None else None
     return (*view.evidence, *(signed or ()))
-
-
-async def _never(request: GuardRequest) -> Response:
-    raise ConfigurationError("a chain of request-only guards has no inner step")
 
 
 def _again(opening: Message, receive: Receive) -> Receive:

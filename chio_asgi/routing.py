@@ -69,45 +69,55 @@ class RouteResolver:
 
     def __call__(self, scope: Scope) -> RouteMatch:
         """Return the match for an http or websocket scope; `scope` is not changed."""
-        routes = _routes_of(self._app)
-        if routes is None:
-            routes = getattr(scope.get("app"), "routes", None)
-        if routes is None:
+        root, outer = scope.get("root_path") or "", scope.get("app_root_path")
+        mounted = outer is not None and root != outer
+        router = router_of(self._app)
+        if router is None and not mounted:
+            router = router_of(scope.get("app"))
+        if router is None:
             return NO_MATCH
-        root = scope.get("root_path", "") or ""
-        outer = scope.get("app_root_path", root) or ""
-        prefix = root[len(outer) :] if root.startswith(outer) else ""
-        return self._search(routes, dict(scope), prefix, 0)
+        prefix: str | None = ""
+        if mounted:
+            # We stand inside a mount, which has left its prefix here as it was spelled. If that had parameters,
+            # nobody can tell the template from where we stand.
+            prefix = None if scope.get("path_params") else root.removeprefix(outer or "")
+        return self._search(router, dict(scope), prefix, 0)
 
-    def _search(self, routes: Sequence[Any], scope: dict[str, Any], prefix: str, depth: int) -> RouteMatch:
+    def _search(self, router: Any, scope: dict[str, Any], prefix: str | None, depth: int) -> RouteMatch:
         if depth > _MAX_DEPTH:
             return NO_MATCH
         partial: tuple[Any, Mapping[str, Any]] | None = None
-        for route in _flatten(routes):
+        for route in _flatten(router.routes):
             level, child = _matches(route, scope)
             if level == _FULL:
-                return self._found(route, scope, child, prefix, depth)
+                partial = (route, child)
+                break
             if level == _PARTIAL and partial is None:
                 partial = (route, child)
-        if partial is not None:
-            return self._found(partial[0], scope, partial[1], prefix, depth)
-        return NO_MATCH
-
-    def _found(
-        self, route: Any, scope: dict[str, Any], child: Mapping[str, Any], prefix: str, depth: int
-    ) -> RouteMatch:
+        if partial is None:
+            return NO_MATCH
+        route, child = partial
         route = getattr(route, "starlette_route", None) or route
         template = getattr(route, "path_format", None)
         if "root_path" in child or not isinstance(template, str) or not template:
-            inner = _routes_of(getattr(route, "app", None))
-            if inner is None:
-                return NO_MATCH
-            mount = template.removesuffix("/{path}") if isinstance(template, str) else ""
-            return self._search(inner, {**scope, **child}, prefix + mount, depth + 1)
+            return self._enter(route, template, {**scope, **child}, prefix, depth)
         params = child.get("path_params") or {}
-        return RouteMatch(prefix + template, params, self._sources(route))
+        full = prefix + template if prefix is not None else None
+        return RouteMatch(full, params, self._sources(route, router))
 
-    def _sources(self, route: Any) -> tuple[RequirementSource, ...]:
+    def _enter(
+        self, mount: Any, template: str | None, scope: dict[str, Any], prefix: str | None, depth: int
+    ) -> RouteMatch:
+        router = router_of(getattr(mount, "app", None))
+        if router is None:
+            return NO_MATCH
+        if root := own_root_path(router):
+            scope["root_path"] = root
+        if prefix is not None and isinstance(template, str):
+            prefix += template.removesuffix("/{path}")
+        return self._search(router, scope, prefix, depth + 1)
+
+    def _sources(self, route: Any, router: Any) -> tuple[RequirementSource, ...]:
         dependant = getattr(route, "dependant", None)
         if dependant is None:
             return ()
@@ -117,21 +127,33 @@ class RouteResolver:
                 self._known.clear()
             # The dependant is kept beside its findings, so that its id cannot come to mean another one.
             known = self._known[id(dependant)] = (dependant, tuple(_walk(dependant)))
-        overrides = getattr(getattr(route, "dependency_overrides_provider", None), "dependency_overrides", None)
+        overrides = _overrides(route, router)
         if not overrides:
             return known[1]
         return tuple(source for source in known[1] if source not in overrides)
 
 
-def _routes_of(app: Any) -> Sequence[Any] | None:
+def router_of(app: Any) -> Any:
+    """Return what has the routes: the application itself, or what its middleware stands around; None if nobody."""
     for _ in range(_MAX_DEPTH):
-        if app is None:
-            return None
-        routes = getattr(app, "routes", None)
-        if routes is not None:
-            return routes  # type: ignore[no-any-return]
+        if app is None or getattr(app, "routes", None) is not None:
+            return app
         app = getattr(app, "app", None)
     return None
+
+
+def own_root_path(app: Any) -> str:
+    """Return the root path that an application sets on the scope when it is called (`FastAPI(root_path=…)`)."""
+    root = getattr(app, "root_path", None)
+    return root if isinstance(root, str) else ""
+
+
+def _overrides(route: Any, router: Any) -> Mapping[Any, Any] | None:
+    # FastAPI's HTTP routes know whose overrides count for them; its websocket routes do not say.
+    provider = getattr(route, "dependency_overrides_provider", None)
+    provider = provider or getattr(router, "dependency_overrides_provider", None) or router
+    found: Mapping[Any, Any] | None = getattr(provider, "dependency_overrides", None)
+    return found
 
 
 def _flatten(routes: Sequence[Any]) -> Iterator[Any]:

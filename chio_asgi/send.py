@@ -11,6 +11,8 @@ from chio_core.problems import render
 from chio_core.response import AnyResponse, Denial, Response
 
 _HEADS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
+_BODIES = frozenset({"http.response.body", "websocket.http.response.body"})
+_ENDS = frozenset({"http.response.pathsend", "websocket.close"})
 
 Pairs = list[tuple[bytes, bytes]]
 
@@ -26,12 +28,13 @@ class HeaderSend:
         scope: its state holds the decision by the time that the head is sent.
     """
 
-    __slots__ = ("_name", "_scope", "_send", "started", "status")
+    __slots__ = ("_ends", "_name", "_scope", "_send", "started", "status")
 
     def __init__(self, send: Send, name: bytes, scope: Scope) -> None:
         self._send = send
         self._name = name
         self._scope = scope
+        self._ends: End | None = None
         self.started = False
         self.status: int | None = None
 
@@ -41,7 +44,14 @@ class HeaderSend:
             self.started = True
             self.status = message.get("status")
             message = {**message, "headers": self._headers(message.get("headers") or ())}
+            self._ends = End(message) if STATE_OUTGOING in self._scope.get("state", ()) else None
+            await self._send(message)
+            return
+        if message["type"] == "http.response.trailers":
+            message = {**message, "headers": self._without_own(message.get("headers") or ())}
         await self._send(message)
+        if self._ends is not None and self._ends(message):
+            self.finish()
 
     def finish(self) -> None:
         """Tell the guards that wanted to know that the request is over."""
@@ -52,15 +62,40 @@ class HeaderSend:
     def _headers(self, sent: Iterable[tuple[bytes, bytes]]) -> Pairs:
         state = self._scope.get("state", {})
         wishes = state.get(STATE_OUTGOING)
-        if wishes is not None:
+        if wishes is not None and wishes.headers:
             text = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in sent]
             sent = _encoded(wishes.apply(text))
-        own = self._name
-        headers = [pair for pair in sent if pair[0].lower() != own]
+        headers = self._without_own(sent)
         value = _receipt_id(state.get(STATE_DECISION))
         if value is not None:
-            headers.append((own, value))
+            headers.append((self._name, value))
         return headers
+
+    def _without_own(self, sent: Iterable[tuple[bytes, bytes]]) -> Pairs:
+        own = self._name
+        return [pair for pair in sent if pair[0].lower() != own]
+
+
+class End:
+    """Recognises the message with which an answer is complete.
+
+    Args:
+        head: the message that started the answer; it says whether trailers will follow.
+    """
+
+    __slots__ = ("_trailers",)
+
+    def __init__(self, head: Message) -> None:
+        self._trailers = bool(head.get("trailers", False))
+
+    def __call__(self, message: Message) -> bool:
+        """Tell whether nothing comes after this message."""
+        kind = message["type"]
+        if kind in _BODIES:
+            return not self._trailers and not message.get("more_body", False)
+        if kind == "http.response.trailers":
+            return not message.get("more_trailers", False)
+        return kind in _ENDS
 
 
 def _receipt_id(decision: Decision | None) -> bytes | None:

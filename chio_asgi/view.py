@@ -151,9 +151,33 @@ class ASGIGuardRequest:
             raise ConfigurationError("the body was part of the decision and cannot be replaced after it")
         self.close()
         self._body = Body(data, None, len(data), sha256_hex(data) if data else None)
-        kept = [pair for pair in self._scope.get("headers", ()) if pair[0].lower() != b"content-length"]
-        self._scope["headers"] = [*kept, (b"content-length", str(len(data)).encode())]
+        headers = self._scope.get("headers", ())
+        self._scope["headers"] = [pair for pair in headers if pair[0].lower() != b"transfer-encoding"]
+        self.set_header("content-length", str(len(data)))
+
+    def set_header(self, name: str, value: str) -> None:
+        """Give the sidecar and the handler another value of a request header, in place of all its lines."""
+        lower = name.lower().encode("latin-1")
+        kept = [pair for pair in self._scope.get("headers", ()) if pair[0].lower() != lower]
+        self._scope["headers"] = [*kept, (lower, value.encode("latin-1"))]
         self._lines = None
+
+    def check_unmoved(self) -> None:
+        """Make sure that what runs is what was judged.
+
+        Raises:
+            ConfigurationError: a guard has changed method, path or query since the request came in.
+        """
+        scope = self._scope
+        if (
+            scope["path"] != self._path
+            or scope.get("method", "GET") != self._method
+            or scope.get("query_string", b"") != self._query
+        ):
+            raise ConfigurationError(
+                "a guard changed the request's method, path or query, so another route would run than was judged; "
+                "rewrite paths in a middleware outside of Chio"
+            )
 
     def seal(self) -> None:
         """Fix the body: from now on it is what the decision is about."""

@@ -11,7 +11,7 @@ import inspect as inspecting
 import logging
 import time
 import uuid
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -70,7 +70,7 @@ class Asker:
         self, settings: ChioSettings, extractor: Callable[[RequestView], CallerIdentity] | None = None
     ) -> None:
         self.settings = settings
-        self.singletons: Collection[str] = singleton_headers(settings)
+        self.singletons: frozenset[str] = singleton_headers(settings)
         self._extract = extractor or default_extractor(settings.api_key_header, settings.session_cookie)
 
     def excludes(self, view: RequestView) -> bool:

@@ -6,8 +6,9 @@ A guard has one of two shapes, told apart by the number of its arguments:
 * `async def middleware(request, next) -> AnyResponse`: wrap; `await next(request)` runs the rest.
 
 Order is `(priority, registration)`, lower is outermost, stable. `provides` and `requires` are names: a member
-that requires `decision` must stand inside the member that provides it. The chain is frozen when it is first
-run; an order that cannot work is a `ConfigurationError` that names both members and the remedy.
+that requires `decision` must stand inside the member that provides it; `uses` is the same for what may also be
+missing. The chain is frozen when it is first run; an order that cannot work is a `ConfigurationError` that names
+both members and the remedy.
 
 The member `decide` stands at priority 0, provides `decision`, and can be neither removed, disabled, filtered by
 method nor added twice. The number is the policy: a guard below 0 refuses without asking the sidecar, in
@@ -16,6 +17,7 @@ microseconds and without a receipt; a guard above 0 runs only for what the sidec
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -34,6 +36,25 @@ Guard = Callable[..., Awaitable[Any]]
 
 DECISION = "decision"
 DECIDE_PRIORITY = 0
+DEFAULT_PRIORITY = 10
+SLOW_GUARD_MS = 50.0
+
+
+class DecisionMember:
+    """Base of every framework's `decide`: where it stands, and that nothing switches it off."""
+
+    name = "decide"
+    priority = DECIDE_PRIORITY
+    provides = frozenset({DECISION})
+
+    @property
+    def enabled(self) -> bool:
+        """Always True."""
+        return True
+
+    @enabled.setter
+    def enabled(self, value: bool) -> None:
+        raise ConfigurationError("decide cannot be switched off; exclude paths or methods in the settings instead")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +63,11 @@ class Member:
 
     Attributes:
         wraps: it has the shape `(request, next)`.
+        provides, requires, uses: names that the order of the members is checked by.
         methods: methods that it runs for, in capitals; None for all.
         is_decide: it is the member that asks the sidecar.
         passed: the evidence that it leaves when it lets a request go on.
+        disabled: the evidence that it leaves while it is switched off.
     """
 
     name: str
@@ -53,20 +76,27 @@ class Member:
     wraps: bool
     provides: frozenset[str] = frozenset()
     requires: frozenset[str] = frozenset()
+    uses: frozenset[str] = frozenset()
     methods: frozenset[str] | None = None
     is_decide: bool = field(init=False)
     passed: GuardEvidence = field(init=False, repr=False)
+    disabled: GuardEvidence = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        # Made once: both are read for every request.
+        # Made once: they are read for every request.
+        name = f"local/{self.name}"
         object.__setattr__(self, "is_decide", DECISION in self.provides)
-        object.__setattr__(self, "passed", GuardEvidence(guard_name=f"local/{self.name}", verdict=True))
+        object.__setattr__(self, "passed", GuardEvidence(guard_name=name, verdict=True))
+        object.__setattr__(self, "disabled", GuardEvidence(guard_name=name, verdict=True, details="disabled"))
+
+    @property
+    def enabled(self) -> bool:
+        """What the guard says now; it may be switched off and on while requests are served, `decide` never."""
+        return self.is_decide or bool(getattr(self.guard, "enabled", True))
 
     def runs_for(self, method: str) -> bool:
-        """Tell whether the member takes part in a request; `enabled` is read from the guard each time."""
-        if self.is_decide:
-            return True
-        return getattr(self.guard, "enabled", True) and (self.methods is None or method.upper() in self.methods)
+        """Tell whether the member takes part in a request of this method."""
+        return self.is_decide or (self.enabled and (self.methods is None or method.upper() in self.methods))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +113,19 @@ class Chain:
 
     Args:
         guards: guards or other chains, outermost first among those of equal priority.
+        slow_guard_ms: a guard that holds the event loop for longer, in one piece, is named in a warning
+            (milliseconds); that of the first chain among `guards`, or else 50, when left out.
     """
 
-    def __init__(self, *guards: Guard | Chain) -> None:
+    def __init__(self, *guards: Guard | Chain, slow_guard_ms: float | None = None) -> None:
         self._members: list[Member] = []
+        self._parts: list[Chain] = []
         self._frozen: tuple[Member, ...] | None = None
+        self._sealed = False
         for guard in guards:
             self.add(guard)
+        inherited = self._parts[0].slow_guard_ms if self._parts else SLOW_GUARD_MS
+        self.slow_guard_ms: float = slow_guard_ms if slow_guard_ms is not None else inherited
 
     def add(
         self,
@@ -99,31 +135,36 @@ class Chain:
         name: str | None = None,
         provides: Collection[str] | None = None,
         requires: Collection[str] | None = None,
+        uses: Collection[str] | None = None,
         methods: Collection[str] | None = None,
     ) -> Chain:
         """Add a guard. What is left out is read from the guard's attributes of the same name, then defaulted.
 
         Args:
             priority: lower is further out; 0 is where the sidecar is asked, 10 the default.
+            provides: names of what the guard leaves for those inside of it.
+            requires: names that a member outside of it must provide.
+            uses: names that, if a member provides them at all, one outside of it must provide.
+            methods: run for these methods only.
 
         Raises:
             ConfigurationError: the chain is frozen, the guard is no `async def`, or has another shape.
         """
-        if self._frozen is not None:
-            raise ConfigurationError(
-                f"the chain is frozen since its first request; add {_name(guard)} before the start"
-            )
+        if self._sealed:
+            raise ConfigurationError(f"the chain is frozen since it runs; add {_name(guard)} before the start")
         if isinstance(guard, Chain):
+            self._parts.append(guard)
             self._members.extend(guard._members)
             return self
         own_methods = methods if methods is not None else getattr(guard, "methods", None)
         member = Member(
             name=name or _name(guard),
             guard=guard,
-            priority=priority if priority is not None else getattr(guard, "priority", 10),
+            priority=priority if priority is not None else getattr(guard, "priority", DEFAULT_PRIORITY),
             wraps=_wraps(guard),
-            provides=frozenset(provides if provides is not None else getattr(guard, "provides", ())),
-            requires=frozenset(requires if requires is not None else getattr(guard, "requires", ())),
+            provides=_names(provides, guard, "provides"),
+            requires=_names(requires, guard, "requires"),
+            uses=_names(uses, guard, "uses"),
             methods=frozenset(method.upper() for method in own_methods) if own_methods is not None else None,
         )
         _check_decide(member, self._members)
@@ -156,7 +197,21 @@ class Chain:
             order = self.order()
             _check_requirements(order)
             self._frozen = order
+            self._seal()
         return self._frozen
+
+    def _seal(self) -> None:
+        # A chain that this one was made of would take further guards and never run them.
+        self._sealed = True
+        for part in self._parts:
+            part._seal()
+
+    async def aclose(self) -> None:
+        """Close the guards that hold something open: those with an `async def aclose()`, innermost first."""
+        for member in reversed(self.order()):
+            close = getattr(member.guard, "aclose", None)
+            if close is not None:
+                await close()
 
     def check(self) -> list[Finding]:
         """Return what will run, by name and in order, and what is wrong with it; nothing without guards."""
@@ -177,14 +232,23 @@ class Chain:
 
 
 def _listed(member: Member) -> str:
-    note = "" if getattr(member.guard, "enabled", True) else ", disabled"
+    note = "" if member.enabled else ", disabled"
     only = f", only {'/'.join(sorted(member.methods))}" if member.methods is not None else ""
     return f"{member.name} ({member.priority}{only}{note})"
 
 
 def _name(guard: Any) -> str:
+    if isinstance(guard, functools.partial):
+        return _name(guard.func)
     own = getattr(guard, "name", None) or getattr(guard, "__name__", None)
     return own if isinstance(own, str) else type(guard).__name__
+
+
+def _names(given: Collection[str] | None, guard: Any, attribute: str) -> frozenset[str]:
+    names = given if given is not None else getattr(guard, attribute, ())
+    if isinstance(names, str):
+        raise ConfigurationError(f"{attribute} of {_name(guard)} takes a list of names, not one text")
+    return frozenset(names)
 
 
 def _wraps(guard: Guard) -> bool:
@@ -217,11 +281,13 @@ def _check_requirements(order: tuple[Member, ...]) -> None:
     given: dict[str, Member] = {}
     providers = {name: member for member in reversed(order) for name in member.provides}
     for member in order:
-        for need in sorted(member.requires - given.keys()):
+        for need in sorted((member.requires | member.uses) - given.keys()):
             if need not in providers:
-                raise ConfigurationError(
-                    f"{member.name} requires {need!r}, which no member provides; add one that does"
-                )
+                if need in member.requires:
+                    raise ConfigurationError(
+                        f"{member.name} requires {need!r}, which no member provides; add one that does"
+                    )
+                continue
             inner = providers[need]
             raise ConfigurationError(
                 f"{member.name} (priority {member.priority}) requires {need!r}, which {inner.name} (priority "

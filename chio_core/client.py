@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -49,8 +50,8 @@ class ChioClient:
         self.trust = KeyTrust(self.settings.trusted_kernel_keys)
         self._transport = transport
         self._clock = clock
-        self._carrier: AsyncCarrier | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._carriers: dict[asyncio.AbstractEventLoop, AsyncCarrier] = {}
+        self._lock = threading.Lock()
         self._embedded: EmbeddedSidecar | None = None
 
     def open(self) -> None:
@@ -94,11 +95,12 @@ class ChioClient:
 
     async def aclose(self) -> None:
         """Close the connections of the running loop; the client can be used again afterwards."""
-        carrier, self._carrier, self._loop = self._carrier, None, None
+        carrier = self._carriers.pop(asyncio.get_running_loop(), None)
         if carrier is not None:
             await carrier.aclose()
         embedded, self._embedded = self._embedded, None
         if embedded is not None:
+            self._carriers.clear()
             await embedded.close()
 
     async def __aenter__(self) -> ChioClient:
@@ -109,10 +111,15 @@ class ChioClient:
 
     def _own_carrier(self) -> AsyncCarrier:
         loop = asyncio.get_running_loop()
-        if self._carrier is None or self._loop is not loop:
-            # Sockets of another loop are of no use here; that loop, usually closed, takes them with it.
-            self._carrier, self._loop = self._new_carrier(), loop
-        return self._carrier
+        carrier = self._carriers.get(loop)
+        if carrier is None:
+            carrier = self._new_carrier()
+            with self._lock:
+                # A loop that was closed has taken its sockets with it; here they would only be kept from the
+                # garbage collector.
+                self._carriers = {known: kept for known, kept in self._carriers.items() if not known.is_closed()}
+                self._carriers[loop] = carrier
+        return carrier
 
     def _new_carrier(self) -> AsyncCarrier:
         settings = self.settings

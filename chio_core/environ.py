@@ -142,13 +142,17 @@ class EnvironView:
         announced = self.environ.get("CONTENT_LENGTH") or ""
         if announced.isdecimal() and int(announced[:20]) > limit:
             raise too_large(limit)
-        if INPUT not in self.environ and not may_have_body(self.environ):
+        if INPUT not in self.environ and not self.has_body():
             return EMPTY
         found = yield from measure(self.input(spool_bytes), limit)
         # Where the client did not say how long the body is, frameworks read nothing of it, or no form in it.
         if found.length and not announced:
             self.environ["CONTENT_LENGTH"] = str(found.length)
         return found
+
+    def has_body(self) -> bool:
+        """Tell whether there may be a body to read."""
+        return may_have_body(self.environ)
 
     def tls(self) -> dict[str, Any]:
         """Return `{"extensions": {"tls": …}}` for a client certificate that the web server verified, or `{}`.
@@ -250,5 +254,3 @@ def _json_goes_on(value: str) -> bool:
     except (ValueError, RecursionError):
         return False  # no token at all: the sidecar is asked and says so
     return value[end:].lstrip()[:1] == ","
-
-

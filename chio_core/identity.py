@@ -107,6 +107,6 @@ def from_client_certificate(view: RequestView) -> CallerIdentity | None:
         from ssl import PEM_cert_to_DER_cert
 
         fingerprint = sha256_hex(PEM_cert_to_DER_cert(leaf.strip()))
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, TypeError):
         return None
     return CallerIdentity.mtls(str(name), fingerprint)

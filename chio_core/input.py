@@ -63,7 +63,7 @@ class KeptInput(io.RawIOBase):
     def __init__(self, source: Any, length: int | None, spool_bytes: int) -> None:
         self._source = source
         self._left = length
-        self._kept: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=max(1, spool_bytes))
+        self._kept: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=max(1, spool_bytes))  # noqa: SIM115 - see close
         self._size = 0
         self._at = 0
         self._ended = False
@@ -146,13 +146,19 @@ def measure(file: BinaryIO, limit: int) -> Steps:
             if length > limit:
                 raise too_large(limit)
             digest.update(piece)
-            yield
+            if len(piece) == _PIECE:
+                yield
         file.seek(0)
     except OSError as exc:
         raise incomplete() from exc
     if getattr(getattr(file, "raw", None), "truncated", False):
         raise incomplete()
     return Measured(length, digest.hexdigest() if length else None)
+
+
+def is_kept(file: BinaryIO) -> bool:
+    """Tell whether a file is of those that `keep` makes, and so must be closed in the end."""
+    return isinstance(getattr(file, "raw", None), KeptInput)
 
 
 def read_from_start(file: BinaryIO, count: int = -1) -> bytes:

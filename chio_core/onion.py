@@ -5,21 +5,23 @@ Rules that no guard can undo:
 1. until the sidecar has allowed the request (or it is excluded, or passes by `fail_open`), it can only end with
    a status of 400 or above: a success of a guard is replaced by a 500 that names the guard;
 2. an exception of a guard before that moment refuses the request with a 500; it never skips the guard;
-3. `decide` runs exactly where it stands, whatever else is disabled or filtered.
+3. `decide` runs exactly where it stands, whatever else is disabled or filtered;
+4. a request runs once: the second `next` of a guard is an error.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Sequence
+from collections.abc import Awaitable, Coroutine, Generator, Sequence
 from time import perf_counter
 from typing import Any
 
-from chio_core.chain import Member, Next
+from chio_core.chain import SLOW_GUARD_MS, Member, Next
+from chio_core.errors import ConfigurationError
 from chio_core.models.verdict import GuardEvidence
 from chio_core.names import LOGGER
 from chio_core.request import GuardRequest
-from chio_core.response import AnyResponse, Denial
+from chio_core.response import AnyResponse, Denial, Head
 
 log = logging.getLogger(LOGGER)
 
@@ -29,72 +31,143 @@ class Run:
 
     Args:
         members: a frozen chain, outermost first.
-        handler: runs the application and returns the head of its answer.
+        handler: runs the application and returns the head of its answer; None when the caller does that.
         evidence: list to note in what each local guard that ran has said, names prefixed `local/`.
+        slow_guard_ms: milliseconds that a guard may hold the event loop in one piece without being named.
 
     Attributes:
         open: the decision was to let the request through.
     """
 
-    __slots__ = ("_handler", "_members", "evidence", "open")
+    __slots__ = ("_active", "_handler", "_mark", "_members", "_slow", "_watched", "evidence", "open")
 
-    def __init__(self, members: Sequence[Member], handler: Next, evidence: list[GuardEvidence]) -> None:
+    def __init__(
+        self,
+        members: Sequence[Member],
+        handler: Next | None,
+        evidence: list[GuardEvidence],
+        slow_guard_ms: float = SLOW_GUARD_MS,
+    ) -> None:
         self._members = members
         self._handler = handler
+        self._slow = slow_guard_ms / 1000
+        self._active: Member | None = None
+        self._mark = 0.0
+        self._watched = False
         self.open = False
         self.evidence = evidence
 
     async def __call__(self, request: GuardRequest) -> AnyResponse:
-        """Run the whole chain and return the final answer."""
-        return await self._from(0, request)
+        """Run the whole chain and return the final answer.
 
-    async def before(self, request: GuardRequest) -> AnyResponse | None:
-        """Run a chain of request-only guards; return the answer of the one that refused, or None."""
-        for member in self._members:
-            if member.runs_for(request.method) and (answer := await self._look(member, request)) is not None:
-                return answer
-        return None
+        Raises:
+            ConfigurationError: there is no handler to run.
+        """
+        answer = await _Watched(self, self._from(0, request, None))
+        if answer is None:
+            raise ConfigurationError("this run has no handler; ask `before` and run it yourself")
+        return answer
 
-    async def _from(self, index: int, request: GuardRequest) -> AnyResponse:
-        for at in range(index, len(self._members)):
-            member = self._members[at]
-            if not member.runs_for(request.method):
-                continue
-            if member.wraps:
-                return await self._wrap(member, at + 1, request)
-            if (answer := await self._look(member, request)) is not None:
-                return answer
-        return await self._handler(request)
+    def before(self, request: GuardRequest) -> Awaitable[AnyResponse | None]:
+        """Run a chain of request-only guards; gives the answer of the one that refused, or None."""
+        return _Watched(self, self._from(0, request, None))
 
-    async def _look(self, member: Member, request: GuardRequest) -> AnyResponse | None:
+    async def _from(self, index: int, request: GuardRequest, outer: Member | None) -> AnyResponse | None:
+        if not self._watched:
+            # A guard may run it in a task of its own (`asyncio.wait_for` does), where nobody watches yet.
+            return await _Watched(self, self._from(index, request, outer))
+        members, method = self._members, request.method
         try:
-            answer: AnyResponse | None = await _watched(member, request)
-        except Exception:
-            if self.open:
-                raise
-            return self._failed(member)
-        if member.is_decide:
-            self.open = answer is None
-            return answer
-        self.evidence.append(member.passed if answer is None else _refusal(member, answer))
-        return self._checked(member, answer) if answer is not None else None
+            for at in range(index, len(members)):
+                member = members[at]
+                if not member.is_decide and not self._takes_part(member, method):
+                    continue
+                self._active = member
+                if member.wraps:
+                    return await self._wrap(member, at + 1, request)
+                try:
+                    answer = await member.guard(request)
+                except Exception:
+                    if self.open:
+                        raise
+                    return self._failed(member)
+                self._turn(member)
+                if answer is not None:
+                    return self._ended(member, answer)
+                if member.is_decide:
+                    self.open = True
+                else:
+                    self.evidence.append(member.passed)
+            self._active = None
+            return await self._handler(request) if self._handler is not None else None
+        finally:
+            self._active = outer
+
+    def _takes_part(self, member: Member, method: str) -> bool:
+        if not getattr(member.guard, "enabled", True):
+            self.evidence.append(member.disabled)
+            return False
+        return member.methods is None or method.upper() in member.methods
 
     async def _wrap(self, member: Member, index: int, request: GuardRequest) -> AnyResponse:
-        async def following(changed: GuardRequest) -> AnyResponse:
-            return await self._from(index, changed)
+        went_on = False
+
+        def following(changed: GuardRequest) -> Coroutine[Any, Any, AnyResponse | None]:
+            nonlocal went_on
+            if went_on:
+                raise ConfigurationError(f"guard {member.name} called next() twice; a request can run only once")
+            went_on = True
+            self._turn(member)
+            return self._from(index, changed, member)
 
         try:
-            answer: AnyResponse = await member.guard(request, following)
+            answer = await member.guard(request, following)
         except Exception:
             if self.open:
                 raise  # the handler's own exception, or a guard's after the decision: the framework answers
             return self._failed(member)
-        self.evidence.append(member.passed if answer.status < 400 else _refusal(member, answer))
+        self._turn(member)
+        if went_on and isinstance(answer, Head):
+            self.evidence.append(member.passed)
+            return self._checked(member, answer)
+        return self._ended(member, answer)
+
+    def _turn(self, done: Member) -> None:
+        now = perf_counter()
+        if now - self._mark > self._slow:
+            self._blocked(done, now)
+        self._mark = now
+
+    def _blocked(self, member: Member, now: float) -> None:
+        log.warning("chio: guard %s blocked the event loop for %.0f ms", member.name, (now - self._mark) * 1e3)
+
+    def enter(self) -> bool:
+        """Note that a step begins; returns whether somebody was watching already."""
+        self._mark = perf_counter()
+        watched, self._watched = self._watched, True
+        return watched
+
+    def leave(self, watched: bool) -> None:
+        """Note that a step is over: whoever was at work has held the event loop until now."""
+        self._watched = watched
+        now = perf_counter()
+        if self._active is not None and now - self._mark > self._slow:
+            self._blocked(self._active, now)
+
+    def _ended(self, member: Member, answer: Any) -> AnyResponse:
+        if not isinstance(answer, Head):
+            raise ConfigurationError(
+                f"guard {member.name} returned {type(answer).__name__}; return a Response of chio_core"
+                + ("" if member.wraps else ", or None to go on")
+            )
+        if member.is_decide:
+            return answer  # type: ignore[return-value]
+        self.evidence.append(_refusal(member, answer) if answer.status >= 400 else member.passed)
         return self._checked(member, answer)
 
-    def _checked(self, member: Member, answer: AnyResponse) -> AnyResponse:
+    def _checked(self, member: Member, answer: Head) -> AnyResponse:
         if self.open or answer.status >= 400:
-            return answer
+            return answer  # type: ignore[return-value]
         log.error(
             "chio: guard %s answered %s before the decision; only refusals are possible there",
             member.name,
@@ -115,51 +188,36 @@ class Run:
         )
 
 
-SLOW_GUARD_SECONDS = 0.05
-"""A guard that holds the event loop for longer, in one piece, is named in a warning."""
+class _Watched:
+    """A run that is awaited step by step, so that a guard which holds the event loop can be named.
 
+    One for the whole chain: what happens between two steps of its own, each member notes itself.
+    """
 
-async def _watched(member: Member, request: GuardRequest) -> AnyResponse | None:
-    # Nearly all guards finish without waiting for anything. The first step is taken by hand, so that it can be
-    # timed for less than the price of an `await`; only a guard that does wait is then awaited for the rest.
-    steps = member.guard(request).__await__()
-    start = perf_counter()
-    try:
-        waits_for = next(steps)
-    except StopIteration as done:
-        return done.value  # type: ignore[no-any-return]
-    finally:
-        if perf_counter() - start > SLOW_GUARD_SECONDS:
-            log.warning(
-                "chio: guard %s blocked the event loop for %.0f ms", member.name, (perf_counter() - start) * 1e3
-            )
-    answer: AnyResponse | None = await _Rest(steps, waits_for)
-    return answer
+    __slots__ = ("_rest", "_run")
 
+    def __init__(self, run: Run, rest: Coroutine[Any, Any, AnyResponse | None]) -> None:
+        self._run = run
+        self._rest = rest
 
-class _Rest:
-    """The rest of a coroutine whose first step has been taken."""
-
-    __slots__ = ("_first", "_steps")
-
-    def __init__(self, steps: Any, first: Any) -> None:
-        self._steps = steps
-        self._first = first
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        value = self._first
+    def __await__(self) -> Generator[Any, Any, AnyResponse | None]:
+        run, rest = self._run, self._rest
+        value: Any = None
+        error: BaseException | None = None
         while True:
+            watched = run.enter()
             try:
-                try:
-                    sent = yield value
-                except BaseException as exc:  # noqa: BLE001 - a cancellation, above all, belongs to the guard
-                    value = self._steps.throw(exc)
-                else:
-                    value = self._steps.send(sent)
+                waits_for = rest.send(value) if error is None else rest.throw(error)
             except StopIteration as done:
-                return done.value
+                return done.value  # type: ignore[no-any-return]
+            finally:
+                run.leave(watched)
+            try:
+                value, error = (yield waits_for), None
+            except BaseException as exc:  # noqa: BLE001 - a cancellation, above all, belongs to the guard
+                value, error = None, exc
 
 
-def _refusal(member: Member, answer: AnyResponse) -> GuardEvidence:
+def _refusal(member: Member, answer: Head) -> GuardEvidence:
     details = answer.message if isinstance(answer, Denial) else f"answered {answer.status}"
     return GuardEvidence(guard_name=f"local/{member.name}", verdict=False, details=details)

@@ -7,11 +7,18 @@ cost microseconds.
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from chio_core.names import STATE_OUTGOING
+from chio_core.errors import ConfigurationError
+from chio_core.names import LOGGER, STATE_OUTGOING
 from chio_core.request import GuardRequest
+
+log = logging.getLogger(LOGGER)
+
+_BREAK = re.compile(r"[\r\n\0]")
 
 HeaderValue = str | Callable[[], str]
 """A value, or a function that gives it when the head is sent."""
@@ -31,25 +38,44 @@ class Outgoing:
     finished: list[Callable[[int | None], None]] = field(default_factory=list)
 
     def add_header(self, name: str, value: HeaderValue, *, replace: bool = True) -> None:
-        """Ask for a header line."""
+        """Ask for a header line.
+
+        Raises:
+            ConfigurationError: a line break in name or value.
+        """
+        if _BREAK.search(name) or (isinstance(value, str) and _BREAK.search(value)):
+            raise ConfigurationError(f"header {name!r} contains a line break")
         self.headers.append((name, value, replace))
+
+    def lines(self) -> dict[str, tuple[str, str, bool]]:
+        """Return name, value and `replace` of each header wished for, by its name in lower case."""
+        found: dict[str, tuple[str, HeaderValue, bool]] = {}
+        for name, value, replace in self.headers:
+            lower = name.lower()
+            if replace or lower not in found:
+                found[lower] = (name, value, replace)
+        return {key: (name, value() if callable(value) else value, r) for key, (name, value, r) in found.items()}
 
     def apply(self, pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
         """Return header lines with the wishes applied; the order of the rest is kept."""
-        for name, value, replace in self.headers:
-            lower = name.lower()
-            if replace:
-                pairs = [pair for pair in pairs if pair[0].lower() != lower]
-            elif any(pair[0].lower() == lower for pair in pairs):
-                continue
-            pairs = [*pairs, (name, value() if callable(value) else value)]
-        return pairs
+        lines = self.lines()
+        given = {name.lower() for name, _ in pairs}
+        kept = [pair for pair in pairs if pair[0].lower() not in lines or not lines[pair[0].lower()][2]]
+        return kept + [(name, value) for key, (name, value, replace) in lines.items() if replace or key not in given]
 
     def finish(self, status: int | None) -> None:
-        """Call everybody who wants to know about the end."""
+        """Call everybody who wants to know about the end, once; what they raise is logged."""
         callbacks, self.finished = self.finished, []
         for callback in callbacks:
-            callback(status)
+            call_at_the_end(lambda callback=callback: callback(status))  # type: ignore[misc]
+
+
+def call_at_the_end(callback: Callable[[], None]) -> None:
+    """Call a function that wants to know about the end of a request. The answer is out: a failure is only logged."""
+    try:
+        callback()
+    except Exception:
+        log.exception("chio: what was to be called at the end of a request failed")
 
 
 def outgoing(request: GuardRequest) -> Outgoing:

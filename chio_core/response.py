@@ -66,7 +66,7 @@ class Downstream(Head):
     Its body is lazy and cannot be read here.
 
     Attributes:
-        finished: functions that are called once the last byte was sent, or the application failed.
+        finished: functions that are called once the last byte was sent, or the application ended without it.
     """
 
     finished: list[Callable[[], None]] = field(default_factory=list, compare=False, repr=False)

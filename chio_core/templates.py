@@ -25,8 +25,9 @@ def acceptable_pattern(pattern: str, path: str, template: str | None) -> bool:
 
     The pattern must be the plain path (the sidecar knows no such route), or the template of the route that
     runs, names of parameters aside. Where nobody knows that template, the pattern must at least cover the path.
+    A path that is itself spelled like a template (`/pets/{x}`) proves nothing by being equal to the pattern.
     """
-    if pattern == path:
+    if pattern == path and "{}" not in shape(path):
         return True
     if template is None:
         return covers(pattern, path)

@@ -6,13 +6,17 @@ Slower than `ConnectionPool` by far, and correct with anything that httpx can sp
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 import httpx
 
 from chio_core.carrier.base import MAX_ANSWER_BYTES, Pairs
 from chio_core.decide import Answer
-from chio_core.errors import EvaluationFailed, SidecarTimeout, SidecarUnreachable
+from chio_core.errors import EvaluationFailed, SidecarError, SidecarTimeout, SidecarUnreachable
+from chio_core.names import LOGGER
+
+log = logging.getLogger(LOGGER)
 
 
 class HttpxCarrier:
@@ -49,25 +53,27 @@ class HttpxCarrier:
 
     async def _exchange(self, path: str, body: bytes, headers: Pairs, timeout: float) -> Answer:
         try:
-            return await self._once(path, body, headers, timeout)
-        except httpx.ConnectError:
-            return await self._once_mapped(path, body, headers, timeout)
+            try:
+                return await self._once(path, body, headers, timeout)
+            except httpx.ConnectError:
+                return await self._once(path, body, headers, timeout)
         except httpx.HTTPError as exc:
             raise mapped(exc) from None
-
-    async def _once_mapped(self, path: str, body: bytes, headers: Pairs, timeout: float) -> Answer:
-        try:
-            return await self._once(path, body, headers, timeout)
-        except httpx.HTTPError as exc:
-            raise mapped(exc) from None
+        except SidecarError:
+            raise
+        except Exception as exc:
+            # A transport that is not ours, or the sidecar in this process: what breaks there is no answer.
+            log.exception("chio: the transport to the sidecar failed")
+            raise EvaluationFailed(f"the exchange with the Chio sidecar broke: {type(exc).__name__}") from None
 
     async def _once(self, path: str, body: bytes, headers: Pairs, timeout: float) -> Answer:
-        sent = [("content-type", "application/json"), ("accept", "application/json"), *headers]
+        sent = [("content-type", "application/json"), ("accept", "application/json"), ("accept-encoding", "identity")]
+        sent.extend(headers)
         async with self._client.stream("POST", path, content=body, headers=sent, timeout=timeout) as response:
             return Answer(
                 response.status_code,
                 response.headers.get("content-type", ""),
-                await _limited(response.aiter_raw()),
+                await _limited(response.aiter_bytes()),
             )
 
 

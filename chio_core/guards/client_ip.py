@@ -16,7 +16,7 @@ UNIX = "unix"
 
 
 class ClientAddress:
-    """Finds the client's address.
+    """Finds the client's address. Without proxies of its own it takes what a guard further out has found.
 
     Args:
         trusted_proxies: addresses and networks of proxies, and `unix` for peers on a Unix socket.
@@ -28,12 +28,14 @@ class ClientAddress:
     def __init__(self, trusted_proxies: tuple[str, ...] | list[str] = ()) -> None:
         self._unix = UNIX in trusted_proxies
         self._trusted = NetworkSet(entry for entry in trusted_proxies if entry != UNIX)
+        self._decides_itself = bool(trusted_proxies)
 
     def __call__(self, request: GuardRequest) -> Address | None:
         """Return the address, or None where there is none to be known; it is noted on the state."""
-        known = getattr(request.state, STATE_CLIENT_IP, None)
-        if known is not None:
-            return parse_address(str(known))
+        if not self._decides_itself:
+            known = getattr(request.state, STATE_CLIENT_IP, None)
+            if known is not None:
+                return parse_address(str(known))
         address = self._find(request)
         if address is not None:
             setattr(request.state, STATE_CLIENT_IP, str(address))

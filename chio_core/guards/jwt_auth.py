@@ -1,20 +1,20 @@
 """JwtAuth: verify a JSON Web Token, and tell the sidecar who that caller really is (RFC 7519, RFC 8725).
 
 The library PyJWT does it. Algorithms are a list that you give; `none` is never among them. Keys come from you or
-from a JWKS document, which is fetched in a worker thread when a token names a key that is not known yet.
+from the issuer's key set, see `chio_core.guards.key_set`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jwt
 
 from chio_core.canonical import sha256_hex
+from chio_core.chain import Finding
 from chio_core.errors import ConfigurationError
+from chio_core.guards.key_set import KeySet, KeysUnavailable
 from chio_core.models.caller import AuthMethod, CallerIdentity
 from chio_core.names import STATE_CALLER, STATE_CLAIMS
 from chio_core.request import GuardRequest
@@ -34,7 +34,8 @@ class JwtAuth:
         subject_claim, tenant_claim, agent_claim: which claims become the caller's subject, tenant and agent id.
         leeway: seconds of clock difference.
         required: refuse requests without a token; otherwise they go on as they are.
-        jwks_lifespan: seconds that a fetched key is kept.
+        jwks_lifespan: seconds that fetched keys count; a key that the issuer has withdrawn ends by then.
+        jwks_cooldown: seconds between two fetches, however many tokens name keys that nobody knows.
         priority: place in the chain.
 
     Raises:
@@ -58,6 +59,7 @@ class JwtAuth:
         leeway: float = 0,
         required: bool = True,
         jwks_lifespan: float = 300,
+        jwks_cooldown: float = 5,
         priority: int = -50,
     ) -> None:
         _check_options(key, jwks_url, algorithms)
@@ -70,9 +72,7 @@ class JwtAuth:
         self._claims = (subject_claim, tenant_claim, agent_claim)
         self._leeway = leeway
         self._required = required
-        self._lifespan = jwks_lifespan
-        self._jwks = jwt.PyJWKClient(jwks_url, lifespan=jwks_lifespan, timeout=5) if jwks_url else None
-        self._known: dict[str, tuple[Any, float]] = {}
+        self._keys = KeySet(jwks_url, jwks_lifespan, jwks_cooldown) if jwks_url else None
 
     async def __call__(self, request: GuardRequest) -> Denial | None:
         """Return a 401 for a token that is missing or no good, a 503 when the keys cannot be had."""
@@ -82,7 +82,7 @@ class JwtAuth:
             return _unauthorized("a bearer token is required", None) if self._required else None
         try:
             claims = await self._verify(token)
-        except jwt.PyJWKClientConnectionError:
+        except KeysUnavailable:
             return Denial(
                 status=503, code="chio_keys_unavailable", message="the token issuer's keys cannot be fetched",
                 guard="local/jwt_auth", headers=(("retry-after", "1"),),
@@ -110,7 +110,7 @@ class JwtAuth:
         )
 
     async def _signing_key(self, token: str) -> Any:
-        if self._jwks is None:
+        if self._keys is None:
             return self._key
         header = jwt.get_unverified_header(token)
         if header.get("alg") not in self._algorithms:
@@ -118,14 +118,19 @@ class JwtAuth:
         kid = header.get("kid")
         if not isinstance(kid, str):
             raise jwt.InvalidTokenError("a token for a key set names its key")
-        found = self._known.get(kid)
-        if found is not None and found[1] > time.monotonic():
-            return found[0]
-        # PyJWT blocks while it fetches (and limits how often it does), so it does that in a thread.
-        fetched = await asyncio.to_thread(self._jwks.get_signing_key, kid)
-        self._known = {k: v for k, v in self._known.items() if v[1] > time.monotonic()}
-        self._known[kid] = (fetched.key, time.monotonic() + self._lifespan)
-        return fetched.key
+        return await self._keys.get(kid)
+
+    async def aclose(self) -> None:
+        """End the thread that fetches keys."""
+        if self._keys is not None:
+            self._keys.close()
+
+    def check(self) -> list[Finding]:
+        """Return a warning for keys that come over the network in plain text."""
+        if self._keys is None or self._keys.is_private:
+            return []
+        text = "jwt_auth fetches the issuer's keys by plain http: whoever is in between can replace them; use https"
+        return [Finding("WARN", "jwt_keys_plain", text)]
 
     def _caller(self, claims: Mapping[str, Any], token: str) -> CallerIdentity | None:
         subject, tenant, agent = (_text(claims.get(name)) for name in self._claims)

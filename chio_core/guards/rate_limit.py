@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from ipaddress import IPv6Address
+from typing import Any
 
 from limits import RateLimitItem, parse
-from limits.aio.storage import MemoryStorage, Storage
+from limits.aio.storage import Storage
 from limits.aio.strategies import (
     FixedWindowRateLimiter,
     MovingWindowRateLimiter,
@@ -27,6 +30,7 @@ from chio_core.canonical import sha256_hex
 from chio_core.chain import Finding
 from chio_core.errors import ConfigurationError
 from chio_core.guards.client_ip import ClientAddress
+from chio_core.guards.memory import CountingStorage
 from chio_core.names import CAPABILITY_HEADER, LOGGER, STATE_CALLER
 from chio_core.outgoing import outgoing
 from chio_core.request import GuardRequest
@@ -50,11 +54,14 @@ class RateLimit:
     Args:
         limit: `5/minute`, `100 per 10 seconds` and so on, as `limits` reads it.
         storage: `memory://`, `redis://HOST:PORT/DB`, or what else `limits` knows.
-        key: `ip`, `caller` (a verified caller, else the address), `capability`, or your own function.
-        strategy: `sliding-window-counter`, `moving-window` or `fixed-window`.
+        key: `ip` (an IPv6 client counts by its /64), `caller` (one that `JwtAuth` has verified, else the address),
+            `capability`, or your own function.
+        strategy: `sliding-window-counter`, `fixed-window`, or (in Redis only) `moving-window`.
+        namespace: requests are counted together with those of other limits of the same namespace and length.
+        timeout: seconds that one step of the storage may take.
         fail_open: let requests pass while the storage cannot be asked.
         trusted_proxies: whose `X-Forwarded-For` counts for `ip`.
-        priority: place in the chain.
+        priority: place in the chain; inside of `JwtAuth` for the key `caller`, else outside.
 
     Raises:
         ConfigurationError: a limit, storage, key or strategy that is none.
@@ -69,21 +76,26 @@ class RateLimit:
         storage: str = "memory://",
         key: str | Key = "ip",
         strategy: str = "sliding-window-counter",
+        namespace: str = "chio",
+        timeout: float = 1.0,
         fail_open: bool = False,
         trusted_proxies: Sequence[str] = (),
-        priority: int = -60,
+        priority: int | None = None,
     ) -> None:
-        self.priority = priority
+        self.priority = priority if priority is not None else -40 if key == "caller" else -60
+        self.uses = frozenset({"identity"} if key == "caller" else ())
         self.enabled = True
         self._item = _parse(limit)
         self._url = storage
+        self._namespace = namespace
+        self._timeout = timeout
         self._fail_open = fail_open
         self._address = ClientAddress(tuple(trusted_proxies))
         self._key = self._key_function(key)
         if strategy not in _STRATEGIES:
             raise ConfigurationError(f"strategy {strategy!r} is none of {', '.join(sorted(_STRATEGIES))}")
         self._strategy = _STRATEGIES[strategy]
-        self._memory = self._strategy(MemoryStorage()) if storage == "memory://" else None
+        self._memory = self._in_memory() if storage == "memory://" else None
         self._limiters: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, RateLimiter] = weakref.WeakKeyDictionary()
         self._policy = f'"default";q={self._item.amount};w={self._item.get_expiry()}'
         if self._memory is None:
@@ -94,11 +106,11 @@ class RateLimit:
         who = self._key(request) or "-"
         limiter = self._limiter()
         try:
-            inside = await limiter.hit(self._item, who)
-            reset, remaining = await limiter.get_window_stats(self._item, who)
+            inside = await limiter.hit(self._item, self._namespace, who)
+            reset, remaining = await limiter.get_window_stats(self._item, self._namespace, who)
         except (StorageError, OSError) as exc:
             return self._unavailable(exc)
-        wait = max(0, round(reset - time.time()))
+        wait = max(0, math.ceil(reset - time.time()))
         self._tell(request, remaining if inside else 0, wait)
         if inside:
             return None
@@ -109,6 +121,14 @@ class RateLimit:
             guard="local/rate_limit",
             headers=(("retry-after", str(max(1, wait))),),
         )
+
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop."""
+        limiter = self._limiters.pop(asyncio.get_running_loop(), None)
+        # The library has no way to close its storage; the connections are those of the Redis client inside of it.
+        client = getattr(getattr(getattr(limiter, "storage", None), "bridge", None), "storage", None)
+        if client is not None and hasattr(client, "aclose"):
+            await client.aclose()
 
     def check(self) -> list[Finding]:
         """Return a warning for a limit that each worker counts by itself."""
@@ -145,10 +165,17 @@ class RateLimit:
             limiter = self._limiters[loop] = self._open()
         return limiter
 
+    def _in_memory(self) -> RateLimiter:
+        if self._strategy is MovingWindowRateLimiter:
+            raise ConfigurationError(
+                "moving-window remembers every request; count in Redis (storage='redis://…') or by another strategy"
+            )
+        return self._strategy(CountingStorage())
+
     def _open(self) -> RateLimiter:
-        options: dict[str, str | bool] = {"wrap_exceptions": True}
+        options: dict[str, Any] = {"wrap_exceptions": True}
         if self._url.startswith("redis"):
-            options["implementation"] = "redispy"
+            options |= {"implementation": "redispy", **_redis_options(self._timeout)}
         try:
             storage = storage_from_string(f"async+{self._url}", **options)
         except Exception as exc:  # noqa: BLE001 - limits raises many types here, and all mean this
@@ -161,12 +188,29 @@ class RateLimit:
         if callable(key):
             return key
         if key == "ip":
-            return lambda request: str(self._address(request))
+            return self._client
         if key == "caller":
-            return lambda request: _caller(request) or str(self._address(request))
+            return lambda request: _caller(request) or self._client(request)
         if key == "capability":
             return _capability
         raise ConfigurationError(f"key {key!r} is none of ip, caller, capability; or give a function")
+
+
+    def _client(self, request: GuardRequest) -> str | None:
+        address = self._address(request)
+        if address is None:
+            return None
+        if isinstance(address, IPv6Address):
+            return f"{address.exploded[:19]}::/64"  # one customer is usually given that many addresses
+        return str(address)
+
+
+def _redis_options(timeout: float) -> dict[str, Any]:
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+
+    # A connection that a restart has closed is found out by using it, hence one more try; no waiting in between.
+    return {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": Retry(NoBackoff(), 1)}
 
 
 def _caller(request: GuardRequest) -> str | None:

@@ -17,6 +17,10 @@ Behave = Callable[[Call], tuple[Behaviour | None, Reply]]
 """Takes a call; returns the behaviour, None where there is none, and the answer."""
 
 
+_LONGEST_HEAD = 100 * 1024
+"""Bytes of a head that h11 still reads, the parser behind httpx's own transport."""
+
+
 class ScriptedTransport(httpx.AsyncBaseTransport):
     """An httpx transport that raises what httpx raises when a socket does the same.
 
@@ -50,6 +54,8 @@ async def _receive(steps: Iterable[Step], request: httpx.Request) -> httpx.Respo
     parser = httptools.HttpResponseParser(received)
     for step in steps:
         if isinstance(step, bytes):
+            if step.find(b"\r\n\r\n") > _LONGEST_HEAD:
+                raise httpx.RemoteProtocolError("the head of the answer is too long", request=request)
             try:
                 parser.feed_data(step)
             except (httptools.HttpParserError, httptools.HttpParserUpgrade):

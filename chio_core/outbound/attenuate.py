@@ -1,0 +1,58 @@
+"""attenuate: a narrower, shorter-lived capability for an outgoing call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from chio_core.capabilities import NOT_A_SUBSET, is_subset, issue_capability, parse_capability, sign_link
+from chio_core.capabilities.errors import CapabilityRejected
+from chio_core.models.capability import ChioScope
+from chio_core.signing import SigningKey
+
+
+def attenuate(
+    token: str,
+    key: SigningKey,
+    *,
+    scope: ChioScope | Mapping[str, Any],
+    ttl_seconds: int = 60,
+    subject: str | None = None,
+    now: int | None = None,
+) -> str:
+    """Return the text of a token that allows part of what another one does.
+
+    The new token is signed by `key`, so its public key must be among the sidecar's trusted issuers. It carries a
+    delegation link that names the token it came from (wire protocol, section 5.4), and expires no later than that.
+
+    Args:
+        token: text of the capability that is narrowed; whoever calls has it verified by the sidecar first.
+        key: the key of this service.
+        scope: what the new token allows.
+        ttl_seconds: how long, in seconds, at most.
+        subject: public key of whom the new token is for; the service itself when left out.
+        now: whole seconds since 1970; this machine's clock when left out.
+
+    Raises:
+        CapabilityRejected: the token cannot be read, has expired, or does not allow all of the scope.
+    """
+    parent = parse_capability(token)
+    wanted = scope if isinstance(scope, ChioScope) else ChioScope.model_validate(dict(scope))
+    if not is_subset(wanted, parent.scope):
+        raise CapabilityRejected(NOT_A_SUBSET)
+    issued_at = int(time.time()) if now is None else now
+    left = parent.expires_at - issued_at
+    if left < 1:
+        raise CapabilityRejected("capability has expired")
+    holder = subject if subject is not None else key.public_hex
+    link = sign_link(key, capability_id=parent.id, delegatee=holder, timestamp=issued_at)
+    child = issue_capability(
+        key,
+        subject=holder,
+        scope=wanted,
+        ttl_seconds=min(ttl_seconds, left),
+        now=issued_at,
+        delegation_chain=(link,),
+    )
+    return child.to_header()

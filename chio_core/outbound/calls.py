@@ -1,0 +1,285 @@
+"""Calls: outgoing calls that are declared, and run by their tags.
+
+    calls = Calls(middleware=[Timing()], cookie_jar=CookieJar())
+
+    @calls.post("https://api.example.com/login", json={"username": "alice"}, tags=["auth"])
+    async def login(response):
+        return response.json()
+
+    await calls.run(tags=["auth"])
+
+The calls of one run are made at the same time; runs follow each other by being awaited. Cookies live across runs
+where there is a jar, and nowhere else. `FastHTTP` is the same with a `run` that does not have to be awaited.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, TypeVar, overload
+
+import httpx
+
+from chio_core.errors import ConfigurationError
+from chio_core.names import LOGGER
+from chio_core.outbound.chain import MiddlewareChain
+from chio_core.outbound.cookies import CookieJar, no_cookies
+from chio_core.outbound.hop import CALL
+from chio_core.outbound.response import Response
+from chio_core.outbound.session import Session
+from chio_core.outbound.transport import ChioTransport
+
+log = logging.getLogger(LOGGER)
+
+Handler = TypeVar("Handler", bound=Callable[[Response], Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One declared call; what `on_error` gets as `route`.
+
+    Attributes:
+        name: name of the handler.
+        options: what is given to the client: `params`, `json`, `headers`, `timeout` and so on.
+    """
+
+    name: str
+    method: str
+    url: str
+    tags: frozenset[str]
+    options: Mapping[str, Any]
+    handler: Callable[[Response], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one call in one run.
+
+    Attributes:
+        value: what the handler returned; None after an error.
+        response: None when there was none.
+        error: what was raised, by the call or by its handler.
+    """
+
+    call: Call
+    value: Any = None
+    response: Response | None = None
+    error: Exception | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the call."""
+        return self.call.name
+
+
+class Outcomes(Sequence[Outcome]):
+    """The outcomes of one run, in the order of declaration; `outcomes["login"]` finds one by name.
+
+    Args:
+        outcomes: one for each call.
+    """
+
+    def __init__(self, outcomes: Sequence[Outcome]) -> None:
+        self._outcomes = tuple(outcomes)
+
+    @overload
+    def __getitem__(self, key: int | str) -> Outcome: ...
+
+    @overload
+    def __getitem__(self, key: slice) -> tuple[Outcome, ...]: ...
+
+    def __getitem__(self, key: int | str | slice) -> Outcome | tuple[Outcome, ...]:
+        if not isinstance(key, str):
+            return self._outcomes[key]
+        for outcome in self._outcomes:
+            if outcome.name == key:
+                return outcome
+        raise KeyError(key)
+
+    def __len__(self) -> int:
+        return len(self._outcomes)
+
+    def __iter__(self) -> Iterator[Outcome]:
+        return iter(self._outcomes)
+
+    def __repr__(self) -> str:
+        return f"<Outcomes {', '.join(f'{one.name}={one.error or one.value!r}' for one in self._outcomes)}>"
+
+    @property
+    def errors(self) -> list[Exception]:
+        """What was raised, in the order of declaration."""
+        return [outcome.error for outcome in self._outcomes if outcome.error is not None]
+
+    def raise_errors(self) -> Outcomes:
+        """Return the outcomes if every call went well.
+
+        Raises:
+            ExceptionGroup: all errors of the run.
+        """
+        if self.errors:
+            raise ExceptionGroup(f"{len(self.errors)} of {len(self)} calls failed", self.errors)
+        return self
+
+
+class Declared:
+    """The declarations, and what one run does; `Calls` and `FastHTTP` differ in how a run is started.
+
+    Args:
+        middleware: a member, a chain, or a list of them.
+        cookie_jar: where cookies are kept; nowhere when left out.
+        transport: what sends; a new `httpx.AsyncHTTPTransport` for each run when left out. It stays its owner's.
+        client_options: further options of `httpx.AsyncClient`: `base_url`, `timeout`, `follow_redirects`, …
+    """
+
+    def __init__(
+        self,
+        *,
+        middleware: Any = None,
+        cookie_jar: CookieJar | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+        **client_options: Any,
+    ) -> None:
+        if taken := sorted(client_options.keys() & {"cookies", "mounts", "proxy"}):
+            raise ConfigurationError(f"{taken[0]} would pass the members by; give cookie_jar or transport instead")
+        session = [Session(cookie_jar)] if cookie_jar is not None else []
+        self._chain = MiddlewareChain(session, middleware)
+        self._chain.freeze()
+        self._transport = transport
+        self._options = client_options
+        self._calls: list[Call] = []
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        """What has been declared."""
+        return tuple(self._calls)
+
+    def call(
+        self, method: str, url: str, *, tags: Collection[str] = (), **options: Any
+    ) -> Callable[[Handler], Handler]:
+        """Declare a call; the decorated function gets its response.
+
+        Args:
+            tags: words that `run` selects by.
+            options: what `httpx.AsyncClient.request` takes.
+
+        Raises:
+            ConfigurationError: tags are one text, or the name is taken.
+        """
+        if isinstance(tags, str):
+            raise ConfigurationError(f"tags is a list of texts; write [{tags!r}]")
+
+        def declare(handler: Handler) -> Handler:
+            name = getattr(handler, "__name__", f"call_{len(self._calls)}")
+            if any(known.name == name for known in self._calls):
+                raise ConfigurationError(f"two outgoing calls are named {name}; rename one of the handlers")
+            frozen = MappingProxyType(options)
+            self._calls.append(Call(name, method.upper(), url, frozenset(tags), frozen, handler))
+            return handler
+
+        return declare
+
+    def get(self, url: str, *, tags: Collection[str] = (), **options: Any) -> Callable[[Handler], Handler]:
+        """Declare a GET; see `call`."""
+        return self.call("GET", url, tags=tags, **options)
+
+    def head(self, url: str, *, tags: Collection[str] = (), **options: Any) -> Callable[[Handler], Handler]:
+        """Declare a HEAD; see `call`."""
+        return self.call("HEAD", url, tags=tags, **options)
+
+    def options(self, url: str, *, tags: Collection[str] = (), **options: Any) -> Callable[[Handler], Handler]:
+        """Declare an OPTIONS; see `call`."""
+        return self.call("OPTIONS", url, tags=tags, **options)
+
+    def post(self, url: str, *, tags: Collection[str] = (), **options: Any) -> Callable[[Handler], Handler]:
+        """Declare a POST; see `call`."""
+        return self.call("POST", url, tags=tags, **options)
+
+    def put(self, url: str, *, tags: Collection[str] = (), **options: Any) -> Callable[[Handler], Handler]:
+        """Declare a PUT; see `call`."""
+        return self.call("PUT", url, tags=tags, **options)
+
+    def patch(self, url: str, *, tags: Collection[str] = (), **options: Any) -> Callable[[Handler], Handler]:
+        """Declare a PATCH; see `call`."""
+        return self.call("PATCH", url, tags=tags, **options)
+
+    def delete(self, url: str, *, tags: Collection[str] = (), **options: Any) -> Callable[[Handler], Handler]:
+        """Declare a DELETE; see `call`."""
+        return self.call("DELETE", url, tags=tags, **options)
+
+    async def _run(self, tags: Collection[str] | None) -> Outcomes:
+        selected = self._selected(tags)
+        inner = self._transport if self._transport is not None else httpx.AsyncHTTPTransport()
+        transport = ChioTransport(_Kept(inner) if self._transport is not None else inner, self._chain)
+        client = httpx.AsyncClient(transport=transport, cookies=no_cookies(), **self._options)
+        async with client, asyncio.TaskGroup() as group:
+            tasks = [group.create_task(_made(client, call)) for call in selected]
+        return Outcomes([task.result() for task in tasks])
+
+    def _selected(self, tags: Collection[str] | None) -> list[Call]:
+        if tags is None:
+            return list(self._calls)
+        if isinstance(tags, str):
+            raise ConfigurationError(f"tags is a list of texts; write [{tags!r}]")
+        known = {tag for call in self._calls for tag in call.tags}
+        if strange := sorted(set(tags) - known):
+            raise ConfigurationError(
+                f"no call has the tag {strange[0]!r}; there are {', '.join(sorted(known)) or 'none'}"
+            )
+        return [call for call in self._calls if call.tags & set(tags)]
+
+
+class Calls(Declared):
+    """Declared calls of an asynchronous program; see `Declared` for the arguments."""
+
+    async def run(self, *, tags: Collection[str] | None = None) -> Outcomes:
+        """Make the calls that have one of these tags, all of them without tags, at the same time.
+
+        Errors are logged and stand in the outcomes; none of them hides another.
+
+        Raises:
+            ConfigurationError: no call has such a tag.
+        """
+        return await self._run(tags)
+
+
+class FastHTTP(Declared):
+    """Declared calls of a script; see `Declared` for the arguments."""
+
+    def run(self, *, tags: Collection[str] | None = None) -> Outcomes:
+        """Do the same as `Calls.run`, in an event loop of its own.
+
+        Raises:
+            ConfigurationError: an event loop is running here already, or no call has such a tag.
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(self._run(tags))
+        raise ConfigurationError("an event loop is running here; use Calls, and await its run()")
+
+
+class _Kept:
+    """Somebody else's transport: the client that uses it does not close it."""
+
+    def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+        self.handle_async_request = inner.handle_async_request
+
+    async def aclose(self) -> None:
+        return
+
+
+async def _made(client: httpx.AsyncClient, call: Call) -> Outcome:
+    response = None
+    try:
+        options = dict(call.options)
+        options["extensions"] = {**(options.get("extensions") or {}), CALL: call}
+        response = Response(await client.request(call.method, call.url, **options))
+        value = call.handler(response)
+        return Outcome(call, await value if inspect.isawaitable(value) else value, response)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it must not hide the others
+        log.error("chio: outgoing call %s failed: %s: %s", call.name, type(error).__name__, error)
+        return Outcome(call, None, response, error)

@@ -1,0 +1,244 @@
+"""CookieJar and DummyCookieJar: cookies scoped by the standard library, a little more strictly than by default.
+
+* A cookie without `Domain` goes back to the very host that set it, not to hosts below it (RFC 6265, section 5.3).
+* `Domain` may not be a country's second level such as `co.uk`. (There is no public suffix list here.)
+* IP addresses and names without a dot, `localhost` among them, may set cookies only with `unsafe=True`, and such
+  a cookie goes back to the same port only: on one machine, each port is another service.
+* A plain `http` response cannot set a `Secure` cookie.
+"""
+
+from __future__ import annotations
+
+import http.cookiejar as stdlib
+import time
+from collections.abc import Iterator, Mapping
+from http.cookiejar import Cookie, DefaultCookiePolicy
+from ipaddress import ip_address
+from typing import Any
+
+from chio_core.errors import ConfigurationError
+
+
+class _Policy(DefaultCookiePolicy):
+    def __init__(self, unsafe: bool) -> None:
+        super().__init__(strict_domain=True, strict_ns_domain=DefaultCookiePolicy.DomainStrictNonDomain)
+        self._unsafe = unsafe
+
+    def set_ok(self, cookie: Cookie, request: Any) -> bool:
+        if not super().set_ok(cookie, request):
+            return False
+        if cookie.secure and request.type != "https":
+            return False
+        if not has_no_domain(request.host):
+            return True
+        cookie.port = str(request.port)
+        return self._unsafe
+
+    def return_ok_port(self, cookie: Cookie, request: Any) -> bool:
+        return cookie.port is None or cookie.port == str(request.port)
+
+
+class CookieJar:
+    """Keeps cookies of outgoing calls.
+
+    Args:
+        cookies: cookies to begin with. Without `domain` they belong to the first origin that is called.
+        domain: host that these cookies are for, with all hosts below it when it begins with a dot.
+        unsafe: accept cookies from IP addresses and from names without a dot.
+    """
+
+    def __init__(
+        self, cookies: Mapping[str, str] | None = None, *, domain: str | None = None, unsafe: bool = False
+    ) -> None:
+        self._jar = stdlib.CookieJar(self._policy(unsafe))
+        self._waiting: dict[str, str] = {}
+        for name, value in (cookies or {}).items():
+            self.set(name, value, domain=domain)
+
+    def _policy(self, unsafe: bool) -> DefaultCookiePolicy:
+        return _Policy(unsafe)
+
+    def set(self, name: str, value: str, *, domain: str | None = None, path: str = "/", secure: bool = False) -> None:
+        """Put a cookie in.
+
+        Args:
+            domain: see the class; without it the cookie waits for the first origin that is called.
+
+        Raises:
+            ConfigurationError: a name or value that would break the header.
+        """
+        if not name or any(c in name + value for c in "\r\n;\0") or "=" in name:
+            raise ConfigurationError(f"cookie {name!r} holds a character that a Cookie header cannot carry")
+        if domain is None:
+            self._waiting[name] = value
+        else:
+            self._jar.set_cookie(_cookie(name, value, domain.lower(), path, secure, None))
+
+    def get(self, name: str, default: str | None = None, *, domain: str | None = None) -> str | None:
+        """Return the value of a cookie; of several with this name the one that was set first.
+
+        Args:
+            domain: look at this domain's cookies only.
+        """
+        if domain is None and name in self._waiting:
+            return self._waiting[name]
+        wanted = None if domain is None else domain.lower().lstrip(".")
+        for cookie in self._live():
+            if cookie.name == name and (wanted is None or _plain(cookie.domain) == wanted):
+                return cookie.value
+        return default
+
+    def items(self) -> list[tuple[str, str]]:
+        """Return names and values of all cookies that have not expired."""
+        return [*self._waiting.items(), *((cookie.name, cookie.value or "") for cookie in self._live())]
+
+    def clear(self) -> None:
+        """Remove all cookies."""
+        self._waiting.clear()
+        self._jar.clear()
+
+    def __len__(self) -> int:
+        return len(self.items())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([name for name, _ in self.items()])
+
+    def __contains__(self, name: object) -> bool:
+        return any(name == known for known, _ in self.items())
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} with {len(self)} cookies>"
+
+    def put_on(self, request: Any) -> None:
+        """Add the cookies that are for this request to its `Cookie` header; what stands there already wins."""
+        asked = _Asked(request)
+        if self._waiting:
+            self._settle(asked)
+        self._jar.add_cookie_header(asked)  # type: ignore[arg-type]
+        if asked.cookie is None:
+            return
+        given = request.headers.get("cookie")
+        request.headers["Cookie"] = _merged(given, asked.cookie) if given else asked.cookie
+
+    def take_from(self, response: Any, request: Any) -> None:
+        """Keep the cookies that a response to this request sets."""
+        lines = response.headers.get_list("set-cookie")
+        if lines:
+            self._jar.extract_cookies(_Answered(lines), _Asked(request))  # type: ignore[arg-type]
+
+    def _settle(self, asked: _Asked) -> None:
+        waiting, self._waiting = self._waiting, {}
+        port = str(asked.port) if has_no_domain(asked.host) else None
+        for name, value in waiting.items():
+            self._jar.set_cookie(_cookie(name, value, _effective(asked.host), "/", asked.type == "https", port))
+
+    def _live(self) -> list[Cookie]:
+        now = int(time.time())
+        return [cookie for cookie in self._jar if not cookie.is_expired(now)]
+
+
+class DummyCookieJar(CookieJar):
+    """Stores nothing and sends nothing."""
+
+    def _policy(self, unsafe: bool) -> DefaultCookiePolicy:
+        return DefaultCookiePolicy(allowed_domains=[])
+
+    def set(self, name: str, value: str, *, domain: str | None = None, path: str = "/", secure: bool = False) -> None:
+        """Do nothing."""
+
+
+def no_cookies() -> stdlib.CookieJar:
+    """Return a jar that stores and sends nothing, for `httpx.AsyncClient(cookies=no_cookies())`.
+
+    A client keeps cookies by itself, by laxer rules. Where a `Session` does it, or nobody should, this stops it.
+    """
+    return stdlib.CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+
+
+def has_no_domain(host: str) -> bool:
+    """Tell whether a host is an IP address or a name without a dot."""
+    try:
+        ip_address(host.strip("[]"))
+    except ValueError:
+        return "." not in host.strip(".")
+    return True
+
+
+class _Asked:
+    """What the standard library wants to know about a request."""
+
+    unverifiable = False
+
+    def __init__(self, request: Any) -> None:
+        url = request.url
+        # Without user and password, which the standard library would take for a part of the host.
+        self._url = f"{url.scheme}://{url.netloc.decode('ascii')}{url.raw_path.decode('ascii', 'replace')}"
+        self.type: str = url.scheme
+        self.host: str = url.host
+        self.origin_req_host = self.host
+        self.port: int = url.port or (443 if url.scheme == "https" else 80)
+        self.cookie: str | None = None
+
+    def get_full_url(self) -> str:
+        return self._url
+
+    def get_header(self, name: str, default: str | None = None) -> str | None:
+        return default
+
+    def has_header(self, name: str) -> bool:
+        return False
+
+    def add_unredirected_header(self, name: str, value: str) -> None:
+        if name == "Cookie":
+            self.cookie = value
+
+
+class _Answered:
+    """What the standard library wants to know about a response."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self._lines = lines
+
+    def info(self) -> _Answered:
+        return self
+
+    def get_all(self, name: str, default: list[str]) -> list[str]:
+        return self._lines if name == "Set-Cookie" else default
+
+
+def _cookie(name: str, value: str, domain: str, path: str, secure: bool, port: str | None) -> Cookie:
+    dotted = domain.startswith(".")
+    return Cookie(
+        version=0,
+        name=name,
+        value=value,
+        port=port,
+        port_specified=port is not None,
+        domain=domain if dotted else _effective(domain),
+        domain_specified=dotted,
+        domain_initial_dot=dotted,
+        path=path,
+        path_specified=True,
+        secure=secure,
+        expires=None,
+        discard=True,
+        comment=None,
+        comment_url=None,
+        rest={},
+    )
+
+
+def _effective(host: str) -> str:
+    # The standard library files a name without a dot below `.local`.
+    name = f"[{host}]" if ":" in host and host[0] != "[" else host
+    return name if "." in name else f"{name}.local"
+
+
+def _plain(domain: str) -> str:
+    return domain.lstrip(".").removesuffix(".local") if domain.count(".") == 1 else domain.lstrip(".")
+
+
+def _merged(given: str, own: str) -> str:
+    names = {pair.partition("=")[0].strip() for pair in given.split(";")}
+    added = [pair for pair in own.split("; ") if pair.partition("=")[0] not in names]
+    return "; ".join([given, *added])

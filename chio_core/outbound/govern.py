@@ -1,0 +1,301 @@
+"""GovernOutbound: the member that asks the sidecar before anything is sent.
+
+Each network send is a request of its own to the sidecar: a redirect hop, a repetition by a member further out. The
+answer is verified as everywhere (`chio_core.decide`), is good for one send of exactly what was asked about, and is
+never kept for another. The receipt is on the response: `receipt_of(response)`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect as inspecting
+import time
+import uuid
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from chio_core.chain import DECISION as DECISION_NAME
+from chio_core.client import ChioClient, SyncChioClient
+from chio_core.decide import Question, inspect, prepare, singleton_headers
+from chio_core.decision import Decision, bad_request, body_too_large
+from chio_core.errors import ConfigurationError
+from chio_core.identity import default_extractor
+from chio_core.models.caller import CallerIdentity
+from chio_core.models.capability import Operation
+from chio_core.models.receipt import HttpReceipt
+from chio_core.outbound.denied import OutboundDenied
+from chio_core.outbound.hop import DECISION, TICKET, hop_of, shown
+from chio_core.outbound.library import TooLarge, copy_of, read_body, read_body_now
+from chio_core.outbound.member import AsyncNext, OutboundMember, SyncNext
+from chio_core.outbound.view import OutgoingView, authority_of
+from chio_core.request import Requirement
+from chio_core.response import Denial
+
+Tool = tuple[str, str]
+"""`server_id` and `tool_name` that the capability must grant."""
+
+Tools = Tool | Mapping[str, Tool] | Callable[[Any], Tool | None] | None
+"""One tool for every send, one for each host, or a function from the request to it."""
+
+Capability = str | Callable[[Any], Any] | None
+"""The token's text, or a function (it may be `async`) from the request to it."""
+
+_FIXED = ("__enabled__", "__methods__", "__priority__", "enabled", "methods", "priority", "provides")
+
+
+@dataclass(slots=True)
+class Ticket:
+    """One decision, good for one send.
+
+    Attributes:
+        identity: hash of who is asking, the capability included.
+    """
+
+    decision: Decision
+    identity: str
+    facts: tuple[Any, ...] = field(repr=False)
+    used: bool = False
+
+
+class GovernOutbound(OutboundMember):
+    """Has every send decided by the sidecar. Stands at priority 0; cannot be disabled or filtered by method.
+
+    Args:
+        client: a `ChioClient`, or a `SyncChioClient` for `SyncChioTransport`. It stays its owner's.
+        tool: what a send is: `(server, tool)`; or a mapping from hosts (`api.example.com`, with a port where it is
+            not the default) to such pairs, other hosts being refused without asking; or a function from the
+            request to a pair or None. Naming a tool requires a capability that grants it.
+        operations: operations that one grant must contain.
+        arguments: function from the request to the JSON that the grant's constraints are held against;
+            by default `{"method": …, "url": …}`, so a `domain_exact` constraint binds the grant to a host.
+        capability: the token to present, or a function from the request to it (or None). Left out, the token in
+            the request's own header is presented.
+        forward_to: hosts that are sent the token too, in the capability header; nobody by default.
+        caller: who is calling; read from the outgoing request when left out.
+
+    Raises:
+        ConfigurationError: a tool that is no pair.
+    """
+
+    __priority__ = 0
+    provides = frozenset({DECISION_NAME})
+
+    def __init__(
+        self,
+        client: ChioClient | SyncChioClient,
+        *,
+        tool: Tools = None,
+        operations: Sequence[Operation] = ("invoke",),
+        arguments: Callable[[Any], Any] | None = None,
+        capability: Capability = None,
+        forward_to: Collection[str] = (),
+        caller: CallerIdentity | None = None,
+    ) -> None:
+        settings = client.settings
+        self._client = client
+        self._settings = settings
+        self._tool = _tool_function(tool)
+        self._operations = tuple(operations)
+        self._arguments = arguments if arguments is not None else _method_and_url
+        self._capability = capability
+        self._forward_to = frozenset(host.lower() for host in _not_text(forward_to))
+        self._caller = caller
+        self._extract = default_extractor(settings.api_key_header, settings.session_cookie)
+        self._singletons = singleton_headers(settings)
+
+    @property
+    def secret_headers(self) -> frozenset[str]:
+        """Headers, in lower case, that never follow a redirect to another origin."""
+        return frozenset({self._settings.capability_header.lower(), self._settings.api_key_header.lower()})
+
+    def check_client(self, *, sync: bool) -> None:
+        """Check that the client fits the transport.
+
+        Raises:
+            ConfigurationError: it is of the other kind.
+        """
+        wanted = SyncChioClient if sync else ChioClient
+        if not isinstance(self._client, wanted):
+            raise ConfigurationError(f"GovernOutbound needs a {wanted.__name__} in this transport")
+
+    async def __call__(self, request: Any, following: AsyncNext) -> Any:
+        """Ask, send what was allowed, and put the decision on the response.
+
+        Raises:
+            OutboundDenied: the send was refused, or there was no decision to be had.
+        """
+        request = copy_of(request)
+        try:
+            body = await read_body(request, self._settings.max_body_bytes)
+        except TooLarge:
+            raise self._too_large(request) from None
+        token = self._capability(request) if callable(self._capability) else self._capability
+        token = await token if inspecting.isawaitable(token) else token
+        question = self._question(request, body, token)
+        decision = await self._client.decide(question)  # type: ignore[misc]
+        return _marked(await following(self._allowed(request, decision, question, token)), decision)
+
+    def sync(self, request: Any, following: SyncNext) -> Any:
+        """Do the same in a thread."""
+        request = copy_of(request)
+        try:
+            body = read_body_now(request, self._settings.max_body_bytes)
+        except TooLarge:
+            raise self._too_large(request) from None
+        token = self._capability(request) if callable(self._capability) else self._capability
+        question = self._question(request, body, token)
+        decision: Decision = self._client.decide(question)  # type: ignore[assignment]
+        return _marked(following(self._allowed(request, decision, question, token)), decision)
+
+    def _question(self, request: Any, body: bytes, token: Any) -> Question:
+        view = OutgoingView(request, self._presented(token))
+        denial = _inspect_host(request) or inspect(view, self._settings, self._singletons)
+        if denial is not None:
+            raise _refused(request, denial)
+        return prepare(
+            view,
+            self._settings,
+            request_id=str(uuid.uuid4()),
+            now=time.time(),
+            caller=self._caller or self._extract(view),
+            body_hash=hashlib.sha256(body).hexdigest() if body else None,
+            body_length=len(body),
+            requirement=self._requirement(request),
+        )
+
+    def _presented(self, token: Any) -> tuple[str, str] | None:
+        if token is None:
+            return None
+        if not isinstance(token, str):
+            raise ConfigurationError("GovernOutbound(capability=…) must give the token's text or None")
+        return (self._settings.capability_header, token)
+
+    def _requirement(self, request: Any) -> Requirement | None:
+        pair = self._tool(request)
+        if pair is None:
+            return None
+        return Requirement(pair[0], pair[1], self._operations, self._arguments(request))
+
+    def _allowed(self, request: Any, decision: Decision, question: Question, token: str | None) -> Any:
+        hop = hop_of(request)
+        if not decision.allowed:
+            denial = decision.denial or Denial(message="there is no decision")
+            raise _denied(request, decision, denial)
+        if token and authority_of(request.url).lower() in self._forward_to and not (hop and hop.crossed):
+            request.headers[self._settings.capability_header] = token
+        caller = question.request.caller.identity_hash()
+        identity = hashlib.sha256(f"{caller}\n{question.capability or ''}".encode()).hexdigest()
+        request.extensions[TICKET] = Ticket(decision, identity, _facts(request))
+        if hop is not None:
+            hop.opened = True
+        return request
+
+    def _too_large(self, request: Any) -> OutboundDenied:
+        return _refused(request, body_too_large(self._settings.max_body_bytes))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _FIXED:
+            raise ConfigurationError("GovernOutbound cannot be disabled, filtered or moved; remove the member instead")
+        super().__setattr__(name, value)
+
+
+def use_ticket(request: Any) -> None:
+    """Take the decision for one send; called by the transport right before the network.
+
+    Raises:
+        ConfigurationError: the request is not the one that was decided about, or it was sent already.
+    """
+    ticket = request.extensions.get(TICKET)
+    if not isinstance(ticket, Ticket):
+        raise ConfigurationError("this request was not decided about; GovernOutbound must pass it on")
+    if ticket.facts != _facts(request):
+        raise ConfigurationError(
+            "a member has changed method, URL, Host, content type or body after the decision; "
+            "give it a priority below 0"
+        )
+    if ticket.used:
+        raise ConfigurationError(
+            "a member has sent a request twice under one decision; give it a priority below 0, "
+            "where each repetition is decided anew"
+        )
+    ticket.used = True
+
+
+def decision_of(response: Any) -> Decision | None:
+    """Return the decision under which a response was fetched; None for an ungoverned one."""
+    found = response.extensions.get(DECISION)
+    return found if isinstance(found, Decision) else None
+
+
+def receipt_of(response: Any) -> HttpReceipt | None:
+    """Return the verified receipt of the send that a response answers; each redirect hop in `history` has its own."""
+    decision = decision_of(response)
+    return decision.receipt if decision is not None else None
+
+
+def _marked(response: Any, decision: Decision) -> Any:
+    response.extensions = {**response.extensions, DECISION: decision}
+    return response
+
+
+def _facts(request: Any) -> tuple[Any, ...]:
+    # The stream by identity: whoever replaces the body makes a new one, whatever it holds.
+    headers = request.headers
+    return request.method, str(request.url), headers.get("host"), headers.get("content-type"), request.stream
+
+
+def _method_and_url(request: Any) -> dict[str, str]:
+    return {"method": request.method, "url": shown(request.url)}
+
+
+def _inspect_host(request: Any) -> Denial | None:
+    host = request.headers.get("host")
+    authority = authority_of(request.url).lower()
+    port = {"http": 80, "https": 443}.get(request.url.scheme)
+    if host is None or host.lower() in (authority, f"{authority}:{port}"):
+        return None
+    return bad_request("the Host header names another host than the URL, and only the URL can be judged")
+
+
+def _refused(request: Any, denial: Denial) -> OutboundDenied:
+    return _denied(request, Decision(verdict="refused", denial=denial), denial)
+
+
+def _denied(request: Any, decision: Decision, denial: Denial) -> OutboundDenied:
+    hop = hop_of(request)
+    return OutboundDenied(
+        decision, denial, method=request.method, target=shown(request.url), hop=hop.number if hop else 1
+    )
+
+
+def _tool_function(tool: Tools) -> Callable[[Any], Tool | None]:
+    if tool is None:
+        return lambda request: None
+    if isinstance(tool, Mapping):
+        pairs = {host.lower(): _pair(pair) for host, pair in tool.items()}
+        return lambda request: _tool_of_host(request, pairs)
+    if callable(tool):
+        return lambda request: None if (pair := tool(request)) is None else _pair(pair)
+    fixed = _pair(tool)
+    return lambda request: fixed
+
+
+def _tool_of_host(request: Any, pairs: Mapping[str, Tool]) -> Tool:
+    pair = pairs.get(authority_of(request.url).lower())
+    if pair is None:
+        message = f"no tool is named for {authority_of(request.url)}; add it to GovernOutbound(tool=…)"
+        raise _refused(request, Denial(message=message, guard="local/GovernOutbound"))
+    return pair
+
+
+def _pair(tool: Any) -> Tool:
+    if not isinstance(tool, tuple) or len(tool) != 2 or not all(isinstance(part, str) and part for part in tool):
+        raise ConfigurationError("GovernOutbound(tool=…) takes a pair (server, tool) of texts that are not empty")
+    return tool
+
+
+def _not_text(hosts: Collection[str]) -> Collection[str]:
+    if isinstance(hosts, str):
+        raise ConfigurationError("GovernOutbound(forward_to=…) takes a collection of hosts; write [host]")
+    return hosts

@@ -1,0 +1,156 @@
+"""BaseMiddleware: a member as a class with three hooks.
+
+    class Stamp(BaseMiddleware):
+        __priority__ = 5
+
+        async def request(self, method, url, kwargs):
+            kwargs["headers"]["X-Stamp"] = "1"
+            return kwargs
+
+Hooks run once for each hop. `response` sees the head; a hook that wants the body awaits `response.aread()`. The
+same class runs on the synchronous transport as long as its hooks do not wait for anything.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from chio_core.errors import ConfigurationError
+from chio_core.names import LOGGER
+from chio_core.outbound.chain import MiddlewareChain
+from chio_core.outbound.hop import config_of, route_of
+from chio_core.outbound.member import AsyncNext, OutboundMember, SyncNext
+from chio_core.outbound.response import Response, native_of
+
+__all__ = ["BaseMiddleware", "MiddlewareChain"]
+
+log = logging.getLogger(LOGGER)
+
+_BODY = ("content", "data", "json", "files")
+_KNOWN = frozenset({"headers", "params", "timeout", *_BODY})
+
+
+class BaseMiddleware(OutboundMember):
+    """Base of members with hooks; each of the three may be left out."""
+
+    async def request(self, method: str, url: str, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Change a request before it goes further in.
+
+        Args:
+            method: in capitals.
+            url: the whole URL.
+            kwargs: `headers` is the request's own header mapping, to be changed in place or replaced by a mapping that
+                is merged into it. `params`, `timeout`, and one of `content`, `data`, `json`, `files` may be added.
+
+        Returns:
+            The kwargs.
+        """
+        return kwargs
+
+    async def response(self, response: Response) -> Any:
+        """Look at a response, or return another one."""
+        return response
+
+    async def on_error(self, error: Exception, route: Any, config: Mapping[str, Any]) -> None:
+        """Be told of an error; it goes on to the caller whatever happens here. Inner members are told first.
+
+        Args:
+            error: what was raised further in.
+            route: has `.method` and `.url`.
+            config: the options of the call.
+        """
+
+    async def __call__(self, request: Any, following: AsyncNext) -> Any:
+        """Run the hooks around an asynchronous send."""
+        prepared = request
+        if self._has("request"):
+            kwargs = {"headers": request.headers}
+            changed = self.request(request.method, str(request.url), kwargs)
+            prepared = self._applied(request, await changed)
+        try:
+            answer = await following(prepared)
+        except Exception as error:
+            await self._tell(error, request)
+            raise
+        return self._native(await self.response(Response(answer))) if self._has("response") else answer
+
+    def sync(self, request: Any, following: SyncNext) -> Any:
+        """Run the hooks around a synchronous send.
+
+        Raises:
+            ConfigurationError: a hook waits for something.
+        """
+        prepared = request
+        if self._has("request"):
+            kwargs = {"headers": request.headers}
+            changed = self._stepped(self.request(request.method, str(request.url), kwargs))
+            prepared = self._applied(request, changed)
+        try:
+            answer = following(prepared)
+        except Exception as error:
+            self._stepped(self._tell(error, request))
+            raise
+        return self._native(self._stepped(self.response(Response(answer)))) if self._has("response") else answer
+
+    def _has(self, hook: str) -> bool:
+        return getattr(type(self), hook) is not getattr(BaseMiddleware, hook)
+
+    async def _tell(self, error: Exception, request: Any) -> None:
+        try:
+            await self.on_error(error, route_of(request), config_of(request))
+        except Exception:
+            log.exception("chio: on_error of %s failed; the first error is raised", type(self).__name__)
+
+    def _applied(self, request: Any, kwargs: Any) -> Any:
+        if not isinstance(kwargs, dict):
+            raise ConfigurationError(f"{type(self).__name__}.request() must return kwargs")
+        headers = kwargs.get("headers")
+        if headers is not request.headers and headers:
+            request.headers.update(headers)
+        if len(kwargs) == 1 and "headers" in kwargs:
+            return request
+        if unknown := sorted(kwargs.keys() - _KNOWN):
+            raise ConfigurationError(
+                f"{type(self).__name__}.request() gave {unknown[0]!r}, which cannot be changed here"
+            )
+        return _rebuilt(request, kwargs)
+
+    def _native(self, response: Any) -> Any:
+        native = native_of(response)
+        if not hasattr(native, "status_code"):
+            raise ConfigurationError(f"{type(self).__name__}.response() must return a response")
+        return native
+
+    def _stepped(self, steps: Any) -> Any:
+        try:
+            steps.send(None)
+        except StopIteration as done:
+            return done.value
+        steps.close()
+        raise ConfigurationError(f"a hook of {type(self).__name__} waits for something; use an asynchronous client")
+
+
+def _rebuilt(request: Any, kwargs: Mapping[str, Any]) -> Any:
+    body = {name: kwargs[name] for name in _BODY if kwargs.get(name) is not None}
+    extensions = dict(request.extensions)
+    if kwargs.get("timeout") is not None:
+        extensions["timeout"] = _timeout(kwargs["timeout"])
+    headers = request.headers.copy()
+    if body:
+        for name in ("content-length", "transfer-encoding", "content-type"):
+            if name in headers and (name != "content-type" or "content" not in body):
+                del headers[name]
+    source = body or {"stream": request.stream}
+    url = request.url.copy_merge_params(kwargs["params"]) if kwargs.get("params") else request.url
+    rebuilt = type(request)(request.method, url, headers=headers, extensions=extensions, **source)
+    if not body and hasattr(request, "_content"):
+        rebuilt.read()
+    return rebuilt
+
+
+def _timeout(value: Any) -> dict[str, Any]:
+    if hasattr(value, "as_dict"):
+        return dict(value.as_dict())
+    return dict.fromkeys(("connect", "read", "write", "pool"), value)

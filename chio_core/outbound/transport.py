@@ -1,0 +1,170 @@
+"""ChioTransport and SyncChioTransport: a chain of members around any transport of httpx or httpx2.
+
+    client = httpx.AsyncClient(transport=ChioTransport(httpx.AsyncHTTPTransport(), GovernOutbound(...), Timing()))
+
+A transport sees every hop: a redirect that the client follows passes through the whole chain again, which event
+hooks do not see. Rules that no member can undo, where a `GovernOutbound` is present:
+
+1. one decision, one send: what the sidecar was asked about is what goes to the network, once;
+2. outside of it nothing answers with success: a status below 400 without a decision becomes an error that
+   names the member;
+3. a hop to another origin carries no credential, whoever adds it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable
+from typing import Any
+
+import httpx
+
+from chio_core.chain import Finding, Member
+from chio_core.errors import ConfigurationError
+from chio_core.outbound.chain import MiddlewareChain
+from chio_core.outbound.govern import GovernOutbound, use_ticket
+from chio_core.outbound.hop import CREDENTIALS, Hop, carry, enter, strip
+
+
+class _Ordered:
+    """The frozen chain, and the checks that both transports share."""
+
+    def __init__(self, members: tuple[Any, ...]) -> None:
+        self.chain = MiddlewareChain(*members)
+        self._members = self.chain.freeze()
+        self._governed = self.chain.governed
+        self._credentials = CREDENTIALS | {
+            name
+            for member in self._members
+            if isinstance(member.guard, GovernOutbound)
+            for name in member.guard.secret_headers
+        }
+
+    def check(self) -> list[Finding]:
+        """Return what will run, by name and in order."""
+        return self.chain.check()
+
+    def _next_member(self, at: int, method: str) -> int:
+        while at < len(self._members) and not self._members[at].runs_for(method):
+            at += 1
+        return at
+
+    def _leaving(self, request: Any, hop: Hop) -> None:
+        strip(request, hop, self._credentials)
+        if self._governed:
+            use_ticket(request)
+        hop.sent = request
+
+    def _checked(self, member: Member, response: Any, hop: Hop) -> Any:
+        if not hasattr(response, "status_code"):
+            raise ConfigurationError(f"{member.name} returned {type(response).__name__}; return the response")
+        if self._governed and not hop.opened and response.status_code < 400:
+            raise ConfigurationError(
+                f"{member.name} answered {response.status_code} without a decision; give it a priority above 0"
+            )
+        return response
+
+
+class ChioTransport(_Ordered, httpx.AsyncBaseTransport):
+    """Runs members around an asynchronous transport.
+
+    Args:
+        inner: what sends, for example `httpx.AsyncHTTPTransport()`; it is closed with this transport.
+        members: members, chains of them, or lists of either.
+
+    Attributes:
+        chain: the members in their order.
+
+    Raises:
+        ConfigurationError: the order cannot work, or a member is synchronous.
+    """
+
+    def __init__(self, inner: Any, *members: Any) -> None:
+        if not hasattr(inner, "handle_async_request"):
+            raise ConfigurationError("ChioTransport needs a transport first, for example httpx.AsyncHTTPTransport()")
+        super().__init__(members)
+        self.inner = inner
+        for member in self._members:
+            _check_async(member)
+
+    async def handle_async_request(self, request: Any) -> Any:
+        """Send one request through the members; the client calls this for each hop."""
+        outgoing, hop = enter(request, self._credentials)
+        return await self._from(0, outgoing, hop)
+
+    async def _from(self, at: int, request: Any, hop: Hop) -> Any:
+        at = self._next_member(at, request.method)
+        if at == len(self._members):
+            self._leaving(request, hop)
+            return await self.inner.handle_async_request(request)
+        member = self._members[at]
+
+        def following(changed: Any) -> Awaitable[Any]:
+            carry(request, changed)
+            return self._from(at + 1, changed, hop)
+
+        return self._checked(member, await member.guard(request, following), hop)
+
+    async def aclose(self) -> None:
+        """Close the inner transport."""
+        await self.inner.aclose()
+
+
+class SyncChioTransport(_Ordered, httpx.BaseTransport):
+    """The same for `httpx.Client`.
+
+    Args:
+        inner: what sends, for example `httpx.HTTPTransport()`; it is closed with this transport.
+        members: `def member(request, next)`, or objects with a method `sync(request, next)`: all of ours, and
+            every `BaseMiddleware` whose hooks await nothing.
+
+    Raises:
+        ConfigurationError: the order cannot work, or a member is asynchronous only.
+    """
+
+    def __init__(self, inner: Any, *members: Any) -> None:
+        if not hasattr(inner, "handle_request"):
+            raise ConfigurationError("SyncChioTransport needs a transport first, for example httpx.HTTPTransport()")
+        super().__init__(members)
+        self.inner = inner
+        for member in self._members:
+            _check_sync(member)
+
+    def handle_request(self, request: Any) -> Any:
+        """Send one request through the members; the client calls this for each hop."""
+        outgoing, hop = enter(request, self._credentials)
+        return self._from(0, outgoing, hop)
+
+    def _from(self, at: int, request: Any, hop: Hop) -> Any:
+        at = self._next_member(at, request.method)
+        if at == len(self._members):
+            self._leaving(request, hop)
+            return self.inner.handle_request(request)
+        member = self._members[at]
+
+        def following(changed: Any) -> Any:
+            carry(request, changed)
+            return self._from(at + 1, changed, hop)
+
+        return self._checked(member, member.guard.sync(request, following), hop)  # type: ignore[attr-defined]
+
+    def close(self) -> None:
+        """Close the inner transport."""
+        self.inner.close()
+
+
+def _check_async(member: Member) -> None:
+    from chio_core.outbound.member import SyncFunction
+
+    if isinstance(member.guard, SyncFunction):
+        raise ConfigurationError(f"{member.name} must be `async def`: a blocking member stops every call")
+    if isinstance(member.guard, GovernOutbound):
+        member.guard.check_client(sync=False)
+
+
+def _check_sync(member: Member) -> None:
+    sync = getattr(member.guard, "sync", None)
+    if not callable(sync) or inspect.iscoroutinefunction(sync):
+        raise ConfigurationError(f"{member.name} is asynchronous only; use ChioTransport, or give it a method sync()")
+    if isinstance(member.guard, GovernOutbound):
+        member.guard.check_client(sync=True)

@@ -1,0 +1,115 @@
+"""OutgoingView: an outgoing request as the sidecar is asked about it.
+
+The path is `/SCHEME/HOST[:PORT]/PATH`, the PATH as it is written on the wire. So the target is part of the content hash
+and of the signed receipt, two hosts never share a rule, and a template of the sidecar's OpenAPI document such as
+`/https/api.example.com/v1/charges/{id}` speaks of exactly one upstream. A default port is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import parse_qsl
+
+from chio_core.headers import HeaderLines
+
+
+class OutgoingView:
+    """A `chio_core.request.RequestView` over a request of httpx or httpx2.
+
+    Args:
+        request: the request; its body has been read.
+        capability: (header name, token) that is presented to the sidecar instead of what the request carries.
+    """
+
+    def __init__(self, request: Any, capability: tuple[str, str] | None = None) -> None:
+        self._request = request
+        self._lines = HeaderLines(_lines(request, capability))
+        self._raw_path, _, query = request.url.raw_path.partition(b"?")
+        self._query: str = query.decode("ascii", "replace")
+        self._state = SimpleNamespace()
+
+    @property
+    def url_path(self) -> str:
+        """Decoded path, without scheme, host and query."""
+        return str(self._request.url.path)
+
+    @property
+    def route_path(self) -> str:
+        """The path that the sidecar judges, scheme and host included."""
+        url = self._request.url
+        return f"/{url.scheme}/{authority_of(url)}{self._raw_path.decode('ascii', 'replace')}"
+
+    @property
+    def url_scheme(self) -> str:
+        """`http` or `https`."""
+        return str(self._request.url.scheme)
+
+    @property
+    def url_full(self) -> str:
+        """The whole URL with its query."""
+        return str(self._request.url)
+
+    def url_replace_scheme(self, scheme: str) -> str:
+        """Return the whole URL with another scheme."""
+        return str(self._request.url.copy_with(scheme=scheme))
+
+    @property
+    def method(self) -> str:
+        """The method."""
+        return str(self._request.method)
+
+    @property
+    def client_host(self) -> str | None:
+        """None: the peer is this process."""
+        return None
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Request headers."""
+        return self._lines
+
+    @property
+    def query_params(self) -> Mapping[str, str]:
+        """Decoded query parameters; of duplicates the last counts."""
+        return dict(parse_qsl(self._query, keep_blank_values=True))
+
+    @property
+    def query_string(self) -> str:
+        """The raw query."""
+        return self._query
+
+    def header_values(self, name: str) -> Sequence[str]:
+        """Return each line of the header `name` by itself."""
+        return self._lines.values_of(name)
+
+    def repeated_headers(self) -> Collection[str]:
+        """Return the names, in lower case, of headers that stand in more than one line."""
+        return self._lines.repeated
+
+    async def body(self) -> bytes:
+        """Return the whole body."""
+        return bytes(self._request.content)
+
+    @property
+    def state(self) -> Any:
+        """Namespace of this view."""
+        return self._state
+
+    @property
+    def scope(self) -> dict[str, Any]:
+        """Empty: there is no framework."""
+        return {}
+
+
+def authority_of(url: Any) -> str:
+    """Return host and, unless it is the scheme's own, port of a URL, as the `Host` header has them."""
+    return str(url.netloc.decode("ascii"))
+
+
+def _lines(request: Any, capability: tuple[str, str] | None) -> Iterable[tuple[str, str]]:
+    lines: list[tuple[str, str]] = request.headers.multi_items()
+    if capability is None:
+        return lines
+    return [pair for pair in lines if pair[0].lower() != capability[0].lower()] + [capability]
