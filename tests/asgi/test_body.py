@@ -1,0 +1,450 @@
+"""The body that is hashed is the body that is read: all of it, however it comes (A8)."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import hashlib
+import json
+import os
+import random
+import tracemalloc
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from chio_asgi.body import Body, BodyTooLarge, ClientDisconnected, read_body
+from chio_asgi.middleware import ChioASGIMiddleware
+from tests.support import Judge, Reply, StubClient, call, exchange, http_scope, run, serve
+
+MiB = 1024 * 1024
+
+
+def digest(data: bytes) -> str | None:
+    return hashlib.sha256(data).hexdigest() if data else None
+
+
+async def read_raw(scope: Any, receive: Any, send: Any) -> None:
+    """An application without a framework, which answers with the hash of what it read."""
+    found, more = hashlib.sha256(), True
+    length = 0
+    while more:
+        message = await receive()
+        assert message["type"] == "http.request"
+        found.update(message["body"])
+        length += len(message["body"])
+        more = message.get("more_body", False)
+    body = json.dumps({"hash": found.hexdigest() if length else None, "length": length}).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
+
+
+def governed(app: Any = read_raw, **options: Any) -> tuple[ChioASGIMiddleware, Judge]:
+    judge = Judge()
+    return ChioASGIMiddleware(app, client=StubClient(judge, **options)), judge
+
+
+def cut(data: bytes, chance: random.Random, *, empty: bool = True) -> list[bytes]:
+    """Cut data at random places, with empty pieces anywhere, at the end above all."""
+    places = sorted(chance.randrange(len(data) + 1) for _ in range(chance.randrange(8)))
+    pieces = [data[a:b] for a, b in zip([0, *places], [*places, len(data)], strict=True)]
+    if empty:
+        pieces += [b""] * chance.randrange(3)
+        if chance.random() < 0.2:
+            pieces.insert(0, b"")
+    return pieces
+
+
+def same(reply: Reply, judge: Judge, body: bytes) -> bool:
+    asked, read = judge.last, reply.json()
+    return (
+        reply.status == 200
+        and asked.get("body_hash") == read["hash"] == digest(body)
+        and asked["body_length"] == read["length"] == len(body)
+    )
+
+
+@pytest.mark.slow
+def test_ten_thousand_splits_give_the_sidecar_and_the_handler_the_same_bytes(full_size: bool) -> None:
+    splits = 200_000 if full_size else 10_000
+    chance = random.Random("splits")
+    app, judge = governed(spool_bytes=2000, max_body_bytes=MiB)
+    pool = chance.randbytes(5000)
+
+    async def main() -> None:
+        for _ in range(splits):
+            start, length = chance.randrange(100), chance.choice((0, 1, 2, 10, 100, 1000, 1999, 2000, 2001, 4000))
+            body = pool[start : start + length]
+            reply = await call(app, "POST", "/", body=cut(body, chance))
+            assert same(reply, judge, body)
+
+    run(main(), seconds=splits / 100)
+    assert len(judge.questions) == splits
+
+
+@pytest.mark.parametrize("size", [0, 1, 63, 64, 65])
+def test_every_single_split_of_a_short_body_counts(size: int) -> None:
+    app, judge = governed(spool_bytes=32)
+    body = bytes(range(size))
+
+    async def main() -> None:
+        for place in range(size + 1):
+            for pieces in ([body[:place], body[place:]], [body[:place], b"", body[place:], b""]):
+                assert same(await call(app, "POST", "/", body=pieces), judge, body)
+        assert same(await call(app, "POST", "/", body=[body[i : i + 1] for i in range(size)] or [b""]), judge, body)
+
+    run(main())
+
+
+@pytest.mark.parametrize("size", [MiB - 1, MiB, MiB + 1, 3 * MiB, 10 * MiB])
+@pytest.mark.parametrize("piece", [1000, 65536, 1_000_000, 20 * MiB])
+def test_large_bodies_wait_on_disk_and_come_back_whole(size: int, piece: int) -> None:
+    app, judge = governed()
+    body = random.Random(size).randbytes(size)
+    pieces = [body[at : at + piece] for at in range(0, size, piece)]
+    assert same(run(call(app, "POST", "/", body=pieces)), judge, body)
+
+
+def test_the_file_of_a_large_body_is_gone_after_the_request() -> None:
+    def files() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    app, _ = governed(spool_bytes=10, max_body_bytes=1000)
+    denying = ChioASGIMiddleware(
+        read_raw,
+        client=StubClient(Judge(lambda q, t: {"verdict": "deny"}), spool_bytes=10),
+    )
+
+    async def failing(scope: Any, receive: Any, send: Any) -> None:
+        raise RuntimeError("the handler fails")
+
+    async def main() -> None:
+        before = files()
+        for _ in range(5):
+            await call(app, "POST", "/", body=[b"x" * 400, b"y" * 400])
+            assert (await call(app, "POST", "/", body=[b"x" * 600, b"y" * 600])).status == 413
+            assert (await call(denying, "POST", "/", body=[b"x" * 400, b"y" * 400])).status == 403
+            with pytest.raises(RuntimeError):
+                await call(governed(failing, spool_bytes=10)[0], "POST", "/", body=[b"x" * 400, b"y"])
+            gone = [{"type": "http.request", "body": b"x" * 400, "more_body": True}, {"type": "http.disconnect"}]
+            await exchange(app, http_scope("POST", "/"), gone)
+        gc.collect()
+        assert files() == before
+
+    run(main())
+
+
+@pytest.mark.parametrize("fail_open", [False, True])
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [b"x" * 101],
+        [b"x" * 100, b"x"],
+        [b"x" * 50, b"", b"x" * 51],
+        [b"x"] * 101,
+        [b"x" * 40] * 10,
+    ],
+)
+def test_a_body_over_the_limit_is_answered_413_and_the_sidecar_is_not_asked(
+    pieces: Sequence[bytes], fail_open: bool
+) -> None:
+    called = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        called.append(scope)
+
+    governed_app, judge = governed(app, max_body_bytes=100, spool_bytes=30, fail_open=fail_open)
+    reply = run(call(governed_app, "POST", "/", body=pieces))
+    assert (reply.status, reply.json()["error"], reply.receipt) == (413, "chio_body_too_large", None)
+    assert (judge.questions, called) == ([], [])
+
+
+def test_a_body_of_exactly_the_limit_passes() -> None:
+    app, judge = governed(max_body_bytes=100)
+    assert same(run(call(app, "POST", "/", body=[b"x" * 99, b"x", b""])), judge, b"x" * 100)
+    assert same(run(call(app, "POST", "/", body=b"x" * 100)), judge, b"x" * 100)
+    empty, judge = governed(max_body_bytes=0)
+    assert same(run(call(empty, "POST", "/")), judge, b"")
+
+
+def test_an_announced_length_over_the_limit_is_refused_before_a_byte_is_read() -> None:
+    app, judge = governed(max_body_bytes=100)
+    received = []
+
+    async def main() -> None:
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            received.append(1)
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await app(http_scope("POST", "/", headers=[("content-length", "101")]), receive, send)
+        assert sent[0]["status"] == 413
+
+    run(main())
+    assert (received, judge.questions) == ([], [])
+
+
+@pytest.mark.parametrize("claim", ["0", "3", "5", "99999", "-1", "x", "", "0" * 30 + "7", "+5", "5.0", "٥", "²"])
+def test_an_announced_length_is_never_believed(claim: str) -> None:
+    app, judge = governed()
+    headers = [(b"content-length", claim.encode("utf-8"))]
+    assert same(run(call(app, "POST", "/", body=[b"ab", b"cd"], headers=headers)), judge, b"abcd")
+    assert judge.last["headers"]["content-length"] == "4"
+
+
+@pytest.mark.parametrize("after", range(6))
+def test_a_client_that_leaves_during_its_body_gets_no_handler_and_no_question(after: int) -> None:
+    called = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        called.append(scope)
+
+    governed_app, judge = governed(app, spool_bytes=2)
+    messages = [{"type": "http.request", "body": b"ab", "more_body": True} for _ in range(after)]
+    run(exchange(governed_app, http_scope("POST", "/"), [*messages, {"type": "http.disconnect"}]))
+    assert (judge.questions, called) == ([], [])
+
+
+def test_what_comes_after_the_announced_end_is_not_part_of_the_body() -> None:
+    """A server that says `more_body: False` and then sends more breaks its protocol; it gains nothing by it."""
+    app, judge = governed()
+    messages = [
+        {"type": "http.request", "body": b"signed", "more_body": False},
+        {"type": "http.request", "body": b" EVIL", "more_body": False},
+    ]
+    assert same(run(exchange(app, http_scope("POST", "/"), messages)), judge, b"signed")
+
+
+def test_messages_without_their_optional_members_are_understood() -> None:
+    app, judge = governed()
+    assert same(run(exchange(app, http_scope("POST", "/"), [{"type": "http.request"}])), judge, b"")
+
+
+def test_the_servers_own_receive_is_handed_back_after_the_body() -> None:
+    seen: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append((await receive())["type"])
+        seen.append((await receive())["type"])
+        seen.append((await receive())["type"])
+
+    for options in ({}, {"spool_bytes": 0}):
+        seen.clear()
+        governed_app, _ = governed(app, **options)
+        run(call(governed_app, "POST", "/", body=[b"a", b""]))
+        assert seen == ["http.request", "http.disconnect", "http.disconnect"]
+
+
+def test_a_handler_learns_that_its_client_went_away() -> None:
+    """Through a real server: the handler waits for the disconnect, and gets it."""
+
+    async def main() -> None:
+        gone = asyncio.Event()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            assert (await receive())["body"] == b"hello"
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"first", "more_body": True})
+            assert (await receive())["type"] == "http.disconnect"
+            gone.set()
+
+        governed_app, _ = governed(app)
+        async with serve(governed_app) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello")
+            assert await reader.readuntil(b"first")
+            writer.close()
+            async with asyncio.timeout(10):
+                await gone.wait()
+
+    run(main())
+
+
+@pytest.mark.parametrize("http", ["h11", "httptools"])
+def test_chunked_uploads_through_a_server_are_hashed_whole(http: str) -> None:
+    chance = random.Random(http)
+
+    async def main() -> None:
+        app, judge = governed(spool_bytes=100_000)
+        async with serve(app, http=http) as port:
+            for size in (0, 1, 5, 1000, 70_000, 300_000):
+                body = chance.randbytes(size)
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n")
+                for piece in cut(body, chance, empty=False):
+                    if piece:
+                        writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+                        await writer.drain()
+                writer.write(b"0\r\n\r\n")
+                answer = await reader.read()
+                writer.close()
+                assert json.loads(answer.partition(b"\r\n\r\n")[2]) == {"hash": digest(body), "length": size}
+                assert judge.last.get("body_hash") == digest(body)
+
+    run(main())
+
+
+# What handlers read with Starlette
+
+
+async def by_body(request: Request) -> JSONResponse:
+    return JSONResponse({"hash": digest(await request.body()), "again": digest(await request.body())})
+
+
+async def by_stream(request: Request) -> JSONResponse:
+    found = b"".join([piece async for piece in request.stream()])
+    return JSONResponse({"hash": digest(found)})
+
+
+async def by_json(request: Request) -> JSONResponse:
+    return JSONResponse(await request.json())
+
+
+async def by_form(request: Request) -> JSONResponse:
+    async with request.form() as form:
+        fields = {
+            name: value if isinstance(value, str) else digest(await value.read()) for name, value in form.items()
+        }
+    return JSONResponse(fields)
+
+
+HANDLERS = Starlette(
+    routes=[Route(f"/{handler.__name__}", handler, methods=["POST"]) for handler in (by_body, by_stream, by_json, by_form)]
+)
+
+
+@pytest.mark.parametrize("spool", [0, 10, 10 * MiB])
+@pytest.mark.parametrize("size", [0, 1, 1000, 3 * MiB])
+@pytest.mark.parametrize("path", ["/by_body", "/by_stream"])
+def test_body_and_stream_read_what_was_hashed(path: str, size: int, spool: int) -> None:
+    app, judge = governed(HANDLERS, spool_bytes=spool)
+    body = random.Random(1).randbytes(size)
+    reply = run(call(app, "POST", path, body=[body[: size // 3], body[size // 3 :], b""]))
+    assert reply.json()["hash"] == judge.last.get("body_hash") == digest(body)
+
+
+@pytest.mark.parametrize("spool", [0, 10 * MiB])
+def test_json_is_read_as_it_was_hashed(spool: int) -> None:
+    app, judge = governed(HANDLERS, spool_bytes=spool)
+    document = {"message": "hello", "list": list(range(1000))}
+    body = json.dumps(document).encode()
+    reply = run(call(app, "POST", "/by_json", body=[body[:7], body[7:]], headers=[("content-type", "application/json")]))
+    assert reply.json() == document
+    assert judge.last["body_hash"] == digest(body)
+    assert judge.last["headers"] == {"content-type": "application/json", "content-length": str(len(body))}
+
+
+@pytest.mark.parametrize("spool", [0, 10 * MiB])
+def test_forms_and_uploads_are_read_as_they_were_hashed(spool: int) -> None:
+    app, judge = governed(HANDLERS, spool_bytes=spool)
+    upload = random.Random(2).randbytes(2 * MiB)
+    multipart = (
+        b'--b\r\ncontent-disposition: form-data; name="name"\r\n\r\nvalue\r\n'
+        b'--b\r\ncontent-disposition: form-data; name="file"; filename="a.bin"\r\n\r\n' + upload + b"\r\n--b--\r\n"
+    )
+    headers = [("content-type", "multipart/form-data; boundary=b")]
+    pieces = [multipart[at : at + 70_000] for at in range(0, len(multipart), 70_000)]
+    reply = run(call(app, "POST", "/by_form", body=pieces, headers=headers))
+    assert reply.json() == {"name": "value", "file": digest(upload)}
+    assert judge.last["body_hash"] == digest(multipart)
+
+    headers = [("content-type", "application/x-www-form-urlencoded")]
+    assert run(call(app, "POST", "/by_form", body=[b"a=1&b", b"=%32"], headers=headers)).json() == {"a": "1", "b": "2"}
+    assert judge.last["body_hash"] == digest(b"a=1&b=%32")
+
+
+def test_a_handler_that_reads_nothing_is_answered() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    assert run(call(governed(app)[0], "POST", "/", body=[b"unread"] * 5)).status == 204
+
+
+def test_a_disconnect_in_the_handler_is_starlettes_own_exception() -> None:
+    async def waits(request: Request) -> JSONResponse:
+        await request.body()
+        assert await request.is_disconnected()
+        with pytest.raises(ClientDisconnect):
+            async for _ in Request(request.scope, request.receive).stream():
+                pass
+        return JSONResponse({})
+
+    app, _ = governed(Starlette(routes=[Route("/", waits, methods=["POST"])]))
+    assert run(call(app, "POST", "/", body=b"x")).status == 200
+
+
+# The parts
+
+
+def test_memory_does_not_grow_with_empty_messages() -> None:
+    async def main() -> None:
+        left = 200_000
+
+        async def receive() -> Any:
+            nonlocal left
+            left -= 1
+            return {"type": "http.request", "body": b"", "more_body": left > 0}
+
+        tracemalloc.start()
+        body = await read_body(receive, 100, 100)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert (body.length, body.hash) == (0, None)
+        assert peak < 100_000
+
+    run(main())
+
+
+@pytest.mark.parametrize("kind", [BodyTooLarge, ClientDisconnected])
+def test_a_body_that_cannot_be_read_leaves_no_file(kind: type[Exception]) -> None:
+    async def main() -> None:
+        messages: list[dict[str, Any]] = [{"type": "http.request", "body": b"x" * 50, "more_body": True}]
+        if kind is BodyTooLarge:
+            messages.append({"type": "http.request", "body": b"x" * 60, "more_body": False})
+        else:
+            messages.append({"type": "http.disconnect"})
+
+        async def receive() -> Any:
+            return messages.pop(0)
+
+        with pytest.raises(kind):
+            await read_body(receive, 100, 10)
+
+    run(main())
+    gc.collect()
+
+
+def test_a_body_can_be_read_and_replayed_more_than_once() -> None:
+    async def main() -> None:
+        async def receive() -> Any:
+            return {"type": "http.disconnect"}
+
+        for spool in (0, 1000):
+            messages: list[dict[str, Any]] = [
+                {"type": "http.request", "body": b"ab", "more_body": True},
+                {"type": "http.request", "body": b"cd"},
+            ]
+
+            async def upload(messages: list[dict[str, Any]] = messages) -> Any:
+                return messages.pop(0)
+
+            body: Body = await read_body(upload, 100, spool)
+            assert await body.read() == b"abcd"
+            for _ in range(2):
+                replay = body.replay(receive)
+                assert (await replay())["body"] == b"abcd"
+                assert (await replay())["type"] == "http.disconnect"
+            assert await body.read() == b"abcd"
+            body.close()
+
+    run(main())

@@ -1,0 +1,112 @@
+"""Servers that misbehave in one way each, and what is watched for leaks."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from chio_core.carrier.base import Endpoint
+from chio_core.carrier.pool import ConnectionPool
+from tests.support import http_answer, split_request
+
+
+class Scripted:
+    """A server that runs `handler` for each connection.
+
+    Args:
+        tls: what to speak TLS with.
+
+    Attributes:
+        requests: bodies in the order in which they came.
+        accepted: connections so far.
+    """
+
+    def __init__(
+        self,
+        handler: Callable[[Scripted, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+        *,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._handler = handler
+        self._tls = tls
+        self.requests: list[bytes] = []
+        self.accepted = 0
+        self.port = 0
+        self.writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return Endpoint.parse(f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}")
+
+    async def read(self, reader: asyncio.StreamReader) -> bytes:
+        """Read one request; an empty end of stream is a ConnectionError."""
+        data = b""
+        while (found := split_request(data)) is None:
+            more = await reader.read(65536)
+            if not more:
+                raise ConnectionResetError
+            data += more
+        self.requests.append(found[1])
+        return found[1]
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
+        self.writers.add(writer)
+        try:
+            await self._handler(self, reader, writer)
+        except (ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            self.writers.discard(writer)
+            writer.close()
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.ensure_future(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    @asynccontextmanager
+    async def listen(self, port: int = 0) -> AsyncIterator[Scripted]:
+        server = await asyncio.start_server(self._accept, "127.0.0.1", port, backlog=1024, ssl=self._tls)
+        self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            server.close()
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await server.wait_closed()
+
+
+@asynccontextmanager
+async def pool_for(server: Scripted, **options: float) -> AsyncIterator[ConnectionPool]:
+    """Give a pool, and check afterwards that nothing of it is left."""
+    pool = ConnectionPool(server.endpoint, **options)  # type: ignore[arg-type]
+    try:
+        yield pool
+    finally:
+        await pool.aclose()
+        assert (pool.size, pool.idle) == (0, 0)
+
+
+def open_files() -> int:
+    """Descriptors of this process, sockets among them."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+async def echo(server: Scripted, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer each request with its own body."""
+    while True:
+        writer.write(http_answer(await server.read(reader)))
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Let the loop run until a condition holds; it fails after `seconds`."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0)

@@ -1,0 +1,90 @@
+"""Both pools over TLS: the certificate is checked, and the connection is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import ipaddress
+import ssl
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from chio_core.carrier.blocking import BlockingPool
+from chio_core.carrier.pool import ConnectionPool
+from chio_core.errors import SidecarUnreachable
+from tests.carrier.stubs import Scripted, echo
+from tests.support import run
+
+
+def certificate(folder: Path) -> ssl.SSLContext:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "chio test")])
+    now = datetime.datetime.now(datetime.UTC)
+    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    found = (
+        x509.CertificateBuilder(issuer_name=name, subject_name=name, public_key=key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(names, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "cert.pem").write_bytes(found.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    return context
+
+
+@pytest.fixture
+def trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+    return tmp_path
+
+
+def test_the_pool_keeps_its_tls_connection(trusted: Path) -> None:
+    async def main() -> None:
+        async with Scripted(echo, tls=certificate(trusted)).listen() as server:
+            pool = ConnectionPool(server.endpoint, limit=2)
+            bodies = [b"%d" % number for number in range(30)]
+            answers = await asyncio.gather(*(pool.post("/", body, (), 10) for body in bodies))
+            assert [answer.body for answer in answers] == bodies
+            assert server.accepted == 2
+            await pool.aclose()
+
+    run(main())
+
+
+def test_the_blocking_pool_keeps_its_tls_connection(trusted: Path) -> None:
+    async def main() -> None:
+        async with Scripted(echo, tls=certificate(trusted)).listen() as server:
+            pool = BlockingPool(server.endpoint)
+            for number in range(10):
+                answer = await asyncio.to_thread(pool.post, "/", b"%d" % number, (), 10)
+                assert answer.body == b"%d" % number
+            assert server.accepted == 1
+            pool.close()
+
+    run(main())
+
+
+def test_a_certificate_that_nobody_trusts_is_refused(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Scripted(echo, tls=certificate(tmp_path)).listen() as server:
+            pool, blocking = ConnectionPool(server.endpoint), BlockingPool(server.endpoint)
+            with pytest.raises(SidecarUnreachable, match="cannot connect"):
+                await pool.post("/", b"", (), 10)
+            with pytest.raises(SidecarUnreachable, match="cannot connect"):
+                await asyncio.to_thread(blocking.post, "/", b"", (), 10)
+            await pool.aclose()
+
+    run(main())

@@ -1,0 +1,257 @@
+"""Drivers: one framework each, seen through the same small window.
+
+A driver starts an application with settings, sends it one request, and says what came out: status, headers, body,
+and what the handler saw each time that it ran. To put another framework to the table in `outcomes.csv`, write one
+more driver and add it to `DRIVERS`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Protocol
+
+from fastapi import Depends, FastAPI, Request
+from starlette.applications import Starlette
+from starlette.requests import Request as StarletteRequest
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from chio_asgi import ASGIGuardRequest, ChioASGIConfig, ChioASGIMiddleware
+from chio_core.canonical import sha256_hex
+from chio_core.client import ChioClient, SyncChioClient
+from chio_core.decide import inspect, prepare, singleton_headers
+from chio_core.decision import Decision
+from chio_core.identity import default_extractor
+from chio_core.problems import flat, render
+from chio_core.response import Denial
+from chio_core.settings import ChioSettings
+from chio_fastapi import RequireCapability, add_chio
+from tests.support import Headers, Reply, call, http_scope
+
+PATH = "/transfers/7"
+TEMPLATE = "/transfers/{transfer_id}"
+SERVER, TOOL = "payments", "transfer"
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One request."""
+
+    method: str = "POST"
+    path: str = PATH
+    query: bytes = b""
+    headers: Headers = ()
+    body: bytes = b'{"amount":5}'
+
+
+@dataclass
+class Seen:
+    """What the handler saw on one run."""
+
+    receipt: Any = None
+    passthrough: Any = None
+    decision: Any = None
+
+
+@dataclass
+class Observation:
+    """What came out of one request.
+
+    Attributes:
+        seen: one entry for each time that the handler ran.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    seen: list[Seen] = field(default_factory=list)
+
+    @property
+    def code(self) -> str | None:
+        """The code that the body states: of a flat envelope, a nested one, or FastAPI's `detail`."""
+        try:
+            document = json.loads(self.body)
+        except ValueError:
+            return None
+        if not isinstance(document, dict):
+            return None
+        document = document.get("detail", document)
+        error = document.get("error")
+        return error.get("code") if isinstance(error, dict) else error
+
+
+class Driver(Protocol):
+    """One framework, set up in one way.
+
+    Attributes:
+        name: how tests call it.
+        asks: `middleware`, or `capability` where the route requires one.
+        tags_success: the receipt header is on successful answers too.
+    """
+
+    name: str
+    asks: str
+    tags_success: bool
+
+    def run(self, settings: Mapping[str, Any], request: Sent) -> Observation:
+        """Start the application with these settings, send one request, close everything."""
+        ...
+
+    def code(self, wire_code: str) -> str:
+        """Return how this framework's envelope spells a wire code."""
+        ...
+
+
+class _ASGIDriver:
+    """What the ASGI drivers share."""
+
+    name = ""
+    asks = "middleware"
+    tags_success = True
+
+    def build(self, client: ChioClient, seen: list[Seen]) -> Any:
+        raise NotImplementedError
+
+    def code(self, wire_code: str) -> str:
+        return str(flat(Denial(code=wire_code, message=""))["error"])
+
+    def run(self, settings: Mapping[str, Any], request: Sent) -> Observation:
+        return asyncio.run(self._run(settings, request))
+
+    async def _run(self, settings: Mapping[str, Any], request: Sent) -> Observation:
+        seen: list[Seen] = []
+        async with ChioClient(ChioASGIConfig(**settings)) as client:
+            app = self.build(client, seen)
+            reply: Reply = await call(
+                app, request.method, request.path, query=request.query, headers=request.headers, body=request.body
+            )
+        return Observation(reply.status, dict(reply.headers), reply.body, seen)
+
+
+def _look(state: Any) -> Seen:
+    return Seen(
+        getattr(state, "chio_receipt", None),
+        getattr(state, "chio_passthrough", None),
+        getattr(state, "chio_decision", None),
+    )
+
+
+class FastAPIMiddleware(_ASGIDriver):
+    """`add_chio`, and a route that asks for nothing."""
+
+    name = "fastapi"
+
+    def build(self, client: ChioClient, seen: list[Seen]) -> Any:
+        app = FastAPI()
+
+        @app.post(TEMPLATE)
+        async def transfer(transfer_id: int, request: Request) -> dict[str, bool]:
+            seen.append(_look(request.state))
+            return {"ok": True}
+
+        add_chio(app, client=client)
+        return app
+
+
+class StarletteMiddleware(_ASGIDriver):
+    """The middleware around a plain Starlette application."""
+
+    name = "starlette"
+
+    def build(self, client: ChioClient, seen: list[Seen]) -> Any:
+        async def transfer(request: StarletteRequest) -> JSONResponse:
+            seen.append(_look(request.state))
+            return JSONResponse({"ok": True})
+
+        app = Starlette(routes=[Route(TEMPLATE, transfer, methods=["POST"])])
+        return ChioASGIMiddleware(app, client=client)
+
+
+class CapabilityBehindMiddleware(_ASGIDriver):
+    """`RequireCapability` on a route of an application with the middleware."""
+
+    name = "capability"
+    asks = "capability"
+
+    def build(self, client: ChioClient, seen: list[Seen]) -> Any:
+        app = FastAPI()
+        _capability_route(app, seen)
+        add_chio(app, client=client)
+        return app
+
+
+class CapabilityAlone(_ASGIDriver):
+    """`RequireCapability` without any middleware: the dependency asks by itself."""
+
+    name = "capability-alone"
+    asks = "capability"
+    tags_success = False
+
+    def build(self, client: ChioClient, seen: list[Seen]) -> Any:
+        app = FastAPI()
+        app.state.chio_client = client
+        _capability_route(app, seen)
+        return app
+
+
+def _capability_route(app: FastAPI, seen: list[Seen]) -> None:
+    @app.post(TEMPLATE)
+    async def transfer(
+        transfer_id: int, receipt: Annotated[Any, Depends(RequireCapability(SERVER, TOOL))], request: Request
+    ) -> dict[str, bool]:
+        seen.append(Seen(receipt, getattr(request.state, "chio_passthrough", None)))
+        return {"ok": True}
+
+
+class SynchronousCore:
+    """No framework: the core with the synchronous client, as a WSGI adapter uses it."""
+
+    name = "synchronous"
+    asks = "middleware"
+    tags_success = True
+
+    def code(self, wire_code: str) -> str:
+        return str(flat(Denial(code=wire_code, message=""))["error"])
+
+    def run(self, settings: Mapping[str, Any], request: Sent) -> Observation:
+        view = ASGIGuardRequest(http_scope(request.method, request.path, query=request.query, headers=request.headers))
+        options = ChioSettings(**settings)
+        refused = inspect(view, options, singleton_headers(options))
+        if refused is not None:
+            return self._observe(Decision(verdict="refused", denial=refused), [])
+        question = prepare(
+            view,
+            options,
+            request_id=str(uuid.uuid4()),
+            now=time.time(),
+            caller=default_extractor()(view),
+            template=TEMPLATE,
+            body_hash=sha256_hex(request.body) if request.body else None,
+            body_length=len(request.body),
+        )
+        with SyncChioClient(options) as client:
+            decision = client.decide(question)
+        seen = [Seen(decision.receipt, decision.passthrough, decision)] if decision.allowed else []
+        return self._observe(decision, seen)
+
+    def _observe(self, decision: Decision, seen: list[Seen]) -> Observation:
+        receipt = {"x-chio-receipt": decision.receipt.id} if decision.receipt else {}
+        if decision.denial is None:
+            return Observation(200, receipt, b'{"ok": true}', seen)
+        body, headers = render(decision.denial)
+        return Observation(decision.denial.status, {**dict(headers), **receipt}, body, seen)
+
+
+FACTORIES: tuple[Callable[[], Driver], ...] = (
+    FastAPIMiddleware,
+    StarletteMiddleware,
+    CapabilityBehindMiddleware,
+    CapabilityAlone,
+    SynchronousCore,
+)
+DRIVERS: Mapping[str, Driver] = {driver.name: driver for driver in (make() for make in FACTORIES)}

@@ -1,0 +1,123 @@
+"""Every behaviour of a sidecar, in every framework, with and without `fail_open`: the table, cell by cell."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from chio_core.capabilities import issue_capability
+from chio_core.signing import SigningKey
+from chio_core.testing import BEHAVIOURS, ScriptedSidecar
+from tests.conformance import table
+from tests.conformance.drivers import DRIVERS, PATH, SERVER, TEMPLATE, TOOL, Driver, Observation, Sent
+
+CELLS = table.read()
+MAY_OPEN = {"chio_sidecar_unreachable", "chio_timeout"}
+SHORT, LONG = 0.1, 20.0
+"""Seconds: `timeout` for a sidecar that never answers in time, and for all others."""
+
+TOKEN = issue_capability(
+    SigningKey(bytes([0x31]) * 32),
+    subject=SigningKey(bytes([0x32]) * 32).public_hex,
+    scope={"grants": [{"server_id": SERVER, "tool_name": TOOL, "operations": ["invoke"]}]},
+    ttl_seconds=3600,
+).to_header()
+
+HEADERS = (
+    ("content-type", "application/json"),
+    ("authorization", "Bearer a-token"),
+    ("x-chio-capability", TOKEN),
+    ("x-chio-receipt", "forged"),
+)
+
+
+def _ask(driver: Driver, sidecar: ScriptedSidecar, **settings: Any) -> Observation:
+    with sidecar.serving_in_thread():
+        options = {"sidecar_url": sidecar.url, "trusted_kernel_keys": [sidecar.public_key], **settings}
+        return driver.run(options, Sent(headers=HEADERS))
+
+
+@pytest.mark.parametrize("cell", [c for c in CELLS if c.behaviour in BEHAVIOURS], ids=lambda c: f"{c.asks}-{c}")
+def test_a_behaviour_has_the_outcome_of_the_table(cell: table.Cell, caplog: pytest.LogCaptureFixture) -> None:
+    behaviour = BEHAVIOURS[cell.behaviour]
+    for driver in (one for one in DRIVERS.values() if one.asks == cell.asks):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger="chio"):
+            found = _ask(
+                driver,
+                ScriptedSidecar(behaviour),
+                fail_open=cell.fail_open,
+                timeout=SHORT if behaviour.slow else LONG,
+                connect_timeout=SHORT if behaviour.slow else 5,
+            )
+        assert (found.status, found.code) == (cell.status, cell.code and driver.code(cell.code)), driver.name
+        assert len(found.seen) == cell.handler, driver.name
+        tagged = cell.receipt and (driver.tags_success or not cell.handler)
+        assert ("x-chio-receipt" in found.headers) == tagged, driver.name
+        assert found.headers.get("x-chio-receipt") != "forged"
+        passed = [record for record in caplog.records if "PASSED WITHOUT A DECISION" in record.getMessage()]
+        assert len(passed) == (1 if cell.passthrough else 0), driver.name
+        for seen in found.seen:
+            assert (seen.receipt is not None) == cell.receipt, driver.name
+            assert (seen.passthrough.error if seen.passthrough else None) == cell.passthrough, driver.name
+
+
+def test_the_table_has_each_behaviour_in_each_mode_exactly_once() -> None:
+    found = [(cell.behaviour, cell.asks, cell.fail_open) for cell in CELLS]
+    wanted = {(name, asks, fail_open) for name in BEHAVIOURS for asks in table.ASKS for fail_open in (False, True)}
+    assert len(found) == len(set(found))
+    assert set(found) == wanted
+
+
+def test_the_table_has_at_least_four_hundred_refusing_cells() -> None:
+    refusing = [cell for cell in CELLS if not cell.handler]
+    assert sum(driver.asks == cell.asks for driver in DRIVERS.values() for cell in refusing) >= 400
+
+
+def test_the_table_lets_nothing_run_without_a_receipt_but_a_passage_that_was_chosen() -> None:
+    for cell in CELLS:
+        assert cell.handler == (1 if cell.status == 200 else 0)
+        assert cell.handler == 0 or cell.receipt or (cell.passthrough in MAY_OPEN and cell.fail_open)
+        assert not (cell.receipt and cell.passthrough)
+
+
+def test_fail_open_changes_only_unreachable_and_timeout_and_never_where_a_capability_is_required() -> None:
+    closed = {(cell.behaviour, cell.asks): cell for cell in CELLS if not cell.fail_open}
+    for cell in (cell for cell in CELLS if cell.fail_open):
+        before = closed[cell.behaviour, cell.asks]
+        if cell.passthrough:
+            assert cell.asks == "middleware"
+            assert before.code in MAY_OPEN
+        else:
+            assert (cell.status, cell.code, cell.handler) == (before.status, before.code, before.handler)
+
+
+@pytest.mark.parametrize("driver", DRIVERS.values(), ids=lambda driver: driver.name)
+def test_the_question_is_the_same_in_every_framework(driver: Driver) -> None:
+    sidecar = ScriptedSidecar()
+    assert _ask(driver, sidecar).status == 200
+    (asked,) = sidecar.asked
+    question = dict(asked.document)
+    assert question.pop("request_id")
+    assert question.pop("timestamp")
+    assert asked.capability_text == TOKEN
+    tool = {"tool_server": SERVER, "tool_name": TOOL} if driver.asks == "capability" else {}
+    assert question == {
+        "method": "POST",
+        "route_pattern": TEMPLATE,
+        "path": PATH,
+        "headers": {"content-type": "application/json", "content-length": "12"},
+        "caller": {
+            "subject": "1f6076e3a47ba1ded08025ffe06e57af217c14f9407f33fba50f99b1c7019387",
+            "auth_method": {
+                "method": "bearer",
+                "token_hash": "1f6076e3a47ba1ded08025ffe06e57af217c14f9407f33fba50f99b1c7019387",
+            },
+            "verified": False,
+        },
+        "body_hash": "7e84cbf0f7a7c92c037058665d66152f8eb8580ab2534e52c877bccceb9cc7bf",
+        "body_length": 12,
+        **tool,
+    }

@@ -1,0 +1,152 @@
+"""Canonical JSON and strict parsing: the bytes that are signed can be made in one way only."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chio_core.canonical import MAX_DEPTH, canonical_json, parse_json, sha256_hex
+from chio_core.errors import InvalidDocument
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "null"),
+        (True, "true"),
+        ({}, "{}"),
+        ([], "[]"),
+        ("", '""'),
+        ({"b": 1, "a": 2, "": 0}, '{"":0,"a":2,"b":1}'),
+        ([3, 1, 2], "[3,1,2]"),
+        ('\b\t\n\f\r"\\\x00\x1f', '"\\b\\t\\n\\f\\r\\"\\\\\\u0000\\u001f"'),
+        ("/\x7f\u2028\u00e4\U0001f600", '"/\x7f\u2028\u00e4\U0001f600"'),
+        (1.0, "1"),
+        (-0.0, "0"),
+        (1e21, "1e+21"),
+        (1e20, "100000000000000000000"),
+        (1e-7, "1e-7"),
+        (1e-6, "0.000001"),
+        (0.1 + 0.2, "0.30000000000000004"),
+        (5e-324, "5e-324"),
+        (2**53 - 1, "9007199254740991"),
+    ],
+)
+def test_a_value_has_one_text(value: Any, text: str) -> None:
+    assert canonical_json(value) == text.encode()
+
+
+def test_members_are_sorted_by_utf16_code_units() -> None:
+    # U+10000 is the surrogate pair D800 DC00, which sorts before U+E000.
+    assert canonical_json({"\ue000": 1, "\U00010000": 2}) == '{"\U00010000":2,"\ue000":1}'.encode()
+
+
+@pytest.mark.parametrize("number", [2**53, 2**53 + 1, 2**63, 2**64 - 1, -(2**53) - 1, -(2**63)])
+def test_wide_integers_keep_every_digit(number: int) -> None:
+    assert canonical_json({"n": [number, "x"]}) == b'{"n":[%d,"x"]}' % number
+
+
+def test_integers_beyond_the_wire_types_become_doubles() -> None:
+    assert canonical_json(2**64) == b"18446744073709552000"
+    assert canonical_json([-(2**63) - 1]) == b"[-9223372036854776000]"
+
+
+def test_text_that_looks_like_a_replaced_integer_stays_text() -> None:
+    value = {"n": 2**60, "s": '":1"', "t": "0:1152921504606846976"}
+    assert canonical_json(value) == b'{"n":1152921504606846976,"s":"\\":1\\"","t":"0:1152921504606846976"}'
+
+
+@pytest.mark.parametrize(
+    "value",
+    [math.nan, math.inf, [-math.inf], "\ud800", {"\udc00": 1}, {1: "a"}, b"bytes", {1, 2}, 10**400, object()],
+    ids=repr,
+)
+def test_what_json_cannot_say_is_refused(value: Any) -> None:
+    with pytest.raises(InvalidDocument):
+        canonical_json(value)
+
+
+def test_what_json_cannot_say_is_refused_beside_a_wide_integer_too() -> None:
+    for value in (math.nan, "\ud800", {1: 2}, 10**400):
+        with pytest.raises(InvalidDocument):
+            canonical_json([2**60, value])
+
+
+def test_endless_nesting_is_refused_and_no_crash() -> None:
+    value: list[Any] = []
+    for _ in range(100_000):
+        value = [value]
+    with pytest.raises(InvalidDocument):
+        canonical_json(value)
+    with pytest.raises(InvalidDocument):
+        canonical_json([2**60, value])
+
+
+def test_a_digest_is_64_lower_case_digits() -> None:
+    assert sha256_hex(b"") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=("Cs",))),
+    lambda inner: st.lists(inner, max_size=4)
+    | st.dictionaries(st.text(st.characters(exclude_categories=("Cs",)), max_size=5), inner, max_size=4),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@given(_JSON)
+def test_canonical_text_reads_back_to_itself(value: Any) -> None:
+    text = canonical_json(value)
+    assert canonical_json(parse_json(text)) == text
+
+
+@given(_JSON)
+def test_strict_parsing_agrees_with_the_standard_library(value: Any) -> None:
+    text = json.dumps(value)
+    assert parse_json(text) == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"", b" ", b"{", b"[1,]", b"{'a':1}", b'{"a":1}x', b"\xff", b'"\xff"', b"\xef\xbb\xbf{}", b"01", b"+1", b".5",
+        b"NaN", b"Infinity", b"-Infinity", b'{"a":1,"a":1}', b'{"a":{"b":1,"b":2}}', b'[{"a":1,"\\u0061":2}]',
+        b'"\\ud800"', b'{"\\udc00":1}', b'"\t"', b"9" * 5000,
+    ],
+)  # fmt: skip
+def test_a_text_that_is_no_strict_json_is_refused(text: bytes) -> None:
+    with pytest.raises(InvalidDocument):
+        parse_json(text)
+
+
+def test_text_and_bytes_are_read_alike() -> None:
+    assert parse_json('{"a":"\u00e4"}') == parse_json('{"a":"\u00e4"}'.encode()) == {"a": "\u00e4"}
+
+
+def test_a_surrogate_pair_is_one_character() -> None:
+    assert parse_json(b'"\\ud83d\\ude00"') == "\U0001f600"
+
+
+@pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}")])
+def test_nesting_is_limited(opening: bytes, closing: bytes) -> None:
+    assert parse_json(opening * MAX_DEPTH + b"1" + closing * MAX_DEPTH) is not None
+    with pytest.raises(InvalidDocument, match="deeper"):
+        parse_json(opening * (MAX_DEPTH + 1) + b"1" + closing * (MAX_DEPTH + 1))
+
+
+def test_brackets_inside_of_text_are_no_nesting() -> None:
+    assert parse_json(b'["' + b"[" * 1000 + b'"]') == ["[" * 1000]
+    assert parse_json(b"[" + b"[]," * 1000 + b"[]]") == [[]] * 1001
+
+
+def test_a_refusal_repeats_no_value() -> None:
+    for text in ('{"token":"hunter2"', '{"a":"hunter2","a":1}', '["hunter2",NaN]', '"hunter2\t"'):
+        with pytest.raises(InvalidDocument) as refused:
+            parse_json(text)
+        assert "hunter2" not in refused.value.message

@@ -1,0 +1,134 @@
+"""Refusals as documents: which status, which code, and never a word too much."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from chio_core import ConfigurationError, Denial, Requirement
+from chio_core import decision as outcome
+from chio_core.errors import (
+    EvaluationFailed,
+    ReceiptRejected,
+    SidecarError,
+    SidecarTimeout,
+    SidecarUnreachable,
+)
+from chio_core.models import Verdict
+from chio_core.problems import flat, nested, render
+
+FULL = Denial(
+    status=403,
+    code="chio_access_denied",
+    message="no",
+    guard="CapabilityGuard",
+    receipt_id="rcpt-1",
+    suggestion="ask",
+    details={"hint": "h"},
+    headers=(("www-authenticate", "Chio"),),
+)
+
+
+def test_the_flat_envelope_says_what_is_known() -> None:
+    assert flat(FULL) == {
+        "error": "chio_access_denied",
+        "message": "no",
+        "status": 403,
+        "receipt_id": "rcpt-1",
+        "suggestion": "ask",
+        "guard": "CapabilityGuard",
+        "details": {"hint": "h"},
+    }
+    assert flat(Denial(message="no")) == {"error": "chio_access_denied", "message": "no", "status": 403}
+
+
+def test_the_nested_envelope_has_the_published_codes() -> None:
+    document = nested(FULL)
+    assert list(document) == ["error"]
+    assert document["error"]["code"] == "CHIO_GUARD_DENIED"
+    assert document["error"]["message"] == "no"
+    assert document["error"]["guard"] == "CapabilityGuard"
+    assert document["error"]["details"] == {"hint": "h"}
+    assert nested(Denial(code="chio_timeout", message="m"))["error"]["code"] == "CHIO_SIDECAR_UNAVAILABLE"
+    assert nested(Denial(code="my_own", message="m"))["error"]["code"] == "MY_OWN"
+
+
+@pytest.mark.parametrize("nest", [False, True])
+def test_a_refusal_is_json_that_nobody_keeps(nest: bool) -> None:
+    body, headers = render(Denial(message="Grüße\n"), nest=nest)
+    found = dict(headers)
+    assert found["content-type"] == "application/json"
+    assert found["content-length"] == str(len(body))
+    assert found["cache-control"] == "no-store"
+    assert body.isascii()
+    document = json.loads(body)
+    assert (document["error"] if nest else document)["message"] == "Grüße\n"
+
+
+def test_the_headers_of_a_refusal_are_sent() -> None:
+    assert ("www-authenticate", "Chio") in render(FULL)[1]
+
+
+def test_a_refusal_cannot_become_a_success() -> None:
+    assert FULL.with_status(404).status == 404
+    for status in (200, 302, 399, 600):
+        with pytest.raises(ConfigurationError):
+            FULL.with_status(status)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "opens"),
+    [
+        (SidecarUnreachable("m"), 503, "chio_sidecar_unreachable", True),
+        (SidecarTimeout("m"), 503, "chio_timeout", True),
+        (EvaluationFailed("m", status=500), 502, "chio_evaluation_failed", False),
+        (EvaluationFailed("m", status=409, detail="chio_approval_required"), 403, "chio_approval_required", False),
+        (EvaluationFailed("m", status=503, detail="chio_sidecar_unreachable"), 502, "chio_evaluation_failed", False),
+        (ReceiptRejected("signature", "m"), 502, "chio_invalid_receipt", False),
+        (SidecarError("m"), 502, "chio_evaluation_failed", False),
+    ],
+)
+def test_an_error_is_answered_by_its_kind_and_its_text_stays_here(
+    error: SidecarError, status: int, code: str, opens: bool
+) -> None:
+    error.message = "http://10.0.0.1 hunter2"
+    denial = outcome.denial_for_error(error)
+    assert (denial.status, denial.code) == (status, code)
+    assert "hunter2" not in denial.message
+    assert (denial.header("retry-after") is not None) is (status == 503)
+    mark = outcome.passthrough_for(error)
+    assert (mark is not None) is opens
+    if mark is not None:
+        assert mark.error == code
+
+
+@pytest.mark.parametrize(
+    ("stated", "status"),
+    [(403, 403), (400, 400), (599, 599), (401, 401), (399, 403), (600, 403), (200, 403), (0, 403), (None, 403)],
+)
+def test_a_deny_is_answered_with_its_own_status_where_that_refuses(stated: int | None, status: int) -> None:
+    verdict = Verdict(verdict="deny", reason="r", guard="G", http_status=stated)
+    denial = outcome.denial_for_verdict(verdict, "rcpt", "X-Chio-Capability")
+    assert (denial.status, denial.message, denial.guard, denial.receipt_id) == (status, "r", "G", "rcpt")
+
+
+@pytest.mark.parametrize("name", ["cancel", "incomplete", "permit", ""])
+def test_another_verdict_is_answered_with_403_whatever_status_it_states(name: str) -> None:
+    denial = outcome.denial_for_verdict(Verdict(verdict=name, http_status=451), "rcpt", "H")
+    assert (denial.status, denial.message, denial.guard) == (403, "denied", "ChioGuard")
+
+
+def test_the_details_of_a_deny_are_shown_where_they_are_text() -> None:
+    verdict = Verdict(verdict="deny", details={"hint": "ask the treasurer", "required_scope": "a/b", "n": 5, "o": {}})
+    denial = outcome.denial_for_verdict(verdict, "rcpt", "H")
+    assert denial.suggestion == "ask the treasurer"
+    assert denial.details == {"hint": "ask the treasurer", "required_scope": "a/b"}
+
+
+def test_a_missing_capability_is_a_401_that_says_how_to_present_one() -> None:
+    denial = outcome.capability_required(Requirement("payments", "transfer"), "X-Cap", "rcpt")
+    assert (denial.status, denial.code) == (401, "chio_capability_required")
+    assert denial.message == "Chio capability required for payments/transfer"
+    assert denial.header("www-authenticate") == 'Chio realm="chio", header="X-Cap"'
+    assert outcome.capability_required(Requirement(), "X", None).message == "Chio capability required"

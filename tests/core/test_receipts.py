@@ -1,0 +1,276 @@
+"""Accepting a receipt: each rule by itself, in the order in which they are asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from chio_core.canonical import canonical_json
+from chio_core.models import HttpReceipt
+from chio_core.receipts import Expectation, ReceiptRejected, receipt_id_is_valid, signed_bytes, verify_receipt
+from chio_core.signing import SigningKey
+from chio_core.testing import KEY, make_receipt, seal, tamper
+from tests.core.views import NOW, View, asked, question
+
+QUESTION = question()
+FOREIGN = SigningKey(b"f" * 32)
+
+
+def receipt(*, newer: bool = False, **changes: Any) -> dict[str, Any]:
+    return asked(QUESTION).receipt(newer=newer, **changes)
+
+
+def accept(document: dict[str, Any], **options: Any) -> HttpReceipt:
+    usual = {"trusted_keys": {KEY.public_hex}, "expected": QUESTION.expectation, "now": NOW}
+    return verify_receipt(document, **{**usual, **options})
+
+
+def rule_of(document: dict[str, Any], **options: Any) -> str:
+    with pytest.raises(ReceiptRejected) as refused:
+        accept(document, **options)
+    assert refused.value.code == "chio_invalid_receipt"
+    return refused.value.rule
+
+
+@pytest.mark.parametrize("newer", [False, True])
+def test_a_genuine_receipt_counts_and_comes_back_typed_with_all_that_was_read(newer: bool) -> None:
+    document = receipt(newer=newer)
+    found = accept(document)
+    assert found.raw == document
+    assert found.verdict.is_allow
+    assert (found.receipt_kind is not None) is newer
+
+
+@pytest.mark.parametrize(
+    "verdict",
+    [{"verdict": "deny", "reason": "r", "guard": "g", "http_status": 403}, {"verdict": "cancel", "reason": "r"}],
+)
+def test_a_receipt_of_a_refusal_is_as_good_a_receipt(verdict: dict[str, Any]) -> None:
+    assert accept(asked(QUESTION).receipt(verdict)).verdict.reason == "r"
+
+
+def test_rule_1_it_is_a_receipt() -> None:
+    assert rule_of({}) == "shape"
+    assert rule_of({**receipt(), "timestamp": "now"}) == "shape"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("receipt_kind", "trace_observation"), ("boundary_class", "detect_only"), ("trust_level", "advisory"),
+     ("observation_outcome", "observed"), ("receipt_kind", None), ("trust_level", "MEDIATED")],
+)  # fmt: skip
+def test_rule_2_a_newer_receipt_is_a_mediated_decision(name: str, value: Any) -> None:
+    assert rule_of(seal({**receipt(newer=True), name: value}, KEY)) == "semantics"
+
+
+def test_rule_2_the_id_of_a_newer_receipt_is_its_hash() -> None:
+    body = {**receipt(newer=True), "id": "00" * 32}
+    del body["signature"]
+    signed = {**body, "signature": KEY.sign(signed_bytes(body))}
+    assert not receipt_id_is_valid(signed)
+    assert rule_of(signed) == "id"
+
+
+def test_rule_3_the_key_is_trusted() -> None:
+    assert rule_of(seal(receipt(), FOREIGN)) == "kernel_key"
+    assert rule_of(receipt(), trusted_keys=()) == "kernel_key"
+    assert accept(seal(receipt(), FOREIGN), trusted_keys=None).kernel_key == FOREIGN.public_hex
+    assert accept(receipt(), trusted_keys=[FOREIGN.public_hex, KEY.public_hex]).id
+
+
+@pytest.mark.parametrize("spelling", [str.upper, lambda key: "0x" + key, lambda key: key + " "])
+def test_rule_3_the_key_is_written_in_one_way(spelling: Callable[[str], str]) -> None:
+    body = {**receipt(), "kernel_key": spelling(KEY.public_hex)}
+    del body["signature"]
+    assert rule_of({**body, "signature": KEY.sign(signed_bytes(body))}) == "kernel_key"
+
+
+def test_rule_4_the_signature_covers_everything() -> None:
+    assert rule_of({**receipt(), "policy_hash": "00" * 32}) == "signature"
+    assert rule_of({**receipt(), "unknown": 1}) == "signature"
+    assert rule_of({**receipt(), "kernel_key": FOREIGN.public_hex}, trusted_keys=None) == "signature"
+    assert rule_of({**receipt(), "signature": FOREIGN.sign(signed_bytes(receipt()))}) == "signature"
+
+
+def test_rule_4_a_receipt_without_canonical_form_cannot_be_verified() -> None:
+    for value in (float("nan"), "\ud800", {1: 2}):
+        assert rule_of({**receipt(), "metadata": {"x": value}}) == "signature"
+
+
+@pytest.mark.parametrize(
+    ("rule", "changes"),
+    [
+        ("request_id", {"request_id": "req-2"}),
+        ("method", {"method": "DELETE"}),
+        ("session_id", {"session_id": "another"}),
+        ("caller_identity_hash", {"caller_identity_hash": "00" * 32}),
+        ("content_hash", {"content_hash": "00" * 32}),
+        ("route_pattern", {"route_pattern": "/{kind}/{id}"}),
+        ("scope", {"metadata": {"chio_http_status_scope": "final"}}),
+        ("scope", {"metadata": {"chio_http_status_scope": 1}}),
+        ("timestamp", {"timestamp": NOW - 62}),
+        ("timestamp", {"timestamp": NOW + 62}),
+        ("timestamp", {"timestamp": 0}),
+        ("timestamp", {"timestamp": 2**64 - 1}),
+    ],
+)
+@pytest.mark.parametrize("newer", [False, True])
+def test_rules_5_to_12_it_belongs_to_this_request(rule: str, changes: dict[str, Any], newer: bool) -> None:
+    # All of these are signed with the trusted key: only the binding is wrong.
+    assert rule_of(receipt(newer=newer, **changes)) == rule
+
+
+def test_rule_9_the_pattern_that_the_receipt_states_is_part_of_the_content() -> None:
+    content = asked(QUESTION).content_hash("/pets/{id}")
+    assert rule_of(receipt(route_pattern="/pets/7", content_hash=content)) == "content_hash"
+
+
+@pytest.mark.parametrize(
+    ("template", "pattern"),
+    [("/pets/{id}", "/pets/{petId}"), ("/pets/{id}", "/pets/7"), (None, "/pets/{id}"), (None, "/pets/7")],
+)
+def test_rule_10_names_of_parameters_do_not_count_nor_does_a_route_that_the_sidecar_does_not_know(
+    template: str | None, pattern: str
+) -> None:
+    expected = Expectation(QUESTION.request, QUESTION.expectation.caller_hash, template)
+    assert accept(receipt(route_pattern=pattern), expected=expected).route_pattern == pattern
+
+
+def test_rule_11_a_receipt_need_not_state_its_scope() -> None:
+    for metadata in (None, {}, {"other": 1}, "text", [1]):
+        assert accept(receipt(metadata=metadata)).metadata == metadata
+
+
+@pytest.mark.parametrize("difference", [-61, -60, 0, 60, 61])
+def test_rule_12_a_time_within_the_tolerance_and_one_second_of_rounding_counts(difference: int) -> None:
+    assert accept(receipt(timestamp=NOW + difference)).timestamp == NOW + difference
+
+
+def test_rule_12_the_tolerance_can_be_chosen() -> None:
+    assert accept(receipt(timestamp=NOW - 3600), tolerance=3600).id
+    assert rule_of(receipt(timestamp=NOW - 2), tolerance=0) == "timestamp"
+
+
+def test_a_stored_receipt_is_asked_for_rules_1_to_4_only() -> None:
+    old = receipt(timestamp=1, request_id="another")
+    assert verify_receipt(old, trusted_keys={KEY.public_hex}).timestamp == 1
+    assert verify_receipt(HttpReceipt.from_wire(old)).timestamp == 1
+    with pytest.raises(ReceiptRejected):
+        verify_receipt({**old, "timestamp": 2})
+
+
+def test_a_model_that_narrowed_a_receipt_cannot_make_a_changed_one_count() -> None:
+    document = {**receipt(), "added": 1}
+    with pytest.raises(ReceiptRejected):
+        accept(HttpReceipt.from_wire(document))  # type: ignore[arg-type]
+
+
+def test_the_rules_are_asked_in_their_order() -> None:
+    # Each document breaks one rule and all that follow; the first is named.
+    wrong: dict[str, Any] = {
+        "request_id": "x",
+        "method": "PUT",
+        "session_id": "x",
+        "caller_identity_hash": "00",
+        "content_hash": "00",
+        "route_pattern": "/x",
+        "metadata": {"chio_http_status_scope": "final"},
+        "timestamp": 1,
+    }
+    names = list(wrong)
+    found = [rule_of(receipt(**{name: wrong[name] for name in names[at:]})) for at in range(len(names))]
+    assert found == [*names[:6], "scope", "timestamp"]
+    assert rule_of(seal(receipt(**wrong), FOREIGN)) == "kernel_key"
+    assert rule_of({**receipt(**wrong), "signature": "00" * 64}) == "signature"
+
+
+def test_the_signed_text_is_canonical_and_leaves_out_what_is_absent() -> None:
+    document = {**receipt(), "session_id": None, "evidence": [], "actor_chain": None, "capability_id": None}
+    body = signed_bytes(document)
+    assert body == canonical_json({k: v for k, v in document.items() if v not in (None, []) and k != "signature"})
+
+
+@pytest.mark.parametrize("newer", [False, True])
+def test_other_spellings_of_the_same_receipt_count_too(newer: bool) -> None:
+    for document in (receipt(newer=newer), receipt(newer=newer, evidence=None, metadata=None)):
+        for spelling in tamper.equivalents(document):
+            assert accept(spelling).id == document["id"]
+
+
+def test_the_annotation_of_listings_counts_only_where_it_repeats_the_verdict() -> None:
+    document = receipt()
+    assert accept({**document, "verdict": {"verdict": "allow", "outcome": "allow"}}).verdict.is_allow
+    assert rule_of({**document, "verdict": {"verdict": "allow", "outcome": "deny"}}) == "signature"
+
+
+@pytest.mark.parametrize("newer", [False, True])
+def test_members_that_nobody_knows_are_signed_and_kept(newer: bool) -> None:
+    extra = {"zeta": {"deep": [1, 2.5, None, "ä"]}, "alpha": None, "count": 2**60}
+    document = seal({**receipt(newer=newer), **extra}, KEY)
+    assert accept(document).raw == document
+    for name in extra:
+        assert rule_of({key: value for key, value in document.items() if key != name}) in ("signature", "id")
+
+
+def test_the_worked_receipts_of_the_protocol_hold() -> None:
+    # Wire protocol, section 3.7, seed 32 x 0x21; both profiles.
+    members = {
+        "caller_identity_hash": "5a45e80d1ab1a73e8c2644f3f6c6e53974d0a986c2fc86692372d3f130248c9c",
+        "content_hash": "673a0bd39138de615d43d1d3560f315ca6390d4ed15e88de383cbaa879a29f17",
+        "evidence": [
+            {"details": "safe method, session-scoped allow", "guard_name": "DefaultPolicyGuard", "verdict": True}
+        ],
+        "id": "0198f0a0-0000-7000-8000-000000000001",
+        "method": "GET",
+        "policy_hash": "faa4988e76ddd0d66e9c95e3d7da6faecc44be96bf988ac35b22dd39213ff509",
+        "request_id": "req-0001",
+        "response_status": 200,
+        "route_pattern": "/pets/{petId}",
+        "timestamp": 1776272775,
+    }
+    key = SigningKey(b"\x21" * 32)
+    april = make_receipt(key, members, {"verdict": "allow"})
+    assert april["signature"] == (
+        "e954f0ddb1501a5a057be29ddc46974e20d5a7d02c598fa1a2fce46a51a425ec"
+        "c4ce14d31d26c9516308759e0b8480a9b1accbf0ba4139f7324f7775cf64150b"
+    )
+    newer = make_receipt(key, members, {"verdict": "allow"}, newer=True)
+    assert newer["id"] == "6060fb04ff54cc3388483d38f21fda620293ccfc2ca141a4191e71e07e8727fe"
+    assert newer["signature"].startswith("fe5b659849e18bc63131a2f84d86140c")
+    verify_receipt(april, trusted_keys={key.public_hex})
+    verify_receipt(newer, trusted_keys={key.public_hex})
+
+
+def test_a_receipt_for_one_request_counts_for_no_other() -> None:
+    views = [
+        View(),
+        View("PUT"),
+        View(path="/pets/8"),
+        View(query="a=1"),
+        View(query="a=2"),
+        View(headers=[("authorization", "Bearer a")]),
+        View(headers=[("authorization", "Bearer b")]),
+        View(headers=[("x-api-key", "a")]),
+    ]
+    bodies = [
+        {"body_hash": None},
+        {"body_hash": "11" * 32, "body_length": 3},
+        {"body_hash": "22" * 32, "body_length": 3},
+    ]
+    questions = [question(view, **body) for view in views for body in bodies]  # type: ignore[arg-type]
+    receipts = [asked(one).receipt() for one in questions]
+    for mine, one in enumerate(questions):
+        for other, document in enumerate(receipts):
+            if mine == other:
+                assert accept(document, expected=one.expectation).id
+            else:
+                assert rule_of(document, expected=one.expectation) in ("method", "caller_identity_hash", "content_hash")
+
+
+def test_a_replayed_receipt_does_not_count_again() -> None:
+    document = receipt()
+    again = question(request_id="req-2")
+    assert rule_of(document, expected=again.expectation) == "request_id"
+    assert rule_of(document, now=NOW + 3600) == "timestamp"

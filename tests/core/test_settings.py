@@ -1,0 +1,289 @@
+"""ChioSettings: where a value comes from, and one clear sentence for each that cannot be used."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chio_asgi import ChioASGIConfig
+from chio_core import ChioSettings, ConfigurationError
+from chio_core.settings import report_settings, unknown_names, unsafe_choices
+
+KEY = "ab" * 32
+
+
+@pytest.fixture(autouse=True)
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty directory and no `CHIO_*` variable."""
+    for name in [name for name in os.environ if name.startswith("CHIO_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_defaults_are_those_of_the_published_packages() -> None:
+    settings = ChioSettings()
+    assert settings.sidecar_url == "http://127.0.0.1:9090"
+    assert settings.timeout == 5.0
+    assert settings.receipt_header == "X-Chio-Receipt"
+    assert settings.exclude_methods == {"OPTIONS"}
+    assert settings.fail_open is False
+    assert settings.exclude_paths == settings.exclude_prefixes == frozenset()
+
+
+def test_a_keyword_beats_the_environment_which_beats_the_file_which_beats_the_default(
+    bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ChioSettings().timeout == 5.0
+    (bare / ".env").write_text("CHIO_TIMEOUT=4\nCHIO_CONNECT_TIMEOUT=1\n")
+    assert ChioSettings().timeout == 4.0
+    monkeypatch.setenv("CHIO_TIMEOUT", "3")
+    assert ChioSettings().timeout == 3.0
+    assert ChioSettings(timeout=2.0).timeout == 2.0
+    assert ChioSettings(timeout=2.0).connect_timeout == 1.0
+
+
+def test_the_published_name_has_the_same_options() -> None:
+    assert set(ChioASGIConfig.model_fields) == set(ChioSettings.model_fields)
+    assert ChioASGIConfig(sidecar_url="http://h:1").sidecar_url == "http://h:1"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["/health,/metrics", " /health , /metrics ,", '["/health", "/metrics"]', "/metrics,/health,/health"],
+)
+def test_a_list_may_be_written_with_commas_or_as_json(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHIO_EXCLUDE_PATHS", text)
+    assert ChioSettings().exclude_paths == {"/health", "/metrics"}
+    assert ChioSettings(exclude_paths=text).exclude_paths == {"/health", "/metrics"}
+
+
+def test_a_list_may_be_any_collection() -> None:
+    for paths in (["/a"], ("/a",), {"/a"}, frozenset({"/a"})):
+        assert ChioSettings(exclude_paths=paths).exclude_paths == {"/a"}
+
+
+def test_an_empty_list_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHIO_EXCLUDE_METHODS", "")
+    assert ChioSettings().exclude_methods == frozenset()
+
+
+def test_methods_are_put_in_capitals_and_prefixes_lose_their_slash() -> None:
+    settings = ChioSettings(exclude_methods="options,head", exclude_prefixes="/static/,/docs")
+    assert settings.exclude_methods == {"OPTIONS", "HEAD"}
+    assert settings.exclude_prefixes == {"/static", "/docs"}
+
+
+def test_keys_are_brought_into_one_form() -> None:
+    assert ChioSettings(trusted_kernel_keys=f"0x{KEY.upper()}").trusted_kernel_keys == (KEY,)
+
+
+@pytest.mark.parametrize("word", ["1", "true", "True", "yes", "on"])
+def test_a_switch_may_be_written_in_words(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHIO_FAIL_OPEN", word)
+    assert ChioSettings().fail_open is True
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:9090", "https://chio.example/base", "http://[::1]:9", "unix:/run/chio.sock",
+        "unix:///run/chio.sock", "embedded:receipts.sqlite3", "embedded:/var/lib/r.db?spec=api.yaml",
+    ],
+)  # fmt: skip
+def test_a_sidecar_may_be_anywhere(url: str) -> None:
+    assert ChioSettings(sidecar_url=url).sidecar_url == url
+
+
+def test_a_closing_slash_of_the_sidecar_url_does_not_count() -> None:
+    assert ChioSettings(sidecar_url=" http://h:1/base/ ").sidecar_url == "http://h:1/base"
+
+
+BAD: list[tuple[str, Any]] = [
+    ("sidecar_url", ""),
+    ("sidecar_url", "localhost:9090"),
+    ("sidecar_url", "ftp://h"),
+    ("sidecar_url", "http://"),
+    ("sidecar_url", "http://h:port"),
+    ("sidecar_url", "http://h:70000"),
+    ("sidecar_url", "http://[::1"),
+    ("sidecar_url", "http://user:hunter2@h"),
+    ("sidecar_url", "http://h?token=hunter2"),
+    ("sidecar_url", "http://h/#hunter2"),
+    ("sidecar_url", "http://h\u00f6st"),
+    ("sidecar_url", "http://h/a b"),
+    ("sidecar_url", "unix:"),
+    ("sidecar_url", "unix://"),
+    ("sidecar_url", "embedded:"),
+    ("sidecar_url", None),
+    ("sidecar_url", 9090),
+    ("timeout", 0),
+    ("timeout", -1),
+    ("timeout", "soon"),
+    ("timeout", float("nan")),
+    ("timeout", float("inf")),
+    ("timeout", 301),
+    ("connect_timeout", 0),
+    ("max_connections", 0),
+    ("max_connections", 1.5),
+    ("max_connections", "many"),
+    ("exclude_paths", "health"),
+    ("exclude_paths", '["/a"'),
+    ("exclude_paths", "[1]"),
+    ("exclude_paths", 5),
+    ("exclude_prefixes", "/"),
+    ("exclude_prefixes", "//"),
+    ("exclude_prefixes", "/a,///"),
+    ("exclude_prefixes", "static"),
+    ("exclude_methods", "GET POST"),
+    ("receipt_header", ""),
+    ("receipt_header", "X Receipt"),
+    ("receipt_header", "X-Receipt\r\nSet-Cookie: a"),
+    ("receipt_header", "X-R\u00e9ceipt"),
+    ("capability_header", "X:Capability"),
+    ("api_key_header", ""),
+    ("fail_open", "perhaps"),
+    ("trusted_kernel_keys", "hunter2"),
+    ("trusted_kernel_keys", f"{KEY},{KEY}00"),
+    ("receipt_tolerance", -1),
+    ("receipt_tolerance", float("nan")),
+    ("max_body_bytes", -1),
+    ("max_body_bytes", "10 MB"),
+    ("spool_bytes", -1),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD, ids=lambda value: repr(value)[:40])
+def test_a_value_that_cannot_be_used_is_one_clear_sentence(name: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        ChioSettings(**{name: value})
+    message = str(refused.value)
+    assert message.startswith(name)
+    assert f"CHIO_{name.upper()})" in message
+    assert "hunter2" not in message
+    assert "Value error" not in message
+    assert "\n" not in message
+    assert len(message) < 250
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [pair for pair in BAD if isinstance(pair[1], str)], ids=lambda value: repr(value)[:40]
+)
+def test_a_value_from_the_environment_is_refused_alike(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"CHIO_{name.upper()}", value)
+    with pytest.raises(ConfigurationError, match=f"^{name}") as refused:
+        ChioSettings()
+    assert "hunter2" not in str(refused.value)
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    with pytest.raises(ConfigurationError, match=r"timeout .*; receipt_header "):
+        ChioSettings(timeout=0, receipt_header="")
+
+
+def test_connecting_cannot_take_longer_than_everything() -> None:
+    with pytest.raises(ConfigurationError, match=r"^connect_timeout must not be longer than timeout$"):
+        ChioSettings(timeout=1, connect_timeout=2)
+    assert ChioSettings(timeout=1).connect_timeout == 2.0  # a default gives way; the client takes the smaller
+
+
+def test_a_misspelled_keyword_is_refused_and_the_right_one_named() -> None:
+    with pytest.raises(ConfigurationError, match=r"^fail_opn is not an option of Chio; did you mean fail_open\?$"):
+        ChioSettings(fail_opn=True)
+    with pytest.raises(ConfigurationError, match=r"^zzz is not an option of Chio$"):
+        ChioSettings(zzz=1)
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        ChioSettings().fail_open = True  # type: ignore[misc]
+
+
+def test_a_configuration_error_is_a_value_error_with_a_code() -> None:
+    with pytest.raises(ValueError, match="timeout") as refused:
+        ChioSettings(timeout=0)
+    assert isinstance(refused.value, ConfigurationError)
+    assert refused.value.code == "chio_configuration"
+    assert refused.value.__suppress_context__
+
+
+def test_a_secret_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHIO_CONTROL_TOKEN", "hunter2")
+    settings = ChioSettings()
+    assert settings.control_token is not None
+    assert settings.control_token.get_secret_value() == "hunter2"
+    shown = [repr(settings), str(settings), repr(settings.model_dump()), settings.model_dump_json()]
+    assert not [text for text in shown if "hunter2" in text]
+    with pytest.raises(ConfigurationError) as refused:
+        ChioSettings(control_token=["hunter2"])
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_file_that_is_no_text_is_named(bare: Path) -> None:
+    (bare / ".env").write_bytes(b"CHIO_TIMEOUT=\xff\n")
+    with pytest.raises(ConfigurationError, match=r"^the file \.env cannot be read"):
+        ChioSettings()
+
+
+# What is said at start
+
+
+def test_safe_settings_say_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    assert report_settings(ChioSettings(trusted_kernel_keys=KEY), {}) == []
+    assert report_settings(ChioSettings(sidecar_url="embedded:r.db"), {}) == []
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"fail_open": True}, "fail_open"),
+        ({"trusted_kernel_keys": ()}, "trusted_kernel_keys"),
+        ({"sidecar_url": "http://chio.example:9090"}, "sidecar_url"),
+        ({"sidecar_url": "http://127.evil.example"}, "sidecar_url"),
+        ({"capability_in_query": True}, "capability_in_query"),
+        ({"exclude_methods": "OPTIONS,GET"}, "exclude_methods"),
+    ],
+)
+def test_an_unsafe_choice_is_warned_about_once(
+    options: dict[str, Any], word: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="chio"):
+        said = report_settings(ChioSettings(**{"trusted_kernel_keys": KEY, **options}), {})
+    assert len(said) == 1
+    assert word in said[0]
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert said[0] in caplog.text
+
+
+@pytest.mark.parametrize("url", ["https://chio.example", "http://localhost:1", "http://[::1]:9", "http://127.9.0.1"])
+def test_a_safe_way_to_the_sidecar_is_not_warned_about(url: str) -> None:
+    assert unsafe_choices(ChioSettings(trusted_kernel_keys=KEY, sidecar_url=url)) == []
+
+
+def test_an_unknown_variable_is_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHIO_FAIL_OPN", "1")
+    monkeypatch.setenv("CHIO_CONTROL_TOKN", "hunter2")
+    said = report_settings(ChioSettings(trusted_kernel_keys=KEY))
+    assert [sentence.split()[2] for sentence in said] == ["CHIO_CONTROL_TOKN", "CHIO_FAIL_OPN"]
+    assert "hunter2" not in "".join(said)
+
+
+def test_an_unknown_name_in_the_file_is_warned_about(bare: Path) -> None:
+    (bare / ".env").write_text("CHIO_FAIL_OPN=1\nOTHER=2\n")
+    (sentence,) = report_settings(ChioSettings(trusted_kernel_keys=KEY))
+    assert "CHIO_FAIL_OPN" in sentence
+
+
+def test_names_of_other_parts_and_other_programs_are_not_unknown() -> None:
+    assert unknown_names({"CHIO_BIN": "x", "CHIO_TRUSTED_ISSUER_KEY": "x", "PATH": "x", "CHIO_TIMEOUT": "1"}) == []
+
+
+def test_every_option_is_described() -> None:
+    for name, option in ChioSettings.model_fields.items():
+        assert option.description, name
+        assert option.description.endswith("."), name

@@ -1,0 +1,407 @@
+"""What the tests of the carriers, the middleware and the dependencies share.
+
+`Judge` is a sidecar without a network: it answers questions with receipts that are truly signed, written here
+once more from the wire protocol (sections 1.3 and 3.1 to 3.5) so that an error in `chio_core` is not answered
+by the same error. `StubClient` asks it directly, `StubServer` lets it listen on a socket. `call` sends one
+request to an ASGI application, `serve` runs one under uvicorn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Self, TypeVar
+
+import rfc8785
+import uvicorn
+from nacl.signing import SigningKey as NaclKey
+
+from chio_asgi import ChioASGIConfig
+from chio_core.client import ChioClient
+from chio_core.decide import Answer
+
+SEED = bytes(range(32))
+PUBLIC_KEY = NaclKey(SEED).verify_key.encode().hex()
+"""What the stubs sign with; never to be trusted outside of a test."""
+
+DEADLINE = 20.0
+"""Seconds after which a test that hangs has failed."""
+
+T = TypeVar("T")
+Question = dict[str, Any]
+App = Callable[..., Coroutine[Any, Any, None]]
+Headers = Iterable[tuple[bytes | str, bytes | str]]
+
+ALLOW = {"verdict": "allow"}
+
+QUESTION = (
+    b'{"request_id":"r","method":"GET","route_pattern":"/","path":"/","caller":{"subject":"anonymous",'
+    b'"auth_method":{"method":"anonymous"},"verified":false},"body_length":0,"timestamp":0}'
+)
+"""The smallest question that a judge can answer."""
+
+
+def deny(reason: str = "denied by a test", status: int = 403) -> dict[str, Any]:
+    return {"verdict": "deny", "reason": reason, "guard": "StubGuard", "http_status": status}
+
+
+def allow_with_capability(question: Question, token: str | None) -> dict[str, Any]:
+    """The default policy of a sidecar: safe methods pass, others need a token."""
+    if question["method"] in ("GET", "HEAD", "OPTIONS") or token is not None:
+        return ALLOW
+    return deny("side-effect route requires a capability token")
+
+
+def run(main: Coroutine[Any, Any, T], *, seconds: float = DEADLINE * 5) -> T:
+    """Run a coroutine in a loop of its own, and let nothing of it hang or be left behind."""
+
+    async def bounded() -> T:
+        async with asyncio.timeout(seconds):
+            result = await main
+        left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        assert not left, f"tasks left behind: {left}"
+        return result
+
+    return asyncio.run(bounded())
+
+
+# The sidecar
+
+
+class Judge:
+    """Answers `POST /chio/evaluate`.
+
+    Args:
+        verdict: gives the verdict for a question and the token's text; allows everything by default.
+        pattern: gives the route pattern that the receipt states; the one that was asked for by default.
+        tamper: changes the finished answer.
+    """
+
+    def __init__(
+        self,
+        verdict: Callable[[Question, str | None], Mapping[str, Any]] = lambda question, token: ALLOW,
+        *,
+        pattern: Callable[[Question], str] = lambda question: question["route_pattern"],
+        tamper: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    ) -> None:
+        self._verdict = verdict
+        self._pattern = pattern
+        self._tamper = tamper
+        self._key = NaclKey(SEED)
+        self.questions: list[Question] = []
+        self.tokens: list[str | None] = []
+        self.trace: list[str | None] = []
+        self.receipts: dict[str, Question] = {}
+
+    @property
+    def last(self) -> Question:
+        return self.questions[-1]
+
+    def answer(self, body: bytes, headers: Mapping[str, str]) -> bytes:
+        question = json.loads(body)
+        token = headers.get("x-chio-capability")
+        self.questions.append(question)
+        self.tokens.append(token)
+        self.trace.append(headers.get("traceparent"))
+        verdict = dict(self._verdict(question, token))
+        receipt = self._receipt(question, token, verdict)
+        self.receipts[receipt["id"]] = question
+        answer = {"verdict": verdict, "receipt": receipt, "evidence": receipt["evidence"]}
+        return json.dumps(self._tamper(answer) if self._tamper else answer).encode()
+
+    def _receipt(self, question: Question, token: str | None, verdict: Mapping[str, Any]) -> dict[str, Any]:
+        pattern = self._pattern(question)
+        receipt = {
+            "id": f"stub-{len(self.receipts):06d}",
+            "request_id": question["request_id"],
+            "route_pattern": pattern,
+            "method": question["method"],
+            "caller_identity_hash": _digest(_caller(question["caller"])),
+            "verdict": dict(verdict),
+            "evidence": [{"guard_name": "StubGuard", "verdict": verdict["verdict"] == "allow"}],
+            "response_status": verdict.get("http_status", 200),
+            "timestamp": int(time.time()),
+            "content_hash": _digest({
+                "method": question["method"],
+                "route_pattern": pattern,
+                "path": question["path"],
+                "query": question.get("query", {}),
+                "body_hash": question.get("body_hash"),
+            }),
+            "policy_hash": "0" * 64,
+            "metadata": {"chio_http_status_scope": "decision"},
+            "kernel_key": PUBLIC_KEY,
+        }  # fmt: skip
+        if token is not None and (identifier := _token_id(token)) is not None:
+            receipt["capability_id"] = identifier
+        receipt["signature"] = self._key.sign(rfc8785.dumps(receipt)).signature.hex()
+        return receipt
+
+
+def _caller(caller: Mapping[str, Any]) -> dict[str, Any]:
+    known = {"subject": caller["subject"], "auth_method": caller["auth_method"], "verified": caller["verified"]}
+    return known | {name: caller[name] for name in ("tenant", "agent_id") if name in caller}
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(rfc8785.dumps(value)).hexdigest()
+
+
+def _token_id(token: str) -> str | None:
+    try:
+        found = json.loads(token)["id"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, str) else None
+
+
+def settings(**options: Any) -> ChioASGIConfig:
+    """Options for a stub: its key pinned, nothing read from the machine."""
+    return ChioASGIConfig(**{"trusted_kernel_keys": (PUBLIC_KEY,), "_env_file": None, **options})
+
+
+class StubClient(ChioClient):
+    """A client whose questions go straight to a judge."""
+
+    def __init__(self, judge: Judge | None = None, **options: Any) -> None:
+        super().__init__(settings(**options))
+        self.judge = judge if judge is not None else Judge()
+        self.closed = 0
+        self.failure: Exception | None = None
+
+    async def post(self, path: str, body: bytes, headers: Any = ()) -> Answer:
+        if self.failure is not None:
+            raise self.failure
+        text = self.judge.answer(body, {name.lower(): value for name, value in headers})
+        return Answer(200, "application/json", text)
+
+    async def aclose(self) -> None:
+        self.closed += 1
+        await super().aclose()
+
+
+class StubServer:
+    """A judge that listens in the running loop: `async with StubServer() as server: … server.url`.
+
+    Args:
+        path: Unix socket to listen on; a free TCP port of 127.0.0.1 otherwise.
+        port: a certain port; 0 for a free one.
+    """
+
+    def __init__(self, judge: Judge | None = None, *, path: str | None = None, port: int = 0) -> None:
+        self.judge = judge if judge is not None else Judge()
+        self._path = path
+        self.port = port
+        self.accepted = 0
+        self.open: set[asyncio.BaseTransport] = set()
+        self._server: asyncio.Server | None = None
+
+    @property
+    def url(self) -> str:
+        return f"unix:{self._path}" if self._path else f"http://127.0.0.1:{self.port}"
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        if self._path is not None:
+            self._server = await loop.create_unix_server(lambda: _StubProtocol(self), self._path, backlog=2048)
+        else:
+            self._server = await loop.create_server(
+                lambda: _StubProtocol(self), "127.0.0.1", self.port, backlog=2048, reuse_address=True
+            )
+            self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        for transport in list(self.open):
+            transport.abort()  # type: ignore[attr-defined]
+        await asyncio.sleep(0)
+        await self._server.wait_closed()
+
+
+class _StubProtocol(asyncio.Protocol):
+    def __init__(self, server: StubServer) -> None:
+        self._server = server
+        self._received = b""
+        self._transport: Any = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self._server.accepted += 1
+        self._server.open.add(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._server.open.discard(self._transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        while (found := split_request(self._received)) is not None:
+            headers, body, self._received = found
+            self._transport.write(http_answer(self._server.judge.answer(body, headers)))
+
+
+def split_request(data: bytes) -> tuple[dict[str, str], bytes, bytes] | None:
+    """Return headers, body and the rest, once a whole request has come."""
+    head, found, rest = data.partition(b"\r\n\r\n")
+    if not found:
+        return None
+    lines = [line.decode("ascii").partition(": ") for line in head.split(b"\r\n")[1:]]
+    headers = {name.lower(): value for name, _, value in lines}
+    length = int(headers.get("content-length", "0"))
+    return (headers, rest[:length], rest[length:]) if len(rest) >= length else None
+
+
+def http_answer(body: bytes, *, status: str = "200 OK", extra: bytes = b"") -> bytes:
+    head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n".encode()
+    return head + extra + b"\r\n" + body
+
+
+# The application
+
+
+@dataclass
+class Reply:
+    """What an ASGI application answered."""
+
+    messages: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def status(self) -> int:
+        return int(next(m for m in self.messages if m["type"].endswith("response.start"))["status"])
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        start = next(m for m in self.messages if m["type"].endswith("response.start"))
+        return [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in start["headers"]]
+
+    def header(self, name: str) -> str | None:
+        """The one value of a header; None when there is none."""
+        values = self.header_lines(name)
+        assert len(values) <= 1, f"{name} stands {len(values)} times"
+        return values[0] if values else None
+
+    def header_lines(self, name: str) -> list[str]:
+        return [value for key, value in self.headers if key == name]
+
+    @property
+    def receipt(self) -> str | None:
+        return self.header("x-chio-receipt")
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(m.get("body", b"") for m in self.messages if m["type"].endswith("response.body"))
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def http_scope(
+    method: str = "GET", path: str = "/", *, query: bytes = b"", headers: Headers = (), **more: Any
+) -> dict[str, Any]:
+    pairs = [(_bytes(name).lower(), _bytes(value)) for name, value in headers]
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": query,
+        "root_path": "",
+        "headers": pairs,
+        "client": ("127.0.0.1", 50000),
+        "server": ("127.0.0.1", 80),
+        "state": {},
+    } | more
+
+
+def websocket_scope(path: str = "/", *, headers: Headers = (), denial: bool = True, **more: Any) -> dict[str, Any]:
+    scope = http_scope("GET", path, headers=headers) | {"type": "websocket", "scheme": "ws", "subprotocols": []}
+    del scope["method"]
+    scope["extensions"] = {"websocket.http.response": {}} if denial else {}
+    return scope | more
+
+
+def _bytes(value: bytes | str) -> bytes:
+    return value if isinstance(value, bytes) else value.encode("latin-1")
+
+
+async def exchange(app: App, scope: dict[str, Any], messages: Sequence[Mapping[str, Any]]) -> Reply:
+    """Give an application a scope and the messages that it may receive, then `http.disconnect` for ever."""
+    reply, waiting = Reply(), list(messages)
+
+    async def receive() -> dict[str, Any]:
+        if waiting:
+            return dict(waiting.pop(0))
+        return {"type": "websocket.disconnect" if scope["type"] == "websocket" else "http.disconnect", "code": 1005}
+
+    async def send(message: Mapping[str, Any]) -> None:
+        reply.messages.append(dict(message))
+
+    async with asyncio.timeout(DEADLINE):
+        await app(scope, receive, send)
+    return reply
+
+
+async def call(
+    app: App,
+    method: str = "GET",
+    path: str = "/",
+    *,
+    body: bytes | Sequence[bytes] = b"",
+    query: bytes = b"",
+    headers: Headers = (),
+    **more: Any,
+) -> Reply:
+    """Send one request; a body that is a list comes in as many messages."""
+    pieces = [body] if isinstance(body, bytes) else list(body)
+    messages = [
+        {"type": "http.request", "body": piece, "more_body": number < len(pieces)}
+        for number, piece in enumerate(pieces, 1)
+    ]
+    return await exchange(app, http_scope(method, path, query=query, headers=headers, **more), messages)
+
+
+async def connect(app: App, path: str = "/", *messages: Mapping[str, Any], **more: Any) -> Reply:
+    """Open a websocket and send the messages."""
+    return await exchange(app, websocket_scope(path, **more), [{"type": "websocket.connect"}, *messages])
+
+
+@asynccontextmanager
+async def serve(app: App, **options: Any) -> AsyncIterator[int]:
+    """Run an application under uvicorn in the running loop; gives the port.
+
+    The socket listens before the server runs, so nobody has to wait for it.
+    """
+    with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
+        listener.setblocking(False)
+        config = uvicorn.Config(app, log_config=None, lifespan=options.pop("lifespan", "off"), **options)
+        server = uvicorn.Server(config)
+        running = asyncio.ensure_future(server.serve(sockets=[listener]))
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            server.should_exit = True
+            await running
+
+
+async def raw_http(port: int, data: bytes) -> bytes:
+    """Send bytes to a port and return all that comes back until the server closes."""
+    async with asyncio.timeout(DEADLINE):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            writer.write(data)
+            await writer.drain()
+            return await reader.read()
+        except ConnectionError:
+            return b""
+        finally:
+            writer.close()
