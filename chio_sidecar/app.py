@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
+from chio_core.errors import ChioError
 from chio_sidecar.config import SidecarConfig
 from chio_sidecar.evaluate import EvaluateEndpoint
 from chio_sidecar.health import HealthEndpoint, live
@@ -43,7 +44,7 @@ class SidecarApp(Starlette):
                 Route("/chio/live", live, methods=["GET"]),
                 *_control_routes(sidecar),
             ],
-            exception_handlers={404: _not_found, 405: _wrong_method},
+            exception_handlers={404: _not_found, 405: _wrong_method, ChioError: _unavailable},
             lifespan=_lifespan,
         )
         self.router.redirect_slashes = False
@@ -84,6 +85,12 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
 
 async def _not_found(request: Request, exc: Exception) -> Response:
     return JSONResponse({"error": "chio_not_found", "message": NO_PROXY}, status_code=404)
+
+
+async def _unavailable(request: Request, exc: Exception) -> Response:
+    # For example a store that cannot be opened, when no lifespan opened it before.
+    message = exc.message if isinstance(exc, ChioError) else type(exc).__name__
+    return JSONResponse({"error": "chio_sidecar_unavailable", "message": message}, status_code=500)
 
 
 async def _wrong_method(request: Request, exc: Exception) -> Response:

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.signing import SigningKey, normalize_public_key
+from chio_sidecar.store import ReceiptStore
 
 MAX_DELEGATION_DEPTH = 8
 """Links that a delegation chain may have on this path (wire protocol, section 5.4)."""
@@ -41,6 +42,7 @@ class SidecarConfig:
         accept_schema_form: also accept capabilities whose signature covers the member `schema`.
         busy_seconds: how long a write waits for another process that holds the store.
         max_pending: evaluations that may be under way at once; more are answered 503 with `Retry-After`.
+        open_store: opens another kind of store; None: SQLite at `store_path`.
         clock: seconds since 1970.
     """
 
@@ -58,6 +60,7 @@ class SidecarConfig:
     accept_schema_form: bool = True
     busy_seconds: float = 5.0
     max_pending: int = 4096
+    open_store: Callable[[SidecarConfig], ReceiptStore] | None = None
     clock: Callable[[], float] = time.time
 
     def __post_init__(self) -> None:

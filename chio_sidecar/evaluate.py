@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import traceback
 
 from starlette.types import Receive, Scope, Send
@@ -34,20 +35,29 @@ class EvaluateEndpoint:
 
     def __init__(self, sidecar: SidecarState) -> None:
         self._judge = Judge(sidecar)
-        self._limit = sidecar.config.max_pending
-        self._under_way = 0
+        self._places = sidecar.config.max_pending
+        self._lock = threading.Lock()  # several event loops may ask at once
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call."""
-        # Several event loops may count here; being off by one for a moment does not matter.
-        if self._under_way >= self._limit:
+        if not self._enter():
             await _send_overloaded(send, "too many evaluations are under way; try again later")
             return
-        self._under_way += 1
         try:
             await self._answer(scope, receive, send)
         finally:
-            self._under_way -= 1
+            self._leave()
+
+    def _enter(self) -> bool:
+        with self._lock:
+            if self._places == 0:
+                return False
+            self._places -= 1
+            return True
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._places += 1
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:

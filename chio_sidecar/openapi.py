@@ -67,7 +67,7 @@ def _load(text: str) -> dict[str, Any]:
 
 def _check_references(document: dict[str, Any], holder: dict[str, Any], place: str) -> None:
     """Resolve the references that an operation or path item may hold."""
-    parameters = holder.get("parameters") or []
+    parameters = holder.get("parameters", [])
     if not isinstance(parameters, list):
         raise _failure(f"{place}.parameters is no array")
     for parameter in parameters:

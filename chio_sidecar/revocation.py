@@ -86,8 +86,13 @@ class RevocationAuthority:
         return next((name for name, revoked in zip(capability_ids, answers, strict=True) if revoked), None)
 
     async def close(self) -> None:
-        """Close the connections that belong to the running event loop; those of other loops end with them."""
-        client = self._clients.pop(asyncio.get_running_loop(), None)
+        """Drop what is still asked in the running event loop, and its connections; other loops end with theirs."""
+        loop = asyncio.get_running_loop()
+        late = [question for question in list(self._questions) if question.get_loop() is loop]
+        for question in late:
+            question.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+        client = self._clients.pop(loop, None)
         if client is not None:
             await client.aclose()
 

@@ -111,11 +111,16 @@ class SidecarState:
 def _open_parts(config: SidecarConfig) -> _Parts:
     routes = RouteTable.from_openapi(config.spec_text) if config.spec_text is not None else RouteTable.by_method()
     key = config.signing_key or load_or_create_key(config.resolved_key_path)
-    store = SqliteReceiptStore(config.store_path, busy_seconds=config.busy_seconds, clock=config.clock)
+    store = (config.open_store or _open_sqlite)(config)
     engine = Engine(
         routes,
         trusted_issuers={key.public_hex, *config.trusted_issuers},
         accept_schema_form=config.accept_schema_form,
     )
-    log.info("receipt store %s: %s; kernel key %s", config.store_path, store.detail, key.public_hex)
     return _Parts(key, routes, engine, store)
+
+
+def _open_sqlite(config: SidecarConfig) -> ReceiptStore:
+    store = SqliteReceiptStore(config.store_path, busy_seconds=config.busy_seconds, clock=config.clock)
+    log.info("receipt store %s: %s", config.store_path, store.detail)
+    return store

@@ -26,6 +26,8 @@ APPLICATION_ID = 0x4368696F
 FIRST_SAFE_WAL = (3, 51, 3)
 """Older versions can lose committed rows when two connections write and checkpoint a write-ahead log at once."""
 
+_SMALLEST = 512  # bytes; the smallest page, and so the smallest database
+
 _RECEIPTS = """
 CREATE TABLE http_receipts (
     seq INTEGER PRIMARY KEY,
@@ -179,7 +181,7 @@ def _create_private(path: Path) -> None:
     # Linked into place instead of opened there: closing a descriptor of a database file would drop the locks that
     # another connection of this process holds on it.
     if path.exists():
-        _make_private(path)
+        _check_existing(path)
         return
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
@@ -191,12 +193,21 @@ def _create_private(path: Path) -> None:
         os.unlink(draft)
 
 
-def _make_private(path: Path) -> None:
+def _check_existing(path: Path) -> None:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise ConfigurationError(f"receipt store {path} is no regular file; name another one")
-    if status.st_mode & 0o077 == 0:
-        return
+    if 0 < status.st_size < _SMALLEST:
+        # SQLite would take such a file for an empty one and write over it.
+        raise ConfigurationError(
+            f"cannot use {path} as a receipt store: it is damaged or no SQLite database;"
+            " restore it from a backup, or name another file"
+        )
+    if status.st_mode & 0o077:
+        _make_private(path)
+
+
+def _make_private(path: Path) -> None:
     try:
         path.chmod(0o600)
     except PermissionError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import time
 import weakref
@@ -33,6 +34,8 @@ class SqliteReceiptStore:
         max_waiting: writes that may wait at once.
         clock: seconds since 1970, for `created_at` and `revoked_at`.
         max_pages: size limit of the file in pages of usually 4096 bytes; None: as far as the disk goes.
+        spare_bytes: with less room on the disk the store calls itself unwritable: a probe needs no room, but
+            the next receipt may.
         version: the SQLite version that decides about the journal.
 
     Raises:
@@ -47,12 +50,14 @@ class SqliteReceiptStore:
         max_waiting: int = 8192,
         clock: Callable[[], float] = time.time,
         max_pages: int | None = None,
+        spare_bytes: int = 256 * 1024,
         version: tuple[int, ...] = sqlite3.sqlite_version_info,
     ) -> None:
-        self.path = path
+        self.path = path = path.absolute()  # the program may change its folder later
         self.journal = journal_for(version)
         self._busy_seconds = busy_seconds
         self._clock = clock
+        self._spare_bytes = spare_bytes
         prepare(path, journal=self.journal, busy_seconds=busy_seconds)
         self._committer: GroupCommitter[Write] = GroupCommitter(
             _SqliteWriter(path, self.journal, max_pages),
@@ -103,8 +108,11 @@ class SqliteReceiptStore:
         """Commit something small and say how that went."""
         try:
             await self._committer.submit(Probe())
+            room = await asyncio.to_thread(_room, self.path)
         except StoreUnavailable as exc:
             return StoreHealth(writable=False, detail=exc.message)
+        if room < self._spare_bytes:
+            return StoreHealth(writable=False, detail=f"the disk of the receipt store has {room} bytes left")
         return StoreHealth(writable=True, detail=self.detail)
 
     async def close(self) -> None:
@@ -126,6 +134,14 @@ class SqliteReceiptStore:
 
 
 _REVOKED = "SELECT 1 FROM revoked_capabilities WHERE capability_id = ?"
+
+
+def _room(path: Path) -> int:
+    try:
+        status = os.statvfs(path)
+    except OSError as exc:
+        raise StoreUnavailable(f"the receipt store cannot be found: {exc.strerror}") from None
+    return status.f_bavail * status.f_frsize
 
 
 class _SqliteWriter:

@@ -134,11 +134,11 @@ def question(**changes: Any) -> dict[str, Any]:
     return {name: value for name, value in document.items() if value is not ...}
 
 
-async def evaluate(app: Any, token: Any = None, *, query: str = "", **changes: Any) -> Answer:
+async def evaluate(app: Any, token: Any = None, **changes: Any) -> Answer:
     """Ask for a decision; the token is a model, an object or a text."""
     headers = [] if token is None else [("X-Chio-Capability", token_text(token))]
     body = json.dumps(question(**changes)).encode()
-    return await send(app, "POST", "/chio/evaluate", body, headers=headers, query=query)
+    return await send(app, "POST", "/chio/evaluate", body, headers=headers)
 
 
 async def decision(app: Any, token: Any = None, **changes: Any) -> dict[str, Any]:
@@ -185,8 +185,7 @@ def capability(
 def _links(parents: Iterable[str]) -> list[Any]:
     # Each holder hands on to itself, which connects the links.
     return [
-        sign_link(HOLDER, capability_id=parent, delegatee=HOLDER.public_hex, timestamp=NOW - 100)
-        for parent in parents
+        sign_link(HOLDER, capability_id=parent, delegatee=HOLDER.public_hex, timestamp=NOW - 100) for parent in parents
     ]
 
 

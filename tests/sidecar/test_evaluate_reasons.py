@@ -46,7 +46,7 @@ NONE = "side-effect route requires a capability token"
 
 def forged(token: Any) -> dict[str, Any]:
     """The same token with a signature that is somebody else's."""
-    return token.to_wire() | {"signature": "00" * 64}
+    return dict(token.to_wire()) | {"signature": "00" * 64}
 
 
 REFUSALS: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
@@ -183,9 +183,7 @@ def test_the_clock_of_the_sidecar_counts_and_not_the_clients(tmp_path: Path) -> 
 
 
 def test_a_token_signed_with_the_schema_form_is_taken_unless_that_is_switched_off(tmp_path: Path) -> None:
-    token = issue_capability(
-        AUTHORITY, subject=HOLDER.public_hex, scope={}, ttl_seconds=60, now=NOW, schema_form=True
-    )
+    token = issue_capability(AUTHORITY, subject=HOLDER.public_hex, scope={}, ttl_seconds=60, now=NOW, schema_form=True)
 
     async def ask(name: str, accept: bool) -> str:
         async with sidecar(tmp_path, store_path=tmp_path / name, accept_schema_form=accept) as app:

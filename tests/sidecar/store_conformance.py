@@ -1,0 +1,396 @@
+"""What every `ReceiptStore` must do. A backend inherits the suite and says how its store is opened.
+
+A backend that cannot promise a category lists it in `skips`, with the reason; everything else must hold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from functools import wraps
+from typing import Any, ClassVar, Protocol
+
+import pytest
+
+from chio_sidecar.store import (
+    Conflict,
+    Exhausted,
+    Invocation,
+    NewReceipt,
+    ReceiptStore,
+    Revoked,
+    StoreBusy,
+    Stored,
+    StoreUnavailable,
+)
+from tests.sidecar.sidecar_tools import run
+
+CATEGORIES = {
+    "keeping": "what was stored is found again, also after a restart, in the order of insertion",
+    "append-only": "no call and no plain SQL of a second writer changes or removes a row",
+    "request ids": "one request id has one receipt",
+    "revocations": "a revocation is permanent and counts at once",
+    "invocations": "a limited grant is spent exactly as often as it allows",
+    "many callers": "tasks, threads, event loops and openers at the same time",
+    "bounds": "a store that cannot keep up says so",
+    "closing": "closing finishes what waits, and refuses what comes later",
+}
+
+
+class Kit(Protocol):
+    """How one backend is opened, always on the same data."""
+
+    refusal: type[Exception]
+    """What the database raises when plain SQL breaks a rule."""
+
+    def open(self, **options: Any) -> ReceiptStore:
+        """Open the store; options as `max_waiting`."""
+        ...
+
+    def execute(self, sql: str) -> None:
+        """Run plain SQL as a second writer and commit."""
+        ...
+
+
+def category(name: str) -> Callable[[Callable[..., Coroutine[Any, Any, None]]], Callable[..., None]]:
+    """Mark a test as part of a category, and run it in an event loop."""
+    assert name in CATEGORIES
+
+    def decorate(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+        @wraps(test)
+        def wrapper(self: StoreConformance, kit: Kit) -> None:
+            if name in self.skips:
+                pytest.skip(f"{name}: {self.skips[name]}")
+            run(test(self, kit))
+
+        return wrapper
+
+    return decorate
+
+
+def entry(number: int | str = 1, *, content: str = "a", **more: Any) -> NewReceipt:
+    """A receipt whose ids tell its number; the store does not look into the text."""
+    verdict = '{"verdict":{"verdict":"allow"},"method":"GET","number":"%s","content":"%s"}'
+    return NewReceipt(
+        receipt_id=f"receipt-{number}-{content}",
+        request_id=f"request-{number}",
+        fingerprint=content,
+        receipt_json=verdict % (number, content),
+        **more,
+    )
+
+
+@asynccontextmanager
+async def opened(kit: Kit, **options: Any) -> AsyncIterator[ReceiptStore]:
+    store = kit.open(**options)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+RULES = [
+    "UPDATE http_receipts SET receipt_json = '{}'",
+    "UPDATE http_receipts SET created_at = '' WHERE request_id = 'request-1'",
+    "DELETE FROM http_receipts",
+    "INSERT INTO http_receipts (id, receipt_json, request_id, fingerprint, created_at)"
+    " VALUES ('receipt-1-a', '{}', 'other', '', '')",
+    "UPDATE revoked_capabilities SET capability_id = 'other'",
+    "DELETE FROM revoked_capabilities",
+    "UPDATE capability_invocations SET ordinal = ordinal + 1",
+    "DELETE FROM capability_invocations",
+]
+
+
+class StoreConformance:
+    """The suite. Subclasses give the fixture `kit`, and reasons for what they skip."""
+
+    skips: ClassVar[dict[str, str]] = {}
+
+    @pytest.fixture
+    def kit(self) -> Kit:
+        raise NotImplementedError
+
+    def test_only_known_categories_are_skipped(self) -> None:
+        assert set(self.skips) <= set(CATEGORIES)
+
+    def test_the_backend_is_a_receipt_store(self, kit: Kit) -> None:
+        async def look() -> None:
+            async with opened(kit) as store:
+                assert isinstance(store, ReceiptStore)
+
+        run(look())
+
+    @category("keeping")
+    async def test_a_receipt_is_found_by_both_ids(self, kit: Kit) -> None:
+        async with opened(kit) as store:
+            assert await store.append(entry()) == Stored(entry().receipt_json, fresh=True)
+            found = await store.get("receipt-1-a")
+            assert found is not None
+            assert found == await store.find_by_request_id("request-1")
+            assert (found.receipt_id, found.request_id) == ("receipt-1-a", "request-1")
+            assert found.receipt_json == entry().receipt_json
+            assert found.created_at[10] == "T"
+            assert await store.get("receipt-2-a") is None
+            assert await store.find_by_request_id("receipt-1-a") is None
+
+    @category("keeping")
+    async def test_receipts_are_listed_in_order_and_by_pages(self, kit: Kit) -> None:
+        async with opened(kit) as store:
+            for number in (3, 1, 2):
+                await store.append(entry(number))
+            everything = await store.list()
+            assert [row.request_id for row in everything] == ["request-3", "request-1", "request-2"]
+            first = await store.list(limit=2)
+            assert [row.request_id for row in first] == ["request-3", "request-1"]
+            rest = await store.list(after=first[-1].sequence)
+            assert [row.request_id for row in rest] == ["request-2"]
+            assert await store.list(after=rest[-1].sequence) == []
+
+    @category("keeping")
+    async def test_everything_is_there_after_a_restart(self, kit: Kit) -> None:
+        async with opened(kit) as store:
+            await store.append(entry())
+            await store.revoke("cap-1")
+        async with opened(kit) as store:
+            assert [row.receipt_json for row in await store.list()] == [entry().receipt_json]
+            assert await store.is_revoked("cap-1")
+            assert await store.append(entry()) == Stored(entry().receipt_json, fresh=False)
+
+    @category("keeping")
+    async def test_any_text_is_kept_as_it_is(self, kit: Kit) -> None:
+        async with opened(kit) as store:
+            for number, text in enumerate(["", "é漢🙂", "a\"b'c;--", "line\nline", " x "]):
+                row = NewReceipt(f"r{number}{text}", text, "f", '{"verdict":{"verdict":"deny"}}')
+                assert isinstance(await store.append(row), Stored)
+                found = await store.find_by_request_id(text)
+                assert found is not None
+                assert found.receipt_id == f"r{number}{text}"
+
+    @category("keeping")
+    async def test_a_health_probe_leaves_no_receipt(self, kit: Kit) -> None:
+        async with opened(kit) as store:
+            health = await store.health()
+            assert health.writable
+            assert health.detail
+            assert await store.list() == []
+
+    @category("append-only")
+    async def test_plain_sql_of_a_second_writer_changes_nothing(self, kit: Kit) -> None:
+        async with opened(kit) as store:
+            await store.append(entry(invocation=Invocation("cap-1", 0, 5)))
+            await store.revoke("cap-2")
+            before = await store.list()
+            for rule in RULES:
+                with pytest.raises(kit.refusal):
+                    kit.execute(rule)
+            assert await store.list() == before
+            assert await store.is_revoked("cap-2")
+
+    @category("append-only")
+    async def test_a_receipt_id_that_is_taken_by_another_request_is_an_error(self, kit: Kit) -> None:
+        async with opened(kit) as store:
+            await store.append(entry(1))
+            thief = NewReceipt("receipt-1-a", "request-2", "f", "{}")
+            with pytest.raises(StoreUnavailable, match="receipt-1-a is taken"):
+                await store.append(thief)
+            assert len(await store.list()) == 1
+
+    @category("append-only")
+    async def test_one_bad_entry_does_not_take_its_neighbours_with_it(self, kit: Kit) -> None:
+        async with opened(kit) as store:
+            await store.append(entry(1))
+            thief = NewReceipt("receipt-1-a", "thief", "f", "{}")
+            unwritable = NewReceipt("\ud800", "unwritable", "f", "{}")
+            waiting = [entry(2), thief, entry(3), unwritable, entry(4)]
+            outcomes = await asyncio.gather(*map(store.append, waiting), return_exceptions=True)
+            assert [isinstance(outcome, Stored) for outcome in outcomes] == [True, False, True, False, True]
+            assert len(await store.list()) == 4
+
+    @category("request ids")
+    async def test_the_same_content_gives_the_same_receipt(self, kit: Kit) -> None:
+        async with opened(kit) as store:
+            await store.append(entry())
+            again = NewReceipt("another-id", "request-1", "a", "{}")
+            assert await store.append(again) == Stored(entry().receipt_json, fresh=False)
+            assert len(await store.list()) == 1
+
+    @category("request ids")
+    async def test_other_content_is_a_conflict(self, kit: Kit) -> None:
+        async with opened(kit) as store:
+            await store.append(entry())
+            assert await store.append(entry(content="b")) == Conflict()
+            assert len(await store.list()) == 1
+
+    @category("request ids")
+    async def test_a_thousand_races_have_one_winner_each(self, kit: Kit) -> None:
+        async with opened(kit) as store:
+            entries = [entry(number, content=content) for number in range(1000) for content in "ab"]
+            outcomes = await asyncio.gather(*map(store.append, entries))
+            winners = [outcome for outcome in outcomes if isinstance(outcome, Stored) and outcome.fresh]
+            assert len(winners) == 1000
+            assert sum(isinstance(outcome, Conflict) for outcome in outcomes) == 1000
+            assert len(await store.list(limit=3000)) == 1000
+
+    @category("revocations")
+    async def test_a_revocation_is_new_once(self, kit: Kit) -> None:
+        async with opened(kit) as store:
+            assert not await store.is_revoked("cap-1")
+            assert await store.revoke("cap-1")
+            assert not await store.revoke("cap-1")
+            assert await store.is_revoked("cap-1")
+            assert not await store.is_revoked("cap-2")
+
+    @category("revocations")
+    async def test_a_revoked_capability_stands_in_the_way(self, kit: Kit) -> None:
+        async with opened(kit) as store:
+            await store.revoke("root")
+            assert await store.append(entry(unless_revoked=("cap-1", "root"))) == Revoked("root")
+            await store.revoke("cap-1")
+            assert await store.append(entry(unless_revoked=("cap-1", "root"))) == Revoked("cap-1")
+            assert await store.list() == []
+            assert isinstance(await store.append(entry(unless_revoked=("cap-2",))), Stored)
+
+    @category("revocations")
+    async def test_an_earlier_receipt_of_the_request_counts_more_than_a_later_revocation(self, kit: Kit) -> None:
+        async with opened(kit) as store:
+            await store.append(entry(unless_revoked=("cap-1",)))
+            await store.revoke("cap-1")
+            again = await store.append(entry(unless_revoked=("cap-1",)))
+            assert again == Stored(entry().receipt_json, fresh=False)
+            assert await store.append(entry(content="b", unless_revoked=("cap-1",))) == Conflict()
+
+    @category("revocations")
+    async def test_no_receipt_is_stored_after_a_revocation_was_acknowledged(self, kit: Kit) -> None:
+        async with opened(kit) as store:
+            revoked = asyncio.Event()
+            late: list[Any] = []
+
+            async def ask(number: int) -> None:
+                known = revoked.is_set()
+                outcome = await store.append(entry(number, unless_revoked=("cap-1",)))
+                if known:
+                    late.append(outcome)
+
+            async def ask_again_and_again(start: int) -> None:
+                for number in range(start, start + 40):
+                    await ask(number)
+
+            async def revoke() -> None:
+                await ask(10_000)
+                await store.revoke("cap-1")
+                revoked.set()
+
+            await asyncio.gather(revoke(), *(ask_again_and_again(1000 * number) for number in range(8)))
+            assert late
+            assert set(late) == {Revoked("cap-1")}
+
+    @category("invocations")
+    async def test_a_grant_is_spent_as_often_as_it_allows(self, kit: Kit) -> None:
+        spend = Invocation("cap-1", 0, 3)
+        async with opened(kit) as store:
+            outcomes = [await store.append(entry(number, invocation=spend)) for number in range(5)]
+            assert [isinstance(outcome, Stored) for outcome in outcomes] == [True] * 3 + [False] * 2
+            assert outcomes[-1] == Exhausted(spend)
+            assert len(await store.list()) == 3
+        async with opened(kit) as store:
+            assert await store.append(entry(9, invocation=spend)) == Exhausted(spend)
+            for other in (Invocation("cap-1", 1, 3), Invocation("cap-2", 0, 3)):
+                row = entry(f"{other.capability_id}-{other.grant_index}", invocation=other)
+                assert isinstance(await store.append(row), Stored)
+
+    @category("invocations")
+    async def test_a_repeated_request_spends_nothing(self, kit: Kit) -> None:
+        spend = Invocation("cap-1", 0, 2)
+        async with opened(kit) as store:
+            for _ in range(3):
+                assert isinstance(await store.append(entry(1, invocation=spend)), Stored)
+            assert await store.append(entry(1, content="b", invocation=spend)) == Conflict()
+            assert isinstance(await store.append(entry(2, invocation=spend)), Stored)
+            assert await store.append(entry(1, invocation=spend)) == Stored(entry(1).receipt_json, fresh=False)
+            assert await store.append(entry(3, invocation=spend)) == Exhausted(spend)
+
+    @category("invocations")
+    async def test_a_revoked_capability_spends_nothing(self, kit: Kit) -> None:
+        spend = Invocation("cap-1", 0, 1)
+        async with opened(kit) as store:
+            await store.revoke("root")
+            row = entry(1, invocation=spend, unless_revoked=("root",))
+            assert await store.append(row) == Revoked("root")
+            assert isinstance(await store.append(entry(2, invocation=spend)), Stored)
+
+    @category("many callers")
+    async def test_many_tasks_spend_no_more_than_granted(self, kit: Kit) -> None:
+        spend = Invocation("cap-1", 0, 17)
+        async with opened(kit) as store:
+            outcomes = await asyncio.gather(*(store.append(entry(number, invocation=spend)) for number in range(300)))
+            assert sum(isinstance(outcome, Stored) for outcome in outcomes) == 17
+
+    @category("many callers")
+    async def test_threads_with_loops_of_their_own_share_a_store(self, kit: Kit) -> None:
+        async with opened(kit) as store:
+
+            async def fill(name: int) -> None:
+                rows = [entry(f"{name}-{number}") for number in range(100)]
+                outcomes = await asyncio.gather(*map(store.append, rows))
+                assert outcomes == [Stored(row.receipt_json, fresh=True) for row in rows]
+
+            await asyncio.gather(*(asyncio.to_thread(run, fill(number)) for number in range(8)))
+            assert len(await store.list(limit=1000)) == 800
+
+    @category("many callers")
+    async def test_a_loop_that_is_gone_does_not_disturb_the_others(self, kit: Kit) -> None:
+        async with opened(kit) as store:
+
+            async def ask_and_leave() -> None:
+                asyncio.ensure_future(store.append(entry("gone"))).cancel()
+                task = asyncio.ensure_future(store.append(entry("left")))
+                await asyncio.sleep(0)
+                task.cancel()
+
+            await asyncio.to_thread(run, ask_and_leave())
+            assert isinstance(await store.append(entry("here")), Stored)
+
+    @category("many callers")
+    async def test_several_openers_write_to_one_database(self, kit: Kit) -> None:
+        async with opened(kit) as one, opened(kit) as two:
+            rows = [entry(number) for number in range(100)]
+            outcomes = await asyncio.gather(*map(one.append, rows), *map(two.append, rows))
+            assert sum(isinstance(outcome, Stored) and outcome.fresh for outcome in outcomes) == 100
+            assert len(await one.list(limit=200)) == 100
+            await one.revoke("cap-1")
+            assert await two.append(entry("x", unless_revoked=("cap-1",))) == Revoked("cap-1")
+
+    @category("bounds")
+    async def test_more_than_may_wait_are_refused_at_once(self, kit: Kit) -> None:
+        async with opened(kit, max_waiting=4) as store:
+            outcomes = await asyncio.gather(
+                *(store.append(entry(number)) for number in range(500)), return_exceptions=True
+            )
+            stored = sum(isinstance(outcome, Stored) for outcome in outcomes)
+            busy = sum(isinstance(outcome, StoreBusy) for outcome in outcomes)
+            assert stored >= 4
+            assert busy > 0
+            assert stored + busy == 500
+            assert len(await store.list(limit=1000)) == stored
+            assert isinstance(await store.append(entry("later")), Stored)
+
+    @category("closing")
+    async def test_closing_finishes_what_waits(self, kit: Kit) -> None:
+        store = kit.open()
+        waiting = [asyncio.ensure_future(store.append(entry(number))) for number in range(500)]
+        await asyncio.sleep(0)
+        await store.close()
+        assert all(isinstance(outcome, Stored) for outcome in await asyncio.gather(*waiting))
+        async with opened(kit) as again:
+            assert len(await again.list(limit=1000)) == 500
+
+    @category("closing")
+    async def test_a_closed_store_refuses(self, kit: Kit) -> None:
+        store = kit.open()
+        await store.close()
+        await store.close()
+        with pytest.raises(StoreUnavailable, match="closed"):
+            await store.append(entry())
+        assert not (await store.health()).writable

@@ -1,0 +1,332 @@
+"""When there is no decision: malformed calls, repeated ids, a store that fails, too much at once (section 1.8)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chio_core.errors import InvalidDocument
+from chio_core.receipts import verify_receipt
+from chio_sidecar.app import SidecarApp, create_app
+from chio_sidecar.config import SidecarConfig
+from chio_sidecar.store import NewReceipt, StoreBusy, StoreUnavailable
+from chio_sidecar.store.sqlite import SqliteReceiptStore
+from tests.sidecar.sidecar_tools import (
+    KERNEL,
+    Answer,
+    capability,
+    decision,
+    evaluate,
+    question,
+    run,
+    send,
+    sidecar,
+)
+
+PATH = "/chio/evaluate"
+
+
+async def post(app: Any, text: str | bytes) -> Answer:
+    return await send(app, "POST", PATH, text if isinstance(text, bytes) else text.encode())
+
+
+MALFORMED: dict[str, str | bytes] = {
+    "empty": "",
+    "no JSON": "{",
+    "an array": "[]",
+    "null": "null",
+    "not UTF-8": b'{"request_id":"\xff"}',
+    "a member twice": json.dumps(question())[:-1] + ', "method": "POST"}',
+    "an inner member twice": json.dumps(question(query={"a": "1"})).replace('{"a": "1"}', '{"a": "1", "a": "2"}'),
+    "NaN": json.dumps(question(arguments=float("nan"))),
+    "a number out of range": json.dumps(question(arguments=0)).replace('"arguments": 0', '"arguments": 1E400'),
+    "half a surrogate pair": json.dumps(question(session_id="\ud800")),
+    "half a surrogate pair in a key": json.dumps(question(query={"\udfff": ""})),
+    "half a surrogate pair in an unknown member": json.dumps(question(other=["\ud800"])),
+    "half a surrogate pair in a token": json.dumps(question(headers={"x-chio-capability": "\ud800"})),
+    "too deep": json.dumps(question(arguments=0)).replace(": 0}", ": " + "[" * 200 + "]" * 200 + "}"),
+    "much too deep": "[" * 100_000,
+}
+for name in ("request_id", "method", "route_pattern", "path", "caller", "timestamp"):
+    MALFORMED[f"no {name}"] = json.dumps(question(**{name: ...}))
+    MALFORMED[f"{name} null"] = json.dumps(question(**{name: None}))
+WRONG_TYPES: dict[str, list[Any]] = {
+    "request_id": [1, ["a"]],
+    "method": ["get", "TRACE", "CONNECT", "", "GET ", 1],
+    "query": [None, [], {"a": 1}, {"a": None}, {"a": ["b"]}],
+    "headers": [None, "x", {"a": 1}],
+    "body_length": [None, -1, 1.0, "1", 2**64, True],
+    "timestamp": [-1, 1.5, "1", 2**64, True],
+    "body_hash": [1],
+    "session_id": [1],
+    "capability_id": [{}],
+    "tool_server": [1],
+    "caller": ["anonymous", {"subject": "x"}, {"auth_method": {"method": "anonymous"}}],
+    "model_metadata": ["gpt", {}, {"model_id": "m", "safety_tier": "none"}, {"model_id": "m", "provider": 1}],
+}
+for name, values in WRONG_TYPES.items():
+    for value in values:
+        MALFORMED[f"{name} is {value!r}"] = json.dumps(question(**{name: value}))
+AUTH_METHODS: list[dict[str, Any]] = [
+    {},
+    {"method": "password"},
+    {"method": "bearer"},
+    {"method": "bearer", "token_hash": None},
+    {"method": "bearer", "token_hash": 1},
+    {"method": "api_key", "key_name": "k"},
+]
+for method in AUTH_METHODS:
+    MALFORMED[f"auth method {method}"] = json.dumps(question(caller={"subject": "s", "auth_method": method}))
+MALFORMED["verified is a text"] = json.dumps(
+    question(caller={"subject": "s", "auth_method": {"method": "anonymous"}, "verified": "yes"})
+)
+
+
+@pytest.mark.parametrize("kind", MALFORMED)
+def test_a_malformed_call_is_answered_400_and_leaves_no_receipt(kind: str, tmp_path: Path) -> None:
+    async def ask() -> None:
+        async with sidecar(tmp_path) as app:
+            answer = await post(app, MALFORMED[kind])
+            assert answer.status == 400
+            assert answer.headers["content-type"] == "application/json"
+            assert answer.document["error"] == "chio_bad_request"
+            assert answer.document["message"].startswith("invalid ChioHttpRequest payload: ")
+            assert await app.state.sidecar.store.list() == []
+
+    run(ask())
+
+
+ACCEPTED: dict[str, dict[str, Any]] = {
+    "optional members null": dict.fromkeys(
+        ("body_hash", "session_id", "capability_id", "tool_server", "tool_name", "arguments")
+    ),
+    "model metadata null": {"model_metadata": None},
+    "unknown members": {"execution": {"nonce": 1}, "route": None},
+    "the largest numbers": {"timestamp": 2**64 - 1, "body_length": 2**64 - 1},
+    "members of another auth method": {
+        "caller": {"subject": "s", "auth_method": {"method": "anonymous", "token_hash": 1}, "verified": True}
+    },
+    "empty texts": {"request_id": "", "route_pattern": "", "path": ""},
+}
+
+
+@pytest.mark.parametrize("kind", ACCEPTED)
+def test_what_the_protocol_allows_is_taken(kind: str, tmp_path: Path) -> None:
+    async def ask() -> None:
+        async with sidecar(tmp_path) as app:
+            receipt = (await decision(app, **ACCEPTED[kind]))["receipt"]
+            verify_receipt(receipt, trusted_keys=[KERNEL.public_hex])
+
+    run(ask())
+
+
+def test_a_body_over_ten_mebibytes_is_refused_and_one_of_exactly_that_is_read(tmp_path: Path) -> None:
+    limit = 10 * 1024 * 1024
+    text = json.dumps(question()).encode()
+    filled = text + b" " * (limit - len(text))
+
+    async def ask() -> None:
+        async with sidecar(tmp_path) as app:
+            pieces = [filled[:4_000_000], filled[4_000_000:]]
+            assert (await send(app, "POST", PATH, pieces)).status == 200
+            for too_long in ([filled, b" "], [filled + b" "]):
+                answer = await send(app, "POST", PATH, too_long)
+                assert answer.status == 400
+                assert answer.document == {
+                    "error": "chio_bad_request",
+                    "message": "failed to read evaluation body",
+                }
+
+    run(ask())
+
+
+def test_a_body_that_breaks_off_is_refused(tmp_path: Path) -> None:
+    async def ask() -> None:
+        async with sidecar(tmp_path) as app:
+            text = json.dumps(question()).encode()
+            answer = await send(app, "POST", PATH, text, complete=False)
+            assert answer.status == 400
+            assert answer.document["message"] == "failed to read evaluation body"
+            assert await app.state.sidecar.store.list() == []
+
+    run(ask())
+
+
+def test_a_repeated_request_gets_the_very_same_answer(tmp_path: Path) -> None:
+    async def ask() -> None:
+        async with sidecar(tmp_path) as app:
+            first = await evaluate(app, capability(), method="POST")
+            again = await evaluate(app, capability(), method="POST", timestamp=1)
+            assert again.body == first.body
+            assert len(await app.state.sidecar.store.list()) == 1
+
+    run(ask())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"path": "/other"}, {"query": {"a": ""}}, {"session_id": "s"}, {"arguments": 1}, {"unknown": 1}, {"token": 1}],
+    ids=str,
+)
+def test_a_request_id_with_other_content_is_a_conflict(change: dict[str, Any], tmp_path: Path) -> None:
+    token = capability() if change.pop("token", None) else None
+
+    async def ask() -> None:
+        async with sidecar(tmp_path) as app:
+            first = await evaluate(app)
+            answer = await evaluate(app, token, **change)
+            assert answer.status == 409
+            assert answer.document["error"] == "chio_request_id_conflict"
+            assert (await evaluate(app)).body == first.body
+
+    run(ask())
+
+
+def test_the_same_question_a_thousand_times_at_once_has_one_receipt(tmp_path: Path) -> None:
+    async def ask() -> None:
+        async with sidecar(tmp_path) as app:
+            answers = await asyncio.gather(*(evaluate(app) for _ in range(1000)))
+            assert {answer.status for answer in answers} == {200}
+            assert len({answer.body for answer in answers}) == 1
+            assert len(await app.state.sidecar.store.list()) == 1
+
+    run(ask())
+
+
+def test_two_questions_with_one_id_at_once_have_one_winner(tmp_path: Path) -> None:
+    async def ask() -> None:
+        async with sidecar(tmp_path) as app:
+            answers = await asyncio.gather(*(evaluate(app, path=f"/{number % 2}") for number in range(200)))
+            assert sorted(answer.status for answer in answers) == [200] * 100 + [409] * 100
+            assert len(await app.state.sidecar.store.list()) == 1
+
+    run(ask())
+
+
+class BrokenStore:
+    """A store that fails in the way that it is told."""
+
+    def __init__(self, failure: Exception) -> None:
+        self.failure = failure
+
+    async def append(self, entry: NewReceipt) -> Any:
+        raise self.failure
+
+    async def close(self) -> None:
+        """Nothing to do."""
+
+
+FAILURES = [
+    (
+        StoreUnavailable("the disk is full"),
+        500,
+        {"error": "chio_receipt_persistence_failed", "message": "receipt persistence failed: the disk is full"},
+    ),
+    (StoreBusy("too many wait"), 503, {"error": "chio_overloaded", "message": "too many wait"}),
+    (
+        InvalidDocument("no canonical form"),
+        500,
+        {"error": "chio_receipt_sign_failed", "message": "receipt signing failed: no canonical form"},
+    ),
+    (
+        RuntimeError("something private"),
+        500,
+        {"error": "chio_evaluation_failed", "message": "evaluation failed: RuntimeError"},
+    ),
+]
+
+
+@pytest.mark.parametrize(("failure", "status", "document"), FAILURES, ids=lambda value: type(value).__name__)
+def test_a_failure_hands_out_no_decision(
+    failure: Exception,
+    status: int,
+    document: dict[str, str],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def ask() -> None:
+        async with sidecar(tmp_path, open_store=lambda config: BrokenStore(failure)) as app:
+            answer = await evaluate(app)
+            assert answer.status == status
+            assert answer.document == document
+            assert ("retry-after" in answer.headers) == (status == 503)
+
+    run(ask())
+    assert "something private" not in caplog.text
+
+
+def test_a_full_store_answers_500_and_acknowledges_nothing_that_it_has_not(tmp_path: Path) -> None:
+    def small(config: SidecarConfig) -> SqliteReceiptStore:
+        return SqliteReceiptStore(config.store_path, max_pages=60)
+
+    async def ask() -> None:
+        async with sidecar(tmp_path, open_store=small) as app:
+            answers = await asyncio.gather(*(evaluate(app, request_id=f"req-{number}") for number in range(400)))
+            stored = {row.request_id for row in await app.state.sidecar.store.list(limit=1000)}
+            granted = {answer.document["receipt"]["request_id"] for answer in answers if answer.status == 200}
+            refused = [answer.document for answer in answers if answer.status != 200]
+            assert granted == stored
+            assert refused
+            assert {document["error"] for document in refused} == {"chio_receipt_persistence_failed"}
+            assert all("verdict" not in document for document in refused)
+
+    run(ask())
+
+
+def test_a_locked_store_answers_500_and_works_again_once_it_is_free(tmp_path: Path) -> None:
+    async def ask() -> None:
+        async with sidecar(tmp_path, busy_seconds=0.1) as app:
+            assert (await evaluate(app)).status == 200
+            other = sqlite3.connect(tmp_path / "receipts.sqlite3", isolation_level=None)
+            other.execute("BEGIN IMMEDIATE")
+            answer = await evaluate(app, request_id="req-2")
+            assert answer.status == 500
+            assert answer.document["message"].endswith(": the receipt store is locked by another process")
+            other.execute("ROLLBACK")
+            other.close()
+            assert (await evaluate(app, request_id="req-2")).status == 200
+
+    run(ask())
+
+
+def test_beyond_the_limit_of_evaluations_under_way_the_answer_is_503(tmp_path: Path) -> None:
+    async def ask() -> None:
+        async with sidecar(tmp_path, max_pending=3) as app:
+            answers = await asyncio.gather(*(evaluate(app, request_id=f"req-{number}") for number in range(10)))
+            statuses = [answer.status for answer in answers]
+            assert statuses.count(200) == 3
+            assert statuses.count(503) == 7
+            refused = next(answer for answer in answers if answer.status == 503)
+            assert refused.headers["retry-after"] == "1"
+            assert (await evaluate(app, request_id="later")).status == 200
+
+    run(ask())
+
+
+def test_an_evaluation_works_without_lifespan_and_in_several_loops_one_after_the_other(tmp_path: Path) -> None:
+    app = create_app(SidecarConfig(store_path=tmp_path / "r.sqlite3", signing_key=KERNEL))
+    for number in range(3):
+        assert run(evaluate(app, request_id=f"req-{number}")).status == 200
+    run(app.state.close())
+    answer = run(evaluate(app, request_id="too late"))
+    assert answer.status == 500
+    assert answer.document["message"] == "evaluation failed: this sidecar is closed; create a new one"
+
+
+def test_threads_with_loops_of_their_own_share_a_sidecar(tmp_path: Path) -> None:
+    async def ask(app: SidecarApp, name: int) -> set[str]:
+        answers = await asyncio.gather(*(decision(app, request_id=f"{name}-{number}") for number in range(50)))
+        return {answer["receipt"]["id"] for answer in answers}
+
+    async def ask_from_threads() -> None:
+        async with sidecar(tmp_path) as app:
+            found = await asyncio.gather(*(asyncio.to_thread(run, ask(app, name)) for name in range(6)))
+            assert len(set.union(*found)) == 300
+            assert len(await app.state.sidecar.store.list(limit=1000)) == 300
+
+    run(ask_from_threads())

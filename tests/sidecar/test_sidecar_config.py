@@ -1,0 +1,143 @@
+"""Settings of the sidecar, and the embedded one."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from chio_core.canonical import sha256_hex
+from chio_core.errors import ConfigurationError
+from chio_sidecar.config import SidecarConfig, control_token_from, trusted_issuers_from
+from chio_sidecar.embedded import open_embedded
+from tests.sidecar.sidecar_tools import AUTHORITY, KERNEL, NOW, STRANGER, capability, decision, run
+
+A, B = AUTHORITY.public_hex, STRANGER.public_hex
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, set()),
+        ({"CHIO_TRUSTED_ISSUER_KEY": A}, {A}),
+        ({"CHIO_TRUSTED_ISSUER_KEY": f" 0x{A.upper()} "}, {A}),
+        ({"CHIO_TRUSTED_ISSUER_KEYS": f"{A}, {B},"}, {A, B}),
+        ({"CHIO_TRUSTED_ISSUER_KEY": A, "CHIO_TRUSTED_ISSUER_KEYS": B}, {A, B}),
+        ({"CHIO_TRUSTED_ISSUER_KEY": "", "CHIO_TRUSTED_ISSUER_KEYS": " "}, set()),
+    ],
+)
+def test_trusted_issuers_add_up(environ: dict[str, str], expected: set[str]) -> None:
+    assert trusted_issuers_from(environ) == expected
+
+
+@pytest.mark.parametrize("name", ["CHIO_TRUSTED_ISSUER_KEY", "CHIO_TRUSTED_ISSUER_KEYS"])
+def test_a_bad_issuer_key_names_its_variable(name: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        trusted_issuers_from({name: "private-text"})
+    assert caught.value.message.startswith(f"failed to parse {name} as a public key: ")
+    assert "private-text" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, None),
+        ({"CHIO_SIDECAR_CONTROL_TOKEN": " t "}, "t"),
+        ({"CHIO_API_PROTECT_CONTROL_TOKEN": "u"}, "u"),
+        ({"CHIO_SIDECAR_CONTROL_TOKEN": "t", "CHIO_API_PROTECT_CONTROL_TOKEN": "u"}, "t"),
+        ({"CHIO_SIDECAR_CONTROL_TOKEN": " ", "CHIO_API_PROTECT_CONTROL_TOKEN": "u"}, None),
+    ],
+)
+def test_the_control_token_has_an_older_name(environ: dict[str, str], expected: str | None) -> None:
+    token = control_token_from(environ)
+    assert (None if token is None else token.get_secret_value()) == expected
+
+
+@pytest.mark.parametrize("url", ["trust:8940", "ftp://x", "http://", "", "http://x:port", "http://x:99999"])
+def test_a_control_url_that_is_none_is_refused(url: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="control_url must be"):
+        SidecarConfig(store_path=tmp_path / "r", control_url=url)
+
+
+def test_the_text_of_a_configuration_shows_no_secret(tmp_path: Path) -> None:
+    config = SidecarConfig(
+        store_path=tmp_path / "r",
+        signing_key=KERNEL,
+        control_token=SecretStr("control-secret"),
+        control_service_token=SecretStr("service-secret"),
+    )
+    text = f"{config!r} {config}"
+    assert "secret" not in text.replace("SecretStr", "")
+    assert KERNEL.seed_hex() not in text
+
+
+def test_at_least_one_evaluation_must_be_possible(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="max_pending is 0"):
+        SidecarConfig(store_path=tmp_path / "r", max_pending=0)
+
+
+def test_an_embedded_sidecar_has_its_key_beside_its_store(tmp_path: Path) -> None:
+    async def ask() -> None:
+        path = tmp_path / "receipts.sqlite3"
+        sidecar = open_embedded(str(path), environ={"CHIO_TRUSTED_ISSUER_KEY": A})
+        try:
+            receipt = (await decision(sidecar.app))["receipt"]
+            assert receipt["kernel_key"] == sidecar.public_key
+            token = capability(issued=receipt["timestamp"] - 5)
+            assert (await decision(sidecar.app, token, method="POST", request_id="r2"))["verdict"]["verdict"] == "allow"
+        finally:
+            await sidecar.close()
+        for name in ("receipts.sqlite3", "receipts.sqlite3.key"):
+            assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+        again = open_embedded(str(path), environ={})
+        assert again.public_key == sidecar.public_key
+        await again.close()
+        assert receipt["timestamp"] > NOW
+
+    run(ask())
+
+
+def test_an_embedded_sidecar_reads_a_specification(tmp_path: Path) -> None:
+    spec = tmp_path / "open api.yaml"
+    text = "openapi: 3.0.3\ninfo: {}\npaths: {/pets/{p}: {get: {x-chio-side-effects: true}}}\n"
+    spec.write_text(text.replace("/pets/{p}", "'/pets/{p}'"))
+
+    async def ask() -> None:
+        sidecar = open_embedded(f"{tmp_path}/r.sqlite3?spec={str(spec).replace(' ', '%20')}", environ={})
+        try:
+            answer = await decision(sidecar.app)
+            assert answer["verdict"]["verdict"] == "deny"
+            assert answer["receipt"]["route_pattern"] == "/pets/{p}"
+            assert answer["receipt"]["policy_hash"] == sha256_hex(spec.read_bytes())
+        finally:
+            await sidecar.close()
+
+    run(ask())
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("?spec=missing.yaml", "cannot read the OpenAPI document"),
+        ("?spec=/", "cannot read the OpenAPI document"),
+        ("?other=1", "takes one option"),
+        ("?spec=a&spec=b", "takes one option"),
+    ],
+)
+def test_a_bad_option_of_an_embedded_sidecar_is_named(query: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        open_embedded(f"{tmp_path}/r.sqlite3{query}", environ={})
+
+
+@pytest.mark.parametrize("path", ["", "?spec=x"])
+def test_an_embedded_sidecar_needs_a_path(path: str) -> None:
+    with pytest.raises(ConfigurationError, match="needs the path"):
+        open_embedded(path, environ={})
+
+
+def test_an_embedded_sidecar_says_at_once_what_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "r").write_text("this is no database, and it is long enough to be one " * 100)
+    with pytest.raises(ConfigurationError, match=r"cannot use .* as a receipt store"):
+        open_embedded(str(tmp_path / "r"), environ={})

@@ -1,0 +1,128 @@
+"""Several processes on one store, processes that die, and what reaches the disk before an answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from chio_core.receipts import verify_receipt
+from chio_sidecar.store.sqlite import SqliteReceiptStore
+from tests.sidecar.sidecar_tools import KERNEL, TESTS, run
+
+ROOT = TESTS.parent
+SCRIPT = TESTS / "sidecar" / "busy_sidecar.py"
+DEADLINE = 120
+
+
+def start(store: Path, name: str, count: int, *prefix: str, at_once: int = 8) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*prefix, sys.executable, str(SCRIPT), str(store), name, str(count), str(at_once)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+
+
+def stored(path: Path) -> dict[str, dict[str, object]]:
+    """Return all receipts by id, after the store was opened again and every signature was verified."""
+
+    async def read() -> dict[str, dict[str, object]]:
+        store = SqliteReceiptStore(path)
+        try:
+            rows = await store.list(limit=1_000_000)
+        finally:
+            await store.close()
+        return {row.receipt_id: json.loads(row.receipt_json) for row in rows}
+
+    receipts = run(read())
+    for receipt in receipts.values():
+        verify_receipt(receipt, trusted_keys=[KERNEL.public_hex])
+    return receipts
+
+
+def test_a_process_that_is_killed_loses_nothing_that_it_answered(tmp_path: Path) -> None:
+    path, acknowledged = tmp_path / "r.sqlite3", set()
+    for number in range(5):
+        process = start(path, f"run-{number}", 100_000)
+        assert process.stdout is not None
+        with process.stdout as answers:
+            for _ in range(150 + 37 * number):
+                acknowledged.add(answers.readline().strip())
+            process.send_signal(signal.SIGKILL)
+            acknowledged.update(line.strip() for line in answers if line.endswith("\n"))
+        process.wait(timeout=DEADLINE)
+        assert acknowledged <= stored(path).keys()
+    assert len(acknowledged) > 1000
+
+
+def test_two_processes_write_to_one_store(tmp_path: Path) -> None:
+    path = tmp_path / "r.sqlite3"
+    processes = [start(path, name, 400) for name in ("one", "two")]
+    acknowledged = set()
+    for process in processes:
+        answers, _ = process.communicate(timeout=DEADLINE)
+        assert process.returncode == 0
+        acknowledged.update(answers.split())
+    assert len(acknowledged) == 800
+    assert stored(path).keys() == acknowledged
+
+
+STRACE = shutil.which("strace")
+CALL = re.compile(r"(?P<name>\w+)\((?P<fd>\d+)<(?P<path>[^>]*)>")
+
+
+@pytest.mark.skipif(STRACE is None, reason="strace is not installed")
+def test_a_row_is_synced_to_the_disk_before_its_answer(tmp_path: Path) -> None:
+    path, trace = tmp_path / "r.sqlite3", tmp_path / "trace"
+    assert STRACE is not None
+    options = ("-f", "-y", "-qq", "-e", "trace=pwrite64,fdatasync,fsync,write", "-o", str(trace))
+    process = start(path, "traced", 300, STRACE, *options, at_once=1)
+    answers, _ = process.communicate(timeout=DEADLINE)
+    if process.returncode != 0 and not answers:
+        pytest.skip("strace may not trace here")
+    assert len(answers.split()) == 300
+    assert syncs_before_answers(trace.read_text(errors="replace"), path) == ["synced"] * 300
+
+
+def syncs_before_answers(trace: str, path: Path) -> list[str]:
+    """Say for each answer whether the file was written since the last one, and all that was written is synced."""
+    found: list[str] = []
+    dirty: set[str] = set()
+    written = False
+    for line in _finished_calls(trace):
+        call = CALL.search(line)
+        if call is None:
+            continue
+        name, file = call["name"], call["path"]
+        if name == "write" and call["fd"] == "1":
+            found.append("synced" if written and not dirty else f"written: {written}, not synced: {dirty}")
+            written = False
+        elif name == "pwrite64" and file.startswith(str(path)):
+            dirty.add(file)
+            written = written or file == str(path)
+        elif line.endswith("= 0"):
+            dirty.discard(file)
+    return found
+
+
+def _finished_calls(trace: str) -> list[str]:
+    # A call that another thread interrupts in the trace stands there in two halves.
+    halves: dict[str, str] = {}
+    lines = []
+    for line in trace.splitlines():
+        process, _, text = line.partition(" ")
+        if text.endswith("<unfinished ...>"):
+            halves[process] = text.removesuffix("<unfinished ...>").rstrip()
+        elif "resumed>" in text:
+            lines.append(halves.pop(process, "") + text.partition("resumed>")[2])
+        else:
+            lines.append(text)
+    return lines
