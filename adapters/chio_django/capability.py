@@ -1,0 +1,165 @@
+"""require_capability: the capability that a view asks for, as a decorator.
+
+The middleware finds the decorator before the view runs and makes its requirement part of the one evaluation; the
+decorator then only checks that this decision was made for it. For a second requirement of the same view, or where
+the middleware cannot see the decorator, it asks by itself. It never passes silently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import Any, TypeVar, overload
+
+from asgiref.sync import iscoroutinefunction
+from django.apps import apps
+from django.core.exceptions import ImproperlyConfigured
+from django.http import HttpRequest
+from django.utils.decorators import method_decorator
+from django.views import View as ClassBasedView
+
+from chio_core.decision import Decision
+from chio_core.errors import ConfigurationError
+from chio_core.models.capability import Operation
+from chio_core.request import Requirement
+from chio_core.rule import RULES, Arguments, CapabilityRule, rules_of
+from chio_django.apps import ChioDjangoConfig
+from chio_django.passage import Passage, passage_of
+from chio_django.responses import refusal
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+class RequiredCapability(CapabilityRule):
+    """The decorator that `require_capability(…)` returns; for views, methods of class-based views, and their classes.
+
+    Args:
+        server, tool, operations, arguments: see `chio_core.rule.CapabilityRule`.
+    """
+
+    def __call__(self, view: View) -> View:
+        """Return the view, guarded."""
+        if isinstance(view, type):
+            return method_decorator(self, name="dispatch")(view)
+
+        @wraps(view)
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            passage, wanted = self._passage(args, kwargs)
+            decision = passage.decision_for(wanted)
+            if decision is None and _dispatches_to_async(view, args):
+                return aguarded(*args, **kwargs)
+            decision = decision or passage.ask_further(wanted)
+            return view(*args, **kwargs) if met(decision) else refusal_of(decision)
+
+        @wraps(view)
+        async def aguarded(*args: Any, **kwargs: Any) -> Any:
+            passage, wanted = self._passage(args, kwargs)
+            decision = passage.decision_for(wanted)
+            if decision is None:
+                # Under WSGI Django makes an event loop for this one view; a connection would not outlive it.
+                asgi = hasattr(passage.request, "scope")
+                decision = await passage.aask_further(wanted) if asgi else passage.ask_further(wanted)
+            return await view(*args, **kwargs) if met(decision) else refusal_of(decision)
+
+        chosen = aguarded if iscoroutinefunction(view) else guarded
+        setattr(chosen, RULES, (self, *rules_of(view)))
+        return chosen  # type: ignore[return-value]
+
+    def _passage(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Passage, Requirement]:
+        request = _request_in(args)
+        resolved = request.resolver_match
+        return passage_for(request), self.chio_requirement(resolved.kwargs if resolved is not None else kwargs)
+
+
+@overload
+def require_capability(server: View, /) -> View: ...
+
+
+@overload
+def require_capability(
+    server: str | None = None,
+    tool: str | None = None,
+    *,
+    operations: Sequence[Operation] = ("invoke",),
+    arguments: Arguments = None,
+) -> RequiredCapability: ...
+
+
+def require_capability(
+    server: Any = None,
+    tool: str | None = None,
+    *,
+    operations: Sequence[Operation] = ("invoke",),
+    arguments: Arguments = None,
+) -> Any:
+    """Guard a view with a capability: `@require_capability("payments", "transfer")`.
+
+    Works on functions, `async def` functions, methods of class-based views, and class-based views themselves; also
+    through `method_decorator`. `@require_capability` alone asks for any valid capability.
+
+    Args:
+        server: `server_id` that the token must grant.
+        tool: `tool_name` that it must grant.
+        operations: operations that one grant must contain.
+        arguments: JSON that the grant's constraints are held against, or a function from the view's keyword
+            arguments to it.
+
+    Raises:
+        ConfigurationError: only one of server and tool, or arguments that are no JSON.
+    """
+    if callable(server):
+        return RequiredCapability()(server)
+    return RequiredCapability(server, tool, operations=operations, arguments=arguments)
+
+
+def passage_for(request: HttpRequest) -> Passage:
+    """Return the passage of a request, begun here if it has not come through the middleware.
+
+    Raises:
+        ImproperlyConfigured: neither the middleware nor the application is installed.
+    """
+    found = passage_of(request)
+    if found is not None:
+        return found
+    if not apps.is_installed("chio_django"):
+        raise ImproperlyConfigured(
+            'this view requires a capability: add "chio_django.ChioDjangoMiddleware" to MIDDLEWARE, or "chio_django" '
+            "to INSTALLED_APPS where only single views are to be governed"
+        )
+    config = apps.get_app_config("chio_django")
+    if not isinstance(config, ChioDjangoConfig):
+        raise ImproperlyConfigured('the application "chio_django" must use chio_django.apps.ChioDjangoConfig')
+    return Passage(request, config.governor.get())
+
+
+def met(decision: Decision) -> bool:
+    """Tell whether a decision about a requirement lets the view run.
+
+    Raises:
+        ConfigurationError: it neither refuses nor has a receipt; nothing may pass on that.
+    """
+    if decision.denial is None and decision.receipt is None:
+        raise ConfigurationError("a decision without receipt cannot meet a requirement")
+    return decision.denial is None
+
+
+def refusal_of(decision: Decision) -> Any:
+    """Return the response of a decision that refuses."""
+    if decision.denial is None:
+        raise ConfigurationError("this decision refuses nothing")
+    return refusal(decision.denial)
+
+
+def _request_in(args: Sequence[Any]) -> HttpRequest:
+    # A method that is decorated directly has `self` in front; Django REST framework wraps the request.
+    for value in args[:2]:
+        request = getattr(value, "_request", value)
+        if isinstance(request, HttpRequest):
+            return request
+    raise ImproperlyConfigured("require_capability decorates views: the request must be their first argument")
+
+
+def _dispatches_to_async(view: Any, args: Sequence[Any]) -> bool:
+    # `dispatch` of a class-based view is a plain method that returns what an `async def` handler returns.
+    owner = getattr(getattr(view, "func", None), "__self__", args[0] if args else None)
+    return isinstance(owner, ClassBasedView) and type(owner).view_is_async

@@ -1,0 +1,109 @@
+"""System checks. `manage.py check` shows errors and mistakes, `manage.py check --deploy` also what weakens governance.
+
+| id | says |
+|---|---|
+| `chio.E001` | a `CHIO_*` setting cannot be used |
+| `chio.E002` | a `CHIO_*` setting that nobody reads: it is misspelled |
+| `chio.E003` | a hook (`CHIO_EXTRACTOR`, `CHIO_ON_DECISION`, `CHIO_ON_RECEIPT`) cannot be imported |
+| `chio.E004` | the middleware is listed more than once |
+| `chio.W001` | deploy: `CHIO_FAIL_OPEN` is on |
+| `chio.W002` | deploy: `CHIO_TRUSTED_KERNEL_KEYS` is empty |
+| `chio.W003` | deploy: `CHIO_SIDECAR_URL` is plain http to another machine |
+| `chio.W004` | deploy: `CHIO_CAPABILITY_IN_QUERY` is on |
+| `chio.W005` | the application is installed, the middleware is not |
+| `chio.W006` | a page cache stands outside of the middleware |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error
+from django.core.checks import Warning as CheckWarning
+from django.utils.module_loading import import_string
+
+from chio_core.errors import ConfigurationError
+from chio_core.settings import ChioSettings, unsafe_options
+from chio_django.conf import HOOKS, conf
+
+MIDDLEWARE: Final = "chio_django.ChioDjangoMiddleware"
+_PAGE_CACHES: Final = (
+    "django.middleware.cache.CacheMiddleware",
+    "django.middleware.cache.FetchFromCacheMiddleware",
+    "django.middleware.cache.UpdateCacheMiddleware",
+)
+_UNSAFE: Final = {
+    "fail_open": ("chio.W001", "Set CHIO_FAIL_OPEN = False."),
+    "trusted_kernel_keys": ("chio.W002", "Set CHIO_TRUSTED_KERNEL_KEYS to the public key of your sidecar."),
+    "sidecar_url": ("chio.W003", "Use https://, unix: or an address of this machine in CHIO_SIDECAR_URL."),
+    "capability_in_query": ("chio.W004", "Set CHIO_CAPABILITY_IN_QUERY = False; send the token in its header."),
+}
+
+
+def check_settings(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
+    """Check that the settings can be used and that the middleware stands where it can do its work."""
+    found: list[CheckMessage] = []
+    try:
+        _ = conf.settings
+    except ConfigurationError as exc:
+        hint = "Correct the value in your settings module, or in the environment where it is not set there."
+        found.append(Error(f"A setting of Chio cannot be used: {exc.message}", hint=hint, id="chio.E001"))
+    for name, hint in conf.unknown.items():
+        found.append(Error(f"{name} is not an option of Chio; nobody reads it.", hint=hint, id="chio.E002"))
+    return found + _check_hooks() + _check_middleware()
+
+
+def check_deployment(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
+    """Check what weakens governance in production."""
+    try:
+        options: ChioSettings = conf.settings
+    except ConfigurationError:
+        return []  # chio.E001 says so
+    return [
+        CheckWarning(f"{sentence[:1].upper()}{sentence[1:]}.", hint=_UNSAFE[name][1], id=_UNSAFE[name][0])
+        for name, sentence in unsafe_options(options).items()
+    ]
+
+
+def _check_hooks() -> list[CheckMessage]:
+    found: list[CheckMessage] = []
+    for name in HOOKS:
+        try:
+            conf.hook(name)
+        except ConfigurationError as exc:
+            found.append(Error(f"{exc.message}.", hint=f"Correct {name} or remove it.", id="chio.E003"))
+    return found
+
+
+def _check_middleware() -> list[CheckMessage]:
+    listed = list(settings.MIDDLEWARE)
+    ours = [place for place, path in enumerate(listed) if _is_ours(path)]
+    if not ours:
+        hint = f'Add "{MIDDLEWARE}" to MIDDLEWARE, unless single views are guarded with require_capability only.'
+        return [CheckWarning("chio_django is installed, but its middleware is not.", hint=hint, id="chio.W005")]
+    found: list[CheckMessage] = []
+    if len(ours) > 1:
+        hint = f'Leave one "{MIDDLEWARE}" in MIDDLEWARE.'
+        found.append(Error("Chio would judge every request more than once.", hint=hint, id="chio.E004"))
+    found += [_outside(path) for path in listed[: ours[0]] if path in _PAGE_CACHES]
+    return found
+
+
+def _outside(path: str) -> CheckMessage:
+    hint = f'Move "{MIDDLEWARE}" before it.'
+    return CheckWarning(f"{path} answers from its cache before Chio is asked.", hint=hint, id="chio.W006")
+
+
+def _is_ours(path: str) -> bool:
+    from chio_django.middleware import ChioDjangoMiddleware
+
+    try:
+        found = import_string(path)
+    except ImportError:
+        return False
+    return isinstance(found, type) and issubclass(found, ChioDjangoMiddleware)
+
+
+__all__: Sequence[str] = ("MIDDLEWARE", "check_deployment", "check_settings")

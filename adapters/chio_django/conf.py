@@ -1,0 +1,71 @@
+"""conf: the options of Chio, from Django's settings (`CHIO_*`), then the environment, then the defaults.
+
+Nothing is kept here: each look reads Django's settings as they are, so `override_settings` works.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import Any, Final
+
+from django.conf import settings
+from django.utils.module_loading import import_string
+
+from chio_core.errors import ConfigurationError
+from chio_core.settings import ChioSettings, unknown_names
+
+PREFIX: Final = "CHIO_"
+HOOKS: Final = ("CHIO_EXTRACTOR", "CHIO_ON_DECISION", "CHIO_ON_RECEIPT")
+"""Settings with a function or its dotted path; they exist in Django's settings only."""
+
+
+class Conf:
+    """A lazy look at Django's settings."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options that Django's settings hold, by their name in `ChioSettings`."""
+        names = {field: f"{PREFIX}{field.upper()}" for field in ChioSettings.model_fields}
+        return {field: getattr(settings, name) for field, name in names.items() if hasattr(settings, name)}
+
+    @property
+    def settings(self) -> ChioSettings:
+        """All options.
+
+        Raises:
+            ConfigurationError: a value cannot be used; the text names it.
+        """
+        return ChioSettings(**self.options)
+
+    @property
+    def unknown(self) -> dict[str, str]:
+        """`CHIO_*` names in Django's settings that nobody reads, each with a hint."""
+        present = [name for name in dir(settings) if name.startswith(PREFIX) and name.isupper()]
+        names = [name for name in unknown_names(dict.fromkeys(present, "")) if name not in HOOKS]
+        return {name: _hint(name) for name in names}
+
+    def hook(self, name: str) -> Callable[[Any], Any] | None:
+        """Return the function that one of `HOOKS` names, or None.
+
+        Raises:
+            ConfigurationError: it cannot be imported, or is no function.
+        """
+        value = getattr(settings, name, None)
+        if isinstance(value, str):
+            try:
+                value = import_string(value)
+            except ImportError as exc:
+                raise ConfigurationError(f"{name} names something that cannot be imported: {exc}") from None
+        if value is not None and not callable(value):
+            raise ConfigurationError(f"{name} must be a function or the dotted path of one")
+        return value
+
+
+def _hint(name: str) -> str:
+    known = [f"{PREFIX}{field.upper()}" for field in ChioSettings.model_fields] + list(HOOKS)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"Did you mean {near[0]}?" if near else "Remove it, or see docs/django.md for the names that there are."
+
+
+conf = Conf()

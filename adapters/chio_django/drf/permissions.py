@@ -1,0 +1,86 @@
+"""ChioCapability: a capability as a permission class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from rest_framework import permissions, status
+from rest_framework.exceptions import APIException
+from rest_framework.request import Request
+from rest_framework.views import APIView
+
+from chio_core.models.capability import Operation
+from chio_core.problems import nested
+from chio_core.response import Denial
+from chio_core.rule import Arguments, CapabilityRule
+from chio_django.capability import met, passage_for
+from chio_django.passage import Passage
+
+
+class ChioDenied(APIException):
+    """A refusal, in the nested envelope of `chio_django`.
+
+    Attributes:
+        denial: the refusal itself.
+    """
+
+    status_code: int = status.HTTP_403_FORBIDDEN
+    default_code = "chio_denied"
+
+    def __init__(self, denial: Denial) -> None:
+        super().__init__(denial.message)
+        self.denial = denial
+        self.status_code = denial.status
+        self.detail = nested(denial)
+        headers = {name.lower(): value for name, value in denial.headers}
+        if "www-authenticate" in headers:
+            self.auth_header = headers["www-authenticate"]
+        if headers.get("retry-after", "").isdecimal():
+            self.wait = int(headers["retry-after"])
+
+
+class ChioCapability(permissions.BasePermission):
+    """Asks for any valid capability; `ChioCapability.of("payments", "transfer")` for a certain one.
+
+    A refusal raises, so it ends the request even where the permission is combined with `|`.
+    """
+
+    chio_rules: ClassVar[tuple[CapabilityRule, ...]] = (CapabilityRule(),)
+
+    @staticmethod
+    def of(
+        server: str,
+        tool: str,
+        *,
+        operations: Sequence[Operation] = ("invoke",),
+        arguments: Arguments = None,
+    ) -> type[ChioCapability]:
+        """Return a permission class for one capability.
+
+        Args:
+            server, tool, operations, arguments: see `chio_core.rule.CapabilityRule`; a function is given the
+                view's keyword arguments.
+
+        Raises:
+            ConfigurationError: a name is empty, an operation unknown, or the arguments are no JSON.
+        """
+        rule = CapabilityRule(server, tool, operations=operations, arguments=arguments)
+        return type("ChioCapability", (ChioCapability,), {"chio_rules": (rule,), "__doc__": f"Asks for {rule!r}."})
+
+    def has_permission(self, request: Request, view: APIView) -> bool:
+        """Return True when the capability was presented and verified.
+
+        Raises:
+            ChioDenied: 401 when none was presented, 403 when it is not enough, 502 or 503 when there was no
+                decision to be had.
+        """
+        passage = passage_for(request._request)
+        return all(self._met(passage, rule, view.kwargs) for rule in self.chio_rules)
+
+    def _met(self, passage: Passage, rule: CapabilityRule, kwargs: dict[str, Any]) -> bool:
+        wanted = rule.chio_requirement(kwargs)
+        decision = passage.decision_for(wanted) or passage.ask_further(wanted)
+        if not met(decision) and decision.denial is not None:
+            raise ChioDenied(decision.denial)
+        return True

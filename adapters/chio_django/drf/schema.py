@@ -1,0 +1,47 @@
+"""ChioAutoSchema: capabilities in the OpenAPI document of drf-spectacular.
+
+Set `REST_FRAMEWORK = {"DEFAULT_SCHEMA_CLASS": "chio_django.drf.schema.ChioAutoSchema"}`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drf_spectacular.openapi import AutoSchema
+from drf_spectacular.plumbing import ResolvedComponent
+
+from chio_core.rule import rules_of
+from chio_django.conf import conf
+from chio_django.drf.permissions import ChioCapability
+
+SCHEME = "ChioCapability"
+"""Name of the security scheme, the same as in FastAPI's documents."""
+
+
+class ChioAutoSchema(AutoSchema):
+    """The schema of a view, with the security scheme of the capability header where a permission asks for one."""
+
+    def get_auth(self) -> list[dict[str, Any]]:
+        """Return the alternatives of authentication, each together with the capability."""
+        alternatives = super().get_auth()
+        if not self._asks():
+            return alternatives
+        self.registry.register_on_missing(
+            ResolvedComponent(SCHEME, ResolvedComponent.SECURITY_SCHEMA, _scheme(), ChioCapability)  # type: ignore[no-untyped-call]
+        )
+        return [{**one, SCHEME: []} for one in alternatives] or [{SCHEME: []}]
+
+    def _asks(self) -> bool:
+        handler = getattr(self.view, getattr(self.view, "action", None) or self.method.lower(), None)
+        return bool(rules_of(handler)) or any(rules_of(permission) for permission in self.view.get_permissions())
+
+
+def _scheme() -> dict[str, Any]:
+    return {
+        "type": "apiKey",
+        "in": "header",
+        "name": conf.settings.capability_header,
+        "description": (
+            "A capability token, as compact ASCII JSON, that an authority trusted by the sidecar has issued."
+        ),
+    }

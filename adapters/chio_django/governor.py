@@ -1,0 +1,97 @@
+"""Governor: settings, clients and hooks, made once and made anew when a test overrides a setting."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import Any
+
+from django.core.signals import setting_changed
+
+from chio_core.ask import Asker
+from chio_core.client import ChioClient, SyncChioClient
+from chio_core.settings import ChioSettings
+from chio_django.conf import PREFIX, conf
+
+
+class Governor:
+    """What is made once from the settings. Clients are made when they are first needed, after any fork.
+
+    Args:
+        client: a client for event loops to share; its settings are used.
+        sync_client: the same for threads.
+
+    Raises:
+        ConfigurationError: the settings cannot be used.
+    """
+
+    def __init__(self, client: ChioClient | None = None, sync_client: SyncChioClient | None = None) -> None:
+        given = client or sync_client
+        self.settings: ChioSettings = given.settings if given is not None else conf.settings
+        self.asker = Asker(self.settings, conf.hook("CHIO_EXTRACTOR"))
+        self.on_decision = conf.hook("CHIO_ON_DECISION")
+        self.on_receipt = conf.hook("CHIO_ON_RECEIPT")
+        self._lock = threading.Lock()
+        self._client = client
+        self._sync_client = sync_client
+        self._finalizer: weakref.finalize[[], Governor] | None = None
+
+    def client(self) -> ChioClient:
+        """Return the client for event loops."""
+        if self._client is None:
+            with self._lock:
+                self._client = self._client or ChioClient(self.settings)
+        return self._client
+
+    def sync_client(self) -> SyncChioClient:
+        """Return the client for threads."""
+        if self._sync_client is None:
+            with self._lock:
+                if self._sync_client is None:
+                    client = self._sync_client = SyncChioClient(self.settings)
+                    # Closed with the governor; not at exit, where a forked process would wait for a thread it has not.
+                    self._finalizer = weakref.finalize(self, client.close)
+                    self._finalizer.atexit = False
+        return self._sync_client
+
+    def close(self) -> None:
+        """Close the connections of the client for threads; those of an event loop end with it."""
+        with self._lock:
+            finalizer, self._finalizer = self._finalizer, None
+            if finalizer is not None:
+                self._sync_client = None
+        if finalizer is not None:
+            finalizer()
+
+
+class LiveGovernor:
+    """The governor for the settings as they are now: made anew when a test overrides one of them.
+
+    Args:
+        client, sync_client: see `Governor`.
+
+    Raises:
+        ConfigurationError: the settings cannot be used.
+    """
+
+    def __init__(self, client: ChioClient | None = None, sync_client: SyncChioClient | None = None) -> None:
+        self._lock = threading.Lock()
+        self._now: Governor | None = None
+        self._client = client
+        self._sync_client = sync_client
+        setting_changed.connect(self._changed)
+
+    def get(self) -> Governor:
+        """Return the present governor."""
+        found = self._now
+        if found is None:
+            with self._lock:
+                found = self._now = self._now or Governor(self._client, self._sync_client)
+        return found
+
+    def _changed(self, *, setting: str, **_: Any) -> None:
+        if setting.startswith(PREFIX):
+            with self._lock:
+                old, self._now = self._now, None
+            if old is not None:
+                old.close()

@@ -1,0 +1,41 @@
+"""Refusals as Django responses, and the receipt header on every response."""
+
+from __future__ import annotations
+
+from django.http import HttpResponse
+from django.http.response import HttpResponseBase
+
+from chio_core.ask import receipt_header_of
+from chio_core.environ import INPUT
+from chio_core.input import is_kept
+from chio_core.problems import render
+from chio_core.response import Denial
+from chio_django.passage import Passage
+
+
+def refusal(denial: Denial) -> HttpResponse:
+    """Return a refusal in the nested envelope."""
+    body, headers = render(denial, nest=True)
+    response = HttpResponse(body, status=denial.status)
+    for name, value in headers:
+        response.headers[name] = value
+    return response
+
+
+def tagged(response: HttpResponseBase, passage: Passage) -> HttpResponseBase:
+    """Put the receipt id on a response and leave everything else of it alone.
+
+    A header of that name from the application is replaced or removed: it cannot claim a receipt that it does not
+    have.
+    """
+    name = passage.governor.settings.receipt_header
+    value = receipt_header_of(passage.decision)
+    if value is not None:
+        response.headers[name] = value
+    elif response.has_header(name):
+        del response.headers[name]
+    file = passage.request.META.get(INPUT)
+    if file is not None and is_kept(file):
+        # The temporary file is removed when the response is done, as Django does with uploaded files.
+        response._resource_closers.append(file.close)  # type: ignore[attr-defined]
+    return response

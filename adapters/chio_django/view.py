@@ -1,0 +1,146 @@
+"""DjangoGuardRequest: the view of a request over Django's `HttpRequest`, under WSGI and ASGI."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any, BinaryIO
+
+from django.http import HttpRequest
+
+from chio_core.environ import INPUT, SINGLETONS, EnvironView, environ_key, may_have_body
+from chio_core.input import BodyUnusable, keep
+from chio_core.names import STATE_NAMESPACE
+
+_NO_LIMIT = 2**63
+
+
+class DjangoGuardRequest(EnvironView):
+    """A `chio_core.GuardRequest` for one Django request.
+
+    What middleware further out has changed on the request (its path, its method) counts as it is now: that is
+    what the router and the view will see.
+
+    Args:
+        request: Django's request.
+        singletons: headers, in lower case, whose repetition matters.
+    """
+
+    def __init__(self, request: HttpRequest, singletons: Collection[str] = SINGLETONS) -> None:
+        super().__init__(request.META, singletons)
+        self._request = request
+        scope = getattr(request, "scope", None)
+        self._asgi: Mapping[str, Any] | None = scope if isinstance(scope, dict) else None
+        self._sent: dict[str, list[str]] | None = None
+
+    @property
+    def url_path(self) -> str:
+        """Decoded path, script name included."""
+        return self._request.path
+
+    @property
+    def route_path(self) -> str:
+        """The string that the URL resolver matches: `request.path_info`."""
+        return self._request.path_info
+
+    @property
+    def url_scheme(self) -> str:
+        """`http` or `https`; `SECURE_PROXY_SSL_HEADER` counts."""
+        return self._request.scheme or "http"
+
+    @property
+    def method(self) -> str:
+        """The method as it was sent, or as middleware further out has changed it."""
+        source = self._asgi.get("method") if self._asgi is not None else self.environ.get("REQUEST_METHOD")
+        now = self._request.method or ""
+        return source if isinstance(source, str) and source.upper() == now else now
+
+    @property
+    def query_string(self) -> str:
+        """The raw query, one character a byte."""
+        query = str(self.environ.get("QUERY_STRING") or "")
+        return query if self._asgi is None else query.encode("utf-8", "replace").decode("latin-1")
+
+    @property
+    def state(self) -> SimpleNamespace:
+        """`request.chio_state`, made when it is first asked for."""
+        found = getattr(self._request, STATE_NAMESPACE, None)
+        if not isinstance(found, SimpleNamespace):
+            found = SimpleNamespace()
+            setattr(self._request, STATE_NAMESPACE, found)
+        return found
+
+    @property
+    def scope(self) -> dict[str, Any]:
+        """`route` and `app` once the URL is resolved, and the TLS extension where there is a client certificate."""
+        found = self.tls()
+        match = self._request.resolver_match
+        if match is not None:
+            found |= {"route": match, "app": match.app_name}
+        return found
+
+    def tls(self) -> dict[str, Any]:
+        """Return the ASGI server's TLS extension, or what `EnvironView.tls` finds."""
+        if self._asgi is None:
+            return super().tls()
+        tls = (self._asgi.get("extensions") or {}).get("tls")
+        return {"extensions": {"tls": tls}} if tls else {}
+
+    def header_values(self, name: str) -> Sequence[str]:
+        """Return each line of the header `name`, as far as the server kept them apart."""
+        lines = self._lines_sent().get(name)
+        if lines is None or ",".join(lines) != self.environ.get(environ_key(name)):
+            return super().header_values(name)
+        return lines if lines != [""] or name not in ("content-type", "content-length") else ()
+
+    def repeated_headers(self) -> Collection[str]:
+        """Return the repeated headers: all of them under ASGI, those that can be recognised under WSGI."""
+        if self._asgi is None:
+            return super().repeated_headers()
+        return [name for name, lines in self._lines_sent().items() if len(lines) > 1]
+
+    def input(self, spool_bytes: int = _NO_LIMIT, *, eager: bool = True) -> BinaryIO:
+        """Return the body as a file that can be read again, the one that the view reads; see `EnvironView.input`.
+
+        Raises:
+            BodyUnusable: also when middleware further out has read the body as a stream.
+        """
+        request, own = self._request, vars(self._request)
+        if own.get("_body") is not None:
+            return io.BytesIO(own["_body"])
+        file: BinaryIO | None = self.environ.get(INPUT)
+        if file is not None and not file.closed:
+            return file
+        if self._asgi is None and own.get("_read_started"):
+            raise BodyUnusable(
+                500,
+                "middleware further out has read the request body as a stream; put "
+                "chio_django.ChioDjangoMiddleware before it in MIDDLEWARE",
+            )
+        if "wsgi.input" in self.environ:
+            file = super().input(spool_bytes, eager=eager)
+        else:
+            stream = own.get("_stream")
+            again = stream is None or stream.seekable()
+            file = (stream or io.BytesIO()) if again else keep(stream, None, spool_bytes)
+            self.environ[INPUT] = file
+        request._stream = file
+        return file
+
+    def has_body(self) -> bool:
+        """Tell whether there may be a body; under ASGI Django has read all of it already."""
+        return self._asgi is not None or "_body" in vars(self._request) or may_have_body(self.environ)
+
+    def _lines_sent(self) -> Mapping[str, list[str]]:
+        if self._sent is None:
+            self._sent = {}
+            for name, value in (self._asgi or {}).get("headers", ()):
+                self._sent.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
+        return self._sent
+
+    def _pairs(self) -> Iterator[tuple[str, str]]:
+        for name, value in super()._pairs():
+            lines = self._lines_sent().get(name.lower())
+            for line in lines if lines is not None and ",".join(lines) == value else (value,):
+                yield name, line

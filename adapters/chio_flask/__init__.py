@@ -1,0 +1,8 @@
+"""Chio for Flask: `Chio(app)` governs an application."""
+
+from chio_flask.capability import require_capability
+from chio_flask.driver import ChioDenied
+from chio_flask.extension import Chio
+from chio_flask.view import FlaskGuardRequest
+
+__all__ = ["Chio", "ChioDenied", "FlaskGuardRequest", "require_capability"]

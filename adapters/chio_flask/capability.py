@@ -1,0 +1,106 @@
+"""require_capability: the capability that a view asks for, as a decorator.
+
+The extension finds the decorator before the view runs and makes its requirement part of the one evaluation; the
+decorator then only checks that this decision was made for it. For a second requirement of the same view, or where
+the extension cannot see the decorator, it asks by itself. It never passes silently.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, TypeVar, overload
+
+from flask import Flask, current_app, request
+
+from chio_core.decision import Decision
+from chio_core.errors import ConfigurationError
+from chio_core.models.capability import Operation
+from chio_core.rule import RULES, Arguments, CapabilityRule, rules_of
+from chio_flask.driver import GovernedApp
+from chio_flask.governor import EXTENSION
+from chio_flask.passage import Passage, passage_in, refusal
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+class RequiredCapability(CapabilityRule):
+    """The decorator that `require_capability(…)` returns; for views and methods of class-based views.
+
+    Args:
+        server, tool, operations, arguments: see `chio_core.rule.CapabilityRule`.
+    """
+
+    def __call__(self, view: View) -> View:
+        """Return the view, guarded."""
+        if isinstance(view, type):
+            raise ConfigurationError("decorate the methods of a class-based view, or list it in `decorators`")
+        asynchronous = inspect.iscoroutinefunction(view)
+
+        @wraps(view)
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            decision = self._decision()
+            if decision.denial is not None:
+                return refusal(decision.denial)
+            return current_app.ensure_sync(view)(*args, **kwargs) if asynchronous else view(*args, **kwargs)
+
+        setattr(guarded, RULES, (self, *rules_of(view)))
+        return guarded  # type: ignore[return-value]
+
+    def _decision(self) -> Decision:
+        passage = passage_in(request.environ) or _begun()
+        wanted = self.chio_requirement(request.view_args or {})
+        decision = passage.decision_for(wanted) or passage.ask_further(wanted)
+        if decision.denial is None and decision.receipt is None:
+            raise ConfigurationError("a decision without receipt cannot meet a requirement")
+        return decision
+
+
+@overload
+def require_capability(server: View, /) -> View: ...
+
+
+@overload
+def require_capability(
+    server: str | None = None,
+    tool: str | None = None,
+    *,
+    operations: Sequence[Operation] = ("invoke",),
+    arguments: Arguments = None,
+) -> RequiredCapability: ...
+
+
+def require_capability(
+    server: Any = None,
+    tool: str | None = None,
+    *,
+    operations: Sequence[Operation] = ("invoke",),
+    arguments: Arguments = None,
+) -> Any:
+    """Guard a view with a capability: `@require_capability("payments", "transfer")`, below `@app.route(…)`.
+
+    Works on functions, `async def` functions and methods of class-based views. `@require_capability` alone asks for
+    any valid capability.
+
+    Args:
+        server: `server_id` that the token must grant.
+        tool: `tool_name` that it must grant.
+        operations: operations that one grant must contain.
+        arguments: JSON that the grant's constraints are held against, or a function from the view's arguments to
+            it.
+
+    Raises:
+        ConfigurationError: only one of server and tool, or arguments that are no JSON.
+    """
+    if callable(server):
+        return RequiredCapability()(server)
+    return RequiredCapability(server, tool, operations=operations, arguments=arguments)
+
+
+def _begun() -> Passage:
+    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
+    governed = app.extensions.get(EXTENSION)
+    if not isinstance(governed, GovernedApp):
+        raise ConfigurationError("this view requires a capability: govern the application with chio_flask.Chio(app)")
+    return Passage(app, request._get_current_object(), governed.governor.get())  # type: ignore[attr-defined]

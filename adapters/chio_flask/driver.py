@@ -1,0 +1,105 @@
+"""The driver: Chio around `app.wsgi_app`.
+
+It stands around the whole application, so that nothing of it runs unjudged: not the functions that others have
+registered for `before_request`, no session look-up, no static file, no error handler. The answer is passed on as
+it is; only its head gets the receipt header.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from flask import Flask, request, request_started
+from werkzeug.exceptions import HTTPException
+from werkzeug.wsgi import ClosingIterator
+
+from chio_core.ask import receipt_header_of
+from chio_core.environ import INPUT
+from chio_core.input import is_kept
+from chio_core.names import LOGGER
+from chio_core.problems import render
+from chio_core.response import Denial
+from chio_flask.governor import LiveGovernor
+from chio_flask.passage import Passage, passage_in, refusal
+
+log = logging.getLogger(LOGGER)
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., Any]
+WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+
+class ChioDenied(HTTPException):
+    """A refusal after Flask has begun with a request.
+
+    It has no `code`, so that no error handler of the application turns it into something else.
+    """
+
+    def __init__(self, denial: Denial) -> None:
+        super().__init__(denial.message, response=refusal(denial))
+        self.denial = denial
+
+
+class GovernedApp:
+    """A WSGI application that judges every request before Flask sees it.
+
+    Args:
+        app: the application.
+        inner: its `wsgi_app` so far.
+        governor: settings and client.
+    """
+
+    def __init__(self, app: Flask, inner: WSGIApp, governor: LiveGovernor) -> None:
+        self._app = app
+        self._inner = inner
+        self.governor = governor
+        request_started.connect(self._started, app)
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Handle one request."""
+        governor = self.governor.get()
+        passage = Passage(self._app, self._app.request_class(environ), governor)
+        denial = passage.judge()
+
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            return start_response(status, _tagged(headers, passage), exc_info)
+
+        if denial is not None:
+            body, headers = render(denial)
+            start(_status_line(denial.status), list(headers))
+            return _closing([body], environ)
+        return _closing(self._inner(environ, start), environ)
+
+    def _started(self, sender: Flask, **_: Any) -> None:
+        # Sent by Flask before anything else of the application runs for this request, and after the URL is matched.
+        passage = passage_in(request.environ)
+        if passage is None:
+            return
+        denial = passage.judge_matched(request._get_current_object())  # type: ignore[attr-defined]
+        passage.publish()
+        if denial is not None:
+            log.warning("chio: WSGI middleware inside of Chio changed which view runs, and that is refused")
+            raise ChioDenied(denial)
+
+
+def _tagged(headers: list[tuple[str, str]], passage: Passage) -> list[tuple[str, str]]:
+    name = passage.governor.settings.receipt_header
+    kept = [pair for pair in headers if pair[0].lower() != name.lower()]
+    value = receipt_header_of(passage.decision)
+    return kept if value is None else [*kept, (name, value)]
+
+
+def _closing(body: Iterable[bytes], environ: Environ) -> Iterable[bytes]:
+    file = environ.get(INPUT)
+    if file is not None and is_kept(file):
+        return ClosingIterator(body, [file.close])
+    return body
+
+
+def _status_line(status: int) -> str:
+    from http import HTTPStatus
+
+    known = {one.value: one.phrase for one in HTTPStatus}
+    return f"{status} {known.get(status, 'Refused')}"

@@ -1,0 +1,95 @@
+"""Chio: the extension. `Chio(app)` governs a Flask application."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from flask import Flask
+
+from chio_core.client import SyncChioClient
+from chio_core.decision import Decision
+from chio_core.errors import ConfigurationError
+from chio_core.models.caller import CallerIdentity
+from chio_core.models.receipt import HttpReceipt
+from chio_core.names import LOGGER
+from chio_core.request import RequestView
+from chio_core.settings import ChioSettings, report_settings, unknown_names
+from chio_flask.driver import GovernedApp
+from chio_flask.governor import EXTENSION, Hooks, LiveGovernor
+
+log = logging.getLogger(LOGGER)
+
+
+class Chio:
+    """Governs one or several Flask applications.
+
+    Options come from keywords, then `app.config["CHIO_…"]`, then the environment (`CHIO_*`). Each application has
+    settings and connections of its own.
+
+    Args:
+        app: the application; leave it out in an application factory, and call `init_app`.
+        config: complete options, instead of keywords and configuration.
+        client: a client to share; one is made for each application otherwise.
+        extractor: finds out who is calling; `chio_core.identity.default_extractor` otherwise.
+        on_decision: called with each `Decision`. What it raises is logged and changes nothing.
+        on_receipt: the same, called with each verified `HttpReceipt`.
+        options: options of `chio_core.ChioSettings`, for example `sidecar_url="embedded:chio.sqlite3"`.
+
+    Raises:
+        ConfigurationError: options that cannot be used, or `config` and keywords at once.
+    """
+
+    def __init__(
+        self,
+        app: Flask | None = None,
+        config: ChioSettings | None = None,
+        *,
+        client: SyncChioClient | None = None,
+        extractor: Callable[[RequestView], CallerIdentity] | None = None,
+        on_decision: Callable[[Decision], None] | None = None,
+        on_receipt: Callable[[HttpReceipt], None] | None = None,
+        **options: Any,
+    ) -> None:
+        if config is not None and options:
+            names = ", ".join(sorted(options))
+            raise ConfigurationError(f"give either config or keywords, not both (got {names})")
+        self._config = config
+        self._client = client
+        self._options = options
+        self._hooks = Hooks(extractor, on_decision, on_receipt)
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Govern an application.
+
+        WSGI middleware that wraps `app.wsgi_app` later stands outside of Chio.
+
+        Raises:
+            ConfigurationError: its options cannot be used, or it is governed already.
+        """
+        if EXTENSION in app.extensions:
+            raise ConfigurationError(f"application {app.name} is governed already; call init_app once")
+        governor = LiveGovernor(app, self._options, self._config, self._client, self._hooks)
+        governed = GovernedApp(app, app.wsgi_app, governor)
+        app.extensions[EXTENSION] = governed
+        app.wsgi_app = governed  # type: ignore[method-assign]
+        report_settings(governor.get().settings)
+        _report_unknown(app)
+
+    def close(self, app: Flask) -> None:
+        """Close the connections of an application to its sidecar; they are opened again when they are needed."""
+        governed = app.extensions.get(EXTENSION)
+        if isinstance(governed, GovernedApp):
+            governed.governor.close()
+
+
+def _report_unknown(app: Flask) -> None:
+    known = [f"CHIO_{field.upper()}" for field in ChioSettings.model_fields]
+    for name in unknown_names(dict.fromkeys(app.config, "")):
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        log.warning("chio settings: %s in app.config is not an option of Chio%s", name, hint)

@@ -1,0 +1,131 @@
+"""Governor: settings, client and hooks of one application, made anew when its configuration changes."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from flask import Flask
+
+from chio_core.ask import Asker
+from chio_core.client import SyncChioClient
+from chio_core.decision import Decision
+from chio_core.models.caller import CallerIdentity
+from chio_core.models.receipt import HttpReceipt
+from chio_core.request import RequestView
+from chio_core.settings import ChioSettings
+
+EXTENSION: Final = "chio"
+"""Key in `app.extensions`."""
+
+_NAMES: Final = {f"CHIO_{field.upper()}": field for field in ChioSettings.model_fields}
+
+
+class Hooks:
+    """What an application may add; see `chio_flask.Chio`."""
+
+    def __init__(
+        self,
+        extractor: Callable[[RequestView], CallerIdentity] | None = None,
+        on_decision: Callable[[Decision], None] | None = None,
+        on_receipt: Callable[[HttpReceipt], None] | None = None,
+    ) -> None:
+        self.extractor = extractor
+        self.on_decision = on_decision
+        self.on_receipt = on_receipt
+
+
+class Governor:
+    """What is made once from the options. The client is made when it is first needed, after any fork.
+
+    Args:
+        settings: what counts.
+        hooks: what the application adds.
+        client: a client to share; one is made otherwise.
+    """
+
+    def __init__(self, settings: ChioSettings, hooks: Hooks, client: SyncChioClient | None = None) -> None:
+        self.settings = settings
+        self.asker = Asker(settings, hooks.extractor)
+        self.on_decision = hooks.on_decision
+        self.on_receipt = hooks.on_receipt
+        self._lock = threading.Lock()
+        self._client = client
+        self._finalizer: weakref.finalize[[], Governor] | None = None
+
+    def client(self) -> SyncChioClient:
+        """Return the client."""
+        if self._client is None:
+            with self._lock:
+                if self._client is None:
+                    client = self._client = SyncChioClient(self.settings)
+                    # Closed with the governor; not at exit, where a forked process would wait for a thread it has not.
+                    self._finalizer = weakref.finalize(self, client.close)
+                    self._finalizer.atexit = False
+        return self._client
+
+    def close(self) -> None:
+        """Close the connections, unless the client is somebody else's."""
+        with self._lock:
+            finalizer, self._finalizer = self._finalizer, None
+            if finalizer is not None:
+                self._client = None
+        if finalizer is not None:
+            finalizer()
+
+
+class LiveGovernor:
+    """The governor for an application's configuration as it is now.
+
+    Args:
+        app: the application; its `CHIO_*` configuration counts.
+        options: keywords, which beat the configuration.
+        config: complete settings instead of both.
+        client: a client to share.
+        hooks: what the application adds.
+
+    Raises:
+        ConfigurationError: the options cannot be used.
+    """
+
+    def __init__(
+        self,
+        app: Flask,
+        options: Mapping[str, Any],
+        config: ChioSettings | None,
+        client: SyncChioClient | None,
+        hooks: Hooks,
+    ) -> None:
+        self._app = app
+        self._options = options
+        self._config = config if config is not None or client is None else client.settings
+        self._client = client
+        self._hooks = hooks
+        self._lock = threading.Lock()
+        self._seen = self._configured()
+        self._now = self._new(self._seen)
+
+    def get(self) -> Governor:
+        """Return the present governor."""
+        configured = self._configured()
+        if configured != self._seen:
+            with self._lock:
+                if configured != self._seen:
+                    old, self._now = self._now, self._new(configured)
+                    self._seen = configured
+                    old.close()
+        return self._now
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._now.close()
+
+    def _configured(self) -> dict[str, Any]:
+        config = self._app.config
+        return {field: config[name] for name, field in _NAMES.items() if name in config}
+
+    def _new(self, configured: Mapping[str, Any]) -> Governor:
+        settings = self._config if self._config is not None else ChioSettings(**{**configured, **self._options})
+        return Governor(settings, self._hooks, self._client)

@@ -1,0 +1,116 @@
+"""Passage: one request on its way to the application; kept in its environment, so that decorators find it."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from flask import Flask, Request, Response, g
+
+from chio_core.ask import Ask, Route, run, tell_sync
+from chio_core.decide import Question
+from chio_core.decision import Decision
+from chio_core.names import STATE_DECISION, STATE_NAMESPACE, STATE_PASSTHROUGH, STATE_RECEIPT
+from chio_core.problems import render
+from chio_core.request import Requirement
+from chio_core.response import Denial
+from chio_flask.governor import Governor
+from chio_flask.routing import NO_MATCH, ViewMatch, find_view, view_match
+from chio_flask.view import FlaskGuardRequest
+
+PASSAGE: Final = "chio.passage"
+
+
+class Passage:
+    """One request.
+
+    Args:
+        app: the application.
+        request: the request, perhaps before Flask has seen it.
+        governor: whose it is.
+
+    Attributes:
+        decision: the latest about this request; None before there is one, and where the path is excluded.
+    """
+
+    def __init__(self, app: Flask, request: Request, governor: Governor) -> None:
+        self.governor = governor
+        self.view = FlaskGuardRequest(request, app, singletons=governor.asker.singletons)
+        self.decision: Decision | None = None
+        self._app = app
+        self._request = request
+        self._path: str | None = None
+        self._match: ViewMatch = NO_MATCH
+        request.environ[PASSAGE] = self
+
+    def judge(self) -> Denial | None:
+        """Have the request judged, unless it is excluded; return the refusal."""
+        self._path, self._match = self._request.path, NO_MATCH
+        if self.governor.asker.excludes(self.view):
+            return None
+        self.decision = self._concluded(self.governor.asker.ask(self.view, self._locate))
+        tell_sync(self.governor.on_decision, self.decision)
+        if self.decision.receipt is not None:
+            tell_sync(self.governor.on_receipt, self.decision.receipt)
+        return self.decision.denial
+
+    def judge_matched(self, request: Request) -> Denial | None:
+        """Have the request judged again if Flask matched another view than the one that was judged.
+
+        Args:
+            request: the request as Flask sees it.
+        """
+        matched = view_match(self._app, request.url_rule, request.view_args, request.method)
+        same_path = request.path == self._path
+        # A path that is known for other methods only has a template here and no rule there: Flask answers 405.
+        same_view = self.decision is None or request.url_rule is None or matched == self._match
+        if same_path and same_view:
+            return None
+        self.view = FlaskGuardRequest(request, self._app, singletons=self.governor.asker.singletons)
+        self._request = request
+        return self.judge()
+
+    def publish(self) -> None:
+        """Put the outcome on `g`, where the application reads it."""
+        decision = self.decision
+        setattr(g, STATE_DECISION, decision)
+        setattr(g, STATE_RECEIPT, decision.receipt if decision is not None else None)
+        setattr(g, STATE_PASSTHROUGH, decision.passthrough if decision is not None else None)
+        setattr(g, STATE_NAMESPACE, self.view.state)
+
+    def decision_for(self, requirement: Requirement) -> Decision | None:
+        """Return the decision about this request, if it was made for this requirement."""
+        decision = self.decision
+        return decision if decision is not None and decision.requirement == requirement else None
+
+    def ask_further(self, requirement: Requirement) -> Decision:
+        """Return a decision about this request and a requirement that was not part of the first question."""
+        template = find_view(self._app, self._request).template
+        decision = self._concluded(self.governor.asker.ask(self.view, lambda: Route(template, requirement)))
+        if self.decision is None:  # where nobody has judged the request, this is what the view reads
+            self.decision = decision
+            self.publish()
+        return decision
+
+    def _locate(self) -> Route:
+        request = self._request
+        if request.url_rule is not None:
+            self._match = view_match(self._app, request.url_rule, request.view_args, request.method)
+        else:
+            self._match = find_view(self._app, request)
+        return self._match.route()
+
+    def _concluded(self, steps: Ask) -> Decision:
+        found = run(steps)
+        return self.governor.client().decide(found) if isinstance(found, Question) else found
+
+
+def refusal(denial: Denial) -> Response:
+    """Return a refusal in the flat envelope."""
+    body, headers = render(denial)
+    return Response(body, status=denial.status, headers=list(headers))
+
+
+def passage_in(environ: dict[str, Any]) -> Passage | None:
+    """Return the passage of a request that has come through the extension."""
+    found = environ.get(PASSAGE)
+    return found if isinstance(found, Passage) else None

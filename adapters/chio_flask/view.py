@@ -1,0 +1,67 @@
+"""FlaskGuardRequest: the view of a request over Flask's `Request`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from types import SimpleNamespace
+from typing import Any, Final
+
+from flask import Flask, Request, current_app, has_app_context
+
+from chio_core.environ import SINGLETONS, EnvironView
+from chio_core.names import STATE_NAMESPACE
+
+STATE: Final = f"chio.{STATE_NAMESPACE}"
+"""Key in the environment for the state that all guards of one request share."""
+
+
+class FlaskGuardRequest(EnvironView):
+    """A `chio_core.GuardRequest` for one Flask request.
+
+    Args:
+        request: Flask's request.
+        app: the application; the current one otherwise.
+        singletons: headers, in lower case, whose repetition matters.
+    """
+
+    def __init__(self, request: Request, app: Flask | None = None, *, singletons: Collection[str] = SINGLETONS) -> None:
+        super().__init__(request.environ, singletons)
+        self._request = request
+        self._app = app
+
+    @property
+    def url_path(self) -> str:
+        """Decoded path, script name included."""
+        return self._request.root_path + self._request.path
+
+    @property
+    def route_path(self) -> str:
+        """The string that the URL map matches; several slashes at its start count as one there."""
+        return self._request.path
+
+    @property
+    def url_scheme(self) -> str:
+        """`http` or `https`."""
+        return self._request.scheme
+
+    @property
+    def method(self) -> str:
+        """The method as it was sent."""
+        return str(self.environ.get("REQUEST_METHOD") or "")
+
+    @property
+    def state(self) -> SimpleNamespace:
+        """The namespace of this request, also found at `g.chio_state`."""
+        found = self.environ.setdefault(STATE, SimpleNamespace())
+        return found if isinstance(found, SimpleNamespace) else SimpleNamespace()
+
+    @property
+    def scope(self) -> dict[str, Any]:
+        """`app`, `route` once the URL is matched, and the TLS extension where there is a client certificate."""
+        found = self.tls()
+        app = self._app or (current_app._get_current_object() if has_app_context() else None)  # type: ignore[attr-defined]
+        if app is not None:
+            found["app"] = app
+        if self._request.url_rule is not None:
+            found["route"] = self._request.url_rule
+        return found

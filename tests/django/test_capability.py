@@ -1,0 +1,195 @@
+"""require_capability: found before the view runs, part of the one evaluation, and never passed silently."""
+
+from __future__ import annotations
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.http import HttpRequest, HttpResponse
+from django.test import RequestFactory, override_settings
+
+from chio_core.errors import ConfigurationError
+from chio_core.testing import behaviours
+from chio_django import require_capability
+from tests.django import views
+from tests.django.project import CHIO, aget, arequest, client, governed, governed_async
+from tests.django.tokens import token
+
+TRANSFER = ("payments", "transfer")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "wanted"),
+    [
+        ("get", "/transfer", TRANSFER),
+        ("get", "/atransfer", TRANSFER),
+        ("get", "/two", TRANSFER),
+        ("post", "/accounts", ("accounts", "open")),
+        ("delete", "/accounts", ("accounts", "close")),
+        ("get", "/accounts", (None, None)),
+        ("get", "/vault", ("vault", "open")),
+        ("head", "/vault", ("vault", "open")),
+        ("get", "/async-vault", ("vault", "open")),
+        ("post", "/async-accounts", ("accounts", "open")),
+        ("get", "/any", (None, None)),
+        ("get", "/hello", (None, None)),
+    ],
+)
+def test_the_requirement_of_a_view_is_part_of_the_question(
+    method: str, path: str, wanted: tuple[str | None, str | None]
+) -> None:
+    with governed() as sidecar:
+        client().generic(method.upper(), path)
+    asked = sidecar.asked[0].document
+    assert (asked.get("tool_server"), asked.get("tool_name")) == wanted
+    assert len(sidecar.asked) == 1
+
+
+@pytest.mark.parametrize("path", ["/transfer", "/atransfer", "/vault", "/async-vault", "/any"])
+def test_without_a_capability_the_answer_is_401_and_says_which_is_missing(path: str) -> None:
+    with governed() as sidecar:
+        response = client().get(path)
+    error = response.json()["error"]
+    assert response.status_code == 401
+    assert error["code"] == "CHIO_CAPABILITY_REQUIRED"
+    assert "Chio" in response.headers["WWW-Authenticate"]
+    assert response.headers["X-Chio-Receipt"] == error["receipt_id"]
+    assert len(sidecar.asked) == 1
+
+
+@pytest.mark.parametrize("path", ["/transfer", "/atransfer"])
+def test_with_the_capability_the_view_runs_after_one_evaluation(path: str) -> None:
+    with governed() as sidecar:
+        response = client().get(path, headers=token(TRANSFER))
+    assert response.json() == {"moved": True, "receipt_id": response.headers["X-Chio-Receipt"]}
+    assert len(sidecar.asked) == 1
+
+
+@pytest.mark.parametrize("path", ["/transfer", "/atransfer", "/async-vault"])
+def test_the_same_under_asgi(path: str) -> None:
+    with governed_async() as sidecar:
+        refused = aget(path)
+        allowed = aget(path, headers=token(TRANSFER, ("vault", "open")))
+    assert (refused.status_code, allowed.status_code) == (401, 200)
+    assert len(sidecar.asked) == 2
+
+
+def test_another_capability_is_not_enough() -> None:
+    with governed():
+        response = client().get("/transfer", headers=token(("payments", "refund")))
+    assert response.status_code == 403
+    assert "payments/transfer" in response.json()["error"]["message"]
+
+
+def test_any_capability_is_enough_where_any_is_asked_for() -> None:
+    with governed():
+        assert client().get("/any", headers=token(("some", "thing"))).content == b"any"
+
+
+def test_a_second_requirement_is_asked_for_by_its_decorator() -> None:
+    with governed() as sidecar:
+        one = client().get("/two", headers=token(TRANSFER))
+        both = client().get("/two", headers=token(TRANSFER, ("accounts", "read")))
+    assert one.status_code == 403
+    assert both.content == b"two"
+    assert [asked.document["tool_server"] for asked in sidecar.asked] == ["payments", "accounts"] * 2
+
+
+def test_arguments_come_from_the_path() -> None:
+    with governed() as sidecar:
+        response = client().get("/accounts/7", headers=token(("accounts", "read", "read")))
+    assert response.content == b"account"
+    assert sidecar.asked[0].document["arguments"] == {"account": 7}
+    assert len(sidecar.asked) == 1
+
+
+def test_a_method_of_a_class_based_view_is_found_by_its_http_method() -> None:
+    with governed():
+        assert client().get("/accounts").content == b"list"
+        assert client().post("/accounts", headers=token(("accounts", "open"))).content == b"opened"
+        assert client().delete("/accounts", headers=token(("accounts", "close"))).content == b"closed"
+
+
+def test_asynchronous_class_based_views_are_found_too() -> None:
+    with governed_async() as sidecar:
+        allowed = arequest("post", "/async-accounts", headers=token(("accounts", "open")))
+    assert allowed.content == b"opened"
+    assert len(sidecar.asked) == 1
+
+
+def test_fail_open_never_opens_a_view_that_requires_a_capability() -> None:
+    with governed(behaviours.REFUSE, CHIO_FAIL_OPEN=True):
+        assert client().get("/transfer", headers=token(TRANSFER)).status_code == 503
+
+
+@pytest.mark.parametrize("path", ["/transfer", "/atransfer", "/vault", "/async-vault"])
+def test_an_excluded_path_still_asks_for_its_capability(path: str) -> None:
+    with governed(CHIO_EXCLUDE_PATHS=[path]) as sidecar:
+        refused = client().get(path)
+        allowed = client().get(path, headers=token(TRANSFER, ("vault", "open")))
+    assert (refused.status_code, allowed.status_code) == (401, 200)
+    assert len(sidecar.asked) == 2
+
+
+@pytest.mark.parametrize("path", ["/atransfer", "/async-vault"])
+def test_an_excluded_path_asks_under_asgi_too(path: str) -> None:
+    with governed_async(exclude_paths=[path]) as sidecar:
+        assert aget(path).status_code == 401
+        assert aget(path, headers=token(TRANSFER, ("vault", "open"))).status_code == 200
+    assert len(sidecar.asked) == 2
+
+
+def test_without_the_middleware_the_decorator_asks_by_itself() -> None:
+    with governed(MIDDLEWARE=[]) as sidecar:
+        refused = client().get("/transfer")
+        allowed = client().get("/transfer", headers=token(TRANSFER))
+    assert refused.status_code == 401
+    assert allowed.json()["receipt_id"]
+    assert len(sidecar.asked) == 2
+
+
+def test_without_middleware_and_application_nothing_passes() -> None:
+    apps = ["rest_framework", "drf_spectacular"]
+    with governed(MIDDLEWARE=[], INSTALLED_APPS=apps), pytest.raises(ImproperlyConfigured, match="MIDDLEWARE"):
+        views.transfer(RequestFactory().get("/transfer"))
+
+
+def test_a_view_that_is_called_directly_asks_as_well() -> None:
+    with governed() as sidecar:
+        refused = views.transfer(RequestFactory().get("/transfer"))
+    assert refused.status_code == 401
+    assert len(sidecar.asked) == 1
+
+
+def test_the_decorator_keeps_what_others_have_left_on_the_view() -> None:
+    from django.views.decorators.csrf import csrf_exempt
+
+    @require_capability("a", "b")
+    @csrf_exempt
+    def view(request: HttpRequest) -> HttpResponse:
+        """A view."""
+        return HttpResponse()
+
+    assert view.csrf_exempt  # type: ignore[attr-defined]
+    assert (view.__name__, view.__doc__) == ("view", "A view.")
+
+
+def test_a_requirement_that_cannot_be_met_is_refused_when_it_is_written() -> None:
+    with pytest.raises(ConfigurationError, match="both"):
+        require_capability("payments")
+    with pytest.raises(ConfigurationError, match="operations"):
+        require_capability("payments", "transfer", operations=["steal"])  # type: ignore[list-item]
+    with pytest.raises(ConfigurationError, match="operations"):
+        require_capability("payments", "transfer", operations="invoke")  # type: ignore[arg-type]
+
+
+def test_a_function_without_a_request_cannot_be_guarded() -> None:
+    guarded = require_capability("a", "b")(lambda number: number)
+    with pytest.raises(ImproperlyConfigured, match="request"):
+        guarded(1)
+
+
+def test_what_the_middleware_finds_is_read_anew_for_every_settings() -> None:
+    with governed() as sidecar, override_settings(MIDDLEWARE=[CHIO], CHIO_CAPABILITY_HEADER="X-Token"):
+        response = client().get("/transfer", headers={"X-Token": token(TRANSFER)["X-Chio-Capability"]})
+    assert response.status_code == 200
+    assert sidecar.asked[0].capability_text

@@ -1,0 +1,142 @@
+"""Views that say what they saw."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from django.db import connection
+from django.http import FileResponse, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.utils.decorators import method_decorator
+from django.views import View
+
+from chio_django import get_chio_receipt, require_capability
+
+
+def hello(request: HttpRequest, **kwargs: Any) -> HttpResponse:
+    typed = get_chio_receipt(request)
+    return JsonResponse({
+        "receipt": request.chio_receipt,  # type: ignore[attr-defined]
+        "typed": typed.id if typed is not None else None,
+        "verdict": request.chio_decision.verdict,  # type: ignore[attr-defined]
+        "passthrough": getattr(request.chio_passthrough, "error", None),  # type: ignore[attr-defined]
+        "kwargs": kwargs,
+    })  # fmt: skip
+
+
+async def ahello(request: HttpRequest) -> HttpResponse:
+    return hello(request)
+
+
+def bare(request: HttpRequest, **kwargs: Any) -> HttpResponse:
+    return JsonResponse({"governed": hasattr(request, "chio_receipt"), "kwargs": {k: str(v) for k, v in kwargs.items()}})
+
+
+def echo(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(request.body)
+
+
+def echo_read(request: HttpRequest) -> HttpResponse:
+    parts = []
+    while piece := request.read(1000):
+        parts.append(piece)
+    return HttpResponse(b"".join(parts))
+
+
+def form(request: HttpRequest) -> HttpResponse:
+    files = {name: file.read().decode() for name, file in request.FILES.items()}
+    return JsonResponse({"fields": request.POST.dict(), "files": files, "body": len(request.body) if not files else None})
+
+
+def payload(request: HttpRequest) -> HttpResponse:
+    return JsonResponse(json.loads(request.body))
+
+
+def claims(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("mine", headers={"X-Chio-Receipt": "forged", "X-Other": "kept"})
+
+
+def stream(request: HttpRequest) -> StreamingHttpResponse:
+    def pieces() -> Iterator[bytes]:
+        for number in range(3):
+            yield b"%d;" % number
+
+    return StreamingHttpResponse(pieces())
+
+
+async def astream(request: HttpRequest) -> StreamingHttpResponse:
+    async def pieces() -> AsyncIterator[bytes]:
+        for number in range(3):
+            yield b"%d;" % number
+
+    return StreamingHttpResponse(pieces())
+
+
+def file(request: HttpRequest) -> FileResponse:
+    return FileResponse(open(__file__, "rb"))  # noqa: SIM115 - the response closes it
+
+
+def fails(request: HttpRequest) -> HttpResponse:
+    raise RuntimeError("the view is broken")
+
+
+def in_transaction(request: HttpRequest) -> HttpResponse:
+    return JsonResponse({"atomic": connection.in_atomic_block})
+
+
+@require_capability("payments", "transfer")
+def transfer(request: HttpRequest, **kwargs: Any) -> HttpResponse:
+    return JsonResponse({"moved": True, "receipt_id": request.chio_receipt["id"]})  # type: ignore[attr-defined]
+
+
+@require_capability("payments", "transfer")
+async def atransfer(request: HttpRequest) -> HttpResponse:
+    return JsonResponse({"moved": True, "receipt_id": request.chio_receipt["id"]})  # type: ignore[attr-defined]
+
+
+@require_capability
+def any_capability(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("any")
+
+
+@require_capability("payments", "transfer")
+@require_capability("accounts", "read")
+def two(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("two")
+
+
+@require_capability("accounts", "read", operations=["read"], arguments=lambda kwargs: {"account": kwargs["account"]})
+def account(request: HttpRequest, account: int) -> HttpResponse:
+    return HttpResponse("account")
+
+
+class Accounts(View):
+    def get(self, request: HttpRequest) -> HttpResponse:
+        return HttpResponse("list")
+
+    @require_capability("accounts", "open")
+    def post(self, request: HttpRequest) -> HttpResponse:
+        return HttpResponse("opened")
+
+    @method_decorator(require_capability("accounts", "close"))
+    def delete(self, request: HttpRequest) -> HttpResponse:
+        return HttpResponse("closed")
+
+
+@method_decorator(require_capability("vault", "open"), name="dispatch")
+class Vault(View):
+    def get(self, request: HttpRequest) -> HttpResponse:
+        return HttpResponse("open")
+
+
+@require_capability("vault", "open")
+class AsyncVault(View):
+    async def get(self, request: HttpRequest) -> HttpResponse:
+        return HttpResponse("open")
+
+
+class AsyncAccounts(View):
+    @require_capability("accounts", "open")
+    async def post(self, request: HttpRequest) -> HttpResponse:
+        return HttpResponse("opened")
