@@ -46,6 +46,12 @@ class Body:
             return self._memory
         return await asyncio.to_thread(_read_all, self._file)
 
+    async def prefix(self, count: int) -> bytes:
+        """Return the first `count` bytes of the body."""
+        if self._file is None:
+            return self._memory[:count]
+        return await asyncio.to_thread(_read_start, self._file, count)
+
     def replay(self, receive: Receive) -> Receive:
         """Return a `receive` that gives the body first, and then whatever the server has to say."""
         if self._file is not None:
@@ -133,6 +139,32 @@ async def _read_on(first: bytes, receive: Receive, limit: int, spool_bytes: int)
             file.close()
         raise
     return Body(b"".join(parts), file, length, digest.hexdigest() if length else None)
+
+
+async def peek(receive: Receive, count: int) -> tuple[bytes, Receive]:
+    """Return the first `count` bytes of a body that nobody has read, and a `receive` that still gives all of it.
+
+    No more messages are taken from the server than these bytes need.
+    """
+    taken: list[Message] = []
+    parts: list[bytes] = []
+    more, size = True, 0
+    while more and size < count:
+        message = await receive()
+        taken.append(message)
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        more = message["type"] == "http.request" and message.get("more_body", False)
+
+    async def again() -> Message:
+        return taken.pop(0) if taken else await receive()
+
+    return b"".join(parts)[:count], again
+
+
+def _read_start(file: IO[bytes], count: int) -> bytes:
+    file.seek(0)
+    return file.read(count)
 
 
 def _read_all(file: IO[bytes]) -> bytes:

@@ -28,7 +28,15 @@ from chio_core.exclusions import is_excluded
 from chio_core.identity import default_extractor, identify
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt
-from chio_core.names import LOGGER, STATE_CLIENT, STATE_DECISION, STATE_PASSTHROUGH, STATE_RECEIPT
+from chio_core.names import (
+    LOGGER,
+    STATE_BODY,
+    STATE_CLIENT,
+    STATE_DECISION,
+    STATE_EXTRACTOR,
+    STATE_PASSTHROUGH,
+    STATE_RECEIPT,
+)
 from chio_core.request import RequestView
 from chio_core.response import Denial
 from chio_core.settings import ChioSettings
@@ -69,7 +77,7 @@ class Decide(DecisionMember):
     async def __call__(self, view: ASGIGuardRequest) -> Denial | None:
         """Return the refusal, or None when the request may go on."""
         if is_excluded(self._settings, view.method, view.route_path):
-            view.scope.setdefault("state", {})[STATE_CLIENT] = self._client  # for handlers that ask for it
+            self._introduce(view)
             return None
         decision = await self._judge(view)
         if view.evidence:
@@ -79,9 +87,8 @@ class Decide(DecisionMember):
 
     async def publish(self, view: ASGIGuardRequest, decision: Decision) -> None:
         """Put a decision on the request's state and tell the hooks."""
-        state = view.scope.setdefault("state", {})
+        state = self._introduce(view)
         told = state.get(STATE_RECEIPT)
-        state[STATE_CLIENT] = self._client
         state[STATE_DECISION] = decision
         state[STATE_RECEIPT] = decision.receipt
         state[STATE_PASSTHROUGH] = decision.passthrough
@@ -89,6 +96,13 @@ class Decide(DecisionMember):
             await _call(self._on_decision, decision)
         if self._on_receipt is not None and decision.receipt is not None and decision.receipt is not told:
             await _call(self._on_receipt, decision.receipt)
+
+    def _introduce(self, view: ASGIGuardRequest) -> dict[str, Any]:
+        """Leave on the state what dependencies need to ask by themselves, in the same way; return the state."""
+        state: dict[str, Any] = view.scope.setdefault("state", {})
+        state[STATE_CLIENT] = self._client
+        state[STATE_EXTRACTOR] = self._extract
+        return state
 
     async def _judge(self, view: ASGIGuardRequest) -> Decision:
         settings = self._settings
@@ -105,6 +119,7 @@ class Decide(DecisionMember):
             )
             return Decision(verdict="refused", denial=gone)
         view.seal()
+        view.scope.setdefault("state", {})[STATE_BODY] = body
         route = self._resolve(view.scope)
         question = prepare(
             view,

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, quote
 
-from chio_asgi.body import Body, read_body
+from chio_asgi.body import Body, peek, read_body
 from chio_asgi.types import Receive, Scope
 from chio_core.canonical import sha256_hex
 from chio_core.errors import ConfigurationError
@@ -131,6 +131,15 @@ class ASGIGuardRequest:
                 return b""
             await self.read_body(_NO_LIMIT, _NO_LIMIT)
         return await self._body.read() if self._body is not None else b""
+
+    async def read_body_prefix(self, max_bytes: int) -> bytes:
+        """Return at most `max_bytes` from the body's start, and take no more messages than that needs."""
+        if max_bytes <= 0 or self._receive is None:
+            return b""
+        if self._body is not None:
+            return await self._body.prefix(max_bytes)
+        found, self._receive = await peek(self._receive, max_bytes)
+        return found
 
     async def read_body(self, limit: int, spool_bytes: int) -> Body:
         """Read the body to its end, once; see `chio_asgi.body.read_body`."""

@@ -269,9 +269,12 @@ def _covers(requirement: Requirement, question: Question, receipt: HttpReceipt) 
     if server is None or tool is None:
         return True
     try:
-        return all(
-            scope_allows(token.scope, server, tool, requirement.arguments, operation=operation)
-            for operation in requirement.operations
+        return any(
+            all(
+                scope_allows([grant], server, tool, requirement.arguments, operation=operation)
+                for operation in requirement.operations
+            )
+            for grant in token.scope.grants or ()
         )
     except ConstraintError:
         return False

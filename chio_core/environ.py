@@ -215,12 +215,15 @@ def open_input(environ: Mapping[str, Any], spool_bytes: int, *, eager: bool = Tr
 
 
 def _read_now(source: Any, length: int) -> BinaryIO:
-    data = source.read(length)
-    while len(data) < length:
-        piece = source.read(length - len(data))
-        if not piece:
-            raise incomplete()
-        data += piece
+    data = b""
+    try:
+        while len(data) < length:
+            piece = source.read(length - len(data))
+            if not piece:
+                raise incomplete()
+            data += piece
+    except OSError as exc:
+        raise incomplete() from exc
     return io.BytesIO(data)
 
 

@@ -39,7 +39,7 @@ class SidecarError(ChioError):
 
 
 class SidecarUnreachable(SidecarError):
-    """No connection to the sidecar, or it went away before it answered."""
+    """No connection to the sidecar could be had; nothing was sent."""
 
     code = "chio_sidecar_unreachable"
 

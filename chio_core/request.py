@@ -163,7 +163,8 @@ def to_chio_request(
     """
     path = view.route_path
     content_type = view.header_values("content-type")
-    headers = {"content-type": content_type[0]} if content_type else {}
+    # An empty line says as much as none, and WSGI servers do not tell the two apart.
+    headers = {"content-type": content_type[0]} if content_type and content_type[0] else {}
     if body_length:
         headers["content-length"] = str(body_length)
     tool = requirement if requirement is not None and requirement.server is not None else None

@@ -16,6 +16,7 @@ from chio_fastapi.dependencies import (
     get_chio_passthrough,
     get_chio_receipt,
 )
+from chio_fastapi.outbound import OutboundClient
 
 __all__ = [
     "CallerDep",
@@ -25,6 +26,7 @@ __all__ = [
     "ChioPassthroughDep",
     "ChioReceipt",
     "OptionalChioReceipt",
+    "OutboundClient",
     "RequireCapability",
     "add_chio",
     "get_caller_identity",

@@ -20,7 +20,7 @@ from chio_core.models.receipt import HttpReceipt
 from chio_core.names import CAPABILITY_HEADER, STATE_DECISION
 from chio_core.request import Requirement
 from chio_fastapi.denied import ChioDenied
-from chio_fastapi.evaluate import evaluate
+from chio_fastapi.evaluate import client_of, evaluate
 
 Arguments = Mapping[str, Any] | Callable[[Mapping[str, Any]], Any] | None
 """JSON arguments for the grant's constraints, or a function that makes them from the path parameters."""
@@ -99,10 +99,10 @@ class RequireCapability:
         """
         requirement = self.chio_requirement(connection.path_params)
         decision = connection.scope.get("state", {}).get(STATE_DECISION)
-        if not isinstance(decision, Decision) or decision.requirement != requirement:
+        if not isinstance(decision, Decision) or not _same(decision.requirement, requirement):
             decision = await evaluate(connection, requirement)
         if decision.denial is not None:
-            raise ChioDenied(decision.denial)
+            raise ChioDenied(decision.denial, client_of(connection).settings.receipt_header)
         if decision.receipt is None:
             raise ConfigurationError("a decision without receipt cannot meet a requirement")
         return decision.receipt
@@ -115,6 +115,11 @@ class RequireCapability:
 
     def __repr__(self) -> str:
         return f"RequireCapability({self.server!r}, {self.tool!r})"
+
+
+def _same(known: Requirement | None, wanted: Requirement) -> bool:
+    # Python calls 1 and True equal, also inside of arguments; JSON does not.
+    return known == wanted and canonical_json(known.arguments) == canonical_json(wanted.arguments)
 
 
 require_capability = RequireCapability()

@@ -15,14 +15,15 @@ from chio_core.response import Denial
 class ChioDenied(HTTPException):
     """A refusal. `add_chio` answers it with the flat envelope; without it FastAPI puts that under `detail`.
 
-    Attributes:
+    Args:
         denial: the refusal itself.
+        receipt_header: response header for the receipt id (setting `receipt_header`).
     """
 
-    def __init__(self, denial: Denial) -> None:
+    def __init__(self, denial: Denial, receipt_header: str = RECEIPT_HEADER) -> None:
         headers = {"cache-control": "no-store", **dict(denial.headers)}
         if denial.receipt_id is not None and denial.receipt_id.isascii() and denial.receipt_id.isprintable():
-            headers[RECEIPT_HEADER.lower()] = denial.receipt_id
+            headers[receipt_header.lower()] = denial.receipt_id
         super().__init__(denial.status, detail=flat(denial), headers=headers)
         self.denial = denial
 

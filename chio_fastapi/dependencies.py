@@ -9,14 +9,13 @@ from chio_asgi.view import ASGIGuardRequest
 from chio_core.client import ChioClient
 from chio_core.decision import Decision
 from chio_core.errors import ConfigurationError
-from chio_core.identity import default_extractor
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import ChioPassthrough, HttpReceipt
 from chio_core.names import STATE_DECISION, STATE_PASSTHROUGH, STATE_RECEIPT
 from chio_core.response import Denial
 from chio_fastapi.capability import require_capability
 from chio_fastapi.denied import ChioDenied
-from chio_fastapi.evaluate import client_of
+from chio_fastapi.evaluate import caller_of, client_of
 
 
 async def get_chio_receipt(connection: HTTPConnection) -> HttpReceipt | None:
@@ -54,11 +53,7 @@ async def get_chio_passthrough(connection: HTTPConnection) -> ChioPassthrough | 
 
 async def get_caller_identity(connection: HTTPConnection) -> CallerIdentity:
     """Return who is calling, as the sidecar was told; on an excluded route, as it would be told."""
-    decision = _state(connection, STATE_DECISION)
-    if isinstance(decision, Decision) and decision.caller is not None:
-        return decision.caller
-    settings = client_of(connection).settings
-    return default_extractor(settings.api_key_header, settings.session_cookie)(ASGIGuardRequest(connection.scope))
+    return caller_of(connection, ASGIGuardRequest(connection.scope))
 
 
 async def get_chio_client(connection: HTTPConnection) -> ChioClient:

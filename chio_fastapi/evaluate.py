@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 import uuid
 from typing import Any
 
 from starlette.requests import HTTPConnection, Request
 
-from chio_asgi.view import ASGIGuardRequest
+from chio_asgi.body import Body
+from chio_asgi.view import ASGIGuardRequest, route_path
+from chio_core.canonical import sha256_hex
 from chio_core.client import ChioClient
 from chio_core.decide import inspect, prepare, singleton_headers
 from chio_core.decision import Decision, body_too_large
 from chio_core.errors import ConfigurationError
-from chio_core.identity import default_extractor
-from chio_core.names import STATE_CLIENT
+from chio_core.identity import default_extractor, identify
+from chio_core.models.caller import CallerIdentity
+from chio_core.names import STATE_BODY, STATE_CLIENT, STATE_DECISION, STATE_EXTRACTOR
 from chio_core.request import Requirement
 
 
@@ -45,42 +47,67 @@ async def evaluate(connection: HTTPConnection, requirement: Requirement) -> Deci
     denial = inspect(view, settings, singleton_headers(settings))
     if denial is not None:
         return Decision(verdict="refused", denial=denial, requirement=requirement)
-    body = await _body(connection)
-    if len(body) > settings.max_body_bytes:
+    body_hash, length = await _body(connection)
+    if length > settings.max_body_bytes:
         return Decision(verdict="refused", denial=body_too_large(settings.max_body_bytes), requirement=requirement)
     question = prepare(
         view,
         settings,
         request_id=str(uuid.uuid4()),
         now=time.time(),
-        caller=default_extractor(settings.api_key_header, settings.session_cookie)(view),
+        caller=caller_of(connection, view),
         template=template_of(connection.scope),
-        body_hash=hashlib.sha256(body).hexdigest() if body else None,
-        body_length=len(body),
+        body_hash=body_hash,
+        body_length=length,
         requirement=requirement,
     )
     return await client.decide(question)
 
 
+def caller_of(connection: HTTPConnection, view: ASGIGuardRequest) -> CallerIdentity:
+    """Return who is calling: the caller of the middleware's decision, else what its extractor finds."""
+    state = connection.scope.get("state", {})
+    decision = state.get(STATE_DECISION)
+    if isinstance(decision, Decision) and decision.caller is not None:
+        return decision.caller
+    settings = client_of(connection).settings
+    usual = default_extractor(settings.api_key_header, settings.session_cookie)
+    return identify(view, state.get(STATE_EXTRACTOR) or usual)
+
+
 def template_of(scope: Any) -> str | None:
     """Return the template of the route that is running, mounts and included routers applied; None if unknown."""
+    route = scope.get("route")
+    # A router that FastAPI includes leaves the route's place in the tree here. It stays in the scope of whatever
+    # that router mounts, where it speaks of the mount and not of the route.
     context = scope.get("fastapi", {}).get("effective_route_context")
-    route = getattr(context, "starlette_route", None) or context or scope.get("route")
-    template = getattr(route, "path_format", None)
+    place = context if getattr(context, "original_route", None) is route else route
+    template = getattr(place, "path_format", None)
     if not isinstance(template, str):
         return None
-    root, outer = scope.get("root_path", "") or "", scope.get("app_root_path")
-    # A mount has put its prefix, as it was spelled, into `root_path`; the server's own part is not the router's.
-    return root[len(outer) :] + template if isinstance(outer, str) and root.startswith(outer) else template
+    root, outer = scope.get("root_path") or "", scope.get("app_root_path")
+    if outer is None or root == outer:
+        return template
+    # A mount has put its prefix, as it was spelled, into `root_path`. If that had parameters, nobody can tell
+    # from here what the template was.
+    if set(scope.get("path_params", ())) - set(getattr(place, "param_convertors", ())):
+        return None
+    prefix = root.removeprefix(outer)
+    return prefix + template if route_path(scope).startswith(prefix) else None
 
 
-async def _body(connection: HTTPConnection) -> bytes:
+async def _body(connection: HTTPConnection) -> tuple[str | None, int]:
+    """Return hash and length of the body: those that the middleware has found, else those of what is read."""
+    known = connection.scope.get("state", {}).get(STATE_BODY)
+    if isinstance(known, Body):
+        return known.hash, known.length
     if not isinstance(connection, Request):
-        return b""
+        return None, 0
     try:
-        return await connection.body()
+        body = await connection.body()
     except RuntimeError:
         raise ConfigurationError(
             "the request body was read as a stream before the capability was checked (a form or file route); "
             "add the middleware with chio_fastapi.add_chio(app), which sees the body first"
         ) from None
+    return (sha256_hex(body), len(body)) if body else (None, 0)

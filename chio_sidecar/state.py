@@ -117,6 +117,7 @@ def _open_parts(config: SidecarConfig) -> _Parts:
         trusted_issuers={key.public_hex, *config.trusted_issuers},
         accept_schema_form=config.accept_schema_form,
     )
+    log.info("receipts are signed by %s", key.public_hex)
     return _Parts(key, routes, engine, store)
 
 

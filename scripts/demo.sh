@@ -1,3 +1,18 @@
-# The smoke test of hello-fastapi, which tells what it saw.
+# The smoke tests of the hello examples, which tell what they saw: hello-fastapi, or those that the arguments name
+# (fastapi, django, flask, or all).
 . "$(dirname "$0")/venv.sh"
-VENV=$(dirname "$(dirname "$python")") exec examples/hello-fastapi/smoke.sh "$@"
+VENV=$(dirname "$(dirname "$python")")
+export VENV
+case "${*:-fastapi}" in
+    all) set -- fastapi django flask ;;
+    fastapi) set -- fastapi ;;
+esac
+for framework in "$@"; do
+    smoke=examples/hello-$framework/smoke.sh
+    if [ ! -x "$smoke" ]; then
+        echo "there is no example hello-$framework; name fastapi, django, flask or all" >&2
+        exit 2
+    fi
+    "$smoke"
+    [ $# -eq 1 ] || echo
+done

@@ -393,13 +393,19 @@ async def serve(app: App, **options: Any) -> AsyncIterator[int]:
             await running
 
 
-async def raw_http(port: int, data: bytes) -> bytes:
-    """Send bytes to a port and return all that comes back until the server closes."""
+async def raw_http(port: int, data: bytes, *, half_close: bool = False) -> bytes:
+    """Send bytes to a port and return all that comes back until the server closes.
+
+    Args:
+        half_close: say that nothing follows, for requests whose end the server would wait for.
+    """
     async with asyncio.timeout(DEADLINE):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
             writer.write(data)
             await writer.drain()
+            if half_close:
+                writer.write_eof()
             return await reader.read()
         except ConnectionError:
             return b""

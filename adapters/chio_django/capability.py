@@ -18,6 +18,7 @@ from django.http import HttpRequest
 from django.utils.decorators import method_decorator
 from django.views import View as ClassBasedView
 
+from chio_core.ask import receipt_header_of
 from chio_core.decision import Decision
 from chio_core.errors import ConfigurationError
 from chio_core.models.capability import Operation
@@ -49,7 +50,7 @@ class RequiredCapability(CapabilityRule):
             if decision is None and _dispatches_to_async(view, args):
                 return aguarded(*args, **kwargs)
             decision = decision or passage.ask_further(wanted)
-            return view(*args, **kwargs) if met(decision) else refusal_of(decision)
+            return view(*args, **kwargs) if met(decision) else refusal_of(decision, passage)
 
         @wraps(view)
         async def aguarded(*args: Any, **kwargs: Any) -> Any:
@@ -59,7 +60,7 @@ class RequiredCapability(CapabilityRule):
                 # Under WSGI Django makes an event loop for this one view; a connection would not outlive it.
                 asgi = hasattr(passage.request, "scope")
                 decision = await passage.aask_further(wanted) if asgi else passage.ask_further(wanted)
-            return await view(*args, **kwargs) if met(decision) else refusal_of(decision)
+            return await view(*args, **kwargs) if met(decision) else refusal_of(decision, passage)
 
         chosen = aguarded if iscoroutinefunction(view) else guarded
         setattr(chosen, RULES, (self, *rules_of(view)))
@@ -143,11 +144,14 @@ def met(decision: Decision) -> bool:
     return decision.denial is None
 
 
-def refusal_of(decision: Decision) -> Any:
-    """Return the response of a decision that refuses."""
+def refusal_of(decision: Decision, passage: Passage) -> Any:
+    """Return the response of a decision that refuses; its receipt is named even where there is no middleware."""
     if decision.denial is None:
         raise ConfigurationError("this decision refuses nothing")
-    return refusal(decision.denial)
+    response = refusal(decision.denial)
+    if (receipt_id := receipt_header_of(decision)) is not None:
+        response.headers[passage.governor.settings.receipt_header] = receipt_id
+    return response
 
 
 def _request_in(args: Sequence[Any]) -> HttpRequest:

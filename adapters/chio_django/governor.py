@@ -45,14 +45,17 @@ class Governor:
 
     def sync_client(self) -> SyncChioClient:
         """Return the client for threads."""
-        if self._sync_client is None:
-            with self._lock:
-                if self._sync_client is None:
-                    client = self._sync_client = SyncChioClient(self.settings)
-                    # Closed with the governor; not at exit, where a forked process would wait for a thread it has not.
-                    self._finalizer = weakref.finalize(self, client.close)
-                    self._finalizer.atexit = False
-        return self._sync_client
+        found = self._sync_client
+        if found is not None:
+            return found
+        with self._lock:
+            found = self._sync_client
+            if found is None:
+                found = self._sync_client = SyncChioClient(self.settings)
+                # Closed with the governor; not at exit, where a forked process would wait for a thread it has not.
+                self._finalizer = weakref.finalize(self, found.close)
+                self._finalizer.atexit = False
+            return found
 
     def close(self) -> None:
         """Close the connections of the client for threads; those of an event loop end with it."""

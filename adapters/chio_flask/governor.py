@@ -57,14 +57,17 @@ class Governor:
 
     def client(self) -> SyncChioClient:
         """Return the client."""
-        if self._client is None:
-            with self._lock:
-                if self._client is None:
-                    client = self._client = SyncChioClient(self.settings)
-                    # Closed with the governor; not at exit, where a forked process would wait for a thread it has not.
-                    self._finalizer = weakref.finalize(self, client.close)
-                    self._finalizer.atexit = False
-        return self._client
+        found = self._client
+        if found is not None:
+            return found
+        with self._lock:
+            found = self._client
+            if found is None:
+                found = self._client = SyncChioClient(self.settings)
+                # Closed with the governor; not at exit, where a forked process would wait for a thread it has not.
+                self._finalizer = weakref.finalize(self, found.close)
+                self._finalizer.atexit = False
+            return found
 
     def close(self) -> None:
         """Close the connections, unless the client is somebody else's."""

@@ -139,7 +139,7 @@ class ConnectionPool:
                 _, connection = await loop.create_connection(self._protocol, end.host, end.port, ssl=self._context())
         if connection.closed:  # lost before this task went on; `_gone` has been called already
             raise ConnectionResetError("the sidecar hung up")
-        self._openers.discard(asyncio.current_task())  # type: ignore[arg-type]  # from here on it counts as open
+        self._openers.discard(asyncio.current_task())  # from here on it counts as open
         self._open.add(connection)
         self._serve(connection)
 

@@ -24,9 +24,16 @@ class HttpxCarrier:
 
     Each exchange is a task of its own. Whoever waits is shielded from it: a cancelled wait must not cancel a
     request in httpcore, where that can leave a slot of the pool held by nobody (encode/httpcore #1093).
+
+    Args:
+        base_url: what the paths are appended to.
+        transport: what carries the requests.
+        patience: seconds that closing waits for exchanges under way. Some transports know no timeout, and an
+            answer that nobody waits for any more must not hold up the end of the application.
     """
 
-    def __init__(self, base_url: str, transport: httpx.AsyncBaseTransport) -> None:
+    def __init__(self, base_url: str, transport: httpx.AsyncBaseTransport, *, patience: float = 5.0) -> None:
+        self._patience = patience
         self._client = httpx.AsyncClient(base_url=base_url, transport=transport, trust_env=False)
         self._running: set[asyncio.Task[Answer]] = set()
 
@@ -42,8 +49,12 @@ class HttpxCarrier:
             raise SidecarTimeout("Chio sidecar did not answer in time") from None
 
     async def aclose(self) -> None:
-        """Wait for what is under way, then close."""
-        await asyncio.gather(*self._running, return_exceptions=True)
+        """Wait for what is under way, but not for ever, then close."""
+        if self._running:
+            _, late = await asyncio.wait(self._running, timeout=self._patience)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
         await self._client.aclose()
 
     def _finished(self, task: asyncio.Task[Answer]) -> None:

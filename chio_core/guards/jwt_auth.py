@@ -21,6 +21,7 @@ from chio_core.request import GuardRequest
 from chio_core.response import Denial
 
 _MAX_TOKEN = 16 * 1024
+_SECRET_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}  # RFC 7518, section 3.2
 
 
 class JwtAuth:
@@ -39,7 +40,8 @@ class JwtAuth:
         priority: place in the chain.
 
     Raises:
-        ConfigurationError: no key or two, no algorithms, `none`, or secrets and public keys mixed.
+        ConfigurationError: no key or two, a secret that is too short, no algorithms, `none`, or secrets and
+            public keys mixed.
     """
 
     name = "jwt_auth"
@@ -148,6 +150,9 @@ def _check_options(key: Any, jwks_url: str | None, algorithms: Sequence[str]) ->
     symmetric = [a for a in algorithms if a.startswith("HS")]
     if symmetric and (len(symmetric) != len(algorithms) or jwks_url is not None):
         raise ConfigurationError("JwtAuth cannot accept shared secrets (HS…) and public keys at once")
+    least = max((_SECRET_BYTES.get(a, 64) for a in symmetric), default=0)
+    if isinstance(key, str | bytes) and len(key.encode() if isinstance(key, str) else key) < least:
+        raise ConfigurationError(f"JwtAuth(key=…) for {', '.join(symmetric)} must be a secret of at least {least} bytes")
 
 
 def _text(value: Any) -> str | None:

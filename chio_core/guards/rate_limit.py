@@ -144,7 +144,8 @@ class RateLimit:
         wishes.add_header("RateLimit", f'"default";r={max(0, remaining)};t={wait}')
 
     def _unavailable(self, exc: Exception) -> Denial | None:
-        log.error("chio: rate limit storage cannot be asked (%s)", type(exc).__name__)
+        outcome = "PASSED UNCOUNTED" if self._fail_open else "refused"
+        log.error("chio: %s, since the rate limit storage cannot be asked (%s)", outcome, type(exc).__name__)
         if self._fail_open:
             return None
         return Denial(
@@ -179,7 +180,11 @@ class RateLimit:
         try:
             storage = storage_from_string(f"async+{self._url}", **options)
         except Exception as exc:  # noqa: BLE001 - limits raises many types here, and all mean this
-            raise ConfigurationError(f"rate limit storage {_scheme(self._url)} cannot be used: {exc}") from None
+            # Their texts may repeat the URL, and with it a password.
+            raise ConfigurationError(
+                f"rate limit storage {_scheme(self._url)} cannot be used ({type(exc).__name__}); write memory:// or "
+                "redis://HOST:PORT/DB, for which the package redis must be installed"
+            ) from None
         if not isinstance(storage, Storage):
             raise ConfigurationError(f"rate limit storage {_scheme(self._url)} has no asynchronous form")
         return self._strategy(storage)

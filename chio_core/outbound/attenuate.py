@@ -6,9 +6,12 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
 from chio_core.capabilities import NOT_A_SUBSET, is_subset, issue_capability, parse_capability, sign_link
 from chio_core.capabilities.errors import CapabilityRejected
 from chio_core.models.capability import ChioScope
+from chio_core.models.receipt import explain
 from chio_core.signing import SigningKey
 
 
@@ -35,10 +38,11 @@ def attenuate(
         now: whole seconds since 1970; this machine's clock when left out.
 
     Raises:
-        CapabilityRejected: the token cannot be read, has expired, or does not allow all of the scope.
+        CapabilityRejected: the token or the scope cannot be read, the token has expired, or it does not allow
+            all of the scope.
     """
     parent = parse_capability(token)
-    wanted = scope if isinstance(scope, ChioScope) else ChioScope.model_validate(dict(scope))
+    wanted = scope if isinstance(scope, ChioScope) else _scope(scope)
     if not is_subset(wanted, parent.scope):
         raise CapabilityRejected(NOT_A_SUBSET)
     issued_at = int(time.time()) if now is None else now
@@ -56,3 +60,10 @@ def attenuate(
         delegation_chain=(link,),
     )
     return child.to_header()
+
+
+def _scope(document: Mapping[str, Any]) -> ChioScope:
+    try:
+        return ChioScope.model_validate(dict(document))
+    except ValidationError as exc:
+        raise CapabilityRejected(f"the scope cannot be read: {explain(exc)}") from None

@@ -41,6 +41,8 @@ class MiddlewareChain(Chain):
         super().add(guard, **place)
         for member in self._members:
             _check(member)
+        if sum(member.is_decide for member in self._members) > 1:
+            raise ConfigurationError("each send is decided once; remove the second GovernOutbound")
         return self
 
     def __or__(self, other: Any) -> MiddlewareChain:

@@ -113,9 +113,10 @@ def prepare(path: Path, *, journal: str, busy_seconds: float) -> None:
     """
     try:
         _create_private(path)
-        connection = connect(path, journal=journal, busy_seconds=busy_seconds)
+        connection = _connect(path, mode="rw", busy_seconds=busy_seconds)
         try:
-            _initialise(connection, path)
+            _initialise(connection, path)  # first: a file that is not ours stays as it is
+            _configure(connection, journal)
         finally:
             connection.close()
     except OSError as exc:
@@ -132,18 +133,9 @@ def connect(path: Path, *, journal: str, busy_seconds: float) -> sqlite3.Connect
     Raises:
         sqlite3.Error: it cannot be opened, or stays in another journal mode.
     """
-    connection = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=rw",
-        uri=True,
-        timeout=busy_seconds,
-        isolation_level=None,
-        check_same_thread=False,
-    )
+    connection = _connect(path, mode="rw", busy_seconds=busy_seconds)
     try:
-        (mode,) = connection.execute(f"PRAGMA journal_mode={journal}").fetchone()
-        if mode != journal:
-            raise sqlite3.OperationalError(f"database is locked in journal mode {mode}")
-        connection.execute("PRAGMA synchronous=FULL")
+        _configure(connection, journal)
     except BaseException:
         connection.close()
         raise
@@ -168,13 +160,24 @@ def connect_reader(path: Path, *, busy_seconds: float) -> sqlite3.Connection:
     Raises:
         sqlite3.Error: it cannot be opened.
     """
+    return _connect(path, mode="ro", busy_seconds=busy_seconds)
+
+
+def _connect(path: Path, *, mode: str, busy_seconds: float) -> sqlite3.Connection:
     return sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=ro",
+        f"{path.absolute().as_uri()}?mode={mode}",
         uri=True,
         timeout=busy_seconds,
         isolation_level=None,
         check_same_thread=False,
     )
+
+
+def _configure(connection: sqlite3.Connection, journal: str) -> None:
+    (mode,) = connection.execute(f"PRAGMA journal_mode={journal}").fetchone()
+    if mode != journal:
+        raise sqlite3.OperationalError(f"database is locked in journal mode {mode}")
+    connection.execute("PRAGMA synchronous=FULL")
 
 
 def _create_private(path: Path) -> None:

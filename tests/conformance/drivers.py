@@ -2,18 +2,16 @@
 
 A driver starts an application with settings, sends it one request, and says what came out: status, headers, body,
 and what the handler saw each time that it ran. To put another framework to the table in `outcomes.csv`, write one
-more driver and add it to `DRIVERS`.
+more driver and add it to `FACTORIES`. (`stacks/` does the same with servers and sockets.)
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
 from starlette.applications import Starlette
@@ -31,80 +29,18 @@ from chio_core.problems import flat, render
 from chio_core.response import Denial
 from chio_core.settings import ChioSettings
 from chio_fastapi import RequireCapability, add_chio
-from tests.support import Headers, Reply, call, http_scope
+from tests.conformance.django_driver import (
+    DjangoAsync,
+    DjangoCapability,
+    DjangoCapabilityAlone,
+    DjangoCapabilityAsync,
+    DjangoSync,
+)
+from tests.conformance.flask_driver import FlaskCapability, FlaskExtension
+from tests.conformance.window import PATH, SERVER, TEMPLATE, TOOL, Driver, Observation, Seen, Sent
+from tests.support import Reply, call, http_scope
 
-PATH = "/transfers/7"
-TEMPLATE = "/transfers/{transfer_id}"
-SERVER, TOOL = "payments", "transfer"
-
-
-@dataclass(frozen=True)
-class Sent:
-    """One request."""
-
-    method: str = "POST"
-    path: str = PATH
-    query: bytes = b""
-    headers: Headers = ()
-    body: bytes = b'{"amount":5}'
-
-
-@dataclass
-class Seen:
-    """What the handler saw on one run."""
-
-    receipt: Any = None
-    passthrough: Any = None
-    decision: Any = None
-
-
-@dataclass
-class Observation:
-    """What came out of one request.
-
-    Attributes:
-        seen: one entry for each time that the handler ran.
-    """
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-    seen: list[Seen] = field(default_factory=list)
-
-    @property
-    def code(self) -> str | None:
-        """The code that the body states: of a flat envelope, a nested one, or FastAPI's `detail`."""
-        try:
-            document = json.loads(self.body)
-        except ValueError:
-            return None
-        if not isinstance(document, dict):
-            return None
-        document = document.get("detail", document)
-        error = document.get("error")
-        return error.get("code") if isinstance(error, dict) else error
-
-
-class Driver(Protocol):
-    """One framework, set up in one way.
-
-    Attributes:
-        name: how tests call it.
-        asks: `middleware`, or `capability` where the route requires one.
-        tags_success: the receipt header is on successful answers too.
-    """
-
-    name: str
-    asks: str
-    tags_success: bool
-
-    def run(self, settings: Mapping[str, Any], request: Sent) -> Observation:
-        """Start the application with these settings, send one request, close everything."""
-        ...
-
-    def code(self, wire_code: str) -> str:
-        """Return how this framework's envelope spells a wire code."""
-        ...
+__all__ = ["DRIVERS", "PATH", "SERVER", "TEMPLATE", "TOOL", "Driver", "Observation", "Seen", "Sent"]
 
 
 class _ASGIDriver:
@@ -253,5 +189,12 @@ FACTORIES: tuple[Callable[[], Driver], ...] = (
     CapabilityBehindMiddleware,
     CapabilityAlone,
     SynchronousCore,
+    DjangoSync,
+    DjangoAsync,
+    DjangoCapability,
+    DjangoCapabilityAsync,
+    DjangoCapabilityAlone,
+    FlaskExtension,
+    FlaskCapability,
 )
 DRIVERS: Mapping[str, Driver] = {driver.name: driver for driver in (make() for make in FACTORIES)}

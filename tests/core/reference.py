@@ -29,7 +29,7 @@ def vectors(topic: str) -> dict[str, Any]:
     return {}
 
 
-def cases(topic: str, member: str = "cases") -> Any:
+def cases(topic: str, member: str = "cases") -> pytest.MarkDecorator:
     """Return a `parametrize` decorator over the cases of a topic."""
     found = vectors(topic).get(member)
     if not found:

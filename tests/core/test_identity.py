@@ -15,7 +15,8 @@ from chio_core.identity import (
     from_client_certificate,
     from_cookie,
 )
-from chio_core.models import CallerIdentity
+from chio_core.models import AuthMethod, CallerIdentity
+from chio_core.request import RequestView
 from tests.core.views import View
 
 DER = b"\x30\x82\x01\x0a not a real certificate, but its bytes count"
@@ -99,7 +100,7 @@ def test_the_order_is_certificate_bearer_key_cookie_nobody() -> None:
     credentials = {"authorization": "Bearer t", "x-api-key": "k", "cookie": "session=s"}
     extract = default_extractor()
     methods = []
-    for left_out in (None, "tls", "authorization", "x-api-key", "cookie"):
+    for left_out in ("", "tls", "authorization", "x-api-key", "cookie"):
         credentials.pop(left_out, None)
         methods.append(extract(with_tls(None if left_out else TLS, **credentials)).auth_method.method)
     assert methods == ["mtls_certificate", "bearer", "api_key", "cookie", "anonymous"]
@@ -116,11 +117,11 @@ def test_the_names_of_header_and_cookie_can_be_chosen() -> None:
 def test_extractors_compose() -> None:
     asked: list[str] = []
 
-    def never(view: View) -> None:
+    def never(view: RequestView) -> None:
         asked.append(view.route_path)
 
-    def always(view: View) -> CallerIdentity:
-        return CallerIdentity(subject="agent-7", auth_method={"method": "anonymous"}, verified=True)  # type: ignore[arg-type]
+    def always(view: RequestView) -> CallerIdentity:
+        return CallerIdentity(subject="agent-7", auth_method=AuthMethod(method="anonymous"), verified=True)
 
     extract = first_of(never, always, from_bearer)
     assert extract(View(headers=[("authorization", "Bearer t")])).subject == "agent-7"

@@ -19,7 +19,7 @@ def _load(name: str) -> dict[str, Any]:
     return dict(json.loads((make.FOLDER / f"{name}.json").read_text(encoding="ascii")))
 
 
-def cases(name: str) -> Any:
+def cases(name: str) -> pytest.MarkDecorator:
     found = _load(name)["cases"]
     return pytest.mark.parametrize("case", found, ids=[case["id"] for case in found])
 

@@ -12,14 +12,20 @@ import httpx
 import pytest
 
 from chio_core import ChioClient, ConfigurationError, SyncChioClient
+from chio_core.carrier.via_httpx import HttpxCarrier
 from chio_core.decision import Decision
+from chio_core.errors import SidecarTimeout
 from chio_core.signing import SigningKey
 from chio_core.testing import BEHAVIOURS, KEY, Asked, Behaviour, Reply, ScriptedSidecar, behaviour, behaviours, seal
 from tests.core.views import NOW, View, question
+from tests.support import run
 
-CLOCK = {"clock": lambda: float(NOW)}
 # httpx undoes a compression that nobody asked for; our own carriers do not.
 FAST = [name for name, one in BEHAVIOURS.items() if not one.slow and name != "compressed"]
+
+
+def now() -> float:
+    return NOW
 
 
 def ask(client: ChioClient) -> Decision:
@@ -60,7 +66,7 @@ def test_a_script_may_choose_for_each_question_and_may_change() -> None:
     def choose(asked: Asked) -> Behaviour:
         return behaviours.ALLOW if asked.method == "GET" else behaviours.deny("read only", status=405)
 
-    sidecar = ScriptedSidecar(choose, **CLOCK)
+    sidecar = ScriptedSidecar(choose, clock=now)
     client = in_memory(sidecar)
     assert result(asyncio.run(client.decide(question()))) == ("deny", 405, "chio_access_denied")
     assert asyncio.run(client.decide(question(View("GET")))).allowed
@@ -70,7 +76,7 @@ def test_a_script_may_choose_for_each_question_and_may_change() -> None:
 
 @pytest.mark.parametrize("name", FAST)
 def test_a_behaviour_is_the_same_in_memory_and_over_both_kinds_of_socket(name: str) -> None:
-    sidecar = ScriptedSidecar(behaviour(name), **CLOCK)
+    sidecar = ScriptedSidecar(behaviour(name), clock=now)
     found = [result(ask(in_memory(sidecar)))]
     with sidecar.serving_in_thread():
         found.append(result(ask(ChioClient(sidecar.settings(), clock=lambda: NOW))))
@@ -81,7 +87,7 @@ def test_a_behaviour_is_the_same_in_memory_and_over_both_kinds_of_socket(name: s
 
 @pytest.mark.parametrize("name", [name for name, one in BEHAVIOURS.items() if one.slow])
 def test_a_slow_behaviour_is_a_timeout_in_memory_too(name: str) -> None:
-    decision = ask(in_memory(ScriptedSidecar(behaviour(name), **CLOCK), timeout=0.05))
+    decision = ask(in_memory(ScriptedSidecar(behaviour(name), clock=now), timeout=0.05))
     assert result(decision) == ("error", 503, "chio_timeout")
 
 
@@ -118,6 +124,18 @@ def test_as_an_asgi_application_it_fails_where_a_connection_would_break(name: st
         asyncio.run(exchange())
 
 
+def test_closing_does_not_wait_for_ever_for_a_transport_without_timeouts() -> None:
+    async def main() -> str:
+        transport = httpx.ASGITransport(ScriptedSidecar(behaviours.HANG))
+        carrier = HttpxCarrier("http://sidecar", transport, patience=0.01)
+        with pytest.raises(SidecarTimeout):
+            await carrier.post("/chio/evaluate", question().body, (), 0.01)
+        await carrier.aclose()
+        return "closed"
+
+    assert run(main()) == "closed"
+
+
 def test_it_answers_the_lifespan() -> None:
     async def live() -> list[str]:
         messages = iter(["lifespan.startup", "lifespan.shutdown"])
@@ -136,7 +154,7 @@ def test_it_answers_the_lifespan() -> None:
 
 
 def test_it_keeps_a_connection_for_further_questions() -> None:
-    with ScriptedSidecar(**CLOCK).serving_in_thread() as sidecar:
+    with ScriptedSidecar(clock=now).serving_in_thread() as sidecar:
         connection = http.client.HTTPConnection("127.0.0.1", urlsplit(sidecar.url).port or 0)
         for _ in range(3):
             connection.request("POST", "/chio/evaluate", question().body)
@@ -148,7 +166,7 @@ def test_it_keeps_a_connection_for_further_questions() -> None:
 
 def test_it_serves_in_the_running_loop() -> None:
     async def main() -> Decision:
-        async with ScriptedSidecar(**CLOCK).serving() as sidecar, ChioClient(sidecar.settings()) as client:
+        async with ScriptedSidecar(clock=now).serving() as sidecar, ChioClient(sidecar.settings()) as client:
             return await client.decide(question())
 
     # The client's clock is the real one, so the receipt is too old: both sides work.
@@ -187,7 +205,7 @@ def test_a_behaviour_of_ones_own_is_one_object() -> None:
     ids=str,
 )
 def test_further_behaviours_can_be_made(one: Behaviour, expected: tuple[str, int, str]) -> None:
-    assert result(ask(in_memory(ScriptedSidecar(one, **CLOCK)))) == expected
+    assert result(ask(in_memory(ScriptedSidecar(one, clock=now)))) == expected
 
 
 def test_a_name_that_nobody_knows_is_refused_and_the_nearest_named() -> None:
@@ -203,7 +221,7 @@ def test_every_behaviour_says_in_one_sentence_what_it_does() -> None:
 
 
 def test_sealing_gives_a_newer_receipt_the_id_of_its_content() -> None:
-    asked = ScriptedSidecar(**CLOCK)
+    asked = ScriptedSidecar(clock=now)
     ask(in_memory(asked))
     first = asked.asked[0].receipt(newer=True)
     second = seal({**first, "policy_hash": "00" * 32}, KEY)

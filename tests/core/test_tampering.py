@@ -20,7 +20,11 @@ from chio_core.testing.question import ALLOW, DENY
 from tests.core.views import NOW, View, asked, question
 
 FOREIGN = SigningKey(b"f" * 32)
-EXTRA = {"tree": {"root": "aa" * 32, "size": 2**60, "ratio": 0.5}, "labels": ["b", "a"], "note": "Grüße"}
+EXTRA: dict[str, Any] = {
+    "tree": {"root": "aa" * 32, "size": 2**60, "ratio": 0.5},
+    "labels": ["b", "a"],
+    "note": "Grüße",
+}
 
 
 def genuine() -> list[tuple[Question, dict[str, Any]]]:
@@ -133,18 +137,16 @@ def test_a_refusal_cannot_be_turned_into_an_allow() -> None:
                 assert refused(one, {**document, "verdict": verdict, "response_status": 200}) is not None
 
 
-def test_ten_thousand_genuine_receipts_with_members_of_a_time_to_come_all_count() -> None:
+def test_genuine_receipts_with_members_of_a_time_to_come_count_in_all_ten_thousand_spellings() -> None:
     rng = random.Random(20)
     base = asked(GENUINE[0][0])
-    count = 0
-    while count < 10_000:
+    for count in range(2_500):
         document = base.receipt(newer=bool(count % 2), **dict(_unknown_members(rng)))
-        # As it comes over the wire: written by somebody else's encoder, in any order.
-        members = list(document.items())
-        rng.shuffle(members)
-        text = json.dumps(dict(members), ensure_ascii=bool(count % 3))
-        assert refused(GENUINE[0][0], parse_json(text)) is None, text
-        count += 1
+        for ascii_only in (True, False):
+            # As it comes over the wire: written by somebody else's encoder, in any order.
+            for members in (list(document.items()), rng.sample(list(document.items()), len(document))):
+                text = json.dumps(dict(members), ensure_ascii=ascii_only)
+                assert refused(GENUINE[0][0], parse_json(text)) is None, text
 
 
 def _unknown_members(rng: random.Random) -> Iterator[tuple[str, Any]]:

@@ -24,7 +24,7 @@ UNPINNED = ChioSettings(trusted_kernel_keys=())
 
 def test_pinned_keys_are_the_ones_that_count() -> None:
     trust = KeyTrust([KEY.public_hex])
-    assert trust.keys() == {KEY.public_hex}
+    assert trust.keys() == frozenset({KEY.public_hex})
     trust.remember(KEY.public_hex)
     with pytest.raises(ReceiptRejected, match="another kernel key"):
         trust.remember(OTHER.public_hex)
@@ -68,7 +68,7 @@ def test_of_several_first_keys_at_once_one_wins() -> None:
         start = threading.Barrier(len(keys))
         with ThreadPoolExecutor(len(keys)) as threads:
             refused = list(threads.map(partial(_is_refused, trust, start), keys))
-        assert trust.keys() == {key for key, no in zip(keys, refused, strict=True) if not no}
+        assert trust.keys() == frozenset(key for key, no in zip(keys, refused, strict=True) if not no)
         assert sum(refused) == 3
 
 

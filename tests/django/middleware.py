@@ -11,6 +11,7 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.utils.decorators import sync_and_async_middleware
 
+from chio_core.decision import Decision
 from chio_django import ChioDjangoMiddleware
 
 GetResponse = Callable[[HttpRequest], Any]
@@ -54,6 +55,29 @@ def refuses(get_response: GetResponse) -> Any:
         raise PermissionDenied
 
     return _before(get_response, refuse)
+
+
+@sync_and_async_middleware
+def no_chio(get_response: GetResponse) -> Any:
+    """Stands where Chio stands, publishes what the views read, and judges nothing."""
+
+    def publish(request: HttpRequest) -> None:
+        passed = Decision(verdict="none")
+        vars(request).update(chio_receipt=None, chio_decision=passed, chio_passthrough=None)
+
+    return _before(get_response, publish)
+
+
+@sync_and_async_middleware
+def denies(get_response: GetResponse) -> Any:
+    """Answers 403 by itself."""
+    if iscoroutinefunction(get_response):
+
+        async def amiddleware(request: HttpRequest) -> HttpResponse:
+            return HttpResponse(status=403)
+
+        return amiddleware
+    return lambda request: HttpResponse(status=403)
 
 
 def sync_only(get_response: GetResponse) -> Any:

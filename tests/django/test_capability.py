@@ -12,7 +12,7 @@ from chio_core.testing import behaviours
 from chio_django import require_capability
 from tests.django import views
 from tests.django.project import CHIO, aget, arequest, client, governed, governed_async
-from tests.django.tokens import token
+from tests.views.tokens import token
 
 TRANSFER = ("payments", "transfer")
 

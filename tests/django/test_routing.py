@@ -8,7 +8,7 @@ import pytest
 
 from chio_django.routing import template_of
 from tests.django.project import CHIO, SHARING, aget, client, governed, governed_async
-from tests.django.tokens import token
+from tests.views.tokens import token
 
 OTHER_HOST = {"host": "localhost"}
 

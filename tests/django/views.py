@@ -46,7 +46,7 @@ def echo_read(request: HttpRequest) -> HttpResponse:
 
 def form(request: HttpRequest) -> HttpResponse:
     files = {name: file.read().decode() for name, file in request.FILES.items()}
-    return JsonResponse({"fields": request.POST.dict(), "files": files, "body": len(request.body) if not files else None})
+    return JsonResponse({"fields": request.POST.dict(), "files": files})
 
 
 def payload(request: HttpRequest) -> HttpResponse:

@@ -9,14 +9,12 @@ import stat
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
 
 from chio_core.receipts import verify_receipt
-from tests.examples.running import RECEIPT_ID, ROOT, copy_of, environment, free_port, run
+from tests.examples.running import RECEIPT_ID, ROOT, copy_of, environment, free_port, run, status_of
 
 
 @pytest.fixture(scope="module")
@@ -171,16 +169,6 @@ def test_run_starts_the_application_where_its_variable_says(example: Path) -> No
             assert status_of(f"http://127.0.0.1:{port}/hello") == (503, "chio_sidecar_unreachable")
         finally:
             process.terminate()
-
-
-def status_of(url: str) -> tuple[int, str | None]:
-    """Return status and error code of an answer."""
-    try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            return answer.status, json.load(answer).get("error")
-    except urllib.error.HTTPError as refused:
-        with refused:
-            return refused.code, json.load(refused).get("error")
 
 
 def test_the_scripts_can_be_started() -> None:

@@ -28,6 +28,7 @@ LAZY = {("chio_core/carrier/embedded.py", "chio_sidecar"), ("chio_core/client.py
 
 EXTRA_OF = {
     "chio_core/guards": "guards",
+    "chio_core/outbound": "outbound",
     "chio_fastapi": "fastapi",
     "chio_sidecar": "sidecar",
     "adapters/chio_django/drf": "drf",
@@ -41,7 +42,13 @@ TAKEN_WHEN_THERE = {("chio_sidecar/cli/serving.py", "uvloop")}
 ELSEWHERE = {"tests/interop/published_clients.py"}
 """Runs in an environment of its own."""
 
-COMES_WITH = {"asgiref": "django", "pydantic_core": "pydantic", "referencing": "jsonschema", "werkzeug": "flask"}
+COMES_WITH = {
+    "anyio": "starlette",
+    "asgiref": "django",
+    "pydantic_core": "pydantic",
+    "referencing": "jsonschema",
+    "werkzeug": "flask",
+}
 """Import names that a declared distribution brings along at a version of its own choosing."""
 
 FOUND = packages()

@@ -184,6 +184,33 @@ def test_a_database_that_is_not_ours_is_refused(kind: str, tmp_path: Path) -> No
     assert path.read_bytes() == before
 
 
+def test_a_database_of_another_program_keeps_its_journal(tmp_path: Path) -> None:
+    path = foreign(tmp_path / "r", "PRAGMA journal_mode=wal", "CREATE TABLE songs (title)")
+    with pytest.raises(ConfigurationError, match="another program"):
+        SqliteReceiptStore(path, version=OLD)
+    connection = sqlite3.connect(path)
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    connection.close()
+
+
+def test_an_older_version_takes_a_store_back_from_the_write_ahead_log(tmp_path: Path) -> None:
+    path = tmp_path / "r"
+
+    async def fill() -> None:
+        newer = SqliteReceiptStore(path, version=NEW)
+        await newer.append(entry(1))
+        with pytest.raises(ConfigurationError, match=r"locked.*another process holds it"):
+            SqliteReceiptStore(path, version=OLD, busy_seconds=0.1)
+        await newer.close()
+        older = SqliteReceiptStore(path, version=OLD)
+        await older.append(entry(2))
+        assert [row.request_id for row in await older.list()] == ["request-1", "request-2"]
+        await older.close()
+
+    run(fill())
+    assert [found.name for found in tmp_path.iterdir()] == ["r"]
+
+
 def test_a_store_without_one_of_its_triggers_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "r"
     run(SqliteReceiptStore(path).close())

@@ -8,6 +8,7 @@ ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
 ROOT_URLCONF = "hello_project.urls"
 WSGI_APPLICATION = "hello_project.wsgi.application"
 INSTALLED_APPS = ["chio_django"]  # for `manage.py check`; the middleware needs no entry here
+TIME_ZONE = "UTC"
 USE_TZ = True
 
 MIDDLEWARE = [

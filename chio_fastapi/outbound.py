@@ -1,0 +1,151 @@
+"""OutboundClient: a dependency that gives an httpx client whose every send is governed.
+
+    payments = OutboundClient("payments", "charge")
+
+    @app.post("/pay")
+    async def pay(client: Annotated[httpx.AsyncClient, Depends(payments)]) -> dict:
+        return (await client.post("https://pay.example.com/v1/charges", json={"amount": 5})).json()
+
+The caller, the capability and the trace of the incoming request are those of the outgoing calls. Connections are
+shared by all requests of an event loop; the application's lifespan closes them (`async with payments: yield`).
+"""
+
+import asyncio
+import weakref
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from typing import Any
+
+import httpx
+from starlette.requests import HTTPConnection
+
+from chio_asgi.view import ASGIGuardRequest
+from chio_core.decide import capability_of
+from chio_core.decision import Decision
+from chio_core.errors import ConfigurationError
+from chio_core.identity import default_extractor
+from chio_core.models.caller import CallerIdentity
+from chio_core.names import STATE_DECISION, TRACEPARENT
+from chio_core.outbound.chain import MiddlewareChain
+from chio_core.outbound.cookies import no_cookies
+from chio_core.outbound.denied import OutboundDenied
+from chio_core.outbound.govern import GovernOutbound, Tools
+from chio_core.outbound.transport import ChioTransport
+from chio_fastapi.denied import ChioDenied
+from chio_fastapi.evaluate import client_of
+
+Narrow = Callable[[str, Any], Any]
+"""Takes the token of the incoming request and the outgoing request; returns the token to present, or awaits it."""
+
+
+class OutboundClient:
+    """Gives an `httpx.AsyncClient` to a route: `Depends(OutboundClient("payments", "charge"))`.
+
+    Args:
+        server, tool: what every send is; see `chio_core.outbound.GovernOutbound`.
+        tools: instead of these, a mapping from hosts to pairs, or a function.
+        members: further members: one, a chain, or a list. They are shared by all requests, a `Cache` among them.
+        narrow: makes the token that is presented out of the incoming one, for example with
+            `chio_core.outbound.attenuate`; the incoming one is passed on as it is when left out.
+        arguments, forward_to: see `GovernOutbound`.
+        transport: returns what sends, once for each event loop; `httpx.AsyncHTTPTransport` when left out.
+        client_options: further options of `httpx.AsyncClient`.
+
+    Raises:
+        ConfigurationError: only one of server and tool, these and tools at once, or members in an order that
+            cannot work.
+    """
+
+    def __init__(
+        self,
+        server: str | None = None,
+        tool: str | None = None,
+        *,
+        tools: Tools = None,
+        members: Any = None,
+        narrow: Narrow | None = None,
+        arguments: Callable[[Any], Any] | None = None,
+        forward_to: Collection[str] = (),
+        transport: Callable[[], httpx.AsyncBaseTransport] = httpx.AsyncHTTPTransport,
+        **client_options: Any,
+    ) -> None:
+        if (server is None) != (tool is None) or (server is not None and tools is not None):
+            raise ConfigurationError("OutboundClient needs server and tool, or tools, or none of them")
+        if taken := sorted(client_options.keys() & {"cookies", "mounts", "proxy"}):
+            raise ConfigurationError(f"OutboundClient cannot take {taken[0]}: it would pass the decision by")
+        self._tools: Tools = (server, tool) if server is not None and tool is not None else tools
+        self._members = MiddlewareChain(members)
+        self._members.freeze()
+        self._narrow = narrow
+        self._arguments = arguments
+        self._forward_to = forward_to
+        self._make = transport
+        self._options = client_options
+        self._open: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncBaseTransport] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    async def __call__(self, connection: HTTPConnection) -> AsyncIterator[httpx.AsyncClient]:
+        """Yield the client for one request.
+
+        Raises:
+            ChioDenied: a send was refused, and the route let that pass; its caller is answered with the refusal.
+        """
+        view = ASGIGuardRequest(connection.scope)
+        govern = self._govern(connection, view)
+        trace = view.header_values(TRACEPARENT)
+        headers = {TRACEPARENT: trace[0]} if len(trace) == 1 else {}
+        options: Mapping[str, Any] = {**self._options, "headers": {**headers, **self._options.get("headers", {})}}
+        transport = ChioTransport(_Shared(self._inner()), govern, self._members)
+        async with httpx.AsyncClient(transport=transport, cookies=no_cookies(), **options) as client:
+            try:
+                yield client
+            except OutboundDenied as error:
+                raise ChioDenied(error.denial) from error
+
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop."""
+        transport = self._open.pop(asyncio.get_running_loop(), None)
+        if transport is not None:
+            await transport.aclose()
+
+    async def __aenter__(self) -> "OutboundClient":
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
+
+    def _govern(self, connection: HTTPConnection, view: ASGIGuardRequest) -> GovernOutbound:
+        client = client_of(connection)
+        token = capability_of(view, client.settings)
+        narrow = self._narrow
+        return GovernOutbound(
+            client,
+            tool=self._tools,
+            arguments=self._arguments,
+            capability=token if narrow is None or token is None else lambda request: narrow(token, request),
+            forward_to=self._forward_to,
+            caller=_caller(connection, view, client.settings.api_key_header, client.settings.session_cookie),
+        )
+
+    def _inner(self) -> httpx.AsyncBaseTransport:
+        loop = asyncio.get_running_loop()
+        if loop not in self._open:
+            self._open[loop] = self._make()
+        return self._open[loop]
+
+
+class _Shared:
+    """A transport that outlives the client of one request."""
+
+    def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+        self.handle_async_request = inner.handle_async_request
+
+    async def aclose(self) -> None:
+        return
+
+
+def _caller(connection: HTTPConnection, view: ASGIGuardRequest, key_header: str, cookie: str) -> CallerIdentity:
+    decision = connection.scope.get("state", {}).get(STATE_DECISION)
+    if isinstance(decision, Decision) and decision.caller is not None:
+        return decision.caller
+    return default_extractor(key_header, cookie)(view)

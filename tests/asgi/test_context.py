@@ -1,0 +1,250 @@
+"""The decision belongs to its own request: contextvars, threads, background tasks, exceptions (C10)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import random
+from typing import Any
+
+import pytest
+from fastapi import BackgroundTasks, Depends, FastAPI, Request
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from chio_asgi import ChioASGIMiddleware
+from chio_fastapi import add_chio, get_chio_receipt
+from tests.asgi.routes import govern
+from tests.support import Judge, Reply, StubClient, call, http_scope, run
+
+CURRENT: contextvars.ContextVar[str] = contextvars.ContextVar("current")
+
+
+def test_a_thousand_interleaved_requests_each_see_their_own_receipt() -> None:
+    chance = random.Random(5)
+    background: dict[str, str] = {}
+
+    class Slow(StubClient):
+        async def post(self, *args: Any, **more: Any) -> Any:
+            answer = await super().post(*args, **more)
+            for _ in range(chance.randrange(5)):
+                await asyncio.sleep(0)
+            return answer
+
+    app, judge = FastAPI(), Judge()
+    add_chio(app, client=Slow(judge))
+
+    async def dependency(request: Request, receipt: Any = Depends(get_chio_receipt)) -> str:
+        await asyncio.sleep(0)
+        assert request.state.chio_receipt is receipt
+        return str(receipt.id)
+
+    async def later(number: str, request: Request) -> None:
+        await asyncio.sleep(0)
+        background[number] = request.state.chio_receipt.id
+
+    @app.get("/async/{number}")
+    async def handler(
+        number: str, request: Request, tasks: BackgroundTasks, receipt: str = Depends(dependency)
+    ) -> dict[str, str]:
+        tasks.add_task(later, number, request)
+        for _ in range(chance.randrange(5)):
+            await asyncio.sleep(0)
+        return {"receipt": receipt, "state": request.state.chio_receipt.id}
+
+    @app.get("/thread/{number}")
+    def threaded(number: str, request: Request, receipt: str = Depends(dependency)) -> dict[str, str]:
+        background[number] = receipt
+        return {"receipt": receipt, "state": request.state.chio_receipt.id}
+
+    async def one(number: int) -> None:
+        path = f"/{'thread' if number % 10 == 0 else 'async'}/{number}"
+        reply = await call(app, "GET", path)
+        assert reply.json() == {"receipt": reply.receipt, "state": reply.receipt}
+        assert reply.receipt is not None
+        assert judge.receipts[reply.receipt]["path"] == path
+        assert background[str(number)] == reply.receipt
+
+    async def main() -> None:
+        await asyncio.gather(*(one(number) for number in range(1000)))
+
+    run(main())
+
+
+def test_contextvars_pass_both_ways_through_the_middleware() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(CURRENT.get())
+        CURRENT.set("inside")
+        await PlainTextResponse("ok")(scope, receive, send)
+
+    seen: list[str] = []
+    governed, _ = govern(app)
+
+    async def main() -> None:
+        CURRENT.set("outside")
+        await call(governed, "GET", "/")
+        seen.append(CURRENT.get())
+
+    run(main())
+    assert seen == ["outside", "inside"]
+
+
+def test_background_tasks_run_after_the_answer_and_may_read_the_body_again() -> None:
+    steps: list[str] = []
+
+    async def after(request: Request) -> None:
+        steps.append((await request.body()).decode())
+
+    async def handler(request: Request) -> Response:
+        await request.body()
+        return PlainTextResponse("ok", background=BackgroundTask(after, request))
+
+    app, _ = govern(Starlette(routes=[Route("/", handler, methods=["POST"])]), spool_bytes=0)
+
+    async def main() -> None:
+        messages = [{"type": "http.request", "body": b"hello", "more_body": False}]
+
+        async def receive() -> Any:
+            return messages.pop(0)
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                steps.append("answered")
+
+        await app(http_scope("POST", "/"), receive, send)
+
+    run(main())
+    assert steps == ["answered", "hello"]
+
+
+def test_a_background_task_that_fails_does_not_change_the_answer() -> None:
+    async def fails() -> None:
+        raise RuntimeError("the background task fails")
+
+    async def handler(request: Request) -> Response:
+        return PlainTextResponse("ok", background=BackgroundTask(fails))
+
+    app, judge = govern(Starlette(routes=[Route("/", handler)]))
+    reply = Reply()
+
+    async def main() -> None:
+        async def receive() -> Any:
+            return {"type": "http.request", "body": b""}
+
+        async def send(message: Any) -> None:
+            reply.messages.append(message)
+
+        with pytest.raises(RuntimeError, match="the background task fails"):
+            await app(http_scope("GET", "/"), receive, send)
+
+    run(main())
+    assert (reply.status, reply.body) == (200, b"ok")
+    assert [m["type"] for m in reply.messages].count("http.response.start") == 1
+    assert reply.receipt in judge.receipts
+
+
+@pytest.mark.parametrize("place", ["outside", "inside"])
+@pytest.mark.parametrize("own", [None, 500, Exception])
+@pytest.mark.parametrize("after_head", [False, True])
+def test_an_exception_of_the_handler_reaches_whoever_logs_it(place: str, own: Any, after_head: bool) -> None:
+    async def handler(scope: Any, receive: Any, send: Any) -> None:
+        if after_head:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise LookupError("the handler fails")
+
+    async def answers(request: Request, exc: Exception) -> Response:
+        return PlainTextResponse("sorry", status_code=500)
+
+    class Endpoint:
+        def __init__(self, scope: Any, receive: Any, send: Any) -> None:
+            self._call = handler(scope, receive, send)
+
+        def __await__(self) -> Any:
+            return self._call.__await__()
+
+    app: Any = Starlette(
+        routes=[Route("/", Endpoint)],
+        exception_handlers={own: answers} if own is not None else {},
+        middleware=[],
+    )
+    judge = Judge()
+    if place == "inside":
+        app.add_middleware(ChioASGIMiddleware, client=StubClient(judge))
+    else:
+        app, judge = govern(app)
+    reply = Reply()
+
+    async def main() -> None:
+        async def receive() -> Any:
+            return {"type": "http.request", "body": b""}
+
+        async def send(message: Any) -> None:
+            reply.messages.append(message)
+
+        with pytest.raises(LookupError, match="the handler fails"):
+            await app(http_scope("GET", "/"), receive, send)
+
+    run(main())
+    starts = [message["status"] for message in reply.messages if message["type"] == "http.response.start"]
+    assert starts == [200 if after_head else 500]
+    if not after_head:
+        assert reply.body == (b"Internal Server Error" if own is None else b"sorry")
+    if place == "outside" or own is None or after_head:
+        assert reply.receipt in judge.receipts
+
+
+def test_a_cancelled_request_leaves_no_task_and_its_handler_does_not_run() -> None:
+    async def main() -> None:
+        asked, called = asyncio.Event(), []
+
+        class Hanging(StubClient):
+            async def post(self, *args: Any, **more: Any) -> Any:
+                asked.set()
+                await asyncio.Event().wait()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            called.append(scope)
+
+        task = asyncio.ensure_future(call(ChioASGIMiddleware(app, client=Hanging()), "POST", "/", body=b"x"))
+        await asked.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert called == []
+
+    run(main())
+
+
+def test_a_handler_that_is_cancelled_is_cancelled() -> None:
+    async def main() -> None:
+        running, ended = asyncio.Event(), asyncio.Event()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            running.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+
+        governed, _ = govern(app)
+        task = asyncio.ensure_future(call(governed, "GET", "/"))
+        await running.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert ended.is_set()
+
+    run(main())
+
+
+def test_threads_of_the_handler_see_the_request() -> None:
+    async def handler(request: Request) -> Response:
+        found = await run_in_threadpool(lambda: request.state.chio_receipt.id)
+        return PlainTextResponse(found)
+
+    app, _ = govern(Starlette(routes=[Route("/", handler)]))
+    reply = run(call(app, "GET", "/"))
+    assert reply.body.decode() == reply.receipt

@@ -1,0 +1,160 @@
+"""`lifespan` is passed on untouched, the client is closed at its end, and nobody needs it (B14, C7)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.routing import Mount, Route
+
+from chio_asgi.middleware import ChioASGIMiddleware
+from chio_core.client import ChioClient
+from chio_core.errors import ConfigurationError
+from chio_fastapi import add_chio
+from tests.asgi.routes import govern
+from tests.support import StubClient, StubServer, call, exchange, run, serve, settings
+
+LIFESPAN = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}
+STARTUP, SHUTDOWN = {"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}
+
+
+def lifespan(app: Any) -> list[dict[str, Any]]:
+    return run(exchange(app, dict(LIFESPAN, state={}), [STARTUP, SHUTDOWN])).messages
+
+
+def test_startup_and_shutdown_reach_the_application_and_its_answers_the_server() -> None:
+    steps: list[str] = []
+
+    @asynccontextmanager
+    async def life(app: Any) -> AsyncIterator[dict[str, str]]:
+        steps.append("up")
+        yield {"database": "open"}
+        steps.append("down")
+
+    async def handler(request: Request) -> JSONResponse:
+        return JSONResponse({"database": request.state.database, "receipt": request.state.chio_receipt.id})
+
+    app = Starlette(routes=[Route("/", handler)], lifespan=life)
+    app.add_middleware(ChioASGIMiddleware, client=StubClient())
+
+    async def main() -> None:
+        scope = dict(LIFESPAN, state={})
+        reply = await exchange(app, scope, [STARTUP, SHUTDOWN])
+        assert [m["type"] for m in reply.messages] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+        assert scope["state"] == {"database": "open"}
+        assert (await call(app, "GET", "/", state=dict(scope["state"]))).json()["database"] == "open"
+        assert scope["state"] == {"database": "open"}
+
+    run(main())
+    assert steps == ["up", "down"]
+
+
+def test_messages_are_the_very_ones() -> None:
+    answered = {"type": "lifespan.startup.failed", "message": "no database"}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert await receive() == STARTUP
+        await send(answered)
+
+    governed, _ = govern(app)
+    assert lifespan(governed) == [answered]
+
+
+def test_an_application_that_knows_no_lifespan_says_so_itself() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "http", "no lifespan here"
+
+    governed, _ = govern(app)
+    with pytest.raises(AssertionError, match="no lifespan here"):
+        lifespan(governed)
+
+
+def test_the_client_is_closed_at_shutdown_before_the_server_hears_of_it() -> None:
+    client = StubClient()
+    app = ChioASGIMiddleware(Starlette(), client=client)
+    closed_when_told: list[int] = []
+
+    async def main() -> None:
+        messages = [STARTUP, SHUTDOWN]
+
+        async def receive() -> Any:
+            return messages.pop(0)
+
+        async def send(message: Any) -> None:
+            closed_when_told.append(client.closed)
+
+        await app(dict(LIFESPAN), receive, send)
+
+    run(main())
+    assert closed_when_told == [0, 1]
+
+
+def test_connections_to_the_sidecar_are_closed_with_the_application() -> None:
+    async def main() -> None:
+        async with StubServer() as server:
+            for _ in range(3):  # and the same application can be started again
+                async with serve(governed, lifespan="on") as port:
+                    client.settings = settings(sidecar_url=server.url)
+                    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                    writer.write(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+                    assert b"x-chio-receipt" in await reader.read()
+                    writer.close()
+                    assert len(server.open) == 1
+                async with asyncio.timeout(10):
+                    while server.open:
+                        await asyncio.sleep(0)
+
+    client = ChioClient(settings())
+    governed = FastAPI()
+    add_chio(governed, client=client)
+    run(main())
+
+
+def test_it_works_without_any_lifespan() -> None:
+    governed, judge = govern(Starlette(routes=[Route("/", PlainTextResponse("ok"))]))
+    assert run(call(governed, "GET", "/")).receipt in judge.receipts
+
+
+def test_a_mounted_application_works_without_a_lifespan_of_its_own() -> None:
+    sub = FastAPI()
+    client = StubClient()
+    add_chio(sub, client=client)
+    outer = Starlette(routes=[Mount("/sub", app=sub)])
+    assert [m["type"] for m in lifespan(outer)] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    assert client.closed == 0
+    assert run(call(outer, "GET", "/sub/none")).receipt is not None
+
+
+def test_an_embedded_sidecar_that_cannot_open_stops_the_start(tmp_path: Path) -> None:
+    (tmp_path / "dir").mkdir()
+    app = ChioASGIMiddleware(Starlette(), config=settings(sidecar_url=f"embedded:{tmp_path}/dir", trusted_kernel_keys=()))
+    messages = lifespan(app)
+    assert [m["type"] for m in messages] == ["lifespan.startup.failed"]
+    assert messages[0]["message"].startswith("chio: ")
+
+
+@pytest.mark.parametrize("kind", ["pubsub", "", "HTTP", "http2"])
+def test_an_unknown_kind_of_connection_is_not_passed_on(kind: str) -> None:
+    called: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        called.append(scope)
+
+    governed, _ = govern(app)
+    with pytest.raises(ConfigurationError, match="cannot be governed"):
+        run(exchange(governed, {"type": kind}, []))
+    assert called == []
+
+
+def test_two_hundred_starts_and_stops() -> None:
+    app, _ = govern(Starlette())
+    for _ in range(200):
+        assert [m["type"] for m in lifespan(app)] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]

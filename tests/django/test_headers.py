@@ -1,0 +1,101 @@
+"""Headers that may stand only once, and who is calling."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from django.core.handlers.asgi import ASGIHandler
+from django.core.handlers.wsgi import WSGIHandler
+
+from chio_core.environ import was_repeated
+from tests.django.asgi import call as acall
+from tests.django.project import client, governed, governed_async
+from tests.views.tokens import token
+from tests.views.wsgi import call, environ
+
+
+TOKEN = token(("payments", "transfer"))["X-Chio-Capability"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("HTTP_AUTHORIZATION", "Bearer a,Bearer b"),
+        ("HTTP_AUTHORIZATION", "Bearer a, Basic b"),
+        ("HTTP_AUTHORIZATION", 'Digest a="1, Bearer x", b=2,Bearer c'),
+        ("HTTP_AUTHORIZATION", "a,Bearer b"),
+        ("HTTP_HOST", "testserver,localhost"),
+        ("HTTP_X_API_KEY", "a,b"),
+        ("HTTP_X_CHIO_CAPABILITY", f"{TOKEN},{TOKEN}"),
+        ("HTTP_X_CHIO_CAPABILITY", f"{TOKEN} , x"),
+        ("HTTP_X_CHIO_CAPABILITY", f",{TOKEN}"),
+        ("CONTENT_TYPE", "text/plain,application/json"),
+    ],
+)
+def test_a_security_header_that_stood_twice_is_refused_under_wsgi(key: str, value: str) -> None:
+    with governed() as sidecar:
+        answered = call(WSGIHandler(), environ("GET", "/hello", None, {key: value}))
+    assert answered.status == 400
+    assert sidecar.asked == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("x-chio-capability", TOKEN),
+        ("x-chio-capability", '{"a":"},{"}'),
+        ("x-chio-capability", '{"a":1'),
+        ("authorization", 'Digest username="a, b", realm="c",uri="/"'),
+        ("authorization", "AWS4-HMAC-SHA256 Credential=a/b, SignedHeaders=c;d, Signature=e"),
+        ("content-type", 'multipart/form-data; boundary="a,b"'),
+    ],
+)
+def test_a_comma_that_belongs_to_one_line_is_none_too_many(name: str, value: str) -> None:
+    assert not was_repeated(name, value)
+
+
+@pytest.mark.parametrize("name", [b"authorization", b"x-chio-capability", b"x-api-key", b"content-type", b"host"])
+def test_a_security_header_that_stands_twice_is_refused_under_asgi(name: bytes) -> None:
+    with governed_async() as sidecar:
+        reply = asyncio.run(acall(ASGIHandler(), path="/hello", headers=[(name, b"a"), (name, b"b")]))
+    assert reply.status == 400
+    assert sidecar.asked == []
+
+
+def test_other_headers_may_stand_twice() -> None:
+    with governed_async() as sidecar:
+        headers = [(b"host", b"testserver"), (b"x-a", b"1"), (b"x-a", b"2"), (b"traceparent", b"a"), (b"traceparent", b"b")]
+        reply = asyncio.run(acall(ASGIHandler(), path="/hello", headers=headers))
+    with governed() as other:
+        call(WSGIHandler(), environ("GET", "/hello", None, {"HTTP_TRACEPARENT": "a,b"}))
+    assert reply.status == 200
+    assert "traceparent" not in sidecar.asked[0].headers
+    assert "traceparent" not in other.asked[0].headers
+
+
+@pytest.mark.parametrize(
+    ("headers", "method"),
+    [
+        ({"Authorization": "Bearer example-token"}, "bearer"),
+        ({"X-API-Key": "k"}, "api_key"),
+        ({"Cookie": "a=1; session=s"}, "cookie"),
+        ({}, "anonymous"),
+    ],
+)
+def test_the_caller_is_found_in_the_request(headers: dict[str, str], method: str) -> None:
+    with governed() as sidecar:
+        client().get("/hello", headers=headers)
+    assert sidecar.asked[0].document["caller"]["auth_method"]["method"] == method
+
+
+def test_a_client_certificate_that_the_web_server_verified_names_the_caller(certificate: str) -> None:
+    ssl: dict[str, Any] = {"SSL_CLIENT_S_DN": "CN=agent", "SSL_CLIENT_CERT": certificate}
+    with governed() as sidecar:
+        call(WSGIHandler(), environ("GET", "/hello", None, ssl, SSL_CLIENT_VERIFY="SUCCESS"))
+        call(WSGIHandler(), environ("GET", "/hello", None, ssl, SSL_CLIENT_VERIFY="NONE"))
+        call(WSGIHandler(), environ("GET", "/hello", None, {f"HTTP_{key}": value for key, value in ssl.items()}))
+    callers = [asked.document["caller"] for asked in sidecar.asked]
+    assert [caller["subject"] for caller in callers] == ["CN=agent", "anonymous", "anonymous"]
+    assert callers[0]["verified"] is True

@@ -1,0 +1,40 @@
+"""Tokens for requirements, and a client whose sidecar knows about tokens."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from chio_core.capabilities import issue_capability
+from chio_core.models.capability import ChioScope
+from chio_core.signing import SigningKey
+from tests.support import Judge, StubClient, allow_with_capability
+
+AUTHORITY = SigningKey(bytes(range(1, 33)))
+
+
+def token(*grants: tuple[str, str], identifier: str = "cap-1", **members: Any) -> str:
+    """Return a token that grants `invoke` for each (server, tool)."""
+    scope = {
+        "grants": [
+            {"server_id": server, "tool_name": tool, "operations": ["invoke"], **members} for server, tool in grants
+        ]
+    }
+    issued = issue_capability(
+        AUTHORITY,
+        subject=AUTHORITY.public_hex,
+        scope=ChioScope.model_validate(scope),
+        ttl_seconds=60,
+        capability_id=identifier,
+    )
+    return json.dumps(issued.to_wire())
+
+
+def with_token(*grants: tuple[str, str], **members: Any) -> list[tuple[str, str]]:
+    """Return the request headers of a caller who holds such a token."""
+    return [("x-chio-capability", token(*grants, **members))]
+
+
+def stub(judge: Judge | None = None, **options: Any) -> StubClient:
+    """Return a client of a sidecar with the default policy: safe methods pass, others need a token."""
+    return StubClient(judge if judge is not None else Judge(allow_with_capability), **options)

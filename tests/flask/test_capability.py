@@ -1,0 +1,134 @@
+"""require_capability: found before the view runs, part of the one evaluation, and never passed silently."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from chio_core.errors import ConfigurationError
+from chio_core.testing import behaviours
+from chio_flask import require_capability
+from chio_flask.routing import template_of
+from tests.flask.apps import governed, make
+from tests.views.tokens import token
+
+TRANSFER = ("payments", "transfer")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "wanted"),
+    [
+        ("GET", "/transfer", TRANSFER),
+        ("HEAD", "/transfer", TRANSFER),
+        ("GET", "/atransfer", TRANSFER),
+        ("GET", "/two", TRANSFER),
+        ("POST", "/accounts", ("accounts", "open")),
+        ("GET", "/accounts", (None, None)),
+        ("GET", "/vault", ("vault", "open")),
+        ("GET", "/any", (None, None)),
+        ("POST", "/transfer", (None, None)),
+    ],
+)
+def test_the_requirement_of_a_view_is_part_of_the_question(method: str, path: str, wanted: tuple[Any, Any]) -> None:
+    with governed() as (app, sidecar):
+        app.test_client().open(path, method=method)
+    asked = sidecar.asked[0].document
+    assert (asked.get("tool_server"), asked.get("tool_name")) == wanted
+    assert asked["route_pattern"] == path
+    assert len(sidecar.asked) == 1
+
+
+@pytest.mark.parametrize("path", ["/transfer", "/atransfer", "/vault", "/any"])
+def test_without_a_capability_the_answer_is_401_and_with_it_the_view_runs(path: str) -> None:
+    with governed() as (app, sidecar):
+        refused = app.test_client().get(path)
+        allowed = app.test_client().get(path, headers=token(TRANSFER, ("vault", "open")))
+    assert (refused.status_code, refused.json["error"]) == (401, "chio_capability_required")
+    assert "Chio" in refused.headers["WWW-Authenticate"]
+    assert allowed.status_code == 200
+    assert len(sidecar.asked) == 2
+
+
+def test_another_capability_is_not_enough() -> None:
+    with governed() as (app, _):
+        assert app.test_client().get("/transfer", headers=token(("payments", "refund"))).status_code == 403
+
+
+def test_a_second_requirement_is_asked_for_by_its_decorator() -> None:
+    with governed() as (app, sidecar):
+        one = app.test_client().get("/two", headers=token(TRANSFER))
+        both = app.test_client().get("/two", headers=token(TRANSFER, ("accounts", "read")))
+    assert (one.status_code, both.data) == (403, b"two")
+    assert [asked.document["tool_server"] for asked in sidecar.asked] == ["payments", "accounts"] * 2
+    assert [asked.document["route_pattern"] for asked in sidecar.asked] == ["/two"] * 4
+
+
+def test_arguments_come_from_the_path() -> None:
+    with governed() as (app, sidecar):
+        assert app.test_client().get("/accounts/7", headers=token(("accounts", "read", "read"))).data == b"account"
+    assert sidecar.asked[0].document["arguments"] == {"account": 7}
+    assert len(sidecar.asked) == 1
+
+
+@pytest.mark.parametrize("path", ["/transfer", "/atransfer", "/vault"])
+def test_an_excluded_path_still_asks_for_its_capability(path: str) -> None:
+    with governed(exclude_paths=[path]) as (app, sidecar):
+        refused = app.test_client().get(path)
+        allowed = app.test_client().get(path, headers=token(TRANSFER, ("vault", "open")))
+    assert (refused.status_code, allowed.status_code) == (401, 200)
+    assert len(sidecar.asked) == 2
+
+
+def test_fail_open_never_opens_a_view_that_requires_a_capability() -> None:
+    with governed(behaviours.REFUSE, fail_open=True) as (app, _):
+        assert app.test_client().get("/transfer", headers=token(TRANSFER)).status_code == 503
+
+
+def test_in_an_application_that_nobody_governs_nothing_passes() -> None:
+    app = make()
+    app.config["PROPAGATE_EXCEPTIONS"] = True
+    with pytest.raises(ConfigurationError, match=r"chio_flask\.Chio"):
+        app.test_client().get("/transfer")
+
+
+def test_a_view_that_is_called_directly_asks_as_well() -> None:
+    with governed() as (app, sidecar), app.test_request_context("/transfer"):
+        assert app.view_functions["transfer"]().status_code == 401
+    assert len(sidecar.asked) == 1
+
+
+def test_a_class_is_decorated_by_its_methods() -> None:
+    with pytest.raises(ConfigurationError, match="decorators"):
+        require_capability("a", "b")(type("V", (), {}))
+
+
+@pytest.mark.parametrize(
+    ("path", "template"),
+    [
+        ("/pets/7/tags/old", "/pets/{pet}/tags/{tag}"),
+        ("/files/a/b", "/files/{rest}"),
+        ("/shop/north/orders/3", "/shop/{shop}/orders/{order}"),
+        ("/pets/7/tags/other", "/pets/7/tags/other"),
+        ("/slashed", "/slashed"),
+        ("/slashed/", "/slashed/"),
+    ],
+)
+def test_the_template_of_the_rule_is_sent(path: str, template: str) -> None:
+    with governed() as (app, sidecar):
+        app.test_client().get(path)
+        app.test_client().delete(path)
+    assert [asked.document["route_pattern"] for asked in sidecar.asked] == [template, template]
+    assert sidecar.asked[0].path == path
+
+
+def test_rules_become_templates() -> None:
+    assert template_of("/a/<int(min=1, max=9):n>/<b>.<string(length=2):c>") == "/a/{n}/{b}.{c}"
+
+
+def test_a_host_that_is_not_trusted_is_judged_without_a_template() -> None:
+    app = make()
+    app.config["TRUSTED_HOSTS"] = ["example.com"]
+    with governed(app=app) as (app, sidecar):
+        assert app.test_client().get("/pets/7/tags/old").status_code == 400
+    assert sidecar.asked[0].document["route_pattern"] == "/pets/7/tags/old"
