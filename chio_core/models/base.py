@@ -15,6 +15,9 @@ U32 = Annotated[int, Field(strict=True, ge=0, le=2**32 - 1)]
 U16 = Annotated[int, Field(strict=True, ge=0, le=2**16 - 1)]
 """A JSON integer of the range u16."""
 
+Flag = Annotated[bool, Field(strict=True)]
+"""A JSON boolean; `"yes"` and `1` are refused."""
+
 Text = Annotated[str, Field(strict=True)]
 """A JSON string."""
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from chio_core.canonical import canonical_json, sha256_hex
-from chio_core.models.base import Text, WireModel
+from chio_core.models.base import Flag, Text, WireModel
 
 _MEMBERS: dict[str, tuple[str, ...]] = {
     "bearer": ("token_hash",),
@@ -57,7 +57,7 @@ class CallerIdentity(WireModel):
 
     subject: Text
     auth_method: AuthMethod
-    verified: bool = False
+    verified: Flag = False
     tenant: Text | None = None
     agent_id: Text | None = None
 

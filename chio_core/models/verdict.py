@@ -6,14 +6,14 @@ from typing import Any
 
 from pydantic import field_validator
 
-from chio_core.models.base import U16, Text, WireModel
+from chio_core.models.base import U16, Flag, Text, WireModel
 
 
 class GuardEvidence(WireModel):
     """What one guard of the sidecar, or one local guard, said."""
 
     guard_name: Text
-    verdict: bool
+    verdict: Flag
     details: Text | None = None
 
 
