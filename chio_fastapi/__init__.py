@@ -2,6 +2,7 @@
 
 from chio_fastapi.application import add_chio
 from chio_fastapi.capability import RequireCapability, require_capability
+from chio_fastapi.check import check
 from chio_fastapi.denied import ChioDenied
 from chio_fastapi.dependencies import (
     CallerDep,
@@ -29,6 +30,7 @@ __all__ = [
     "OutboundClient",
     "RequireCapability",
     "add_chio",
+    "check",
     "get_caller_identity",
     "get_chio_client",
     "get_chio_decision",

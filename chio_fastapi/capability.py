@@ -119,7 +119,9 @@ class RequireCapability:
 
 def _same(known: Requirement | None, wanted: Requirement) -> bool:
     # Python calls 1 and True equal, also inside of arguments; JSON does not.
-    return known == wanted and canonical_json(known.arguments) == canonical_json(wanted.arguments)
+    if known is None or known != wanted:
+        return False
+    return canonical_json(known.arguments) == canonical_json(wanted.arguments)
 
 
 require_capability = RequireCapability()

@@ -10,13 +10,26 @@
 from __future__ import annotations
 
 import http.cookiejar as stdlib
+import math
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from http.cookiejar import Cookie, DefaultCookiePolicy
 from ipaddress import ip_address
 from typing import Any
 
 from chio_core.errors import ConfigurationError
+
+_REMEMBERED = 256
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """A `Cookie` header that was worked out before, for a version of the jar and until a time."""
+
+    text: str | None
+    version: object
+    until: float
 
 
 class _Policy(DefaultCookiePolicy):
@@ -52,6 +65,8 @@ class CookieJar:
     ) -> None:
         self._jar = stdlib.CookieJar(self._policy(unsafe))
         self._waiting: dict[str, str] = {}
+        self._headers: dict[tuple[Any, ...], _Header] = {}
+        self._version = object()
         for name, value in (cookies or {}).items():
             self.set(name, value, domain=domain)
 
@@ -73,6 +88,7 @@ class CookieJar:
             self._waiting[name] = value
         else:
             self._jar.set_cookie(_cookie(name, value, domain.lower(), path, secure, None))
+        self._changed()
 
     def get(self, name: str, default: str | None = None, *, domain: str | None = None) -> str | None:
         """Return the value of a cookie; of several with this name the one that was set first.
@@ -96,6 +112,7 @@ class CookieJar:
         """Remove all cookies."""
         self._waiting.clear()
         self._jar.clear()
+        self._changed()
 
     def __len__(self) -> int:
         return len(self.items())
@@ -111,26 +128,47 @@ class CookieJar:
 
     def put_on(self, request: Any) -> None:
         """Add the cookies that are for this request to its `Cookie` header; what stands there already wins."""
-        asked = _Asked(request)
         if self._waiting:
-            self._settle(asked)
-        self._jar.add_cookie_header(asked)  # type: ignore[arg-type]
-        if asked.cookie is None:
-            return
-        given = request.headers.get("cookie")
-        request.headers["Cookie"] = _merged(given, asked.cookie) if given else asked.cookie
+            self._settle(_Asked(request))
+        cookie = self._header(request)
+        if cookie is not None:
+            if "cookie" in request.headers:
+                cookie = _merged(request.headers["cookie"], cookie)
+            request.headers["Cookie"] = cookie
 
     def take_from(self, response: Any, request: Any) -> None:
         """Keep the cookies that a response to this request sets."""
+        if "set-cookie" not in response.headers:
+            return
         lines = response.headers.get_list("set-cookie")
-        if lines:
-            self._jar.extract_cookies(_Answered(lines), _Asked(request))  # type: ignore[arg-type]
+        self._jar.extract_cookies(_Answered(lines), _Asked(request))  # type: ignore[arg-type]
+        self._changed()
+
+    def _header(self, request: Any) -> str | None:
+        # The standard library takes its time to find the cookies of a request. What it found is remembered until
+        # the jar changes or one of its cookies expires.
+        url, version = request.url, self._version
+        place = (url.scheme, url.host, url.port, url.raw_path.partition(b"?")[0])
+        known = self._headers.get(place)
+        if known is not None and known.version is version and time.time() < known.until:
+            return known.text
+        asked = _Asked(request)
+        self._jar.add_cookie_header(asked)  # type: ignore[arg-type]
+        until = min((cookie.expires for cookie in self._jar if cookie.expires is not None), default=math.inf)
+        if len(self._headers) >= _REMEMBERED:
+            self._headers.clear()
+        self._headers[place] = _Header(asked.cookie, version, until)
+        return asked.cookie
+
+    def _changed(self) -> None:
+        self._version = object()
 
     def _settle(self, asked: _Asked) -> None:
         waiting, self._waiting = self._waiting, {}
         port = str(asked.port) if has_no_domain(asked.host) else None
         for name, value in waiting.items():
             self._jar.set_cookie(_cookie(name, value, _effective(asked.host), "/", asked.type == "https", port))
+        self._changed()
 
     def _live(self) -> list[Cookie]:
         now = int(time.time())

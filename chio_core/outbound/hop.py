@@ -41,7 +41,7 @@ class Hop:
         origin: origin of this hop.
         number: 1 for the call itself, 2 for what its first redirect leads to, and so on.
         opened: the sidecar has allowed this hop.
-        sent: the request as it went to the network; None before.
+        sent: the request as it went to the network; None before, and when the hop is over.
     """
 
     first: Origin

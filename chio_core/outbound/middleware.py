@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from chio_core.errors import ConfigurationError
 from chio_core.names import LOGGER
@@ -34,6 +34,13 @@ _KNOWN = frozenset({"headers", "params", "timeout", *_BODY})
 
 class BaseMiddleware(OutboundMember):
     """Base of members with hooks; each of the three may be left out."""
+
+    _hooks: ClassVar[frozenset[str]] = frozenset()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        written = [name for name in ("request", "response") if getattr(cls, name) is not getattr(BaseMiddleware, name)]
+        cls._hooks = frozenset(written)
 
     async def request(self, method: str, url: str, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Change a request before it goes further in.
@@ -65,7 +72,7 @@ class BaseMiddleware(OutboundMember):
     async def __call__(self, request: Any, following: AsyncNext) -> Any:
         """Run the hooks around an asynchronous send."""
         prepared = request
-        if self._has("request"):
+        if "request" in self._hooks:
             kwargs = {"headers": request.headers}
             changed = self.request(request.method, str(request.url), kwargs)
             prepared = self._applied(request, await changed)
@@ -74,7 +81,7 @@ class BaseMiddleware(OutboundMember):
         except Exception as error:
             await self._tell(error, request)
             raise
-        return self._native(await self.response(Response(answer))) if self._has("response") else answer
+        return self._native(await self.response(Response(answer))) if "response" in self._hooks else answer
 
     def sync(self, request: Any, following: SyncNext) -> Any:
         """Run the hooks around a synchronous send.
@@ -83,7 +90,7 @@ class BaseMiddleware(OutboundMember):
             ConfigurationError: a hook waits for something.
         """
         prepared = request
-        if self._has("request"):
+        if "request" in self._hooks:
             kwargs = {"headers": request.headers}
             changed = self._stepped(self.request(request.method, str(request.url), kwargs))
             prepared = self._applied(request, changed)
@@ -92,10 +99,7 @@ class BaseMiddleware(OutboundMember):
         except Exception as error:
             self._stepped(self._tell(error, request))
             raise
-        return self._native(self._stepped(self.response(Response(answer)))) if self._has("response") else answer
-
-    def _has(self, hook: str) -> bool:
-        return getattr(type(self), hook) is not getattr(BaseMiddleware, hook)
+        return self._native(self._stepped(self.response(Response(answer)))) if "response" in self._hooks else answer
 
     async def _tell(self, error: Exception, request: Any) -> None:
         try:

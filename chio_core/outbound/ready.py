@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
-import secrets
 import time
-import uuid
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -57,6 +56,8 @@ class Logging(Flow):
 
     def flow(self, request: Any) -> FlowSteps:
         """Send between two lines."""
+        if not self._log.isEnabledFor(self._level):
+            return (yield request)
         url = shown(request.url)
         self._log.log(self._level, "→ %s %s", request.method, url)
         try:
@@ -96,7 +97,8 @@ class Timing(Flow):
 class TraceId(Flow):
     """Gives each send an `X-Trace-ID` and a W3C `traceparent` (Trace Context, section 3.2).
 
-    A `traceparent` that the request already has is continued: same trace, new parent.
+    Both state the same id. A `traceparent` that the request already has is continued: same trace, new parent; the
+    other header is new for each send all the same.
 
     Args:
         header: name of the first header.
@@ -109,11 +111,12 @@ class TraceId(Flow):
 
     def flow(self, request: Any) -> FlowSteps:
         """Set both headers and send."""
-        trace = uuid.uuid4()
-        given = request.headers.get(TRACEPARENT, "")
-        trace_id, flags = (given[3:35], given[53:55]) if _TRACEPARENT.fullmatch(given) else (trace.hex, "01")
-        request.headers[self._header] = str(trace)
-        request.headers[TRACEPARENT] = f"00-{trace_id}-{_span()}-{flags}"
+        random = os.urandom(24).hex()
+        trace_id, flags = random[:32], "01"
+        if TRACEPARENT in request.headers and _TRACEPARENT.fullmatch(given := request.headers[TRACEPARENT]):
+            trace_id, flags = given[3:35], given[53:55]
+        request.headers[self._header] = random[:32]
+        request.headers[TRACEPARENT] = f"00-{trace_id}-{random[32:]}-{flags}"
         return (yield request)
 
 
@@ -141,7 +144,3 @@ class ErrorTracking(Flow):
                 "error #%d: %s: %s %s", self.error_count, type(error).__name__, route.method, shown(request.url)
             )
             raise
-
-
-def _span() -> str:
-    return f"{secrets.randbits(64) or 1:016x}"

@@ -45,7 +45,14 @@ class _Ordered:
         return self.chain.check()
 
     def _next_member(self, at: int, method: str) -> int:
-        while at < len(self._members) and not self._members[at].runs_for(method):
+        members = self._members
+        while at < len(members):
+            member = members[at]
+            # As Member.runs_for; the method is in capitals already.
+            if member.is_decide or (
+                (member.methods is None or method in member.methods) and getattr(member.guard, "enabled", True)
+            ):
+                break
             at += 1
         return at
 
@@ -90,7 +97,10 @@ class ChioTransport(_Ordered, httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: Any) -> Any:
         """Send one request through the members; the client calls this for each hop."""
         outgoing, hop = enter(request, self._credentials)
-        return await self._from(0, outgoing, hop)
+        try:
+            return await self._from(0, outgoing, hop)
+        finally:
+            hop.sent = None  # it holds credentials, and would keep itself alive
 
     async def _from(self, at: int, request: Any, hop: Hop) -> Any:
         at = self._next_member(at, request.method)
@@ -133,7 +143,10 @@ class SyncChioTransport(_Ordered, httpx.BaseTransport):
     def handle_request(self, request: Any) -> Any:
         """Send one request through the members; the client calls this for each hop."""
         outgoing, hop = enter(request, self._credentials)
-        return self._from(0, outgoing, hop)
+        try:
+            return self._from(0, outgoing, hop)
+        finally:
+            hop.sent = None  # it holds credentials, and would keep itself alive
 
     def _from(self, at: int, request: Any, hop: Hop) -> Any:
         at = self._next_member(at, request.method)

@@ -58,7 +58,7 @@ def test_a_scope_that_is_none_is_refused() -> None:
         attenuate(WIDE, SERVICE, scope={"grants": "all"})
 
 
-def test_a_sidecar_that_trusts_the_service_takes_it(embedded: ChioSettings) -> None:  # noqa: F811 - a fixture
+def test_a_sidecar_that_trusts_the_service_takes_it(embedded: ChioSettings) -> None:
     upstream = Upstream()
 
     async def main() -> str:

@@ -44,7 +44,9 @@ class OfflineCalls(Calls):
 def offline(block: str) -> str:
     """Return a block with the network taken out."""
     block = block.replace("httpx.AsyncHTTPTransport()", "network()")
-    block = block.replace("import Calls\n", "import Calls as RealCalls\n").replace("Calls(middle", "OfflineCalls(middle")
+    block = block.replace("import Calls\n", "import Calls as RealCalls\n").replace(
+        "Calls(middle", "OfflineCalls(middle"
+    )
     return block.replace("members=Cache(ttl=60))", "members=Cache(ttl=60), transport=network)")
 
 
@@ -68,7 +70,7 @@ def test_every_block_of_the_page_runs(sidecar: ScriptedSidecar, capsys: pytest.C
     async def main() -> None:
         for block in BLOCKS:
             code = compile(offline(block), "docs/outbound.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-            result = eval(code, names)  # noqa: S307 - our own page
+            result = eval(code, names)
             if inspect.isawaitable(result):
                 await result
         await priced(names)
@@ -116,7 +118,9 @@ def test_the_example_runs_to_its_end() -> None:
 
 
 def test_importing_the_package_needs_no_framework_and_no_cache_library() -> None:
-    code = "import sys, chio_core.outbound; print([m for m in ('cachetools', 'fastapi', 'starlette') if m in sys.modules])"
+    code = (
+        "import sys, chio_core.outbound; print([m for m in ('cachetools', 'fastapi', 'starlette') if m in sys.modules])"
+    )
 
     async def main() -> bytes:
         process = await asyncio.create_subprocess_exec(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ import httpx
 import httpx2
 import pytest
 
-from chio_core.capabilities import issue_capability
 from chio_core.canonical import sha256_hex
+from chio_core.capabilities import issue_capability
 from chio_core.client import ChioClient
 from chio_core.errors import ConfigurationError
 from chio_core.models.caller import CallerIdentity
@@ -151,16 +151,18 @@ def test_f24_a_streamed_body_is_hashed_whole_and_sent_whole() -> None:
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_a_body_above_the_limit_is_refused_without_asking(streamed: bool) -> None:
-    sidecar, upstream = ScriptedSidecar(), Upstream()
+    sidecar, upstream, taken = ScriptedSidecar(), Upstream(), []
 
     async def pieces() -> Any:
-        for _ in range(3):
+        for number in range(9):
+            taken.append(number)
             yield b"12345"
 
     member = GovernOutbound(sidecar.client(max_body_bytes=10))
     with pytest.raises(OutboundDenied) as refused:
         run(upstream.fetch(member, method="POST", content=pieces() if streamed else b"x" * 11))
     assert refused.value.denial.status == 413
+    assert taken == ([0, 1, 2] if streamed else []), "it is not read to its end"
     assert (len(sidecar.asked), upstream.hits) == (0, 0)
 
 
@@ -532,9 +534,9 @@ def test_what_cannot_work_is_said_at_once() -> None:
 
 
 @pytest.fixture
-def embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ChioSettings]:
+def embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ChioSettings:
     monkeypatch.setenv("CHIO_TRUSTED_ISSUER_KEYS", KEY.public_hex)
-    yield ChioSettings(sidecar_url=f"embedded:{tmp_path / 'receipts.sqlite3'}", _env_file=None)
+    return ChioSettings(sidecar_url=f"embedded:{tmp_path / 'receipts.sqlite3'}", _env_file=None)
 
 
 def test_the_embedded_sidecar_judges_stores_and_binds_to_the_host(embedded: ChioSettings) -> None:

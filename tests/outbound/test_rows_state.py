@@ -22,7 +22,7 @@ from chio_core.outbound import (
     SyncChioTransport,
     TraceId,
 )
-from tests.outbound.tools import A, B, Answer, Upstream, redirect_to, run
+from tests.outbound.tools import A, Answer, B, Upstream, redirect_to, run
 
 LOCAL = "http://127.0.0.1:8001"
 
@@ -157,7 +157,9 @@ def test_f15_errors_and_partial_answers_are_not_stored(status: int) -> None:
     assert hits(lambda r: httpx.Response(status), Cache(ttl=60), {}, {}) == 2
 
 
-@pytest.mark.parametrize("headers", [{"cache-control": "no-store"}, {"cache-control": "no-cache"}, {"range": "bytes=1-"}])
+@pytest.mark.parametrize(
+    "headers", [{"cache-control": "no-store"}, {"cache-control": "no-cache"}, {"range": "bytes=1-"}]
+)
 def test_f15_a_caller_who_wants_a_fresh_answer_gets_one(headers: dict[str, str]) -> None:
     assert hits(None, Cache(ttl=60), {}, {"headers": headers}) == 2
 

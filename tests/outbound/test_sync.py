@@ -90,7 +90,10 @@ def test_order_and_plain_functions() -> None:
 
 def test_errors_reach_every_member_and_the_caller() -> None:
     hook, counting = ErrorTrackingMiddleware(), ErrorTracking()
-    with Upstream(refusing).sync_client(hook, counting, Logging(), Timing()) as client, pytest.raises(httpx.ConnectError):
+    with (
+        Upstream(refusing).sync_client(hook, counting, Logging(), Timing()) as client,
+        pytest.raises(httpx.ConnectError),
+    ):
         client.get(f"{A}/x")
     assert hook.told == [("ConnectError", "GET", f"{A}/x")]
     assert counting.error_count == 1
@@ -102,9 +105,9 @@ def test_a_hook_that_waits_is_named_with_the_remedy() -> None:
             await asyncio.sleep(0)
             return response
 
-    with Upstream().sync_client(Waiting()) as client:
-        with pytest.raises(ConfigurationError, match="a hook of Waiting waits for something"):
-            client.get(f"{A}/x")
+    refused = pytest.raises(ConfigurationError, match="a hook of Waiting waits for something")
+    with Upstream().sync_client(Waiting()) as client, refused:
+        client.get(f"{A}/x")
 
 
 def test_an_asynchronous_function_is_refused() -> None:

@@ -1,0 +1,79 @@
+"""check(app): what will run for each request, what will not be governed, and what is unsafe."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from chio_asgi.config import ChioASGIConfig
+from chio_asgi.middleware import ChioASGIMiddleware
+from chio_core.chain import Chain, DecisionMember, Finding
+from chio_core.checkup import NOT_GOVERNED, check_governed
+from chio_core.request import GuardRequest
+from chio_core.settings import ChioSettings
+
+
+class _Decide(DecisionMember):
+    """Marks the place of the decision in a chain that is only looked at."""
+
+    async def __call__(self, request: GuardRequest) -> None: ...
+
+
+def check(app: Starlette | ChioASGIMiddleware) -> list[Finding]:
+    """Return findings about an application, without starting it or changing anything.
+
+    Args:
+        app: a FastAPI or Starlette application that has `add_chio` or the middleware, or an application that
+            the middleware was wrapped around.
+
+    Returns:
+        One finding with the resolved chain, by name and in run order (where there are guards); what runs without
+        a decision; unsafe settings; an order of middleware that loses headers. Severities are `INFO`, `WARN` and
+        `ERROR`.
+
+    Raises:
+        ConfigurationError: the environment that the settings come from cannot be used.
+    """
+    if isinstance(app, ChioASGIMiddleware):
+        inside = [layer.cls.__name__ for layer in getattr(app.app, "user_middleware", ())]
+        return [*check_governed(app.chain, app.settings, inside=inside), *_routes(app.app)]
+    names = [getattr(layer.cls, "__name__", "") for layer in app.user_middleware]
+    for at, layer in enumerate(app.user_middleware):
+        if _is_ours(layer.cls):
+            chain, settings = _declared(layer)
+            found = check_governed(chain, settings, inside=names[at + 1 :])
+            return [*found, *_own_500(app), *_routes(app)]
+    return [NOT_GOVERNED]
+
+
+def _is_ours(cls: object) -> bool:
+    # A layer may be a factory function instead of a class.
+    return inspect.isclass(cls) and issubclass(cls, ChioASGIMiddleware)
+
+
+def _declared(layer: Any) -> tuple[Chain, ChioSettings]:
+    given = inspect.signature(ChioASGIMiddleware).bind_partial(None, *layer.args, **layer.kwargs).arguments
+    guards = given.get("guards", ())
+    client, config = given.get("client"), given.get("config")
+    settings = config if config is not None else client.settings if client is not None else ChioASGIConfig()
+    return Chain(*([guards] if isinstance(guards, Chain) else guards), _Decide()), settings
+
+
+def _own_500(app: Starlette) -> Iterator[Finding]:
+    if app.debug or 500 in app.exception_handlers or Exception in app.exception_handlers:
+        text = (
+            "failures are answered outside of all middleware (a handler for 500 or Exception, or debug): "
+            "these answers carry neither the receipt header nor the headers of guards"
+        )
+        yield Finding("WARN", "own_500", text)
+
+
+def _routes(app: Any) -> Iterator[Finding]:
+    for route in getattr(app, "routes", ()):
+        if isinstance(route, Mount) and not route.routes:
+            text = f"what runs below {route.path or '/'} has no routes to look at, so it is judged by its plain path"
+            yield Finding("WARN", "route_pattern", text)
