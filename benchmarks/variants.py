@@ -53,7 +53,7 @@ def start_app(servers: Servers, cores: Cores, name: str, python: Path, sidecar: 
     command += ["--sidecar", sidecar.url, "--kernel-key", PUBLIC_KEY]
     env = {"PYTHONPATH": str(ROOT)} if name == "ours" else {}
     server = servers.start(name, command, port=port, core=cores.app, env=env)
-    _probe(server, sidecar)
+    probe(server, sidecar)
     return server
 
 
@@ -62,7 +62,12 @@ def evaluations(sidecar: Server) -> int:
     return int(json.loads(_ask(sidecar.port, "GET", "/stats")[1])["evaluations"])
 
 
-def _probe(server: Server, sidecar: Server) -> None:
+def probe(server: Server, sidecar: Server) -> None:
+    """Make sure that a variant answers both endpoints rightly and asks the sidecar as often as it should.
+
+    Raises:
+        UnsuitableError: it does not.
+    """
     before = evaluations(sidecar)
     for endpoint in ENDPOINTS:
         body = ECHO_BODY if endpoint == "/echo" else None

@@ -24,7 +24,7 @@ from chio_core.errors import ConfigurationError
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.verdict import GuardEvidence
 from chio_core.names import STATE_DECISION
-from chio_core.onion import Run
+from chio_core.onion import Run, failed
 from chio_core.request import GuardRequest, RequestView
 from chio_core.response import AnyResponse, Denial, Downstream
 from chio_core.settings import ChioSettings, report_settings
@@ -67,6 +67,7 @@ class ChioASGIMiddleware:
         self.chain = Chain(*([guards] if isinstance(guards, Chain) else guards), self._decide)
         self._header = settings.receipt_header.lower().encode("ascii")
         self._members = self.chain.freeze()
+        self._alone = len(self._members) == 1
         self._wrapped = any(member.wraps for member in self._members)
         report_settings(settings)
 
@@ -85,6 +86,9 @@ class ChioASGIMiddleware:
             raise ConfigurationError(f"ASGI scope type {kind!r} cannot be governed, so it is not passed on")
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # A copy: uvicorn appends the trailer fields of a chunked body to the list that it gave us, and the
+        # application must not read headers that were not judged.
+        scope["headers"] = list(scope.get("headers", ()))
         view = ASGIGuardRequest(scope, receive)
         tagged = HeaderSend(send, self._header, scope)
         try:
@@ -113,12 +117,21 @@ class ChioASGIMiddleware:
         if self._wrapped:
             await self._run_wrapped(view, send, replay)
             return
-        answer = await Run(self._members, None, view.evidence, self.chain.slow_guard_ms).before(view)
+        if self._alone:
+            answer = await self._only_decide(view)
+        else:
+            answer = await Run(self._members, None, view.evidence, self.chain.slow_guard_ms).before(view)
         if answer is None:
             view.check_unmoved()
             await self.app(view.scope, replay(), send)
         else:
             await self._answer(answer, view, send)
+
+    async def _only_decide(self, view: ASGIGuardRequest) -> AnyResponse | None:
+        try:
+            return await self._decide(view)
+        except Exception:
+            return failed(self._members[0], view.evidence)
 
     async def _run_wrapped(self, view: ASGIGuardRequest, send: HeaderSend, replay: Callable[[], Receive]) -> None:
         application = Application(self.app, view.scope, replay, send)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from chio_asgi.types import Message, Scope, Send
 from chio_core.decision import Decision
 from chio_core.names import STATE_DECISION, STATE_OUTGOING
+from chio_core.outgoing import Outgoing
 from chio_core.problems import render
 from chio_core.response import AnyResponse, Denial, Response
 
@@ -25,15 +27,16 @@ class HeaderSend:
 
     Args:
         name: header name in lower case.
-        scope: its state holds the decision by the time that the head is sent.
+        scope: its state holds the decision by the time that the head is sent. The application may give the scope
+            another state; what counts is the one that was there first.
     """
 
-    __slots__ = ("_ends", "_name", "_scope", "_send", "started", "status")
+    __slots__ = ("_ends", "_name", "_send", "_state", "started", "status")
 
     def __init__(self, send: Send, name: bytes, scope: Scope) -> None:
         self._send = send
         self._name = name
-        self._scope = scope
+        self._state: dict[str, Any] = scope.setdefault("state", {})
         self._ends: End | None = None
         self.started = False
         self.status: int | None = None
@@ -44,7 +47,7 @@ class HeaderSend:
             self.started = True
             self.status = message.get("status")
             message = {**message, "headers": self._headers(message.get("headers") or ())}
-            self._ends = End(message) if STATE_OUTGOING in self._scope.get("state", ()) else None
+            self._ends = End(message) if STATE_OUTGOING in self._state else None
             await self._send(message)
             return
         if message["type"] == "http.response.trailers":
@@ -55,18 +58,17 @@ class HeaderSend:
 
     def finish(self) -> None:
         """Tell the guards that wanted to know that the request is over."""
-        wishes = self._scope.get("state", {}).get(STATE_OUTGOING)
+        wishes = self._state.get(STATE_OUTGOING)
         if wishes is not None:
             wishes.finish(self.status)
 
     def _headers(self, sent: Iterable[tuple[bytes, bytes]]) -> Pairs:
-        state = self._scope.get("state", {})
-        wishes = state.get(STATE_OUTGOING)
+        wishes = self._state.get(STATE_OUTGOING)
         if wishes is not None and wishes.headers:
             text = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in sent]
             sent = _encoded(wishes.apply(text))
         headers = self._without_own(sent)
-        value = _receipt_id(state.get(STATE_DECISION))
+        value = _receipt_id(self._state.get(STATE_DECISION))
         if value is not None:
             headers.append((self._name, value))
         return headers
@@ -74,6 +76,21 @@ class HeaderSend:
     def _without_own(self, sent: Iterable[tuple[bytes, bytes]]) -> Pairs:
         own = self._name
         return [pair for pair in sent if pair[0].lower() != own]
+
+
+def _with_wishes(sent: Pairs, wishes: Outgoing) -> Pairs:
+    # As `Outgoing.apply`, but without making text of what the application has sent.
+    given = [name.lower() for name, _ in sent]
+    added, replaced = [], set()
+    for lower, (_, value, replace) in wishes.lines().items():
+        name = lower.encode("latin-1")
+        if name in given:
+            if not replace:
+                continue
+            replaced.add(name)
+        added.append((name, value.encode("latin-1", "replace")))
+    kept = [pair for pair, name in zip(sent, given, strict=True) if name not in replaced] if replaced else sent
+    return kept + added
 
 
 class End:

@@ -57,6 +57,7 @@ class ASGIGuardRequest:
         self._receive = receive
         self._body: Body | None = None
         self._lines: HeaderLines | None = None
+        self._state: ScopeState | None = None
         self._sealed = False
         self.evidence: list[GuardEvidence] = []
         self._method: str = scope.get("method", "GET")
@@ -211,7 +212,10 @@ class ASGIGuardRequest:
     @property
     def state(self) -> ScopeState:
         """The request's state; the same values as Starlette's `request.state`."""
-        return ScopeState(self._scope.setdefault("state", {}))
+        values = self._scope.setdefault("state", {})
+        if self._state is None or self._state._values is not values:
+            self._state = ScopeState(values)
+        return self._state
 
     @property
     def scope(self) -> dict[str, Any]:

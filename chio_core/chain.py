@@ -207,7 +207,7 @@ class Chain:
             part._seal()
 
     async def aclose(self) -> None:
-        """Close the guards that hold something open: those with an `async def aclose()`, innermost first."""
+        """Close the guards that hold something open (they have an `aclose` to await), innermost first."""
         for member in reversed(self.order()):
             close = getattr(member.guard, "aclose", None)
             if close is not None:

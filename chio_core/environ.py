@@ -18,7 +18,17 @@ from typing import Any, BinaryIO, Final
 from urllib.parse import parse_qsl, quote
 
 from chio_core.headers import HeaderLines
-from chio_core.input import EMPTY, BodyUnusable, Steps, incomplete, keep, measure, read_from_start, too_large
+from chio_core.input import (
+    EMPTY,
+    BodyUnusable,
+    Steps,
+    incomplete,
+    keep,
+    measure,
+    read_from_start,
+    read_source,
+    too_large,
+)
 from chio_core.names import CAPABILITY_HEADER, TRACEPARENT
 
 INPUT: Final = "chio.input"
@@ -218,7 +228,7 @@ def _read_now(source: Any, length: int) -> BinaryIO:
     data = b""
     try:
         while len(data) < length:
-            piece = source.read(length - len(data))
+            piece = read_source(source, length - len(data))
             if not piece:
                 raise incomplete()
             data += piece

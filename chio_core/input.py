@@ -112,7 +112,8 @@ class KeptInput(io.RawIOBase):
     def _fetch(self, upto: int | None) -> None:
         while not self._ended and (upto is None or self._size < upto):
             want = _PIECE if upto is None else min(_PIECE, upto - self._size)
-            piece = self._source.read(want if self._left is None else min(want, self._left)) if self._left != 0 else b""
+            want = want if self._left is None else min(want, self._left)
+            piece = read_source(self._source, want) if self._left != 0 else b""
             if not piece:
                 self._ended, self.truncated = True, bool(self._left)
                 return
@@ -121,6 +122,22 @@ class KeptInput(io.RawIOBase):
             self._size += len(piece)
             if self._left is not None:
                 self._left -= len(piece)
+
+
+def read_source(source: Any, size: int) -> bytes:
+    """Read from a server's stream.
+
+    Raises:
+        OSError: the body broke off, or is malformed; servers raise classes of their own for that (gunicorn's
+            `InvalidChunkSize` is no `OSError`).
+    """
+    try:
+        piece: bytes = source.read(size)
+    except OSError:
+        raise
+    except Exception as exc:
+        raise OSError(f"the server cannot read the request body: {type(exc).__name__}") from exc
+    return piece
 
 
 def keep(source: Any, length: int | None, spool_bytes: int) -> BinaryIO:

@@ -90,7 +90,7 @@ class Run:
                 except Exception:
                     if self.open:
                         raise
-                    return self._failed(member)
+                    return failed(member, self.evidence)
                 self._turn(member)
                 if answer is not None:
                     return self._ended(member, answer)
@@ -125,7 +125,7 @@ class Run:
         except Exception:
             if self.open:
                 raise  # the handler's own exception, or a guard's after the decision: the framework answers
-            return self._failed(member)
+            return failed(member, self.evidence)
         self._turn(member)
         if went_on and isinstance(answer, Head):
             self.evidence.append(member.passed)
@@ -180,12 +180,14 @@ class Run:
             guard=f"local/{member.name}",
         )
 
-    def _failed(self, member: Member) -> Denial:
-        log.exception("chio: guard %s failed before the decision; the request is refused", member.name)
-        self.evidence.append(GuardEvidence(guard_name=f"local/{member.name}", verdict=False, details="failed"))
-        return Denial(
-            status=500, code="chio_guard_failed", message=f"guard {member.name} failed", guard=f"local/{member.name}"
-        )
+
+def failed(member: Member, evidence: list[GuardEvidence]) -> Denial:
+    """Return the refusal for a guard that is raising an exception right now; it is logged, and noted in `evidence`."""
+    log.exception("chio: guard %s failed before the decision; the request is refused", member.name)
+    evidence.append(GuardEvidence(guard_name=f"local/{member.name}", verdict=False, details="failed"))
+    return Denial(
+        status=500, code="chio_guard_failed", message=f"guard {member.name} failed", guard=f"local/{member.name}"
+    )
 
 
 class _Watched:

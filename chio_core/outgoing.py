@@ -23,38 +23,51 @@ _BREAK = re.compile(r"[\r\n\0]")
 HeaderValue = str | Callable[[], str]
 """A value, or a function that gives it when the head is sent."""
 
+Wish = tuple[str, str, HeaderValue, bool]
+"""A header that was wished for: its name in lower case, as it was written, value, and whether it replaces."""
+
+
+def wish(name: str, value: HeaderValue, *, replace: bool = True) -> Wish:
+    """Return one wish, to be made once and added to many answers.
+
+    Args:
+        replace: a line of the application with that name is replaced; else it stays and ours is left out.
+
+    Raises:
+        ConfigurationError: a line break in name or value.
+    """
+    if _BREAK.search(name) or (isinstance(value, str) and _BREAK.search(value)):
+        raise ConfigurationError(f"header {name!r} contains a line break")
+    return name.lower(), name, value, replace
+
 
 @dataclass(slots=True)
 class Outgoing:
     """Wishes for one answer.
 
     Attributes:
-        headers: name, value, and whether a line of the application with that name is replaced (else it stays
-            and ours is left out).
+        headers: what was wished for, outermost guard first; of two wishes for one header the inner one counts.
         finished: called once with the status that was answered, when the last byte is out or the request failed.
     """
 
-    headers: list[tuple[str, HeaderValue, bool]] = field(default_factory=list)
+    headers: list[Wish] = field(default_factory=list)
     finished: list[Callable[[int | None], None]] = field(default_factory=list)
 
     def add_header(self, name: str, value: HeaderValue, *, replace: bool = True) -> None:
-        """Ask for a header line.
+        """Ask for a header line; see `wish`.
 
         Raises:
             ConfigurationError: a line break in name or value.
         """
-        if _BREAK.search(name) or (isinstance(value, str) and _BREAK.search(value)):
-            raise ConfigurationError(f"header {name!r} contains a line break")
-        self.headers.append((name, value, replace))
+        self.headers.append(wish(name, value, replace=replace))
 
     def lines(self) -> dict[str, tuple[str, str, bool]]:
         """Return name, value and `replace` of each header wished for, by its name in lower case."""
-        found: dict[str, tuple[str, HeaderValue, bool]] = {}
-        for name, value, replace in self.headers:
-            lower = name.lower()
+        found: dict[str, tuple[str, str, bool]] = {}
+        for lower, name, value, replace in self.headers:
             if replace or lower not in found:
-                found[lower] = (name, value, replace)
-        return {key: (name, value() if callable(value) else value, r) for key, (name, value, r) in found.items()}
+                found[lower] = (name, value if isinstance(value, str) else value(), replace)
+        return found
 
     def apply(self, pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
         """Return header lines with the wishes applied; the order of the rest is kept."""

@@ -370,6 +370,23 @@ async def call(
     return await exchange(app, http_scope(method, path, query=query, headers=headers, **more), messages)
 
 
+async def call_that_raises(app: App, error: type[Exception], method: str = "GET", path: str = "/") -> Reply:
+    """Send one request to an application that raises, and return what it answered before or while it did."""
+    reply = Reply()
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Mapping[str, Any]) -> None:
+        reply.messages.append(dict(message))
+
+    try:
+        await app(http_scope(method, path), receive, send)
+    except error:
+        return reply
+    raise AssertionError(f"the application raised no {error.__name__}")
+
+
 async def connect(app: App, path: str = "/", *messages: Mapping[str, Any], **more: Any) -> Reply:
     """Open a websocket and send the messages."""
     return await exchange(app, websocket_scope(path, **more), [{"type": "websocket.connect"}, *messages])

@@ -45,31 +45,32 @@ class RequiredCapability(CapabilityRule):
 
         @wraps(view)
         def guarded(*args: Any, **kwargs: Any) -> Any:
-            passage, wanted = self._passage(args, kwargs)
+            request, passage, wanted = self._passage(args, kwargs)
             decision = passage.decision_for(wanted)
             if decision is None and _dispatches_to_async(view, args):
                 return aguarded(*args, **kwargs)
-            decision = decision or passage.ask_further(wanted)
+            decision = decision or passage.ask_further(request, wanted)
             return view(*args, **kwargs) if met(decision) else refusal_of(decision, passage)
 
         @wraps(view)
         async def aguarded(*args: Any, **kwargs: Any) -> Any:
-            passage, wanted = self._passage(args, kwargs)
+            request, passage, wanted = self._passage(args, kwargs)
             decision = passage.decision_for(wanted)
             if decision is None:
                 # Under WSGI Django makes an event loop for this one view; a connection would not outlive it.
-                asgi = hasattr(passage.request, "scope")
-                decision = await passage.aask_further(wanted) if asgi else passage.ask_further(wanted)
+                asgi = hasattr(request, "scope")
+                further = passage.aask_further(request, wanted) if asgi else None
+                decision = await further if further is not None else passage.ask_further(request, wanted)
             return await view(*args, **kwargs) if met(decision) else refusal_of(decision, passage)
 
         chosen = aguarded if iscoroutinefunction(view) else guarded
         setattr(chosen, RULES, (self, *rules_of(view)))
         return chosen  # type: ignore[return-value]
 
-    def _passage(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Passage, Requirement]:
+    def _passage(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[HttpRequest, Passage, Requirement]:
         request = _request_in(args)
         resolved = request.resolver_match
-        return passage_for(request), self.chio_requirement(resolved.kwargs if resolved is not None else kwargs)
+        return request, passage_for(request), self.chio_requirement(resolved.kwargs if resolved is not None else kwargs)
 
 
 @overload
@@ -166,4 +167,4 @@ def _request_in(args: Sequence[Any]) -> HttpRequest:
 def _dispatches_to_async(view: Any, args: Sequence[Any]) -> bool:
     # `dispatch` of a class-based view is a plain method that returns what an `async def` handler returns.
     owner = getattr(getattr(view, "func", None), "__self__", args[0] if args else None)
-    return isinstance(owner, ClassBasedView) and type(owner).view_is_async
+    return isinstance(owner, ClassBasedView) and bool(type(owner).view_is_async)

@@ -65,31 +65,31 @@ class ChioDjangoMiddleware:
         if self._async:
             return self._acall(request)
         passage = Passage(request, self._governor.get())
-        denial = passage.judge()
-        return tagged(self.get_response(request) if denial is None else refusal(denial), passage)
+        denial = passage.judge(request)
+        return tagged(self.get_response(request) if denial is None else refusal(denial), request, passage)
 
     async def _acall(self, request: HttpRequest) -> HttpResponseBase:
         passage = Passage(request, self._governor.get())
-        denial = await passage.ajudge()
-        return tagged(await self.get_response(request) if denial is None else refusal(denial), passage)
+        denial = await passage.ajudge(request)
+        return tagged(await self.get_response(request) if denial is None else refusal(denial), request, passage)
 
     # Middleware further in may change what will run: the path, the URL conf, the language. Django has resolved the
     # URL by the time of `process_view`; what differs from what was judged is judged anew.
 
     def _view(self, request: HttpRequest, view: Any, args: Any, kwargs: Any) -> HttpResponseBase | None:
         passage = passage_of(request) or Passage(request, self._governor.get())
-        if passage.still_holds():
+        if passage.still_holds(request):
             return None
         _warn_changed(request)
-        denial = passage.judge()
+        denial = passage.judge(request)
         return None if denial is None else refusal(denial)
 
     async def _aview(self, request: HttpRequest, view: Any, args: Any, kwargs: Any) -> HttpResponseBase | None:
         passage = passage_of(request) or Passage(request, self._governor.get())
-        if passage.still_holds():
+        if passage.still_holds(request):
             return None
         _warn_changed(request)
-        denial = await passage.ajudge()
+        denial = await passage.ajudge(request)
         return None if denial is None else refusal(denial)
 
 

@@ -1,4 +1,8 @@
-"""Passage: one request on its way through the middleware; kept on the request, so that decorators find it."""
+"""Passage: what is known about one request on its way through the middleware.
+
+It is kept on the request, so that decorators find it, and holds nothing that leads back to the request: both are
+gone as soon as the response is.
+"""
 
 from __future__ import annotations
 
@@ -19,50 +23,50 @@ _PASSAGE = "_chio_passage"
 
 
 class Passage:
-    """One request.
+    """What is known about one request.
 
     Args:
-        request: the request.
-        governor: whose it is.
+        request: the request; the passage is put on it.
+        governor: settings and clients.
 
     Attributes:
+        governor: see above.
         decision: the latest about this request; None before there is one, and where the path is excluded.
     """
 
+    __slots__ = ("_match", "_path", "decision", "governor")
+
     def __init__(self, request: HttpRequest, governor: Governor) -> None:
-        self.request = request
         self.governor = governor
-        self.view = DjangoGuardRequest(request, governor.asker.singletons)
         self.decision: Decision | None = None
         self._path: str | None = None
         self._match: ViewMatch = NO_MATCH
         setattr(request, _PASSAGE, self)
 
-    def judge(self) -> Denial | None:
+    def judge(self, request: HttpRequest) -> Denial | None:
         """Have the request judged, unless it is excluded; return the refusal."""
-        if self._excluded():
+        steps = self._begin(request)
+        if steps is None:
             return None
-        decision = self._concluded(self.governor.asker.ask(self.view, self._locate))
-        self._publish(decision)
+        decision = self._publish(request, self._concluded(steps))
         tell_sync(self.governor.on_decision, decision)
         if decision.receipt is not None:
             tell_sync(self.governor.on_receipt, decision.receipt)
         return decision.denial
 
-    async def ajudge(self) -> Denial | None:
+    async def ajudge(self, request: HttpRequest) -> Denial | None:
         """Do what `judge` does in an event loop, without a thread."""
-        if self._excluded():
+        steps = self._begin(request)
+        if steps is None:
             return None
-        decision = await self._aconcluded(self.governor.asker.ask(self.view, self._locate))
-        self._publish(decision)
+        decision = self._publish(request, await self._aconcluded(steps))
         await atell(self.governor.on_decision, decision)
         if decision.receipt is not None:
             await atell(self.governor.on_receipt, decision.receipt)
         return decision.denial
 
-    def still_holds(self) -> bool:
+    def still_holds(self, request: HttpRequest) -> bool:
         """Tell whether the view that Django is about to run is the one that was judged."""
-        request = self.request
         if request.path_info != self._path:
             return False
         return self.decision is None or view_match(request.resolver_match, request.method or "") == self._match
@@ -72,28 +76,30 @@ class Passage:
         decision = self.decision
         return decision if decision is not None and decision.requirement == requirement else None
 
-    def ask_further(self, requirement: Requirement) -> Decision:
+    def ask_further(self, request: HttpRequest, requirement: Requirement) -> Decision:
         """Return a decision about this request and a requirement that was not part of the first question."""
-        return self._noted(self._concluded(self._further(requirement)))
+        return self._noted(request, self._concluded(self._further(request, requirement)))
 
-    async def aask_further(self, requirement: Requirement) -> Decision:
+    async def aask_further(self, request: HttpRequest, requirement: Requirement) -> Decision:
         """Do what `ask_further` does in an event loop, without a thread."""
-        return self._noted(await self._aconcluded(self._further(requirement)))
+        return self._noted(request, await self._aconcluded(self._further(request, requirement)))
 
-    def _excluded(self) -> bool:
-        self._path = self.request.path_info
-        self._match = NO_MATCH
-        return self.governor.asker.excludes(self.view)
+    def _begin(self, request: HttpRequest) -> Ask | None:
+        asker = self.governor.asker
+        self._path, self._match = request.path_info, NO_MATCH
+        view = DjangoGuardRequest(request, asker.singletons)
+        return None if asker.excludes(view) else asker.ask(view, lambda: self._locate(request))
 
-    def _locate(self) -> Route:
+    def _locate(self, request: HttpRequest) -> Route:
         # Once Django has resolved the URL itself there is nothing left to find out.
-        resolved, method = self.request.resolver_match, self.request.method or ""
-        self._match = find_view(self.request) if resolved is None else view_match(resolved, method)
+        resolved, method = request.resolver_match, request.method or ""
+        self._match = find_view(request) if resolved is None else view_match(resolved, method)
         return self._match.route()
 
-    def _further(self, requirement: Requirement) -> Ask:
-        template = view_match(self.request.resolver_match, self.request.method or "").template
-        return self.governor.asker.ask(self.view, lambda: Route(template, requirement))
+    def _further(self, request: HttpRequest, requirement: Requirement) -> Ask:
+        asker = self.governor.asker
+        template = view_match(request.resolver_match, request.method or "").template
+        return asker.ask(DjangoGuardRequest(request, asker.singletons), lambda: Route(template, requirement))
 
     def _concluded(self, steps: Ask) -> Decision:
         found = run(steps)
@@ -103,18 +109,17 @@ class Passage:
         found = await arun(steps)
         return await self.governor.client().decide(found) if isinstance(found, Question) else found
 
-    def _noted(self, decision: Decision) -> Decision:
+    def _noted(self, request: HttpRequest, decision: Decision) -> Decision:
         # Where no middleware has judged the request, this is the decision that the view reads.
-        if self.decision is None:
-            self._publish(decision)
-        return decision
+        return decision if self.decision is not None else self._publish(request, decision)
 
-    def _publish(self, decision: Decision) -> None:
+    def _publish(self, request: HttpRequest, decision: Decision) -> Decision:
         self.decision = decision
         receipt = decision.receipt
-        setattr(self.request, STATE_DECISION, decision)
-        setattr(self.request, STATE_RECEIPT, receipt.raw if receipt is not None else None)
-        setattr(self.request, STATE_PASSTHROUGH, decision.passthrough)
+        setattr(request, STATE_DECISION, decision)
+        setattr(request, STATE_RECEIPT, receipt.raw if receipt is not None else None)
+        setattr(request, STATE_PASSTHROUGH, decision.passthrough)
+        return decision
 
 
 def passage_of(request: HttpRequest) -> Passage | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from django.http import HttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
 from chio_core.ask import receipt_header_of
@@ -22,7 +22,7 @@ def refusal(denial: Denial) -> HttpResponse:
     return response
 
 
-def tagged(response: HttpResponseBase, passage: Passage) -> HttpResponseBase:
+def tagged(response: HttpResponseBase, request: HttpRequest, passage: Passage) -> HttpResponseBase:
     """Put the receipt id on a response and leave everything else of it alone.
 
     A header of that name from the application is replaced or removed: it cannot claim a receipt that it does not
@@ -34,7 +34,7 @@ def tagged(response: HttpResponseBase, passage: Passage) -> HttpResponseBase:
         response.headers[name] = value
     elif response.has_header(name):
         del response.headers[name]
-    file = passage.request.META.get(INPUT)
+    file = request.META.get(INPUT)
     if file is not None and is_kept(file):
         # The temporary file is removed when the response is done, as Django does with uploaded files.
         response._resource_closers.append(file.close)  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, TypeVar, overload
 
-from flask import Flask, current_app, request
+from flask import Flask, Request, current_app, request
 
 from chio_core.decision import Decision
 from chio_core.errors import ConfigurationError
@@ -49,9 +49,10 @@ class RequiredCapability(CapabilityRule):
         return guarded  # type: ignore[return-value]
 
     def _decision(self) -> Decision:
-        passage = passage_in(request.environ) or _begun()
-        wanted = self.chio_requirement(request.view_args or {})
-        decision = passage.decision_for(wanted) or passage.ask_further(wanted)
+        current: Request = request._get_current_object()  # type: ignore[attr-defined]
+        passage = passage_in(current.environ) or _begun(current)
+        wanted = self.chio_requirement(current.view_args or {})
+        decision = passage.decision_for(wanted) or passage.ask_further(current, wanted)
         if decision.denial is None and decision.receipt is None:
             raise ConfigurationError("a decision without receipt cannot meet a requirement")
         return decision
@@ -98,9 +99,9 @@ def require_capability(
     return RequiredCapability(server, tool, operations=operations, arguments=arguments)
 
 
-def _begun() -> Passage:
+def _begun(current: Request) -> Passage:
     app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
     governed = app.extensions.get(EXTENSION)
     if not isinstance(governed, GovernedApp):
         raise ConfigurationError("this view requires a capability: govern the application with chio_flask.Chio(app)")
-    return Passage(app, request._get_current_object(), governed.governor.get())  # type: ignore[attr-defined]
+    return Passage(app, current.environ, governed.governor.get())

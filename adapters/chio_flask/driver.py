@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from flask import Flask, request, request_started
+from flask import Flask, Request, request, request_started
 from werkzeug.exceptions import HTTPException
 from werkzeug.wsgi import ClosingIterator
 
@@ -60,8 +60,9 @@ class GovernedApp:
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Handle one request."""
         governor = self.governor.get()
-        passage = Passage(self._app, self._app.request_class(environ), governor)
-        denial = passage.judge()
+        passage = Passage(self._app, environ, governor)
+        # Not the object that Flask makes: that one comes into being with Flask's own context.
+        denial = passage.judge(self._app.request_class(environ, populate_request=False))
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
             return start_response(status, _tagged(headers, passage), exc_info)
@@ -77,8 +78,9 @@ class GovernedApp:
         passage = passage_in(request.environ)
         if passage is None:
             return
-        denial = passage.judge_matched(request._get_current_object())  # type: ignore[attr-defined]
-        passage.publish()
+        current: Request = request._get_current_object()  # type: ignore[attr-defined]
+        denial = passage.judge_matched(current)
+        passage.publish(current)
         if denial is not None:
             log.warning("chio: WSGI middleware inside of Chio changed which view runs, and that is refused")
             raise ChioDenied(denial)

@@ -1,7 +1,12 @@
-"""Passage: one request on its way to the application; kept in its environment, so that decorators find it."""
+"""Passage: what is known about one request on its way to the application.
+
+It is kept in the request's environment, so that decorators find it, and holds nothing that leads back there: both
+are gone as soon as the response is.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from flask import Flask, Request, Response, g
@@ -21,78 +26,73 @@ PASSAGE: Final = "chio.passage"
 
 
 class Passage:
-    """One request.
+    """What is known about one request.
 
     Args:
         app: the application.
-        request: the request, perhaps before Flask has seen it.
-        governor: whose it is.
+        environ: the request's environment; the passage is put into it.
+        governor: settings and client.
 
     Attributes:
+        governor: see above.
         decision: the latest about this request; None before there is one, and where the path is excluded.
     """
 
-    def __init__(self, app: Flask, request: Request, governor: Governor) -> None:
+    __slots__ = ("_app", "_match", "_path", "decision", "governor")
+
+    def __init__(self, app: Flask, environ: dict[str, Any], governor: Governor) -> None:
         self.governor = governor
-        self.view = FlaskGuardRequest(request, app, singletons=governor.asker.singletons)
         self.decision: Decision | None = None
         self._app = app
-        self._request = request
         self._path: str | None = None
         self._match: ViewMatch = NO_MATCH
-        request.environ[PASSAGE] = self
+        environ[PASSAGE] = self
 
-    def judge(self) -> Denial | None:
+    def judge(self, request: Request) -> Denial | None:
         """Have the request judged, unless it is excluded; return the refusal."""
-        self._path, self._match = self._request.path, NO_MATCH
-        if self.governor.asker.excludes(self.view):
+        self._path, self._match = request.path, NO_MATCH
+        view = self._view(request)
+        if self.governor.asker.excludes(view):
             return None
-        self.decision = self._concluded(self.governor.asker.ask(self.view, self._locate))
-        tell_sync(self.governor.on_decision, self.decision)
-        if self.decision.receipt is not None:
-            tell_sync(self.governor.on_receipt, self.decision.receipt)
-        return self.decision.denial
+        decision = self.decision = self._concluded(self.governor.asker.ask(view, lambda: self._locate(request)))
+        tell_sync(self.governor.on_decision, decision)
+        if decision.receipt is not None:
+            tell_sync(self.governor.on_receipt, decision.receipt)
+        return decision.denial
 
     def judge_matched(self, request: Request) -> Denial | None:
-        """Have the request judged again if Flask matched another view than the one that was judged.
-
-        Args:
-            request: the request as Flask sees it.
-        """
+        """Have the request judged again if Flask has matched another view than the one that was judged."""
         matched = view_match(self._app, request.url_rule, request.view_args, request.method)
-        same_path = request.path == self._path
         # A path that is known for other methods only has a template here and no rule there: Flask answers 405.
         same_view = self.decision is None or request.url_rule is None or matched == self._match
-        if same_path and same_view:
-            return None
-        self.view = FlaskGuardRequest(request, self._app, singletons=self.governor.asker.singletons)
-        self._request = request
-        return self.judge()
+        return None if request.path == self._path and same_view else self.judge(request)
 
-    def publish(self) -> None:
+    def publish(self, request: Request) -> None:
         """Put the outcome on `g`, where the application reads it."""
         decision = self.decision
         setattr(g, STATE_DECISION, decision)
         setattr(g, STATE_RECEIPT, decision.receipt if decision is not None else None)
         setattr(g, STATE_PASSTHROUGH, decision.passthrough if decision is not None else None)
-        setattr(g, STATE_NAMESPACE, self.view.state)
+        setattr(g, STATE_NAMESPACE, self._view(request).state)
 
     def decision_for(self, requirement: Requirement) -> Decision | None:
         """Return the decision about this request, if it was made for this requirement."""
         decision = self.decision
         return decision if decision is not None and decision.requirement == requirement else None
 
-    def ask_further(self, requirement: Requirement) -> Decision:
+    def ask_further(self, request: Request, requirement: Requirement) -> Decision:
         """Return a decision about this request and a requirement that was not part of the first question."""
-        template = find_view(self._app, self._request).template
-        decision = self._concluded(self.governor.asker.ask(self.view, lambda: Route(template, requirement)))
+        template = find_view(self._app, request).template
+        decision = self._concluded(self.governor.asker.ask(self._view(request), lambda: Route(template, requirement)))
         if self.decision is None:  # where nobody has judged the request, this is what the view reads
             self.decision = decision
-            self.publish()
+            self.publish(request)
         return decision
 
-    def _locate(self) -> Route:
-        request = self._request
+    def _view(self, request: Request) -> FlaskGuardRequest:
+        return FlaskGuardRequest(request, self._app, singletons=self.governor.asker.singletons)
+
+    def _locate(self, request: Request) -> Route:
         if request.url_rule is not None:
             self._match = view_match(self._app, request.url_rule, request.view_args, request.method)
         else:
@@ -110,7 +110,7 @@ def refusal(denial: Denial) -> Response:
     return Response(body, status=denial.status, headers=list(headers))
 
 
-def passage_in(environ: dict[str, Any]) -> Passage | None:
+def passage_in(environ: Mapping[str, Any]) -> Passage | None:
     """Return the passage of a request that has come through the extension."""
     found = environ.get(PASSAGE)
     return found if isinstance(found, Passage) else None

@@ -152,7 +152,7 @@ def _check_options(key: Any, jwks_url: str | None, algorithms: Sequence[str]) ->
         raise ConfigurationError("JwtAuth cannot accept shared secrets (HS…) and public keys at once")
     least = max((_SECRET_BYTES.get(a, 64) for a in symmetric), default=0)
     if isinstance(key, str | bytes) and len(key.encode() if isinstance(key, str) else key) < least:
-        raise ConfigurationError(f"JwtAuth(key=…) for {', '.join(symmetric)} must be a secret of at least {least} bytes")
+        raise ConfigurationError(f"JwtAuth(key=…) must be at least {least} bytes long for {', '.join(symmetric)}")
 
 
 def _text(value: Any) -> str | None:

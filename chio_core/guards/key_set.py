@@ -20,7 +20,7 @@ from chio_core.errors import ConfigurationError
 _FETCH_SECONDS = 5.0
 
 
-class KeysUnavailable(Exception):  # noqa: N818 - says what happened
+class KeysUnavailable(Exception):
     """The issuer's keys cannot be had now."""
 
 
@@ -60,9 +60,9 @@ class KeySet:
             jwt.InvalidTokenError: it has no such key.
         """
         if time.monotonic() >= self._good_until or kid not in self._keys:
-            await self._refresh()
-        if time.monotonic() >= self._good_until or (kid not in self._keys and self._failed):
-            raise KeysUnavailable
+            fetched = await self._refresh()
+            if not fetched and (self._failed or time.monotonic() >= self._good_until):
+                raise KeysUnavailable
         if kid not in self._keys:
             raise jwt.InvalidTokenError("the issuer has no such key")
         return self._keys[kid]
@@ -73,11 +73,11 @@ class KeySet:
         if thread is not None:
             thread.shutdown(wait=False, cancel_futures=True)
 
-    async def _refresh(self) -> None:
+    async def _refresh(self) -> bool:
         fetching = self._fetching
         if fetching is None:
             if time.monotonic() < self._not_before:
-                return
+                return False
             if self._thread is None:
                 self._thread = ThreadPoolExecutor(1, thread_name_prefix="chio-jwks")
             fetching = self._fetching = self._thread.submit(self._fetch)
@@ -88,6 +88,7 @@ class KeySet:
             keys = None
         if self._fetching is fetching:
             self._fetched(keys)
+        return keys is not None
 
     def _fetched(self, keys: dict[str, Any] | None) -> None:
         now = time.monotonic()

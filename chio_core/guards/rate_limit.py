@@ -32,7 +32,7 @@ from chio_core.errors import ConfigurationError
 from chio_core.guards.client_ip import ClientAddress
 from chio_core.guards.memory import CountingStorage
 from chio_core.names import CAPABILITY_HEADER, LOGGER, STATE_CALLER
-from chio_core.outgoing import outgoing
+from chio_core.outgoing import outgoing, wish
 from chio_core.request import GuardRequest
 from chio_core.response import Denial
 
@@ -97,7 +97,8 @@ class RateLimit:
         self._strategy = _STRATEGIES[strategy]
         self._memory = self._in_memory() if storage == "memory://" else None
         self._limiters: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, RateLimiter] = weakref.WeakKeyDictionary()
-        self._policy = f'"default";q={self._item.amount};w={self._item.get_expiry()}'
+        policy = f'"default";q={self._item.amount};w={self._item.get_expiry()}'
+        self._policy = wish("RateLimit-Policy", policy)
         if self._memory is None:
             self._open()  # a storage that cannot exist is a mistake of the configuration, said at once
 
@@ -139,9 +140,8 @@ class RateLimit:
 
     def _tell(self, request: GuardRequest, remaining: int, wait: int) -> None:
         # The fields of draft-ietf-httpapi-ratelimit-headers, section 3 and 4.
-        wishes = outgoing(request)
-        wishes.add_header("RateLimit-Policy", self._policy)
-        wishes.add_header("RateLimit", f'"default";r={max(0, remaining)};t={wait}')
+        left = ("ratelimit", "RateLimit", f'"default";r={max(0, remaining)};t={wait}', True)
+        outgoing(request).headers.extend((self._policy, left))
 
     def _unavailable(self, exc: Exception) -> Denial | None:
         outcome = "PASSED UNCOUNTED" if self._fail_open else "refused"
@@ -199,7 +199,6 @@ class RateLimit:
         if key == "capability":
             return _capability
         raise ConfigurationError(f"key {key!r} is none of ip, caller, capability; or give a function")
-
 
     def _client(self, request: GuardRequest) -> str | None:
         address = self._address(request)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from chio_core.errors import ConfigurationError
-from chio_core.outgoing import outgoing
+from chio_core.outgoing import outgoing, wish
 from chio_core.request import GuardRequest
 
 API_HEADERS: Mapping[str, str] = {
@@ -28,7 +28,7 @@ class SecurityHeaders:
         priority: place in the chain.
 
     Raises:
-        ConfigurationError: neither of the two.
+        ConfigurationError: neither of the two, or a line break in a header.
     """
 
     name = "security_headers"
@@ -36,14 +36,11 @@ class SecurityHeaders:
     def __init__(self, policy: Any = None, *, replace: bool = True, priority: int = -90) -> None:
         self.priority = priority
         self.enabled = True
-        self._replace = replace
         lines = API_HEADERS if policy is None else getattr(policy, "headers", policy)
         if not isinstance(lines, Mapping):
             raise ConfigurationError("SecurityHeaders takes a secure.Secure or a mapping of header names to values")
-        self._lines = tuple((str(name), str(value)) for name, value in lines.items() if value)
+        self._wishes = [wish(str(name), str(value), replace=replace) for name, value in lines.items() if value]
 
     async def __call__(self, request: GuardRequest) -> None:
         """Leave the headers for the answer; never refuses."""
-        wishes = outgoing(request)
-        for name, value in self._lines:
-            wishes.add_header(name, value, replace=self._replace)
+        outgoing(request).headers.extend(self._wishes)

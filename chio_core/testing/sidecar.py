@@ -119,12 +119,15 @@ class ScriptedSidecar:
         await serve_asgi(self.behave, scope, receive, send)
 
     @asynccontextmanager
-    async def serving(self) -> AsyncIterator[ScriptedSidecar]:
-        """Listen on a free port of 127.0.0.1 for as long as the context lasts; `url` says where.
+    async def serving(self, port: int = 0) -> AsyncIterator[ScriptedSidecar]:
+        """Listen on a port of 127.0.0.1 for as long as the context lasts; `url` says where.
 
         With a script that refuses connections the port is taken, but nobody listens.
+
+        Args:
+            port: a certain one, for a sidecar that comes back where it was; otherwise any that is free.
         """
-        listener = socket.create_server(("127.0.0.1", 0)) if not self._refuses() else _deaf_socket()
+        listener = _deaf_socket(port) if self._refuses() else socket.create_server(("127.0.0.1", port))
         self._url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         connections: set[asyncio.Task[Any]] = set()
         try:
@@ -143,14 +146,14 @@ class ScriptedSidecar:
             listener.close()
 
     @contextmanager
-    def serving_in_thread(self) -> Iterator[ScriptedSidecar]:
+    def serving_in_thread(self, port: int = 0) -> Iterator[ScriptedSidecar]:
         """Do the same as `serving` in a thread of its own, for synchronous code."""
         ready, done = threading.Event(), asyncio.Event()
         loop = asyncio.new_event_loop()
 
         async def serve() -> None:
             try:
-                async with self.serving():
+                async with self.serving(port):
                     ready.set()
                     await done.wait()
             finally:
@@ -211,10 +214,11 @@ def _bad_request(exc: InvalidDocument) -> Reply:
     return Reply(compact({"error": "chio_bad_request", "message": exc.message}), 400)
 
 
-def _deaf_socket() -> socket.socket:
+def _deaf_socket(port: int) -> socket.socket:
     # Bound but not listening: the port is nobody else's, and connecting to it is refused.
     found = socket.socket()
-    found.bind(("127.0.0.1", 0))
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    found.bind(("127.0.0.1", port))
     return found
 
 

@@ -14,6 +14,7 @@ from chio_core.errors import ChioError
 from chio_sidecar.cli import (
     api_protect,
     capability_issue,
+    check,
     receipt_list,
     receipt_show,
     receipt_verify,
@@ -31,9 +32,9 @@ _INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class Command:
-    """One command: its two words, what it is for, its options, and what it does."""
+    """One command: its two words (or one, without group), what it is for, its options, and what it does."""
 
-    group: str
+    group: str | None
     name: str
     help: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
@@ -76,6 +77,14 @@ COMMANDS = (
         capability_issue.add_arguments,
         capability_issue.run,
         capability_issue.DESCRIPTION,
+    ),
+    Command(
+        None,
+        "check",
+        "tell what governs an application",
+        check.add_arguments,
+        check.run,
+        check.DESCRIPTION,
     ),
 )
 
@@ -125,7 +134,8 @@ def build_parser() -> argparse.ArgumentParser:
         for name, text in GROUPS.items()
     }
     for command in COMMANDS:
-        leaf = inner[command.group].add_parser(
+        parent = groups if command.group is None else inner[command.group]
+        leaf = parent.add_parser(
             command.name,
             help=command.help,
             description=command.description or f"{command.help.capitalize()}.",

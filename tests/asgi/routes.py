@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
 from fastapi import APIRouter, FastAPI
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -46,3 +47,9 @@ def govern_inside(app: Any, judge: Judge | None = None, **options: Any) -> tuple
     judge = judge if judge is not None else Judge()
     app.add_middleware(ChioASGIMiddleware, client=StubClient(judge, **options))
     return app, judge
+
+
+Govern = Callable[..., tuple[Any, Judge]]
+
+both_ways = pytest.mark.parametrize("governed", [govern, govern_inside], ids=["outside", "inside"])
+"""What holds for the middleware around an application holds for it inside, too."""

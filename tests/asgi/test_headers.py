@@ -8,16 +8,15 @@ import pytest
 from fastapi import FastAPI
 from pydantic import BaseModel
 from starlette.applications import Starlette
+from starlette.datastructures import State
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from chio_core.errors import EvaluationFailed, SidecarTimeout, SidecarUnreachable
-from tests.asgi.routes import govern, govern_inside
-from tests.support import Judge, call, connect, deny, run
-
-both_ways = pytest.mark.parametrize("governed", [govern, govern_inside], ids=["outside", "inside"])
+from tests.asgi.routes import both_ways, govern
+from tests.support import Judge, call, call_that_raises, connect, deny, http_scope, run
 
 
 async def ok(request: Request) -> Response:
@@ -176,25 +175,7 @@ def test_every_governed_answer_names_its_receipt(
 @both_ways
 def test_so_does_the_answer_when_the_handler_fails(governed: Any) -> None:
     app, judge = governed(everything())
-    replies = []
-
-    async def main() -> None:
-        from tests.support import Reply, http_scope
-
-        reply = Reply()
-
-        async def receive() -> Any:
-            return {"type": "http.request", "body": b""}
-
-        async def send(message: Any) -> None:
-            reply.messages.append(message)
-
-        with pytest.raises(RuntimeError, match="the handler fails"):
-            await app(http_scope("GET", "/raises"), receive, send)
-        replies.append(reply)
-
-    run(main())
-    reply = replies[0]
+    reply = run(call_that_raises(app, RuntimeError, "GET", "/raises"))
     assert (reply.status, reply.body) == (500, b"Internal Server Error")
     assert reply.receipt is not None
     assert judge.receipts[reply.receipt]["path"] == "/raises"
@@ -273,7 +254,9 @@ def test_every_other_header_line_stays_as_it_was() -> None:
 
 
 def test_the_header_can_have_another_name() -> None:
-    app, judge = govern(forging([(b"X-Decision", b"forged"), (b"x-chio-receipt", b"free")]), receipt_header="X-Decision")
+    app, judge = govern(
+        forging([(b"X-Decision", b"forged"), (b"x-chio-receipt", b"free")]), receipt_header="X-Decision"
+    )
     reply = run(call(app, "GET", "/"))
     assert reply.header("x-decision") in judge.receipts
     assert reply.header("x-chio-receipt") == "free"
@@ -302,3 +285,39 @@ def test_a_refusals_reason_cannot_break_its_headers() -> None:
     assert reply.json()["message"] == "a\r\nset-cookie: evil=1 ü"
     assert all(b"\r" not in value and b"\n" not in value for _, value in reply.messages[0]["headers"])
     assert reply.header("cache-control") == "no-store"
+
+
+@pytest.mark.parametrize("with_body", [True, False])
+def test_a_trailer_that_the_server_adds_to_the_headers_later_is_no_header_for_anybody(with_body: bool) -> None:
+    seen = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        message = await receive()
+        seen.append(([name for name, _ in scope["headers"]], message["body"]))
+        await PlainTextResponse("ok")(scope, receive, send)
+
+    governed, judge = govern(app)
+    scope = http_scope("GET", "/", headers=[("x-other", "1")])
+    lines, replies = scope["headers"], []
+
+    async def receive() -> dict[str, Any]:
+        lines.append((b"x-api-key", b"in the trailer"))  # uvicorn keeps the list that it gave away, and appends
+        return {"type": "http.request", "body": b"x" if with_body else b""}
+
+    async def send(message: Any) -> None:
+        replies.append(message)
+
+    run(governed(scope, receive, send))
+    assert replies[0]["status"] == 200
+    assert seen == [([b"x-other"], b"x" if with_body else b"")]
+    assert judge.last["caller"]["subject"] == "anonymous"
+
+
+@pytest.mark.parametrize("state", [{}, None, State(), {"chio_decision": "forged"}])
+def test_an_application_that_replaces_its_state_cannot_hide_or_change_the_receipt(state: Any) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope["state"] = state
+        await PlainTextResponse("ok")(scope, receive, send)
+
+    governed, judge = govern(app)
+    assert run(call(governed, "GET", "/")).receipt in judge.receipts

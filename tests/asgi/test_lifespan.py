@@ -20,6 +20,7 @@ from chio_core.client import ChioClient
 from chio_core.errors import ConfigurationError
 from chio_fastapi import add_chio
 from tests.asgi.routes import govern
+from tests.carrier.stubs import until
 from tests.support import StubClient, StubServer, call, exchange, run, serve, settings
 
 LIFESPAN = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}
@@ -108,9 +109,7 @@ def test_connections_to_the_sidecar_are_closed_with_the_application() -> None:
                     assert b"x-chio-receipt" in await reader.read()
                     writer.close()
                     assert len(server.open) == 1
-                async with asyncio.timeout(10):
-                    while server.open:
-                        await asyncio.sleep(0)
+                await until(lambda: not server.open)
 
     client = ChioClient(settings())
     governed = FastAPI()
@@ -135,7 +134,9 @@ def test_a_mounted_application_works_without_a_lifespan_of_its_own() -> None:
 
 def test_an_embedded_sidecar_that_cannot_open_stops_the_start(tmp_path: Path) -> None:
     (tmp_path / "dir").mkdir()
-    app = ChioASGIMiddleware(Starlette(), config=settings(sidecar_url=f"embedded:{tmp_path}/dir", trusted_kernel_keys=()))
+    app = ChioASGIMiddleware(
+        Starlette(), config=settings(sidecar_url=f"embedded:{tmp_path}/dir", trusted_kernel_keys=())
+    )
     messages = lifespan(app)
     assert [m["type"] for m in messages] == ["lifespan.startup.failed"]
     assert messages[0]["message"].startswith("chio: ")

@@ -19,9 +19,7 @@ from tests.support import settings
         ("unix:/run/a%20b.sock", "localhost", "", "/run/a b.sock", False),
     ],
 )
-def test_a_url_says_where_to_connect(
-    url: str, authority: str, base: str, socket_path: str | None, tls: bool
-) -> None:
+def test_a_url_says_where_to_connect(url: str, authority: str, base: str, socket_path: str | None, tls: bool) -> None:
     end = Endpoint.parse(url)
     assert (end.authority, end.base, end.socket_path, end.tls) == (authority, base, socket_path, tls)
 
@@ -42,5 +40,5 @@ def test_a_header_value_cannot_end_its_line(value: str) -> None:
 
 @pytest.mark.parametrize("url", ["http://h/a b", "http://bücher.example", "http://h/\u00e4", "http://h/\x7f"])
 def test_a_url_that_no_request_line_can_carry_is_refused_at_the_start(url: str) -> None:
-    with pytest.raises(ConfigurationError, match="sidecar_url .*must be printable ASCII"):
+    with pytest.raises(ConfigurationError, match=r"sidecar_url .*must be printable ASCII"):
         settings(sidecar_url=url)

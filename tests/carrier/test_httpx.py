@@ -126,9 +126,7 @@ def test_a_failed_connect_is_tried_once_more_with_the_same_bytes() -> None:
         (RuntimeError("a bug of the transport"), EvaluationFailed, 1),
     ],
 )
-def test_every_error_has_its_place_in_the_table(
-    raised: Exception, expected: type[SidecarError], attempts: int
-) -> None:
+def test_every_error_has_its_place_in_the_table(raised: Exception, expected: type[SidecarError], attempts: int) -> None:
     async def main() -> None:
         async def failing(request: httpx.Request) -> httpx.Response:
             raise raised
@@ -200,7 +198,7 @@ def test_cancelled_calls_do_not_poison_the_pool_of_httpx(pause: float) -> None:
                 call.cancel()
                 await asyncio.gather(call, return_exceptions=True)
 
-            for _ in range(20):
+            for _ in range(10):
                 await asyncio.gather(*(one() for _ in range(16)))
             for _ in range(10):
                 assert (await carrier.post("/chio/evaluate", QUESTION, (), 10)).status == 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import random
 from typing import Any
@@ -18,6 +19,7 @@ from tests.carrier.stubs import Scripted, echo, open_files, pool_for, until
 from tests.support import QUESTION, StubServer, http_answer, run
 
 Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
+
 
 async def ask(pool: ConnectionPool, body: bytes = b"{}", timeout: float = 20.0) -> bytes:
     return (await pool.post("/chio/evaluate", body, (), timeout)).body
@@ -170,10 +172,8 @@ async def cancel_by_timeout(pool: ConnectionPool, chance: random.Random) -> None
 
 
 async def cancel_by_deadline(pool: ConnectionPool, chance: random.Random) -> None:
-    try:
+    with contextlib.suppress(SidecarError):
         await ask(pool, QUESTION, chance.choice((0.0, 1e-5, 1e-4, 3e-4, 1e-3, 2e-3, 5e-3)))
-    except SidecarError:
-        pass
 
 
 @pytest.mark.slow

@@ -180,7 +180,7 @@ def test_an_outer_guard_cannot_swallow_an_outage() -> None:
     async def swallow(request: GuardRequest, next: Next) -> AnyResponse:
         try:
             answer = await next(request)
-        except Exception:
+        except Exception:  # noqa: BLE001
             return Response("all is well")
         seen.append(answer)
         return answer
@@ -345,7 +345,9 @@ def test_a_blocked_peer_costs_no_upload() -> None:
     run(main())
 
 
-@pytest.mark.parametrize("answer", [True, {"status": 403}, PlainTextResponse("no", 403)], ids=["bool", "dict", "foreign"])
+@pytest.mark.parametrize(
+    "answer", [True, {"status": 403}, PlainTextResponse("no", 403)], ids=["bool", "dict", "foreign"]
+)
 def test_what_is_no_answer_refuses_and_says_so(answer: Any) -> None:
     async def confused(request: GuardRequest) -> Any:
         return answer

@@ -124,7 +124,7 @@ def test_what_is_only_used_may_be_missing_but_not_stand_further_in() -> None:
     user = Chain().add(look, name="user", uses=["identity"], priority=-60)
     Chain(user, Decide()).freeze()
     giver = Chain().add(look, name="giver", provides=["identity"], priority=-50)
-    with pytest.raises(ConfigurationError, match="user .* requires 'identity', which giver"):
+    with pytest.raises(ConfigurationError, match=r"user .* requires 'identity', which giver"):
         Chain(user, giver, Decide()).freeze()
 
 

@@ -20,21 +20,21 @@ Transfer = ChioCapability.of("payments", "transfer")
 
 
 class Transfers(APIView):
-    permission_classes = [Transfer]
+    permission_classes = (Transfer,)
 
     def post(self, request: Request) -> Response:
         return Response({"moved": request.data})
 
 
 class Combined(APIView):
-    permission_classes = [AllowAny & Transfer]
+    permission_classes = (AllowAny & Transfer,)
 
     def get(self, request: Request) -> Response:
         return Response({"combined": True})
 
 
 class Either(APIView):
-    permission_classes = [AllowAny | Transfer]
+    permission_classes = (AllowAny | Transfer,)
 
     def get(self, request: Request) -> Response:
         return Response({"either": True})

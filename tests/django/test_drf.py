@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -42,9 +45,7 @@ def test_the_requirement_is_part_of_the_question(method: str, path: str, wanted:
         ("POST", "/api/by-function", ("some", "thing")),
     ],
 )
-def test_a_permission_asks_for_its_capability_in_one_evaluation(
-    method: str, path: str, grant: tuple[str, str]
-) -> None:
+def test_a_permission_asks_for_its_capability_in_one_evaluation(method: str, path: str, grant: tuple[str, str]) -> None:
     with governed() as sidecar:
         refused = client().generic(method, path)
         allowed = client().generic(method, path, headers=token(grant))
@@ -102,3 +103,10 @@ def test_the_openapi_document_states_the_capability() -> None:
     assert paths["/api/by-function"]["post"]["security"] == [{"ChioCapability": []}]
     assert paths["/api/pets/{id}/feed/"]["post"]["security"] == [{"ChioCapability": []}]
     assert "ChioCapability" not in str(paths["/api/free"]["get"].get("security"))
+
+
+def test_without_django_rest_framework_it_says_what_is_missing() -> None:
+    code = "import sys; sys.modules['rest_framework'] = None; import chio_django.drf"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ | {
+        "PYTHONPATH": os.pathsep.join(sys.path)})  # fmt: skip
+    assert "pip install djangorestframework" in done.stderr

@@ -10,7 +10,7 @@ from django.core.handlers.asgi import ASGIHandler
 from django.test import override_settings
 
 from chio_core.client import ChioClient
-from chio_core.testing import ScriptedSidecar, behaviours
+from chio_core.testing import Asked, Behaviour, ScriptedSidecar, behaviours
 from tests.django.asgi import call
 from tests.django.project import SHARING, governed_async
 from tests.views.tokens import token
@@ -87,13 +87,18 @@ def test_many_requests_are_judged_at_the_same_time() -> None:
 
 def test_a_client_that_goes_away_takes_only_its_own_request_with_it() -> None:
     async def main() -> tuple[int, list[dict[str, Any]]]:
-        sidecar = ScriptedSidecar(lambda asked: behaviours.HANG if asked.path == "/ahello" else behaviours.ALLOW)
+        asked_about = asyncio.Event()
+
+        def script(asked: Asked) -> Behaviour:
+            asked_about.set()
+            return behaviours.HANG if asked.path == "/ahello" else behaviours.ALLOW
+
+        sidecar = ScriptedSidecar(script)
         async with sidecar.serving(), ChioClient(sidecar.settings()) as chio:
             with override_settings(MIDDLEWARE=[SHARING], TEST_CLIENT=chio):
                 app, leaves = ASGIHandler(), asyncio.Event()
                 waiting = asyncio.ensure_future(call(app, path="/ahello", leaves=leaves))
-                while not sidecar.asked:
-                    await asyncio.sleep(0.001)
+                await asked_about.wait()
                 leaves.set()
                 left = await waiting
                 after = await call(app, path="/astream")

@@ -15,7 +15,6 @@ from tests.django.project import client, governed, governed_async
 from tests.views.tokens import token
 from tests.views.wsgi import call, environ
 
-
 TOKEN = token(("payments", "transfer"))["X-Chio-Capability"]
 
 
@@ -66,7 +65,13 @@ def test_a_security_header_that_stands_twice_is_refused_under_asgi(name: bytes) 
 
 def test_other_headers_may_stand_twice() -> None:
     with governed_async() as sidecar:
-        headers = [(b"host", b"testserver"), (b"x-a", b"1"), (b"x-a", b"2"), (b"traceparent", b"a"), (b"traceparent", b"b")]
+        headers = [
+            (b"host", b"testserver"),
+            (b"x-a", b"1"),
+            (b"x-a", b"2"),
+            (b"traceparent", b"a"),
+            (b"traceparent", b"b"),
+        ]
         reply = asyncio.run(acall(ASGIHandler(), path="/hello", headers=headers))
     with governed() as other:
         call(WSGIHandler(), environ("GET", "/hello", None, {"HTTP_TRACEPARENT": "a,b"}))

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
+from django.core.handlers.wsgi import WSGIHandler
+from django.core.signals import request_started
 from django.db import connections
 from django.test import override_settings
 
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt
-from chio_core.problems import nested
 from chio_core.receipts import verify_receipt
-from chio_core.response import Denial
 from chio_core.testing import KEY, behaviours
-from tests.conformance import table
 from tests.django.project import CHIO, SHARING, aget, arequest, client, governed, governed_async
+from tests.views.wsgi import call, environ
 
 
 def test_an_allowed_request_reaches_its_view_with_the_verified_receipt() -> None:
@@ -54,22 +57,6 @@ def test_a_denied_request_under_asgi_looks_the_same() -> None:
     wanted = {name: value for name, value in sync.json()["error"].items() if name != "receipt_id"}
     assert {name: value for name, value in asynchronous.json()["error"].items() if name != "receipt_id"} == wanted
     assert asynchronous.status_code == sync.status_code
-
-
-CELLS = [cell for cell in table.read() if cell.asks == "middleware" and not behaviours.behaviour(cell.behaviour).slow]
-
-
-@pytest.mark.parametrize("cell", CELLS, ids=str)
-def test_a_behaviour_of_the_sidecar_has_the_outcome_of_the_table(cell: table.Cell) -> None:
-    with governed(behaviours.behaviour(cell.behaviour), CHIO_FAIL_OPEN=cell.fail_open):
-        response = client().get("/hello")
-    assert response.status_code == cell.status
-    assert ("X-Chio-Receipt" in response.headers) == cell.receipt
-    if cell.handler:
-        assert response.json()["passthrough"] == cell.passthrough
-    else:
-        wanted = nested(Denial(code=cell.code or "", message=""))["error"]["code"]
-        assert response.json()["error"]["code"] == wanted
 
 
 def test_a_sidecar_that_is_away_is_503_and_no_500() -> None:
@@ -162,7 +149,9 @@ def test_asynchronous_streams_stay_what_they_are() -> None:
 
 def test_the_capability_token_travels_in_its_header_and_nowhere_else() -> None:
     with governed() as sidecar:
-        client().post("/payload?chio_capability=secret&a=1", {}, "application/json", headers={"X-Chio-Capability": "{}"})
+        client().post(
+            "/payload?chio_capability=secret&a=1", {}, "application/json", headers={"X-Chio-Capability": "{}"}
+        )
     asked = sidecar.asked[0]
     assert asked.capability_text == "{}"
     assert asked.document["query"] == {"a": "1"}
@@ -247,3 +236,18 @@ def test_a_request_without_anything_else_can_be_made_under_asgi() -> None:
         response = arequest("post", "/echo", b"hello", content_type="text/plain")
     assert response.content == b"hello"
     assert sidecar.asked[0].document["body_length"] == 5
+
+
+def test_nothing_of_a_request_is_left_when_its_response_is_gone() -> None:
+    with governed():
+        handler, kept = WSGIHandler(), []
+        request_started.connect(listener := (lambda environ, **_: kept.append(weakref.ref(environ["wsgi.errors"]))))
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(3):
+                call(handler, environ("POST", "/echo", b"hello"))
+        finally:
+            gc.enable()
+            request_started.disconnect(listener)
+    assert [reference() for reference in kept] == [None] * 3

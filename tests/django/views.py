@@ -30,7 +30,9 @@ async def ahello(request: HttpRequest) -> HttpResponse:
 
 
 def bare(request: HttpRequest, **kwargs: Any) -> HttpResponse:
-    return JsonResponse({"governed": hasattr(request, "chio_receipt"), "kwargs": {k: str(v) for k, v in kwargs.items()}})
+    return JsonResponse(
+        {"governed": hasattr(request, "chio_receipt"), "kwargs": {k: str(v) for k, v in kwargs.items()}}
+    )
 
 
 def echo(request: HttpRequest) -> HttpResponse:
@@ -74,7 +76,7 @@ async def astream(request: HttpRequest) -> StreamingHttpResponse:
 
 
 def file(request: HttpRequest) -> FileResponse:
-    return FileResponse(open(__file__, "rb"))  # noqa: SIM115 - the response closes it
+    return FileResponse(open(__file__, "rb"))
 
 
 def fails(request: HttpRequest) -> HttpResponse:

@@ -50,7 +50,9 @@ def started(command: list[str], cwd: Path, ready: str, **more: str) -> Iterator[
         process.communicate(timeout=30)
 
 
-def ask(port: int, path: str, method: str = "GET", source: str = "127.0.0.1", **headers: str) -> http.client.HTTPResponse:
+def ask(
+    port: int, path: str, method: str = "GET", source: str = "127.0.0.1", **headers: str
+) -> http.client.HTTPResponse:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30, source_address=(source, 0))
     connection.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
     answer = connection.getresponse()
@@ -75,7 +77,9 @@ def test_the_bouncer_as_it_is_started() -> None:
     """B1, B5, B9, B10: eighty endpoints, two workers, one limit; refusals carry CORS and security headers."""
     port = free_port()
     shop = "https://shop.example"
-    with started(["./run.sh"], BOUNCER, "Application startup complete", BOUNCER_PORT=str(port), BOUNCER_BLOCKED="127.0.0.66") as lines:
+    with started(
+        ["./run.sh"], BOUNCER, "Application startup complete", BOUNCER_PORT=str(port), BOUNCER_BLOCKED="127.0.0.66"
+    ) as lines:
         token = next(line.partition("=")[2] for line in lines if line.startswith("TOKEN="))
         blocked = ask(port, "/prices/7", source="127.0.0.66", origin=shop)
         assert (blocked.status, blocked.getheader("x-chio-receipt")) == (403, None)
@@ -85,7 +89,9 @@ def test_the_bouncer_as_it_is_started() -> None:
         assert preflight.status == 200
         stranger = ask(port, "/prices/1", origin=shop)
         assert (stranger.status, stranger.getheader("www-authenticate")) == (401, 'Bearer realm="chio"')
-        known = [ask(port, path, authorization=f"Bearer {token}") for path in ("/prices/1", "/prices/79", "/me", "/nowhere")]
+        known = [
+            ask(port, path, authorization=f"Bearer {token}") for path in ("/prices/1", "/prices/79", "/me", "/nowhere")
+        ]
         assert [answer.status for answer in known] == [200, 200, 200, 404]
         assert all(RECEIPT_ID.fullmatch(answer.getheader("x-chio-receipt") or "") for answer in known)
         assert re.match(r"app;dur=", known[0].getheader("server-timing") or "")
@@ -106,15 +112,20 @@ def test_the_bouncers_chain_is_printed_by_the_command() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "stopwatch (-100) → security_headers (-90) → ip_block (-80) → rate_limit (-60) → jwt_auth (-50) → decide (0)" in (
-        done.stdout
+    assert (
+        "stopwatch (-100) → security_headers (-90) → ip_block (-80) → rate_limit (-60) → jwt_auth (-50) → decide (0)"
+        in (done.stdout)
     )
 
 
 def test_the_raw_socket_server_allows_and_blocks(tmp_path: Path) -> None:
     """B19: from an allowed address 200 with a header of the outbound phase; from a blocked one 403 before routing."""
     port = free_port()
-    options = {"RAW_SOCKETS_PORT": str(port), "RAW_SOCKETS_BLOCKED": "127.0.0.66", "CHIO_SIDECAR_URL": "embedded:r.sqlite3"}
+    options = {
+        "RAW_SOCKETS_PORT": str(port),
+        "RAW_SOCKETS_BLOCKED": "127.0.0.66",
+        "CHIO_SIDECAR_URL": "embedded:r.sqlite3",
+    }
     with started([sys.executable, str(RAW)], tmp_path, "listening on", **options):
         allowed = ask(port, "/hello?a=1")
         assert (allowed.status, allowed.getheader("x-frame-options")) == (200, "DENY")
@@ -135,7 +146,12 @@ def test_the_raw_socket_server_imports_no_framework() -> None:
         "print(*sorted({'starlette', 'fastapi', 'django', 'flask', 'uvicorn', 'chio_asgi'} & set(sys.modules)))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment(PYTHONPATH=str(ROOT)), capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code],
+        env=environment(PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     )
     assert done.stdout.strip() == ""
     for phase in ("PHASE 1, INBOUND", "PHASE 2, OUTBOUND"):

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Annotated, Any
+
+import pytest
+from fastapi import Depends
 
 from chio_core.capabilities import issue_capability
 from chio_core.models.capability import ChioScope
+from chio_core.models.receipt import HttpReceipt
 from chio_core.signing import SigningKey
+from chio_fastapi import RequireCapability
 from tests.support import Judge, StubClient, allow_with_capability
 
 AUTHORITY = SigningKey(bytes(range(1, 33)))
+
+TRANSFER = RequireCapability("payments", "transfer")
+Transfer = Annotated[HttpReceipt, Depends(TRANSFER)]
+
+with_and_without = pytest.mark.parametrize("middleware", [True, False], ids=["middleware", "dependency alone"])
+"""Requirements hold with the middleware and without it."""
 
 
 def token(*grants: tuple[str, str], identifier: str = "cap-1", **members: Any) -> str:

@@ -82,7 +82,7 @@ class Accounts(MethodView):
 
 
 class Vault(MethodView):
-    decorators = [require_capability("vault", "open")]
+    decorators = (require_capability("vault", "open"),)
 
     def get(self) -> str:
         return "open"
@@ -111,7 +111,9 @@ def add_guarded(app: Flask) -> None:
         return "two"
 
     @app.get("/accounts/<int:account>")
-    @require_capability("accounts", "read", operations=["read"], arguments=lambda params: {"account": params["account"]})
+    @require_capability(
+        "accounts", "read", operations=["read"], arguments=lambda params: {"account": params["account"]}
+    )
     def account(account: int) -> str:
         return "account"
 

@@ -117,7 +117,7 @@ def test_the_values_may_come_from_the_library_secure() -> None:
 
 
 def test_a_policy_is_a_mapping_or_a_secure() -> None:
-    with pytest.raises(ConfigurationError, match="takes a secure.Secure or a mapping"):
+    with pytest.raises(ConfigurationError, match=r"takes a secure\.Secure or a mapping"):
         SecurityHeaders("DENY")
 
 
@@ -189,7 +189,10 @@ def test_failures_are_measured() -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         raise OSError
 
-    for app, path in ((application(guard), "/raises"), (ChioASGIMiddleware(breaks, guards=[guard], client=StubClient()), "/")):
+    for app, path in (
+        (application(guard), "/raises"),
+        (ChioASGIMiddleware(breaks, guards=[guard], client=StubClient()), "/"),
+    ):
         with pytest.raises((ZeroDivisionError, OSError)):
             run(call(app, path=path))
     assert [status for _, _, status, _ in measured] == [500, 200]
@@ -301,4 +304,3 @@ def test_a_guard_of_ones_own_leaves_wishes_too() -> None:
     assert run(call(application(tag), path="/items/1")).header("x-served-by") == "here"
     refused = application(Chain().add(tag, priority=-20), Chain().add(closed, priority=-10))
     assert run(call(refused)).header("x-served-by") == "here"
-

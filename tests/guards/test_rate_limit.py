@@ -71,7 +71,7 @@ def test_a_verified_caller_has_its_own_limit_wherever_it_comes_from() -> None:
 
     assert [knock("alice", "192.0.2.1"), knock("bob", "192.0.2.1"), knock("alice", "192.0.2.2")] == [200, 200, 429]
     assert door.knock("192.0.2.3").status == 200  # nobody verified: by address
-    with pytest.raises(ConfigurationError, match="rate_limit .* requires 'identity', which jwt_auth"):
+    with pytest.raises(ConfigurationError, match=r"rate_limit .* requires 'identity', which jwt_auth"):
         Door(RateLimit("1/minute", key="caller", priority=-60), auth).knock()
 
 

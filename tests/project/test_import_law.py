@@ -39,7 +39,7 @@ EXTRA_OF = {
 
 TAKEN_WHEN_THERE = {("chio_sidecar/cli/serving.py", "uvloop")}
 
-ELSEWHERE = {"tests/interop/published_clients.py"}
+ELSEWHERE = {"benchmarks/app/guards_peer.py", "tests/interop/published_clients.py"}
 """Runs in an environment of its own."""
 
 COMES_WITH = {

@@ -114,7 +114,7 @@ def _install(python: Path, requirement: str) -> None:
     # At the locked versions, which pip has just fetched for the environment of these tests.
     constraints = python.parent / "locked.txt"
     constraints.write_text(_run(sys.executable, "scripts/requirements.py", "locked", cwd=ROOT))
-    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "2"]
     done = subprocess.run(
         [*install, "-c", str(constraints), requirement], capture_output=True, text=True, check=False, cwd=python.parent
     )

@@ -79,10 +79,10 @@ def test_wrong_usage_ends_with_2(capsys: pytest.CaptureFixture[str], arguments: 
     assert "usage: chio-sidecar" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: f"{command.group}-{command.name}")
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: f"{command.group or ''}-{command.name}")
 def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str], command: object) -> None:
     with pytest.raises(SystemExit) as caught:
-        main([command.group, command.name, "--help"])  # type: ignore[attr-defined]
+        main([word for word in (command.group, command.name) if word] + ["--help"])  # type: ignore[attr-defined]
     assert caught.value.code == 0
     assert "--control-url" in capsys.readouterr().out
 

@@ -86,7 +86,9 @@ def django_asgi(sidecar: ScriptedSidecar, **options: Any) -> Iterator[Callable[[
 @contextmanager
 def flask(sidecar: ScriptedSidecar, **options: Any) -> Iterator[Callable[[Wire], Exchange]]:
     app = Flask("tests.views.governed", static_folder=None)
-    for number, template in enumerate(("/hello", "/pets/<pet>", "/pets/<pet>/tags/<tag>", "/files/<path:rest>", "/ä", "/")):
+    for number, template in enumerate(
+        ("/hello", "/pets/<pet>", "/pets/<pet>/tags/<tag>", "/files/<path:rest>", "/ä", "/")
+    ):
         app.add_url_rule(template, str(number), lambda **_: flask_request.get_data(), methods=METHODS)
     chio = Chio(app, sidecar_url=sidecar.url, trusted_kernel_keys=[KEY.public_hex], **options)
 

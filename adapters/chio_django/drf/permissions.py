@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from django.http import HttpRequest
 from rest_framework import permissions, status
 from rest_framework.exceptions import APIException
 from rest_framework.request import Request
@@ -15,7 +16,6 @@ from chio_core.problems import nested
 from chio_core.response import Denial
 from chio_core.rule import Arguments, CapabilityRule
 from chio_django.capability import met, passage_for
-from chio_django.passage import Passage
 
 
 class ChioDenied(APIException):
@@ -75,12 +75,11 @@ class ChioCapability(permissions.BasePermission):
             ChioDenied: 401 when none was presented, 403 when it is not enough, 502 or 503 when there was no
                 decision to be had.
         """
-        passage = passage_for(request._request)
-        return all(self._met(passage, rule, view.kwargs) for rule in self.chio_rules)
+        return all(self._met(request._request, rule, view.kwargs) for rule in self.chio_rules)
 
-    def _met(self, passage: Passage, rule: CapabilityRule, kwargs: dict[str, Any]) -> bool:
-        wanted = rule.chio_requirement(kwargs)
-        decision = passage.decision_for(wanted) or passage.ask_further(wanted)
+    def _met(self, request: HttpRequest, rule: CapabilityRule, kwargs: dict[str, Any]) -> bool:
+        passage, wanted = passage_for(request), rule.chio_requirement(kwargs)
+        decision = passage.decision_for(wanted) or passage.ask_further(request, wanted)
         if not met(decision) and decision.denial is not None:
             raise ChioDenied(decision.denial)
         return True

@@ -1,4 +1,4 @@
-"""The application that every framework gives in its own words: the same endpoints, the same account of what they saw."""
+"""The application that every framework gives in its own words: the same endpoints, the same account of what came."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ def said(
     params: Mapping[str, Any] | None = None,
     body: bytes = b"",
     *,
+    key: str | None = None,
     receipt: str | None = None,
     passthrough: str | None = None,
 ) -> dict[str, Any]:
@@ -63,6 +64,7 @@ def said(
     Args:
         params: path parameters as the framework gave them.
         body: all that it read.
+        key: the header X-Api-Key as it finds it after the body.
         receipt: id of the receipt that it found.
         passthrough: wire code of the mark that it found.
     """
@@ -70,6 +72,7 @@ def said(
         "handler": handler,
         "params": {name: str(value) for name, value in (params or {}).items()},
         "read": hashlib.sha256(body).hexdigest() if body else None,
+        "key": key,
         "receipt": receipt,
         "passthrough": passthrough,
     }

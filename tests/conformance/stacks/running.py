@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from chio_core.capabilities import issue_capability
 from chio_core.signing import SigningKey
@@ -21,7 +22,7 @@ from tests.conformance.stacks.wire import Answer, Wire, exchange
 
 ROOT = Path(__file__).resolve().parents[3]
 MAX_BODY = 300_000
-TIMEOUT = 2.0
+TIMEOUT = 4.0
 """Seconds: `CHIO_TIMEOUT` of every stack."""
 
 TOKEN = issue_capability(
@@ -32,6 +33,7 @@ TOKEN = issue_capability(
 ).to_header()
 
 T = TypeVar("T")
+Script = Behaviour | Callable[[Asked], Behaviour]
 
 
 def usual(asked: Asked) -> Behaviour:
@@ -54,12 +56,15 @@ class Stack:
 
     Attributes:
         ports: where it listens, by `fail_open`.
+        processes: its servers.
         sidecar: the one that all its processes ask.
     """
 
     driver: Driver
-    sidecar: ScriptedSidecar
+    sidecar: ScriptedSidecar = field(default_factory=lambda: ScriptedSidecar(usual))
     ports: dict[bool, int] = field(default_factory=dict)
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    _serving: ExitStack = field(default_factory=ExitStack)
 
     @property
     def name(self) -> str:
@@ -70,6 +75,16 @@ class Stack:
         before = len(self.sidecar.asked)
         answer = exchange(self.ports[fail_open], wire)
         return Outcome(answer, self.sidecar.asked[before:])
+
+    def serve_sidecar(self, script: Script, port: int = 0) -> None:
+        """Let the sidecar listen, after it has stopped listening elsewhere."""
+        self._serving.close()
+        self.sidecar.script = script
+        self._serving.enter_context(self.sidecar.serving_in_thread(port))
+
+    def end_sidecar(self) -> None:
+        """Let nobody listen any more."""
+        self._serving.close()
 
 
 @dataclass
@@ -88,33 +103,42 @@ class Stacks:
         return self.each(lambda stack: stack.send(wire, fail_open=fail_open))
 
     @contextmanager
-    def following(self, script: Behaviour | Callable[[Asked], Behaviour]) -> Iterator[None]:
-        """Let all sidecars follow another script."""
+    def following(self, script: Script) -> Iterator[None]:
+        """Let all sidecars follow another script; one that refuses connections gives up its place for as long."""
+        deaf = isinstance(script, Behaviour) and script.refuses
+        ports = {one.name: urlsplit(one.sidecar.url).port or 0 for one in self.all}
         try:
             for one in self.all:
                 one.sidecar.script = script
+                if deaf:
+                    one.serve_sidecar(script, ports[one.name])
             yield
         finally:
             for one in self.all:
                 one.sidecar.script = usual
+                if deaf:
+                    one.serve_sidecar(usual, ports[one.name])
 
 
 @contextmanager
 def running(folder: Path) -> Iterator[Stacks]:
     """Run all stacks, with `fail_open` and without; their output goes to files in `folder`."""
     with ExitStack() as ends:
-        found = []
+        found: list[Stack] = []
         for driver in DRIVERS:
-            sidecar = ends.enter_context(ScriptedSidecar(usual).serving_in_thread())
-            stack = Stack(driver, sidecar)
+            stack = Stack(driver)
+            stack.serve_sidecar(usual)
+            ends.callback(stack.end_sidecar)
             for fail_open in (False, True):
-                stack.ports[fail_open] = ends.enter_context(_process(stack, fail_open, folder))
+                ends.enter_context(_process(stack, fail_open, folder))
             found.append(stack)
         yield Stacks(found)
+        for process in [process for stack in found for process in stack.processes]:
+            process.terminate()  # all at once, before each is waited for
 
 
 @contextmanager
-def _process(stack: Stack, fail_open: bool, folder: Path) -> Iterator[int]:
+def _process(stack: Stack, fail_open: bool, folder: Path) -> Iterator[None]:
     # The socket listens before the server runs: whoever connects too early waits in its queue.
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
         log = folder / f"{stack.name}-{'open' if fail_open else 'closed'}.log"
@@ -128,9 +152,10 @@ def _process(stack: Stack, fail_open: bool, folder: Path) -> Iterator[int]:
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
+        stack.ports[fail_open] = listener.getsockname()[1]
+        stack.processes.append(process)
         try:
-            yield int(listener.getsockname()[1])
-            assert process.poll() is None, log.read_text()[-2000:]
+            yield
         finally:
             process.terminate()
             process.wait(20)

@@ -9,9 +9,11 @@
 | headers | header lines; `Host`, `Connection: close` and, with a body, its framing are added |
 | body | sent with a Content-Length |
 | chunks | sent in the chunked coding, one chunk for each |
+| times | how often the body, or the text of a chunk, is repeated |
 | bare | nothing is added |
 
-One character is one byte (ISO 8859-1). `{token}` stands for a capability token of a known issuer.
+One character is one byte (ISO 8859-1). `{token}` stands for a capability token of a known issuer, `{long}` for a
+header of 70,000 bytes.
 """
 
 from __future__ import annotations
@@ -79,28 +81,33 @@ def request(
     body: str | bytes | None = None,
     chunks: Sequence[str] | None = None,
     bare: bool = False,
+    times: int = 1,
     token: str = "",
     split: int | None = None,
 ) -> Wire:
     """Return the bytes of one request.
 
     Args:
+        token: what `{token}` stands for.
         split: bytes in each write; all in one otherwise.
     """
+    content = (body.encode("latin-1") if isinstance(body, str) else body or b"") * times
     lines = [line, *headers]
     if not bare:
         lines[1:1] = ["Host: conformance.test", "Connection: close"]
         if body is not None:
-            lines.append(f"Content-Length: {len(body)}")
+            lines.append(f"Content-Length: {len(content)}")
         if chunks is not None:
             lines.append("Transfer-Encoding: chunked")
-    head = "\r\n".join([*lines, "", ""]).replace("{token}", token).encode("latin-1")
-    content = body if isinstance(body, bytes) else (body or "").encode("latin-1")
-    if chunks is not None:
-        content += b"".join(b"%x\r\n%s\r\n" % (len(piece), piece.encode("latin-1")) for piece in [*chunks, ""])
-    data = head + content
+            content = b"".join(_chunk(piece.encode("latin-1") * times) for piece in [*chunks, ""])
+    text = "\r\n".join([*lines, "", ""]).replace("{token}", token).replace("{long}", "x" * 70_000)
+    data = text.encode("latin-1") + content
     size = split or len(data)
     return Wire(name, line.split(" ")[0], tuple(data[at : at + size] for at in range(0, len(data), size)))
+
+
+def _chunk(piece: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(piece), piece)
 
 
 def handshake(path: str = "/ws", headers: Sequence[str] = ()) -> Wire:
@@ -128,6 +135,8 @@ def receive(connection: socket.socket, method: str = "GET") -> Answer:
     try:
         response.begin()
         body = _frame(response.fp) if response.status == 101 else response.read()
+    except TimeoutError:
+        return Answer(0)
     except (ConnectionError, http.client.HTTPException):
         return Answer()
     finally:

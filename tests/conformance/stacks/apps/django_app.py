@@ -29,7 +29,7 @@ if not settings.configured:
     )
     django.setup()
 
-from chio_django import require_capability  # noqa: E402 - Django needs its settings first
+from chio_django import require_capability  # Django needs its settings first
 
 
 def seen(handler: str, request: HttpRequest, params: Any) -> dict[str, Any]:
@@ -38,6 +38,7 @@ def seen(handler: str, request: HttpRequest, params: Any) -> dict[str, Any]:
         handler,
         params,
         request.body,
+        key=request.headers.get("X-Api-Key"),
         receipt=receipt["id"] if receipt else None,
         passthrough=passed.error if passed else None,
     )

@@ -20,13 +20,18 @@ def seen(handler: str, connection: Any, params: Any = None, body: bytes = b"") -
     receipt = getattr(connection.state, "chio_receipt", None)
     passed = getattr(connection.state, "chio_passthrough", None)
     return said(
-        handler, params, body, receipt=receipt.id if receipt else None, passthrough=passed.error if passed else None
+        handler,
+        params,
+        body,
+        key=connection.headers.get("x-api-key"),
+        receipt=receipt.id if receipt else None,
+        passthrough=passed.error if passed else None,
     )
 
 
 @app.api_route("/hello", methods=list(METHODS["hello"]))
 async def hello(request: Request) -> dict[str, Any]:
-    return seen("hello", request)
+    return seen("hello", request, None, await request.body())
 
 
 @app.api_route("/anything", methods=list(METHODS["anything"]))

@@ -20,6 +20,7 @@ def seen(handler: str, params: Any) -> dict[str, Any]:
         handler,
         params,
         request.get_data(),
+        key=request.headers.get("X-Api-Key"),
         receipt=receipt.id if receipt else None,
         passthrough=passed.error if passed else None,
     )

@@ -22,6 +22,7 @@ def seen(handler: str, connection: Any, body: bytes = b"") -> dict[str, Any]:
         handler,
         connection.path_params,
         body,
+        key=connection.headers.get("x-api-key"),
         receipt=receipt.id if receipt else None,
         passthrough=passed.error if passed else None,
     )

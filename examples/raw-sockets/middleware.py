@@ -1,0 +1,178 @@
+"""A governed HTTP server out of bytes and a socket. No framework: the same core, seen through a fourth view.
+
+    python examples/raw-sockets/middleware.py
+    curl -i http://127.0.0.1:8022/hello
+
+It reads one request a connection, of one small piece, and is here to be read; do not put it on a network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+from chio_core import AnyResponse, Chain, ChioClient, ChioSettings, Denial, Downstream, GuardRequest, Next, Response
+from chio_core.canonical import sha256_hex
+from chio_core.chain import DecisionMember
+from chio_core.decide import inspect, prepare, singleton_headers
+from chio_core.guards import IpBlock
+from chio_core.headers import HeaderLines
+from chio_core.identity import default_extractor, identify
+from chio_core.onion import Run
+from chio_core.problems import render
+
+LARGEST = 64 * 1024
+
+
+class SocketRequest:
+    """The view: a request as it came over the wire. The whole adapter is this class and `Door`."""
+
+    def __init__(self, head: bytes, body: bytes, peer: str) -> None:
+        line, *lines = head.decode("latin-1").split("\r\n")
+        self.method, target, _ = line.split(" ")
+        path, _, self.query_string = target.partition("?")
+        self.route_path = self.url_path = unquote(path)
+        self.lines = HeaderLines((name, value.strip()) for name, _, value in (text.partition(":") for text in lines))
+        self.client_host: str | None = peer
+        self.url_scheme = "http"
+        self.url_full = f"http://{self.lines.get('host', 'localhost')}{target}"
+        self.state: Any = SimpleNamespace()
+        self.scope: dict[str, Any] = {}
+        self.bytes = body
+
+    def url_replace_scheme(self, scheme: str) -> str:
+        """Return the URL with another scheme."""
+        return scheme + self.url_full.removeprefix("http")
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Header lines, case-insensitive."""
+        return self.lines
+
+    @property
+    def query_params(self) -> Mapping[str, str]:
+        """Decoded query; of duplicates the last counts."""
+        return dict(parse_qsl(self.query_string, keep_blank_values=True))
+
+    async def body(self) -> bytes:
+        """Return the whole body."""
+        return self.bytes
+
+    def header_values(self, name: str) -> Sequence[str]:
+        """Return each line of a header by itself."""
+        return self.lines.values_of(name)
+
+    def repeated_headers(self) -> Collection[str]:
+        """Return the headers that stand in more than one line."""
+        return self.lines.repeated
+
+
+class AskSidecar(DecisionMember):
+    """The decision, in eight lines: inspect, prepare, ask, look at the outcome."""
+
+    def __init__(self, client: ChioClient) -> None:
+        self.client = client
+
+    async def __call__(self, request: SocketRequest) -> Denial | None:
+        """Return the refusal, or None for a verified allow."""
+        settings, body = self.client.settings, await request.body()
+        if (refused := inspect(request, settings, singleton_headers(settings))) is not None:
+            return refused
+        question = prepare(
+            request,
+            settings,
+            request_id=str(uuid.uuid4()),
+            now=time.time(),
+            caller=identify(request, default_extractor()),
+            body_hash=sha256_hex(body) if body else None,
+            body_length=len(body),
+        )
+        decision = await self.client.decide(question)
+        request.state.chio_receipt = decision.receipt
+        return decision.denial
+
+
+async def bouncer(request: GuardRequest, next: Next) -> AnyResponse:
+    """The two phases of a middleware, around the hand-off."""
+    # PHASE 1, INBOUND: the request has come in and nobody inside knows of it yet.
+    # Whoever is refused here never wakes the router; this one only looks at the clock.
+    started = time.perf_counter()
+
+    answer = await next(request)
+
+    # PHASE 2, OUTBOUND: the endpoint is done, its answer is on the way out.
+    # A header is put on its head; the body behind it is not touched.
+    elapsed = (time.perf_counter() - started) * 1000
+    return answer.with_header("X-Frame-Options", "DENY").with_header("Server-Timing", f"app;dur={elapsed:.1f}")
+
+
+async def route(request: GuardRequest) -> Response:
+    """The application: what a router and its endpoints would be."""
+    if request.url_path == "/hello":
+        return Response('{"message": "hello from a socket"}', 200, [("content-type", "application/json")])
+    return Response("not here", 404, [("content-type", "text/plain")])
+
+
+class Door:
+    """The driver: bytes in, the chain around the application, bytes out."""
+
+    def __init__(self, client: ChioClient, blocked: Sequence[str]) -> None:
+        self.members = Chain(IpBlock(blocked), AskSidecar(client)).add(bouncer, priority=-100).freeze()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer one request of a connection."""
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n"))[:-4]
+            length = next((int(value) for value in _values(head, b"content-length")), 0)
+            body = await reader.readexactly(length if length <= LARGEST else 0)
+            request = SocketRequest(head, body, writer.get_extra_info("peername")[0])
+        except (ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            writer.write(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+        else:
+            answer = await Run(self.members, route, [])(request)
+            writer.write(to_bytes(answer, getattr(request.state, "chio_receipt", None)))
+        await writer.drain()
+        writer.close()
+
+
+def _values(head: bytes, name: bytes) -> list[bytes]:
+    lines = [line.partition(b":") for line in head.split(b"\r\n")[1:]]
+    return [value.strip() for key, _, value in lines if key.lower() == name]
+
+
+def to_bytes(answer: AnyResponse, receipt: Any) -> bytes:
+    """Write an answer as HTTP/1.1, the receipt's id among its headers."""
+    if isinstance(answer, Denial):
+        body, headers = render(answer)
+    else:
+        body = b"" if isinstance(answer, Downstream) else answer.body
+        headers = (*answer.headers, ("content-length", str(len(body))))
+    lines = [f"HTTP/1.1 {answer.status} ", "connection: close", *(f"{name}: {value}" for name, value in headers)]
+    if receipt is not None:
+        lines.append(f"x-chio-receipt: {receipt.id}")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+
+
+async def main() -> None:
+    """Listen on RAW_SOCKETS_PORT (8022) of 127.0.0.1; RAW_SOCKETS_BLOCKED lists who may not enter."""
+    settings = ChioSettings(sidecar_url=os.environ.get("CHIO_SIDECAR_URL", "embedded:raw-sockets.sqlite3"))
+    blocked = os.environ.get("RAW_SOCKETS_BLOCKED", "192.168.1.50").split(",")
+    async with ChioClient(settings) as client:
+        server = await asyncio.start_server(
+            Door(client, blocked).serve, "127.0.0.1", int(os.environ.get("RAW_SOCKETS_PORT", "8022")), limit=LARGEST
+        )
+        print(f"listening on {server.sockets[0].getsockname()[1]}", flush=True)
+        async with server:
+            await server.serve_forever()
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(main())

@@ -1,0 +1,190 @@
+"""What `chio_fastapi.check(app)` and `chio-sidecar check` say about an application (rows B13 and C9)."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.staticfiles import StaticFiles
+
+from chio_asgi import ChioASGIMiddleware
+from chio_core import AnyResponse, Chain, ConfigurationError, GuardRequest, Next
+from chio_core.guards import IpBlock, RateLimit, SecurityHeaders, Stopwatch
+from chio_fastapi import add_chio, check
+from chio_sidecar.cli.check import check_application
+from chio_sidecar.cli.main import main
+from tests.support import StubClient, call, run, settings
+
+
+async def per_tenant(request: GuardRequest, next: Next) -> AnyResponse:
+    return await next(request)
+
+
+def application(*guards: Any, **options: Any) -> FastAPI:
+    app = FastAPI()
+    add_chio(app, settings(**options), guards=guards)
+    return app
+
+
+def told(app: Any) -> dict[str, tuple[str, str]]:
+    """Return the findings by category; both ways of asking must say the same."""
+    found = {finding.category: (finding.severity, finding.message) for finding in check(app)}
+    asked = {finding.category: (finding.severity, finding.message) for finding in check_application(app)}
+    only_here = {"own_500", "route_pattern"}
+    assert {k: v for k, v in found.items() if k not in only_here} == {
+        k: v for k, v in asked.items() if v[1] != "decide (0)"
+    }
+    return found
+
+
+def test_the_resolved_chain_is_one_line_in_run_order_by_name() -> None:
+    """B13, C9"""
+    chain = Chain(per_tenant, RateLimit("5/minute", storage="memory://"), Stopwatch(), IpBlock([]))
+    assert told(application(chain))["middleware_chain"] == (
+        "INFO",
+        "stopwatch (-100) → ip_block (-80) → rate_limit (-60) → decide (0) → per_tenant (10)",
+    )
+
+
+def test_without_guards_there_is_no_line_about_them() -> None:
+    """C9"""
+    assert "middleware_chain" not in told(application())
+
+
+def test_an_impossible_order_is_an_error() -> None:
+    found = {f.category: f for f in check(application(Chain().add(per_tenant, requires=["decision"], priority=-1)))}
+    assert found["middleware_order"].severity == "ERROR"
+    assert "per_tenant (priority -1) requires 'decision'" in found["middleware_order"].message
+
+
+def test_what_runs_without_a_decision_is_listed() -> None:
+    """Section 7: exclusions, OPTIONS among them, are the only ungoverned success."""
+    app = application(exclude_paths={"/healthz", "/ready"}, exclude_prefixes={"/static"})
+    found = told(app)
+    assert found["excluded_methods"] == ("INFO", "methods that run without a decision: OPTIONS")
+    assert found["excluded_paths"] == ("INFO", "paths that run without a decision: /healthz, /ready")
+    assert found["excluded_prefixes"] == ("INFO", "paths with all below that run without a decision: /static")
+    assert not {category for category in told(application(exclude_methods=())) if category.startswith("excluded")}
+
+
+def test_a_limit_that_each_worker_counts_is_a_warning() -> None:
+    """Section 7, in-memory limiter."""
+    severity, message = told(application(RateLimit("5/minute")))["rate_limit_memory"]
+    assert severity == "WARN"
+    assert "each worker process allows the whole limit" in message
+
+
+def test_cors_inside_of_chio_is_a_warning_and_outside_is_not() -> None:
+    """B10"""
+    app = FastAPI()
+    app.add_middleware(CORSMiddleware)
+    add_chio(app, settings())
+    assert told(app)["cors_inside"][0] == "WARN"
+    right = application()
+    right.add_middleware(CORSMiddleware)
+    assert "cors_inside" not in told(right)
+
+
+def test_unsafe_settings_are_warnings() -> None:
+    found = told(application(fail_open=True, trusted_kernel_keys=(), capability_in_query=True))
+    assert {"setting_fail_open", "setting_trusted_kernel_keys", "setting_capability_in_query"} <= set(found)
+
+
+def test_a_handler_for_failures_and_a_mount_without_routes_are_warnings(tmp_path: Path) -> None:
+    app = application()
+    app.add_exception_handler(500, lambda request, exc: None)  # type: ignore[arg-type, return-value]
+    app.mount("/files", StaticFiles(directory=tmp_path))
+    found = told(app)
+    assert found["own_500"][0] == found["route_pattern"][0] == "WARN"
+    assert "/files" in found["route_pattern"][1]
+
+
+def test_an_application_without_chio_is_an_error() -> None:
+    assert told(FastAPI())["not_governed"][0] == "ERROR"
+
+
+def test_the_middleware_as_a_wrapper_is_understood() -> None:
+    wrapped = ChioASGIMiddleware(FastAPI(), settings(), guards=[SecurityHeaders()])
+    assert told(wrapped)["middleware_chain"][1] == "security_headers (-90) → decide (0)"
+
+
+def test_looking_changes_nothing() -> None:
+    """More guards and middleware can be added after a look, and the application starts as ever."""
+    chain = Chain(SecurityHeaders())
+    app = FastAPI()
+    add_chio(app, client=StubClient(), guards=chain)
+    check(app)
+    chain.add(per_tenant)
+    app.add_middleware(CORSMiddleware)
+    assert next(f.message for f in check(app)) == "security_headers (-90) → decide (0) → per_tenant (10)"
+    assert run(call(app, path="/nowhere")).status == 404
+    with pytest.raises(ConfigurationError, match="frozen"):
+        chain.add(per_tenant)
+
+
+MODULE = """
+from fastapi import FastAPI
+from chio_core.guards import RateLimit
+from chio_fastapi import add_chio
+
+app = FastAPI()
+bare = FastAPI()
+add_chio(app, sidecar_url="embedded:never-opened.sqlite3", guards=[RateLimit("5/minute")])
+raise_later = "x"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "checked_app.py").write_text(MODULE)
+    (tmp_path / "broken_app.py").write_text("1 / 0")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "checked_app", raising=False)
+    return tmp_path
+
+
+def test_the_command_prints_the_resolved_chain(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "checked_app:app"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "INFO  middleware_chain: rate_limit (-60) → decide (0)"
+    assert any(line.startswith("WARN  rate_limit_memory: ") for line in lines)
+    assert not list(folder.glob("*.sqlite3")), "the application was imported, not started"
+
+
+def test_the_command_prints_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--json", "check", "checked_app:app"]) == 0
+    first = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert first == {
+        "severity": "INFO",
+        "category": "middleware_chain",
+        "message": "rate_limit (-60) → decide (0)",
+    }
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("checked_app", "MODULE:APP"),
+        ("nowhere:app", "nowhere:app cannot be imported (ModuleNotFoundError"),
+        ("checked_app:nothing", "cannot be imported (AttributeError"),
+        ("broken_app:app", "cannot be imported (ZeroDivisionError"),
+    ],
+)
+def test_the_command_says_plainly_what_it_cannot_find(
+    folder: Path, place: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", place]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_the_command_fails_for_an_application_that_nobody_governs(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", "checked_app:bare"]) == 1
+    assert capsys.readouterr().out.startswith("ERROR not_governed: ")

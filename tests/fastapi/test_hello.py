@@ -1,0 +1,116 @@
+"""The module of the FastAPI example: the published import lines, the middleware, three endpoints (S1 to S8)."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+from chio_asgi import ChioASGIMiddleware
+from chio_asgi.config import ChioASGIConfig
+from chio_core.models import HttpReceipt
+from chio_fastapi import get_chio_receipt
+from tests.fastapi.apps import with_token
+from tests.support import Judge, StubServer, allow_with_capability, call, raw_http, run, serve
+
+
+class EchoRequest(BaseModel):
+    message: str
+    count: int = 1
+
+
+def create_app() -> FastAPI:
+    app = FastAPI(title="hello-fastapi", version="0.1.0", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(
+        ChioASGIMiddleware,
+        config=ChioASGIConfig(
+            sidecar_url=os.environ.get("CHIO_SIDECAR_URL", "http://127.0.0.1:9090"),
+            exclude_paths=frozenset({"/healthz"}),
+        ),
+    )
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/hello")
+    async def hello() -> dict[str, str]:
+        return {"message": "hello from fastapi"}
+
+    @app.post("/echo")
+    async def echo(payload: EchoRequest) -> dict[str, object]:
+        return {"message": payload.message, "count": payload.count}
+
+    return app
+
+
+ECHO = json.dumps({"message": "hello", "count": 2}).encode()
+
+
+def head(answer: bytes) -> tuple[int, dict[str, str], Any]:
+    top, _, body = answer.partition(b"\r\n\r\n")
+    first, *lines = top.decode().split("\r\n")
+    headers = dict(line.split(": ", 1) for line in lines)
+    return int(first.split()[1]), headers, json.loads(body)
+
+
+def request(method: str, path: str, body: bytes = b"", *extra: str) -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", "host: localhost", "connection: close", f"content-length: {len(body)}"]
+    return "\r\n".join([*lines, "content-type: application/json", *extra, "", ""]).encode() + body
+
+
+def test_the_three_calls_of_the_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with StubServer(Judge(allow_with_capability)) as sidecar:
+            monkeypatch.setenv("CHIO_SIDECAR_URL", sidecar.url)
+            async with serve(create_app(), lifespan="on") as port:
+                status, headers, body = head(await raw_http(port, request("GET", "/hello")))
+                assert (status, body) == (200, {"message": "hello from fastapi"})
+                assert headers["x-chio-receipt"] in sidecar.judge.receipts
+
+                status, headers, body = head(await raw_http(port, request("POST", "/echo", ECHO)))
+                assert (status, body["status"]) == (403, 403)
+                assert body["message"]
+                assert headers["x-chio-receipt"] in sidecar.judge.receipts
+
+                name, value = with_token()[0]
+                answer = await raw_http(port, request("POST", "/echo", ECHO, f"{name}: {value}"))
+                status, headers, body = head(answer)
+                assert (status, body) == (200, {"message": "hello", "count": 2})
+                assert headers["x-chio-receipt"] in sidecar.judge.receipts
+
+                status, headers, body = head(await raw_http(port, request("GET", "/healthz")))
+                assert (status, body, "x-chio-receipt" in headers) == (200, {"status": "ok"}, False)
+            assert [question["path"] for question in sidecar.judge.questions] == ["/hello", "/echo", "/echo"]
+
+    run(main())
+
+
+def test_without_a_sidecar_only_the_excluded_path_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHIO_SIDECAR_URL", "http://127.0.0.1:1")
+
+    async def main() -> None:
+        app = create_app()
+        assert (await call(app, "GET", "/healthz")).status == 200
+        reply = await call(app, "GET", "/hello")
+        assert (reply.status, reply.json()["error"], reply.receipt) == (503, "chio_sidecar_unreachable", None)
+
+    run(main())
+
+
+def test_the_receipt_is_where_the_published_packages_put_it() -> None:
+    from types import SimpleNamespace
+
+    from starlette.requests import HTTPConnection
+
+    async def main() -> None:
+        connection = HTTPConnection({"type": "http", "state": {"chio_receipt": SimpleNamespace(id="r")}})
+        found: HttpReceipt | None = await get_chio_receipt(connection)
+        assert found is not None
+        assert found.id == connection.state.chio_receipt.id == "r"
+
+    run(main())

@@ -1,0 +1,85 @@
+"""A body that comes once can be read again and again, and no more of it is fetched than somebody asks for."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import random
+
+import pytest
+
+from chio_core.environ import EnvironView
+from chio_core.input import BodyUnusable, Measured, Steps, is_kept, keep, measure, read_from_start
+from tests.views.wsgi import OneWay
+
+DATA = bytes(range(256)) * 3000
+
+
+def pieces(seed: int) -> list[bytes]:
+    """Cut the data anywhere."""
+    cuts = sorted(random.Random(seed).sample(range(len(DATA)), 20))
+    return [DATA[start:end] for start, end in zip([0, *cuts], [*cuts, len(DATA)], strict=True)]
+
+
+@pytest.mark.parametrize("length", [None, len(DATA)])
+@pytest.mark.parametrize("spool_bytes", [0, 1000, 10**9])
+@pytest.mark.parametrize("seed", range(3))
+def test_any_way_of_reading_gives_the_same_bytes(length: int | None, spool_bytes: int, seed: int) -> None:
+    chosen, expected = random.Random(seed), io.BytesIO(DATA)
+    with keep(OneWay(*pieces(seed)), length, spool_bytes) as file:
+        assert is_kept(file)
+        for _ in range(200):
+            where, whence = chosen.choice([(chosen.randrange(len(DATA)), 0), (0, 2), (0, 1)])
+            count = chosen.choice([0, 1, 10, 5000, 400_000])
+            assert file.seek(where, whence) == expected.seek(where, whence)
+            assert file.read(count) == expected.read(count)
+            assert file.readline(100) == expected.readline(100)
+            assert file.tell() == expected.tell()
+            prefix = chosen.randrange(1, 1000)
+            assert read_from_start(file, prefix) == DATA[:prefix]
+            assert file.tell() == expected.tell()
+        assert read_from_start(file) == DATA
+
+
+def test_measuring_counts_and_hashes_and_leaves_the_file_at_its_start() -> None:
+    with keep(OneWay(*pieces(1)), None, 1000) as file:
+        found: list[Measured] = []
+
+        def noting() -> Steps:
+            found.append((yield from measure(file, len(DATA))))
+            return found[0]
+
+        assert len(list(noting())) == len(DATA) // (256 * 1024)
+        assert found == [Measured(len(DATA), hashlib.sha256(DATA).hexdigest())]
+        assert file.read() == DATA
+
+
+def test_no_more_is_taken_from_a_client_who_sends_too_much() -> None:
+    source = OneWay(*[b"x" * 1000] * 5000)
+    with keep(source, None, 1000) as file, pytest.raises(BodyUnusable) as refused:
+        list(measure(file, 10_000))
+    assert refused.value.status == 413
+    assert source.given < 300_000
+
+
+def test_a_body_that_ends_too_early_is_said_to() -> None:
+    with keep(OneWay(b"abc"), 5, 1000) as file, pytest.raises(BodyUnusable) as refused:
+        list(measure(file, 10_000))
+    assert refused.value.status == 400
+
+
+class Malformed(Exception):
+    """What a server raises for a chunked body that is none; gunicorn's is no OSError either."""
+
+
+@pytest.mark.parametrize("announced", ["", "5"])
+def test_a_body_that_the_server_cannot_read_is_400_whatever_it_raises(announced: str) -> None:
+    class Broken:
+        def read(self, size: int = -1) -> bytes:
+            raise Malformed
+
+    environ = {"CONTENT_LENGTH": announced, "wsgi.input": Broken(), "wsgi.input_terminated": True}
+    view = EnvironView(environ)
+    with pytest.raises(BodyUnusable) as refused:
+        list(view.measure(100, 100))
+    assert refused.value.status == 400
