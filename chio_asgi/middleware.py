@@ -130,7 +130,7 @@ class ChioASGIMiddleware:
     async def _only_decide(self, view: ASGIGuardRequest) -> AnyResponse | None:
         try:
             return await self._decide(view)
-        except Exception:
+        except Exception:  # noqa: BLE001 - logged there, and the request is refused
             return failed(self._members[0], view.evidence)
 
     async def _run_wrapped(self, view: ASGIGuardRequest, send: HeaderSend, replay: Callable[[], Receive]) -> None:

@@ -20,7 +20,7 @@ from chio_core.decide import Question, inspect, prepare, singleton_headers
 from chio_core.decision import Decision
 from chio_core.errors import ConfigurationError
 from chio_core.exclusions import is_excluded
-from chio_core.identity import default_extractor
+from chio_core.identity import default_extractor, identify
 from chio_core.input import BodyUnusable, Steps
 from chio_core.models.caller import CallerIdentity
 from chio_core.names import LOGGER
@@ -96,7 +96,7 @@ class Asker:
             settings,
             request_id=str(uuid.uuid4()),
             now=time.time(),
-            caller=self._extract(view),
+            caller=identify(view, self._extract),
             template=route.template,
             body_hash=body.hash,
             body_length=body.length,

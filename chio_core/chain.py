@@ -7,7 +7,8 @@ A guard has one of two shapes, told apart by the number of its arguments:
 
 Order is `(priority, registration)`, lower is outermost, stable. `provides` and `requires` are names: a member
 that requires `decision` must stand inside the member that provides it; `uses` is the same for what may also be
-missing. The chain is frozen when it is first run; an order that cannot work is a `ConfigurationError` that names
+missing. A guard that never waits for anything may say `waits = False`: a synchronous framework then needs no event
+loop for it. The chain is frozen when it is first run; an order that cannot work is a `ConfigurationError` that names
 both members and the remedy.
 
 The member `decide` stands at priority 0, provides `decision`, and can be neither removed, disabled, filtered by

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from chio_core.carrier.base import AsyncCarrier, BlockingCarrier, Endpoint
+from chio_core.carrier.base import AsyncCarrier, BlockingCarrier, Endpoint, Pairs
 from chio_core.decide import EVALUATE_PATH, Answer, Clock, Question, conclude, conclude_error
 from chio_core.decision import Decision
 from chio_core.errors import SidecarError
@@ -80,7 +80,9 @@ class ChioClient:
         Raises:
             SidecarError: see `chio_core.carrier.base.AsyncCarrier`.
         """
-        return await self._own_carrier().post(path, body, headers, self.settings.timeout)
+        return await self._own_carrier().post(
+            path, body, with_bearer(path, headers, self.settings), self.settings.timeout
+        )
 
     async def verify(self, receipt: HttpReceipt | Mapping[str, Any]) -> bool:
         """Let the sidecar verify a receipt (wire protocol, section 2.1); reads `valid`, else `ok`.
@@ -171,7 +173,7 @@ class SyncChioClient:
 
     def post(self, path: str, body: bytes, headers: Any = ()) -> Answer:
         """Send a JSON body to the sidecar; see `ChioClient.post`."""
-        return self._carrier.post(path, body, headers, self.settings.timeout)
+        return self._carrier.post(path, body, with_bearer(path, headers, self.settings), self.settings.timeout)
 
     def verify(self, receipt: HttpReceipt | Mapping[str, Any]) -> bool:
         """Let the sidecar verify a receipt; see `ChioClient.verify`."""
@@ -214,6 +216,13 @@ def failed(error: SidecarError, question: Question, settings: ChioSettings) -> D
         error.message,
     )
     return decision
+
+
+def with_bearer(path: str, headers: Pairs, settings: ChioSettings) -> Pairs:
+    """Return the headers of a call, with the control plane's bearer where the call goes there (section 7.2)."""
+    if settings.control_token is None or path.startswith("/chio/"):
+        return headers
+    return [*headers, ("authorization", f"Bearer {settings.control_token.get_secret_value()}")]
 
 
 def verify_body(receipt: HttpReceipt | Mapping[str, Any]) -> bytes:

@@ -36,6 +36,9 @@ from chio_core.settings import ChioSettings
 from chio_core.trust import KeyTrust
 
 MAX_HEADER_BYTES = 64 * 1024
+MAX_PATH_CHARACTERS = 8 * 1024
+"""A path is stored in the receipt for good; servers accept eight times as much."""
+
 EVALUATE_PATH = "/chio/evaluate"
 
 
@@ -82,6 +85,8 @@ def inspect(view: RequestView, settings: ChioSettings, singletons: frozenset[str
     twice = singletons.intersection(view.repeated_headers())
     if twice:
         return outcome.bad_request(f"header {min(twice)} occurs more than once")
+    if len(view.route_path) > MAX_PATH_CHARACTERS:
+        return outcome.bad_request(f"path is longer than {MAX_PATH_CHARACTERS} characters", 414)
     return _inspect_capability(view, settings) or _inspect_query(view)
 
 
@@ -257,7 +262,7 @@ def _judge(verdict: Verdict, receipt: HttpReceipt, question: Question, settings:
 def _covers(requirement: Requirement, question: Question, receipt: HttpReceipt) -> bool:
     # The receipt names a capability only if the sidecar found the token valid. What it grants is looked at here
     # once more, because a newer sidecar ignores tool fields on ordinary routes (wire protocol, section 5.8).
-    from chio_core.capabilities import ConstraintError, parse_capability, scope_allows
+    from chio_core.capabilities import match_grant, parse_capability
 
     try:
         token = parse_capability(question.capability or "")
@@ -269,15 +274,11 @@ def _covers(requirement: Requirement, question: Question, receipt: HttpReceipt) 
     if server is None or tool is None:
         return True
     try:
-        return any(
-            all(
-                scope_allows([grant], server, tool, requirement.arguments, operation=operation)
-                for operation in requirement.operations
-            )
-            for grant in token.scope.grants or ()
-        )
-    except ConstraintError:
+        # The first grant that allows the call is the one whose uses the sidecar counts, so it must be that one.
+        index = match_grant(token.scope, server, tool, requirement.arguments)
+    except InvalidDocument:
         return False
+    return index is not None and set(requirement.operations) <= set(token.scope.grants[index].operations)
 
 
 Clock = Callable[[], float]

@@ -218,10 +218,19 @@ def open_input(environ: Mapping[str, Any], spool_bytes: int, *, eager: bool = Tr
         small = eager and length <= min(spool_bytes, _SMALL)
         return _read_now(source, length) if small else keep(source, length, spool_bytes)
     if environ.get("wsgi.input_terminated") and source is not None:
-        return keep(source, None, spool_bytes)
+        return _to_the_end(source, spool_bytes, eager=eager)
     if chunked:
         raise BodyUnusable(411, "this server needs a Content-Length")
     return io.BytesIO()
+
+
+def _to_the_end(source: Any, spool_bytes: int, *, eager: bool) -> BinaryIO:
+    # Most requests of such servers have no body. One byte tells, and spares all of them a file.
+    try:
+        first = read_source(source, 1) if eager else None
+    except OSError as exc:
+        raise incomplete() from exc
+    return io.BytesIO() if first == b"" else keep(source, None, spool_bytes, first or b"")
 
 
 def _read_now(source: Any, length: int) -> BinaryIO:

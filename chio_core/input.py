@@ -55,16 +55,17 @@ class KeptInput(io.RawIOBase):
         source: has `read(size)`; the end is an empty result.
         length: bytes to expect; None until the end of the source.
         spool_bytes: more bytes than these are kept in a temporary file.
+        first: bytes that somebody has read from the source already.
 
     Attributes:
         truncated: the source ended before `length` bytes had come.
     """
 
-    def __init__(self, source: Any, length: int | None, spool_bytes: int) -> None:
+    def __init__(self, source: Any, length: int | None, spool_bytes: int, first: bytes = b"") -> None:
         self._source = source
         self._left = length
         self._kept: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=max(1, spool_bytes))  # noqa: SIM115 - see close
-        self._size = 0
+        self._size = self._kept.write(first)
         self._at = 0
         self._ended = False
         self.truncated = False
@@ -140,13 +141,13 @@ def read_source(source: Any, size: int) -> bytes:
     return piece
 
 
-def keep(source: Any, length: int | None, spool_bytes: int) -> BinaryIO:
+def keep(source: Any, length: int | None, spool_bytes: int, first: bytes = b"") -> BinaryIO:
     """Return a seekable file over a one-way stream; it fetches what it is asked for.
 
     Args:
-        source, length, spool_bytes: see `KeptInput`.
+        source, length, spool_bytes, first: see `KeptInput`.
     """
-    return io.BufferedReader(KeptInput(source, length, spool_bytes))
+    return io.BufferedReader(KeptInput(source, length, spool_bytes, first))
 
 
 def measure(file: BinaryIO, limit: int) -> Steps:

@@ -69,7 +69,7 @@ class Run:
         return answer
 
     def before(self, request: GuardRequest) -> Awaitable[AnyResponse | None]:
-        """Run a chain of request-only guards; gives the answer of the one that refused, or None."""
+        """Run the chain; gives the answer, or None when there is no handler and nobody has refused."""
         return _Watched(self, self._from(0, request, None))
 
     async def _from(self, index: int, request: GuardRequest, outer: Member | None) -> AnyResponse | None:

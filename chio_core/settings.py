@@ -31,6 +31,11 @@ NameTuple = Annotated[tuple[str, ...], NoDecode]
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")  # RFC 9110, section 5.6.2
 
+_TAKEN = frozenset({
+    "authorization", "connection", "content-encoding", "content-length", "content-type", "cookie", "date", "host",
+    "location", "set-cookie", "transfer-encoding", "upgrade", "www-authenticate",
+})  # fmt: skip
+
 FOREIGN_NAMES = frozenset({
     "CHIO_API_PROTECT_CONTROL_TOKEN", "CHIO_BIN", "CHIO_GUARDS", "CHIO_SERVICE_TOKEN", "CHIO_SIDECAR_CONTROL_TOKEN",
     "CHIO_TRUSTED_ISSUER_KEY", "CHIO_TRUSTED_ISSUER_KEYS",
@@ -156,6 +161,13 @@ class ChioSettings(BaseSettings):
     def _header_names(cls, value: str) -> str:
         return _token(value, "a header name")
 
+    @field_validator("receipt_header", "capability_header")
+    @classmethod
+    def _own_header(cls, value: str) -> str:
+        if value.lower() in _TAKEN:
+            raise ValueError("names a header with a meaning of its own; choose one that nobody else uses")
+        return value
+
     @field_validator("trusted_kernel_keys")
     @classmethod
     def _keys(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -213,6 +225,11 @@ def report_settings(settings: ChioSettings, environ: Mapping[str, str] | None = 
               unknown_names(_environment() if environ is None else environ)]  # fmt: skip
     for sentence in found:
         log.warning("chio settings: %s", sentence)
+    open_doors = sorted(
+        {*settings.exclude_paths, *(f"{p}/…" for p in settings.exclude_prefixes), *settings.exclude_methods}
+    )
+    if open_doors:
+        log.info("chio settings: not governed at all: %s", ", ".join(open_doors))
     return found
 
 

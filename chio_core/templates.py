@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 
-
-@lru_cache(maxsize=4096)
 def shape(template: str) -> tuple[str, ...]:
     """Return the segments of a template with parameter names (and convertors) taken out.
 
-    `/pets/{petId}` and `/pets/{id:int}` have the same shape.
+    `/pets/{petId}` and `/pets/{id:int}` have the same shape. Nothing is remembered: paths are the client's to choose.
     """
     return tuple("{}" if part[:1] == "{" and part[-1:] == "}" else part for part in template.split("/"))
 

@@ -42,7 +42,20 @@ _SCHEME = CapabilityHeader(
 )
 
 
-class RequireCapability:
+class _CalledFirst(type):
+    """Makes `Depends(RequireCapability)`, without parentheses, a mistake that shows when the route is defined."""
+
+    @property
+    def __signature__(cls) -> None:
+        # FastAPI asks for the signature of what it is to call; without this it would make an instance for each
+        # request out of query parameters, and that instance would ask nobody.
+        raise ConfigurationError(
+            'Depends(RequireCapability) lacks its parentheses: write Depends(RequireCapability("server", "tool")), or '
+            "Depends(require_capability) for any valid capability"
+        )
+
+
+class RequireCapability(metaclass=_CalledFirst):
     """Asks for a capability: `Depends(RequireCapability("payments", "transfer"))` gives the receipt.
 
     Two objects with the same arguments are equal, so FastAPI solves them once a request and

@@ -40,6 +40,10 @@ class EvaluateEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call."""
+        if any(name == b"origin" for name, _ in scope["headers"]):
+            # Adapters send no Origin; a web page that a browser shows on this machine does.
+            await send_error(send, 403, "chio_control_forbidden", "web pages cannot ask for evaluations")
+            return
         if not self._enter():
             await _send_overloaded(send, "too many evaluations are under way; try again later")
             return

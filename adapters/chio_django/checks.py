@@ -6,12 +6,15 @@
 | `chio.E002` | a `CHIO_*` setting that nobody reads: it is misspelled |
 | `chio.E003` | a hook (`CHIO_EXTRACTOR`, `CHIO_ON_DECISION`, `CHIO_ON_RECEIPT`) cannot be imported |
 | `chio.E004` | the middleware is listed more than once |
+| `chio.E005` | `CHIO_GUARDS` cannot be used, or cannot stand in this order |
+| `chio.I001` | the guards, in the order in which they run |
 | `chio.W001` | deploy: `CHIO_FAIL_OPEN` is on |
 | `chio.W002` | deploy: `CHIO_TRUSTED_KERNEL_KEYS` is empty |
 | `chio.W003` | deploy: `CHIO_SIDECAR_URL` is plain http to another machine |
 | `chio.W004` | deploy: `CHIO_CAPABILITY_IN_QUERY` is on |
 | `chio.W005` | the application is installed, the middleware is not |
 | `chio.W006` | a page cache stands outside of the middleware |
+| `chio.W007` | something about a guard, for example a limit that each process counts by itself |
 """
 
 from __future__ import annotations
@@ -20,13 +23,13 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from django.conf import settings
-from django.core.checks import CheckMessage, Error
+from django.core.checks import CheckMessage, Error, Info
 from django.core.checks import Warning as CheckWarning
 from django.utils.module_loading import import_string
 
 from chio_core.errors import ConfigurationError
 from chio_core.settings import ChioSettings, unsafe_options
-from chio_django.conf import HOOKS, conf
+from chio_django.conf import GUARDS, HOOKS, conf
 
 MIDDLEWARE: Final = "chio_django.ChioDjangoMiddleware"
 _PAGE_CACHES: Final = (
@@ -52,7 +55,7 @@ def check_settings(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]
         found.append(Error(f"A setting of Chio cannot be used: {exc.message}", hint=hint, id="chio.E001"))
     for name, hint in conf.unknown.items():
         found.append(Error(f"{name} is not an option of Chio; nobody reads it.", hint=hint, id="chio.E002"))
-    return found + _check_hooks() + _check_middleware()
+    return found + _check_hooks() + _check_guards() + _check_middleware()
 
 
 def check_deployment(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
@@ -75,6 +78,19 @@ def _check_hooks() -> list[CheckMessage]:
         except ConfigurationError as exc:
             found.append(Error(f"{exc.message}.", hint=f"Correct {name} or remove it.", id="chio.E003"))
     return found
+
+
+def _check_guards() -> list[CheckMessage]:
+    try:
+        findings = conf.guards().chain.check()
+    except ConfigurationError as exc:
+        return [Error(f"{exc.message}.", hint=f"Correct {GUARDS} or remove it.", id="chio.E005")]
+    return [
+        Info(f"Guards run in this order: {finding.message}.", id="chio.I001")
+        if finding.severity == "INFO"
+        else CheckWarning(f"{finding.message}.", id="chio.W007")
+        for finding in findings
+    ]
 
 
 def _check_middleware() -> list[CheckMessage]:

@@ -12,12 +12,17 @@ from typing import Any, Final
 from django.conf import settings
 from django.utils.module_loading import import_string
 
+from chio_core.chain import Chain
 from chio_core.errors import ConfigurationError
+from chio_core.hosted import HostedChain
 from chio_core.settings import ChioSettings, unknown_names
 
 PREFIX: Final = "CHIO_"
 HOOKS: Final = ("CHIO_EXTRACTOR", "CHIO_ON_DECISION", "CHIO_ON_RECEIPT")
 """Settings with a function or its dotted path; they exist in Django's settings only."""
+
+GUARDS: Final = "CHIO_GUARDS"
+"""Setting with guards: a list of objects or dotted paths, or one `Chain`."""
 
 
 class Conf:
@@ -61,9 +66,36 @@ class Conf:
             raise ConfigurationError(f"{name} must be a function or the dotted path of one")
         return value
 
+    def guards(self) -> HostedChain:
+        """Return the guards around the decision; a path may name a guard, a chain, or a class without arguments.
+
+        Raises:
+            ConfigurationError: one cannot be imported, is no guard, or they cannot stand in this order.
+        """
+        value = getattr(settings, GUARDS, ())
+        if isinstance(value, str):
+            raise ConfigurationError(f"{GUARDS} takes a list, not one text")
+        return HostedChain(Chain(*([value] if isinstance(value, Chain) else map(_guard, value))))
+
+
+def _guard(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            value = import_string(value)
+        except ImportError as exc:
+            raise ConfigurationError(f"{GUARDS} names something that cannot be imported: {exc}") from None
+    if isinstance(value, type):
+        try:
+            value = value()
+        except TypeError as exc:
+            raise ConfigurationError(
+                f"{GUARDS}: {value.__name__} cannot be made without arguments ({exc}); make one in a module and name it"
+            ) from None
+    return value
+
 
 def _hint(name: str) -> str:
-    known = [f"{PREFIX}{field.upper()}" for field in ChioSettings.model_fields] + list(HOOKS)
+    known = [f"{PREFIX}{field.upper()}" for field in ChioSettings.model_fields] + [*HOOKS, GUARDS]
     near = difflib.get_close_matches(name, known, n=1)
     return f"Did you mean {near[0]}?" if near else "Remove it, or see docs/django.md for the names that there are."
 

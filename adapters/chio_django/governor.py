@@ -31,6 +31,7 @@ class Governor:
         self.asker = Asker(self.settings, conf.hook("CHIO_EXTRACTOR"))
         self.on_decision = conf.hook("CHIO_ON_DECISION")
         self.on_receipt = conf.hook("CHIO_ON_RECEIPT")
+        self.guards = conf.guards()
         self._lock = threading.Lock()
         self._client = client
         self._sync_client = sync_client
@@ -58,7 +59,8 @@ class Governor:
             return found
 
     def close(self) -> None:
-        """Close the connections of the client for threads; those of an event loop end with it."""
+        """Close the connections of the client for threads, and the guards; those of an event loop end with it."""
+        self.guards.close()
         with self._lock:
             finalizer, self._finalizer = self._finalizer, None
             if finalizer is not None:

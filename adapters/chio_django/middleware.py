@@ -19,6 +19,7 @@ from chio_core.names import LOGGER
 from chio_core.settings import report_settings
 from chio_django.conf import conf
 from chio_django.governor import LiveGovernor
+from chio_django.guarded import Guarded
 from chio_django.passage import Passage, passage_of
 from chio_django.responses import refusal, tagged
 
@@ -65,11 +66,15 @@ class ChioDjangoMiddleware:
         if self._async:
             return self._acall(request)
         passage = Passage(request, self._governor.get())
+        if not passage.governor.guards.is_empty:
+            return Guarded(request, passage).run(self.get_response)
         denial = passage.judge(request)
         return tagged(self.get_response(request) if denial is None else refusal(denial), request, passage)
 
     async def _acall(self, request: HttpRequest) -> HttpResponseBase:
         passage = Passage(request, self._governor.get())
+        if not passage.governor.guards.is_empty:
+            return await Guarded(request, passage).arun(self.get_response)
         denial = await passage.ajudge(request)
         return tagged(await self.get_response(request) if denial is None else refusal(denial), request, passage)
 

@@ -11,10 +11,12 @@ from django.http import HttpRequest
 from chio_core.ask import Ask, Route, arun, atell, run, tell_sync
 from chio_core.decide import Question
 from chio_core.decision import Decision
+from chio_core.hosted import refused_locally, with_evidence
 from chio_core.models.receipt import HttpReceipt
+from chio_core.models.verdict import GuardEvidence
 from chio_core.names import STATE_DECISION, STATE_PASSTHROUGH, STATE_RECEIPT
 from chio_core.request import Requirement
-from chio_core.response import Denial
+from chio_core.response import AnyResponse, Denial
 from chio_django.governor import Governor
 from chio_django.routing import NO_MATCH, ViewMatch, find_view, view_match
 from chio_django.view import DjangoGuardRequest
@@ -32,13 +34,15 @@ class Passage:
     Attributes:
         governor: see above.
         decision: the latest about this request; None before there is one, and where the path is excluded.
+        evidence: what the local guards have said so far.
     """
 
-    __slots__ = ("_match", "_path", "decision", "governor")
+    __slots__ = ("_match", "_path", "decision", "evidence", "governor")
 
     def __init__(self, request: HttpRequest, governor: Governor) -> None:
         self.governor = governor
         self.decision: Decision | None = None
+        self.evidence: list[GuardEvidence] = []
         self._path: str | None = None
         self._match: ViewMatch = NO_MATCH
         setattr(request, _PASSAGE, self)
@@ -48,7 +52,7 @@ class Passage:
         steps = self._begin(request)
         if steps is None:
             return None
-        decision = self._publish(request, self._concluded(steps))
+        decision = self._publish(request, with_evidence(self._concluded(steps), self.evidence))
         tell_sync(self.governor.on_decision, decision)
         if decision.receipt is not None:
             tell_sync(self.governor.on_receipt, decision.receipt)
@@ -59,11 +63,23 @@ class Passage:
         steps = self._begin(request)
         if steps is None:
             return None
-        decision = self._publish(request, await self._aconcluded(steps))
+        decision = self._publish(request, with_evidence(await self._aconcluded(steps), self.evidence))
         await atell(self.governor.on_decision, decision)
         if decision.receipt is not None:
             await atell(self.governor.on_receipt, decision.receipt)
         return decision.denial
+
+    def refuse(self, request: HttpRequest, answer: AnyResponse) -> None:
+        """Note that a local guard has refused."""
+        refused = refused_locally(self.decision, answer, self.evidence)
+        if refused is not None:
+            tell_sync(self.governor.on_decision, self._publish(request, refused))
+
+    async def arefuse(self, request: HttpRequest, answer: AnyResponse) -> None:
+        """Do what `refuse` does in an event loop."""
+        refused = refused_locally(self.decision, answer, self.evidence)
+        if refused is not None:
+            await atell(self.governor.on_decision, self._publish(request, refused))
 
     def still_holds(self, request: HttpRequest) -> bool:
         """Tell whether the view that Django is about to run is the one that was judged."""

@@ -15,13 +15,15 @@ from flask import Flask, Request, request, request_started
 from werkzeug.exceptions import HTTPException
 from werkzeug.wsgi import ClosingIterator
 
-from chio_core.ask import receipt_header_of
+from chio_core.chain import Chain
 from chio_core.environ import INPUT
 from chio_core.input import is_kept
 from chio_core.names import LOGGER
 from chio_core.problems import render
 from chio_core.response import Denial
+from chio_core.settings import ChioSettings
 from chio_flask.governor import LiveGovernor
+from chio_flask.guarded import Guarded, status_line, tagged
 from chio_flask.passage import Passage, passage_in, refusal
 
 log = logging.getLogger(LOGGER)
@@ -57,19 +59,32 @@ class GovernedApp:
         self.governor = governor
         request_started.connect(self._started, app)
 
+    @property
+    def chain(self) -> Chain:
+        """The guards around the decision, in their order."""
+        return self.governor.get().guards.chain
+
+    @property
+    def settings(self) -> ChioSettings:
+        """The present options."""
+        return self.governor.get().settings
+
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Handle one request."""
         governor = self.governor.get()
         passage = Passage(self._app, environ, governor)
         # Not the object that Flask makes: that one comes into being with Flask's own context.
-        denial = passage.judge(self._app.request_class(environ, populate_request=False))
+        request = self._app.request_class(environ, populate_request=False)
+        if not governor.guards.is_empty:
+            return _closing(Guarded(passage, self._inner, environ, start_response).run(request), environ)
+        denial = passage.judge(request)
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-            return start_response(status, _tagged(headers, passage), exc_info)
+            return start_response(status, tagged(headers, passage), exc_info)
 
         if denial is not None:
             body, headers = render(denial)
-            start(_status_line(denial.status), list(headers))
+            start(status_line(denial.status), list(headers))
             return _closing([body], environ)
         return _closing(self._inner(environ, start), environ)
 
@@ -86,22 +101,8 @@ class GovernedApp:
             raise ChioDenied(denial)
 
 
-def _tagged(headers: list[tuple[str, str]], passage: Passage) -> list[tuple[str, str]]:
-    name = passage.governor.settings.receipt_header
-    kept = [pair for pair in headers if pair[0].lower() != name.lower()]
-    value = receipt_header_of(passage.decision)
-    return kept if value is None else [*kept, (name, value)]
-
-
 def _closing(body: Iterable[bytes], environ: Environ) -> Iterable[bytes]:
     file = environ.get(INPUT)
     if file is not None and is_kept(file):
         return ClosingIterator(body, [file.close])
     return body
-
-
-def _status_line(status: int) -> str:
-    from http import HTTPStatus
-
-    known = {one.value: one.phrase for one in HTTPStatus}
-    return f"{status} {known.get(status, 'Refused')}"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from flask import Flask
 
+from chio_core.chain import Chain, Guard
 from chio_core.client import SyncChioClient
 from chio_core.decision import Decision
 from chio_core.errors import ConfigurationError
@@ -36,10 +37,13 @@ class Chio:
         extractor: finds out who is calling; `chio_core.identity.default_extractor` otherwise.
         on_decision: called with each `Decision`. What it raises is logged and changes nothing.
         on_receipt: the same, called with each verified `HttpReceipt`.
+        guards: guards around the decision, or a `Chain` of them; see `chio_core.chain`. Those that wait for something
+            or take `next` run in an event loop of one thread, views stay in theirs.
         options: options of `chio_core.ChioSettings`, for example `sidecar_url="embedded:chio.sqlite3"`.
 
     Raises:
-        ConfigurationError: options that cannot be used, or `config` and keywords at once.
+        ConfigurationError: options that cannot be used, `config` and keywords at once, or guards that cannot
+            stand in this order.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class Chio:
         extractor: Callable[[RequestView], CallerIdentity] | None = None,
         on_decision: Callable[[Decision], None] | None = None,
         on_receipt: Callable[[HttpReceipt], None] | None = None,
+        guards: Chain | Sequence[Guard | Chain] = (),
         **options: Any,
     ) -> None:
         if config is not None and options:
@@ -59,7 +64,7 @@ class Chio:
         self._config = config
         self._client = client
         self._options = options
-        self._hooks = Hooks(extractor, on_decision, on_receipt)
+        self._hooks = Hooks(extractor, on_decision, on_receipt, guards)
         if app is not None:
             self.init_app(app)
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from flask import Flask
 
 from chio_core.ask import Asker
+from chio_core.chain import Chain, Guard
 from chio_core.client import SyncChioClient
 from chio_core.decision import Decision
+from chio_core.hosted import HostedChain
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt
 from chio_core.request import RequestView
@@ -31,7 +33,9 @@ class Hooks:
         extractor: Callable[[RequestView], CallerIdentity] | None = None,
         on_decision: Callable[[Decision], None] | None = None,
         on_receipt: Callable[[HttpReceipt], None] | None = None,
+        guards: Chain | Sequence[Guard | Chain] = (),
     ) -> None:
+        self.guards = HostedChain(guards)
         self.extractor = extractor
         self.on_decision = on_decision
         self.on_receipt = on_receipt
@@ -51,6 +55,7 @@ class Governor:
         self.asker = Asker(settings, hooks.extractor)
         self.on_decision = hooks.on_decision
         self.on_receipt = hooks.on_receipt
+        self.guards = hooks.guards
         self._lock = threading.Lock()
         self._client = client
         self._finalizer: weakref.finalize[[], Governor] | None = None
@@ -122,8 +127,9 @@ class LiveGovernor:
         return self._now
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, those of guards included."""
         self._now.close()
+        self._hooks.guards.close()
 
     def _configured(self) -> dict[str, Any]:
         config = self._app.config

@@ -14,10 +14,12 @@ from flask import Flask, Request, Response, g
 from chio_core.ask import Ask, Route, run, tell_sync
 from chio_core.decide import Question
 from chio_core.decision import Decision
+from chio_core.hosted import refused_locally, with_evidence
+from chio_core.models.verdict import GuardEvidence
 from chio_core.names import STATE_DECISION, STATE_NAMESPACE, STATE_PASSTHROUGH, STATE_RECEIPT
 from chio_core.problems import render
 from chio_core.request import Requirement
-from chio_core.response import Denial
+from chio_core.response import AnyResponse, Denial
 from chio_flask.governor import Governor
 from chio_flask.routing import NO_MATCH, ViewMatch, find_view, view_match
 from chio_flask.view import FlaskGuardRequest
@@ -36,13 +38,15 @@ class Passage:
     Attributes:
         governor: see above.
         decision: the latest about this request; None before there is one, and where the path is excluded.
+        evidence: what the local guards have said so far.
     """
 
-    __slots__ = ("_app", "_match", "_path", "decision", "governor")
+    __slots__ = ("_app", "_match", "_path", "decision", "evidence", "governor")
 
     def __init__(self, app: Flask, environ: dict[str, Any], governor: Governor) -> None:
         self.governor = governor
         self.decision: Decision | None = None
+        self.evidence: list[GuardEvidence] = []
         self._app = app
         self._path: str | None = None
         self._match: ViewMatch = NO_MATCH
@@ -54,11 +58,23 @@ class Passage:
         view = self._view(request)
         if self.governor.asker.excludes(view):
             return None
-        decision = self.decision = self._concluded(self.governor.asker.ask(view, lambda: self._locate(request)))
+        decision = self._concluded(self.governor.asker.ask(view, lambda: self._locate(request)))
+        decision = self.decision = with_evidence(decision, self.evidence)
         tell_sync(self.governor.on_decision, decision)
         if decision.receipt is not None:
             tell_sync(self.governor.on_receipt, decision.receipt)
         return decision.denial
+
+    def refuse(self, answer: AnyResponse) -> None:
+        """Note that a local guard has refused."""
+        refused = refused_locally(self.decision, answer, self.evidence)
+        if refused is not None:
+            self.decision = refused
+            tell_sync(self.governor.on_decision, refused)
+
+    def guard_view(self, request: Request) -> FlaskGuardRequest:
+        """Return the view that guards see."""
+        return self._view(request)
 
     def judge_matched(self, request: Request) -> Denial | None:
         """Have the request judged again if Flask has matched another view than the one that was judged."""

@@ -12,6 +12,7 @@ from chio_core.response import Denial
 
 class _AddressGuard:
     provides = frozenset({"client_ip"})
+    waits = False
 
     def __init__(self, networks: Iterable[str], *, trusted_proxies: Sequence[str] = (), priority: int = -80) -> None:
         self.priority = priority

@@ -75,6 +75,7 @@ class JwtAuth:
         self._leeway = leeway
         self._required = required
         self._keys = KeySet(jwks_url, jwks_lifespan, jwks_cooldown) if jwks_url else None
+        self.waits = self._keys is not None
 
     async def __call__(self, request: GuardRequest) -> Denial | None:
         """Return a 401 for a token that is missing or no good, a 503 when the keys cannot be had."""

@@ -96,6 +96,7 @@ class RateLimit:
             raise ConfigurationError(f"strategy {strategy!r} is none of {', '.join(sorted(_STRATEGIES))}")
         self._strategy = _STRATEGIES[strategy]
         self._memory = self._in_memory() if storage == "memory://" else None
+        self.waits = self._memory is None
         self._limiters: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, RateLimiter] = weakref.WeakKeyDictionary()
         policy = f'"default";q={self._item.amount};w={self._item.get_expiry()}'
         self._policy = wish("RateLimit-Policy", policy)

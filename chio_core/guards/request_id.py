@@ -25,6 +25,7 @@ class RequestId:
 
     name = "request_id"
     provides = frozenset({"request_id"})
+    waits = False
 
     def __init__(self, header: str = "X-Request-ID", *, trust_incoming: bool = True, priority: int = -95) -> None:
         self.priority = priority

@@ -32,6 +32,7 @@ class SecurityHeaders:
     """
 
     name = "security_headers"
+    waits = False
 
     def __init__(self, policy: Any = None, *, replace: bool = True, priority: int = -90) -> None:
         self.priority = priority

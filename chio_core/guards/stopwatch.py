@@ -23,6 +23,7 @@ class Stopwatch:
     """
 
     name = "stopwatch"
+    waits = False
 
     def __init__(
         self,

@@ -88,6 +88,11 @@ def _configuration(args: argparse.Namespace) -> Iterator[SidecarConfig]:
 
 
 def _revocations(args: argparse.Namespace) -> dict[str, Any]:
+    if args.control_token and not args.control_url:
+        raise CliError(
+            "--control-token is the bearer for the trust service of --control-url, and there is none",
+            fix="to protect this sidecar's own control plane set CHIO_SIDECAR_CONTROL_TOKEN",
+        )
     if args.control_url:
         if args.revocation_db:
             raise CliError("--control-url and --revocation-db name two lists of revocations", fix="give only one")

@@ -46,8 +46,8 @@ def emit(text: str) -> None:
 
 
 def compact(document: Any) -> str:
-    """Return a document as one line of JSON."""
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+    """Return a document as one line of ASCII JSON: paths are written by strangers, and terminals obey controls."""
+    return json.dumps(document, ensure_ascii=True, separators=(",", ":"))
 
 
 def report_error(exc: ChioError, *, as_json: bool) -> None:

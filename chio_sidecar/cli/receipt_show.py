@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
         reader.close()
     if receipt is None:
         raise CliError(f"no receipt {args.id} in {args.receipt_db}", fix="`receipt list` prints the ids")
-    emit(compact(receipt) if wants_json(args) else json.dumps(receipt, ensure_ascii=False, indent=2))
+    emit(compact(receipt) if wants_json(args) else json.dumps(receipt, ensure_ascii=True, indent=2))
     return _verify(judge(receipt, args.trusted_key), args) if args.verify else 0
 
 

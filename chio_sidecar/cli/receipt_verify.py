@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -37,7 +38,7 @@ class Judgement:
 
     def text(self) -> str:
         """Return a line for people."""
-        name = self.receipt_id or "?"
+        name = json.dumps(self.receipt_id)[1:-1] if self.receipt_id else "?"  # a forged id may hold line breaks
         return f"{name} valid" if self.valid else f"{name} INVALID {self.rule}: {self.message}"
 
     def document(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import rfc8785
 from fastapi import FastAPI
 from pydantic import BaseModel
 from starlette.applications import Starlette
@@ -269,8 +270,6 @@ def test_a_receipt_id_that_no_header_can_carry_is_left_out(identifier: str) -> N
             receipt = super()._receipt(question, token, verdict)
             del receipt["signature"]
             receipt["id"] = identifier
-            import rfc8785
-
             receipt["signature"] = self._key.sign(rfc8785.dumps(receipt)).signature.hex()
             return receipt
 

@@ -15,7 +15,8 @@ from websockets.exceptions import InvalidStatus
 from chio_core.errors import EvaluationFailed, SidecarUnreachable
 from chio_fastapi import RequireCapability, add_chio
 from tests.asgi.routes import govern
-from tests.support import Judge, StubClient, call, connect, deny, run, serve, websocket_scope
+from tests.fastapi.apps import with_token
+from tests.support import Judge, StubClient, call, connect, deny, exchange, run, serve, websocket_scope
 
 
 async def echo(websocket: WebSocket) -> None:
@@ -100,8 +101,6 @@ def test_the_reason_of_a_close_fits_into_its_frame() -> None:
 
 
 def test_a_client_that_leaves_before_the_handshake_asks_for_nothing() -> None:
-    from tests.support import exchange
-
     called: list[str] = []
     governed, judge = govern(app(called))
     reply = run(exchange(governed, websocket_scope("/ws/7"), [{"type": "websocket.disconnect", "code": 1006}]))
@@ -152,31 +151,10 @@ def with_requirement(called: list[str], **options: Any) -> tuple[FastAPI, Judge]
     return fastapi, judge
 
 
-TOKEN_SCOPE = {"grants": [{"server_id": "bank", "tool_name": "pay", "operations": ["invoke"]}]}
-
-
-def token(scope: Any = TOKEN_SCOPE, identifier: str = "cap-1") -> str:
-    from chio_core.capabilities import issue_capability
-    from chio_core.models.capability import ChioScope
-    from chio_core.signing import SigningKey
-
-    key = SigningKey(bytes(32))
-    issued = issue_capability(
-        key,
-        subject=key.public_hex,
-        scope=ChioScope.model_validate(scope),
-        ttl_seconds=60,
-        capability_id=identifier,
-    )
-    import json
-
-    return json.dumps(issued.to_wire())
-
-
 def test_a_requirement_is_part_of_the_one_question_about_a_handshake() -> None:
     called: list[str] = []
     fastapi, judge = with_requirement(called)
-    reply = run(connect(fastapi, "/pay/7", headers=[("x-chio-capability", token())]))
+    reply = run(connect(fastapi, "/pay/7", headers=with_token(("bank", "pay"))))
     assert reply.messages[0]["type"] == "websocket.accept"
     assert len(judge.questions) == 1
     assert (judge.last["tool_server"], judge.last["tool_name"]) == ("bank", "pay")

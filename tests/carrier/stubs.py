@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
 from chio_core.carrier.base import Endpoint
 from chio_core.carrier.pool import ConnectionPool
@@ -110,3 +112,24 @@ async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - the loop's own steps are what is waited for
             await asyncio.sleep(0)
+
+
+@contextmanager
+def in_thread(server: Any) -> Iterator[Any]:
+    """Run a server of this folder, or a `StubServer`, in a loop of another thread."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    manager = server.listen() if isinstance(server, Scripted) else server
+
+    def in_loop(step: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(step, loop).result(20)
+
+    try:
+        in_loop(manager.__aenter__())
+        yield server
+    finally:
+        in_loop(manager.__aexit__(None, None, None))
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -17,31 +16,10 @@ from chio_core.carrier.base import Endpoint
 from chio_core.carrier.blocking import BlockingPool
 from chio_core.errors import EvaluationFailed, SidecarTimeout, SidecarUnreachable
 from tests.carrier.answers import BROKEN, GARBAGE
-from tests.carrier.stubs import Scripted, echo, open_files
+from tests.carrier.stubs import Scripted, echo, in_thread, open_files
 from tests.support import QUESTION, StubServer, http_answer
 
 Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
-
-
-@contextlib.contextmanager
-def in_thread(server: Any) -> Iterator[Any]:
-    """Run a server of this folder, or a `StubServer`, in a loop of another thread."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    manager = server.listen() if isinstance(server, Scripted) else server
-
-    def in_loop(step: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(step, loop).result(20)
-
-    try:
-        in_loop(manager.__aenter__())
-        yield server
-    finally:
-        in_loop(manager.__aexit__(None, None, None))
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,21 +14,17 @@ import pytest
 import uvloop
 
 from chio_asgi.middleware import ChioASGIMiddleware
+from chio_asgi.view import ASGIGuardRequest
 from chio_core.client import ChioClient, SyncChioClient
 from chio_core.decide import Question, prepare
 from chio_core.identity import default_extractor
-from tests.carrier.stubs import open_files
-from tests.carrier.test_blocking import in_thread
+from tests.carrier.stubs import in_thread, open_files
 from tests.support import Judge, StubServer, call, http_scope, run, settings
 
 
 def question(number: int = 0) -> Question:
-    from chio_asgi.view import ASGIGuardRequest
-
     view = ASGIGuardRequest(http_scope("GET", f"/pets/{number}"))
     caller = default_extractor()(view)
-    import time
-
     return prepare(view, settings(), request_id=f"request-{number}", now=time.time(), caller=caller)
 
 

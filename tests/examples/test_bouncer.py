@@ -8,8 +8,10 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,6 +63,19 @@ def ask(
     return answer
 
 
+def listening(port: int) -> None:
+    """Return when somebody listens there: uvicorn's workers say that they have started before they do."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 5).close()
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline, "nobody listens"
+            time.sleep(0.02)
+        else:
+            return
+
+
 def test_the_handlers_of_the_bouncer_import_nothing_of_ours() -> None:
     """B12: the endpoints are blind."""
     imported = {
@@ -80,6 +95,7 @@ def test_the_bouncer_as_it_is_started() -> None:
     with started(
         ["./run.sh"], BOUNCER, "Application startup complete", BOUNCER_PORT=str(port), BOUNCER_BLOCKED="127.0.0.66"
     ) as lines:
+        listening(port)
         token = next(line.partition("=")[2] for line in lines if line.startswith("TOKEN="))
         blocked = ask(port, "/prices/7", source="127.0.0.66", origin=shop)
         assert (blocked.status, blocked.getheader("x-chio-receipt")) == (403, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -307,8 +308,6 @@ def test_the_document_has_the_scheme_and_a_lock_on_the_routes_that_need_it() -> 
 
 
 def test_a_handler_needs_no_request_argument() -> None:
-    import inspect
-
     for dependency in (get_chio_receipt, get_chio_decision, get_chio_passthrough, get_caller_identity, get_chio_client):
         (parameter,) = inspect.signature(dependency).parameters.values()
         assert parameter.annotation in (HTTPConnection, "HTTPConnection")

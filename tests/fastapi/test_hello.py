@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
 from pydantic import BaseModel
+from starlette.requests import HTTPConnection
 
 from chio_asgi import ChioASGIMiddleware
 from chio_asgi.config import ChioASGIConfig
@@ -103,10 +105,6 @@ def test_without_a_sidecar_only_the_excluded_path_answers(monkeypatch: pytest.Mo
 
 
 def test_the_receipt_is_where_the_published_packages_put_it() -> None:
-    from types import SimpleNamespace
-
-    from starlette.requests import HTTPConnection
-
     async def main() -> None:
         connection = HTTPConnection({"type": "http", "state": {"chio_receipt": SimpleNamespace(id="r")}})
         found: HttpReceipt | None = await get_chio_receipt(connection)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -63,8 +64,6 @@ def test_the_sidecar_in_the_same_process(entered: bool, tmp_path: Path) -> None:
     if entered:
         client.__exit__(None, None, None)
     else:
-        import asyncio
-
         asyncio.run(app.state.chio_client.aclose())
 
 

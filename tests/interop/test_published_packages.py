@@ -41,7 +41,14 @@ def answers(published: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     """What each published client answered, and the store that our sidecar wrote meanwhile."""
     state = tmp_path_factory.mktemp("state")
     store = state / "receipts.sqlite3"
-    trust_options = ("--listen", "127.0.0.1:0", "--service-token", "interop", "--revocation-db", state / "revoked.sqlite3")
+    trust_options = (
+        "--listen",
+        "127.0.0.1:0",
+        "--service-token",
+        "interop",
+        "--revocation-db",
+        state / "revoked.sqlite3",
+    )
     with serving("trust", "serve", *trust_options, "--authority-db", state / "authority.sqlite3") as trust:
         reach = ("--control-url", trust.url, "--control-token", "interop")
         issued = run_command("capability", "issue", *reach, "--server", "http-sidecar-client", "--tool", "hello_write")

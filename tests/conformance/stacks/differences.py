@@ -11,6 +11,8 @@ from pathlib import Path
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "frameworks.md"
 HEADING = "| requests | stacks | what differs | why |"
 
+VERSIONS = "The table is about: "
+
 _QUOTED = re.compile(r"`([^`]+)`")
 
 
@@ -49,6 +51,12 @@ def read() -> list[Row]:
     start = lines.index(HEADING) + 2
     end = next((at for at in range(start, len(lines)) if not lines[at].startswith("|")), len(lines))
     return [_row(line) for line in lines[start:end]]
+
+
+def versions() -> dict[str, str]:
+    """Read which versions, as `MAJOR.MINOR`, the table is about: parsers and routers change their minds."""
+    (line,) = (line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith(VERSIONS))
+    return dict(part.split() for part in line.removeprefix(VERSIONS).rstrip(".").split(","))
 
 
 def explains(part: Difference, found: Difference) -> bool:

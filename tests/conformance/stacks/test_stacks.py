@@ -11,8 +11,10 @@ import http.client
 import json
 import random
 import socket
+import tomllib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 
 import pytest
 
@@ -23,7 +25,7 @@ from tests.conformance.stacks.contract import EXCLUDED, STREAM, TEMPLATES
 from tests.conformance.stacks.differences import Difference
 from tests.conformance.stacks.drivers import DRIVERS, REFERENCE
 from tests.conformance.stacks.facets import code_of, differing, facets
-from tests.conformance.stacks.running import MAX_BODY, TOKEN, Outcome, Stack, Stacks, running
+from tests.conformance.stacks.running import MAX_BODY, ROOT, TOKEN, Outcome, Stack, Stacks, running
 
 NAMES = [driver.name for driver in DRIVERS]
 WEBSOCKETS = ("fastapi", "starlette")
@@ -69,10 +71,31 @@ def test_every_request_was_answered_by_every_stack(outcomes: Outcomes) -> None:
     assert silent == []
 
 
+@pytest.fixture
+def _versions_of_the_table() -> None:
+    others = {name: metadata.version(name) for name, version in differences.versions().items()}
+    others = {name: version for name, version in others.items() if not _is(version, differences.versions()[name])}
+    if others:
+        pytest.skip(f"the table of docs/frameworks.md is about other versions than {others}")
+
+
+def _is(version: str, wanted: str) -> bool:
+    return version == wanted or version.startswith(f"{wanted}.")
+
+
+def test_the_table_is_about_the_versions_that_are_locked() -> None:
+    locked = tomllib.loads((ROOT / "uv.lock").read_text(encoding="utf-8"))["package"]
+    found = {package["name"]: package["version"] for package in locked if "version" in package}
+    for name, version in differences.versions().items():
+        assert _is(found[name], version), f"{name} {found[name]}: run this suite with it and correct docs/frameworks.md"
+
+
+@pytest.mark.usefixtures("_versions_of_the_table")
 def test_a_difference_between_stacks_is_in_the_table_of_the_documentation(outcomes: Outcomes) -> None:
     assert list(map(str, differences.unexplained(_found(outcomes), differences.read()))) == []
 
 
+@pytest.mark.usefixtures("_versions_of_the_table")
 def test_the_table_of_the_documentation_claims_no_difference_that_is_none(outcomes: Outcomes) -> None:
     assert list(map(str, differences.outdated(_found(outcomes), differences.read()))) == []
 

@@ -1,0 +1,112 @@
+"""One request through a chain of guards, in a thread or in an event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from http.cookies import SimpleCookie
+
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+
+from chio_core.names import STATE_OUTGOING
+from chio_core.outgoing import Outgoing, call_at_the_end
+from chio_core.response import AnyResponse, Denial, Downstream, Response
+from chio_django.passage import Passage
+from chio_django.responses import refusal, tagged
+from chio_django.view import DjangoGuardRequest
+
+
+class Guarded:
+    """One request of a project that has guards.
+
+    Args:
+        request: Django's request.
+        passage: what is known about it.
+    """
+
+    def __init__(self, request: HttpRequest, passage: Passage) -> None:
+        self._request = request
+        self._passage = passage
+        self._view = DjangoGuardRequest(request, passage.governor.asker.singletons)
+        self._response: HttpResponseBase | None = None
+        self._head = Downstream()
+
+    def run(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> HttpResponseBase:
+        """Run the chain, the rest of the stack in this thread."""
+        request, passage = self._request, self._passage
+        answer = passage.governor.guards.run(
+            self._view, passage.evidence, lambda: passage.judge(request), lambda: self._ran(get_response(request))
+        )
+        if self._response is None:
+            passage.refuse(request, answer)
+        return self._finished(answer)
+
+    async def arun(self, get_response: Callable[[HttpRequest], Awaitable[HttpResponseBase]]) -> HttpResponseBase:
+        """Run the chain in this event loop, without a thread."""
+        request, passage = self._request, self._passage
+
+        async def handler() -> Downstream:
+            return self._ran(await get_response(request))
+
+        answer = await passage.governor.guards.arun(
+            self._view, passage.evidence, lambda: passage.ajudge(request), handler
+        )
+        if self._response is None:
+            await passage.arefuse(request, answer)
+        return self._finished(answer)
+
+    def _ran(self, response: HttpResponseBase) -> Downstream:
+        self._response = response
+        cookies = [("Set-Cookie", cookie.OutputString()) for cookie in response.cookies.values()]
+        self._head = Downstream(status=response.status_code, headers=(*response.items(), *cookies))
+        return self._head
+
+    def _finished(self, answer: AnyResponse) -> HttpResponseBase:
+        found = getattr(self._view.state, STATE_OUTGOING, None)
+        wishes = found if isinstance(found, Outgoing) else Outgoing()
+        response = self._response
+        if response is not None and isinstance(answer, Downstream):
+            for callback in answer.finished:
+                _at_the_end(response, callback)
+        else:
+            if response is not None:
+                response.close()
+            response = _made(answer)
+            self._head = Downstream(headers=tuple(response.items()))
+            answer = self._head.with_status(response.status_code)
+        _change(response, self._head, wishes.apply(list(answer.headers)), answer.status)
+        _at_the_end(response, lambda: wishes.finish(answer.status))
+        return tagged(response, self._request, self._passage)
+
+
+def _made(answer: AnyResponse) -> HttpResponse:
+    if isinstance(answer, Denial):
+        return refusal(answer)
+    response = HttpResponse(answer.body if isinstance(answer, Response) else b"", status=answer.status)
+    del response.headers["Content-Type"]
+    _change(response, Downstream(), list(answer.headers), answer.status)
+    return response
+
+
+def _change(response: HttpResponseBase, before: Downstream, headers: list[tuple[str, str]], status: int) -> None:
+    """Give a response another head; what is the same as before is not touched, cookies keep their attributes."""
+    response.status_code = status
+    wanted = [pair for pair in headers if pair[0].lower() != "set-cookie"]
+    for name in {name for name, _ in before.headers if name.lower() != "set-cookie"} - {name for name, _ in wanted}:
+        del response.headers[name]
+    for name in {name for name, _ in wanted}:
+        values = [value for key, value in wanted if key == name]
+        if values != [response.headers.get(name)]:
+            response.headers[name] = ", ".join(values)
+    cookies = [value for name, value in headers if name.lower() == "set-cookie"]
+    known = [value for name, value in before.headers if name.lower() == "set-cookie"]
+    for text in [one for one in cookies if one not in known]:
+        response.cookies.update(SimpleCookie(text))
+    for text in [one for one in known if one not in cookies]:
+        for name in SimpleCookie(text):
+            response.cookies.pop(name, None)
+
+
+def _at_the_end(response: HttpResponseBase, callback: Callable[[], None]) -> None:
+    # Django calls these when the server has sent the last byte and closes the response.
+    response._resource_closers.append(lambda: call_at_the_end(callback))  # type: ignore[attr-defined]

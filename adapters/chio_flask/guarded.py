@@ -1,0 +1,133 @@
+"""One request through a chain of guards: what the application answers is held until the chain has seen its head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from itertools import chain
+from typing import Any
+
+from flask import Request
+from werkzeug.wsgi import ClosingIterator
+
+from chio_core.ask import receipt_header_of
+from chio_core.names import STATE_OUTGOING
+from chio_core.outgoing import Outgoing, call_at_the_end
+from chio_core.problems import render
+from chio_core.response import AnyResponse, Denial, Downstream, Response
+from chio_flask.passage import Passage
+
+Headers = list[tuple[str, str]]
+
+_PHRASES = {one.value: one.phrase for one in HTTPStatus}
+
+
+class Guarded:
+    """One request of a governed application that has guards.
+
+    Args:
+        passage: what is known about the request.
+        inner: the application.
+        environ, start_response: of this request.
+    """
+
+    def __init__(
+        self, passage: Passage, inner: Callable[..., Iterable[bytes]], environ: dict[str, Any], start_response: Any
+    ) -> None:
+        self._passage = passage
+        self._inner = inner
+        self._environ = environ
+        self._start_response = start_response
+        self._status = ""
+        self._headers: Headers = []
+        self._exc_info: Any = None
+        self._begun = False
+        self._body: Iterable[bytes] | None = None
+
+    def run(self, request: Request) -> Iterable[bytes]:
+        """Run the chain, the view in this thread, and give the body."""
+        passage = self._passage
+        view = passage.guard_view(request)
+        try:
+            answer = passage.governor.guards.run(
+                view, passage.evidence, lambda: passage.judge(request), self._application
+            )
+        except BaseException:
+            self._discard()
+            _wishes(view).finish(None)
+            raise
+        return self._release(answer, _wishes(view))
+
+    def _application(self) -> Downstream:
+        body = self._inner(self._environ, self._start)
+        if not self._begun:
+            # PEP 3333 lets an application begin its answer with its first piece.
+            pieces = iter(body)
+            first = [piece for piece in (next(pieces, None),) if piece is not None]
+            body = ClosingIterator(chain(first, pieces), [getattr(body, "close", _nothing)])
+        self._body = body
+        return Downstream(status=int(self._status[:3]), headers=tuple(self._headers))
+
+    def _start(self, status: str, headers: Headers, exc_info: Any = None) -> Any:
+        self._status, self._headers, self._exc_info, self._begun = status, headers, exc_info, True
+        return _no_write
+
+    def _release(self, answer: AnyResponse, wishes: Outgoing) -> Iterable[bytes]:
+        ran = self._body is not None
+        if isinstance(answer, Downstream) and self._body is not None:
+            body: Iterable[bytes] = self._body
+            headers = list(answer.headers)
+            closing = [lambda: _each(answer.finished)]
+        else:
+            self._discard()
+            if not ran:
+                self._passage.refuse(answer)
+            document, headers = _document(answer)
+            body, closing = [document], []
+        same = ran and answer.status == int(self._status[:3])
+        line = self._status if same else status_line(answer.status)
+        self._start_response(line, tagged(wishes.apply(headers), self._passage), self._exc_info if ran else None)
+        return ClosingIterator(body, [*closing, lambda: wishes.finish(answer.status)])
+
+    def _discard(self) -> None:
+        body, self._body = self._body, None
+        getattr(body, "close", _nothing)()
+
+
+def tagged(headers: Headers, passage: Passage) -> Headers:
+    """Return header lines with the receipt id; the application's own lines of that name are removed."""
+    name = passage.governor.settings.receipt_header
+    kept = [pair for pair in headers if pair[0].lower() != name.lower()]
+    value = receipt_header_of(passage.decision)
+    return kept if value is None else [*kept, (name, value)]
+
+
+def status_line(status: int) -> str:
+    """Return a status as WSGI wants it."""
+    return f"{status} {_PHRASES.get(status, 'Refused')}"
+
+
+def _wishes(view: Any) -> Outgoing:
+    found = getattr(view.state, STATE_OUTGOING, None)
+    return found if isinstance(found, Outgoing) else Outgoing()
+
+
+def _document(answer: AnyResponse) -> tuple[bytes, Headers]:
+    if isinstance(answer, Denial):
+        body, headers = render(answer)
+        return body, list(headers)
+    body = answer.body if isinstance(answer, Response) else b""
+    return body, [*answer.headers, ("content-length", str(len(body)))]
+
+
+def _each(callbacks: list[Callable[[], None]]) -> None:
+    waiting, callbacks[:] = list(callbacks), []
+    for callback in waiting:
+        call_at_the_end(callback)
+
+
+def _no_write(data: bytes) -> None:
+    raise NotImplementedError("an application with guards gives its body as an iterable, not through write()")
+
+
+def _nothing() -> None: ...

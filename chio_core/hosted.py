@@ -1,0 +1,256 @@
+"""A chain for frameworks whose handler belongs to a thread, or to a function of theirs.
+
+The guards are the same `async def` functions everywhere. In a synchronous framework they run in one event loop of a
+thread of their own (connection pools belong to a loop), and the view stays in the thread that the server gave it:
+when the chain comes to the decision or to the handler, it hands that over to the waiting thread and goes on when
+it is done. Guards that say `waits = False` and take no `next` need none of this: they are stepped where they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+import queue
+import threading
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from chio_core.chain import Chain, DecisionMember, Guard
+from chio_core.decision import Decision
+from chio_core.errors import ConfigurationError
+from chio_core.models.verdict import GuardEvidence
+from chio_core.onion import Run
+from chio_core.request import GuardRequest
+from chio_core.response import AnyResponse, Denial, Downstream
+
+T = TypeVar("T")
+Judge = Callable[[], Awaitable[Denial | None]]
+
+_JUDGE: contextvars.ContextVar[Judge] = contextvars.ContextVar("chio_judge")
+
+
+class _Decide(DecisionMember):
+    """Lets whoever runs the chain decide."""
+
+    async def __call__(self, request: GuardRequest) -> Denial | None:
+        return await _JUDGE.get()()
+
+
+class HostedChain:
+    """Guards around a decision and a handler that are given for each request.
+
+    Args:
+        guards: guards, or a `Chain` of them.
+
+    Raises:
+        ConfigurationError: they cannot stand in this order.
+
+    Attributes:
+        chain: all members, `decide` included.
+    """
+
+    def __init__(self, guards: Chain | Sequence[Guard | Chain] = ()) -> None:
+        self.chain = Chain(*([guards] if isinstance(guards, Chain) else guards), _Decide())
+        self._members = self.chain.freeze()
+        self._wraps = any(member.wraps for member in self._members)
+        waits = any(getattr(member.guard, "waits", True) for member in self._members if not member.is_decide)
+        self._steps = not self._wraps and not waits
+        self._thread = _LoopThread(self.chain.aclose)
+
+    @property
+    def is_empty(self) -> bool:
+        """Tell whether there is nothing but the decision."""
+        return len(self._members) == 1
+
+    async def arun(
+        self,
+        request: GuardRequest,
+        evidence: list[GuardEvidence],
+        judge: Judge,
+        handler: Callable[[], Awaitable[Downstream]],
+    ) -> AnyResponse:
+        """Run the chain in the present event loop.
+
+        Args:
+            evidence: list to note in what the guards have said.
+            judge: makes the decision; gives the refusal or None.
+            handler: runs the application; gives the head of its answer.
+        """
+        answer = await self._inside(request, evidence, judge, handler if self._wraps else None)
+        return answer if answer is not None else await handler()
+
+    def run(
+        self,
+        request: GuardRequest,
+        evidence: list[GuardEvidence],
+        judge: Callable[[], Denial | None],
+        handler: Callable[[], Downstream],
+    ) -> AnyResponse:
+        """Run the chain for the present thread, in which `judge` and `handler` are called; see `arun`."""
+        if self._steps:
+            answer = _step(self._inside(request, evidence, _awaitable(judge), None))
+        else:
+            desk = _Desk()
+            hand_over = (lambda: desk.hand_over(handler)) if self._wraps else None
+            work = self._inside(request, evidence, lambda: desk.hand_over(judge), hand_over)
+            answer = desk.serve(work, self._thread.loop())
+        return answer if answer is not None else handler()
+
+    async def _inside(
+        self,
+        request: GuardRequest,
+        evidence: list[GuardEvidence],
+        judge: Judge,
+        handler: Callable[[], Awaitable[Downstream]] | None,
+    ) -> AnyResponse | None:
+        token = _JUDGE.set(judge)
+        run = Run(self._members, (lambda _: handler()) if handler else None, evidence, self.chain.slow_guard_ms)
+        try:
+            return await run.before(request)
+        finally:
+            _JUDGE.reset(token)
+
+    def close(self) -> None:
+        """Close the guards that hold something open, and end their thread; both are made anew when needed."""
+        self._thread.close()
+
+
+class _Desk:
+    """Where a thread waits for what the chain, in another one, wants done here."""
+
+    def __init__(self) -> None:
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+
+    async def hand_over(self, function: Callable[[], T]) -> T:
+        """Have a function called in the waiting thread."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+
+        def job() -> None:
+            try:
+                outcome = function()
+            except BaseException as exc:  # noqa: BLE001 - it belongs to whoever has asked for it
+                loop.call_soon_threadsafe(_settle, future, None, exc)
+            else:
+                loop.call_soon_threadsafe(_settle, future, outcome, None)
+
+        self._jobs.put(job)
+        return await future
+
+    def serve(self, work: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> T:
+        """Run a coroutine in the loop and do what it hands over until it is done; return its result."""
+        done = asyncio.run_coroutine_threadsafe(work, loop)
+        done.add_done_callback(lambda _: self._jobs.put(None))
+        try:
+            while (job := self._jobs.get()) is not None:
+                job()
+        except BaseException:
+            done.cancel()  # this thread is being ended
+            raise
+        return done.result()
+
+
+def _settle(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
+    if future.done():
+        return  # a timeout around `next`: nobody waits for the view any more
+    if error is None:
+        future.set_result(value)
+    elif isinstance(error, StopIteration):
+        future.set_exception(RuntimeError("the view raised StopIteration"))
+    else:
+        future.set_exception(error)
+
+
+class _LoopThread:
+    """One event loop in one thread; made when it is first needed, and anew after a fork.
+
+    Args:
+        closing: what to await in it before it ends.
+    """
+
+    def __init__(self, closing: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._closing = closing
+        self._lock = threading.Lock()
+        self._process: int | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._finalizer: weakref.finalize[..., Any] | None = None
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None or self._process != os.getpid():
+                self._process, self._loop = os.getpid(), asyncio.new_event_loop()
+                self._thread = threading.Thread(target=_run, args=(self._loop,), name="chio-guards", daemon=True)
+                self._thread.start()
+                self._finalizer = weakref.finalize(self, _end, self._loop, self._closing)
+                self._finalizer.atexit = False
+            return self._loop
+
+    def close(self) -> None:
+        with self._lock:
+            finalizer, thread = self._finalizer, self._thread
+            here = self._process == os.getpid()
+            self._loop = self._thread = self._finalizer = None
+        if finalizer is not None and thread is not None and here:
+            finalizer()
+            thread.join()
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
+    loop.close()
+
+
+def _end(loop: asyncio.AbstractEventLoop, closing: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    # Nobody waits here: the garbage collector may have come in any thread, this loop's own among them.
+    async def close() -> None:
+        try:
+            await closing()
+        finally:
+            loop.stop()
+
+    asyncio.run_coroutine_threadsafe(close(), loop)
+
+
+def _awaitable(function: Callable[[], T]) -> Callable[[], Coroutine[Any, Any, T]]:
+    async def call() -> T:
+        return function()
+
+    return call
+
+
+def _step(work: Coroutine[Any, Any, T]) -> T:
+    # In a context of its own: a coroutine that is stepped by hand would change the thread's.
+    context = contextvars.copy_context()
+    try:
+        context.run(work.send, None)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+    context.run(work.close)
+    raise ConfigurationError("a guard that says `waits = False` has waited for something")
+
+
+def with_evidence(decision: Decision, evidence: Sequence[GuardEvidence]) -> Decision:
+    """Return a decision with what the local guards have said before what the sidecar's have."""
+    return replace(decision, evidence=(*evidence, *decision.evidence)) if evidence else decision
+
+
+def refused_locally(
+    decision: Decision | None, answer: AnyResponse, evidence: Sequence[GuardEvidence]
+) -> Decision | None:
+    """Return the decision when a guard has answered instead of the handler; None where that changes nothing.
+
+    Args:
+        decision: the one of the sidecar, None when it was not asked.
+        evidence: all that the local guards have said.
+    """
+    if answer.status < 400 or (decision is not None and decision.denial is not None):
+        return None
+    denial = answer if isinstance(answer, Denial) else Denial(status=answer.status, message="refused by a guard")
+    if decision is None:
+        return Decision(verdict="refused", denial=denial, evidence=tuple(evidence))
+    signed = decision.receipt.evidence if decision.receipt is not None else None
+    return replace(decision, verdict="refused", denial=denial, evidence=(*evidence, *(signed or ())))

@@ -1,0 +1,62 @@
+"""Mistakes that show when they are made, and requests that are refused before anybody is asked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import Depends, FastAPI
+
+from chio_core.errors import ConfigurationError
+from chio_core.settings import ChioSettings
+from chio_fastapi import RequireCapability, add_chio
+from chio_sidecar.app import create_app
+from chio_sidecar.config import SidecarConfig
+from tests.sidecar.control_tools import evaluation, run_command
+
+
+def test_a_requirement_without_its_parentheses_is_refused_when_the_route_is_defined() -> None:
+    app = FastAPI()
+    with pytest.raises(ConfigurationError, match="parentheses"):
+        app.get("/pay", dependencies=[Depends(RequireCapability)])(lambda: None)
+
+
+def test_a_path_longer_than_a_receipt_should_hold_is_answered_414_and_nobody_is_asked() -> None:
+    async def ask() -> httpx.Response:
+        app = FastAPI()
+        add_chio(app, sidecar_url="http://127.0.0.1:9", trusted_kernel_keys=("a" * 64,))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app") as client:
+            return await client.get("/" + "a" * 9000)
+
+    assert asyncio.run(ask()).status_code == 414
+
+
+@pytest.mark.parametrize("name", ["Set-Cookie", "content-length", "Authorization", "cookie"])
+@pytest.mark.parametrize("option", ["receipt_header", "capability_header"])
+def test_a_header_with_a_meaning_of_its_own_cannot_carry_ours(option: str, name: str) -> None:
+    with pytest.raises(ConfigurationError, match=option):
+        ChioSettings(**{option: name})
+
+
+def test_a_web_page_cannot_ask_the_sidecar_for_an_evaluation(tmp_path: Path) -> None:
+    async def ask() -> httpx.Response:
+        sidecar = create_app(SidecarConfig(store_path=tmp_path / "receipts.sqlite3"))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(sidecar), base_url="http://sidecar") as client:
+            answer = await client.post("/chio/evaluate", json=evaluation(), headers={"Origin": "http://evil.example"})
+        await sidecar.state.close()
+        return answer
+
+    assert asyncio.run(ask()).status_code == 403
+
+
+def test_a_forged_receipt_id_cannot_write_a_line_of_its_own_into_the_report(tmp_path: Path) -> None:
+    forged = {"id": "01GOOD valid\n01ALSO valid\x1b[8m", "verdict": {"verdict": "allow"}}
+    path = tmp_path / "forged.ndjson"
+    path.write_text(json.dumps(forged) + "\n")
+    told = run_command("receipt", "verify", path)
+    assert told.returncode == 1
+    assert "\x1b" not in told.stdout
+    assert not any(line.endswith(" valid") for line in told.stdout.splitlines())
