@@ -12,11 +12,12 @@ import json
 import sys
 
 import httpx
+from chio_sdk.client import ChioClient
+from fastapi import FastAPI, Request
+
 from chio_asgi import ChioASGIConfig, ChioASGIMiddleware
 from chio_fastapi import chio_requires
 from chio_fastapi.dependencies import set_chio_client
-from chio_sdk.client import ChioClient
-from fastapi import FastAPI, Request
 
 URL, TOKEN = sys.argv[1:3]
 CASES = {

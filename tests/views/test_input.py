@@ -83,3 +83,21 @@ def test_a_body_that_the_server_cannot_read_is_400_whatever_it_raises(announced:
     with pytest.raises(BodyUnusable) as refused:
         list(view.measure(100, 100))
     assert refused.value.status == 400
+
+
+@pytest.mark.parametrize("body", [b"", b"x", b"xy", DATA])
+@pytest.mark.parametrize("spool_bytes", [0, 10, 10**9])
+def test_a_body_of_no_announced_length_is_read_to_its_end_and_none_needs_no_file(body: bytes, spool_bytes: int) -> None:
+    environ = {"wsgi.input": OneWay(*([body] if body else [])), "wsgi.input_terminated": True}
+    view = EnvironView(environ)
+    found: list[Measured] = []
+
+    def noting() -> Steps:
+        found.append((yield from view.measure(len(DATA), spool_bytes)))
+        return found[0]
+
+    list(noting())
+    assert found == [Measured(len(body), hashlib.sha256(body).hexdigest() if body else None)]
+    assert environ["wsgi.input"].read() == body  # type: ignore[attr-defined]
+    assert is_kept(view.input()) == bool(body)
+    view.input().close()
