@@ -15,6 +15,7 @@
 | (not asked) malformed request, repeated security header | 400 | `chio_bad_request` | no | the same |
 | (not asked) method that the protocol does not know | 405 | `chio_bad_request` | no | the same |
 | (not asked) body above the limit | 413 | `chio_body_too_large` | no | the same |
+| (not asked) path of more than 8,192 characters | 414 | `chio_bad_request` | no | the same |
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def _format(path: str) -> str:
 @pytest.mark.slow
 def test_the_route_that_runs_is_the_route_that_was_sent(full_size: bool) -> None:
     @hypothesis.settings(
-        max_examples=20_000 if full_size else 400,
+        max_examples=5_000 if full_size else 400,
         deadline=None,
         derandomize=not full_size,
         database=None,
