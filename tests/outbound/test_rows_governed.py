@@ -43,7 +43,7 @@ KEY = SigningKey(bytes([7]) * 32)
 
 def token(*grants: dict[str, Any], **options: Any) -> str:
     scope = {"grants": [{"operations": ["invoke"], "constraints": [], **grant} for grant in grants]}
-    options = {"subject": KEY.public_hex, "ttl_seconds": 60, **options}
+    options = {"subject": KEY.public_hex, "ttl_seconds": 24 * 3600, **options}
     return issue_capability(KEY, scope=scope, **options).to_header()
 
 
