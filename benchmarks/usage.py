@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -15,7 +16,8 @@ def tree(pid: int) -> list[int]:
         current = waiting.pop()
         found.append(current)
         for children in Path(f"/proc/{current}/task").glob("*/children"):
-            waiting.extend(int(child) for child in children.read_text().split())
+            with suppress(FileNotFoundError, ProcessLookupError):  # a thread that ended meanwhile has no children
+                waiting.extend(int(child) for child in children.read_text().split())
     return found
 
 
