@@ -15,6 +15,7 @@ from chio_core.models.caller import CallerIdentity
 from chio_core.models.capability import Operation
 from chio_core.models.request import ChioHttpRequest, Method
 from chio_core.names import CAPABILITY_QUERY
+from chio_core.policy import ApprovalDemand, BudgetDemand
 
 METHODS: frozenset[str] = frozenset(get_args(Method))
 """The seven methods that the protocol knows (wire protocol, section 1.1)."""
@@ -114,12 +115,18 @@ class Requirement:
         server, tool: what the token must grant; both None: any valid capability will do.
         operations: operations that one grant must contain (wire protocol, section 5.1).
         arguments: JSON value that the grant's constraints are held against; None for none.
+        approval: an approval that the request needs, see `chio_core.policy`.
+        budget: what the request spends, and its limits.
+        observe: the decision is recorded and does not refuse.
     """
 
     server: str | None = None
     tool: str | None = None
     operations: tuple[Operation, ...] = ("invoke",)
     arguments: Any = None
+    approval: ApprovalDemand | None = None
+    budget: BudgetDemand | None = None
+    observe: bool = False
 
     @property
     def title(self) -> str:

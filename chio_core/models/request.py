@@ -29,6 +29,11 @@ class ChioHttpRequest(WireModel):
         body_hash: SHA-256 hex of the body bytes; None for an empty body.
         body_length: bytes counted, never a header's claim.
         timestamp: whole seconds since 1970, the client's clock.
+        governed_intent: what a person is asked to approve, see `chio_core.policy.ApprovalDemand`; sent only for
+            a route that demands it. The protocol's newer state reserves this name and `approval_token`.
+        approval_token: the approval that the caller presents: its id, or a GovernedApprovalToken object.
+        budget: what the request spends, see `chio_core.policy.BudgetDemand`; unknown to other sidecars.
+        enforcement: `{"mode": "observe", "requires"?: "server/tool"}` where the application only watches.
     """
 
     request_id: Text
@@ -47,6 +52,10 @@ class ChioHttpRequest(WireModel):
     arguments: Any = None
     model_metadata: ModelMetadata | None = None
     timestamp: U64
+    governed_intent: dict[str, Any] | None = None
+    approval_token: Any = None
+    budget: dict[str, Any] | None = None
+    enforcement: dict[str, Any] | None = None
 
     def to_wire(self) -> dict[str, Any]:
         """Return the JSON object in protocol order; written out, because every request passes here."""
@@ -70,6 +79,9 @@ class ChioHttpRequest(WireModel):
         if self.model_metadata is not None:
             wire["model_metadata"] = self.model_metadata.to_wire()
         wire["timestamp"] = self.timestamp
+        for name in ("governed_intent", "approval_token", "budget", "enforcement"):
+            if (value := getattr(self, name)) is not None:
+                wire[name] = value
         wire.update(self.model_extra or {})
         return wire
 
