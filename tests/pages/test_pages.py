@@ -1,0 +1,39 @@
+"""Every code block of these pages of docs/ is executed, and prints what the page shows."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.pages.page import ROOT, opened, steps_of
+
+PAGES = ["concepts.md", "migration.md", "security.md", "settings.md", "sidecar.md"]
+
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+
+
+@needs_curl
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_does_what_it_shows(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with opened((ROOT / "docs" / name).read_text(encoding="utf-8"), tmp_path) as page:
+        for step in page.steps:
+            page.run(step)
+
+
+def test_a_page_that_shows_something_else_fails(tmp_path: Path) -> None:
+    with opened("```console\n$ echo one\ntwo\n```\n", tmp_path) as page, pytest.raises(AssertionError, match="one"):
+        page.run(page.steps[0])
+
+
+def test_a_block_that_nobody_runs_fails(tmp_path: Path) -> None:
+    with opened("```ruby\nputs 1\n```\n", tmp_path) as page, pytest.raises(AssertionError, match="is not run"):
+        page.run(page.steps[0])
+
+
+def test_all_pages_are_run_by_a_test() -> None:
+    others = {"architecture.md", "django.md", "flask.md", "frameworks.md", "guards.md", "outbound.md"}
+    assert {path.name for path in (ROOT / "docs").glob("*.md")} == {*PAGES, *others}
+    assert [step.kind for step in steps_of((ROOT / "docs/architecture.md").read_text())] == ["", "", ""]
