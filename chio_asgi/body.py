@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import tempfile
+import threading
 from typing import IO
 
 from chio_asgi.types import Message, Receive
@@ -32,11 +33,12 @@ class Body:
         hash: SHA-256 hex over all of them; None for an empty body.
     """
 
-    __slots__ = ("_file", "_memory", "hash", "length")
+    __slots__ = ("_file", "_lock", "_memory", "hash", "length")
 
     def __init__(self, memory: bytes, file: IO[bytes] | None, length: int, digest: str | None) -> None:
         self._memory = memory
         self._file = file
+        self._lock = threading.Lock()
         self.length = length
         self.hash = digest
 
@@ -44,13 +46,13 @@ class Body:
         """Return the whole body."""
         if self._file is None:
             return self._memory
-        return await asyncio.to_thread(_read_all, self._file)
+        return await asyncio.to_thread(self._read_at, self._file, 0, -1)
 
     async def prefix(self, count: int) -> bytes:
         """Return the first `count` bytes of the body."""
         if self._file is None:
             return self._memory[:count]
-        return await asyncio.to_thread(_read_start, self._file, count)
+        return await asyncio.to_thread(self._read_at, self._file, 0, count)
 
     def replay(self, receive: Receive) -> Receive:
         """Return a `receive` that gives the body first, and then whatever the server has to say."""
@@ -68,18 +70,23 @@ class Body:
         return replayed
 
     def _replay_file(self, file: IO[bytes], receive: Receive) -> Receive:
-        left = self.length
-        file.seek(0)
+        at = 0
 
         async def replayed() -> Message:
-            nonlocal left
-            if left <= 0:
+            nonlocal at
+            if at >= self.length:
                 return await receive()
-            piece = await asyncio.to_thread(file.read, _PIECE)
-            left = left - len(piece) if piece else 0
-            return {"type": "http.request", "body": piece, "more_body": left > 0}
+            piece = await asyncio.to_thread(self._read_at, file, at, _PIECE)
+            at = at + len(piece) if piece else self.length
+            return {"type": "http.request", "body": piece, "more_body": at < self.length}
 
         return replayed
+
+    def _read_at(self, file: IO[bytes], at: int, count: int) -> bytes:
+        # Whoever reads says from where: a dependency may read all of it while the application is being given it.
+        with self._lock:
+            file.seek(at)
+            return file.read(count)
 
     def close(self) -> None:
         """Remove the temporary file, if there is one."""
@@ -160,13 +167,3 @@ async def peek(receive: Receive, count: int) -> tuple[bytes, Receive]:
         return taken.pop(0) if taken else await receive()
 
     return b"".join(parts)[:count], again
-
-
-def _read_start(file: IO[bytes], count: int) -> bytes:
-    file.seek(0)
-    return file.read(count)
-
-
-def _read_all(file: IO[bytes]) -> bytes:
-    file.seek(0)
-    return file.read()

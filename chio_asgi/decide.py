@@ -9,6 +9,7 @@ outcome on the request's state.
 
 from __future__ import annotations
 
+import asyncio
 import inspect as inspecting
 import logging
 import time
@@ -17,13 +18,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
-from chio_asgi.body import BodyTooLarge, ClientDisconnected
-from chio_asgi.routing import RouteResolver
+from chio_asgi.body import Body, BodyTooLarge, ClientDisconnected
+from chio_asgi.routing import RouteMatch, RouteResolver
 from chio_asgi.view import ASGIGuardRequest
+from chio_core.amounts import Facts, InputRefused
 from chio_core.chain import DecisionMember
 from chio_core.client import ChioClient
 from chio_core.decide import inspect, prepare, singleton_headers
-from chio_core.decision import Decision, body_too_large
+from chio_core.decision import Decision, bad_request, body_too_large
 from chio_core.exclusions import is_excluded
 from chio_core.identity import default_extractor, identify
 from chio_core.models.caller import CallerIdentity
@@ -37,11 +39,14 @@ from chio_core.names import (
     STATE_PASSTHROUGH,
     STATE_RECEIPT,
 )
-from chio_core.request import RequestView
+from chio_core.request import RequestView, Requirement
 from chio_core.response import Denial
 from chio_core.settings import ChioSettings
 
 log = logging.getLogger(LOGGER)
+
+LARGE_BODY = 64 * 1024
+"""Bytes of a body from which on it is parsed in a thread, because nobody knows the caller yet."""
 
 DecisionHook = Callable[[Decision], Awaitable[None] | None]
 ReceiptHook = Callable[[HttpReceipt], Awaitable[None] | None]
@@ -80,6 +85,8 @@ class Decide(DecisionMember):
             self._introduce(view)
             return None
         decision = await self._judge(view)
+        if decision.request_id is None:  # what the sidecar is asked, the client tells by itself
+            self._client.telemetry.refused(decision, view.method, view.route_path)
         if view.evidence:
             decision = replace(decision, evidence=(*view.evidence, *decision.evidence))
         await self.publish(view, decision)
@@ -88,9 +95,10 @@ class Decide(DecisionMember):
     async def publish(self, view: ASGIGuardRequest, decision: Decision) -> None:
         """Put a decision on the request's state and tell the hooks."""
         state = self._introduce(view)
-        told = state.get(STATE_RECEIPT)
+        known = state.get(STATE_DECISION)
+        told = known.receipt if isinstance(known, Decision) else None
         state[STATE_DECISION] = decision
-        state[STATE_RECEIPT] = decision.receipt
+        state[STATE_RECEIPT] = decision.handler_receipt
         state[STATE_PASSTHROUGH] = decision.passthrough
         if self._on_decision is not None:
             await _call(self._on_decision, decision)
@@ -121,6 +129,10 @@ class Decide(DecisionMember):
         view.seal()
         view.scope.setdefault("state", {})[STATE_BODY] = body
         route = self._resolve(view.scope)
+        try:
+            requirement = await _requirement(route, view, body)
+        except InputRefused as exc:
+            return Decision(verdict="refused", denial=bad_request(exc.message, exc.status))
         question = prepare(
             view,
             settings,
@@ -130,9 +142,19 @@ class Decide(DecisionMember):
             template=route.template,
             body_hash=body.hash if body else None,
             body_length=body.length if body else 0,
-            requirement=route.requirement() if route.sources else None,
+            requirement=requirement,
         )
         return await self._client.decide(question)
+
+
+async def _requirement(route: RouteMatch, view: ASGIGuardRequest, body: Body | None) -> Requirement | None:
+    if not route.sources:
+        return None
+    raw = await body.read() if body is not None and route.reads_body else None
+    facts = Facts(route.path_params, view, raw)
+    if raw is not None and len(raw) > LARGE_BODY:
+        return await asyncio.to_thread(route.requirement, facts)
+    return route.requirement(facts)
 
 
 async def _call(hook: Callable[[Any], Any], value: Any) -> None:

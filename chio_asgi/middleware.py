@@ -6,6 +6,7 @@ server but the receipt header. `lifespan` is passed on.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from chio_asgi.config import ChioASGIConfig
 from chio_asgi.decide import Decide, DecisionHook, ReceiptHook
 from chio_asgi.driver import Application
+from chio_asgi.observed import observed_routes
 from chio_asgi.routing import RouteResolver, own_root_path, router_of
 from chio_asgi.send import HeaderSend, refuse_websocket, send_answer, send_plain_error
 from chio_asgi.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,11 +25,13 @@ from chio_core.decision import Decision
 from chio_core.errors import ConfigurationError
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.verdict import GuardEvidence
-from chio_core.names import STATE_DECISION
+from chio_core.names import LOGGER, STATE_DECISION
 from chio_core.onion import Run, failed
 from chio_core.request import GuardRequest, RequestView
 from chio_core.response import AnyResponse, Denial, Downstream
 from chio_core.settings import ChioSettings, report_settings
+
+log = logging.getLogger(LOGGER)
 
 
 class ChioASGIMiddleware:
@@ -161,7 +165,9 @@ class ChioASGIMiddleware:
             )
             decision = known if known is not None else Decision(verdict="refused")
             evidence = _evidence(known, view)
-            await self._decide.publish(view, replace(decision, verdict="refused", denial=denial, evidence=evidence))
+            decision = replace(decision, verdict="refused", denial=denial, evidence=evidence)
+            self.client.telemetry.refused(decision, view.method, view.route_path)
+            await self._decide.publish(view, decision)
         if view.scope["type"] == "websocket":
             await refuse_websocket(answer, view.scope, send)
         else:
@@ -180,6 +186,8 @@ class ChioASGIMiddleware:
             await receive()
             await send({"type": "lifespan.startup.failed", "message": f"chio: {exc.message}"})
             return
+        if observed := sorted(observed_routes(self.app)):
+            log.warning("chio: what is refused on these routes is recorded and runs: %s", ", ".join(observed))
         await self.app(scope, receive, closing)
 
 

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from chio_asgi.types import ASGIApp, Scope
+from chio_core.amounts import Facts
 from chio_core.request import Requirement
+from chio_core.rule import merged
 
 _FULL, _PARTIAL = 2, 1
 _MAX_DEPTH = 64
@@ -23,7 +25,11 @@ _MAX_KNOWN = 4096
 
 @runtime_checkable
 class RequirementSource(Protocol):
-    """A dependency that asks for a capability."""
+    """A dependency that asks for a capability, an approval, a budget, or something else that the sidecar judges.
+
+    One whose demand depends on more than path parameters has `chio_requirement_for(facts)` too, which then counts;
+    see `requirement_from`. One that needs the body for it says `chio_reads_body = True`.
+    """
 
     def chio_requirement(self, path_params: Mapping[str, Any]) -> Requirement:
         """Return what it asks for, given the route's path parameters."""
@@ -37,23 +43,43 @@ class RouteMatch:
     Attributes:
         template: its full path template, parameters as `{name}`; None when no route, or nobody, can tell.
         path_params: converted path parameters.
-        sources: dependencies of the route that ask for a capability, outermost first.
+        sources: dependencies of the route that ask for something, outermost first.
     """
 
     template: str | None = None
     path_params: Mapping[str, Any] = field(default_factory=dict)
     sources: tuple[RequirementSource, ...] = ()
 
-    def requirement(self) -> Requirement | None:
-        """Return what the route asks for: the most specific of its requirements.
+    @property
+    def reads_body(self) -> bool:
+        """True when the body has to be known before it can be said what the route asks for."""
+        return any(getattr(source, "chio_reads_body", False) for source in self.sources)
 
-        The wire carries one tool; further requirements of the same route are asked for by their dependencies.
+    def requirement(self, facts: Facts | None = None) -> Requirement | None:
+        """Return what the route asks for in the one evaluation; see `chio_core.rule.merged`.
+
+        Args:
+            facts: the request; without them only what needs no more than path parameters can be worked out.
+
+        Raises:
+            InputRefused: the request does not clearly say what has to be judged.
         """
-        wanted = [source.chio_requirement(self.path_params) for source in self.sources]
-        return next((one for one in wanted if one.server is not None), wanted[0] if wanted else None)
+        known = facts if facts is not None else Facts(self.path_params)
+        return merged(requirement_from(source, known) for source in self.sources)
 
 
 NO_MATCH = RouteMatch()
+
+
+def requirement_from(source: RequirementSource, facts: Facts) -> Requirement:
+    """Return what a dependency asks for about this request.
+
+    Raises:
+        InputRefused: the request does not clearly say what has to be judged.
+    """
+    ask = getattr(source, "chio_requirement_for", None)
+    found: Requirement = source.chio_requirement(facts.path_params) if ask is None else ask(facts)
+    return found
 
 
 class RouteResolver:
@@ -87,7 +113,7 @@ class RouteResolver:
         if depth > _MAX_DEPTH:
             return NO_MATCH
         partial: tuple[Any, Mapping[str, Any]] | None = None
-        for route in _flatten(router.routes):
+        for route in flatten(router.routes):
             level, child = _matches(route, scope)
             if level == _FULL:
                 partial = (route, child)
@@ -126,7 +152,7 @@ class RouteResolver:
             if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()
             # The dependant is kept beside its findings, so that its id cannot come to mean another one.
-            known = self._known[id(dependant)] = (dependant, tuple(_walk(dependant)))
+            known = self._known[id(dependant)] = (dependant, tuple(sources_in(dependant)))
         overrides = _overrides(route, router)
         if not overrides:
             return known[1]
@@ -156,7 +182,8 @@ def _overrides(route: Any, router: Any) -> Mapping[Any, Any] | None:
     return found
 
 
-def _flatten(routes: Sequence[Any]) -> Iterator[Any]:
+def flatten(routes: Sequence[Any]) -> Iterator[Any]:
+    """Yield the routes of a router in the order in which they are asked, included routers taken apart."""
     # A router that FastAPI includes stands in the list as one entry; its candidates, prefixes applied, take its
     # place. First match in this order is first match in the nested order.
     for route in routes:
@@ -179,9 +206,10 @@ def _matches(route: Any, scope: dict[str, Any]) -> tuple[int, Mapping[str, Any]]
     return match.value, child
 
 
-def _walk(dependant: Any) -> Iterator[RequirementSource]:
+def sources_in(dependant: Any) -> Iterator[RequirementSource]:
+    """Give the dependencies that ask for something, outermost first; `dependant` is FastAPI's own of a route."""
     call = getattr(dependant, "call", None)
     if isinstance(call, RequirementSource):
         yield call
     for inner in getattr(dependant, "dependencies", ()):
-        yield from _walk(inner)
+        yield from sources_in(inner)

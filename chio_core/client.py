@@ -7,18 +7,20 @@ level. It may be made before any event loop runs, and follows its caller from lo
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from chio_core.carrier.base import AsyncCarrier, BlockingCarrier, Endpoint, Pairs
 from chio_core.decide import EVALUATE_PATH, Answer, Clock, Question, conclude, conclude_error
 from chio_core.decision import Decision
 from chio_core.errors import SidecarError
-from chio_core.names import LOGGER
+from chio_core.metrics import Metrics
+from chio_core.observe import settle
 from chio_core.settings import ChioSettings
+from chio_core.telemetry import Telemetry
 from chio_core.trust import KeyTrust
 
 if TYPE_CHECKING:
@@ -26,8 +28,6 @@ if TYPE_CHECKING:
 
     from chio_core.models.receipt import HttpReceipt
     from chio_sidecar.embedded import EmbeddedSidecar
-
-log = logging.getLogger(LOGGER)
 
 
 class ChioClient:
@@ -37,6 +37,7 @@ class ChioClient:
         settings: where it is and what counts; from the environment when left out.
         transport: an httpx transport to use instead of our own connections, for tests and special networks.
         clock: returns seconds since 1970.
+        telemetry: tells about each decision, see `chio_core.telemetry`; may be shared with another client.
     """
 
     def __init__(
@@ -45,14 +46,21 @@ class ChioClient:
         *,
         transport: httpx.AsyncBaseTransport | None = None,
         clock: Clock = time.time,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self.settings = settings if settings is not None else ChioSettings()
+        self.telemetry = telemetry if telemetry is not None else Telemetry(self.settings)
         self.trust = KeyTrust(self.settings.trusted_kernel_keys)
         self._transport = transport
         self._clock = clock
         self._carriers: dict[asyncio.AbstractEventLoop, AsyncCarrier] = {}
         self._lock = threading.Lock()
         self._embedded: EmbeddedSidecar | None = None
+
+    @property
+    def metrics(self) -> Metrics:
+        """What this client has seen, for Prometheus."""
+        return self.telemetry.metrics
 
     def open(self) -> None:
         """Open an embedded sidecar now instead of at the first question; nothing to do for any other.
@@ -61,18 +69,20 @@ class ChioClient:
             ConfigurationError: its store or its key cannot be used.
         """
         if self._embedded is None and self._transport is None and self.settings.sidecar_url.startswith("embedded:"):
-            from chio_core.carrier.embedded import open_sidecar
+            from chio_core.carrier.embedded import busy_seconds_for, open_sidecar
 
-            self._embedded = open_sidecar(self.settings.sidecar_url)
+            self._embedded = open_sidecar(self.settings.sidecar_url, busy_seconds=busy_seconds_for(self.settings))
             self.trust = KeyTrust(self.settings.trusted_kernel_keys or (self._embedded.public_key,))
 
     async def decide(self, question: Question) -> Decision:
         """Ask one question and return the decision. Never raises for anything that the sidecar does."""
-        try:
-            answer = await self.post(EVALUATE_PATH, question.body, question.headers)
-            return conclude(answer, question, self.settings, self.trust, self._clock())
-        except SidecarError as exc:
-            return failed(exc, question, self.settings)
+        with self.telemetry.watch(question) as watch:
+            try:
+                answer = await self.post(EVALUATE_PATH, question.body, watch.headers)
+                decision = conclude(answer, question, self.settings, self.trust, self._clock())
+            except SidecarError as exc:
+                return watch.concluded(failed(exc, question, self.settings), exc.message)
+            return watch.concluded(settle(decision, question))
 
     async def post(self, path: str, body: bytes, headers: Any = ()) -> Answer:
         """Send a JSON body to the sidecar.
@@ -104,6 +114,23 @@ class ChioClient:
         if embedded is not None:
             self._carriers.clear()
             await embedded.close()
+
+    @contextmanager
+    def diverted(self, transport: httpx.AsyncBaseTransport, trusted_keys: Collection[str]) -> Iterator[None]:
+        """Ask another sidecar for as long as the context lasts; all other settings stay. For tests.
+
+        Whoever shares this client (middleware, dependencies, outgoing calls) is diverted with it.
+
+        Args:
+            transport: leads to the other sidecar.
+            trusted_keys: public keys (hex) whose receipts count there.
+        """
+        own = self._transport, self.trust, self._carriers, self._embedded
+        self._transport, self.trust, self._carriers, self._embedded = transport, KeyTrust(trusted_keys), {}, None
+        try:
+            yield
+        finally:
+            self._transport, self.trust, self._carriers, self._embedded = own
 
     async def __aenter__(self) -> ChioClient:
         return self
@@ -149,6 +176,7 @@ class SyncChioClient:
         settings: where the sidecar is and what counts; from the environment when left out.
         carrier: something else to carry the questions, for tests.
         clock: returns seconds since 1970.
+        telemetry: tells about each decision, see `chio_core.telemetry`; may be shared with another client.
     """
 
     def __init__(
@@ -157,19 +185,28 @@ class SyncChioClient:
         *,
         carrier: BlockingCarrier | None = None,
         clock: Clock = time.time,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self.settings = settings if settings is not None else ChioSettings()
+        self.telemetry = telemetry if telemetry is not None else Telemetry(self.settings)
         self.trust = KeyTrust(self.settings.trusted_kernel_keys)
         self._clock = clock
         self._carrier = carrier if carrier is not None else self._new_carrier()
 
+    @property
+    def metrics(self) -> Metrics:
+        """What this client has seen, for Prometheus."""
+        return self.telemetry.metrics
+
     def decide(self, question: Question) -> Decision:
         """Ask one question and return the decision. Never raises for anything that the sidecar does."""
-        try:
-            answer = self.post(EVALUATE_PATH, question.body, question.headers)
-            return conclude(answer, question, self.settings, self.trust, self._clock())
-        except SidecarError as exc:
-            return failed(exc, question, self.settings)
+        with self.telemetry.watch(question) as watch:
+            try:
+                answer = self.post(EVALUATE_PATH, question.body, watch.headers)
+                decision = conclude(answer, question, self.settings, self.trust, self._clock())
+            except SidecarError as exc:
+                return watch.concluded(failed(exc, question, self.settings), exc.message)
+            return watch.concluded(settle(decision, question))
 
     def post(self, path: str, body: bytes, headers: Any = ()) -> Answer:
         """Send a JSON body to the sidecar; see `ChioClient.post`."""
@@ -192,9 +229,9 @@ class SyncChioClient:
     def _new_carrier(self) -> BlockingCarrier:
         settings = self.settings
         if settings.sidecar_url.startswith("embedded:"):
-            from chio_core.carrier.embedded import PortalCarrier
+            from chio_core.carrier.embedded import PortalCarrier, busy_seconds_for
 
-            carrier = PortalCarrier(settings.sidecar_url)
+            carrier = PortalCarrier(settings.sidecar_url, busy_seconds=busy_seconds_for(settings))
             self.trust = KeyTrust(settings.trusted_kernel_keys or (carrier.public_key,))
             return carrier
         from chio_core.carrier.blocking import BlockingPool
@@ -205,17 +242,8 @@ class SyncChioClient:
 
 
 def failed(error: SidecarError, question: Question, settings: ChioSettings) -> Decision:
-    """Log why there is no decision, and return what that amounts to."""
-    decision = conclude_error(error, question, settings)
-    log.log(
-        logging.ERROR if decision.denial is not None else logging.WARNING,
-        "chio: %s (%s) for request %s: %s",
-        "refused" if decision.denial is not None else "PASSED WITHOUT A DECISION",
-        error.code,
-        question.request.request_id,
-        error.message,
-    )
-    return decision
+    """Return what it amounts to that there is no decision."""
+    return settle(conclude_error(error, question, settings), question)
 
 
 def with_bearer(path: str, headers: Pairs, settings: ChioSettings) -> Pairs:

@@ -8,30 +8,42 @@ not hold refuses:
 3. the verdict of the answer and the verdict inside the receipt are the same;
 4. that verdict is exactly `allow`;
 5. where the route requires a capability: one was presented, it is the one that the receipt names, and its
-   scope covers the requirement.
+   scope covers the requirement;
+6. where the route demands an approval or has a budget: the receipt's evidence says that these were looked at
+   (`chio_core.policy`), because a sidecar that does not know them ignores them.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import ValidationError
 
 from chio_core import decision as outcome
-from chio_core.canonical import parse_json
+from chio_core.canonical import canonical_json, parse_json
 from chio_core.decision import Decision
-from chio_core.errors import EvaluationFailed, InvalidDocument, ReceiptRejected, SidecarError
+from chio_core.errors import (
+    ApprovalRequired,
+    EvaluationFailed,
+    InvalidDocument,
+    ReceiptRejected,
+    SidecarError,
+)
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt, explain
 from chio_core.models.request import ChioHttpRequest
 from chio_core.models.verdict import Verdict
-from chio_core.names import CAPABILITY_HEADER, CAPABILITY_QUERY, TRACEPARENT
+from chio_core.names import APPROVAL_HEADER, CAPABILITY_HEADER, CAPABILITY_QUERY, TRACEPARENT
+from chio_core.observe import is_observed
+from chio_core.policy import covers
 from chio_core.receipts import Expectation, verify_receipt
 from chio_core.request import METHODS, RequestView, Requirement, query_map, to_chio_request
 from chio_core.response import Denial
+from chio_core.rule import check_arguments
 from chio_core.settings import ChioSettings
 from chio_core.trust import KeyTrust
 
@@ -39,7 +51,13 @@ MAX_HEADER_BYTES = 64 * 1024
 MAX_PATH_CHARACTERS = 8 * 1024
 """A path is stored in the receipt for good; servers accept eight times as much."""
 
+MAX_APPROVAL_CHARACTERS = 8 * 1024
+"""Longest approval token as JSON; the protocol's own has about 700 characters."""
+
 EVALUATE_PATH = "/chio/evaluate"
+
+_APPROVAL_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_RESUME_PATH = re.compile(r"/[A-Za-z0-9._:~/-]{1,255}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +75,7 @@ class Question:
 
     Attributes:
         capability: the token's text, a secret; like the headers that carry it, it is left out of the `repr`.
+        observe: a refusal is recorded only, see `chio_core.observe`.
     """
 
     request: ChioHttpRequest
@@ -65,11 +84,12 @@ class Question:
     expectation: Expectation
     capability: str | None = field(repr=False)
     requirement: Requirement | None
+    observe: bool = False
 
 
 def singleton_headers(settings: ChioSettings) -> frozenset[str]:
     """Return the headers, in lower case, that may stand only once in a request."""
-    own = frozenset({settings.capability_header.lower(), settings.api_key_header.lower()})
+    own = frozenset({settings.capability_header.lower(), settings.api_key_header.lower(), APPROVAL_HEADER.lower()})
     return own | frozenset({"authorization", "content-length", "content-type", "host"})
 
 
@@ -87,7 +107,7 @@ def inspect(view: RequestView, settings: ChioSettings, singletons: frozenset[str
         return outcome.bad_request(f"header {min(twice)} occurs more than once")
     if len(view.route_path) > MAX_PATH_CHARACTERS:
         return outcome.bad_request(f"path is longer than {MAX_PATH_CHARACTERS} characters", 414)
-    return _inspect_capability(view, settings) or _inspect_query(view)
+    return _inspect_capability(view, settings) or _inspect_approval(view) or _inspect_query(view)
 
 
 def _inspect_capability(view: RequestView, settings: ChioSettings) -> Denial | None:
@@ -98,6 +118,14 @@ def _inspect_capability(view: RequestView, settings: ChioSettings) -> Denial | N
         return outcome.bad_request(f"capability token is longer than {MAX_HEADER_BYTES} bytes")
     if not token.isascii() or not token.isprintable():
         return outcome.bad_request("capability token must be printable ASCII; escape other characters in its JSON")
+    return None
+
+
+def _inspect_approval(view: RequestView) -> Denial | None:
+    try:
+        approval_of(view)
+    except InvalidDocument as exc:
+        return outcome.bad_request(exc.message)
     return None
 
 
@@ -119,6 +147,30 @@ def capability_of(view: RequestView, settings: ChioSettings) -> str | None:
     return token.strip() or None if token is not None else None
 
 
+def approval_of(view: RequestView) -> str | dict[str, Any] | None:
+    """Return the approval that the caller presents: its id, or a token object; None for none, blank counts as none.
+
+    Raises:
+        InvalidDocument: the header is neither; the text names the header and repeats nothing of it.
+    """
+    values = view.header_values(APPROVAL_HEADER.lower())
+    text = values[0].strip() if values else ""
+    if not text:
+        return None
+    if not text.startswith("{"):
+        if _APPROVAL_ID.fullmatch(text):
+            return text
+        raise InvalidDocument(f"header {APPROVAL_HEADER} must be the id of an approval, or its token as compact JSON")
+    if len(text) > MAX_APPROVAL_CHARACTERS or not text.isascii() or not text.isprintable():
+        raise InvalidDocument(f"token in {APPROVAL_HEADER} must be printable ASCII, at most {MAX_APPROVAL_CHARACTERS}")
+    try:
+        token = parse_json(text)
+        canonical_json(token)
+    except InvalidDocument:
+        raise InvalidDocument(f"token in header {APPROVAL_HEADER} is no JSON object with one reading") from None
+    return token if isinstance(token, dict) else None
+
+
 def prepare(
     view: RequestView,
     settings: ChioSettings,
@@ -130,14 +182,19 @@ def prepare(
     body_hash: str | None = None,
     body_length: int = 0,
     requirement: Requirement | None = None,
+    observe: bool | None = None,
 ) -> Question:
     """Return the question about a request.
 
     Args:
         now: seconds since 1970.
         template: path template of the route that will run, None when unknown.
-        requirement: the capability that this route asks for.
+        requirement: what this route asks for.
+        observe: a refusal is to be recorded only; None: as the settings say for this path and the route for itself.
     """
+    token = capability_of(view, settings)
+    if observe is None:
+        observe = is_observed(settings, view.route_path, requirement)
     request = to_chio_request(
         view,
         request_id=request_id,
@@ -146,16 +203,27 @@ def prepare(
         template=template,
         body_hash=body_hash,
         body_length=body_length,
-        requirement=requirement,
+        requirement=_sent(requirement, token, template or view.route_path),
+        observe=observe,
+        approval_token=approval_of(view) if requirement is not None and requirement.approval is not None else None,
     )
-    token = capability_of(view, settings)
     headers = [(CAPABILITY_HEADER, token)] if token is not None else []
     trace = view.header_values(TRACEPARENT)
     if len(trace) == 1 and trace[0].isascii() and trace[0].isprintable():
         headers.append((TRACEPARENT, trace[0]))
     body = json.dumps(request.to_wire(), separators=(",", ":")).encode()
     expectation = Expectation(request, caller.identity_hash(), template)
-    return Question(request, body, tuple(headers), expectation, token, requirement)
+    return Question(request, body, tuple(headers), expectation, token, requirement, observe)
+
+
+def _sent(requirement: Requirement | None, token: str | None, route: str) -> Requirement | None:
+    """Return what the sidecar is asked for: nobody approves, and nothing is spent, for a request that ends in 401."""
+    if requirement is None:
+        return None
+    check_arguments(requirement.arguments, route)
+    if requirement.capability and token is None:
+        return replace(requirement, approval=None, budget=None)
+    return requirement
 
 
 def conclude(answer: Answer, question: Question, settings: ChioSettings, trust: KeyTrust, now: float) -> Decision:
@@ -195,12 +263,12 @@ def conclude(answer: Answer, question: Question, settings: ChioSettings, trust: 
 def conclude_error(error: SidecarError, question: Question, settings: ChioSettings) -> Decision:
     """Return the decision when the sidecar could not be asked or gave no usable answer."""
     passthrough = outcome.passthrough_for(error) if settings.fail_open else None
-    if question.requirement is not None:
+    if question.requirement is not None and question.requirement.binding:
         passthrough = None  # a requirement is met by a receipt or not at all
     return Decision(
         verdict="passthrough" if passthrough else "error",
         request_id=question.request.request_id,
-        denial=None if passthrough else outcome.denial_for_error(error),
+        denial=None if passthrough else outcome.denial_for_error(error, question.requirement),
         passthrough=passthrough,
         requirement=question.requirement,
         caller=question.request.caller,
@@ -209,9 +277,7 @@ def conclude_error(error: SidecarError, question: Question, settings: ChioSettin
 
 def _document(answer: Answer) -> Mapping[str, Any]:
     if answer.status != 200:
-        raise EvaluationFailed(
-            f"Chio sidecar returned {answer.status}", status=answer.status, detail=_error_code(answer)
-        )
+        raise _refused(answer)
     if answer.content_type.partition(";")[0].strip().lower() != "application/json":
         raise EvaluationFailed("Chio sidecar answered with something that is not JSON", status=200)
     try:
@@ -225,13 +291,26 @@ def _document(answer: Answer) -> Mapping[str, Any]:
     return document
 
 
-def _error_code(answer: Answer) -> str | None:
+def _refused(answer: Answer) -> EvaluationFailed:
     try:
         document = parse_json(answer.body)
     except InvalidDocument:
-        return None
-    code = document.get("error") if isinstance(document, dict) else None
-    return code if isinstance(code, str) else None
+        document = None
+    said = document if isinstance(document, dict) else {}
+    code = said.get("error")
+    if answer.status == 409 and code == "chio_approval_required":
+        return ApprovalRequired(
+            _plain(said.get("approval_id"), _APPROVAL_ID),
+            _plain(said.get("resume_path"), _RESUME_PATH),
+            _plain(said.get("kernel_receipt_id"), _APPROVAL_ID),
+        )
+    detail = code if isinstance(code, str) else None
+    return EvaluationFailed(f"Chio sidecar returned {answer.status}", status=answer.status, detail=detail)
+
+
+def _plain(value: Any, pattern: re.Pattern[str]) -> str | None:
+    # Nobody has signed this, and it goes into headers, documents and terminals.
+    return value if isinstance(value, str) and pattern.fullmatch(value) else None
 
 
 def _same_verdict(document: Mapping[str, Any], receipt: HttpReceipt) -> Verdict:
@@ -250,12 +329,16 @@ def _same_verdict(document: Mapping[str, Any], receipt: HttpReceipt) -> Verdict:
 def _judge(verdict: Verdict, receipt: HttpReceipt, question: Question, settings: ChioSettings) -> Denial | None:
     header = settings.capability_header
     requirement = question.requirement
-    if requirement is not None and question.capability is None:
-        return outcome.capability_required(requirement, header, receipt.id)
+    if requirement is not None and requirement.capability and question.capability is None:
+        return outcome.capability_required(requirement, header, receipt.id, settings.sidecar_url)
     if not verdict.is_allow:
         return outcome.denial_for_verdict(verdict, receipt.id, header)
-    if requirement is not None and not _covers(requirement, question, receipt):
+    if requirement is None:
+        return None
+    if requirement.capability and not _covers(requirement, question, receipt):
         return outcome.capability_insufficient(requirement, receipt.id)
+    if not covers(receipt.evidence or (), requirement.approval, requirement.budget):
+        return outcome.policy_not_enforced(requirement, receipt.id)
     return None
 
 

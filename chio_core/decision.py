@@ -7,12 +7,14 @@
 | cancel, incomplete, an unknown verdict, receipt verified | 403 | `chio_access_denied` | yes | the same |
 | allow, but the route's capability was not presented | 401 | `chio_capability_required` | yes | the same |
 | allow, but the capability is not enough | 403 | `chio_access_denied` | yes | the same |
-| no connection | 503 | `chio_sidecar_unreachable` | no | passes, marked; never where a capability is required |
-| no answer in time | 503 | `chio_timeout` | no | passes, marked; never where a capability is required |
+| allow, but no word about the route's approval or budget | 502 | `chio_policy_not_enforced` | yes | the same |
+| no connection | 503 | `chio_sidecar_unreachable` | no | passes, marked; never where the route asks for something |
+| no answer in time | 503 | `chio_timeout` | no | passes, marked; never where the route asks for something |
 | approval required (409) | 403 | `chio_approval_required` | no | the same |
 | any other status, no JSON, wrong shape, cut off, too long | 502 | `chio_evaluation_failed` | no | the same |
 | a receipt that does not verify or is not for this request | 502 | `chio_invalid_receipt` | no | the same |
 | (not asked) malformed request, repeated security header | 400 | `chio_bad_request` | no | the same |
+| (not asked) an amount that is not clearly stated | 400 or 415 | `chio_bad_request` | no | the same |
 | (not asked) method that the protocol does not know | 405 | `chio_bad_request` | no | the same |
 | (not asked) body above the limit | 413 | `chio_body_too_large` | no | the same |
 | (not asked) path of more than 8,192 characters | 414 | `chio_bad_request` | no | the same |
@@ -23,18 +25,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from chio_core.errors import (
+    ApprovalRequired,
     EvaluationFailed,
     ReceiptRejected,
     SidecarError,
     SidecarTimeout,
     SidecarUnreachable,
 )
+from chio_core.hints import issue_command, required_scope
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import ChioPassthrough, HttpReceipt
 from chio_core.models.verdict import GuardEvidence, Verdict
+from chio_core.names import APPROVAL_HEADER
+from chio_core.policy import APPROVAL_GUARD, ApprovalDemand
 from chio_core.request import Requirement
 from chio_core.response import Denial
 
+SUGGEST_APPROVAL = "repeat the same request with {header}: {approval_id} once an operator has approved it"
 SUGGEST_CAPABILITY = "provide a valid capability token in the {header} header"
 
 
@@ -48,9 +55,11 @@ class Decision:
             this side refused without or against it; `passthrough`; `error` when there was no decision to be had.
         receipt: the verified receipt, also of a refusal.
         denial: how to answer; None lets the request through.
-        passthrough: set when the request runs without a decision (`fail_open`).
-        requirement: the capability that was part of the question.
+        passthrough: set when the request runs without a decision (`fail_open`), or against it (observe mode).
+        requirement: what the route asks for, as part of the question.
         evidence: what the guards said.
+        withheld: in observe mode the refusal that was recorded instead of answered; `verdict` and `receipt` are
+            what they would have been.
     """
 
     verdict: str
@@ -61,6 +70,17 @@ class Decision:
     requirement: Requirement | None = None
     caller: CallerIdentity | None = None
     evidence: tuple[GuardEvidence, ...] = ()
+    withheld: Denial | None = None
+
+    @property
+    def observed(self) -> bool:
+        """True when the request was refused, and that was only recorded."""
+        return self.withheld is not None
+
+    @property
+    def handler_receipt(self) -> HttpReceipt | None:
+        """The receipt as handlers see it: None where it is that of a refusal which was only recorded."""
+        return self.receipt if self.withheld is None else None
 
     @property
     def allowed(self) -> bool:
@@ -82,8 +102,15 @@ def denial_for_verdict(verdict: Verdict, receipt_id: str, capability_header: str
     )
 
 
-def capability_required(requirement: Requirement, capability_header: str, receipt_id: str | None) -> Denial:
-    """Return the 401 for a route whose capability was not presented (RFC 9110, section 15.5.2)."""
+def capability_required(
+    requirement: Requirement, capability_header: str, receipt_id: str | None, sidecar_url: str = ""
+) -> Denial:
+    """Return the 401 for a route whose capability was not presented (RFC 9110, section 15.5.2).
+
+    Args:
+        sidecar_url: where the sidecar is; decides what the hint can say, see `chio_core.hints`.
+    """
+    known = {"required_scope": required_scope(requirement), "hint": issue_command(requirement, sidecar_url)}
     return Denial(
         status=401,
         code="chio_capability_required",
@@ -91,6 +118,7 @@ def capability_required(requirement: Requirement, capability_header: str, receip
         guard="CapabilityGuard",
         receipt_id=receipt_id,
         suggestion=SUGGEST_CAPABILITY.format(header=capability_header),
+        details={name: text for name, text in known.items() if text is not None},
         headers=(("www-authenticate", f'Chio realm="chio", header="{capability_header}"'),),
     )
 
@@ -105,6 +133,42 @@ def capability_insufficient(requirement: Requirement, receipt_id: str | None) ->
     )
 
 
+def policy_not_enforced(requirement: Requirement, receipt_id: str | None) -> Denial:
+    """Return the 502 for an allow of a sidecar that has not looked at the route's approval or budget."""
+    wanted = [("approval", requirement.approval), ("budget", requirement.budget)]
+    what = " and ".join(name for name, demand in wanted if demand is not None)
+    return Denial(
+        status=502,
+        code="chio_policy_not_enforced",
+        message=f"Chio sidecar did not enforce the {what} of this route",
+        receipt_id=receipt_id,
+        suggestion="use a sidecar that knows approvals and budgets, for example chio-sidecar of this distribution",
+    )
+
+
+def approval_required(error: ApprovalRequired, demand: ApprovalDemand | None) -> Denial:
+    """Return the 403 for a request that a person has to approve first.
+
+    Args:
+        error: what the sidecar said.
+        demand: the route's own demand; None when only the sidecar's document has one.
+    """
+    known = {"approval_id": error.approval_id, "resume_path": error.resume_path}
+    terms = {"threshold": demand.threshold, "currency": demand.currency} if demand is not None else {}
+    suggestion = None
+    if error.approval_id is not None and demand is not None:
+        suggestion = SUGGEST_APPROVAL.format(header=APPROVAL_HEADER, approval_id=error.approval_id)
+    return Denial(
+        status=403,
+        code="chio_approval_required",
+        message="request requires human approval before it can proceed",
+        guard=APPROVAL_GUARD,
+        receipt_id=error.receipt_id,
+        suggestion=suggestion,
+        details={**{name: value for name, value in known.items() if value is not None}, **terms},
+    )
+
+
 def bad_request(message: str, status: int = 400, headers: tuple[tuple[str, str], ...] = ()) -> Denial:
     """Return the refusal of a request that is not put to the sidecar at all."""
     return Denial(status=status, code="chio_bad_request", message=message, headers=headers)
@@ -115,8 +179,12 @@ def body_too_large(limit: int) -> Denial:
     return Denial(status=413, code="chio_body_too_large", message=f"request body is larger than {limit} bytes")
 
 
-def denial_for_error(error: SidecarError) -> Denial:
-    """Return the refusal when no decision could be had. Texts name no address and no content."""
+def denial_for_error(error: SidecarError, requirement: Requirement | None = None) -> Denial:
+    """Return the refusal when no decision could be had. Texts name no address and no content.
+
+    Args:
+        requirement: what the route asks for.
+    """
     if isinstance(error, (SidecarUnreachable, SidecarTimeout)):
         retry = (("retry-after", "1"),)
         return Denial(status=503, code=error.code, message="Chio sidecar is unavailable", headers=retry)
@@ -124,8 +192,8 @@ def denial_for_error(error: SidecarError) -> Denial:
         message = "Chio sidecar returned a receipt that does not count for this request"
         return Denial(status=502, code=error.code, message=message)
     if isinstance(error, EvaluationFailed) and error.detail == "chio_approval_required":
-        message = "request requires human approval before it can proceed"
-        return Denial(status=403, code="chio_approval_required", message=message)
+        said = error if isinstance(error, ApprovalRequired) else ApprovalRequired(None, None, None)
+        return approval_required(said, requirement.approval if requirement is not None else None)
     return Denial(status=502, code=error.code, message="Chio sidecar gave no usable decision")
 
 

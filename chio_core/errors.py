@@ -66,6 +66,24 @@ class EvaluationFailed(SidecarError):
         self.detail = detail
 
 
+class ApprovalRequired(EvaluationFailed):
+    """The sidecar answered 409: a person has to approve the request first (wire protocol, section 1.8).
+
+    What it says is not signed, so only short, plain texts are kept.
+
+    Attributes:
+        approval_id: what to present once it was approved; None when the sidecar gave none that can be used.
+        resume_path: where approvers answer; None likewise.
+        receipt_id: id of the receipt about it that the sidecar keeps; None likewise.
+    """
+
+    def __init__(self, approval_id: str | None, resume_path: str | None, receipt_id: str | None) -> None:
+        super().__init__("Chio sidecar requires an approval", status=409, detail="chio_approval_required")
+        self.approval_id = approval_id
+        self.resume_path = resume_path
+        self.receipt_id = receipt_id
+
+
 class ReceiptRejected(SidecarError):
     """A receipt that does not verify or does not belong to the request.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from chio_core.settings import ChioSettings
 
 
@@ -14,4 +16,9 @@ def is_excluded(settings: ChioSettings, method: str, path: str) -> bool:
     """
     if method in settings.exclude_methods or path in settings.exclude_paths:
         return True
-    return any(path == prefix or path.startswith(prefix + "/") for prefix in settings.exclude_prefixes)
+    return is_among(path, (), settings.exclude_prefixes)
+
+
+def is_among(path: str, paths: Collection[str], prefixes: Collection[str]) -> bool:
+    """Tell whether a path is one of `paths`, or stands at or below one of `prefixes`."""
+    return path in paths or any(path == prefix or path.startswith(prefix + "/") for prefix in prefixes)

@@ -10,6 +10,9 @@ RECEIPT_HEADER: Final = "X-Chio-Receipt"
 CAPABILITY_HEADER: Final = "X-Chio-Capability"
 """Request header with the capability token, and the one that carries it to the sidecar."""
 
+APPROVAL_HEADER: Final = "X-Chio-Approval"
+"""Request header with the id of an approval, or with a GovernedApprovalToken as compact JSON."""
+
 CAPABILITY_QUERY: Final = "chio_capability"
 """Query parameter that may carry the token where it is switched on; never sent on, never hashed."""
 
@@ -18,6 +21,7 @@ TRACEPARENT: Final = "traceparent"
 
 STATE_RECEIPT: Final = "chio_receipt"
 STATE_DECISION: Final = "chio_decision"
+STATE_EVALUATION: Final = "chio_evaluation"
 STATE_PASSTHROUGH: Final = "chio_passthrough"
 STATE_CLIENT: Final = "chio_client"
 STATE_CALLER: Final = "chio_caller"
@@ -29,5 +33,11 @@ STATE_CLIENT_IP: Final = "client_ip"
 STATE_OUTGOING: Final = "chio_outgoing"
 STATE_REQUEST_ID: Final = "request_id"
 
+SCOPE_ASKED: Final = "chio.asked"
+"""Member of an ASGI scope with the decisions that dependencies of this request have asked for by themselves."""
+
 LOGGER: Final = "chio"
 """Name of the logger that everything here writes to."""
+
+DECISION_LOGGER: Final = "chio.decision"
+"""Its child that gets one line for each decision, see `chio_core.decision_log`."""

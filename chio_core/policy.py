@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from chio_core.errors import ConfigurationError
 from chio_core.models.verdict import GuardEvidence
 
 APPROVAL_GUARD: Final = "ApprovalGuard"
@@ -99,9 +100,7 @@ def budget_evidence(demand: BudgetDemand) -> str:
     return f"cost {demand.cost} {demand.currency} within {stated}: "
 
 
-def covers(
-    evidence: Iterable[GuardEvidence], approval: ApprovalDemand | None, budget: BudgetDemand | None
-) -> bool:
+def covers(evidence: Iterable[GuardEvidence], approval: ApprovalDemand | None, budget: BudgetDemand | None) -> bool:
     """Tell whether a receipt's evidence says that these very demands were met.
 
     Args:
@@ -153,6 +152,18 @@ def budget_from(wire: Mapping[str, Any]) -> BudgetDemand:
         max_cost_per_invocation=limit("max_cost_per_invocation"),
         max_total_cost=limit("max_total_cost"),
     )
+
+
+def check_currency(value: object, place: str) -> None:
+    """Refuse at the start what is no name of a currency.
+
+    Raises:
+        ConfigurationError: not 1 to 16 ASCII letters or digits.
+    """
+    try:
+        _currency(value, place)
+    except ValueError as exc:
+        raise ConfigurationError(str(exc)) from None
 
 
 def _units(value: object, place: str) -> int:

@@ -109,7 +109,7 @@ class RequestView(GuardRequest, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """A capability that a route asks for.
+    """What a route asks for: a capability, and what else stands in the one evaluation.
 
     Attributes:
         server, tool: what the token must grant; both None: any valid capability will do.
@@ -118,6 +118,7 @@ class Requirement:
         approval: an approval that the request needs, see `chio_core.policy`.
         budget: what the request spends, and its limits.
         observe: the decision is recorded and does not refuse.
+        capability: False where no capability is asked for, for example of a route that has only a budget.
     """
 
     server: str | None = None
@@ -127,6 +128,12 @@ class Requirement:
     approval: ApprovalDemand | None = None
     budget: BudgetDemand | None = None
     observe: bool = False
+    capability: bool = True
+
+    @property
+    def binding(self) -> bool:
+        """True when a verified receipt has to show that something was met; such a route never fails open."""
+        return self.capability or self.approval is not None or self.budget is not None
 
     @property
     def title(self) -> str:
@@ -159,6 +166,8 @@ def to_chio_request(
     body_length: int = 0,
     requirement: Requirement | None = None,
     session_id: str | None = None,
+    approval_token: Any = None,
+    observe: bool = False,
 ) -> ChioHttpRequest:
     """Describe a request for the sidecar (wire protocol, section 1.1).
 
@@ -167,6 +176,8 @@ def to_chio_request(
         body_hash: SHA-256 hex over all bytes of the body, None for an empty one.
         body_length: bytes that were counted.
         timestamp: seconds since 1970.
+        approval_token: what the caller presents; sent only where the requirement demands an approval.
+        observe: a refusal will be recorded only; the sidecar is told, so that its receipt can say so.
     """
     path = view.route_path
     content_type = view.header_values("content-type")
@@ -190,4 +201,23 @@ def to_chio_request(
         tool_name=tool.tool if tool else None,
         arguments=tool.arguments if tool else None,
         timestamp=timestamp,
+        enforcement=_enforcement(requirement) if observe else None,
+        **(_demands(requirement, approval_token) if requirement is not None else {}),
     )
+
+
+def _demands(requirement: Requirement, approval_token: Any) -> dict[str, Any]:
+    demands: dict[str, Any] = {}
+    if requirement.approval is not None:
+        demands |= {"governed_intent": requirement.approval.to_wire(), "approval_token": approval_token}
+    if requirement.budget is not None:
+        demands["budget"] = requirement.budget.to_wire()
+    return demands
+
+
+def _enforcement(requirement: Requirement | None) -> dict[str, Any]:
+    # What the route requires stands beside it, because the sidecar's own verdict does not count that in: it
+    # allows a GET without a token.
+    if requirement is None or not requirement.capability:
+        return {"mode": "observe"}
+    return {"mode": "observe", "requires": requirement.title if requirement.server is not None else "any"}

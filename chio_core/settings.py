@@ -17,7 +17,7 @@ from ipaddress import ip_address
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, SettingsConfigDict, SettingsError
 
 from chio_core.errors import ConfigurationError
@@ -38,7 +38,7 @@ _TAKEN = frozenset({
 
 FOREIGN_NAMES = frozenset({
     "CHIO_API_PROTECT_CONTROL_TOKEN", "CHIO_BIN", "CHIO_GUARDS", "CHIO_SERVICE_TOKEN", "CHIO_SIDECAR_CONTROL_TOKEN",
-    "CHIO_TRUSTED_ISSUER_KEY", "CHIO_TRUSTED_ISSUER_KEYS",
+    "CHIO_TRUSTED_APPROVERS", "CHIO_TRUSTED_ISSUER_KEY", "CHIO_TRUSTED_ISSUER_KEYS",
 })  # fmt: skip
 """`CHIO_*` names that other parts of the system read: the sidecar, its command line, the examples."""
 
@@ -87,6 +87,18 @@ class ChioSettings(BaseSettings):
     fail_open: bool = Field(
         False, description="Let requests pass without a decision when the sidecar is unreachable or too slow."
     )
+    observe: bool = Field(
+        False,
+        description="Record every decision and refuse nothing: a refusal is logged and marked, and the request runs.",
+    )
+    observe_paths: NameSet = Field(
+        frozenset(),
+        description="The same for these paths only; exactly these, compared as the router sees them.",
+    )
+    observe_prefixes: NameSet = Field(
+        frozenset(),
+        description="The same with all below: `/v2` covers `/v2` and `/v2/a`, not `/v20`.",
+    )
     trusted_kernel_keys: NameTuple = Field(
         (),
         description="Public keys (hex) whose receipts count. Empty: the first key seen is trusted by this process.",
@@ -104,7 +116,15 @@ class ChioSettings(BaseSettings):
     )
     control_token: SecretStr | None = Field(None, description="Bearer for the sidecar's control plane.")
 
-    @field_validator("exclude_paths", "exclude_prefixes", "exclude_methods", "trusted_kernel_keys", mode="before")
+    @field_validator(
+        "exclude_paths",
+        "exclude_prefixes",
+        "exclude_methods",
+        "observe_paths",
+        "observe_prefixes",
+        "trusted_kernel_keys",
+        mode="before",
+    )
     @classmethod
     def _comma_list(cls, value: Any) -> Any:
         if not isinstance(value, str):
@@ -135,7 +155,7 @@ class ChioSettings(BaseSettings):
             raise ValueError("must start with http://, https://, unix: or embedded:")
         return value.rstrip("/") if parts.scheme in ("http", "https") else value
 
-    @field_validator("exclude_paths", "exclude_prefixes")
+    @field_validator("exclude_paths", "exclude_prefixes", "observe_paths", "observe_prefixes")
     @classmethod
     def _absolute_paths(cls, value: frozenset[str]) -> frozenset[str]:
         for path in value:
@@ -143,12 +163,14 @@ class ChioSettings(BaseSettings):
                 raise ValueError("each path must start with /")
         return value
 
-    @field_validator("exclude_prefixes")
+    @field_validator("exclude_prefixes", "observe_prefixes")
     @classmethod
-    def _prefixes_end_plain(cls, value: frozenset[str]) -> frozenset[str]:
+    def _prefixes_end_plain(cls, value: frozenset[str], info: ValidationInfo) -> frozenset[str]:
         prefixes = frozenset(prefix.rstrip("/") for prefix in value)
-        if "" in prefixes:
+        if "" in prefixes and info.field_name == "exclude_prefixes":
             raise ValueError("'/' would exclude the whole application")
+        if "" in prefixes:
+            raise ValueError("'/' is the whole application; switch observe on for that")
         return prefixes
 
     @field_validator("exclude_methods")
@@ -249,8 +271,11 @@ def unsafe_options(settings: ChioSettings) -> dict[str, str]:
     found = {}
     if settings.fail_open:
         found["fail_open"] = (
-            "fail_open is on: while the sidecar is unreachable or too slow, requests run without a decision"
+            "fail_open is on: while the sidecar is unreachable or too slow, requests run without a decision, also"
+            " those that a slow sidecar records as denied afterwards"
         )
+    if observed := _observed(settings):
+        found["observe"] = f"observe mode: what Chio refuses is recorded and runs nevertheless, {observed}"
     if not settings.trusted_kernel_keys and not settings.sidecar_url.startswith("embedded:"):
         found["trusted_kernel_keys"] = (
             "no trusted_kernel_keys are pinned: the first key that signs a good receipt is trusted by this process"
@@ -269,6 +294,13 @@ def unsafe_options(settings: ChioSettings) -> dict[str, str]:
             f"exclude_methods lets every {' and '.join(ungoverned)} request run without a decision"
         )
     return found
+
+
+def _observed(settings: ChioSettings) -> str:
+    if settings.observe:
+        return "on every path"
+    parts = sorted({*settings.observe_paths, *(f"{prefix}/…" for prefix in settings.observe_prefixes)})
+    return f"on {', '.join(parts)}" if parts else ""
 
 
 def _is_this_machine(host: str) -> bool:

@@ -1,6 +1,9 @@
 """Chio for FastAPI: one line for the application, one dependency for a route."""
 
+from chio_core.amounts import from_body, from_path, from_query
 from chio_fastapi.application import add_chio
+from chio_fastapi.approval import RequireApproval
+from chio_fastapi.budget import Budget
 from chio_fastapi.capability import RequireCapability, require_capability
 from chio_fastapi.check import check
 from chio_fastapi.denied import ChioDenied
@@ -17,20 +20,29 @@ from chio_fastapi.dependencies import (
     get_chio_passthrough,
     get_chio_receipt,
 )
+from chio_fastapi.observe import Observe
 from chio_fastapi.outbound import OutboundClient
+from chio_fastapi.policy import Policy
 
 __all__ = [
+    "Budget",
     "CallerDep",
     "Capability",
     "ChioClientDep",
     "ChioDenied",
     "ChioPassthroughDep",
     "ChioReceipt",
+    "Observe",
     "OptionalChioReceipt",
     "OutboundClient",
+    "Policy",
+    "RequireApproval",
     "RequireCapability",
     "add_chio",
     "check",
+    "from_body",
+    "from_path",
+    "from_query",
     "get_caller_identity",
     "get_chio_client",
     "get_chio_decision",

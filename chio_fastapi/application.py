@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -14,10 +15,13 @@ from chio_core.client import ChioClient
 from chio_core.decision import Decision
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt
-from chio_core.names import STATE_CLIENT
+from chio_core.names import LOGGER, STATE_CLIENT
 from chio_core.request import RequestView
 from chio_core.settings import ChioSettings
 from chio_fastapi.denied import ChioDenied, answer_denied
+from chio_fastapi.openapi import extend_openapi
+
+log = logging.getLogger(LOGGER)
 
 
 def add_chio(
@@ -32,6 +36,8 @@ def add_chio(
     **options: Any,
 ) -> ChioClient:
     """Govern an application: middleware, one client that the lifespan closes, and refusals in one envelope.
+
+    The application's OpenAPI document then tells of them, see `chio_fastapi.openapi`.
 
     Args:
         app: the application. Middleware added later stands outside of Chio.
@@ -50,7 +56,9 @@ def add_chio(
         raise _both(options)
     settings = config if config is not None else client.settings if client is not None else ChioASGIConfig(**options)
     shared = client if client is not None else ChioClient(settings)
+    _warn_of_earlier(app)
     setattr(app.state, STATE_CLIENT, shared)
+    extend_openapi(app, settings)
     app.add_exception_handler(ChioDenied, answer_denied)  # type: ignore[arg-type]
     app.add_middleware(
         ChioASGIMiddleware,
@@ -62,6 +70,17 @@ def add_chio(
         on_receipt=on_receipt,
     )
     return shared
+
+
+def _warn_of_earlier(app: FastAPI) -> None:
+    # Each middleware that is added stands outside of those before it.
+    names = [getattr(one.cls, "__name__", repr(one.cls)) for one in app.user_middleware]
+    if names:
+        log.warning(
+            "chio: %s, added before add_chio, will stand inside of Chio: what it changes about a request was not"
+            " judged, and it does not see what Chio refuses; to have it outside, call add_chio first",
+            ", ".join(names),
+        )
 
 
 def _both(options: dict[str, Any]) -> Exception:

@@ -10,7 +10,9 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from chio_asgi.config import ChioASGIConfig
+from chio_asgi.document import overlap_findings
 from chio_asgi.middleware import ChioASGIMiddleware
+from chio_asgi.observed import observed_routes
 from chio_core.chain import Chain, DecisionMember, Finding
 from chio_core.checkup import NOT_GOVERNED, check_governed
 from chio_core.request import GuardRequest
@@ -32,8 +34,8 @@ def check(app: Starlette | ChioASGIMiddleware) -> list[Finding]:
 
     Returns:
         One finding with the resolved chain, by name and in run order (where there are guards); what runs without
-        a decision; unsafe settings; an order of middleware that loses headers. Severities are `INFO`, `WARN` and
-        `ERROR`.
+        a decision; unsafe settings; an order of middleware that loses headers; routes that the sidecar tells apart
+        otherwise than the router. Severities are `INFO`, `WARN` and `ERROR`.
 
     Raises:
         ConfigurationError: the environment that the settings come from cannot be used.
@@ -73,6 +75,9 @@ def _own_500(app: Starlette) -> Iterator[Finding]:
 
 
 def _routes(app: Any) -> Iterator[Finding]:
+    yield from overlap_findings(app)
+    for name in observed_routes(app):
+        yield Finding("WARN", "observe", f"what is refused on {name} is recorded and runs nevertheless (Observe)")
     for route in getattr(app, "routes", ()):
         if isinstance(route, Mount) and not route.routes:
             text = f"what runs below {route.path or '/'} has no routes to look at, so it is judged by its plain path"

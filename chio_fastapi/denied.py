@@ -17,13 +17,15 @@ class ChioDenied(HTTPException):
 
     Args:
         denial: the refusal itself.
-        receipt_header: response header for the receipt id (setting `receipt_header`).
+        receipt_header: response header for the receipt id (setting `receipt_header`); None where that receipt was
+            not verified, so that only the document names it.
     """
 
-    def __init__(self, denial: Denial, receipt_header: str = RECEIPT_HEADER) -> None:
+    def __init__(self, denial: Denial, receipt_header: str | None = RECEIPT_HEADER) -> None:
         headers = {"cache-control": "no-store", **dict(denial.headers)}
-        if denial.receipt_id is not None and denial.receipt_id.isascii() and denial.receipt_id.isprintable():
-            headers[receipt_header.lower()] = denial.receipt_id
+        known = denial.receipt_id or ""
+        if receipt_header is not None and known and known.isascii() and known.isprintable():
+            headers[receipt_header.lower()] = known
         super().__init__(denial.status, detail=flat(denial), headers=headers)
         self.denial = denial
 

@@ -19,7 +19,7 @@ from chio_fastapi.evaluate import caller_of, client_of
 
 
 async def get_chio_receipt(connection: HTTPConnection) -> HttpReceipt | None:
-    """Return the verified receipt of this request; None where it was excluded or passed without a decision."""
+    """Return the verified receipt of this request; None where it was excluded, or passed without or against one."""
     return _state(connection, STATE_RECEIPT)  # type: ignore[no-any-return]
 
 
@@ -27,12 +27,16 @@ async def get_governed_receipt(connection: HTTPConnection) -> HttpReceipt:
     """Return the verified receipt of this request, and never None.
 
     Raises:
-        ChioDenied: 503, the request passed without a decision (`fail_open`).
+        ChioDenied: 503, the request passed without a decision (`fail_open`); in observe mode the refusal itself,
+            because who asks for a receipt that is never None cannot be given one.
         ConfigurationError: the route is excluded, or the application has no Chio middleware.
     """
     receipt = _state(connection, STATE_RECEIPT)
     if isinstance(receipt, HttpReceipt):
         return receipt
+    decision = _state(connection, STATE_DECISION)
+    if isinstance(decision, Decision) and decision.withheld is not None:
+        raise ChioDenied(decision.withheld, client_of(connection).settings.receipt_header)
     if _state(connection, STATE_PASSTHROUGH) is not None:
         raise ChioDenied(Denial(status=503, code="chio_sidecar_unreachable", message="this route needs a receipt"))
     raise ConfigurationError(
@@ -47,7 +51,7 @@ async def get_chio_decision(connection: HTTPConnection) -> Decision | None:
 
 
 async def get_chio_passthrough(connection: HTTPConnection) -> ChioPassthrough | None:
-    """Return why this request runs without a decision (`fail_open`); None when it has one."""
+    """Return why this request runs without a decision (`fail_open`) or against it (`observe`); None when allowed."""
     return _state(connection, STATE_PASSTHROUGH)  # type: ignore[no-any-return]
 
 
@@ -65,8 +69,8 @@ def _state(connection: HTTPConnection, name: str) -> Any:
     return connection.scope.get("state", {}).get(name)
 
 
-Capability = Annotated[HttpReceipt, Depends(require_capability)]
-"""For signatures: any valid capability is required; the value is the receipt."""
+Capability = Annotated[HttpReceipt | None, Depends(require_capability)]
+"""For signatures: any valid capability is required; the value is the receipt, None only in observe mode."""
 
 ChioReceipt = Annotated[HttpReceipt, Depends(get_governed_receipt)]
 """For signatures: the receipt of this request; never None."""

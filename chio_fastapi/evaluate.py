@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
 
 from starlette.requests import HTTPConnection, Request
 
 from chio_asgi.body import Body
+from chio_asgi.decide import LARGE_BODY
+from chio_asgi.routing import RequirementSource, requirement_from, sources_in
 from chio_asgi.view import ASGIGuardRequest, route_path
+from chio_core.amounts import Facts, InputRefused
 from chio_core.canonical import sha256_hex
 from chio_core.client import ChioClient
 from chio_core.decide import inspect, prepare, singleton_headers
@@ -17,8 +24,11 @@ from chio_core.decision import Decision, body_too_large
 from chio_core.errors import ConfigurationError
 from chio_core.identity import default_extractor, identify
 from chio_core.models.caller import CallerIdentity
-from chio_core.names import STATE_BODY, STATE_CLIENT, STATE_DECISION, STATE_EXTRACTOR
+from chio_core.names import SCOPE_ASKED, STATE_BODY, STATE_CLIENT, STATE_DECISION, STATE_EXTRACTOR
 from chio_core.request import Requirement
+from chio_core.rule import includes, merged
+
+T = TypeVar("T")
 
 
 def client_of(connection: HTTPConnection) -> ChioClient:
@@ -39,17 +49,65 @@ def client_of(connection: HTTPConnection) -> ChioClient:
     return client
 
 
+async def decision_for(connection: HTTPConnection, source: RequirementSource) -> Decision:
+    """Return a decision that was made for what a dependency asks for.
+
+    It is the middleware's, or one that another dependency of this request has asked for. Where there is none, it is
+    asked for here: for all that the route asks for if this is the first time, else for this dependency alone.
+
+    Raises:
+        InputRefused: the request does not clearly say what has to be judged.
+    """
+    # Not on the state: that a server makes a new one for each request is the server's promise only.
+    asked: list[Decision] = connection.scope.setdefault(SCOPE_ASKED, [])
+    facts = await _facts(connection, getattr(source, "chio_reads_body", False))
+    wanted = await _worked_out(partial(requirement_from, source, facts), facts)
+    made = connection.scope.get("state", {}).get(STATE_DECISION)
+    known = [made, *asked] if isinstance(made, Decision) else asked
+    found = next((one for one in known if includes(one.requirement, wanted)), None)
+    if found is None:
+        first = all(one.requirement is None for one in known)
+        found = await evaluate(connection, await _whole(connection, wanted) if first else wanted)
+        asked.append(found)
+    return found
+
+
+async def _whole(connection: HTTPConnection, wanted: Requirement) -> Requirement:
+    sources = sources_of(connection)
+    facts = await _facts(connection, any(getattr(source, "chio_reads_body", False) for source in sources))
+    whole = await _worked_out(lambda: merged(requirement_from(one, facts) for one in sources), facts)
+    return whole if whole is not None and includes(whole, wanted) else wanted
+
+
+async def _worked_out(function: Callable[[], T], facts: Facts) -> T:
+    if facts.body is not None and len(facts.body) > LARGE_BODY:
+        return await asyncio.to_thread(function)
+    return function()
+
+
+async def _facts(connection: HTTPConnection, reads_body: bool) -> Facts:
+    raw = await _raw_body(connection) if reads_body else None
+    limit = client_of(connection).settings.max_body_bytes
+    if raw is not None and len(raw) > limit:
+        denial = body_too_large(limit)
+        raise InputRefused(denial.message, denial.status)
+    return Facts(connection.path_params, ASGIGuardRequest(connection.scope), raw)
+
+
 async def evaluate(connection: HTTPConnection, requirement: Requirement) -> Decision:
     """Ask for one decision about this connection and a requirement."""
+    if any(getattr(source, "chio_observes", False) for source in sources_of(connection)):
+        requirement = replace(requirement, observe=True)
     client = client_of(connection)
     settings = client.settings
     view = ASGIGuardRequest(connection.scope)
     denial = inspect(view, settings, singleton_headers(settings))
     if denial is not None:
-        return Decision(verdict="refused", denial=denial, requirement=requirement)
+        return tell_refused(connection, Decision(verdict="refused", denial=denial, requirement=requirement))
     body_hash, length = await _body(connection)
     if length > settings.max_body_bytes:
-        return Decision(verdict="refused", denial=body_too_large(settings.max_body_bytes), requirement=requirement)
+        large = body_too_large(settings.max_body_bytes)
+        return tell_refused(connection, Decision(verdict="refused", denial=large, requirement=requirement))
     question = prepare(
         view,
         settings,
@@ -62,6 +120,13 @@ async def evaluate(connection: HTTPConnection, requirement: Requirement) -> Deci
         requirement=requirement,
     )
     return await client.decide(question)
+
+
+def tell_refused(connection: HTTPConnection, decision: Decision) -> Decision:
+    """Tell about a refusal that the sidecar was not asked about, and return it."""
+    view = ASGIGuardRequest(connection.scope)
+    client_of(connection).telemetry.refused(decision, view.method, view.route_path)
+    return decision
 
 
 def caller_of(connection: HTTPConnection, view: ASGIGuardRequest) -> CallerIdentity:
@@ -77,11 +142,7 @@ def caller_of(connection: HTTPConnection, view: ASGIGuardRequest) -> CallerIdent
 
 def template_of(scope: Any) -> str | None:
     """Return the template of the route that is running, mounts and included routers applied; None if unknown."""
-    route = scope.get("route")
-    # A router that FastAPI includes leaves the route's place in the tree here. It stays in the scope of whatever
-    # that router mounts, where it speaks of the mount and not of the route.
-    context = scope.get("fastapi", {}).get("effective_route_context")
-    place = context if getattr(context, "original_route", None) is route else route
+    place = _place(scope)
     template = getattr(place, "path_format", None)
     if not isinstance(template, str):
         return None
@@ -96,18 +157,41 @@ def template_of(scope: Any) -> str | None:
     return prefix + template if route_path(scope).startswith(prefix) else None
 
 
+def sources_of(connection: HTTPConnection) -> list[RequirementSource]:
+    """Return the dependencies of the route that is running which ask for something; those overridden left out."""
+    overridden: Mapping[Any, Any] = getattr(connection.scope.get("app"), "dependency_overrides", None) or {}
+    found = sources_in(getattr(_place(connection.scope), "dependant", None))
+    return [source for source in found if source not in overridden]
+
+
+def _place(scope: Any) -> Any:
+    route = scope.get("route")
+    # A router that FastAPI includes leaves the route's place in the tree here. It stays in the scope of whatever
+    # that router mounts, where it speaks of the mount and not of the route.
+    context = scope.get("fastapi", {}).get("effective_route_context")
+    return context if getattr(context, "original_route", None) is route else route
+
+
 async def _body(connection: HTTPConnection) -> tuple[str | None, int]:
     """Return hash and length of the body: those that the middleware has found, else those of what is read."""
     known = connection.scope.get("state", {}).get(STATE_BODY)
     if isinstance(known, Body):
         return known.hash, known.length
+    body = await _raw_body(connection)
+    return (sha256_hex(body), len(body)) if body else (None, 0)
+
+
+async def _raw_body(connection: HTTPConnection) -> bytes | None:
+    """Return the body that is judged; None for a websocket handshake, which has none."""
+    known = connection.scope.get("state", {}).get(STATE_BODY)
+    if isinstance(known, Body):
+        return await known.read()
     if not isinstance(connection, Request):
-        return None, 0
+        return None
     try:
-        body = await connection.body()
+        return await connection.body()
     except RuntimeError:
         raise ConfigurationError(
             "the request body was read as a stream before the capability was checked (a form or file route); "
             "add the middleware with chio_fastapi.add_chio(app), which sees the body first"
         ) from None
-    return (sha256_hex(body), len(body)) if body else (None, 0)

@@ -17,6 +17,7 @@ from chio_sidecar.evaluate import EvaluateEndpoint
 from chio_sidecar.health import HealthEndpoint, live
 from chio_sidecar.state import SidecarState
 from chio_sidecar.verify import VerifyEndpoint
+from chio_sidecar.viewer import viewer_routes
 
 EVALUATE_PATH = "/chio/evaluate"
 
@@ -43,6 +44,7 @@ class SidecarApp(Starlette):
                 Route("/chio/health", HealthEndpoint(sidecar).answer, methods=["GET"]),
                 Route("/chio/live", live, methods=["GET"]),
                 *_control_routes(sidecar),
+                *viewer_routes(sidecar),
             ],
             exception_handlers={404: _not_found, 405: _wrong_method, ChioError: _unavailable},
             lifespan=_lifespan,

@@ -15,10 +15,17 @@ from chio_core.capabilities import CapabilityRejected, parse_capability
 from chio_core.errors import InvalidDocument
 from chio_core.models.receipt import explain
 from chio_core.models.request import ChioHttpRequest
+from chio_core.policy import approval_from, budget_from
 from chio_sidecar.engine import Presented
 
 CAPABILITY_HEADER = b"x-chio-capability"
 CAPABILITY_PARAMETER = "chio_capability"
+
+MAX_MEMBERS = 1000
+"""Members that `query` and `headers` of a request may have; clients refuse longer queries by themselves."""
+
+MAX_ARGUMENTS = 1024 * 1024
+"""Longest `arguments`, as bytes of compact JSON."""
 
 _BODY_HEADERS = ("x-chio-capability", "X-Chio-Capability")
 
@@ -59,14 +66,39 @@ def read_call(body: bytes, headers: Iterable[tuple[bytes, bytes]], query_string:
     document = parse_json(body)
     if not isinstance(document, dict):
         raise InvalidDocument("a JSON object is expected")
+    _check_extent(document, len(body))
     try:
         request = ChioHttpRequest.model_validate(document, strict=True)
     except ValidationError as exc:
         raise InvalidDocument(explain(exc)) from None
+    _check_demands(request)
     text = _transported(headers, query_string)
     if text is None:
         text = _in_body(request)
     return EvaluateCall(request, _read_token(text), _fingerprint(document, text))
+
+
+def _check_extent(document: Mapping[str, Any], length: int) -> None:
+    # One loop serves everybody, and what is read here is validated, hashed and matched on it.
+    for name in ("query", "headers"):
+        members = document.get(name)
+        if isinstance(members, dict) and len(members) > MAX_MEMBERS:
+            raise InvalidDocument(f"{name} has more than {MAX_MEMBERS} members")
+    if length > MAX_ARGUMENTS and "arguments" in document:  # a shorter body cannot hold longer arguments
+        text = json.dumps(document["arguments"], ensure_ascii=False, separators=(",", ":"))
+        if len(text.encode()) > MAX_ARGUMENTS:
+            raise InvalidDocument(f"arguments are longer than {MAX_ARGUMENTS} bytes")
+
+
+def _check_demands(request: ChioHttpRequest) -> None:
+    # Whoever demands something in a form that is not understood must not get an answer that ignores it.
+    try:
+        if request.governed_intent is not None:
+            approval_from(request.governed_intent)
+        if request.budget is not None:
+            budget_from(request.budget)
+    except ValueError as exc:
+        raise InvalidDocument(str(exc)) from None
 
 
 def _transported(headers: Iterable[tuple[bytes, bytes]], query_string: bytes) -> str | None:

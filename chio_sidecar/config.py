@@ -33,7 +33,11 @@ class SidecarConfig:
         key_path: file of the signing key, created when missing. Default: `store_path` + `.key`.
         signing_key: a key that is already at hand; `key_path` is then not looked at.
         spec_text: the OpenAPI document as it was loaded; None: routes are judged by their method.
+        strict_spec: refuse a document with policy that would be ignored, instead of warning about it.
         trusted_issuers: public keys (hex) whose capabilities are accepted, besides the own key.
+        follow_authority: also accept capabilities of the keys that the authority at `control_url` names; it is asked
+            for them when an unknown issuer shows up.
+        trusted_approvers: public keys (hex) that may approve, besides the own key.
         control_token: bearer of the control plane (`/v1/*`, `/approvals/*`); None: loopback callers only.
         control_url: base URL of a trust service that is asked about revocations; None: only the own list counts.
         control_service_token: bearer for that service.
@@ -51,7 +55,10 @@ class SidecarConfig:
     key_path: Path | None = None
     signing_key: SigningKey | None = None
     spec_text: str | None = None
+    strict_spec: bool = False
     trusted_issuers: Collection[str] = ()
+    follow_authority: bool = False
+    trusted_approvers: Collection[str] = ()
     control_token: SecretStr | None = None
     control_url: str | None = None
     control_service_token: SecretStr | None = None
@@ -84,12 +91,21 @@ def trusted_issuers_from(environ: Mapping[str, str]) -> frozenset[str]:
     Raises:
         ConfigurationError: a value is no public key (wire protocol, section 10.2).
     """
-    found: set[str] = set()
-    for name, separator in (("CHIO_TRUSTED_ISSUER_KEY", None), ("CHIO_TRUSTED_ISSUER_KEYS", ",")):
-        value = environ.get(name, "")
-        texts = [value] if separator is None else value.split(separator)
-        found.update(_issuer(name, text) for text in texts if text.strip())
-    return frozenset(found)
+    one = environ.get("CHIO_TRUSTED_ISSUER_KEY", "")
+    found = {_key("CHIO_TRUSTED_ISSUER_KEY", one)} if one.strip() else set()
+    return frozenset(found | _keys("CHIO_TRUSTED_ISSUER_KEYS", environ))
+
+
+def trusted_approvers_from(environ: Mapping[str, str]) -> frozenset[str]:
+    """Read `CHIO_TRUSTED_APPROVERS`: a comma list of keys that may approve, besides the sidecar's own.
+
+    Returns:
+        Public keys as 64 lower-case hex digits.
+
+    Raises:
+        ConfigurationError: a value is no public key.
+    """
+    return frozenset(_keys("CHIO_TRUSTED_APPROVERS", environ))
 
 
 def control_token_from(environ: Mapping[str, str]) -> SecretStr | None:
@@ -103,7 +119,11 @@ def control_token_from(environ: Mapping[str, str]) -> SecretStr | None:
     return SecretStr(value.strip()) if value.strip() else None
 
 
-def _issuer(name: str, text: str) -> str:
+def _keys(name: str, environ: Mapping[str, str]) -> set[str]:
+    return {_key(name, text) for text in environ.get(name, "").split(",") if text.strip()}
+
+
+def _key(name: str, text: str) -> str:
     try:
         return normalize_public_key(text)
     except InvalidDocument as exc:

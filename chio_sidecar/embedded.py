@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 
 from chio_core.errors import ConfigurationError
 from chio_sidecar.app import SidecarApp, create_app
-from chio_sidecar.config import SidecarConfig, control_token_from, trusted_issuers_from
+from chio_sidecar.config import SidecarConfig, control_token_from, trusted_approvers_from, trusted_issuers_from
 
 
 class EmbeddedSidecar:
@@ -35,14 +35,17 @@ class EmbeddedSidecar:
         await self.app.state.close()
 
 
-def open_embedded(path: str, *, environ: Mapping[str, str] | None = None) -> EmbeddedSidecar:
+def open_embedded(
+    path: str, *, environ: Mapping[str, str] | None = None, busy_seconds: float | None = None
+) -> EmbeddedSidecar:
     """Open a sidecar: its store and key now, so that what is wrong is said at once.
 
     Args:
         path: the receipt store, for example `state/receipts.sqlite3`; the signing key is kept beside it, in
             the same name with `.key`. `?spec=FILE` after it names an OpenAPI document.
-        environ: where `CHIO_TRUSTED_ISSUER_KEY(S)` and `CHIO_SIDECAR_CONTROL_TOKEN` are read; by default the
-            process's environment.
+        environ: where `CHIO_TRUSTED_ISSUER_KEY(S)`, `CHIO_TRUSTED_APPROVERS` and `CHIO_SIDECAR_CONTROL_TOKEN` are
+            read; by default the process's environment.
+        busy_seconds: how long a write waits for another process that holds the store; None: as `SidecarConfig`.
 
     Raises:
         ConfigurationError: the path, the store, the key, the document or a variable cannot be used.
@@ -56,7 +59,9 @@ def open_embedded(path: str, *, environ: Mapping[str, str] | None = None) -> Emb
             store_path=Path(store),
             spec_text=_spec(query),
             trusted_issuers=trusted_issuers_from(environ),
+            trusted_approvers=trusted_approvers_from(environ),
             control_token=control_token_from(environ),
+            busy_seconds=SidecarConfig.busy_seconds if busy_seconds is None else busy_seconds,
         )
     )
     app.state.sidecar.open()

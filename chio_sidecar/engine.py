@@ -8,15 +8,17 @@ The order is that of wire protocol, section 1.6, then what this sidecar checks b
 4. R7: it is the token that the request names.
 5. Beyond the protocol's April state: its delegation chain holds.
 6. The policy of the route.
+7. Approval and budget, where application or document demand them (see `demands`).
 
-Revocations and the number of invocations need a store. The decision says what the store must check when it
-keeps the receipt (`capability`, `invocation`), and `refusal` makes the decision that follows when that fails.
+Revocations, the number of invocations, accounts and approvals need a store. The decision says what the store must
+check when it keeps the receipt (`capability`, `invocation`, `demands`); `refusal` and `unmet` make the decision that
+follows when that fails.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from chio_core.capabilities import (
@@ -28,9 +30,12 @@ from chio_core.capabilities import (
 )
 from chio_core.models.capability import CapabilityToken
 from chio_core.models.request import ChioHttpRequest
+from chio_core.policy import APPROVAL_GUARD
+from chio_sidecar.approvals import REQUIRED, Intent
 from chio_sidecar.config import MAX_DELEGATION_DEPTH
+from chio_sidecar.demands import HINTS, Case, has_demands, judge_demands
 from chio_sidecar.routes import SESSION_ALLOW, RouteRule, RouteTable
-from chio_sidecar.store import Invocation
+from chio_sidecar.store import Demand, Invocation
 
 CAPABILITY_GUARD = "CapabilityGuard"
 POLICY_GUARD = "DefaultPolicyGuard"
@@ -64,6 +69,8 @@ class Decision:
         rule: the route.
         capability: the token, if it was valid.
         invocation: the use of a limited grant that an allow spends.
+        demands: approvals and budgets that the store must judge and record.
+        question: what a person has to be asked; set with the verdict `incomplete` only.
     """
 
     verdict: dict[str, Any]
@@ -71,6 +78,8 @@ class Decision:
     rule: RouteRule
     capability: CapabilityToken | None = None
     invocation: Invocation | None = None
+    demands: tuple[Demand, ...] = ()
+    question: Intent | None = None
 
 
 class Engine:
@@ -79,15 +88,26 @@ class Engine:
     Args:
         routes: the route table.
         trusted_issuers: public keys (hex) whose capabilities count, the own one included.
+        trusted_approvers: public keys (hex) that may approve, the own one included.
         accept_schema_form: also accept capabilities whose signature covers the member `schema`.
     """
 
     def __init__(
-        self, routes: RouteTable, *, trusted_issuers: Collection[str], accept_schema_form: bool = True
+        self,
+        routes: RouteTable,
+        *,
+        trusted_issuers: Collection[str],
+        trusted_approvers: Collection[str] = (),
+        accept_schema_form: bool = True,
     ) -> None:
         self.routes = routes
         self.trusted_issuers = frozenset(trusted_issuers)
+        self.trusted_approvers = frozenset(trusted_approvers)
         self._accept_schema_form = accept_schema_form
+
+    def trust(self, issuers: Collection[str]) -> None:
+        """Accept capabilities of further issuers from now on."""
+        self.trusted_issuers = self.trusted_issuers | frozenset(issuers)
 
     def decide(self, request: ChioHttpRequest, token: Presented, now: int) -> Decision:
         """Judge one request.
@@ -96,25 +116,40 @@ class Engine:
             request: what the client described.
             token: the token that it presented.
             now: whole seconds since 1970, by this sidecar's clock.
+
+        Raises:
+            ValueError: a demand of the request is malformed; `read_call` lets none of these through.
         """
         rule = self.routes.match(request.method, request.path)
+        grant = None
         try:
             if (request.tool_server is None) != (request.tool_name is None):
                 raise _Refused(BOTH_TOOL_FIELDS)
             if token is None:
-                return _without_token(rule)
-            capability = self._verified(token, now)
-            grant = _granted(request, capability)
-            if request.capability_id not in (None, capability.id):
-                raise _Refused(OTHER_CAPABILITY)
-            verify_delegation_chain(
-                capability.delegation_chain,
-                max_depth=MAX_DELEGATION_DEPTH,
-                accept_newer=self._accept_schema_form,
-            )
+                decision = _without_token(rule)
+            else:
+                capability, grant = self._checked(request, token, now)
+                decision = _with_token(rule, capability, grant)
         except (_Refused, CapabilityRejected, ConstraintError) as exc:
             return refusal(rule, exc.reason)
-        return _with_token(rule, capability, grant)
+        if not has_demands(request, rule) or decision.verdict["verdict"] != "allow":
+            return decision
+        return _demanding(Case(request, rule, decision.capability, grant, self.trusted_approvers, now), decision)
+
+    def _checked(
+        self, request: ChioHttpRequest, token: CapabilityToken | CapabilityRejected, now: int
+    ) -> tuple[CapabilityToken, int | None]:
+        """Return the valid token, and the index of the grant that allows the tool."""
+        capability = self._verified(token, now)
+        grant = _granted(request, capability)
+        if request.capability_id not in (None, capability.id):
+            raise _Refused(OTHER_CAPABILITY)
+        verify_delegation_chain(
+            capability.delegation_chain,
+            max_depth=MAX_DELEGATION_DEPTH,
+            accept_newer=self._accept_schema_form,
+        )
+        return capability, grant
 
     def _verified(self, token: CapabilityToken | CapabilityRejected, now: int) -> CapabilityToken:
         if isinstance(token, CapabilityRejected):
@@ -131,6 +166,37 @@ class Engine:
 def refusal(rule: RouteRule, reason: str) -> Decision:
     """Return the deny with this reason."""
     return Decision(deny(reason), _evidence(CAPABILITY_GUARD, False, reason), rule)
+
+
+def unmet(decision: Decision, guard: str, reason: str, *, status: int = DENIED_STATUS) -> Decision:
+    """Return the deny of a request whose token is fine, because a demand is not met.
+
+    Args:
+        decision: what would have been recorded.
+        guard: whose demand it is.
+        reason: exact text.
+        status: HTTP status that the application should answer with.
+    """
+    return replace(
+        decision,
+        verdict=deny(reason, guard, status=status, hint=HINTS[guard]),
+        evidence=decision.evidence[:1] + _evidence(guard, False, reason),
+        invocation=None,
+        demands=(),
+        question=None,
+    )
+
+
+def waiting(decision: Decision, details: str) -> Decision:
+    """Return the decision that a person has not answered yet; `details` is what the evidence says."""
+    return replace(
+        decision,
+        verdict=_incomplete(),
+        evidence=decision.evidence[:1] + _evidence(APPROVAL_GUARD, False, details),
+        invocation=None,
+        demands=(),
+        question=None,
+    )
 
 
 class _Refused(Exception):
@@ -164,6 +230,18 @@ def _with_token(rule: RouteRule, capability: CapabilityToken, grant: int | None)
     return Decision(_allow(), evidence, rule, capability, _invocation(capability, grant))
 
 
+def _demanding(case: Case, decision: Decision) -> Decision:
+    """Return what becomes of an allow when its demands are judged."""
+    findings = judge_demands(case)
+    if findings.refusal is not None:
+        return unmet(decision, *findings.refusal)
+    evidence = decision.evidence + findings.evidence
+    if findings.waits:
+        question = findings.intent if findings.asks else None
+        return replace(decision, verdict=_incomplete(), evidence=evidence, invocation=None, question=question)
+    return replace(decision, evidence=evidence, demands=tuple(findings.demands))
+
+
 def _invocation(capability: CapabilityToken, grant: int | None) -> Invocation | None:
     limit = None if grant is None else capability.scope.grants[grant].max_invocations
     if grant is None or limit is None:
@@ -175,9 +253,16 @@ def _allow() -> dict[str, Any]:
     return {"verdict": "allow"}
 
 
-def deny(reason: str, guard: str = CAPABILITY_GUARD) -> dict[str, Any]:
-    """Return the verdict of a deny as a JSON object."""
-    return {"verdict": "deny", "reason": reason, "guard": guard, "http_status": DENIED_STATUS}
+def _incomplete() -> dict[str, Any]:
+    return {"verdict": "incomplete", "reason": REQUIRED}
+
+
+def deny(
+    reason: str, guard: str = CAPABILITY_GUARD, *, status: int = DENIED_STATUS, hint: str | None = None
+) -> dict[str, Any]:
+    """Return the verdict of a deny as a JSON object; `hint` says what the caller can do."""
+    verdict = {"verdict": "deny", "reason": reason, "guard": guard, "http_status": status}
+    return verdict if hint is None else verdict | {"details": {"hint": hint}}
 
 
 def _evidence(guard: str, verdict: bool, details: str) -> list[dict[str, Any]]:

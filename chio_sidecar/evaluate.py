@@ -6,17 +6,19 @@ status is then 400 or above (wire protocol, section 1.8).
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import threading
 import traceback
+from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
 from chio_core.errors import ChioError, InvalidDocument
 from chio_sidecar.answers import MAX_EVALUATION, BodyUnreadable, receive_body, send_error, send_json
 from chio_sidecar.calls import EvaluateCall, read_call
-from chio_sidecar.judge import Judge
+from chio_sidecar.judge import APPROVAL_ID, Judge
 from chio_sidecar.receipts import compact_json
 from chio_sidecar.state import SidecarState
 from chio_sidecar.store import StoreBusy, Stored, StoreUnavailable
@@ -24,6 +26,7 @@ from chio_sidecar.store import StoreBusy, Stored, StoreUnavailable
 log = logging.getLogger(__name__)
 
 _RETRY_AFTER = (b"retry-after", b"1")
+_LARGE = 128 * 1024  # bytes of a body; a usual one has one to three thousand
 
 
 class EvaluateEndpoint:
@@ -35,11 +38,14 @@ class EvaluateEndpoint:
 
     def __init__(self, sidecar: SidecarState) -> None:
         self._judge = Judge(sidecar)
+        self._metrics = sidecar.metrics
         self._places = sidecar.config.max_pending
         self._lock = threading.Lock()  # several event loops may ask at once
+        self._metrics.pending = lambda: sidecar.config.max_pending - self._places
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call."""
+        send = self._metrics.evaluation(send)
         if any(name == b"origin" for name, _ in scope["headers"]):
             # Adapters send no Origin; a web page that a browser shows on this machine does.
             await send_error(send, 403, "chio_control_forbidden", "web pages cannot ask for evaluations")
@@ -66,7 +72,7 @@ class EvaluateEndpoint:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             body = await receive_body(receive, MAX_EVALUATION)
-            call = read_call(body, scope["headers"], scope["query_string"])
+            call = await _read(body, scope)
         except BodyUnreadable:
             await send_error(send, 400, "chio_bad_request", "failed to read evaluation body")
         except InvalidDocument as exc:
@@ -90,17 +96,45 @@ class EvaluateEndpoint:
             await send_error(send, 500, "chio_evaluation_failed", f"evaluation failed: {type(exc).__name__}")
         else:
             if isinstance(outcome, Stored):
-                await send_json(send, 200, _render(outcome.receipt_json))
+                receipt = json.loads(outcome.receipt_json)
+                self._metrics.decided(receipt["verdict"], fresh=outcome.fresh)
+                await _send_decided(send, receipt, outcome.receipt_json)
             else:
                 await send_error(send, 409, "chio_request_id_conflict", _CONFLICT)
+
+
+async def _read(body: bytes, scope: Scope) -> EvaluateCall:
+    if len(body) <= _LARGE:
+        return read_call(body, scope["headers"], scope["query_string"])
+    # Half a second for 10 MiB: the others are served meanwhile.
+    return await asyncio.to_thread(read_call, body, scope["headers"], scope["query_string"])
 
 
 _CONFLICT = "this request_id already has a receipt for other content; use a new request_id for each request"
 
 
-def _render(receipt_json: str) -> bytes:
+async def _send_decided(send: Send, receipt: dict[str, Any], receipt_json: str) -> None:
+    if receipt["verdict"]["verdict"] == "incomplete":
+        await send_json(send, 409, _approval_required(receipt))
+    else:
+        await send_json(send, 200, _render(receipt, receipt_json))
+
+
+def _approval_required(receipt: dict[str, Any]) -> bytes:
+    """Return the answer for a request that a person has to approve first (wire protocol, section 1.8)."""
+    approval_id = receipt["metadata"].get(APPROVAL_ID)
+    document = {
+        "error": "chio_approval_required",
+        "message": receipt["verdict"]["reason"],
+        "kernel_receipt_id": receipt["id"],
+    }
+    if approval_id is not None:
+        document |= {"approval_id": approval_id, "resume_path": f"/approvals/{approval_id}/respond"}
+    return compact_json(document).encode()
+
+
+def _render(receipt: dict[str, Any], receipt_json: str) -> bytes:
     """Return the EvaluateResponse for a stored receipt, whose text is passed on as it stands."""
-    receipt = json.loads(receipt_json)
     verdict, evidence = compact_json(receipt["verdict"]), compact_json(receipt.get("evidence", []))
     return f'{{"verdict":{verdict},"receipt":{receipt_json},"evidence":{evidence}}}'.encode()
 

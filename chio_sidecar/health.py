@@ -7,7 +7,6 @@ that arrive together share one commit.
 from __future__ import annotations
 
 import logging
-from importlib.metadata import PackageNotFoundError, version
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -16,18 +15,11 @@ from chio_core.errors import ChioError
 from chio_core.signing import verify_signature
 from chio_sidecar.state import SidecarState
 from chio_sidecar.store import StoreHealth
+from chio_sidecar.version import package_version
 
 log = logging.getLogger(__name__)
 
 _MESSAGE = b"chio-sidecar-health-probe"
-
-
-def package_version() -> str:
-    """Return the version of this distribution, or `unknown` when it runs without being installed."""
-    try:
-        return version("chio-frameworks")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 class HealthEndpoint:
@@ -52,6 +44,8 @@ class HealthEndpoint:
             "revocation_backend": _revocation_backend(self._sidecar),
             "detail": health.detail,
         }
+        if health.writable:
+            document["kernel_key"] = self._sidecar.key.public_hex  # what clients pin; no secret
         return JSONResponse(document, 200 if health.writable else 503)
 
     async def _probe(self) -> StoreHealth:

@@ -26,15 +26,25 @@ def load_or_create_key(path: Path) -> SigningKey:
         ConfigurationError: the file cannot be read or created, is open to other users, or holds no key.
             What it holds is never repeated.
     """
-    try:
-        return load_key(path)
-    except FileNotFoundError:
-        pass
+    if (key := existing_key(path)) is not None:
+        return key
     _create(path)
     try:
         return load_key(path)
     except FileNotFoundError:
         raise ConfigurationError(f"key file {path} vanished while it was created; start again") from None
+
+
+def existing_key(path: Path) -> SigningKey | None:
+    """Return the key in `path`, or None when there is no such file.
+
+    Raises:
+        ConfigurationError: as `load_or_create_key`.
+    """
+    try:
+        return load_key(path)
+    except FileNotFoundError:
+        return None
 
 
 def load_key(path: Path) -> SigningKey:

@@ -32,11 +32,16 @@ def read_operations(text: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
     Raises:
         ConfigurationError: `failed to parse OpenAPI spec: …`.
     """
-    document = _load(text)
-    for template, item in _member(document, "paths", "paths").items():
-        if template.startswith("x-"):
-            continue
-        item = _resolved(document, item, f"paths.{template}")
+    yield from operations_of(load(text))
+
+
+def operations_of(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield (template, upper-case method, operation object) for every operation of a loaded document.
+
+    Raises:
+        ConfigurationError: `failed to parse OpenAPI spec: …`.
+    """
+    for template, item in path_items(document):
         _check_references(document, item, f"paths.{template}")
         for method in METHODS:
             if item.get(method) is not None:
@@ -46,7 +51,23 @@ def read_operations(text: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
                 yield template, method.upper(), operation
 
 
-def _load(text: str) -> dict[str, Any]:
+def path_items(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (template, path item) of a loaded document, references resolved.
+
+    Raises:
+        ConfigurationError: `failed to parse OpenAPI spec: …`.
+    """
+    for template, item in _member(document, "paths", "paths").items():
+        if not template.startswith("x-"):
+            yield template, _resolved(document, item, f"paths.{template}")
+
+
+def load(text: str) -> dict[str, Any]:
+    """Read a document, JSON when it begins with `{` and else YAML, and check its version.
+
+    Raises:
+        ConfigurationError: `failed to parse OpenAPI spec: …`.
+    """
     try:
         document = parse_json(text) if text.lstrip("\ufeff \t\r\n").startswith("{") else _load_yaml(text)
     except InvalidDocument as exc:

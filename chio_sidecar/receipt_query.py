@@ -113,6 +113,11 @@ class ReceiptReader:
             return 0
         return int(self._connection.execute("SELECT ifnull(max(rowid), 0) FROM http_receipts").fetchone()[0])
 
+    @property
+    def last(self) -> int:
+        """Number of the newest row when the file was opened; a sidecar numbers them from 1, without gaps."""
+        return self._last
+
     def rows(self, wanted: ReceiptFilter, *, after: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield row number and receipt of each match behind row `after`, oldest first.
 
@@ -147,9 +152,21 @@ class ReceiptReader:
         Raises:
             ConfigurationError: the file is damaged.
         """
+        return self._one("id", receipt_id)
+
+    def get_by_request_id(self, request_id: str) -> dict[str, Any] | None:
+        """Return the receipt of the request with this id, or None.
+
+        Raises:
+            ConfigurationError: the file is damaged.
+        """
+        return self._one("request_id", request_id)
+
+    def _one(self, column: str, value: str) -> dict[str, Any] | None:
         if not self._last:
             return None
-        found = self._fetch("SELECT rowid, receipt_json FROM http_receipts WHERE id = :id", {"id": receipt_id})
+        sql = f"SELECT rowid, receipt_json FROM http_receipts WHERE {column} = :value"  # noqa: S608 - a constant name
+        found = self._fetch(sql, {"value": value})
         return self._receipt(*found[0]) if found else None
 
     def close(self) -> None:

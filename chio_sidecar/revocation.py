@@ -1,4 +1,4 @@
-"""Asking a trust service whether capabilities were revoked (wire protocol, section 9.6).
+"""Asking a trust service whether capabilities were revoked, and who issues them (wire protocol, section 9).
 
 Nothing is remembered between two requests. An answer that is missing, late or odd means that nobody knows, and
 the caller must refuse. A question that takes too long is left alone and not cancelled: cancelling a call of the
@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import httpx
 
 from chio_core.canonical import parse_json
 from chio_core.errors import ChioError, InvalidDocument
+from chio_core.signing import normalize_public_key
 from chio_sidecar.config import SidecarConfig
 from chio_sidecar.trust.client import is_loopback_url
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class AuthorityUnavailable(ChioError):
@@ -53,7 +56,7 @@ class RevocationAuthority:
         self._transport = transport
         # Connections belong to the event loop in which they were opened.
         self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = WeakKeyDictionary()
-        self._questions: set[asyncio.Task[bool]] = set()
+        self._questions: set[asyncio.Task[Any]] = set()
 
     @classmethod
     def from_config(cls, config: SidecarConfig) -> RevocationAuthority | None:
@@ -75,15 +78,17 @@ class RevocationAuthority:
             AuthorityUnavailable: for one of them nobody can tell.
         """
         client = self._client()
-        questions = [asyncio.create_task(self._is_revoked(client, name)) for name in capability_ids]
-        for question in questions:
-            self._questions.add(question)
-            question.add_done_callback(self._forget)
-        _, late = await asyncio.wait(questions, timeout=self._timeout)
-        if late:
-            raise self._unavailable(f"no answer within {self._timeout:g} s")
-        answers = [question.result() for question in questions]
+        answers = await self._all([self._is_revoked(client, name) for name in capability_ids])
         return next((name for name, revoked in zip(capability_ids, answers, strict=True) if revoked), None)
+
+    async def issuers(self) -> frozenset[str]:
+        """Return the public keys (hex) that the authority signs with, or has signed with.
+
+        Raises:
+            AuthorityUnavailable: nobody can tell.
+        """
+        (keys,) = await self._all([self._authority_keys(self._client())])
+        return keys
 
     async def close(self) -> None:
         """Drop what is still asked in the running event loop, and its connections; other loops end with theirs."""
@@ -108,21 +113,45 @@ class RevocationAuthority:
             )
         return self._clients[loop]
 
+    async def _all(self, asked: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+        questions = [asyncio.create_task(one) for one in asked]
+        for question in questions:
+            self._questions.add(question)
+            question.add_done_callback(self._forget)
+        _, late = await asyncio.wait(questions, timeout=self._timeout)
+        if late:
+            raise self._unavailable(f"no answer within {self._timeout:g} s")
+        return [question.result() for question in questions]
+
+    async def _authority_keys(self, client: httpx.AsyncClient) -> frozenset[str]:
+        document = await self._document(client, "/v1/authority", {})
+        keys = document.get("trustedPublicKeys") or []
+        try:
+            if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+                raise InvalidDocument("no list of texts")
+            return frozenset(map(normalize_public_key, keys))
+        except InvalidDocument:
+            raise self._unavailable("an answer with keys that are none") from None
+
     async def _is_revoked(self, client: httpx.AsyncClient, capability_id: str) -> bool:
         query = {"capabilityId": capability_id, "limit": "1"}
-        try:
-            answer = await client.get(f"{self._url}/v1/revocations", params=query)
-            document: Any = parse_json(answer.content)
-        except (httpx.HTTPError, InvalidDocument) as exc:
-            raise self._unavailable(type(exc).__name__) from None
-        if answer.status_code != 200 or not isinstance(document, dict):
-            raise self._unavailable(f"status {answer.status_code}")
+        document = await self._document(client, "/v1/revocations", query)
         revoked = document.get("revoked")
         if not isinstance(revoked, bool) or document.get("capabilityId") != capability_id:
             raise self._unavailable("an answer to another question")
         return revoked
 
-    def _forget(self, question: asyncio.Task[bool]) -> None:
+    async def _document(self, client: httpx.AsyncClient, path: str, query: dict[str, str]) -> dict[str, Any]:
+        try:
+            answer = await client.get(self._url + path, params=query)
+            document: Any = parse_json(answer.content)
+        except (httpx.HTTPError, InvalidDocument) as exc:
+            raise self._unavailable(type(exc).__name__) from None
+        if answer.status_code != 200 or not isinstance(document, dict):
+            raise self._unavailable(f"status {answer.status_code}")
+        return document
+
+    def _forget(self, question: asyncio.Task[Any]) -> None:
         self._questions.discard(question)
         if not question.cancelled():
             question.exception()  # seen, also when nobody waits for it any more

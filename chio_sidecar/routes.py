@@ -11,36 +11,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from chio_core.canonical import sha256_hex
-from chio_sidecar.openapi import read_operations
+from chio_core.errors import ConfigurationError
+from chio_sidecar.openapi import load, operations_of
+from chio_sidecar.rules import DENY_BY_DEFAULT, SESSION_ALLOW, RouteRule, method_policy, operation_rule
+from chio_sidecar.strictness import doubts
 
 log = logging.getLogger(__name__)
 
-SESSION_ALLOW = "session_allow"
-"""Policy: allowed without a capability."""
-
-DENY_BY_DEFAULT = "deny_by_default"
-"""Policy: allowed with a valid capability only."""
+__all__ = ["DENY_BY_DEFAULT", "NO_SPEC_POLICY", "SESSION_ALLOW", "RouteRule", "RouteTable", "method_policy"]
 
 NO_SPEC_POLICY = "chio_sidecar_policy_by_method"
 """Without an OpenAPI document, the policy hash is the SHA-256 of this ASCII text."""
-
-_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-
-
-@dataclass(frozen=True, slots=True)
-class RouteRule:
-    """What the sidecar holds a request for.
-
-    Attributes:
-        pattern: the template, or the path itself where no template matched.
-        policy: `SESSION_ALLOW` or `DENY_BY_DEFAULT`.
-    """
-
-    pattern: str
-    policy: str
 
 
 @dataclass(slots=True)
@@ -55,28 +38,38 @@ class RouteTable:
     """All operations of one OpenAPI document.
 
     Args:
-        operations: (template, upper-case method, policy).
+        operations: (upper-case method, rule); a rule's pattern is its template.
         policy_hash: 64 hex digits.
     """
 
-    def __init__(self, operations: Iterable[tuple[str, str, str]], policy_hash: str) -> None:
+    def __init__(self, operations: Iterable[tuple[str, RouteRule]], policy_hash: str) -> None:
         self.policy_hash = policy_hash
         self._roots: dict[tuple[str, int], _Node] = {}
         self._count = 0
         # Python compares texts by code point, which is the order of their UTF-8 bytes.
-        for template, method, policy in sorted(operations, key=lambda operation: operation[0]):
-            self._add(template, method, RouteRule(template, policy))
+        for method, rule in sorted(operations, key=lambda operation: operation[1].pattern):
+            self._add(method, rule)
 
     @classmethod
-    def from_openapi(cls, text: str) -> RouteTable:
-        """Read a document, JSON or YAML.
+    def from_openapi(cls, text: str, *, strict: bool = False) -> RouteTable:
+        """Read a document, JSON or YAML. What its author may have meant otherwise is warned about.
+
+        Args:
+            text: the document as it was loaded.
+            strict: refuse the document instead of warning.
 
         Raises:
             ConfigurationError: `failed to parse OpenAPI spec: …`.
         """
+        document = load(text)
+        found = doubts(document)
+        if found and strict:
+            raise ConfigurationError(f"failed to parse OpenAPI spec: {'; '.join(found)}")
+        for doubt in found:
+            log.warning("OpenAPI spec: %s", doubt)
         operations = [
-            (template, method, operation_policy(method, operation, place=f"{method} {template}"))
-            for template, method, operation in read_operations(text)
+            (method, operation_rule(method, template, operation))
+            for template, method, operation in operations_of(document)
         ]
         return cls(operations, sha256_hex(text.encode()))
 
@@ -102,8 +95,8 @@ class RouteTable:
             return found.rule
         return RouteRule(path, method_policy(method))
 
-    def _add(self, template: str, method: str, rule: RouteRule) -> None:
-        segments = template.split("/")
+    def _add(self, method: str, rule: RouteRule) -> None:
+        segments = rule.pattern.split("/")
         rank = self._count
         node = self._roots.setdefault((method, len(segments)), _Node(rank))
         for segment in segments:
@@ -116,30 +109,6 @@ class RouteTable:
         if node.rule is None:  # the same template in another spelling of its parameters comes later and never wins
             node.rule = rule
         self._count += 1
-
-
-def method_policy(method: str) -> str:
-    """Return the policy of a method that no extension speaks about."""
-    return SESSION_ALLOW if method in _SAFE_METHODS else DENY_BY_DEFAULT
-
-
-def operation_policy(method: str, operation: dict[str, Any], *, place: str = "operation") -> str:
-    """Return the policy of an operation (section 6.3); `place` names it in warnings."""
-    approval = _flag(operation, "x-chio-approval-required", place)
-    effects = _flag(operation, "x-chio-side-effects", place)
-    if approval:
-        return DENY_BY_DEFAULT
-    if effects is not None:
-        return DENY_BY_DEFAULT if effects else SESSION_ALLOW
-    return method_policy(method)
-
-
-def _flag(operation: dict[str, Any], name: str, place: str) -> bool | None:
-    value = operation.get(name)
-    if value is not None and not isinstance(value, bool):
-        log.warning("%s of %s is neither true nor false and therefore ignored", name, place)
-        return None
-    return value
 
 
 def _is_parameter(segment: str) -> bool:

@@ -11,11 +11,14 @@ from chio_core.signing import SigningKey
 from chio_sidecar.config import SidecarConfig
 from chio_sidecar.engine import Engine
 from chio_sidecar.ids import ReceiptIds
-from chio_sidecar.keys import load_or_create_key
+from chio_sidecar.issuers import FollowedIssuers
+from chio_sidecar.keys import existing_key, load_or_create_key
+from chio_sidecar.metrics import SidecarMetrics
 from chio_sidecar.revocation import RevocationAuthority
 from chio_sidecar.routes import RouteTable
 from chio_sidecar.store import ReceiptStore
 from chio_sidecar.store.sqlite import SqliteReceiptStore
+from chio_sidecar.version import package_version
 
 log = logging.getLogger(__name__)
 
@@ -39,13 +42,16 @@ class SidecarState:
 
     Attributes:
         ids: source of receipt ids.
+        metrics: what was decided, counted.
         revocations: the trust service that is asked about revocations; None without `control_url`.
     """
 
     def __init__(self, config: SidecarConfig) -> None:
         self.config = config
         self.ids = ReceiptIds(config.clock)
+        self.metrics = SidecarMetrics(package_version())
         self.revocations = RevocationAuthority.from_config(config)
+        self._followed = _followed(config, self.revocations)
         self._parts: _Parts | None = None
         self._closed = False
         self._lock = threading.Lock()
@@ -74,6 +80,18 @@ class SidecarState:
     def trusted_issuers(self) -> frozenset[str]:
         """Public keys whose capabilities are accepted, the own one included."""
         return self.engine.trusted_issuers
+
+    async def meet(self, issuer: str) -> None:
+        """Ask the authority for its keys if this sidecar follows one and does not know this issuer.
+
+        Args:
+            issuer: public key (hex) that a capability names; whether it issued that is looked at elsewhere.
+        """
+        if self._followed is None or issuer in self.trusted_issuers:
+            return
+        if new := await self._followed.named() - self.trusted_issuers:
+            log.warning("the authority names further keys, which are trusted from now on: %s", ", ".join(sorted(new)))
+            self.engine.trust(new)
 
     def now(self) -> int:
         """Whole seconds since 1970 by the sidecar's clock."""
@@ -108,17 +126,30 @@ class SidecarState:
             return self._parts
 
 
+def _followed(config: SidecarConfig, authority: RevocationAuthority | None) -> FollowedIssuers | None:
+    return FollowedIssuers(authority, config.clock) if config.follow_authority and authority is not None else None
+
+
 def _open_parts(config: SidecarConfig) -> _Parts:
-    routes = RouteTable.from_openapi(config.spec_text) if config.spec_text is not None else RouteTable.by_method()
-    key = config.signing_key or load_or_create_key(config.resolved_key_path)
+    routes = _read_routes(config)
+    key = config.signing_key or existing_key(config.resolved_key_path)
     store = (config.open_store or _open_sqlite)(config)
+    # Only now: beside a file that was named by mistake, and is no store, no key appears.
+    key = key or load_or_create_key(config.resolved_key_path)
     engine = Engine(
         routes,
         trusted_issuers={key.public_hex, *config.trusted_issuers},
+        trusted_approvers={key.public_hex, *config.trusted_approvers},
         accept_schema_form=config.accept_schema_form,
     )
     log.info("receipts are signed by %s", key.public_hex)
     return _Parts(key, routes, engine, store)
+
+
+def _read_routes(config: SidecarConfig) -> RouteTable:
+    if config.spec_text is None:
+        return RouteTable.by_method()
+    return RouteTable.from_openapi(config.spec_text, strict=config.strict_spec)
 
 
 def _open_sqlite(config: SidecarConfig) -> ReceiptStore:

@@ -12,5 +12,5 @@ echo "the floors: $(tr '\n' ' ' <"$floors/lowest.txt")"
 
 # Old releases warn about each other; what is asked here is whether our code works with them.
 # The parts that lean on libraries; the rest of the suite is the same code again.
-exec "$floors/bin/python" -m pytest -W default -m "not slow" \
+exec "$floors/bin/python" -m pytest -n auto --maxprocesses 4 --dist loadfile -W default -m "not slow" \
     tests/core tests/carrier tests/asgi tests/chain tests/fastapi tests/django tests/flask tests/guards tests/outbound tests/views "$@"

@@ -135,12 +135,12 @@ def passage_for(request: HttpRequest) -> Passage:
 
 
 def met(decision: Decision) -> bool:
-    """Tell whether a decision about a requirement lets the view run.
+    """Tell whether a decision about a requirement lets the view run; one that is only observed does.
 
     Raises:
         ConfigurationError: it neither refuses nor has a receipt; nothing may pass on that.
     """
-    if decision.denial is None and decision.receipt is None:
+    if not decision.observed and decision.denial is None and decision.receipt is None:
         raise ConfigurationError("a decision without receipt cannot meet a requirement")
     return decision.denial is None
 

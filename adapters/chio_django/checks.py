@@ -15,6 +15,8 @@
 | `chio.W005` | the application is installed, the middleware is not |
 | `chio.W006` | a page cache stands outside of the middleware |
 | `chio.W007` | something about a guard, for example a limit that each process counts by itself |
+| `chio.W008` | deploy: `CHIO_EXCLUDE_METHODS` names more than `OPTIONS` |
+| `chio.W009` | deploy: observe mode (`CHIO_OBSERVE`, `CHIO_OBSERVE_PATHS`, `CHIO_OBSERVE_PREFIXES`) |
 """
 
 from __future__ import annotations
@@ -42,6 +44,11 @@ _UNSAFE: Final = {
     "trusted_kernel_keys": ("chio.W002", "Set CHIO_TRUSTED_KERNEL_KEYS to the public key of your sidecar."),
     "sidecar_url": ("chio.W003", "Use https://, unix: or an address of this machine in CHIO_SIDECAR_URL."),
     "capability_in_query": ("chio.W004", "Set CHIO_CAPABILITY_IN_QUERY = False; send the token in its header."),
+    "exclude_methods": ("chio.W008", 'Leave CHIO_EXCLUDE_METHODS = ["OPTIONS"]; exclude single paths instead.'),
+    "observe": (
+        "chio.W009",
+        "Read `chio-sidecar receipt diff`, then take CHIO_OBSERVE, CHIO_OBSERVE_PATHS and CHIO_OBSERVE_PREFIXES out.",
+    ),
 }
 
 

@@ -18,7 +18,7 @@ from chio_core.hosted import HostedChain
 from chio_core.settings import ChioSettings, unknown_names
 
 PREFIX: Final = "CHIO_"
-HOOKS: Final = ("CHIO_EXTRACTOR", "CHIO_ON_DECISION", "CHIO_ON_RECEIPT")
+HOOKS: Final = ("CHIO_CLIENT", "CHIO_EXTRACTOR", "CHIO_ON_DECISION", "CHIO_ON_RECEIPT", "CHIO_SYNC_CLIENT")
 """Settings with a function or its dotted path; they exist in Django's settings only."""
 
 GUARDS: Final = "CHIO_GUARDS"

@@ -11,6 +11,7 @@ from django.core.signals import setting_changed
 from chio_core.ask import Asker
 from chio_core.client import ChioClient, SyncChioClient
 from chio_core.settings import ChioSettings
+from chio_core.telemetry import Telemetry
 from chio_django.conf import PREFIX, conf
 
 
@@ -32,6 +33,7 @@ class Governor:
         self.on_decision = conf.hook("CHIO_ON_DECISION")
         self.on_receipt = conf.hook("CHIO_ON_RECEIPT")
         self.guards = conf.guards()
+        self.telemetry = given.telemetry if given is not None else Telemetry(self.settings)
         self._lock = threading.Lock()
         self._client = client
         self._sync_client = sync_client
@@ -41,7 +43,10 @@ class Governor:
         """Return the client for event loops."""
         if self._client is None:
             with self._lock:
-                self._client = self._client or ChioClient(self.settings)
+                make = conf.hook("CHIO_CLIENT")
+                self._client = self._client or (
+                    make(self.settings) if make else ChioClient(self.settings, telemetry=self.telemetry)
+                )
         return self._client
 
     def sync_client(self) -> SyncChioClient:
@@ -52,7 +57,9 @@ class Governor:
         with self._lock:
             found = self._sync_client
             if found is None:
-                found = self._sync_client = SyncChioClient(self.settings)
+                make = conf.hook("CHIO_SYNC_CLIENT")
+                found = make(self.settings) if make else SyncChioClient(self.settings, telemetry=self.telemetry)
+                self._sync_client = found
                 # Closed with the governor; not at exit, where a forked process would wait for a thread it has not.
                 self._finalizer = weakref.finalize(self, found.close)
                 self._finalizer.atexit = False

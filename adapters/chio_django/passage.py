@@ -6,6 +6,8 @@ gone as soon as the response is.
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.http import HttpRequest
 
 from chio_core.ask import Ask, Route, arun, atell, run, tell_sync
@@ -14,9 +16,10 @@ from chio_core.decision import Decision
 from chio_core.hosted import refused_locally, with_evidence
 from chio_core.models.receipt import HttpReceipt
 from chio_core.models.verdict import GuardEvidence
-from chio_core.names import STATE_DECISION, STATE_PASSTHROUGH, STATE_RECEIPT
+from chio_core.names import STATE_DECISION, STATE_EVALUATION, STATE_PASSTHROUGH, STATE_RECEIPT
 from chio_core.request import Requirement
 from chio_core.response import AnyResponse, Denial
+from chio_core.rule import includes
 from chio_django.governor import Governor
 from chio_django.routing import NO_MATCH, ViewMatch, find_view, view_match
 from chio_django.view import DjangoGuardRequest
@@ -52,7 +55,7 @@ class Passage:
         steps = self._begin(request)
         if steps is None:
             return None
-        decision = self._publish(request, with_evidence(self._concluded(steps), self.evidence))
+        decision = self._publish(request, with_evidence(self._concluded(request, steps), self.evidence))
         tell_sync(self.governor.on_decision, decision)
         if decision.receipt is not None:
             tell_sync(self.governor.on_receipt, decision.receipt)
@@ -63,7 +66,7 @@ class Passage:
         steps = self._begin(request)
         if steps is None:
             return None
-        decision = self._publish(request, with_evidence(await self._aconcluded(steps), self.evidence))
+        decision = self._publish(request, with_evidence(await self._aconcluded(request, steps), self.evidence))
         await atell(self.governor.on_decision, decision)
         if decision.receipt is not None:
             await atell(self.governor.on_receipt, decision.receipt)
@@ -73,12 +76,14 @@ class Passage:
         """Note that a local guard has refused."""
         refused = refused_locally(self.decision, answer, self.evidence)
         if refused is not None:
+            self._tell(request, refused)
             tell_sync(self.governor.on_decision, self._publish(request, refused))
 
     async def arefuse(self, request: HttpRequest, answer: AnyResponse) -> None:
         """Do what `refuse` does in an event loop."""
         refused = refused_locally(self.decision, answer, self.evidence)
         if refused is not None:
+            self._tell(request, refused)
             await atell(self.governor.on_decision, self._publish(request, refused))
 
     def still_holds(self, request: HttpRequest) -> bool:
@@ -90,15 +95,15 @@ class Passage:
     def decision_for(self, requirement: Requirement) -> Decision | None:
         """Return the decision about this request, if it was made for this requirement."""
         decision = self.decision
-        return decision if decision is not None and decision.requirement == requirement else None
+        return decision if decision is not None and includes(decision.requirement, requirement) else None
 
     def ask_further(self, request: HttpRequest, requirement: Requirement) -> Decision:
         """Return a decision about this request and a requirement that was not part of the first question."""
-        return self._noted(request, self._concluded(self._further(request, requirement)))
+        return self._noted(request, self._concluded(request, self._further(request, requirement)))
 
     async def aask_further(self, request: HttpRequest, requirement: Requirement) -> Decision:
         """Do what `ask_further` does in an event loop, without a thread."""
-        return self._noted(request, await self._aconcluded(self._further(request, requirement)))
+        return self._noted(request, await self._aconcluded(request, self._further(request, requirement)))
 
     def _begin(self, request: HttpRequest) -> Ask | None:
         asker = self.governor.asker
@@ -117,13 +122,22 @@ class Passage:
         template = view_match(request.resolver_match, request.method or "").template
         return asker.ask(DjangoGuardRequest(request, asker.singletons), lambda: Route(template, requirement))
 
-    def _concluded(self, steps: Ask) -> Decision:
+    def _concluded(self, request: HttpRequest, steps: Ask) -> Decision:
         found = run(steps)
-        return self.governor.sync_client().decide(found) if isinstance(found, Question) else found
+        if isinstance(found, Question):
+            return self.governor.sync_client().decide(found)
+        return self._tell(request, found)
 
-    async def _aconcluded(self, steps: Ask) -> Decision:
+    async def _aconcluded(self, request: HttpRequest, steps: Ask) -> Decision:
         found = await arun(steps)
-        return await self.governor.client().decide(found) if isinstance(found, Question) else found
+        if isinstance(found, Question):
+            return await self.governor.client().decide(found)
+        return self._tell(request, found)
+
+    def _tell(self, request: HttpRequest, decision: Decision) -> Decision:
+        # What the sidecar is asked, the client tells by itself.
+        self.governor.telemetry.refused(decision, request.method or "", request.path_info)
+        return decision
 
     def _noted(self, request: HttpRequest, decision: Decision) -> Decision:
         # Where no middleware has judged the request, this is the decision that the view reads.
@@ -131,11 +145,18 @@ class Passage:
 
     def _publish(self, request: HttpRequest, decision: Decision) -> Decision:
         self.decision = decision
-        receipt = decision.receipt
+        receipt = decision.handler_receipt
         setattr(request, STATE_DECISION, decision)
         setattr(request, STATE_RECEIPT, receipt.raw if receipt is not None else None)
+        setattr(request, STATE_EVALUATION, _evaluation(receipt) if receipt is not None else None)
         setattr(request, STATE_PASSTHROUGH, decision.passthrough)
         return decision
+
+
+def _evaluation(receipt: HttpReceipt) -> dict[str, Any]:
+    # Views written for the published package read the sidecar's answer here (wire protocol, section 11.4).
+    raw = receipt.raw
+    return {"verdict": raw["verdict"], "receipt": raw, "evidence": raw.get("evidence") or []}
 
 
 def passage_of(request: HttpRequest) -> Passage | None:
@@ -148,8 +169,8 @@ def get_chio_receipt(request: HttpRequest) -> HttpReceipt | None:
     """Return the verified receipt of a request, typed; `request.chio_receipt` is the same as a JSON object.
 
     Returns:
-        None where the path is excluded, the request passed without a decision (`fail_open`), or no middleware is
-        installed.
+        None where the path is excluded, the request passed without a decision (`fail_open`) or against it
+        (`observe`), or no middleware is installed.
     """
     passage = passage_of(getattr(request, "_request", request))  # Django REST framework wraps its requests
-    return passage.decision.receipt if passage is not None and passage.decision is not None else None
+    return passage.decision.handler_receipt if passage is not None and passage.decision is not None else None

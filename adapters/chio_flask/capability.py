@@ -53,7 +53,7 @@ class RequiredCapability(CapabilityRule):
         passage = passage_in(current.environ) or _begun(current)
         wanted = self.chio_requirement(current.view_args or {})
         decision = passage.decision_for(wanted) or passage.ask_further(current, wanted)
-        if decision.denial is None and decision.receipt is None:
+        if not decision.observed and decision.denial is None and decision.receipt is None:
             raise ConfigurationError("a decision without receipt cannot meet a requirement")
         return decision
 

@@ -18,6 +18,7 @@ from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt
 from chio_core.request import RequestView
 from chio_core.settings import ChioSettings
+from chio_core.telemetry import Telemetry
 
 EXTENSION: Final = "chio"
 """Key in `app.extensions`."""
@@ -56,6 +57,7 @@ class Governor:
         self.on_decision = hooks.on_decision
         self.on_receipt = hooks.on_receipt
         self.guards = hooks.guards
+        self.telemetry = client.telemetry if client is not None else Telemetry(settings)
         self._lock = threading.Lock()
         self._client = client
         self._finalizer: weakref.finalize[[], Governor] | None = None
@@ -68,7 +70,7 @@ class Governor:
         with self._lock:
             found = self._client
             if found is None:
-                found = self._client = SyncChioClient(self.settings)
+                found = self._client = SyncChioClient(self.settings, telemetry=self.telemetry)
                 # Closed with the governor; not at exit, where a forked process would wait for a thread it has not.
                 self._finalizer = weakref.finalize(self, found.close)
                 self._finalizer.atexit = False
@@ -111,6 +113,7 @@ class LiveGovernor:
         self._config = config if config is not None or client is None else client.settings
         self._client = client
         self._hooks = hooks
+        self._lent: SyncChioClient | None = None
         self._lock = threading.Lock()
         self._seen = self._configured()
         self._now = self._new(self._seen)
@@ -126,6 +129,13 @@ class LiveGovernor:
                     old.close()
         return self._now
 
+    def lend(self, client: SyncChioClient | None) -> None:
+        """Ask through this client from now on, with all other settings as they are; None: as before. For tests."""
+        with self._lock:
+            self._lent = client
+            old, self._now = self._now, self._new(self._seen)
+        old.close()
+
     def close(self) -> None:
         """Close the connections, those of guards included."""
         self._now.close()
@@ -137,4 +147,4 @@ class LiveGovernor:
 
     def _new(self, configured: Mapping[str, Any]) -> Governor:
         settings = self._config if self._config is not None else ChioSettings(**{**configured, **self._options})
-        return Governor(settings, self._hooks, self._client)
+        return Governor(settings, self._hooks, self._lent or self._client)

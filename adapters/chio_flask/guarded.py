@@ -56,7 +56,7 @@ class Guarded:
             self._discard()
             _wishes(view).finish(None)
             raise
-        return self._release(answer, _wishes(view))
+        return self._release(request, answer, _wishes(view))
 
     def _application(self) -> Downstream:
         body = self._inner(self._environ, self._start)
@@ -72,7 +72,7 @@ class Guarded:
         self._status, self._headers, self._exc_info, self._begun = status, headers, exc_info, True
         return _no_write
 
-    def _release(self, answer: AnyResponse, wishes: Outgoing) -> Iterable[bytes]:
+    def _release(self, request: Request, answer: AnyResponse, wishes: Outgoing) -> Iterable[bytes]:
         ran = self._body is not None
         if isinstance(answer, Downstream) and self._body is not None:
             body: Iterable[bytes] = self._body
@@ -81,7 +81,7 @@ class Guarded:
         else:
             self._discard()
             if not ran:
-                self._passage.refuse(answer)
+                self._passage.refuse(request, answer)
             document, headers = _document(answer)
             body, closing = [document], []
         same = ran and answer.status == int(self._status[:3])

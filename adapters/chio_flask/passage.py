@@ -20,6 +20,7 @@ from chio_core.names import STATE_DECISION, STATE_NAMESPACE, STATE_PASSTHROUGH, 
 from chio_core.problems import render
 from chio_core.request import Requirement
 from chio_core.response import AnyResponse, Denial
+from chio_core.rule import includes
 from chio_flask.governor import Governor
 from chio_flask.routing import NO_MATCH, ViewMatch, find_view, view_match
 from chio_flask.view import FlaskGuardRequest
@@ -58,18 +59,20 @@ class Passage:
         view = self._view(request)
         if self.governor.asker.excludes(view):
             return None
-        decision = self._concluded(self.governor.asker.ask(view, lambda: self._locate(request)))
+        decision = self._concluded(view, self.governor.asker.ask(view, lambda: self._locate(request)))
         decision = self.decision = with_evidence(decision, self.evidence)
         tell_sync(self.governor.on_decision, decision)
         if decision.receipt is not None:
             tell_sync(self.governor.on_receipt, decision.receipt)
         return decision.denial
 
-    def refuse(self, answer: AnyResponse) -> None:
+    def refuse(self, request: Request, answer: AnyResponse) -> None:
         """Note that a local guard has refused."""
         refused = refused_locally(self.decision, answer, self.evidence)
         if refused is not None:
             self.decision = refused
+            view = self._view(request)
+            self.governor.telemetry.refused(refused, view.method, view.route_path)
             tell_sync(self.governor.on_decision, refused)
 
     def guard_view(self, request: Request) -> FlaskGuardRequest:
@@ -87,19 +90,19 @@ class Passage:
         """Put the outcome on `g`, where the application reads it."""
         decision = self.decision
         setattr(g, STATE_DECISION, decision)
-        setattr(g, STATE_RECEIPT, decision.receipt if decision is not None else None)
+        setattr(g, STATE_RECEIPT, decision.handler_receipt if decision is not None else None)
         setattr(g, STATE_PASSTHROUGH, decision.passthrough if decision is not None else None)
         setattr(g, STATE_NAMESPACE, self._view(request).state)
 
     def decision_for(self, requirement: Requirement) -> Decision | None:
         """Return the decision about this request, if it was made for this requirement."""
         decision = self.decision
-        return decision if decision is not None and decision.requirement == requirement else None
+        return decision if decision is not None and includes(decision.requirement, requirement) else None
 
     def ask_further(self, request: Request, requirement: Requirement) -> Decision:
         """Return a decision about this request and a requirement that was not part of the first question."""
-        template = find_view(self._app, request).template
-        decision = self._concluded(self.governor.asker.ask(self._view(request), lambda: Route(template, requirement)))
+        template, view = find_view(self._app, request).template, self._view(request)
+        decision = self._concluded(view, self.governor.asker.ask(view, lambda: Route(template, requirement)))
         if self.decision is None:  # where nobody has judged the request, this is what the view reads
             self.decision = decision
             self.publish(request)
@@ -115,9 +118,12 @@ class Passage:
             self._match = find_view(self._app, request)
         return self._match.route()
 
-    def _concluded(self, steps: Ask) -> Decision:
+    def _concluded(self, view: FlaskGuardRequest, steps: Ask) -> Decision:
         found = run(steps)
-        return self.governor.client().decide(found) if isinstance(found, Question) else found
+        if isinstance(found, Question):
+            return self.governor.client().decide(found)
+        self.governor.telemetry.refused(found, view.method, view.route_path)
+        return found
 
 
 def refusal(denial: Denial) -> Response:

@@ -16,16 +16,18 @@ from chio_core.carrier.base import Pairs
 from chio_core.carrier.via_httpx import HttpxCarrier
 from chio_core.decide import Answer
 from chio_core.errors import ConfigurationError
+from chio_core.settings import ChioSettings
 
 if TYPE_CHECKING:
     from chio_sidecar.embedded import EmbeddedSidecar
 
 
-def open_sidecar(url: str) -> EmbeddedSidecar:
+def open_sidecar(url: str, *, busy_seconds: float | None = None) -> EmbeddedSidecar:
     """Open the sidecar that an `embedded:` URL names.
 
     Args:
         url: `embedded:FILE`; FILE is the receipt store, its signing key stands beside it in `FILE.key`.
+        busy_seconds: how long a write waits for the store's file; None: the sidecar's own.
 
     Raises:
         ConfigurationError: the extra `sidecar` is not installed, or the store or the key cannot be used.
@@ -37,7 +39,17 @@ def open_sidecar(url: str) -> EmbeddedSidecar:
             f"an embedded sidecar needs the extra 'sidecar' ({exc.name} is missing): "
             "pip install 'chio-frameworks[sidecar]'"
         ) from None
-    return open_embedded(url.partition(":")[2])
+    return open_embedded(url.partition(":")[2], busy_seconds=busy_seconds)
+
+
+def busy_seconds_for(settings: ChioSettings) -> float | None:
+    """Return how long the store may wait for its file, in seconds; None: as long as the sidecar thinks fit.
+
+    With `fail_open` a request passes when its time is over. A deny that is stored after that would speak of a
+    request that ran, so the store has to give up first: a decision writes twice at most, and each of the two may
+    wait for a batch before its own.
+    """
+    return settings.timeout / 4 if settings.fail_open else None
 
 
 def carrier_to(sidecar: EmbeddedSidecar) -> HttpxCarrier:
@@ -52,14 +64,14 @@ class PortalCarrier:
     """A `BlockingCarrier` to a sidecar that lives in an event loop of its own thread.
 
     Args:
-        url: `embedded:FILE`; see `open_sidecar`.
+        url, busy_seconds: see `open_sidecar`.
 
     Raises:
         ConfigurationError: see `open_sidecar`.
     """
 
-    def __init__(self, url: str) -> None:
-        self._sidecar = open_sidecar(url)
+    def __init__(self, url: str, *, busy_seconds: float | None = None) -> None:
+        self._sidecar = open_sidecar(url, busy_seconds=busy_seconds)
         self.public_key: str = self._sidecar.public_key
         self._carrier = carrier_to(self._sidecar)
         self._loop = asyncio.new_event_loop()

@@ -77,13 +77,15 @@ class EvaluateResponse(WireModel):
 
 
 class ChioPassthrough(WireModel):
-    """Why a request ran without a decision; never a receipt.
+    """Why a request ran although nothing has allowed it; never a receipt.
 
     Attributes:
-        error: wire code, `chio_sidecar_unreachable` or `chio_timeout`.
+        mode: `allow_without_receipt` without a decision (`fail_open`); `observe` where a refusal was only recorded.
+        error: wire code: `chio_sidecar_unreachable` or `chio_timeout`, in observe mode that of any refusal.
+        message: in observe mode what the caller would have been told.
     """
 
-    mode: Literal["allow_without_receipt"] = "allow_without_receipt"
+    mode: Literal["allow_without_receipt", "observe"] = "allow_without_receipt"
     error: Text
     message: Text
 

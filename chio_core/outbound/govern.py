@@ -162,6 +162,7 @@ class GovernOutbound(OutboundMember):
             body_hash=hashlib.sha256(body).hexdigest() if body else None,
             body_length=len(body),
             requirement=self._requirement(request),
+            observe=self._settings.observe,  # paths in the settings are those of the application's own routes
         )
 
     def _presented(self, token: Any) -> tuple[str, str] | None:
@@ -229,9 +230,13 @@ def decision_of(response: Any) -> Decision | None:
 
 
 def receipt_of(response: Any) -> HttpReceipt | None:
-    """Return the verified receipt of the send that a response answers; each redirect hop in `history` has its own."""
+    """Return the verified receipt of the send that a response answers; each redirect hop in `history` has its own.
+
+    Returns:
+        None for an ungoverned response, and for one of a send that was only observed.
+    """
     decision = decision_of(response)
-    return decision.receipt if decision is not None else None
+    return decision.handler_receipt if decision is not None else None
 
 
 def _marked(response: Any, decision: Decision) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from chio_core.testing.delivery import Delivery, whole
 from chio_core.testing.question import Asked
@@ -17,11 +18,13 @@ class Reply:
 
     Attributes:
         headers: without `content-length`, which is counted.
+        kept: a receipt that was stored with an answer that does not carry it.
     """
 
     body: bytes = b""
     status: int = 200
     headers: tuple[tuple[str, str], ...] = JSON_TYPE
+    kept: Mapping[str, Any] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from chio_core.testing.bad_answers import status
 from chio_core.testing.bad_receipts import changed_after_signing, signed_wrongly
 from chio_core.testing.behaviour import Behaviour
 from chio_core.testing.faults import HANG, REFUSE, closed_at, reset_at
-from chio_core.testing.verdicts import ALLOW, CANCEL, DENY, INCOMPLETE, UNKNOWN_VERDICT, deny, verdict
+from chio_core.testing.verdicts import ALLOW, CANCEL, DENY, IGNORES_DEMANDS, INCOMPLETE, UNKNOWN_VERDICT, deny, verdict
 
 __all__ = [
     "ALLOW",
@@ -24,6 +24,7 @@ __all__ = [
     "CANCEL",
     "DENY",
     "HANG",
+    "IGNORES_DEMANDS",
     "INCOMPLETE",
     "REFUSE",
     "UNKNOWN_VERDICT",
@@ -53,14 +54,14 @@ BEHAVIOURS: Mapping[str, Behaviour] = _by_name(
 """Every behaviour of this package by its name, in a fixed order."""
 
 
-def behaviour(name: str) -> Behaviour:
+def behaviour(name: str, among: Mapping[str, Behaviour] = BEHAVIOURS) -> Behaviour:
     """Return the behaviour of this name.
 
     Raises:
         ConfigurationError: there is none; the text names the nearest.
     """
-    found = BEHAVIOURS.get(name)
+    found = among.get(name)
     if found is None:
-        near = difflib.get_close_matches(name, BEHAVIOURS, n=1)
+        near = difflib.get_close_matches(name, among, n=1)
         raise ConfigurationError(f"no behaviour is called {name!r}" + (f"; did you mean {near[0]}?" if near else ""))
     return found

@@ -111,6 +111,16 @@ def followed_by(suffix: bytes, ending: Ending | None = None) -> Delivery:
     return deliver
 
 
+def delayed(delivery: Delivery, seconds: float) -> Delivery:
+    """Return a delivery that begins so many seconds later."""
+
+    def deliver(head: bytes, body: bytes) -> Iterator[Step]:
+        yield Pause(seconds)
+        yield from delivery(head, body)
+
+    return deliver
+
+
 def in_chunks(size: int, *, last_chunk: bool = True) -> Delivery:
     """Return a delivery in the chunked coding (RFC 9112, section 7.1).
 

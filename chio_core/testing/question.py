@@ -12,6 +12,14 @@ from chio_core.errors import InvalidDocument
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.request import content_hash
 from chio_core.names import CAPABILITY_HEADER
+from chio_core.policy import (
+    APPROVAL_GUARD,
+    BUDGET_GUARD,
+    approval_evidence,
+    approval_from,
+    budget_evidence,
+    budget_from,
+)
 from chio_core.signing import SigningKey
 from chio_core.testing.receipts import make_receipt
 
@@ -22,6 +30,8 @@ DENY: Mapping[str, Any] = {
     "guard": "CapabilityGuard",
     "http_status": 403,
 }
+SCRIPTED: Mapping[str, Any] = {"guard_name": "DefaultPolicyGuard", "verdict": True, "details": "scripted"}
+"""Evidence of an allow, before that of the demands of the route."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +63,26 @@ class Asked:
         return str(self.document.get("method", ""))
 
     @property
+    def route(self) -> str:
+        """The path template of the route, or the plain path where there is none."""
+        return str(self.document.get("route_pattern", ""))
+
+    @property
+    def requires(self) -> str | None:
+        """What the route asks for, for example `payments/transfer`; None where it names no tool."""
+        server, tool = self.document.get("tool_server"), self.document.get("tool_name")
+        return None if server is None and tool is None else f"{server}/{tool}"
+
+    def is_about(self, method: str | None = None, path: str | None = None) -> bool:
+        """Tell whether this is asked about a request.
+
+        Args:
+            method: None for any.
+            path: the path of a request, or the template of its route (`/pets/{id}`); None for any.
+        """
+        return (method is None or method.upper() == self.method) and path in (None, self.path, self.route)
+
+    @property
     def capability_text(self) -> str | None:
         """The capability token that came with the question, unread."""
         return self.headers.get(CAPABILITY_HEADER.lower())
@@ -77,6 +107,16 @@ class Asked:
         pattern = asked["route_pattern"] if route_pattern is None else route_pattern
         return content_hash(asked["method"], pattern, asked["path"], asked.get("query", {}), asked.get("body_hash"))
 
+    def demands_met(self) -> list[dict[str, Any]]:
+        """Return the evidence that the demands of the route are met; empty where it has none."""
+        intent, limits = self.document.get("governed_intent"), self.document.get("budget")
+        said = []
+        if intent is not None:
+            said.append((APPROVAL_GUARD, approval_evidence(approval_from(intent))))
+        if limits is not None:
+            said.append((BUDGET_GUARD, budget_evidence(budget_from(limits))))
+        return [{"guard_name": guard, "verdict": True, "details": f"{start}scripted"} for guard, start in said]
+
     def receipt(
         self, verdict: Mapping[str, Any] = ALLOW, *, newer: bool = False, key: SigningKey | None = None, **changes: Any
     ) -> dict[str, Any]:
@@ -98,6 +138,8 @@ class Asked:
             "timestamp": int(self.now),
             "capability_id": self.capability_id,
         }
+        if verdict.get("verdict") == "allow" and (met := self.demands_met()):
+            members["evidence"] = [SCRIPTED, *met]
         return make_receipt(key or self.key, {**members, **changes}, verdict, newer=newer)
 
     def answer(

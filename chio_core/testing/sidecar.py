@@ -181,6 +181,8 @@ class ScriptedSidecar:
             try:
                 while (call := await read_call(reader)) is not None:
                     behaviour, reply = self.behave(call)
+                    if behaviour is not None and behaviour.refuses:
+                        break  # it listens already, so this is the nearest that it can do
                     head = head_of(reply)
                     steps = behaviour.delivery(head, reply.body) if behaviour else iter([head + reply.body])
                     if not await carry_out(steps, writer):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
 from typing import Any
 
 import httptools
@@ -28,10 +28,12 @@ class ScriptedTransport(httpx.AsyncBaseTransport):
 
     Args:
         behave: says what to do with a call.
+        instant: nobody waits: pauses are added up, and an answer that would come too late is a timeout at once.
     """
 
-    def __init__(self, behave: Behave) -> None:
+    def __init__(self, behave: Behave, *, instant: bool = False) -> None:
         self._behave = behave
+        self._instant = instant
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Answer one request."""
@@ -42,6 +44,8 @@ class ScriptedTransport(httpx.AsyncBaseTransport):
             raise httpx.ConnectError("connection refused", request=request)
         steps = (behaviour.delivery if behaviour else whole)(head_of(reply), reply.body)
         limit = request.extensions.get("timeout", {}).get("read")
+        if self._instant:
+            return await _receive(_without_waiting(steps, limit, request), request)
         try:
             async with asyncio.timeout(limit):
                 return await _receive(steps, request)
@@ -67,6 +71,16 @@ async def _receive(steps: Iterable[Step], request: httpx.Request) -> httpx.Respo
         else:
             await _wait(step, request)
     raise httpx.RemoteProtocolError("the answer ended too early", request=request)
+
+
+def _without_waiting(steps: Iterable[Step], limit: float | None, request: httpx.Request) -> Iterator[Step]:
+    waited = 0.0
+    for step in steps:
+        waited += step.seconds if isinstance(step, Pause) else 0.0
+        if step is Ending.HANG or (limit is not None and waited >= limit):
+            raise httpx.ReadTimeout("the scripted sidecar is slow", request=request)
+        if not isinstance(step, Pause):
+            yield step
 
 
 async def _wait(step: Pause | Ending, request: httpx.Request) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from chio_core.testing.behaviour import Behaviour, Reply, allow_reply
 from chio_core.testing.question import ALLOW as ALLOW_VERDICT
 from chio_core.testing.question import DENY as DENY_VERDICT
-from chio_core.testing.question import Asked
+from chio_core.testing.question import SCRIPTED, Asked
 
 
 def verdict(name: str, summary: str, document: Mapping[str, Any], **changes: Any) -> Behaviour:
@@ -43,6 +43,8 @@ def _without_capability(asked: Asked) -> Reply:
 
 ALLOW = Behaviour("allow", "Allows, with a good receipt.", allow_reply)
 DENY = verdict("deny", "Denies with status 403.", DENY_VERDICT)
+IGNORES_DEMANDS = verdict("allow_ignoring_demands", "Allows, and says nothing about approvals and budgets.",
+                          ALLOW_VERDICT, evidence=[dict(SCRIPTED)])  # fmt: skip
 CANCEL = verdict("cancel", "Gives up on the request.", {"verdict": "cancel", "reason": "the kernel is stopping"})
 INCOMPLETE = verdict("incomplete", "Wants more.", {"verdict": "incomplete", "reason": "a nonce must be presented"})
 UNKNOWN_VERDICT = verdict("unknown_verdict", "Gives a verdict that nobody knows.", {"verdict": "permit"})
@@ -58,6 +60,7 @@ BEHAVIOURS = (
     Behaviour("allow_without_capability", "Allows, but names no capability in the receipt.", _without_capability),
     verdict("allow_capability_of_another", "Allows, but names a capability that was not presented.", ALLOW_VERDICT,
             capability_id="cap-of-somebody-else"),
+    IGNORES_DEMANDS,
     DENY,
     verdict("deny_newer", "Denies, in the newer profile.", DENY_VERDICT, newer=True),
     deny("slow down", status=429, guard="VelocityGuard"),

@@ -17,27 +17,42 @@ from pydantic import SecretStr
 from chio_core.errors import ChioError
 from chio_core.signing import SigningKey, normalize_public_key
 from chio_sidecar.app import create_app
+from chio_sidecar.cli.application import read_routes
 from chio_sidecar.cli.discovery import discover_spec
 from chio_sidecar.cli.options import check_url, given_token, trust_client
 from chio_sidecar.cli.output import CliError, say
 from chio_sidecar.cli.serving import bind, serve
-from chio_sidecar.config import SidecarConfig, control_token_from, trusted_issuers_from
+from chio_sidecar.config import SidecarConfig, control_token_from, trusted_approvers_from, trusted_issuers_from
 from chio_sidecar.trust import TrustConfig, TrustService, create_trust_app
 
 DESCRIPTION = """\
 Judge HTTP requests for applications: evaluate, verify and health under /chio/, the control plane under /v1/
-and /approvals/. This sidecar is no reverse proxy: applications ask it through their middleware.
+and /approvals/. This sidecar is no reverse proxy: applications ask it through their middleware. It knows their
+routes and policy from MODULE:APP, or from --spec, or else asks --upstream for its OpenAPI document.
 
 Keys whose capabilities are accepted, besides the sidecar's own: those in CHIO_TRUSTED_ISSUER_KEY (one) and
 CHIO_TRUSTED_ISSUER_KEYS (comma list). When both are unset and --control-url is given, those of its authority
-at the start. CHIO_SIDECAR_CONTROL_TOKEN is the bearer of the control plane; without it only loopback may call.
+at the start, and keys that it names later. CHIO_SIDECAR_CONTROL_TOKEN is the bearer of the control plane; without
+it only loopback may call.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    parser.add_argument("--upstream", metavar="URL", required=True, help="the application; asked for its OpenAPI")
+    application = parser.add_mutually_exclusive_group(required=True)
+    application.add_argument(
+        "app",
+        metavar="MODULE:APP",
+        nargs="?",
+        help="the application, for example main:app; imported, and its routes are what this sidecar knows",
+    )
+    application.add_argument(
+        "--upstream", metavar="URL", help="the running application; asked for its OpenAPI document"
+    )
     parser.add_argument("--spec", metavar="FILE", type=Path, help="OpenAPI 3 document, JSON or YAML")
+    parser.add_argument(
+        "--strict-spec", action="store_true", help="do not start with a document that holds policy nobody would read"
+    )
     parser.add_argument(
         "--listen", metavar="ADDR", default="127.0.0.1:9090", help="HOST:PORT or unix:PATH (127.0.0.1:9090)"
     )
@@ -59,20 +74,36 @@ def run(args: argparse.Namespace) -> int:
         with bind(args.listen) as listener, _configuration(args) as config:
             app = create_app(config)
             app.state.sidecar.open()
-            routes = len(app.state.sidecar.routes)
-            ready = f"chio api protect: proxying {routes} routes to {args.upstream} on {listener.address}"
+            ready = f"{_ready(args, len(app.state.sidecar.routes))} on {listener.address}"
             return serve(app, listener, ready=ready, close=app.state.close)
     except ChioError as exc:
         fix = exc.fix if isinstance(exc, CliError) else None
         raise CliError(f"failed to start chio api protect: {exc.message}", code=exc.code, fix=fix) from None
 
 
+def _spec(args: argparse.Namespace) -> str | None:
+    if args.app is not None:
+        if args.spec is not None:
+            raise CliError("MODULE:APP and --spec are two documents of one application", fix="give only one")
+        return read_routes(args.app).text
+    return _read_spec(args.spec) if args.spec else discover_spec(args.upstream)
+
+
+def _ready(args: argparse.Namespace, routes: int) -> str:
+    if args.upstream is None:
+        return f"chio api protect: judging {routes} routes of {args.app}"
+    # The protocol fixes the line, and scripts wait for it; what it says of proxying is said right before it.
+    say("chio api protect: this sidecar judges requests and forwards none; the upstream's middleware has to ask it")
+    return f"chio api protect: proxying {routes} routes to {args.upstream}"
+
+
 @contextmanager
 def _configuration(args: argparse.Namespace) -> Iterator[SidecarConfig]:
-    check_url(args.upstream, option="--upstream")
+    if args.upstream is not None:
+        check_url(args.upstream, option="--upstream")
     trusted = _trusted_issuers(args)
     revocations = _revocations(args)
-    spec = _read_spec(args.spec) if args.spec else discover_spec(args.upstream)
+    spec = _spec(args)
     store = args.receipt_store or args.receipt_db
     with tempfile.TemporaryDirectory(prefix="chio-sidecar-") as folder:
         yield SidecarConfig(
@@ -81,7 +112,10 @@ def _configuration(args: argparse.Namespace) -> Iterator[SidecarConfig]:
             key_path=args.authority_seed_file,
             signing_key=_random_key() if store is None and args.authority_seed_file is None else None,
             spec_text=spec,
+            strict_spec=args.strict_spec,
             trusted_issuers=trusted,
+            follow_authority=bool(args.control_url) and not trusted_issuers_from(os.environ),
+            trusted_approvers=trusted_approvers_from(os.environ),
             control_token=control_token_from(os.environ),
             **revocations,
         )

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import os
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 from chio_core.chain import Chain, Finding
 from chio_core.checkup import NOT_GOVERNED, check_governed
-from chio_core.errors import ChioError
+from chio_core.settings import ChioSettings
+from chio_sidecar.cli.application import load
 from chio_sidecar.cli.options import wants_json
-from chio_sidecar.cli.output import CliError, compact, emit
+from chio_sidecar.cli.output import compact, emit
 
 DESCRIPTION = """Tell what governs an application: the guards in the order in which they run, what runs without
 a decision, and which choices are unsafe. The application is imported, not started.
@@ -46,28 +44,6 @@ def run(args: argparse.Namespace) -> int:
     return 1 if any(finding.severity == "ERROR" for finding in findings) else 0
 
 
-def load(place: str) -> Any:
-    """Import `module:attribute`, the current folder first.
-
-    Raises:
-        CliError: there is no such thing, or importing it fails.
-    """
-    module, _, attribute = place.partition(":")
-    if not module or not attribute:
-        raise CliError("say where the application is: MODULE:APP", fix="for example chio-sidecar check main:app")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        found = importlib.import_module(module)
-        for name in attribute.split("."):
-            found = getattr(found, name)
-    except ChioError:
-        raise
-    except Exception as exc:  # noqa: BLE001 - importing runs whatever is written there
-        raise CliError(f"{place} cannot be imported ({type(exc).__name__}: {exc})") from None
-    return found
-
-
 def check_application(app: Any) -> list[Finding]:
     """Return the findings about an application of any framework; Chio is known by its `chain`."""
     layers = list(_layers(app))
@@ -78,6 +54,15 @@ def check_application(app: Any) -> list[Finding]:
             found = check_governed(chain, settings, inside=[type(inner).__name__ for inner in layers[at + 1 :]])
             return found if any(f.category == order.category for f in found) else [order, *found]
     return [NOT_GOVERNED]
+
+
+def settings_of(app: Any) -> ChioSettings | None:
+    """Return the settings that govern an application; None when nothing governs it."""
+    for layer in _layers(app):
+        settings = getattr(layer, "settings", None)
+        if isinstance(getattr(layer, "chain", None), Chain) and isinstance(settings, ChioSettings):
+            return settings
+    return None
 
 
 def _layers(app: Any) -> Iterator[Any]:

@@ -37,7 +37,7 @@ def discover_spec(upstream: str, *, transport: httpx.BaseTransport | None = None
                 break
     say(
         "warning: no OpenAPI document was found at the upstream, so routes are judged by their method only;"
-        " use --spec to provide one"
+        " use --spec to provide one, or name the application as MODULE:APP"
     )
     return None
 

@@ -13,13 +13,19 @@ from importlib.metadata import PackageNotFoundError, version
 from chio_core.errors import ChioError
 from chio_sidecar.cli import (
     api_protect,
+    approval,
     capability_issue,
     check,
+    doctor,
+    explain,
+    openapi,
+    receipt_diff,
     receipt_list,
     receipt_show,
     receipt_verify,
     trust_revocation,
     trust_serve,
+    viewer,
 )
 from chio_sidecar.cli.options import add_global_options, wants_json
 from chio_sidecar.cli.output import report_error
@@ -32,7 +38,7 @@ _INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class Command:
-    """One command: its two words (or one, without group), what it is for, its options, and what it does."""
+    """One command: its two words (or one, without group), what it is for, its options, what it does, its formats."""
 
     group: str | None
     name: str
@@ -40,6 +46,7 @@ class Command:
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
     description: str | None = None
+    formats: Sequence[str] = ("human", "json")
 
 
 COMMANDS = (
@@ -71,6 +78,26 @@ COMMANDS = (
     Command("receipt", "show", "print one receipt", receipt_show.add_arguments, receipt_show.run),
     Command("receipt", "verify", "check receipts", receipt_verify.add_arguments, receipt_verify.run),
     Command(
+        "receipt",
+        "diff",
+        "tell what observe mode would have refused",
+        receipt_diff.add_arguments,
+        receipt_diff.run,
+        receipt_diff.DESCRIPTION,
+    ),
+    Command("approval", "list", "print what waits for a person", approval.add_list_arguments, approval.run_list),
+    Command(
+        "approval", "show", "print one question, or its answer", approval.add_show_arguments, approval.run_show
+    ),
+    Command(
+        "approval",
+        "respond",
+        "approve or deny a request",
+        approval.add_respond_arguments,
+        approval.run_respond,
+        approval.DESCRIPTION,
+    ),
+    Command(
         "capability",
         "issue",
         "make a capability token",
@@ -86,12 +113,46 @@ COMMANDS = (
         check.run,
         check.DESCRIPTION,
     ),
+    Command(
+        None,
+        "openapi",
+        "write the document that a sidecar takes as --spec",
+        openapi.add_arguments,
+        openapi.run,
+        openapi.DESCRIPTION,
+        openapi.FORMATS,
+    ),
+    Command(
+        None,
+        "doctor",
+        "look at settings, packages, clock, key, store and sidecar",
+        doctor.add_arguments,
+        doctor.run,
+        doctor.DESCRIPTION,
+    ),
+    Command(
+        None,
+        "explain",
+        "tell why a request was refused, and what would pass",
+        explain.add_arguments,
+        explain.run,
+        explain.DESCRIPTION,
+    ),
+    Command(
+        None,
+        "viewer",
+        "show the receipts of a store in a browser",
+        viewer.add_arguments,
+        viewer.run,
+        viewer.DESCRIPTION,
+    ),
 )
 
 GROUPS = {
     "api": "govern HTTP applications",
     "trust": "issue and revoke capabilities",
     "receipt": "read and check receipts",
+    "approval": "answer what waits for a person",
     "capability": "make capability tokens",
 }
 
@@ -143,7 +204,7 @@ def build_parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
         command.add_arguments(leaf)
-        add_global_options(leaf, inner=True)
+        add_global_options(leaf, inner=True, formats=command.formats)
         leaf.set_defaults(run=command.run)
     return parser
 

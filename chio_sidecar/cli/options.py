@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,12 +17,15 @@ from chio_sidecar.trust.client import TrustClient
 SERVICE_TOKEN_VARIABLE = "CHIO_SERVICE_TOKEN"  # noqa: S105 - the name of a variable, not a secret
 
 
-def add_global_options(parser: argparse.ArgumentParser, *, inner: bool) -> None:
+def add_global_options(
+    parser: argparse.ArgumentParser, *, inner: bool, formats: Sequence[str] = ("human", "json")
+) -> None:
     """Add the global options to a parser.
 
     Args:
         parser: the command's parser, or the outermost one.
         inner: a subcommand's parser: an option that is not given there must not hide one given before.
+        formats: values of `--format`.
     """
     group = parser.add_argument_group("options that may also stand before the command")
 
@@ -41,7 +44,7 @@ def add_global_options(parser: argparse.ArgumentParser, *, inner: bool) -> None:
     add("--authority-seed-file", metavar="FILE", type=Path, help="a signing key: 64 hex digits, mode 0600")
     add("--budget-db", metavar="FILE", type=Path, help="accepted for compatibility; nothing is kept there")
     add("--session-db", metavar="FILE", type=Path, help="accepted for compatibility; nothing is kept there")
-    add("--format", choices=["human", "json"], help="how results and errors are written (human)")
+    add("--format", choices=formats, help="how results and errors are written (human)")
     flag = argparse.SUPPRESS if inner else False
     group.add_argument("--json", action="store_true", default=flag, help="the same as --format json")
 

@@ -50,6 +50,13 @@ def compact(document: Any) -> str:
     return json.dumps(document, ensure_ascii=True, separators=(",", ":"))
 
 
+def printable(text: str) -> str:
+    """Return a text that moves no cursor and breaks no line: what standard output cannot show stands as an escape."""
+    plain = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    encoding = sys.stdout.encoding or "ascii"
+    return plain.encode(encoding, "backslashreplace").decode(encoding)
+
+
 def report_error(exc: ChioError, *, as_json: bool) -> None:
     """Print an error to standard error, for people or as one JSON object (wire protocol, section 10.1)."""
     fix = exc.fix if isinstance(exc, CliError) else None

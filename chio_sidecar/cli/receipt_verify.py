@@ -1,4 +1,4 @@
-"""`receipt verify`: check receipts, one JSON object a line, from a file, standard input or a store."""
+"""`receipt verify`: check receipts, one JSON object a line or in a bundle, from a file, standard input or a store."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from chio_core.signing import normalize_public_key
 from chio_sidecar.cli.options import wants_json
 from chio_sidecar.cli.output import CliError, compact, emit, say
 from chio_sidecar.receipt_query import ReceiptFilter, ReceiptReader
+from chio_sidecar.viewer import bundle
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "file",
         metavar="FILE",
         nargs="?",
-        help="one receipt a line; - or nothing: standard input, or --receipt-db",
+        help="one receipt a line, or a bundle of the viewer; - or nothing: standard input, or --receipt-db",
     )
     add_trusted_key(parser)
 
@@ -137,9 +138,19 @@ def _parse(lines: IO[bytes]) -> Iterator[Any]:
         if not line.strip():
             continue
         try:
-            yield parse_json(line)
+            document = parse_json(line)
+            texts = bundle.texts_of(document)
         except InvalidDocument as exc:
             yield exc
+        else:
+            yield from [document] if texts is None else map(_parsed, texts)
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return parse_json(text)
+    except InvalidDocument as exc:
+        return exc
 
 
 def _key(text: str) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from chio_sidecar.cli.options import trust_client, wants_json
 from chio_sidecar.cli.output import CliError, compact, emit
+from chio_sidecar.store.sqlite import SqliteReceiptStore
 from chio_sidecar.trust.client import TrustClient
 from chio_sidecar.trust.revocations import BACKEND, RevocationStore
 
@@ -42,6 +45,44 @@ def status(args: argparse.Namespace) -> int:
     return _show(args, {"capability_id": _id(args), "revoked": revoked}, backend)
 
 
+class SidecarRevocations:
+    """A sidecar's own revocations, in the file of its receipts; the sidecar may be running.
+
+    Args:
+        path: the SQLite file.
+
+    Raises:
+        CliError: there is no such file; none is made here.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise CliError(f"there is no receipt store at {path} (--receipt-db)", fix="name the sidecar's file")
+        self._path = path
+
+    def revoke(self, capability_id: str) -> bool:
+        """Revoke a capability for good; True when it was not revoked before."""
+        return asyncio.run(self._ask(lambda store: store.revoke(capability_id)))
+
+    def is_revoked(self, capability_id: str) -> bool:
+        """Tell whether a capability was revoked."""
+        return asyncio.run(self._ask(lambda store: store.is_revoked(capability_id)))
+
+    def close(self) -> None:
+        """Nothing stays open between two questions."""
+
+    async def _ask(self, question: Callable[[SqliteReceiptStore], Awaitable[bool]]) -> bool:
+        store = SqliteReceiptStore(self._path)
+        try:
+            return await question(store)
+        finally:
+            await store.close()
+
+
+Revocations = RevocationStore | SidecarRevocations | TrustClient
+"""Whoever keeps a list of revocations."""
+
+
 def _id(args: argparse.Namespace) -> str:
     found = str(args.capability_id).strip()
     if not found:
@@ -49,13 +90,13 @@ def _id(args: argparse.Namespace) -> str:
     return found
 
 
-def _ask(args: argparse.Namespace, question: Callable[[RevocationStore | TrustClient], T]) -> tuple[str, T]:
+def _ask(args: argparse.Namespace, question: Callable[[Revocations], T]) -> tuple[str, T]:
     if args.control_url:
         with trust_client(args) as client:
             return REMOTE, question(client)
-    if not args.revocation_db:
+    if not args.revocation_db and not args.receipt_db:
         raise CliError("trust commands require --revocation-db <path> or --control-url")
-    store = RevocationStore(args.revocation_db)
+    store = RevocationStore(args.revocation_db) if args.revocation_db else SidecarRevocations(args.receipt_db)
     try:
         return BACKEND, question(store)
     finally:

@@ -57,8 +57,14 @@ def refusal(exc: ControlError) -> Response:
     return JSONResponse({"error": exc.code, "message": exc.message}, exc.status)
 
 
-def check_access(request: Request, token: SecretStr | None) -> None:
+def check_access(request: Request, token: SecretStr | None, *, own_page: bool = False) -> None:
     """Return if this caller may use the control plane.
+
+    Args:
+        request: the request.
+        token: the bearer that callers need; None: loopback callers only.
+        own_page: a page of this server's own may ask. That the Host header names this machine must be checked
+            too, because it is what tells an own page from others.
 
     Raises:
         ControlError: 403, in the protocol's own words.
@@ -66,7 +72,7 @@ def check_access(request: Request, token: SecretStr | None) -> None:
     if token is not None:
         if not _bearer_matches(request.headers.getlist("authorization"), token):
             raise ControlError(403, "chio_control_forbidden", FORBIDDEN_WITH_TOKEN)
-    elif not _is_local(request):
+    elif not _is_local(request, own_page=own_page):
         raise ControlError(403, "chio_control_forbidden", FORBIDDEN)
 
 
@@ -128,8 +134,11 @@ def _bearer_matches(values: list[str], token: SecretStr) -> bool:
     return matches and scheme.lower() == "bearer"
 
 
-def _is_local(request: Request) -> bool:
-    if request.client is None or any(name in request.headers for name in _SOURCE_ELSEWHERE):
+def _is_local(request: Request, *, own_page: bool) -> bool:
+    elsewhere = {name for name in _SOURCE_ELSEWHERE if name in request.headers}
+    if own_page and _is_own_page(request):
+        elsewhere.discard("origin")
+    if request.client is None or elsewhere:
         return False
     try:
         address = ipaddress.ip_address(request.client.host)
@@ -138,3 +147,8 @@ def _is_local(request: Request) -> bool:
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         return address.ipv4_mapped.is_loopback
     return address.is_loopback
+
+
+def _is_own_page(request: Request) -> bool:
+    origins, hosts = request.headers.getlist("origin"), request.headers.getlist("host")
+    return len(origins) == len(hosts) == 1 and origins[0] in (f"http://{hosts[0]}", f"https://{hosts[0]}")

@@ -5,8 +5,10 @@ The promises of every backend, which `tests/sidecar/store_conformance.py` asks f
 * a receipt that `append` returned is durable: it survives the death of the process and of the machine;
 * nothing that was stored is ever changed or removed, by no call and by no second writer's plain SQL;
 * a request id has one receipt. The same content again gives back that very receipt, other content a `Conflict`;
-* what an entry demands (capabilities that are not revoked, invocations that are left) is judged in the same
-  transaction that stores it, so a revocation that was acknowledged comes before every later receipt;
+* what an entry demands (capabilities that are not revoked, invocations and budgets that are left, an approval
+  that was not used) is judged and recorded in the same transaction that stores it, so a revocation that was
+  acknowledged comes before every later receipt, and nothing is spent or used twice;
+* a question to a person is answered once, and the answer used once;
 * whoever waits for a write waits a bounded time, and at most a bounded number wait.
 """
 
@@ -26,18 +28,44 @@ from chio_sidecar.store.base import (
     StoreHealth,
     StoreUnavailable,
 )
+from chio_sidecar.store.demands import (
+    AlreadyAsked,
+    AnswerOutcome,
+    ApprovalAnswer,
+    ApprovalRefused,
+    ApprovalUse,
+    ApprovalWait,
+    BudgetExceeded,
+    Charge,
+    Demand,
+    Obstacle,
+    StoredApproval,
+    TooManyWaiting,
+)
 
 __all__ = [
+    "AlreadyAsked",
+    "AnswerOutcome",
     "AppendOutcome",
+    "ApprovalAnswer",
+    "ApprovalRefused",
+    "ApprovalUse",
+    "ApprovalWait",
+    "BudgetExceeded",
+    "Charge",
     "Conflict",
+    "Demand",
     "Exhausted",
     "Invocation",
     "NewReceipt",
+    "Obstacle",
     "ReceiptStore",
     "Revoked",
     "StoreBusy",
     "StoreHealth",
     "StoreUnavailable",
     "Stored",
+    "StoredApproval",
     "StoredReceipt",
+    "TooManyWaiting",
 ]

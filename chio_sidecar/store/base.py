@@ -7,6 +7,16 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from chio_core.errors import ChioError
+from chio_sidecar.store.demands import (
+    AlreadyAsked,
+    AnswerOutcome,
+    ApprovalAnswer,
+    ApprovalWait,
+    Demand,
+    Obstacle,
+    StoredApproval,
+    TooManyWaiting,
+)
 
 
 class StoreUnavailable(ChioError):
@@ -45,6 +55,7 @@ class NewReceipt:
         receipt_json: the signed receipt as compact JSON, members in protocol order.
         unless_revoked: capability ids of which none may be revoked.
         invocation: a use of a limited grant that the receipt spends.
+        demands: what else must hold and is then recorded: approvals and budgets, judged in this order.
     """
 
     receipt_id: str
@@ -53,6 +64,7 @@ class NewReceipt:
     receipt_json: str
     unless_revoked: tuple[str, ...] = ()
     invocation: Invocation | None = None
+    demands: tuple[Demand, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +99,7 @@ class Exhausted:
     invocation: Invocation
 
 
-AppendOutcome = Stored | Conflict | Revoked | Exhausted
+AppendOutcome = Stored | Conflict | Revoked | Exhausted | Obstacle
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +161,27 @@ class ReceiptStore(Protocol):
 
     async def is_revoked(self, capability_id: str) -> bool:
         """Tell whether a capability was revoked."""
+        ...
+
+    async def ask(self, wait: ApprovalWait) -> AlreadyAsked | TooManyWaiting | None:
+        """Keep a question to a person, without a receipt; None when it is new, or what stands in its way."""
+        ...
+
+    async def answer(self, given: ApprovalAnswer) -> AnswerOutcome:
+        """Keep a person's answer, for good, and say what became of it."""
+        ...
+
+    async def approval(self, approval_id: str) -> StoredApproval | None:
+        """Return the question with this id, or None."""
+        ...
+
+    async def open_approvals(self, *, now: int, limit: int) -> Sequence[StoredApproval]:
+        """Return at most `limit` questions that nobody answered and that have not expired, oldest first.
+
+        Args:
+            now: whole seconds since 1970.
+            limit: how many at most.
+        """
         ...
 
     async def health(self) -> StoreHealth:

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+from chio_sidecar.store.activity import CommitActivity
 from chio_sidecar.store.base import StoreBusy, StoreUnavailable
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,9 @@ class GroupCommitter(Generic[W]):
         writer: opens the file and does the work.
         wait_seconds: how long one piece of work may wait for a file that another process holds.
         max_waiting: pieces of work that may wait at once.
+
+    Attributes:
+        activity: what has been written so far, in figures.
     """
 
     def __init__(self, writer: Writer[W], *, wait_seconds: float, max_waiting: int) -> None:
@@ -88,6 +92,7 @@ class GroupCommitter(Generic[W]):
         self._connection: sqlite3.Connection | None = None
         self._contended_until = 0.0
         self._process = os.getpid()
+        self.activity = CommitActivity(self._queue.qsize)
         self._thread = threading.Thread(target=self._run, name="chio-receipt-writer", daemon=True)
         self._thread.start()
 
@@ -123,7 +128,9 @@ class GroupCommitter(Generic[W]):
 
     def _run(self) -> None:
         while batch := self._take():
+            began = time.perf_counter()
             self._write(batch)
+            self.activity.note(len(batch), sum(job.error is not None for job in batch), time.perf_counter() - began)
             _settle_all(batch)
             if self._contended_until > time.monotonic():
                 time.sleep(_POLITE_SECONDS)

@@ -1,8 +1,4 @@
-"""The SQLite file: its tables, how it is created, opened and recognised.
-
-Nothing in it can be changed or removed by plain SQL: triggers refuse UPDATE and DELETE, and an INSERT that
-would replace a row (`INSERT OR REPLACE` deletes without asking delete triggers) is refused before it does.
-"""
+"""The SQLite file: how it is created, opened, recognised and brought up to date. Its tables are in `tables`."""
 
 from __future__ import annotations
 
@@ -14,11 +10,9 @@ import stat
 from pathlib import Path
 
 from chio_core.errors import ConfigurationError
+from chio_sidecar.store.tables import SCHEMA_VERSION, objects, upgrade
 
 log = logging.getLogger(__name__)
-
-SCHEMA_VERSION = 1
-"""`PRAGMA user_version` of the files that this version writes."""
 
 APPLICATION_ID = 0x4368696F
 """`PRAGMA application_id` of a receipt store: "Chio" in ASCII."""
@@ -27,66 +21,6 @@ FIRST_SAFE_WAL = (3, 51, 3)
 """Older versions can lose committed rows when two connections write and checkpoint a write-ahead log at once."""
 
 _SMALLEST = 512  # bytes; the smallest page, and so the smallest database
-
-_RECEIPTS = """
-CREATE TABLE http_receipts (
-    seq INTEGER PRIMARY KEY,
-    id TEXT NOT NULL UNIQUE,
-    receipt_json TEXT NOT NULL,
-    request_id TEXT NOT NULL UNIQUE,
-    fingerprint TEXT NOT NULL,
-    created_at TEXT NOT NULL
-);
-CREATE TABLE revoked_capabilities (
-    capability_id TEXT NOT NULL PRIMARY KEY,
-    revoked_at INTEGER NOT NULL
-);
-CREATE TABLE capability_invocations (
-    capability_id TEXT NOT NULL,
-    grant_index INTEGER NOT NULL,
-    ordinal INTEGER NOT NULL,
-    request_id TEXT NOT NULL,
-    PRIMARY KEY (capability_id, grant_index, ordinal)
-);
-CREATE TABLE write_probe (
-    singleton INTEGER PRIMARY KEY CHECK (singleton = 1),
-    probes INTEGER NOT NULL
-);
-INSERT INTO write_probe VALUES (1, 0);
-CREATE VIEW receipts AS
-SELECT seq, id, request_id, created_at,
-       json_extract(receipt_json, '$.verdict.verdict') AS verdict_outcome,
-       json_extract(receipt_json, '$.method') AS method,
-       json_extract(receipt_json, '$.route_pattern') AS route_pattern,
-       json_extract(receipt_json, '$.capability_id') AS capability_id,
-       json_extract(receipt_json, '$.timestamp') AS timestamp
-FROM http_receipts;
-"""
-
-# Which rows a new row would take the place of, for each table whose rows stay for ever.
-_TAKES_PLACE_OF = {
-    "http_receipts": "id = NEW.id OR request_id = NEW.request_id OR seq = NEW.seq",
-    "revoked_capabilities": "capability_id = NEW.capability_id",
-    "capability_invocations": (
-        "capability_id = NEW.capability_id AND grant_index = NEW.grant_index AND ordinal = NEW.ordinal"
-    ),
-}
-
-_APPEND_ONLY = """
-CREATE TRIGGER {table}_no_update BEFORE UPDATE ON {table}
-BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END;
-CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table}
-BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END;
-CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table}
-WHEN EXISTS (SELECT 1 FROM {table} WHERE {same})
-BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END;
-"""
-
-_DDL = _RECEIPTS + "".join(_APPEND_ONLY.format(table=table, same=same) for table, same in _TAKES_PLACE_OF.items())
-
-_OBJECTS = {"receipts", "write_probe", *_TAKES_PLACE_OF} | {
-    f"{table}_no_{what}" for table in _TAKES_PLACE_OF for what in ("update", "delete", "replace")
-}
 
 
 def journal_for(version: tuple[int, ...]) -> str:
@@ -115,7 +49,8 @@ def prepare(path: Path, *, journal: str, busy_seconds: float) -> None:
         _create_private(path)
         connection = _connect(path, mode="rw", busy_seconds=busy_seconds)
         try:
-            _initialise(connection, path)  # first: a file that is not ours stays as it is
+            _initialise(connection, path)  # first: a file that is not ours stays as it is, its mode too
+            _make_private(path)
             _configure(connection, journal)
         finally:
             connection.close()
@@ -206,11 +141,11 @@ def _check_existing(path: Path) -> None:
             f"cannot use {path} as a receipt store: it is damaged or no SQLite database;"
             " restore it from a backup, or name another file"
         )
-    if status.st_mode & 0o077:
-        _make_private(path)
 
 
 def _make_private(path: Path) -> None:
+    if not path.stat().st_mode & 0o077:
+        return
     try:
         path.chmod(0o600)
     except PermissionError:
@@ -223,12 +158,11 @@ def _initialise(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
         if _is_empty(connection):
-            for statement in _statements(_DDL):
-                connection.execute(statement)
+            upgrade(connection, 0)
             connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-        else:
-            _recognise(connection, path)
+        elif (version := _recognise(connection, path)) != SCHEMA_VERSION:
+            upgrade(connection, version)
+            log.info("receipt store %s: schema version %d is now %d", path, version, SCHEMA_VERSION)
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
@@ -236,38 +170,29 @@ def _initialise(connection: sqlite3.Connection, path: Path) -> None:
         raise
 
 
-def _recognise(connection: sqlite3.Connection, path: Path) -> None:
+def _recognise(connection: sqlite3.Connection, path: Path) -> int:
+    """Return the schema version of a receipt store."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application != APPLICATION_ID:
         raise ConfigurationError(f"{path} is a database of another program, no receipt store; name another file")
-    if version != SCHEMA_VERSION:
+    if not 1 <= version <= SCHEMA_VERSION:
         raise ConfigurationError(
-            f"receipt store {path} has schema version {version}, this version reads {SCHEMA_VERSION};"
+            f"receipt store {path} has schema version {version}, this version reads 1 to {SCHEMA_VERSION};"
             " use the version that wrote it, or name another file"
         )
-    missing = _OBJECTS - {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    missing = objects(version) - {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
     if missing:
         raise ConfigurationError(
             f"receipt store {path} was altered: {min(missing)} is missing; restore it from a backup"
         )
+    return int(version)
 
 
 def _is_empty(connection: sqlite3.Connection) -> bool:
-    (objects,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    (count,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    return (objects, version) == (0, 0)
-
-
-def _statements(script: str) -> list[str]:
-    # `executescript` would commit first; a half-created file must not be possible.
-    found, current = [], ""
-    for line in script.splitlines(keepends=True):
-        current += line
-        if sqlite3.complete_statement(current):
-            found.append(current)
-            current = ""
-    return found
+    return (count, version) == (0, 0)
 
 
 def _remedy(exc: sqlite3.Error) -> str:

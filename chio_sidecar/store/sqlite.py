@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from chio_core.prometheus import Family
 from chio_sidecar.store.base import (
     AppendOutcome,
     NewReceipt,
@@ -19,8 +20,17 @@ from chio_sidecar.store.base import (
     StoreUnavailable,
 )
 from chio_sidecar.store.committer import GroupCommitter
+from chio_sidecar.store.demand_writes import SELECT_ONE, SELECT_OPEN, approval_from_row
+from chio_sidecar.store.demands import (
+    AlreadyAsked,
+    AnswerOutcome,
+    ApprovalAnswer,
+    ApprovalWait,
+    StoredApproval,
+    TooManyWaiting,
+)
 from chio_sidecar.store.schema import connect, connect_reader, disconnect, journal_for, prepare
-from chio_sidecar.store.writes import Append, Probe, Revoke, Write, apply
+from chio_sidecar.store.writes import Answer, Append, Ask, Probe, Revoke, Write, apply
 
 _COLUMNS = "SELECT seq, id, request_id, receipt_json, created_at FROM http_receipts"
 
@@ -75,6 +85,11 @@ class SqliteReceiptStore:
             return f"SQLite {runtime}, write-ahead log, every commit synced"
         return f"SQLite {runtime}, rollback journal (this version's write-ahead log is not safe), every commit synced"
 
+    @property
+    def metrics(self) -> Sequence[Family]:
+        """How the writing goes, for Prometheus."""
+        return self._committer.activity.families
+
     async def append(self, entry: NewReceipt) -> AppendOutcome:
         """Store a receipt and return once it is durable, or say why it was not stored."""
         outcome: AppendOutcome = await self._committer.submit(Append(entry, self._clock()))
@@ -103,6 +118,25 @@ class SqliteReceiptStore:
     async def is_revoked(self, capability_id: str) -> bool:
         """Tell whether a capability was revoked."""
         return bool(await self._read(_REVOKED, capability_id))
+
+    async def ask(self, wait: ApprovalWait) -> AlreadyAsked | TooManyWaiting | None:
+        """Keep a question to a person, without a receipt; None when it is new, or what stands in its way."""
+        obstacle: AlreadyAsked | TooManyWaiting | None = await self._committer.submit(Ask(wait))
+        return obstacle
+
+    async def answer(self, given: ApprovalAnswer) -> AnswerOutcome:
+        """Keep a person's answer, for good, and say what became of it."""
+        outcome: AnswerOutcome = await self._committer.submit(Answer(given))
+        return outcome
+
+    async def approval(self, approval_id: str) -> StoredApproval | None:
+        """Return the question with this id, or None."""
+        rows = await self._read(SELECT_ONE, approval_id)
+        return approval_from_row(rows[0]) if rows else None
+
+    async def open_approvals(self, *, now: int, limit: int) -> Sequence[StoredApproval]:
+        """Return at most `limit` questions that nobody answered and that have not expired, oldest first."""
+        return [approval_from_row(row) for row in await self._read(SELECT_OPEN, now, limit)]
 
     async def health(self) -> StoreHealth:
         """Commit something small and say how that went."""

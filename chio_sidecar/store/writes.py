@@ -23,6 +23,8 @@ from chio_sidecar.store.base import (
     Stored,
     StoreUnavailable,
 )
+from chio_sidecar.store.demand_writes import answer, ask, find_obstacle, record
+from chio_sidecar.store.demands import ApprovalAnswer, ApprovalWait, Obstacle
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +44,25 @@ class Revoke:
 
 
 @dataclass(frozen=True, slots=True)
+class Ask:
+    """Keep a question to a person; gives an obstacle or None."""
+
+    wait: ApprovalWait
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Keep a person's answer; gives an `AnswerOutcome`."""
+
+    given: ApprovalAnswer
+
+
+@dataclass(frozen=True, slots=True)
 class Probe:
     """Write something that means nothing; gives None."""
 
 
-Write = Append | Revoke | Probe
+Write = Append | Revoke | Ask | Answer | Probe
 
 _ROWS_AT_ONCE = 64
 _ROW = "(?, ?, ?, ?, ?)"
@@ -71,7 +87,7 @@ def apply(connection: sqlite3.Connection, writes: Sequence[Write]) -> list[Any]:
 
 
 def _is_simple(write: Write) -> bool:
-    return isinstance(write, Append) and write.entry.invocation is None
+    return isinstance(write, Append) and write.entry.invocation is None and not write.entry.demands
 
 
 def _one(connection: sqlite3.Connection, write: Write) -> Any:
@@ -79,6 +95,10 @@ def _one(connection: sqlite3.Connection, write: Write) -> Any:
         return _append(connection, write)
     if isinstance(write, Revoke):
         return _revoke(connection, write)
+    if isinstance(write, Ask):
+        return ask(connection, write.wait)
+    if isinstance(write, Answer):
+        return answer(connection, write.given)
     connection.execute("UPDATE write_probe SET probes = probes + 1")
     return None
 
@@ -105,6 +125,8 @@ def _append(connection: sqlite3.Connection, write: Append) -> AppendOutcome:
         return earlier
     if entry.invocation is not None:
         _spend(connection, entry.invocation, entry.request_id)
+    for demand in entry.demands:
+        record(connection, demand, entry.request_id)
     return Stored(entry.receipt_json, fresh=True)
 
 
@@ -122,13 +144,16 @@ def _insert(connection: sqlite3.Connection, writes: list[Append]) -> bool:
     return True
 
 
-def _obstacle(connection: sqlite3.Connection, entry: NewReceipt) -> Revoked | Exhausted | None:
+def _obstacle(connection: sqlite3.Connection, entry: NewReceipt) -> Revoked | Exhausted | Obstacle | None:
     revoked = _revoked(connection, set(entry.unless_revoked))
     for name in entry.unless_revoked:
         if name in revoked:
             return Revoked(name)
     if entry.invocation is not None and _spent(connection, entry.invocation) >= entry.invocation.limit:
         return Exhausted(entry.invocation)
+    for demand in entry.demands:
+        if (found := find_obstacle(connection, demand)) is not None:
+            return found
     return None
 
 

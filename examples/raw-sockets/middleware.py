@@ -95,7 +95,7 @@ class AskSidecar(DecisionMember):
             body_length=len(body),
         )
         decision = await self.client.decide(question)
-        request.state.chio_receipt = decision.receipt
+        request.state.chio_receipt = decision.handler_receipt
         return decision.denial
 
 

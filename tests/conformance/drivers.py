@@ -172,7 +172,7 @@ class SynchronousCore:
         )
         with SyncChioClient(options) as client:
             decision = client.decide(question)
-        seen = [Seen(decision.receipt, decision.passthrough, decision)] if decision.allowed else []
+        seen = [Seen(decision.handler_receipt, decision.passthrough, decision)] if decision.allowed else []
         return self._observe(decision, seen)
 
     def _observe(self, decision: Decision, seen: list[Seen]) -> Observation:

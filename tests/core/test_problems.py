@@ -16,7 +16,7 @@ from chio_core.errors import (
     SidecarUnreachable,
 )
 from chio_core.models import Verdict
-from chio_core.problems import flat, nested, render
+from chio_core.problems import explain_command, flat, nested, problem_type, render
 
 FULL = Denial(
     status=403,
@@ -39,8 +39,42 @@ def test_the_flat_envelope_says_what_is_known() -> None:
         "suggestion": "ask",
         "guard": "CapabilityGuard",
         "details": {"hint": "h"},
+        "type": "urn:chio:problem:access-denied",
+        "explain": "chio-sidecar explain rcpt-1",
     }
-    assert flat(Denial(message="no")) == {"error": "chio_access_denied", "message": "no", "status": 403}
+    assert flat(Denial(message="no")) == {
+        "error": "chio_access_denied",
+        "message": "no",
+        "status": 403,
+        "type": "urn:chio:problem:access-denied",
+    }
+
+
+@pytest.mark.parametrize(
+    ("code", "uri"),
+    [
+        ("chio_capability_required", "urn:chio:problem:capability-required"),
+        ("chio_policy_not_enforced", "urn:chio:problem:policy-not-enforced"),
+        ("rate_limited", "urn:chio:problem:rate-limited"),
+        ("Too many, <please> wait\n", "urn:chio:problem:too-many-please-wait"),
+    ],
+)
+def test_each_code_has_one_uri_that_needs_no_escaping(code: str, uri: str) -> None:
+    assert problem_type(code) == uri
+    assert flat(Denial(code=code, message="m"))["type"] == uri
+
+
+@pytest.mark.parametrize(
+    "receipt_id", ["x; rm -rf ~", "$(id)", "--help", "-", "a b", "a\nb", "é", "", "`id`", "r" * 129, "a/../b", "٣"]
+)
+def test_no_command_is_offered_for_an_id_that_a_shell_could_take_for_more_than_a_word(receipt_id: str) -> None:
+    assert explain_command(receipt_id) is None
+    assert "explain" not in flat(Denial(message="m", receipt_id=receipt_id))
+
+
+@pytest.mark.parametrize("receipt_id", ["0198f3c2-7b1e-7c3a-9f00-0123456789ab", "ab" * 32])
+def test_ids_of_both_wire_profiles_can_be_explained(receipt_id: str) -> None:
+    assert explain_command(receipt_id) == f"chio-sidecar explain {receipt_id}"
 
 
 def test_the_nested_envelope_has_the_published_codes() -> None:
@@ -50,6 +84,8 @@ def test_the_nested_envelope_has_the_published_codes() -> None:
     assert document["error"]["message"] == "no"
     assert document["error"]["guard"] == "CapabilityGuard"
     assert document["error"]["details"] == {"hint": "h"}
+    assert document["error"]["type"] == "urn:chio:problem:access-denied"
+    assert document["error"]["explain"] == "chio-sidecar explain rcpt-1"
     assert nested(Denial(code="chio_timeout", message="m"))["error"]["code"] == "CHIO_SIDECAR_UNAVAILABLE"
     assert nested(Denial(code="my_own", message="m"))["error"]["code"] == "MY_OWN"
 

@@ -18,6 +18,7 @@ def hello(request: HttpRequest, **kwargs: Any) -> HttpResponse:
     typed = get_chio_receipt(request)
     return JsonResponse({
         "receipt": request.chio_receipt,  # type: ignore[attr-defined]
+        "evaluation": request.chio_evaluation,  # type: ignore[attr-defined]
         "typed": typed.id if typed is not None else None,
         "verdict": request.chio_decision.verdict,  # type: ignore[attr-defined]
         "passthrough": getattr(request.chio_passthrough, "error", None),  # type: ignore[attr-defined]

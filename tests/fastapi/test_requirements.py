@@ -31,6 +31,7 @@ def build(*, middleware: bool = True, **options: Any) -> tuple[FastAPI, Judge, l
 
     @app.get("/any")
     async def any_capability(receipt: Capability) -> str:
+        assert receipt is not None
         called.append(receipt.id)
         return receipt.id
 

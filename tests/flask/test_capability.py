@@ -64,6 +64,14 @@ def test_a_second_requirement_is_asked_for_by_its_decorator() -> None:
     assert [asked.document["route_pattern"] for asked in sidecar.asked] == ["/two"] * 4
 
 
+def test_arguments_that_python_calls_equal_are_two_requirements() -> None:
+    one, true = (require_capability("s", "t", arguments={"n": value}) for value in (1, True))
+    with governed() as (app, sidecar):
+        app.add_url_rule("/equal", "equal", one(true(lambda: "ok")))
+        assert app.test_client().get("/equal", headers=token(("s", "t"))).status_code == 200
+    assert [str(asked.document["arguments"]) for asked in sidecar.asked] == ["{'n': 1}", "{'n': True}"]
+
+
 def test_arguments_come_from_the_path() -> None:
     with governed() as (app, sidecar):
         assert app.test_client().get("/accounts/7", headers=token(("accounts", "read", "read"))).data == b"account"

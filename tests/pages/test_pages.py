@@ -9,7 +9,7 @@ import pytest
 
 from tests.pages.page import ROOT, opened, steps_of
 
-PAGES = ["concepts.md", "migration.md", "security.md", "settings.md", "sidecar.md"]
+PAGES = ["concepts.md", "migration.md", "observe.md", "security.md", "settings.md", "sidecar.md", "telemetry.md"]
 
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 

@@ -110,6 +110,11 @@ def test_the_command_of_the_sidecar_is_installed(full: Path) -> None:
     assert said.split() == ["chio-sidecar", PROJECT["version"]]
 
 
+def test_pytest_finds_the_fixture_by_itself(full: Path, tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text("def test_it(chio):\n    assert chio.receipts == []\n")
+    assert "1 passed" in _run(str(full), "-I", "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=tmp_path)
+
+
 def _install(python: Path, requirement: str) -> None:
     # At the locked versions, which pip has just fetched for the environment of these tests.
     constraints = python.parent / "locked.txt"

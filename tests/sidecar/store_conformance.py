@@ -14,6 +14,13 @@ from typing import Any, ClassVar, Protocol
 import pytest
 
 from chio_sidecar.store import (
+    AlreadyAsked,
+    ApprovalAnswer,
+    ApprovalRefused,
+    ApprovalUse,
+    ApprovalWait,
+    BudgetExceeded,
+    Charge,
     Conflict,
     Exhausted,
     Invocation,
@@ -23,6 +30,7 @@ from chio_sidecar.store import (
     StoreBusy,
     Stored,
     StoreUnavailable,
+    TooManyWaiting,
 )
 from tests.sidecar.sidecar_tools import run
 
@@ -32,6 +40,8 @@ CATEGORIES = {
     "request ids": "one request id has one receipt",
     "revocations": "a revocation is permanent and counts at once",
     "invocations": "a limited grant is spent exactly as often as it allows",
+    "budgets": "an account is charged exactly as far as its limits allow, together with the receipt",
+    "approvals": "a question is asked once, answered once, and its approval used once, together with the receipt",
     "many callers": "tasks, threads, event loops and openers at the same time",
     "bounds": "a store that cannot keep up says so",
     "closing": "closing finishes what waits, and refuses what comes later",
@@ -81,6 +91,33 @@ def entry(number: int | str = 1, *, content: str = "a", **more: Any) -> NewRecei
     )
 
 
+def charge(cost: int = 1, *, account: str = "account-1", count: int | None = None, most: int | None = None) -> Charge:
+    return Charge(account, cost, "USD", "POST /pay", count, most)
+
+
+def wait(number: int | str = 1, *, intent: str | None = None, now: int = 1000, **more: Any) -> ApprovalWait:
+    """A question that waits for 100 seconds; by default each has an intent of its own."""
+    limits = {"requester": "cap-1", "max_open": 100, "max_open_each": 100} | more
+    intent = f"intent-{number}" if intent is None else intent
+    return ApprovalWait(
+        f"apr-{number}", intent, request_json='{"n":"%s"}' % number, created_at=now, expires_at=now + 100, **limits
+    )
+
+
+def reply(number: int | str = 1, outcome: Any = "approved", *, now: int = 1001, token: str | None = None) -> Any:
+    """An answer that counts for 100 seconds."""
+    token_id = f"apt-{number}" if token is None else token
+    return ApprovalAnswer(f"apr-{number}", outcome, "key", token_id, "{}", now, now + 100, "because")
+
+
+def use(number: int | str = 1, *, intent: str | None = None, at: int = 1002, token: Any = None) -> ApprovalUse:
+    return ApprovalUse(f"apr-{number}", f"intent-{number}" if intent is None else intent, at, token)
+
+
+def refused(number: int | str, why: Any) -> ApprovalRefused:
+    return ApprovalRefused(f"apr-{number}", why)
+
+
 @asynccontextmanager
 async def opened(kit: Kit, **options: Any) -> AsyncIterator[ReceiptStore]:
     store = kit.open(**options)
@@ -100,6 +137,16 @@ RULES = [
     "DELETE FROM revoked_capabilities",
     "UPDATE capability_invocations SET ordinal = ordinal + 1",
     "DELETE FROM capability_invocations",
+    "UPDATE budget_charges SET total = 0",
+    "DELETE FROM budget_charges",
+    "REPLACE INTO budget_charges VALUES ('account-1', 1, 0, 0, 'other')",
+    "UPDATE chio_hitl_pending SET expires_at = expires_at + 1",
+    "DELETE FROM chio_hitl_pending",
+    "UPDATE chio_hitl_resolved SET outcome = 'approved'",
+    "DELETE FROM chio_hitl_resolved",
+    "REPLACE INTO chio_hitl_resolved VALUES ('apr-1', 'denied', NULL, 'k', 't', '{}', 0, 0)",
+    "UPDATE chio_hitl_consumed_tokens SET approval_id = 'other'",
+    "DELETE FROM chio_hitl_consumed_tokens",
 ]
 
 
@@ -179,7 +226,9 @@ class StoreConformance:
     @category("append-only")
     async def test_plain_sql_of_a_second_writer_changes_nothing(self, kit: Kit) -> None:
         async with opened(kit) as store:
-            await store.append(entry(invocation=Invocation("cap-1", 0, 5)))
+            await store.ask(wait())
+            await store.answer(reply())
+            await store.append(entry(invocation=Invocation("cap-1", 0, 5), demands=(use(), charge())))
             await store.revoke("cap-2")
             before = await store.list()
             for rule in RULES:
@@ -319,6 +368,207 @@ class StoreConformance:
             row = entry(1, invocation=spend, unless_revoked=("root",))
             assert await store.append(row) == Revoked("root")
             assert isinstance(await store.append(entry(2, invocation=spend)), Stored)
+
+    @category("budgets")
+    async def test_an_account_is_charged_up_to_its_total(self, kit: Kit) -> None:
+        async with opened(kit) as store:
+            costs = [40, 50, 20, 10, 0, 1]
+            outcomes = [await store.append(entry(n, demands=(charge(c, most=100),))) for n, c in enumerate(costs)]
+            assert [isinstance(outcome, Stored) for outcome in outcomes] == [True, True, False, True, True, False]
+            assert outcomes[2] == BudgetExceeded(charge(20, most=100), "total", 10)
+            assert outcomes[5] == BudgetExceeded(charge(1, most=100), "total", 0)
+            assert len(await store.list()) == 4
+        async with opened(kit) as store:
+            late = await store.append(entry(9, demands=(charge(1, most=100),)))
+            assert late == BudgetExceeded(charge(1, most=100), "total", 0)
+            assert isinstance(await store.append(entry(10, demands=(charge(1, account="other", most=1),))), Stored)
+
+    @category("budgets")
+    async def test_an_account_is_charged_as_often_as_it_may(self, kit: Kit) -> None:
+        async with opened(kit) as store:
+            outcomes = [await store.append(entry(number, demands=(charge(0, count=2),))) for number in range(3)]
+            assert outcomes[2] == BudgetExceeded(charge(0, count=2), "invocations", 0)
+            assert isinstance(await store.append(entry(3, demands=(charge(0, count=3),))), Stored)
+
+    @category("budgets")
+    async def test_no_total_grows_beyond_what_can_be_counted(self, kit: Kit) -> None:
+        most = 2**63 - 1
+        async with opened(kit) as store:
+            assert isinstance(await store.append(entry(1, demands=(charge(most),))), Stored)
+            assert await store.append(entry(2, demands=(charge(1),))) == BudgetExceeded(charge(1), "total", 0)
+
+    @category("budgets")
+    async def test_a_repeated_request_is_charged_once(self, kit: Kit) -> None:
+        async with opened(kit) as store:
+            row = entry(1, demands=(charge(6, most=10),))
+            for fresh in (True, False, False):
+                assert await store.append(row) == Stored(row.receipt_json, fresh=fresh)
+            assert await store.append(entry(1, content="b", demands=(charge(1, most=10),))) == Conflict()
+            assert isinstance(await store.append(entry(2, demands=(charge(4, most=10),))), Stored)
+
+    @category("budgets")
+    async def test_of_two_accounts_both_are_charged_or_none(self, kit: Kit) -> None:
+        small = charge(5, account="small", most=4)
+        async with opened(kit) as store:
+            row = entry(1, demands=(charge(5, most=5), small))
+            assert await store.append(row) == BudgetExceeded(small, "total", 4)
+            assert isinstance(await store.append(entry(2, demands=(charge(5, most=5),))), Stored)
+
+    @category("budgets")
+    async def test_a_revoked_capability_is_not_charged(self, kit: Kit) -> None:
+        async with opened(kit) as store:
+            await store.revoke("cap-1")
+            row = entry(1, demands=(charge(5, most=5),), unless_revoked=("cap-1",))
+            assert await store.append(row) == Revoked("cap-1")
+            assert isinstance(await store.append(entry(2, demands=(charge(5, most=5),))), Stored)
+
+    @category("budgets")
+    async def test_a_thousand_races_for_an_account_have_one_winner_each(self, kit: Kit) -> None:
+        async with opened(kit) as one, opened(kit) as two:
+            rows = [
+                entry(f"{n}-{racer}", demands=(charge(3, account=f"account-{n}", most=5),))
+                for racer in "ab"
+                for n in range(1000)
+            ]
+            outcomes = await asyncio.gather(*map(one.append, rows[:1000]), *map(two.append, rows[1000:]))
+            assert [sum(isinstance(o, Stored) for o in pair) for pair in zip(outcomes[:1000], outcomes[1000:], strict=True)] == [1] * 1000
+            assert sum(isinstance(outcome, BudgetExceeded) for outcome in outcomes) == 1000
+            assert len(await one.list(limit=3000)) == 1000
+
+    @category("approvals")
+    async def test_a_question_is_kept_until_it_is_answered_or_expires(self, kit: Kit) -> None:
+        async with opened(kit) as store:
+            assert await store.ask(wait(1)) is None
+            assert await store.ask(wait(2, now=1050)) is None
+        async with opened(kit) as store:
+            assert [one.approval_id for one in await store.open_approvals(now=1060, limit=10)] == ["apr-1", "apr-2"]
+            assert [one.approval_id for one in await store.open_approvals(now=1060, limit=1)] == ["apr-1"]
+            assert [one.approval_id for one in await store.open_approvals(now=1100, limit=10)] == ["apr-2"]
+            assert await store.answer(reply(2, now=1101)) == "recorded"
+            assert await store.open_approvals(now=1060, limit=1) == [await store.approval("apr-1")]
+            found = await store.approval("apr-2")
+            assert found is not None
+            assert (found.request_json, found.answer, found.used_by) == ('{"n":"2"}', reply(2, now=1101), None)
+            assert await store.approval("apr-3") is None
+
+    @category("approvals")
+    async def test_an_intent_has_one_open_question(self, kit: Kit) -> None:
+        async with opened(kit) as store:
+            assert isinstance(await store.append(entry(1, demands=(wait(1, intent="i"),))), Stored)
+            again = entry(2, demands=(wait(2, intent="i", now=1099),))
+            assert await store.append(again) == AlreadyAsked("apr-1", denied=False)
+            assert await store.ask(wait(3, intent="i")) == AlreadyAsked("apr-1", denied=False)
+            assert len(await store.list()) == 1
+            assert await store.ask(wait(4, intent="i", now=1100)) is None
+
+    @category("approvals")
+    async def test_a_denial_stands_for_its_time_and_an_approval_until_it_is_used(self, kit: Kit) -> None:
+        async with opened(kit) as store:
+            for number, outcome in ((1, "denied"), (2, "approved")):
+                await store.ask(wait(number))
+                assert await store.answer(reply(number, outcome)) == "recorded"
+            assert await store.ask(wait("x", intent="intent-1", now=1100)) == AlreadyAsked("apr-1", denied=True)
+            assert await store.ask(wait("x", intent="intent-1", now=1101)) is None
+            assert await store.ask(wait("y", intent="intent-2", now=1100)) == AlreadyAsked("apr-2", denied=False)
+            assert isinstance(await store.append(entry(1, demands=(use(2),))), Stored)
+            assert await store.ask(wait("y", intent="intent-2", now=1003)) is None
+
+    @category("approvals")
+    async def test_a_question_is_answered_once(self, kit: Kit) -> None:
+        async with opened(kit) as store:
+            await store.ask(wait(1))
+            await store.ask(wait(2))
+            assert await store.answer(reply(3)) == "unknown"
+            assert await store.answer(reply(1, now=1100)) == "expired"
+            assert await store.answer(reply(1)) == "recorded"
+            assert await store.answer(reply(1)) == "replayed"
+            assert await store.answer(reply(1, "denied", token="apt-9")) == "answered"
+            assert await store.answer(reply(2, token="apt-1")) == "replayed"
+
+    @category("approvals")
+    async def test_an_approval_is_used_once_and_for_its_intent_only(self, kit: Kit) -> None:
+        async with opened(kit) as store:
+            await store.ask(wait())
+            assert await store.append(entry(1, demands=(use(),))) == refused(1, "waiting")
+            await store.answer(reply())
+            assert await store.append(entry(1, demands=(use(2),))) == refused(2, "unknown")
+            assert await store.append(entry(1, demands=(use(intent="i"),))) == refused(1, "another request")
+            assert await store.append(entry(1, demands=(use(at=1101),))) == refused(1, "expired")
+            assert await store.list() == []
+            row = entry(1, demands=(use(),))
+            assert await store.append(row) == Stored(row.receipt_json, fresh=True)
+            assert await store.append(row) == Stored(row.receipt_json, fresh=False)
+            assert await store.append(entry(2, demands=(use(),))) == refused(1, "used")
+        async with opened(kit) as store:
+            assert await store.append(entry(2, demands=(use(),))) == refused(1, "used")
+            found = await store.approval("apr-1")
+            assert found is not None
+            assert found.used_by == "request-1"
+
+    @category("approvals")
+    async def test_what_was_denied_or_has_expired_cannot_be_used(self, kit: Kit) -> None:
+        async with opened(kit) as store:
+            await store.ask(wait(1))
+            await store.answer(reply(1, "denied"))
+            assert await store.append(entry(1, demands=(use(1),))) == refused(1, "denied")
+            given = reply(1, token="other")
+            assert await store.append(entry(1, demands=(use(1, token=given),))) == refused(1, "denied")
+            await store.ask(wait(2))
+            assert await store.append(entry(2, demands=(use(2, at=1100),))) == refused(2, "expired")
+
+    @category("approvals")
+    async def test_a_token_that_comes_with_the_request_answers_its_question(self, kit: Kit) -> None:
+        async with opened(kit) as store:
+            await store.ask(wait(1))
+            await store.ask(wait(2))
+            assert isinstance(await store.append(entry(1, demands=(use(1, token=reply(1)),))), Stored)
+            found = await store.approval("apr-1")
+            assert found is not None
+            assert found.answer == reply(1)
+            stolen = reply(2, token="apt-1")
+            assert await store.append(entry(2, demands=(use(2, token=stolen),))) == refused(2, "replayed")
+
+    @category("approvals")
+    async def test_an_approval_is_not_used_when_the_budget_does_not_allow_the_request(self, kit: Kit) -> None:
+        spend = charge(5, most=4)
+        async with opened(kit) as store:
+            await store.ask(wait())
+            await store.answer(reply())
+            assert await store.append(entry(1, demands=(use(), spend))) == BudgetExceeded(spend, "total", 4)
+            assert isinstance(await store.append(entry(2, demands=(use(),))), Stored)
+
+    @category("approvals")
+    async def test_no_more_questions_wait_than_may(self, kit: Kit) -> None:
+        limits = {"max_open": 3, "max_open_each": 2}
+        async with opened(kit) as store:
+            assert [await store.ask(wait(n, **limits)) for n in (1, 2)] == [None, None]
+            assert await store.ask(wait(3, **limits)) == TooManyWaiting(2, own=True)
+            assert await store.ask(wait(4, requester="cap-2", **limits)) is None
+            late = entry(1, demands=(wait(5, requester="cap-3", **limits),))
+            assert await store.append(late) == TooManyWaiting(3, own=False)
+            await store.answer(reply(1))
+            assert isinstance(await store.append(late), Stored)
+            assert await store.ask(wait(6, now=1100, **limits)) is None
+
+    @category("approvals")
+    async def test_a_thousand_races_for_an_approval_have_one_winner_each(self, kit: Kit) -> None:
+        async with opened(kit) as one, opened(kit) as two:
+            questions = [wait(n, max_open=2000, max_open_each=2000) for n in range(1000)]
+            assert await asyncio.gather(*map(one.ask, questions)) == [None] * 1000
+            assert await asyncio.gather(*(one.answer(reply(n)) for n in range(1000))) == ["recorded"] * 1000
+            rows = [entry(f"{n}-{racer}", demands=(use(n),)) for racer in "ab" for n in range(1000)]
+            outcomes = await asyncio.gather(*map(one.append, rows[:1000]), *map(two.append, rows[1000:]))
+            assert [sum(isinstance(o, Stored) for o in pair) for pair in zip(outcomes[:1000], outcomes[1000:], strict=True)] == [1] * 1000
+            assert sum(isinstance(outcome, ApprovalRefused) for outcome in outcomes) == 1000
+
+    @category("approvals")
+    async def test_two_answers_at_once_are_one(self, kit: Kit) -> None:
+        async with opened(kit) as one, opened(kit) as two:
+            await asyncio.gather(*(one.ask(wait(n)) for n in range(50)))
+            yes = [reply(n) for n in range(50)]
+            no = [reply(n, "denied", token=f"no-{n}") for n in range(50)]
+            outcomes = await asyncio.gather(*map(one.answer, yes), *map(two.answer, no))
+            assert [{*pair} for pair in zip(outcomes[:50], outcomes[50:], strict=True)] == [{"recorded", "answered"}] * 50
 
     @category("many callers")
     async def test_many_tasks_spend_no_more_than_granted(self, kit: Kit) -> None:

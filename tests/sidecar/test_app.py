@@ -32,6 +32,7 @@ def test_health_says_that_a_receipt_could_be_signed_and_stored(tmp_path: Path) -
                 "status": "healthy",
                 "receipt_backend": "durable",
                 "revocation_backend": "durable",
+                "kernel_key": KERNEL.public_hex,
             }
             assert await app.state.sidecar.store.list() == []
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chio_core.canonical import sha256_hex
-from chio_sidecar.routes import DENY_BY_DEFAULT, SESSION_ALLOW, RouteTable, method_policy, operation_policy
+from chio_sidecar.routes import DENY_BY_DEFAULT, SESSION_ALLOW, RouteRule, RouteTable, method_policy
+from chio_sidecar.rules import operation_rule
 from tests.sidecar.sidecar_tools import vectors
 
 VECTORS = vectors("composed", "route-match", "v1.json")
@@ -79,7 +80,7 @@ PATH = st.lists(SEGMENT, min_size=1, max_size=4).map(lambda parts: "/" + "/".joi
 
 @given(st.lists(PATH, max_size=12, unique=True), PATH)
 def test_fast_matching_is_the_rule_of_the_protocol(templates: list[str], path: str) -> None:
-    table = RouteTable([(template, "GET", SESSION_ALLOW) for template in templates], "")
+    table = RouteTable([("GET", RouteRule(template, SESSION_ALLOW)) for template in templates], "")
     assert table.match("GET", path).pattern == slow_match(templates, path)
 
 
@@ -116,7 +117,7 @@ EXTENSIONS = [
 
 @pytest.mark.parametrize(("method", "operation", "policy"), EXTENSIONS)
 def test_the_extensions_of_an_operation_decide(method: str, operation: dict[str, Any], policy: str) -> None:
-    assert operation_policy(method, operation) == policy
+    assert operation_rule(method, "/a", operation).policy == policy
 
 
 def test_an_extension_that_is_no_boolean_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:

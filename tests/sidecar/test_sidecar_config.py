@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -141,3 +142,27 @@ def test_an_embedded_sidecar_says_at_once_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "r").write_text("this is no database, and it is long enough to be one " * 100)
     with pytest.raises(ConfigurationError, match=r"cannot use .* as a receipt store"):
         open_embedded(str(tmp_path / "r"), environ={})
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o600])
+def test_a_file_of_another_program_that_is_named_as_store_is_left_as_it_is(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "app.sqlite3"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE users (name TEXT)")
+    connection.close()
+    path.chmod(mode)
+    before = path.read_bytes()
+    with pytest.raises(ConfigurationError, match="database of another program"):
+        open_embedded(str(path), environ={})
+    assert [one.name for one in tmp_path.iterdir()] == ["app.sqlite3"]
+    assert (path.stat().st_mode & 0o777, path.read_bytes()) == (mode, before)
+
+
+def test_a_text_file_that_is_named_as_store_is_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("not a store\n" * 100)
+    path.chmod(0o644)
+    with pytest.raises(ConfigurationError, match="no SQLite database"):
+        open_embedded(str(path), environ={})
+    assert [one.name for one in tmp_path.iterdir()] == ["notes.txt"]
+    assert path.stat().st_mode & 0o777 == 0o644

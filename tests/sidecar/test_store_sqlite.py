@@ -18,7 +18,7 @@ from chio_sidecar.store import AppendOutcome, Stored, StoreUnavailable
 from chio_sidecar.store.schema import FIRST_SAFE_WAL, journal_for
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from tests.sidecar.sidecar_tools import run
-from tests.sidecar.store_conformance import Kit, StoreConformance, entry
+from tests.sidecar.store_conformance import Kit, StoreConformance, charge, entry, wait
 
 OLD, NEW = (3, 40, 1), (3, 51, 3)
 
@@ -168,7 +168,7 @@ UNUSABLE: dict[str, tuple[tuple[str, ...], str]] = {
         ("CREATE TABLE http_receipts (id TEXT PRIMARY KEY, receipt_json TEXT NOT NULL)",),
         "is a database of another program",
     ),
-    "a version to come": ((APPLICATION, "PRAGMA user_version=2", "CREATE TABLE t (x)"), "has schema version 2"),
+    "a version to come": ((APPLICATION, "PRAGMA user_version=3", "CREATE TABLE t (x)"), "has schema version 3"),
     "a missing table": ((APPLICATION, "PRAGMA user_version=1", "CREATE TABLE t (x)"), "was altered: "),
 }
 
@@ -219,6 +219,43 @@ def test_a_store_without_one_of_its_triggers_is_refused(tmp_path: Path) -> None:
         SqliteReceiptStore(path)
 
 
+def store_of_version_1(path: Path) -> Path:
+    connection = sqlite3.connect(path)
+    connection.executescript(Path(__file__).with_name("store_version_1.sql").read_text(encoding="utf-8"))
+    connection.close()
+    path.chmod(0o600)
+    return path
+
+
+def test_a_store_of_the_first_version_is_brought_up_to_date_and_keeps_everything(tmp_path: Path) -> None:
+    path = store_of_version_1(tmp_path / "r")
+
+    async def look() -> None:
+        for _ in range(2):
+            store = SqliteReceiptStore(path)
+            assert [row.receipt_json for row in await store.list()] == [entry(1).receipt_json]
+            assert await store.is_revoked("cap-2")
+            await store.close()
+        store = SqliteReceiptStore(path)
+        assert await store.ask(wait()) is None
+        assert isinstance(await store.append(entry(2, demands=(charge(),))), Stored)
+        await store.close()
+
+    run(look())
+    connection = sqlite3.connect(path)
+    assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+    connection.close()
+
+
+def test_an_altered_store_of_the_first_version_stays_as_it_is(tmp_path: Path) -> None:
+    path = store_of_version_1(tmp_path / "r")
+    foreign(path, "DROP TRIGGER http_receipts_no_delete")
+    before = path.read_bytes()
+    with pytest.raises(ConfigurationError, match="was altered: http_receipts_no_delete is missing"):
+        SqliteReceiptStore(path)
+    assert path.read_bytes() == before
+
+
 @pytest.mark.parametrize("content", [b"not a database " * 500, b"SQLite format 3\0" + b"\xff" * 5000, b"x"])
 def test_a_damaged_file_is_refused_in_one_sentence(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "r"
@@ -261,7 +298,7 @@ def test_a_full_store_refuses_and_recovers_without_a_restart(tmp_path: Path) -> 
     path = tmp_path / "r"
 
     async def fill() -> int:
-        store = SqliteReceiptStore(path, max_pages=40)
+        store = SqliteReceiptStore(path, max_pages=56)
         try:
             rows = [entry(number, content="x" * 2000) for number in range(200)]
             outcomes = [await _outcome(store.append(row)) for row in rows]
@@ -298,7 +335,7 @@ def test_a_disk_with_little_room_is_no_healthy_place(tmp_path: Path) -> None:
 
 def test_space_that_comes_back_is_used_by_the_running_store(tmp_path: Path) -> None:
     async def fill() -> None:
-        store = SqliteReceiptStore(tmp_path / "r", max_pages=40)
+        store = SqliteReceiptStore(tmp_path / "r", max_pages=56)
         big = entry("big", content="x" * 400_000)
         with pytest.raises(StoreUnavailable, match="full"):
             await store.append(big)
@@ -311,7 +348,7 @@ def test_space_that_comes_back_is_used_by_the_running_store(tmp_path: Path) -> N
 
 def test_a_full_batch_fails_as_a_whole_and_nothing_of_it_is_stored(tmp_path: Path) -> None:
     async def fill() -> None:
-        store = SqliteReceiptStore(tmp_path / "r", max_pages=40)
+        store = SqliteReceiptStore(tmp_path / "r", max_pages=56)
         rows = [entry(number, content="x" * 20_000) for number in range(64)]
         outcomes = await asyncio.gather(*map(store.append, rows), return_exceptions=True)
         stored = {row.request_id for row in await store.list(limit=1000)}

@@ -1,0 +1,326 @@
+"""The desk where people answer: what waits, and what they say (wire protocol, sections 7.7 and 12.4).
+
+The control plane puts it on the wire, and the command line opens it on a store's file; the store sees to it that a
+question is answered once, whoever asks.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, Field, ValidationError
+
+from chio_core.canonical import parse_json
+from chio_core.errors import ChioError
+from chio_core.models.base import Text
+from chio_core.models.receipt import explain
+from chio_core.signing import SigningKey
+from chio_sidecar.approval_tokens import (
+    LONGEST_LIFE,
+    NOBODY,
+    GovernedApprovalToken,
+    TokenRejected,
+    check_token,
+    read_token,
+    sign_token,
+)
+from chio_sidecar.approvals import DENIED, MAX_OPEN, intent_hash, new_approval_id, too_many_reason, wait_for
+from chio_sidecar.store import AlreadyAsked, ApprovalAnswer, ReceiptStore, StoredApproval, TooManyWaiting
+
+DEFAULT_LIMIT = 100
+"""Open questions that are listed when nobody says how many."""
+
+MAX_BATCH = 1000
+"""Answers that one batch may hold."""
+
+SUBMITTED_POLICY = "chio_sidecar_submitted_approval"
+"""`policy_id` of a question that was not asked by a route's policy."""
+
+_REASON = Annotated[str, Field(strict=True, max_length=1000)]
+_NAME = Annotated[str, Field(strict=True, min_length=1, max_length=1000)]
+_NOT_RECORDED = {
+    "unknown": (404, "not_found", "approval {id} is not known"),
+    "answered": (409, "conflict", "approval {id} was answered already"),
+    "expired": (409, "conflict", "approval {id} has expired"),
+    "replayed": (409, "replay_detected", "the token for approval {id} was used already"),
+}
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class DeskError(ChioError):
+    """An answer or a question is not taken.
+
+    Attributes:
+        status: HTTP status.
+        code: the protocol's name of the error.
+    """
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class OperatorAnswer(BaseModel):
+    """Body of `operator-respond`: the sidecar signs for the operator."""
+
+    outcome: Literal["approved", "denied"]
+    reason: _REASON | None = None
+
+
+class SignedAnswer(OperatorAnswer):
+    """Body of `respond`: the approver has signed."""
+
+    approver: Text
+    token: dict[str, Any]
+
+
+class BatchedAnswer(BaseModel):
+    """One of a batch; the rest is read as `SignedAnswer`, one by one."""
+
+    model_config = {"extra": "allow"}
+
+    approval_id: Text
+
+
+class Batch(BaseModel):
+    """Body of `batch/respond`."""
+
+    decisions: list[BatchedAnswer] = Field(max_length=MAX_BATCH)
+
+
+class Submission(BaseModel):
+    """Body of `submit`.
+
+    Attributes:
+        ttl_seconds: how long the question may wait.
+    """
+
+    capability_id: Annotated[str, Field(strict=True, max_length=1000)]
+    tool_server: _NAME
+    tool_name: _NAME
+    parameter_hash: _NAME
+    requested_by: _NAME
+    ttl_seconds: int = Field(LONGEST_LIFE, strict=True, ge=1, le=LONGEST_LIFE)
+    summary: _REASON | None = None
+    triggered_by: _REASON | Annotated[list[_REASON], Field(max_length=20)] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which open questions are wanted; None asks nothing.
+
+    Attributes:
+        not_expired_at: only those that are still open then, whole seconds since 1970.
+        limit: how many at most.
+    """
+
+    subject_id: str | None = None
+    tool_server: str | None = None
+    tool_name: str | None = None
+    not_expired_at: int = 0
+    limit: int = DEFAULT_LIMIT
+
+    def takes(self, document: Mapping[str, Any]) -> bool:
+        """Tell whether an ApprovalRequest is wanted."""
+        wanted = {"subject_id": self.subject_id, "tool_server": self.tool_server, "tool_name": self.tool_name}
+        return all(value is None or document.get(name) == value for name, value in wanted.items())
+
+
+class ApprovalDesk:
+    """Reads and answers the questions of one store.
+
+    Args:
+        store: where they are.
+        key: signs for operators.
+        approvers: public keys (hex) whose signed answers count.
+        now: returns whole seconds since 1970.
+    """
+
+    def __init__(
+        self, store: ReceiptStore, key: SigningKey, approvers: Collection[str], now: Callable[[], int]
+    ) -> None:
+        self._store = store
+        self._key = key
+        self._approvers = approvers
+        self._now = now
+
+    async def pending(self, wanted: Filter) -> dict[str, Any]:
+        """Return the open questions, oldest first."""
+        since = max(self._now(), wanted.not_expired_at)
+        rows = await self._store.open_approvals(now=since, limit=MAX_OPEN)
+        documents = [document for row in rows if wanted.takes(document := parse_json(row.request_json))]
+        found = documents[: wanted.limit]
+        return {"approvals": found, "count": len(found)}
+
+    async def show(self, approval_id: str) -> dict[str, Any]:
+        """Return a question that is open, or the answer to it.
+
+        Raises:
+            DeskError: 404.
+        """
+        row = await self._known(approval_id)
+        if row.answer is None:
+            if row.expires_at <= self._now():
+                raise DeskError(404, "not_found", f"approval {_short(approval_id)} has expired")
+            return {"pending": parse_json(row.request_json)}
+        answer = row.answer
+        return {
+            "resolution": {
+                "approval_id": row.approval_id,
+                "outcome": answer.outcome,
+                "resolved_at": answer.resolved_at,
+                "approver_hex": answer.approver,
+                "token_id": answer.token_id,
+            }
+        }
+
+    async def operator_respond(self, approval_id: str, document: Mapping[str, Any]) -> dict[str, Any]:
+        """Record what an operator says; the token is signed with the key of the desk.
+
+        Raises:
+            DeskError: 400, 404 or 409.
+        """
+        row = await self._known(approval_id)
+        said = _read(OperatorAnswer, document, "answer")
+        token = sign_token(
+            self._key,
+            token_id=f"apt-{uuid.uuid4()}",
+            subject=_subject(row),
+            intent_hash=row.intent_hash,
+            approval_id=approval_id,
+            decision=said.outcome,
+            now=self._now(),
+        )
+        return await self._record(token.answer(self._now(), said.reason))
+
+    async def respond(self, approval_id: str, document: Mapping[str, Any]) -> dict[str, Any]:
+        """Record what an approver has signed.
+
+        Raises:
+            DeskError: 400, 403, 404 or 409.
+        """
+        row = await self._known(approval_id)
+        said = _read(SignedAnswer, document, "answer")
+        try:
+            token = read_token(said.token)
+        except TokenRejected as exc:
+            raise DeskError(400, "bad_request", exc.reason) from None
+        now = self._now()
+        try:
+            _check_answer(said, token, approval_id)
+            check_token(
+                token, approvers=self._approvers, intent_hash=row.intent_hash, subject=_subject(row), now=now
+            )
+        except TokenRejected as exc:
+            raise DeskError(403, "approval_rejected", exc.reason) from None
+        return await self._record(token.answer(now, said.reason))
+
+    async def batch(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        """Record several signed answers, each by itself.
+
+        Raises:
+            DeskError: 400 when it is no batch at all.
+        """
+        decisions = _read(Batch, document, "approval batch").decisions
+        results = [await self._one_of_batch(decision) for decision in decisions]
+        outcomes = [result.get("outcome") for result in results]
+        counted = {name: outcomes.count(name) for name in ("approved", "denied")}
+        return {"results": results, "summary": {"total": len(results), **counted, "rejected": outcomes.count(None)}}
+
+    async def submit(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        """Put a question that no route's policy asked.
+
+        Raises:
+            DeskError: 400; 403 when it was denied a short while ago; 503 when too many questions wait.
+        """
+        wanted, now = _read(Submission, document, "approval"), self._now()
+        request = _submitted(wanted, now, self._approvers)
+        hashed = request["governed_intent_hash"]
+        obstacle = await self._store.ask(wait_for(request, hashed, wanted.capability_id or wanted.requested_by))
+        approval_id, expires_at = request["approval_id"], request["expires_at"]
+        if isinstance(obstacle, TooManyWaiting):
+            raise DeskError(503, "chio_overloaded", too_many_reason(obstacle))
+        if isinstance(obstacle, AlreadyAsked):
+            approval_id = obstacle.approval_id
+            if obstacle.denied:
+                raise DeskError(403, "approval_rejected", DENIED.format(id=approval_id))
+            expires_at = (await self._known(approval_id)).expires_at
+        return {
+            "approval_id": approval_id,
+            "status": "pending",
+            "expires_at": expires_at,
+            "resume_path": f"/approvals/{approval_id}/respond",
+        }
+
+    async def _one_of_batch(self, decision: BatchedAnswer) -> dict[str, Any]:
+        try:
+            done = await self.respond(decision.approval_id, decision.model_extra or {})
+        except ChioError as exc:
+            return {"approval_id": decision.approval_id, "status": "rejected", "error": exc.message}
+        return {"approval_id": decision.approval_id, "status": "resolved", "outcome": done["outcome"]}
+
+    async def _record(self, given: ApprovalAnswer) -> dict[str, Any]:
+        outcome = await self._store.answer(given)
+        if outcome != "recorded":
+            status, code, message = _NOT_RECORDED[outcome]
+            raise DeskError(status, code, message.format(id=_short(given.approval_id)))
+        return {"approval_id": given.approval_id, "outcome": given.outcome, "resolved_at": given.resolved_at}
+
+    async def _known(self, approval_id: str) -> StoredApproval:
+        row = await self._store.approval(approval_id)
+        if row is None:
+            raise DeskError(404, "not_found", f"approval {_short(approval_id)} is not known")
+        return row
+
+
+def _check_answer(said: SignedAnswer, token: GovernedApprovalToken, approval_id: str) -> None:
+    if token.request_id != approval_id:
+        raise TokenRejected("approval token is for another approval")
+    if token.approver != said.approver.removeprefix("0x").lower():
+        raise TokenRejected("approver is not the one who signed the token")
+    if token.decision != said.outcome:
+        raise TokenRejected(f"outcome is {said.outcome}, and the token says {token.decision}")
+
+
+def _submitted(wanted: Submission, now: int, approvers: Collection[str]) -> dict[str, Any]:
+    intent = wanted.model_dump(include={"capability_id", "tool_server", "tool_name", "parameter_hash", "requested_by"})
+    action = f"{wanted.tool_server}/{wanted.tool_name}"
+    document = {
+        "approval_id": new_approval_id(),
+        "policy_id": SUBMITTED_POLICY,
+        "subject_id": wanted.requested_by,
+        "capability_id": wanted.capability_id,
+        "subject_public_key": NOBODY,
+        "tool_server": wanted.tool_server,
+        "tool_name": wanted.tool_name,
+        "action": action,
+        "parameter_hash": wanted.parameter_hash,
+        "expires_at": now + wanted.ttl_seconds,
+        "created_at": now,
+        "summary": wanted.summary or f"{action} by {wanted.requested_by}",
+        "governed_intent": intent,
+        "governed_intent_hash": intent_hash(intent),
+        "trusted_approvers": sorted(approvers),
+        "triggered_by": wanted.triggered_by,
+    }
+    return {name: value for name, value in document.items() if value is not None}
+
+
+def _subject(row: StoredApproval) -> str:
+    return str(parse_json(row.request_json)["subject_public_key"])
+
+
+def _read(model: type[M], document: Mapping[str, Any], what: str) -> M:
+    try:
+        return model.model_validate(document)
+    except ValidationError as exc:
+        raise DeskError(400, "bad_request", f"invalid {what}: {explain(exc)}") from None
+
+
+def _short(approval_id: str) -> str:
+    return approval_id[:100]

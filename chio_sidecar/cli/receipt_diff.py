@@ -1,0 +1,121 @@
+"""`receipt diff`: what would have been refused, had observe mode been off."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from chio_sidecar.cli.options import wants_json
+from chio_sidecar.cli.output import CliError, compact, emit
+from chio_sidecar.cli.receipt_list import positive
+from chio_sidecar.observed import Group, Tally, is_observed
+from chio_sidecar.receipt_query import ReceiptFilter, ReceiptReader
+
+WOULD_REFUSE = 3
+"""Exit status when something would have been refused; 1 is an error, and 2 wrong usage."""
+
+DESCRIPTION = """Compare what was allowed to run in observe mode with what enforcing would have done.
+
+Counts the receipts of requests that an application in observe mode sent (CHIO_OBSERVE, CHIO_OBSERVE_PATHS,
+CHIO_OBSERVE_PREFIXES or Depends(Observe())), and groups those that would have been refused: the verdict is not
+allow, or the route requires a capability and no valid one was presented. Requests while the sidecar was down left
+no receipt; the application's log has them, as "OBSERVED, NOT REFUSED".
+
+exit status: 0 nothing would have been refused, 3 something would, 1 there is nothing to compare or the store
+cannot be read, 2 wrong usage. So in CI: chio-sidecar receipt diff --receipt-store FILE --since 24h
+"""
+
+_SHOWN = 20
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("--receipt-store", metavar="FILE", type=Path, help="SQLite file; default --receipt-db")
+    parser.add_argument(
+        "--since",
+        metavar="TIME",
+        type=moment,
+        help="signed then or later: seconds since 1970, 2026-01-31T08:00Z, or so long ago: 90s, 30m, 24h, 7d",
+    )
+    parser.add_argument("--last", metavar="N", type=positive, help="look at the newest N receipts only")
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="count every receipt, not only those that say they were observed: another sidecar does not write that",
+    )
+    parser.add_argument(
+        "--top", metavar="N", type=positive, default=_SHOWN, help=f"groups to print for people ({_SHOWN}); JSON has all"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report; return 0 when nothing would have been refused, else `WOULD_REFUSE`.
+
+    Raises:
+        CliError: no store is named, or it has nothing to compare.
+        ConfigurationError: the store cannot be read.
+    """
+    tally = Tally()
+    store = args.receipt_store or args.receipt_db
+    if not store:
+        raise CliError("receipt diff needs a store", fix="give --receipt-store FILE")
+    reader = ReceiptReader(store, option="--receipt-store" if args.receipt_store else "--receipt-db")
+    try:
+        start = max(0, reader.last - args.last) if args.last else 0
+        for _, receipt in reader.rows(ReceiptFilter(since=args.since), after=start):
+            if args.all or is_observed(receipt):
+                tally.add(receipt)
+    finally:
+        reader.close()
+    emit(compact(tally.document()) if wants_json(args) else report(tally, args.top))
+    if not tally.observed:
+        raise CliError(
+            "there are no receipts of observed requests to compare",
+            fix="switch CHIO_OBSERVE on in the application, or give --all where the sidecar is another one",
+        )
+    return WOULD_REFUSE if tally.refused else 0
+
+
+def report(tally: Tally, shown: int) -> str:
+    """Return the report for people."""
+    groups = tally.groups()
+    lines = [f"would have refused {tally.refused:,} of {tally.observed:,} observed requests"]
+    for group in groups[:shown]:
+        lines += ["", *_lines(group)]
+    if left := sum(group.count for group in groups[shown:]):
+        lines += ["", f"and {left:,} more in {len(groups) - shown:,} smaller groups; --top or --json shows them"]
+    if tally.beyond:
+        lines += ["", f"and {tally.beyond:,} more, of too many kinds to tell apart"]
+    return "\n".join(lines)
+
+
+def moment(text: str) -> int:
+    """Read a time, absolute or so long ago, as seconds since 1970; an argparse type."""
+    if re.fullmatch(r"[0-9]{1,18}", text):
+        return int(text)
+    if (ago := re.fullmatch(r"([0-9]{1,9})([smhd])", text)) is not None:
+        return max(0, int(time.time()) - int(ago[1]) * _UNITS[ago[2]])
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text[:40]!r} is no time: write seconds since 1970, 2026-01-31T08:00Z, or so long ago: 24h"
+        ) from None
+    # Without an offset it is UTC, as the times in receipts are; this machine's zone would change the answer.
+    aware = found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+    return max(0, int(aware.timestamp()))
+
+
+def _lines(group: Group) -> list[str]:
+    # Paths and reasons are written by strangers, and terminals obey controls.
+    kind = group.kind
+    caller = compact(kind.caller)[1:-1] if kind.caller is not None else "others"
+    return [
+        f"{group.count:>7,}  {compact(kind.method)[1:-1]} {compact(kind.route)[1:-1]}: {compact(kind.reason)[1:-1]}",
+        f"         caller {caller}",
+        f"         newest {', '.join(compact(one)[1:-1] for one in group.newest)}",
+    ]

@@ -1,0 +1,84 @@
+"""`viewer`: the receipts of a store in a browser, without a sidecar."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import os
+from pathlib import Path
+
+from chio_core.errors import ChioError
+from chio_sidecar.cli.output import CliError, say
+from chio_sidecar.cli.receipt_verify import add_trusted_key
+from chio_sidecar.cli.serving import bind, serve
+from chio_sidecar.config import control_token_from
+from chio_sidecar.keys import load_key
+from chio_sidecar.viewer import VIEWER_PATH, create_viewer_app
+from chio_sidecar.viewer.query import ReceiptWindow
+
+DESCRIPTION = f"""\
+Show a receipt store in a browser: list, filter, open and verify receipts. The file is opened read-only, and may
+belong to a running sidecar or to an application with CHIO_SIDECAR_URL=embedded:FILE. The sidecar's own key is that
+of --trusted-key, or else of the key file beside the store, FILE.key.
+
+While it runs, every user of this machine can read the receipts, unless CHIO_SIDECAR_CONTROL_TOKEN is set: the page
+then asks for it. The sidecar itself has the same page at {VIEWER_PATH}.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument(
+        "--receipt-store", metavar="FILE", type=Path, help="SQLite file of a sidecar; default --receipt-db"
+    )
+    parser.add_argument(
+        "--listen", metavar="ADDR", default="127.0.0.1:0", help="HOST:PORT of this machine (127.0.0.1, any free port)"
+    )
+    add_trusted_key(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve the page until it is stopped.
+
+    Raises:
+        CliError: there is no store, or the address is not this machine's.
+    """
+    path: Path | None = args.receipt_store or args.receipt_db
+    if path is None:
+        raise CliError("viewer requires --receipt-store <path>", fix="name the SQLite file of a sidecar")
+    _check_loopback(args.listen)
+    _check_store(path)
+    keys = frozenset(args.trusted_key or _key_beside(path))
+    app = create_viewer_app(path, keys=keys, token=control_token_from(os.environ))
+    with bind(args.listen) as listener:
+        return serve(app, listener, ready=f"chio viewer: {path} is shown at http://{listener.address}{VIEWER_PATH}")
+
+
+def _check_store(path: Path) -> None:
+    if not path.is_file():
+        raise CliError(f"there is no receipt store at {path}", fix="name the SQLite file of a sidecar")
+    ReceiptWindow(path).newest()
+
+
+def _check_loopback(listen: str) -> None:
+    host = listen.rpartition(":")[0].removeprefix("[").removesuffix("]")
+    try:
+        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = False
+    if not local:
+        raise CliError(
+            f"--listen {listen} is not an address of this machine alone, and receipts are not sent over a network",
+            fix="listen on 127.0.0.1:PORT; from elsewhere use an SSH tunnel",
+        )
+
+
+def _key_beside(path: Path) -> list[str]:
+    try:
+        return [load_key(path.with_name(path.name + ".key")).public_hex]
+    except FileNotFoundError:
+        reason = "there is no key file beside the store"
+    except ChioError as exc:
+        reason = exc.message
+    say(f"chio viewer: the sidecar's own key is not known ({reason}); --trusted-key names it")
+    return []

@@ -1,0 +1,159 @@
+"""What an allowed request still has to meet: the approval and the budget that application or document demand.
+
+An approval is looked at first, then the budget. Whether an approval is still unused and what is left of an account
+is known to the store only: what it must judge and record goes along as `demands`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from chio_core.models.capability import CapabilityToken
+from chio_core.models.request import ChioHttpRequest
+from chio_core.policy import (
+    APPROVAL_GUARD,
+    BUDGET_GUARD,
+    ApprovalDemand,
+    BudgetDemand,
+    approval_evidence,
+    approval_from,
+    budget_evidence,
+    budget_from,
+)
+from chio_sidecar.approval_tokens import TokenRejected
+from chio_sidecar.approvals import Intent, approval_needed, intent_of, presented, strictest_approval
+from chio_sidecar.budgets import BudgetRefused, charges, strictest_budget
+from chio_sidecar.routes import RouteRule
+from chio_sidecar.store import Demand
+
+CHARGED = "charged"
+NOT_NEEDED = "not above it, no approval needed"
+WAITING = "a person has to approve it"
+APPROVED = "approved, used once as {id}"
+
+_LONGEST_ID = 128
+
+HINTS = {
+    APPROVAL_GUARD: "repeat the request without an approval to have a person asked",
+    BUDGET_GUARD: "ask for less, or ask the authority for a capability with a larger budget",
+}
+"""What a person who was refused can do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """An allowed request: everything that its demands are judged by.
+
+    Attributes:
+        capability: the valid token, if there is one.
+        grant: position of the grant that allows the tool.
+        approvers: public keys (hex) that may approve.
+        now: whole seconds since 1970.
+    """
+
+    request: ChioHttpRequest
+    rule: RouteRule
+    capability: CapabilityToken | None
+    grant: int | None
+    approvers: Collection[str]
+    now: int
+
+
+@dataclass(slots=True)
+class Findings:
+    """What came of the demands.
+
+    Attributes:
+        evidence: GuardEvidence objects in the order of the checks.
+        demands: what the store must judge and record.
+        refusal: (guard, reason) when the request is refused.
+        waits: True when a person has to answer first.
+        intent: what a person is or was asked.
+        asks: the question may be put to a person; False where the application only observes.
+    """
+
+    evidence: list[dict[str, Any]] = field(default_factory=list)
+    demands: list[Demand] = field(default_factory=list)
+    refusal: tuple[str, str] | None = None
+    waits: bool = False
+    intent: Intent | None = None
+    asks: bool = True
+
+    def refuse(self, guard: str, reason: str) -> None:
+        """Note the refusal; what the store should have recorded falls away."""
+        self.evidence.append({"guard_name": guard, "verdict": False, "details": reason})
+        self.demands.clear()
+        self.refusal = (guard, reason)
+
+    def met(self, guard: str, details: str) -> None:
+        """Note that a demand is met."""
+        self.evidence.append({"guard_name": guard, "verdict": True, "details": details})
+
+
+def has_demands(request: ChioHttpRequest, rule: RouteRule) -> bool:
+    """Tell whether anything is demanded beyond the capability."""
+    return (
+        request.governed_intent is not None
+        or request.budget is not None
+        or rule.approval is not None
+        or rule.budget is not None
+    )
+
+
+def judge_demands(case: Case) -> Findings:
+    """Judge approval and budget of an allowed request.
+
+    Raises:
+        ValueError: a demand is malformed.
+        InvalidDocument: the request has no canonical form.
+    """
+    intent, wire = case.request.governed_intent, case.request.budget
+    stated = None if intent is None else approval_from(intent)
+    budget = None if wire is None else budget_from(wire)
+    findings = Findings()
+    try:
+        # What one invocation may cost is known at once; nobody has to be asked about what cannot be.
+        spent = _spent(case, budget)
+        _judge_approval(case, stated, findings)
+    except BudgetRefused as exc:
+        findings.refuse(BUDGET_GUARD, exc.reason)
+    except TokenRejected as exc:
+        findings.refuse(APPROVAL_GUARD, exc.reason)
+    else:
+        if spent is not None and not findings.waits:
+            findings.demands.extend(spent[1])
+            findings.met(BUDGET_GUARD, budget_evidence(spent[0]) + CHARGED)
+    return findings
+
+
+def _spent(case: Case, stated: BudgetDemand | None) -> tuple[BudgetDemand, list[Demand]] | None:
+    """Return the budget that the evidence states, and what is to be spent."""
+    budget = strictest_budget(stated, case.rule.budget)
+    if budget is None:
+        return None
+    return stated or budget, list(charges(budget, case.request, case.rule, case.capability, case.grant))
+
+
+def _judge_approval(case: Case, stated: ApprovalDemand | None, findings: Findings) -> None:
+    demand = strictest_approval(stated, case.rule.approval)
+    if demand is None:
+        return
+    begins = approval_evidence(stated or demand)
+    if not approval_needed(stated, case.rule.approval):
+        findings.met(APPROVAL_GUARD, begins + NOT_NEEDED)
+        return
+    findings.intent = intent_of(case.request, case.rule, case.capability, demand)
+    if case.request.approval_token is None:
+        findings.waits, findings.asks = True, not observes(case.request)
+        findings.evidence.append({"guard_name": APPROVAL_GUARD, "verdict": False, "details": begins + WAITING})
+        return
+    use = presented(case.request.approval_token, findings.intent, case.approvers, case.now)
+    findings.demands.append(use)
+    findings.met(APPROVAL_GUARD, begins + APPROVED.format(id=use.approval_id[:_LONGEST_ID]))
+
+
+def observes(request: ChioHttpRequest) -> bool:
+    """Tell whether the application only watches; the request then runs whatever is decided."""
+    return request.enforcement is not None and request.enforcement.get("mode") == "observe"

@@ -1,0 +1,93 @@
+"""Versions of Python and of the libraries, against the least ones that work."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import PackageNotFoundError, requires, version
+
+from chio_sidecar.doctor.result import Check
+from chio_sidecar.store.schema import FIRST_SAFE_WAL
+
+DISTRIBUTION = "chio-frameworks"
+
+OLDEST_PYTHON = (3, 11)
+
+_REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^]]*\])?\s*(?:>=\s*(?P<least>[0-9][0-9.]*))?")
+_EXTRA = re.compile(r"""extra\s*==\s*["'](?P<extra>[^"']+)["']""")
+
+
+def check_versions(
+    needed: Iterable[str] | None = None,
+    *,
+    installed: Callable[[str], str] = version,
+    python: tuple[int, ...] = sys.version_info[:3],
+    sqlite: tuple[int, ...] = sqlite3.sqlite_version_info,
+) -> Iterator[Check]:
+    """Yield one check for Python, SQLite and each library.
+
+    Args:
+        needed: requirements as package metadata states them; None: those of this distribution.
+        installed: returns the version of a distribution, or raises `PackageNotFoundError`.
+        python, sqlite: versions that run.
+    """
+    least = ".".join(map(str, OLDEST_PYTHON))
+    good = python >= OLDEST_PYTHON
+    yield Check("version.python", "ok" if good else "fail", _dotted(python), None if good else f"use {least} or newer")
+    yield _sqlite(sqlite)
+    known = list(needed if needed is not None else _own_requirements())
+    if not known:
+        yield Check(
+            f"version.{DISTRIBUTION}", "warn", "it runs without being installed, so the least versions are not known",
+            f"pip install {DISTRIBUTION}, or pip install -e . in a checkout",
+        )  # fmt: skip
+    for requirement in dict.fromkeys(known):
+        yield from _library(requirement, installed)
+
+
+def _own_requirements() -> list[str]:
+    try:
+        return requires(DISTRIBUTION) or []
+    except PackageNotFoundError:
+        return []
+
+
+def _library(requirement: str, installed: Callable[[str], str]) -> Iterator[Check]:
+    specifier, _, marker = requirement.partition(";")
+    match, extra = _REQUIREMENT.match(specifier.strip()), _EXTRA.search(marker)
+    if match is None:
+        return
+    name, least = match["name"], match["least"]
+    try:
+        found = installed(name)
+    except PackageNotFoundError:
+        if extra is None and not marker.strip():
+            yield Check(f"version.{name}", "fail", "not installed", f"pip install '{name}>={least or 0}'")
+        return
+    if least is not None and _numbers(found) < _numbers(least):
+        what = f"{found} is older than {least}, the least that works"
+        yield Check(f"version.{name}", "fail", what, f"pip install '{name}>={least}'")
+    else:
+        yield Check(f"version.{name}", "ok", f"{found} (least: {least or 'any'})")
+
+
+def _sqlite(found: tuple[int, ...]) -> Check:
+    if found >= FIRST_SAFE_WAL:
+        return Check("version.sqlite", "ok", f"{_dotted(found)}, with a safe write-ahead log")
+    text = f"{_dotted(found)}, so the store uses a rollback journal (write-ahead logs are safe from "
+    return Check("version.sqlite", "ok", f"{text}{_dotted(FIRST_SAFE_WAL)} on)")
+
+
+def _dotted(numbers: tuple[int, ...]) -> str:
+    return ".".join(map(str, numbers))
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """Return the release numbers of a version, without trailing zeros: `5.2.0rc1` is (5, 2)."""
+    match = re.match(r"[0-9]+(?:\.[0-9]+)*", text.rpartition("!")[2].lstrip("v"))
+    numbers = [int(part) for part in match[0].split(".")] if match else [0]
+    while len(numbers) > 1 and numbers[-1] == 0:
+        numbers.pop()
+    return tuple(numbers)

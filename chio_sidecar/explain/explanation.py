@@ -1,0 +1,141 @@
+"""`explain`: from the facts of a refusal to plain words, a rule, and a capability that would pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from chio_sidecar.explain.capability import UNKNOWN_ISSUER, Wanted
+from chio_sidecar.explain.outcomes import DOCTOR, NOT_DECIDED, OUTCOMES, SEE_THE_SIDECAR
+from chio_sidecar.explain.policy import POLICY_REASONS, approval_command
+from chio_sidecar.explain.reasons import Found, recognise
+from chio_sidecar.explain.refusal import Refusal
+
+_ALLOWED = (
+    "The sidecar allowed this request. If it was answered with a refusal all the same, the application added that:"
+    " the route's capability was not presented or not enough, or a guard behind the decision refused.",
+    "give the body of the refused answer instead of the receipt",
+)
+_ALLOWED_TOKENLESS = (
+    "The sidecar allowed this request. Its route asks for a capability all the same, and none was presented, so the"
+    " application refuses it where it enforces.",
+    "present one in the X-Chio-Capability header",
+)
+_NO_VERDICT = {
+    "cancel": "The sidecar cancelled the evaluation; only an explicit allow lets a request through.",
+    "incomplete": "The sidecar could not come to a decision; only an explicit allow lets a request through.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What `explain` prints.
+
+    Attributes:
+        subject: what it is about, for example `POST /transfers`; None when the document does not say.
+        outcome: `allowed`, `refused`, `observed` (it would have been refused, and ran) or `not decided`.
+        rule: short name of the rule, for example `R6`; the wire code where no rule is known.
+        reason: the exact text.
+        why: plain words.
+        remedy: what to do.
+        passes: the capability that would pass, `server/tool:operations` and its constraints.
+        command: the command line that issues it, or that does what the remedy says.
+    """
+
+    subject: str | None
+    outcome: str
+    rule: str
+    reason: str | None
+    why: str
+    remedy: str
+    passes: str | None = None
+    command: str | None = None
+    status: int | None = None
+    guard: str | None = None
+    receipt_id: str | None = None
+
+    def document(self) -> dict[str, Any]:
+        """Return it as a JSON object; what is unknown is left out."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def explain(refusal: Refusal, *, wanted: Wanted | None = None, issuer: Sequence[str] = UNKNOWN_ISSUER) -> Explanation:
+    """Explain a refusal.
+
+    Args:
+        refusal: what is known of it.
+        wanted: what the route asks for, when that is known from elsewhere, for example from the OpenAPI document.
+        issuer: the option of `capability issue` that says who signs, with its value.
+    """
+    found = recognise(refusal.reason or "", POLICY_REASONS)
+    why, remedy = _words(refusal, found)
+    passes = _wanted(refusal, found, wanted)
+    command = passes.command(issuer) if passes is not None else _command(refusal, issuer)
+    return Explanation(
+        subject=f"{refusal.method} {refusal.route}" if refusal.method and refusal.route else None,
+        outcome=_outcome(refusal),
+        rule=found.known.rule if found is not None else refusal.code or refusal.guard or refusal.verdict or "unknown",
+        reason=refusal.reason,
+        why=why,
+        remedy=remedy,
+        passes=passes.title if passes is not None else None,
+        command=command,
+        status=refusal.status,
+        guard=refusal.guard,
+        receipt_id=refusal.receipt_id,
+    )
+
+
+def _outcome(refusal: Refusal) -> str:
+    if refusal.allowed:
+        return "allowed"
+    if refusal.observed:
+        return "observed"
+    return "not decided" if refusal.code in NOT_DECIDED else "refused"
+
+
+def _words(refusal: Refusal, found: Found | None) -> tuple[str, str]:
+    if refusal.allowed:
+        return _ALLOWED_TOKENLESS if refusal.lacks_capability else _ALLOWED
+    if found is not None:
+        return found.why, refusal.details.get("hint") or found.remedy
+    why, remedy = OUTCOMES.get(refusal.code or "chio_access_denied", OUTCOMES["chio_access_denied"])
+    if refusal.code is not None and refusal.code not in OUTCOMES:
+        why = "A guard of the application refused with a code of its own."
+    if refusal.verdict is not None:
+        why = _NO_VERDICT.get(refusal.verdict, why)
+    return why, refusal.details.get("hint") or remedy
+
+
+def _wanted(refusal: Refusal, found: Found | None, wanted: Wanted | None) -> Wanted | None:
+    """Return the capability that would pass, where one would."""
+    if not refusal.lacks_capability and (refusal.allowed or not _issue_helps(refusal, found)):
+        return None
+    values = found.values if found is not None else {}
+    if wanted is None and "server" in values:
+        wanted = Wanted(values["server"], values["tool"])
+    return wanted or _of_details(refusal) or _of_requires(refusal) or Wanted()
+
+
+def _issue_helps(refusal: Refusal, found: Found | None) -> bool:
+    if found is not None:
+        return found.known.issue
+    return refusal.code == "chio_capability_required" or "required_scope" in refusal.details
+
+
+def _of_details(refusal: Refusal) -> Wanted | None:
+    # A newer sidecar says what it asked for (wire protocol, section 1.4).
+    server, tool = refusal.details.get("tool_server"), refusal.details.get("tool_name")
+    return Wanted(server, tool) if server and tool else None
+
+
+def _of_requires(refusal: Refusal) -> Wanted | None:
+    server, slash, tool = (refusal.requires or "").partition("/")
+    return Wanted(server, tool) if slash and server and tool else None
+
+
+def _command(refusal: Refusal, issuer: Sequence[str]) -> str | None:
+    if refusal.code in SEE_THE_SIDECAR:
+        return DOCTOR
+    return approval_command(refusal, issuer)

@@ -1,0 +1,34 @@
+"""What a route of an OpenAPI document asks for (`x-chio-capability`)."""
+
+from __future__ import annotations
+
+from chio_sidecar.explain.capability import Wanted
+from chio_sidecar.openapi import read_operations
+
+_MEMBER = "x-chio-capability"
+
+
+def wanted_by(spec_text: str, method: str, pattern: str) -> Wanted | None:
+    """Return the capability that an operation names; None when it names none, or there is no such operation.
+
+    Args:
+        spec_text: the document, JSON or YAML.
+        method: upper case.
+        pattern: the template as a receipt states it.
+
+    Raises:
+        ConfigurationError: the document cannot be read.
+    """
+    for template, operation_method, operation in read_operations(spec_text):
+        if (template, operation_method) != (pattern, method):
+            continue
+        named = operation.get(_MEMBER)
+        first = next((one for one in named if isinstance(one, dict)), None) if isinstance(named, list) else None
+        if first is None:
+            return None
+        server, tool, operations = first.get("server"), first.get("tool"), first.get("operations")
+        if not isinstance(server, str) or not isinstance(tool, str):
+            return Wanted()  # `[{}]`: any capability
+        listed = tuple(one for one in operations if isinstance(one, str)) if isinstance(operations, list) else ()
+        return Wanted(server, tool, listed or ("invoke",))
+    return None

@@ -1,0 +1,116 @@
+"""What a sidecar has done, for Prometheus (`GET /metrics`).
+
+| name | type | labels | what it counts |
+|---|---|---|---|
+| `chio_sidecar_build_info` | gauge | `version` | 1 |
+| `chio_sidecar_decisions_total` | counter | `verdict`, `guard` | decisions handed out, repeated ones included |
+| `chio_sidecar_repeats_total` | counter | – | those of them that an earlier receipt answered |
+| `chio_sidecar_errors_total` | counter | `code` | evaluations without a decision: conflicts, approvals, faults |
+| `chio_sidecar_evaluate_seconds` | histogram | – | how long an evaluation took, its receipt durable |
+| `chio_sidecar_evaluations_pending` | gauge | – | evaluations that are under way |
+| `chio_sidecar_commit_size`, `…_seconds` | histogram | – | work in one commit, and how long that took |
+| `chio_sidecar_commit_waiting` | gauge | – | work that waits for a commit |
+| `chio_sidecar_commit_failures_total` | counter | – | work that could not be written |
+
+No label ever holds what a client has sent.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from time import perf_counter
+from typing import Any
+
+from starlette.types import Message, Send
+
+from chio_core.errors import ChioError
+from chio_core.prometheus import Counter, Family, Gauge, Histogram, render
+from chio_sidecar.store import ReceiptStore
+
+
+class SidecarMetrics:
+    """The metrics of one sidecar.
+
+    Args:
+        version: of this distribution.
+
+    Attributes:
+        decisions, repeats, errors, seconds: see the table above.
+        pending: returns how many evaluations are under way; set by whoever counts them.
+    """
+
+    def __init__(self, version: str) -> None:
+        self.decisions = Counter(
+            "chio_sidecar_decisions_total", "Decisions handed out.", ("verdict", "guard"), [("allow", "none")]
+        )
+        self.repeats = Counter("chio_sidecar_repeats_total", "Decisions that an earlier receipt answered.")
+        self.errors = Counter("chio_sidecar_errors_total", "Evaluations answered without a decision.", ("code",))
+        self.seconds = Histogram("chio_sidecar_evaluate_seconds", "Seconds from an evaluation's request to its answer.")
+        self.pending: Callable[[], int] = int
+        self._build = Gauge("chio_sidecar_build_info", "What is running.", lambda: 1, [("version", version)])
+        self._pending = Gauge(
+            "chio_sidecar_evaluations_pending", "Evaluations that are under way.", lambda: self.pending()
+        )
+
+    def decided(self, verdict: Mapping[str, Any], *, fresh: bool) -> None:
+        """Count a decision.
+
+        Args:
+            verdict: as it stands in the receipt.
+            fresh: it was made now, and not found in the store.
+        """
+        self.decisions.add(verdict["verdict"], verdict.get("guard") or "none")
+        if not fresh:
+            self.repeats.add()
+
+    def evaluation(self, send: Send) -> CountedAnswer:
+        """Begin to watch one evaluation; answer it through what is returned."""
+        return CountedAnswer(self, send)
+
+    def render(self, store: Callable[[], ReceiptStore]) -> str:
+        """Return the page that Prometheus reads.
+
+        Args:
+            store: returns the store; one that cannot be opened is left out.
+        """
+        own: list[Family] = [self._build, self.decisions, self.repeats, self.errors, self.seconds, self._pending]
+        return render([*own, *_families_of(store)])
+
+
+class CountedAnswer:
+    """`send` of one evaluation: passes everything on, and notes how it ended."""
+
+    __slots__ = ("_began", "_failed", "_metrics", "_send")
+
+    def __init__(self, metrics: SidecarMetrics, send: Send) -> None:
+        self._metrics = metrics
+        self._send = send
+        self._failed = False
+        self._began = perf_counter()
+
+    async def __call__(self, message: Message) -> None:
+        """Send a message."""
+        if message["type"] == "http.response.start":
+            self._failed = message["status"] >= 400
+        else:
+            metrics = self._metrics
+            metrics.seconds.observe(perf_counter() - self._began)
+            if self._failed:
+                metrics.errors.add(_code(message.get("body", b"")))
+        await self._send(message)
+
+
+def _code(body: bytes) -> str:
+    # The answer is this sidecar's own, in the protocol's error document.
+    try:
+        return str(json.loads(body)["error"])
+    except (ValueError, KeyError, TypeError):
+        return "other"
+
+
+def _families_of(store: Callable[[], ReceiptStore]) -> list[Family]:
+    try:
+        return list(getattr(store(), "metrics", ()))
+    except ChioError:
+        return []

@@ -1,0 +1,154 @@
+"""The tables of a SQLite store, and the triggers that keep their rows for ever.
+
+Nothing in them can be changed or removed by plain SQL: triggers refuse UPDATE and DELETE, and an INSERT that
+would replace a row (`INSERT OR REPLACE` deletes without asking delete triggers) is refused before it does.
+What happens to an approval is therefore told by rows that are added: asked, answered, used.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+
+SCHEMA_VERSION = 2
+"""`PRAGMA user_version` of the files that this version writes. Version 1 knew no budgets and no approvals."""
+
+_FIRST = """
+CREATE TABLE http_receipts (
+    seq INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    receipt_json TEXT NOT NULL,
+    request_id TEXT NOT NULL UNIQUE,
+    fingerprint TEXT NOT NULL,
+    created_at TEXT NOT NULL
+);
+CREATE TABLE revoked_capabilities (
+    capability_id TEXT NOT NULL PRIMARY KEY,
+    revoked_at INTEGER NOT NULL
+);
+CREATE TABLE capability_invocations (
+    capability_id TEXT NOT NULL,
+    grant_index INTEGER NOT NULL,
+    ordinal INTEGER NOT NULL,
+    request_id TEXT NOT NULL,
+    PRIMARY KEY (capability_id, grant_index, ordinal)
+);
+CREATE TABLE write_probe (
+    singleton INTEGER PRIMARY KEY CHECK (singleton = 1),
+    probes INTEGER NOT NULL
+);
+INSERT INTO write_probe VALUES (1, 0);
+CREATE VIEW receipts AS
+SELECT seq, id, request_id, created_at,
+       json_extract(receipt_json, '$.verdict.verdict') AS verdict_outcome,
+       json_extract(receipt_json, '$.method') AS method,
+       json_extract(receipt_json, '$.route_pattern') AS route_pattern,
+       json_extract(receipt_json, '$.capability_id') AS capability_id,
+       json_extract(receipt_json, '$.timestamp') AS timestamp
+FROM http_receipts;
+"""
+
+_SECOND = """
+CREATE TABLE budget_charges (
+    account TEXT NOT NULL,
+    ordinal INTEGER NOT NULL,
+    cost INTEGER NOT NULL,
+    total INTEGER NOT NULL,
+    request_id TEXT NOT NULL,
+    PRIMARY KEY (account, ordinal)
+);
+CREATE TABLE chio_hitl_pending (
+    seq INTEGER PRIMARY KEY,
+    approval_id TEXT NOT NULL UNIQUE,
+    intent_hash TEXT NOT NULL,
+    requester TEXT NOT NULL,
+    request_json TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL
+);
+CREATE INDEX chio_hitl_pending_by_intent ON chio_hitl_pending (intent_hash);
+CREATE INDEX chio_hitl_pending_by_expiry ON chio_hitl_pending (expires_at);
+CREATE TABLE chio_hitl_resolved (
+    approval_id TEXT NOT NULL PRIMARY KEY,
+    outcome TEXT NOT NULL CHECK (outcome IN ('approved', 'denied')),
+    reason TEXT,
+    approver TEXT NOT NULL,
+    token_id TEXT NOT NULL UNIQUE,
+    token_json TEXT NOT NULL,
+    resolved_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL
+);
+CREATE TABLE chio_hitl_consumed_tokens (
+    approval_id TEXT NOT NULL PRIMARY KEY,
+    token_id TEXT NOT NULL UNIQUE,
+    request_id TEXT NOT NULL,
+    consumed_at INTEGER NOT NULL
+);
+"""
+
+# Which rows a new row would take the place of, for each table whose rows stay for ever.
+_FIRST_KEEPS = {
+    "http_receipts": "id = NEW.id OR request_id = NEW.request_id OR seq = NEW.seq",
+    "revoked_capabilities": "capability_id = NEW.capability_id",
+    "capability_invocations": (
+        "capability_id = NEW.capability_id AND grant_index = NEW.grant_index AND ordinal = NEW.ordinal"
+    ),
+}
+_SECOND_KEEPS = {
+    "budget_charges": "account = NEW.account AND ordinal = NEW.ordinal",
+    "chio_hitl_pending": "approval_id = NEW.approval_id OR seq = NEW.seq",
+    "chio_hitl_resolved": "approval_id = NEW.approval_id OR token_id = NEW.token_id",
+    "chio_hitl_consumed_tokens": "approval_id = NEW.approval_id OR token_id = NEW.token_id",
+}
+
+_APPEND_ONLY = """
+CREATE TRIGGER {table}_no_update BEFORE UPDATE ON {table}
+BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END;
+CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table}
+BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END;
+CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table}
+WHEN EXISTS (SELECT 1 FROM {table} WHERE {same})
+BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END;
+"""
+
+
+def _script(tables: str, keeps: Mapping[str, str]) -> str:
+    return tables + "".join(_APPEND_ONLY.format(table=table, same=same) for table, same in keeps.items())
+
+
+def _names(keeps: Mapping[str, str]) -> frozenset[str]:
+    triggers = {f"{table}_no_{what}" for table in keeps for what in ("update", "delete", "replace")}
+    return frozenset({*keeps, *triggers})
+
+
+_STEPS = {1: _script(_FIRST, _FIRST_KEEPS), 2: _script(_SECOND, _SECOND_KEEPS)}
+_OBJECTS = {1: _names(_FIRST_KEEPS) | {"receipts", "write_probe"}, 2: _names(_SECOND_KEEPS)}
+
+
+def objects(version: int) -> frozenset[str]:
+    """Return the names that must be in a file of this schema version."""
+    return frozenset().union(*(names for step, names in _OBJECTS.items() if step <= version))
+
+
+def upgrade(connection: sqlite3.Connection, version: int) -> None:
+    """Bring a file from `version` (0: empty) to `SCHEMA_VERSION`, inside the open transaction.
+
+    Raises:
+        sqlite3.Error: the file cannot be written; the transaction must be undone.
+    """
+    for step, script in _STEPS.items():
+        if step > version:
+            for statement in _statements(script):
+                connection.execute(statement)
+    connection.execute(f"PRAGMA user_version={SCHEMA_VERSION:d}")
+
+
+def _statements(script: str) -> list[str]:
+    # `executescript` would commit first; a half-created file must not be possible.
+    found, current = [], ""
+    for line in script.splitlines(keepends=True):
+        current += line
+        if sqlite3.complete_statement(current):
+            found.append(current)
+            current = ""
+    return found

@@ -1,0 +1,46 @@
+// Asking the sidecar. The token, where it has one, is kept for this tab only and sent with each question.
+
+const TOKEN = "chio-control-token";
+
+export class Refused extends Error {
+  constructor(message, signIn) {
+    super(message);
+    this.signIn = signIn;
+  }
+}
+
+export const token = {
+  get: () => sessionStorage.getItem(TOKEN),
+  set: (text) => sessionStorage.setItem(TOKEN, text),
+  forget: () => sessionStorage.removeItem(TOKEN),
+};
+
+/** Ask for a JSON document. */
+export async function ask(name, query = {}, signal = undefined) {
+  return (await request(name, query, signal)).json();
+}
+
+/** Ask for a file, and let the browser save it. */
+export async function save(name, query, filename) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(await (await request(name, query)).blob());
+  link.download = filename;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
+async function request(name, query, signal) {
+  const text = new URLSearchParams(Object.entries(query).filter(([, value]) => value !== null && value !== ""));
+  const headers = token.get() === null ? {} : { Authorization: `Bearer ${token.get()}` };
+  let answer;
+  try {
+    answer = await fetch(`api/${name}?${text}`, { headers, signal, cache: "no-store" });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Error("the sidecar does not answer");
+  }
+  if (answer.ok) return answer;
+  const told = await answer.json().catch(() => ({}));
+  const message = told.message ?? `the sidecar answered ${answer.status}`;
+  throw answer.status === 403 ? new Refused(message, told.sign_in === true) : new Error(message);
+}

@@ -1,0 +1,93 @@
+// Elements out of text. Nothing on this page is ever made by parsing markup: what stands in a receipt was written by
+// strangers. Characters that are not seen, or that turn the direction of the text around them, are shown as escapes.
+
+const UNSEEN =
+  /[\u0000-\u001f\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\u{e0000}-\u{e0fff}\p{Cs}]/gu;
+
+export function byId(id) {
+  return document.getElementById(id);
+}
+
+/** Make an element; a text among the children is shown by `visible`. */
+export function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === true) element.setAttribute(name, "");
+    else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, String(value));
+  }
+  append(element, ...children);
+  return element;
+}
+
+export function append(parent, ...children) {
+  for (const child of children.flat()) {
+    if (child === null || child === undefined || child === false) continue;
+    parent.append(child instanceof Node ? child : visible(String(child)));
+  }
+}
+
+/** Return the text with its unseen characters written out, each as an element of its own. */
+export function visible(text) {
+  const fragment = document.createDocumentFragment();
+  let end = 0;
+  for (const match of text.matchAll(UNSEEN)) {
+    if (match.index > end) fragment.append(text.slice(end, match.index));
+    const mark = document.createElement("span");
+    mark.className = "unseen-character";
+    mark.textContent = escaped(match[0]);
+    fragment.append(mark);
+    end = match.index + match[0].length;
+  }
+  if (end < text.length) fragment.append(text.slice(end));
+  return fragment;
+}
+
+function escaped(character) {
+  return [...Array(character.length).keys()]
+    .map((index) => "\\u" + character.charCodeAt(index).toString(16).padStart(4, "0"))
+    .join("");
+}
+
+/** Text of a stranger that must not reach out of its place: isolated, and read like the paths and ids around it. */
+export function foreign(text, attributes = {}) {
+  return make("bdi", { dir: "ltr", ...attributes }, text);
+}
+
+/** The same for sentences, which are read in the direction of their language. */
+export function prose(text) {
+  return foreign(text, { dir: "auto" });
+}
+
+export function shortened(text, length = 12) {
+  return text.length > length + 1 ? `${text.slice(0, length)}…` : text;
+}
+
+/** A <time> for whole seconds since 1970, or the number itself when no calendar has it. */
+export function moment(seconds) {
+  const date = new Date(Number(seconds) * 1000);
+  if (Number.isNaN(date.getTime())) return make("span", {}, String(seconds));
+  return make("time", { datetime: date.toISOString(), title: date.toISOString() }, local(date));
+}
+
+function local(date) {
+  const two = (number) => String(number).padStart(2, "0");
+  const day = `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
+  return `${day} ${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
+}
+
+const SIGNS = { allow: "✓", deny: "✕", cancel: "–", incomplete: "…" };
+
+/** A badge for a verdict; its sign and its word say the same as its colour. */
+export function badge(verdict) {
+  const known = Object.hasOwn(SIGNS, verdict);
+  return make(
+    "span",
+    { class: `badge ${known ? verdict : "unknown"}` },
+    make("span", { "aria-hidden": "true" }, known ? SIGNS[verdict] : "?"),
+    foreign(verdict),
+  );
+}
+
+export function count(number) {
+  return Number(number).toLocaleString("en-GB");
+}

@@ -1,0 +1,226 @@
+// The table: loading, going on, and what comes in while one looks.
+
+import { ask } from "./api.js";
+import { append, badge, byId, count, foreign, make, moment, shortened, visible } from "./dom.js";
+
+const POLL = 1_000; // milliseconds
+const ROOM = 2_000; // rows that a page keeps while it is only watched
+
+export class ReceiptList {
+  /** `failed` is told of every error but an interrupted question. */
+  constructor({ failed }) {
+    this.failed = failed;
+    this.filters = {};
+    this.live = true;
+    this.selected = null;
+    this.reset();
+    byId("more").addEventListener("click", () => this.more());
+    byId("rows").addEventListener("click", (event) => openRow(event));
+    byId("rows").addEventListener("keydown", (event) => moveFocus(event));
+  }
+
+  reset() {
+    this.running?.abort();
+    this.running = new AbortController();
+    clearTimeout(this.timer);
+    this.loaded = false;
+    this.room = ROOM;
+    this.polling = false;
+    this.next = null;
+    this.newest = 0;
+    this.matched = { number: 0, exact: false };
+  }
+
+  get filtered() {
+    return Object.values(this.filters).some((value) => value !== null && value !== "");
+  }
+
+  /** Show what matches these filters, from the newest on. */
+  async load(filters) {
+    this.reset();
+    this.filters = filters;
+    const { signal } = this.running;
+    await this.guarded(signal, async () => {
+      const { rows, next, newest } = await this.first(signal);
+      byId("rows").replaceChildren(...rows.map(row));
+      this.next = next;
+      this.newest = newest;
+      this.loaded = true;
+      this.mark();
+      this.show();
+      await this.countAll(signal);
+    });
+    if (signal === this.running.signal) this.wait();
+  }
+
+  /** Ask until there is something to show, or nothing left to look at. */
+  async first(signal, query = {}) {
+    let listing = await ask("receipts", { ...this.filters, ...query }, signal);
+    const { newest } = listing;
+    while (!listing.rows.length && listing.next !== null) {
+      listing = await ask("receipts", { ...this.filters, before: listing.next }, signal);
+    }
+    return { ...listing, newest };
+  }
+
+  async more() {
+    const { signal } = this.running;
+    await this.guarded(signal, async () => {
+      const { rows, next } = await this.first(signal, { before: this.next });
+      const added = rows.map(row);
+      byId("rows").append(...added);
+      this.room = Math.max(this.room, byId("rows").children.length);
+      this.next = next;
+      this.mark();
+      this.show();
+      added[0]?.querySelector("a").focus({ preventScroll: true });
+    });
+  }
+
+  async countAll(signal) {
+    if (!this.filtered) return;
+    let step = { next: this.newest + 1 };
+    while (step.next !== null) {
+      step = await ask("count", { ...this.filters, before: step.next }, signal);
+      this.matched.number += step.matched;
+      this.matched.exact = step.next === null;
+      this.show();
+    }
+  }
+
+  /** Look for newer ones now and again, while the page is seen. */
+  wait() {
+    clearTimeout(this.timer);
+    if (this.live) this.timer = setTimeout(() => this.poll(), POLL);
+  }
+
+  async poll() {
+    const { signal } = this.running;
+    if (this.polling) return undefined;
+    if (!this.loaded) return this.load(this.filters); // the first question has failed
+    this.polling = true;
+    if (!document.hidden) {
+      await this.guarded(signal, async () => {
+        const { rows, next, newest } = await ask("receipts", { ...this.filters, after: this.newest }, signal);
+        if (next !== null) {
+          await this.load(this.filters); // more came than one answer holds
+          return;
+        }
+        this.newest = newest;
+        this.matched.number += rows.length;
+        const added = rows.map(row);
+        for (const element of added) element.classList.add("fresh");
+        byId("rows").prepend(...added);
+        this.makeRoom();
+        this.show();
+      });
+    }
+    if (signal !== this.running.signal) return undefined;
+    this.polling = false;
+    return this.wait();
+  }
+
+  /** Let the oldest rows go where there are too many; "Show more" brings them back. */
+  makeRoom() {
+    const rows = byId("rows");
+    if (rows.children.length <= this.room) return;
+    while (rows.children.length > this.room) rows.lastElementChild.remove();
+    this.next = Number(rows.lastElementChild.dataset.row);
+  }
+
+  setLive(live) {
+    this.live = live;
+    clearTimeout(this.timer);
+    if (live && this.loaded) this.poll();
+  }
+
+  /** Mark the row of the opened receipt. */
+  select(id) {
+    this.selected = id;
+    this.mark();
+  }
+
+  mark() {
+    for (const element of byId("rows").children) {
+      if (this.selected !== null && element.dataset.id === this.selected) element.setAttribute("aria-current", "true");
+      else element.removeAttribute("aria-current");
+    }
+  }
+
+  show() {
+    const shown = byId("rows").children.length;
+    byId("more").hidden = this.next === null;
+    byId("empty").hidden = shown > 0;
+    if (!shown) byId("empty").textContent = this.filtered ? NO_MATCH : NOTHING;
+    const text = this.summary(shown);
+    if (byId("summary").textContent !== text) byId("summary").textContent = text;
+  }
+
+  summary(shown) {
+    if (!this.newest) return "";
+    if (!this.filtered) return `${count(shown)} of ${count(this.newest)} receipts, newest first`;
+    const matched = `${count(this.matched.number)}${this.matched.exact ? "" : "+"}`;
+    return `${count(shown)} of ${matched} that match, among ${count(this.newest)} receipts`;
+  }
+
+  async guarded(signal, work) {
+    try {
+      await work();
+      this.failed(null);
+    } catch (error) {
+      if (error.name !== "AbortError" && !signal.aborted) this.failed(error);
+    }
+  }
+}
+
+const NOTHING = "No receipts yet. They appear here as soon as the sidecar decides about a request.";
+const NO_MATCH = "No receipt matches these filters.";
+
+function row(receipt) {
+  const element = make("tr", { role: "row", "data-id": receipt.id, "data-row": receipt.seq });
+  append(
+    element,
+    cell("time", "Time", receipt.timestamp === null ? null : moment(receipt.timestamp)),
+    cell("verdict", "Verdict", receipt.damaged ? badge("damaged") : badge(String(receipt.verdict))),
+    cell("method", "Method", text(receipt.method)),
+    cell("route", "Route", mark(receipt), text(receipt.route)),
+    cell("caller", "Caller", hash(receipt.caller)),
+    cell("capability", "Capability", text(receipt.capability)),
+    cell("id", "Receipt", make("a", { href: `#${encodeURIComponent(receipt.id)}` }, foreign(receipt.id))),
+  );
+  return element;
+}
+
+function mark(receipt) {
+  return receipt.observed ? make("span", { class: "tag", title: "not enforced: the application only observes" }, "observed") : null;
+}
+
+function cell(name, title, ...children) {
+  const empty = children.every((child) => child === null);
+  return make("td", { role: "cell", class: `c-${name}${empty ? " none" : ""}`, "data-title": title }, empty ? "–" : children);
+}
+
+function text(value) {
+  return value === null ? null : foreign(String(value), { title: visible(String(value)).textContent });
+}
+
+function hash(value) {
+  return value === null ? null : foreign(shortened(String(value)), { title: visible(String(value)).textContent });
+}
+
+function openRow(event) {
+  const link = event.target.closest("tr")?.querySelector("a");
+  if (link && !event.target.closest("a") && !String(getSelection())) {
+    link.focus({ preventScroll: true });
+    link.click();
+  }
+}
+
+function moveFocus(event) {
+  const steps = { ArrowDown: "nextElementSibling", ArrowUp: "previousElementSibling" };
+  const target = event.target.closest("tr")?.[steps[event.key]]?.querySelector("a");
+  if (target && !event.altKey && !event.ctrlKey && !event.metaKey) {
+    event.preventDefault();
+    target.focus();
+  }
+}

@@ -1,0 +1,93 @@
+"""What several sources of `x-chio-*` members come to: the stricter one counts."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from chio_core.extensions import KNOWN, PREFIX, chio_members, merged, needs_capability
+
+ANY: dict[str, Any] = {"x-chio-capability": [{}]}
+PAY: dict[str, Any] = {"x-chio-capability": [{"server": "payments", "tool": "pay", "operations": ["invoke"]}]}
+READ: dict[str, Any] = {"x-chio-capability": [{"server": "files", "tool": "read", "operations": ["read"]}]}
+
+IN_ANY_ORDER: list[tuple[list[dict[str, Any]], dict[str, Any]]] = [
+    ([{"x-chio-side-effects": False}, {"x-chio-side-effects": True}], {"x-chio-side-effects": True}),
+    ([{"x-chio-side-effects": False}, {}], {"x-chio-side-effects": False}),
+    ([{"x-chio-approval-required": True}, {"x-chio-approval-required": False}], {"x-chio-approval-required": True}),
+    ([{"x-chio-observe": True}, {"x-chio-observe": False}], {"x-chio-observe": False}),
+    ([{"x-chio-observe": True}, {}], {"x-chio-observe": True}),
+    ([{"x-chio-budget-limit": 5}, {"x-chio-budget-limit": 3}], {"x-chio-budget-limit": 3}),
+    ([{"x-chio-sensitivity": "internal"}, {"x-chio-sensitivity": "restricted"}], {"x-chio-sensitivity": "restricted"}),
+    ([ANY, PAY], PAY),
+    ([ANY, ANY], ANY),
+    ([{"x-chio-side-effects": True}, {"x-chio-sensitivity": "public"}], {
+        "x-chio-side-effects": True, "x-chio-sensitivity": "public",
+    }),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("sources", "expected"), IN_ANY_ORDER)
+def test_the_stricter_of_two_sources_counts_whichever_comes_first(
+    sources: list[dict[str, Any]], expected: dict[str, Any]
+) -> None:
+    for order in itertools.permutations(sources):
+        assert merged(order) == expected
+
+
+def test_all_capabilities_that_are_named_are_kept_once() -> None:
+    both = [*PAY["x-chio-capability"], *READ["x-chio-capability"]]
+    assert merged([PAY, READ, PAY, ANY]) == {"x-chio-capability": both}
+
+
+def test_of_what_cannot_be_compared_the_first_counts() -> None:
+    first = {"x-chio-approval": {"threshold": 5, "currency": "USD"}, "x-chio-budget": {"currency": "USD"}}
+    second = {"x-chio-approval": {"threshold": 1, "currency": "EUR"}, "x-chio-budget": {"currency": "EUR"}}
+    assert merged([first, second]) == first
+    assert (
+        merged([{"x-chio-sensitivity": "secret"}, {"x-chio-sensitivity": "public"}])["x-chio-sensitivity"] == "secret"
+    )
+    assert merged([{"x-chio-side-effects": True}, {"x-chio-side-effects": "no"}]) == {"x-chio-side-effects": True}
+
+
+def test_the_limit_of_a_second_budget_is_none_of_the_first() -> None:
+    first = {"x-chio-budget": {"currency": "EUR", "max_invocations": 9}}
+    second = {"x-chio-budget": {"currency": "USD", "max_total_cost": 5}, "x-chio-budget-limit": 5}
+    assert merged([first, second]) == first
+    assert merged([first, {"x-chio-budget-limit": 5}]) == {**first, "x-chio-budget-limit": 5}
+
+
+def test_sources_are_not_changed() -> None:
+    one, other = {"x-chio-capability": [{}]}, {"x-chio-capability": [PAY["x-chio-capability"][0]]}
+    merged([one, other])
+    assert (one, other) == ({"x-chio-capability": [{}]}, {"x-chio-capability": [PAY["x-chio-capability"][0]]})
+
+
+@pytest.mark.parametrize(
+    ("method", "members", "needed"),
+    [
+        ("GET", {}, False),
+        ("HEAD", {}, False),
+        ("OPTIONS", {}, False),
+        ("POST", {}, True),
+        ("DELETE", {}, True),
+        ("POST", {"x-chio-side-effects": False}, False),
+        ("GET", {"x-chio-side-effects": True}, True),
+        ("GET", {"x-chio-side-effects": "true"}, False),
+        ("GET", {"x-chio-approval-required": True}, True),
+        ("GET", {"x-chio-approval-required": "true"}, False),
+        ("GET", ANY, True),
+        ("POST", {"x-chio-side-effects": False, **PAY}, True),
+        ("GET", {"x-chio-capability": []}, False),
+    ],
+)
+def test_who_needs_a_capability(method: str, members: dict[str, Any], needed: bool) -> None:
+    assert needs_capability(method, members) is needed
+
+
+def test_only_our_members_are_taken_from_an_operation() -> None:
+    operation = {"summary": "s", "x-logo": 1, "x-chio-side-effects": True, "x-chio-typo": 1}
+    assert chio_members(operation) == {"x-chio-side-effects": True, "x-chio-typo": 1}
+    assert all(name.startswith(PREFIX) for name in KNOWN)

@@ -1,0 +1,209 @@
+"""Observe mode in Django: middleware, decorators, permissions and guards, under WSGI and ASGI."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from django.core.checks import run_checks
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.test import override_settings
+from django.urls import path
+from rest_framework.decorators import api_view, permission_classes
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from chio_core.request import GuardRequest
+from chio_core.response import Denial
+from chio_core.testing import KEY, behaviours
+from chio_django import ChioDjangoMiddleware, get_chio_receipt, require_capability
+from chio_django.drf import ChioCapability
+from tests.django.project import aget, arequest, client, governed, governed_async
+from tests.views.tokens import token
+
+TRANSFER = ("payments", "transfer")
+
+
+def seen(request: Any) -> dict[str, Any]:
+    inner = getattr(request, "_request", request)
+    typed = get_chio_receipt(request)
+    mark = inner.chio_passthrough
+    return {
+        "receipt": inner.chio_receipt["id"] if inner.chio_receipt is not None else None,
+        "typed": typed.id if typed is not None else None,
+        "mark": [mark.mode, mark.error] if mark is not None else None,
+        "observed": inner.chio_decision.observed,
+    }
+
+
+def plain(request: HttpRequest) -> HttpResponse:
+    return JsonResponse(seen(request))
+
+
+@require_capability(*TRANSFER)
+def transfer(request: HttpRequest) -> HttpResponse:
+    return JsonResponse(seen(request))
+
+
+@require_capability(*TRANSFER)
+async def atransfer(request: HttpRequest) -> HttpResponse:
+    return JsonResponse(seen(request))
+
+
+@require_capability(*TRANSFER)
+@require_capability("accounts", "read")
+def two(request: HttpRequest) -> HttpResponse:
+    return JsonResponse(seen(request))
+
+
+class ByClass(APIView):
+    permission_classes = (ChioCapability.of(*TRANSFER),)
+
+    def get(self, request: Request) -> Response:
+        return Response(seen(request))
+
+
+@api_view(["GET"])
+@permission_classes([ChioCapability])
+def by_function(request: Request) -> Response:
+    return Response(seen(request))
+
+
+class Urls:
+    urlpatterns = (
+        path("plain", plain),
+        path("v2/plain", plain),
+        path("transfer", transfer),
+        path("atransfer", atransfer),
+        path("two", two),
+        path("by-class", ByClass.as_view()),
+        path("by-function", by_function),
+    )
+
+
+OBSERVE: dict[str, Any] = {"CHIO_OBSERVE": True, "ROOT_URLCONF": Urls}
+NOTHING = {"receipt": None, "typed": None, "observed": True}
+VIEWS = ["/transfer", "/atransfer", "/two", "/by-class", "/by-function"]
+
+
+@pytest.mark.parametrize("where", VIEWS)
+def test_a_view_runs_without_the_capability_that_it_requires(where: str) -> None:
+    with governed(**OBSERVE) as sidecar:
+        response = client().get(where)
+    assert response.status_code == 200
+    assert response.json() == NOTHING | {"mark": ["observe", "chio_capability_required"]}
+    assert "X-Chio-Receipt" in response.headers
+    requires = "any" if where == "/by-function" else "payments/transfer"
+    assert sidecar.asked[0].document["enforcement"] == {"mode": "observe", "requires": requires}
+
+
+@pytest.mark.parametrize("where", ["/transfer", "/atransfer", "/by-class", "/by-function"])
+def test_with_the_capability_it_has_its_receipt(where: str) -> None:
+    with governed(**OBSERVE) as sidecar:
+        response = client().get(where, headers=token(TRANSFER))
+    assert response.json() == {
+        "receipt": response.headers["X-Chio-Receipt"],
+        "typed": response.headers["X-Chio-Receipt"],
+        "mark": None,
+        "observed": False,
+    }
+    assert len(sidecar.asked) == 1
+
+
+@pytest.mark.parametrize("where", VIEWS)
+def test_the_same_under_asgi(where: str) -> None:
+    with governed_async(observe=True, ROOT_URLCONF=Urls) as sidecar:
+        response = aget(where)
+    assert response.json() == NOTHING | {"mark": ["observe", "chio_capability_required"]}
+    assert all(asked.document["enforcement"]["mode"] == "observe" for asked in sidecar.asked)
+
+
+@pytest.mark.parametrize("where", ["/transfer", "/atransfer", "/two"])
+def test_decorators_without_the_middleware_observe_too(where: str) -> None:
+    with governed(**OBSERVE, MIDDLEWARE=[]) as sidecar:
+        response = client().get(where)
+    assert response.json() == NOTHING | {"mark": ["observe", "chio_capability_required"]}
+    assert all(asked.document["enforcement"]["mode"] == "observe" for asked in sidecar.asked)
+
+
+def test_a_denied_request_runs_and_one_that_is_not_observed_does_not() -> None:
+    with governed(behaviours.DENY, ROOT_URLCONF=Urls, CHIO_OBSERVE_PREFIXES="/v2") as sidecar:
+        observed, enforced = client().get("/v2/plain"), client().get("/plain")
+    assert observed.json() == NOTHING | {"mark": ["observe", "chio_access_denied"]}
+    assert enforced.status_code == 403
+    assert ["enforcement" in asked.document for asked in sidecar.asked] == [True, False]
+
+
+def test_a_sidecar_that_is_down_lets_pass() -> None:
+    with governed(behaviours.REFUSE, **OBSERVE):
+        response = client().get("/plain")
+    assert response.json() == NOTHING | {"mark": ["observe", "chio_sidecar_unreachable"]}
+    assert "X-Chio-Receipt" not in response.headers
+
+
+@pytest.mark.parametrize("asgi", [False, True])
+def test_what_cannot_be_judged_is_refused_as_ever(asgi: bool) -> None:
+    body: dict[str, Any] = {"data": b"x" * 20, "content_type": "text/plain"}
+    if asgi:
+        with governed_async(observe=True, max_body_bytes=10, ROOT_URLCONF=Urls) as sidecar:
+            assert arequest("post", "/plain", **body).status_code == 413
+    else:
+        with governed(**OBSERVE, CHIO_MAX_BODY_BYTES=10) as sidecar:
+            assert client().post("/plain", **body).status_code == 413
+    assert sidecar.asked == []
+
+
+class Closed:
+    """A guard of the project that refuses after the decision."""
+
+    priority = 1
+
+    async def __call__(self, request: GuardRequest) -> Denial:
+        return Denial(status=429, message="closed")
+
+
+@pytest.mark.parametrize("asgi", [False, True])
+def test_a_guard_of_the_project_refuses_as_ever(asgi: bool) -> None:
+    told: list[Any] = []
+    more = {"CHIO_GUARDS": [Closed()], "CHIO_ON_DECISION": told.append, "ROOT_URLCONF": Urls}
+    if asgi:
+        with governed_async(behaviours.DENY, observe=True, **more):
+            assert aget("/plain").status_code == 429
+    else:
+        with governed(behaviours.DENY, CHIO_OBSERVE=True, **more):
+            assert client().get("/plain").status_code == 429
+    assert [decision.allowed for decision in told] == [True, False]
+
+
+def test_each_observed_refusal_is_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    with governed(behaviours.DENY, **OBSERVE), caplog.at_level(logging.WARNING, logger="chio"):
+        asking = client()
+        asking.get("/plain")
+        caplog.clear()
+        asking.get("/plain")
+    (record,) = [one for one in caplog.records if one.name.startswith("chio")]
+    assert "OBSERVED, NOT REFUSED" in record.getMessage()
+
+
+def test_it_is_said_aloud_when_the_middleware_is_made(caplog: pytest.LogCaptureFixture) -> None:
+    with override_settings(CHIO_OBSERVE=True), caplog.at_level(logging.WARNING, logger="chio"):
+        ChioDjangoMiddleware(lambda request: None)
+    assert "observe mode" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("setting", "wanted"),
+    [
+        ({"CHIO_OBSERVE": True}, "chio.W009"),
+        ({"CHIO_OBSERVE_PATHS": ["/a"]}, "chio.W009"),
+        ({"CHIO_OBSERVE_PREFIXES": "/a,/b"}, "chio.W009"),
+        ({"CHIO_EXCLUDE_METHODS": ["GET"]}, "chio.W008"),
+    ],
+)
+def test_a_deployment_is_warned(setting: dict[str, Any], wanted: str) -> None:
+    with override_settings(CHIO_TRUSTED_KERNEL_KEYS=[KEY.public_hex], **setting):
+        found = [one for one in run_checks(include_deployment_checks=True) if str(one.id).startswith("chio.")]
+    assert [one.id for one in found] == [wanted]
+    assert all(one.hint for one in found)

@@ -1,0 +1,83 @@
+"""`Policy`, and the keywords of `RequireCapability` that stand in the document."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fastapi import Depends, FastAPI
+
+from chio_core.errors import ConfigurationError
+from chio_core.testing import behaviours
+from chio_fastapi import Policy, RequireCapability
+from tests.fastapi.apps import with_and_without, with_token
+from tests.fastapi.demanding import Served, problem
+
+SAFE = {"path": "/export", "method": "GET"}
+
+
+@with_and_without
+def test_side_effects_ask_for_a_capability_whatever_the_method_is(middleware: bool) -> None:
+    served = Served(Policy(side_effects=True), middleware=middleware, **SAFE)
+    reply = served.ask("/export", method="GET", headers=[])
+    assert (reply.status, problem(reply)["error"], served.ran) == (401, "chio_capability_required", [])
+    assert served.ask("/export", method="GET", headers=with_token(("any", "thing"))).status == 200
+    assert len(served.ran) == 1
+    assert "tool_server" not in served.asked[0]
+
+
+@with_and_without
+@pytest.mark.parametrize("policy", [Policy(sensitivity="restricted"), Policy(side_effects=False)])
+def test_what_is_only_stated_asks_for_nothing(middleware: bool, policy: Policy) -> None:
+    served = Served(policy, middleware=middleware, fail_open=True, **SAFE)
+    assert served.ask("/export", method="GET", headers=[]).status == 200
+    served.sidecar.script = behaviours.REFUSE
+    assert served.ask("/export", method="GET", headers=[]).status == 200
+    assert len(served.ran) == 2
+
+
+@with_and_without
+def test_a_named_capability_beside_side_effects_is_one_question(middleware: bool) -> None:
+    served = Served(Policy(side_effects=True), RequireCapability("pay", "out"), middleware=middleware)
+    assert served.ask().status == 200
+    assert [asked["tool_name"] for asked in served.asked] == ["out"]
+
+
+def test_the_document_states_what_is_said() -> None:
+    assert Policy(sensitivity="internal", side_effects=False).chio_extensions() == {
+        "x-chio-sensitivity": "internal",
+        "x-chio-side-effects": False,
+    }
+    need = RequireCapability("a", "b", operations=("read",), sensitivity="restricted", side_effects=True)
+    assert need.chio_extensions() == {
+        "x-chio-capability": [{"server": "a", "tool": "b", "operations": ["read"]}],
+        "x-chio-sensitivity": "restricted",
+        "x-chio-side-effects": True,
+    }
+    assert RequireCapability().chio_extensions() == {"x-chio-capability": [{}]}
+
+
+def test_equal_policies_are_equal_and_found_by_dependency_overrides() -> None:
+    assert Policy(side_effects=True) == Policy(side_effects=True)
+    assert hash(Policy(sensitivity="public")) == hash(Policy(sensitivity="public"))
+    assert Policy(side_effects=True) != Policy(side_effects=False)
+    assert repr(Policy(side_effects=True)) == "Policy(sensitivity=None, side_effects=True)"
+    assert RequireCapability("a", "b", sensitivity="public") != RequireCapability("a", "b")
+    served = Served(Policy(side_effects=True), overrides=[Policy(side_effects=True)], **SAFE)
+    assert served.ask("/export", method="GET", headers=[]).status == 200
+
+
+@pytest.mark.parametrize(
+    "arguments", [{}, {"sensitivity": "secret"}, {"sensitivity": ""}, {"side_effects": 1}, {"side_effects": "yes"}]
+)
+def test_a_policy_that_cannot_be_meant_is_refused_at_the_start(arguments: Any) -> None:
+    with pytest.raises(ConfigurationError, match="Policy"):
+        Policy(**arguments)
+    if arguments:
+        with pytest.raises(ConfigurationError, match="RequireCapability"):
+            RequireCapability(**arguments)
+
+
+def test_a_policy_without_its_parentheses_is_refused_when_the_route_is_defined() -> None:
+    with pytest.raises(ConfigurationError, match=r"Depends\(Policy\) lacks its parentheses"):
+        FastAPI().get("/", dependencies=[Depends(Policy)])(lambda: None)

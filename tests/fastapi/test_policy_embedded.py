@@ -1,0 +1,206 @@
+"""Approvals and budgets end to end: an application, and the embedded sidecar with its store."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import Depends, FastAPI, Request
+
+from chio_asgi.document import document_for
+from chio_core.client import ChioClient
+from chio_fastapi import Budget, RequireApproval, RequireCapability, add_chio, from_body
+from chio_sidecar.embedded import open_embedded
+from tests.fastapi.apps import AUTHORITY, with_and_without, with_token
+from tests.fastapi.demanding import JSON, problem
+from tests.support import Reply, call, run, settings
+
+HOLDER = with_token(("pay", "out"))
+OTHER = with_token(("pay", "out"), identifier="cap-2")
+PAY = [RequireCapability("pay", "out"), RequireApproval(100, amount=from_body("amount"))]
+
+
+class Shop:
+    """A route that demands something, its sidecar, and that sidecar's operator."""
+
+    def __init__(self, sidecar: Any, demands: list[Any], middleware: bool) -> None:
+        self._transport = httpx.ASGITransport(sidecar.app, client=("127.0.0.1", 50_000))
+        self.app, self.ran = FastAPI(), 0
+        self.app.add_api_route(
+            "/pay/{account}", self._handler, methods=["POST"], dependencies=[Depends(one) for one in demands]
+        )
+        client = ChioClient(settings(trusted_kernel_keys=(sidecar.public_key,)), transport=self._transport)
+        if middleware:
+            add_chio(self.app, client=client)
+        else:
+            self.app.state.chio_client = client
+
+    async def _handler(self, request: Request) -> None:
+        self.ran += 1
+
+    async def pay(self, amount: int, *headers: tuple[str, str], holder: Any = HOLDER, path: str = "/pay/7",
+                  query: bytes = b"") -> Reply:  # fmt: skip
+        body = json.dumps({"amount": amount}).encode()
+        return await call(self.app, "POST", path, body=body, query=query, headers=[*holder, JSON, *headers])
+
+    async def waits_for(self, amount: int) -> str:
+        """Pay something that needs an approval; return the approval's id."""
+        reply = await self.pay(amount)
+        assert (reply.status, problem(reply)["error"]) == (403, "chio_approval_required"), reply.json()
+        return str(problem(reply)["details"]["approval_id"])
+
+    async def answer(self, approval_id: str, outcome: str = "approved") -> None:
+        """Answer as the operator."""
+        async with httpx.AsyncClient(transport=self._transport, base_url="http://sidecar") as operator:
+            told = await operator.post(f"/approvals/{approval_id}/operator-respond", json={"outcome": outcome})
+        assert told.status_code == 200, told.text
+
+
+def story(
+    tmp_path: Path,
+    demands: list[Any],
+    tell: Callable[[Shop], Awaitable[None]],
+    middleware: bool = True,
+    options: str = "",
+) -> None:
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Shop]:
+        environ = {"CHIO_TRUSTED_ISSUER_KEY": AUTHORITY.public_hex}
+        sidecar = open_embedded(f"{tmp_path}/receipts.sqlite3{options}", environ=environ)
+        try:
+            yield Shop(sidecar, demands, middleware)
+        finally:
+            await sidecar.close()
+
+    async def main() -> None:
+        async with opened() as shop:
+            await tell(shop)
+
+    run(main())
+
+
+def approval(approval_id: str) -> tuple[str, str]:
+    return "x-chio-approval", approval_id
+
+
+@with_and_without
+def test_what_was_approved_runs_once_and_only_as_it_was_asked(tmp_path: Path, middleware: bool) -> None:
+    async def tell(shop: Shop) -> None:
+        assert (await shop.pay(100)).status == 200  # up to the threshold nobody is asked
+        approval_id = await shop.waits_for(101)
+        assert await shop.waits_for(101) == approval_id
+        early = await shop.pay(101, approval(approval_id))
+        assert (early.status, shop.ran) == (403, 1)
+        await shop.answer(approval_id)
+        for other in (
+            shop.pay(102, approval(approval_id)),
+            shop.pay(101, approval(approval_id), path="/pay/8"),
+            shop.pay(101, approval(approval_id), query=b"a=1"),
+            shop.pay(101, approval(approval_id), holder=OTHER),
+            shop.pay(101, approval("apr-of-nobody")),
+        ):
+            reply = await other
+            assert (reply.status, problem(reply)["guard"], shop.ran) == (403, "ApprovalGuard", 1)
+        done = await shop.pay(101, approval(approval_id))
+        assert (done.status, shop.ran) == (200, 2)
+        again = await shop.pay(101, approval(approval_id))
+        assert (again.status, problem(again)["guard"], shop.ran) == (403, "ApprovalGuard", 2)
+
+    story(tmp_path, PAY, tell, middleware)
+
+
+def test_what_was_denied_does_not_run(tmp_path: Path) -> None:
+    async def tell(shop: Shop) -> None:
+        approval_id = await shop.waits_for(500)
+        await shop.answer(approval_id, "denied")
+        reply = await shop.pay(500, approval(approval_id))
+        assert (reply.status, problem(reply)["error"], shop.ran) == (403, "chio_access_denied", 0)
+
+    story(tmp_path, PAY, tell)
+
+
+def test_fifty_repetitions_of_one_approved_request_are_one_run(tmp_path: Path) -> None:
+    async def tell(shop: Shop) -> None:
+        approval_id = await shop.waits_for(500)
+        await shop.answer(approval_id)
+        replies = await asyncio.gather(*(shop.pay(500, approval(approval_id)) for _ in range(50)))
+        assert sorted(reply.status for reply in replies) == [200, *[403] * 49]
+        assert shop.ran == 1
+
+    story(tmp_path, PAY, tell)
+
+
+@with_and_without
+def test_of_fifty_concurrent_requests_the_budget_lets_ten_run(tmp_path: Path, middleware: bool) -> None:
+    async def tell(shop: Shop) -> None:
+        replies = await asyncio.gather(*(shop.pay(1) for _ in range(50)))
+        assert sorted(reply.status for reply in replies) == [*[200] * 10, *[403] * 40]
+        assert shop.ran == 10
+        assert {problem(reply)["guard"] for reply in replies if reply.status == 403} == {"BudgetGuard"}
+        assert (await shop.pay(1, holder=OTHER)).status == 200  # another capability has an account of its own
+
+    story(tmp_path, [RequireCapability("pay", "out"), Budget(max_invocations=10)], tell, middleware)
+
+
+@pytest.mark.parametrize("limit", ["max_total_cost", "max_cost_per_invocation"])
+def test_costs_are_added_up_and_none_may_be_too_high(tmp_path: Path, limit: str) -> None:
+    limits: dict[str, int] = {limit: 10}
+
+    async def tell(shop: Shop) -> None:
+        statuses = [(await shop.pay(cost)).status for cost in (11, 6, 5, 4, 1)]
+        total = limit == "max_total_cost"
+        assert statuses == ([403, 200, 403, 200, 403] if total else [403, 200, 200, 200, 200])
+        assert shop.ran == statuses.count(200)
+
+    story(tmp_path, [Budget(cost=from_body("amount"), **limits)], tell)
+
+
+@with_and_without
+def test_a_request_that_waits_for_its_approval_spends_nothing(tmp_path: Path, middleware: bool) -> None:
+    async def tell(shop: Shop) -> None:
+        approval_id = await shop.waits_for(500)
+        assert await shop.waits_for(500) == approval_id
+        await shop.answer(approval_id)
+        done = await shop.pay(500, approval(approval_id))
+        assert (done.status, shop.ran) == (200, 1)
+        assert (await shop.pay(1)).status == 403  # the one use was that one
+
+    story(tmp_path, [Budget(max_invocations=1), *PAY], tell, middleware)
+
+
+def test_without_a_capability_nobody_is_asked(tmp_path: Path) -> None:
+    async def tell(shop: Shop) -> None:
+        reply = await shop.pay(500, holder=[])
+        assert (reply.status, problem(reply)["error"], shop.ran) == (401, "chio_capability_required", 0)
+        denied = await shop.pay(500, holder=with_token(("pay", "in")))
+        assert (denied.status, problem(denied)["guard"]) == (403, "CapabilityGuard")
+
+    story(tmp_path, PAY, tell)
+
+
+def test_a_sidecar_that_has_the_applications_document_comes_to_the_same(tmp_path: Path) -> None:
+    demands = [*PAY, Budget(cost=from_body("amount"), max_total_cost=700)]
+    document = tmp_path / "openapi.json"
+    described = FastAPI()
+    described.add_api_route(
+        "/pay/{account}", lambda: None, methods=["POST"], dependencies=[Depends(d) for d in demands]
+    )
+    document.write_text(document_for(described))
+
+    async def tell(shop: Shop) -> None:
+        assert (await shop.pay(100)).status == 200
+        approval_id = await shop.waits_for(500)
+        await shop.answer(approval_id)
+        assert (await shop.pay(500, approval(approval_id))).status == 200
+        assert (await shop.pay(500, approval(approval_id))).status == 403
+        over = await shop.pay(100, query=b"a=1"), await shop.pay(100, query=b"a=2")
+        assert [reply.status for reply in over] == [200, 403]
+        assert problem(over[1])["guard"] == "BudgetGuard"
+
+    story(tmp_path, demands, tell, options=f"?spec={document}")

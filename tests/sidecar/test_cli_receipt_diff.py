@@ -1,0 +1,297 @@
+"""`receipt diff`: what observe mode would have refused, from the receipts that it left."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import tracemalloc
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import Depends, FastAPI
+from fastapi.testclient import TestClient
+
+from chio_fastapi import RequireCapability, add_chio
+from chio_sidecar.cli import main
+from chio_sidecar.cli.receipt_diff import WOULD_REFUSE, moment
+from chio_sidecar.observed import NEWEST, Tally, is_observed, why_refused
+from chio_sidecar.store.schema import connect, prepare
+
+ALLOW = {"verdict": "allow"}
+START = 1_776_272_775
+Run = Callable[..., tuple[int, str, str]]
+
+
+def deny(reason: str = "no") -> dict[str, Any]:
+    return {"verdict": "deny", "reason": reason, "guard": "G", "http_status": 403}
+
+
+def receipt(
+    number: int = 1,
+    verdict: Mapping[str, Any] = ALLOW,
+    *,
+    requires: str | None = None,
+    observed: bool = True,
+    **members: Any,
+) -> dict[str, Any]:
+    enforcement = {"mode": "observe"} | ({"requires": requires} if requires else {})
+    metadata = {"chio_http_status_scope": "decision"} | ({"chio_enforcement": enforcement} if observed else {})
+    return {
+        "id": f"receipt-{number:06d}",
+        "request_id": f"request-{number}",
+        "route_pattern": "/pets/{pet_id}",
+        "method": "GET",
+        "caller_identity_hash": "ab" * 32,
+        "verdict": dict(verdict),
+        "response_status": 200,
+        "timestamp": START + number,
+        "content_hash": "0" * 64,
+        "policy_hash": "0" * 64,
+        "metadata": metadata,
+        "kernel_key": "0" * 64,
+        "signature": "0" * 128,
+    } | members
+
+
+def written(path: Path, receipts: Iterable[Mapping[str, Any]]) -> Path:
+    """Write a store as a sidecar would, without its signatures: nobody looks at them here."""
+    prepare(path, journal="persist", busy_seconds=5.0)
+    connection = connect(path, journal="persist", busy_seconds=5.0)
+    connection.execute("PRAGMA synchronous=OFF")
+    rows = ((one["id"], json.dumps(one), one["request_id"], "f", "2026-04-15T16:26:15Z") for one in receipts)
+    columns = "id, receipt_json, request_id, fingerprint, created_at"
+    connection.execute("BEGIN")
+    connection.executemany(f"INSERT INTO http_receipts ({columns}) VALUES (?, ?, ?, ?, ?)", rows)
+    connection.execute("COMMIT")
+    connection.close()
+    return path
+
+
+@pytest.fixture
+def diff(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(receipts: Iterable[Mapping[str, Any]], *arguments: object) -> tuple[int, str, str]:
+        store = written(tmp_path / "receipts.sqlite3", receipts)
+        status = main(["receipt", "diff", "--receipt-store", str(store), *map(str, arguments)])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+def mixed() -> list[dict[str, Any]]:
+    """3,400 observed requests of which 12 would have been refused, and others between them."""
+    refused = [receipt(number, deny("blocked by policy"), method="DELETE") for number in range(5)]
+    refused += [receipt(number, requires="pay/send", method="POST") for number in range(5, 11)]
+    refused += [receipt(11, {"verdict": "incomplete"}, caller_identity_hash="cd" * 32)]
+    good = [receipt(number) for number in range(12, 3400)]
+    enforced = [receipt(number, deny(), observed=False) for number in range(3400, 3500)]
+    return [*good[:2000], *refused, *enforced, *good[2000:]]
+
+
+def test_the_report_says_how_many_of_how_many_and_groups_them(diff: Run) -> None:
+    status, out, err = diff(mixed())
+    lines = out.splitlines()
+    assert (status, err) == (WOULD_REFUSE, "")
+    assert lines[0] == "would have refused 12 of 3,400 observed requests"
+    assert lines[2] == "      6  POST /pets/{pet_id}: no valid capability for pay/send"
+    assert lines[3].split() == ["caller", "ab" * 32]
+    assert lines[4].split() == ["newest", "receipt-000010,", "receipt-000009,", "receipt-000008"]
+    assert lines[6] == "      5  DELETE /pets/{pet_id}: blocked by policy"
+    assert lines[10] == "      1  GET /pets/{pet_id}: incomplete"
+
+
+def test_the_report_for_programs_has_every_group(diff: Run) -> None:
+    status, out, _ = diff(mixed(), "--json", "--top", 1)
+    document = json.loads(out)
+    assert status == WOULD_REFUSE
+    assert (document["observed"], document["would_refuse"], document["beyond_groups"]) == (3400, 12, 0)
+    assert [group["count"] for group in document["groups"]] == [6, 5, 1]
+    assert document["groups"][2] == {
+        "count": 1,
+        "method": "GET",
+        "route_pattern": "/pets/{pet_id}",
+        "reason": "incomplete",
+        "caller_identity_hash": "cd" * 32,
+        "receipt_ids": ["receipt-000011"],
+    }
+
+
+def test_callers_are_told_apart(diff: Run) -> None:
+    _, out, _ = diff([receipt(number, deny(), caller_identity_hash=f"{number:064d}") for number in range(4)], "--json")
+    assert [group["caller_identity_hash"] for group in json.loads(out)["groups"]] == [f"{n:064d}" for n in range(4)]
+
+
+def test_nothing_refused_is_a_success(diff: Run) -> None:
+    status, out, err = diff([receipt(1), receipt(2, requires="any", capability_id="cap-1")])
+    assert (status, out, err) == (0, "would have refused 0 of 2 observed requests\n", "")
+
+
+def test_nothing_to_compare_is_no_success(diff: Run) -> None:
+    status, out, err = diff([receipt(1, observed=False)])
+    assert (status, out) == (1, "would have refused 0 of 0 observed requests\n")
+    assert "there are no receipts of observed requests" in err
+    assert "CHIO_OBSERVE" in err
+
+
+def test_all_counts_receipts_of_a_sidecar_that_does_not_say_what_was_observed(diff: Run) -> None:
+    status, out, _ = diff([receipt(1, observed=False), receipt(2, deny(), observed=False)], "--all")
+    assert status == WOULD_REFUSE
+    assert out.startswith("would have refused 1 of 2 ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "counted"),
+    [
+        (["--since", START + 8], 2),
+        (["--since", "2026-04-15T17:06:23Z"], 2),
+        (["--since", "2026-04-15T17:06:23"], 2),
+        (["--since", "2026-04-15T19:06:23+02:00"], 2),
+        (["--since", "1s"], 0),
+        (["--since", "9999999d"], 10),
+        (["--last", 3], 3),
+        (["--last", 500], 10),
+        (["--last", 5, "--since", START + 8], 2),
+    ],
+)
+def test_since_and_last_leave_out_what_is_older(diff: Run, arguments: list[object], counted: int) -> None:
+    _, out, _ = diff([receipt(number) for number in range(10)], *arguments)
+    assert out == f"would have refused 0 of {counted} observed requests\n"
+
+
+@pytest.mark.parametrize("text", ["yesterday", "", "-1", "1w", "2026-13-01", "1.5", "\u0661"])
+def test_a_time_that_is_none_is_wrong_usage(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["receipt", "diff", "--receipt-store", "x", f"--since={text}"])
+    assert ended.value.code == 2
+    assert "is no time" in capsys.readouterr().err
+
+
+def test_a_time_before_1970_is_the_beginning() -> None:
+    assert moment("1900-01-01") == moment("0001-01-01T00:00:00Z") == 0
+
+
+def test_a_terminal_gets_no_controls_that_strangers_wrote(diff: Run) -> None:
+    _, out, _ = diff([receipt(1, deny("\x1b[2Jgone\nforged line"), route_pattern="/\x1b]0;x", id="a\nb")])
+    assert "\x1b" not in out
+    assert "\nforged" not in out
+    assert "\nb" not in out
+
+
+def test_only_the_largest_groups_are_printed_for_people(diff: Run) -> None:
+    receipts = [receipt(number, deny(f"reason {number % 25:02d}")) for number in range(60)]
+    _, out, _ = diff(receipts, "--top", 2)
+    assert out.count("newest") == 2
+    assert out.endswith("and 54 more in 23 smaller groups; --top or --json shows them\n")
+
+
+def test_a_store_may_be_named_as_for_the_other_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = written(tmp_path / "s.sqlite3", [receipt()])
+    assert main(["--receipt-db", str(store), "receipt", "diff"]) == 0
+    assert main(["receipt", "diff"]) == 1
+    assert "give --receipt-store FILE" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_store_is_said_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "s").write_bytes(b"x" * 4096)
+    assert main(["receipt", "diff", "--receipt-store", str(tmp_path / "s")]) == 1
+    assert main(["receipt", "diff", "--receipt-store", str(tmp_path / "none")]) == 1
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "metadata", [None, 1, "observe", [], {"chio_enforcement": None}, {"chio_enforcement": "observe"}]
+)
+def test_a_receipt_with_other_metadata_was_not_observed(metadata: Any) -> None:
+    assert not is_observed({"metadata": metadata})
+    assert why_refused({"metadata": metadata, "verdict": ALLOW}) is None
+
+
+@pytest.mark.parametrize("verdict", [None, 5, {}, {"verdict": None}, {"verdict": "ALLOW"}, {"verdict": ["allow"]}])
+def test_what_is_not_exactly_allow_would_have_been_refused(verdict: Any) -> None:
+    assert why_refused({"verdict": verdict}) is not None
+
+
+def test_a_required_capability_of_any_kind_is_named_so() -> None:
+    assert why_refused(receipt(requires="any")) == "no valid capability"
+    assert why_refused(receipt(requires="any", capability_id="c")) is None
+
+
+def test_many_callers_do_not_fill_the_memory_and_are_all_counted() -> None:
+    tally = Tally(max_groups=10)
+    for number in range(1000):
+        tally.add(receipt(number, deny(f"reason {number % 50}"), caller_identity_hash=str(number)))
+    groups = tally.groups()
+    assert len(groups) == 20
+    assert sum(group.count for group in groups) + tally.beyond == tally.refused == tally.observed == 1000
+    assert {group.kind.caller for group in groups if group.count > 1} == {None}
+    assert all(len(group.newest) <= NEWEST for group in groups)
+
+
+@pytest.mark.slow
+def test_a_long_store_is_read_in_bounded_memory(diff: Run, full_size: bool) -> None:
+    rows = 100_000 if full_size else 6_000
+    receipts = (receipt(number, ALLOW if number % 100 else deny()) for number in range(rows))
+    tracemalloc.start()
+    try:
+        status, out, _ = diff(receipts)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert status == WOULD_REFUSE
+    assert out.startswith(f"would have refused {rows // 100:,} of {rows:,} ")
+    assert peak < 16 * 1024 * 1024
+
+
+def test_rows_that_a_running_sidecar_adds_meanwhile_are_not_waited_for(tmp_path: Path) -> None:
+    store = written(tmp_path / "s.sqlite3", [receipt(1)])
+    with sqlite3.connect(store) as writing:
+        writing.execute("BEGIN IMMEDIATE")
+        assert main(["receipt", "diff", "--receipt-store", str(store)]) == 0
+    writing.close()
+
+
+def test_an_application_is_observed_and_the_report_says_what_enforcing_would_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "chio.sqlite3"
+    app = FastAPI()
+
+    @app.post("/transfers", dependencies=[Depends(RequireCapability("payments", "transfer"))])
+    async def transfer() -> None: ...
+
+    @app.get("/balance", dependencies=[Depends(RequireCapability("payments", "read"))])
+    async def balance() -> None: ...
+
+    @app.get("/hello")
+    async def hello() -> None: ...
+
+    add_chio(app, sidecar_url=f"embedded:{store}", observe=True)
+    issued = {name: _issued(store, name, capsys) for name in ("transfer", "read")}
+    with TestClient(app) as browser:
+        statuses = [
+            browser.get("/hello").status_code,
+            browser.post("/transfers").status_code,
+            browser.post("/transfers").status_code,
+            browser.post("/transfers", headers=issued["read"]).status_code,
+            browser.post("/transfers", headers=issued["transfer"]).status_code,
+            browser.get("/balance").status_code,
+            browser.get("/balance", headers=issued["read"]).status_code,
+        ]
+    assert statuses == [200] * 7
+    assert main(["receipt", "diff", "--receipt-store", str(store), "--json"]) == WOULD_REFUSE
+    report = json.loads(capsys.readouterr().out)
+    assert (report["observed"], report["would_refuse"]) == (7, 4)
+    found = {(group["method"], group["route_pattern"], group["reason"]): group["count"] for group in report["groups"]}
+    assert found == {
+        ("POST", "/transfers", "side-effect route requires a capability token"): 2,
+        ("POST", "/transfers", "capability does not authorize tool transfer on server payments"): 1,
+        ("GET", "/balance", "no valid capability for payments/read"): 1,
+    }
+
+
+def _issued(store: Path, tool: str, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    arguments = ["--embedded", str(store), "--server", "payments", "--tool", tool]
+    assert main(["capability", "issue", *arguments]) == 0
+    return {"X-Chio-Capability": capsys.readouterr().out.strip()}

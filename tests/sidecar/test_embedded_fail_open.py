@@ -1,0 +1,70 @@
+"""`fail_open` with an embedded sidecar: what was not decided in time is not decided afterwards either."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from chio_core.carrier.embedded import busy_seconds_for
+from chio_core.client import ChioClient, SyncChioClient
+from chio_core.decision import Decision
+from chio_core.settings import ChioSettings
+from tests.core.views import View, question
+from tests.sidecar.sidecar_tools import run
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Hold the store as another process would that writes for long."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("BEGIN EXCLUSIVE")
+    try:
+        yield
+    finally:
+        connection.execute("ROLLBACK")
+        connection.close()
+
+
+def receipts(path: Path) -> int:
+    connection = sqlite3.connect(path)
+    try:
+        return int(connection.execute("SELECT count(*) FROM http_receipts").fetchone()[0])
+    finally:
+        connection.close()
+
+
+def settings_for(path: Path) -> ChioSettings:
+    return ChioSettings(sidecar_url=f"embedded:{path}", fail_open=True, timeout=2.0)
+
+
+def test_a_held_store_refuses_before_the_client_gives_up(tmp_path: Path) -> None:
+    path = tmp_path / "receipts.sqlite3"
+
+    async def ask() -> Decision:
+        async with ChioClient(settings_for(path)) as client:
+            client.open()
+            with held(path):
+                return await client.decide(question(View("POST")))
+
+    decision = run(ask())
+    assert decision.passthrough is None
+    assert decision.denial is not None
+    assert decision.denial.status == 502
+    assert receipts(path) == 0
+
+
+def test_the_same_for_threads(tmp_path: Path) -> None:
+    path = tmp_path / "receipts.sqlite3"
+    with SyncChioClient(settings_for(path)) as client, held(path):
+        decision = client.decide(question(View("POST")))
+    assert decision.passthrough is None
+    assert receipts(path) == 0
+
+
+@pytest.mark.parametrize(("fail_open", "expected"), [(True, 0.5), (False, None)])
+def test_only_fail_open_shortens_the_wait_for_the_store(fail_open: bool, expected: float | None) -> None:
+    assert busy_seconds_for(ChioSettings(timeout=2.0, fail_open=fail_open)) == expected

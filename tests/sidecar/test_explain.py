@@ -1,0 +1,318 @@
+"""Why a request was refused, and what would pass: each reason and each code, against the sidecar's own words."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chio_core import Denial, Requirement, decision
+from chio_core.capabilities import issue_capability
+from chio_core.errors import InvalidDocument
+from chio_core.models import Verdict
+from chio_core.problems import flat, nested
+from chio_sidecar.cli.main import build_parser
+from chio_sidecar.explain import Refusal, Wanted, explain, read_refusal
+from chio_sidecar.explain.outcomes import OUTCOMES
+from chio_sidecar.explain.policy import POLICY_REASONS
+from chio_sidecar.explain.reasons import REASONS, recognise
+from chio_sidecar.explain.route import wanted_by
+from tests.sidecar.sidecar_tools import (
+    NOW,
+    SERVER,
+    STRANGER,
+    TOOL,
+    capability,
+    evaluate,
+    grant,
+    run,
+    send,
+    sidecar,
+    token_text,
+)
+from tests.sidecar.sidecar_tools import decision as decided
+
+WRITE = {"method": "POST", "path": "/pets", "tool_server": SERVER, "tool_name": TOOL}
+
+
+def _changed() -> str:
+    return token_text(capability().to_wire() | {"expires_at": NOW + 9_999})
+
+
+def _lone() -> str:
+    return "no token at all"
+
+
+REFUSED: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
+    "R1": (lambda: None, {"tool_server": SERVER}),
+    "R2": (_lone, WRITE),
+    "R3": (lambda: capability(STRANGER), WRITE),
+    "R4": (_changed, WRITE),
+    "R5a": (lambda: capability(issued=NOW + 60), WRITE),
+    "R5b": (lambda: capability(issued=NOW - 7200), WRITE),
+    "R6": (lambda: capability(grants=[grant(tool="other")]), WRITE),
+    "R6x": (lambda: capability(grants=[grant(constraints=[{"type": "regex_match", "value": "("}])]), WRITE),
+    "R7": (capability, {**WRITE, "capability_id": "cap-other"}),
+    "R8": (lambda: None, {"method": "POST", "path": "/pets"}),
+    "invocations": (lambda: capability(grants=[grant(max_invocations=0)]), WRITE),
+    "delegation": (lambda: capability(parents=[f"cap-{n}" for n in range(9)]), WRITE),
+}
+
+
+@pytest.mark.parametrize("rule", REFUSED)
+def test_each_reason_of_the_sidecar_is_explained_by_its_rule(rule: str, tmp_path: Path) -> None:
+    token, changes = REFUSED[rule]
+
+    async def ask() -> dict[str, Any]:
+        async with sidecar(tmp_path) as app:
+            return await decided(app, token(), **changes)
+
+    answer = run(ask())
+    assert answer["verdict"]["verdict"] == "deny"
+    for document in (answer, answer["receipt"]):
+        found = explain(read_refusal(document))
+        assert found.rule == rule
+        assert found.outcome == "refused"
+        assert found.reason == answer["verdict"]["reason"]
+        assert found.receipt_id == answer["receipt"]["id"]
+        assert "{" not in found.why
+        assert "{" not in found.remedy
+
+
+def test_a_revoked_token_and_a_revoked_ancestor_are_explained(tmp_path: Path) -> None:
+    async def ask() -> list[dict[str, Any]]:
+        async with sidecar(tmp_path) as app:
+            await app.state.sidecar.store.revoke("cap-1")
+            own = await decided(app, capability(), **WRITE)
+            derived = await decided(app, capability(name="cap-2", parents=["cap-1"]), request_id="2", **WRITE)
+            return [own, derived]
+
+    own, derived = (explain(read_refusal(answer)) for answer in run(ask()))
+    assert own.rule == "revoked"
+    assert (derived.rule, "cap-1" in derived.why) == ("revoked ancestor", True)
+
+
+def test_the_capability_that_is_said_to_pass_does_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = tmp_path / "it's here" / "receipts.sqlite3"
+    store.parent.mkdir()
+
+    async def ask(token: Any, request_id: str) -> dict[str, Any]:
+        async with sidecar(store.parent, signing_key=None, clock=time.time) as app:
+            return await decided(app, token, request_id=request_id, **WRITE)
+
+    other = capability(grants=[grant(tool="other")])
+    refused = run(ask(None, "a"))
+    found = explain(
+        read_refusal(flat(decision.capability_required(Requirement(SERVER, TOOL), "X-Chio-Capability", "rcpt"))),
+        issuer=("--embedded", str(store)),
+    )
+    assert refused["verdict"]["verdict"] == "deny"
+    assert found.passes == f"{SERVER}/{TOOL}:invoke"
+    assert found.command is not None
+    args = build_parser().parse_args(shlex.split(found.command)[1:])
+    assert args.run(args) == 0
+    token = capsys.readouterr().out.strip()
+    assert run(ask(token, "b"))["verdict"] == {"verdict": "allow"}
+    assert run(ask(other, "c"))["verdict"]["verdict"] == "deny"
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        Wanted(),
+        Wanted("s", "t", ("read", "invoke")),
+        Wanted("-s", "--tool", ("invoke",)),
+        Wanted("it's; rm -rf ~", "$(id)\n", ("delegate",)),
+        Wanted("s", "t", constraints=({"type": "max_length", "value": 3}, {"type": "regex_match", "value": "^-'\""})),
+        Wanted("s", "t", max_invocations=7, subject="ab" * 32),
+        Wanted("s", "t", subject="0" * 64),
+    ],
+    ids=lambda wanted: wanted.title,
+)
+def test_every_command_can_be_pasted_into_a_shell_and_gives_that_capability(wanted: Wanted) -> None:
+    words = shlex.split(wanted.command(("--embedded", "-x y.sqlite3")))
+    args = build_parser().parse_args(words[1:])
+    assert words[0] == "chio-sidecar"
+    assert str(args.embedded) == "-x y.sqlite3"
+    assert (args.server, args.tool) == (wanted.server or "SERVER", wanted.tool or "TOOL")
+    assert tuple(args.operation or ["invoke"]) == wanted.operations
+    assert tuple(args.constraint or ()) == wanted.constraints
+    assert args.max_invocations == wanted.max_invocations
+
+
+def test_what_a_grant_gives_can_be_issued_again() -> None:
+    full = grant(operations=["invoke", "read"], constraints=[{"type": "max_length", "value": 5}], max_invocations=3)
+    token = issue_capability(STRANGER, subject="ab" * 32, scope={"grants": [full]}, ttl_seconds=60)
+    wanted = Wanted.of_grant(token.scope.grants[0], token.subject)
+    assert wanted.title == f'{SERVER}/{TOOL}:invoke,read {{"type":"max_length","value":5}}'
+    assert (wanted.max_invocations, wanted.subject) == (3, "ab" * 32)
+
+
+def test_every_code_of_the_outcomes_table_is_explained() -> None:
+    codes = set(re.findall(r"`(chio_\w+)`", decision.__doc__ or ""))
+    assert codes >= {"chio_access_denied", "chio_timeout"}
+    assert codes <= set(OUTCOMES)
+    for code in codes:
+        for document in (flat(Denial(code=code, message="m")), nested(Denial(code=code, message="m"))):
+            found = explain(read_refusal(document))
+            assert found.why
+            assert found.remedy
+
+
+@pytest.mark.parametrize(
+    ("document", "rule", "outcome"),
+    [
+        ({"error": "chio_timeout", "message": "Chio sidecar is unavailable"}, "chio_timeout", "not decided"),
+        ({"error": "chio_overloaded", "message": "x"}, "chio_overloaded", "not decided"),
+        ({"error": "SidecarUnavailable", "message": "Chio sidecar unavailable", "status": 503},
+         "chio_sidecar_unreachable", "not decided"),
+        ({"error": "CapabilityGuard", "message": "capability issuer is not trusted", "status": 403}, "R3", "refused"),
+        ({"error": {"code": "CHIO_CAPABILITY_REQUIRED", "message": "Chio capability required for a/b"}},
+         "requirement", "refused"),
+        ({"detail": {"error": "chio_access_denied", "message": "no", "guard": "G"}}, "chio_access_denied", "refused"),
+        ({"error": "my_own", "message": "no", "guard": "local/mine", "status": 418}, "my_own", "refused"),
+        ({"verdict": {"verdict": "cancel", "reason": "gone"}}, "cancel", "refused"),
+        ({"verdict": {"verdict": "incomplete", "reason": "?"}}, "incomplete", "refused"),
+        ({"verdict": {"verdict": "allow"}}, "allow", "allowed"),
+        ({"error": "chio_bad_request", "message": "header authorization occurs more than once", "status": 400},
+         "chio_bad_request", "refused"),
+    ],
+)  # fmt: skip
+def test_all_published_documents_can_be_read(document: dict[str, Any], rule: str, outcome: str) -> None:
+    found = explain(read_refusal(document))
+    assert (found.rule, found.outcome) == (rule, outcome)
+
+
+@pytest.mark.parametrize(
+    "document", [[], {}, None, "deny", 7, {"error": 5}, {"verdict": {"verdict": 5}}, {"detail": {}}]
+)
+def test_what_is_no_refusal_is_said_to_be_none(document: Any) -> None:
+    with pytest.raises(InvalidDocument, match=r"neither a refusal nor a receipt|states no verdict"):
+        read_refusal(document)
+
+
+@pytest.mark.parametrize(
+    "document", [{"error": {}}, {"error": ""}, {"error": {"code": 5, "message": [], "details": 1}}]
+)
+def test_a_refusal_of_which_nothing_is_known_is_still_answered(document: Any) -> None:
+    assert explain(read_refusal(document)).why
+
+
+def test_what_a_newer_sidecar_says_about_its_scope_is_used() -> None:
+    details = {"tool_server": "pay", "tool_name": "move", "required_scope": "pay/move", "hint": "ask the treasurer"}
+    verdict = Verdict(verdict="deny", reason="scope missing", guard="ScopeGuard", details=details)
+    found = explain(read_refusal(flat(decision.denial_for_verdict(verdict, "rcpt", "X"))))
+    assert found.passes == "pay/move:invoke"
+    assert found.remedy == "ask the treasurer"
+
+
+def test_a_route_of_the_openapi_document_tells_which_capability_passes() -> None:
+    operation = {"x-chio-capability": [{"server": "pay", "tool": "move", "operations": ["read"]}], "responses": {}}
+    anything = {"x-chio-capability": [{}], "responses": {}}
+    spec = {
+        "openapi": "3.1.0",
+        "info": {"title": "t", "version": "1"},
+        "paths": {"/pets/{id}": {"post": operation, "put": anything, "get": {"responses": {}}}},
+    }
+    text = json.dumps(spec)
+    assert wanted_by(text, "POST", "/pets/{id}") == Wanted("pay", "move", ("read",))
+    assert wanted_by(text, "PUT", "/pets/{id}") == Wanted()
+    assert wanted_by(text, "GET", "/pets/{id}") is None
+    assert wanted_by(text, "POST", "/other") is None
+    refusal = Refusal(verdict="deny", reason="side-effect route requires a capability token", method="POST")
+    assert explain(refusal, wanted=wanted_by(text, "POST", "/pets/{id}")).passes == "pay/move:read"
+
+
+@pytest.mark.parametrize("known", [*POLICY_REASONS, *REASONS], ids=lambda known: f"{known.rule}: {known.text[:40]}")
+def test_each_reason_is_recognised_as_itself(known: Any) -> None:
+    found = recognise(re.sub(r"\{\w+\}", "12", known.text), POLICY_REASONS)
+    assert found is not None
+    assert found.known == known
+
+
+def test_an_error_of_the_sidecar_itself_is_explained(tmp_path: Path) -> None:
+    async def ask() -> list[Any]:
+        async with sidecar(tmp_path) as app:
+            broken = await send(app, "POST", "/chio/evaluate", b"{")
+            await evaluate(app)
+            twice = await evaluate(app, path="/other")
+            return [broken.document, twice.document]
+
+    broken, twice = (explain(read_refusal(document)) for document in run(ask()))
+    assert broken.rule == "chio_bad_request"
+    assert twice.rule == "chio_request_id_conflict"
+
+
+def test_every_reason_about_approvals_and_budgets_is_known_here() -> None:
+    from chio_sidecar import approval_tokens, approvals, budgets
+
+    known = {reason.text for reason in POLICY_REASONS}
+    said = {
+        value
+        for module in (approval_tokens, approvals, budgets)
+        for name, value in vars(module).items()
+        if name.isupper() and isinstance(value, str) and " " in value and not name.startswith("_")
+    }
+    assert said <= known
+    assert set(approvals._WHY.values()) <= known
+
+
+APPROVE = {"approval": {"threshold_units": 5, "currency": "USD"}, "amount": {"units": 9, "currency": "USD"}}
+
+
+def test_a_request_that_waits_for_a_person_names_the_command_that_answers_it(tmp_path: Path) -> None:
+    async def ask() -> tuple[Any, Any]:
+        async with sidecar(tmp_path) as app:
+            answer = await evaluate(app, method="GET", governed_intent=APPROVE)
+            wrong = await decided(app, method="GET", request_id="2", governed_intent=APPROVE, approval_token="apr-none")
+            stored = await app.state.sidecar.store.get(answer.document["kernel_receipt_id"])
+            return answer.document, (json.loads(stored.receipt_json), wrong)
+
+    waiting, (receipt, wrong) = run(ask())
+    for document in (waiting, receipt):
+        found = explain(read_refusal(document), issuer=("--embedded", "r.sqlite3"))
+        assert found.rule == "approval"
+        assert (
+            found.command
+            == f"chio-sidecar approval respond {waiting['approval_id']} --approve --receipt-store r.sqlite3"
+        )
+        args = build_parser().parse_args(shlex.split(found.command)[1:])
+        assert (args.id, args.outcome) == (waiting["approval_id"], "approved")
+    refused = explain(read_refusal(wrong))
+    assert (refused.rule, refused.command) == ("approval", "chio-sidecar approval list")
+
+
+def test_a_spent_budget_is_explained_in_its_numbers(tmp_path: Path) -> None:
+    budget = {"cost": 9, "currency": "USD", "max_cost_per_invocation": 5}
+
+    async def ask() -> Any:
+        async with sidecar(tmp_path) as app:
+            return await decided(app, method="GET", budget=budget)
+
+    found = explain(read_refusal(run(ask())))
+    assert found.rule == "budget"
+    assert "may cost 5 USD, and this one costs 9" in found.why
+
+
+def test_an_id_that_a_shell_could_misread_is_not_put_into_a_command() -> None:
+    body = {"error": "chio_approval_required", "message": "m", "details": {"approval_id": "$(id)"}}
+    assert explain(read_refusal(body)).command == "chio-sidecar approval list"
+
+
+def test_what_observe_mode_only_recorded_is_said_to_have_run(tmp_path: Path) -> None:
+    observe = {"mode": "observe", "requires": "pay/move"}
+
+    async def ask() -> tuple[Any, Any]:
+        async with sidecar(tmp_path) as app:
+            denied = await decided(app, method="POST", enforcement=observe)
+            return denied, await decided(app, method="GET", request_id="2", enforcement=observe)
+
+    denied, allowed = (explain(read_refusal(answer)) for answer in run(ask()))
+    assert (denied.outcome, denied.rule, denied.passes) == ("observed", "R8", "pay/move:invoke")
+    assert (allowed.outcome, allowed.passes) == ("allowed", "pay/move:invoke")

@@ -1,0 +1,116 @@
+"""A sidecar that follows an authority learns its new keys, and does not let strangers keep the authority busy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.sidecar.sidecar_tools import AUTHORITY, HOLDER, NOW, STRANGER, Clock, capability, decision, run, sidecar
+
+UNTRUSTED = "capability issuer is not trusted"
+
+
+class Authority:
+    """A trust service that names keys and knows of no revocation; it counts how often it was asked for keys."""
+
+    def __init__(self, *keys: Any, status: int = 200) -> None:
+        self.keys: Any = list(keys)
+        self.status = status
+        self.asked = 0
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/v1/revocations":
+            name = request.url.params["capabilityId"]
+            return httpx.Response(200, json={"capabilityId": name, "revoked": False})
+        self.asked += 1
+        return httpx.Response(self.status, json={"trustedPublicKeys": self.keys})
+
+
+def following(folder: Path, authority: Authority, **options: Any) -> Any:
+    return sidecar(
+        folder,
+        control_url="http://127.0.0.1:8940",
+        control_transport=httpx.MockTransport(authority),
+        **{"follow_authority": True, **options},
+    )
+
+
+async def verdict(app: Any, token: Any, request_id: str) -> str | None:
+    answer = await decision(app, token, request_id=request_id, method="POST")
+    return answer["verdict"].get("reason")  # type: ignore[no-any-return]
+
+
+def test_a_key_that_the_authority_has_changed_to_is_trusted_without_a_restart(tmp_path: Path) -> None:
+    async def ask() -> None:
+        authority = Authority(AUTHORITY.public_hex, STRANGER.public_hex)
+        async with following(tmp_path, authority) as app:
+            assert await verdict(app, capability(), "a") is None
+            assert authority.asked == 0
+            assert await verdict(app, capability(STRANGER), "b") is None
+            assert await verdict(app, capability(STRANGER), "c") is None
+            assert authority.asked == 1
+            assert await verdict(app, capability(), "d") is None
+
+    run(ask())
+
+
+def test_unknown_issuers_are_asked_about_every_ten_seconds_at_most(tmp_path: Path) -> None:
+    async def ask() -> None:
+        clock, authority = Clock(), Authority(AUTHORITY.public_hex)
+        async with following(tmp_path, authority, clock=clock) as app:
+            for number in range(5):
+                assert await verdict(app, capability(STRANGER), f"a{number}") == UNTRUSTED
+            assert authority.asked == 1
+            authority.keys.append(STRANGER.public_hex)
+            clock.now = NOW + 9.9
+            assert await verdict(app, capability(STRANGER), "b") == UNTRUSTED
+            clock.now = NOW + 10
+            assert await verdict(app, capability(STRANGER), "c") is None
+            clock.now = NOW - 3600  # a clock that was set back asks again
+            assert await verdict(app, capability(HOLDER, issued=NOW - 7200, ttl=86400), "d") == UNTRUSTED
+            assert authority.asked == 3
+
+    run(ask())
+
+
+@pytest.mark.parametrize("keys", [["nonsense"], "text", {"a": 1}, [5], None, []])
+def test_an_authority_that_names_nothing_usable_changes_nothing(tmp_path: Path, keys: Any) -> None:
+    async def ask() -> None:
+        authority = Authority()
+        authority.keys = keys
+        async with following(tmp_path, authority) as app:
+            assert await verdict(app, capability(STRANGER), "a") == UNTRUSTED
+            assert await verdict(app, capability(), "b") is None
+            assert authority.asked == 1
+
+    run(ask())
+
+
+def test_an_authority_that_does_not_answer_changes_nothing(tmp_path: Path) -> None:
+    async def ask() -> None:
+        async with following(tmp_path, Authority(status=503)) as app:
+            assert await verdict(app, capability(STRANGER), "a") == UNTRUSTED
+
+    run(ask())
+
+
+def test_pinned_issuers_are_not_added_to(tmp_path: Path) -> None:
+    async def ask() -> None:
+        authority = Authority(STRANGER.public_hex)
+        async with following(tmp_path, authority, follow_authority=False) as app:
+            assert await verdict(app, capability(STRANGER), "a") == UNTRUSTED
+            assert authority.asked == 0
+
+    run(ask())
+
+
+def test_a_capability_that_a_stranger_signed_in_a_known_name_is_refused(tmp_path: Path) -> None:
+    async def ask() -> None:
+        token = capability(STRANGER).to_wire() | {"issuer": HOLDER.public_hex}
+        async with following(tmp_path, Authority(HOLDER.public_hex)) as app:
+            assert await verdict(app, token, "a") == "capability signature verification failed"
+
+    run(ask())

@@ -1,0 +1,294 @@
+"""The page in a real Chromium: listing, filtering, opening and saving receipts, for everybody."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.responses import JSONResponse
+
+from chio_core.canonical import sha256_hex
+from chio_sidecar.cli import main
+from chio_sidecar.receipts import compact_json
+from tests.viewer.browser import (
+    DOWN,
+    ENTER,
+    ESCAPE,
+    LISTED,
+    LOOK_NOW,
+    SUMMARY,
+    TAB,
+    Browser,
+    Shown,
+    arrived,
+    checks,
+    open_row,
+)
+from tests.viewer.records import KEY, MARKUP, NOW, STRANGER, fill, newer, receipt
+
+
+def test_ten_thousand_receipts_are_listed_and_filtered(browser: Browser, show: Any, tmp_path: Path) -> None:
+    show(fill(tmp_path / "s.sqlite3", map(_unsigned, range(10_000))))
+    browser.until(SUMMARY.format("200 of 10,000 receipts, newest first"))
+    assert browser.text("#rows tr:first-child .c-id") == "r9999"
+    browser.click("#more")
+    browser.until(SUMMARY.format("400 of 10,000 receipts, newest first"))
+    browser.type("#f-route", "/things/99")
+    browser.until(SUMMARY.format("111 of 111 that match, among 10,000 receipts"))
+    assert browser.number_of("#rows tr") == 111
+    browser.choose("#f-verdict", "deny")
+    browser.until("!document.querySelector('#empty').hidden")
+    assert browser.text("#empty") == "No receipt matches these filters."
+    browser.click("#clear")
+    browser.until(SUMMARY.format("200 of 10,000 receipts, newest first"))
+    asked = browser.run(
+        "return performance.getEntriesByType('resource').filter((e) => e.name.includes('/receipts?')).length"
+    )
+    assert asked <= 4 + 10 + 8  # each filter at most once a keystroke; the rest looks for new ones
+
+
+def _unsigned(number: int) -> str:
+    document = {"id": f"r{number}", "route_pattern": f"/things/{number}", "method": "GET"}
+    return json.dumps(document | {"verdict": {"verdict": "allow"}})
+
+
+def test_every_filter_narrows_the_list(browser: Browser, show: Any, tmp_path: Path) -> None:
+    special = receipt(31, verdict={"verdict": "deny"}, capability_id="cap-A", method="DELETE", timestamp=NOW + 9_000)
+    show(fill(tmp_path / "s.sqlite3", [*(receipt(number) for number in range(1, 31)), special]))
+    browser.until(LISTED.format(31))
+    local = f"const d = new Date({NOW + 9_000} * 1000); d.setMinutes(d.getMinutes() - d.getTimezoneOffset());"
+    since = browser.run(f"{local} return d.toISOString().slice(0, 19)")
+    values = {"verdict": "deny", "method": "DELETE", "capability": "cap-", "since": since}
+    for name, value in values.items():
+        browser.choose(f"#f-{name}", value)
+        browser.until(LISTED.format(1))
+        assert browser.text("#rows .c-id") == "receipt-00031"
+        browser.click("#clear")
+        browser.until(LISTED.format(31))
+    browser.choose("#f-until", since)
+    browser.choose("#f-caller", sha256_hex(b"3")[:20])
+    browser.until(LISTED.format(5))
+
+
+def test_receipts_appear_as_they_come(browser: Browser, show: Any, tmp_path: Path) -> None:
+    path = fill(tmp_path / "s.sqlite3", [receipt(1)])
+    show(path)
+    browser.until(LISTED.format(1))
+    fill(path, [receipt(2), receipt(3)])
+    browser.until(LISTED.format(3))
+    assert browser.text("#rows tr:first-child .c-id") == "receipt-00003"
+    browser.choose("#f-verdict", "deny")
+    browser.until(LISTED.format(0))
+    fill(path, [receipt(4), receipt(5, verdict={"verdict": "deny", "reason": "no"})])
+    browser.run(LOOK_NOW)
+    browser.until(SUMMARY.format("1 of 1 that match, among 5 receipts"))
+
+
+def test_a_page_that_is_only_watched_keeps_a_bounded_number_of_rows(
+    browser: Browser, show: Any, tmp_path: Path
+) -> None:
+    show(fill(tmp_path / "s.sqlite3", [receipt(number) for number in range(1, 11)]))
+    browser.until(LISTED.format(10))
+    script = """
+        const { ReceiptList } = await import('./list.js');
+        const list = { room: args[0], next: null };
+        ReceiptList.prototype.makeRoom.call(list);
+        return list.next;
+    """
+    assert (browser.wait(script, 10), browser.number_of("#rows tr")) == (None, 10)
+    assert (browser.wait(script, 4), browser.number_of("#rows tr")) == (7, 4)  # going on below row 7 brings the others
+
+
+def test_a_paused_page_stays_as_it_is_and_then_catches_up(browser: Browser, show: Any, tmp_path: Path) -> None:
+    path = fill(tmp_path / "s.sqlite3", [receipt(1)])
+    show(path)
+    browser.until(LISTED.format(1))
+    browser.click("#live")
+    fill(path, [receipt(number) for number in range(2, 402)])
+    browser.run(LOOK_NOW)
+    assert (browser.text("#live"), browser.number_of("#rows tr")) == ("Paused", 1)
+    browser.click("#live")
+    browser.until(SUMMARY.format("200 of 401 receipts, newest first"))  # more than one answer holds: a new list
+
+
+def test_a_receipt_is_verified_by_browser_and_server_under_the_sidecars_own_key(
+    browser: Browser, show: Any, tmp_path: Path
+) -> None:
+    show(
+        fill(
+            tmp_path / "s.sqlite3",
+            [receipt(1, metadata={"big": 2**64 - 1, "small": -(2**63), "ratio": 1e21, "ü": "\u20ac"})],
+        )
+    )
+    browser.until(LISTED.format(1))
+    open_row(browser)
+    first, second = checks(browser)
+    assert first.split("\n")[1:] == [
+        "Verified by this browser under key",
+        KEY.public_hex,
+        "It is this sidecar's own key.",
+    ]
+    assert "Verified by the sidecar, under its own key" in second
+    assert "nothing against it" in browser.text("#evidence")
+    assert "18446744073709551615" in browser.text("#raw")
+
+
+def test_forged_foreign_and_newer_receipts_are_told_apart(browser: Browser, show: Any, tmp_path: Path) -> None:
+    stored = [
+        receipt(1) | {"verdict": {"verdict": "allow", "reason": "forged"}},
+        receipt(2, key=STRANGER),
+        newer(3),
+        newer(4) | {"id": "0" * 64},
+        "{no receipt",
+    ]
+    show(fill(tmp_path / "s.sqlite3", stored))
+    browser.until(LISTED.format(5))
+    expected = {
+        1: ("Refused by this browser", "Refused by the sidecar"),
+        2: ("Refused by this browser", "Refused by the sidecar"),
+        3: ("It is this sidecar's own key.", "under its own key"),
+        4: ("It is NOT this sidecar's own key.", "under a key that is not its own"),
+        5: ("the signature does not verify", "rule signature"),
+    }
+    for position, texts in expected.items():
+        open_row(browser, position)
+        for shown, text in zip(checks(browser), texts, strict=True):
+            assert text in shown
+
+
+def test_without_a_known_key_nothing_is_called_own(browser: Browser, show: Any, tmp_path: Path) -> None:
+    show(fill(tmp_path / "s.sqlite3", [receipt(1)]), keys=())
+    browser.until(LISTED.format(1))
+    open_row(browser)
+    assert "No key of the sidecar is known here" in checks(browser)[0]
+
+
+def test_an_observed_decision_is_marked_in_list_and_receipt(browser: Browser, show: Any, tmp_path: Path) -> None:
+    denied = {"verdict": "deny", "reason": "no capability", "details": {"hint": "ask for one"}}
+    show(fill(tmp_path / "s.sqlite3", [receipt(1, verdict=denied, metadata={"chio_enforcement": {"mode": "observe"}})]))
+    browser.until(LISTED.format(1))
+    assert browser.text("#rows .tag") == "observed"
+    open_row(browser)
+    shown = browser.text("#detail")
+    assert "Observed, not enforced" in shown
+    assert "no capability" in shown
+    assert "ask for one" in shown
+
+
+def test_a_receipt_has_an_address_of_its_own(browser: Browser, show: Any, tmp_path: Path) -> None:
+    address = show(fill(tmp_path / "s.sqlite3", [receipt(1), receipt(2)]), hash="#receipt-00001")
+    browser.until("document.querySelector('#checks') && document.querySelector('#rows tr[aria-current]')")
+    assert browser.text("#rows tr[aria-current] .c-id") == "receipt-00001"
+    browser.press(ESCAPE)
+    browser.until("document.querySelector('#detail').hidden")
+    assert browser.run("return location.href") == address
+    browser.run("history.back()")
+    browser.until("document.querySelector('#checks')")
+
+
+def test_the_keyboard_is_enough(browser: Browser, show: Any, tmp_path: Path) -> None:
+    show(fill(tmp_path / "s.sqlite3", [receipt(1), receipt(2)]))
+    browser.until(LISTED.format(2))
+    browser.run("document.querySelector('#clear').disabled || document.querySelector('#clear').focus()")
+    browser.run("document.querySelector('#f-until').focus()")
+    for _ in range(12):  # through the parts of the field of date and time
+        browser.press(TAB)
+        if browser.run("return document.activeElement.closest('#rows') !== null"):
+            break
+    browser.press(DOWN)
+    browser.press(ENTER)
+    browser.until("document.querySelector('#checks')")
+    assert browser.text("#detail h2 .route") == "POST /things/1"
+    assert browser.run("return document.querySelector('#detail').contains(document.activeElement)")
+    browser.press(ESCAPE)
+    browser.until("document.activeElement.textContent === 'receipt-00001'")
+
+
+def test_a_downloaded_bundle_verifies_with_the_command(
+    browser: Browser, show: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wide = receipt(1, id="id with <markup> / and .. in it", metadata={"big": 2**64 - 1, "text": MARKUP[3]})
+    show(fill(tmp_path / "s.sqlite3", [wide, receipt(2)]))
+    browser.until(LISTED.format(2))
+    open_row(browser, 2)
+    browser.click("#bundle")
+    one = arrived(browser.downloads, browser, "chio-receipt-*.json")
+    assert json.loads(one.read_text())["receipts"] == [compact_json(wide)]
+    browser.click("#download")
+    both = arrived(browser.downloads, browser, "chio-receipts.json")
+    for file, count in ((one, 1), (both, 2)):
+        assert main(["receipt", "verify", "--trusted-key", KEY.public_hex, str(file)]) == 0
+        assert f"{count} receipts: {count} valid" in capsys.readouterr().err
+        file.unlink()
+
+
+def test_fields_have_names_and_the_table_stays_a_table_in_a_narrow_window(
+    browser: Browser, show: Any, tmp_path: Path
+) -> None:
+    show(fill(tmp_path / "s.sqlite3", [receipt(1, route_pattern="/" + "long" * 200)]))
+    browser.until(LISTED.format(1))
+    unnamed = "return [...document.querySelectorAll('input, select')].filter((f) => !f.labels.length).map((f) => f.id)"
+    assert browser.run(unnamed) == []
+    for width in (1400, 700, 360):
+        browser.resize(width, 800)
+        assert browser.run("return document.scrollingElement.scrollWidth <= innerWidth"), width
+        roles = _roles(browser)
+        assert [roles.count(role) for role in ("table", "row", "columnheader", "cell")] == [1, 2, 7, 7]
+    open_row(browser)
+    assert browser.run("return document.scrollingElement.scrollWidth <= innerWidth")
+
+
+def _roles(browser: Browser) -> list[str]:
+    nodes = browser.cdp("Accessibility.getFullAXTree")["nodes"]
+    return [node["role"]["value"] for node in nodes if not node["ignored"] and "role" in node]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_texts_can_be_read_in_light_and_dark(browser: Browser, show: Any, tmp_path: Path, scheme: str) -> None:
+    denied = receipt(2, verdict={"verdict": "deny", "reason": "no"}, metadata={"chio_enforcement": "observe"})
+    show(fill(tmp_path / "s.sqlite3", [receipt(1, verdict={"verdict": "incomplete"}), denied]))
+    browser.scheme(scheme)
+    browser.until(LISTED.format(2))
+    open_row(browser)
+    texts = ".badge, .tag, td, th, dt, dd, h3, label, .summary, .checks strong, button:enabled, #store, pre, .notice"
+    low = browser.run(_CONTRAST, texts)
+    assert low == []
+
+
+_CONTRAST = """
+const parts = (color) => color.match(/[0-9.]+/g).map(Number);
+const light = ([r, g, b]) => [r, g, b].map((v) => v / 255)
+  .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+  .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+const ground = (element) => {
+  for (let at = element; at; at = at.parentElement) {
+    const color = parts(getComputedStyle(at).backgroundColor);
+    if (color.length === 3 || color[3] === 1) return color;
+  }
+  return [255, 255, 255];
+};
+const seen = (element) => element.offsetParent && element.textContent.trim();
+return [...document.querySelectorAll(arguments[0])].filter(seen).map((element) => {
+  const [a, b] = [light(parts(getComputedStyle(element).color)), light(ground(element))];
+  return [element.className || element.tagName, (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)];
+}).filter(([, ratio]) => ratio < 4.5);
+"""
+
+
+def test_the_page_recovers_when_the_sidecar_was_away(
+    browser: Browser, show: Any, served: tuple[Shown, str], tmp_path: Path
+) -> None:
+    path = fill(tmp_path / "s.sqlite3", [receipt(1)])
+    show(path)
+    browser.until(LISTED.format(1))
+    viewer, served[0].app = served[0].app, JSONResponse({"message": "away"}, 502)
+    browser.run(LOOK_NOW)
+    browser.until("document.querySelector('#notice').textContent === 'Away.'")
+    fill(path, [receipt(2)])
+    served[0].app = viewer
+    browser.run(LOOK_NOW)
+    browser.until(LISTED.format(2))
+    browser.until("document.querySelector('#notice').hidden")
+    assert all("502" in text for text in browser.complaints())

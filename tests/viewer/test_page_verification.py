@@ -1,0 +1,151 @@
+"""The page's own verification, in a real Chromium, held against that of the command."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import struct
+from pathlib import Path
+from typing import Any
+
+from chio_core.canonical import canonical_json, parse_json
+from chio_core.errors import InvalidDocument, ReceiptRejected
+from chio_core.receipts import verify_receipt
+from tests.viewer.browser import (
+    Browser,
+)
+from tests.viewer.records import STRANGER, fill, newer, receipt
+
+
+def test_the_browser_writes_the_canonical_form_of_any_document(browser: Browser, show: Any, tmp_path: Path) -> None:
+    show(fill(tmp_path / "s.sqlite3", []))
+    texts = _documents()
+    script = """
+        const { parse, canonical } = await import('./canonical.js');
+        return args[0].map((text) => { try { return canonical(parse(text)); } catch { return null; } });
+    """
+    for text, found in zip(texts, browser.wait(script, texts), strict=True):
+        assert found == _canonical(text), text
+
+
+def _canonical(text: str) -> str | None:
+    try:
+        return canonical_json(parse_json(text)).decode()
+    except InvalidDocument:
+        return None
+
+
+def _documents() -> list[str]:
+    chance = random.Random(8785)
+    doubles = [struct.unpack("<d", chance.randbytes(8))[0] for _ in range(300)]
+    numbers = [repr(number) for number in doubles if math.isfinite(number)]
+    numbers += [
+        str(sign * (2**power + step)) for power in (0, 53, 63, 64, 70) for step in (-1, 0, 1) for sign in (1, -1)
+    ]
+    numbers += [
+        "0",
+        "-0",
+        "-0.0",
+        "1.0",
+        "1e2",
+        "1E+2",
+        "1e400",
+        "-1e400",
+        "1e-400",
+        "9" * 400,
+        "01",
+        "1.",
+        ".5",
+        "+1",
+        "1e",
+        "-",
+    ]
+    names = ["a", "\u20ac", "\U0001f600", "\ufb33", "__proto__", "constructor", "1", "\u0080", "", "\r"]
+    objects = [
+        json.dumps(dict.fromkeys(chance.sample(names, 6), 1), ensure_ascii=chance.random() < 0.5) for _ in range(20)
+    ]
+    texts = [
+        '"\\u0000\\b\\f\\n\\r\\t\\"\\\\\\/\\u007f\\u2028"',
+        '"\\ud83d\\ude00"',
+        '"\\ud83d"',
+        '"\\udc00x"',
+        '"\t"',
+        '"\\x"',
+        "'a'",
+    ]
+    odd = [
+        "",
+        " ",
+        "nul",
+        "true false",
+        '{"a":1,"a":2}',
+        '{"a":1,}',
+        "[1,]",
+        "[",
+        "]",
+        '{"a"}',
+        "{1:2}",
+        "[NaN]",
+        "\ufeff1",
+        "1\u00a0",
+    ]
+    deep = ["[" * depth + "]" * depth for depth in (127, 128, 129)]
+    return [*numbers, *objects, *texts, *odd, *deep, ' {"b" : [ null , true , { } ] , "a" : "x" } \n']
+
+
+def test_the_browser_accepts_exactly_what_the_command_accepts(browser: Browser, show: Any, tmp_path: Path) -> None:
+    show(fill(tmp_path / "s.sqlite3", []))
+    documents = _receipts()
+    script = """
+        const { verify } = await import('./verify.js');
+        return Promise.all(args[0].map(async (text) => (await verify(text)).state === 'valid'));
+    """
+    found = browser.wait(script, [json.dumps(document) for document in documents])
+    for document, valid in zip(documents, found, strict=True):
+        assert valid == _accepted(document), document
+
+
+def _accepted(document: dict[str, Any]) -> bool:
+    try:
+        verify_receipt(document)
+    except ReceiptRejected:
+        return False
+    return True
+
+
+_ORDER_8 = "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"
+
+
+def _receipts() -> list[dict[str, Any]]:
+    good, new = receipt(1, session_id="s", capability_id="c"), newer(2)
+    weak = ("00" * 32, "01" + "00" * 31, "ec" + "ff" * 30 + "7f", "ed" + "ff" * 31, _ORDER_8)
+    signature = good["signature"]
+    unreduced = (
+        int.from_bytes(bytes.fromhex(signature[64:]), "little") + 2**252 + 27742317777372353535851937790883648493
+    )
+    changes: list[dict[str, Any]] = [
+        {},
+        {"metadata": None},
+        {"unknown": 1},
+        {"observation_outcome": None, "actor_chain": [], "trust_level": None},
+        {"verdict": {"verdict": "allow", "outcome": "allow"}},
+        {"verdict": {"verdict": "allow", "outcome": "deny"}},
+        {"kernel_key": STRANGER.public_hex},
+        {"kernel_key": good["kernel_key"].upper()},
+        {"kernel_key": f" 0x{good['kernel_key']}"},
+        {"kernel_key": "p256:00"},
+        *({"kernel_key": key, "signature": key + "00" * 32} for key in weak),
+        {"signature": signature.upper()},
+        {"signature": signature[:-2]},
+        {"signature": signature[:64] + unreduced.to_bytes(32, "little").hex()},
+    ]
+    newer_changes = [
+        {},
+        {"id": "0" * 64},
+        {"trust_level": "advisory"},
+        {"observation_outcome": "seen"},
+        {"tool_origin": "x"},
+    ]
+    old = [good, *({**good, **change} for change in changes)]
+    return [*old, receipt(3, evidence=None, metadata=None), *({**new, **change} for change in newer_changes)]
