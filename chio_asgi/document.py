@@ -22,6 +22,9 @@ from chio_core.templates import shape
 
 OPENAPI_VERSION = "3.1.0"
 
+OVERLAPPING = "overlapping_routes"
+"""Category of the finding that router and sidecar take different routes for one path."""
+
 _PARAMETER = re.compile(r"\{([^{}]*)\}")
 _SCHEMAS = {"IntegerConvertor": {"type": "integer"}, "FloatConvertor": {"type": "number"}}
 _DESCRIPTION = "What a sidecar has to know about this application; made from its routes."
@@ -85,7 +88,7 @@ def overlap_findings(app: Any, routes: Sequence[ListedRoute] | None = None) -> I
             f"{one.method} {one.path} runs {one.router} here but is {one.sidecar} to the sidecar, {outcome}; "
             "give the two paths that cannot meet, or add that route first which comes first in byte order"
         )
-        yield Finding("WARN", "overlapping_routes", text)
+        yield Finding("WARN", OVERLAPPING, text)
 
 
 @dataclass(frozen=True, slots=True)

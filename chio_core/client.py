@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,8 @@ class ChioClient:
         transport: an httpx transport to use instead of our own connections, for tests and special networks.
         clock: returns seconds since 1970.
         telemetry: tells about each decision, see `chio_core.telemetry`; may be shared with another client.
+        document: gives the application's OpenAPI document for an embedded sidecar that is told of none by its URL;
+            asked when that sidecar is opened. None, or a function that returns None: it judges plain paths.
     """
 
     def __init__(
@@ -47,12 +49,14 @@ class ChioClient:
         transport: httpx.AsyncBaseTransport | None = None,
         clock: Clock = time.time,
         telemetry: Telemetry | None = None,
+        document: Callable[[], str | None] | None = None,
     ) -> None:
         self.settings = settings if settings is not None else ChioSettings()
         self.telemetry = telemetry if telemetry is not None else Telemetry(self.settings)
         self.trust = KeyTrust(self.settings.trusted_kernel_keys)
         self._transport = transport
         self._clock = clock
+        self._document = document
         self._carriers: dict[asyncio.AbstractEventLoop, AsyncCarrier] = {}
         self._lock = threading.Lock()
         self._embedded: EmbeddedSidecar | None = None
@@ -71,7 +75,11 @@ class ChioClient:
         if self._embedded is None and self._transport is None and self.settings.sidecar_url.startswith("embedded:"):
             from chio_core.carrier.embedded import busy_seconds_for, open_sidecar
 
-            self._embedded = open_sidecar(self.settings.sidecar_url, busy_seconds=busy_seconds_for(self.settings))
+            self._embedded = open_sidecar(
+                self.settings.sidecar_url,
+                busy_seconds=busy_seconds_for(self.settings),
+                document=self._document() if self._document is not None else None,
+            )
             self.trust = KeyTrust(self.settings.trusted_kernel_keys or (self._embedded.public_key,))
 
     async def decide(self, question: Question) -> Decision:

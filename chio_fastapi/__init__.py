@@ -21,6 +21,7 @@ from chio_fastapi.dependencies import (
     get_chio_receipt,
 )
 from chio_fastapi.observe import Observe
+from chio_fastapi.openapi import document_for
 from chio_fastapi.outbound import OutboundClient
 from chio_fastapi.policy import Policy
 
@@ -40,6 +41,7 @@ __all__ = [
     "RequireCapability",
     "add_chio",
     "check",
+    "document_for",
     "from_body",
     "from_path",
     "from_query",

@@ -9,10 +9,12 @@ from typing import Any
 from fastapi import FastAPI
 
 from chio_asgi.config import ChioASGIConfig
+from chio_asgi.document import OVERLAPPING, describe
 from chio_asgi.middleware import ChioASGIMiddleware
 from chio_core.chain import Chain, Guard
 from chio_core.client import ChioClient
 from chio_core.decision import Decision
+from chio_core.errors import ConfigurationError
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import LOGGER, STATE_CLIENT
@@ -37,7 +39,8 @@ def add_chio(
 ) -> ChioClient:
     """Govern an application: middleware, one client that the lifespan closes, and refusals in one envelope.
 
-    The application's OpenAPI document then tells of them, see `chio_fastapi.openapi`.
+    The application's OpenAPI document then tells of them, see `chio_fastapi.openapi`. An embedded sidecar whose URL
+    names no document (`?spec=FILE`) knows the application's routes and the policy that their dependencies state.
 
     Args:
         app: the application. Middleware added later stands outside of Chio.
@@ -55,7 +58,7 @@ def add_chio(
     if config is not None and options:
         raise _both(options)
     settings = config if config is not None else client.settings if client is not None else ChioASGIConfig(**options)
-    shared = client if client is not None else ChioClient(settings)
+    shared = client if client is not None else ChioClient(settings, document=lambda: routes_for_embedded(app))
     _warn_of_earlier(app)
     setattr(app.state, STATE_CLIENT, shared)
     extend_openapi(app, settings)
@@ -83,7 +86,23 @@ def _warn_of_earlier(app: FastAPI) -> None:
         )
 
 
-def _both(options: dict[str, Any]) -> Exception:
-    from chio_core.errors import ConfigurationError
+def routes_for_embedded(app: FastAPI) -> str | None:
+    """Return the document by which an embedded sidecar judges this application.
 
+    Returns:
+        None, with a warning, where router and sidecar would take different routes for one path: plain paths are
+        judged then, because a receipt for another route than the one that runs is refused.
+    """
+    try:
+        found = describe(app)
+    except ConfigurationError:
+        return None  # an application without routes has nothing to describe
+    for finding in found.findings:
+        if finding.category == OVERLAPPING:
+            log.warning("chio: the embedded sidecar is not told of routes and judges plain paths: %s", finding.message)
+            return None
+    return found.text
+
+
+def _both(options: dict[str, Any]) -> Exception:
     return ConfigurationError(f"give either config or keywords, not both (got {', '.join(sorted(options))})")

@@ -213,9 +213,7 @@ class ApprovalDesk:
         now = self._now()
         try:
             _check_answer(said, token, approval_id)
-            check_token(
-                token, approvers=self._approvers, intent_hash=row.intent_hash, subject=_subject(row), now=now
-            )
+            check_token(token, approvers=self._approvers, intent_hash=row.intent_hash, subject=_subject(row), now=now)
         except TokenRejected as exc:
             raise DeskError(403, "approval_rejected", exc.reason) from None
         return await self._record(token.answer(now, said.reason))

@@ -36,7 +36,11 @@ class EmbeddedSidecar:
 
 
 def open_embedded(
-    path: str, *, environ: Mapping[str, str] | None = None, busy_seconds: float | None = None
+    path: str,
+    *,
+    environ: Mapping[str, str] | None = None,
+    busy_seconds: float | None = None,
+    document: str | None = None,
 ) -> EmbeddedSidecar:
     """Open a sidecar: its store and key now, so that what is wrong is said at once.
 
@@ -46,6 +50,8 @@ def open_embedded(
         environ: where `CHIO_TRUSTED_ISSUER_KEY(S)`, `CHIO_TRUSTED_APPROVERS` and `CHIO_SIDECAR_CONTROL_TOKEN` are
             read; by default the process's environment.
         busy_seconds: how long a write waits for another process that holds the store; None: as `SidecarConfig`.
+
+        document: OpenAPI document to judge by where `path` names none.
 
     Raises:
         ConfigurationError: the path, the store, the key, the document or a variable cannot be used.
@@ -57,7 +63,7 @@ def open_embedded(
     app = create_app(
         SidecarConfig(
             store_path=Path(store),
-            spec_text=_spec(query),
+            spec_text=_spec(query) if query else document,
             trusted_issuers=trusted_issuers_from(environ),
             trusted_approvers=trusted_approvers_from(environ),
             control_token=control_token_from(environ),

@@ -115,9 +115,7 @@ class Judge:
         if decision.question is None:
             return None
         sidecar = self._sidecar
-        return question(
-            decision.question, sidecar.routes.policy_hash, sidecar.engine.trusted_approvers, sidecar.now()
-        )
+        return question(decision.question, sidecar.routes.policy_hash, sidecar.engine.trusted_approvers, sidecar.now())
 
     async def _ask_authority(self, decision: Decision) -> tuple[Decision, str | None]:
         """Return the decision as the trust service leaves it, and the id of a revoked capability."""

@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     from chio_sidecar.embedded import EmbeddedSidecar
 
 
-def open_sidecar(url: str, *, busy_seconds: float | None = None) -> EmbeddedSidecar:
+def open_sidecar(url: str, *, busy_seconds: float | None = None, document: str | None = None) -> EmbeddedSidecar:
     """Open the sidecar that an `embedded:` URL names.
 
     Args:
         url: `embedded:FILE`; FILE is the receipt store, its signing key stands beside it in `FILE.key`.
         busy_seconds: how long a write waits for the store's file; None: the sidecar's own.
+        document: OpenAPI document to judge by where the URL names none.
 
     Raises:
         ConfigurationError: the extra `sidecar` is not installed, or the store or the key cannot be used.
@@ -39,7 +40,7 @@ def open_sidecar(url: str, *, busy_seconds: float | None = None) -> EmbeddedSide
             f"an embedded sidecar needs the extra 'sidecar' ({exc.name} is missing): "
             "pip install 'chio-frameworks[sidecar]'"
         ) from None
-    return open_embedded(url.partition(":")[2], busy_seconds=busy_seconds)
+    return open_embedded(url.partition(":")[2], busy_seconds=busy_seconds, document=document)
 
 
 def busy_seconds_for(settings: ChioSettings) -> float | None:

@@ -1,4 +1,7 @@
-"""`MODULE:APP` on the command line: importing an application, and the document for a sidecar that its routes make."""
+"""`MODULE:APP` on the command line: importing an application, and the document for a sidecar that its routes make.
+
+The one place here that looks at the application's side, `chio_asgi`, and only when a command asks for it.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chio_core.chain import Finding
 from chio_core.errors import ChioError
 from chio_sidecar.cli.output import CliError, say
 
@@ -50,9 +54,9 @@ def read_routes(place: str) -> Document:
     Raises:
         CliError: it cannot be imported, or has no routes to read.
     """
-    app = load(place)
-    # The one place that looks at the application's side, and only when it is asked to.
     from chio_asgi.document import describe
+
+    app = load(place)
 
     if not callable(app) or isinstance(app, type) or not _has_routes(app):
         raise CliError(
@@ -63,6 +67,13 @@ def read_routes(place: str) -> Document:
     for finding in document.findings:
         say(f"{'warning' if finding.severity == 'WARN' else 'note'}: {finding.message}")
     return document
+
+
+def overlaps_of(app: Any) -> list[Finding]:
+    """Return a finding for each pair of routes that the sidecar tells apart otherwise than the application."""
+    from chio_asgi.document import overlap_findings
+
+    return list(overlap_findings(app))
 
 
 def _has_routes(app: Any) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from chio_core.chain import Chain, Finding
 from chio_core.checkup import NOT_GOVERNED, check_governed
 from chio_core.settings import ChioSettings
-from chio_sidecar.cli.application import load
+from chio_sidecar.cli.application import load, overlaps_of
 from chio_sidecar.cli.options import wants_json
 from chio_sidecar.cli.output import compact, emit
 
@@ -35,7 +35,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CliError: the application cannot be imported.
     """
-    findings = check_application(load(args.app))
+    app = load(args.app)
+    findings = [*check_application(app), *overlaps_of(app)]
     for finding in findings:
         if wants_json(args):
             emit(compact(asdict(finding)))

@@ -1,4 +1,7 @@
-"""`receipt verify`: check receipts, one JSON object a line or in a bundle, from a file, standard input or a store."""
+"""`receipt verify`: check receipts from a file, standard input or a store.
+
+One JSON object a line, a bundle of the viewer, or one receipt over many lines.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "file",
         metavar="FILE",
         nargs="?",
-        help="one receipt a line, or a bundle of the viewer; - or nothing: standard input, or --receipt-db",
+        help="one receipt a line, one as `receipt show` prints it, or a bundle of the viewer; - or nothing: standard "
+        "input, or --receipt-db",
     )
     add_trusted_key(parser)
 
@@ -137,6 +141,8 @@ def _parse(lines: IO[bytes]) -> Iterator[Any]:
     for line in lines:
         if not line.strip():
             continue
+        if line.strip() == b"{":  # one receipt over many lines, as `receipt show` prints it
+            line += lines.read()
         try:
             document = parse_json(line)
             texts = bundle.texts_of(document)

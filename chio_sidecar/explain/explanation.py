@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
+from chio_core.models.capability import Operation
 from chio_sidecar.explain.capability import UNKNOWN_ISSUER, Wanted
 from chio_sidecar.explain.outcomes import DOCTOR, NOT_DECIDED, OUTCOMES, SEE_THE_SIDECAR
 from chio_sidecar.explain.policy import POLICY_REASONS, approval_command
@@ -99,13 +101,19 @@ def _words(refusal: Refusal, found: Found | None) -> tuple[str, str]:
     if refusal.allowed:
         return _ALLOWED_TOKENLESS if refusal.lacks_capability else _ALLOWED
     if found is not None:
-        return found.why, refusal.details.get("hint") or found.remedy
+        return found.why, _hint(refusal) or found.remedy
     why, remedy = OUTCOMES.get(refusal.code or "chio_access_denied", OUTCOMES["chio_access_denied"])
     if refusal.code is not None and refusal.code not in OUTCOMES:
         why = "A guard of the application refused with a code of its own."
     if refusal.verdict is not None:
         why = _NO_VERDICT.get(refusal.verdict, why)
-    return why, refusal.details.get("hint") or remedy
+    return why, _hint(refusal) or remedy
+
+
+def _hint(refusal: Refusal) -> str | None:
+    # A command line has a place of its own.
+    hint = refusal.details.get("hint")
+    return hint if hint is not None and not hint.startswith("chio-sidecar ") else None
 
 
 def _wanted(refusal: Refusal, found: Found | None, wanted: Wanted | None) -> Wanted | None:
@@ -113,15 +121,22 @@ def _wanted(refusal: Refusal, found: Found | None, wanted: Wanted | None) -> Wan
     if not refusal.lacks_capability and (refusal.allowed or not _issue_helps(refusal, found)):
         return None
     values = found.values if found is not None else {}
-    if wanted is None and "server" in values:
-        wanted = Wanted(values["server"], values["tool"])
-    return wanted or _of_details(refusal) or _of_requires(refusal) or Wanted()
+    named = Wanted(values["server"], values["tool"]) if "server" in values else None
+    return wanted or _of_scope(refusal) or named or _of_details(refusal) or _of_requires(refusal) or Wanted()
 
 
 def _issue_helps(refusal: Refusal, found: Found | None) -> bool:
     if found is not None:
         return found.known.issue
     return refusal.code == "chio_capability_required" or "required_scope" in refusal.details
+
+
+def _of_scope(refusal: Refusal) -> Wanted | None:
+    # Our own refusals write it as `Wanted.title` does; another sidecar may write something else.
+    match = re.fullmatch(r"([^/\s]+)/([^:\s]+):([a-z_]+(?:,[a-z_]+)*)", refusal.details.get("required_scope", ""))
+    if match is None or not set(operations := match[3].split(",")) <= set(get_args(Operation)):
+        return None
+    return Wanted(match[1], match[2], tuple(operations))
 
 
 def _of_details(refusal: Refusal) -> Wanted | None:

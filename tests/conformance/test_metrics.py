@@ -45,7 +45,7 @@ class World:
             self.ran.append(request)
             return JSONResponse({})
 
-        settings = sidecar.settings(fail_open=cell.fail_open, timeout=0.05 if cell in SLOW else 20.0)
+        settings = sidecar.settings(fail_open=cell.fail_open, timeout=0.05 if BEHAVIOURS[cell.behaviour].slow else 20.0)
         async with ChioClient(settings, telemetry=self.telemetry) as client:
             app = ChioASGIMiddleware(Starlette(routes=[Route(TEMPLATE, transfer, methods=["POST"])]), client=client)
             before, passes = len(self.ran), self.telemetry.metrics.passthroughs.total
@@ -98,7 +98,9 @@ REFUSED_HERE = {
 
 @pytest.mark.parametrize("status", REFUSED_HERE)
 @pytest.mark.parametrize(
-    "driver", [one for one in DRIVERS.values() if one.asks == "middleware" and one.name != "synchronous"], ids=lambda driver: driver.name
+    "driver",
+    [one for one in DRIVERS.values() if one.asks == "middleware" and one.name != "synchronous"],
+    ids=lambda driver: driver.name,
 )
 def test_what_is_refused_without_a_question_is_one_line_in_every_framework(
     driver: Driver, status: str, caplog: pytest.LogCaptureFixture

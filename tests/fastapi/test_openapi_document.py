@@ -28,10 +28,13 @@ from chio_asgi.listing import list_routes
 from chio_asgi.overlaps import find_overlaps
 from chio_asgi.routing import RouteResolver
 from chio_core.errors import ConfigurationError
+from chio_core.policy import ApprovalDemand, BudgetDemand
 from chio_core.templates import shape
-from chio_fastapi import RequireCapability, add_chio, check
+from chio_fastapi import Observe, RequireCapability, add_chio, check
+from chio_fastapi.approval import RequireApproval
+from chio_fastapi.budget import Budget
 from chio_fastapi.policy import Policy
-from chio_sidecar.routes import DENY_BY_DEFAULT, SESSION_ALLOW, RouteTable
+from chio_sidecar.routes import DENY_BY_DEFAULT, SESSION_ALLOW, RouteRule, RouteTable
 from tests.asgi.routes import Govern, add, both_ways, govern, govern_inside, route
 from tests.asgi.test_routing_oracle import Builder, _path, trees
 from tests.support import Judge, call, connect, run, settings
@@ -248,6 +251,31 @@ def test_the_text_is_the_same_in_every_process() -> None:
     assert text.endswith("}\n")
     ids = [one["operationId"] for item in json.loads(text)["paths"].values() for one in item.values()]
     assert len(set(ids)) == len(ids) == 25
+
+
+def test_a_strict_sidecar_takes_the_document_of_every_dependency() -> None:
+    app = FastAPI()
+    app.add_api_route(
+        "/x",
+        nothing,
+        methods=["GET", "POST"],
+        dependencies=[
+            Depends(PAY),
+            Depends(RequireApproval(500, "EUR")),
+            Depends(Budget(max_total_cost=9, max_invocations=3)),
+            Depends(Policy(sensitivity="restricted", side_effects=True)),
+            Depends(Observe()),
+        ],
+    )
+    rule = RouteTable.from_openapi(document_for(app), strict=True).match("GET", "/x")
+    assert rule == RouteRule(
+        "/x",
+        DENY_BY_DEFAULT,
+        approval=ApprovalDemand(500, "EUR"),
+        budget=BudgetDemand(max_invocations=3, max_total_cost=9),
+        sensitivity="restricted",
+        observe=True,
+    )
 
 
 def test_the_policy_hash_changes_with_the_policy_and_with_nothing_else() -> None:

@@ -9,7 +9,10 @@ import pytest
 
 from tests.pages.page import ROOT, opened, steps_of
 
-PAGES = ["concepts.md", "migration.md", "observe.md", "security.md", "settings.md", "sidecar.md", "telemetry.md"]
+PAGES = [
+    "concepts.md", "fastapi.md", "migration.md", "observe.md", "operations.md", "quick-start.md", "security.md",
+    "settings.md", "sidecar.md", "telemetry.md", "testing.md",
+]  # fmt: skip
 
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 

@@ -86,6 +86,15 @@ def test_the_wheel_holds_every_module_and_nothing_else_importable(wheel: Path) -
     assert set(FOUND) <= importable <= {Path(package).name for package in DECLARED}
 
 
+def test_the_wheel_holds_the_files_of_the_viewers_page(wheel: Path) -> None:
+    static = FOUND["chio_sidecar"] / "viewer" / "static"
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    page = {f"chio_sidecar/viewer/static/{path.name}" for path in static.iterdir()}
+    assert "chio_sidecar/viewer/static/index.html" in page
+    assert page <= names
+
+
 def test_every_package_says_that_it_is_typed(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
@@ -93,7 +102,7 @@ def test_every_package_says_that_it_is_typed(wheel: Path) -> None:
 
 
 def test_without_extras_the_core_and_the_middleware_import(bare: Path) -> None:
-    of_an_extra = ("-jwt", "-limits")
+    of_an_extra = ("-jwt", "-limits", "-opentelemetry")
     _isolated(bare, IMPORT_EVERYTHING, "chio_core", "chio_asgi", *of_an_extra)
 
 

@@ -431,7 +431,9 @@ class StoreConformance:
                 for n in range(1000)
             ]
             outcomes = await asyncio.gather(*map(one.append, rows[:1000]), *map(two.append, rows[1000:]))
-            assert [sum(isinstance(o, Stored) for o in pair) for pair in zip(outcomes[:1000], outcomes[1000:], strict=True)] == [1] * 1000
+            assert [
+                sum(isinstance(o, Stored) for o in pair) for pair in zip(outcomes[:1000], outcomes[1000:], strict=True)
+            ] == [1] * 1000
             assert sum(isinstance(outcome, BudgetExceeded) for outcome in outcomes) == 1000
             assert len(await one.list(limit=3000)) == 1000
 
@@ -558,7 +560,9 @@ class StoreConformance:
             assert await asyncio.gather(*(one.answer(reply(n)) for n in range(1000))) == ["recorded"] * 1000
             rows = [entry(f"{n}-{racer}", demands=(use(n),)) for racer in "ab" for n in range(1000)]
             outcomes = await asyncio.gather(*map(one.append, rows[:1000]), *map(two.append, rows[1000:]))
-            assert [sum(isinstance(o, Stored) for o in pair) for pair in zip(outcomes[:1000], outcomes[1000:], strict=True)] == [1] * 1000
+            assert [
+                sum(isinstance(o, Stored) for o in pair) for pair in zip(outcomes[:1000], outcomes[1000:], strict=True)
+            ] == [1] * 1000
             assert sum(isinstance(outcome, ApprovalRefused) for outcome in outcomes) == 1000
 
     @category("approvals")
@@ -568,7 +572,9 @@ class StoreConformance:
             yes = [reply(n) for n in range(50)]
             no = [reply(n, "denied", token=f"no-{n}") for n in range(50)]
             outcomes = await asyncio.gather(*map(one.answer, yes), *map(two.answer, no))
-            assert [{*pair} for pair in zip(outcomes[:50], outcomes[50:], strict=True)] == [{"recorded", "answered"}] * 50
+            assert [{*pair} for pair in zip(outcomes[:50], outcomes[50:], strict=True)] == [
+                {"recorded", "answered"}
+            ] * 50
 
     @category("many callers")
     async def test_many_tasks_spend_no_more_than_granted(self, kit: Kit) -> None:

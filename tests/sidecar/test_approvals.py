@@ -235,9 +235,7 @@ def test_a_token_of_a_trusted_approver_opens_without_an_operator(tmp_path: Path)
     async def main() -> None:
         async with sidecar(tmp_path, trusted_approvers={STRANGER.public_hex}) as app:
             approval_id = await pending_id(app)
-            token = signed(
-                STRANGER, request_id=approval_id, governed_intent_hash=await intent_hash(app, approval_id)
-            )
+            token = signed(STRANGER, request_id=approval_id, governed_intent_hash=await intent_hash(app, approval_id))
             assert verdict(await pay(app, 1, token)) == "allow"
             resolution = (await control(app, "GET", f"/approvals/{approval_id}")).document["resolution"]
             assert (resolution["approver_hex"], resolution["token_id"]) == (STRANGER.public_hex, "token-1")

@@ -259,7 +259,9 @@ def test_the_grants_limits_count_across_routes(tmp_path: Path) -> None:
                 f"budget exceeded: cost 8 USD is above 7 USD for one invocation of tool {TOOL} on server {SERVER}"
             )
             routes = [{"route_pattern": pattern} for pattern in ("/a", "/b")]
-            one, two = [await spend(app, route["route_pattern"], demand(6), token, **TOOL_FIELDS, **route) for route in routes]
+            one, two = [
+                await spend(app, route["route_pattern"], demand(6), token, **TOOL_FIELDS, **route) for route in routes
+            ]
             assert verdicts([one, two]) == ["allow", "deny"]
             assert two["verdict"]["reason"] == (
                 f"budget exceeded: cost 6 USD, and 4 USD are left of 10 USD for tool {TOOL} on server {SERVER}"

@@ -220,3 +220,12 @@ def test_the_line_that_scripts_wait_for_is_kept_and_what_it_means_is_said() -> N
     with serving("api", "protect", "--upstream", "http://127.0.0.1:1", "--listen", "127.0.0.1:0") as sidecar:
         assert "proxying 0 routes to http://127.0.0.1:1 on " in sidecar.ready
         assert sidecar.lines[-2].startswith("chio api protect: this sidecar judges requests and forwards none; ")
+
+
+def test_check_tells_of_overlapping_routes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "spec_app:twice"]) == 1  # nothing governs it
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("ERROR not_governed: ")
+    assert lines[1].startswith(
+        "WARN  overlapping_routes: POST /pets/x runs /{a}/x here but is /pets/{b} to the sidecar"
+    )

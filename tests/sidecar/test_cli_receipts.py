@@ -191,6 +191,17 @@ def test_verify_accepts_what_list_prints(listed: Run, tmp_path: Path, capsys: py
     assert captured.err == "3 receipts: 3 valid, 0 invalid\n"
 
 
+def test_verify_accepts_what_show_prints(
+    listed: Run, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    receipts, _ = listed()
+    capsys.readouterr()
+    assert main(["receipt", "show", receipts[0]["id"], "--receipt-db", str(store)]) == 0
+    (tmp_path / "one.json").write_text(capsys.readouterr().out)
+    assert main(["receipt", "verify", str(tmp_path / "one.json")]) == 0
+    assert capsys.readouterr().out == f"{receipts[0]['id']} valid\n"
+
+
 def test_verify_reads_a_store_too(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["receipt", "verify", "--receipt-db", str(store)]) == 0
     assert "note: no --trusted-key was given" in capsys.readouterr().err

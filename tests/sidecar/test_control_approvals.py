@@ -1,4 +1,4 @@
-"""Approvals: nothing ever waits here (wire protocol, section 7.7)."""
+"""Approvals that nobody asked for, and bodies that are no answer (wire protocol, section 7.7)."""
 
 from __future__ import annotations
 

@@ -316,3 +316,20 @@ def test_what_observe_mode_only_recorded_is_said_to_have_run(tmp_path: Path) -> 
     denied, allowed = (explain(read_refusal(answer)) for answer in run(ask()))
     assert (denied.outcome, denied.rule, denied.passes) == ("observed", "R8", "pay/move:invoke")
     assert (allowed.outcome, allowed.passes) == ("allowed", "pay/move:invoke")
+
+
+@pytest.mark.parametrize(
+    ("scope", "passes"),
+    [
+        ("pay/move:invoke,read", "pay/move:invoke,read"),
+        ("pay/move:everything", "a/b:invoke"),
+        ("tools:move", "a/b:invoke"),
+        ("", "a/b:invoke"),
+    ],
+)
+def test_the_scope_that_a_refusal_states_tells_the_operations(scope: str, passes: str) -> None:
+    body = {"error": "chio_capability_required", "message": "Chio capability required for a/b"}
+    details = {"required_scope": scope, "hint": "chio-sidecar capability issue --embedded elsewhere"}
+    found = explain(read_refusal(body | {"details": details}))
+    assert found.passes == passes
+    assert "elsewhere" not in found.remedy

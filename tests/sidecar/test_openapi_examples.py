@@ -51,11 +51,10 @@ def operations(text: str) -> Iterator[tuple[str, str, str]]:
         yield method, "/no/such/route", "/no/such/route"
 
 
-async def decisions(folder: Path, spec: str) -> Answers:
+async def decisions(store: Path, spec: str) -> Answers:
     """Ask about every route and method, with a token and without."""
-    folder.mkdir()
     found: Answers = {}
-    async with sidecar(folder, spec_text=spec) as app:
+    async with sidecar(store.parent, store_path=store, spec_text=spec) as app:
         for method, template, path in operations(spec):
             for token in (None, capability()):
                 number = f"req-{len(found)}"
@@ -72,8 +71,8 @@ def test_decisions_with_the_written_document_are_those_with_the_application(exam
     file = tmp_path / "openapi.json"
     assert main(["openapi", example, "--output", str(file)]) == 0
     OpenAPIV31SpecValidator(json.loads(file.read_text())).validate()
-    by_file = run(decisions(tmp_path / "one", file.read_text()))
-    assert by_file == run(decisions(tmp_path / "two", read_routes(example).text))
+    by_file = run(decisions(tmp_path / "one.sqlite3", file.read_text()))
+    assert by_file == run(decisions(tmp_path / "two.sqlite3", read_routes(example).text))
     verdicts = {(method, token, answer["verdict"]["verdict"]) for (method, _, token), answer in by_file.items()}
     assert verdicts >= {("GET", False, "allow"), ("POST", False, "deny"), ("POST", True, "allow")}
 

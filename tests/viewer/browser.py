@@ -209,8 +209,10 @@ class Shown:
 
 
 def open_row(browser: Browser, position: int = 1) -> None:
-    browser.click(f"#rows tr:nth-child({position}) a")
-    browser.until("document.querySelector('#checks') && document.querySelector('#rows tr[aria-current]')")
+    """Open a receipt of the list, counted from 1, and wait until it is shown."""
+    row = f"#rows tr:nth-child({position})"
+    browser.click(f"{row} a")
+    browser.until(f"document.querySelector('#detail').dataset.id === document.querySelector('{row}').dataset.id")
 
 
 def checks(browser: Browser) -> list[str]:

@@ -28,6 +28,7 @@ export class Detail {
     if (this.id !== id) return; // another one was opened meanwhile
     const box = byId("detail");
     box.replaceChildren(...this.content(opened, browser));
+    box.dataset.id = id;
     box.hidden = false;
     document.body.classList.add("opened");
     box.scrollTop = 0;
@@ -37,6 +38,7 @@ export class Detail {
   close() {
     this.id = null;
     byId("detail").hidden = true;
+    delete byId("detail").dataset.id;
     byId("detail").replaceChildren();
     document.body.classList.remove("opened");
   }

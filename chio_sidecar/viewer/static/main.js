@@ -85,7 +85,7 @@ function filtersChanged() {
 }
 
 function narrow(name, value) {
-  if (matchMedia("(max-width: 860px)").matches) leave(); // the receipt covers the list there
+  if (matchMedia("(max-width: 1100px)").matches) leave(); // the receipt covers the list there
   byId("filters").reset();
   byId(`f-${name}`).value = value;
   filtersChanged();
