@@ -86,9 +86,7 @@ COMMANDS = (
         receipt_diff.DESCRIPTION,
     ),
     Command("approval", "list", "print what waits for a person", approval.add_list_arguments, approval.run_list),
-    Command(
-        "approval", "show", "print one question, or its answer", approval.add_show_arguments, approval.run_show
-    ),
+    Command("approval", "show", "print one question, or its answer", approval.add_show_arguments, approval.run_show),
     Command(
         "approval",
         "respond",

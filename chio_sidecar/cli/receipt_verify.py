@@ -1,6 +1,6 @@
 """`receipt verify`: check receipts from a file, standard input or a store.
 
-One JSON object a line, a bundle of the viewer, or one receipt over many lines.
+One JSON object a line, a bundle of the viewer, or receipts over many lines as `receipt show` prints them.
 """
 
 from __future__ import annotations
@@ -138,11 +138,7 @@ def _receipts(args: argparse.Namespace) -> Iterator[Iterable[Any]]:
 
 
 def _parse(lines: IO[bytes]) -> Iterator[Any]:
-    for line in lines:
-        if not line.strip():
-            continue
-        if line.strip() == b"{":  # one receipt over many lines, as `receipt show` prints it
-            line += lines.read()
+    for line in _documents(lines):
         try:
             document = parse_json(line)
             texts = bundle.texts_of(document)
@@ -150,6 +146,20 @@ def _parse(lines: IO[bytes]) -> Iterator[Any]:
             yield exc
         else:
             yield from [document] if texts is None else map(_parsed, texts)
+
+
+def _documents(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Join the lines of a receipt as `receipt show` prints it: from a `{` alone to a `}` alone."""
+    open_lines: list[bytes] = []
+    for line in lines:
+        if open_lines or line.rstrip() == b"{":
+            open_lines.append(line)
+            if line.rstrip() == b"}":
+                yield b"".join(open_lines)
+                open_lines = []
+        elif line.strip():
+            yield line
+    yield from filter(bytes.strip, open_lines)  # never closed: each line stands for itself
 
 
 def _parsed(text: str) -> Any:

@@ -63,9 +63,7 @@ def no_chio(get_response: GetResponse) -> Any:
 
     def publish(request: HttpRequest) -> None:
         passed = Decision(verdict="none")
-        vars(request).update(
-            chio_receipt=None, chio_evaluation=None, chio_decision=passed, chio_passthrough=None
-        )
+        vars(request).update(chio_receipt=None, chio_evaluation=None, chio_decision=passed, chio_passthrough=None)
 
     return _before(get_response, publish)
 

@@ -35,7 +35,7 @@ def token(*grants: tuple[str, str], identifier: str = "cap-1", **members: Any) -
         AUTHORITY,
         subject=AUTHORITY.public_hex,
         scope=ChioScope.model_validate(scope),
-        ttl_seconds=60,
+        ttl_seconds=86_400,
         capability_id=identifier,
     )
     return json.dumps(issued.to_wire())

@@ -85,7 +85,8 @@ class Shell:
 
     def run(self, command: str) -> str:
         """Run a command and return what it printed."""
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.process.stdin.write(f"{{ {command}\n}} </dev/null\necho; echo '{MARK}'\n")
         self.process.stdin.flush()
         lines = []

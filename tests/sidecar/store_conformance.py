@@ -100,7 +100,7 @@ def wait(number: int | str = 1, *, intent: str | None = None, now: int = 1000, *
     limits = {"requester": "cap-1", "max_open": 100, "max_open_each": 100} | more
     intent = f"intent-{number}" if intent is None else intent
     return ApprovalWait(
-        f"apr-{number}", intent, request_json='{"n":"%s"}' % number, created_at=now, expires_at=now + 100, **limits
+        f"apr-{number}", intent, request_json=f'{{"n":"{number}"}}', created_at=now, expires_at=now + 100, **limits
     )
 
 

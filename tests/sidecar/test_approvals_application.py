@@ -61,8 +61,6 @@ def test_from_the_refusal_over_the_command_line_to_the_handler(
     # 700 of 1000 are spent, on the route and not on one account.
     assert [pay(app, 100, account).status for account in (1, 2, 3, 4)] == [200, 200, 200, 403]
     over = pay(app, 1, 5).json()
-    assert over["message"] == (
-        "budget exceeded: cost 1 USD, and 0 USD are left of 1000 USD for POST /pay/{account}"
-    )
+    assert over["message"] == ("budget exceeded: cost 1 USD, and 0 USD are left of 1000 USD for POST /pay/{account}")
     assert over["guard"] == "BudgetGuard"
     assert ran == [7, 7, 1, 2, 3]

@@ -287,7 +287,7 @@ def test_an_application_is_observed_and_the_report_says_what_enforcing_would_do(
     assert found == {
         ("POST", "/transfers", "side-effect route requires a capability token"): 2,
         ("POST", "/transfers", "capability does not authorize tool transfer on server payments"): 1,
-        ("GET", "/balance", "no valid capability for payments/read"): 1,
+        ("GET", "/balance", "side-effect route requires a capability token"): 1,
     }
 
 

@@ -196,10 +196,11 @@ def test_verify_accepts_what_show_prints(
 ) -> None:
     receipts, _ = listed()
     capsys.readouterr()
-    assert main(["receipt", "show", receipts[0]["id"], "--receipt-db", str(store)]) == 0
-    (tmp_path / "one.json").write_text(capsys.readouterr().out)
-    assert main(["receipt", "verify", str(tmp_path / "one.json")]) == 0
-    assert capsys.readouterr().out == f"{receipts[0]['id']} valid\n"
+    for receipt in receipts[:2]:
+        assert main(["receipt", "show", receipt["id"], "--receipt-db", str(store)]) == 0
+    (tmp_path / "two.json").write_text(capsys.readouterr().out + json.dumps(receipts[2]))
+    assert main(["receipt", "verify", str(tmp_path / "two.json")]) == 0
+    assert capsys.readouterr().out == "".join(f"{receipt['id']} valid\n" for receipt in receipts)
 
 
 def test_verify_reads_a_store_too(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
