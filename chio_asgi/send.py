@@ -8,7 +8,6 @@ from typing import Any
 from chio_asgi.types import Message, Scope, Send
 from chio_core.decision import Decision
 from chio_core.names import STATE_DECISION, STATE_OUTGOING
-from chio_core.outgoing import Outgoing
 from chio_core.problems import render
 from chio_core.response import AnyResponse, Denial, Response
 
@@ -76,21 +75,6 @@ class HeaderSend:
     def _without_own(self, sent: Iterable[tuple[bytes, bytes]]) -> Pairs:
         own = self._name
         return [pair for pair in sent if pair[0].lower() != own]
-
-
-def _with_wishes(sent: Pairs, wishes: Outgoing) -> Pairs:
-    # As `Outgoing.apply`, but without making text of what the application has sent.
-    given = [name.lower() for name, _ in sent]
-    added, replaced = [], set()
-    for lower, (_, value, replace) in wishes.lines().items():
-        name = lower.encode("latin-1")
-        if name in given:
-            if not replace:
-                continue
-            replaced.add(name)
-        added.append((name, value.encode("latin-1", "replace")))
-    kept = [pair for pair, name in zip(sent, given, strict=True) if name not in replaced] if replaced else sent
-    return kept + added
 
 
 class End:

@@ -55,9 +55,6 @@ class Route:
     requirement: Requirement | None = None
 
 
-NO_ROUTE = Route()
-
-
 class Asker:
     """What is worked out once from the settings and used for every request.
 

@@ -95,10 +95,6 @@ class Member:
         """What the guard says now; it may be switched off and on while requests are served, `decide` never."""
         return self.is_decide or bool(getattr(self.guard, "enabled", True))
 
-    def runs_for(self, method: str) -> bool:
-        """Tell whether the member takes part in a request of this method."""
-        return self.is_decide or (self.enabled and (self.methods is None or method.upper() in self.methods))
-
 
 @dataclass(frozen=True, slots=True)
 class Finding:

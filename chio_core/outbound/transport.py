@@ -48,7 +48,7 @@ class _Ordered:
         members = self._members
         while at < len(members):
             member = members[at]
-            # As Member.runs_for; the method is in capitals already.
+            # The same rule as in `chio_core.onion`; httpx has put the method in capitals already.
             if member.is_decide or (
                 (member.methods is None or method in member.methods) and getattr(member.guard, "enabled", True)
             ):
