@@ -33,6 +33,7 @@ from chio_core.errors import (
     ReceiptRejected,
     SidecarError,
 )
+from chio_core.headers import single_headers
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt, explain
 from chio_core.models.request import ChioHttpRequest
@@ -89,8 +90,7 @@ class Question:
 
 def singleton_headers(settings: ChioSettings) -> frozenset[str]:
     """Return the headers, in lower case, that may stand only once in a request."""
-    own = frozenset({settings.capability_header.lower(), settings.api_key_header.lower(), APPROVAL_HEADER.lower()})
-    return own | frozenset({"authorization", "content-length", "content-type", "host"})
+    return single_headers(settings.capability_header, settings.api_key_header)
 
 
 def inspect(view: RequestView, settings: ChioSettings, singletons: frozenset[str]) -> Denial | None:

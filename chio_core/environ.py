@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Any, BinaryIO, Final
 from urllib.parse import parse_qsl, quote
 
-from chio_core.headers import HeaderLines
+from chio_core.headers import HeaderLines, single_headers
 from chio_core.input import (
     EMPTY,
     BodyUnusable,
@@ -29,14 +29,12 @@ from chio_core.input import (
     read_source,
     too_large,
 )
-from chio_core.names import CAPABILITY_HEADER, TRACEPARENT
+from chio_core.names import TRACEPARENT
 
 INPUT: Final = "chio.input"
 """Key in the environment for the body, once it can be read again."""
 
-SINGLETONS: Final = frozenset(
-    {"authorization", "content-length", "content-type", "host", "x-api-key", CAPABILITY_HEADER.lower()}
-)
+SINGLETONS: Final = single_headers()
 """Headers that may stand only once, as long as the settings name no others."""
 
 _NO_LIMIT = 2**63

@@ -4,6 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from chio_core.names import APPROVAL_HEADER, CAPABILITY_HEADER
+
+
+def single_headers(capability: str = CAPABILITY_HEADER, api_key: str = "x-api-key") -> frozenset[str]:
+    """Return the headers, in lower case, that may stand only once in a request: two lines could mean two things.
+
+    Args:
+        capability, api_key: names that the settings give to these two (`capability_header`, `api_key_header`).
+    """
+    own = frozenset({capability.lower(), api_key.lower(), APPROVAL_HEADER.lower()})
+    return own | {"authorization", "content-length", "content-type", "host"}
+
 
 class HeaderLines(Mapping[str, str]):
     """A read-only mapping over header lines.

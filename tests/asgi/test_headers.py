@@ -24,7 +24,9 @@ async def ok(request: Request) -> Response:
     return PlainTextResponse("ok")
 
 
-SINGLETONS = ["x-chio-capability", "authorization", "x-api-key", "content-type", "content-length", "host"]
+SINGLETONS = [
+    "x-chio-capability", "x-chio-approval", "authorization", "x-api-key", "content-type", "content-length", "host",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SINGLETONS)

@@ -8,8 +8,10 @@ import random
 
 import pytest
 
-from chio_core.environ import EnvironView
+from chio_core.decide import singleton_headers
+from chio_core.environ import EnvironView, environ_key
 from chio_core.input import BodyUnusable, Measured, Steps, is_kept, keep, measure, read_from_start
+from chio_core.settings import ChioSettings
 from tests.views.wsgi import OneWay
 
 DATA = bytes(range(256)) * 3000
@@ -83,6 +85,11 @@ def test_a_body_that_the_server_cannot_read_is_400_whatever_it_raises(announced:
     with pytest.raises(BodyUnusable) as refused:
         list(view.measure(100, 100))
     assert refused.value.status == 400
+
+
+@pytest.mark.parametrize("name", sorted(singleton_headers(ChioSettings())))
+def test_a_view_that_is_made_by_hand_knows_the_headers_that_may_stand_only_once(name: str) -> None:
+    assert EnvironView({environ_key(name): "a,b"}).repeated_headers() == [name]
 
 
 @pytest.mark.parametrize("body", [b"", b"x", b"xy", DATA])

@@ -113,6 +113,7 @@ def test_what_was_judged_is_what_the_handlers_read() -> None:
         ((b"x-chio-capability", TOKEN), (b"x-chio-capability", TOKEN)),
         ((b"x-chio-capability", b""), (b"x-chio-capability", TOKEN)),
         ((b"x-api-key", b"a"), (b"x-api-key", b"b")),
+        ((b"x-chio-approval", b"a"), (b"x-chio-approval", b"b")),
         ((b"host", b"a"), (b"host", b"b")),
         ((b"authorization", b"Digest a=1"), (b"authorization", b"Bearer b")),
     ],
