@@ -10,12 +10,9 @@ outcome on the request's state.
 from __future__ import annotations
 
 import asyncio
-import inspect as inspecting
-import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Any
 
 from chio_asgi.body import Body, BodyTooLarge, ClientDisconnected
@@ -27,11 +24,11 @@ from chio_core.client import ChioClient
 from chio_core.decide import inspect, prepare, singleton_headers
 from chio_core.decision import Decision, bad_request, body_too_large
 from chio_core.exclusions import is_excluded
+from chio_core.handling import aannounce, with_evidence
 from chio_core.identity import default_extractor, identify
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import (
-    LOGGER,
     STATE_BODY,
     STATE_CLIENT,
     STATE_DECISION,
@@ -42,8 +39,6 @@ from chio_core.names import (
 from chio_core.request import RequestView, Requirement
 from chio_core.response import Denial
 from chio_core.settings import ChioSettings
-
-log = logging.getLogger(LOGGER)
 
 LARGE_BODY = 64 * 1024
 """Bytes of a body from which on it is parsed in a thread, because nobody knows the caller yet."""
@@ -87,8 +82,7 @@ class Decide(DecisionMember):
         decision = await self._judge(view)
         if decision.request_id is None:  # what the sidecar is asked, the client tells by itself
             self._client.telemetry.refused(decision, view.method, view.route_path)
-        if view.evidence:
-            decision = replace(decision, evidence=(*view.evidence, *decision.evidence))
+        decision = with_evidence(decision, view.evidence)
         await self.publish(view, decision)
         return decision.denial
 
@@ -100,10 +94,7 @@ class Decide(DecisionMember):
         state[STATE_DECISION] = decision
         state[STATE_RECEIPT] = decision.handler_receipt
         state[STATE_PASSTHROUGH] = decision.passthrough
-        if self._on_decision is not None:
-            await _call(self._on_decision, decision)
-        if self._on_receipt is not None and decision.receipt is not None and decision.receipt is not told:
-            await _call(self._on_receipt, decision.receipt)
+        await aannounce(decision, self._on_decision, self._on_receipt if decision.receipt is not told else None)
 
     def _introduce(self, view: ASGIGuardRequest) -> dict[str, Any]:
         """Leave on the state what dependencies need to ask by themselves, in the same way; return the state."""
@@ -155,12 +146,3 @@ async def _requirement(route: RouteMatch, view: ASGIGuardRequest, body: Body | N
     if raw is not None and len(raw) > LARGE_BODY:
         return await asyncio.to_thread(route.requirement, facts)
     return route.requirement(facts)
-
-
-async def _call(hook: Callable[[Any], Any], value: Any) -> None:
-    try:
-        result = hook(value)
-        if inspecting.isawaitable(result):
-            await result
-    except Exception:
-        log.exception("chio: hook %r failed; the request goes on", getattr(hook, "__qualname__", hook))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from chio_asgi.config import ChioASGIConfig
@@ -21,14 +20,13 @@ from chio_asgi.types import ASGIApp, Message, Receive, Scope, Send
 from chio_asgi.view import ASGIGuardRequest
 from chio_core.chain import Chain, Guard
 from chio_core.client import ChioClient
-from chio_core.decision import Decision
 from chio_core.errors import ConfigurationError
+from chio_core.handling import refused_locally
 from chio_core.models.caller import CallerIdentity
-from chio_core.models.verdict import GuardEvidence
 from chio_core.names import LOGGER, STATE_DECISION
 from chio_core.onion import Run, failed
 from chio_core.request import GuardRequest, RequestView
-from chio_core.response import AnyResponse, Denial, Downstream
+from chio_core.response import AnyResponse, Downstream
 from chio_core.settings import ChioSettings, report_settings
 
 log = logging.getLogger(LOGGER)
@@ -158,14 +156,9 @@ class ChioASGIMiddleware:
         self, answer: AnyResponse, view: ASGIGuardRequest, send: HeaderSend, *, refused: bool = True
     ) -> None:
         known = view.scope.get("state", {}).get(STATE_DECISION)
-        if refused and answer.status >= 400 and (known is None or known.denial is None):
-            # A local guard refused. Before the sidecar was asked there is no receipt, but there is a trace.
-            denial = (
-                answer if isinstance(answer, Denial) else Denial(status=answer.status, message="refused by a guard")
-            )
-            decision = known if known is not None else Decision(verdict="refused")
-            evidence = _evidence(known, view)
-            decision = replace(decision, verdict="refused", denial=denial, evidence=evidence)
+        decision = refused_locally(known, answer, view.evidence) if refused else None
+        if decision is not None:
+            # Before the sidecar was asked there is no receipt, but there is a trace.
             self.client.telemetry.refused(decision, view.method, view.route_path)
             await self._decide.publish(view, decision)
         if view.scope["type"] == "websocket":
@@ -189,11 +182,6 @@ class ChioASGIMiddleware:
         if observed := sorted(observed_routes(self.app)):
             log.warning("chio: what is refused on these routes is recorded and runs: %s", ", ".join(observed))
         await self.app(scope, receive, closing)
-
-
-def _evidence(known: Decision | None, view: ASGIGuardRequest) -> tuple[GuardEvidence, ...]:
-    signed = known.receipt.evidence if known is not None and known.receipt is not None else None
-    return (*view.evidence, *(signed or ()))
 
 
 def _again(opening: Message, receive: Receive) -> Receive:

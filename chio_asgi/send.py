@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from chio_asgi.types import Message, Scope, Send
-from chio_core.decision import Decision
+from chio_core.handling import receipt_header_of
 from chio_core.names import STATE_DECISION, STATE_OUTGOING
 from chio_core.problems import render
 from chio_core.response import AnyResponse, Denial, Response
@@ -67,9 +67,9 @@ class HeaderSend:
             text = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in sent]
             sent = _encoded(wishes.apply(text))
         headers = self._without_own(sent)
-        value = _receipt_id(self._state.get(STATE_DECISION))
+        value = receipt_header_of(self._state.get(STATE_DECISION))
         if value is not None:
-            headers.append((self._name, value))
+            headers.append((self._name, value.encode("ascii")))
         return headers
 
     def _without_own(self, sent: Iterable[tuple[bytes, bytes]]) -> Pairs:
@@ -97,13 +97,6 @@ class End:
         if kind == "http.response.trailers":
             return not message.get("more_trailers", False)
         return kind in _ENDS
-
-
-def _receipt_id(decision: Decision | None) -> bytes | None:
-    receipt = decision.receipt if decision is not None else None
-    if receipt is None or not receipt.id.isascii() or not receipt.id.isprintable():
-        return None  # no header can carry such an id
-    return receipt.id.encode("ascii")
 
 
 async def send_answer(answer: AnyResponse, send: Send, *, prefix: str = "http.response") -> None:

@@ -7,13 +7,12 @@ lets the loop do something else in between. It ends with the question, or with t
 from __future__ import annotations
 
 import asyncio
-import inspect as inspecting
 import logging
 import time
 import uuid
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from chio_core import decision as outcome
 from chio_core.decide import Question, inspect, prepare, singleton_headers
@@ -30,7 +29,6 @@ from chio_core.settings import ChioSettings
 
 log = logging.getLogger(LOGGER)
 
-Hook = Callable[[Any], Any]
 Ask = Generator[None, None, Question | Decision]
 
 
@@ -128,47 +126,3 @@ def denial_for_body(exc: BodyUnusable) -> Denial:
         log.error("chio: %s", exc.message)
         return Denial(status=500, code=ConfigurationError.code, message="the request body cannot be judged")
     return outcome.bad_request(exc.message, exc.status)
-
-
-def receipt_header_of(decision: Decision | None) -> str | None:
-    """Return the receipt id as a header value; None without a receipt, or for an id that no header can carry."""
-    receipt = decision.receipt if decision is not None else None
-    if receipt is None or not receipt.id.isascii() or not receipt.id.isprintable():
-        return None
-    return receipt.id
-
-
-def tell(hook: Hook | None, value: Any) -> Any:
-    """Call a hook, if there is one. What it raises is logged and changes nothing.
-
-    Returns:
-        What it wants to have awaited, or None.
-    """
-    if hook is None:
-        return None
-    try:
-        result = hook(value)
-    except Exception:
-        log.exception("chio: hook %r failed; the request goes on", getattr(hook, "__qualname__", hook))
-        return None
-    return result if inspecting.isawaitable(result) else None
-
-
-def tell_sync(hook: Hook | None, value: Any) -> None:
-    """Call a hook where nobody can await it; one that is `async def` is told so in the log."""
-    pending = tell(hook, value)
-    if pending is not None:
-        log.error("chio: hook %r is `async def`, which a synchronous server cannot call", hook)
-        if inspecting.iscoroutine(pending):
-            pending.close()
-
-
-async def atell(hook: Hook | None, value: Any) -> None:
-    """Call a hook and await what it gives."""
-    pending = tell(hook, value)
-    if pending is None:
-        return
-    try:
-        await pending
-    except Exception:
-        log.exception("chio: hook %r failed; the request goes on", getattr(hook, "__qualname__", hook))

@@ -15,11 +15,9 @@ import queue
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import replace
 from typing import Any, TypeVar
 
 from chio_core.chain import Chain, DecisionMember, Guard
-from chio_core.decision import Decision
 from chio_core.errors import ConfigurationError
 from chio_core.models.verdict import GuardEvidence
 from chio_core.onion import Run
@@ -231,26 +229,3 @@ def _step(work: Coroutine[Any, Any, T]) -> T:
         return done.value  # type: ignore[no-any-return]
     context.run(work.close)
     raise ConfigurationError("a guard that says `waits = False` has waited for something")
-
-
-def with_evidence(decision: Decision, evidence: Sequence[GuardEvidence]) -> Decision:
-    """Return a decision with what the local guards have said before what the sidecar's have."""
-    return replace(decision, evidence=(*evidence, *decision.evidence)) if evidence else decision
-
-
-def refused_locally(
-    decision: Decision | None, answer: AnyResponse, evidence: Sequence[GuardEvidence]
-) -> Decision | None:
-    """Return the decision when a guard has answered instead of the handler; None where that changes nothing.
-
-    Args:
-        decision: the one of the sidecar, None when it was not asked.
-        evidence: all that the local guards have said.
-    """
-    if answer.status < 400 or (decision is not None and decision.denial is not None):
-        return None
-    denial = answer if isinstance(answer, Denial) else Denial(status=answer.status, message="refused by a guard")
-    if decision is None:
-        return Decision(verdict="refused", denial=denial, evidence=tuple(evidence))
-    signed = decision.receipt.evidence if decision.receipt is not None else None
-    return replace(decision, verdict="refused", denial=denial, evidence=(*evidence, *(signed or ())))

@@ -9,6 +9,7 @@ from chio_asgi.routing import RequirementSource
 from chio_core.amounts import InputRefused
 from chio_core.decision import Decision, bad_request, body_too_large
 from chio_core.errors import ConfigurationError
+from chio_core.handling import is_met
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import CAPABILITY_HEADER
 from chio_fastapi.denied import ChioDenied
@@ -81,9 +82,7 @@ def checked(connection: HTTPConnection, decision: Decision) -> HttpReceipt | Non
         ChioDenied: the decision refuses.
         ConfigurationError: it neither refuses nor has a receipt; nothing may pass on that.
     """
-    if decision.denial is not None:
+    if not is_met(decision) and decision.denial is not None:
         name = client_of(connection).settings.receipt_header
         raise ChioDenied(decision.denial, name if decision.receipt is not None else None)
-    if decision.receipt is None and not decision.observed:
-        raise ConfigurationError("a decision without receipt cannot meet a requirement")
     return decision.handler_receipt

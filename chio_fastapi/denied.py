@@ -7,6 +7,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response as StarletteResponse
 from starlette.websockets import WebSocket
 
+from chio_core.handling import header_value
 from chio_core.names import RECEIPT_HEADER
 from chio_core.problems import flat, render
 from chio_core.response import Denial
@@ -23,9 +24,9 @@ class ChioDenied(HTTPException):
 
     def __init__(self, denial: Denial, receipt_header: str | None = RECEIPT_HEADER) -> None:
         headers = {"cache-control": "no-store", **dict(denial.headers)}
-        known = denial.receipt_id or ""
-        if receipt_header is not None and known and known.isascii() and known.isprintable():
-            headers[receipt_header.lower()] = known
+        value = header_value(denial.receipt_id) if denial.receipt_id else None
+        if receipt_header is not None and value is not None:
+            headers[receipt_header.lower()] = value
         super().__init__(denial.status, detail=flat(denial), headers=headers)
         self.denial = denial
 

@@ -18,9 +18,9 @@ from django.http import HttpRequest
 from django.utils.decorators import method_decorator
 from django.views import View as ClassBasedView
 
-from chio_core.ask import receipt_header_of
 from chio_core.decision import Decision
 from chio_core.errors import ConfigurationError
+from chio_core.handling import is_met, receipt_header_of
 from chio_core.models.capability import Operation
 from chio_core.request import Requirement
 from chio_core.rule import RULES, Arguments, CapabilityRule, rules_of
@@ -50,7 +50,7 @@ class RequiredCapability(CapabilityRule):
             if decision is None and _dispatches_to_async(view, args):
                 return aguarded(*args, **kwargs)
             decision = decision or passage.ask_further(request, wanted)
-            return view(*args, **kwargs) if met(decision) else refusal_of(decision, passage)
+            return view(*args, **kwargs) if is_met(decision) else refusal_of(decision, passage)
 
         @wraps(view)
         async def aguarded(*args: Any, **kwargs: Any) -> Any:
@@ -61,7 +61,7 @@ class RequiredCapability(CapabilityRule):
                 asgi = hasattr(request, "scope")
                 further = passage.aask_further(request, wanted) if asgi else None
                 decision = await further if further is not None else passage.ask_further(request, wanted)
-            return await view(*args, **kwargs) if met(decision) else refusal_of(decision, passage)
+            return await view(*args, **kwargs) if is_met(decision) else refusal_of(decision, passage)
 
         chosen = aguarded if iscoroutinefunction(view) else guarded
         setattr(chosen, RULES, (self, *rules_of(view)))
@@ -134,19 +134,12 @@ def passage_for(request: HttpRequest) -> Passage:
     return Passage(request, config.governor.get())
 
 
-def met(decision: Decision) -> bool:
-    """Tell whether a decision about a requirement lets the view run; one that is only observed does.
+def refusal_of(decision: Decision, passage: Passage) -> Any:
+    """Return the response of a decision that refuses; its receipt is named even where there is no middleware.
 
     Raises:
-        ConfigurationError: it neither refuses nor has a receipt; nothing may pass on that.
+        ConfigurationError: the decision refuses nothing.
     """
-    if not decision.observed and decision.denial is None and decision.receipt is None:
-        raise ConfigurationError("a decision without receipt cannot meet a requirement")
-    return decision.denial is None
-
-
-def refusal_of(decision: Decision, passage: Passage) -> Any:
-    """Return the response of a decision that refuses; its receipt is named even where there is no middleware."""
     if decision.denial is None:
         raise ConfigurationError("this decision refuses nothing")
     response = refusal(decision.denial)

@@ -10,10 +10,10 @@ from typing import Any
 
 from django.http import HttpRequest
 
-from chio_core.ask import Ask, Route, arun, atell, run, tell_sync
+from chio_core.ask import Ask, Route, arun, run
 from chio_core.decide import Question
 from chio_core.decision import Decision
-from chio_core.hosted import refused_locally, with_evidence
+from chio_core.handling import aannounce, announce, refused_locally, with_evidence
 from chio_core.models.receipt import HttpReceipt
 from chio_core.models.verdict import GuardEvidence
 from chio_core.names import STATE_DECISION, STATE_EVALUATION, STATE_PASSTHROUGH, STATE_RECEIPT
@@ -56,9 +56,7 @@ class Passage:
         if steps is None:
             return None
         decision = self._publish(request, with_evidence(self._concluded(request, steps), self.evidence))
-        tell_sync(self.governor.on_decision, decision)
-        if decision.receipt is not None:
-            tell_sync(self.governor.on_receipt, decision.receipt)
+        announce(decision, self.governor.on_decision, self.governor.on_receipt)
         return decision.denial
 
     async def ajudge(self, request: HttpRequest) -> Denial | None:
@@ -67,9 +65,7 @@ class Passage:
         if steps is None:
             return None
         decision = self._publish(request, with_evidence(await self._aconcluded(request, steps), self.evidence))
-        await atell(self.governor.on_decision, decision)
-        if decision.receipt is not None:
-            await atell(self.governor.on_receipt, decision.receipt)
+        await aannounce(decision, self.governor.on_decision, self.governor.on_receipt)
         return decision.denial
 
     def refuse(self, request: HttpRequest, answer: AnyResponse) -> None:
@@ -77,14 +73,14 @@ class Passage:
         refused = refused_locally(self.decision, answer, self.evidence)
         if refused is not None:
             self._tell(request, refused)
-            tell_sync(self.governor.on_decision, self._publish(request, refused))
+            announce(self._publish(request, refused), self.governor.on_decision, None)
 
     async def arefuse(self, request: HttpRequest, answer: AnyResponse) -> None:
         """Do what `refuse` does in an event loop."""
         refused = refused_locally(self.decision, answer, self.evidence)
         if refused is not None:
             self._tell(request, refused)
-            await atell(self.governor.on_decision, self._publish(request, refused))
+            await aannounce(self._publish(request, refused), self.governor.on_decision, None)
 
     def still_holds(self, request: HttpRequest) -> bool:
         """Tell whether the view that Django is about to run is the one that was judged."""

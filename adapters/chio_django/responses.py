@@ -5,8 +5,8 @@ from __future__ import annotations
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
-from chio_core.ask import receipt_header_of
 from chio_core.environ import INPUT
+from chio_core.handling import receipt_header_of
 from chio_core.input import is_kept
 from chio_core.problems import render
 from chio_core.response import Denial

@@ -16,6 +16,7 @@ from flask import Flask, Request, current_app, request
 
 from chio_core.decision import Decision
 from chio_core.errors import ConfigurationError
+from chio_core.handling import is_met
 from chio_core.models.capability import Operation
 from chio_core.rule import RULES, Arguments, CapabilityRule, rules_of
 from chio_flask.driver import GovernedApp
@@ -41,7 +42,7 @@ class RequiredCapability(CapabilityRule):
         @wraps(view)
         def guarded(*args: Any, **kwargs: Any) -> Any:
             decision = self._decision()
-            if decision.denial is not None:
+            if not is_met(decision) and decision.denial is not None:
                 return refusal(decision.denial)
             return current_app.ensure_sync(view)(*args, **kwargs) if asynchronous else view(*args, **kwargs)
 
@@ -52,10 +53,7 @@ class RequiredCapability(CapabilityRule):
         current: Request = request._get_current_object()  # type: ignore[attr-defined]
         passage = passage_in(current.environ) or _begun(current)
         wanted = self.chio_requirement(current.view_args or {})
-        decision = passage.decision_for(wanted) or passage.ask_further(current, wanted)
-        if not decision.observed and decision.denial is None and decision.receipt is None:
-            raise ConfigurationError("a decision without receipt cannot meet a requirement")
-        return decision
+        return passage.decision_for(wanted) or passage.ask_further(current, wanted)
 
 
 @overload

@@ -10,7 +10,7 @@ from typing import Any
 from flask import Request
 from werkzeug.wsgi import ClosingIterator
 
-from chio_core.ask import receipt_header_of
+from chio_core.handling import receipt_header_of
 from chio_core.names import STATE_OUTGOING
 from chio_core.outgoing import Outgoing, call_at_the_end
 from chio_core.problems import render

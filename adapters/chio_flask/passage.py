@@ -11,10 +11,10 @@ from typing import Any, Final
 
 from flask import Flask, Request, Response, g
 
-from chio_core.ask import Ask, Route, run, tell_sync
+from chio_core.ask import Ask, Route, run
 from chio_core.decide import Question
 from chio_core.decision import Decision
-from chio_core.hosted import refused_locally, with_evidence
+from chio_core.handling import announce, refused_locally, with_evidence
 from chio_core.models.verdict import GuardEvidence
 from chio_core.names import STATE_DECISION, STATE_NAMESPACE, STATE_PASSTHROUGH, STATE_RECEIPT
 from chio_core.problems import render
@@ -61,9 +61,7 @@ class Passage:
             return None
         decision = self._concluded(view, self.governor.asker.ask(view, lambda: self._locate(request)))
         decision = self.decision = with_evidence(decision, self.evidence)
-        tell_sync(self.governor.on_decision, decision)
-        if decision.receipt is not None:
-            tell_sync(self.governor.on_receipt, decision.receipt)
+        announce(decision, self.governor.on_decision, self.governor.on_receipt)
         return decision.denial
 
     def refuse(self, request: Request, answer: AnyResponse) -> None:
@@ -73,7 +71,7 @@ class Passage:
             self.decision = refused
             view = self._view(request)
             self.governor.telemetry.refused(refused, view.method, view.route_path)
-            tell_sync(self.governor.on_decision, refused)
+            announce(refused, self.governor.on_decision, None)
 
     def guard_view(self, request: Request) -> FlaskGuardRequest:
         """Return the view that guards see."""

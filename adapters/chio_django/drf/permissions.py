@@ -11,11 +11,12 @@ from rest_framework.exceptions import APIException
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
+from chio_core.handling import is_met
 from chio_core.models.capability import Operation
 from chio_core.problems import nested
 from chio_core.response import Denial
 from chio_core.rule import Arguments, CapabilityRule
-from chio_django.capability import met, passage_for
+from chio_django.capability import passage_for
 
 
 class ChioDenied(APIException):
@@ -80,6 +81,6 @@ class ChioCapability(permissions.BasePermission):
     def _met(self, request: HttpRequest, rule: CapabilityRule, kwargs: dict[str, Any]) -> bool:
         passage, wanted = passage_for(request), rule.chio_requirement(kwargs)
         decision = passage.decision_for(wanted) or passage.ask_further(request, wanted)
-        if not met(decision) and decision.denial is not None:
+        if not is_met(decision) and decision.denial is not None:
             raise ChioDenied(decision.denial)
         return True
