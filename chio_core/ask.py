@@ -10,9 +10,9 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from chio_core import decision as outcome
 from chio_core.decide import Question, inspect, prepare, singleton_headers
@@ -25,6 +25,7 @@ from chio_core.models.caller import CallerIdentity
 from chio_core.names import LOGGER
 from chio_core.request import RequestView, Requirement
 from chio_core.response import Denial
+from chio_core.rule import CapabilityRule, requirement_of
 from chio_core.settings import ChioSettings
 
 log = logging.getLogger(LOGGER)
@@ -51,6 +52,28 @@ class Route:
 
     template: str | None = None
     requirement: Requirement | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ViewMatch:
+    """The view that will run, in frameworks whose views carry their rules (`chio_core.rule`).
+
+    Attributes:
+        template: its path template, `/pets/{pet_id}`; None for a path that leads to no view.
+        rules: capabilities that it asks for.
+        params: converted path parameters; not compared.
+    """
+
+    template: str | None = None
+    rules: tuple[CapabilityRule, ...] = ()
+    params: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    def route(self) -> Route:
+        """Return what the sidecar is asked about."""
+        return Route(self.template, requirement_of(self.rules, self.params) if self.rules else None)
+
+
+NO_MATCH = ViewMatch()
 
 
 class Asker:

@@ -10,7 +10,7 @@ from typing import Any
 
 from django.http import HttpRequest
 
-from chio_core.ask import Ask, Route, arun, run
+from chio_core.ask import NO_MATCH, Ask, Route, ViewMatch, arun, run
 from chio_core.decide import Question
 from chio_core.decision import Decision
 from chio_core.handling import aannounce, announce, refused_locally, with_evidence
@@ -21,7 +21,7 @@ from chio_core.request import Requirement
 from chio_core.response import AnyResponse, Denial
 from chio_core.rule import includes
 from chio_django.governor import Governor
-from chio_django.routing import NO_MATCH, ViewMatch, find_view, view_match
+from chio_django.routing import find_view, view_match
 from chio_django.view import DjangoGuardRequest
 
 _PASSAGE = "_chio_passage"

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any
 
@@ -21,34 +20,12 @@ from django.http import HttpRequest
 from django.urls import Resolver404, ResolverMatch, get_resolver
 from django.utils import translation
 
-from chio_core.ask import Route
-from chio_core.rule import CapabilityRule, requirement_of, rules_of
+from chio_core.ask import NO_MATCH, ViewMatch
+from chio_core.rule import CapabilityRule, rules_of
 
 _ESCAPED = re.compile(r"\\([^A-Za-z0-9])")
 _STILL_REGEX = re.compile(r"[()\[\]|\\]|<[^>]*<")
 _PARAMETER = re.compile(r"<(?:[^>:]+:)?([^>]+)>")
-
-
-@dataclass(frozen=True, slots=True)
-class ViewMatch:
-    """The view that will run.
-
-    Attributes:
-        template: its path template, `/pets/{pet_id}`; None for a path that no pattern matches.
-        rules: capabilities that it asks for.
-        kwargs: converted path parameters; not compared.
-    """
-
-    template: str | None = None
-    rules: tuple[CapabilityRule, ...] = ()
-    kwargs: Mapping[str, Any] = field(default_factory=dict, compare=False)
-
-    def route(self) -> Route:
-        """Return what the sidecar is asked about."""
-        return Route(self.template, requirement_of(self.rules, self.kwargs) if self.rules else None)
-
-
-NO_MATCH = ViewMatch()
 
 
 def find_view(request: HttpRequest) -> ViewMatch:

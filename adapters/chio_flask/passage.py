@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from flask import Flask, Request, Response, g
 
-from chio_core.ask import Ask, Route, run
+from chio_core.ask import NO_MATCH, Ask, Route, ViewMatch, run
 from chio_core.decide import Question
 from chio_core.decision import Decision
 from chio_core.handling import announce, refused_locally, with_evidence
@@ -22,7 +22,7 @@ from chio_core.request import Requirement
 from chio_core.response import AnyResponse, Denial
 from chio_core.rule import includes
 from chio_flask.governor import Governor
-from chio_flask.routing import NO_MATCH, ViewMatch, find_view, view_match
+from chio_flask.routing import find_view, view_match
 from chio_flask.view import FlaskGuardRequest
 
 PASSAGE: Final = "chio.passage"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -12,32 +11,10 @@ from flask import Flask, Request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import MapAdapter, Rule
 
-from chio_core.ask import Route
-from chio_core.rule import CapabilityRule, requirement_of, rules_of
+from chio_core.ask import NO_MATCH, ViewMatch
+from chio_core.rule import CapabilityRule, rules_of
 
 _PARAMETER = re.compile(r"<(?:[A-Za-z_]\w*(?:\(.*?\))?:)?([A-Za-z_]\w*)>", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class ViewMatch:
-    """The view that will run.
-
-    Attributes:
-        template: its path template, `/pets/{pet_id}`; None for a path that no rule matches.
-        rules: capabilities that it asks for.
-        params: converted path parameters; not compared.
-    """
-
-    template: str | None = None
-    rules: tuple[CapabilityRule, ...] = ()
-    params: Mapping[str, Any] = field(default_factory=dict, compare=False)
-
-    def route(self) -> Route:
-        """Return what the sidecar is asked about."""
-        return Route(self.template, requirement_of(self.rules, self.params) if self.rules else None)
-
-
-NO_MATCH = ViewMatch()
 
 
 def find_view(app: Flask, request: Request) -> ViewMatch:
