@@ -10,11 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
-from chio_asgi.routing import flatten, router_of
+from chio_asgi.routing import MAX_DEPTH, calls_in, flatten, router_of
 from chio_asgi.types import ASGIApp
 from chio_core.request import METHODS
-
-_MAX_DEPTH = 64
 
 
 @runtime_checkable
@@ -89,21 +87,14 @@ def list_blind_mounts(app: ASGIApp | Any) -> Iterator[str]:
 
 
 def extension_sources(route: ListedRoute) -> Iterator[ExtensionSource]:
-    """Yield the dependencies of a route that state policy, outermost first."""
-    yield from _sources(getattr(route.route, "dependant", None))
-
-
-def _sources(dependant: Any) -> Iterator[ExtensionSource]:
-    call = getattr(dependant, "call", None)
-    if isinstance(call, ExtensionSource):
-        yield call
-    for inner in getattr(dependant, "dependencies", ()):
-        yield from _sources(inner)
+    """Give the dependencies of a route that state policy, outermost first."""
+    calls = calls_in(getattr(route.route, "dependant", None))
+    return (call for call in calls if isinstance(call, ExtensionSource))
 
 
 def _walk(router: Any, place: _Place, depth: int) -> Iterator[tuple[_Place, Any, Any]]:
     """Yield (place, router, route) for each route, and (place, None, mount) for a mount without routes."""
-    if router is None or depth > _MAX_DEPTH:
+    if router is None or depth > MAX_DEPTH:
         return
     for candidate in flatten(router.routes):
         route = getattr(candidate, "starlette_route", None) or candidate

@@ -18,8 +18,10 @@ from chio_core.amounts import Facts
 from chio_core.request import Requirement
 from chio_core.rule import merged
 
+MAX_DEPTH = 64
+"""Mounts and layers of middleware to look through; an application may be mounted in itself."""
+
 _FULL, _PARTIAL = 2, 1
-_MAX_DEPTH = 64
 _MAX_KNOWN = 4096
 
 
@@ -110,7 +112,7 @@ class RouteResolver:
         return self._search(router, dict(scope), prefix, 0)
 
     def _search(self, router: Any, scope: dict[str, Any], prefix: str | None, depth: int) -> RouteMatch:
-        if depth > _MAX_DEPTH:
+        if depth > MAX_DEPTH:
             return NO_MATCH
         partial: tuple[Any, Mapping[str, Any]] | None = None
         for route in flatten(router.routes):
@@ -161,7 +163,7 @@ class RouteResolver:
 
 def router_of(app: Any) -> Any:
     """Return what has the routes: the application itself, or what its middleware stands around; None if nobody."""
-    for _ in range(_MAX_DEPTH):
+    for _ in range(MAX_DEPTH):
         if app is None or getattr(app, "routes", None) is not None:
             return app
         app = getattr(app, "app", None)
@@ -207,9 +209,12 @@ def _matches(route: Any, scope: dict[str, Any]) -> tuple[int, Mapping[str, Any]]
 
 
 def sources_in(dependant: Any) -> Iterator[RequirementSource]:
-    """Give the dependencies that ask for something, outermost first; `dependant` is FastAPI's own of a route."""
-    call = getattr(dependant, "call", None)
-    if isinstance(call, RequirementSource):
-        yield call
+    """Give the dependencies that ask for something, outermost first; see `calls_in`."""
+    return (call for call in calls_in(dependant) if isinstance(call, RequirementSource))
+
+
+def calls_in(dependant: Any) -> Iterator[Any]:
+    """Yield what the dependencies of a route call, outermost first; `dependant` is FastAPI's own of that route."""
+    yield getattr(dependant, "call", None)
     for inner in getattr(dependant, "dependencies", ()):
-        yield from sources_in(inner)
+        yield from calls_in(inner)
