@@ -20,18 +20,15 @@ from starlette.requests import HTTPConnection
 
 from chio_asgi.view import ASGIGuardRequest
 from chio_core.decide import capability_of
-from chio_core.decision import Decision
 from chio_core.errors import ConfigurationError
-from chio_core.identity import default_extractor
-from chio_core.models.caller import CallerIdentity
-from chio_core.names import STATE_DECISION, TRACEPARENT
+from chio_core.names import TRACEPARENT
 from chio_core.outbound.chain import MiddlewareChain
 from chio_core.outbound.cookies import no_cookies
 from chio_core.outbound.denied import OutboundDenied
 from chio_core.outbound.govern import GovernOutbound, Tools
-from chio_core.outbound.transport import ChioTransport
+from chio_core.outbound.transport import PASSES_BY, Borrowed, ChioTransport
 from chio_fastapi.denied import ChioDenied
-from chio_fastapi.evaluate import client_of
+from chio_fastapi.evaluate import caller_of, client_of
 
 Narrow = Callable[[str, Any], Any]
 """Takes the token of the incoming request and the outgoing request; returns the token to present, or awaits it."""
@@ -70,7 +67,7 @@ class OutboundClient:
     ) -> None:
         if (server is None) != (tool is None) or (server is not None and tools is not None):
             raise ConfigurationError("OutboundClient needs server and tool, or tools, or none of them")
-        if taken := sorted(client_options.keys() & {"cookies", "mounts", "proxy"}):
+        if taken := sorted(client_options.keys() & PASSES_BY):
             raise ConfigurationError(f"OutboundClient cannot take {taken[0]}: it would pass the decision by")
         self._tools: Tools = (server, tool) if server is not None and tool is not None else tools
         self._members = MiddlewareChain(members)
@@ -95,7 +92,7 @@ class OutboundClient:
         trace = view.header_values(TRACEPARENT)
         headers = {TRACEPARENT: trace[0]} if len(trace) == 1 else {}
         options: Mapping[str, Any] = {**self._options, "headers": {**headers, **self._options.get("headers", {})}}
-        transport = ChioTransport(_Shared(self._inner()), govern, self._members)
+        transport = ChioTransport(Borrowed(self._inner()), govern, self._members)
         async with httpx.AsyncClient(transport=transport, cookies=no_cookies(), **options) as client:
             try:
                 yield client
@@ -124,7 +121,7 @@ class OutboundClient:
             arguments=self._arguments,
             capability=token if narrow is None or token is None else lambda request: narrow(token, request),
             forward_to=self._forward_to,
-            caller=_caller(connection, view, client.settings.api_key_header, client.settings.session_cookie),
+            caller=caller_of(connection, view),
         )
 
     def _inner(self) -> httpx.AsyncBaseTransport:
@@ -132,20 +129,3 @@ class OutboundClient:
         if loop not in self._open:
             self._open[loop] = self._make()
         return self._open[loop]
-
-
-class _Shared:
-    """A transport that outlives the client of one request."""
-
-    def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
-        self.handle_async_request = inner.handle_async_request
-
-    async def aclose(self) -> None:
-        return
-
-
-def _caller(connection: HTTPConnection, view: ASGIGuardRequest, key_header: str, cookie: str) -> CallerIdentity:
-    decision = connection.scope.get("state", {}).get(STATE_DECISION)
-    if isinstance(decision, Decision) and decision.caller is not None:
-        return decision.caller
-    return default_extractor(key_header, cookie)(view)

@@ -31,7 +31,7 @@ from chio_core.outbound.cookies import CookieJar, no_cookies
 from chio_core.outbound.hop import CALL
 from chio_core.outbound.response import Response
 from chio_core.outbound.session import Session
-from chio_core.outbound.transport import ChioTransport
+from chio_core.outbound.transport import PASSES_BY, Borrowed, ChioTransport
 
 log = logging.getLogger(LOGGER)
 
@@ -143,7 +143,7 @@ class Declared:
         transport: httpx.AsyncBaseTransport | None = None,
         **client_options: Any,
     ) -> None:
-        if taken := sorted(client_options.keys() & {"cookies", "mounts", "proxy"}):
+        if taken := sorted(client_options.keys() & PASSES_BY):
             raise ConfigurationError(f"{taken[0]} would pass the members by; give cookie_jar or transport instead")
         session = [Session(cookie_jar)] if cookie_jar is not None else []
         self._chain = MiddlewareChain(session, middleware)
@@ -213,7 +213,7 @@ class Declared:
     async def _run(self, tags: Collection[str] | None) -> Outcomes:
         selected = self._selected(tags)
         inner = self._transport if self._transport is not None else httpx.AsyncHTTPTransport()
-        transport = ChioTransport(_Kept(inner) if self._transport is not None else inner, self._chain)
+        transport = ChioTransport(Borrowed(inner) if self._transport is not None else inner, self._chain)
         client = httpx.AsyncClient(transport=transport, cookies=no_cookies(), **self._options)
         async with client, asyncio.TaskGroup() as group:
             tasks = [group.create_task(_made(client, call)) for call in selected]
@@ -260,16 +260,6 @@ class FastHTTP(Declared):
         except RuntimeError:
             return asyncio.run(self._run(tags))
         raise ConfigurationError("an event loop is running here; use Calls, and await its run()")
-
-
-class _Kept:
-    """Somebody else's transport: the client that uses it does not close it."""
-
-    def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
-        self.handle_async_request = inner.handle_async_request
-
-    async def aclose(self) -> None:
-        return
 
 
 async def _made(client: httpx.AsyncClient, call: Call) -> Outcome:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable
-from typing import Any
+from typing import Any, Final
 
 import httpx
 
@@ -24,6 +24,10 @@ from chio_core.errors import ConfigurationError
 from chio_core.outbound.chain import MiddlewareChain
 from chio_core.outbound.govern import GovernOutbound, use_ticket
 from chio_core.outbound.hop import CREDENTIALS, Hop, carry, enter, strip
+from chio_core.outbound.member import SyncFunction
+
+PASSES_BY: Final = frozenset({"cookies", "mounts", "proxy"})
+"""Options of an httpx client that would have it send, or keep state, past the transport that it was given."""
 
 
 class _Ordered:
@@ -166,9 +170,21 @@ class SyncChioTransport(_Ordered, httpx.BaseTransport):
         self.inner.close()
 
 
-def _check_async(member: Member) -> None:
-    from chio_core.outbound.member import SyncFunction
+class Borrowed:
+    """Somebody else's transport: the client that uses it does not close it.
 
+    Args:
+        inner: the transport; it stays its owner's.
+    """
+
+    def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+        self.handle_async_request = inner.handle_async_request
+
+    async def aclose(self) -> None:
+        """Leave it open."""
+
+
+def _check_async(member: Member) -> None:
     if isinstance(member.guard, SyncFunction):
         raise ConfigurationError(f"{member.name} must be `async def`: a blocking member stops every call")
     if isinstance(member.guard, GovernOutbound):

@@ -24,10 +24,12 @@ TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 class Service:
     """An application with one route, `POST /pay`, that calls an upstream."""
 
-    def __init__(self, outbound: OutboundClient, sidecar: ScriptedSidecar, *, governed: bool = True) -> None:
+    def __init__(
+        self, outbound: OutboundClient, sidecar: ScriptedSidecar, *, governed: bool = True, **options: Any
+    ) -> None:
         self.app = FastAPI()
         if governed:
-            add_chio(self.app, client=sidecar.client())
+            add_chio(self.app, client=sidecar.client(), **options)
         else:
             self.app.state.chio_client = sidecar.client()
 
@@ -98,6 +100,17 @@ def test_a_shared_cache_keeps_callers_apart_and_every_hit_is_decided() -> None:
         assert run(service.post(authorization=f"Bearer {caller}")).status_code == 200
     assert upstream.hits == 2
     assert len(sidecar.asked) == 6
+
+
+def test_on_an_excluded_route_the_caller_is_who_the_application_itself_takes_for_one() -> None:
+    sidecar, upstream = ScriptedSidecar(), Upstream()
+    settings = sidecar.settings(exclude_paths={"/pay"})
+    somebody = CallerIdentity.api_key("x-partner", "acme")
+    app = Service(
+        OutboundClient(transport=lambda: upstream.transport), sidecar, config=settings, extractor=lambda view: somebody
+    )
+    assert run(app.post()).status_code == 200
+    assert [asked.document["caller"] for asked in sidecar.asked] == [somebody.to_wire()]
 
 
 def test_it_asks_by_itself_where_the_application_has_no_middleware() -> None:
