@@ -37,7 +37,7 @@ from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import ChioPassthrough, HttpReceipt
 from chio_core.models.verdict import GuardEvidence, Verdict
 from chio_core.names import APPROVAL_HEADER
-from chio_core.policy import APPROVAL_GUARD, ApprovalDemand
+from chio_core.policy import APPROVAL_GUARD, CAPABILITY_GUARD, ApprovalDemand
 from chio_core.request import Requirement
 from chio_core.response import Denial
 
@@ -57,6 +57,7 @@ class Decision:
         denial: how to answer; None lets the request through.
         passthrough: set when the request runs without a decision (`fail_open`), or against it (observe mode).
         requirement: what the route asks for, as part of the question.
+        caller: who the sidecar was told is calling; None when it was not asked.
         evidence: what the guards said.
         withheld: in observe mode the refusal that was recorded instead of answered; `verdict` and `receipt` are
             what they would have been.
@@ -115,7 +116,7 @@ def capability_required(
         status=401,
         code="chio_capability_required",
         message="Chio capability required" + (f" for {requirement.title}" if requirement.server else ""),
-        guard="CapabilityGuard",
+        guard=CAPABILITY_GUARD,
         receipt_id=receipt_id,
         suggestion=SUGGEST_CAPABILITY.format(header=capability_header),
         details={name: text for name, text in known.items() if text is not None},
@@ -127,7 +128,7 @@ def capability_insufficient(requirement: Requirement, receipt_id: str | None) ->
     """Return the 403 for a capability that does not cover what the route requires."""
     return Denial(
         message=f"the capability presented does not authorize {requirement.title}",
-        guard="CapabilityGuard",
+        guard=CAPABILITY_GUARD,
         receipt_id=receipt_id,
         suggestion=f"ask the authority for a capability that grants {requirement.title}",
     )

@@ -7,7 +7,9 @@ own; a sidecar that does not know them ignores them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
+
+from chio_core.request import SAFE_METHODS
 
 APPROVAL_REQUIRED: Final = "x-chio-approval-required"
 SIDE_EFFECTS: Final = "x-chio-side-effects"
@@ -26,7 +28,10 @@ KNOWN: Final = frozenset(
 )
 """All members that mean something; another name that begins with `x-chio-` is a mistake."""
 
-LEVELS: Final = ("public", "internal", "sensitive", "restricted")
+Sensitivity = Literal["public", "internal", "sensitive", "restricted"]
+"""How much harm a route can do, least first (wire protocol, section 6.3)."""
+
+LEVELS: Final = get_args(Sensitivity)
 """Values of `x-chio-sensitivity`, least sensitive first."""
 
 
@@ -64,7 +69,7 @@ def needs_capability(method: str, members: Mapping[str, Any]) -> bool:
     if members.get(APPROVAL_REQUIRED) is True or members.get(CAPABILITY):
         return True
     effects = members.get(SIDE_EFFECTS)
-    return effects if isinstance(effects, bool) else method not in ("GET", "HEAD", "OPTIONS")
+    return effects if isinstance(effects, bool) else method not in SAFE_METHODS
 
 
 def _first(one: Any, _other: Any) -> Any:

@@ -15,6 +15,12 @@ from typing import Any, Final
 from chio_core.errors import ConfigurationError
 from chio_core.models.verdict import GuardEvidence
 
+CAPABILITY_GUARD: Final = "CapabilityGuard"
+"""`guard_name` of the evidence that a capability was looked at, and the guard of refusals that are about one."""
+
+POLICY_GUARD: Final = "DefaultPolicyGuard"
+"""`guard_name` of the evidence that a request needs no capability."""
+
 APPROVAL_GUARD: Final = "ApprovalGuard"
 """`guard_name` of the evidence that an approval was looked at."""
 

@@ -20,6 +20,9 @@ from chio_core.policy import ApprovalDemand, BudgetDemand
 METHODS: frozenset[str] = frozenset(get_args(Method))
 """The seven methods that the protocol knows (wire protocol, section 1.1)."""
 
+SAFE_METHODS: frozenset[str] = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Those that need no capability where nobody says otherwise (wire protocol, section 6.3)."""
+
 MAX_QUERY_FIELDS = 1000
 
 

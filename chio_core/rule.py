@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Final, get_args
 
 from chio_core.canonical import canonical_json
 from chio_core.errors import ConfigurationError, InvalidDocument
+from chio_core.extensions import CAPABILITY
 from chio_core.models.capability import Operation
 from chio_core.request import Requirement
 
@@ -68,9 +69,9 @@ class CapabilityRule:
     def chio_extensions(self) -> dict[str, Any]:
         """Return the members that state this rule in an OpenAPI operation: `x-chio-capability`."""
         if self.server is None:
-            return {"x-chio-capability": [{}]}
+            return {CAPABILITY: [{}]}
         wanted = {"server": self.server, "tool": self.tool, "operations": list(self.operations)}
-        return {"x-chio-capability": [wanted]}
+        return {CAPABILITY: [wanted]}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, CapabilityRule) and self._key == other._key

@@ -11,11 +11,12 @@ from typing import Annotated, Any, ClassVar
 from fastapi import Security
 from starlette.requests import HTTPConnection
 
+from chio_core.extensions import Sensitivity
 from chio_core.models.capability import Operation
 from chio_core.models.receipt import HttpReceipt
 from chio_core.rule import Arguments, CapabilityRule
 from chio_fastapi.asking import CAPABILITY_SCHEME, CalledFirst, receipt_for
-from chio_fastapi.policy import Sensitivity, stated_policy
+from chio_fastapi.policy import stated_policy
 
 
 class RequireCapability(CapabilityRule, metaclass=CalledFirst):

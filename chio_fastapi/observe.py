@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from starlette.requests import HTTPConnection
 
+from chio_core.extensions import OBSERVE
 from chio_core.models.receipt import ChioPassthrough
 from chio_core.request import Requirement
 from chio_fastapi.asking import CalledFirst, asked
@@ -39,7 +40,7 @@ class Observe(metaclass=CalledFirst):
 
     def chio_extensions(self) -> dict[str, Any]:
         """Return the members that state this in an OpenAPI operation."""
-        return {"x-chio-observe": True}
+        return {OBSERVE: True}
 
     async def __call__(self, connection: HTTPConnection) -> ChioPassthrough | None:
         """Return why this request runs although it would have been refused; None when it was allowed.

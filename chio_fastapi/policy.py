@@ -7,20 +7,17 @@ sidecar has no document: a route that has some asks for a capability, whatever i
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar
 
 from fastapi import Security
 from starlette.requests import HTTPConnection
 
 from chio_core.errors import ConfigurationError
-from chio_core.extensions import SENSITIVITY, SIDE_EFFECTS
+from chio_core.extensions import LEVELS, SENSITIVITY, SIDE_EFFECTS, Sensitivity
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import STATE_RECEIPT
 from chio_core.request import Requirement
 from chio_fastapi.asking import CAPABILITY_SCHEME, CalledFirst, receipt_for
-
-Sensitivity = Literal["public", "internal", "sensitive", "restricted"]
-"""How much harm a route can do, least first (wire protocol, section 6.3)."""
 
 
 class Policy(metaclass=CalledFirst):
@@ -89,8 +86,8 @@ def stated_policy(place: str, sensitivity: Any, side_effects: Any) -> dict[str, 
     Raises:
         ConfigurationError: a value that the document cannot have.
     """
-    if sensitivity is not None and sensitivity not in get_args(Sensitivity):
-        raise ConfigurationError(f"{place}(sensitivity=…) takes one of: {', '.join(get_args(Sensitivity))}")
+    if sensitivity is not None and sensitivity not in LEVELS:
+        raise ConfigurationError(f"{place}(sensitivity=…) takes one of: {', '.join(LEVELS)}")
     if side_effects is not None and not isinstance(side_effects, bool):
         raise ConfigurationError(f"{place}(side_effects=…) takes True or False")
     members = {SENSITIVITY: sensitivity, SIDE_EFFECTS: side_effects}

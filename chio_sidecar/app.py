@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
+from chio_core.decide import EVALUATE_PATH
 from chio_core.errors import ChioError
 from chio_sidecar.config import SidecarConfig
 from chio_sidecar.evaluate import EvaluateEndpoint
@@ -18,8 +19,6 @@ from chio_sidecar.health import HealthEndpoint, live
 from chio_sidecar.state import SidecarState
 from chio_sidecar.verify import VerifyEndpoint
 from chio_sidecar.viewer import viewer_routes
-
-EVALUATE_PATH = "/chio/evaluate"
 
 NO_PROXY = (
     "this sidecar is no reverse proxy (yet): it answers /chio/*, /v1/* and /approvals/*;"

@@ -15,11 +15,9 @@ from chio_core.capabilities import CapabilityRejected, parse_capability
 from chio_core.errors import InvalidDocument
 from chio_core.models.receipt import explain
 from chio_core.models.request import ChioHttpRequest
+from chio_core.names import CAPABILITY_HEADER, CAPABILITY_QUERY
 from chio_core.policy import approval_from, budget_from
 from chio_sidecar.engine import Presented
-
-CAPABILITY_HEADER = b"x-chio-capability"
-CAPABILITY_PARAMETER = "chio_capability"
 
 MAX_MEMBERS = 1000
 """Members that `query` and `headers` of a request may have; clients refuse longer queries by themselves."""
@@ -27,7 +25,9 @@ MAX_MEMBERS = 1000
 MAX_ARGUMENTS = 1024 * 1024
 """Longest `arguments`, as bytes of compact JSON."""
 
-_BODY_HEADERS = ("x-chio-capability", "X-Chio-Capability")
+_HEADER = CAPABILITY_HEADER.lower().encode()
+_PARAMETER = CAPABILITY_QUERY.encode()
+_BODY_HEADERS = (CAPABILITY_HEADER.lower(), CAPABILITY_HEADER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,19 +103,19 @@ def _check_demands(request: ChioHttpRequest) -> None:
 
 def _transported(headers: Iterable[tuple[bytes, bytes]], query_string: bytes) -> str | None:
     for name, value in headers:
-        if name == CAPABILITY_HEADER:
+        if name == _HEADER:
             return value.decode("utf-8", "replace")
-    if b"chio_capability" not in query_string and b"%" not in query_string:
+    if _PARAMETER not in query_string and b"%" not in query_string:
         return None
     pairs = parse_qsl(query_string.decode("latin-1"), keep_blank_values=True)
-    return next((value for name, value in pairs if name == CAPABILITY_PARAMETER), None)
+    return next((value for name, value in pairs if name == CAPABILITY_QUERY), None)
 
 
 def _in_body(request: ChioHttpRequest) -> str | None:
     for name in _BODY_HEADERS:
         if name in request.headers:
             return request.headers[name]
-    return request.query.get(CAPABILITY_PARAMETER)
+    return request.query.get(CAPABILITY_QUERY)
 
 
 def _read_token(text: str | None) -> Presented:

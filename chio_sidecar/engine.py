@@ -30,15 +30,12 @@ from chio_core.capabilities import (
 )
 from chio_core.models.capability import CapabilityToken
 from chio_core.models.request import ChioHttpRequest
-from chio_core.policy import APPROVAL_GUARD
+from chio_core.policy import APPROVAL_GUARD, CAPABILITY_GUARD, POLICY_GUARD
 from chio_sidecar.approvals import REQUIRED, Intent
 from chio_sidecar.config import MAX_DELEGATION_DEPTH
 from chio_sidecar.demands import HINTS, Case, has_demands, judge_demands
 from chio_sidecar.routes import SESSION_ALLOW, RouteRule, RouteTable
 from chio_sidecar.store import Demand, Invocation
-
-CAPABILITY_GUARD = "CapabilityGuard"
-POLICY_GUARD = "DefaultPolicyGuard"
 
 BOTH_TOOL_FIELDS = "tool-call evaluation requires both tool_server and tool_name"
 NOT_GRANTED = "capability does not authorize tool {tool} on server {server}"

@@ -24,6 +24,7 @@ from chio_core.extensions import (
 )
 from chio_core.models.capability import Operation
 from chio_core.policy import MAX_UNITS, ApprovalDemand, BudgetDemand, approval_from, budget_from
+from chio_core.request import SAFE_METHODS
 
 SESSION_ALLOW = "session_allow"
 """Policy: allowed without a capability."""
@@ -31,7 +32,6 @@ SESSION_ALLOW = "session_allow"
 DENY_BY_DEFAULT = "deny_by_default"
 """Policy: allowed with a valid capability only."""
 
-_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _LIMITS = frozenset({"currency", "max_invocations", "max_cost_per_invocation", "max_total_cost"})
 
 
@@ -58,7 +58,7 @@ class RouteRule:
 
 def method_policy(method: str) -> str:
     """Return the policy of a method that no extension speaks about."""
-    return SESSION_ALLOW if method in _SAFE_METHODS else DENY_BY_DEFAULT
+    return SESSION_ALLOW if method in SAFE_METHODS else DENY_BY_DEFAULT
 
 
 def operation_rule(method: str, template: str, operation: Mapping[str, Any]) -> RouteRule:

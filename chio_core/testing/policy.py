@@ -13,12 +13,11 @@ from typing import Any
 
 from chio_core.capabilities import CapabilityRejected, ConstraintError, match_grant, verify_capability
 from chio_core.models.capability import CapabilityToken
+from chio_core.policy import CAPABILITY_GUARD, POLICY_GUARD
+from chio_core.request import SAFE_METHODS
 from chio_core.testing.behaviour import Behaviour, Reply
 from chio_core.testing.demands import WAITING, ApprovalPending, Demands, Refused
 from chio_core.testing.question import Asked, compact
-
-CAPABILITY_GUARD = "CapabilityGuard"
-SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class MemoryPolicy:
@@ -108,7 +107,7 @@ class MemoryPolicy:
 
 def _route(asked: Asked, capability: CapabilityToken | None) -> dict[str, Any]:
     if asked.method in SAFE_METHODS:
-        guard, details = "DefaultPolicyGuard", "safe method, session-scoped allow"
+        guard, details = POLICY_GUARD, "safe method, session-scoped allow"
     elif capability is not None:
         guard, details = CAPABILITY_GUARD, "valid capability token presented"
     else:

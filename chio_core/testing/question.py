@@ -15,6 +15,8 @@ from chio_core.names import CAPABILITY_HEADER
 from chio_core.policy import (
     APPROVAL_GUARD,
     BUDGET_GUARD,
+    CAPABILITY_GUARD,
+    POLICY_GUARD,
     approval_evidence,
     approval_from,
     budget_evidence,
@@ -27,10 +29,10 @@ ALLOW: Mapping[str, Any] = {"verdict": "allow"}
 DENY: Mapping[str, Any] = {
     "verdict": "deny",
     "reason": "side-effect route requires a capability token",
-    "guard": "CapabilityGuard",
+    "guard": CAPABILITY_GUARD,
     "http_status": 403,
 }
-SCRIPTED: Mapping[str, Any] = {"guard_name": "DefaultPolicyGuard", "verdict": True, "details": "scripted"}
+SCRIPTED: Mapping[str, Any] = {"guard_name": POLICY_GUARD, "verdict": True, "details": "scripted"}
 """Evidence of an allow, before that of the demands of the route."""
 
 
@@ -107,15 +109,19 @@ class Asked:
         pattern = asked["route_pattern"] if route_pattern is None else route_pattern
         return content_hash(asked["method"], pattern, asked["path"], asked.get("query", {}), asked.get("body_hash"))
 
-    def demands_met(self) -> list[dict[str, Any]]:
-        """Return the evidence that the demands of the route are met; empty where it has none."""
+    def demands_met(self, how: str = "scripted") -> list[dict[str, Any]]:
+        """Return the evidence that the demands of the route are met; empty where it has none.
+
+        Args:
+            how: what it says after the words that the client looks for.
+        """
         intent, limits = self.document.get("governed_intent"), self.document.get("budget")
         said = []
         if intent is not None:
             said.append((APPROVAL_GUARD, approval_evidence(approval_from(intent))))
         if limits is not None:
             said.append((BUDGET_GUARD, budget_evidence(budget_from(limits))))
-        return [{"guard_name": guard, "verdict": True, "details": f"{start}scripted"} for guard, start in said]
+        return [{"guard_name": guard, "verdict": True, "details": f"{start}{how}"} for guard, start in said]
 
     def receipt(
         self, verdict: Mapping[str, Any] = ALLOW, *, newer: bool = False, key: SigningKey | None = None, **changes: Any

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from chio_core.canonical import sha256_hex
+from chio_core.policy import POLICY_GUARD
 from chio_core.receipts import signed_bytes
 from chio_core.signing import SigningKey
 
@@ -65,7 +66,7 @@ def seal(document: Mapping[str, Any], key: SigningKey) -> dict[str, Any]:
 
 def _evidence(verdict: Mapping[str, Any]) -> dict[str, Any]:
     if verdict.get("verdict") == "allow":
-        return {"guard_name": "DefaultPolicyGuard", "verdict": True, "details": "scripted"}
+        return {"guard_name": POLICY_GUARD, "verdict": True, "details": "scripted"}
     return {"guard_name": str(verdict.get("guard", "ScriptedGuard")), "verdict": False, "details": "scripted"}
 
 

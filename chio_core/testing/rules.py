@@ -5,16 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
 
-from chio_core.policy import (
-    APPROVAL_GUARD,
-    BUDGET_GUARD,
-    approval_evidence,
-    approval_from,
-    budget_evidence,
-    budget_from,
-)
+from chio_core.policy import POLICY_GUARD
 from chio_core.testing.behaviour import Behaviour, Reply
 from chio_core.testing.question import Asked
 
@@ -83,14 +75,6 @@ class Until:
 
 def allow_as_told(asked: Asked) -> Reply:
     """Allow, with the evidence that every demand of the route is met."""
-    return Reply(asked.answer_bytes(evidence=_evidence(asked)))
-
-
-def _evidence(asked: Asked) -> list[dict[str, Any]]:
-    said = [("DefaultPolicyGuard", "allowed by the test")]
-    intent, limits = asked.document.get("governed_intent"), asked.document.get("budget")
-    if intent is not None:
-        said.append((APPROVAL_GUARD, f"{approval_evidence(approval_from(intent))}allowed by the test"))
-    if limits is not None:
-        said.append((BUDGET_GUARD, f"{budget_evidence(budget_from(limits))}allowed by the test"))
-    return [{"guard_name": guard, "verdict": True, "details": details} for guard, details in said]
+    told = "allowed by the test"
+    evidence = [{"guard_name": POLICY_GUARD, "verdict": True, "details": told}, *asked.demands_met(told)]
+    return Reply(asked.answer_bytes(evidence=evidence))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from chio_core.policy import CAPABILITY_GUARD
 from chio_core.testing.behaviour import Behaviour, Reply, allow_reply
 from chio_core.testing.question import ALLOW as ALLOW_VERDICT
 from chio_core.testing.question import DENY as DENY_VERDICT
@@ -21,7 +22,7 @@ def verdict(name: str, summary: str, document: Mapping[str, Any], **changes: Any
     return Behaviour(name, summary, lambda asked: Reply(asked.answer_bytes(document, **changes)))
 
 
-def deny(reason: str = DENY_VERDICT["reason"], *, status: int = 403, guard: str = "CapabilityGuard") -> Behaviour:
+def deny(reason: str = DENY_VERDICT["reason"], *, status: int = 403, guard: str = CAPABILITY_GUARD) -> Behaviour:
     """Return a behaviour that denies with this reason, status and guard."""
     document = {"verdict": "deny", "reason": reason, "guard": guard, "http_status": status}
     return verdict(f"deny_{status}", f"Denies with status {status}.", document)

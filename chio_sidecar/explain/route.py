@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from chio_core.extensions import CAPABILITY
 from chio_sidecar.explain.capability import Wanted
 from chio_sidecar.openapi import read_operations
-
-_MEMBER = "x-chio-capability"
 
 
 def wanted_by(spec_text: str, method: str, pattern: str) -> Wanted | None:
@@ -22,7 +21,7 @@ def wanted_by(spec_text: str, method: str, pattern: str) -> Wanted | None:
     for template, operation_method, operation in read_operations(spec_text):
         if (template, operation_method) != (pattern, method):
             continue
-        named = operation.get(_MEMBER)
+        named = operation.get(CAPABILITY)
         first = next((one for one in named if isinstance(one, dict)), None) if isinstance(named, list) else None
         if first is None:
             return None
