@@ -131,6 +131,9 @@ def intent_of(
     }
     hashed = content_hash(request.method, rule.pattern, request.path, request.query, request.body_hash)
     document = {name: shown(value) for name, value in members.items()}
+    shortened = sorted(name for name, value in members.items() if document[name] is not value)
+    if shortened:
+        document["shortened"] = shortened  # else a query that reads {"sha256": …} could stand for a very long one
     subject = NOBODY if capability is None else capability.subject
     return Intent(document, intent_hash(document), subject, request, hashed, demand)
 

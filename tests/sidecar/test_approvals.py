@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from chio_core.canonical import canonical_json, sha256_hex
 from chio_core.models.verdict import GuardEvidence
 from chio_core.policy import MAX_UNITS, ApprovalDemand, BudgetDemand, covers
 from chio_core.receipts import verify_receipt
@@ -155,6 +156,23 @@ def test_an_approval_is_for_exactly_one_request(kind: str, tmp_path: Path) -> No
             token = signed(request_id=approval_id, governed_intent_hash="0" * 64)
             assert reason(await pay(app, 2, token, **OTHERS[kind])) == "approval token is bound to another request"
             assert verdict(await pay(app, 3, approval_id)) == "allow"
+
+    run(main())
+
+
+@pytest.mark.parametrize("member", ["query", "arguments"])
+def test_an_approval_for_the_hash_of_something_long_is_none_for_the_long_thing(member: str, tmp_path: Path) -> None:
+    """What is very long is shown to people by its SHA-256, and a caller can write that very text."""
+    long = {"to": "mallory", "filler": "x" * 5000}
+
+    async def main() -> None:
+        async with sidecar(tmp_path) as app:
+            approval_id = await approved(app, 1, **{member: {"sha256": sha256_hex(canonical_json(long))}})
+            assert reason(await pay(app, 2, approval_id, **{member: long})) == (
+                f"approval {approval_id} is for another request"
+            )
+            right = await approved(app, 3, **{member: long})
+            assert verdict(await pay(app, 4, right, **{member: long})) == "allow"
 
     run(main())
 

@@ -107,8 +107,11 @@ def test_what_is_very_long_is_shown_by_its_hash(tmp_path: Path) -> None:
             approval_id = await pending_id(app, arguments=long, tool_server=SERVER, tool_name=TOOL)
             kept = await app.state.sidecar.store.approval(approval_id)
             assert len(kept.request_json) < 5000
-            shown = json.loads(kept.request_json)["governed_intent"]["arguments"]
-            assert shown == {"sha256": sha256_hex(canonical_json(long))}
+            document = json.loads(kept.request_json)
+            intent = document["governed_intent"]
+            assert intent["arguments"] == {"sha256": sha256_hex(canonical_json(long))}
+            assert intent["shortened"] == ["arguments"]
+            assert document["governed_intent_hash"] == sha256_hex(canonical_json(intent))
 
     run(main())
 
