@@ -81,13 +81,13 @@ class FromQuery:
         """Return the amount.
 
         Raises:
-            InputRefused: the parameter is missing, stands there twice, or is no whole number.
+            InputRefused: the parameter is missing, stands there twice, or is no whole number; or the query has more
+                than `MAX_QUERY_FIELDS` fields.
             ConfigurationError: nothing is known about the query here.
         """
         if facts.view is None:
             raise ConfigurationError(f"from_query({self.name!r}) needs a request, and here is none")
-        pairs = parse_qsl(facts.view.query_string, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS)
-        values = [value for name, value in pairs if name == self.name]
+        values = [value for name, value in _query_pairs(facts.view) if name == self.name]
         if len(values) != 1:
             how = "is missing" if not values else "occurs more than once"
             raise InputRefused(f"query parameter {self.name} {how}")
@@ -207,9 +207,32 @@ def read_amount(amount: Amount, facts: Facts, place: str) -> int | None:
     return _units(found, f"what {place} is worked out from")
 
 
+def check_query(facts: Facts) -> None:
+    """Refuse a query in which a parameter stands twice, where a person's answer is bound to the request.
+
+    The sidecar gets one value of each parameter, and a handler may read all of them.
+
+    Args:
+        facts: without a request there is nothing to refuse.
+
+    Raises:
+        InputRefused: a parameter occurs more than once, or there are more than `MAX_QUERY_FIELDS`.
+    """
+    names = [] if facts.view is None else [name for name, _ in _query_pairs(facts.view)]
+    if len(set(names)) != len(names):
+        raise InputRefused("a query parameter occurs more than once, and an approval is for one reading of it only")
+
+
 def reads_body(amount: Any) -> bool:
     """Tell whether the body has to be read for an amount."""
     return isinstance(amount, FromBody)
+
+
+def _query_pairs(view: RequestView) -> list[tuple[str, str]]:
+    try:
+        return parse_qsl(view.query_string, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS)
+    except ValueError:
+        raise InputRefused("query cannot be decoded, or has too many fields") from None
 
 
 def _units(value: Any, place: str) -> int:

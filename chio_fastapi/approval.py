@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar
 from fastapi import Header, Security
 from starlette.requests import HTTPConnection
 
-from chio_core.amounts import Amount, Facts, check_amount, check_units, read_amount, reads_body
+from chio_core.amounts import Amount, Facts, check_amount, check_query, check_units, read_amount, reads_body
 from chio_core.extensions import APPROVAL, APPROVAL_REQUIRED
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import APPROVAL_HEADER
@@ -70,10 +70,11 @@ class RequireApproval(metaclass=CalledFirst):
         """Return what this asks for about one request.
 
         Raises:
-            InputRefused: the request does not clearly say the amount.
+            InputRefused: the request does not clearly say the amount, or repeats a query parameter.
             ConfigurationError: the amount cannot be worked out for this kind of request.
         """
         amount = read_amount(self.amount, facts, _PLACE)
+        check_query(facts)
         return Requirement(approval=ApprovalDemand(self.threshold, self.currency, amount))
 
     def chio_extensions(self) -> dict[str, Any]:
@@ -93,9 +94,9 @@ class RequireApproval(metaclass=CalledFirst):
             None in observe mode, where the request would have been refused; never None otherwise.
 
         Raises:
-            ChioDenied: 400 or 415 when the request does not clearly say the amount, 401 when no capability was
-                presented, 403 when a person has to approve first or the approval does not count, 502 or 503 when
-                there was no decision to be had, or one of a sidecar that knows no approvals.
+            ChioDenied: 400 or 415 when the request does not clearly say the amount, or repeats a query parameter,
+                401 when no capability was presented, 403 when a person has to approve first or the approval does not
+                count, 502 or 503 when there was no decision to be had, or one of a sidecar that knows no approvals.
         """
         return await receipt_for(connection, self)
 

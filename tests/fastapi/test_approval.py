@@ -237,6 +237,25 @@ def test_an_amount_that_is_not_clearly_stated_is_refused(
 
 
 @with_and_without
+@pytest.mark.parametrize("query", [b"id=99&id=5", b"id=5&a=1&%69d=5"])
+def test_a_query_that_repeats_a_parameter_cannot_be_approved(middleware: bool, query: bytes) -> None:
+    """The sidecar would be told of the last value only, and a handler may read them all."""
+    served = Served(ALWAYS, middleware=middleware)
+    reply = served.ask(query=query, headers=[*HOLDER, ("x-chio-approval", "appr-1")])
+    assert (reply.status, served.ran, served.asked) == (400, [], [])
+    assert "a query parameter occurs more than once" in problem(reply)["message"]
+    assert served.ask(query=b"id=5&a=1").status == 200
+
+
+@with_and_without
+def test_a_query_of_too_many_fields_is_refused_where_an_amount_stands_in_it(middleware: bool) -> None:
+    served = Served(Budget(cost=from_query("cost")), middleware=middleware)
+    reply = served.ask(query=b"cost=1" + b"&a=" * 1000)
+    assert (reply.status, problem(reply)["error"], served.ran) == (400, "chio_bad_request", [])
+    assert "too many fields" in problem(reply)["message"]
+
+
+@with_and_without
 @pytest.mark.parametrize("body", [b'{"amount":1,"amount":99999}', b'{"amount":1', b'\xef\xbb\xbf{"amount":1}'])
 def test_a_body_with_two_readings_is_refused(middleware: bool, body: bytes) -> None:
     served = Served(RequireApproval(amount=from_body("amount")), middleware=middleware)
