@@ -10,7 +10,8 @@ not hold refuses:
 5. where the route requires a capability: one was presented, it is the one that the receipt names, and its
    scope covers the requirement;
 6. where the route demands an approval or has a budget: the receipt's evidence says that these were looked at
-   (`chio_core.policy`), because a sidecar that does not know them ignores them.
+   (`chio_core.policy`), because a sidecar that does not know them ignores them; and a budget is that of a route,
+   not of each of its paths.
 """
 
 from __future__ import annotations
@@ -339,7 +340,14 @@ def _judge(verdict: Verdict, receipt: HttpReceipt, question: Question, settings:
         return outcome.capability_insufficient(requirement, receipt.id)
     if not covers(receipt.evidence or (), requirement.approval, requirement.budget):
         return outcome.policy_not_enforced(requirement, receipt.id)
+    if requirement.budget is not None and _is_plain_path(question, receipt):
+        return outcome.budget_of_each_path(receipt.id)
     return None
+
+
+def _is_plain_path(question: Question, receipt: HttpReceipt) -> bool:
+    # Inside of a mount with parameters the application cannot name its route, and here the sidecar could not either.
+    return question.expectation.template is None and receipt.route_pattern == question.request.path
 
 
 def _covers(requirement: Requirement, question: Question, receipt: HttpReceipt) -> bool:

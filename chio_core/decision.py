@@ -147,6 +147,17 @@ def policy_not_enforced(requirement: Requirement, receipt_id: str | None) -> Den
     )
 
 
+def budget_of_each_path(receipt_id: str | None) -> Denial:
+    """Return the 502 for a budget on a route whose template nobody knows: each path would have its own account."""
+    return Denial(
+        status=502,
+        code="chio_policy_not_enforced",
+        message="the template of this route is not known, so each of its paths would have a budget of its own",
+        receipt_id=receipt_id,
+        suggestion="govern the application around the mount too, or give the sidecar the OpenAPI document",
+    )
+
+
 def approval_required(error: ApprovalRequired, demand: ApprovalDemand | None) -> Denial:
     """Return the 403 for a request that a person has to approve first.
 

@@ -204,3 +204,28 @@ def test_a_sidecar_that_has_the_applications_document_comes_to_the_same(tmp_path
         assert problem(over[1])["guard"] == "BudgetGuard"
 
     story(tmp_path, demands, tell, options=f"?spec={document}")
+
+
+@with_and_without
+@pytest.mark.parametrize("described", [False, True], ids=["no document", "a document"])
+def test_inside_a_mount_with_parameters_a_budget_is_never_one_for_each_path(
+    tmp_path: Path, middleware: bool, described: bool
+) -> None:
+    """Nobody inside can tell the template; unless the sidecar can, a caller would only have to change the path."""
+    document = tmp_path / "openapi.json"
+    paths = {"/shops/{shop}/pay/{account}": {"post": {"responses": {}}}}
+    document.write_text(json.dumps({"openapi": "3.1.0", "info": {"title": "t", "version": "1"}, "paths": paths}))
+
+    async def tell(shop: Shop) -> None:
+        inner, shop.app = shop.app, FastAPI()
+        shop.app.mount("/shops/{shop}", inner)
+        replies = [await shop.pay(1, path=f"/shops/{place}/pay/{place}") for place in ("a", "b")]
+        if described:
+            assert ([reply.status for reply in replies], shop.ran) == ([200, 403], 1)
+            assert problem(replies[1])["guard"] == "BudgetGuard"
+        else:
+            assert ([reply.status for reply in replies], shop.ran) == ([502, 502], 0)
+            assert {problem(reply)["error"] for reply in replies} == {"chio_policy_not_enforced"}
+
+    demands = [RequireCapability("pay", "out"), Budget(max_invocations=1)]
+    story(tmp_path, demands, tell, middleware, options=f"?spec={document}" if described else "")
