@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from chio_asgi.config import ChioASGIConfig
 from chio_asgi.decide import Decide, DecisionHook, ReceiptHook
 from chio_asgi.driver import Application
 from chio_asgi.observed import observed_routes
 from chio_asgi.routing import RouteResolver, own_root_path, router_of
-from chio_asgi.send import HeaderSend, refuse_websocket, send_answer, send_plain_error
+from chio_asgi.send import HeaderSend, has_own_500, refuse_websocket, send_answer, send_plain_error
 from chio_asgi.types import ASGIApp, Message, Receive, Scope, Send
 from chio_asgi.view import ASGIGuardRequest
 from chio_core.chain import Chain, Guard
@@ -98,7 +97,7 @@ class ChioASGIMiddleware:
         except Exception:
             # Starlette answers outside of us, without the receipt header. Where it would only say "Internal
             # Server Error", we say it here, header included; the exception goes on to be logged.
-            if not tagged.started and not _has_own_500(scope.get("app")):
+            if not tagged.started and not has_own_500(scope.get("app")):
                 await send_plain_error(tagged)
             raise
         finally:
@@ -195,8 +194,3 @@ def _again(opening: Message, receive: Receive) -> Receive:
         return await receive()
 
     return replayed
-
-
-def _has_own_500(app: Any) -> bool:
-    handlers = getattr(app, "exception_handlers", None) or {}
-    return bool(getattr(app, "debug", False)) or 500 in handlers or Exception in handlers

@@ -135,3 +135,9 @@ def _document(answer: AnyResponse) -> tuple[bytes, Pairs]:
 
 def _encoded(pairs: Iterable[tuple[str, str]]) -> Pairs:
     return [(name.lower().encode("latin-1"), value.encode("latin-1", "replace")) for name, value in pairs]
+
+
+def has_own_500(app: Any) -> bool:
+    """Tell whether failures of an application are answered by itself, outside of all middleware."""
+    handlers = getattr(app, "exception_handlers", None) or {}
+    return bool(getattr(app, "debug", False)) or 500 in handlers or Exception in handlers

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.routing import Mount
 
+from chio_asgi.checkup import application_findings
 from chio_asgi.config import ChioASGIConfig
-from chio_asgi.document import overlap_findings
 from chio_asgi.middleware import ChioASGIMiddleware
-from chio_asgi.observed import observed_routes
 from chio_core.chain import Chain, DecisionMember, Finding
 from chio_core.checkup import NOT_GOVERNED, check_governed
 from chio_core.request import GuardRequest
@@ -42,13 +39,13 @@ def check(app: Starlette | ChioASGIMiddleware) -> list[Finding]:
     """
     if isinstance(app, ChioASGIMiddleware):
         inside = [layer.cls.__name__ for layer in getattr(app.app, "user_middleware", ())]
-        return [*check_governed(app.chain, app.settings, inside=inside), *_routes(app.app)]
+        return [*check_governed(app.chain, app.settings, inside=inside), *application_findings(app.app, app.settings)]
     names = [getattr(layer.cls, "__name__", "") for layer in app.user_middleware]
     for at, layer in enumerate(app.user_middleware):
         if _is_ours(layer.cls):
             chain, settings = _declared(layer)
             found = check_governed(chain, settings, inside=names[at + 1 :])
-            return [*found, *_own_500(app), *_routes(app)]
+            return [*found, *application_findings(app, settings)]
     return [NOT_GOVERNED]
 
 
@@ -63,22 +60,3 @@ def _declared(layer: Any) -> tuple[Chain, ChioSettings]:
     client, config = given.get("client"), given.get("config")
     settings = config if config is not None else client.settings if client is not None else ChioASGIConfig()
     return Chain(*([guards] if isinstance(guards, Chain) else guards), _Decide()), settings
-
-
-def _own_500(app: Starlette) -> Iterator[Finding]:
-    if app.debug or 500 in app.exception_handlers or Exception in app.exception_handlers:
-        text = (
-            "failures are answered outside of all middleware (a handler for 500 or Exception, or debug): "
-            "these answers carry neither the receipt header nor the headers of guards"
-        )
-        yield Finding("WARN", "own_500", text)
-
-
-def _routes(app: Any) -> Iterator[Finding]:
-    yield from overlap_findings(app)
-    for name in observed_routes(app):
-        yield Finding("WARN", "observe", f"what is refused on {name} is recorded and runs nevertheless (Observe)")
-    for route in getattr(app, "routes", ()):
-        if isinstance(route, Mount) and not route.routes:
-            text = f"what runs below {route.path or '/'} has no routes to look at, so it is judged by its plain path"
-            yield Finding("WARN", "route_pattern", text)

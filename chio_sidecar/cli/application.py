@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from chio_core.chain import Finding
 from chio_core.errors import ChioError
+from chio_core.settings import ChioSettings
 from chio_sidecar.cli.output import CliError, say
 
 if TYPE_CHECKING:
@@ -69,11 +70,12 @@ def read_routes(place: str) -> Document:
     return document
 
 
-def overlaps_of(app: Any) -> list[Finding]:
-    """Return a finding for each pair of routes that the sidecar tells apart otherwise than the application."""
+def findings_about(app: Any, settings: ChioSettings | None) -> list[Finding]:
+    """Return what routes and handlers have to tell, see `chio_asgi.checkup`; without settings, of the routes alone."""
+    from chio_asgi.checkup import application_findings
     from chio_asgi.document import overlap_findings
 
-    return list(overlap_findings(app))
+    return list(overlap_findings(app) if settings is None else application_findings(app, settings))
 
 
 def _has_routes(app: Any) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from chio_core.chain import Chain, Finding
 from chio_core.checkup import NOT_GOVERNED, check_governed
 from chio_core.settings import ChioSettings
-from chio_sidecar.cli.application import load, overlaps_of
+from chio_sidecar.cli.application import findings_about, load
 from chio_sidecar.cli.options import wants_json
 from chio_sidecar.cli.output import compact, emit
 
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
         CliError: the application cannot be imported.
     """
     app = load(args.app)
-    findings = [*check_application(app), *overlaps_of(app)]
+    findings = check_application(app)
     for finding in findings:
         if wants_json(args):
             emit(compact(asdict(finding)))
@@ -53,8 +53,9 @@ def check_application(app: Any) -> list[Finding]:
         if isinstance(chain, Chain) and settings is not None:
             order = Finding("INFO", "middleware_chain", "decide (0)")
             found = check_governed(chain, settings, inside=[type(inner).__name__ for inner in layers[at + 1 :]])
+            found += findings_about(app, settings)
             return found if any(f.category == order.category for f in found) else [order, *found]
-    return [NOT_GOVERNED]
+    return [NOT_GOVERNED, *findings_about(app, None)]
 
 
 def settings_of(app: Any) -> ChioSettings | None:

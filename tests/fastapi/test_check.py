@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.staticfiles import StaticFiles
 
 from chio_asgi import ChioASGIMiddleware
 from chio_core import AnyResponse, Chain, ConfigurationError, GuardRequest, Next
 from chio_core.guards import IpBlock, RateLimit, SecurityHeaders, Stopwatch
-from chio_fastapi import add_chio, check
+from chio_fastapi import Observe, add_chio, check
 from chio_sidecar.cli.check import check_application
 from chio_sidecar.cli.main import main
 from tests.support import StubClient, call, run, settings
@@ -35,10 +35,7 @@ def told(app: Any) -> dict[str, tuple[str, str]]:
     """Return the findings by category; both ways of asking must say the same."""
     found = {finding.category: (finding.severity, finding.message) for finding in check(app)}
     asked = {finding.category: (finding.severity, finding.message) for finding in check_application(app)}
-    only_here = {"own_500", "route_pattern"}
-    assert {k: v for k, v in found.items() if k not in only_here} == {
-        k: v for k, v in asked.items() if v[1] != "decide (0)"
-    }
+    assert found == {k: v for k, v in asked.items() if v[1] != "decide (0)"}
     return found
 
 
@@ -104,6 +101,20 @@ def test_a_handler_for_failures_and_a_mount_without_routes_are_warnings(tmp_path
     assert "/files" in found["route_pattern"][1]
 
 
+def test_a_mount_that_is_excluded_is_judged_by_no_path(tmp_path: Path) -> None:
+    app = application(exclude_prefixes={"/files"})
+    app.mount("/files", StaticFiles(directory=tmp_path))
+    assert "route_pattern" not in told(app)
+
+
+def test_a_route_that_is_only_observed_is_told_by_both_ways_of_asking() -> None:
+    app = application()
+    app.post("/orders", dependencies=[Depends(Observe())])(lambda: None)
+    severity, message = told(app)["observe"]
+    assert severity == "WARN"
+    assert "POST /orders" in message
+
+
 def test_an_application_without_chio_is_an_error() -> None:
     assert told(FastAPI())["not_governed"][0] == "ERROR"
 
@@ -128,7 +139,7 @@ def test_looking_changes_nothing() -> None:
 
 
 MODULE = """
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from chio_core.guards import RateLimit
 from chio_fastapi import add_chio
 
