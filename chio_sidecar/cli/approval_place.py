@@ -20,6 +20,7 @@ from pydantic import SecretStr
 
 from chio_core.canonical import parse_json
 from chio_core.errors import InvalidDocument
+from chio_core.settings import ChioSettings
 from chio_sidecar.approval_desk import ApprovalDesk, DeskError, Filter
 from chio_sidecar.approvals import MAX_OPEN
 from chio_sidecar.cli.options import check_url
@@ -56,7 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sidecar-url",
         metavar="URL",
-        help=f"http://, https://, unix:PATH or embedded:FILE; default {URL_VARIABLE}, else {DEFAULT_URL}",
+        help=f"http://, https://, unix:PATH or embedded:FILE; default {URL_VARIABLE} "
+        f"(environment, .env), else {DEFAULT_URL}",
     )
     parser.add_argument(
         "--sidecar-token",
@@ -69,10 +71,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def approval_place(args: argparse.Namespace, environ: Mapping[str, str] | None = None) -> ApprovalPlace:
-    """Return the place that options, or else the environment, name.
+    """Return the place that options, or else the environment or the file `.env`, name.
 
     Raises:
         CliError: two places are named, or none that can be used.
+        ConfigurationError: the file `.env` cannot be used.
     """
     environ = os.environ if environ is None else environ
     store = args.receipt_store or args.receipt_db
@@ -80,7 +83,7 @@ def approval_place(args: argparse.Namespace, environ: Mapping[str, str] | None =
         raise CliError("--sidecar-url and the option for a store name two places", fix="give only one")
     if store:
         return StoreFile(store)
-    url = args.sidecar_url or environ.get(URL_VARIABLE) or DEFAULT_URL
+    url = args.sidecar_url or environ.get(URL_VARIABLE) or ChioSettings().sidecar_url
     if url.startswith(_EMBEDDED):
         return StoreFile(Path(url.removeprefix(_EMBEDDED).partition("?")[0]))
     if not url.startswith(_UNIX):

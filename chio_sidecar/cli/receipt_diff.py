@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import re
-import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 from chio_sidecar.cli.options import wants_json
 from chio_sidecar.cli.output import CliError, compact, emit
-from chio_sidecar.cli.receipt_list import positive
+from chio_sidecar.cli.receipt_list import TIMES, moment, positive
 from chio_sidecar.observed import Group, Tally, is_observed
 from chio_sidecar.receipt_query import ReceiptFilter, ReceiptReader
 
@@ -29,7 +26,6 @@ cannot be read, 2 wrong usage. So in CI: chio-sidecar receipt diff --receipt-sto
 """
 
 _SHOWN = 20
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--since",
         metavar="TIME",
         type=moment,
-        help="signed then or later: seconds since 1970, 2026-01-31T08:00Z, or so long ago: 90s, 30m, 24h, 7d",
+        help=f"signed then or later: {TIMES}",
     )
     parser.add_argument("--last", metavar="N", type=positive, help="look at the newest N receipts only")
     parser.add_argument(
@@ -91,23 +87,6 @@ def report(tally: Tally, shown: int) -> str:
     if tally.beyond:
         lines += ["", f"and {tally.beyond:,} more, of too many kinds to tell apart"]
     return "\n".join(lines)
-
-
-def moment(text: str) -> int:
-    """Read a time, absolute or so long ago, as seconds since 1970; an argparse type."""
-    if re.fullmatch(r"[0-9]{1,18}", text):
-        return int(text)
-    if (ago := re.fullmatch(r"([0-9]{1,9})([smhd])", text)) is not None:
-        return max(0, int(time.time()) - int(ago[1]) * _UNITS[ago[2]])
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text[:40]!r} is no time: write seconds since 1970, 2026-01-31T08:00Z, or so long ago: 24h"
-        ) from None
-    # Without an offset it is UTC, as the times in receipts are; this machine's zone would change the answer.
-    aware = found if found.tzinfo is not None else found.replace(tzinfo=UTC)
-    return max(0, int(aware.timestamp()))
 
 
 def _lines(group: Group) -> list[str]:

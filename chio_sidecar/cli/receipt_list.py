@@ -7,6 +7,10 @@ people who look there. It is not signed; our verification knows that and leaves 
 from __future__ import annotations
 
 import argparse
+import re
+import time
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from chio_sidecar.cli.options import trust_client
@@ -14,8 +18,12 @@ from chio_sidecar.cli.output import CliError, compact, emit, say
 from chio_sidecar.receipt_query import ReceiptFilter, ReceiptReader
 
 NEITHER = "receipt commands require --receipt-db <path> or --control-url"
+STORE_FIX = "name the SQLite file of the sidecar, for example --receipt-db chio.sqlite3"
+
+TIMES = "seconds since 1970, 2026-01-31T08:00Z, or so long ago: 90s, 30m, 24h, 7d"
 
 _PAGE = 200
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,8 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=["allow", "deny", "cancel", "cancelled", "incomplete"],
         help="only those with this verdict",
     )
-    parser.add_argument("--since", metavar="SEC", type=whole, help="signed at this second since 1970 or later")
-    parser.add_argument("--until", metavar="SEC", type=whole, help="signed at this second or earlier")
+    add_store(parser)
+    parser.add_argument("--since", metavar="TIME", type=moment, help=f"signed then or later: {TIMES}")
+    parser.add_argument("--until", metavar="TIME", type=moment, help="signed then or earlier, written likewise")
     parser.add_argument("--min-cost", metavar="N", type=whole, help="HTTP receipts have no cost: matches none")
     parser.add_argument("--max-cost", metavar="N", type=whole, help="the same")
     parser.add_argument("--limit", metavar="N", type=positive, default=50, help="at most so many (50)")
@@ -42,6 +51,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """Add the name that `api protect` and others have for a store, where `--receipt-db` is that of the protocol."""
+    parser.add_argument(
+        "--receipt-store",
+        dest="receipt_db",
+        default=argparse.SUPPRESS,
+        metavar="FILE",
+        type=Path,
+        help="the same as --receipt-db",
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     """Print the receipts, oldest first, and the next cursor when more follow.
 
@@ -51,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     if args.control_url:
         return _remote(args)
     if not args.receipt_db:
-        raise CliError(NEITHER)
+        raise CliError(NEITHER, fix=STORE_FIX)
     reader = ReceiptReader(args.receipt_db, option="--receipt-db")
     try:
         return _local(reader, _filter(args), args.cursor, args.limit)
@@ -71,6 +92,23 @@ def positive(text: str) -> int:
     if (number := whole(text)) < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return number
+
+
+def moment(text: str) -> int:
+    """Read a time, absolute or so long ago, as seconds since 1970; an argparse type."""
+    if re.fullmatch(r"[0-9]{1,18}", text):
+        return int(text)
+    if (ago := re.fullmatch(r"([0-9]{1,9})([smhd])", text)) is not None:
+        return max(0, int(time.time()) - int(ago[1]) * _UNITS[ago[2]])
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text[:40]!r} is no time: write seconds since 1970, 2026-01-31T08:00Z, or so long ago: 24h"
+        ) from None
+    # Without an offset it is UTC, as the times in receipts are; this machine's zone would change the answer.
+    aware = found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+    return max(0, int(aware.timestamp()))
 
 
 def annotate(receipt: dict[str, Any]) -> dict[str, Any]:

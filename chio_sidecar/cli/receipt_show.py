@@ -7,6 +7,7 @@ import json
 
 from chio_sidecar.cli.options import wants_json
 from chio_sidecar.cli.output import CliError, compact, emit, say
+from chio_sidecar.cli.receipt_list import STORE_FIX, add_store
 from chio_sidecar.cli.receipt_verify import Judgement, add_trusted_key, judge, note_when_nobody_is_trusted
 from chio_sidecar.receipt_query import ReceiptReader
 
@@ -15,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.add_argument("id", metavar="ID", help="id of the receipt")
     parser.add_argument("--verify", action="store_true", help="check its signature too; exit 1 when it fails")
+    add_store(parser)
     add_trusted_key(parser)
 
 
@@ -25,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
         CliError: no store is named, or it holds no such receipt.
     """
     if not args.receipt_db:
-        raise CliError("receipt show requires --receipt-db <path>")
+        raise CliError("receipt show requires --receipt-db <path>", fix=STORE_FIX)
     reader = ReceiptReader(args.receipt_db, option="--receipt-db")
     try:
         receipt = reader.get(args.id)

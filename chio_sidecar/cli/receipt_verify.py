@@ -19,6 +19,7 @@ from chio_core.receipts import verify_receipt
 from chio_core.signing import normalize_public_key
 from chio_sidecar.cli.options import wants_json
 from chio_sidecar.cli.output import CliError, compact, emit, say
+from chio_sidecar.cli.receipt_list import add_store
 from chio_sidecar.receipt_query import ReceiptFilter, ReceiptReader
 from chio_sidecar.viewer import bundle
 
@@ -71,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="one receipt a line, one as `receipt show` prints it, or a bundle of the viewer; - or nothing: standard "
         "input, or --receipt-db",
     )
+    add_store(parser)
     add_trusted_key(parser)
 
 

@@ -137,6 +137,16 @@ def test_two_places_are_one_too_many(tmp_path: Path) -> None:
         approval_place(arguments(sidecar_url="http://a", receipt_db=tmp_path / "x"), {})
 
 
+def test_the_store_that_the_file_env_names_for_the_application_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / ".env").write_text("CHIO_SIDECAR_URL=embedded:chio.sqlite3\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CHIO_SIDECAR_URL", raising=False)
+    assert command("list") == 1
+    assert "there is no receipt store chio.sqlite3" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("url", ["ftp://a", "http://user:secret@a", "nonsense", "http://"])
 def test_a_url_that_is_none_is_refused_without_repeating_it(url: str) -> None:
     with pytest.raises(CliError, match="CHIO_SIDECAR_URL must be an http") as caught:

@@ -62,6 +62,21 @@ def test_list_prints_all_receipts_oldest_first_with_their_outcome(listed: Run) -
     assert error == ""
 
 
+@pytest.mark.parametrize("command", [("list",), ("show", "ID"), ("verify",)])
+def test_a_store_may_be_named_as_the_sidecar_names_it(
+    listed: Run, store: Path, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
+) -> None:
+    receipt = listed()[0][0]["id"]
+    arguments = [receipt if part == "ID" else part for part in command]
+    assert main(["receipt", *arguments, "--receipt-store", str(store)]) == 0
+    assert receipt in capsys.readouterr().out
+
+
+def test_times_are_written_as_for_the_report_of_observe_mode(listed: Run) -> None:
+    assert ids(listed("--since", "2026-04-15T17:06:16Z")[0]) == ["b", "c"]
+    assert ids(listed("--until", "2026-04-15T17:06:15Z")[0]) == ["a"]
+
+
 def test_list_adds_nothing_but_the_outcome(listed: Run, store: Path) -> None:
     with sqlite3.connect(store) as connection:
         rows = connection.execute("SELECT receipt_json FROM http_receipts ORDER BY rowid").fetchall()
