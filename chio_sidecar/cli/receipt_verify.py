@@ -77,10 +77,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print one line for each receipt; the exit status is 1 when any fails.
+    """Print one line for each receipt; the exit status is 1 when any fails, or there is none.
 
     Raises:
-        CliError: the file cannot be read.
+        CliError: the file cannot be read, or holds no receipt.
     """
     count = failed = 0
     with _receipts(args) as lines:
@@ -90,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
             emit(compact(judgement.document()) if wants_json(args) else judgement.text())
     note_when_nobody_is_trusted(args.trusted_key)
     say(f"{count} receipts: {count - failed} valid, {failed} invalid")
+    if not count:
+        raise CliError("there was no receipt to verify", fix="see whether the command that prints them failed")
     return 1 if failed else 0
 
 

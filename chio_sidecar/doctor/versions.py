@@ -43,8 +43,9 @@ def check_versions(
             f"version.{DISTRIBUTION}", "warn", "it runs without being installed, so the least versions are not known",
             f"pip install {DISTRIBUTION}, or pip install -e . in a checkout",
         )  # fmt: skip
-    for requirement in dict.fromkeys(known):
-        yield from _library(requirement, installed)
+    # Several extras may ask for the same library; what is said of it is said once.
+    told = {(check.name, check.text): check for requirement in known for check in _library(requirement, installed)}
+    yield from told.values()
 
 
 def _own_requirements() -> list[str]:

@@ -247,6 +247,13 @@ def test_an_outcome_that_contradicts_the_verdict_is_a_forgery(listed: Run) -> No
     assert "INVALID signature" in done.stdout
 
 
+def test_nothing_verified_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The list before it in a pipeline may have failed."""
+    (tmp_path / "none").touch()
+    assert main(["receipt", "verify", str(tmp_path / "none")]) == 1
+    assert "there was no receipt to verify" in capsys.readouterr().err
+
+
 def test_verify_refuses_a_foreign_signer(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["receipt", "verify", "--receipt-db", str(store), "--trusted-key", NOBODY]) == 1
     assert "INVALID kernel_key" in capsys.readouterr().out

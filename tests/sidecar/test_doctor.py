@@ -153,6 +153,12 @@ def test_versions_are_held_against_the_least_ones() -> None:
     assert "version.redis" not in found  # an extra that was not asked for
 
 
+def test_a_library_that_two_extras_ask_for_is_told_once() -> None:
+    needed = ["starlette>=1.3.1; extra == 'fastapi'", "starlette>=1.3.1; extra == 'sidecar'"]
+    names = [check.name for check in check_versions(needed, installed=installed(starlette="1.3.1"))]
+    assert names.count("version.starlette") == 1
+
+
 def test_what_is_always_needed_fails_when_it_is_missing() -> None:
     found = by_name(check_versions(["httpx>=0.28", "nonsense ==="], installed=installed(), python=(3, 10, 9)))
     assert found["version.httpx"].status == "fail"
