@@ -84,12 +84,12 @@ def test_a_row_is_synced_to_the_disk_before_its_answer(tmp_path: Path) -> None:
     path, trace = tmp_path / "r.sqlite3", tmp_path / "trace"
     assert STRACE is not None
     options = ("-f", "-y", "-qq", "-e", "trace=pwrite64,fdatasync,fsync,write", "-o", str(trace))
-    process = start(path, "traced", 300, STRACE, *options, at_once=1)
+    process = start(path, "traced", 1000, STRACE, *options, at_once=1)
     answers, _ = process.communicate(timeout=DEADLINE)
     if process.returncode != 0 and not answers:
         pytest.skip("strace may not trace here")
-    assert len(answers.split()) == 300
-    assert syncs_before_answers(trace.read_text(errors="replace"), path) == ["synced"] * 300
+    assert len(answers.split()) == 1000
+    assert syncs_before_answers(trace.read_text(errors="replace"), path) == ["synced"] * 1000
 
 
 def syncs_before_answers(trace: str, path: Path) -> list[str]:
