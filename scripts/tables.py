@@ -1,4 +1,4 @@
-"""Keeps the tables of README.md equal to the code that they describe.
+"""Keeps the tables of README.md and docs/security.md equal to the code that they describe.
 
 python scripts/tables.py            says whether they are; exit status 1 when not
 python scripts/tables.py --write    puts them right
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "README.md"
 
 
 def settings_table() -> str:
@@ -45,33 +44,38 @@ def outcomes_table() -> str:
 
 
 TABLES = {"settings": settings_table, "outcomes": outcomes_table}
+PAGES = {"README.md": ("settings", "outcomes"), "docs/security.md": ("outcomes",)}
+"""Which tables each page has, between its markers."""
 
 
-def rewritten(text: str) -> str:
-    """Return a document with each marked table as the code has it now.
+def rewritten(page: str, text: str) -> str:
+    """Return a page with each marked table as the code has it now.
 
     Raises:
         SystemExit: a table's markers are missing.
     """
-    for name, table in TABLES.items():
+    for name in PAGES[page]:
         before, opening, rest = text.partition(f"<!-- {name} -->\n")
         _, closing, after = rest.partition(f"\n<!-- /{name} -->")
         if not opening or not closing:
-            raise SystemExit(f"README.md has no markers <!-- {name} --> … <!-- /{name} -->")
-        text = before + opening + table() + closing + after
+            raise SystemExit(f"{page} has no markers <!-- {name} --> … <!-- /{name} -->")
+        text = before + opening + TABLES[name]() + closing + after
     return text
 
 
 def main(arguments: list[str]) -> int:
     """Compare, or write; return the exit status."""
-    text = README.read_text(encoding="utf-8")
-    wanted = rewritten(text)
-    if arguments == ["--write"]:
-        README.write_text(wanted, encoding="utf-8")
-    elif text != wanted:
-        print("the tables of README.md are not those of the code; run: python scripts/tables.py --write")
-        return 1
-    return 0
+    stale = []
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        wanted = rewritten(page, text)
+        if arguments == ["--write"]:
+            (ROOT / page).write_text(wanted, encoding="utf-8")
+        elif text != wanted:
+            stale.append(page)
+    if stale:
+        print(f"tables of {', '.join(stale)} are not those of the code; run: python scripts/tables.py --write")
+    return 1 if stale else 0
 
 
 if __name__ == "__main__":
