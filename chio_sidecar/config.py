@@ -75,6 +75,8 @@ class SidecarConfig:
             _check_url(self.control_url)
         if self.max_pending < 1:
             raise ConfigurationError(f"max_pending is {self.max_pending}; it must be at least 1")
+        if not self.store_path.name:
+            raise ConfigurationError(f"receipt store {self.store_path} is no file; name one, like receipts.sqlite3")
 
     @property
     def resolved_key_path(self) -> Path:

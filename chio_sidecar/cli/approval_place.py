@@ -24,7 +24,7 @@ from chio_core.settings import ChioSettings
 from chio_sidecar.approval_desk import ApprovalDesk, DeskError, Filter
 from chio_sidecar.approvals import MAX_OPEN
 from chio_sidecar.cli.options import check_url
-from chio_sidecar.cli.output import CliError
+from chio_sidecar.cli.output import CliError, printable
 from chio_sidecar.config import control_token_from
 from chio_sidecar.keys import load_or_create_key
 from chio_sidecar.store.sqlite import SqliteReceiptStore
@@ -103,7 +103,7 @@ class StoreFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._key_path = path.with_name(path.name + ".key")
+        self._key_path = path.parent / f"{path.name}.key"
         for file, what in ((path, "receipt store"), (self._key_path, "signing key")):
             if not file.is_file():
                 raise CliError(f"there is no {what} {file}", fix="name the file of a sidecar that was started once")
@@ -198,4 +198,5 @@ def _refused(code: str, message: str) -> CliError:
         "chio_control_forbidden": "set CHIO_SIDECAR_CONTROL_TOKEN to the token of its control plane",
         "not_found": "`approval list` prints the ids",
     }
-    return CliError(message, code=code, fix=fixes.get(code))
+    # Another program may have written the text, and terminals obey controls.
+    return CliError(printable(message), code=printable(code), fix=fixes.get(code))

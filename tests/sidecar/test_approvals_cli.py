@@ -164,6 +164,12 @@ def test_neither_a_store_nor_a_key_is_made_by_looking(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["r.sqlite3"]
 
 
+@pytest.mark.parametrize("name", [".", "/"])
+def test_a_folder_is_no_store(name: str) -> None:
+    with pytest.raises(CliError, match="there is no receipt store"):
+        StoreFile(Path(name))
+
+
 def remote(answer: httpx.Response | Exception, seen: list[httpx.Request] | None = None) -> RemoteSidecar:
     def handle(request: httpx.Request) -> httpx.Response:
         if seen is not None:
@@ -189,6 +195,7 @@ def test_an_id_stays_one_segment_of_the_path() -> None:
         (httpx.Response(200, text="<html>"), "answered 200 without a JSON object"),
         (httpx.Response(200, json=[]), "answered 200 without a JSON object"),
         (httpx.Response(409, json={"error": "conflict", "message": "was answered"}), "was answered"),
+        (httpx.Response(409, json={"error": "conflict", "message": "was\x1b[2J\nanswered"}), "was\\x1b[2J\\nanswered"),
     ],
 )
 def test_a_sidecar_that_does_not_answer_is_one_sentence(answer: Any, words: str) -> None:

@@ -166,3 +166,9 @@ def test_a_text_file_that_is_named_as_store_is_left_as_it_is(tmp_path: Path) -> 
         open_embedded(str(path), environ={})
     assert [one.name for one in tmp_path.iterdir()] == ["notes.txt"]
     assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("path", [".", "/", "?spec=x"])
+def test_a_folder_or_nothing_is_no_store(path: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"is no file; name one|needs the path of a receipt store"):
+        open_embedded(path, environ={})
