@@ -154,7 +154,7 @@ def budget_of_each_path(receipt_id: str | None) -> Denial:
         code="chio_policy_not_enforced",
         message="the template of this route is not known, so each of its paths would have a budget of its own",
         receipt_id=receipt_id,
-        suggestion="govern the application around the mount too, or give the sidecar the OpenAPI document",
+        suggestion="govern the application around the mount instead, or give the sidecar the OpenAPI document",
     )
 
 

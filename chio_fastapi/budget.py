@@ -29,7 +29,8 @@ class Budget(metaclass=CalledFirst):
     """Limits what is spent on a route: `Depends(Budget(max_invocations=10))` gives the receipt.
 
     The account belongs to the capability that is presented, or without one to the caller; to the method and to the
-    route. No capability is asked for: add `RequireCapability` for that. Two objects with the same arguments are
+    route. No capability is asked for: add `RequireCapability` for that, because a caller whom no guard has verified
+    starts anew under another name. Two objects with the same arguments are
     equal, so FastAPI solves them once a request and `app.dependency_overrides` finds them. Of several budgets on a
     route the first is part of the one evaluation, and each further one is asked for, and spent, by itself.
 

@@ -50,7 +50,6 @@ def open_embedded(
         environ: where `CHIO_TRUSTED_ISSUER_KEY(S)`, `CHIO_TRUSTED_APPROVERS` and `CHIO_SIDECAR_CONTROL_TOKEN` are
             read; by default the process's environment.
         busy_seconds: how long a write waits for another process that holds the store; None: as `SidecarConfig`.
-
         document: OpenAPI document to judge by where `path` names none.
 
     Raises:

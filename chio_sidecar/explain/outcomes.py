@@ -29,7 +29,7 @@ OUTCOMES: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
             "The sidecar allowed the request, but its receipt does not say that it looked at the route's approval"
             " or budget, or nobody knows which route's budget that was, so the allow does not count.",
             "use a sidecar that knows approvals and budgets, for example chio-sidecar of this distribution; inside of a"
-            " mount with parameters, govern the application around it",
+            " mount with parameters, govern the application around it instead",
         ),
         "chio_sidecar_unreachable": (
             _NOT_DECIDED + "there was no connection to the sidecar.",
