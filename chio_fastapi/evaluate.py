@@ -58,8 +58,7 @@ async def decision_for(connection: HTTPConnection, source: RequirementSource) ->
     Raises:
         InputRefused: the request does not clearly say what has to be judged.
     """
-    # Not on the state: that a server makes a new one for each request is the server's promise only.
-    asked: list[Decision] = connection.scope.setdefault(SCOPE_ASKED, [])
+    asked = _asked(connection)
     facts = await _facts(connection, getattr(source, "chio_reads_body", False))
     wanted = await _worked_out(partial(requirement_from, source, facts), facts)
     made = connection.scope.get("state", {}).get(STATE_DECISION)
@@ -69,6 +68,18 @@ async def decision_for(connection: HTTPConnection, source: RequirementSource) ->
         first = all(one.requirement is None for one in known)
         found = await evaluate(connection, await _whole(connection, wanted) if first else wanted)
         asked.append(found)
+    return found
+
+
+def _asked(connection: HTTPConnection) -> list[Decision]:
+    """Return the decisions that dependencies of this very request have asked for."""
+    # Not on the state: that a server makes a new one for each request is the server's promise only. And not those of
+    # the request whose scope a handler has copied, to hand another one to the application.
+    scope = connection.scope
+    known = scope.get(SCOPE_ASKED)
+    if known is None or known[0] is not scope:
+        known = scope[SCOPE_ASKED] = (scope, [])
+    found: list[Decision] = known[1]
     return found
 
 

@@ -7,7 +7,7 @@ import uuid
 from typing import Annotated, Any
 
 import pytest
-from fastapi import Depends, FastAPI, WebSocket
+from fastapi import Depends, FastAPI, Request, WebSocket
 
 from chio_asgi import ChioASGIMiddleware
 from chio_core.errors import ConfigurationError
@@ -122,6 +122,29 @@ def test_a_decision_of_an_earlier_request_never_counts_for_a_later_one(middlewar
     assert served.ask(state=state).status == 200
     served.sidecar.script = WAITS
     assert (served.ask(state=state).status, len(served.ran)) == (403, 1)
+
+
+@with_and_without
+def test_a_decision_never_counts_for_a_request_that_a_handler_makes_of_its_own(middleware: bool) -> None:
+    """A handler of batches hands copies of its scope to the application, with other bodies."""
+    served = Served(RequireApproval(1), ALWAYS, middleware=middleware)
+    inner: list[int] = []
+
+    async def batch(request: Request) -> None:
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": b"another"}
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                inner.append(message["status"])
+
+        served.sidecar.script = WAITS
+        await served.app({**request.scope, "path": "/pay/8"}, receive, send)
+
+    served.app.add_api_route(
+        "/batch", batch, methods=["POST"], dependencies=[Depends(RequireApproval(1)), Depends(ALWAYS)]
+    )
+    assert (served.ask("/batch").status, inner, served.ran) == (200, [403], [])
 
 
 # Refusals
