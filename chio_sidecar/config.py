@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.signing import SigningKey, normalize_public_key
+from chio_sidecar.keys import key_beside
 from chio_sidecar.store import ReceiptStore
 
 MAX_DELEGATION_DEPTH = 8
@@ -75,13 +76,12 @@ class SidecarConfig:
             _check_url(self.control_url)
         if self.max_pending < 1:
             raise ConfigurationError(f"max_pending is {self.max_pending}; it must be at least 1")
-        if not self.store_path.name:
-            raise ConfigurationError(f"receipt store {self.store_path} is no file; name one, like receipts.sqlite3")
+        key_beside(self.store_path)  # a folder is refused here, before anything is opened
 
     @property
     def resolved_key_path(self) -> Path:
         """The key file, the default filled in."""
-        return self.key_path or self.store_path.with_name(self.store_path.name + ".key")
+        return self.key_path or key_beside(self.store_path)
 
 
 def trusted_issuers_from(environ: Mapping[str, str]) -> frozenset[str]:

@@ -19,6 +19,18 @@ _LENGTH = 65
 _SOME_MORE = 1024
 
 
+def key_beside(store: Path) -> Path:
+    """Return where the key of a store is kept when nobody says otherwise.
+
+    Raises:
+        ConfigurationError: the path of the store names a folder, such as `.`, so nothing can stand beside it.
+    """
+    try:
+        return store.with_name(store.name + ".key")
+    except ValueError:
+        raise ConfigurationError(f"{store} is no file; name one for the receipt store, such as chio.sqlite3") from None
+
+
 def load_or_create_key(path: Path) -> SigningKey:
     """Return the key in `path`; a missing file is created with a new random key and mode 0600.
 

@@ -26,7 +26,7 @@ from chio_sidecar.approvals import MAX_OPEN
 from chio_sidecar.cli.options import check_url
 from chio_sidecar.cli.output import CliError, printable
 from chio_sidecar.config import control_token_from
-from chio_sidecar.keys import load_or_create_key
+from chio_sidecar.keys import key_beside, load_or_create_key
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from chio_sidecar.trust.client import is_loopback_url
 
@@ -103,7 +103,7 @@ class StoreFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._key_path = path.parent / f"{path.name}.key"
+        self._key_path = key_beside(path)
         for file, what in ((path, "receipt store"), (self._key_path, "signing key")):
             if not file.is_file():
                 raise CliError(f"there is no {what} {file}", fix="name the file of a sidecar that was started once")

@@ -18,7 +18,7 @@ from chio_core.signing import SigningKey, normalize_public_key
 from chio_sidecar.cli.options import trust_client
 from chio_sidecar.cli.output import CliError, emit, say
 from chio_sidecar.cli.receipt_list import positive
-from chio_sidecar.keys import load_or_create_key
+from chio_sidecar.keys import key_beside, load_or_create_key
 from chio_sidecar.trust.authority_sqlite import SqliteAuthority
 
 DESCRIPTION = """\
@@ -106,7 +106,7 @@ def _issue(args: argparse.Namespace, scope: ChioScope) -> dict[str, Any]:
         key = _authority_key(args.authority_db)
     else:
         beside = args.embedded or store
-        key = _file_key(beside.with_name(beside.name + ".key") if beside else args.authority_seed_file)
+        key = _file_key(key_beside(beside) if beside else args.authority_seed_file)
     return issue_capability(key, subject=args.subject, scope=scope, ttl_seconds=args.ttl).to_wire()
 
 

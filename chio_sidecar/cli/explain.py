@@ -25,7 +25,7 @@ from chio_sidecar.explain import Explanation, Refusal, Trial, Wanted, explain, r
 from chio_sidecar.explain.capability import UNKNOWN_ISSUER
 from chio_sidecar.explain.ledger import Ledger
 from chio_sidecar.explain.route import wanted_by
-from chio_sidecar.keys import load_key
+from chio_sidecar.keys import key_beside, load_key
 from chio_sidecar.receipt_query import ReceiptReader
 from chio_sidecar.routes import RouteTable
 
@@ -108,7 +108,7 @@ class _Place:
         found = {*named, *trusted_issuers_from(os.environ)}
         if self.store is not None:
             with suppress(FileNotFoundError, ConfigurationError):  # the sidecar may keep its key elsewhere
-                found.add(load_key(self.store.with_name(self.store.name + ".key")).public_hex)
+                found.add(load_key(key_beside(self.store)).public_hex)
         return found or None
 
 

@@ -12,7 +12,7 @@ from chio_sidecar.cli.output import CliError, say
 from chio_sidecar.cli.receipt_verify import add_trusted_key
 from chio_sidecar.cli.serving import bind, serve
 from chio_sidecar.config import control_token_from
-from chio_sidecar.keys import load_key
+from chio_sidecar.keys import key_beside, load_key
 from chio_sidecar.viewer import VIEWER_PATH, create_viewer_app
 from chio_sidecar.viewer.query import ReceiptWindow
 
@@ -75,7 +75,7 @@ def _check_loopback(listen: str) -> None:
 
 def _key_beside(path: Path) -> list[str]:
     try:
-        return [load_key(path.with_name(path.name + ".key")).public_hex]
+        return [load_key(key_beside(path)).public_hex]
     except FileNotFoundError:
         reason = "there is no key file beside the store"
     except ChioError as exc:

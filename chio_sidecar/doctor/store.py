@@ -13,7 +13,7 @@ from pathlib import Path
 from chio_core.canonical import parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_sidecar.doctor.result import Check
-from chio_sidecar.keys import load_key
+from chio_sidecar.keys import key_beside, load_key
 from chio_sidecar.store.schema import APPLICATION_ID
 from chio_sidecar.store.tables import SCHEMA_VERSION
 
@@ -55,7 +55,7 @@ def check_store(
         pinned: setting `trusted_kernel_keys`.
         patience: bounds of the integrity check.
     """
-    key_path = path.with_name(path.name + ".key")
+    key_path = key_beside(path)
     last_key: str | None = None
     yield from _folder(path)
     if path.exists():

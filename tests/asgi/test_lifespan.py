@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Mount, Route
+from starlette.testclient import TestClient
 
 from chio_asgi.middleware import ChioASGIMiddleware
 from chio_core.client import ChioClient
@@ -132,14 +133,32 @@ def test_a_mounted_application_works_without_a_lifespan_of_its_own() -> None:
     assert run(call(outer, "GET", "/sub/none")).receipt is not None
 
 
-def test_an_embedded_sidecar_that_cannot_open_stops_the_start(tmp_path: Path) -> None:
+def unopenable(tmp_path: Path) -> ChioASGIMiddleware:
     (tmp_path / "dir").mkdir()
-    app = ChioASGIMiddleware(
+    return ChioASGIMiddleware(
         Starlette(), config=settings(sidecar_url=f"embedded:{tmp_path}/dir", trusted_kernel_keys=())
     )
-    messages = lifespan(app)
-    assert [m["type"] for m in messages] == ["lifespan.startup.failed"]
-    assert messages[0]["message"].startswith("chio: ")
+
+
+def test_an_embedded_sidecar_that_cannot_open_stops_the_start(tmp_path: Path) -> None:
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return STARTUP
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    with pytest.raises(ConfigurationError):
+        run(unopenable(tmp_path)(dict(LIFESPAN), receive, send))
+    assert [m["type"] for m in sent] == ["lifespan.startup.failed"]
+    assert sent[0]["message"].startswith("chio: ")
+
+
+def test_a_test_client_is_told_that_the_start_failed(tmp_path: Path) -> None:
+    """It waits for ever for the end of an application that only says so and returns."""
+    with pytest.raises(ConfigurationError, match="dir"), TestClient(unopenable(tmp_path)):
+        raise AssertionError("it must not start")
 
 
 @pytest.mark.parametrize("kind", ["pubsub", "", "HTTP", "http2"])

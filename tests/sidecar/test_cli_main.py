@@ -123,3 +123,24 @@ def test_an_unreachable_service_is_one_sentence(capsys: pytest.CaptureFixture[st
     assert "cannot reach the trust service at http://127.0.0.1:1" in error
     assert "canary" not in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["api", "protect", "--upstream", "http://127.0.0.1:1", "--listen", "127.0.0.1:0"],
+        ["approval", "list"],
+        ["capability", "issue", "--server", "s", "--tool", "t"],
+        ["receipt", "list"],
+        ["viewer"],
+    ],
+    ids=lambda arguments: " ".join(arguments[:2]),
+)
+@pytest.mark.parametrize("folder", [".", "/"])
+def test_a_folder_as_the_store_is_said_in_one_sentence(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], folder: str
+) -> None:
+    assert main([*arguments, "--receipt-store", folder]) == 1
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert "error [" in error
