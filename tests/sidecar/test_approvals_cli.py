@@ -166,7 +166,7 @@ def test_neither_a_store_nor_a_key_is_made_by_looking(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [".", "/"])
 def test_a_folder_is_no_store(name: str) -> None:
-    with pytest.raises(CliError, match="there is no receipt store"):
+    with pytest.raises(ConfigurationError, match="is no file; name one for the receipt store"):
         StoreFile(Path(name))
 
 
