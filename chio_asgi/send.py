@@ -7,13 +7,14 @@ from typing import Any
 
 from chio_asgi.types import Message, Scope, Send
 from chio_core.handling import receipt_header_of
-from chio_core.names import STATE_DECISION, STATE_OUTGOING
+from chio_core.names import EXPOSE_HEADERS, STATE_DECISION, STATE_OUTGOING
 from chio_core.problems import render
 from chio_core.response import AnyResponse, Denial, Response
 
 _HEADS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 _BODIES = frozenset({"http.response.body", "websocket.http.response.body"})
 _ENDS = frozenset({"http.response.pathsend", "websocket.close"})
+_EXPOSE = EXPOSE_HEADERS.lower().encode("ascii")
 
 Pairs = list[tuple[bytes, bytes]]
 
@@ -22,7 +23,8 @@ class HeaderSend:
     """A `send` that puts the receipt id on the response head and lets everything else through untouched.
 
     Headers stay a list of pairs. Lines of that name that the application wrote itself are removed, so that it
-    cannot claim a receipt that it does not have.
+    cannot claim a receipt that it does not have. A request that names its `Origin` comes from a script: there the
+    header is exposed too. That alone opens nothing, and CORS middleware outside keeps the line.
 
     Args:
         name: header name in lower case.
@@ -30,11 +32,12 @@ class HeaderSend:
             another state; what counts is the one that was there first.
     """
 
-    __slots__ = ("_ends", "_name", "_send", "_state", "started", "status")
+    __slots__ = ("_asked", "_ends", "_name", "_send", "_state", "started", "status")
 
     def __init__(self, send: Send, name: bytes, scope: Scope) -> None:
         self._send = send
         self._name = name
+        self._asked: Iterable[tuple[bytes, bytes]] = scope.get("headers", ())
         self._state: dict[str, Any] = scope.setdefault("state", {})
         self._ends: End | None = None
         self.started = False
@@ -70,6 +73,8 @@ class HeaderSend:
         value = receipt_header_of(self._state.get(STATE_DECISION))
         if value is not None:
             headers.append((self._name, value.encode("ascii")))
+            if any(pair[0] == b"origin" for pair in self._asked):
+                headers.append((_EXPOSE, self._name))
         return headers
 
     def _without_own(self, sent: Iterable[tuple[bytes, bytes]]) -> Pairs:

@@ -7,6 +7,9 @@ from typing import Final
 RECEIPT_HEADER: Final = "X-Chio-Receipt"
 """Default response header with the receipt's id (setting `receipt_header`)."""
 
+EXPOSE_HEADERS: Final = "Access-Control-Expose-Headers"
+"""Response header without which a script of another origin cannot read the receipt's id."""
+
 CAPABILITY_HEADER: Final = "X-Chio-Capability"
 """Request header with the capability token, and the one that carries it to the sidecar."""
 

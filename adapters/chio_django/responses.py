@@ -8,6 +8,7 @@ from django.http.response import HttpResponseBase
 from chio_core.environ import INPUT
 from chio_core.handling import receipt_header_of
 from chio_core.input import is_kept
+from chio_core.names import EXPOSE_HEADERS
 from chio_core.problems import render
 from chio_core.response import Denial
 from chio_django.passage import Passage
@@ -26,12 +27,15 @@ def tagged(response: HttpResponseBase, request: HttpRequest, passage: Passage) -
     """Put the receipt id on a response and leave everything else of it alone.
 
     A header of that name from the application is replaced or removed: it cannot claim a receipt that it does not
-    have.
+    have. Where a script asks (the request names its `Origin`), the header is exposed to it.
     """
     name = passage.governor.settings.receipt_header
     value = receipt_header_of(passage.decision)
     if value is not None:
         response.headers[name] = value
+        if "HTTP_ORIGIN" in request.META:
+            exposed = response.headers.get(EXPOSE_HEADERS)
+            response.headers[EXPOSE_HEADERS] = f"{exposed}, {name}" if exposed else name
     elif response.has_header(name):
         del response.headers[name]
     file = request.META.get(INPUT)

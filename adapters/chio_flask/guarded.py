@@ -11,7 +11,7 @@ from flask import Request
 from werkzeug.wsgi import ClosingIterator
 
 from chio_core.handling import receipt_header_of
-from chio_core.names import STATE_OUTGOING
+from chio_core.names import EXPOSE_HEADERS, STATE_OUTGOING
 from chio_core.outgoing import Outgoing, call_at_the_end
 from chio_core.problems import render
 from chio_core.response import AnyResponse, Denial, Downstream, Response
@@ -95,11 +95,13 @@ class Guarded:
 
 
 def tagged(headers: Headers, passage: Passage) -> Headers:
-    """Return header lines with the receipt id; the application's own lines of that name are removed."""
+    """Return header lines with the receipt id, exposed to a script that asks; own lines of that name are removed."""
     name = passage.governor.settings.receipt_header
     kept = [pair for pair in headers if pair[0].lower() != name.lower()]
     value = receipt_header_of(passage.decision)
-    return kept if value is None else [*kept, (name, value)]
+    if value is None:
+        return kept
+    return [*kept, (name, value), *([(EXPOSE_HEADERS, name)] if passage.from_script else [])]
 
 
 def status_line(status: int) -> str:

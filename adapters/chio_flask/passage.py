@@ -40,14 +40,16 @@ class Passage:
         governor: see above.
         decision: the latest about this request; None before there is one, and where the path is excluded.
         evidence: what the local guards have said so far.
+        from_script: the request names its `Origin`, so a script wants to read the answer.
     """
 
-    __slots__ = ("_app", "_match", "_path", "decision", "evidence", "governor")
+    __slots__ = ("_app", "_match", "_path", "decision", "evidence", "from_script", "governor")
 
     def __init__(self, app: Flask, environ: dict[str, Any], governor: Governor) -> None:
         self.governor = governor
         self.decision: Decision | None = None
         self.evidence: list[GuardEvidence] = []
+        self.from_script = "HTTP_ORIGIN" in environ
         self._app = app
         self._path: str | None = None
         self._match: ViewMatch = NO_MATCH

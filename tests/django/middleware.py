@@ -114,3 +114,14 @@ def _before(get_response: GetResponse, do: Callable[[HttpRequest], Any]) -> Any:
         return get_response(request)
 
     return middleware
+
+
+def exposing(get_response: GetResponse) -> Any:
+    """Exposes a header of the project's own, as django-cors-headers does."""
+
+    def middleware(request: HttpRequest) -> Any:
+        response = get_response(request)
+        response["Access-Control-Expose-Headers"] = "X-Total"
+        return response
+
+    return middleware

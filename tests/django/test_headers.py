@@ -11,7 +11,7 @@ from django.core.handlers.wsgi import WSGIHandler
 
 from chio_core.environ import was_repeated
 from tests.django.asgi import call as acall
-from tests.django.project import client, governed, governed_async
+from tests.django.project import CHIO, client, governed, governed_async
 from tests.views.tokens import token
 from tests.views.wsgi import call, environ
 
@@ -104,3 +104,11 @@ def test_a_client_certificate_that_the_web_server_verified_names_the_caller(cert
     callers = [asked.document["caller"] for asked in sidecar.asked]
     assert [caller["subject"] for caller in callers] == ["CN=agent", "anonymous", "anonymous"]
     assert callers[0]["verified"] is True
+
+
+def test_the_receipt_is_exposed_to_scripts_beside_what_the_project_exposes() -> None:
+    with governed(MIDDLEWARE=[CHIO, "tests.django.middleware.exposing"]):
+        asked_by_a_script = client().get("/hello", headers={"origin": "https://page.test"})
+        asked_by_nobody_of_that_kind = client().get("/hello")
+    assert asked_by_a_script.headers["Access-Control-Expose-Headers"] == "X-Total, X-Chio-Receipt"
+    assert asked_by_nobody_of_that_kind.headers["Access-Control-Expose-Headers"] == "X-Total"

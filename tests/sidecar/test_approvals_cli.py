@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from chio_core.errors import ConfigurationError
 from chio_sidecar.app import SidecarApp
 from chio_sidecar.cli import main
 from chio_sidecar.cli.approval_place import RemoteSidecar, StoreFile, approval_place
