@@ -5,4 +5,5 @@ failed=0
 "$python" -m ruff check . || failed=1
 "$python" -m mypy || failed=1
 "$python" -m mypy scripts examples/lib || failed=1
+"$python" -m mypy tests/typing || failed=1
 exit $failed

@@ -1,9 +1,15 @@
 """Ready guards. Their default places: stopwatch −100, request id −95, headers −90, addresses −80, rate −60, JWT −50."""
 
+from typing import TYPE_CHECKING
+
 from chio_core.guards.addresses import IpAllow, IpBlock
 from chio_core.guards.request_id import RequestId
 from chio_core.guards.security_headers import SecurityHeaders
 from chio_core.guards.stopwatch import Stopwatch
+
+if TYPE_CHECKING:  # type checkers know them as what they are
+    from chio_core.guards.jwt_auth import JwtAuth
+    from chio_core.guards.rate_limit import RateLimit
 
 __all__ = ["IpAllow", "IpBlock", "JwtAuth", "RateLimit", "RequestId", "SecurityHeaders", "Stopwatch"]
 
