@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
 from chio_sidecar.cli.options import wants_json
-from chio_sidecar.cli.output import CliError, compact, emit, say
+from chio_sidecar.cli.output import CliError, compact, emit, printable, say
 from chio_sidecar.cli.receipt_list import STORE_FIX, add_store
-from chio_sidecar.cli.receipt_verify import Judgement, add_trusted_key, judge, note_when_nobody_is_trusted
+from chio_sidecar.cli.receipt_verify import add_trusted_key, judge, note_when_nobody_is_trusted
 from chio_sidecar.receipt_query import ReceiptReader
 
 
@@ -36,10 +37,14 @@ def run(args: argparse.Namespace) -> int:
     if receipt is None:
         raise CliError(f"no receipt {args.id} in {args.receipt_db}", fix="`receipt list` prints the ids")
     emit(compact(receipt) if wants_json(args) else json.dumps(receipt, ensure_ascii=True, indent=2))
-    return _verify(judge(receipt, args.trusted_key), args) if args.verify else 0
+    return _verify(receipt, args) if args.verify else 0
 
 
-def _verify(judgement: Judgement, args: argparse.Namespace) -> int:
+def _verify(receipt: dict[str, Any], args: argparse.Namespace) -> int:
+    judgement = judge(receipt, args.trusted_key)
     note_when_nobody_is_trusted(args.trusted_key)
     say(judgement.text())
+    if judgement.valid:
+        about = f"{receipt['method']} {receipt['route_pattern']}, request {receipt['request_id']}"
+        say(printable(f"signed by {receipt['kernel_key']}, about {about}"))
     return 0 if judgement.valid else 1

@@ -78,12 +78,13 @@ class Newcomer:
 
     def __init__(self, folder: Path, bin_folder: Path) -> None:
         self.folder = folder
+        self.told = ""
         path = os.pathsep.join([str(bin_folder), os.environ["PATH"]])
         python_path = os.pathsep.join([str(ROOT), str(ROOT / "adapters")])
         self._environment = environment(PATH=path, PYTHONPATH=python_path, PYTHONUNBUFFERED="1")
 
     def types(self, command: str, **variables: str) -> str:
-        """Run a command line and return what it prints."""
+        """Run a command line and return what it prints; what it says beside that is `told`."""
         done = subprocess.run(
             shlex.split(command),
             cwd=self.folder,
@@ -94,6 +95,7 @@ class Newcomer:
             check=False,
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        self.told = done.stderr
         return done.stdout
 
     @contextmanager
@@ -176,8 +178,11 @@ def test_the_first_ten_minutes(newcomer: Newcomer) -> None:
         assert RECEIPT_ID.fullmatch(receipt_id)
 
         # 5: the receipt, and that it is valid.
-        shown = json.loads(newcomer.types(f"chio-sidecar --receipt-db chio.sqlite3 receipt show {receipt_id}"))
+        show = f"chio-sidecar --receipt-db chio.sqlite3 receipt show {receipt_id} --verify"
+        shown = json.loads(newcomer.types(show))
         assert (shown["route_pattern"], shown["method"]) == ("/transfers", "POST")
+        who, what = shown["kernel_key"], f"POST /transfers, request {shown['request_id']}"
+        assert newcomer.told.splitlines()[-2:] == [f"{receipt_id} valid", f"signed by {who}, about {what}"]
         listed = newcomer.types("chio-sidecar --receipt-db chio.sqlite3 receipt list")
         (newcomer.folder / "receipts.ndjson").write_text(listed)
         verified = newcomer.types("chio-sidecar receipt verify receipts.ndjson")

@@ -191,8 +191,11 @@ def test_show_prints_one_receipt_and_verifies_it(listed: Run, store: Path, capsy
     assert main(["receipt", "show", name, "--verify", *place]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)["id"] == name
-    assert captured.err == f"{name} valid\n"
+    receipt = json.loads(captured.out)
+    about = f"{receipt['method']} {receipt['route_pattern']}, request {receipt['request_id']}"
+    assert captured.err == f"{name} valid\nsigned by {KEY.public_hex}, about {about}\n"
     assert main(["receipt", "show", name, "--verify", "--receipt-db", str(store), "--trusted-key", NOBODY]) == 1
+    assert "about" not in capsys.readouterr().err
     assert main(["receipt", "show", "unknown", *place]) == 1
 
 
