@@ -153,7 +153,7 @@ class Chain:
             self._parts.append(guard)
             self._members.extend(guard._members)
             return self
-        own_methods = methods if methods is not None else getattr(guard, "methods", None)
+        filtered = methods if methods is not None else getattr(guard, "methods", None)
         member = Member(
             name=name or _name(guard),
             guard=guard,
@@ -162,7 +162,7 @@ class Chain:
             provides=_names(provides, guard, "provides"),
             requires=_names(requires, guard, "requires"),
             uses=_names(uses, guard, "uses"),
-            methods=frozenset(method.upper() for method in own_methods) if own_methods is not None else None,
+            methods=frozenset(map(str.upper, _names(filtered, guard, "methods"))) if filtered is not None else None,
         )
         _check_decide(member, self._members)
         self._members.append(member)

@@ -131,6 +131,9 @@ def test_what_is_only_used_may_be_missing_but_not_stand_further_in() -> None:
 def test_names_are_lists_not_texts() -> None:
     with pytest.raises(ConfigurationError, match="requires of look takes a list"):
         Chain().add(look, requires="decision")
+    # Otherwise the guard would run for the methods P, O, S and T, and so never.
+    with pytest.raises(ConfigurationError, match="methods of look takes a list"):
+        Chain().add(look, methods="POST")
 
 
 def test_the_report_names_each_member_in_run_order_with_its_priority() -> None:
