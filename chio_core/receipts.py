@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from chio_core.canonical import canonical_parsed, sha256_hex
-from chio_core.errors import InvalidDocument, ReceiptRejected
+from chio_core.errors import ConfigurationError, InvalidDocument, ReceiptRejected
 from chio_core.models.receipt import HttpReceipt
 from chio_core.models.request import ChioHttpRequest
 from chio_core.signing import verify_signature
@@ -75,7 +75,10 @@ def verify_receipt(
 
     Raises:
         ReceiptRejected: naming the rule that failed.
+        ConfigurationError: `trusted_keys` is one string.
     """
+    if isinstance(trusted_keys, str):
+        raise ConfigurationError("trusted_keys is a collection of public keys, not one string; use a list")
     document = receipt.raw if isinstance(receipt, HttpReceipt) else receipt
     try:
         typed = receipt if isinstance(receipt, HttpReceipt) else HttpReceipt.from_wire(document)

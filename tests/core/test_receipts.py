@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from chio_core.canonical import canonical_json
+from chio_core.errors import ConfigurationError
 from chio_core.models import HttpReceipt
 from chio_core.receipts import Expectation, ReceiptRejected, receipt_id_is_valid, signed_bytes, verify_receipt
 from chio_core.signing import SigningKey
@@ -78,6 +79,13 @@ def test_rule_3_the_key_is_trusted() -> None:
     assert rule_of(receipt(), trusted_keys=()) == "kernel_key"
     assert accept(seal(receipt(), FOREIGN), trusted_keys=None).kernel_key == FOREIGN.public_hex
     assert accept(receipt(), trusted_keys=[FOREIGN.public_hex, KEY.public_hex]).id
+
+
+def test_rule_3_one_text_is_no_collection_of_keys() -> None:
+    # A key would count that is written anywhere in it.
+    for text in (KEY.public_hex, f"{FOREIGN.public_hex},{KEY.public_hex}"):
+        with pytest.raises(ConfigurationError, match="trusted_keys is a collection of public keys, not one string"):
+            accept(receipt(), trusted_keys=text)
 
 
 @pytest.mark.parametrize("spelling", [str.upper, lambda key: "0x" + key, lambda key: key + " "])
