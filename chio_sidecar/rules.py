@@ -13,18 +13,16 @@ from typing import Any, get_args
 from chio_core.errors import ConfigurationError
 from chio_core.extensions import (
     APPROVAL,
-    APPROVAL_REQUIRED,
     BUDGET,
     BUDGET_LIMIT,
     CAPABILITY,
     LEVELS,
     OBSERVE,
     SENSITIVITY,
-    SIDE_EFFECTS,
+    needs_capability,
 )
 from chio_core.models.capability import Operation
 from chio_core.policy import MAX_UNITS, ApprovalDemand, BudgetDemand, approval_from, budget_from
-from chio_core.request import SAFE_METHODS
 
 SESSION_ALLOW = "session_allow"
 """Policy: allowed without a capability."""
@@ -58,7 +56,7 @@ class RouteRule:
 
 def method_policy(method: str) -> str:
     """Return the policy of a method that no extension speaks about."""
-    return SESSION_ALLOW if method in SAFE_METHODS else DENY_BY_DEFAULT
+    return _policy(method, {})
 
 
 def operation_rule(method: str, template: str, operation: Mapping[str, Any]) -> RouteRule:
@@ -74,9 +72,10 @@ def operation_rule(method: str, template: str, operation: Mapping[str, Any]) -> 
     """
     place = f"{method} {template}"
     level = operation.get(SENSITIVITY)
+    _check_capability(operation, place)
     return RouteRule(
         pattern=template,
-        policy=_policy(method, operation, place),
+        policy=_policy(method, operation),
         approval=_approval(operation, place),
         budget=_budget(operation, place),
         sensitivity=level if isinstance(level, str) and level in LEVELS else None,
@@ -84,25 +83,16 @@ def operation_rule(method: str, template: str, operation: Mapping[str, Any]) -> 
     )
 
 
-def _policy(method: str, operation: Mapping[str, Any], place: str) -> str:
-    # A capability that the document names is needed whatever the method; that is our own member.
-    if operation.get(APPROVAL_REQUIRED) is True or _names_capability(operation, place):
-        return DENY_BY_DEFAULT
-    effects = operation.get(SIDE_EFFECTS)
-    if isinstance(effects, bool):
-        return DENY_BY_DEFAULT if effects else SESSION_ALLOW
-    return method_policy(method)
+def _policy(method: str, members: Mapping[str, Any]) -> str:
+    return DENY_BY_DEFAULT if needs_capability(method, members) else SESSION_ALLOW
 
 
-def _names_capability(operation: Mapping[str, Any], place: str) -> bool:
+def _check_capability(operation: Mapping[str, Any], place: str) -> None:
     wanted = operation.get(CAPABILITY)
-    if wanted is None:
-        return False
-    if not isinstance(wanted, list) or not all(map(_is_capability, wanted)):
+    if wanted is not None and (not isinstance(wanted, list) or not all(map(_is_capability, wanted))):
         raise _malformed(
             CAPABILITY, place, 'it must be a list of {"server": text, "tool": text, "operations": [text]}, or [{}]'
         )
-    return bool(wanted)
 
 
 def _is_capability(value: Any) -> bool:

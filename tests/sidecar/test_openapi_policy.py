@@ -130,6 +130,11 @@ def test_a_malformed_member_of_our_own_stops_the_start(operation: dict[str, Any]
     assert "\n" not in caught.value.message
 
 
+def test_it_stops_the_start_also_where_another_member_asks_for_a_capability_already() -> None:
+    with pytest.raises(ConfigurationError, match="x-chio-capability of POST /pay: it must be a list of"):
+        operation_rule("POST", "/pay", {"x-chio-approval-required": True, "x-chio-capability": "s/t"})
+
+
 DOUBTFUL: list[tuple[dict[str, Any], str]] = [
     ({"/a": {"get": {"x-chio-side-effects": "yes"}}}, "x-chio-side-effects of GET /a is neither true nor false"),
     ({"/a": {"get": {"x-chio-approval-required": 1}}}, "x-chio-approval-required of GET /a is neither true nor false"),
