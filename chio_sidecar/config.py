@@ -29,8 +29,8 @@ class SidecarConfig:
 
     Attributes:
         store_path: SQLite file of the receipts; its folder must exist.
-        ephemeral: the store is removed when the sidecar ends, so a release could not outlive it and is refused.
-        ephemeral: the store is thrown away afterwards; health and the control plane then say so.
+        ephemeral: the store is removed when the sidecar ends; health says so, and the control plane refuses what could
+            not outlive it.
         key_path: file of the signing key, created when missing. Default: `store_path` + `.key`.
         signing_key: a key that is already at hand; `key_path` is then not looked at.
         spec_text: the OpenAPI document as it was loaded; None: routes are judged by their method.
