@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
+from starlette.types import Receive
 
 from chio_core.canonical import parse_json
 from chio_core.errors import InvalidDocument
@@ -23,26 +24,37 @@ class BodyError(Exception):
         self.too_large = too_large
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """Return the body, of which no more than `limit` bytes are ever held.
+async def receive_body(receive: Receive, limit: int) -> bytes:
+    """Return the body of an ASGI request; never more than `limit` bytes and one message are held.
 
     Raises:
         BodyError: the body is larger, or did not arrive completely.
     """
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
-        raise BodyError(too_large=True)
     chunks: list[bytes] = []
-    size = 0
-    try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > limit:
-                raise BodyError(too_large=True)
-            chunks.append(chunk)
-    except ClientDisconnect:
-        raise BodyError(too_large=False) from None
-    return b"".join(chunks)
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise BodyError(too_large=False)
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > limit:
+            raise BodyError(too_large=True)
+        chunks.append(chunk)
+        more = message.get("more_body", False)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Return the body of a request; one that is announced as too large is refused unread.
+
+    Raises:
+        BodyError: the body is larger than `limit` bytes, or did not arrive completely.
+    """
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared[:20]) > limit:
+        raise BodyError(too_large=True)
+    return await receive_body(request.receive, limit)
 
 
 def parse_object(body: bytes) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from chio_core.errors import ChioError, InvalidDocument
-from chio_sidecar.answers import MAX_EVALUATION, BodyUnreadable, receive_body, send_error, send_json
+from chio_sidecar.answers import send_error, send_json
+from chio_sidecar.bodies import BodyError, receive_body
 from chio_sidecar.calls import EvaluateCall, read_call
 from chio_sidecar.judge import APPROVAL_ID, Judge
 from chio_sidecar.receipts import compact_json
@@ -24,6 +25,9 @@ from chio_sidecar.state import SidecarState
 from chio_sidecar.store import StoreBusy, Stored, StoreUnavailable
 
 log = logging.getLogger(__name__)
+
+MAX_BODY = 10 * 1024 * 1024
+"""Largest body of a call, in bytes."""
 
 _RETRY_AFTER = (b"retry-after", b"1")
 _LARGE = 128 * 1024  # bytes of a body; a usual one has one to three thousand
@@ -71,9 +75,9 @@ class EvaluateEndpoint:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            body = await receive_body(receive, MAX_EVALUATION)
+            body = await receive_body(receive, MAX_BODY)
             call = await _read(body, scope)
-        except BodyUnreadable:
+        except BodyError:
             await send_error(send, 400, "chio_bad_request", "failed to read evaluation body")
         except InvalidDocument as exc:
             await send_error(send, 400, "chio_bad_request", f"invalid ChioHttpRequest payload: {exc.message}")

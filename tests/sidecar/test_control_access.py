@@ -136,6 +136,11 @@ def test_a_body_over_the_limit_is_answered_400(sidecar: Sidecar, path: str, what
         assert (answer.status_code, answer.json()) == (400, expected)
 
 
+def test_a_length_of_thousands_of_digits_is_too_large_and_no_failure(sidecar: Sidecar) -> None:
+    answer = ask(sidecar(), "POST", "/v1/capabilities/mint", content=b"{}", headers={"content-length": "9" * 5000})
+    assert (answer.status_code, answer.json()["error"]) == (400, "chio_bad_request")
+
+
 def test_the_control_token_is_never_shown(sidecar: Sidecar) -> None:
     app = sidecar("canary-token")
     assert "canary-token" not in repr(app.state.sidecar.config)
