@@ -14,14 +14,15 @@ from __future__ import annotations
 import hmac
 import ipaddress
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr, ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from chio_core.errors import ChioError, InvalidDocument
+from chio_core.models.receipt import explain
 from chio_sidecar.bodies import BodyError, parse_object, read_body
 from chio_sidecar.state import SidecarState
 
@@ -32,6 +33,8 @@ MAX_BODY = 1024 * 1024
 """Largest body of `/v1/*`, in bytes."""
 
 _SOURCE_ELSEWHERE = ("forwarded", "x-forwarded-for", "x-real-ip", "origin")
+
+M = TypeVar("M", bound=BaseModel)
 
 Handler = Callable[[dict[str, Any], bytes], Awaitable[Response]]
 """Answers a request; takes the parsed JSON object and the body's bytes."""
@@ -123,6 +126,23 @@ def _parse(body: bytes, what: str) -> dict[str, Any]:
         return parse_object(body)
     except InvalidDocument as exc:
         raise bad_request(f"invalid {what} payload: {exc.message}") from None
+
+
+def read_model(model: type[M], document: dict[str, Any], *, what: str) -> M:
+    """Return the body as a model.
+
+    Args:
+        model: what it must be.
+        document: the parsed body.
+        what: name of the body in the message, for example `capability mint`.
+
+    Raises:
+        ControlError: 400, naming the member that does not fit.
+    """
+    try:
+        return model.model_validate(document)
+    except ValidationError as exc:
+        raise bad_request(f"invalid {what} payload: {explain(exc)}") from None
 
 
 def _bearer_matches(values: list[str], token: SecretStr) -> bool:

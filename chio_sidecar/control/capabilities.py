@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 
@@ -18,19 +18,17 @@ from chio_core.capabilities import (
 from chio_core.errors import InvalidDocument
 from chio_core.models.base import Text
 from chio_core.models.capability import CapabilityToken, ChioScope
-from chio_core.models.receipt import explain
 from chio_core.signing import normalize_public_key
 from chio_sidecar.config import MAX_DELEGATION_DEPTH
-from chio_sidecar.control.access import ControlError, bad_request, control_endpoint
+from chio_sidecar.control.access import ControlError, bad_request, control_endpoint, read_model
 from chio_sidecar.control.mint import Lifetime, MintRequest
+from chio_sidecar.engine import AUTHORITY_UNAVAILABLE
+from chio_sidecar.judge import REVOKED
 from chio_sidecar.revocation import AuthorityUnavailable
 from chio_sidecar.state import SidecarState
 
 _MINT, _RELEASE = "chio_capability_mint_failed", "chio_capability_release_failed"
 _VALIDATION = "chio_capability_validation_failed"
-
-REVOKED = "capability token has been revoked"
-AUTHORITY_UNAVAILABLE = "revocation authority is unavailable; no operation was dispatched"
 
 # The protocol words the findings of a validation in its own way.
 _REASONS = {
@@ -39,8 +37,6 @@ _REASONS = {
     "R5a": "capability is not yet valid",
     "R5b": "capability has expired",
 }
-
-M = TypeVar("M", bound=BaseModel)
 
 
 class IssueRequest(Lifetime):
@@ -107,12 +103,12 @@ class _Calls:
     async def issue(self, document: dict[str, Any], _: bytes) -> Response:
         if "scope" not in document:
             return JSONResponse(self._minted(document).to_wire())
-        wanted = _read(IssueRequest, document, what="capability")
+        wanted = read_model(IssueRequest, document, what="capability")
         token = self._signed(_key(wanted.subject, "subject"), wanted.scope.to_wire(), wanted.seconds(), None)
         return JSONResponse(token.to_wire())
 
     async def release(self, document: dict[str, Any], _: bytes) -> Response:
-        capability_id = _read(ReleaseRequest, document, what="capability release").capability_id.strip()
+        capability_id = read_model(ReleaseRequest, document, what="capability release").capability_id.strip()
         if not capability_id:
             raise bad_request("capability_id must not be empty")
         if self._state.config.ephemeral:
@@ -121,7 +117,7 @@ class _Calls:
         return JSONResponse({"released": True})
 
     async def validate(self, document: dict[str, Any], _: bytes) -> Response:
-        expected = _read(Expectations, document, what="capability validation")
+        expected = read_model(Expectations, document, what="capability validation")
         fields = {name: value for name, value in document.items() if name not in Expectations.model_fields}
         try:
             token = parse_capability(fields)
@@ -135,7 +131,7 @@ class _Calls:
         return JSONResponse(answer | {"expires_at": token.expires_at, "capability_id": token.id})
 
     async def attenuate(self, document: dict[str, Any], _: bytes) -> Response:
-        _read(AttenuationRequest, document, what="capability attenuation")
+        read_model(AttenuationRequest, document, what="capability attenuation")
         return JSONResponse(
             {
                 "error": "chio_attenuation_requires_subject_signer",
@@ -207,10 +203,3 @@ def _key(text: str, name: str) -> str:
         return normalize_public_key(text)
     except InvalidDocument as exc:
         raise bad_request(f"{name} is no public key: {exc.message}") from None
-
-
-def _read(model: type[M], document: dict[str, Any], *, what: str) -> M:
-    try:
-        return model.model_validate(document)
-    except ValidationError as exc:
-        raise bad_request(f"invalid {what} payload: {explain(exc)}") from None

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 
 from chio_core.canonical import parse_json, sha256_hex
 from chio_core.models.base import Text
 from chio_core.models.caller import CallerIdentity
-from chio_core.models.receipt import explain
-from chio_sidecar.control.access import ControlError, bad_request, control_endpoint
+from chio_sidecar.control.access import ControlError, bad_request, control_endpoint, read_model
 from chio_sidecar.control.receipt_check import tool_receipt_report
 from chio_sidecar.receipts import compact_json, sign_receipt
 from chio_sidecar.state import SidecarState
@@ -57,10 +56,7 @@ class JobReceipt(BaseModel):
         Raises:
             ControlError: 400.
         """
-        try:
-            job = cls.model_validate(document)
-        except ValidationError as exc:
-            raise bad_request(f"invalid job receipt payload: {explain(exc)}") from None
+        job = read_model(cls, document, what="job receipt")
         if not all(text.strip() for text in (job.job_name, job.namespace, job.job_uid, job.outcome)):
             raise bad_request("job_name, namespace, job_uid, and outcome are required")
         if not all(step.complete() for step in job.steps):

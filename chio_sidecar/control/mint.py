@@ -11,12 +11,11 @@ import hashlib
 import json
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from chio_core.models.base import U64, Text
-from chio_core.models.receipt import explain
 from chio_core.signing import SigningKey
-from chio_sidecar.control.access import bad_request
+from chio_sidecar.control.access import bad_request, read_model
 from chio_sidecar.scopes import parse_scopes
 
 DEFAULT_TTL = 3600
@@ -64,10 +63,7 @@ class MintRequest(Lifetime):
         Raises:
             ControlError: 400.
         """
-        try:
-            wanted = cls.model_validate(document)
-        except ValidationError as exc:
-            raise bad_request(f"invalid capability mint payload: {explain(exc)}") from None
+        wanted = read_model(cls, document, what="capability mint")
         if not wanted.subject.strip():
             raise bad_request("subject must not be empty")
         return wanted

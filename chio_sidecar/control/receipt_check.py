@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from chio_core.models.base import Text
-from chio_core.models.receipt import explain
-from chio_sidecar.control.access import bad_request
+from chio_sidecar.control.access import read_model
 from chio_sidecar.tool_receipts import ToolReceiptReport, check_tool_receipt
 
 _RESULTS = ("allow", "deny", "cancelled", "incomplete")
@@ -31,10 +30,7 @@ def tool_receipt_report(document: dict[str, Any], *, trusted: str) -> dict[str, 
     Raises:
         ControlError: 400, when the expectations are no texts.
     """
-    try:
-        expected = Expectations.model_validate(document)
-    except ValidationError as exc:
-        raise bad_request(f"invalid receipt verification payload: {explain(exc)}") from None
+    expected = read_model(Expectations, document, what="receipt verification")
     receipt = {name: value for name, value in document.items() if name not in Expectations.model_fields}
     found = check_tool_receipt(receipt)
     signer_trusted = receipt.get("kernel_key") == trusted
