@@ -281,7 +281,7 @@ def unsafe_options(settings: ChioSettings) -> dict[str, str]:
             "no trusted_kernel_keys are pinned: the first key that signs a good receipt is trusted by this process"
         )
     url = urlsplit(settings.sidecar_url)
-    if url.scheme == "http" and not _is_this_machine(url.hostname or ""):
+    if url.scheme == "http" and not is_this_machine(url.hostname or ""):
         found["sidecar_url"] = (
             "sidecar_url is plain http to another machine: tokens and decisions can be read on the way"
         )
@@ -303,7 +303,8 @@ def _observed(settings: ChioSettings) -> str:
     return f"on {', '.join(parts)}" if parts else ""
 
 
-def _is_this_machine(host: str) -> bool:
+def is_this_machine(host: str) -> bool:
+    """Tell whether a host's name or number is that of the machine itself: `localhost`, 127.0.0.0/8 or ::1."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -112,7 +112,7 @@ def _create(path: Path) -> None:
             return  # another process was faster; its key counts
         finally:
             os.unlink(draft)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as exc:
         raise _unusable(path, exc) from None
 
@@ -125,9 +125,15 @@ def _write(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
-    # Without this the new name may be lost in a crash, and receipts signed meanwhile would name a key nobody has.
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable.
+
+    Without this a new name may be lost in a crash, and receipts signed meanwhile would name a key nobody has.
+
+    Raises:
+        OSError: the folder cannot be opened or synced.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:

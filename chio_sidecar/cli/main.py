@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 
 from chio_core.errors import ChioError
 from chio_sidecar.cli import (
@@ -29,6 +28,7 @@ from chio_sidecar.cli import (
 )
 from chio_sidecar.cli.options import add_global_options, wants_json
 from chio_sidecar.cli.output import report_error
+from chio_sidecar.version import package_version
 
 PROGRAM = "chio-sidecar"
 
@@ -185,7 +185,7 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         description="The embedded Chio sidecar, its trust service and their records.",
     )
-    parser.add_argument("--version", action="version", version=f"{PROGRAM} {_version()}")
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {package_version()}")
     add_global_options(parser, inner=False)
     groups = parser.add_subparsers(metavar="COMMAND", required=True)
     inner = {
@@ -205,10 +205,3 @@ def build_parser() -> argparse.ArgumentParser:
         add_global_options(leaf, inner=True, formats=command.formats)
         leaf.set_defaults(run=command.run)
     return parser
-
-
-def _version() -> str:
-    try:
-        return version("chio-frameworks")
-    except PackageNotFoundError:
-        return "(not installed)"

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from chio_sidecar.cli.options import trust_client
+from chio_sidecar.cli.options import positive, trust_client, whole
 from chio_sidecar.cli.output import CliError, compact, emit, say
 from chio_sidecar.receipt_query import ReceiptFilter, ReceiptReader
 
@@ -78,20 +78,6 @@ def run(args: argparse.Namespace) -> int:
         return _local(reader, _filter(args), args.cursor, args.limit)
     finally:
         reader.close()
-
-
-def whole(text: str) -> int:
-    """Read a whole number that is not negative; an argparse type."""
-    if not text.isascii() or not text.isdecimal() or len(text) > 18:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no whole number")
-    return int(text)
-
-
-def positive(text: str) -> int:
-    """Read a whole number from 1 on; an argparse type."""
-    if (number := whole(text)) < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
 
 
 def moment(text: str) -> int:

@@ -196,13 +196,13 @@ def _subject(text: str) -> str:
     return normalize_public_key(digits)
 
 
-def _refusal(_: Request, exc: Exception) -> Response:
-    return exc.response if isinstance(exc, RefusalError) else _internal_error(_, exc)
+def _refusal(request: Request, exc: Exception) -> Response:
+    return exc.response if isinstance(exc, RefusalError) else _internal_error(request, exc)
 
 
-def _http_error(_: Request, exc: Exception) -> Response:
+def _http_error(request: Request, exc: Exception) -> Response:
     if not isinstance(exc, HTTPException):
-        return _internal_error(_, exc)
+        return _internal_error(request, exc)
     return JSONResponse({"error": exc.detail}, exc.status_code, headers=dict(exc.headers or {}))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.signing import SigningKey, normalize_public_key
-from chio_sidecar.keys import load_or_create_key
+from chio_sidecar.keys import load_or_create_key, sync_folder
 from chio_sidecar.trust.authority import AuthorityStatus
 
 
@@ -86,14 +86,6 @@ def _replace(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(fresh, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as exc:
         raise ConfigurationError(f"cannot write {path}: {exc.strerror}; its folder must be writable") from None
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

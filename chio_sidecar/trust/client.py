@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -11,6 +10,7 @@ from pydantic import SecretStr
 
 from chio_core.canonical import parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
+from chio_core.settings import is_this_machine
 
 T = TypeVar("T")
 
@@ -21,10 +21,8 @@ class TrustClient:
     Args:
         url: its base URL.
         token: the service token.
+        timeout: seconds that each step of a call may take.
         transport: stands in for the network.
-
-    Raises:
-        ConfigurationError: no http or https URL.
     """
 
     def __init__(
@@ -112,10 +110,4 @@ class TrustClient:
 
 def is_loopback_url(url: str) -> bool:
     """Tell whether the URL's host is this machine by its name or number."""
-    host = urlsplit(url).hostname or ""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return is_this_machine(urlsplit(url).hostname or "")
