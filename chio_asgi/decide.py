@@ -22,7 +22,7 @@ from chio_core.amounts import Facts, InputRefused
 from chio_core.chain import DecisionMember
 from chio_core.client import ChioClient
 from chio_core.decide import inspect, prepare, singleton_headers
-from chio_core.decision import Decision, bad_request, body_too_large
+from chio_core.decision import Decision, bad_request, body_incomplete, body_too_large
 from chio_core.exclusions import is_excluded
 from chio_core.handling import aannounce, with_evidence
 from chio_core.identity import default_extractor, identify
@@ -112,11 +112,7 @@ class Decide(DecisionMember):
         except BodyTooLarge:
             return Decision(verdict="refused", denial=body_too_large(settings.max_body_bytes))
         except ClientDisconnected:
-            # Nobody will read this; it is said so that the request has an end in the log of decisions.
-            gone = Denial(
-                status=400, code="chio_bad_request", message="the client went away before its body was complete"
-            )
-            return Decision(verdict="refused", denial=gone)
+            return Decision(verdict="refused", denial=body_incomplete())
         view.seal()
         view.scope.setdefault("state", {})[STATE_BODY] = body
         route = self._resolve(view.scope)

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 
 from chio_core.canonical import parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
-from chio_core.policy import MAX_UNITS
+from chio_core.policy import MAX_UNITS, is_units
 from chio_core.request import MAX_QUERY_FIELDS, RequestView
 
 _DIGITS: Final = re.compile(r"[0-9]{1,19}")
@@ -183,7 +183,7 @@ def check_units(value: Any, place: str) -> None:
     Raises:
         ConfigurationError: a boolean, no integer, negative, or above `MAX_UNITS`.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_UNITS:
+    if not is_units(value):
         raise ConfigurationError(f"{place} takes a whole number from 0 to {MAX_UNITS}")
 
 
@@ -238,7 +238,7 @@ def _query_pairs(view: RequestView) -> list[tuple[str, str]]:
 def _units(value: Any, place: str) -> int:
     if isinstance(value, str) and _DIGITS.fullmatch(value):
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_UNITS:
+    if not is_units(value):
         raise InputRefused(f"{place} {_UNITS}")
     return value
 

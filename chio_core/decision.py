@@ -191,6 +191,11 @@ def body_too_large(limit: int) -> Denial:
     return Denial(status=413, code="chio_body_too_large", message=f"request body is larger than {limit} bytes")
 
 
+def body_incomplete() -> Denial:
+    """Return the 400 for a body whose end never came. Nobody will read it; it ends the request in the log."""
+    return bad_request("the client went away before its body was complete")
+
+
 def denial_for_error(error: SidecarError, requirement: Requirement | None = None) -> Denial:
     """Return the refusal when no decision could be had. Texts name no address and no content.
 

@@ -35,6 +35,15 @@ LEVELS: Final = get_args(Sensitivity)
 """Values of `x-chio-sensitivity`, least sensitive first."""
 
 
+CAPABILITY_SCHEME: Final = "ChioCapability"
+"""Name of the security scheme in documents of all frameworks."""
+
+CAPABILITY_SCHEME_TEXT: Final = (
+    "A capability token, as compact ASCII JSON, that an authority trusted by the sidecar has issued."
+)
+"""What the scheme says about itself."""
+
+
 def chio_members(operation: Mapping[str, Any]) -> dict[str, Any]:
     """Return the members of an operation that are ours to read."""
     return {name: value for name, value in operation.items() if name.startswith(PREFIX)}

@@ -13,6 +13,8 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import IO, Any, BinaryIO
 
+from chio_core.decision import body_incomplete, body_too_large
+
 _PIECE = 256 * 1024
 
 
@@ -194,9 +196,9 @@ def read_from_start(file: BinaryIO, count: int = -1) -> bytes:
 
 def too_large(limit: int) -> BodyUnusable:
     """Return the 413 for a body of more than `limit` bytes."""
-    return BodyUnusable(413, f"request body is larger than {limit} bytes")
+    return BodyUnusable(413, body_too_large(limit).message)
 
 
 def incomplete() -> BodyUnusable:
     """Return the 400 for a body whose end never came."""
-    return BodyUnusable(400, "the client went away before its body was complete")
+    return BodyUnusable(400, body_incomplete().message)

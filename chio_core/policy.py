@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from chio_core.errors import ConfigurationError
 from chio_core.models.verdict import GuardEvidence
@@ -172,8 +172,13 @@ def check_currency(value: object, place: str) -> None:
         raise ConfigurationError(str(exc)) from None
 
 
+def is_units(value: object) -> TypeGuard[int]:
+    """Tell whether a value is a number of units: an integer from 0 to `MAX_UNITS`; True is none."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_UNITS
+
+
 def _units(value: object, place: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_UNITS:
+    if not is_units(value):
         raise ValueError(f"{place} must be a whole number from 0 to {MAX_UNITS}")
     return value
 

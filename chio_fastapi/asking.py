@@ -6,6 +6,7 @@ from fastapi.security import APIKeyHeader
 from starlette.requests import HTTPConnection
 
 from chio_asgi.routing import RequirementSource
+from chio_core import extensions
 from chio_core.amounts import InputRefused
 from chio_core.decision import Decision, bad_request, body_too_large
 from chio_core.errors import ConfigurationError
@@ -26,8 +27,8 @@ class CapabilityHeader(APIKeyHeader):
 
 CAPABILITY_SCHEME: Final = CapabilityHeader(
     name=CAPABILITY_HEADER,
-    scheme_name="ChioCapability",
-    description="A capability token, as compact ASCII JSON, that an authority trusted by the sidecar has issued.",
+    scheme_name=extensions.CAPABILITY_SCHEME,
+    description=extensions.CAPABILITY_SCHEME_TEXT,
     auto_error=False,
 )
 

@@ -10,12 +10,10 @@ from typing import Any
 from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.plumbing import ResolvedComponent
 
+from chio_core.extensions import CAPABILITY_SCHEME, CAPABILITY_SCHEME_TEXT
 from chio_core.rule import rules_of
 from chio_django.conf import conf
 from chio_django.drf.permissions import ChioCapability
-
-SCHEME = "ChioCapability"
-"""Name of the security scheme, the same as in FastAPI's documents."""
 
 
 class ChioAutoSchema(AutoSchema):
@@ -27,9 +25,9 @@ class ChioAutoSchema(AutoSchema):
         if not self._asks():
             return alternatives
         self.registry.register_on_missing(
-            ResolvedComponent(SCHEME, ResolvedComponent.SECURITY_SCHEMA, _scheme(), ChioCapability)  # type: ignore[no-untyped-call]
+            ResolvedComponent(CAPABILITY_SCHEME, ResolvedComponent.SECURITY_SCHEMA, _scheme(), ChioCapability)  # type: ignore[no-untyped-call]
         )
-        return [{**one, SCHEME: []} for one in alternatives] or [{SCHEME: []}]
+        return [{**one, CAPABILITY_SCHEME: []} for one in alternatives] or [{CAPABILITY_SCHEME: []}]
 
     def _asks(self) -> bool:
         handler = getattr(self.view, getattr(self.view, "action", None) or self.method.lower(), None)
@@ -41,7 +39,5 @@ def _scheme() -> dict[str, Any]:
         "type": "apiKey",
         "in": "header",
         "name": conf.settings.capability_header,
-        "description": (
-            "A capability token, as compact ASCII JSON, that an authority trusted by the sidecar has issued."
-        ),
+        "description": CAPABILITY_SCHEME_TEXT,
     }
