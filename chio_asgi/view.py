@@ -143,7 +143,13 @@ class ASGIGuardRequest:
         return found
 
     async def read_body(self, limit: int, spool_bytes: int) -> Body:
-        """Read the body to its end, once; see `chio_asgi.body.read_body`."""
+        """Read the body to its end, once; see `chio_asgi.body.read_body`.
+
+        Raises:
+            BodyTooLarge: more than `limit` bytes came, or were announced.
+            ClientDisconnected: the client went away first.
+            RuntimeError: the view was made without `receive`.
+        """
         if self._body is None:
             if self._receive is None:
                 raise RuntimeError("this view was made without `receive`")
@@ -194,7 +200,11 @@ class ASGIGuardRequest:
         self._sealed = True
 
     def replay(self) -> Receive:
-        """Return the `receive` for the application: the body first, if it was read, then the server's."""
+        """Return the `receive` for the application: the body first, if it was read, then the server's.
+
+        Raises:
+            RuntimeError: the view was made without `receive`.
+        """
         if self._receive is None:
             raise RuntimeError("this view was made without `receive`")
         return self._receive if self._body is None else self._body.replay(self._receive)

@@ -47,7 +47,7 @@ class Guarded:
     def run(self, request: Request) -> Iterable[bytes]:
         """Run the chain, the view in this thread, and give the body."""
         passage = self._passage
-        view = passage.guard_view(request)
+        view = passage.view(request)
         try:
             answer = passage.governor.guards.run(
                 view, passage.evidence, lambda: passage.judge(request), self._application

@@ -55,10 +55,14 @@ class Passage:
         self._match: ViewMatch = NO_MATCH
         environ[PASSAGE] = self
 
+    def view(self, request: Request) -> FlaskGuardRequest:
+        """Return the request as guards and the decision see it."""
+        return FlaskGuardRequest(request, self._app, singletons=self.governor.asker.singletons)
+
     def judge(self, request: Request) -> Denial | None:
         """Have the request judged, unless it is excluded; return the refusal."""
         self._path, self._match = request.path, NO_MATCH
-        view = self._view(request)
+        view = self.view(request)
         if self.governor.asker.excludes(view):
             return None
         decision = self._concluded(view, self.governor.asker.ask(view, lambda: self._locate(request)))
@@ -71,13 +75,9 @@ class Passage:
         refused = refused_locally(self.decision, answer, self.evidence)
         if refused is not None:
             self.decision = refused
-            view = self._view(request)
+            view = self.view(request)
             self.governor.telemetry.refused(refused, view.method, view.route_path)
             announce(refused, self.governor.on_decision, None)
-
-    def guard_view(self, request: Request) -> FlaskGuardRequest:
-        """Return the view that guards see."""
-        return self._view(request)
 
     def judge_matched(self, request: Request) -> Denial | None:
         """Have the request judged again if Flask has matched another view than the one that was judged."""
@@ -92,7 +92,7 @@ class Passage:
         setattr(g, STATE_DECISION, decision)
         setattr(g, STATE_RECEIPT, decision.handler_receipt if decision is not None else None)
         setattr(g, STATE_PASSTHROUGH, decision.passthrough if decision is not None else None)
-        setattr(g, STATE_NAMESPACE, self._view(request).state)
+        setattr(g, STATE_NAMESPACE, self.view(request).state)
 
     def decision_for(self, requirement: Requirement) -> Decision | None:
         """Return the decision about this request, if it was made for this requirement."""
@@ -101,15 +101,12 @@ class Passage:
 
     def ask_further(self, request: Request, requirement: Requirement) -> Decision:
         """Return a decision about this request and a requirement that was not part of the first question."""
-        template, view = find_view(self._app, request).template, self._view(request)
+        template, view = find_view(self._app, request).template, self.view(request)
         decision = self._concluded(view, self.governor.asker.ask(view, lambda: Route(template, requirement)))
         if self.decision is None:  # where nobody has judged the request, this is what the view reads
             self.decision = decision
             self.publish(request)
         return decision
-
-    def _view(self, request: Request) -> FlaskGuardRequest:
-        return FlaskGuardRequest(request, self._app, singletons=self.governor.asker.singletons)
 
     def _locate(self, request: Request) -> Route:
         if request.url_rule is not None:
