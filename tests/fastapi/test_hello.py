@@ -3,50 +3,32 @@
 from __future__ import annotations
 
 import json
-import os
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from pydantic import BaseModel
 from starlette.requests import HTTPConnection
 
-from chio_asgi import ChioASGIMiddleware
-from chio_asgi.config import ChioASGIConfig
 from chio_core.models import HttpReceipt
 from chio_fastapi import get_chio_receipt
 from tests.fastapi.apps import with_token
 from tests.support import Judge, StubServer, allow_with_capability, call, raw_http, run, serve
 
-
-class EchoRequest(BaseModel):
-    message: str
-    count: int = 1
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "hello-fastapi" / "app.py"
 
 
 def create_app() -> FastAPI:
-    app = FastAPI(title="hello-fastapi", version="0.1.0", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(
-        ChioASGIMiddleware,
-        config=ChioASGIConfig(
-            sidecar_url=os.environ.get("CHIO_SIDECAR_URL", "http://127.0.0.1:9090"),
-            exclude_paths=frozenset({"/healthz"}),
-        ),
-    )
-
-    @app.get("/healthz")
-    async def healthz() -> dict[str, str]:
-        return {"status": "ok"}
-
-    @app.get("/hello")
-    async def hello() -> dict[str, str]:
-        return {"message": "hello from fastapi"}
-
-    @app.post("/echo")
-    async def echo(payload: EchoRequest) -> dict[str, object]:
-        return {"message": payload.message, "count": payload.count}
-
+    """Make the application of the example's own file."""
+    spec = spec_from_file_location("hello_fastapi", EXAMPLE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    app = module.create_app()
+    assert isinstance(app, FastAPI)
     return app
 
 

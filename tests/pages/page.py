@@ -68,6 +68,29 @@ def matches(shown: str, printed: str) -> bool:
     return re.fullmatch(pattern, printed.replace("\r", "").strip(), re.DOTALL) is not None
 
 
+def transcript(commands: list[tuple[str, str]], folder: Path, env: dict[str, str]) -> list[tuple[str, str, str]]:
+    """Run commands in one shell, which ends with the first that fails.
+
+    Returns:
+        Each command with what is shown and what it printed.
+    """
+    script = "".join(f"{command}\necho '{MARK}'\n" for command, _ in commands)
+    done = subprocess.run(
+        ["sh", "-e"],
+        input=script,
+        cwd=folder,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    printed = done.stdout.split(f"{MARK}\n")
+    assert len(printed) == len(commands) + 1, done.stdout
+    return [(command, shown, out) for (command, shown), out in zip(commands, printed, strict=False)]
+
+
 class Shell:
     """One shell, kept for all commands of a page."""
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.examples.running import copy_of, environment, free_port, run
+from tests.pages.page import commands_folder, commands_of, matches, transcript
 from tests.project.tree import ROOT
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -25,47 +26,16 @@ PYTHON = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 SERVER, *TEN_MINUTES, SMOKE = CONSOLE
 
 
-def commands(block: str) -> list[tuple[str, str]]:
-    """Return each command of a console block with the output that is shown below it."""
-    parts = re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]
-    return [(command, output) for command, _, output in (part.partition("\n") for part in parts)]
-
-
-def matches(shown: str, printed: str) -> bool:
-    """Tell whether the output is as shown; an ellipsis stands for anything, alone on a line for any lines."""
-    pattern = re.escape(shown.strip()).replace("…", ".*")
-    return re.fullmatch(pattern, printed.replace("\r", "").strip(), re.DOTALL) is not None
-
-
-def transcript(blocks: list[str], folder: Path, **more: str) -> list[tuple[str, str, str]]:
+def played(blocks: list[str], folder: Path, **more: str) -> list[tuple[str, str, str]]:
     """Run the commands of some blocks in one shell; return command, what is shown and what was printed."""
-    wanted = [one for block in blocks for one in commands(block)]
-    script = "".join(f"{command}\necho '@@'\n" for command, _ in wanted)
-    done = subprocess.run(
-        ["sh", "-e"],
-        input=script,
-        cwd=folder,
-        env=environment(PYTHONUNBUFFERED="1", **more),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    printed = done.stdout.split("@@\n")
-    assert len(printed) == len(wanted) + 1, done.stdout
-    return [(command, shown, out) for (command, shown), out in zip(wanted, printed, strict=False)]
+    wanted = [one for block in blocks for one in commands_of(block)]
+    return transcript(wanted, folder, environment(PYTHONUNBUFFERED="1", **more))
 
 
 @pytest.fixture
 def path_with_commands(tmp_path: Path) -> str:
     """A PATH on which the commands of this project run the code of this checkout."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    for name, module in (("chio-sidecar", "chio_sidecar"), ("uvicorn", "uvicorn")):
-        (folder / name).write_text(f'#!/bin/sh\nexec {sys.executable} -m {module} "$@"\n')
-        (folder / name).chmod(0o755)
-    return f"{folder}:{os.environ['PATH']}"
+    return f"{commands_folder(tmp_path)}:{os.environ['PATH']}"
 
 
 @pytest.fixture
@@ -73,7 +43,7 @@ def ten_lines(tmp_path: Path, path_with_commands: str) -> Iterator[tuple[Path, i
     """The ten lines in a folder of their own, started as the README says, but on a free port."""
     (tmp_path / "main.py").write_text(PYTHON[0])
     port = free_port()
-    ((command, _),) = commands(SERVER)
+    ((command, _),) = commands_of(SERVER)
     process = subprocess.Popen(
         f"{command} --port {port}",
         shell=True,
@@ -100,14 +70,14 @@ def test_ten_lines_are_ten() -> None:
 def test_the_first_ten_minutes_go_as_shown(ten_lines: tuple[Path, int], path_with_commands: str) -> None:
     folder, port = ten_lines
     blocks = [block.replace("127.0.0.1:8000", f"127.0.0.1:{port}") for block in TEN_MINUTES]
-    for command, shown, printed in transcript(blocks, folder, PATH=path_with_commands, PYTHONPATH=str(ROOT)):
+    for command, shown, printed in played(blocks, folder, PATH=path_with_commands, PYTHONPATH=str(ROOT)):
         assert matches(shown, printed), f"{command}\n--- shown\n{shown}\n--- printed\n{printed}"
 
 
 @pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
 def test_what_the_smoke_leaves_is_as_shown(tmp_path: Path) -> None:
     copy_of("hello-fastapi", tmp_path)
-    for command, shown, printed in transcript([SMOKE], tmp_path, PYTHONPATH=str(ROOT)):
+    for command, shown, printed in played([SMOKE], tmp_path, PYTHONPATH=str(ROOT)):
         assert matches(shown, printed), f"{command}\n--- shown\n{shown}\n--- printed\n{printed}"
 
 

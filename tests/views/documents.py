@@ -6,12 +6,12 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.examples.running import environment
+from tests.pages.page import commands_folder, commands_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,50 +32,18 @@ def python_of(page: str) -> list[str]:
 
 def consoles_of(page: str) -> list[list[tuple[str, str]]]:
     """Return each console block: its commands with the output shown below them."""
-    blocks = re.findall(r"```console\n(.*?)```", text_of(page), re.DOTALL)
-    return [
-        [(command, shown) for command, _, shown in (part.partition("\n") for part in re.split(r"(?m)^\$ ", block)[1:])]
-        for block in blocks
-    ]
-
-
-def matches(shown: str, printed: str) -> bool:
-    """Tell whether the output is as shown; an ellipsis stands for anything."""
-    pattern = re.escape(shown.strip()).replace("…", ".*")
-    return re.fullmatch(pattern, printed.replace("\r", "").strip(), re.DOTALL) is not None
+    return [commands_of(block) for block in re.findall(r"```console\n(.*?)```", text_of(page), re.DOTALL)]
 
 
 def write_files(page: str, folder: Path) -> dict[str, str]:
     """Write the files of a page into a folder; return the environment in which its commands run there."""
     for name, content in files_of(page).items():
         (folder / name).write_text(content, encoding="utf-8")
-    commands = folder / "bin"
-    commands.mkdir()
-    for name, arguments in (("chio-sidecar", "-m chio_sidecar"), ("python", "")):
-        (commands / name).write_text(f'#!/bin/sh\nexec {sys.executable} {arguments} "$@"\n')
-        (commands / name).chmod(0o755)
     return environment(
-        PATH=f"{commands}:{os.environ['PATH']}", PYTHONPATH=f"{ROOT}:{ROOT / 'adapters'}", PYTHONUNBUFFERED="1"
+        PATH=f"{commands_folder(folder)}:{os.environ['PATH']}",
+        PYTHONPATH=f"{ROOT}:{ROOT / 'adapters'}",
+        PYTHONUNBUFFERED="1",
     )
-
-
-def transcript(commands: list[tuple[str, str]], folder: Path, env: dict[str, str]) -> list[tuple[str, str, str]]:
-    """Run commands in one shell; return each with what is shown and what it printed."""
-    script = "".join(f"{command}\necho '@@'\n" for command, _ in commands)
-    done = subprocess.run(
-        ["sh", "-e"],
-        input=script,
-        cwd=folder,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    printed = done.stdout.split("@@\n")
-    assert len(printed) == len(commands) + 1, done.stdout
-    return [(command, shown, out) for (command, shown), out in zip(commands, printed, strict=False)]
 
 
 @contextmanager

@@ -10,7 +10,8 @@ import pytest
 
 from chio_django import checks
 from tests.examples.running import free_port
-from tests.views.documents import consoles_of, matches, python_of, serving, text_of, transcript, write_files
+from tests.pages.page import matches, transcript
+from tests.views.documents import consoles_of, python_of, serving, text_of, write_files
 
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 
