@@ -1,9 +1,8 @@
-"""The reference vectors of the protocol hold, when they are present beside the repository."""
+"""The reference vectors of capability tokens and their scopes hold."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,17 +19,7 @@ from chio_core.capabilities import (
     verify_delegation_chain,
 )
 from chio_core.models.capability import CapabilityToken, ChioScope, ToolGrant
-
-VECTORS = Path(__file__).resolve().parents[2].parent / "shared" / "reference" / "vectors"
-
-pytestmark = pytest.mark.skipif(not VECTORS.is_dir(), reason="the reference vectors are not present")
-
-
-def _cases(topic: str, member: str = "cases") -> list[Any]:
-    file = VECTORS / topic / "v1.json"
-    if not file.is_file():
-        return []
-    return [pytest.param(case, id=case["id"]) for case in json.loads(file.read_text())[member]]
+from tests.core.reference import cases, vectors
 
 
 def _refusal(token: CapabilityToken, **options: Any) -> str | None:
@@ -64,23 +53,23 @@ def _check_outcome(token: CapabilityToken, expected: dict[str, Any], now: int, *
     verify_delegation_chain(token.delegation_chain)
 
 
-@pytest.mark.parametrize("case", _cases("april/capability"))
+@cases("april/capability")
 def test_april_tokens(case: dict[str, Any]) -> None:
     _check(case, schema_form=False)
 
 
-@pytest.mark.parametrize("case", _cases("newer/capability"))
+@cases("newer/capability")
 def test_newer_tokens(case: dict[str, Any]) -> None:
     _check(case, schema_form=True)
 
 
-@pytest.mark.parametrize("case", _cases("newer/capability"))
+@cases("newer/capability")
 def test_newer_tokens_are_refused_by_the_strict_april_profile(case: dict[str, Any]) -> None:
     token = parse_capability(case["capability"])
     assert _refusal(token, now=token.issued_at, accept_schema_form=False) == "R4"
 
 
-@pytest.mark.parametrize("case", _cases("april/issued-capability"))
+@cases("april/issued-capability")
 def test_issued_tokens(case: dict[str, Any]) -> None:
     if not case["expected"]["parses"]:
         with pytest.raises(CapabilityRejected) as refused:
@@ -92,7 +81,7 @@ def test_issued_tokens(case: dict[str, Any]) -> None:
     assert (rule is None) is case["expected"]["signature_valid"]
 
 
-@pytest.mark.parametrize("case", _cases("composed/scope-match"))
+@cases("composed/scope-match")
 def test_scope_match(case: dict[str, Any]) -> None:
     scope = ChioScope.model_validate({"grants": case["grants"]})
     allowed = scope_allows(
@@ -105,18 +94,18 @@ def test_scope_match(case: dict[str, Any]) -> None:
     assert allowed is case["expected_match"]
 
 
-@pytest.mark.parametrize("case", _cases("composed/subset", "tool_cases"))
+@cases("composed/subset", "tool_cases")
 def test_subset_of_tool_grants(case: dict[str, Any]) -> None:
     child, parent = ToolGrant.model_validate(case["child"]), ToolGrant.model_validate(case["parent"])
     assert is_subset(child, parent) is case["expected_subset"]
 
 
-@pytest.mark.parametrize("case", _cases("composed/subset", "pattern_cases"))
+@cases("composed/subset", "pattern_cases")
 def test_patterns_of_resources_and_prompts(case: dict[str, Any]) -> None:
     assert pattern_covers(case["parent"], case["child"]) is case["expected_covered"]
 
 
-@pytest.mark.parametrize("case", [case for case in _cases("composed/mint") if "expected_scope" in case.values[0]])
+@pytest.mark.parametrize("case", [one for one in vectors("composed/mint")["cases"] if "expected_scope" in one])
 def test_scopes_of_minted_tokens_are_written_as_they_were_read(case: dict[str, Any]) -> None:
     scope = ChioScope.model_validate(case["expected_scope"])
     assert json.dumps(scope.to_wire()) == json.dumps(case["expected_scope"])
