@@ -1,4 +1,4 @@
-"""The decision belongs to its own request: contextvars, threads, background tasks, exceptions (C10)."""
+"""The decision belongs to its own request: contextvars, threads, background tasks, exceptions."""
 
 from __future__ import annotations
 

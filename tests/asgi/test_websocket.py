@@ -1,4 +1,4 @@
-"""Websocket handshakes are judged like requests (C6)."""
+"""Websocket handshakes are judged like requests."""
 
 from __future__ import annotations
 
