@@ -1,4 +1,4 @@
-"""The sidecar inside an application's process, for `CHIO_SIDECAR_URL=embedded:PATH`.
+"""The sidecar inside an application's process, for `CHIO_SIDECAR_URL=embedded:FILE`.
 
 It is the same application as the one that listens on a port, with the same store and the same checks.
 """
