@@ -14,11 +14,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from chio_core.carrier.base import AsyncCarrier, BlockingCarrier, Endpoint, Pairs
-from chio_core.decide import EVALUATE_PATH, Answer, Clock, Question, conclude, conclude_error
+from chio_core.decide import conclude, conclude_error
 from chio_core.decision import Decision
 from chio_core.errors import SidecarError
 from chio_core.metrics import Metrics
 from chio_core.observe import settle
+from chio_core.question import EVALUATE_PATH, Answer, Question
 from chio_core.settings import ChioSettings
 from chio_core.telemetry import Telemetry
 from chio_core.trust import KeyTrust
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
     from chio_core.models.receipt import HttpReceipt
     from chio_sidecar.embedded import EmbeddedSidecar
+
+Clock = Callable[[], float]
+"""Returns seconds since 1970."""
 
 
 class ChioClient:

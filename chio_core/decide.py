@@ -18,14 +18,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
 
 from chio_core import decision as outcome
-from chio_core.canonical import canonical_json, parse_json
+from chio_core.canonical import parse_json
 from chio_core.decision import Decision
 from chio_core.errors import (
     ApprovalRequired,
@@ -34,142 +34,34 @@ from chio_core.errors import (
     ReceiptRejected,
     SidecarError,
 )
-from chio_core.headers import single_headers
+from chio_core.inspection import APPROVAL_ID, approval_of, capability_of, inspect, singleton_headers
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt, explain
-from chio_core.models.request import ChioHttpRequest
 from chio_core.models.verdict import Verdict
-from chio_core.names import APPROVAL_HEADER, CAPABILITY_HEADER, CAPABILITY_QUERY, TRACEPARENT
+from chio_core.names import CAPABILITY_HEADER, TRACEPARENT
 from chio_core.observe import is_observed
 from chio_core.policy import covers
+from chio_core.question import EVALUATE_PATH, Answer, Question
 from chio_core.receipts import Expectation, verify_receipt
-from chio_core.request import METHODS, RequestView, Requirement, query_map, to_chio_request
+from chio_core.request import RequestView, Requirement, to_chio_request
 from chio_core.response import Denial
 from chio_core.rule import check_arguments
 from chio_core.settings import ChioSettings
 from chio_core.trust import KeyTrust
 
-MAX_HEADER_BYTES = 64 * 1024
-MAX_PATH_CHARACTERS = 8 * 1024
-"""A path is stored in the receipt for good; servers accept eight times as much."""
+__all__ = [
+    "EVALUATE_PATH",
+    "Answer",
+    "Question",
+    "capability_of",
+    "conclude",
+    "conclude_error",
+    "inspect",
+    "prepare",
+    "singleton_headers",
+]
 
-MAX_APPROVAL_CHARACTERS = 8 * 1024
-"""Longest approval token as JSON; the protocol's own has about 700 characters."""
-
-EVALUATE_PATH = "/chio/evaluate"
-
-_APPROVAL_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _RESUME_PATH = re.compile(r"/[A-Za-z0-9._:~/-]{1,255}")
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came back over the wire."""
-
-    status: int
-    content_type: str
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What to send to `POST /chio/evaluate`, and what the receipt will have to match.
-
-    Attributes:
-        capability: the token's text, a secret; like the headers that carry it, it is left out of the `repr`.
-        observe: a refusal is recorded only, see `chio_core.observe`.
-    """
-
-    request: ChioHttpRequest
-    body: bytes = field(repr=False)
-    headers: tuple[tuple[str, str], ...] = field(repr=False)
-    expectation: Expectation
-    capability: str | None = field(repr=False)
-    requirement: Requirement | None
-    observe: bool = False
-
-
-def singleton_headers(settings: ChioSettings) -> frozenset[str]:
-    """Return the headers, in lower case, that may stand only once in a request."""
-    return single_headers(settings.capability_header, settings.api_key_header)
-
-
-def inspect(view: RequestView, settings: ChioSettings, singletons: frozenset[str]) -> Denial | None:
-    """Return the refusal of a request that could mean two things, before its body is read; None if it is fine.
-
-    Args:
-        singletons: `singleton_headers(settings)`, computed once by the caller.
-    """
-    if view.method not in METHODS:
-        allow = (("allow", ", ".join(sorted(METHODS))),)
-        return outcome.bad_request("request method is none that Chio can judge", 405, allow)
-    twice = singletons.intersection(view.repeated_headers())
-    if twice:
-        return outcome.bad_request(f"header {min(twice)} occurs more than once")
-    if len(view.route_path) > MAX_PATH_CHARACTERS:
-        return outcome.bad_request(f"path is longer than {MAX_PATH_CHARACTERS} characters", 414)
-    return _inspect_capability(view, settings) or _inspect_approval(view) or _inspect_query(view)
-
-
-def _inspect_capability(view: RequestView, settings: ChioSettings) -> Denial | None:
-    token = capability_of(view, settings)
-    if token is None:
-        return None
-    if len(token) > MAX_HEADER_BYTES:
-        return outcome.bad_request(f"capability token is longer than {MAX_HEADER_BYTES} bytes")
-    if not token.isascii() or not token.isprintable():
-        return outcome.bad_request("capability token must be printable ASCII; escape other characters in its JSON")
-    return None
-
-
-def _inspect_approval(view: RequestView) -> Denial | None:
-    try:
-        approval_of(view)
-    except InvalidDocument as exc:
-        return outcome.bad_request(exc.message)
-    return None
-
-
-def _inspect_query(view: RequestView) -> Denial | None:
-    try:
-        query_map(view.query_string)
-        view.route_path.encode()
-    except ValueError:
-        return outcome.bad_request("query or path cannot be decoded, or has too many fields")
-    return None
-
-
-def capability_of(view: RequestView, settings: ChioSettings) -> str | None:
-    """Return the text of the capability token that the caller presented, or None; blank counts as none."""
-    values = view.header_values(settings.capability_header.lower())
-    token = values[0] if values else None
-    if token is None and settings.capability_in_query:
-        token = view.query_params.get(CAPABILITY_QUERY)
-    return token.strip() or None if token is not None else None
-
-
-def approval_of(view: RequestView) -> str | dict[str, Any] | None:
-    """Return the approval that the caller presents: its id, or a token object; None for none, blank counts as none.
-
-    Raises:
-        InvalidDocument: the header is neither; the text names the header and repeats nothing of it.
-    """
-    values = view.header_values(APPROVAL_HEADER.lower())
-    text = values[0].strip() if values else ""
-    if not text:
-        return None
-    if not text.startswith("{"):
-        if _APPROVAL_ID.fullmatch(text):
-            return text
-        raise InvalidDocument(f"header {APPROVAL_HEADER} must be the id of an approval, or its token as compact JSON")
-    if len(text) > MAX_APPROVAL_CHARACTERS or not text.isascii() or not text.isprintable():
-        raise InvalidDocument(f"token in {APPROVAL_HEADER} must be printable ASCII, at most {MAX_APPROVAL_CHARACTERS}")
-    try:
-        token = parse_json(text)
-        canonical_json(token)
-    except InvalidDocument:
-        raise InvalidDocument(f"token in header {APPROVAL_HEADER} is no JSON object with one reading") from None
-    return token if isinstance(token, dict) else None
 
 
 def prepare(
@@ -301,9 +193,9 @@ def _refused(answer: Answer) -> EvaluationFailed:
     code = said.get("error")
     if answer.status == 409 and code == "chio_approval_required":
         return ApprovalRequired(
-            _plain(said.get("approval_id"), _APPROVAL_ID),
+            _plain(said.get("approval_id"), APPROVAL_ID),
             _plain(said.get("resume_path"), _RESUME_PATH),
-            _plain(said.get("kernel_receipt_id"), _APPROVAL_ID),
+            _plain(said.get("kernel_receipt_id"), APPROVAL_ID),
         )
     detail = code if isinstance(code, str) else None
     return EvaluationFailed(f"Chio sidecar returned {answer.status}", status=answer.status, detail=detail)
@@ -370,7 +262,3 @@ def _covers(requirement: Requirement, question: Question, receipt: HttpReceipt) 
     except InvalidDocument:
         return False
     return index is not None and set(requirement.operations) <= set(token.scope.grants[index].operations)
-
-
-Clock = Callable[[], float]
-"""Returns seconds since 1970."""

@@ -16,16 +16,13 @@ warning in the log of decisions (`chio_core.decision_log`) and one count (`chio_
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from chio_core.decision import Decision
 from chio_core.exclusions import is_among
 from chio_core.models.receipt import ChioPassthrough
+from chio_core.question import Question
 from chio_core.request import Requirement
 from chio_core.settings import ChioSettings
-
-if TYPE_CHECKING:
-    from chio_core.decide import Question
 
 
 def is_observed(settings: ChioSettings, path: str, requirement: Requirement | None = None) -> bool:

@@ -27,8 +27,8 @@ from chio_core.names import LOGGER, TRACEPARENT
 from chio_core.settings import ChioSettings
 
 if TYPE_CHECKING:
-    from chio_core.decide import Question
     from chio_core.otel.spans import ActiveSpan, Provider, Spans
+    from chio_core.question import Question
 
 log = logging.getLogger(LOGGER)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import httptools
 
 from chio_core.carrier.base import MAX_ANSWER_BYTES
-from chio_core.decide import Answer
 from chio_core.errors import EvaluationFailed
+from chio_core.question import Answer
 
 
 class AnswerReader:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
-from chio_core.decide import Answer
+from chio_core.question import Answer
 
 MAX_ANSWER_BYTES = 1024 * 1024
 """A longer answer is no decision. A receipt has one to three kilobytes."""

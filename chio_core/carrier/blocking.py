@@ -13,8 +13,8 @@ import time
 
 from chio_core.carrier.answer import AnswerReader
 from chio_core.carrier.base import Endpoint, Pairs, request_head
-from chio_core.decide import Answer
 from chio_core.errors import EvaluationFailed, SidecarTimeout, SidecarUnreachable
+from chio_core.question import Answer
 
 MAX_IDLE_SECONDS = 30.0
 

@@ -16,8 +16,8 @@ import asyncio
 from collections.abc import Callable
 
 from chio_core.carrier.answer import AnswerReader
-from chio_core.decide import Answer
 from chio_core.errors import EvaluationFailed, SidecarTimeout, SidecarUnreachable
+from chio_core.question import Answer
 
 
 class Connection(asyncio.Protocol):

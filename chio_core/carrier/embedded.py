@@ -14,8 +14,8 @@ import httpx
 
 from chio_core.carrier.base import Pairs
 from chio_core.carrier.via_httpx import HttpxCarrier
-from chio_core.decide import Answer
 from chio_core.errors import ConfigurationError
+from chio_core.question import Answer
 from chio_core.settings import ChioSettings
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ import pytest
 from chio_core.canonical import parse_json
 from chio_core.capabilities import issue_capability
 from chio_core.decide import (
-    MAX_HEADER_BYTES,
     Question,
     capability_of,
     conclude,
@@ -21,6 +20,7 @@ from chio_core.decide import (
 )
 from chio_core.decision import Decision
 from chio_core.errors import EvaluationFailed, ReceiptRejected, SidecarError, SidecarTimeout, SidecarUnreachable
+from chio_core.inspection import MAX_HEADER_BYTES
 from chio_core.request import Requirement
 from chio_core.settings import ChioSettings
 from chio_core.signing import SigningKey

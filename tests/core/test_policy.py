@@ -9,9 +9,10 @@ import pytest
 
 from chio_core.amounts import Facts, InputRefused, from_body, from_path, from_query, read_amount
 from chio_core.capabilities import issue_capability
-from chio_core.decide import Answer, Question, approval_of, conclude, conclude_error, inspect, singleton_headers
+from chio_core.decide import Answer, Question, conclude, conclude_error, inspect, singleton_headers
 from chio_core.decision import Decision
 from chio_core.errors import ApprovalRequired, ConfigurationError, EvaluationFailed, SidecarTimeout, SidecarUnreachable
+from chio_core.inspection import approval_of
 from chio_core.models.capability import ChioScope
 from chio_core.models.verdict import GuardEvidence
 from chio_core.policy import (
