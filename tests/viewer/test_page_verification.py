@@ -12,9 +12,8 @@ from typing import Any
 from chio_core.canonical import canonical_json, parse_json
 from chio_core.errors import InvalidDocument, ReceiptRejected
 from chio_core.receipts import verify_receipt
-from tests.viewer.browser import (
-    Browser,
-)
+from chio_sidecar.receipts import compact_json
+from tests.viewer.browser import LISTED, Browser, checks, open_row
 from tests.viewer.records import STRANGER, fill, newer, receipt
 
 
@@ -147,5 +146,50 @@ def _receipts() -> list[dict[str, Any]]:
         {"observation_outcome": "seen"},
         {"tool_origin": "x"},
     ]
-    old = [good, *({**good, **change} for change in changes)]
+    old = [good, *({**good, **change} for change in changes), *_of_another_shape()]
     return [*old, receipt(3, evidence=None, metadata=None), *({**new, **change} for change in newer_changes)]
+
+
+def _of_another_shape() -> list[dict[str, Any]]:
+    """Receipts whose signatures are genuine, and texts of another shape."""
+    members: dict[str, tuple[Any, ...]] = {
+        **dict.fromkeys(("method", "policy_hash", "request_id"), (None, 5)),
+        **dict.fromkeys(("capability_id", "session_id", "tool_origin"), (2**70, [])),
+        "timestamp": (1.0, 1.5, -1, 2**64, 2**64 - 1, "1", True),
+        "response_status": (70_000, 65_535, 200.0, None),
+        "verdict": (
+            ["allow"],
+            {"verdict": 5},
+            *({"verdict": "deny", "details": details} for details in (None, [], {})),
+            *({"verdict": "deny", "http_status": status} for status in (None, 403, -1, 1.0)),
+        ),
+        "evidence": (
+            {},
+            [1],
+            [{"guard_name": "g", "verdict": 1}],
+            *([{"guard_name": "g", "verdict": True, "details": text}] for text in (None, "x", 7)),
+        ),
+        "actor_chain": ([1], [{}], {}),
+    }
+    return [receipt(4, **{name: value}) for name, values in members.items() for value in values]
+
+
+def test_a_receipt_with_a_number_beyond_every_double_is_shown_as_damaged(
+    browser: Browser, show: Any, tmp_path: Path
+) -> None:
+    text = compact_json(receipt(2)).replace('"metadata":{', '"metadata":{"x":1e400,')
+    show(fill(tmp_path / "s.sqlite3", [receipt(1), text]))
+    browser.until(LISTED.format(2))
+    open_row(browser, 2)
+    open_row(browser, 1)
+    assert all("Refused" in said for said in checks(browser))
+    assert "1e400" in browser.text("#raw")
+
+
+def test_a_receipt_that_cannot_be_opened_leaves_none_in_its_place(browser: Browser, show: Any, tmp_path: Path) -> None:
+    show(fill(tmp_path / "s.sqlite3", [receipt(1)]))
+    browser.until(LISTED.format(1))
+    open_row(browser)
+    browser.run("location.hash = 'no-such-receipt'")
+    assert browser.until("document.querySelector('#detail').hidden")
+    assert any("404" in said for said in browser.complaints())

@@ -10,7 +10,10 @@ const STRING = /"(?:[^"\\\u0000-\u001f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"/y;
 const BLANK = /[ \t\n\r]*/y;
 const HALF_A_PAIR = /\p{Cs}/u;
 
-/** Parse a JSON text. Throws a SyntaxError for what the protocol forbids too: a member twice, or too deep nesting. */
+/**
+ * Parse a JSON text. Throws a SyntaxError for what the protocol forbids too: a member twice, too deep nesting, or a
+ * number that no double can hold, which has no canonical form.
+ */
 export function parse(text) {
   const reader = { text, at: 0 };
   const value = readValue(reader, 0);
@@ -114,7 +117,10 @@ function readString(reader) {
 
 function readNumber(reader) {
   const [text, fraction, exponent] = match(reader, NUMBER);
-  return fraction === undefined && exponent === undefined ? BigInt(text) : Number(text);
+  if (fraction === undefined && exponent === undefined) return BigInt(text);
+  const value = Number(text);
+  if (!Number.isFinite(value)) throw new SyntaxError("a number is too large");
+  return value;
 }
 
 function match(reader, pattern) {

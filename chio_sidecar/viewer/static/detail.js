@@ -21,7 +21,9 @@ export class Detail {
     try {
       opened = await ask("receipt", { id });
     } catch (error) {
-      if (this.id === id) this.failed(error);
+      if (this.id !== id) return;
+      this.close(); // another receipt must not stand there under this one's name
+      this.failed(error);
       return;
     }
     const browser = await verify(opened.text);

@@ -2,6 +2,7 @@
 // the signature (wire protocol, sections 3.1 and 3.6).
 
 import { canonical, parse } from "./canonical.js";
+import { oddMember } from "./shape.js";
 
 const OPTIONAL = ["session_id", "capability_id", "metadata", "observation_outcome"];
 const OMIT_EMPTY = ["evidence", "actor_chain"];
@@ -28,6 +29,8 @@ export async function verify(text) {
     return invalid(`the text is no receipt: ${error.message}`);
   }
   if (!(receipt instanceof Map)) return invalid("the text is no JSON object");
+  const odd = oddMember(receipt);
+  if (odd !== null) return invalid(`the text is no receipt: ${odd} is missing or of another kind`);
   if (!globalThis.crypto?.subtle) {
     return unavailable("browsers verify on pages from https:// or from this machine only");
   }
