@@ -15,6 +15,7 @@ from typing import Any
 
 from chio_core.canonical import parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
+from chio_sidecar.store.schema import UNUSABLE, trouble
 
 _WINDOW = 2_000
 
@@ -99,11 +100,11 @@ class ReceiptReader:
             self._connection = sqlite3.connect(
                 f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5.0, check_same_thread=False
             )
-        except sqlite3.Error as exc:
+        except UNUSABLE as exc:
             raise self._unreadable(exc) from None
         try:
             self._last = self._last_row()
-        except sqlite3.Error as exc:
+        except UNUSABLE as exc:
             self._connection.close()
             raise self._unreadable(exc) from None
 
@@ -180,7 +181,7 @@ class ReceiptReader:
     def _fetch(self, sql: str, parameters: dict[str, Any]) -> list[Any]:
         try:
             return self._connection.execute(sql, parameters).fetchall()
-        except sqlite3.Error as exc:
+        except UNUSABLE as exc:
             raise self._unreadable(exc) from None
 
     def _receipt(self, number: int, text: str) -> dict[str, Any]:
@@ -192,5 +193,6 @@ class ReceiptReader:
             raise ConfigurationError(f"row {number} of {self._place} is damaged: it holds no receipt")
         return document
 
-    def _unreadable(self, exc: sqlite3.Error) -> ConfigurationError:
-        return ConfigurationError(f"cannot read {self._place} as a receipt store: {exc}; name the sidecar's file")
+    def _unreadable(self, exc: Exception) -> ConfigurationError:
+        text = trouble(exc)
+        return ConfigurationError(f"cannot read {self._place} as a receipt store: {text}; name the sidecar's file")

@@ -14,7 +14,7 @@ from chio_core.canonical import parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_sidecar.doctor.result import Check
 from chio_sidecar.keys import key_beside, load_key
-from chio_sidecar.store.schema import APPLICATION_ID
+from chio_sidecar.store.schema import APPLICATION_ID, UNUSABLE, trouble
 from chio_sidecar.store.tables import SCHEMA_VERSION
 
 LITTLE_ROOM = 100 * 1024 * 1024
@@ -75,7 +75,7 @@ def last_kernel_key(path: Path) -> str | None:
             return _last_key(connection)
         finally:
             connection.close()
-    except (OSError, sqlite3.Error):
+    except (OSError, *UNUSABLE):
         return None
 
 
@@ -132,8 +132,9 @@ def _content(path: Path, patience: Patience, clock: Callable[[], float]) -> Gene
             return _last_key(connection)
         finally:
             connection.close()
-    except sqlite3.Error as exc:
-        yield Check("store", "fail", f"{path} cannot be read: {exc}", "stop what holds it, or restore it from a backup")
+    except UNUSABLE as exc:
+        text = f"{path} cannot be read: {trouble(exc)}"
+        yield Check("store", "fail", text, "stop what holds it, or restore it from a backup")
         return None
 
 

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from chio_core.errors import ConfigurationError
+from chio_sidecar.store.schema import UNUSABLE, trouble
 
 
 class Ledger:
@@ -26,7 +27,7 @@ class Ledger:
             raise ConfigurationError(f"there is no receipt store at {path}; name the sidecar's file")
         try:
             self._connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
-        except sqlite3.Error as exc:
+        except UNUSABLE as exc:
             raise self._unreadable(exc) from None
 
     def is_revoked(self, capability_id: str) -> bool:
@@ -64,8 +65,9 @@ class Ledger:
     def _ask(self, sql: str, *parameters: Any) -> int:
         try:
             return int(self._connection.execute(sql, parameters).fetchone()[0])
-        except sqlite3.Error as exc:
+        except UNUSABLE as exc:
             raise self._unreadable(exc) from None
 
-    def _unreadable(self, exc: sqlite3.Error) -> ConfigurationError:
-        return ConfigurationError(f"cannot read {self._path} as a receipt store: {exc}; name the sidecar's file")
+    def _unreadable(self, exc: Exception) -> ConfigurationError:
+        text = trouble(exc)
+        return ConfigurationError(f"cannot read {self._path} as a receipt store: {text}; name the sidecar's file")

@@ -20,6 +20,9 @@ APPLICATION_ID = 0x4368696F
 FIRST_SAFE_WAL = (3, 51, 3)
 """Older versions can lose committed rows when two connections write and checkpoint a write-ahead log at once."""
 
+UNUSABLE = (sqlite3.Error, UnicodeDecodeError)
+"""What is raised about a file; the second where SQLite quotes a damaged schema, and that is no UTF-8."""
+
 _SMALLEST = 512  # bytes; the smallest page, and so the smallest database
 
 
@@ -58,8 +61,14 @@ def prepare(path: Path, *, journal: str, busy_seconds: float) -> None:
         raise ConfigurationError(
             f"cannot open receipt store {path}: {exc.strerror}; its folder must exist and be writable"
         ) from None
-    except sqlite3.Error as exc:
-        raise ConfigurationError(f"cannot use {path} as a receipt store: {exc}; {_remedy(exc)}") from None
+    except UNUSABLE as exc:
+        text = trouble(exc)
+        raise ConfigurationError(f"cannot use {path} as a receipt store: {text}; {_remedy(text)}") from None
+
+
+def trouble(exc: Exception) -> str:
+    """Return what SQLite says about a file, given one of `UNUSABLE`."""
+    return "its schema is damaged" if isinstance(exc, UnicodeDecodeError) else str(exc)
 
 
 def connect(path: Path, *, journal: str, busy_seconds: float) -> sqlite3.Connection:
@@ -195,8 +204,7 @@ def _is_empty(connection: sqlite3.Connection) -> bool:
     return (count, version) == (0, 0)
 
 
-def _remedy(exc: sqlite3.Error) -> str:
-    text = str(exc)
+def _remedy(text: str) -> str:
     if "locked" in text or "busy" in text:
         return "another process holds it; stop that process, or name another file"
     if "full" in text:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from chio_core.errors import ConfigurationError
-from chio_sidecar.store.schema import connect_reader
+from chio_sidecar.store.schema import UNUSABLE, connect_reader, trouble
 from chio_sidecar.viewer.cells import CELLS, row_of
 from chio_sidecar.viewer.wanted import Wanted
 
@@ -179,9 +179,9 @@ class ReceiptWindow:
                 yield connection
             finally:
                 connection.close()
-        except sqlite3.Error as exc:
+        except UNUSABLE as exc:
             raise ConfigurationError(
-                f"cannot read {self.path} as a receipt store: {exc}; name the file of a sidecar"
+                f"cannot read {self.path} as a receipt store: {trouble(exc)}; name the file of a sidecar"
             ) from None
 
 
