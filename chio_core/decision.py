@@ -126,11 +126,13 @@ def capability_required(
 
 def capability_insufficient(requirement: Requirement, receipt_id: str | None) -> Denial:
     """Return the 403 for a capability that does not cover what the route requires."""
+    scope = required_scope(requirement)
     return Denial(
         message=f"the capability presented does not authorize {requirement.title}",
         guard=CAPABILITY_GUARD,
         receipt_id=receipt_id,
-        suggestion=f"ask the authority for a capability that grants {requirement.title}",
+        suggestion=f"ask the authority for a capability that grants {scope or requirement.title}",
+        details={} if scope is None else {"required_scope": scope},
     )
 
 

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable
 
 from chio_core.request import Requirement
+
+
+def granted_operations(operations: Iterable[str]) -> tuple[str, ...]:
+    """Return what a grant has to contain so that a requirement of these operations is met.
+
+    `invoke` is always among them: a sidecar looks at no grant without it (wire protocol, section 5.5).
+    """
+    return tuple(dict.fromkeys(("invoke", *operations)))
 
 
 def required_scope(requirement: Requirement) -> str | None:
     """Return the scope of a requirement, for example `payments/transfer:invoke`; None where any capability will do."""
     if requirement.server is None:
         return None
-    return f"{requirement.title}:{','.join(requirement.operations)}"
+    return f"{requirement.title}:{','.join(granted_operations(requirement.operations))}"
 
 
 def issue_command(requirement: Requirement, sidecar_url: str = "") -> str:
@@ -26,8 +35,9 @@ def issue_command(requirement: Requirement, sidecar_url: str = "") -> str:
     """
     server, tool = requirement.server or "SERVER", requirement.tool or "TOOL"
     words = [*_issuer(sidecar_url), _option("--server", server), _option("--tool", tool)]
-    if requirement.operations != ("invoke",):
-        words += [f"--operation {operation}" for operation in requirement.operations]
+    operations = granted_operations(requirement.operations)
+    if operations != ("invoke",):
+        words += [f"--operation {operation}" for operation in operations]
     return " ".join(["chio-sidecar capability issue", *words])
 
 

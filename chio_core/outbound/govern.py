@@ -66,7 +66,7 @@ class GovernOutbound(OutboundMember):
         tool: what a send is: `(server, tool)`; or a mapping from hosts (`api.example.com`, with a port where it is
             not the default) to such pairs, other hosts being refused without asking; or a function from the
             request to a pair or None. Naming a tool requires a capability that grants it.
-        operations: operations that one grant must contain.
+        operations: operations that one grant must contain, besides `invoke`.
         arguments: function from the request to the JSON that the grant's constraints are held against;
             by default `{"method": …, "url": …}`, so a `domain_exact` constraint binds the grant to a host.
         capability: the token to present, or a function from the request to it (or None). Left out, the token in

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from chio_core.hints import granted_operations
 from chio_core.models.capability import ToolGrant
 
 ISSUE = "chio-sidecar capability issue"
@@ -62,8 +63,9 @@ class Wanted:
             issuer: the option that says who signs, with its value.
         """
         words = [*issuer, "--server", self.server or "SERVER", "--tool", self.tool or "TOOL"]
-        if self.operations != ("invoke",):
-            words += [word for operation in self.operations for word in ("--operation", operation)]
+        operations = granted_operations(self.operations)
+        if operations != ("invoke",):
+            words += [word for operation in operations for word in ("--operation", operation)]
         words += [word for constraint in self.constraints for word in ("--constraint", _json(constraint))]
         if self.max_invocations is not None:
             words += ["--max-invocations", str(self.max_invocations)]
