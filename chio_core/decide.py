@@ -39,7 +39,7 @@ from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt, explain
 from chio_core.models.verdict import Verdict
 from chio_core.names import CAPABILITY_HEADER, TRACEPARENT
-from chio_core.observe import is_observed
+from chio_core.observe import is_observed, lacking
 from chio_core.policy import covers
 from chio_core.question import EVALUATE_PATH, Answer, Question
 from chio_core.receipts import Expectation, verify_receipt
@@ -98,6 +98,7 @@ def prepare(
         body_length=body_length,
         requirement=_sent(requirement, token, template or view.route_path),
         observe=observe,
+        lacking=lacking(requirement, token) if observe else (),
         approval_token=approval_of(view) if requirement is not None and requirement.approval is not None else None,
     )
     headers = [(CAPABILITY_HEADER, token)] if token is not None else []

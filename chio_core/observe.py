@@ -18,6 +18,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from chio_core.decision import Decision
+from chio_core.errors import InvalidDocument
 from chio_core.exclusions import is_among
 from chio_core.models.receipt import ChioPassthrough
 from chio_core.question import Question
@@ -37,6 +38,26 @@ def is_observed(settings: ChioSettings, path: str, requirement: Requirement | No
     if not settings.observe_paths and not settings.observe_prefixes:
         return False
     return is_among(path, settings.observe_paths, settings.observe_prefixes)
+
+
+def lacking(requirement: Requirement | None, token: str | None) -> tuple[str, ...]:
+    """Return the operations that a route asks for and the presented token does not grant, sorted.
+
+    A sidecar looks for `invoke` only, so it allows such a request and this side refuses it. Where there is no token,
+    or none of its grants fits, the sidecar's own verdict says enough, and nothing is returned.
+    """
+    if requirement is None or token is None or requirement.server is None or requirement.tool is None:
+        return ()
+    if set(requirement.operations) <= {"invoke"}:
+        return ()
+    from chio_core.capabilities import match_grant, parse_capability
+
+    try:
+        scope = parse_capability(token).scope
+        index = match_grant(scope, requirement.server, requirement.tool, requirement.arguments)
+    except InvalidDocument:
+        return ()
+    return () if index is None else tuple(sorted(set(requirement.operations) - set(scope.grants[index].operations)))
 
 
 def settle(decision: Decision, question: Question) -> Decision:

@@ -171,6 +171,7 @@ def to_chio_request(
     session_id: str | None = None,
     approval_token: Any = None,
     observe: bool = False,
+    lacking: Sequence[str] = (),
 ) -> ChioHttpRequest:
     """Describe a request for the sidecar (wire protocol, section 1.1).
 
@@ -181,6 +182,7 @@ def to_chio_request(
         timestamp: seconds since 1970.
         approval_token: what the caller presents; sent only where the requirement demands an approval.
         observe: a refusal will be recorded only; the sidecar is told, so that its receipt can say so.
+        lacking: operations that the route asks for and the presented capability does not grant.
     """
     path = view.route_path
     content_type = view.header_values("content-type")
@@ -204,7 +206,7 @@ def to_chio_request(
         tool_name=tool.tool if tool else None,
         arguments=tool.arguments if tool else None,
         timestamp=timestamp,
-        enforcement=_enforcement(requirement) if observe else None,
+        enforcement=_enforcement(requirement, lacking) if observe else None,
         **(_demands(requirement, approval_token) if requirement is not None else {}),
     )
 
@@ -218,9 +220,10 @@ def _demands(requirement: Requirement, approval_token: Any) -> dict[str, Any]:
     return demands
 
 
-def _enforcement(requirement: Requirement | None) -> dict[str, Any]:
+def _enforcement(requirement: Requirement | None, lacking: Sequence[str]) -> dict[str, Any]:
     # What the route requires stands beside it, because the sidecar's own verdict does not count that in: it
-    # allows a GET without a token.
+    # allows a GET without a token, and looks at no operation but `invoke`.
     if requirement is None or not requirement.capability:
         return {"mode": "observe"}
-    return {"mode": "observe", "requires": requirement.title if requirement.server is not None else "any"}
+    said = {"mode": "observe", "requires": requirement.title if requirement.server is not None else "any"}
+    return {**said, "lacks": ",".join(lacking)} if lacking else said

@@ -64,6 +64,7 @@ ASKED = "approval {id} is waiting for an answer"
 _BUSY_STATUS = 503
 _UNANSWERED_STATUS = 500  # wire protocol, section 3.1
 _LONGEST_ENFORCEMENT = 200
+_STATED = ("mode", "requires", "lacks")
 
 
 class Judge:
@@ -226,7 +227,7 @@ def _enforcement(call: EvaluateCall) -> dict[str, Any]:
     said = call.request.enforcement
     if said is None:
         return {}
-    kept = {name: said[name][:_LONGEST_ENFORCEMENT] for name in ("mode", "requires") if isinstance(said.get(name), str)}
+    kept = {name: said[name][:_LONGEST_ENFORCEMENT] for name in _STATED if isinstance(said.get(name), str)}
     return {ENFORCEMENT: kept} if kept else {}
 
 

@@ -1,9 +1,10 @@
 """What enforcing would have refused, out of the receipts of requests that were only observed.
 
-An application in observe mode says so in the question (`enforcement`), with the capability that its route requires,
-and our sidecar repeats that in the receipt's metadata (`chio_enforcement`). A request would have been refused when
-the verdict is not `allow`, or when a capability was required and the receipt names none. A request that the sidecar
-could not judge left no receipt, so it is not counted here: the application's log has it.
+An application in observe mode says so in the question (`enforcement`), with the capability that its route requires
+and the operations that the one presented lacks, and our sidecar repeats that in the receipt's metadata
+(`chio_enforcement`). A request would have been refused when the verdict is not `allow`, or when a capability was
+required and the receipt names none, or one that lacks something. A request that the sidecar could not judge left no
+receipt, so it is not counted here: the application's log has it.
 """
 
 from __future__ import annotations
@@ -132,8 +133,10 @@ def why_refused(receipt: Mapping[str, Any]) -> str | None:
     stated = verdict if isinstance(verdict, Mapping) else {}
     if stated.get("verdict") != "allow":
         return _text(stated.get("reason")) or _text(stated.get("verdict")) or "no verdict"
-    requires = _enforcement(receipt).get("requires")
-    if not isinstance(requires, str) or receipt.get("capability_id") is not None:
+    requires, lacks = (_text(_enforcement(receipt).get(name)) for name in ("requires", "lacks"))
+    if requires and lacks:
+        return f"the capability lacks {lacks} for {requires}"
+    if not requires or receipt.get("capability_id") is not None:
         return None
     return "no valid capability" if requires == "any" else f"no valid capability for {requires}"
 

@@ -33,7 +33,8 @@ class ChioHttpRequest(WireModel):
             a route that demands it. The protocol's newer state reserves this name and `approval_token`.
         approval_token: the approval that the caller presents: its id, or a GovernedApprovalToken object.
         budget: what the request spends, see `chio_core.policy.BudgetDemand`; unknown to other sidecars.
-        enforcement: `{"mode": "observe", "requires"?: "server/tool"}` where the application only watches.
+        enforcement: `{"mode": "observe", "requires"?: "server/tool", "lacks"?: "read"}` where the application only
+            watches; `lacks` are operations that the capability does not grant.
     """
 
     request_id: Text

@@ -291,7 +291,32 @@ def test_an_application_is_observed_and_the_report_says_what_enforcing_would_do(
     }
 
 
-def _issued(store: Path, tool: str, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
-    arguments = ["--embedded", str(store), "--server", "payments", "--tool", tool]
+def test_an_operation_that_a_capability_lacks_is_counted_as_enforcing_would_refuse_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reports, enforced = {}, {}
+    for observe in (True, False):
+        store = tmp_path / f"observe-{observe}.sqlite3"
+        app = FastAPI()
+        needed = RequireCapability("payments", "audit", operations=("read", "delegate"))
+        app.add_api_route("/audit", lambda: None, dependencies=[Depends(needed)])
+        add_chio(app, sidecar_url=f"embedded:{store}", observe=observe)
+        tokens = [
+            _issued(store, "audit", capsys, *(f"--operation={name}" for name in names))
+            for names in ([], ["invoke", "read"], ["read"], ["invoke", "delegate", "read"])
+        ]
+        with TestClient(app) as browser:
+            enforced[observe] = [browser.get("/audit", headers=token).status_code for token in [{}, *tokens]]
+        main(["receipt", "diff", "--receipt-store", str(store), "--all", "--json"])
+        reports[observe] = json.loads(capsys.readouterr().out)
+    assert (enforced[True], enforced[False]) == ([200] * 5, [401, 403, 403, 403, 200])
+    assert (reports[True]["observed"], reports[True]["would_refuse"]) == (5, 4)
+    reasons = {group["reason"] for group in reports[True]["groups"]}
+    assert "the capability lacks delegate for payments/audit" in reasons
+    assert "the capability lacks delegate,read for payments/audit" in reasons
+
+
+def _issued(store: Path, tool: str, capsys: pytest.CaptureFixture[str], *more: str) -> dict[str, str]:
+    arguments = ["--embedded", str(store), "--server", "payments", "--tool", tool, *more]
     assert main(["capability", "issue", *arguments]) == 0
     return {"X-Chio-Capability": capsys.readouterr().out.strip()}
