@@ -21,7 +21,7 @@ from chio_core.signing import normalize_public_key
 from chio_sidecar.cli.options import wants_json
 from chio_sidecar.cli.output import CliError, compact, emit, printable
 from chio_sidecar.config import trusted_issuers_from
-from chio_sidecar.explain import Explanation, Refusal, Trial, Wanted, explain, read_refusal, try_token
+from chio_sidecar.explain import Explanation, Refusal, Trial, Wanted, explain, read_refusal, required_by, try_token
 from chio_sidecar.explain.capability import UNKNOWN_ISSUER
 from chio_sidecar.explain.ledger import Ledger
 from chio_sidecar.explain.route import wanted_by
@@ -82,6 +82,9 @@ def run(args: argparse.Namespace) -> int:
         refusal = _refusal(args.what, place)
         wanted = wanted or _of_route(place, refusal)
         _print(explain(refusal, wanted=wanted, issuer=place.issuer), args)
+        wanted = wanted or required_by(refusal)
+    elif wanted is None:
+        wanted = place.required_at(args.method, args.path)
     return _try(args, place, wanted) if args.token is not None else 0
 
 
@@ -102,6 +105,13 @@ class _Place:
         elif self.store is not None:
             name = "--embedded" if self.store == Path(embedded) else "--receipt-store"
             self.issuer = (name, str(self.store))
+
+    def required_at(self, method: str | None, path: str | None) -> Wanted | None:
+        """Return what the document says that a request asks for; None when it says nothing, or there is none."""
+        if self.spec_text is None or method is None or path is None:
+            return None
+        pattern = RouteTable.from_openapi(self.spec_text).match(method, path).pattern
+        return wanted_by(self.spec_text, method, pattern)
 
     def issuers(self, named: Collection[str]) -> Collection[str] | None:
         """Return the keys whose capabilities count; None when none is known."""

@@ -120,9 +120,18 @@ def _wanted(refusal: Refusal, found: Found | None, wanted: Wanted | None) -> Wan
     """Return the capability that would pass, where one would."""
     if not refusal.lacks_capability and (refusal.allowed or not _issue_helps(refusal, found)):
         return None
+    return wanted or _named(refusal, found) or Wanted()
+
+
+def required_by(refusal: Refusal) -> Wanted | None:
+    """Return the capability that a refusal names as the one its route asks for; None when it names none."""
+    return _named(refusal, recognise(refusal.reason or "", POLICY_REASONS))
+
+
+def _named(refusal: Refusal, found: Found | None) -> Wanted | None:
     values = found.values if found is not None else {}
     named = Wanted(values["server"], values["tool"]) if "server" in values else None
-    return wanted or _of_scope(refusal) or named or _of_details(refusal) or _of_requires(refusal) or Wanted()
+    return _of_scope(refusal) or named or _of_details(refusal) or _of_requires(refusal)
 
 
 def _issue_helps(refusal: Refusal, found: Found | None) -> bool:

@@ -166,6 +166,29 @@ def test_each_rule_that_a_token_fails_is_named(explained: Run, store: Path, toke
     assert fails(explained, store, str(path)) == {"form"}
 
 
+def test_what_the_document_says_about_the_route_is_held_against_the_token(
+    explained: Run, store: Path, token: Callable[..., str], tmp_path: Path
+) -> None:
+    operation = {"responses": {}, "x-chio-capability": [{"server": "pay", "tool": "move", "operations": ["invoke"]}]}
+    document = {"openapi": "3.1.0", "info": {}, "paths": {"/transfers/{id}": {"post": operation}}}
+    (tmp_path / "spec.json").write_text(json.dumps(document))
+    asked = ("--receipt-store", store, "--spec", tmp_path / "spec.json", "--method", "POST", "--path", "/transfers/7")
+    assert explained("--token", token(), *asked)[0] == 0
+    status, output, _ = explained("--token", token(tool_name="other"), *asked)
+    assert (status, "fail    scope" in output) == (1, True)
+
+
+def test_what_a_refusal_names_is_held_against_the_token(
+    explained: Run, store: Path, token: Callable[..., str], tmp_path: Path
+) -> None:
+    body = {"error": "chio_capability_required", "message": "Chio capability required for pay/move", "status": 401}
+    (tmp_path / "refused.json").write_text(json.dumps(body))
+    asked = (tmp_path / "refused.json", "--receipt-store", store, "--token")
+    assert explained(*asked, token())[0] == 0
+    status, output, _ = explained(*asked, token(tool_name="other"))
+    assert (status, "fail    scope" in output) == (1, True)
+
+
 def test_each_constraint_is_looked_at_by_itself(explained: Run, store: Path, token: Callable[..., str]) -> None:
     constraints = [{"type": "max_length", "value": 3}, {"type": "path_prefix", "value": "/srv"}]
     path = token(constraints=constraints)
