@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -19,6 +20,9 @@ from chio_sidecar.cli.output import CliError, say
 
 if TYPE_CHECKING:
     from chio_asgi.document import Document
+
+_USER_INFO = re.compile(r"://\S*@")
+"""User name and password in an address, for example in what a database driver says about its DSN."""
 
 
 def load(place: str) -> Any:
@@ -90,7 +94,8 @@ def _reason(exc: BaseException) -> str:
     frames = [frame for frame in traceback.extract_tb(exc.__traceback__) if not frame.filename.startswith("<frozen")]
     own = [frame for frame in frames if Path(frame.filename).parent != Path(__file__).parent and _is_ours(frame)]
     lines = str(exc).strip().splitlines()
-    text = f"{type(exc).__name__}: {lines[0][:300]}" if lines else type(exc).__name__
+    said = _USER_INFO.sub("://…@", lines[0])[:300] if lines else ""
+    text = f"{type(exc).__name__}: {said}" if said else type(exc).__name__
     return f"{text}; {os.path.relpath(own[-1].filename)}, line {own[-1].lineno}" if own else text
 
 

@@ -18,7 +18,7 @@ from chio_core.models.capability import Operation
 from chio_core.request import METHODS
 from chio_core.settings import ChioSettings
 from chio_core.signing import normalize_public_key
-from chio_sidecar.cli.options import wants_json
+from chio_sidecar.cli.options import check_url, wants_json
 from chio_sidecar.cli.output import CliError, compact, emit, printable
 from chio_sidecar.config import trusted_issuers_from
 from chio_sidecar.explain import Explanation, Refusal, Trial, Wanted, explain, read_refusal, required_by, try_token
@@ -101,6 +101,7 @@ class _Place:
         self.spec_text = _text_of(spec, "--spec") if spec is not None else None
         self.issuer: tuple[str, ...] = UNKNOWN_ISSUER
         if args.control_url:
+            check_url(args.control_url, option="--control-url")  # it is printed as part of a command
             self.issuer = ("--control-url", args.control_url)
         elif self.store is not None:
             name = "--embedded" if self.store == Path(embedded) else "--receipt-store"

@@ -42,6 +42,10 @@ BROKEN = {
     "broken_division": ("1 / 0", "broken_division:app cannot be imported (ZeroDivisionError: division by zero"),
     "broken_exit": ("import sys; sys.exit('canary-exit')", "broken_exit:app cannot be imported (SystemExit"),
     "broken_lines": ("raise ValueError('first\\ncanary')", "cannot be imported (ValueError: first; "),
+    "broken_dsn": (
+        "raise OSError('no answer from postgres://app:can/ary@db:5432/main')",
+        "cannot be imported (OSError: no answer from postgres://…@db:5432/main; ",
+    ),
     "broken_syntax": ("def (", "cannot be imported (SyntaxError"),
     "broken_setting": (
         "from fastapi import FastAPI\nfrom chio_fastapi import add_chio\nadd_chio(FastAPI(), timeout='soon')",

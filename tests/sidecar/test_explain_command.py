@@ -125,12 +125,14 @@ def test_what_is_no_refusal_ends_with_one_sentence(explained: Run, tmp_path: Pat
         ["--token", "missing.json"],
         ["--token", "missing.json", "--server", "s"],
         ["."],
+        ["unknown-id", "--control-url", "http://operator:canary@127.0.0.1:9"],
     ],
 )
 def test_what_cannot_be_explained_is_said_with_a_remedy(explained: Run, arguments: list[str]) -> None:
     status, output, error = explained(*arguments)
     assert (status, output) == (1, "")
     assert error.count("error [") == 1
+    assert "canary" not in error
 
 
 def test_a_token_that_would_pass_passes_every_rule(explained: Run, store: Path, token: Callable[..., str]) -> None:
