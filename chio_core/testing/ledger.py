@@ -20,9 +20,16 @@ class Entry:
     receipt: HttpReceipt
 
     @property
+    def observed(self) -> bool:
+        """True where the application would not have carried a refusal out (observe mode)."""
+        return bool(self.asked.document.get("enforcement"))
+
+    @property
     def allows(self) -> bool:
-        """True for a receipt that lets the handler run."""
-        return self.receipt.verdict.is_allow
+        """True for a receipt that lets the handler run; what the route requires counts in observe mode too."""
+        stated = self.asked.document.get("enforcement") or {}
+        unmet = "lacks" in stated or ("requires" in stated and self.receipt.capability_id is None)
+        return self.receipt.verdict.is_allow and not unmet
 
 
 class Ledger:
@@ -46,9 +53,9 @@ class Ledger:
             self.entries.append(Entry(asked, receipt))
         return reply
 
-    def find(self, receipt_id: str) -> Entry | None:
-        """Return the entry of a receipt; None if it was not stored."""
-        return next((entry for entry in self.entries if entry.receipt.id == receipt_id), None)
+    def find(self, receipt_id: str, since: int = 0) -> Entry | None:
+        """Return the entry of a receipt; None if it was not stored, or is one of the first `since`."""
+        return next((entry for entry in self.entries[since:] if entry.receipt.id == receipt_id), None)
 
 
 def _receipt_in(reply: Reply) -> dict[str, object] | None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI, HTTPException
 from fastapi.testclient import TestClient
 from starlette.responses import PlainTextResponse
 from werkzeug.test import Client as WerkzeugClient
 
 from chio_core.testing import ChioFixture
-from chio_fastapi import add_chio
+from chio_fastapi import RequireCapability, add_chio
 from tests.plugin.apps import Shop, flask_app
 
 
@@ -69,6 +69,36 @@ def test_what_runs_without_a_stored_receipt_fails_the_test(chio: ChioFixture, op
         pytest.raises(AssertionError, match="GET /pets/7 was answered with status 200, but"),
     ):
         client.get("/pets/7")
+
+
+def test_what_observe_mode_lets_run_fails_the_test_whatever_it_answers(chio: ChioFixture) -> None:
+    app = FastAPI()
+    needed = [Depends(RequireCapability("payments", "read"))]
+    add_chio(app, client=chio.new_client(observe=True))
+
+    @app.post("/nowhere")
+    async def nowhere() -> None:
+        raise HTTPException(404)
+
+    @app.get("/balance", dependencies=needed)
+    async def balance() -> None: ...
+
+    client = TestClient(chio.require_receipts(app))
+    assert client.get("/balance", headers=chio.headers()).status_code == 200
+    with pytest.raises(AssertionError, match="POST /nowhere was answered with status 404, but its receipt says"):
+        client.post("/nowhere")
+    with pytest.raises(AssertionError, match="GET /balance was answered with status 200, but its receipt says"):
+        client.get("/balance")
+
+
+def test_an_answer_that_names_the_receipt_of_an_earlier_request_does_not_count(chio: ChioFixture) -> None:
+    earlier = TestClient(chio.connect(Shop().app)).get("/pets/7")
+
+    async def cache(scope: Any, receive: Any, send: Any) -> None:
+        await PlainTextResponse("cached", headers=dict(earlier.headers))(scope, receive, send)
+
+    with pytest.raises(AssertionError, match="no receipt that allows it was stored"):
+        TestClient(chio.require_receipts(cache)).get("/pets/7")
 
 
 def test_paths_may_be_excepted(chio: ChioFixture) -> None:
