@@ -29,10 +29,12 @@ class NetworkSet:
         networks: `192.0.2.7`, `10.9.0.0/16`, `2001:db8::/32`.
 
     Raises:
-        ConfigurationError: a text that is no address or network, or one with host bits set.
+        ConfigurationError: a text that is no address or network, or one with host bits set; one text for all.
     """
 
     def __init__(self, networks: Iterable[str]) -> None:
+        if isinstance(networks, str):
+            raise ConfigurationError(f"addresses and networks are a list: write [{networks!r}]")
         found: dict[tuple[int, int], set[int]] = {}
         for text in networks:
             version, shift, value = _network(text)

@@ -98,6 +98,13 @@ def test_a_mapped_entry_of_the_list_means_the_ipv4_network() -> None:
     assert parse_address("10.10.0.0") not in found
 
 
+@pytest.mark.parametrize("text", ["10.9.0.0/16", "", "10.0.0.1, 10.0.0.2"])
+def test_one_text_for_the_whole_list_is_refused(text: str) -> None:
+    """An empty one, of a variable that is not set for example, would block nobody."""
+    with pytest.raises(ConfigurationError, match="are a list"):
+        NetworkSet(text)
+
+
 @pytest.mark.parametrize("entry", ["10.9.0.1/16", "300.1.1.1", "", "example.org"])
 def test_an_entry_that_is_no_network_is_named_at_start(entry: str) -> None:
     with pytest.raises(ConfigurationError, match="is no address or network"):
