@@ -195,7 +195,8 @@ class RemoteSidecar:
 
 def _refused(code: str, message: str) -> CliError:
     fixes = {
-        "chio_control_forbidden": "set CHIO_SIDECAR_CONTROL_TOKEN to the token of its control plane",
+        "chio_control_forbidden": "set CHIO_SIDECAR_CONTROL_TOKEN, for the sidecar and here, or name its file with "
+        "--receipt-store",
         "not_found": "`approval list` prints the ids",
     }
     # Another program may have written the text, and terminals obey controls.

@@ -117,7 +117,7 @@ def test_a_running_sidecar_is_asked_over_http(tmp_path: Path, capsys: pytest.Cap
         assert command("list", "--sidecar-url", server.url, "--sidecar-token", "wrong") == 1
         err = capsys.readouterr().err
         assert "chio_control_forbidden" in err
-        assert "CHIO_SIDECAR_CONTROL_TOKEN" in err
+        assert "CHIO_SIDECAR_CONTROL_TOKEN, for the sidecar and here, or name its file" in err
         assert command("respond", approval_id, "--approve", *place) == 0
         capsys.readouterr()
         question |= {"request_id": "req-2", "approval_token": approval_id}
