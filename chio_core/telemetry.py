@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from time import perf_counter
 from types import TracebackType
@@ -185,5 +186,6 @@ def _safely(tell: Callable[[], Any]) -> Any:
     try:
         return tell()
     except Exception:
-        log.exception("chio: telemetry failed; the decision stands")
+        with suppress(Exception):  # it may be a handler of the log that has failed
+            log.exception("chio: telemetry failed; the decision stands")
         return None

@@ -214,6 +214,21 @@ def test_a_broken_processor_of_spans_changes_no_outcome(processor: Any, caplog: 
     assert "telemetry failed" in caplog.text
 
 
+def test_a_handler_of_all_logs_that_fails_changes_no_outcome(caplog: pytest.LogCaptureFixture) -> None:
+    class Full(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise OSError("no space left on device")
+
+    handler = Full()
+    logging.getLogger().addHandler(handler)
+    try:
+        with caplog.at_level(logging.INFO, logger="chio.decision"):
+            (decision,) = ask(ScriptedSidecar(), None)
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert decision.allowed
+
+
 def test_the_synchronous_client_tells_the_same() -> None:
     recorder = Recorder()
     with ScriptedSidecar().serving_in_thread() as sidecar:
