@@ -82,10 +82,10 @@ def _format(path: str) -> str:
     return Route(path or "/", says("")).path_format if path else ""
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # a dozen requests for each example: 20,000, and a million at full size
 def test_the_route_that_runs_is_the_route_that_was_sent(full_size: bool) -> None:
     @hypothesis.settings(
-        max_examples=5_000 if full_size else 400,
+        max_examples=85_000 if full_size else 1_700,
         deadline=None,
         derandomize=not full_size,
         database=None,
