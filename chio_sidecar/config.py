@@ -29,8 +29,8 @@ class SidecarConfig:
 
     Attributes:
         store_path: SQLite file of the receipts; its folder must exist.
-        ephemeral: the store is removed when the sidecar ends; health says so, and the control plane refuses what could
-            not outlive it.
+        ephemeral: the store is removed when the sidecar ends; health says so, and a release, which could not outlive
+            it, is refused.
         key_path: file of the signing key, created when missing. Default: `store_path` + `.key`.
         signing_key: a key that is already at hand; `key_path` is then not looked at.
         spec_text: the OpenAPI document as it was loaded; None: routes are judged by their method.
