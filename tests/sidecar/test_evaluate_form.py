@@ -19,6 +19,7 @@ from tests.sidecar.sidecar_tools import (
     KERNEL,
     NOW,
     TESTS,
+    Clock,
     capability,
     decision,
     evaluate,
@@ -130,6 +131,22 @@ def test_ids_grow_also_when_the_clock_steps_back(tmp_path: Path) -> None:
             first = sidecar_state.ids.new()
             sidecar_state.config.clock.now -= 3600
             assert sidecar_state.ids.new() > first
+
+    run(ask())
+
+
+@pytest.mark.parametrize("now", [0, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 4_102_444_800])
+def test_the_years_2038_and_2106_pass_unnoticed(now: int, tmp_path: Path) -> None:
+    """B5: signed, stored, verified, and its id in the order of time."""
+
+    async def ask() -> None:
+        async with sidecar(tmp_path, clock=Clock(now)) as app:
+            earlier = (await evaluate(app)).document["receipt"]
+            app.state.sidecar.config.clock.now += 1
+            receipt = (await evaluate(app, request_id="req-2")).document["receipt"]
+            assert (earlier["timestamp"], receipt["timestamp"]) == (now, now + 1)
+            assert earlier["id"] < receipt["id"]
+            assert verify_receipt(receipt, trusted_keys=[KERNEL.public_hex]).timestamp == now + 1
 
     run(ask())
 
