@@ -1,9 +1,26 @@
-"""ChioASGIConfig: the options of the middleware."""
+"""ChioASGIConfig: the options of the middleware, and where they come from."""
 
 from __future__ import annotations
 
+from typing import Any
+
+from chio_core.client import ChioClient
 from chio_core.settings import ChioSettings
 
 
 class ChioASGIConfig(ChioSettings):
     """The options of `ChioASGIMiddleware`: all of `chio_core.ChioSettings`, under the published name."""
+
+
+def settings_for(config: ChioSettings | None, client: ChioClient | None, **options: Any) -> ChioSettings:
+    """Return the options that count: those given, else those of the client to share, else the environment's.
+
+    Args:
+        options: keywords that beat the environment.
+
+    Raises:
+        ConfigurationError: the environment or a keyword cannot be used.
+    """
+    if config is not None:
+        return config
+    return client.settings if client is not None else ChioASGIConfig(**options)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-from chio_asgi.config import ChioASGIConfig
+from chio_asgi.config import settings_for
 from chio_asgi.decide import Decide, DecisionHook, ReceiptHook
 from chio_asgi.driver import Application
 from chio_asgi.observed import observed_routes
@@ -17,7 +17,7 @@ from chio_asgi.routing import RouteResolver, own_root_path, router_of
 from chio_asgi.send import HeaderSend, has_own_500, refuse_websocket, send_answer, send_plain_error
 from chio_asgi.types import ASGIApp, Message, Receive, Scope, Send
 from chio_asgi.view import ASGIGuardRequest
-from chio_core.chain import Chain, Guard
+from chio_core.chain import Chain, Guard, around
 from chio_core.client import ChioClient
 from chio_core.errors import ConfigurationError
 from chio_core.handling import refused_locally
@@ -60,12 +60,12 @@ class ChioASGIMiddleware:
         on_decision: DecisionHook | None = None,
         on_receipt: ReceiptHook | None = None,
     ) -> None:
-        settings = config if config is not None else client.settings if client is not None else ChioASGIConfig()
+        settings = settings_for(config, client)
         self.app = app
         self.settings: ChioSettings = settings
         self.client = client if client is not None else ChioClient(settings)
         self._decide = Decide(settings, self.client, RouteResolver(app), extractor, on_decision, on_receipt)
-        self.chain = Chain(*([guards] if isinstance(guards, Chain) else guards), self._decide)
+        self.chain = around(guards, self._decide)
         self._header = settings.receipt_header.lower().encode("ascii")
         self._members = self.chain.freeze()
         self._alone = len(self._members) == 1

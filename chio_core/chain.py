@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -226,6 +226,15 @@ class Chain:
             if callable(inner) and not isinstance(member.guard, Chain):
                 found.extend(inner())
         return found
+
+
+def around(guards: Chain | Sequence[Guard | Chain], decide: Guard) -> Chain:
+    """Return the chain of these guards and the decision that they stand around.
+
+    Raises:
+        ConfigurationError: one of them is no guard.
+    """
+    return Chain(*([guards] if isinstance(guards, Chain) else guards), decide)
 
 
 def _listed(member: Member) -> str:

@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from chio_core.chain import Chain, DecisionMember, Guard
+from chio_core.chain import Chain, DecisionMember, Guard, around
 from chio_core.errors import ConfigurationError
 from chio_core.models.verdict import GuardEvidence
 from chio_core.onion import Run
@@ -51,7 +51,7 @@ class HostedChain:
     """
 
     def __init__(self, guards: Chain | Sequence[Guard | Chain] = ()) -> None:
-        self.chain = Chain(*([guards] if isinstance(guards, Chain) else guards), _Decide())
+        self.chain = around(guards, _Decide())
         self._members = self.chain.freeze()
         self._wraps = any(member.wraps for member in self._members)
         waits = any(getattr(member.guard, "waits", True) for member in self._members if not member.is_decide)

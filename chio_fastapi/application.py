@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from chio_asgi.config import ChioASGIConfig
+from chio_asgi.config import settings_for
 from chio_asgi.document import OVERLAPPING, describe
 from chio_asgi.middleware import ChioASGIMiddleware
 from chio_core.chain import Chain, Guard
@@ -57,7 +57,7 @@ def add_chio(
     """
     if config is not None and options:
         raise _both(options)
-    settings = config if config is not None else client.settings if client is not None else ChioASGIConfig(**options)
+    settings = settings_for(config, client, **options)
     shared = client if client is not None else ChioClient(settings, document=lambda: routes_for_embedded(app))
     _warn_of_earlier(app)
     setattr(app.state, STATE_CLIENT, shared)

@@ -8,9 +8,9 @@ from typing import Any
 from starlette.applications import Starlette
 
 from chio_asgi.checkup import application_findings
-from chio_asgi.config import ChioASGIConfig
+from chio_asgi.config import settings_for
 from chio_asgi.middleware import ChioASGIMiddleware
-from chio_core.chain import Chain, DecisionMember, Finding
+from chio_core.chain import Chain, DecisionMember, Finding, around
 from chio_core.checkup import NOT_GOVERNED, check_governed
 from chio_core.request import GuardRequest
 from chio_core.settings import ChioSettings
@@ -57,6 +57,4 @@ def _is_ours(cls: object) -> bool:
 def _declared(layer: Any) -> tuple[Chain, ChioSettings]:
     given = inspect.signature(ChioASGIMiddleware).bind_partial(None, *layer.args, **layer.kwargs).arguments
     guards = given.get("guards", ())
-    client, config = given.get("client"), given.get("config")
-    settings = config if config is not None else client.settings if client is not None else ChioASGIConfig()
-    return Chain(*([guards] if isinstance(guards, Chain) else guards), _Decide()), settings
+    return around(guards, _Decide()), settings_for(given.get("config"), given.get("client"))

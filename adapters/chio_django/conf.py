@@ -75,7 +75,7 @@ class Conf:
         value = getattr(settings, GUARDS, ())
         if isinstance(value, str):
             raise ConfigurationError(f"{GUARDS} takes a list, not one text")
-        return HostedChain(Chain(*([value] if isinstance(value, Chain) else map(_guard, value))))
+        return HostedChain(value if isinstance(value, Chain) else [_guard(one) for one in value])
 
 
 def _guard(value: Any) -> Any:
