@@ -215,6 +215,22 @@ class ChioSettings(BaseSettings):
             raise ConfigurationError("the file .env cannot be read as UTF-8 text; correct or remove it") from None
 
 
+def check_one_source(config: object, client: object, options: Mapping[str, Any]) -> None:
+    """Refuse keywords that would count for nothing, because complete settings are given beside them.
+
+    Args:
+        config: complete settings, or None.
+        client: a client to share, which has settings of its own, or None.
+        options: keywords.
+
+    Raises:
+        ConfigurationError: naming the keywords.
+    """
+    if options and (config is not None or client is not None):
+        given = "config" if config is not None else "client (it has settings of its own)"
+        raise ConfigurationError(f"give either {given} or keywords, not both (got {', '.join(sorted(options))})")
+
+
 def _token(value: str, what: str) -> str:
     if not _TOKEN.match(value):
         raise ValueError(f"{what} consists of letters, digits and !#$%&'*+-.^_`|~")

@@ -19,7 +19,7 @@ from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import LOGGER, STATE_CLIENT
 from chio_core.request import RequestView
-from chio_core.settings import ChioSettings
+from chio_core.settings import ChioSettings, check_one_source
 from chio_fastapi.denied import ChioDenied, answer_denied
 from chio_fastapi.openapi import extend_openapi
 
@@ -53,10 +53,9 @@ def add_chio(
         The client, also found at `app.state.chio_client` and by `Depends(get_chio_client)`.
 
     Raises:
-        ConfigurationError: options that cannot be used, or `config` and keywords at once.
+        ConfigurationError: options that cannot be used, or keywords beside `config` or `client`.
     """
-    if config is not None and options:
-        raise _both(options)
+    check_one_source(config, client, options)
     settings = settings_for(config, client, **options)
     shared = client if client is not None else ChioClient(settings, document=lambda: routes_for_embedded(app))
     _warn_of_earlier(app)
@@ -102,7 +101,3 @@ def routes_for_embedded(app: FastAPI) -> str | None:
             log.warning("chio: the embedded sidecar is not told of routes and judges plain paths: %s", finding.message)
             return None
     return found.text
-
-
-def _both(options: dict[str, Any]) -> Exception:
-    return ConfigurationError(f"give either config or keywords, not both (got {', '.join(sorted(options))})")

@@ -17,7 +17,7 @@ from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import LOGGER
 from chio_core.request import RequestView
-from chio_core.settings import ChioSettings, report_settings, unknown_names
+from chio_core.settings import ChioSettings, check_one_source, report_settings, unknown_names
 from chio_flask.driver import GovernedApp
 from chio_flask.governor import EXTENSION, Hooks, LiveGovernor
 
@@ -42,8 +42,8 @@ class Chio:
         options: options of `chio_core.ChioSettings`, for example `sidecar_url="embedded:chio.sqlite3"`.
 
     Raises:
-        ConfigurationError: options that cannot be used, `config` and keywords at once, or guards that cannot
-            stand in this order.
+        ConfigurationError: options that cannot be used, keywords beside `config` or `client`, or guards that
+            cannot stand in this order.
     """
 
     def __init__(
@@ -58,9 +58,7 @@ class Chio:
         guards: Chain | Sequence[Guard | Chain] = (),
         **options: Any,
     ) -> None:
-        if config is not None and options:
-            names = ", ".join(sorted(options))
-            raise ConfigurationError(f"give either config or keywords, not both (got {names})")
+        check_one_source(config, client, options)
         self._config = config
         self._client = client
         self._options = options

@@ -245,6 +245,8 @@ def test_options_come_from_the_environment_otherwise(monkeypatch: pytest.MonkeyP
 def test_options_and_a_config_at_once_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="either config or keywords, not both"):
         add_chio(FastAPI(), settings(), timeout=3)
+    with pytest.raises(ConfigurationError, match=r"client .* or keywords, not both \(got exclude_paths\)"):
+        add_chio(FastAPI(), client=ChioClient(), exclude_paths={"/healthz"})
 
 
 def test_an_option_that_does_not_exist_is_refused_with_a_hint() -> None:

@@ -186,6 +186,8 @@ def test_options_that_cannot_be_used_are_refused_at_once(caplog: pytest.LogCaptu
         Chio(make(), sidecar_ur="http://localhost")
     with pytest.raises(ConfigurationError, match="either config or keywords"):
         Chio(make(), ChioSettings(), timeout=1)
+    with pytest.raises(ConfigurationError, match=r"client .* or keywords"), SyncChioClient() as client:
+        Chio(Flask("app"), client=client, exclude_paths={"/healthz"})
     unknown = make()
     unknown.config["CHIO_FAIL_OPN"] = True
     Chio(unknown)
