@@ -77,7 +77,7 @@ def _spec(query: str) -> str | None:
     options = parse_qsl(query, keep_blank_values=True)
     unknown = [name for name, _ in options if name != "spec"]
     if unknown or len(options) > 1:
-        raise ConfigurationError("embedded:PATH takes one option, ?spec=FILE")
+        raise ConfigurationError("embedded:FILE takes one option, ?spec=FILE")
     if not options:
         return None
     path = Path(options[0][1])
