@@ -15,8 +15,9 @@ from chio_core.errors import InvalidDocument
 from chio_core.models.capability import ChioScope
 from chio_core.models.receipt import explain
 from chio_core.signing import SigningKey, normalize_public_key
-from chio_sidecar.cli.options import positive, trust_client
+from chio_sidecar.cli.options import trust_client
 from chio_sidecar.cli.output import CliError, emit, say
+from chio_sidecar.cli.values import positive
 from chio_sidecar.keys import key_beside, load_or_create_key
 from chio_sidecar.trust.authority_sqlite import SqliteAuthority
 

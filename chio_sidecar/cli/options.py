@@ -49,28 +49,6 @@ def add_global_options(
     group.add_argument("--json", action="store_true", default=flag, help="the same as --format json")
 
 
-def whole(text: str) -> int:
-    """Read a whole number that is not negative; an argparse type.
-
-    Raises:
-        argparse.ArgumentTypeError: it is none.
-    """
-    if not text.isascii() or not text.isdecimal() or len(text) > 18:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no whole number")
-    return int(text)
-
-
-def positive(text: str) -> int:
-    """Read a whole number from 1 on; an argparse type.
-
-    Raises:
-        argparse.ArgumentTypeError: it is none.
-    """
-    if (number := whole(text)) < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
-
-
 def wants_json(args: argparse.Namespace) -> bool:
     """Tell whether the output is for programs."""
     return bool(args.json) or args.format == "json"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from chio_sidecar.cli.options import positive, wants_json
+from chio_sidecar.cli.options import wants_json
 from chio_sidecar.cli.output import CliError, compact, emit
-from chio_sidecar.cli.receipt_list import TIMES, moment
+from chio_sidecar.cli.values import TIMES, moment, positive
 from chio_sidecar.observed import Group, Tally, is_observed
 from chio_sidecar.receipt_query import ReceiptFilter, ReceiptReader
 

@@ -7,23 +7,18 @@ people who look there. It is not signed; our verification knows that and leaves 
 from __future__ import annotations
 
 import argparse
-import re
-import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from chio_sidecar.cli.options import positive, trust_client, whole
+from chio_sidecar.cli.options import trust_client
 from chio_sidecar.cli.output import CliError, compact, emit, say
+from chio_sidecar.cli.values import TIMES, moment, positive, whole
 from chio_sidecar.receipt_query import ReceiptFilter, ReceiptReader
 
 NEITHER = "receipt commands require --receipt-db <path> or --control-url"
 STORE_FIX = "name the SQLite file of the sidecar, for example --receipt-db chio.sqlite3"
 
-TIMES = "seconds since 1970, 2026-01-31T08:00Z, or so long ago: 90s, 30m, 24h, 7d"
-
 _PAGE = 200
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,23 +73,6 @@ def run(args: argparse.Namespace) -> int:
         return _local(reader, _filter(args), args.cursor, args.limit)
     finally:
         reader.close()
-
-
-def moment(text: str) -> int:
-    """Read a time, absolute or so long ago, as seconds since 1970; an argparse type."""
-    if re.fullmatch(r"[0-9]{1,18}", text):
-        return int(text)
-    if (ago := re.fullmatch(r"([0-9]{1,9})([smhd])", text)) is not None:
-        return max(0, int(time.time()) - int(ago[1]) * _UNITS[ago[2]])
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text[:40]!r} is no time: write seconds since 1970, 2026-01-31T08:00Z, or so long ago: 24h"
-        ) from None
-    # Without an offset it is UTC, as the times in receipts are; this machine's zone would change the answer.
-    aware = found if found.tzinfo is not None else found.replace(tzinfo=UTC)
-    return max(0, int(aware.timestamp()))
 
 
 def annotate(receipt: dict[str, Any]) -> dict[str, Any]:
