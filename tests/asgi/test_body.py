@@ -1,4 +1,4 @@
-"""The body that is hashed is the body that is read: all of it, however it comes."""
+"""The body that is hashed is the body that is read: all of it, however it comes (A8)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The decision belongs to its own request: contextvars, threads, background tasks, exceptions."""
+"""The decision belongs to its own request: contextvars, threads, background tasks, exceptions (C10)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sidecar is killed under load, again and again.
+"""The sidecar is killed under load, again and again (A1).
 
 Whatever the kills hit, afterwards three sets are compared: what the handler was allowed to do and what the
 clients were told is in the store, each receipt of it verifies, and no refused request reached the handler.

@@ -1,4 +1,4 @@
-"""Where the middleware may stand: outside, inside, twice, beside others."""
+"""Where the middleware may stand: outside, inside, twice, beside others (B11, C8)."""
 
 from __future__ import annotations
 

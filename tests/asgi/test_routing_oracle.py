@@ -1,4 +1,4 @@
-"""Generated applications and requests: the endpoint that runs is the one whose template was sent."""
+"""Generated applications and requests: the endpoint that runs is the one whose template was sent (A6, A7)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No spelling of a request gets around the rule of the route that runs, through a real server.
+"""No spelling of a request gets around the rule of the route that runs (A6), through a real server.
 
 `spellings.json` holds two lists: targets, each sent in a GET and a POST, and whole requests, byte for byte (as
 Latin-1). The sidecar of this test knows the application's OpenAPI document and forbids what starts with

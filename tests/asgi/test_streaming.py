@@ -1,4 +1,4 @@
-"""Answers are not touched, not buffered and not delayed: only their head gets one header."""
+"""Answers are not touched, not buffered and not delayed: only their head gets one header (C5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Websocket handshakes are judged like requests."""
+"""Websocket handshakes are judged like requests (C6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whoever stops waiting stops nothing but his own waiting: `ConnectionPool` under cancellation."""
+"""Whoever stops waiting stops nothing but his own waiting: `ConnectionPool` under cancellation (A9)."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ KINDS = ("json", "html", "stream", "sse", "file", "redirect", "cookies", "sync")
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_status_and_headers_are_changed_on_every_kind_of_answer(kind: str, a_file: Path) -> None:
-    """The same API on all of them, and the headers really arrive, on SSE too."""
+    """C12 and C16: the same API on all of them, and the headers really arrive, on SSE too."""
     plain = run(call(application(files=a_file), "GET", f"/{kind}"))
     marked = run(call(application(mark, files=a_file), "GET", f"/{kind}"))
     assert marked.status == 418
@@ -124,13 +124,13 @@ def test_status_and_headers_are_changed_on_every_kind_of_answer(kind: str, a_fil
 
 
 def test_two_cookies_arrive_as_two() -> None:
-    """Headers are a list of pairs, never a dict."""
+    """C15 through the driver: headers are a list of pairs, never a dict."""
     for guards in ((mark,), (SecurityHeaders(),)):
         assert len(run(call(application(*guards), "GET", "/cookies")).header_lines("set-cookie")) == 2
 
 
 def test_the_first_chunk_reaches_the_client_before_the_last_is_made() -> None:
-    """Proved by a client that lets the application go on only after it has read the first chunk."""
+    """C17: proved by a client that lets the application go on only after it has read the first chunk."""
 
     async def main() -> None:
         read = asyncio.Event()
@@ -155,6 +155,7 @@ def test_the_first_chunk_reaches_the_client_before_the_last_is_made() -> None:
 
 
 def test_a_middleware_cannot_read_a_lazy_body() -> None:
+    """C17"""
     seen: list[AnyResponse] = []
 
     async def nosy(request: GuardRequest, next: Next) -> AnyResponse:
@@ -167,6 +168,7 @@ def test_a_middleware_cannot_read_a_lazy_body() -> None:
 
 
 def test_a_timeout_around_next_cancels_the_handler() -> None:
+    """C18"""
 
     async def hurry(request: GuardRequest, next: Next) -> AnyResponse:
         try:
@@ -182,6 +184,7 @@ def test_a_timeout_around_next_cancels_the_handler() -> None:
 
 
 def test_anyio_scopes_around_next_work_too() -> None:
+    """C18"""
     import anyio
 
     async def hurry(request: GuardRequest, next: Next) -> AnyResponse:
@@ -197,7 +200,7 @@ def test_anyio_scopes_around_next_work_too() -> None:
 @pytest.mark.parametrize("path", ["/who", "/sync"])
 @pytest.mark.parametrize("wraps", [True, False], ids=["next", "request-only"])
 def test_a_context_variable_of_a_guard_is_seen_by_the_handler(path: str, wraps: bool) -> None:
-    """In the handler's own task and in a worker thread."""
+    """C10: in the handler's own task and in a worker thread."""
 
     async def look(request: GuardRequest) -> None:
         WHO.set("alice")
@@ -276,7 +279,7 @@ async def with_early_hints(scope: Scope, receive: Receive, send: Send) -> None:
 
 @pytest.mark.parametrize("inner", [with_trailers, with_early_hints])
 def test_extensions_of_the_server_pass_through(inner: Any) -> None:
-    """Trailers, early hints, path-send; and the end is where the last of them is."""
+    """C17: trailers, early hints, path-send; and the end is where the last of them is."""
     ends: list[int] = []
 
     async def main() -> None:
@@ -338,7 +341,7 @@ def test_a_failure_after_the_head_reaches_the_server() -> None:
 
 
 def test_the_disconnect_still_arrives() -> None:
-    """After the body was replayed, the server's own `receive` is handed back."""
+    """B15: after the body was replayed, the server's own `receive` is handed back."""
 
     async def waits(scope: Scope, receive: Receive, send: Send) -> None:
         kinds = [(await receive())["type"] for _ in range(2)]
@@ -378,6 +381,7 @@ def websocket_application(*guards: Any) -> FastAPI:
 
 @pytest.mark.parametrize("guards", [(), (mark,), (SecurityHeaders(),)], ids=["none", "next", "headers"])
 def test_websockets_pass_through_unchanged(guards: Any) -> None:
+    """B14"""
     text = {"type": "websocket.receive", "text": "hello"}
     reply = run(connect(websocket_application(*guards), "/ws", text))
     assert [message["type"] for message in reply.messages] == ["websocket.accept", "websocket.send", "websocket.close"]
@@ -386,6 +390,7 @@ def test_websockets_pass_through_unchanged(guards: Any) -> None:
 
 
 def test_a_guard_refuses_a_handshake() -> None:
+    """B14"""
 
     async def closed(request: GuardRequest) -> Response:
         return Response("closed").with_status(403)
@@ -397,6 +402,7 @@ def test_a_guard_refuses_a_handshake() -> None:
 
 
 def test_lifespan_passes_through_and_guards_are_closed_at_its_end() -> None:
+    """B14"""
     events: list[str] = []
 
     class Pool:
@@ -423,7 +429,7 @@ def test_lifespan_passes_through_and_guards_are_closed_at_its_end() -> None:
 
 
 def test_streams_are_the_same_on_the_wire() -> None:
-    """Under a real server: SSE and a large file, with guards of both shapes."""
+    """C16 and C17 under a real server: SSE and a large file, with guards of both shapes."""
 
     expected = Path(__file__).read_bytes()
 
@@ -442,7 +448,7 @@ def test_streams_are_the_same_on_the_wire() -> None:
 
 
 def test_a_stopwatch_of_ones_own_measures_overlapping_requests_apart() -> None:
-    """In the shape `(request, next)`."""
+    """C14 and B8, in the shape `(request, next)`."""
     taken: dict[str, float] = {}
 
     async def timing(request: GuardRequest, next: Next) -> AnyResponse:

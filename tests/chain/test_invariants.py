@@ -88,7 +88,7 @@ def test_a_guard_before_the_decision_cannot_answer_with_success(guard: Any, capl
 
 @pytest.mark.parametrize("guard", [succeed, succeed_around])
 def test_a_guard_after_the_decision_may_answer_with_success_and_the_receipt(guard: Any) -> None:
-    """Short-circuit after the decision; a response cache is this."""
+    """C11: short-circuit after the decision; a response cache is this."""
     app = Governed(after(guard))
     reply = app.ask()
     assert (reply.status, reply.body) == (200, b"free of charge")
@@ -97,6 +97,7 @@ def test_a_guard_after_the_decision_may_answer_with_success_and_the_receipt(guar
 
 
 def test_a_refusal_before_the_decision_asks_nobody_and_has_no_receipt() -> None:
+    """C11 and B2"""
     app = Governed(before(unauthorized))
     reply = app.ask()
     assert (reply.status, reply.body, reply.receipt) == (401, b"Unauthorized", None)
@@ -107,7 +108,7 @@ def test_a_refusal_before_the_decision_asks_nobody_and_has_no_receipt() -> None:
 
 
 def test_a_refusal_after_the_decision_carries_the_receipt_and_both_kinds_of_evidence() -> None:
-    """The sink's record has the receipt next to what the local guards said."""
+    """C11: the sink's record has the receipt next to what the local guards said."""
     app = Governed(before(wrapper("outer")), after(unauthorized))
     reply = app.ask()
     assert (reply.status, reply.receipt) == (401, "stub-000000")
@@ -194,6 +195,7 @@ def test_an_outer_guard_cannot_swallow_an_outage() -> None:
 
 
 def test_a_handlers_exception_can_be_caught() -> None:
+    """C13"""
 
     async def teapot(request: GuardRequest, next: Next) -> AnyResponse:
         try:
@@ -248,7 +250,7 @@ def test_an_excluded_path_is_an_ungoverned_success_that_guards_may_wrap() -> Non
 
 
 def test_a_guard_may_replace_the_body_before_the_decision() -> None:
-    """The sidecar's hash and the handler see the new bytes, Content-Length is corrected."""
+    """B16: the sidecar's hash and the handler see the new bytes, Content-Length is corrected."""
     from chio_core.canonical import sha256_hex
 
     async def rewrite(request: ASGIGuardRequest) -> None:
@@ -270,7 +272,7 @@ def test_a_guard_may_replace_the_body_before_the_decision() -> None:
 
 
 def test_a_guard_cannot_replace_the_body_after_the_decision() -> None:
-    """The handler would see bytes that were not hashed."""
+    """B16 and section 7: the handler would see bytes that were not hashed."""
 
     async def rewrite(request: ASGIGuardRequest) -> None:
         request.replace_body(b"something else")
@@ -298,6 +300,7 @@ def test_a_guard_cannot_move_a_request_to_another_route() -> None:
 
 
 def test_a_header_and_state_set_by_a_guard_are_seen_by_the_handler_and_the_sidecar() -> None:
+    """C10"""
 
     async def tenant(request: ASGIGuardRequest) -> None:
         request.set_header("x-tenant", "acme")
@@ -309,7 +312,7 @@ def test_a_header_and_state_set_by_a_guard_are_seen_by_the_handler_and_the_sidec
 
 
 def test_the_pinned_first_step_is_outside_of_every_guard() -> None:
-    """The view and its limits stand where they stand, whatever the priority is."""
+    """C6: the view and its limits stand where they stand, whatever the priority is."""
     seen: list[Any] = []
 
     async def first(request: GuardRequest) -> None:
@@ -357,7 +360,7 @@ def test_what_is_no_answer_refuses_and_says_so(answer: Any) -> None:
 
 
 def test_a_guard_that_blocks_the_event_loop_is_named(caplog: pytest.LogCaptureFixture) -> None:
-    """In either shape, also after it has waited, and not the ones around it."""
+    """B18: in either shape, also after it has waited, and not the ones around it."""
 
     async def heavy(request: GuardRequest) -> None:
         await asyncio.sleep(0)
@@ -378,7 +381,7 @@ def test_a_guard_that_blocks_the_event_loop_is_named(caplog: pytest.LogCaptureFi
 
 
 def test_a_guard_that_only_waits_is_not_named(caplog: pytest.LogCaptureFixture) -> None:
-    """Waiting lets others run."""
+    """B18: waiting lets others run."""
 
     async def patient(request: GuardRequest, next: Next) -> AnyResponse:
         await asyncio.sleep(0.1)
@@ -398,4 +401,5 @@ def _spin() -> None:
 
 
 def test_the_class_tree_has_no_base_http_middleware() -> None:
+    """B14"""
     assert [cls.__name__ for cls in ChioASGIMiddleware.__mro__] == ["ChioASGIMiddleware", "object"]

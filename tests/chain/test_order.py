@@ -1,4 +1,4 @@
-"""The chain itself, without any framework."""
+"""Rows C1 to C9, C14 and C15: the chain itself, without any framework."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ async def pass_on(request: GuardRequest, next: Next) -> AnyResponse:
 
 
 def test_a_bare_function_is_a_middleware() -> None:
-    """No base class, no decorator."""
+    """C1: no base class, no decorator."""
     assert ran(Chain(pass_on, look, Decide())).status == 200
     assert [member.wraps for member in Chain(pass_on, look)] == [True, False]
 
 
 def test_members_are_nested_wrappers() -> None:
+    """C2"""
     trace: list[str] = []
     chain = Chain(wrapper("A", trace), wrapper("B", trace), Decide(trace))
     ran(chain, trace)
@@ -41,23 +42,27 @@ def test_members_are_nested_wrappers() -> None:
 
 
 def test_registration_order_is_outermost_first() -> None:
+    """C3"""
     trace: list[str] = []
     ran(Chain(*(wrapper(name, trace) for name in "ABC"), Decide()), trace)
     assert trace == ["A>", "B>", "C>", "h", "<C", "<B", "<A"]
 
 
 def test_lower_priority_is_outermost_whatever_was_registered_first() -> None:
+    """C4"""
     chain = Chain().add(wrapper("C"), priority=10).add(wrapper("A"), priority=-5).add(wrapper("B"), priority=0)
     assert names(chain) == ["A", "B", "C"]
 
 
 def test_priority_is_keyword_only() -> None:
+    """C4"""
     add: Callable[..., Any] = Chain().add
     with pytest.raises(TypeError):
         add(look, 5)
 
 
 def test_equal_priorities_keep_the_order_of_registration() -> None:
+    """C5"""
     assert names(Chain().add(wrapper("B"), priority=5).add(wrapper("A"), priority=5)) == ["B", "A"]
     assert names(Chain(*(wrapper(name) for name in "DACB"))) == list("DACB")
 
@@ -69,6 +74,7 @@ def test_a_pipe_makes_a_chain_of_chains() -> None:
 
 
 def test_nothing_can_be_added_once_the_chain_runs() -> None:
+    """C7"""
     chain = Chain(look)
     chain.freeze()
     with pytest.raises(ConfigurationError, match=r"frozen since it runs; add pass_on before the start"):
@@ -76,7 +82,7 @@ def test_nothing_can_be_added_once_the_chain_runs() -> None:
 
 
 def test_the_parts_of_a_running_chain_are_frozen_with_it() -> None:
-    """A guard added to the list that the middleware was given would never run."""
+    """C7: a guard added to the list that the middleware was given would never run."""
     part = Chain(look)
     Chain(part, Decide()).freeze()
     with pytest.raises(ConfigurationError, match="frozen"):
@@ -89,7 +95,7 @@ def needing(name: str, *needs: str, priority: int) -> Chain:
 
 @pytest.mark.parametrize("name", ["tenant_rules", "cache"])
 def test_what_needs_the_decision_cannot_stand_outside_of_it(name: str) -> None:
-    """A guard that needs the receipt, and a cache."""
+    """C8: a guard that needs the receipt, and a cache."""
     with pytest.raises(ConfigurationError) as caught:
         Chain(needing(name, "decision", priority=-10), Decide()).freeze()
     assert caught.value.message == (
@@ -99,6 +105,7 @@ def test_what_needs_the_decision_cannot_stand_outside_of_it(name: str) -> None:
 
 
 def test_what_needs_the_identity_cannot_stand_outside_of_the_token_check() -> None:
+    """C8"""
     from chio_core.guards import JwtAuth
 
     jwt = JwtAuth(key="s" * 32, algorithms=["HS256"])
@@ -107,11 +114,13 @@ def test_what_needs_the_identity_cannot_stand_outside_of_the_token_check() -> No
 
 
 def test_a_requirement_that_nobody_meets_is_named() -> None:
+    """C8"""
     with pytest.raises(ConfigurationError, match="per_tenant requires 'identity', which no member provides"):
         Chain(needing("per_tenant", "identity", priority=5), Decide()).freeze()
 
 
 def test_what_is_only_used_may_be_missing_but_not_stand_further_in() -> None:
+    """C8"""
     user = Chain().add(look, name="user", uses=["identity"], priority=-60)
     Chain(user, Decide()).freeze()
     giver = Chain().add(look, name="giver", provides=["identity"], priority=-50)
@@ -128,7 +137,7 @@ def test_names_are_lists_not_texts() -> None:
 
 
 def test_the_report_names_each_member_in_run_order_with_its_priority() -> None:
-    """Functions by their own name too."""
+    """C9: functions by their own name too."""
     chain = Chain(look, Decide(), functools.partial(pass_on)).add(wrapper("timing"), priority=-100)
     (finding,) = chain.check()
     assert (finding.severity, finding.category) == ("INFO", "middleware_chain")
@@ -136,10 +145,12 @@ def test_the_report_names_each_member_in_run_order_with_its_priority() -> None:
 
 
 def test_the_report_is_silent_without_guards() -> None:
+    """C9"""
     assert Chain(Decide()).check() == []
 
 
 def test_the_report_says_what_is_switched_off_filtered_or_impossible() -> None:
+    """C9"""
     toggled = Counting()
     toggled.enabled = False
     chain = Chain(toggled, needing("cache", "decision", priority=-1), Decide())
@@ -150,7 +161,7 @@ def test_the_report_says_what_is_switched_off_filtered_or_impossible() -> None:
 
 
 class Counting:
-    """A callable object with state."""
+    """C14: a callable object with state."""
 
     def __init__(self) -> None:
         self.enabled = True
@@ -162,6 +173,7 @@ class Counting:
 
 
 def test_a_callable_object_counts_across_requests() -> None:
+    """C14"""
     counter = Counting()
     chain = Chain(counter, Decide())
     for _ in range(3):
@@ -220,6 +232,7 @@ def test_nobody_else_can_claim_to_be_the_decision() -> None:
 
 
 def test_a_blocking_guard_is_refused_at_registration() -> None:
+    """B18"""
 
     def blocking(request: GuardRequest) -> None: ...
 
@@ -240,6 +253,7 @@ async def three(request: GuardRequest, next: Next, more: object) -> AnyResponse:
     [(NotMade, "give an instance"), (three, r"must take \(request\) or \(request, next\)"), (5, "is no guard")],
 )
 def test_what_has_no_guards_shape_is_refused(guard: Guard, message: str) -> None:
+    """B18"""
     with pytest.raises(ConfigurationError, match=message):
         Chain(guard)
 
@@ -249,7 +263,7 @@ HEADS = (Response("x"), Downstream(), Denial(message="no"))
 
 @pytest.mark.parametrize("head", HEADS, ids=lambda head: type(head).__name__)
 def test_changes_give_new_answers_and_leave_the_old_alone(head: AnyResponse) -> None:
-    """One API on all of them."""
+    """C15 and C16: one API on all of them."""
     changed = head.with_status(418).with_header("X-A", "1").with_header("x-a", "2")
     assert type(changed) is type(head)
     assert (changed.status, changed.headers) == (418, (("x-a", "2"),))
@@ -258,6 +272,7 @@ def test_changes_give_new_answers_and_leave_the_old_alone(head: AnyResponse) -> 
 
 
 def test_two_cookies_both_survive_and_a_single_header_is_replaced() -> None:
+    """C15"""
     answer = Response().with_header("Set-Cookie", "a=1").with_header("Set-Cookie", "b=2").with_header("X-A", "1")
     assert answer.with_header("X-A", "2").headers == (("Set-Cookie", "a=1"), ("Set-Cookie", "b=2"), ("X-A", "2"))
     assert answer.header("x-a") == "1"

@@ -1,4 +1,4 @@
-"""examples/bouncer and examples/raw-sockets: started as a person would start them."""
+"""examples/bouncer and examples/raw-sockets: started as a person would start them (rows B1, B5, B9, B10, B12, B19)."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def listening(port: int) -> None:
 
 
 def test_the_handlers_of_the_bouncer_import_nothing_of_ours() -> None:
-    """The endpoints are blind."""
+    """B12: the endpoints are blind."""
     imported = {
         name
         for node in ast.walk(parse(BOUNCER / "api.py"))
@@ -89,7 +89,7 @@ def test_the_handlers_of_the_bouncer_import_nothing_of_ours() -> None:
 
 @pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
 def test_the_bouncer_as_it_is_started() -> None:
-    """Eighty endpoints, two workers, one limit; refusals carry CORS and security headers."""
+    """B1, B5, B9, B10: eighty endpoints, two workers, one limit; refusals carry CORS and security headers."""
     port = free_port()
     shop = "https://shop.example"
     with started(
@@ -117,6 +117,7 @@ def test_the_bouncer_as_it_is_started() -> None:
 
 
 def test_the_bouncers_chain_is_printed_by_the_command() -> None:
+    """B13"""
     done = subprocess.run(
         [sys.executable, "-m", "chio_sidecar", "check", "app:app"],
         cwd=BOUNCER,
@@ -134,7 +135,7 @@ def test_the_bouncers_chain_is_printed_by_the_command() -> None:
 
 
 def test_the_raw_socket_server_allows_and_blocks(tmp_path: Path) -> None:
-    """From an allowed address 200 with a header of the outbound phase; from a blocked one 403 before routing."""
+    """B19: from an allowed address 200 with a header of the outbound phase; from a blocked one 403 before routing."""
     port = free_port()
     options = {
         "RAW_SOCKETS_PORT": str(port),
@@ -155,7 +156,7 @@ def test_the_raw_socket_server_allows_and_blocks(tmp_path: Path) -> None:
 
 
 def test_the_raw_socket_server_imports_no_framework() -> None:
-    """Two lines of comment for each phase, too."""
+    """B19: two lines of comment for each phase, too."""
     code = (
         f"import runpy, sys; runpy.run_path({str(RAW)!r}, run_name='looked_at')\n"
         "print(*sorted({'starlette', 'fastapi', 'django', 'flask', 'uvicorn', 'chio_asgi'} & set(sys.modules)))"

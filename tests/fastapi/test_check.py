@@ -1,4 +1,4 @@
-"""What `chio_fastapi.check(app)` and `chio-sidecar check` say about an application."""
+"""What `chio_fastapi.check(app)` and `chio-sidecar check` say about an application (rows B13 and C9)."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ def told(app: Any) -> dict[str, tuple[str, str]]:
 
 
 def test_the_resolved_chain_is_one_line_in_run_order_by_name() -> None:
+    """B13, C9"""
     chain = Chain(per_tenant, RateLimit("5/minute", storage="memory://"), Stopwatch(), IpBlock([]))
     assert told(application(chain))["middleware_chain"] == (
         "INFO",
@@ -48,6 +49,7 @@ def test_the_resolved_chain_is_one_line_in_run_order_by_name() -> None:
 
 
 def test_without_guards_there_is_no_line_about_them() -> None:
+    """C9"""
     assert "middleware_chain" not in told(application())
 
 
@@ -75,6 +77,7 @@ def test_a_limit_that_each_worker_counts_is_a_warning() -> None:
 
 
 def test_cors_inside_of_chio_is_a_warning_and_outside_is_not() -> None:
+    """B10"""
     app = FastAPI()
     app.add_middleware(CORSMiddleware)
     add_chio(app, settings())

@@ -1,4 +1,4 @@
-"""The module of the FastAPI example: the published import lines, the middleware, three endpoints."""
+"""The module of the FastAPI example: the published import lines, the middleware, three endpoints (S1 to S8)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One door, who may not pass it, and who somebody is behind proxies."""
+"""Rows B1, B2, B4 and B6: one door, who may not pass it, and who somebody is behind proxies."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ BLOCKED = ["192.168.1.50", "10.9.0.0/16", "2001:db8::/32", "203.0.113.0/24"]
 
 
 def test_one_door_guards_eighty_endpoints_and_the_one_added_later() -> None:
+    """B1"""
     app, calls = FastAPI(), 0
 
     async def endpoint() -> dict[str, int]:
@@ -41,7 +42,7 @@ def test_one_door_guards_eighty_endpoints_and_the_one_added_later() -> None:
 
 
 def test_the_core_never_wakes_for_a_blocked_peer() -> None:
-    """Neither handler nor dependencies; and a guard outside of the decision spares the sidecar."""
+    """B2: neither handler nor dependencies; and a guard outside of the decision spares the sidecar."""
     woken: list[str] = []
     app, client = FastAPI(), StubClient()
     add_chio(app, client=client, guards=[IpBlock(BLOCKED)])
@@ -56,7 +57,7 @@ def test_the_core_never_wakes_for_a_blocked_peer() -> None:
 
 
 def test_a_refusal_that_must_have_a_receipt_stands_inside_of_the_decision() -> None:
-    """The number is the policy."""
+    """B2: the number is the policy."""
     door = Door(IpBlock(BLOCKED, priority=5))
     reply = door.knock("192.168.1.50")
     assert (reply.status, reply.receipt, door.calls) == (403, "stub-000000", 0)
@@ -82,16 +83,18 @@ def test_a_refusal_that_must_have_a_receipt_stands_inside_of_the_decision() -> N
     ],
 )
 def test_a_block_list_of_addresses_and_networks(peer: str | None, status: int) -> None:
-    """Both families, and IPv4 written as IPv6."""
+    """B4: both families, and IPv4 written as IPv6."""
     assert Door(IpBlock(BLOCKED)).knock(peer).status == status
 
 
 @pytest.mark.parametrize(("peer", "status"), [("10.9.1.1", 200), ("10.10.1.1", 403), ("testclient", 403), (None, 403)])
 def test_an_allow_list_refuses_everybody_else(peer: str | None, status: int) -> None:
+    """B4"""
     assert Door(IpAllow(["10.9.0.0/16"])).knock(peer).status == status
 
 
 def test_a_mapped_entry_of_the_list_means_the_ipv4_network() -> None:
+    """B4"""
     found = NetworkSet(["::ffff:10.9.0.0/112", "::ffff:192.0.2.1"])
     assert parse_address("10.9.3.4") in found
     assert parse_address("::ffff:192.0.2.1") in found
@@ -112,7 +115,7 @@ def test_an_entry_that_is_no_network_is_named_at_start(entry: str) -> None:
 
 
 def test_ten_thousand_networks_cost_as_much_as_one() -> None:
-    """One look-up for each prefix length that occurs; compared with itself, not with a clock."""
+    """B4: one look-up for each prefix length that occurs; compared with itself, not with a clock."""
     few = NetworkSet(["10.0.0.0/24"])
     many = NetworkSet([f"{10 + n // 65536}.{n // 256 % 256}.{n % 256}.0/24" for n in range(10_000)])
     address = parse_address("192.0.2.1")
@@ -149,43 +152,48 @@ PROXIES = ["10.0.0.0/8", "2001:db8:ffff::/48"]
     ],
 )
 def test_the_forwarded_address_counts_only_from_trusted_proxies(peer: str, forwarded: str | None, status: int) -> None:
+    """B6"""
     headers = {"x_forwarded_for": forwarded} if forwarded is not None else {}
     assert Door(IpBlock(["192.168.1.50"], trusted_proxies=PROXIES)).knock(peer, **headers).status == status
 
 
 def test_several_lines_of_the_header_are_one_list() -> None:
+    """B6"""
     door = Door(IpBlock(["192.168.1.50"], trusted_proxies=PROXIES))
     lines = [("x-forwarded-for", "198.51.100.7"), ("x-forwarded-for", "192.168.1.50")]
     assert run(call(door.app, "GET", "/hello", headers=lines, client=("10.0.0.1", 1))).status == 403
 
 
 def test_a_peer_on_a_unix_socket_is_trusted_only_where_it_was_said() -> None:
+    """B6"""
     for trusted, status in ((["unix"], 403), ([], 200)):
         door = Door(IpBlock(["192.168.1.50"], trusted_proxies=trusted))
         assert door.knock(None, x_forwarded_for="192.168.1.50").status == status
 
 
 def test_rotating_the_header_from_an_untrusted_peer_does_not_evade_the_limit() -> None:
+    """B6 with B5"""
     door = Door(RateLimit("5/minute", trusted_proxies=["10.0.0.0/8"]))
     statuses = [door.knock("198.51.100.9", x_forwarded_for=f"203.0.113.{n}").status for n in range(7)]
     assert sorted(statuses) == [200] * 5 + [429] * 2
 
 
 def test_the_limit_counts_the_client_and_not_the_proxy() -> None:
+    """B6 with B5"""
     door = Door(RateLimit("1/minute", trusted_proxies=["10.0.0.0/8"]))
     assert [door.knock("10.0.0.1", x_forwarded_for=f"203.0.113.{n}").status for n in range(3)] == [200] * 3
     assert door.knock("10.0.0.2", x_forwarded_for="203.0.113.1").status == 429
 
 
 def test_a_guard_without_proxies_of_its_own_takes_what_one_further_out_has_found() -> None:
-    """And one that has some finds out by itself."""
+    """B6: and one that has some finds out by itself."""
     for first, second in (([*PROXIES], []), ([], [*PROXIES])):
         door = Door(IpBlock(["1.1.1.1"], trusted_proxies=first), RateLimit("1/minute", trusted_proxies=second))
         assert [door.knock("10.0.0.1", x_forwarded_for=f"203.0.113.{n}").status for n in range(2)] == [200] * 2
 
 
 def test_under_a_server_the_peer_is_the_sockets() -> None:
-    """On the wire: uvicorn itself believes the header from loopback; told not to, the guard decides."""
+    """B6 on the wire: uvicorn itself believes the header from loopback; told not to, the guard decides."""
     from tests.support import raw_http, serve
 
     request = b"GET /hello HTTP/1.1\r\nhost: a\r\nx-forwarded-for: 192.168.1.50\r\nconnection: close\r\n\r\n"

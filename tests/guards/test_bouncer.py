@@ -1,4 +1,4 @@
-"""The bouncer beside, around and inside of Chio, and the body behind it."""
+"""Rows B3, B10, B11, B13 and B15: the bouncer beside, around and inside of Chio, and the body behind it."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def around(request: GuardRequest, next: Next) -> AnyResponse:
 @pytest.mark.parametrize("guards", [(), (around, SecurityHeaders())], ids=["alone", "with guards"])
 @pytest.mark.parametrize("place", ["outside", "inside"])
 def test_the_seeds_bouncer_works_outside_and_inside_of_chio(place: str, guards: Any) -> None:
-    """The body is still replayed, the receipt header and X-Frame-Options are there."""
+    """B11: the body is still replayed, the receipt header and X-Frame-Options are there."""
     app, client = application(place, guards=guards)
     body = [b'{"name":', b' "x"', b"}"]
     reply = run(call(app, "POST", "/echo", body=body, headers=[("content-type", "application/json")]))
@@ -77,7 +77,7 @@ def test_the_seeds_bouncer_works_outside_and_inside_of_chio(place: str, guards: 
 
 @pytest.mark.parametrize(("place", "asked"), [("outside", 0), ("inside", 1)])
 def test_the_seeds_bouncer_bans_where_it_stands(place: str, asked: int) -> None:
-    """Outside of Chio the sidecar is spared, inside a ban has a receipt."""
+    """B11: outside of Chio the sidecar is spared, inside a ban has a receipt."""
     app, client = application(place)
     reply = run(call(app, "POST", "/echo", client=("192.168.1.50", 1)))
     assert (reply.status, reply.body, len(client.judge.questions)) == (403, b"Banned", asked)
@@ -86,12 +86,14 @@ def test_the_seeds_bouncer_bans_where_it_stands(place: str, asked: int) -> None:
 
 @pytest.mark.parametrize("place", ["outside", "inside"])
 def test_the_sidecars_refusal_passes_the_seeds_bouncer(place: str) -> None:
+    """B11"""
     app, _ = application(place, Judge(lambda question, token: deny("no", 451)))
     reply = run(call(app, "POST", "/echo", body=b"{}"))
     assert (reply.status, reply.receipt) == (451, "stub-000000")
 
 
 def test_two_phases_around_a_hand_off() -> None:
+    """B3"""
     trace: list[str] = []
 
     async def bouncer(request: GuardRequest, next: Next) -> AnyResponse:
@@ -124,7 +126,7 @@ def with_cors(judge: Judge | None = None) -> FastAPI:
 
 
 def test_with_cors_outermost_refusals_reach_the_page_and_preflights_are_answered() -> None:
-    """403, 401, 429 and the sidecar's own."""
+    """B10: 403, 401, 429 and the sidecar's own."""
     app = with_cors(Judge(lambda question, token: deny("no")))
     token = jwt.encode({"sub": "a", "exp": 4_000_000_000}, SECRET)
     known = [("origin", ORIGIN), ("authorization", f"Bearer {token}")]
@@ -150,7 +152,7 @@ def test_with_cors_outermost_refusals_reach_the_page_and_preflights_are_answered
 
 
 def test_the_bundled_guards_stand_in_the_recommended_order_by_default() -> None:
-    """Whatever order they are given in; limit before token check, both before the decision."""
+    """B13: whatever order they are given in; limit before token check, both before the decision."""
     given = [
         JwtAuth(key=SECRET, algorithms=["HS256"]),
         RateLimit("5/minute"),
@@ -167,7 +169,7 @@ def test_the_bundled_guards_stand_in_the_recommended_order_by_default() -> None:
 
 
 def test_what_fastapi_adds_last_runs_first() -> None:
-    """So CORS is added after Chio."""
+    """B13: so CORS is added after Chio."""
     app = with_cors()
     assert [getattr(entry.cls, "__name__", "") for entry in app.user_middleware] == [
         "CORSMiddleware",
@@ -175,7 +177,7 @@ def test_what_fastapi_adds_last_runs_first() -> None:
     ]
 
 
-# Bodies behind guards of both shapes, the hash over all bytes
+# B15: bodies behind guards of both shapes, the hash over all bytes
 
 
 def reader(client: StubClient) -> FastAPI:
@@ -210,6 +212,7 @@ BODIES = [b"", b"x", b"x" * 3_000_000, [bytes([n]) * 997 for n in range(50)], [b
 @pytest.mark.parametrize("path", ["/whole", "/stream"])
 @pytest.mark.parametrize("body", BODIES, ids=["0 B", "1 B", "3 MB", "50 chunks", "empty chunks"])
 def test_the_endpoint_reads_the_bytes_that_were_hashed(path: str, body: Any) -> None:
+    """B15"""
     client = StubClient()
     reply = run(call(reader(client), "POST", path, body=body))
     whole = body if isinstance(body, bytes) else b"".join(body)
@@ -219,6 +222,7 @@ def test_the_endpoint_reads_the_bytes_that_were_hashed(path: str, body: Any) -> 
 
 
 def test_forms_and_uploads_are_read_after_the_decision() -> None:
+    """B15"""
     client = StubClient()
     form = run(
         call(
@@ -237,7 +241,7 @@ def test_forms_and_uploads_are_read_after_the_decision() -> None:
 
 
 def test_a_chunked_transfer_arrives_whole() -> None:
-    """On the wire."""
+    """B15 on the wire"""
     client = StubClient()
     head = b"POST /stream HTTP/1.1\r\nhost: a\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n"
     chunks = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in (b"abc", b"d" * 100_000, b"e"))

@@ -1,4 +1,4 @@
-"""The same chain in Flask and in Django, under WSGI and ASGI: one set of guards, one behaviour.
+"""The same chain in Flask and in Django, under WSGI and ASGI: one set of guards, one behaviour (row G16, B and C).
 
 Each test runs for all three; a guard is always the same `async def` function.
 """
@@ -161,7 +161,7 @@ async def around(request: GuardRequest, next: Next) -> AnyResponse:
 
 
 async def waits(request: GuardRequest) -> None:
-    """A guard that really awaits."""
+    """A guard that really awaits (G16)."""
     await asyncio.sleep(0.01)
     await asyncio.get_running_loop().run_in_executor(None, int)
     request.state.seen = "waited"
@@ -174,6 +174,7 @@ async def notes(request: GuardRequest) -> None:
 @each
 @pytest.mark.parametrize("guard", [waits, notes], ids=["waits", "looks"])
 def test_a_guard_runs_and_its_state_is_seen_by_the_view(framework: str, guard: Any) -> None:
+    """G16, C10"""
     with world(framework, guard) as made:
         answer = made.ask()
     assert (answer.status, answer.json()["seen"]) == (200, {"waits": "waited", "notes": "looked"}[guard.__name__])
@@ -191,6 +192,7 @@ def test_the_view_stays_in_the_servers_thread(framework: str, guards: Any) -> No
 
 @each
 def test_a_refusal_before_the_decision_asks_nobody(framework: str) -> None:
+    """B2, B4, C11"""
     with world(framework, SecurityHeaders(), IpBlock(["127.0.0.1"])) as made:
         answer = made.ask()
         assert (answer.status, answer.header("x-chio-receipt"), answer.header("x-frame-options")) == (403, None, "DENY")
@@ -207,6 +209,7 @@ def test_a_refusal_before_the_decision_asks_nobody(framework: str) -> None:
 
 @each
 def test_a_refusal_after_the_decision_carries_the_receipt(framework: str) -> None:
+    """C11"""
 
     async def closed(request: GuardRequest) -> Response:
         return Response("closed", headers=[("content-type", "text/plain")]).with_status(451)
@@ -222,7 +225,7 @@ def test_a_refusal_after_the_decision_carries_the_receipt(framework: str) -> Non
 @each
 @pytest.mark.parametrize("path", ["/hello", "/stream"])
 def test_status_and_headers_are_changed_after_next(framework: str, path: str) -> None:
-    """Cookies keep their attributes, single headers are replaced, streams stay streams."""
+    """C12, C15: cookies keep their attributes, single headers are replaced, streams stay streams."""
     with world(framework, around) as made:
         answer = made.ask(path)
     assert (answer.status, answer.lines("x-own")) == (418, ["guard"])
@@ -237,6 +240,7 @@ def test_status_and_headers_are_changed_after_next(framework: str, path: str) ->
 
 @each
 def test_security_headers_request_id_and_stopwatch_are_on_every_answer(framework: str) -> None:
+    """B8, B9"""
     measured: list[Any] = []
     watch = Stopwatch(on_time=lambda *what: measured.append(what), server_timing=True)
     with world(framework, SecurityHeaders(), RequestId(), watch) as made:
@@ -250,6 +254,7 @@ def test_security_headers_request_id_and_stopwatch_are_on_every_answer(framework
 
 @each
 def test_the_limit_counts(framework: str) -> None:
+    """B5"""
     with world(framework, RateLimit("2/minute")) as made:
         answers = [made.ask() for _ in range(3)]
     assert [answer.status for answer in answers] == [200, 200, 429]
@@ -259,13 +264,14 @@ def test_the_limit_counts(framework: str) -> None:
 @needs_redis
 @pytest.mark.parametrize("framework", ["flask", "django wsgi"])
 def test_the_limit_counts_in_redis(framework: str, tmp_path: Path) -> None:
-    """Connections live in the guards' own loop, from request to request."""
+    """B5: connections live in the guards' own loop, from request to request."""
     with redis_server(tmp_path) as server, world(framework, RateLimit("2/minute", storage=server.url)) as made:
         assert [made.ask().status for _ in range(3)] == [200, 200, 429]
 
 
 @each
 def test_a_token_makes_the_caller_verified(framework: str) -> None:
+    """B7"""
     secret = "a secret of sixty-four characters" * 2
     token = jwt.encode({"sub": "alice", "exp": 4_000_000_000}, secret)
     with world(framework, JwtAuth(key=secret, algorithms=["HS256"])) as made:
@@ -277,6 +283,7 @@ def test_a_token_makes_the_caller_verified(framework: str) -> None:
 
 @each
 def test_a_guard_reads_the_body_and_the_view_reads_it_again(framework: str) -> None:
+    """B15, G10"""
     read: list[bytes] = []
 
     async def reads(request: GuardRequest) -> None:
@@ -313,7 +320,7 @@ def test_what_no_guard_can_undo(framework: str, guard: Any) -> None:
 
 @each
 def test_a_timeout_around_next_answers(framework: str) -> None:
-    """A view in a thread cannot be cancelled, so its end is waited for; its answer is not used."""
+    """C18: a view in a thread cannot be cancelled, so its end is waited for; its answer is not used."""
 
     async def hurry(request: GuardRequest, next: Next) -> AnyResponse:
         try:
@@ -387,6 +394,7 @@ def test_flask_names_an_order_that_cannot_work() -> None:
 
 
 def test_the_command_prints_the_chain_of_a_flask_application() -> None:
+    """C9"""
     from chio_sidecar.cli.check import check_application
 
     app = Flask("x")

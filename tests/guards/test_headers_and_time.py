@@ -1,4 +1,4 @@
-"""What request-only guards leave for the answer, whatever the answer is."""
+"""Rows B8 and B9, and the request id: what request-only guards leave for the answer, whatever the answer is."""
 
 from __future__ import annotations
 
@@ -72,13 +72,14 @@ EVERY = [
 
 @pytest.mark.parametrize(("path", "status"), EVERY)
 def test_security_headers_are_on_every_answer(path: str, status: int) -> None:
+    """B9"""
     reply = run(call(application(SecurityHeaders()), path=path))
     assert (reply.status, reply.header("x-frame-options")) == (status, "DENY")
     assert reply.header("x-content-type-options") == "nosniff"
 
 
 def test_security_headers_are_on_every_refusal() -> None:
-    """By a guard, by the sidecar, and of a request that is none."""
+    """B9: by a guard, by the sidecar, and of a request that is none."""
     app = application(SecurityHeaders(), IpBlock(["192.168.1.50"]), judge=Judge(lambda q, token: deny("no")))
     for more, status in (({"client": ("192.168.1.50", 1)}, 403), ({}, 403), ({"query": b"a=1&" * 2000}, 400)):
         reply = run(call(app, path="/items/1", **more))  # type: ignore[arg-type]
@@ -86,6 +87,7 @@ def test_security_headers_are_on_every_refusal() -> None:
 
 
 def test_security_headers_are_on_a_failure() -> None:
+    """B9: 500"""
     sent: list[Any] = []
 
     async def main() -> None:
@@ -104,7 +106,7 @@ def test_security_headers_are_on_a_failure() -> None:
 
 
 def test_the_values_may_come_from_the_library_secure() -> None:
-    """Its default for frames is SAMEORIGIN, so a preset is chosen knowingly."""
+    """B9: its default for frames is SAMEORIGIN, so a preset is chosen knowingly."""
     policy = secure.Secure(xfo=secure.XFrameOptions().deny(), csp=secure.ContentSecurityPolicy().default_src("'none'"))
     reply = run(call(application(SecurityHeaders(policy)), path="/items/1"))
     assert reply.header("x-frame-options") == "DENY"
@@ -162,6 +164,7 @@ def stopwatch(*, server_timing: bool = False) -> tuple[list[Measured], Stopwatch
 
 @pytest.mark.parametrize(("path", "status"), EVERY)
 def test_every_answer_is_measured_once(path: str, status: int) -> None:
+    """B8"""
     measured, guard = stopwatch()
     run(call(application(guard), path=path))
     ((method, seen, answered, seconds),) = measured
@@ -170,7 +173,7 @@ def test_every_answer_is_measured_once(path: str, status: int) -> None:
 
 
 def test_refusals_are_measured() -> None:
-    """By a guard, by the sidecar."""
+    """B8: by a guard, by the sidecar."""
     measured, guard = stopwatch()
     app = application(guard, RateLimit("1/minute"), judge=Judge(lambda q, token: deny("no")))
     for _ in range(2):
@@ -179,7 +182,7 @@ def test_refusals_are_measured() -> None:
 
 
 def test_failures_are_measured() -> None:
-    """An exception, and an application that breaks off in the middle."""
+    """B8: an exception, and an application that breaks off in the middle."""
     measured, guard = stopwatch()
 
     async def breaks(scope: Any, receive: Any, send: Any) -> None:
@@ -196,6 +199,7 @@ def test_failures_are_measured() -> None:
 
 
 def test_a_stream_is_measured_to_its_last_chunk_and_not_to_its_background_tasks() -> None:
+    """B8"""
     measured, guard = stopwatch()
     seen: list[int] = []
 
@@ -212,7 +216,7 @@ def test_a_stream_is_measured_to_its_last_chunk_and_not_to_its_background_tasks(
 
 
 def test_overlapping_requests_do_not_mix() -> None:
-    """They are let go in the opposite order to the one they came in."""
+    """B8: they are let go in the opposite order to the one they came in."""
     measured, guard = stopwatch()
 
     async def main() -> None:
@@ -237,6 +241,7 @@ def test_overlapping_requests_do_not_mix() -> None:
 
 
 def test_the_time_is_logged_and_on_the_answer(caplog: pytest.LogCaptureFixture) -> None:
+    """B8"""
     with caplog.at_level(logging.INFO, "chio"):
         reply = run(call(application(Stopwatch(server_timing=True)), path="/items/1"))
     assert re.fullmatch(r"app;dur=\d+\.\d", reply.header("server-timing") or "")

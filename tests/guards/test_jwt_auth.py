@@ -1,4 +1,4 @@
-"""Tokens, and the keys of issuers that rotate them."""
+"""Row B7: tokens, and the keys of issuers that rotate them."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ INVALID = 'Bearer realm="chio", error="invalid_token"'
 
 
 def test_a_valid_token_shows_its_claims_and_makes_the_caller_verified() -> None:
-    """For the handler, and for the sidecar."""
+    """B7: for the handler, and for the sidecar."""
     app, client = FastAPI(), StubClient()
     add_chio(app, client=client, guards=[auth()])
 
@@ -96,7 +96,7 @@ def test_claims_of_other_names() -> None:
 
 
 def test_without_a_token_there_is_a_challenge_and_no_error_code() -> None:
-    """RFC 6750, section 3.1."""
+    """B7: RFC 6750, section 3.1."""
     assert refused(auth(), None) == 'Bearer realm="chio"'
 
 
@@ -121,7 +121,7 @@ def test_where_none_is_required_a_request_without_a_token_goes_on_and_a_bad_one_
     ids=str,
 )
 def test_claims_that_do_not_hold_are_refused(claims: dict[str, Any]) -> None:
-    """Expired, too early, wrong audience, wrong issuer, nobody, unlimited."""
+    """B7: expired, too early, wrong audience, wrong issuer, nobody, unlimited."""
     payload = {name: value for name, value in {**GOOD, **claims}.items() if value is not None}
     assert refused(auth(), jwt.encode(payload, SECRET)) == INVALID
 
@@ -153,12 +153,12 @@ def _part(value: Any) -> str:
 
 @pytest.mark.parametrize("text", [pytest.param(text, id=name) for name, text in forged()])
 def test_forged_tokens_are_refused(text: str) -> None:
-    """Bad signature, `alg: none`."""
+    """B7: bad signature, `alg: none`."""
     assert refused(auth(), text) == INVALID
 
 
 def test_a_public_key_is_never_taken_as_a_secret(rsa_key: RSAPrivateKey) -> None:
-    """HS256 signed with the text of the public key."""
+    """B7: HS256 signed with the text of the public key."""
     pem = public_pem(rsa_key)
     guard = auth(key=pem, algorithms=["RS256"])
     head, body = _part({"alg": "HS256", "typ": "JWT"}), _part(GOOD)
@@ -279,7 +279,7 @@ def statuses(guard: JwtAuth, *steps: Any) -> list[int]:
 
 
 def test_a_new_key_is_picked_up_when_a_token_names_it(issuer: Issuer) -> None:
-    """Rotation."""
+    """B7: rotation."""
     old = issuer.token("one")
     guard, door_statuses = issuer.guard(), []
     door_statuses += statuses(guard, old, old)
@@ -311,7 +311,7 @@ def test_unknown_keys_cause_one_fetch_in_a_while(issuer: Issuer) -> None:
 
 
 def test_the_event_loop_goes_on_while_keys_are_fetched_and_one_fetch_serves_all(issuer: Issuer) -> None:
-    """Without blocking the loop. The issuer answers only after other requests were served."""
+    """B7: without blocking the loop. The issuer answers only after other requests were served."""
     issuer.slow.clear()
     guard = issuer.guard()
 
@@ -335,7 +335,7 @@ def test_the_event_loop_goes_on_while_keys_are_fetched_and_one_fetch_serves_all(
 
 
 def test_without_its_keys_a_token_can_neither_be_good_nor_bad(issuer: Issuer) -> None:
-    """503, not 401; and the keys that are known go on counting."""
+    """B7: 503, not 401; and the keys that are known go on counting."""
 
     def breaks() -> None:
         issuer.broken = True

@@ -1,4 +1,4 @@
-"""So many requests and no more; in one process by memory, in several by Redis."""
+"""Row B5: so many requests and no more; in one process by memory, in several by Redis."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STRATEGIES = ["sliding-window-counter", "fixed-window"]
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_five_a_minute_are_five(strategy: str) -> None:
-    """Memory, one process; the sixth is 429 and says when to come back, nobody is asked for it."""
+    """B5: memory, one process; the sixth is 429 and says when to come back, nobody is asked for it."""
     door = Door(RateLimit("5/minute", strategy=strategy))
     replies = [door.knock() for _ in range(6)]
     assert [reply.status for reply in replies[:5]] == [200] * 5
@@ -35,7 +35,7 @@ def test_five_a_minute_are_five(strategy: str) -> None:
 
 
 def test_every_answer_says_how_much_is_left() -> None:
-    """The RateLimit fields, on refusals too."""
+    """B5: the RateLimit fields, on refusals too."""
     door = Door(RateLimit("2/minute"))
     lines = [door.knock() for _ in range(3)]
     assert {reply.header("ratelimit-policy") for reply in lines} == {'"default";q=2;w=60'}
@@ -44,7 +44,7 @@ def test_every_answer_says_how_much_is_left() -> None:
 
 
 def test_clients_are_counted_apart_and_an_ipv6_client_by_its_network() -> None:
-    """A customer usually has 2^64 addresses, and one limit."""
+    """B5: a customer usually has 2^64 addresses, and one limit."""
     door = Door(RateLimit("1/minute"))
     peers = ["192.0.2.1", "192.0.2.2", "2001:db8:0:1::1", "2001:db8:0:1:ffff::2", "2001:db8:0:2::1", None]
     assert [door.knock(peer).status for peer in peers] == [200, 200, 200, 429, 200, 200]
@@ -58,7 +58,7 @@ def test_a_capability_has_its_own_limit() -> None:
 
 
 def test_a_verified_caller_has_its_own_limit_wherever_it_comes_from() -> None:
-    """Inside of the token check by itself, and refused where it could not know the caller."""
+    """B5: inside of the token check by itself, and refused where it could not know the caller."""
     import jwt
 
     key, algorithms = "s" * 32, ["HS256"]
@@ -161,7 +161,7 @@ uvicorn.run(door.app, fd=listener.fileno(), log_level="error", lifespan="on", lo
 @needs_redis
 @pytest.mark.parametrize("strategy", [*STRATEGIES, "moving-window"])
 def test_two_worker_processes_allow_five_in_total(redis: Redis, strategy: str) -> None:
-    """Two uvicorn processes, one redis-server; the sixth request is 429 with Retry-After."""
+    """B5: two uvicorn processes, one redis-server; the sixth request is 429 with Retry-After."""
     import socket
 
     workers, listeners = [], []
@@ -195,6 +195,7 @@ def ask(port: int) -> tuple[int, str | None]:
 
 @needs_redis
 def test_requests_at_the_same_moment_do_not_slip_through(redis: Redis) -> None:
+    """B5"""
     guard = RateLimit("5/minute", storage=redis.url, namespace="burst")
 
     async def main() -> list[int]:
@@ -236,7 +237,7 @@ def outage(guard: RateLimit, between: Any, *, again: Any = None) -> list[Any]:
 
 @needs_redis
 def test_a_stopped_server_refuses_with_503_and_a_new_one_is_found(tmp_path: Path) -> None:
-    """Fail closed by default, back without a restart of ours."""
+    """B5: fail closed by default, back without a restart of ours."""
     with redis_server(tmp_path) as server:
         guard = RateLimit("5/minute", storage=server.url)
         before, stopped, back = outage(guard, server.stop, again=server.start)
@@ -248,7 +249,7 @@ def test_a_stopped_server_refuses_with_503_and_a_new_one_is_found(tmp_path: Path
 
 @needs_redis
 def test_a_stopped_server_lets_pass_where_that_was_chosen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """`fail_open`, and it is said."""
+    """B5: `fail_open`, and it is said."""
     with redis_server(tmp_path) as server:
         before, stopped = outage(RateLimit("5/minute", storage=server.url, fail_open=True), server.stop)
     assert (before.status, stopped.status, stopped.receipt) == (200, 200, "stub-000001")
@@ -257,7 +258,7 @@ def test_a_stopped_server_lets_pass_where_that_was_chosen(tmp_path: Path, caplog
 
 @needs_redis
 def test_a_server_that_hangs_refuses_in_time(tmp_path: Path) -> None:
-    """A storage that is silent is one that cannot be asked."""
+    """B5: a storage that is silent is one that cannot be asked."""
     with redis_server(tmp_path) as server:
         before, hanging = outage(RateLimit("5/minute", storage=server.url, timeout=0.2), server.hang)
     assert (before.status, hanging.status) == (200, 503)

@@ -12,7 +12,7 @@ from chio_core.client import ChioClient
 from chio_core.outbound import GovernOutbound, OutboundDenied, attenuate, receipt_of
 from chio_core.settings import ChioSettings
 from chio_core.signing import SigningKey
-from tests.outbound.test_governed import KEY, embedded, grant, token
+from tests.outbound.test_rows_governed import KEY, embedded, grant, token
 from tests.outbound.tools import Upstream, run
 
 __all__ = ["embedded"]

@@ -18,7 +18,7 @@ from chio_core import outbound
 from chio_core.outbound import Calls
 from chio_core.signing import SigningKey
 from chio_core.testing import ScriptedSidecar
-from tests.outbound.test_governed import grant, token
+from tests.outbound.test_rows_governed import grant, token
 from tests.outbound.tools import run
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,7 +14,7 @@ from chio_core.outbound import Cache, OutboundDenied, attenuate, receipt_of
 from chio_core.testing import ScriptedSidecar, behaviours
 from chio_fastapi import OutboundClient, add_chio
 from tests.outbound.test_attenuate import scope
-from tests.outbound.test_governed import KEY, grant, token
+from tests.outbound.test_rows_governed import KEY, grant, token
 from tests.outbound.tools import A, Upstream, run
 
 WIDE = token(grant("payments", "charge"), grant("payments", "refund"))

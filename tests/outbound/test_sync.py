@@ -29,8 +29,8 @@ from chio_core.outbound import (
 )
 from chio_core.testing import ScriptedSidecar, behaviours
 from chio_core.testing.wire import Call
-from tests.outbound.test_governed import PAY
-from tests.outbound.test_hooks import (
+from tests.outbound.test_rows_governed import PAY
+from tests.outbound.test_rows_hooks import (
     BearerAuthMiddleware,
     ErrorTrackingMiddleware,
     LoggingMiddleware,

@@ -1,4 +1,4 @@
-"""guard-core's own engine accepts the views: its checks answer the same over every framework."""
+"""guard-core's own engine accepts the views: its checks answer the same over every framework (G14, G16)."""
 
 from __future__ import annotations
 

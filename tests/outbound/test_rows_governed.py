@@ -1,4 +1,4 @@
-"""Governed sends. Each network send is decided once; a denied call never reaches the network."""
+"""Row F24: governed sends. Each network send is decided once; a denied call never reaches the network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hook classes, order, filters and errors. The classes are the documented examples, word for word."""
+"""Rows F1 to F11: hook classes, order, filters and errors. The classes are the documented examples, word for word."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Declared calls, tags and runs."""
+"""Rows F22 and F23: declared calls, tags and runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from chio_core.errors import ConfigurationError
 from chio_core.outbound import BaseMiddleware, Calls, CookieJar, FastHTTP
-from tests.outbound.test_state import setting
+from tests.outbound.test_rows_state import setting
 from tests.outbound.tools import A, Upstream, run
 
 

@@ -1,4 +1,4 @@
-"""The cache and the cookie jar."""
+"""Rows F12 to F21: the cache and the cookie jar."""
 
 from __future__ import annotations
 
