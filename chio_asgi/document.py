@@ -15,8 +15,9 @@ from typing import Any
 
 from chio_asgi.listing import ListedRoute, extension_sources, list_blind_mounts, list_routes
 from chio_asgi.overlaps import find_overlaps, spans_segments
+from chio_core.canonical import parse_json
 from chio_core.chain import Finding
-from chio_core.errors import ConfigurationError
+from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.extensions import chio_members, merged, needs_capability
 from chio_core.templates import shape
 
@@ -66,13 +67,26 @@ def describe(app: Any) -> Document:
     Raises:
         ConfigurationError: it has no routes, or its own document cannot be made.
     """
-    routes = list(list_routes(app))
+    try:
+        routes = list(list_routes(app))
+    except ValueError as exc:  # FastAPI puts paths of included routers together when they are asked for
+        raise ConfigurationError(f"the application's routes cannot be read: {exc}") from None
     if not routes:
         raise ConfigurationError("the application has no routes to read; name a FastAPI or Starlette application")
     operations = _operations(routes, _Written())
-    text = json.dumps(_document(app, routes, operations), sort_keys=True, indent=2) + "\n"
+    text = _text(_document(app, routes, operations))
     findings = (*_conflicts(operations), *_unmatchable(routes), *overlap_findings(app, routes), *_blind(app))
     return Document(text, len({(one.template, one.method) for one in operations}), findings)
+
+
+def _text(document: dict[str, Any]) -> str:
+    try:
+        text = json.dumps(document, sort_keys=True, indent=2) + "\n"
+        parse_json(text)
+    except (InvalidDocument, TypeError, ValueError) as exc:
+        why = exc.message if isinstance(exc, InvalidDocument) else str(exc)
+        raise ConfigurationError(f"an x-chio-* member or a path of a route is no JSON: {why}; correct that") from None
+    return text
 
 
 def overlap_findings(app: Any, routes: Sequence[ListedRoute] | None = None) -> Iterator[Finding]:

@@ -430,3 +430,22 @@ def test_every_disagreement_that_requests_run_into_was_found_before(full_size: b
                 assert (method, template, pattern) in known, (path, template, pattern, builder.templates)
 
     holds()
+
+
+@pytest.mark.parametrize("value", [{1}, float("nan"), "\ud800"], ids=["set", "nan", "half a pair"])
+def test_a_member_that_is_no_json_is_one_sentence(value: Any) -> None:
+    app = FastAPI(openapi_url=None)
+    app.add_api_route("/a", lambda: None, openapi_extra={"x-chio-note": value})
+    with pytest.raises(ConfigurationError, match=r"an x-chio-\* member or a path of a route is no JSON"):
+        describe(app)
+
+
+def test_included_routes_that_cannot_be_put_together_are_one_sentence() -> None:
+    app, router = FastAPI(openapi_url=None), APIRouter()
+    router.add_api_route("/{pet}", lambda: None)
+    try:
+        app.include_router(router, prefix="/{pet}")
+    except ValueError:
+        return  # releases of FastAPI before 0.137 say so here
+    with pytest.raises(ConfigurationError, match="routes cannot be read: Duplicated param name"):
+        describe(app)
