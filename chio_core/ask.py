@@ -95,11 +95,12 @@ class Asker:
         """Tell whether a request is not governed at all."""
         return is_excluded(self.settings, view.method, view.route_path)
 
-    def ask(self, view: StreamView, locate: Callable[[], Route]) -> Ask:
+    def ask(self, view: StreamView, locate: Callable[[], Route], earlier: Decision | None = None) -> Ask:
         """Return, step by step, the question about a request, or the decision where nobody has to be asked.
 
         Args:
             locate: finds the route; called after everything that refuses a request early.
+            earlier: the decision that was made for this very request, if there is one.
         """
         settings = self.settings
         if (denial := inspect(view, settings, self.singletons)) is not None:
@@ -119,6 +120,7 @@ class Asker:
             body_hash=body.hash,
             body_length=body.length,
             requirement=route.requirement,
+            earlier=() if earlier is None else (earlier,),
         )
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -34,6 +34,7 @@ from chio_core.errors import (
     ReceiptRejected,
     SidecarError,
 )
+from chio_core.further import as_further
 from chio_core.inspection import APPROVAL_ID, approval_of, capability_of, inspect, singleton_headers
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt, explain
@@ -76,6 +77,7 @@ def prepare(
     body_length: int = 0,
     requirement: Requirement | None = None,
     observe: bool | None = None,
+    earlier: Iterable[Decision] = (),
 ) -> Question:
     """Return the question about a request.
 
@@ -84,6 +86,7 @@ def prepare(
         template: path template of the route that will run, None when unknown.
         requirement: what this route asks for.
         observe: a refusal is to be recorded only; None: as the settings say for this path and the route for itself.
+        earlier: decisions that were made for the same incoming request, oldest first; see `chio_core.further`.
     """
     token = capability_of(view, settings)
     if observe is None:
@@ -101,6 +104,7 @@ def prepare(
         lacking=lacking(requirement, token) if observe else (),
         approval_token=approval_of(view) if requirement is not None and requirement.approval is not None else None,
     )
+    request = as_further(request, requirement, earlier)
     headers = [(CAPABILITY_HEADER, token)] if token is not None else []
     trace = view.header_values(TRACEPARENT)
     if len(trace) == 1 and trace[0].isascii() and trace[0].isprintable():

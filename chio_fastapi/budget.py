@@ -32,7 +32,8 @@ class Budget(metaclass=CalledFirst):
     route. No capability is asked for: add `RequireCapability` for that, because a caller whom no guard has verified
     starts anew under another name. Two objects with the same arguments are
     equal, so FastAPI solves them once a request and `app.dependency_overrides` finds them. Of several budgets on a
-    route the first is part of the one evaluation, and each further one is asked for, and spent, by itself.
+    route the first is part of the one evaluation, and each further one is asked for, and spent, by itself; its account
+    is known by its currency and limits, so it starts anew when they change.
 
     Args:
         cost: what a request costs, in units of `currency`: a number, `from_path`, `from_query`, `from_body`, or a

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -66,7 +66,7 @@ async def decision_for(connection: HTTPConnection, source: RequirementSource) ->
     found = next((one for one in known if includes(one.requirement, wanted)), None)
     if found is None:
         first = all(one.requirement is None for one in known)
-        found = await evaluate(connection, await _whole(connection, wanted) if first else wanted)
+        found = await evaluate(connection, await _whole(connection, wanted) if first else wanted, known)
         asked.append(found)
     return found
 
@@ -105,8 +105,12 @@ async def _facts(connection: HTTPConnection, reads_body: bool) -> Facts:
     return Facts(connection.path_params, ASGIGuardRequest(connection.scope), raw)
 
 
-async def evaluate(connection: HTTPConnection, requirement: Requirement) -> Decision:
-    """Ask for one decision about this connection and a requirement."""
+async def evaluate(connection: HTTPConnection, requirement: Requirement, earlier: Iterable[Decision] = ()) -> Decision:
+    """Ask for one decision about this connection and a requirement.
+
+    Args:
+        earlier: decisions that were made for this request, oldest first.
+    """
     if any(getattr(source, "chio_observes", False) for source in sources_of(connection)):
         requirement = replace(requirement, observe=True)
     client = client_of(connection)
@@ -129,6 +133,7 @@ async def evaluate(connection: HTTPConnection, requirement: Requirement) -> Deci
         body_hash=body_hash,
         body_length=length,
         requirement=requirement,
+        earlier=earlier,
     )
     return await client.decide(question)
 

@@ -66,6 +66,8 @@ def charges(
     rule: RouteRule,
     capability: CapabilityToken | None,
     grant: int | None,
+    *,
+    further: bool = False,
 ) -> tuple[Charge, ...]:
     """Return what the request spends: from the account of the route, and from that of a grant with a limit.
 
@@ -75,11 +77,12 @@ def charges(
         rule: its route.
         capability: the valid token, if there is one.
         grant: position of the grant that allows the tool.
+        further: another budget of this route was spent from for this very request.
 
     Raises:
         BudgetRefused: one invocation may not cost this much.
     """
-    found = [_route_charge(budget, request, rule, capability)]
+    found = [_route_charge(budget, request, rule, capability, _limits(budget) if further else ())]
     each: list[tuple[int | None, Charge]] = [(budget.max_cost_per_invocation, found[0])]
     if capability is not None and grant is not None:
         limits = capability.scope.grants[grant]
@@ -108,19 +111,29 @@ def smaller(one: int | None, other: int | None) -> int | None:
 
 
 def _route_charge(
-    budget: BudgetDemand, request: ChioHttpRequest, rule: RouteRule, capability: CapabilityToken | None
+    budget: BudgetDemand,
+    request: ChioHttpRequest,
+    rule: RouteRule,
+    capability: CapabilityToken | None,
+    which: tuple[str, ...],
 ) -> Charge:
     holder = ["caller", request.caller.identity_hash()] if capability is None else ["capability", capability.id]
     # Where no template matched, every path would have an account of its own; the application knows its route.
     pattern = rule.pattern if rule.pattern != request.path else request.route_pattern or request.path
     return Charge(
-        account=_account("route", *holder, request.method, pattern, budget.currency),
+        account=_account("route", *holder, request.method, pattern, budget.currency, *which),
         cost=budget.cost,
         currency=budget.currency,
         spender=f"{request.method} {pattern[:LONGEST_NAME]}",
         max_invocations=budget.max_invocations,
         max_total=budget.max_total_cost,
     )
+
+
+def _limits(budget: BudgetDemand) -> tuple[str, ...]:
+    # Of several budgets of a route only the first is the route's; each other one is known by its limits.
+    limits = (budget.max_invocations, budget.max_cost_per_invocation, budget.max_total_cost)
+    return ("further", *map(str, limits))
 
 
 def _grant_charge(budget: BudgetDemand, capability: CapabilityToken, grant: int, most: int | None) -> Charge:

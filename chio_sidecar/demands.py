@@ -51,6 +51,7 @@ class Case:
         grant: position of the grant that allows the tool.
         approvers: public keys (hex) that may approve.
         now: whole seconds since 1970.
+        further: the document's demands were met by an earlier question; `rule` has none.
     """
 
     request: ChioHttpRequest
@@ -59,6 +60,7 @@ class Case:
     grant: int | None
     approvers: Collection[str]
     now: int
+    further: bool = False
 
 
 @dataclass(slots=True)
@@ -133,7 +135,9 @@ def _spent(case: Case, stated: BudgetDemand | None) -> tuple[BudgetDemand, list[
     budget = strictest_budget(stated, case.rule.budget)
     if budget is None:
         return None
-    return stated or budget, list(charges(budget, case.request, case.rule, case.capability, case.grant))
+    return stated or budget, list(
+        charges(budget, case.request, case.rule, case.capability, case.grant, further=case.further)
+    )
 
 
 def _judge_approval(case: Case, stated: ApprovalDemand | None, findings: Findings) -> None:

@@ -8,7 +8,8 @@ The order is that of wire protocol, section 1.6, then what this sidecar checks b
 4. R7: it is the token that the request names.
 5. Beyond the protocol's April state: its delegation chain holds.
 6. The policy of the route.
-7. Approval and budget, where application or document demand them (see `demands`).
+7. Approval and budget, where application or document demand them (see `demands`); those of the document once for a
+   request, however many questions it takes (see `further`).
 
 Revocations, the number of invocations, accounts and approvals need a store. The decision says what the store must
 check when it keeps the receipt (`capability`, `invocation`, `demands`); `refusal` and `unmet` make the decision that
@@ -29,11 +30,13 @@ from chio_core.capabilities import (
     verify_delegation_chain,
 )
 from chio_core.models.capability import CapabilityToken
+from chio_core.models.receipt import HttpReceipt
 from chio_core.models.request import ChioHttpRequest
 from chio_core.policy import APPROVAL_GUARD, CAPABILITY_GUARD, POLICY_GUARD
 from chio_sidecar.approvals import REQUIRED, Intent
 from chio_sidecar.config import MAX_DELEGATION_DEPTH
 from chio_sidecar.demands import HINTS, Case, has_demands, judge_demands
+from chio_sidecar.further import FURTHER_GUARD, First, NotFurther, check_first, has_been_met
 from chio_sidecar.routes import SESSION_ALLOW, RouteRule, RouteTable
 from chio_sidecar.store import Demand, Invocation
 
@@ -52,6 +55,8 @@ AUTHORITY_UNAVAILABLE = "revocation authority is unavailable; no operation was d
 
 DENIED_STATUS = 403
 
+_HINTS = {**HINTS, FURTHER_GUARD: "repeat the request"}
+
 Presented = CapabilityToken | CapabilityRejected | None
 """The token that came with a request: read, unreadable, or none."""
 
@@ -68,6 +73,7 @@ class Decision:
         invocation: the use of a limited grant that an allow spends.
         demands: approvals and budgets that the store must judge and record.
         question: what a person has to be asked; set with the verdict `incomplete` only.
+        further_to: id of the receipt by which the document's demands have been met already.
     """
 
     verdict: dict[str, Any]
@@ -77,6 +83,7 @@ class Decision:
     invocation: Invocation | None = None
     demands: tuple[Demand, ...] = ()
     question: Intent | None = None
+    further_to: str | None = None
 
 
 class Engine:
@@ -106,13 +113,14 @@ class Engine:
         """Accept capabilities of further issuers from now on."""
         self.trusted_issuers = self.trusted_issuers | frozenset(issuers)
 
-    def decide(self, request: ChioHttpRequest, token: Presented, now: int) -> Decision:
+    def decide(self, request: ChioHttpRequest, token: Presented, now: int, first: First = None) -> Decision:
         """Judge one request.
 
         Args:
             request: what the client described.
             token: the token that it presented.
             now: whole seconds since 1970, by this sidecar's clock.
+            first: what the request names as the receipt of the first question about it.
 
         Raises:
             ValueError: a demand of the request is malformed; `read_call` lets none of these through.
@@ -131,7 +139,21 @@ class Engine:
             return refusal(rule, exc.reason)
         if not has_demands(request, rule) or decision.verdict["verdict"] != "allow":
             return decision
-        return _demanding(Case(request, rule, decision.capability, grant, self.trusted_approvers, now), decision)
+        case = Case(request, rule, decision.capability, grant, self.trusted_approvers, now)
+        if first is not None:
+            try:
+                case, decision = self._further(case, decision, first)
+            except NotFurther as exc:
+                return unmet(decision, FURTHER_GUARD, exc.reason)
+        return _demanding(case, decision)
+
+    def _further(self, case: Case, decision: Decision, first: HttpReceipt | NotFurther) -> tuple[Case, Decision]:
+        """Return what is left to judge, and what to record."""
+        if not isinstance(first, HttpReceipt):
+            raise first
+        check_first(first, case.request, case.rule, case.capability, self.routes.policy_hash, case.now)
+        left = replace(case, rule=has_been_met(case.rule), further=True)
+        return left, replace(decision, further_to=first.id)
 
     def _checked(
         self, request: ChioHttpRequest, token: CapabilityToken | CapabilityRejected, now: int
@@ -176,7 +198,7 @@ def unmet(decision: Decision, guard: str, reason: str, *, status: int = DENIED_S
     """
     return replace(
         decision,
-        verdict=deny(reason, guard, status=status, hint=HINTS[guard]),
+        verdict=deny(reason, guard, status=status, hint=_HINTS[guard]),
         evidence=decision.evidence[:1] + _evidence(guard, False, reason),
         invocation=None,
         demands=(),

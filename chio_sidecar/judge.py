@@ -10,12 +10,14 @@ from __future__ import annotations
 from typing import Any
 
 from chio_core.canonical import sha256_hex
+from chio_core.further import FURTHER_TO
 from chio_core.models.capability import CapabilityToken
 from chio_core.models.request import content_hash
 from chio_core.policy import APPROVAL_GUARD, BUDGET_GUARD
 from chio_sidecar.approvals import DENIED, question, refused_reason, too_many_reason
 from chio_sidecar.budgets import exceeded_reason
 from chio_sidecar.calls import EvaluateCall
+from chio_sidecar.demands import has_demands
 from chio_sidecar.engine import (
     ANCESTOR_REVOKED,
     AUTHORITY_UNAVAILABLE,
@@ -27,6 +29,7 @@ from chio_sidecar.engine import (
     unmet,
     waiting,
 )
+from chio_sidecar.further import First, read_first
 from chio_sidecar.ids import kernel_receipt_id
 from chio_sidecar.observed import METADATA as ENFORCEMENT
 from chio_sidecar.receipts import compact_json, route_selection, sign_receipt
@@ -86,7 +89,8 @@ class Judge:
         """
         if isinstance(call.token, CapabilityToken):
             await self._sidecar.meet(call.token.issuer)
-        decision = self._sidecar.engine.decide(call.request, call.token, self._sidecar.now())
+        first = await self._first(call)
+        decision = self._sidecar.engine.decide(call.request, call.token, self._sidecar.now(), first)
         decision, revoked = await self._ask_authority(decision)
         if revoked is not None:
             outcome: AppendOutcome = await self._keep(call, self._hindered(call, decision, Revoked(revoked)))
@@ -95,6 +99,13 @@ class Judge:
         if isinstance(outcome, Stored | Conflict):
             return outcome
         raise StoreUnavailable("the store refused a receipt that asked for nothing")
+
+    async def _first(self, call: EvaluateCall) -> First:
+        """Return the receipt that a further question names; where nothing is demanded, it makes no difference."""
+        sidecar, request = self._sidecar, call.request
+        if request.further_to is None or not has_demands(request, sidecar.routes.match(request.method, request.path)):
+            return None
+        return read_first(request.further_to, await sidecar.store.get(request.further_to), sidecar.key.public_hex)
 
     async def _keep_decision(self, call: EvaluateCall, decision: Decision) -> AppendOutcome:
         """Store the receipt of a decision or, when something stands in the way, of the one that follows from that."""
@@ -193,6 +204,7 @@ class Judge:
                 "chio_kernel_receipt_id": kernel_receipt_id(receipt_id),
                 "route_selection": route_selection(call.request.request_id),
                 **({} if approval_id is None else {APPROVAL_ID: approval_id}),
+                **({} if decision.further_to is None else {FURTHER_TO: decision.further_to}),
                 **_enforcement(call),
             },
         }

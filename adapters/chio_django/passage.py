@@ -116,7 +116,9 @@ class Passage:
     def _further(self, request: HttpRequest, requirement: Requirement) -> Ask:
         asker = self.governor.asker
         template = view_match(request.resolver_match, request.method or "").template
-        return asker.ask(DjangoGuardRequest(request, asker.singletons), lambda: Route(template, requirement))
+        return asker.ask(
+            DjangoGuardRequest(request, asker.singletons), lambda: Route(template, requirement), self.decision
+        )
 
     def _concluded(self, request: HttpRequest, steps: Ask) -> Decision:
         found = run(steps)

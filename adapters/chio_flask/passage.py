@@ -102,7 +102,8 @@ class Passage:
     def ask_further(self, request: Request, requirement: Requirement) -> Decision:
         """Return a decision about this request and a requirement that was not part of the first question."""
         template, view = find_view(self._app, request).template, self.view(request)
-        decision = self._concluded(view, self.governor.asker.ask(view, lambda: Route(template, requirement)))
+        steps = self.governor.asker.ask(view, lambda: Route(template, requirement), self.decision)
+        decision = self._concluded(view, steps)
         if self.decision is None:  # where nobody has judged the request, this is what the view reads
             self.decision = decision
             self.publish(request)

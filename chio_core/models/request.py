@@ -33,6 +33,8 @@ class ChioHttpRequest(WireModel):
             a route that demands it. The protocol's newer state reserves this name and `approval_token`.
         approval_token: the approval that the caller presents: its id, or a GovernedApprovalToken object.
         budget: what the request spends, see `chio_core.policy.BudgetDemand`; unknown to other sidecars.
+        further_to: id of the receipt that allowed this very request already, where the route has another demand, see
+            `chio_core.further`; unknown to other sidecars.
         enforcement: `{"mode": "observe", "requires"?: "server/tool", "lacks"?: "read"}` where the application only
             watches; `lacks` are operations that the capability does not grant.
     """
@@ -56,6 +58,7 @@ class ChioHttpRequest(WireModel):
     governed_intent: dict[str, Any] | None = None
     approval_token: Any = None
     budget: dict[str, Any] | None = None
+    further_to: Text | None = None
     enforcement: dict[str, Any] | None = None
 
     def to_wire(self) -> dict[str, Any]:
@@ -80,7 +83,7 @@ class ChioHttpRequest(WireModel):
         if self.model_metadata is not None:
             wire["model_metadata"] = self.model_metadata.to_wire()
         wire["timestamp"] = self.timestamp
-        for name in ("governed_intent", "approval_token", "budget", "enforcement"):
+        for name in ("governed_intent", "approval_token", "budget", "further_to", "enforcement"):
             if (value := getattr(self, name)) is not None:
                 wire[name] = value
         wire.update(self.model_extra or {})

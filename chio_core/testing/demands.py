@@ -87,7 +87,7 @@ class Demands:
 
     def __init__(self) -> None:
         self.approvals: list[Approval] = []
-        self._spent: dict[tuple[str, str, str, str], tuple[int, int]] = {}
+        self._spent: dict[tuple[Any, ...], tuple[int, int]] = {}
 
     def meet(self, asked: Asked, capability_id: str | None) -> list[dict[str, Any]]:
         """Return the evidence that the demands of a request are met; approvals are used up and budgets spent by it.
@@ -147,7 +147,10 @@ class Demands:
         return made
 
     def _spend(self, asked: Asked, demand: BudgetDemand, capability_id: str | None) -> dict[str, Any]:
-        account = (capability_id or asked.caller_hash(), asked.method, asked.route, demand.currency)
+        # Of several budgets of a route only the first is the route's; each other one is known by its limits.
+        limits = (demand.max_invocations, demand.max_cost_per_invocation, demand.max_total_cost)
+        which = None if asked.document.get("further_to") is None else limits
+        account = (capability_id or asked.caller_hash(), asked.method, asked.route, demand.currency, which)
         invocations, total = self._spent.get(account, (0, 0))
         obstacle = _exceeded(demand, invocations, total)
         if obstacle is not None:

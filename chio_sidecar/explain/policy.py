@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from chio_core.policy import APPROVAL_GUARD
-from chio_sidecar import approval_tokens, approvals, budgets
+from chio_sidecar import approval_tokens, approvals, budgets, further
 from chio_sidecar.explain.reasons import Known
 from chio_sidecar.explain.refusal import Refusal
 
@@ -118,6 +118,30 @@ POLICY_REASONS: Final = (
         "send the id, or the token as one line of JSON",
     ),
     Known(
+        "further question",
+        further.UNKNOWN,
+        "The application asked a second question about one request, and this store has no receipt {id} of the first.",
+        "let all sidecars that one application asks share one store, and repeat the request",
+    ),
+    Known(
+        "further question",
+        further.NO_ALLOW,
+        "Receipt {id} records a refusal, answers a further question itself, or was signed with another key.",
+        "repeat the request",
+    ),
+    Known(
+        "further question",
+        further.OTHER,
+        "Receipt {id} differs from this question in method, route, path, query, body, caller, capability or document.",
+        "repeat the request",
+    ),
+    Known(
+        "further question",
+        further.TOO_OLD,
+        "The second question about one request came more than {within} s after {id}, the receipt of the first.",
+        "look for what takes so long between the checks of one route, and repeat the request",
+    ),
+    Known(
         "budget",
         budgets.OTHER_CURRENCY,
         "The application counts in {stated} and the sidecar's document in {route}; nobody can compare them.",
@@ -142,4 +166,4 @@ POLICY_REASONS: Final = (
         _SPEND_LESS,
     ),
 )
-"""The reasons about approvals and budgets."""
+"""The reasons about approvals and budgets, and about questions that leave those of the document to an earlier one."""

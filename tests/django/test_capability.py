@@ -92,6 +92,9 @@ def test_a_second_requirement_is_asked_for_by_its_decorator() -> None:
     assert one.status_code == 403
     assert both.content == b"two"
     assert [asked.document["tool_server"] for asked in sidecar.asked] == ["payments", "accounts"] * 2
+    # What the sidecar's own document demands of the route, it is to demand once.
+    further = [asked.document.get("further_to") for asked in sidecar.asked]
+    assert [to is None for to in further] == [True, False] * 2
 
 
 def test_arguments_come_from_the_path() -> None:

@@ -61,6 +61,9 @@ def test_a_second_requirement_is_asked_for_by_its_decorator() -> None:
         both = app.test_client().get("/two", headers=token(TRANSFER, ("accounts", "read")))
     assert (one.status_code, both.data) == (403, b"two")
     assert [asked.document["tool_server"] for asked in sidecar.asked] == ["payments", "accounts"] * 2
+    # What the sidecar's own document demands of the route, it is to demand once.
+    further = [asked.document.get("further_to") for asked in sidecar.asked]
+    assert [to is None for to in further] == [True, False] * 2
     assert [asked.document["route_pattern"] for asked in sidecar.asked] == ["/two"] * 4
 
 

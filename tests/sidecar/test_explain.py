@@ -250,12 +250,12 @@ def test_an_error_of_the_sidecar_itself_is_explained(tmp_path: Path) -> None:
 
 
 def test_every_reason_about_approvals_and_budgets_is_known_here() -> None:
-    from chio_sidecar import approval_tokens, approvals, budgets
+    from chio_sidecar import approval_tokens, approvals, budgets, further
 
     known = {reason.text for reason in POLICY_REASONS}
     said = {
         value
-        for module in (approval_tokens, approvals, budgets)
+        for module in (approval_tokens, approvals, budgets, further)
         for name, value in vars(module).items()
         if name.isupper() and isinstance(value, str) and " " in value and not name.startswith("_")
     }
