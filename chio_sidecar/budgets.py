@@ -17,6 +17,7 @@ from chio_sidecar.routes import RouteRule
 from chio_sidecar.store import BudgetExceeded, Charge
 
 OTHER_CURRENCY = "budget is in {stated}, and that of the route in {route}"
+GRANT_CURRENCY = "budget is in {currency}, and the limit of {spender} in {limit}"
 EACH_EXCEEDED = "budget exceeded: cost {cost} {currency} is above {most} {currency} for one invocation of {spender}"
 NO_INVOCATION = "budget exceeded: no invocation left of {most} for {spender}"
 TOTAL_EXCEEDED = (
@@ -24,6 +25,8 @@ TOTAL_EXCEEDED = (
 )
 LONGEST_NAME = 200
 """Characters of a route or tool that a reason repeats."""
+
+_LONGEST_CURRENCY = 16
 
 
 class BudgetRefused(Exception):
@@ -80,13 +83,16 @@ def charges(
         further: another budget of this route was spent from for this very request.
 
     Raises:
-        BudgetRefused: one invocation may not cost this much.
+        BudgetRefused: one invocation may not cost this much, or its cost cannot be compared with the grant's limit.
     """
     found = [_route_charge(budget, request, rule, capability, _limits(budget) if further else ())]
     each: list[tuple[int | None, Charge]] = [(budget.max_cost_per_invocation, found[0])]
     if capability is not None and grant is not None:
         limits = capability.scope.grants[grant]
-        charge = _grant_charge(budget, capability, grant, _units(limits.max_total_cost, budget.currency))
+        charge = _grant_charge(budget, capability, grant)
+        for limit in (limits.max_total_cost, limits.max_cost_per_invocation):
+            if budget.cost and limit is not None and limit.currency != budget.currency:
+                raise BudgetRefused(_text(GRANT_CURRENCY, charge, limit=limit.currency[:_LONGEST_CURRENCY]))
         each.append((_units(limits.max_cost_per_invocation, budget.currency), charge))
         if charge.max_total is not None:
             found.append(charge)
@@ -136,19 +142,19 @@ def _limits(budget: BudgetDemand) -> tuple[str, ...]:
     return ("further", *map(str, limits))
 
 
-def _grant_charge(budget: BudgetDemand, capability: CapabilityToken, grant: int, most: int | None) -> Charge:
+def _grant_charge(budget: BudgetDemand, capability: CapabilityToken, grant: int) -> Charge:
     limits = capability.scope.grants[grant]
     return Charge(
         account=_account("grant", capability.id, str(grant), budget.currency),
         cost=budget.cost,
         currency=budget.currency,
         spender=f"tool {limits.tool_name[:LONGEST_NAME]} on server {limits.server_id[:LONGEST_NAME]}",
-        max_total=most,
+        max_total=_units(limits.max_total_cost, budget.currency),
     )
 
 
 def _units(limit: MonetaryAmount | None, currency: str) -> int | None:
-    # A limit in another currency cannot be compared with this cost.
+    # A limit in another currency does not bear on what costs nothing.
     return None if limit is None or limit.currency != currency else min(limit.units, MAX_UNITS)
 
 

@@ -149,6 +149,12 @@ POLICY_REASONS: Final = (
     ),
     Known(
         "budget",
+        budgets.GRANT_CURRENCY,
+        "The application counts in {currency}, and the capability limits {spender} in {limit}; none can compare them.",
+        "ask the authority for a capability whose limits are in {currency}",
+    ),
+    Known(
+        "budget",
         budgets.EACH_EXCEEDED,
         "One invocation of {spender} may cost {most} {currency}, and this one costs {cost}.",
         _SPEND_LESS,

@@ -12,6 +12,7 @@ import pytest
 from chio_core.models.verdict import GuardEvidence
 from chio_core.policy import MAX_UNITS, BudgetDemand, covers
 from chio_sidecar.app import SidecarApp
+from chio_sidecar.explain import explain, read_refusal
 from tests.sidecar.sidecar_tools import (
     SERVER,
     TOOL,
@@ -233,7 +234,7 @@ def test_the_documents_budget_alone_is_stated_as_it_stands_there(tmp_path: Path)
     run(main())
 
 
-def test_two_currencies_are_not_compared(tmp_path: Path) -> None:
+def test_a_cost_in_another_currency_than_the_document_is_refused(tmp_path: Path) -> None:
     async def main() -> None:
         async with sidecar(tmp_path, spec_text=json.dumps(SPEC)) as app:
             answer = await spend(app, 1, demand(1, currency="EUR"))
@@ -266,8 +267,23 @@ def test_the_grants_limits_count_across_routes(tmp_path: Path) -> None:
             assert two["verdict"]["reason"] == (
                 f"budget exceeded: cost 6 USD, and 4 USD are left of 10 USD for tool {TOOL} on server {SERVER}"
             )
-            foreign = await spend(app, "eur", demand(100, currency="EUR"), token, **TOOL_FIELDS)
-            assert verdicts([foreign]) == ["allow"]
+
+    run(main())
+
+
+@pytest.mark.parametrize("limit", ["max_total_cost", "max_cost_per_invocation"])
+def test_a_cost_in_another_currency_than_the_limit_of_the_grant_is_refused(limit: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with sidecar(tmp_path) as app:
+            token = limited(**{limit: 10})
+            foreign = await spend(app, 1, demand(1, currency="EUR"), token, **TOOL_FIELDS)
+            assert (foreign["verdict"]["guard"], foreign["verdict"]["reason"]) == (
+                "BudgetGuard",
+                f"budget is in EUR, and the limit of tool {TOOL} on server {SERVER} in USD",
+            )
+            nothing = await spend(app, 2, demand(0, currency="EUR", max_invocations=1), token, **TOOL_FIELDS)
+            assert verdicts([nothing]) == ["allow"]
+            assert explain(read_refusal(foreign["receipt"])).rule == "budget"
 
     run(main())
 
