@@ -132,7 +132,7 @@ def judge_demands(case: Case) -> Findings:
 
 def _spent(case: Case, stated: BudgetDemand | None) -> tuple[BudgetDemand, list[Demand]] | None:
     """Return the budget that the evidence states, and what is to be spent."""
-    budget = strictest_budget(stated, case.rule.budget)
+    budget = strictest_budget(stated, case.rule.budget_for(stated))
     if budget is None:
         return None
     return stated or budget, list(

@@ -42,6 +42,7 @@ class RouteRule:
         policy: `SESSION_ALLOW` or `DENY_BY_DEFAULT`.
         approval: the approval that the document demands; its amount is not known from there.
         budget: the limits that the document sets; it knows no cost.
+        budget_in_any: the document names no currency, so that of the request's own budget counts; see `budget_for`.
         sensitivity: `public`, `internal`, `sensitive` or `restricted`.
         observe: the document wants decisions about this route recorded, not enforced.
     """
@@ -52,6 +53,13 @@ class RouteRule:
     budget: BudgetDemand | None = None
     sensitivity: str | None = None
     observe: bool = False
+    budget_in_any: bool = False
+
+    def budget_for(self, stated: BudgetDemand | None) -> BudgetDemand | None:
+        """Return the limits that the document sets for a request which states this budget itself."""
+        if self.budget is None or stated is None or not self.budget_in_any:
+            return self.budget
+        return replace(self.budget, currency=stated.currency)
 
 
 def method_policy(method: str) -> str:
@@ -73,13 +81,15 @@ def operation_rule(method: str, template: str, operation: Mapping[str, Any]) -> 
     place = f"{method} {template}"
     level = operation.get(SENSITIVITY)
     _check_capability(operation, place)
+    budget = _budget(operation, place)
     return RouteRule(
         pattern=template,
         policy=_policy(method, operation),
         approval=_approval(operation, place),
-        budget=_budget(operation, place),
+        budget=budget,
         sensitivity=level if isinstance(level, str) and level in LEVELS else None,
         observe=operation.get(OBSERVE) is True,
+        budget_in_any=budget is not None and operation.get(BUDGET) is None,
     )
 
 

@@ -243,6 +243,25 @@ def test_a_cost_in_another_currency_than_the_document_is_refused(tmp_path: Path)
     run(main())
 
 
+@pytest.mark.parametrize("currency", ["EUR", "USD"])
+def test_a_limit_of_the_document_without_a_currency_takes_that_of_the_request(currency: str, tmp_path: Path) -> None:
+    operation = {"x-chio-budget-limit": 10, "responses": {}}
+    document = {**SPEC, "paths": {"/pay/{account}": {"post": operation}}}
+
+    async def main() -> None:
+        async with sidecar(tmp_path, spec_text=json.dumps(document)) as app:
+            answers = [await spend(app, cost, demand(cost, currency=currency)) for cost in (6, 5, 4)]
+            assert verdicts(answers) == ["allow", "deny", "allow"]
+            assert answers[1]["verdict"]["reason"] == (
+                f"budget exceeded: cost 5 {currency}, and 4 {currency} are left of 10 {currency}"
+                " for POST /pay/{account}"
+            )
+            plain = await spend(app, "plain", None)  # who states no budget has one in USD
+            assert plain["evidence"][-1]["details"] == "cost 0 USD within total 10: charged"
+
+    run(main())
+
+
 def limited(**limits: int) -> Any:
     """A token whose grant has limits in USD."""
     return capability(grants=[grant(**{name: {"units": n, "currency": "USD"} for name, n in limits.items()})])
