@@ -25,15 +25,15 @@ from chio_sidecar.approval_desk import ApprovalDesk, DeskError, Filter
 from chio_sidecar.approvals import MAX_OPEN
 from chio_sidecar.cli.options import check_url
 from chio_sidecar.cli.output import CliError, printable
+from chio_sidecar.cli.store_place import URL_VARIABLE, of_options, of_url
 from chio_sidecar.config import control_token_from
 from chio_sidecar.keys import key_beside, load_or_create_key
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from chio_sidecar.trust.client import is_loopback_url
 
-URL_VARIABLE = "CHIO_SIDECAR_URL"
 DEFAULT_URL = "http://127.0.0.1:9090"
 _TIMEOUT = 10.0
-_EMBEDDED, _UNIX = "embedded:", "unix:"
+_UNIX = "unix:"
 
 
 class ApprovalPlace(Protocol):
@@ -78,14 +78,14 @@ def approval_place(args: argparse.Namespace, environ: Mapping[str, str] | None =
         ConfigurationError: the file `.env` cannot be used.
     """
     environ = os.environ if environ is None else environ
-    store = args.receipt_store or args.receipt_db
-    if store and args.sidecar_url:
+    store = of_options(args)
+    if store is not None and args.sidecar_url:
         raise CliError("--sidecar-url and the option for a store name two places", fix="give only one")
-    if store:
-        return StoreFile(store)
+    if store is not None:
+        return StoreFile(store.path)
     url = args.sidecar_url or environ.get(URL_VARIABLE) or ChioSettings().sidecar_url
-    if url.startswith(_EMBEDDED):
-        return StoreFile(Path(url.removeprefix(_EMBEDDED).partition("?")[0]))
+    if (embedded := of_url(url)) is not None:
+        return StoreFile(embedded.path)
     if not url.startswith(_UNIX):
         check_url(url, option="--sidecar-url" if args.sidecar_url else URL_VARIABLE)
     return RemoteSidecar(url, SecretStr(args.sidecar_token) if args.sidecar_token else control_token_from(environ))

@@ -17,6 +17,7 @@ from chio_core.models.receipt import explain
 from chio_core.signing import SigningKey, normalize_public_key
 from chio_sidecar.cli.options import trust_client
 from chio_sidecar.cli.output import CliError, emit, say
+from chio_sidecar.cli.store_place import URL_VARIABLE, of_settings
 from chio_sidecar.cli.values import positive
 from chio_sidecar.keys import key_beside, load_or_create_key
 from chio_sidecar.trust.authority_sqlite import SqliteAuthority
@@ -24,12 +25,17 @@ from chio_sidecar.trust.authority_sqlite import SqliteAuthority
 DESCRIPTION = """\
 Print a capability token as one line of ASCII JSON, ready for the X-Chio-Capability header. It is issued by the
 trust service at --control-url, or signed here with one of: the sidecar's key of --embedded or --receipt-store
-(FILE.key), the key of --authority-seed-file, or that of --authority-db.
+(FILE.key), the key of --authority-seed-file, or that of --authority-db. Without any of these it is the key of the
+embedded sidecar that CHIO_SIDECAR_URL=embedded:FILE names (environment, .env).
 """
 
 NOBODY = "0" * 64
 """The subject when none is named: nobody in particular, whoever holds the token."""
 
+_ISSUERS = (
+    "give --control-url, --embedded, --receipt-store, --authority-seed-file or --authority-db, or without any of them"
+    f" set {URL_VARIABLE}=embedded:FILE"
+)
 _OPERATIONS = ("invoke", "read_result", "read", "subscribe", "get", "delegate")
 _NEWER = {"server_id": "chio_http_authority", "tool_name": "authorize_http_request", "operations": ["invoke"]}
 _LONGEST = 10 * 366 * 24 * 3600
@@ -66,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         CliError: no issuer, or more than one, is named, or the grant is malformed.
+        ConfigurationError: a file, or the settings that would name one, cannot be used.
     """
     if args.ttl > _LONGEST:
         raise CliError("--ttl is longer than ten years", fix="issue short-lived tokens; the default is 3600")
@@ -94,18 +101,17 @@ def _scope(args: argparse.Namespace) -> ChioScope:
 def _issue(args: argparse.Namespace, scope: ChioScope) -> dict[str, Any]:
     store = args.receipt_store or args.receipt_db
     issuers = [args.control_url, args.embedded, store, args.authority_seed_file, args.authority_db]
-    if sum(issuer is not None for issuer in issuers) != 1:
-        raise CliError(
-            "exactly one issuer must be named",
-            fix="give --control-url, --embedded, --receipt-store, --authority-seed-file or --authority-db",
-        )
+    named = sum(issuer is not None for issuer in issuers)
+    place = of_settings() if named == 0 else None
+    if named > 1 or (named == 0 and place is None):
+        raise CliError("exactly one issuer must be named", fix=_ISSUERS)
     if args.control_url:
         with trust_client(args) as client:
             return client.issue(args.subject, scope.to_wire(), args.ttl)
     if args.authority_db:
         key = _authority_key(args.authority_db)
     else:
-        beside = args.embedded or store
+        beside = place.path if place is not None else args.embedded or store
         key = _file_key(key_beside(beside) if beside else args.authority_seed_file)
     return issue_capability(key, subject=args.subject, scope=scope, ttl_seconds=args.ttl).to_wire()
 

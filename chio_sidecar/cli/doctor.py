@@ -15,6 +15,7 @@ from chio_sidecar.cli.application import load
 from chio_sidecar.cli.check import check_application, settings_of
 from chio_sidecar.cli.options import wants_json
 from chio_sidecar.cli.output import CliError, compact, emit, printable, say
+from chio_sidecar.cli.store_place import of_url
 from chio_sidecar.doctor import (
     Check,
     check_distributions,
@@ -90,11 +91,10 @@ def _environment_settings() -> tuple[ChioSettings | None, list[Check]]:
 
 
 def _sidecar(settings: ChioSettings, store: Path | None) -> Iterable[Check]:
-    url = settings.sidecar_url
-    if url.startswith("embedded:"):
-        path = Path(url.removeprefix("embedded:").partition("?")[0])
+    embedded = of_url(settings.sidecar_url)
+    if embedded is not None:
         yield Check("clock", "ok", "the sidecar is in the application's process and has the same clock")
-        yield from check_store(path, pinned=settings.trusted_kernel_keys)
+        yield from check_store(embedded.path, pinned=settings.trusted_kernel_keys)
         return
     if store is not None:
         yield from check_store(store)

@@ -16,10 +16,10 @@ from chio_core.canonical import parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.models.capability import Operation
 from chio_core.request import METHODS
-from chio_core.settings import ChioSettings
 from chio_core.signing import normalize_public_key
 from chio_sidecar.cli.options import check_url, wants_json
 from chio_sidecar.cli.output import CliError, compact, emit, printable
+from chio_sidecar.cli.store_place import EITHER, StorePlace, of_options, of_settings
 from chio_sidecar.config import trusted_issuers_from
 from chio_sidecar.explain import Explanation, Refusal, Trial, Wanted, explain, read_refusal, required_by, try_token
 from chio_sidecar.explain.capability import UNKNOWN_ISSUER
@@ -92,19 +92,20 @@ class _Place:
     """Where receipts and keys are: the options, else the embedded sidecar of the environment."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        url = _sidecar_url()
-        embedded, _, query = url.removeprefix("embedded:").partition("?") if url.startswith("embedded:") else ("",) * 3
-        self.store: Path | None = args.receipt_store or args.receipt_db or (Path(embedded) if embedded else None)
+        embedded = _embedded()
+        found = of_options(args) or embedded
+        self.store = found.path if found is not None else None
+        is_embedded = embedded is not None and self.store == embedded.path
         spec: Path | None = args.spec
-        if spec is None and query.startswith("spec=") and self.store == Path(embedded):
-            spec = Path(query.removeprefix("spec="))
+        if spec is None and embedded is not None and is_embedded:
+            spec = embedded.spec
         self.spec_text = _text_of(spec, "--spec") if spec is not None else None
         self.issuer: tuple[str, ...] = UNKNOWN_ISSUER
         if args.control_url:
             check_url(args.control_url, option="--control-url")  # it is printed as part of a command
             self.issuer = ("--control-url", args.control_url)
         elif self.store is not None:
-            name = "--embedded" if self.store == Path(embedded) else "--receipt-store"
+            name = "--embedded" if is_embedded else "--receipt-store"
             self.issuer = (name, str(self.store))
 
     def required_at(self, method: str | None, path: str | None) -> Wanted | None:
@@ -123,11 +124,11 @@ class _Place:
         return found or None
 
 
-def _sidecar_url() -> str:
+def _embedded() -> StorePlace | None:
     try:
-        return ChioSettings().sidecar_url
+        return of_settings()
     except ConfigurationError:
-        return ""  # `doctor` says what is wrong with the settings; an explanation does not need them
+        return None  # `doctor` says what is wrong with the settings; an explanation does not need them
 
 
 def _refusal(what: str, place: _Place) -> Refusal:
@@ -136,7 +137,7 @@ def _refusal(what: str, place: _Place) -> Refusal:
     if place.store is None:
         raise CliError(
             f"there is no file {what}, and no store to look up the id {what} in",
-            fix="give --receipt-store FILE, or the body of the refused answer as a file or -",
+            fix=f"{EITHER}, or give the body of the refused answer as a file or -",
         )
     reader = ReceiptReader(place.store, option="--receipt-store")
     try:

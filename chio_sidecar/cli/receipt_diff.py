@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from chio_sidecar.cli.options import wants_json
 from chio_sidecar.cli.output import CliError, compact, emit
+from chio_sidecar.cli.receipt_list import add_store
+from chio_sidecar.cli.store_place import required_store
 from chio_sidecar.cli.values import TIMES, moment, positive
 from chio_sidecar.observed import Group, Tally, is_observed
 from chio_sidecar.receipt_query import ReceiptFilter, ReceiptReader
@@ -30,7 +31,7 @@ _SHOWN = 20
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    parser.add_argument("--receipt-store", metavar="FILE", type=Path, help="SQLite file; default --receipt-db")
+    add_store(parser)
     parser.add_argument(
         "--since",
         metavar="TIME",
@@ -53,13 +54,11 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         CliError: no store is named, or it has nothing to compare.
-        ConfigurationError: the store cannot be read.
+        ConfigurationError: the store, or the settings that would name it, cannot be used.
     """
     tally = Tally()
-    store = args.receipt_store or args.receipt_db
-    if not store:
-        raise CliError("receipt diff needs a store", fix="give --receipt-store FILE")
-    reader = ReceiptReader(store, option="--receipt-store" if args.receipt_store else "--receipt-db")
+    store = required_store(args, "receipt diff needs a store")
+    reader = ReceiptReader(store.path, option=store.named_by)
     try:
         start = max(0, reader.last - args.last) if args.last else 0
         for _, receipt in reader.rows(ReceiptFilter(since=args.since), after=start):

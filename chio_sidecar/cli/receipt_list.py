@@ -12,11 +12,11 @@ from typing import Any
 
 from chio_sidecar.cli.options import trust_client
 from chio_sidecar.cli.output import CliError, compact, emit, say
+from chio_sidecar.cli.store_place import URL_VARIABLE, required_store
 from chio_sidecar.cli.values import TIMES, moment, positive, whole
 from chio_sidecar.receipt_query import ReceiptFilter, ReceiptReader
 
 NEITHER = "receipt commands require --receipt-db <path> or --control-url"
-STORE_FIX = "name the SQLite file of the sidecar, for example --receipt-db chio.sqlite3"
 
 _PAGE = 200
 
@@ -47,14 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:
-    """Add the name that `api protect` and others have for a store, where `--receipt-db` is that of the protocol."""
+    """Add the option that names a store; `--receipt-db`, a global option, is the name that the protocol gives it."""
     parser.add_argument(
         "--receipt-store",
-        dest="receipt_db",
-        default=argparse.SUPPRESS,
         metavar="FILE",
         type=Path,
-        help="the same as --receipt-db",
+        help=f"store of a sidecar (SQLite), also written --receipt-db; default: that of {URL_VARIABLE}=embedded:FILE"
+        " (environment, .env)",
     )
 
 
@@ -63,12 +62,12 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         CliError: neither a store nor a service is named.
+        ConfigurationError: the store, or the settings that would name it, cannot be used.
     """
     if args.control_url:
         return _remote(args)
-    if not args.receipt_db:
-        raise CliError(NEITHER, fix=STORE_FIX)
-    reader = ReceiptReader(args.receipt_db, option="--receipt-db")
+    store = required_store(args, NEITHER)
+    reader = ReceiptReader(store.path, option=store.named_by)
     try:
         return _local(reader, _filter(args), args.cursor, args.limit)
     finally:

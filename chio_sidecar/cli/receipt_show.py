@@ -8,8 +8,9 @@ from typing import Any
 
 from chio_sidecar.cli.options import wants_json
 from chio_sidecar.cli.output import CliError, compact, emit, printable, say
-from chio_sidecar.cli.receipt_list import STORE_FIX, add_store
+from chio_sidecar.cli.receipt_list import add_store
 from chio_sidecar.cli.receipt_verify import add_trusted_key, judge, note_when_nobody_is_trusted
+from chio_sidecar.cli.store_place import required_store
 from chio_sidecar.receipt_query import ReceiptReader
 
 
@@ -26,16 +27,16 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         CliError: no store is named, or it holds no such receipt.
+        ConfigurationError: the store, or the settings that would name it, cannot be used.
     """
-    if not args.receipt_db:
-        raise CliError("receipt show requires --receipt-db <path>", fix=STORE_FIX)
-    reader = ReceiptReader(args.receipt_db, option="--receipt-db")
+    store = required_store(args, "receipt show needs a store")
+    reader = ReceiptReader(store.path, option=store.named_by)
     try:
         receipt = reader.get(args.id)
     finally:
         reader.close()
     if receipt is None:
-        raise CliError(f"no receipt {args.id} in {args.receipt_db}", fix="`receipt list` prints the ids")
+        raise CliError(f"no receipt {args.id} in {store.path}", fix="`receipt list` prints the ids")
     emit(compact(receipt) if wants_json(args) else json.dumps(receipt, ensure_ascii=True, indent=2))
     return _verify(receipt, args) if args.verify else 0
 

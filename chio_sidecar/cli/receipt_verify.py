@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import stat
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -20,6 +22,7 @@ from chio_core.signing import normalize_public_key
 from chio_sidecar.cli.options import wants_json
 from chio_sidecar.cli.output import CliError, compact, emit, say
 from chio_sidecar.cli.receipt_list import add_store
+from chio_sidecar.cli.store_place import EITHER, StorePlace, of_options, of_settings
 from chio_sidecar.receipt_query import ReceiptFilter, ReceiptReader
 from chio_sidecar.viewer import bundle
 
@@ -69,8 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "file",
         metavar="FILE",
         nargs="?",
-        help="one receipt a line, one as `receipt show` prints it, or a bundle of the viewer; - or nothing: standard "
-        "input, or --receipt-db",
+        help="one receipt a line, one as `receipt show` prints it, or a bundle of the viewer; -: standard input; "
+        "nothing: the store that is named, or what is piped in",
     )
     add_store(parser)
     add_trusted_key(parser)
@@ -81,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         CliError: the file cannot be read, or holds no receipt.
+        ConfigurationError: the store, or the settings that would name it, cannot be used.
     """
     count = failed = 0
     with _receipts(args) as lines:
@@ -89,9 +93,12 @@ def run(args: argparse.Namespace) -> int:
             count, failed = count + 1, failed + (not judgement.valid)
             emit(compact(judgement.document()) if wants_json(args) else judgement.text())
     note_when_nobody_is_trusted(args.trusted_key)
-    say(f"{count} receipts: {count - failed} valid, {failed} invalid")
+    say(f"{count} receipt{'' if count == 1 else 's'}: {count - failed} valid, {failed} invalid")
     if not count:
-        raise CliError("there was no receipt to verify", fix="see whether the command that prints them failed")
+        raise CliError(
+            "there was no receipt to verify",
+            fix=f"see whether the command that prints them failed; for a whole store {EITHER}",
+        )
     return 1 if failed else 0
 
 
@@ -125,13 +132,17 @@ def note_when_nobody_is_trusted(trusted_keys: list[str] | None) -> None:
 
 @contextmanager
 def _receipts(args: argparse.Namespace) -> Iterator[Iterable[Any]]:
-    if args.file is None and args.receipt_db:
-        reader = ReceiptReader(args.receipt_db, option="--receipt-db")
+    if (store := _store(args)) is not None:
+        reader = ReceiptReader(store.path, option=store.named_by)
         try:
             yield (receipt for _, receipt in reader.rows(ReceiptFilter()))
         finally:
             reader.close()
     elif args.file in (None, "-"):
+        if sys.stdin is None:
+            raise CliError("there is no standard input to read receipts from", fix=f"give a FILE, or {EITHER}")
+        if args.file is None and sys.stdin.isatty():
+            say(f"reading receipts from this terminal, one a line; for a store {EITHER}")
         yield _parse(sys.stdin.buffer)
     else:
         try:
@@ -139,6 +150,23 @@ def _receipts(args: argparse.Namespace) -> Iterator[Iterable[Any]]:
                 yield _parse(file)
         except OSError as exc:
             raise CliError(f"cannot read {args.file}: {exc.strerror}") from None
+
+
+def _store(args: argparse.Namespace) -> StorePlace | None:
+    if args.file is not None:
+        return None
+    # A pipe is read: what fails in front of it must not end with a good word about something else.
+    return of_options(args) or (None if _is_fed() else of_settings())
+
+
+def _is_fed() -> bool:
+    """Tell whether something was piped or redirected into this process; a terminal and /dev/null are neither."""
+    try:
+        return not stat.S_ISCHR(os.fstat(sys.stdin.fileno()).st_mode)
+    except AttributeError:
+        return False  # it was started with standard input closed
+    except (OSError, ValueError):
+        return True  # a stand-in of Python's, which has something to read
 
 
 def _parse(lines: IO[bytes]) -> Iterator[Any]:

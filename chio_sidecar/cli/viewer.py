@@ -9,8 +9,10 @@ from pathlib import Path
 
 from chio_core.errors import ChioError
 from chio_sidecar.cli.output import CliError, say
+from chio_sidecar.cli.receipt_list import add_store
 from chio_sidecar.cli.receipt_verify import add_trusted_key
 from chio_sidecar.cli.serving import bind, serve
+from chio_sidecar.cli.store_place import required_store
 from chio_sidecar.config import control_token_from
 from chio_sidecar.keys import key_beside, load_key
 from chio_sidecar.viewer import VIEWER_PATH, create_viewer_app
@@ -28,9 +30,7 @@ then asks for it. The sidecar itself has the same page at {VIEWER_PATH}.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    parser.add_argument(
-        "--receipt-store", metavar="FILE", type=Path, help="SQLite file of a sidecar; default --receipt-db"
-    )
+    add_store(parser)
     parser.add_argument(
         "--listen", metavar="ADDR", default="127.0.0.1:0", help="HOST:PORT of this machine (127.0.0.1, any free port)"
     )
@@ -42,10 +42,9 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         CliError: there is no store, or the address is not this machine's.
+        ConfigurationError: the store, or the settings that would name it, cannot be used.
     """
-    path: Path | None = args.receipt_store or args.receipt_db
-    if path is None:
-        raise CliError("viewer requires --receipt-store <path>", fix="name the SQLite file of a sidecar")
+    path = required_store(args, "viewer needs a store").path
     _check_loopback(args.listen)
     _check_store(path)
     keys = frozenset(args.trusted_key or _key_beside(path))

@@ -49,7 +49,7 @@ def test_it_listens_on_this_machine_only(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_it_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["viewer"]) == 1
-    assert "viewer requires --receipt-store" in capsys.readouterr().err
+    assert "viewer needs a store" in capsys.readouterr().err
     assert main(["viewer", "--receipt-store", str(tmp_path / "missing")]) == 1
     assert "there is no receipt store at" in capsys.readouterr().err
     other = tmp_path / "other"
