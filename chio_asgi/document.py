@@ -67,10 +67,7 @@ def describe(app: Any) -> Document:
     Raises:
         ConfigurationError: it has no routes, or its own document cannot be made.
     """
-    try:
-        routes = list(list_routes(app))
-    except ValueError as exc:  # FastAPI puts paths of included routers together when they are asked for
-        raise ConfigurationError(f"the application's routes cannot be read: {exc}") from None
+    routes = list(list_routes(app))
     if not routes:
         raise ConfigurationError("the application has no routes to read; name a FastAPI or Starlette application")
     operations = _operations(routes, _Written())

@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from chio_asgi.routing import MAX_DEPTH, calls_in, flatten, router_of
 from chio_asgi.types import ASGIApp
+from chio_core.errors import ConfigurationError
 from chio_core.request import METHODS
 
 
@@ -61,6 +62,9 @@ def list_routes(app: ASGIApp | Any) -> Iterator[ListedRoute]:
 
     Args:
         app: an application, or middleware around one; nothing is yielded for one without routes.
+
+    Raises:
+        ConfigurationError: a path cannot be made of the parts that included routers give it.
     """
     for place, router, route in _walk(router_of(app), _Place(), 0):
         template = getattr(route, "path_format", None)
@@ -96,7 +100,7 @@ def _walk(router: Any, place: _Place, depth: int) -> Iterator[tuple[_Place, Any,
     """Yield (place, router, route) for each route, and (place, None, mount) for a mount without routes."""
     if router is None or depth > MAX_DEPTH:
         return
-    for candidate in flatten(router.routes):
+    for candidate in _flattened(router):
         route = getattr(candidate, "starlette_route", None) or candidate
         if not hasattr(route, "routes"):
             yield place, router, route
@@ -105,6 +109,13 @@ def _walk(router: Any, place: _Place, depth: int) -> Iterator[tuple[_Place, Any,
         if below is None:
             yield place, None, route
         yield from _walk(below, _inside(place, route), depth + 1)
+
+
+def _flattened(router: Any) -> list[Any]:
+    try:
+        return list(flatten(router.routes))
+    except ValueError as exc:  # FastAPI puts paths of included routers together when they are asked for
+        raise ConfigurationError(f"the application's routes cannot be read: {exc}") from None
 
 
 def _inside(place: _Place, mount: Any) -> _Place:

@@ -31,6 +31,7 @@ from chio_core.outbound.member import AsyncNext, OutboundMember, SyncNext
 from chio_core.outbound.view import OutgoingView, authority_of
 from chio_core.request import Requirement
 from chio_core.response import Denial
+from chio_core.settings import ChioSettings
 
 Tool = tuple[str, str]
 """`server_id` and `tool_name` that the capability must grant."""
@@ -75,7 +76,7 @@ class GovernOutbound(OutboundMember):
         caller: who is calling; read from the outgoing request when left out.
 
     Raises:
-        ConfigurationError: a tool that is no pair.
+        ConfigurationError: a tool that is no pair, or something that is no client.
     """
 
     __priority__ = 0
@@ -92,7 +93,10 @@ class GovernOutbound(OutboundMember):
         forward_to: Collection[str] = (),
         caller: CallerIdentity | None = None,
     ) -> None:
-        settings = client.settings
+        settings = getattr(client, "settings", None)
+        if not isinstance(settings, ChioSettings):
+            kind = type(client).__name__
+            raise ConfigurationError(f"GovernOutbound takes a ChioClient or a SyncChioClient first, not {kind}")
         self._client = client
         self._settings = settings
         self._tool = _tool_function(tool)

@@ -10,7 +10,7 @@ from fastapi import Depends, FastAPI
 
 from chio_core.errors import ConfigurationError
 from chio_core.models.caller import CallerIdentity
-from chio_core.outbound import Cache, OutboundDenied, attenuate, receipt_of
+from chio_core.outbound import Cache, GovernOutbound, OutboundDenied, attenuate, receipt_of
 from chio_core.testing import ScriptedSidecar, behaviours
 from chio_fastapi import OutboundClient, add_chio
 from tests.outbound.test_attenuate import scope
@@ -183,6 +183,7 @@ def test_what_cannot_work_is_said_when_it_is_made() -> None:
         (lambda: OutboundClient("payments", "charge", tools=("a", "b")), "server and tool"),
         (lambda: OutboundClient(proxy="http://localhost:1"), "pass the decision by"),
         (lambda: OutboundClient(members=42), "no member"),
+        (lambda: GovernOutbound("http://127.0.0.1:9090"), "takes a ChioClient or a SyncChioClient first, not str"),
     ):
         with pytest.raises(ConfigurationError, match=words):
             wrong()
