@@ -78,6 +78,7 @@ def prepare(
     requirement: Requirement | None = None,
     observe: bool | None = None,
     earlier: Iterable[Decision] = (),
+    presents: bool = True,
 ) -> Question:
     """Return the question about a request.
 
@@ -87,6 +88,8 @@ def prepare(
         requirement: what this route asks for.
         observe: a refusal is to be recorded only; None: as the settings say for this path and the route for itself.
         earlier: decisions that were made for the same incoming request, oldest first; see `chio_core.further`.
+        presents: the approval that the request carries is for our sidecar, whose document may demand one too; that of
+            an outgoing request is for the other side.
     """
     token = capability_of(view, settings)
     if observe is None:
@@ -102,7 +105,7 @@ def prepare(
         requirement=_sent(requirement, token, template or view.route_path),
         observe=observe,
         lacking=lacking(requirement, token) if observe else (),
-        approval_token=approval_of(view) if requirement is not None and requirement.approval is not None else None,
+        approval_token=approval_of(view) if presents and not _ends_in_401(requirement, token) else None,
     )
     request = as_further(request, requirement, earlier)
     headers = [(CAPABILITY_HEADER, token)] if token is not None else []
@@ -119,9 +122,13 @@ def _sent(requirement: Requirement | None, token: str | None, route: str) -> Req
     if requirement is None:
         return None
     check_arguments(requirement.arguments, route)
-    if requirement.capability and token is None:
+    if _ends_in_401(requirement, token):
         return replace(requirement, approval=None, budget=None)
     return requirement
+
+
+def _ends_in_401(requirement: Requirement | None, token: str | None) -> bool:
+    return requirement is not None and requirement.capability and token is None
 
 
 def conclude(answer: Answer, question: Question, settings: ChioSettings, trust: KeyTrust, now: float) -> Decision:
@@ -166,11 +173,24 @@ def conclude_error(error: SidecarError, question: Question, settings: ChioSettin
     return Decision(
         verdict="passthrough" if passthrough else "error",
         request_id=question.request.request_id,
-        denial=None if passthrough else outcome.denial_for_error(error, question.requirement),
+        denial=None if passthrough else _denial_for_error(error, question, settings),
         passthrough=passthrough,
         requirement=question.requirement,
         caller=question.request.caller,
     )
+
+
+def _denial_for_error(error: SidecarError, question: Question, settings: ChioSettings) -> Denial:
+    requirement = question.requirement
+    if (
+        isinstance(error, ApprovalRequired)
+        and requirement is not None
+        and _ends_in_401(requirement, question.capability)
+    ):
+        # Only the sidecar's document can have demanded it; an approval alone would not open the route.
+        header = settings.capability_header
+        return outcome.capability_required(requirement, header, error.receipt_id, settings.sidecar_url)
+    return outcome.denial_for_error(error, requirement)
 
 
 def _document(answer: Answer) -> Mapping[str, Any]:

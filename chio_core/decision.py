@@ -170,7 +170,7 @@ def approval_required(error: ApprovalRequired, demand: ApprovalDemand | None) ->
     known = {"approval_id": error.approval_id, "resume_path": error.resume_path}
     terms = {"threshold": demand.threshold, "currency": demand.currency} if demand is not None else {}
     suggestion = None
-    if error.approval_id is not None and demand is not None:
+    if error.approval_id is not None:
         suggestion = SUGGEST_APPROVAL.format(header=APPROVAL_HEADER, approval_id=error.approval_id)
     return Denial(
         status=403,

@@ -180,7 +180,7 @@ def to_chio_request(
         body_hash: SHA-256 hex over all bytes of the body, None for an empty one.
         body_length: bytes that were counted.
         timestamp: seconds since 1970.
-        approval_token: what the caller presents; sent only where the requirement demands an approval.
+        approval_token: what the caller presents; the sidecar's document may demand an approval too.
         observe: a refusal will be recorded only; the sidecar is told, so that its receipt can say so.
         lacking: operations that the route asks for and the presented capability does not grant.
     """
@@ -207,14 +207,15 @@ def to_chio_request(
         arguments=tool.arguments if tool else None,
         timestamp=timestamp,
         enforcement=_enforcement(requirement, lacking) if observe else None,
-        **(_demands(requirement, approval_token) if requirement is not None else {}),
+        approval_token=approval_token,
+        **(_demands(requirement) if requirement is not None else {}),
     )
 
 
-def _demands(requirement: Requirement, approval_token: Any) -> dict[str, Any]:
+def _demands(requirement: Requirement) -> dict[str, Any]:
     demands: dict[str, Any] = {}
     if requirement.approval is not None:
-        demands |= {"governed_intent": requirement.approval.to_wire(), "approval_token": approval_token}
+        demands["governed_intent"] = requirement.approval.to_wire()
     if requirement.budget is not None:
         demands["budget"] = requirement.budget.to_wire()
     return demands

@@ -31,7 +31,7 @@ class ChioHttpRequest(WireModel):
         timestamp: whole seconds since 1970, the client's clock.
         governed_intent: what a person is asked to approve, see `chio_core.policy.ApprovalDemand`; sent only for
             a route that demands it. The protocol's newer state reserves this name and `approval_token`.
-        approval_token: the approval that the caller presents: its id, or a GovernedApprovalToken object.
+        approval_token: the approval that the caller presents, if one: its id, or a GovernedApprovalToken object.
         budget: what the request spends, see `chio_core.policy.BudgetDemand`; unknown to other sidecars.
         further_to: id of the receipt that allowed this very request already, where the route has another demand, see
             `chio_core.further`; unknown to other sidecars.

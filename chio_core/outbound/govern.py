@@ -167,6 +167,7 @@ class GovernOutbound(OutboundMember):
             body_length=len(body),
             requirement=self._requirement(request),
             observe=self._settings.observe,  # paths in the settings are those of the application's own routes
+            presents=False,
         )
 
     def _presented(self, token: Any) -> tuple[str, str] | None:

@@ -68,9 +68,16 @@ def test_capability_approval_and_budget_travel_in_one_question() -> None:
     assert budget_from(wire["budget"]) == BUDGET
 
 
-def test_an_approval_is_sent_only_where_the_route_demands_one() -> None:
-    wire = sent(ask(Requirement("pay", "out"), WITH_TOKEN, ("x-chio-approval", "appr-1")))
-    assert not {"approval_token", "governed_intent", "budget", "enforcement"} & wire.keys()
+@pytest.mark.parametrize("requirement", [Requirement("pay", "out"), Requirement(capability=False), None])
+def test_an_approval_is_sent_also_where_only_the_sidecars_document_may_demand_one(requirement: Any) -> None:
+    wire = sent(ask(requirement, WITH_TOKEN, ("x-chio-approval", "appr-1")))
+    assert wire["approval_token"] == "appr-1"
+    assert not {"governed_intent", "budget", "enforcement"} & wire.keys()
+    assert "approval_token" not in sent(ask(requirement, WITH_TOKEN))
+
+
+def test_an_approval_is_not_used_up_by_a_request_that_ends_in_401() -> None:
+    assert "approval_token" not in sent(ask(Requirement("pay", "out"), ("x-chio-approval", "appr-1")))
 
 
 def test_nobody_is_asked_to_approve_and_nothing_is_spent_for_a_request_that_ends_in_401() -> None:
@@ -257,11 +264,12 @@ def test_nothing_odd_that_the_sidecar_says_is_repeated(text: Any) -> None:
     assert denial.details == {"threshold": 10_000, "currency": "USD"}
 
 
-def test_an_approval_that_only_the_sidecars_document_demands_suggests_no_header_that_is_not_sent() -> None:
+def test_an_approval_that_only_the_sidecars_document_demands_is_answered_in_the_same_way() -> None:
     error = required(approval_id="appr-1")
-    denial = conclude_error(error, ask(Requirement()), SETTINGS).denial
+    denial = conclude_error(error, ask(Requirement(), WITH_TOKEN), SETTINGS).denial
     assert denial is not None
-    assert (denial.suggestion, denial.details) == (None, {"approval_id": "appr-1"})
+    assert denial.suggestion == "repeat the same request with X-Chio-Approval: appr-1 once an operator has approved it"
+    assert denial.details == {"approval_id": "appr-1"}
 
 
 def test_another_409_is_no_approval() -> None:
@@ -448,3 +456,10 @@ def test_a_source_that_cannot_be_used_here_says_so() -> None:
 def test_a_source_without_a_name_is_refused_at_the_start(make: Any, name: Any) -> None:
     with pytest.raises(ConfigurationError, match="name"):
         make(name)
+
+
+def test_without_the_capability_a_needed_approval_is_a_401() -> None:
+    error = required(kernel_receipt_id="rcpt-1", approval_id="appr-1")
+    denial = conclude_error(error, ask(Requirement("pay", "out")), SETTINGS).denial
+    assert denial is not None
+    assert (denial.status, denial.code, denial.receipt_id) == (401, "chio_capability_required", "rcpt-1")
