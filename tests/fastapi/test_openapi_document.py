@@ -442,6 +442,7 @@ def test_a_member_that_is_no_json_is_one_sentence(value: Any) -> None:
 
 def test_included_routes_that_cannot_be_put_together_are_one_sentence() -> None:
     app, router = FastAPI(openapi_url=None), APIRouter()
+    add_chio(app)
     router.add_api_route("/{pet}", lambda: None)
     try:
         app.include_router(router, prefix="/{pet}")
