@@ -207,13 +207,14 @@ def to_chio_request(
         arguments=tool.arguments if tool else None,
         timestamp=timestamp,
         enforcement=_enforcement(requirement, lacking) if observe else None,
-        approval_token=approval_token,
-        **(_demands(requirement) if requirement is not None else {}),
+        **_demands(requirement, approval_token),
     )
 
 
-def _demands(requirement: Requirement) -> dict[str, Any]:
-    demands: dict[str, Any] = {}
+def _demands(requirement: Requirement | None, approval_token: Any) -> dict[str, Any]:
+    demands: dict[str, Any] = {"approval_token": approval_token}
+    if requirement is None:
+        return demands
     if requirement.approval is not None:
         demands["governed_intent"] = requirement.approval.to_wire()
     if requirement.budget is not None:
