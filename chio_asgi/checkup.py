@@ -6,13 +6,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from chio_asgi.document import overlap_findings
-from chio_asgi.listing import list_blind_mounts
+from chio_asgi.listing import list_blind_mounts, list_mounts
+from chio_asgi.middleware import ChioASGIMiddleware
+from chio_asgi.nested import EFFECT, REMEDY, named
 from chio_asgi.observed import observed_routes
-from chio_asgi.routing import router_of
+from chio_asgi.routing import MAX_DEPTH, router_of
 from chio_asgi.send import has_own_500
 from chio_core.chain import Finding
 from chio_core.exclusions import is_among
 from chio_core.settings import ChioSettings
+
+_NESTED = "governed_twice"
 
 
 def application_findings(app: Any, settings: ChioSettings) -> Iterator[Finding]:
@@ -24,12 +28,35 @@ def application_findings(app: Any, settings: ChioSettings) -> Iterator[Finding]:
     """
     yield from _own_500(router_of(app))
     yield from overlap_findings(app)
+    yield from _nested(app, settings)
     for name in observed_routes(app):
         yield Finding("WARN", "observe", f"what is refused on {name} is recorded and runs nevertheless (Observe)")
     for prefix in list_blind_mounts(app):
         if not is_among(prefix, (), settings.exclude_prefixes):
             text = f"what runs below {prefix or '/'} has no routes to look at, so it is judged by its plain path"
             yield Finding("WARN", "route_pattern", text)
+
+
+def _nested(app: Any, settings: ChioSettings) -> Iterator[Finding]:
+    own = _count(app)
+    if own > 1:
+        yield Finding("WARN", _NESTED, f"{named(router_of(app))} has Chio twice: {EFFECT}; leave one out")
+    for prefix, inner in list_mounts(app):
+        if own and _count(inner) and not is_among(prefix, (), settings.exclude_prefixes):
+            text = f"{named(router_of(inner))} below {prefix or '/'} has Chio too: {EFFECT}; {REMEDY}"
+            yield Finding("WARN", _NESTED, text)
+
+
+def _count(app: Any) -> int:
+    found = 0
+    for _ in range(MAX_DEPTH):
+        if app is None:
+            break
+        found += isinstance(app, ChioASGIMiddleware)
+        classes = [getattr(layer, "cls", None) for layer in getattr(app, "user_middleware", ())]
+        found += sum(isinstance(one, type) and issubclass(one, ChioASGIMiddleware) for one in classes)
+        app = getattr(app, "app", None)
+    return found
 
 
 def _own_500(app: Any) -> Iterator[Finding]:

@@ -10,12 +10,14 @@ outcome on the request's state.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from chio_asgi.body import Body, BodyTooLarge, ClientDisconnected
+from chio_asgi.nested import mark_judged, nested_in
 from chio_asgi.routing import RouteMatch, RouteResolver
 from chio_asgi.view import ASGIGuardRequest
 from chio_core.amounts import Facts, InputRefused
@@ -29,6 +31,7 @@ from chio_core.identity import default_extractor, identify
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import (
+    LOGGER,
     STATE_BODY,
     STATE_CLIENT,
     STATE_DECISION,
@@ -39,6 +42,8 @@ from chio_core.names import (
 from chio_core.request import RequestView, Requirement
 from chio_core.response import Denial
 from chio_core.settings import ChioSettings
+
+log = logging.getLogger(LOGGER)
 
 LARGE_BODY = 64 * 1024
 """Bytes of a body from which on it is parsed in a thread, because nobody knows the caller yet."""
@@ -73,15 +78,19 @@ class Decide(DecisionMember):
         self._on_decision = on_decision
         self._on_receipt = on_receipt
         self._singletons = singleton_headers(settings)
+        self._told_nested = False
 
     async def __call__(self, view: ASGIGuardRequest) -> Denial | None:
         """Return the refusal, or None when the request may go on."""
         if is_excluded(self._settings, view.method, view.route_path):
             self._introduce(view)
             return None
+        self._tell_nested(view)
         decision = await self._judge(view)
         if decision.request_id is None:  # what the sidecar is asked, the client tells by itself
             self._client.telemetry.refused(decision, view.method, view.route_path)
+        else:
+            mark_judged(view.scope, self)
         decision = with_evidence(decision, view.evidence)
         await self.publish(view, decision)
         return decision.denial
@@ -95,6 +104,11 @@ class Decide(DecisionMember):
         state[STATE_RECEIPT] = decision.handler_receipt
         state[STATE_PASSTHROUGH] = decision.passthrough
         await aannounce(decision, self._on_decision, self._on_receipt if decision.receipt is not told else None)
+
+    def _tell_nested(self, view: ASGIGuardRequest) -> None:
+        if not self._told_nested and (text := nested_in(view.scope, self)) is not None:
+            self._told_nested = True
+            log.warning("chio: %s", text)
 
     def _introduce(self, view: ASGIGuardRequest) -> dict[str, Any]:
         """Leave on the state what dependencies need to ask by themselves, in the same way; return the state."""

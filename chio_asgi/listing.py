@@ -90,6 +90,11 @@ def list_blind_mounts(app: ASGIApp | Any) -> Iterator[str]:
             yield place.prefix + _prefix_of(route)
 
 
+def list_mounts(app: ASGIApp | Any) -> Iterator[tuple[str, Any]]:
+    """Yield (template, application) for each mount and host below an application, also those inside of others."""
+    yield from _mounts(router_of(app), "", 0)
+
+
 def extension_sources(route: ListedRoute) -> Iterator[ExtensionSource]:
     """Give the dependencies of a route that state policy, outermost first."""
     calls = calls_in(getattr(route.route, "dependant", None))
@@ -116,6 +121,17 @@ def _flattened(router: Any) -> list[Any]:
         return list(flatten(router.routes))
     except ValueError as exc:  # FastAPI puts paths of included routers together when they are asked for
         raise ConfigurationError(f"the application's routes cannot be read: {exc}") from None
+
+
+def _mounts(router: Any, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
+    if router is None or depth > MAX_DEPTH:
+        return
+    for candidate in _flattened(router):
+        route = getattr(candidate, "starlette_route", None) or candidate
+        if hasattr(route, "routes"):
+            inner, below = getattr(route, "app", None), prefix + _prefix_of(route)
+            yield below, inner
+            yield from _mounts(router_of(inner), below, depth + 1)
 
 
 def _inside(place: _Place, mount: Any) -> _Place:

@@ -39,6 +39,9 @@ STATE_REQUEST_ID: Final = "request_id"
 SCOPE_ASKED: Final = "chio.asked"
 """Member of an ASGI scope with the decisions that dependencies of this request have asked for by themselves."""
 
+SCOPE_JUDGED: Final = "chio.judged"
+"""Member of an ASGI scope that says which middleware has had this request judged."""
+
 LOGGER: Final = "chio"
 """Name of the logger that everything here writes to."""
 

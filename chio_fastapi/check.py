@@ -39,7 +39,7 @@ def check(app: Starlette | ChioASGIMiddleware) -> list[Finding]:
     """
     if isinstance(app, ChioASGIMiddleware):
         inside = [layer.cls.__name__ for layer in getattr(app.app, "user_middleware", ())]
-        return [*check_governed(app.chain, app.settings, inside=inside), *application_findings(app.app, app.settings)]
+        return [*check_governed(app.chain, app.settings, inside=inside), *application_findings(app, app.settings)]
     names = [getattr(layer.cls, "__name__", "") for layer in app.user_middleware]
     for at, layer in enumerate(app.user_middleware):
         if _is_ours(layer.cls):

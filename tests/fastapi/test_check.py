@@ -199,3 +199,30 @@ def test_the_command_fails_for_an_application_that_nobody_governs(
 ) -> None:
     assert main(["check", "checked_app:bare"]) == 1
     assert capsys.readouterr().out.startswith("ERROR not_governed: ")
+
+
+def test_a_part_that_is_governed_twice_is_told() -> None:
+    app, bank = application(), FastAPI(title="Bank")
+    add_chio(bank, settings())
+    middle = FastAPI()
+    middle.mount("/banks", bank)
+    app.mount("/{shop}", middle)
+    severity, text = told(app)["governed_twice"]
+    assert severity == "WARN"
+    assert text.startswith("application 'Bank' below /{shop}/banks has Chio too: each request is judged twice")
+    assert text.endswith("exclude its paths from the outer one (exclude_prefixes)")
+
+
+def test_a_part_that_the_outer_one_excludes_is_not_governed_twice() -> None:
+    app, bank = application(exclude_prefixes=["/bank"]), FastAPI(title="Bank")
+    add_chio(bank, settings())
+    app.mount("/bank", bank)
+    assert "governed_twice" not in told(app)
+
+
+def test_an_application_that_has_chio_twice_is_told() -> None:
+    app = application()
+    add_chio(app, settings())
+    assert told(app)["governed_twice"][1].startswith("application 'FastAPI' has Chio twice: ")
+    assert "governed_twice" in told(ChioASGIMiddleware(application(), settings()))
+    assert "governed_twice" not in told(application())
