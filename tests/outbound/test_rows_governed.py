@@ -55,6 +55,13 @@ def grant(server: str, tool: str, *domains: str) -> dict[str, Any]:
 PAY = token(grant("payments", "charge"))
 
 
+def test_f24_an_approval_for_the_other_side_is_not_presented_to_our_sidecar() -> None:
+    sidecar, upstream = ScriptedSidecar(), Upstream()
+    run(upstream.fetch(governed(sidecar), headers={"x-chio-approval": "apr-1"}))
+    assert "approval_token" not in sidecar.asked[0].document
+    assert upstream.last.headers["x-chio-approval"] == "apr-1"
+
+
 def test_f24_each_hop_is_decided_once_and_has_its_own_receipt() -> None:
     sidecar, upstream = ScriptedSidecar(), Upstream(redirect_to(f"{B}/end?q=1"))
 
