@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from chio_core.carrier.base import AsyncCarrier, BlockingCarrier, Endpoint, Pairs
 from chio_core.decide import conclude, conclude_error
-from chio_core.decision import Decision
+from chio_core.decision import Decision, with_way_in
 from chio_core.errors import SidecarError
 from chio_core.metrics import Metrics
 from chio_core.observe import settle
@@ -91,10 +91,10 @@ class ChioClient:
         with self.telemetry.watch(question) as watch:
             try:
                 answer = await self.post(EVALUATE_PATH, question.body, watch.headers)
-                decision = conclude(answer, question, self.settings, self.trust, self._clock())
+                decision = concluded(answer, question, self.settings, self.trust, self._clock())
             except SidecarError as exc:
                 return watch.concluded(failed(exc, question, self.settings), exc.message)
-            return watch.concluded(settle(decision, question))
+            return watch.concluded(decision)
 
     async def post(self, path: str, body: bytes, headers: Any = ()) -> Answer:
         """Send a JSON body to the sidecar.
@@ -215,10 +215,10 @@ class SyncChioClient:
         with self.telemetry.watch(question) as watch:
             try:
                 answer = self.post(EVALUATE_PATH, question.body, watch.headers)
-                decision = conclude(answer, question, self.settings, self.trust, self._clock())
+                decision = concluded(answer, question, self.settings, self.trust, self._clock())
             except SidecarError as exc:
                 return watch.concluded(failed(exc, question, self.settings), exc.message)
-            return watch.concluded(settle(decision, question))
+            return watch.concluded(decision)
 
     def post(self, path: str, body: bytes, headers: Any = ()) -> Answer:
         """Send a JSON body to the sidecar; see `ChioClient.post`."""
@@ -251,6 +251,17 @@ class SyncChioClient:
         end = Endpoint.parse(settings.sidecar_url)
         wait = min(settings.connect_timeout, settings.timeout)
         return BlockingPool(end, limit=settings.max_connections, connect_timeout=wait)
+
+
+def concluded(answer: Answer, question: Question, settings: ChioSettings, trust: KeyTrust, now: float) -> Decision:
+    """Return the decision that an answer amounts to, ready to be carried out.
+
+    Raises:
+        SidecarError: it amounts to none, see `chio_core.decide.conclude`.
+    """
+    decision = conclude(answer, question, settings, trust, now)
+    presented = question.capability is not None
+    return settle(with_way_in(decision, presented=presented, sidecar_url=settings.sidecar_url), question)
 
 
 def failed(error: SidecarError, question: Question, settings: ChioSettings) -> Decision:

@@ -22,7 +22,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from chio_core.errors import (
     ApprovalRequired,
@@ -32,7 +32,7 @@ from chio_core.errors import (
     SidecarTimeout,
     SidecarUnreachable,
 )
-from chio_core.hints import issue_command, required_scope
+from chio_core.hints import issue_hint, required_scope
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import ChioPassthrough, HttpReceipt
 from chio_core.models.verdict import GuardEvidence, Verdict
@@ -111,7 +111,7 @@ def capability_required(
     Args:
         sidecar_url: where the sidecar is; decides what the hint can say, see `chio_core.hints`.
     """
-    known = {"required_scope": required_scope(requirement), "hint": issue_command(requirement, sidecar_url)}
+    known = {"required_scope": required_scope(requirement), **issue_hint(requirement, sidecar_url)}
     return Denial(
         status=401,
         code="chio_capability_required",
@@ -122,6 +122,21 @@ def capability_required(
         details={name: text for name, text in known.items() if text is not None},
         headers=(("www-authenticate", f'Chio realm="chio", header="{capability_header}"'),),
     )
+
+
+def with_way_in(decision: Decision, *, presented: bool, sidecar_url: str) -> Decision:
+    """Return a decision whose 403 for a missing capability tells the way to one, as the 401 of a requirement does.
+
+    Args:
+        decision: as the sidecar's answer amounts to.
+        presented: the request carried a capability.
+        sidecar_url: as for `capability_required`.
+    """
+    denial = decision.denial
+    if presented or denial is None or denial.guard != CAPABILITY_GUARD or "hint" in denial.details:
+        return decision
+    hint = issue_hint(decision.requirement or Requirement(), sidecar_url)
+    return replace(decision, denial=replace(denial, details={**denial.details, **hint}))
 
 
 def capability_insufficient(requirement: Requirement, receipt_id: str | None) -> Denial:

@@ -13,8 +13,8 @@ from chio_core.models.capability import ToolGrant
 
 ISSUE = "chio-sidecar capability issue"
 
-UNKNOWN_ISSUER = ("--embedded", "FILE")
-"""The issuer of a command line when nobody named one: the reader has to fill in the sidecar's store."""
+UNKNOWN_ISSUER = ("--receipt-store", "FILE")
+"""The issuer of a command line when nobody named one: the reader has to fill in the sidecar's store, see `FILL_IN`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
+from chio_core.hints import FILL_IN
 from chio_core.models.capability import Operation
 from chio_sidecar.explain.capability import UNKNOWN_ISSUER, Wanted
 from chio_sidecar.explain.outcomes import DOCTOR, NOT_DECIDED, OUTCOMES, SEE_THE_SIDECAR
@@ -43,6 +44,7 @@ class Explanation:
         remedy: what to do.
         passes: the capability that would pass, `server/tool:operations` and its constraints.
         command: the command line that issues it, or that does what the remedy says.
+        note: what stands for a placeholder of the command.
     """
 
     subject: str | None
@@ -53,6 +55,7 @@ class Explanation:
     remedy: str
     passes: str | None = None
     command: str | None = None
+    note: str | None = None
     status: int | None = None
     guard: str | None = None
     receipt_id: str | None = None
@@ -83,6 +86,7 @@ def explain(refusal: Refusal, *, wanted: Wanted | None = None, issuer: Sequence[
         remedy=remedy,
         passes=passes.title if passes is not None else None,
         command=command,
+        note=FILL_IN if passes is not None and tuple(issuer) == UNKNOWN_ISSUER else None,
         status=refusal.status,
         guard=refusal.guard,
         receipt_id=refusal.receipt_id,

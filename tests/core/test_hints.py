@@ -23,9 +23,9 @@ TRANSFER = Requirement("payments", "transfer")
         ("embedded:-store", "--embedded=-store"),
         ("embedded:/var/lib/chio.sqlite3", "--embedded FILE"),
         ("embedded:../chio.sqlite3", "--embedded FILE"),
-        ("http://10.0.0.7:9090", "--control-url URL"),
-        ("unix:/run/chio.sock", "--control-url URL"),
-        ("", "--embedded FILE"),
+        ("http://10.0.0.7:9090", "--receipt-store FILE"),
+        ("unix:/run/chio.sock", "--receipt-store FILE"),
+        ("", "--receipt-store FILE"),
     ],
 )
 def test_a_store_is_named_only_where_it_is_a_plain_file_name(url: str, issuer: str) -> None:

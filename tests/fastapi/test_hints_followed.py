@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import pytest
 from fastapi import Depends, FastAPI
 from fastapi.testclient import TestClient
 
+from chio_core.hints import FILL_IN, FILL_IN_EMBEDDED
 from chio_fastapi import RequireCapability, add_chio
 from chio_sidecar.cli import main
+from tests.sidecar.control_tools import serving
 
 STORE = "chio.sqlite3"
 
@@ -59,3 +62,86 @@ def test_the_command_that_explains_a_403_opens_the_route(
         assert (refused.status_code, refused.json()["error"]) == (403, "chio_access_denied")
         command = _explained(refused.json(), tmp_path, capsys)
         assert client.get("/accounts", headers=_issued(command, capsys)).status_code == 200
+
+
+SERVICE_TOKEN = "not-a-secret-of-anybody"
+PLACES = ["store", "store and key file", "store and trust service"]
+
+
+@pytest.fixture(params=PLACES)
+def elsewhere(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[str, list[str]]]:
+    """The address of a sidecar of its own, and the options that stand for the placeholder of a hint."""
+    for variable in ("CHIO_TRUSTED_ISSUER_KEY", "CHIO_TRUSTED_ISSUER_KEYS"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("CHIO_SERVICE_TOKEN", SERVICE_TOKEN)
+    store, seed = f"{tmp_path}/sidecar.sqlite3", f"{tmp_path}/seed"
+    protect = ["api", "protect", "--upstream", "http://127.0.0.1:1", "--spec", str(tmp_path / "spec.json")]
+    protect += ["--listen", "127.0.0.1:0", "--receipt-store", store]
+    (tmp_path / "spec.json").write_text('{"openapi": "3.1.0", "info": {"title": "t", "version": "1"}, "paths": {}}')
+    if request.param == "store":
+        with serving(*protect) as sidecar:
+            yield sidecar.url, [f"--receipt-store {store}"]
+    elif request.param == "store and key file":
+        with serving(*protect, "--authority-seed-file", seed) as sidecar:
+            yield sidecar.url, [f"--authority-seed-file {seed}"]
+    else:
+        trust = ["trust", "serve", "--listen", "127.0.0.1:0", "--revocation-db", f"{tmp_path}/revoked.sqlite3"]
+        trust += ["--authority-db", f"{tmp_path}/authority.sqlite3"]
+        with serving(*trust, CHIO_SERVICE_TOKEN=SERVICE_TOKEN) as service:
+            asked = ["--control-url", service.url, *protect]
+            with serving(*asked, CHIO_SERVICE_TOKEN=SERVICE_TOKEN) as sidecar:
+                yield sidecar.url, [f"--receipt-store {store}", f"--control-url {service.url}"]
+
+
+def test_what_a_refusal_says_of_a_sidecar_elsewhere_opens_the_route_in_each_way_that_it_names(
+    elsewhere: tuple[str, list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    url, stands_for = elsewhere
+    monkeypatch.chdir(tmp_path)
+    app = FastAPI()
+    app.add_api_route(
+        "/accounts", lambda: "new", methods=["POST"], dependencies=[Depends(RequireCapability("bank", "open"))]
+    )
+    app.add_api_route("/plain", lambda: "done", methods=["POST"])
+    add_chio(app, sidecar_url=url)
+    with TestClient(app) as client:
+        for path, status in (("/accounts", 401), ("/plain", 403)):
+            refused = client.post(path)
+            details = refused.json()["details"]
+            assert (refused.status_code, details["hint_note"]) == (status, FILL_IN)
+            main(["--json", "explain", _file(tmp_path, refused.json())])
+            explained = json.loads(capsys.readouterr().out)
+            assert (explained["command"], explained["note"]) == (details["hint"], FILL_IN)
+            for option in stands_for:
+                command = details["hint"].replace("--receipt-store FILE", option)
+                assert client.post(path, headers=_issued(command, capsys)).status_code == 200, option
+
+
+@pytest.mark.parametrize("folder", ["", "state/"])
+def test_the_hint_of_a_403_for_a_write_opens_it_as_that_of_a_401_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "state").mkdir()
+    app = FastAPI()
+    app.add_api_route("/plain", lambda: "done", methods=["POST"])
+    add_chio(app, sidecar_url=f"embedded:{folder}{STORE}")
+    with TestClient(app) as client:
+        refused = client.post("/plain")
+        details = refused.json()["details"]
+        assert (refused.status_code, refused.json()["error"]) == (403, "chio_access_denied")
+        assert details.get("hint_note") == (FILL_IN_EMBEDDED if folder else None)
+        command = details["hint"].replace("FILE", f"{folder}{STORE}")
+        assert client.post("/plain", headers=_issued(command, capsys)).status_code == 200
+        # With a capability that does not count, the way is not the same for everybody: `explain` tells it.
+        assert "hint" not in client.post("/plain", headers={"X-Chio-Capability": "{}"}).json().get("details", {})
+
+
+def _file(folder: Path, document: Any) -> str:
+    (folder / "refused.json").write_text(json.dumps(document))
+    return str(folder / "refused.json")

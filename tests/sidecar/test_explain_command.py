@@ -93,7 +93,7 @@ def test_a_document_is_read_from_a_file(explained: Run, tmp_path: Path) -> None:
     status, output, _ = explained(tmp_path / "answer.json")
     assert status == 0
     assert "would pass:  pay/move:invoke\n" in output
-    assert "command:     chio-sidecar capability issue --embedded FILE --server pay --tool move\n" in output
+    assert "command:     chio-sidecar capability issue --receipt-store FILE --server pay --tool move\n" in output
 
 
 def test_nothing_that_a_stranger_wrote_reaches_the_terminal_as_a_command(explained: Run, tmp_path: Path) -> None:
