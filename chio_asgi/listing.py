@@ -6,14 +6,16 @@ looked at, not types, so this works with Starlette, FastAPI and whatever resembl
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 from chio_asgi.routing import MAX_DEPTH, calls_in, flatten, router_of
 from chio_asgi.types import ASGIApp
 from chio_core.errors import ConfigurationError
+from chio_core.exclusions import is_among
 from chio_core.request import METHODS
+from chio_core.settings import ChioSettings
 
 
 @runtime_checkable
@@ -93,6 +95,14 @@ def list_blind_mounts(app: ASGIApp | Any) -> Iterator[str]:
 def list_mounts(app: ASGIApp | Any) -> Iterator[tuple[str, Any]]:
     """Yield (template, application) for each mount and host below an application, also those inside of others."""
     yield from _mounts(router_of(app), "", 0)
+
+
+def count_governed(app: ASGIApp | Any, settings: ChioSettings) -> int | None:
+    """Return how many routes of an application are governed; None for one without routes to look at."""
+    if not isinstance(getattr(router_of(app), "routes", None), Sequence):
+        return None
+    governed = (one for one in list_routes(app) if not set(one.methods) <= settings.exclude_methods)
+    return sum(not is_among(one.template, settings.exclude_paths, settings.exclude_prefixes) for one in governed)
 
 
 def extension_sources(route: ListedRoute) -> Iterator[ExtensionSource]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from chio_asgi.config import settings_for
 from chio_asgi.decide import Decide, DecisionHook, ReceiptHook
 from chio_asgi.driver import Application
+from chio_asgi.listing import count_governed
 from chio_asgi.observed import observed_routes
 from chio_asgi.routing import RouteResolver, own_root_path, router_of
 from chio_asgi.send import HeaderSend, has_own_500, refuse_websocket, send_answer, send_plain_error
@@ -70,7 +71,8 @@ class ChioASGIMiddleware:
         self._members = self.chain.freeze()
         self._alone = len(self._members) == 1
         self._wrapped = any(member.wraps for member in self._members)
-        report_settings(settings)
+        seen = log.isEnabledFor(logging.INFO)  # thousands of routes are not counted for nobody
+        report_settings(settings, routes=count_governed(app, settings) if seen else None)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""

@@ -249,26 +249,45 @@ def describe_errors(exc: ValidationError | SettingsError) -> str:
     return "; ".join(lines)
 
 
-def report_settings(settings: ChioSettings, environ: Mapping[str, str] | None = None) -> list[str]:
-    """Log one warning for each unsafe choice and each unknown `CHIO_*` name.
+def report_settings(
+    settings: ChioSettings, environ: Mapping[str, str] | None = None, *, routes: int | None = None
+) -> list[str]:
+    """Log one line of INFO about what governs, and one warning for each unsafe choice and each unknown `CHIO_*` name.
 
     Args:
         environ: environment to look at; the process's own and the file `.env` by default.
+        routes: how many of the application's routes are governed; None where nobody can tell.
 
     Returns:
-        The sentences that were logged, secrets left out.
+        The sentences that were logged as warnings, secrets left out.
     """
+    log.info("chio: %s", start_line(settings, routes))
     found = list(unsafe_choices(settings))
     found += [f"environment variable {name} is not an option of Chio; is it misspelled?" for name in
               unknown_names(_environment() if environ is None else environ)]  # fmt: skip
     for sentence in found:
         log.warning("chio settings: %s", sentence)
-    open_doors = sorted(
-        {*settings.exclude_paths, *(f"{p}/…" for p in settings.exclude_prefixes), *settings.exclude_methods}
-    )
-    if open_doors:
-        log.info("chio settings: not governed at all: %s", ", ".join(open_doors))
     return found
+
+
+def start_line(settings: ChioSettings, routes: int | None = None) -> str:
+    """Return in one line who judges, whose receipts count, and what is not governed or not enforced.
+
+    Args:
+        routes: how many routes are governed; None where nobody can tell.
+    """
+    own = "its own" if settings.sidecar_url.startswith("embedded:") else "first key seen"
+    open_doors = {*settings.exclude_paths, *(f"{p}/…" for p in settings.exclude_prefixes), *settings.exclude_methods}
+    observed = _observed(settings)
+    parts = [
+        f"requests are judged by the sidecar {settings.sidecar_url}",
+        f"key: {', '.join(settings.trusted_kernel_keys) or own}",
+        f"governed routes: {routes}" if routes is not None else "",
+        f"not governed: {', '.join(sorted(open_doors))}" if open_doors else "",
+        f"observe mode {observed}" if observed else "",
+        "fail_open is on" if settings.fail_open else "",
+    ]
+    return "; ".join(part for part in parts if part)
 
 
 def _environment() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -16,9 +17,12 @@ from chio_core.decision import Decision
 from chio_core.hosted import HostedChain
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt
+from chio_core.names import LOGGER
 from chio_core.request import RequestView
-from chio_core.settings import ChioSettings
+from chio_core.settings import ChioSettings, start_line
 from chio_core.telemetry import Telemetry
+
+log = logging.getLogger(LOGGER)
 
 EXTENSION: Final = "chio"
 """Key in `app.extensions`."""
@@ -127,6 +131,7 @@ class LiveGovernor:
                     old, self._now = self._now, self._new(configured)
                     self._seen = configured
                     old.close()
+                    log.info("chio: %s", start_line(self._now.settings))  # what was said at start is over
         return self._now
 
     def lend(self, client: SyncChioClient | None) -> None:

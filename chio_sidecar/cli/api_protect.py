@@ -74,6 +74,9 @@ def run(args: argparse.Namespace) -> int:
         with bind(args.listen) as listener, _configuration(args) as config:
             app = create_app(config)
             app.state.sidecar.open()
+            if config.signing_key is None:
+                key = app.state.sidecar.key.public_hex
+                say(f"chio api protect: receipts are signed by this key: CHIO_TRUSTED_KERNEL_KEYS={key}")
             ready = f"{_ready(args, len(app.state.sidecar.routes))} on {listener.address}"
             return serve(app, listener, ready=ready, close=app.state.close)
     except ChioError as exc:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -178,3 +179,20 @@ def test_two_hundred_starts_and_stops() -> None:
     app, _ = govern(Starlette())
     for _ in range(200):
         assert [m["type"] for m in lifespan(app)] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
+def test_at_start_one_line_tells_who_judges_how_many_routes(caplog: pytest.LogCaptureFixture) -> None:
+    async def handler(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("x")
+
+    inner = Starlette(routes=[Route("/a", handler), Route("/static/b", handler)])
+    app = Starlette(routes=[Route("/", handler, methods=["OPTIONS"]), Route("/up", handler), Mount("/in", inner)])
+    config = settings(exclude_paths="/up", exclude_prefixes="/in/static", fail_open=True)
+    with caplog.at_level(logging.INFO, logger="chio"):
+        ChioASGIMiddleware(app, config)
+        ChioASGIMiddleware(handler, config)  # no routes to look at
+    told, plain = (one.getMessage() for one in caplog.records if one.levelno == logging.INFO)
+    line = f"chio: requests are judged by the sidecar {config.sidecar_url}; key: "
+    assert told.startswith(line)
+    assert "; governed routes: 1; not governed: /in/static/…, /up, OPTIONS; fail_open is on" in told
+    assert plain == told.replace("; governed routes: 1", "")

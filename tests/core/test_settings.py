@@ -239,6 +239,37 @@ def test_safe_settings_say_nothing(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "routes", "line"),
+    [
+        (
+            {},
+            None,
+            "requests are judged by the sidecar http://127.0.0.1:9090; key: first key seen; not governed: OPTIONS",
+        ),
+        (
+            {"sidecar_url": "embedded:r.db", "exclude_methods": "", "control_token": "canary"},
+            3,
+            "requests are judged by the sidecar embedded:r.db; key: its own; governed routes: 3",
+        ),
+        (
+            {"trusted_kernel_keys": KEY, "exclude_paths": "/up", "exclude_prefixes": "/static", "fail_open": True,
+             "observe_prefixes": "/v2"},
+            0,
+            f"requests are judged by the sidecar http://127.0.0.1:9090; key: {KEY}; governed routes: 0;"
+            " not governed: /static/…, /up, OPTIONS; observe mode on /v2/…; fail_open is on",
+        ),
+    ],
+)  # fmt: skip
+def test_one_line_says_who_judges_and_what_is_not_judged(
+    options: dict[str, Any], routes: int | None, line: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="chio"):
+        report_settings(ChioSettings(**options), {}, routes=routes)
+    said = [record for record in caplog.records if record.levelno == logging.INFO]
+    assert [(record.name, record.getMessage()) for record in said] == [("chio", f"chio: {line}")]
+
+
+@pytest.mark.parametrize(
     ("options", "word"),
     [
         ({"fail_open": True}, "fail_open"),

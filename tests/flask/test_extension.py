@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import weakref
 
 import pytest
@@ -164,7 +165,8 @@ def test_one_extension_serves_the_applications_of_a_factory() -> None:
             chio.close(app)
 
 
-def test_configuration_that_comes_after_the_extension_counts_too() -> None:
+def test_configuration_that_comes_after_the_extension_counts_too(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="chio")
     app = make()
     chio = Chio(app)
     with ScriptedSidecar().serving_in_thread() as sidecar:
@@ -172,6 +174,8 @@ def test_configuration_that_comes_after_the_extension_counts_too() -> None:
         assert app.test_client().get("/hello").status_code == 200
         app.config["CHIO_RECEIPT_HEADER"] = "X-Later"
         assert "X-Later" in app.test_client().get("/hello").headers
+        said = [one.getMessage() for one in caplog.records if one.name == "chio" and one.levelno == logging.INFO]
+        assert ["127.0.0.1:9090" in said[0], *(sidecar.url in one for one in said[1:])] == [True, True, True]
         chio.close(app)
         assert app.test_client().get("/hello").status_code == 200
         chio.close(app)

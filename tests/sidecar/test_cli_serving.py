@@ -98,11 +98,14 @@ def test_the_signing_key_beside_the_store_lasts_and_one_without_a_store_does_not
     for _ in range(2):
         with protect("--receipt-db", tmp_path / "s.sqlite3") as sidecar:
             keys.append(ask(sidecar, "same")["receipt"]["kernel_key"])
+            # Before the line that the protocol fixes, which scripts wait for.
+            assert sidecar.lines[-3].rstrip().endswith(f": CHIO_TRUSTED_KERNEL_KEYS={keys[-1]}")
     assert keys[0] == keys[1]
     assert stat.S_IMODE((tmp_path / "s.sqlite3.key").stat().st_mode) == 0o600
     with protect() as sidecar:
         key = ask(sidecar, "other")["receipt"]["kernel_key"]
         assert any(f"a key for this run only, {key}" in line for line in sidecar.lines)
+        assert "CHIO_TRUSTED_KERNEL_KEYS" not in "".join(sidecar.lines)  # the next run has another one
     assert key != keys[0]
 
 
