@@ -2,7 +2,7 @@
 
 | outcome | level |
 |---|---|
-| allow, deny, and what this side refuses by itself (400, 401, 403, 405, 413, 414, a guard) | INFO |
+| allow, deny, a person has to approve, what this side refuses itself (400, 401, 403, 405, 413, 414, a guard) | INFO |
 | passed without a decision (`fail_open`), refused but only observed | WARNING |
 | no decision could be had, or a guard or hook of ours failed (500) | ERROR |
 
@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from chio_core.decision import Decision
-from chio_core.metrics import code_of
+from chio_core.metrics import code_of, verdict_of
 from chio_core.names import DECISION_LOGGER
 from chio_core.request import METHODS
 
@@ -63,7 +63,7 @@ def decided_facts(decision: Decision) -> Facts:
     """Return what a decision adds to that."""
     receipt, refusal = decision.receipt, decision.denial or decision.withheld
     facts: Facts = {
-        "chio.verdict": shown(decision.verdict),
+        "chio.verdict": shown(verdict_of(decision)),
         "chio.fail_open": decision.passthrough is not None and not decision.observed,
         "chio.observed": decision.observed,
     }
@@ -84,9 +84,7 @@ def decided_facts(decision: Decision) -> Facts:
 
 def is_undecided(decision: Decision) -> bool:
     """Tell whether the sidecar gave no decision. That somebody has to approve the request first is one."""
-    if decision.receipt is not None or decision.verdict not in ("error", "passthrough"):
-        return False
-    return code_of(decision) != "chio_approval_required"
+    return decision.receipt is None and verdict_of(decision) in ("error", "passthrough")
 
 
 def level_of(decision: Decision) -> int:
@@ -133,7 +131,7 @@ def _word(decision: Decision) -> str:
         return "OBSERVED, NOT REFUSED"
     if decision.denial is None and decision.passthrough is not None:
         return "PASSED WITHOUT A DECISION"
-    return "refused without a decision" if is_undecided(decision) else shown(decision.verdict)
+    return "refused without a decision" if is_undecided(decision) else shown(verdict_of(decision))
 
 
 class Throttle(logging.Filter):

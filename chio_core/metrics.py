@@ -18,7 +18,10 @@ from typing import Final
 from chio_core.decision import Decision
 from chio_core.prometheus import Counter, Histogram, render
 
-VERDICTS: Final = frozenset({"allow", "cancel", "deny", "error", "incomplete", "passthrough", "refused"})
+WAITING: Final = "approval_required"
+"""What metrics, log and span call a decision that waits for a person: nothing has failed."""
+
+VERDICTS: Final = frozenset({WAITING, "allow", "cancel", "deny", "error", "incomplete", "passthrough", "refused"})
 """Values of the label `verdict`; a text that only a newer sidecar knows is counted as `other`."""
 
 _PASSES: Final = (("chio_sidecar_unreachable",), ("chio_timeout",))
@@ -55,7 +58,8 @@ class Metrics:
         """
         code = code_of(decision)
         label = code if _CODE.match(code) else "other"
-        self.decisions.add(decision.verdict if decision.verdict in VERDICTS else "other", label)
+        verdict = verdict_of(decision)
+        self.decisions.add(verdict if verdict in VERDICTS else "other", label)
         if decision.observed:
             self.observed.add(label)
         elif decision.passthrough is not None and decision.denial is None:
@@ -66,6 +70,12 @@ class Metrics:
     def render(self) -> str:
         """Return the page that Prometheus reads (`chio_core.prometheus.CONTENT_TYPE`)."""
         return render((self.decisions, self.passthroughs, self.observed, self.seconds))
+
+
+def verdict_of(decision: Decision) -> str:
+    """Return the verdict as it is told: that of the decision, and `WAITING` where a person has to approve first."""
+    waits = decision.verdict == "error" and code_of(decision) == "chio_approval_required"
+    return WAITING if waits else decision.verdict
 
 
 def code_of(decision: Decision) -> str:

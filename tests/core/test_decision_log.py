@@ -41,7 +41,7 @@ def fields(record: logging.LogRecord) -> dict[str, Any]:
     [
         ("allow", {}, logging.INFO, "chio: allow: POST /pets/{id}; request req-1, receipt "),
         ("deny", {}, logging.INFO, "chio: deny 403 chio_access_denied: POST /pets/{id}; request req-1, receipt "),
-        ("approval_required", {}, logging.INFO, "chio: error 403 chio_approval_required: POST /pets/{id}"),
+        ("approval_required", {}, logging.INFO, "chio: approval_required 403 chio_approval_required: POST /pets/{id}"),
         ("status_500", {}, logging.ERROR, "chio: refused without a decision 502 chio_evaluation_failed: POST /pets"),
         ("hang", {}, logging.ERROR, "chio: refused without a decision 503 chio_timeout: POST /pets/{id}"),
         ("hang", {"fail_open": True}, logging.WARNING, "chio: PASSED WITHOUT A DECISION chio_timeout: POST /pets/{id}"),
@@ -57,12 +57,18 @@ def test_a_decision_is_one_line_of_this_level(
     assert only(told).getMessage().startswith(begins)
 
 
-@pytest.mark.parametrize("behaviour", ["allow", "deny", "status_500"])
+@pytest.mark.parametrize("behaviour", ["allow", "approval_required", "deny", "status_500"])
 def test_the_fields_are_the_attributes_of_the_span(told: pytest.LogCaptureFixture, behaviour: str) -> None:
     recorder = Recorder()
     ask(ScriptedSidecar(BEHAVIOURS[behaviour]), recorder, View(headers=[("traceparent", INCOMING)]))
     trace_id = {"chio_trace_id": INCOMING.split("-")[1]}
     assert fields(only(told)) == extra_of(facts(recorder.only)) | trace_id
+
+
+def test_waiting_for_a_person_is_no_error(told: pytest.LogCaptureFixture) -> None:
+    ask(ScriptedSidecar(BEHAVIOURS["approval_required"]), None)
+    assert fields(only(told))["chio_verdict"] == "approval_required"
+    assert "chio_error_type" not in fields(only(told))
 
 
 def test_without_opentelemetry_the_trace_id_is_that_of_the_caller(told: pytest.LogCaptureFixture) -> None:

@@ -23,6 +23,7 @@ OBSERVED = Decision(
     passthrough=ChioPassthrough(mode="observe", error="chio_access_denied", message="no"),
     withheld=Denial(message="no"),
 )
+WAITING = Decision(verdict="error", denial=Denial(code="chio_approval_required", message="wait"))
 LOCAL = Decision(verdict="refused", denial=bad_request("no"))
 
 
@@ -54,6 +55,14 @@ def test_each_outcome_is_counted_once_and_in_its_place() -> None:
     assert value(page, "chio_evaluate_seconds_count") == 6
     assert value(page, "chio_evaluate_seconds_bucket", le="0.0025") == 6
     assert value(page, "chio_evaluate_seconds_bucket", le="0.001") == 0
+
+
+def test_waiting_for_a_person_is_a_verdict_of_its_own() -> None:
+    metrics = Metrics()
+    metrics.note(WAITING, 0.002)
+    page = parse(metrics.render())
+    assert value(page, "chio_decisions_total", verdict="approval_required", code="chio_approval_required") == 1
+    assert metrics.decisions.total == 1
 
 
 def test_a_passage_that_a_guard_has_refused_since_is_not_counted_again() -> None:
