@@ -8,6 +8,7 @@ from typing import Any
 from chio_asgi.document import overlap_findings
 from chio_asgi.listing import list_blind_mounts, list_mounts
 from chio_asgi.middleware import ChioASGIMiddleware
+from chio_asgi.mistakes import demand_findings
 from chio_asgi.nested import EFFECT, REMEDY, named
 from chio_asgi.observed import observed_routes
 from chio_asgi.routing import MAX_DEPTH, router_of
@@ -31,6 +32,7 @@ def application_findings(app: Any, settings: ChioSettings) -> Iterator[Finding]:
     yield from _nested(app, settings)
     for name in observed_routes(app):
         yield Finding("WARN", "observe", f"what is refused on {name} is recorded and runs nevertheless (Observe)")
+    yield from demand_findings(app, settings)
     for prefix in list_blind_mounts(app):
         if not is_among(prefix, (), settings.exclude_prefixes):
             text = f"what runs below {prefix or '/'} has no routes to look at, so it is judged by its plain path"

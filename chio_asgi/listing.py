@@ -51,6 +51,11 @@ class ListedRoute:
     local: str
     host: str | None
 
+    @property
+    def title(self) -> str:
+        """How people are told of it, for example `GET|HEAD /pets/{id}`."""
+        return f"{'websocket' if self.websocket else '|'.join(self.methods)} {self.template}"
+
 
 @dataclass(frozen=True, slots=True)
 class _Place:

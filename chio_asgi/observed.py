@@ -18,4 +18,4 @@ def observed_routes(app: Any) -> Iterator[str]:
     for one in list_routes(app):
         sources = sources_in(getattr(one.route, "dependant", None))
         if any(getattr(source, "chio_observes", False) for source in sources):
-            yield f"{'websocket' if one.websocket else '|'.join(one.methods)} {one.template}"
+            yield one.title

@@ -32,7 +32,8 @@ def check(app: Starlette | ChioASGIMiddleware) -> list[Finding]:
     Returns:
         One finding with the resolved chain, by name and in run order (where there are guards); what runs without
         a decision; unsafe settings; an order of middleware that loses headers; routes that the sidecar tells apart
-        otherwise than the router. Severities are `INFO`, `WARN` and `ERROR`.
+        otherwise than the router; demands of routes that cannot work or limit nothing, and routes that write and ask
+        for nothing. Severities are `INFO`, `WARN` and `ERROR`.
 
     Raises:
         ConfigurationError: the environment that the settings come from cannot be used.

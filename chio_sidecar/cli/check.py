@@ -15,11 +15,12 @@ from chio_sidecar.cli.options import wants_json
 from chio_sidecar.cli.output import compact, emit
 
 DESCRIPTION = """Tell what governs an application: the guards in the order in which they run, what runs without
-a decision, and which choices are unsafe. The application is imported, not started.
+a decision, which choices are unsafe, and which routes ask for what cannot work, or for nothing. The application is
+imported, not started.
 
     chio-sidecar check main:app
 
-Exit status 1: it is not governed, or its guards cannot stand in this order."""
+Exit status 1: it is not governed, its guards cannot stand in this order, or a route can never be allowed."""
 
 _MOST_LAYERS = 64
 

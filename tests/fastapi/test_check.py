@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.staticfiles import StaticFiles
 
 from chio_asgi import ChioASGIMiddleware
 from chio_core import AnyResponse, Chain, ConfigurationError, GuardRequest, Next
 from chio_core.guards import IpBlock, RateLimit, SecurityHeaders, Stopwatch
-from chio_fastapi import Observe, add_chio, check
+from chio_fastapi import Budget, Observe, Policy, RequireApproval, RequireCapability, add_chio, check, from_path
 from chio_sidecar.cli.check import check_application
 from chio_sidecar.cli.main import main
 from tests.support import StubClient, call, run, settings
@@ -113,6 +113,57 @@ def test_a_route_that_is_only_observed_is_told_by_both_ways_of_asking() -> None:
     severity, message = told(app)["observe"]
     assert severity == "WARN"
     assert "POST /orders" in message
+
+
+def test_an_amount_that_names_no_parameter_of_the_path_is_an_error() -> None:
+    app, inner = application(), FastAPI()
+    wrong, right = RequireApproval(5, amount=from_path("amout")), RequireApproval(5, amount=from_path("amount"))
+    app.post("/pay/{amount:int}", dependencies=[Depends(wrong)])(lambda: None)
+    app.post("/right/{amount}", dependencies=[Depends(right)])(lambda: None)
+    inner.post("/mounted", dependencies=[Depends(right)])(lambda: None)
+    app.mount("/{amount}", inner)
+    told_of = [finding for finding in check(app) if finding.category == "unknown_parameter"]
+    assert [(one.severity, one.message) for one in told_of] == [
+        (
+            "ERROR",
+            "POST /pay/{amount}: RequireApproval(amount=from_path('amout')) names no parameter of the path"
+            " (it has: amount), so every request is refused",
+        )
+    ]
+    app.get("/q", dependencies=[Depends(Budget(cost=from_path("n"), max_total_cost=1))])(lambda: None)
+    assert (
+        "GET /q: Budget(cost=from_path('n')) names no parameter of the path (it has: none)"
+        in (told(app)["unknown_parameter"][1])
+    )
+
+
+def test_a_budget_without_any_limit_is_a_warning() -> None:
+    app = application()
+    app.post("/a", dependencies=[Depends(Budget(cost=5))])(lambda: None)
+    app.post("/b", dependencies=[Depends(Budget(cost=5, max_cost_per_invocation=0))])(lambda: None)
+    assert told(app)["budget_without_limit"] == (
+        "WARN",
+        "POST /a: Budget has no limit, so it counts and refuses nothing",
+    )
+
+
+def test_routes_that_write_and_ask_for_nothing_are_listed() -> None:
+    app = application(exclude_paths={"/webhook"}, exclude_methods={"DELETE"})
+    router = APIRouter(prefix="/items")
+    for path, demand in (("/observed", Observe()), ("/rated", Policy(sensitivity="internal"))):
+        router.put(path, dependencies=[Depends(demand)])(lambda: None)
+    app.include_router(router)
+    app.api_route("/both", methods=["GET", "POST", "PATCH"])(lambda: None)
+    app.delete("/excluded")(lambda: None)
+    app.post("/webhook")(lambda: None)
+    for number, demand in enumerate(
+        (RequireCapability("s", "t"), Budget(max_invocations=1), RequireApproval(), Policy(side_effects=False))
+    ):
+        app.post(f"/{number}", dependencies=[Depends(demand)])(lambda: None)
+    severity, message = told(app)["no_requirement"]
+    assert severity == "INFO"
+    assert message.endswith(": PUT /items/observed, PUT /items/rated, PATCH|POST /both")
+    assert "no_requirement" not in told(application())
 
 
 def test_an_application_without_chio_is_an_error() -> None:
