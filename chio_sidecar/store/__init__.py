@@ -4,6 +4,7 @@ The promises of every backend, which `tests/sidecar/store_conformance.py` asks f
 
 * a receipt that `append` returned is durable: it survives the death of the process and of the machine;
 * nothing that was stored is ever changed or removed, by no call and by no second writer's plain SQL;
+* each row carries a digest over itself and the row before (`chain`), so it shows when that was broken all the same;
 * a request id has one receipt. The same content again gives back that very receipt, other content a `Conflict`;
 * what an entry demands (capabilities that are not revoked, invocations and budgets that are left, an approval
   that was not used) is judged and recorded in the same transaction that stores it, so a revocation that was

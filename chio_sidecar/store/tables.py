@@ -10,8 +10,10 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping
 
-SCHEMA_VERSION = 2
-"""`PRAGMA user_version` of the files that this version writes. Version 1 knew no budgets and no approvals."""
+from chio_sidecar.store.chain_rows import start_chain
+
+SCHEMA_VERSION = 3
+"""`PRAGMA user_version` of the files that this version writes. 1 knew no budgets and approvals, 2 no hash chain."""
 
 _FIRST = """
 CREATE TABLE http_receipts (
@@ -86,6 +88,33 @@ CREATE TABLE chio_hitl_consumed_tokens (
 );
 """
 
+_THIRD = """
+ALTER TABLE http_receipts ADD COLUMN chain TEXT;
+CREATE TABLE receipt_chain_start (
+    seq INTEGER NOT NULL,
+    digest TEXT NOT NULL
+);
+CREATE TABLE receipt_chain_head (
+    singleton INTEGER PRIMARY KEY CHECK (singleton = 1),
+    seq INTEGER NOT NULL,
+    digest TEXT NOT NULL
+);
+CREATE TRIGGER receipt_chain_head_no_delete BEFORE DELETE ON receipt_chain_head
+BEGIN SELECT RAISE(ABORT, 'receipt_chain_head only moves on'); END;
+CREATE TRIGGER receipt_chain_head_no_replace BEFORE INSERT ON receipt_chain_head
+WHEN EXISTS (SELECT 1 FROM receipt_chain_head)
+BEGIN SELECT RAISE(ABORT, 'receipt_chain_head only moves on'); END;
+CREATE TRIGGER receipt_chain_head_no_return BEFORE UPDATE ON receipt_chain_head
+WHEN NEW.seq IS NOT OLD.seq + 1
+  OR NOT EXISTS (SELECT 1 FROM http_receipts WHERE seq = NEW.seq AND chain = NEW.digest)
+BEGIN SELECT RAISE(ABORT, 'receipt_chain_head only moves on'); END;
+CREATE TRIGGER http_receipts_chained BEFORE INSERT ON http_receipts
+WHEN NEW.chain IS NULL OR NEW.seq IS NOT (SELECT seq + 1 FROM receipt_chain_head)
+BEGIN SELECT RAISE(ABORT, 'http_receipts is chained'); END;
+CREATE TRIGGER http_receipts_head AFTER INSERT ON http_receipts
+BEGIN UPDATE receipt_chain_head SET seq = NEW.seq, digest = NEW.chain; END;
+"""
+
 # Which rows a new row would take the place of, for each table whose rows stay for ever.
 _FIRST_KEEPS = {
     "http_receipts": "id = NEW.id OR request_id = NEW.request_id OR seq = NEW.seq",
@@ -100,6 +129,7 @@ _SECOND_KEEPS = {
     "chio_hitl_resolved": "approval_id = NEW.approval_id OR token_id = NEW.token_id",
     "chio_hitl_consumed_tokens": "approval_id = NEW.approval_id OR token_id = NEW.token_id",
 }
+_THIRD_KEEPS = {"receipt_chain_start": "TRUE"}
 
 _APPEND_ONLY = """
 CREATE TRIGGER {table}_no_update BEFORE UPDATE ON {table}
@@ -121,8 +151,21 @@ def _names(keeps: Mapping[str, str]) -> frozenset[str]:
     return frozenset({*keeps, *triggers})
 
 
-_STEPS = {1: _script(_FIRST, _FIRST_KEEPS), 2: _script(_SECOND, _SECOND_KEEPS)}
-_OBJECTS = {1: _names(_FIRST_KEEPS) | {"receipts", "write_probe"}, 2: _names(_SECOND_KEEPS)}
+_STEPS = {
+    1: _script(_FIRST, _FIRST_KEEPS),
+    2: _script(_SECOND, _SECOND_KEEPS),
+    3: _script(_THIRD, _THIRD_KEEPS),
+}
+_CHAINED = 3
+"""The first version with a chain."""
+
+_HEAD = {f"receipt_chain_head_no_{what}" for what in ("delete", "replace", "return")}
+_CHAIN = {"receipt_chain_head", "http_receipts_chained", "http_receipts_head", *_HEAD}
+_OBJECTS = {
+    1: _names(_FIRST_KEEPS) | {"receipts", "write_probe"},
+    2: _names(_SECOND_KEEPS),
+    3: _names(_THIRD_KEEPS) | _CHAIN,
+}
 
 
 def objects(version: int) -> frozenset[str]:
@@ -130,17 +173,18 @@ def objects(version: int) -> frozenset[str]:
     return frozenset().union(*(names for step, names in _OBJECTS.items() if step <= version))
 
 
-def upgrade(connection: sqlite3.Connection, version: int) -> None:
-    """Bring a file from `version` (0: empty) to `SCHEMA_VERSION`, inside the open transaction.
+def upgrade(connection: sqlite3.Connection, version: int, *, to: int = SCHEMA_VERSION) -> None:
+    """Bring a file from `version` (0: empty) to version `to`, inside the open transaction.
 
     Raises:
-        sqlite3.Error: the file cannot be written; the transaction must be undone.
+        sqlite3.Error: the file cannot be written, or has damaged rows; the transaction must be undone.
     """
-    for step, script in _STEPS.items():
-        if step > version:
-            for statement in _statements(script):
-                connection.execute(statement)
-    connection.execute(f"PRAGMA user_version={SCHEMA_VERSION:d}")
+    for step in range(version + 1, to + 1):
+        for statement in _statements(_STEPS[step]):
+            connection.execute(statement)
+        if step == _CHAINED:
+            start_chain(connection)
+    connection.execute(f"PRAGMA user_version={to:d}")
 
 
 def _statements(script: str) -> list[str]:

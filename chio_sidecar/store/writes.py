@@ -1,7 +1,8 @@
 """What the writer of a SQLite store does inside its transaction.
 
 Each call into SQLite lets other threads run and has to wait for its turn afterwards. A batch is therefore
-written with as few statements as possible: one look at the revocations, one INSERT for many receipts.
+written with as few statements as possible: one look at the revocations, one at the end of the hash chain, one
+INSERT for many receipts.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from chio_sidecar.store.base import (
     Stored,
     StoreUnavailable,
 )
+from chio_sidecar.store.chain import link
+from chio_sidecar.store.chain_rows import MEMBERS, ChainEnd
 from chio_sidecar.store.demand_writes import answer, ask, find_obstacle, record
 from chio_sidecar.store.demands import ApprovalAnswer, ApprovalWait, Obstacle
 
@@ -65,8 +68,8 @@ class Probe:
 Write = Append | Revoke | Ask | Answer | Probe
 
 _ROWS_AT_ONCE = 64
-_ROW = "(?, ?, ?, ?, ?)"
-_INSERT = "INSERT INTO http_receipts (id, receipt_json, request_id, fingerprint, created_at) VALUES "
+_ROW = "(?, ?, ?, ?, ?, ?, ?)"
+_INSERT = f"INSERT INTO http_receipts (seq, {MEMBERS}, chain) VALUES "  # noqa: S608 - only constants
 _REVOKED = "SELECT capability_id FROM revoked_capabilities WHERE capability_id IN (SELECT value FROM json_each(?))"
 
 
@@ -78,47 +81,49 @@ def apply(connection: sqlite3.Connection, writes: Sequence[Write]) -> list[Any]:
         StoreUnavailable: one of the writes cannot be done; the transaction must be undone.
     """
     results: dict[int, Any] = {}
+    end = ChainEnd(connection)
     simple = [index for index, write in enumerate(writes) if _is_simple(write)]
     for start in range(0, len(simple), _ROWS_AT_ONCE):
         indexes = simple[start : start + _ROWS_AT_ONCE]
         entries = [write for index in indexes if isinstance(write := writes[index], Append)]
-        results.update(zip(indexes, _append_many(connection, entries), strict=True))
-    return [results[index] if index in results else _one(connection, write) for index, write in enumerate(writes)]
+        results.update(zip(indexes, _append_many(connection, end, entries), strict=True))
+    return [results[index] if index in results else _one(connection, end, write) for index, write in enumerate(writes)]
 
 
 def _is_simple(write: Write) -> bool:
     return isinstance(write, Append) and write.entry.invocation is None and not write.entry.demands
 
 
-def _one(connection: sqlite3.Connection, write: Write) -> Any:
+def _one(connection: sqlite3.Connection, end: ChainEnd, write: Write) -> Any:
     if isinstance(write, Append):
-        return _append(connection, write)
+        return _append(connection, end, write)
     if isinstance(write, Revoke):
         return _revoke(connection, write)
     if isinstance(write, Ask):
         return ask(connection, write.wait)
     if isinstance(write, Answer):
         return answer(connection, write.given)
+    end.read()  # who cannot go on with the chain cannot store a receipt
     connection.execute("UPDATE write_probe SET probes = probes + 1")
     return None
 
 
-def _append_many(connection: sqlite3.Connection, writes: list[Append]) -> list[AppendOutcome]:
+def _append_many(connection: sqlite3.Connection, end: ChainEnd, writes: list[Append]) -> list[AppendOutcome]:
     named = {name for write in writes for name in write.entry.unless_revoked}
     revoked = _revoked(connection, named)
     clear = [write for write in writes if revoked.isdisjoint(write.entry.unless_revoked)]
-    if clear and _insert(connection, clear):
+    if clear and _insert(connection, end, clear):
         stored = {id(write): Stored(write.entry.receipt_json, fresh=True) for write in clear}
-        return [stored.get(id(write)) or _append(connection, write) for write in writes]
-    return [_append(connection, write) for write in writes]
+        return [stored.get(id(write)) or _append(connection, end, write) for write in writes]
+    return [_append(connection, end, write) for write in writes]
 
 
-def _append(connection: sqlite3.Connection, write: Append) -> AppendOutcome:
+def _append(connection: sqlite3.Connection, end: ChainEnd, write: Append) -> AppendOutcome:
     entry = write.entry
     obstacle = _obstacle(connection, entry)
     if obstacle is not None:
         return _earlier(connection, entry) or obstacle
-    if not _insert(connection, [write]):
+    if not _insert(connection, end, [write]):
         earlier = _earlier(connection, entry)
         if earlier is None:
             raise StoreUnavailable(f"receipt id {entry.receipt_id} is taken by another request")
@@ -130,17 +135,21 @@ def _append(connection: sqlite3.Connection, write: Append) -> AppendOutcome:
     return Stored(entry.receipt_json, fresh=True)
 
 
-def _insert(connection: sqlite3.Connection, writes: list[Append]) -> bool:
+def _insert(connection: sqlite3.Connection, end: ChainEnd, writes: list[Append]) -> bool:
     """Insert all of these or, when an id is taken, none."""
-    values: list[str] = []
+    sequence, digest = end.read()
+    values: list[str | int] = []
     for write in writes:
-        entry = write.entry
+        sequence, entry = sequence + 1, write.entry
         created_at = datetime.fromtimestamp(write.time, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        values += (entry.receipt_id, entry.receipt_json, entry.request_id, entry.fingerprint, created_at)
+        members = (entry.receipt_id, entry.receipt_json, entry.request_id, entry.fingerprint, created_at)
+        digest = link(digest, sequence, members)
+        values += (sequence, *members, digest)
     try:
         connection.execute(_INSERT + ", ".join([_ROW] * len(writes)), values)
     except sqlite3.IntegrityError:
         return False
+    end.move(sequence, digest)
     return True
 
 

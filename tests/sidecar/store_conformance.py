@@ -32,11 +32,13 @@ from chio_sidecar.store import (
     StoreUnavailable,
     TooManyWaiting,
 )
+from chio_sidecar.store.chain import FIRST, link
 from tests.sidecar.sidecar_tools import run
 
 CATEGORIES = {
     "keeping": "what was stored is found again, also after a restart, in the order of insertion",
     "append-only": "no call and no plain SQL of a second writer changes or removes a row",
+    "chain": "each row carries a digest that covers itself and the digest of the row before, whoever wrote them",
     "request ids": "one request id has one receipt",
     "revocations": "a revocation is permanent and counts at once",
     "invocations": "a limited grant is spent exactly as often as it allows",
@@ -60,6 +62,10 @@ class Kit(Protocol):
 
     def execute(self, sql: str) -> None:
         """Run plain SQL as a second writer and commit."""
+        ...
+
+    def chained(self) -> list[tuple[int, list[str], str]]:
+        """Return sequence, the members that a digest covers, and digest of all rows, oldest first."""
         ...
 
 
@@ -125,6 +131,14 @@ async def opened(kit: Kit, **options: Any) -> AsyncIterator[ReceiptStore]:
         yield store
     finally:
         await store.close()
+
+
+def assert_chained(kit: Kit) -> None:
+    """Compare the digest of each row with the one that follows from it and the row before."""
+    digest = FIRST
+    for sequence, members, stored in kit.chained():
+        digest = link(digest, sequence, members)
+        assert stored == digest, sequence
 
 
 RULES = [
@@ -256,6 +270,40 @@ class StoreConformance:
             outcomes = await asyncio.gather(*map(store.append, waiting), return_exceptions=True)
             assert [isinstance(outcome, Stored) for outcome in outcomes] == [True, False, True, False, True]
             assert len(await store.list()) == 4
+
+    @category("chain")
+    async def test_every_row_is_chained_to_the_one_before(self, kit: Kit) -> None:
+        async with opened(kit) as store:
+            await store.append(entry(1))
+            await asyncio.gather(*(store.append(entry(number)) for number in range(300)))
+            await store.append(entry(2, content="b"))
+            await store.append(entry("charged", demands=(charge(),)))
+        async with opened(kit) as store:
+            await store.append(entry("é漢🙂"))
+        assert len(kit.chained()) == 302
+        assert_chained(kit)
+
+    @category("chain")
+    async def test_what_is_refused_leaves_no_gap_in_the_chain(self, kit: Kit) -> None:
+        async with opened(kit) as store:
+            entries = [entry(number, content=content) for number in range(100) for content in "ab"]
+            thief = NewReceipt("receipt-1-a", "thief", "f", "{}")
+            unwritable = NewReceipt("\ud800", "unwritable", "f", "{}")
+            await asyncio.gather(*map(store.append, [*entries, thief, unwritable]), return_exceptions=True)
+            spend = Invocation("cap-1", 0, 3)
+            for number in range(5):
+                await store.append(entry(f"spent-{number}", invocation=spend))
+        assert [sequence for sequence, _, _ in kit.chained()] == list(range(1, 104))
+        assert_chained(kit)
+
+    @category("chain")
+    async def test_several_openers_write_one_chain(self, kit: Kit) -> None:
+        async with opened(kit) as one, opened(kit) as two:
+            for start in range(0, 200, 20):
+                numbers = range(start, start + 20)
+                await asyncio.gather(*((one, two)[number % 2].append(entry(number)) for number in numbers))
+        assert len(kit.chained()) == 200
+        assert_chained(kit)
 
     @category("request ids")
     async def test_the_same_content_gives_the_same_receipt(self, kit: Kit) -> None:

@@ -34,9 +34,13 @@ def statements(path: Path, *demands: Demand) -> list[str]:
     return [statement.split()[0] for statement, _ in groupby(seen)]
 
 
-def test_receipts_without_demands_take_two_statements_for_all_of_them(store: Path) -> None:
-    assert statements(store) == ["SELECT", "INSERT"]
+def test_receipts_without_demands_take_three_statements_for_all_of_them(store: Path) -> None:
+    """The revocations, the end of the hash chain, and all rows."""
+    assert statements(store) == ["SELECT", "SELECT", "INSERT"]
 
 
 def test_a_charge_takes_three_statements_more(store: Path) -> None:
-    assert statements(store, charge()) == ["SELECT", "SELECT", "INSERT", "SELECT", "INSERT"] * 3
+    plain, charged = ["SELECT", "INSERT"], ["SELECT", "SELECT", "INSERT", "SELECT", "INSERT"]
+    end_of_the_chain = ["SELECT"]
+    assert statements(store, charge()) == [*charged[:2], *end_of_the_chain, *charged[2:], *charged, *charged]
+    assert len(charged) == len(plain) + 3

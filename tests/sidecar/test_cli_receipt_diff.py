@@ -6,6 +6,7 @@ import json
 import sqlite3
 import tracemalloc
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from chio_sidecar.cli import main
 from chio_sidecar.cli.receipt_diff import WOULD_REFUSE
 from chio_sidecar.cli.values import moment
 from chio_sidecar.observed import NEWEST, Tally, is_observed, why_refused
+from chio_sidecar.store import NewReceipt
 from chio_sidecar.store.schema import connect, prepare
+from chio_sidecar.store.writes import Append, apply
 
 ALLOW = {"verdict": "allow"}
 START = 1_776_272_775
@@ -61,10 +64,10 @@ def written(path: Path, receipts: Iterable[Mapping[str, Any]]) -> Path:
     prepare(path, journal="persist", busy_seconds=5.0)
     connection = connect(path, journal="persist", busy_seconds=5.0)
     connection.execute("PRAGMA synchronous=OFF")
-    rows = ((one["id"], json.dumps(one), one["request_id"], "f", "2026-04-15T16:26:15Z") for one in receipts)
-    columns = "id, receipt_json, request_id, fingerprint, created_at"
-    connection.execute("BEGIN")
-    connection.executemany(f"INSERT INTO http_receipts ({columns}) VALUES (?, ?, ?, ?, ?)", rows)
+    rows = (Append(NewReceipt(one["id"], one["request_id"], "f", json.dumps(one)), START) for one in receipts)
+    connection.execute("BEGIN IMMEDIATE")
+    while batch := list(islice(rows, 256)):
+        apply(connection, batch)
     connection.execute("COMMIT")
     connection.close()
     return path

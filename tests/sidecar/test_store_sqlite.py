@@ -15,6 +15,7 @@ import pytest
 
 from chio_core.errors import ConfigurationError
 from chio_sidecar.store import AppendOutcome, Stored, StoreUnavailable
+from chio_sidecar.store.chain_rows import MEMBERS
 from chio_sidecar.store.schema import FIRST_SAFE_WAL, journal_for
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from tests.sidecar.sidecar_tools import run
@@ -40,6 +41,12 @@ class SqliteKit:
                 connection.execute(sql)
         finally:
             connection.close()
+
+    def chained(self) -> list[tuple[int, list[str], str]]:
+        connection = sqlite3.connect(self.path, timeout=10)
+        rows = connection.execute(f"SELECT seq, {MEMBERS}, chain FROM http_receipts ORDER BY seq").fetchall()
+        connection.close()
+        return [(sequence, members, digest) for sequence, *members, digest in rows]
 
 
 class TestWithARollbackJournal(StoreConformance):
@@ -168,7 +175,7 @@ UNUSABLE: dict[str, tuple[tuple[str, ...], str]] = {
         ("CREATE TABLE http_receipts (id TEXT PRIMARY KEY, receipt_json TEXT NOT NULL)",),
         "is a database of another program",
     ),
-    "a version to come": ((APPLICATION, "PRAGMA user_version=3", "CREATE TABLE t (x)"), "has schema version 3"),
+    "a version to come": ((APPLICATION, "PRAGMA user_version=4", "CREATE TABLE t (x)"), "has schema version 4"),
     "a missing table": ((APPLICATION, "PRAGMA user_version=1", "CREATE TABLE t (x)"), "was altered: "),
 }
 
@@ -243,7 +250,7 @@ def test_a_store_of_the_first_version_is_brought_up_to_date_and_keeps_everything
 
     run(look())
     connection = sqlite3.connect(path)
-    assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+    assert connection.execute("PRAGMA user_version").fetchone() == (3,)
     connection.close()
 
 
