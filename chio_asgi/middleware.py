@@ -15,7 +15,7 @@ from chio_asgi.driver import Application
 from chio_asgi.listing import count_governed
 from chio_asgi.observed import observed_routes
 from chio_asgi.routing import RouteResolver, own_root_path, router_of
-from chio_asgi.send import HeaderSend, has_own_500, refuse_websocket, send_answer, send_plain_error
+from chio_asgi.send import HeaderSend, accept_of, has_own_500, refuse_websocket, send_answer, send_plain_error
 from chio_asgi.types import ASGIApp, Message, Receive, Scope, Send
 from chio_asgi.view import ASGIGuardRequest
 from chio_core.chain import Chain, Guard, around
@@ -165,7 +165,7 @@ class ChioASGIMiddleware:
         if view.scope["type"] == "websocket":
             await refuse_websocket(answer, view.scope, send)
         else:
-            await send_answer(answer, send)
+            await send_answer(answer, send, accept=accept_of(view.scope))
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def closing(message: Message) -> None:

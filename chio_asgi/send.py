@@ -104,9 +104,14 @@ class End:
         return kind in _ENDS
 
 
-async def send_answer(answer: AnyResponse, send: Send, *, prefix: str = "http.response") -> None:
-    """Answer a request with a refusal, in the flat envelope, or with a guard's response."""
-    body, pairs = _document(answer)
+async def send_answer(answer: AnyResponse, send: Send, *, accept: str = "", prefix: str = "http.response") -> None:
+    """Answer a request with a refusal, in the flat envelope, or with a guard's response.
+
+    Args:
+        accept: what the request wants, see `chio_core.problems.render`.
+        prefix: of the messages' types.
+    """
+    body, pairs = _document(answer, accept)
     await send({"type": f"{prefix}.start", "status": answer.status, "headers": pairs})
     await send({"type": f"{prefix}.body", "body": body})
 
@@ -117,7 +122,7 @@ async def refuse_websocket(answer: AnyResponse, scope: Scope, send: Send) -> Non
     Close code 1008 is a policy violation (RFC 6455, section 7.4.1); its reason has at most 123 bytes.
     """
     if "websocket.http.response" in (scope.get("extensions") or {}):
-        await send_answer(answer, send, prefix="websocket.http.response")
+        await send_answer(answer, send, accept=accept_of(scope), prefix="websocket.http.response")
     else:
         reason = answer.message if isinstance(answer, Denial) else "refused"
         await send({"type": "websocket.close", "code": 1008, "reason": reason.encode()[:120].decode("utf-8", "ignore")})
@@ -129,9 +134,14 @@ async def send_plain_error(send: Send) -> None:
     await send_answer(text, send)
 
 
-def _document(answer: AnyResponse) -> tuple[bytes, Pairs]:
+def accept_of(scope: Scope) -> str:
+    """Return what a request wants (`Accept`), its lines joined with commas."""
+    return ",".join(value.decode("latin-1") for name, value in scope.get("headers", ()) if name.lower() == b"accept")
+
+
+def _document(answer: AnyResponse, accept: str) -> tuple[bytes, Pairs]:
     if isinstance(answer, Denial):
-        body, headers = render(answer)
+        body, headers = render(answer, accept=accept)
     else:
         body = answer.body if isinstance(answer, Response) else b""
         headers = (*answer.headers, ("content-length", str(len(body))))

@@ -34,6 +34,7 @@ from chio_core.errors import (
     ReceiptRejected,
     SidecarError,
 )
+from chio_core.explain_link import explain_link
 from chio_core.further import as_further
 from chio_core.inspection import APPROVAL_ID, approval_of, capability_of, inspect, singleton_headers
 from chio_core.models.caller import CallerIdentity
@@ -153,7 +154,7 @@ def conclude(answer: Answer, question: Question, settings: ChioSettings, trust: 
     verdict = _same_verdict(document, receipt)
     trust.remember(receipt.kernel_key)
     trust.note_route(receipt.route_pattern, question.expectation)
-    denial = _judge(verdict, receipt, question, settings)
+    denial = _traced(_judge(verdict, receipt, question, settings), question, settings)
     return Decision(
         verdict=verdict.verdict if denial is None or not verdict.is_allow else "refused",
         request_id=receipt.request_id,
@@ -170,10 +171,11 @@ def conclude_error(error: SidecarError, question: Question, settings: ChioSettin
     passthrough = outcome.passthrough_for(error) if settings.fail_open else None
     if question.requirement is not None and question.requirement.binding:
         passthrough = None  # a requirement is met by a receipt or not at all
+    denial = None if passthrough else _denial_for_error(error, question, settings)
     return Decision(
         verdict="passthrough" if passthrough else "error",
         request_id=question.request.request_id,
-        denial=None if passthrough else _denial_for_error(error, question, settings),
+        denial=_traced(denial, question, settings),
         passthrough=passthrough,
         requirement=question.requirement,
         caller=question.request.caller,
@@ -191,6 +193,14 @@ def _denial_for_error(error: SidecarError, question: Question, settings: ChioSet
         header = settings.capability_header
         return outcome.capability_required(requirement, header, error.receipt_id, settings.sidecar_url)
     return outcome.denial_for_error(error, requirement)
+
+
+def _traced(denial: Denial | None, question: Question, settings: ChioSettings) -> Denial | None:
+    """Return a refusal with what leads to its record."""
+    if denial is None:
+        return None
+    link = explain_link(settings.explain_url, denial.receipt_id)
+    return replace(denial, request_id=question.request.request_id, explain_url=link)
 
 
 def _document(answer: Answer) -> Mapping[str, Any]:

@@ -93,6 +93,7 @@ def denial_for_verdict(verdict: Verdict, receipt_id: str, capability_header: str
     """Return the refusal for a verdict that is not `allow`."""
     status = verdict.http_status if verdict.verdict == "deny" else None
     details = {k: v for k, v in (verdict.details or {}).items() if isinstance(v, str)}
+    challenge = (_challenge(capability_header),) if status == 401 else ()
     return Denial(
         status=status if status is not None and 400 <= status <= 599 else 403,
         message=verdict.reason or "denied",
@@ -100,7 +101,12 @@ def denial_for_verdict(verdict: Verdict, receipt_id: str, capability_header: str
         receipt_id=receipt_id,
         suggestion=details.get("hint") or SUGGEST_CAPABILITY.format(header=capability_header),
         details=details,
+        headers=challenge,
     )
+
+
+def _challenge(capability_header: str) -> tuple[str, str]:
+    return "www-authenticate", f'Chio realm="chio", header="{capability_header}"'
 
 
 def capability_required(
@@ -120,7 +126,7 @@ def capability_required(
         receipt_id=receipt_id,
         suggestion=SUGGEST_CAPABILITY.format(header=capability_header),
         details={name: text for name, text in known.items() if text is not None},
-        headers=(("www-authenticate", f'Chio realm="chio", header="{capability_header}"'),),
+        headers=(_challenge(capability_header),),
     )
 
 

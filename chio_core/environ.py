@@ -44,6 +44,11 @@ _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 _SECOND_SCHEME = re.compile(r",\s*[!#$%&'*+.^_`|~0-9A-Za-z-]+ +[^\s=,]")
 
 
+def accept_in(environ: Mapping[str, Any]) -> str:
+    """Return what a request wants (`Accept`); empty where it does not say."""
+    return str(environ.get("HTTP_ACCEPT", ""))
+
+
 class EnvironView:
     """Base of the views over an environment in WSGI's form.
 

@@ -3,8 +3,10 @@
 ASGI, FastAPI and Flask answer flat: `error` is the wire code. Django nests: `error.code` is the published code.
 
 Both carry `type`, which names the kind of problem for good (RFC 9457, section 3.1.1), and where a receipt was
-stored, `explain`: the command that tells an operator why this was refused, and what would pass. The media type
-stays `application/json`, as published; what RFC 9457 adds are further members.
+stored, `instance`, its name, and `explain`: the command that tells an operator why this was refused, and what would
+pass; with the setting `explain_url` a page that does so, too. The media type stays `application/json`, as published.
+Whoever would rather have `application/problem+json` is given that, with `title` and `detail` as RFC 9457 calls them;
+the nested envelope then has its standard members outside, where the RFC wants them, and `error` unchanged.
 """
 
 from __future__ import annotations
@@ -12,13 +14,23 @@ from __future__ import annotations
 import json
 import re
 from typing import Any, Final
+from urllib.parse import quote
 
-from chio_core.response import Denial
+from chio_core.accept import JSON, PROBLEM_JSON, prefers_problem
+from chio_core.response import Denial, HeaderPairs
 
 EXPLAIN: Final = "chio-sidecar explain"
 """The command of the member `explain`; the receipt's id follows."""
 
+MEDIA_TYPES: Final = (JSON, PROBLEM_JSON)
+"""What a refusal may be sent as."""
+
 _PROBLEM: Final = "urn:chio:problem:"
+
+_CHALLENGE: Final = 'Chio realm="chio"'
+
+# RFC 9110, section 5.3: lists, of which frameworks that keep one line of each header would lose all but one.
+_LISTS = frozenset({"link", "vary", "www-authenticate"})
 
 # What a shell takes as one plain word. The id comes out of a receipt, and people paste the line.
 _PLAIN_WORD = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.:-]{0,127}", re.ASCII)
@@ -48,6 +60,17 @@ def problem_type(code: str) -> str:
     return _PROBLEM + _NOT_OF_A_NAME.sub("-", code.lower().removeprefix("chio_")).strip("-")
 
 
+def problem_title(code: str) -> str:
+    """Return what a kind of problem is called, for example `Capability required`; always the same for one kind."""
+    return problem_type(code).removeprefix(_PROBLEM).replace("-", " ").capitalize()
+
+
+def instance_of(denial: Denial) -> str | None:
+    """Return the URI of this very refusal: its receipt, else the question to the sidecar; None where none was asked."""
+    kind, name = ("receipt", denial.receipt_id) if denial.receipt_id else ("request", denial.request_id)
+    return f"urn:chio:{kind}:{quote(name, safe='', errors='replace')}" if name else None
+
+
 def explain_command(receipt_id: str | None) -> str | None:
     """Return the command line that explains a refusal; None without a receipt, or for an id that is no plain word."""
     if receipt_id is None or not _PLAIN_WORD.fullmatch(receipt_id):
@@ -66,7 +89,9 @@ def flat(denial: Denial) -> dict[str, Any]:
         "guard": denial.guard,
         "details": denial.details or None,
         "type": problem_type(denial.code),
+        "instance": instance_of(denial),
         "explain": explain_command(denial.receipt_id),
+        "explain_url": denial.explain_url,
     }
     return {name: value for name, value in document.items() if value is not None}
 
@@ -78,17 +103,63 @@ def nested(denial: Denial) -> dict[str, Any]:
     return {"error": {"code": code, **error}}
 
 
-def render(denial: Denial, *, nest: bool = False) -> tuple[bytes, tuple[tuple[str, str], ...]]:
-    """Return body and headers of a refusal, ready to be sent.
+def problem(denial: Denial, *, nest: bool = False) -> dict[str, Any]:
+    """Return the document of RFC 9457; all members of the envelope stay as they are.
 
     Args:
         nest: the envelope of Django instead of the flat one.
     """
-    body = json.dumps(nested(denial) if nest else flat(denial), ensure_ascii=True).encode()
-    headers = (
-        ("content-type", "application/json"),
-        ("content-length", str(len(body))),
-        ("cache-control", "no-store"),
-        *denial.headers,
-    )
-    return body, headers
+    envelope = nested(denial) if nest else flat(denial)
+    standard = {
+        "type": problem_type(denial.code),
+        "title": problem_title(denial.code),
+        "status": denial.status,
+        "detail": denial.message,
+        "instance": instance_of(denial),
+    }
+    return {**{name: value for name, value in standard.items() if value is not None}, **envelope}
+
+
+def refusal_headers(denial: Denial) -> HeaderPairs:
+    """Return the header lines of a refusal that do not depend on its form, names in lower case.
+
+    Nobody keeps a refusal; a 401 says how to authenticate, a 503 when to come back (RFC 9110, sections 15.5.2 and
+    15.6.4); `Link` leads to the explanation.
+    """
+    own = [(name.lower(), value) for name, value in denial.headers if name.lower() != "cache-control"]
+    given = {name for name, _ in own}
+    lines = [("cache-control", "no-store")]
+    if denial.status == 401 and "www-authenticate" not in given:
+        lines.append(("www-authenticate", _CHALLENGE))
+    if denial.status == 503 and "retry-after" not in given:
+        lines.append(("retry-after", "1"))
+    if denial.explain_url is not None:
+        lines.append(("link", f'<{denial.explain_url}>; rel="help"'))
+    return _joined([*lines, *own])
+
+
+def render(denial: Denial, *, nest: bool = False, accept: str = "") -> tuple[bytes, HeaderPairs]:
+    """Return body and headers of a refusal, ready to be sent.
+
+    Args:
+        nest: the envelope of Django instead of the flat one.
+        accept: what the request wants (`Accept`), lines joined with commas.
+    """
+    as_problem = prefers_problem(accept)
+    envelope = nested if nest else flat
+    document = problem(denial, nest=nest) if as_problem else envelope(denial)
+    body = json.dumps(document, ensure_ascii=True).encode()
+    form = (("content-type", PROBLEM_JSON if as_problem else JSON), ("content-length", str(len(body))))
+    return body, (*form, *_joined([("vary", "Accept"), *refusal_headers(denial)]))
+
+
+def _joined(lines: list[tuple[str, str]]) -> HeaderPairs:
+    made: list[tuple[str, str]] = []
+    places: dict[str, int] = {}
+    for name, value in lines:
+        if name in _LISTS and name in places:
+            made[places[name]] = (name, f"{made[places[name]][1]}, {value}")
+        else:
+            places[name] = len(made)
+            made.append((name, value))
+    return tuple(made)

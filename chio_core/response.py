@@ -87,6 +87,8 @@ class Denial(Head):
         receipt_id: id of the verified receipt of this refusal, when there is one.
         suggestion: what the caller can do.
         details: further members from the sidecar's deny, for example `required_scope`.
+        request_id: id that was sent to the sidecar; None where it was not asked.
+        explain_url: page that tells an operator why (setting `explain_url`); None without a receipt.
     """
 
     status: int = 403
@@ -96,6 +98,8 @@ class Denial(Head):
     receipt_id: str | None = None
     suggestion: str | None = None
     details: dict[str, Any] = field(default_factory=dict)
+    request_id: str | None = None
+    explain_url: str | None = None
 
     def with_status(self, status: int) -> Denial:
         """Return the refusal with another status of 400 or above.

@@ -21,6 +21,7 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, SettingsConfigDict, SettingsError
 
 from chio_core.errors import ConfigurationError
+from chio_core.explain_link import checked_page
 from chio_core.names import CAPABILITY_HEADER, LOGGER, RECEIPT_HEADER
 from chio_core.signing import normalize_public_key
 
@@ -114,6 +115,11 @@ class ChioSettings(BaseSettings):
     spool_bytes: int = Field(
         1024 * 1024, ge=0, description="Bodies above this wait in a temporary file instead of memory."
     )
+    explain_url: str | None = Field(
+        None,
+        description="Page that explains a refusal, for example the viewer; linked, with the receipt's id at the end"
+        " or in place of `{receipt_id}`.",
+    )
     control_token: SecretStr | None = Field(None, description="Bearer for the sidecar's control plane.")
 
     @field_validator(
@@ -154,6 +160,11 @@ class ChioSettings(BaseSettings):
         else:
             raise ValueError("must start with http://, https://, unix: or embedded:")
         return value.rstrip("/") if parts.scheme in ("http", "https") else value
+
+    @field_validator("explain_url")
+    @classmethod
+    def _page(cls, value: str | None) -> str | None:
+        return checked_page(value.strip()) if value and value.strip() else None
 
     @field_validator("exclude_paths", "exclude_prefixes", "observe_paths", "observe_prefixes")
     @classmethod

@@ -7,9 +7,10 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response as StarletteResponse
 from starlette.websockets import WebSocket
 
+from chio_asgi.send import accept_of
 from chio_core.handling import header_value
 from chio_core.names import RECEIPT_HEADER
-from chio_core.problems import flat, render
+from chio_core.problems import flat, refusal_headers, render
 from chio_core.response import Denial
 
 
@@ -23,7 +24,7 @@ class ChioDenied(HTTPException):
     """
 
     def __init__(self, denial: Denial, receipt_header: str | None = RECEIPT_HEADER) -> None:
-        headers = {"cache-control": "no-store", **dict(denial.headers)}
+        headers = dict(refusal_headers(denial))
         value = header_value(denial.receipt_id) if denial.receipt_id else None
         if receipt_header is not None and value is not None:
             headers[receipt_header.lower()] = value
@@ -35,8 +36,10 @@ async def answer_denied(connection: HTTPConnection, exc: Exception) -> Starlette
     """Exception handler for `ChioDenied` on HTTP and websocket routes."""
     if not isinstance(exc, ChioDenied):
         raise exc
-    body, headers = render(exc.denial)
-    answer = StarletteResponse(body, status_code=exc.denial.status, headers={**dict(headers), **(exc.headers or {})})
+    body, headers = render(exc.denial, accept=accept_of(connection.scope))
+    # `exc.headers` has the receipt's, and what the application may have added, but not what the form depends on.
+    lines = {**dict(headers), **(exc.headers or {}), "vary": dict(headers)["vary"]}
+    answer = StarletteResponse(body, status_code=exc.denial.status, headers=lines)
     if isinstance(connection, Request):
         return answer
     if isinstance(connection, WebSocket):

@@ -17,8 +17,7 @@ from chio_asgi.listing import ListedRoute, extension_sources, list_routes
 from chio_core.exclusions import is_excluded
 from chio_core.extensions import chio_members, merged, needs_capability
 from chio_core.names import CAPABILITY_HEADER
-from chio_core.problems import render
-from chio_core.response import Denial
+from chio_core.problems import MEDIA_TYPES
 from chio_core.settings import ChioSettings
 from chio_fastapi.asking import CAPABILITY_SCHEME
 
@@ -37,14 +36,18 @@ PROBLEM: dict[str, Any] = {
         "message": {"type": "string", "description": "One sentence."},
         "status": {"type": "integer", "description": "The HTTP status of this answer."},
         "type": {"type": "string", "format": "uri", "description": "Names the kind of problem."},
+        "instance": {"type": "string", "format": "uri", "description": "Names this refusal: its receipt, or request."},
         "receipt_id": {"type": "string", "description": "Receipt of the refusal, where one was signed."},
         "suggestion": {"type": "string", "description": "What the caller can do."},
         "guard": {"type": "string", "description": "Which guard refused."},
         "details": {"type": "object", "description": "What the sidecar tells beyond its reason."},
         "explain": {"type": "string", "description": "Command that explains the refusal to an operator."},
+        "explain_url": {"type": "string", "format": "uri", "description": "Page that does so."},
+        "title": {"type": "string", "description": "The kind of problem in words; in application/problem+json."},
+        "detail": {"type": "string", "description": "The same as message; in application/problem+json."},
     },
 }
-"""Schema of a refusal's document (`chio_core.problems.flat`)."""
+"""Schema of a refusal's document (`chio_core.problems.flat` and `chio_core.problems.problem`)."""
 
 _SCHEME = jsonable_encoder(CAPABILITY_SCHEME.model, by_alias=True, exclude_none=True)
 _METHODS = frozenset({"get", "put", "post", "delete", "options", "head", "patch", "trace"})
@@ -175,7 +178,7 @@ class _Extension:
         for status, (name, text) in _ANSWERS.items():
             taken = {status, f"{status[0]}XX", "default"} & set(declared)
             if not taken and (needed or status != "401"):
-                made[status] = {"$ref": self.components.put("responses", name, _answer(self.components, status, text))}
+                made[status] = {"$ref": self.components.put("responses", name, _answer(self.components, text))}
         return made
 
 
@@ -183,8 +186,6 @@ def _is_described(route: ListedRoute) -> bool:
     return not route.websocket and bool(getattr(route.route, "include_in_schema", False))
 
 
-def _answer(components: _Components, status: str, text: str) -> dict[str, Any]:
-    # The media type is asked of the code that answers, so that the two cannot differ.
-    _, headers = render(Denial(message=text, status=int(status)))
+def _answer(components: _Components, text: str) -> dict[str, Any]:
     schema = {"$ref": components.put("schemas", "ChioProblem", PROBLEM)}
-    return {"description": text, "content": {dict(headers)["content-type"]: {"schema": schema}}}
+    return {"description": text, "content": {kind: {"schema": schema} for kind in MEDIA_TYPES}}

@@ -50,7 +50,7 @@ class RequiredCapability(CapabilityRule):
             if decision is None and _dispatches_to_async(view, args):
                 return aguarded(*args, **kwargs)
             decision = decision or passage.ask_further(request, wanted)
-            return view(*args, **kwargs) if is_met(decision) else refusal_of(decision, passage)
+            return view(*args, **kwargs) if is_met(decision) else refusal_of(decision, passage, request)
 
         @wraps(view)
         async def aguarded(*args: Any, **kwargs: Any) -> Any:
@@ -61,7 +61,7 @@ class RequiredCapability(CapabilityRule):
                 asgi = hasattr(request, "scope")
                 further = passage.aask_further(request, wanted) if asgi else None
                 decision = await further if further is not None else passage.ask_further(request, wanted)
-            return await view(*args, **kwargs) if is_met(decision) else refusal_of(decision, passage)
+            return await view(*args, **kwargs) if is_met(decision) else refusal_of(decision, passage, request)
 
         chosen = aguarded if iscoroutinefunction(view) else guarded
         setattr(chosen, RULES, (self, *rules_of(view)))
@@ -134,7 +134,7 @@ def passage_for(request: HttpRequest) -> Passage:
     return Passage(request, config.governor.get())
 
 
-def refusal_of(decision: Decision, passage: Passage) -> Any:
+def refusal_of(decision: Decision, passage: Passage, request: HttpRequest) -> Any:
     """Return the response of a decision that refuses; its receipt is named even where there is no middleware.
 
     Raises:
@@ -142,7 +142,7 @@ def refusal_of(decision: Decision, passage: Passage) -> Any:
     """
     if decision.denial is None:
         raise ConfigurationError("this decision refuses nothing")
-    response = refusal(decision.denial)
+    response = refusal(decision.denial, request)
     if (receipt_id := receipt_header_of(decision)) is not None:
         response.headers[passage.governor.settings.receipt_header] = receipt_id
     return response

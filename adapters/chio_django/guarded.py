@@ -71,7 +71,7 @@ class Guarded:
         else:
             if response is not None:
                 response.close()
-            response = _made(answer)
+            response = _made(answer, self._request)
             self._head = Downstream(headers=tuple(response.items()))
             answer = self._head.with_status(response.status_code)
         _change(response, self._head, wishes.apply(list(answer.headers)), answer.status)
@@ -79,9 +79,9 @@ class Guarded:
         return tagged(response, self._request, self._passage)
 
 
-def _made(answer: AnyResponse) -> HttpResponse:
+def _made(answer: AnyResponse, request: HttpRequest) -> HttpResponse:
     if isinstance(answer, Denial):
-        return refusal(answer)
+        return refusal(answer, request)
     response = HttpResponse(answer.body if isinstance(answer, Response) else b"", status=answer.status)
     del response.headers["Content-Type"]
     _change(response, Downstream(), list(answer.headers), answer.status)

@@ -69,14 +69,16 @@ class ChioDjangoMiddleware:
         if not passage.governor.guards.is_empty:
             return Guarded(request, passage).run(self.get_response)
         denial = passage.judge(request)
-        return tagged(self.get_response(request) if denial is None else refusal(denial), request, passage)
+        return tagged(self.get_response(request) if denial is None else refusal(denial, request), request, passage)
 
     async def _acall(self, request: HttpRequest) -> HttpResponseBase:
         passage = Passage(request, self._governor.get())
         if not passage.governor.guards.is_empty:
             return await Guarded(request, passage).arun(self.get_response)
         denial = await passage.ajudge(request)
-        return tagged(await self.get_response(request) if denial is None else refusal(denial), request, passage)
+        return tagged(
+            await self.get_response(request) if denial is None else refusal(denial, request), request, passage
+        )
 
     # Middleware further in may change what will run: the path, the URL conf, the language. Django has resolved the
     # URL by the time of `process_view`; what differs from what was judged is judged anew.
@@ -87,7 +89,7 @@ class ChioDjangoMiddleware:
             return None
         _warn_changed(request)
         denial = passage.judge(request)
-        return None if denial is None else refusal(denial)
+        return None if denial is None else refusal(denial, request)
 
     async def _aview(self, request: HttpRequest, view: Any, args: Any, kwargs: Any) -> HttpResponseBase | None:
         passage = passage_of(request) or Passage(request, self._governor.get())
@@ -95,7 +97,7 @@ class ChioDjangoMiddleware:
             return None
         _warn_changed(request)
         denial = await passage.ajudge(request)
-        return None if denial is None else refusal(denial)
+        return None if denial is None else refusal(denial, request)
 
 
 def _report(governor: LiveGovernor) -> None:

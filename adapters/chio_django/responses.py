@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
-from chio_core.environ import INPUT
+from chio_core.environ import INPUT, accept_in
 from chio_core.handling import receipt_header_of
 from chio_core.input import is_kept
 from chio_core.names import EXPOSE_HEADERS
@@ -14,9 +14,9 @@ from chio_core.response import Denial
 from chio_django.passage import Passage
 
 
-def refusal(denial: Denial) -> HttpResponse:
-    """Return a refusal in the nested envelope."""
-    body, headers = render(denial, nest=True)
+def refusal(denial: Denial, request: HttpRequest) -> HttpResponse:
+    """Return a refusal of a request in the nested envelope."""
+    body, headers = render(denial, nest=True, accept=accept_in(request.META))
     response = HttpResponse(body, status=denial.status)
     for name, value in headers:
         response.headers[name] = value

@@ -43,7 +43,7 @@ class RequiredCapability(CapabilityRule):
         def guarded(*args: Any, **kwargs: Any) -> Any:
             decision = self._decision()
             if not is_met(decision) and decision.denial is not None:
-                return refusal(decision.denial)
+                return refusal(decision.denial, request)
             return current_app.ensure_sync(view)(*args, **kwargs) if asynchronous else view(*args, **kwargs)
 
         setattr(guarded, RULES, (self, *rules_of(view)))

@@ -16,7 +16,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wsgi import ClosingIterator
 
 from chio_core.chain import Chain
-from chio_core.environ import INPUT
+from chio_core.environ import INPUT, accept_in
 from chio_core.input import is_kept
 from chio_core.names import LOGGER
 from chio_core.problems import render
@@ -39,8 +39,8 @@ class ChioDenied(HTTPException):
     It has no `code`, so that no error handler of the application turns it into something else.
     """
 
-    def __init__(self, denial: Denial) -> None:
-        super().__init__(denial.message, response=refusal(denial))
+    def __init__(self, denial: Denial, refused: Request) -> None:
+        super().__init__(denial.message, response=refusal(denial, refused))
         self.denial = denial
 
 
@@ -83,7 +83,7 @@ class GovernedApp:
             return start_response(status, tagged(headers, passage), exc_info)
 
         if denial is not None:
-            body, headers = render(denial)
+            body, headers = render(denial, accept=accept_in(environ))
             start(status_line(denial.status), list(headers))
             return _closing([body], environ)
         return _closing(self._inner(environ, start), environ)
@@ -98,7 +98,7 @@ class GovernedApp:
         passage.publish(current)
         if denial is not None:
             log.warning("chio: WSGI middleware inside of Chio changed which view runs, and that is refused")
-            raise ChioDenied(denial)
+            raise ChioDenied(denial, current)
 
 
 def _closing(body: Iterable[bytes], environ: Environ) -> Iterable[bytes]:

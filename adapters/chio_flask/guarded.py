@@ -10,6 +10,7 @@ from typing import Any
 from flask import Request
 from werkzeug.wsgi import ClosingIterator
 
+from chio_core.environ import accept_in
 from chio_core.handling import receipt_header_of
 from chio_core.names import EXPOSE_HEADERS, STATE_OUTGOING
 from chio_core.outgoing import Outgoing, call_at_the_end
@@ -82,7 +83,7 @@ class Guarded:
             self._discard()
             if not ran:
                 self._passage.refuse(request, answer)
-            document, headers = _document(answer)
+            document, headers = _document(answer, accept_in(self._environ))
             body, closing = [document], []
         same = ran and answer.status == int(self._status[:3])
         line = self._status if same else status_line(answer.status)
@@ -114,9 +115,9 @@ def _wishes(view: Any) -> Outgoing:
     return found if isinstance(found, Outgoing) else Outgoing()
 
 
-def _document(answer: AnyResponse) -> tuple[bytes, Headers]:
+def _document(answer: AnyResponse, accept: str) -> tuple[bytes, Headers]:
     if isinstance(answer, Denial):
-        body, headers = render(answer)
+        body, headers = render(answer, accept=accept)
         return body, list(headers)
     body = answer.body if isinstance(answer, Response) else b""
     return body, [*answer.headers, ("content-length", str(len(body)))]

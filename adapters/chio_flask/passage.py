@@ -14,6 +14,7 @@ from flask import Flask, Request, Response, g
 from chio_core.ask import NO_MATCH, Ask, Route, ViewMatch, run
 from chio_core.decide import Question
 from chio_core.decision import Decision
+from chio_core.environ import accept_in
 from chio_core.handling import announce, refused_locally, with_evidence
 from chio_core.models.verdict import GuardEvidence
 from chio_core.names import STATE_DECISION, STATE_NAMESPACE, STATE_PASSTHROUGH, STATE_RECEIPT
@@ -124,9 +125,9 @@ class Passage:
         return found
 
 
-def refusal(denial: Denial) -> Response:
-    """Return a refusal in the flat envelope."""
-    body, headers = render(denial)
+def refusal(denial: Denial, request: Request) -> Response:
+    """Return a refusal of a request in the flat envelope."""
+    body, headers = render(denial, accept=accept_in(request.environ))
     return Response(body, status=denial.status, headers=list(headers))
 
 

@@ -16,7 +16,7 @@ from chio_core.errors import (
     SidecarUnreachable,
 )
 from chio_core.models import Verdict
-from chio_core.problems import explain_command, flat, nested, problem_type, render
+from chio_core.problems import explain_command, flat, nested, problem, problem_title, problem_type, render
 
 FULL = Denial(
     status=403,
@@ -40,6 +40,7 @@ def test_the_flat_envelope_says_what_is_known() -> None:
         "guard": "CapabilityGuard",
         "details": {"hint": "h"},
         "type": "urn:chio:problem:access-denied",
+        "instance": "urn:chio:receipt:rcpt-1",
         "explain": "chio-sidecar explain rcpt-1",
     }
     assert flat(Denial(message="no")) == {
@@ -104,6 +105,69 @@ def test_a_refusal_is_json_that_nobody_keeps(nest: bool) -> None:
 
 def test_the_headers_of_a_refusal_are_sent() -> None:
     assert ("www-authenticate", "Chio") in render(FULL)[1]
+
+
+def test_a_problem_document_has_the_names_of_the_rfc_beside_the_published_ones() -> None:
+    found = problem(FULL)
+    assert found == flat(FULL) | {"title": "Access denied", "detail": "no"}
+    inside = nested(FULL)["error"]
+    assert problem(FULL, nest=True) == {
+        "type": "urn:chio:problem:access-denied",
+        "title": "Access denied",
+        "status": 403,
+        "detail": "no",
+        "instance": "urn:chio:receipt:rcpt-1",
+        "error": inside,
+    }
+
+
+@pytest.mark.parametrize(
+    ("code", "title"), [("chio_capability_required", "Capability required"), ("RATE_LIMITED", "Rate limited")]
+)
+def test_the_title_says_the_kind_of_problem_only(code: str, title: str) -> None:
+    assert problem_title(code) == title
+
+
+@pytest.mark.parametrize(
+    ("names", "uri"),
+    [
+        ({"receipt_id": "rcpt-1", "request_id": "q-1"}, "urn:chio:receipt:rcpt-1"),
+        ({"request_id": "q-1"}, "urn:chio:request:q-1"),
+        ({"receipt_id": "a b#\u00e9\n"}, "urn:chio:receipt:a%20b%23%C3%A9%0A"),
+        ({}, None),
+    ],
+)
+def test_a_refusal_is_named_by_its_receipt_or_its_question(names: dict[str, str], uri: str | None) -> None:
+    assert flat(Denial(message="m", **names)).get("instance") == uri
+
+
+def headers_of(denial: Denial, accept: str = "") -> dict[str, str]:
+    headers = render(denial, accept=accept)[1]
+    assert len(dict(headers)) == len(headers), "a header stands twice"
+    return dict(headers)
+
+
+def test_a_guards_own_refusal_gets_what_its_status_needs_and_keeps_what_it_has() -> None:
+    assert headers_of(Denial(status=401, message="m"))["www-authenticate"] == 'Chio realm="chio"'
+    assert headers_of(Denial(status=503, message="m"))["retry-after"] == "1"
+    own = (("WWW-Authenticate", "Bearer"), ("Retry-After", "9"), ("Cache-Control", "max-age=60"))
+    found = headers_of(Denial(status=401, message="m", headers=own))
+    assert (found["www-authenticate"], found["retry-after"], found["cache-control"]) == ("Bearer", "9", "no-store")
+    assert not {"www-authenticate", "retry-after"} & set(headers_of(Denial(status=403, message="m")))
+
+
+def test_lists_that_a_guard_begins_are_gone_on_with_in_one_line() -> None:
+    own = (("Vary", "Origin"), ("Link", "</terms>; rel=license"), ("WWW-Authenticate", "A"), ("www-authenticate", "B"))
+    found = headers_of(Denial(status=401, message="m", headers=own, explain_url="https://h/#r"), "application/json")
+    assert found["vary"] == "Accept, Origin"
+    assert found["link"] == '<https://h/#r>; rel="help", </terms>; rel=license'
+    assert found["www-authenticate"] == "A, B"
+
+
+def test_a_deny_of_the_sidecar_with_status_401_or_503_says_what_these_have_to_say() -> None:
+    denied = [outcome.denial_for_verdict(Verdict(verdict="deny", http_status=s), "r", "X-Cap") for s in (401, 503)]
+    assert headers_of(denied[0])["www-authenticate"] == 'Chio realm="chio", header="X-Cap"'
+    assert headers_of(denied[1])["retry-after"] == "1"
 
 
 def test_a_refusal_cannot_become_a_success() -> None:

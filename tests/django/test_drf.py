@@ -89,6 +89,18 @@ def test_a_sidecar_that_is_away_is_503_with_a_time_to_try_again() -> None:
     assert response.headers["Retry-After"] == "1"
 
 
+@pytest.mark.parametrize("path", ["/api/transfers", "/api/by-function"])
+def test_nobody_keeps_the_refusal_of_a_permission_and_it_links_to_its_explanation(path: str) -> None:
+    with governed(MIDDLEWARE=[], CHIO_EXPLAIN_URL="https://chio.internal/why?{receipt_id}"):
+        refused = client().post(path)
+        allowed = client().post(path, {}, "application/json", headers=token(TRANSFER))
+    error = refused.json()["error"]
+    assert refused.headers["Cache-Control"] == "no-store"
+    assert error["explain_url"] == f"https://chio.internal/why?{error['receipt_id']}"
+    assert refused.headers["Link"] == f'<{error["explain_url"]}>; rel="help"'
+    assert not {"Cache-Control", "Link"} & set(allowed.headers)
+
+
 def test_an_alternative_does_not_turn_a_refusal_into_a_success() -> None:
     with governed(behaviours.DENY):
         assert client().get("/api/either").status_code == 403

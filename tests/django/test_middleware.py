@@ -56,7 +56,7 @@ def test_a_denied_request_under_asgi_looks_the_same() -> None:
         sync = client().get("/hello")
     with governed_async(behaviours.DENY):
         asynchronous = aget("/hello")
-    of_this_request = {"receipt_id", "explain"}
+    of_this_request = {"receipt_id", "instance", "explain"}
     wanted = {name: value for name, value in sync.json()["error"].items() if name not in of_this_request}
     found = {name: value for name, value in asynchronous.json()["error"].items() if name not in of_this_request}
     assert found == wanted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated, Any
 
 import jsonschema
@@ -17,7 +18,7 @@ from chio_asgi.config import ChioASGIConfig
 from chio_core import decision
 from chio_core.errors import EvaluationFailed, SidecarTimeout, SidecarUnreachable
 from chio_core.models.verdict import Verdict
-from chio_core.problems import flat
+from chio_core.problems import flat, problem
 from chio_core.request import Requirement
 from chio_core.response import Denial
 from chio_fastapi import RequireCapability, add_chio, require_capability
@@ -161,6 +162,7 @@ def outcomes() -> Iterator[Denial]:
     """Every refusal that there is."""
     yield decision.capability_required(Requirement("s", "t"), "X-Chio-Capability", "r-1")
     yield decision.capability_insufficient(Requirement("s", "t"), "r-1")
+    yield replace(decision.capability_insufficient(Requirement("s", "t"), "r-1"), explain_url="https://h/#r-1")
     yield decision.bad_request("b")
     yield decision.body_too_large(1)
     for error in (SidecarUnreachable("u"), SidecarTimeout("t"), EvaluationFailed("e", status=500, detail="d")):
@@ -174,8 +176,7 @@ def test_every_refusal_matches_the_schema_of_the_problem() -> None:
     jsonschema.Draft202012Validator.check_schema(PROBLEM)
     known = set(PROBLEM["properties"])
     seen: set[str] = set()
-    for denial in outcomes():
-        document = flat(denial)
+    for document in [form(denial) for denial in outcomes() for form in (flat, problem)]:
         jsonschema.validate(document, PROBLEM)
         assert set(document) <= known
         seen |= set(document)
@@ -185,12 +186,12 @@ def test_every_refusal_matches_the_schema_of_the_problem() -> None:
 def test_a_refusal_that_is_answered_is_of_the_kind_that_is_described() -> None:
     app = governed(sidecar_url="http://127.0.0.1:9")
     app.add_api_route("/x", nothing)
-    reply = run(call(app, "GET", "/x"))
     described = app.openapi()["components"]["responses"]["ChioSidecarUnavailable"]["content"]
-    assert reply.status == 503
-    (kind,) = described
-    assert dict(reply.headers)["content-type"] == kind
-    jsonschema.validate(reply.json(), PROBLEM)
+    assert list(described) == ["application/json", "application/problem+json"]
+    for kind in described:
+        reply = run(call(app, "GET", "/x", headers=[("accept", kind)]))
+        assert (reply.status, dict(reply.headers)["content-type"]) == (503, kind)
+        jsonschema.validate(reply.json(), PROBLEM)
 
 
 def test_the_document_is_made_once_and_again_when_a_route_is_added() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from django.http import HttpRequest
 from rest_framework import permissions, status
@@ -13,7 +13,7 @@ from rest_framework.views import APIView
 
 from chio_core.handling import is_met
 from chio_core.models.capability import Operation
-from chio_core.problems import nested
+from chio_core.problems import nested, refusal_headers
 from chio_core.response import Denial
 from chio_core.rule import Arguments, CapabilityRule
 from chio_django.capability import passage_for
@@ -34,7 +34,7 @@ class ChioDenied(APIException):
         self.denial = denial
         self.status_code = denial.status
         self.detail = nested(denial)
-        headers = {name.lower(): value for name, value in denial.headers}
+        headers = dict(refusal_headers(denial))
         if "www-authenticate" in headers:
             self.auth_header = headers["www-authenticate"]
         if headers.get("retry-after", "").isdecimal():
@@ -76,11 +76,13 @@ class ChioCapability(permissions.BasePermission):
             ChioDenied: 401 when none was presented, 403 when it is not enough, 502 or 503 when there was no
                 decision to be had.
         """
-        return all(self._met(request._request, rule, view.kwargs) for rule in self.chio_rules)
+        return all(self._met(request._request, rule, view) for rule in self.chio_rules)
 
-    def _met(self, request: HttpRequest, rule: CapabilityRule, kwargs: dict[str, Any]) -> bool:
-        passage, wanted = passage_for(request), rule.chio_requirement(kwargs)
+    def _met(self, request: HttpRequest, rule: CapabilityRule, view: APIView) -> bool:
+        passage, wanted = passage_for(request), rule.chio_requirement(view.kwargs)
         decision = passage.decision_for(wanted) or passage.ask_further(request, wanted)
         if not is_met(decision) and decision.denial is not None:
+            # Of the exception's own headers Django REST framework sends two only; these it puts on every answer.
+            view.headers = {**getattr(view, "headers", {}), **dict(refusal_headers(decision.denial))}
             raise ChioDenied(decision.denial)
         return True
