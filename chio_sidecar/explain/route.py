@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 from chio_core.extensions import CAPABILITY
 from chio_sidecar.explain.capability import Wanted
 from chio_sidecar.openapi import read_operations
@@ -18,7 +21,12 @@ def wanted_by(spec_text: str, method: str, pattern: str) -> Wanted | None:
     Raises:
         ConfigurationError: the document cannot be read.
     """
-    for template, operation_method, operation in read_operations(spec_text):
+    return wanted_among(read_operations(spec_text), method, pattern)
+
+
+def wanted_among(known: Iterable[tuple[str, str, dict[str, Any]]], method: str, pattern: str) -> Wanted | None:
+    """Do the same for a document whose operations (template, method, object) were read before."""
+    for template, operation_method, operation in known:
         if (template, operation_method) != (pattern, method):
             continue
         named = operation.get(CAPABILITY)

@@ -29,6 +29,7 @@ from chio_sidecar.store.sqlite import SqliteReceiptStore
 from chio_sidecar.viewer import bundle, files
 from chio_sidecar.viewer.access import check_data, check_page
 from chio_sidecar.viewer.check import server_report
+from chio_sidecar.viewer.explained import Explainer
 from chio_sidecar.viewer.query import PAGE, ReceiptWindow
 from chio_sidecar.viewer.wanted import Wanted, number_of
 
@@ -50,6 +51,7 @@ class Viewer:
         source: gives the store's file and the sidecar's public keys (hex); raises `ConfigurationError`.
         token: bearer that callers need; None: loopback callers only.
         clock: seconds since 1970.
+        spec_text: the OpenAPI document that the sidecar judges by; None where that is not known.
     """
 
     def __init__(
@@ -58,10 +60,12 @@ class Viewer:
         *,
         token: SecretStr | None,
         clock: Callable[[], float] = time.time,
+        spec_text: str | None = None,
     ) -> None:
         self._source = source
         self._token = token
         self._clock = clock
+        self._explain = Explainer(spec_text)
         self._files = files.load()
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="chio-viewer")
 
@@ -139,7 +143,8 @@ class Viewer:
         if opened is None:
             return _no_such_receipt()
         report = await self._run(lambda: server_report(opened.text, keys))
-        return _json(asdict(opened) | {"server": report, "keys": sorted(keys)})
+        said = await self._run(lambda: self._explain(opened.text, report))
+        return _json(asdict(opened) | {"server": report, "keys": sorted(keys), "explanation": said})
 
     async def _bundle(self, request: Request) -> Response:
         path, keys = self._source()
@@ -173,7 +178,8 @@ def viewer_routes(sidecar: SidecarState) -> list[BaseRoute]:
             raise ConfigurationError("the viewer reads SQLite stores, and this sidecar has another kind")
         return store.path, frozenset({sidecar.key.public_hex})
 
-    return Viewer(source, token=sidecar.config.control_token, clock=sidecar.config.clock).routes()
+    config = sidecar.config
+    return Viewer(source, token=config.control_token, clock=config.clock, spec_text=config.spec_text).routes()
 
 
 def create_viewer_app(path: Path, *, keys: frozenset[str], token: SecretStr | None) -> Starlette:

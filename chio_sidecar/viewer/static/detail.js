@@ -57,6 +57,7 @@ export class Detail {
       make("div", { class: "detail-top" }, heading(receipt), buttons),
       verification(opened, browser),
       receipt ? this.decision(receipt) : null,
+      receipt ? explanation(opened.explanation) : null,
       receipt ? facts(receipt, opened, (name, value) => this.filter(name, value)) : null,
       receipt ? evidence(receipt.get("evidence")) : null,
       receipt ? extra("Metadata", receipt.get("metadata")) : null,
@@ -148,6 +149,16 @@ function check(state, title, ...more) {
     make("span", { class: "sign", "aria-hidden": "true" }, sign),
     make("div", {}, make("strong", {}, title), more.map((item) => (item instanceof Node ? item : make("span", {}, item)))),
   );
+}
+
+/** What the sidecar makes of a refusal in plain words, as `chio-sidecar explain` prints it. */
+function explanation(said) {
+  if (!said) return null;
+  const names = { rule: "Rule", why: "Why", remedy: "To do", passes: "Would pass", command: "Command" };
+  const shown = Object.entries(names).filter(([name]) => typeof said[name] === "string");
+  const section = part("Explanation", definitions(shown.map(([name, title]) => [title, name === "command" ? code(said[name]) : prose(said[name])])));
+  section.id = "explanation";
+  return section;
 }
 
 function facts(receipt, opened, filter) {
