@@ -181,7 +181,9 @@ class ChioASGIMiddleware:
             await send({"type": "lifespan.startup.failed", "message": f"chio: {exc.message}"})
             raise  # as Starlette does: its TestClient would take a plain return for a start, and wait for the end of it
         if observed := sorted(observed_routes(self.app)):
-            log.warning("chio: what is refused on these routes is recorded and runs: %s", ", ".join(observed))
+            log.warning(
+                "chio: observe mode: what is refused on these routes is recorded and runs: %s", ", ".join(observed)
+            )
         await self.app(scope, receive, closing)
 
 

@@ -232,9 +232,28 @@ def around(guards: Chain | Sequence[Guard | Chain], decide: Guard) -> Chain:
     """Return the chain of these guards and the decision that they stand around.
 
     Raises:
-        ConfigurationError: one of them is no guard.
+        ConfigurationError: they are no list, or one of them is no guard.
     """
-    return Chain(*([guards] if isinstance(guards, Chain) else guards), decide)
+    return Chain(*guard_list(guards), decide)
+
+
+def guard_list(guards: Any, option: str = "guards") -> list[Any]:
+    """Return what an option for guards was given, as the list that it takes; a `Chain` alone will do.
+
+    Args:
+        option: its name.
+
+    Raises:
+        ConfigurationError: it is one guard, or a text.
+    """
+    if isinstance(guards, Chain):
+        return [guards]
+    if isinstance(guards, str):
+        raise ConfigurationError(f"{option} takes a list, not one text")
+    try:
+        return list(guards)
+    except TypeError:
+        raise ConfigurationError(f"{option} takes a list: write {option}=[{_name(guards)}]") from None
 
 
 def _listed(member: Member) -> str:

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -274,8 +274,10 @@ def report_settings(
     """
     log.info("chio: %s", start_line(settings, routes))
     found = list(unsafe_choices(settings))
-    found += [f"environment variable {name} is not an option of Chio; is it misspelled?" for name in
-              unknown_names(_environment() if environ is None else environ)]  # fmt: skip
+    for name in unknown_names(_environment() if environ is None else environ):
+        near = nearest_name(name)
+        hint = f"did you mean {near}?" if near else "is it misspelled?"
+        found.append(f"environment variable {name} is not an option of Chio; {hint}")
     for sentence in found:
         log.warning("chio settings: %s", sentence)
     return found
@@ -355,6 +357,20 @@ def is_this_machine(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def nearest_name(name: str, more: Iterable[str] = FOREIGN_NAMES) -> str | None:
+    """Return the `CHIO_*` name that somebody may have meant; None when none is near.
+
+    Args:
+        name: one of `unknown_names`.
+        more: names that are read besides the options, where this one stands.
+    """
+    # Without the prefix, which would make everything look alike.
+    options = [field.upper() for field in ChioSettings.model_fields]
+    others = sorted(one.removeprefix("CHIO_") for one in more)
+    near = difflib.get_close_matches(name.removeprefix("CHIO_"), [*options, *others], n=1)
+    return f"CHIO_{near[0]}" if near else None
 
 
 def unknown_names(environ: Mapping[str, str]) -> list[str]:

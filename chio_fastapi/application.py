@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from chio_asgi.config import settings_for
 from chio_asgi.document import OVERLAPPING, describe
 from chio_asgi.middleware import ChioASGIMiddleware
-from chio_core.chain import Chain, Guard
+from chio_core.chain import Chain, Guard, guard_list
 from chio_core.client import ChioClient
 from chio_core.decision import Decision
 from chio_core.errors import ConfigurationError
@@ -53,7 +53,7 @@ def add_chio(
         The client, also found at `app.state.chio_client` and by `Depends(get_chio_client)`.
 
     Raises:
-        ConfigurationError: options that cannot be used, or keywords beside `config` or `client`.
+        ConfigurationError: unusable options, keywords beside `config` or `client`, or guards that are no list.
     """
     check_one_source(config, client, options)
     settings = settings_for(config, client, **options)
@@ -65,7 +65,7 @@ def add_chio(
     app.add_middleware(
         ChioASGIMiddleware,
         config=settings,
-        guards=guards,
+        guards=guard_list(guards),  # the middleware is made at the start, and what is wrong is said here
         client=shared,
         extractor=extractor,
         on_decision=on_decision,

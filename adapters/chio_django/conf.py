@@ -5,17 +5,16 @@ Nothing is kept here: each look reads Django's settings as they are, so `overrid
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from typing import Any, Final
 
 from django.conf import settings
 from django.utils.module_loading import import_string
 
-from chio_core.chain import Chain
+from chio_core.chain import guard_list
 from chio_core.errors import ConfigurationError
 from chio_core.hosted import HostedChain
-from chio_core.settings import ChioSettings, unknown_names
+from chio_core.settings import ChioSettings, nearest_name, unknown_names
 
 PREFIX: Final = "CHIO_"
 HOOKS: Final = ("CHIO_CLIENT", "CHIO_EXTRACTOR", "CHIO_ON_DECISION", "CHIO_ON_RECEIPT", "CHIO_SYNC_CLIENT")
@@ -73,9 +72,7 @@ class Conf:
             ConfigurationError: one cannot be imported, is no guard, or they cannot stand in this order.
         """
         value = getattr(settings, GUARDS, ())
-        if isinstance(value, str):
-            raise ConfigurationError(f"{GUARDS} takes a list, not one text")
-        return HostedChain(value if isinstance(value, Chain) else [_guard(one) for one in value])
+        return HostedChain(list(map(_guard, guard_list(value, GUARDS))))
 
 
 def _guard(value: Any) -> Any:
@@ -95,9 +92,8 @@ def _guard(value: Any) -> Any:
 
 
 def _hint(name: str) -> str:
-    known = [f"{PREFIX}{field.upper()}" for field in ChioSettings.model_fields] + [*HOOKS, GUARDS]
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"Did you mean {near[0]}?" if near else "Remove it, or see docs/django.md for the names that there are."
+    near = nearest_name(name, (*HOOKS, GUARDS))
+    return f"Did you mean {near}?" if near else "Remove it, or see docs/django.md for the names that there are."
 
 
 conf = Conf()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +16,7 @@ from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import LOGGER
 from chio_core.request import RequestView
-from chio_core.settings import ChioSettings, check_one_source, report_settings, unknown_names
+from chio_core.settings import ChioSettings, check_one_source, nearest_name, report_settings, unknown_names
 from chio_flask.driver import GovernedApp
 from chio_flask.governor import EXTENSION, Hooks, LiveGovernor
 
@@ -91,8 +90,7 @@ class Chio:
 
 
 def _report_unknown(app: Flask) -> None:
-    known = [f"CHIO_{field.upper()}" for field in ChioSettings.model_fields]
     for name in unknown_names(dict.fromkeys(app.config, "")):
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        near = nearest_name(name, ())
+        hint = f"; did you mean {near}?" if near else ""
         log.warning("chio settings: %s in app.config is not an option of Chio%s", name, hint)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,7 +10,7 @@ from pydantic import SecretStr
 from pydantic_settings import DotEnvSettingsSource
 
 from chio_core.errors import ConfigurationError
-from chio_core.settings import FOREIGN_NAMES, ChioSettings, unknown_names, unsafe_options
+from chio_core.settings import ChioSettings, nearest_name, unknown_names, unsafe_options
 from chio_sidecar.config import trusted_issuers_from
 from chio_sidecar.doctor.result import Check
 
@@ -97,10 +96,9 @@ def check_settings(settings: ChioSettings, sources: Sources, *, base: ChioSettin
 def check_names(environ: Mapping[str, str], sources: Sources) -> Iterator[Check]:
     """Yield a warning for each `CHIO_*` name that nobody reads, and what the trusted issuers amount to."""
     names = dict.fromkeys(sources.environment | sources.file, "")
-    options = [f"CHIO_{option.upper()}" for option in ChioSettings.model_fields]
     for name in unknown_names(names):
-        near = difflib.get_close_matches(name, [*options, *sorted(FOREIGN_NAMES)], n=1)
-        remedy = f"did you mean {near[0]}?" if near else "remove it, or see the list of settings"
+        near = nearest_name(name)
+        remedy = f"did you mean {near}?" if near else "remove it, or see the list of settings"
         yield Check(f"environment.{name}", "warn", "nobody reads this name", remedy)
     try:
         issuers = trusted_issuers_from(environ)

@@ -301,6 +301,14 @@ def test_an_unknown_variable_is_warned_about(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("CHIO_CONTROL_TOKN", "hunter2")
     said = report_settings(ChioSettings(trusted_kernel_keys=KEY))
     assert [sentence.split()[2] for sentence in said] == ["CHIO_CONTROL_TOKN", "CHIO_FAIL_OPN"]
+    assert [sentence.rpartition("; ")[2] for sentence in said] == [
+        "did you mean CHIO_CONTROL_TOKEN?",
+        "did you mean CHIO_FAIL_OPEN?",
+    ]
+    assert report_settings(ChioSettings(trusted_kernel_keys=KEY), {"CHIO_TRUSTED_ISUER_KEYS": "", "CHIO_XYZ": ""}) == [
+        "environment variable CHIO_TRUSTED_ISUER_KEYS is not an option of Chio; did you mean CHIO_TRUSTED_ISSUER_KEYS?",
+        "environment variable CHIO_XYZ is not an option of Chio; is it misspelled?",
+    ]
     assert "hunter2" not in "".join(said)
 
 

@@ -293,6 +293,7 @@ def test_routes_are_named_when_the_application_starts(caplog: pytest.LogCaptureF
     with caplog.at_level(logging.WARNING, logger="chio"):
         run(start())
     (said,) = [record.getMessage() for record in caplog.records if "these routes" in record.getMessage()]
+    assert said.startswith("chio: observe mode: ")
     assert said.endswith("GET /any, POST /only, POST /pay, POST /pay-after, POST /two")
 
 

@@ -425,6 +425,7 @@ def test_dotted_paths_name_guards_chains_and_classes_and_the_check_prints_their_
     [
         (["nowhere.guard"], "cannot be imported"),
         ("chio_core.guards.SecurityHeaders", "takes a list, not one text"),
+        (notes, "CHIO_GUARDS takes a list: write CHIO_GUARDS=[notes]"),
         (["chio_core.guards.IpBlock"], "IpBlock cannot be made without arguments"),
         ([Chain().add(notes, requires=["decision"], priority=-1)], "requires 'decision'"),
         (["tests.guards.tools.redis_server"], "must be `async def`"),
