@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -18,6 +21,7 @@ from tests.project.tree import ROOT, modules, packages
 FOUND = packages()
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = SETTINGS["project"]
+SIDECAR_PAGE = (ROOT / "docs" / "sidecar.md").read_text(encoding="utf-8")
 DECLARED = SETTINGS["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
 
 IMPORT_EVERYTHING = """
@@ -119,6 +123,16 @@ def test_the_command_of_the_sidecar_is_installed(full: Path) -> None:
     assert said.split() == ["chio-sidecar", PROJECT["version"]]
 
 
+@pytest.mark.skipif(shutil.which("uvx") is None, reason="uvx is not installed")
+def test_uvx_runs_the_command_in_an_environment_of_its_own(wheel: Path, tmp_path: Path) -> None:
+    shown = re.search(r"^\$ uvx --from 'chio-frameworks\[sidecar\]' (chio-sidecar .*)$", SIDECAR_PAGE, re.MULTILINE)
+    assert shown is not None
+    asked = shlex.split(shown[1])
+    assert _uvx(wheel, tmp_path, *asked).split() == ["chio-sidecar", PROJECT["version"]]
+    told = _uvx(wheel, tmp_path, "chio-sidecar", "api", "protect", "--help")  # which needs what the extra brings
+    assert "--receipt-store" in told
+
+
 def test_pytest_finds_the_fixture_by_itself(full: Path, tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text("def test_it(chio):\n    assert chio.receipts == []\n")
     assert "1 passed" in _run(str(full), "-I", "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=tmp_path)
@@ -135,6 +149,19 @@ def _install(python: Path, requirement: str) -> None:
     if done.returncode and "No matching distribution found" in done.stderr and "connection" in done.stderr.lower():
         pytest.skip("the package index cannot be reached")
     assert done.returncode == 0, done.stderr
+
+
+def _uvx(wheel: Path, folder: Path, *command: str) -> str:
+    (folder / "locked.txt").write_text(_run(sys.executable, "scripts/requirements.py", "locked", cwd=ROOT))
+    # Nothing of this machine's environments is used or left behind but uv's cache of downloads.
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    environment |= {"UV_CONSTRAINT": str(folder / "locked.txt"), "UV_PYTHON": sys.executable, "UV_HTTP_RETRIES": "1"}
+    run = ["uvx", "--from", f"chio-frameworks[sidecar] @ {wheel.as_uri()}", *command]
+    done = subprocess.run(run, capture_output=True, text=True, check=False, cwd=folder, env=environment)
+    if done.returncode and any(reason in done.stderr for reason in ("client error (Connect)", "network was disabled")):
+        pytest.skip("the package index cannot be reached")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def _isolated(python: Path, code: str, *arguments: str) -> None:
