@@ -41,6 +41,7 @@ from chio_sidecar.routes import SESSION_ALLOW, RouteRule, RouteTable
 from chio_sidecar.store import Demand, Invocation
 
 BOTH_TOOL_FIELDS = "tool-call evaluation requires both tool_server and tool_name"
+UNSUPPORTED = "HTTP authority projection does not support authorization field {field}"
 NOT_GRANTED = "capability does not authorize tool {tool} on server {server}"
 OTHER_CAPABILITY = "capability_id does not match the presented capability token"
 NO_CAPABILITY = "side-effect route requires a capability token"
@@ -54,6 +55,9 @@ EXHAUSTED = "capability has no invocation left of the {limit} granted for tool {
 AUTHORITY_UNAVAILABLE = "revocation authority is unavailable; no operation was dispatched"
 
 DENIED_STATUS = 403
+
+_RESERVED = ("approval_tokens", "threshold_approval_proposal", "supplemental_authorization")
+"""Members of newer requests that state further authority, which is not judged here (wire protocol, section 1.1)."""
 
 _HINTS = {**HINTS, FURTHER_GUARD: "repeat the request"}
 
@@ -128,6 +132,7 @@ class Engine:
         rule = self.routes.match(request.method, request.path)
         grant = None
         try:
+            _refuse_reserved(request)
             if (request.tool_server is None) != (request.tool_name is None):
                 raise _Refused(BOTH_TOOL_FIELDS)
             if token is None:
@@ -222,6 +227,12 @@ class _Refused(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+def _refuse_reserved(request: ChioHttpRequest) -> None:
+    for name in _RESERVED:
+        if (request.model_extra or {}).get(name) is not None:
+            raise _Refused(UNSUPPORTED.format(field=name))
 
 
 def _granted(request: ChioHttpRequest, capability: CapabilityToken) -> int | None:

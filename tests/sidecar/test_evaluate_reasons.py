@@ -34,6 +34,7 @@ POST = {"method": "POST"}
 TOOL_FIELDS = {"tool_server": SERVER, "tool_name": TOOL}
 BROKEN_PATTERN = [{"type": "regex_match", "value": "("}]
 
+UNSUPPORTED = "HTTP authority projection does not support authorization field {}"
 BOTH = "tool-call evaluation requires both tool_server and tool_name"
 UNTRUSTED = "capability issuer is not trusted"
 FORGED = "capability signature verification failed"
@@ -50,6 +51,21 @@ def forged(token: Any) -> dict[str, Any]:
 
 
 REFUSALS: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
+    "authority of a kind that is not judged": (
+        capability,
+        {"approval_tokens": []},
+        UNSUPPORTED.format("approval_tokens"),
+    ),
+    "a proposal": (
+        capability,
+        {"threshold_approval_proposal": {}},
+        UNSUPPORTED.format("threshold_approval_proposal"),
+    ),
+    "a supplement before R1": (
+        capability,
+        {"supplemental_authorization": "x", "tool_name": TOOL},
+        UNSUPPORTED.format("supplemental_authorization"),
+    ),
     "R1, server alone": (lambda: None, {"tool_server": SERVER}, BOTH),
     "R1, tool alone": (lambda: None, {"tool_name": TOOL}, BOTH),
     "R1 before R2": (lambda: "no token", {"tool_name": TOOL}, BOTH),
