@@ -142,7 +142,8 @@ def _described(path: Path, connection: sqlite3.Connection) -> Check:
     (count, revoked) = connection.execute(
         "SELECT (SELECT count(*) FROM http_receipts), (SELECT count(*) FROM revoked_capabilities)"
     ).fetchone()
-    text = f"{path} holds {count} receipts and {revoked} revoked capabilities"
+    receipts = f"{count} receipt{'' if count == 1 else 's'}"
+    text = f"{path} holds {receipts} and {revoked} revoked capabilit{'y' if revoked == 1 else 'ies'}"
     return Check("store", "ok", text, None, {"receipts": count})
 
 

@@ -242,6 +242,17 @@ def test_the_upstream_is_asked_for_its_openapi_document() -> None:
 
 
 def test_without_a_document_it_starts_with_one_warning() -> None:
-    with protect() as sidecar:
+    with (
+        upstream({"/openapi.json": (500, b"x")}) as url,
+        serving("api", "protect", "--upstream", url, "--listen", "127.0.0.1:0") as sidecar,
+    ):
         assert "proxying 0 routes" in sidecar.ready
         assert len([line for line in sidecar.lines if line.startswith("warning: no OpenAPI document")]) == 1
+
+
+def test_an_upstream_that_does_not_answer_is_told_as_such() -> None:
+    with protect() as sidecar:
+        assert "proxying 0 routes" in sidecar.ready
+        (warning,) = [line for line in sidecar.lines if line.startswith("warning: ")]
+        assert warning.startswith(f"warning: the upstream {UPSTREAM} does not answer (ConnectError)")
+        assert "start it before this sidecar" in warning
