@@ -10,6 +10,7 @@ import pytest
 from starlette.types import ASGIApp
 
 from chio_core.explain_link import explain_link
+from chio_core.hints import FILL_IN
 from chio_sidecar.cli import main
 from chio_sidecar.viewer import VIEWER_PATH, create_viewer_app
 from chio_sidecar.viewer.explained import Explainer
@@ -87,7 +88,8 @@ def test_the_page_shows_why_and_what_would_pass(browser: Browser, show: Any, tmp
     browser.until(LISTED.format(2))
     open_row(browser, 1)
     shown = browser.text("#explanation")
-    for said in ("Why", "To do", "Would pass", "payments/transfer:invoke", "chio-sidecar capability issue"):
+    command = "chio-sidecar capability issue --receipt-store FILE"
+    for said in ("Why", "To do", "Would pass", "payments/transfer:invoke", command, "Where", FILL_IN):
         assert said in shown
     open_row(browser, 2)
     assert browser.number_of("#explanation") == 0

@@ -154,7 +154,7 @@ function check(state, title, ...more) {
 /** What the sidecar makes of a refusal in plain words, as `chio-sidecar explain` prints it. */
 function explanation(said) {
   if (!said) return null;
-  const names = { rule: "Rule", why: "Why", remedy: "To do", passes: "Would pass", command: "Command" };
+  const names = { rule: "Rule", why: "Why", remedy: "To do", passes: "Would pass", command: "Command", note: "Where" };
   const shown = Object.entries(names).filter(([name]) => typeof said[name] === "string");
   const section = part("Explanation", definitions(shown.map(([name, title]) => [title, name === "command" ? code(said[name]) : prose(said[name])])));
   section.id = "explanation";
