@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from chio_core.carrier.base import AsyncCarrier, BlockingCarrier, Endpoint, Pairs
 from chio_core.decide import conclude, conclude_error
-from chio_core.decision import Decision, with_way_in
+from chio_core.decision import Decision
 from chio_core.errors import SidecarError
 from chio_core.metrics import Metrics
 from chio_core.observe import settle
@@ -259,9 +259,7 @@ def concluded(answer: Answer, question: Question, settings: ChioSettings, trust:
     Raises:
         SidecarError: it amounts to none, see `chio_core.decide.conclude`.
     """
-    decision = conclude(answer, question, settings, trust, now)
-    presented = question.capability is not None
-    return settle(with_way_in(decision, presented=presented, sidecar_url=settings.sidecar_url), question)
+    return settle(conclude(answer, question, settings, trust, now), question)
 
 
 def failed(error: SidecarError, question: Question, settings: ChioSettings) -> Decision:

@@ -260,7 +260,9 @@ def _judge(verdict: Verdict, receipt: HttpReceipt, question: Question, settings:
     if requirement is not None and requirement.capability and question.capability is None:
         return outcome.capability_required(requirement, header, receipt.id, settings.sidecar_url)
     if not verdict.is_allow:
-        return outcome.denial_for_verdict(verdict, receipt.id, header)
+        denial = outcome.denial_for_verdict(verdict, receipt.id, header)
+        presented = question.capability is not None
+        return denial if presented else outcome.with_way_in(denial, requirement, settings.sidecar_url)
     if requirement is None:
         return None
     if requirement.capability and not _covers(requirement, question, receipt):

@@ -130,19 +130,17 @@ def capability_required(
     )
 
 
-def with_way_in(decision: Decision, *, presented: bool, sidecar_url: str) -> Decision:
-    """Return a decision whose 403 for a missing capability tells the way to one, as the 401 of a requirement does.
+def with_way_in(denial: Denial, requirement: Requirement | None, sidecar_url: str) -> Denial:
+    """Return the 403 of a request without a capability, telling the way to one as the 401 of a requirement does.
 
     Args:
-        decision: as the sidecar's answer amounts to.
-        presented: the request carried a capability.
+        denial: what the sidecar's answer amounts to.
+        requirement: what the route asks for.
         sidecar_url: as for `capability_required`.
     """
-    denial = decision.denial
-    if presented or denial is None or denial.guard != CAPABILITY_GUARD or "hint" in denial.details:
-        return decision
-    hint = issue_hint(decision.requirement or Requirement(), sidecar_url)
-    return replace(decision, denial=replace(denial, details={**denial.details, **hint}))
+    if denial.guard != CAPABILITY_GUARD or "hint" in denial.details:
+        return denial
+    return replace(denial, details={**denial.details, **issue_hint(requirement or Requirement(), sidecar_url)})
 
 
 def capability_insufficient(requirement: Requirement, receipt_id: str | None) -> Denial:
