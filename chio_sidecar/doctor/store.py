@@ -14,6 +14,7 @@ from chio_core.canonical import parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_sidecar.doctor.result import Check
 from chio_sidecar.keys import key_beside, load_key
+from chio_sidecar.store.quiet import connect_quietly, header, is_wal
 from chio_sidecar.store.schema import APPLICATION_ID, UNUSABLE, trouble
 from chio_sidecar.store.tables import SCHEMA_VERSION
 
@@ -68,7 +69,7 @@ def check_store(
 def last_kernel_key(path: Path) -> str | None:
     """Return the key that signed the newest receipt of a store; None when nobody can tell."""
     try:
-        connection = _open(path)
+        connection = connect_quietly(path)
         if connection is None:
             return None
         try:
@@ -117,18 +118,18 @@ def _content(path: Path, patience: Patience, clock: Callable[[], float]) -> Gene
     if path.stat().st_size == 0:
         yield Check("store", "ok", f"{path} is empty; the sidecar makes a store of it when it starts")
         return None
-    header = _header(path)
-    if problem := _foreign(header):
+    first = header(path)
+    if problem := _foreign(first):
         yield Check("store", "fail", f"{path} is no receipt store that can be used: {problem}", "name another file")
         return None
     try:
-        connection = _open(path)
+        connection = connect_quietly(path)
         if connection is None:
             yield Check("store", "warn", f"{path} was not closed in good order", "start the sidecar, which repairs it")
             return None
         try:
             yield _described(path, connection)
-            yield _integrity(path, connection, patience.wal if _is_wal(header) else patience.journal, clock)
+            yield _integrity(path, connection, patience.wal if is_wal(first) else patience.journal, clock)
             return _last_key(connection)
         finally:
             connection.close()
@@ -188,39 +189,16 @@ def _key(path: Path, store_exists: bool, last_key: str | None, pinned: tuple[str
         yield Check("key", "ok", f"receipts are signed by {key}", None, facts)
 
 
-def _header(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(_HEADER)
-
-
-def _foreign(header: bytes) -> str | None:
-    if len(header) < _HEADER or not header.startswith(_MAGIC):
+def _foreign(first: bytes) -> str | None:
+    if len(first) < _HEADER or not first.startswith(_MAGIC):
         return "it is no SQLite database"
-    if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
+    if int.from_bytes(first[68:72], "big") != APPLICATION_ID:
         return "it is a database of another program"
-    version = int.from_bytes(header[60:64], "big")
+    version = int.from_bytes(first[60:64], "big")
     # An older one is brought up to date when the sidecar starts.
     return (
         f"its schema has version {version}, this one reads up to {SCHEMA_VERSION}" if version > SCHEMA_VERSION else None
     )
-
-
-def _is_wal(header: bytes) -> bool:
-    return header[18:19] == b"\x02"
-
-
-def _open(path: Path) -> sqlite3.Connection | None:
-    """Open the file so that SQLite makes no file beside it; None where that is not possible now."""
-    log, index = (path.with_name(path.name + end) for end in ("-wal", "-shm"))
-    if not _is_wal(_header(path)):
-        mode = "mode=ro"
-    elif not log.exists():
-        mode = "immutable=1"  # nobody has it open; in mode=ro SQLite would make log and index
-    elif index.exists():
-        mode = "mode=ro"
-    else:
-        return None
-    return sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, timeout=2.0)
 
 
 def _last_key(connection: sqlite3.Connection) -> str | None:

@@ -156,7 +156,7 @@ _STEPS = {
     2: _script(_SECOND, _SECOND_KEEPS),
     3: _script(_THIRD, _THIRD_KEEPS),
 }
-_CHAINED = 3
+CHAINED = 3
 """The first version with a chain."""
 
 _HEAD = {f"receipt_chain_head_no_{what}" for what in ("delete", "replace", "return")}
@@ -182,7 +182,7 @@ def upgrade(connection: sqlite3.Connection, version: int, *, to: int = SCHEMA_VE
     for step in range(version + 1, to + 1):
         for statement in _statements(_STEPS[step]):
             connection.execute(statement)
-        if step == _CHAINED:
+        if step == CHAINED:
             start_chain(connection)
     connection.execute(f"PRAGMA user_version={to:d}")
 

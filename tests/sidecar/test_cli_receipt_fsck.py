@@ -1,0 +1,177 @@
+"""`receipt fsck`: what it prints, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import tracemalloc
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chio_sidecar.cli import main
+from chio_sidecar.receipts import compact_json
+from chio_sidecar.store import NewReceipt
+from chio_sidecar.store.schema import connect, prepare
+from chio_sidecar.store.sqlite import SqliteReceiptStore
+from chio_sidecar.store.writes import Append, apply
+from tests.sidecar.fsck_tools import tamper
+from tests.sidecar.sidecar_tools import run
+from tests.sidecar.store_conformance import entry
+from tests.sidecar.test_store_chain import older
+from tests.viewer.records import KEY, NOW, STRANGER, receipt
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def fsck(capsys: pytest.CaptureFixture[str]) -> Command:
+    def command(path: Path, *arguments: str) -> tuple[int, str, str]:
+        status = main(["receipt", "fsck", "--receipt-store", str(path), *arguments])
+        return status, *capsys.readouterr()
+
+    return command
+
+
+def written(path: Path, count: int) -> Path:
+    """Write a store of so many genuine receipts."""
+    prepare(path, journal="persist", busy_seconds=5.0)
+    with closing(connect(path, journal="persist", busy_seconds=5.0)) as connection:
+        connection.execute("PRAGMA synchronous=OFF")
+        connection.execute("BEGIN IMMEDIATE")
+        for start in range(1, count + 1, 256):
+            documents = map(receipt, range(start, min(start + 256, count + 1)))
+            apply(connection, [Append(_new(document), NOW) for document in documents])
+        connection.execute("COMMIT")
+    return path
+
+
+def _new(document: dict[str, Any]) -> NewReceipt:
+    return NewReceipt(document["id"], document["request_id"], "f", compact_json(document))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return written(tmp_path / "r.sqlite3", 9)
+
+
+def test_a_clean_store_is_summed_up(store: Path, fsck: Command) -> None:
+    status, out, err = fsck(store, "--trusted-key", KEY.public_hex)
+    with closing(sqlite3.connect(store)) as connection:
+        ((head,),) = connection.execute("SELECT digest FROM receipt_chain_head")
+    assert (status, err) == (0, "")
+    assert out.splitlines() == [
+        "rows      9, from 1 to 9",
+        f"signed by {KEY.public_hex}",
+        "chain     from row 1",
+        f"head      {head}",
+        "findings  0",
+    ]
+
+
+def test_without_a_trusted_key_it_is_said_what_that_does_not_show(store: Path, fsck: Command) -> None:
+    assert "not who signed" in fsck(store)[2]
+    status, out, _ = fsck(store, "--trusted-key", STRANGER.public_hex)
+    assert (status, out.count("which is not trusted [signature]")) == (1, 9)
+
+
+def test_each_finding_is_a_line_and_the_last_one_the_summary(store: Path, fsck: Command) -> None:
+    tamper(
+        store, "UPDATE http_receipts SET created_at = '2026' WHERE seq = 4", "DELETE FROM http_receipts WHERE seq = 9"
+    )
+    status, out, _ = fsck(store)
+    assert status == 1
+    assert out.startswith("row 4: its digest does not follow from its content")
+    assert "\nrow 9: gone: the store names a newer row than the last one that is there [end]\n" in out
+    assert out.endswith("findings  2\n")
+    status, out, _ = fsck(store, "--json")
+    first, second, summary = map(json.loads, out.splitlines())
+    assert (first["kind"], first["row"], first["place"]) == ("chain", 4, "row 4")
+    assert (second["kind"], second["row"]) == ("end", 9)
+    assert (summary["rows"], summary["last"], summary["findings"]) == (8, 8, 2)
+
+
+def test_what_a_stranger_wrote_moves_no_cursor(store: Path, fsck: Command) -> None:
+    # The account of a charge is text, and the finding names it.
+    tamper(store, "INSERT INTO budget_charges VALUES (char(27) || '[31m' || char(10), 1, 1, 1, 'x')")
+    status, out, _ = fsck(store)
+    assert (status, "\x1b" in out, "\\u001b[31m\\n charge 1" in out) == (1, False, True)
+
+
+def test_a_head_that_was_kept_must_be_there(store: Path, fsck: Command) -> None:
+    head = json.loads(fsck(store, "--json")[1])["head"]
+    assert "--head    row 9" in fsck(store, "--head", head)[1]
+    status, out, _ = fsck(store, "--head", "0" * 64)
+    assert (status, "store: no row has the digest 000" in out, "--head    row" in out) == (1, True, False)
+    with pytest.raises(SystemExit, match="2"):
+        fsck(store, "--head", "abc")
+
+
+def test_a_store_from_before_the_chain_has_no_head(tmp_path: Path, fsck: Command) -> None:
+    path = older(tmp_path / "r", 2)
+    status, out, _ = fsck(path)
+    assert (status, "chain     none: the store is from before" in out, "head" in out) == (0, True, False)
+    assert json.loads(fsck(path, "--json")[1])["head"] is None
+
+
+def test_an_empty_store_is_clean(tmp_path: Path, fsck: Command) -> None:
+    path = tmp_path / "r"
+    run(SqliteReceiptStore(path).close())
+    status, out, _ = fsck(path)
+    assert (status, out.splitlines()[0]) == (0, "rows      0")
+
+
+def test_the_store_of_a_running_sidecar_is_checked(tmp_path: Path, fsck: Command) -> None:
+    path = tmp_path / "r"
+
+    async def look() -> None:
+        store = SqliteReceiptStore(path)
+        await store.append(entry(1))
+        status, out, _ = fsck(path)
+        assert (status, "signature" in out) == (1, True)  # this entry is no real receipt, and nothing else is wrong
+        assert out.count("[") == 1
+        await store.append(entry(2))
+        await store.close()
+
+    run(look())
+
+
+def test_what_is_no_store_is_named_in_one_sentence(tmp_path: Path, store: Path, fsck: Command) -> None:
+    foreign, newer = tmp_path / "songs", Path(shutil.copyfile(store, tmp_path / "newer"))
+    for path, sql in ((foreign, "CREATE TABLE songs (title)"), (newer, "PRAGMA user_version=9")):
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute(sql)
+    (tmp_path / "text").write_text("a" * 5000)
+    reasons = {
+        "missing": "No such file or directory",
+        "text": "is no SQLite database",
+        "songs": "is a database of another program",
+        "newer": "has schema version 9, this version reads 1 to 3",
+    }
+    for name, reason in reasons.items():
+        status, out, err = fsck(tmp_path / name)
+        assert (status, out, reason in err, err.count("\n")) == (1, "", True, 1), err
+    assert not (tmp_path / "missing").exists()
+
+
+def test_a_store_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["receipt", "fsck"]) == 1
+    assert "receipt fsck needs a store" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_long_store_is_checked_in_bounded_memory(tmp_path: Path, fsck: Command, full_size: bool) -> None:
+    rows = 100_000 if full_size else 2_000
+    path = written(tmp_path / "r", rows)
+    tracemalloc.start()
+    try:
+        status, out, _ = fsck(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (status, out.splitlines()[0]) == (0, f"rows      {rows}, from 1 to {rows}")
+    assert peak < 16 * 1024 * 1024
