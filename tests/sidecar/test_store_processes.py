@@ -15,6 +15,7 @@ import pytest
 
 from chio_core.receipts import verify_receipt
 from chio_sidecar.store.sqlite import SqliteReceiptStore
+from tests.sidecar.fsck_tools import inspect
 from tests.sidecar.sidecar_tools import KERNEL, TESTS, run
 
 ROOT = TESTS.parent
@@ -32,7 +33,7 @@ def start(store: Path, name: str, count: int, *prefix: str, at_once: int = 8) ->
 
 
 def stored(path: Path) -> dict[str, dict[str, object]]:
-    """Return all receipts by id, after the store was opened again and every signature was verified."""
+    """Return all receipts by id, after the store was opened again; every signature and the chain are good."""
 
     async def read() -> dict[str, dict[str, object]]:
         store = SqliteReceiptStore(path)
@@ -45,6 +46,7 @@ def stored(path: Path) -> dict[str, dict[str, object]]:
     receipts = run(read())
     for receipt in receipts.values():
         verify_receipt(receipt, trusted_keys=[KERNEL.public_hex])
+    assert inspect(path)[0] == []
     return receipts
 
 
