@@ -80,8 +80,22 @@ class StoreFile:
             if kind == "trigger" and name not in names:
                 yield Finding("schema", f"trigger {name}", f"no sidecar makes it, and it acts on {table}")
 
-    def marks(self) -> Marks:
-        """Return what the store says about its chain; where that cannot be read, that it says nothing."""
+    def extent(self) -> tuple[Marks, range]:
+        """Return what the store says about its chain, and the numbers of its rows at the same moment.
+
+        Where it cannot be read what the store says, that is nothing.
+
+        Raises:
+            sqlite3.Error: the rows cannot be read.
+        """
+        self.connection.execute("BEGIN")  # else a sidecar could store between the two questions
+        try:
+            first, last = self.connection.execute("SELECT min(seq), max(seq) FROM http_receipts").fetchone()
+            return self._marks(), range(0) if first is None else range(first, last + 1)
+        finally:
+            self.connection.execute("ROLLBACK")
+
+    def _marks(self) -> Marks:
         if not self.chained:
             return Marks()
         try:
@@ -93,27 +107,41 @@ class StoreFile:
         start, start_digest, end, end_digest = found[0]
         return Marks(start, start_digest, end if isinstance(end, int) else None, end_digest)
 
-    def rows(self) -> Iterator[Row]:
-        """Yield the rows that there are now, in their order; the file is free between two pages of them.
+    def rows(self, numbers: range) -> Iterator[Row]:
+        """Yield the rows with these numbers, in their order; the file is free between two pages of them.
 
         Raises:
             sqlite3.Error: a row cannot be read; those before it were yielded.
         """
         chain = "chain" if self.chained else "NULL"
         select = f"SELECT seq, {MEMBERS}, {chain} FROM http_receipts WHERE seq BETWEEN ? AND ? ORDER BY seq LIMIT ?"  # noqa: S608
-        start, last = self.connection.execute("SELECT min(seq), max(seq) FROM http_receipts").fetchone()
-        while start is not None and start <= last:
-            page = list(_until_broken(self.connection.execute(select, (start, last, _PAGE))))
-            for row in page:
-                if isinstance(row, sqlite3.Error):
-                    raise row
-                sequence, *members, digest = row
-                if sequence < start:
-                    raise sqlite3.DatabaseError("its rows are not in their order")  # else this might never end
-                start = sequence + 1
-                yield Row(sequence, members, digest)
-            if not page:
-                return
+        for sequence, *members, digest in in_pages(self.connection, select, numbers):
+            yield Row(sequence, members, digest)
+
+
+def in_pages(connection: sqlite3.Connection, select: str, numbers: range) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of a table; their number is the first value of each.
+
+    Args:
+        connection: where they are read.
+        select: the statement; its parameters are the first and the last number, and how many rows at most.
+        numbers: which.
+
+    Raises:
+        sqlite3.Error: a row cannot be read; those before it were yielded.
+    """
+    start, last = numbers.start, numbers.stop - 1
+    while start <= last:
+        page = list(_until_broken(connection.execute(select, (start, last, _PAGE))))
+        for row in page:
+            if isinstance(row, sqlite3.Error):
+                raise row
+            if row[0] < start:
+                raise sqlite3.DatabaseError("its rows are not in their order")  # else this might never end
+            start = row[0] + 1
+            yield row
+        if not page:
+            return
 
 
 def _until_broken(cursor: sqlite3.Cursor) -> Iterator[Any]:

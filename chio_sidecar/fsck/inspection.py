@@ -57,10 +57,10 @@ class Inspection:
 
     def _rows(self) -> Iterator[Finding]:
         known = partial(is_use_known, self._file.connection) if self._file.version >= _WITH_APPROVALS else None
-        marks = self._file.marks()
+        marks, numbers = self._file.extent()
         chain, receipts = ChainCheck(marks, self._kept), ReceiptCheck(self._trusted, known)
         try:
-            for row in self._file.rows():
+            for row in self._file.rows(numbers):
                 self._count(row)
                 yield from chain.row(row)
                 if (texts := row.texts) is not None:
