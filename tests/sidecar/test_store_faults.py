@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,8 +28,8 @@ COUNT = 4
 
 REFUSED = 3
 DEADLINE = 120
-FEW = [("fdatasync", 3), ("pwrite64", 41)]
-"""Calls that fail every day; under `make chaos` nearly all do."""
+FEW = {"fdatasync": 3, "pwrite64": 41, "openat": 5}
+"""Which call fails every day; under `make chaos` nearly all do."""
 
 STEPS = {"pwrite64": 3}
 """Of the calls that are many, each third fails."""
@@ -95,29 +94,40 @@ def usual(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return found
 
 
-def faults(usual: Run, full_size: bool) -> Iterator[str]:
-    """Yield what fails: each call in each way, or a few."""
-    places = [(name, n) for name, many in usual.calls().items() for n in range(1, many + 1, STEPS.get(name, 1))]
-    for name, n in places if full_size else FEW:
-        for fault in FAULTS:
-            yield f"inject={name}:{fault}:when={n}"
+def faults(name: str, usual: Run, full_size: bool) -> list[str]:
+    """Return what fails: nearly each call in each way, or one."""
+    many = usual.calls()[name]
+    places = range(1, many + 1, STEPS.get(name, 1)) if full_size else [min(FEW.get(name, 1), many)]
+    return [f"inject={name}:{fault}:when={n}" for n in places if n for fault in FAULTS]
 
 
+@pytest.mark.parametrize("name", CALLS)
 def test_no_call_on_the_disk_that_fails_leaves_an_answer_without_its_row(
-    usual: Run, tmp_path: Path, full_size: bool
+    name: str, usual: Run, tmp_path: Path, full_size: bool
 ) -> None:
-    met = refused = 0
-    for number, fault in enumerate(faults(usual, full_size)):
+    wanted = faults(name, usual, full_size)
+    if not wanted:
+        pytest.skip(f"a sidecar does not call {name} with the journal of this SQLite version")
+    met = 0
+    for number, fault in enumerate(wanted):
         folder = tmp_path / str(number)
         folder.mkdir()
         done = Run(folder, fault)
         met += done.injected
-        refused += any(status.startswith("5") for status, _ in done.answers)
         check_answers(done, fault)
         check_store(done, fault)
         shutil.rmtree(folder)
-    assert met >= (150 if full_size else len(FEW) * len(FAULTS))
-    assert refused >= met // 3
+    assert met > len(wanted) // 2
+
+
+def test_a_commit_that_fails_is_answered_with_an_error_and_the_next_one_is_stored(usual: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    folder.mkdir()
+    writes = usual.calls()["pwrite64"]
+    done = Run(folder, f"inject=pwrite64:error=ENOSPC:when={writes // 4}")
+    statuses = [status for status, _ in done.answers]
+    assert "500" in statuses
+    assert statuses[-3:] == ["200", "200", "health"]
 
 
 def check_answers(done: Run, fault: str) -> None:
