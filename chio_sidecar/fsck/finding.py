@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from chio_sidecar.store.chain import FIRST
-
 Kind = Literal["file", "schema", "gap", "text", "chain", "signature", "column", "end", "head", "record"]
 """`file`: SQLite's own check; `schema`: tables and triggers; `gap`: numbers are missing; `text`: a value is no text;
 `chain`: a digest does not follow; `signature`: a receipt does not verify; `column`: a column says something else than
@@ -54,7 +52,7 @@ class Summary:
     first: int = 0
     last: int = 0
     chained_from: int | None = None
-    head: str | None = FIRST
+    head: str | None = None
     anchored: int | None = None
     keys: list[str] = field(default_factory=list)
     findings: int = 0

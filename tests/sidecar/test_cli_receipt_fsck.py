@@ -183,6 +183,24 @@ def test_what_is_no_store_is_named_in_one_sentence(tmp_path: Path, store: Path, 
     assert not (tmp_path / "missing").exists()
 
 
+def test_a_store_that_was_left_in_the_middle_of_a_commit_is_for_the_sidecar_to_repair(
+    store: Path, tmp_path: Path, fsck: Command
+) -> None:
+    left = tmp_path / "left"
+    with closing(connect(store, journal="persist", busy_seconds=1.0)) as connection:
+        connection.execute("PRAGMA cache_size=1")  # so that the file is written before the commit
+        connection.execute("BEGIN IMMEDIATE")
+        apply(connection, [Append(_new(receipt(number)), NOW) for number in range(100, 400)])
+        for end in ("", "-journal"):
+            shutil.copyfile(f"{store}{end}", f"{left}{end}")
+    before = left.read_bytes()
+    status, out, err = fsck(left)
+    assert (status, out, "start the sidecar, which repairs it" in err) == (1, "", True), err
+    assert left.read_bytes() == before
+    run(SqliteReceiptStore(left).close())
+    assert fsck(left)[1].startswith("rows      9, from 1 to 9\n")
+
+
 def test_a_store_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["receipt", "fsck"]) == 1
     assert "receipt fsck needs a store" in capsys.readouterr().err
