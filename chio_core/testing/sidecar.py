@@ -140,6 +140,7 @@ class ScriptedSidecar:
                         yield self
                     finally:
                         # Before the server is left: since Python 3.12 that waits for the connections.
+                        server.close()
                         await _end(connections)
         finally:
             self._url = None
@@ -149,7 +150,10 @@ class ScriptedSidecar:
     def serving_in_thread(self, port: int = 0) -> Iterator[ScriptedSidecar]:
         """Do the same as `serving` in a thread of its own, for synchronous code."""
         ready, done = threading.Event(), asyncio.Event()
-        loop = asyncio.new_event_loop()
+        runner = asyncio.Runner(
+            loop_factory=asyncio.new_event_loop
+        )  # with a factory it leaves this thread's loop alone
+        loop = runner.get_loop()
 
         async def serve() -> None:
             try:
@@ -159,7 +163,11 @@ class ScriptedSidecar:
             finally:
                 ready.set()
 
-        thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), name="scripted-sidecar", daemon=True)
+        def work() -> None:
+            with runner:
+                runner.run(serve())
+
+        thread = threading.Thread(target=work, name="scripted-sidecar", daemon=True)
         thread.start()
         ready.wait()
         try:
@@ -167,7 +175,6 @@ class ScriptedSidecar:
         finally:
             loop.call_soon_threadsafe(done.set)
             thread.join()
-            loop.close()
 
     def _refuses(self) -> bool:
         return isinstance(self.script, Behaviour) and self.script.refuses
@@ -212,6 +219,10 @@ class ScriptedSidecar:
         return Reply(compact({"valid": True}))
 
 
+_TICKS = 3
+"""Turns of the loop after which a connection that was accepted last has its task, and the task has begun."""
+
+
 def _bad_request(exc: InvalidDocument) -> Reply:
     return Reply(compact({"error": "chio_bad_request", "message": exc.message}), 400)
 
@@ -225,6 +236,8 @@ def _deaf_socket(port: int) -> socket.socket:
 
 
 async def _end(tasks: set[asyncio.Task[Any]]) -> None:
+    for _ in range(_TICKS):
+        await asyncio.sleep(0)
     for task in list(tasks):
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
