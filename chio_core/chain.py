@@ -67,6 +67,8 @@ class Member:
         provides, requires, uses: names that the order of the members is checked by.
         methods: methods that it runs for, in capitals; None for all.
         is_decide: it is the member that asks the sidecar.
+        plain: it only looks, at every request, unless it is switched off.
+        switches: empty as long as there can be no `enabled` to read: a function has it only if somebody puts it there.
         passed: the evidence that it leaves when it lets a request go on.
         disabled: the evidence that it leaves while it is switched off.
     """
@@ -80,6 +82,8 @@ class Member:
     uses: frozenset[str] = frozenset()
     methods: frozenset[str] | None = None
     is_decide: bool = field(init=False)
+    plain: bool = field(init=False, repr=False)
+    switches: Collection[str] = field(init=False, repr=False, compare=False)
     passed: GuardEvidence = field(init=False, repr=False)
     disabled: GuardEvidence = field(init=False, repr=False)
 
@@ -87,6 +91,9 @@ class Member:
         # Made once: they are read for every request.
         name = f"local/{self.name}"
         object.__setattr__(self, "is_decide", DECISION in self.provides)
+        object.__setattr__(self, "plain", not (self.wraps or self.is_decide or self.methods is not None))
+        switches = vars(self.guard) if inspect.isfunction(self.guard) else ("enabled",)
+        object.__setattr__(self, "switches", switches)
         object.__setattr__(self, "passed", GuardEvidence(guard_name=name, verdict=True))
         object.__setattr__(self, "disabled", GuardEvidence(guard_name=name, verdict=True, details="disabled"))
 

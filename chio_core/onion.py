@@ -12,8 +12,9 @@ Rules that no guard can undo:
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Coroutine, Generator, Sequence
+from collections.abc import Awaitable, Coroutine, Generator, Iterator, Sequence
 from time import perf_counter
+from types import coroutine
 from typing import Any
 
 from chio_core.chain import SLOW_GUARD_MS, Member, Next
@@ -39,7 +40,7 @@ class Run:
         open: the decision was to let the request through.
     """
 
-    __slots__ = ("_active", "_handler", "_mark", "_members", "_slow", "_watched", "evidence", "open")
+    __slots__ = ("_active", "_due", "_handler", "_mark", "_members", "_slow", "_watched", "evidence", "open")
 
     def __init__(
         self,
@@ -52,7 +53,6 @@ class Run:
         self._handler = handler
         self._slow = slow_guard_ms / 1000
         self._active: Member | None = None
-        self._mark = 0.0
         self._watched = False
         self.open = False
         self.evidence = evidence
@@ -63,53 +63,79 @@ class Run:
         Raises:
             ConfigurationError: there is no handler to run.
         """
-        answer = await _Watched(self, self._from(0, request, None))
+        answer = await self.before(request)
         if answer is None:
             raise ConfigurationError("this run has no handler; ask `before` and run it yourself")
         return answer
 
     def before(self, request: GuardRequest) -> Awaitable[AnyResponse | None]:
         """Run the chain; gives the answer, or None when there is no handler and nobody has refused."""
-        return _Watched(self, self._from(0, request, None))
+        return self._watch(self._onwards(iter(self._members), request, None))
 
-    async def _from(self, index: int, request: GuardRequest, outer: Member | None) -> AnyResponse | None:
-        if not self._watched:
-            # A guard may run it in a task of its own (`asyncio.wait_for` does), where nobody watches yet.
-            return await _Watched(self, self._from(index, request, outer))
-        members, method = self._members, request.method
+    @coroutine
+    def _watch(self, rest: Coroutine[Any, Any, AnyResponse | None]) -> Generator[Any, Any, AnyResponse | None]:
+        # Awaits it step by step, so that a guard which holds the event loop can be named; which of those that ran in
+        # one step it was, they note themselves.
+        value: Any = None
+        error: BaseException | None = None
+        while True:
+            watched, self._watched = self._watched, True
+            self._mark = now = perf_counter()
+            self._due = now + self._slow
+            try:
+                waits_for = rest.send(value) if error is None else rest.throw(error)
+            except StopIteration as done:
+                return done.value  # type: ignore[no-any-return]
+            finally:
+                self._watched = watched
+                if self._active is not None:
+                    self._turn(self._active)
+            try:
+                value, error = (yield waits_for), None
+            except BaseException as exc:  # noqa: BLE001 - a cancellation, above all, belongs to the guard
+                value, error = None, exc
+
+    async def _onwards(self, rest: Iterator[Member], request: GuardRequest, outer: Member | None) -> AnyResponse | None:
+        evidence = self.evidence
         try:
-            for at in range(index, len(members)):
-                member = members[at]
-                if not member.is_decide and not self._takes_part(member, method):
-                    continue
+            for member in rest:
+                # Runs for every guard of every request: no call here but the guard's own and the clock's.
+                guard = member.guard
+                if not member.plain or (member.switches and not getattr(guard, "enabled", True)):
+                    if not self._takes_part(member, request):
+                        continue
+                    if member.wraps:
+                        return await self._wrap(member, rest, request)
                 self._active = member
-                if member.wraps:
-                    return await self._wrap(member, at + 1, request)
                 try:
-                    answer = await member.guard(request)
+                    answer = await guard(request)
                 except Exception:
                     if self.open:
                         raise
-                    return failed(member, self.evidence)
-                self._turn(member)
+                    return failed(member, evidence)
+                now = perf_counter()
+                if now > self._due:
+                    self._late(member, now)
+                self._mark = now
                 if answer is not None:
                     return self._ended(member, answer)
                 if member.is_decide:
                     self.open = True
                 else:
-                    self.evidence.append(member.passed)
+                    evidence.append(member.passed)
             self._active = None
             return await self._handler(request) if self._handler is not None else None
         finally:
             self._active = outer
 
-    def _takes_part(self, member: Member, method: str) -> bool:
-        if not getattr(member.guard, "enabled", True):
+    def _takes_part(self, member: Member, request: GuardRequest) -> bool:
+        if not member.enabled:
             self.evidence.append(member.disabled)
             return False
-        return member.methods is None or method.upper() in member.methods
+        return member.methods is None or request.method.upper() in member.methods
 
-    async def _wrap(self, member: Member, index: int, request: GuardRequest) -> AnyResponse:
+    async def _wrap(self, member: Member, rest: Iterator[Member], request: GuardRequest) -> AnyResponse:
+        self._active = member
         went_on = False
 
         def following(changed: GuardRequest) -> Coroutine[Any, Any, AnyResponse | None]:
@@ -118,7 +144,7 @@ class Run:
                 raise ConfigurationError(f"guard {member.name} called next() twice; a request can run only once")
             went_on = True
             self._turn(member)
-            return self._from(index, changed, member)
+            return self._inwards(rest, changed, member)
 
         try:
             answer = await member.guard(request, following)
@@ -132,27 +158,22 @@ class Run:
             return self._checked(member, answer)
         return self._ended(member, answer)
 
+    async def _inwards(self, rest: Iterator[Member], request: GuardRequest, outer: Member) -> AnyResponse | None:
+        # A guard may run it in a task of its own (`asyncio.wait_for` does), where nobody watches yet.
+        inner = self._onwards(rest, request, outer)
+        return await (inner if self._watched else self._watch(inner))
+
     def _turn(self, done: Member) -> None:
         now = perf_counter()
-        if now - self._mark > self._slow:
-            self._blocked(done, now)
+        if now > self._due:
+            self._late(done, now)
         self._mark = now
 
-    def _blocked(self, member: Member, now: float) -> None:
-        log.warning("chio: guard %s blocked the event loop for %.0f ms", member.name, (now - self._mark) * 1e3)
-
-    def enter(self) -> bool:
-        """Note that a step begins; returns whether somebody was watching already."""
-        self._mark = perf_counter()
-        watched, self._watched = self._watched, True
-        return watched
-
-    def leave(self, watched: bool) -> None:
-        """Note that a step is over: whoever was at work has held the event loop until now."""
-        self._watched = watched
-        now = perf_counter()
-        if self._active is not None and now - self._mark > self._slow:
-            self._blocked(self._active, now)
+    def _late(self, member: Member, now: float) -> None:
+        # All together have held the event loop for too long; was it this one?
+        held = now - self._mark
+        if held > self._slow:
+            log.warning("chio: guard %s blocked the event loop for %.0f ms", member.name, held * 1e3)
 
     def _ended(self, member: Member, answer: Any) -> AnyResponse:
         if not isinstance(answer, Head):
@@ -188,36 +209,6 @@ def failed(member: Member, evidence: list[GuardEvidence]) -> Denial:
     return Denial(
         status=500, code="chio_guard_failed", message=f"guard {member.name} failed", guard=f"local/{member.name}"
     )
-
-
-class _Watched:
-    """A run that is awaited step by step, so that a guard which holds the event loop can be named.
-
-    One for the whole chain: what happens between two steps of its own, each member notes itself.
-    """
-
-    __slots__ = ("_rest", "_run")
-
-    def __init__(self, run: Run, rest: Coroutine[Any, Any, AnyResponse | None]) -> None:
-        self._run = run
-        self._rest = rest
-
-    def __await__(self) -> Generator[Any, Any, AnyResponse | None]:
-        run, rest = self._run, self._rest
-        value: Any = None
-        error: BaseException | None = None
-        while True:
-            watched = run.enter()
-            try:
-                waits_for = rest.send(value) if error is None else rest.throw(error)
-            except StopIteration as done:
-                return done.value  # type: ignore[no-any-return]
-            finally:
-                run.leave(watched)
-            try:
-                value, error = (yield waits_for), None
-            except BaseException as exc:  # noqa: BLE001 - a cancellation, above all, belongs to the guard
-                value, error = None, exc
 
 
 def _refusal(member: Member, answer: Head) -> GuardEvidence:

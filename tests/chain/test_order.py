@@ -195,6 +195,23 @@ def test_a_member_is_switched_off_and_on_while_requests_are_served() -> None:
     assert counter.seen == 1
 
 
+def test_a_function_is_switched_off_and_on_too() -> None:
+    """Section 7, toggle: also one that had no `enabled` when the chain was frozen."""
+    seen: list[str] = []
+
+    async def note(request: GuardRequest) -> None:
+        seen.append("note")
+
+    chain = Chain(note, Decide())
+    for said in (None, False, True):
+        if said is not None:
+            note.enabled = said  # type: ignore[attr-defined]
+        evidence: list[GuardEvidence] = []
+        ran(chain, evidence=evidence)
+        assert [e.details for e in evidence] == ["disabled" if said is False else None]
+    assert seen == ["note", "note"]
+
+
 def test_a_method_filter_skips_a_member_case_insensitively() -> None:
     """Section 7, method filter."""
     counter = Counting()
