@@ -25,7 +25,7 @@ from chio_core.chain import DecisionMember
 from chio_core.client import ChioClient
 from chio_core.decide import inspect, prepare, singleton_headers
 from chio_core.decision import Decision, bad_request, body_incomplete, body_too_large
-from chio_core.exclusions import is_excluded
+from chio_core.exclusions import Exclusions
 from chio_core.handling import aannounce, with_evidence
 from chio_core.identity import default_extractor, identify
 from chio_core.models.caller import CallerIdentity
@@ -72,6 +72,7 @@ class Decide(DecisionMember):
         on_receipt: ReceiptHook | None = None,
     ) -> None:
         self._settings = settings
+        self._excluded = Exclusions(settings)
         self._client = client
         self._resolve = resolve
         self._extract = extractor or default_extractor(settings.api_key_header, settings.session_cookie)
@@ -82,7 +83,7 @@ class Decide(DecisionMember):
 
     async def __call__(self, view: ASGIGuardRequest) -> Denial | None:
         """Return the refusal, or None when the request may go on."""
-        if is_excluded(self._settings, view.method, view.route_path):
+        if self._excluded.cover(view.method, view.route_path):
             self._introduce(view)
             return None
         self._tell_nested(view)

@@ -163,10 +163,12 @@ class RouteResolver:
 
 def router_of(app: Any) -> Any:
     """Return what has the routes: the application itself, or what its middleware stands around; None if nobody."""
-    for _ in range(MAX_DEPTH):
-        if app is None or getattr(app, "routes", None) is not None:
+    layers = MAX_DEPTH
+    while layers and app is not None:
+        if getattr(app, "routes", None) is not None:
             return app
         app = getattr(app, "app", None)
+        layers -= 1
     return None
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from chio_asgi.types import Message, Scope, Send
 from chio_core.handling import receipt_header_of
 from chio_core.names import EXPOSE_HEADERS, STATE_DECISION, STATE_OUTGOING
+from chio_core.outgoing import Outgoing
 from chio_core.problems import render
 from chio_core.response import AnyResponse, Denial, Response
 
@@ -43,16 +44,15 @@ class HeaderSend:
         self.started = False
         self.status: int | None = None
 
-    async def __call__(self, message: Message) -> None:
+    async def send(self, message: Message) -> None:
         """Send one message on."""
-        if message["type"] in _HEADS:
+        kind = message["type"]
+        if kind in _HEADS:
             self.started = True
             self.status = message.get("status")
-            message = {**message, "headers": self._headers(message.get("headers") or ())}
-            self._ends = End(message) if STATE_OUTGOING in self._state else None
-            await self._send(message)
+            await self._send(self._head(message))
             return
-        if message["type"] == "http.response.trailers":
+        if kind == "http.response.trailers":
             message = {**message, "headers": self._without_own(message.get("headers") or ())}
         await self._send(message)
         if self._ends is not None and self._ends(message):
@@ -64,11 +64,25 @@ class HeaderSend:
         if wishes is not None:
             wishes.finish(self.status)
 
-    def _headers(self, sent: Iterable[tuple[bytes, bytes]]) -> Pairs:
+    def _head(self, message: Message) -> Message:
+        if STATE_DECISION in self._state or STATE_OUTGOING in self._state:
+            return {**message, "headers": self._headers(message)}
+        # Nothing to add: the head goes on as it is, unless it claims a receipt.
+        headers = message.get("headers") or ()
+        if not isinstance(headers, list):
+            return {**message, "headers": self._without_own(headers)}
+        own = self._name
+        for name, _ in headers:
+            if name.lower() == own:
+                return {**message, "headers": self._without_own(headers)}
+        return message
+
+    def _headers(self, head: Message) -> Pairs:
+        sent = head.get("headers") or ()
         wishes = self._state.get(STATE_OUTGOING)
-        if wishes is not None and wishes.headers:
-            text = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in sent]
-            sent = _encoded(wishes.apply(text))
+        if wishes is not None:
+            self._ends = End(head)
+            sent = _wished(wishes, sent)
         headers = self._without_own(sent)
         value = receipt_header_of(self._state.get(STATE_DECISION))
         if value is not None:
@@ -80,6 +94,12 @@ class HeaderSend:
     def _without_own(self, sent: Iterable[tuple[bytes, bytes]]) -> Pairs:
         own = self._name
         return [pair for pair in sent if pair[0].lower() != own]
+
+
+def _wished(wishes: Outgoing, sent: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[bytes, bytes]]:
+    if not wishes.headers:
+        return sent
+    return _encoded(wishes.apply([(name.decode("latin-1"), value.decode("latin-1")) for name, value in sent]))
 
 
 class End:

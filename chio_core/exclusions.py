@@ -7,6 +7,25 @@ from collections.abc import Collection
 from chio_core.settings import ChioSettings
 
 
+class Exclusions:
+    """The exclusions of some settings, to ask about every request.
+
+    Args:
+        settings: they are frozen, so what they name is taken out of them once.
+    """
+
+    __slots__ = ("_methods", "_paths", "_prefixes")
+
+    def __init__(self, settings: ChioSettings) -> None:
+        self._methods = settings.exclude_methods
+        self._paths = settings.exclude_paths
+        self._prefixes = settings.exclude_prefixes
+
+    def cover(self, method: str, path: str) -> bool:
+        """Tell whether a request is excluded; see `is_excluded`."""
+        return method in self._methods or path in self._paths or is_among(path, (), self._prefixes)
+
+
 def is_excluded(settings: ChioSettings, method: str, path: str) -> bool:
     """Tell whether a request is excluded.
 
@@ -14,11 +33,11 @@ def is_excluded(settings: ChioSettings, method: str, path: str) -> bool:
         method: as it was sent; `get` is not `GET`.
         path: the very string that the router matches, so that no other spelling of it is excluded too.
     """
-    if method in settings.exclude_methods or path in settings.exclude_paths:
-        return True
-    return is_among(path, (), settings.exclude_prefixes)
+    return Exclusions(settings).cover(method, path)
 
 
 def is_among(path: str, paths: Collection[str], prefixes: Collection[str]) -> bool:
     """Tell whether a path is one of `paths`, or stands at or below one of `prefixes`."""
-    return path in paths or any(path == prefix or path.startswith(prefix + "/") for prefix in prefixes)
+    if path in paths:
+        return True
+    return bool(prefixes) and any(path == prefix or path.startswith(prefix + "/") for prefix in prefixes)

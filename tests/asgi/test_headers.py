@@ -241,6 +241,18 @@ def test_an_application_cannot_claim_a_receipt(forged: Any) -> None:
     assert client is not None
 
 
+def test_nor_on_an_excluded_path_where_it_gives_its_headers_one_by_one() -> None:
+    """The headers of a message are an iterable, which may be read once."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        lines = iter([(b"X-Chio-Receipt", b"forged"), (b"x-other", b"1")])
+        await send({"type": "http.response.start", "status": 200, "headers": lines})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    governed, _ = govern(app, exclude_paths=frozenset({"/"}))
+    assert run(call(governed, "GET", "/")).headers == [("x-other", "1")]
+
+
 @pytest.mark.parametrize("forged", FORGED)
 def test_nor_in_its_trailers(forged: Any) -> None:
     app, judge = govern(forging(forged, trailers=True))
