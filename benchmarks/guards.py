@@ -3,7 +3,8 @@
     python -m benchmarks.guards
     python -m benchmarks.guards --no-peer        without fastapi-guard (its environment is made at the first run)
 
-Exit status 1: the chain of addresses, headers and a limit in memory takes longer than it may.
+Exit status 1: ten request-only guards, or the chain of addresses, headers and a limit in memory, take longer than they
+may. What counts is what they add to the bare application, the middleware around them included.
 
 The path is excluded from the decision, so no sidecar is asked: what is left is the middleware and its guards. Every
 case serves the same requests in this process, the cases interleaved over the rounds; a figure is the median.
@@ -43,8 +44,11 @@ _BLOCKED = ["192.168.1.50", "10.9.0.0/16"]
 FLOOR = "bare application"
 ALONE = "the middleware alone, path excluded"
 CHAIN = "IpBlock + SecurityHeaders + RateLimit in memory"
+TEN = "10 request-only guards"
 MUST = 60.0
 """What `CHAIN` may add to the bare application, median, in CPU microseconds."""
+TEN_MUST = 5.0
+"""What `TEN`, and the middleware that runs them, must stay below: the quietest rounds of both, in CPU microseconds."""
 
 
 async def bare(scope: Any, receive: Any, send: Any) -> None:
@@ -200,9 +204,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{options.rounds} rounds of {_REPEAT} requests; CPU µs; the bare application takes {floor.middle:.2f}\n")
     headings = ("", "added to the bare application: median", "lowest", "added to the middleware alone: median")
     print(report.markdown(headings, rows))
-    added = found[CHAIN].middle - floor.middle
-    print(f"\n{CHAIN}: {added:.1f} µs, of {MUST:.0f} that it may take")
-    return 0 if added <= MUST else 1
+    ten, chain = found[TEN].low - floor.low, found[CHAIN].middle - floor.middle
+    print("\nadded to the bare application, the middleware included:")
+    print(f"{TEN}: {ten:.1f} µs in the quietest rounds, must be below {TEN_MUST:.0f}")
+    print(f"{CHAIN}: {chain:.1f} µs, of {MUST:.0f} that it may take")
+    return 0 if ten < TEN_MUST and chain <= MUST else 1
 
 
 def _row(name: str, value: Spread, floor: Spread, alone: Spread) -> list[str]:
