@@ -37,7 +37,7 @@ class Governor:
         self._lock = threading.Lock()
         self._client = client
         self._sync_client = sync_client
-        self._finalizer: weakref.finalize[[], Governor] | None = None
+        self._finalizer: weakref.finalize[..., Governor] | None = None
 
     def client(self) -> ChioClient:
         """Return the client for event loops."""
@@ -61,7 +61,7 @@ class Governor:
                 found = make(self.settings) if make else SyncChioClient(self.settings, telemetry=self.telemetry)
                 self._sync_client = found
                 # Closed with the governor; not at exit, where a forked process would wait for a thread it has not.
-                self._finalizer = weakref.finalize(self, found.close)
+                self._finalizer = weakref.finalize(self, found.forget)
                 self._finalizer.atexit = False
             return found
 
@@ -70,10 +70,12 @@ class Governor:
         self.guards.close()
         with self._lock:
             finalizer, self._finalizer = self._finalizer, None
-            if finalizer is not None:
+            own = self._sync_client if finalizer is not None else None
+            if own is not None:
                 self._sync_client = None
-        if finalizer is not None:
-            finalizer()
+        if finalizer is not None and own is not None:
+            finalizer.detach()
+            own.close()
 
 
 class LiveGovernor:

@@ -64,7 +64,7 @@ class Governor:
         self.telemetry = client.telemetry if client is not None else Telemetry(settings)
         self._lock = threading.Lock()
         self._client = client
-        self._finalizer: weakref.finalize[[], Governor] | None = None
+        self._finalizer: weakref.finalize[..., Governor] | None = None
 
     def client(self) -> SyncChioClient:
         """Return the client."""
@@ -76,7 +76,7 @@ class Governor:
             if found is None:
                 found = self._client = SyncChioClient(self.settings, telemetry=self.telemetry)
                 # Closed with the governor; not at exit, where a forked process would wait for a thread it has not.
-                self._finalizer = weakref.finalize(self, found.close)
+                self._finalizer = weakref.finalize(self, found.forget)
                 self._finalizer.atexit = False
             return found
 
@@ -84,10 +84,12 @@ class Governor:
         """Close the connections, unless the client is somebody else's."""
         with self._lock:
             finalizer, self._finalizer = self._finalizer, None
-            if finalizer is not None:
+            own = self._client if finalizer is not None else None
+            if own is not None:
                 self._client = None
-        if finalizer is not None:
-            finalizer()
+        if finalizer is not None and own is not None:
+            finalizer.detach()
+            own.close()
 
 
 class LiveGovernor:

@@ -76,7 +76,7 @@ class PortalCarrier:
         self.public_key: str = self._sidecar.public_key
         self._carrier = carrier_to(self._sidecar)
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="chio-embedded", daemon=True)
+        self._thread = threading.Thread(target=_run, args=(self._loop,), name="chio-embedded", daemon=True)
         self._thread.start()
 
     def post(self, path: str, body: bytes, headers: Pairs, timeout: float) -> Answer:
@@ -91,8 +91,26 @@ class PortalCarrier:
         asyncio.run_coroutine_threadsafe(self._aclose(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        self._loop.close()
+
+    def forget(self) -> None:
+        """Do the same without waiting.
+
+        For the garbage collector: it comes in any thread, also in one that holds a lock which the sidecar needs.
+        """
+        if not self._loop.is_closed():
+            asyncio.run_coroutine_threadsafe(self._end(), self._loop)
+
+    async def _end(self) -> None:
+        try:
+            await self._aclose()
+        finally:
+            self._loop.stop()
 
     async def _aclose(self) -> None:
         await self._carrier.aclose()
         await self._sidecar.close()
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
+    loop.close()

@@ -15,6 +15,7 @@ What can go wrong, and what happens then:
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import os
 import queue
@@ -95,6 +96,7 @@ class GroupCommitter(Generic[W]):
         self.activity = CommitActivity(self._queue.qsize)
         self._thread = threading.Thread(target=self._run, name="chio-receipt-writer", daemon=True)
         self._thread.start()
+        atexit.register(self.shutdown)  # until the thread has ended: what waits is written when the program ends
 
     def submit(self, work: W) -> asyncio.Future[Any]:
         """Queue a piece of work; the future settles after the commit. Call it in a running event loop.
@@ -121,10 +123,17 @@ class GroupCommitter(Generic[W]):
             return  # the thread stayed in the parent process
         with self._lock:
             if not self._closed:
-                self._closed = True
-                self._queue.put(None)
-        if threading.current_thread() is not self._thread:  # the garbage collector runs in any thread
-            self._thread.join()
+                self.forget()
+        self._thread.join()
+
+    def forget(self) -> None:
+        """Do the same without waiting, when nobody can submit any more.
+
+        For the garbage collector: it comes in any thread, also in one that holds a lock which this thread needs.
+        """
+        if os.getpid() == self._process:
+            self._closed = True
+            self._queue.put(None)
 
     def _run(self) -> None:
         while batch := self._take():
@@ -136,6 +145,7 @@ class GroupCommitter(Generic[W]):
                 time.sleep(_POLITE_SECONDS)
         if self._connection is not None:
             self._writer.release(self._connection)
+        atexit.unregister(self.shutdown)
 
     def _take(self) -> list[_Job]:
         first = self._queue.get()

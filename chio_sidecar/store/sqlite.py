@@ -74,8 +74,8 @@ class SqliteReceiptStore:
             wait_seconds=busy_seconds,
             max_waiting=max_waiting,
         )
-        # A store that nobody closed still writes what waits, when it is forgotten or the program ends.
-        weakref.finalize(self, self._committer.shutdown)
+        # A store that nobody closed still writes what waits when it is forgotten; and, without this, at the end.
+        weakref.finalize(self, self._committer.forget).atexit = False
 
     @property
     def detail(self) -> str:
