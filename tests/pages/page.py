@@ -143,6 +143,7 @@ class Page:
             PATH=f"{commands_folder(folder)}:{os.environ['PATH']}",
             PYTHONPATH=f"{ROOT}:{ROOT / 'adapters'}",
             PYTHONUNBUFFERED="1",
+            PYTEST_ADDOPTS="-p chio_pytest -p no:cacheprovider",  # as if it were installed, and it may be
         )
         self.shell = Shell(folder, self.env)
 

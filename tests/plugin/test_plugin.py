@@ -61,7 +61,7 @@ def user(pytester: pytest.Pytester) -> pytest.Pytester:
 
 def test_pytest_finds_the_plugin_by_its_entry_point() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert hasattr(import_module(project["entry-points"]["pytest11"]["chio"]), "chio")
+    assert hasattr(import_module(project["entry-points"]["pytest11"]["chio_pytest"]), "chio")
 
 
 def test_the_tests_of_a_user_pass(user: pytest.Pytester) -> None:

@@ -135,7 +135,9 @@ def test_uvx_runs_the_command_in_an_environment_of_its_own(wheel: Path, tmp_path
 
 def test_pytest_finds_the_fixture_by_itself(full: Path, tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text("def test_it(chio):\n    assert chio.receipts == []\n")
-    assert "1 passed" in _run(str(full), "-I", "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=tmp_path)
+    for named in ((), ("-p", "chio_pytest")):
+        run = _run(str(full), "-I", "-m", "pytest", "-q", "-p", "no:cacheprovider", *named, cwd=tmp_path)
+        assert "1 passed" in run
 
 
 def _install(python: Path, requirement: str) -> None:
