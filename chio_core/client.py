@@ -232,11 +232,6 @@ class SyncChioClient:
         """Close the connections."""
         self._carrier.close()
 
-    def forget(self) -> None:
-        """Do the same without waiting for anything, as a finalizer must: `weakref.finalize(owner, client.forget)`."""
-        forget = getattr(self._carrier, "forget", self._carrier.close)
-        forget()
-
     def __enter__(self) -> SyncChioClient:
         return self
 

@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import os
 import queue
-import threading
-import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from chio_core.chain import Chain, DecisionMember, Guard, around
 from chio_core.errors import ConfigurationError
+from chio_core.loop_thread import LoopThread
 from chio_core.models.verdict import GuardEvidence
 from chio_core.onion import Run
 from chio_core.request import GuardRequest
@@ -56,7 +54,7 @@ class HostedChain:
         self._wraps = any(member.wraps for member in self._members)
         waits = any(getattr(member.guard, "waits", True) for member in self._members if not member.is_decide)
         self._steps = not self._wraps and not waits
-        self._thread = _LoopThread(self.chain.aclose)
+        self._thread = LoopThread("chio-guards", self.chain.aclose)
 
     @property
     def is_empty(self) -> bool:
@@ -160,57 +158,6 @@ def _settle(future: asyncio.Future[Any], value: Any, error: BaseException | None
         future.set_exception(RuntimeError("the view raised StopIteration"))
     else:
         future.set_exception(error)
-
-
-class _LoopThread:
-    """One event loop in one thread; made when it is first needed, and anew after a fork.
-
-    Args:
-        closing: what to await in it before it ends.
-    """
-
-    def __init__(self, closing: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self._closing = closing
-        self._lock = threading.Lock()
-        self._process: int | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-        self._finalizer: weakref.finalize[..., Any] | None = None
-
-    def loop(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._loop is None or self._process != os.getpid():
-                self._process, self._loop = os.getpid(), asyncio.new_event_loop()
-                self._thread = threading.Thread(target=_run, args=(self._loop,), name="chio-guards", daemon=True)
-                self._thread.start()
-                self._finalizer = weakref.finalize(self, _end, self._loop, self._closing)
-                self._finalizer.atexit = False
-            return self._loop
-
-    def close(self) -> None:
-        with self._lock:
-            finalizer, thread = self._finalizer, self._thread
-            here = self._process == os.getpid()
-            self._loop = self._thread = self._finalizer = None
-        if finalizer is not None and thread is not None and here:
-            finalizer()
-            thread.join()
-
-
-def _run(loop: asyncio.AbstractEventLoop) -> None:
-    loop.run_forever()
-    loop.close()
-
-
-def _end(loop: asyncio.AbstractEventLoop, closing: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    # Nobody waits here: the garbage collector may have come in any thread, this loop's own among them.
-    async def close() -> None:
-        try:
-            await closing()
-        finally:
-            loop.stop()
-
-    asyncio.run_coroutine_threadsafe(close(), loop)
 
 
 def _awaitable(function: Callable[[], T]) -> Callable[[], Coroutine[Any, Any, T]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import weakref
 from typing import Any
 
 from django.core.signals import setting_changed
@@ -37,7 +36,7 @@ class Governor:
         self._lock = threading.Lock()
         self._client = client
         self._sync_client = sync_client
-        self._finalizer: weakref.finalize[..., Governor] | None = None
+        self._given = sync_client is not None
 
     def client(self) -> ChioClient:
         """Return the client for event loops."""
@@ -60,21 +59,16 @@ class Governor:
                 make = conf.hook("CHIO_SYNC_CLIENT")
                 found = make(self.settings) if make else SyncChioClient(self.settings, telemetry=self.telemetry)
                 self._sync_client = found
-                # Closed with the governor; not at exit, where a forked process would wait for a thread it has not.
-                self._finalizer = weakref.finalize(self, found.forget)
-                self._finalizer.atexit = False
             return found
 
     def close(self) -> None:
         """Close the connections of the client for threads, and the guards; those of an event loop end with it."""
         self.guards.close()
         with self._lock:
-            finalizer, self._finalizer = self._finalizer, None
-            own = self._sync_client if finalizer is not None else None
+            own = None if self._given else self._sync_client
             if own is not None:
                 self._sync_client = None
-        if finalizer is not None and own is not None:
-            finalizer.detach()
+        if own is not None:
             own.close()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -64,7 +63,7 @@ class Governor:
         self.telemetry = client.telemetry if client is not None else Telemetry(settings)
         self._lock = threading.Lock()
         self._client = client
-        self._finalizer: weakref.finalize[..., Governor] | None = None
+        self._given = client is not None
 
     def client(self) -> SyncChioClient:
         """Return the client."""
@@ -75,20 +74,15 @@ class Governor:
             found = self._client
             if found is None:
                 found = self._client = SyncChioClient(self.settings, telemetry=self.telemetry)
-                # Closed with the governor; not at exit, where a forked process would wait for a thread it has not.
-                self._finalizer = weakref.finalize(self, found.forget)
-                self._finalizer.atexit = False
             return found
 
     def close(self) -> None:
         """Close the connections, unless the client is somebody else's."""
         with self._lock:
-            finalizer, self._finalizer = self._finalizer, None
-            own = self._client if finalizer is not None else None
+            own = None if self._given else self._client
             if own is not None:
                 self._client = None
-        if finalizer is not None and own is not None:
-            finalizer.detach()
+        if own is not None:
             own.close()
 
 

@@ -10,6 +10,7 @@ import socket
 import ssl
 import threading
 import time
+import weakref
 
 from chio_core.carrier.answer import AnswerReader
 from chio_core.carrier.base import Endpoint, Pairs, request_head
@@ -35,6 +36,7 @@ class BlockingPool:
         self._idle: list[tuple[socket.socket, float]] = []
         self._tls: ssl.SSLContext | None = None
         self._closed = False
+        weakref.finalize(self, _close_all, self._idle).atexit = False
 
     @property
     def idle(self) -> int:
@@ -56,8 +58,7 @@ class BlockingPool:
     def close(self) -> None:
         """Close the idle connections, and from now on each of the others after its exchange."""
         self._closed = True
-        while self._idle:
-            self._idle.pop()[0].close()
+        _close_all(self._idle)
 
     def _take_idle(self) -> socket.socket | None:
         while True:
@@ -142,6 +143,11 @@ def _left(deadline: float) -> float:
     if left <= 0:
         raise TimeoutError
     return left
+
+
+def _close_all(idle: list[tuple[socket.socket, float]]) -> None:
+    while idle:
+        idle.pop()[0].close()
 
 
 def _quiet(connection: socket.socket) -> bool:

@@ -7,7 +7,7 @@ only the sockets are missing. This is the one place that looks at `chio_sidecar`
 from __future__ import annotations
 
 import asyncio
-import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 import httpx
@@ -15,6 +15,7 @@ import httpx
 from chio_core.carrier.base import Pairs
 from chio_core.carrier.via_httpx import HttpxCarrier
 from chio_core.errors import ConfigurationError
+from chio_core.loop_thread import LoopThread
 from chio_core.question import Answer
 from chio_core.settings import ChioSettings
 
@@ -72,45 +73,22 @@ class PortalCarrier:
     """
 
     def __init__(self, url: str, *, busy_seconds: float | None = None) -> None:
-        self._sidecar = open_sidecar(url, busy_seconds=busy_seconds)
-        self.public_key: str = self._sidecar.public_key
-        self._carrier = carrier_to(self._sidecar)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=_run, args=(self._loop,), name="chio-embedded", daemon=True)
-        self._thread.start()
+        sidecar = open_sidecar(url, busy_seconds=busy_seconds)
+        self.public_key: str = sidecar.public_key
+        self._carrier = carrier_to(sidecar)
+        self._thread = LoopThread("chio-embedded", partial(_close, self._carrier, sidecar))
+        self._thread.loop()  # from now on there is something to end
 
     def post(self, path: str, body: bytes, headers: Pairs, timeout: float) -> Answer:
         """See `AsyncCarrier.post`."""
         exchange = self._carrier.post(path, body, headers, timeout)
-        return asyncio.run_coroutine_threadsafe(exchange, self._loop).result()
+        return asyncio.run_coroutine_threadsafe(exchange, self._thread.loop()).result()
 
     def close(self) -> None:
         """Close the sidecar, then its loop and thread."""
-        if self._loop.is_closed():
-            return
-        asyncio.run_coroutine_threadsafe(self._aclose(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-
-    def forget(self) -> None:
-        """Do the same without waiting.
-
-        For the garbage collector: it comes in any thread, also in one that holds a lock which the sidecar needs.
-        """
-        if not self._loop.is_closed():
-            asyncio.run_coroutine_threadsafe(self._end(), self._loop)
-
-    async def _end(self) -> None:
-        try:
-            await self._aclose()
-        finally:
-            self._loop.stop()
-
-    async def _aclose(self) -> None:
-        await self._carrier.aclose()
-        await self._sidecar.close()
+        self._thread.close()
 
 
-def _run(loop: asyncio.AbstractEventLoop) -> None:
-    loop.run_forever()
-    loop.close()
+async def _close(carrier: HttpxCarrier, sidecar: EmbeddedSidecar) -> None:
+    await carrier.aclose()
+    await sidecar.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import warnings
 from collections.abc import Callable
 from concurrent.futures import thread as executors
 from pathlib import Path
@@ -13,7 +14,9 @@ from typing import Any
 import pytest
 from flask import Flask
 
+from chio_core.client import SyncChioClient
 from chio_core.settings import ChioSettings
+from chio_core.testing import ScriptedSidecar
 from chio_flask.governor import Governor, Hooks
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 
@@ -84,3 +87,14 @@ def test_a_flask_application_that_is_forgotten_leaves_no_thread(tmp_path: Path) 
     for one in started:
         one.join(LONG)
     assert not any(one.is_alive() for one in started)
+
+
+def test_a_pool_that_is_forgotten_closes_its_idle_connections() -> None:
+    """An open socket that is collected is a `ResourceWarning`."""
+    with ScriptedSidecar().serving_in_thread() as sidecar, warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always", ResourceWarning)
+        client = SyncChioClient(sidecar.settings(sidecar_url=sidecar.url))
+        assert client.verify({}) is False
+        del client
+        gc.collect()
+    assert [str(one.message) for one in seen] == []
