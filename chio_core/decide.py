@@ -183,16 +183,19 @@ def conclude_error(error: SidecarError, question: Question, settings: ChioSettin
 
 
 def _denial_for_error(error: SidecarError, question: Question, settings: ChioSettings) -> Denial:
+    if isinstance(error, ApprovalRequired):
+        # Where no capability came, only the sidecar's document can have demanded it; an approval alone would not do.
+        missing = _capability_missing(question, error.receipt_id, settings)
+        if missing is not None:
+            return missing
+    return outcome.denial_for_error(error, question.requirement)
+
+
+def _capability_missing(question: Question, receipt_id: str | None, settings: ChioSettings) -> Denial | None:
     requirement = question.requirement
-    if (
-        isinstance(error, ApprovalRequired)
-        and requirement is not None
-        and _ends_in_401(requirement, question.capability)
-    ):
-        # Only the sidecar's document can have demanded it; an approval alone would not open the route.
-        header = settings.capability_header
-        return outcome.capability_required(requirement, header, error.receipt_id, settings.sidecar_url)
-    return outcome.denial_for_error(error, requirement)
+    if requirement is None or not _ends_in_401(requirement, question.capability):
+        return None
+    return outcome.capability_required(requirement, settings.capability_header, receipt_id, settings.sidecar_url)
 
 
 def _traced(denial: Denial | None, question: Question, settings: ChioSettings) -> Denial | None:
@@ -255,12 +258,12 @@ def _same_verdict(document: Mapping[str, Any], receipt: HttpReceipt) -> Verdict:
 
 
 def _judge(verdict: Verdict, receipt: HttpReceipt, question: Question, settings: ChioSettings) -> Denial | None:
-    header = settings.capability_header
     requirement = question.requirement
-    if requirement is not None and requirement.capability and question.capability is None:
-        return outcome.capability_required(requirement, header, receipt.id, settings.sidecar_url)
+    missing = _capability_missing(question, receipt.id, settings)
+    if missing is not None:
+        return missing
     if not verdict.is_allow:
-        denial = outcome.denial_for_verdict(verdict, receipt.id, header)
+        denial = outcome.denial_for_verdict(verdict, receipt.id, settings.capability_header)
         presented = question.capability is not None
         return denial if presented else outcome.with_way_in(denial, requirement, settings.sidecar_url)
     if requirement is None:
@@ -298,4 +301,4 @@ def _covers(requirement: Requirement, question: Question, receipt: HttpReceipt) 
         index = match_grant(token.scope, server, tool, requirement.arguments)
     except InvalidDocument:
         return False
-    return index is not None and set(requirement.operations) <= set(token.scope.grants[index].operations)
+    return index is not None and not token.scope.grants[index].lacks(requirement.operations)

@@ -57,7 +57,7 @@ def lacking(requirement: Requirement | None, token: str | None) -> tuple[str, ..
         index = match_grant(scope, requirement.server, requirement.tool, requirement.arguments)
     except InvalidDocument:
         return ()
-    return () if index is None else tuple(sorted(set(requirement.operations) - set(scope.grants[index].operations)))
+    return () if index is None else tuple(scope.grants[index].lacks(requirement.operations))
 
 
 def settle(decision: Decision, question: Question) -> Decision:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, StrictBool, field_validator, model_validator
@@ -92,6 +93,10 @@ class ToolGrant(_SignedModel):
     max_cost_per_invocation: MonetaryAmount | None = None
     max_total_cost: MonetaryAmount | None = None
     dpop_required: StrictBool | None = None
+
+    def lacks(self, operations: Iterable[str]) -> list[str]:
+        """Return those of the operations that it does not grant, sorted: one grant must contain all of them."""
+        return sorted(set(operations).difference(self.operations))
 
 
 class ResourceGrant(_SignedModel):

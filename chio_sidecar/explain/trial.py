@@ -155,7 +155,7 @@ def _scope(token: CapabilityToken, trial: Trial) -> Iterator[Step]:
         yield from _grant(number, grant, trial, call)
     if index is None:
         yield Step("scope", "fail", f"capability does not authorize tool {trial.tool} on server {trial.server}")
-    elif missing := sorted(set(trial.operations) - set(token.scope.grants[index].operations)):
+    elif missing := token.scope.grants[index].lacks(trial.operations):
         yield Step("scope", "fail", f"grant {index}, the first that fits, lacks the operations {', '.join(missing)}")
     else:
         yield Step("scope", "ok", f"grant {index} allows {wanted}")
