@@ -14,7 +14,8 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from chio_asgi.body import Body, BodyTooLarge, ClientDisconnected
 from chio_asgi.nested import mark_judged, nested_in
@@ -48,6 +49,7 @@ log = logging.getLogger(LOGGER)
 LARGE_BODY = 64 * 1024
 """Bytes of a body from which on it is parsed in a thread, because nobody knows the caller yet."""
 
+T = TypeVar("T")
 DecisionHook = Callable[[Decision], Awaitable[None] | None]
 ReceiptHook = Callable[[HttpReceipt], Awaitable[None] | None]
 
@@ -154,6 +156,11 @@ async def _requirement(route: RouteMatch, view: ASGIGuardRequest, body: Body | N
         return None
     raw = await body.read() if body is not None and route.reads_body else None
     facts = Facts(route.path_params, view, raw)
-    if raw is not None and len(raw) > LARGE_BODY:
-        return await asyncio.to_thread(route.requirement, facts)
-    return route.requirement(facts)
+    return await worked_out(partial(route.requirement, facts), facts)
+
+
+async def worked_out(function: Callable[[], T], facts: Facts) -> T:
+    """Return what a function says about a request; in a thread where it parses more than `LARGE_BODY` bytes."""
+    if facts.body is not None and len(facts.body) > LARGE_BODY:
+        return await asyncio.to_thread(function)
+    return function()

@@ -9,7 +9,7 @@ works with any ASGI application, and without routes to ask there is simply no te
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -55,7 +55,7 @@ class RouteMatch:
     @property
     def reads_body(self) -> bool:
         """True when the body has to be known before it can be said what the route asks for."""
-        return any(getattr(source, "chio_reads_body", False) for source in self.sources)
+        return need_body(self.sources)
 
     def requirement(self, facts: Facts | None = None) -> Requirement | None:
         """Return what the route asks for in the one evaluation; see `chio_core.rule.merged`.
@@ -71,6 +71,11 @@ class RouteMatch:
 
 
 NO_MATCH = RouteMatch()
+
+
+def need_body(sources: Iterable[RequirementSource]) -> bool:
+    """Tell whether the body has to be known before it can be said what these dependencies ask for."""
+    return any(getattr(source, "chio_reads_body", False) for source in sources)
 
 
 def requirement_from(source: RequirementSource, facts: Facts) -> Requirement:

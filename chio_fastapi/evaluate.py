@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.requests import HTTPConnection, Request
 
 from chio_asgi.body import Body
-from chio_asgi.decide import LARGE_BODY
-from chio_asgi.routing import RequirementSource, requirement_from, sources_in
+from chio_asgi.decide import worked_out
+from chio_asgi.routing import RequirementSource, need_body, requirement_from, sources_in
 from chio_asgi.view import ASGIGuardRequest, route_path
 from chio_core.amounts import Facts, InputRefused
 from chio_core.canonical import sha256_hex
@@ -27,8 +26,6 @@ from chio_core.models.caller import CallerIdentity
 from chio_core.names import SCOPE_ASKED, STATE_BODY, STATE_CLIENT, STATE_DECISION, STATE_EXTRACTOR
 from chio_core.request import Requirement
 from chio_core.rule import includes, merged
-
-T = TypeVar("T")
 
 
 def client_of(connection: HTTPConnection) -> ChioClient:
@@ -59,8 +56,8 @@ async def decision_for(connection: HTTPConnection, source: RequirementSource) ->
         InputRefused: the request does not clearly say what has to be judged.
     """
     asked = _asked(connection)
-    facts = await _facts(connection, getattr(source, "chio_reads_body", False))
-    wanted = await _worked_out(partial(requirement_from, source, facts), facts)
+    facts = await _facts(connection, need_body([source]))
+    wanted = await worked_out(partial(requirement_from, source, facts), facts)
     made = connection.scope.get("state", {}).get(STATE_DECISION)
     known = [made, *asked] if isinstance(made, Decision) else asked
     found = next((one for one in known if includes(one.requirement, wanted)), None)
@@ -85,15 +82,9 @@ def _asked(connection: HTTPConnection) -> list[Decision]:
 
 async def _whole(connection: HTTPConnection, wanted: Requirement) -> Requirement:
     sources = sources_of(connection)
-    facts = await _facts(connection, any(getattr(source, "chio_reads_body", False) for source in sources))
-    whole = await _worked_out(lambda: merged(requirement_from(one, facts) for one in sources), facts)
+    facts = await _facts(connection, need_body(sources))
+    whole = await worked_out(lambda: merged(requirement_from(one, facts) for one in sources), facts)
     return whole if whole is not None and includes(whole, wanted) else wanted
-
-
-async def _worked_out(function: Callable[[], T], facts: Facts) -> T:
-    if facts.body is not None and len(facts.body) > LARGE_BODY:
-        return await asyncio.to_thread(function)
-    return function()
 
 
 async def _facts(connection: HTTPConnection, reads_body: bool) -> Facts:

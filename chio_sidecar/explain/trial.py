@@ -25,6 +25,7 @@ from chio_core.errors import InvalidDocument
 from chio_core.models.capability import CapabilityToken, ToolGrant
 from chio_core.models.constraint import Constraint
 from chio_sidecar.config import MAX_DELEGATION_DEPTH
+from chio_sidecar.engine import NOT_GRANTED
 from chio_sidecar.explain.capability import Wanted
 from chio_sidecar.explain.ledger import Ledger
 from chio_sidecar.explain.reasons import utc
@@ -154,7 +155,7 @@ def _scope(token: CapabilityToken, trial: Trial) -> Iterator[Step]:
     for number, grant in enumerate(token.scope.grants):
         yield from _grant(number, grant, trial, call)
     if index is None:
-        yield Step("scope", "fail", f"capability does not authorize tool {trial.tool} on server {trial.server}")
+        yield Step("scope", "fail", NOT_GRANTED.format(tool=trial.tool, server=trial.server))
     elif missing := token.scope.grants[index].lacks(trial.operations):
         yield Step("scope", "fail", f"grant {index}, the first that fits, lacks the operations {', '.join(missing)}")
     else:
