@@ -38,6 +38,7 @@ from chio_core.models.receipt import ChioPassthrough, HttpReceipt
 from chio_core.models.verdict import GuardEvidence, Verdict
 from chio_core.names import APPROVAL_HEADER
 from chio_core.policy import APPROVAL_GUARD, CAPABILITY_GUARD, ApprovalDemand
+from chio_core.reasons import NEEDS_APPROVAL
 from chio_core.request import Requirement
 from chio_core.response import Denial
 
@@ -194,7 +195,7 @@ def approval_required(error: ApprovalRequired, demand: ApprovalDemand | None) ->
     return Denial(
         status=403,
         code="chio_approval_required",
-        message="request requires human approval before it can proceed",
+        message=NEEDS_APPROVAL,
         guard=APPROVAL_GUARD,
         receipt_id=error.receipt_id,
         suggestion=suggestion,

@@ -20,7 +20,6 @@ from chio_sidecar.receipts import compact_json
 from chio_sidecar.routes import RouteRule
 from chio_sidecar.store import ApprovalRefused, ApprovalUse, ApprovalWait, TooManyWaiting
 
-REQUIRED: Final = "request requires human approval before it can proceed"
 """Reason of the verdict `incomplete`, and message of the answer 409 (wire protocol, section 1.8)."""
 
 MAX_OPEN: Final = 1000

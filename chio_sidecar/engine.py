@@ -33,25 +33,27 @@ from chio_core.models.capability import CapabilityToken
 from chio_core.models.receipt import HttpReceipt
 from chio_core.models.request import ChioHttpRequest
 from chio_core.policy import APPROVAL_GUARD, CAPABILITY_GUARD, POLICY_GUARD
-from chio_sidecar.approvals import REQUIRED, Intent
+from chio_core.reasons import (
+    BOTH_TOOL_FIELDS,
+    CAPABILITY_EVIDENCE,
+    NEEDS_APPROVAL,
+    NO_CAPABILITY,
+    NO_CAPABILITY_EVIDENCE,
+    NOT_GRANTED,
+    OTHER_CAPABILITY,
+    SAFE_EVIDENCE,
+)
+from chio_sidecar.approvals import Intent
 from chio_sidecar.config import MAX_DELEGATION_DEPTH
 from chio_sidecar.demands import HINTS, Case, has_demands, judge_demands
 from chio_sidecar.further import FURTHER_GUARD, First, NotFurther, check_first, has_been_met
 from chio_sidecar.routes import SESSION_ALLOW, RouteRule, RouteTable
 from chio_sidecar.store import Demand, Invocation
 
-BOTH_TOOL_FIELDS = "tool-call evaluation requires both tool_server and tool_name"
 UNSUPPORTED = "HTTP authority projection does not support authorization field {field}"
-NOT_GRANTED = "capability does not authorize tool {tool} on server {server}"
-OTHER_CAPABILITY = "capability_id does not match the presented capability token"
-NO_CAPABILITY = "side-effect route requires a capability token"
-NO_CAPABILITY_EVIDENCE = "side-effect route requires a valid capability token"
-SAFE_EVIDENCE = "safe method, session-scoped allow"
-CAPABILITY_EVIDENCE = "valid capability token presented"
 
 # Reasons of what is checked beyond the protocol's April state.
 ANCESTOR_REVOKED = "presented capability {id} has been revoked"
-EXHAUSTED = "capability has no invocation left of the {limit} granted for tool {tool} on server {server}"
 AUTHORITY_UNAVAILABLE = "revocation authority is unavailable; no operation was dispatched"
 
 DENIED_STATUS = 403
@@ -284,7 +286,7 @@ def _allow() -> dict[str, Any]:
 
 
 def _incomplete() -> dict[str, Any]:
-    return {"verdict": "incomplete", "reason": REQUIRED}
+    return {"verdict": "incomplete", "reason": NEEDS_APPROVAL}
 
 
 def deny(

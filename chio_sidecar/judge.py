@@ -14,6 +14,7 @@ from chio_core.further import FURTHER_TO
 from chio_core.models.capability import CapabilityToken
 from chio_core.models.request import content_hash
 from chio_core.policy import APPROVAL_GUARD, BUDGET_GUARD
+from chio_core.reasons import EXHAUSTED, REVOKED
 from chio_sidecar.approvals import DENIED, question, refused_reason, too_many_reason
 from chio_sidecar.budgets import exceeded_reason
 from chio_sidecar.calls import EvaluateCall
@@ -22,7 +23,6 @@ from chio_sidecar.engine import (
     ANCESTOR_REVOKED,
     AUTHORITY_UNAVAILABLE,
     DENIED_STATUS,
-    EXHAUSTED,
     Decision,
     deny,
     refusal,
@@ -53,7 +53,6 @@ from chio_sidecar.store import (
     TooManyWaiting,
 )
 
-REVOKED = "capability token has been revoked"
 REVOCATION_GUARD = "CapabilityRevocation"
 
 REVOKED_POLICY_HASH = sha256_hex(b"chio_api_protect_revoked_capability")

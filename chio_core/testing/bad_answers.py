@@ -9,6 +9,7 @@ import gzip
 from collections.abc import Callable
 from typing import Any
 
+from chio_core.reasons import NEEDS_APPROVAL
 from chio_core.testing.behaviour import JSON_TYPE, Behaviour, Reply
 from chio_core.testing.delivery import in_chunks
 from chio_core.testing.question import ALLOW, Asked, compact
@@ -54,7 +55,7 @@ _ABSENT = object()
 
 _APPROVAL = {
     "error": "chio_approval_required",
-    "message": "request requires human approval before it can proceed",
+    "message": NEEDS_APPROVAL,
     "kernel_receipt_id": "rcpt-0",
     "approval_id": "approval-0",
     "resume_path": "/approvals/approval-0/respond",

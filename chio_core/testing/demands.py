@@ -20,13 +20,12 @@ from chio_core.policy import (
     budget_evidence,
     budget_from,
 )
+from chio_core.reasons import NEEDS_APPROVAL
 from chio_core.testing.question import Asked
 
 _INTENT = (
     "method", "route_pattern", "path", "query", "body_hash", "tool_server", "tool_name", "arguments", "governed_intent",
 )  # fmt: skip
-
-WAITING = "request requires human approval before it can proceed"
 
 
 class Refused(Exception):
@@ -74,7 +73,7 @@ class ApprovalPending(Refused):
     """A request that waits for an operator."""
 
     def __init__(self, approval: Approval) -> None:
-        super().__init__(WAITING, APPROVAL_GUARD)
+        super().__init__(NEEDS_APPROVAL, APPROVAL_GUARD)
         self.approval = approval
 
 

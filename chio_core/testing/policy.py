@@ -11,12 +11,13 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+from chio_core import reasons
 from chio_core.capabilities import CapabilityRejected, ConstraintError, match_grant, verify_capability
 from chio_core.models.capability import CapabilityToken
 from chio_core.policy import CAPABILITY_GUARD, POLICY_GUARD
 from chio_core.request import SAFE_METHODS
 from chio_core.testing.behaviour import Behaviour, Reply
-from chio_core.testing.demands import WAITING, ApprovalPending, Demands, Refused
+from chio_core.testing.demands import ApprovalPending, Demands, Refused
 from chio_core.testing.question import Asked, compact
 
 
@@ -57,7 +58,7 @@ class MemoryPolicy:
     def _judge(self, asked: Asked) -> tuple[CapabilityToken | None, list[dict[str, Any]]]:
         named = [asked.document.get(name) is not None for name in ("tool_server", "tool_name")]
         if any(named) and not all(named):
-            raise Refused("tool-call evaluation requires both tool_server and tool_name", CAPABILITY_GUARD)
+            raise Refused(reasons.BOTH_TOOL_FIELDS, CAPABILITY_GUARD)
         capability, use = self._capability(asked)
         evidence = [_route(asked, capability)]
         capability_id = None if capability is None else capability.id
@@ -80,9 +81,9 @@ class MemoryPolicy:
         except (CapabilityRejected, ConstraintError) as exc:
             raise Refused(exc.reason, CAPABILITY_GUARD) from None
         if asked.document.get("capability_id") not in (None, token.id):
-            raise Refused("capability_id does not match the presented capability token", CAPABILITY_GUARD)
+            raise Refused(reasons.OTHER_CAPABILITY, CAPABILITY_GUARD)
         if token.id in self._revoked:
-            revoked = Refused("capability token has been revoked", "CapabilityRevocation", details=None)
+            revoked = Refused(reasons.REVOKED, "CapabilityRevocation", details=None)
             revoked.capability_id = token.id
             raise revoked
         return token, grant
@@ -95,27 +96,23 @@ class MemoryPolicy:
             token, server, tool, asked.document.get("arguments"), model_metadata=asked.document.get("model_metadata")
         )
         if found is None:
-            raise Refused(f"capability does not authorize tool {tool} on server {server}", CAPABILITY_GUARD)
+            raise Refused(reasons.NOT_GRANTED.format(tool=tool, server=server), CAPABILITY_GUARD)
         limit = token.scope.grants[found].max_invocations
         if limit is None:
             return None
         if self._used.get((token.id, found), 0) >= limit:
-            none_left = f"capability has no invocation left of the {limit} granted for tool {tool} on server {server}"
+            none_left = reasons.EXHAUSTED.format(limit=limit, tool=tool, server=server)
             raise Refused(none_left, CAPABILITY_GUARD)
         return token.id, found
 
 
 def _route(asked: Asked, capability: CapabilityToken | None) -> dict[str, Any]:
     if asked.method in SAFE_METHODS:
-        guard, details = POLICY_GUARD, "safe method, session-scoped allow"
+        guard, details = POLICY_GUARD, reasons.SAFE_EVIDENCE
     elif capability is not None:
-        guard, details = CAPABILITY_GUARD, "valid capability token presented"
+        guard, details = CAPABILITY_GUARD, reasons.CAPABILITY_EVIDENCE
     else:
-        raise Refused(
-            "side-effect route requires a capability token",
-            CAPABILITY_GUARD,
-            details="side-effect route requires a valid capability token",
-        )
+        raise Refused(reasons.NO_CAPABILITY, CAPABILITY_GUARD, details=reasons.NO_CAPABILITY_EVIDENCE)
     return {"guard_name": guard, "verdict": True, "details": details}
 
 
@@ -125,12 +122,12 @@ def _denied(asked: Asked, no: Refused) -> Reply:
 
 
 def _waiting(asked: Asked, pending: ApprovalPending) -> Reply:
-    verdict = {"verdict": "incomplete", "reason": WAITING}
+    verdict = {"verdict": "incomplete", "reason": reasons.NEEDS_APPROVAL}
     receipt = asked.receipt(verdict, capability_id=pending.capability_id, evidence=_against(pending))
     approval_id = pending.approval.id
     document: Mapping[str, Any] = {
         "error": "chio_approval_required",
-        "message": WAITING,
+        "message": reasons.NEEDS_APPROVAL,
         "kernel_receipt_id": receipt["id"],
         "approval_id": approval_id,
         "resume_path": f"/approvals/{approval_id}/respond",

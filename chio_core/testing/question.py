@@ -22,13 +22,14 @@ from chio_core.policy import (
     budget_evidence,
     budget_from,
 )
+from chio_core.reasons import NO_CAPABILITY
 from chio_core.signing import SigningKey
 from chio_core.testing.receipts import make_receipt
 
 ALLOW: Mapping[str, Any] = {"verdict": "allow"}
 DENY: Mapping[str, Any] = {
     "verdict": "deny",
-    "reason": "side-effect route requires a capability token",
+    "reason": NO_CAPABILITY,
     "guard": CAPABILITY_GUARD,
     "http_status": 403,
 }

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from chio_core.policy import APPROVAL_GUARD
+from chio_core.reasons import NEEDS_APPROVAL
 from chio_sidecar import approval_tokens, approvals, budgets, further
 from chio_sidecar.explain.reasons import Known
 from chio_sidecar.explain.refusal import Refusal
@@ -39,7 +40,7 @@ def approval_command(refusal: Refusal, issuer: Sequence[str]) -> str | None:
 _STORES: Final = ("--embedded", "--receipt-store")
 
 POLICY_REASONS: Final = (
-    Known("approval", approvals.REQUIRED, "A person has to approve this very request, and nobody has yet.", _REPEAT),
+    Known("approval", NEEDS_APPROVAL, "A person has to approve this very request, and nobody has yet.", _REPEAT),
     Known("approval", approvals.DENIED, "A person was asked, and said no (approval {id}).", _ASK_ANEW),
     Known("approval", "approval {id} is not known", "No question has the id {id} in this store.", _ASK_ANEW),
     Known(

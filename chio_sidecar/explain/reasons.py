@@ -1,6 +1,6 @@
 """The reasons that a sidecar gives, and those of the application's side, each in plain words.
 
-The texts themselves stand where they are made (`chio_sidecar.engine`, `chio_sidecar.judge`, `chio_core`); here
+The texts themselves stand in `chio_core.reasons`, or where they are made (`chio_sidecar.engine`); here
 they are templates: `{name}` stands for anything, and what it stood for can be used in the words. The first
 template that fits counts, so the special ones come before the general ones.
 """
@@ -14,7 +14,8 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Final
 
-from chio_sidecar import engine, judge
+from chio_core import reasons
+from chio_sidecar import engine
 
 FRESH: Final = "issue a fresh one"
 
@@ -59,7 +60,7 @@ class Found:
 REASONS: Final = (
     Known(
         "R1",
-        engine.BOTH_TOOL_FIELDS,
+        reasons.BOTH_TOOL_FIELDS,
         "The question to the sidecar named a tool server without a tool, or a tool without a server.",
         "name both in the route's requirement, or neither",
     ),
@@ -100,7 +101,7 @@ REASONS: Final = (
     ),
     Known(
         "R6",
-        engine.NOT_GRANTED,
+        reasons.NOT_GRANTED,
         "The token is good, but none of its grants allows tool {tool} on server {server} with these arguments: the"
         " names must be equal or *, the grant must contain the operation invoke, and each constraint must hold.",
         "present a capability that grants it; --token shows which condition fails",
@@ -115,20 +116,20 @@ REASONS: Final = (
     ),
     Known(
         "R7",
-        engine.OTHER_CAPABILITY,
+        reasons.OTHER_CAPABILITY,
         "The request names one capability by its id and presents another one.",
         "present the token that is named, or leave the id out",
     ),
     Known(
         "R8",
-        engine.NO_CAPABILITY,
+        reasons.NO_CAPABILITY,
         "This route may change something, and such a route runs only with a capability; none was presented.",
         "present a capability in the X-Chio-Capability header",
         issue=True,
     ),
     Known(
         "revoked",
-        judge.REVOKED,
+        reasons.REVOKED,
         "The token was revoked (or released), for good.",
         FRESH,
         issue=True,
@@ -142,7 +143,7 @@ REASONS: Final = (
     ),
     Known(
         "invocations",
-        engine.EXHAUSTED,
+        reasons.EXHAUSTED,
         "The grant could be used {limit} times for tool {tool} on server {server}; all of them are spent.",
         FRESH,
         issue=True,
@@ -176,7 +177,7 @@ REASONS: Final = (
     ),
     Known(
         "unsupported member",
-        "HTTP authority projection does not support authorization field {field}",
+        engine.UNSUPPORTED,
         "The sidecar does not support the member {field}, which the route's approval or budget needs.",
         "use a sidecar that knows it, for example chio-sidecar of this distribution",
     ),
