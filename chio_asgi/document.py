@@ -18,7 +18,7 @@ from chio_asgi.overlaps import find_overlaps, spans_segments
 from chio_core.canonical import parse_json
 from chio_core.chain import Finding
 from chio_core.errors import ConfigurationError, InvalidDocument
-from chio_core.extensions import chio_members, merged, needs_capability
+from chio_core.models.openapi import chio_members, merged, needs_capability
 from chio_core.templates import shape
 
 OPENAPI_VERSION = "3.1.0"

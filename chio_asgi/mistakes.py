@@ -14,8 +14,8 @@ from chio_asgi.routing import RequirementSource, sources_in
 from chio_core.amounts import FromPath
 from chio_core.chain import Finding
 from chio_core.exclusions import is_among
-from chio_core.extensions import OBSERVE, SENSITIVITY
-from chio_core.policy import BudgetDemand
+from chio_core.models.openapi import OBSERVE, SENSITIVITY
+from chio_core.models.demands import BudgetDemand
 from chio_core.settings import ChioSettings
 
 WRITES: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})

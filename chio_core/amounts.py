@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 
 from chio_core.canonical import parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
-from chio_core.policy import MAX_UNITS, is_units
+from chio_core.models.demands import MAX_UNITS, is_units
 from chio_core.request import MAX_QUERY_FIELDS, RequestView
 
 _DIGITS: Final = re.compile(r"[0-9]{1,19}")

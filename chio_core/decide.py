@@ -10,7 +10,7 @@ not hold refuses:
 5. where the route requires a capability: one was presented, it is the one that the receipt names, and its
    scope covers the requirement;
 6. where the route demands an approval or has a budget: the receipt's evidence says that these were looked at
-   (`chio_core.policy`), because a sidecar that does not know them ignores them; and a budget is that of a route,
+   (`chio_core.models.demands`), because a sidecar that does not know them ignores them; and a budget is that of a route,
    not of each of its paths.
 """
 
@@ -42,7 +42,7 @@ from chio_core.models.receipt import HttpReceipt, explain
 from chio_core.models.verdict import Verdict
 from chio_core.names import CAPABILITY_HEADER, TRACEPARENT
 from chio_core.observe import is_observed, lacking
-from chio_core.policy import covers
+from chio_core.models.demands import covers
 from chio_core.question import EVALUATE_PATH, Answer, Question
 from chio_core.receipts import Expectation, verify_receipt
 from chio_core.request import RequestView, Requirement, to_chio_request

@@ -37,7 +37,7 @@ from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import ChioPassthrough, HttpReceipt
 from chio_core.models.verdict import GuardEvidence, Verdict
 from chio_core.names import APPROVAL_HEADER
-from chio_core.policy import APPROVAL_GUARD, CAPABILITY_GUARD, ApprovalDemand
+from chio_core.models.demands import APPROVAL_GUARD, CAPABILITY_GUARD, ApprovalDemand
 from chio_core.reasons import NEEDS_APPROVAL
 from chio_core.request import Requirement
 from chio_core.response import Denial

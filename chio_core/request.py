@@ -15,7 +15,7 @@ from chio_core.models.caller import CallerIdentity
 from chio_core.models.capability import Operation
 from chio_core.models.request import ChioHttpRequest, Method
 from chio_core.names import CAPABILITY_QUERY
-from chio_core.policy import ApprovalDemand, BudgetDemand
+from chio_core.models.demands import ApprovalDemand, BudgetDemand
 
 METHODS: frozenset[str] = frozenset(get_args(Method))
 """The seven methods that the protocol knows (wire protocol, section 1.1)."""
@@ -118,7 +118,7 @@ class Requirement:
         server, tool: what the token must grant; both None: any valid capability will do.
         operations: operations that one grant must contain (wire protocol, section 5.1).
         arguments: JSON value that the grant's constraints are held against; None for none.
-        approval: an approval that the request needs, see `chio_core.policy`.
+        approval: an approval that the request needs, see `chio_core.models.demands`.
         budget: what the request spends, and its limits.
         observe: the decision is recorded and does not refuse.
         capability: False where no capability is asked for, for example of a route that has only a budget.

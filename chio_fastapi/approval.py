@@ -14,10 +14,10 @@ from fastapi import Header, Security
 from starlette.requests import HTTPConnection
 
 from chio_core.amounts import Amount, Facts, check_amount, check_query, check_units, read_amount, reads_body
-from chio_core.extensions import APPROVAL, APPROVAL_REQUIRED
+from chio_core.models.openapi import APPROVAL, APPROVAL_REQUIRED
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import APPROVAL_HEADER
-from chio_core.policy import ApprovalDemand, check_currency
+from chio_core.models.demands import ApprovalDemand, check_currency
 from chio_core.request import Requirement
 from chio_fastapi.asking import CAPABILITY_SCHEME, CalledFirst, receipt_for
 

@@ -6,7 +6,7 @@ from fastapi.security import APIKeyHeader
 from starlette.requests import HTTPConnection
 
 from chio_asgi.routing import RequirementSource
-from chio_core import extensions
+from chio_core.models import openapi as extensions
 from chio_core.amounts import InputRefused
 from chio_core.decision import Decision, bad_request, body_too_large
 from chio_core.errors import ConfigurationError

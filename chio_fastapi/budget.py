@@ -16,9 +16,9 @@ from starlette.requests import HTTPConnection
 
 from chio_core.amounts import Amount, Facts, check_amount, check_units, read_amount, reads_body
 from chio_core.errors import ConfigurationError
-from chio_core.extensions import BUDGET, BUDGET_LIMIT
+from chio_core.models.openapi import BUDGET, BUDGET_LIMIT
 from chio_core.models.receipt import HttpReceipt
-from chio_core.policy import BudgetDemand, check_currency
+from chio_core.models.demands import BudgetDemand, check_currency
 from chio_core.request import Requirement
 from chio_fastapi.asking import CAPABILITY_SCHEME, CalledFirst, receipt_for
 

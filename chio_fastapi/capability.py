@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar
 from fastapi import Security
 from starlette.requests import HTTPConnection
 
-from chio_core.extensions import Sensitivity
+from chio_core.models.openapi import Sensitivity
 from chio_core.models.capability import Operation
 from chio_core.models.receipt import HttpReceipt
 from chio_core.rule import Arguments, CapabilityRule

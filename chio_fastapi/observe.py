@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from starlette.requests import HTTPConnection
 
-from chio_core.extensions import OBSERVE
+from chio_core.models.openapi import OBSERVE
 from chio_core.models.receipt import ChioPassthrough
 from chio_core.request import Requirement
 from chio_fastapi.asking import CalledFirst, asked

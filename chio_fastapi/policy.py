@@ -13,7 +13,7 @@ from fastapi import Security
 from starlette.requests import HTTPConnection
 
 from chio_core.errors import ConfigurationError
-from chio_core.extensions import LEVELS, SENSITIVITY, SIDE_EFFECTS, Sensitivity
+from chio_core.models.openapi import LEVELS, SENSITIVITY, SIDE_EFFECTS, Sensitivity
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import STATE_RECEIPT
 from chio_core.request import Requirement

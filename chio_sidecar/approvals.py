@@ -14,7 +14,7 @@ from typing import Any, Final
 from chio_core.canonical import canonical_json, sha256_hex
 from chio_core.models.capability import CapabilityToken
 from chio_core.models.request import ChioHttpRequest, content_hash
-from chio_core.policy import ApprovalDemand, approval_evidence
+from chio_core.models.demands import ApprovalDemand, approval_evidence
 from chio_sidecar.approval_tokens import LONGEST_LIFE, NOBODY, TokenRejected, check_token, read_token
 from chio_sidecar.receipts import compact_json
 from chio_sidecar.routes import RouteRule

@@ -16,7 +16,7 @@ from chio_core.errors import InvalidDocument
 from chio_core.models.receipt import explain
 from chio_core.models.request import ChioHttpRequest
 from chio_core.names import CAPABILITY_HEADER, CAPABILITY_QUERY
-from chio_core.policy import approval_from, budget_from
+from chio_core.models.demands import approval_from, budget_from
 from chio_sidecar.engine import Presented
 
 MAX_MEMBERS = 1000

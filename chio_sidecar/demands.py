@@ -12,7 +12,7 @@ from typing import Any
 
 from chio_core.models.capability import CapabilityToken
 from chio_core.models.request import ChioHttpRequest
-from chio_core.policy import (
+from chio_core.models.demands import (
     APPROVAL_GUARD,
     BUDGET_GUARD,
     ApprovalDemand,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from chio_core.errors import ConfigurationError
-from chio_core.extensions import (
+from chio_core.models.openapi import (
     APPROVAL,
     BUDGET,
     BUDGET_LIMIT,
@@ -22,7 +22,7 @@ from chio_core.extensions import (
     needs_capability,
 )
 from chio_core.models.capability import Operation
-from chio_core.policy import MAX_UNITS, ApprovalDemand, BudgetDemand, approval_from, budget_from
+from chio_core.models.demands import MAX_UNITS, ApprovalDemand, BudgetDemand, approval_from, budget_from
 
 SESSION_ALLOW = "session_allow"
 """Policy: allowed without a capability."""

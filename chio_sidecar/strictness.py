@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from chio_core.extensions import (
+from chio_core.models.openapi import (
     APPROVAL_REQUIRED,
     BUDGET_LIMIT,
     KNOWN,

@@ -29,10 +29,10 @@ class ChioHttpRequest(WireModel):
         body_hash: SHA-256 hex of the body bytes; None for an empty body.
         body_length: bytes counted, never a header's claim.
         timestamp: whole seconds since 1970, the client's clock.
-        governed_intent: what a person is asked to approve, see `chio_core.policy.ApprovalDemand`; sent only for
+        governed_intent: what a person is asked to approve, see `chio_core.models.demands.ApprovalDemand`; sent only for
             a route that demands it. The protocol's newer state reserves this name and `approval_token`.
         approval_token: the approval that the caller presents, if one: its id, or a GovernedApprovalToken object.
-        budget: what the request spends, see `chio_core.policy.BudgetDemand`; unknown to other sidecars.
+        budget: what the request spends, see `chio_core.models.demands.BudgetDemand`; unknown to other sidecars.
         further_to: id of the receipt that allowed this very request already, where the route has another demand, see
             `chio_core.further`; unknown to other sidecars.
         enforcement: `{"mode": "observe", "requires"?: "server/tool", "lacks"?: "read"}` where the application only

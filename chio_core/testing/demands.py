@@ -1,6 +1,6 @@
 """Demands: approvals and budgets of the sidecar of a test, kept in memory.
 
-The rules are those of `chio_core.policy`; the words of the evidence are what a client looks for.
+The rules are those of `chio_core.models.demands`; the words of the evidence are what a client looks for.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from chio_core.canonical import canonical_json, sha256_hex
 from chio_core.errors import ConfigurationError
-from chio_core.policy import (
+from chio_core.models.demands import (
     APPROVAL_GUARD,
     BUDGET_GUARD,
     ApprovalDemand,

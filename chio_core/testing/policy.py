@@ -14,7 +14,7 @@ from typing import Any
 from chio_core import reasons
 from chio_core.capabilities import CapabilityRejected, ConstraintError, match_grant, verify_capability
 from chio_core.models.capability import CapabilityToken
-from chio_core.policy import CAPABILITY_GUARD, POLICY_GUARD
+from chio_core.models.demands import CAPABILITY_GUARD, POLICY_GUARD
 from chio_core.request import SAFE_METHODS
 from chio_core.testing.behaviour import Behaviour, Reply
 from chio_core.testing.demands import ApprovalPending, Demands, Refused

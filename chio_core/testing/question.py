@@ -12,7 +12,7 @@ from chio_core.errors import InvalidDocument
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.request import content_hash
 from chio_core.names import CAPABILITY_HEADER
-from chio_core.policy import (
+from chio_core.models.demands import (
     APPROVAL_GUARD,
     BUDGET_GUARD,
     CAPABILITY_GUARD,

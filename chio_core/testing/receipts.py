@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from chio_core.canonical import sha256_hex
-from chio_core.policy import POLICY_GUARD
+from chio_core.models.demands import POLICY_GUARD
 from chio_core.receipts import signed_bytes
 from chio_core.signing import SigningKey
 

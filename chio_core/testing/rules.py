@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 
-from chio_core.policy import POLICY_GUARD
+from chio_core.models.demands import POLICY_GUARD
 from chio_core.testing.behaviour import Behaviour, Reply
 from chio_core.testing.question import Asked
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from chio_core.policy import CAPABILITY_GUARD
+from chio_core.models.demands import CAPABILITY_GUARD
 from chio_core.testing.behaviour import Behaviour, Reply, allow_reply
 from chio_core.testing.question import ALLOW as ALLOW_VERDICT
 from chio_core.testing.question import DENY as DENY_VERDICT

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Final
 
-from chio_core.policy import APPROVAL_GUARD
+from chio_core.models.demands import APPROVAL_GUARD
 from chio_core.reasons import NEEDS_APPROVAL
 from chio_sidecar import approval_tokens, approvals, budgets, further
 from chio_sidecar.explain.reasons import Known

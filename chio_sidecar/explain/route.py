@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from chio_core.extensions import CAPABILITY
+from chio_core.models.openapi import CAPABILITY
 from chio_sidecar.explain.capability import Wanted
 from chio_sidecar.openapi import read_operations
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from chio_core.extensions import KNOWN, PREFIX, chio_members, merged, needs_capability
+from chio_core.models.openapi import KNOWN, PREFIX, chio_members, merged, needs_capability
 
 ANY: dict[str, Any] = {"x-chio-capability": [{}]}
 PAY: dict[str, Any] = {"x-chio-capability": [{"server": "payments", "tool": "pay", "operations": ["invoke"]}]}

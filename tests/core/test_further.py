@@ -9,7 +9,7 @@ import pytest
 from chio_core.decide import Question, conclude
 from chio_core.decision import Decision
 from chio_core.further import FURTHER_TO
-from chio_core.policy import BudgetDemand
+from chio_core.models.demands import BudgetDemand
 from chio_core.request import Requirement
 from chio_core.testing import KEY
 from chio_core.testing.question import DENY

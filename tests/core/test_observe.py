@@ -19,7 +19,7 @@ from chio_core.observe import is_observed, settle
 from chio_core.outbound import OutboundDenied, decision_of, receipt_of
 from chio_core.outbound.govern import GovernOutbound
 from chio_core.outbound.transport import ChioTransport
-from chio_core.policy import ApprovalDemand
+from chio_core.models.demands import ApprovalDemand
 from chio_core.request import Requirement
 from chio_core.response import Denial
 from chio_core.settings import report_settings, unsafe_options

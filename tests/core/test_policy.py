@@ -15,7 +15,7 @@ from chio_core.errors import ApprovalRequired, ConfigurationError, EvaluationFai
 from chio_core.inspection import approval_of
 from chio_core.models.capability import ChioScope
 from chio_core.models.verdict import GuardEvidence
-from chio_core.policy import (
+from chio_core.models.demands import (
     MAX_UNITS,
     ApprovalDemand,
     BudgetDemand,

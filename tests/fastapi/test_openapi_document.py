@@ -28,7 +28,7 @@ from chio_asgi.listing import list_routes
 from chio_asgi.overlaps import find_overlaps
 from chio_asgi.routing import RouteResolver
 from chio_core.errors import ConfigurationError
-from chio_core.policy import ApprovalDemand, BudgetDemand
+from chio_core.models.demands import ApprovalDemand, BudgetDemand
 from chio_core.templates import shape
 from chio_fastapi import Observe, RequireCapability, add_chio, check
 from chio_fastapi.approval import RequireApproval

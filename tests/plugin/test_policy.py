@@ -13,7 +13,7 @@ import pytest
 from chio_core import ChioClient, ChioSettings, Requirement
 from chio_core.decide import Question
 from chio_core.decision import Decision
-from chio_core.policy import ApprovalDemand, BudgetDemand
+from chio_core.models.demands import ApprovalDemand, BudgetDemand
 from chio_core.testing import KEY, ChioFixture
 from chio_sidecar.embedded import open_embedded
 from tests.core.views import View, question

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from chio_core.canonical import canonical_json
-from chio_core.policy import ApprovalDemand
+from chio_core.models.demands import ApprovalDemand
 from chio_core.signing import SigningKey
 from chio_sidecar.app import SidecarApp
 from tests.sidecar.sidecar_tools import HOLDER, KERNEL, NOW, Answer, capability, decision, evaluate, send

@@ -10,7 +10,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from chio_core.policy import BudgetDemand
+from chio_core.models.demands import BudgetDemand
 from tests.sidecar.approval_tools import ask, pay, verdict
 from tests.sidecar.sidecar_tools import sidecar
 

@@ -11,7 +11,7 @@ import pytest
 
 from chio_core.canonical import canonical_json, sha256_hex
 from chio_core.models.verdict import GuardEvidence
-from chio_core.policy import MAX_UNITS, ApprovalDemand, BudgetDemand, covers
+from chio_core.models.demands import MAX_UNITS, ApprovalDemand, BudgetDemand, covers
 from chio_core.receipts import verify_receipt
 from chio_sidecar.approvals import MAX_OPEN_EACH
 from tests.sidecar.approval_tools import (

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from chio_core.models.verdict import GuardEvidence
-from chio_core.policy import MAX_UNITS, BudgetDemand, covers
+from chio_core.models.demands import MAX_UNITS, BudgetDemand, covers
 from chio_sidecar.app import SidecarApp
 from chio_sidecar.explain import explain, read_refusal
 from tests.sidecar.sidecar_tools import (

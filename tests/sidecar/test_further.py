@@ -11,7 +11,7 @@ import pytest
 
 from chio_core.canonical import parse_json
 from chio_core.further import FURTHER_TO
-from chio_core.policy import ApprovalDemand, BudgetDemand
+from chio_core.models.demands import ApprovalDemand, BudgetDemand
 from chio_sidecar.app import SidecarApp
 from chio_sidecar.explain import explain, read_refusal
 from chio_sidecar.further import WITHIN

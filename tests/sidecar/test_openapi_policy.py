@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from chio_core.errors import ConfigurationError
-from chio_core.policy import MAX_UNITS, ApprovalDemand, BudgetDemand
+from chio_core.models.demands import MAX_UNITS, ApprovalDemand, BudgetDemand
 from chio_sidecar.routes import RouteTable
 from chio_sidecar.rules import DENY_BY_DEFAULT, SESSION_ALLOW, operation_rule
 from tests.sidecar.sidecar_tools import run, sidecar
