@@ -32,7 +32,7 @@ from chio_asgi import ASGIGuardRequest
 from chio_core.canonical import canonical_json, parse_json, sha256_hex
 from chio_core.carrier.base import Endpoint
 from chio_core.carrier.pool import ConnectionPool
-from chio_core.decide import EVALUATE_PATH, Answer, Question, conclude, inspect, prepare, singleton_headers
+from chio_core.evaluation.conclude import EVALUATE_PATH, Answer, Question, conclude, inspect, prepare, singleton_headers
 from chio_core.identity import default_extractor
 from chio_core.models.receipt import HttpReceipt
 from chio_core.receipts import signed_bytes, verify_receipt

@@ -21,13 +21,13 @@ from chio_asgi.body import Body, BodyTooLarge, ClientDisconnected
 from chio_asgi.nested import mark_judged, nested_in
 from chio_asgi.routing import RouteMatch, RouteResolver
 from chio_asgi.view import ASGIGuardRequest
-from chio_core.amounts import Facts, InputRefused
+from chio_core.evaluation.amounts import Facts, InputRefused
 from chio_core.chain import DecisionMember
 from chio_core.client import ChioClient
-from chio_core.decide import inspect, prepare, singleton_headers
-from chio_core.decision import Decision, bad_request, body_incomplete, body_too_large
+from chio_core.evaluation.conclude import inspect, prepare, singleton_headers
+from chio_core.evaluation.outcomes import Decision, bad_request, body_incomplete, body_too_large
 from chio_core.exclusions import Exclusions
-from chio_core.handling import aannounce, with_evidence
+from chio_core.evaluation.hooks import aannounce, with_evidence
 from chio_core.identity import default_extractor, identify
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt

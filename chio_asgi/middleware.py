@@ -21,7 +21,7 @@ from chio_asgi.view import ASGIGuardRequest
 from chio_core.chain import Chain, Guard, around
 from chio_core.client import ChioClient
 from chio_core.errors import ConfigurationError
-from chio_core.handling import refused_locally
+from chio_core.evaluation.hooks import refused_locally
 from chio_core.models.caller import CallerIdentity
 from chio_core.names import LOGGER, STATE_DECISION
 from chio_core.onion import Run, failed

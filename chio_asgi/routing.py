@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from chio_asgi.types import ASGIApp, Scope
-from chio_core.amounts import Facts
+from chio_core.evaluation.amounts import Facts
 from chio_core.request import Requirement
-from chio_core.rule import merged
+from chio_core.evaluation.requirements import merged
 
 MAX_DEPTH = 64
 """Mounts and layers of middleware to look through; an application may be mounted in itself."""
@@ -58,7 +58,7 @@ class RouteMatch:
         return need_body(self.sources)
 
     def requirement(self, facts: Facts | None = None) -> Requirement | None:
-        """Return what the route asks for in the one evaluation; see `chio_core.rule.merged`.
+        """Return what the route asks for in the one evaluation; see `chio_core.evaluation.requirements.merged`.
 
         Args:
             facts: the request; without them only what needs no more than path parameters can be worked out.

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from chio_asgi.types import Message, Scope, Send
-from chio_core.handling import receipt_header_of
+from chio_core.evaluation.hooks import receipt_header_of
 from chio_core.names import EXPOSE_HEADERS, STATE_DECISION, STATE_OUTGOING
 from chio_core.outgoing import Outgoing
 from chio_core.problems import render

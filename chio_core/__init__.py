@@ -2,7 +2,7 @@
 
 from chio_core.chain import Chain, Next
 from chio_core.client import ChioClient, SyncChioClient
-from chio_core.decision import Decision
+from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import ChioError, ConfigurationError
 from chio_core.request import GuardRequest, Requirement
 from chio_core.response import AnyResponse, Denial, Downstream, Response

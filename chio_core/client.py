@@ -1,4 +1,4 @@
-"""ChioClient and SyncChioClient: ask the sidecar, and let `chio_core.decide` say what its answer means.
+"""ChioClient and SyncChioClient: ask the sidecar, and let `chio_core.evaluation.conclude` say what its answer means.
 
 Two thin shells over the same pure functions. A client belongs to whoever made it; there is none at module
 level. It may be made before any event loop runs, and follows its caller from loop to loop.
@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from chio_core.carrier.base import AsyncCarrier, BlockingCarrier, Endpoint, Pairs
-from chio_core.decide import conclude, conclude_error
-from chio_core.decision import Decision
+from chio_core.evaluation.conclude import conclude, conclude_error
+from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import SidecarError
 from chio_core.metrics import Metrics
-from chio_core.observe import settle
-from chio_core.question import EVALUATE_PATH, Answer, Question
+from chio_core.evaluation.observe import settle
+from chio_core.evaluation.exchange import EVALUATE_PATH, Answer, Question
 from chio_core.settings import ChioSettings
 from chio_core.telemetry import Telemetry
 from chio_core.trust import KeyTrust
@@ -257,7 +257,7 @@ def concluded(answer: Answer, question: Question, settings: ChioSettings, trust:
     """Return the decision that an answer amounts to, ready to be carried out.
 
     Raises:
-        SidecarError: it amounts to none, see `chio_core.decide.conclude`.
+        SidecarError: it amounts to none, see `chio_core.evaluation.conclude.conclude`.
     """
     return settle(conclude(answer, question, settings, trust, now), question)
 

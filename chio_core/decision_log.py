@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from chio_core.decision import Decision
+from chio_core.evaluation.outcomes import Decision
 from chio_core.metrics import code_of, verdict_of
 from chio_core.names import DECISION_LOGGER
 from chio_core.request import METHODS

@@ -2,7 +2,7 @@
 
 * `ConfigurationError`: the programmer or operator made a mistake here.
 * `SidecarError` and its children: the sidecar could not be asked, or broke the protocol.
-* a denial is no exception; it is a `chio_core.decision.Decision`.
+* a denial is no exception; it is a `chio_core.evaluation.outcomes.Decision`.
 
 The `code` of each class is the wire code (wire protocol, section 11.1).
 """

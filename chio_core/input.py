@@ -13,7 +13,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import IO, Any, BinaryIO
 
-from chio_core.decision import body_incomplete, body_too_large
+from chio_core.evaluation.outcomes import body_incomplete, body_too_large
 
 _PIECE = 256 * 1024
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from chio_core.decision import Decision
+from chio_core.evaluation.outcomes import Decision
 from chio_core.prometheus import Counter, Histogram, render
 
 WAITING: Final = "approval_required"

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from chio_core import decision_log
 from chio_core.carrier.base import Endpoint
-from chio_core.decision import Decision
+from chio_core.evaluation.outcomes import Decision
 from chio_core.decision_log import Facts, asked_facts, decided_facts, is_undecided, level_of
 from chio_core.metrics import Metrics
 from chio_core.names import LOGGER, TRACEPARENT
@@ -29,7 +29,7 @@ from chio_core.settings import ChioSettings
 
 if TYPE_CHECKING:
     from chio_core.otel.spans import ActiveSpan, Provider, Spans
-    from chio_core.question import Question
+    from chio_core.evaluation.exchange import Question
 
 log = logging.getLogger(LOGGER)
 

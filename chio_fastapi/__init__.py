@@ -1,6 +1,6 @@
 """Chio for FastAPI: one line for the application, one dependency for a route."""
 
-from chio_core.amounts import from_body, from_path, from_query
+from chio_core.evaluation.amounts import from_body, from_path, from_query
 from chio_fastapi.application import add_chio
 from chio_fastapi.approval import RequireApproval
 from chio_fastapi.budget import Budget

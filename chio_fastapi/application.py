@@ -13,7 +13,7 @@ from chio_asgi.document import OVERLAPPING, describe
 from chio_asgi.middleware import ChioASGIMiddleware
 from chio_core.chain import Chain, Guard, guard_list
 from chio_core.client import ChioClient
-from chio_core.decision import Decision
+from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import ConfigurationError
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar
 from fastapi import Header, Security
 from starlette.requests import HTTPConnection
 
-from chio_core.amounts import Amount, Facts, check_amount, check_query, check_units, read_amount, reads_body
+from chio_core.evaluation.amounts import Amount, Facts, check_amount, check_query, check_units, read_amount, reads_body
 from chio_core.models.openapi import APPROVAL, APPROVAL_REQUIRED
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import APPROVAL_HEADER

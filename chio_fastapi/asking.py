@@ -7,10 +7,10 @@ from starlette.requests import HTTPConnection
 
 from chio_asgi.routing import RequirementSource
 from chio_core.models import openapi as extensions
-from chio_core.amounts import InputRefused
-from chio_core.decision import Decision, bad_request, body_too_large
+from chio_core.evaluation.amounts import InputRefused
+from chio_core.evaluation.outcomes import Decision, bad_request, body_too_large
 from chio_core.errors import ConfigurationError
-from chio_core.handling import is_met
+from chio_core.evaluation.hooks import is_met
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import CAPABILITY_HEADER
 from chio_fastapi.denied import ChioDenied

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar
 from fastapi import Security
 from starlette.requests import HTTPConnection
 
-from chio_core.amounts import Amount, Facts, check_amount, check_units, read_amount, reads_body
+from chio_core.evaluation.amounts import Amount, Facts, check_amount, check_units, read_amount, reads_body
 from chio_core.errors import ConfigurationError
 from chio_core.models.openapi import BUDGET, BUDGET_LIMIT
 from chio_core.models.receipt import HttpReceipt

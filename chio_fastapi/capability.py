@@ -14,7 +14,7 @@ from starlette.requests import HTTPConnection
 from chio_core.models.openapi import Sensitivity
 from chio_core.models.capability import Operation
 from chio_core.models.receipt import HttpReceipt
-from chio_core.rule import Arguments, CapabilityRule
+from chio_core.evaluation.requirements import Arguments, CapabilityRule
 from chio_fastapi.asking import CAPABILITY_SCHEME, CalledFirst, receipt_for
 from chio_fastapi.policy import stated_policy
 

@@ -7,7 +7,7 @@ from starlette.requests import HTTPConnection
 
 from chio_asgi.view import ASGIGuardRequest
 from chio_core.client import ChioClient
-from chio_core.decision import Decision
+from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import ConfigurationError
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import ChioPassthrough, HttpReceipt

@@ -15,17 +15,17 @@ from chio_asgi.body import Body
 from chio_asgi.decide import worked_out
 from chio_asgi.routing import RequirementSource, need_body, requirement_from, sources_in
 from chio_asgi.view import ASGIGuardRequest, route_path
-from chio_core.amounts import Facts, InputRefused
+from chio_core.evaluation.amounts import Facts, InputRefused
 from chio_core.canonical import sha256_hex
 from chio_core.client import ChioClient
-from chio_core.decide import inspect, prepare, singleton_headers
-from chio_core.decision import Decision, body_too_large
+from chio_core.evaluation.conclude import inspect, prepare, singleton_headers
+from chio_core.evaluation.outcomes import Decision, body_too_large
 from chio_core.errors import ConfigurationError
 from chio_core.identity import default_extractor, identify
 from chio_core.models.caller import CallerIdentity
 from chio_core.names import SCOPE_ASKED, STATE_BODY, STATE_CLIENT, STATE_DECISION, STATE_EXTRACTOR
 from chio_core.request import Requirement
-from chio_core.rule import includes, merged
+from chio_core.evaluation.requirements import includes, merged
 
 
 def client_of(connection: HTTPConnection) -> ChioClient:

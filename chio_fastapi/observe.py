@@ -3,7 +3,7 @@
     @app.post("/transfers", dependencies=[Depends(Observe()), Depends(RequireCapability("payments", "transfer"))])
 
 With the middleware, it was found before the body was read. The request is judged as it always is, and what would
-have been refused runs, marked and logged; see `chio_core.observe`. The settings `observe`, `observe_paths` and
+have been refused runs, marked and logged; see `chio_core.evaluation.observe`. The settings `observe`, `observe_paths` and
 `observe_prefixes` do the same for more than one route.
 """
 

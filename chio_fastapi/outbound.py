@@ -19,7 +19,7 @@ import httpx
 from starlette.requests import HTTPConnection
 
 from chio_asgi.view import ASGIGuardRequest
-from chio_core.decide import capability_of
+from chio_core.evaluation.conclude import capability_of
 from chio_core.errors import ConfigurationError
 from chio_core.names import TRACEPARENT
 from chio_core.outbound.chain import MiddlewareChain

@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from chio_core.errors import ChioError
-from chio_core.question import EVALUATE_PATH
+from chio_core.evaluation.exchange import EVALUATE_PATH
 from chio_sidecar.config import SidecarConfig
 from chio_sidecar.evaluate import EvaluateEndpoint
 from chio_sidecar.health import HealthEndpoint, live

@@ -38,7 +38,7 @@ def shown(default: Any) -> str:
 
 def outcomes_table() -> str:
     """Return the table of outcomes, from the module that renders them."""
-    from chio_core import decision
+    from chio_core.evaluation import outcomes as decision
 
     return "\n".join(line for line in (decision.__doc__ or "").splitlines() if line.startswith("|"))
 

@@ -18,12 +18,12 @@ from django.http import HttpRequest
 from django.utils.decorators import method_decorator
 from django.views import View as ClassBasedView
 
-from chio_core.decision import Decision
+from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import ConfigurationError
-from chio_core.handling import is_met, receipt_header_of
+from chio_core.evaluation.hooks import is_met, receipt_header_of
 from chio_core.models.capability import Operation
 from chio_core.request import Requirement
-from chio_core.rule import RULES, Arguments, CapabilityRule, rules_of
+from chio_core.evaluation.requirements import RULES, Arguments, CapabilityRule, rules_of
 from chio_django.apps import ChioDjangoConfig
 from chio_django.passage import Passage, passage_of
 from chio_django.responses import refusal
@@ -35,7 +35,7 @@ class RequiredCapability(CapabilityRule):
     """The decorator that `require_capability(…)` returns; for views, methods of class-based views, and their classes.
 
     Args:
-        server, tool, operations, arguments: see `chio_core.rule.CapabilityRule`.
+        server, tool, operations, arguments: see `chio_core.evaluation.requirements.CapabilityRule`.
     """
 
     def __call__(self, view: View) -> View:

@@ -10,16 +10,16 @@ from typing import Any
 
 from django.http import HttpRequest
 
-from chio_core.ask import NO_MATCH, Ask, Route, ViewMatch, arun, run
-from chio_core.decide import Question
-from chio_core.decision import Decision
-from chio_core.handling import aannounce, announce, refused_locally, with_evidence
+from chio_core.evaluation.pipeline import NO_MATCH, Ask, Route, ViewMatch, arun, run
+from chio_core.evaluation.conclude import Question
+from chio_core.evaluation.outcomes import Decision
+from chio_core.evaluation.hooks import aannounce, announce, refused_locally, with_evidence
 from chio_core.models.receipt import HttpReceipt
 from chio_core.models.verdict import GuardEvidence
 from chio_core.names import STATE_DECISION, STATE_EVALUATION, STATE_PASSTHROUGH, STATE_RECEIPT
 from chio_core.request import Requirement
 from chio_core.response import AnyResponse, Denial
-from chio_core.rule import includes
+from chio_core.evaluation.requirements import includes
 from chio_django.governor import Governor
 from chio_django.routing import find_view, view_match
 from chio_django.view import DjangoGuardRequest

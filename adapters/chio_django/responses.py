@@ -6,7 +6,7 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
 from chio_core.environ import INPUT, accept_in
-from chio_core.handling import receipt_header_of
+from chio_core.evaluation.hooks import receipt_header_of
 from chio_core.input import is_kept
 from chio_core.names import EXPOSE_HEADERS
 from chio_core.problems import render

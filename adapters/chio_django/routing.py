@@ -20,8 +20,8 @@ from django.http import HttpRequest
 from django.urls import Resolver404, ResolverMatch, get_resolver
 from django.utils import translation
 
-from chio_core.ask import NO_MATCH, ViewMatch
-from chio_core.rule import CapabilityRule, rules_of
+from chio_core.evaluation.pipeline import NO_MATCH, ViewMatch
+from chio_core.evaluation.requirements import CapabilityRule, rules_of
 
 _ESCAPED = re.compile(r"\\([^A-Za-z0-9])")
 _STILL_REGEX = re.compile(r"[()\[\]|\\]|<[^>]*<")

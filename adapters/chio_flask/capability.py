@@ -14,11 +14,11 @@ from typing import Any, TypeVar, overload
 
 from flask import Flask, Request, current_app, request
 
-from chio_core.decision import Decision
+from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import ConfigurationError
-from chio_core.handling import is_met
+from chio_core.evaluation.hooks import is_met
 from chio_core.models.capability import Operation
-from chio_core.rule import RULES, Arguments, CapabilityRule, rules_of
+from chio_core.evaluation.requirements import RULES, Arguments, CapabilityRule, rules_of
 from chio_flask.driver import GovernedApp
 from chio_flask.governor import EXTENSION
 from chio_flask.passage import Passage, passage_in, refusal
@@ -30,7 +30,7 @@ class RequiredCapability(CapabilityRule):
     """The decorator that `require_capability(…)` returns; for views and methods of class-based views.
 
     Args:
-        server, tool, operations, arguments: see `chio_core.rule.CapabilityRule`.
+        server, tool, operations, arguments: see `chio_core.evaluation.requirements.CapabilityRule`.
     """
 
     def __call__(self, view: View) -> View:

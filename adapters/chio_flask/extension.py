@@ -10,7 +10,7 @@ from flask import Flask
 
 from chio_core.chain import Chain, Guard
 from chio_core.client import SyncChioClient
-from chio_core.decision import Decision
+from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import ConfigurationError
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt

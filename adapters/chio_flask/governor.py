@@ -9,10 +9,10 @@ from typing import Any, Final
 
 from flask import Flask
 
-from chio_core.ask import Asker
+from chio_core.evaluation.pipeline import Asker
 from chio_core.chain import Chain, Guard
 from chio_core.client import SyncChioClient
-from chio_core.decision import Decision
+from chio_core.evaluation.outcomes import Decision
 from chio_core.hosted import HostedChain
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt

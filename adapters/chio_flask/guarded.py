@@ -11,7 +11,7 @@ from flask import Request
 from werkzeug.wsgi import ClosingIterator
 
 from chio_core.environ import accept_in
-from chio_core.handling import receipt_header_of
+from chio_core.evaluation.hooks import receipt_header_of
 from chio_core.names import EXPOSE_HEADERS, STATE_OUTGOING
 from chio_core.outgoing import Outgoing, call_at_the_end
 from chio_core.problems import render

@@ -11,17 +11,17 @@ from typing import Any, Final
 
 from flask import Flask, Request, Response, g
 
-from chio_core.ask import NO_MATCH, Ask, Route, ViewMatch, run
-from chio_core.decide import Question
-from chio_core.decision import Decision
+from chio_core.evaluation.pipeline import NO_MATCH, Ask, Route, ViewMatch, run
+from chio_core.evaluation.conclude import Question
+from chio_core.evaluation.outcomes import Decision
 from chio_core.environ import accept_in
-from chio_core.handling import announce, refused_locally, with_evidence
+from chio_core.evaluation.hooks import announce, refused_locally, with_evidence
 from chio_core.models.verdict import GuardEvidence
 from chio_core.names import STATE_DECISION, STATE_NAMESPACE, STATE_PASSTHROUGH, STATE_RECEIPT
 from chio_core.problems import render
 from chio_core.request import Requirement
 from chio_core.response import AnyResponse, Denial
-from chio_core.rule import includes
+from chio_core.evaluation.requirements import includes
 from chio_flask.governor import Governor
 from chio_flask.routing import find_view, view_match
 from chio_flask.view import FlaskGuardRequest

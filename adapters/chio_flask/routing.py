@@ -11,8 +11,8 @@ from flask import Flask, Request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import MapAdapter, Rule
 
-from chio_core.ask import NO_MATCH, ViewMatch
-from chio_core.rule import CapabilityRule, rules_of
+from chio_core.evaluation.pipeline import NO_MATCH, ViewMatch
+from chio_core.evaluation.requirements import CapabilityRule, rules_of
 
 _PARAMETER = re.compile(r"<(?:[A-Za-z_]\w*(?:\(.*?\))?:)?([A-Za-z_]\w*)>", re.ASCII)
 

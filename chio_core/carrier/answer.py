@@ -6,7 +6,7 @@ import httptools
 
 from chio_core.carrier.base import MAX_ANSWER_BYTES
 from chio_core.errors import EvaluationFailed
-from chio_core.question import Answer
+from chio_core.evaluation.exchange import Answer
 
 
 class AnswerReader:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
-from chio_core.question import Answer
+from chio_core.evaluation.exchange import Answer
 
 MAX_ANSWER_BYTES = 1024 * 1024
 """A longer answer is no decision. A receipt has one to three kilobytes."""
@@ -84,7 +84,7 @@ def request_head(endpoint: Endpoint, path: str, length: int, headers: Pairs) -> 
     """Return the head of an HTTP/1.1 POST (RFC 9112, section 3).
 
     Raises:
-        ValueError: a header value that could end the line; `chio_core.decide` never lets one through.
+        ValueError: a header value that could end the line; `chio_core.evaluation.conclude` never lets one through.
     """
     lines = [
         f"POST {endpoint.base}{path} HTTP/1.1",

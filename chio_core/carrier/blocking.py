@@ -15,7 +15,7 @@ import weakref
 from chio_core.carrier.answer import AnswerReader
 from chio_core.carrier.base import Endpoint, Pairs, request_head
 from chio_core.errors import EvaluationFailed, SidecarTimeout, SidecarUnreachable
-from chio_core.question import Answer
+from chio_core.evaluation.exchange import Answer
 
 MAX_IDLE_SECONDS = 30.0
 

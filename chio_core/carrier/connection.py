@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from chio_core.carrier.answer import AnswerReader
 from chio_core.errors import EvaluationFailed, SidecarTimeout, SidecarUnreachable
-from chio_core.question import Answer
+from chio_core.evaluation.exchange import Answer
 
 
 class Connection(asyncio.Protocol):

@@ -16,7 +16,7 @@ from chio_core.carrier.base import Pairs
 from chio_core.carrier.via_httpx import HttpxCarrier
 from chio_core.errors import ConfigurationError
 from chio_core.loop_thread import LoopThread
-from chio_core.question import Answer
+from chio_core.evaluation.exchange import Answer
 from chio_core.settings import ChioSettings
 
 if TYPE_CHECKING:

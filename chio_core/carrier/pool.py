@@ -15,7 +15,7 @@ from collections import deque
 from chio_core.carrier.base import Endpoint, Pairs, request_head
 from chio_core.carrier.connection import Connection
 from chio_core.errors import SidecarTimeout, SidecarUnreachable
-from chio_core.question import Answer
+from chio_core.evaluation.exchange import Answer
 
 MAX_IDLE_SECONDS = 30.0
 

@@ -14,7 +14,7 @@ import httpx
 from chio_core.carrier.base import MAX_ANSWER_BYTES, Pairs
 from chio_core.errors import EvaluationFailed, SidecarError, SidecarTimeout, SidecarUnreachable
 from chio_core.names import LOGGER
-from chio_core.question import Answer
+from chio_core.evaluation.exchange import Answer
 
 log = logging.getLogger(LOGGER)
 

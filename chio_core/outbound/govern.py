@@ -1,7 +1,7 @@
 """GovernOutbound: the member that asks the sidecar before anything is sent.
 
 Each network send is a request of its own to the sidecar: a redirect hop, a repetition by a member further out. The
-answer is verified as everywhere (`chio_core.decide`), is good for one send of exactly what was asked about, and is
+answer is verified as everywhere (`chio_core.evaluation.conclude`), is good for one send of exactly what was asked about, and is
 never kept for another. The receipt is on the response: `receipt_of(response)`.
 """
 
@@ -17,8 +17,8 @@ from typing import Any
 
 from chio_core.chain import DECISION as DECISION_NAME
 from chio_core.client import ChioClient, SyncChioClient
-from chio_core.decide import Question, inspect, prepare, singleton_headers
-from chio_core.decision import Decision, bad_request, body_too_large
+from chio_core.evaluation.conclude import Question, inspect, prepare, singleton_headers
+from chio_core.evaluation.outcomes import Decision, bad_request, body_too_large
 from chio_core.errors import ConfigurationError
 from chio_core.identity import default_extractor
 from chio_core.models.caller import CallerIdentity

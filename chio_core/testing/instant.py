@@ -10,7 +10,7 @@ import httpx
 from chio_core.carrier.base import MAX_ANSWER_BYTES, Pairs
 from chio_core.carrier.via_httpx import mapped
 from chio_core.errors import EvaluationFailed
-from chio_core.question import Answer
+from chio_core.evaluation.exchange import Answer
 from chio_core.testing.transport import Behave, ScriptedTransport
 
 T = TypeVar("T")

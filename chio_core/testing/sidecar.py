@@ -24,7 +24,7 @@ import httpx
 from chio_core.canonical import parse_json
 from chio_core.client import ChioClient
 from chio_core.errors import ConfigurationError, InvalidDocument, ReceiptRejected
-from chio_core.question import EVALUATE_PATH
+from chio_core.evaluation.exchange import EVALUATE_PATH
 from chio_core.receipts import verify_receipt
 from chio_core.settings import ChioSettings
 from chio_core.signing import SigningKey

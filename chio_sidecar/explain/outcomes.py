@@ -1,4 +1,4 @@
-"""The wire codes of refusals in plain words: the table of `chio_core.decision`, and what a sidecar answers itself."""
+"""The wire codes of refusals in plain words: the table of `chio_core.evaluation.outcomes`, and what a sidecar answers itself."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl, unquote
 from chio_core import AnyResponse, Chain, ChioClient, ChioSettings, Denial, Downstream, GuardRequest, Next, Response
 from chio_core.canonical import sha256_hex
 from chio_core.chain import DecisionMember
-from chio_core.decide import inspect, prepare, singleton_headers
+from chio_core.evaluation.conclude import inspect, prepare, singleton_headers
 from chio_core.guards import IpBlock
 from chio_core.headers import HeaderLines
 from chio_core.identity import default_extractor, identify

@@ -14,7 +14,7 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from chio_asgi import ChioASGIMiddleware
-from chio_core.decision import Decision
+from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import SidecarUnreachable
 from chio_core.request import GuardRequest
 from chio_core.response import Denial

@@ -22,8 +22,8 @@ from starlette.routing import Route
 from chio_asgi import ASGIGuardRequest, ChioASGIConfig, ChioASGIMiddleware
 from chio_core.canonical import sha256_hex
 from chio_core.client import ChioClient, SyncChioClient
-from chio_core.decide import inspect, prepare, singleton_headers
-from chio_core.decision import Decision
+from chio_core.evaluation.conclude import inspect, prepare, singleton_headers
+from chio_core.evaluation.outcomes import Decision
 from chio_core.identity import default_extractor
 from chio_core.problems import flat, render
 from chio_core.response import Denial

@@ -16,8 +16,8 @@ from fastapi import Depends, FastAPI, Request
 from chio_asgi import ChioASGIConfig
 from chio_core.capabilities import issue_capability
 from chio_core.client import ChioClient
-from chio_core.decide import Answer, conclude
-from chio_core.decision import Decision
+from chio_core.evaluation.conclude import Answer, conclude
+from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import SidecarError
 from chio_core.signing import SigningKey
 from chio_core.testing import BEHAVIOURS, Asked, Behaviour, Reply, ScriptedSidecar

@@ -10,7 +10,7 @@ import pytest
 
 from chio_core.canonical import parse_json
 from chio_core.capabilities import issue_capability
-from chio_core.decide import (
+from chio_core.evaluation.conclude import (
     Question,
     capability_of,
     conclude,
@@ -18,9 +18,9 @@ from chio_core.decide import (
     inspect,
     singleton_headers,
 )
-from chio_core.decision import Decision
+from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import EvaluationFailed, ReceiptRejected, SidecarError, SidecarTimeout, SidecarUnreachable
-from chio_core.inspection import MAX_HEADER_BYTES
+from chio_core.evaluation.precheck import MAX_HEADER_BYTES
 from chio_core.request import Requirement
 from chio_core.settings import ChioSettings
 from chio_core.signing import SigningKey

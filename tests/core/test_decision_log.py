@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from chio_core.decision import Decision
+from chio_core.evaluation.outcomes import Decision
 from chio_core.decision_log import MAX_SHOWN, Throttle, asked_facts, extra_of, shown
 from chio_core.response import Denial
 from chio_core.telemetry import Telemetry

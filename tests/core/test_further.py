@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from chio_core.decide import Question, conclude
-from chio_core.decision import Decision
+from chio_core.evaluation.conclude import Question, conclude
+from chio_core.evaluation.outcomes import Decision
 from chio_core.further import FURTHER_TO
 from chio_core.models.demands import BudgetDemand
 from chio_core.request import Requirement

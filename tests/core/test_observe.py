@@ -11,11 +11,11 @@ import pytest
 
 from chio_core import ChioSettings, ConfigurationError
 from chio_core.client import ChioClient
-from chio_core.decide import conclude, conclude_error
-from chio_core.decision import Decision
+from chio_core.evaluation.conclude import conclude, conclude_error
+from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import ReceiptRejected, SidecarTimeout, SidecarUnreachable
-from chio_core.handling import refused_locally
-from chio_core.observe import is_observed, settle
+from chio_core.evaluation.hooks import refused_locally
+from chio_core.evaluation.observe import is_observed, settle
 from chio_core.outbound import OutboundDenied, decision_of, receipt_of
 from chio_core.outbound.govern import GovernOutbound
 from chio_core.outbound.transport import ChioTransport

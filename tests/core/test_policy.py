@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from chio_core.amounts import Facts, InputRefused, from_body, from_path, from_query, read_amount
+from chio_core.evaluation.amounts import Facts, InputRefused, from_body, from_path, from_query, read_amount
 from chio_core.capabilities import issue_capability
-from chio_core.decide import Answer, Question, conclude, conclude_error, inspect, singleton_headers
-from chio_core.decision import Decision
+from chio_core.evaluation.conclude import Answer, Question, conclude, conclude_error, inspect, singleton_headers
+from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import ApprovalRequired, ConfigurationError, EvaluationFailed, SidecarTimeout, SidecarUnreachable
-from chio_core.inspection import approval_of
+from chio_core.evaluation.precheck import approval_of
 from chio_core.models.capability import ChioScope
 from chio_core.models.verdict import GuardEvidence
 from chio_core.models.demands import (
@@ -26,7 +26,7 @@ from chio_core.models.demands import (
     covers,
 )
 from chio_core.request import Requirement
-from chio_core.rule import includes, merged
+from chio_core.evaluation.requirements import includes, merged
 from chio_core.settings import ChioSettings
 from chio_core.testing import KEY, behaviours
 from chio_core.trust import KeyTrust

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from chio_core import ConfigurationError, Denial, Requirement
-from chio_core import decision as outcome
+from chio_core.evaluation import outcomes as outcome
 from chio_core.errors import (
     EvaluationFailed,
     ReceiptRejected,

@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
 
 from chio_core.client import ChioClient, SyncChioClient
-from chio_core.decision import Decision, bad_request
+from chio_core.evaluation.outcomes import Decision, bad_request
 from chio_core.response import Denial
 from chio_core.telemetry import Telemetry, server_facts, trace_id_in
 from chio_core.testing import BEHAVIOURS, ScriptedSidecar, behaviours

@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from chio_core.decide import conclude
+from chio_core.evaluation.conclude import conclude
 from chio_core.errors import ReceiptRejected, SidecarError
 from chio_core.settings import ChioSettings
 from chio_core.signing import SigningKey

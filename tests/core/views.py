@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from chio_core.canonical import parse_json
-from chio_core.decide import Answer, Question, prepare
+from chio_core.evaluation.conclude import Answer, Question, prepare
 from chio_core.headers import HeaderLines
 from chio_core.identity import default_extractor
 from chio_core.request import Requirement

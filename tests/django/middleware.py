@@ -11,7 +11,7 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.utils.decorators import sync_and_async_middleware
 
-from chio_core.decision import Decision
+from chio_core.evaluation.outcomes import Decision
 from chio_django import ChioDjangoMiddleware
 
 GetResponse = Callable[[HttpRequest], Any]

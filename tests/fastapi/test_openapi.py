@@ -15,7 +15,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from openapi_spec_validator import OpenAPIV30SpecValidator, OpenAPIV31SpecValidator
 
 from chio_asgi.config import ChioASGIConfig
-from chio_core import decision
+from chio_core.evaluation import outcomes as decision
 from chio_core.errors import EvaluationFailed, SidecarTimeout, SidecarUnreachable
 from chio_core.models.verdict import Verdict
 from chio_core.problems import flat, problem

@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from chio_core.client import SyncChioClient
-from chio_core.decide import Answer
+from chio_core.evaluation.conclude import Answer
 from chio_core.errors import ConfigurationError
 from chio_core.outbound import (
     BaseMiddleware,

@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from chio_core import ChioClient, ChioSettings, Requirement
-from chio_core.decide import Question
-from chio_core.decision import Decision
+from chio_core.evaluation.conclude import Question
+from chio_core.evaluation.outcomes import Decision
 from chio_core.models.demands import ApprovalDemand, BudgetDemand
 from chio_core.testing import KEY, ChioFixture
 from chio_sidecar.embedded import open_embedded

@@ -11,7 +11,7 @@ import pytest
 
 from chio_core.carrier.embedded import busy_seconds_for
 from chio_core.client import ChioClient, SyncChioClient
-from chio_core.decision import Decision
+from chio_core.evaluation.outcomes import Decision
 from chio_core.settings import ChioSettings
 from tests.core.views import View, question
 from tests.sidecar.sidecar_tools import run

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from chio_core import Denial, Requirement, decision
+from chio_core import Denial, Requirement
+from chio_core.evaluation import outcomes as decision
 from chio_core.capabilities import issue_capability
 from chio_core.errors import InvalidDocument
 from chio_core.models import Verdict

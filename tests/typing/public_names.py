@@ -27,7 +27,7 @@ from chio_core import (
 )
 from chio_core.canonical import canonical_json, sha256_hex
 from chio_core.capabilities import is_subset, scope_allows, verify_capability
-from chio_core.decide import Question
+from chio_core.evaluation.conclude import Question
 from chio_core.guards import IpBlock, RateLimit
 from chio_core.models import CallerIdentity, CapabilityToken, ChioPassthrough, ChioScope, HttpReceipt, Verdict
 from chio_core.outbound import ChioTransport, GovernOutbound, Timing

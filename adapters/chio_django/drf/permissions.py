@@ -11,11 +11,11 @@ from rest_framework.exceptions import APIException
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from chio_core.handling import is_met
+from chio_core.evaluation.hooks import is_met
 from chio_core.models.capability import Operation
 from chio_core.problems import nested, refusal_headers
 from chio_core.response import Denial
-from chio_core.rule import Arguments, CapabilityRule
+from chio_core.evaluation.requirements import Arguments, CapabilityRule
 from chio_django.capability import passage_for
 
 
@@ -60,7 +60,7 @@ class ChioCapability(permissions.BasePermission):
         """Return a permission class for one capability.
 
         Args:
-            server, tool, operations, arguments: see `chio_core.rule.CapabilityRule`; a function is given the
+            server, tool, operations, arguments: see `chio_core.evaluation.requirements.CapabilityRule`; a function is given the
                 view's keyword arguments.
 
         Raises:

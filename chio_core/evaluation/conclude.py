@@ -24,9 +24,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from chio_core import decision as outcome
+from chio_core.evaluation import outcomes as outcome
 from chio_core.canonical import parse_json
-from chio_core.decision import Decision
+from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import (
     ApprovalRequired,
     EvaluationFailed,
@@ -36,18 +36,18 @@ from chio_core.errors import (
 )
 from chio_core.explain_link import explain_link
 from chio_core.further import as_further
-from chio_core.inspection import APPROVAL_ID, approval_of, capability_of, inspect, singleton_headers
+from chio_core.evaluation.precheck import APPROVAL_ID, approval_of, capability_of, inspect, singleton_headers
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt, explain
 from chio_core.models.verdict import Verdict
 from chio_core.names import CAPABILITY_HEADER, TRACEPARENT
-from chio_core.observe import is_observed, lacking
+from chio_core.evaluation.observe import is_observed, lacking
 from chio_core.models.demands import covers
-from chio_core.question import EVALUATE_PATH, Answer, Question
+from chio_core.evaluation.exchange import EVALUATE_PATH, Answer, Question
 from chio_core.receipts import Expectation, verify_receipt
 from chio_core.request import RequestView, Requirement, to_chio_request
 from chio_core.response import Denial
-from chio_core.rule import check_arguments
+from chio_core.evaluation.requirements import check_arguments
 from chio_core.settings import ChioSettings
 from chio_core.trust import KeyTrust
 

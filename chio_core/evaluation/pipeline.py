@@ -14,9 +14,9 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from chio_core import decision as outcome
-from chio_core.decide import Question, inspect, prepare, singleton_headers
-from chio_core.decision import Decision
+from chio_core.evaluation import outcomes as outcome
+from chio_core.evaluation.conclude import Question, inspect, prepare, singleton_headers
+from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import ConfigurationError
 from chio_core.exclusions import is_excluded
 from chio_core.identity import default_extractor, identify
@@ -25,7 +25,7 @@ from chio_core.models.caller import CallerIdentity
 from chio_core.names import LOGGER
 from chio_core.request import RequestView, Requirement
 from chio_core.response import Denial
-from chio_core.rule import CapabilityRule, requirement_of
+from chio_core.evaluation.requirements import CapabilityRule, requirement_of
 from chio_core.settings import ChioSettings
 
 log = logging.getLogger(LOGGER)
@@ -56,7 +56,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class ViewMatch:
-    """The view that will run, in frameworks whose views carry their rules (`chio_core.rule`).
+    """The view that will run, in frameworks whose views carry their rules (`chio_core.evaluation.requirements`).
 
     Attributes:
         template: its path template, `/pets/{pet_id}`; None for a path that leads to no view.

@@ -26,7 +26,7 @@ class Question:
 
     Attributes:
         capability: the token's text, a secret; like the headers that carry it, it is left out of the `repr`.
-        observe: a refusal is recorded only, see `chio_core.observe`.
+        observe: a refusal is recorded only, see `chio_core.evaluation.observe`.
     """
 
     request: ChioHttpRequest

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from chio_core import decision as outcome
+from chio_core.evaluation import outcomes as outcome
 from chio_core.canonical import canonical_json, parse_json
 from chio_core.errors import InvalidDocument
 from chio_core.headers import single_headers
