@@ -41,7 +41,7 @@ from chio_core.names import (
     STATE_RECEIPT,
 )
 from chio_core.request import RequestView, Requirement
-from chio_core.response import Denial
+from chio_core.refusals.response import Denial
 from chio_core.settings import ChioSettings
 
 log = logging.getLogger(LOGGER)

@@ -26,7 +26,7 @@ from chio_core.models.caller import CallerIdentity
 from chio_core.names import LOGGER, STATE_DECISION
 from chio_core.onion import Run, failed
 from chio_core.request import GuardRequest, RequestView
-from chio_core.response import AnyResponse, Downstream
+from chio_core.refusals.response import AnyResponse, Downstream
 from chio_core.settings import ChioSettings, report_settings
 
 log = logging.getLogger(LOGGER)

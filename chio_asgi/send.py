@@ -9,8 +9,8 @@ from chio_asgi.types import Message, Scope, Send
 from chio_core.evaluation.hooks import receipt_header_of
 from chio_core.names import EXPOSE_HEADERS, STATE_DECISION, STATE_OUTGOING
 from chio_core.outgoing import Outgoing
-from chio_core.problems import render
-from chio_core.response import AnyResponse, Denial, Response
+from chio_core.refusals.problems import render
+from chio_core.refusals.response import AnyResponse, Denial, Response
 
 _HEADS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 _BODIES = frozenset({"http.response.body", "websocket.http.response.body"})
@@ -128,7 +128,7 @@ async def send_answer(answer: AnyResponse, send: Send, *, accept: str = "", pref
     """Answer a request with a refusal, in the flat envelope, or with a guard's response.
 
     Args:
-        accept: what the request wants, see `chio_core.problems.render`.
+        accept: what the request wants, see `chio_core.refusals.problems.render`.
         prefix: of the messages' types.
     """
     body, pairs = _document(answer, accept)

@@ -5,7 +5,7 @@ from chio_core.client import ChioClient, SyncChioClient
 from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import ChioError, ConfigurationError
 from chio_core.request import GuardRequest, Requirement
-from chio_core.response import AnyResponse, Denial, Downstream, Response
+from chio_core.refusals.response import AnyResponse, Denial, Downstream, Response
 from chio_core.settings import ChioSettings
 
 __all__ = [

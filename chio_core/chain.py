@@ -27,7 +27,7 @@ from typing import Any
 from chio_core.errors import ConfigurationError
 from chio_core.models.verdict import GuardEvidence
 from chio_core.request import GuardRequest
-from chio_core.response import AnyResponse
+from chio_core.refusals.response import AnyResponse
 
 Next = Callable[[GuardRequest], Awaitable[AnyResponse]]
 """Runs the rest of the chain and the handler."""

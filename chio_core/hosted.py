@@ -20,7 +20,7 @@ from chio_core.loop_thread import LoopThread
 from chio_core.models.verdict import GuardEvidence
 from chio_core.onion import Run
 from chio_core.request import GuardRequest
-from chio_core.response import AnyResponse, Denial, Downstream
+from chio_core.refusals.response import AnyResponse, Denial, Downstream
 
 T = TypeVar("T")
 Judge = Callable[[], Awaitable[Denial | None]]

@@ -22,7 +22,7 @@ from chio_core.errors import ConfigurationError
 from chio_core.models.verdict import GuardEvidence
 from chio_core.names import LOGGER
 from chio_core.request import GuardRequest
-from chio_core.response import AnyResponse, Denial, Head
+from chio_core.refusals.response import AnyResponse, Denial, Head
 
 log = logging.getLogger(LOGGER)
 

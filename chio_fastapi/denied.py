@@ -10,8 +10,8 @@ from starlette.websockets import WebSocket
 from chio_asgi.send import accept_of
 from chio_core.evaluation.hooks import header_value
 from chio_core.names import RECEIPT_HEADER
-from chio_core.problems import flat, refusal_headers, render
-from chio_core.response import Denial
+from chio_core.refusals.problems import flat, refusal_headers, render
+from chio_core.refusals.response import Denial
 
 
 class ChioDenied(HTTPException):

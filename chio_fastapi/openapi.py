@@ -17,7 +17,7 @@ from chio_asgi.listing import ListedRoute, extension_sources, list_routes
 from chio_core.exclusions import is_excluded
 from chio_core.models.openapi import chio_members, merged, needs_capability
 from chio_core.names import CAPABILITY_HEADER
-from chio_core.problems import MEDIA_TYPES
+from chio_core.refusals.problems import MEDIA_TYPES
 from chio_core.settings import ChioSettings
 from chio_fastapi.asking import CAPABILITY_SCHEME
 
@@ -47,7 +47,7 @@ PROBLEM: dict[str, Any] = {
         "detail": {"type": "string", "description": "The same as message; in application/problem+json."},
     },
 }
-"""Schema of a refusal's document (`chio_core.problems.flat` and `chio_core.problems.problem`)."""
+"""Schema of a refusal's document (`chio_core.refusals.problems.flat` and `chio_core.refusals.problems.problem`)."""
 
 _SCHEME = jsonable_encoder(CAPABILITY_SCHEME.model, by_alias=True, exclude_none=True)
 _METHODS = frozenset({"get", "put", "post", "delete", "options", "head", "patch", "trace"})

@@ -18,7 +18,7 @@ from chio_core.models.receipt import HttpReceipt
 from chio_core.models.verdict import GuardEvidence
 from chio_core.names import STATE_DECISION, STATE_EVALUATION, STATE_PASSTHROUGH, STATE_RECEIPT
 from chio_core.request import Requirement
-from chio_core.response import AnyResponse, Denial
+from chio_core.refusals.response import AnyResponse, Denial
 from chio_core.evaluation.requirements import includes
 from chio_django.governor import Governor
 from chio_django.routing import find_view, view_match

@@ -9,8 +9,8 @@ from chio_core.environ import INPUT, accept_in
 from chio_core.evaluation.hooks import receipt_header_of
 from chio_core.input import is_kept
 from chio_core.names import EXPOSE_HEADERS
-from chio_core.problems import render
-from chio_core.response import Denial
+from chio_core.refusals.problems import render
+from chio_core.refusals.response import Denial
 from chio_django.passage import Passage
 
 

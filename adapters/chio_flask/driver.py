@@ -19,8 +19,8 @@ from chio_core.chain import Chain
 from chio_core.environ import INPUT, accept_in
 from chio_core.input import is_kept
 from chio_core.names import LOGGER
-from chio_core.problems import render
-from chio_core.response import Denial
+from chio_core.refusals.problems import render
+from chio_core.refusals.response import Denial
 from chio_core.settings import ChioSettings
 from chio_flask.governor import LiveGovernor
 from chio_flask.guarded import Guarded, status_line, tagged

@@ -18,9 +18,9 @@ from chio_core.environ import accept_in
 from chio_core.evaluation.hooks import announce, refused_locally, with_evidence
 from chio_core.models.verdict import GuardEvidence
 from chio_core.names import STATE_DECISION, STATE_NAMESPACE, STATE_PASSTHROUGH, STATE_RECEIPT
-from chio_core.problems import render
+from chio_core.refusals.problems import render
 from chio_core.request import Requirement
-from chio_core.response import AnyResponse, Denial
+from chio_core.refusals.response import AnyResponse, Denial
 from chio_core.evaluation.requirements import includes
 from chio_flask.governor import Governor
 from chio_flask.routing import find_view, view_match

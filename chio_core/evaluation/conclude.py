@@ -46,7 +46,7 @@ from chio_core.models.demands import covers
 from chio_core.evaluation.exchange import EVALUATE_PATH, Answer, Question
 from chio_core.receipts import Expectation, verify_receipt
 from chio_core.request import RequestView, Requirement, to_chio_request
-from chio_core.response import Denial
+from chio_core.refusals.response import Denial
 from chio_core.evaluation.requirements import check_arguments
 from chio_core.settings import ChioSettings
 from chio_core.trust import KeyTrust

@@ -15,7 +15,7 @@ from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import ConfigurationError
 from chio_core.models.verdict import GuardEvidence
 from chio_core.names import LOGGER
-from chio_core.response import AnyResponse, Denial
+from chio_core.refusals.response import AnyResponse, Denial
 
 log = logging.getLogger(LOGGER)
 

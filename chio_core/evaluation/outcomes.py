@@ -40,7 +40,7 @@ from chio_core.names import APPROVAL_HEADER
 from chio_core.models.demands import APPROVAL_GUARD, CAPABILITY_GUARD, ApprovalDemand
 from chio_core.reasons import NEEDS_APPROVAL
 from chio_core.request import Requirement
-from chio_core.response import Denial
+from chio_core.refusals.response import Denial
 
 SUGGEST_APPROVAL = "repeat the same request with {header}: {approval_id} once an operator has approved it"
 SUGGEST_CAPABILITY = "provide a valid capability token in the {header} header"

@@ -24,7 +24,7 @@ from chio_core.input import BodyUnusable, Steps
 from chio_core.models.caller import CallerIdentity
 from chio_core.names import LOGGER
 from chio_core.request import RequestView, Requirement
-from chio_core.response import Denial
+from chio_core.refusals.response import Denial
 from chio_core.evaluation.requirements import CapabilityRule, requirement_of
 from chio_core.settings import ChioSettings
 

@@ -14,7 +14,7 @@ from chio_core.errors import InvalidDocument
 from chio_core.headers import single_headers
 from chio_core.names import APPROVAL_HEADER, CAPABILITY_QUERY
 from chio_core.request import METHODS, RequestView, query_map
-from chio_core.response import Denial
+from chio_core.refusals.response import Denial
 from chio_core.settings import ChioSettings
 
 MAX_HEADER_BYTES = 64 * 1024

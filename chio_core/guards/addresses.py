@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from chio_core.guards.client_ip import ClientAddress
 from chio_core.guards.networks import NetworkSet
 from chio_core.request import GuardRequest
-from chio_core.response import Denial
+from chio_core.refusals.response import Denial
 
 
 class _AddressGuard:

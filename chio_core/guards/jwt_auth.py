@@ -18,7 +18,7 @@ from chio_core.guards.key_set import KeySet, KeysUnavailable
 from chio_core.models.caller import AuthMethod, CallerIdentity
 from chio_core.names import STATE_CALLER, STATE_CLAIMS
 from chio_core.request import GuardRequest
-from chio_core.response import Denial
+from chio_core.refusals.response import Denial
 
 _MAX_TOKEN = 16 * 1024
 _SECRET_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}  # RFC 7518, section 3.2

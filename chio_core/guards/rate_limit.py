@@ -34,7 +34,7 @@ from chio_core.guards.memory import CountingStorage
 from chio_core.names import CAPABILITY_HEADER, LOGGER, STATE_CALLER
 from chio_core.outgoing import outgoing, wish
 from chio_core.request import GuardRequest
-from chio_core.response import Denial
+from chio_core.refusals.response import Denial
 
 log = logging.getLogger(LOGGER)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import ChioError
 from chio_core.models.receipt import HttpReceipt
-from chio_core.response import Denial
+from chio_core.refusals.response import Denial
 
 
 class OutboundDenied(ChioError):

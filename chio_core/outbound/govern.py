@@ -30,7 +30,7 @@ from chio_core.outbound.library import TooLarge, copy_of, read_body, read_body_n
 from chio_core.outbound.member import AsyncNext, OutboundMember, SyncNext
 from chio_core.outbound.view import OutgoingView, authority_of
 from chio_core.request import Requirement
-from chio_core.response import Denial
+from chio_core.refusals.response import Denial
 from chio_core.settings import ChioSettings
 
 Tool = tuple[str, str]

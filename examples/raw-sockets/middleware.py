@@ -26,7 +26,7 @@ from chio_core.guards import IpBlock
 from chio_core.headers import HeaderLines
 from chio_core.identity import default_extractor, identify
 from chio_core.onion import Run
-from chio_core.problems import render
+from chio_core.refusals.problems import render
 
 LARGEST = 64 * 1024
 

@@ -14,8 +14,8 @@ from django.test import override_settings
 from django.urls import path
 
 from chio_core.client import ChioClient
-from chio_core.problems import nested
-from chio_core.response import Denial
+from chio_core.refusals.problems import nested
+from chio_core.refusals.response import Denial
 from chio_core.settings import ChioSettings
 from chio_django import get_chio_receipt, require_capability
 from tests.conformance import wsgi

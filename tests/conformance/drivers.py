@@ -25,8 +25,8 @@ from chio_core.client import ChioClient, SyncChioClient
 from chio_core.evaluation.conclude import inspect, prepare, singleton_headers
 from chio_core.evaluation.outcomes import Decision
 from chio_core.identity import default_extractor
-from chio_core.problems import flat, render
-from chio_core.response import Denial
+from chio_core.refusals.problems import flat, render
+from chio_core.refusals.response import Denial
 from chio_core.settings import ChioSettings
 from chio_fastapi import RequireCapability, add_chio
 from tests.conformance.django_driver import (

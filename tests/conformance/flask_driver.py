@@ -7,8 +7,8 @@ from typing import Any
 
 from flask import Flask, g
 
-from chio_core.problems import flat
-from chio_core.response import Denial
+from chio_core.refusals.problems import flat
+from chio_core.refusals.response import Denial
 from chio_flask import Chio, require_capability
 from tests.conformance import wsgi
 from tests.conformance.window import SERVER, TEMPLATE, TOOL, Observation, Seen, Sent

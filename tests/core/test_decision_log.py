@@ -11,7 +11,7 @@ import pytest
 
 from chio_core.evaluation.outcomes import Decision
 from chio_core.decision_log import MAX_SHOWN, Throttle, asked_facts, extra_of, shown
-from chio_core.response import Denial
+from chio_core.refusals.response import Denial
 from chio_core.telemetry import Telemetry
 from chio_core.testing import BEHAVIOURS, ScriptedSidecar, behaviours
 from tests.core.spans import Recorder, facts

@@ -11,7 +11,7 @@ from chio_core.evaluation.outcomes import Decision, bad_request
 from chio_core.metrics import Metrics
 from chio_core.models.receipt import ChioPassthrough
 from chio_core.prometheus import MAX_SERIES, Counter, Gauge, Histogram, render
-from chio_core.response import Denial
+from chio_core.refusals.response import Denial
 from tests.core.exposition import parse, value
 
 ALLOW = Decision(verdict="allow")

@@ -21,7 +21,7 @@ from chio_core.outbound.govern import GovernOutbound
 from chio_core.outbound.transport import ChioTransport
 from chio_core.models.demands import ApprovalDemand
 from chio_core.request import Requirement
-from chio_core.response import Denial
+from chio_core.refusals.response import Denial
 from chio_core.settings import report_settings, unsafe_options
 from chio_core.testing import KEY, ScriptedSidecar, behaviours
 from chio_core.trust import KeyTrust

@@ -16,7 +16,7 @@ from chio_core.errors import (
     SidecarUnreachable,
 )
 from chio_core.models import Verdict
-from chio_core.problems import explain_command, flat, nested, problem, problem_title, problem_type, render
+from chio_core.refusals.problems import explain_command, flat, nested, problem, problem_title, problem_type, render
 
 FULL = Denial(
     status=403,

@@ -15,7 +15,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from chio_core.client import ChioClient, SyncChioClient
 from chio_core.evaluation.outcomes import Decision, bad_request
-from chio_core.response import Denial
+from chio_core.refusals.response import Denial
 from chio_core.telemetry import Telemetry, server_facts, trace_id_in
 from chio_core.testing import BEHAVIOURS, ScriptedSidecar, behaviours
 from tests.core.spans import Broken, BrokenAtTheEnd, Recorder, facts, traceparent

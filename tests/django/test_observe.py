@@ -16,7 +16,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from chio_core.request import GuardRequest
-from chio_core.response import Denial
+from chio_core.refusals.response import Denial
 from chio_core.testing import KEY, behaviours
 from chio_django import ChioDjangoMiddleware, get_chio_receipt, require_capability
 from chio_django.drf import ChioCapability

@@ -18,9 +18,9 @@ from chio_asgi.config import ChioASGIConfig
 from chio_core.evaluation import outcomes as decision
 from chio_core.errors import EvaluationFailed, SidecarTimeout, SidecarUnreachable
 from chio_core.models.verdict import Verdict
-from chio_core.problems import flat, problem
+from chio_core.refusals.problems import flat, problem
 from chio_core.request import Requirement
-from chio_core.response import Denial
+from chio_core.refusals.response import Denial
 from chio_fastapi import RequireCapability, add_chio, require_capability
 from chio_fastapi.approval import RequireApproval
 from chio_fastapi.budget import Budget

@@ -13,8 +13,8 @@ from rest_framework.views import APIView
 
 from chio_core.evaluation.hooks import is_met
 from chio_core.models.capability import Operation
-from chio_core.problems import nested, refusal_headers
-from chio_core.response import Denial
+from chio_core.refusals.problems import nested, refusal_headers
+from chio_core.refusals.response import Denial
 from chio_core.evaluation.requirements import Arguments, CapabilityRule
 from chio_django.capability import passage_for
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from chio_core.problems import nested
-from chio_core.response import Denial
+from chio_core.refusals.problems import nested
+from chio_core.refusals.response import Denial
 from tests.conformance.stacks.running import Outcome
 
 _CODES = (

@@ -78,7 +78,7 @@ class Downstream(Head):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Denial(Head):
-    """A refusal. It has no body of its own: `chio_core.problems` writes the envelope of each framework.
+    """A refusal. It has no body of its own: `chio_core.refusals.problems` writes the envelope of each framework.
 
     Attributes:
         code: wire code, for example `chio_access_denied`.

@@ -17,7 +17,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from chio_core.accept import JSON, PROBLEM_JSON, prefers_problem
-from chio_core.response import Denial, HeaderPairs
+from chio_core.refusals.response import Denial, HeaderPairs
 
 EXPLAIN: Final = "chio-sidecar explain"
 """The command of the member `explain`; the receipt's id follows."""
