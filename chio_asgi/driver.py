@@ -13,7 +13,7 @@ from typing import Any
 
 from chio_asgi.send import End
 from chio_asgi.types import ASGIApp, Message, Receive, Scope, Send
-from chio_core.outgoing import call_at_the_end
+from chio_core.guards.response_hooks import call_at_the_end
 from chio_core.request import GuardRequest
 from chio_core.refusals.response import Downstream
 

@@ -18,13 +18,13 @@ from chio_asgi.routing import RouteResolver, own_root_path, router_of
 from chio_asgi.send import HeaderSend, accept_of, has_own_500, refuse_websocket, send_answer, send_plain_error
 from chio_asgi.types import ASGIApp, Message, Receive, Scope, Send
 from chio_asgi.view import ASGIGuardRequest
-from chio_core.chain import Chain, Guard, around
+from chio_core.guards.chain import Chain, Guard, around
 from chio_core.client import ChioClient
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.hooks import refused_locally
 from chio_core.models.caller import CallerIdentity
 from chio_core.names import LOGGER, STATE_DECISION
-from chio_core.onion import Run, failed
+from chio_core.guards.run import Run, failed
 from chio_core.request import GuardRequest, RequestView
 from chio_core.refusals.response import AnyResponse, Downstream
 from chio_core.settings import ChioSettings, report_settings
@@ -38,7 +38,7 @@ class ChioASGIMiddleware:
     Args:
         app: the application inside.
         config: options; from the environment (`CHIO_*`) when left out.
-        guards: guards around the decision, or a `Chain` of them; see `chio_core.chain`. Those with an
+        guards: guards around the decision, or a `Chain` of them; see `chio_core.guards.chain`. Those with an
             `async def aclose()` are closed when the lifespan ends.
         client: a client to share; one is made from `config` otherwise. Its connections are closed when the
             lifespan ends.

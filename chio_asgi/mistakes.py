@@ -12,7 +12,7 @@ from typing import Any, Final
 from chio_asgi.listing import ListedRoute, list_routes
 from chio_asgi.routing import RequirementSource, sources_in
 from chio_core.evaluation.amounts import FromPath
-from chio_core.chain import Finding
+from chio_core.guards.chain import Finding
 from chio_core.exclusions import is_among
 from chio_core.models.openapi import OBSERVE, SENSITIVITY
 from chio_core.models.demands import BudgetDemand

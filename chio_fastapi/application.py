@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from chio_asgi.config import settings_for
 from chio_asgi.document import OVERLAPPING, describe
 from chio_asgi.middleware import ChioASGIMiddleware
-from chio_core.chain import Chain, Guard, guard_list
+from chio_core.guards.chain import Chain, Guard, guard_list
 from chio_core.client import ChioClient
 from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import ConfigurationError
@@ -46,7 +46,7 @@ def add_chio(
         app: the application. Middleware added later stands outside of Chio.
         config: options; or give them as keywords (`add_chio(app, sidecar_url="embedded:chio.sqlite3")`), or
             leave both out to read the environment (`CHIO_*`).
-        guards: guards around the decision, or a `Chain` of them; see `chio_core.chain`.
+        guards: guards around the decision, or a `Chain` of them; see `chio_core.guards.chain`.
         client, extractor, on_decision, on_receipt: see `chio_asgi.ChioASGIMiddleware`.
 
     Returns:

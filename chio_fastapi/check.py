@@ -10,8 +10,8 @@ from starlette.applications import Starlette
 from chio_asgi.checkup import application_findings
 from chio_asgi.config import settings_for
 from chio_asgi.middleware import ChioASGIMiddleware
-from chio_core.chain import Chain, DecisionMember, Finding, around
-from chio_core.checkup import NOT_GOVERNED, check_governed
+from chio_core.guards.chain import Chain, DecisionMember, Finding, around
+from chio_core.guards.findings import NOT_GOVERNED, check_governed
 from chio_core.request import GuardRequest
 from chio_core.settings import ChioSettings
 

@@ -15,7 +15,7 @@ from flask import Flask, Request, request, request_started
 from werkzeug.exceptions import HTTPException
 from werkzeug.wsgi import ClosingIterator
 
-from chio_core.chain import Chain
+from chio_core.guards.chain import Chain
 from chio_core.environ import INPUT, accept_in
 from chio_core.input import is_kept
 from chio_core.names import LOGGER

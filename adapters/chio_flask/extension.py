@@ -8,7 +8,7 @@ from typing import Any
 
 from flask import Flask
 
-from chio_core.chain import Chain, Guard
+from chio_core.guards.chain import Chain, Guard
 from chio_core.client import SyncChioClient
 from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import ConfigurationError
@@ -36,7 +36,7 @@ class Chio:
         extractor: finds out who is calling; `chio_core.identity.default_extractor` otherwise.
         on_decision: called with each `Decision`. What it raises is logged and changes nothing.
         on_receipt: the same, called with each verified `HttpReceipt`.
-        guards: guards around the decision, or a `Chain` of them; see `chio_core.chain`. Those that wait for something
+        guards: guards around the decision, or a `Chain` of them; see `chio_core.guards.chain`. Those that wait for something
             or take `next` run in an event loop of one thread, views stay in theirs.
         options: options of `chio_core.ChioSettings`, for example `sidecar_url="embedded:chio.sqlite3"`.
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 from flask import Flask
 
 from chio_core.evaluation.pipeline import Asker
-from chio_core.chain import Chain, Guard
+from chio_core.guards.chain import Chain, Guard
 from chio_core.client import SyncChioClient
 from chio_core.evaluation.outcomes import Decision
 from chio_core.hosted import HostedChain

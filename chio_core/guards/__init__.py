@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from chio_core.guards.addresses import IpAllow, IpBlock
-from chio_core.guards.request_id import RequestId
+from chio_core.guards.observability import RequestId
 from chio_core.guards.security_headers import SecurityHeaders
 from chio_core.guards.stopwatch import Stopwatch
 

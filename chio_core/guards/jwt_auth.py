@@ -12,7 +12,7 @@ from typing import Any
 import jwt
 
 from chio_core.canonical import sha256_hex
-from chio_core.chain import Finding
+from chio_core.guards.chain import Finding
 from chio_core.errors import ConfigurationError
 from chio_core.guards.key_set import KeySet, KeysUnavailable
 from chio_core.models.caller import AuthMethod, CallerIdentity

@@ -27,12 +27,12 @@ from limits.errors import StorageError
 from limits.storage import storage_from_string
 
 from chio_core.canonical import sha256_hex
-from chio_core.chain import Finding
+from chio_core.guards.chain import Finding
 from chio_core.errors import ConfigurationError
 from chio_core.guards.client_ip import ClientAddress
 from chio_core.guards.memory import CountingStorage
 from chio_core.names import CAPABILITY_HEADER, LOGGER, STATE_CALLER
-from chio_core.outgoing import outgoing, wish
+from chio_core.guards.response_hooks import outgoing, wish
 from chio_core.request import GuardRequest
 from chio_core.refusals.response import Denial
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from chio_core.errors import ConfigurationError
-from chio_core.outgoing import outgoing, wish
+from chio_core.guards.response_hooks import outgoing, wish
 from chio_core.request import GuardRequest
 
 API_HEADERS: Mapping[str, str] = {

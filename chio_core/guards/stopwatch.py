@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from chio_core.names import LOGGER
-from chio_core.outgoing import outgoing
+from chio_core.guards.response_hooks import outgoing
 from chio_core.request import GuardRequest
 
 log = logging.getLogger(LOGGER)

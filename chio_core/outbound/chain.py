@@ -1,4 +1,4 @@
-"""MiddlewareChain: `chio_core.chain.Chain` for members of a transport.
+"""MiddlewareChain: `chio_core.guards.chain.Chain` for members of a transport.
 
 The same order, the same rules, the same `check()`; but every member wraps, it may be a synchronous one, and only
 a `GovernOutbound` gives the decision.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from chio_core.chain import Chain, Member
+from chio_core.guards.chain import Chain, Member
 from chio_core.errors import ConfigurationError
 from chio_core.outbound.member import SyncFunction
 
@@ -31,7 +31,7 @@ class MiddlewareChain(Chain):
         """Add a member.
 
         Args:
-            place: `priority`, `name`, `methods` and so on, as `chio_core.chain.Chain.add` takes them.
+            place: `priority`, `name`, `methods` and so on, as `chio_core.guards.chain.Chain.add` takes them.
 
         Raises:
             ConfigurationError: it has another shape than `(request, next)`, or claims to decide.

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import httpx
 
-from chio_core.chain import Finding, Member
+from chio_core.guards.chain import Finding, Member
 from chio_core.errors import ConfigurationError
 from chio_core.outbound.chain import MiddlewareChain
 from chio_core.outbound.govern import GovernOutbound, use_ticket
@@ -52,7 +52,7 @@ class _Ordered:
         members = self._members
         while at < len(members):
             member = members[at]
-            # The same rule as in `chio_core.onion`; httpx has put the method in capitals already.
+            # The same rule as in `chio_core.guards.run`; httpx has put the method in capitals already.
             if member.is_decide or (
                 (member.methods is None or method in member.methods) and getattr(member.guard, "enabled", True)
             ):

@@ -13,7 +13,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chio_core.chain import Finding
+from chio_core.guards.chain import Finding
 from chio_core.errors import ChioError
 from chio_core.settings import ChioSettings
 from chio_sidecar.cli.output import CliError, say

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from chio_core.chain import Chain, Finding
-from chio_core.checkup import NOT_GOVERNED, check_governed
+from chio_core.guards.chain import Chain, Finding
+from chio_core.guards.findings import NOT_GOVERNED, check_governed
 from chio_core.settings import ChioSettings
 from chio_sidecar.cli.application import findings_about, load
 from chio_sidecar.cli.options import wants_json

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from chio_core.chain import Finding
+from chio_core.guards.chain import Finding
 from chio_core.errors import ConfigurationError
 from chio_core.settings import ChioSettings
 from chio_sidecar.cli.application import load

@@ -14,7 +14,7 @@ from starlette.routing import Route, Router
 
 from chio_asgi import ASGIGuardRequest, ChioASGIMiddleware
 from chio_core import AnyResponse, Chain, Decision, Denial, GuardRequest, Next, Response
-from chio_core.chain import Guard
+from chio_core.guards.chain import Guard
 from chio_core.models.receipt import HttpReceipt
 from tests.chain.tools import wrapper
 from tests.support import Judge, Reply, StubClient, call, deny, run

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from chio_core import AnyResponse, Chain, ConfigurationError, Denial, Downstream, GuardRequest, Next, Response
-from chio_core.chain import DecisionMember, Guard
+from chio_core.guards.chain import DecisionMember, Guard
 from chio_core.models.verdict import GuardEvidence
-from chio_core.onion import Run
+from chio_core.guards.run import Run
 from tests.chain.tools import Decide, Request, ran, wrapper
 
 

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from chio_core import AnyResponse, Chain, Denial, Downstream, GuardRequest, Next
-from chio_core.chain import DecisionMember, Guard
+from chio_core.guards.chain import DecisionMember, Guard
 from chio_core.models.verdict import GuardEvidence
-from chio_core.onion import Run
+from chio_core.guards.run import Run
 
 
 class Request:

@@ -14,7 +14,7 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.cors import ALL_METHODS
 
 from chio_core import AnyResponse, GuardRequest, Next
-from chio_core.chain import Chain
+from chio_core.guards.chain import Chain
 from chio_core.guards import IpAllow, IpBlock, JwtAuth, RateLimit, RequestId, SecurityHeaders, Stopwatch
 from chio_fastapi import add_chio
 from tests.chain.tools import Decide

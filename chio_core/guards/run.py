@@ -17,7 +17,7 @@ from time import perf_counter
 from types import coroutine
 from typing import Any
 
-from chio_core.chain import SLOW_GUARD_MS, Member, Next
+from chio_core.guards.chain import SLOW_GUARD_MS, Member, Next
 from chio_core.errors import ConfigurationError
 from chio_core.models.verdict import GuardEvidence
 from chio_core.names import LOGGER

@@ -6,7 +6,7 @@ import re
 import uuid
 
 from chio_core.names import STATE_REQUEST_ID
-from chio_core.outgoing import outgoing
+from chio_core.guards.response_hooks import outgoing
 from chio_core.request import GuardRequest
 
 _GOOD = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from chio_core.chain import Chain, Finding
+from chio_core.guards.chain import Chain, Finding
 from chio_core.settings import ChioSettings, unsafe_options
 
 NOT_GOVERNED = Finding("ERROR", "not_governed", "this application has no Chio middleware, so nothing is governed")
