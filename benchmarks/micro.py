@@ -30,8 +30,8 @@ from benchmarks.servers import Servers
 from benchmarks.stub_sidecar import PUBLIC_KEY, SEED, Kernel
 from chio_asgi import ASGIGuardRequest
 from chio_core.canonical import canonical_json, parse_json, sha256_hex
-from chio_core.carrier.base import Endpoint
-from chio_core.carrier.pool import ConnectionPool
+from chio_core.client.carrier import Endpoint
+from chio_core.client.pool import ConnectionPool
 from chio_core.evaluation.conclude import EVALUATE_PATH, Answer, Question, conclude, inspect, prepare, singleton_headers
 from chio_core.identity import default_extractor
 from chio_core.models.receipt import HttpReceipt

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from chio_core.client import ChioClient
+from chio_core.client.client import ChioClient
 from chio_core.settings import ChioSettings
 
 

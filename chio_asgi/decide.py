@@ -23,7 +23,7 @@ from chio_asgi.routing import RouteMatch, RouteResolver
 from chio_asgi.view import ASGIGuardRequest
 from chio_core.evaluation.amounts import Facts, InputRefused
 from chio_core.guards.chain import DecisionMember
-from chio_core.client import ChioClient
+from chio_core.client.client import ChioClient
 from chio_core.evaluation.conclude import inspect, prepare, singleton_headers
 from chio_core.evaluation.outcomes import Decision, bad_request, body_incomplete, body_too_large
 from chio_core.exclusions import Exclusions

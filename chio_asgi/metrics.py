@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from chio_asgi.types import ASGIApp, Receive, Scope, Send
-from chio_core.client import ChioClient, SyncChioClient
+from chio_core.client.client import ChioClient, SyncChioClient
 from chio_core.prometheus import CONTENT_TYPE
 
 

@@ -19,7 +19,7 @@ from chio_asgi.send import HeaderSend, accept_of, has_own_500, refuse_websocket,
 from chio_asgi.types import ASGIApp, Message, Receive, Scope, Send
 from chio_asgi.view import ASGIGuardRequest
 from chio_core.guards.chain import Chain, Guard, around
-from chio_core.client import ChioClient
+from chio_core.client.client import ChioClient
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.hooks import refused_locally
 from chio_core.models.caller import CallerIdentity

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from chio_core import decision_log
-from chio_core.carrier.base import Endpoint
+from chio_core.client.carrier import Endpoint
 from chio_core.evaluation.outcomes import Decision
 from chio_core.decision_log import Facts, asked_facts, decided_facts, is_undecided, level_of
 from chio_core.metrics import Metrics

@@ -12,7 +12,7 @@ from chio_asgi.config import settings_for
 from chio_asgi.document import OVERLAPPING, describe
 from chio_asgi.middleware import ChioASGIMiddleware
 from chio_core.guards.chain import Chain, Guard, guard_list
-from chio_core.client import ChioClient
+from chio_core.client.client import ChioClient
 from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import ConfigurationError
 from chio_core.models.caller import CallerIdentity

@@ -17,7 +17,7 @@ from chio_asgi.routing import RequirementSource, need_body, requirement_from, so
 from chio_asgi.view import ASGIGuardRequest, route_path
 from chio_core.evaluation.amounts import Facts, InputRefused
 from chio_core.canonical import sha256_hex
-from chio_core.client import ChioClient
+from chio_core.client.client import ChioClient
 from chio_core.evaluation.conclude import inspect, prepare, singleton_headers
 from chio_core.evaluation.outcomes import Decision, body_too_large
 from chio_core.errors import ConfigurationError

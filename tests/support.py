@@ -23,7 +23,7 @@ import uvicorn
 from nacl.signing import SigningKey as NaclKey
 
 from chio_asgi import ChioASGIConfig
-from chio_core.client import ChioClient
+from chio_core.client.client import ChioClient
 from chio_core.evaluation.conclude import Answer
 
 SEED = bytes(range(32))

@@ -8,7 +8,7 @@ from typing import Any
 from django.core.signals import setting_changed
 
 from chio_core.evaluation.pipeline import Asker
-from chio_core.client import ChioClient, SyncChioClient
+from chio_core.client.client import ChioClient, SyncChioClient
 from chio_core.settings import ChioSettings
 from chio_core.telemetry import Telemetry
 from chio_django.conf import PREFIX, conf

@@ -14,7 +14,7 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
-from chio_core.client import ChioClient, SyncChioClient
+from chio_core.client.client import ChioClient, SyncChioClient
 from chio_core.names import LOGGER
 from chio_core.settings import report_settings
 from chio_django.conf import conf

@@ -9,7 +9,7 @@ from typing import Any
 from flask import Flask
 
 from chio_core.guards.chain import Chain, Guard
-from chio_core.client import SyncChioClient
+from chio_core.client.client import SyncChioClient
 from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import ConfigurationError
 from chio_core.models.caller import CallerIdentity

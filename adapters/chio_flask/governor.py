@@ -11,7 +11,7 @@ from flask import Flask
 
 from chio_core.evaluation.pipeline import Asker
 from chio_core.guards.chain import Chain, Guard
-from chio_core.client import SyncChioClient
+from chio_core.client.client import SyncChioClient
 from chio_core.evaluation.outcomes import Decision
 from chio_core.hosted import HostedChain
 from chio_core.models.caller import CallerIdentity

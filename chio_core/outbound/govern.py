@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chio_core.guards.chain import DECISION as DECISION_NAME
-from chio_core.client import ChioClient, SyncChioClient
+from chio_core.client.client import ChioClient, SyncChioClient
 from chio_core.evaluation.conclude import Question, inspect, prepare, singleton_headers
 from chio_core.evaluation.outcomes import Decision, bad_request, body_too_large
 from chio_core.errors import ConfigurationError

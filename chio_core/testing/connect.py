@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from chio_core.client import ChioClient, SyncChioClient
+from chio_core.client.client import ChioClient, SyncChioClient
 from chio_core.errors import ConfigurationError
 from chio_core.names import STATE_CLIENT
 from chio_core.settings import ChioSettings

@@ -18,7 +18,7 @@ from functools import cached_property
 from types import TracebackType
 from typing import Any, TypeVar
 
-from chio_core.client import ChioClient, SyncChioClient
+from chio_core.client.client import ChioClient, SyncChioClient
 from chio_core.models.capability import Operation
 from chio_core.models.constraint import Constraint
 from chio_core.models.receipt import HttpReceipt

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import httpx
 
-from chio_core.carrier.base import MAX_ANSWER_BYTES, Pairs
-from chio_core.carrier.via_httpx import mapped
+from chio_core.client.carrier import MAX_ANSWER_BYTES, Pairs
+from chio_core.client.via_httpx import mapped
 from chio_core.errors import EvaluationFailed
 from chio_core.evaluation.exchange import Answer
 from chio_core.testing.transport import Behave, ScriptedTransport
@@ -27,7 +27,7 @@ class InstantCarrier:
         self._transport = ScriptedTransport(behave, instant=True)
 
     def post(self, path: str, body: bytes, headers: Pairs, timeout: float) -> Answer:
-        """See `chio_core.carrier.base.AsyncCarrier.post`."""
+        """See `chio_core.client.carrier.AsyncCarrier.post`."""
         request = httpx.Request(
             "POST",
             f"http://localhost{path}",

@@ -22,7 +22,7 @@ from typing import Any
 import httpx
 
 from chio_core.canonical import parse_json
-from chio_core.client import ChioClient
+from chio_core.client.client import ChioClient
 from chio_core.errors import ConfigurationError, InvalidDocument, ReceiptRejected
 from chio_core.evaluation.exchange import EVALUATE_PATH
 from chio_core.receipts import verify_receipt

@@ -12,7 +12,7 @@ import pytest
 from fastapi import FastAPI, WebSocket
 
 from chio_asgi import ChioASGIMiddleware
-from chio_core.client import ChioClient
+from chio_core.client.client import ChioClient
 from chio_fastapi import ChioReceipt, add_chio
 from tests.support import ALLOW, Judge, StubServer, call, connect, deny, exchange, http_scope, run, settings
 

@@ -18,7 +18,7 @@ from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 
 from chio_asgi.middleware import ChioASGIMiddleware
-from chio_core.client import ChioClient
+from chio_core.client.client import ChioClient
 from chio_core.errors import ConfigurationError
 from chio_fastapi import add_chio
 from tests.asgi.routes import govern

@@ -15,7 +15,7 @@ import uvloop
 
 from chio_asgi.middleware import ChioASGIMiddleware
 from chio_asgi.view import ASGIGuardRequest
-from chio_core.client import ChioClient, SyncChioClient
+from chio_core.client.client import ChioClient, SyncChioClient
 from chio_core.evaluation.conclude import Question, prepare
 from chio_core.identity import default_extractor
 from tests.carrier.stubs import in_thread, open_files

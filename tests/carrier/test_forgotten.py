@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from chio_core.client import SyncChioClient
+from chio_core.client.client import SyncChioClient
 from chio_core.settings import ChioSettings
 from chio_core.testing import ScriptedSidecar
 from chio_flask.governor import Governor, Hooks

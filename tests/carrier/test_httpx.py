@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from chio_core.carrier.base import MAX_ANSWER_BYTES
-from chio_core.carrier.via_httpx import HttpxCarrier
+from chio_core.client.carrier import MAX_ANSWER_BYTES
+from chio_core.client.via_httpx import HttpxCarrier
 from chio_core.errors import EvaluationFailed, SidecarError, SidecarTimeout, SidecarUnreachable
 from tests.carrier.stubs import open_files
 from tests.support import QUESTION, StubServer, run

@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from chio_core.carrier.blocking import BlockingPool
-from chio_core.carrier.pool import ConnectionPool
+from chio_core.client.blocking import BlockingPool
+from chio_core.client.pool import ConnectionPool
 from chio_core.errors import SidecarUnreachable
 from tests.carrier.stubs import Scripted, echo
 from tests.support import run

@@ -13,7 +13,7 @@ from django.http import HttpRequest, JsonResponse
 from django.test import override_settings
 from django.urls import path
 
-from chio_core.client import ChioClient
+from chio_core.client.client import ChioClient
 from chio_core.refusals.problems import nested
 from chio_core.refusals.response import Denial
 from chio_core.settings import ChioSettings

@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from chio_asgi import ASGIGuardRequest, ChioASGIConfig, ChioASGIMiddleware
 from chio_core.canonical import sha256_hex
-from chio_core.client import ChioClient, SyncChioClient
+from chio_core.client.client import ChioClient, SyncChioClient
 from chio_core.evaluation.conclude import inspect, prepare, singleton_headers
 from chio_core.evaluation.outcomes import Decision
 from chio_core.identity import default_extractor

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from chio_asgi import ChioASGIMiddleware
-from chio_core.client import ChioClient, SyncChioClient
+from chio_core.client.client import ChioClient, SyncChioClient
 from chio_core.testing import Behaviour, ScriptedSidecar, behaviours
 from chio_core.testing.behaviour import allow_reply
 from chio_core.testing.wire import head_of

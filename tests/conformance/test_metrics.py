@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from chio_asgi import ChioASGIMiddleware, metrics_app
-from chio_core.client import ChioClient
+from chio_core.client.client import ChioClient
 from chio_core.telemetry import Telemetry
 from chio_core.testing import BEHAVIOURS, ScriptedSidecar
 from chio_flask import Chio

@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 
 from chio_asgi import ChioASGIConfig, ChioASGIMiddleware
-from chio_core.client import ChioClient
+from chio_core.client.client import ChioClient
 from chio_core.testing import BEHAVIOURS, ScriptedSidecar
 from tests.conformance.drivers import DRIVERS, Driver, Observation, Sent
 from tests.support import Reply, connect, run

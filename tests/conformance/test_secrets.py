@@ -15,7 +15,7 @@ from fastapi import Depends, FastAPI, Request
 
 from chio_asgi import ChioASGIConfig
 from chio_core.capabilities import issue_capability
-from chio_core.client import ChioClient
+from chio_core.client.client import ChioClient
 from chio_core.evaluation.conclude import Answer, conclude
 from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import SidecarError

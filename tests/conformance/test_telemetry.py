@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from chio_core.client import ChioClient
+from chio_core.client.client import ChioClient
 from chio_core.telemetry import Telemetry
 from chio_core.testing import ScriptedSidecar
 from tests.conformance.test_secrets import ALL, BODY, MARK, QUERY, SHAPES, TOKEN, _application

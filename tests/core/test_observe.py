@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from chio_core import ChioSettings, ConfigurationError
-from chio_core.client import ChioClient
+from chio_core.client.client import ChioClient
 from chio_core.evaluation.conclude import conclude, conclude_error
 from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import ReceiptRejected, SidecarTimeout, SidecarUnreachable

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from chio_core import ChioClient, ConfigurationError, SyncChioClient
-from chio_core.carrier.via_httpx import HttpxCarrier
+from chio_core.client.via_httpx import HttpxCarrier
 from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import SidecarTimeout
 from chio_core.signing import SigningKey

@@ -13,7 +13,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
 
-from chio_core.client import ChioClient, SyncChioClient
+from chio_core.client.client import ChioClient, SyncChioClient
 from chio_core.evaluation.outcomes import Decision, bad_request
 from chio_core.refusals.response import Denial
 from chio_core.telemetry import Telemetry, server_facts, trace_id_in
@@ -293,7 +293,7 @@ print(len(recorder.evaluations), ["traceparent" in one.headers for one in sideca
 _WITHOUT_OPENTELEMETRY = """
 import sys
 sys.modules["opentelemetry"] = None  # what is not installed cannot be imported
-from chio_core.client import ChioClient
+from chio_core.client.client import ChioClient
 from chio_core.settings import ChioSettings
 from chio_core.testing import ScriptedSidecar
 client = ScriptedSidecar().client()

@@ -9,7 +9,7 @@ import pytest
 from django.core.handlers.asgi import ASGIHandler
 from django.test import override_settings
 
-from chio_core.client import ChioClient
+from chio_core.client.client import ChioClient
 from chio_core.testing import Asked, Behaviour, ScriptedSidecar, behaviours
 from tests.django.asgi import call
 from tests.django.project import SHARING, governed_async

@@ -10,7 +10,7 @@ from asgiref.sync import markcoroutinefunction
 from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory
 
-from chio_core.client import ChioClient
+from chio_core.client.client import ChioClient
 from chio_core.errors import ConfigurationError
 from chio_core.prometheus import CONTENT_TYPE
 from chio_core.testing import ScriptedSidecar

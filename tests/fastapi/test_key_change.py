@@ -17,7 +17,7 @@ import pytest
 from fastapi import Depends, FastAPI
 
 from chio_core.capabilities import issue_capability
-from chio_core.client import ChioClient
+from chio_core.client.client import ChioClient
 from chio_core.signing import SigningKey
 from chio_fastapi import RequireCapability, add_chio
 from chio_sidecar.app import SidecarApp, create_app

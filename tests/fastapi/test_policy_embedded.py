@@ -14,7 +14,7 @@ import pytest
 from fastapi import Depends, FastAPI, Request
 
 from chio_asgi.document import document_for
-from chio_core.client import ChioClient
+from chio_core.client.client import ChioClient
 from chio_fastapi import Budget, RequireApproval, RequireCapability, add_chio, from_body
 from chio_sidecar.embedded import open_embedded
 from tests.fastapi.apps import AUTHORITY, with_and_without, with_token

@@ -10,7 +10,7 @@ import pytest
 from flask import Flask, Response, g, request_started
 from flask.sessions import SecureCookieSessionInterface
 
-from chio_core.client import SyncChioClient
+from chio_core.client.client import SyncChioClient
 from chio_core.errors import ConfigurationError
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt

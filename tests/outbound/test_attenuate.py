@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from chio_core.capabilities import CapabilityRejected, parse_capability, scope_allows, verify_capability
-from chio_core.client import ChioClient
+from chio_core.client.client import ChioClient
 from chio_core.outbound import GovernOutbound, OutboundDenied, attenuate, receipt_of
 from chio_core.settings import ChioSettings
 from chio_core.signing import SigningKey

@@ -10,7 +10,7 @@ import httpx
 import httpx2
 import pytest
 
-from chio_core.client import SyncChioClient
+from chio_core.client.client import SyncChioClient
 from chio_core.evaluation.conclude import Answer
 from chio_core.errors import ConfigurationError
 from chio_core.outbound import (

@@ -25,8 +25,8 @@ LAW: dict[str, set[str]] = {
     "chio_pytest": {"chio_core"},
 }
 LAZY = {
-    ("chio_core/carrier/embedded.py", "chio_sidecar"),
-    ("chio_core/client.py", "chio_sidecar"),
+    ("chio_core/client/in_process.py", "chio_sidecar"),
+    ("chio_core/client/client.py", "chio_sidecar"),
     ("chio_sidecar/cli/application.py", "chio_asgi"),
 }
 """The one place that may look at the sidecar, and only when it is called; a name for the type checker; and the

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from chio_core.carrier.base import Pairs
-from chio_core.carrier.via_httpx import HttpxCarrier
+from chio_core.client.carrier import Pairs
+from chio_core.client.via_httpx import HttpxCarrier
 from chio_core.errors import ConfigurationError
 from chio_core.loop_thread import LoopThread
 from chio_core.evaluation.exchange import Answer

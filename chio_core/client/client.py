@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from chio_core.carrier.base import AsyncCarrier, BlockingCarrier, Endpoint, Pairs
+from chio_core.client.carrier import AsyncCarrier, BlockingCarrier, Endpoint, Pairs
 from chio_core.evaluation.conclude import conclude, conclude_error
 from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import SidecarError
@@ -77,7 +77,7 @@ class ChioClient:
             ConfigurationError: its store or its key cannot be used.
         """
         if self._embedded is None and self._transport is None and self.settings.sidecar_url.startswith("embedded:"):
-            from chio_core.carrier.embedded import busy_seconds_for, open_sidecar
+            from chio_core.client.in_process import busy_seconds_for, open_sidecar
 
             self._embedded = open_sidecar(
                 self.settings.sidecar_url,
@@ -100,7 +100,7 @@ class ChioClient:
         """Send a JSON body to the sidecar.
 
         Raises:
-            SidecarError: see `chio_core.carrier.base.AsyncCarrier`.
+            SidecarError: see `chio_core.client.carrier.AsyncCarrier`.
         """
         return await self._own_carrier().post(
             path, body, with_bearer(path, headers, self.settings), self.settings.timeout
@@ -165,16 +165,16 @@ class ChioClient:
     def _new_carrier(self) -> AsyncCarrier:
         settings = self.settings
         if self._transport is not None:
-            from chio_core.carrier.via_httpx import HttpxCarrier
+            from chio_core.client.via_httpx import HttpxCarrier
 
             url = settings.sidecar_url if settings.sidecar_url.startswith("http") else "http://localhost"
             return HttpxCarrier(url, self._transport)
         self.open()
         if self._embedded is not None:
-            from chio_core.carrier.embedded import carrier_to
+            from chio_core.client.in_process import carrier_to
 
             return carrier_to(self._embedded)
-        from chio_core.carrier.pool import ConnectionPool
+        from chio_core.client.pool import ConnectionPool
 
         end = Endpoint.parse(settings.sidecar_url)
         wait = min(settings.connect_timeout, settings.timeout)
@@ -241,12 +241,12 @@ class SyncChioClient:
     def _new_carrier(self) -> BlockingCarrier:
         settings = self.settings
         if settings.sidecar_url.startswith("embedded:"):
-            from chio_core.carrier.embedded import PortalCarrier, busy_seconds_for
+            from chio_core.client.in_process import PortalCarrier, busy_seconds_for
 
             carrier = PortalCarrier(settings.sidecar_url, busy_seconds=busy_seconds_for(settings))
             self.trust = KeyTrust(settings.trusted_kernel_keys or (carrier.public_key,))
             return carrier
-        from chio_core.carrier.blocking import BlockingPool
+        from chio_core.client.blocking import BlockingPool
 
         end = Endpoint.parse(settings.sidecar_url)
         wait = min(settings.connect_timeout, settings.timeout)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httptools
 
-from chio_core.carrier.base import MAX_ANSWER_BYTES
+from chio_core.client.carrier import MAX_ANSWER_BYTES
 from chio_core.errors import EvaluationFailed
 from chio_core.evaluation.exchange import Answer
 

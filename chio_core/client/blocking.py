@@ -12,8 +12,8 @@ import threading
 import time
 import weakref
 
-from chio_core.carrier.answer import AnswerReader
-from chio_core.carrier.base import Endpoint, Pairs, request_head
+from chio_core.client.answer import AnswerReader
+from chio_core.client.carrier import Endpoint, Pairs, request_head
 from chio_core.errors import EvaluationFailed, SidecarTimeout, SidecarUnreachable
 from chio_core.evaluation.exchange import Answer
 
