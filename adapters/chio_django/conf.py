@@ -13,7 +13,7 @@ from django.utils.module_loading import import_string
 
 from chio_core.guards.chain import guard_list
 from chio_core.errors import ConfigurationError
-from chio_core.hosted import HostedChain
+from chio_core.threads.guards import HostedChain
 from chio_core.settings import ChioSettings, nearest_name, unknown_names
 
 PREFIX: Final = "CHIO_"

@@ -9,8 +9,8 @@ from typing import Any, BinaryIO
 
 from django.http import HttpRequest
 
-from chio_core.environ import INPUT, SINGLETONS, EnvironView, environ_key, may_have_body
-from chio_core.input import BodyUnusable, keep
+from chio_core.threads.wsgi_view import INPUT, SINGLETONS, EnvironView, environ_key, may_have_body
+from chio_core.threads.body import BodyUnusable, keep
 from chio_core.names import STATE_NAMESPACE
 
 _NO_LIMIT = 2**63

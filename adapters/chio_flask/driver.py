@@ -16,8 +16,8 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wsgi import ClosingIterator
 
 from chio_core.guards.chain import Chain
-from chio_core.environ import INPUT, accept_in
-from chio_core.input import is_kept
+from chio_core.threads.wsgi_view import INPUT, accept_in
+from chio_core.threads.body import is_kept
 from chio_core.names import LOGGER
 from chio_core.refusals.problems import render
 from chio_core.refusals.response import Denial

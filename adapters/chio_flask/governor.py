@@ -13,7 +13,7 @@ from chio_core.evaluation.pipeline import Asker
 from chio_core.guards.chain import Chain, Guard
 from chio_core.client.client import SyncChioClient
 from chio_core.evaluation.outcomes import Decision
-from chio_core.hosted import HostedChain
+from chio_core.threads.guards import HostedChain
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import LOGGER

@@ -10,7 +10,7 @@ from typing import Any
 from flask import Request
 from werkzeug.wsgi import ClosingIterator
 
-from chio_core.environ import accept_in
+from chio_core.threads.wsgi_view import accept_in
 from chio_core.evaluation.hooks import receipt_header_of
 from chio_core.names import EXPOSE_HEADERS, STATE_OUTGOING
 from chio_core.guards.response_hooks import Outgoing, call_at_the_end

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from flask import Flask, Request, current_app, has_app_context
 
-from chio_core.environ import SINGLETONS, EnvironView
+from chio_core.threads.wsgi_view import SINGLETONS, EnvironView
 from chio_core.names import STATE_NAMESPACE
 
 STATE: Final = f"chio.{STATE_NAMESPACE}"

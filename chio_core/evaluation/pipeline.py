@@ -20,7 +20,7 @@ from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import ConfigurationError
 from chio_core.exclusions import is_excluded
 from chio_core.identity import default_extractor, identify
-from chio_core.input import BodyUnusable, Steps
+from chio_core.threads.body import BodyUnusable, Steps
 from chio_core.models.caller import CallerIdentity
 from chio_core.names import LOGGER
 from chio_core.request import RequestView, Requirement
@@ -37,7 +37,7 @@ class StreamView(RequestView, Protocol):
     """A `RequestView` whose body can be measured."""
 
     def measure(self, limit: int, spool_bytes: int) -> Steps:
-        """Count and hash the body; see `chio_core.input.measure`."""
+        """Count and hash the body; see `chio_core.threads.body.measure`."""
         ...
 
 

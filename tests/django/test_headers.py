@@ -9,7 +9,7 @@ import pytest
 from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
 
-from chio_core.environ import was_repeated
+from chio_core.threads.wsgi_view import was_repeated
 from tests.django.asgi import call as acall
 from tests.django.project import CHIO, client, governed, governed_async
 from tests.views.tokens import token

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Final
 from urllib.parse import parse_qsl, quote
 
 from chio_core.headers import HeaderLines, single_headers
-from chio_core.input import (
+from chio_core.threads.body import (
     EMPTY,
     BodyUnusable,
     Steps,
@@ -150,7 +150,7 @@ class EnvironView:
         """Count and hash the body; a length that is announced as too large is refused unread.
 
         Raises:
-            BodyUnusable: see `chio_core.input.measure`.
+            BodyUnusable: see `chio_core.threads.body.measure`.
         """
         announced = self.environ.get("CONTENT_LENGTH") or ""
         if announced.isdecimal() and int(announced[:20]) > limit:
