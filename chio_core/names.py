@@ -46,4 +46,4 @@ LOGGER: Final = "chio"
 """Name of the logger that everything here writes to."""
 
 DECISION_LOGGER: Final = "chio.decision"
-"""Its child that gets one line for each decision, see `chio_core.decision_log`."""
+"""Its child that gets one line for each decision, see `chio_core.telemetry.log`."""

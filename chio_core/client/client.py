@@ -17,7 +17,7 @@ from chio_core.client.carrier import AsyncCarrier, BlockingCarrier, Endpoint, Pa
 from chio_core.evaluation.conclude import conclude, conclude_error
 from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import SidecarError
-from chio_core.metrics import Metrics
+from chio_core.telemetry.metrics import Metrics
 from chio_core.evaluation.observe import settle
 from chio_core.evaluation.exchange import EVALUATE_PATH, Answer, Question
 from chio_core.settings import ChioSettings

@@ -3,7 +3,7 @@
 `is_observed` says for which requests, `settle` is the one place where a refusal becomes a mark. What a request is
 refused for before anybody is asked (400, 405, 413, 414) stays refused, because there is no decision to observe; so
 does what a guard of the application refuses. An observed refusal is never a receipt: handlers get none. Each is one
-warning in the log of decisions (`chio_core.decision_log`) and one count (`chio_core.metrics`).
+warning in the log of decisions (`chio_core.telemetry.log`) and one count (`chio_core.telemetry.metrics`).
 
 | | fail-open | observe |
 |---|---|---|

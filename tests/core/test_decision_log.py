@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from chio_core.evaluation.outcomes import Decision
-from chio_core.decision_log import MAX_SHOWN, Throttle, asked_facts, extra_of, shown
+from chio_core.telemetry.log import MAX_SHOWN, Throttle, asked_facts, extra_of, shown
 from chio_core.refusals.response import Denial
 from chio_core.telemetry import Telemetry
 from chio_core.testing import BEHAVIOURS, ScriptedSidecar, behaviours

@@ -12,7 +12,7 @@ and no caller. What others have written (the path, a guard's name) is escaped an
 request is one line of bounded length. The words of a sidecar's verdict are in its receipt and not here.
 
 Nothing is left out under load: a log of decisions with gaps proves nothing. It grows as an access log does. Who wants
-fewer lines puts a `Throttle` on the logger; the counters of `chio_core.metrics` go on counting.
+fewer lines puts a `Throttle` on the logger; the counters of `chio_core.telemetry.metrics` go on counting.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from chio_core.evaluation.outcomes import Decision
-from chio_core.metrics import code_of, verdict_of
+from chio_core.telemetry.metrics import code_of, verdict_of
 from chio_core.names import DECISION_LOGGER
 from chio_core.request import METHODS
 

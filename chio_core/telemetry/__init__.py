@@ -1,8 +1,8 @@
 """Telemetry: what is told about each decision, in one place for all frameworks.
 
 * a span `chio.evaluate` around the question to the sidecar, where OpenTelemetry is at work (`chio_core.otel`);
-* a line in the log of decisions (`chio_core.decision_log`);
-* the counters of the client (`chio_core.metrics`).
+* a line in the log of decisions (`chio_core.telemetry.log`);
+* the counters of the client (`chio_core.telemetry.metrics`).
 
 The three state the same facts. None of them changes an outcome: what goes wrong in here is logged once more, and the
 decision stands.
@@ -19,16 +19,16 @@ from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
-from chio_core import decision_log
+from chio_core.telemetry import log as decision_log
 from chio_core.client.carrier import Endpoint
 from chio_core.evaluation.outcomes import Decision
-from chio_core.decision_log import Facts, asked_facts, decided_facts, is_undecided, level_of
-from chio_core.metrics import Metrics
+from chio_core.telemetry.log import Facts, asked_facts, decided_facts, is_undecided, level_of
+from chio_core.telemetry.metrics import Metrics
 from chio_core.names import LOGGER, TRACEPARENT
 from chio_core.settings import ChioSettings
 
 if TYPE_CHECKING:
-    from chio_core.otel.spans import ActiveSpan, Provider, Spans
+    from chio_core.telemetry.spans import ActiveSpan, Provider, Spans
     from chio_core.evaluation.exchange import Question
 
 log = logging.getLogger(LOGGER)
@@ -176,7 +176,7 @@ def _end(span: ActiveSpan, kind: type[BaseException] | None) -> None:
 
 def _spans(provider: Provider | None) -> Spans | None:
     try:
-        from chio_core.otel.spans import Spans
+        from chio_core.telemetry.spans import Spans
     except ImportError:
         return None
     return Spans(provider)
