@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from chio_core.outbound.cookies import CookieJar
+from chio_core.outbound.extras.cookies import CookieJar
 from chio_core.outbound.member import Flow, FlowSteps
 
 

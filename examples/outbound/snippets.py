@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from stand_in import FastHTTP
 
 from chio_core.outbound import CacheMiddleware, CookieJar, DummyCookieJar, SessionMiddleware
-from chio_core.outbound.middleware import BaseMiddleware, MiddlewareChain
+from chio_core.outbound.extras.middleware import BaseMiddleware, MiddlewareChain
 from chio_core.outbound.response import Response
 
 
