@@ -2,9 +2,9 @@
 
 from chio_core.evaluation.amounts import from_body, from_path, from_query
 from chio_fastapi.application import add_chio
-from chio_fastapi.approval import RequireApproval
+from chio_fastapi.limits import RequireApproval
 from chio_fastapi.budget import Budget
-from chio_fastapi.capability import RequireCapability, require_capability
+from chio_fastapi.requirements import RequireCapability, require_capability
 from chio_fastapi.check import check
 from chio_fastapi.denied import ChioDenied
 from chio_fastapi.dependencies import (

@@ -14,7 +14,7 @@ from chio_core.evaluation.hooks import is_met
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import CAPABILITY_HEADER
 from chio_fastapi.denied import ChioDenied
-from chio_fastapi.evaluate import client_of, decision_for, tell_refused
+from chio_fastapi.shared import client_of, decision_for, tell_refused
 
 
 class CapabilityHeader(APIKeyHeader):
@@ -61,7 +61,7 @@ async def receipt_for(connection: HTTPConnection, source: RequirementSource) -> 
 
 
 async def asked(connection: HTTPConnection, source: RequirementSource) -> Decision:
-    """Return a decision that was made for what a dependency asks for; see `chio_fastapi.evaluate.decision_for`.
+    """Return a decision that was made for what a dependency asks for; see `chio_fastapi.shared.decision_for`.
 
     Raises:
         ChioDenied: the request does not clearly say what has to be judged.

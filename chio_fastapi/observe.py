@@ -17,7 +17,7 @@ from chio_core.models.receipt import ChioPassthrough
 from chio_core.request import Requirement
 from chio_fastapi.asking import CalledFirst, asked
 from chio_fastapi.denied import ChioDenied
-from chio_fastapi.evaluate import client_of
+from chio_fastapi.shared import client_of
 
 
 class Observe(metaclass=CalledFirst):

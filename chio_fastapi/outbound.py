@@ -28,7 +28,7 @@ from chio_core.outbound.denied import OutboundDenied
 from chio_core.outbound.govern import GovernOutbound, Tools
 from chio_core.outbound.transport import PASSES_BY, Borrowed, ChioTransport
 from chio_fastapi.denied import ChioDenied
-from chio_fastapi.evaluate import caller_of, client_of
+from chio_fastapi.shared import caller_of, client_of
 
 Narrow = Callable[[str, Any], Any]
 """Takes the token of the incoming request and the outgoing request; returns the token to present, or awaits it."""

@@ -22,7 +22,7 @@ from chio_core.refusals.problems import flat, problem
 from chio_core.request import Requirement
 from chio_core.refusals.response import Denial
 from chio_fastapi import RequireCapability, add_chio, require_capability
-from chio_fastapi.approval import RequireApproval
+from chio_fastapi.limits import RequireApproval
 from chio_fastapi.budget import Budget
 from chio_fastapi.openapi import PROBLEM, SCHEME, extended
 from chio_fastapi.policy import Policy

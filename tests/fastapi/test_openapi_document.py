@@ -31,7 +31,7 @@ from chio_core.errors import ConfigurationError
 from chio_core.models.demands import ApprovalDemand, BudgetDemand
 from chio_core.templates import shape
 from chio_fastapi import Observe, RequireCapability, add_chio, check
-from chio_fastapi.approval import RequireApproval
+from chio_fastapi.limits import RequireApproval
 from chio_fastapi.budget import Budget
 from chio_fastapi.policy import Policy
 from chio_sidecar.routes import DENY_BY_DEFAULT, SESSION_ALLOW, RouteRule, RouteTable
