@@ -7,7 +7,7 @@ from django.views.decorators.http import require_safe
 
 from chio_core.errors import ConfigurationError
 from chio_core.prometheus import CONTENT_TYPE
-from chio_django.passage import passage_of
+from chio_django.context import passage_of
 
 
 @require_safe

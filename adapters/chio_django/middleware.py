@@ -19,8 +19,8 @@ from chio_core.names import LOGGER
 from chio_core.settings import report_settings
 from chio_django.conf import conf
 from chio_django.governor import LiveGovernor
-from chio_django.guarded import Guarded
-from chio_django.passage import Passage, passage_of
+from chio_django.chain_request import Guarded
+from chio_django.context import Passage, passage_of
 from chio_django.responses import refusal, tagged
 
 log = logging.getLogger(LOGGER)

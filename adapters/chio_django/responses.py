@@ -11,7 +11,7 @@ from chio_core.threads.body import is_kept
 from chio_core.names import EXPOSE_HEADERS
 from chio_core.refusals.problems import render
 from chio_core.refusals.response import Denial
-from chio_django.passage import Passage
+from chio_django.context import Passage
 
 
 def refusal(denial: Denial, request: HttpRequest) -> HttpResponse:

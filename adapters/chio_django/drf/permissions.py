@@ -16,7 +16,7 @@ from chio_core.models.capability import Operation
 from chio_core.refusals.problems import nested, refusal_headers
 from chio_core.refusals.response import Denial
 from chio_core.evaluation.requirements import Arguments, CapabilityRule
-from chio_django.capability import passage_for
+from chio_django.decorators import passage_for
 
 
 class ChioDenied(APIException):

@@ -11,7 +11,7 @@ from django.http.response import HttpResponseBase
 from chio_core.names import STATE_OUTGOING
 from chio_core.guards.response_hooks import Outgoing, call_at_the_end
 from chio_core.refusals.response import AnyResponse, Denial, Downstream, Response
-from chio_django.passage import Passage
+from chio_django.context import Passage
 from chio_django.responses import refusal, tagged
 from chio_django.view import DjangoGuardRequest
 

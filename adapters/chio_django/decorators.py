@@ -25,7 +25,7 @@ from chio_core.models.capability import Operation
 from chio_core.request import Requirement
 from chio_core.evaluation.requirements import RULES, Arguments, CapabilityRule, rules_of
 from chio_django.apps import ChioDjangoConfig
-from chio_django.passage import Passage, passage_of
+from chio_django.context import Passage, passage_of
 from chio_django.responses import refusal
 
 View = TypeVar("View", bound=Callable[..., Any])
