@@ -1,6 +1,6 @@
 """Chio for Flask: `Chio(app)` governs an application."""
 
-from chio_flask.capability import require_capability
+from chio_flask.decorators import require_capability
 from chio_flask.driver import ChioDenied
 from chio_flask.extension import Chio
 from chio_flask.metrics import metrics

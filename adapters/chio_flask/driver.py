@@ -23,8 +23,8 @@ from chio_core.refusals.problems import render
 from chio_core.refusals.response import Denial
 from chio_core.settings import ChioSettings
 from chio_flask.governor import LiveGovernor
-from chio_flask.guarded import Guarded, status_line, tagged
-from chio_flask.passage import Passage, passage_in, refusal
+from chio_flask.chain_request import Guarded, status_line, tagged
+from chio_flask.context import Passage, passage_in, refusal
 
 log = logging.getLogger(LOGGER)
 

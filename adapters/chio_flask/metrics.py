@@ -6,7 +6,7 @@ from flask import Response, request
 
 from chio_core.errors import ConfigurationError
 from chio_core.prometheus import CONTENT_TYPE
-from chio_flask.passage import passage_in
+from chio_flask.context import passage_in
 
 
 def metrics() -> Response:

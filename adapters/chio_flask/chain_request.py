@@ -16,7 +16,7 @@ from chio_core.names import EXPOSE_HEADERS, STATE_OUTGOING
 from chio_core.guards.response_hooks import Outgoing, call_at_the_end
 from chio_core.refusals.problems import render
 from chio_core.refusals.response import AnyResponse, Denial, Downstream, Response
-from chio_flask.passage import Passage
+from chio_flask.context import Passage
 
 Headers = list[tuple[str, str]]
 
