@@ -18,7 +18,7 @@ from chio_core.errors import ChioError
 from chio_core.models.base import Text
 from chio_core.models.receipt import explain
 from chio_core.signing import SigningKey
-from chio_sidecar.approval_tokens import (
+from chio_sidecar.policy.approval_tokens import (
     LONGEST_LIFE,
     NOBODY,
     GovernedApprovalToken,
@@ -27,7 +27,7 @@ from chio_sidecar.approval_tokens import (
     read_token,
     sign_token,
 )
-from chio_sidecar.approvals import DENIED, MAX_OPEN, intent_hash, new_approval_id, too_many_reason, wait_for
+from chio_sidecar.policy.approvals import DENIED, MAX_OPEN, intent_hash, new_approval_id, too_many_reason, wait_for
 from chio_sidecar.store import AlreadyAsked, ApprovalAnswer, ReceiptStore, StoredApproval, TooManyWaiting
 
 DEFAULT_LIMIT = 100

@@ -17,7 +17,7 @@ from chio_core.models.receipt import explain
 from chio_core.models.request import ChioHttpRequest
 from chio_core.names import CAPABILITY_HEADER, CAPABILITY_QUERY
 from chio_core.models.demands import approval_from, budget_from
-from chio_sidecar.engine import Presented
+from chio_sidecar.policy.engine import Presented
 
 MAX_MEMBERS = 1000
 """Members that `query` and `headers` of a request may have; clients refuse longer queries by themselves."""

@@ -19,7 +19,7 @@ from chio_core.models.capability import CapabilityToken
 from chio_core.models.receipt import HttpReceipt
 from chio_core.models.request import ChioHttpRequest
 from chio_core.receipts import verify_receipt
-from chio_sidecar.routes import RouteRule
+from chio_sidecar.policy.routes import RouteRule
 from chio_sidecar.store import StoredReceipt
 
 FURTHER_GUARD: Final = "FurtherGuard"

@@ -15,11 +15,11 @@ from chio_core.models.capability import CapabilityToken
 from chio_core.models.request import content_hash
 from chio_core.models.demands import APPROVAL_GUARD, BUDGET_GUARD
 from chio_core.reasons import EXHAUSTED, REVOKED
-from chio_sidecar.approvals import DENIED, question, refused_reason, too_many_reason
-from chio_sidecar.budgets import exceeded_reason
+from chio_sidecar.policy.approvals import DENIED, question, refused_reason, too_many_reason
+from chio_sidecar.policy.budgets import exceeded_reason
 from chio_sidecar.calls import EvaluateCall
-from chio_sidecar.demands import has_demands
-from chio_sidecar.engine import (
+from chio_sidecar.policy.obligations import has_demands
+from chio_sidecar.policy.engine import (
     ANCESTOR_REVOKED,
     AUTHORITY_UNAVAILABLE,
     DENIED_STATUS,

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from chio_core.errors import ConfigurationError
 from chio_core.signing import SigningKey
 from chio_sidecar.config import SidecarConfig
-from chio_sidecar.engine import Engine
+from chio_sidecar.policy.engine import Engine
 from chio_sidecar.ids import ReceiptIds
 from chio_sidecar.issuers import FollowedIssuers
 from chio_sidecar.keys import existing_key, load_or_create_key
 from chio_sidecar.metrics import SidecarMetrics
 from chio_sidecar.revocation import RevocationAuthority
-from chio_sidecar.routes import RouteTable
+from chio_sidecar.policy.routes import RouteTable
 from chio_sidecar.store import ReceiptStore
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from chio_sidecar.version import package_version

@@ -20,7 +20,7 @@ from chio_core.models.openapi import (
     SENSITIVITY,
     SIDE_EFFECTS,
 )
-from chio_sidecar.openapi import METHODS, path_items
+from chio_sidecar.policy.openapi import METHODS, path_items
 
 _MOST = 50
 _METHODS = frozenset(METHODS)
@@ -30,7 +30,7 @@ def doubts(document: dict[str, Any]) -> list[str]:
     """Return one sentence for each place of a document that is ignored and looks like policy.
 
     Args:
-        document: as `chio_sidecar.openapi.load` gives it.
+        document: as `chio_sidecar.policy.openapi.load` gives it.
 
     Returns:
         At most 50 sentences, and one that counts the rest.

@@ -27,7 +27,7 @@ from chio_sidecar.explain.ledger import Ledger
 from chio_sidecar.explain.route import wanted_by
 from chio_sidecar.keys import key_beside, load_key
 from chio_sidecar.receipt_query import ReceiptReader
-from chio_sidecar.routes import RouteTable
+from chio_sidecar.policy.routes import RouteTable
 
 DESCRIPTION = """\
 Tell in plain words why a request was refused, by which rule, which capability would pass, and the command that

@@ -23,7 +23,7 @@ from chio_core.signing import normalize_public_key
 from chio_sidecar.config import MAX_DELEGATION_DEPTH
 from chio_sidecar.control.access import ControlError, bad_request, control_endpoint, read_model
 from chio_sidecar.control.mint import Lifetime, MintRequest
-from chio_sidecar.engine import AUTHORITY_UNAVAILABLE
+from chio_sidecar.policy.engine import AUTHORITY_UNAVAILABLE
 from chio_sidecar.revocation import AuthorityUnavailable
 from chio_sidecar.state import SidecarState
 

@@ -9,7 +9,10 @@ from typing import Final
 
 from chio_core.models.demands import APPROVAL_GUARD
 from chio_core.reasons import NEEDS_APPROVAL
-from chio_sidecar import approval_tokens, approvals, budgets, further
+from chio_sidecar import further
+from chio_sidecar.policy import approval_tokens
+from chio_sidecar.policy import approvals
+from chio_sidecar.policy import budgets
 from chio_sidecar.explain.reasons import Known
 from chio_sidecar.explain.refusal import Refusal
 

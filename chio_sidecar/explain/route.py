@@ -7,7 +7,7 @@ from typing import Any
 
 from chio_core.models.openapi import CAPABILITY
 from chio_sidecar.explain.capability import Wanted
-from chio_sidecar.openapi import read_operations
+from chio_sidecar.policy.openapi import read_operations
 
 
 def wanted_by(spec_text: str, method: str, pattern: str) -> Wanted | None:

@@ -1,6 +1,6 @@
 """`try_token`: hold a token against each rule of the sidecar, and say which it fails. Nothing is stored or spent.
 
-The rules and their order are those of `chio_sidecar.engine`. Unlike the engine, which ends at the first rule that
+The rules and their order are those of `chio_sidecar.policy.engine`. Unlike the engine, which ends at the first rule that
 refuses, the trial goes on, so that everything that is wrong is seen at once.
 """
 
@@ -29,7 +29,7 @@ from chio_sidecar.config import MAX_DELEGATION_DEPTH
 from chio_sidecar.explain.capability import Wanted
 from chio_sidecar.explain.ledger import Ledger
 from chio_sidecar.explain.reasons import utc
-from chio_sidecar.routes import SESSION_ALLOW, RouteTable
+from chio_sidecar.policy.routes import SESSION_ALLOW, RouteTable
 
 Result = Literal["ok", "fail", "no", "unknown"]
 

@@ -12,8 +12,8 @@ from typing import Any
 from chio_core.canonical import parse_json
 from chio_core.errors import InvalidDocument
 from chio_core.signing import verify_signature
-from chio_sidecar.approval_tokens import TokenRejected, read_token
-from chio_sidecar.approvals import intent_hash
+from chio_sidecar.policy.approval_tokens import TokenRejected, read_token
+from chio_sidecar.policy.approvals import intent_hash
 from chio_sidecar.fsck.file import in_pages
 from chio_sidecar.fsck.finding import Finding
 

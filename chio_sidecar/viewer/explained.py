@@ -9,7 +9,7 @@ from chio_core.canonical import parse_json
 from chio_core.errors import InvalidDocument
 from chio_sidecar.explain import Refusal, Wanted, explain, read_refusal
 from chio_sidecar.explain.route import wanted_among
-from chio_sidecar.openapi import read_operations
+from chio_sidecar.policy.openapi import read_operations
 
 
 class Explainer:

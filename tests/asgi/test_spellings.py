@@ -31,7 +31,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
 from chio_asgi import ChioASGIMiddleware
-from chio_sidecar.routes import RouteTable
+from chio_sidecar.policy.routes import RouteTable
 from tests.support import ALLOW, Judge, Question, StubClient, deny, raw_http, run, serve
 
 SPELLINGS = json.loads(Path(__file__).with_name("spellings.json").read_text())

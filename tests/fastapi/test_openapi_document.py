@@ -34,7 +34,7 @@ from chio_fastapi import Observe, RequireCapability, add_chio, check
 from chio_fastapi.limits import RequireApproval
 from chio_fastapi.budget import Budget
 from chio_fastapi.policy import Policy
-from chio_sidecar.routes import DENY_BY_DEFAULT, SESSION_ALLOW, RouteRule, RouteTable
+from chio_sidecar.policy.routes import DENY_BY_DEFAULT, SESSION_ALLOW, RouteRule, RouteTable
 from tests.asgi.routes import Govern, add, both_ways, govern, govern_inside, route
 from tests.asgi.test_routing_oracle import Builder, _path, trees
 from tests.support import Judge, call, connect, run, settings

@@ -13,7 +13,7 @@ from chio_core.canonical import canonical_json, sha256_hex
 from chio_core.models.verdict import GuardEvidence
 from chio_core.models.demands import MAX_UNITS, ApprovalDemand, BudgetDemand, covers
 from chio_core.receipts import verify_receipt
-from chio_sidecar.approvals import MAX_OPEN_EACH
+from chio_sidecar.policy.approvals import MAX_OPEN_EACH
 from tests.sidecar.approval_tools import (
     DEMAND,
     ROUTE,

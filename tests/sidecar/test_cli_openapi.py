@@ -13,7 +13,7 @@ import yaml
 
 from chio_core.canonical import sha256_hex
 from chio_sidecar.cli.main import main
-from chio_sidecar.routes import DENY_BY_DEFAULT, RouteTable
+from chio_sidecar.policy.routes import DENY_BY_DEFAULT, RouteTable
 from tests.sidecar.control_tools import ROOT, evaluation, serving
 
 MAIN = """

@@ -14,7 +14,7 @@ from referencing import Registry, Resource
 from chio_core.canonical import sha256_hex
 from chio_core.models.request import content_hash
 from chio_core.receipts import verify_receipt
-from chio_sidecar.routes import NO_SPEC_POLICY
+from chio_sidecar.policy.routes import NO_SPEC_POLICY
 from tests.sidecar.sidecar_tools import (
     KERNEL,
     NOW,

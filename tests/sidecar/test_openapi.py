@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from chio_core.errors import ConfigurationError
-from chio_sidecar.openapi import read_operations
+from chio_sidecar.policy.openapi import read_operations
 
 HEAD = "openapi: 3.0.3\ninfo: {title: t}\n"
 

@@ -22,10 +22,10 @@ from chio_core.models.demands import (
     budget_evidence,
     budget_from,
 )
-from chio_sidecar.approval_tokens import TokenRejected
-from chio_sidecar.approvals import Intent, approval_needed, intent_of, presented, strictest_approval
-from chio_sidecar.budgets import BudgetRefused, charges, strictest_budget
-from chio_sidecar.routes import RouteRule
+from chio_sidecar.policy.approval_tokens import TokenRejected
+from chio_sidecar.policy.approvals import Intent, approval_needed, intent_of, presented, strictest_approval
+from chio_sidecar.policy.budgets import BudgetRefused, charges, strictest_budget
+from chio_sidecar.policy.routes import RouteRule
 from chio_sidecar.store import Demand
 
 CHARGED = "charged"

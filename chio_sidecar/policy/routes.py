@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from chio_core.canonical import sha256_hex
 from chio_core.errors import ConfigurationError
-from chio_sidecar.openapi import load, operations_of
+from chio_sidecar.policy.openapi import load, operations_of
 from chio_sidecar.rules import DENY_BY_DEFAULT, SESSION_ALLOW, RouteRule, method_policy, operation_rule
 from chio_sidecar.strictness import doubts
 
