@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.types import Send
 
-from chio_sidecar.receipts import compact_json
+from chio_sidecar.service.receipts import compact_json
 
 
 async def send_json(send: Send, status: int, body: bytes, *extra: tuple[bytes, bytes]) -> None:

@@ -14,10 +14,10 @@ from starlette.types import Receive, Scope, Send
 from chio_core.errors import ChioError
 from chio_core.evaluation.exchange import EVALUATE_PATH
 from chio_sidecar.config import SidecarConfig
-from chio_sidecar.evaluate import EvaluateEndpoint
-from chio_sidecar.health import HealthEndpoint, live
-from chio_sidecar.state import SidecarState
-from chio_sidecar.verify import VerifyEndpoint
+from chio_sidecar.service.evaluate_endpoint import EvaluateEndpoint
+from chio_sidecar.service.health import HealthEndpoint, live
+from chio_sidecar.service.state import SidecarState
+from chio_sidecar.service.verify import VerifyEndpoint
 from chio_sidecar.viewer import viewer_routes
 
 NO_PROXY = (

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from chio_sidecar.revocation import AuthorityUnavailable, RevocationAuthority
+from chio_sidecar.service.revocation import AuthorityUnavailable, RevocationAuthority
 
 log = logging.getLogger(__name__)
 

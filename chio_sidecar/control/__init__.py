@@ -8,7 +8,7 @@ from chio_sidecar.control.approvals import approval_routes
 from chio_sidecar.control.capabilities import capability_routes
 from chio_sidecar.control.jobs import job_routes
 from chio_sidecar.control.metrics import metrics_routes
-from chio_sidecar.state import SidecarState
+from chio_sidecar.service.state import SidecarState
 
 __all__ = ["routes"]
 

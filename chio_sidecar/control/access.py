@@ -24,7 +24,7 @@ from starlette.routing import Route
 from chio_core.errors import ChioError, InvalidDocument
 from chio_core.models.receipt import explain
 from chio_sidecar.bodies import BodyError, parse_object, read_body
-from chio_sidecar.state import SidecarState
+from chio_sidecar.service.state import SidecarState
 
 FORBIDDEN_WITH_TOKEN = "sidecar control endpoints require a loopback caller or valid bearer token"  # noqa: S105
 FORBIDDEN = "sidecar control endpoints require a loopback caller"

@@ -18,7 +18,7 @@ from chio_sidecar.approval_desk import DEFAULT_LIMIT, ApprovalDesk, DeskError, F
 from chio_sidecar.policy.approvals import MAX_OPEN
 from chio_sidecar.bodies import BodyError, parse_object, read_body
 from chio_sidecar.control.access import ControlError, check_access, refusal
-from chio_sidecar.state import SidecarState
+from chio_sidecar.service.state import SidecarState
 
 MAX_BODY = 2 * 1024 * 1024
 """Largest body of `/approvals/*`, in bytes."""

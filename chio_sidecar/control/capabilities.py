@@ -24,8 +24,8 @@ from chio_sidecar.config import MAX_DELEGATION_DEPTH
 from chio_sidecar.control.access import ControlError, bad_request, control_endpoint, read_model
 from chio_sidecar.control.mint import Lifetime, MintRequest
 from chio_sidecar.policy.engine import AUTHORITY_UNAVAILABLE
-from chio_sidecar.revocation import AuthorityUnavailable
-from chio_sidecar.state import SidecarState
+from chio_sidecar.service.revocation import AuthorityUnavailable
+from chio_sidecar.service.state import SidecarState
 
 _MINT, _RELEASE = "chio_capability_mint_failed", "chio_capability_release_failed"
 _VALIDATION = "chio_capability_validation_failed"

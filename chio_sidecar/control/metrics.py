@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from chio_core.prometheus import CONTENT_TYPE
 from chio_sidecar.control.access import ControlError, check_access, refusal
-from chio_sidecar.state import SidecarState
+from chio_sidecar.service.state import SidecarState
 
 METRICS_PATH = "/metrics"
 

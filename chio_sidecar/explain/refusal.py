@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from chio_core.errors import InvalidDocument
-from chio_sidecar.judge import APPROVAL_ID
+from chio_sidecar.service.evaluation import APPROVAL_ID
 from chio_sidecar.observed import METADATA as ENFORCEMENT
 
 _PUBLISHED_CODES: Final = {

@@ -16,7 +16,7 @@ from chio_core.models.capability import CapabilityToken
 from chio_core.models.request import ChioHttpRequest, content_hash
 from chio_core.models.demands import ApprovalDemand, approval_evidence
 from chio_sidecar.policy.approval_tokens import LONGEST_LIFE, NOBODY, TokenRejected, check_token, read_token
-from chio_sidecar.receipts import compact_json
+from chio_sidecar.service.receipts import compact_json
 from chio_sidecar.policy.routes import RouteRule
 from chio_sidecar.store import ApprovalRefused, ApprovalUse, ApprovalWait, TooManyWaiting
 

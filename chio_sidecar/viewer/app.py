@@ -24,7 +24,7 @@ from starlette.routing import BaseRoute, Route
 
 from chio_core.errors import ChioError, ConfigurationError, InvalidDocument
 from chio_sidecar.control.access import ControlError
-from chio_sidecar.state import SidecarState
+from chio_sidecar.service.state import SidecarState
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from chio_sidecar.viewer import bundle, files
 from chio_sidecar.viewer.access import check_data, check_page

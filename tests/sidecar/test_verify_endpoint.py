@@ -10,7 +10,7 @@ import pytest
 
 from chio_core.receipts import signed_bytes
 from chio_core.signing import SigningKey
-from chio_sidecar.receipts import sign_receipt
+from chio_sidecar.service.receipts import sign_receipt
 from tests.sidecar.sidecar_tools import (
     KERNEL,
     STRANGER,

@@ -11,7 +11,7 @@ from typing import Any
 from chio_core.canonical import sha256_hex
 from chio_core.receipts import signed_bytes
 from chio_core.signing import SigningKey
-from chio_sidecar.receipts import compact_json, sign_receipt
+from chio_sidecar.service.receipts import compact_json, sign_receipt
 from chio_sidecar.store import NewReceipt
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 
 from chio_core.canonical import sha256_hex
 from chio_sidecar.cli import main
-from chio_sidecar.receipts import compact_json
+from chio_sidecar.service.receipts import compact_json
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from chio_sidecar.viewer import VIEWER_PATH, create_viewer_app, files
 from chio_sidecar.viewer.query import ReceiptWindow

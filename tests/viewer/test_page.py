@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse
 
 from chio_core.canonical import sha256_hex
 from chio_sidecar.cli import main
-from chio_sidecar.receipts import compact_json
+from chio_sidecar.service.receipts import compact_json
 from tests.viewer.browser import (
     DOWN,
     ENTER,

@@ -18,10 +18,10 @@ from starlette.types import Receive, Scope, Send
 from chio_core.errors import ChioError, InvalidDocument
 from chio_sidecar.answers import send_error, send_json
 from chio_sidecar.bodies import BodyError, receive_body
-from chio_sidecar.calls import EvaluateCall, read_call
-from chio_sidecar.judge import APPROVAL_ID, Judge
-from chio_sidecar.receipts import compact_json
-from chio_sidecar.state import SidecarState
+from chio_sidecar.service.evaluate_request import EvaluateCall, read_call
+from chio_sidecar.service.evaluation import APPROVAL_ID, Judge
+from chio_sidecar.service.receipts import compact_json
+from chio_sidecar.service.state import SidecarState
 from chio_sidecar.store import StoreBusy, Stored, StoreUnavailable
 
 log = logging.getLogger(__name__)

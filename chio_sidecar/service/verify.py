@@ -18,7 +18,7 @@ from chio_core.errors import InvalidDocument, ReceiptRejected
 from chio_core.models.receipt import HttpReceipt
 from chio_core.receipts import receipt_id_is_valid, verify_receipt
 from chio_sidecar.bodies import BodyError, parse_object, read_body
-from chio_sidecar.state import SidecarState
+from chio_sidecar.service.state import SidecarState
 
 MAX_BODY = 1024 * 1024
 """Largest body, in bytes."""

@@ -13,8 +13,8 @@ from chio_sidecar.policy.engine import Engine
 from chio_sidecar.ids import ReceiptIds
 from chio_sidecar.issuers import FollowedIssuers
 from chio_sidecar.keys import existing_key, load_or_create_key
-from chio_sidecar.metrics import SidecarMetrics
-from chio_sidecar.revocation import RevocationAuthority
+from chio_sidecar.service.metrics import SidecarMetrics
+from chio_sidecar.service.revocation import RevocationAuthority
 from chio_sidecar.policy.routes import RouteTable
 from chio_sidecar.store import ReceiptStore
 from chio_sidecar.store.sqlite import SqliteReceiptStore

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from chio_core.errors import ChioError
 from chio_core.signing import verify_signature
-from chio_sidecar.state import SidecarState
+from chio_sidecar.service.state import SidecarState
 from chio_sidecar.store import StoreHealth
 from chio_sidecar.version import package_version
 

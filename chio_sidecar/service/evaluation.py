@@ -17,7 +17,7 @@ from chio_core.models.demands import APPROVAL_GUARD, BUDGET_GUARD
 from chio_core.reasons import EXHAUSTED, REVOKED
 from chio_sidecar.policy.approvals import DENIED, question, refused_reason, too_many_reason
 from chio_sidecar.policy.budgets import exceeded_reason
-from chio_sidecar.calls import EvaluateCall
+from chio_sidecar.service.evaluate_request import EvaluateCall
 from chio_sidecar.policy.obligations import has_demands
 from chio_sidecar.policy.engine import (
     ANCESTOR_REVOKED,
@@ -32,9 +32,9 @@ from chio_sidecar.policy.engine import (
 from chio_sidecar.further import First, read_first
 from chio_sidecar.ids import kernel_receipt_id
 from chio_sidecar.observed import METADATA as ENFORCEMENT
-from chio_sidecar.receipts import compact_json, route_selection, sign_receipt
-from chio_sidecar.revocation import AuthorityUnavailable
-from chio_sidecar.state import SidecarState
+from chio_sidecar.service.receipts import compact_json, route_selection, sign_receipt
+from chio_sidecar.service.revocation import AuthorityUnavailable
+from chio_sidecar.service.state import SidecarState
 from chio_sidecar.store import (
     AlreadyAsked,
     AppendOutcome,
