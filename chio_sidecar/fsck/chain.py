@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from chio_sidecar.fsck.finding import Finding
-from chio_sidecar.store.chain import FIRST, link
+from chio_sidecar.store.hash_chain import FIRST, link
 
 _CHANGED = (
     "its digest does not follow from its content and the row before it:"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from chio_sidecar.store.chain import FIRST, link
+from chio_sidecar.store.hash_chain import FIRST, link
 
 MEMBERS = "id, receipt_json, request_id, fingerprint, created_at"
 """The columns that a digest covers, in its order."""

@@ -24,7 +24,7 @@ from chio_sidecar.store.base import (
     Stored,
     StoreUnavailable,
 )
-from chio_sidecar.store.chain import link
+from chio_sidecar.store.hash_chain import link
 from chio_sidecar.store.chain_rows import MEMBERS, ChainEnd
 from chio_sidecar.store.demand_writes import answer, ask, find_obstacle, record
 from chio_sidecar.store.demands import ApprovalAnswer, ApprovalWait, Obstacle

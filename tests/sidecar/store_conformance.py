@@ -32,7 +32,7 @@ from chio_sidecar.store import (
     StoreUnavailable,
     TooManyWaiting,
 )
-from chio_sidecar.store.chain import FIRST, link
+from chio_sidecar.store.hash_chain import FIRST, link
 from tests.sidecar.sidecar_tools import run
 
 CATEGORIES = {
