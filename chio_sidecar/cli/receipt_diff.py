@@ -9,8 +9,8 @@ from chio_sidecar.cli.output import CliError, compact, emit
 from chio_sidecar.cli.receipt_list import add_store
 from chio_sidecar.cli.store_place import required_store
 from chio_sidecar.cli.values import TIMES, moment, positive
-from chio_sidecar.observed import Group, Tally, is_observed
-from chio_sidecar.receipt_query import ReceiptFilter, ReceiptReader
+from chio_sidecar.records.observed import Group, Tally, is_observed
+from chio_sidecar.records.reader import ReceiptFilter, ReceiptReader
 
 WOULD_REFUSE = 3
 """Exit status when something would have been refused; 1 is an error, and 2 wrong usage."""

@@ -11,7 +11,7 @@ from chio_sidecar.cli.output import CliError, compact, emit, printable, say
 from chio_sidecar.cli.receipt_list import add_store
 from chio_sidecar.cli.receipt_verify import add_trusted_key, judge, note_when_nobody_is_trusted
 from chio_sidecar.cli.store_place import required_store
-from chio_sidecar.receipt_query import ReceiptReader
+from chio_sidecar.records.reader import ReceiptReader
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

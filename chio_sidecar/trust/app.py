@@ -18,7 +18,7 @@ from chio_core.capabilities import issue_capability
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.names import LOGGER
 from chio_core.signing import normalize_public_key
-from chio_sidecar.receipt_query import ReceiptFilter
+from chio_sidecar.records.reader import ReceiptFilter
 from chio_sidecar.trust.authority import Authority, AuthorityStatus
 from chio_sidecar.trust.http import RefusalError, read_message, read_query, refuse, unauthorized
 from chio_sidecar.trust.messages import IssueRequest, ReceiptsQuery, RevocationQuery, RevokeRequest

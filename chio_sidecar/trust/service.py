@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from chio_core.errors import ConfigurationError
-from chio_sidecar.receipt_query import ReceiptReader
+from chio_sidecar.records.reader import ReceiptReader
 from chio_sidecar.trust.authority import Authority
 from chio_sidecar.trust.authority_file import SeedFileAuthority
 from chio_sidecar.trust.authority_sqlite import SqliteAuthority

@@ -18,7 +18,7 @@ from chio_fastapi import RequireCapability, add_chio
 from chio_sidecar.cli import main
 from chio_sidecar.cli.receipt_diff import WOULD_REFUSE
 from chio_sidecar.cli.values import moment
-from chio_sidecar.observed import NEWEST, Tally, is_observed, why_refused
+from chio_sidecar.records.observed import NEWEST, Tally, is_observed, why_refused
 from chio_sidecar.store import NewReceipt
 from chio_sidecar.store.schema import connect, prepare
 from chio_sidecar.store.writes import Append, apply

@@ -14,7 +14,7 @@ import pytest
 
 from chio_core.signing import SigningKey
 from chio_sidecar.cli import main
-from chio_sidecar.receipt_query import ReceiptFilter, ReceiptReader
+from chio_sidecar.records.reader import ReceiptFilter, ReceiptReader
 from tests.sidecar.control_tools import DEADLINE, NOBODY, ask, environment, evaluate, run_command, sidecars
 
 KEY = SigningKey(b"\x21" * 32)

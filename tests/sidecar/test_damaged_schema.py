@@ -10,9 +10,9 @@ from chio_core.errors import ConfigurationError
 from chio_sidecar.cli import main
 from chio_sidecar.doctor import check_store
 from chio_sidecar.embedded import open_embedded
-from chio_sidecar.explain.ledger import Ledger
-from chio_sidecar.receipt_query import ReceiptReader
-from chio_sidecar.viewer.query import ReceiptWindow
+from chio_sidecar.records.capabilities import Ledger
+from chio_sidecar.records.reader import ReceiptReader
+from chio_sidecar.records.window import ReceiptWindow
 from tests.viewer.records import fill, receipt
 
 MESSAGE = "its schema is damaged"

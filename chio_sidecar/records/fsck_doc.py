@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chio_sidecar.fsck.finding import Finding, Summary
-from chio_sidecar.fsck.inspection import Inspection
+from chio_sidecar.records.finding import Finding, Summary
+from chio_sidecar.records.fsck import Inspection
 
 __all__ = ["Finding", "Inspection", "Summary"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from chio_sidecar.fsck.finding import Finding
+from chio_sidecar.records.finding import Finding
 from chio_sidecar.store.hash_chain import FIRST, link
 
 _CHANGED = (

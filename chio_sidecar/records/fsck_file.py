@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from chio_core.errors import ConfigurationError
-from chio_sidecar.fsck.chain import Marks, Row
-from chio_sidecar.fsck.finding import Finding
+from chio_sidecar.records.fsck_chain import Marks, Row
+from chio_sidecar.records.finding import Finding
 from chio_sidecar.store.chain_rows import MEMBERS
 from chio_sidecar.store.quiet import connect_quietly, header
 from chio_sidecar.store.schema import APPLICATION_ID, UNUSABLE, trouble

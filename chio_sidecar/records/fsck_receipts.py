@@ -8,7 +8,7 @@ from typing import Any
 from chio_core.canonical import parse_json
 from chio_core.errors import InvalidDocument, ReceiptRejected
 from chio_core.receipts import verify_receipt
-from chio_sidecar.fsck.finding import Finding
+from chio_sidecar.records.finding import Finding
 
 UseKnown = Callable[[str, str], bool]
 """Tells whether the store records that an approval (its id) was used by a request (its id)."""

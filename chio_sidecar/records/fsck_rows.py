@@ -14,8 +14,8 @@ from chio_core.errors import InvalidDocument
 from chio_core.signing import verify_signature
 from chio_sidecar.policy.approval_tokens import TokenRejected, read_token
 from chio_sidecar.policy.approvals import intent_hash
-from chio_sidecar.fsck.file import in_pages
-from chio_sidecar.fsck.finding import Finding
+from chio_sidecar.records.fsck_file import in_pages
+from chio_sidecar.records.finding import Finding
 
 _NO_RECEIPT = "NOT EXISTS (SELECT 1 FROM http_receipts r WHERE r.request_id = t.request_id)"
 
