@@ -21,7 +21,7 @@ from pydantic import SecretStr
 from chio_core.canonical import parse_json
 from chio_core.errors import InvalidDocument
 from chio_core.settings import ChioSettings
-from chio_sidecar.approval_desk import ApprovalDesk, DeskError, Filter
+from chio_sidecar.control.approval_desk import ApprovalDesk, DeskError, Filter
 from chio_sidecar.policy.approvals import MAX_OPEN
 from chio_sidecar.cli.options import check_url
 from chio_sidecar.cli.output import CliError, printable

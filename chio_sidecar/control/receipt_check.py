@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from chio_core.models.base import Text
 from chio_sidecar.control.access import read_model
-from chio_sidecar.tool_receipts import ToolReceiptReport, check_tool_receipt
+from chio_sidecar.control.tool_receipts import ToolReceiptReport, check_tool_receipt
 
 _RESULTS = ("allow", "deny", "cancelled", "incomplete")
 

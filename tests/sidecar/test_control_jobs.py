@@ -14,7 +14,7 @@ from chio_core.models import CallerIdentity
 from chio_core.receipts import verify_receipt
 from chio_core.signing import SigningKey
 from chio_sidecar.records.reader import ReceiptReader
-from chio_sidecar.tool_receipts import check_tool_receipt
+from chio_sidecar.control.tool_receipts import check_tool_receipt
 from tests.sidecar.control_tools import ask, sidecars
 
 VECTORS = Path(__file__).parents[1] / "vectors"
