@@ -14,7 +14,7 @@ from pathlib import Path
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.signing import SigningKey, normalize_public_key
 from chio_sidecar.keys import load_or_create_key, sync_folder
-from chio_sidecar.trust.authority import AuthorityStatus
+from chio_sidecar.trust.authorities import AuthorityStatus
 
 
 class SeedFileAuthority:

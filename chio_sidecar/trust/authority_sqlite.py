@@ -8,7 +8,7 @@ from pathlib import Path
 
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.signing import SigningKey
-from chio_sidecar.trust.authority import AuthorityStatus
+from chio_sidecar.trust.authorities import AuthorityStatus
 from chio_sidecar.trust.database import Database
 
 _SCHEMA = """
