@@ -16,7 +16,7 @@ from typing import Any
 
 from chio_core.errors import ConfigurationError
 from chio_sidecar.store.schema import UNUSABLE, connect_reader, trouble
-from chio_sidecar.viewer.cells import CELLS, row_of
+from chio_sidecar.viewer.rows import CELLS, row_of
 from chio_sidecar.viewer.wanted import Wanted
 
 PAGE = 200
