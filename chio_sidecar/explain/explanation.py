@@ -11,7 +11,7 @@ from chio_core.hints import FILL_IN
 from chio_core.models.capability import Operation
 from chio_sidecar.explain.capability import UNKNOWN_ISSUER, Wanted
 from chio_sidecar.explain.outcomes import DOCTOR, NOT_DECIDED, OUTCOMES, SEE_THE_SIDECAR
-from chio_sidecar.explain.policy import POLICY_REASONS, approval_command
+from chio_sidecar.explain.demands import POLICY_REASONS, approval_command
 from chio_sidecar.explain.reasons import Found, recognise
 from chio_sidecar.explain.refusal import Refusal
 

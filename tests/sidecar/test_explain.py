@@ -21,7 +21,7 @@ from chio_core.refusals.problems import flat, nested
 from chio_sidecar.cli.main import build_parser
 from chio_sidecar.explain import Refusal, Wanted, explain, read_refusal
 from chio_sidecar.explain.outcomes import OUTCOMES
-from chio_sidecar.explain.policy import POLICY_REASONS
+from chio_sidecar.explain.demands import POLICY_REASONS
 from chio_sidecar.explain.reasons import REASONS, recognise
 from chio_sidecar.explain.route import wanted_by
 from tests.sidecar.sidecar_tools import (
