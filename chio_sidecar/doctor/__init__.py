@@ -11,7 +11,7 @@ from chio_sidecar.doctor.result import Check, Status, guarded
 from chio_sidecar.doctor.settings import Sources, check_settings, environment_sources, read_settings
 from chio_sidecar.doctor.sidecar import check_sidecar
 from chio_sidecar.doctor.store import check_store
-from chio_sidecar.doctor.versions import check_versions
+from chio_sidecar.doctor.packages import check_versions
 
 __all__ = [
     "Check",
