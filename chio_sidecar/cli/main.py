@@ -10,23 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from chio_core.errors import ChioError
-from chio_sidecar.cli import (
-    api_protect,
-    approval,
-    capability_issue,
-    check,
-    doctor,
-    explain,
-    openapi,
-    receipt_diff,
-    receipt_fsck,
-    receipt_list,
-    receipt_show,
-    receipt_verify,
-    trust_revocation,
-    trust_serve,
-    viewer,
-)
+from chio_sidecar.cli import api_protect, capability_issue, check, doctor, explain, openapi, receipt_diff, receipt_list, receipt_show, receipt_verify, trust_serve, viewer
+from chio_sidecar.cli import approvals as approval
+from chio_sidecar.cli import receipt_store as receipt_fsck
+from chio_sidecar.cli import trust as trust_revocation
 from chio_sidecar.cli.options import add_global_options, wants_json
 from chio_sidecar.cli.output import report_error
 from chio_sidecar.version import package_version
