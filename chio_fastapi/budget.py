@@ -22,7 +22,7 @@ from chio_core.models.demands import BudgetDemand, check_currency
 from chio_core.request import Requirement
 from chio_fastapi.asking import CAPABILITY_SCHEME, CalledFirst, receipt_for
 
-_PLACE = "Budget(cost=…)"
+_BUDGET_PLACE = "Budget(cost=…)"
 
 
 class Budget(metaclass=CalledFirst):
@@ -58,7 +58,7 @@ class Budget(metaclass=CalledFirst):
         max_cost_per_invocation: int | None = None,
         max_total_cost: int | None = None,
     ) -> None:
-        check_amount(cost, _PLACE)
+        check_amount(cost, _BUDGET_PLACE)
         if cost is None:
             raise ConfigurationError("Budget(cost=None): a cost that nobody knows cannot be spent; leave it out for 0")
         check_currency(currency, "Budget(currency=…)")
@@ -93,7 +93,7 @@ class Budget(metaclass=CalledFirst):
             InputRefused: the request does not clearly say the cost.
             ConfigurationError: the cost cannot be worked out for this kind of request.
         """
-        cost = read_amount(self.cost, facts, _PLACE) or 0
+        cost = read_amount(self.cost, facts, _BUDGET_PLACE) or 0
         return Requirement(capability=False, budget=replace(self.limits, cost=cost))
 
     def chio_extensions(self) -> dict[str, Any]:

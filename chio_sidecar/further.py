@@ -33,7 +33,6 @@ NO_ALLOW: Final = "the question is further to receipt {id}, which is no allow of
 OTHER: Final = "the question is further to receipt {id}, which is for another request"
 TOO_OLD: Final = "the question is further to receipt {id}, which was not signed within the last {within} s"
 
-_LONGEST_ID = 128
 
 
 class NotFurther(Exception):

@@ -12,7 +12,6 @@ from typing import Final
 
 from chio_sidecar.service.revocation import AuthorityUnavailable, RevocationAuthority
 
-log = logging.getLogger(__name__)
 
 EVERY: Final = 10.0
 """Seconds between two questions: whoever makes up issuers must not keep the authority busy."""

@@ -51,7 +51,7 @@ def verify_delegation_chain(
     if len(chain) > max_depth:
         raise _refused(f"delegation depth {len(chain)} exceeds maximum {max_depth}")
     for index, link in enumerate(chain):
-        if not _signature_holds(link, accept_newer):
+        if not _link_signature_holds(link, accept_newer):
             raise _broken(f"signature invalid at link index {index}")
         if index:
             _check_connection(index, chain[index - 1], link)
@@ -65,7 +65,7 @@ def _check_connection(index: int, before: DelegationLink, link: DelegationLink) 
         raise _broken(f"link {index} {own} precedes link {index - 1} {earlier}")
 
 
-def _signature_holds(link: DelegationLink, accept_newer: bool) -> bool:
+def _link_signature_holds(link: DelegationLink, accept_newer: bool) -> bool:
     forms = (False, True) if accept_newer and link.newer_members() else (False,)
     try:
         return any(

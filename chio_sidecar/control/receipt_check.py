@@ -36,7 +36,7 @@ def tool_receipt_report(document: dict[str, Any], *, trusted: str) -> dict[str, 
     signer_trusted = receipt.get("kernel_key") == trusted
     ok = found.signature_valid and signer_trusted and found.parameter_hash_valid and found.authoritative
     reason = _reason(receipt, found, expected, signer_trusted)
-    verdict = _verdict(receipt)
+    verdict = _checked_verdict(receipt)
     report = {
         "signature_valid": found.signature_valid,
         "signer_trusted": signer_trusted,
@@ -61,7 +61,7 @@ def tool_receipt_report(document: dict[str, Any], *, trusted: str) -> dict[str, 
 def _reason(
     receipt: dict[str, Any], found: ToolReceiptReport, expected: Expectations, signer_trusted: bool
 ) -> str | None:
-    decision, wanted = _verdict(receipt), expected.expected_decision
+    decision, wanted = _checked_verdict(receipt), expected.expected_decision
     capability = expected.expected_capability_id
     checks = (
         (found.signature_holds, "receipt signature did not verify"),
@@ -78,7 +78,7 @@ def _reason(
     return next((text for holds, text in checks if not holds), None)
 
 
-def _verdict(receipt: dict[str, Any]) -> str | None:
+def _checked_verdict(receipt: dict[str, Any]) -> str | None:
     decision = receipt.get("decision")
     verdict = decision.get("verdict") if isinstance(decision, dict) else None
     return verdict if isinstance(verdict, str) else None

@@ -42,11 +42,11 @@ class Wanted:
             InvalidDocument: a value cannot be used.
         """
         return cls(
-            verdict=_text(query, "verdict"),
-            method=_text(query, "method"),
-            route=_text(query, "route"),
-            caller=_text(query, "caller"),
-            capability=_text(query, "capability"),
+            verdict=_parameter_text(query, "verdict"),
+            method=_parameter_text(query, "method"),
+            route=_parameter_text(query, "route"),
+            caller=_parameter_text(query, "caller"),
+            capability=_parameter_text(query, "capability"),
             since=number_of(query, "since"),
             until=number_of(query, "until"),
         )
@@ -56,7 +56,7 @@ class Wanted:
         return dict(vars(self))
 
 
-def _text(query: Mapping[str, str], name: str) -> str | None:
+def _parameter_text(query: Mapping[str, str], name: str) -> str | None:
     text = query.get(name, "").strip()
     if len(text) > _LONGEST:
         raise InvalidDocument(f"{name} is longer than {_LONGEST} characters")
