@@ -39,7 +39,7 @@ from chio_core.receipts import signed_bytes, verify_receipt
 from chio_core.request import to_chio_request
 from chio_core.settings import ChioSettings
 from chio_core.signing import SigningKey, verify_signature
-from chio_core.trust import KeyTrust
+from chio_core.receipts import KeyTrust
 
 _NOW = 1776272775.0
 _SLICE = 0.02  # seconds that one step runs in one round

@@ -10,12 +10,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, get_args, runtime_checkable
 from urllib.parse import parse_qsl
-
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.capability import Operation
 from chio_core.models.request import ChioHttpRequest, Method
 from chio_core.names import CAPABILITY_QUERY
 from chio_core.models.demands import ApprovalDemand, BudgetDemand
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from chio_core.names import APPROVAL_HEADER, CAPABILITY_HEADER
+
 
 METHODS: frozenset[str] = frozenset(get_args(Method))
 """The seven methods that the protocol knows (wire protocol, section 1.1)."""
@@ -229,3 +231,53 @@ def _enforcement(requirement: Requirement | None, lacking: Sequence[str]) -> dic
         return {"mode": "observe"}
     said = {"mode": "observe", "requires": requirement.title if requirement.server is not None else "any"}
     return {**said, "lacks": ",".join(lacking)} if lacking else said
+
+
+def single_headers(capability: str = CAPABILITY_HEADER, api_key: str = "x-api-key") -> frozenset[str]:
+    """Return the headers, in lower case, that may stand only once in a request: two lines could mean two things.
+
+    Args:
+        capability, api_key: names that the settings give to these two (`capability_header`, `api_key_header`).
+    """
+    own = frozenset({capability.lower(), api_key.lower(), APPROVAL_HEADER.lower()})
+    return own | {"authorization", "content-length", "content-type", "host"}
+
+
+class HeaderLines(Mapping[str, str]):
+    """A read-only mapping over header lines.
+
+    `lines["x-a"]` joins repeated lines with a comma; `lines.values_of("x-a")` gives each by itself.
+
+    Args:
+        pairs: names and values in the order in which they were sent.
+
+    Attributes:
+        repeated: names, in lower case, that stand in more than one line.
+    """
+
+    __slots__ = ("_lines", "repeated")
+
+    def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
+        self._lines: dict[str, list[str]] = {}
+        self.repeated: set[str] = set()
+        for name, value in pairs:
+            lines = self._lines.setdefault(name.lower(), [])
+            lines.append(value)
+            if len(lines) > 1:
+                self.repeated.add(name.lower())
+
+    def values_of(self, name: str) -> Sequence[str]:
+        """Return each line of the header `name`; empty when there is none."""
+        return self._lines.get(name.lower(), ())
+
+    def __getitem__(self, name: str) -> str:
+        return ", ".join(self._lines[name.lower()])
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.lower() in self._lines
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._lines)
+
+    def __len__(self) -> int:
+        return len(self._lines)

@@ -22,7 +22,7 @@ from chio_core.evaluation.observe import settle
 from chio_core.evaluation.exchange import EVALUATE_PATH, Answer, Question
 from chio_core.settings import ChioSettings
 from chio_core.telemetry import Telemetry
-from chio_core.trust import KeyTrust
+from chio_core.receipts import KeyTrust
 
 if TYPE_CHECKING:
     import httpx

@@ -49,7 +49,7 @@ from chio_core.request import RequestView, Requirement, to_chio_request
 from chio_core.refusals.response import Denial
 from chio_core.evaluation.requirements import check_arguments
 from chio_core.settings import ChioSettings
-from chio_core.trust import KeyTrust
+from chio_core.receipts import KeyTrust
 
 __all__ = [
     "EVALUATE_PATH",

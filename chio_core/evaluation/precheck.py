@@ -11,7 +11,7 @@ from typing import Any, Final
 from chio_core.evaluation import outcomes as outcome
 from chio_core.canonical import canonical_json, parse_json
 from chio_core.errors import InvalidDocument
-from chio_core.headers import single_headers
+from chio_core.request import single_headers
 from chio_core.names import APPROVAL_HEADER, CAPABILITY_QUERY
 from chio_core.request import METHODS, RequestView, query_map
 from chio_core.refusals.response import Denial

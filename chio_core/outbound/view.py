@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qsl
 
-from chio_core.headers import HeaderLines
+from chio_core.request import HeaderLines
 
 
 class OutgoingView:

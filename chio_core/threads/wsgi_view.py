@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Any, BinaryIO, Final
 from urllib.parse import parse_qsl, quote
 
-from chio_core.headers import HeaderLines, single_headers
+from chio_core.request import HeaderLines, single_headers
 from chio_core.threads.body import (
     EMPTY,
     BodyUnusable,

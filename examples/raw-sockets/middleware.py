@@ -23,7 +23,7 @@ from chio_core.canonical import sha256_hex
 from chio_core.guards.chain import DecisionMember
 from chio_core.evaluation.conclude import inspect, prepare, singleton_headers
 from chio_core.guards import IpBlock
-from chio_core.headers import HeaderLines
+from chio_core.request import HeaderLines
 from chio_core.identity import default_extractor, identify
 from chio_core.guards.run import Run
 from chio_core.refusals.problems import render

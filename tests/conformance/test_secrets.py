@@ -22,7 +22,7 @@ from chio_core.errors import SidecarError
 from chio_core.signing import SigningKey
 from chio_core.testing import BEHAVIOURS, Asked, Behaviour, Reply, ScriptedSidecar
 from chio_core.testing.question import compact
-from chio_core.trust import KeyTrust
+from chio_core.receipts import KeyTrust
 from chio_fastapi import RequireCapability, add_chio
 from tests.conformance.drivers import DRIVERS, Sent
 from tests.core.views import NOW, SETTINGS, View, asked, question

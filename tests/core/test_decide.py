@@ -26,7 +26,7 @@ from chio_core.settings import ChioSettings
 from chio_core.signing import SigningKey
 from chio_core.testing import KEY, behaviour
 from chio_core.testing.question import ALLOW, DENY
-from chio_core.trust import KeyTrust
+from chio_core.receipts import KeyTrust
 from tests.core.views import NOW, SETTINGS, View, answered, asked, question
 
 ISSUER = SigningKey(b"i" * 32)

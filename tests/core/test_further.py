@@ -13,7 +13,7 @@ from chio_core.models.demands import BudgetDemand
 from chio_core.request import Requirement
 from chio_core.testing import KEY
 from chio_core.testing.question import DENY
-from chio_core.trust import KeyTrust
+from chio_core.receipts import KeyTrust
 from tests.core.views import NOW, SETTINGS, View, answered, asked, question
 
 SPENDS = Requirement(capability=False, budget=BudgetDemand(1))

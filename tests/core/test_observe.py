@@ -24,7 +24,7 @@ from chio_core.request import Requirement
 from chio_core.refusals.response import Denial
 from chio_core.settings import report_settings, unsafe_options
 from chio_core.testing import KEY, ScriptedSidecar, behaviours
-from chio_core.trust import KeyTrust
+from chio_core.receipts import KeyTrust
 from tests.core.views import NOW, View, answered, asked, question
 from tests.support import run
 

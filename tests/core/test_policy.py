@@ -29,7 +29,7 @@ from chio_core.request import Requirement
 from chio_core.evaluation.requirements import includes, merged
 from chio_core.settings import ChioSettings
 from chio_core.testing import KEY, behaviours
-from chio_core.trust import KeyTrust
+from chio_core.receipts import KeyTrust
 from tests.core.views import NOW, SETTINGS, View, answered, asked, question
 
 APPROVAL = ApprovalDemand(10_000, "USD", 12_000)

@@ -15,7 +15,7 @@ from chio_core.settings import ChioSettings
 from chio_core.signing import SigningKey
 from chio_core.testing import BEHAVIOURS, KEY, seal
 from chio_core.testing.question import compact
-from chio_core.trust import KeyTrust
+from chio_core.receipts import KeyTrust
 from tests.core.views import NOW, View, answered, asked, question
 
 OTHER = SigningKey(b"o" * 32)
