@@ -15,7 +15,7 @@ from chio_asgi.types import Receive, Scope
 from chio_core.canonical import sha256_hex
 from chio_core.errors import ConfigurationError
 from chio_core.request import HeaderLines
-from chio_core.models.verdict import GuardEvidence
+from chio_core.models.receipt import GuardEvidence
 
 _NO_LIMIT = 2**63
 

@@ -15,7 +15,7 @@ from chio_core.evaluation.conclude import Question
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.hooks import aannounce, announce, refused_locally, with_evidence
 from chio_core.models.receipt import HttpReceipt
-from chio_core.models.verdict import GuardEvidence
+from chio_core.models.receipt import GuardEvidence
 from chio_core.names import STATE_DECISION, STATE_EVALUATION, STATE_PASSTHROUGH, STATE_RECEIPT
 from chio_core.request import Requirement
 from chio_core.refusals.response import AnyResponse, Denial

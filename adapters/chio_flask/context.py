@@ -16,7 +16,7 @@ from chio_core.evaluation.conclude import Question
 from chio_core.evaluation.outcomes import Decision
 from chio_core.threads.wsgi_view import accept_in
 from chio_core.evaluation.hooks import announce, refused_locally, with_evidence
-from chio_core.models.verdict import GuardEvidence
+from chio_core.models.receipt import GuardEvidence
 from chio_core.names import STATE_DECISION, STATE_NAMESPACE, STATE_PASSTHROUGH, STATE_RECEIPT
 from chio_core.refusals.problems import render
 from chio_core.request import Requirement

@@ -39,7 +39,7 @@ from chio_core.further import as_further
 from chio_core.evaluation.precheck import APPROVAL_ID, approval_of, capability_of, inspect, singleton_headers
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt, explain
-from chio_core.models.verdict import Verdict
+from chio_core.models.receipt import Verdict
 from chio_core.names import CAPABILITY_HEADER, TRACEPARENT
 from chio_core.evaluation.observe import is_observed, lacking
 from chio_core.models.demands import covers

@@ -13,7 +13,7 @@ from typing import Any
 
 from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import ConfigurationError
-from chio_core.models.verdict import GuardEvidence
+from chio_core.models.receipt import GuardEvidence
 from chio_core.names import LOGGER
 from chio_core.refusals.response import AnyResponse, Denial
 

@@ -35,10 +35,10 @@ from chio_core.errors import (
 from chio_core.hints import issue_hint, required_scope
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import ChioPassthrough, HttpReceipt
-from chio_core.models.verdict import GuardEvidence, Verdict
+from chio_core.models.receipt import GuardEvidence, Verdict
 from chio_core.names import APPROVAL_HEADER
 from chio_core.models.demands import APPROVAL_GUARD, CAPABILITY_GUARD, ApprovalDemand
-from chio_core.reasons import NEEDS_APPROVAL
+from chio_core.models.demands import NEEDS_APPROVAL
 from chio_core.request import Requirement
 from chio_core.refusals.response import Denial
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chio_core.errors import ConfigurationError
-from chio_core.models.verdict import GuardEvidence
+from chio_core.models.receipt import GuardEvidence
 from chio_core.request import GuardRequest
 from chio_core.refusals.response import AnyResponse
 

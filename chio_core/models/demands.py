@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeGuard
-
 from chio_core.errors import ConfigurationError
-from chio_core.models.verdict import GuardEvidence
+from chio_core.models.receipt import GuardEvidence
+from typing import Final
+
 
 CAPABILITY_GUARD: Final = "CapabilityGuard"
 """`guard_name` of the evidence that a capability was looked at, and the guard of refusals that are about one."""
@@ -187,3 +188,17 @@ def _currency(value: object, place: str) -> str:
     if not isinstance(value, str) or not value.isascii() or not value.isalnum() or len(value) > 16:
         raise ValueError(f"{place} must be 1 to 16 letters or digits, for example USD")
     return value
+
+
+BOTH_TOOL_FIELDS: Final = "tool-call evaluation requires both tool_server and tool_name"
+NOT_GRANTED: Final = "capability does not authorize tool {tool} on server {server}"
+OTHER_CAPABILITY: Final = "capability_id does not match the presented capability token"
+NO_CAPABILITY: Final = "side-effect route requires a capability token"
+NO_CAPABILITY_EVIDENCE: Final = "side-effect route requires a valid capability token"
+SAFE_EVIDENCE: Final = "safe method, session-scoped allow"
+CAPABILITY_EVIDENCE: Final = "valid capability token presented"
+REVOKED: Final = "capability token has been revoked"
+NEEDS_APPROVAL: Final = "request requires human approval before it can proceed"
+
+EXHAUSTED: Final = "capability has no invocation left of the {limit} granted for tool {tool} on server {server}"
+"""Beyond the protocol's April state."""

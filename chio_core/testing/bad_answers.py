@@ -9,7 +9,7 @@ import gzip
 from collections.abc import Callable
 from typing import Any
 
-from chio_core.reasons import NEEDS_APPROVAL
+from chio_core.models.demands import NEEDS_APPROVAL
 from chio_core.testing.behaviour import JSON_TYPE, Behaviour, Reply
 from chio_core.testing.delivery import in_chunks
 from chio_core.testing.question import ALLOW, Asked, compact

@@ -20,7 +20,7 @@ from chio_core.models.demands import (
     budget_evidence,
     budget_from,
 )
-from chio_core.reasons import NEEDS_APPROVAL
+from chio_core.models.demands import NEEDS_APPROVAL
 from chio_core.testing.question import Asked
 
 _INTENT = (

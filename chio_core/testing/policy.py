@@ -11,7 +11,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from chio_core import reasons
+from chio_core.models import demands as reasons
 from chio_core.capabilities import CapabilityRejected, ConstraintError, match_grant, verify_capability
 from chio_core.models.capability import CapabilityToken
 from chio_core.models.demands import CAPABILITY_GUARD, POLICY_GUARD

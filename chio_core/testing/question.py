@@ -22,7 +22,7 @@ from chio_core.models.demands import (
     budget_evidence,
     budget_from,
 )
-from chio_core.reasons import NO_CAPABILITY
+from chio_core.models.demands import NO_CAPABILITY
 from chio_core.signing import SigningKey
 from chio_core.testing.receipts import make_receipt
 

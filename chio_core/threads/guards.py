@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from chio_core.guards.chain import Chain, DecisionMember, Guard, around
 from chio_core.errors import ConfigurationError
 from chio_core.loop_thread import LoopThread
-from chio_core.models.verdict import GuardEvidence
+from chio_core.models.receipt import GuardEvidence
 from chio_core.guards.run import Run
 from chio_core.request import GuardRequest
 from chio_core.refusals.response import AnyResponse, Denial, Downstream

@@ -18,7 +18,7 @@ from chio_core.capabilities import (
 from chio_core.errors import InvalidDocument
 from chio_core.models.base import Text
 from chio_core.models.capability import CapabilityToken, ChioScope
-from chio_core.reasons import REVOKED
+from chio_core.models.demands import REVOKED
 from chio_core.signing import normalize_public_key
 from chio_sidecar.config import MAX_DELEGATION_DEPTH
 from chio_sidecar.control.access import ControlError, bad_request, control_endpoint, read_model

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from chio_core.models.demands import APPROVAL_GUARD
-from chio_core.reasons import NEEDS_APPROVAL
+from chio_core.models.demands import NEEDS_APPROVAL
 from chio_sidecar import further
 from chio_sidecar.policy import approval_tokens
 from chio_sidecar.policy import approvals

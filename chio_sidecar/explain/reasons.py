@@ -1,6 +1,6 @@
 """The reasons that a sidecar gives, and those of the application's side, each in plain words.
 
-The texts themselves stand in `chio_core.reasons`, or where they are made (`chio_sidecar.policy.engine`); here
+The texts themselves stand in `chio_core.models.demands`, or where they are made (`chio_sidecar.policy.engine`); here
 they are templates: `{name}` stands for anything, and what it stood for can be used in the words. The first
 template that fits counts, so the special ones come before the general ones.
 """
@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Final
 
-from chio_core import reasons
+from chio_core.models import demands as reasons
 from chio_sidecar.policy import engine
 
 FRESH: Final = "issue a fresh one"

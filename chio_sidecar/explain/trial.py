@@ -24,7 +24,7 @@ from chio_core.capabilities.constraints import Call, holds
 from chio_core.errors import InvalidDocument
 from chio_core.models.capability import CapabilityToken, ToolGrant
 from chio_core.models.constraint import Constraint
-from chio_core.reasons import NOT_GRANTED
+from chio_core.models.demands import NOT_GRANTED
 from chio_sidecar.config import MAX_DELEGATION_DEPTH
 from chio_sidecar.explain.capability import Wanted
 from chio_sidecar.records.capabilities import Ledger

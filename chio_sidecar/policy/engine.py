@@ -33,7 +33,7 @@ from chio_core.models.capability import CapabilityToken
 from chio_core.models.receipt import HttpReceipt
 from chio_core.models.request import ChioHttpRequest
 from chio_core.models.demands import APPROVAL_GUARD, CAPABILITY_GUARD, POLICY_GUARD
-from chio_core.reasons import (
+from chio_core.models.demands import (
     BOTH_TOOL_FIELDS,
     CAPABILITY_EVIDENCE,
     NEEDS_APPROVAL,

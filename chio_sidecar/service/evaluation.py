@@ -14,7 +14,7 @@ from chio_core.further import FURTHER_TO
 from chio_core.models.capability import CapabilityToken
 from chio_core.models.request import content_hash
 from chio_core.models.demands import APPROVAL_GUARD, BUDGET_GUARD
-from chio_core.reasons import EXHAUSTED, REVOKED
+from chio_core.models.demands import EXHAUSTED, REVOKED
 from chio_sidecar.policy.approvals import DENIED, question, refused_reason, too_many_reason
 from chio_sidecar.policy.budgets import exceeded_reason
 from chio_sidecar.service.evaluate_request import EvaluateCall

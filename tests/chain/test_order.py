@@ -10,7 +10,7 @@ import pytest
 
 from chio_core import AnyResponse, Chain, ConfigurationError, Denial, Downstream, GuardRequest, Next, Response
 from chio_core.guards.chain import DecisionMember, Guard
-from chio_core.models.verdict import GuardEvidence
+from chio_core.models.receipt import GuardEvidence
 from chio_core.guards.run import Run
 from tests.chain.tools import Decide, Request, ran, wrapper
 

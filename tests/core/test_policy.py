@@ -14,7 +14,7 @@ from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import ApprovalRequired, ConfigurationError, EvaluationFailed, SidecarTimeout, SidecarUnreachable
 from chio_core.evaluation.precheck import approval_of
 from chio_core.models.capability import ChioScope
-from chio_core.models.verdict import GuardEvidence
+from chio_core.models.receipt import GuardEvidence
 from chio_core.models.demands import (
     MAX_UNITS,
     ApprovalDemand,

@@ -17,7 +17,7 @@ from openapi_spec_validator import OpenAPIV30SpecValidator, OpenAPIV31SpecValida
 from chio_asgi.config import ChioASGIConfig
 from chio_core.evaluation import outcomes as decision
 from chio_core.errors import EvaluationFailed, SidecarTimeout, SidecarUnreachable
-from chio_core.models.verdict import Verdict
+from chio_core.models.receipt import Verdict
 from chio_core.refusals.problems import flat, problem
 from chio_core.request import Requirement
 from chio_core.refusals.response import Denial

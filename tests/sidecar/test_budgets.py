@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from chio_core.models.verdict import GuardEvidence
+from chio_core.models.receipt import GuardEvidence
 from chio_core.models.demands import MAX_UNITS, BudgetDemand, covers
 from chio_sidecar.app import SidecarApp
 from chio_sidecar.explain import explain, read_refusal
