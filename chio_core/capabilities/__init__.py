@@ -1,10 +1,10 @@
 """Capability tokens: read, verify, issue, match a scope, compare scopes."""
 
-from chio_core.capabilities.delegation import DEFAULT_MAX_DEPTH, link_signing_text, verify_delegation_chain
-from chio_core.capabilities.errors import CapabilityRejected, ConstraintError
+from chio_core.capabilities.tokens import DEFAULT_MAX_DEPTH, link_signing_text, verify_delegation_chain
+from chio_core.capabilities.tokens import CapabilityRejected, ConstraintError
 from chio_core.capabilities.issue import issue_capability, sign_link
 from chio_core.capabilities.scope import match_grant, scope_allows
-from chio_core.capabilities.subset import NOT_A_SUBSET, is_subset, pattern_covers
+from chio_core.capabilities.scope import NOT_A_SUBSET, is_subset, pattern_covers
 from chio_core.capabilities.tokens import MAX_TOKEN_BYTES, parse_capability, signing_text, verify_capability
 
 __all__ = [

@@ -7,16 +7,195 @@ nor in the table cannot be decided on this path and never holds: `content_review
 
 from __future__ import annotations
 
+import json
+import math
+from typing import Any
+from chio_core.errors import InvalidDocument
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
-
-from chio_core.capabilities.arguments import Arguments
-from chio_core.capabilities.hosts import host_equals, host_matches, host_of
-from chio_core.capabilities.paths import is_path_candidate, path_is_under
 from chio_core.capabilities.patterns import Searcher
 from chio_core.models.constraint import SAFETY_TIERS, Constraint
+
+
+class Arguments:
+    """Arguments, walked once.
+
+    Only JSON is accepted: a value that the walk cannot see into, such as a path object, would slip past every
+    condition.
+
+    Args:
+        value: a JSON value: None, bool, int, float, str, list or tuple, or dict with string keys.
+
+    Attributes:
+        leaves: every string at any depth with the key that it stands under; an element of an array has the
+            key of the array, a bare string has None.
+        members: every member of every object at any depth.
+
+    Raises:
+        InvalidDocument: the value is not JSON.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+        self._float_excess = 0
+        self.leaves: list[tuple[str | None, str]] = []
+        self.members: list[tuple[str, Any]] = []
+        self._walk(value)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the compact JSON text, as the protocol counts them."""
+        text = json.dumps(self._value, ensure_ascii=False, separators=(",", ":"))
+        return len(text.encode()) + self._float_excess
+
+    def _walk(self, value: Any) -> None:
+        # A list of what is still to be seen instead of recursion: the caller chooses the depth.
+        waiting: list[tuple[str | None, Any]] = [(None, value)]
+        while waiting:
+            key, item = waiting.pop()
+            if isinstance(item, str):
+                self.leaves.append((key, _checked_text(item)))
+            elif isinstance(item, dict):
+                for name, member in item.items():
+                    self.members.append((_checked_text(name), member))
+                    waiting.append((name, member))
+            elif isinstance(item, (list, tuple)):
+                waiting.extend((key, element) for element in item)
+            else:
+                self._check_scalar(item)
+
+    def _check_scalar(self, item: Any) -> None:
+        if item is None or isinstance(item, bool):
+            return
+        try:
+            number = float(item) if isinstance(item, (int, float)) else math.nan
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            raise InvalidDocument(f"arguments must be JSON; a value of type {type(item).__name__} is not")
+        if isinstance(item, float):
+            self._float_excess += len(_float_text(item)) - len(repr(item))
+
+
+def _checked_text(text: Any) -> str:
+    if not isinstance(text, str):
+        raise InvalidDocument(f"arguments must be JSON; a key of type {type(text).__name__} is not")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise InvalidDocument("arguments must be JSON; a lone surrogate is no text") from None
+    return text
+
+
+def _float_text(number: float) -> str:
+    # Rust writes 1e16 and 0.00001 where Python writes 1e+16 and 1e-05.
+    mantissa, mark, exponent = repr(number).partition("e")
+    if not mark:
+        return mantissa
+    if exponent == "-05":
+        sign = "-" if number < 0 else ""
+        return f"{sign}0.0000{mantissa.lstrip('-').replace('.', '')}"
+    return f"{mantissa}e{int(exponent)}"
+
+
+AMBIGUOUS = ""
+"""Stands for a host that could be read in two ways."""
+
+_HOST = frozenset("abcdefghijklmnopqrstuvwxyz0123456789.-")
+
+# Unicode's White_Space; `str.strip()` alone would also take U+001C to U+001F.
+_SPACE = (
+    "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000"
+)
+
+
+def host_of(text: str) -> str | None:
+    """Return the host that a string of the arguments names, lower-cased; None when it names none."""
+    rest = text.strip(_SPACE)
+    _, mark, after = rest.partition("://")
+    authority = after if mark else rest
+    for end in "/?#":
+        authority = authority.partition(end)[0]
+    raw = authority.rpartition("@")[2].partition(":")[0].strip(".")
+    host = raw.lower()
+    if host != "localhost" and ("." not in host or not _HOST.issuperset(host)):
+        return None
+    return AMBIGUOUS if authority.count("@") > 1 or not raw.isascii() else host
+
+
+def host_equals(value: str, host: str) -> bool:
+    """Tell whether a host is the value of a `domain_exact` constraint."""
+    return host != AMBIGUOUS and host == _ascii_lower(value.strip(_SPACE).strip("."))
+
+
+def host_matches(glob: str, host: str) -> bool:
+    """Tell whether a host matches the value of a `domain_glob` constraint; `*` is any run, even none."""
+    if host == AMBIGUOUS:
+        return False
+    first, *rest = _ascii_lower(glob).split("*")
+    if not rest:
+        return host == first
+    *middle, last = rest
+    if len(host) < len(first) + len(last) or not host.startswith(first) or not host.endswith(last):
+        return False
+    # Leftmost fits are enough: a later fit of one piece leaves less room for the next ones.
+    start, end = len(first), len(host) - len(last)
+    for piece in middle:
+        found = host.find(piece, start, end)
+        if found < 0:
+            return False
+        start = found + len(piece)
+    return True
+
+
+def _ascii_lower(text: str) -> str:
+    # Only ASCII: a value with another letter can never equal a host, and must not become one.
+    return text.lower() if text.isascii() else text
+
+
+_KEYS = frozenset({"file", "filepath", "dir", "directory", "root", "cwd"})
+
+
+def is_path_candidate(key: str | None, text: str) -> bool:
+    """Tell whether a string of the arguments must lie under the prefix, by its key or by its look."""
+    if key is not None:
+        lowered = key.lower()
+        if "path" in lowered or lowered in _KEYS:
+            return True
+    return "://" not in text and ("/" in text or "\\" in text)
+
+
+def path_is_under(prefix: str, path: str) -> bool:
+    """Tell whether `path` is `prefix` or lies below it, segment by segment.
+
+    A path that climbs above its start lies nowhere; an absolute and a relative path never contain each other.
+    """
+    above, below = _segments(prefix), _segments(path)
+    if above is None or below is None or _is_absolute(prefix) != _is_absolute(path):
+        return False
+    return below[: len(above)] == above
+
+
+def _is_absolute(path: str) -> bool:
+    return path[:1] in {"/", "\\"}
+
+
+def _segments(path: str) -> list[str] | None:
+    kept: list[str] = []
+    for segment in path.replace("\\", "/").split("/"):
+        if segment in {"", "."}:
+            continue
+        if segment != "..":
+            kept.append(segment)
+        elif kept:
+            kept.pop()
+        else:
+            return None
+    return kept
+
 
 _AUDIENCE_KEYS = frozenset({"recipient", "recipients", "audience", "to", "channel", "channels"})
 _STORE_KEYS = frozenset({"store", "memory_store", "collection", "namespace"})

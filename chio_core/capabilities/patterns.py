@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from chio_core.capabilities.errors import ConstraintError, PatternError
-from chio_core.capabilities.rust_regex import ASCII, UNICODE, translate
+from chio_core.capabilities.tokens import ConstraintError, PatternError
+from chio_core.capabilities.rust_regex import ASCII, UNICODE
+from chio_core.capabilities import rust_regex as translate
 
 MAX_PROGRAM_BYTES = 3 * 1024 * 1024
 """Memory that RE2 may use for one program; `[\\w-]{1,128}` fits."""

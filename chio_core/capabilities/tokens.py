@@ -8,25 +8,135 @@ The rules of `verify_capability`, in this order; the first that fails gives the 
    `schema`. Members that narrow a token and that this version does not understand (`caveats` and its kind)
    make the signature fail: a narrowing that is skipped would allow too much.
 4. R5a, R5b: issued_at <= now < expires_at, without leeway.
-5. The delegation chain holds (`chio_core.capabilities.delegation`), unless that is switched off.
+5. The delegation chain holds (`chio_core.capabilities.tokens`), unless that is switched off.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+from chio_core.errors import InvalidDocument
+from collections.abc import Sequence
+from chio_core.canonical import canonical_json
+from chio_core.models.capability import DelegationLink
+from chio_core.signing import verify_signature
 import json
 import time
 from collections.abc import Collection, Mapping
 from typing import Any
-
 from pydantic import ValidationError
-
 from chio_core.canonical import canonical_json, parse_json
-from chio_core.capabilities.delegation import DEFAULT_MAX_DEPTH, verify_delegation_chain
-from chio_core.capabilities.errors import CapabilityRejected
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.models.capability import CAPABILITY_SCHEMA, CapabilityToken
 from chio_core.models.receipt import explain
 from chio_core.signing import normalize_public_key, verify_signature
+
+
+Rule = Literal["R2", "R3", "R4", "R5a", "R5b", "delegation"]
+"""Which rule refused: a row of the table in wire protocol, section 1.6, or the chain rules of section 5.4."""
+
+
+class CapabilityRejected(InvalidDocument):
+    """A token that cannot be read or does not verify.
+
+    Attributes:
+        reason: the exact text of the protocol; it never repeats the token's content beyond its two times.
+        rule: which rule refused.
+    """
+
+    code = "chio_invalid_capability"
+
+    def __init__(self, reason: str, *, rule: Rule = "R2") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.rule = rule
+
+
+class ConstraintError(InvalidDocument):
+    """A scope that cannot be evaluated; the request must be refused even if another grant would match.
+
+    Attributes:
+        reason: the exact text of the protocol (R6x).
+    """
+
+    code = "chio_invalid_capability"
+
+    def __init__(self, detail: str) -> None:
+        self.reason = f"failed to evaluate capability scope: {detail}"
+        super().__init__(self.reason)
+
+
+class PatternError(ValueError):
+    """A regular expression that does not compile; the text says why."""
+
+
+DEFAULT_MAX_DEPTH = 8
+"""Longest chain that the HTTP substrate accepts, in links."""
+
+
+def link_signing_text(link: DelegationLink, *, newer: bool = False) -> bytes:
+    """Return the canonical JSON that the delegator signs.
+
+    Args:
+        link: the link; its own signature is not looked at.
+        newer: keep the member `scope_hash`, which newer issuers add.
+
+    Raises:
+        InvalidDocument: the link has no canonical form.
+    """
+    body = link.to_signed()
+    body.pop("signature")
+    if newer:
+        body.update(link.newer_members())
+    return canonical_json(body)
+
+
+def verify_delegation_chain(
+    chain: Sequence[DelegationLink], *, max_depth: int = DEFAULT_MAX_DEPTH, accept_newer: bool = True
+) -> None:
+    """Check the length, and link by link the signature, the connection and the order of time.
+
+    Args:
+        chain: the links, first delegation first.
+        max_depth: longest chain that is accepted.
+        accept_newer: also accept a link whose signature covers `scope_hash`.
+
+    Raises:
+        CapabilityRejected: with the protocol's text.
+    """
+    if len(chain) > max_depth:
+        raise _refused(f"delegation depth {len(chain)} exceeds maximum {max_depth}")
+    for index, link in enumerate(chain):
+        if not _link_signature_holds(link, accept_newer):
+            raise _broken(f"signature invalid at link index {index}")
+        if index:
+            _check_connection(index, chain[index - 1], link)
+
+
+def _check_connection(index: int, before: DelegationLink, link: DelegationLink) -> None:
+    if before.delegatee != link.delegator:
+        raise _broken(f"link {index} delegator does not match link {index - 1} delegatee")
+    if link.timestamp < before.timestamp:
+        own, earlier = f"timestamp ({link.timestamp})", f"timestamp ({before.timestamp})"
+        raise _broken(f"link {index} {own} precedes link {index - 1} {earlier}")
+
+
+def _link_signature_holds(link: DelegationLink, accept_newer: bool) -> bool:
+    forms = (False, True) if accept_newer and link.newer_members() else (False,)
+    try:
+        return any(
+            verify_signature(link.delegator, link_signing_text(link, newer=form), link.signature) for form in forms
+        )
+    except InvalidDocument:
+        return False
+
+
+def _broken(text: str) -> CapabilityRejected:
+    return _refused(f"delegation chain broken: {text}")
+
+
+def _refused(text: str) -> CapabilityRejected:
+    return CapabilityRejected(text, rule="delegation")
+
 
 MAX_TOKEN_BYTES = 65_536
 """Longest token text that is read. A header of this size is refused by every server anyway."""

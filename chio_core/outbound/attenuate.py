@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from chio_core.capabilities import NOT_A_SUBSET, is_subset, issue_capability, parse_capability, sign_link
-from chio_core.capabilities.errors import CapabilityRejected
+from chio_core.capabilities.tokens import CapabilityRejected
 from chio_core.models.capability import ChioScope
 from chio_core.models.receipt import explain
 from chio_core.signing import SigningKey

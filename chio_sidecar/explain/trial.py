@@ -19,7 +19,7 @@ from chio_core.capabilities import (
     verify_capability,
     verify_delegation_chain,
 )
-from chio_core.capabilities.arguments import Arguments
+from chio_core.capabilities.constraints import Arguments
 from chio_core.capabilities.constraints import Call, holds
 from chio_core.errors import InvalidDocument
 from chio_core.models.capability import CapabilityToken, ToolGrant
