@@ -14,7 +14,7 @@ from chio_asgi.observed import observed_routes
 from chio_asgi.routing import MAX_DEPTH, router_of
 from chio_asgi.send import has_own_500
 from chio_core.guards.chain import Finding
-from chio_core.exclusions import is_among
+from chio_core.evaluation.precheck import is_among
 from chio_core.settings import ChioSettings
 
 _NESTED = "governed_twice"

@@ -26,7 +26,7 @@ from chio_core.guards.chain import DecisionMember
 from chio_core.client.client import ChioClient
 from chio_core.evaluation.conclude import inspect, prepare, singleton_headers
 from chio_core.evaluation.outcomes import Decision, bad_request, body_incomplete, body_too_large
-from chio_core.exclusions import Exclusions
+from chio_core.evaluation.precheck import Exclusions
 from chio_core.evaluation.hooks import aannounce, with_evidence
 from chio_core.identity import default_extractor, identify
 from chio_core.models.caller import CallerIdentity

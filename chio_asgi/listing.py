@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 from chio_asgi.routing import MAX_DEPTH, calls_in, flatten, router_of
 from chio_asgi.types import ASGIApp
 from chio_core.errors import ConfigurationError
-from chio_core.exclusions import is_among
+from chio_core.evaluation.precheck import is_among
 from chio_core.request import METHODS
 from chio_core.settings import ChioSettings
 

@@ -13,7 +13,7 @@ from chio_asgi.listing import ListedRoute, list_routes
 from chio_asgi.routing import RequirementSource, sources_in
 from chio_core.evaluation.amounts import FromPath
 from chio_core.guards.chain import Finding
-from chio_core.exclusions import is_among
+from chio_core.evaluation.precheck import is_among
 from chio_core.models.openapi import OBSERVE, SENSITIVITY
 from chio_core.models.demands import BudgetDemand
 from chio_core.settings import ChioSettings

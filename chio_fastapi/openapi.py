@@ -14,7 +14,7 @@ from fastapi.encoders import jsonable_encoder
 
 from chio_asgi.document import Document, describe, document_for
 from chio_asgi.listing import ListedRoute, extension_sources, list_routes
-from chio_core.exclusions import is_excluded
+from chio_core.evaluation.precheck import is_excluded
 from chio_core.models.openapi import chio_members, merged, needs_capability
 from chio_core.names import CAPABILITY_HEADER
 from chio_core.refusals.problems import MEDIA_TYPES

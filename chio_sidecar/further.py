@@ -1,4 +1,4 @@
-"""Further questions, without any I/O: is the receipt that one names good for not demanding twice (`chio_core.further`)?
+"""Further questions, without any I/O: is the receipt that one names good for not demanding twice (`chio_core.evaluation.exchange`)?
 
 The document's approval and budget were met by the first question about a request. Nothing but the receipt of that
 very request counts for it: an allow that this sidecar has signed, by this document, within the last minute. A
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from chio_core.canonical import parse_json
 from chio_core.errors import InvalidDocument, ReceiptRejected
-from chio_core.further import is_further
+from chio_core.evaluation.exchange import is_further
 from chio_core.models.capability import CapabilityToken
 from chio_core.models.receipt import HttpReceipt
 from chio_core.models.request import ChioHttpRequest

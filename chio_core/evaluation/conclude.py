@@ -35,7 +35,7 @@ from chio_core.errors import (
     SidecarError,
 )
 from chio_core.explain_link import explain_link
-from chio_core.further import as_further
+from chio_core.evaluation.exchange import as_further
 from chio_core.evaluation.precheck import APPROVAL_ID, approval_of, capability_of, inspect, singleton_headers
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt, explain
@@ -88,7 +88,7 @@ def prepare(
         template: path template of the route that will run, None when unknown.
         requirement: what this route asks for.
         observe: a refusal is to be recorded only; None: as the settings say for this path and the route for itself.
-        earlier: decisions that were made for the same incoming request, oldest first; see `chio_core.further`.
+        earlier: decisions that were made for the same incoming request, oldest first; see `chio_core.evaluation.exchange`.
         presents: the approval that the request carries is for our sidecar, whose document may demand one too; that of
             an outgoing request is for the other side.
     """

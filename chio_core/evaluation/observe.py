@@ -19,7 +19,7 @@ from dataclasses import replace
 
 from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import InvalidDocument
-from chio_core.exclusions import is_among
+from chio_core.evaluation.precheck import is_among
 from chio_core.models.receipt import ChioPassthrough
 from chio_core.evaluation.exchange import Question
 from chio_core.request import Requirement

@@ -18,7 +18,7 @@ from chio_core.evaluation import outcomes as outcome
 from chio_core.evaluation.conclude import Question, inspect, prepare, singleton_headers
 from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import ConfigurationError
-from chio_core.exclusions import is_excluded
+from chio_core.evaluation.precheck import is_excluded
 from chio_core.identity import default_extractor, identify
 from chio_core.threads.body import BodyUnusable, Steps
 from chio_core.models.caller import CallerIdentity

@@ -34,7 +34,7 @@ class ChioHttpRequest(WireModel):
         approval_token: the approval that the caller presents, if one: its id, or a GovernedApprovalToken object.
         budget: what the request spends, see `chio_core.models.demands.BudgetDemand`; unknown to other sidecars.
         further_to: id of the receipt that allowed this very request already, where the route has another demand, see
-            `chio_core.further`; unknown to other sidecars.
+            `chio_core.evaluation.exchange`; unknown to other sidecars.
         enforcement: `{"mode": "observe", "requires"?: "server/tool", "lacks"?: "read"}` where the application only
             watches; `lacks` are operations that the capability does not grant.
     """

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from chio_core.hints import granted_operations
+from chio_core.evaluation.outcomes import granted_operations
 from chio_core.models.capability import ToolGrant
 
 ISSUE = "chio-sidecar capability issue"

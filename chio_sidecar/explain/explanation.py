@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
-from chio_core.hints import FILL_IN
+from chio_core.evaluation.outcomes import FILL_IN
 from chio_core.models.capability import Operation
 from chio_sidecar.explain.capability import UNKNOWN_ISSUER, Wanted
 from chio_sidecar.explain.outcomes import DOCTOR, NOT_DECIDED, OUTCOMES, SEE_THE_SIDECAR

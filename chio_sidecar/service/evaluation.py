@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from chio_core.canonical import sha256_hex
-from chio_core.further import FURTHER_TO
+from chio_core.evaluation.exchange import FURTHER_TO
 from chio_core.models.capability import CapabilityToken
 from chio_core.models.request import content_hash
 from chio_core.models.demands import APPROVAL_GUARD, BUDGET_GUARD

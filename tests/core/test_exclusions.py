@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chio_core.exclusions import is_excluded
+from chio_core.evaluation.precheck import is_excluded
 from chio_core.settings import ChioSettings
 
 SETTINGS = ChioSettings(exclude_paths="/health,/a/b/", exclude_prefixes="/static,/docs/", exclude_methods="OPTIONS")

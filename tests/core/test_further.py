@@ -8,7 +8,7 @@ import pytest
 
 from chio_core.evaluation.conclude import Question, conclude
 from chio_core.evaluation.outcomes import Decision
-from chio_core.further import FURTHER_TO
+from chio_core.evaluation.exchange import FURTHER_TO
 from chio_core.models.demands import BudgetDemand
 from chio_core.request import Requirement
 from chio_core.testing import KEY

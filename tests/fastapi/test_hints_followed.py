@@ -12,7 +12,7 @@ import pytest
 from fastapi import Depends, FastAPI
 from fastapi.testclient import TestClient
 
-from chio_core.hints import FILL_IN, FILL_IN_EMBEDDED
+from chio_core.evaluation.outcomes import FILL_IN, FILL_IN_EMBEDDED
 from chio_fastapi import RequireCapability, add_chio
 from chio_sidecar.cli import main
 from tests.sidecar.control_tools import serving

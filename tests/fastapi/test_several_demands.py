@@ -12,7 +12,7 @@ import pytest
 from fastapi import Depends, FastAPI
 
 from chio_asgi.document import document_for
-from chio_core.further import FURTHER_TO
+from chio_core.evaluation.exchange import FURTHER_TO
 from chio_fastapi import Budget, RequireApproval, RequireCapability, add_chio, from_body
 from tests.fastapi.apps import AUTHORITY, with_and_without, with_token
 from tests.fastapi.demanding import JSON, Served, problem

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from chio_core.canonical import parse_json
-from chio_core.further import FURTHER_TO
+from chio_core.evaluation.exchange import FURTHER_TO
 from chio_core.models.demands import ApprovalDemand, BudgetDemand
 from chio_sidecar.app import SidecarApp
 from chio_sidecar.explain import explain, read_refusal

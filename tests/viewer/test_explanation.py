@@ -10,7 +10,7 @@ import pytest
 from starlette.types import ASGIApp
 
 from chio_core.explain_link import explain_link
-from chio_core.hints import FILL_IN
+from chio_core.evaluation.outcomes import FILL_IN
 from chio_sidecar.cli import main
 from chio_sidecar.viewer import VIEWER_PATH, create_viewer_app
 from chio_sidecar.viewer.explained import Explainer
