@@ -34,7 +34,7 @@ from chio_core.errors import (
     ReceiptRejected,
     SidecarError,
 )
-from chio_core.explain_link import explain_link
+from chio_core.refusals.problems import explain_link
 from chio_core.evaluation.exchange import as_further
 from chio_core.evaluation.precheck import APPROVAL_ID, approval_of, capability_of, inspect, singleton_headers
 from chio_core.models.caller import CallerIdentity

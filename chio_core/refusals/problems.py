@@ -11,13 +11,55 @@ the nested envelope then has its standard members outside, where the RFC wants t
 
 from __future__ import annotations
 
-import json
 import re
+from typing import Final
+import json
 from typing import Any, Final
 from urllib.parse import quote
-
-from chio_core.accept import JSON, PROBLEM_JSON, prefers_problem
 from chio_core.refusals.response import Denial, HeaderPairs
+from urllib.parse import quote, urlsplit
+
+
+JSON: Final = "application/json"
+PROBLEM_JSON: Final = "application/problem+json"
+
+_QUALITY = re.compile(r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
+
+Rank = tuple[float, int]
+"""Quality (0 to 1) and how closely the range that gave it names a type: 2 by its name, 1 as `application/*`."""
+
+
+def prefers_problem(accept: str) -> bool:
+    """Tell whether `application/problem+json` is wanted more than `application/json`.
+
+    It is with a higher quality, and with the same one where it is named and the other only covered by a wildcard.
+    What is equal, `*/*` among it, and what names neither is no: `application/json` is the published form.
+
+    Args:
+        accept: the value of `Accept`, lines joined with commas; empty without one. What cannot be read is ignored.
+    """
+    ranges = [one for one in map(_range, accept.lower().split(",")) if one is not None]
+    return _rank(ranges, PROBLEM_JSON) > _rank(ranges, JSON)
+
+
+def _range(text: str) -> tuple[str, float] | None:
+    name, *parameters = (part.strip() for part in text.split(";"))
+    quality = "1"
+    for parameter in parameters:
+        key, _, value = parameter.partition("=")
+        if key.strip() == "q":
+            quality = value.strip()
+    return (name, float(quality)) if _QUALITY.fullmatch(quality) else None
+
+
+def _rank(ranges: list[tuple[str, float]], name: str) -> Rank:
+    # The closest range counts, not the largest quality: `application/json;q=0, */*` does not want JSON.
+    for closeness, pattern in ((2, name), (1, "application/*"), (0, "*/*")):
+        found = [quality for one, quality in ranges if one == pattern]
+        if found:
+            return (max(found), closeness) if max(found) else (0.0, 0)
+    return (0.0, 0)
+
 
 EXPLAIN: Final = "chio-sidecar explain"
 """The command of the member `explain`; the receipt's id follows."""
@@ -163,3 +205,50 @@ def _joined(lines: list[tuple[str, str]]) -> HeaderPairs:
             places[name] = len(made)
             made.append((name, value))
     return tuple(made)
+
+
+PLACEHOLDER: Final = "{receipt_id}"
+
+LONGEST: Final = 2048
+"""Most characters of the setting."""
+
+# RFC 3986, section 2: what may stand in a URL. It goes into a header between < and >.
+_URL = re.compile(r"[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]+")
+
+
+def checked_page(value: str) -> str:
+    """Return the setting as it was given.
+
+    Raises:
+        ValueError: it cannot be the address of a page; the text says which rule it breaks.
+    """
+    if len(value) > LONGEST:
+        raise ValueError(f"must have at most {LONGEST:,} characters")
+    if not _URL.fullmatch(value.replace(PLACEHOLDER, "")):
+        raise ValueError("must be printable ASCII without spaces, quotes and braces other than {receipt_id}")
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must start with http:// or https:// and name a host")
+    if "@" in parts.netloc or PLACEHOLDER in parts.netloc:
+        raise ValueError("must name the host without credentials and without {receipt_id}")
+    _ = parts.port  # raises ValueError for a port that is no port
+    if "#" in value and PLACEHOLDER not in value:
+        raise ValueError("must have no fragment: the receipt's id becomes it, or write {receipt_id} where it belongs")
+    return value
+
+
+def explain_link(explain_url: str | None, receipt_id: str | None) -> str | None:
+    """Return the address that explains one refusal; None without the setting, or without a receipt.
+
+    Without `{receipt_id}` in it the id becomes the fragment, as the viewer opens one receipt.
+
+    Args:
+        explain_url: the setting, checked.
+        receipt_id: of the refusal; any text.
+    """
+    if explain_url is None or not receipt_id:
+        return None
+    name = quote(receipt_id, safe="", errors="replace")
+    if PLACEHOLDER in explain_url:
+        return explain_url.replace(PLACEHOLDER, name)
+    return f"{explain_url}#{name}"

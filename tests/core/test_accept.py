@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chio_core.accept import prefers_problem
+from chio_core.refusals.problems import prefers_problem
 
 PROBLEM = "application/problem+json"
 

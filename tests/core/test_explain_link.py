@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from chio_core import ChioSettings, ConfigurationError
-from chio_core.explain_link import LONGEST, explain_link
+from chio_core.refusals.problems import LONGEST, explain_link
 
 BASE = "https://chio.internal/chio/viewer/"
 RECEIPT = "01a/b #<é>"
