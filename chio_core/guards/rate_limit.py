@@ -6,15 +6,17 @@ them. When Redis cannot be asked, requests are refused (503), or pass where `fai
 
 from __future__ import annotations
 
+import threading
+import time
+from collections import deque
+from limits.aio.storage import MemoryStorage
 import asyncio
 import logging
 import math
-import time
 import weakref
 from collections.abc import Callable, Sequence
 from ipaddress import IPv6Address
 from typing import Any
-
 from limits import RateLimitItem, parse
 from limits.aio.storage import Storage
 from limits.aio.strategies import (
@@ -25,16 +27,59 @@ from limits.aio.strategies import (
 )
 from limits.errors import StorageError
 from limits.storage import storage_from_string
-
 from chio_core.canonical import sha256_hex
 from chio_core.guards.chain import Finding
 from chio_core.errors import ConfigurationError
 from chio_core.guards.client_ip import ClientAddress
-from chio_core.guards.memory import CountingStorage
 from chio_core.names import CAPABILITY_HEADER, LOGGER, STATE_CALLER
 from chio_core.guards.response_hooks import outgoing, wish
 from chio_core.request import GuardRequest
 from chio_core.refusals.response import Denial
+
+
+class CountingStorage(MemoryStorage):
+    """Counters that are forgotten when they are over."""
+
+    STORAGE_SCHEME = None  # type: ignore[assignment]  # not to be registered for others
+    _FORGET_AT_ONCE = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+        self._over: deque[tuple[float, str]] = deque()
+
+    async def incr(self, key: str, expiry: float, amount: int = 1) -> int:
+        """Count `amount` more for a key, which is forgotten `expiry` seconds after its first hit."""
+        now = time.time()
+        with self._lock:
+            self._forget(now)
+            if self.expirations.get(key, 0) <= now:
+                self.storage[key] = 0
+                self.expirations[key] = now + expiry
+                self._over.append((now + expiry, key))
+            self.storage[key] += amount
+            return self.storage[key]
+
+    async def decr(self, key: str, amount: int = 1) -> int:
+        """Take `amount` back."""
+        with self._lock:
+            self.storage[key] = max(0, self.storage.get(key, 0) - amount)
+            return self.storage[key]
+
+    async def get(self, key: str) -> int:
+        """Return the count of a key, 0 when it is over."""
+        return self.storage.get(key, 0) if self.expirations.get(key, 0) > time.time() else 0
+
+    def _forget(self, now: float) -> None:
+        # One limiter counts for one length of time, so what was begun first is over first.
+        for _ in range(self._FORGET_AT_ONCE):
+            if not self._over or self._over[0][0] > now:
+                return
+            _, key = self._over.popleft()
+            if self.expirations.get(key, 0) <= now:
+                self.expirations.pop(key, None)
+                self.storage.pop(key, None)
+
 
 log = logging.getLogger(LOGGER)
 

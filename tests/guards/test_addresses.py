@@ -9,7 +9,7 @@ from fastapi import Depends, FastAPI
 
 from chio_core import Chain, ConfigurationError
 from chio_core.guards import IpAllow, IpBlock, RateLimit
-from chio_core.guards.networks import NetworkSet, parse_address
+from chio_core.guards.addresses import NetworkSet, parse_address
 from chio_fastapi import add_chio
 from tests.guards.tools import Door
 from tests.support import StubClient, call, run

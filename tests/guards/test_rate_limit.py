@@ -15,7 +15,7 @@ import pytest
 
 from chio_core import ConfigurationError, GuardRequest
 from chio_core.guards import JwtAuth, RateLimit
-from chio_core.guards.memory import CountingStorage
+from chio_core.guards.rate_limit import CountingStorage
 from tests.guards.tools import Door, Redis, needs_redis, redis_server
 from tests.support import run
 
