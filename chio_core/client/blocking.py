@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 
-from chio_core.client.answer import AnswerReader
+from chio_core.client.connection import AnswerReader
 from chio_core.client.carrier import Endpoint, Pairs, request_head
 from chio_core.errors import EvaluationFailed, SidecarTimeout, SidecarUnreachable
 from chio_core.evaluation.exchange import Answer
