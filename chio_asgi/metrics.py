@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from chio_asgi.types import ASGIApp, Receive, Scope, Send
 from chio_core.client.client import ChioClient, SyncChioClient
-from chio_core.prometheus import CONTENT_TYPE
+from chio_core.telemetry.metrics import CONTENT_TYPE
 
 
 def metrics_app(client: ChioClient | SyncChioClient) -> ASGIApp:

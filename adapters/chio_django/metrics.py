@@ -6,7 +6,7 @@ from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_safe
 
 from chio_core.errors import ConfigurationError
-from chio_core.prometheus import CONTENT_TYPE
+from chio_core.telemetry.metrics import CONTENT_TYPE
 from chio_django.context import passage_of
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Response, request
 
 from chio_core.errors import ConfigurationError
-from chio_core.prometheus import CONTENT_TYPE
+from chio_core.telemetry.metrics import CONTENT_TYPE
 from chio_flask.context import passage_in
 
 

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from chio_core.prometheus import CONTENT_TYPE
+from chio_core.telemetry.metrics import CONTENT_TYPE
 from chio_sidecar.control.access import ControlError, check_access, refusal
 from chio_sidecar.service.state import SidecarState
 

@@ -25,7 +25,7 @@ from typing import Any
 from starlette.types import Message, Send
 
 from chio_core.errors import ChioError
-from chio_core.prometheus import Counter, Family, Gauge, Histogram, render
+from chio_core.telemetry.metrics import Counter, Family, Gauge, Histogram, render
 from chio_sidecar.store import ReceiptStore
 
 

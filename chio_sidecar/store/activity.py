@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from chio_core.prometheus import Counter, Family, Gauge, Histogram
+from chio_core.telemetry.metrics import Counter, Family, Gauge, Histogram
 
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 

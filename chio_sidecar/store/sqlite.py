@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from chio_core.prometheus import Family
+from chio_core.telemetry.metrics import Family
 from chio_sidecar.store.base import (
     AppendOutcome,
     NewReceipt,

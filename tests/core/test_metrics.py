@@ -10,7 +10,7 @@ import pytest
 from chio_core.evaluation.outcomes import Decision, bad_request
 from chio_core.telemetry.metrics import Metrics
 from chio_core.models.receipt import ChioPassthrough
-from chio_core.prometheus import MAX_SERIES, Counter, Gauge, Histogram, render
+from chio_core.telemetry.metrics import MAX_SERIES, Counter, Gauge, Histogram, render
 from chio_core.refusals.response import Denial
 from tests.core.exposition import parse, value
 

@@ -12,7 +12,7 @@ from django.test import RequestFactory
 
 from chio_core.client.client import ChioClient
 from chio_core.errors import ConfigurationError
-from chio_core.prometheus import CONTENT_TYPE
+from chio_core.telemetry.metrics import CONTENT_TYPE
 from chio_core.testing import ScriptedSidecar
 from chio_django import ChioDjangoMiddleware, metrics
 from tests.core.exposition import parse, value
