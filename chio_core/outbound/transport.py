@@ -21,7 +21,7 @@ import httpx
 
 from chio_core.guards.chain import Finding, Member
 from chio_core.errors import ConfigurationError
-from chio_core.outbound.chain import MiddlewareChain
+from chio_core.outbound.member import MiddlewareChain
 from chio_core.outbound.govern import GovernOutbound, use_ticket
 from chio_core.outbound.hop import CREDENTIALS, Hop, carry, enter, strip
 from chio_core.outbound.member import SyncFunction
