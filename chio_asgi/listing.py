@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
-
 from chio_asgi.routing import MAX_DEPTH, calls_in, flatten, router_of
 from chio_asgi.types import ASGIApp
 from chio_core.errors import ConfigurationError
-from chio_core.evaluation.precheck import is_among
+from chio_core.exclusions import is_among
 from chio_core.request import METHODS
 from chio_core.settings import ChioSettings
+from collections.abc import Iterator
+from typing import Any
+from chio_asgi.routing import sources_in
 
 
 @runtime_checkable
@@ -170,3 +172,15 @@ def _methods(route: Any) -> tuple[str, ...]:
     if not hasattr(route, "methods"):
         return ("GET",)
     return tuple(sorted(METHODS if not route.methods else METHODS & set(route.methods)))
+
+
+def observed_routes(app: Any) -> Iterator[str]:
+    """Yield method and template of each route that bears an `Observe`, mounted applications included.
+
+    Args:
+        app: the application, or what stands around it; nothing is yielded for one without routes.
+    """
+    for one in list_routes(app):
+        sources = sources_in(getattr(one.route, "dependant", None))
+        if any(getattr(source, "chio_observes", False) for source in sources):
+            yield one.title

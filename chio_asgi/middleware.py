@@ -13,7 +13,7 @@ from chio_asgi.config import settings_for
 from chio_asgi.decide import Decide, DecisionHook, ReceiptHook
 from chio_asgi.driver import Application
 from chio_asgi.listing import count_governed
-from chio_asgi.observed import observed_routes
+from chio_asgi.listing import observed_routes
 from chio_asgi.routing import RouteResolver, own_root_path, router_of
 from chio_asgi.send import HeaderSend, accept_of, has_own_500, refuse_websocket, send_answer, send_plain_error
 from chio_asgi.types import ASGIApp, Message, Receive, Scope, Send

@@ -9,7 +9,7 @@ import pytest
 from fastapi import APIRouter, Depends, FastAPI, WebSocket
 from pydantic import BaseModel
 
-from chio_asgi.observed import observed_routes
+from chio_asgi.listing import observed_routes
 from chio_core.errors import ConfigurationError, SidecarUnreachable
 from chio_core.models.receipt import ChioPassthrough, HttpReceipt
 from chio_fastapi import (
