@@ -20,7 +20,7 @@ from chio_core.models.receipt import HttpReceipt
 from chio_core.names import LOGGER, STATE_CLIENT
 from chio_core.request import RequestView
 from chio_core.settings import ChioSettings, check_one_source
-from chio_fastapi.denied import ChioDenied, answer_denied
+from chio_fastapi.shared import ChioDenied, answer_denied
 from chio_fastapi.openapi import extend_openapi
 
 log = logging.getLogger(LOGGER)

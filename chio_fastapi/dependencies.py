@@ -14,7 +14,7 @@ from chio_core.models.receipt import ChioPassthrough, HttpReceipt
 from chio_core.names import STATE_DECISION, STATE_PASSTHROUGH, STATE_RECEIPT
 from chio_core.refusals.response import Denial
 from chio_fastapi.requirements import require_capability
-from chio_fastapi.denied import ChioDenied
+from chio_fastapi.shared import ChioDenied
 from chio_fastapi.shared import caller_of, client_of
 
 

@@ -19,7 +19,7 @@ from chio_core.models.openapi import chio_members, merged, needs_capability
 from chio_core.names import CAPABILITY_HEADER
 from chio_core.refusals.problems import MEDIA_TYPES
 from chio_core.settings import ChioSettings
-from chio_fastapi.asking import CAPABILITY_SCHEME
+from chio_fastapi.shared import CAPABILITY_SCHEME
 
 __all__ = ["PROBLEM", "SCHEME", "Document", "describe", "document_for", "extend_openapi", "extended"]
 

@@ -27,7 +27,7 @@ from chio_core.outbound.extras.cookies import no_cookies
 from chio_core.outbound.denied import OutboundDenied
 from chio_core.outbound.govern import GovernOutbound, Tools
 from chio_core.outbound.transport import PASSES_BY, Borrowed, ChioTransport
-from chio_fastapi.denied import ChioDenied
+from chio_fastapi.shared import ChioDenied
 from chio_fastapi.shared import caller_of, client_of
 
 Narrow = Callable[[str, Any], Any]

@@ -5,18 +5,102 @@ dependency then only checks that this decision was made for it. Without the midd
 requirement on the same route, it asks by itself. It never passes silently.
 """
 
-from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar
 
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 from fastapi import Security
 from starlette.requests import HTTPConnection
-
+from chio_core.errors import ConfigurationError
+from chio_core.models.openapi import LEVELS, SENSITIVITY, SIDE_EFFECTS, Sensitivity
+from chio_core.models.receipt import HttpReceipt
+from chio_core.names import STATE_RECEIPT
+from chio_core.request import Requirement
+from chio_fastapi.shared import CAPABILITY_SCHEME, CalledFirst, receipt_for
+from collections.abc import Sequence
 from chio_core.models.openapi import Sensitivity
 from chio_core.models.capability import Operation
-from chio_core.models.receipt import HttpReceipt
 from chio_core.evaluation.requirements import Arguments, CapabilityRule
-from chio_fastapi.asking import CAPABILITY_SCHEME, CalledFirst, receipt_for
-from chio_fastapi.policy import stated_policy
+from typing import Any, ClassVar
+from chio_core.models.openapi import OBSERVE
+from chio_core.models.receipt import ChioPassthrough
+from chio_fastapi.shared import CalledFirst, asked
+from chio_fastapi.shared import ChioDenied
+from chio_fastapi.shared import client_of
+
+
+class Policy(metaclass=CalledFirst):
+    """States what a route is: `Depends(Policy(sensitivity="restricted", side_effects=True))`.
+
+    Two objects with the same arguments are equal, so `app.dependency_overrides` finds them.
+
+    Args:
+        sensitivity: how much harm the route can do.
+        side_effects: True asks for a capability also where the method is GET, HEAD or OPTIONS. False lets a sidecar
+            that has the document allow other methods without one; it changes nothing on this side.
+
+    Raises:
+        ConfigurationError: neither is given, or a value is none of those.
+    """
+
+    usage: ClassVar[str] = "Depends(Policy(side_effects=True))"
+
+    def __init__(self, *, sensitivity: Sensitivity | None = None, side_effects: bool | None = None) -> None:
+        self._stated = stated_policy("Policy", sensitivity, side_effects)
+        if not self._stated:
+            raise ConfigurationError("Policy() states nothing: give it sensitivity, side_effects or both")
+        self.sensitivity = sensitivity
+        self.side_effects = side_effects
+
+    def chio_requirement(self, path_params: Mapping[str, Any]) -> Requirement:
+        """Return what this asks for: any valid capability where there are side effects, else nothing."""
+        return Requirement(capability=self.side_effects is True)
+
+    def chio_extensions(self) -> dict[str, Any]:
+        """Return the members that state this in an OpenAPI operation."""
+        return dict(self._stated)
+
+    async def __call__(
+        self, connection: HTTPConnection, _token: Annotated[str | None, Security(CAPABILITY_SCHEME)] = None
+    ) -> HttpReceipt | None:
+        """Return the verified receipt of this request.
+
+        Returns:
+            None where the route has no side effects and is excluded, or runs without a decision or against one.
+
+        Raises:
+            ChioDenied: there are side effects, and no capability, or none that is valid.
+        """
+        if self.side_effects is not True:
+            known: HttpReceipt | None = connection.scope.get("state", {}).get(STATE_RECEIPT)
+            return known
+        return await receipt_for(connection, self)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Policy) and self._stated == other._stated
+
+    def __hash__(self) -> int:
+        return hash((self.sensitivity, self.side_effects))
+
+    def __repr__(self) -> str:
+        return f"Policy(sensitivity={self.sensitivity!r}, side_effects={self.side_effects!r})"
+
+
+def stated_policy(place: str, sensitivity: Any, side_effects: Any) -> dict[str, Any]:
+    """Return the members of an OpenAPI operation for what is stated; what is None is left out.
+
+    Args:
+        place: how to name the dependency in an error.
+
+    Raises:
+        ConfigurationError: a value that the document cannot have.
+    """
+    if sensitivity is not None and sensitivity not in LEVELS:
+        raise ConfigurationError(f"{place}(sensitivity=…) takes one of: {', '.join(LEVELS)}")
+    if side_effects is not None and not isinstance(side_effects, bool):
+        raise ConfigurationError(f"{place}(side_effects=…) takes True or False")
+    members = {SENSITIVITY: sensitivity, SIDE_EFFECTS: side_effects}
+    return {name: value for name, value in members.items() if value is not None}
 
 
 class RequireCapability(CapabilityRule, metaclass=CalledFirst):
@@ -78,3 +162,48 @@ class RequireCapability(CapabilityRule, metaclass=CalledFirst):
 
 require_capability = RequireCapability()
 """`Depends(require_capability)`: any valid capability; gives the receipt."""
+
+
+class Observe(metaclass=CalledFirst):
+    """Lets a route run whatever Chio decides: `Depends(Observe())` gives the mark of this request.
+
+    The mark is None where the request was allowed. What cannot be judged (a malformed request, a body that is too
+    large) is refused as ever, and so is what a guard of the application refuses. A dependency that requires a
+    capability gives None instead of a receipt where the capability would have been refused.
+
+    All objects of this class are equal, so `app.dependency_overrides` finds them.
+    """
+
+    usage: ClassVar[str] = "Depends(Observe())"
+    chio_observes: ClassVar[bool] = True
+    """By this the other dependencies of the route find it, where there is no middleware."""
+
+    def chio_requirement(self, path_params: Mapping[str, Any]) -> Requirement:
+        """Return what this adds to the route's requirement: nothing but the mode."""
+        return Requirement(capability=False, observe=True)
+
+    def chio_extensions(self) -> dict[str, Any]:
+        """Return the members that state this in an OpenAPI operation."""
+        return {OBSERVE: True}
+
+    async def __call__(self, connection: HTTPConnection) -> ChioPassthrough | None:
+        """Return why this request runs although it would have been refused; None when it was allowed.
+
+        Without the middleware, or on an excluded path, all that the route asks for is asked for here.
+
+        Raises:
+            ChioDenied: the request could not be judged at all.
+        """
+        decision = await asked(connection, self)
+        if decision.denial is not None:
+            raise ChioDenied(decision.denial, client_of(connection).settings.receipt_header)
+        return decision.passthrough
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Observe)
+
+    def __hash__(self) -> int:
+        return hash(Observe)
+
+    def __repr__(self) -> str:
+        return "Observe()"

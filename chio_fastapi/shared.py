@@ -8,9 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
-
 from starlette.requests import HTTPConnection, Request
-
 from chio_asgi.body import Body
 from chio_asgi.decide import worked_out
 from chio_asgi.routing import RequirementSource, need_body, requirement_from, sources_in
@@ -26,6 +24,24 @@ from chio_core.models.caller import CallerIdentity
 from chio_core.names import SCOPE_ASKED, STATE_BODY, STATE_CLIENT, STATE_DECISION, STATE_EXTRACTOR
 from chio_core.request import Requirement
 from chio_core.evaluation.requirements import includes, merged
+from fastapi import HTTPException
+from starlette.responses import Response as StarletteResponse
+from starlette.websockets import WebSocket
+from chio_asgi.send import accept_of
+from chio_core.evaluation.hooks import header_value
+from chio_core.names import RECEIPT_HEADER
+from chio_core.refusals.problems import flat, refusal_headers, render
+from chio_core.refusals.response import Denial
+from typing import Final
+from fastapi.security import APIKeyHeader
+from starlette.requests import HTTPConnection
+from chio_asgi.routing import RequirementSource
+from chio_core.models import openapi as extensions
+from chio_core.evaluation.amounts import InputRefused
+from chio_core.evaluation.outcomes import Decision, bad_request, body_too_large
+from chio_core.evaluation.hooks import is_met
+from chio_core.models.receipt import HttpReceipt
+from chio_core.names import CAPABILITY_HEADER
 
 
 def client_of(connection: HTTPConnection) -> ChioClient:
@@ -202,3 +218,111 @@ async def _raw_body(connection: HTTPConnection) -> bytes | None:
             "the request body was read as a stream before the capability was checked (a form or file route); "
             "add the middleware with chio_fastapi.add_chio(app), which sees the body first"
         ) from None
+
+
+class ChioDenied(HTTPException):
+    """A refusal. `add_chio` answers it with the flat envelope; without it FastAPI puts that under `detail`.
+
+    Args:
+        denial: the refusal itself.
+        receipt_header: response header for the receipt id (setting `receipt_header`); None where that receipt was
+            not verified, so that only the document names it.
+    """
+
+    def __init__(self, denial: Denial, receipt_header: str | None = RECEIPT_HEADER) -> None:
+        headers = dict(refusal_headers(denial))
+        value = header_value(denial.receipt_id) if denial.receipt_id else None
+        if receipt_header is not None and value is not None:
+            headers[receipt_header.lower()] = value
+        super().__init__(denial.status, detail=flat(denial), headers=headers)
+        self.denial = denial
+
+
+async def answer_denied(connection: HTTPConnection, exc: Exception) -> StarletteResponse | None:
+    """Exception handler for `ChioDenied` on HTTP and websocket routes."""
+    if not isinstance(exc, ChioDenied):
+        raise exc
+    body, headers = render(exc.denial, accept=accept_of(connection.scope))
+    # `exc.headers` has the receipt's, and what the application may have added, but not what the form depends on.
+    lines = {**dict(headers), **(exc.headers or {}), "vary": dict(headers)["vary"]}
+    answer = StarletteResponse(body, status_code=exc.denial.status, headers=lines)
+    if isinstance(connection, Request):
+        return answer
+    if isinstance(connection, WebSocket):
+        if "websocket.http.response" in (connection.scope.get("extensions") or {}):
+            await connection.send_denial_response(answer)
+        else:
+            await connection.close(code=1008, reason=exc.denial.message[:120])
+    return None
+
+
+class CapabilityHeader(APIKeyHeader):
+    """The security scheme in the OpenAPI document; works on HTTP and websocket routes."""
+
+    async def __call__(self, connection: HTTPConnection) -> str | None:
+        """Return the token's text, if there is one; it is not checked here."""
+        return connection.headers.get(self.model.name)
+
+
+CAPABILITY_SCHEME: Final = CapabilityHeader(
+    name=CAPABILITY_HEADER,
+    scheme_name=extensions.CAPABILITY_SCHEME,
+    description=extensions.CAPABILITY_SCHEME_TEXT,
+    auto_error=False,
+)
+
+
+class CalledFirst(type):
+    """Makes a dependency without its parentheses, `Depends(Budget)`, a mistake that shows when the route is defined.
+
+    A class of this kind says in `usage` how it is written.
+    """
+
+    usage: str
+
+    @property
+    def __signature__(cls) -> None:
+        # FastAPI asks for the signature of what it is to call; without this it would make an instance for each
+        # request out of query parameters, and that instance would ask nobody.
+        raise ConfigurationError(f"Depends({cls.__name__}) lacks its parentheses: write {cls.usage}")
+
+
+async def receipt_for(connection: HTTPConnection, source: RequirementSource) -> HttpReceipt | None:
+    """Return the verified receipt of a decision that was made for what a dependency asks for.
+
+    Returns:
+        None in observe mode, where that would have been refused; never None otherwise.
+
+    Raises:
+        ChioDenied: it is refused, or no decision was to be had.
+    """
+    return checked(connection, await asked(connection, source))
+
+
+async def asked(connection: HTTPConnection, source: RequirementSource) -> Decision:
+    """Return a decision that was made for what a dependency asks for; see `chio_fastapi.shared.decision_for`.
+
+    Raises:
+        ChioDenied: the request does not clearly say what has to be judged.
+    """
+    try:
+        return await decision_for(connection, source)
+    except InputRefused as exc:
+        settings = client_of(connection).settings
+        too_large = exc.status == 413
+        denial = body_too_large(settings.max_body_bytes) if too_large else bad_request(exc.message, exc.status)
+        tell_refused(connection, Decision(verdict="refused", denial=denial))
+        raise ChioDenied(denial, settings.receipt_header) from None
+
+
+def checked(connection: HTTPConnection, decision: Decision) -> HttpReceipt | None:
+    """Return the receipt of a decision as a handler sees it.
+
+    Raises:
+        ChioDenied: the decision refuses.
+        ConfigurationError: it neither refuses nor has a receipt; nothing may pass on that.
+    """
+    if not is_met(decision) and decision.denial is not None:
+        name = client_of(connection).settings.receipt_header
+        raise ChioDenied(decision.denial, name if decision.receipt is not None else None)
+    return decision.handler_receipt

@@ -23,9 +23,9 @@ from chio_core.request import Requirement
 from chio_core.refusals.response import Denial
 from chio_fastapi import RequireCapability, add_chio, require_capability
 from chio_fastapi.limits import RequireApproval
-from chio_fastapi.budget import Budget
+from chio_fastapi.limits import Budget
 from chio_fastapi.openapi import PROBLEM, SCHEME, extended
-from chio_fastapi.policy import Policy
+from chio_fastapi.requirements import Policy
 from tests.support import call, run, settings
 
 PAY = RequireCapability("payments", "transfer")

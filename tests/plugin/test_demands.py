@@ -12,7 +12,7 @@ from chio_core import ConfigurationError
 from chio_core.testing import ChioFixture
 from chio_fastapi import add_chio
 from chio_fastapi.limits import RequireApproval
-from chio_fastapi.budget import Budget
+from chio_fastapi.limits import Budget
 
 
 @pytest.fixture
