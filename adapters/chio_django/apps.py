@@ -8,7 +8,7 @@ from django.apps import AppConfig
 from django.core import checks
 
 from chio_django.checks import check_deployment, check_settings
-from chio_django.governor import LiveGovernor
+from chio_django.context import LiveGovernor
 
 
 class ChioDjangoConfig(AppConfig):
