@@ -20,7 +20,7 @@ from chio_core.evaluation.hooks import is_met
 from chio_core.models.capability import Operation
 from chio_core.evaluation.requirements import RULES, Arguments, CapabilityRule, rules_of
 from chio_flask.driver import GovernedApp
-from chio_flask.governor import EXTENSION
+from chio_flask.context import EXTENSION
 from chio_flask.context import Passage, passage_in, refusal
 
 View = TypeVar("View", bound=Callable[..., Any])

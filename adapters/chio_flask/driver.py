@@ -22,7 +22,7 @@ from chio_core.names import LOGGER
 from chio_core.refusals.problems import render
 from chio_core.refusals.response import Denial
 from chio_core.settings import ChioSettings
-from chio_flask.governor import LiveGovernor
+from chio_flask.context import LiveGovernor
 from chio_flask.chain_request import Guarded, status_line, tagged
 from chio_flask.context import Passage, passage_in, refusal
 

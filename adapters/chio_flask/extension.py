@@ -18,7 +18,7 @@ from chio_core.names import LOGGER
 from chio_core.request import RequestView
 from chio_core.settings import ChioSettings, check_one_source, nearest_name, report_settings, unknown_names
 from chio_flask.driver import GovernedApp
-from chio_flask.governor import EXTENSION, Hooks, LiveGovernor
+from chio_flask.context import EXTENSION, Hooks, LiveGovernor
 
 log = logging.getLogger(LOGGER)
 

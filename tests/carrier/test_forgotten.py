@@ -17,7 +17,7 @@ from flask import Flask
 from chio_core.client.client import SyncChioClient
 from chio_core.settings import ChioSettings
 from chio_core.testing import ScriptedSidecar
-from chio_flask.governor import Governor, Hooks
+from chio_flask.context import Governor, Hooks
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 
 LONG = 30
