@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from typing import Any
-
 from starlette.requests import Request
 from starlette.types import Receive
-
 from chio_core.canonical import parse_json
 from chio_core.errors import InvalidDocument
+from starlette.types import Send
+from chio_sidecar.service.receipts import compact_json
 
 
 class BodyError(Exception):
@@ -76,3 +76,15 @@ def _refuse_lone_surrogates(document: dict[str, Any]) -> None:
         json.dumps(document, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise InvalidDocument("a text holds half of a surrogate pair") from None
+
+
+async def send_json(send: Send, status: int, body: bytes, *extra: tuple[bytes, bytes]) -> None:
+    """Answer with a JSON document."""
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *extra]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_error(send: Send, status: int, code: str, message: str, *extra: tuple[bytes, bytes]) -> None:
+    """Answer with the protocol's error document (wire protocol, section 1.8)."""
+    await send_json(send, status, compact_json({"error": code, "message": message}).encode(), *extra)

@@ -10,7 +10,7 @@ from chio_core.errors import ConfigurationError
 from chio_core.signing import SigningKey
 from chio_sidecar.config import SidecarConfig
 from chio_sidecar.policy.engine import Engine
-from chio_sidecar.ids import ReceiptIds
+from chio_sidecar.keys import ReceiptIds
 from chio_sidecar.issuers import FollowedIssuers
 from chio_sidecar.keys import existing_key, load_or_create_key
 from chio_sidecar.service.metrics import SidecarMetrics
