@@ -9,7 +9,7 @@ from typing import Final
 
 from chio_core.models.demands import APPROVAL_GUARD
 from chio_core.models.demands import NEEDS_APPROVAL
-from chio_sidecar import further
+from chio_sidecar.policy import obligations as further
 from chio_sidecar.policy import approval_tokens
 from chio_sidecar.policy import approvals
 from chio_sidecar.policy import budgets

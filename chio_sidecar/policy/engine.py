@@ -46,7 +46,7 @@ from chio_core.models.demands import (
 from chio_sidecar.policy.approvals import Intent
 from chio_sidecar.config import MAX_DELEGATION_DEPTH
 from chio_sidecar.policy.obligations import HINTS, Case, has_demands, judge_demands
-from chio_sidecar.further import FURTHER_GUARD, First, NotFurther, check_first, has_been_met
+from chio_sidecar.policy.obligations import FURTHER_GUARD, First, NotFurther, check_first, has_been_met
 from chio_sidecar.policy.routes import SESSION_ALLOW, RouteRule, RouteTable
 from chio_sidecar.store import Demand, Invocation
 

@@ -29,7 +29,7 @@ from chio_sidecar.policy.engine import (
     unmet,
     waiting,
 )
-from chio_sidecar.further import First, read_first
+from chio_sidecar.policy.obligations import First, read_first
 from chio_sidecar.keys import kernel_receipt_id
 from chio_sidecar.records.observed import METADATA as ENFORCEMENT
 from chio_sidecar.service.receipts import compact_json, route_selection, sign_receipt

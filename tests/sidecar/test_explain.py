@@ -251,7 +251,7 @@ def test_an_error_of_the_sidecar_itself_is_explained(tmp_path: Path) -> None:
 
 
 def test_every_reason_about_approvals_and_budgets_is_known_here() -> None:
-    from chio_sidecar import further
+    from chio_sidecar.policy import obligations as further
     from chio_sidecar.policy import approval_tokens
     from chio_sidecar.policy import approvals
     from chio_sidecar.policy import budgets

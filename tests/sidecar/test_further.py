@@ -14,7 +14,7 @@ from chio_core.evaluation.exchange import FURTHER_TO
 from chio_core.models.demands import ApprovalDemand, BudgetDemand
 from chio_sidecar.app import SidecarApp
 from chio_sidecar.explain import explain, read_refusal
-from chio_sidecar.further import WITHIN
+from chio_sidecar.policy.obligations import WITHIN
 from tests.sidecar.sidecar_tools import NOW, STRANGER, Clock, capability, decision, evaluate, run, sidecar
 
 SPEC = {
