@@ -21,12 +21,11 @@ import json
 from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any
-
 from starlette.types import Message, Send
-
 from chio_core.errors import ChioError
-from chio_core.telemetry.metrics import Counter, Family, Gauge, Histogram, render
+from chio_core.prometheus import Counter, Family, Gauge, Histogram, render
 from chio_sidecar.store import ReceiptStore
+from importlib.metadata import PackageNotFoundError, version
 
 
 class SidecarMetrics:
@@ -114,3 +113,11 @@ def _families_of(store: Callable[[], ReceiptStore]) -> list[Family]:
         return list(getattr(store(), "metrics", ()))
     except ChioError:
         return []
+
+
+def package_version() -> str:
+    """Return the version of this distribution, or `unknown` when it runs without being installed."""
+    try:
+        return version("chio-frameworks")
+    except PackageNotFoundError:
+        return "unknown"

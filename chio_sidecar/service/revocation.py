@@ -12,14 +12,16 @@ import logging
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
-
 import httpx
-
 from chio_core.canonical import parse_json
 from chio_core.errors import ChioError, InvalidDocument
 from chio_core.signing import normalize_public_key
 from chio_sidecar.config import SidecarConfig
 from chio_sidecar.trust.client import is_loopback_url
+import threading
+from collections.abc import Callable
+from typing import Final
+
 
 log = logging.getLogger(__name__)
 
@@ -159,3 +161,39 @@ class RevocationAuthority:
     def _unavailable(self, why: str) -> AuthorityUnavailable:
         log.warning("revocation authority at %s is unavailable: %s", self._url, why)
         return AuthorityUnavailable(f"the revocation authority is unavailable: {why}")
+
+
+EVERY: Final = 10.0
+"""Seconds between two questions: whoever makes up issuers must not keep the authority busy."""
+
+
+class FollowedIssuers:
+    """The issuers that an authority names; may be asked from several event loops.
+
+    Args:
+        authority: the trust service.
+        clock: seconds since 1970.
+    """
+
+    def __init__(self, authority: RevocationAuthority, clock: Callable[[], float]) -> None:
+        self._authority = authority
+        self._clock = clock
+        self._asked: float | None = None
+        self._lock = threading.Lock()
+
+    async def named(self) -> frozenset[str]:
+        """Return the public keys (hex) that the authority names; none where it was asked just now or is silent."""
+        if not self._due():
+            return frozenset()
+        try:
+            return await self._authority.issuers()
+        except AuthorityUnavailable:
+            return frozenset()  # its capabilities stay untrusted, and the log has said why
+
+    def _due(self) -> bool:
+        with self._lock:
+            now = self._clock()
+            if self._asked is not None and 0 <= now - self._asked < EVERY:
+                return False
+            self._asked = now
+            return True

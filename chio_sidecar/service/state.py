@@ -11,14 +11,14 @@ from chio_core.signing import SigningKey
 from chio_sidecar.config import SidecarConfig
 from chio_sidecar.policy.engine import Engine
 from chio_sidecar.keys import ReceiptIds
-from chio_sidecar.issuers import FollowedIssuers
+from chio_sidecar.service.revocation import FollowedIssuers
 from chio_sidecar.keys import existing_key, load_or_create_key
 from chio_sidecar.service.metrics import SidecarMetrics
 from chio_sidecar.service.revocation import RevocationAuthority
 from chio_sidecar.policy.routes import RouteTable
 from chio_sidecar.store import ReceiptStore
 from chio_sidecar.store.sqlite import SqliteReceiptStore
-from chio_sidecar.version import package_version
+from chio_sidecar.service.metrics import package_version
 
 log = logging.getLogger(__name__)
 
