@@ -29,7 +29,7 @@ from chio_sidecar.store.base import (
     StoreHealth,
     StoreUnavailable,
 )
-from chio_sidecar.store.demands import (
+from chio_sidecar.store.base import (
     AlreadyAsked,
     AnswerOutcome,
     ApprovalAnswer,

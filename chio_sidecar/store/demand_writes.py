@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
-from chio_sidecar.store.demands import (
+from chio_sidecar.store.base import (
     AlreadyAsked,
     AnswerOutcome,
     ApprovalAnswer,

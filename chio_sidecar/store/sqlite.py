@@ -21,7 +21,7 @@ from chio_sidecar.store.base import (
 )
 from chio_sidecar.store.committer import GroupCommitter
 from chio_sidecar.store.demand_writes import SELECT_ONE, SELECT_OPEN, approval_from_row
-from chio_sidecar.store.demands import (
+from chio_sidecar.store.base import (
     AlreadyAsked,
     AnswerOutcome,
     ApprovalAnswer,

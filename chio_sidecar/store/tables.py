@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping
 
-from chio_sidecar.store.chain_rows import start_chain
+from chio_sidecar.store.hash_chain import start_chain
 
 SCHEMA_VERSION = 3
 """`PRAGMA user_version` of the files that this version writes. 1 knew no budgets and approvals, 2 no hash chain."""

@@ -25,9 +25,9 @@ from chio_sidecar.store.base import (
     StoreUnavailable,
 )
 from chio_sidecar.store.hash_chain import link
-from chio_sidecar.store.chain_rows import MEMBERS, ChainEnd
+from chio_sidecar.store.hash_chain import MEMBERS, ChainEnd
 from chio_sidecar.store.demand_writes import answer, ask, find_obstacle, record
-from chio_sidecar.store.demands import ApprovalAnswer, ApprovalWait, Obstacle
+from chio_sidecar.store.base import ApprovalAnswer, ApprovalWait, Obstacle
 
 
 @dataclass(frozen=True, slots=True)

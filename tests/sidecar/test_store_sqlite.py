@@ -15,7 +15,7 @@ import pytest
 
 from chio_core.errors import ConfigurationError
 from chio_sidecar.store import AppendOutcome, Stored, StoreUnavailable
-from chio_sidecar.store.chain_rows import MEMBERS
+from chio_sidecar.store.hash_chain import MEMBERS
 from chio_sidecar.store.schema import FIRST_SAFE_WAL, journal_for
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from tests.sidecar.sidecar_tools import run
