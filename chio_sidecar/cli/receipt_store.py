@@ -10,7 +10,7 @@ from chio_sidecar.cli.output import compact, emit
 from chio_sidecar.cli.receipt_list import add_store
 from chio_sidecar.cli.receipt_verify import add_trusted_key, note_when_nobody_is_trusted
 from chio_sidecar.cli.store_place import required_store
-from chio_sidecar.records.fsck_doc import Finding, Inspection, Summary
+from chio_sidecar.records.fsck import Finding, Inspection, Summary
 
 DESCRIPTION = """Check a receipt store: SQLite's pages and indexes, tables and triggers, the hash chain over the
 rows, each receipt's signature and the columns beside it, and what is recorded about approvals, budgets and limited

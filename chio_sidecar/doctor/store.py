@@ -14,7 +14,7 @@ from chio_core.canonical import parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_sidecar.doctor.result import Check
 from chio_sidecar.keys import key_beside, load_key
-from chio_sidecar.store.quiet import connect_quietly, header, is_wal
+from chio_sidecar.records.reader import connect_quietly, header, is_wal
 from chio_sidecar.store.schema import APPLICATION_ID, UNUSABLE, trouble
 from chio_sidecar.store.tables import SCHEMA_VERSION
 

@@ -31,7 +31,7 @@ from chio_sidecar.viewer.access import check_data, check_page
 from chio_sidecar.viewer.check import server_report
 from chio_sidecar.viewer.explained import Explainer
 from chio_sidecar.records.window import PAGE, ReceiptWindow
-from chio_sidecar.viewer.wanted import Wanted, number_of
+from chio_sidecar.records.window import Wanted, number_of
 
 VIEWER_PATH = "/chio/viewer/"
 """Path of the page."""

@@ -6,7 +6,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from chio_sidecar.records.fsck_doc import Finding, Inspection, Summary
+from chio_sidecar.records.fsck import Finding, Inspection, Summary
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from tests.sidecar.approval_tools import approved, ask, pay, pending_id
 from tests.sidecar.sidecar_tools import KERNEL, SERVER, TOOL, capability, decision, grant, run, sidecar

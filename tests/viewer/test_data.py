@@ -20,7 +20,7 @@ from chio_sidecar.service.receipts import compact_json
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from chio_sidecar.viewer import VIEWER_PATH, create_viewer_app, files
 from chio_sidecar.records.window import ReceiptWindow
-from chio_sidecar.viewer.wanted import Wanted
+from chio_sidecar.records.window import Wanted
 from tests.sidecar.control_tools import ask, evaluate, sidecars
 from tests.viewer.records import KEY, MARKUP, NOW, STRANGER, add, fill, hostile, newer, receipt
 
