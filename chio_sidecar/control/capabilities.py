@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
-
+from chio_core.errors import InvalidDocument
+import hashlib
+import json
+from pydantic import BaseModel, ConfigDict, Field
+from chio_core.models.base import U64, Text
+from chio_core.signing import SigningKey
+from chio_sidecar.control.access import bad_request, read_model
 from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
-
 from chio_core.capabilities import (
     CapabilityRejected,
     is_subset,
@@ -15,17 +21,150 @@ from chio_core.capabilities import (
     parse_capability,
     verify_capability,
 )
-from chio_core.errors import InvalidDocument
 from chio_core.models.base import Text
 from chio_core.models.capability import CapabilityToken, ChioScope
-from chio_core.models.demands import REVOKED
+from chio_core.reasons import REVOKED
 from chio_core.signing import normalize_public_key
 from chio_sidecar.config import MAX_DELEGATION_DEPTH
 from chio_sidecar.control.access import ControlError, bad_request, control_endpoint, read_model
-from chio_sidecar.control.mint import Lifetime, MintRequest
 from chio_sidecar.policy.engine import AUTHORITY_UNAVAILABLE
 from chio_sidecar.service.revocation import AuthorityUnavailable
 from chio_sidecar.service.state import SidecarState
+
+
+_OPERATIONS = {
+    "invoke": "invoke",
+    "call": "invoke",
+    "exec": "invoke",
+    "execute": "invoke",
+    "read_result": "read_result",
+    "result": "read_result",
+    "read": "read",
+    "subscribe": "subscribe",
+    "watch": "subscribe",
+    "get": "get",
+    "delegate": "delegate",
+}
+
+
+def parse_scopes(texts: Iterable[str]) -> dict[str, Any]:
+    """Translate scope texts to the JSON object of a scope; lists that stay empty are left out.
+
+    Raises:
+        InvalidDocument: a text that the grammar does not know; the message is the protocol's own.
+    """
+    scope: dict[str, list[dict[str, Any]]] = {"grants": [], "resource_grants": [], "prompt_grants": []}
+    for text in texts:
+        kind, grant = _parse(text)
+        scope[kind].append(grant)
+    return {kind: grants for kind, grants in scope.items() if grants}
+
+
+def _parse(raw: str) -> tuple[str, dict[str, Any]]:
+    parts = [part for part in (piece.strip() for piece in raw.split(":")) if part]
+    match parts:
+        case ["tools", name, *more]:
+            return "grants", _tool("*", ":".join([name, *more]), "invoke")
+        case [tool, operation]:
+            return "grants", _tool("*", tool, _operation(operation, write="invoke"))
+        case ["tool", server, tool, operation]:
+            return "grants", _tool(server, tool, _operation(operation))
+        case ["resource", uri, operation]:
+            return "resource_grants", {"uri_pattern": uri, "operations": [_operation(operation)]}
+        case ["prompt", name, operation]:
+            return "prompt_grants", {"prompt_name": name, "operations": [_operation(operation)]}
+    raise InvalidDocument(f"unsupported controller scope syntax: {raw}")
+
+
+def _tool(server: str, tool: str, operation: str) -> dict[str, Any]:
+    return {"server_id": server, "tool_name": tool, "operations": [operation]}
+
+
+def _operation(text: str, *, write: str | None = None) -> str:
+    # Only the two-part form knows `write`: there it means that the tool may be called.
+    found = write if write and text.lower() == "write" else _OPERATIONS.get(text.lower())
+    if found is None:
+        raise InvalidDocument(f"unsupported controller scope operation: {text}")
+    return found
+
+
+DEFAULT_TTL = 3600
+"""Lifetime in seconds when none, or 0, is asked for."""
+
+_NANOS = 1_000_000_000
+_KINDS = (
+    ("tool_grants", "grants"),
+    ("resource_grants", "resource_grants"),
+    ("prompt_grants", "prompt_grants"),
+)
+
+
+class Lifetime(BaseModel):
+    """The three ways to ask for a lifetime; the first that is present counts."""
+
+    model_config = ConfigDict(frozen=True)
+
+    ttl_seconds: U64 | None = None
+    ttl_nanos: U64 | None = None
+    ttl: U64 | None = None
+
+    def seconds(self) -> int:
+        """Return the lifetime in whole seconds, nanoseconds rounded up."""
+        if self.ttl_seconds is not None:
+            return self.ttl_seconds or DEFAULT_TTL
+        if self.ttl_nanos is not None:
+            return _round_up(self.ttl_nanos) or DEFAULT_TTL
+        if not self.ttl:
+            return DEFAULT_TTL
+        return self.ttl if self.ttl < _NANOS else _round_up(self.ttl)
+
+
+class MintRequest(Lifetime):
+    """Body of `POST /v1/capabilities/mint`."""
+
+    subject: Text
+    scopes: list[Text] = Field(default_factory=list)
+    job_uid: Text = ""
+
+    @classmethod
+    def read(cls, document: dict[str, Any]) -> MintRequest:
+        """Read the body.
+
+        Raises:
+            ControlError: 400.
+        """
+        wanted = read_model(cls, document, what="capability mint")
+        if not wanted.subject.strip():
+            raise bad_request("subject must not be empty")
+        return wanted
+
+    def subject_key(self) -> str:
+        """Return the public key, hex, that stands for the subject's label."""
+        seed = hashlib.sha256(self.subject.encode() + b"\0" + self.job_uid.encode()).digest()
+        return SigningKey(seed).public_hex
+
+    def scope(self) -> dict[str, Any]:
+        """Return the scope as a JSON object.
+
+        Raises:
+            InvalidDocument: a scope text that the grammar does not know.
+        """
+        return parse_scopes(self.scopes)
+
+    def capability_id(self, scope: dict[str, Any]) -> str:
+        """Return the id of the token over `scope`; the same request always has the same."""
+        document = {"subject": self.subject, "job_uid": self.job_uid, "ttl_seconds": self.seconds()}
+        lists = {name: sorted(map(_compact, scope.get(kind, [])), key=str.encode) for name, kind in _KINDS}
+        return "sidecar-" + hashlib.sha256(_compact(document | lists).encode()).hexdigest()
+
+
+def _round_up(nanos: int) -> int:
+    return -(-nanos // _NANOS)
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
 
 _MINT, _RELEASE = "chio_capability_mint_failed", "chio_capability_release_failed"
 _VALIDATION = "chio_capability_validation_failed"

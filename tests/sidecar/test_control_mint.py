@@ -11,7 +11,7 @@ import pytest
 
 from chio_core.capabilities import verify_capability
 from chio_core.errors import InvalidDocument
-from chio_sidecar.scopes import parse_scopes
+from chio_sidecar.control.capabilities import parse_scopes
 from tests.sidecar.control_tools import ask, evaluate, sidecars
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "composed" / "mint" / "v1.json"
