@@ -20,7 +20,7 @@ from chio_sidecar.cli.output import CliError, emit, say
 from chio_sidecar.cli.store_place import URL_VARIABLE, of_settings
 from chio_sidecar.cli.values import positive
 from chio_sidecar.keys import key_beside, load_or_create_key
-from chio_sidecar.trust.authority_sqlite import SqliteAuthority
+from chio_sidecar.trust.authorities import SqliteAuthority
 
 DESCRIPTION = """\
 Print a capability token as one line of ASCII JSON, ready for the X-Chio-Capability header. It is issued by the

@@ -8,8 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Protocol
-
 from chio_core.signing import SigningKey
+import os
+import threading
+import time
+from pathlib import Path
+from chio_core.errors import ConfigurationError, InvalidDocument
+from chio_core.signing import SigningKey, normalize_public_key
+from chio_sidecar.keys import load_or_create_key, sync_folder
+import sqlite3
+from chio_sidecar.trust.database import Database
 
 
 @dataclass(frozen=True)
@@ -46,3 +54,169 @@ class Authority(Protocol):
 
     def close(self) -> None:
         """Release what is open."""
+
+
+class SeedFileAuthority:
+    """An authority in a seed file. One process at a time may rotate it.
+
+    Args:
+        path: the seed file; it is created with a new key when it is missing.
+
+    Raises:
+        ConfigurationError: the seed file or the list of former keys cannot be used.
+    """
+
+    backend = "seed_file"
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._former_path = path.with_name(path.name + ".former")
+        self._lock = threading.Lock()
+        self._key = load_or_create_key(path)
+        self._former = self._read_former()
+
+    def status(self) -> AuthorityStatus:
+        """Return the current public key and its history."""
+        with self._lock:
+            current, former = self._key.public_hex, dict(self._former)
+        # A crash between the two writes of a rotation leaves the current key in the list of former ones.
+        former.pop(current, None)
+        rotated_at = max(former.values(), default=None)
+        return AuthorityStatus(current, len(former) + 1, rotated_at, (*former, current))
+
+    def signing_key(self) -> SigningKey:
+        """Return the current signing key."""
+        return self._key
+
+    def rotate(self) -> AuthorityStatus:
+        """Make a new signing key and keep trusting the older ones."""
+        with self._lock:
+            former = self._former | {self._key.public_hex: int(time.time())}
+            text = "".join(f"{key} {seconds}\n" for key, seconds in former.items())
+            replacement = SigningKey.generate()
+            _replace(self._former_path, text)
+            _replace(self._path, replacement.seed_hex() + "\n")
+            self._former, self._key = former, replacement
+        return self.status()
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+    def _read_former(self) -> dict[str, int]:
+        try:
+            lines = self._former_path.read_text("ascii").splitlines()
+            pairs = [line.split() for line in lines]
+            return {normalize_public_key(key): int(seconds) for key, seconds in pairs}
+        except FileNotFoundError:
+            return {}
+        except (InvalidDocument, OSError, ValueError):
+            raise ConfigurationError(
+                f"cannot read {self._former_path}, the former keys of --authority-seed-file; each line must be"
+                " a public key of 64 hex digits and a time in seconds"
+            ) from None
+
+
+def _replace(path: Path, text: str) -> None:
+    fresh = path.with_name(path.name + ".new")
+    try:
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, path)
+        sync_folder(path.parent)
+    except OSError as exc:
+        raise ConfigurationError(f"cannot write {path}: {exc.strerror}; its folder must be writable") from None
+
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS authority_state (
+    singleton_id INTEGER PRIMARY KEY CHECK (singleton_id = 1),
+    seed_hex TEXT NOT NULL,
+    public_key_hex TEXT NOT NULL,
+    generation INTEGER NOT NULL,
+    rotated_at INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS authority_trusted_keys (
+    public_key_hex TEXT PRIMARY KEY,
+    generation INTEGER NOT NULL,
+    activated_at INTEGER NOT NULL
+);
+"""
+
+
+class SqliteAuthority:
+    """An authority in a SQLite file of mode 0600, which several processes may share.
+
+    Args:
+        path: the file; it is created with a new key when it is missing.
+
+    Raises:
+        ConfigurationError: the file cannot be used.
+    """
+
+    backend = "sqlite"
+
+    def __init__(self, path: Path) -> None:
+        self._db = Database(path, _SCHEMA, option="--authority-db")
+        try:
+            with self._db.write() as connection:
+                if connection.execute("SELECT 1 FROM authority_state").fetchone() is None:
+                    self._store(connection, SigningKey.generate(), generation=1)
+            self.signing_key()
+        except sqlite3.Error as exc:
+            self._db.close()
+            raise ConfigurationError(f"cannot use {path} (--authority-db): {exc}; name another file") from None
+        except ConfigurationError:
+            self._db.close()
+            raise
+
+    def status(self) -> AuthorityStatus:
+        """Return the current public key and its history."""
+        with self._db.read() as connection:
+            key, generation, rotated_at = connection.execute(
+                "SELECT public_key_hex, generation, rotated_at FROM authority_state"
+            ).fetchone()
+            trusted = connection.execute(
+                "SELECT public_key_hex FROM authority_trusted_keys ORDER BY generation"
+            ).fetchall()
+        return AuthorityStatus(key, generation, rotated_at, tuple(row[0] for row in trusted))
+
+    def signing_key(self) -> SigningKey:
+        """Return the current signing key.
+
+        Raises:
+            ConfigurationError: the stored seed is no key, or belongs to another public key.
+        """
+        with self._db.read() as connection:
+            seed, public = connection.execute("SELECT seed_hex, public_key_hex FROM authority_state").fetchone()
+        try:
+            key = SigningKey.from_seed_hex(seed)
+        except InvalidDocument:
+            key = None
+        if key is None or key.public_hex != public:
+            raise ConfigurationError(
+                f"the signing key in {self._db.path} ({self._db.option}) is damaged; restore the file"
+            )
+        return key
+
+    def rotate(self) -> AuthorityStatus:
+        """Make a new signing key and keep trusting the older ones."""
+        with self._db.write() as connection:
+            (generation,) = connection.execute("SELECT generation FROM authority_state").fetchone()
+            self._store(connection, SigningKey.generate(), generation=generation + 1)
+        return self.status()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    @staticmethod
+    def _store(connection: sqlite3.Connection, key: SigningKey, *, generation: int) -> None:
+        now = int(time.time())
+        connection.execute(
+            "INSERT OR REPLACE INTO authority_state VALUES (1, ?, ?, ?, ?)",
+            (key.seed_hex(), key.public_hex, generation, now),
+        )
+        connection.execute("INSERT INTO authority_trusted_keys VALUES (?, ?, ?)", (key.public_hex, generation, now))

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from typing import Any
-
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
-
 from chio_core.models.base import U64, Text
 from chio_core.models.capability import ChioScope
+from typing import Any, TypeVar
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from chio_core.errors import InvalidDocument
+from chio_core.models.receipt import explain
+from chio_sidecar.bodies import BodyError, parse_object, read_body
 
 
 class Message(BaseModel):
@@ -53,3 +58,76 @@ class ReceiptsQuery(Message):
     agent_subject: str | None = None
     cursor: int = Field(0, ge=0)
     limit: int = Field(50, ge=0)
+
+
+MAX_BODY = 2 * 1024 * 1024
+"""Largest request body in bytes."""
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class RefusalError(Exception):
+    """An answer instead of the one that was asked for."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(response.status_code)
+        self.response = response
+
+
+def refuse(status: int, text: str) -> RefusalError:
+    """Make the service's own kind of error, `{"error": text}`."""
+    return RefusalError(JSONResponse({"error": text}, status))
+
+
+def unauthorized() -> RefusalError:
+    """Make the answer to a missing or wrong service token."""
+    return RefusalError(
+        JSONResponse({"error": "missing or invalid control bearer token"}, 401, headers={"WWW-Authenticate": "Bearer"})
+    )
+
+
+async def read_message(request: Request, model: type[M]) -> M:
+    """Read the JSON body as `model`.
+
+    Raises:
+        RefusalError: 413, 415, 400 or 422, in plain text.
+    """
+    if not _is_json(request.headers.get("content-type", "")):
+        raise _plain(415, "Expected a request with `Content-Type: application/json`")
+    try:
+        body = await read_body(request, MAX_BODY)
+    except BodyError as exc:
+        if exc.too_large:
+            raise _plain(413, f"The request body is larger than {MAX_BODY} bytes") from None
+        raise _plain(400, "The request body did not arrive completely") from None
+    try:
+        document = parse_object(body)
+    except InvalidDocument as exc:
+        status = 422 if exc.message == "a JSON object is expected" else 400
+        raise _plain(status, f"The request body cannot be used: {exc.message}") from None
+    return _validate(model, document, status=422, what="The request body")
+
+
+def read_query(request: Request, model: type[M]) -> M:
+    """Read the query string as `model`.
+
+    Raises:
+        RefusalError: 400, in plain text.
+    """
+    return _validate(model, dict(request.query_params), status=400, what="The query")
+
+
+def _validate(model: type[M], document: dict[str, Any], *, status: int, what: str) -> M:
+    try:
+        return model.model_validate(document)
+    except ValidationError as exc:
+        raise _plain(status, f"{what} has another shape than expected: {explain(exc)}") from None
+
+
+def _plain(status: int, text: str) -> RefusalError:
+    return RefusalError(PlainTextResponse(text, status))
+
+
+def _is_json(content_type: str) -> bool:
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))

@@ -12,7 +12,7 @@ import pytest
 from chio_core.capabilities import verify_capability
 from chio_core.signing import SigningKey
 from chio_sidecar.cli import main
-from chio_sidecar.trust.authority_sqlite import SqliteAuthority
+from chio_sidecar.trust.authorities import SqliteAuthority
 from tests.sidecar.control_tools import NOBODY, evaluate, sidecars
 
 GRANT = ("capability", "issue", "--server", "http-sidecar-client", "--tool", "hello_write")
