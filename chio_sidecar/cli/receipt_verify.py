@@ -24,7 +24,7 @@ from chio_sidecar.cli.output import CliError, compact, emit, say
 from chio_sidecar.cli.receipt_list import add_store
 from chio_sidecar.cli.store_place import EITHER, StorePlace, of_options, of_settings
 from chio_sidecar.records.reader import ReceiptFilter, ReceiptReader
-from chio_sidecar.viewer import bundle
+from chio_sidecar.viewer import rows as bundle
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ A browser on this machine is a loopback peer for whatever page it shows, so the 
 from __future__ import annotations
 
 import ipaddress
-
 from pydantic import SecretStr
 from starlette.requests import Request
-
 from chio_sidecar.control.access import ControlError, check_access
+from importlib import resources
+
 
 _OWN_SITES = ("same-origin", "none")  # `none`: the user wrote the address or opened a bookmark
 
@@ -72,3 +72,44 @@ def is_this_machine(host: str) -> bool:
 
 def _refused(message: str) -> ControlError:
     return ControlError(403, "chio_viewer_forbidden", message)
+
+
+PAGE = "index.html"
+
+KINDS = {
+    "css": "text/css; charset=utf-8",
+    "html": "text/html; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+}
+"""Media types of the files, by the end of their names."""
+
+HEADERS = {
+    # Nothing but the page's own files, and no markup made of text: scripts may not even try.
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
+        " base-uri 'none'; form-action 'none'; frame-ancestors 'none';"
+        " require-trusted-types-for 'script'; trusted-types 'none'"
+    ),
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+}
+
+NO_STORE = {"cache-control": "no-store"}
+"""For everything that tells of receipts."""
+
+REVALIDATE = {"cache-control": "no-cache"}
+"""For the files, which change with the version only."""
+
+
+def load() -> dict[str, tuple[bytes, str]]:
+    """Return content and media type of each file, by name."""
+    folder = resources.files("chio_sidecar.viewer").joinpath("static")
+    return {
+        entry.name: (entry.read_bytes(), kind)
+        for entry in folder.iterdir()
+        if (kind := KINDS.get(entry.name.rpartition(".")[2])) is not None
+    }

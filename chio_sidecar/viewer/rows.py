@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from collections.abc import Collection, Sequence
+from chio_core.errors import InvalidDocument
+
 
 _MEMBERS = {
     "verdict": "verdict.verdict",
@@ -49,3 +52,46 @@ def _cell(name: str, value: Any) -> Any:
     if name in _NUMBERS and type(value) is int and abs(value) < _EXACT:
         return value
     return (value if isinstance(value, str) else json.dumps(value))[:_LONGEST]
+
+
+FORMAT = "chio-receipt-bundle/1"
+
+_MEMBER = "format"
+
+
+def make(texts: Sequence[str], *, keys: Collection[str], complete: bool, exported_at: int) -> bytes:
+    """Return the bundle.
+
+    Args:
+        texts: exact texts of receipts.
+        keys: public keys (hex) of the sidecar that they come from.
+        complete: whether these are all that were asked for.
+        exported_at: seconds since 1970.
+    """
+    trusted = sorted(keys)
+    options = "".join(f" --trusted-key {key}" for key in trusted)
+    document = {
+        _MEMBER: FORMAT,
+        "exported_at": exported_at,
+        "complete": complete,
+        "sidecar_keys": trusted,
+        "verify": f"chio-sidecar receipt verify{options} FILE",
+        "note": "each text of `receipts` is one receipt, exactly as it was stored; compare the key with one that"
+        " you know from elsewhere before you trust it",
+        "receipts": list(texts),
+    }
+    return (json.dumps(document, ensure_ascii=True, separators=(",", ":")) + "\n").encode("ascii")
+
+
+def texts_of(document: Any) -> list[str] | None:
+    """Return the receipts' texts if this parsed JSON document is a bundle, else None.
+
+    Raises:
+        InvalidDocument: it calls itself a bundle and holds no list of texts.
+    """
+    if not isinstance(document, dict) or document.get(_MEMBER) != FORMAT:
+        return None
+    texts = document.get("receipts")
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise InvalidDocument("the bundle holds no list of receipt texts")
+    return texts
