@@ -22,9 +22,9 @@ from chio_sidecar.cli.output import CliError, compact, emit, printable
 from chio_sidecar.cli.store_place import EITHER, StorePlace, of_options, of_settings
 from chio_sidecar.config import trusted_issuers_from
 from chio_sidecar.explain import Explanation, Refusal, Trial, Wanted, explain, read_refusal, required_by, try_token
-from chio_sidecar.explain.capability import UNKNOWN_ISSUER
+from chio_sidecar.explain.explanation import UNKNOWN_ISSUER
 from chio_sidecar.records.capabilities import Ledger
-from chio_sidecar.explain.route import wanted_by
+from chio_sidecar.explain.explanation import wanted_by
 from chio_sidecar.keys import key_beside, load_key
 from chio_sidecar.records.reader import ReceiptReader
 from chio_sidecar.policy.routes import RouteTable

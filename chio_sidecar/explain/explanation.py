@@ -2,18 +2,101 @@
 
 from __future__ import annotations
 
-import re
+import json
+import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from chio_core.hints import granted_operations
+from chio_core.models.capability import ToolGrant
+import re
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
-
-from chio_core.evaluation.outcomes import FILL_IN
+from chio_core.hints import FILL_IN
 from chio_core.models.capability import Operation
-from chio_sidecar.explain.capability import UNKNOWN_ISSUER, Wanted
 from chio_sidecar.explain.outcomes import DOCTOR, NOT_DECIDED, OUTCOMES, SEE_THE_SIDECAR
 from chio_sidecar.explain.demands import POLICY_REASONS, approval_command
 from chio_sidecar.explain.reasons import Found, recognise
 from chio_sidecar.explain.refusal import Refusal
+from collections.abc import Iterable
+from chio_core.models.openapi import CAPABILITY
+from chio_sidecar.policy.openapi import read_operations
+
+
+ISSUE = "chio-sidecar capability issue"
+
+UNKNOWN_ISSUER = ("--receipt-store", "FILE")
+"""The issuer of a command line when nobody named one: the reader has to fill in the sidecar's store, see `FILL_IN`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A capability.
+
+    Attributes:
+        server, tool: what one grant must name; None when any tool will do, or nobody can tell.
+        operations: what that grant must contain.
+        constraints: conditions that the grant carries, as JSON objects.
+        max_invocations: how often it may be used; None is without limit.
+        subject: public key of its holder; None for nobody in particular.
+    """
+
+    server: str | None = None
+    tool: str | None = None
+    operations: tuple[str, ...] = ("invoke",)
+    constraints: tuple[Any, ...] = ()
+    max_invocations: int | None = None
+    subject: str | None = None
+
+    @classmethod
+    def of_grant(cls, grant: ToolGrant, subject: str | None = None) -> Wanted:
+        """Return what a grant of a token gives."""
+        return cls(
+            grant.server_id,
+            grant.tool_name,
+            tuple(grant.operations) or ("invoke",),
+            tuple(constraint.to_signed() for constraint in grant.constraints),
+            grant.max_invocations,
+            subject,
+        )
+
+    @property
+    def title(self) -> str:
+        """`server/tool:operations`, for example `payments/transfer:invoke`, and the constraints behind it."""
+        if self.server is None or self.tool is None:
+            return "any valid capability of a trusted issuer"
+        name = f"{self.server}/{self.tool}:{','.join(self.operations)}"
+        return " ".join([name, *(_json(constraint) for constraint in self.constraints)])
+
+    def command(self, issuer: Sequence[str] = UNKNOWN_ISSUER) -> str:
+        """Return the command line that issues it, quoted for a POSIX shell.
+
+        Args:
+            issuer: the option that says who signs, with its value.
+        """
+        words = [*issuer, "--server", self.server or "SERVER", "--tool", self.tool or "TOOL"]
+        operations = granted_operations(self.operations)
+        if operations != ("invoke",):
+            words += [word for operation in operations for word in ("--operation", operation)]
+        words += [word for constraint in self.constraints for word in ("--constraint", _json(constraint))]
+        if self.max_invocations is not None:
+            words += ["--max-invocations", str(self.max_invocations)]
+        if self.subject is not None and self.subject.strip("0"):
+            words += ["--subject", self.subject]
+        # An option's value that begins with a hyphen would be read as an option.
+        return f"{ISSUE} {' '.join(_joined(words))}"
+
+
+def _joined(words: Sequence[str]) -> list[str]:
+    found: list[str] = []
+    for option, value in zip(words[::2], words[1::2], strict=True):
+        found.append(shlex.quote(f"{option}={value}") if value.startswith("-") else f"{option} {shlex.quote(value)}")
+    return found
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=True, separators=(",", ":"))
+
 
 _ALLOWED = (
     "The sidecar allowed this request. If it was answered with a refusal all the same, the application added that:"
@@ -167,3 +250,34 @@ def _command(refusal: Refusal, issuer: Sequence[str]) -> str | None:
     if refusal.code in SEE_THE_SIDECAR:
         return DOCTOR
     return approval_command(refusal, issuer)
+
+
+def wanted_by(spec_text: str, method: str, pattern: str) -> Wanted | None:
+    """Return the capability that an operation names; None when it names none, or there is no such operation.
+
+    Args:
+        spec_text: the document, JSON or YAML.
+        method: upper case.
+        pattern: the template as a receipt states it.
+
+    Raises:
+        ConfigurationError: the document cannot be read.
+    """
+    return wanted_among(read_operations(spec_text), method, pattern)
+
+
+def wanted_among(known: Iterable[tuple[str, str, dict[str, Any]]], method: str, pattern: str) -> Wanted | None:
+    """Do the same for a document whose operations (template, method, object) were read before."""
+    for template, operation_method, operation in known:
+        if (template, operation_method) != (pattern, method):
+            continue
+        named = operation.get(CAPABILITY)
+        first = next((one for one in named if isinstance(one, dict)), None) if isinstance(named, list) else None
+        if first is None:
+            return None
+        server, tool, operations = first.get("server"), first.get("tool"), first.get("operations")
+        if not isinstance(server, str) or not isinstance(tool, str):
+            return Wanted()  # `[{}]`: any capability
+        listed = tuple(one for one in operations if isinstance(one, str)) if isinstance(operations, list) else ()
+        return Wanted(server, tool, listed or ("invoke",))
+    return None

@@ -26,7 +26,7 @@ from chio_core.models.capability import CapabilityToken, ToolGrant
 from chio_core.models.constraint import Constraint
 from chio_core.models.demands import NOT_GRANTED
 from chio_sidecar.config import MAX_DELEGATION_DEPTH
-from chio_sidecar.explain.capability import Wanted
+from chio_sidecar.explain.explanation import Wanted
 from chio_sidecar.records.capabilities import Ledger
 from chio_sidecar.explain.reasons import utc
 from chio_sidecar.policy.routes import SESSION_ALLOW, RouteTable

@@ -23,7 +23,7 @@ from chio_sidecar.explain import Refusal, Wanted, explain, read_refusal
 from chio_sidecar.explain.outcomes import OUTCOMES
 from chio_sidecar.explain.demands import POLICY_REASONS
 from chio_sidecar.explain.reasons import REASONS, recognise
-from chio_sidecar.explain.route import wanted_by
+from chio_sidecar.explain.explanation import wanted_by
 from tests.sidecar.sidecar_tools import (
     NOW,
     SERVER,
