@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from chio_core.guards.chain import Finding
 from chio_core.errors import ChioError
 from chio_core.settings import ChioSettings
-from chio_sidecar.cli.output import CliError, say
+from chio_sidecar.cli.options import CliError, say
 
 if TYPE_CHECKING:
     from chio_asgi.document import Document

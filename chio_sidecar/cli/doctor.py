@@ -14,7 +14,7 @@ from chio_core.settings import ChioSettings
 from chio_sidecar.cli.application import load
 from chio_sidecar.cli.check import check_application, settings_of
 from chio_sidecar.cli.options import wants_json
-from chio_sidecar.cli.output import CliError, compact, emit, printable, say
+from chio_sidecar.cli.options import CliError, compact, emit, printable, say
 from chio_sidecar.cli.store_place import of_url
 from chio_sidecar.doctor import (
     Check,

@@ -18,7 +18,7 @@ from chio_core.models.capability import Operation
 from chio_core.request import METHODS
 from chio_core.signing import normalize_public_key
 from chio_sidecar.cli.options import check_url, wants_json
-from chio_sidecar.cli.output import CliError, compact, emit, printable
+from chio_sidecar.cli.options import CliError, compact, emit, printable
 from chio_sidecar.cli.store_place import EITHER, StorePlace, of_options, of_settings
 from chio_sidecar.config import trusted_issuers_from
 from chio_sidecar.explain import Explanation, Refusal, Trial, Wanted, explain, read_refusal, required_by, try_token

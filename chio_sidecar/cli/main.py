@@ -15,7 +15,7 @@ from chio_sidecar.cli import approvals as approval
 from chio_sidecar.cli import receipt_store as receipt_fsck
 from chio_sidecar.cli import trust as trust_revocation
 from chio_sidecar.cli.options import add_global_options, wants_json
-from chio_sidecar.cli.output import report_error
+from chio_sidecar.cli.options import report_error
 from chio_sidecar.service.metrics import package_version
 
 PROGRAM = "chio-sidecar"

@@ -12,7 +12,7 @@ import yaml
 
 from chio_core.canonical import sha256_hex
 from chio_sidecar.cli.application import read_routes
-from chio_sidecar.cli.output import CliError, say
+from chio_sidecar.cli.options import CliError, say
 
 FORMATS = ("human", "json", "yaml")
 

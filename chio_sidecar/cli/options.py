@@ -2,17 +2,84 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from typing import Any
+from chio_core.errors import ChioError
 import argparse
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
-
 from pydantic import SecretStr
-
-from chio_sidecar.cli.output import CliError
 from chio_sidecar.trust.client import TrustClient
+import re
+import time
+from datetime import UTC, datetime
+
+
+class CliError(ChioError):
+    """A command cannot do its work.
+
+    Args:
+        message: one sentence.
+        code: short name of the kind of error.
+        fix: what to do about it.
+        context: where it happened.
+    """
+
+    code = "chio_cli"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str = "chio_cli",
+        fix: str | None = None,
+        context: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.fix = fix
+        self.context = context
+
+
+def say(text: str) -> None:
+    """Print a line for people to standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def emit(text: str) -> None:
+    """Print a line of the result to standard output."""
+    print(text)
+
+
+def compact(document: Any) -> str:
+    """Return a document as one line of ASCII JSON: paths are written by strangers, and terminals obey controls."""
+    return json.dumps(document, ensure_ascii=True, separators=(",", ":"))
+
+
+def printable(text: str) -> str:
+    """Return a text that moves no cursor and breaks no line: what standard output cannot show stands as an escape."""
+    plain = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    encoding = sys.stdout.encoding or "ascii"
+    return plain.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def report_error(exc: ChioError, *, as_json: bool) -> None:
+    """Print an error to standard error, for people or as one JSON object (wire protocol, section 10.1)."""
+    fix = exc.fix if isinstance(exc, CliError) else None
+    context = exc.context if isinstance(exc, CliError) else None
+    if as_json:
+        document = {"code": exc.code, "message": exc.message, "context": context, "suggested_fix": fix}
+        return say(compact(document))
+    say(f"error [{exc.code}]: {exc.message}")
+    if context:
+        say(f"context: {compact(context)}")
+    if fix:
+        say(f"suggested fix: {fix}")
+    return None
+
 
 SERVICE_TOKEN_VARIABLE = "CHIO_SERVICE_TOKEN"  # noqa: S105 - the name of a variable, not a secret
 
@@ -106,3 +173,52 @@ def check_url(url: str, *, option: str) -> None:
             f"{option} must be an http:// or https:// URL without a user name",
             fix="for example http://127.0.0.1:8940",
         )
+
+
+TIMES = "seconds since 1970, 2026-01-31T08:00Z, or so long ago: 90s, 30m, 24h, 7d"
+"""What `moment` takes, for the help of an option."""
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def whole(text: str) -> int:
+    """Read a whole number that is not negative.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    if not text.isascii() or not text.isdecimal() or len(text) > 18:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no whole number")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """Read a whole number from 1 on.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    if (number := whole(text)) < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def moment(text: str) -> int:
+    """Read a time, absolute or so long ago, as whole seconds since 1970.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    if re.fullmatch(r"[0-9]{1,18}", text):
+        return int(text)
+    if (ago := re.fullmatch(r"([0-9]{1,9})([smhd])", text)) is not None:
+        return max(0, int(time.time()) - int(ago[1]) * _UNITS[ago[2]])
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text[:40]!r} is no time: write seconds since 1970, 2026-01-31T08:00Z, or so long ago: 24h"
+        ) from None
+    # Without an offset it is UTC, as the times in receipts are; this machine's zone would change the answer.
+    aware = found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+    return max(0, int(aware.timestamp()))

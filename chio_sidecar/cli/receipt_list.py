@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from chio_sidecar.cli.options import trust_client
-from chio_sidecar.cli.output import CliError, compact, emit, say
+from chio_sidecar.cli.options import CliError, compact, emit, say
 from chio_sidecar.cli.store_place import URL_VARIABLE, required_store
-from chio_sidecar.cli.values import TIMES, moment, positive, whole
+from chio_sidecar.cli.options import TIMES, moment, positive, whole
 from chio_sidecar.records.reader import ReceiptFilter, ReceiptReader
 
 NEITHER = "receipt commands require --receipt-db <path> or --control-url"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import uvicorn
 from starlette.types import ASGIApp
 
-from chio_sidecar.cli.output import CliError, say
+from chio_sidecar.cli.options import CliError, say
 
 BACKLOG = 2048
 """Connections that may wait to be accepted."""

@@ -13,7 +13,7 @@ from typing import Final
 from urllib.parse import parse_qsl
 
 from chio_core.settings import ChioSettings
-from chio_sidecar.cli.output import CliError
+from chio_sidecar.cli.options import CliError
 
 URL_VARIABLE: Final = "CHIO_SIDECAR_URL"
 

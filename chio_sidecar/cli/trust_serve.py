@@ -7,7 +7,7 @@ import asyncio
 
 from chio_core.errors import ChioError
 from chio_sidecar.cli.options import SERVICE_TOKEN_VARIABLE, given_token
-from chio_sidecar.cli.output import CliError
+from chio_sidecar.cli.options import CliError
 from chio_sidecar.cli.serving import bind, serve
 from chio_sidecar.trust import TrustConfig, TrustService, create_trust_app
 

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from chio_core.errors import ChioError
-from chio_sidecar.cli.output import CliError, say
+from chio_sidecar.cli.options import CliError, say
 from chio_sidecar.cli.receipt_list import add_store
 from chio_sidecar.cli.receipt_verify import add_trusted_key
 from chio_sidecar.cli.serving import bind, serve

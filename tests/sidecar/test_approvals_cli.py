@@ -18,7 +18,7 @@ from chio_core.errors import ConfigurationError
 from chio_sidecar.app import SidecarApp
 from chio_sidecar.cli import main
 from chio_sidecar.cli.approval_place import RemoteSidecar, StoreFile, approval_place
-from chio_sidecar.cli.output import CliError
+from chio_sidecar.cli.options import CliError
 from tests.sidecar.approval_tools import ROUTE, ask, control, pay, pending_id, reason, verdict
 from tests.sidecar.control_tools import serving
 from tests.sidecar.sidecar_tools import capability, run, sidecar
