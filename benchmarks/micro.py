@@ -30,16 +30,15 @@ from benchmarks.servers import Servers
 from benchmarks.stub_sidecar import PUBLIC_KEY, SEED, Kernel
 from chio_asgi import ASGIGuardRequest
 from chio_core.canonical import canonical_json, parse_json, sha256_hex
-from chio_core.client.carrier import Endpoint
 from chio_core.client.pool import ConnectionPool
+from chio_core.endpoint import Endpoint
 from chio_core.evaluation.conclude import EVALUATE_PATH, Answer, Question, conclude, inspect, prepare, singleton_headers
 from chio_core.identity import default_extractor
 from chio_core.models.receipt import HttpReceipt
-from chio_core.receipts import signed_bytes, verify_receipt
+from chio_core.receipts import KeyTrust, signed_bytes, verify_receipt
 from chio_core.request import to_chio_request
 from chio_core.settings import ChioSettings
 from chio_core.signing import SigningKey, verify_signature
-from chio_core.receipts import KeyTrust
 
 _NOW = 1776272775.0
 _SLICE = 0.02  # seconds that one step runs in one round

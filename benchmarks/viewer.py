@@ -27,9 +27,9 @@ from benchmarks.figures import Spread
 from benchmarks.machine import ROOT, UnsuitableError
 from benchmarks.options import positive, speaking_plainly
 from benchmarks.servers import Servers
-from chio_core.canonical import sha256_hex
+from chio_core.canonical import compact_json, sha256_hex
 from chio_sidecar.keys import load_or_create_key
-from chio_sidecar.service.receipts import compact_json, sign_receipt
+from chio_sidecar.service.receipts import sign_receipt
 from chio_sidecar.store import NewReceipt
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from chio_sidecar.viewer import VIEWER_PATH

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any, Final
-from chio_asgi.listing import ListedRoute, list_routes
-from chio_asgi.routing import RequirementSource, sources_in
-from chio_core.evaluation.amounts import FromPath
-from chio_core.guards.chain import Finding
-from chio_core.exclusions import is_among
-from chio_core.models.openapi import OBSERVE, SENSITIVITY
-from chio_core.models.demands import BudgetDemand
-from chio_core.settings import ChioSettings
-from typing import Any
-from chio_asgi.document import overlap_findings
-from chio_asgi.listing import list_blind_mounts, list_mounts
-from chio_asgi.middleware import ChioASGIMiddleware
-from chio_asgi.nested import EFFECT, REMEDY, named
-from chio_asgi.listing import observed_routes
-from chio_asgi.routing import MAX_DEPTH, router_of
-from chio_asgi.send import has_own_500
 
+from chio_asgi.decide import EFFECT, REMEDY, named
+from chio_asgi.document import overlap_findings
+from chio_asgi.listing import ListedRoute, list_blind_mounts, list_mounts, list_routes, observed_routes
+from chio_asgi.middleware import ChioASGIMiddleware
+from chio_asgi.routing import MAX_DEPTH, RequirementSource, router_of, sources_in
+from chio_asgi.send import has_own_500
+from chio_core.evaluation.amounts import FromPath
+from chio_core.evaluation.precheck import is_among
+from chio_core.guards.chain import Finding
+from chio_core.models.demands import BudgetDemand
+from chio_core.models.openapi import OBSERVE, SENSITIVITY
+from chio_core.settings import ChioSettings
 
 WRITES: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 

@@ -9,31 +9,31 @@ outcome on the request's state.
 
 from __future__ import annotations
 
-from typing import Any, Final
-from chio_asgi.types import Scope
-from chio_core.names import SCOPE_JUDGED
 import asyncio
 import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
+
 from chio_asgi.body import Body, BodyTooLarge, ClientDisconnected
 from chio_asgi.routing import RouteMatch, RouteResolver
+from chio_asgi.types import Scope
 from chio_asgi.view import ASGIGuardRequest
-from chio_core.evaluation.amounts import Facts, InputRefused
-from chio_core.guards.chain import DecisionMember
 from chio_core.client.client import ChioClient
+from chio_core.evaluation.amounts import Facts, InputRefused
 from chio_core.evaluation.conclude import inspect, prepare, singleton_headers
-from chio_core.evaluation.outcomes import Decision, bad_request, body_incomplete, body_too_large
-from chio_core.exclusions import Exclusions
 from chio_core.evaluation.hooks import aannounce, with_evidence
+from chio_core.evaluation.outcomes import Decision, bad_request, body_incomplete, body_too_large
+from chio_core.evaluation.precheck import Exclusions
+from chio_core.guards.chain import DecisionMember
 from chio_core.identity import default_extractor, identify
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import (
     LOGGER,
+    SCOPE_JUDGED,
     STATE_BODY,
     STATE_CLIENT,
     STATE_DECISION,
@@ -41,10 +41,9 @@ from chio_core.names import (
     STATE_PASSTHROUGH,
     STATE_RECEIPT,
 )
-from chio_core.request import RequestView, Requirement
 from chio_core.refusals.response import Denial
+from chio_core.request import RequestView, Requirement
 from chio_core.settings import ChioSettings
-
 
 EFFECT: Final = "each request is judged twice, spends each budget twice and cannot use an approval"
 """What it comes to where two of them ask about one request."""

@@ -16,8 +16,8 @@ from typing import Any
 from chio_asgi.listing import ListedRoute, extension_sources, list_blind_mounts, list_routes
 from chio_asgi.overlaps import find_overlaps, spans_segments
 from chio_core.canonical import parse_json
-from chio_core.guards.chain import Finding
 from chio_core.errors import ConfigurationError, InvalidDocument
+from chio_core.guards.chain import Finding
 from chio_core.models.openapi import chio_members, merged, needs_capability
 from chio_core.templates import shape
 

@@ -14,8 +14,8 @@ from typing import Any
 from chio_asgi.send import End
 from chio_asgi.types import ASGIApp, Message, Receive, Scope, Send
 from chio_core.guards.response_hooks import call_at_the_end
-from chio_core.request import GuardRequest
 from chio_core.refusals.response import Downstream
+from chio_core.request import GuardRequest
 
 _HEADS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start", "websocket.close"})
 _STATUS = {"websocket.accept": 101, "websocket.close": 403}

@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
-from chio_asgi.routing import MAX_DEPTH, calls_in, flatten, router_of
+
+from chio_asgi.routing import MAX_DEPTH, calls_in, flatten, router_of, sources_in
 from chio_asgi.types import ASGIApp
 from chio_core.errors import ConfigurationError
-from chio_core.exclusions import is_among
-from chio_core.request import METHODS
+from chio_core.evaluation.precheck import is_among
+from chio_core.models.request import METHODS
 from chio_core.settings import ChioSettings
-from collections.abc import Iterator
-from typing import Any
-from chio_asgi.routing import sources_in
 
 
 @runtime_checkable

@@ -12,21 +12,20 @@ from collections.abc import Awaitable, Callable, Sequence
 from chio_asgi.config import settings_for
 from chio_asgi.decide import Decide, DecisionHook, ReceiptHook
 from chio_asgi.driver import Application
-from chio_asgi.listing import count_governed
-from chio_asgi.listing import observed_routes
+from chio_asgi.listing import count_governed, observed_routes
 from chio_asgi.routing import RouteResolver, own_root_path, router_of
 from chio_asgi.send import HeaderSend, accept_of, has_own_500, refuse_websocket, send_answer, send_plain_error
 from chio_asgi.types import ASGIApp, Message, Receive, Scope, Send
 from chio_asgi.view import ASGIGuardRequest
-from chio_core.guards.chain import Chain, Guard, around
 from chio_core.client.client import ChioClient
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.hooks import refused_locally
+from chio_core.guards.chain import Chain, Guard, around
+from chio_core.guards.run import Run, failed
 from chio_core.models.caller import CallerIdentity
 from chio_core.names import LOGGER, STATE_DECISION
-from chio_core.guards.run import Run, failed
-from chio_core.request import GuardRequest, RequestView
 from chio_core.refusals.response import AnyResponse, Downstream
+from chio_core.request import GuardRequest, RequestView
 from chio_core.settings import ChioSettings, report_settings
 
 log = logging.getLogger(LOGGER)

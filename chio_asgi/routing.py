@@ -15,8 +15,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from chio_asgi.types import ASGIApp, Scope
 from chio_core.evaluation.amounts import Facts
-from chio_core.request import Requirement
 from chio_core.evaluation.requirements import merged
+from chio_core.request import Requirement
 
 MAX_DEPTH = 64
 """Mounts and layers of middleware to look through; an application may be mounted in itself."""

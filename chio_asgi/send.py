@@ -7,8 +7,8 @@ from typing import Any
 
 from chio_asgi.types import Message, Scope, Send
 from chio_core.evaluation.hooks import receipt_header_of
-from chio_core.names import EXPOSE_HEADERS, STATE_DECISION, STATE_OUTGOING
 from chio_core.guards.response_hooks import Outgoing
+from chio_core.names import EXPOSE_HEADERS, STATE_DECISION, STATE_OUTGOING
 from chio_core.refusals.problems import render
 from chio_core.refusals.response import AnyResponse, Denial, Response
 

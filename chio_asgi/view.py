@@ -14,8 +14,8 @@ from chio_asgi.body import Body, peek, read_body
 from chio_asgi.types import Receive, Scope
 from chio_core.canonical import sha256_hex
 from chio_core.errors import ConfigurationError
-from chio_core.request import HeaderLines
 from chio_core.models.receipt import GuardEvidence
+from chio_core.request import HeaderLines
 
 _NO_LIMIT = 2**63
 

@@ -138,3 +138,8 @@ def _check_text(value: Any) -> None:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise InvalidDocument("JSON text contains half of a surrogate pair") from None
+
+
+def compact_json(value: Any) -> str:
+    """Return JSON without white space, members in their order, non-ASCII characters raw."""
+    return _ENCODER.encode(value)

@@ -22,22 +22,22 @@ Whether the verdict is `allow` is not asked here: a receipt of a denial is as go
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
+
 from chio_core.canonical import canonical_parsed, sha256_hex
 from chio_core.errors import ConfigurationError, InvalidDocument, ReceiptRejected
 from chio_core.models.receipt import HttpReceipt
 from chio_core.models.request import ChioHttpRequest
+from chio_core.names import LOGGER
 from chio_core.signing import verify_signature
 from chio_core.templates import acceptable_pattern
-import logging
-import threading
-from collections.abc import Collection
-from chio_core.names import LOGGER
 
-__all__ = ['Expectation', 'ReceiptRejected', 'receipt_id_is_valid', 'signed_bytes', 'verify_receipt']
+__all__ = ["Expectation", "ReceiptRejected", "receipt_id_is_valid", "signed_bytes", "verify_receipt"]
 
 
 _OPTIONAL = ("session_id", "capability_id", "metadata", "observation_outcome")

@@ -6,24 +6,16 @@ hash and send the same thing for the same bytes on the wire.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, get_args, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 from urllib.parse import parse_qsl
+
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.capability import Operation
-from chio_core.models.request import ChioHttpRequest, Method
-from chio_core.names import CAPABILITY_QUERY
 from chio_core.models.demands import ApprovalDemand, BudgetDemand
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from chio_core.names import APPROVAL_HEADER, CAPABILITY_HEADER
-
-
-METHODS: frozenset[str] = frozenset(get_args(Method))
-"""The seven methods that the protocol knows (wire protocol, section 1.1)."""
-
-SAFE_METHODS: frozenset[str] = frozenset({"GET", "HEAD", "OPTIONS"})
-"""Those that need no capability where nobody says otherwise (wire protocol, section 6.3)."""
+from chio_core.models.request import ChioHttpRequest
+from chio_core.names import APPROVAL_HEADER, CAPABILITY_HEADER, CAPABILITY_QUERY
 
 MAX_QUERY_FIELDS = 1000
 

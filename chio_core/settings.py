@@ -21,8 +21,8 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, SettingsConfigDict, SettingsError
 
 from chio_core.errors import ConfigurationError
-from chio_core.refusals.problems import checked_page
 from chio_core.names import CAPABILITY_HEADER, LOGGER, RECEIPT_HEADER
+from chio_core.refusals.problems import checked_page
 from chio_core.signing import normalize_public_key
 
 log = logging.getLogger(LOGGER)

@@ -11,17 +11,17 @@ from fastapi import FastAPI
 from chio_asgi.config import settings_for
 from chio_asgi.document import OVERLAPPING, describe
 from chio_asgi.middleware import ChioASGIMiddleware
-from chio_core.guards.chain import Chain, Guard, guard_list
 from chio_core.client.client import ChioClient
-from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import ConfigurationError
+from chio_core.evaluation.outcomes import Decision
+from chio_core.guards.chain import Chain, Guard, guard_list
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import LOGGER, STATE_CLIENT
 from chio_core.request import RequestView
 from chio_core.settings import ChioSettings, check_one_source
-from chio_fastapi.shared import ChioDenied, answer_denied
 from chio_fastapi.openapi import extend_openapi
+from chio_fastapi.shared import ChioDenied, answer_denied
 
 log = logging.getLogger(LOGGER)
 

@@ -7,15 +7,14 @@ from starlette.requests import HTTPConnection
 
 from chio_asgi.view import ASGIGuardRequest
 from chio_core.client.client import ChioClient
-from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import ConfigurationError
+from chio_core.evaluation.outcomes import Decision
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import ChioPassthrough, HttpReceipt
 from chio_core.names import STATE_DECISION, STATE_PASSTHROUGH, STATE_RECEIPT
 from chio_core.refusals.response import Denial
 from chio_fastapi.requirements import require_capability
-from chio_fastapi.shared import ChioDenied
-from chio_fastapi.shared import caller_of, client_of
+from chio_fastapi.shared import ChioDenied, caller_of, client_of
 
 
 async def get_chio_receipt(connection: HTTPConnection) -> HttpReceipt | None:

@@ -7,26 +7,21 @@ request is answered 403 with the id of an approval. Once an operator has approve
 `X-Chio-Approval: {id}` runs, once. The receipt says so, and an allow that does not say so is refused.
 """
 
-
-
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar
+
 from fastapi import Header, Security
 from starlette.requests import HTTPConnection
+
+from chio_core.errors import ConfigurationError
 from chio_core.evaluation.amounts import Amount, Facts, check_amount, check_query, check_units, read_amount, reads_body
-from chio_core.models.openapi import APPROVAL, APPROVAL_REQUIRED
+from chio_core.models.demands import ApprovalDemand, BudgetDemand, check_currency
+from chio_core.models.openapi import APPROVAL, APPROVAL_REQUIRED, BUDGET, BUDGET_LIMIT
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import APPROVAL_HEADER
-from chio_core.models.demands import ApprovalDemand, check_currency
 from chio_core.request import Requirement
 from chio_fastapi.shared import CAPABILITY_SCHEME, CalledFirst, receipt_for
-from dataclasses import replace
-from fastapi import Security
-from chio_core.evaluation.amounts import Amount, Facts, check_amount, check_units, read_amount, reads_body
-from chio_core.errors import ConfigurationError
-from chio_core.models.openapi import BUDGET, BUDGET_LIMIT
-from chio_core.models.demands import BudgetDemand, check_currency
-
 
 _PLACE = "RequireApproval(amount=…)"
 _HEADER_TEXT = "The id of an approval that was given for this very request, or its token as compact ASCII JSON."

@@ -5,28 +5,20 @@ dependency then only checks that this decision was made for it. Without the midd
 requirement on the same route, it asks by itself. It never passes silently.
 """
 
-
-
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
+
 from fastapi import Security
 from starlette.requests import HTTPConnection
+
 from chio_core.errors import ConfigurationError
-from chio_core.models.openapi import LEVELS, SENSITIVITY, SIDE_EFFECTS, Sensitivity
-from chio_core.models.receipt import HttpReceipt
+from chio_core.evaluation.requirements import Arguments, CapabilityRule
+from chio_core.models.capability import Operation
+from chio_core.models.openapi import LEVELS, OBSERVE, SENSITIVITY, SIDE_EFFECTS, Sensitivity
+from chio_core.models.receipt import ChioPassthrough, HttpReceipt
 from chio_core.names import STATE_RECEIPT
 from chio_core.request import Requirement
-from chio_fastapi.shared import CAPABILITY_SCHEME, CalledFirst, receipt_for
-from collections.abc import Sequence
-from chio_core.models.openapi import Sensitivity
-from chio_core.models.capability import Operation
-from chio_core.evaluation.requirements import Arguments, CapabilityRule
-from typing import Any, ClassVar
-from chio_core.models.openapi import OBSERVE
-from chio_core.models.receipt import ChioPassthrough
-from chio_fastapi.shared import CalledFirst, asked
-from chio_fastapi.shared import ChioDenied
-from chio_fastapi.shared import client_of
+from chio_fastapi.shared import CAPABILITY_SCHEME, CalledFirst, ChioDenied, asked, client_of, receipt_for
 
 
 class Policy(metaclass=CalledFirst):

@@ -7,41 +7,43 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Final
+
+from fastapi import HTTPException
+from fastapi.security import APIKeyHeader
 from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response as StarletteResponse
+from starlette.websockets import WebSocket
+
 from chio_asgi.body import Body
 from chio_asgi.decide import worked_out
 from chio_asgi.routing import RequirementSource, need_body, requirement_from, sources_in
+from chio_asgi.send import accept_of
 from chio_asgi.view import ASGIGuardRequest, route_path
-from chio_core.evaluation.amounts import Facts, InputRefused
 from chio_core.canonical import sha256_hex
 from chio_core.client.client import ChioClient
-from chio_core.evaluation.conclude import inspect, prepare, singleton_headers
-from chio_core.evaluation.outcomes import Decision, body_too_large
 from chio_core.errors import ConfigurationError
-from chio_core.identity import default_extractor, identify
-from chio_core.models.caller import CallerIdentity
-from chio_core.names import SCOPE_ASKED, STATE_BODY, STATE_CLIENT, STATE_DECISION, STATE_EXTRACTOR
-from chio_core.request import Requirement
+from chio_core.evaluation.amounts import Facts, InputRefused
+from chio_core.evaluation.conclude import inspect, prepare, singleton_headers
+from chio_core.evaluation.hooks import header_value, is_met
+from chio_core.evaluation.outcomes import Decision, bad_request, body_too_large
 from chio_core.evaluation.requirements import includes, merged
-from fastapi import HTTPException
-from starlette.responses import Response as StarletteResponse
-from starlette.websockets import WebSocket
-from chio_asgi.send import accept_of
-from chio_core.evaluation.hooks import header_value
-from chio_core.names import RECEIPT_HEADER
+from chio_core.identity import default_extractor, identify
+from chio_core.models import openapi as extensions
+from chio_core.models.caller import CallerIdentity
+from chio_core.models.receipt import HttpReceipt
+from chio_core.names import (
+    CAPABILITY_HEADER,
+    RECEIPT_HEADER,
+    SCOPE_ASKED,
+    STATE_BODY,
+    STATE_CLIENT,
+    STATE_DECISION,
+    STATE_EXTRACTOR,
+)
 from chio_core.refusals.problems import flat, refusal_headers, render
 from chio_core.refusals.response import Denial
-from typing import Final
-from fastapi.security import APIKeyHeader
-from starlette.requests import HTTPConnection
-from chio_asgi.routing import RequirementSource
-from chio_core.models import openapi as extensions
-from chio_core.evaluation.amounts import InputRefused
-from chio_core.evaluation.outcomes import Decision, bad_request, body_too_large
-from chio_core.evaluation.hooks import is_met
-from chio_core.models.receipt import HttpReceipt
-from chio_core.names import CAPABILITY_HEADER
+from chio_core.request import Requirement
 
 
 def client_of(connection: HTTPConnection) -> ChioClient:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from typing import Any
+
 from starlette.requests import Request
-from starlette.types import Receive
-from chio_core.canonical import parse_json
+from starlette.types import Receive, Send
+
+from chio_core.canonical import compact_json, parse_json
 from chio_core.errors import InvalidDocument
-from starlette.types import Send
-from chio_sidecar.service.receipts import compact_json
 
 
 class BodyError(Exception):

@@ -19,7 +19,6 @@ from chio_core.signing import SigningKey, normalize_public_key
 from chio_sidecar.keys import key_beside
 from chio_sidecar.store import ReceiptStore
 
-MAX_DELEGATION_DEPTH = 8
 """Links that a delegation chain may have on this path (wire protocol, section 5.4)."""
 
 

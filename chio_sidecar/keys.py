@@ -10,14 +10,15 @@ import errno
 import os
 import secrets
 import stat
-from pathlib import Path
-from chio_core.errors import ConfigurationError, InvalidDocument
-from chio_core.signing import SigningKey
 import threading
 import uuid
 from collections.abc import Callable
+from pathlib import Path
+
 from ulid import ULID
 
+from chio_core.errors import ConfigurationError, InvalidDocument
+from chio_core.signing import SigningKey
 
 _LENGTH = 65
 _SOME_MORE = 1024

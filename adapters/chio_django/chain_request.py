@@ -8,8 +8,8 @@ from http.cookies import SimpleCookie
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
-from chio_core.names import STATE_OUTGOING
 from chio_core.guards.response_hooks import Outgoing, call_at_the_end
+from chio_core.names import STATE_OUTGOING
 from chio_core.refusals.response import AnyResponse, Denial, Downstream, Response
 from chio_django.context import Passage
 from chio_django.responses import refusal, tagged

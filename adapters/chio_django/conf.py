@@ -11,10 +11,10 @@ from typing import Any, Final
 from django.conf import settings
 from django.utils.module_loading import import_string
 
-from chio_core.guards.chain import guard_list
 from chio_core.errors import ConfigurationError
-from chio_core.threads.guards import HostedChain
+from chio_core.guards.chain import guard_list
 from chio_core.settings import ChioSettings, nearest_name, unknown_names
+from chio_core.threads.guards import HostedChain
 
 PREFIX: Final = "CHIO_"
 HOOKS: Final = ("CHIO_CLIENT", "CHIO_EXTRACTOR", "CHIO_ON_DECISION", "CHIO_ON_RECEIPT", "CHIO_SYNC_CLIENT")

@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import threading
 from typing import Any
+
 from django.core.signals import setting_changed
-from chio_core.evaluation.pipeline import Asker
+from django.http import HttpRequest
+
 from chio_core.client.client import ChioClient, SyncChioClient
+from chio_core.evaluation.conclude import Question
+from chio_core.evaluation.hooks import aannounce, announce, refused_locally, with_evidence
+from chio_core.evaluation.outcomes import Decision
+from chio_core.evaluation.pipeline import NO_MATCH, Ask, Asker, Route, ViewMatch, arun, run
+from chio_core.evaluation.requirements import includes
+from chio_core.models.receipt import GuardEvidence, HttpReceipt
+from chio_core.names import STATE_DECISION, STATE_EVALUATION, STATE_PASSTHROUGH, STATE_RECEIPT
+from chio_core.refusals.response import AnyResponse, Denial
+from chio_core.request import Requirement
 from chio_core.settings import ChioSettings
 from chio_core.telemetry import Telemetry
 from chio_django.conf import PREFIX, conf
-from django.http import HttpRequest
-from chio_core.evaluation.pipeline import NO_MATCH, Ask, Route, ViewMatch, arun, run
-from chio_core.evaluation.conclude import Question
-from chio_core.evaluation.outcomes import Decision
-from chio_core.evaluation.hooks import aannounce, announce, refused_locally, with_evidence
-from chio_core.models.receipt import HttpReceipt
-from chio_core.models.verdict import GuardEvidence
-from chio_core.names import STATE_DECISION, STATE_EVALUATION, STATE_PASSTHROUGH, STATE_RECEIPT
-from chio_core.request import Requirement
-from chio_core.refusals.response import AnyResponse, Denial
-from chio_core.evaluation.requirements import includes
 from chio_django.routing import find_view, view_match
 from chio_django.view import DjangoGuardRequest
 

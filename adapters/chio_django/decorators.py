@@ -18,12 +18,12 @@ from django.http import HttpRequest
 from django.utils.decorators import method_decorator
 from django.views import View as ClassBasedView
 
-from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.hooks import is_met, receipt_header_of
+from chio_core.evaluation.outcomes import Decision
+from chio_core.evaluation.requirements import RULES, Arguments, CapabilityRule, rules_of
 from chio_core.models.capability import Operation
 from chio_core.request import Requirement
-from chio_core.evaluation.requirements import RULES, Arguments, CapabilityRule, rules_of
 from chio_django.apps import ChioDjangoConfig
 from chio_django.context import Passage, passage_of
 from chio_django.responses import refusal

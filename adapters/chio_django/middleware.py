@@ -17,10 +17,9 @@ from django.http.response import HttpResponseBase
 from chio_core.client.client import ChioClient, SyncChioClient
 from chio_core.names import LOGGER
 from chio_core.settings import report_settings
-from chio_django.conf import conf
-from chio_django.context import LiveGovernor
 from chio_django.chain_request import Guarded
-from chio_django.context import Passage, passage_of
+from chio_django.conf import conf
+from chio_django.context import LiveGovernor, Passage, passage_of
 from chio_django.responses import refusal, tagged
 
 log = logging.getLogger(LOGGER)

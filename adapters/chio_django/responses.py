@@ -5,12 +5,12 @@ from __future__ import annotations
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
-from chio_core.threads.wsgi_view import INPUT, accept_in
 from chio_core.evaluation.hooks import receipt_header_of
-from chio_core.threads.body import is_kept
 from chio_core.names import EXPOSE_HEADERS
 from chio_core.refusals.problems import render
 from chio_core.refusals.response import Denial
+from chio_core.threads.body import is_kept
+from chio_core.threads.wsgi_view import INPUT, accept_in
 from chio_django.context import Passage
 
 

@@ -9,9 +9,9 @@ from typing import Any, BinaryIO
 
 from django.http import HttpRequest
 
-from chio_core.threads.wsgi_view import INPUT, SINGLETONS, EnvironView, environ_key, may_have_body
-from chio_core.threads.body import BodyUnusable, keep
 from chio_core.names import STATE_NAMESPACE
+from chio_core.threads.body import BodyUnusable, keep
+from chio_core.threads.wsgi_view import INPUT, SINGLETONS, EnvironView, environ_key, may_have_body
 
 _NO_LIMIT = 2**63
 

@@ -10,12 +10,12 @@ from typing import Any
 from flask import Request
 from werkzeug.wsgi import ClosingIterator
 
-from chio_core.threads.wsgi_view import accept_in
 from chio_core.evaluation.hooks import receipt_header_of
-from chio_core.names import EXPOSE_HEADERS, STATE_OUTGOING
 from chio_core.guards.response_hooks import Outgoing, call_at_the_end
+from chio_core.names import EXPOSE_HEADERS, STATE_OUTGOING
 from chio_core.refusals.problems import render
 from chio_core.refusals.response import AnyResponse, Denial, Downstream, Response
+from chio_core.threads.wsgi_view import accept_in
 from chio_flask.context import Passage
 
 Headers = list[tuple[str, str]]

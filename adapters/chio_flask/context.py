@@ -10,33 +10,28 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
-from flask import Flask
-from chio_core.evaluation.pipeline import Asker
-from chio_core.guards.chain import Chain, Guard
+
+from flask import Flask, Request, Response, g
+
 from chio_core.client.client import SyncChioClient
+from chio_core.evaluation.conclude import Question
+from chio_core.evaluation.hooks import announce, refused_locally, with_evidence
 from chio_core.evaluation.outcomes import Decision
-from chio_core.threads.guards import HostedChain
+from chio_core.evaluation.pipeline import NO_MATCH, Ask, Asker, Route, ViewMatch, run
+from chio_core.evaluation.requirements import includes
+from chio_core.guards.chain import Chain, Guard
 from chio_core.models.caller import CallerIdentity
-from chio_core.models.receipt import HttpReceipt
-from chio_core.names import LOGGER
-from chio_core.request import RequestView
+from chio_core.models.receipt import GuardEvidence, HttpReceipt
+from chio_core.names import LOGGER, STATE_DECISION, STATE_NAMESPACE, STATE_PASSTHROUGH, STATE_RECEIPT
+from chio_core.refusals.problems import render
+from chio_core.refusals.response import AnyResponse, Denial
+from chio_core.request import RequestView, Requirement
 from chio_core.settings import ChioSettings, start_line
 from chio_core.telemetry import Telemetry
-from collections.abc import Mapping
-from flask import Flask, Request, Response, g
-from chio_core.evaluation.pipeline import NO_MATCH, Ask, Route, ViewMatch, run
-from chio_core.evaluation.conclude import Question
+from chio_core.threads.guards import HostedChain
 from chio_core.threads.wsgi_view import accept_in
-from chio_core.evaluation.hooks import announce, refused_locally, with_evidence
-from chio_core.models.verdict import GuardEvidence
-from chio_core.names import STATE_DECISION, STATE_NAMESPACE, STATE_PASSTHROUGH, STATE_RECEIPT
-from chio_core.refusals.problems import render
-from chio_core.request import Requirement
-from chio_core.refusals.response import AnyResponse, Denial
-from chio_core.evaluation.requirements import includes
 from chio_flask.routing import find_view, view_match
 from chio_flask.view import FlaskGuardRequest
-
 
 log = logging.getLogger(LOGGER)
 

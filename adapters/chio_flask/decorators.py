@@ -14,14 +14,13 @@ from typing import Any, TypeVar, overload
 
 from flask import Flask, Request, current_app, request
 
-from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.hooks import is_met
-from chio_core.models.capability import Operation
+from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.requirements import RULES, Arguments, CapabilityRule, rules_of
+from chio_core.models.capability import Operation
+from chio_flask.context import EXTENSION, Passage, passage_in, refusal
 from chio_flask.driver import GovernedApp
-from chio_flask.context import EXTENSION
-from chio_flask.context import Passage, passage_in, refusal
 
 View = TypeVar("View", bound=Callable[..., Any])
 

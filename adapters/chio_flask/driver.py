@@ -16,15 +16,14 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wsgi import ClosingIterator
 
 from chio_core.guards.chain import Chain
-from chio_core.threads.wsgi_view import INPUT, accept_in
-from chio_core.threads.body import is_kept
 from chio_core.names import LOGGER
 from chio_core.refusals.problems import render
 from chio_core.refusals.response import Denial
 from chio_core.settings import ChioSettings
-from chio_flask.context import LiveGovernor
+from chio_core.threads.body import is_kept
+from chio_core.threads.wsgi_view import INPUT, accept_in
 from chio_flask.chain_request import Guarded, status_line, tagged
-from chio_flask.context import Passage, passage_in, refusal
+from chio_flask.context import LiveGovernor, Passage, passage_in, refusal
 
 log = logging.getLogger(LOGGER)
 

@@ -8,17 +8,17 @@ from typing import Any
 
 from flask import Flask
 
-from chio_core.guards.chain import Chain, Guard
 from chio_core.client.client import SyncChioClient
-from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import ConfigurationError
+from chio_core.evaluation.outcomes import Decision
+from chio_core.guards.chain import Chain, Guard
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import LOGGER
 from chio_core.request import RequestView
 from chio_core.settings import ChioSettings, check_one_source, nearest_name, report_settings, unknown_names
-from chio_flask.driver import GovernedApp
 from chio_flask.context import EXTENSION, Hooks, LiveGovernor
+from chio_flask.driver import GovernedApp
 
 log = logging.getLogger(LOGGER)
 
@@ -36,8 +36,8 @@ class Chio:
         extractor: finds out who is calling; `chio_core.identity.default_extractor` otherwise.
         on_decision: called with each `Decision`. What it raises is logged and changes nothing.
         on_receipt: the same, called with each verified `HttpReceipt`.
-        guards: guards around the decision, or a `Chain` of them; see `chio_core.guards.chain`. Those that wait for something
-            or take `next` run in an event loop of one thread, views stay in theirs.
+        guards: guards around the decision, or a `Chain` of them; see `chio_core.guards.chain`. Guards that
+            wait or take `next` run in an event loop of one thread; views stay in their own threads.
         options: options of `chio_core.ChioSettings`, for example `sidecar_url="embedded:chio.sqlite3"`.
 
     Raises:

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from flask import Flask, Request, current_app, has_app_context
 
-from chio_core.threads.wsgi_view import SINGLETONS, EnvironView
 from chio_core.names import STATE_NAMESPACE
+from chio_core.threads.wsgi_view import SINGLETONS, EnvironView
 
 STATE: Final = f"chio.{STATE_NAMESPACE}"
 """Key in the environment for the state that all guards of one request share."""

@@ -1,11 +1,18 @@
 """Capability tokens: read, verify, issue, match a scope, compare scopes."""
 
-from chio_core.capabilities.tokens import DEFAULT_MAX_DEPTH, link_signing_text, verify_delegation_chain
-from chio_core.capabilities.tokens import CapabilityRejected, ConstraintError
 from chio_core.capabilities.issue import issue_capability, sign_link
-from chio_core.capabilities.scope import match_grant, scope_allows
-from chio_core.capabilities.scope import NOT_A_SUBSET, is_subset, pattern_covers
-from chio_core.capabilities.tokens import MAX_TOKEN_BYTES, parse_capability, signing_text, verify_capability
+from chio_core.capabilities.scope import NOT_A_SUBSET, is_subset, match_grant, pattern_covers, scope_allows
+from chio_core.capabilities.tokens import (
+    DEFAULT_MAX_DEPTH,
+    MAX_TOKEN_BYTES,
+    CapabilityRejected,
+    ConstraintError,
+    link_signing_text,
+    parse_capability,
+    signing_text,
+    verify_capability,
+    verify_delegation_chain,
+)
 
 __all__ = [
     "DEFAULT_MAX_DEPTH",

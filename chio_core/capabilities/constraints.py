@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
-from chio_core.errors import InvalidDocument
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
+
 from chio_core.capabilities.patterns import Searcher
+from chio_core.errors import InvalidDocument
 from chio_core.models.constraint import SAFETY_TIERS, Constraint
 
 

@@ -10,8 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from chio_core.capabilities.tokens import link_signing_text
-from chio_core.capabilities.tokens import signing_text
+from chio_core.capabilities.tokens import link_signing_text, signing_text
 from chio_core.errors import InvalidDocument
 from chio_core.models.base import WireModel
 from chio_core.models.capability import (

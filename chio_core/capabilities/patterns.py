@@ -7,7 +7,7 @@ The author of a token chooses the pattern and the caller chooses the text, so bo
   text; that is 0.6 s of searching, or 1.3 s of compiling, in the worst cases measured. What needs more is
   refused like a pattern that does not compile.
 
-Differences to the Rust crate that remain, all on the refusing side, are those of `rust_regex.translate` and these:
+Differences to the Rust crate that remain, all on the refusing side, are those of `rust_regex` and these:
 
 * `\b` and `\B` on a text that is not ASCII are undecided, because RE2 knows word characters of ASCII only.
   Then a `regex_match` does not hold, and a `memory_write_deny_patterns` does not either.
@@ -22,9 +22,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from chio_core.capabilities.rust_regex import ASCII, UNICODE, translate
 from chio_core.capabilities.tokens import ConstraintError, PatternError
-from chio_core.capabilities.rust_regex import ASCII, UNICODE
-from chio_core.capabilities import rust_regex as translate
 
 MAX_PROGRAM_BYTES = 3 * 1024 * 1024
 """Memory that RE2 may use for one program; `[\\w-]{1,128}` fits."""

@@ -24,12 +24,12 @@ Refused here although Rust compiles it (a refused pattern denies the request, so
 from __future__ import annotations
 
 import re
-from typing import NoReturn
-from chio_core.capabilities.errors import PatternError
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
-__all__ = ['ASCII', 'Classes', 'MAX_COUNT', 'MAX_NESTING', 'Translation', 'UNICODE', 'translate']
+from chio_core.capabilities.tokens import PatternError
+
+__all__ = ["ASCII", "MAX_COUNT", "MAX_NESTING", "UNICODE", "Classes", "Translation", "translate"]
 
 
 SHORTHANDS = frozenset("dDwWsS")

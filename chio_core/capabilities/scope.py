@@ -10,16 +10,20 @@ Every grant is looked at, also after one has matched: one pattern that does not 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-from chio_core.capabilities.constraints import Arguments
-from chio_core.capabilities.constraints import Call, holds
-from chio_core.capabilities.errors import ConstraintError
-from chio_core.models.capability import CapabilityToken, ChioScope, Operation, ToolGrant
-from chio_core.models.request import ModelMetadata
-from collections.abc import Sequence
-from typing import TypeVar
-from chio_core.models.capability import ChioScope, MonetaryAmount, PromptGrant, ResourceGrant, ToolGrant
+from typing import Any, TypeVar
 
+from chio_core.capabilities.constraints import Arguments, Call, holds
+from chio_core.capabilities.tokens import ConstraintError
+from chio_core.models.capability import (
+    CapabilityToken,
+    ChioScope,
+    MonetaryAmount,
+    Operation,
+    PromptGrant,
+    ResourceGrant,
+    ToolGrant,
+)
+from chio_core.models.request import ModelMetadata
 
 Scope = CapabilityToken | ChioScope | Sequence[ToolGrant]
 """What can be asked: a token, its scope, or tool grants alone."""

@@ -13,23 +13,18 @@ The rules of `verify_capability`, in this order; the first that fails gives the 
 
 from __future__ import annotations
 
-from typing import Literal
-from chio_core.errors import InvalidDocument
-from collections.abc import Sequence
-from chio_core.canonical import canonical_json
-from chio_core.models.capability import DelegationLink
-from chio_core.signing import verify_signature
 import json
 import time
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal
+
 from pydantic import ValidationError
+
 from chio_core.canonical import canonical_json, parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
-from chio_core.models.capability import CAPABILITY_SCHEMA, CapabilityToken
+from chio_core.models.capability import CAPABILITY_SCHEMA, CapabilityToken, DelegationLink
 from chio_core.models.receipt import explain
 from chio_core.signing import normalize_public_key, verify_signature
-
 
 Rule = Literal["R2", "R3", "R4", "R5a", "R5b", "delegation"]
 """Which rule refused: a row of the table in wire protocol, section 1.6, or the chain rules of section 5.4."""

@@ -5,6 +5,7 @@ cancelled, stops nothing but his own waiting: the exchange ends by itself and it
 closed. And one carrier serves one event loop (or, the blocking ones, any thread).
 """
 
-from chio_core.client.carrier import AsyncCarrier, BlockingCarrier, Endpoint
+from chio_core.client.carrier import AsyncCarrier, BlockingCarrier
+from chio_core.endpoint import Endpoint
 
 __all__ = ["AsyncCarrier", "BlockingCarrier", "Endpoint"]

@@ -12,8 +12,9 @@ import threading
 import time
 import weakref
 
+from chio_core.client.carrier import Pairs, request_head
 from chio_core.client.connection import AnswerReader
-from chio_core.client.carrier import Endpoint, Pairs, request_head
+from chio_core.endpoint import Endpoint
 from chio_core.errors import EvaluationFailed, SidecarTimeout, SidecarUnreachable
 from chio_core.evaluation.exchange import Answer
 

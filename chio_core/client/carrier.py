@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
-from urllib.parse import unquote, urlsplit
 
+from chio_core.endpoint import Endpoint
 from chio_core.evaluation.exchange import Answer
 
 MAX_ANSWER_BYTES = 1024 * 1024
@@ -49,35 +48,6 @@ class BlockingCarrier(Protocol):
     def close(self) -> None:
         """Close all connections."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where to connect: a TCP address, or the path of a Unix socket."""
-
-    host: str
-    port: int
-    base: str = ""
-    tls: bool = False
-    socket_path: str | None = None
-
-    @classmethod
-    def parse(cls, url: str) -> Endpoint:
-        """Read an `http://`, `https://` or `unix:` URL as `ChioSettings.sidecar_url` has checked it."""
-        parts = urlsplit(url)
-        if parts.scheme == "unix":
-            path = url.partition(":")[2]
-            return cls("localhost", 0, socket_path=unquote("/" + path.lstrip("/") if path[:2] == "//" else path))
-        tls = parts.scheme == "https"
-        return cls(parts.hostname or "", parts.port or (443 if tls else 80), parts.path.rstrip("/"), tls)
-
-    @property
-    def authority(self) -> str:
-        """Value of the `Host` header."""
-        if self.socket_path is not None:
-            return self.host
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
 
 
 def request_head(endpoint: Endpoint, path: str, length: int, headers: Pairs) -> bytes:

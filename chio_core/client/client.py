@@ -13,16 +13,17 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from chio_core.client.carrier import AsyncCarrier, BlockingCarrier, Endpoint, Pairs
-from chio_core.evaluation.conclude import conclude, conclude_error
-from chio_core.evaluation.outcomes import Decision
+from chio_core.client.carrier import AsyncCarrier, BlockingCarrier, Pairs
+from chio_core.endpoint import Endpoint
 from chio_core.errors import SidecarError
-from chio_core.telemetry.metrics import Metrics
-from chio_core.evaluation.observe import settle
+from chio_core.evaluation.conclude import conclude, conclude_error
 from chio_core.evaluation.exchange import EVALUATE_PATH, Answer, Question
+from chio_core.evaluation.observe import settle
+from chio_core.evaluation.outcomes import Decision
+from chio_core.receipts import KeyTrust
 from chio_core.settings import ChioSettings
 from chio_core.telemetry import Telemetry
-from chio_core.receipts import KeyTrust
+from chio_core.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     import httpx

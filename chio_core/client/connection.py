@@ -12,13 +12,14 @@ ends in `idle` or `closed`, and no slot of the pool is ever held by nobody.
 
 from __future__ import annotations
 
-import httptools
-from chio_core.client.carrier import MAX_ANSWER_BYTES
-from chio_core.errors import EvaluationFailed
-from chio_core.evaluation.exchange import Answer
 import asyncio
 from collections.abc import Callable
+
+import httptools
+
+from chio_core.client.carrier import MAX_ANSWER_BYTES
 from chio_core.errors import EvaluationFailed, SidecarTimeout, SidecarUnreachable
+from chio_core.evaluation.exchange import Answer
 
 
 class AnswerReader:

@@ -15,9 +15,9 @@ import httpx
 from chio_core.client.carrier import Pairs
 from chio_core.client.via_httpx import HttpxCarrier
 from chio_core.errors import ConfigurationError
-from chio_core.threads.guards import LoopThread
 from chio_core.evaluation.exchange import Answer
 from chio_core.settings import ChioSettings
+from chio_core.threads.guards import LoopThread
 
 if TYPE_CHECKING:
     from chio_sidecar.embedded import EmbeddedSidecar

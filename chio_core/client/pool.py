@@ -12,8 +12,9 @@ import asyncio
 import ssl
 from collections import deque
 
-from chio_core.client.carrier import Endpoint, Pairs, request_head
+from chio_core.client.carrier import Pairs, request_head
 from chio_core.client.connection import Connection
+from chio_core.endpoint import Endpoint
 from chio_core.errors import SidecarTimeout, SidecarUnreachable
 from chio_core.evaluation.exchange import Answer
 

@@ -13,8 +13,8 @@ import httpx
 
 from chio_core.client.carrier import MAX_ANSWER_BYTES, Pairs
 from chio_core.errors import EvaluationFailed, SidecarError, SidecarTimeout, SidecarUnreachable
-from chio_core.names import LOGGER
 from chio_core.evaluation.exchange import Answer
+from chio_core.names import LOGGER
 
 log = logging.getLogger(LOGGER)
 

@@ -10,8 +10,8 @@ not hold refuses:
 5. where the route requires a capability: one was presented, it is the one that the receipt names, and its
    scope covers the requirement;
 6. where the route demands an approval or has a budget: the receipt's evidence says that these were looked at
-   (`chio_core.models.demands`), because a sidecar that does not know them ignores them; and a budget is that of a route,
-   not of each of its paths.
+   (`chio_core.models.demands`), because a sidecar that does not know them ignores them; and a budget
+   is that of a route, not of each of its paths.
 """
 
 from __future__ import annotations
@@ -24,9 +24,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from chio_core.evaluation import outcomes as outcome
 from chio_core.canonical import parse_json
-from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import (
     ApprovalRequired,
     EvaluationFailed,
@@ -34,22 +32,21 @@ from chio_core.errors import (
     ReceiptRejected,
     SidecarError,
 )
-from chio_core.refusals.problems import explain_link
-from chio_core.evaluation.exchange import as_further
-from chio_core.evaluation.precheck import APPROVAL_ID, approval_of, capability_of, inspect, singleton_headers
-from chio_core.models.caller import CallerIdentity
-from chio_core.models.receipt import HttpReceipt, explain
-from chio_core.models.receipt import Verdict
-from chio_core.names import CAPABILITY_HEADER, TRACEPARENT
+from chio_core.evaluation import outcomes as outcome
+from chio_core.evaluation.exchange import EVALUATE_PATH, Answer, Question, as_further
 from chio_core.evaluation.observe import is_observed, lacking
-from chio_core.models.demands import covers
-from chio_core.evaluation.exchange import EVALUATE_PATH, Answer, Question
-from chio_core.receipts import Expectation, verify_receipt
-from chio_core.request import RequestView, Requirement, to_chio_request
-from chio_core.refusals.response import Denial
+from chio_core.evaluation.outcomes import Decision
+from chio_core.evaluation.precheck import APPROVAL_ID, approval_of, capability_of, inspect, singleton_headers
 from chio_core.evaluation.requirements import check_arguments
+from chio_core.models.caller import CallerIdentity
+from chio_core.models.demands import covers
+from chio_core.models.receipt import HttpReceipt, Verdict, explain
+from chio_core.names import CAPABILITY_HEADER, TRACEPARENT
+from chio_core.receipts import Expectation, KeyTrust, verify_receipt
+from chio_core.refusals.problems import explain_link
+from chio_core.refusals.response import Denial
+from chio_core.request import RequestView, Requirement, to_chio_request
 from chio_core.settings import ChioSettings
-from chio_core.receipts import KeyTrust
 
 __all__ = [
     "EVALUATE_PATH",
@@ -88,7 +85,7 @@ def prepare(
         template: path template of the route that will run, None when unknown.
         requirement: what this route asks for.
         observe: a refusal is to be recorded only; None: as the settings say for this path and the route for itself.
-        earlier: decisions that were made for the same incoming request, oldest first; see `chio_core.evaluation.exchange`.
+        earlier: decisions made for the same incoming request, oldest first; see `chio_core.evaluation.exchange`.
         presents: the approval that the request carries is for our sidecar, whose document may demand one too; that of
             an outgoing request is for the other side.
     """

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Final
+
+from chio_core.evaluation.outcomes import Decision
+from chio_core.models.receipt import HttpReceipt
 from chio_core.models.request import ChioHttpRequest
 from chio_core.receipts import Expectation
 from chio_core.request import Requirement
-from collections.abc import Iterable
-from typing import Final
-from chio_core.evaluation.outcomes import Decision
-from chio_core.models.receipt import HttpReceipt
-
 
 EVALUATE_PATH = "/chio/evaluate"
 

@@ -17,11 +17,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import InvalidDocument
+from chio_core.evaluation.exchange import Question
+from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.precheck import is_among
 from chio_core.models.receipt import ChioPassthrough
-from chio_core.evaluation.exchange import Question
 from chio_core.request import Requirement
 from chio_core.settings import ChioSettings
 

@@ -24,9 +24,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable
-from typing import Final
-from chio_core.request import Requirement
 from dataclasses import dataclass, replace
+from typing import Final
+
 from chio_core.errors import (
     ApprovalRequired,
     EvaluationFailed,
@@ -36,13 +36,11 @@ from chio_core.errors import (
     SidecarUnreachable,
 )
 from chio_core.models.caller import CallerIdentity
-from chio_core.models.receipt import ChioPassthrough, HttpReceipt
-from chio_core.models.verdict import GuardEvidence, Verdict
+from chio_core.models.demands import APPROVAL_GUARD, CAPABILITY_GUARD, NEEDS_APPROVAL, ApprovalDemand
+from chio_core.models.receipt import ChioPassthrough, GuardEvidence, HttpReceipt, Verdict
 from chio_core.names import APPROVAL_HEADER
-from chio_core.models.demands import APPROVAL_GUARD, CAPABILITY_GUARD, ApprovalDemand
-from chio_core.reasons import NEEDS_APPROVAL
 from chio_core.refusals.response import Denial
-
+from chio_core.request import Requirement
 
 FILL_IN: Final = (
     "FILE is the receipt store of the sidecar, on its machine; where it was started with --authority-seed-file or"

@@ -14,19 +14,19 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from chio_core.errors import ConfigurationError
 from chio_core.evaluation import outcomes as outcome
 from chio_core.evaluation.conclude import Question, inspect, prepare, singleton_headers
 from chio_core.evaluation.outcomes import Decision
-from chio_core.errors import ConfigurationError
 from chio_core.evaluation.precheck import is_excluded
+from chio_core.evaluation.requirements import CapabilityRule, requirement_of
 from chio_core.identity import default_extractor, identify
-from chio_core.threads.body import BodyUnusable, Steps
 from chio_core.models.caller import CallerIdentity
 from chio_core.names import LOGGER
-from chio_core.request import RequestView, Requirement
 from chio_core.refusals.response import Denial
-from chio_core.evaluation.requirements import CapabilityRule, requirement_of
+from chio_core.request import RequestView, Requirement
 from chio_core.settings import ChioSettings
+from chio_core.threads.body import BodyUnusable, Steps
 
 log = logging.getLogger(LOGGER)
 

@@ -6,17 +6,17 @@ The same functions say what the caller presents, so that what was looked at is w
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any, Final
-from chio_core.evaluation import outcomes as outcome
+
 from chio_core.canonical import canonical_json, parse_json
 from chio_core.errors import InvalidDocument
-from chio_core.headers import single_headers
+from chio_core.evaluation import outcomes as outcome
+from chio_core.models.request import METHODS
 from chio_core.names import APPROVAL_HEADER, CAPABILITY_QUERY
-from chio_core.request import METHODS, RequestView, query_map
 from chio_core.refusals.response import Denial
+from chio_core.request import RequestView, query_map, single_headers
 from chio_core.settings import ChioSettings
-from collections.abc import Collection
-
 
 MAX_HEADER_BYTES = 64 * 1024
 MAX_PATH_CHARACTERS = 8 * 1024

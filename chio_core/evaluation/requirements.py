@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Final, get_args
 
 from chio_core.canonical import canonical_json
 from chio_core.errors import ConfigurationError, InvalidDocument
-from chio_core.models.openapi import CAPABILITY
 from chio_core.models.capability import Operation
+from chio_core.models.openapi import CAPABILITY
 from chio_core.request import Requirement
 
 RULES: Final = "chio_rules"

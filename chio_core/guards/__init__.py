@@ -3,9 +3,8 @@
 from typing import TYPE_CHECKING
 
 from chio_core.guards.addresses import IpAllow, IpBlock
-from chio_core.guards.observability import RequestId
+from chio_core.guards.observability import RequestId, Stopwatch
 from chio_core.guards.security_headers import SecurityHeaders
-from chio_core.guards.observability import Stopwatch
 
 if TYPE_CHECKING:  # type checkers know them as what they are
     from chio_core.guards.jwt_auth import JwtAuth

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+
 from chio_core.errors import ConfigurationError
 from chio_core.names import STATE_CLIENT_IP
-from chio_core.request import GuardRequest
-from collections.abc import Iterable, Sequence
 from chio_core.refusals.response import Denial
-
+from chio_core.request import GuardRequest
 
 Address = IPv4Address | IPv6Address
 

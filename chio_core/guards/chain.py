@@ -26,8 +26,8 @@ from typing import Any
 
 from chio_core.errors import ConfigurationError
 from chio_core.models.receipt import GuardEvidence
-from chio_core.request import GuardRequest
 from chio_core.refusals.response import AnyResponse
+from chio_core.request import GuardRequest
 
 Next = Callable[[GuardRequest], Awaitable[AnyResponse]]
 """Runs the rest of the chain and the handler."""

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
+
 import jwt
-from chio_core.errors import ConfigurationError
-from collections.abc import Mapping, Sequence
+
 from chio_core.canonical import sha256_hex
+from chio_core.errors import ConfigurationError
 from chio_core.guards.chain import Finding
 from chio_core.models.caller import AuthMethod, CallerIdentity
 from chio_core.names import STATE_CALLER, STATE_CLAIMS
-from chio_core.request import GuardRequest
 from chio_core.refusals.response import Denial
-
+from chio_core.request import GuardRequest
 
 _FETCH_SECONDS = 5.0
 

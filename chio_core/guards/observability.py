@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
-import uuid
-from chio_core.names import STATE_REQUEST_ID
-from chio_core.guards.response_hooks import outgoing
-from chio_core.request import GuardRequest
 import logging
+import re
 import time
+import uuid
 from collections.abc import Callable
-from chio_core.names import LOGGER
 
+from chio_core.guards.response_hooks import outgoing
+from chio_core.names import LOGGER, STATE_REQUEST_ID
+from chio_core.request import GuardRequest
 
 _GOOD = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 

@@ -6,19 +6,19 @@ them. When Redis cannot be asked, requests are refused (503), or pass where `fai
 
 from __future__ import annotations
 
-import threading
-import time
-from collections import deque
-from limits.aio.storage import MemoryStorage
 import asyncio
 import logging
 import math
+import threading
+import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Sequence
 from ipaddress import IPv6Address
 from typing import Any
+
 from limits import RateLimitItem, parse
-from limits.aio.storage import Storage
+from limits.aio.storage import MemoryStorage, Storage
 from limits.aio.strategies import (
     FixedWindowRateLimiter,
     MovingWindowRateLimiter,
@@ -27,14 +27,15 @@ from limits.aio.strategies import (
 )
 from limits.errors import StorageError
 from limits.storage import storage_from_string
+
 from chio_core.canonical import sha256_hex
-from chio_core.guards.chain import Finding
 from chio_core.errors import ConfigurationError
-from chio_core.guards.client_ip import ClientAddress
-from chio_core.names import CAPABILITY_HEADER, LOGGER, STATE_CALLER
+from chio_core.guards.addresses import ClientAddress
+from chio_core.guards.chain import Finding
 from chio_core.guards.response_hooks import outgoing, wish
-from chio_core.request import GuardRequest
+from chio_core.names import CAPABILITY_HEADER, LOGGER, STATE_CALLER
 from chio_core.refusals.response import Denial
+from chio_core.request import GuardRequest
 
 
 class CountingStorage(MemoryStorage):

@@ -17,12 +17,12 @@ from time import perf_counter
 from types import coroutine
 from typing import Any
 
-from chio_core.guards.chain import SLOW_GUARD_MS, Member, Next
 from chio_core.errors import ConfigurationError
+from chio_core.guards.chain import SLOW_GUARD_MS, Member, Next
 from chio_core.models.receipt import GuardEvidence
 from chio_core.names import LOGGER
-from chio_core.request import GuardRequest
 from chio_core.refusals.response import AnyResponse, Denial, Head
+from chio_core.request import GuardRequest
 
 log = logging.getLogger(LOGGER)
 

@@ -3,9 +3,8 @@
 from chio_core.models.base import WireModel
 from chio_core.models.caller import AuthMethod, CallerIdentity
 from chio_core.models.capability import CapabilityToken, ChioScope, ToolGrant
-from chio_core.models.receipt import ChioPassthrough, EvaluateResponse, HttpReceipt
+from chio_core.models.receipt import ChioPassthrough, EvaluateResponse, GuardEvidence, HttpReceipt, Verdict
 from chio_core.models.request import ChioHttpRequest, ModelMetadata
-from chio_core.models.receipt import GuardEvidence, Verdict
 
 __all__ = [
     "AuthMethod",

@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeGuard
+
 from chio_core.errors import ConfigurationError
 from chio_core.models.receipt import GuardEvidence
-from typing import Final
-
 
 CAPABILITY_GUARD: Final = "CapabilityGuard"
 """`guard_name` of the evidence that a capability was looked at, and the guard of refusals that are about one."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Literal, get_args
 
-from chio_core.request import SAFE_METHODS
+from chio_core.models.request import SAFE_METHODS
 
 APPROVAL_REQUIRED: Final = "x-chio-approval-required"
 SIDE_EFFECTS: Final = "x-chio-side-effects"

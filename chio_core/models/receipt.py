@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-from pydantic import field_validator
-from chio_core.models.base import U16, Flag, Text, WireModel
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
-from pydantic import Field, PrivateAttr, ValidationError
+
+from pydantic import Field, PrivateAttr, ValidationError, field_validator
+
 from chio_core.errors import InvalidDocument
-from chio_core.models.base import U16, U64, Text, WireModel
+from chio_core.models.base import U16, U64, Flag, Text, WireModel
 
 
 class GuardEvidence(WireModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field
 
@@ -108,3 +108,11 @@ def content_hash(method: str, route_pattern: str, path: str, query: dict[str, st
         "body_hash": body_hash,
     }
     return sha256_hex(canonical_parsed(binding))
+
+
+METHODS: frozenset[str] = frozenset(get_args(Method))
+"""The seven methods that the protocol knows (wire protocol, section 1.1)."""
+
+
+SAFE_METHODS: frozenset[str] = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Those that need no capability where nobody says otherwise (wire protocol, section 6.3)."""

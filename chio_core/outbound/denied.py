@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import ChioError
+from chio_core.evaluation.outcomes import Decision
 from chio_core.models.receipt import HttpReceipt
 from chio_core.refusals.response import Denial
 

@@ -1,8 +1,8 @@
 """GovernOutbound: the member that asks the sidecar before anything is sent.
 
 Each network send is a request of its own to the sidecar: a redirect hop, a repetition by a member further out. The
-answer is verified as everywhere (`chio_core.evaluation.conclude`), is good for one send of exactly what was asked about, and is
-never kept for another. The receipt is on the response: `receipt_of(response)`.
+answer is verified as everywhere (`chio_core.evaluation.conclude`), is good for one send
+of exactly that request, and is never reused. The receipt is on the response: `receipt_of(response)`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from chio_core.guards.chain import DECISION as DECISION_NAME
 from chio_core.client.client import ChioClient, SyncChioClient
+from chio_core.errors import ConfigurationError
 from chio_core.evaluation.conclude import Question, inspect, prepare, singleton_headers
 from chio_core.evaluation.outcomes import Decision, bad_request, body_too_large
-from chio_core.errors import ConfigurationError
+from chio_core.guards.chain import DECISION as DECISION_NAME
 from chio_core.identity import default_extractor
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.capability import Operation
@@ -29,8 +29,8 @@ from chio_core.outbound.hop import DECISION, TICKET, hop_of, shown
 from chio_core.outbound.library import TooLarge, copy_of, read_body, read_body_now
 from chio_core.outbound.member import AsyncNext, OutboundMember, SyncNext
 from chio_core.outbound.view import OutgoingView, authority_of
-from chio_core.request import Requirement
 from chio_core.refusals.response import Denial
+from chio_core.request import Requirement
 from chio_core.settings import ChioSettings
 
 Tool = tuple[str, str]

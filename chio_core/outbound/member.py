@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Collection, Generator
-from typing import TYPE_CHECKING, Any
-from chio_core.errors import ConfigurationError
 from typing import Any
-from chio_core.guards.chain import Chain, Member
 
+from chio_core.errors import ConfigurationError
+from chio_core.guards.chain import Chain, Member
 
 AsyncNext = Callable[[Any], Awaitable[Any]]
 """Sends a request through the rest of the chain."""

@@ -19,12 +19,11 @@ from typing import Any, Final
 
 import httpx
 
-from chio_core.guards.chain import Finding, Member
 from chio_core.errors import ConfigurationError
-from chio_core.outbound.member import MiddlewareChain
+from chio_core.guards.chain import Finding, Member
 from chio_core.outbound.govern import GovernOutbound, use_ticket
 from chio_core.outbound.hop import CREDENTIALS, Hop, carry, enter, strip
-from chio_core.outbound.member import SyncFunction
+from chio_core.outbound.member import MiddlewareChain, SyncFunction
 
 PASSES_BY: Final = frozenset({"cookies", "mounts", "proxy"})
 """Options of an httpx client that would have it send, or keep state, past the transport that it was given."""

@@ -11,14 +11,12 @@ the nested envelope then has its standard members outside, where the RFC wants t
 
 from __future__ import annotations
 
-import re
-from typing import Final
 import json
+import re
 from typing import Any, Final
-from urllib.parse import quote
-from chio_core.refusals.response import Denial, HeaderPairs
 from urllib.parse import quote, urlsplit
 
+from chio_core.refusals.response import Denial, HeaderPairs
 
 JSON: Final = "application/json"
 PROBLEM_JSON: Final = "application/problem+json"

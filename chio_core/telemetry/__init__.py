@@ -19,17 +19,17 @@ from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
-from chio_core.telemetry import log as decision_log
-from chio_core.client.carrier import Endpoint
+from chio_core.endpoint import Endpoint
 from chio_core.evaluation.outcomes import Decision
-from chio_core.telemetry.log import Facts, asked_facts, decided_facts, is_undecided, level_of
-from chio_core.telemetry.metrics import Metrics
 from chio_core.names import LOGGER, TRACEPARENT
 from chio_core.settings import ChioSettings
+from chio_core.telemetry import log as decision_log
+from chio_core.telemetry.log import Facts, asked_facts, decided_facts, is_undecided, level_of
+from chio_core.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
-    from chio_core.telemetry.spans import ActiveSpan, Provider, Spans
     from chio_core.evaluation.exchange import Question
+    from chio_core.telemetry.spans import ActiveSpan, Provider, Spans
 
 log = logging.getLogger(LOGGER)
 

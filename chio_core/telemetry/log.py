@@ -24,9 +24,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from chio_core.evaluation.outcomes import Decision
-from chio_core.telemetry.metrics import code_of, verdict_of
+from chio_core.models.request import METHODS
 from chio_core.names import DECISION_LOGGER
-from chio_core.request import METHODS
+from chio_core.telemetry.metrics import code_of, verdict_of
 
 log = logging.getLogger(DECISION_LOGGER)
 

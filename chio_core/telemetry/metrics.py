@@ -12,14 +12,13 @@ They belong to a client, so to one process: with several workers each counts for
 
 from __future__ import annotations
 
+import re
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
-import re
-from typing import Final
-from chio_core.evaluation.outcomes import Decision
 
+from chio_core.evaluation.outcomes import Decision
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 """Media type of what `render` returns."""

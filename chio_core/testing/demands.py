@@ -13,6 +13,7 @@ from chio_core.errors import ConfigurationError
 from chio_core.models.demands import (
     APPROVAL_GUARD,
     BUDGET_GUARD,
+    NEEDS_APPROVAL,
     ApprovalDemand,
     BudgetDemand,
     approval_evidence,
@@ -20,7 +21,6 @@ from chio_core.models.demands import (
     budget_evidence,
     budget_from,
 )
-from chio_core.models.demands import NEEDS_APPROVAL
 from chio_core.testing.question import Asked
 
 _INTENT = (

@@ -11,11 +11,11 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from chio_core.models import demands as reasons
 from chio_core.capabilities import CapabilityRejected, ConstraintError, match_grant, verify_capability
+from chio_core.models import demands as reasons
 from chio_core.models.capability import CapabilityToken
 from chio_core.models.demands import CAPABILITY_GUARD, POLICY_GUARD
-from chio_core.request import SAFE_METHODS
+from chio_core.models.request import SAFE_METHODS
 from chio_core.testing.behaviour import Behaviour, Reply
 from chio_core.testing.demands import ApprovalPending, Demands, Refused
 from chio_core.testing.question import Asked, compact

@@ -10,19 +10,19 @@ from typing import Any
 from chio_core.canonical import parse_json
 from chio_core.errors import InvalidDocument
 from chio_core.models.caller import CallerIdentity
-from chio_core.models.request import content_hash
-from chio_core.names import CAPABILITY_HEADER
 from chio_core.models.demands import (
     APPROVAL_GUARD,
     BUDGET_GUARD,
     CAPABILITY_GUARD,
+    NO_CAPABILITY,
     POLICY_GUARD,
     approval_evidence,
     approval_from,
     budget_evidence,
     budget_from,
 )
-from chio_core.models.demands import NO_CAPABILITY
+from chio_core.models.request import content_hash
+from chio_core.names import CAPABILITY_HEADER
 from chio_core.signing import SigningKey
 from chio_core.testing.receipts import make_receipt
 

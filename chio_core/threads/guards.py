@@ -9,22 +9,20 @@ it is done. Guards that say `waits = False` and take no `next` need none of this
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
+import queue
 import threading
 import weakref
-from collections.abc import Callable, Coroutine
-from typing import Any
-import contextvars
-import queue
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
-from chio_core.guards.chain import Chain, DecisionMember, Guard, around
-from chio_core.errors import ConfigurationError
-from chio_core.models.verdict import GuardEvidence
-from chio_core.guards.run import Run
-from chio_core.request import GuardRequest
-from chio_core.refusals.response import AnyResponse, Denial, Downstream
 
+from chio_core.errors import ConfigurationError
+from chio_core.guards.chain import Chain, DecisionMember, Guard, around
+from chio_core.guards.run import Run
+from chio_core.models.receipt import GuardEvidence
+from chio_core.refusals.response import AnyResponse, Denial, Downstream
+from chio_core.request import GuardRequest
 
 Closing = Callable[[], Coroutine[Any, Any, None]]
 """What is awaited in the loop before it ends."""

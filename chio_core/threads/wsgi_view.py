@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import Any, BinaryIO, Final
 from urllib.parse import parse_qsl, quote
 
+from chio_core.names import TRACEPARENT
 from chio_core.request import HeaderLines, single_headers
 from chio_core.threads.body import (
     EMPTY,
@@ -29,7 +30,6 @@ from chio_core.threads.body import (
     read_source,
     too_large,
 )
-from chio_core.names import TRACEPARENT
 
 INPUT: Final = "chio.input"
 """Key in the environment for the body, once it can be read again."""

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import time
-import httpx
-from chio_sidecar.cli.output import say
-from chio_sidecar.trust.client import is_loopback_url
 import argparse
 import os
 import secrets
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import httpx
 from pydantic import SecretStr
+
 from chio_core.errors import ChioError
 from chio_core.signing import SigningKey, normalize_public_key
 from chio_sidecar.app import create_app
 from chio_sidecar.cli.application import read_routes
-from chio_sidecar.cli.options import check_url, given_token, trust_client
-from chio_sidecar.cli.output import CliError, say
+from chio_sidecar.cli.options import CliError, check_url, given_token, say, trust_client
 from chio_sidecar.cli.serving import bind, serve
 from chio_sidecar.config import SidecarConfig, control_token_from, trusted_approvers_from, trusted_issuers_from
 from chio_sidecar.trust import TrustConfig, TrustService, create_trust_app
-
+from chio_sidecar.trust.client import is_loopback_url
 
 PLACES = ("/openapi.json", "/openapi.yaml", "/swagger.json", "/api-docs")
 """Paths that are asked, in this order."""

@@ -13,8 +13,8 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chio_core.guards.chain import Finding
 from chio_core.errors import ChioError
+from chio_core.guards.chain import Finding
 from chio_core.settings import ChioSettings
 from chio_sidecar.cli.options import CliError, say
 

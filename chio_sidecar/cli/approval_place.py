@@ -21,13 +21,12 @@ from pydantic import SecretStr
 from chio_core.canonical import parse_json
 from chio_core.errors import InvalidDocument
 from chio_core.settings import ChioSettings
-from chio_sidecar.control.approval_desk import ApprovalDesk, DeskError, Filter
-from chio_sidecar.policy.approvals import MAX_OPEN
-from chio_sidecar.cli.options import check_url
-from chio_sidecar.cli.options import CliError, printable
+from chio_sidecar.cli.options import CliError, check_url, printable
 from chio_sidecar.cli.store_place import URL_VARIABLE, of_options, of_url
 from chio_sidecar.config import control_token_from
+from chio_sidecar.control.approval_desk import ApprovalDesk, DeskError, Filter
 from chio_sidecar.keys import key_beside, load_or_create_key
+from chio_sidecar.policy.approvals import MAX_OPEN
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from chio_sidecar.trust.client import is_loopback_url
 

@@ -9,8 +9,7 @@ from typing import Any
 
 from chio_sidecar.cli import approval_place as places
 from chio_sidecar.cli.approval_place import approval_place
-from chio_sidecar.cli.options import wants_json
-from chio_sidecar.cli.options import CliError, compact, emit, say
+from chio_sidecar.cli.options import CliError, compact, emit, say, wants_json
 
 DESCRIPTION = """\
 Answer a question that waits for a person. The sidecar signs the answer. An approval lets exactly the same request

@@ -15,10 +15,8 @@ from chio_core.errors import InvalidDocument
 from chio_core.models.capability import ChioScope
 from chio_core.models.receipt import explain
 from chio_core.signing import SigningKey, normalize_public_key
-from chio_sidecar.cli.options import trust_client
-from chio_sidecar.cli.options import CliError, emit, say
+from chio_sidecar.cli.options import CliError, emit, positive, say, trust_client
 from chio_sidecar.cli.store_place import URL_VARIABLE, of_settings
-from chio_sidecar.cli.options import positive
 from chio_sidecar.keys import key_beside, load_or_create_key
 from chio_sidecar.trust.authorities import SqliteAuthority
 

@@ -11,8 +11,7 @@ from chio_core.guards.chain import Chain, Finding
 from chio_core.guards.findings import NOT_GOVERNED, check_governed
 from chio_core.settings import ChioSettings
 from chio_sidecar.cli.application import findings_about, load
-from chio_sidecar.cli.options import wants_json
-from chio_sidecar.cli.options import compact, emit
+from chio_sidecar.cli.options import compact, emit, wants_json
 
 DESCRIPTION = """Tell what governs an application: the guards in the order in which they run, what runs without
 a decision, which choices are unsafe, and which routes ask for what cannot work, or for nothing. The application is

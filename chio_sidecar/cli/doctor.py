@@ -8,13 +8,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from chio_core.guards.chain import Finding
 from chio_core.errors import ConfigurationError
+from chio_core.guards.chain import Finding
 from chio_core.settings import ChioSettings
 from chio_sidecar.cli.application import load
 from chio_sidecar.cli.check import check_application, settings_of
-from chio_sidecar.cli.options import wants_json
-from chio_sidecar.cli.options import CliError, compact, emit, printable, say
+from chio_sidecar.cli.options import CliError, compact, emit, printable, say, wants_json
 from chio_sidecar.cli.store_place import of_url
 from chio_sidecar.doctor import (
     Check,

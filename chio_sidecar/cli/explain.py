@@ -15,19 +15,17 @@ from typing import Any, get_args
 from chio_core.canonical import parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.models.capability import Operation
-from chio_core.request import METHODS
+from chio_core.models.request import METHODS
 from chio_core.signing import normalize_public_key
-from chio_sidecar.cli.options import check_url, wants_json
-from chio_sidecar.cli.options import CliError, compact, emit, printable
+from chio_sidecar.cli.options import CliError, check_url, compact, emit, printable, wants_json
 from chio_sidecar.cli.store_place import EITHER, StorePlace, of_options, of_settings
 from chio_sidecar.config import trusted_issuers_from
 from chio_sidecar.explain import Explanation, Refusal, Trial, Wanted, explain, read_refusal, required_by, try_token
-from chio_sidecar.explain.explanation import UNKNOWN_ISSUER
-from chio_sidecar.records.capabilities import Ledger
-from chio_sidecar.explain.explanation import wanted_by
+from chio_sidecar.explain.explanation import UNKNOWN_ISSUER, wanted_by
 from chio_sidecar.keys import key_beside, load_key
-from chio_sidecar.records.reader import ReceiptReader
 from chio_sidecar.policy.routes import RouteTable
+from chio_sidecar.records.capabilities import Ledger
+from chio_sidecar.records.reader import ReceiptReader
 
 DESCRIPTION = """\
 Tell in plain words why a request was refused, by which rule, which capability would pass, and the command that

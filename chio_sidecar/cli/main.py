@@ -10,12 +10,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from chio_core.errors import ChioError
-from chio_sidecar.cli import api_protect, capability_issue, check, doctor, explain, openapi, receipt_diff, receipt_list, receipt_show, receipt_verify, trust_serve, viewer
+from chio_sidecar.cli import (
+    api_protect,
+    capability_issue,
+    check,
+    doctor,
+    explain,
+    openapi,
+    receipt_diff,
+    receipt_list,
+    receipt_show,
+    receipt_verify,
+    trust_serve,
+    viewer,
+)
 from chio_sidecar.cli import approvals as approval
 from chio_sidecar.cli import receipt_store as receipt_fsck
 from chio_sidecar.cli import trust as trust_revocation
-from chio_sidecar.cli.options import add_global_options, wants_json
-from chio_sidecar.cli.options import report_error
+from chio_sidecar.cli.options import add_global_options, report_error, wants_json
 from chio_sidecar.service.metrics import package_version
 
 PROGRAM = "chio-sidecar"

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from typing import Any
-from chio_core.errors import ChioError
 import argparse
+import json
 import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from urllib.parse import urlsplit
-from pydantic import SecretStr
-from chio_sidecar.trust.client import TrustClient
 import re
+import sys
 import time
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from chio_core.errors import ChioError
+from chio_sidecar.trust.client import TrustClient
 
 
 class CliError(ChioError):

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from chio_sidecar.cli.options import wants_json
-from chio_sidecar.cli.options import CliError, compact, emit
+from chio_sidecar.cli.options import TIMES, CliError, compact, emit, moment, positive, wants_json
 from chio_sidecar.cli.receipt_list import add_store
 from chio_sidecar.cli.store_place import required_store
-from chio_sidecar.cli.options import TIMES, moment, positive
 from chio_sidecar.records.observed import Group, Tally, is_observed
 from chio_sidecar.records.reader import ReceiptFilter, ReceiptReader
 

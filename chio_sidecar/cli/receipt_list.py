@@ -10,10 +10,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from chio_sidecar.cli.options import trust_client
-from chio_sidecar.cli.options import CliError, compact, emit, say
+from chio_sidecar.cli.options import TIMES, CliError, compact, emit, moment, positive, say, trust_client, whole
 from chio_sidecar.cli.store_place import URL_VARIABLE, required_store
-from chio_sidecar.cli.options import TIMES, moment, positive, whole
 from chio_sidecar.records.reader import ReceiptFilter, ReceiptReader
 
 NEITHER = "receipt commands require --receipt-db <path> or --control-url"

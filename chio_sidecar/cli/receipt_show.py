@@ -6,8 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from chio_sidecar.cli.options import wants_json
-from chio_sidecar.cli.options import CliError, compact, emit, printable, say
+from chio_sidecar.cli.options import CliError, compact, emit, printable, say, wants_json
 from chio_sidecar.cli.receipt_list import add_store
 from chio_sidecar.cli.receipt_verify import add_trusted_key, judge, note_when_nobody_is_trusted
 from chio_sidecar.cli.store_place import required_store

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 
-from chio_sidecar.cli.options import wants_json
-from chio_sidecar.cli.options import compact, emit
+from chio_sidecar.cli.options import compact, emit, wants_json
 from chio_sidecar.cli.receipt_list import add_store
 from chio_sidecar.cli.receipt_verify import add_trusted_key, note_when_nobody_is_trusted
 from chio_sidecar.cli.store_place import required_store

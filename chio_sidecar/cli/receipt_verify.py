@@ -19,12 +19,11 @@ from chio_core.canonical import parse_json
 from chio_core.errors import InvalidDocument, ReceiptRejected
 from chio_core.receipts import verify_receipt
 from chio_core.signing import normalize_public_key
-from chio_sidecar.cli.options import wants_json
-from chio_sidecar.cli.options import CliError, compact, emit, say
+from chio_sidecar.cli.options import CliError, compact, emit, say, wants_json
 from chio_sidecar.cli.receipt_list import add_store
 from chio_sidecar.cli.store_place import EITHER, StorePlace, of_options, of_settings
+from chio_sidecar.records import rows as bundle
 from chio_sidecar.records.reader import ReceiptFilter, ReceiptReader
-from chio_sidecar.viewer import rows as bundle
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from chio_sidecar.cli.options import trust_client, wants_json
-from chio_sidecar.cli.options import CliError, compact, emit
+from chio_sidecar.cli.options import CliError, compact, emit, trust_client, wants_json
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from chio_sidecar.trust.client import TrustClient
 from chio_sidecar.trust.revocations import BACKEND, RevocationStore

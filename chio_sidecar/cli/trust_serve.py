@@ -6,8 +6,7 @@ import argparse
 import asyncio
 
 from chio_core.errors import ChioError
-from chio_sidecar.cli.options import SERVICE_TOKEN_VARIABLE, given_token
-from chio_sidecar.cli.options import CliError
+from chio_sidecar.cli.options import SERVICE_TOKEN_VARIABLE, CliError, given_token
 from chio_sidecar.cli.serving import bind, serve
 from chio_sidecar.trust import TrustConfig, TrustService, create_trust_app
 

@@ -15,8 +15,8 @@ from chio_sidecar.cli.serving import bind, serve
 from chio_sidecar.cli.store_place import required_store
 from chio_sidecar.config import control_token_from
 from chio_sidecar.keys import key_beside, load_key
-from chio_sidecar.viewer import VIEWER_PATH, create_viewer_app
 from chio_sidecar.records.window import ReceiptWindow
+from chio_sidecar.viewer import VIEWER_PATH, create_viewer_app
 
 DESCRIPTION = f"""\
 Show a receipt store in a browser: list, filter, open and verify receipts. The file is opened read-only, and may

@@ -14,10 +14,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from chio_core.errors import ChioError, InvalidDocument
-from chio_sidecar.control.approval_desk import DEFAULT_LIMIT, ApprovalDesk, DeskError, Filter
-from chio_sidecar.policy.approvals import MAX_OPEN
 from chio_sidecar.bodies import BodyError, parse_object, read_body
 from chio_sidecar.control.access import ControlError, check_access, refusal
+from chio_sidecar.control.approval_desk import DEFAULT_LIMIT, ApprovalDesk, DeskError, Filter
+from chio_sidecar.policy.approvals import MAX_OPEN
 from chio_sidecar.service.state import SidecarState
 
 MAX_BODY = 2 * 1024 * 1024

@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-from chio_core.errors import InvalidDocument
 import hashlib
 import json
+from collections.abc import Iterable
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict, Field
-from chio_core.models.base import U64, Text
-from chio_core.signing import SigningKey
-from chio_sidecar.control.access import bad_request, read_model
-from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
+
 from chio_core.capabilities import (
+    DEFAULT_MAX_DEPTH,
     CapabilityRejected,
     is_subset,
     issue_capability,
     parse_capability,
     verify_capability,
 )
-from chio_core.models.base import Text
+from chio_core.errors import InvalidDocument
+from chio_core.models.base import U64, Text
 from chio_core.models.capability import CapabilityToken, ChioScope
-from chio_core.reasons import REVOKED
-from chio_core.signing import normalize_public_key
-from chio_sidecar.config import MAX_DELEGATION_DEPTH
+from chio_core.models.demands import REVOKED
+from chio_core.signing import SigningKey, normalize_public_key
 from chio_sidecar.control.access import ControlError, bad_request, control_endpoint, read_model
 from chio_sidecar.policy.engine import AUTHORITY_UNAVAILABLE
 from chio_sidecar.service.revocation import AuthorityUnavailable
 from chio_sidecar.service.state import SidecarState
-
 
 _OPERATIONS = {
     "invoke": "invoke",
@@ -303,7 +300,7 @@ class _Calls:
 
     async def _revocation(self, token: CapabilityToken) -> str | None:
         # A longer chain is refused for its length in any case.
-        links = token.delegation_chain[:MAX_DELEGATION_DEPTH]
+        links = token.delegation_chain[:DEFAULT_MAX_DEPTH]
         lineage = [token.id, *(link.capability_id for link in links)]
         known = [await self._state.store.is_revoked(capability_id) for capability_id in lineage]
         if any(known):

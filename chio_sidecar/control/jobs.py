@@ -8,12 +8,12 @@ from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 
-from chio_core.canonical import parse_json, sha256_hex
+from chio_core.canonical import compact_json, parse_json, sha256_hex
 from chio_core.models.base import Text
 from chio_core.models.caller import CallerIdentity
 from chio_sidecar.control.access import ControlError, bad_request, control_endpoint, read_model
 from chio_sidecar.control.tool_receipts import tool_receipt_report
-from chio_sidecar.service.receipts import compact_json, sign_receipt
+from chio_sidecar.service.receipts import sign_receipt
 from chio_sidecar.service.state import SidecarState
 from chio_sidecar.store import NewReceipt, Stored
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from pydantic import BaseModel
+
 from chio_core.canonical import canonical_json, sha256_hex
 from chio_core.errors import InvalidDocument
-from chio_core.signing import verify_signature
-from pydantic import BaseModel
 from chio_core.models.base import Text
+from chio_core.signing import verify_signature
 from chio_sidecar.control.access import read_model
-
 
 _OPTIONAL = ("metadata", "tenant_id", "observation_outcome", "decision")
 _OMIT_EMPTY = ("evidence", "actor_chain")

@@ -6,12 +6,11 @@ a sidecar that is asked for its health commits a probe to its own store, and sto
 
 from __future__ import annotations
 
-from chio_sidecar.doctor.packages import check_distributions
+from chio_sidecar.doctor.packages import check_distributions, check_versions
 from chio_sidecar.doctor.result import Check, Status, guarded
 from chio_sidecar.doctor.settings import Sources, check_settings, environment_sources, read_settings
 from chio_sidecar.doctor.sidecar import check_sidecar
 from chio_sidecar.doctor.store import check_store
-from chio_sidecar.doctor.packages import check_versions
 
 __all__ = [
     "Check",

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 import sqlite3
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from importlib.metadata import PackageNotFoundError, requires, version
-from chio_sidecar.doctor.result import Check
-from chio_sidecar.store.schema import FIRST_SAFE_WAL
-import base64
-import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.machinery import PathFinder
-from importlib.metadata import Distribution, distributions
+from importlib.metadata import Distribution, PackageNotFoundError, distributions, requires, version
 from importlib.util import find_spec
 from pathlib import Path
 
+from chio_sidecar.doctor.result import Check
+from chio_sidecar.store.schema import FIRST_SAFE_WAL
 
 DISTRIBUTION = "chio-frameworks"
 

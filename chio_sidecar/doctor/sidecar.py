@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from chio_core.canonical import parse_json
-from chio_core.client.carrier import Endpoint
+from chio_core.endpoint import Endpoint
 from chio_core.errors import InvalidDocument
 from chio_core.settings import ChioSettings
 from chio_sidecar.doctor.result import Check

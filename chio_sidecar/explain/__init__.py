@@ -6,8 +6,7 @@ receipt, or a token that is held against the same rules as the sidecar's engine.
 
 from __future__ import annotations
 
-from chio_sidecar.explain.explanation import Wanted
-from chio_sidecar.explain.explanation import Explanation, explain, required_by
+from chio_sidecar.explain.explanation import Explanation, Wanted, explain, required_by
 from chio_sidecar.explain.refusal import Refusal, read_refusal
 from chio_sidecar.explain.trial import Step, Trial, try_token
 

@@ -7,14 +7,11 @@ import shlex
 from collections.abc import Sequence
 from typing import Final
 
-from chio_core.models.demands import APPROVAL_GUARD
-from chio_core.models.demands import NEEDS_APPROVAL
-from chio_sidecar.policy import obligations as further
-from chio_sidecar.policy import approval_tokens
-from chio_sidecar.policy import approvals
-from chio_sidecar.policy import budgets
+from chio_core.models.demands import APPROVAL_GUARD, NEEDS_APPROVAL
 from chio_sidecar.explain.reasons import Known
 from chio_sidecar.explain.refusal import Refusal
+from chio_sidecar.policy import approval_tokens, approvals, budgets
+from chio_sidecar.policy import obligations as further
 
 _PLAIN = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.:-]*", re.ASCII)
 _ASK_ANEW = "repeat the request without an approval to have a person asked"

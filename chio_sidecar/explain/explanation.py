@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import json
-import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
-from chio_core.hints import granted_operations
-from chio_core.models.capability import ToolGrant
 import re
+import shlex
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
-from chio_core.hints import FILL_IN
-from chio_core.models.capability import Operation
-from chio_sidecar.explain.outcomes import DOCTOR, NOT_DECIDED, OUTCOMES, SEE_THE_SIDECAR
+
+from chio_core.evaluation.outcomes import FILL_IN, granted_operations
+from chio_core.models.capability import Operation, ToolGrant
+from chio_core.models.openapi import CAPABILITY
 from chio_sidecar.explain.demands import POLICY_REASONS, approval_command
+from chio_sidecar.explain.outcomes import DOCTOR, NOT_DECIDED, OUTCOMES, SEE_THE_SIDECAR
 from chio_sidecar.explain.reasons import Found, recognise
 from chio_sidecar.explain.refusal import Refusal
-from collections.abc import Iterable
-from chio_core.models.openapi import CAPABILITY
 from chio_sidecar.policy.openapi import read_operations
-
 
 ISSUE = "chio-sidecar capability issue"
 

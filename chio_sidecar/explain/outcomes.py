@@ -1,4 +1,4 @@
-"""The wire codes of refusals in plain words: the table of `chio_core.evaluation.outcomes`, and what a sidecar answers itself."""
+"""The wire codes of refusals in plain words: those of `chio_core.evaluation.outcomes` and a sidecar's own."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """`try_token`: hold a token against each rule of the sidecar, and say which it fails. Nothing is stored or spent.
 
-The rules and their order are those of `chio_sidecar.policy.engine`. Unlike the engine, which ends at the first rule that
-refuses, the trial goes on, so that everything that is wrong is seen at once.
+The rules and their order are those of `chio_sidecar.policy.engine`. Unlike the engine, which
+ends at the first rule that refuses, the trial goes on, so that one run shows everything that is wrong.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from chio_core.capabilities import (
+    DEFAULT_MAX_DEPTH,
     CapabilityRejected,
     ConstraintError,
     match_grant,
@@ -19,17 +20,15 @@ from chio_core.capabilities import (
     verify_capability,
     verify_delegation_chain,
 )
-from chio_core.capabilities.constraints import Arguments
-from chio_core.capabilities.constraints import Call, holds
+from chio_core.capabilities.constraints import Arguments, Call, holds
 from chio_core.errors import InvalidDocument
 from chio_core.models.capability import CapabilityToken, ToolGrant
 from chio_core.models.constraint import Constraint
 from chio_core.models.demands import NOT_GRANTED
-from chio_sidecar.config import MAX_DELEGATION_DEPTH
 from chio_sidecar.explain.explanation import Wanted
-from chio_sidecar.records.capabilities import Ledger
 from chio_sidecar.explain.reasons import utc
 from chio_sidecar.policy.routes import SESSION_ALLOW, RouteTable
+from chio_sidecar.records.capabilities import Ledger
 
 Result = Literal["ok", "fail", "no", "unknown"]
 
@@ -132,7 +131,7 @@ def _time(token: CapabilityToken, trial: Trial) -> Step:
 def _delegation(token: CapabilityToken) -> Step:
     chain = token.delegation_chain
     try:
-        verify_delegation_chain(chain, max_depth=MAX_DELEGATION_DEPTH, accept_newer=True)
+        verify_delegation_chain(chain, max_depth=DEFAULT_MAX_DEPTH, accept_newer=True)
     except CapabilityRejected as exc:
         return Step("delegation", "fail", exc.reason)
     return Step("delegation", "ok", f"{len(chain)} steps, each proven" if chain else "it was not handed on")

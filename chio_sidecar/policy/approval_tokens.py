@@ -7,12 +7,11 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from chio_core.canonical import canonical_json
+from chio_core.canonical import canonical_json, compact_json
 from chio_core.models.base import U64, Text, WireModel
 from chio_core.models.capability import PublicKey, Signature
 from chio_core.models.receipt import explain
 from chio_core.signing import SigningKey, verify_signature
-from chio_sidecar.service.receipts import compact_json
 from chio_sidecar.store import ApprovalAnswer
 
 LONGEST_LIFE = 3600

@@ -11,12 +11,11 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from chio_core.canonical import canonical_json, sha256_hex
+from chio_core.canonical import canonical_json, compact_json, sha256_hex
 from chio_core.models.capability import CapabilityToken
-from chio_core.models.request import ChioHttpRequest, content_hash
 from chio_core.models.demands import ApprovalDemand, approval_evidence
+from chio_core.models.request import ChioHttpRequest, content_hash
 from chio_sidecar.policy.approval_tokens import LONGEST_LIFE, NOBODY, TokenRejected, check_token, read_token
-from chio_sidecar.service.receipts import compact_json
 from chio_sidecar.policy.routes import RouteRule
 from chio_sidecar.store import ApprovalRefused, ApprovalUse, ApprovalWait, TooManyWaiting
 

@@ -11,8 +11,8 @@ from dataclasses import replace
 
 from chio_core.canonical import canonical_json, sha256_hex
 from chio_core.models.capability import CapabilityToken, MonetaryAmount
-from chio_core.models.request import ChioHttpRequest
 from chio_core.models.demands import MAX_UNITS, BudgetDemand
+from chio_core.models.request import ChioHttpRequest
 from chio_sidecar.policy.routes import RouteRule
 from chio_sidecar.store import BudgetExceeded, Charge
 

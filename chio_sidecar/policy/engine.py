@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from chio_core.capabilities import (
+    DEFAULT_MAX_DEPTH,
     CapabilityRejected,
     ConstraintError,
     match_grant,
@@ -30,23 +31,33 @@ from chio_core.capabilities import (
     verify_delegation_chain,
 )
 from chio_core.models.capability import CapabilityToken
-from chio_core.models.receipt import HttpReceipt
-from chio_core.models.request import ChioHttpRequest
-from chio_core.models.demands import APPROVAL_GUARD, CAPABILITY_GUARD, POLICY_GUARD
 from chio_core.models.demands import (
+    APPROVAL_GUARD,
     BOTH_TOOL_FIELDS,
     CAPABILITY_EVIDENCE,
+    CAPABILITY_GUARD,
     NEEDS_APPROVAL,
     NO_CAPABILITY,
     NO_CAPABILITY_EVIDENCE,
     NOT_GRANTED,
     OTHER_CAPABILITY,
+    POLICY_GUARD,
     SAFE_EVIDENCE,
 )
+from chio_core.models.receipt import HttpReceipt
+from chio_core.models.request import ChioHttpRequest
 from chio_sidecar.policy.approvals import Intent
-from chio_sidecar.config import MAX_DELEGATION_DEPTH
-from chio_sidecar.policy.obligations import HINTS, Case, has_demands, judge_demands
-from chio_sidecar.policy.obligations import FURTHER_GUARD, First, NotFurther, check_first, has_been_met
+from chio_sidecar.policy.obligations import (
+    FURTHER_GUARD,
+    HINTS,
+    Case,
+    First,
+    NotFurther,
+    check_first,
+    has_been_met,
+    has_demands,
+    judge_demands,
+)
 from chio_sidecar.policy.routes import SESSION_ALLOW, RouteRule, RouteTable
 from chio_sidecar.store import Demand, Invocation
 
@@ -172,7 +183,7 @@ class Engine:
             raise _Refused(OTHER_CAPABILITY)
         verify_delegation_chain(
             capability.delegation_chain,
-            max_depth=MAX_DELEGATION_DEPTH,
+            max_depth=DEFAULT_MAX_DEPTH,
             accept_newer=self._accept_schema_form,
         )
         return capability, grant

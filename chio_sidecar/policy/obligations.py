@@ -6,11 +6,14 @@ is known to the store only: what it must judge and record goes along as `demands
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from chio_core.canonical import parse_json
+from chio_core.errors import InvalidDocument, ReceiptRejected
+from chio_core.evaluation.exchange import is_further
 from chio_core.models.capability import CapabilityToken
-from chio_core.models.request import ChioHttpRequest
 from chio_core.models.demands import (
     APPROVAL_GUARD,
     BUDGET_GUARD,
@@ -21,21 +24,14 @@ from chio_core.models.demands import (
     budget_evidence,
     budget_from,
 )
+from chio_core.models.receipt import HttpReceipt
+from chio_core.models.request import ChioHttpRequest
+from chio_core.receipts import verify_receipt
 from chio_sidecar.policy.approval_tokens import TokenRejected
 from chio_sidecar.policy.approvals import Intent, approval_needed, intent_of, presented, strictest_approval
 from chio_sidecar.policy.budgets import BudgetRefused, charges, strictest_budget
 from chio_sidecar.policy.routes import RouteRule
-from chio_sidecar.store import Demand
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any, Final
-from chio_core.canonical import parse_json
-from chio_core.errors import InvalidDocument, ReceiptRejected
-from chio_core.further import is_further
-from chio_core.models.receipt import HttpReceipt
-from chio_core.receipts import verify_receipt
-from chio_sidecar.store import StoredReceipt
-
+from chio_sidecar.store import Demand, StoredReceipt
 
 CHARGED = "charged"
 NOT_NEEDED = "not above it, no approval needed"
@@ -182,7 +178,6 @@ UNKNOWN: Final = "the question is further to receipt {id}, which this sidecar ha
 NO_ALLOW: Final = "the question is further to receipt {id}, which is no allow of a first question by this sidecar"
 OTHER: Final = "the question is further to receipt {id}, which is for another request"
 TOO_OLD: Final = "the question is further to receipt {id}, which was not signed within the last {within} s"
-
 
 
 class NotFurther(Exception):

@@ -7,13 +7,13 @@ JSON and YAML mean the same here: no member may occur twice, and only `true` and
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, Final
+
 import yaml
+
 from chio_core.canonical import MAX_DEPTH, parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
 from chio_core.models.openapi import (
     APPROVAL_REQUIRED,
     BUDGET_LIMIT,
@@ -25,7 +25,6 @@ from chio_core.models.openapi import (
     SENSITIVITY,
     SIDE_EFFECTS,
 )
-
 
 METHODS = ("get", "post", "put", "patch", "delete", "head", "options")
 """Members of a path item that are operations, in the order in which they are looked at."""

@@ -8,10 +8,15 @@ cannot win any more is not entered.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, get_args
+
+from chio_core.canonical import sha256_hex
 from chio_core.errors import ConfigurationError
+from chio_core.models.capability import Operation
+from chio_core.models.demands import MAX_UNITS, ApprovalDemand, BudgetDemand, approval_from, budget_from
 from chio_core.models.openapi import (
     APPROVAL,
     BUDGET,
@@ -22,16 +27,9 @@ from chio_core.models.openapi import (
     SENSITIVITY,
     needs_capability,
 )
-from chio_core.models.capability import Operation
-from chio_core.models.demands import MAX_UNITS, ApprovalDemand, BudgetDemand, approval_from, budget_from
-import logging
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from chio_core.canonical import sha256_hex
-from chio_sidecar.policy.openapi import load, operations_of
-from chio_sidecar.policy.openapi import doubts
+from chio_sidecar.policy.openapi import doubts, load, operations_of
 
-__all__ = ['DENY_BY_DEFAULT', 'NO_SPEC_POLICY', 'RouteRule', 'RouteTable', 'SESSION_ALLOW', 'method_policy']
+__all__ = ["DENY_BY_DEFAULT", "NO_SPEC_POLICY", "SESSION_ALLOW", "RouteRule", "RouteTable", "method_policy"]
 
 
 SESSION_ALLOW = "session_allow"

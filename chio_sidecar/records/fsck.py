@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from chio_sidecar.records.fsck_chain import ChainCheck, Marks, Row
+
+from chio_sidecar.records.fsck_chain import ChainCheck, Finding, Marks, Row, Summary
 from chio_sidecar.records.fsck_file import StoreFile
-from chio_sidecar.records.fsck_chain import Finding, Summary
-from chio_sidecar.records.fsck_rows import ReceiptCheck
-from chio_sidecar.records.fsck_rows import check_records, is_use_known
+from chio_sidecar.records.fsck_rows import ReceiptCheck, check_records, is_use_known
 from chio_sidecar.store.schema import UNUSABLE, trouble
 
-__all__ = ['Finding', 'Inspection', 'Summary']
+__all__ = ["Finding", "Inspection", "Summary"]
 
 
 _WITH_APPROVALS = 2  # the first schema version that has them

@@ -6,12 +6,11 @@ that was changed is one finding, and not also one for each row behind it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from chio_sidecar.store.hash_chain import FIRST, link
 
+from chio_sidecar.store.hash_chain import FIRST, link
 
 Kind = Literal["file", "schema", "gap", "text", "chain", "signature", "column", "end", "head", "record"]
 """`file`: SQLite's own check; `schema`: tables and triggers; `gap`: numbers are missing; `text`: a value is no text;

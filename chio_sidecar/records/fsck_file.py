@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from chio_core.errors import ConfigurationError
-from chio_sidecar.records.fsck_chain import Marks, Row
-from chio_sidecar.records.fsck_chain import Finding
-from chio_sidecar.store.hash_chain import MEMBERS
+from chio_sidecar.records.fsck_chain import Finding, Marks, Row
 from chio_sidecar.records.reader import connect_quietly, header
+from chio_sidecar.store.hash_chain import MEMBERS
 from chio_sidecar.store.schema import APPLICATION_ID, UNUSABLE, trouble
 from chio_sidecar.store.tables import CHAINED, SCHEMA_VERSION, upgrade
 

@@ -6,19 +6,17 @@ Revocations have nothing to be held against: a receipt says nothing about what w
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
+
 from chio_core.canonical import parse_json
-from chio_core.errors import InvalidDocument
+from chio_core.errors import InvalidDocument, ReceiptRejected
+from chio_core.receipts import verify_receipt
 from chio_core.signing import verify_signature
 from chio_sidecar.policy.approval_tokens import TokenRejected, read_token
 from chio_sidecar.policy.approvals import intent_hash
+from chio_sidecar.records.fsck_chain import Finding
 from chio_sidecar.records.fsck_file import in_pages
-from chio_sidecar.records.finding import Finding
-from collections.abc import Callable, Collection, Iterator
-from chio_core.errors import InvalidDocument, ReceiptRejected
-from chio_core.receipts import verify_receipt
-
 
 _NO_RECEIPT = "NOT EXISTS (SELECT 1 FROM http_receipts r WHERE r.request_id = t.request_id)"
 

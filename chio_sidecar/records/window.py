@@ -7,19 +7,16 @@ rows; its answer says where the next one goes on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-from chio_core.errors import InvalidDocument
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from chio_core.errors import ConfigurationError
-from chio_sidecar.store.schema import UNUSABLE, connect_reader, trouble
-from chio_sidecar.viewer.rows import CELLS, row_of
+from typing import Any
 
+from chio_core.errors import ConfigurationError, InvalidDocument
+from chio_sidecar.records.rows import CELLS, row_of
+from chio_sidecar.store.schema import UNUSABLE, connect_reader, trouble
 
 _LONGEST = 2_000
 _DIGITS = 18

@@ -15,12 +15,11 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
+from chio_core.canonical import compact_json
 from chio_core.errors import ChioError, InvalidDocument
-from chio_sidecar.bodies import send_error, send_json
-from chio_sidecar.bodies import BodyError, receive_body
+from chio_sidecar.bodies import BodyError, receive_body, send_error, send_json
 from chio_sidecar.service.evaluate_request import EvaluateCall, read_call
 from chio_sidecar.service.evaluation import APPROVAL_ID, Judge
-from chio_sidecar.service.receipts import compact_json
 from chio_sidecar.service.state import SidecarState
 from chio_sidecar.store import StoreBusy, Stored, StoreUnavailable
 

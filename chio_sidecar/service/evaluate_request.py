@@ -13,10 +13,10 @@ from pydantic import ValidationError
 from chio_core.canonical import parse_json, sha256_hex
 from chio_core.capabilities import CapabilityRejected, parse_capability
 from chio_core.errors import InvalidDocument
+from chio_core.models.demands import approval_from, budget_from
 from chio_core.models.receipt import explain
 from chio_core.models.request import ChioHttpRequest
 from chio_core.names import CAPABILITY_HEADER, CAPABILITY_QUERY
-from chio_core.models.demands import approval_from, budget_from
 from chio_sidecar.policy.engine import Presented
 
 MAX_MEMBERS = 1000

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from chio_core.canonical import sha256_hex
+from chio_core.canonical import compact_json, sha256_hex
 from chio_core.evaluation.exchange import FURTHER_TO
 from chio_core.models.capability import CapabilityToken
+from chio_core.models.demands import APPROVAL_GUARD, BUDGET_GUARD, EXHAUSTED, REVOKED
 from chio_core.models.request import content_hash
-from chio_core.models.demands import APPROVAL_GUARD, BUDGET_GUARD
-from chio_core.models.demands import EXHAUSTED, REVOKED
+from chio_sidecar.keys import kernel_receipt_id
 from chio_sidecar.policy.approvals import DENIED, question, refused_reason, too_many_reason
 from chio_sidecar.policy.budgets import exceeded_reason
-from chio_sidecar.service.evaluate_request import EvaluateCall
-from chio_sidecar.policy.obligations import has_demands
 from chio_sidecar.policy.engine import (
     ANCESTOR_REVOKED,
     AUTHORITY_UNAVAILABLE,
@@ -29,10 +27,10 @@ from chio_sidecar.policy.engine import (
     unmet,
     waiting,
 )
-from chio_sidecar.policy.obligations import First, read_first
-from chio_sidecar.keys import kernel_receipt_id
+from chio_sidecar.policy.obligations import First, has_demands, read_first
 from chio_sidecar.records.observed import METADATA as ENFORCEMENT
-from chio_sidecar.service.receipts import compact_json, route_selection, sign_receipt
+from chio_sidecar.service.evaluate_request import EvaluateCall
+from chio_sidecar.service.receipts import route_selection, sign_receipt
 from chio_sidecar.service.revocation import AuthorityUnavailable
 from chio_sidecar.service.state import SidecarState
 from chio_sidecar.store import (

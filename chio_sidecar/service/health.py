@@ -13,9 +13,9 @@ from starlette.responses import JSONResponse, Response
 
 from chio_core.errors import ChioError
 from chio_core.signing import verify_signature
+from chio_sidecar.service.metrics import package_version
 from chio_sidecar.service.state import SidecarState
 from chio_sidecar.store import StoreHealth
-from chio_sidecar.service.metrics import package_version
 
 log = logging.getLogger(__name__)
 

@@ -19,13 +19,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from time import perf_counter
 from typing import Any
+
 from starlette.types import Message, Send
+
 from chio_core.errors import ChioError
-from chio_core.prometheus import Counter, Family, Gauge, Histogram, render
+from chio_core.telemetry.metrics import Counter, Family, Gauge, Histogram, render
 from chio_sidecar.store import ReceiptStore
-from importlib.metadata import PackageNotFoundError, version
 
 
 class SidecarMetrics:

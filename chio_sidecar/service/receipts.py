@@ -61,11 +61,6 @@ def sign_receipt(key: SigningKey, body: Mapping[str, Any]) -> dict[str, Any]:
     return receipt
 
 
-def compact_json(value: Any) -> str:
-    """Return JSON without white space, members in their order, non-ASCII characters raw."""
-    return _ENCODER.encode(value)
-
-
 def route_selection(request_id: str) -> dict[str, Any]:
     """Return the metadata member that records how the request was routed (wire protocol, section 3.2)."""
     hashed = b"".join((_BEFORE_ID, b'"requestId":', canonical_json(request_id), _AFTER_ID))

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
-from typing import Any, TypeVar
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary
+
 import httpx
+
 from chio_core.canonical import parse_json
 from chio_core.errors import ChioError, InvalidDocument
 from chio_core.signing import normalize_public_key
 from chio_sidecar.config import SidecarConfig
 from chio_sidecar.trust.client import is_loopback_url
-import threading
-from collections.abc import Callable
-from typing import Final
-
 
 log = logging.getLogger(__name__)
 

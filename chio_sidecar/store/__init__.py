@@ -16,31 +16,29 @@ The promises of every backend, which `tests/sidecar/store_conformance.py` asks f
 from __future__ import annotations
 
 from chio_sidecar.store.base import (
-    AppendOutcome,
-    Conflict,
-    Exhausted,
-    Invocation,
-    NewReceipt,
-    ReceiptStore,
-    Revoked,
-    StoreBusy,
-    Stored,
-    StoredReceipt,
-    StoreHealth,
-    StoreUnavailable,
-)
-from chio_sidecar.store.base import (
     AlreadyAsked,
     AnswerOutcome,
+    AppendOutcome,
     ApprovalAnswer,
     ApprovalRefused,
     ApprovalUse,
     ApprovalWait,
     BudgetExceeded,
     Charge,
+    Conflict,
     Demand,
+    Exhausted,
+    Invocation,
+    NewReceipt,
     Obstacle,
+    ReceiptStore,
+    Revoked,
+    StoreBusy,
+    Stored,
     StoredApproval,
+    StoredReceipt,
+    StoreHealth,
+    StoreUnavailable,
     TooManyWaiting,
 )
 

@@ -14,8 +14,6 @@ What can go wrong, and what happens then:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from chio_core.prometheus import Counter, Family, Gauge, Histogram
 import asyncio
 import atexit
 import logging
@@ -24,11 +22,12 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
-from chio_sidecar.store.base import StoreBusy, StoreUnavailable
 
+from chio_core.telemetry.metrics import Counter, Family, Gauge, Histogram
+from chio_sidecar.store.base import StoreBusy, StoreUnavailable
 
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 

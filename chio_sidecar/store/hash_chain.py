@@ -17,9 +17,8 @@ last of them is kept as the start, and the first new row follows on it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 import sqlite3
-
+from collections.abc import Sequence
 
 DOMAIN = b"chio.receipt-store.row.v1\x00"
 FIRST_DOMAIN = b"chio.receipt-store.first.v1\x00"

@@ -13,22 +13,20 @@ from typing import Any
 
 from chio_core.telemetry.metrics import Family
 from chio_sidecar.store.base import (
+    AlreadyAsked,
+    AnswerOutcome,
     AppendOutcome,
+    ApprovalAnswer,
+    ApprovalWait,
     NewReceipt,
+    StoredApproval,
     StoredReceipt,
     StoreHealth,
     StoreUnavailable,
+    TooManyWaiting,
 )
 from chio_sidecar.store.committer import GroupCommitter
 from chio_sidecar.store.demand_writes import SELECT_ONE, SELECT_OPEN, approval_from_row
-from chio_sidecar.store.base import (
-    AlreadyAsked,
-    AnswerOutcome,
-    ApprovalAnswer,
-    ApprovalWait,
-    StoredApproval,
-    TooManyWaiting,
-)
 from chio_sidecar.store.schema import connect, connect_reader, disconnect, journal_for, prepare
 from chio_sidecar.store.writes import Answer, Append, Ask, Probe, Revoke, Write, apply
 

@@ -16,18 +16,19 @@ from typing import Any
 
 from chio_sidecar.store.base import (
     AppendOutcome,
+    ApprovalAnswer,
+    ApprovalWait,
     Conflict,
     Exhausted,
     Invocation,
     NewReceipt,
+    Obstacle,
     Revoked,
     Stored,
     StoreUnavailable,
 )
-from chio_sidecar.store.hash_chain import link
-from chio_sidecar.store.hash_chain import MEMBERS, ChainEnd
 from chio_sidecar.store.demand_writes import answer, ask, find_obstacle, record
-from chio_sidecar.store.base import ApprovalAnswer, ApprovalWait, Obstacle
+from chio_sidecar.store.hash_chain import MEMBERS, ChainEnd, link
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,17 @@ from chio_core.names import LOGGER
 from chio_core.signing import normalize_public_key
 from chio_sidecar.records.reader import ReceiptFilter
 from chio_sidecar.trust.authorities import Authority, AuthorityStatus
-from chio_sidecar.trust.messages import RefusalError, read_message, read_query, refuse, unauthorized
-from chio_sidecar.trust.messages import IssueRequest, ReceiptsQuery, RevocationQuery, RevokeRequest
+from chio_sidecar.trust.messages import (
+    IssueRequest,
+    ReceiptsQuery,
+    RefusalError,
+    RevocationQuery,
+    RevokeRequest,
+    read_message,
+    read_query,
+    refuse,
+    unauthorized,
+)
 from chio_sidecar.trust.revocations import BACKEND, RevocationStore
 from chio_sidecar.trust.service import TrustService
 

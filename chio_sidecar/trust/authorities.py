@@ -6,17 +6,17 @@ signed stay good until they expire.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
-from chio_core.signing import SigningKey
 import os
+import sqlite3
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
+
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.signing import SigningKey, normalize_public_key
 from chio_sidecar.keys import load_or_create_key, sync_folder
-import sqlite3
 from chio_sidecar.trust.database import Database
 
 

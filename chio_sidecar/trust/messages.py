@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.alias_generators import to_camel
-from chio_core.models.base import U64, Text
-from chio_core.models.capability import ChioScope
 from typing import Any, TypeVar
-from pydantic import BaseModel, ValidationError
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
+
 from chio_core.errors import InvalidDocument
+from chio_core.models.base import U64, Text
+from chio_core.models.capability import ChioScope
 from chio_core.models.receipt import explain
 from chio_sidecar.bodies import BodyError, parse_object, read_body
 

@@ -10,9 +10,7 @@ from pydantic import SecretStr
 
 from chio_core.errors import ConfigurationError
 from chio_sidecar.records.reader import ReceiptReader
-from chio_sidecar.trust.authorities import Authority
-from chio_sidecar.trust.authorities import SeedFileAuthority
-from chio_sidecar.trust.authorities import SqliteAuthority
+from chio_sidecar.trust.authorities import Authority, SeedFileAuthority, SqliteAuthority
 from chio_sidecar.trust.revocations import RevocationStore
 
 

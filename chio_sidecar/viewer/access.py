@@ -10,11 +10,12 @@ A browser on this machine is a loopback peer for whatever page it shows, so the 
 from __future__ import annotations
 
 import ipaddress
-from pydantic import SecretStr
-from starlette.requests import Request
-from chio_sidecar.control.access import ControlError, check_access
 from importlib import resources
 
+from pydantic import SecretStr
+from starlette.requests import Request
+
+from chio_sidecar.control.access import ControlError, check_access
 
 _OWN_SITES = ("same-origin", "none")  # `none`: the user wrote the address or opened a bookmark
 

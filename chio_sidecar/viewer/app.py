@@ -24,15 +24,13 @@ from starlette.routing import BaseRoute, Route
 
 from chio_core.errors import ChioError, ConfigurationError, InvalidDocument
 from chio_sidecar.control.access import ControlError
+from chio_sidecar.records import rows as bundle
+from chio_sidecar.records.window import PAGE, ReceiptWindow, Wanted, number_of
 from chio_sidecar.service.state import SidecarState
 from chio_sidecar.store.sqlite import SqliteReceiptStore
-from chio_sidecar.viewer import rows as bundle
 from chio_sidecar.viewer import access as files
 from chio_sidecar.viewer.access import check_data, check_page
-from chio_sidecar.viewer.explained import server_report
-from chio_sidecar.viewer.explained import Explainer
-from chio_sidecar.records.window import PAGE, ReceiptWindow
-from chio_sidecar.records.window import Wanted, number_of
+from chio_sidecar.viewer.explained import Explainer, server_report
 
 VIEWER_PATH = "/chio/viewer/"
 """Path of the page."""

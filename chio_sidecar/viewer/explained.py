@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from functools import cached_property
 from typing import Any
+
 from chio_core.canonical import parse_json
-from chio_core.errors import InvalidDocument
+from chio_core.errors import InvalidDocument, ReceiptRejected
+from chio_core.receipts import verify_receipt
 from chio_sidecar.explain import Refusal, Wanted, explain, read_refusal
 from chio_sidecar.explain.explanation import wanted_among
 from chio_sidecar.policy.openapi import read_operations
-from chio_core.errors import InvalidDocument, ReceiptRejected
-from chio_core.receipts import verify_receipt
 
 
 class Explainer:

@@ -20,13 +20,13 @@ from urllib.parse import parse_qsl, unquote
 
 from chio_core import AnyResponse, Chain, ChioClient, ChioSettings, Denial, Downstream, GuardRequest, Next, Response
 from chio_core.canonical import sha256_hex
-from chio_core.guards.chain import DecisionMember
 from chio_core.evaluation.conclude import inspect, prepare, singleton_headers
 from chio_core.guards import IpBlock
-from chio_core.request import HeaderLines
-from chio_core.identity import default_extractor, identify
+from chio_core.guards.chain import DecisionMember
 from chio_core.guards.run import Run
+from chio_core.identity import default_extractor, identify
 from chio_core.refusals.problems import render
+from chio_core.request import HeaderLines
 
 LARGEST = 64 * 1024
 

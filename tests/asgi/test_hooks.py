@@ -12,8 +12,8 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 
 from chio_asgi.middleware import ChioASGIMiddleware
-from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import SidecarUnreachable
+from chio_core.evaluation.outcomes import Decision
 from chio_core.models.receipt import HttpReceipt
 from tests.support import Judge, StubClient, call, connect, deny, run
 

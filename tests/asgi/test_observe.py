@@ -14,10 +14,10 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from chio_asgi import ChioASGIMiddleware
-from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import SidecarUnreachable
-from chio_core.request import GuardRequest
+from chio_core.evaluation.outcomes import Decision
 from chio_core.refusals.response import Denial
+from chio_core.request import GuardRequest
 from chio_core.testing import BEHAVIOURS, Behaviour, ScriptedSidecar
 from tests.support import Judge, StubClient, call, connect, deny, run
 

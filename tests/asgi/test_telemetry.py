@@ -13,8 +13,8 @@ from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from opentelemetry.sdk.trace import ReadableSpan
 
 from chio_asgi import ChioASGIMiddleware
-from chio_core.guards.chain import Chain
 from chio_core.client.client import ChioClient
+from chio_core.guards.chain import Chain
 from chio_core.refusals.response import Denial
 from chio_core.telemetry import Telemetry
 from chio_core.testing import Asked, Behaviour, ScriptedSidecar, behaviours

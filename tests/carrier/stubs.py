@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from chio_core.client.carrier import Endpoint
 from chio_core.client.pool import ConnectionPool
+from chio_core.endpoint import Endpoint
 from tests.support import http_answer, split_request
 
 

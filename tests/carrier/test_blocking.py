@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from chio_core.client.carrier import Endpoint
 from chio_core.client.blocking import BlockingPool
+from chio_core.endpoint import Endpoint
 from chio_core.errors import EvaluationFailed, SidecarTimeout, SidecarUnreachable
 from tests.carrier.answers import BROKEN, GARBAGE
 from tests.carrier.stubs import Scripted, echo, in_thread, open_files

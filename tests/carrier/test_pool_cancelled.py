@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import uvloop
 
-from chio_core.client.carrier import Endpoint
 from chio_core.client.connection import Connection
 from chio_core.client.pool import ConnectionPool
+from chio_core.endpoint import Endpoint
 from chio_core.errors import SidecarError
 from tests.carrier.stubs import Scripted, echo, open_files, pool_for, until
 from tests.support import QUESTION, StubServer, http_answer, run

@@ -17,8 +17,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from chio_asgi import ChioASGIMiddleware
 from chio_core import AnyResponse, Downstream, GuardRequest, Next, Response
-from chio_core.guards.chain import Chain
 from chio_core.guards import SecurityHeaders, Stopwatch
+from chio_core.guards.chain import Chain
 from chio_fastapi import add_chio
 from tests.support import StubClient, call, connect, exchange, http_scope, raw_http, run, serve
 

@@ -10,8 +10,8 @@ import pytest
 
 from chio_core import AnyResponse, Chain, ConfigurationError, Denial, Downstream, GuardRequest, Next, Response
 from chio_core.guards.chain import DecisionMember, Guard
-from chio_core.models.receipt import GuardEvidence
 from chio_core.guards.run import Run
+from chio_core.models.receipt import GuardEvidence
 from tests.chain.tools import Decide, Request, ran, wrapper
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from chio_core import AnyResponse, Chain, Denial, Downstream, GuardRequest, Next
 from chio_core.guards.chain import DecisionMember, Guard
-from chio_core.models.receipt import GuardEvidence
 from chio_core.guards.run import Run
+from chio_core.models.receipt import GuardEvidence
 
 
 class Request:

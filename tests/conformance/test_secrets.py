@@ -16,13 +16,13 @@ from fastapi import Depends, FastAPI, Request
 from chio_asgi import ChioASGIConfig
 from chio_core.capabilities import issue_capability
 from chio_core.client.client import ChioClient
+from chio_core.errors import SidecarError
 from chio_core.evaluation.conclude import Answer, conclude
 from chio_core.evaluation.outcomes import Decision
-from chio_core.errors import SidecarError
+from chio_core.receipts import KeyTrust
 from chio_core.signing import SigningKey
 from chio_core.testing import BEHAVIOURS, Asked, Behaviour, Reply, ScriptedSidecar
 from chio_core.testing.question import compact
-from chio_core.receipts import KeyTrust
 from chio_fastapi import RequireCapability, add_chio
 from tests.conformance.drivers import DRIVERS, Sent
 from tests.core.views import NOW, SETTINGS, View, asked, question

@@ -10,6 +10,7 @@ import pytest
 
 from chio_core.canonical import parse_json
 from chio_core.capabilities import issue_capability
+from chio_core.errors import EvaluationFailed, ReceiptRejected, SidecarError, SidecarTimeout, SidecarUnreachable
 from chio_core.evaluation.conclude import (
     Question,
     capability_of,
@@ -19,14 +20,13 @@ from chio_core.evaluation.conclude import (
     singleton_headers,
 )
 from chio_core.evaluation.outcomes import Decision
-from chio_core.errors import EvaluationFailed, ReceiptRejected, SidecarError, SidecarTimeout, SidecarUnreachable
 from chio_core.evaluation.precheck import MAX_HEADER_BYTES
+from chio_core.receipts import KeyTrust
 from chio_core.request import Requirement
 from chio_core.settings import ChioSettings
 from chio_core.signing import SigningKey
 from chio_core.testing import KEY, behaviour
 from chio_core.testing.question import ALLOW, DENY
-from chio_core.receipts import KeyTrust
 from tests.core.views import NOW, SETTINGS, View, answered, asked, question
 
 ISSUER = SigningKey(b"i" * 32)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from chio_core.evaluation.outcomes import Decision
-from chio_core.telemetry.log import MAX_SHOWN, Throttle, asked_facts, extra_of, shown
 from chio_core.refusals.response import Denial
 from chio_core.telemetry import Telemetry
+from chio_core.telemetry.log import MAX_SHOWN, Throttle, asked_facts, extra_of, shown
 from chio_core.testing import BEHAVIOURS, ScriptedSidecar, behaviours
 from tests.core.spans import Recorder, facts
 from tests.core.test_telemetry import INCOMING, ask

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from chio_core.evaluation.conclude import Question, conclude
-from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.exchange import FURTHER_TO
+from chio_core.evaluation.outcomes import Decision
 from chio_core.models.demands import BudgetDemand
+from chio_core.receipts import KeyTrust
 from chio_core.request import Requirement
 from chio_core.testing import KEY
 from chio_core.testing.question import DENY
-from chio_core.receipts import KeyTrust
 from tests.core.views import NOW, SETTINGS, View, answered, asked, question
 
 SPENDS = Requirement(capability=False, budget=BudgetDemand(1))

@@ -6,8 +6,7 @@ import shlex
 
 import pytest
 
-from chio_core.evaluation.outcomes import capability_required
-from chio_core.evaluation.outcomes import issue_command, required_scope
+from chio_core.evaluation.outcomes import capability_required, issue_command, required_scope
 from chio_core.request import Requirement
 from chio_sidecar.cli.main import build_parser
 

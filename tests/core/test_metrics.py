@@ -8,10 +8,9 @@ import threading
 import pytest
 
 from chio_core.evaluation.outcomes import Decision, bad_request
-from chio_core.telemetry.metrics import Metrics
 from chio_core.models.receipt import ChioPassthrough
-from chio_core.telemetry.metrics import MAX_SERIES, Counter, Gauge, Histogram, render
 from chio_core.refusals.response import Denial
+from chio_core.telemetry.metrics import MAX_SERIES, Counter, Gauge, Histogram, Metrics, render
 from tests.core.exposition import parse, value
 
 ALLOW = Decision(verdict="allow")

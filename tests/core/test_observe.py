@@ -11,20 +11,20 @@ import pytest
 
 from chio_core import ChioSettings, ConfigurationError
 from chio_core.client.client import ChioClient
-from chio_core.evaluation.conclude import conclude, conclude_error
-from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import ReceiptRejected, SidecarTimeout, SidecarUnreachable
+from chio_core.evaluation.conclude import conclude, conclude_error
 from chio_core.evaluation.hooks import refused_locally
 from chio_core.evaluation.observe import is_observed, settle
+from chio_core.evaluation.outcomes import Decision
+from chio_core.models.demands import ApprovalDemand
 from chio_core.outbound import OutboundDenied, decision_of, receipt_of
 from chio_core.outbound.govern import GovernOutbound
 from chio_core.outbound.transport import ChioTransport
-from chio_core.models.demands import ApprovalDemand
-from chio_core.request import Requirement
+from chio_core.receipts import KeyTrust
 from chio_core.refusals.response import Denial
+from chio_core.request import Requirement
 from chio_core.settings import report_settings, unsafe_options
 from chio_core.testing import KEY, ScriptedSidecar, behaviours
-from chio_core.receipts import KeyTrust
 from tests.core.views import NOW, View, answered, asked, question
 from tests.support import run
 

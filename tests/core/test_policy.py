@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from chio_core.evaluation.amounts import Facts, InputRefused, from_body, from_path, from_query, read_amount
 from chio_core.capabilities import issue_capability
+from chio_core.errors import ApprovalRequired, ConfigurationError, EvaluationFailed, SidecarTimeout, SidecarUnreachable
+from chio_core.evaluation.amounts import Facts, InputRefused, from_body, from_path, from_query, read_amount
 from chio_core.evaluation.conclude import Answer, Question, conclude, conclude_error, inspect, singleton_headers
 from chio_core.evaluation.outcomes import Decision
-from chio_core.errors import ApprovalRequired, ConfigurationError, EvaluationFailed, SidecarTimeout, SidecarUnreachable
 from chio_core.evaluation.precheck import approval_of
+from chio_core.evaluation.requirements import includes, merged
 from chio_core.models.capability import ChioScope
-from chio_core.models.receipt import GuardEvidence
 from chio_core.models.demands import (
     MAX_UNITS,
     ApprovalDemand,
@@ -25,11 +25,11 @@ from chio_core.models.demands import (
     budget_from,
     covers,
 )
+from chio_core.models.receipt import GuardEvidence
+from chio_core.receipts import KeyTrust
 from chio_core.request import Requirement
-from chio_core.evaluation.requirements import includes, merged
 from chio_core.settings import ChioSettings
 from chio_core.testing import KEY, behaviours
-from chio_core.receipts import KeyTrust
 from tests.core.views import NOW, SETTINGS, View, answered, asked, question
 
 APPROVAL = ApprovalDemand(10_000, "USD", 12_000)

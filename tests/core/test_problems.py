@@ -7,7 +7,6 @@ import json
 import pytest
 
 from chio_core import ConfigurationError, Denial, Requirement
-from chio_core.evaluation import outcomes as outcome
 from chio_core.errors import (
     EvaluationFailed,
     ReceiptRejected,
@@ -15,6 +14,7 @@ from chio_core.errors import (
     SidecarTimeout,
     SidecarUnreachable,
 )
+from chio_core.evaluation import outcomes as outcome
 from chio_core.models import Verdict
 from chio_core.refusals.problems import explain_command, flat, nested, problem, problem_title, problem_type, render
 

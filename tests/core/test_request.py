@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from chio_core import GuardRequest, Requirement
 from chio_core.models import CallerIdentity
-from chio_core.request import MAX_QUERY_FIELDS, METHODS, query_map, to_chio_request
+from chio_core.models.request import METHODS
+from chio_core.request import MAX_QUERY_FIELDS, query_map, to_chio_request
 from tests.core.views import View
 
 CALLER = CallerIdentity.anonymous()

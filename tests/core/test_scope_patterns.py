@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chio_core.capabilities import ConstraintError, match_grant, scope_allows
-from chio_core.capabilities.tokens import PatternError
 from chio_core.capabilities.patterns import Searcher, compile_pattern
-from chio_core.capabilities.rust_regex import ASCII, MAX_NESTING, UNICODE
-from chio_core.capabilities import rust_regex as translate
+from chio_core.capabilities.rust_regex import ASCII, MAX_NESTING, UNICODE, translate
+from chio_core.capabilities.tokens import PatternError
 from chio_core.models.capability import Constraint, ToolGrant
 
 

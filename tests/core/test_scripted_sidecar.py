@@ -13,8 +13,8 @@ import pytest
 
 from chio_core import ChioClient, ConfigurationError, SyncChioClient
 from chio_core.client.via_httpx import HttpxCarrier
-from chio_core.evaluation.outcomes import Decision
 from chio_core.errors import SidecarTimeout
+from chio_core.evaluation.outcomes import Decision
 from chio_core.signing import SigningKey
 from chio_core.testing import BEHAVIOURS, KEY, Asked, Behaviour, Reply, ScriptedSidecar, behaviour, behaviours, seal
 from tests.core.views import NOW, View, question

@@ -9,13 +9,13 @@ from functools import partial
 
 import pytest
 
-from chio_core.evaluation.conclude import conclude
 from chio_core.errors import ReceiptRejected, SidecarError
+from chio_core.evaluation.conclude import conclude
+from chio_core.receipts import KeyTrust
 from chio_core.settings import ChioSettings
 from chio_core.signing import SigningKey
 from chio_core.testing import BEHAVIOURS, KEY, seal
 from chio_core.testing.question import compact
-from chio_core.receipts import KeyTrust
 from tests.core.views import NOW, View, answered, asked, question
 
 OTHER = SigningKey(b"o" * 32)

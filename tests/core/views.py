@@ -8,9 +8,8 @@ from urllib.parse import parse_qsl
 
 from chio_core.canonical import parse_json
 from chio_core.evaluation.conclude import Answer, Question, prepare
-from chio_core.request import HeaderLines
 from chio_core.identity import default_extractor
-from chio_core.request import Requirement
+from chio_core.request import HeaderLines, Requirement
 from chio_core.settings import ChioSettings
 from chio_core.testing import KEY, Asked
 

@@ -15,8 +15,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from chio_core.request import GuardRequest
 from chio_core.refusals.response import Denial
+from chio_core.request import GuardRequest
 from chio_core.testing import KEY, behaviours
 from chio_django import ChioDjangoMiddleware, get_chio_receipt, require_capability
 from chio_django.drf import ChioCapability

@@ -15,15 +15,14 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from openapi_spec_validator import OpenAPIV30SpecValidator, OpenAPIV31SpecValidator
 
 from chio_asgi.config import ChioASGIConfig
-from chio_core.evaluation import outcomes as decision
 from chio_core.errors import EvaluationFailed, SidecarTimeout, SidecarUnreachable
+from chio_core.evaluation import outcomes as decision
 from chio_core.models.receipt import Verdict
 from chio_core.refusals.problems import flat, problem
-from chio_core.request import Requirement
 from chio_core.refusals.response import Denial
+from chio_core.request import Requirement
 from chio_fastapi import RequireCapability, add_chio, require_capability
-from chio_fastapi.limits import RequireApproval
-from chio_fastapi.limits import Budget
+from chio_fastapi.limits import Budget, RequireApproval
 from chio_fastapi.openapi import PROBLEM, SCHEME, extended
 from chio_fastapi.requirements import Policy
 from tests.support import call, run, settings

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from flask import Flask, Response, g, jsonify
 
-from chio_core.request import GuardRequest
 from chio_core.refusals.response import Denial
+from chio_core.request import GuardRequest
 from chio_core.testing import ScriptedSidecar, behaviours
 from chio_flask import Chio, require_capability
 from tests.flask.apps import governed

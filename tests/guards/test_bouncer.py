@@ -14,8 +14,8 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.cors import ALL_METHODS
 
 from chio_core import AnyResponse, GuardRequest, Next
-from chio_core.guards.chain import Chain
 from chio_core.guards import IpAllow, IpBlock, JwtAuth, RateLimit, RequestId, SecurityHeaders, Stopwatch
+from chio_core.guards.chain import Chain
 from chio_fastapi import add_chio
 from tests.chain.tools import Decide
 from tests.support import Judge, StubClient, call, deny, raw_http, run, serve

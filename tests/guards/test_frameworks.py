@@ -24,9 +24,9 @@ from flask import request as flask_request
 
 from chio_core import AnyResponse, Chain, ConfigurationError, Denial, Downstream, GuardRequest, Next, Response
 from chio_core.guards import IpBlock, JwtAuth, RateLimit, RequestId, SecurityHeaders, Stopwatch
-from chio_core.threads.guards import HostedChain
 from chio_core.guards.response_hooks import outgoing
 from chio_core.testing import ScriptedSidecar, behaviours
+from chio_core.threads.guards import HostedChain
 from chio_flask import Chio
 from tests.chain.tools import Request
 from tests.django import project

@@ -10,8 +10,8 @@ from flask import Flask
 
 from chio_asgi import ChioASGIMiddleware
 from chio_core import ConfigurationError, GuardRequest, Response
-from chio_core.guards.chain import Chain, guard_list
 from chio_core.guards import SecurityHeaders
+from chio_core.guards.chain import Chain, guard_list
 from chio_fastapi import add_chio
 from chio_flask import Chio
 from tests.support import settings

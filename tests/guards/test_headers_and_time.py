@@ -18,8 +18,8 @@ from fastapi.responses import FileResponse, RedirectResponse, StreamingResponse
 from chio_asgi import ChioASGIMiddleware
 from chio_core import Chain, ConfigurationError, GuardRequest, Response
 from chio_core.guards import IpBlock, RateLimit, RequestId, SecurityHeaders, Stopwatch
-from chio_core.names import STATE_REQUEST_ID
 from chio_core.guards.response_hooks import Outgoing, outgoing
+from chio_core.names import STATE_REQUEST_ID
 from chio_fastapi import add_chio
 from tests.support import Judge, StubClient, call, deny, exchange, http_scope, run
 

@@ -11,8 +11,8 @@ import httpx2
 import pytest
 
 from chio_core.client.client import SyncChioClient
-from chio_core.evaluation.conclude import Answer
 from chio_core.errors import ConfigurationError
+from chio_core.evaluation.conclude import Answer
 from chio_core.outbound import (
     BaseMiddleware,
     BearerAuth,

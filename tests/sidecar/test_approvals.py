@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from chio_core.canonical import canonical_json, sha256_hex
-from chio_core.models.receipt import GuardEvidence
 from chio_core.models.demands import MAX_UNITS, ApprovalDemand, BudgetDemand, covers
+from chio_core.models.receipt import GuardEvidence
 from chio_core.receipts import verify_receipt
 from chio_sidecar.policy.approvals import MAX_OPEN_EACH
 from tests.sidecar.approval_tools import (

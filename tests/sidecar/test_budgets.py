@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from chio_core.models.receipt import GuardEvidence
 from chio_core.models.demands import MAX_UNITS, BudgetDemand, covers
+from chio_core.models.receipt import GuardEvidence
 from chio_sidecar.app import SidecarApp
 from chio_sidecar.explain import explain, read_refusal
 from tests.sidecar.sidecar_tools import (

@@ -16,8 +16,8 @@ from fastapi.testclient import TestClient
 
 from chio_fastapi import RequireCapability, add_chio
 from chio_sidecar.cli import main
-from chio_sidecar.cli.receipt_diff import WOULD_REFUSE
 from chio_sidecar.cli.options import moment
+from chio_sidecar.cli.receipt_diff import WOULD_REFUSE
 from chio_sidecar.records.observed import NEWEST, Tally, is_observed, why_refused
 from chio_sidecar.store import NewReceipt
 from chio_sidecar.store.schema import connect, prepare

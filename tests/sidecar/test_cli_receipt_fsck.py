@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from chio_core.canonical import compact_json
 from chio_sidecar.cli import main
-from chio_sidecar.service.receipts import compact_json
 from chio_sidecar.store import NewReceipt
 from chio_sidecar.store.schema import connect, prepare
 from chio_sidecar.store.sqlite import SqliteReceiptStore

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from chio_core.client.in_process import busy_seconds_for
 from chio_core.client.client import ChioClient, SyncChioClient
+from chio_core.client.in_process import busy_seconds_for
 from chio_core.evaluation.outcomes import Decision
 from chio_core.settings import ChioSettings
 from tests.core.views import View, question

@@ -13,17 +13,17 @@ from typing import Any
 import pytest
 
 from chio_core import Denial, Requirement
-from chio_core.evaluation import outcomes as decision
 from chio_core.capabilities import issue_capability
 from chio_core.errors import InvalidDocument
+from chio_core.evaluation import outcomes as decision
 from chio_core.models import Verdict
 from chio_core.refusals.problems import flat, nested
 from chio_sidecar.cli.main import build_parser
 from chio_sidecar.explain import Refusal, Wanted, explain, read_refusal
-from chio_sidecar.explain.outcomes import OUTCOMES
 from chio_sidecar.explain.demands import POLICY_REASONS
-from chio_sidecar.explain.reasons import REASONS, recognise
 from chio_sidecar.explain.explanation import wanted_by
+from chio_sidecar.explain.outcomes import OUTCOMES
+from chio_sidecar.explain.reasons import REASONS, recognise
 from tests.sidecar.sidecar_tools import (
     NOW,
     SERVER,
@@ -251,10 +251,8 @@ def test_an_error_of_the_sidecar_itself_is_explained(tmp_path: Path) -> None:
 
 
 def test_every_reason_about_approvals_and_budgets_is_known_here() -> None:
+    from chio_sidecar.policy import approval_tokens, approvals, budgets
     from chio_sidecar.policy import obligations as further
-    from chio_sidecar.policy import approval_tokens
-    from chio_sidecar.policy import approvals
-    from chio_sidecar.policy import budgets
 
     known = {reason.text for reason in POLICY_REASONS}
     said = {

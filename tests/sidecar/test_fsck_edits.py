@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from chio_sidecar.store.hash_chain import FIRST, link
-from chio_sidecar.store.hash_chain import MEMBERS
+from chio_sidecar.store.hash_chain import FIRST, MEMBERS, link
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from tests.sidecar.fsck_tools import fill, inspect, select, tamper
 from tests.sidecar.sidecar_tools import STRANGER, decision, run, sidecar

@@ -11,8 +11,7 @@ import pytest
 
 from chio_core.errors import ConfigurationError
 from chio_core.models.demands import MAX_UNITS, ApprovalDemand, BudgetDemand
-from chio_sidecar.policy.routes import RouteTable
-from chio_sidecar.policy.routes import DENY_BY_DEFAULT, SESSION_ALLOW, operation_rule
+from chio_sidecar.policy.routes import DENY_BY_DEFAULT, SESSION_ALLOW, RouteTable, operation_rule
 from tests.sidecar.sidecar_tools import run, sidecar
 
 

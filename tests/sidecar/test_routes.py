@@ -10,8 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chio_core.canonical import sha256_hex
-from chio_sidecar.policy.routes import DENY_BY_DEFAULT, SESSION_ALLOW, RouteRule, RouteTable, method_policy
-from chio_sidecar.policy.routes import operation_rule
+from chio_sidecar.policy.routes import (
+    DENY_BY_DEFAULT,
+    SESSION_ALLOW,
+    RouteRule,
+    RouteTable,
+    method_policy,
+    operation_rule,
+)
 from tests.sidecar.sidecar_tools import vectors
 
 VECTORS = vectors("composed", "route-match", "v1.json")

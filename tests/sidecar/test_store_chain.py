@@ -10,8 +10,7 @@ import pytest
 
 from chio_core.errors import ConfigurationError
 from chio_sidecar.store import Stored, StoreUnavailable
-from chio_sidecar.store.hash_chain import FIRST, link
-from chio_sidecar.store.hash_chain import MEMBERS
+from chio_sidecar.store.hash_chain import FIRST, MEMBERS, link
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from tests.sidecar.sidecar_tools import run
 from tests.sidecar.store_conformance import entry

@@ -11,9 +11,7 @@ import pytest
 
 from chio_core.errors import ConfigurationError
 from chio_core.signing import SigningKey
-from chio_sidecar.trust.authorities import Authority
-from chio_sidecar.trust.authorities import SeedFileAuthority
-from chio_sidecar.trust.authorities import SqliteAuthority
+from chio_sidecar.trust.authorities import Authority, SeedFileAuthority, SqliteAuthority
 from chio_sidecar.trust.revocations import RevocationStore
 
 Opener = Callable[[Path], Authority]

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from chio_core.canonical import sha256_hex
+from chio_core.canonical import compact_json, sha256_hex
 from chio_core.receipts import signed_bytes
 from chio_core.signing import SigningKey
-from chio_sidecar.service.receipts import compact_json, sign_receipt
+from chio_sidecar.service.receipts import sign_receipt
 from chio_sidecar.store import NewReceipt
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 

@@ -14,14 +14,12 @@ import httpx
 import pytest
 from starlette.types import ASGIApp
 
-from chio_core.canonical import sha256_hex
+from chio_core.canonical import compact_json, sha256_hex
 from chio_sidecar.cli import main
-from chio_sidecar.service.receipts import compact_json
+from chio_sidecar.records.window import ReceiptWindow, Wanted
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from chio_sidecar.viewer import VIEWER_PATH, create_viewer_app
 from chio_sidecar.viewer import access as files
-from chio_sidecar.records.window import ReceiptWindow
-from chio_sidecar.records.window import Wanted
 from tests.sidecar.control_tools import ask, evaluate, sidecars
 from tests.viewer.records import KEY, MARKUP, NOW, STRANGER, add, fill, hostile, newer, receipt
 

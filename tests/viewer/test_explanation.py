@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from starlette.types import ASGIApp
 
-from chio_core.refusals.problems import explain_link
 from chio_core.evaluation.outcomes import FILL_IN
+from chio_core.refusals.problems import explain_link
 from chio_sidecar.cli import main
 from chio_sidecar.viewer import VIEWER_PATH, create_viewer_app
 from chio_sidecar.viewer.explained import Explainer

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 from starlette.responses import JSONResponse
 
-from chio_core.canonical import sha256_hex
+from chio_core.canonical import compact_json, sha256_hex
 from chio_sidecar.cli import main
-from chio_sidecar.service.receipts import compact_json
 from tests.viewer.browser import (
     DOWN,
     ENTER,

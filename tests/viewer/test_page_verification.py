@@ -9,10 +9,9 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from chio_core.canonical import canonical_json, parse_json
+from chio_core.canonical import canonical_json, compact_json, parse_json
 from chio_core.errors import InvalidDocument, ReceiptRejected
 from chio_core.receipts import verify_receipt
-from chio_sidecar.service.receipts import compact_json
 from tests.viewer.browser import LISTED, Browser, checks, open_row
 from tests.viewer.records import STRANGER, fill, newer, receipt
 

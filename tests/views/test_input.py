@@ -9,9 +9,9 @@ import random
 import pytest
 
 from chio_core.evaluation.conclude import singleton_headers
-from chio_core.threads.wsgi_view import EnvironView, environ_key
-from chio_core.threads.body import BodyUnusable, Measured, Steps, is_kept, keep, measure, read_from_start
 from chio_core.settings import ChioSettings
+from chio_core.threads.body import BodyUnusable, Measured, Steps, is_kept, keep, measure, read_from_start
+from chio_core.threads.wsgi_view import EnvironView, environ_key
 from tests.views.wsgi import OneWay
 
 DATA = bytes(range(256)) * 3000

@@ -12,10 +12,10 @@ from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from chio_core.evaluation.hooks import is_met
+from chio_core.evaluation.requirements import Arguments, CapabilityRule
 from chio_core.models.capability import Operation
 from chio_core.refusals.problems import nested, refusal_headers
 from chio_core.refusals.response import Denial
-from chio_core.evaluation.requirements import Arguments, CapabilityRule
 from chio_django.decorators import passage_for
 
 
@@ -60,8 +60,8 @@ class ChioCapability(permissions.BasePermission):
         """Return a permission class for one capability.
 
         Args:
-            server, tool, operations, arguments: see `chio_core.evaluation.requirements.CapabilityRule`; a function is given the
-                view's keyword arguments.
+            server, tool, operations, arguments: see `chio_core.evaluation.requirements.CapabilityRule`; a function
+                receives the view's keyword arguments.
 
         Raises:
             ConfigurationError: a name is empty, an operation unknown, or the arguments are no JSON.

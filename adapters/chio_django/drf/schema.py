@@ -10,8 +10,8 @@ from typing import Any
 from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.plumbing import ResolvedComponent
 
-from chio_core.models.openapi import CAPABILITY_SCHEME, CAPABILITY_SCHEME_TEXT
 from chio_core.evaluation.requirements import rules_of
+from chio_core.models.openapi import CAPABILITY_SCHEME, CAPABILITY_SCHEME_TEXT
 from chio_django.conf import conf
 from chio_django.drf.permissions import ChioCapability
 

@@ -22,8 +22,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
-from chio_core.guards.chain import DECISION
 from chio_core.errors import ConfigurationError
+from chio_core.guards.chain import DECISION
 from chio_core.outbound.govern import Ticket
 from chio_core.outbound.hop import TICKET, hop_of
 from chio_core.outbound.library import collect, library_of

@@ -14,24 +14,19 @@ same class runs on the synchronous transport as long as its hooks do not wait fo
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Any, ClassVar
-from chio_core.errors import ConfigurationError
-from chio_core.names import LOGGER
-from chio_core.outbound.chain import MiddlewareChain
-from chio_core.outbound.hop import config_of, route_of
-from chio_core.outbound.member import AsyncNext, OutboundMember, SyncNext
-from chio_core.outbound.response import Response, native_of
 import os
 import re
 import time
-from collections.abc import Callable
-from typing import Any, Final
-from chio_core.names import LOGGER, TRACEPARENT
-from chio_core.outbound.hop import route_of, shown
-from chio_core.outbound.member import Flow, FlowSteps
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Final
 
-__all__ = ['BaseMiddleware', 'MiddlewareChain']
+from chio_core.errors import ConfigurationError
+from chio_core.names import LOGGER, TRACEPARENT
+from chio_core.outbound.hop import config_of, route_of, shown
+from chio_core.outbound.member import AsyncNext, Flow, FlowSteps, MiddlewareChain, OutboundMember, SyncNext
+from chio_core.outbound.response import Response, native_of
+
+__all__ = ["BaseMiddleware", "MiddlewareChain"]
 
 
 log = logging.getLogger(LOGGER)

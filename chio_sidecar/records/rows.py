@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 from collections.abc import Collection, Sequence
-from chio_core.errors import InvalidDocument
+from typing import Any
 
+from chio_core.errors import InvalidDocument
 
 _MEMBERS = {
     "verdict": "verdict.verdict",

@@ -1,0 +1,35 @@
+"""Where the sidecar listens: a TCP address or a Unix socket."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where to connect: a TCP address, or the path of a Unix socket."""
+
+    host: str
+    port: int
+    base: str = ""
+    tls: bool = False
+    socket_path: str | None = None
+
+    @classmethod
+    def parse(cls, url: str) -> Endpoint:
+        """Read an `http://`, `https://` or `unix:` URL as `ChioSettings.sidecar_url` has checked it."""
+        parts = urlsplit(url)
+        if parts.scheme == "unix":
+            path = url.partition(":")[2]
+            return cls("localhost", 0, socket_path=unquote("/" + path.lstrip("/") if path[:2] == "//" else path))
+        tls = parts.scheme == "https"
+        return cls(parts.hostname or "", parts.port or (443 if tls else 80), parts.path.rstrip("/"), tls)
+
+    @property
+    def authority(self) -> str:
+        """Value of the `Host` header."""
+        if self.socket_path is not None:
+            return self.host
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
