@@ -32,7 +32,15 @@ from chio_asgi import ASGIGuardRequest
 from chio_core.canonical import canonical_json, parse_json, sha256_hex
 from chio_core.client.pool import ConnectionPool
 from chio_core.endpoint import Endpoint
-from chio_core.evaluation.conclude import EVALUATE_PATH, Answer, Question, conclude, inspect, prepare, singleton_headers
+from chio_core.evaluation.conclude import (
+    EVALUATE_PATH,
+    EvaluateCall,
+    RawResponse,
+    conclude,
+    precheck,
+    prepare,
+    singleton_headers,
+)
 from chio_core.identity import default_extractor
 from chio_core.models.receipt import HttpReceipt
 from chio_core.receipts import KeyTrust, signed_bytes, verify_receipt
@@ -76,12 +84,12 @@ def steps(full: bool) -> dict[str, Callable[[], object]]:
     raw = Kernel(full=full).evaluate(json.loads(question.body))
     receipt = json.loads(raw)["receipt"]
     signed, signature = signed_bytes(receipt), receipt["signature"]
-    answer, trust, key = Answer(200, "application/json", raw), KeyTrust((PUBLIC_KEY,)), SigningKey(SEED)
+    answer, trust, key = RawResponse(200, "application/json", raw), KeyTrust((PUBLIC_KEY,)), SigningKey(SEED)
     now, keys, expected = float(receipt["timestamp"]), frozenset({PUBLIC_KEY}), question.expectation
     return {
         "sha256_hex of a 34-byte body": lambda: sha256_hex(ECHO_BODY),
         "ASGIGuardRequest of a scope": lambda: ASGIGuardRequest(scope()),
-        "inspect: could the request mean two things": lambda: inspect(view, settings, singletons),
+        "precheck: could the request mean two things": lambda: precheck(view, settings, singletons),
         "extract the caller, bearer": lambda: extract(view),
         "identity_hash of that caller": caller.identity_hash,
         "to_chio_request": lambda: to_chio_request(
@@ -99,10 +107,10 @@ def steps(full: bool) -> dict[str, Callable[[], object]]:
     }
 
 
-def _question(view: ASGIGuardRequest, settings: ChioSettings) -> Callable[[], Question]:
+def _question(view: ASGIGuardRequest, settings: ChioSettings) -> Callable[[], EvaluateCall]:
     caller = default_extractor()(view)
 
-    def ask() -> Question:
+    def ask() -> EvaluateCall:
         return prepare(
             view,
             settings,

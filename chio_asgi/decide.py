@@ -23,7 +23,7 @@ from chio_asgi.types import Scope
 from chio_asgi.view import ASGIGuardRequest
 from chio_core.client.client import ChioClient
 from chio_core.evaluation.amounts import Facts, InputRefused
-from chio_core.evaluation.conclude import inspect, prepare, singleton_headers
+from chio_core.evaluation.conclude import precheck, prepare, singleton_headers
 from chio_core.evaluation.hooks import aannounce, with_evidence
 from chio_core.evaluation.outcomes import Decision, bad_request, body_incomplete, body_too_large
 from chio_core.evaluation.precheck import Exclusions
@@ -166,7 +166,7 @@ class Decide(DecisionMember):
 
     async def _judge(self, view: ASGIGuardRequest) -> Decision:
         settings = self._settings
-        if (denial := inspect(view, settings, self._singletons)) is not None:
+        if (denial := precheck(view, settings, self._singletons)) is not None:
             return Decision(verdict="refused", denial=denial)
         try:
             body = await view.read_body(settings.max_body_bytes, settings.spool_bytes) if view.has_body else None

@@ -21,7 +21,7 @@ from chio_core.client.client import ChioClient
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.hooks import refused_locally
 from chio_core.guards.chain import Chain, Guard, around
-from chio_core.guards.run import Run, failed
+from chio_core.guards.run import ChainRun, failed
 from chio_core.models.caller import CallerIdentity
 from chio_core.names import LOGGER, STATE_DECISION
 from chio_core.refusals.response import AnyResponse, Downstream
@@ -116,7 +116,7 @@ class ChioASGIMiddleware:
     def _judged(self, view: ASGIGuardRequest) -> Awaitable[AnyResponse | None]:
         if self._alone:
             return self._only_decide(view)
-        return Run(self._members, None, view.evidence, self.chain.slow_guard_ms).before(view)
+        return ChainRun(self._members, None, view.evidence, self.chain.slow_guard_ms).before(view)
 
     async def _only_decide(self, view: ASGIGuardRequest) -> AnyResponse | None:
         try:
@@ -132,7 +132,7 @@ class ChioASGIMiddleware:
             return await application(request)
 
         try:
-            answer = await Run(self._members, handler, view.evidence, self.chain.slow_guard_ms)(view)
+            answer = await ChainRun(self._members, handler, view.evidence, self.chain.slow_guard_ms)(view)
             if isinstance(answer, Downstream) and application.started:
                 await application.release(answer)
                 return

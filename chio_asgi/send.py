@@ -7,7 +7,7 @@ from typing import Any
 
 from chio_asgi.types import Message, Scope, Send
 from chio_core.evaluation.hooks import receipt_header_of
-from chio_core.guards.response_hooks import Outgoing
+from chio_core.guards.response_hooks import ResponseHooks
 from chio_core.names import EXPOSE_HEADERS, STATE_DECISION, STATE_OUTGOING
 from chio_core.refusals.problems import render
 from chio_core.refusals.response import AnyResponse, Denial, Response
@@ -96,7 +96,7 @@ class HeaderSend:
         return [pair for pair in sent if pair[0].lower() != own]
 
 
-def _wished(wishes: Outgoing, sent: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[bytes, bytes]]:
+def _wished(wishes: ResponseHooks, sent: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[bytes, bytes]]:
     if not wishes.headers:
         return sent
     return _encoded(wishes.apply([(name.decode("latin-1"), value.decode("latin-1")) for name, value in sent]))

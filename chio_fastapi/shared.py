@@ -24,7 +24,7 @@ from chio_core.canonical import sha256_hex
 from chio_core.client.client import ChioClient
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.amounts import Facts, InputRefused
-from chio_core.evaluation.conclude import inspect, prepare, singleton_headers
+from chio_core.evaluation.conclude import precheck, prepare, singleton_headers
 from chio_core.evaluation.hooks import header_value, is_met
 from chio_core.evaluation.outcomes import Decision, bad_request, body_too_large
 from chio_core.evaluation.requirements import includes, merged
@@ -125,7 +125,7 @@ async def evaluate(connection: HTTPConnection, requirement: Requirement, earlier
     client = client_of(connection)
     settings = client.settings
     view = ASGIGuardRequest(connection.scope)
-    denial = inspect(view, settings, singleton_headers(settings))
+    denial = precheck(view, settings, singleton_headers(settings))
     if denial is not None:
         return tell_refused(connection, Decision(verdict="refused", denial=denial, requirement=requirement))
     body_hash, length = await _body(connection)

@@ -24,7 +24,7 @@ from nacl.signing import SigningKey as NaclKey
 
 from chio_asgi import ChioASGIConfig
 from chio_core.client.client import ChioClient
-from chio_core.evaluation.conclude import Answer
+from chio_core.evaluation.conclude import RawResponse
 
 SEED = bytes(range(32))
 PUBLIC_KEY = NaclKey(SEED).verify_key.encode().hex()
@@ -175,11 +175,11 @@ class StubClient(ChioClient):
         self.closed = 0
         self.failure: Exception | None = None
 
-    async def post(self, path: str, body: bytes, headers: Any = ()) -> Answer:
+    async def post(self, path: str, body: bytes, headers: Any = ()) -> RawResponse:
         if self.failure is not None:
             raise self.failure
         text = self.judge.answer(body, {name.lower(): value for name, value in headers})
-        return Answer(200, "application/json", text)
+        return RawResponse(200, "application/json", text)
 
     async def aclose(self) -> None:
         self.closed += 1

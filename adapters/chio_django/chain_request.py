@@ -8,7 +8,7 @@ from http.cookies import SimpleCookie
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
-from chio_core.guards.response_hooks import Outgoing, call_at_the_end
+from chio_core.guards.response_hooks import ResponseHooks, call_at_the_end
 from chio_core.names import STATE_OUTGOING
 from chio_core.refusals.response import AnyResponse, Denial, Downstream, Response
 from chio_django.context import Passage
@@ -63,7 +63,7 @@ class Guarded:
 
     def _finished(self, answer: AnyResponse) -> HttpResponseBase:
         found = getattr(self._view.state, STATE_OUTGOING, None)
-        wishes = found if isinstance(found, Outgoing) else Outgoing()
+        wishes = found if isinstance(found, ResponseHooks) else ResponseHooks()
         response = self._response
         if response is not None and isinstance(answer, Downstream):
             for callback in answer.finished:

@@ -14,7 +14,7 @@ from django.utils.module_loading import import_string
 from chio_core.errors import ConfigurationError
 from chio_core.guards.chain import guard_list
 from chio_core.settings import ChioSettings, nearest_name, unknown_names
-from chio_core.threads.guards import HostedChain
+from chio_core.threads.guards import ChainRunner
 
 PREFIX: Final = "CHIO_"
 HOOKS: Final = ("CHIO_CLIENT", "CHIO_EXTRACTOR", "CHIO_ON_DECISION", "CHIO_ON_RECEIPT", "CHIO_SYNC_CLIENT")
@@ -65,14 +65,14 @@ class Conf:
             raise ConfigurationError(f"{name} must be a function or the dotted path of one")
         return value
 
-    def guards(self) -> HostedChain:
+    def guards(self) -> ChainRunner:
         """Return the guards around the decision; a path may name a guard, a chain, or a class without arguments.
 
         Raises:
             ConfigurationError: one cannot be imported, is no guard, or they cannot stand in this order.
         """
         value = getattr(settings, GUARDS, ())
-        return HostedChain(list(map(_guard, guard_list(value, GUARDS))))
+        return ChainRunner(list(map(_guard, guard_list(value, GUARDS))))
 
 
 def _guard(value: Any) -> Any:

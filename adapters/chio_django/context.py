@@ -13,7 +13,7 @@ from django.core.signals import setting_changed
 from django.http import HttpRequest
 
 from chio_core.client.client import ChioClient, SyncChioClient
-from chio_core.evaluation.conclude import Question
+from chio_core.evaluation.conclude import EvaluateCall
 from chio_core.evaluation.hooks import aannounce, announce, refused_locally, with_evidence
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.pipeline import NO_MATCH, Ask, Asker, Route, ViewMatch, arun, run
@@ -218,13 +218,13 @@ class Passage:
 
     def _concluded(self, request: HttpRequest, steps: Ask) -> Decision:
         found = run(steps)
-        if isinstance(found, Question):
+        if isinstance(found, EvaluateCall):
             return self.governor.sync_client().decide(found)
         return self._tell(request, found)
 
     async def _aconcluded(self, request: HttpRequest, steps: Ask) -> Decision:
         found = await arun(steps)
-        if isinstance(found, Question):
+        if isinstance(found, EvaluateCall):
             return await self.governor.client().decide(found)
         return self._tell(request, found)
 

@@ -11,7 +11,7 @@ from flask import Request
 from werkzeug.wsgi import ClosingIterator
 
 from chio_core.evaluation.hooks import receipt_header_of
-from chio_core.guards.response_hooks import Outgoing, call_at_the_end
+from chio_core.guards.response_hooks import ResponseHooks, call_at_the_end
 from chio_core.names import EXPOSE_HEADERS, STATE_OUTGOING
 from chio_core.refusals.problems import render
 from chio_core.refusals.response import AnyResponse, Denial, Downstream, Response
@@ -73,7 +73,7 @@ class Guarded:
         self._status, self._headers, self._exc_info, self._begun = status, headers, exc_info, True
         return _no_write
 
-    def _release(self, request: Request, answer: AnyResponse, wishes: Outgoing) -> Iterable[bytes]:
+    def _release(self, request: Request, answer: AnyResponse, wishes: ResponseHooks) -> Iterable[bytes]:
         ran = self._body is not None
         if isinstance(answer, Downstream) and self._body is not None:
             body: Iterable[bytes] = self._body
@@ -110,9 +110,9 @@ def status_line(status: int) -> str:
     return f"{status} {_PHRASES.get(status, 'Refused')}"
 
 
-def _wishes(view: Any) -> Outgoing:
+def _wishes(view: Any) -> ResponseHooks:
     found = getattr(view.state, STATE_OUTGOING, None)
-    return found if isinstance(found, Outgoing) else Outgoing()
+    return found if isinstance(found, ResponseHooks) else ResponseHooks()
 
 
 def _document(answer: AnyResponse, accept: str) -> tuple[bytes, Headers]:

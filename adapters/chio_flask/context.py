@@ -14,7 +14,7 @@ from typing import Any, Final
 from flask import Flask, Request, Response, g
 
 from chio_core.client.client import SyncChioClient
-from chio_core.evaluation.conclude import Question
+from chio_core.evaluation.conclude import EvaluateCall
 from chio_core.evaluation.hooks import announce, refused_locally, with_evidence
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.pipeline import NO_MATCH, Ask, Asker, Route, ViewMatch, run
@@ -28,7 +28,7 @@ from chio_core.refusals.response import AnyResponse, Denial
 from chio_core.request import RequestView, Requirement
 from chio_core.settings import ChioSettings, start_line
 from chio_core.telemetry import Telemetry
-from chio_core.threads.guards import HostedChain
+from chio_core.threads.guards import ChainRunner
 from chio_core.threads.wsgi_view import accept_in
 from chio_flask.routing import find_view, view_match
 from chio_flask.view import FlaskGuardRequest
@@ -51,7 +51,7 @@ class Hooks:
         on_receipt: Callable[[HttpReceipt], None] | None = None,
         guards: Chain | Sequence[Guard | Chain] = (),
     ) -> None:
-        self.guards = HostedChain(guards)
+        self.guards = ChainRunner(guards)
         self.extractor = extractor
         self.on_decision = on_decision
         self.on_receipt = on_receipt
@@ -256,7 +256,7 @@ class Passage:
 
     def _concluded(self, view: FlaskGuardRequest, steps: Ask) -> Decision:
         found = run(steps)
-        if isinstance(found, Question):
+        if isinstance(found, EvaluateCall):
             return self.governor.client().decide(found)
         self.governor.telemetry.refused(found, view.method, view.route_path)
         return found

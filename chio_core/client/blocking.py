@@ -16,7 +16,7 @@ from chio_core.client.carrier import Pairs, request_head
 from chio_core.client.connection import AnswerReader
 from chio_core.endpoint import Endpoint
 from chio_core.errors import EvaluationFailed, SidecarTimeout, SidecarUnreachable
-from chio_core.evaluation.exchange import Answer
+from chio_core.evaluation.exchange import RawResponse
 
 MAX_IDLE_SECONDS = 30.0
 
@@ -44,7 +44,7 @@ class BlockingPool:
         """Connections that wait for work."""
         return len(self._idle)
 
-    def post(self, path: str, body: bytes, headers: Pairs, timeout: float) -> Answer:
+    def post(self, path: str, body: bytes, headers: Pairs, timeout: float) -> RawResponse:
         """See `AsyncCarrier.post`. A failed attempt to connect is made once more."""
         deadline = time.monotonic() + timeout
         data = request_head(self._endpoint, path, len(body), headers) + body
@@ -99,7 +99,7 @@ class BlockingPool:
         self._tls = self._tls or ssl.create_default_context()
         return self._tls.wrap_socket(connection, server_hostname=self._endpoint.host)
 
-    def _exchange(self, connection: socket.socket, data: bytes, deadline: float) -> Answer:
+    def _exchange(self, connection: socket.socket, data: bytes, deadline: float) -> RawResponse:
         reader = AnswerReader()
         try:
             connection.settimeout(_left(deadline))

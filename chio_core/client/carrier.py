@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from chio_core.endpoint import Endpoint
-from chio_core.evaluation.exchange import Answer
+from chio_core.evaluation.exchange import RawResponse
 
 MAX_ANSWER_BYTES = 1024 * 1024
 """A longer answer is no decision. A receipt has one to three kilobytes."""
@@ -20,7 +20,7 @@ Pairs = Sequence[tuple[str, str]]
 class AsyncCarrier(Protocol):
     """Carries one POST at a time for one event loop."""
 
-    async def post(self, path: str, body: bytes, headers: Pairs, timeout: float) -> Answer:
+    async def post(self, path: str, body: bytes, headers: Pairs, timeout: float) -> RawResponse:
         """Send `body` as JSON to `path` and return the answer.
 
         Args:
@@ -41,7 +41,7 @@ class AsyncCarrier(Protocol):
 class BlockingCarrier(Protocol):
     """The same for threads."""
 
-    def post(self, path: str, body: bytes, headers: Pairs, timeout: float) -> Answer:
+    def post(self, path: str, body: bytes, headers: Pairs, timeout: float) -> RawResponse:
         """See `AsyncCarrier.post`."""
         ...
 

@@ -17,7 +17,7 @@ from chio_core.client.carrier import AsyncCarrier, BlockingCarrier, Pairs
 from chio_core.endpoint import Endpoint
 from chio_core.errors import SidecarError
 from chio_core.evaluation.conclude import conclude, conclude_error
-from chio_core.evaluation.exchange import EVALUATE_PATH, Answer, Question
+from chio_core.evaluation.exchange import EVALUATE_PATH, EvaluateCall, RawResponse
 from chio_core.evaluation.observe import settle
 from chio_core.evaluation.outcomes import Decision
 from chio_core.receipts import KeyTrust
@@ -87,7 +87,7 @@ class ChioClient:
             )
             self.trust = KeyTrust(self.settings.trusted_kernel_keys or (self._embedded.public_key,))
 
-    async def decide(self, question: Question) -> Decision:
+    async def decide(self, question: EvaluateCall) -> Decision:
         """Ask one question and return the decision. Never raises for anything that the sidecar does."""
         with self.telemetry.watch(question) as watch:
             try:
@@ -97,7 +97,7 @@ class ChioClient:
                 return watch.concluded(failed(exc, question, self.settings), exc.message)
             return watch.concluded(decision)
 
-    async def post(self, path: str, body: bytes, headers: Any = ()) -> Answer:
+    async def post(self, path: str, body: bytes, headers: Any = ()) -> RawResponse:
         """Send a JSON body to the sidecar.
 
         Raises:
@@ -211,7 +211,7 @@ class SyncChioClient:
         """What this client has seen, for Prometheus."""
         return self.telemetry.metrics
 
-    def decide(self, question: Question) -> Decision:
+    def decide(self, question: EvaluateCall) -> Decision:
         """Ask one question and return the decision. Never raises for anything that the sidecar does."""
         with self.telemetry.watch(question) as watch:
             try:
@@ -221,7 +221,7 @@ class SyncChioClient:
                 return watch.concluded(failed(exc, question, self.settings), exc.message)
             return watch.concluded(decision)
 
-    def post(self, path: str, body: bytes, headers: Any = ()) -> Answer:
+    def post(self, path: str, body: bytes, headers: Any = ()) -> RawResponse:
         """Send a JSON body to the sidecar; see `ChioClient.post`."""
         return self._carrier.post(path, body, with_bearer(path, headers, self.settings), self.settings.timeout)
 
@@ -254,7 +254,9 @@ class SyncChioClient:
         return BlockingPool(end, limit=settings.max_connections, connect_timeout=wait)
 
 
-def concluded(answer: Answer, question: Question, settings: ChioSettings, trust: KeyTrust, now: float) -> Decision:
+def concluded(
+    answer: RawResponse, question: EvaluateCall, settings: ChioSettings, trust: KeyTrust, now: float
+) -> Decision:
     """Return the decision that an answer amounts to, ready to be carried out.
 
     Raises:
@@ -263,7 +265,7 @@ def concluded(answer: Answer, question: Question, settings: ChioSettings, trust:
     return settle(conclude(answer, question, settings, trust, now), question)
 
 
-def failed(error: SidecarError, question: Question, settings: ChioSettings) -> Decision:
+def failed(error: SidecarError, question: EvaluateCall, settings: ChioSettings) -> Decision:
     """Return what it amounts to that there is no decision."""
     return settle(conclude_error(error, question, settings), question)
 
@@ -283,7 +285,7 @@ def verify_body(receipt: HttpReceipt | Mapping[str, Any]) -> bytes:
     return json.dumps(document, separators=(",", ":")).encode()
 
 
-def read_verify(answer: Answer) -> bool:
+def read_verify(answer: RawResponse) -> bool:
     """Return `valid`, or `ok` where a newer sidecar gives a report instead.
 
     Raises:

@@ -19,7 +19,7 @@ import httptools
 
 from chio_core.client.carrier import MAX_ANSWER_BYTES
 from chio_core.errors import EvaluationFailed, SidecarTimeout, SidecarUnreachable
-from chio_core.evaluation.exchange import Answer
+from chio_core.evaluation.exchange import RawResponse
 
 
 class AnswerReader:
@@ -38,9 +38,9 @@ class AnswerReader:
         self._parts: list[bytes] = []
         self._size = 0
         self._content_type = ""
-        self._finished: Answer | None = None
+        self._finished: RawResponse | None = None
 
-    def feed(self, data: bytes) -> Answer | None:
+    def feed(self, data: bytes) -> RawResponse | None:
         """Take the bytes that came next; return the answer once it is whole, and None before.
 
         Afterwards `keep_alive` says whether the connection can carry another exchange.
@@ -88,7 +88,7 @@ class AnswerReader:
             return
         self.keep_alive = parser.should_keep_alive()
         self._parser = None
-        self._finished = Answer(status, self._content_type, b"".join(self._parts))
+        self._finished = RawResponse(status, self._content_type, b"".join(self._parts))
 
 
 class Connection(asyncio.Protocol):
@@ -104,12 +104,12 @@ class Connection(asyncio.Protocol):
         self._on_closed = on_closed
         self._transport: asyncio.Transport | None = None
         self._reader: AnswerReader | None = None
-        self._owner: asyncio.Future[Answer] | None = None
+        self._owner: asyncio.Future[RawResponse] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.closed = False
         self.idle_since = 0.0
 
-    def exchange(self, data: bytes, deadline: float, loop: asyncio.AbstractEventLoop) -> asyncio.Future[Answer]:
+    def exchange(self, data: bytes, deadline: float, loop: asyncio.AbstractEventLoop) -> asyncio.Future[RawResponse]:
         """Send a whole request; the future gets the answer, or the reason why there is none.
 
         Args:
@@ -120,7 +120,7 @@ class Connection(asyncio.Protocol):
         """
         if self._transport is None or not self.usable:
             raise SidecarUnreachable("Chio sidecar closed the connection before it was used")
-        owner: asyncio.Future[Answer] = loop.create_future()
+        owner: asyncio.Future[RawResponse] = loop.create_future()
         self._owner = owner
         self._reader = AnswerReader()
         self._timer = loop.call_at(deadline, self._too_late)
@@ -173,14 +173,14 @@ class Connection(asyncio.Protocol):
         self._settle(SidecarTimeout("Chio sidecar did not answer in time"))
         self.abort()
 
-    def _settle(self, result: Answer | EvaluationFailed | SidecarTimeout) -> None:
+    def _settle(self, result: RawResponse | EvaluationFailed | SidecarTimeout) -> None:
         owner, self._owner, self._reader = self._owner, None, None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if owner is None or owner.done():
             return
-        if isinstance(result, Answer):
+        if isinstance(result, RawResponse):
             owner.set_result(result)
         else:
             owner.set_exception(result)

@@ -15,7 +15,7 @@ import httpx
 from chio_core.client.carrier import Pairs
 from chio_core.client.via_httpx import HttpxCarrier
 from chio_core.errors import ConfigurationError
-from chio_core.evaluation.exchange import Answer
+from chio_core.evaluation.exchange import RawResponse
 from chio_core.settings import ChioSettings
 from chio_core.threads.guards import LoopThread
 
@@ -79,7 +79,7 @@ class PortalCarrier:
         self._thread = LoopThread("chio-embedded", partial(_close, self._carrier, sidecar))
         self._thread.loop()  # from now on there is something to end
 
-    def post(self, path: str, body: bytes, headers: Pairs, timeout: float) -> Answer:
+    def post(self, path: str, body: bytes, headers: Pairs, timeout: float) -> RawResponse:
         """See `AsyncCarrier.post`."""
         exchange = self._carrier.post(path, body, headers, timeout)
         return asyncio.run_coroutine_threadsafe(exchange, self._thread.loop()).result()

@@ -16,7 +16,7 @@ from chio_core.client.carrier import Pairs, request_head
 from chio_core.client.connection import Connection
 from chio_core.endpoint import Endpoint
 from chio_core.errors import SidecarTimeout, SidecarUnreachable
-from chio_core.evaluation.exchange import Answer
+from chio_core.evaluation.exchange import RawResponse
 
 MAX_IDLE_SECONDS = 30.0
 
@@ -60,7 +60,7 @@ class ConnectionPool:
         """Connections that wait for work."""
         return sum(connection.usable for connection in self._idle)
 
-    async def post(self, path: str, body: bytes, headers: Pairs, timeout: float) -> Answer:
+    async def post(self, path: str, body: bytes, headers: Pairs, timeout: float) -> RawResponse:
         """See `AsyncCarrier.post`. A failed attempt to connect is made once more."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout

@@ -13,7 +13,7 @@ import httpx
 
 from chio_core.client.carrier import MAX_ANSWER_BYTES, Pairs
 from chio_core.errors import EvaluationFailed, SidecarError, SidecarTimeout, SidecarUnreachable
-from chio_core.evaluation.exchange import Answer
+from chio_core.evaluation.exchange import RawResponse
 from chio_core.names import LOGGER
 
 log = logging.getLogger(LOGGER)
@@ -35,9 +35,9 @@ class HttpxCarrier:
     def __init__(self, base_url: str, transport: httpx.AsyncBaseTransport, *, patience: float = 5.0) -> None:
         self._patience = patience
         self._client = httpx.AsyncClient(base_url=base_url, transport=transport, trust_env=False)
-        self._running: set[asyncio.Task[Answer]] = set()
+        self._running: set[asyncio.Task[RawResponse]] = set()
 
-    async def post(self, path: str, body: bytes, headers: Pairs, timeout: float) -> Answer:
+    async def post(self, path: str, body: bytes, headers: Pairs, timeout: float) -> RawResponse:
         """See `AsyncCarrier.post`."""
         task = asyncio.ensure_future(self._exchange(path, body, headers, timeout))
         self._running.add(task)
@@ -57,12 +57,12 @@ class HttpxCarrier:
             await asyncio.gather(*late, return_exceptions=True)
         await self._client.aclose()
 
-    def _finished(self, task: asyncio.Task[Answer]) -> None:
+    def _finished(self, task: asyncio.Task[RawResponse]) -> None:
         self._running.discard(task)
         if not task.cancelled():
             task.exception()  # marks it as seen, also when nobody waits any more
 
-    async def _exchange(self, path: str, body: bytes, headers: Pairs, timeout: float) -> Answer:
+    async def _exchange(self, path: str, body: bytes, headers: Pairs, timeout: float) -> RawResponse:
         try:
             try:
                 return await self._once(path, body, headers, timeout)
@@ -77,11 +77,11 @@ class HttpxCarrier:
             log.exception("chio: the transport to the sidecar failed")
             raise EvaluationFailed(f"the exchange with the Chio sidecar broke: {type(exc).__name__}") from None
 
-    async def _once(self, path: str, body: bytes, headers: Pairs, timeout: float) -> Answer:
+    async def _once(self, path: str, body: bytes, headers: Pairs, timeout: float) -> RawResponse:
         sent = [("content-type", "application/json"), ("accept", "application/json"), ("accept-encoding", "identity")]
         sent.extend(headers)
         async with self._client.stream("POST", path, content=body, headers=sent, timeout=timeout) as response:
-            return Answer(
+            return RawResponse(
                 response.status_code,
                 response.headers.get("content-type", ""),
                 await _limited(response.aiter_bytes()),

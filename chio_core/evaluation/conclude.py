@@ -1,4 +1,4 @@
-"""Asking and understanding, without I/O: `inspect`, `prepare`, then (elsewhere) one POST, then `conclude`.
+"""Asking and understanding, without I/O: `precheck`, `prepare`, then (elsewhere) one POST, then `conclude`.
 
 Only an explicit, verified allow opens the door. `conclude` goes through these rules, and the first that does
 not hold refuses:
@@ -33,10 +33,10 @@ from chio_core.errors import (
     SidecarError,
 )
 from chio_core.evaluation import outcomes as outcome
-from chio_core.evaluation.exchange import EVALUATE_PATH, Answer, Question, as_further
+from chio_core.evaluation.exchange import EVALUATE_PATH, EvaluateCall, RawResponse, as_further
 from chio_core.evaluation.observe import is_observed, lacking
 from chio_core.evaluation.outcomes import Decision
-from chio_core.evaluation.precheck import APPROVAL_ID, approval_of, capability_of, inspect, singleton_headers
+from chio_core.evaluation.precheck import APPROVAL_ID, approval_of, capability_of, precheck, singleton_headers
 from chio_core.evaluation.requirements import check_arguments
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.demands import covers
@@ -50,12 +50,12 @@ from chio_core.settings import ChioSettings
 
 __all__ = [
     "EVALUATE_PATH",
-    "Answer",
-    "Question",
+    "EvaluateCall",
+    "RawResponse",
     "capability_of",
     "conclude",
     "conclude_error",
-    "inspect",
+    "precheck",
     "prepare",
     "singleton_headers",
 ]
@@ -77,7 +77,7 @@ def prepare(
     observe: bool | None = None,
     earlier: Iterable[Decision] = (),
     presents: bool = True,
-) -> Question:
+) -> EvaluateCall:
     """Return the question about a request.
 
     Args:
@@ -112,7 +112,7 @@ def prepare(
         headers.append((TRACEPARENT, trace[0]))
     body = json.dumps(request.to_wire(), separators=(",", ":")).encode()
     expectation = Expectation(request, caller.identity_hash(), template)
-    return Question(request, body, tuple(headers), expectation, token, requirement, observe)
+    return EvaluateCall(request, body, tuple(headers), expectation, token, requirement, observe)
 
 
 def _sent(requirement: Requirement | None, token: str | None, route: str) -> Requirement | None:
@@ -129,7 +129,9 @@ def _ends_in_401(requirement: Requirement | None, token: str | None) -> bool:
     return requirement is not None and requirement.capability and token is None
 
 
-def conclude(answer: Answer, question: Question, settings: ChioSettings, trust: KeyTrust, now: float) -> Decision:
+def conclude(
+    answer: RawResponse, question: EvaluateCall, settings: ChioSettings, trust: KeyTrust, now: float
+) -> Decision:
     """Return the decision that an answer amounts to; see the rules at the top of this module.
 
     Args:
@@ -163,7 +165,7 @@ def conclude(answer: Answer, question: Question, settings: ChioSettings, trust: 
     )
 
 
-def conclude_error(error: SidecarError, question: Question, settings: ChioSettings) -> Decision:
+def conclude_error(error: SidecarError, question: EvaluateCall, settings: ChioSettings) -> Decision:
     """Return the decision when the sidecar could not be asked or gave no usable answer."""
     passthrough = outcome.passthrough_for(error) if settings.fail_open else None
     if question.requirement is not None and question.requirement.binding:
@@ -179,7 +181,7 @@ def conclude_error(error: SidecarError, question: Question, settings: ChioSettin
     )
 
 
-def _denial_for_error(error: SidecarError, question: Question, settings: ChioSettings) -> Denial:
+def _denial_for_error(error: SidecarError, question: EvaluateCall, settings: ChioSettings) -> Denial:
     if isinstance(error, ApprovalRequired):
         # Where no capability came, only the sidecar's document can have demanded it; an approval alone would not do.
         missing = _capability_missing(question, error.receipt_id, settings)
@@ -188,14 +190,14 @@ def _denial_for_error(error: SidecarError, question: Question, settings: ChioSet
     return outcome.denial_for_error(error, question.requirement)
 
 
-def _capability_missing(question: Question, receipt_id: str | None, settings: ChioSettings) -> Denial | None:
+def _capability_missing(question: EvaluateCall, receipt_id: str | None, settings: ChioSettings) -> Denial | None:
     requirement = question.requirement
     if requirement is None or not _ends_in_401(requirement, question.capability):
         return None
     return outcome.capability_required(requirement, settings.capability_header, receipt_id, settings.sidecar_url)
 
 
-def _traced(denial: Denial | None, question: Question, settings: ChioSettings) -> Denial | None:
+def _traced(denial: Denial | None, question: EvaluateCall, settings: ChioSettings) -> Denial | None:
     """Return a refusal with what leads to its record."""
     if denial is None:
         return None
@@ -203,7 +205,7 @@ def _traced(denial: Denial | None, question: Question, settings: ChioSettings) -
     return replace(denial, request_id=question.request.request_id, explain_url=link)
 
 
-def _document(answer: Answer) -> Mapping[str, Any]:
+def _document(answer: RawResponse) -> Mapping[str, Any]:
     if answer.status != 200:
         raise _refused(answer)
     if answer.content_type.partition(";")[0].strip().lower() != "application/json":
@@ -219,7 +221,7 @@ def _document(answer: Answer) -> Mapping[str, Any]:
     return document
 
 
-def _refused(answer: Answer) -> EvaluationFailed:
+def _refused(answer: RawResponse) -> EvaluationFailed:
     try:
         document = parse_json(answer.body)
     except InvalidDocument:
@@ -254,7 +256,7 @@ def _same_verdict(document: Mapping[str, Any], receipt: HttpReceipt) -> Verdict:
     return verdict
 
 
-def _judge(verdict: Verdict, receipt: HttpReceipt, question: Question, settings: ChioSettings) -> Denial | None:
+def _judge(verdict: Verdict, receipt: HttpReceipt, question: EvaluateCall, settings: ChioSettings) -> Denial | None:
     requirement = question.requirement
     missing = _capability_missing(question, receipt.id, settings)
     if missing is not None:
@@ -274,12 +276,12 @@ def _judge(verdict: Verdict, receipt: HttpReceipt, question: Question, settings:
     return None
 
 
-def _is_plain_path(question: Question, receipt: HttpReceipt) -> bool:
+def _is_plain_path(question: EvaluateCall, receipt: HttpReceipt) -> bool:
     # Inside of a mount with parameters the application cannot name its route, and here the sidecar could not either.
     return question.expectation.template is None and receipt.route_pattern == question.request.path
 
 
-def _covers(requirement: Requirement, question: Question, receipt: HttpReceipt) -> bool:
+def _covers(requirement: Requirement, question: EvaluateCall, receipt: HttpReceipt) -> bool:
     # The receipt names a capability only if the sidecar found the token valid. What it grants is looked at here
     # once more, because a newer sidecar ignores tool fields on ordinary routes (wire protocol, section 5.8).
     from chio_core.capabilities import match_grant, parse_capability

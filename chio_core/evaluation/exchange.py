@@ -1,4 +1,4 @@
-"""Question and Answer: what goes to `POST /chio/evaluate`, and what came back over the wire."""
+"""EvaluateCall and RawResponse: what goes to `POST /chio/evaluate`, and what came back over the wire."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EVALUATE_PATH = "/chio/evaluate"
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class RawResponse:
     """What came back over the wire."""
 
     status: int
@@ -25,7 +25,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class EvaluateCall:
     """What to send to `POST /chio/evaluate`, and what the receipt will have to match.
 
     Attributes:

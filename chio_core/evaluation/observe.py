@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from chio_core.errors import InvalidDocument
-from chio_core.evaluation.exchange import Question
+from chio_core.evaluation.exchange import EvaluateCall
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.precheck import is_among
 from chio_core.models.receipt import ChioPassthrough
@@ -60,7 +60,7 @@ def lacking(requirement: Requirement | None, token: str | None) -> tuple[str, ..
     return () if index is None else tuple(scope.grants[index].lacks(requirement.operations))
 
 
-def settle(decision: Decision, question: Question) -> Decision:
+def settle(decision: Decision, question: EvaluateCall) -> Decision:
     """Return what a decision comes to: itself, or in observe mode a passage that is marked instead of a refusal.
 
     `verdict`, `receipt` and `evidence` stay those of the refusal; `Decision.handler_receipt` is None.

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation import outcomes as outcome
-from chio_core.evaluation.conclude import Question, inspect, prepare, singleton_headers
+from chio_core.evaluation.conclude import EvaluateCall, precheck, prepare, singleton_headers
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.precheck import is_excluded
 from chio_core.evaluation.requirements import CapabilityRule, requirement_of
@@ -30,7 +30,7 @@ from chio_core.threads.body import BodyUnusable, Steps
 
 log = logging.getLogger(LOGGER)
 
-Ask = Generator[None, None, Question | Decision]
+Ask = Generator[None, None, EvaluateCall | Decision]
 
 
 class StreamView(RequestView, Protocol):
@@ -103,7 +103,7 @@ class Asker:
             earlier: the decision that was made for this very request, if there is one.
         """
         settings = self.settings
-        if (denial := inspect(view, settings, self.singletons)) is not None:
+        if (denial := precheck(view, settings, self.singletons)) is not None:
             return Decision(verdict="refused", denial=denial)
         try:
             body = yield from view.measure(settings.max_body_bytes, settings.spool_bytes)
@@ -124,7 +124,7 @@ class Asker:
         )
 
 
-def run(steps: Ask) -> Question | Decision:
+def run(steps: Ask) -> EvaluateCall | Decision:
     """Take all steps at once."""
     while True:
         try:
@@ -133,7 +133,7 @@ def run(steps: Ask) -> Question | Decision:
             return end.value  # type: ignore[no-any-return]
 
 
-async def arun(steps: Ask) -> Question | Decision:
+async def arun(steps: Ask) -> EvaluateCall | Decision:
     """Take all steps; other tasks may run in between. No thread is involved."""
     while True:
         try:

@@ -34,7 +34,7 @@ def singleton_headers(settings: ChioSettings) -> frozenset[str]:
     return single_headers(settings.capability_header, settings.api_key_header)
 
 
-def inspect(view: RequestView, settings: ChioSettings, singletons: frozenset[str]) -> Denial | None:
+def precheck(view: RequestView, settings: ChioSettings, singletons: frozenset[str]) -> Denial | None:
     """Return the refusal of a request that could mean two things, before its body is read; None if it is fine.
 
     Args:

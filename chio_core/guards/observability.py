@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Callable
 
-from chio_core.guards.response_hooks import outgoing
+from chio_core.guards.response_hooks import response_hooks
 from chio_core.names import LOGGER, STATE_REQUEST_ID
 from chio_core.request import GuardRequest
 
@@ -41,7 +41,7 @@ class RequestId:
         given = request.headers.get(self._header.lower(), "") if self._trust else ""
         value = given if _GOOD.match(given) else str(uuid.uuid4())
         setattr(request.state, STATE_REQUEST_ID, value)
-        outgoing(request).add_header(self._header, value)
+        response_hooks(request).add_header(self._header, value)
 
 
 log = logging.getLogger(LOGGER)
@@ -75,7 +75,7 @@ class Stopwatch:
         """Start the clock; never refuses."""
         start = time.perf_counter()
         method, path, report = request.method, request.url_path, self._on_time
-        wishes = outgoing(request)
+        wishes = response_hooks(request)
         wishes.finished.append(lambda status: report(method, path, status, time.perf_counter() - start))
         if self._server_timing:
             wishes.add_header("Server-Timing", lambda: f"app;dur={(time.perf_counter() - start) * 1000:.1f}")

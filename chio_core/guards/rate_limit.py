@@ -32,7 +32,7 @@ from chio_core.canonical import sha256_hex
 from chio_core.errors import ConfigurationError
 from chio_core.guards.addresses import ClientAddress
 from chio_core.guards.chain import Finding
-from chio_core.guards.response_hooks import outgoing, wish
+from chio_core.guards.response_hooks import header_change, response_hooks
 from chio_core.names import CAPABILITY_HEADER, LOGGER, STATE_CALLER
 from chio_core.refusals.response import Denial
 from chio_core.request import GuardRequest
@@ -145,7 +145,7 @@ class RateLimit:
         self.waits = self._memory is None
         self._limiters: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, RateLimiter] = weakref.WeakKeyDictionary()
         policy = f'"default";q={self._item.amount};w={self._item.get_expiry()}'
-        self._policy = wish("RateLimit-Policy", policy)
+        self._policy = header_change("RateLimit-Policy", policy)
         if self._memory is None:
             self._open()  # a storage that cannot exist is a mistake of the configuration, said at once
 
@@ -188,7 +188,7 @@ class RateLimit:
     def _tell(self, request: GuardRequest, remaining: int, wait: int) -> None:
         # The fields of draft-ietf-httpapi-ratelimit-headers, section 3 and 4.
         left = ("ratelimit", "RateLimit", f'"default";r={max(0, remaining)};t={wait}', True)
-        outgoing(request).headers.extend((self._policy, left))
+        response_hooks(request).headers.extend((self._policy, left))
 
     def _unavailable(self, exc: Exception) -> Denial | None:
         outcome = "PASSED UNCOUNTED" if self._fail_open else "refused"

@@ -1,8 +1,7 @@
-"""What a request-only guard can leave for the answer: header lines, and functions to call at the very end.
+"""Response headers and end-of-request callbacks that a guard queues before the response exists.
 
-A guard that only wants to add a header or take the time needs no `next`: it leaves its wish here, and the driver
-of each framework puts it on whatever is answered, refusals and streams included. That is why the bundled guards
-cost microseconds.
+A guard that only adds a header or takes the time needs no `next`: it queues a `header_change` here, and the driver
+of each framework applies it to every response, refusals and streams included. Bundled guards cost microseconds so.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ _BREAK = re.compile(r"[\r\n\0]")
 HeaderValue = str | Callable[[], str]
 """A value, or a function that gives it when the head is sent."""
 
-Wish = tuple[str, str, HeaderValue, bool]
+HeaderChange = tuple[str, str, HeaderValue, bool]
 """A header that was wished for: its name in lower case, as it was written, value, and whether it replaces."""
 
 
-def wish(name: str, value: HeaderValue, *, replace: bool = True) -> Wish:
-    """Return one wish, to be made once and added to many answers.
+def header_change(name: str, value: HeaderValue, *, replace: bool = True) -> HeaderChange:
+    """Return one header_change, to be made once and added to many answers.
 
     Args:
         replace: a line of the application with that name is replaced; else it stays and ours is left out.
@@ -42,7 +41,7 @@ def wish(name: str, value: HeaderValue, *, replace: bool = True) -> Wish:
 
 
 @dataclass(slots=True)
-class Outgoing:
+class ResponseHooks:
     """Wishes for one answer.
 
     Attributes:
@@ -50,16 +49,16 @@ class Outgoing:
         finished: called once with the status that was answered, when the last byte is out or the request failed.
     """
 
-    headers: list[Wish] = field(default_factory=list)
+    headers: list[HeaderChange] = field(default_factory=list)
     finished: list[Callable[[int | None], None]] = field(default_factory=list)
 
     def add_header(self, name: str, value: HeaderValue, *, replace: bool = True) -> None:
-        """Ask for a header line; see `wish`.
+        """Ask for a header line; see `header_change`.
 
         Raises:
             ConfigurationError: a line break in name or value.
         """
-        self.headers.append(wish(name, value, replace=replace))
+        self.headers.append(header_change(name, value, replace=replace))
 
     def lines(self) -> dict[str, tuple[str, str, bool]]:
         """Return name, value and `replace` of each header wished for, by its name in lower case."""
@@ -91,10 +90,10 @@ def call_at_the_end(callback: Callable[[], None]) -> None:
         log.exception("chio: what was to be called at the end of a request failed")
 
 
-def outgoing(request: GuardRequest) -> Outgoing:
+def response_hooks(request: GuardRequest) -> ResponseHooks:
     """Return the wishes for this request's answer, to add to."""
     found = getattr(request.state, STATE_OUTGOING, None)
-    if not isinstance(found, Outgoing):
-        found = Outgoing()
+    if not isinstance(found, ResponseHooks):
+        found = ResponseHooks()
         setattr(request.state, STATE_OUTGOING, found)
     return found

@@ -27,7 +27,7 @@ from chio_core.request import GuardRequest
 log = logging.getLogger(LOGGER)
 
 
-class Run:
+class ChainRun:
     """One request on its way through a chain.
 
     Args:
@@ -58,7 +58,7 @@ class Run:
         self.evidence = evidence
 
     async def __call__(self, request: GuardRequest) -> AnyResponse:
-        """Run the whole chain and return the final answer.
+        """ChainRun the whole chain and return the final answer.
 
         Raises:
             ConfigurationError: there is no handler to run.
@@ -69,7 +69,7 @@ class Run:
         return answer
 
     def before(self, request: GuardRequest) -> Awaitable[AnyResponse | None]:
-        """Run the chain; gives the answer, or None when there is no handler and nobody has refused."""
+        """ChainRun the chain; gives the answer, or None when there is no handler and nobody has refused."""
         return self._watch(self._onwards(iter(self._members), request, None))
 
     @coroutine

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from chio_core.errors import ConfigurationError
-from chio_core.guards.response_hooks import outgoing, wish
+from chio_core.guards.response_hooks import header_change, response_hooks
 from chio_core.request import GuardRequest
 
 API_HEADERS: Mapping[str, str] = {
@@ -40,8 +40,8 @@ class SecurityHeaders:
         lines = API_HEADERS if policy is None else getattr(policy, "headers", policy)
         if not isinstance(lines, Mapping):
             raise ConfigurationError("SecurityHeaders takes a secure.Secure or a mapping of header names to values")
-        self._wishes = [wish(str(name), str(value), replace=replace) for name, value in lines.items() if value]
+        self._wishes = [header_change(str(name), str(value), replace=replace) for name, value in lines.items() if value]
 
     async def __call__(self, request: GuardRequest) -> None:
         """Leave the headers for the answer; never refuses."""
-        outgoing(request).headers.extend(self._wishes)
+        response_hooks(request).headers.extend(self._wishes)

@@ -17,7 +17,7 @@ from typing import Any
 
 from chio_core.client.client import ChioClient, SyncChioClient
 from chio_core.errors import ConfigurationError
-from chio_core.evaluation.conclude import Question, inspect, prepare, singleton_headers
+from chio_core.evaluation.conclude import EvaluateCall, precheck, prepare, singleton_headers
 from chio_core.evaluation.outcomes import Decision, bad_request, body_too_large
 from chio_core.guards.chain import DECISION as DECISION_NAME
 from chio_core.identity import default_extractor
@@ -152,9 +152,9 @@ class GovernOutbound(OutboundMember):
         decision: Decision = self._client.decide(question)  # type: ignore[assignment]
         return _marked(following(self._allowed(request, decision, question, token)), decision)
 
-    def _question(self, request: Any, body: bytes, token: Any) -> Question:
+    def _question(self, request: Any, body: bytes, token: Any) -> EvaluateCall:
         view = OutgoingView(request, self._presented(token))
-        denial = _inspect_host(request) or inspect(view, self._settings, self._singletons)
+        denial = _inspect_host(request) or precheck(view, self._settings, self._singletons)
         if denial is not None:
             raise _refused(request, denial)
         return prepare(
@@ -183,7 +183,7 @@ class GovernOutbound(OutboundMember):
             return None
         return Requirement(pair[0], pair[1], self._operations, self._arguments(request))
 
-    def _allowed(self, request: Any, decision: Decision, question: Question, token: str | None) -> Any:
+    def _allowed(self, request: Any, decision: Decision, question: EvaluateCall, token: str | None) -> Any:
         hop = hop_of(request)
         if not decision.allowed:
             denial = decision.denial or Denial(message="there is no decision")

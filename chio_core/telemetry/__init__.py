@@ -28,7 +28,7 @@ from chio_core.telemetry.log import Facts, asked_facts, decided_facts, is_undeci
 from chio_core.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
-    from chio_core.evaluation.exchange import Question
+    from chio_core.evaluation.exchange import EvaluateCall
     from chio_core.telemetry.spans import ActiveSpan, Provider, Spans
 
 log = logging.getLogger(LOGGER)
@@ -56,14 +56,14 @@ class Telemetry:
         self._server = server_facts(settings.sidecar_url)
         self._spans = _spans(provider)
 
-    def watch(self, question: Question) -> Watch:
+    def watch(self, question: EvaluateCall) -> Watch:
         """Begin to watch a question; to be used in a `with` statement around asking it."""
         span = None
         if self._spans is not None:
             span = _safely(partial(self._start, self._spans, question))
         return Watch(self, question, span)
 
-    def _start(self, spans: Spans, question: Question) -> ActiveSpan | None:
+    def _start(self, spans: Spans, question: EvaluateCall) -> ActiveSpan | None:
         parent = next((value for name, value in question.headers if name == TRACEPARENT), None)
         return spans.start(SPAN, parent, lambda: _asked(question) | self._server)
 
@@ -93,7 +93,7 @@ class Watch:
 
     __slots__ = ("_question", "_span", "_started", "_telemetry", "headers")
 
-    def __init__(self, telemetry: Telemetry, question: Question, span: ActiveSpan | None) -> None:
+    def __init__(self, telemetry: Telemetry, question: EvaluateCall, span: ActiveSpan | None) -> None:
         self._telemetry = telemetry
         self._question = question
         self._span = span
@@ -156,7 +156,7 @@ def trace_id_in(headers: Pairs) -> str | None:
     return None
 
 
-def _asked(question: Question) -> Facts:
+def _asked(question: EvaluateCall) -> Facts:
     request = question.request
     return asked_facts(request.method, request.path, question.expectation.template, request.request_id)
 

@@ -10,7 +10,7 @@ import httpx
 from chio_core.client.carrier import MAX_ANSWER_BYTES, Pairs
 from chio_core.client.via_httpx import mapped
 from chio_core.errors import EvaluationFailed
-from chio_core.evaluation.exchange import Answer
+from chio_core.evaluation.exchange import RawResponse
 from chio_core.testing.transport import Behave, ScriptedTransport
 
 T = TypeVar("T")
@@ -26,7 +26,7 @@ class InstantCarrier:
     def __init__(self, behave: Behave) -> None:
         self._transport = ScriptedTransport(behave, instant=True)
 
-    def post(self, path: str, body: bytes, headers: Pairs, timeout: float) -> Answer:
+    def post(self, path: str, body: bytes, headers: Pairs, timeout: float) -> RawResponse:
         """See `chio_core.client.carrier.AsyncCarrier.post`."""
         request = httpx.Request(
             "POST",
@@ -41,7 +41,7 @@ class InstantCarrier:
             raise mapped(exc) from None
         if len(response.content) > MAX_ANSWER_BYTES:
             raise EvaluationFailed("Chio sidecar's answer is too long")
-        return Answer(response.status_code, response.headers.get("content-type", ""), response.content)
+        return RawResponse(response.status_code, response.headers.get("content-type", ""), response.content)
 
     def close(self) -> None:
         """Nothing is open."""

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from chio_core.errors import ConfigurationError
 from chio_core.guards.chain import Chain, DecisionMember, Guard, around
-from chio_core.guards.run import Run
+from chio_core.guards.run import ChainRun
 from chio_core.models.receipt import GuardEvidence
 from chio_core.refusals.response import AnyResponse, Denial, Downstream
 from chio_core.request import GuardRequest
@@ -99,7 +99,7 @@ class _Decide(DecisionMember):
         return await _JUDGE.get()()
 
 
-class HostedChain:
+class ChainRunner:
     """Guards around a decision and a handler that are given for each request.
 
     Args:
@@ -132,7 +132,7 @@ class HostedChain:
         judge: Judge,
         handler: Callable[[], Awaitable[Downstream]],
     ) -> AnyResponse:
-        """Run the chain in the present event loop.
+        """ChainRun the chain in the present event loop.
 
         Args:
             evidence: list to note in what the guards have said.
@@ -149,7 +149,7 @@ class HostedChain:
         judge: Callable[[], Denial | None],
         handler: Callable[[], Downstream],
     ) -> AnyResponse:
-        """Run the chain for the present thread, in which `judge` and `handler` are called; see `arun`."""
+        """ChainRun the chain for the present thread, in which `judge` and `handler` are called; see `arun`."""
         if self._steps:
             answer = _step(self._inside(request, evidence, _awaitable(judge), None))
         else:
@@ -167,7 +167,7 @@ class HostedChain:
         handler: Callable[[], Awaitable[Downstream]] | None,
     ) -> AnyResponse | None:
         token = _JUDGE.set(judge)
-        run = Run(self._members, (lambda _: handler()) if handler else None, evidence, self.chain.slow_guard_ms)
+        run = ChainRun(self._members, (lambda _: handler()) if handler else None, evidence, self.chain.slow_guard_ms)
         try:
             return await run.before(request)
         finally:
@@ -201,7 +201,7 @@ class _Desk:
         return await future
 
     def serve(self, work: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> T:
-        """Run a coroutine in the loop and do what it hands over until it is done; return its result."""
+        """ChainRun a coroutine in the loop and do what it hands over until it is done; return its result."""
         done = asyncio.run_coroutine_threadsafe(work, loop)
         done.add_done_callback(lambda _: self._jobs.put(None))
         try:

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from chio_core.canonical import compact_json
 from chio_core.errors import ChioError, InvalidDocument
 from chio_sidecar.bodies import BodyError, receive_body, send_error, send_json
-from chio_sidecar.service.evaluate_request import EvaluateCall, read_call
+from chio_sidecar.service.evaluate_request import EvaluateRequest, read_call
 from chio_sidecar.service.evaluation import APPROVAL_ID, Judge
 from chio_sidecar.service.state import SidecarState
 from chio_sidecar.store import StoreBusy, Stored, StoreUnavailable
@@ -83,7 +83,7 @@ class EvaluateEndpoint:
         else:
             await self._decide(call, send)
 
-    async def _decide(self, call: EvaluateCall, send: Send) -> None:
+    async def _decide(self, call: EvaluateRequest, send: Send) -> None:
         try:
             outcome = await self._judge.evaluate(call)
         except StoreBusy as exc:
@@ -106,7 +106,7 @@ class EvaluateEndpoint:
                 await send_error(send, 409, "chio_request_id_conflict", _CONFLICT)
 
 
-async def _read(body: bytes, scope: Scope) -> EvaluateCall:
+async def _read(body: bytes, scope: Scope) -> EvaluateRequest:
     if len(body) <= _LARGE:
         return read_call(body, scope["headers"], scope["query_string"])
     # Half a second for 10 MiB: the others are served meanwhile.

@@ -31,7 +31,7 @@ _BODY_HEADERS = (CAPABILITY_HEADER.lower(), CAPABILITY_HEADER)
 
 
 @dataclass(frozen=True, slots=True)
-class EvaluateCall:
+class EvaluateRequest:
     """One call of the evaluate endpoint.
 
     Attributes:
@@ -52,7 +52,7 @@ class EvaluateCall:
         return self.token.id
 
 
-def read_call(body: bytes, headers: Iterable[tuple[bytes, bytes]], query_string: bytes) -> EvaluateCall:
+def read_call(body: bytes, headers: Iterable[tuple[bytes, bytes]], query_string: bytes) -> EvaluateRequest:
     """Read a call.
 
     Args:
@@ -75,7 +75,7 @@ def read_call(body: bytes, headers: Iterable[tuple[bytes, bytes]], query_string:
     text = _transported(headers, query_string)
     if text is None:
         text = _in_body(request)
-    return EvaluateCall(request, _read_token(text), _fingerprint(document, text))
+    return EvaluateRequest(request, _read_token(text), _fingerprint(document, text))
 
 
 def _check_extent(document: Mapping[str, Any], length: int) -> None:

@@ -29,7 +29,7 @@ from chio_sidecar.policy.engine import (
 )
 from chio_sidecar.policy.obligations import First, has_demands, read_first
 from chio_sidecar.records.observed import METADATA as ENFORCEMENT
-from chio_sidecar.service.evaluate_request import EvaluateCall
+from chio_sidecar.service.evaluate_request import EvaluateRequest
 from chio_sidecar.service.receipts import route_selection, sign_receipt
 from chio_sidecar.service.revocation import AuthorityUnavailable
 from chio_sidecar.service.state import SidecarState
@@ -77,7 +77,7 @@ class Judge:
     def __init__(self, sidecar: SidecarState) -> None:
         self._sidecar = sidecar
 
-    async def evaluate(self, call: EvaluateCall) -> Stored | Conflict:
+    async def evaluate(self, call: EvaluateRequest) -> Stored | Conflict:
         """Return the durable receipt of a call, or the conflict with an earlier one.
 
         Raises:
@@ -97,14 +97,14 @@ class Judge:
             return outcome
         raise StoreUnavailable("the store refused a receipt that asked for nothing")
 
-    async def _first(self, call: EvaluateCall) -> First:
+    async def _first(self, call: EvaluateRequest) -> First:
         """Return the receipt that a further question names; where nothing is demanded, it makes no difference."""
         sidecar, request = self._sidecar, call.request
         if request.further_to is None or not has_demands(request, sidecar.routes.match(request.method, request.path)):
             return None
         return read_first(request.further_to, await sidecar.store.get(request.further_to), sidecar.key.public_hex)
 
-    async def _keep_decision(self, call: EvaluateCall, decision: Decision) -> AppendOutcome:
+    async def _keep_decision(self, call: EvaluateRequest, decision: Decision) -> AppendOutcome:
         """Store the receipt of a decision or, when something stands in the way, of the one that follows from that."""
         wait = self._wait(decision)
         demands = decision.demands if wait is None else (wait,)
@@ -138,7 +138,7 @@ class Judge:
 
     async def _keep(
         self,
-        call: EvaluateCall,
+        call: EvaluateRequest,
         body: dict[str, Any],
         unless_revoked: tuple[str, ...] = (),
         invocation: Invocation | None = None,
@@ -157,7 +157,7 @@ class Judge:
             )
         )
 
-    def _hindered(self, call: EvaluateCall, decision: Decision, obstacle: AppendOutcome) -> dict[str, Any]:
+    def _hindered(self, call: EvaluateRequest, decision: Decision, obstacle: AppendOutcome) -> dict[str, Any]:
         """Return the body of the receipt that is stored instead."""
         if isinstance(obstacle, Revoked):
             if obstacle.capability_id == call.capability_id:
@@ -172,7 +172,7 @@ class Judge:
             return self._decided(call, unmet(decision, BUDGET_GUARD, exceeded_reason(obstacle)))
         return self._not_approved(call, decision, obstacle)
 
-    def _not_approved(self, call: EvaluateCall, decision: Decision, obstacle: AppendOutcome) -> dict[str, Any]:
+    def _not_approved(self, call: EvaluateRequest, decision: Decision, obstacle: AppendOutcome) -> dict[str, Any]:
         if isinstance(obstacle, TooManyWaiting):
             found = unmet(decision, APPROVAL_GUARD, too_many_reason(obstacle), status=_BUSY_STATUS)
             return self._decided(call, found)
@@ -186,7 +186,7 @@ class Judge:
         found = waiting(decision, ASKED.format(id=obstacle.approval_id))
         return self._decided(call, found, obstacle.approval_id)
 
-    def _decided(self, call: EvaluateCall, decision: Decision, approval_id: str | None = None) -> dict[str, Any]:
+    def _decided(self, call: EvaluateRequest, decision: Decision, approval_id: str | None = None) -> dict[str, Any]:
         receipt_id = self._sidecar.ids.new()
         return _about(call, str(receipt_id), decision.rule.pattern) | {
             "route_pattern": decision.rule.pattern,
@@ -206,7 +206,7 @@ class Judge:
             },
         }
 
-    def _revoked(self, call: EvaluateCall, capability_id: str) -> dict[str, Any]:
+    def _revoked(self, call: EvaluateRequest, capability_id: str) -> dict[str, Any]:
         # Wire protocol, section 1.7: here the client's route and time count, and there is no evidence.
         request = call.request
         return _about(call, str(self._sidecar.ids.new()), request.route_pattern) | {
@@ -231,7 +231,7 @@ def _approval_id(demands: tuple[Demand, ...]) -> str | None:
     return next((demand.approval_id for demand in demands if isinstance(demand, ApprovalUse | ApprovalWait)), None)
 
 
-def _enforcement(call: EvaluateCall) -> dict[str, Any]:
+def _enforcement(call: EvaluateRequest) -> dict[str, Any]:
     """Return the metadata of a request that the application only observes: what it said about that."""
     said = call.request.enforcement
     if said is None:
@@ -240,7 +240,7 @@ def _enforcement(call: EvaluateCall) -> dict[str, Any]:
     return {ENFORCEMENT: kept} if kept else {}
 
 
-def _about(call: EvaluateCall, receipt_id: str, hashed_pattern: str) -> dict[str, Any]:
+def _about(call: EvaluateRequest, receipt_id: str, hashed_pattern: str) -> dict[str, Any]:
     request = call.request
     return {
         "id": receipt_id,
@@ -258,7 +258,7 @@ def _lineage(capability: CapabilityToken) -> tuple[str, ...]:
     return tuple(dict.fromkeys((capability.id, *ancestors)))
 
 
-def _must_not_be_revoked(call: EvaluateCall, decision: Decision) -> tuple[str, ...]:
+def _must_not_be_revoked(call: EvaluateRequest, decision: Decision) -> tuple[str, ...]:
     if decision.capability is not None:
         return _lineage(decision.capability)
     return () if call.capability_id is None else (call.capability_id,)

@@ -20,10 +20,10 @@ from urllib.parse import parse_qsl, unquote
 
 from chio_core import AnyResponse, Chain, ChioClient, ChioSettings, Denial, Downstream, GuardRequest, Next, Response
 from chio_core.canonical import sha256_hex
-from chio_core.evaluation.conclude import inspect, prepare, singleton_headers
+from chio_core.evaluation.conclude import precheck, prepare, singleton_headers
 from chio_core.guards import IpBlock
 from chio_core.guards.chain import DecisionMember
-from chio_core.guards.run import Run
+from chio_core.guards.run import ChainRun
 from chio_core.identity import default_extractor, identify
 from chio_core.refusals.problems import render
 from chio_core.request import HeaderLines
@@ -75,7 +75,7 @@ class SocketRequest:
 
 
 class AskSidecar(DecisionMember):
-    """The decision, in eight lines: inspect, prepare, ask, look at the outcome."""
+    """The decision, in eight lines: precheck, prepare, ask, look at the outcome."""
 
     def __init__(self, client: ChioClient) -> None:
         self.client = client
@@ -83,7 +83,7 @@ class AskSidecar(DecisionMember):
     async def __call__(self, request: SocketRequest) -> Denial | None:
         """Return the refusal, or None for a verified allow."""
         settings, body = self.client.settings, await request.body()
-        if (refused := inspect(request, settings, singleton_headers(settings))) is not None:
+        if (refused := precheck(request, settings, singleton_headers(settings))) is not None:
             return refused
         question = prepare(
             request,
@@ -136,7 +136,7 @@ class Door:
         except (ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             writer.write(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
         else:
-            answer = await Run(self.members, route, [])(request)
+            answer = await ChainRun(self.members, route, [])(request)
             writer.write(to_bytes(answer, getattr(request.state, "chio_receipt", None)))
         await writer.drain()
         writer.close()

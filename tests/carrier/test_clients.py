@@ -16,13 +16,13 @@ import uvloop
 from chio_asgi.middleware import ChioASGIMiddleware
 from chio_asgi.view import ASGIGuardRequest
 from chio_core.client.client import ChioClient, SyncChioClient
-from chio_core.evaluation.conclude import Question, prepare
+from chio_core.evaluation.conclude import EvaluateCall, prepare
 from chio_core.identity import default_extractor
 from tests.carrier.stubs import in_thread, open_files
 from tests.support import Judge, StubServer, call, http_scope, run, settings
 
 
-def question(number: int = 0) -> Question:
+def question(number: int = 0) -> EvaluateCall:
     view = ASGIGuardRequest(http_scope("GET", f"/pets/{number}"))
     caller = default_extractor()(view)
     return prepare(view, settings(), request_id=f"request-{number}", now=time.time(), caller=caller)

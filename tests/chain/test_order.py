@@ -10,7 +10,7 @@ import pytest
 
 from chio_core import AnyResponse, Chain, ConfigurationError, Denial, Downstream, GuardRequest, Next, Response
 from chio_core.guards.chain import DecisionMember, Guard
-from chio_core.guards.run import Run
+from chio_core.guards.run import ChainRun
 from chio_core.models.receipt import GuardEvidence
 from tests.chain.tools import Decide, Request, ran, wrapper
 
@@ -311,7 +311,7 @@ def test_a_refusal_cannot_be_turned_into_a_success(status: int) -> None:
 def test_a_run_without_handler_says_so() -> None:
     async def main() -> None:
         with pytest.raises(ConfigurationError, match="no handler"):
-            await Run(Chain(Decide()).freeze(), None, [])(Request())
+            await ChainRun(Chain(Decide()).freeze(), None, [])(Request())
 
     from tests.support import run
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from chio_core import AnyResponse, Chain, Denial, Downstream, GuardRequest, Next
 from chio_core.guards.chain import DecisionMember, Guard
-from chio_core.guards.run import Run
+from chio_core.guards.run import ChainRun
 from chio_core.models.receipt import GuardEvidence
 
 
@@ -67,16 +67,16 @@ def ran(
     request: GuardRequest | None = None,
     evidence: list[GuardEvidence] | None = None,
 ) -> AnyResponse:
-    """Run a chain round a handler that answers 200."""
+    """ChainRun a chain round a handler that answers 200."""
 
     async def handler(request: GuardRequest) -> Downstream:
         if trace is not None:
             trace.append("h")
         return Downstream()
 
-    run = Run(chain.freeze(), handler, evidence if evidence is not None else [])
+    run = ChainRun(chain.freeze(), handler, evidence if evidence is not None else [])
     return asyncio.run(_await(run, request or Request()))
 
 
-async def _await(run: Run, request: GuardRequest) -> AnyResponse:
+async def _await(run: ChainRun, request: GuardRequest) -> AnyResponse:
     return await run(request)

@@ -22,7 +22,7 @@ from starlette.routing import Route
 from chio_asgi import ASGIGuardRequest, ChioASGIConfig, ChioASGIMiddleware
 from chio_core.canonical import sha256_hex
 from chio_core.client.client import ChioClient, SyncChioClient
-from chio_core.evaluation.conclude import inspect, prepare, singleton_headers
+from chio_core.evaluation.conclude import precheck, prepare, singleton_headers
 from chio_core.evaluation.outcomes import Decision
 from chio_core.identity import default_extractor
 from chio_core.refusals.problems import flat, render
@@ -157,7 +157,7 @@ class SynchronousCore:
     def run(self, settings: Mapping[str, Any], request: Sent) -> Observation:
         view = ASGIGuardRequest(http_scope(request.method, request.path, query=request.query, headers=request.headers))
         options = ChioSettings(**settings)
-        refused = inspect(view, options, singleton_headers(options))
+        refused = precheck(view, options, singleton_headers(options))
         if refused is not None:
             return self._observe(Decision(verdict="refused", denial=refused), [])
         question = prepare(

@@ -17,7 +17,7 @@ from chio_asgi import ChioASGIConfig
 from chio_core.capabilities import issue_capability
 from chio_core.client.client import ChioClient
 from chio_core.errors import SidecarError
-from chio_core.evaluation.conclude import Answer, conclude
+from chio_core.evaluation.conclude import RawResponse, conclude
 from chio_core.evaluation.outcomes import Decision
 from chio_core.receipts import KeyTrust
 from chio_core.signing import SigningKey
@@ -131,7 +131,7 @@ def test_no_error_shows_a_secret() -> None:
     for behaviour in ALL:
         one = question(View(query=QUERY.decode(), headers=USUAL), body_hash="ab" * 32, body_length=len(BODY))
         reply = behaviour.reply(asked(one))
-        answer = Answer(reply.status, dict(reply.headers).get("content-type", ""), reply.body)
+        answer = RawResponse(reply.status, dict(reply.headers).get("content-type", ""), reply.body)
         try:
             decision = conclude(answer, one, SETTINGS, KeyTrust([SETTINGS.trusted_kernel_keys[0]]), NOW)
         except SidecarError as exc:

@@ -12,11 +12,11 @@ from chio_core.canonical import parse_json
 from chio_core.capabilities import issue_capability
 from chio_core.errors import EvaluationFailed, ReceiptRejected, SidecarError, SidecarTimeout, SidecarUnreachable
 from chio_core.evaluation.conclude import (
-    Question,
+    EvaluateCall,
     capability_of,
     conclude,
     conclude_error,
-    inspect,
+    precheck,
     singleton_headers,
 )
 from chio_core.evaluation.outcomes import Decision
@@ -49,7 +49,7 @@ def with_token(text: str) -> View:
 
 
 def conclusion(
-    one: Question, answer: bytes, *, settings: ChioSettings = SETTINGS, trust: KeyTrust | None = None
+    one: EvaluateCall, answer: bytes, *, settings: ChioSettings = SETTINGS, trust: KeyTrust | None = None
 ) -> Decision:
     trust = trust if trust is not None else KeyTrust(settings.trusted_kernel_keys)
     return conclude(answered(answer), one, settings, trust, NOW)
@@ -59,7 +59,7 @@ def conclusion(
 
 
 def refusal(view: View, settings: ChioSettings = SETTINGS) -> tuple[int, str] | None:
-    denial = inspect(view, settings, singleton_headers(settings))
+    denial = precheck(view, settings, singleton_headers(settings))
     return None if denial is None else (denial.status, denial.code)
 
 
@@ -72,7 +72,7 @@ def test_an_ordinary_request_is_put_to_the_sidecar(method: str) -> None:
 
 @pytest.mark.parametrize("method", ["get", "Get", "TRACE", "CONNECT", "FOO", "", "GET\n"])
 def test_a_method_that_the_protocol_does_not_know_is_405_and_names_those_that_it_does(method: str) -> None:
-    denial = inspect(View(method), SETTINGS, singleton_headers(SETTINGS))
+    denial = precheck(View(method), SETTINGS, singleton_headers(SETTINGS))
     assert denial is not None
     assert (denial.status, denial.code) == (405, "chio_bad_request")
     assert denial.header("allow") == "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
@@ -104,7 +104,7 @@ def test_a_query_that_cannot_be_read_is_refused() -> None:
 
 def test_a_refusal_does_not_repeat_what_it_refuses() -> None:
     for view in (View("HUNTER2"), with_token("hunter2\nx"), View(path="/hunter2\udcff")):
-        denial = inspect(view, SETTINGS, singleton_headers(SETTINGS))
+        denial = precheck(view, SETTINGS, singleton_headers(SETTINGS))
         assert denial is not None
         assert "hunter2" not in denial.message.lower()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from chio_core.evaluation.conclude import Question, conclude
+from chio_core.evaluation.conclude import EvaluateCall, conclude
 from chio_core.evaluation.exchange import FURTHER_TO
 from chio_core.evaluation.outcomes import Decision
 from chio_core.models.demands import BudgetDemand
@@ -21,7 +21,7 @@ ALSO = Requirement(capability=False, budget=BudgetDemand(2))
 NOTHING = Requirement(capability=False)
 
 
-def made(about: Question, verdict: Any = None, **changes: Any) -> Decision:
+def made(about: EvaluateCall, verdict: Any = None, **changes: Any) -> Decision:
     """Return the decision that the sidecar comes to."""
     one = asked(about)
     body = one.answer_bytes(**changes) if verdict is None else one.answer_bytes(verdict, **changes)

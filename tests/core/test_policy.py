@@ -10,7 +10,14 @@ import pytest
 from chio_core.capabilities import issue_capability
 from chio_core.errors import ApprovalRequired, ConfigurationError, EvaluationFailed, SidecarTimeout, SidecarUnreachable
 from chio_core.evaluation.amounts import Facts, InputRefused, from_body, from_path, from_query, read_amount
-from chio_core.evaluation.conclude import Answer, Question, conclude, conclude_error, inspect, singleton_headers
+from chio_core.evaluation.conclude import (
+    EvaluateCall,
+    RawResponse,
+    conclude,
+    conclude_error,
+    precheck,
+    singleton_headers,
+)
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.precheck import approval_of
 from chio_core.evaluation.requirements import includes, merged
@@ -44,16 +51,16 @@ WITH_TOKEN = ("x-chio-capability", TOKEN)
 ALL = Requirement("pay", "out", approval=APPROVAL, budget=BUDGET)
 
 
-def ask(requirement: Requirement, *headers: tuple[str, str], **more: Any) -> Question:
+def ask(requirement: Requirement, *headers: tuple[str, str], **more: Any) -> EvaluateCall:
     return question(View(headers=headers), requirement=requirement, **more)
 
 
-def sent(about: Question) -> dict[str, Any]:
+def sent(about: EvaluateCall) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(about.body)
     return found
 
 
-def decided(about: Question, behaviour: Any = behaviours.ALLOW) -> Decision:
+def decided(about: EvaluateCall, behaviour: Any = behaviours.ALLOW) -> Decision:
     reply = behaviour.reply(asked(about))
     return conclude(answered(reply.body, reply.status), about, SETTINGS, KeyTrust((KEY.public_hex,)), NOW)
 
@@ -130,7 +137,7 @@ def test_a_blank_approval_counts_as_none(text: str) -> None:
     ],
 )
 def test_what_is_no_approval_is_refused_before_anybody_is_asked(text: str) -> None:
-    denial = inspect(View(headers=[("x-chio-approval", text)]), SETTINGS, singleton_headers(SETTINGS))
+    denial = precheck(View(headers=[("x-chio-approval", text)]), SETTINGS, singleton_headers(SETTINGS))
     assert denial is not None
     assert (denial.status, denial.code) == (400, "chio_bad_request")
     assert "X-Chio-Approval" in denial.message
@@ -139,7 +146,7 @@ def test_what_is_no_approval_is_refused_before_anybody_is_asked(text: str) -> No
 
 def test_an_approval_that_stands_there_twice_is_refused() -> None:
     view = View(headers=[("x-chio-approval", "a"), ("X-Chio-Approval", "a")])
-    denial = inspect(view, SETTINGS, singleton_headers(SETTINGS))
+    denial = precheck(view, SETTINGS, singleton_headers(SETTINGS))
     assert denial is not None
     assert denial.message == "header x-chio-approval occurs more than once"
 
@@ -273,7 +280,7 @@ def test_an_approval_that_only_the_sidecars_document_demands_is_answered_in_the_
 
 
 def test_another_409_is_no_approval() -> None:
-    answer = Answer(409, "application/json", b'{"error":"chio_conflict","approval_id":"appr-1"}')
+    answer = RawResponse(409, "application/json", b'{"error":"chio_conflict","approval_id":"appr-1"}')
     with pytest.raises(EvaluationFailed) as caught:
         conclude(answer, ask(ALL, WITH_TOKEN), SETTINGS, KeyTrust(()), NOW)
     assert not isinstance(caught.value, ApprovalRequired)

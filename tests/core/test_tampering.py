@@ -12,7 +12,7 @@ import pytest
 
 from chio_core.canonical import parse_json
 from chio_core.errors import InvalidDocument
-from chio_core.evaluation.conclude import Question
+from chio_core.evaluation.conclude import EvaluateCall
 from chio_core.receipts import ReceiptRejected, verify_receipt
 from chio_core.signing import SigningKey
 from chio_core.testing import KEY, seal, tamper
@@ -27,7 +27,7 @@ EXTRA: dict[str, Any] = {
 }
 
 
-def genuine() -> list[tuple[Question, dict[str, Any]]]:
+def genuine() -> list[tuple[EvaluateCall, dict[str, Any]]]:
     """Twenty receipts: both profiles, all verdicts, with and without every optional member."""
     found = []
     verdicts: list[Any] = [ALLOW, DENY, {"verdict": "cancel", "reason": "r"}, {"verdict": "incomplete", "reason": "r"},
@@ -47,7 +47,7 @@ def genuine() -> list[tuple[Question, dict[str, Any]]]:
 GENUINE = genuine()
 
 
-def refused(one: Question, document: Any) -> str | None:
+def refused(one: EvaluateCall, document: Any) -> str | None:
     """The rule that refuses a receipt; None when it is accepted."""
     try:
         verify_receipt(document, trusted_keys={KEY.public_hex}, expected=one.expectation, now=NOW)

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from chio_core.canonical import parse_json
-from chio_core.evaluation.conclude import Answer, Question, prepare
+from chio_core.evaluation.conclude import EvaluateCall, RawResponse, prepare
 from chio_core.identity import default_extractor
 from chio_core.request import HeaderLines, Requirement
 from chio_core.settings import ChioSettings
@@ -69,7 +69,7 @@ def question(
     settings: ChioSettings = SETTINGS,
     request_id: str = "req-1",
     **more: Any,
-) -> Question:
+) -> EvaluateCall:
     """Return the question about a view."""
     view = view if view is not None else View()
     return prepare(
@@ -84,12 +84,12 @@ def question(
     )
 
 
-def asked(about: Question) -> Asked:
+def asked(about: EvaluateCall) -> Asked:
     """Return the question as a sidecar with the usual key would read it, one moment later."""
     headers = {name.lower(): value for name, value in about.headers}
     return Asked(parse_json(about.body), headers, about.body, KEY, NOW)
 
 
-def answered(document: bytes, status: int = 200, content_type: str = "application/json") -> Answer:
+def answered(document: bytes, status: int = 200, content_type: str = "application/json") -> RawResponse:
     """Return an answer with this body."""
-    return Answer(status, content_type, document)
+    return RawResponse(status, content_type, document)

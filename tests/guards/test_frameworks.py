@@ -24,9 +24,9 @@ from flask import request as flask_request
 
 from chio_core import AnyResponse, Chain, ConfigurationError, Denial, Downstream, GuardRequest, Next, Response
 from chio_core.guards import IpBlock, JwtAuth, RateLimit, RequestId, SecurityHeaders, Stopwatch
-from chio_core.guards.response_hooks import outgoing
+from chio_core.guards.response_hooks import response_hooks
 from chio_core.testing import ScriptedSidecar, behaviours
-from chio_core.threads.guards import HostedChain
+from chio_core.threads.guards import ChainRunner
 from chio_flask import Chio
 from tests.chain.tools import Request
 from tests.django import project
@@ -341,7 +341,7 @@ def test_the_end_is_told_after_the_last_piece(framework: str) -> None:
         answer = await next(request)
         if isinstance(answer, Downstream):
             answer.when_finished(lambda: ends.append("finished"))
-        outgoing(request).finished.append(lambda status: ends.append(f"answered {status}"))
+        response_hooks(request).finished.append(lambda status: ends.append(f"answered {status}"))
         return answer
 
     with world(framework, until_the_end) as made:
@@ -369,13 +369,13 @@ def test_a_guard_that_claims_not_to_wait_and_does_is_an_error() -> None:
         async def __call__(self, request: GuardRequest) -> None:
             await asyncio.sleep(0)
 
-    chain = HostedChain([Chain().add(Liar(), priority=-1)])
+    chain = ChainRunner([Chain().add(Liar(), priority=-1)])
     with pytest.raises(ConfigurationError, match="has waited"):
         chain.run(Request(), [], lambda: None, Downstream)
 
 
 def test_the_guards_thread_is_made_when_it_is_needed_and_ended() -> None:
-    chain = HostedChain([waits])
+    chain = ChainRunner([waits])
 
     def running() -> set[int | None]:
         return {thread.ident for thread in threading.enumerate() if thread.name == "chio-guards"}

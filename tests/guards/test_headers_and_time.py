@@ -18,7 +18,7 @@ from fastapi.responses import FileResponse, RedirectResponse, StreamingResponse
 from chio_asgi import ChioASGIMiddleware
 from chio_core import Chain, ConfigurationError, GuardRequest, Response
 from chio_core.guards import IpBlock, RateLimit, RequestId, SecurityHeaders, Stopwatch
-from chio_core.guards.response_hooks import Outgoing, outgoing
+from chio_core.guards.response_hooks import ResponseHooks, response_hooks
 from chio_core.names import STATE_REQUEST_ID
 from chio_fastapi import add_chio
 from tests.support import Judge, StubClient, call, deny, exchange, http_scope, run
@@ -136,11 +136,11 @@ def test_what_the_application_says_itself_is_replaced_or_kept(replace: bool, exp
 def test_a_wish_cannot_smuggle_a_header() -> None:
     for name, value in (("x-a", "1\r\nx-b: 2"), ("x\n", "1")):
         with pytest.raises(ConfigurationError, match="line break"):
-            Outgoing().add_header(name, value)
+            ResponseHooks().add_header(name, value)
 
 
 def test_of_two_wishes_for_a_header_the_inner_one_counts() -> None:
-    wishes = Outgoing()
+    wishes = ResponseHooks()
     wishes.add_header("X-A", "outer")
     wishes.add_header("x-a", "inner")
     wishes.add_header("X-B", "ours", replace=False)
@@ -296,7 +296,7 @@ def test_a_well_formed_request_id_is_kept_but_never_names_the_evaluation() -> No
 
 def test_a_guard_of_ones_own_leaves_wishes_too() -> None:
     async def tag(request: GuardRequest) -> None:
-        outgoing(request).add_header("X-Served-By", "here")
+        response_hooks(request).add_header("X-Served-By", "here")
 
     async def closed(request: GuardRequest) -> Response:
         return Response("closed", 503)

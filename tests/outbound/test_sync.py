@@ -12,7 +12,7 @@ import pytest
 
 from chio_core.client.client import SyncChioClient
 from chio_core.errors import ConfigurationError
-from chio_core.evaluation.conclude import Answer
+from chio_core.evaluation.conclude import RawResponse
 from chio_core.outbound import (
     BaseMiddleware,
     BearerAuth,
@@ -48,9 +48,9 @@ class Direct:
     def __init__(self, sidecar: ScriptedSidecar) -> None:
         self._sidecar = sidecar
 
-    def post(self, path: str, body: bytes, headers: Any, timeout: float) -> Answer:
+    def post(self, path: str, body: bytes, headers: Any, timeout: float) -> RawResponse:
         _, reply = self._sidecar.behave(Call("POST", path, {name.lower(): value for name, value in headers}, body))
-        return Answer(reply.status, "application/json", reply.body)
+        return RawResponse(reply.status, "application/json", reply.body)
 
     def close(self) -> None:
         return

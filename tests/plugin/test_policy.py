@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from chio_core import ChioClient, ChioSettings, Requirement
-from chio_core.evaluation.conclude import Question
+from chio_core.evaluation.conclude import EvaluateCall
 from chio_core.evaluation.outcomes import Decision
 from chio_core.models.demands import ApprovalDemand, BudgetDemand
 from chio_core.testing import KEY, ChioFixture
@@ -67,7 +67,7 @@ def facts(decision: Decision) -> Mapping[str, Any]:
     }
 
 
-async def decisions(client: ChioClient, asked: list[Question]) -> list[Mapping[str, Any]]:
+async def decisions(client: ChioClient, asked: list[EvaluateCall]) -> list[Mapping[str, Any]]:
     async with client:
         return [facts(await client.decide(one)) for one in asked]
 
@@ -78,7 +78,7 @@ def test_both_sidecars_say_the_same(case: str, chio: ChioFixture, tmp_path: Path
     token = None if wanted is None else chio.capability(**wanted)
     headers = [] if token is None else [("X-Chio-Capability", token)]
 
-    def asked() -> list[Question]:
+    def asked() -> list[EvaluateCall]:
         view = View(method, headers=headers)
         return [
             question(view, template=None, requirement=requirement, request_id=f"req-{number}")

@@ -27,7 +27,7 @@ from chio_core import (
 )
 from chio_core.canonical import canonical_json, sha256_hex
 from chio_core.capabilities import is_subset, scope_allows, verify_capability
-from chio_core.evaluation.conclude import Question
+from chio_core.evaluation.conclude import EvaluateCall
 from chio_core.guards import IpBlock, RateLimit
 from chio_core.models import CallerIdentity, CapabilityToken, ChioPassthrough, ChioScope, HttpReceipt, Verdict
 from chio_core.outbound import ChioTransport, GovernOutbound, Timing
@@ -91,7 +91,7 @@ def governed(settings: ChioSettings, flask_app: Flask) -> None:
     assert_type(settings.exclude_paths, frozenset[str])
 
 
-async def asked(client: ChioClient, sync_client: SyncChioClient, question: Question) -> None:
+async def asked(client: ChioClient, sync_client: SyncChioClient, question: EvaluateCall) -> None:
     decision = await client.decide(question)
     assert_type(decision, Decision)
     assert_type(decision.receipt, HttpReceipt | None)
