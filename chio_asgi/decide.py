@@ -33,7 +33,7 @@ from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import (
     LOGGER,
-    SCOPE_JUDGED,
+    SCOPE_EVALUATED,
     STATE_BODY,
     STATE_CLIENT,
     STATE_DECISION,
@@ -59,7 +59,7 @@ def mark_judged(scope: Scope, by: object) -> None:
         by: who has asked.
     """
     # The id, because a handler may copy the scope and hand another request to the application.
-    scope[SCOPE_JUDGED] = (id(scope), by, scope.get("app"))
+    scope[SCOPE_EVALUATED] = (id(scope), by, scope.get("app"))
 
 
 def nested_in(scope: Scope, by: object) -> str | None:
@@ -68,7 +68,7 @@ def nested_in(scope: Scope, by: object) -> str | None:
     Args:
         by: who is about to ask.
     """
-    known = scope.get(SCOPE_JUDGED)
+    known = scope.get(SCOPE_EVALUATED)
     if known is None or known[0] != id(scope) or known[1] is by:
         return None
     inner, outer = scope.get("app"), known[2]

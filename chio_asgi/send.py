@@ -8,7 +8,7 @@ from typing import Any
 from chio_asgi.types import Message, Scope, Send
 from chio_core.evaluation.hooks import receipt_header_of
 from chio_core.guards.response_hooks import ResponseHooks
-from chio_core.names import EXPOSE_HEADERS, STATE_DECISION, STATE_OUTGOING
+from chio_core.names import EXPOSE_HEADERS, STATE_DECISION, STATE_RESPONSE_HOOKS
 from chio_core.refusals.problems import render
 from chio_core.refusals.response import AnyResponse, Denial, Response
 
@@ -60,12 +60,12 @@ class HeaderSend:
 
     def finish(self) -> None:
         """Tell the guards that wanted to know that the request is over."""
-        wishes = self._state.get(STATE_OUTGOING)
+        wishes = self._state.get(STATE_RESPONSE_HOOKS)
         if wishes is not None:
             wishes.finish(self.status)
 
     def _head(self, message: Message) -> Message:
-        if STATE_DECISION in self._state or STATE_OUTGOING in self._state:
+        if STATE_DECISION in self._state or STATE_RESPONSE_HOOKS in self._state:
             return {**message, "headers": self._headers(message)}
         # Nothing to add: the head goes on as it is, unless it claims a receipt.
         headers = message.get("headers") or ()
@@ -79,7 +79,7 @@ class HeaderSend:
 
     def _headers(self, head: Message) -> Pairs:
         sent = head.get("headers") or ()
-        wishes = self._state.get(STATE_OUTGOING)
+        wishes = self._state.get(STATE_RESPONSE_HOOKS)
         if wishes is not None:
             self._ends = End(head)
             sent = _wished(wishes, sent)

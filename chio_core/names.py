@@ -1,27 +1,32 @@
-"""Names that are stored in somebody else's object: headers, request state, settings. Each stands here once."""
+"""Names under which Chio stores values in objects that other projects own, each defined once.
+
+Headers, request state, ASGI scopes, WSGI environments, applications, views, loggers.
+"""
 
 from __future__ import annotations
 
 from typing import Final
 
 RECEIPT_HEADER: Final = "X-Chio-Receipt"
-"""Default response header with the receipt's id (setting `receipt_header`)."""
+"""Response header with the receipt's id (default of the setting `receipt_header`)."""
 
 EXPOSE_HEADERS: Final = "Access-Control-Expose-Headers"
 """Response header without which a script of another origin cannot read the receipt's id."""
 
 CAPABILITY_HEADER: Final = "X-Chio-Capability"
-"""Request header with the capability token, and the one that carries it to the sidecar."""
+"""Request header with the capability token, from the caller and to the sidecar."""
 
 APPROVAL_HEADER: Final = "X-Chio-Approval"
 """Request header with the id of an approval, or with a GovernedApprovalToken as compact JSON."""
 
 CAPABILITY_QUERY: Final = "chio_capability"
-"""Query parameter that may carry the token where it is switched on; never sent on, never hashed."""
+"""Query parameter that may carry the token (setting `capability_in_query`); never forwarded, never hashed."""
 
 TRACEPARENT: Final = "traceparent"
-"""W3C trace context header, passed on to the sidecar."""
+"""W3C trace context header, forwarded to the sidecar."""
 
+# Attributes of the request's state: `request.state` (ASGI), `request` and `request.chio_state` (Django), `flask.g`
+# and `g.chio_state` (Flask). STATE_CLIENT and STATE_EXTRACTOR are also attributes of `app.state`.
 STATE_RECEIPT: Final = "chio_receipt"
 STATE_DECISION: Final = "chio_decision"
 STATE_EVALUATION: Final = "chio_evaluation"
@@ -33,17 +38,44 @@ STATE_CLAIMS: Final = "chio_claims"
 STATE_BODY: Final = "chio_body"
 STATE_EXTRACTOR: Final = "chio_extractor"
 STATE_CLIENT_IP: Final = "client_ip"
-STATE_OUTGOING: Final = "chio_outgoing"
+STATE_RESPONSE_HOOKS: Final = "chio_response_hooks"
 STATE_REQUEST_ID: Final = "request_id"
 
-SCOPE_ASKED: Final = "chio.asked"
-"""Member of an ASGI scope with the decisions that dependencies of this request have asked for by themselves."""
+SCOPE_DECISIONS: Final = "chio.decisions"
+"""Key in an ASGI scope: the decisions that dependencies requested themselves, without the middleware."""
 
-SCOPE_JUDGED: Final = "chio.judged"
-"""Member of an ASGI scope that says which middleware has had this request judged."""
+SCOPE_EVALUATED: Final = "chio.evaluated"
+"""Key in an ASGI scope: the middleware that had this request evaluated."""
+
+ENVIRON_INPUT: Final = "chio.input"
+"""Key in a WSGI environment: the body, once it can be read again."""
+
+ENVIRON_PASSAGE: Final = "chio.passage"
+"""Key in a WSGI environment: what Flask's decorators need to know about the request."""
+
+DJANGO_PASSAGE: Final = "_chio_passage"
+"""Attribute of Django's `HttpRequest`: what the decorators need to know about the request."""
+
+FLASK_EXTENSION: Final = "chio"
+"""Key in `flask.Flask.extensions`: the extension's state for one application."""
+
+VIEW_RULES: Final = "chio_rules"
+"""Attribute of a view function: the tuple of its rules, outermost first."""
+
+# Keys in the `extensions` of an httpx request; HTTPX_DECISION, HTTPX_CACHE and HTTPX_SECONDS of a response.
+HTTPX_HOP: Final = "chio_hop"
+HTTPX_TICKET: Final = "chio_ticket"
+HTTPX_CALL: Final = "chio_call"
+HTTPX_DECISION: Final = "chio_decision"
+
+HTTPX_CACHE: Final = "chio_cache"
+"""`hit` for a response out of the cache."""
+
+HTTPX_SECONDS: Final = "chio_seconds"
+"""What the middleware `Timing` measured, in seconds."""
 
 LOGGER: Final = "chio"
 """Name of the logger that everything here writes to."""
 
 DECISION_LOGGER: Final = "chio.decision"
-"""Its child that gets one line for each decision, see `chio_core.telemetry.log`."""
+"""Child logger that gets one line for each decision, see `chio_core.telemetry.log`."""

@@ -35,7 +35,7 @@ from chio_core.models.receipt import HttpReceipt
 from chio_core.names import (
     CAPABILITY_HEADER,
     RECEIPT_HEADER,
-    SCOPE_ASKED,
+    SCOPE_DECISIONS,
     STATE_BODY,
     STATE_CLIENT,
     STATE_DECISION,
@@ -91,9 +91,9 @@ def _asked(connection: HTTPConnection) -> list[Decision]:
     # Not on the state: that a server makes a new one for each request is the server's promise only. And not those of
     # the request whose scope a handler has copied, to hand another one to the application.
     scope = connection.scope
-    known = scope.get(SCOPE_ASKED)
+    known = scope.get(SCOPE_DECISIONS)
     if known is None or known[0] is not scope:
-        known = scope[SCOPE_ASKED] = (scope, [])
+        known = scope[SCOPE_DECISIONS] = (scope, [])
     found: list[Decision] = known[1]
     return found
 

@@ -9,7 +9,7 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
 from chio_core.guards.response_hooks import ResponseHooks, call_at_the_end
-from chio_core.names import STATE_OUTGOING
+from chio_core.names import STATE_RESPONSE_HOOKS
 from chio_core.refusals.response import AnyResponse, Denial, Downstream, Response
 from chio_django.context import Passage
 from chio_django.responses import refusal, tagged
@@ -62,7 +62,7 @@ class Guarded:
         return self._head
 
     def _finished(self, answer: AnyResponse) -> HttpResponseBase:
-        found = getattr(self._view.state, STATE_OUTGOING, None)
+        found = getattr(self._view.state, STATE_RESPONSE_HOOKS, None)
         wishes = found if isinstance(found, ResponseHooks) else ResponseHooks()
         response = self._response
         if response is not None and isinstance(answer, Downstream):

@@ -19,7 +19,7 @@ from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.pipeline import NO_MATCH, Ask, Asker, Route, ViewMatch, arun, run
 from chio_core.evaluation.requirements import includes
 from chio_core.models.receipt import GuardEvidence, HttpReceipt
-from chio_core.names import STATE_DECISION, STATE_EVALUATION, STATE_PASSTHROUGH, STATE_RECEIPT
+from chio_core.names import DJANGO_PASSAGE, STATE_DECISION, STATE_EVALUATION, STATE_PASSTHROUGH, STATE_RECEIPT
 from chio_core.refusals.response import AnyResponse, Denial
 from chio_core.request import Requirement
 from chio_core.settings import ChioSettings
@@ -120,9 +120,6 @@ class LiveGovernor:
                 old.close()
 
 
-_PASSAGE = "_chio_passage"
-
-
 class Passage:
     """What is known about one request.
 
@@ -144,7 +141,7 @@ class Passage:
         self.evidence: list[GuardEvidence] = []
         self._path: str | None = None
         self._match: ViewMatch = NO_MATCH
-        setattr(request, _PASSAGE, self)
+        setattr(request, DJANGO_PASSAGE, self)
 
     def judge(self, request: HttpRequest) -> Denial | None:
         """Have the request judged, unless it is excluded; return the refusal."""
@@ -255,7 +252,7 @@ def _evaluation(receipt: HttpReceipt) -> dict[str, Any]:
 
 def passage_of(request: HttpRequest) -> Passage | None:
     """Return the passage of a request that has come through the middleware."""
-    found = getattr(request, _PASSAGE, None)
+    found = getattr(request, DJANGO_PASSAGE, None)
     return found if isinstance(found, Passage) else None
 
 

@@ -21,8 +21,9 @@ from django.views import View as ClassBasedView
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.hooks import is_met, receipt_header_of
 from chio_core.evaluation.outcomes import Decision
-from chio_core.evaluation.requirements import RULES, Arguments, CapabilityRule, rules_of
+from chio_core.evaluation.requirements import Arguments, CapabilityRule, rules_of
 from chio_core.models.capability import Operation
+from chio_core.names import VIEW_RULES
 from chio_core.request import Requirement
 from chio_django.apps import ChioDjangoConfig
 from chio_django.context import Passage, passage_of
@@ -64,7 +65,7 @@ class RequiredCapability(CapabilityRule):
             return await view(*args, **kwargs) if is_met(decision) else refusal_of(decision, passage, request)
 
         chosen = aguarded if iscoroutinefunction(view) else guarded
-        setattr(chosen, RULES, (self, *rules_of(view)))
+        setattr(chosen, VIEW_RULES, (self, *rules_of(view)))
         return chosen  # type: ignore[return-value]
 
     def _passage(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[HttpRequest, Passage, Requirement]:

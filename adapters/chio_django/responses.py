@@ -6,11 +6,11 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
 from chio_core.evaluation.hooks import receipt_header_of
-from chio_core.names import EXPOSE_HEADERS
+from chio_core.names import ENVIRON_INPUT, EXPOSE_HEADERS
 from chio_core.refusals.problems import render
 from chio_core.refusals.response import Denial
 from chio_core.threads.body import is_kept
-from chio_core.threads.wsgi_view import INPUT, accept_in
+from chio_core.threads.wsgi_view import accept_in
 from chio_django.context import Passage
 
 
@@ -38,7 +38,7 @@ def tagged(response: HttpResponseBase, request: HttpRequest, passage: Passage) -
             response.headers[EXPOSE_HEADERS] = f"{exposed}, {name}" if exposed else name
     elif response.has_header(name):
         del response.headers[name]
-    file = request.META.get(INPUT)
+    file = request.META.get(ENVIRON_INPUT)
     if file is not None and is_kept(file):
         # The temporary file is removed when the response is done, as Django does with uploaded files.
         response._resource_closers.append(file.close)  # type: ignore[attr-defined]

@@ -9,9 +9,9 @@ from typing import Any, BinaryIO
 
 from django.http import HttpRequest
 
-from chio_core.names import STATE_NAMESPACE
+from chio_core.names import ENVIRON_INPUT, STATE_NAMESPACE
 from chio_core.threads.body import BodyUnusable, keep
-from chio_core.threads.wsgi_view import INPUT, SINGLETONS, EnvironView, environ_key, may_have_body
+from chio_core.threads.wsgi_view import SINGLETONS, EnvironView, environ_key, may_have_body
 
 _NO_LIMIT = 2**63
 
@@ -109,7 +109,7 @@ class DjangoGuardRequest(EnvironView):
         request, own = self._request, vars(self._request)
         if own.get("_body") is not None:
             return io.BytesIO(own["_body"])
-        file: BinaryIO | None = self.environ.get(INPUT)
+        file: BinaryIO | None = self.environ.get(ENVIRON_INPUT)
         if file is not None and not file.closed:
             return file
         if self._asgi is None and own.get("_read_started"):
@@ -124,7 +124,7 @@ class DjangoGuardRequest(EnvironView):
             stream = own.get("_stream")
             again = stream is None or stream.seekable()
             file = (stream or io.BytesIO()) if again else keep(stream, None, spool_bytes)
-            self.environ[INPUT] = file
+            self.environ[ENVIRON_INPUT] = file
         request._stream = file
         return file
 

@@ -12,7 +12,7 @@ from werkzeug.wsgi import ClosingIterator
 
 from chio_core.evaluation.hooks import receipt_header_of
 from chio_core.guards.response_hooks import ResponseHooks, call_at_the_end
-from chio_core.names import EXPOSE_HEADERS, STATE_OUTGOING
+from chio_core.names import EXPOSE_HEADERS, STATE_RESPONSE_HOOKS
 from chio_core.refusals.problems import render
 from chio_core.refusals.response import AnyResponse, Denial, Downstream, Response
 from chio_core.threads.wsgi_view import accept_in
@@ -111,7 +111,7 @@ def status_line(status: int) -> str:
 
 
 def _wishes(view: Any) -> ResponseHooks:
-    found = getattr(view.state, STATE_OUTGOING, None)
+    found = getattr(view.state, STATE_RESPONSE_HOOKS, None)
     return found if isinstance(found, ResponseHooks) else ResponseHooks()
 
 

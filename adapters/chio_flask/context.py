@@ -22,7 +22,7 @@ from chio_core.evaluation.requirements import includes
 from chio_core.guards.chain import Chain, Guard
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import GuardEvidence, HttpReceipt
-from chio_core.names import LOGGER, STATE_DECISION, STATE_NAMESPACE, STATE_PASSTHROUGH, STATE_RECEIPT
+from chio_core.names import ENVIRON_PASSAGE, LOGGER, STATE_DECISION, STATE_NAMESPACE, STATE_PASSTHROUGH, STATE_RECEIPT
 from chio_core.refusals.problems import render
 from chio_core.refusals.response import AnyResponse, Denial
 from chio_core.request import RequestView, Requirement
@@ -34,9 +34,6 @@ from chio_flask.routing import find_view, view_match
 from chio_flask.view import FlaskGuardRequest
 
 log = logging.getLogger(LOGGER)
-
-EXTENSION: Final = "chio"
-"""Key in `app.extensions`."""
 
 _NAMES: Final = {f"CHIO_{field.upper()}": field for field in ChioSettings.model_fields}
 
@@ -163,9 +160,6 @@ class LiveGovernor:
         return Governor(settings, self._hooks, self._lent or self._client)
 
 
-PASSAGE: Final = "chio.passage"
-
-
 class Passage:
     """What is known about one request.
 
@@ -191,7 +185,7 @@ class Passage:
         self._app = app
         self._path: str | None = None
         self._match: ViewMatch = NO_MATCH
-        environ[PASSAGE] = self
+        environ[ENVIRON_PASSAGE] = self
 
     def view(self, request: Request) -> FlaskGuardRequest:
         """Return the request as guards and the decision see it."""
@@ -270,5 +264,5 @@ def refusal(denial: Denial, request: Request) -> Response:
 
 def passage_in(environ: Mapping[str, Any]) -> Passage | None:
     """Return the passage of a request that has come through the extension."""
-    found = environ.get(PASSAGE)
+    found = environ.get(ENVIRON_PASSAGE)
     return found if isinstance(found, Passage) else None

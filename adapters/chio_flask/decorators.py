@@ -17,9 +17,10 @@ from flask import Flask, Request, current_app, request
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.hooks import is_met
 from chio_core.evaluation.outcomes import Decision
-from chio_core.evaluation.requirements import RULES, Arguments, CapabilityRule, rules_of
+from chio_core.evaluation.requirements import Arguments, CapabilityRule, rules_of
 from chio_core.models.capability import Operation
-from chio_flask.context import EXTENSION, Passage, passage_in, refusal
+from chio_core.names import FLASK_EXTENSION, VIEW_RULES
+from chio_flask.context import Passage, passage_in, refusal
 from chio_flask.driver import GovernedApp
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -45,7 +46,7 @@ class RequiredCapability(CapabilityRule):
                 return refusal(decision.denial, request)
             return current_app.ensure_sync(view)(*args, **kwargs) if asynchronous else view(*args, **kwargs)
 
-        setattr(guarded, RULES, (self, *rules_of(view)))
+        setattr(guarded, VIEW_RULES, (self, *rules_of(view)))
         return guarded  # type: ignore[return-value]
 
     def _decision(self) -> Decision:
@@ -98,7 +99,7 @@ def require_capability(
 
 def _begun(current: Request) -> Passage:
     app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
-    governed = app.extensions.get(EXTENSION)
+    governed = app.extensions.get(FLASK_EXTENSION)
     if not isinstance(governed, GovernedApp):
         raise ConfigurationError("this view requires a capability: govern the application with chio_flask.Chio(app)")
     return Passage(app, current.environ, governed.governor.get())

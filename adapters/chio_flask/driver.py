@@ -16,12 +16,12 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wsgi import ClosingIterator
 
 from chio_core.guards.chain import Chain
-from chio_core.names import LOGGER
+from chio_core.names import ENVIRON_INPUT, LOGGER
 from chio_core.refusals.problems import render
 from chio_core.refusals.response import Denial
 from chio_core.settings import ChioSettings
 from chio_core.threads.body import is_kept
-from chio_core.threads.wsgi_view import INPUT, accept_in
+from chio_core.threads.wsgi_view import accept_in
 from chio_flask.chain_request import Guarded, status_line, tagged
 from chio_flask.context import LiveGovernor, Passage, passage_in, refusal
 
@@ -101,7 +101,7 @@ class GovernedApp:
 
 
 def _closing(body: Iterable[bytes], environ: Environ) -> Iterable[bytes]:
-    file = environ.get(INPUT)
+    file = environ.get(ENVIRON_INPUT)
     if file is not None and is_kept(file):
         return ClosingIterator(body, [file.close])
     return body

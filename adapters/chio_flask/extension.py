@@ -14,10 +14,10 @@ from chio_core.evaluation.outcomes import Decision
 from chio_core.guards.chain import Chain, Guard
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt
-from chio_core.names import LOGGER
+from chio_core.names import FLASK_EXTENSION, LOGGER
 from chio_core.request import RequestView
 from chio_core.settings import ChioSettings, check_one_source, nearest_name, report_settings, unknown_names
-from chio_flask.context import EXTENSION, Hooks, LiveGovernor
+from chio_flask.context import Hooks, LiveGovernor
 from chio_flask.driver import GovernedApp
 
 log = logging.getLogger(LOGGER)
@@ -73,18 +73,18 @@ class Chio:
         Raises:
             ConfigurationError: its options cannot be used, or it is governed already.
         """
-        if EXTENSION in app.extensions:
+        if FLASK_EXTENSION in app.extensions:
             raise ConfigurationError(f"application {app.name} is governed already; call init_app once")
         governor = LiveGovernor(app, self._options, self._config, self._client, self._hooks)
         governed = GovernedApp(app, app.wsgi_app, governor)
-        app.extensions[EXTENSION] = governed
+        app.extensions[FLASK_EXTENSION] = governed
         app.wsgi_app = governed  # type: ignore[method-assign]
         report_settings(governor.get().settings)
         _report_unknown(app)
 
     def close(self, app: Flask) -> None:
         """Close the connections of an application to its sidecar; they are opened again when they are needed."""
-        governed = app.extensions.get(EXTENSION)
+        governed = app.extensions.get(FLASK_EXTENSION)
         if isinstance(governed, GovernedApp):
             governed.governor.close()
 

@@ -9,16 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Final, get_args
+from typing import Any, ClassVar, get_args
 
 from chio_core.canonical import canonical_json
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.models.capability import Operation
 from chio_core.models.openapi import CAPABILITY
+from chio_core.names import VIEW_RULES
 from chio_core.request import Requirement
-
-RULES: Final = "chio_rules"
-"""Attribute of a view with the tuple of its rules, outermost first."""
 
 Arguments = Mapping[str, Any] | Callable[[Mapping[str, Any]], Any] | None
 """JSON arguments for the grant's constraints, or a function that makes them from the path parameters."""
@@ -85,7 +83,7 @@ class CapabilityRule:
 
 def rules_of(view: Any) -> tuple[CapabilityRule, ...]:
     """Return the rules that a view carries; none for anything that is no view."""
-    found = getattr(view, RULES, ())
+    found = getattr(view, VIEW_RULES, ())
     return found if isinstance(found, tuple) else ()
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from chio_core.errors import ConfigurationError
-from chio_core.names import LOGGER, STATE_OUTGOING
+from chio_core.names import LOGGER, STATE_RESPONSE_HOOKS
 from chio_core.request import GuardRequest
 
 log = logging.getLogger(LOGGER)
@@ -92,8 +92,8 @@ def call_at_the_end(callback: Callable[[], None]) -> None:
 
 def response_hooks(request: GuardRequest) -> ResponseHooks:
     """Return the wishes for this request's answer, to add to."""
-    found = getattr(request.state, STATE_OUTGOING, None)
+    found = getattr(request.state, STATE_RESPONSE_HOOKS, None)
     if not isinstance(found, ResponseHooks):
         found = ResponseHooks()
-        setattr(request.state, STATE_OUTGOING, found)
+        setattr(request.state, STATE_RESPONSE_HOOKS, found)
     return found

@@ -19,13 +19,14 @@ from chio_core.client.client import ChioClient, SyncChioClient
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.conclude import EvaluateCall, precheck, prepare, singleton_headers
 from chio_core.evaluation.outcomes import Decision, bad_request, body_too_large
-from chio_core.guards.chain import DECISION as DECISION_NAME
+from chio_core.guards.chain import DECISION
 from chio_core.identity import default_extractor
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.capability import Operation
 from chio_core.models.receipt import HttpReceipt
+from chio_core.names import HTTPX_DECISION, HTTPX_TICKET
 from chio_core.outbound.denied import OutboundDenied
-from chio_core.outbound.hop import DECISION, TICKET, hop_of, shown
+from chio_core.outbound.hop import hop_of, shown
 from chio_core.outbound.library import TooLarge, copy_of, read_body, read_body_now
 from chio_core.outbound.member import AsyncNext, OutboundMember, SyncNext
 from chio_core.outbound.view import OutgoingView, authority_of
@@ -80,7 +81,7 @@ class GovernOutbound(OutboundMember):
     """
 
     __priority__ = 0
-    provides = frozenset({DECISION_NAME})
+    provides = frozenset({DECISION})
 
     def __init__(
         self,
@@ -192,7 +193,7 @@ class GovernOutbound(OutboundMember):
             request.headers[self._settings.capability_header] = token
         caller = question.request.caller.identity_hash()
         identity = hashlib.sha256(f"{caller}\n{question.capability or ''}".encode()).hexdigest()
-        request.extensions[TICKET] = Ticket(decision, identity, _facts(request))
+        request.extensions[HTTPX_TICKET] = Ticket(decision, identity, _facts(request))
         if hop is not None:
             hop.opened = True
         return request
@@ -212,7 +213,7 @@ def use_ticket(request: Any) -> None:
     Raises:
         ConfigurationError: the request is not the one that was decided about, or it was sent already.
     """
-    ticket = request.extensions.get(TICKET)
+    ticket = request.extensions.get(HTTPX_TICKET)
     if not isinstance(ticket, Ticket):
         raise ConfigurationError("this request was not decided about; GovernOutbound must pass it on")
     if ticket.facts != _facts(request):
@@ -230,7 +231,7 @@ def use_ticket(request: Any) -> None:
 
 def decision_of(response: Any) -> Decision | None:
     """Return the decision under which a response was fetched; None for an ungoverned one."""
-    found = response.extensions.get(DECISION)
+    found = response.extensions.get(HTTPX_DECISION)
     return found if isinstance(found, Decision) else None
 
 
@@ -245,7 +246,7 @@ def receipt_of(response: Any) -> HttpReceipt | None:
 
 
 def _marked(response: Any, decision: Decision) -> Any:
-    response.extensions = {**response.extensions, DECISION: decision}
+    response.extensions = {**response.extensions, HTTPX_DECISION: decision}
     return response
 
 

@@ -11,13 +11,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
-from chio_core.names import CAPABILITY_HEADER
+from chio_core.names import CAPABILITY_HEADER, HTTPX_CALL, HTTPX_HOP, HTTPX_TICKET
 from chio_core.outbound.library import copy_of
-
-HOP: Final = "chio_hop"
-TICKET: Final = "chio_ticket"
-DECISION: Final = "chio_decision"
-CALL: Final = "chio_call"
 
 CREDENTIALS: Final = frozenset({"authorization", "proxy-authorization", "x-api-key", CAPABILITY_HEADER.lower()})
 """Request headers, in lower case, that stay with the origin that a call was made to."""
@@ -65,10 +60,10 @@ def enter(request: Any, credentials: Collection[str]) -> tuple[Any, Hop]:
     The copy has lost its credentials if a redirect led to another origin.
     """
     origin = origin_of(request.url)
-    before = request.extensions.get(HOP)
+    before = request.extensions.get(HTTPX_HOP)
     hop = Hop(before.first, origin, before.number + 1) if isinstance(before, Hop) else Hop(origin, origin)
     # A new dictionary, never the caller's own: he may use it for other calls.
-    request.extensions = {**request.extensions, HOP: hop}
+    request.extensions = {**request.extensions, HTTPX_HOP: hop}
     copy = copy_of(request)
     strip(copy, hop, credentials)
     return copy, hop
@@ -84,7 +79,7 @@ def strip(request: Any, hop: Hop, credentials: Collection[str]) -> None:
 
 def hop_of(request: Any) -> Hop | None:
     """Return the hop that a request is on; None outside of our transports."""
-    found = request.extensions.get(HOP)
+    found = request.extensions.get(HTTPX_HOP)
     return found if isinstance(found, Hop) else None
 
 
@@ -92,7 +87,7 @@ def carry(request: Any, changed: Any) -> None:
     """Hand on what belongs to the hop to a request that a member has made anew."""
     if changed is request:
         return
-    for name in (HOP, TICKET, CALL):
+    for name in (HTTPX_HOP, HTTPX_TICKET, HTTPX_CALL):
         if name in request.extensions and changed.extensions.get(name) is not request.extensions[name]:
             changed.extensions = {**changed.extensions, name: request.extensions[name]}
 
@@ -107,12 +102,12 @@ class Route:
 
 def route_of(request: Any) -> Any:
     """Return what `on_error` gets as `route`: the declared call, or a `Route` with `.method` and `.url`."""
-    return request.extensions.get(CALL) or Route(request.method, shown(request.url))
+    return request.extensions.get(HTTPX_CALL) or Route(request.method, shown(request.url))
 
 
 def config_of(request: Any) -> Mapping[str, Any]:
     """Return what `on_error` gets as `config`: the options of the declared call, or the timeouts."""
-    call = request.extensions.get(CALL)
+    call = request.extensions.get(HTTPX_CALL)
     if call is not None:
         return call.options  # type: ignore[no-any-return]
     return MappingProxyType({"timeout": request.extensions.get("timeout")})

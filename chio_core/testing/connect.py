@@ -12,13 +12,11 @@ from typing import Any
 
 from chio_core.client.client import ChioClient, SyncChioClient
 from chio_core.errors import ConfigurationError
-from chio_core.names import STATE_CLIENT
+from chio_core.names import FLASK_EXTENSION, STATE_CLIENT
 from chio_core.settings import ChioSettings
 from chio_core.testing.instant import InstantCarrier
 from chio_core.testing.sidecar import ScriptedSidecar
 from chio_core.testing.transport import ScriptedTransport
-
-_EXTENSION = "chio"  # where Flask's extension keeps what governs an application
 
 _HELP = (
     "nothing of Chio was found on {app}: connect(app) takes a FastAPI, Starlette or Flask application that is "
@@ -77,7 +75,7 @@ def _pinned(settings: ChioSettings, sidecar: ScriptedSidecar) -> ChioSettings:
 
 def _flask_governor(app: Any) -> Any:
     extensions = getattr(app, "extensions", None)
-    governed = extensions.get(_EXTENSION) if isinstance(extensions, Mapping) else None
+    governed = extensions.get(FLASK_EXTENSION) if isinstance(extensions, Mapping) else None
     return getattr(governed, "governor", None)
 
 

@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Any, BinaryIO, Final
 from urllib.parse import parse_qsl, quote
 
-from chio_core.names import TRACEPARENT
+from chio_core.names import ENVIRON_INPUT, TRACEPARENT
 from chio_core.request import HeaderLines, single_headers
 from chio_core.threads.body import (
     EMPTY,
@@ -30,9 +30,6 @@ from chio_core.threads.body import (
     read_source,
     too_large,
 )
-
-INPUT: Final = "chio.input"
-"""Key in the environment for the body, once it can be read again."""
 
 SINGLETONS: Final = single_headers()
 """Headers that may stand only once, as long as the settings name no others."""
@@ -140,10 +137,10 @@ class EnvironView:
         Raises:
             BodyUnusable: its length is not to be found out.
         """
-        file: BinaryIO | None = self.environ.get(INPUT)
+        file: BinaryIO | None = self.environ.get(ENVIRON_INPUT)
         if file is None:
             file = open_input(self.environ, spool_bytes, eager=eager)
-            self.environ[INPUT] = self.environ["wsgi.input"] = file
+            self.environ[ENVIRON_INPUT] = self.environ["wsgi.input"] = file
         return file
 
     def measure(self, limit: int, spool_bytes: int) -> Steps:
@@ -155,7 +152,7 @@ class EnvironView:
         announced = self.environ.get("CONTENT_LENGTH") or ""
         if announced.isdecimal() and int(announced[:20]) > limit:
             raise too_large(limit)
-        if INPUT not in self.environ and not self.has_body():
+        if ENVIRON_INPUT not in self.environ and not self.has_body():
             return EMPTY
         found = yield from measure(self.input(spool_bytes), limit)
         # Where the client did not say how long the body is, frameworks read nothing of it, or no form in it.

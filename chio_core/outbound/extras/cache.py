@@ -20,17 +20,15 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from chio_core.errors import ConfigurationError
 from chio_core.guards.chain import DECISION
+from chio_core.names import HTTPX_CACHE, HTTPX_TICKET
 from chio_core.outbound.govern import Ticket
-from chio_core.outbound.hop import TICKET, hop_of
+from chio_core.outbound.hop import hop_of
 from chio_core.outbound.library import collect, library_of
 from chio_core.outbound.member import Flow, FlowSteps
-
-CACHE: Final = "chio_cache"
-"""`response.extensions["chio_cache"]` is `hit` for an answer out of the cache."""
 
 _STATUSES = frozenset({200, 203, 204, 301, 308})
 _NEUTRAL = frozenset({
@@ -158,7 +156,7 @@ def _key(request: Any) -> Key | None:
 
 
 def _identity(request: Any) -> str:
-    ticket = request.extensions.get(TICKET)
+    ticket = request.extensions.get(HTTPX_TICKET)
     parts = sorted(f"{name}:{value}" for name, value in request.headers.multi_items() if name not in _NEUTRAL)
     if isinstance(ticket, Ticket):
         parts.append(ticket.identity)
@@ -198,7 +196,7 @@ def _listed(text: str) -> list[str]:
 
 
 def _replayed(entry: _Entry, request: Any) -> Any:
-    extensions = {**entry.extensions, CACHE: "hit"}
+    extensions = {**entry.extensions, HTTPX_CACHE: "hit"}
     return library_of(request).Response(
         entry.status, headers=list(entry.headers), content=entry.body, extensions=extensions
     )

@@ -25,9 +25,8 @@ from typing import Any, TypeVar, overload
 import httpx
 
 from chio_core.errors import ConfigurationError
-from chio_core.names import LOGGER
+from chio_core.names import HTTPX_CALL, LOGGER
 from chio_core.outbound.extras.cookies import CookieJar, no_cookies
-from chio_core.outbound.hop import CALL
 from chio_core.outbound.member import MiddlewareChain
 from chio_core.outbound.response import Response
 from chio_core.outbound.session import Session
@@ -266,7 +265,7 @@ async def _made(client: httpx.AsyncClient, call: Call) -> Outcome:
     response = None
     try:
         options = dict(call.options)
-        options["extensions"] = {**(options.get("extensions") or {}), CALL: call}
+        options["extensions"] = {**(options.get("extensions") or {}), HTTPX_CALL: call}
         response = Response(await client.request(call.method, call.url, **options))
         value = call.handler(response)
         return Outcome(call, await value if inspect.isawaitable(value) else value, response)

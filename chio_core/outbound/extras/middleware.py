@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Final
 
 from chio_core.errors import ConfigurationError
-from chio_core.names import LOGGER, TRACEPARENT
+from chio_core.names import HTTPX_SECONDS, LOGGER, TRACEPARENT
 from chio_core.outbound.hop import config_of, route_of, shown
 from chio_core.outbound.member import AsyncNext, Flow, FlowSteps, MiddlewareChain, OutboundMember, SyncNext
 from chio_core.outbound.response import Response, native_of
@@ -163,9 +163,6 @@ def _timeout(value: Any) -> dict[str, Any]:
     return dict.fromkeys(("connect", "read", "write", "pool"), value)
 
 
-SECONDS: Final = "chio_seconds"
-"""Where `Timing` leaves the duration in a response's `extensions`."""
-
 TRACE_HEADER: Final = "X-Trace-ID"
 
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -240,7 +237,7 @@ class Timing(Flow):
             seconds = time.perf_counter() - start
             if self._on_time is not None:
                 self._on_time(request, seconds)
-        response.extensions[SECONDS] = seconds
+        response.extensions[HTTPX_SECONDS] = seconds
         return response
 
 
