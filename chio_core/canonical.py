@@ -22,6 +22,7 @@ MAX_DEPTH = 128
 _I64_MIN, _U64_MAX = -(2**63), 2**64 - 1
 _SAFE = 2**53 - 1
 _ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+_COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False, allow_nan=False)
 _OTHER_NUMBER = re.compile(r"[:,\[]-?\d+(?:\.|e|\d{15})")  # a fraction, an exponent, or 16 digits and more
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -142,4 +143,4 @@ def _check_text(value: Any) -> None:
 
 def compact_json(value: Any) -> str:
     """Return JSON without white space, members in their order, non-ASCII characters raw."""
-    return _ENCODER.encode(value)
+    return _COMPACT.encode(value)
