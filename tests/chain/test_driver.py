@@ -32,9 +32,7 @@ async def mark(request: GuardRequest, next: Next) -> AnyResponse:
     return answer.with_status(418).with_header("x-mark", "made by a guard")
 
 
-def application(  # noqa: C901 - one endpoint for each kind of answer
-    *guards: Any, files: Path | None = None
-) -> FastAPI:
+def application(*guards: Any, files: Path | None = None) -> FastAPI:
     app = FastAPI()
     add_chio(app, client=StubClient(), guards=guards)
     done: list[str] = []

@@ -1,4 +1,4 @@
-"""Alarms, not aims: a module is about 150 lines, a function about 10."""
+"""Alarms, not aims: a module is about 150 lines; a function is as long as what it does, in one piece."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from tests.project.tree import ROOT, modules, packages, parse, place
 
 MOST_LINES_OF_A_MODULE = 400
-MOST_LINES_OF_A_FUNCTION = 40
+MOST_LINES_OF_A_FUNCTION = 60
 
 FOLDERS = [*packages().values(), ROOT / "scripts", ROOT / "examples", ROOT / "benchmarks"]
 FILES = [path for folder in FOLDERS for path in modules(folder)]
