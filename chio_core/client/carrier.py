@@ -1,13 +1,19 @@
-"""What a carrier is, and where a sidecar URL points."""
+"""The two interfaces of a carrier, and what their implementations share."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import re
 from collections.abc import Sequence
 from typing import Protocol
 
 from chio_core.endpoint import Endpoint
+from chio_core.errors import EvaluationFailed, SidecarError, SidecarTimeout
 from chio_core.evaluation.exchange import RawResponse
+from chio_core.names import LOGGER
+
+log = logging.getLogger(LOGGER)
 
 MAX_ANSWER_BYTES = 1024 * 1024
 """A longer answer is no decision. A receipt has one to three kilobytes."""
@@ -48,6 +54,57 @@ class BlockingCarrier(Protocol):
     def close(self) -> None:
         """Close all connections."""
         ...
+
+
+class TaskCarrier:
+    """Base of the `AsyncCarrier`s that run each exchange as a task of its own.
+
+    The caller only waits for the task: a cancelled caller must not cancel the exchange. In httpcore that can leave a
+    slot of the pool occupied for ever (encode/httpcore #1093), in an embedded sidecar a decision half made.
+
+    Args:
+        patience: seconds that `aclose` waits for running exchanges before it cancels them. Some transports know no
+            timeout, and a response without a reader must not delay the end of the application.
+    """
+
+    def __init__(self, patience: float = 5.0) -> None:
+        self._patience = patience
+        self._running: set[asyncio.Task[RawResponse]] = set()
+
+    async def exchange(self, path: str, body: bytes, headers: Pairs, timeout: float) -> RawResponse:
+        """Send one request and return its response; subclasses implement it, and `post` maps its errors."""
+        raise NotImplementedError
+
+    async def post(self, path: str, body: bytes, headers: Pairs, timeout: float) -> RawResponse:
+        """See `AsyncCarrier.post`."""
+        task = asyncio.ensure_future(self.exchange(path, body, headers, timeout))
+        self._running.add(task)
+        task.add_done_callback(self._finished)
+        # `wait` cancels nothing, neither at the deadline nor when this call is cancelled.
+        await asyncio.wait((task,), timeout=timeout)
+        if not task.done():
+            raise SidecarTimeout("Chio sidecar did not answer in time")
+        try:
+            return task.result()
+        except SidecarError:
+            raise
+        except Exception as exc:
+            # A foreign transport, or the sidecar in this process: a bug there is an exchange that failed.
+            log.exception("chio: the transport to the sidecar failed")
+            raise EvaluationFailed(f"the exchange with the Chio sidecar broke: {type(exc).__name__}") from None
+
+    async def aclose(self) -> None:
+        """Wait for the running exchanges, at most `patience` seconds, and cancel the others."""
+        if self._running:
+            _, late = await asyncio.wait(self._running, timeout=self._patience)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    def _finished(self, task: asyncio.Task[RawResponse]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # marks it as retrieved, also after the caller has gone
 
 
 def request_head(endpoint: Endpoint, path: str, length: int, headers: Pairs) -> bytes:

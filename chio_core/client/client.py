@@ -172,9 +172,9 @@ class ChioClient:
             return HttpxCarrier(url, self._transport)
         self.open()
         if self._embedded is not None:
-            from chio_core.client.in_process import carrier_to
+            from chio_core.client.in_process import InProcessCarrier
 
-            return carrier_to(self._embedded)
+            return InProcessCarrier(self._embedded.app)
         from chio_core.client.pool import ConnectionPool
 
         end = Endpoint.parse(settings.sidecar_url)

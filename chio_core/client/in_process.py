@@ -7,20 +7,23 @@ only the sockets are missing. This is the one place that looks at `chio_sidecar`
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
-import httpx
-
-from chio_core.client.carrier import Pairs
-from chio_core.client.via_httpx import HttpxCarrier
-from chio_core.errors import ConfigurationError
+from chio_core.client.carrier import MAX_ANSWER_BYTES, Pairs, TaskCarrier
+from chio_core.errors import ConfigurationError, EvaluationFailed
 from chio_core.evaluation.exchange import RawResponse
 from chio_core.settings import ChioSettings
 from chio_core.threads.guards import LoopThread
 
 if TYPE_CHECKING:
     from chio_sidecar.embedded import EmbeddedSidecar
+
+Message = MutableMapping[str, Any]
+
+_HEADERS = ((b"host", b"embedded"), (b"content-type", b"application/json"), (b"accept", b"application/json"))
 
 
 def open_sidecar(url: str, *, busy_seconds: float | None = None, document: str | None = None) -> EmbeddedSidecar:
@@ -54,12 +57,68 @@ def busy_seconds_for(settings: ChioSettings) -> float | None:
     return settings.timeout / 4 if settings.fail_open else None
 
 
-def carrier_to(sidecar: EmbeddedSidecar) -> HttpxCarrier:
-    """Return a carrier to an open sidecar for the running event loop; closing it leaves the sidecar open.
+class InProcessCarrier(TaskCarrier):
+    """An `AsyncCarrier` that calls the sidecar's ASGI application directly, in the event loop of its caller.
 
-    The peer address that it shows is not a loopback one: the control plane stays closed to it.
+    The client address in the scope is not a loopback address: the control plane stays closed without its token.
+    Closing the carrier leaves the sidecar open.
+
+    Args:
+        app: the application of an open sidecar.
     """
-    return HttpxCarrier("http://embedded", httpx.ASGITransport(app=sidecar.app, client=("embedded", 0)))
+
+    def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
+        super().__init__()
+        self._app = app
+
+    async def exchange(self, path: str, body: bytes, headers: Pairs, timeout: float) -> RawResponse:
+        """Make one call of the application (ASGI, HTTP scope version 2.3)."""
+        target, _, query = path.partition("?")
+        sent = [(b"content-length", b"%d" % len(body)), *_HEADERS]
+        sent.extend((name.lower().encode("ascii"), value.encode("ascii")) for name, value in headers)
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": "POST",
+            "scheme": "http",
+            "path": unquote(target) if "%" in target else target,
+            "raw_path": target.encode("ascii"),
+            "query_string": query.encode("ascii"),
+            "root_path": "",
+            "headers": sent,
+            "server": ("embedded", 80),
+            "client": ("embedded", 0),
+        }
+        requests: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+        status, content_type, size, complete = 0, "", 0, asyncio.Event()
+        parts: list[bytes] = []
+
+        async def receive() -> Message:
+            if requests:
+                return requests.pop()
+            await complete.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Message) -> None:
+            nonlocal status, content_type, size
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                content_type = next((v.decode("latin-1") for n, v in message["headers"] if n == b"content-type"), "")
+                return
+            part = message.get("body", b"")
+            size += len(part)
+            if size <= MAX_ANSWER_BYTES:  # what is beyond is dropped here and refused below
+                parts.append(part)
+            if not message.get("more_body", False):
+                complete.set()
+
+        await self._app(scope, receive, send)
+        if not status or not complete.is_set():
+            raise EvaluationFailed("the embedded Chio sidecar gave no complete answer")
+        if size > MAX_ANSWER_BYTES:
+            raise EvaluationFailed("Chio sidecar's answer is too long")
+        return RawResponse(status, content_type, b"".join(parts))
 
 
 class PortalCarrier:
@@ -75,7 +134,7 @@ class PortalCarrier:
     def __init__(self, url: str, *, busy_seconds: float | None = None) -> None:
         sidecar = open_sidecar(url, busy_seconds=busy_seconds)
         self.public_key: str = sidecar.public_key
-        self._carrier = carrier_to(sidecar)
+        self._carrier = InProcessCarrier(sidecar.app)
         self._thread = LoopThread("chio-embedded", partial(_close, self._carrier, sidecar))
         self._thread.loop()  # from now on there is something to end
 
@@ -89,6 +148,6 @@ class PortalCarrier:
         self._thread.close()
 
 
-async def _close(carrier: HttpxCarrier, sidecar: EmbeddedSidecar) -> None:
+async def _close(carrier: InProcessCarrier, sidecar: EmbeddedSidecar) -> None:
     await carrier.aclose()
     await sidecar.close()

@@ -1,4 +1,4 @@
-"""`HttpxCarrier`: other people's transports, and the sidecar in this process."""
+"""`HttpxCarrier` and `InProcessCarrier`: foreign transports, and the sidecar in this process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from chio_core.client.carrier import MAX_ANSWER_BYTES
+from chio_core.client.carrier import MAX_ANSWER_BYTES, TaskCarrier
+from chio_core.client.in_process import InProcessCarrier
 from chio_core.client.via_httpx import HttpxCarrier
 from chio_core.errors import EvaluationFailed, SidecarError, SidecarTimeout, SidecarUnreachable
 from tests.carrier.stubs import open_files
@@ -34,39 +35,80 @@ class Transport(httpx.AsyncBaseTransport):
         self.closed = True
 
 
+def over_httpx(handler: Handler) -> HttpxCarrier:
+    return HttpxCarrier("http://embedded", Transport(handler))
+
+
+def in_process(handler: Handler) -> InProcessCarrier:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        body = (await receive())["body"]
+        url = f"http://embedded{scope['path']}?{scope['query_string'].decode()}".removesuffix("?")
+        response = await handler(httpx.Request(scope["method"], url, headers=scope["headers"], content=body))
+        await send(
+            {"type": "http.response.start", "status": response.status_code, "headers": list(response.headers.raw)}
+        )
+        for part in (response.content[:1], response.content[1:]):
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body"})
+
+    return InProcessCarrier(app)
+
+
+both = pytest.mark.parametrize("carrier_for", [over_httpx, in_process])
+
+
 async def echo(request: httpx.Request) -> httpx.Response:
     return httpx.Response(200, headers={"content-type": "application/json"}, content=request.content)
 
 
-def test_an_answer_is_given_as_it_came() -> None:
+@both
+def test_an_answer_is_given_as_it_came(carrier_for: Callable[[Handler], TaskCarrier]) -> None:
+    async def main() -> None:
+        seen: list[httpx.Request] = []
+
+        async def noting(request: httpx.Request) -> httpx.Response:
+            seen.append(request)
+            return await echo(request)
+
+        carrier = carrier_for(noting)
+        answer = await carrier.post("/chio/evaluate?a=%20", b"{}", [("X-Chio-Capability", "t")], 5)
+        assert (answer.status, answer.content_type, answer.body) == (200, "application/json", b"{}")
+        assert (seen[0].method, str(seen[0].url)) == ("POST", "http://embedded/chio/evaluate?a=%20")
+        headers = seen[0].headers
+        assert (headers["content-type"], headers["x-chio-capability"]) == ("application/json", "t")
+        assert (headers["host"], headers["content-length"]) == ("embedded", "2")
+        assert "gzip" not in headers.get("accept-encoding", "")
+        await carrier.aclose()
+
+    run(main())
+
+
+def test_the_base_url_stands_before_the_path_and_closing_closes_the_transport() -> None:
     async def main() -> None:
         transport = Transport(echo)
         carrier = HttpxCarrier("http://sidecar/base", transport)
-        answer = await carrier.post("/chio/evaluate", b"{}", [("x-chio-capability", "t")], 5)
-        assert (answer.status, answer.content_type, answer.body) == (200, "application/json", b"{}")
-        sent = transport.requests[0]
-        assert str(sent.url) == "http://sidecar/base/chio/evaluate"
-        assert (sent.headers["content-type"], sent.headers["x-chio-capability"]) == ("application/json", "t")
-        assert "gzip" not in sent.headers["accept-encoding"]
+        await carrier.post("/chio/evaluate", b"{}", (), 5)
+        assert str(transport.requests[0].url) == "http://sidecar/base/chio/evaluate"
         await carrier.aclose()
         assert transport.closed
 
     run(main())
 
 
-def test_whoever_waits_can_be_cancelled_and_the_exchange_goes_on() -> None:
+@both
+def test_a_cancelled_caller_leaves_the_exchange_running(carrier_for: Callable[[Handler], TaskCarrier]) -> None:
     async def main() -> None:
-        go, ended = asyncio.Event(), asyncio.Event()
+        go, started, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
         async def slow(request: httpx.Request) -> httpx.Response:
+            started.set()
             await go.wait()
             ended.set()
             return httpx.Response(200)
 
-        carrier = HttpxCarrier("http://sidecar", Transport(slow))
+        carrier = carrier_for(slow)
         call = asyncio.ensure_future(carrier.post("/", b"", (), 5))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        await started.wait()
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
         assert call.cancelled()
@@ -77,19 +119,22 @@ def test_whoever_waits_can_be_cancelled_and_the_exchange_goes_on() -> None:
     run(main())
 
 
-def test_the_deadline_ends_the_wait_and_not_the_exchange() -> None:
+@both
+def test_the_deadline_ends_the_wait_and_not_the_exchange(carrier_for: Callable[[Handler], TaskCarrier]) -> None:
     async def main() -> None:
-        go = asyncio.Event()
+        go, ended = asyncio.Event(), asyncio.Event()
 
         async def slow(request: httpx.Request) -> httpx.Response:
             await go.wait()
+            ended.set()
             return httpx.Response(200)
 
-        carrier = HttpxCarrier("http://sidecar", Transport(slow))
+        carrier = carrier_for(slow)
         with pytest.raises(SidecarTimeout):
             await carrier.post("/", b"", (), 0.01)
         go.set()
         await carrier.aclose()
+        assert ended.is_set()
 
     run(main())
 
@@ -141,27 +186,62 @@ def test_every_error_has_its_place_in_the_table(raised: Exception, expected: typ
     run(main())
 
 
-def test_an_application_that_fails_is_an_answer_that_failed() -> None:
-    """The sidecar in this process is an ASGI application; its errors are not ours."""
-
+@both
+def test_a_bug_on_the_other_side_is_an_evaluation_that_failed(carrier_for: Callable[[Handler], TaskCarrier]) -> None:
     async def main() -> None:
-        async def app(scope: Any, receive: Any, send: Any) -> None:
+        async def failing(request: httpx.Request) -> httpx.Response:
             raise ValueError("a bug of the sidecar")
 
-        carrier = HttpxCarrier("http://embedded", httpx.ASGITransport(app=app))
-        with pytest.raises(EvaluationFailed):
+        carrier = carrier_for(failing)
+        with pytest.raises(EvaluationFailed, match="ValueError"):
             await carrier.post("/", b"", (), 5)
         await carrier.aclose()
 
     run(main())
 
 
-def test_too_long_an_answer_is_cut_off() -> None:
+@pytest.mark.parametrize("messages", [[], [{"type": "http.response.start", "status": 200, "headers": []}]])
+def test_an_application_that_returns_too_early_has_given_no_answer(messages: list[dict[str, Any]]) -> None:
+    async def main() -> None:
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            for message in messages:
+                await send(message)
+
+        carrier = InProcessCarrier(app)
+        with pytest.raises(EvaluationFailed, match="no complete answer"):
+            await carrier.post("/", b"", (), 5)
+        await carrier.aclose()
+
+    run(main())
+
+
+def test_an_application_in_this_process_hears_of_the_end_only_after_its_answer() -> None:
+    async def main() -> None:
+        after: list[str] = []
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await receive()
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(receive(), 0.01)
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+            await send({"type": "http.response.body"})
+            after.append((await receive())["type"])
+
+        carrier = InProcessCarrier(app)
+        assert (await carrier.post("/", b"", (), 5)).status == 204
+        assert after == ["http.disconnect"]
+        await carrier.aclose()
+
+    run(main())
+
+
+@both
+def test_too_long_an_answer_is_cut_off(carrier_for: Callable[[Handler], TaskCarrier]) -> None:
     async def main() -> None:
         async def long(request: httpx.Request) -> httpx.Response:
             return httpx.Response(200, content=b"x" * (MAX_ANSWER_BYTES + 1))
 
-        carrier = HttpxCarrier("http://sidecar", Transport(long))
+        carrier = carrier_for(long)
         with pytest.raises(EvaluationFailed, match="too long"):
             await carrier.post("/", b"", (), 5)
         await carrier.aclose()
