@@ -22,9 +22,9 @@ from chio_asgi.view import ASGIGuardRequest
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.conclude import capability_of
 from chio_core.names import TRACEPARENT
-from chio_core.outbound.denied import OutboundDenied
 from chio_core.outbound.extras.cookies import no_cookies
 from chio_core.outbound.govern import GovernOutbound, Tools
+from chio_core.outbound.hop import OutboundDenied
 from chio_core.outbound.member import MiddlewareChain
 from chio_core.outbound.transport import PASSES_BY, Borrowed, ChioTransport
 from chio_fastapi.shared import ChioDenied, caller_of, client_of

@@ -25,11 +25,9 @@ from chio_core.models.caller import CallerIdentity
 from chio_core.models.capability import Operation
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import HTTPX_DECISION, HTTPX_TICKET
-from chio_core.outbound.denied import OutboundDenied
-from chio_core.outbound.hop import hop_of, shown
-from chio_core.outbound.library import TooLarge, copy_of, read_body, read_body_now
+from chio_core.outbound.hop import OutboundDenied, copy_of, hop_of, shown
 from chio_core.outbound.member import AsyncNext, OutboundMember, SyncNext
-from chio_core.outbound.view import OutgoingView, authority_of
+from chio_core.outbound.view import OutgoingView, TooLarge, authority_of, read_body, read_body_now
 from chio_core.refusals.response import Denial
 from chio_core.request import Requirement
 from chio_core.settings import ChioSettings

@@ -11,8 +11,11 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
+from chio_core.errors import ChioError
+from chio_core.evaluation.outcomes import Decision
+from chio_core.models.receipt import HttpReceipt
 from chio_core.names import CAPABILITY_HEADER, HTTPX_CALL, HTTPX_HOP, HTTPX_TICKET
-from chio_core.outbound.library import copy_of
+from chio_core.refusals.response import Denial
 
 CREDENTIALS: Final = frozenset({"authorization", "proxy-authorization", "x-api-key", CAPABILITY_HEADER.lower()})
 """Request headers, in lower case, that stay with the origin that a call was made to."""
@@ -52,6 +55,18 @@ class Hop:
             return False
         upgraded = ("https", self.first[1], 443)
         return not (self.first[0] == "http" and self.first[2] == 80 and self.origin == upgraded)
+
+
+def copy_of(request: Any) -> Any:
+    """Return a copy of a request with headers and extensions of its own; the body is shared.
+
+    Members work on a copy: what they add must not be carried along when the client follows a redirect.
+    """
+    copy = object.__new__(type(request))
+    copy.__dict__.update(request.__dict__)
+    copy.headers = request.headers.copy()
+    copy.extensions = dict(request.extensions)
+    return copy
 
 
 def enter(request: Any, credentials: Collection[str]) -> tuple[Any, Hop]:
@@ -118,3 +133,36 @@ def shown(url: Any) -> str:
     port = f":{url.port}" if url.port is not None else ""
     host = f"[{url.host}]" if ":" in url.host else url.host
     return f"{url.scheme}://{host}{port}{url.path}"
+
+
+class OutboundDenied(ChioError):
+    """A send was refused, or no decision could be had. Nothing has reached the network.
+
+    It is an exception and no response with status 403, so that nobody takes the refusal for the upstream's
+    answer, and no error of httpx, so that nobody repeats the call because of it.
+
+    Args:
+        decision: the outcome; its `denial` is set.
+        method: method of the refused request.
+        target: its URL without user, query and fragment.
+
+    Attributes:
+        decision, denial, method, target: see above.
+        hop: 1 for the call itself, 2 and more for a redirect.
+    """
+
+    code = "chio_access_denied"
+
+    def __init__(self, decision: Decision, denial: Denial, *, method: str, target: str, hop: int = 1) -> None:
+        super().__init__(f"{method} {target} was not sent: {denial.message}")
+        self.code = denial.code
+        self.decision = decision
+        self.denial = denial
+        self.method = method
+        self.target = target
+        self.hop = hop
+
+    @property
+    def receipt(self) -> HttpReceipt | None:
+        """The verified receipt of the refusal; None when the sidecar gave none."""
+        return self.decision.receipt

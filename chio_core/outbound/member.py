@@ -50,13 +50,9 @@ class OutboundMember:
         return self.__enabled__
 
     def __or__(self, other: Any) -> MiddlewareChain:
-        from chio_core.outbound.member import MiddlewareChain
-
         return MiddlewareChain(self, other)
 
     def __ror__(self, other: Any) -> MiddlewareChain:
-        from chio_core.outbound.member import MiddlewareChain
-
         return MiddlewareChain(other, self)
 
 

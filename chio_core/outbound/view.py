@@ -7,7 +7,7 @@ and of the signed receipt, two hosts never share a rule, and a template of the s
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qsl
@@ -113,3 +113,61 @@ def _lines(request: Any, capability: tuple[str, str] | None) -> Iterable[tuple[s
     if capability is None:
         return lines
     return [pair for pair in lines if pair[0].lower() != capability[0].lower()] + [capability]
+
+
+class TooLarge(Exception):
+    """A body has more bytes than are allowed."""
+
+
+async def read_body(request: Any, limit: int) -> bytes:
+    """Return the whole body, at most `limit` bytes; the request can be sent afterwards.
+
+    Raises:
+        TooLarge: it is longer.
+    """
+    if not hasattr(request, "_content"):
+        request.stream = _alimited(request.stream, limit)
+        await request.aread()
+    return _checked(request.content, limit)
+
+
+def read_body_now(request: Any, limit: int) -> bytes:
+    """Do the same for a request of a synchronous client."""
+    if not hasattr(request, "_content"):
+        request.stream = _limited(request.stream, limit)
+        request.read()
+    return _checked(request.content, limit)
+
+
+def _checked(content: bytes, limit: int) -> bytes:
+    if len(content) > limit:
+        raise TooLarge
+    return content
+
+
+class _alimited:  # noqa: N801 - a generator in the clothes that the library looks for
+    def __init__(self, stream: Any, limit: int) -> None:
+        self._stream = stream
+        self._limit = limit
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        left = self._limit
+        async for part in self._stream:
+            left -= len(part)
+            if left < 0:
+                raise TooLarge
+            yield part
+
+
+class _limited:  # noqa: N801 - see above
+    def __init__(self, stream: Any, limit: int) -> None:
+        self._stream = stream
+        self._limit = limit
+
+    def __iter__(self) -> Iterator[bytes]:
+        left = self._limit
+        for part in self._stream:
+            left -= len(part)
+            if left < 0:
+                raise TooLarge
+            yield part

@@ -6,9 +6,15 @@ from contextvars import ContextVar
 
 from stand_in import FastHTTP
 
-from chio_core.outbound import CacheMiddleware, CookieJar, DummyCookieJar, SessionMiddleware
-from chio_core.outbound.extras.middleware import BaseMiddleware, MiddlewareChain
-from chio_core.outbound.response import Response
+from chio_core.outbound import (
+    BaseMiddleware,
+    CacheMiddleware,
+    CookieJar,
+    DummyCookieJar,
+    MiddlewareChain,
+    Response,
+    SessionMiddleware,
+)
 
 
 class BearerAuthMiddleware(BaseMiddleware):

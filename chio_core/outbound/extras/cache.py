@@ -16,10 +16,13 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from types import ModuleType
 from typing import Any
 
 from chio_core.errors import ConfigurationError
@@ -27,7 +30,6 @@ from chio_core.guards.chain import DECISION
 from chio_core.names import HTTPX_CACHE, HTTPX_TICKET
 from chio_core.outbound.govern import Ticket
 from chio_core.outbound.hop import hop_of
-from chio_core.outbound.library import collect, library_of
 from chio_core.outbound.member import Flow, FlowSteps
 
 _STATUSES = frozenset({200, 203, 204, 301, 308})
@@ -200,3 +202,67 @@ def _replayed(entry: _Entry, request: Any) -> Any:
     return library_of(request).Response(
         entry.status, headers=list(entry.headers), content=entry.body, extensions=extensions
     )
+
+
+def library_of(thing: Any) -> ModuleType:
+    """Return the package (`httpx`, `httpx2`) that a request or response comes from.
+
+    Raises:
+        ConfigurationError: it is neither.
+    """
+    for base in type(thing).__mro__:
+        module = sys.modules.get(base.__module__.partition(".")[0])
+        if module is not None and hasattr(module, "AsyncByteStream"):
+            return module
+    raise ConfigurationError(f"{type(thing).__name__} is no request or response of httpx or httpx2")
+
+
+def collect(response: Any, limit: int, finished: Callable[[bytes], None]) -> None:
+    """Have a function called with the raw body once it has been read to its end.
+
+    The body goes to its reader as before, piece by piece. Nobody is called when it has more than `limit` bytes,
+    breaks off, or is not read to its end.
+    """
+    response.stream = _tee(library_of(response))(response.stream, limit, finished)
+
+
+class _Collecting:
+    def __init__(self, stream: Any, limit: int, finished: Callable[[bytes], None]) -> None:
+        self._stream = stream
+        self._parts: list[bytes] = []
+        self._left = limit
+        self._finished = finished
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for part in self._stream:
+            yield self._keep(part)
+        self._end()
+
+    def __iter__(self) -> Iterator[bytes]:
+        for part in self._stream:
+            yield self._keep(part)
+        self._end()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def _keep(self, part: bytes) -> bytes:
+        self._left -= len(part)
+        if self._left >= 0:
+            self._parts.append(part)
+        else:
+            self._parts.clear()
+        return part
+
+    def _end(self) -> None:
+        if self._left >= 0:
+            self._finished(b"".join(self._parts))
+
+
+@lru_cache(maxsize=8)
+def _tee(library: ModuleType) -> Any:
+    # The client checks that a stream is one of its library's.
+    return type("Tee", (_Collecting, library.AsyncByteStream, library.SyncByteStream), {})

@@ -26,10 +26,9 @@ import httpx
 
 from chio_core.errors import ConfigurationError
 from chio_core.names import HTTPX_CALL, LOGGER
-from chio_core.outbound.extras.cookies import CookieJar, no_cookies
+from chio_core.outbound.extras.cookies import CookieJar, Session, no_cookies
+from chio_core.outbound.extras.middleware import Response
 from chio_core.outbound.member import MiddlewareChain
-from chio_core.outbound.response import Response
-from chio_core.outbound.session import Session
 from chio_core.outbound.transport import PASSES_BY, Borrowed, ChioTransport
 
 log = logging.getLogger(LOGGER)

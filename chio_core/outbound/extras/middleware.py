@@ -23,16 +23,49 @@ from typing import Any, ClassVar, Final
 from chio_core.errors import ConfigurationError
 from chio_core.names import HTTPX_SECONDS, LOGGER, TRACEPARENT
 from chio_core.outbound.hop import config_of, route_of, shown
-from chio_core.outbound.member import AsyncNext, Flow, FlowSteps, MiddlewareChain, OutboundMember, SyncNext
-from chio_core.outbound.response import Response, native_of
-
-__all__ = ["BaseMiddleware", "MiddlewareChain"]
-
+from chio_core.outbound.member import AsyncNext, Flow, FlowSteps, OutboundMember, SyncNext
 
 log = logging.getLogger(LOGGER)
 
 _BODY = ("content", "data", "json", "files")
 _KNOWN = frozenset({"headers", "params", "timeout", *_BODY})
+
+
+class Response:
+    """A response of httpx or httpx2 that also answers to `status`.
+
+    Args:
+        native: the library's response.
+
+    Attributes:
+        native: see above.
+    """
+
+    __slots__ = ("native",)
+
+    native: Any
+
+    def __init__(self, native: Any) -> None:
+        object.__setattr__(self, "native", native)
+
+    @property
+    def status(self) -> int:
+        """The status code."""
+        return int(self.native.status_code)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.native, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.native, "status_code" if name == "status" else name, value)
+
+    def __repr__(self) -> str:
+        return f"<Response {self.status}>"
+
+
+def native_of(response: Any) -> Any:
+    """Return the library's response behind one of ours; anything else as it is."""
+    return response.native if isinstance(response, Response) else response
 
 
 class BaseMiddleware(OutboundMember):
