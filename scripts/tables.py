@@ -1,12 +1,16 @@
-"""Keeps the tables of README.md and docs/security.md equal to the code that they describe.
+"""Keeps the tables of the pages, and the tree of docs/architecture.md, equal to the code that they describe.
 
-python scripts/tables.py            says whether they are; exit status 1 when not
-python scripts/tables.py --write    puts them right
+python scripts/tables.py            name the stale pages; exit status 1 if there are any
+python scripts/tables.py --write    write them again
 """
 
 from __future__ import annotations
 
+import ast
+import re
 import sys
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +47,50 @@ def outcomes_table() -> str:
     return "\n".join(line for line in (decision.__doc__ or "").splitlines() if line.startswith("|"))
 
 
-TABLES = {"settings": settings_table, "outcomes": outcomes_table}
-PAGES = {"README.md": ("settings", "outcomes"), "docs/security.md": ("outcomes",)}
+def tree() -> str:
+    """Return the tree of the packages: each folder and module with the first sentence of its docstring."""
+    lines: list[str] = []
+    for pattern in ("chio_core", "chio_asgi", "chio_fastapi", "adapters/chio_*", "chio_sidecar"):
+        for folder in sorted(ROOT.glob(pattern)):
+            lines += branch(folder, 0)
+    return "\n".join(["```", *lines, "```"])
+
+
+def branch(folder: Path, depth: int) -> Iterator[str]:
+    """Yield the lines of one folder: its own, its modules and then its folders."""
+    name = folder.relative_to(ROOT).as_posix() if depth == 0 else folder.name
+    yield from entry(f"{name}/", folder / "__init__.py", depth)
+    for path in sorted(folder.glob("*.py")):
+        if not path.name.startswith("__"):
+            yield from entry(path.name, path, depth + 1)
+    for init in sorted(folder.glob("*/__init__.py")):
+        yield from branch(init.parent, depth + 1)
+
+
+def entry(name: str, path: Path, depth: int) -> list[str]:
+    """Return a module's name and the first sentence of its docstring, wrapped.
+
+    Raises:
+        SystemExit: the module has no docstring.
+    """
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    if not docstring:
+        raise SystemExit(f"{path.relative_to(ROOT)} needs a docstring: docs/architecture.md shows its first sentence")
+    sentence = docstring.partition("\n\n")[0].replace("\n", " ").partition(". ")[0].removesuffix(".")
+    sentence = re.sub(r" \(wire protocol[^)]*\)", "", sentence)
+    label = f"{'    ' * depth}{name}"
+    return textwrap.wrap(
+        sentence, 120, initial_indent=f"{label:<27} ", subsequent_indent=" " * 28,
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+
+
+TABLES = {"settings": settings_table, "outcomes": outcomes_table, "tree": tree}
+PAGES = {
+    "README.md": ("settings", "outcomes"),
+    "docs/architecture.md": ("tree",),
+    "docs/security.md": ("outcomes",),
+}
 """Which tables each page has, between its markers."""
 
 
@@ -74,7 +120,7 @@ def main(arguments: list[str]) -> int:
         elif text != wanted:
             stale.append(page)
     if stale:
-        print(f"tables of {', '.join(stale)} are not those of the code; run: python scripts/tables.py --write")
+        print(f"not those of the code: tables of {', '.join(stale)}; run: python scripts/tables.py --write")
     return 1 if stale else 0
 
 

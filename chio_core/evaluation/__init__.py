@@ -1,0 +1,1 @@
+"""May this request run? One pipeline from a view to a decision."""

@@ -1,0 +1,1 @@
+"""What is answered when a request is refused: responses and problem documents."""

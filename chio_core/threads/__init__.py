@@ -1,0 +1,1 @@
+"""What Django and Flask share: WSGI view, re-readable body, async guards under threads."""

@@ -1,0 +1,1 @@
+"""The decision without I/O: routes, engine, approvals, budgets."""

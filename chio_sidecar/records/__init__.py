@@ -1,0 +1,1 @@
+"""Reading a store from outside, read-only: listing, observed requests, fsck."""

@@ -1,0 +1,1 @@
+"""The evaluation around the policy: HTTP, state, trust service, receipts."""

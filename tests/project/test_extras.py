@@ -70,7 +70,7 @@ PARTS: dict[str, str] = {
         "every_module('chio_core.guards')\nfrom chio_core.guards import JwtAuth, RateLimit\n"
         "JwtAuth(key='s' * 32, algorithms=['HS256']), RateLimit('5/minute')"
     ),
-    "otel": "every_module('chio_core.otel')",
+    "otel": "import chio_core.telemetry.spans",
     "outbound": "from chio_core.outbound import Cache\nCache(ttl=60)",
     "sidecar": (
         "every_module('chio_sidecar')\nfrom chio_sidecar.cli import main\n"

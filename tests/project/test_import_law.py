@@ -8,6 +8,7 @@ import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -34,7 +35,7 @@ commands that read the routes of an application which they have imported."""
 
 EXTRA_OF = {
     "chio_core/guards": "guards",
-    "chio_core/otel": "otel",
+    "chio_core/telemetry/spans.py": "otel",
     "chio_core/outbound": "outbound",
     "chio_fastapi": "fastapi",
     "chio_sidecar": "sidecar",
@@ -42,7 +43,9 @@ EXTRA_OF = {
     "adapters/chio_django": "django",
     "adapters/chio_flask": "flask",
 }
-"""The extra whose libraries a folder may import besides the unconditional ones."""
+"""The extra whose libraries a folder or a module may import besides the unconditional ones."""
+
+TO_BE_TURNED = {("chio_core/evaluation", "chio_core/threads")}
 
 TAKEN_WHEN_THERE = {("chio_sidecar/cli/serving.py", "uvloop")}
 
@@ -69,36 +72,46 @@ DEVELOPMENT = SETTINGS["dependency-groups"]["dev"]
 
 @dataclass(frozen=True)
 class Import:
-    """One import statement's top-level name.
+    """One name that an import statement brings.
 
     Attributes:
-        lazy: it stands inside a function, or is for the type checker only.
+        dotted: the full name, `module` or `module.name`.
+        lazy: the import is inside a function, or for the type checker only.
+        typing: the import is for the type checker only.
     """
 
     path: Path
     line: int
-    name: str
+    dotted: str
     lazy: bool
+    typing: bool
+
+    @property
+    def name(self) -> str:
+        """The top-level name."""
+        return self.dotted.partition(".")[0]
 
     def __str__(self) -> str:
         return f"{place(self.path)}:{self.line} imports {self.name}"
 
 
 def imports(folder: Path) -> list[Import]:
-    return [found for path in modules(folder) for found in _visit(parse(path), path, lazy=False)]
+    return [found for path in modules(folder) for found in _visit(parse(path), path)]
 
 
-def _visit(node: ast.AST, path: Path, *, lazy: bool) -> Iterator[Import]:
+def _visit(node: ast.AST, path: Path, *, lazy: bool = False, typing: bool = False) -> Iterator[Import]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Import):
             for alias in child.names:
-                yield Import(path, child.lineno, alias.name.partition(".")[0], lazy)
+                yield Import(path, child.lineno, alias.name, lazy, typing)
         elif isinstance(child, ast.ImportFrom):
-            name = folder_of(path) if child.level else (child.module or "").partition(".")[0]
-            yield Import(path, child.lineno, name, lazy)
+            module = folder_of(path) if child.level else child.module or ""
+            for alias in child.names:
+                yield Import(path, child.lineno, f"{module}.{alias.name}", lazy, typing)
         else:
-            inner = lazy or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) or _is_type_checking(child)
-            yield from _visit(child, path, lazy=inner)
+            checked = typing or _is_type_checking(child)
+            inner = lazy or checked or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
+            yield from _visit(child, path, lazy=inner, typing=checked)
 
 
 def folder_of(path: Path) -> str:
@@ -124,6 +137,16 @@ def test_a_package_looks_only_at_those_that_the_law_allows(package: str) -> None
         and not (found.lazy and (place(found.path), found.name) in LAZY)
     ]
     assert not broken
+
+
+def test_folders_import_each_other_in_one_direction_only() -> None:
+    rooms = {_dotted(path): _room(path) for folder in FOUND.values() for path in modules(folder)}
+    arrows: dict[str, set[str]] = {room: set() for room in rooms.values()}
+    for found in (found for folder in FOUND.values() for found in imports(folder) if not found.typing):
+        target = rooms.get(found.dotted) or rooms.get(found.dotted.rpartition(".")[0])
+        if target not in (None, _room(found.path)) and (_room(found.path), target) not in TO_BE_TURNED:
+            arrows[_room(found.path)].add(target)
+    tuple(TopologicalSorter(arrows).static_order())  # raises CycleError, which names the circle
 
 
 @pytest.mark.parametrize("package", FOUND)
@@ -176,8 +199,18 @@ def test_nobody_imports_a_package_through_the_folder_of_the_adapters() -> None:
     assert not found, "import chio_django or chio_flask by their own names"
 
 
+def _dotted(path: Path) -> str:
+    return place(path).removeprefix("adapters/").removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+
+
+def _room(path: Path) -> str:
+    # A folder directly in a package, or a module there: `__init__.py` of the package too.
+    parts = place(path).removeprefix("adapters/").split("/")
+    return "/".join(parts[:2])
+
+
 def _declared(path: str) -> set[str]:
-    name = next((name for folder, name in EXTRA_OF.items() if path.startswith(f"{folder}/")), "")
+    name = next((name for part, name in EXTRA_OF.items() if f"{path}/".startswith(f"{part}/")), "")
     return _names(PROJECT["dependencies"]) | _names(PROJECT["optional-dependencies"].get(name, []))
 
 

@@ -1,0 +1,1 @@
+"""Optional members of an outgoing chain: cookies, cache, calls, middleware."""
