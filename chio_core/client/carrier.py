@@ -69,7 +69,7 @@ class TaskCarrier:
 
     def __init__(self, patience: float = 5.0) -> None:
         self._patience = patience
-        self._running: set[asyncio.Task[RawResponse]] = set()
+        self._running: set[asyncio.Task[None]] = set()
 
     async def exchange(self, path: str, body: bytes, headers: Pairs, timeout: float) -> RawResponse:
         """Send one request and return its response; subclasses implement it, and `post` maps its errors."""
@@ -77,21 +77,36 @@ class TaskCarrier:
 
     async def post(self, path: str, body: bytes, headers: Pairs, timeout: float) -> RawResponse:
         """See `AsyncCarrier.post`."""
-        task = asyncio.ensure_future(self.exchange(path, body, headers, timeout))
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[RawResponse] = loop.create_future()
+        task = loop.create_task(self._run(waiter, path, body, headers, timeout))
         self._running.add(task)
-        task.add_done_callback(self._finished)
-        # `wait` cancels nothing, neither at the deadline nor when this call is cancelled.
-        await asyncio.wait((task,), timeout=timeout)
-        if not task.done():
-            raise SidecarTimeout("Chio sidecar did not answer in time")
+        task.add_done_callback(self._running.discard)
+        timer = loop.call_later(timeout, _expire, waiter)
         try:
-            return task.result()
-        except SidecarError:
+            return await waiter  # only the wait ends when this call is cancelled
+        finally:
+            timer.cancel()
+
+    async def _run(
+        self, waiter: asyncio.Future[RawResponse], path: str, body: bytes, headers: Pairs, timeout: float
+    ) -> None:
+        try:
+            response = await self.exchange(path, body, headers, timeout)
+        except asyncio.CancelledError:
+            waiter.cancel()
             raise
         except Exception as exc:
-            # A foreign transport, or the sidecar in this process: a bug there is an exchange that failed.
-            log.exception("chio: the transport to the sidecar failed")
-            raise EvaluationFailed(f"the exchange with the Chio sidecar broke: {type(exc).__name__}") from None
+            error = exc
+            if not isinstance(exc, SidecarError):
+                # A foreign transport, or the sidecar in this process: a bug there is an exchange that failed.
+                log.exception("chio: the transport to the sidecar failed")
+                error = EvaluationFailed(f"the exchange with the Chio sidecar broke: {type(exc).__name__}")
+            if not waiter.done():
+                waiter.set_exception(error)
+        else:
+            if not waiter.done():
+                waiter.set_result(response)
 
     async def aclose(self) -> None:
         """Wait for the running exchanges, at most `patience` seconds, and cancel the others."""
@@ -101,10 +116,10 @@ class TaskCarrier:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
-    def _finished(self, task: asyncio.Task[RawResponse]) -> None:
-        self._running.discard(task)
-        if not task.cancelled():
-            task.exception()  # marks it as retrieved, also after the caller has gone
+
+def _expire(waiter: asyncio.Future[RawResponse]) -> None:
+    if not waiter.done():
+        waiter.set_exception(SidecarTimeout("Chio sidecar did not answer in time"))
 
 
 def request_head(endpoint: Endpoint, path: str, length: int, headers: Pairs) -> bytes:

@@ -75,7 +75,8 @@ class InProcessCarrier(TaskCarrier):
         """Make one call of the application (ASGI, HTTP scope version 2.3)."""
         target, _, query = path.partition("?")
         sent = [(b"content-length", b"%d" % len(body)), *_HEADERS]
-        sent.extend((name.lower().encode("ascii"), value.encode("ascii")) for name, value in headers)
+        for name, value in headers:
+            sent.append((name.lower().encode("ascii"), value.encode("ascii")))
         scope = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -104,7 +105,9 @@ class InProcessCarrier(TaskCarrier):
             nonlocal status, content_type, size
             if message["type"] == "http.response.start":
                 status = message["status"]
-                content_type = next((v.decode("latin-1") for n, v in message["headers"] if n == b"content-type"), "")
+                for name, value in message["headers"]:
+                    if name == b"content-type":
+                        content_type = value.decode("latin-1")
                 return
             part = message.get("body", b"")
             size += len(part)

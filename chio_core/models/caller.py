@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from chio_core.canonical import canonical_json, sha256_hex
+from chio_core.canonical import canonical_parsed, sha256_hex
 from chio_core.models.base import Flag, Text, WireModel
 
 _MEMBERS: dict[str, tuple[str, ...]] = {
@@ -108,7 +108,7 @@ class CallerIdentity(WireModel):
         """Return the hash that a receipt must carry for this caller (wire protocol, section 3.5)."""
         if self is _ANONYMOUS:
             return _anonymous_hash()
-        return sha256_hex(canonical_json(self.to_wire()))
+        return sha256_hex(canonical_parsed(self.to_wire()))
 
 
 _ANONYMOUS = CallerIdentity(subject="anonymous", auth_method=AuthMethod(method="anonymous"))
@@ -116,4 +116,4 @@ _ANONYMOUS = CallerIdentity(subject="anonymous", auth_method=AuthMethod(method="
 
 @lru_cache(maxsize=1)
 def _anonymous_hash() -> str:
-    return sha256_hex(canonical_json(_ANONYMOUS.to_wire()))
+    return sha256_hex(canonical_parsed(_ANONYMOUS.to_wire()))
