@@ -1,8 +1,12 @@
-"""What all tests share: the choice between the small sizes of every day and the full ones of `make chaos`."""
+"""Settings of all tests: small or full sizes, and an event loop for each `async def test_…`."""
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
+
+from tests.support import run
 
 pytest_plugins = ["pytester"]  # runs the tests of users, see tests/plugin
 
@@ -15,3 +19,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def full_size(request: pytest.FixtureRequest) -> bool:
     """True under `make chaos`: a test marked `slow` then takes minutes instead of seconds."""
     return bool(request.config.getoption("--full"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a coroutine test in its own event loop: it fails if it hangs or leaves a task behind."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    arguments = inspect.signature(pyfuncitem.obj).parameters
+    run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in arguments}))
+    return True

@@ -84,17 +84,13 @@ def test_ten_thousand_splits_give_the_sidecar_and_the_handler_the_same_bytes(ful
 
 
 @pytest.mark.parametrize("size", [0, 1, 63, 64, 65])
-def test_every_single_split_of_a_short_body_counts(size: int) -> None:
+async def test_every_single_split_of_a_short_body_counts(size: int) -> None:
     app, judge = governed(spool_bytes=32)
     body = bytes(range(size))
-
-    async def main() -> None:
-        for place in range(size + 1):
-            for pieces in ([body[:place], body[place:]], [body[:place], b"", body[place:], b""]):
-                assert same(await call(app, "POST", "/", body=pieces), judge, body)
-        assert same(await call(app, "POST", "/", body=[body[i : i + 1] for i in range(size)] or [b""]), judge, body)
-
-    run(main())
+    for place in range(size + 1):
+        for pieces in ([body[:place], body[place:]], [body[:place], b"", body[place:], b""]):
+            assert same(await call(app, "POST", "/", body=pieces), judge, body)
+    assert same(await call(app, "POST", "/", body=[body[i : i + 1] for i in range(size)] or [b""]), judge, body)
 
 
 @pytest.mark.parametrize("size", [MiB - 1, MiB, MiB + 1, 3 * MiB, 10 * MiB])
@@ -168,24 +164,20 @@ def test_a_body_of_exactly_the_limit_passes() -> None:
     assert same(run(call(empty, "POST", "/")), judge, b"")
 
 
-def test_an_announced_length_over_the_limit_is_refused_before_a_byte_is_read() -> None:
+async def test_an_announced_length_over_the_limit_is_refused_before_a_byte_is_read() -> None:
     app, judge = governed(max_body_bytes=100)
     received = []
+    sent: list[Any] = []
 
-    async def main() -> None:
-        sent: list[Any] = []
+    async def receive() -> Any:
+        received.append(1)
+        return {"type": "http.request", "body": b"", "more_body": False}
 
-        async def receive() -> Any:
-            received.append(1)
-            return {"type": "http.request", "body": b"", "more_body": False}
+    async def send(message: Any) -> None:
+        sent.append(message)
 
-        async def send(message: Any) -> None:
-            sent.append(message)
-
-        await app(http_scope("POST", "/", headers=[("content-length", "101")]), receive, send)
-        assert sent[0]["status"] == 413
-
-    run(main())
+    await app(http_scope("POST", "/", headers=[("content-length", "101")]), receive, send)
+    assert sent[0]["status"] == 413
     assert (received, judge.questions) == ([], [])
 
 
@@ -240,114 +232,97 @@ def test_the_servers_own_receive_is_handed_back_after_the_body() -> None:
         assert seen == ["http.request", "http.disconnect", "http.disconnect"]
 
 
-def test_a_handler_learns_that_its_client_went_away() -> None:
+async def test_a_handler_learns_that_its_client_went_away() -> None:
     """Through a real server: the handler waits for the disconnect, and gets it."""
+    gone = asyncio.Event()
 
-    async def main() -> None:
-        gone = asyncio.Event()
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert (await receive())["body"] == b"hello"
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"first", "more_body": True})
+        assert (await receive())["type"] == "http.disconnect"
+        gone.set()
 
-        async def app(scope: Any, receive: Any, send: Any) -> None:
-            assert (await receive())["body"] == b"hello"
-            await send({"type": "http.response.start", "status": 200, "headers": []})
-            await send({"type": "http.response.body", "body": b"first", "more_body": True})
-            assert (await receive())["type"] == "http.disconnect"
-            gone.set()
-
-        governed_app, _ = governed(app)
-        async with serve(governed_app) as port:
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello")
-            assert await reader.readuntil(b"first")
-            writer.close()
-            async with asyncio.timeout(10):
-                await gone.wait()
-
-    run(main())
+    governed_app, _ = governed(app)
+    async with serve(governed_app) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello")
+        assert await reader.readuntil(b"first")
+        writer.close()
+        async with asyncio.timeout(10):
+            await gone.wait()
 
 
 @pytest.mark.parametrize("http", ["h11", "httptools"])
-def test_chunked_uploads_through_a_server_are_hashed_whole(http: str) -> None:
+async def test_chunked_uploads_through_a_server_are_hashed_whole(http: str) -> None:
     chance = random.Random(http)
-
-    async def main() -> None:
-        app, judge = governed(spool_bytes=100_000)
-        async with serve(app, http=http) as port:
-            for size in (0, 1, 5, 1000, 70_000, 300_000):
-                body = chance.randbytes(size)
-                reader, writer = await asyncio.open_connection("127.0.0.1", port)
-                writer.write(b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n")
-                for piece in cut(body, chance, empty=False):
-                    if piece:
-                        writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
-                        await writer.drain()
-                writer.write(b"0\r\n\r\n")
-                answer = await reader.read()
-                writer.close()
-                assert json.loads(answer.partition(b"\r\n\r\n")[2]) == {"hash": digest(body), "length": size}
-                assert judge.last.get("body_hash") == digest(body)
-
-    run(main())
+    app, judge = governed(spool_bytes=100_000)
+    async with serve(app, http=http) as port:
+        for size in (0, 1, 5, 1000, 70_000, 300_000):
+            body = chance.randbytes(size)
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n")
+            for piece in cut(body, chance, empty=False):
+                if piece:
+                    writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+                    await writer.drain()
+            writer.write(b"0\r\n\r\n")
+            answer = await reader.read()
+            writer.close()
+            assert json.loads(answer.partition(b"\r\n\r\n")[2]) == {"hash": digest(body), "length": size}
+            assert judge.last.get("body_hash") == digest(body)
 
 
-def test_memory_does_not_grow_with_empty_messages() -> None:
-    async def main() -> None:
-        left = 200_000
+async def test_memory_does_not_grow_with_empty_messages() -> None:
+    left = 200_000
 
-        async def receive() -> Any:
-            nonlocal left
-            left -= 1
-            return {"type": "http.request", "body": b"", "more_body": left > 0}
+    async def receive() -> Any:
+        nonlocal left
+        left -= 1
+        return {"type": "http.request", "body": b"", "more_body": left > 0}
 
-        tracemalloc.start()
-        body = await read_body(receive, 100, 100)
-        _, peak = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        assert (body.length, body.hash) == (0, None)
-        assert peak < 100_000
-
-    run(main())
+    tracemalloc.start()
+    body = await read_body(receive, 100, 100)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (body.length, body.hash) == (0, None)
+    assert peak < 100_000
 
 
 @pytest.mark.parametrize("kind", [BodyTooLarge, ClientDisconnected])
-def test_a_body_that_cannot_be_read_leaves_no_file(kind: type[Exception]) -> None:
-    async def main() -> None:
-        messages: list[dict[str, Any]] = [{"type": "http.request", "body": b"x" * 50, "more_body": True}]
-        if kind is BodyTooLarge:
-            messages.append({"type": "http.request", "body": b"x" * 60, "more_body": False})
-        else:
-            messages.append({"type": "http.disconnect"})
+async def test_a_body_that_cannot_be_read_leaves_no_file(kind: type[Exception]) -> None:
+    messages: list[dict[str, Any]] = [{"type": "http.request", "body": b"x" * 50, "more_body": True}]
+    if kind is BodyTooLarge:
+        messages.append({"type": "http.request", "body": b"x" * 60, "more_body": False})
+    else:
+        messages.append({"type": "http.disconnect"})
 
-        async def receive() -> Any:
-            return messages.pop(0)
+    async def receive() -> Any:
+        return messages.pop(0)
 
-        with pytest.raises(kind):
-            await read_body(receive, 100, 10)
-
-    run(main())
+    with pytest.raises(kind):
+        await read_body(receive, 100, 10)
     gc.collect()
 
 
-def test_a_body_can_be_read_and_replayed_more_than_once() -> None:
-    async def main() -> None:
-        async def receive() -> Any:
-            return {"type": "http.disconnect"}
+async def test_a_body_can_be_read_and_replayed_more_than_once() -> None:
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
 
-        for spool in (0, 1000):
-            messages: list[dict[str, Any]] = [
-                {"type": "http.request", "body": b"ab", "more_body": True},
-                {"type": "http.request", "body": b"cd"},
-            ]
+    for spool in (0, 1000):
+        messages: list[dict[str, Any]] = [
+            {"type": "http.request", "body": b"ab", "more_body": True},
+            {"type": "http.request", "body": b"cd"},
+        ]
 
-            async def upload(messages: list[dict[str, Any]] = messages) -> Any:
-                return messages.pop(0)
+        async def upload(messages: list[dict[str, Any]] = messages) -> Any:
+            return messages.pop(0)
 
-            body: Body = await read_body(upload, 100, spool)
-            assert await body.read() == b"abcd"
-            for _ in range(2):
-                replay = body.replay(receive)
-                assert (await replay())["body"] == b"abcd"
-                assert (await replay())["type"] == "http.disconnect"
-            assert await body.read() == b"abcd"
-            body.close()
-
-    run(main())
+        body: Body = await read_body(upload, 100, spool)
+        assert await body.read() == b"abcd"
+        for _ in range(2):
+            replay = body.replay(receive)
+            assert (await replay())["body"] == b"abcd"
+            assert (await replay())["type"] == "http.disconnect"
+        assert await body.read() == b"abcd"
+        body.close()

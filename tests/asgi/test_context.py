@@ -29,7 +29,7 @@ async def dependency(request: Request, receipt: Annotated[Any, Depends(get_chio_
     return str(receipt.id)
 
 
-def test_a_thousand_interleaved_requests_each_see_their_own_receipt() -> None:
+async def test_a_thousand_interleaved_requests_each_see_their_own_receipt() -> None:
     chance = random.Random(5)
     background: dict[str, str] = {}
 
@@ -69,13 +69,10 @@ def test_a_thousand_interleaved_requests_each_see_their_own_receipt() -> None:
         assert judge.receipts[reply.receipt]["path"] == path
         assert background[str(number)] == reply.receipt
 
-    async def main() -> None:
-        await asyncio.gather(*(one(number) for number in range(1000)))
-
-    run(main())
+    await asyncio.gather(*(one(number) for number in range(1000)))
 
 
-def test_contextvars_pass_both_ways_through_the_middleware() -> None:
+async def test_contextvars_pass_both_ways_through_the_middleware() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         seen.append(CURRENT.get())
         CURRENT.set("inside")
@@ -83,17 +80,13 @@ def test_contextvars_pass_both_ways_through_the_middleware() -> None:
 
     seen: list[str] = []
     governed, _ = govern(app)
-
-    async def main() -> None:
-        CURRENT.set("outside")
-        await call(governed, "GET", "/")
-        seen.append(CURRENT.get())
-
-    run(main())
+    CURRENT.set("outside")
+    await call(governed, "GET", "/")
+    seen.append(CURRENT.get())
     assert seen == ["outside", "inside"]
 
 
-def test_background_tasks_run_after_the_answer_and_may_read_the_body_again() -> None:
+async def test_background_tasks_run_after_the_answer_and_may_read_the_body_again() -> None:
     steps: list[str] = []
 
     async def after(request: Request) -> None:
@@ -104,20 +97,16 @@ def test_background_tasks_run_after_the_answer_and_may_read_the_body_again() -> 
         return PlainTextResponse("ok", background=BackgroundTask(after, request))
 
     app, _ = govern(Starlette(routes=[Route("/", handler, methods=["POST"])]), spool_bytes=0)
+    messages = [{"type": "http.request", "body": b"hello", "more_body": False}]
 
-    async def main() -> None:
-        messages = [{"type": "http.request", "body": b"hello", "more_body": False}]
+    async def receive() -> Any:
+        return messages.pop(0)
 
-        async def receive() -> Any:
-            return messages.pop(0)
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            steps.append("answered")
 
-        async def send(message: Any) -> None:
-            if message["type"] == "http.response.body" and not message.get("more_body"):
-                steps.append("answered")
-
-        await app(http_scope("POST", "/"), receive, send)
-
-    run(main())
+    await app(http_scope("POST", "/"), receive, send)
     assert steps == ["answered", "hello"]
 
 
@@ -181,48 +170,42 @@ def test_an_exception_after_the_head_changes_nothing_that_was_sent(governed: Any
     assert reply.receipt in judge.receipts
 
 
-def test_a_cancelled_request_leaves_no_task_and_its_handler_does_not_run() -> None:
-    async def main() -> None:
-        asked, called = asyncio.Event(), []
+async def test_a_cancelled_request_leaves_no_task_and_its_handler_does_not_run() -> None:
+    asked, called = asyncio.Event(), []
 
-        class Hanging(StubClient):
-            async def post(self, *args: Any, **more: Any) -> Any:
-                asked.set()
-                await asyncio.Event().wait()
+    class Hanging(StubClient):
+        async def post(self, *args: Any, **more: Any) -> Any:
+            asked.set()
+            await asyncio.Event().wait()
 
-        async def app(scope: Any, receive: Any, send: Any) -> None:
-            called.append(scope)
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        called.append(scope)
 
-        task = asyncio.ensure_future(call(ChioASGIMiddleware(app, client=Hanging()), "POST", "/", body=b"x"))
-        await asked.wait()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert called == []
-
-    run(main())
+    task = asyncio.ensure_future(call(ChioASGIMiddleware(app, client=Hanging()), "POST", "/", body=b"x"))
+    await asked.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert called == []
 
 
-def test_a_handler_that_is_cancelled_is_cancelled() -> None:
-    async def main() -> None:
-        running, ended = asyncio.Event(), asyncio.Event()
+async def test_a_handler_that_is_cancelled_is_cancelled() -> None:
+    running, ended = asyncio.Event(), asyncio.Event()
 
-        async def app(scope: Any, receive: Any, send: Any) -> None:
-            running.set()
-            try:
-                await asyncio.Event().wait()
-            finally:
-                ended.set()
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        running.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
 
-        governed, _ = govern(app)
-        task = asyncio.ensure_future(call(governed, "GET", "/"))
-        await running.wait()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert ended.is_set()
-
-    run(main())
+    governed, _ = govern(app)
+    task = asyncio.ensure_future(call(governed, "GET", "/"))
+    await running.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended.is_set()
 
 
 def test_threads_of_the_handler_see_the_request() -> None:

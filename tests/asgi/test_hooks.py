@@ -89,20 +89,17 @@ def test_a_hook_that_fails_is_logged_and_changes_nothing(
     assert sum("the request goes on" in record.getMessage() for record in caplog.records) == 2
 
 
-def test_a_hook_that_is_cancelled_takes_the_request_with_it() -> None:
+async def test_a_hook_that_is_cancelled_takes_the_request_with_it() -> None:
     """A cancellation is the server's or the caller's will, and no failure of the hook."""
 
     async def waits(value: Any) -> None:
         await asyncio.Event().wait()
 
-    async def main() -> None:
-        task = asyncio.ensure_future(call(governed(hooks={"on_decision": waits}), "GET", "/"))
-        await asyncio.sleep(0.01)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    run(main())
+    task = asyncio.ensure_future(call(governed(hooks={"on_decision": waits}), "GET", "/"))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 def test_what_a_hook_returns_does_not_matter() -> None:

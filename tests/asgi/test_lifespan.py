@@ -33,7 +33,7 @@ def lifespan(app: Any) -> list[dict[str, Any]]:
     return run(exchange(app, dict(LIFESPAN, state={}), [STARTUP, SHUTDOWN])).messages
 
 
-def test_startup_and_shutdown_reach_the_application_and_its_answers_the_server() -> None:
+async def test_startup_and_shutdown_reach_the_application_and_its_answers_the_server() -> None:
     steps: list[str] = []
 
     @asynccontextmanager
@@ -47,16 +47,12 @@ def test_startup_and_shutdown_reach_the_application_and_its_answers_the_server()
 
     app = Starlette(routes=[Route("/", handler)], lifespan=life)
     app.add_middleware(ChioASGIMiddleware, client=StubClient())
-
-    async def main() -> None:
-        scope = dict(LIFESPAN, state={})
-        reply = await exchange(app, scope, [STARTUP, SHUTDOWN])
-        assert [m["type"] for m in reply.messages] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
-        assert scope["state"] == {"database": "open"}
-        assert (await call(app, "GET", "/", state=dict(scope["state"]))).json()["database"] == "open"
-        assert scope["state"] == {"database": "open"}
-
-    run(main())
+    scope = dict(LIFESPAN, state={})
+    reply = await exchange(app, scope, [STARTUP, SHUTDOWN])
+    assert [m["type"] for m in reply.messages] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    assert scope["state"] == {"database": "open"}
+    assert (await call(app, "GET", "/", state=dict(scope["state"]))).json()["database"] == "open"
+    assert scope["state"] == {"database": "open"}
     assert steps == ["up", "down"]
 
 
@@ -80,43 +76,36 @@ def test_an_application_that_knows_no_lifespan_says_so_itself() -> None:
         lifespan(governed)
 
 
-def test_the_client_is_closed_at_shutdown_before_the_server_hears_of_it() -> None:
+async def test_the_client_is_closed_at_shutdown_before_the_server_hears_of_it() -> None:
     client = StubClient()
     app = ChioASGIMiddleware(Starlette(), client=client)
     closed_when_told: list[int] = []
+    messages = [STARTUP, SHUTDOWN]
 
-    async def main() -> None:
-        messages = [STARTUP, SHUTDOWN]
+    async def receive() -> Any:
+        return messages.pop(0)
 
-        async def receive() -> Any:
-            return messages.pop(0)
+    async def send(message: Any) -> None:
+        closed_when_told.append(client.closed)
 
-        async def send(message: Any) -> None:
-            closed_when_told.append(client.closed)
-
-        await app(dict(LIFESPAN), receive, send)
-
-    run(main())
+    await app(dict(LIFESPAN), receive, send)
     assert closed_when_told == [0, 1]
 
 
-def test_connections_to_the_sidecar_are_closed_with_the_application() -> None:
-    async def main() -> None:
-        async with StubServer() as server:
-            for _ in range(3):  # and the same application can be started again
-                async with serve(governed, lifespan="on") as port:
-                    client.settings = settings(sidecar_url=server.url)
-                    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-                    writer.write(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
-                    assert b"x-chio-receipt" in await reader.read()
-                    writer.close()
-                    assert len(server.open) == 1
-                await until(lambda: not server.open)
-
+async def test_connections_to_the_sidecar_are_closed_with_the_application() -> None:
     client = ChioClient(settings())
     governed = FastAPI()
     add_chio(governed, client=client)
-    run(main())
+    async with StubServer() as server:
+        for _ in range(3):  # and the same application can be started again
+            async with serve(governed, lifespan="on") as port:
+                client.settings = settings(sidecar_url=server.url)
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+                assert b"x-chio-receipt" in await reader.read()
+                writer.close()
+                assert len(server.open) == 1
+            await until(lambda: not server.open)
 
 
 def test_it_works_without_any_lifespan() -> None:

@@ -207,19 +207,15 @@ def test_the_same_behind_a_root_path_of_the_server(http: str, root: str) -> None
     run(main(), seconds=300)
 
 
-def test_requests_in_one_packet_are_judged_one_by_one() -> None:
+async def test_requests_in_one_packet_are_judged_one_by_one() -> None:
     world = world_of(starlette, True)
     one = "GET {} HTTP/1.1\r\nHost: a\r\n\r\n"
     packet = "".join(one.format(path) for path in ("/pets/7", "/admin", "/healthz", "/pets/mine"))
-
-    async def main() -> None:
-        async with serve(world.app, ws="none") as port:
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(packet.encode() + b"GET /none HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-            answer = await reader.read()
-            writer.close()
-            assert re.findall(rb"HTTP/1\.1 (\d+)", answer) == [b"200", b"403", b"200", b"200", b"404"]
-            assert [ran.template for ran in world.ran] == ["/pets/{pet_id}", "/healthz", "/pets/mine"]
-            check(world, packet, answer)
-
-    run(main())
+    async with serve(world.app, ws="none") as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(packet.encode() + b"GET /none HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        answer = await reader.read()
+        writer.close()
+        assert re.findall(rb"HTTP/1\.1 (\d+)", answer) == [b"200", b"403", b"200", b"200", b"404"]
+        assert [ran.template for ran in world.ran] == ["/pets/{pet_id}", "/healthz", "/pets/mine"]
+        check(world, packet, answer)

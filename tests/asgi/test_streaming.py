@@ -23,35 +23,32 @@ GET = {"type": "http.request", "body": b"", "more_body": False}
 
 
 @both_ways
-def test_the_first_chunk_goes_out_before_the_second_is_made(governed: Any) -> None:
-    async def main() -> None:
-        steps: list[str] = []
+async def test_the_first_chunk_goes_out_before_the_second_is_made(governed: Any) -> None:
+    steps: list[str] = []
 
-        async def events() -> AsyncIterator[bytes]:
-            for number in range(3):
-                steps.append(f"made {number}")
-                yield b"data: %d\n\n" % number
+    async def events() -> AsyncIterator[bytes]:
+        for number in range(3):
+            steps.append(f"made {number}")
+            yield b"data: %d\n\n" % number
 
-        async def sse(request: Request) -> Response:
-            return StreamingResponse(events(), media_type="text/event-stream")
+    async def sse(request: Request) -> Response:
+        return StreamingResponse(events(), media_type="text/event-stream")
 
-        app, _ = governed(Starlette(routes=[Route("/", sse)]))
-        messages = [GET]
+    app, _ = governed(Starlette(routes=[Route("/", sse)]))
+    messages = [GET]
 
-        async def receive() -> Any:
-            if not messages:
-                await asyncio.Event().wait()
-            return messages.pop(0)
+    async def receive() -> Any:
+        if not messages:
+            await asyncio.Event().wait()
+        return messages.pop(0)
 
-        async def send(message: Any) -> None:
-            if message["type"] == "http.response.body" and message["body"]:
-                steps.append(f"sent {message['body'].decode().strip()[-1]}")
-                assert message["more_body"] is True
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body" and message["body"]:
+            steps.append(f"sent {message['body'].decode().strip()[-1]}")
+            assert message["more_body"] is True
 
-        await app(http_scope("GET", "/"), receive, send)
-        assert steps == ["made 0", "sent 0", "made 1", "sent 1", "made 2", "sent 2"]
-
-    run(main())
+    await app(http_scope("GET", "/"), receive, send)
+    assert steps == ["made 0", "sent 0", "made 1", "sent 1", "made 2", "sent 2"]
 
 
 def test_messages_are_passed_on_as_they_are_but_for_the_head() -> None:
@@ -119,79 +116,70 @@ def test_a_file_that_the_server_sends_itself_is_left_to_it(tmp_path: Path) -> No
     assert [m["type"] for m in reply.messages] == ["http.response.start", "http.response.pathsend"]
 
 
-def test_a_hundred_megabytes_are_not_held_in_memory() -> None:
+async def test_a_hundred_megabytes_are_not_held_in_memory() -> None:
     piece = b"x" * 1_000_000
     found = hashlib.sha256()
 
-    async def main() -> None:
-        async def pieces() -> AsyncIterator[bytes]:
-            for _ in range(100):
-                yield piece
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(100):
+            yield piece
 
-        async def download(request: Request) -> Response:
-            return StreamingResponse(pieces())
+    async def download(request: Request) -> Response:
+        return StreamingResponse(pieces())
 
-        app, _ = govern(Starlette(routes=[Route("/", download)]))
+    app, _ = govern(Starlette(routes=[Route("/", download)]))
 
-        async def receive() -> Any:
-            return GET
+    async def receive() -> Any:
+        return GET
 
-        async def send(message: Any) -> None:
-            found.update(message.get("body", b""))
+    async def send(message: Any) -> None:
+        found.update(message.get("body", b""))
 
-        tracemalloc.start()
-        await app(http_scope("GET", "/"), receive, send)
-        _, peak = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        assert peak < 5_000_000
-
-    run(main())
+    tracemalloc.start()
+    await app(http_scope("GET", "/"), receive, send)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 5_000_000
     assert found.hexdigest() == hashlib.sha256(piece * 100).hexdigest()
 
 
-def test_a_client_that_stops_reading_ends_the_stream() -> None:
-    async def main() -> None:
-        ended = asyncio.Event()
+async def test_a_client_that_stops_reading_ends_the_stream() -> None:
+    ended = asyncio.Event()
 
-        async def forever() -> AsyncIterator[bytes]:
-            try:
-                while True:
-                    yield b"x" * 1000
-                    await asyncio.sleep(0)
-            finally:
-                ended.set()
+    async def forever() -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield b"x" * 1000
+                await asyncio.sleep(0)
+        finally:
+            ended.set()
 
-        async def stream(request: Request) -> Response:
-            return StreamingResponse(forever())
+    async def stream(request: Request) -> Response:
+        return StreamingResponse(forever())
 
-        app, _ = govern(Starlette(routes=[Route("/", stream)]))
-        async with serve(app) as port:
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
-            assert b"x-chio-receipt" in await reader.readuntil(b"\r\n\r\n")
-            writer.transport.abort()
-            async with asyncio.timeout(10):
-                await ended.wait()
-
-    run(main())
+    app, _ = govern(Starlette(routes=[Route("/", stream)]))
+    async with serve(app) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        assert b"x-chio-receipt" in await reader.readuntil(b"\r\n\r\n")
+        writer.transport.abort()
+        async with asyncio.timeout(10):
+            await ended.wait()
 
 
 @pytest.mark.parametrize("http", ["h11", "httptools"])
-def test_a_stream_through_a_server_is_byte_for_byte_the_same(http: str) -> None:
-    async def main() -> None:
-        async def pieces() -> AsyncIterator[bytes]:
-            for number in range(500):
-                yield b"%d," % number
+async def test_a_stream_through_a_server_is_byte_for_byte_the_same(http: str) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for number in range(500):
+            yield b"%d," % number
 
-        async def stream(request: Request) -> Response:
-            return StreamingResponse(pieces(), headers={"content-length": str(len(whole))})
+    async def stream(request: Request) -> Response:
+        return StreamingResponse(pieces(), headers={"content-length": str(len(whole))})
 
-        whole = b"".join([piece async for piece in pieces()])
-        app, _ = govern(Starlette(routes=[Route("/", stream)]))
-        async with serve(app, http=http) as port:
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
-            assert (await reader.read()).partition(b"\r\n\r\n")[2] == whole
-            writer.close()
-
-    run(main())
+    whole = b"".join([piece async for piece in pieces()])
+    app, _ = govern(Starlette(routes=[Route("/", stream)]))
+    async with serve(app, http=http) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+        assert (await reader.read()).partition(b"\r\n\r\n")[2] == whole
+        writer.close()

@@ -156,19 +156,15 @@ def test_excluded_paths_have_no_evaluation(way: Any) -> None:
 
 
 @all_ways
-def test_a_websocket_handshake_has_its_evaluation_too(way: Any) -> None:
+async def test_a_websocket_handshake_has_its_evaluation_too(way: Any) -> None:
     world = World(way)
-
-    async def main() -> None:
-        async with world.client:
-            await connect(world.app, "/talk", {"type": "websocket.disconnect", "code": 1000}, headers=HEADERS)
-
-    run(main())
+    async with world.client:
+        await connect(world.app, "/talk", {"type": "websocket.disconnect", "code": 1000}, headers=HEADERS)
     assert world.ran == 1
     assert facts(world.recorder.only)["http.route"] == "/talk"
 
 
-def test_a_guards_refusal_is_counted_and_logged_before_and_after_the_decision(
+async def test_a_guards_refusal_is_counted_and_logged_before_and_after_the_decision(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def early(request: Any) -> Denial | None:
@@ -182,17 +178,13 @@ def test_a_guards_refusal_is_counted_and_logged_before_and_after_the_decision(
     chain = Chain()
     chain.add(early, priority=-10)
     chain.add(late, priority=10)
-
-    async def main() -> None:
-        async with sidecar.client() as client:
-            app = ChioASGIMiddleware(FastAPI(), client=client, guards=chain)
-            assert (await call(app, "GET", "/early")).status == 429
-            assert (await call(app, "GET", "/late")).status == 451
-            assert client.metrics.decisions.value("refused", "chio_rate_limited") == 1
-            assert client.metrics.decisions.value("refused", "chio_late") == 1
-            assert client.metrics.decisions.value("allow", "none") == client.metrics.seconds.count == 1
-
-    run(main())
+    async with sidecar.client() as client:
+        app = ChioASGIMiddleware(FastAPI(), client=client, guards=chain)
+        assert (await call(app, "GET", "/early")).status == 429
+        assert (await call(app, "GET", "/late")).status == 451
+        assert client.metrics.decisions.value("refused", "chio_rate_limited") == 1
+        assert client.metrics.decisions.value("refused", "chio_late") == 1
+        assert client.metrics.decisions.value("allow", "none") == client.metrics.seconds.count == 1
     assert [vars(record)["chio_verdict"] for record in caplog.records if record.name == "chio.decision"] == [
         "refused", "allow", "refused",
     ]  # fmt: skip

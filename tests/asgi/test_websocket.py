@@ -185,37 +185,31 @@ def test_a_requirement_is_not_met_by_failing_open() -> None:
 # Through a server
 
 
-def test_handshakes_through_a_server() -> None:
-    async def main() -> None:
-        called: list[str] = []
-        governed, judge = govern(
-            app(called), Judge(lambda q, t: deny("no entry") if q["path"] == "/ws/no" else {"verdict": "allow"})
-        )
-        async with serve(governed, ws="websockets-sansio") as port:
-            async with websockets.connect(f"ws://127.0.0.1:{port}/ws/yes", proxy=None) as socket:
-                await socket.send("hello")
-                assert await socket.recv() == "hello"
-                assert socket.response is not None
-                assert socket.response.headers.get_all("x-chio-receipt") == list(judge.receipts)
-            with pytest.raises(InvalidStatus) as refused:
-                await websockets.connect(f"ws://127.0.0.1:{port}/ws/no", proxy=None)
-            assert refused.value.response.status_code == 403
-            assert b"no entry" in refused.value.response.body
-            assert refused.value.response.headers["x-chio-receipt"] in judge.receipts
-        assert called == ["/ws/yes"]
-
-    run(main())
+async def test_handshakes_through_a_server() -> None:
+    called: list[str] = []
+    governed, judge = govern(
+        app(called), Judge(lambda q, t: deny("no entry") if q["path"] == "/ws/no" else {"verdict": "allow"})
+    )
+    async with serve(governed, ws="websockets-sansio") as port:
+        async with websockets.connect(f"ws://127.0.0.1:{port}/ws/yes", proxy=None) as socket:
+            await socket.send("hello")
+            assert await socket.recv() == "hello"
+            assert socket.response is not None
+            assert socket.response.headers.get_all("x-chio-receipt") == list(judge.receipts)
+        with pytest.raises(InvalidStatus) as refused:
+            await websockets.connect(f"ws://127.0.0.1:{port}/ws/no", proxy=None)
+        assert refused.value.response.status_code == 403
+        assert b"no entry" in refused.value.response.body
+        assert refused.value.response.headers["x-chio-receipt"] in judge.receipts
+    assert called == ["/ws/yes"]
 
 
-def test_a_thousand_handshakes_at_once() -> None:
-    async def main() -> None:
-        called: list[str] = []
-        governed, judge = govern(
-            app(called), Judge(lambda q, t: {"verdict": "allow"} if int(q["path"][4:]) % 2 else deny("odd only"))
-        )
-        replies = await asyncio.gather(*(connect(governed, f"/ws/{number}") for number in range(1000)))
-        accepted = [reply for reply in replies if reply.messages[0]["type"] == "websocket.accept"]
-        assert len(accepted) == len(called) == 500
-        assert len(judge.receipts) == 1000
-
-    run(main())
+async def test_a_thousand_handshakes_at_once() -> None:
+    called: list[str] = []
+    governed, judge = govern(
+        app(called), Judge(lambda q, t: {"verdict": "allow"} if int(q["path"][4:]) % 2 else deny("odd only"))
+    )
+    replies = await asyncio.gather(*(connect(governed, f"/ws/{number}") for number in range(1000)))
+    accepted = [reply for reply in replies if reply.messages[0]["type"] == "websocket.accept"]
+    assert len(accepted) == len(called) == 500
+    assert len(judge.receipts) == 1000

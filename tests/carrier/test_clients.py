@@ -92,7 +92,7 @@ def test_a_client_whose_loop_is_gone_can_be_closed_and_used() -> None:
         run(again())
 
 
-def test_the_retry_after_a_refused_connection_keeps_the_request_id() -> None:
+async def test_the_retry_after_a_refused_connection_keeps_the_request_id() -> None:
     judge = Judge()
     failures = 1
 
@@ -105,29 +105,23 @@ def test_the_retry_after_a_refused_connection_keeps_the_request_id() -> None:
             body = judge.answer(request.content, dict(request.headers))
             return httpx.Response(200, headers={"content-type": "application/json"}, content=body)
 
-    async def main() -> None:
-        client = ChioClient(settings(), transport=Refusing())
-        decision = await client.decide(question(7))
-        assert decision.allowed
-        assert [asked["request_id"] for asked in judge.questions] == ["request-7"]
-        await client.aclose()
-
-    run(main())
+    client = ChioClient(settings(), transport=Refusing())
+    decision = await client.decide(question(7))
+    assert decision.allowed
+    assert [asked["request_id"] for asked in judge.questions] == ["request-7"]
+    await client.aclose()
 
 
-def test_an_error_inside_the_transport_is_a_decision_to_refuse() -> None:
+async def test_an_error_inside_the_transport_is_a_decision_to_refuse() -> None:
     class Broken(httpx.AsyncBaseTransport):
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
             raise KeyError("a bug that is not ours")
 
-    async def main() -> None:
-        client = ChioClient(settings(), transport=Broken())
-        decision = await client.decide(question())
-        assert decision.denial is not None
-        assert decision.denial.status == 502
-        await client.aclose()
-
-    run(main())
+    client = ChioClient(settings(), transport=Broken())
+    decision = await client.decide(question())
+    assert decision.denial is not None
+    assert decision.denial.status == 502
+    await client.aclose()
 
 
 def test_a_sidecar_that_restarts_is_found_again_by_both_clients() -> None:

@@ -16,7 +16,7 @@ from chio_core.client.pool import ConnectionPool
 from chio_core.endpoint import Endpoint
 from chio_core.errors import SidecarError
 from tests.carrier.stubs import Scripted, echo, open_files, pool_for, until
-from tests.support import QUESTION, StubServer, http_answer, run
+from tests.support import QUESTION, StubServer, http_answer
 
 Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
 
@@ -32,24 +32,20 @@ async def hundred_calls_succeed(pool: ConnectionPool, body: bytes = b"{}") -> No
 
 @pytest.mark.parametrize("ticks", range(15))
 @pytest.mark.parametrize("limit", [1, 2])
-def test_a_call_can_be_cancelled_in_any_tick(ticks: int, limit: int) -> None:
+async def test_a_call_can_be_cancelled_in_any_tick(ticks: int, limit: int) -> None:
     """Before connecting, while connecting, being served, while it is asked, while it is answered, and after."""
-
-    async def main() -> None:
-        async with Scripted(echo).listen() as server, pool_for(server, limit=limit) as pool:
-            call = asyncio.ensure_future(ask(pool))
-            for _ in range(ticks):
-                await asyncio.sleep(0)
-            call.cancel()
-            await asyncio.gather(call, return_exceptions=True)
-            await until(lambda: pool.size == pool.idle)
-            assert await ask(pool, b"next") == b"next"
-            assert server.accepted <= 1 + (limit > 1)
-
-    run(main())
+    async with Scripted(echo).listen() as server, pool_for(server, limit=limit) as pool:
+        call = asyncio.ensure_future(ask(pool))
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        await until(lambda: pool.size == pool.idle)
+        assert await ask(pool, b"next") == b"next"
+        assert server.accepted <= 1 + (limit > 1)
 
 
-def test_a_connection_that_was_served_in_the_tick_of_the_cancellation_goes_to_the_next_in_line() -> None:
+async def test_a_connection_that_was_served_in_the_tick_of_the_cancellation_goes_to_the_next_in_line() -> None:
     class Tripping(ConnectionPool):
         victim: asyncio.Task[bytes] | None = None
 
@@ -60,99 +56,83 @@ def test_a_connection_that_was_served_in_the_tick_of_the_cancellation_goes_to_th
                 self.victim = None
 
     server = Scripted(echo)
-
-    async def main() -> None:
-        async with server.listen():
-            pool = Tripping(server.endpoint, limit=1)
-            first, second, third = (asyncio.ensure_future(ask(pool, body)) for body in (b"1", b"2", b"3"))
-            pool.victim = second
-            await asyncio.gather(first, second, third, return_exceptions=True)
-            assert (first.result(), second.cancelled(), third.result()) == (b"1", True, b"3")
-            assert server.requests == [b"1", b"3"]
-            assert (pool.size, pool.idle) == (1, 1)
-            await pool.aclose()
-
-    run(main())
+    async with server.listen():
+        pool = Tripping(server.endpoint, limit=1)
+        first, second, third = (asyncio.ensure_future(ask(pool, body)) for body in (b"1", b"2", b"3"))
+        pool.victim = second
+        await asyncio.gather(first, second, third, return_exceptions=True)
+        assert (first.result(), second.cancelled(), third.result()) == (b"1", True, b"3")
+        assert server.requests == [b"1", b"3"]
+        assert (pool.size, pool.idle) == (1, 1)
+        await pool.aclose()
 
 
-def test_an_abandoned_exchange_ends_by_itself_and_its_connection_is_used_again() -> None:
-    async def main() -> None:
-        answer = asyncio.Event()
+async def test_an_abandoned_exchange_ends_by_itself_and_its_connection_is_used_again() -> None:
+    answer = asyncio.Event()
 
-        async def waiting(server: Scripted, reader: Reader, writer: Writer) -> None:
-            while True:
-                body = await server.read(reader)
-                await answer.wait()
-                writer.write(http_answer(body))
+    async def waiting(server: Scripted, reader: Reader, writer: Writer) -> None:
+        while True:
+            body = await server.read(reader)
+            await answer.wait()
+            writer.write(http_answer(body))
 
-        async with Scripted(waiting).listen() as server, pool_for(server, limit=1) as pool:
-            call = asyncio.ensure_future(ask(pool, b"abandoned"))
-            await until(lambda: len(server.requests) == 1)
-            call.cancel()
-            await asyncio.gather(call, return_exceptions=True)
-            assert (pool.size, pool.idle) == (1, 0)
-            next_call = asyncio.ensure_future(ask(pool, b"next"))
-            await asyncio.sleep(0)
-            answer.set()
-            assert await next_call == b"next"
-            assert (server.accepted, server.requests) == (1, [b"abandoned", b"next"])
-
-    run(main())
+    async with Scripted(waiting).listen() as server, pool_for(server, limit=1) as pool:
+        call = asyncio.ensure_future(ask(pool, b"abandoned"))
+        await until(lambda: len(server.requests) == 1)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        assert (pool.size, pool.idle) == (1, 0)
+        next_call = asyncio.ensure_future(ask(pool, b"next"))
+        await asyncio.sleep(0)
+        answer.set()
+        assert await next_call == b"next"
+        assert (server.accepted, server.requests) == (1, [b"abandoned", b"next"])
 
 
-def test_an_abandoned_exchange_without_an_answer_gives_its_slot_back_at_its_deadline() -> None:
+async def test_an_abandoned_exchange_without_an_answer_gives_its_slot_back_at_its_deadline() -> None:
     async def silent_once(server: Scripted, reader: Reader, writer: Writer) -> None:
         body = await server.read(reader)
         if server.accepted > 1:
             writer.write(http_answer(body))
         await reader.read()
 
-    async def main() -> None:
-        async with Scripted(silent_once).listen() as server, pool_for(server, limit=1) as pool:
-            call = asyncio.ensure_future(ask(pool, timeout=0.1))
-            await until(lambda: len(server.requests) == 1)
-            call.cancel()
-            await asyncio.gather(call, return_exceptions=True)
-            assert await ask(pool, b"next", timeout=5) == b"next"
-
-    run(main())
+    async with Scripted(silent_once).listen() as server, pool_for(server, limit=1) as pool:
+        call = asyncio.ensure_future(ask(pool, timeout=0.1))
+        await until(lambda: len(server.requests) == 1)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        assert await ask(pool, b"next", timeout=5) == b"next"
 
 
-def test_cancelled_callers_in_line_are_passed_over() -> None:
-    async def main() -> None:
-        async with Scripted(echo).listen() as server, pool_for(server, limit=1) as pool:
-            calls = [asyncio.ensure_future(ask(pool, b"%03d" % number)) for number in range(300)]
-            await asyncio.sleep(0)
-            for number, call in enumerate(calls):
-                if number % 3:
-                    call.cancel()
-            results = await asyncio.gather(*calls, return_exceptions=True)
-            kept = [b"%03d" % number for number in range(0, 300, 3)]
-            assert [result for result in results if isinstance(result, bytes)] == kept
-            assert server.requests == kept
-
-    run(main())
-
-
-def test_cancelled_while_the_sidecar_is_down_it_still_finds_it_when_it_is_up() -> None:
-    async def main() -> None:
-        server = Scripted(echo)
-        async with server.listen():
-            pool = ConnectionPool(server.endpoint, limit=3)
-        chance = random.Random(3)
-        for _ in range(300):
-            calls = [asyncio.ensure_future(ask(pool)) for _ in range(6)]
-            for _ in range(chance.randrange(6)):
-                await asyncio.sleep(0)
-            for call in calls:
+async def test_cancelled_callers_in_line_are_passed_over() -> None:
+    async with Scripted(echo).listen() as server, pool_for(server, limit=1) as pool:
+        calls = [asyncio.ensure_future(ask(pool, b"%03d" % number)) for number in range(300)]
+        await asyncio.sleep(0)
+        for number, call in enumerate(calls):
+            if number % 3:
                 call.cancel()
-            await asyncio.gather(*calls, return_exceptions=True)
-        await until(lambda: pool.size == 0)
-        async with server.listen(server.port):
-            await hundred_calls_succeed(pool)
-        await pool.aclose()
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        kept = [b"%03d" % number for number in range(0, 300, 3)]
+        assert [result for result in results if isinstance(result, bytes)] == kept
+        assert server.requests == kept
 
-    run(main())
+
+async def test_cancelled_while_the_sidecar_is_down_it_still_finds_it_when_it_is_up() -> None:
+    server = Scripted(echo)
+    async with server.listen():
+        pool = ConnectionPool(server.endpoint, limit=3)
+    chance = random.Random(3)
+    for _ in range(300):
+        calls = [asyncio.ensure_future(ask(pool)) for _ in range(6)]
+        for _ in range(chance.randrange(6)):
+            await asyncio.sleep(0)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+    await until(lambda: pool.size == 0)
+    async with server.listen(server.port):
+        await hundred_calls_succeed(pool)
+    await pool.aclose()
 
 
 async def cancel_by_task(pool: ConnectionPool, chance: random.Random) -> None:

@@ -16,7 +16,7 @@ from chio_core.client.in_process import InProcessCarrier
 from chio_core.client.via_httpx import HttpxCarrier
 from chio_core.errors import EvaluationFailed, SidecarError, SidecarTimeout, SidecarUnreachable
 from tests.carrier.stubs import open_files
-from tests.support import QUESTION, StubServer, run
+from tests.support import QUESTION, StubServer
 
 Handler = Callable[[httpx.Request], Awaitable[httpx.Response]]
 
@@ -62,99 +62,84 @@ async def echo(request: httpx.Request) -> httpx.Response:
 
 
 @both
-def test_an_answer_is_given_as_it_came(carrier_for: Callable[[Handler], TaskCarrier]) -> None:
-    async def main() -> None:
-        seen: list[httpx.Request] = []
+async def test_an_answer_is_given_as_it_came(carrier_for: Callable[[Handler], TaskCarrier]) -> None:
+    seen: list[httpx.Request] = []
 
-        async def noting(request: httpx.Request) -> httpx.Response:
-            seen.append(request)
-            return await echo(request)
+    async def noting(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return await echo(request)
 
-        carrier = carrier_for(noting)
-        answer = await carrier.post("/chio/evaluate?a=%20", b"{}", [("X-Chio-Capability", "t")], 5)
-        assert (answer.status, answer.content_type, answer.body) == (200, "application/json", b"{}")
-        assert (seen[0].method, str(seen[0].url)) == ("POST", "http://embedded/chio/evaluate?a=%20")
-        headers = seen[0].headers
-        assert (headers["content-type"], headers["x-chio-capability"]) == ("application/json", "t")
-        assert (headers["host"], headers["content-length"]) == ("embedded", "2")
-        assert "gzip" not in headers.get("accept-encoding", "")
-        await carrier.aclose()
-
-    run(main())
+    carrier = carrier_for(noting)
+    answer = await carrier.post("/chio/evaluate?a=%20", b"{}", [("X-Chio-Capability", "t")], 5)
+    assert (answer.status, answer.content_type, answer.body) == (200, "application/json", b"{}")
+    assert (seen[0].method, str(seen[0].url)) == ("POST", "http://embedded/chio/evaluate?a=%20")
+    headers = seen[0].headers
+    assert (headers["content-type"], headers["x-chio-capability"]) == ("application/json", "t")
+    assert (headers["host"], headers["content-length"]) == ("embedded", "2")
+    assert "gzip" not in headers.get("accept-encoding", "")
+    await carrier.aclose()
 
 
-def test_the_base_url_stands_before_the_path_and_closing_closes_the_transport() -> None:
-    async def main() -> None:
-        transport = Transport(echo)
-        carrier = HttpxCarrier("http://sidecar/base", transport)
-        await carrier.post("/chio/evaluate", b"{}", (), 5)
-        assert str(transport.requests[0].url) == "http://sidecar/base/chio/evaluate"
-        await carrier.aclose()
-        assert transport.closed
-
-    run(main())
+async def test_the_base_url_stands_before_the_path_and_closing_closes_the_transport() -> None:
+    transport = Transport(echo)
+    carrier = HttpxCarrier("http://sidecar/base", transport)
+    await carrier.post("/chio/evaluate", b"{}", (), 5)
+    assert str(transport.requests[0].url) == "http://sidecar/base/chio/evaluate"
+    await carrier.aclose()
+    assert transport.closed
 
 
 @both
-def test_a_cancelled_caller_leaves_the_exchange_running(carrier_for: Callable[[Handler], TaskCarrier]) -> None:
-    async def main() -> None:
-        go, started, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+async def test_a_cancelled_caller_leaves_the_exchange_running(carrier_for: Callable[[Handler], TaskCarrier]) -> None:
+    go, started, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
-        async def slow(request: httpx.Request) -> httpx.Response:
-            started.set()
-            await go.wait()
-            ended.set()
-            return httpx.Response(200)
+    async def slow(request: httpx.Request) -> httpx.Response:
+        started.set()
+        await go.wait()
+        ended.set()
+        return httpx.Response(200)
 
-        carrier = carrier_for(slow)
-        call = asyncio.ensure_future(carrier.post("/", b"", (), 5))
-        await started.wait()
-        call.cancel()
-        await asyncio.gather(call, return_exceptions=True)
-        assert call.cancelled()
-        go.set()
-        await carrier.aclose()
-        assert ended.is_set()
-
-    run(main())
+    carrier = carrier_for(slow)
+    call = asyncio.ensure_future(carrier.post("/", b"", (), 5))
+    await started.wait()
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    assert call.cancelled()
+    go.set()
+    await carrier.aclose()
+    assert ended.is_set()
 
 
 @both
-def test_the_deadline_ends_the_wait_and_not_the_exchange(carrier_for: Callable[[Handler], TaskCarrier]) -> None:
-    async def main() -> None:
-        go, ended = asyncio.Event(), asyncio.Event()
+async def test_the_deadline_ends_the_wait_and_not_the_exchange(carrier_for: Callable[[Handler], TaskCarrier]) -> None:
+    go, ended = asyncio.Event(), asyncio.Event()
 
-        async def slow(request: httpx.Request) -> httpx.Response:
-            await go.wait()
-            ended.set()
-            return httpx.Response(200)
+    async def slow(request: httpx.Request) -> httpx.Response:
+        await go.wait()
+        ended.set()
+        return httpx.Response(200)
 
-        carrier = carrier_for(slow)
-        with pytest.raises(SidecarTimeout):
-            await carrier.post("/", b"", (), 0.01)
-        go.set()
-        await carrier.aclose()
-        assert ended.is_set()
-
-    run(main())
+    carrier = carrier_for(slow)
+    with pytest.raises(SidecarTimeout):
+        await carrier.post("/", b"", (), 0.01)
+    go.set()
+    await carrier.aclose()
+    assert ended.is_set()
 
 
-def test_a_failed_connect_is_tried_once_more_with_the_same_bytes() -> None:
-    async def main() -> None:
-        attempts: list[bytes] = []
+async def test_a_failed_connect_is_tried_once_more_with_the_same_bytes() -> None:
+    attempts: list[bytes] = []
 
-        async def flaky(request: httpx.Request) -> httpx.Response:
-            attempts.append(request.content)
-            if len(attempts) == 1:
-                raise httpx.ConnectError("refused")
-            return await echo(request)
+    async def flaky(request: httpx.Request) -> httpx.Response:
+        attempts.append(request.content)
+        if len(attempts) == 1:
+            raise httpx.ConnectError("refused")
+        return await echo(request)
 
-        carrier = HttpxCarrier("http://sidecar", Transport(flaky))
-        assert (await carrier.post("/", b'{"request_id":"1"}', (), 5)).status == 200
-        assert attempts == [b'{"request_id":"1"}'] * 2
-        await carrier.aclose()
-
-    run(main())
+    carrier = HttpxCarrier("http://sidecar", Transport(flaky))
+    assert (await carrier.post("/", b'{"request_id":"1"}', (), 5)).status == 200
+    assert attempts == [b'{"request_id":"1"}'] * 2
+    await carrier.aclose()
 
 
 @pytest.mark.parametrize(
@@ -171,118 +156,100 @@ def test_a_failed_connect_is_tried_once_more_with_the_same_bytes() -> None:
         (RuntimeError("a bug of the transport"), EvaluationFailed, 1),
     ],
 )
-def test_every_error_has_its_place_in_the_table(raised: Exception, expected: type[SidecarError], attempts: int) -> None:
-    async def main() -> None:
-        async def failing(request: httpx.Request) -> httpx.Response:
-            raise raised
+async def test_every_error_has_its_place_in_the_table(
+    raised: Exception, expected: type[SidecarError], attempts: int
+) -> None:
+    async def failing(request: httpx.Request) -> httpx.Response:
+        raise raised
 
-        transport = Transport(failing)
-        carrier = HttpxCarrier("http://sidecar", transport)
-        with pytest.raises(expected):
-            await carrier.post("/", b"", (), 5)
-        assert len(transport.requests) == attempts
-        await carrier.aclose()
-
-    run(main())
+    transport = Transport(failing)
+    carrier = HttpxCarrier("http://sidecar", transport)
+    with pytest.raises(expected):
+        await carrier.post("/", b"", (), 5)
+    assert len(transport.requests) == attempts
+    await carrier.aclose()
 
 
 @both
-def test_a_bug_on_the_other_side_is_an_evaluation_that_failed(carrier_for: Callable[[Handler], TaskCarrier]) -> None:
-    async def main() -> None:
-        async def failing(request: httpx.Request) -> httpx.Response:
-            raise ValueError("a bug of the sidecar")
+async def test_a_bug_on_the_other_side_is_an_evaluation_that_failed(
+    carrier_for: Callable[[Handler], TaskCarrier],
+) -> None:
+    async def failing(request: httpx.Request) -> httpx.Response:
+        raise ValueError("a bug of the sidecar")
 
-        carrier = carrier_for(failing)
-        with pytest.raises(EvaluationFailed, match="ValueError"):
-            await carrier.post("/", b"", (), 5)
-        await carrier.aclose()
-
-    run(main())
+    carrier = carrier_for(failing)
+    with pytest.raises(EvaluationFailed, match="ValueError"):
+        await carrier.post("/", b"", (), 5)
+    await carrier.aclose()
 
 
 @pytest.mark.parametrize("messages", [[], [{"type": "http.response.start", "status": 200, "headers": []}]])
-def test_an_application_that_returns_too_early_has_given_no_answer(messages: list[dict[str, Any]]) -> None:
-    async def main() -> None:
-        async def app(scope: Any, receive: Any, send: Any) -> None:
-            for message in messages:
-                await send(message)
+async def test_an_application_that_returns_too_early_has_given_no_answer(messages: list[dict[str, Any]]) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for message in messages:
+            await send(message)
 
-        carrier = InProcessCarrier(app)
-        with pytest.raises(EvaluationFailed, match="no complete answer"):
-            await carrier.post("/", b"", (), 5)
-        await carrier.aclose()
-
-    run(main())
+    carrier = InProcessCarrier(app)
+    with pytest.raises(EvaluationFailed, match="no complete answer"):
+        await carrier.post("/", b"", (), 5)
+    await carrier.aclose()
 
 
-def test_an_application_in_this_process_hears_of_the_end_only_after_its_answer() -> None:
-    async def main() -> None:
-        after: list[str] = []
+async def test_an_application_in_this_process_hears_of_the_end_only_after_its_answer() -> None:
+    after: list[str] = []
 
-        async def app(scope: Any, receive: Any, send: Any) -> None:
-            await receive()
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(receive(), 0.01)
-            await send({"type": "http.response.start", "status": 204, "headers": []})
-            await send({"type": "http.response.body"})
-            after.append((await receive())["type"])
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(receive(), 0.01)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+        after.append((await receive())["type"])
 
-        carrier = InProcessCarrier(app)
-        assert (await carrier.post("/", b"", (), 5)).status == 204
-        assert after == ["http.disconnect"]
-        await carrier.aclose()
-
-    run(main())
+    carrier = InProcessCarrier(app)
+    assert (await carrier.post("/", b"", (), 5)).status == 204
+    assert after == ["http.disconnect"]
+    await carrier.aclose()
 
 
 @both
-def test_too_long_an_answer_is_cut_off(carrier_for: Callable[[Handler], TaskCarrier]) -> None:
-    async def main() -> None:
-        async def long(request: httpx.Request) -> httpx.Response:
-            return httpx.Response(200, content=b"x" * (MAX_ANSWER_BYTES + 1))
+async def test_too_long_an_answer_is_cut_off(carrier_for: Callable[[Handler], TaskCarrier]) -> None:
+    async def long(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, content=b"x" * (MAX_ANSWER_BYTES + 1))
 
-        carrier = carrier_for(long)
-        with pytest.raises(EvaluationFailed, match="too long"):
-            await carrier.post("/", b"", (), 5)
-        await carrier.aclose()
-
-    run(main())
+    carrier = carrier_for(long)
+    with pytest.raises(EvaluationFailed, match="too long"):
+        await carrier.post("/", b"", (), 5)
+    await carrier.aclose()
 
 
-def test_an_answer_that_was_compressed_unasked_is_understood() -> None:
-    async def main() -> None:
-        async def zipped(request: httpx.Request) -> httpx.Response:
-            return httpx.Response(200, headers={"content-encoding": "gzip"}, content=gzip.compress(b"{}"))
+async def test_an_answer_that_was_compressed_unasked_is_understood() -> None:
+    async def zipped(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, headers={"content-encoding": "gzip"}, content=gzip.compress(b"{}"))
 
-        carrier = HttpxCarrier("http://sidecar", Transport(zipped))
-        assert (await carrier.post("/", b"", (), 5)).body == b"{}"
-        await carrier.aclose()
-
-    run(main())
+    carrier = HttpxCarrier("http://sidecar", Transport(zipped))
+    assert (await carrier.post("/", b"", (), 5)).body == b"{}"
+    await carrier.aclose()
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.0005, 0.003])
-def test_cancelled_calls_do_not_poison_the_pool_of_httpx(pause: float) -> None:
+async def test_cancelled_calls_do_not_poison_the_pool_of_httpx(pause: float) -> None:
     """httpcore 1.0.9 loses slots when its requests are cancelled while connecting; ours never are."""
     before = open_files()
     chance = random.Random(7)
+    async with StubServer() as server:
+        limits = httpx.Limits(max_connections=5, max_keepalive_connections=5)
+        carrier = HttpxCarrier(server.url, httpx.AsyncHTTPTransport(limits=limits))
 
-    async def main() -> None:
-        async with StubServer() as server:
-            limits = httpx.Limits(max_connections=5, max_keepalive_connections=5)
-            carrier = HttpxCarrier(server.url, httpx.AsyncHTTPTransport(limits=limits))
+        async def one() -> None:
+            call = asyncio.ensure_future(carrier.post("/chio/evaluate", QUESTION, (), 10))
+            await asyncio.sleep(pause * chance.random())
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
 
-            async def one() -> None:
-                call = asyncio.ensure_future(carrier.post("/chio/evaluate", QUESTION, (), 10))
-                await asyncio.sleep(pause * chance.random())
-                call.cancel()
-                await asyncio.gather(call, return_exceptions=True)
-
-            for _ in range(10):
-                await asyncio.gather(*(one() for _ in range(16)))
-            for _ in range(10):
-                assert (await carrier.post("/chio/evaluate", QUESTION, (), 10)).status == 200
-            await carrier.aclose()
-
-    run(main())
+        for _ in range(10):
+            await asyncio.gather(*(one() for _ in range(16)))
+        for _ in range(10):
+            assert (await carrier.post("/chio/evaluate", QUESTION, (), 10)).status == 200
+        await carrier.aclose()
     assert open_files() <= before

@@ -18,7 +18,6 @@ from chio_core.client.blocking import BlockingPool
 from chio_core.client.pool import ConnectionPool
 from chio_core.errors import SidecarUnreachable
 from tests.carrier.stubs import Scripted, echo
-from tests.support import run
 
 
 def certificate(folder: Path) -> ssl.SSLContext:
@@ -49,40 +48,31 @@ def trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_pool_keeps_its_tls_connection(trusted: Path) -> None:
-    async def main() -> None:
-        async with Scripted(echo, tls=certificate(trusted)).listen() as server:
-            pool = ConnectionPool(server.endpoint, limit=2)
-            bodies = [b"%d" % number for number in range(30)]
-            answers = await asyncio.gather(*(pool.post("/", body, (), 10) for body in bodies))
-            assert [answer.body for answer in answers] == bodies
-            assert server.accepted == 2
-            await pool.aclose()
-
-    run(main())
+async def test_the_pool_keeps_its_tls_connection(trusted: Path) -> None:
+    async with Scripted(echo, tls=certificate(trusted)).listen() as server:
+        pool = ConnectionPool(server.endpoint, limit=2)
+        bodies = [b"%d" % number for number in range(30)]
+        answers = await asyncio.gather(*(pool.post("/", body, (), 10) for body in bodies))
+        assert [answer.body for answer in answers] == bodies
+        assert server.accepted == 2
+        await pool.aclose()
 
 
-def test_the_blocking_pool_keeps_its_tls_connection(trusted: Path) -> None:
-    async def main() -> None:
-        async with Scripted(echo, tls=certificate(trusted)).listen() as server:
-            pool = BlockingPool(server.endpoint)
-            for number in range(10):
-                answer = await asyncio.to_thread(pool.post, "/", b"%d" % number, (), 10)
-                assert answer.body == b"%d" % number
-            assert server.accepted == 1
-            pool.close()
-
-    run(main())
+async def test_the_blocking_pool_keeps_its_tls_connection(trusted: Path) -> None:
+    async with Scripted(echo, tls=certificate(trusted)).listen() as server:
+        pool = BlockingPool(server.endpoint)
+        for number in range(10):
+            answer = await asyncio.to_thread(pool.post, "/", b"%d" % number, (), 10)
+            assert answer.body == b"%d" % number
+        assert server.accepted == 1
+        pool.close()
 
 
-def test_a_certificate_that_nobody_trusts_is_refused(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with Scripted(echo, tls=certificate(tmp_path)).listen() as server:
-            pool, blocking = ConnectionPool(server.endpoint), BlockingPool(server.endpoint)
-            with pytest.raises(SidecarUnreachable, match="cannot connect"):
-                await pool.post("/", b"", (), 10)
-            with pytest.raises(SidecarUnreachable, match="cannot connect"):
-                await asyncio.to_thread(blocking.post, "/", b"", (), 10)
-            await pool.aclose()
-
-    run(main())
+async def test_a_certificate_that_nobody_trusts_is_refused(tmp_path: Path) -> None:
+    async with Scripted(echo, tls=certificate(tmp_path)).listen() as server:
+        pool, blocking = ConnectionPool(server.endpoint), BlockingPool(server.endpoint)
+        with pytest.raises(SidecarUnreachable, match="cannot connect"):
+            await pool.post("/", b"", (), 10)
+        with pytest.raises(SidecarUnreachable, match="cannot connect"):
+            await asyncio.to_thread(blocking.post, "/", b"", (), 10)
+        await pool.aclose()

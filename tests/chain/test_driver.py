@@ -127,29 +127,25 @@ def test_two_cookies_arrive_as_two() -> None:
         assert len(run(call(application(*guards), "GET", "/cookies")).header_lines("set-cookie")) == 2
 
 
-def test_the_first_chunk_reaches_the_client_before_the_last_is_made() -> None:
+async def test_the_first_chunk_reaches_the_client_before_the_last_is_made() -> None:
     """C17: proved by a client that lets the application go on only after it has read the first chunk."""
+    read = asyncio.Event()
 
-    async def main() -> None:
-        read = asyncio.Event()
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"first"
+        await read.wait()
+        yield b"last"
 
-        async def chunks() -> AsyncIterator[bytes]:
-            yield b"first"
-            await read.wait()
-            yield b"last"
-
-        app = FastAPI()
-        add_chio(app, client=StubClient(), guards=[mark, Stopwatch()])
-        app.get("/")(lambda: StreamingResponse(chunks()))
-        async with serve(app) as port:
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
-            assert b"418" in await reader.readuntil(b"first")
-            read.set()
-            assert b"last" in await reader.read()
-            writer.close()
-
-    run(main())
+    app = FastAPI()
+    add_chio(app, client=StubClient(), guards=[mark, Stopwatch()])
+    app.get("/")(lambda: StreamingResponse(chunks()))
+    async with serve(app) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+        assert b"418" in await reader.readuntil(b"first")
+        read.set()
+        assert b"last" in await reader.read()
+        writer.close()
 
 
 def test_a_middleware_cannot_read_a_lazy_body() -> None:
@@ -214,21 +210,17 @@ def test_a_context_variable_of_a_guard_is_seen_by_the_handler(path: str, wraps: 
     assert json.loads(reply.body) == {"who": "alice"}
 
 
-def test_overlapping_requests_do_not_see_each_others_context() -> None:
+async def test_overlapping_requests_do_not_see_each_others_context() -> None:
     async def name(request: GuardRequest, next: Next) -> AnyResponse:
         WHO.set(request.headers["x-who"])
         await asyncio.sleep(0)
         return await next(request)
 
     app = application(name)
-
-    async def main() -> list[str]:
-        replies = await asyncio.gather(
-            *(call(app, "GET", "/who", headers=[("x-who", str(number))]) for number in range(50))
-        )
-        return [json.loads(reply.body)["who"] for reply in replies]
-
-    assert run(main()) == [str(number) for number in range(50)]
+    replies = await asyncio.gather(
+        *(call(app, "GET", "/who", headers=[("x-who", str(number))]) for number in range(50))
+    )
+    assert [json.loads(reply.body)["who"] for reply in replies] == [str(number) for number in range(50)]
 
 
 def test_background_tasks_run() -> None:
@@ -276,29 +268,26 @@ async def with_early_hints(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @pytest.mark.parametrize("inner", [with_trailers, with_early_hints])
-def test_extensions_of_the_server_pass_through(inner: Any) -> None:
+async def test_extensions_of_the_server_pass_through(inner: Any) -> None:
     """C17: trailers, early hints, path-send; and the end is where the last of them is."""
     ends: list[int] = []
-
-    async def main() -> None:
-        times = Stopwatch(on_time=lambda *what: ends.append(len(reply)))
-        app = ChioASGIMiddleware(inner, guards=[mark, times], client=StubClient())
-        reply: list[Message] = []
-
-        async def receive() -> Message:
-            return {"type": "http.request", "body": b"", "more_body": False}
-
-        async def send(message: Message) -> None:
-            reply.append(message)
-
-        await app(http_scope(), receive, send)
-        assert [message["type"] for message in reply] == [message["type"] for message in await told(inner)]
-        assert ends == [len(reply)]
 
     async def told(app: Any) -> list[dict[str, Any]]:
         return (await exchange(app, http_scope(), HTTP)).messages
 
-    run(main())
+    times = Stopwatch(on_time=lambda *what: ends.append(len(reply)))
+    app = ChioASGIMiddleware(inner, guards=[mark, times], client=StubClient())
+    reply: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        reply.append(message)
+
+    await app(http_scope(), receive, send)
+    assert [message["type"] for message in reply] == [message["type"] for message in await told(inner)]
+    assert ends == [len(reply)]
 
 
 def test_an_application_that_gives_up_sending_its_head_may_send_another() -> None:
@@ -351,17 +340,14 @@ def test_the_disconnect_still_arrives() -> None:
         assert reply.body == b"http.request http.disconnect"
 
 
-def test_a_request_that_is_cancelled_takes_the_handler_with_it() -> None:
-    async def main() -> None:
-        app = application(mark)
-        request = asyncio.ensure_future(call(app, "GET", "/slow"))
-        await asyncio.sleep(0.05)
-        request.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await request
-        assert app.state.done == ["cancelled"]
-
-    run(main())
+async def test_a_request_that_is_cancelled_takes_the_handler_with_it() -> None:
+    app = application(mark)
+    request = asyncio.ensure_future(call(app, "GET", "/slow"))
+    await asyncio.sleep(0.05)
+    request.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await request
+    assert app.state.done == ["cancelled"]
 
 
 def websocket_application(*guards: Any) -> FastAPI:
@@ -399,7 +385,7 @@ def test_a_guard_refuses_a_handshake() -> None:
     assert [message["type"] for message in without_extension.messages] == ["websocket.close"]
 
 
-def test_lifespan_passes_through_and_guards_are_closed_at_its_end() -> None:
+async def test_lifespan_passes_through_and_guards_are_closed_at_its_end() -> None:
     """B14"""
     events: list[str] = []
 
@@ -416,13 +402,10 @@ def test_lifespan_passes_through_and_guards_are_closed_at_its_end() -> None:
             events.append(message["type"])
             await send({"type": f"{message['type']}.complete"})
 
-    async def main() -> None:
-        app = ChioASGIMiddleware(inner, guards=[Pool()], client=StubClient())
-        messages = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
-        reply = await exchange(app, {"type": "lifespan", "asgi": {}}, messages)
-        assert [m["type"] for m in reply.messages] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
-
-    run(main())
+    app = ChioASGIMiddleware(inner, guards=[Pool()], client=StubClient())
+    messages = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
+    reply = await exchange(app, {"type": "lifespan", "asgi": {}}, messages)
+    assert [m["type"] for m in reply.messages] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
     assert events == ["lifespan.startup", "lifespan.shutdown", "guard closed"]
 
 
@@ -445,7 +428,7 @@ def test_streams_are_the_same_on_the_wire() -> None:
     run(main(path))
 
 
-def test_a_stopwatch_of_ones_own_measures_overlapping_requests_apart() -> None:
+async def test_a_stopwatch_of_ones_own_measures_overlapping_requests_apart() -> None:
     """C14 and B8, in the shape `(request, next)`."""
     taken: dict[str, float] = {}
 
@@ -460,9 +443,6 @@ def test_a_stopwatch_of_ones_own_measures_overlapping_requests_apart() -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    async def main() -> None:
-        app = ChioASGIMiddleware(inner, guards=[timing], client=StubClient())
-        await asyncio.gather(call(app, path="/0.2"), call(app, path="/0.0"))
-
-    run(main())
+    app = ChioASGIMiddleware(inner, guards=[timing], client=StubClient())
+    await asyncio.gather(call(app, path="/0.2"), call(app, path="/0.0"))
     assert taken["/0.2"] >= 0.2 > taken["/0.0"]

@@ -324,25 +324,21 @@ def test_the_pinned_first_step_is_outside_of_every_guard() -> None:
     assert app.app.chain.order()[0].name == "first"
 
 
-def test_a_blocked_peer_costs_no_upload() -> None:
+async def test_a_blocked_peer_costs_no_upload() -> None:
     """The body is read only when somebody asks for it."""
+    asked = 0
 
-    async def main() -> None:
-        asked = 0
+    async def receive() -> dict[str, Any]:
+        nonlocal asked
+        asked += 1
+        return {"type": "http.request", "body": b"x", "more_body": False}
 
-        async def receive() -> dict[str, Any]:
-            nonlocal asked
-            asked += 1
-            return {"type": "http.request", "body": b"x", "more_body": False}
+    async def send(message: Any) -> None: ...
 
-        async def send(message: Any) -> None: ...
+    from tests.support import http_scope
 
-        from tests.support import http_scope
-
-        await Governed(before(unauthorized)).app(http_scope("POST", "/up"), receive, send)
-        assert asked == 0
-
-    run(main())
+    await Governed(before(unauthorized)).app(http_scope("POST", "/up"), receive, send)
+    assert asked == 0
 
 
 @pytest.mark.parametrize(

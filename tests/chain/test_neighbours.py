@@ -146,19 +146,15 @@ def _call(path: str) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("outcome", [allowed, denied, unreachable, handled, failed])
-def test_no_order_of_the_layers_changes_an_outcome(outcome: Callable[[World], Any]) -> None:
+async def test_no_order_of_the_layers_changes_an_outcome(outcome: Callable[[World], Any]) -> None:
     """500 orders for each outcome; the order is part of the message when one fails."""
-
-    async def main() -> None:
-        for seed in range(ORDERS):
-            world = World(seed)
-            try:
-                await outcome(world)
-            except AssertionError as exc:
-                exc.add_note(f"seed {seed}: {' > '.join(world.order)}, guards {world.guards}, own 500 {world.own_500}")
-                raise
-
-    run(main())
+    for seed in range(ORDERS):
+        world = World(seed)
+        try:
+            await outcome(world)
+        except AssertionError as exc:
+            exc.add_note(f"seed {seed}: {' > '.join(world.order)}, guards {world.guards}, own 500 {world.own_500}")
+            raise
 
 
 def test_the_layers_do_their_own_work_as_well() -> None:

@@ -308,14 +308,9 @@ def test_a_refusal_cannot_be_turned_into_a_success(status: int) -> None:
         Denial(message="no").with_status(status)
 
 
-def test_a_run_without_handler_says_so() -> None:
-    async def main() -> None:
-        with pytest.raises(ConfigurationError, match="no handler"):
-            await ChainRun(Chain(Decide()).freeze(), None, [])(Request())
-
-    from tests.support import run
-
-    run(main())
+async def test_a_run_without_handler_says_so() -> None:
+    with pytest.raises(ConfigurationError, match="no handler"):
+        await ChainRun(Chain(Decide()).freeze(), None, [])(Request())
 
 
 def test_the_base_of_decide_is_shared_by_the_frameworks() -> None:

@@ -175,25 +175,21 @@ def test_ten_thousand_requests_leave_no_secret_behind(
     assert leaks(everything_logged.text) == []
 
 
-def test_the_store_of_an_embedded_sidecar_holds_no_secret(
+async def test_the_store_of_an_embedded_sidecar_holds_no_secret(
     tmp_path: Path, everything_logged: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CHIO_TRUSTED_ISSUER_KEY", ISSUER.public_hex)
     store = tmp_path / "receipts.sqlite3"
     decisions: list[Decision] = []
-
-    async def main() -> list[Answered]:
-        async with ChioClient(ChioASGIConfig(sidecar_url=f"embedded:{store}", capability_in_query=True)) as client:
-            app = _application(client, decisions)
-            return [
-                await call(app, method, path, query=query, body=BODY, headers=headers)
-                for headers in (*SHAPES, ())
-                for path in ("/transfers/7", "/open")
-                for method in ("GET", "POST")
-                for query in (b"", QUERY, f"chio_capability={quote(GOOD_TOKEN)}".encode())
-            ]
-
-    replies = run(main())
+    async with ChioClient(ChioASGIConfig(sidecar_url=f"embedded:{store}", capability_in_query=True)) as client:
+        app = _application(client, decisions)
+        replies = [
+            await call(app, method, path, query=query, body=BODY, headers=headers)
+            for headers in (*SHAPES, ())
+            for path in ("/transfers/7", "/open")
+            for method in ("GET", "POST")
+            for query in (b"", QUERY, f"chio_capability={quote(GOOD_TOKEN)}".encode())
+        ]
     assert {reply.status for reply in replies} >= {200, 400, 401, 403, 405}
     for reply in replies:
         assert leaks(reply.body.decode(), str(reply.headers)) == []

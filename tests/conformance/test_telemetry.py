@@ -13,7 +13,7 @@ from chio_core.testing import ScriptedSidecar
 from tests.conformance.test_secrets import ALL, BODY, MARK, QUERY, SHAPES, TOKEN, _application
 from tests.core.exposition import parse
 from tests.core.spans import Recorder
-from tests.support import call, run
+from tests.support import call
 
 USABLE = [one for one in ALL if not one.slow and not one.refuses and "huge" not in one.name]
 REMOTE = (
@@ -24,24 +24,20 @@ REMOTE = (
 
 
 @pytest.mark.slow
-def test_no_secret_reaches_a_span_a_line_or_a_metric(full_size: bool, caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_secret_reaches_a_span_a_line_or_a_metric(full_size: bool, caplog: pytest.LogCaptureFixture) -> None:
     count = 10_000 if full_size else 1_000
     caplog.set_level(logging.DEBUG)
     recorder = Recorder()
     sidecar = ScriptedSidecar(lambda one: USABLE[len(sidecar.asked) % len(USABLE)])
-
-    async def main() -> str:
-        async with sidecar.serving():
-            settings = sidecar.settings(capability_in_query=True)
-            async with ChioClient(settings, telemetry=Telemetry(settings, recorder.provider)) as client:
-                app = _application(client, [])
-                paths = ("/transfers/7", "/open", "/nowhere", "/fails")
-                for number in range(count):
-                    headers: Any = (*SHAPES[number % len(SHAPES)], *REMOTE[number % len(REMOTE)])
-                    await call(app, "POST", paths[number % len(paths)], query=QUERY, body=BODY, headers=headers)
-                return client.metrics.render()
-
-    page = run(main())
+    async with sidecar.serving():
+        settings = sidecar.settings(capability_in_query=True)
+        async with ChioClient(settings, telemetry=Telemetry(settings, recorder.provider)) as client:
+            app = _application(client, [])
+            paths = ("/transfers/7", "/open", "/nowhere", "/fails")
+            for number in range(count):
+                headers: Any = (*SHAPES[number % len(SHAPES)], *REMOTE[number % len(REMOTE)])
+                await call(app, "POST", paths[number % len(paths)], query=QUERY, body=BODY, headers=headers)
+            page = client.metrics.render()
     spans = [span.to_json() for span in recorder.spans]
     lines = [str(vars(record) | {"message": record.getMessage()}) for record in caplog.records]
     decided = [record for record in caplog.records if record.name == "chio.decision"]

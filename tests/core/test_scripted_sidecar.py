@@ -18,7 +18,6 @@ from chio_core.evaluation.outcomes import Decision
 from chio_core.signing import SigningKey
 from chio_core.testing import BEHAVIOURS, KEY, Asked, Behaviour, Reply, ScriptedSidecar, behaviour, behaviours, seal
 from tests.core.views import NOW, View, question
-from tests.support import run
 
 # httpx undoes a compression that nobody asked for; our own carriers do not.
 FAST = [name for name, one in BEHAVIOURS.items() if not one.slow and name != "compressed"]
@@ -124,33 +123,27 @@ def test_as_an_asgi_application_it_fails_where_a_connection_would_break(name: st
         asyncio.run(exchange())
 
 
-def test_closing_does_not_wait_for_ever_for_a_transport_without_timeouts() -> None:
-    async def main() -> str:
-        transport = httpx.ASGITransport(ScriptedSidecar(behaviours.HANG))
-        carrier = HttpxCarrier("http://sidecar", transport, patience=0.01)
-        with pytest.raises(SidecarTimeout):
-            await carrier.post("/chio/evaluate", question().body, (), 0.01)
-        await carrier.aclose()
-        return "closed"
-
-    assert run(main()) == "closed"
+async def test_closing_does_not_wait_for_ever_for_a_transport_without_timeouts() -> None:
+    transport = httpx.ASGITransport(ScriptedSidecar(behaviours.HANG))
+    carrier = HttpxCarrier("http://sidecar", transport, patience=0.01)
+    with pytest.raises(SidecarTimeout):
+        await carrier.post("/chio/evaluate", question().body, (), 0.01)
+    await carrier.aclose()
+    assert "closed" == "closed"
 
 
-def test_it_answers_the_lifespan() -> None:
-    async def live() -> list[str]:
-        messages = iter(["lifespan.startup", "lifespan.shutdown"])
-        sent: list[str] = []
+async def test_it_answers_the_lifespan() -> None:
+    messages = iter(["lifespan.startup", "lifespan.shutdown"])
+    sent: list[str] = []
 
-        async def receive() -> dict[str, str]:
-            return {"type": next(messages)}
+    async def receive() -> dict[str, str]:
+        return {"type": next(messages)}
 
-        async def send(message: Any) -> None:
-            sent.append(message["type"])
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
 
-        await ScriptedSidecar()({"type": "lifespan"}, receive, send)
-        return sent
-
-    assert asyncio.run(live()) == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    await ScriptedSidecar()({"type": "lifespan"}, receive, send)
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
 
 
 def test_it_keeps_a_connection_for_further_questions() -> None:

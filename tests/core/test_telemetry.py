@@ -117,7 +117,7 @@ def test_a_traceparent_that_is_none_begins_a_new_trace(broken: str) -> None:
     assert sidecar.asked[0].headers["traceparent"] == traceparent(recorder.only)
 
 
-def test_the_span_hangs_below_the_one_that_is_current_and_is_current_itself_while_the_sidecar_is_asked() -> None:
+async def test_the_span_hangs_below_the_one_that_is_current_and_is_current_itself_while_the_sidecar_is_asked() -> None:
     recorder = Recorder()
     seen: list[trace.Span] = []
 
@@ -126,36 +126,29 @@ def test_the_span_hangs_below_the_one_that_is_current_and_is_current_itself_whil
             seen.append(trace.get_current_span())
             return await super().post(path, body, headers)
 
-    async def main() -> None:
-        sidecar = ScriptedSidecar()
-        settings = sidecar.settings(receipt_tolerance=10**9)
-        telemetry = Telemetry(settings, recorder.provider)
-        async with Watching(settings, transport=sidecar.transport(), telemetry=telemetry) as client:
-            tracer = recorder.provider.get_tracer("test")
-            with tracer.start_as_current_span("request") as outer:
-                await client.decide(question(View(headers=[("traceparent", INCOMING)])))
-                assert trace.get_current_span() is outer
-
-    run(main())
+    sidecar = ScriptedSidecar()
+    settings = sidecar.settings(receipt_tolerance=10**9)
+    telemetry = Telemetry(settings, recorder.provider)
+    async with Watching(settings, transport=sidecar.transport(), telemetry=telemetry) as client:
+        tracer = recorder.provider.get_tracer("test")
+        with tracer.start_as_current_span("request") as outer:
+            await client.decide(question(View(headers=[("traceparent", INCOMING)])))
+            assert trace.get_current_span() is outer
     request = next(span for span in recorder.spans if span.name == "request")
     assert recorder.only.parent == request.get_span_context()
     assert seen[0].get_span_context() == recorder.only.get_span_context()
 
 
-def test_fifty_questions_at_once_have_a_span_and_a_trace_each() -> None:
+async def test_fifty_questions_at_once_have_a_span_and_a_trace_each() -> None:
     sidecar, recorder = ScriptedSidecar(), Recorder()
-
-    async def main() -> None:
-        async with client_of(sidecar, recorder) as client:
-            await asyncio.gather(*(client.decide(question(request_id=f"req-{number}")) for number in range(50)))
-
-    run(main())
+    async with client_of(sidecar, recorder) as client:
+        await asyncio.gather(*(client.decide(question(request_id=f"req-{number}")) for number in range(50)))
     sent = {one.document["request_id"]: one.headers["traceparent"] for one in sidecar.asked}
     assert sent == {str(facts(span)["chio.request.id"]): traceparent(span) for span in recorder.evaluations}
     assert len({span.context.trace_id for span in recorder.evaluations if span.context}) == 50
 
 
-def test_a_question_that_is_cancelled_ends_its_span_with_an_error() -> None:
+async def test_a_question_that_is_cancelled_ends_its_span_with_an_error() -> None:
     recorder = Recorder()
     asking = asyncio.Event()
 
@@ -164,16 +157,13 @@ def test_a_question_that_is_cancelled_ends_its_span_with_an_error() -> None:
             asking.set()
             await asyncio.Event().wait()
 
-    async def main() -> None:
-        client = Waiting(SETTINGS, telemetry=Telemetry(SETTINGS, recorder.provider))
-        task = asyncio.ensure_future(client.decide(question()))
-        await asking.wait()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert client.metrics.decisions.total == 0
-
-    run(main())
+    client = Waiting(SETTINGS, telemetry=Telemetry(SETTINGS, recorder.provider))
+    task = asyncio.ensure_future(client.decide(question()))
+    await asking.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert client.metrics.decisions.total == 0
     assert recorder.only.status.status_code is StatusCode.ERROR
     assert facts(recorder.only)["error.type"] == "CancelledError"
 
@@ -188,17 +178,13 @@ def test_a_trace_that_is_not_sampled_is_passed_on_as_such() -> None:
 
 
 @pytest.mark.parametrize("provider", [None, trace.NoOpTracerProvider()], ids=["no SDK", "switched off"])
-def test_without_an_sdk_the_header_of_the_caller_goes_on_as_it_is(provider: Any) -> None:
+async def test_without_an_sdk_the_header_of_the_caller_goes_on_as_it_is(provider: Any) -> None:
     sidecar = ScriptedSidecar()
-
-    async def main() -> None:
-        settings = sidecar.settings(receipt_tolerance=10**9)
-        telemetry = Telemetry(settings, provider)
-        async with ChioClient(settings, transport=sidecar.transport(), telemetry=telemetry) as client:
-            await client.decide(question(View(headers=[("traceparent", INCOMING)])))
-            await client.decide(question())
-
-    run(main())
+    settings = sidecar.settings(receipt_tolerance=10**9)
+    telemetry = Telemetry(settings, provider)
+    async with ChioClient(settings, transport=sidecar.transport(), telemetry=telemetry) as client:
+        await client.decide(question(View(headers=[("traceparent", INCOMING)])))
+        await client.decide(question())
     assert sidecar.asked[0].headers["traceparent"] == INCOMING
     assert "traceparent" not in sidecar.asked[1].headers
 

@@ -15,7 +15,7 @@ from starlette.requests import HTTPConnection
 from chio_core.models import HttpReceipt
 from chio_fastapi import get_chio_receipt
 from tests.fastapi.apps import with_token
-from tests.support import Judge, StubServer, allow_with_capability, call, raw_http, run, serve
+from tests.support import Judge, StubServer, allow_with_capability, call, raw_http, serve
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "hello-fastapi" / "app.py"
 
@@ -47,50 +47,40 @@ def request(method: str, path: str, body: bytes = b"", *extra: str) -> bytes:
     return "\r\n".join([*lines, "content-type: application/json", *extra, "", ""]).encode() + body
 
 
-def test_the_three_calls_of_the_example(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def main() -> None:
-        async with StubServer(Judge(allow_with_capability)) as sidecar:
-            monkeypatch.setenv("CHIO_SIDECAR_URL", sidecar.url)
-            async with serve(create_app(), lifespan="on") as port:
-                status, headers, body = head(await raw_http(port, request("GET", "/hello")))
-                assert (status, body) == (200, {"message": "hello from fastapi"})
-                assert headers["x-chio-receipt"] in sidecar.judge.receipts
+async def test_the_three_calls_of_the_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with StubServer(Judge(allow_with_capability)) as sidecar:
+        monkeypatch.setenv("CHIO_SIDECAR_URL", sidecar.url)
+        async with serve(create_app(), lifespan="on") as port:
+            status, headers, body = head(await raw_http(port, request("GET", "/hello")))
+            assert (status, body) == (200, {"message": "hello from fastapi"})
+            assert headers["x-chio-receipt"] in sidecar.judge.receipts
 
-                status, headers, body = head(await raw_http(port, request("POST", "/echo", ECHO)))
-                assert (status, body["status"]) == (403, 403)
-                assert body["message"]
-                assert headers["x-chio-receipt"] in sidecar.judge.receipts
+            status, headers, body = head(await raw_http(port, request("POST", "/echo", ECHO)))
+            assert (status, body["status"]) == (403, 403)
+            assert body["message"]
+            assert headers["x-chio-receipt"] in sidecar.judge.receipts
 
-                name, value = with_token()[0]
-                answer = await raw_http(port, request("POST", "/echo", ECHO, f"{name}: {value}"))
-                status, headers, body = head(answer)
-                assert (status, body) == (200, {"message": "hello", "count": 2})
-                assert headers["x-chio-receipt"] in sidecar.judge.receipts
+            name, value = with_token()[0]
+            answer = await raw_http(port, request("POST", "/echo", ECHO, f"{name}: {value}"))
+            status, headers, body = head(answer)
+            assert (status, body) == (200, {"message": "hello", "count": 2})
+            assert headers["x-chio-receipt"] in sidecar.judge.receipts
 
-                status, headers, body = head(await raw_http(port, request("GET", "/healthz")))
-                assert (status, body, "x-chio-receipt" in headers) == (200, {"status": "ok"}, False)
-            assert [question["path"] for question in sidecar.judge.questions] == ["/hello", "/echo", "/echo"]
-
-    run(main())
+            status, headers, body = head(await raw_http(port, request("GET", "/healthz")))
+            assert (status, body, "x-chio-receipt" in headers) == (200, {"status": "ok"}, False)
+        assert [question["path"] for question in sidecar.judge.questions] == ["/hello", "/echo", "/echo"]
 
 
-def test_without_a_sidecar_only_the_excluded_path_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_a_sidecar_only_the_excluded_path_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHIO_SIDECAR_URL", "http://127.0.0.1:1")
-
-    async def main() -> None:
-        app = create_app()
-        assert (await call(app, "GET", "/healthz")).status == 200
-        reply = await call(app, "GET", "/hello")
-        assert (reply.status, reply.json()["error"], reply.receipt) == (503, "chio_sidecar_unreachable", None)
-
-    run(main())
+    app = create_app()
+    assert (await call(app, "GET", "/healthz")).status == 200
+    reply = await call(app, "GET", "/hello")
+    assert (reply.status, reply.json()["error"], reply.receipt) == (503, "chio_sidecar_unreachable", None)
 
 
-def test_the_receipt_is_where_the_published_packages_put_it() -> None:
-    async def main() -> None:
-        connection = HTTPConnection({"type": "http", "state": {"chio_receipt": SimpleNamespace(id="r")}})
-        found: HttpReceipt | None = await get_chio_receipt(connection)
-        assert found is not None
-        assert found.id == connection.state.chio_receipt.id == "r"
-
-    run(main())
+async def test_the_receipt_is_where_the_published_packages_put_it() -> None:
+    connection = HTTPConnection({"type": "http", "state": {"chio_receipt": SimpleNamespace(id="r")}})
+    found: HttpReceipt | None = await get_chio_receipt(connection)
+    assert found is not None
+    assert found.id == connection.state.chio_receipt.id == "r"

@@ -152,15 +152,12 @@ def test_receipts_of_both_keys_verify_under_both_and_under_one_only_its_own(
         (NEW, BOTH, 200),
     ],
 )
-def test_what_another_key_signs_after_the_change_does_not_count(
+async def test_what_another_key_signs_after_the_change_does_not_count(
     signer: SigningKey, pins: tuple[str, ...], status: int, tmp_path: Path
 ) -> None:
-    async def ask() -> tuple[Reply, int]:
-        async with sidecars(tmp_path / "receipts.sqlite3") as apps:
-            service = Service(Switch(apps[signer]), *pins)
-            return await service.ask(), service.ran
-
-    reply, ran = run(ask())
+    async with sidecars(tmp_path / "receipts.sqlite3") as apps:
+        service = Service(Switch(apps[signer]), *pins)
+        reply, ran = await service.ask(), service.ran
     assert (reply.status, ran) == (status, 1 if status == 200 else 0)
     if status == 502:
         assert reply.json()["error"] == "chio_invalid_receipt"

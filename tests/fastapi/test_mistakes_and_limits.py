@@ -41,15 +41,12 @@ def test_a_header_with_a_meaning_of_its_own_cannot_carry_ours(option: str, name:
         ChioSettings(**{option: name})
 
 
-def test_a_web_page_cannot_ask_the_sidecar_for_an_evaluation(tmp_path: Path) -> None:
-    async def ask() -> httpx.Response:
-        sidecar = create_app(SidecarConfig(store_path=tmp_path / "receipts.sqlite3"))
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(sidecar), base_url="http://sidecar") as client:
-            answer = await client.post("/chio/evaluate", json=evaluation(), headers={"Origin": "http://evil.example"})
-        await sidecar.state.close()
-        return answer
-
-    assert asyncio.run(ask()).status_code == 403
+async def test_a_web_page_cannot_ask_the_sidecar_for_an_evaluation(tmp_path: Path) -> None:
+    sidecar = create_app(SidecarConfig(store_path=tmp_path / "receipts.sqlite3"))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(sidecar), base_url="http://sidecar") as client:
+        answer = await client.post("/chio/evaluate", json=evaluation(), headers={"Origin": "http://evil.example"})
+    await sidecar.state.close()
+    assert answer.status_code == 403
 
 
 def test_a_forged_receipt_id_cannot_write_a_line_of_its_own_into_the_report(tmp_path: Path) -> None:

@@ -192,18 +192,14 @@ def test_a_guard_without_proxies_of_its_own_takes_what_one_further_out_has_found
         assert [door.knock("10.0.0.1", x_forwarded_for=f"203.0.113.{n}").status for n in range(2)] == [200] * 2
 
 
-def test_under_a_server_the_peer_is_the_sockets() -> None:
+async def test_under_a_server_the_peer_is_the_sockets() -> None:
     """B6 on the wire: uvicorn itself believes the header from loopback; told not to, the guard decides."""
     from tests.support import raw_http, serve
 
     request = b"GET /hello HTTP/1.1\r\nhost: a\r\nx-forwarded-for: 192.168.1.50\r\nconnection: close\r\n\r\n"
-
-    async def main() -> list[bytes]:
-        answers = []
-        for trusted in ([], ["127.0.0.1"]):
-            door = Door(Chain(IpBlock(["192.168.1.50"], trusted_proxies=trusted)))
-            async with serve(door.app, proxy_headers=False) as port:
-                answers.append((await raw_http(port, request)).split(b" ")[1])
-        return answers
-
-    assert run(main()) == [b"200", b"403"]
+    answers = []
+    for trusted in ([], ["127.0.0.1"]):
+        door = Door(Chain(IpBlock(["192.168.1.50"], trusted_proxies=trusted)))
+        async with serve(door.app, proxy_headers=False) as port:
+            answers.append((await raw_http(port, request)).split(b" ")[1])
+    assert answers == [b"200", b"403"]

@@ -86,21 +86,18 @@ def test_security_headers_are_on_every_refusal() -> None:
         assert (reply.status, reply.header("x-frame-options")) == (status, "DENY")
 
 
-def test_security_headers_are_on_a_failure() -> None:
+async def test_security_headers_are_on_a_failure() -> None:
     """B9: 500"""
     sent: list[Any] = []
 
-    async def main() -> None:
-        async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": b"", "more_body": False}
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
 
-        async def send(message: Any) -> None:
-            sent.append(message)
+    async def send(message: Any) -> None:
+        sent.append(message)
 
-        with pytest.raises(ZeroDivisionError):
-            await application(SecurityHeaders())(http_scope(path="/raises"), receive, send)
-
-    run(main())
+    with pytest.raises(ZeroDivisionError):
+        await application(SecurityHeaders())(http_scope(path="/raises"), receive, send)
     assert sent[0]["status"] == 500
     assert (b"x-frame-options", b"DENY") in sent[0]["headers"]
 

@@ -310,27 +310,23 @@ def test_unknown_keys_cause_one_fetch_in_a_while(issuer: Issuer) -> None:
     assert issuer.fetches == 1
 
 
-def test_the_event_loop_goes_on_while_keys_are_fetched_and_one_fetch_serves_all(issuer: Issuer) -> None:
+async def test_the_event_loop_goes_on_while_keys_are_fetched_and_one_fetch_serves_all(issuer: Issuer) -> None:
     """B7: without blocking the loop. The issuer answers only after other requests were served."""
     issuer.slow.clear()
     guard = issuer.guard()
-
-    async def main() -> list[int]:
-        door, other = Door(guard), Door()
-        waiting = [asyncio.ensure_future(door.call(authorization=f"Bearer {issuer.token('one')}")) for _ in range(5)]
-        cancelled = asyncio.ensure_future(door.call(authorization=f"Bearer {issuer.token('one')}"))
-        while not issuer.fetches:
-            assert (await other.call()).status == 200
-            await asyncio.sleep(0)
-        cancelled.cancel()
-        assert not any(task.done() for task in waiting)
-        issuer.slow.set()
-        found = [reply.status for reply in await asyncio.gather(*waiting)]
-        await asyncio.gather(cancelled, return_exceptions=True)
-        await guard.aclose()
-        return found
-
-    assert run(main()) == [200] * 5
+    door, other = Door(guard), Door()
+    waiting = [asyncio.ensure_future(door.call(authorization=f"Bearer {issuer.token('one')}")) for _ in range(5)]
+    cancelled = asyncio.ensure_future(door.call(authorization=f"Bearer {issuer.token('one')}"))
+    while not issuer.fetches:
+        assert (await other.call()).status == 200
+        await asyncio.sleep(0)
+    cancelled.cancel()
+    assert not any(task.done() for task in waiting)
+    issuer.slow.set()
+    found = [reply.status for reply in await asyncio.gather(*waiting)]
+    await asyncio.gather(cancelled, return_exceptions=True)
+    await guard.aclose()
+    assert found == [200] * 5
     assert issuer.fetches == 1
 
 

@@ -105,21 +105,17 @@ def test_what_cannot_work_is_said_at_start(options: dict[str, Any], message: str
     assert "secret" not in str(caught.value)
 
 
-def test_memory_forgets_what_is_over_and_looks_at_little_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_memory_forgets_what_is_over_and_looks_at_little_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hit must not walk through all the clients of the last minute."""
-
-    async def main() -> None:
-        storage = CountingStorage()
-        for number in range(1000):
-            await storage.incr(f"old {number}", expiry=-1)
-        for number in range(400):
-            await storage.incr(f"new {number}", expiry=1000)
-        assert len(storage.storage) == 400
-        assert [await storage.get("new 0"), await storage.get("old 0")] == [1, 0]
-        assert await storage.decr("new 0") == 0
-        assert await storage.incr("new 1", expiry=1000) == 2
-
-    run(main())
+    storage = CountingStorage()
+    for number in range(1000):
+        await storage.incr(f"old {number}", expiry=-1)
+    for number in range(400):
+        await storage.incr(f"new {number}", expiry=1000)
+    assert len(storage.storage) == 400
+    assert [await storage.get("new 0"), await storage.get("old 0")] == [1, 0]
+    assert await storage.decr("new 0") == 0
+    assert await storage.incr("new 1", expiry=1000) == 2
 
 
 def test_memory_counts_without_an_event_loop() -> None:
@@ -194,17 +190,13 @@ def ask(port: int) -> tuple[int, str | None]:
 
 
 @needs_redis
-def test_requests_at_the_same_moment_do_not_slip_through(redis: Redis) -> None:
+async def test_requests_at_the_same_moment_do_not_slip_through(redis: Redis) -> None:
     """B5"""
     guard = RateLimit("5/minute", storage=redis.url, namespace="burst")
-
-    async def main() -> list[int]:
-        door = Door(guard)
-        replies = await asyncio.gather(*(door.call() for _ in range(40)))
-        await guard.aclose()
-        return [reply.status for reply in replies]
-
-    assert sorted(run(main())) == [200] * 5 + [429] * 35
+    door = Door(guard)
+    replies = await asyncio.gather(*(door.call() for _ in range(40)))
+    await guard.aclose()
+    assert sorted([reply.status for reply in replies]) == [200] * 5 + [429] * 35
 
 
 @needs_redis
@@ -264,13 +256,9 @@ def test_a_server_that_hangs_refuses_in_time(tmp_path: Path) -> None:
     assert (before.status, hanging.status) == (200, 503)
 
 
-def test_a_password_in_the_address_is_never_printed(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_password_in_the_address_is_never_printed(caplog: pytest.LogCaptureFixture) -> None:
     guard = RateLimit("5/minute", storage="redis://user:canary-7f3a@127.0.0.1:1/0", timeout=0.2)
-
-    async def main() -> int:
-        status = (await Door(guard).call()).status
-        await guard.aclose()
-        return status
-
-    assert run(main()) == 503
+    status = (await Door(guard).call()).status
+    await guard.aclose()
+    assert status == 503
     assert "canary-7f3a" not in caplog.text + repr(guard)

@@ -19,7 +19,6 @@ from chio_core.outbound import Calls
 from chio_core.signing import SigningKey
 from chio_core.testing import ScriptedSidecar
 from tests.outbound.test_rows_governed import grant, token
-from tests.outbound.tools import run
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "outbound.md").read_text(encoding="utf-8")
@@ -58,7 +57,7 @@ def sidecar(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedSidecar]:
         yield listening
 
 
-def test_every_block_of_the_page_runs(sidecar: ScriptedSidecar, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_every_block_of_the_page_runs(sidecar: ScriptedSidecar, capsys: pytest.CaptureFixture[str]) -> None:
     key = SigningKey(bytes([7]) * 32)
     names: dict[str, Any] = {
         "network": network,
@@ -66,17 +65,13 @@ def test_every_block_of_the_page_runs(sidecar: ScriptedSidecar, capsys: pytest.C
         "key": key,
         "token": token(grant("stock", "read")),
     }
-
-    async def main() -> None:
-        for block in BLOCKS:
-            code = compile(offline(block), "docs/outbound.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-            result = eval(code, names)
-            if inspect.isawaitable(result):
-                await result
-        await priced(names)
-        await names["sidecar"].aclose()
-
-    run(main())
+    for block in BLOCKS:
+        code = compile(offline(block), "docs/outbound.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        result = eval(code, names)
+        if inspect.isawaitable(result):
+            await result
+    await priced(names)
+    await names["sidecar"].aclose()
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "200 /https/api.example.com/items/7"
     assert printed[1].startswith("403 the capability presented does not authorize payments/charge")
@@ -117,16 +112,10 @@ def test_the_example_runs_to_its_end() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_importing_the_package_needs_no_framework_and_no_cache_library() -> None:
+async def test_importing_the_package_needs_no_framework_and_no_cache_library() -> None:
     code = (
         "import sys, chio_core.outbound; print([m for m in ('cachetools', 'fastapi', 'starlette') if m in sys.modules])"
     )
-
-    async def main() -> bytes:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", code, cwd=ROOT, stdout=asyncio.subprocess.PIPE
-        )
-        out, _ = await process.communicate()
-        return out
-
-    assert run(main()).strip() == b"[]"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
+    out, _ = await process.communicate()
+    assert out.strip() == b"[]"

@@ -144,7 +144,7 @@ def test_a_route_may_catch_the_refusal_itself() -> None:
     assert "capability" in run(main())
 
 
-def test_connections_are_shared_by_requests_and_closed_by_the_lifespan() -> None:
+async def test_connections_are_shared_by_requests_and_closed_by_the_lifespan() -> None:
     class Counting(httpx.AsyncBaseTransport):
         made = 0
         closed = 0
@@ -166,15 +166,12 @@ def test_connections_are_shared_by_requests_and_closed_by_the_lifespan() -> None
         async with outbound:
             yield
 
-    async def main() -> None:
-        async with lifespan(service.app):
-            await asyncio.gather(*(service.post() for _ in range(5)))
-            assert (Counting.made, Counting.closed) == (1, 0)
-        assert Counting.closed == 1
-        await outbound.aclose()
-        assert Counting.closed == 1
-
-    run(main())
+    async with lifespan(service.app):
+        await asyncio.gather(*(service.post() for _ in range(5)))
+        assert (Counting.made, Counting.closed) == (1, 0)
+    assert Counting.closed == 1
+    await outbound.aclose()
+    assert Counting.closed == 1
 
 
 def test_what_cannot_work_is_said_when_it_is_made() -> None:

@@ -62,14 +62,10 @@ def test_f24_an_approval_for_the_other_side_is_not_presented_to_our_sidecar() ->
     assert upstream.last.headers["x-chio-approval"] == "apr-1"
 
 
-def test_f24_each_hop_is_decided_once_and_has_its_own_receipt() -> None:
+async def test_f24_each_hop_is_decided_once_and_has_its_own_receipt() -> None:
     sidecar, upstream = ScriptedSidecar(), Upstream(redirect_to(f"{B}/end?q=1"))
-
-    async def main() -> httpx.Response:
-        async with upstream.client(governed(sidecar), follow_redirects=True) as client:
-            return await client.get(f"{A}/start")
-
-    response = run(main())
+    async with upstream.client(governed(sidecar), follow_redirects=True) as client:
+        response = await client.get(f"{A}/start")
     assert [asked.path for asked in sidecar.asked] == ["/https/a.example.com/start", "/https/b.example.org/end"]
     receipts = [receipt_of(hop) for hop in (*response.history, response)]
     assert len({receipt.id for receipt in receipts if receipt}) == 2
@@ -458,16 +454,12 @@ def test_a_repetition_is_decided_anew_or_refused() -> None:
     assert (len(sidecar.asked), upstream.hits) == (3, 3)
 
 
-def test_overlapping_calls_keep_their_own_receipts() -> None:
+async def test_overlapping_calls_keep_their_own_receipts() -> None:
     sidecar, upstream = ScriptedSidecar(), Upstream()
-
-    async def main() -> None:
-        async with upstream.client(governed(sidecar)) as client:
-            responses = await asyncio.gather(*(client.get(f"{A}/{number}") for number in range(20)))
-        patterns = [receipt_of(response).route_pattern for response in responses]
-        assert patterns == [f"/https/a.example.com/{number}" for number in range(20)]
-
-    run(main())
+    async with upstream.client(governed(sidecar)) as client:
+        responses = await asyncio.gather(*(client.get(f"{A}/{number}") for number in range(20)))
+    patterns = [receipt_of(response).route_pattern for response in responses]
+    assert patterns == [f"/https/a.example.com/{number}" for number in range(20)]
 
 
 def test_an_unreachable_sidecar_refuses_and_fail_open_is_marked() -> None:
@@ -504,15 +496,11 @@ def test_a_denied_call_does_not_stop_the_others_of_its_run() -> None:
     assert isinstance(outcomes["secret"].error, OutboundDenied)
 
 
-def test_httpx2_is_governed_as_well() -> None:
+async def test_httpx2_is_governed_as_well() -> None:
     sidecar, upstream = ScriptedSidecar(), Upstream(redirect_to_2(f"{B}/end"), library=httpx2)
-
-    async def main() -> Any:
-        transport = ChioTransport(upstream.transport, governed(sidecar), BearerAuth("t"))
-        async with httpx2.AsyncClient(transport=transport, follow_redirects=True) as client:
-            return await client.post(f"{A}/start", content=b"1")
-
-    response = run(main())
+    transport = ChioTransport(upstream.transport, governed(sidecar), BearerAuth("t"))
+    async with httpx2.AsyncClient(transport=transport, follow_redirects=True) as client:
+        response = await client.post(f"{A}/start", content=b"1")
     assert receipt_of(response).route_pattern == "/https/b.example.org/end"
     assert len(sidecar.asked) == 2
     assert "authorization" not in upstream.last.headers
@@ -546,21 +534,17 @@ def embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ChioSettings:
     return ChioSettings(sidecar_url=f"embedded:{tmp_path / 'receipts.sqlite3'}", _env_file=None)
 
 
-def test_the_embedded_sidecar_judges_stores_and_binds_to_the_host(embedded: ChioSettings) -> None:
+async def test_the_embedded_sidecar_judges_stores_and_binds_to_the_host(embedded: ChioSettings) -> None:
     upstream = Upstream()
     bound = token(grant("payments", "charge", "a.example.com"))
-
-    async def main() -> list[str]:
-        async with ChioClient(embedded) as client:
-            member = GovernOutbound(client, tool=("payments", "charge"), capability=bound)
-            response = await upstream.fetch(member, method="POST", content=b"1")
-            with pytest.raises(OutboundDenied) as refused:
-                await upstream.fetch(member, method="POST", url=f"{B}/x", content=b"1")
-            with pytest.raises(OutboundDenied):
-                await upstream.fetch(GovernOutbound(client), method="POST", content=b"1")
-            return [receipt_of(response).id, refused.value.receipt.id]  # type: ignore[union-attr]
-
-    ids = run(main())
+    async with ChioClient(embedded) as client:
+        member = GovernOutbound(client, tool=("payments", "charge"), capability=bound)
+        response = await upstream.fetch(member, method="POST", content=b"1")
+        with pytest.raises(OutboundDenied) as refused:
+            await upstream.fetch(member, method="POST", url=f"{B}/x", content=b"1")
+        with pytest.raises(OutboundDenied):
+            await upstream.fetch(GovernOutbound(client), method="POST", content=b"1")
+        ids = [receipt_of(response).id, refused.value.receipt.id]
     assert len(set(ids)) == 2
     assert upstream.hits == 1
     assert json.loads(bound)["id"]

@@ -127,28 +127,20 @@ def refusing(request: httpx.Request) -> httpx.Response:
 
 
 @pytest.mark.parametrize("member", [BearerAuthMiddleware("t0ken"), BearerAuth("t0ken"), BearerAuth(lambda r: "t0ken")])
-def test_f1_every_request_carries_the_bearer_token_and_keeps_its_other_headers(member: Any) -> None:
+async def test_f1_every_request_carries_the_bearer_token_and_keeps_its_other_headers(member: Any) -> None:
     upstream = Upstream()
-
-    async def main() -> None:
-        async with upstream.client(member) as client:
-            for _ in range(2):
-                await client.get(f"{A}/x", headers={"X-Own": "1"})
-
-    run(main())
+    async with upstream.client(member) as client:
+        for _ in range(2):
+            await client.get(f"{A}/x", headers={"X-Own": "1"})
     assert [request.headers["authorization"] for request in upstream.seen] == ["Bearer t0ken"] * 2
     assert all(request.headers["x-own"] == "1" and request.headers["host"] for request in upstream.seen)
 
 
-def test_f1_the_token_stays_with_the_origin_that_was_called() -> None:
+async def test_f1_the_token_stays_with_the_origin_that_was_called() -> None:
     upstream = Upstream(redirect_to(f"{B}/end"))
-
-    async def main() -> None:
-        members = (BearerAuthMiddleware("hook"), BearerAuth("ready"))
-        async with upstream.client(*members, follow_redirects=True) as client:
-            await client.get(f"{A}/start", headers={"x-api-key": "k"})
-
-    run(main())
+    members = (BearerAuthMiddleware("hook"), BearerAuth("ready"))
+    async with upstream.client(*members, follow_redirects=True) as client:
+        await client.get(f"{A}/start", headers={"x-api-key": "k"})
     first, second = upstream.seen
     assert first.headers["authorization"] == "Bearer ready"
     assert first.headers["x-api-key"] == "k"
@@ -156,14 +148,10 @@ def test_f1_the_token_stays_with_the_origin_that_was_called() -> None:
     assert "x-api-key" not in second.headers
 
 
-def test_f1_the_token_goes_along_when_the_same_host_redirects_to_https() -> None:
+async def test_f1_the_token_goes_along_when_the_same_host_redirects_to_https() -> None:
     upstream = Upstream(redirect_to("https://a.example.com/end"))
-
-    async def main() -> None:
-        async with upstream.client(BearerAuth("t"), follow_redirects=True) as client:
-            await client.get("http://a.example.com/start")
-
-    run(main())
+    async with upstream.client(BearerAuth("t"), follow_redirects=True) as client:
+        await client.get("http://a.example.com/start")
     assert [request.headers.get("authorization") for request in upstream.seen] == ["Bearer t", "Bearer t"]
 
 
@@ -252,16 +240,12 @@ def test_f5_methods_are_filtered_in_any_case() -> None:
 
 
 @pytest.mark.parametrize("member", [BearerAuthMiddleware("t"), BearerAuth("t")])
-def test_f6_a_member_is_switched_off_and_on_while_the_client_lives(member: Any) -> None:
+async def test_f6_a_member_is_switched_off_and_on_while_the_client_lives(member: Any) -> None:
     upstream = Upstream()
-
-    async def main() -> None:
-        async with upstream.client(member) as client:
-            for enabled in (True, False, True):
-                member.__enabled__ = enabled
-                await client.get(f"{A}/x")
-
-    run(main())
+    async with upstream.client(member) as client:
+        for enabled in (True, False, True):
+            member.__enabled__ = enabled
+            await client.get(f"{A}/x")
     assert ["authorization" in request.headers for request in upstream.seen] == [True, False, True]
 
 
@@ -436,30 +420,23 @@ def test_a_hook_can_read_the_body_and_the_caller_still_gets_it() -> None:
     assert response.json() == {"path": "/x"}
 
 
-def test_all_of_it_runs_on_httpx2_as_well() -> None:
+async def test_all_of_it_runs_on_httpx2_as_well() -> None:
     trace: list[str] = []
     upstream = Upstream(library=httpx2)
-
-    async def main() -> Any:
-        transport = ChioTransport(upstream.transport, Tracing("A", trace), BearerAuth("t"), Timing(), TraceId())
-        async with httpx2.AsyncClient(transport=transport) as client:
-            return await client.get(f"{A}/x")
-
-    response = run(main())
+    transport = ChioTransport(upstream.transport, Tracing("A", trace), BearerAuth("t"), Timing(), TraceId())
+    async with httpx2.AsyncClient(transport=transport) as client:
+        response = await client.get(f"{A}/x")
     assert isinstance(response, httpx2.Response)
     assert trace == ["A>", "<A"]
     assert upstream.last.headers["authorization"] == "Bearer t"
 
 
-def test_the_callers_own_request_is_left_as_it_was() -> None:
-    async def main() -> None:
-        async with Upstream().client(BearerAuth("secret")) as client:
-            request = client.build_request("GET", f"{A}/x")
-            response = await client.send(request)
-            assert "authorization" not in request.headers
-            assert response.request is request
-
-    run(main())
+async def test_the_callers_own_request_is_left_as_it_was() -> None:
+    async with Upstream().client(BearerAuth("secret")) as client:
+        request = client.build_request("GET", f"{A}/x")
+        response = await client.send(request)
+        assert "authorization" not in request.headers
+        assert response.request is request
 
 
 def test_a_flow_may_answer_by_itself_and_may_send_again() -> None:

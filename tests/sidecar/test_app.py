@@ -20,33 +20,27 @@ from chio_sidecar.store import StoreHealth
 from tests.sidecar.sidecar_tools import KERNEL, decision, question, run, send, sidecar, vectors
 
 
-def test_health_says_that_a_receipt_could_be_signed_and_stored(tmp_path: Path) -> None:
-    async def ask() -> None:
-        async with sidecar(tmp_path) as app:
-            answer = await send(app, "GET", "/chio/health")
-            assert answer.status == 200
-            document = answer.document
-            assert document.pop("version")
-            assert "SQLite" in document.pop("detail")
-            assert document == {
-                "status": "healthy",
-                "receipt_backend": "durable",
-                "revocation_backend": "durable",
-                "kernel_key": KERNEL.public_hex,
-            }
-            assert await app.state.sidecar.store.list() == []
-
-    run(ask())
+async def test_health_says_that_a_receipt_could_be_signed_and_stored(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        answer = await send(app, "GET", "/chio/health")
+        assert answer.status == 200
+        document = answer.document
+        assert document.pop("version")
+        assert "SQLite" in document.pop("detail")
+        assert document == {
+            "status": "healthy",
+            "receipt_backend": "durable",
+            "revocation_backend": "durable",
+            "kernel_key": KERNEL.public_hex,
+        }
+        assert await app.state.sidecar.store.list() == []
 
 
-def test_health_names_a_remote_revocation_authority(tmp_path: Path) -> None:
-    async def ask() -> None:
-        async with sidecar(tmp_path, control_url="http://127.0.0.1:1", ephemeral=True) as app:
-            document = (await send(app, "GET", "/chio/health")).document
-            assert document["revocation_backend"] == "remote"
-            assert document["receipt_backend"] == "ephemeral"
-
-    run(ask())
+async def test_health_names_a_remote_revocation_authority(tmp_path: Path) -> None:
+    async with sidecar(tmp_path, control_url="http://127.0.0.1:1", ephemeral=True) as app:
+        document = (await send(app, "GET", "/chio/health")).document
+        assert document["revocation_backend"] == "remote"
+        assert document["receipt_backend"] == "ephemeral"
 
 
 class SickStore:
@@ -63,48 +57,38 @@ class SickKey(SigningKey):
 
 
 @pytest.mark.parametrize("sick", ["store", "key", "configuration"])
-def test_health_is_503_when_nothing_could_be_signed_or_stored(sick: str, tmp_path: Path) -> None:
+async def test_health_is_503_when_nothing_could_be_signed_or_stored(sick: str, tmp_path: Path) -> None:
     choices: dict[str, dict[str, Any]] = {
         "store": {"open_store": lambda config: SickStore()},
         "key": {"signing_key": SickKey(b"\x21" * 32)},
         "configuration": {"store_path": tmp_path / "missing" / "receipts.sqlite3"},
     }
     options = choices[sick]
-
-    async def ask() -> None:
-        async with sidecar(tmp_path, **options) as app:
-            answer = await send(app, "GET", "/chio/health")
-            assert answer.status == 503
-            assert answer.document["status"] == "unhealthy"
-            assert answer.document["detail"]
-            assert (await send(app, "GET", "/chio/live")).status == 200
-
-    run(ask())
+    async with sidecar(tmp_path, **options) as app:
+        answer = await send(app, "GET", "/chio/health")
+        assert answer.status == 503
+        assert answer.document["status"] == "unhealthy"
+        assert answer.document["detail"]
+        assert (await send(app, "GET", "/chio/live")).status == 200
 
 
-def test_a_sidecar_that_cannot_open_answers_in_one_sentence_everywhere(tmp_path: Path) -> None:
-    async def ask() -> None:
-        async with sidecar(tmp_path, store_path=tmp_path / "missing" / "r") as app:
-            receipt = vectors("composed", "http-receipt", "v1.json")["april_cases"][0]["receipt"]
-            for path, document in (("/chio/verify", receipt), ("/chio/evaluate", question())):
-                answer = await send(app, "POST", path, json.dumps(document).encode())
-                assert answer.status == 500
-                assert "its folder must exist and be writable" in answer.document["message"]
-
-    run(ask())
+async def test_a_sidecar_that_cannot_open_answers_in_one_sentence_everywhere(tmp_path: Path) -> None:
+    async with sidecar(tmp_path, store_path=tmp_path / "missing" / "r") as app:
+        receipt = vectors("composed", "http-receipt", "v1.json")["april_cases"][0]["receipt"]
+        for path, document in (("/chio/verify", receipt), ("/chio/evaluate", question())):
+            answer = await send(app, "POST", path, json.dumps(document).encode())
+            assert answer.status == 500
+            assert "its folder must exist and be writable" in answer.document["message"]
 
 
 @pytest.mark.parametrize(
     ("method", "path"), [("GET", "/"), ("POST", "/echo"), ("GET", "/chio/evaluate/"), ("POST", "/chio"), ("PUT", "//")]
 )
-def test_an_unknown_path_is_told_that_this_is_no_proxy(method: str, path: str, tmp_path: Path) -> None:
-    async def ask() -> None:
-        async with sidecar(tmp_path) as app:
-            answer = await send(app, method, path)
-            assert answer.status == 404
-            assert answer.document == {"error": "chio_not_found", "message": NO_PROXY}
-
-    run(ask())
+async def test_an_unknown_path_is_told_that_this_is_no_proxy(method: str, path: str, tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        answer = await send(app, method, path)
+        assert answer.status == 404
+        assert answer.document == {"error": "chio_not_found", "message": NO_PROXY}
 
 
 @pytest.mark.parametrize(
@@ -117,15 +101,14 @@ def test_an_unknown_path_is_told_that_this_is_no_proxy(method: str, path: str, t
         ("GET", "/v1/capabilities/mint", {"POST"}),
     ],
 )
-def test_a_wrong_method_is_405_with_allow_and_no_body(method: str, path: str, allow: set[str], tmp_path: Path) -> None:
-    async def ask() -> None:
-        async with sidecar(tmp_path) as app:
-            answer = await send(app, method, path)
-            assert answer.status == 405
-            assert set(answer.headers["allow"].split(", ")) == allow
-            assert answer.body == b""
-
-    run(ask())
+async def test_a_wrong_method_is_405_with_allow_and_no_body(
+    method: str, path: str, allow: set[str], tmp_path: Path
+) -> None:
+    async with sidecar(tmp_path) as app:
+        answer = await send(app, method, path)
+        assert answer.status == 405
+        assert set(answer.headers["allow"].split(", ")) == allow
+        assert answer.body == b""
 
 
 def test_the_lifespan_opens_and_closes(tmp_path: Path) -> None:
@@ -153,24 +136,18 @@ def test_it_works_mounted_under_a_prefix(tmp_path: Path) -> None:
     run(app.state.close())
 
 
-def test_it_can_be_closed_twice_and_before_it_was_opened(tmp_path: Path) -> None:
-    async def ask() -> None:
-        app = create_app(SidecarConfig(store_path=tmp_path / "r.sqlite3", signing_key=KERNEL))
+async def test_it_can_be_closed_twice_and_before_it_was_opened(tmp_path: Path) -> None:
+    app = create_app(SidecarConfig(store_path=tmp_path / "r.sqlite3", signing_key=KERNEL))
+    await app.state.close()
+    await app.state.close()
+
+
+async def test_closing_finishes_what_is_under_way(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        asked = [asyncio.create_task(decision(app, request_id=f"req-{number}")) for number in range(200)]
+        await asyncio.sleep(0)
         await app.state.close()
-        await app.state.close()
-
-    run(ask())
-
-
-def test_closing_finishes_what_is_under_way(tmp_path: Path) -> None:
-    async def ask() -> None:
-        async with sidecar(tmp_path) as app:
-            asked = [asyncio.create_task(decision(app, request_id=f"req-{number}")) for number in range(200)]
-            await asyncio.sleep(0)
-            await app.state.close()
-            answers = await asyncio.gather(*asked)
-            assert {answer["verdict"]["verdict"] for answer in answers} == {"allow"}
-        async with sidecar(tmp_path) as app:
-            assert len(await app.state.sidecar.store.list(limit=1000)) == 200
-
-    run(ask())
+        answers = await asyncio.gather(*asked)
+        assert {answer["verdict"]["verdict"] for answer in answers} == {"allow"}
+    async with sidecar(tmp_path) as app:
+        assert len(await app.state.sidecar.store.list(limit=1000)) == 200

@@ -40,32 +40,28 @@ def command(*arguments: object) -> int:
     return main(["approval", *map(str, arguments)])
 
 
-def test_an_operator_answers_in_the_file_while_the_application_runs(
+async def test_an_operator_answers_in_the_file_while_the_application_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place = ("--receipt-store", tmp_path / "receipts.sqlite3")
-
-    async def live() -> None:
-        async with embedded(tmp_path) as app:
-            approval_id = await pending_id(app, token=token())
-            assert await asyncio.to_thread(command, "list", *place) == 0
-            line = capsys.readouterr().out
-            assert line.startswith(f"{approval_id}  until ")
-            assert line.endswith("POST /pay/7 by anonymous: 500 USD against a threshold of 100 USD\n")
-            assert await asyncio.to_thread(command, "show", approval_id, *place) == 0
-            assert json.loads(capsys.readouterr().out)["pending"]["approval_id"] == approval_id
-            respond = ("respond", approval_id, "--approve", "--reason", "seen", *place)
-            assert await asyncio.to_thread(command, *respond) == 0
-            said = capsys.readouterr()
-            assert said.out == f"{approval_id}: approved\n"
-            assert f"X-Chio-Approval: {approval_id}" in said.err
-            assert verdict(await pay(app, 1, approval_id, token())) == "allow"
-            assert await asyncio.to_thread(command, *respond) == 1
-            assert "error [conflict]" in capsys.readouterr().err
-            assert (await control(app, "GET", "/approvals/pending")).document["count"] == 0
-
-    run(live())
-    assert command("list", *place) == 0
+    async with embedded(tmp_path) as app:
+        approval_id = await pending_id(app, token=token())
+        assert await asyncio.to_thread(command, "list", *place) == 0
+        line = capsys.readouterr().out
+        assert line.startswith(f"{approval_id}  until ")
+        assert line.endswith("POST /pay/7 by anonymous: 500 USD against a threshold of 100 USD\n")
+        assert await asyncio.to_thread(command, "show", approval_id, *place) == 0
+        assert json.loads(capsys.readouterr().out)["pending"]["approval_id"] == approval_id
+        respond = ("respond", approval_id, "--approve", "--reason", "seen", *place)
+        assert await asyncio.to_thread(command, *respond) == 0
+        said = capsys.readouterr()
+        assert said.out == f"{approval_id}: approved\n"
+        assert f"X-Chio-Approval: {approval_id}" in said.err
+        assert verdict(await pay(app, 1, approval_id, token())) == "allow"
+        assert await asyncio.to_thread(command, *respond) == 1
+        assert "error [conflict]" in capsys.readouterr().err
+        assert (await control(app, "GET", "/approvals/pending")).document["count"] == 0
+    assert await asyncio.to_thread(command, "list", *place) == 0
     assert "no approval is waiting" in capsys.readouterr().err
 
 
@@ -221,23 +217,19 @@ def test_an_answer_says_yes_or_no(capsys: pytest.CaptureFixture[str]) -> None:
         assert caught.value.code == 2
 
 
-def test_a_capability_can_be_revoked_in_the_file_while_the_application_runs(
+async def test_a_capability_can_be_revoked_in_the_file_while_the_application_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place = ["--capability-id", "cap-1", "--receipt-db", str(tmp_path / "receipts.sqlite3")]
     assert main(["trust", "revoke", *place]) == 1
     assert "there is no receipt store at" in capsys.readouterr().err
-
-    async def live() -> None:
-        async with embedded(tmp_path) as app:
-            plain = {"governed_intent": ...}
-            assert verdict((await ask(app, 1, token(), **plain)).document) == "allow"
-            assert await asyncio.to_thread(main, ["trust", "status", *place]) == 0
-            assert "revoked:       false" in capsys.readouterr().out
-            assert await asyncio.to_thread(main, ["trust", "revoke", *place]) == 0
-            assert "newly_revoked: true" in capsys.readouterr().out
-            refused = (await ask(app, 2, token(), **plain)).document
-            assert refused["verdict"]["guard"] == "CapabilityRevocation"
-            assert verdict((await ask(app, 3, token("cap-2"), **plain)).document) == "allow"
-
-    run(live())
+    async with embedded(tmp_path) as app:
+        plain = {"governed_intent": ...}
+        assert verdict((await ask(app, 1, token(), **plain)).document) == "allow"
+        assert await asyncio.to_thread(main, ["trust", "status", *place]) == 0
+        assert "revoked:       false" in capsys.readouterr().out
+        assert await asyncio.to_thread(main, ["trust", "revoke", *place]) == 0
+        assert "newly_revoked: true" in capsys.readouterr().out
+        refused = (await ask(app, 2, token(), **plain)).document
+        assert refused["verdict"]["guard"] == "CapabilityRevocation"
+        assert verdict((await ask(app, 3, token("cap-2"), **plain)).document) == "allow"

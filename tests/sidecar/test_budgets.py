@@ -54,21 +54,17 @@ def verdicts(answers: list[Any]) -> list[str]:
     return [answer["verdict"]["verdict"] for answer in answers]
 
 
-def test_a_charge_is_stated_as_evidence_after_that_of_the_capability(tmp_path: Path) -> None:
+async def test_a_charge_is_stated_as_evidence_after_that_of_the_capability(tmp_path: Path) -> None:
     budget = BudgetDemand(3, max_invocations=5, max_total_cost=10)
-
-    async def main() -> None:
-        async with sidecar(tmp_path) as app:
-            answer = await spend(app, 1, budget.to_wire())
-            said = "cost 3 USD within invocations 5, total 10: charged"
-            assert answer["verdict"] == {"verdict": "allow"}
-            assert answer["evidence"] == [OK, {"guard_name": "BudgetGuard", "verdict": True, "details": said}]
-            assert answer["receipt"]["response_status"] == 200
-            evidence = [GuardEvidence.model_validate(one) for one in answer["evidence"]]
-            assert covers(evidence, None, budget)
-            assert not covers(evidence, None, BudgetDemand(3, max_invocations=6, max_total_cost=10))
-
-    run(main())
+    async with sidecar(tmp_path) as app:
+        answer = await spend(app, 1, budget.to_wire())
+        said = "cost 3 USD within invocations 5, total 10: charged"
+        assert answer["verdict"] == {"verdict": "allow"}
+        assert answer["evidence"] == [OK, {"guard_name": "BudgetGuard", "verdict": True, "details": said}]
+        assert answer["receipt"]["response_status"] == 200
+        evidence = [GuardEvidence.model_validate(one) for one in answer["evidence"]]
+        assert covers(evidence, None, budget)
+        assert not covers(evidence, None, BudgetDemand(3, max_invocations=6, max_total_cost=10))
 
 
 @pytest.mark.parametrize(
@@ -93,154 +89,119 @@ def test_a_charge_is_stated_as_evidence_after_that_of_the_capability(tmp_path: P
         ),
     ],
 )
-def test_what_does_not_fit_is_denied_and_the_denial_is_stored(
+async def test_what_does_not_fit_is_denied_and_the_denial_is_stored(
     limits: dict[str, int], costs: list[int], reason: str, tmp_path: Path
 ) -> None:
-    async def main() -> None:
+    async with sidecar(tmp_path) as app:
+        await spend(app, "fits", demand(costs[0], **limits))
+        answer = await spend(app, "does-not", demand(costs[1], **limits))
+        verdict = answer["verdict"]
+        hint = verdict.pop("details")["hint"]
+        assert verdict == {"verdict": "deny", "reason": reason, "guard": "BudgetGuard", "http_status": 403}
+        assert hint.startswith("ask for less")
+        assert answer["evidence"] == [OK, {"guard_name": "BudgetGuard", "verdict": False, "details": reason}]
+        receipt = answer["receipt"]
+        assert (receipt["capability_id"], receipt["response_status"]) == ("cap-1", 403)
+        stored = await app.state.sidecar.store.find_by_request_id("req-does-not")
+        assert json.loads(stored.receipt_json) == receipt
+
+
+async def test_fifty_at_once_on_a_budget_of_ten_are_exactly_ten(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        for limits in ({"max_invocations": 10}, {"currency": "EUR", "max_total_cost": 39}):
+            budget = demand(4 if "currency" in limits else 0, **limits)
+            kind = next(iter(limits))
+            answers = await asyncio.gather(*(spend(app, f"{kind}-{n}", budget) for n in range(50)))
+            assert verdicts(answers).count("allow") == (10 if kind == "max_invocations" else 9)
+
+
+async def test_a_thousand_races_for_the_last_invocation_have_one_winner(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as one, sidecar(tmp_path) as two:
+        budget, token = demand(1, max_invocations=1), capability()
+        asked = [spend(one if number % 2 else two, number, budget, token) for number in range(1000)]
+        answers = await asyncio.gather(*asked)
+        assert verdicts(answers).count("allow") == 1
+        reasons = {answer["verdict"].get("reason") for answer in answers}
+        assert reasons == {None, "budget exceeded: no invocation left of 1 for POST /pay/{account}"}
+
+
+async def test_the_same_request_again_is_charged_once(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        first, again = [await spend(app, 1, demand(6, max_total_cost=10)) for _ in range(2)]
+        assert first == again
+        assert verdicts([await spend(app, 2, demand(4, max_total_cost=10))]) == ["allow"]
+        assert await spend(app, 1, demand(6, max_total_cost=10)) == first
+        other = await evaluate(app, capability(), **ROUTE, request_id="req-1", budget=demand(1, max_total_cost=10))
+        assert (other.status, other.document["error"]) == (409, "chio_request_id_conflict")
+
+
+async def test_what_was_spent_is_known_after_a_restart(tmp_path: Path) -> None:
+    for number, expected in enumerate(["allow", "allow", "deny"]):
         async with sidecar(tmp_path) as app:
-            await spend(app, "fits", demand(costs[0], **limits))
-            answer = await spend(app, "does-not", demand(costs[1], **limits))
-            verdict = answer["verdict"]
-            hint = verdict.pop("details")["hint"]
-            assert verdict == {"verdict": "deny", "reason": reason, "guard": "BudgetGuard", "http_status": 403}
-            assert hint.startswith("ask for less")
-            assert answer["evidence"] == [OK, {"guard_name": "BudgetGuard", "verdict": False, "details": reason}]
-            receipt = answer["receipt"]
-            assert (receipt["capability_id"], receipt["response_status"]) == ("cap-1", 403)
-            stored = await app.state.sidecar.store.find_by_request_id("req-does-not")
-            assert json.loads(stored.receipt_json) == receipt
-
-    run(main())
+            assert verdicts([await spend(app, number, demand(max_invocations=2))]) == [expected]
 
 
-def test_fifty_at_once_on_a_budget_of_ten_are_exactly_ten(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with sidecar(tmp_path) as app:
-            for limits in ({"max_invocations": 10}, {"currency": "EUR", "max_total_cost": 39}):
-                budget = demand(4 if "currency" in limits else 0, **limits)
-                kind = next(iter(limits))
-                answers = await asyncio.gather(*(spend(app, f"{kind}-{n}", budget) for n in range(50)))
-                assert verdicts(answers).count("allow") == (10 if kind == "max_invocations" else 9)
-
-    run(main())
-
-
-def test_a_thousand_races_for_the_last_invocation_have_one_winner(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with sidecar(tmp_path) as one, sidecar(tmp_path) as two:
-            budget, token = demand(1, max_invocations=1), capability()
-            asked = [spend(one if number % 2 else two, number, budget, token) for number in range(1000)]
-            answers = await asyncio.gather(*asked)
-            assert verdicts(answers).count("allow") == 1
-            reasons = {answer["verdict"].get("reason") for answer in answers}
-            assert reasons == {None, "budget exceeded: no invocation left of 1 for POST /pay/{account}"}
-
-    run(main())
+async def test_an_account_belongs_to_capability_method_route_and_currency(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        budget = demand(max_invocations=1)
+        assert verdicts([await spend(app, 0, budget)]) == ["allow"]
+        same = [await spend(app, "path", budget, path="/pay/8"), await spend(app, 0.5, budget, body_hash="ab")]
+        assert verdicts(same) == ["deny", "deny"]
+        others = [
+            await spend(app, 1, budget, capability(name="cap-2")),
+            await spend(app, 2, budget, method="PUT"),
+            await spend(app, 3, budget, route_pattern="/pay/{x}"),
+            await spend(app, 4, budget | {"currency": "EUR"}),
+        ]
+        assert verdicts(others) == ["allow"] * 4
 
 
-def test_the_same_request_again_is_charged_once(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with sidecar(tmp_path) as app:
-            first, again = [await spend(app, 1, demand(6, max_total_cost=10)) for _ in range(2)]
-            assert first == again
-            assert verdicts([await spend(app, 2, demand(4, max_total_cost=10))]) == ["allow"]
-            assert await spend(app, 1, demand(6, max_total_cost=10)) == first
-            other = await evaluate(app, capability(), **ROUTE, request_id="req-1", budget=demand(1, max_total_cost=10))
-            assert (other.status, other.document["error"]) == (409, "chio_request_id_conflict")
-
-    run(main())
-
-
-def test_what_was_spent_is_known_after_a_restart(tmp_path: Path) -> None:
-    async def main() -> None:
-        for number, expected in enumerate(["allow", "allow", "deny"]):
-            async with sidecar(tmp_path) as app:
-                assert verdicts([await spend(app, number, demand(max_invocations=2))]) == [expected]
-
-    run(main())
+async def test_without_a_capability_the_account_is_the_callers(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        budget, caller = demand(max_invocations=1), {"auth_method": {"method": "anonymous"}}
+        names = ["ann", "ann", "bob"]
+        answers = [
+            await decision(app, request_id=str(n), route_pattern="/x", budget=budget, caller=caller | {"subject": name})
+            for n, name in enumerate(names)
+        ]
+        assert verdicts(answers) == ["allow", "deny", "allow"]
+        assert answers[0]["evidence"][0]["guard_name"] == "DefaultPolicyGuard"
+        assert "capability_id" not in answers[0]["receipt"]
 
 
-def test_an_account_belongs_to_capability_method_route_and_currency(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with sidecar(tmp_path) as app:
-            budget = demand(max_invocations=1)
-            assert verdicts([await spend(app, 0, budget)]) == ["allow"]
-            same = [await spend(app, "path", budget, path="/pay/8"), await spend(app, 0.5, budget, body_hash="ab")]
-            assert verdicts(same) == ["deny", "deny"]
-            others = [
-                await spend(app, 1, budget, capability(name="cap-2")),
-                await spend(app, 2, budget, method="PUT"),
-                await spend(app, 3, budget, route_pattern="/pay/{x}"),
-                await spend(app, 4, budget | {"currency": "EUR"}),
-            ]
-            assert verdicts(others) == ["allow"] * 4
-
-    run(main())
+async def test_nothing_is_charged_for_a_request_that_the_capability_does_not_cover(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        budget, tool = demand(max_invocations=1), {"tool_server": SERVER, "tool_name": "other"}
+        refused = await spend(app, 1, budget, **tool)
+        assert refused["verdict"]["guard"] == "CapabilityGuard"
+        revoked = capability(name="cap-2")
+        await app.state.sidecar.store.revoke("cap-2")
+        assert (await spend(app, 2, budget, revoked))["verdict"]["guard"] == "CapabilityRevocation"
+        assert verdicts([await spend(app, 3, budget)]) == ["allow"]
 
 
-def test_without_a_capability_the_account_is_the_callers(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with sidecar(tmp_path) as app:
-            budget, caller = demand(max_invocations=1), {"auth_method": {"method": "anonymous"}}
-            names = ["ann", "ann", "bob"]
-            answers = [
-                await decision(
-                    app, request_id=str(n), route_pattern="/x", budget=budget, caller=caller | {"subject": name}
-                )
-                for n, name in enumerate(names)
-            ]
-            assert verdicts(answers) == ["allow", "deny", "allow"]
-            assert answers[0]["evidence"][0]["guard_name"] == "DefaultPolicyGuard"
-            assert "capability_id" not in answers[0]["receipt"]
-
-    run(main())
+async def test_the_stricter_of_document_and_request_counts(tmp_path: Path) -> None:
+    async with sidecar(tmp_path, spec_text=json.dumps(SPEC)) as app:
+        large = await spend(app, 1, demand(51, max_total_cost=1000))
+        assert large["verdict"]["reason"].startswith("budget exceeded: cost 51 USD is above 50 USD")
+        fits = await spend(app, 2, demand(50, max_total_cost=1000))
+        assert fits["evidence"][1]["details"] == "cost 50 USD within total 1000: charged"
+        over = await spend(app, 3, demand(11, max_total_cost=1000))
+        assert "and 10 USD are left of 60 USD" in over["verdict"]["reason"]
+        tight = await spend(app, 4, demand(8, max_total_cost=55))
+        assert "and 5 USD are left of 55 USD" in tight["verdict"]["reason"]
 
 
-def test_nothing_is_charged_for_a_request_that_the_capability_does_not_cover(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with sidecar(tmp_path) as app:
-            budget, tool = demand(max_invocations=1), {"tool_server": SERVER, "tool_name": "other"}
-            refused = await spend(app, 1, budget, **tool)
-            assert refused["verdict"]["guard"] == "CapabilityGuard"
-            revoked = capability(name="cap-2")
-            await app.state.sidecar.store.revoke("cap-2")
-            assert (await spend(app, 2, budget, revoked))["verdict"]["guard"] == "CapabilityRevocation"
-            assert verdicts([await spend(app, 3, budget)]) == ["allow"]
-
-    run(main())
+async def test_the_documents_budget_alone_is_stated_as_it_stands_there(tmp_path: Path) -> None:
+    async with sidecar(tmp_path, spec_text=json.dumps(SPEC)) as app:
+        answer = await spend(app, 1, None)
+        assert answer["evidence"][1]["details"] == "cost 0 USD within each 50, total 60: charged"
 
 
-def test_the_stricter_of_document_and_request_counts(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with sidecar(tmp_path, spec_text=json.dumps(SPEC)) as app:
-            large = await spend(app, 1, demand(51, max_total_cost=1000))
-            assert large["verdict"]["reason"].startswith("budget exceeded: cost 51 USD is above 50 USD")
-            fits = await spend(app, 2, demand(50, max_total_cost=1000))
-            assert fits["evidence"][1]["details"] == "cost 50 USD within total 1000: charged"
-            over = await spend(app, 3, demand(11, max_total_cost=1000))
-            assert "and 10 USD are left of 60 USD" in over["verdict"]["reason"]
-            tight = await spend(app, 4, demand(8, max_total_cost=55))
-            assert "and 5 USD are left of 55 USD" in tight["verdict"]["reason"]
-
-    run(main())
-
-
-def test_the_documents_budget_alone_is_stated_as_it_stands_there(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with sidecar(tmp_path, spec_text=json.dumps(SPEC)) as app:
-            answer = await spend(app, 1, None)
-            assert answer["evidence"][1]["details"] == "cost 0 USD within each 50, total 60: charged"
-
-    run(main())
-
-
-def test_a_cost_in_another_currency_than_the_document_is_refused(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with sidecar(tmp_path, spec_text=json.dumps(SPEC)) as app:
-            answer = await spend(app, 1, demand(1, currency="EUR"))
-            assert answer["verdict"]["reason"] == "budget is in EUR, and that of the route in USD"
-
-    run(main())
+async def test_a_cost_in_another_currency_than_the_document_is_refused(tmp_path: Path) -> None:
+    async with sidecar(tmp_path, spec_text=json.dumps(SPEC)) as app:
+        answer = await spend(app, 1, demand(1, currency="EUR"))
+        assert answer["verdict"]["reason"] == "budget is in EUR, and that of the route in USD"
 
 
 @pytest.mark.parametrize("currency", ["EUR", "USD"])
@@ -270,41 +231,35 @@ def limited(**limits: int) -> Any:
 TOOL_FIELDS = {"tool_server": SERVER, "tool_name": TOOL}
 
 
-def test_the_grants_limits_count_across_routes(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with sidecar(tmp_path) as app:
-            token = limited(max_total_cost=10, max_cost_per_invocation=7)
-            large = await spend(app, 0, demand(8), token, **TOOL_FIELDS)
-            assert large["verdict"]["reason"] == (
-                f"budget exceeded: cost 8 USD is above 7 USD for one invocation of tool {TOOL} on server {SERVER}"
-            )
-            routes = [{"route_pattern": pattern} for pattern in ("/a", "/b")]
-            one, two = [
-                await spend(app, route["route_pattern"], demand(6), token, **TOOL_FIELDS, **route) for route in routes
-            ]
-            assert verdicts([one, two]) == ["allow", "deny"]
-            assert two["verdict"]["reason"] == (
-                f"budget exceeded: cost 6 USD, and 4 USD are left of 10 USD for tool {TOOL} on server {SERVER}"
-            )
-
-    run(main())
+async def test_the_grants_limits_count_across_routes(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        token = limited(max_total_cost=10, max_cost_per_invocation=7)
+        large = await spend(app, 0, demand(8), token, **TOOL_FIELDS)
+        assert large["verdict"]["reason"] == (
+            f"budget exceeded: cost 8 USD is above 7 USD for one invocation of tool {TOOL} on server {SERVER}"
+        )
+        routes = [{"route_pattern": pattern} for pattern in ("/a", "/b")]
+        one, two = [
+            await spend(app, route["route_pattern"], demand(6), token, **TOOL_FIELDS, **route) for route in routes
+        ]
+        assert verdicts([one, two]) == ["allow", "deny"]
+        assert two["verdict"]["reason"] == (
+            f"budget exceeded: cost 6 USD, and 4 USD are left of 10 USD for tool {TOOL} on server {SERVER}"
+        )
 
 
 @pytest.mark.parametrize("limit", ["max_total_cost", "max_cost_per_invocation"])
-def test_a_cost_in_another_currency_than_the_limit_of_the_grant_is_refused(limit: str, tmp_path: Path) -> None:
-    async def main() -> None:
-        async with sidecar(tmp_path) as app:
-            token = limited(**{limit: 10})
-            foreign = await spend(app, 1, demand(1, currency="EUR"), token, **TOOL_FIELDS)
-            assert (foreign["verdict"]["guard"], foreign["verdict"]["reason"]) == (
-                "BudgetGuard",
-                f"budget is in EUR, and the limit of tool {TOOL} on server {SERVER} in USD",
-            )
-            nothing = await spend(app, 2, demand(0, currency="EUR", max_invocations=1), token, **TOOL_FIELDS)
-            assert verdicts([nothing]) == ["allow"]
-            assert explain(read_refusal(foreign["receipt"])).rule == "budget"
-
-    run(main())
+async def test_a_cost_in_another_currency_than_the_limit_of_the_grant_is_refused(limit: str, tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        token = limited(**{limit: 10})
+        foreign = await spend(app, 1, demand(1, currency="EUR"), token, **TOOL_FIELDS)
+        assert (foreign["verdict"]["guard"], foreign["verdict"]["reason"]) == (
+            "BudgetGuard",
+            f"budget is in EUR, and the limit of tool {TOOL} on server {SERVER} in USD",
+        )
+        nothing = await spend(app, 2, demand(0, currency="EUR", max_invocations=1), token, **TOOL_FIELDS)
+        assert verdicts([nothing]) == ["allow"]
+        assert explain(read_refusal(foreign["receipt"])).rule == "budget"
 
 
 @pytest.mark.parametrize(
@@ -319,28 +274,21 @@ def test_a_cost_in_another_currency_than_the_limit_of_the_grant_is_refused(limit
         ([], "budget"),
     ],
 )
-def test_a_malformed_budget_is_no_question(budget: Any, place: str, tmp_path: Path) -> None:
-    async def main() -> None:
-        async with sidecar(tmp_path) as app:
-            answer = await evaluate(app, capability(), **ROUTE, budget=budget)
-            assert (answer.status, answer.document["error"]) == (400, "chio_bad_request")
-            assert answer.document["message"].startswith(f"invalid ChioHttpRequest payload: {place}")
-            assert await app.state.sidecar.store.list() == []
-
-    run(main())
+async def test_a_malformed_budget_is_no_question(budget: Any, place: str, tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        answer = await evaluate(app, capability(), **ROUTE, budget=budget)
+        assert (answer.status, answer.document["error"]) == (400, "chio_bad_request")
+        assert answer.document["message"].startswith(f"invalid ChioHttpRequest payload: {place}")
+        assert await app.state.sidecar.store.list() == []
 
 
-def test_what_an_observing_application_said_is_kept_in_the_receipt(tmp_path: Path) -> None:
+async def test_what_an_observing_application_said_is_kept_in_the_receipt(tmp_path: Path) -> None:
     said = {"mode": "observe", "requires": "pay/" + "x" * 500, "more": "no"}
-
-    async def main() -> None:
-        async with sidecar(tmp_path) as app:
-            kept = (await decision(app, enforcement=said))["receipt"]["metadata"]["chio_enforcement"]
-            assert kept == {"mode": "observe", "requires": said["requires"][:200]}
-            odd = await decision(app, request_id="req-2", enforcement={"mode": 7})
-            assert "chio_enforcement" not in odd["receipt"]["metadata"]
-            await app.state.sidecar.store.revoke("cap-1")
-            revoked = await spend(app, 3, None, enforcement={"mode": "observe"})
-            assert revoked["receipt"]["metadata"]["chio_enforcement"] == {"mode": "observe"}
-
-    run(main())
+    async with sidecar(tmp_path) as app:
+        kept = (await decision(app, enforcement=said))["receipt"]["metadata"]["chio_enforcement"]
+        assert kept == {"mode": "observe", "requires": said["requires"][:200]}
+        odd = await decision(app, request_id="req-2", enforcement={"mode": 7})
+        assert "chio_enforcement" not in odd["receipt"]["metadata"]
+        await app.state.sidecar.store.revoke("cap-1")
+        revoked = await spend(app, 3, None, enforcement={"mode": "observe"})
+        assert revoked["receipt"]["metadata"]["chio_enforcement"] == {"mode": "observe"}

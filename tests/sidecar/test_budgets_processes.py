@@ -8,20 +8,16 @@ import sys
 from pathlib import Path
 
 from tests.sidecar.approval_tools import approved
-from tests.sidecar.sidecar_tools import TESTS, run, sidecar
+from tests.sidecar.sidecar_tools import TESTS, sidecar
 
 SCRIPT = TESTS / "sidecar" / "spending_sidecar.py"
 DEADLINE = 60
 
 
-def test_two_processes_spend_no_more_than_one_budget_and_use_one_approval_once(tmp_path: Path) -> None:
+async def test_two_processes_spend_no_more_than_one_budget_and_use_one_approval_once(tmp_path: Path) -> None:
     path = tmp_path / "receipts.sqlite3"
-
-    async def prepare() -> str:
-        async with sidecar(tmp_path, store_path=path) as app:
-            return await approved(app)
-
-    approval_id = run(prepare())
+    async with sidecar(tmp_path, store_path=path) as app:
+        approval_id = await approved(app)
     processes = [
         subprocess.Popen(
             [sys.executable, str(SCRIPT), str(path), name, "250", "300", approval_id],

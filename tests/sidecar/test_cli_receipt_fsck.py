@@ -127,42 +127,37 @@ def test_an_empty_store_is_clean(tmp_path: Path, fsck: Command) -> None:
 
 
 @pytest.mark.parametrize("version", [(3, 40, 1), (3, 51, 3)], ids=["rollback journal", "write-ahead log"])
-def test_the_store_of_a_running_sidecar_is_checked(version: tuple[int, ...], tmp_path: Path, fsck: Command) -> None:
+async def test_the_store_of_a_running_sidecar_is_checked(
+    version: tuple[int, ...], tmp_path: Path, fsck: Command
+) -> None:
     path = tmp_path / "r"
-
-    async def look() -> None:
-        store = SqliteReceiptStore(path, version=version)
-        await store.append(entry(1))
-        status, out, _ = fsck(path)
-        assert (status, "signature" in out) == (1, True)  # this entry is no real receipt, and nothing else is wrong
-        assert out.count("[") == 1
-        await store.append(entry(2))
-        await store.close()
-
-    run(look())
+    store = SqliteReceiptStore(path, version=version)
+    await store.append(entry(1))
+    status, out, _ = fsck(path)
+    assert (status, "signature" in out) == (1, True)  # this entry is no real receipt, and nothing else is wrong
+    assert out.count("[") == 1
+    await store.append(entry(2))
+    await store.close()
     assert fsck(path)[1].count("[") == 2
     assert [found.name for found in tmp_path.iterdir()] == ["r"]
 
 
-def test_rows_that_are_stored_meanwhile_are_no_findings(tmp_path: Path) -> None:
-    async def look() -> None:
-        async with sidecar(tmp_path) as app:
-            await decision(app, request_id="first")
-            checking = asyncio.ensure_future(asyncio.to_thread(check))
-            number = 0
-            while not checking.done():
-                await decision(app, request_id=f"meanwhile-{number}")
-                number += 1
-            rows = await checking
-            assert rows == sorted(rows)
-            assert rows[-1] <= number + 1
-
+async def test_rows_that_are_stored_meanwhile_are_no_findings(tmp_path: Path) -> None:
     def check() -> list[int]:
         found = [inspect(tmp_path / "receipts.sqlite3") for _ in range(20)]
         assert [findings for findings, _ in found] == [[]] * 20
         return [summary.rows for _, summary in found]
 
-    run(look())
+    async with sidecar(tmp_path) as app:
+        await decision(app, request_id="first")
+        checking = asyncio.ensure_future(asyncio.to_thread(check))
+        number = 0
+        while not checking.done():
+            await decision(app, request_id=f"meanwhile-{number}")
+            number += 1
+        rows = await checking
+        assert rows == sorted(rows)
+        assert rows[-1] <= number + 1
 
 
 def test_what_is_no_store_is_named_in_one_sentence(tmp_path: Path, store: Path, fsck: Command) -> None:

@@ -11,10 +11,8 @@ import pytest
 
 from chio_core.client.client import ChioClient, SyncChioClient
 from chio_core.client.in_process import busy_seconds_for
-from chio_core.evaluation.outcomes import Decision
 from chio_core.settings import ChioSettings
 from tests.core.views import View, question
-from tests.sidecar.sidecar_tools import run
 
 
 @contextmanager
@@ -41,16 +39,12 @@ def settings_for(path: Path) -> ChioSettings:
     return ChioSettings(sidecar_url=f"embedded:{path}", fail_open=True, timeout=2.0)
 
 
-def test_a_held_store_refuses_before_the_client_gives_up(tmp_path: Path) -> None:
+async def test_a_held_store_refuses_before_the_client_gives_up(tmp_path: Path) -> None:
     path = tmp_path / "receipts.sqlite3"
-
-    async def ask() -> Decision:
-        async with ChioClient(settings_for(path)) as client:
-            client.open()
-            with held(path):
-                return await client.decide(question(View("POST")))
-
-    decision = run(ask())
+    async with ChioClient(settings_for(path)) as client:
+        client.open()
+        with held(path):
+            decision = await client.decide(question(View("POST")))
     assert decision.passthrough is None
     assert decision.denial is not None
     assert decision.denial.status == 502

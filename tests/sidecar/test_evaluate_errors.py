@@ -88,17 +88,14 @@ MALFORMED["verified is a text"] = json.dumps(
 
 
 @pytest.mark.parametrize("kind", MALFORMED)
-def test_a_malformed_call_is_answered_400_and_leaves_no_receipt(kind: str, tmp_path: Path) -> None:
-    async def ask() -> None:
-        async with sidecar(tmp_path) as app:
-            answer = await post(app, MALFORMED[kind])
-            assert answer.status == 400
-            assert answer.headers["content-type"] == "application/json"
-            assert answer.document["error"] == "chio_bad_request"
-            assert answer.document["message"].startswith("invalid ChioHttpRequest payload: ")
-            assert await app.state.sidecar.store.list() == []
-
-    run(ask())
+async def test_a_malformed_call_is_answered_400_and_leaves_no_receipt(kind: str, tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        answer = await post(app, MALFORMED[kind])
+        assert answer.status == 400
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.document["error"] == "chio_bad_request"
+        assert answer.document["message"].startswith("invalid ChioHttpRequest payload: ")
+        assert await app.state.sidecar.store.list() == []
 
 
 ACCEPTED: dict[str, dict[str, Any]] = {
@@ -116,56 +113,43 @@ ACCEPTED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("kind", ACCEPTED)
-def test_what_the_protocol_allows_is_taken(kind: str, tmp_path: Path) -> None:
-    async def ask() -> None:
-        async with sidecar(tmp_path) as app:
-            receipt = (await decision(app, **ACCEPTED[kind]))["receipt"]
-            verify_receipt(receipt, trusted_keys=[KERNEL.public_hex])
-
-    run(ask())
+async def test_what_the_protocol_allows_is_taken(kind: str, tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        receipt = (await decision(app, **ACCEPTED[kind]))["receipt"]
+        verify_receipt(receipt, trusted_keys=[KERNEL.public_hex])
 
 
-def test_a_body_over_ten_mebibytes_is_refused_and_one_of_exactly_that_is_read(tmp_path: Path) -> None:
+async def test_a_body_over_ten_mebibytes_is_refused_and_one_of_exactly_that_is_read(tmp_path: Path) -> None:
     limit = 10 * 1024 * 1024
     text = json.dumps(question()).encode()
     filled = text + b" " * (limit - len(text))
-
-    async def ask() -> None:
-        async with sidecar(tmp_path) as app:
-            pieces = [filled[:4_000_000], filled[4_000_000:]]
-            assert (await send(app, "POST", PATH, pieces)).status == 200
-            for too_long in ([filled, b" "], [filled + b" "]):
-                answer = await send(app, "POST", PATH, too_long)
-                assert answer.status == 400
-                assert answer.document == {
-                    "error": "chio_bad_request",
-                    "message": "failed to read evaluation body",
-                }
-
-    run(ask())
-
-
-def test_a_body_that_breaks_off_is_refused(tmp_path: Path) -> None:
-    async def ask() -> None:
-        async with sidecar(tmp_path) as app:
-            text = json.dumps(question()).encode()
-            answer = await send(app, "POST", PATH, text, complete=False)
+    async with sidecar(tmp_path) as app:
+        pieces = [filled[:4_000_000], filled[4_000_000:]]
+        assert (await send(app, "POST", PATH, pieces)).status == 200
+        for too_long in ([filled, b" "], [filled + b" "]):
+            answer = await send(app, "POST", PATH, too_long)
             assert answer.status == 400
-            assert answer.document["message"] == "failed to read evaluation body"
-            assert await app.state.sidecar.store.list() == []
+            assert answer.document == {
+                "error": "chio_bad_request",
+                "message": "failed to read evaluation body",
+            }
 
-    run(ask())
+
+async def test_a_body_that_breaks_off_is_refused(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        text = json.dumps(question()).encode()
+        answer = await send(app, "POST", PATH, text, complete=False)
+        assert answer.status == 400
+        assert answer.document["message"] == "failed to read evaluation body"
+        assert await app.state.sidecar.store.list() == []
 
 
-def test_a_repeated_request_gets_the_very_same_answer(tmp_path: Path) -> None:
-    async def ask() -> None:
-        async with sidecar(tmp_path) as app:
-            first = await evaluate(app, capability(), method="POST")
-            again = await evaluate(app, capability(), method="POST", timestamp=1)
-            assert again.body == first.body
-            assert len(await app.state.sidecar.store.list()) == 1
-
-    run(ask())
+async def test_a_repeated_request_gets_the_very_same_answer(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        first = await evaluate(app, capability(), method="POST")
+        again = await evaluate(app, capability(), method="POST", timestamp=1)
+        assert again.body == first.body
+        assert len(await app.state.sidecar.store.list()) == 1
 
 
 @pytest.mark.parametrize(
@@ -173,39 +157,29 @@ def test_a_repeated_request_gets_the_very_same_answer(tmp_path: Path) -> None:
     [{"path": "/other"}, {"query": {"a": ""}}, {"session_id": "s"}, {"arguments": 1}, {"unknown": 1}, {"token": 1}],
     ids=str,
 )
-def test_a_request_id_with_other_content_is_a_conflict(change: dict[str, Any], tmp_path: Path) -> None:
+async def test_a_request_id_with_other_content_is_a_conflict(change: dict[str, Any], tmp_path: Path) -> None:
     token = capability() if change.pop("token", None) else None
-
-    async def ask() -> None:
-        async with sidecar(tmp_path) as app:
-            first = await evaluate(app)
-            answer = await evaluate(app, token, **change)
-            assert answer.status == 409
-            assert answer.document["error"] == "chio_request_id_conflict"
-            assert (await evaluate(app)).body == first.body
-
-    run(ask())
+    async with sidecar(tmp_path) as app:
+        first = await evaluate(app)
+        answer = await evaluate(app, token, **change)
+        assert answer.status == 409
+        assert answer.document["error"] == "chio_request_id_conflict"
+        assert (await evaluate(app)).body == first.body
 
 
-def test_the_same_question_a_thousand_times_at_once_has_one_receipt(tmp_path: Path) -> None:
-    async def ask() -> None:
-        async with sidecar(tmp_path) as app:
-            answers = await asyncio.gather(*(evaluate(app) for _ in range(1000)))
-            assert {answer.status for answer in answers} == {200}
-            assert len({answer.body for answer in answers}) == 1
-            assert len(await app.state.sidecar.store.list()) == 1
-
-    run(ask())
+async def test_the_same_question_a_thousand_times_at_once_has_one_receipt(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        answers = await asyncio.gather(*(evaluate(app) for _ in range(1000)))
+        assert {answer.status for answer in answers} == {200}
+        assert len({answer.body for answer in answers}) == 1
+        assert len(await app.state.sidecar.store.list()) == 1
 
 
-def test_two_questions_with_one_id_at_once_have_one_winner(tmp_path: Path) -> None:
-    async def ask() -> None:
-        async with sidecar(tmp_path) as app:
-            answers = await asyncio.gather(*(evaluate(app, path=f"/{number % 2}") for number in range(200)))
-            assert sorted(answer.status for answer in answers) == [200] * 100 + [409] * 100
-            assert len(await app.state.sidecar.store.list()) == 1
-
-    run(ask())
+async def test_two_questions_with_one_id_at_once_have_one_winner(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        answers = await asyncio.gather(*(evaluate(app, path=f"/{number % 2}") for number in range(200)))
+        assert sorted(answer.status for answer in answers) == [200] * 100 + [409] * 100
+        assert len(await app.state.sidecar.store.list()) == 1
 
 
 class BrokenStore:
@@ -242,70 +216,58 @@ FAILURES = [
 
 
 @pytest.mark.parametrize(("failure", "status", "document"), FAILURES, ids=lambda value: type(value).__name__)
-def test_a_failure_hands_out_no_decision(
+async def test_a_failure_hands_out_no_decision(
     failure: Exception,
     status: int,
     document: dict[str, str],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def ask() -> None:
-        async with sidecar(tmp_path, open_store=lambda config: BrokenStore(failure)) as app:
-            answer = await evaluate(app)
-            assert answer.status == status
-            assert answer.document == document
-            assert ("retry-after" in answer.headers) == (status == 503)
-
-    run(ask())
+    async with sidecar(tmp_path, open_store=lambda config: BrokenStore(failure)) as app:
+        answer = await evaluate(app)
+        assert answer.status == status
+        assert answer.document == document
+        assert ("retry-after" in answer.headers) == (status == 503)
     assert "something private" not in caplog.text
 
 
-def test_a_full_store_answers_500_and_acknowledges_nothing_that_it_has_not(tmp_path: Path) -> None:
+async def test_a_full_store_answers_500_and_acknowledges_nothing_that_it_has_not(tmp_path: Path) -> None:
     def small(config: SidecarConfig) -> SqliteReceiptStore:
         return SqliteReceiptStore(config.store_path, max_pages=60)
 
-    async def ask() -> None:
-        async with sidecar(tmp_path, open_store=small) as app:
-            answers = await asyncio.gather(*(evaluate(app, request_id=f"req-{number}") for number in range(400)))
-            stored = {row.request_id for row in await app.state.sidecar.store.list(limit=1000)}
-            granted = {answer.document["receipt"]["request_id"] for answer in answers if answer.status == 200}
-            refused = [answer.document for answer in answers if answer.status != 200]
-            assert granted == stored
-            assert refused
-            assert {document["error"] for document in refused} == {"chio_receipt_persistence_failed"}
-            assert all("verdict" not in document for document in refused)
-
-    run(ask())
+    async with sidecar(tmp_path, open_store=small) as app:
+        answers = await asyncio.gather(*(evaluate(app, request_id=f"req-{number}") for number in range(400)))
+        stored = {row.request_id for row in await app.state.sidecar.store.list(limit=1000)}
+        granted = {answer.document["receipt"]["request_id"] for answer in answers if answer.status == 200}
+        refused = [answer.document for answer in answers if answer.status != 200]
+        assert granted == stored
+        assert refused
+        assert {document["error"] for document in refused} == {"chio_receipt_persistence_failed"}
+        assert all("verdict" not in document for document in refused)
 
 
-def test_a_locked_store_answers_500_and_works_again_once_it_is_free(tmp_path: Path) -> None:
-    async def ask() -> None:
-        async with sidecar(tmp_path, busy_seconds=0.1) as app:
-            assert (await evaluate(app)).status == 200
-            other = sqlite3.connect(tmp_path / "receipts.sqlite3", isolation_level=None)
-            other.execute("BEGIN IMMEDIATE")
-            answer = await evaluate(app, request_id="req-2")
-            assert answer.status == 500
-            assert answer.document["message"].endswith(": the receipt store is locked by another process")
-            other.execute("ROLLBACK")
-            other.close()
-            assert (await evaluate(app, request_id="req-2")).status == 200
-
-    run(ask())
+async def test_a_locked_store_answers_500_and_works_again_once_it_is_free(tmp_path: Path) -> None:
+    async with sidecar(tmp_path, busy_seconds=0.1) as app:
+        assert (await evaluate(app)).status == 200
+        other = sqlite3.connect(tmp_path / "receipts.sqlite3", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        answer = await evaluate(app, request_id="req-2")
+        assert answer.status == 500
+        assert answer.document["message"].endswith(": the receipt store is locked by another process")
+        other.execute("ROLLBACK")
+        other.close()
+        assert (await evaluate(app, request_id="req-2")).status == 200
 
 
-def test_beyond_the_limit_of_evaluations_under_way_the_answer_is_503(tmp_path: Path) -> None:
-    async def ask() -> None:
-        async with sidecar(tmp_path, max_pending=3) as app:
-            answers = await asyncio.gather(*(evaluate(app, request_id=f"req-{number}") for number in range(10)))
-            statuses = [answer.status for answer in answers]
-            assert statuses.count(200) == 3
-            assert statuses.count(503) == 7
-            refused = next(answer for answer in answers if answer.status == 503)
-            assert refused.headers["retry-after"] == "1"
-            assert (await evaluate(app, request_id="later")).status == 200
-
-    run(ask())
+async def test_beyond_the_limit_of_evaluations_under_way_the_answer_is_503(tmp_path: Path) -> None:
+    async with sidecar(tmp_path, max_pending=3) as app:
+        answers = await asyncio.gather(*(evaluate(app, request_id=f"req-{number}") for number in range(10)))
+        statuses = [answer.status for answer in answers]
+        assert statuses.count(200) == 3
+        assert statuses.count(503) == 7
+        refused = next(answer for answer in answers if answer.status == 503)
+        assert refused.headers["retry-after"] == "1"
+        assert (await evaluate(app, request_id="later")).status == 200
 
 
 def test_an_evaluation_works_without_lifespan_and_in_several_loops_one_after_the_other(tmp_path: Path) -> None:
@@ -318,15 +280,12 @@ def test_an_evaluation_works_without_lifespan_and_in_several_loops_one_after_the
     assert answer.document["message"] == "evaluation failed: this sidecar is closed; create a new one"
 
 
-def test_threads_with_loops_of_their_own_share_a_sidecar(tmp_path: Path) -> None:
+async def test_threads_with_loops_of_their_own_share_a_sidecar(tmp_path: Path) -> None:
     async def ask(app: SidecarApp, name: int) -> set[str]:
         answers = await asyncio.gather(*(decision(app, request_id=f"{name}-{number}") for number in range(50)))
         return {answer["receipt"]["id"] for answer in answers}
 
-    async def ask_from_threads() -> None:
-        async with sidecar(tmp_path) as app:
-            found = await asyncio.gather(*(asyncio.to_thread(run, ask(app, name)) for name in range(6)))
-            assert len(set.union(*found)) == 300
-            assert len(await app.state.sidecar.store.list(limit=1000)) == 300
-
-    run(ask_from_threads())
+    async with sidecar(tmp_path) as app:
+        found = await asyncio.gather(*(asyncio.to_thread(run, ask(app, name)) for name in range(6)))
+        assert len(set.union(*found)) == 300
+        assert len(await app.state.sidecar.store.list(limit=1000)) == 300

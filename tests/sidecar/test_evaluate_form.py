@@ -23,7 +23,6 @@ from tests.sidecar.sidecar_tools import (
     capability,
     decision,
     evaluate,
-    run,
     sidecar,
     vectors,
 )
@@ -39,116 +38,90 @@ paths:
 ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 
 
-def test_members_stand_in_the_written_order(tmp_path: Path) -> None:
-    async def ask() -> None:
-        async with sidecar(tmp_path) as app:
-            answer = (await evaluate(app, capability(), session_id="s-1", method="POST")).document
-            assert list(answer) == ["verdict", "receipt", "evidence"]
-            assert list(answer["receipt"]) == [
-                "id", "request_id", "route_pattern", "method", "caller_identity_hash", "session_id", "verdict",
-                "evidence", "response_status", "timestamp", "content_hash", "policy_hash", "capability_id", "metadata",
-                "kernel_key", "signature",
-            ]  # fmt: skip
-            assert list((await decision(app, request_id="req-2", method="POST"))["verdict"]) == [
-                "verdict",
-                "reason",
-                "guard",
-                "http_status",
-            ]
-
-    run(ask())
+async def test_members_stand_in_the_written_order(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        answer = (await evaluate(app, capability(), session_id="s-1", method="POST")).document
+        assert list(answer) == ["verdict", "receipt", "evidence"]
+        assert list(answer["receipt"]) == [
+            "id", "request_id", "route_pattern", "method", "caller_identity_hash", "session_id", "verdict",
+            "evidence", "response_status", "timestamp", "content_hash", "policy_hash", "capability_id", "metadata",
+            "kernel_key", "signature",
+        ]  # fmt: skip
+        assert list((await decision(app, request_id="req-2", method="POST"))["verdict"]) == [
+            "verdict",
+            "reason",
+            "guard",
+            "http_status",
+        ]
 
 
-def test_a_receipt_is_about_its_request(tmp_path: Path) -> None:
+async def test_a_receipt_is_about_its_request(tmp_path: Path) -> None:
     digest = "ee03f2fedb7d74eb8d0a1b2f18b8f8a098b85af0d8777ceb9507129664bf1b9a"
-
-    async def ask() -> None:
-        async with sidecar(tmp_path, spec_text=SPEC) as app:
-            query = {"lang": "pt-BR", "dry": "1"}
-            receipt = (await decision(app, method="POST", query=query, body_hash=digest))["receipt"]
-            assert receipt["request_id"] == "req-1"
-            assert receipt["method"] == "POST"
-            assert receipt["route_pattern"] == "/pets/{petId}"
-            assert receipt["timestamp"] == NOW
-            assert receipt["kernel_key"] == KERNEL.public_hex
-            assert receipt["content_hash"] == content_hash("POST", "/pets/{petId}", "/pets/7", query, digest)
-            assert receipt["policy_hash"] == sha256_hex(SPEC.encode())
-            anonymous = "5a45e80d1ab1a73e8c2644f3f6c6e53974d0a986c2fc86692372d3f130248c9c"
-            assert receipt["caller_identity_hash"] == anonymous
-            verify_receipt(receipt, trusted_keys=[KERNEL.public_hex])
-
-    run(ask())
+    async with sidecar(tmp_path, spec_text=SPEC) as app:
+        query = {"lang": "pt-BR", "dry": "1"}
+        receipt = (await decision(app, method="POST", query=query, body_hash=digest))["receipt"]
+        assert receipt["request_id"] == "req-1"
+        assert receipt["method"] == "POST"
+        assert receipt["route_pattern"] == "/pets/{petId}"
+        assert receipt["timestamp"] == NOW
+        assert receipt["kernel_key"] == KERNEL.public_hex
+        assert receipt["content_hash"] == content_hash("POST", "/pets/{petId}", "/pets/7", query, digest)
+        assert receipt["policy_hash"] == sha256_hex(SPEC.encode())
+        anonymous = "5a45e80d1ab1a73e8c2644f3f6c6e53974d0a986c2fc86692372d3f130248c9c"
+        assert receipt["caller_identity_hash"] == anonymous
+        verify_receipt(receipt, trusted_keys=[KERNEL.public_hex])
 
 
-def test_without_a_specification_the_policy_hash_is_that_of_a_constant(tmp_path: Path) -> None:
-    async def ask() -> None:
-        async with sidecar(tmp_path) as app:
-            receipt = (await decision(app))["receipt"]
-            assert receipt["route_pattern"] == "/pets/7"
-            assert receipt["policy_hash"] == sha256_hex(NO_SPEC_POLICY.encode())
-
-    run(ask())
+async def test_without_a_specification_the_policy_hash_is_that_of_a_constant(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        receipt = (await decision(app))["receipt"]
+        assert receipt["route_pattern"] == "/pets/7"
+        assert receipt["policy_hash"] == sha256_hex(NO_SPEC_POLICY.encode())
 
 
-def test_the_metadata_name_the_kernels_receipt_and_the_route(tmp_path: Path) -> None:
-    async def ask() -> None:
-        async with sidecar(tmp_path) as app:
-            metadata = (await decision(app))["receipt"]["metadata"]
-            assert list(metadata) == ["chio_http_status_scope", "chio_kernel_receipt_id", "route_selection"]
-            assert metadata["chio_http_status_scope"] == "decision"
-            assert re.fullmatch(
-                r"rcpt-[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}",
-                metadata["chio_kernel_receipt_id"],
-            )
-
-    run(ask())
+async def test_the_metadata_name_the_kernels_receipt_and_the_route(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        metadata = (await decision(app))["receipt"]["metadata"]
+        assert list(metadata) == ["chio_http_status_scope", "chio_kernel_receipt_id", "route_selection"]
+        assert metadata["chio_http_status_scope"] == "decision"
+        assert re.fullmatch(
+            r"rcpt-[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}",
+            metadata["chio_kernel_receipt_id"],
+        )
 
 
 @pytest.mark.parametrize("case", vectors("composed", "route-selection", "v1.json")["cases"], ids=lambda c: c["id"])
-def test_the_route_selection_is_that_of_the_vectors(case: dict[str, Any], tmp_path: Path) -> None:
-    async def ask() -> None:
-        async with sidecar(tmp_path) as app:
-            receipt = (await decision(app, request_id=case["request_id"]))["receipt"]
-            assert receipt["metadata"]["route_selection"] == case["route_selection"]
-
-    run(ask())
+async def test_the_route_selection_is_that_of_the_vectors(case: dict[str, Any], tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        receipt = (await decision(app, request_id=case["request_id"]))["receipt"]
+        assert receipt["metadata"]["route_selection"] == case["route_selection"]
 
 
-def test_receipt_ids_are_ulids_that_grow(tmp_path: Path) -> None:
-    async def ask() -> None:
-        async with sidecar(tmp_path) as app:
-            ids = [(await decision(app, request_id=f"req-{n}"))["receipt"]["id"] for n in range(50)]
-            assert all(ULID.fullmatch(name) for name in ids)
-            assert ids == sorted(set(ids))
-
-    run(ask())
+async def test_receipt_ids_are_ulids_that_grow(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        ids = [(await decision(app, request_id=f"req-{n}"))["receipt"]["id"] for n in range(50)]
+        assert all(ULID.fullmatch(name) for name in ids)
+        assert ids == sorted(set(ids))
 
 
-def test_ids_grow_also_when_the_clock_steps_back(tmp_path: Path) -> None:
-    async def ask() -> None:
-        async with sidecar(tmp_path) as app:
-            sidecar_state = app.state.sidecar
-            first = sidecar_state.ids.new()
-            sidecar_state.config.clock.now -= 3600
-            assert sidecar_state.ids.new() > first
-
-    run(ask())
+async def test_ids_grow_also_when_the_clock_steps_back(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        sidecar_state = app.state.sidecar
+        first = sidecar_state.ids.new()
+        sidecar_state.config.clock.now -= 3600
+        assert sidecar_state.ids.new() > first
 
 
 @pytest.mark.parametrize("now", [0, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 4_102_444_800])
-def test_the_years_2038_and_2106_pass_unnoticed(now: int, tmp_path: Path) -> None:
+async def test_the_years_2038_and_2106_pass_unnoticed(now: int, tmp_path: Path) -> None:
     """B5: signed, stored, verified, and its id in the order of time."""
-
-    async def ask() -> None:
-        async with sidecar(tmp_path, clock=Clock(now)) as app:
-            earlier = (await evaluate(app)).document["receipt"]
-            app.state.sidecar.config.clock.now += 1
-            receipt = (await evaluate(app, request_id="req-2")).document["receipt"]
-            assert (earlier["timestamp"], receipt["timestamp"]) == (now, now + 1)
-            assert earlier["id"] < receipt["id"]
-            assert verify_receipt(receipt, trusted_keys=[KERNEL.public_hex]).timestamp == now + 1
-
-    run(ask())
+    async with sidecar(tmp_path, clock=Clock(now)) as app:
+        earlier = (await evaluate(app)).document["receipt"]
+        app.state.sidecar.config.clock.now += 1
+        receipt = (await evaluate(app, request_id="req-2")).document["receipt"]
+        assert (earlier["timestamp"], receipt["timestamp"]) == (now, now + 1)
+        assert earlier["id"] < receipt["id"]
+        assert verify_receipt(receipt, trusted_keys=[KERNEL.public_hex]).timestamp == now + 1
 
 
 def _registry() -> Registry[Any]:
@@ -159,54 +132,41 @@ def _registry() -> Registry[Any]:
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 @pytest.mark.parametrize("token", [None, "good", "bad"])
-def test_every_answer_fits_the_published_schema(method: str, token: str | None, tmp_path: Path) -> None:
+async def test_every_answer_fits_the_published_schema(method: str, token: str | None, tmp_path: Path) -> None:
     validator = Draft202012Validator(
         {"$ref": "evaluate-response.schema.json"}, registry=_registry(), format_checker=None
     )
-
-    async def ask() -> None:
-        async with sidecar(tmp_path) as app:
-            presented = {None: None, "good": capability(), "bad": "{}"}[token]
-            validator.validate(await decision(app, presented, method=method, session_id="s"))
-            await app.state.sidecar.store.revoke("cap-1")
-            validator.validate(await decision(app, capability(), method=method, request_id="req-2"))
-
-    run(ask())
+    async with sidecar(tmp_path) as app:
+        presented = {None: None, "good": capability(), "bad": "{}"}[token]
+        validator.validate(await decision(app, presented, method=method, session_id="s"))
+        await app.state.sidecar.store.revoke("cap-1")
+        validator.validate(await decision(app, capability(), method=method, request_id="req-2"))
 
 
 @pytest.mark.parametrize(
     "text", ["é ü 漢字 🙂", 'quote " backslash \\ slash /', "tab\tnewline\nbell\x07", "\u2028\x7f", "{petId}", "a\x00b"]
 )
-def test_any_text_can_be_signed_stored_and_verified(text: str, tmp_path: Path) -> None:
-    async def ask() -> None:
-        async with sidecar(tmp_path) as app:
-            receipt = (await decision(app, request_id=text, path=f"/{text}", query={text: text}, session_id=text))[
-                "receipt"
-            ]
-            assert receipt["session_id"] == text
-            verify_receipt(receipt, trusted_keys=[KERNEL.public_hex])
-            stored = await app.state.sidecar.store.find_by_request_id(text)
-            assert json.loads(stored.receipt_json) == receipt
-
-    run(ask())
+async def test_any_text_can_be_signed_stored_and_verified(text: str, tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        receipt = (await decision(app, request_id=text, path=f"/{text}", query={text: text}, session_id=text))[
+            "receipt"
+        ]
+        assert receipt["session_id"] == text
+        verify_receipt(receipt, trusted_keys=[KERNEL.public_hex])
+        stored = await app.state.sidecar.store.find_by_request_id(text)
+        assert json.loads(stored.receipt_json) == receipt
 
 
-def test_what_is_stored_is_what_was_answered(tmp_path: Path) -> None:
-    async def ask() -> None:
-        async with sidecar(tmp_path) as app:
-            answer = await evaluate(app)
-            stored = await app.state.sidecar.store.get(answer.document["receipt"]["id"])
-            assert stored.receipt_json.encode() in answer.body
-            assert answer.headers == {"content-type": "application/json", "content-length": str(len(answer.body))}
-
-    run(ask())
+async def test_what_is_stored_is_what_was_answered(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        answer = await evaluate(app)
+        stored = await app.state.sidecar.store.get(answer.document["receipt"]["id"])
+        assert stored.receipt_json.encode() in answer.body
+        assert answer.headers == {"content-type": "application/json", "content-length": str(len(answer.body))}
 
 
-def test_an_absent_caller_flag_counts_as_false(tmp_path: Path) -> None:
-    async def ask() -> None:
-        async with sidecar(tmp_path) as app:
-            caller = {"subject": "anonymous", "auth_method": {"method": "anonymous"}}
-            receipt = (await decision(app, caller=caller))["receipt"]
-            assert receipt["caller_identity_hash"].startswith("5a45e80d1ab1a73e")
-
-    run(ask())
+async def test_an_absent_caller_flag_counts_as_false(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        caller = {"subject": "anonymous", "auth_method": {"method": "anonymous"}}
+        receipt = (await decision(app, caller=caller))["receipt"]
+        assert receipt["caller_identity_hash"].startswith("5a45e80d1ab1a73e")

@@ -88,114 +88,89 @@ REFUSALS: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSALS)
-def test_a_refusal_has_the_protocols_reason(case: str, tmp_path: Path) -> None:
+async def test_a_refusal_has_the_protocols_reason(case: str, tmp_path: Path) -> None:
     make_token, changes, reason = REFUSALS[case]
-
-    async def ask() -> None:
-        async with sidecar(tmp_path) as app:
-            answer = await decision(app, make_token(), **changes)
-            assert answer["verdict"] == {
-                "verdict": "deny",
-                "reason": reason,
-                "guard": "CapabilityGuard",
-                "http_status": 403,
-            }
-            receipt = answer["receipt"]
-            assert receipt["verdict"] == answer["verdict"]
-            assert receipt["evidence"] == answer["evidence"]
-            assert receipt["response_status"] == 403
-            assert "capability_id" not in receipt
-            details = reason if reason != NONE else "side-effect route requires a valid capability token"
-            assert answer["evidence"] == [{"guard_name": "CapabilityGuard", "verdict": False, "details": details}]
-
-    run(ask())
+    async with sidecar(tmp_path) as app:
+        answer = await decision(app, make_token(), **changes)
+        assert answer["verdict"] == {
+            "verdict": "deny",
+            "reason": reason,
+            "guard": "CapabilityGuard",
+            "http_status": 403,
+        }
+        receipt = answer["receipt"]
+        assert receipt["verdict"] == answer["verdict"]
+        assert receipt["evidence"] == answer["evidence"]
+        assert receipt["response_status"] == 403
+        assert "capability_id" not in receipt
+        details = reason if reason != NONE else "side-effect route requires a valid capability token"
+        assert answer["evidence"] == [{"guard_name": "CapabilityGuard", "verdict": False, "details": details}]
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 @pytest.mark.parametrize("text", ["", "[]", "{}", "no json", '{"id":1,"id":1}', "\ud7ff"])
-def test_a_token_that_is_no_token_is_refused_on_every_route(method: str, text: str, tmp_path: Path) -> None:
-    async def ask() -> None:
-        async with sidecar(tmp_path) as app:
-            answer = await decision(app, method=method, headers={"x-chio-capability": text})
-            assert answer["verdict"]["verdict"] == "deny"
-            assert answer["verdict"]["reason"].startswith("invalid capability token: ")
-
-    run(ask())
+async def test_a_token_that_is_no_token_is_refused_on_every_route(method: str, text: str, tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        answer = await decision(app, method=method, headers={"x-chio-capability": text})
+        assert answer["verdict"]["verdict"] == "deny"
+        assert answer["verdict"]["reason"].startswith("invalid capability token: ")
 
 
-def test_a_pattern_that_does_not_compile_beats_a_grant_that_matches(tmp_path: Path) -> None:
-    async def ask() -> None:
-        async with sidecar(tmp_path) as app:
-            token = capability(grants=[grant(), grant(constraints=BROKEN_PATTERN)])
-            answer = await decision(app, token, **TOOL_FIELDS, arguments="text")
-            assert answer["verdict"]["reason"].startswith(
-                'failed to evaluate capability scope: invalid capability constraint: regex "(" failed to compile: '
-            )
-
-    run(ask())
+async def test_a_pattern_that_does_not_compile_beats_a_grant_that_matches(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        token = capability(grants=[grant(), grant(constraints=BROKEN_PATTERN)])
+        answer = await decision(app, token, **TOOL_FIELDS, arguments="text")
+        assert answer["verdict"]["reason"].startswith(
+            'failed to evaluate capability scope: invalid capability constraint: regex "(" failed to compile: '
+        )
 
 
-def test_a_bad_token_is_refused_even_on_a_safe_route(tmp_path: Path) -> None:
-    async def ask() -> None:
-        async with sidecar(tmp_path) as app:
-            assert (await decision(app, forged(capability())))["verdict"]["reason"] == FORGED
-            assert (await decision(app, request_id="req-2"))["verdict"] == {"verdict": "allow"}
-
-    run(ask())
+async def test_a_bad_token_is_refused_even_on_a_safe_route(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        assert (await decision(app, forged(capability())))["verdict"]["reason"] == FORGED
+        assert (await decision(app, request_id="req-2"))["verdict"] == {"verdict": "allow"}
 
 
-def test_a_safe_route_is_allowed_with_and_without_a_token(tmp_path: Path) -> None:
-    async def ask() -> None:
-        async with sidecar(tmp_path) as app:
-            for number, token in enumerate([None, capability()]):
-                answer = await decision(app, token, request_id=f"req-{number}")
-                assert answer["verdict"] == {"verdict": "allow"}
-                assert answer["evidence"] == [
-                    {
-                        "guard_name": "DefaultPolicyGuard",
-                        "verdict": True,
-                        "details": "safe method, session-scoped allow",
-                    }
-                ]
-                assert answer["receipt"].get("capability_id") == (None if token is None else "cap-1")
-
-    run(ask())
+async def test_a_safe_route_is_allowed_with_and_without_a_token(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        for number, token in enumerate([None, capability()]):
+            answer = await decision(app, token, request_id=f"req-{number}")
+            assert answer["verdict"] == {"verdict": "allow"}
+            assert answer["evidence"] == [
+                {
+                    "guard_name": "DefaultPolicyGuard",
+                    "verdict": True,
+                    "details": "safe method, session-scoped allow",
+                }
+            ]
+            assert answer["receipt"].get("capability_id") == (None if token is None else "cap-1")
 
 
 @pytest.mark.parametrize("issuer", [AUTHORITY, KERNEL], ids=["configured", "own"])
-def test_a_token_of_a_trusted_issuer_opens_a_side_effect_route(issuer: Any, tmp_path: Path) -> None:
-    async def ask() -> None:
-        async with sidecar(tmp_path) as app:
-            answer = await decision(app, capability(issuer), **POST, **TOOL_FIELDS, capability_id="cap-1")
-            assert answer["verdict"] == {"verdict": "allow"}
-            assert answer["receipt"]["capability_id"] == "cap-1"
-            assert answer["receipt"]["response_status"] == 200
-            assert answer["evidence"] == [
-                {"guard_name": "CapabilityGuard", "verdict": True, "details": "valid capability token presented"}
-            ]
-
-    run(ask())
+async def test_a_token_of_a_trusted_issuer_opens_a_side_effect_route(issuer: Any, tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        answer = await decision(app, capability(issuer), **POST, **TOOL_FIELDS, capability_id="cap-1")
+        assert answer["verdict"] == {"verdict": "allow"}
+        assert answer["receipt"]["capability_id"] == "cap-1"
+        assert answer["receipt"]["response_status"] == 200
+        assert answer["evidence"] == [
+            {"guard_name": "CapabilityGuard", "verdict": True, "details": "valid capability token presented"}
+        ]
 
 
-def test_the_scope_is_not_looked_at_without_tool_fields(tmp_path: Path) -> None:
-    async def ask() -> None:
-        async with sidecar(tmp_path) as app:
-            assert (await decision(app, capability(grants=[]), **POST))["verdict"] == {"verdict": "allow"}
-
-    run(ask())
+async def test_the_scope_is_not_looked_at_without_tool_fields(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        assert (await decision(app, capability(grants=[]), **POST))["verdict"] == {"verdict": "allow"}
 
 
-def test_the_clock_of_the_sidecar_counts_and_not_the_clients(tmp_path: Path) -> None:
-    async def ask() -> None:
-        clock = Clock()
-        async with sidecar(tmp_path, clock=clock) as app:
-            token = capability(ttl=3600)
-            assert (await decision(app, token, **POST, timestamp=0))["verdict"] == {"verdict": "allow"}
-            clock.now = NOW + 3600
-            answer = await decision(app, token, **POST, timestamp=NOW, request_id="req-2")
-            assert answer["verdict"]["reason"].startswith("invalid capability token: capability expired at ")
-
-    run(ask())
+async def test_the_clock_of_the_sidecar_counts_and_not_the_clients(tmp_path: Path) -> None:
+    clock = Clock()
+    async with sidecar(tmp_path, clock=clock) as app:
+        token = capability(ttl=3600)
+        assert (await decision(app, token, **POST, timestamp=0))["verdict"] == {"verdict": "allow"}
+        clock.now = NOW + 3600
+        answer = await decision(app, token, **POST, timestamp=NOW, request_id="req-2")
+        assert answer["verdict"]["reason"].startswith("invalid capability token: capability expired at ")
 
 
 def test_a_token_signed_with_the_schema_form_is_taken_unless_that_is_switched_off(tmp_path: Path) -> None:
@@ -244,45 +219,34 @@ def test_a_token_is_found_wherever_the_protocol_allows_it(carrier: str, tmp_path
     assert run(ask(bad, good, "req-4")) == FORGED
 
 
-def test_of_two_capability_headers_the_first_counts(tmp_path: Path) -> None:
-    async def ask() -> None:
-        async with sidecar(tmp_path) as app:
-            pair = [
-                ("x-chio-capability", token_text(capability())),
-                ("x-chio-capability", token_text(forged(capability()))),
-            ]
-            body = json.dumps(question(method="POST")).encode()
-            answer = await send(app, "POST", "/chio/evaluate", body, headers=pair)
-            assert answer.document["verdict"] == {"verdict": "allow"}
-
-    run(ask())
+async def test_of_two_capability_headers_the_first_counts(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        pair = [
+            ("x-chio-capability", token_text(capability())),
+            ("x-chio-capability", token_text(forged(capability()))),
+        ]
+        body = json.dumps(question(method="POST")).encode()
+        answer = await send(app, "POST", "/chio/evaluate", body, headers=pair)
+        assert answer.document["verdict"] == {"verdict": "allow"}
 
 
 CHAIN_OF_NINE = [f"cap-{number}" for number in range(9)]
 
 
-def test_a_delegation_chain_is_checked_after_everything_else(tmp_path: Path) -> None:
+async def test_a_delegation_chain_is_checked_after_everything_else(tmp_path: Path) -> None:
     long = capability(parents=CHAIN_OF_NINE)
-
-    async def ask() -> None:
-        async with sidecar(tmp_path) as app:
-            answer = await decision(app, long, **POST)
-            assert answer["verdict"]["reason"] == "delegation depth 9 exceeds maximum 8"
-            answer = await decision(app, long, **POST, capability_id="cap-2", request_id="req-2")
-            assert answer["verdict"]["reason"] == OTHER
-            fine = capability(parents=CHAIN_OF_NINE[:8])
-            assert (await decision(app, fine, **POST, request_id="req-3"))["verdict"] == {"verdict": "allow"}
-
-    run(ask())
+    async with sidecar(tmp_path) as app:
+        answer = await decision(app, long, **POST)
+        assert answer["verdict"]["reason"] == "delegation depth 9 exceeds maximum 8"
+        answer = await decision(app, long, **POST, capability_id="cap-2", request_id="req-2")
+        assert answer["verdict"]["reason"] == OTHER
+        fine = capability(parents=CHAIN_OF_NINE[:8])
+        assert (await decision(app, fine, **POST, request_id="req-3"))["verdict"] == {"verdict": "allow"}
 
 
-def test_a_broken_delegation_link_is_refused(tmp_path: Path) -> None:
+async def test_a_broken_delegation_link_is_refused(tmp_path: Path) -> None:
     link = sign_link(HOLDER, capability_id="root", delegatee=HOLDER.public_hex, timestamp=1)
     broken = capability(links=[link.model_copy(update={"timestamp": 2})])
-
-    async def ask() -> None:
-        async with sidecar(tmp_path) as app:
-            answer = await decision(app, broken, **POST)
-            assert answer["verdict"]["reason"] == "delegation chain broken: signature invalid at link index 0"
-
-    run(ask())
+    async with sidecar(tmp_path) as app:
+        answer = await decision(app, broken, **POST)
+        assert answer["verdict"]["reason"] == "delegation chain broken: signature invalid at link index 0"

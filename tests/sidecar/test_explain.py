@@ -67,14 +67,10 @@ REFUSED: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("rule", REFUSED)
-def test_each_reason_of_the_sidecar_is_explained_by_its_rule(rule: str, tmp_path: Path) -> None:
+async def test_each_reason_of_the_sidecar_is_explained_by_its_rule(rule: str, tmp_path: Path) -> None:
     token, changes = REFUSED[rule]
-
-    async def ask() -> dict[str, Any]:
-        async with sidecar(tmp_path) as app:
-            return await decided(app, token(), **changes)
-
-    answer = run(ask())
+    async with sidecar(tmp_path) as app:
+        answer = await decided(app, token(), **changes)
     assert answer["verdict"]["verdict"] == "deny"
     for document in (answer, answer["receipt"]):
         found = explain(read_refusal(document))
@@ -268,15 +264,12 @@ def test_every_reason_about_approvals_and_budgets_is_known_here() -> None:
 APPROVE = {"approval": {"threshold_units": 5, "currency": "USD"}, "amount": {"units": 9, "currency": "USD"}}
 
 
-def test_a_request_that_waits_for_a_person_names_the_command_that_answers_it(tmp_path: Path) -> None:
-    async def ask() -> tuple[Any, Any]:
-        async with sidecar(tmp_path) as app:
-            answer = await evaluate(app, method="GET", governed_intent=APPROVE)
-            wrong = await decided(app, method="GET", request_id="2", governed_intent=APPROVE, approval_token="apr-none")
-            stored = await app.state.sidecar.store.get(answer.document["kernel_receipt_id"])
-            return answer.document, (json.loads(stored.receipt_json), wrong)
-
-    waiting, (receipt, wrong) = run(ask())
+async def test_a_request_that_waits_for_a_person_names_the_command_that_answers_it(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        answer = await evaluate(app, method="GET", governed_intent=APPROVE)
+        wrong = await decided(app, method="GET", request_id="2", governed_intent=APPROVE, approval_token="apr-none")
+        stored = await app.state.sidecar.store.get(answer.document["kernel_receipt_id"])
+        waiting, (receipt, wrong) = answer.document, (json.loads(stored.receipt_json), wrong)
     for document in (waiting, receipt):
         found = explain(read_refusal(document), issuer=("--embedded", "r.sqlite3"))
         assert found.rule == "approval"

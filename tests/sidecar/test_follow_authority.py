@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.sidecar.sidecar_tools import AUTHORITY, HOLDER, NOW, STRANGER, Clock, capability, decision, run, sidecar
+from tests.sidecar.sidecar_tools import AUTHORITY, HOLDER, NOW, STRANGER, Clock, capability, decision, sidecar
 
 UNTRUSTED = "capability issuer is not trusted"
 
@@ -43,74 +43,56 @@ async def verdict(app: Any, token: Any, request_id: str) -> str | None:
     return answer["verdict"].get("reason")  # type: ignore[no-any-return]
 
 
-def test_a_key_that_the_authority_has_changed_to_is_trusted_without_a_restart(tmp_path: Path) -> None:
-    async def ask() -> None:
-        authority = Authority(AUTHORITY.public_hex, STRANGER.public_hex)
-        async with following(tmp_path, authority) as app:
-            assert await verdict(app, capability(), "a") is None
-            assert authority.asked == 0
-            assert await verdict(app, capability(STRANGER), "b") is None
-            assert await verdict(app, capability(STRANGER), "c") is None
-            assert authority.asked == 1
-            assert await verdict(app, capability(), "d") is None
-
-    run(ask())
+async def test_a_key_that_the_authority_has_changed_to_is_trusted_without_a_restart(tmp_path: Path) -> None:
+    authority = Authority(AUTHORITY.public_hex, STRANGER.public_hex)
+    async with following(tmp_path, authority) as app:
+        assert await verdict(app, capability(), "a") is None
+        assert authority.asked == 0
+        assert await verdict(app, capability(STRANGER), "b") is None
+        assert await verdict(app, capability(STRANGER), "c") is None
+        assert authority.asked == 1
+        assert await verdict(app, capability(), "d") is None
 
 
-def test_unknown_issuers_are_asked_about_every_ten_seconds_at_most(tmp_path: Path) -> None:
-    async def ask() -> None:
-        clock, authority = Clock(), Authority(AUTHORITY.public_hex)
-        async with following(tmp_path, authority, clock=clock) as app:
-            for number in range(5):
-                assert await verdict(app, capability(STRANGER), f"a{number}") == UNTRUSTED
-            assert authority.asked == 1
-            authority.keys.append(STRANGER.public_hex)
-            clock.now = NOW + 9.9
-            assert await verdict(app, capability(STRANGER), "b") == UNTRUSTED
-            clock.now = NOW + 10
-            assert await verdict(app, capability(STRANGER), "c") is None
-            clock.now = NOW - 3600  # a clock that was set back asks again
-            assert await verdict(app, capability(HOLDER, issued=NOW - 7200, ttl=86400), "d") == UNTRUSTED
-            assert authority.asked == 3
-
-    run(ask())
+async def test_unknown_issuers_are_asked_about_every_ten_seconds_at_most(tmp_path: Path) -> None:
+    clock, authority = Clock(), Authority(AUTHORITY.public_hex)
+    async with following(tmp_path, authority, clock=clock) as app:
+        for number in range(5):
+            assert await verdict(app, capability(STRANGER), f"a{number}") == UNTRUSTED
+        assert authority.asked == 1
+        authority.keys.append(STRANGER.public_hex)
+        clock.now = NOW + 9.9
+        assert await verdict(app, capability(STRANGER), "b") == UNTRUSTED
+        clock.now = NOW + 10
+        assert await verdict(app, capability(STRANGER), "c") is None
+        clock.now = NOW - 3600  # a clock that was set back asks again
+        assert await verdict(app, capability(HOLDER, issued=NOW - 7200, ttl=86400), "d") == UNTRUSTED
+        assert authority.asked == 3
 
 
 @pytest.mark.parametrize("keys", [["nonsense"], "text", {"a": 1}, [5], None, []])
-def test_an_authority_that_names_nothing_usable_changes_nothing(tmp_path: Path, keys: Any) -> None:
-    async def ask() -> None:
-        authority = Authority()
-        authority.keys = keys
-        async with following(tmp_path, authority) as app:
-            assert await verdict(app, capability(STRANGER), "a") == UNTRUSTED
-            assert await verdict(app, capability(), "b") is None
-            assert authority.asked == 1
-
-    run(ask())
+async def test_an_authority_that_names_nothing_usable_changes_nothing(tmp_path: Path, keys: Any) -> None:
+    authority = Authority()
+    authority.keys = keys
+    async with following(tmp_path, authority) as app:
+        assert await verdict(app, capability(STRANGER), "a") == UNTRUSTED
+        assert await verdict(app, capability(), "b") is None
+        assert authority.asked == 1
 
 
-def test_an_authority_that_does_not_answer_changes_nothing(tmp_path: Path) -> None:
-    async def ask() -> None:
-        async with following(tmp_path, Authority(status=503)) as app:
-            assert await verdict(app, capability(STRANGER), "a") == UNTRUSTED
-
-    run(ask())
+async def test_an_authority_that_does_not_answer_changes_nothing(tmp_path: Path) -> None:
+    async with following(tmp_path, Authority(status=503)) as app:
+        assert await verdict(app, capability(STRANGER), "a") == UNTRUSTED
 
 
-def test_pinned_issuers_are_not_added_to(tmp_path: Path) -> None:
-    async def ask() -> None:
-        authority = Authority(STRANGER.public_hex)
-        async with following(tmp_path, authority, follow_authority=False) as app:
-            assert await verdict(app, capability(STRANGER), "a") == UNTRUSTED
-            assert authority.asked == 0
-
-    run(ask())
+async def test_pinned_issuers_are_not_added_to(tmp_path: Path) -> None:
+    authority = Authority(STRANGER.public_hex)
+    async with following(tmp_path, authority, follow_authority=False) as app:
+        assert await verdict(app, capability(STRANGER), "a") == UNTRUSTED
+        assert authority.asked == 0
 
 
-def test_a_capability_that_a_stranger_signed_in_a_known_name_is_refused(tmp_path: Path) -> None:
-    async def ask() -> None:
-        token = capability(STRANGER).to_wire() | {"issuer": HOLDER.public_hex}
-        async with following(tmp_path, Authority(HOLDER.public_hex)) as app:
-            assert await verdict(app, token, "a") == "capability signature verification failed"
-
-    run(ask())
+async def test_a_capability_that_a_stranger_signed_in_a_known_name_is_refused(tmp_path: Path) -> None:
+    token = capability(STRANGER).to_wire() | {"issuer": HOLDER.public_hex}
+    async with following(tmp_path, Authority(HOLDER.public_hex)) as app:
+        assert await verdict(app, token, "a") == "capability signature verification failed"

@@ -15,7 +15,7 @@ from chio_core.models.demands import ApprovalDemand, BudgetDemand
 from chio_sidecar.app import SidecarApp
 from chio_sidecar.explain import explain, read_refusal
 from chio_sidecar.policy.obligations import WITHIN
-from tests.sidecar.sidecar_tools import NOW, STRANGER, Clock, capability, decision, evaluate, run, sidecar
+from tests.sidecar.sidecar_tools import NOW, STRANGER, Clock, capability, decision, evaluate, sidecar
 
 SPEC = {
     "openapi": "3.1.0",
@@ -52,36 +52,30 @@ async def further(app: SidecarApp, to: str, token: Any = None, **more: Any) -> d
     return await decision(app, capability() if token is None else token, **members)
 
 
-def test_a_further_question_is_held_for_what_it_demands_itself(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with open_sidecar(tmp_path) as app:
-            receipt_id = await first(app)
-            plain = await further(app, receipt_id)
-            assert plain["verdict"] == {"verdict": "allow"}
-            assert plain["receipt"]["metadata"][FURTHER_TO] == receipt_id
-            assert [one["guard_name"] for one in plain["evidence"]] == ["CapabilityGuard"]
-            dear = BudgetDemand(3, max_cost_per_invocation=2).to_wire()
-            refused = await further(app, receipt_id, request_id="dear", budget=dear)
-            assert refused["verdict"]["guard"] == "BudgetGuard"
-            tool = await further(app, receipt_id, request_id="tool", tool_server="s", tool_name="not granted")
-            assert tool["verdict"]["guard"] == "CapabilityGuard"
-            waits = await evaluate(app, capability(), **{
-                **ROUTE, "request_id": "waits", "further_to": receipt_id,
-                "governed_intent": ApprovalDemand(1, "USD", 5).to_wire(),
-            })  # fmt: skip
-            assert waits.status == 409
-
-    run(main())
+async def test_a_further_question_is_held_for_what_it_demands_itself(tmp_path: Path) -> None:
+    async with open_sidecar(tmp_path) as app:
+        receipt_id = await first(app)
+        plain = await further(app, receipt_id)
+        assert plain["verdict"] == {"verdict": "allow"}
+        assert plain["receipt"]["metadata"][FURTHER_TO] == receipt_id
+        assert [one["guard_name"] for one in plain["evidence"]] == ["CapabilityGuard"]
+        dear = BudgetDemand(3, max_cost_per_invocation=2).to_wire()
+        refused = await further(app, receipt_id, request_id="dear", budget=dear)
+        assert refused["verdict"]["guard"] == "BudgetGuard"
+        tool = await further(app, receipt_id, request_id="tool", tool_server="s", tool_name="not granted")
+        assert tool["verdict"]["guard"] == "CapabilityGuard"
+        waits = await evaluate(app, capability(), **{
+            **ROUTE, "request_id": "waits", "further_to": receipt_id,
+            "governed_intent": ApprovalDemand(1, "USD", 5).to_wire(),
+        })  # fmt: skip
+        assert waits.status == 409
 
 
-def test_without_it_the_document_counts_for_each_question(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with open_sidecar(tmp_path) as app:
-            await first(app)
-            answer = await evaluate(app, capability(), **ROUTE, request_id="second")
-            assert (answer.status, answer.document["error"]) == (409, "chio_approval_required")
-
-    run(main())
+async def test_without_it_the_document_counts_for_each_question(tmp_path: Path) -> None:
+    async with open_sidecar(tmp_path) as app:
+        await first(app)
+        answer = await evaluate(app, capability(), **ROUTE, request_id="second")
+        assert (answer.status, answer.document["error"]) == (409, "chio_approval_required")
 
 
 @pytest.mark.parametrize(
@@ -97,106 +91,82 @@ def test_without_it_the_document_counts_for_each_question(tmp_path: Path) -> Non
     ],
     ids=["path", "query", "body", "no body", "caller", "session", "capability"],
 )
-def test_the_receipt_of_another_request_is_refused(other: dict[str, Any], tmp_path: Path) -> None:
-    async def main() -> None:
-        async with open_sidecar(tmp_path) as app:
-            receipt_id = await first(app)
-            answer = await further(app, receipt_id, **other)
-            assert answer["verdict"]["guard"] == "FurtherGuard"
-            assert answer["verdict"]["reason"] == (
-                f"the question is further to receipt {receipt_id}, which is for another request"
+async def test_the_receipt_of_another_request_is_refused(other: dict[str, Any], tmp_path: Path) -> None:
+    async with open_sidecar(tmp_path) as app:
+        receipt_id = await first(app)
+        answer = await further(app, receipt_id, **other)
+        assert answer["verdict"]["guard"] == "FurtherGuard"
+        assert answer["verdict"]["reason"] == (
+            f"the question is further to receipt {receipt_id}, which is for another request"
+        )
+        assert FURTHER_TO not in answer["receipt"]["metadata"]
+        assert explain(read_refusal(answer["receipt"])).rule == "further question"
+
+
+async def test_a_receipt_of_another_method_or_document_is_refused(tmp_path: Path) -> None:
+    async with open_sidecar(tmp_path) as app:
+        other = await first(app, method="PUT", request_id="put")
+        receipt_id = await first(app)
+        assert (await further(app, other))["verdict"]["guard"] == "FurtherGuard"
+    changed = {**SPEC, "info": {"title": "t", "version": "2"}}
+    async with open_sidecar(tmp_path, spec_text=json.dumps(changed)) as app:
+        assert "another request" in (await further(app, receipt_id, request_id="n"))["verdict"]["reason"]
+
+
+async def test_only_an_allow_of_a_first_question_counts(tmp_path: Path) -> None:
+    async with open_sidecar(tmp_path) as app:
+        waiting = await evaluate(app, capability(), **ROUTE, request_id="waits")
+        denied = await decision(app, None, **ROUTE, request_id="denied")
+        receipt_id = await first(app)
+        second = await further(app, receipt_id, request_id="second")
+        for number, to in enumerate(
+            (waiting.document["kernel_receipt_id"], denied["receipt"]["id"], second["receipt"]["id"])
+        ):
+            reason = (await further(app, to, request_id=f"f{number}"))["verdict"]["reason"]
+            assert reason == (
+                f"the question is further to receipt {to}, which is no allow of a first question by this sidecar"
             )
-            assert FURTHER_TO not in answer["receipt"]["metadata"]
-            assert explain(read_refusal(answer["receipt"])).rule == "further question"
-
-    run(main())
-
-
-def test_a_receipt_of_another_method_or_document_is_refused(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with open_sidecar(tmp_path) as app:
-            other = await first(app, method="PUT", request_id="put")
-            receipt_id = await first(app)
-            assert (await further(app, other))["verdict"]["guard"] == "FurtherGuard"
-        changed = {**SPEC, "info": {"title": "t", "version": "2"}}
-        async with open_sidecar(tmp_path, spec_text=json.dumps(changed)) as app:
-            assert "another request" in (await further(app, receipt_id, request_id="n"))["verdict"]["reason"]
-
-    run(main())
+        unknown = await further(app, "nowhere " * 50, request_id="unknown")
+        assert unknown["verdict"]["reason"].endswith("which this sidecar has not stored")
+        assert len(unknown["verdict"]["reason"]) < 250
 
 
-def test_only_an_allow_of_a_first_question_counts(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with open_sidecar(tmp_path) as app:
-            waiting = await evaluate(app, capability(), **ROUTE, request_id="waits")
-            denied = await decision(app, None, **ROUTE, request_id="denied")
-            receipt_id = await first(app)
-            second = await further(app, receipt_id, request_id="second")
-            for number, to in enumerate(
-                (waiting.document["kernel_receipt_id"], denied["receipt"]["id"], second["receipt"]["id"])
-            ):
-                reason = (await further(app, to, request_id=f"f{number}"))["verdict"]["reason"]
-                assert reason == (
-                    f"the question is further to receipt {to}, which is no allow of a first question by this sidecar"
-                )
-            unknown = await further(app, "nowhere " * 50, request_id="unknown")
-            assert unknown["verdict"]["reason"].endswith("which this sidecar has not stored")
-            assert len(unknown["verdict"]["reason"]) < 250
-
-    run(main())
-
-
-def test_a_receipt_by_another_key_is_refused(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with open_sidecar(tmp_path, signing_key=STRANGER) as app:
-            receipt_id = await first(app)
-        async with open_sidecar(tmp_path) as app:
-            assert "no allow" in (await further(app, receipt_id))["verdict"]["reason"]
-
-    run(main())
+async def test_a_receipt_by_another_key_is_refused(tmp_path: Path) -> None:
+    async with open_sidecar(tmp_path, signing_key=STRANGER) as app:
+        receipt_id = await first(app)
+    async with open_sidecar(tmp_path) as app:
+        assert "no allow" in (await further(app, receipt_id))["verdict"]["reason"]
 
 
 @pytest.mark.parametrize(("after", "verdict"), [(WITHIN, "allow"), (WITHIN + 1, "deny"), (-WITHIN - 1, "deny")])
-def test_it_counts_for_a_minute(after: int, verdict: str, tmp_path: Path) -> None:
-    async def main() -> None:
-        clock = Clock()
-        async with open_sidecar(tmp_path, clock=clock) as app:
-            receipt_id = await first(app)
-            clock.now = NOW + after
-            answer = await further(app, receipt_id, capability(issued=NOW - 600))
-            assert answer["verdict"]["verdict"] == verdict
-            if verdict == "deny":
-                assert answer["verdict"]["reason"].endswith("which was not signed within the last 60 s")
-
-    run(main())
+async def test_it_counts_for_a_minute(after: int, verdict: str, tmp_path: Path) -> None:
+    clock = Clock()
+    async with open_sidecar(tmp_path, clock=clock) as app:
+        receipt_id = await first(app)
+        clock.now = NOW + after
+        answer = await further(app, receipt_id, capability(issued=NOW - 600))
+        assert answer["verdict"]["verdict"] == verdict
+        if verdict == "deny":
+            assert answer["verdict"]["reason"].endswith("which was not signed within the last 60 s")
 
 
-def test_where_nothing_is_demanded_the_member_makes_no_difference(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with open_sidecar(tmp_path) as app:
-            answer = await further(app, "nowhere", path="/other/7", route_pattern="/other/{account}")
-            assert answer["verdict"] == {"verdict": "allow"}
-            assert FURTHER_TO not in answer["receipt"]["metadata"]
-
-    run(main())
+async def test_where_nothing_is_demanded_the_member_makes_no_difference(tmp_path: Path) -> None:
+    async with open_sidecar(tmp_path) as app:
+        answer = await further(app, "nowhere", path="/other/7", route_pattern="/other/{account}")
+        assert answer["verdict"] == {"verdict": "allow"}
+        assert FURTHER_TO not in answer["receipt"]["metadata"]
 
 
-def test_what_was_refused_for_its_capability_is_not_looked_at(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with open_sidecar(tmp_path) as app:
-            answer = await further(app, "nowhere", capability(STRANGER))
-            assert answer["verdict"]["reason"] == "capability issuer is not trusted"
-
-    run(main())
+async def test_what_was_refused_for_its_capability_is_not_looked_at(tmp_path: Path) -> None:
+    async with open_sidecar(tmp_path) as app:
+        answer = await further(app, "nowhere", capability(STRANGER))
+        assert answer["verdict"]["reason"] == "capability issuer is not trusted"
 
 
-def test_a_refused_further_question_spends_nothing(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with open_sidecar(tmp_path) as app:
-            receipt_id = await first(app)
-            await further(app, receipt_id, path="/pay/8", budget=BudgetDemand(1, max_invocations=9).to_wire())
-
-    run(main())
+async def test_a_refused_further_question_spends_nothing(tmp_path: Path) -> None:
+    async with open_sidecar(tmp_path) as app:
+        receipt_id = await first(app)
+        await further(app, receipt_id, path="/pay/8", budget=BudgetDemand(1, max_invocations=9).to_wire())
     store = sqlite3.connect(tmp_path / "receipts.sqlite3")
     rows = store.execute("SELECT receipt_json FROM http_receipts ORDER BY seq").fetchall()
     assert [parse_json(row[0])["verdict"]["verdict"] for row in rows] == ["allow", "deny"]

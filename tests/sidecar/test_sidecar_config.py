@@ -13,7 +13,7 @@ from chio_core.canonical import sha256_hex
 from chio_core.errors import ConfigurationError
 from chio_sidecar.config import SidecarConfig, control_token_from, trusted_issuers_from
 from chio_sidecar.embedded import open_embedded
-from tests.sidecar.sidecar_tools import AUTHORITY, KERNEL, NOW, STRANGER, capability, decision, run
+from tests.sidecar.sidecar_tools import AUTHORITY, KERNEL, NOW, STRANGER, capability, decision
 
 A, B = AUTHORITY.public_hex, STRANGER.public_hex
 
@@ -79,43 +79,36 @@ def test_at_least_one_evaluation_must_be_possible(tmp_path: Path) -> None:
         SidecarConfig(store_path=tmp_path / "r", max_pending=0)
 
 
-def test_an_embedded_sidecar_has_its_key_beside_its_store(tmp_path: Path) -> None:
-    async def ask() -> None:
-        path = tmp_path / "receipts.sqlite3"
-        sidecar = open_embedded(str(path), environ={"CHIO_TRUSTED_ISSUER_KEY": A})
-        try:
-            receipt = (await decision(sidecar.app))["receipt"]
-            assert receipt["kernel_key"] == sidecar.public_key
-            token = capability(issued=receipt["timestamp"] - 5)
-            assert (await decision(sidecar.app, token, method="POST", request_id="r2"))["verdict"]["verdict"] == "allow"
-        finally:
-            await sidecar.close()
-        for name in ("receipts.sqlite3", "receipts.sqlite3.key"):
-            assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
-        again = open_embedded(str(path), environ={})
-        assert again.public_key == sidecar.public_key
-        await again.close()
-        assert receipt["timestamp"] > NOW
-
-    run(ask())
+async def test_an_embedded_sidecar_has_its_key_beside_its_store(tmp_path: Path) -> None:
+    path = tmp_path / "receipts.sqlite3"
+    sidecar = open_embedded(str(path), environ={"CHIO_TRUSTED_ISSUER_KEY": A})
+    try:
+        receipt = (await decision(sidecar.app))["receipt"]
+        assert receipt["kernel_key"] == sidecar.public_key
+        token = capability(issued=receipt["timestamp"] - 5)
+        assert (await decision(sidecar.app, token, method="POST", request_id="r2"))["verdict"]["verdict"] == "allow"
+    finally:
+        await sidecar.close()
+    for name in ("receipts.sqlite3", "receipts.sqlite3.key"):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+    again = open_embedded(str(path), environ={})
+    assert again.public_key == sidecar.public_key
+    await again.close()
+    assert receipt["timestamp"] > NOW
 
 
-def test_an_embedded_sidecar_reads_a_specification(tmp_path: Path) -> None:
+async def test_an_embedded_sidecar_reads_a_specification(tmp_path: Path) -> None:
     spec = tmp_path / "open api.yaml"
     text = "openapi: 3.0.3\ninfo: {}\npaths: {/pets/{p}: {get: {x-chio-side-effects: true}}}\n"
     spec.write_text(text.replace("/pets/{p}", "'/pets/{p}'"))
-
-    async def ask() -> None:
-        sidecar = open_embedded(f"{tmp_path}/r.sqlite3?spec={str(spec).replace(' ', '%20')}", environ={})
-        try:
-            answer = await decision(sidecar.app)
-            assert answer["verdict"]["verdict"] == "deny"
-            assert answer["receipt"]["route_pattern"] == "/pets/{p}"
-            assert answer["receipt"]["policy_hash"] == sha256_hex(spec.read_bytes())
-        finally:
-            await sidecar.close()
-
-    run(ask())
+    sidecar = open_embedded(f"{tmp_path}/r.sqlite3?spec={str(spec).replace(' ', '%20')}", environ={})
+    try:
+        answer = await decision(sidecar.app)
+        assert answer["verdict"]["verdict"] == "deny"
+        assert answer["receipt"]["route_pattern"] == "/pets/{p}"
+        assert answer["receipt"]["policy_hash"] == sha256_hex(spec.read_bytes())
+    finally:
+        await sidecar.close()
 
 
 @pytest.mark.parametrize(

@@ -72,28 +72,22 @@ def test_the_write_ahead_log_is_used_only_where_it_is_safe(version: tuple[int, .
 
 
 @pytest.mark.parametrize(("version", "word"), [(OLD, "rollback journal"), (NEW, "write-ahead log")])
-def test_the_store_says_how_it_writes(version: tuple[int, ...], word: str, tmp_path: Path) -> None:
-    async def look() -> None:
-        store = SqliteReceiptStore(tmp_path / "r", version=version)
-        assert word in (await store.health()).detail
-        await store.close()
-
-    run(look())
+async def test_the_store_says_how_it_writes(version: tuple[int, ...], word: str, tmp_path: Path) -> None:
+    store = SqliteReceiptStore(tmp_path / "r", version=version)
+    assert word in (await store.health()).detail
+    await store.close()
 
 
 def _modes(folder: Path) -> dict[str, int]:
     return {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
 
 
-def test_the_file_is_private_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
-    async def fill() -> None:
-        store = SqliteReceiptStore(tmp_path / "r")
-        await store.append(entry())
-        modes.update(_modes(tmp_path))
-        await store.close()
-
+async def test_the_file_is_private_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
     modes: dict[str, int] = {}
-    run(fill())
+    store = SqliteReceiptStore(tmp_path / "r")
+    await store.append(entry())
+    modes.update(_modes(tmp_path))
+    await store.close()
     assert modes.pop("r") == 0o600
     assert set(modes.values()) <= {0o600}
     assert [path.name for path in tmp_path.iterdir()] == ["r"]
@@ -143,20 +137,16 @@ REPLACEMENTS = [
 
 
 @pytest.mark.parametrize("sql", REPLACEMENTS)
-def test_nothing_is_replaced(sql: str, tmp_path: Path) -> None:
+async def test_nothing_is_replaced(sql: str, tmp_path: Path) -> None:
     kit = SqliteKit(tmp_path / "r", OLD)
-
-    async def fill() -> None:
-        store = kit.open()
-        await store.append(entry())
-        await store.revoke("cap-1")
-        with pytest.raises(sqlite3.IntegrityError):
-            kit.execute(sql)
-        (row,) = await store.list()
-        assert row.receipt_json == entry().receipt_json
-        await store.close()
-
-    run(fill())
+    store = kit.open()
+    await store.append(entry())
+    await store.revoke("cap-1")
+    with pytest.raises(sqlite3.IntegrityError):
+        kit.execute(sql)
+    (row,) = await store.list()
+    assert row.receipt_json == entry().receipt_json
+    await store.close()
 
 
 def foreign(path: Path, *statements: str) -> Path:
@@ -200,21 +190,17 @@ def test_a_database_of_another_program_keeps_its_journal(tmp_path: Path) -> None
     connection.close()
 
 
-def test_an_older_version_takes_a_store_back_from_the_write_ahead_log(tmp_path: Path) -> None:
+async def test_an_older_version_takes_a_store_back_from_the_write_ahead_log(tmp_path: Path) -> None:
     path = tmp_path / "r"
-
-    async def fill() -> None:
-        newer = SqliteReceiptStore(path, version=NEW)
-        await newer.append(entry(1))
-        with pytest.raises(ConfigurationError, match=r"locked.*another process holds it"):
-            SqliteReceiptStore(path, version=OLD, busy_seconds=0.1)
-        await newer.close()
-        older = SqliteReceiptStore(path, version=OLD)
-        await older.append(entry(2))
-        assert [row.request_id for row in await older.list()] == ["request-1", "request-2"]
-        await older.close()
-
-    run(fill())
+    newer = SqliteReceiptStore(path, version=NEW)
+    await newer.append(entry(1))
+    with pytest.raises(ConfigurationError, match=r"locked.*another process holds it"):
+        SqliteReceiptStore(path, version=OLD, busy_seconds=0.1)
+    await newer.close()
+    older = SqliteReceiptStore(path, version=OLD)
+    await older.append(entry(2))
+    assert [row.request_id for row in await older.list()] == ["request-1", "request-2"]
+    await older.close()
     assert [found.name for found in tmp_path.iterdir()] == ["r"]
 
 
@@ -234,21 +220,17 @@ def store_of_version_1(path: Path) -> Path:
     return path
 
 
-def test_a_store_of_the_first_version_is_brought_up_to_date_and_keeps_everything(tmp_path: Path) -> None:
+async def test_a_store_of_the_first_version_is_brought_up_to_date_and_keeps_everything(tmp_path: Path) -> None:
     path = store_of_version_1(tmp_path / "r")
-
-    async def look() -> None:
-        for _ in range(2):
-            store = SqliteReceiptStore(path)
-            assert [row.receipt_json for row in await store.list()] == [entry(1).receipt_json]
-            assert await store.is_revoked("cap-2")
-            await store.close()
+    for _ in range(2):
         store = SqliteReceiptStore(path)
-        assert await store.ask(wait()) is None
-        assert isinstance(await store.append(entry(2, demands=(charge(),))), Stored)
+        assert [row.receipt_json for row in await store.list()] == [entry(1).receipt_json]
+        assert await store.is_revoked("cap-2")
         await store.close()
-
-    run(look())
+    store = SqliteReceiptStore(path)
+    assert await store.ask(wait()) is None
+    assert isinstance(await store.append(entry(2, demands=(charge(),))), Stored)
+    await store.close()
     connection = sqlite3.connect(path)
     assert connection.execute("PRAGMA user_version").fetchone() == (3,)
     connection.close()
@@ -282,14 +264,11 @@ def test_places_where_no_store_can_be_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a b", "a?b", "a#b", "a%20b", "é", "a'b"])
-def test_a_file_may_have_any_name(name: str, tmp_path: Path) -> None:
-    async def fill() -> None:
-        store = SqliteReceiptStore(tmp_path / name)
-        await store.append(entry())
-        assert len(await store.list()) == 1
-        await store.close()
-
-    run(fill())
+async def test_a_file_may_have_any_name(name: str, tmp_path: Path) -> None:
+    store = SqliteReceiptStore(tmp_path / name)
+    await store.append(entry())
+    assert len(await store.list()) == 1
+    await store.close()
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
@@ -329,62 +308,49 @@ def test_a_full_store_refuses_and_recovers_without_a_restart(tmp_path: Path) -> 
     run(go_on())
 
 
-def test_a_disk_with_little_room_is_no_healthy_place(tmp_path: Path) -> None:
-    async def look() -> None:
-        store = SqliteReceiptStore(tmp_path / "r", spare_bytes=2**62)
-        health = await store.health()
-        assert not health.writable
-        assert "bytes left" in health.detail
-        await store.close()
-
-    run(look())
+async def test_a_disk_with_little_room_is_no_healthy_place(tmp_path: Path) -> None:
+    store = SqliteReceiptStore(tmp_path / "r", spare_bytes=2**62)
+    health = await store.health()
+    assert not health.writable
+    assert "bytes left" in health.detail
+    await store.close()
 
 
-def test_space_that_comes_back_is_used_by_the_running_store(tmp_path: Path) -> None:
-    async def fill() -> None:
-        store = SqliteReceiptStore(tmp_path / "r", max_pages=56)
-        big = entry("big", content="x" * 400_000)
-        with pytest.raises(StoreUnavailable, match="full"):
-            await store.append(big)
-        assert isinstance(await store.append(entry("small")), Stored)
-        assert [row.request_id for row in await store.list()] == ["request-small"]
-        await store.close()
-
-    run(fill())
+async def test_space_that_comes_back_is_used_by_the_running_store(tmp_path: Path) -> None:
+    store = SqliteReceiptStore(tmp_path / "r", max_pages=56)
+    big = entry("big", content="x" * 400_000)
+    with pytest.raises(StoreUnavailable, match="full"):
+        await store.append(big)
+    assert isinstance(await store.append(entry("small")), Stored)
+    assert [row.request_id for row in await store.list()] == ["request-small"]
+    await store.close()
 
 
-def test_a_full_batch_fails_as_a_whole_and_nothing_of_it_is_stored(tmp_path: Path) -> None:
-    async def fill() -> None:
-        store = SqliteReceiptStore(tmp_path / "r", max_pages=56)
-        rows = [entry(number, content="x" * 20_000) for number in range(64)]
-        outcomes = await asyncio.gather(*map(store.append, rows), return_exceptions=True)
-        stored = {row.request_id for row in await store.list(limit=1000)}
-        for row, outcome in zip(rows, outcomes, strict=True):
-            assert isinstance(outcome, Stored | StoreUnavailable)
-            assert isinstance(outcome, Stored) == (row.request_id in stored)
-        await store.close()
-
-    run(fill())
+async def test_a_full_batch_fails_as_a_whole_and_nothing_of_it_is_stored(tmp_path: Path) -> None:
+    store = SqliteReceiptStore(tmp_path / "r", max_pages=56)
+    rows = [entry(number, content="x" * 20_000) for number in range(64)]
+    outcomes = await asyncio.gather(*map(store.append, rows), return_exceptions=True)
+    stored = {row.request_id for row in await store.list(limit=1000)}
+    for row, outcome in zip(rows, outcomes, strict=True):
+        assert isinstance(outcome, Stored | StoreUnavailable)
+        assert isinstance(outcome, Stored) == (row.request_id in stored)
+    await store.close()
 
 
-def test_a_file_that_is_moved_away_is_noticed_and_not_replaced(tmp_path: Path) -> None:
+async def test_a_file_that_is_moved_away_is_noticed_and_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "r"
-
-    async def fill() -> None:
-        store = SqliteReceiptStore(path)
-        await store.append(entry(1))
-        path.rename(tmp_path / "elsewhere")
-        for number in range(2):
-            with pytest.raises(StoreUnavailable):
-                await store.append(entry(f"lost-{number}"))
-        assert not (await store.health()).writable
-        assert not path.exists()
-        (tmp_path / "elsewhere").rename(path)
-        assert isinstance(await store.append(entry(2)), Stored)
-        assert [row.request_id for row in await store.list()] == ["request-1", "request-2"]
-        await store.close()
-
-    run(fill())
+    store = SqliteReceiptStore(path)
+    await store.append(entry(1))
+    path.rename(tmp_path / "elsewhere")
+    for number in range(2):
+        with pytest.raises(StoreUnavailable):
+            await store.append(entry(f"lost-{number}"))
+    assert not (await store.health()).writable
+    assert not path.exists()
+    (tmp_path / "elsewhere").rename(path)
+    assert isinstance(await store.append(entry(2)), Stored)
+    assert [row.request_id for row in await store.list()] == ["request-1", "request-2"]
+    await store.close()
 
 
 def hold(path: Path) -> sqlite3.Connection:
@@ -393,62 +359,50 @@ def hold(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def test_a_store_that_another_holds_for_long_refuses_and_works_again(tmp_path: Path) -> None:
+async def test_a_store_that_another_holds_for_long_refuses_and_works_again(tmp_path: Path) -> None:
     path = tmp_path / "r"
-
-    async def fill() -> None:
-        store = SqliteReceiptStore(path, busy_seconds=0.2)
-        await store.append(entry(0))
-        other = hold(path)
-        outcomes = await asyncio.gather(*(store.append(entry(n)) for n in range(1, 50)), return_exceptions=True)
-        assert {str(outcome) for outcome in outcomes} == {"the receipt store is locked by another process"}
-        assert (await store.health()).detail == "the receipt store is locked by another process"
-        with pytest.raises(StoreUnavailable, match="cannot be read: database is locked"):
-            await store.list()
-        other.execute("ROLLBACK")
-        other.close()
-        assert isinstance(await store.append(entry("after")), Stored)
-        assert len(await store.list()) == 2
-        await store.close()
-
-    run(fill())
+    store = SqliteReceiptStore(path, busy_seconds=0.2)
+    await store.append(entry(0))
+    other = hold(path)
+    outcomes = await asyncio.gather(*(store.append(entry(n)) for n in range(1, 50)), return_exceptions=True)
+    assert {str(outcome) for outcome in outcomes} == {"the receipt store is locked by another process"}
+    assert (await store.health()).detail == "the receipt store is locked by another process"
+    with pytest.raises(StoreUnavailable, match="cannot be read: database is locked"):
+        await store.list()
+    other.execute("ROLLBACK")
+    other.close()
+    assert isinstance(await store.append(entry("after")), Stored)
+    assert len(await store.list()) == 2
+    await store.close()
 
 
-def test_a_store_that_another_holds_for_a_moment_waits(tmp_path: Path) -> None:
+async def test_a_store_that_another_holds_for_a_moment_waits(tmp_path: Path) -> None:
     path = tmp_path / "r"
-
-    async def fill() -> None:
-        store = SqliteReceiptStore(path, busy_seconds=30)
-        other = hold(path)
-        waiting = asyncio.ensure_future(store.append(entry()))
-        for _ in range(20):
-            await asyncio.sleep(0)
-            assert not waiting.done()
-        other.execute("ROLLBACK")
-        other.close()
-        assert isinstance(await waiting, Stored)
-        await store.close()
-
-    run(fill())
+    store = SqliteReceiptStore(path, busy_seconds=30)
+    other = hold(path)
+    waiting = asyncio.ensure_future(store.append(entry()))
+    for _ in range(20):
+        await asyncio.sleep(0)
+        assert not waiting.done()
+    other.execute("ROLLBACK")
+    other.close()
+    assert isinstance(await waiting, Stored)
+    await store.close()
 
 
-def test_a_reader_that_takes_its_time_delays_and_does_not_break_a_commit(tmp_path: Path) -> None:
+async def test_a_reader_that_takes_its_time_delays_and_does_not_break_a_commit(tmp_path: Path) -> None:
     path = tmp_path / "r"
-
-    async def fill() -> None:
-        store = SqliteReceiptStore(path, busy_seconds=30, version=OLD)
-        await store.append(entry(0))
-        reader = sqlite3.connect(path, isolation_level=None)
-        reader.execute("BEGIN")
-        reader.execute("SELECT count(*) FROM http_receipts").fetchone()
-        waiting = asyncio.ensure_future(store.append(entry(1)))
-        assert (await asyncio.wait([waiting], timeout=0.05))[0] == set()
-        reader.execute("ROLLBACK")
-        reader.close()
-        assert isinstance(await waiting, Stored)
-        await store.close()
-
-    run(fill())
+    store = SqliteReceiptStore(path, busy_seconds=30, version=OLD)
+    await store.append(entry(0))
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM http_receipts").fetchone()
+    waiting = asyncio.ensure_future(store.append(entry(1)))
+    assert (await asyncio.wait([waiting], timeout=0.05))[0] == set()
+    reader.execute("ROLLBACK")
+    reader.close()
+    assert isinstance(await waiting, Stored)
+    await store.close()
 
 
 def test_a_store_that_is_opened_while_it_is_locked_says_so(tmp_path: Path) -> None:

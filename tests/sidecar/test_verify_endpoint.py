@@ -63,16 +63,13 @@ def test_newer_receipts_are_judged_as_the_vectors_say(case: dict[str, Any], tmp_
     assert found["signer_key_hex"] == VECTORS["kernel_key"]
 
 
-def test_our_own_receipts_are_ok(tmp_path: Path) -> None:
-    async def ask() -> None:
-        async with sidecar(tmp_path) as app:
-            for method, authorized in (("GET", True), ("POST", False)):
-                receipt = (await decision(app, method=method, request_id=method))["receipt"]
-                found = (await verify(app, receipt)).document
-                assert (found["valid"], found["ok"], found["authorized"]) == (True, True, authorized)
-                assert found["signer_trusted"] is True
-
-    run(ask())
+async def test_our_own_receipts_are_ok(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        for method, authorized in (("GET", True), ("POST", False)):
+            receipt = (await decision(app, method=method, request_id=method))["receipt"]
+            found = (await verify(app, receipt)).document
+            assert (found["valid"], found["ok"], found["authorized"]) == (True, True, authorized)
+            assert found["signer_trusted"] is True
 
 
 def _by(key: SigningKey) -> dict[str, Any]:
@@ -111,28 +108,22 @@ def test_every_member_is_covered(member: str, tmp_path: Path) -> None:
     [b"", b"[]", b"{", b"{}", b'{"id":"a","id":"b"}', json.dumps({"id": "\ud800"}).encode()],
     ids=["empty", "array", "broken", "no members", "twice", "half a surrogate pair"],
 )
-def test_what_is_no_receipt_is_answered_400(text: bytes, tmp_path: Path) -> None:
-    async def ask() -> None:
-        async with sidecar(tmp_path) as app:
-            answer = await verify(app, text)
-            assert answer.status == 400
-            assert answer.document["error"] == "chio_bad_request"
-            assert answer.document["message"].startswith("invalid HttpReceipt payload: ")
-
-    run(ask())
+async def test_what_is_no_receipt_is_answered_400(text: bytes, tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        answer = await verify(app, text)
+        assert answer.status == 400
+        assert answer.document["error"] == "chio_bad_request"
+        assert answer.document["message"].startswith("invalid HttpReceipt payload: ")
 
 
-def test_a_body_over_one_mebibyte_is_refused(tmp_path: Path) -> None:
-    async def ask() -> None:
-        async with sidecar(tmp_path) as app:
-            answer = await verify(app, b" " * (1024 * 1024 + 1))
-            assert answer.status == 400
-            assert answer.document == {
-                "error": "chio_bad_request",
-                "message": "failed to read receipt verification body",
-            }
-
-    run(ask())
+async def test_a_body_over_one_mebibyte_is_refused(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        answer = await verify(app, b" " * (1024 * 1024 + 1))
+        assert answer.status == 400
+        assert answer.document == {
+            "error": "chio_bad_request",
+            "message": "failed to read receipt verification body",
+        }
 
 
 def test_a_receipt_with_an_integer_beyond_doubles_is_judged_and_does_not_crash(tmp_path: Path) -> None:
