@@ -22,7 +22,7 @@ from chio_sidecar.cli.application import read_routes
 from chio_sidecar.cli.options import CliError, check_url, given_token, say, trust_client
 from chio_sidecar.cli.serving import bind, serve
 from chio_sidecar.config import SidecarConfig, control_token_from, trusted_approvers_from, trusted_issuers_from
-from chio_sidecar.trust import TrustConfig, TrustService, create_trust_app
+from chio_sidecar.trust.app import TrustConfig, TrustService, create_trust_app
 from chio_sidecar.trust.client import is_loopback_url
 
 PLACES = ("/openapi.json", "/openapi.yaml", "/swagger.json", "/api-docs")

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from chio_sidecar.cli.options import CliError, compact, emit, trust_client, wants_json
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from chio_sidecar.trust.client import TrustClient
-from chio_sidecar.trust.revocations import BACKEND, RevocationStore
+from chio_sidecar.trust.stores import BACKEND, RevocationStore
 
 REMOTE = "remote"
 """What the backend is called when a service keeps the revocations."""

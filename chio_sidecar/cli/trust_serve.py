@@ -8,7 +8,7 @@ import asyncio
 from chio_core.errors import ChioError
 from chio_sidecar.cli.options import SERVICE_TOKEN_VARIABLE, CliError, given_token
 from chio_sidecar.cli.serving import bind, serve
-from chio_sidecar.trust import TrustConfig, TrustService, create_trust_app
+from chio_sidecar.trust.app import TrustConfig, TrustService, create_trust_app
 
 DESCRIPTION = f"""\
 Issue and revoke capabilities. Every call but /health needs the service token as a bearer. Its value may also

@@ -1,12 +1,17 @@
-"""The trust service's HTTP application (wire protocol, section 9)."""
+"""The trust service and its HTTP application (wire protocol, section 9)."""
 
 from __future__ import annotations
 
 import asyncio
+import hmac
 import logging
+import re
 import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -18,8 +23,8 @@ from chio_core.capabilities import issue_capability
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.names import LOGGER
 from chio_core.signing import normalize_public_key
-from chio_sidecar.records.reader import ReceiptFilter
-from chio_sidecar.trust.authorities import Authority, AuthorityStatus
+from chio_sidecar.records.reader import ReceiptFilter, ReceiptReader
+from chio_sidecar.trust.authorities import Authority, AuthorityStatus, open_authority
 from chio_sidecar.trust.messages import (
     IssueRequest,
     ReceiptsQuery,
@@ -29,10 +34,8 @@ from chio_sidecar.trust.messages import (
     read_message,
     read_query,
     refuse,
-    unauthorized,
 )
-from chio_sidecar.trust.revocations import BACKEND, RevocationStore
-from chio_sidecar.trust.service import TrustService
+from chio_sidecar.trust.stores import BACKEND, RevocationStore
 
 log = logging.getLogger(LOGGER)
 
@@ -44,10 +47,64 @@ _MAX_PAGE = 200
 _CSP = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 
 
+@dataclass(frozen=True)
+class TrustConfig:
+    """Options of the trust service; every file is optional.
+
+    Attributes:
+        service_token: the bearer token that every call but `/health` must present.
+        receipt_db: a sidecar's store, read for `/v1/receipts/query`, never written.
+        budget_db: accepted and reported by `/health`; never opened.
+        session_db: accepted; never opened.
+    """
+
+    service_token: SecretStr
+    receipt_db: Path | None = None
+    revocation_db: Path | None = None
+    authority_db: Path | None = None
+    authority_seed_file: Path | None = None
+    budget_db: Path | None = None
+    session_db: Path | None = None
+
+
+class TrustService:
+    """The opened authority and stores behind the routes.
+
+    Args:
+        config: the options.
+
+    Raises:
+        ConfigurationError: a blank token, two authorities, or a file that cannot be used.
+    """
+
+    def __init__(self, config: TrustConfig) -> None:
+        self.config = config
+        self._token = config.service_token.get_secret_value().encode()
+        if not self._token.strip():
+            raise ConfigurationError("the service token is blank; give --service-token or CHIO_SERVICE_TOKEN a value")
+        self.authority = open_authority(config.authority_db, config.authority_seed_file)
+        self.revocations = RevocationStore(config.revocation_db) if config.revocation_db else None
+
+    def accepts(self, authorization: list[str]) -> bool:
+        """Return True if the `Authorization` headers are exactly one, with the service token."""
+        if len(authorization) != 1 or not authorization[0].startswith("Bearer "):
+            return False
+        presented = authorization[0].removeprefix("Bearer ").encode("latin-1", "replace")
+        return hmac.compare_digest(presented, self._token)
+
+    def close(self) -> None:
+        """Close every file."""
+        if self.authority is not None:
+            self.authority.close()
+        if self.revocations is not None:
+            self.revocations.close()
+
+
 def create_trust_app(service: TrustService) -> ASGIApp:
-    """Return the ASGI application that answers for an opened service; the caller closes the service."""
+    """Return the ASGI application of an opened service; the caller closes the service."""
     routes = _Routes(service)
-    app = Starlette(
+    failures = (RefusalError, HTTPException, ConfigurationError, sqlite3.Error, Exception)
+    starlette = Starlette(
         routes=[
             Route("/health", routes.health),
             Route("/v1/authority", routes.authority),
@@ -57,32 +114,46 @@ def create_trust_app(service: TrustService) -> ASGIApp:
             Route("/v1/revocations", routes.revoke, methods=["POST"]),
             Route("/v1/receipts/query", routes.receipts),
         ],
-        exception_handlers={
-            RefusalError: _refusal,
-            HTTPException: _http_error,
-            ConfigurationError: _store_error,
-            sqlite3.Error: _store_error,
-            Exception: _internal_error,
-        },
+        exception_handlers=dict.fromkeys(failures, _failure_response),
     )
-    return _with_content_security_policy(app)
+
+    # Around Starlette's own error handling: a response of every kind has the header.
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_policy(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", []), _CSP]}
+            await send(message)
+
+        await starlette(scope, receive, send_with_policy)
+
+    return app
 
 
 class _Routes:
-    """The endpoints. Whatever touches a disk runs in a thread."""
+    """The endpoints. Disk access runs in a thread."""
 
     def __init__(self, service: TrustService) -> None:
         self._service = service
 
     async def health(self, _: Request) -> Response:
-        config = self._service.config
+        authority, config = self._service.authority, self._service.config
+
+        def read_status() -> AuthorityStatus | None:
+            try:
+                return authority.status() if authority else None
+            except (sqlite3.Error, ConfigurationError):
+                return None
+
+        status = await asyncio.to_thread(read_status)
+        described = _describe(authority, status)
+        trusted = described.pop("trustedPublicKeys")
         return JSONResponse(
             {
                 "ok": True,
                 "leaderUrl": None,
                 "selfUrl": None,
                 "clustered": False,
-                "authority": await asyncio.to_thread(self._authority_health),
+                "authority": described | {"available": status is not None, "trustedKeyCount": len(trusted)},
                 "stores": {
                     "receiptsConfigured": config.receipt_db is not None,
                     "revocationsConfigured": config.revocation_db is not None,
@@ -94,24 +165,14 @@ class _Routes:
             }
         )
 
-    def _authority_health(self) -> dict[str, Any]:
-        authority = self._service.authority
-        try:
-            status = authority.status() if authority else None
-        except (sqlite3.Error, ConfigurationError):
-            status = None
-        document = _describe(authority, status)
-        trusted = document.pop("trustedPublicKeys")
-        return document | {"available": status is not None, "trustedKeyCount": len(trusted)}
-
     async def authority(self, request: Request) -> Response:
-        self._check(request)
+        self._check_token(request)
         authority = self._service.authority
         status = await asyncio.to_thread(authority.status) if authority else None
         return JSONResponse(_describe(authority, status))
 
     async def rotate(self, request: Request) -> Response:
-        self._check(request)
+        self._check_token(request)
         authority = self._authority()
         status = await asyncio.to_thread(authority.rotate)
         log.warning("trust authority: the signing key was rotated, generation %d", status.generation)
@@ -119,55 +180,65 @@ class _Routes:
 
     async def issue(self, request: Request) -> Response:
         wanted = await read_message(request, IssueRequest)
-        self._check(request)
+        self._check_token(request)
         authority = self._authority()
-        subject = _subject(wanted.subject_public_key)
+        digits = wanted.subject_public_key.removeprefix("0x")
+        if re.fullmatch("(?:[0-9A-Fa-f]{2})*", digits) is None:
+            raise refuse(400, "invalid hex: subjectPublicKey must consist of pairs of hex digits")
+        if len(digits) != 64:
+            raise refuse(
+                400, f"invalid public key: subjectPublicKey has {len(digits) // 2} bytes, an Ed25519 key has 32"
+            )
         key = await asyncio.to_thread(authority.signing_key)
         try:
-            token = issue_capability(key, subject=subject, scope=wanted.scope, ttl_seconds=wanted.ttl_seconds)
+            token = issue_capability(
+                key, subject=normalize_public_key(digits), scope=wanted.scope, ttl_seconds=wanted.ttl_seconds
+            )
         except InvalidDocument as exc:
             raise refuse(400, exc.message) from None
         return JSONResponse({"capability": token.to_wire()})
 
     async def revoke(self, request: Request) -> Response:
         wanted = await read_message(request, RevokeRequest)
-        self._check(request)
-        store = self._revocation_store()
-        newly = await asyncio.to_thread(store.revoke, wanted.capability_id)
+        self._check_token(request)
+        newly = await asyncio.to_thread(self._revocation_store().revoke, wanted.capability_id)
         return JSONResponse({"capabilityId": wanted.capability_id, "revoked": True, "newlyRevoked": newly})
 
     async def revocations(self, request: Request) -> Response:
-        self._check(request)
+        self._check_token(request)
         query = read_query(request, RevocationQuery)
-        store, wanted = self._revocation_store(), query.capability_id
-        found = await asyncio.to_thread(store.find, wanted, max(1, min(query.limit, _MAX_PAGE)))
+        store, capability_id = self._revocation_store(), query.capability_id
+        found = await asyncio.to_thread(store.find, capability_id, max(1, min(query.limit, _MAX_PAGE)))
         rows = [{"capabilityId": row.capability_id, "revokedAt": row.revoked_at} for row in found]
-        one = {} if wanted is None else {"capabilityId": wanted, "revoked": bool(rows)}
+        one = {} if capability_id is None else {"capabilityId": capability_id, "revoked": bool(rows)}
         head = {"configured": True, "backend": BACKEND}
         return JSONResponse(head | one | {"count": len(rows), "revocations": rows})
 
     async def receipts(self, request: Request) -> Response:
-        self._check(request)
+        self._check_token(request)
         query = read_query(request, ReceiptsQuery)
-        if self._service.config.receipt_db is None:
+        path = self._service.config.receipt_db
+        if path is None:
             raise refuse(409, NO_RECEIPTS)
-        return JSONResponse(await asyncio.to_thread(self._receipts_page, query))
 
-    def _receipts_page(self, query: ReceiptsQuery) -> dict[str, Any]:
-        wanted = ReceiptFilter(**query.model_dump(exclude={"cursor", "limit"}))
-        limit = max(1, min(query.limit, _MAX_PAGE))
-        reader = self._service.open_receipts()
-        if reader is None:
-            return {"totalCount": 0, "nextCursor": None, "receipts": []}
-        try:
-            page = reader.page(wanted, after=query.cursor, limit=limit)
-            return {"totalCount": reader.count(wanted), "nextCursor": page.next, "receipts": page.receipts}
-        finally:
-            reader.close()
+        def read_page() -> dict[str, Any]:
+            # A sidecar creates its store when it starts; before that there are no receipts.
+            if not path.exists():
+                return {"totalCount": 0, "nextCursor": None, "receipts": []}
+            wanted = ReceiptFilter(**query.model_dump(exclude={"cursor", "limit"}))
+            reader = ReceiptReader(path, option="--receipt-db")
+            try:
+                page = reader.page(wanted, after=query.cursor, limit=max(1, min(query.limit, _MAX_PAGE)))
+                return {"totalCount": reader.count(wanted), "nextCursor": page.next, "receipts": page.receipts}
+            finally:
+                reader.close()
 
-    def _check(self, request: Request) -> None:
+        return JSONResponse(await asyncio.to_thread(read_page))
+
+    def _check_token(self, request: Request) -> None:
         if not self._service.accepts(request.headers.getlist("authorization")):
-            raise unauthorized()
+            headers = {"WWW-Authenticate": "Bearer"}
+            raise RefusalError(JSONResponse({"error": "missing or invalid control bearer token"}, 401, headers))
 
     def _authority(self) -> Authority:
         if self._service.authority is None:
@@ -192,45 +263,14 @@ def _describe(authority: Authority | None, status: AuthorityStatus | None) -> di
     }
 
 
-def _subject(text: str) -> str:
-    digits = text.removeprefix("0x")
-    try:
-        size = len(bytes.fromhex(digits)) if not any(map(str.isspace, digits)) else None
-    except ValueError:
-        size = None
-    if size is None:
-        raise refuse(400, "invalid hex: subjectPublicKey must consist of pairs of hex digits")
-    if size != 32:
-        raise refuse(400, f"invalid public key: subjectPublicKey has {size} bytes, an Ed25519 key has 32")
-    return normalize_public_key(digits)
-
-
-def _refusal(request: Request, exc: Exception) -> Response:
-    return exc.response if isinstance(exc, RefusalError) else _internal_error(request, exc)
-
-
-def _http_error(request: Request, exc: Exception) -> Response:
-    if not isinstance(exc, HTTPException):
-        return _internal_error(request, exc)
-    return JSONResponse({"error": exc.detail}, exc.status_code, headers=dict(exc.headers or {}))
-
-
-def _store_error(_: Request, exc: Exception) -> Response:
-    log.error("trust service: a store failed: %s", exc)
-    return JSONResponse({"error": f"a store of the trust service failed: {exc}"}, 500)
-
-
-def _internal_error(_: Request, __: Exception) -> Response:
-    return JSONResponse({"error": "internal error"}, 500)
-
-
-def _with_content_security_policy(app: ASGIApp) -> ASGIApp:
-    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_with_header(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", []), _CSP]}
-            await send(message)
-
-        await app(scope, receive, send_with_header)
-
-    return wrapped
+def _failure_response(_: Request, exc: Exception) -> Response:
+    match exc:
+        case RefusalError():
+            return exc.response
+        case HTTPException():
+            return JSONResponse({"error": exc.detail}, exc.status_code, headers=dict(exc.headers or {}))
+        case ConfigurationError() | sqlite3.Error():
+            log.error("trust service: a store failed: %s", exc)
+            return JSONResponse({"error": f"a store of the trust service failed: {exc}"}, 500)
+        case _:
+            return JSONResponse({"error": "internal error"}, 500)

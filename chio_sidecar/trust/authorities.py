@@ -1,7 +1,7 @@
-"""The authority that signs capabilities: its key, its older keys, and their rotation (wire protocol, 9.4).
+"""The authority that signs capabilities: its key, its former keys, and their rotation (wire protocol, section 9.4).
 
-A rotation makes a new signing key. The older public keys stay trusted, so that capabilities which they
-signed stay good until they expire.
+A rotation makes a new signing key. The former public keys stay trusted: capabilities that they signed stay valid until
+they expire.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import Protocol
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.signing import SigningKey, normalize_public_key
 from chio_sidecar.keys import load_or_create_key, sync_folder
-from chio_sidecar.trust.database import Database
+from chio_sidecar.trust.stores import BACKEND, Database
 
 
 @dataclass(frozen=True)
 class AuthorityStatus:
-    """What may be told about an authority.
+    """The public side of an authority; keys are 64 hex digits.
 
     Attributes:
         generation: 1 for the first key, one more with each rotation.
-        rotated_at: when the current key became active, whole seconds since 1970; None when unknown.
-        trusted_keys: all public keys whose signatures count, oldest first.
+        rotated_at: when the current key became active, whole seconds since 1970; None if unknown.
+        trusted_keys: all public keys whose signatures are accepted, oldest first.
     """
 
     public_key: str
@@ -37,11 +37,11 @@ class AuthorityStatus:
 
 
 class Authority(Protocol):
-    """A place that holds the signing key of an authority. Calls may block for a disk write."""
+    """The signing key of an authority, and where it is kept. Calls may block for a disk write."""
 
     @property
     def backend(self) -> str:
-        """What the service calls this kind of place: `sqlite` or `seed_file`."""
+        """Name of this kind of authority on the wire: `sqlite` or `seed_file`."""
 
     def status(self) -> AuthorityStatus:
         """Return the current public key and its history."""
@@ -50,17 +50,17 @@ class Authority(Protocol):
         """Return the current signing key."""
 
     def rotate(self) -> AuthorityStatus:
-        """Make a new signing key and keep trusting the older ones."""
+        """Make a new signing key and keep trusting the former ones."""
 
     def close(self) -> None:
         """Release what is open."""
 
 
 class SeedFileAuthority:
-    """An authority in a seed file. One process at a time may rotate it.
+    """An authority in a seed file. Only one process at a time may rotate it.
 
     Args:
-        path: the seed file; it is created with a new key when it is missing.
+        path: the seed file, created with a new key if it is missing.
 
     Raises:
         ConfigurationError: the seed file or the list of former keys cannot be used.
@@ -73,7 +73,19 @@ class SeedFileAuthority:
         self._former_path = path.with_name(path.name + ".former")
         self._lock = threading.Lock()
         self._key = load_or_create_key(path)
-        self._former = self._read_former()
+        # Former public key → when its successor became active.
+        self._former: dict[str, int] = {}
+        try:
+            for line in self._former_path.read_text("ascii").splitlines():
+                key, seconds = line.split()
+                self._former[normalize_public_key(key)] = int(seconds)
+        except FileNotFoundError:
+            pass
+        except (InvalidDocument, OSError, ValueError):
+            raise ConfigurationError(
+                f"cannot read {self._former_path}, the former keys of --authority-seed-file; each line must be"
+                " a public key of 64 hex digits and a time in seconds"
+            ) from None
 
     def status(self) -> AuthorityStatus:
         """Return the current public key and its history."""
@@ -89,31 +101,18 @@ class SeedFileAuthority:
         return self._key
 
     def rotate(self) -> AuthorityStatus:
-        """Make a new signing key and keep trusting the older ones."""
+        """Make a new signing key and keep trusting the former ones."""
         with self._lock:
             former = self._former | {self._key.public_hex: int(time.time())}
-            text = "".join(f"{key} {seconds}\n" for key, seconds in former.items())
             replacement = SigningKey.generate()
-            _replace(self._former_path, text)
+            # The list first: after a crash between the two writes no key that signed is missing from it.
+            _replace(self._former_path, "".join(f"{key} {seconds}\n" for key, seconds in former.items()))
             _replace(self._path, replacement.seed_hex() + "\n")
             self._former, self._key = former, replacement
         return self.status()
 
     def close(self) -> None:
-        """Nothing stays open."""
-
-    def _read_former(self) -> dict[str, int]:
-        try:
-            lines = self._former_path.read_text("ascii").splitlines()
-            pairs = [line.split() for line in lines]
-            return {normalize_public_key(key): int(seconds) for key, seconds in pairs}
-        except FileNotFoundError:
-            return {}
-        except (InvalidDocument, OSError, ValueError):
-            raise ConfigurationError(
-                f"cannot read {self._former_path}, the former keys of --authority-seed-file; each line must be"
-                " a public key of 64 hex digits and a time in seconds"
-            ) from None
+        """Do nothing: no file stays open."""
 
 
 def _replace(path: Path, text: str) -> None:
@@ -150,20 +149,20 @@ class SqliteAuthority:
     """An authority in a SQLite file of mode 0600, which several processes may share.
 
     Args:
-        path: the file; it is created with a new key when it is missing.
+        path: the file, created with a new key if it is missing.
 
     Raises:
         ConfigurationError: the file cannot be used.
     """
 
-    backend = "sqlite"
+    backend = BACKEND
 
     def __init__(self, path: Path) -> None:
         self._db = Database(path, _SCHEMA, option="--authority-db")
         try:
             with self._db.write() as connection:
                 if connection.execute("SELECT 1 FROM authority_state").fetchone() is None:
-                    self._store(connection, SigningKey.generate(), generation=1)
+                    self._store(connection, generation=1)
             self.signing_key()
         except sqlite3.Error as exc:
             self._db.close()
@@ -187,7 +186,7 @@ class SqliteAuthority:
         """Return the current signing key.
 
         Raises:
-            ConfigurationError: the stored seed is no key, or belongs to another public key.
+            ConfigurationError: the stored seed is not a key, or belongs to another public key.
         """
         with self._db.read() as connection:
             seed, public = connection.execute("SELECT seed_hex, public_key_hex FROM authority_state").fetchone()
@@ -202,10 +201,10 @@ class SqliteAuthority:
         return key
 
     def rotate(self) -> AuthorityStatus:
-        """Make a new signing key and keep trusting the older ones."""
+        """Make a new signing key and keep trusting the former ones."""
         with self._db.write() as connection:
             (generation,) = connection.execute("SELECT generation FROM authority_state").fetchone()
-            self._store(connection, SigningKey.generate(), generation=generation + 1)
+            self._store(connection, generation=generation + 1)
         return self.status()
 
     def close(self) -> None:
@@ -213,10 +212,23 @@ class SqliteAuthority:
         self._db.close()
 
     @staticmethod
-    def _store(connection: sqlite3.Connection, key: SigningKey, *, generation: int) -> None:
-        now = int(time.time())
+    def _store(connection: sqlite3.Connection, *, generation: int) -> None:
+        key, now = SigningKey.generate(), int(time.time())
         connection.execute(
             "INSERT OR REPLACE INTO authority_state VALUES (1, ?, ?, ?, ?)",
             (key.seed_hex(), key.public_hex, generation, now),
         )
         connection.execute("INSERT INTO authority_trusted_keys VALUES (?, ?, ?)", (key.public_hex, generation, now))
+
+
+def open_authority(database: Path | None, seed_file: Path | None) -> Authority | None:
+    """Open the authority that the options name; return None if they name none.
+
+    Raises:
+        ConfigurationError: both are named, or the file cannot be used.
+    """
+    if database and seed_file:
+        raise ConfigurationError("--authority-db and --authority-seed-file name two authorities; give only one")
+    if database:
+        return SqliteAuthority(database)
+    return SeedFileAuthority(seed_file) if seed_file else None

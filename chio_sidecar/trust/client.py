@@ -1,4 +1,4 @@
-"""Asking a trust service from the command line."""
+"""Client of a trust service, for the command line (wire protocol, section 9)."""
 
 from __future__ import annotations
 
@@ -16,55 +16,49 @@ T = TypeVar("T")
 
 
 class TrustClient:
-    """A trust service at a URL.
+    """A trust service at a URL; every call raises ConfigurationError if the service gives no usable response.
 
     Args:
         url: its base URL.
         token: the service token.
         timeout: seconds that each step of a call may take.
-        transport: stands in for the network.
+        transport: replaces the network.
     """
 
     def __init__(
-        self,
-        url: str,
-        token: SecretStr,
-        *,
-        timeout: float = 10.0,
-        transport: httpx.BaseTransport | None = None,
+        self, url: str, token: SecretStr, *, timeout: float = 10.0, transport: httpx.BaseTransport | None = None
     ) -> None:
         self._url = url.rstrip("/")
         self._client = httpx.Client(
             headers={"Authorization": f"Bearer {token.get_secret_value()}"},
             timeout=timeout,
-            # A proxy of the environment is for the outside world; a service on this machine is asked directly.
+            # The environment's proxy is for the outside world, not for a service on this machine.
             trust_env=not is_loopback_url(self._url),
             transport=transport,
         )
 
     def authority(self) -> dict[str, Any]:
         """Return the authority's public keys."""
-        return self._ask("GET", "/v1/authority")
+        return self._call("GET", "/v1/authority")
 
     def issue(self, subject: str, scope: dict[str, Any], ttl_seconds: int) -> dict[str, Any]:
         """Return a new capability token."""
         body = {"subjectPublicKey": subject, "scope": scope, "ttlSeconds": ttl_seconds}
-        answer = self._ask("POST", "/v1/capabilities/issue", json=body)
-        return self._member(answer, "capability", dict)
+        return self._member(self._call("POST", "/v1/capabilities/issue", json=body), "capability", dict)
 
     def revoke(self, capability_id: str) -> bool:
-        """Revoke a capability and tell whether it was still valid before."""
-        answer = self._ask("POST", "/v1/revocations", json={"capabilityId": capability_id})
-        return self._member(answer, "newlyRevoked", bool)
+        """Revoke a capability; return False if it was revoked before."""
+        response = self._call("POST", "/v1/revocations", json={"capabilityId": capability_id})
+        return self._member(response, "newlyRevoked", bool)
 
     def is_revoked(self, capability_id: str) -> bool:
-        """Tell whether a capability was revoked."""
-        answer = self._ask("GET", "/v1/revocations", params={"capabilityId": capability_id, "limit": "1"})
-        return self._member(answer, "revoked", bool)
+        """Return True if a capability was revoked."""
+        response = self._call("GET", "/v1/revocations", params={"capabilityId": capability_id, "limit": "1"})
+        return self._member(response, "revoked", bool)
 
     def receipts(self, query: dict[str, str]) -> dict[str, Any]:
         """Return one page of receipts."""
-        return self._ask("GET", "/v1/receipts/query", params=query)
+        return self._call("GET", "/v1/receipts/query", params=query)
 
     def close(self) -> None:
         """Close the connections."""
@@ -78,36 +72,33 @@ class TrustClient:
         """Close the connections."""
         self.close()
 
-    def _ask(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
+    def _call(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
         try:
-            answer = self._client.request(method, self._url + path, **arguments)
+            response = self._client.request(method, self._url + path, **arguments)
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
             reason = str(exc) or type(exc).__name__
             raise ConfigurationError(
                 f"cannot reach the trust service at {self._url}: {reason}; is it running, and is --control-url right?"
             ) from None
         try:
-            document = parse_json(answer.content)
+            document = parse_json(response.content)
         except InvalidDocument:
             document = None
-        if answer.status_code != 200 or not isinstance(document, dict):
-            raise self._unexpected(answer, document)
-        return document
-
-    def _member(self, answer: dict[str, Any], name: str, kind: type[T]) -> T:
-        value = answer.get(name)
-        if not isinstance(value, kind):
-            raise ConfigurationError(f"the trust service at {self._url} gave an answer without {name}")
-        return value
-
-    def _unexpected(self, answer: httpx.Response, document: Any) -> ConfigurationError:
-        said = document.get("error") if isinstance(document, dict) else answer.text
-        remedy = "; check --control-token" if answer.status_code in (401, 403) else ""
-        return ConfigurationError(
-            f"the trust service at {self._url} answered {answer.status_code}: {str(said)[:300]}{remedy}"
+        if response.status_code == 200 and isinstance(document, dict):
+            return document
+        error = document.get("error") if isinstance(document, dict) else response.text
+        remedy = "; check --control-token" if response.status_code in (401, 403) else ""
+        raise ConfigurationError(
+            f"the trust service at {self._url} answered {response.status_code}: {str(error)[:300]}{remedy}"
         )
+
+    def _member(self, response: dict[str, Any], name: str, kind: type[T]) -> T:
+        value = response.get(name)
+        if not isinstance(value, kind):
+            raise ConfigurationError(f"the trust service at {self._url} sent a response without {name}")
+        return value
 
 
 def is_loopback_url(url: str) -> bool:
-    """Tell whether the URL's host is this machine by its name or number."""
+    """Return True if the URL's host is this machine, by name or by number."""
     return is_this_machine(urlsplit(url).hostname or "")

@@ -1,4 +1,4 @@
-"""Request bodies of the trust service: camelCase outside, the scope inside as in a token (section 9.5)."""
+"""Requests of the trust service: camelCase, except for the scope, which is as in a token (wire protocol, 9.5)."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class RevocationQuery(Message):
 
 
 class ReceiptsQuery(Message):
-    """Query of `GET /v1/receipts/query`; times in seconds, the cursor is a row number."""
+    """Query of `GET /v1/receipts/query`; times in seconds since 1970, the cursor is a row number."""
 
     capability_id: str | None = None
     tool_server: str | None = None
@@ -67,7 +67,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class RefusalError(Exception):
-    """An answer instead of the one that was asked for."""
+    """The response of a refused request."""
 
     def __init__(self, response: Response) -> None:
         super().__init__(response.status_code)
@@ -75,15 +75,8 @@ class RefusalError(Exception):
 
 
 def refuse(status: int, text: str) -> RefusalError:
-    """Make the service's own kind of error, `{"error": text}`."""
+    """Return a refusal with the service's error document, `{"error": text}`."""
     return RefusalError(JSONResponse({"error": text}, status))
-
-
-def unauthorized() -> RefusalError:
-    """Make the answer to a missing or wrong service token."""
-    return RefusalError(
-        JSONResponse({"error": "missing or invalid control bearer token"}, 401, headers={"WWW-Authenticate": "Bearer"})
-    )
 
 
 async def read_message(request: Request, model: type[M]) -> M:
@@ -92,20 +85,22 @@ async def read_message(request: Request, model: type[M]) -> M:
     Raises:
         RefusalError: 413, 415, 400 or 422, in plain text.
     """
-    if not _is_json(request.headers.get("content-type", "")):
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         raise _plain(415, "Expected a request with `Content-Type: application/json`")
     try:
-        body = await read_body(request, MAX_BODY)
+        document = parse_object(await read_body(request, MAX_BODY))
     except BodyError as exc:
         if exc.too_large:
             raise _plain(413, f"The request body is larger than {MAX_BODY} bytes") from None
         raise _plain(400, "The request body did not arrive completely") from None
-    try:
-        document = parse_object(body)
     except InvalidDocument as exc:
         status = 422 if exc.message == "a JSON object is expected" else 400
         raise _plain(status, f"The request body cannot be used: {exc.message}") from None
-    return _validate(model, document, status=422, what="The request body")
+    try:
+        return model.model_validate(document)
+    except ValidationError as exc:
+        raise _plain(422, f"The request body does not have the expected shape: {explain(exc)}") from None
 
 
 def read_query(request: Request, model: type[M]) -> M:
@@ -114,20 +109,11 @@ def read_query(request: Request, model: type[M]) -> M:
     Raises:
         RefusalError: 400, in plain text.
     """
-    return _validate(model, dict(request.query_params), status=400, what="The query")
-
-
-def _validate(model: type[M], document: dict[str, Any], *, status: int, what: str) -> M:
     try:
-        return model.model_validate(document)
+        return model.model_validate(dict(request.query_params))
     except ValidationError as exc:
-        raise _plain(status, f"{what} has another shape than expected: {explain(exc)}") from None
+        raise _plain(400, f"The query does not have the expected shape: {explain(exc)}") from None
 
 
 def _plain(status: int, text: str) -> RefusalError:
     return RefusalError(PlainTextResponse(text, status))
-
-
-def _is_json(content_type: str) -> bool:
-    kind = content_type.partition(";")[0].strip().lower()
-    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))

@@ -12,7 +12,7 @@ import pytest
 from chio_core.errors import ConfigurationError
 from chio_core.signing import SigningKey
 from chio_sidecar.trust.authorities import Authority, SeedFileAuthority, SqliteAuthority
-from chio_sidecar.trust.revocations import RevocationStore
+from chio_sidecar.trust.stores import RevocationStore
 
 Opener = Callable[[Path], Authority]
 BOTH = pytest.mark.parametrize("opener", [SqliteAuthority, SeedFileAuthority])

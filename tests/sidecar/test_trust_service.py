@@ -15,7 +15,7 @@ from chio_core.capabilities import verify_capability
 from chio_core.errors import ConfigurationError
 from chio_sidecar.app import create_app
 from chio_sidecar.config import SidecarConfig
-from chio_sidecar.trust import TrustConfig, TrustService, create_trust_app
+from chio_sidecar.trust.app import TrustConfig, TrustService, create_trust_app
 from tests.sidecar.control_tools import NOBODY, ask, evaluate
 
 TOKEN = "service-canary"

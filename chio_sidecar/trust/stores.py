@@ -1,0 +1,149 @@
+"""SQLite files of the trust service, and the revocations in one of them (wire protocol, sections 9.6 and 10.5)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from chio_core.errors import ConfigurationError
+
+log = logging.getLogger(__name__)
+
+BACKEND = "sqlite"
+"""Name of this kind of store on the wire and in the output of commands."""
+
+_BUSY_SECONDS = 5.0
+
+
+class Database:
+    """A SQLite file of mode 0600 that is written in short, durable transactions.
+
+    It uses the rollback journal with full synchronisation on every SQLite version: before 3.51.3 the write-ahead log
+    can lose committed rows when two processes share a file, and `trust revoke --revocation-db` is such a second
+    process. The load is a few writes a minute.
+
+    Calls block for the time of a disk write; async code runs them in a thread. Any thread may call.
+
+    Args:
+        path: the file, created if it is missing; its folder must exist.
+        schema: `CREATE TABLE IF NOT EXISTS` statements.
+        option: command line option that named the file, for error messages.
+
+    Raises:
+        ConfigurationError: the file cannot be opened, is not a SQLite database, or has other tables.
+    """
+
+    def __init__(self, path: Path, schema: str, *, option: str) -> None:
+        self.path = path
+        self.option = option
+        self._lock = threading.Lock()
+        # SQLite creates a file with the process's umask, which may let others read the keys.
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                if stat.S_IMODE(os.fstat(descriptor).st_mode) & 0o077:
+                    os.fchmod(descriptor, 0o600)
+                    log.warning("%s (%s) was open to other users; its mode is now 0600", path, option)
+            finally:
+                os.close(descriptor)
+        except OSError as exc:
+            raise ConfigurationError(
+                f"cannot open {path} ({option}): {exc.strerror}; the folder must exist and be writable"
+            ) from None
+        connection = None
+        try:
+            connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+            connection.execute("PRAGMA journal_mode=DELETE")
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.executescript(schema)
+        except sqlite3.Error as exc:
+            if connection is not None:
+                connection.close()
+            raise ConfigurationError(
+                f"cannot use {path} ({option}) as a database: {exc}; name another file or repair this one"
+            ) from None
+        self._connection = connection
+
+    @contextmanager
+    def read(self) -> Iterator[sqlite3.Connection]:
+        """Give the connection to one thread at a time."""
+        with self._lock:
+            yield self._connection
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """Give the connection inside a transaction: committed at the end, rolled back on an exception."""
+        with self._lock:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+
+    def close(self) -> None:
+        """Close the file; later calls fail."""
+        with self._lock:
+            self._connection.close()
+
+
+class Revocation(NamedTuple):
+    """One revoked capability; the time is in whole seconds since 1970."""
+
+    capability_id: str
+    revoked_at: int
+
+
+class RevocationStore:
+    """The revocation database. A revocation is permanent.
+
+    Args:
+        path: the SQLite file, created if it is missing.
+
+    Raises:
+        ConfigurationError: the file cannot be used.
+    """
+
+    def __init__(self, path: Path) -> None:
+        schema = """CREATE TABLE IF NOT EXISTS revoked_capabilities (
+            capability_id TEXT PRIMARY KEY,
+            revoked_at INTEGER NOT NULL
+        );"""
+        self._db = Database(path, schema, option="--revocation-db")
+
+    def revoke(self, capability_id: str) -> bool:
+        """Revoke a capability durably; return False if it was revoked before."""
+        with self._db.write() as connection:
+            added = connection.execute(
+                "INSERT INTO revoked_capabilities (capability_id, revoked_at) VALUES (?, ?) ON CONFLICT DO NOTHING",
+                (capability_id, int(time.time())),
+            )
+            return added.rowcount == 1
+
+    def is_revoked(self, capability_id: str) -> bool:
+        """Return True if this capability was revoked."""
+        return bool(self.find(capability_id, 1))
+
+    def find(self, capability_id: str | None, limit: int) -> list[Revocation]:
+        """Return the newest revocations, at most `limit`; only that of `capability_id` if it is given."""
+        where = "" if capability_id is None else "WHERE capability_id = ?1"
+        sql = (
+            "SELECT capability_id, revoked_at FROM revoked_capabilities"  # noqa: S608 - one of two constants
+            f" {where} ORDER BY revoked_at DESC, rowid DESC LIMIT ?2"
+        )
+        with self._db.read() as connection:
+            rows = connection.execute(sql, (capability_id, limit)).fetchall()
+        return [Revocation(*row) for row in rows]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
