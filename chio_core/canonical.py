@@ -1,7 +1,7 @@
 """Canonical JSON and SHA-256: the bytes that are hashed and signed.
 
-Canonical JSON is RFC 8785, with the one deviation of the protocol (wire protocol, section 3.3): integers
-of the ranges i64 and u64 keep every digit, also above 2**53, where the RFC would go through a double.
+Canonical JSON is RFC 8785 with one deviation of the protocol (wire protocol, section 3.3): integers of the
+ranges i64 and u64 keep every digit, also above 2**53, where the RFC would round to a double.
 """
 
 from __future__ import annotations
@@ -40,39 +40,13 @@ def canonical_json(value: Any) -> bytes:
             does not have.
     """
     try:
-        return rfc8785.dumps(value)
-    except rfc8785.IntegerDomainError:
-        return _with_wide_integers(value)
-    except (rfc8785.CanonicalizationError, UnicodeError, RecursionError) as exc:
-        raise InvalidDocument(f"value has no canonical JSON form: {exc}") from None
-
-
-def canonical_parsed(value: dict[str, Any]) -> bytes:
-    """Return `canonical_json` of an object whose keys are all text, as `parse_json` gives them; quicker.
-
-    For a document that is ASCII and holds no number but small integers, the standard library's encoder (in C)
-    writes exactly the canonical form: sorting by code point and by UTF-16 unit agree for ASCII keys, it has the
-    same short escapes, and integers have one spelling. That is nearly every receipt, and costs a quarter. Every
-    other document, and every one that only looks as if it had another number, goes the usual way.
-
-    Raises:
-        InvalidDocument: as `canonical_json`.
-    """
-    try:
-        text = _ENCODER.encode(value)
-    except (ValueError, TypeError, RecursionError):
-        return canonical_json(value)
-    if text.isascii() and not _OTHER_NUMBER.search(text):
-        return text.encode("ascii")
-    return canonical_json(value)
-
-
-def _with_wide_integers(value: Any) -> bytes:
-    # The library refuses integers outside the range of exact doubles. Each is replaced by a string that
-    # nobody can guess, and put back into the finished bytes.
-    mark = secrets.token_hex(16)
-    try:
-        text = rfc8785.dumps(_replace_wide(value, mark))
+        try:
+            return rfc8785.dumps(value)
+        except rfc8785.IntegerDomainError:
+            # The library refuses integers that a double cannot hold. Replace each by a string with a mark that
+            # no client can guess, and write its digits into the finished bytes.
+            mark = secrets.token_hex(16)
+            text = rfc8785.dumps(_replace_wide(value, mark))
     except (rfc8785.CanonicalizationError, UnicodeError, RecursionError, OverflowError) as exc:
         raise InvalidDocument(f"value has no canonical JSON form: {exc}") from None
     return re.sub(rf'"{mark}:(-?\d+)"'.encode(), rb"\1", text)
@@ -88,12 +62,36 @@ def _replace_wide(value: Any, mark: str) -> Any:
     return value
 
 
+def canonical_parsed(value: dict[str, Any]) -> bytes:
+    """Return `canonical_json` of an object whose keys are all strings, as `parse_json` returns them; faster.
+
+    Raises:
+        InvalidDocument: as `canonical_json`.
+    """
+    # For ASCII documents with small integers only, which nearly every receipt is, the standard library's encoder
+    # (in C) writes the canonical form at a quarter of the cost: sorting by code point and by UTF-16 unit agree for
+    # ASCII keys, the short escapes are the same, and integers have one spelling. Text that merely looks like
+    # another number takes the slow path too.
+    try:
+        text = _ENCODER.encode(value)
+    except (ValueError, TypeError, RecursionError):
+        return canonical_json(value)
+    if text.isascii() and not _OTHER_NUMBER.search(text):
+        return text.encode("ascii")
+    return canonical_json(value)
+
+
+def compact_json(value: Any) -> str:
+    """Return JSON without white space, members in their order, non-ASCII characters raw."""
+    return _COMPACT.encode(value)
+
+
 def parse_json(text: bytes | str) -> Any:
     """Parse a JSON document strictly.
 
     Raises:
-        InvalidDocument: no JSON, not UTF-8, a member that occurs twice, NaN or an infinity, or nesting
-            deeper than `MAX_DEPTH`.
+        InvalidDocument: no JSON, not UTF-8, a member that occurs twice, NaN or an infinity, a lone surrogate, or
+            nesting deeper than `MAX_DEPTH`.
     """
     try:
         source = text.decode("utf-8") if isinstance(text, bytes) else text
@@ -102,10 +100,20 @@ def parse_json(text: bytes | str) -> Any:
         raise
     except (ValueError, RecursionError) as exc:
         raise InvalidDocument(f"not a JSON document: {exc}") from None
+    # Walk level by level, because the client chooses the depth; and only a document with enough brackets.
     if source.count("[") + source.count("{") > MAX_DEPTH:
-        _check_depth(value)
+        level, depth = [value], 0
+        while level := [item for item in level if isinstance(item, (dict, list))]:
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise InvalidDocument(f"JSON is nested deeper than {MAX_DEPTH} levels")
+            level = [child for item in level for child in (item.values() if isinstance(item, dict) else item)]
+    # An escape can spell half of a surrogate pair, which no UTF-8 text can hold.
     if _SURROGATE.search(source):
-        _check_text(value)
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise InvalidDocument("JSON text contains half of a surrogate pair") from None
     return value
 
 
@@ -123,24 +131,3 @@ def _no_constant(name: str) -> Any:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant)
-
-
-def _check_depth(value: Any) -> None:
-    level, depth = [value], 0
-    while level := [item for item in level if isinstance(item, (dict, list))]:
-        depth += 1
-        if depth > MAX_DEPTH:
-            raise InvalidDocument(f"JSON is nested deeper than {MAX_DEPTH} levels")
-        level = [child for item in level for child in (item.values() if isinstance(item, dict) else item)]
-
-
-def _check_text(value: Any) -> None:
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise InvalidDocument("JSON text contains half of a surrogate pair") from None
-
-
-def compact_json(value: Any) -> str:
-    """Return JSON without white space, members in their order, non-ASCII characters raw."""
-    return _COMPACT.encode(value)

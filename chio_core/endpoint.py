@@ -1,4 +1,4 @@
-"""Where the sidecar listens: a TCP address or a Unix socket."""
+"""Address of the sidecar: TCP or a Unix socket."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from urllib.parse import unquote, urlsplit
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where to connect: a TCP address, or the path of a Unix socket."""
+    """A TCP address, or the path of a Unix socket.
+
+    Attributes:
+        base: path in front of every request's path, without a slash at its end.
+        tls: connect with TLS.
+        socket_path: path of the Unix socket; None for TCP.
+    """
 
     host: str
     port: int
@@ -18,7 +24,7 @@ class Endpoint:
 
     @classmethod
     def parse(cls, url: str) -> Endpoint:
-        """Read an `http://`, `https://` or `unix:` URL as `ChioSettings.sidecar_url` has checked it."""
+        """Read an `http://`, `https://` or `unix:` URL that `ChioSettings.sidecar_url` has checked."""
         parts = urlsplit(url)
         if parts.scheme == "unix":
             path = url.partition(":")[2]

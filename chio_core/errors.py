@@ -1,8 +1,10 @@
-"""What can go wrong, in three families.
+"""Exceptions, in three families.
 
-* `ConfigurationError`: the programmer or operator made a mistake here.
-* `SidecarError` and its children: the sidecar could not be asked, or broke the protocol.
-* a denial is no exception; it is a `chio_core.evaluation.outcomes.Decision`.
+* `ConfigurationError`: a mistake of the programmer or operator.
+* `InvalidDocument`: input that cannot be read or does not verify.
+* `SidecarError` and its children: no usable decision from the sidecar.
+
+A denial is no exception: it is a `chio_core.evaluation.outcomes.Decision`.
 
 The `code` of each class is the wire code (wire protocol, section 11.1).
 """
@@ -11,7 +13,7 @@ from __future__ import annotations
 
 
 class ChioError(Exception):
-    """Base of everything that this distribution raises on purpose."""
+    """Base of all exceptions that this distribution raises on purpose."""
 
     code = "chio_error"
 
@@ -21,41 +23,41 @@ class ChioError(Exception):
 
 
 class ConfigurationError(ChioError, ValueError):
-    """A setting, an order of guards or a call that cannot work; the text names the place and the remedy."""
+    """A setting, an order of guards or a call that cannot work; the message names the place and the remedy."""
 
     code = "chio_configuration"
 
 
 class InvalidDocument(ChioError, ValueError):
-    """A JSON document, key, token or receipt that is not what it should be."""
+    """A JSON document, key, token or receipt that is malformed or does not verify."""
 
     code = "chio_invalid_document"
 
 
 class SidecarError(ChioError):
-    """No decision could be had from the sidecar."""
+    """The sidecar gave no usable decision."""
 
     code = "chio_evaluation_failed"
 
 
 class SidecarUnreachable(SidecarError):
-    """No connection to the sidecar could be had; nothing was sent."""
+    """No connection to the sidecar could be opened; nothing was sent."""
 
     code = "chio_sidecar_unreachable"
 
 
 class SidecarTimeout(SidecarError):
-    """The sidecar did not answer within the configured time."""
+    """The sidecar did not respond within the setting `timeout`."""
 
     code = "chio_timeout"
 
 
 class EvaluationFailed(SidecarError):
-    """The sidecar answered, but not with a usable decision.
+    """The sidecar responded, but not with a usable decision.
 
     Attributes:
-        status: HTTP status of the answer, or None when there was none to read.
-        detail: the answer's own `error` code, when it had one.
+        status: HTTP status of the response; None if it could not be read.
+        detail: the response's own `error` code; None without one.
     """
 
     code = "chio_evaluation_failed"
@@ -67,14 +69,14 @@ class EvaluationFailed(SidecarError):
 
 
 class ApprovalRequired(EvaluationFailed):
-    """The sidecar answered 409: a person has to approve the request first (wire protocol, section 1.8).
+    """The sidecar responded 409: a person has to approve the request first (wire protocol, section 1.8).
 
-    What it says is not signed, so only short, plain texts are kept.
+    The response is not signed, so only short, plain texts are kept.
 
     Attributes:
-        approval_id: what to present once it was approved; None when the sidecar gave none that can be used.
-        resume_path: where approvers answer; None likewise.
-        receipt_id: id of the receipt about it that the sidecar keeps; None likewise.
+        approval_id: id to present once the request is approved; None if the sidecar sent no usable one.
+        resume_path: path at which approvers decide; None likewise.
+        receipt_id: id of the sidecar's receipt about it; None likewise.
     """
 
     def __init__(self, approval_id: str | None, resume_path: str | None, receipt_id: str | None) -> None:

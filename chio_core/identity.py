@@ -1,6 +1,6 @@
-"""Who is calling: extractors from a request view to a CallerIdentity (wire protocol, section 4).
+"""Extractors: from a request view to a CallerIdentity (wire protocol, section 4).
 
-An extractor is any callable that takes a view and returns an identity, or None to let the next one try.
+An extractor is a callable that takes a view and returns an identity, or None to let the next one try.
 `first_of` composes them; `default_extractor` is the composition that the settings describe.
 """
 
@@ -15,17 +15,17 @@ from chio_core.names import STATE_CALLER
 from chio_core.request import RequestView
 
 Extractor = Callable[[RequestView], "CallerIdentity | None"]
-"""Takes a view; returns the identity that it finds, or None."""
+"""Takes a view; returns the caller's identity, or None."""
 
 
 def identify(view: RequestView, extractor: Extractor) -> CallerIdentity:
-    """Return who is calling: what a guard has verified (`JwtAuth`), else what the extractor finds."""
+    """Return the caller that a guard has verified (`JwtAuth`), else the extractor's, else the anonymous one."""
     known = getattr(view.state, STATE_CALLER, None)
     return known if isinstance(known, CallerIdentity) else extractor(view) or CallerIdentity.anonymous()
 
 
 def first_of(*extractors: Extractor) -> Callable[[RequestView], CallerIdentity]:
-    """Return an extractor that asks each in turn and ends with the anonymous caller."""
+    """Return an extractor that tries each in turn and ends with the anonymous caller."""
 
     def extract(view: RequestView) -> CallerIdentity:
         for extractor in extractors:
@@ -47,7 +47,7 @@ def default_extractor(
 
 
 def from_bearer(view: RequestView) -> CallerIdentity | None:
-    """Read `Authorization: Bearer …`; the scheme in any case, the rest trimmed, an empty one ignored."""
+    """Read `Authorization: Bearer …`: the scheme in any case, the token trimmed, an empty one ignored."""
     values = view.header_values("authorization")
     if not values or values[0][:7].lower() != "bearer ":
         return None
@@ -70,31 +70,28 @@ def from_cookie(name: str) -> Extractor:
     """Return an extractor for the cookie `name`; of several the last counts, as in the frameworks."""
 
     def extract(view: RequestView) -> CallerIdentity | None:
+        # SimpleCookie stops at the first malformed pair; frameworks do not. Split like them, or the sidecar sees
+        # the anonymous caller while the application sees a session.
         value = ""
         for line in view.header_values("cookie"):
             for pair in line.split(";"):
                 key, equals, text = pair.partition("=")
                 if equals and key.strip() == name:
-                    value = _unquoted(text.strip())
+                    value = text.strip()
+        if len(value) >= 2 and value[0] == value[-1] == '"':
+            quoted = SimpleCookie(f"value={value}").get("value")
+            value = quoted.value if quoted is not None else value
         return CallerIdentity.cookie(name, value) if value else None
 
     return extract
 
 
-def _unquoted(text: str) -> str:
-    # Pairs are taken apart here and not by SimpleCookie: it stops at the first pair that it does not like, and the
-    # application, which does not, would see a session where the sidecar was told of nobody.
-    if len(text) < 2 or text[0] != '"' or text[-1] != '"':
-        return text
-    found = SimpleCookie(f"value={text}").get("value")
-    return found.value if found is not None else text
-
-
 def from_client_certificate(view: RequestView) -> CallerIdentity | None:
     """Read the certificate that the server verified, from the ASGI TLS extension.
 
-    The extension gives `client_cert_name` (an RFC 4514 distinguished name) and `client_cert_chain` (PEM, leaf
-    first); `client_cert_error` means that it was not verified. The fingerprint is SHA-256 over the leaf's DER.
+    The extension holds `client_cert_name` (an RFC 4514 distinguished name) and `client_cert_chain` (PEM, leaf
+    first); `client_cert_error` means that the certificate was not verified. The fingerprint is SHA-256 over the
+    leaf's DER.
     """
     tls = (view.scope.get("extensions") or {}).get("tls")
     if not isinstance(tls, dict) or tls.get("client_cert_error"):

@@ -1,23 +1,23 @@
-"""Accepting a receipt: the one place where that is decided, without any I/O.
+"""Accept or reject a receipt: the one place that decides it, without I/O.
 
-A receipt counts only if every rule holds, in this order (wire protocol, sections 3.1, 3.6 and 12.3):
+A receipt is accepted only if every rule holds, in this order (wire protocol, sections 3.1, 3.6 and 12.3):
 
  1. it is an HttpReceipt;
- 2. newer receipts (those with `receipt_kind`): kind `mediated_decision`, class `prevent`, trust `mediated`, no
-    observation; and the id is the hash of the rest;
- 3. the key that it names is one that we trust, when keys are given;
+ 2. a newer receipt (with `receipt_kind`) has the kind `mediated_decision`, the class `prevent`, the trust level
+    `mediated` and no observation, and its id is the hash of the rest;
+ 3. its key is trusted, if keys are given;
  4. the signature is that key's, over the canonical bytes of everything else;
- and when it must belong to a request that we sent:
- 5. it names the request id that we sent;
+ and if it must belong to a request that was sent:
+ 5. it names the request id;
  6. the method;
  7. the session;
  8. the caller, by hash;
  9. the content: method, path, query and body by hash, with the route pattern that the receipt states;
 10. that route pattern is the one of the route that will run, or the plain path;
-11. it records a decision, not the final answer of a proxy;
-12. its time is within the tolerance of our clock.
+11. it records a decision, not the final response of a proxy;
+12. its time is within the tolerance of this clock.
 
-Whether the verdict is `allow` is not asked here: a receipt of a denial is as good a receipt.
+The verdict is not checked here: a receipt of a denial is valid too.
 """
 
 from __future__ import annotations
@@ -42,16 +42,19 @@ __all__ = ["Expectation", "ReceiptRejected", "receipt_id_is_valid", "signed_byte
 
 _OPTIONAL = ("session_id", "capability_id", "metadata", "observation_outcome")
 _OMIT_EMPTY = ("evidence", "actor_chain")
+_NEWER = {"receipt_kind": "mediated_decision", "boundary_class": "prevent", "trust_level": "mediated"}
+
+log = logging.getLogger(LOGGER)
 
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What a receipt must be about.
+    """The request that a receipt must belong to.
 
     Attributes:
         request: the request exactly as it was sent to the sidecar.
         caller_hash: `CallerIdentity.identity_hash()` of the caller that was sent.
-        template: path template of the route that will run; None when nobody can tell.
+        template: path template of the route that will run; None if it is unknown.
     """
 
     request: ChioHttpRequest
@@ -70,42 +73,83 @@ def verify_receipt(
     """Return the receipt, typed, if every rule at the top of this module holds.
 
     Args:
-        receipt: the receipt, or the parsed JSON object as it was received (never narrowed by a model).
-        trusted_keys: public keys in hex that may have signed. None: any key; then the signature only shows that
-            the receipt was not changed. An empty collection trusts nobody.
+        receipt: the receipt, or its JSON object as it was received (not filtered by a model).
+        trusted_keys: public keys in hex that may have signed. None: any key; then the signature only proves that
+            the receipt was not changed. With an empty collection every receipt is rejected.
         expected: the request that the receipt must belong to; None for a stored receipt (rules 1 to 4 only).
-        now: seconds since 1970; the clock by default.
+        now: seconds since 1970; this machine's clock by default.
         tolerance: seconds that the receipt's time may differ from `now`.
 
     Raises:
-        ReceiptRejected: naming the rule that failed.
+        ReceiptRejected: with the rule that failed.
         ConfigurationError: `trusted_keys` is one string.
     """
     if isinstance(trusted_keys, str):
         raise ConfigurationError("trusted_keys is a collection of public keys, not one string; use a list")
     document = receipt.raw if isinstance(receipt, HttpReceipt) else receipt
+    # 1: the type of every member.
     try:
         typed = receipt if isinstance(receipt, HttpReceipt) else HttpReceipt.from_wire(document)
     except InvalidDocument as exc:
         raise ReceiptRejected("shape", exc.message) from None
+    # 2: the newer profile has receipts that are no decisions.
     if "receipt_kind" in document:
-        _check_newer_semantics(typed, document)
+        for name, value in _NEWER.items():
+            if getattr(typed, name) != value:
+                raise ReceiptRejected("semantics", f"{name} must be {value!r} and is {getattr(typed, name)!r}")
+        if typed.observation_outcome is not None:
+            raise ReceiptRejected("semantics", "an observation is not a decision")
+        if not receipt_id_is_valid(document):
+            raise ReceiptRejected("id", "the receipt id is not the hash of the receipt")
+    # 3 and 4: the key before the signature, because a signature proves nothing under a foreign key.
     if trusted_keys is not None and typed.kernel_key not in trusted_keys:
         raise ReceiptRejected("kernel_key", f"the receipt is signed by {typed.kernel_key[:80]!r}, which is not trusted")
-    _check_signature(typed, document)
+    try:
+        message = signed_bytes(document)
+    except InvalidDocument as exc:
+        raise ReceiptRejected("signature", f"the receipt cannot be verified: {exc.message}") from None
+    if not verify_signature(typed.kernel_key, message, typed.signature):
+        raise ReceiptRejected("signature", "the signature does not verify")
+    # 5 to 12: the receipt of one request must not open another.
     if expected is not None:
-        _check_binding(typed, expected)
-        _check_time(typed.timestamp, time.time() if now is None else now, tolerance)
+        _check_binding(typed, expected, time.time() if now is None else now, tolerance)
     return typed
+
+
+def _check_binding(receipt: HttpReceipt, expected: Expectation, now: float, tolerance: float) -> None:
+    request = expected.request
+    if receipt.request_id != request.request_id:
+        raise ReceiptRejected("request_id", "the receipt belongs to another request")
+    if receipt.method != request.method:
+        raise ReceiptRejected("method", f"the receipt is for {receipt.method[:20]!r}, the request is {request.method}")
+    if receipt.session_id != request.session_id:
+        raise ReceiptRejected("session_id", "the receipt belongs to another session")
+    if receipt.caller_identity_hash != expected.caller_hash:
+        raise ReceiptRejected("caller_identity_hash", "the receipt belongs to another caller")
+    if receipt.content_hash != request.content_hash(receipt.route_pattern):
+        raise ReceiptRejected("content_hash", "the receipt belongs to other content")
+    if not acceptable_pattern(receipt.route_pattern, request.path, expected.template):
+        raise ReceiptRejected(
+            "route_pattern",
+            f"the sidecar evaluated route {receipt.route_pattern[:200]!r}, the application runs {expected.template!r}",
+        )
+    scope = receipt.metadata.get("chio_http_status_scope") if isinstance(receipt.metadata, dict) else None
+    if scope not in (None, "decision"):
+        raise ReceiptRejected("scope", "the receipt records a final response, not a decision")
+    # The receipt's clock counts whole seconds, so up to one second of difference is rounding.
+    if abs(receipt.timestamp - now) > tolerance + 1:
+        raise ReceiptRejected(
+            "timestamp",
+            f"the receipt's time {receipt.timestamp} is more than {tolerance:g} s away from this clock ({int(now)})",
+        )
 
 
 def signed_bytes(document: Mapping[str, Any]) -> bytes:
     """Return the bytes that the signature of an HttpReceipt covers.
 
-    Everything that was read counts, also members that this version does not know, except `signature`;
+    All members that were received count, also those that this version does not know, except `signature`;
     optional members that are null and empty lists of evidence or actors count as absent. `verdict.outcome` is
-    an annotation that listings add for people; it is never signed, and ignored only where it repeats the
-    verdict.
+    an annotation for people that listings add: it is never signed, and ignored only if it repeats the verdict.
 
     Raises:
         InvalidDocument: the receipt has no canonical form.
@@ -124,7 +168,7 @@ def signed_bytes(document: Mapping[str, Any]) -> bytes:
 
 
 def receipt_id_is_valid(document: Mapping[str, Any]) -> bool:
-    """Tell whether the id of a newer receipt is the hash of its body (wire protocol, section 3.6)."""
+    """Return True if the id of a newer receipt is the hash of its body (wire protocol, section 3.6)."""
     try:
         body = signed_bytes({name: value for name, value in document.items() if name != "id"})
     except InvalidDocument:
@@ -132,67 +176,14 @@ def receipt_id_is_valid(document: Mapping[str, Any]) -> bool:
     return sha256_hex(body) == document.get("id")
 
 
-def _check_newer_semantics(receipt: HttpReceipt, document: Mapping[str, Any]) -> None:
-    wanted = {"receipt_kind": "mediated_decision", "boundary_class": "prevent", "trust_level": "mediated"}
-    for name, value in wanted.items():
-        if getattr(receipt, name) != value:
-            raise ReceiptRejected("semantics", f"{name} must be {value!r} and is {getattr(receipt, name)!r}")
-    if receipt.observation_outcome is not None:
-        raise ReceiptRejected("semantics", "an observation is not a decision")
-    if not receipt_id_is_valid(document):
-        raise ReceiptRejected("id", "the receipt id is not the hash of the receipt")
-
-
-def _check_signature(receipt: HttpReceipt, document: Mapping[str, Any]) -> None:
-    try:
-        message = signed_bytes(document)
-    except InvalidDocument as exc:
-        raise ReceiptRejected("signature", f"the receipt cannot be verified: {exc.message}") from None
-    if not verify_signature(receipt.kernel_key, message, receipt.signature):
-        raise ReceiptRejected("signature", "the signature does not verify")
-
-
-def _check_binding(receipt: HttpReceipt, expected: Expectation) -> None:
-    request = expected.request
-    if receipt.request_id != request.request_id:
-        raise ReceiptRejected("request_id", "the receipt belongs to another request")
-    if receipt.method != request.method:
-        raise ReceiptRejected("method", f"the receipt is for {receipt.method[:20]!r}, the request is {request.method}")
-    if receipt.session_id != request.session_id:
-        raise ReceiptRejected("session_id", "the receipt belongs to another session")
-    if receipt.caller_identity_hash != expected.caller_hash:
-        raise ReceiptRejected("caller_identity_hash", "the receipt belongs to another caller")
-    if receipt.content_hash != request.content_hash(receipt.route_pattern):
-        raise ReceiptRejected("content_hash", "the receipt belongs to other content")
-    if not acceptable_pattern(receipt.route_pattern, request.path, expected.template):
-        raise ReceiptRejected(
-            "route_pattern",
-            f"the sidecar judged route {receipt.route_pattern[:200]!r}, the application runs {expected.template!r}",
-        )
-    scope = receipt.metadata.get("chio_http_status_scope") if isinstance(receipt.metadata, dict) else None
-    if scope not in (None, "decision"):
-        raise ReceiptRejected("scope", "the receipt records a final answer, not a decision")
-
-
-def _check_time(timestamp: int, now: float, tolerance: float) -> None:
-    # The receipt's clock counts whole seconds, so up to one second of difference is rounding.
-    if abs(timestamp - now) > tolerance + 1:
-        raise ReceiptRejected(
-            "timestamp",
-            f"the receipt's time {timestamp} is more than {tolerance:g} s away from this clock ({int(now)})",
-        )
-
-
-log = logging.getLogger(LOGGER)
-
 _MAX_NOTED = 1000
 
 
 class KeyTrust:
     """The trusted kernel keys of one client.
 
-    With pinned keys, exactly those. Without, the key of the first good receipt is trusted for as long as this
-    object lives; that is said in one warning, and any other key is refused from then on.
+    With pinned keys, exactly those. Without, the key of the first valid receipt is trusted as long as this object
+    lives: one warning reports it, and every other key is rejected from then on.
 
     Args:
         pinned: public keys in hex; empty for trust on first use.
@@ -204,13 +195,13 @@ class KeyTrust:
         self._noted: set[str] = set()
 
     def keys(self) -> frozenset[str] | None:
-        """Return the keys that count; None while the first one is still to be seen."""
+        """Return the trusted keys; None until the first valid receipt."""
         return self._keys
 
     def remember(self, key: str) -> None:
-        """Trust `key` if none is trusted yet.
+        """Trust `key` if no key is trusted yet.
 
-        Two first answers may arrive at once: the one that is second here must not slip through unchecked.
+        Two first receipts may arrive at once: the second one must not slip through unchecked.
 
         Raises:
             ReceiptRejected: another key was trusted in the meantime.
@@ -226,20 +217,16 @@ class KeyTrust:
                     key,
                 )
         if key not in self._keys:
-            from chio_core.errors import ReceiptRejected
-
             raise ReceiptRejected("kernel_key", "another kernel key was trusted first")
 
     def note_route(self, pattern: str, expectation: Expectation) -> None:
-        """Warn once a route when the sidecar judged the plain path because it does not know the template."""
+        """Warn once a route if the sidecar evaluated the plain path because it does not know the template."""
         template = expectation.template
-        if template is None or pattern == template or template in self._noted or "{" not in template:
+        if template is None or "{" not in template or template in self._noted:
             return
-        if pattern != expectation.request.path:
-            return
-        if len(self._noted) < _MAX_NOTED:
+        if pattern != template and pattern == expectation.request.path and len(self._noted) < _MAX_NOTED:
             self._noted.add(template)
             log.warning(
-                "chio: the sidecar does not know route %s and judged the plain path; give it the OpenAPI document",
+                "chio: the sidecar does not know route %s and evaluated the plain path; give it the OpenAPI document",
                 template,
             )

@@ -1,7 +1,7 @@
-"""GuardRequest: the one view of a request that every framework adapter implements, and what is made of it.
+"""GuardRequest: the view of a request that every framework adapter implements, and the request made from it.
 
-`to_chio_request` is the only function that turns a view into the question for the sidecar, so all frameworks
-hash and send the same thing for the same bytes on the wire.
+`to_chio_request` is the only function that turns a view into the sidecar's request, so all frameworks hash and
+send the same for the same bytes on the wire.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from chio_core.models.request import ChioHttpRequest
 from chio_core.names import APPROVAL_HEADER, CAPABILITY_HEADER, CAPABILITY_QUERY
 
 MAX_QUERY_FIELDS = 1000
+"""Most fields that a query may have."""
 
 
 @runtime_checkable
 class GuardRequest(Protocol):
-    """Read-only view of one HTTP request, for guards that know no framework.
+    """Read-only view of one HTTP request, for guards that work in every framework.
 
-    Accessors are cheap and raise nothing, whatever the client sent. `headers` is case-insensitive and joins
-    repeated lines with a comma; of repeated query parameters the last one counts.
+    Accessors are cheap and never raise. `headers` is case-insensitive and joins repeated lines with a comma; of
+    repeated query parameters the last one counts.
     """
 
     @property
@@ -44,17 +45,17 @@ class GuardRequest(Protocol):
         ...
 
     def url_replace_scheme(self, scheme: str) -> str:
-        """Return the whole URL with another scheme; the request itself is not changed."""
+        """Return the whole URL with another scheme; the request is not changed."""
         ...
 
     @property
     def method(self) -> str:
-        """The method as it was sent."""
+        """The method as the client sent it."""
         ...
 
     @property
     def client_host(self) -> str | None:
-        """Address of the peer, or None when the server does not tell."""
+        """Address of the peer; None if the server does not report it."""
         ...
 
     @property
@@ -68,7 +69,7 @@ class GuardRequest(Protocol):
         ...
 
     async def body(self) -> bytes:
-        """Return the whole body, as often as it is asked for."""
+        """Return the whole body, on every call."""
         ...
 
     @property
@@ -78,16 +79,16 @@ class GuardRequest(Protocol):
 
     @property
     def scope(self) -> dict[str, Any]:
-        """What the framework itself knows about the request; may be empty."""
+        """The framework's own description of the request (for ASGI the scope); may be empty."""
         ...
 
 
 class RequestView(GuardRequest, Protocol):
-    """A `GuardRequest` with the facts that a decision also needs and a mapping cannot give."""
+    """A `GuardRequest` with the facts that a decision also needs and mappings lose."""
 
     @property
     def route_path(self) -> str:
-        """The very string that the framework's router matches."""
+        """The exact string that the framework's router matches."""
         ...
 
     @property
@@ -96,26 +97,26 @@ class RequestView(GuardRequest, Protocol):
         ...
 
     def header_values(self, name: str) -> Sequence[str]:
-        """Return each line of the header `name` (lower case) by itself."""
+        """Return the lines of the header `name` (lower case), not joined."""
         ...
 
     def repeated_headers(self) -> Collection[str]:
-        """Return the names, in lower case, of headers that stand in more than one line."""
+        """Return the names, in lower case, of headers that occur in more than one line."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """What a route asks for: a capability, and what else stands in the one evaluation.
+    """What a route requires: a capability, and the other demands of the same evaluation.
 
     Attributes:
-        server, tool: what the token must grant; both None: any valid capability will do.
+        server, tool: what the token must grant; both None: any valid capability is enough.
         operations: operations that one grant must contain (wire protocol, section 5.1).
-        arguments: JSON value that the grant's constraints are held against; None for none.
+        arguments: JSON value against which the grant's constraints are checked; None without arguments.
         approval: an approval that the request needs, see `chio_core.models.demands`.
         budget: what the request spends, and its limits.
         observe: the decision is recorded and does not refuse.
-        capability: False where no capability is asked for, for example of a route that has only a budget.
+        capability: False if no capability is required, for example by a route with only a budget.
     """
 
     server: str | None = None
@@ -129,19 +130,19 @@ class Requirement:
 
     @property
     def binding(self) -> bool:
-        """True when a verified receipt has to show that something was met; such a route never fails open."""
+        """True if a verified receipt must prove that a demand was met; such a route never fails open."""
         return self.capability or self.approval is not None or self.budget is not None
 
     @property
     def title(self) -> str:
-        """How to name it to a person: `payments/transfer`."""
+        """Name in messages: `payments/transfer`."""
         return f"{self.server}/{self.tool}" if self.server is not None else "any capability"
 
 
 def query_map(query_string: str) -> dict[str, str]:
     """Decode a query as the sidecar's own proxy does: form-decoded, of duplicates the last wins.
 
-    The token parameter is taken out: it is a secret, and the query is hashed into the receipt.
+    The token's parameter is left out: it is a secret, and the query is hashed into the receipt.
 
     Raises:
         ValueError: more than `MAX_QUERY_FIELDS` fields.
@@ -170,21 +171,34 @@ def to_chio_request(
     """Describe a request for the sidecar (wire protocol, section 1.1).
 
     Args:
-        template: path template of the route that will run; the plain path is sent when there is none.
-        body_hash: SHA-256 hex over all bytes of the body, None for an empty one.
+        view: the request.
+        template: path template of the route that will run; the plain path is sent if it is None.
+        body_hash: SHA-256 hex over all bytes of the body; None for an empty one.
         body_length: bytes that were counted.
         timestamp: seconds since 1970.
-        approval_token: what the caller presents; the sidecar's document may demand an approval too.
-        observe: a refusal will be recorded only; the sidecar is told, so that its receipt can say so.
-        lacking: operations that the route asks for and the presented capability does not grant.
+        requirement: what the route requires.
+        approval_token: what the caller presents; also without a demand of the route, because the sidecar's OpenAPI
+            document may demand an approval too.
+        observe: a refusal will only be recorded; the sidecar writes that into its receipt.
+        lacking: operations that the route requires and the presented capability does not grant.
     """
     path = view.route_path
     content_type = view.header_values("content-type")
-    # An empty line says as much as none, and WSGI servers do not tell the two apart.
+    # An empty line counts as absent: WSGI servers do not distinguish the two.
     headers = {"content-type": content_type[0]} if content_type and content_type[0] else {}
     if body_length:
         headers["content-length"] = str(body_length)
-    tool = requirement if requirement is not None and requirement.server is not None else None
+    wanted = requirement if requirement is not None else Requirement(capability=False)
+    tool = wanted.server is not None
+    enforcement = None
+    if observe:
+        enforcement = {"mode": "observe"}
+        # State the route's requirement too: the sidecar's own verdict ignores it, because it allows a GET without
+        # a token, and checks no operation but `invoke`.
+        if wanted.capability:
+            enforcement["requires"] = wanted.title if tool else "any"
+            if lacking:
+                enforcement["lacks"] = ",".join(lacking)
     return ChioHttpRequest(
         request_id=request_id,
         method=view.method,  # pydantic refuses what is no Method
@@ -196,55 +210,37 @@ def to_chio_request(
         body_hash=body_hash,
         body_length=body_length,
         session_id=session_id,
-        tool_server=tool.server if tool else None,
-        tool_name=tool.tool if tool else None,
-        arguments=tool.arguments if tool else None,
+        tool_server=wanted.server,
+        tool_name=wanted.tool if tool else None,
+        arguments=wanted.arguments if tool else None,
         timestamp=timestamp,
-        enforcement=_enforcement(requirement, lacking) if observe else None,
-        **_demands(requirement, approval_token),
+        governed_intent=wanted.approval.to_wire() if wanted.approval is not None else None,
+        approval_token=approval_token,
+        budget=wanted.budget.to_wire() if wanted.budget is not None else None,
+        enforcement=enforcement,
     )
 
 
-def _demands(requirement: Requirement | None, approval_token: Any) -> dict[str, Any]:
-    demands: dict[str, Any] = {"approval_token": approval_token}
-    if requirement is None:
-        return demands
-    if requirement.approval is not None:
-        demands["governed_intent"] = requirement.approval.to_wire()
-    if requirement.budget is not None:
-        demands["budget"] = requirement.budget.to_wire()
-    return demands
-
-
-def _enforcement(requirement: Requirement | None, lacking: Sequence[str]) -> dict[str, Any]:
-    # What the route requires stands beside it, because the sidecar's own verdict does not count that in: it
-    # allows a GET without a token, and looks at no operation but `invoke`.
-    if requirement is None or not requirement.capability:
-        return {"mode": "observe"}
-    said = {"mode": "observe", "requires": requirement.title if requirement.server is not None else "any"}
-    return {**said, "lacks": ",".join(lacking)} if lacking else said
-
-
 def single_headers(capability: str = CAPABILITY_HEADER, api_key: str = "x-api-key") -> frozenset[str]:
-    """Return the headers, in lower case, that may stand only once in a request: two lines could mean two things.
+    """Return the headers, in lower case, of which a request may have one line only: two could mean two things.
 
     Args:
-        capability, api_key: names that the settings give to these two (`capability_header`, `api_key_header`).
+        capability, api_key: the settings `capability_header` and `api_key_header`.
     """
     own = frozenset({capability.lower(), api_key.lower(), APPROVAL_HEADER.lower()})
     return own | {"authorization", "content-length", "content-type", "host"}
 
 
 class HeaderLines(Mapping[str, str]):
-    """A read-only mapping over header lines.
+    """A read-only, case-insensitive mapping over header lines.
 
-    `lines["x-a"]` joins repeated lines with a comma; `lines.values_of("x-a")` gives each by itself.
+    `lines["x-a"]` joins repeated lines with a comma; `lines.values_of("x-a")` returns them separately.
 
     Args:
         pairs: names and values in the order in which they were sent.
 
     Attributes:
-        repeated: names, in lower case, that stand in more than one line.
+        repeated: names, in lower case, that occur in more than one line.
     """
 
     __slots__ = ("_lines", "repeated")
@@ -259,7 +255,7 @@ class HeaderLines(Mapping[str, str]):
                 self.repeated.add(name.lower())
 
     def values_of(self, name: str) -> Sequence[str]:
-        """Return each line of the header `name`; empty when there is none."""
+        """Return the lines of the header `name`; empty if it is absent."""
         return self._lines.get(name.lower(), ())
 
     def __getitem__(self, name: str) -> str:

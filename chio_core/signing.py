@@ -1,6 +1,6 @@
 """Ed25519 keys and signatures, as lower-case hex text (wire protocol, conventions; RFC 8032).
 
-libsodium does the arithmetic. It also refuses what a lenient verifier would take: keys of small order,
+libsodium does the arithmetic. It also refuses what a lenient verifier would accept: keys of small order,
 non-canonical points and a scalar that is not reduced.
 """
 
@@ -20,10 +20,10 @@ _HEX = frozenset("0123456789abcdef")
 
 
 class SigningKey:
-    """A private Ed25519 key. Its text form never shows the seed.
+    """A private Ed25519 key. Its `repr` does not show the seed.
 
     Args:
-        seed: the 32 secret bytes.
+        seed: 32 secret bytes.
 
     Raises:
         InvalidDocument: the seed has another length.
@@ -47,12 +47,9 @@ class SigningKey:
         """Read a key from 64 hex digits.
 
         Raises:
-            InvalidDocument: anything else; the text is not repeated in the message.
+            InvalidDocument: anything else; the message does not repeat the text.
         """
-        digits = text.strip().removeprefix("0x").lower()
-        if len(digits) != 64 or not _HEX.issuperset(digits):
-            raise InvalidDocument("a signing key is written as 64 hex digits")
-        return cls(bytes.fromhex(digits))
+        return cls(bytes.fromhex(_digits(text, "a signing key")))
 
     def seed_hex(self) -> str:
         """Return the secret seed as 64 hex digits; for a key file of mode 0600 only."""
@@ -67,17 +64,15 @@ class SigningKey:
 
 
 def verify_signature(public_hex: Any, message: bytes, signature_hex: Any) -> bool:
-    """Tell whether `signature_hex` is the signature of `message` under `public_hex`.
+    """Return True if `signature_hex` is the signature of `message` under the public key `public_hex`.
 
-    Never raises for bad input: a malformed key or signature simply does not verify. Signatures must be 128
-    lower-case hex digits. Keys and signatures of other algorithms (`p256:`, `p384:`) do not verify.
+    A malformed key or signature does not verify; nothing is raised. A signature is 128 lower-case hex digits.
+    Keys and signatures of other algorithms (`p256:`, `p384:`) do not verify.
     """
     if not isinstance(public_hex, str) or not isinstance(signature_hex, str):
         return False
     key = _key_bytes(public_hex)
-    if key is None:
-        return False
-    if len(signature_hex) != 128 or not _HEX.issuperset(signature_hex):
+    if key is None or len(signature_hex) != 128 or not _HEX.issuperset(signature_hex):
         return False
     try:
         crypto_sign_open(bytes.fromhex(signature_hex) + message, key)
@@ -86,21 +81,25 @@ def verify_signature(public_hex: Any, message: bytes, signature_hex: Any) -> boo
     return True
 
 
-def normalize_public_key(text: str) -> str:
-    """Return a public key as 64 lower-case hex digits; a leading `0x` and upper case are accepted.
-
-    Raises:
-        InvalidDocument: anything else.
-    """
-    digits = text.strip().removeprefix("0x").lower()
-    if len(digits) != 64 or not _HEX.issuperset(digits):
-        raise InvalidDocument("an Ed25519 public key is written as 64 hex digits")
-    return digits
-
-
 @lru_cache(maxsize=64)
 def _key_bytes(public_hex: str) -> bytes | None:
     try:
         return bytes.fromhex(normalize_public_key(public_hex))
     except InvalidDocument:
         return None
+
+
+def normalize_public_key(text: str) -> str:
+    """Return a public key as 64 lower-case hex digits; a leading `0x` and upper case are accepted.
+
+    Raises:
+        InvalidDocument: anything else.
+    """
+    return _digits(text, "an Ed25519 public key")
+
+
+def _digits(text: str, what: str) -> str:
+    digits = text.strip().removeprefix("0x").lower()
+    if len(digits) != 64 or not _HEX.issuperset(digits):
+        raise InvalidDocument(f"{what} is written as 64 hex digits")
+    return digits

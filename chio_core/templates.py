@@ -1,27 +1,27 @@
-"""Path templates: comparing the route that was judged with the route that will run."""
+"""Path templates: compare the route that was evaluated with the route that will run."""
 
 from __future__ import annotations
 
 
 def shape(template: str) -> tuple[str, ...]:
-    """Return the segments of a template with parameter names (and convertors) taken out.
+    """Return the segments of a template, each parameter (with its convertor) as `{}`.
 
-    `/pets/{petId}` and `/pets/{id:int}` have the same shape. Nothing is remembered: paths are the client's to choose.
+    `/pets/{petId}` and `/pets/{id:int}` have the same shape. Results are not cached: the client chooses the paths.
     """
     return tuple("{}" if part[:1] == "{" and part[-1:] == "}" else part for part in template.split("/"))
 
 
 def covers(template: str, path: str) -> bool:
-    """Tell whether a template's segments fit a path's (wire protocol, section 6.2)."""
+    """Return True if a template's segments match a path's (wire protocol, section 6.2)."""
     wanted, given = shape(template), path.split("/")
     return len(wanted) == len(given) and all(a in ("{}", b) for a, b in zip(wanted, given, strict=True))
 
 
 def acceptable_pattern(pattern: str, path: str, template: str | None) -> bool:
-    """Tell whether a receipt that states `pattern` may open the route `template` for `path`.
+    """Return True if a receipt that states `pattern` may open the route `template` for `path`.
 
-    The pattern must be the plain path (the sidecar knows no such route), or the template of the route that
-    runs, names of parameters aside. Where nobody knows that template, the pattern must at least cover the path.
+    The pattern must be the plain path (the sidecar does not know the route), or the template of the route that
+    runs, whatever the names of its parameters. If the template is unknown, the pattern must at least cover the path.
     A path that is itself spelled like a template (`/pets/{x}`) proves nothing by being equal to the pattern.
     """
     if pattern == path and "{}" not in shape(path):

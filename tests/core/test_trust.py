@@ -91,5 +91,5 @@ def test_a_route_that_the_sidecar_does_not_know_is_said_once(caplog: pytest.LogC
         plain = question(View(path="/pets"), template="/pets")
         trust.note_route("/pets", plain.expectation)
     assert [record.getMessage() for record in caplog.records] == [
-        "chio: the sidecar does not know route /pets/{id} and judged the plain path; give it the OpenAPI document"
+        "chio: the sidecar does not know route /pets/{id} and evaluated the plain path; give it the OpenAPI document"
     ]
