@@ -1,8 +1,7 @@
 """ChioSettings: the one list of options.
 
-A keyword beats the environment (`CHIO_*`), which beats a `.env` file, which beats the default. Comma lists
-are accepted where a set is wanted. `report_settings` says once, at start, which choices are unsafe and which
-`CHIO_*` names nobody knows.
+A keyword beats the environment (`CHIO_*`), which beats a `.env` file, which beats the default. Comma lists are
+accepted for sets. `report_settings` reports unsafe choices and unknown `CHIO_*` names once, at start.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, Sett
 
 from chio_core.errors import ConfigurationError
 from chio_core.names import CAPABILITY_HEADER, LOGGER, RECEIPT_HEADER
-from chio_core.refusals.problems import checked_page
 from chio_core.signing import normalize_public_key
 
 log = logging.getLogger(LOGGER)
@@ -30,6 +28,14 @@ log = logging.getLogger(LOGGER)
 NameSet = Annotated[frozenset[str], NoDecode]
 NameTuple = Annotated[tuple[str, ...], NoDecode]
 
+RECEIPT_PLACEHOLDER = "{receipt_id}"
+"""Text in the setting `explain_url` that is replaced by the receipt's id."""
+
+LONGEST_EXPLAIN_URL = 2048
+"""Most characters of the setting `explain_url`."""
+
+# RFC 3986, section 2: the characters of a URL. It is written into a header between < and >.
+_URL = re.compile(r"[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]+")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")  # RFC 9110, section 5.6.2
 
 _TAKEN = frozenset({
@@ -41,14 +47,14 @@ FOREIGN_NAMES = frozenset({
     "CHIO_API_PROTECT_CONTROL_TOKEN", "CHIO_BIN", "CHIO_GUARDS", "CHIO_SERVICE_TOKEN", "CHIO_SIDECAR_CONTROL_TOKEN",
     "CHIO_TRUSTED_APPROVERS", "CHIO_TRUSTED_ISSUER_KEY", "CHIO_TRUSTED_ISSUER_KEYS",
 })  # fmt: skip
-"""`CHIO_*` names that other parts of the system read: the sidecar, its command line, the examples."""
+"""`CHIO_*` names of the sidecar, its command line and the examples, which are no options."""
 
 
 class ChioSettings(BaseSettings):
     """Every option of the middleware, the adapters and the client. Times are seconds, sizes bytes.
 
     Raises:
-        ConfigurationError: a value cannot be used, or a keyword is no option. The text names the option and the
+        ConfigurationError: a value cannot be used, or a keyword is no option. The message names the option and the
             rule that it breaks, and repeats no value. (A `ConfigurationError` is a `ValueError`.)
     """
 
@@ -110,7 +116,7 @@ class ChioSettings(BaseSettings):
     max_body_bytes: int = Field(
         10 * 1024 * 1024,
         ge=0,
-        description="Largest request body; a larger one is answered 413, the sidecar not asked.",
+        description="Largest request body; a larger one is refused with 413, without an evaluation.",
     )
     spool_bytes: int = Field(
         1024 * 1024, ge=0, description="Bodies above this wait in a temporary file instead of memory."
@@ -151,7 +157,7 @@ class ChioSettings(BaseSettings):
         if parts.scheme in ("http", "https"):
             if not parts.hostname or parts.username or parts.password or parts.query or parts.fragment:
                 raise ValueError("must be http(s)://HOST[:PORT][/BASE] without user, query or fragment")
-            _ = parts.port  # raises ValueError for a port that is no port
+            _ = parts.port  # raises ValueError for an invalid port
             if not value.isascii() or not value.isprintable() or " " in value:
                 raise ValueError("must be printable ASCII without spaces; write other characters as %XX or punycode")
         elif parts.scheme in ("unix", "embedded"):
@@ -163,8 +169,25 @@ class ChioSettings(BaseSettings):
 
     @field_validator("explain_url")
     @classmethod
-    def _page(cls, value: str | None) -> str | None:
-        return checked_page(value.strip()) if value and value.strip() else None
+    def _usable_page(cls, value: str | None) -> str | None:
+        value = value.strip() if value else None
+        if not value:
+            return None
+        if len(value) > LONGEST_EXPLAIN_URL:
+            raise ValueError(f"must have at most {LONGEST_EXPLAIN_URL:,} characters")
+        if not _URL.fullmatch(value.replace(RECEIPT_PLACEHOLDER, "")):
+            raise ValueError("must be printable ASCII without spaces, quotes and braces other than {receipt_id}")
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must start with http:// or https:// and name a host")
+        if "@" in parts.netloc or RECEIPT_PLACEHOLDER in parts.netloc:
+            raise ValueError("must name the host without credentials and without {receipt_id}")
+        _ = parts.port  # raises ValueError for an invalid port
+        if "#" in value and RECEIPT_PLACEHOLDER not in value:
+            raise ValueError(
+                "must have no fragment: the receipt's id becomes it, or write {receipt_id} where it belongs"
+            )
+        return value
 
     @field_validator("exclude_paths", "exclude_prefixes", "observe_paths", "observe_prefixes")
     @classmethod
@@ -191,15 +214,10 @@ class ChioSettings(BaseSettings):
 
     @field_validator("receipt_header", "capability_header", "api_key_header")
     @classmethod
-    def _header_names(cls, value: str) -> str:
+    def _header_names(cls, value: str, info: ValidationInfo) -> str:
+        if info.field_name != "api_key_header" and value.lower() in _TAKEN:
+            raise ValueError("names a header with another meaning; choose an unused name")
         return _token(value, "a header name")
-
-    @field_validator("receipt_header", "capability_header")
-    @classmethod
-    def _own_header(cls, value: str) -> str:
-        if value.lower() in _TAKEN:
-            raise ValueError("names a header with a meaning of its own; choose one that nobody else uses")
-        return value
 
     @field_validator("trusted_kernel_keys")
     @classmethod
@@ -220,25 +238,33 @@ class ChioSettings(BaseSettings):
             raise ConfigurationError(f"{unknown[0]} is not an option of Chio{hint}")
         try:
             super().__init__(**values)
-        except (ValidationError, SettingsError) as exc:
-            raise ConfigurationError(describe_errors(exc)) from None
+        except ValidationError as exc:
+            lines = []
+            for error in exc.errors(include_input=False, include_url=False):
+                message = error["msg"].removeprefix("Value error, ")
+                place = ".".join(str(part) for part in error["loc"])
+                variable = f"CHIO_{place.partition('.')[0].upper()}"
+                lines.append(f"{place} (environment {variable}): {message}" if place else message)
+            raise ConfigurationError("; ".join(lines)) from None
+        except SettingsError as exc:
+            raise ConfigurationError(str(exc)) from None
         except (OSError, UnicodeDecodeError):
             raise ConfigurationError("the file .env cannot be read as UTF-8 text; correct or remove it") from None
 
 
 def check_one_source(config: object, client: object, options: Mapping[str, Any]) -> None:
-    """Refuse keywords that would count for nothing, because complete settings are given beside them.
+    """Refuse keywords that would be ignored, because complete settings are given beside them.
 
     Args:
         config: complete settings, or None.
-        client: a client to share, which has settings of its own, or None.
+        client: a client to share, which has its own settings, or None.
         options: keywords.
 
     Raises:
-        ConfigurationError: naming the keywords.
+        ConfigurationError: with the names of the keywords.
     """
     if options and (config is not None or client is not None):
-        given = "config" if config is not None else "client (it has settings of its own)"
+        given = "config" if config is not None else "client (it has its own settings)"
         raise ConfigurationError(f"give either {given} or keywords, not both (got {', '.join(sorted(options))})")
 
 
@@ -248,33 +274,25 @@ def _token(value: str, what: str) -> str:
     return value
 
 
-def describe_errors(exc: ValidationError | SettingsError) -> str:
-    """Turn a validation error into one line a setting, without values."""
-    if isinstance(exc, SettingsError):
-        return str(exc)
-    lines = []
-    for error in exc.errors(include_input=False, include_url=False):
-        message = error["msg"].removeprefix("Value error, ")
-        place = ".".join(str(part) for part in error["loc"])
-        lines.append(f"{place} (environment CHIO_{str(error['loc'][0]).upper()}): {message}" if place else message)
-    return "; ".join(lines)
-
-
 def report_settings(
     settings: ChioSettings, environ: Mapping[str, str] | None = None, *, routes: int | None = None
 ) -> list[str]:
-    """Log one line of INFO about what governs, and one warning for each unsafe choice and each unknown `CHIO_*` name.
+    """Log one line of INFO with what governs, and a warning for each unsafe choice and each unknown `CHIO_*` name.
 
     Args:
-        environ: environment to look at; the process's own and the file `.env` by default.
-        routes: how many of the application's routes are governed; None where nobody can tell.
+        settings: the settings.
+        environ: environment to check; by default that of the process, and the file `.env`.
+        routes: number of the application's governed routes; None if it is unknown.
 
     Returns:
-        The sentences that were logged as warnings, secrets left out.
+        The logged warnings; they contain no secrets.
     """
     log.info("chio: %s", start_line(settings, routes))
-    found = list(unsafe_choices(settings))
-    for name in unknown_names(_environment() if environ is None else environ):
+    found = list(unsafe_options(settings).values())
+    if environ is None:
+        # The source returns the names of the file in lower case.
+        environ = {name.upper(): "" for name in DotEnvSettingsSource(ChioSettings).env_vars} | dict(os.environ)
+    for name in unknown_names(environ):
         near = nearest_name(name)
         hint = f"did you mean {near}?" if near else "is it misspelled?"
         found.append(f"environment variable {name} is not an option of Chio; {hint}")
@@ -284,16 +302,17 @@ def report_settings(
 
 
 def start_line(settings: ChioSettings, routes: int | None = None) -> str:
-    """Return in one line who judges, whose receipts count, and what is not governed or not enforced.
+    """Return in one line the sidecar, the trusted keys, and what is not governed or not enforced.
 
     Args:
-        routes: how many routes are governed; None where nobody can tell.
+        settings: the settings.
+        routes: number of governed routes; None if it is unknown.
     """
     own = "its own" if settings.sidecar_url.startswith("embedded:") else "first key seen"
     open_doors = {*settings.exclude_paths, *(f"{p}/…" for p in settings.exclude_prefixes), *settings.exclude_methods}
     observed = _observed(settings)
     parts = [
-        f"requests are judged by the sidecar {settings.sidecar_url}",
+        f"requests are evaluated by the sidecar {settings.sidecar_url}",
         f"key: {', '.join(settings.trusted_kernel_keys) or own}",
         f"governed routes: {routes}" if routes is not None else "",
         f"not governed: {', '.join(sorted(open_doors))}" if open_doors else "",
@@ -303,24 +322,13 @@ def start_line(settings: ChioSettings, routes: int | None = None) -> str:
     return "; ".join(part for part in parts if part)
 
 
-def _environment() -> dict[str, str]:
-    # The source gives the names of the file in lower case.
-    file = {name.upper(): "" for name in DotEnvSettingsSource(ChioSettings).env_vars}
-    return file | dict(os.environ)
-
-
-def unsafe_choices(settings: ChioSettings) -> list[str]:
-    """Return one sentence for each setting that weakens governance."""
-    return list(unsafe_options(settings).values())
-
-
 def unsafe_options(settings: ChioSettings) -> dict[str, str]:
-    """Return the options that weaken governance, each with one sentence."""
+    """Return the options that weaken governance, each with one sentence about its effect."""
     found = {}
     if settings.fail_open:
         found["fail_open"] = (
             "fail_open is on: while the sidecar is unreachable or too slow, requests run without a decision, also"
-            " those that a slow sidecar records as denied afterwards"
+            " those that a slow sidecar denies afterwards"
         )
     if observed := _observed(settings):
         found["observe"] = f"observe mode: what Chio refuses is recorded and runs nevertheless, {observed}"
@@ -352,7 +360,7 @@ def _observed(settings: ChioSettings) -> str:
 
 
 def is_this_machine(host: str) -> bool:
-    """Tell whether a host's name or number is that of the machine itself: `localhost`, 127.0.0.0/8 or ::1."""
+    """Return True if a host is this machine: `localhost`, 127.0.0.0/8 or ::1."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -360,13 +368,13 @@ def is_this_machine(host: str) -> bool:
 
 
 def nearest_name(name: str, more: Iterable[str] = FOREIGN_NAMES) -> str | None:
-    """Return the `CHIO_*` name that somebody may have meant; None when none is near.
+    """Return the `CHIO_*` name that `name` may be misspelled from; None if no name is similar.
 
     Args:
         name: one of `unknown_names`.
-        more: names that are read besides the options, where this one stands.
+        more: names that the caller reads besides the options.
     """
-    # Without the prefix, which would make everything look alike.
+    # Compare without the prefix, which makes all names similar.
     options = [field.upper() for field in ChioSettings.model_fields]
     others = sorted(one.removeprefix("CHIO_") for one in more)
     near = difflib.get_close_matches(name.removeprefix("CHIO_"), [*options, *others], n=1)
@@ -374,6 +382,6 @@ def nearest_name(name: str, more: Iterable[str] = FOREIGN_NAMES) -> str | None:
 
 
 def unknown_names(environ: Mapping[str, str]) -> list[str]:
-    """Return the `CHIO_*` names in `environ` that no option and no other part of the system reads."""
+    """Return the `CHIO_*` names in `environ` that are neither options nor in `FOREIGN_NAMES`."""
     known = {f"CHIO_{name.upper()}" for name in ChioSettings.model_fields} | FOREIGN_NAMES
     return sorted(name for name in environ if name.startswith("CHIO_") and name not in known)

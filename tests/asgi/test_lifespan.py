@@ -181,7 +181,7 @@ def test_at_start_one_line_tells_who_judges_how_many_routes(caplog: pytest.LogCa
         ChioASGIMiddleware(app, config)
         ChioASGIMiddleware(handler, config)  # no routes to look at
     told, plain = (one.getMessage() for one in caplog.records if one.levelno == logging.INFO)
-    line = f"chio: requests are judged by the sidecar {config.sidecar_url}; key: "
+    line = f"chio: requests are evaluated by the sidecar {config.sidecar_url}; key: "
     assert told.startswith(line)
     assert "; governed routes: 1; not governed: /in/static/…, /up, OPTIONS; fail_open is on" in told
     assert plain == told.replace("; governed routes: 1", "")

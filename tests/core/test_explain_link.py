@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from chio_core import ChioSettings, ConfigurationError
-from chio_core.refusals.problems import LONGEST, explain_link
+from chio_core.refusals.problems import explain_link
+from chio_core.settings import LONGEST_EXPLAIN_URL
 
 BASE = "https://chio.internal/chio/viewer/"
 RECEIPT = "01a/b #<é>"
@@ -62,7 +63,7 @@ def test_the_environment_sets_it(monkeypatch: pytest.MonkeyPatch) -> None:
         ("https://h:port/", "explain_url"),
         ("https://[::1/", "explain_url"),
         ("https://h/#top", "no fragment"),
-        ("https://h/" + "a" * LONGEST, "at most 2,048 characters"),
+        ("https://h/" + "a" * LONGEST_EXPLAIN_URL, "at most 2,048 characters"),
     ],
 )
 def test_an_address_that_cannot_be_used_is_refused_in_one_sentence_without_its_value(value: str, said: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from chio_asgi import ChioASGIConfig
 from chio_core import ChioSettings, ConfigurationError
-from chio_core.settings import report_settings, unknown_names, unsafe_choices
+from chio_core.settings import report_settings, unknown_names, unsafe_options
 
 KEY = "ab" * 32
 
@@ -244,23 +244,23 @@ def test_safe_settings_say_nothing(caplog: pytest.LogCaptureFixture) -> None:
         (
             {},
             None,
-            "requests are judged by the sidecar http://127.0.0.1:9090; key: first key seen; not governed: OPTIONS",
+            "requests are evaluated by the sidecar http://127.0.0.1:9090; key: first key seen; not governed: OPTIONS",
         ),
         (
             {"sidecar_url": "embedded:r.db", "exclude_methods": "", "control_token": "canary"},
             3,
-            "requests are judged by the sidecar embedded:r.db; key: its own; governed routes: 3",
+            "requests are evaluated by the sidecar embedded:r.db; key: its own; governed routes: 3",
         ),
         (
             {"trusted_kernel_keys": KEY, "exclude_paths": "/up", "exclude_prefixes": "/static", "fail_open": True,
              "observe_prefixes": "/v2"},
             0,
-            f"requests are judged by the sidecar http://127.0.0.1:9090; key: {KEY}; governed routes: 0;"
+            f"requests are evaluated by the sidecar http://127.0.0.1:9090; key: {KEY}; governed routes: 0;"
             " not governed: /static/…, /up, OPTIONS; observe mode on /v2/…; fail_open is on",
         ),
     ],
 )  # fmt: skip
-def test_one_line_says_who_judges_and_what_is_not_judged(
+def test_one_line_says_which_sidecar_evaluates_and_what_is_not_governed(
     options: dict[str, Any], routes: int | None, line: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, logger="chio"):
@@ -293,7 +293,7 @@ def test_an_unsafe_choice_is_warned_about_once(
 
 @pytest.mark.parametrize("url", ["https://chio.example", "http://localhost:1", "http://[::1]:9", "http://127.9.0.1"])
 def test_a_safe_way_to_the_sidecar_is_not_warned_about(url: str) -> None:
-    assert unsafe_choices(ChioSettings(trusted_kernel_keys=KEY, sidecar_url=url)) == []
+    assert unsafe_options(ChioSettings(trusted_kernel_keys=KEY, sidecar_url=url)) == {}
 
 
 def test_an_unknown_variable_is_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:
