@@ -10,7 +10,7 @@ import pytest
 
 from chio_core.errors import ConfigurationError
 from chio_core.outbound import BaseMiddleware, Calls, CookieJar, FastHTTP
-from tests.outbound.test_rows_state import setting
+from tests.outbound.test_rows_cookies import setting
 from tests.outbound.tools import A, Upstream, run
 
 
