@@ -15,7 +15,11 @@ def metrics_app(client: ChioClient | SyncChioClient) -> ASGIApp:
     Inside of a governed application it is governed like any other route, so a scraper would need to be allowed there;
     exclude the path (`exclude_paths={"/metrics"}`) or serve this application elsewhere. It tells how much traffic
     there is and how it was judged, and protects that no further.
+
+    Raises:
+        ConfigurationError: the extra `metrics` is not installed.
     """
+    client.metrics.render()  # a missing extra shows here, not at the first scrape
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":

@@ -2,12 +2,17 @@
 
 | name | type | labels | what it counts |
 |---|---|---|---|
-| `chio_decisions_total` | counter | `verdict`, `code` | outcomes, refusals without a question to the sidecar included |
+| `chio_decisions_total` | counter | `verdict`, `code` | outcomes, refusals without an evaluation included |
 | `chio_passthroughs_total` | counter | `reason` | requests that ran without a decision (`fail_open`) |
 | `chio_observed_refusals_total` | counter | `code` | refusals that observe mode recorded and did not carry out |
-| `chio_evaluate_seconds` | histogram | – | how long the sidecar took to be asked, its receipt verified |
+| `chio_evaluate_seconds` | histogram | – | seconds from the call of the sidecar to the verified receipt |
 
 They belong to a client, so to one process: with several workers each counts for itself.
+
+Counting needs no library. `prometheus_client` (extra `metrics`) is imported when a page is rendered, or when a registry
+of the application collects: `REGISTRY.register(client.metrics)`. Its own counters would not do here: all clients of a
+process would share their values under `PROMETHEUS_MULTIPROC_DIR`, and only the whole process can switch off their
+`_created` series.
 """
 
 from __future__ import annotations
@@ -15,10 +20,16 @@ from __future__ import annotations
 import re
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
-from typing import Final, Protocol
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING, Final
 
+from chio_core.errors import ConfigurationError
 from chio_core.evaluation.outcomes import Decision
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+    from prometheus_client.registry import Collector
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 """Media type of what `render` returns."""
@@ -30,16 +41,8 @@ SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.
 """Upper bounds, in seconds, for how long a decision takes; a good one takes one or two milliseconds."""
 
 
-class Family(Protocol):
-    """One metric with all of its series."""
-
-    def lines(self) -> Iterable[str]:
-        """Return its lines, the two of HELP and TYPE first."""
-        ...
-
-
 class Counter:
-    """Counts up, for each combination of label values.
+    """Counts up, for each combination of label values. A `prometheus_client` collector.
 
     Args:
         name: ends in `_total`.
@@ -49,8 +52,8 @@ class Counter:
     """
 
     def __init__(self, name: str, text: str, labels: Sequence[str] = (), present: Iterable[Sequence[str]] = ()) -> None:
-        self._head = _head(name, text, "counter")
         self._name = name
+        self._text = text
         self._labels = tuple(labels)
         self._lock = threading.Lock()
         self._counts: dict[tuple[str, ...], int] = dict.fromkeys(map(tuple, present), 0)
@@ -74,43 +77,30 @@ class Counter:
         with self._lock:
             return sum(self._counts.values())
 
-    def lines(self) -> Iterable[str]:
-        """See `Family`."""
+    def collect(self) -> Iterable[Metric]:
+        """Return the metric for a registry."""
+        from prometheus_client.core import CounterMetricFamily
+
         with self._lock:
             counts = sorted(self._counts.items())
-        return [*self._head, *(f"{self._name}{_braces(self._labels, values)} {count}" for values, count in counts)]
-
-
-class Gauge:
-    """A number that is asked for when the page is read.
-
-    Args:
-        name, text: see `Counter`.
-        read: returns the number.
-        labels: labels with their values, for a gauge that states facts.
-    """
-
-    def __init__(self, name: str, text: str, read: Callable[[], float], labels: Sequence[tuple[str, str]] = ()) -> None:
-        self._head = _head(name, text, "gauge")
-        self._name = name + _braces([label for label, _ in labels], [value for _, value in labels])
-        self._read = read
-
-    def lines(self) -> Iterable[str]:
-        """See `Family`."""
-        return [*self._head, f"{self._name} {_number(self._read())}"]
+        metric = CounterMetricFamily(self._name, self._text, labels=self._labels)
+        for values, count in counts:
+            # A lone surrogate in one label would break the encoding of the whole page.
+            metric.add_metric([value.encode("utf-8", "replace").decode() for value in values], count)
+        return [metric]
 
 
 class Histogram:
-    """Counts values into buckets.
+    """Counts values into buckets. A `prometheus_client` collector.
 
     Args:
         name, text: see `Counter`; the name ends in the unit.
-        bounds: upper bounds of the buckets, ascending; what is above the last one is counted in `+Inf`.
+        bounds: upper bounds of the buckets, ascending; values above the last bound are counted in `+Inf`.
     """
 
     def __init__(self, name: str, text: str, bounds: Sequence[float] = SECONDS) -> None:
-        self._head = _head(name, text, "histogram")
         self._name = name
+        self._text = text
         self._bounds = tuple(bounds)
         self._lock = threading.Lock()
         self._buckets = [0] * (len(self._bounds) + 1)
@@ -129,48 +119,37 @@ class Histogram:
         with self._lock:
             return sum(self._buckets)
 
-    def lines(self) -> Iterable[str]:
-        """See `Family`."""
+    def collect(self) -> Iterable[Metric]:
+        """Return the metric for a registry."""
+        from prometheus_client.core import HistogramMetricFamily
+        from prometheus_client.utils import floatToGoString
+
         with self._lock:
             buckets, total = list(self._buckets), self._sum
-        found, below = [*self._head], 0
-        for bound, count in zip((*map(_number, self._bounds), "+Inf"), buckets, strict=True):
-            below += count
-            found.append(f'{self._name}_bucket{{le="{bound}"}} {below}')
-        return [*found, f"{self._name}_sum {_number(total)}", f"{self._name}_count {below}"]
+        bounds = (*map(floatToGoString, self._bounds), "+Inf")
+        metric = HistogramMetricFamily(self._name, self._text)
+        metric.add_metric([], list(zip(bounds, accumulate(buckets), strict=True)), sum_value=total)
+        return [metric]
 
 
-def render(families: Iterable[Family]) -> str:
-    """Return the page that Prometheus reads."""
-    return "\n".join(line for family in families for line in family.lines()) + "\n"
+def render(*collectors: Collector) -> str:
+    """Return the page that Prometheus reads, in its text format 0.0.4.
 
-
-def _head(name: str, text: str, kind: str) -> tuple[str, str]:
-    return (f"# HELP {name} {_escaped(text)}", f"# TYPE {name} {kind}")
-
-
-def _braces(labels: Sequence[str], values: Sequence[str]) -> str:
-    if not labels:
-        return ""
-    pairs = (f'{label}="{_quoted(value)}"' for label, value in zip(labels, values, strict=True))
-    return "{" + ",".join(pairs) + "}"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("\n", "\\n")
-
-
-def _quoted(value: str) -> str:
-    # A lone surrogate would break the page's encoding for everybody.
-    return _escaped(value).replace('"', '\\"').encode("utf-8", "replace").decode()
-
-
-def _number(value: float) -> str:
-    return str(int(value)) if value == int(value) else repr(value)
+    Raises:
+        ConfigurationError: the extra `metrics` is not installed.
+    """
+    try:
+        from prometheus_client import CollectorRegistry, generate_latest
+    except ImportError:
+        raise ConfigurationError("metrics need the extra 'metrics': pip install 'chio-frameworks[metrics]'") from None
+    registry = CollectorRegistry()
+    for collector in collectors:
+        registry.register(collector)
+    return generate_latest(registry).decode()
 
 
 WAITING: Final = "approval_required"
-"""What metrics, log and span call a decision that waits for a person: nothing has failed."""
+"""Verdict, in metrics, log and span, of a decision that waits for a person: nothing has failed."""
 
 VERDICTS: Final = frozenset({WAITING, "allow", "cancel", "deny", "error", "incomplete", "passthrough", "refused"})
 """Values of the label `verdict`; a text that only a newer sidecar knows is counted as `other`."""
@@ -180,7 +159,7 @@ _CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
 
 
 class Metrics:
-    """The metrics of one client; every method may be called from any thread.
+    """The metrics of one client, a `prometheus_client` collector; every method may be called from any thread.
 
     Attributes:
         decisions, passthroughs, observed, seconds: see the table above.
@@ -205,7 +184,7 @@ class Metrics:
         """Count one outcome.
 
         Args:
-            seconds: how long asking took; None when nobody was asked.
+            seconds: how long the evaluation took; None if the sidecar was not called.
         """
         code = code_of(decision)
         label = code if _CODE.match(code) else "other"
@@ -219,12 +198,21 @@ class Metrics:
             self.seconds.observe(seconds)
 
     def render(self) -> str:
-        """Return the page that Prometheus reads (`chio_core.telemetry.metrics.CONTENT_TYPE`)."""
-        return render((self.decisions, self.passthroughs, self.observed, self.seconds))
+        """Return the page that Prometheus reads (`chio_core.telemetry.metrics.CONTENT_TYPE`).
+
+        Raises:
+            ConfigurationError: see `chio_core.telemetry.metrics.render`.
+        """
+        return render(self)
+
+    def collect(self) -> Iterable[Metric]:
+        """Return all metrics for a registry."""
+        for collector in (self.decisions, self.passthroughs, self.observed, self.seconds):
+            yield from collector.collect()
 
 
 def verdict_of(decision: Decision) -> str:
-    """Return the verdict as it is told: that of the decision, and `WAITING` where a person has to approve first."""
+    """Return the value of the `verdict` label: the verdict, or `WAITING` if a person has to approve first."""
     waits = decision.verdict == "error" and code_of(decision) == "chio_approval_required"
     return WAITING if waits else decision.verdict
 

@@ -18,16 +18,19 @@ No label ever holds what a client has sent.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.types import Message, Send
 
 from chio_core.errors import ChioError
-from chio_core.telemetry.metrics import Counter, Family, Gauge, Histogram, render
+from chio_core.telemetry.metrics import Counter, Histogram, render
 from chio_sidecar.store import ReceiptStore
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
 
 
 class SidecarMetrics:
@@ -49,10 +52,7 @@ class SidecarMetrics:
         self.errors = Counter("chio_sidecar_errors_total", "Evaluations answered without a decision.", ("code",))
         self.seconds = Histogram("chio_sidecar_evaluate_seconds", "Seconds from an evaluation's request to its answer.")
         self.pending: Callable[[], int] = int
-        self._build = Gauge("chio_sidecar_build_info", "What is running.", lambda: 1, [("version", version)])
-        self._pending = Gauge(
-            "chio_sidecar_evaluations_pending", "Evaluations that are under way.", lambda: self.pending()
-        )
+        self._version = version
 
     def decided(self, verdict: Mapping[str, Any], *, fresh: bool) -> None:
         """Count a decision.
@@ -75,8 +75,23 @@ class SidecarMetrics:
         Args:
             store: returns the store; one that cannot be opened is left out.
         """
-        own: list[Family] = [self._build, self.decisions, self.repeats, self.errors, self.seconds, self._pending]
-        return render([*own, *_families_of(store)])
+        try:
+            writing = getattr(store(), "metrics", None)
+        except ChioError:
+            writing = None
+        return render(self) if writing is None else render(self, writing)
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the metrics for a registry of `prometheus_client`, those of the store aside."""
+        from prometheus_client.core import GaugeMetricFamily
+
+        build = GaugeMetricFamily("chio_sidecar_build_info", "What is running.", labels=["version"])
+        build.add_metric([self._version], 1)
+        yield build
+        for collector in (self.decisions, self.repeats, self.errors, self.seconds):
+            yield from collector.collect()
+        pending = self.pending()
+        yield GaugeMetricFamily("chio_sidecar_evaluations_pending", "Evaluations that are under way.", pending)
 
 
 class CountedAnswer:
@@ -108,13 +123,6 @@ def _code(body: bytes) -> str:
         return str(json.loads(body)["error"])
     except (ValueError, KeyError, TypeError):
         return "other"
-
-
-def _families_of(store: Callable[[], ReceiptStore]) -> list[Family]:
-    try:
-        return list(getattr(store(), "metrics", ()))
-    except ChioError:
-        return []
 
 
 def package_version() -> str:

@@ -22,12 +22,15 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from chio_core.telemetry.metrics import Counter, Family, Gauge, Histogram
+from chio_core.telemetry.metrics import Counter, Histogram
 from chio_sidecar.store.base import StoreBusy, StoreUnavailable
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
 
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -43,7 +46,7 @@ class CommitActivity:
         self._size = Histogram("chio_sidecar_commit_size", "Pieces of work that one commit took along.", _SIZES)
         self._seconds = Histogram("chio_sidecar_commit_seconds", "Seconds from taking work up to its commit.")
         self._failed = Counter("chio_sidecar_commit_failures_total", "Pieces of work that could not be written.")
-        self._waiting = Gauge("chio_sidecar_commit_waiting", "Pieces of work that wait to be written.", waiting)
+        self._waiting = waiting
 
     def note(self, size: int, failed: int, seconds: float) -> None:
         """Note one batch.
@@ -58,10 +61,15 @@ class CommitActivity:
         for _ in range(failed):
             self._failed.add()
 
-    @property
-    def families(self) -> Sequence[Family]:
-        """The metrics."""
-        return (self._size, self._seconds, self._failed, self._waiting)
+    def collect(self) -> Iterable[Metric]:
+        """Return the metrics for a registry of `prometheus_client`."""
+        from prometheus_client.core import GaugeMetricFamily
+
+        for collector in (self._size, self._seconds, self._failed):
+            yield from collector.collect()
+        yield GaugeMetricFamily(
+            "chio_sidecar_commit_waiting", "Pieces of work that wait to be written.", self._waiting()
+        )
 
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from chio_core.telemetry.metrics import Family
 from chio_sidecar.store.base import (
     AlreadyAsked,
     AnswerOutcome,
@@ -25,7 +24,7 @@ from chio_sidecar.store.base import (
     StoreUnavailable,
     TooManyWaiting,
 )
-from chio_sidecar.store.committer import GroupCommitter
+from chio_sidecar.store.committer import CommitActivity, GroupCommitter
 from chio_sidecar.store.demand_writes import SELECT_ONE, SELECT_OPEN, approval_from_row
 from chio_sidecar.store.schema import connect, connect_reader, disconnect, journal_for, prepare
 from chio_sidecar.store.writes import Answer, Append, Ask, Probe, Revoke, Write, apply
@@ -84,9 +83,9 @@ class SqliteReceiptStore:
         return f"SQLite {runtime}, rollback journal (this version's write-ahead log is not safe), every commit synced"
 
     @property
-    def metrics(self) -> Sequence[Family]:
-        """How the writing goes, for Prometheus."""
-        return self._committer.activity.families
+    def metrics(self) -> CommitActivity:
+        """Figures about the writing, a collector for `prometheus_client`."""
+        return self._committer.activity
 
     async def append(self, entry: NewReceipt) -> AppendOutcome:
         """Store a receipt and return once it is durable, or say why it was not stored."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from flask import Flask
+from prometheus_client.core import Metric
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -22,7 +23,7 @@ from chio_flask import Chio
 from chio_flask import metrics as flask_metrics
 from tests.conformance import table, wsgi
 from tests.conformance.drivers import DRIVERS, PATH, TEMPLATE, Driver, Sent
-from tests.core.exposition import Family, parse, value
+from tests.core.exposition import parse, value
 from tests.support import call, run
 
 CELLS = [cell for cell in table.read() if cell.asks == "middleware"]
@@ -80,8 +81,8 @@ def test_the_counters_agree_with_the_table_cell_by_cell(caplog: pytest.LogCaptur
     for reason, count in Counter(cell.passthrough for cell in passes).items():
         assert value(page, "chio_passthroughs_total", reason=str(reason)) == count
     for code, count in Counter(cell.code or cell.passthrough or "none" for cell in world.cells).items():
-        series = page["chio_decisions_total"].samples.items()
-        assert sum(number for (_, labels), number in series if ("code", code) in labels) == count, code
+        series = page["chio_decisions_total"].samples
+        assert sum(sample.value for sample in series if sample.labels["code"] == code) == count, code
     assert metrics.decisions.total == metrics.seconds.count == len(world.cells) > 200
     lines = [record for record in caplog.records if record.name == "chio.decision"]
     assert len(lines) == len(world.cells)
@@ -117,7 +118,7 @@ def test_what_is_refused_without_a_question_is_one_line_in_every_framework(
     )
 
 
-async def _mounted(client: ChioClient) -> Mapping[str, Family]:
+async def _mounted(client: ChioClient) -> Mapping[str, Metric]:
     app = Starlette()
     app.mount("/metrics", metrics_app(client))
     governed = ChioASGIMiddleware(app, client=client)
@@ -132,7 +133,7 @@ async def _mounted(client: ChioClient) -> Mapping[str, Family]:
 
 
 def test_an_application_may_mount_the_page() -> None:
-    async def main() -> Mapping[str, Family]:
+    async def main() -> Mapping[str, Metric]:
         sidecar = ScriptedSidecar()
         async with sidecar.client(exclude_prefixes=["/metrics"]) as client:
             return await _mounted(client)

@@ -70,6 +70,7 @@ PARTS: dict[str, str] = {
         "every_module('chio_core.guards')\nfrom chio_core.guards import JwtAuth, RateLimit\n"
         "JwtAuth(key='s' * 32, algorithms=['HS256']), RateLimit('5/minute')"
     ),
+    "metrics": "from chio_core.telemetry.metrics import Metrics\nassert 'chio_decisions_total' in Metrics().render()",
     "otel": "import chio_core.telemetry.spans",
     "outbound": "from chio_core.outbound import Cache\nCache(ttl=60)",
     "sidecar": (

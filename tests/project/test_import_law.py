@@ -35,6 +35,7 @@ commands that read the routes of an application which they have imported."""
 
 EXTRA_OF = {
     "chio_core/guards": "guards",
+    "chio_core/telemetry/metrics.py": "metrics",
     "chio_core/telemetry/spans.py": "otel",
     "chio_core/outbound": "outbound",
     "chio_fastapi": "fastapi",
