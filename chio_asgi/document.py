@@ -18,7 +18,7 @@ from chio_asgi.overlaps import find_overlaps, spans_segments
 from chio_core.canonical import parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.guards.chain import Finding
-from chio_core.models.openapi import chio_members, merged, needs_capability
+from chio_core.models.openapi import chio_members, merge_members, needs_capability
 from chio_core.templates import shape
 
 OPENAPI_VERSION = "3.1.0"
@@ -154,7 +154,7 @@ def _operations(routes: Sequence[ListedRoute], written: _Written) -> list[_Opera
     for route in routes:
         stated = [source.chio_extensions() for source in extension_sources(route)]
         for method in route.methods:
-            members = merged([*stated, *written.members(route, method)])
+            members = merge_members([*stated, *written.members(route, method)])
             found.append(_Operation(method, route.template, members, route))
     return found
 

@@ -15,7 +15,7 @@ from fastapi.encoders import jsonable_encoder
 from chio_asgi.document import Document, describe, document_for
 from chio_asgi.listing import ListedRoute, extension_sources, list_routes
 from chio_core.evaluation.precheck import is_excluded
-from chio_core.models.openapi import chio_members, merged, needs_capability
+from chio_core.models.openapi import chio_members, merge_members, needs_capability
 from chio_core.names import CAPABILITY_HEADER
 from chio_core.refusals.problems import MEDIA_TYPES
 from chio_core.settings import ChioSettings
@@ -155,7 +155,7 @@ class _Extension:
         stated = [source.chio_extensions() for source in extension_sources(route)]
         if not stated and is_excluded(self._settings, method, template):
             return operation
-        members = merged([*stated, chio_members(operation)])
+        members = merge_members([*stated, chio_members(operation)])
         needed = needs_capability(method, members)
         made = {**operation, **members, "responses": self._responses(operation.get("responses") or {}, needed)}
         known = operation.get("security", self._security) or []

@@ -39,7 +39,7 @@ from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.precheck import APPROVAL_ID, approval_of, capability_of, precheck, singleton_headers
 from chio_core.evaluation.requirements import check_arguments
 from chio_core.models.caller import CallerIdentity
-from chio_core.models.demands import covers
+from chio_core.models.demands import demands_met
 from chio_core.models.receipt import HttpReceipt, Verdict, explain
 from chio_core.names import CAPABILITY_HEADER, TRACEPARENT
 from chio_core.receipts import Expectation, KeyTrust, verify_receipt
@@ -269,7 +269,7 @@ def _judge(verdict: Verdict, receipt: HttpReceipt, question: EvaluateCall, setti
         return None
     if requirement.capability and not _covers(requirement, question, receipt):
         return outcome.capability_insufficient(requirement, receipt.id)
-    if not covers(receipt.evidence or (), requirement.approval, requirement.budget):
+    if not demands_met(receipt.evidence or (), requirement.approval, requirement.budget):
         return outcome.policy_not_enforced(requirement, receipt.id)
     if requirement.budget is not None and _is_plain_path(question, receipt):
         return outcome.budget_of_each_path(receipt.id)

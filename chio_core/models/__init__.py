@@ -1,4 +1,4 @@
-"""The documents of the wire protocol, both profiles. Unknown members are kept: they are signed."""
+"""The documents of the wire protocol, both profiles; unknown members are kept, because they are signed."""
 
 from chio_core.models.base import WireModel
 from chio_core.models.caller import AuthMethod, CallerIdentity

@@ -1,4 +1,4 @@
-"""What all wire models share: unknown members are kept, because signed documents carry them."""
+"""WireModel: the base of all documents, which keeps unknown members, and the types of JSON values."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Text = Annotated[str, Field(strict=True)]
 class WireModel(BaseModel):
     """A frozen document of the protocol.
 
-    Subclasses list in `omit_empty` the members that are left out when they are empty.
+    Subclasses list in `omit_empty` the members that are left out if they are empty.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)

@@ -1,8 +1,7 @@
-"""Who is calling: CallerIdentity and AuthMethod (wire protocol, section 4). Raw secrets never travel."""
+"""CallerIdentity and AuthMethod (wire protocol, section 4). Secrets are hashed, never sent."""
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any, Literal
 
 from pydantic import model_validator
@@ -20,7 +19,7 @@ _MEMBERS: dict[str, tuple[str, ...]] = {
 
 
 class AuthMethod(WireModel):
-    """How the caller proved who it is. Only the members of the named method are kept."""
+    """How the caller authenticated. Only the members of the named method are kept."""
 
     method: Literal["bearer", "api_key", "cookie", "mtls_certificate", "anonymous"]
     token_hash: Text | None = None
@@ -48,11 +47,11 @@ class AuthMethod(WireModel):
 
 
 class CallerIdentity(WireModel):
-    """The caller as the sidecar is told.
+    """The caller in the sidecar's request.
 
     Attributes:
-        subject: who it is; for an unverified secret the 64 hex digits of its SHA-256.
-        verified: the application checked the claim itself (a JWT, a client certificate).
+        subject: name of the caller; for an unverified secret the 64 hex digits of its SHA-256.
+        verified: the application verified the claim (a JWT, a client certificate).
     """
 
     subject: Text
@@ -68,20 +67,20 @@ class CallerIdentity(WireModel):
 
     @classmethod
     def bearer(cls, token: str) -> CallerIdentity:
-        """Return the unverified caller who presented this bearer token."""
+        """Return the unverified caller that sent this bearer token."""
         digest = sha256_hex(token.encode())
         return cls(subject=digest, auth_method=AuthMethod(method="bearer", token_hash=digest))
 
     @classmethod
     def api_key(cls, name: str, key: str) -> CallerIdentity:
-        """Return the unverified caller who sent `key` in the header `name`."""
+        """Return the unverified caller that sent `key` in the header `name`."""
         digest = sha256_hex(key.encode())
         method = AuthMethod(method="api_key", key_name=name.lower(), key_hash=digest)
         return cls(subject=digest, auth_method=method)
 
     @classmethod
     def cookie(cls, name: str, value: str) -> CallerIdentity:
-        """Return the unverified caller who sent the cookie `name`."""
+        """Return the unverified caller that sent the cookie `name`."""
         digest = sha256_hex(value.encode())
         method = AuthMethod(method="cookie", cookie_name=name, cookie_hash=digest)
         return cls(subject=digest, auth_method=method)
@@ -106,14 +105,8 @@ class CallerIdentity(WireModel):
 
     def identity_hash(self) -> str:
         """Return the hash that a receipt must carry for this caller (wire protocol, section 3.5)."""
-        if self is _ANONYMOUS:
-            return _anonymous_hash()
-        return sha256_hex(canonical_parsed(self.to_wire()))
+        return _ANONYMOUS_HASH if self is _ANONYMOUS else sha256_hex(canonical_parsed(self.to_wire()))
 
 
 _ANONYMOUS = CallerIdentity(subject="anonymous", auth_method=AuthMethod(method="anonymous"))
-
-
-@lru_cache(maxsize=1)
-def _anonymous_hash() -> str:
-    return sha256_hex(canonical_parsed(_ANONYMOUS.to_wire()))
+_ANONYMOUS_HASH = sha256_hex(canonical_parsed(_ANONYMOUS.to_wire()))

@@ -1,8 +1,7 @@
 """CapabilityToken and its parts (wire protocol, section 5.1).
 
-A token is signed in the form of this model, not in the form of its text: `to_signed()` leaves out members
-that the protocol does not know, absent optionals and empty lists (section 5.2). `to_wire()` keeps unknown
-members.
+The signature covers the members of this model, not the token's text: `to_signed()` leaves out unknown members,
+absent optionals and empty lists (section 5.2). `to_wire()` keeps unknown members.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ CAPABILITY_SCHEMA = "chio.capability.v1"
 """Value of the member `schema` of the newer form."""
 
 Operation = Literal["invoke", "read_result", "read", "subscribe", "get", "delegate"]
-"""What a grant allows; snake_case on the wire."""
+"""Operations that a grant can allow; snake_case on the wire."""
 
 _KEY = re.compile(r"(?:0x)?[0-9A-Fa-f]{64}|p256:[0-9A-Fa-f]{130}|p384:[0-9A-Fa-f]{194}")
 _SIGNATURE = re.compile(r"[0-9A-Fa-f]{128}|p(?:256|384):[0-9A-Fa-f]+")
@@ -49,14 +48,13 @@ Signature = Annotated[Text, AfterValidator(_signature)]
 
 class _SignedModel(WireModel):
     def to_signed(self) -> dict[str, Any]:
-        """Return the JSON object as it enters a signature: known members only, presence rules applied."""
-        found: dict[str, Any] = {}
-        for name in type(self).model_fields:
-            value = getattr(self, name)
-            if value is None or (not value and name in self.omit_empty):
-                continue
-            found[name] = _signed(value)
-        return found
+        """Return the JSON object that a signature covers: known members only, absent and empty ones left out."""
+        members = {name: getattr(self, name) for name in type(self).model_fields}
+        return {
+            name: _signed(value)
+            for name, value in members.items()
+            if value is not None and not (name in self.omit_empty and not value)
+        }
 
 
 def _signed(value: Any) -> Any:
@@ -79,7 +77,7 @@ class ToolGrant(_SignedModel):
 
     Attributes:
         constraints: all of them must hold.
-        max_invocations: how often; None is without limit.
+        max_invocations: most uses; None without limit.
         dpop_required: the caller must prove that it holds the subject's key.
     """
 
@@ -95,7 +93,7 @@ class ToolGrant(_SignedModel):
     dpop_required: StrictBool | None = None
 
     def lacks(self, operations: Iterable[str]) -> list[str]:
-        """Return those of the operations that it does not grant, sorted: one grant must contain all of them."""
+        """Return the operations that it does not grant, sorted: one grant must contain all of them."""
         return sorted(set(operations).difference(self.operations))
 
 
@@ -114,7 +112,7 @@ class PromptGrant(_SignedModel):
 
 
 class ChioScope(_SignedModel):
-    """What a token allows; an empty scope allows no tool, resource or prompt."""
+    """The grants of a token; an empty scope allows no tool, resource or prompt."""
 
     omit_empty: ClassVar[frozenset[str]] = frozenset({"grants", "resource_grants", "prompt_grants"})
 
@@ -136,7 +134,7 @@ _ATTENUATIONS = {
 
 
 class Attenuation(_SignedModel):
-    """How a delegator narrowed what it handed on; `type` says which of the other members count.
+    """How a delegator narrowed the capability; `type` says which of the other members count.
 
     Attributes:
         new_expires_at: whole seconds since 1970.
@@ -170,7 +168,7 @@ class Attenuation(_SignedModel):
         return self
 
     def to_signed(self) -> dict[str, Any]:
-        """Return the JSON object as it enters a signature: the members of its type only."""
+        """Return the JSON object that a signature covers: the members of its type only."""
         return {"type": self.type} | {name: _signed(getattr(self, name)) for name in _ATTENUATIONS[self.type]}
 
 
@@ -191,18 +189,18 @@ class DelegationLink(_SignedModel):
     signature: Signature
 
     def newer_members(self) -> dict[str, Any]:
-        """Return the members that only newer issuers write and sign: `scope_hash`, when it is there."""
+        """Return the members that only newer issuers write and sign: `scope_hash`, if it is present."""
         scope_hash = (self.model_extra or {}).get("scope_hash")
         return {} if scope_hash is None else {"scope_hash": scope_hash}
 
 
 class CapabilityToken(_SignedModel):
-    """A signed permission. Its text is a secret: whoever holds it may use it.
+    """A signed permission. Its text is a secret: every holder may use it.
 
     Attributes:
-        issued_at: whole seconds since 1970, the first that counts.
-        expires_at: whole seconds since 1970, the first that no longer counts.
-        algorithm: None for Ed25519. The name of another algorithm can be read, but never verifies.
+        issued_at: first valid second, since 1970.
+        expires_at: first second, since 1970, at which it is no longer valid.
+        algorithm: None for Ed25519; other algorithms can be read, but never verify.
     """
 
     omit_empty: ClassVar[frozenset[str]] = frozenset({"delegation_chain"})

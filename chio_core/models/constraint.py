@@ -1,7 +1,7 @@
 """Constraint: one condition of a tool grant, and the shapes of its value (wire protocol, section 5.5).
 
-A type that is not listed here, or a value of another shape, makes the whole token unreadable: a condition
-that nobody understands must never be skipped.
+A type that is not listed here, or a value of another shape, makes the whole token unreadable: a condition that
+is not understood must never be skipped.
 """
 
 from __future__ import annotations
@@ -22,53 +22,42 @@ _U64_MAX = 2**64 - 1
 
 
 class _Shape(NamedTuple):
+    """The value that a type needs: its test, its description, and the members that are signed of an object."""
+
     fits: Callable[[Any], bool]
     words: str
     members: tuple[str, ...] = ()
-
-
-def _text(value: Any) -> bool:
-    return isinstance(value, str)
 
 
 def _texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
-def _pair(value: Any) -> bool:
-    return _texts(value) and len(value) == 2
-
-
 def _count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _U64_MAX
-
-
-def _flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _nothing(value: Any) -> bool:
-    return value is None
-
-
-def _threshold(value: Any) -> bool:
-    return isinstance(value, dict) and _count(value.get("threshold_units"))
-
-
-def _model(value: Any) -> bool:
-    if not isinstance(value, dict) or not _texts(value.get("allowed_model_ids", [])):
-        return False
-    tier = value.get("min_safety_tier")
-    return tier is None or (isinstance(tier, str) and tier in SAFETY_TIERS)
 
 
 def _one_of(*words: str) -> _Shape:
     return _Shape(lambda value: isinstance(value, str) and value in words, f"one of {', '.join(words)}")
 
 
-_TEXT = _Shape(_text, "a string")
+_TEXT = _Shape(lambda value: isinstance(value, str), "a string")
 _TEXTS = _Shape(_texts, "an array of strings")
 _COUNT = _Shape(_count, "an integer from 0 to 2**64 - 1")
+_MODEL = _Shape(
+    lambda value: (
+        isinstance(value, dict)
+        and _texts(value.get("allowed_model_ids", []))
+        and value.get("min_safety_tier") in (None, *SAFETY_TIERS)
+    ),
+    "an object of allowed_model_ids and min_safety_tier",
+    ("allowed_model_ids", "min_safety_tier"),
+)
+_THRESHOLD = _Shape(
+    lambda value: isinstance(value, dict) and _count(value.get("threshold_units")),
+    "an object with threshold_units",
+    ("threshold_units",),
+)
 
 _SHAPES: Mapping[str, _Shape] = MappingProxyType(
     {
@@ -78,15 +67,13 @@ _SHAPES: Mapping[str, _Shape] = MappingProxyType(
         "regex_match": _TEXT,
         "max_length": _COUNT,
         "max_args_size": _COUNT,
-        "custom": _Shape(_pair, "an array of a key and a text"),
+        "custom": _Shape(lambda value: _texts(value) and len(value) == 2, "an array of a key and a text"),
         "audience_allowlist": _TEXTS,
         "memory_store_allowlist": _TEXTS,
         "memory_write_deny_patterns": _TEXTS,
-        "model_constraint": _Shape(
-            _model, "an object of allowed_model_ids and min_safety_tier", ("allowed_model_ids", "min_safety_tier")
-        ),
-        "governed_intent_required": _Shape(_nothing, "left out"),
-        "require_approval_above": _Shape(_threshold, "an object with threshold_units", ("threshold_units",)),
+        "model_constraint": _MODEL,
+        "governed_intent_required": _Shape(lambda value: value is None, "left out"),
+        "require_approval_above": _THRESHOLD,
         "seller_exact": _TEXT,
         "minimum_runtime_assurance": _one_of("none", "basic", "attested", "verified"),
         "minimum_autonomy_tier": _one_of("direct", "delegated", "autonomous"),
@@ -96,12 +83,12 @@ _SHAPES: Mapping[str, _Shape] = MappingProxyType(
         "operation_class": _one_of("read_only", "read_write", "admin"),
         "content_review_tier": _one_of("none", "basic", "strict"),
         "max_transaction_amount_usd": _TEXT,
-        "require_dual_approval": _Shape(_flag, "true or false"),
+        "require_dual_approval": _Shape(lambda value: isinstance(value, bool), "true or false"),
     }
 )
 
 CONSTRAINT_TYPES = frozenset(_SHAPES)
-"""The types of the protocol's table; every other one is refused."""
+"""The types of the protocol's table; all others are refused."""
 
 
 class Constraint(WireModel):
@@ -109,7 +96,7 @@ class Constraint(WireModel):
 
     Attributes:
         type: one of `CONSTRAINT_TYPES`.
-        value: what the type asks for; None for `governed_intent_required`.
+        value: JSON value of the shape that the type needs; None for `governed_intent_required`.
     """
 
     type: Text
@@ -129,22 +116,19 @@ class Constraint(WireModel):
         return self
 
     def to_signed(self) -> dict[str, Any]:
-        """Return the JSON object as it enters a signature: members of the protocol only."""
-        shape = _SHAPES[self.type]
-        if shape.fits is _nothing:
+        """Return the JSON object that a signature covers: members of the protocol only."""
+        if self.value is None:
             return {"type": self.type}
-        value = self.value
-        if shape.members:
-            value = {name: value[name] for name in shape.members if name in value}
+        members = _SHAPES[self.type].members
+        value = {name: self.value[name] for name in members if name in self.value} if members else self.value
         return {"type": self.type, "value": value}
 
     def same_as(self, other: Constraint) -> bool:
-        """Tell whether both say the same; an absent, a null and an empty member of an object are equal."""
-        return self.type == other.type and _essence(self) == _essence(other)
+        """Return True if both state the same; absent, null and empty members of an object are equal."""
+        return self.type == other.type and self._essence() == other._essence()
 
-
-def _essence(constraint: Constraint) -> Any:
-    value = constraint.to_signed().get("value")
-    if isinstance(value, dict):
-        return {name: item for name, item in value.items() if item is not None and item != []}
-    return value
+    def _essence(self) -> Any:
+        value = self.to_signed().get("value")
+        if isinstance(value, dict):
+            return {name: item for name, item in value.items() if item is not None and item != []}
+        return value

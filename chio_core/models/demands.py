@@ -1,9 +1,9 @@
-"""What a route asks for beyond a capability: an approval by a person, and a budget.
+"""Demands of a route beyond a capability, an approval and a budget, and the protocol's texts about them.
 
-Both travel as members of the one evaluation and are enforced by the sidecar. A sidecar that does not know them
+Both demands are members of the one evaluation and enforced by the sidecar. A sidecar that does not know them
 ignores unknown members, so an allow alone proves nothing: the receipt's evidence must say, word for word, that
-the demand was looked at. `approval_evidence` and `budget_evidence` are those words; the sidecar writes them and
-`covers` compares them.
+the demand was checked. `approval_evidence` and `budget_evidence` are those words: the sidecar writes them, and
+`demands_met` compares them.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from chio_core.errors import ConfigurationError
 from chio_core.models.receipt import GuardEvidence
 
 CAPABILITY_GUARD: Final = "CapabilityGuard"
-"""`guard_name` of the evidence that a capability was looked at, and the guard of refusals that are about one."""
+"""`guard_name` of the evidence that a capability was checked; guard of refusals because of a capability."""
 
 POLICY_GUARD: Final = "DefaultPolicyGuard"
 """`guard_name` of the evidence that a request needs no capability."""
 
 APPROVAL_GUARD: Final = "ApprovalGuard"
-"""`guard_name` of the evidence that an approval was looked at."""
+"""`guard_name` of the evidence that an approval was checked."""
 
 BUDGET_GUARD: Final = "BudgetGuard"
-"""`guard_name` of the evidence that a budget was looked at, and spent from."""
+"""`guard_name` of the evidence that a budget was checked and the cost spent."""
 
 MAX_UNITS: Final = 2**63 - 1
-"""Largest amount, so that a store can add amounts up in signed 64-bit integers."""
+"""Largest amount: a store adds amounts up in signed 64-bit integers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +36,9 @@ class ApprovalDemand:
     """An approval that one request needs.
 
     Attributes:
-        threshold: amount, in units of `currency`, up to which no approval is needed.
-        currency: for example `USD`; a threshold of cents counts cents.
-        amount: what this request is about, in the same units; None: unknown, so an approval is always needed.
+        threshold: largest amount, in units of `currency`, that needs no approval.
+        currency: for example `USD`; the units may be cents.
+        amount: amount of this request, in the same units; None: unknown, so an approval is always needed.
     """
 
     threshold: int
@@ -47,7 +47,7 @@ class ApprovalDemand:
 
     @property
     def needed(self) -> bool:
-        """True when a person has to answer."""
+        """True if a person has to decide."""
         return self.amount is None or self.amount > self.threshold
 
     def to_wire(self) -> dict[str, Any]:
@@ -60,15 +60,14 @@ class ApprovalDemand:
 
 @dataclass(frozen=True, slots=True)
 class BudgetDemand:
-    """What one request costs, and how much may be spent on this route with one capability.
+    """The cost of one request, and how much may be spent on this route with one capability.
 
-    The account belongs to the capability that was presented (without one: to the caller's identity), the method
-    and the route pattern.
+    There is one account for each capability (without one: each caller's identity), method and route pattern.
 
     Attributes:
-        cost: what this invocation costs, in units of `currency`.
+        cost: cost of this invocation, in units of `currency`.
         currency: one account has one currency.
-        max_invocations, max_cost_per_invocation, max_total_cost: limits; None is without.
+        max_invocations, max_cost_per_invocation, max_total_cost: limits; None without limit.
     """
 
     cost: int = 0
@@ -90,13 +89,13 @@ class BudgetDemand:
 
 
 def approval_evidence(demand: ApprovalDemand) -> str:
-    """Return how the details of the evidence begin when an approval was looked at."""
+    """Return the start of the evidence's details after an approval was checked."""
     amount = "an unknown amount" if demand.amount is None else f"{demand.amount} {demand.currency}"
     return f"{amount} against a threshold of {demand.threshold} {demand.currency}: "
 
 
 def budget_evidence(demand: BudgetDemand) -> str:
-    """Return how the details of the evidence begin when a budget was looked at."""
+    """Return the start of the evidence's details after a budget was checked."""
     limits = {
         "invocations": demand.max_invocations,
         "each": demand.max_cost_per_invocation,
@@ -106,12 +105,14 @@ def budget_evidence(demand: BudgetDemand) -> str:
     return f"cost {demand.cost} {demand.currency} within {stated}: "
 
 
-def covers(evidence: Iterable[GuardEvidence], approval: ApprovalDemand | None, budget: BudgetDemand | None) -> bool:
-    """Tell whether a receipt's evidence says that these very demands were met.
+def demands_met(
+    evidence: Iterable[GuardEvidence], approval: ApprovalDemand | None, budget: BudgetDemand | None
+) -> bool:
+    """Return True if a receipt's evidence says that exactly these demands were met.
 
     Args:
-        evidence: of the verified receipt.
-        approval, budget: what was asked for; None asks for nothing.
+        evidence: evidence of the verified receipt.
+        approval, budget: the demands of the request; None without one.
     """
     said = [(one.guard_name, one.details or "") for one in evidence if one.verdict]
     wanted = []
@@ -126,7 +127,7 @@ def approval_from(intent: Mapping[str, Any]) -> ApprovalDemand:
     """Read the member `governed_intent`.
 
     Raises:
-        ValueError: it has another shape; the text names the member.
+        ValueError: it has another shape; the message names the member.
     """
     approval = intent.get("approval")
     if not isinstance(approval, Mapping):
@@ -145,7 +146,7 @@ def budget_from(wire: Mapping[str, Any]) -> BudgetDemand:
     """Read the member `budget`.
 
     Raises:
-        ValueError: it has another shape; the text names the member.
+        ValueError: it has another shape; the message names the member.
     """
 
     def limit(name: str) -> int | None:
@@ -161,7 +162,11 @@ def budget_from(wire: Mapping[str, Any]) -> BudgetDemand:
 
 
 def check_currency(value: object, place: str) -> None:
-    """Refuse at the start what is no name of a currency.
+    """Check at the start that a value is the name of a currency.
+
+    Args:
+        value: from the application.
+        place: name of the option, for the message.
 
     Raises:
         ConfigurationError: not 1 to 16 ASCII letters or digits.
@@ -173,7 +178,7 @@ def check_currency(value: object, place: str) -> None:
 
 
 def is_units(value: object) -> TypeGuard[int]:
-    """Tell whether a value is a number of units: an integer from 0 to `MAX_UNITS`; True is none."""
+    """Return True if a value is an amount: an integer (not a bool) from 0 to `MAX_UNITS`."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_UNITS
 
 
@@ -200,4 +205,4 @@ REVOKED: Final = "capability token has been revoked"
 NEEDS_APPROVAL: Final = "request requires human approval before it can proceed"
 
 EXHAUSTED: Final = "capability has no invocation left of the {limit} granted for tool {tool} on server {server}"
-"""Beyond the protocol's April state."""
+"""Not in the protocol's April state."""

@@ -1,12 +1,12 @@
-"""The `x-chio-*` members of an OpenAPI operation: their names, and what several sources of them come to.
+"""The `x-chio-*` members of an OpenAPI operation: their names, and how members of several sources are merged.
 
-The members with a meaning on the wire are those of the wire protocol, section 6.3. The others are this project's
-own; a sidecar that does not know them ignores them.
+The protocol defines some of them (wire protocol, section 6.3). The others are extensions of this project, which
+other sidecars ignore.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal, get_args
 
 from chio_core.models.request import SAFE_METHODS
@@ -26,50 +26,63 @@ PREFIX: Final = "x-chio-"
 KNOWN: Final = frozenset(
     {APPROVAL_REQUIRED, SIDE_EFFECTS, SENSITIVITY, BUDGET_LIMIT, PUBLISH, CAPABILITY, APPROVAL, BUDGET, OBSERVE}
 )
-"""All members that mean something; another name that begins with `x-chio-` is a mistake."""
+"""All known members; any other name that begins with `x-chio-` is a mistake."""
 
 Sensitivity = Literal["public", "internal", "sensitive", "restricted"]
-"""How much harm a route can do, least first (wire protocol, section 6.3)."""
+"""Sensitivity of a route, lowest first (wire protocol, section 6.3)."""
 
 LEVELS: Final = get_args(Sensitivity)
 """Values of `x-chio-sensitivity`, least sensitive first."""
 
-
 CAPABILITY_SCHEME: Final = "ChioCapability"
-"""Name of the security scheme in documents of all frameworks."""
+"""Name of the security scheme in the documents of all frameworks."""
 
 CAPABILITY_SCHEME_TEXT: Final = (
     "A capability token, as compact ASCII JSON, that an authority trusted by the sidecar has issued."
 )
-"""What the scheme says about itself."""
+"""Description of the security scheme."""
 
 
 def chio_members(operation: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the members of an operation that are ours to read."""
+    """Return the members of an operation whose names begin with `x-chio-`."""
     return {name: value for name, value in operation.items() if name.startswith(PREFIX)}
 
 
-def merged(sources: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what several sources say about one operation; where they differ, the stricter one counts.
+def merge_members(sources: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Merge the members of one operation from several sources; of different values the stricter one wins.
 
     Args:
-        sources: members by name, most important first. Of members that cannot be compared the first counts.
+        sources: members by name, most important source first. Of values that cannot be compared the first wins.
     """
     found: dict[str, Any] = {}
     for source in sources:
-        # Two budgets are two accounts; the limit that stands beside the second is not one of the first.
-        other = BUDGET in source and BUDGET in found
+        # Two budgets are two accounts: the limit of the second is not a limit of the first.
+        other_account = BUDGET in source and BUDGET in found
         for name, value in source.items():
-            if other and name == BUDGET_LIMIT:
+            if other_account and name == BUDGET_LIMIT:
                 continue
-            if name in found:
-                value = _STRICTER.get(name, _first)(found[name], value)
-            found[name] = value
+            found[name] = _stricter(name, found[name], value) if name in found else value
     return found
 
 
+def _stricter(name: str, one: Any, other: Any) -> Any:
+    if name in (APPROVAL_REQUIRED, SIDE_EFFECTS) and isinstance(other, bool):
+        return one is True or other
+    if name == OBSERVE and isinstance(other, bool):
+        return one is True and other
+    if name == CAPABILITY and isinstance(one, list) and isinstance(other, list):
+        both = [*one, *(item for item in other if item not in one)]
+        # An empty item is "any capability", which a named one includes.
+        return [item for item in both if item] or both
+    if name == BUDGET_LIMIT and all(isinstance(value, int) and not isinstance(value, bool) for value in (one, other)):
+        return min(one, other)
+    if name == SENSITIVITY and one in LEVELS and other in LEVELS:
+        return max(one, other, key=LEVELS.index)
+    return one
+
+
 def needs_capability(method: str, members: Mapping[str, Any]) -> bool:
-    """Tell whether an operation is refused to callers without a capability.
+    """Return True if an operation is refused to callers without a capability.
 
     Args:
         method: upper case.
@@ -79,42 +92,3 @@ def needs_capability(method: str, members: Mapping[str, Any]) -> bool:
         return True
     effects = members.get(SIDE_EFFECTS)
     return effects if isinstance(effects, bool) else method not in SAFE_METHODS
-
-
-def _first(one: Any, _other: Any) -> Any:
-    return one
-
-
-def _either(one: Any, other: Any) -> Any:
-    return one is True or other is True if isinstance(other, bool) else one
-
-
-def _both(one: Any, other: Any) -> Any:
-    return one is True and other is True if isinstance(other, bool) else one
-
-
-def _all_of(one: Any, other: Any) -> Any:
-    if not isinstance(one, list) or not isinstance(other, list):
-        return one
-    both = [*one, *(item for item in other if item not in one)]
-    # "Any capability" says nothing beside one that is named.
-    return [item for item in both if item] or both
-
-
-def _smaller(one: Any, other: Any) -> Any:
-    comparable = all(isinstance(value, int) and not isinstance(value, bool) for value in (one, other))
-    return min(one, other) if comparable else one
-
-
-def _higher(one: Any, other: Any) -> Any:
-    return max(one, other, key=LEVELS.index) if one in LEVELS and other in LEVELS else one
-
-
-_STRICTER: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
-    APPROVAL_REQUIRED: _either,
-    SIDE_EFFECTS: _either,
-    CAPABILITY: _all_of,
-    BUDGET_LIMIT: _smaller,
-    SENSITIVITY: _higher,
-    OBSERVE: _both,
-}

@@ -1,4 +1,4 @@
-"""HttpReceipt of both wire profiles, and the answer that carries it (wire protocol, sections 1.3, 3.1, 3.6)."""
+"""HttpReceipt of both wire profiles, and the response that carries it (wire protocol, sections 1.3, 3.1, 3.6)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from chio_core.models.base import U16, U64, Flag, Text, WireModel
 
 
 class GuardEvidence(WireModel):
-    """What one guard of the sidecar, or one local guard, said."""
+    """The result of one guard, of the sidecar or local."""
 
     guard_name: Text
     verdict: Flag
@@ -20,12 +20,12 @@ class GuardEvidence(WireModel):
 
 
 class Verdict(WireModel):
-    """The decision. Only `allow` lets a request through; every other text refuses, known or not.
+    """The sidecar's decision. Only `allow` lets a request through; every other text refuses, known or not.
 
     Attributes:
-        verdict: `allow`, `deny`, `cancel`, `incomplete`, or a text of a protocol to come.
-        http_status: status to answer a deny with; None when the sidecar stated none.
-        details: further strings of a deny, for example `required_scope`, `reason_code` and `hint`.
+        verdict: `allow`, `deny`, `cancel`, `incomplete`, or a text of a later protocol.
+        http_status: status of the refusal; None if the sidecar stated none.
+        details: further members, for example `required_scope`, `reason_code` and `hint`.
     """
 
     verdict: Text
@@ -50,8 +50,8 @@ class Verdict(WireModel):
 class HttpReceipt(WireModel):
     """The signed record of one decision.
 
-    A receipt that came from a sidecar keeps the JSON object as it was read, in `raw`: that is what was
-    signed, and what must be stored or sent on. Times are whole seconds since 1970.
+    A receipt from a sidecar keeps its JSON object as it was received, in `raw`: the signature covers that object,
+    so it is the one to store or forward. Times are whole seconds since 1970.
     """
 
     omit_empty: ClassVar[frozenset[str]] = frozenset({"evidence", "actor_chain"})
@@ -84,7 +84,7 @@ class HttpReceipt(WireModel):
 
     @classmethod
     def from_wire(cls, document: Mapping[str, Any]) -> HttpReceipt:
-        """Read a receipt from its parsed JSON object, which is kept as `raw`.
+        """Read a receipt from its JSON object, and keep that as `raw`.
 
         Raises:
             InvalidDocument: a member is missing or has the wrong type.
@@ -98,12 +98,12 @@ class HttpReceipt(WireModel):
 
     @property
     def raw(self) -> dict[str, Any]:
-        """The JSON object as it was received, or as it would be written."""
+        """The JSON object as it was received; that of `to_wire` for a receipt made here."""
         return self._raw if self._raw is not None else self.to_wire()
 
 
 class EvaluateResponse(WireModel):
-    """Answer of `POST /chio/evaluate`."""
+    """Response of `POST /chio/evaluate`."""
 
     verdict: Verdict
     receipt: HttpReceipt
@@ -112,12 +112,12 @@ class EvaluateResponse(WireModel):
 
 
 class ChioPassthrough(WireModel):
-    """Why a request ran although nothing has allowed it; never a receipt.
+    """Reason why a request ran without an allow; never a receipt.
 
     Attributes:
-        mode: `allow_without_receipt` without a decision (`fail_open`); `observe` where a refusal was only recorded.
-        error: wire code: `chio_sidecar_unreachable` or `chio_timeout`, in observe mode that of any refusal.
-        message: in observe mode what the caller would have been told.
+        mode: `allow_without_receipt` without a decision (`fail_open`); `observe` if a refusal was only recorded.
+        error: wire code: `chio_sidecar_unreachable` or `chio_timeout`, in observe mode that of the refusal.
+        message: text of the failure; in observe mode that of the refusal.
     """
 
     mode: Literal["allow_without_receipt", "observe"] = "allow_without_receipt"
@@ -126,7 +126,7 @@ class ChioPassthrough(WireModel):
 
 
 def explain(exc: ValidationError) -> str:
-    """Name the first place of a validation error without repeating any input."""
+    """Return the first place of a validation error and its rule, without any input."""
     first = exc.errors(include_input=False, include_url=False)[0]
     place = ".".join(str(part) for part in first["loc"]) or "document"
     return f"{place}: {first['msg']}"

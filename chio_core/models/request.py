@@ -1,4 +1,4 @@
-"""ChioHttpRequest: what the sidecar is asked (wire protocol, section 1.1)."""
+"""ChioHttpRequest: the request of `POST /chio/evaluate` (wire protocol, section 1.1)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,12 @@ from chio_core.models.base import U64, Text, WireModel
 from chio_core.models.caller import CallerIdentity
 
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
+
+METHODS: frozenset[str] = frozenset(get_args(Method))
+"""The methods that the protocol knows."""
+
+SAFE_METHODS: frozenset[str] = frozenset({"GET", "HEAD", "OPTIONS"})
+"""The methods that need no capability by default (wire protocol, section 6.3)."""
 
 
 class ModelMetadata(WireModel):
@@ -27,16 +33,16 @@ class ChioHttpRequest(WireModel):
 
     Attributes:
         body_hash: SHA-256 hex of the body bytes; None for an empty body.
-        body_length: bytes counted, never a header's claim.
-        timestamp: whole seconds since 1970, the client's clock.
-        governed_intent: what a person is asked to approve, see `chio_core.models.demands.ApprovalDemand`; sent only for
-            a route that demands it. The protocol's newer state reserves this name and `approval_token`.
-        approval_token: the approval that the caller presents, if one: its id, or a GovernedApprovalToken object.
+        body_length: number of bytes that were read, not a header's claim.
+        timestamp: whole seconds since 1970, by the client's clock.
+        governed_intent: the approval that the route demands, see `chio_core.models.demands.ApprovalDemand`. The
+            protocol's newer state reserves this name and `approval_token`.
+        approval_token: the approval that the caller presents: its id, or a GovernedApprovalToken object.
         budget: what the request spends, see `chio_core.models.demands.BudgetDemand`; unknown to other sidecars.
-        further_to: id of the receipt that allowed this very request already, where the route has another demand, see
+        further_to: id of the receipt that allowed this request before, if the route has another demand, see
             `chio_core.evaluation.exchange`; unknown to other sidecars.
-        enforcement: `{"mode": "observe", "requires"?: "server/tool", "lacks"?: "read"}` where the application only
-            watches; `lacks` are operations that the capability does not grant.
+        enforcement: `{"mode": "observe", "requires"?: "server/tool", "lacks"?: "read"}` if the application only
+            observes; `lacks` are operations that the capability does not grant.
     """
 
     request_id: Text
@@ -62,7 +68,7 @@ class ChioHttpRequest(WireModel):
     enforcement: dict[str, Any] | None = None
 
     def to_wire(self) -> dict[str, Any]:
-        """Return the JSON object in protocol order; written out, because every request passes here."""
+        """Return the JSON object in protocol order; written out, because every request is converted here."""
         wire: dict[str, Any] = {
             "request_id": self.request_id,
             "method": self.method,
@@ -90,7 +96,7 @@ class ChioHttpRequest(WireModel):
         return wire
 
     def content_hash(self, route_pattern: str) -> str:
-        """Return the hash that a receipt must carry (section 3.4).
+        """Return the content hash that a receipt must carry (wire protocol, section 3.4).
 
         Args:
             route_pattern: the pattern that the receipt states.
@@ -108,11 +114,3 @@ def content_hash(method: str, route_pattern: str, path: str, query: dict[str, st
         "body_hash": body_hash,
     }
     return sha256_hex(canonical_parsed(binding))
-
-
-METHODS: frozenset[str] = frozenset(get_args(Method))
-"""The seven methods that the protocol knows (wire protocol, section 1.1)."""
-
-
-SAFE_METHODS: frozenset[str] = frozenset({"GET", "HEAD", "OPTIONS"})
-"""Those that need no capability where nobody says otherwise (wire protocol, section 6.3)."""

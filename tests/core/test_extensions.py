@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from chio_core.models.openapi import KNOWN, PREFIX, chio_members, merged, needs_capability
+from chio_core.models.openapi import KNOWN, PREFIX, chio_members, merge_members, needs_capability
 
 ANY: dict[str, Any] = {"x-chio-capability": [{}]}
 PAY: dict[str, Any] = {"x-chio-capability": [{"server": "payments", "tool": "pay", "operations": ["invoke"]}]}
@@ -34,34 +34,37 @@ def test_the_stricter_of_two_sources_counts_whichever_comes_first(
     sources: list[dict[str, Any]], expected: dict[str, Any]
 ) -> None:
     for order in itertools.permutations(sources):
-        assert merged(order) == expected
+        assert merge_members(order) == expected
 
 
 def test_all_capabilities_that_are_named_are_kept_once() -> None:
     both = [*PAY["x-chio-capability"], *READ["x-chio-capability"]]
-    assert merged([PAY, READ, PAY, ANY]) == {"x-chio-capability": both}
+    assert merge_members([PAY, READ, PAY, ANY]) == {"x-chio-capability": both}
 
 
 def test_of_what_cannot_be_compared_the_first_counts() -> None:
     first = {"x-chio-approval": {"threshold": 5, "currency": "USD"}, "x-chio-budget": {"currency": "USD"}}
     second = {"x-chio-approval": {"threshold": 1, "currency": "EUR"}, "x-chio-budget": {"currency": "EUR"}}
-    assert merged([first, second]) == first
+    assert merge_members([first, second]) == first
     assert (
-        merged([{"x-chio-sensitivity": "secret"}, {"x-chio-sensitivity": "public"}])["x-chio-sensitivity"] == "secret"
+        merge_members([{"x-chio-sensitivity": "secret"}, {"x-chio-sensitivity": "public"}])["x-chio-sensitivity"]
+        == "secret"
     )
-    assert merged([{"x-chio-side-effects": True}, {"x-chio-side-effects": "no"}]) == {"x-chio-side-effects": True}
+    assert merge_members([{"x-chio-side-effects": True}, {"x-chio-side-effects": "no"}]) == {
+        "x-chio-side-effects": True
+    }
 
 
 def test_the_limit_of_a_second_budget_is_none_of_the_first() -> None:
     first = {"x-chio-budget": {"currency": "EUR", "max_invocations": 9}}
     second = {"x-chio-budget": {"currency": "USD", "max_total_cost": 5}, "x-chio-budget-limit": 5}
-    assert merged([first, second]) == first
-    assert merged([first, {"x-chio-budget-limit": 5}]) == {**first, "x-chio-budget-limit": 5}
+    assert merge_members([first, second]) == first
+    assert merge_members([first, {"x-chio-budget-limit": 5}]) == {**first, "x-chio-budget-limit": 5}
 
 
 def test_sources_are_not_changed() -> None:
     one, other = {"x-chio-capability": [{}]}, {"x-chio-capability": [PAY["x-chio-capability"][0]]}
-    merged([one, other])
+    merge_members([one, other])
     assert (one, other) == ({"x-chio-capability": [{}]}, {"x-chio-capability": [PAY["x-chio-capability"][0]]})
 
 

@@ -30,7 +30,7 @@ from chio_core.models.demands import (
     approval_from,
     budget_evidence,
     budget_from,
-    covers,
+    demands_met,
 )
 from chio_core.models.receipt import GuardEvidence
 from chio_core.receipts import KeyTrust
@@ -192,10 +192,10 @@ def test_an_allow_of_a_sidecar_that_ignores_demands_is_refused(requirement: Requ
 )
 def test_evidence_counts_for_the_very_demand_only(said: list[tuple[str, bool, str | None]]) -> None:
     evidence = [GuardEvidence(guard_name=guard, verdict=ok, details=details) for guard, ok, details in said]
-    assert not covers(evidence, APPROVAL, None)
+    assert not demands_met(evidence, APPROVAL, None)
     good = GuardEvidence(guard_name="ApprovalGuard", verdict=True, details=approval_evidence(APPROVAL) + "approved")
-    assert covers([*evidence, good], APPROVAL, None)
-    assert not covers([good], APPROVAL, BUDGET)
+    assert demands_met([*evidence, good], APPROVAL, None)
+    assert not demands_met([good], APPROVAL, BUDGET)
 
 
 def test_two_budgets_are_never_the_same_evidence() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from chio_core.canonical import canonical_json, sha256_hex
-from chio_core.models.demands import MAX_UNITS, ApprovalDemand, BudgetDemand, covers
+from chio_core.models.demands import MAX_UNITS, ApprovalDemand, BudgetDemand, demands_met
 from chio_core.models.receipt import GuardEvidence
 from chio_core.receipts import verify_receipt
 from chio_sidecar.policy.approvals import MAX_OPEN_EACH
@@ -89,7 +89,7 @@ async def test_what_was_approved_is_allowed_once(tmp_path: Path) -> None:
         details = f"{BEGINS}approved, used once as {approval_id}"
         assert answer["evidence"] == [OK, {"guard_name": "ApprovalGuard", "verdict": True, "details": details}]
         assert answer["receipt"]["metadata"]["chio_approval_id"] == approval_id
-        assert covers([GuardEvidence.model_validate(one) for one in answer["evidence"]], DEMAND, None)
+        assert demands_met([GuardEvidence.model_validate(one) for one in answer["evidence"]], DEMAND, None)
         assert await pay(app, 1, approval_id) == answer
         again = await pay(app, 2, approval_id)
         assert again["verdict"] == {

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from chio_core.models.demands import MAX_UNITS, BudgetDemand, covers
+from chio_core.models.demands import MAX_UNITS, BudgetDemand, demands_met
 from chio_core.models.receipt import GuardEvidence
 from chio_sidecar.app import SidecarApp
 from chio_sidecar.explain import explain, read_refusal
@@ -63,8 +63,8 @@ async def test_a_charge_is_stated_as_evidence_after_that_of_the_capability(tmp_p
         assert answer["evidence"] == [OK, {"guard_name": "BudgetGuard", "verdict": True, "details": said}]
         assert answer["receipt"]["response_status"] == 200
         evidence = [GuardEvidence.model_validate(one) for one in answer["evidence"]]
-        assert covers(evidence, None, budget)
-        assert not covers(evidence, None, BudgetDemand(3, max_invocations=6, max_total_cost=10))
+        assert demands_met(evidence, None, budget)
+        assert not demands_met(evidence, None, BudgetDemand(3, max_invocations=6, max_total_cost=10))
 
 
 @pytest.mark.parametrize(
