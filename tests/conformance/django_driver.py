@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from django.conf import settings as django_settings
@@ -19,7 +20,7 @@ from chio_core.refusals.response import Denial
 from chio_core.settings import ChioSettings
 from chio_django import get_chio_receipt, require_capability
 from tests.conformance import wsgi
-from tests.conformance.window import SERVER, TEMPLATE, TOOL, Observation, Seen, Sent
+from tests.conformance.window import SERVER, TEMPLATE, TOOL, Driver, Observation, Seen, Send, Sent, loop, taken
 from tests.django.project import CHIO, SHARING
 from tests.support import DEADLINE, Reply, http_scope
 
@@ -65,24 +66,23 @@ class GuardedAsync:
     urlpatterns = (path(ROUTE, require_capability(SERVER, TOOL)(atransfer)),)
 
 
-class DjangoSync:
+class DjangoSync(Driver):
     """The middleware under WSGI."""
 
     name = "django"
-    asks = "middleware"
-    tags_success = True
     urls: type = Plain
     middleware: tuple[str, ...] = (CHIO,)
 
     def code(self, wire_code: str) -> str:
         return str(nested(Denial(code=wire_code, message=""))["error"]["code"])
 
-    def run(self, settings: Mapping[str, Any], request: Sent) -> Observation:
+    @contextmanager
+    def opened(self, settings: Mapping[str, Any]) -> Iterator[Send]:
         seen: list[Seen] = []
         options = {f"CHIO_{name.upper()}": value for name, value in settings.items()}
         with override_settings(ROOT_URLCONF=self.urls, MIDDLEWARE=self.middleware, TEST_SEEN=seen, **options):
-            status, headers, body = wsgi.call(WSGIHandler(), request)
-        return Observation(status, headers, body, seen)
+            app = WSGIHandler()
+            yield lambda sent: Observation(*wsgi.call(app, sent), taken(seen))
 
 
 class DjangoCapability(DjangoSync):
@@ -107,16 +107,22 @@ class DjangoAsync(DjangoSync):
     name = "django-async"
     urls = PlainAsync
 
-    def run(self, settings: Mapping[str, Any], request: Sent) -> Observation:
-        return asyncio.run(self._run(settings, request))
-
-    async def _run(self, settings: Mapping[str, Any], request: Sent) -> Observation:
+    @contextmanager
+    def opened(self, settings: Mapping[str, Any]) -> Iterator[Send]:
         seen: list[Seen] = []
         urls = {"ROOT_URLCONF": self.urls, "TEST_SEEN": seen}
-        async with ChioClient(ChioSettings(**settings)) as client:
-            with override_settings(MIDDLEWARE=(SHARING,), TEST_CLIENT=client, **urls):
-                reply = await _exchange(ASGIHandler(), request)
-        return Observation(reply.status, dict(reply.headers), reply.body, seen)
+        client = ChioClient(ChioSettings(**settings))
+        with loop() as until_done, override_settings(MIDDLEWARE=(SHARING,), TEST_CLIENT=client, **urls):
+            app = ASGIHandler()
+
+            def send(sent: Sent) -> Observation:
+                reply = until_done(_exchange(app, sent))
+                return Observation(reply.status, dict(reply.headers), reply.body, taken(seen))
+
+            try:
+                yield send
+            finally:
+                until_done(client.aclose())
 
 
 async def _exchange(app: Any, sent: Sent) -> Reply:

@@ -7,10 +7,11 @@ more driver and add it to `FACTORIES`. (`stacks/` does the same with servers and
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
@@ -25,8 +26,7 @@ from chio_core.client.client import ChioClient, SyncChioClient
 from chio_core.evaluation.conclude import precheck, prepare, singleton_headers
 from chio_core.evaluation.outcomes import Decision
 from chio_core.identity import default_extractor
-from chio_core.refusals.problems import flat, render
-from chio_core.refusals.response import Denial
+from chio_core.refusals.problems import render
 from chio_core.settings import ChioSettings
 from chio_fastapi import RequireCapability, add_chio
 from tests.conformance.django_driver import (
@@ -37,36 +37,36 @@ from tests.conformance.django_driver import (
     DjangoSync,
 )
 from tests.conformance.flask_driver import FlaskCapability, FlaskExtension
-from tests.conformance.window import PATH, SERVER, TEMPLATE, TOOL, Driver, Observation, Seen, Sent
+from tests.conformance.window import PATH, SERVER, TEMPLATE, TOOL, Driver, Observation, Seen, Send, Sent, loop, taken
 from tests.support import Reply, call, http_scope
 
 __all__ = ["DRIVERS", "PATH", "SERVER", "TEMPLATE", "TOOL", "Driver", "Observation", "Seen", "Sent"]
 
 
-class _ASGIDriver:
+class _ASGIDriver(Driver):
     """What the ASGI drivers share."""
 
-    name = ""
-    asks = "middleware"
-    tags_success = True
-
+    @abstractmethod
     def build(self, client: ChioClient, seen: list[Seen]) -> Any:
-        raise NotImplementedError
+        """Build the application."""
 
-    def code(self, wire_code: str) -> str:
-        return str(flat(Denial(code=wire_code, message=""))["error"])
-
-    def run(self, settings: Mapping[str, Any], request: Sent) -> Observation:
-        return asyncio.run(self._run(settings, request))
-
-    async def _run(self, settings: Mapping[str, Any], request: Sent) -> Observation:
+    @contextmanager
+    def opened(self, settings: Mapping[str, Any]) -> Iterator[Send]:
         seen: list[Seen] = []
-        async with ChioClient(ChioASGIConfig(**settings)) as client:
+        with loop() as until_done:
+            client = ChioClient(ChioASGIConfig(**settings))
             app = self.build(client, seen)
-            reply: Reply = await call(
-                app, request.method, request.path, query=request.query, headers=request.headers, body=request.body
-            )
-        return Observation(reply.status, dict(reply.headers), reply.body, seen)
+
+            def send(sent: Sent) -> Observation:
+                reply: Reply = until_done(
+                    call(app, sent.method, sent.path, query=sent.query, headers=sent.headers, body=sent.body)
+                )
+                return Observation(reply.status, dict(reply.headers), reply.body, taken(seen))
+
+            try:
+                yield send
+            finally:
+                until_done(client.aclose())
 
 
 def _look(state: Any) -> Seen:
@@ -144,19 +144,19 @@ def _capability_route(app: FastAPI, seen: list[Seen]) -> None:
         return {"ok": True}
 
 
-class SynchronousCore:
+class SynchronousCore(Driver):
     """No framework: the core with the synchronous client, as a WSGI adapter uses it."""
 
     name = "synchronous"
-    asks = "middleware"
-    tags_success = True
 
-    def code(self, wire_code: str) -> str:
-        return str(flat(Denial(code=wire_code, message=""))["error"])
-
-    def run(self, settings: Mapping[str, Any], request: Sent) -> Observation:
-        view = ASGIGuardRequest(http_scope(request.method, request.path, query=request.query, headers=request.headers))
+    @contextmanager
+    def opened(self, settings: Mapping[str, Any]) -> Iterator[Send]:
         options = ChioSettings(**settings)
+        with SyncChioClient(options) as client:
+            yield lambda sent: self._send(client, options, sent)
+
+    def _send(self, client: SyncChioClient, options: ChioSettings, request: Sent) -> Observation:
+        view = ASGIGuardRequest(http_scope(request.method, request.path, query=request.query, headers=request.headers))
         refused = precheck(view, options, singleton_headers(options))
         if refused is not None:
             return self._observe(Decision(verdict="refused", denial=refused), [])
@@ -170,8 +170,7 @@ class SynchronousCore:
             body_hash=sha256_hex(request.body) if request.body else None,
             body_length=len(request.body),
         )
-        with SyncChioClient(options) as client:
-            decision = client.decide(question)
+        decision = client.decide(question)
         seen = [Seen(decision.handler_receipt, decision.passthrough, decision)] if decision.allowed else []
         return self._observe(decision, seen)
 

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from flask import Flask, g
 
-from chio_core.refusals.problems import flat
-from chio_core.refusals.response import Denial
 from chio_flask import Chio, require_capability
 from tests.conformance import wsgi
-from tests.conformance.window import SERVER, TEMPLATE, TOOL, Observation, Seen, Sent
+from tests.conformance.window import SERVER, TEMPLATE, TOOL, Driver, Observation, Seen, Send, taken
 
 RULE = TEMPLATE.replace("{", "<int:").replace("}", ">")
 
 
-class FlaskExtension:
+class FlaskExtension(Driver):
     """`Chio(app)`, and a view that asks for nothing."""
 
     name = "flask"
-    asks = "middleware"
-    tags_success = True
-
-    def code(self, wire_code: str) -> str:
-        return str(flat(Denial(code=wire_code, message=""))["error"])
 
     def guard(self, view: Any) -> Any:
         return view
 
-    def run(self, settings: Mapping[str, Any], request: Sent) -> Observation:
+    @contextmanager
+    def opened(self, settings: Mapping[str, Any]) -> Iterator[Send]:
         seen: list[Seen] = []
         app = Flask(__name__, static_folder=None)
 
@@ -40,10 +35,9 @@ class FlaskExtension:
         app.post(RULE)(self.guard(transfer))
         chio = Chio(app, **settings)
         try:
-            status, headers, body = wsgi.call(app.wsgi_app, request)
+            yield lambda sent: Observation(*wsgi.call(app.wsgi_app, sent), taken(seen))
         finally:
             chio.close(app)
-        return Observation(status, headers, body, seen)
 
 
 class FlaskCapability(FlaskExtension):

@@ -6,46 +6,45 @@ The table of outcomes says what enforcing would do; each of its refusals has to 
 from __future__ import annotations
 
 import logging
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
-from chio_core.testing import BEHAVIOURS, ScriptedSidecar
+from chio_core.testing import ScriptedSidecar
 from tests.conformance import table
 from tests.conformance.drivers import DRIVERS, SERVER, TOOL, Driver, Observation, Sent
-from tests.conformance.test_outcomes import HEADERS, LONG, SHORT
+from tests.conformance.outcomes import HEADERS, REQUEST, Outcome, outcomes_of, pointing_at
 
 CELLS = [cell for cell in table.read() if not cell.fail_open]
-PER_CELL = 1
-"""Frameworks that take their turn with one behaviour; all of them under `make chaos`."""
 
 
-def _ask(driver: Driver, sidecar: ScriptedSidecar, **settings: Any) -> Observation:
-    options = {"sidecar_url": sidecar.url, "trusted_kernel_keys": [sidecar.public_key], "observe": True, **settings}
-    return driver.run(options, Sent(headers=HEADERS))
-
-
-def _drivers(cell: table.Cell, full_size: bool) -> list[Driver]:
-    drivers = [one for one in DRIVERS.values() if one.asks == cell.asks]
-    first = CELLS.index(cell) % len(drivers)
-    return drivers if full_size else (drivers + drivers)[first : first + PER_CELL]
+@pytest.fixture(scope="module")
+def outcomes(full_size: bool) -> Callable[[table.Cell], dict[str, Outcome]]:
+    """The outcomes of a cell by driver: one driver each, in turns; all of them under `make chaos`."""
+    drivers = {asks: [one for one in DRIVERS.values() if one.asks == asks] for asks in table.ASKS}
+    turns: dict[str, list[table.Cell]] = {name: [] for name in DRIVERS}
+    for number, cell in enumerate(CELLS):
+        among = drivers[cell.asks]
+        for driver in among if full_size else [among[number % len(among)]]:
+            turns[driver.name].append(cell)
+    found = {
+        name: outcomes_of(DRIVERS[name], [cell.behaviour for cell in cells], observe=True)
+        for name, cells in turns.items()
+    }
+    return lambda cell: {name: found[name][cell.behaviour] for name, cells in turns.items() if cell in cells}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: f"{cell.asks}-{cell.behaviour}")
 def test_a_request_runs_once_whatever_the_sidecar_does_and_bears_what_was_withheld(
-    cell: table.Cell, caplog: pytest.LogCaptureFixture, full_size: bool
+    cell: table.Cell, outcomes: Callable[[table.Cell], dict[str, Outcome]]
 ) -> None:
-    behaviour = BEHAVIOURS[cell.behaviour]
-    timeout = SHORT if behaviour.slow else LONG
-    with ScriptedSidecar(behaviour).serving_in_thread() as sidecar, caplog.at_level(logging.WARNING, logger="chio"):
-        for driver in _drivers(cell, full_size):
-            caplog.clear()
-            found = _ask(driver, sidecar, timeout=timeout)
-            _check(cell, driver, found)
-            told = [one for one in caplog.records if "OBSERVED, NOT REFUSED" in one.getMessage()]
-            assert len(told) == (0 if cell.handler else 1), driver.name
-            assert all(one.levelno == logging.WARNING for one in told)
+    assert outcomes(cell)
+    for name, outcome in outcomes(cell).items():
+        _check(cell, DRIVERS[name], outcome.found)
+        told = outcome.told("OBSERVED, NOT REFUSED")
+        assert len(told) == (0 if cell.handler else 1), name
+        assert all(one.levelno == logging.WARNING for one in told)
 
 
 def _check(cell: table.Cell, driver: Driver, found: Observation) -> None:
@@ -71,8 +70,8 @@ def _check(cell: table.Cell, driver: Driver, found: Observation) -> None:
 @pytest.mark.parametrize("driver", DRIVERS.values(), ids=lambda driver: driver.name)
 def test_the_sidecar_is_told_what_is_only_observed_and_what_would_be_required(driver: Driver) -> None:
     with ScriptedSidecar().serving_in_thread() as sidecar:
-        assert _ask(driver, sidecar).status == 200
-        assert _ask(driver, sidecar, observe=False).status == 200
+        for observe in (True, False):
+            assert driver.run({**pointing_at(sidecar), "observe": observe}, REQUEST).status == 200
     observed, enforced = sidecar.asked
     required = {"requires": f"{SERVER}/{TOOL}"} if driver.asks == "capability" else {}
     assert observed.document["enforcement"] == {"mode": "observe"} | required
@@ -99,7 +98,7 @@ REFUSED_UNASKED = {
 def test_what_cannot_be_judged_is_refused_as_ever(driver: Driver, status: int) -> None:
     request = REFUSED_UNASKED[status]
     with ScriptedSidecar().serving_in_thread() as sidecar:
-        options = {"sidecar_url": sidecar.url, "trusted_kernel_keys": [sidecar.public_key], "max_body_bytes": 1000}
+        options = {**pointing_at(sidecar), "max_body_bytes": 1000}
         enforced = driver.run(options, request)
         found = driver.run({**options, "observe": True}, request)
     assert (found.status, found.body, found.seen) == (enforced.status, enforced.body, [])

@@ -2,64 +2,47 @@
 
 from __future__ import annotations
 
-import logging
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import cache
 
 import pytest
 
-from chio_core.capabilities import issue_capability
-from chio_core.signing import SigningKey
 from chio_core.testing import BEHAVIOURS, ScriptedSidecar
 from tests.conformance import table
-from tests.conformance.drivers import DRIVERS, PATH, SERVER, TEMPLATE, TOOL, Driver, Observation, Sent
+from tests.conformance.drivers import DRIVERS, PATH, SERVER, TEMPLATE, TOOL, Driver
+from tests.conformance.outcomes import REQUEST, TOKEN, Outcome, outcomes_of, pointing_at
 
 CELLS = table.read()
 MAY_OPEN = {"chio_sidecar_unreachable", "chio_timeout"}
-SHORT, LONG = 0.05, 20.0
-"""Seconds: `timeout` for a sidecar that never answers in time, and for all others."""
 
-TOKEN = issue_capability(
-    SigningKey(bytes([0x31]) * 32),
-    subject=SigningKey(bytes([0x32]) * 32).public_hex,
-    scope={"grants": [{"server_id": SERVER, "tool_name": TOOL, "operations": ["invoke"]}]},
-    ttl_seconds=3600,
-).to_header()
-
-HEADERS = (
-    ("content-type", "application/json"),
-    ("authorization", "Bearer a-token"),
-    ("x-chio-capability", TOKEN),
-    ("x-chio-receipt", "forged"),
-)
+Outcomes = Callable[[str, bool], Mapping[str, Outcome]]
 
 
-def _ask(driver: Driver, sidecar: ScriptedSidecar, **settings: Any) -> Observation:
-    options = {"sidecar_url": sidecar.url, "trusted_kernel_keys": [sidecar.public_key], **settings}
-    return driver.run(options, Sent(headers=HEADERS))
+@pytest.fixture(scope="module")
+def outcomes() -> Outcomes:
+    """The outcomes of a driver with or without `fail_open`, found once."""
+
+    @cache
+    def found(name: str, fail_open: bool) -> Mapping[str, Outcome]:
+        return outcomes_of(DRIVERS[name], BEHAVIOURS, fail_open=fail_open)
+
+    return found
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: f"{cell.asks}-{cell}")
-def test_a_behaviour_has_the_outcome_of_the_table(cell: table.Cell, caplog: pytest.LogCaptureFixture) -> None:
-    behaviour = BEHAVIOURS[cell.behaviour]
-    timeout = SHORT if behaviour.slow else LONG
-    with ScriptedSidecar(behaviour).serving_in_thread() as sidecar, caplog.at_level(logging.WARNING, logger="chio"):
-        for driver in (one for one in DRIVERS.values() if one.asks == cell.asks):
-            caplog.clear()
-            found = _ask(driver, sidecar, fail_open=cell.fail_open, timeout=timeout)
-            _check(cell, driver, found)
-            passed = [record for record in caplog.records if "PASSED WITHOUT A DECISION" in record.getMessage()]
-            assert len(passed) == (1 if cell.passthrough else 0), driver.name
-
-
-def _check(cell: table.Cell, driver: Driver, found: Observation) -> None:
-    assert (found.status, found.code) == (cell.status, cell.code and driver.code(cell.code)), driver.name
-    assert len(found.seen) == cell.handler, driver.name
-    tagged = cell.receipt and (driver.tags_success or not cell.handler)
-    assert ("x-chio-receipt" in found.headers) == tagged, driver.name
-    assert found.headers.get("x-chio-receipt") != "forged"
-    for seen in found.seen:
-        assert (seen.receipt is not None) == cell.receipt, driver.name
-        assert (seen.passthrough.error if seen.passthrough else None) == cell.passthrough, driver.name
+def test_a_behaviour_has_the_outcome_of_the_table(cell: table.Cell, outcomes: Outcomes) -> None:
+    for driver in (one for one in DRIVERS.values() if one.asks == cell.asks):
+        outcome = outcomes(driver.name, cell.fail_open)[cell.behaviour]
+        found = outcome.found
+        assert (found.status, found.code) == (cell.status, cell.code and driver.code(cell.code)), driver.name
+        assert len(found.seen) == cell.handler, driver.name
+        tagged = cell.receipt and (driver.tags_success or not cell.handler)
+        assert ("x-chio-receipt" in found.headers) == tagged, driver.name
+        assert found.headers.get("x-chio-receipt") != "forged"
+        for seen in found.seen:
+            assert (seen.receipt is not None) == cell.receipt, driver.name
+            assert (seen.passthrough.error if seen.passthrough else None) == cell.passthrough, driver.name
+        assert len(outcome.told("PASSED WITHOUT A DECISION")) == (1 if cell.passthrough else 0), driver.name
 
 
 def test_the_table_has_each_behaviour_in_each_mode_exactly_once() -> None:
@@ -95,7 +78,7 @@ def test_fail_open_changes_only_unreachable_and_timeout_and_never_where_a_capabi
 @pytest.mark.parametrize("driver", DRIVERS.values(), ids=lambda driver: driver.name)
 def test_the_question_is_the_same_in_every_framework(driver: Driver) -> None:
     with ScriptedSidecar().serving_in_thread() as sidecar:
-        assert _ask(driver, sidecar).status == 200
+        assert driver.run(pointing_at(sidecar), REQUEST).status == 200
     (asked,) = sidecar.asked
     question = dict(asked.document)
     assert question.pop("request_id")

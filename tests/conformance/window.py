@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
+from chio_core.refusals.problems import flat
+from chio_core.refusals.response import Denial
 from tests.support import Headers
 
 PATH = "/transfers/7"
@@ -61,7 +67,25 @@ class Observation:
         return error.get("code") if isinstance(error, dict) else error
 
 
-class Driver(Protocol):
+def taken(seen: list[Seen]) -> list[Seen]:
+    """Return what a handler has seen since the last time."""
+    found = list(seen)
+    seen.clear()
+    return found
+
+
+@contextmanager
+def loop() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
+    """Keep an event loop; gives a function that runs a coroutine in it, in a context of its own."""
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        yield lambda coroutine: runner.run(coroutine, context=copy_context())
+
+
+Send = Callable[[Sent], Observation]
+"""Sends one request to an application that is open."""
+
+
+class Driver(ABC):
     """One framework, set up in one way.
 
     Attributes:
@@ -71,13 +95,18 @@ class Driver(Protocol):
     """
 
     name: str
-    asks: str
-    tags_success: bool
+    asks = "middleware"
+    tags_success = True
+
+    @abstractmethod
+    def opened(self, settings: Mapping[str, Any]) -> AbstractContextManager[Send]:
+        """Build the application with these settings, and close everything at the end."""
 
     def run(self, settings: Mapping[str, Any], request: Sent) -> Observation:
-        """Start the application with these settings, send one request, close everything."""
-        ...
+        """Build the application with these settings, send one request, close everything."""
+        with self.opened(settings) as send:
+            return send(request)
 
     def code(self, wire_code: str) -> str:
         """Return how this framework's envelope spells a wire code."""
-        ...
+        return str(flat(Denial(code=wire_code, message=""))["error"])
