@@ -1,30 +1,28 @@
-"""Telemetry: what is told about each decision, in one place for all frameworks.
+"""Telemetry: what is recorded about each decision, in one place for all frameworks.
 
-* a span `chio.evaluate` around the question to the sidecar, where OpenTelemetry is at work (`chio_core.otel`);
+* a span `chio.evaluate` around the evaluation, if OpenTelemetry is installed (`chio_core.telemetry.spans`);
 * a line in the log of decisions (`chio_core.telemetry.log`);
 * the counters of the client (`chio_core.telemetry.metrics`).
 
-The three state the same facts. None of them changes an outcome: what goes wrong in here is logged once more, and the
-decision stands.
+The three state the same facts. None of them changes an outcome: an exception in here is logged, and the decision stays
+as it is.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from time import perf_counter
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from chio_core.endpoint import Endpoint
 from chio_core.evaluation.outcomes import Decision
 from chio_core.names import LOGGER, TRACEPARENT
 from chio_core.settings import ChioSettings
 from chio_core.telemetry import log as decision_log
-from chio_core.telemetry.log import Facts, asked_facts, decided_facts, is_undecided, level_of
+from chio_core.telemetry.log import Facts, decision_facts, is_undecided, level_of, request_facts
 from chio_core.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -41,11 +39,11 @@ _TRACE_ID: Final = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}
 
 
 class Telemetry:
-    """What one client tells.
+    """The telemetry of one client.
 
     Args:
         settings: say where the sidecar is.
-        provider: `opentelemetry.trace.TracerProvider` that spans go to; the global one, if any, when left out.
+        provider: `opentelemetry.trace.TracerProvider` that receives the spans; the global one if left out.
 
     Attributes:
         metrics: the client's counters.
@@ -54,50 +52,57 @@ class Telemetry:
     def __init__(self, settings: ChioSettings, provider: Provider | None = None) -> None:
         self.metrics = Metrics()
         self._server = server_facts(settings.sidecar_url)
-        self._spans = _spans(provider)
+        self._spans: Spans | None = None
+        with suppress(ImportError):  # without the extra `otel` there are no spans
+            from chio_core.telemetry.spans import Spans
 
-    def watch(self, question: EvaluateCall) -> Watch:
-        """Begin to watch a question; to be used in a `with` statement around asking it."""
+            self._spans = Spans(provider)
+
+    def watch(self, call: EvaluateCall) -> Watch:
+        """Start watching an evaluation; to be used in a `with` statement around the exchange."""
         span = None
         if self._spans is not None:
-            span = _safely(partial(self._start, self._spans, question))
-        return Watch(self, question, span)
-
-    def _start(self, spans: Spans, question: EvaluateCall) -> ActiveSpan | None:
-        parent = next((value for name, value in question.headers if name == TRACEPARENT), None)
-        return spans.start(SPAN, parent, lambda: _asked(question) | self._server)
+            try:
+                parent = next((value for name, value in call.headers if name == TRACEPARENT), None)
+                span = self._spans.start(SPAN, parent, lambda: _facts_of(call) | self._server)
+            except Exception:  # noqa: BLE001 - see the module's docstring
+                _log_failure()
+        return Watch(self, call, span)
 
     def refused(self, decision: Decision, method: str, path: str) -> None:
-        """Tell about a refusal of a request that the sidecar was not asked about, or that a guard has refused since.
+        """Record a refusal without an evaluation, or by a guard after the evaluation.
 
         Args:
             method, path: as the client sent them.
         """
-        _safely(partial(self._refused, decision, method, path))
-
-    def _refused(self, decision: Decision, method: str, path: str) -> None:
-        self.metrics.note(decision)
-        level = level_of(decision)
-        if decision_log.log.isEnabledFor(level):
-            facts = asked_facts(method, path, request_id=decision.request_id)
-            reason = decision.denial.message if decision.denial is not None else None
-            decision_log.write(level, decision, facts | decided_facts(decision), reason)
+        try:
+            self.metrics.note(decision)
+            level = level_of(decision)
+            if decision_log.log.isEnabledFor(level):
+                facts = request_facts(method, path, request_id=decision.request_id)
+                reason = decision.denial.message if decision.denial is not None else None
+                decision_log.write(level, decision, facts | decision_facts(decision), reason)
+        except Exception:  # noqa: BLE001 - see the module's docstring
+            _log_failure()
 
 
 class Watch:
-    """One question that is being asked.
+    """One running evaluation.
 
     Attributes:
-        headers: what to send with it: those of the question, `traceparent` being that of the span if there is one.
+        headers: headers to send: those of the call, with the span's `traceparent` if there is a span.
     """
 
-    __slots__ = ("_question", "_span", "_started", "_telemetry", "headers")
+    __slots__ = ("_call", "_span", "_started", "_telemetry", "headers")
 
-    def __init__(self, telemetry: Telemetry, question: EvaluateCall, span: ActiveSpan | None) -> None:
+    def __init__(self, telemetry: Telemetry, call: EvaluateCall, span: ActiveSpan | None) -> None:
         self._telemetry = telemetry
-        self._question = question
+        self._call = call
         self._span = span
-        self.headers = question.headers if span is None else _with_traceparent(question.headers, span.traceparent)
+        self.headers = call.headers
+        if span is not None:
+            others = (pair for pair in call.headers if pair[0] != TRACEPARENT)
+            self.headers = (*others, (TRACEPARENT, span.traceparent))
         self._started = perf_counter()
 
     def __enter__(self) -> Watch:
@@ -107,39 +112,47 @@ class Watch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         span, self._span = self._span, None
-        if span is not None:
-            _safely(partial(_end, span, kind))
+        if span is None:
+            return
+        try:
+            try:
+                if kind is not None:  # cancelled: there is no decision
+                    span.note({"error.type": kind.__qualname__})
+                    span.failed()
+            finally:
+                span.end()
+        except Exception:  # noqa: BLE001 - see the module's docstring
+            _log_failure()
 
     def concluded(self, decision: Decision, reason: str | None = None) -> Decision:
-        """Tell about a decision, and return it.
+        """Record a decision, and return it.
 
         Args:
-            reason: why there was none to be had, in our own words.
+            reason: error message if the evaluation failed; never a text of the sidecar.
         """
-        _safely(partial(self._concluded, decision, perf_counter() - self._started, reason))
-        return decision
-
-    def _concluded(self, decision: Decision, seconds: float, reason: str | None) -> None:
+        seconds = perf_counter() - self._started
         telemetry, span = self._telemetry, self._span
-        telemetry.metrics.note(decision, seconds)
-        level = level_of(decision)
-        logs = decision_log.log.isEnabledFor(level)
-        if span is None and not logs:
-            return
-        decided = decided_facts(decision)
-        if span is not None:
-            span.note(decided)
-            if is_undecided(decision):
-                span.failed(reason)
-        if logs:
-            facts = _asked(self._question) | telemetry._server | decided
-            if (trace_id := trace_id_in(self.headers)) is not None:
-                facts["chio.trace.id"] = trace_id
-            decision_log.write(level, decision, facts, reason)
+        try:
+            telemetry.metrics.note(decision, seconds)
+            level = level_of(decision)
+            logs = decision_log.log.isEnabledFor(level)
+            decided = decision_facts(decision) if logs or span is not None else {}
+            if span is not None:
+                span.note(decided)
+                if is_undecided(decision):
+                    span.failed(reason)
+            if logs:
+                facts = _facts_of(self._call) | telemetry._server | decided
+                if (trace_id := trace_id_in(self.headers)) is not None:
+                    facts["chio.trace.id"] = trace_id
+                decision_log.write(level, decision, facts, reason)
+        except Exception:  # noqa: BLE001 - see the module's docstring
+            _log_failure()
+        return decision
 
 
 def server_facts(url: str) -> Facts:
-    """Return where the sidecar is, as OpenTelemetry names it; nothing for one in the same process."""
+    """Return the sidecar's address in the names of OpenTelemetry; nothing for a sidecar in the same process."""
     if url.startswith("embedded:"):
         return {}
     end = Endpoint.parse(url)
@@ -149,43 +162,18 @@ def server_facts(url: str) -> Facts:
 
 
 def trace_id_in(headers: Pairs) -> str | None:
-    """Return the trace id that a question is sent with; None without one."""
+    """Return the trace id in the headers of a call; None if they have no valid `traceparent`."""
     for name, value in headers:
         if name == TRACEPARENT and (found := _TRACE_ID.match(value)) is not None:
             return found[1]
     return None
 
 
-def _asked(question: EvaluateCall) -> Facts:
-    request = question.request
-    return asked_facts(request.method, request.path, question.expectation.template, request.request_id)
+def _facts_of(call: EvaluateCall) -> Facts:
+    request = call.request
+    return request_facts(request.method, request.path, call.expectation.template, request.request_id)
 
 
-def _with_traceparent(headers: Pairs, own: str) -> Pairs:
-    return (*(pair for pair in headers if pair[0] != TRACEPARENT), (TRACEPARENT, own))
-
-
-def _end(span: ActiveSpan, kind: type[BaseException] | None) -> None:
-    try:
-        if kind is not None:
-            span.note({"error.type": kind.__qualname__})
-            span.failed()
-    finally:
-        span.end()
-
-
-def _spans(provider: Provider | None) -> Spans | None:
-    try:
-        from chio_core.telemetry.spans import Spans
-    except ImportError:
-        return None
-    return Spans(provider)
-
-
-def _safely(tell: Callable[[], Any]) -> Any:
-    try:
-        return tell()
-    except Exception:
-        with suppress(Exception):  # it may be a handler of the log that has failed
-            log.exception("chio: telemetry failed; the decision stands")
-        return None
+def _log_failure() -> None:
+    with suppress(Exception):  # the exception may have come from a handler of the log
+        log.exception("chio: telemetry failed; the decision stands")

@@ -2,17 +2,17 @@
 
 | outcome | level |
 |---|---|
-| allow, deny, a person has to approve, what this side refuses itself (400, 401, 403, 405, 413, 414, a guard) | INFO |
-| passed without a decision (`fail_open`), refused but only observed | WARNING |
-| no decision could be had, or a guard or hook of ours failed (500) | ERROR |
+| allow, deny, a person has to approve, refused on this side (400, 401, 403, 405, 413, 414, a guard) | INFO |
+| allowed without a decision (`fail_open`), refused but only observed | WARNING |
+| the evaluation failed, or a guard or hook failed (500) | ERROR |
 
-An attribute `http.route` of the span is `chio_http_route` in `extra`, `chio.verdict` is `chio_verdict`: prefixed, so
-that it meets no member of `logging.LogRecord`. Nothing in a line is secret: no header, token, cookie, query or body,
-and no caller. What others have written (the path, a guard's name) is escaped and cut to `MAX_SHOWN` characters, so one
-request is one line of bounded length. The words of a sidecar's verdict are in its receipt and not here.
+The attribute `http.route` of the span is `chio_http_route` in `extra`, `chio.verdict` is `chio_verdict`: the prefix
+avoids the members of `logging.LogRecord`. Nothing in a line is secret: no header, token, cookie, query or body, and no
+caller. Foreign texts (the path, a guard's name) are escaped and cut to `MAX_SHOWN` characters, so one request is one
+line of bounded length. The reason in a sidecar's verdict is in its receipt and not here.
 
-Nothing is left out under load: a log of decisions with gaps proves nothing. It grows as an access log does. Who wants
-fewer lines puts a `Throttle` on the logger; the counters of `chio_core.telemetry.metrics` go on counting.
+No line is left out under load: a log of decisions with gaps proves nothing. It grows as an access log does. Add a
+`Throttle` to the logger for fewer lines; the counters of `chio_core.telemetry.metrics` still count everything.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ from chio_core.telemetry.metrics import code_of, verdict_of
 log = logging.getLogger(DECISION_LOGGER)
 
 MAX_SHOWN: Final = 256
-"""Most characters of a text that somebody else has written."""
+"""Most characters of a foreign text."""
 
 Facts = dict[str, str | int | bool]
-"""Names as they stand on a span, and values."""
+"""Attributes of a span by name."""
 
 
 def shown(text: str) -> str:
-    """Return a text for logs and spans: what could break the line is escaped, and it has an end."""
+    """Return a text for logs and spans: at most `MAX_SHOWN` characters, control characters escaped."""
     if not text.isascii() or not text.isprintable() or "\\" in text:
         text = ascii(text[: MAX_SHOWN + 1])[1:-1]
     return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
 
 
-def asked_facts(method: str, path: str, route: str | None = None, request_id: str | None = None) -> Facts:
-    """Return what is known before there is a decision.
+def request_facts(method: str, path: str, route: str | None = None, request_id: str | None = None) -> Facts:
+    """Return the facts that are known before the decision.
 
     Args:
-        method: as the client sent it; one that nobody knows is `_OTHER`, as OpenTelemetry has it.
-        route: template of the route that will run; None when unknown.
+        method: as the client sent it; an unknown one becomes `_OTHER`, as in OpenTelemetry.
+        route: template of the route that will run; None if unknown.
     """
     facts: Facts = {"http.request.method": method if method in METHODS else "_OTHER", "url.path": shown(path)}
     if route is not None:
@@ -59,8 +59,8 @@ def asked_facts(method: str, path: str, route: str | None = None, request_id: st
     return facts
 
 
-def decided_facts(decision: Decision) -> Facts:
-    """Return what a decision adds to that."""
+def decision_facts(decision: Decision) -> Facts:
+    """Return the facts that a decision adds."""
     receipt, refusal = decision.receipt, decision.denial or decision.withheld
     facts: Facts = {
         "chio.verdict": shown(verdict_of(decision)),
@@ -83,12 +83,12 @@ def decided_facts(decision: Decision) -> Facts:
 
 
 def is_undecided(decision: Decision) -> bool:
-    """Tell whether the sidecar gave no decision. That somebody has to approve the request first is one."""
+    """Return True if the evaluation failed. Waiting for an approval is a decision."""
     return decision.receipt is None and verdict_of(decision) in ("error", "passthrough")
 
 
 def level_of(decision: Decision) -> int:
-    """Return the level of a decision's line; see the table above."""
+    """Return the logging level for a decision; see the table above."""
     if decision.denial is None and decision.passthrough is not None:
         return logging.WARNING
     failed = decision.denial is not None and decision.verdict == "refused" and decision.denial.status == 500
@@ -96,7 +96,7 @@ def level_of(decision: Decision) -> int:
 
 
 def extra_of(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return facts under the names that they have in a log record."""
+    """Return facts under their names in a log record."""
     return {"chio_" + name.removeprefix("chio.").replace(".", "_"): value for name, value in facts.items()}
 
 
@@ -104,45 +104,41 @@ def write(level: int, decision: Decision, facts: Facts, reason: str | None = Non
     """Write the line of one decision.
 
     Args:
-        level: of the line; the caller has found it enabled.
-        facts: what `extra` is made of.
-        reason: why there was none, in our own words.
+        level: of the line; the caller has checked that it is enabled.
+        facts: become `extra`.
+        reason: error message if the evaluation failed; never a text of the sidecar.
     """
-    refusal = decision.denial or decision.withheld
-    answer = "" if refusal is None else f" {refusal.status}"
-    code, known = facts.get("chio.code"), facts.get("chio.receipt.id")
+    if decision.observed:
+        outcome = "OBSERVED, NOT REFUSED"
+    elif decision.denial is None and decision.passthrough is not None:
+        outcome = "PASSED WITHOUT A DECISION"
+    else:
+        outcome = "refused without a decision" if is_undecided(decision) else shown(verdict_of(decision))
+    refusal, code = decision.denial or decision.withheld, facts.get("chio.code")
     log.log(
         level,
         "chio: %s%s%s: %s %s%s; request %s, receipt %s",
-        _word(decision),
-        answer,
+        outcome,
+        "" if refusal is None else f" {refusal.status}",
         f" {code}" if code else "",
         facts["http.request.method"],
         facts.get("http.route") or facts["url.path"],
         f": {shown(reason)}" if reason else "",
         facts.get("chio.request.id", "none"),
-        known or "none",
+        facts.get("chio.receipt.id", "none"),
         extra=extra_of(facts),
     )
 
 
-def _word(decision: Decision) -> str:
-    if decision.observed:
-        return "OBSERVED, NOT REFUSED"
-    if decision.denial is None and decision.passthrough is not None:
-        return "PASSED WITHOUT A DECISION"
-    return "refused without a decision" if is_undecided(decision) else shown(verdict_of(decision))
-
-
 class Throttle(logging.Filter):
-    """Lets a limited number of lines of each level through in a while; the first after that says how many were not.
+    """Limits the lines of each level per period; the first line of the next period states how many were left out.
 
         logging.getLogger("chio.decision").addFilter(Throttle(lines=100, seconds=60))
 
     Args:
-        lines: how many, for each level.
-        seconds: in how long a time.
-        clock: returns seconds that never go back.
+        lines: most lines of one level in a period.
+        seconds: length of a period.
+        clock: returns monotonic seconds.
     """
 
     def __init__(self, lines: int, seconds: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
@@ -154,7 +150,7 @@ class Throttle(logging.Filter):
         self._seen: dict[int, tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether a record may be written; `chio_left_out` on it is how many before it were not."""
+        """Return True if a record may be written; its `chio_left_out` counts the lines left out before it."""
         now = self._clock()
         with self._lock:
             began, count = self._seen.get(record.levelno, (now, 0))

@@ -1,6 +1,6 @@
-"""Spans through `opentelemetry-api`, imported only where it is installed (extra `otel`; FastAPI brings it along).
+"""Spans through `opentelemetry-api`, imported only if it is installed (extra `otel`; FastAPI depends on it).
 
-Without an SDK nothing is recorded, nothing is sent, and asking costs less than a microsecond.
+Without an SDK nothing is recorded, nothing is sent, and `start` costs less than a microsecond.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from chio_core.names import TRACEPARENT
 
 Provider = trace.TracerProvider
-"""Where spans go."""
+"""Receives spans."""
 
 _PARENTS = TraceContextTextMapPropagator()
 
@@ -24,7 +24,7 @@ class Spans:
     """Starts the spans of one client.
 
     Args:
-        provider: where they go; the global provider, as it is at each question, when left out.
+        provider: receives them; if left out, the provider that is global at the time of each span.
     """
 
     def __init__(self, provider: Provider | None = None) -> None:
@@ -32,12 +32,11 @@ class Spans:
         self._known: tuple[Provider, trace.Tracer] | None = None
 
     def start(self, name: str, parent: str | None, facts: Callable[[], Mapping[str, Any]]) -> ActiveSpan | None:
-        """Start a span and make it the current one; None where no SDK is at work.
+        """Start a span and make it the current one; return None without an SDK.
 
         Args:
-            parent: `traceparent` of the request that is judged. It counts where nobody has begun a span for that
-                request yet; otherwise that span is the parent.
-            facts: returns its attributes; called only where there is a span.
+            parent: `traceparent` of the evaluated request: the parent unless a span is current already.
+            facts: returns the attributes; called only if a span is made.
         """
         provider = self._provider or trace.get_tracer_provider()
         if type(provider) is trace.ProxyTracerProvider:
@@ -45,16 +44,12 @@ class Spans:
         above = context.get_current()
         if parent is not None and not trace.get_current_span(above).get_span_context().is_valid:
             above = _PARENTS.extract({TRACEPARENT: parent}, above)
-        span = self._tracer(provider).start_span(name, above, trace.SpanKind.CLIENT, attributes=dict(facts()))
+        if self._known is None or self._known[0] is not provider:
+            self._known = provider, provider.get_tracer("chio")
+        span = self._known[1].start_span(name, above, trace.SpanKind.CLIENT, attributes=dict(facts()))
         if not span.get_span_context().is_valid:
             return None
         return ActiveSpan(span, context.attach(trace.set_span_in_context(span, above)))
-
-    def _tracer(self, provider: Provider) -> trace.Tracer:
-        known = self._known
-        if known is None or known[0] is not provider:
-            known = self._known = (provider, provider.get_tracer("chio"))
-        return known[1]
 
 
 class ActiveSpan:
@@ -68,7 +63,7 @@ class ActiveSpan:
 
     @property
     def traceparent(self) -> str:
-        """The header that makes this span the parent of what the other side does (W3C Trace Context)."""
+        """The header that makes this span the parent of the sidecar's spans (W3C Trace Context)."""
         own = self._span.get_span_context()
         return f"00-{own.trace_id:032x}-{own.span_id:016x}-{own.trace_flags:02x}"
 
@@ -78,11 +73,11 @@ class ActiveSpan:
             self._span.set_attributes(facts)
 
     def failed(self, description: str | None = None) -> None:
-        """Mark it as one that did not do what it was for."""
+        """Set the status to ERROR."""
         self._span.set_status(trace.StatusCode.ERROR, description)
 
     def end(self) -> None:
-        """End it; whatever was current before is so again."""
+        """End it, and make the span before it current again."""
         try:
             self._span.end()
         finally:

@@ -12,7 +12,7 @@ import pytest
 from chio_core.evaluation.outcomes import Decision
 from chio_core.refusals.response import Denial
 from chio_core.telemetry import Telemetry
-from chio_core.telemetry.log import MAX_SHOWN, Throttle, asked_facts, extra_of, shown
+from chio_core.telemetry.log import MAX_SHOWN, Throttle, extra_of, request_facts, shown
 from chio_core.testing import BEHAVIOURS, ScriptedSidecar, behaviours
 from tests.core.spans import Recorder, facts
 from tests.core.test_telemetry import INCOMING, ask
@@ -106,7 +106,7 @@ def test_a_path_cannot_break_a_line_or_make_it_endless(path: str, seen: str | No
 
 
 def test_methods_that_nobody_knows_are_not_repeated() -> None:
-    assert asked_facts("GET\r\nx", "/")["http.request.method"] == "_OTHER"
+    assert request_facts("GET\r\nx", "/")["http.request.method"] == "_OTHER"
 
 
 def test_what_a_sidecar_writes_cannot_break_a_line_either(told: pytest.LogCaptureFixture) -> None:
