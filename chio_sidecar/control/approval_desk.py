@@ -1,7 +1,7 @@
-"""The desk where people answer: what waits, and what they say (wire protocol, sections 7.7 and 12.4).
+"""Approval requests of one store: listing, submitting and responding (wire protocol, sections 7.7 and 12.4).
 
-The control plane puts it on the wire, and the command line opens it on a store's file; the store sees to it that a
-question is answered once, whoever asks.
+The control plane offers this over HTTP, and the command line on a store's file. The store guarantees that an approval
+request is resolved once, also if several processes respond.
 """
 
 from __future__ import annotations
@@ -18,26 +18,18 @@ from chio_core.errors import ChioError
 from chio_core.models.base import Text
 from chio_core.models.receipt import explain
 from chio_core.signing import SigningKey
-from chio_sidecar.policy.approval_tokens import (
-    LONGEST_LIFE,
-    NOBODY,
-    GovernedApprovalToken,
-    TokenRejected,
-    check_token,
-    read_token,
-    sign_token,
-)
+from chio_sidecar.policy.approval_tokens import LONGEST_LIFE, NOBODY, TokenRejected, check_token, read_token, sign_token
 from chio_sidecar.policy.approvals import DENIED, MAX_OPEN, intent_hash, new_approval_id, too_many_reason, wait_for
 from chio_sidecar.store import AlreadyAsked, ApprovalAnswer, ReceiptStore, StoredApproval, TooManyWaiting
 
 DEFAULT_LIMIT = 100
-"""Open questions that are listed when nobody says how many."""
+"""Pending approvals that are listed if the caller gives no limit."""
 
 MAX_BATCH = 1000
-"""Answers that one batch may hold."""
+"""Responses that one batch may hold."""
 
 SUBMITTED_POLICY = "chio_sidecar_submitted_approval"
-"""`policy_id` of a question that was not asked by a route's policy."""
+"""`policy_id` of an approval request that does not come from a route's policy."""
 
 _REASON = Annotated[str, Field(strict=True, max_length=1000)]
 _NAME = Annotated[str, Field(strict=True, min_length=1, max_length=1000)]
@@ -52,11 +44,11 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class DeskError(ChioError):
-    """An answer or a question is not taken.
+    """A call is refused.
 
     Attributes:
         status: HTTP status.
-        code: the protocol's name of the error.
+        code: the protocol's error code.
     """
 
     def __init__(self, status: int, code: str, message: str) -> None:
@@ -65,22 +57,22 @@ class DeskError(ChioError):
         self.code = code
 
 
-class OperatorAnswer(BaseModel):
+class OperatorResponse(BaseModel):
     """Body of `operator-respond`: the sidecar signs for the operator."""
 
     outcome: Literal["approved", "denied"]
     reason: _REASON | None = None
 
 
-class SignedAnswer(OperatorAnswer):
+class SignedResponse(OperatorResponse):
     """Body of `respond`: the approver has signed."""
 
     approver: Text
     token: dict[str, Any]
 
 
-class BatchedAnswer(BaseModel):
-    """One of a batch; the rest is read as `SignedAnswer`, one by one."""
+class BatchedResponse(BaseModel):
+    """One response of a batch; its other members are those of `SignedResponse`, checked one response at a time."""
 
     model_config = {"extra": "allow"}
 
@@ -90,14 +82,14 @@ class BatchedAnswer(BaseModel):
 class Batch(BaseModel):
     """Body of `batch/respond`."""
 
-    decisions: list[BatchedAnswer] = Field(max_length=MAX_BATCH)
+    decisions: list[BatchedResponse] = Field(max_length=MAX_BATCH)
 
 
 class Submission(BaseModel):
     """Body of `submit`.
 
     Attributes:
-        ttl_seconds: how long the question may wait.
+        ttl_seconds: how long the approval may be pending.
     """
 
     capability_id: Annotated[str, Field(strict=True, max_length=1000)]
@@ -112,10 +104,10 @@ class Submission(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which open questions are wanted; None asks nothing.
+    """Which pending approvals to list; None matches any.
 
     Attributes:
-        not_expired_at: only those that are still open then, whole seconds since 1970.
+        not_expired_at: only those that are still pending then, whole seconds since 1970.
         limit: how many at most.
     """
 
@@ -125,19 +117,19 @@ class Filter:
     not_expired_at: int = 0
     limit: int = DEFAULT_LIMIT
 
-    def takes(self, document: Mapping[str, Any]) -> bool:
-        """Tell whether an ApprovalRequest is wanted."""
+    def matches(self, document: Mapping[str, Any]) -> bool:
+        """Return True if an ApprovalRequest is to be listed."""
         wanted = {"subject_id": self.subject_id, "tool_server": self.tool_server, "tool_name": self.tool_name}
         return all(value is None or document.get(name) == value for name, value in wanted.items())
 
 
 class ApprovalDesk:
-    """Reads and answers the questions of one store.
+    """Lists and resolves the approval requests of one store.
 
     Args:
-        store: where they are.
+        store: holds them.
         key: signs for operators.
-        approvers: public keys (hex) whose signed answers count.
+        approvers: public keys (hex) whose signed responses are accepted.
         now: returns whole seconds since 1970.
     """
 
@@ -150,25 +142,25 @@ class ApprovalDesk:
         self._now = now
 
     async def pending(self, wanted: Filter) -> dict[str, Any]:
-        """Return the open questions, oldest first."""
+        """Return the pending approvals, oldest first."""
         since = max(self._now(), wanted.not_expired_at)
         rows = await self._store.open_approvals(now=since, limit=MAX_OPEN)
-        documents = [document for row in rows if wanted.takes(document := parse_json(row.request_json))]
+        documents = [document for row in rows if wanted.matches(document := parse_json(row.request_json))]
         found = documents[: wanted.limit]
         return {"approvals": found, "count": len(found)}
 
     async def show(self, approval_id: str) -> dict[str, Any]:
-        """Return a question that is open, or the answer to it.
+        """Return a pending approval, or its resolution.
 
         Raises:
             DeskError: 404.
         """
         row = await self._known(approval_id)
-        if row.answer is None:
+        answer = row.answer
+        if answer is None:
             if row.expires_at <= self._now():
                 raise DeskError(404, "not_found", f"approval {_short(approval_id)} has expired")
             return {"pending": parse_json(row.request_json)}
-        answer = row.answer
         return {
             "resolution": {
                 "approval_id": row.approval_id,
@@ -180,67 +172,100 @@ class ApprovalDesk:
         }
 
     async def operator_respond(self, approval_id: str, document: Mapping[str, Any]) -> dict[str, Any]:
-        """Record what an operator says; the token is signed with the key of the desk.
+        """Record the response of an operator; the desk signs the token with its key.
 
         Raises:
             DeskError: 400, 404 or 409.
         """
         row = await self._known(approval_id)
-        said = _read(OperatorAnswer, document, "answer")
+        response = _read(OperatorResponse, document, "answer")
         token = sign_token(
             self._key,
             token_id=f"apt-{uuid.uuid4()}",
             subject=_subject(row),
             intent_hash=row.intent_hash,
             approval_id=approval_id,
-            decision=said.outcome,
+            decision=response.outcome,
             now=self._now(),
         )
-        return await self._record(token.answer(self._now(), said.reason))
+        return await self._record(token.answer(self._now(), response.reason))
 
     async def respond(self, approval_id: str, document: Mapping[str, Any]) -> dict[str, Any]:
-        """Record what an approver has signed.
+        """Record a response that an approver has signed.
 
         Raises:
             DeskError: 400, 403, 404 or 409.
         """
         row = await self._known(approval_id)
-        said = _read(SignedAnswer, document, "answer")
+        response = _read(SignedResponse, document, "answer")
         try:
-            token = read_token(said.token)
+            token = read_token(response.token)
         except TokenRejected as exc:
             raise DeskError(400, "bad_request", exc.reason) from None
         now = self._now()
+        # The body must say the same as the token: only the token is signed.
         try:
-            _check_answer(said, token, approval_id)
+            if token.request_id != approval_id:
+                raise TokenRejected("approval token is for another approval")
+            if token.approver != response.approver.removeprefix("0x").lower():
+                raise TokenRejected("approver is not the one who signed the token")
+            if token.decision != response.outcome:
+                raise TokenRejected(f"outcome is {response.outcome}, and the token says {token.decision}")
             check_token(token, approvers=self._approvers, intent_hash=row.intent_hash, subject=_subject(row), now=now)
         except TokenRejected as exc:
             raise DeskError(403, "approval_rejected", exc.reason) from None
-        return await self._record(token.answer(now, said.reason))
+        return await self._record(token.answer(now, response.reason))
 
     async def batch(self, document: Mapping[str, Any]) -> dict[str, Any]:
-        """Record several signed answers, each by itself.
+        """Record several signed responses, each independent of the others.
 
         Raises:
-            DeskError: 400 when it is no batch at all.
+            DeskError: 400 if the document is not a batch.
         """
-        decisions = _read(Batch, document, "approval batch").decisions
-        results = [await self._one_of_batch(decision) for decision in decisions]
+        results: list[dict[str, Any]] = []
+        for decision in _read(Batch, document, "approval batch").decisions:
+            result = {"approval_id": decision.approval_id}
+            try:
+                done = await self.respond(decision.approval_id, decision.model_extra or {})
+                results.append(result | {"status": "resolved", "outcome": done["outcome"]})
+            except ChioError as exc:
+                results.append(result | {"status": "rejected", "error": exc.message})
         outcomes = [result.get("outcome") for result in results]
         counted = {name: outcomes.count(name) for name in ("approved", "denied")}
         return {"results": results, "summary": {"total": len(results), **counted, "rejected": outcomes.count(None)}}
 
     async def submit(self, document: Mapping[str, Any]) -> dict[str, Any]:
-        """Put a question that no route's policy asked.
+        """Store an approval request that does not come from a route's policy.
 
         Raises:
-            DeskError: 400; 403 when it was denied a short while ago; 503 when too many questions wait.
+            DeskError: 400; 403 if the same request was denied a short while ago; 503 if too many are pending.
         """
         wanted, now = _read(Submission, document, "approval"), self._now()
-        request = _submitted(wanted, now, self._approvers)
-        hashed = request["governed_intent_hash"]
+        intent = wanted.model_dump(
+            include={"capability_id", "tool_server", "tool_name", "parameter_hash", "requested_by"}
+        )
+        hashed, approval_id, expires_at = intent_hash(intent), new_approval_id(), now + wanted.ttl_seconds
+        action = f"{wanted.tool_server}/{wanted.tool_name}"
+        request = {
+            "approval_id": approval_id,
+            "policy_id": SUBMITTED_POLICY,
+            "subject_id": wanted.requested_by,
+            "capability_id": wanted.capability_id,
+            "subject_public_key": NOBODY,
+            "tool_server": wanted.tool_server,
+            "tool_name": wanted.tool_name,
+            "action": action,
+            "parameter_hash": wanted.parameter_hash,
+            "expires_at": expires_at,
+            "created_at": now,
+            "summary": wanted.summary or f"{action} by {wanted.requested_by}",
+            "governed_intent": intent,
+            "governed_intent_hash": hashed,
+            "trusted_approvers": sorted(self._approvers),
+        }
+        if wanted.triggered_by is not None:
+            request["triggered_by"] = wanted.triggered_by
         obstacle = await self._store.ask(wait_for(request, hashed, wanted.capability_id or wanted.requested_by))
-        approval_id, expires_at = request["approval_id"], request["expires_at"]
         if isinstance(obstacle, TooManyWaiting):
             raise DeskError(503, "chio_overloaded", too_many_reason(obstacle))
         if isinstance(obstacle, AlreadyAsked):
@@ -255,58 +280,18 @@ class ApprovalDesk:
             "resume_path": f"/approvals/{approval_id}/respond",
         }
 
-    async def _one_of_batch(self, decision: BatchedAnswer) -> dict[str, Any]:
-        try:
-            done = await self.respond(decision.approval_id, decision.model_extra or {})
-        except ChioError as exc:
-            return {"approval_id": decision.approval_id, "status": "rejected", "error": exc.message}
-        return {"approval_id": decision.approval_id, "status": "resolved", "outcome": done["outcome"]}
-
-    async def _record(self, given: ApprovalAnswer) -> dict[str, Any]:
-        outcome = await self._store.answer(given)
+    async def _record(self, answer: ApprovalAnswer) -> dict[str, Any]:
+        outcome = await self._store.answer(answer)
         if outcome != "recorded":
             status, code, message = _NOT_RECORDED[outcome]
-            raise DeskError(status, code, message.format(id=_short(given.approval_id)))
-        return {"approval_id": given.approval_id, "outcome": given.outcome, "resolved_at": given.resolved_at}
+            raise DeskError(status, code, message.format(id=_short(answer.approval_id)))
+        return {"approval_id": answer.approval_id, "outcome": answer.outcome, "resolved_at": answer.resolved_at}
 
     async def _known(self, approval_id: str) -> StoredApproval:
         row = await self._store.approval(approval_id)
         if row is None:
             raise DeskError(404, "not_found", f"approval {_short(approval_id)} is not known")
         return row
-
-
-def _check_answer(said: SignedAnswer, token: GovernedApprovalToken, approval_id: str) -> None:
-    if token.request_id != approval_id:
-        raise TokenRejected("approval token is for another approval")
-    if token.approver != said.approver.removeprefix("0x").lower():
-        raise TokenRejected("approver is not the one who signed the token")
-    if token.decision != said.outcome:
-        raise TokenRejected(f"outcome is {said.outcome}, and the token says {token.decision}")
-
-
-def _submitted(wanted: Submission, now: int, approvers: Collection[str]) -> dict[str, Any]:
-    intent = wanted.model_dump(include={"capability_id", "tool_server", "tool_name", "parameter_hash", "requested_by"})
-    action = f"{wanted.tool_server}/{wanted.tool_name}"
-    document = {
-        "approval_id": new_approval_id(),
-        "policy_id": SUBMITTED_POLICY,
-        "subject_id": wanted.requested_by,
-        "capability_id": wanted.capability_id,
-        "subject_public_key": NOBODY,
-        "tool_server": wanted.tool_server,
-        "tool_name": wanted.tool_name,
-        "action": action,
-        "parameter_hash": wanted.parameter_hash,
-        "expires_at": now + wanted.ttl_seconds,
-        "created_at": now,
-        "summary": wanted.summary or f"{action} by {wanted.requested_by}",
-        "governed_intent": intent,
-        "governed_intent_hash": intent_hash(intent),
-        "trusted_approvers": sorted(approvers),
-        "triggered_by": wanted.triggered_by,
-    }
-    return {name: value for name, value in document.items() if value is not None}
 
 
 def _subject(row: StoredApproval) -> str:

@@ -1,4 +1,4 @@
-"""Minting, releasing and validating capabilities (wire protocol, sections 7.3, 7.4 and 7.6)."""
+"""Minting, issuing, releasing and validating capabilities (wire protocol, sections 7.3, 7.4 and 7.6)."""
 
 from __future__ import annotations
 
@@ -29,6 +29,17 @@ from chio_sidecar.policy.engine import AUTHORITY_UNAVAILABLE
 from chio_sidecar.service.revocation import AuthorityUnavailable
 from chio_sidecar.service.state import SidecarState
 
+DEFAULT_TTL = 3600
+"""Lifetime in seconds if a request gives none, or 0."""
+
+_NANOS = 1_000_000_000
+
+# Names of the lists in the document that an id is the hash of, and in a scope.
+_KINDS = (
+    ("tool_grants", "grants"),
+    ("resource_grants", "resource_grants"),
+    ("prompt_grants", "prompt_grants"),
+)
 _OPERATIONS = {
     "invoke": "invoke",
     "call": "invoke",
@@ -43,61 +54,58 @@ _OPERATIONS = {
     "delegate": "delegate",
 }
 
+_MINT, _RELEASE = "chio_capability_mint_failed", "chio_capability_release_failed"
+_VALIDATION = "chio_capability_validation_failed"
+
+# The protocol's reasons for the rules of `verify_capability`.
+_REASONS = {
+    "R3": "capability issuer is not trusted",
+    "R4": "capability signature did not verify",
+    "R5a": "capability is not yet valid",
+    "R5b": "capability has expired",
+}
+
 
 def parse_scopes(texts: Iterable[str]) -> dict[str, Any]:
-    """Translate scope texts to the JSON object of a scope; lists that stay empty are left out.
+    """Translate scope texts to the JSON object of a scope, without empty lists.
 
     Raises:
-        InvalidDocument: a text that the grammar does not know; the message is the protocol's own.
+        InvalidDocument: a text does not follow the grammar; the message is the protocol's.
     """
-    scope: dict[str, list[dict[str, Any]]] = {"grants": [], "resource_grants": [], "prompt_grants": []}
+    scope: dict[str, Any] = {}
+
+    def tool(server: str, name: str, operation: str) -> None:
+        grant = {"server_id": server, "tool_name": name, "operations": [operation]}
+        scope.setdefault("grants", []).append(grant)
+
     for text in texts:
-        kind, grant = _parse(text)
-        scope[kind].append(grant)
-    return {kind: grants for kind, grants in scope.items() if grants}
+        match [part for piece in text.split(":") if (part := piece.strip())]:
+            case ["tools", name, *more]:
+                tool("*", ":".join([name, *more]), "invoke")
+            case [name, operation]:
+                # Only this form knows `write`: it means that the tool may be called.
+                tool("*", name, "invoke" if operation.lower() == "write" else _operation(operation))
+            case ["tool", server, name, operation]:
+                tool(server, name, _operation(operation))
+            case ["resource", uri, operation]:
+                resource = {"uri_pattern": uri, "operations": [_operation(operation)]}
+                scope.setdefault("resource_grants", []).append(resource)
+            case ["prompt", name, operation]:
+                prompt = {"prompt_name": name, "operations": [_operation(operation)]}
+                scope.setdefault("prompt_grants", []).append(prompt)
+            case _:
+                raise InvalidDocument(f"unsupported controller scope syntax: {text}")
+    return scope
 
 
-def _parse(raw: str) -> tuple[str, dict[str, Any]]:
-    parts = [part for part in (piece.strip() for piece in raw.split(":")) if part]
-    match parts:
-        case ["tools", name, *more]:
-            return "grants", _tool("*", ":".join([name, *more]), "invoke")
-        case [tool, operation]:
-            return "grants", _tool("*", tool, _operation(operation, write="invoke"))
-        case ["tool", server, tool, operation]:
-            return "grants", _tool(server, tool, _operation(operation))
-        case ["resource", uri, operation]:
-            return "resource_grants", {"uri_pattern": uri, "operations": [_operation(operation)]}
-        case ["prompt", name, operation]:
-            return "prompt_grants", {"prompt_name": name, "operations": [_operation(operation)]}
-    raise InvalidDocument(f"unsupported controller scope syntax: {raw}")
-
-
-def _tool(server: str, tool: str, operation: str) -> dict[str, Any]:
-    return {"server_id": server, "tool_name": tool, "operations": [operation]}
-
-
-def _operation(text: str, *, write: str | None = None) -> str:
-    # Only the two-part form knows `write`: there it means that the tool may be called.
-    found = write if write and text.lower() == "write" else _OPERATIONS.get(text.lower())
-    if found is None:
+def _operation(text: str) -> str:
+    if (found := _OPERATIONS.get(text.lower())) is None:
         raise InvalidDocument(f"unsupported controller scope operation: {text}")
     return found
 
 
-DEFAULT_TTL = 3600
-"""Lifetime in seconds when none, or 0, is asked for."""
-
-_NANOS = 1_000_000_000
-_KINDS = (
-    ("tool_grants", "grants"),
-    ("resource_grants", "resource_grants"),
-    ("prompt_grants", "prompt_grants"),
-)
-
-
 class Lifetime(BaseModel):
-    """The three ways to ask for a lifetime; the first that is present counts."""
+    """The three members that give a lifetime; the first that is present counts."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -110,10 +118,10 @@ class Lifetime(BaseModel):
         if self.ttl_seconds is not None:
             return self.ttl_seconds or DEFAULT_TTL
         if self.ttl_nanos is not None:
-            return _round_up(self.ttl_nanos) or DEFAULT_TTL
-        if not self.ttl:
-            return DEFAULT_TTL
-        return self.ttl if self.ttl < _NANOS else _round_up(self.ttl)
+            return -(-self.ttl_nanos // _NANOS) or DEFAULT_TTL
+        # `ttl` is in seconds, unless that would be a billion of them.
+        ttl = self.ttl or DEFAULT_TTL
+        return ttl if ttl < _NANOS else -(-ttl // _NANOS)
 
 
 class MintRequest(Lifetime):
@@ -123,60 +131,25 @@ class MintRequest(Lifetime):
     scopes: list[Text] = Field(default_factory=list)
     job_uid: Text = ""
 
-    @classmethod
-    def read(cls, document: dict[str, Any]) -> MintRequest:
-        """Read the body.
-
-        Raises:
-            ControlError: 400.
-        """
-        wanted = read_model(cls, document, what="capability mint")
-        if not wanted.subject.strip():
-            raise bad_request("subject must not be empty")
-        return wanted
-
     def subject_key(self) -> str:
-        """Return the public key, hex, that stands for the subject's label."""
+        """Return the public key, hex, that represents the subject's label."""
         seed = hashlib.sha256(self.subject.encode() + b"\0" + self.job_uid.encode()).digest()
         return SigningKey(seed).public_hex
 
-    def scope(self) -> dict[str, Any]:
-        """Return the scope as a JSON object.
-
-        Raises:
-            InvalidDocument: a scope text that the grammar does not know.
-        """
-        return parse_scopes(self.scopes)
-
     def capability_id(self, scope: dict[str, Any]) -> str:
-        """Return the id of the token over `scope`; the same request always has the same."""
-        document = {"subject": self.subject, "job_uid": self.job_uid, "ttl_seconds": self.seconds()}
-        lists = {name: sorted(map(_compact, scope.get(kind, [])), key=str.encode) for name, kind in _KINDS}
-        return "sidecar-" + hashlib.sha256(_compact(document | lists).encode()).hexdigest()
-
-
-def _round_up(nanos: int) -> int:
-    return -(-nanos // _NANOS)
+        """Return the id of the token over `scope`; it is the same for the same request."""
+        document: dict[str, Any] = {"subject": self.subject, "job_uid": self.job_uid, "ttl_seconds": self.seconds()}
+        for name, kind in _KINDS:
+            document[name] = sorted(map(_compact, scope.get(kind, [])), key=str.encode)
+        return "sidecar-" + hashlib.sha256(_compact(document).encode()).hexdigest()
 
 
 def _compact(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-_MINT, _RELEASE = "chio_capability_mint_failed", "chio_capability_release_failed"
-_VALIDATION = "chio_capability_validation_failed"
-
-# The protocol words the findings of a validation in its own way.
-_REASONS = {
-    "R3": "capability issuer is not trusted",
-    "R4": "capability signature did not verify",
-    "R5a": "capability is not yet valid",
-    "R5b": "capability has expired",
-}
-
-
 class IssueRequest(Lifetime):
-    """Body of `POST /v1/capabilities` in its own form; the subject is a public key."""
+    """Body of `POST /v1/capabilities`; the subject is a public key."""
 
     subject: Text
     scope: ChioScope
@@ -184,7 +157,7 @@ class IssueRequest(Lifetime):
 
 
 class ReleaseRequest(BaseModel):
-    """Body of `POST /v1/capabilities/release`; only the id counts."""
+    """Body of `POST /v1/capabilities/release`; only the id matters."""
 
     capability_id: Text
     job_uid: Text | None = None
@@ -192,7 +165,7 @@ class ReleaseRequest(BaseModel):
 
 
 class Expectations(BaseModel):
-    """What a validation may ask for beside the token itself."""
+    """What `POST /v1/capabilities/validate` may check besides the token."""
 
     expected_subject: Text | None = None
     expected_scope: ChioScope | None = None
@@ -209,23 +182,14 @@ def capability_routes(state: SidecarState) -> list[BaseRoute]:
     """Return the routes of `/v1/capabilities`."""
     calls = _Calls(state)
     return [
-        control_endpoint(state, "/v1/capabilities/mint", calls.mint, what="capability mint", failure=_MINT),
-        control_endpoint(state, "/v1/capabilities/release", calls.release, what="capability release", failure=_RELEASE),
-        control_endpoint(state, "/v1/capabilities", calls.issue, what="capability", failure=_MINT),
-        control_endpoint(
-            state,
-            "/v1/capabilities/validate",
-            calls.validate,
-            what="capability validation",
-            failure=_VALIDATION,
-        ),
-        control_endpoint(
-            state,
-            "/v1/capabilities/attenuate",
-            calls.attenuate,
-            what="capability attenuation",
-            failure=_MINT,
-        ),
+        control_endpoint(state, f"/v1/capabilities{path}", handler, what=what, failure=failure)
+        for path, handler, what, failure in (
+            ("/mint", calls.mint, "capability mint", _MINT),
+            ("/release", calls.release, "capability release", _RELEASE),
+            ("", calls.issue, "capability", _MINT),
+            ("/validate", calls.validate, "capability validation", _VALIDATION),
+            ("/attenuate", calls.attenuate, "capability attenuation", _MINT),
+        )
     ]
 
 
@@ -259,12 +223,36 @@ class _Calls:
             token = parse_capability(fields)
         except CapabilityRejected as exc:
             raise bad_request(f"invalid capability validation payload: {exc.reason}") from None
-        mismatch = _mismatch(token, expected)
-        reason = await self._revocation(token) or self._finding(token) or mismatch
-        answer: dict[str, Any] = {"valid": reason is None}
-        if reason is not None:
-            answer["reason"] = reason
-        return JSONResponse(answer | {"expires_at": token.expires_at, "capability_id": token.id})
+
+        # One reason is reported. Each check below overrides the reasons of those above it: a revocation comes first.
+        reason = None
+        if expected.expected_scope is not None and not is_subset(expected.expected_scope, token.scope):
+            reason = "expected_scope is not a subset of capability scope"
+        subject = expected.expected_subject
+        if subject is not None and token.subject != _key(subject, "expected_subject"):
+            reason = "capability subject does not match expected_subject"
+        try:
+            verify_capability(
+                token,
+                trusted_issuers=self._state.trusted_issuers,
+                now=self._state.now(),
+                accept_schema_form=self._state.config.accept_schema_form,
+            )
+        except CapabilityRejected as exc:
+            reason = _REASONS.get(exc.rule, f"delegation chain: {exc.reason}")
+        # A longer chain is refused for its length in any case.
+        lineage = [token.id, *(link.capability_id for link in token.delegation_chain[:DEFAULT_MAX_DEPTH])]
+        if any([await self._state.store.is_revoked(capability_id) for capability_id in lineage]):
+            reason = REVOKED
+        elif self._state.revocations is not None:
+            try:
+                if await self._state.revocations.first_revoked(lineage):
+                    reason = REVOKED
+            except AuthorityUnavailable:
+                reason = AUTHORITY_UNAVAILABLE
+
+        report: dict[str, Any] = {"valid": reason is None} | ({} if reason is None else {"reason": reason})
+        return JSONResponse(report | {"expires_at": token.expires_at, "capability_id": token.id})
 
     async def attenuate(self, document: dict[str, Any], _: bytes) -> Response:
         read_model(AttenuationRequest, document, what="capability attenuation")
@@ -278,9 +266,11 @@ class _Calls:
         )
 
     def _minted(self, document: dict[str, Any]) -> CapabilityToken:
-        wanted = MintRequest.read(document)
+        wanted = read_model(MintRequest, document, what="capability mint")
+        if not wanted.subject.strip():
+            raise bad_request("subject must not be empty")
         try:
-            scope = wanted.scope()
+            scope = parse_scopes(wanted.scopes)
         except InvalidDocument as exc:
             raise bad_request(exc.message) from None
         return self._signed(wanted.subject_key(), scope, wanted.seconds(), wanted.capability_id(scope))
@@ -297,41 +287,6 @@ class _Calls:
             )
         except InvalidDocument as exc:
             raise bad_request(exc.message) from None
-
-    async def _revocation(self, token: CapabilityToken) -> str | None:
-        # A longer chain is refused for its length in any case.
-        links = token.delegation_chain[:DEFAULT_MAX_DEPTH]
-        lineage = [token.id, *(link.capability_id for link in links)]
-        known = [await self._state.store.is_revoked(capability_id) for capability_id in lineage]
-        if any(known):
-            return REVOKED
-        if self._state.revocations is None:
-            return None
-        try:
-            return REVOKED if await self._state.revocations.first_revoked(lineage) else None
-        except AuthorityUnavailable:
-            return AUTHORITY_UNAVAILABLE
-
-    def _finding(self, token: CapabilityToken) -> str | None:
-        try:
-            verify_capability(
-                token,
-                trusted_issuers=self._state.trusted_issuers,
-                now=self._state.now(),
-                accept_schema_form=self._state.config.accept_schema_form,
-            )
-        except CapabilityRejected as exc:
-            return _REASONS.get(exc.rule, f"delegation chain: {exc.reason}")
-        return None
-
-
-def _mismatch(token: CapabilityToken, expected: Expectations) -> str | None:
-    subject = expected.expected_subject
-    if subject is not None and token.subject != _key(subject, "expected_subject"):
-        return "capability subject does not match expected_subject"
-    if expected.expected_scope is not None and not is_subset(expected.expected_scope, token.scope):
-        return "expected_scope is not a subset of capability scope"
-    return None
 
 
 def _key(text: str, name: str) -> str:

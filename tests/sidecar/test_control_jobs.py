@@ -13,7 +13,7 @@ from chio_core.canonical import canonical_json, sha256_hex
 from chio_core.models import CallerIdentity
 from chio_core.receipts import verify_receipt
 from chio_core.signing import SigningKey
-from chio_sidecar.control.tool_receipts import check_tool_receipt
+from chio_sidecar.control.receipts import check_tool_receipt
 from chio_sidecar.records.reader import ReceiptReader
 from tests.sidecar.control_tools import ask, sidecars
 
