@@ -1,7 +1,7 @@
-"""What each constraint demands of a tool call (wire protocol, section 5.5, the table).
+"""Check the constraints of a grant against a tool call (wire protocol, section 5.5, the table).
 
-A constraint that another part of the system decides always holds here (`_ELSEWHERE`). One that is neither there
-nor in the table cannot be decided on this path and never holds: `content_review_tier`,
+A constraint that another part of the system enforces always holds here (`_ELSEWHERE`). A type that is neither
+there nor in the table cannot be checked on this path and never holds: `content_review_tier`,
 `max_transaction_amount_usd`, `require_dual_approval`.
 """
 
@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 from chio_core.capabilities.patterns import Searcher
@@ -20,17 +19,17 @@ from chio_core.models.constraint import SAFETY_TIERS, Constraint
 
 
 class Arguments:
-    """Arguments, walked once.
+    """Arguments of a tool call, walked once.
 
-    Only JSON is accepted: a value that the walk cannot see into, such as a path object, would slip past every
-    condition.
+    Only JSON is accepted: a value that the walk does not see into, such as a path object, would bypass every
+    constraint.
 
     Args:
         value: a JSON value: None, bool, int, float, str, list or tuple, or dict with string keys.
 
     Attributes:
-        leaves: every string at any depth with the key that it stands under; an element of an array has the
-            key of the array, a bare string has None.
+        leaves: every string at any depth with its key; an element of an array has the key of the array, a bare
+            string has None.
         members: every member of every object at any depth.
 
     Raises:
@@ -42,16 +41,7 @@ class Arguments:
         self._float_excess = 0
         self.leaves: list[tuple[str | None, str]] = []
         self.members: list[tuple[str, Any]] = []
-        self._walk(value)
-
-    @property
-    def size(self) -> int:
-        """Bytes of the compact JSON text, as the protocol counts them."""
-        text = json.dumps(self._value, ensure_ascii=False, separators=(",", ":"))
-        return len(text.encode()) + self._float_excess
-
-    def _walk(self, value: Any) -> None:
-        # A list of what is still to be seen instead of recursion: the caller chooses the depth.
+        # A stack instead of recursion: the caller chooses the depth.
         waiting: list[tuple[str | None, Any]] = [(None, value)]
         while waiting:
             key, item = waiting.pop()
@@ -63,20 +53,26 @@ class Arguments:
                     waiting.append((name, member))
             elif isinstance(item, (list, tuple)):
                 waiting.extend((key, element) for element in item)
-            else:
-                self._check_scalar(item)
+            elif item is not None and not isinstance(item, bool):
+                try:
+                    finite = isinstance(item, (int, float)) and math.isfinite(item)
+                except OverflowError:
+                    finite = False
+                if not finite:
+                    raise InvalidDocument(f"arguments must be JSON; a value of type {type(item).__name__} is not")
+                if isinstance(item, float):
+                    # Rust writes 1e16, 1e-7 and 0.00001 where Python writes 1e+16, 1e-07 and 1e-05.
+                    mantissa, mark, exponent = float.__repr__(item).partition("e")
+                    if exponent == "-05":
+                        self._float_excess += 1 if "." in mantissa else 2
+                    elif mark:
+                        self._float_excess += len(str(int(exponent))) - len(exponent)
 
-    def _check_scalar(self, item: Any) -> None:
-        if item is None or isinstance(item, bool):
-            return
-        try:
-            number = float(item) if isinstance(item, (int, float)) else math.nan
-        except OverflowError:
-            number = math.inf
-        if not math.isfinite(number):
-            raise InvalidDocument(f"arguments must be JSON; a value of type {type(item).__name__} is not")
-        if isinstance(item, float):
-            self._float_excess += len(_float_text(item)) - len(repr(item))
+    @property
+    def size(self) -> int:
+        """Bytes of the compact JSON text, as the protocol counts them."""
+        text = json.dumps(self._value, ensure_ascii=False, separators=(",", ":"))
+        return len(text.encode()) + self._float_excess
 
 
 def _checked_text(text: Any) -> str:
@@ -90,19 +86,8 @@ def _checked_text(text: Any) -> str:
     return text
 
 
-def _float_text(number: float) -> str:
-    # Rust writes 1e16 and 0.00001 where Python writes 1e+16 and 1e-05.
-    mantissa, mark, exponent = repr(number).partition("e")
-    if not mark:
-        return mantissa
-    if exponent == "-05":
-        sign = "-" if number < 0 else ""
-        return f"{sign}0.0000{mantissa.lstrip('-').replace('.', '')}"
-    return f"{mantissa}e{int(exponent)}"
-
-
 AMBIGUOUS = ""
-"""Stands for a host that could be read in two ways."""
+"""The host of a string that can be read in two ways."""
 
 _HOST = frozenset("abcdefghijklmnopqrstuvwxyz0123456789.-")
 
@@ -114,7 +99,7 @@ _SPACE = (
 
 
 def host_of(text: str) -> str | None:
-    """Return the host that a string of the arguments names, lower-cased; None when it names none."""
+    """Return the host in a string of the arguments, in lower case; None if it has no host."""
     rest = text.strip(_SPACE)
     _, mark, after = rest.partition("://")
     authority = after if mark else rest
@@ -128,12 +113,12 @@ def host_of(text: str) -> str | None:
 
 
 def host_equals(value: str, host: str) -> bool:
-    """Tell whether a host is the value of a `domain_exact` constraint."""
+    """Return True if a host equals the value of a `domain_exact` constraint."""
     return host != AMBIGUOUS and host == _ascii_lower(value.strip(_SPACE).strip("."))
 
 
 def host_matches(glob: str, host: str) -> bool:
-    """Tell whether a host matches the value of a `domain_glob` constraint; `*` is any run, even none."""
+    """Return True if a host matches the value of a `domain_glob` constraint; `*` is any text, also the empty one."""
     if host == AMBIGUOUS:
         return False
     first, *rest = _ascii_lower(glob).split("*")
@@ -142,7 +127,7 @@ def host_matches(glob: str, host: str) -> bool:
     *middle, last = rest
     if len(host) < len(first) + len(last) or not host.startswith(first) or not host.endswith(last):
         return False
-    # Leftmost fits are enough: a later fit of one piece leaves less room for the next ones.
+    # The leftmost match of each piece is enough: a later one leaves less room for the next pieces.
     start, end = len(first), len(host) - len(last)
     for piece in middle:
         found = host.find(piece, start, end)
@@ -153,7 +138,7 @@ def host_matches(glob: str, host: str) -> bool:
 
 
 def _ascii_lower(text: str) -> str:
-    # Only ASCII: a value with another letter can never equal a host, and must not become one.
+    # A value with a non-ASCII letter never equals a host; lower-casing (as of U+212A) must not make it one.
     return text.lower() if text.isascii() else text
 
 
@@ -161,7 +146,7 @@ _KEYS = frozenset({"file", "filepath", "dir", "directory", "root", "cwd"})
 
 
 def is_path_candidate(key: str | None, text: str) -> bool:
-    """Tell whether a string of the arguments must lie under the prefix, by its key or by its look."""
+    """Return True if a string of the arguments is treated as a path, because of its key or its form."""
     if key is not None:
         lowered = key.lower()
         if "path" in lowered or lowered in _KEYS:
@@ -170,9 +155,9 @@ def is_path_candidate(key: str | None, text: str) -> bool:
 
 
 def path_is_under(prefix: str, path: str) -> bool:
-    """Tell whether `path` is `prefix` or lies below it, segment by segment.
+    """Return True if `path` is `prefix` or below it, segment by segment.
 
-    A path that climbs above its start lies nowhere; an absolute and a relative path never contain each other.
+    A path that climbs above its start is below nothing; an absolute and a relative path never contain each other.
     """
     above, below = _segments(prefix), _segments(path)
     if above is None or below is None or _is_absolute(prefix) != _is_absolute(path):
@@ -218,11 +203,11 @@ _ELSEWHERE = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """The tool call that constraints are held against.
+    """The tool call against which constraints are checked.
 
     Attributes:
-        arguments: what the tool is given.
-        model: `model_id` and `safety_tier` of the model that calls, when it is known.
+        arguments: arguments of the tool.
+        model: `model_id` and `safety_tier` of the calling model; None if it is unknown.
         searcher: runs the patterns of this evaluation.
     """
 
@@ -232,112 +217,59 @@ class Call:
 
 
 def holds(constraint: Constraint, call: Call) -> bool:
-    """Tell whether a constraint holds for a call.
+    """Return True if a constraint holds for a call.
 
     Raises:
         ConstraintError: a pattern does not compile, or needs too much work.
     """
-    rule = _RULES.get(constraint.type)
-    if rule is None:
-        return constraint.type in _ELSEWHERE
-    return rule(constraint.value, call)
+    value, leaves, members = constraint.value, call.arguments.leaves, call.arguments.members
+    match constraint.type:
+        case "path_prefix":
+            paths = [text for key, text in leaves if is_path_candidate(key, text)]
+            return bool(paths) and all(path_is_under(value, path) for path in paths)
+        case "domain_exact" | "domain_glob":
+            matches = host_equals if constraint.type == "domain_exact" else host_matches
+            hosts = [host for _, text in leaves if (host := host_of(text)) is not None]
+            return bool(hosts) and all(matches(value, host) for host in hosts)
+        case "regex_match":
+            pattern = call.searcher.prepare(value, kind="regex")
+            return any(call.searcher.contains(pattern, text, undecided=False) for _, text in leaves)
+        case "memory_write_deny_patterns":
+            # Compile all before one is run: a broken pattern must not hide behind one that matches.
+            patterns = [call.searcher.prepare(text, kind="memory write deny pattern") for text in value]
+            return not any(
+                call.searcher.contains(pattern, text, undecided=True) for pattern in patterns for _, text in leaves
+            )
+        case "max_length":
+            return all(len(text.encode()) <= value for _, text in leaves)
+        case "max_args_size":
+            return call.arguments.size <= int(value)
+        case "custom":
+            return any(name == value[0] and isinstance(item, str) and item == value[1] for name, item in members)
+        case "audience_allowlist":
+            return _only_listed(_AUDIENCE_KEYS, value, members)
+        case "memory_store_allowlist":
+            return _only_listed(_STORE_KEYS, value, members)
+        case "model_constraint":
+            allowed, minimum = value.get("allowed_model_ids") or [], value.get("min_safety_tier")
+            if not allowed and minimum is None:
+                return True
+            if call.model is None or (allowed and call.model.get("model_id") not in allowed):
+                return False
+            return minimum is None or _tier(call.model.get("safety_tier")) >= _tier(minimum)
+        case _:
+            return constraint.type in _ELSEWHERE
 
 
-def _path_prefix(prefix: str, call: Call) -> bool:
-    candidates = [text for key, text in call.arguments.leaves if is_path_candidate(key, text)]
-    return bool(candidates) and all(path_is_under(prefix, text) for text in candidates)
-
-
-def _domain_exact(value: str, call: Call) -> bool:
-    return _hosts_fit(call, lambda host: host_equals(value, host))
-
-
-def _domain_glob(glob: str, call: Call) -> bool:
-    return _hosts_fit(call, lambda host: host_matches(glob, host))
-
-
-def _hosts_fit(call: Call, fits: Callable[[str], bool]) -> bool:
-    hosts = [host for _, text in call.arguments.leaves if (host := host_of(text)) is not None]
-    return bool(hosts) and all(fits(host) for host in hosts)
-
-
-def _regex_match(text: str, call: Call) -> bool:
-    pattern = call.searcher.prepare(text, kind="regex")
-    return any(call.searcher.contains(pattern, leaf, undecided=False) for _, leaf in call.arguments.leaves)
-
-
-def _memory_write_deny_patterns(texts: list[str], call: Call) -> bool:
-    # All are compiled before one is run: a broken pattern must not hide behind one that matches.
-    patterns = [call.searcher.prepare(text, kind="memory write deny pattern") for text in texts]
-    return not any(
-        call.searcher.contains(pattern, leaf, undecided=True)
-        for pattern in patterns
-        for _, leaf in call.arguments.leaves
-    )
-
-
-def _max_length(limit: int, call: Call) -> bool:
-    return all(len(text.encode()) <= limit for _, text in call.arguments.leaves)
-
-
-def _max_args_size(limit: int, call: Call) -> bool:
-    return call.arguments.size <= limit
-
-
-def _custom(value: list[str], call: Call) -> bool:
-    key, text = value
-    return any(name == key and _is_text(item, text) for name, item in call.arguments.members)
-
-
-def _is_text(item: Any, text: str) -> bool:
-    return isinstance(item, str) and item == text
-
-
-def _audience_allowlist(allowed: list[str], call: Call) -> bool:
-    return _only_listed(_AUDIENCE_KEYS, allowed, call)
-
-
-def _memory_store_allowlist(allowed: list[str], call: Call) -> bool:
-    return _only_listed(_STORE_KEYS, allowed, call)
-
-
-def _only_listed(keys: frozenset[str], allowed: list[str], call: Call) -> bool:
+def _only_listed(keys: frozenset[str], allowed: list[str], members: Sequence[tuple[str, Any]]) -> bool:
     listed = frozenset(allowed)
-    return all(_is_listed(item, listed) for name, item in call.arguments.members if name.lower() in keys)
-
-
-def _is_listed(item: Any, listed: frozenset[str]) -> bool:
-    texts = item if isinstance(item, (list, tuple)) else (item,)
-    return bool(texts) and all(isinstance(text, str) and text in listed for text in texts)
-
-
-def _model_constraint(value: Mapping[str, Any], call: Call) -> bool:
-    allowed, minimum = value.get("allowed_model_ids") or [], value.get("min_safety_tier")
-    if not allowed and minimum is None:
-        return True
-    if call.model is None:
-        return False
-    if allowed and call.model.get("model_id") not in allowed:
-        return False
-    return minimum is None or _tier(call.model.get("safety_tier")) >= _tier(minimum)
+    for name, item in members:
+        if name.lower() in keys:
+            texts = item if isinstance(item, (list, tuple)) else (item,)
+            if not texts or not all(isinstance(text, str) and text in listed for text in texts):
+                return False
+    return True
 
 
 def _tier(name: Any) -> int:
     return SAFETY_TIERS.index(name) if name in SAFETY_TIERS else -1
-
-
-_RULES: Mapping[str, Callable[[Any, Call], bool]] = MappingProxyType(
-    {
-        "path_prefix": _path_prefix,
-        "domain_exact": _domain_exact,
-        "domain_glob": _domain_glob,
-        "regex_match": _regex_match,
-        "max_length": _max_length,
-        "max_args_size": _max_args_size,
-        "custom": _custom,
-        "audience_allowlist": _audience_allowlist,
-        "memory_store_allowlist": _memory_store_allowlist,
-        "memory_write_deny_patterns": _memory_write_deny_patterns,
-        "model_constraint": _model_constraint,
-    }
-)

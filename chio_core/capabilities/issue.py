@@ -1,4 +1,4 @@
-"""Capability tokens and delegation links: make and sign (wire protocol, sections 5.2 and 5.4)."""
+"""Make and sign capability tokens and delegation links (wire protocol, sections 5.2 and 5.4)."""
 
 from __future__ import annotations
 
@@ -43,38 +43,40 @@ def issue_capability(
 
     Args:
         key: the issuer's key.
-        subject: public key, as hex, of whom the token is for.
-        scope: what it allows.
-        ttl_seconds: how long it is valid, at least 1.
-        now: start of its validity in whole seconds since 1970; None is this machine's clock.
+        subject: public key, in hex, of the holder.
+        scope: the grants.
+        ttl_seconds: validity, at least 1.
+        now: start of the validity in whole seconds since 1970; None is this machine's clock.
         capability_id: its id; None makes `cap-` and a UUID of version 7.
-        delegation_chain: signed links that are put into the token as they are.
+        delegation_chain: signed links that are put into the token unchanged.
         schema_form: sign the newer form and write `schema`; April verifiers refuse such a token.
 
     Raises:
         InvalidDocument: the subject is no key, the scope is malformed, or the times are out of range.
     """
+    if ttl_seconds < 1:
+        raise InvalidDocument("a capability token must be valid for at least 1 second; raise ttl_seconds")
+    issued_at = int(time.time()) if now is None else now
+    if not capability_id:
+        # UUID of version 7 (RFC 9562, section 5.7): 48 bits of milliseconds, version, variant and 74 random bits.
+        stamp = time.time_ns() // 1_000_000 & (1 << 48) - 1
+        low = secrets.randbits(62) | 0b10 << 62
+        capability_id = f"cap-{uuid.UUID(int=stamp << 80 | 7 << 76 | secrets.randbits(12) << 64 | low)}"
     draft = _validated(
         CapabilityToken,
         {
-            "id": capability_id or f"cap-{_uuid7()}",
+            "id": capability_id,
             "issuer": key.public_hex,
             "subject": subject,
             "scope": scope.to_wire() if isinstance(scope, ChioScope) else dict(scope),
-            **_validity(now, ttl_seconds),
+            "issued_at": issued_at,
+            "expires_at": issued_at + ttl_seconds,
             "delegation_chain": [link.to_wire() for link in delegation_chain],
             "signature": _UNSIGNED,
         }
         | ({"schema": CAPABILITY_SCHEMA} if schema_form else {}),
     )
     return draft.model_copy(update={"signature": key.sign(signing_text(draft, schema_form=schema_form))})
-
-
-def _validity(now: int | None, ttl_seconds: int) -> dict[str, int]:
-    if ttl_seconds < 1:
-        raise InvalidDocument("a capability token must be valid for at least 1 second; raise ttl_seconds")
-    issued_at = int(time.time()) if now is None else now
-    return {"issued_at": issued_at, "expires_at": issued_at + ttl_seconds}
 
 
 def sign_link(
@@ -85,14 +87,14 @@ def sign_link(
     timestamp: int,
     attenuations: Iterable[Attenuation] = (),
 ) -> DelegationLink:
-    """Make a link by which the holder of `key` hands a capability on.
+    """Make and sign a link by which the holder of `key` delegates a capability.
 
     Args:
         key: the delegator's key.
-        capability_id: id of the capability that is handed on.
-        delegatee: public key, as hex, of who receives it.
+        capability_id: id of the delegated capability.
+        delegatee: public key, in hex, of the receiver.
         timestamp: whole seconds since 1970.
-        attenuations: how it is narrowed.
+        attenuations: how the capability is narrowed.
 
     Raises:
         InvalidDocument: the delegatee is no key, or the timestamp is out of range.
@@ -116,10 +118,3 @@ def _validated(model: type[_Model], members: dict[str, Any]) -> _Model:
         return model.model_validate(members)
     except ValidationError as exc:
         raise InvalidDocument(f"cannot sign this {model.__name__}: {explain(exc)}") from None
-
-
-def _uuid7() -> uuid.UUID:
-    # RFC 9562, section 5.7: 48 bits of milliseconds, then version, variant and 74 random bits.
-    stamp = time.time_ns() // 1_000_000 & (1 << 48) - 1
-    low = secrets.randbits(62) | 0b10 << 62
-    return uuid.UUID(int=stamp << 80 | 7 << 76 | secrets.randbits(12) << 64 | low)

@@ -1,19 +1,19 @@
-r"""Regular expressions out of a token, run by RE2 in linear time (wire protocol, section 5.5).
+r"""Run the regular expressions of a token with RE2, in linear time (wire protocol, section 5.5).
 
 The author of a token chooses the pattern and the caller chooses the text, so both are bounded:
 
-* A compiled program takes at most `MAX_PROGRAM_BYTES`; at most 128 patterns are kept.
+* A compiled program takes at most `MAX_PROGRAM_BYTES`; at most 128 patterns are cached.
 * One evaluation of a scope may take `WORK_LIMIT` units, about one instruction of a program on one byte of
-  text; that is 0.6 s of searching, or 1.3 s of compiling, in the worst cases measured. What needs more is
-  refused like a pattern that does not compile.
+  text: 0.6 s of searching, or 1.3 s of compiling, in the worst cases measured. A pattern that needs more is
+  refused like one that does not compile.
 
-Differences to the Rust crate that remain, all on the refusing side, are those of `rust_regex` and these:
+The remaining differences to the Rust crate all refuse. They are those of `rust_regex` and these:
 
 * `\b` and `\B` on a text that is not ASCII are undecided, because RE2 knows word characters of ASCII only.
-  Then a `regex_match` does not hold, and a `memory_write_deny_patterns` does not either.
+  Then neither a `regex_match` nor a `memory_write_deny_patterns` holds.
 * A program above the limit does not compile (Rust allows about twice as much).
 
-The Unicode tables of the two can differ in characters that were added lately.
+The Unicode tables of the two can differ in recently added characters.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from chio_core.capabilities.rust_regex import ASCII, UNICODE, translate
 from chio_core.capabilities.tokens import ConstraintError, PatternError
 
 MAX_PROGRAM_BYTES = 3 * 1024 * 1024
-"""Memory that RE2 may use for one program; `[\\w-]{1,128}` fits."""
+"""Memory that RE2 may use for one program; enough for `[\\w-]{1,128}`."""
 
 WORK_LIMIT = 100_000_000
 """Units of work that one evaluation of a scope may take."""
 
-_COMPILE_COST = 25  # units for one instruction, so that compiling counts as much as it takes
+_COMPILE_COST = 25  # units for one instruction: compiling counts in proportion to its time
 
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """A compiled pattern: a program for any text, and a smaller one that decides ASCII text the same."""
+    """A compiled pattern: a program for any text, and a smaller one with the same result for ASCII text."""
 
     any_text: Any
     ascii_text: Any
@@ -57,7 +57,7 @@ def compile_pattern(text: str) -> Pattern:
 
 @lru_cache(maxsize=128)
 def _compiled(text: str) -> Pattern | str:
-    # A failure is returned, not raised, so that it is remembered too.
+    # Return a failure instead of raising it, so that it is cached too.
     try:
         wide = translate(text, UNICODE)
         narrow = translate(text, ASCII)
@@ -67,7 +67,7 @@ def _compiled(text: str) -> Pattern | str:
 
 
 def _program(text: str) -> Any:
-    import re2  # only who evaluates a pattern pays for the import
+    import re2  # imported on first use, because few processes evaluate a pattern
 
     options = re2.Options()
     options.log_errors = False  # RE2 would write to stderr, and repeat the pattern there
@@ -76,12 +76,8 @@ def _program(text: str) -> Any:
     try:
         return re2.compile(text.encode(), options)
     except re2.error as exc:
-        raise PatternError(_reason(exc)) from None
-
-
-def _reason(exc: Exception) -> str:
-    detail = exc.args[0] if exc.args else "refused"
-    return detail.decode("utf-8", "replace") if isinstance(detail, bytes) else str(detail)
+        detail = exc.args[0] if exc.args else "refused"
+        raise PatternError(detail.decode("utf-8", "replace") if isinstance(detail, bytes) else str(detail)) from None
 
 
 class Searcher:
@@ -100,7 +96,7 @@ class Searcher:
 
         Args:
             text: the pattern.
-            kind: what the protocol's message calls it.
+            kind: the name of the pattern in the protocol's message.
 
         Raises:
             ConstraintError: R6x.
@@ -117,12 +113,12 @@ class Searcher:
         return pattern
 
     def contains(self, pattern: Pattern, text: str, *, undecided: bool) -> bool:
-        """Tell whether a text contains a match.
+        """Return True if a text contains a match.
 
         Args:
             pattern: from `prepare`.
             text: valid Unicode.
-            undecided: the answer when RE2 cannot tell what Rust would say.
+            undecided: the result if RE2 cannot decide as Rust does.
 
         Raises:
             ConstraintError: the evaluation needs too much work.

@@ -1,16 +1,18 @@
-"""Whether a scope allows a tool call (wire protocol, section 5.5).
+"""Decide whether a scope allows a tool call, and whether one scope is a subset of another.
+
+A tool grant allows a call if all of these hold (wire protocol, section 5.5):
 
 1. The grant's server is `*` or the call's; the same for the tool. There are no other wildcards here.
-2. The grant names the operation.
-3. All of its constraints hold, looked at in order.
+2. The grant contains the operation.
+3. All of its constraints hold, checked in order.
 
-Every grant is looked at, also after one has matched: one pattern that does not compile refuses the call.
+Every grant is checked, also after one has matched: one pattern that does not compile refuses the call.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from chio_core.capabilities.constraints import Arguments, Call, holds
 from chio_core.capabilities.tokens import ConstraintError
@@ -26,7 +28,9 @@ from chio_core.models.capability import (
 from chio_core.models.request import ModelMetadata
 
 Scope = CapabilityToken | ChioScope | Sequence[ToolGrant]
-"""What can be asked: a token, its scope, or tool grants alone."""
+"""A token, its scope, or tool grants alone."""
+
+_Grant = ToolGrant | ResourceGrant | PromptGrant
 
 
 def match_grant(
@@ -41,24 +45,30 @@ def match_grant(
     """Return the index of the first tool grant that allows a call, or None.
 
     Args:
-        scope: a token, a scope, or its tool grants.
+        scope: the grants.
         tool_server: id of the server.
         tool_name: name of the tool.
-        arguments: what the tool is given, as JSON.
-        operation: what is to be done with the tool.
-        model_metadata: the model that calls.
+        arguments: arguments of the tool, as a JSON value.
+        operation: the operation on the tool.
+        model_metadata: the calling model; None if it is unknown.
 
     Raises:
         ConstraintError: R6x; the call must be refused.
         InvalidDocument: the arguments are not JSON.
     """
+    if isinstance(scope, CapabilityToken):
+        scope = scope.scope
     call: Call | None = None
     found: int | None = None
-    for index, grant in enumerate(_grants(scope)):
-        if not _fits(grant, tool_server, tool_name, operation):
+    for index, grant in enumerate(scope.grants if isinstance(scope, ChioScope) else scope):
+        if grant.server_id not in {"*", tool_server} or grant.tool_name not in {"*", tool_name}:
             continue
+        if operation not in grant.operations:
+            continue
+        # Walk the arguments once, and only if a constraint needs them.
         if call is None and grant.constraints:
-            call = Call(Arguments(arguments), _model(model_metadata))
+            model = model_metadata.to_wire() if isinstance(model_metadata, ModelMetadata) else model_metadata
+            call = Call(Arguments(arguments), model)
         matches = call is None or all(holds(constraint, call) for constraint in grant.constraints)
         if matches and found is None:
             found = index
@@ -74,7 +84,7 @@ def scope_allows(
     operation: Operation = "invoke",
     model_metadata: ModelMetadata | Mapping[str, Any] | None = None,
 ) -> bool:
-    """Tell whether a scope allows a tool call; arguments as for `match_grant`.
+    """Return True if a scope allows a tool call; arguments as of `match_grant`.
 
     A scope that cannot be evaluated allows nothing.
 
@@ -90,89 +100,53 @@ def scope_allows(
     return found is not None
 
 
-def _grants(scope: Scope) -> Sequence[ToolGrant]:
-    if isinstance(scope, CapabilityToken):
-        return scope.scope.grants
-    return scope.grants if isinstance(scope, ChioScope) else scope
-
-
-def _fits(grant: ToolGrant, tool_server: str, tool_name: str, operation: str) -> bool:
-    return (
-        grant.server_id in {"*", tool_server} and grant.tool_name in {"*", tool_name} and operation in grant.operations
-    )
-
-
-def _model(metadata: ModelMetadata | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    return metadata.to_wire() if isinstance(metadata, ModelMetadata) else metadata
-
-
 NOT_A_SUBSET = "attenuation violation: child scope is not a subset of parent scope"
-"""The protocol's text for a narrowing that would widen."""
-
-Grant = TypeVar("Grant", ToolGrant, ResourceGrant, PromptGrant)
-"""One kind of grant."""
+"""The protocol's text for an attenuation that would allow more."""
 
 
 def pattern_covers(parent: str, child: str) -> bool:
-    """Tell whether a pattern of resources or prompts covers another one.
+    """Return True if a pattern of resources or prompts covers another one.
 
-    Only a `*` at the end of `parent` stands for anything; the text of `child` is compared as it is.
+    Only a `*` at the end of `parent` is a wildcard; the text of `child` is compared unchanged.
     """
     return parent == child or (parent.endswith("*") and child.startswith(parent[:-1]))
 
 
 def is_subset(
-    child: ToolGrant | ResourceGrant | PromptGrant | ChioScope,
-    parent: ToolGrant | ResourceGrant | PromptGrant | ChioScope,
+    child: _Grant | ChioScope,
+    parent: _Grant | ChioScope,
 ) -> bool:
-    """Tell whether `child` allows nothing that `parent` does not allow. Different kinds are never subsets."""
+    """Return True if `child` allows nothing that `parent` does not allow. Different kinds are never subsets."""
     if isinstance(child, ChioScope) and isinstance(parent, ChioScope):
-        return _scope(child, parent)
+        kinds: list[tuple[Sequence[_Grant], Sequence[_Grant]]] = [
+            (child.grants, parent.grants),
+            (child.resource_grants, parent.resource_grants),
+            (child.prompt_grants, parent.prompt_grants),
+        ]
+        return all(any(is_subset(one, other) for other in parents) for children, parents in kinds for one in children)
+    if isinstance(child, ChioScope) or isinstance(parent, ChioScope):
+        return False
+    if not set(child.operations) <= set(parent.operations):
+        return False
     if isinstance(child, ToolGrant) and isinstance(parent, ToolGrant):
-        return _tool(child, parent)
+        count, most = child.max_invocations, parent.max_invocations
+        return (
+            parent.server_id in {"*", child.server_id}
+            and parent.tool_name in {"*", child.tool_name}
+            and (most is None or (count is not None and count <= most))
+            and all(any(own.same_as(wanted) for own in child.constraints) for wanted in parent.constraints)
+            and _amount_within(child.max_cost_per_invocation, parent.max_cost_per_invocation)
+            and _amount_within(child.max_total_cost, parent.max_total_cost)
+            and (child.dpop_required is True or parent.dpop_required is not True)
+        )
     if isinstance(child, ResourceGrant) and isinstance(parent, ResourceGrant):
-        return pattern_covers(parent.uri_pattern, child.uri_pattern) and _operations(child, parent)
+        return pattern_covers(parent.uri_pattern, child.uri_pattern)
     if isinstance(child, PromptGrant) and isinstance(parent, PromptGrant):
-        return pattern_covers(parent.prompt_name, child.prompt_name) and _operations(child, parent)
+        return pattern_covers(parent.prompt_name, child.prompt_name)
     return False
 
 
-def _scope(child: ChioScope, parent: ChioScope) -> bool:
-    return (
-        _each_in_some(child.grants, parent.grants)
-        and _each_in_some(child.resource_grants, parent.resource_grants)
-        and _each_in_some(child.prompt_grants, parent.prompt_grants)
-    )
-
-
-def _each_in_some(children: Sequence[Grant], parents: Sequence[Grant]) -> bool:
-    return all(any(is_subset(child, parent) for parent in parents) for child in children)
-
-
-def _tool(child: ToolGrant, parent: ToolGrant) -> bool:
-    return (
-        parent.server_id in {"*", child.server_id}
-        and parent.tool_name in {"*", child.tool_name}
-        and _operations(child, parent)
-        and _count(child.max_invocations, parent.max_invocations)
-        and all(any(own.same_as(wanted) for own in child.constraints) for wanted in parent.constraints)
-        and _amount(child.max_cost_per_invocation, parent.max_cost_per_invocation)
-        and _amount(child.max_total_cost, parent.max_total_cost)
-        and (child.dpop_required is True or parent.dpop_required is not True)
-    )
-
-
-def _operations(
-    child: ToolGrant | ResourceGrant | PromptGrant, parent: ToolGrant | ResourceGrant | PromptGrant
-) -> bool:
-    return set(child.operations) <= set(parent.operations)
-
-
-def _count(child: int | None, parent: int | None) -> bool:
-    return parent is None or (child is not None and child <= parent)
-
-
-def _amount(child: MonetaryAmount | None, parent: MonetaryAmount | None) -> bool:
+def _amount_within(child: MonetaryAmount | None, parent: MonetaryAmount | None) -> bool:
     if parent is None:
         return True
     return child is not None and child.currency == parent.currency and child.units <= parent.units

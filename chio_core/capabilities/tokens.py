@@ -1,19 +1,18 @@
-"""Capability tokens: read and verify (wire protocol, sections 5.1 to 5.4).
+"""Read and verify capability tokens (wire protocol, sections 5.1 to 5.4).
 
 The rules of `verify_capability`, in this order; the first that fails gives the reason:
 
 1. R2: the text is one JSON object of the token's form, at most `MAX_TOKEN_BYTES` long.
-2. R3: the issuer is one of the trusted keys, when any are named.
-3. R4: the issuer's signature holds over the plain form, or, unless that is switched off, over the form with
-   `schema`. Members that narrow a token and that this version does not understand (`caveats` and its kind)
-   make the signature fail: a narrowing that is skipped would allow too much.
+2. R3: the issuer is one of the trusted keys, if any are given.
+3. R4: the issuer's signature verifies over the plain form, or, unless that is switched off, over the form with
+   `schema`. Members that narrow a token and that this version does not understand (such as `caveats`) make the
+   signature fail: ignoring them would allow too much.
 4. R5a, R5b: issued_at <= now < expires_at, without leeway.
-5. The delegation chain holds (`chio_core.capabilities.tokens`), unless that is switched off.
+5. The delegation chain verifies (`verify_delegation_chain`), unless that is switched off.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
@@ -27,15 +26,15 @@ from chio_core.models.receipt import explain
 from chio_core.signing import normalize_public_key, verify_signature
 
 Rule = Literal["R2", "R3", "R4", "R5a", "R5b", "delegation"]
-"""Which rule refused: a row of the table in wire protocol, section 1.6, or the chain rules of section 5.4."""
+"""The rule that failed: a row of the table in wire protocol, section 1.6, or the chain rules of section 5.4."""
 
 
 class CapabilityRejected(InvalidDocument):
     """A token that cannot be read or does not verify.
 
     Attributes:
-        reason: the exact text of the protocol; it never repeats the token's content beyond its two times.
-        rule: which rule refused.
+        reason: the exact text of the protocol; of the token's content it contains only the two times.
+        rule: the rule that failed.
     """
 
     code = "chio_invalid_capability"
@@ -61,7 +60,7 @@ class ConstraintError(InvalidDocument):
 
 
 class PatternError(ValueError):
-    """A regular expression that does not compile; the text says why."""
+    """A regular expression that does not compile, with the reason."""
 
 
 DEFAULT_MAX_DEPTH = 8
@@ -72,8 +71,8 @@ def link_signing_text(link: DelegationLink, *, newer: bool = False) -> bytes:
     """Return the canonical JSON that the delegator signs.
 
     Args:
-        link: the link; its own signature is not looked at.
-        newer: keep the member `scope_hash`, which newer issuers add.
+        link: the link; its signature is ignored.
+        newer: include the member `scope_hash`, which newer issuers add.
 
     Raises:
         InvalidDocument: the link has no canonical form.
@@ -88,7 +87,7 @@ def link_signing_text(link: DelegationLink, *, newer: bool = False) -> bytes:
 def verify_delegation_chain(
     chain: Sequence[DelegationLink], *, max_depth: int = DEFAULT_MAX_DEPTH, accept_newer: bool = True
 ) -> None:
-    """Check the length, and link by link the signature, the connection and the order of time.
+    """Check the length, and of each link the signature, the connection to the previous one and the order of time.
 
     Args:
         chain: the links, first delegation first.
@@ -99,42 +98,32 @@ def verify_delegation_chain(
         CapabilityRejected: with the protocol's text.
     """
     if len(chain) > max_depth:
-        raise _refused(f"delegation depth {len(chain)} exceeds maximum {max_depth}")
+        raise CapabilityRejected(f"delegation depth {len(chain)} exceeds maximum {max_depth}", rule="delegation")
+    before: DelegationLink | None = None
     for index, link in enumerate(chain):
-        if not _link_signature_holds(link, accept_newer):
+        forms = (False, True) if accept_newer and link.newer_members() else (False,)
+        try:
+            signed = any(
+                verify_signature(link.delegator, link_signing_text(link, newer=form), link.signature) for form in forms
+            )
+        except InvalidDocument:
+            signed = False
+        if not signed:
             raise _broken(f"signature invalid at link index {index}")
-        if index:
-            _check_connection(index, chain[index - 1], link)
-
-
-def _check_connection(index: int, before: DelegationLink, link: DelegationLink) -> None:
-    if before.delegatee != link.delegator:
-        raise _broken(f"link {index} delegator does not match link {index - 1} delegatee")
-    if link.timestamp < before.timestamp:
-        own, earlier = f"timestamp ({link.timestamp})", f"timestamp ({before.timestamp})"
-        raise _broken(f"link {index} {own} precedes link {index - 1} {earlier}")
-
-
-def _link_signature_holds(link: DelegationLink, accept_newer: bool) -> bool:
-    forms = (False, True) if accept_newer and link.newer_members() else (False,)
-    try:
-        return any(
-            verify_signature(link.delegator, link_signing_text(link, newer=form), link.signature) for form in forms
-        )
-    except InvalidDocument:
-        return False
+        if before is not None and before.delegatee != link.delegator:
+            raise _broken(f"link {index} delegator does not match link {index - 1} delegatee")
+        if before is not None and link.timestamp < before.timestamp:
+            own, earlier = f"timestamp ({link.timestamp})", f"timestamp ({before.timestamp})"
+            raise _broken(f"link {index} {own} precedes link {index - 1} {earlier}")
+        before = link
 
 
 def _broken(text: str) -> CapabilityRejected:
-    return _refused(f"delegation chain broken: {text}")
-
-
-def _refused(text: str) -> CapabilityRejected:
-    return CapabilityRejected(text, rule="delegation")
+    return CapabilityRejected(f"delegation chain broken: {text}", rule="delegation")
 
 
 MAX_TOKEN_BYTES = 65_536
-"""Longest token text that is read. A header of this size is refused by every server anyway."""
+"""Longest token text that is read. Every server refuses a header of this size."""
 
 _NARROWING = (
     "caveats",
@@ -149,47 +138,31 @@ def parse_capability(text: str | bytes | Mapping[str, Any] | Any) -> CapabilityT
     """Read a token; nothing is verified.
 
     Args:
-        text: the JSON text, or what was parsed from it.
+        text: the JSON text, or the value parsed from it.
 
     Raises:
-        CapabilityRejected: R2. The reason does not repeat what the text says.
+        CapabilityRejected: R2. The reason does not repeat the text.
     """
-    document = _parse_text(text) if isinstance(text, (str, bytes)) else text
+    document = text
+    if isinstance(text, (str, bytes)):
+        try:
+            source = text.encode() if isinstance(text, str) else text
+        except UnicodeEncodeError:
+            raise _unreadable("not UTF-8 text") from None
+        if len(source) > MAX_TOKEN_BYTES:
+            raise _unreadable(f"longer than {MAX_TOKEN_BYTES} bytes")
+        try:
+            document = parse_json(source)
+        except InvalidDocument as exc:
+            # The parser names a duplicate member; that name is content of the token.
+            twice = exc.message.startswith("member ")
+            raise _unreadable("a member occurs twice in one JSON object" if twice else exc.message) from None
     if not isinstance(document, Mapping):
         raise _unreadable("expected a JSON object")
     try:
         return CapabilityToken.model_validate(dict(document))
     except ValidationError as exc:
         raise _unreadable(explain(exc)) from None
-
-
-def _parse_text(text: str | bytes) -> Any:
-    try:
-        source = text.encode() if isinstance(text, str) else text
-    except UnicodeEncodeError:
-        raise _unreadable("not UTF-8 text") from None
-    if len(source) > MAX_TOKEN_BYTES:
-        raise _unreadable(f"longer than {MAX_TOKEN_BYTES} bytes")
-    try:
-        document = parse_json(source)
-    except InvalidDocument as exc:
-        raise _unreadable(_without_content(exc.message)) from None
-    if b"\\u" in source and not _is_unicode(document):
-        raise _unreadable("a lone surrogate escape is no text")
-    return document
-
-
-def _without_content(message: str) -> str:
-    # A duplicate member is named by the parser; the name comes out of the token.
-    return "a member occurs twice in one JSON object" if message.startswith("member ") else message
-
-
-def _is_unicode(document: Any) -> bool:
-    try:
-        json.dumps(document, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _unreadable(why: str) -> CapabilityRejected:
@@ -200,8 +173,8 @@ def signing_text(token: CapabilityToken, *, schema_form: bool = False) -> bytes:
     """Return the canonical JSON that a token's signature covers.
 
     Args:
-        token: the token; its own signature is not looked at.
-        schema_form: the newer form, which carries `schema`, instead of the plain one.
+        token: the token; its signature is ignored.
+        schema_form: the newer form, with `schema`, instead of the plain one.
 
     Raises:
         InvalidDocument: the token has no canonical form.
@@ -228,9 +201,9 @@ def verify_capability(
     """Verify a token and return it as a model.
 
     Args:
-        token: the token, its text, or what was parsed from the text.
-        trusted_issuers: public keys as hex. None asks nobody: then the result only proves that the token was
-            not changed since *somebody* issued it, which is no permission.
+        token: the token, its text, or the value parsed from the text.
+        trusted_issuers: public keys as hex. None accepts every key: then the result only proves that the token was
+            not changed since it was issued, which is no permission.
         now: whole seconds since 1970; None is this machine's clock.
         accept_schema_form: also accept the newer signing form; False is the strict April profile.
         max_delegation_depth: longest chain that is accepted.
@@ -238,50 +211,41 @@ def verify_capability(
 
     Raises:
         CapabilityRejected: with the protocol's text as `reason`.
-        ConfigurationError: `trusted_issuers` is one string, or holds a text that is no public key.
+        ConfigurationError: `trusted_issuers` is one string, or contains a text that is no public key.
     """
     if not isinstance(token, CapabilityToken):
         token = parse_capability(token)
-    if trusted_issuers is not None and token.issuer not in _issuer_keys(trusted_issuers):
-        raise CapabilityRejected("capability issuer is not trusted", rule="R3")
-    if not _signature_holds(token, accept_schema_form):
+    # R3: the key before the signature, which proves nothing under a foreign key.
+    if trusted_issuers is not None:
+        if isinstance(trusted_issuers, str):
+            raise ConfigurationError("trusted_issuers is a collection of public keys, not one string; use a list")
+        try:
+            keys = {normalize_public_key(key) for key in trusted_issuers}
+        except InvalidDocument as exc:
+            raise ConfigurationError(f"trusted_issuers contains a text that is no key: {exc.message}") from None
+        if token.issuer not in keys:
+            raise CapabilityRejected("capability issuer is not trusted", rule="R3")
+    # R4: Ed25519 only. A newer issuer writes `schema`; trying its form first saves one verification.
+    extra = token.model_extra or {}
+    narrowed = accept_schema_form and any(extra.get(name) not in (None, [], {}) for name in _NARROWING)
+    forms = (False, True) if accept_schema_form else (False,)
+    try:
+        signed = (token.algorithm is None and not narrowed) and any(
+            verify_signature(token.issuer, signing_text(token, schema_form=form), token.signature)
+            for form in (forms[::-1] if "schema" in extra else forms)
+        )
+    except InvalidDocument:
+        signed = False
+    if not signed:
         raise CapabilityRejected("capability signature verification failed", rule="R4")
-    _check_time(token, int(time.time()) if now is None else now)
+    # R5a and R5b.
+    moment = int(time.time()) if now is None else now
+    if moment < token.issued_at:
+        text = f"capability not yet valid (not_before: {token.issued_at})"
+        raise CapabilityRejected(f"invalid capability token: {text}", rule="R5a")
+    if moment >= token.expires_at:
+        text = f"capability expired at {token.expires_at}"
+        raise CapabilityRejected(f"invalid capability token: {text}", rule="R5b")
     if check_delegation:
         verify_delegation_chain(token.delegation_chain, max_depth=max_delegation_depth, accept_newer=accept_schema_form)
     return token
-
-
-def _issuer_keys(trusted: Collection[str]) -> set[str]:
-    if isinstance(trusted, str):
-        raise ConfigurationError("trusted_issuers is a collection of public keys, not one string; use a list")
-    try:
-        return {normalize_public_key(key) for key in trusted}
-    except InvalidDocument as exc:
-        raise ConfigurationError(f"trusted_issuers holds a text that is no key: {exc.message}") from None
-
-
-def _signature_holds(token: CapabilityToken, accept_schema_form: bool) -> bool:
-    if token.algorithm is not None:
-        return False
-    extra = token.model_extra or {}
-    if accept_schema_form and any(extra.get(name) not in (None, [], {}) for name in _NARROWING):
-        return False
-    forms = (False, True) if accept_schema_form else (False,)
-    # A newer issuer says so in the text: then its form is tried first and one verification is saved.
-    ordered = reversed(forms) if "schema" in extra else forms
-    try:
-        return any(
-            verify_signature(token.issuer, signing_text(token, schema_form=form), token.signature) for form in ordered
-        )
-    except InvalidDocument:
-        return False
-
-
-def _check_time(token: CapabilityToken, now: int) -> None:
-    if now < token.issued_at:
-        text = f"capability not yet valid (not_before: {token.issued_at})"
-        raise CapabilityRejected(f"invalid capability token: {text}", rule="R5a")
-    if now >= token.expires_at:
-        text = f"capability expired at {token.expires_at}"
-        raise CapabilityRejected(f"invalid capability token: {text}", rule="R5b")
