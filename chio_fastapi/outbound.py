@@ -1,4 +1,4 @@
-"""OutboundClient: a dependency that gives an httpx client whose every send is governed.
+"""OutboundClient: a dependency that provides an httpx client whose every send is governed.
 
     payments = OutboundClient("payments", "charge")
 
@@ -6,8 +6,8 @@
     async def pay(client: Annotated[httpx.AsyncClient, Depends(payments)]) -> dict:
         return (await client.post("https://pay.example.com/v1/charges", json={"amount": 5})).json()
 
-The caller, the capability and the trace of the incoming request are those of the outgoing calls. Connections are
-shared by all requests of an event loop; the application's lifespan closes them (`async with payments: yield`).
+Outgoing calls have the caller, the capability and the trace of the incoming request. All requests of an event loop
+share connections; the application's lifespan closes them (`async with payments: yield`).
 """
 
 import asyncio
@@ -34,21 +34,21 @@ Narrow = Callable[[str, Any], Any]
 
 
 class OutboundClient:
-    """Gives an `httpx.AsyncClient` to a route: `Depends(OutboundClient("payments", "charge"))`.
+    """Provides an `httpx.AsyncClient` to a route: `Depends(OutboundClient("payments", "charge"))`.
 
     Args:
-        server, tool: what every send is; see `chio_core.outbound.GovernOutbound`.
+        server, tool: the tool of every send; see `chio_core.outbound.GovernOutbound`.
         tools: instead of these, a mapping from hosts to pairs, or a function.
-        members: further members: one, a chain, or a list. They are shared by all requests, a `Cache` among them.
-        narrow: makes the token that is presented out of the incoming one, for example with
-            `chio_core.outbound.attenuate`; the incoming one is passed on as it is when left out.
+        members: further members: one, a chain, or a list. All requests share them, including a `Cache`.
+        narrow: derives the token to present from the incoming one, for example with `chio_core.outbound.attenuate`;
+            the incoming token is presented by default.
         arguments, forward_to: see `GovernOutbound`.
-        transport: returns what sends, once for each event loop; `httpx.AsyncHTTPTransport` when left out.
+        transport: makes the sending transport, once for each event loop.
         client_options: further options of `httpx.AsyncClient`.
 
     Raises:
-        ConfigurationError: only one of server and tool, these and tools at once, or members in an order that
-            cannot work.
+        ConfigurationError: only one of server and tool is given, or both they and tools, or the members' order cannot
+            work.
     """
 
     def __init__(
@@ -84,14 +84,26 @@ class OutboundClient:
         """Yield the client for one request.
 
         Raises:
-            ChioDenied: a send was refused, and the route let that pass; its caller is answered with the refusal.
+            ChioDenied: a send was refused and the route did not catch it: the refusal is the route's response.
         """
         view = ASGIGuardRequest(connection.scope)
-        govern = self._govern(connection, view)
+        chio = client_of(connection)
+        token, narrow = capability_of(view, chio.settings), self._narrow
+        govern = GovernOutbound(
+            chio,
+            tool=self._tools,
+            arguments=self._arguments,
+            capability=token if narrow is None or token is None else lambda request: narrow(token, request),
+            forward_to=self._forward_to,
+            caller=caller_of(connection, view),
+        )
+        loop = asyncio.get_running_loop()
+        if loop not in self._open:
+            self._open[loop] = self._make()
         trace = view.header_values(TRACEPARENT)
         headers = {TRACEPARENT: trace[0]} if len(trace) == 1 else {}
         options: Mapping[str, Any] = {**self._options, "headers": {**headers, **self._options.get("headers", {})}}
-        transport = ChioTransport(Borrowed(self._inner()), govern, self._members)
+        transport = ChioTransport(Borrowed(self._open[loop]), govern, self._members)
         async with httpx.AsyncClient(transport=transport, cookies=no_cookies(), **options) as client:
             try:
                 yield client
@@ -99,7 +111,7 @@ class OutboundClient:
                 raise ChioDenied(error.denial) from error
 
     async def aclose(self) -> None:
-        """Close the connections of the running event loop."""
+        """Close this event loop's connections."""
         transport = self._open.pop(asyncio.get_running_loop(), None)
         if transport is not None:
             await transport.aclose()
@@ -109,22 +121,3 @@ class OutboundClient:
 
     async def __aexit__(self, *exc: object) -> None:
         await self.aclose()
-
-    def _govern(self, connection: HTTPConnection, view: ASGIGuardRequest) -> GovernOutbound:
-        client = client_of(connection)
-        token = capability_of(view, client.settings)
-        narrow = self._narrow
-        return GovernOutbound(
-            client,
-            tool=self._tools,
-            arguments=self._arguments,
-            capability=token if narrow is None or token is None else lambda request: narrow(token, request),
-            forward_to=self._forward_to,
-            caller=caller_of(connection, view),
-        )
-
-    def _inner(self) -> httpx.AsyncBaseTransport:
-        loop = asyncio.get_running_loop()
-        if loop not in self._open:
-            self._open[loop] = self._make()
-        return self._open[loop]

@@ -24,25 +24,28 @@ def attenuate(
     subject: str | None = None,
     now: int | None = None,
 ) -> str:
-    """Return the text of a token that allows part of what another one does.
+    """Return the text of a new token that allows a part of the given token's scope.
 
-    The new token is signed by `key`, so its public key must be among the sidecar's trusted issuers. It carries a
-    delegation link that names the token it came from (wire protocol, section 5.4), and expires no later than that.
+    The new token is signed by `key`, so the sidecar must trust its public key as an issuer. A delegation link names the
+    given token (wire protocol, section 5.4). The new token expires no later than the given one.
 
     Args:
-        token: text of the capability that is narrowed; whoever calls has it verified by the sidecar first.
+        token: text of the capability to narrow; its signature is not verified here.
         key: the key of this service.
-        scope: what the new token allows.
-        ttl_seconds: how long, in seconds, at most.
-        subject: public key of whom the new token is for; the service itself when left out.
-        now: whole seconds since 1970; this machine's clock when left out.
+        scope: the scope of the new token.
+        ttl_seconds: its lifetime, in seconds.
+        subject: public key of the new token's holder; default: that of `key`.
+        now: whole seconds since 1970; default: this machine's clock.
 
     Raises:
         CapabilityRejected: the token or the scope cannot be read, the token has expired, or it does not allow
             all of the scope.
     """
     parent = parse_capability(token)
-    wanted = scope if isinstance(scope, ChioScope) else _scope(scope)
+    try:
+        wanted = scope if isinstance(scope, ChioScope) else ChioScope.model_validate(dict(scope))
+    except ValidationError as exc:
+        raise CapabilityRejected(f"the scope cannot be read: {explain(exc)}") from None
     if not is_subset(wanted, parent.scope):
         raise CapabilityRejected(NOT_A_SUBSET)
     issued_at = int(time.time()) if now is None else now
@@ -60,10 +63,3 @@ def attenuate(
         delegation_chain=(link,),
     )
     return child.to_header()
-
-
-def _scope(document: Mapping[str, Any]) -> ChioScope:
-    try:
-        return ChioScope.model_validate(dict(document))
-    except ValidationError as exc:
-        raise CapabilityRejected(f"the scope cannot be read: {explain(exc)}") from None

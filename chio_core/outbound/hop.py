@@ -1,7 +1,7 @@
-"""Hop: one network send as the transport sees it. A redirect is a hop of its own.
+"""Hop: one network send. Each redirect is a further hop.
 
-What belongs to a hop travels in the request's `extensions`, which the client copies when it follows a redirect:
-that is how the next hop knows where the journey began.
+A hop's data travels in the request's `extensions`, which the client copies when it follows a redirect: so the next hop
+knows the origin of the first.
 """
 
 from __future__ import annotations
@@ -18,16 +18,14 @@ from chio_core.names import CAPABILITY_HEADER, HTTPX_CALL, HTTPX_HOP, HTTPX_TICK
 from chio_core.refusals.response import Denial
 
 CREDENTIALS: Final = frozenset({"authorization", "proxy-authorization", "x-api-key", CAPABILITY_HEADER.lower()})
-"""Request headers, in lower case, that stay with the origin that a call was made to."""
-
-_PORTS = {"http": 80, "https": 443}
+"""Request headers, in lower case, that are sent only to the origin that the application called."""
 
 Origin = tuple[str, str, int | None]
 
 
 def origin_of(url: Any) -> Origin:
-    """Return scheme, host and port of a URL; a default port is written out."""
-    return url.scheme, url.host, url.port or _PORTS.get(url.scheme)
+    """Return scheme, host and port of a URL, a default port included."""
+    return url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme)
 
 
 @dataclass(slots=True)
@@ -35,11 +33,11 @@ class Hop:
     """One network send.
 
     Attributes:
-        first: origin of the call that the application made.
+        first: origin that the application called.
         origin: origin of this hop.
-        number: 1 for the call itself, 2 for what its first redirect leads to, and so on.
+        number: 1 for the call itself, 2 for its first redirect, and so on.
         opened: the sidecar has allowed this hop.
-        sent: the request as it went to the network; None before, and when the hop is over.
+        sent: the request as it went to the network; None before that, and after the hop.
     """
 
     first: Origin
@@ -50,7 +48,7 @@ class Hop:
 
     @property
     def crossed(self) -> bool:
-        """A redirect has led away from the origin that was called; from http to https of a host is not away."""
+        """A redirect has led to another origin; the same host on https instead of http is not another."""
         if self.origin == self.first:
             return False
         upgraded = ("https", self.first[1], 443)
@@ -58,9 +56,9 @@ class Hop:
 
 
 def copy_of(request: Any) -> Any:
-    """Return a copy of a request with headers and extensions of its own; the body is shared.
+    """Return a copy of a request with separate headers and extensions; the body is shared.
 
-    Members work on a copy: what they add must not be carried along when the client follows a redirect.
+    Members work on a copy, so the client does not carry their additions to a redirect's target.
     """
     copy = object.__new__(type(request))
     copy.__dict__.update(request.__dict__)
@@ -72,12 +70,12 @@ def copy_of(request: Any) -> Any:
 def enter(request: Any, credentials: Collection[str]) -> tuple[Any, Hop]:
     """Begin a hop: return the copy that the members work on, and the hop.
 
-    The copy has lost its credentials if a redirect led to another origin.
+    The copy has no credentials if a redirect has led to another origin.
     """
     origin = origin_of(request.url)
     before = request.extensions.get(HTTPX_HOP)
     hop = Hop(before.first, origin, before.number + 1) if isinstance(before, Hop) else Hop(origin, origin)
-    # A new dictionary, never the caller's own: he may use it for other calls.
+    # A new dictionary: the caller may use the given one for other calls.
     request.extensions = {**request.extensions, HTTPX_HOP: hop}
     copy = copy_of(request)
     strip(copy, hop, credentials)
@@ -85,7 +83,7 @@ def enter(request: Any, credentials: Collection[str]) -> tuple[Any, Hop]:
 
 
 def strip(request: Any, hop: Hop, credentials: Collection[str]) -> None:
-    """Take the credentials off a request that a redirect has led to another origin."""
+    """Remove the credentials of a request that a redirect has led to another origin."""
     if hop.crossed:
         for name in credentials:
             if name in request.headers:
@@ -93,13 +91,13 @@ def strip(request: Any, hop: Hop, credentials: Collection[str]) -> None:
 
 
 def hop_of(request: Any) -> Hop | None:
-    """Return the hop that a request is on; None outside of our transports."""
+    """Return the hop of a request; None outside `ChioTransport` and `SyncChioTransport`."""
     found = request.extensions.get(HTTPX_HOP)
     return found if isinstance(found, Hop) else None
 
 
 def carry(request: Any, changed: Any) -> None:
-    """Hand on what belongs to the hop to a request that a member has made anew."""
+    """Copy the hop's data to the request that a member sends instead of the given one."""
     if changed is request:
         return
     for name in (HTTPX_HOP, HTTPX_TICKET, HTTPX_CALL):
@@ -109,19 +107,19 @@ def carry(request: Any, changed: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What `on_error` is told about a call that was not declared with `Calls`."""
+    """Describes a call that was not declared with `Calls` to `on_error`."""
 
     method: str
     url: str
 
 
 def route_of(request: Any) -> Any:
-    """Return what `on_error` gets as `route`: the declared call, or a `Route` with `.method` and `.url`."""
+    """Return the `route` argument of `on_error`: the declared `Call`, else a `Route`."""
     return request.extensions.get(HTTPX_CALL) or Route(request.method, shown(request.url))
 
 
 def config_of(request: Any) -> Mapping[str, Any]:
-    """Return what `on_error` gets as `config`: the options of the declared call, or the timeouts."""
+    """Return the `config` argument of `on_error`: the options of the declared call, else the timeouts."""
     call = request.extensions.get(HTTPX_CALL)
     if call is not None:
         return call.options  # type: ignore[no-any-return]
@@ -129,25 +127,23 @@ def config_of(request: Any) -> Mapping[str, Any]:
 
 
 def shown(url: Any) -> str:
-    """Return a URL as logs may show it: without user, query and fragment, where secrets stand."""
+    """Return a URL for logs: without user, query and fragment, which may hold secrets."""
     port = f":{url.port}" if url.port is not None else ""
     host = f"[{url.host}]" if ":" in url.host else url.host
     return f"{url.scheme}://{host}{port}{url.path}"
 
 
 class OutboundDenied(ChioError):
-    """A send was refused, or no decision could be had. Nothing has reached the network.
+    """A send was refused, or there was no decision. Nothing has reached the network.
 
-    It is an exception and no response with status 403, so that nobody takes the refusal for the upstream's
-    answer, and no error of httpx, so that nobody repeats the call because of it.
-
-    Args:
-        decision: the outcome; its `denial` is set.
-        method: method of the refused request.
-        target: its URL without user, query and fragment.
+    It is not a response with status 403, which would look like the upstream's, and not an error of httpx, which retry
+    code would repeat.
 
     Attributes:
-        decision, denial, method, target: see above.
+        decision: the outcome; its `denial` is set.
+        denial: status, code and message of the refusal.
+        method: method of the refused request.
+        target: its URL without user, query and fragment.
         hop: 1 for the call itself, 2 and more for a redirect.
     """
 
@@ -164,5 +160,5 @@ class OutboundDenied(ChioError):
 
     @property
     def receipt(self) -> HttpReceipt | None:
-        """The verified receipt of the refusal; None when the sidecar gave none."""
+        """The verified receipt of the refusal; None if the sidecar gave none."""
         return self.decision.receipt

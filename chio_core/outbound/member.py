@@ -1,7 +1,7 @@
-"""OutboundMember: what all members of an outgoing chain have in common, and Flow, from which the ready ones are made.
+"""OutboundMember and Flow, the bases of members of an outgoing chain, and MiddlewareChain, the chain.
 
-A member is `async def member(request, next)` or, for the synchronous transport, `def member(request, next)`. A
-class serves both with a `__call__` of the first kind and a method `sync` of the second.
+A member is `async def member(request, next)` or, for the synchronous transport, `def member(request, next)`. A class
+serves both with an asynchronous `__call__` and a synchronous method `sync`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Generator
 from typing import Any
 
 from chio_core.errors import ConfigurationError
-from chio_core.guards.chain import Chain, Member
+from chio_core.guards.chain import Chain
 
 AsyncNext = Callable[[Any], Awaitable[Any]]
 """Sends a request through the rest of the chain."""
@@ -20,11 +20,11 @@ SyncNext = Callable[[Any], Any]
 
 
 class OutboundMember:
-    """A member with its place written in attributes; `a | b` makes a chain.
+    """A member that states its place in attributes; `a | b` makes a chain.
 
     Attributes:
-        __priority__: lower is further out: first on the way in, last on the way back.
-        __methods__: methods that it runs for, in any case; None for all.
+        __priority__: lower is outer: first on the way in, last on the way back.
+        __methods__: methods that it runs for, in upper or lower case; None for all.
         __enabled__: False skips it, from the next request on.
         __return_type__: for readers; nothing depends on it.
     """
@@ -36,7 +36,7 @@ class OutboundMember:
 
     @property
     def priority(self) -> int:
-        """The place in the chain."""
+        """The `__priority__`."""
         return self.__priority__
 
     @property
@@ -46,7 +46,7 @@ class OutboundMember:
 
     @property
     def enabled(self) -> bool:
-        """False while it is switched off."""
+        """The `__enabled__`, read at every request."""
         return self.__enabled__
 
     def __or__(self, other: Any) -> MiddlewareChain:
@@ -57,17 +57,17 @@ class OutboundMember:
 
 
 FlowSteps = Generator[Any, Any, Any]
-"""Yields requests to send, is sent their responses, returns the final one."""
+"""Yields the requests to send, receives their responses, returns the final one."""
 
 
 class Flow(OutboundMember):
-    """A member that needs no I/O of its own, written once for both kinds of transport.
+    """A member without I/O, written once for both kinds of transport.
 
-    Subclasses write `flow`; errors of the rest of the chain are raised at the `yield`.
+    Subclasses define `flow`; errors of the rest of the chain are raised at the `yield`.
     """
 
     def flow(self, request: Any) -> FlowSteps:
-        """Yield the request to send and return the response; a return without `yield` sends nothing."""
+        """Yield the request to send and return the response; nothing is sent without a `yield`."""
         return (yield request)
 
     async def __call__(self, request: Any, following: AsyncNext) -> Any:
@@ -80,7 +80,7 @@ class Flow(OutboundMember):
                 outgoing = step(value)
                 try:
                     value, step = await following(outgoing), flow.send
-                except Exception as error:  # noqa: BLE001 - the flow decides what becomes of it
+                except Exception as error:  # noqa: BLE001 - the flow handles it or raises it again
                     value, step = error, flow.throw
         except StopIteration as stop:
             return stop.value
@@ -112,10 +112,10 @@ class SyncFunction:
         self.sync = function
         self.name = str(getattr(function, "name", None) or getattr(function, "__name__", type(function).__name__))
         if len(inspect.signature(function).parameters) != 2:
-            raise ConfigurationError(f"{self.name} must take (request, next); it stands around a network call")
+            raise ConfigurationError(f"{self.name} must take (request, next); it wraps a network call")
 
     async def __call__(self, request: Any, following: AsyncNext) -> Any:
-        """Refuse; a transport that would call this says so when it is made."""
+        """Raise; `ChioTransport` refuses this member when it is made."""
         raise ConfigurationError(f"{self.name} is a synchronous member; write it as `async def`")
 
     def __getattr__(self, name: str) -> Any:
@@ -131,7 +131,7 @@ class MiddlewareChain(Chain):
         members: members, chains, or lists of them; outermost first among those of equal priority.
 
     Raises:
-        ConfigurationError: something that is no member.
+        ConfigurationError: an argument is not a member.
     """
 
     def __init__(self, *members: Any) -> None:
@@ -144,13 +144,23 @@ class MiddlewareChain(Chain):
             place: `priority`, `name`, `methods` and so on, as `chio_core.guards.chain.Chain.add` takes them.
 
         Raises:
-            ConfigurationError: it has another shape than `(request, next)`, or claims to decide.
+            ConfigurationError: its shape is not `(request, next)`, or it claims to give the decision.
         """
+        from chio_core.outbound.govern import GovernOutbound
+
         if not isinstance(guard, Chain):
-            guard = _shaped(guard)
+            is_function = inspect.isfunction(guard) or inspect.ismethod(guard)
+            call = guard if is_function else getattr(guard, "__call__", None)  # noqa: B004
+            if inspect.isclass(guard) or call is None:
+                name = getattr(guard, "__name__", None) or type(guard).__name__
+                raise ConfigurationError(f"{name} is no member of a chain; give an instance or a function")
+            guard = guard if inspect.iscoroutinefunction(call) else SyncFunction(guard)
         super().add(guard, **place)
         for member in self._members:
-            _check(member)
+            if not member.wraps:
+                raise ConfigurationError(f"{member.name} must take (request, next); it wraps a network call")
+            if member.is_decide and not isinstance(member.guard, GovernOutbound):
+                raise ConfigurationError(f"{member.name} claims to give the decision; only GovernOutbound does")
         if sum(member.is_decide for member in self._members) > 1:
             raise ConfigurationError("each send is decided once; remove the second GovernOutbound")
         return self
@@ -168,29 +178,9 @@ class MiddlewareChain(Chain):
 
 
 def flat(members: Any) -> list[Any]:
-    """Return members out of a member, a chain, None, or lists of these."""
+    """Return the members and chains in a member, a chain, None, or nested lists of these."""
     if members is None:
         return []
     if isinstance(members, (list, tuple)):
         return [one for member in members for one in flat(member)]
     return [members]
-
-
-def _shaped(member: Any) -> Any:
-    call = member if inspect.isfunction(member) or inspect.ismethod(member) else getattr(member, "__call__", None)  # noqa: B004
-    if inspect.isclass(member) or call is None:
-        raise ConfigurationError(f"{_named(member)} is no member of a chain; give an instance or a function")
-    return member if inspect.iscoroutinefunction(call) else SyncFunction(member)
-
-
-def _named(member: Any) -> str:
-    return getattr(member, "__name__", None) or type(member).__name__
-
-
-def _check(member: Member) -> None:
-    from chio_core.outbound.govern import GovernOutbound
-
-    if not member.wraps:
-        raise ConfigurationError(f"{member.name} must take (request, next); it stands around a network call")
-    if member.is_decide and not isinstance(member.guard, GovernOutbound):
-        raise ConfigurationError(f"{member.name} claims to give the decision; only GovernOutbound does")

@@ -2,13 +2,12 @@
 
     client = httpx.AsyncClient(transport=ChioTransport(httpx.AsyncHTTPTransport(), GovernOutbound(...), Timing()))
 
-A transport sees every hop: a redirect that the client follows passes through the whole chain again, which event
-hooks do not see. Rules that no member can undo, where a `GovernOutbound` is present:
+A transport sees every hop, which event hooks do not: a redirect that the client follows runs through the whole chain
+again. Under a `GovernOutbound`, no member can undo these rules:
 
-1. one decision, one send: what the sidecar was asked about is what goes to the network, once;
-2. outside of it nothing answers with success: a status below 400 without a decision becomes an error that
-   names the member;
-3. a hop to another origin carries no credential, whoever adds it.
+1. One decision, one send: the request that the sidecar has allowed goes to the network, unchanged and once.
+2. No outer member answers with success: a status below 400 without a decision is an error that names the member.
+3. A hop to another origin carries no credential, even if a member adds one.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from chio_core.outbound.hop import CREDENTIALS, Hop, carry, enter, strip
 from chio_core.outbound.member import MiddlewareChain, SyncFunction
 
 PASSES_BY: Final = frozenset({"cookies", "mounts", "proxy"})
-"""Options of an httpx client that would have it send, or keep state, past the transport that it was given."""
+"""Options of an httpx client that would make it send, or keep state, without the transport that it was given."""
 
 
 class _Ordered:
@@ -51,7 +50,7 @@ class _Ordered:
         members = self._members
         while at < len(members):
             member = members[at]
-            # The same rule as in `chio_core.guards.run`; httpx has put the method in capitals already.
+            # The same rule as in `chio_core.guards.run`; httpx has made the method upper case.
             if member.is_decide or (
                 (member.methods is None or method in member.methods) and getattr(member.guard, "enabled", True)
             ):
@@ -79,7 +78,7 @@ class ChioTransport(_Ordered, httpx.AsyncBaseTransport):
     """Runs members around an asynchronous transport.
 
     Args:
-        inner: what sends, for example `httpx.AsyncHTTPTransport()`; it is closed with this transport.
+        inner: the sending transport, for example `httpx.AsyncHTTPTransport()`; it is closed with this one.
         members: members, chains of them, or lists of either.
 
     Attributes:
@@ -95,7 +94,10 @@ class ChioTransport(_Ordered, httpx.AsyncBaseTransport):
         super().__init__(members)
         self.inner = inner
         for member in self._members:
-            _check_async(member)
+            if isinstance(member.guard, SyncFunction):
+                raise ConfigurationError(f"{member.name} must be `async def`: a blocking member stops every call")
+            if isinstance(member.guard, GovernOutbound):
+                member.guard.check_client(sync=False)
 
     async def handle_async_request(self, request: Any) -> Any:
         """Send one request through the members; the client calls this for each hop."""
@@ -127,9 +129,9 @@ class SyncChioTransport(_Ordered, httpx.BaseTransport):
     """The same for `httpx.Client`.
 
     Args:
-        inner: what sends, for example `httpx.HTTPTransport()`; it is closed with this transport.
-        members: `def member(request, next)`, or objects with a method `sync(request, next)`: all of ours, and
-            every `BaseMiddleware` whose hooks await nothing.
+        inner: the sending transport, for example `httpx.HTTPTransport()`; it is closed with this one.
+        members: `def member(request, next)`, or objects with a method `sync(request, next)`: all members of this
+            package, and every `BaseMiddleware` whose hooks await nothing.
 
     Raises:
         ConfigurationError: the order cannot work, or a member is asynchronous only.
@@ -141,7 +143,13 @@ class SyncChioTransport(_Ordered, httpx.BaseTransport):
         super().__init__(members)
         self.inner = inner
         for member in self._members:
-            _check_sync(member)
+            sync = getattr(member.guard, "sync", None)
+            if not callable(sync) or inspect.iscoroutinefunction(sync):
+                raise ConfigurationError(
+                    f"{member.name} is asynchronous only; use ChioTransport, or give it a method sync()"
+                )
+            if isinstance(member.guard, GovernOutbound):
+                member.guard.check_client(sync=True)
 
     def handle_request(self, request: Any) -> Any:
         """Send one request through the members; the client calls this for each hop."""
@@ -170,29 +178,10 @@ class SyncChioTransport(_Ordered, httpx.BaseTransport):
 
 
 class Borrowed:
-    """Somebody else's transport: the client that uses it does not close it.
-
-    Args:
-        inner: the transport; it stays its owner's.
-    """
+    """A transport that the client uses and does not close: it belongs to the caller."""
 
     def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
         self.handle_async_request = inner.handle_async_request
 
     async def aclose(self) -> None:
-        """Leave it open."""
-
-
-def _check_async(member: Member) -> None:
-    if isinstance(member.guard, SyncFunction):
-        raise ConfigurationError(f"{member.name} must be `async def`: a blocking member stops every call")
-    if isinstance(member.guard, GovernOutbound):
-        member.guard.check_client(sync=False)
-
-
-def _check_sync(member: Member) -> None:
-    sync = getattr(member.guard, "sync", None)
-    if not callable(sync) or inspect.iscoroutinefunction(sync):
-        raise ConfigurationError(f"{member.name} is asynchronous only; use ChioTransport, or give it a method sync()")
-    if isinstance(member.guard, GovernOutbound):
-        member.guard.check_client(sync=True)
+        """Do nothing."""

@@ -1,13 +1,13 @@
-"""OutgoingView: an outgoing request as the sidecar is asked about it.
+"""OutgoingView: an outgoing request as the sidecar sees it, and reading its body.
 
-The path is `/SCHEME/HOST[:PORT]/PATH`, the PATH as it is written on the wire. So the target is part of the content hash
-and of the signed receipt, two hosts never share a rule, and a template of the sidecar's OpenAPI document such as
-`/https/api.example.com/v1/charges/{id}` speaks of exactly one upstream. A default port is left out.
+The path is `/SCHEME/HOST[:PORT]/PATH`, without a default port, the PATH as it is on the wire. So the target is part of
+the content hash and of the signed receipt, two hosts never share a rule, and a template of the sidecar's OpenAPI
+document such as `/https/api.example.com/v1/charges/{id}` names exactly one upstream.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qsl
@@ -20,12 +20,15 @@ class OutgoingView:
 
     Args:
         request: the request; its body has been read.
-        capability: (header name, token) that is presented to the sidecar instead of what the request carries.
+        capability: header name and token to present to the sidecar instead of the request's own.
     """
 
     def __init__(self, request: Any, capability: tuple[str, str] | None = None) -> None:
         self._request = request
-        self._lines = HeaderLines(_lines(request, capability))
+        lines: list[tuple[str, str]] = request.headers.multi_items()
+        if capability is not None:
+            lines = [pair for pair in lines if pair[0].lower() != capability[0].lower()] + [capability]
+        self._lines = HeaderLines(lines)
         self._raw_path, _, query = request.url.raw_path.partition(b"?")
         self._query: str = query.decode("ascii", "replace")
         self._state = SimpleNamespace()
@@ -37,7 +40,7 @@ class OutgoingView:
 
     @property
     def route_path(self) -> str:
-        """The path that the sidecar judges, scheme and host included."""
+        """The path that the sidecar decides about, scheme and host included."""
         url = self._request.url
         return f"/{url.scheme}/{authority_of(url)}{self._raw_path.decode('ascii', 'replace')}"
 
@@ -85,7 +88,7 @@ class OutgoingView:
         return self._lines.values_of(name)
 
     def repeated_headers(self) -> Collection[str]:
-        """Return the names, in lower case, of headers that stand in more than one line."""
+        """Return the names, in lower case, of headers with more than one line."""
         return self._lines.repeated
 
     async def body(self) -> bytes:
@@ -104,15 +107,8 @@ class OutgoingView:
 
 
 def authority_of(url: Any) -> str:
-    """Return host and, unless it is the scheme's own, port of a URL, as the `Host` header has them."""
+    """Return host and port of a URL as in the `Host` header: without a default port."""
     return str(url.netloc.decode("ascii"))
-
-
-def _lines(request: Any, capability: tuple[str, str] | None) -> Iterable[tuple[str, str]]:
-    lines: list[tuple[str, str]] = request.headers.multi_items()
-    if capability is None:
-        return lines
-    return [pair for pair in lines if pair[0].lower() != capability[0].lower()] + [capability]
 
 
 class TooLarge(Exception):
@@ -120,54 +116,48 @@ class TooLarge(Exception):
 
 
 async def read_body(request: Any, limit: int) -> bytes:
-    """Return the whole body, at most `limit` bytes; the request can be sent afterwards.
+    """Return the whole body, at most `limit` bytes; the request can still be sent.
 
     Raises:
         TooLarge: it is longer.
     """
     if not hasattr(request, "_content"):
-        request.stream = _alimited(request.stream, limit)
+        request.stream = _Limited(request.stream, limit)
         await request.aread()
-    return _checked(request.content, limit)
+    return _within(request.content, limit)
 
 
 def read_body_now(request: Any, limit: int) -> bytes:
     """Do the same for a request of a synchronous client."""
     if not hasattr(request, "_content"):
-        request.stream = _limited(request.stream, limit)
+        request.stream = _Limited(request.stream, limit)
         request.read()
-    return _checked(request.content, limit)
+    return _within(request.content, limit)
 
 
-def _checked(content: bytes, limit: int) -> bytes:
+def _within(content: bytes, limit: int) -> bytes:
     if len(content) > limit:
         raise TooLarge
     return content
 
 
-class _alimited:  # noqa: N801 - a generator in the clothes that the library looks for
-    def __init__(self, stream: Any, limit: int) -> None:
+class _Limited:
+    """A request's stream that raises as soon as it has given more than `left` bytes."""
+
+    def __init__(self, stream: Any, left: int) -> None:
         self._stream = stream
-        self._limit = limit
+        self._left = left
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        left = self._limit
         async for part in self._stream:
-            left -= len(part)
-            if left < 0:
-                raise TooLarge
-            yield part
-
-
-class _limited:  # noqa: N801 - see above
-    def __init__(self, stream: Any, limit: int) -> None:
-        self._stream = stream
-        self._limit = limit
+            yield self._counted(part)
 
     def __iter__(self) -> Iterator[bytes]:
-        left = self._limit
         for part in self._stream:
-            left -= len(part)
-            if left < 0:
-                raise TooLarge
-            yield part
+            yield self._counted(part)
+
+    def _counted(self, part: bytes) -> bytes:
+        self._left -= len(part)
+        if self._left < 0:
+            raise TooLarge
+        return part

@@ -8,8 +8,8 @@
 
     await calls.run(tags=["auth"])
 
-The calls of one run are made at the same time; runs follow each other by being awaited. Cookies live across runs
-where there is a jar, and nowhere else. `FastHTTP` is the same with a `run` that does not have to be awaited.
+The calls of one run are made at the same time. Cookies are kept from run to run if there is a jar. `FastHTTP` is the
+same with a synchronous `run`.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ Handler = TypeVar("Handler", bound=Callable[[Response], Any])
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One declared call; what `on_error` gets as `route`.
+    """One declared call; the `route` argument of `on_error`.
 
     Attributes:
         name: name of the handler.
-        options: what is given to the client: `params`, `json`, `headers`, `timeout` and so on.
+        options: arguments of `httpx.AsyncClient.request`: `params`, `json`, `headers`, `timeout` and so on.
     """
 
     name: str
@@ -55,12 +55,12 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one call in one run.
+    """The result of one call in one run.
 
     Attributes:
-        value: what the handler returned; None after an error.
-        response: None when there was none.
-        error: what was raised, by the call or by its handler.
+        value: the handler's return value; None after an error.
+        response: None if there was no response.
+        error: the exception of the call or of its handler.
     """
 
     call: Call
@@ -109,11 +109,11 @@ class Outcomes(Sequence[Outcome]):
 
     @property
     def errors(self) -> list[Exception]:
-        """What was raised, in the order of declaration."""
+        """The errors, in the order of declaration."""
         return [outcome.error for outcome in self._outcomes if outcome.error is not None]
 
     def raise_errors(self) -> Outcomes:
-        """Return the outcomes if every call went well.
+        """Return the outcomes if no call failed.
 
         Raises:
             ExceptionGroup: all errors of the run.
@@ -124,12 +124,12 @@ class Outcomes(Sequence[Outcome]):
 
 
 class Declared:
-    """The declarations, and what one run does; `Calls` and `FastHTTP` differ in how a run is started.
+    """Declares calls and runs them: base of `Calls` and `FastHTTP`.
 
     Args:
         middleware: a member, a chain, or a list of them.
-        cookie_jar: where cookies are kept; nowhere when left out.
-        transport: what sends; a new `httpx.AsyncHTTPTransport` for each run when left out. It stays its owner's.
+        cookie_jar: keeps cookies from run to run; none are kept by default.
+        transport: the sending transport, which is not closed; default: a new `httpx.AsyncHTTPTransport` for each run.
         client_options: further options of `httpx.AsyncClient`: `base_url`, `timeout`, `follow_redirects`, …
     """
 
@@ -152,20 +152,20 @@ class Declared:
 
     @property
     def calls(self) -> tuple[Call, ...]:
-        """What has been declared."""
+        """The declared calls."""
         return tuple(self._calls)
 
     def call(
         self, method: str, url: str, *, tags: Collection[str] = (), **options: Any
     ) -> Callable[[Handler], Handler]:
-        """Declare a call; the decorated function gets its response.
+        """Declare a call; the decorated function receives its response.
 
         Args:
             tags: words that `run` selects by.
-            options: what `httpx.AsyncClient.request` takes.
+            options: arguments of `httpx.AsyncClient.request`.
 
         Raises:
-            ConfigurationError: tags are one text, or the name is taken.
+            ConfigurationError: `tags` is one string, or another handler has the same name.
         """
         if isinstance(tags, str):
             raise ConfigurationError(f"tags is a list of texts; write [{tags!r}]")
@@ -209,34 +209,29 @@ class Declared:
         return self.call("DELETE", url, tags=tags, **options)
 
     async def _run(self, tags: Collection[str] | None) -> Outcomes:
-        selected = self._selected(tags)
+        if isinstance(tags, str):
+            raise ConfigurationError(f"tags is a list of texts; write [{tags!r}]")
+        known = {tag for call in self._calls for tag in call.tags}
+        if strange := sorted(set(tags or ()) - known):
+            raise ConfigurationError(
+                f"no call has the tag {strange[0]!r}; there are {', '.join(sorted(known)) or 'none'}"
+            )
+        selected = [call for call in self._calls if tags is None or call.tags & set(tags)]
         inner = self._transport if self._transport is not None else httpx.AsyncHTTPTransport()
         transport = ChioTransport(Borrowed(inner) if self._transport is not None else inner, self._chain)
         client = httpx.AsyncClient(transport=transport, cookies=no_cookies(), **self._options)
         async with client, asyncio.TaskGroup() as group:
-            tasks = [group.create_task(_made(client, call)) for call in selected]
+            tasks = [group.create_task(_outcome(client, call)) for call in selected]
         return Outcomes([task.result() for task in tasks])
-
-    def _selected(self, tags: Collection[str] | None) -> list[Call]:
-        if tags is None:
-            return list(self._calls)
-        if isinstance(tags, str):
-            raise ConfigurationError(f"tags is a list of texts; write [{tags!r}]")
-        known = {tag for call in self._calls for tag in call.tags}
-        if strange := sorted(set(tags) - known):
-            raise ConfigurationError(
-                f"no call has the tag {strange[0]!r}; there are {', '.join(sorted(known)) or 'none'}"
-            )
-        return [call for call in self._calls if call.tags & set(tags)]
 
 
 class Calls(Declared):
     """Declared calls of an asynchronous program; see `Declared` for the arguments."""
 
     async def run(self, *, tags: Collection[str] | None = None) -> Outcomes:
-        """Make the calls that have one of these tags, all of them without tags, at the same time.
+        """Make the calls that have one of these tags, at the same time; all calls if `tags` is None.
 
-        Errors are logged and stand in the outcomes; none of them hides another.
+        Errors are logged and kept in the outcomes; an error of one call does not stop the others.
 
         Raises:
             ConfigurationError: no call has such a tag.
@@ -251,7 +246,7 @@ class FastHTTP(Declared):
         """Do the same as `Calls.run`, in an event loop of its own.
 
         Raises:
-            ConfigurationError: an event loop is running here already, or no call has such a tag.
+            ConfigurationError: an event loop is running in this thread, or no call has such a tag.
         """
         try:
             asyncio.get_running_loop()
@@ -260,7 +255,7 @@ class FastHTTP(Declared):
         raise ConfigurationError("an event loop is running here; use Calls, and await its run()")
 
 
-async def _made(client: httpx.AsyncClient, call: Call) -> Outcome:
+async def _outcome(client: httpx.AsyncClient, call: Call) -> Outcome:
     response = None
     try:
         options = dict(call.options)
@@ -268,6 +263,6 @@ async def _made(client: httpx.AsyncClient, call: Call) -> Outcome:
         response = Response(await client.request(call.method, call.url, **options))
         value = call.handler(response)
         return Outcome(call, await value if inspect.isawaitable(value) else value, response)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it must not hide the others
+    except Exception as error:  # noqa: BLE001 - no error may stop the other calls
         log.error("chio: outgoing call %s failed: %s: %s", call.name, type(error).__name__, error)
         return Outcome(call, None, response, error)

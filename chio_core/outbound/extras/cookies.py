@@ -1,9 +1,9 @@
 """CookieJar and DummyCookieJar: cookies scoped by the standard library, a little more strictly than by default.
 
-* A cookie without `Domain` goes back to the very host that set it, not to hosts below it (RFC 6265, section 5.3).
-* `Domain` may not be a country's second level such as `co.uk`. (There is no public suffix list here.)
-* IP addresses and names without a dot, `localhost` among them, may set cookies only with `unsafe=True`, and such
-  a cookie goes back to the same port only: on one machine, each port is another service.
+* A cookie without `Domain` is sent only to the host that set it, not to hosts below it (RFC 6265, section 5.3).
+* `Domain` may not be a country's second level such as `co.uk`. There is no public suffix list.
+* IP addresses and names without a dot, such as `localhost`, may set cookies only with `unsafe=True`. Such a cookie is
+  sent only to the same port: each port of a machine is another service.
 * A plain `http` response cannot set a `Secure` cookie.
 """
 
@@ -26,7 +26,7 @@ _REMEMBERED = 256
 
 @dataclass(frozen=True, slots=True)
 class _Header:
-    """A `Cookie` header that was worked out before, for a version of the jar and until a time."""
+    """A computed `Cookie` header: valid for a version of the jar and until a time."""
 
     text: str | None
     version: object
@@ -56,8 +56,8 @@ class CookieJar:
     """Keeps cookies of outgoing calls.
 
     Args:
-        cookies: cookies to begin with. Without `domain` they belong to the first origin that is called.
-        domain: host that these cookies are for, with all hosts below it when it begins with a dot.
+        cookies: initial cookies. Without `domain` they belong to the first origin that is called.
+        domain: host of the initial cookies; with a leading dot, also all hosts below it.
         unsafe: accept cookies from IP addresses and from names without a dot.
     """
 
@@ -75,13 +75,13 @@ class CookieJar:
         return _Policy(unsafe)
 
     def set(self, name: str, value: str, *, domain: str | None = None, path: str = "/", secure: bool = False) -> None:
-        """Put a cookie in.
+        """Add a cookie.
 
         Args:
-            domain: see the class; without it the cookie waits for the first origin that is called.
+            domain: see the class; without it the cookie belongs to the first origin that is called.
 
         Raises:
-            ConfigurationError: a name or value that would break the header.
+            ConfigurationError: the name or value would break the header.
         """
         if not name or any(c in name + value for c in "\r\n;\0") or "=" in name:
             raise ConfigurationError(f"cookie {name!r} holds a character that a Cookie header cannot carry")
@@ -89,19 +89,21 @@ class CookieJar:
             self._waiting[name] = value
         else:
             self._jar.set_cookie(_cookie(name, value, domain.lower(), path, secure, None))
-        self._changed()
+        self._version = object()
 
     def get(self, name: str, default: str | None = None, *, domain: str | None = None) -> str | None:
-        """Return the value of a cookie; of several with this name the one that was set first.
+        """Return the value of a cookie; of several with this name, the one that was set first.
 
         Args:
-            domain: look at this domain's cookies only.
+            domain: search only this domain's cookies.
         """
         if domain is None and name in self._waiting:
             return self._waiting[name]
         wanted = None if domain is None else domain.lower().lstrip(".")
         for cookie in self._live():
-            if cookie.name == name and (wanted is None or _plain(cookie.domain) == wanted):
+            known = cookie.domain.lstrip(".")
+            known = known.removesuffix(".local") if cookie.domain.count(".") == 1 else known
+            if cookie.name == name and wanted in (None, known):
                 return cookie.value
         return default
 
@@ -113,7 +115,7 @@ class CookieJar:
         """Remove all cookies."""
         self._waiting.clear()
         self._jar.clear()
-        self._changed()
+        self._version = object()
 
     def __len__(self) -> int:
         return len(self.items())
@@ -128,13 +130,21 @@ class CookieJar:
         return f"<{type(self).__name__} with {len(self)} cookies>"
 
     def put_on(self, request: Any) -> None:
-        """Add the cookies that are for this request to its `Cookie` header; what stands there already wins."""
+        """Add this request's cookies to its `Cookie` header; a cookie of the same name that it has already wins."""
         if self._waiting:
-            self._settle(_Asked(request))
+            waiting, self._waiting = self._waiting, {}
+            facts = _RequestFacts(request)
+            port = str(facts.port) if has_no_domain(facts.host) else None
+            for name, value in waiting.items():
+                domain = _effective(facts.host)
+                self._jar.set_cookie(_cookie(name, value, domain, "/", facts.type == "https", port))
+            self._version = object()
         cookie = self._header(request)
         if cookie is not None:
-            if "cookie" in request.headers:
-                cookie = _merged(request.headers["cookie"], cookie)
+            if given := request.headers.get("cookie"):
+                names = {pair.partition("=")[0].strip() for pair in given.split(";")}
+                added = [pair for pair in cookie.split("; ") if pair.partition("=")[0] not in names]
+                cookie = "; ".join([given, *added])
             request.headers["Cookie"] = cookie
 
     def take_from(self, response: Any, request: Any) -> None:
@@ -142,34 +152,24 @@ class CookieJar:
         if "set-cookie" not in response.headers:
             return
         lines = response.headers.get_list("set-cookie")
-        self._jar.extract_cookies(_Answered(lines), _Asked(request))  # type: ignore[arg-type]
-        self._changed()
+        self._jar.extract_cookies(_ResponseFacts(lines), _RequestFacts(request))  # type: ignore[arg-type]
+        self._version = object()
 
     def _header(self, request: Any) -> str | None:
-        # The standard library takes its time to find the cookies of a request. What it found is remembered until
-        # the jar changes or one of its cookies expires.
+        # The standard library is slow to find the cookies of a request, so its result is kept until the jar changes
+        # or one of its cookies expires.
         url, version = request.url, self._version
         place = (url.scheme, url.host, url.port, url.raw_path.partition(b"?")[0])
         known = self._headers.get(place)
         if known is not None and known.version is version and time.time() < known.until:
             return known.text
-        asked = _Asked(request)
-        self._jar.add_cookie_header(asked)  # type: ignore[arg-type]
+        facts = _RequestFacts(request)
+        self._jar.add_cookie_header(facts)  # type: ignore[arg-type]
         until = min((cookie.expires for cookie in self._jar if cookie.expires is not None), default=math.inf)
         if len(self._headers) >= _REMEMBERED:
             self._headers.clear()
-        self._headers[place] = _Header(asked.cookie, version, until)
-        return asked.cookie
-
-    def _changed(self) -> None:
-        self._version = object()
-
-    def _settle(self, asked: _Asked) -> None:
-        waiting, self._waiting = self._waiting, {}
-        port = str(asked.port) if has_no_domain(asked.host) else None
-        for name, value in waiting.items():
-            self._jar.set_cookie(_cookie(name, value, _effective(asked.host), "/", asked.type == "https", port))
-        self._changed()
+        self._headers[place] = _Header(facts.cookie, version, until)
+        return facts.cookie
 
     def _live(self) -> list[Cookie]:
         now = int(time.time())
@@ -187,15 +187,12 @@ class DummyCookieJar(CookieJar):
 
 
 class Session(Flow):
-    """Sends the jar's cookies with each hop, and keeps those that come back.
+    """Sends the jar's cookies with each hop, and stores those that a response sets.
 
     An httpx client keeps cookies by itself too; give it `cookies=no_cookies()`, so that there is one jar.
 
-    Args:
-        cookie_jar: the jar; a new one when left out.
-
     Attributes:
-        cookie_jar: see above.
+        cookie_jar: the jar; a new one by default.
     """
 
     __priority__ = 5
@@ -214,13 +211,13 @@ class Session(Flow):
 def no_cookies() -> stdlib.CookieJar:
     """Return a jar that stores and sends nothing, for `httpx.AsyncClient(cookies=no_cookies())`.
 
-    A client keeps cookies by itself, by laxer rules. Where a `Session` does it, or nobody should, this stops it.
+    A client keeps cookies by itself, by laxer rules. This stops it if a `Session` keeps them, or no cookies are wanted.
     """
     return stdlib.CookieJar(DefaultCookiePolicy(allowed_domains=[]))
 
 
 def has_no_domain(host: str) -> bool:
-    """Tell whether a host is an IP address or a name without a dot."""
+    """Return True if a host is an IP address or a name without a dot."""
     try:
         ip_address(host.strip("[]"))
     except ValueError:
@@ -228,14 +225,14 @@ def has_no_domain(host: str) -> bool:
     return True
 
 
-class _Asked:
-    """What the standard library wants to know about a request."""
+class _RequestFacts:
+    """The request interface that `http.cookiejar` expects."""
 
     unverifiable = False
 
     def __init__(self, request: Any) -> None:
         url = request.url
-        # Without user and password, which the standard library would take for a part of the host.
+        # Without user and password, which the standard library would take for part of the host.
         self._url = f"{url.scheme}://{url.netloc.decode('ascii')}{url.raw_path.decode('ascii', 'replace')}"
         self.type: str = url.scheme
         self.host: str = url.host
@@ -257,13 +254,13 @@ class _Asked:
             self.cookie = value
 
 
-class _Answered:
-    """What the standard library wants to know about a response."""
+class _ResponseFacts:
+    """The response interface that `http.cookiejar` expects."""
 
     def __init__(self, lines: list[str]) -> None:
         self._lines = lines
 
-    def info(self) -> _Answered:
+    def info(self) -> _ResponseFacts:
         return self
 
     def get_all(self, name: str, default: list[str]) -> list[str]:
@@ -293,16 +290,6 @@ def _cookie(name: str, value: str, domain: str, path: str, secure: bool, port: s
 
 
 def _effective(host: str) -> str:
-    # The standard library files a name without a dot below `.local`.
+    # The standard library stores a name without a dot below `.local`.
     name = f"[{host}]" if ":" in host and host[0] != "[" else host
     return name if "." in name else f"{name}.local"
-
-
-def _plain(domain: str) -> str:
-    return domain.lstrip(".").removesuffix(".local") if domain.count(".") == 1 else domain.lstrip(".")
-
-
-def _merged(given: str, own: str) -> str:
-    names = {pair.partition("=")[0].strip() for pair in given.split(";")}
-    added = [pair for pair in own.split("; ") if pair.partition("=")[0] not in names]
-    return "; ".join([given, *added])

@@ -1,4 +1,4 @@
-"""BaseMiddleware: a member as a class with three hooks.
+"""BaseMiddleware: a member as a class with three hooks; and the members that are ready to use.
 
     class Stamp(BaseMiddleware):
         __priority__ = 5
@@ -7,8 +7,8 @@
             kwargs["headers"]["X-Stamp"] = "1"
             return kwargs
 
-Hooks run once for each hop. `response` sees the head; a hook that wants the body awaits `response.aread()`. The
-same class runs on the synchronous transport as long as its hooks do not wait for anything.
+Hooks run once for each hop. `response` runs when the head has arrived; a hook that needs the body awaits
+`response.aread()`. The same class runs on the synchronous transport if its hooks do not wait for anything.
 """
 
 from __future__ import annotations
@@ -32,13 +32,10 @@ _KNOWN = frozenset({"headers", "params", "timeout", *_BODY})
 
 
 class Response:
-    """A response of httpx or httpx2 that also answers to `status`.
-
-    Args:
-        native: the library's response.
+    """A response of httpx or httpx2 with one more name, `status`.
 
     Attributes:
-        native: see above.
+        native: the library's response.
     """
 
     __slots__ = ("native",)
@@ -63,13 +60,8 @@ class Response:
         return f"<Response {self.status}>"
 
 
-def native_of(response: Any) -> Any:
-    """Return the library's response behind one of ours; anything else as it is."""
-    return response.native if isinstance(response, Response) else response
-
-
 class BaseMiddleware(OutboundMember):
-    """Base of members with hooks; each of the three may be left out."""
+    """Base of members with hooks, all of them optional."""
 
     _hooks: ClassVar[frozenset[str]] = frozenset()
 
@@ -79,13 +71,13 @@ class BaseMiddleware(OutboundMember):
         cls._hooks = frozenset(written)
 
     async def request(self, method: str, url: str, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Change a request before it goes further in.
+        """Change a request before the inner members see it.
 
         Args:
-            method: in capitals.
+            method: in upper case.
             url: the whole URL.
-            kwargs: `headers` is the request's own header mapping, to be changed in place or replaced by a mapping that
-                is merged into it. `params`, `timeout`, and one of `content`, `data`, `json`, `files` may be added.
+            kwargs: `headers` is the request's header mapping: change it in place, or replace it by a mapping that is
+                merged into it. `params`, `timeout`, and one of `content`, `data`, `json`, `files` may be added.
 
         Returns:
             The kwargs.
@@ -93,14 +85,14 @@ class BaseMiddleware(OutboundMember):
         return kwargs
 
     async def response(self, response: Response) -> Any:
-        """Look at a response, or return another one."""
+        """Return the given response, or another one."""
         return response
 
     async def on_error(self, error: Exception, route: Any, config: Mapping[str, Any]) -> None:
-        """Be told of an error; it goes on to the caller whatever happens here. Inner members are told first.
+        """Handle the notice of an error. The hooks of inner members run first; the caller always gets the error.
 
         Args:
-            error: what was raised further in.
+            error: the exception of an inner member or of the transport.
             route: has `.method` and `.url`.
             config: the options of the call.
         """
@@ -113,11 +105,11 @@ class BaseMiddleware(OutboundMember):
             changed = self.request(request.method, str(request.url), kwargs)
             prepared = self._applied(request, await changed)
         try:
-            answer = await following(prepared)
+            response = await following(prepared)
         except Exception as error:
-            await self._tell(error, request)
+            await self._report(error, request)
             raise
-        return self._native(await self.response(Response(answer))) if "response" in self._hooks else answer
+        return self._native(await self.response(Response(response))) if "response" in self._hooks else response
 
     def sync(self, request: Any, following: SyncNext) -> Any:
         """Run the hooks around a synchronous send.
@@ -131,13 +123,15 @@ class BaseMiddleware(OutboundMember):
             changed = self._stepped(self.request(request.method, str(request.url), kwargs))
             prepared = self._applied(request, changed)
         try:
-            answer = following(prepared)
+            response = following(prepared)
         except Exception as error:
-            self._stepped(self._tell(error, request))
+            self._stepped(self._report(error, request))
             raise
-        return self._native(self._stepped(self.response(Response(answer)))) if "response" in self._hooks else answer
+        if "response" not in self._hooks:
+            return response
+        return self._native(self._stepped(self.response(Response(response))))
 
-    async def _tell(self, error: Exception, request: Any) -> None:
+    async def _report(self, error: Exception, request: Any) -> None:
         try:
             await self.on_error(error, route_of(request), config_of(request))
         except Exception:
@@ -155,10 +149,26 @@ class BaseMiddleware(OutboundMember):
             raise ConfigurationError(
                 f"{type(self).__name__}.request() gave {unknown[0]!r}, which cannot be changed here"
             )
-        return _rebuilt(request, kwargs)
+
+        # The library makes the new body and its headers, so those of the old body go.
+        extensions, headers = dict(request.extensions), request.headers.copy()
+        if (timeout := kwargs.get("timeout")) is not None:
+            names = ("connect", "read", "write", "pool")
+            extensions["timeout"] = timeout.as_dict() if hasattr(timeout, "as_dict") else dict.fromkeys(names, timeout)
+        body = {name: kwargs[name] for name in _BODY if kwargs.get(name) is not None}
+        if body:
+            described = {"content-length", "transfer-encoding", *(() if "content" in body else ("content-type",))}
+            for name in described & headers.keys():
+                del headers[name]
+        url = request.url.copy_merge_params(kwargs["params"]) if kwargs.get("params") else request.url
+        source = body or {"stream": request.stream}
+        rebuilt = type(request)(request.method, url, headers=headers, extensions=extensions, **source)
+        if not body and hasattr(request, "_content"):
+            rebuilt.read()
+        return rebuilt
 
     def _native(self, response: Any) -> Any:
-        native = native_of(response)
+        native = response.native if isinstance(response, Response) else response
         if not hasattr(native, "status_code"):
             raise ConfigurationError(f"{type(self).__name__}.response() must return a response")
         return native
@@ -172,37 +182,12 @@ class BaseMiddleware(OutboundMember):
         raise ConfigurationError(f"a hook of {type(self).__name__} waits for something; use an asynchronous client")
 
 
-def _rebuilt(request: Any, kwargs: Mapping[str, Any]) -> Any:
-    body = {name: kwargs[name] for name in _BODY if kwargs.get(name) is not None}
-    extensions = dict(request.extensions)
-    if kwargs.get("timeout") is not None:
-        extensions["timeout"] = _timeout(kwargs["timeout"])
-    headers = request.headers.copy()
-    if body:
-        for name in ("content-length", "transfer-encoding", "content-type"):
-            if name in headers and (name != "content-type" or "content" not in body):
-                del headers[name]
-    source = body or {"stream": request.stream}
-    url = request.url.copy_merge_params(kwargs["params"]) if kwargs.get("params") else request.url
-    rebuilt = type(request)(request.method, url, headers=headers, extensions=extensions, **source)
-    if not body and hasattr(request, "_content"):
-        rebuilt.read()
-    return rebuilt
-
-
-def _timeout(value: Any) -> dict[str, Any]:
-    if hasattr(value, "as_dict"):
-        return dict(value.as_dict())
-    return dict.fromkeys(("connect", "read", "write", "pool"), value)
-
-
 TRACE_HEADER: Final = "X-Trace-ID"
-
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class BearerAuth(Flow):
-    """Sends `Authorization: Bearer …`. A redirect to another origin does not carry it.
+    """Sends `Authorization: Bearer …`, except to another origin after a redirect.
 
     Args:
         token: the token, or a function from the request to it.
@@ -221,11 +206,11 @@ class BearerAuth(Flow):
 
 
 class Logging(Flow):
-    """Logs one line out and one line back, also on error. URLs are shown without user, query and fragment.
+    """Logs one line for the request and one for the response or error. URLs are without user, query and fragment.
 
     Args:
-        logger: where to; the logger `chio` by default.
-        level: at which level.
+        logger: the logger; `chio` by default.
+        level: the level of both lines.
     """
 
     __priority__ = 99
@@ -235,7 +220,7 @@ class Logging(Flow):
         self._level = level
 
     def flow(self, request: Any) -> FlowSteps:
-        """Send between two lines."""
+        """Log, send, log."""
         if not self._log.isEnabledFor(self._level):
             return (yield request)
         url = shown(request.url)
@@ -250,10 +235,10 @@ class Logging(Flow):
 
 
 class Timing(Flow):
-    """Measures from here to the head of the response. The seconds stand in `response.extensions["chio_seconds"]`.
+    """Measures the time to the head of the response, in `response.extensions["chio_seconds"]`.
 
     Args:
-        on_time: called with the request and the seconds, also when the call failed.
+        on_time: called with the request and the seconds, also if the call fails.
     """
 
     __priority__ = 0
@@ -262,7 +247,7 @@ class Timing(Flow):
         self._on_time = on_time
 
     def flow(self, request: Any) -> FlowSteps:
-        """Send between two looks at the clock."""
+        """Send, and measure the time."""
         start = time.perf_counter()
         try:
             response = yield request
@@ -275,10 +260,10 @@ class Timing(Flow):
 
 
 class TraceId(Flow):
-    """Gives each send an `X-Trace-ID` and a W3C `traceparent` (Trace Context, section 3.2).
+    """Adds an `X-Trace-ID` and a W3C `traceparent` to each send (Trace Context, section 3.2).
 
-    Both state the same id. A `traceparent` that the request already has is continued: same trace, new parent; the
-    other header is new for each send all the same.
+    Both state the same id, unless the request has a `traceparent`: that one is continued, with the same trace id and a
+    new parent, while `X-Trace-ID` is new for each send.
 
     Args:
         header: name of the first header.
@@ -301,10 +286,10 @@ class TraceId(Flow):
 
 
 class ErrorTracking(Flow):
-    """Counts the calls that got no response, and logs each; the error goes on to the caller.
+    """Counts and logs the calls without a response; the caller gets the error.
 
     Attributes:
-        error_count: how many there were.
+        error_count: number of such calls.
     """
 
     __priority__ = 0
@@ -314,7 +299,7 @@ class ErrorTracking(Flow):
         self._log = logging.getLogger(LOGGER)
 
     def flow(self, request: Any) -> FlowSteps:
-        """Send, and count what is raised."""
+        """Send, and count an error."""
         try:
             return (yield request)
         except Exception as error:
