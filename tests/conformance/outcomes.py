@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -46,29 +46,38 @@ class Outcome:
 
 
 def outcomes_of(driver: Driver, names: Iterable[str], **settings: Any) -> Mapping[str, Outcome]:
-    """Return the outcome of one request for each behaviour.
+    """Return the outcome of one request for each behaviour."""
+    found: dict[str, Outcome] = {}
+    sidecar = ScriptedSidecar()
+    with sidecar.serving_in_thread(), answered(driver, sidecar, timeout=LONG, **settings) as send:
+        for behaviour in (BEHAVIOURS[name] for name in names):
+            with noted(behaviour) as warnings:
+                found[behaviour.name] = Outcome(send(behaviour, REQUEST), warnings)
+    return found
+
+
+@contextmanager
+def answered(
+    driver: Driver, sidecar: ScriptedSidecar, **settings: Any
+) -> Iterator[Callable[[Behaviour, Sent], Observation]]:
+    """Open an application; gives a function that sends it one request, which is answered by a behaviour.
 
     Behaviours that end or garble the connection, and slow ones, get an application of their own: the exchange after
     such a one could meet what it left behind.
     """
-    behaviours = [BEHAVIOURS[name] for name in names]
-    found: dict[str, Outcome] = {}
-    with ScriptedSidecar().serving_in_thread() as sidecar:
-        options = {**pointing_at(sidecar), "timeout": LONG, **settings}
-        with driver.opened(options) as send:
-            for behaviour in (one for one in behaviours if one not in FAULTS):
-                sidecar.script = behaviour
-                with noted(behaviour) as warnings:
-                    found[behaviour.name] = Outcome(send(REQUEST), warnings)
-        for behaviour in (one for one in behaviours if one in FAULTS and not one.refuses):
+    options = {**pointing_at(sidecar), **settings}
+    with driver.opened(options) as shared:
+
+        def send(behaviour: Behaviour, sent: Sent) -> Observation:
+            if behaviour.refuses:
+                with ScriptedSidecar(behaviour).serving_in_thread() as deaf:
+                    return driver.run({**options, **pointing_at(deaf)}, sent)
             sidecar.script = behaviour
-            with noted(behaviour) as warnings:
-                timeout = SHORT if behaviour.slow else LONG
-                found[behaviour.name] = Outcome(driver.run({**options, "timeout": timeout}, REQUEST), warnings)
-    for behaviour in (one for one in behaviours if one.refuses):
-        with ScriptedSidecar(behaviour).serving_in_thread() as deaf, noted(behaviour) as warnings:
-            found[behaviour.name] = Outcome(driver.run({**options, **pointing_at(deaf)}, REQUEST), warnings)
-    return found
+            if behaviour not in FAULTS:
+                return shared(sent)
+            return driver.run({**options, "timeout": SHORT} if behaviour.slow else options, sent)
+
+        yield send
 
 
 def pointing_at(sidecar: ScriptedSidecar) -> dict[str, Any]:
