@@ -18,8 +18,19 @@ from chio_core.errors import ChioError
 from chio_core.models.base import Text
 from chio_core.models.receipt import explain
 from chio_core.signing import SigningKey
-from chio_sidecar.policy.approval_tokens import LONGEST_LIFE, NOBODY, TokenRejected, check_token, read_token, sign_token
-from chio_sidecar.policy.approvals import DENIED, MAX_OPEN, intent_hash, new_approval_id, too_many_reason, wait_for
+from chio_sidecar.policy.approvals import (
+    LONGEST_LIFE,
+    MAX_OPEN,
+    NOBODY,
+    approval_refusal,
+    check_token,
+    intent_hash,
+    new_approval_id,
+    read_token,
+    sign_token,
+    wait_for,
+)
+from chio_sidecar.policy.rules import Refused, Rule
 from chio_sidecar.store import AlreadyAsked, ApprovalAnswer, ReceiptStore, StoredApproval, TooManyWaiting
 
 DEFAULT_LIMIT = 100
@@ -200,19 +211,21 @@ class ApprovalDesk:
         response = _read(SignedResponse, document, "answer")
         try:
             token = read_token(response.token)
-        except TokenRejected as exc:
+        except Refused as exc:
             raise DeskError(400, "bad_request", exc.reason) from None
         now = self._now()
         # The body must say the same as the token: only the token is signed.
         try:
             if token.request_id != approval_id:
-                raise TokenRejected("approval token is for another approval")
+                raise DeskError(403, "approval_rejected", "approval token is for another approval")
             if token.approver != response.approver.removeprefix("0x").lower():
-                raise TokenRejected("approver is not the one who signed the token")
+                raise DeskError(403, "approval_rejected", "approver is not the one who signed the token")
             if token.decision != response.outcome:
-                raise TokenRejected(f"outcome is {response.outcome}, and the token says {token.decision}")
+                raise DeskError(
+                    403, "approval_rejected", f"outcome is {response.outcome}, and the token says {token.decision}"
+                )
             check_token(token, approvers=self._approvers, intent_hash=row.intent_hash, subject=_subject(row), now=now)
-        except TokenRejected as exc:
+        except Refused as exc:
             raise DeskError(403, "approval_rejected", exc.reason) from None
         return await self._record(token.answer(now, response.reason))
 
@@ -267,11 +280,11 @@ class ApprovalDesk:
             request["triggered_by"] = wanted.triggered_by
         obstacle = await self._store.ask(wait_for(request, hashed, wanted.capability_id or wanted.requested_by))
         if isinstance(obstacle, TooManyWaiting):
-            raise DeskError(503, "chio_overloaded", too_many_reason(obstacle))
+            raise DeskError(503, "chio_overloaded", approval_refusal(obstacle).reason)
         if isinstance(obstacle, AlreadyAsked):
             approval_id = obstacle.approval_id
             if obstacle.denied:
-                raise DeskError(403, "approval_rejected", DENIED.format(id=approval_id))
+                raise DeskError(403, "approval_rejected", Rule.APPROVAL_DENIED.text.format(id=approval_id))
             expires_at = (await self._known(approval_id)).expires_at
         return {
             "approval_id": approval_id,

@@ -25,7 +25,7 @@ from chio_core.models.capability import CapabilityToken, ChioScope
 from chio_core.models.demands import REVOKED
 from chio_core.signing import SigningKey, normalize_public_key
 from chio_sidecar.control.access import ControlError, bad_request, control_endpoint, read_model
-from chio_sidecar.policy.engine import AUTHORITY_UNAVAILABLE
+from chio_sidecar.policy.rules import Rule
 from chio_sidecar.service.revocation import AuthorityUnavailable
 from chio_sidecar.service.state import SidecarState
 
@@ -249,7 +249,7 @@ class _Calls:
                 if await self._state.revocations.first_revoked(lineage):
                     reason = REVOKED
             except AuthorityUnavailable:
-                reason = AUTHORITY_UNAVAILABLE
+                reason = Rule.AUTHORITY_UNAVAILABLE.text
 
         report: dict[str, Any] = {"valid": reason is None} | ({} if reason is None else {"reason": reason})
         return JSONResponse(report | {"expires_at": token.expires_at, "capability_id": token.id})

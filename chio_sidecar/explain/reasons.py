@@ -1,6 +1,6 @@
 """The reasons that a sidecar gives, and those of the application's side, each in plain words.
 
-The texts themselves stand in `chio_core.models.demands`, or where they are made (`chio_sidecar.policy.engine`); here
+The texts themselves stand in `chio_core.models.demands`, or where they are made (`chio_sidecar.policy.rules`); here
 they are templates: `{name}` stands for anything, and what it stood for can be used in the words. The first
 template that fits counts, so the special ones come before the general ones.
 """
@@ -15,7 +15,7 @@ from functools import cache
 from typing import Final
 
 from chio_core.models import demands as reasons
-from chio_sidecar.policy import engine
+from chio_sidecar.policy.rules import Rule
 
 FRESH: Final = "issue a fresh one"
 
@@ -136,7 +136,7 @@ REASONS: Final = (
     ),
     Known(
         "revoked ancestor",
-        engine.ANCESTOR_REVOKED,
+        Rule.ANCESTOR_REVOKED.text,
         "The token was derived from capability {id}, and that one was revoked, for good.",
         "have a capability issued that does not come from it",
         issue=True,
@@ -150,7 +150,7 @@ REASONS: Final = (
     ),
     Known(
         "authority",
-        engine.AUTHORITY_UNAVAILABLE,
+        Rule.AUTHORITY_UNAVAILABLE.text,
         "The trust service that knows about revocations did not answer, so nobody could tell whether the token"
         " still counts.",
         "start the trust service, or correct --control-url and its token; then repeat the request",
@@ -177,7 +177,7 @@ REASONS: Final = (
     ),
     Known(
         "unsupported member",
-        engine.UNSUPPORTED,
+        Rule.UNSUPPORTED.text,
         "The sidecar does not support the member {field}, which the route's approval or budget needs.",
         "use a sidecar that knows it, for example chio-sidecar of this distribution",
     ),

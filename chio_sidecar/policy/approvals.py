@@ -1,7 +1,8 @@
-"""Approvals, without any I/O: when a person has to answer, what exactly is asked, and what a request presents.
+"""Approvals, without any I/O: when a person has to approve, what exactly, and which approval a request presents.
 
-What is approved is the intent: a document of everything that makes this request this request. Its SHA-256 binds
-the answer, so an approval opens nothing but a repetition of the same request, and that once.
+A person approves an intent: a document of everything that makes this request this request. Its SHA-256 binds the
+approval, so that opens nothing but a repetition of the same request, once. The approver signs a GovernedApprovalToken
+(wire protocol, section 7.7).
 """
 
 from __future__ import annotations
@@ -9,45 +10,161 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, Literal
+
+from pydantic import ValidationError
 
 from chio_core.canonical import canonical_json, compact_json, sha256_hex
-from chio_core.models.capability import CapabilityToken
+from chio_core.models.base import U64, Text, WireModel
+from chio_core.models.capability import CapabilityToken, PublicKey, Signature
 from chio_core.models.demands import ApprovalDemand, approval_evidence
+from chio_core.models.receipt import explain
 from chio_core.models.request import ChioHttpRequest, content_hash
-from chio_sidecar.policy.approval_tokens import LONGEST_LIFE, NOBODY, TokenRejected, check_token, read_token
+from chio_core.signing import SigningKey, verify_signature
 from chio_sidecar.policy.routes import RouteRule
-from chio_sidecar.store import ApprovalRefused, ApprovalUse, ApprovalWait, TooManyWaiting
+from chio_sidecar.policy.rules import LONGEST_ID, Refused, Rule
+from chio_sidecar.store import ApprovalAnswer, ApprovalRefused, ApprovalUse, ApprovalWait, TooManyWaiting
 
-"""Reason of the verdict `incomplete`, and message of the answer 409 (wire protocol, section 1.8)."""
+LONGEST_LIFE: Final = 3600
+"""Seconds that a token may be valid, and that a request may wait for an approval."""
+
+NOBODY: Final = "0" * 64
+"""The subject of an approval without a capability."""
 
 MAX_OPEN: Final = 1000
-"""Questions that may wait for a person at once."""
+"""Requests that may wait for an approval at once."""
 
 MAX_OPEN_EACH: Final = 100
 """Of these, by one capability, or by one caller without a capability."""
 
-DENIED: Final = "approval {id} was denied"
-TOO_MANY: Final = "{limit} approvals are waiting already; try again when they are answered or have expired"
-TOO_MANY_OWN: Final = "{limit} approvals of this caller are waiting already; try again when they are answered"
-
-_WHY = {
-    "unknown": "approval {id} is not known",
-    "another request": "approval {id} is for another request",
-    "denied": DENIED,
-    "expired": "approval {id} has expired",
-    "used": "approval {id} was used already",
-    "replayed": "the token of approval {id} answered another question already",
-}
-
-_LONGEST_ID = 128
 _LONGEST_SHOWN = 4096
 _LONGEST_SUBJECT = 200
+_SIGNED = (
+    "id",
+    "approver",
+    "subject",
+    "governed_intent_hash",
+    "request_id",
+    "issued_at",
+    "expires_at",
+    "decision",
+)
+
+
+class GovernedApprovalToken(WireModel):
+    """A signed approval or denial.
+
+    Attributes:
+        subject: key of the capability's holder, or `NOBODY`.
+        governed_intent_hash: SHA-256 of the intent, hex.
+        request_id: id of the approval.
+        issued_at: whole seconds since 1970, the first that counts.
+        expires_at: whole seconds since 1970, the first that no longer counts.
+    """
+
+    id: Text
+    approver: PublicKey
+    subject: PublicKey
+    governed_intent_hash: Text
+    request_id: Text
+    issued_at: U64
+    expires_at: U64
+    decision: Literal["approved", "denied"]
+    signature: Signature
+
+    def signed(self) -> bytes:
+        """Return the bytes that the signature covers: the protocol's members, without the signature."""
+        return canonical_json({name: getattr(self, name) for name in _SIGNED})
+
+    def answer(self, now: int, reason: str | None = None) -> ApprovalAnswer:
+        """Return this token as the store keeps it, given at `now`."""
+        document = {name: getattr(self, name) for name in (*_SIGNED, "signature")}
+        return ApprovalAnswer(
+            approval_id=self.request_id,
+            outcome=self.decision,
+            approver=self.approver,
+            token_id=self.id,
+            token_json=compact_json(document),
+            resolved_at=now,
+            expires_at=self.expires_at,
+            reason=reason,
+        )
+
+
+def read_token(document: Any) -> GovernedApprovalToken:
+    """Read a token.
+
+    Raises:
+        Refused: it has another shape.
+    """
+    try:
+        token = GovernedApprovalToken.model_validate(document)
+    except ValidationError as exc:
+        raise Refused(Rule.APPROVAL_TOKEN_UNREADABLE, why=explain(exc)) from None
+    if not 0 < len(token.id) <= LONGEST_ID:
+        raise Refused(Rule.APPROVAL_TOKEN_UNREADABLE, why=f"id must have 1 to {LONGEST_ID} characters")
+    return token
+
+
+def check_token(
+    token: GovernedApprovalToken, *, approvers: Collection[str], intent_hash: str, subject: str, now: int
+) -> None:
+    """Return if a token counts for an intent.
+
+    Args:
+        token: as it was presented.
+        approvers: public keys (hex) that may approve.
+        intent_hash: SHA-256 of the intent, hex.
+        subject: key of the capability's holder, or `NOBODY`.
+        now: whole seconds since 1970.
+
+    Raises:
+        Refused: by the first rule that it breaks.
+    """
+    if token.approver not in approvers:
+        raise Refused(Rule.APPROVER_UNTRUSTED)
+    if not verify_signature(token.approver, token.signed(), token.signature):
+        raise Refused(Rule.APPROVAL_TOKEN_SIGNATURE)
+    if token.governed_intent_hash != intent_hash:
+        raise Refused(Rule.APPROVAL_TOKEN_OTHER)
+    if token.subject != subject:
+        raise Refused(Rule.APPROVAL_TOKEN_SUBJECT)
+    if token.expires_at - token.issued_at > LONGEST_LIFE:
+        raise Refused(Rule.APPROVAL_TOKEN_TOO_LONG, seconds=LONGEST_LIFE)
+    if now < token.issued_at:
+        raise Refused(Rule.APPROVAL_TOKEN_NOT_YET, issued_at=token.issued_at)
+    if now >= token.expires_at:
+        raise Refused(Rule.APPROVAL_TOKEN_EXPIRED, expires_at=token.expires_at)
+
+
+def sign_token(
+    key: SigningKey,
+    *,
+    token_id: str,
+    subject: str,
+    intent_hash: str,
+    approval_id: str,
+    decision: Literal["approved", "denied"],
+    now: int,
+    seconds: int = LONGEST_LIFE,
+) -> GovernedApprovalToken:
+    """Return a signed approval or denial, valid from `now` for `seconds`."""
+    body: dict[str, Any] = {
+        "id": token_id,
+        "approver": key.public_hex,
+        "subject": subject,
+        "governed_intent_hash": intent_hash,
+        "request_id": approval_id,
+        "issued_at": now,
+        "expires_at": now + seconds,
+        "decision": decision,
+    }
+    return GovernedApprovalToken(**body, signature=key.sign(canonical_json(body)))
 
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """What a person is asked to approve.
+    """What a person has to approve.
 
     Attributes:
         document: everything that the approval is bound to.
@@ -65,33 +182,28 @@ class Intent:
     parameter_hash: str
     demand: ApprovalDemand
 
-    @property
-    def requester(self) -> str:
-        """Who asks: the capability, or the caller."""
-        return str(self.document["capability_id"] or self.document["caller_identity_hash"])
-
 
 def approval_needed(stated: ApprovalDemand | None, route: ApprovalDemand | None) -> bool:
-    """Tell whether a person has to answer; what is stricter counts.
+    """Return True if a person has to approve; the stricter demand counts.
 
     Args:
-        stated: what the application says.
-        route: what the document says about the route; it never knows the amount.
+        stated: the application's demand.
+        route: the document's demand for the route; it never knows the amount.
     """
     if stated is None:
         return route is not None
     if stated.needed or route is None:
         return stated.needed
-    # An amount in another currency cannot be compared, so a person has to look at it.
+    # Amounts in two currencies cannot be compared, so a person has to decide.
     return stated.currency != route.currency or stated.amount is None or stated.amount > route.threshold
 
 
 def strictest_approval(stated: ApprovalDemand | None, route: ApprovalDemand | None) -> ApprovalDemand | None:
-    """Return the demand that a person is shown: with the lower threshold, and the amount that the application states.
+    """Return the demand that a person sees: the lower threshold, with the amount that the application states.
 
     Args:
-        stated: what the application says.
-        route: what the document says about the route.
+        stated: the application's demand.
+        route: the document's demand for the route.
     """
     if stated is None or route is None:
         return stated or route
@@ -101,22 +213,22 @@ def strictest_approval(stated: ApprovalDemand | None, route: ApprovalDemand | No
 
 
 def intent_of(
-    request: ChioHttpRequest, rule: RouteRule, capability: CapabilityToken | None, demand: ApprovalDemand
+    request: ChioHttpRequest, route: RouteRule, capability: CapabilityToken | None, demand: ApprovalDemand
 ) -> Intent:
-    """Return what is asked about a request.
+    """Return what a person has to approve for a request to run.
 
     Args:
-        request: what is to be done.
-        rule: its route.
+        request: the request.
+        route: its route.
         capability: the valid token, if there is one.
-        demand: what is shown and bound as threshold and amount.
+        demand: threshold and amount to show and bind.
 
     Raises:
         InvalidDocument: the request has no canonical form.
     """
     members: dict[str, Any] = {
         "method": request.method,
-        "route_pattern": rule.pattern,
+        "route_pattern": route.pattern,
         "path": request.path,
         "query": request.query,
         "body_hash": request.body_hash,
@@ -127,11 +239,11 @@ def intent_of(
         "arguments": request.arguments,
         **demand.to_wire(),
     }
-    hashed = content_hash(request.method, rule.pattern, request.path, request.query, request.body_hash)
-    document = {name: shown(value) for name, value in members.items()}
+    hashed = content_hash(request.method, route.pattern, request.path, request.query, request.body_hash)
+    document = {name: _shortened(value) for name, value in members.items()}
     shortened = sorted(name for name, value in members.items() if document[name] is not value)
     if shortened:
-        document["shortened"] = shortened  # else a query that reads {"sha256": …} could stand for a very long one
+        document["shortened"] = shortened  # else a query that reads {"sha256": …} could pass for a very long one
     subject = NOBODY if capability is None else capability.subject
     return Intent(document, intent_hash(document), subject, request, hashed, demand)
 
@@ -141,51 +253,52 @@ def intent_hash(document: Any) -> str:
     return sha256_hex(canonical_json(document))
 
 
-def shown(value: Any) -> Any:
-    """Return a value as people and the store get it: of one that is very long only the SHA-256."""
+def _shortened(value: Any) -> Any:
     text = canonical_json(value)
     return value if len(text) <= _LONGEST_SHOWN else {"sha256": sha256_hex(text)}
 
 
 def new_approval_id() -> str:
-    """Return an id that nobody can guess."""
+    """Return a new random id."""
     return f"apr-{uuid.uuid4()}"
 
 
-def question(intent: Intent, policy_id: str, approvers: Collection[str], now: int) -> ApprovalWait:
-    """Return the question about an intent.
+def approval_request(intent: Intent, policy_id: str, approvers: Collection[str], now: int) -> ApprovalWait:
+    """Return the request for a person's approval of an intent.
 
     Args:
-        intent: what is asked.
-        policy_id: hash of the policy that asks.
-        approvers: public keys that may answer.
+        intent: what to approve.
+        policy_id: hash of the policy that demands it.
+        approvers: public keys (hex) that may approve.
         now: whole seconds since 1970.
     """
-    request, approval_id, expires_at = intent.request, new_approval_id(), now + LONGEST_LIFE
+    request = intent.request
     action = f"{request.method} {intent.document['route_pattern']}"
     subject = request.caller.subject[:_LONGEST_SUBJECT]
+    demand = approval_evidence(intent.demand).removesuffix(": ")
     document = {
-        "approval_id": approval_id,
+        "approval_id": new_approval_id(),
         "policy_id": policy_id,
         "subject_id": subject,
         "capability_id": intent.document["capability_id"] or "",
         "subject_public_key": intent.subject_key,
-        "tool_server": shown(request.tool_server or "http"),
-        "tool_name": shown(request.tool_name or action),
+        "tool_server": _shortened(request.tool_server or "http"),
+        "tool_name": _shortened(request.tool_name or action),
         "action": action,
         "parameter_hash": intent.parameter_hash,
-        "expires_at": expires_at,
+        "expires_at": now + LONGEST_LIFE,
         "created_at": now,
-        "summary": _summary(intent, subject),
+        "summary": f"{request.method} {request.path[:_LONGEST_SUBJECT]} by {subject}: {demand}",
         "governed_intent": intent.document,
         "governed_intent_hash": intent.hash,
         "trusted_approvers": sorted(approvers),
     }
-    return wait_for(document, intent.hash, intent.requester)
+    requester = str(intent.document["capability_id"] or intent.document["caller_identity_hash"])
+    return wait_for(document, intent.hash, requester)
 
 
 def wait_for(document: dict[str, Any], hashed: str, requester: str) -> ApprovalWait:
-    """Return the question whose ApprovalRequest (wire protocol, section 7.7) this is."""
+    """Return the store's entry for an ApprovalRequest (wire protocol, section 7.7)."""
     return ApprovalWait(
         approval_id=document["approval_id"],
         intent_hash=hashed,
@@ -198,37 +311,39 @@ def wait_for(document: dict[str, Any], hashed: str, requester: str) -> ApprovalW
     )
 
 
-def presented(value: Any, intent: Intent, approvers: Collection[str], now: int) -> ApprovalUse:
-    """Return the use of the approval that a request presents; a token is checked as far as it goes without a store.
+def presented_approval(value: Any, intent: Intent, approvers: Collection[str], now: int) -> ApprovalUse:
+    """Return the use of the approval that a request presents; a token is checked as far as that goes without a store.
 
     Args:
         value: the member `approval_token`: an id, or a GovernedApprovalToken object.
-        intent: what the request is about.
-        approvers: public keys that may approve.
+        intent: what must be approved.
+        approvers: public keys (hex) that may approve.
         now: whole seconds since 1970.
 
     Raises:
-        TokenRejected: it cannot be used.
+        Refused: it cannot be used.
     """
-    if isinstance(value, str) and 0 < len(value) <= _LONGEST_ID:
+    if isinstance(value, str) and 0 < len(value) <= LONGEST_ID:
         return ApprovalUse(value, intent.hash, now)
     token = read_token(value)
     check_token(token, approvers=approvers, intent_hash=intent.hash, subject=intent.subject_key, now=now)
     if token.decision == "denied":
-        raise TokenRejected(DENIED.format(id=token.request_id[:_LONGEST_ID]))
+        raise Refused(Rule.APPROVAL_DENIED, id=token.request_id[:LONGEST_ID])
     return ApprovalUse(token.request_id, intent.hash, now, token.answer(now))
 
 
-def refused_reason(refused: ApprovalRefused) -> str:
-    """Return the exact text of the verdict."""
-    return _WHY[refused.why].format(id=refused.approval_id[:_LONGEST_ID])
+def approval_refusal(obstacle: ApprovalRefused | TooManyWaiting) -> Refused:
+    """Return the refusal that follows from what the store found; not for `waiting`, which refuses nothing."""
+    if isinstance(obstacle, TooManyWaiting):
+        return Refused(Rule.TOO_MANY_OWN if obstacle.own else Rule.TOO_MANY, limit=obstacle.limit)
+    return Refused(_REFUSED[obstacle.why], id=obstacle.approval_id[:LONGEST_ID])
 
 
-def too_many_reason(obstacle: TooManyWaiting) -> str:
-    """Return the exact text of the verdict."""
-    return (TOO_MANY_OWN if obstacle.own else TOO_MANY).format(limit=obstacle.limit)
-
-
-def _summary(intent: Intent, subject: str) -> str:
-    path = intent.request.path[:_LONGEST_SUBJECT]
-    return f"{intent.request.method} {path} by {subject}: {approval_evidence(intent.demand).removesuffix(': ')}"
+_REFUSED: Final = {
+    "unknown": Rule.APPROVAL_UNKNOWN,
+    "another request": Rule.APPROVAL_OTHER,
+    "denied": Rule.APPROVAL_DENIED,
+    "expired": Rule.APPROVAL_EXPIRED,
+    "used": Rule.APPROVAL_USED,
+    "replayed": Rule.APPROVAL_REPLAYED,
+}

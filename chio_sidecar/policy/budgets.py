@@ -1,8 +1,8 @@
 """Budgets, without any I/O: which limits count for a request, and what it spends from which account.
 
-The application states cost and limits, the document of the routes may state limits, and so may the grant of the
-token. All of them count. The account of a route belongs to one holder: the capability that was presented, or
-without one the caller's identity. The account of a grant belongs to the capability and counts across routes.
+The application states cost and limits, the document may state limits for the route, and so may the grant of the token.
+All of them count. The account of a route belongs to one holder: the capability, or without one the caller's identity.
+The account of a grant belongs to the capability and counts across routes.
 """
 
 from __future__ import annotations
@@ -14,47 +14,29 @@ from chio_core.models.capability import CapabilityToken, MonetaryAmount
 from chio_core.models.demands import MAX_UNITS, BudgetDemand
 from chio_core.models.request import ChioHttpRequest
 from chio_sidecar.policy.routes import RouteRule
+from chio_sidecar.policy.rules import Refused, Rule
 from chio_sidecar.store import BudgetExceeded, Charge
 
-OTHER_CURRENCY = "budget is in {stated}, and that of the route in {route}"
-GRANT_CURRENCY = "budget is in {currency}, and the limit of {spender} in {limit}"
-EACH_EXCEEDED = "budget exceeded: cost {cost} {currency} is above {most} {currency} for one invocation of {spender}"
-NO_INVOCATION = "budget exceeded: no invocation left of {most} for {spender}"
-TOTAL_EXCEEDED = (
-    "budget exceeded: cost {cost} {currency}, and {left} {currency} are left of {most} {currency} for {spender}"
-)
 LONGEST_NAME = 200
 """Characters of a route or tool that a reason repeats."""
 
 _LONGEST_CURRENCY = 16
 
 
-class BudgetRefused(Exception):
-    """The request is refused whatever was spent before.
-
-    Attributes:
-        reason: exact text of the verdict.
-    """
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
 def strictest_budget(stated: BudgetDemand | None, route: BudgetDemand | None) -> BudgetDemand | None:
     """Return what the request costs, and the smaller of each two limits.
 
     Args:
-        stated: what the application says.
-        route: what the document says about the route.
+        stated: the application's demand.
+        route: the document's demand for the route.
 
     Raises:
-        BudgetRefused: they are in two currencies, which nobody can compare.
+        Refused: they are in two currencies, which cannot be compared.
     """
     if stated is None or route is None:
         return stated or route
     if stated.currency != route.currency:
-        raise BudgetRefused(OTHER_CURRENCY.format(stated=stated.currency, route=route.currency))
+        raise Refused(Rule.BUDGET_CURRENCY, stated=stated.currency, route=route.currency)
     return replace(
         stated,
         max_invocations=smaller(stated.max_invocations, route.max_invocations),
@@ -63,98 +45,80 @@ def strictest_budget(stated: BudgetDemand | None, route: BudgetDemand | None) ->
     )
 
 
-def charges(
-    budget: BudgetDemand,
-    request: ChioHttpRequest,
-    rule: RouteRule,
-    capability: CapabilityToken | None,
-    grant: int | None,
-    *,
-    further: bool = False,
-) -> tuple[Charge, ...]:
-    """Return what the request spends: from the account of the route, and from that of a grant with a limit.
-
-    Args:
-        budget: cost and limits.
-        request: what is to be done.
-        rule: its route.
-        capability: the valid token, if there is one.
-        grant: position of the grant that allows the tool.
-        further: another budget of this route was spent from for this very request.
-
-    Raises:
-        BudgetRefused: one invocation may not cost this much, or its cost cannot be compared with the grant's limit.
-    """
-    found = [_route_charge(budget, request, rule, capability, _limits(budget) if further else ())]
-    each: list[tuple[int | None, Charge]] = [(budget.max_cost_per_invocation, found[0])]
-    if capability is not None and grant is not None:
-        limits = capability.scope.grants[grant]
-        charge = _grant_charge(budget, capability, grant)
-        for limit in (limits.max_total_cost, limits.max_cost_per_invocation):
-            if budget.cost and limit is not None and limit.currency != budget.currency:
-                raise BudgetRefused(_text(GRANT_CURRENCY, charge, limit=limit.currency[:_LONGEST_CURRENCY]))
-        each.append((_units(limits.max_cost_per_invocation, budget.currency), charge))
-        if charge.max_total is not None:
-            found.append(charge)
-    for most, charge in each:
-        if most is not None and budget.cost > most:
-            raise BudgetRefused(_text(EACH_EXCEEDED, charge, most=most))
-    return tuple(found)
-
-
-def exceeded_reason(exceeded: BudgetExceeded) -> str:
-    """Return the exact text of the verdict: it names the limit and what is left."""
-    charge = exceeded.charge
-    if exceeded.limit == "invocations":
-        return _text(NO_INVOCATION, charge, most=charge.max_invocations)
-    most = MAX_UNITS if charge.max_total is None else charge.max_total
-    return _text(TOTAL_EXCEEDED, charge, left=exceeded.left, most=most)
-
-
 def smaller(one: int | None, other: int | None) -> int | None:
     """Return the smaller limit; None is without."""
     return min((limit for limit in (one, other) if limit is not None), default=None)
 
 
-def _route_charge(
+def charges(
     budget: BudgetDemand,
     request: ChioHttpRequest,
-    rule: RouteRule,
+    route: RouteRule,
     capability: CapabilityToken | None,
-    which: tuple[str, ...],
-) -> Charge:
+    grant: int | None,
+    *,
+    follow_up: bool = False,
+) -> list[Charge]:
+    """Return what the request spends: from the account of the route, and from that of a grant with a limit.
+
+    Args:
+        budget: cost and limits.
+        request: the request.
+        route: its route.
+        capability: the valid token, if there is one.
+        grant: position of the grant that allows the tool.
+        follow_up: an earlier evaluation of this request has spent from the route's account.
+
+    Raises:
+        Refused: one invocation may not cost this much, or its cost cannot be compared with the grant's limit.
+    """
     holder = ["caller", request.caller.identity_hash()] if capability is None else ["capability", capability.id]
-    # Where no template matched, every path would have an account of its own; the application knows its route.
-    pattern = rule.pattern if rule.pattern != request.path else request.route_pattern or request.path
-    return Charge(
-        account=_account("route", *holder, request.method, pattern, budget.currency, *which),
+    # Without a template every path would have its own account: count the route that the application names.
+    pattern = route.pattern if route.pattern != request.path else request.route_pattern or request.path
+    # A route's first budget uses the route account; further budgets get their own account, keyed by their limits.
+    limits = (budget.max_invocations, budget.max_cost_per_invocation, budget.max_total_cost)
+    key = ("further", *map(str, limits)) if follow_up else ()
+    of_route = Charge(
+        account=_account("route", *holder, request.method, pattern, budget.currency, *key),
         cost=budget.cost,
         currency=budget.currency,
         spender=f"{request.method} {pattern[:LONGEST_NAME]}",
         max_invocations=budget.max_invocations,
         max_total=budget.max_total_cost,
     )
+    found, each = [of_route], [(budget.max_cost_per_invocation, of_route)]
+    if capability is not None and grant is not None:
+        limited = capability.scope.grants[grant]
+        of_grant = Charge(
+            account=_account("grant", capability.id, str(grant), budget.currency),
+            cost=budget.cost,
+            currency=budget.currency,
+            spender=f"tool {limited.tool_name[:LONGEST_NAME]} on server {limited.server_id[:LONGEST_NAME]}",
+            max_total=_units(limited.max_total_cost, budget.currency),
+        )
+        for limit in (limited.max_total_cost, limited.max_cost_per_invocation):
+            if budget.cost and limit is not None and limit.currency != budget.currency:
+                raise _refused(Rule.GRANT_CURRENCY, of_grant, limit=limit.currency[:_LONGEST_CURRENCY])
+        each.append((_units(limited.max_cost_per_invocation, budget.currency), of_grant))
+        if of_grant.max_total is not None:
+            found.append(of_grant)
+    for most, charge in each:
+        if most is not None and budget.cost > most:
+            raise _refused(Rule.COST_TOO_HIGH, charge, most=most)
+    return found
 
 
-def _limits(budget: BudgetDemand) -> tuple[str, ...]:
-    # Of several budgets of a route only the first is the route's; each other one is known by its limits.
-    limits = (budget.max_invocations, budget.max_cost_per_invocation, budget.max_total_cost)
-    return ("further", *map(str, limits))
-
-
-def _grant_charge(budget: BudgetDemand, capability: CapabilityToken, grant: int) -> Charge:
-    limits = capability.scope.grants[grant]
-    return Charge(
-        account=_account("grant", capability.id, str(grant), budget.currency),
-        cost=budget.cost,
-        currency=budget.currency,
-        spender=f"tool {limits.tool_name[:LONGEST_NAME]} on server {limits.server_id[:LONGEST_NAME]}",
-        max_total=_units(limits.max_total_cost, budget.currency),
-    )
+def budget_refusal(exceeded: BudgetExceeded) -> Refused:
+    """Return the refusal that follows from what the store found: it names the limit and what is left."""
+    charge = exceeded.charge
+    if exceeded.limit == "invocations":
+        return _refused(Rule.NO_INVOCATION, charge, most=charge.max_invocations)
+    most = MAX_UNITS if charge.max_total is None else charge.max_total
+    return _refused(Rule.TOTAL_EXCEEDED, charge, left=exceeded.left, most=most)
 
 
 def _units(limit: MonetaryAmount | None, currency: str) -> int | None:
-    # A limit in another currency does not bear on what costs nothing.
+    # A limit in another currency does not apply to what costs nothing.
     return None if limit is None or limit.currency != currency else min(limit.units, MAX_UNITS)
 
 
@@ -162,5 +126,5 @@ def _account(*parts: str) -> str:
     return sha256_hex(canonical_json(list(parts)))
 
 
-def _text(template: str, charge: Charge, **more: object) -> str:
-    return template.format(cost=charge.cost, currency=charge.currency, spender=charge.spender, **more)
+def _refused(rule: Rule, charge: Charge, **more: object) -> Refused:
+    return Refused(rule, None, cost=charge.cost, currency=charge.currency, spender=charge.spender, **more)

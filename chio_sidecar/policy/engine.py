@@ -1,19 +1,19 @@
-"""The decision, without any I/O: what a request, a token and a moment in time come to.
+"""The decision, without any I/O, from a request, a token and a time.
 
 The order is that of wire protocol, section 1.6, then what this sidecar checks beyond it:
 
 1. R1: both tool fields or none.
-2. R2 to R5: the token can be read, a trusted issuer signed it, and its time has come and not passed.
-3. R6, R6x: it grants the tool, when one is named.
+2. R2 to R5: the token can be read, a trusted issuer signed it, and it is valid now.
+3. R6, R6x: it grants the tool, if the request names one.
 4. R7: it is the token that the request names.
 5. Beyond the protocol's April state: its delegation chain holds.
-6. The policy of the route.
-7. Approval and budget, where application or document demand them (see `demands`); those of the document once for a
-   request, however many questions it takes (see `further`).
+6. R8: the policy of the route.
+7. Approval and budget, where application or document demand them (`obligations`); those of the document once for a
+   request, however many evaluations it takes.
 
 Revocations, the number of invocations, accounts and approvals need a store. The decision says what the store must
-check when it keeps the receipt (`capability`, `invocation`, `demands`); `refusal` and `unmet` make the decision that
-follows when that fails.
+check in the transaction that keeps the receipt (`capability`, `invocation`, `obligations`); `refuse`,
+`refuse_obligation` and `wait` make the decision that follows when a check fails there.
 """
 
 from __future__ import annotations
@@ -33,83 +33,68 @@ from chio_core.capabilities import (
 from chio_core.models.capability import CapabilityToken
 from chio_core.models.demands import (
     APPROVAL_GUARD,
-    BOTH_TOOL_FIELDS,
     CAPABILITY_EVIDENCE,
     CAPABILITY_GUARD,
-    NEEDS_APPROVAL,
-    NO_CAPABILITY,
     NO_CAPABILITY_EVIDENCE,
-    NOT_GRANTED,
-    OTHER_CAPABILITY,
     POLICY_GUARD,
     SAFE_EVIDENCE,
 )
-from chio_core.models.receipt import HttpReceipt
 from chio_core.models.request import ChioHttpRequest
 from chio_sidecar.policy.approvals import Intent
 from chio_sidecar.policy.obligations import (
-    FURTHER_GUARD,
-    HINTS,
-    Case,
-    First,
-    NotFurther,
-    check_first,
-    has_been_met,
+    AllowedRequest,
+    FirstReceipt,
+    as_follow_up,
+    check_obligations,
     has_demands,
-    judge_demands,
 )
 from chio_sidecar.policy.routes import SESSION_ALLOW, RouteRule, RouteTable
-from chio_sidecar.store import Demand, Invocation
-
-UNSUPPORTED = "HTTP authority projection does not support authorization field {field}"
-
-# Reasons of what is checked beyond the protocol's April state.
-ANCESTOR_REVOKED = "presented capability {id} has been revoked"
-AUTHORITY_UNAVAILABLE = "revocation authority is unavailable; no operation was dispatched"
+from chio_sidecar.policy.rules import HINTS, Refused, Rule
+from chio_sidecar.store import Invocation, Obligation
 
 DENIED_STATUS = 403
 
 _RESERVED = ("approval_tokens", "threshold_approval_proposal", "supplemental_authorization")
-"""Members of newer requests that state further authority, which is not judged here (wire protocol, section 1.1)."""
+"""Members of newer requests that state further authority (wire protocol, section 1.1): this sidecar cannot check it."""
 
-_HINTS = {**HINTS, FURTHER_GUARD: "repeat the request"}
-
-Presented = CapabilityToken | CapabilityRejected | None
-"""The token that came with a request: read, unreadable, or none."""
+PresentedToken = CapabilityToken | CapabilityRejected | None
+"""The token of a request, why it cannot be read, or None."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What is to be recorded.
+    """What a receipt records.
 
     Attributes:
         verdict: the protocol's Verdict as a JSON object.
         evidence: the GuardEvidence objects.
-        rule: the route.
-        capability: the token, if it was valid.
+        route: the route.
+        rule: the rule that refused, or that lets the request wait; None for an allow.
+        capability: the token, if it is valid.
         invocation: the use of a limited grant that an allow spends.
-        demands: approvals and budgets that the store must judge and record.
-        question: what a person has to be asked; set with the verdict `incomplete` only.
+        obligations: approvals and budgets that the store must check and record.
+        intent: what a person has to approve; only with the verdict `incomplete`.
         further_to: id of the receipt by which the document's demands have been met already.
     """
 
     verdict: dict[str, Any]
     evidence: list[dict[str, Any]]
-    rule: RouteRule
+    route: RouteRule
+    rule: Rule | None = None
     capability: CapabilityToken | None = None
     invocation: Invocation | None = None
-    demands: tuple[Demand, ...] = ()
-    question: Intent | None = None
+    obligations: tuple[Obligation, ...] = ()
+    intent: Intent | None = None
     further_to: str | None = None
 
 
 class Engine:
-    """Judges requests.
+    """Decides requests.
 
     Args:
         routes: the route table.
-        trusted_issuers: public keys (hex) whose capabilities count, the own one included.
-        trusted_approvers: public keys (hex) that may approve, the own one included.
+        trusted_issuers: public keys (hex) whose capabilities count, the sidecar's own included.
+        trusted_approvers: public keys (hex) that may approve, the sidecar's own included.
         accept_schema_form: also accept capabilities whose signature covers the member `schema`.
     """
 
@@ -130,181 +115,147 @@ class Engine:
         """Accept capabilities of further issuers from now on."""
         self.trusted_issuers = self.trusted_issuers | frozenset(issuers)
 
-    def decide(self, request: ChioHttpRequest, token: Presented, now: int, first: First = None) -> Decision:
-        """Judge one request.
+    def decide(self, request: ChioHttpRequest, token: PresentedToken, now: int, first: FirstReceipt = None) -> Decision:
+        """Decide one request.
 
         Args:
-            request: what the client described.
+            request: as the client described it.
             token: the token that it presented.
             now: whole seconds since 1970, by this sidecar's clock.
-            first: what the request names as the receipt of the first question about it.
+            first: the receipt that the request names as that of its first evaluation.
 
         Raises:
-            ValueError: a demand of the request is malformed; `read_call` lets none of these through.
+            ValueError: a demand of the request is malformed; `read_call` refuses these before.
         """
-        rule = self.routes.match(request.method, request.path)
-        grant = None
+        route = self.routes.match(request.method, request.path)
         try:
-            _refuse_reserved(request)
-            if (request.tool_server is None) != (request.tool_name is None):
-                raise _Refused(BOTH_TOOL_FIELDS)
-            if token is None:
-                decision = _without_token(rule)
-            else:
-                capability, grant = self._checked(request, token, now)
-                decision = _with_token(rule, capability, grant)
-        except (_Refused, CapabilityRejected, ConstraintError) as exc:
-            return refusal(rule, exc.reason)
-        if not has_demands(request, rule) or decision.verdict["verdict"] != "allow":
+            capability, grant = self._verify(request, token, now)
+        except Refused as exc:
+            return refuse(route, exc)
+        except CapabilityRejected as exc:
+            return refuse(route, Refused(Rule.by_id(exc.rule), exc.reason))
+        except ConstraintError as exc:
+            return refuse(route, Refused(Rule.BAD_PATTERN, exc.reason))
+        if route.policy == SESSION_ALLOW:
+            evidence = _evidence(POLICY_GUARD, True, SAFE_EVIDENCE)
+        elif capability is not None:
+            evidence = _evidence(CAPABILITY_GUARD, True, CAPABILITY_EVIDENCE)
+        else:
+            return replace(
+                refuse(route, Refused(Rule.NO_CAPABILITY)),
+                evidence=_evidence(CAPABILITY_GUARD, False, NO_CAPABILITY_EVIDENCE),
+            )
+        invocation = None
+        if capability is not None and grant is not None:
+            limit = capability.scope.grants[grant].max_invocations
+            invocation = None if limit is None else Invocation(capability.id, grant, limit)
+        decision = Decision({"verdict": "allow"}, evidence, route, capability=capability, invocation=invocation)
+        if not has_demands(request, route):
             return decision
-        case = Case(request, rule, decision.capability, grant, self.trusted_approvers, now)
-        if first is not None:
-            try:
-                case, decision = self._further(case, decision, first)
-            except NotFurther as exc:
-                return unmet(decision, FURTHER_GUARD, exc.reason)
-        return _demanding(case, decision)
-
-    def _further(self, case: Case, decision: Decision, first: HttpReceipt | NotFurther) -> tuple[Case, Decision]:
-        """Return what is left to judge, and what to record."""
-        if not isinstance(first, HttpReceipt):
-            raise first
-        check_first(first, case.request, case.rule, case.capability, self.routes.policy_hash, case.now)
-        left = replace(case, rule=has_been_met(case.rule), further=True)
-        return left, replace(decision, further_to=first.id)
-
-    def _checked(
-        self, request: ChioHttpRequest, token: CapabilityToken | CapabilityRejected, now: int
-    ) -> tuple[CapabilityToken, int | None]:
-        """Return the valid token, and the index of the grant that allows the tool."""
-        capability = self._verified(token, now)
-        grant = _granted(request, capability)
-        if request.capability_id not in (None, capability.id):
-            raise _Refused(OTHER_CAPABILITY)
-        verify_delegation_chain(
-            capability.delegation_chain,
-            max_depth=DEFAULT_MAX_DEPTH,
-            accept_newer=self._accept_schema_form,
+        return self._oblige(
+            AllowedRequest(request, route, capability, grant, self.trusted_approvers, now), decision, first
         )
-        return capability, grant
 
-    def _verified(self, token: CapabilityToken | CapabilityRejected, now: int) -> CapabilityToken:
+    def _verify(
+        self, request: ChioHttpRequest, token: PresentedToken, now: int
+    ) -> tuple[CapabilityToken | None, int | None]:
+        """Return the valid token, if there is one, and the index of the grant that allows the tool."""
+        for member in _RESERVED:
+            if (request.model_extra or {}).get(member) is not None:
+                raise Refused(Rule.UNSUPPORTED, field=member)
+        server, tool = request.tool_server, request.tool_name
+        if (server is None) != (tool is None):
+            raise Refused(Rule.BOTH_TOOL_FIELDS)
+        if token is None:
+            return None, None
         if isinstance(token, CapabilityRejected):
             raise token
-        return verify_capability(
+        capability = verify_capability(
             token,
             trusted_issuers=self.trusted_issuers,
             now=now,
             accept_schema_form=self._accept_schema_form,
-            check_delegation=False,  # comes later in the order
+            check_delegation=False,  # comes last in the order
         )
+        grant = None
+        if server is not None and tool is not None:
+            grant = match_grant(capability, server, tool, request.arguments, model_metadata=request.model_metadata)
+            if grant is None:
+                raise Refused(Rule.NOT_GRANTED, tool=tool, server=server)
+        if request.capability_id not in (None, capability.id):
+            raise Refused(Rule.OTHER_CAPABILITY)
+        verify_delegation_chain(
+            capability.delegation_chain, max_depth=DEFAULT_MAX_DEPTH, accept_newer=self._accept_schema_form
+        )
+        return capability, grant
+
+    def _oblige(self, allowed: AllowedRequest, decision: Decision, first: FirstReceipt) -> Decision:
+        """Return the decision about an allowed request whose application or document demand more."""
+        try:
+            if first is not None:
+                # The first evaluation has met what the document demands.
+                allowed, receipt_id = as_follow_up(allowed, first, self.routes.policy_hash)
+                decision = replace(decision, further_to=receipt_id)
+            found = check_obligations(allowed)
+        except Refused as exc:
+            return refuse_obligation(decision, exc)
+        if found.waits is not None:
+            return wait(decision, found.waits, found.intent)
+        return replace(decision, evidence=decision.evidence + found.evidence, obligations=tuple(found.obligations))
 
 
-def refusal(rule: RouteRule, reason: str) -> Decision:
-    """Return the deny with this reason."""
-    return Decision(deny(reason), _evidence(CAPABILITY_GUARD, False, reason), rule)
+def refuse(route: RouteRule, refused: Refused) -> Decision:
+    """Return the deny of a request whose token does not count."""
+    return Decision(
+        deny(refused.rule, refused.reason),
+        _evidence(CAPABILITY_GUARD, False, refused.reason),
+        route,
+        refused.rule,
+    )
 
 
-def unmet(decision: Decision, guard: str, reason: str, *, status: int = DENIED_STATUS) -> Decision:
-    """Return the deny of a request whose token is fine, because a demand is not met.
+def refuse_obligation(decision: Decision, refused: Refused, *, status: int = DENIED_STATUS) -> Decision:
+    """Return the deny of a request whose token is fine, because an approval or budget refuses it.
 
     Args:
         decision: what would have been recorded.
-        guard: whose demand it is.
-        reason: exact text.
+        refused: by which rule.
         status: HTTP status that the application should answer with.
+    """
+    guard = refused.rule.guard
+    return replace(
+        decision,
+        verdict=deny(refused.rule, refused.reason, status=status, hint=HINTS[guard]),
+        evidence=decision.evidence[:1] + _evidence(guard, False, refused.reason),
+        rule=refused.rule,
+        invocation=None,
+        obligations=(),
+        intent=None,
+    )
+
+
+def wait(decision: Decision, details: str, intent: Intent | None = None) -> Decision:
+    """Return the decision while no person has approved the request.
+
+    Args:
+        decision: what would have been recorded.
+        details: of the evidence.
+        intent: what a person has to approve, if the approval has to be requested.
     """
     return replace(
         decision,
-        verdict=deny(reason, guard, status=status, hint=_HINTS[guard]),
-        evidence=decision.evidence[:1] + _evidence(guard, False, reason),
-        invocation=None,
-        demands=(),
-        question=None,
-    )
-
-
-def waiting(decision: Decision, details: str) -> Decision:
-    """Return the decision that a person has not answered yet; `details` is what the evidence says."""
-    return replace(
-        decision,
-        verdict=_incomplete(),
+        verdict={"verdict": "incomplete", "reason": Rule.APPROVAL_NEEDED.text},
         evidence=decision.evidence[:1] + _evidence(APPROVAL_GUARD, False, details),
+        rule=Rule.APPROVAL_NEEDED,
         invocation=None,
-        demands=(),
-        question=None,
+        obligations=(),
+        intent=intent,
     )
 
 
-class _Refused(Exception):
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-def _refuse_reserved(request: ChioHttpRequest) -> None:
-    for name in _RESERVED:
-        if (request.model_extra or {}).get(name) is not None:
-            raise _Refused(UNSUPPORTED.format(field=name))
-
-
-def _granted(request: ChioHttpRequest, capability: CapabilityToken) -> int | None:
-    """Return the index of the grant that allows the tool; None when the request names no tool."""
-    server, tool = request.tool_server, request.tool_name
-    if server is None or tool is None:
-        return None
-    grant = match_grant(capability, server, tool, request.arguments, model_metadata=request.model_metadata)
-    if grant is None:
-        raise _Refused(NOT_GRANTED.format(tool=tool, server=server))
-    return grant
-
-
-def _without_token(rule: RouteRule) -> Decision:
-    if rule.policy == SESSION_ALLOW:
-        return Decision(_allow(), _evidence(POLICY_GUARD, True, SAFE_EVIDENCE), rule)
-    return Decision(deny(NO_CAPABILITY), _evidence(CAPABILITY_GUARD, False, NO_CAPABILITY_EVIDENCE), rule)
-
-
-def _with_token(rule: RouteRule, capability: CapabilityToken, grant: int | None) -> Decision:
-    if rule.policy == SESSION_ALLOW:
-        evidence = _evidence(POLICY_GUARD, True, SAFE_EVIDENCE)
-    else:
-        evidence = _evidence(CAPABILITY_GUARD, True, CAPABILITY_EVIDENCE)
-    return Decision(_allow(), evidence, rule, capability, _invocation(capability, grant))
-
-
-def _demanding(case: Case, decision: Decision) -> Decision:
-    """Return what becomes of an allow when its demands are judged."""
-    findings = judge_demands(case)
-    if findings.refusal is not None:
-        return unmet(decision, *findings.refusal)
-    evidence = decision.evidence + findings.evidence
-    if findings.waits:
-        question = findings.intent if findings.asks else None
-        return replace(decision, verdict=_incomplete(), evidence=evidence, invocation=None, question=question)
-    return replace(decision, evidence=evidence, demands=tuple(findings.demands))
-
-
-def _invocation(capability: CapabilityToken, grant: int | None) -> Invocation | None:
-    limit = None if grant is None else capability.scope.grants[grant].max_invocations
-    if grant is None or limit is None:
-        return None
-    return Invocation(capability.id, grant, limit)
-
-
-def _allow() -> dict[str, Any]:
-    return {"verdict": "allow"}
-
-
-def _incomplete() -> dict[str, Any]:
-    return {"verdict": "incomplete", "reason": NEEDS_APPROVAL}
-
-
-def deny(
-    reason: str, guard: str = CAPABILITY_GUARD, *, status: int = DENIED_STATUS, hint: str | None = None
-) -> dict[str, Any]:
+def deny(rule: Rule, reason: str, *, status: int = DENIED_STATUS, hint: str | None = None) -> dict[str, Any]:
     """Return the verdict of a deny as a JSON object; `hint` says what the caller can do."""
-    verdict = {"verdict": "deny", "reason": reason, "guard": guard, "http_status": status}
+    verdict = {"verdict": "deny", "reason": reason, "guard": rule.guard, "http_status": status}
     return verdict if hint is None else verdict | {"details": {"hint": hint}}
 
 

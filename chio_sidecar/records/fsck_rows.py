@@ -13,8 +13,8 @@ from chio_core.canonical import parse_json
 from chio_core.errors import InvalidDocument, ReceiptRejected
 from chio_core.receipts import verify_receipt
 from chio_core.signing import verify_signature
-from chio_sidecar.policy.approval_tokens import TokenRejected, read_token
-from chio_sidecar.policy.approvals import intent_hash
+from chio_sidecar.policy.approvals import intent_hash, read_token
+from chio_sidecar.policy.rules import Refused
 from chio_sidecar.records.fsck_chain import Finding
 from chio_sidecar.records.fsck_file import in_pages
 
@@ -122,7 +122,7 @@ def is_use_known(connection: sqlite3.Connection, approval_id: str, request_id: s
 def _judge_answer(columns: list[Any], text: object) -> str | None:
     try:
         token = read_token(_parsed(text))
-    except TokenRejected as exc:
+    except Refused as exc:
         return exc.reason
     said = [token.request_id, token.id, token.decision, token.approver, token.expires_at, token.governed_intent_hash]
     if said != columns and columns[-1] is not None:  # a question that is gone was told already

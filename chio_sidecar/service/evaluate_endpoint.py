@@ -19,7 +19,7 @@ from chio_core.canonical import compact_json
 from chio_core.errors import ChioError, InvalidDocument
 from chio_sidecar.bodies import BodyError, receive_body, send_error, send_json
 from chio_sidecar.service.evaluate_request import EvaluateRequest, read_call
-from chio_sidecar.service.evaluation import APPROVAL_ID, Judge
+from chio_sidecar.service.evaluation import APPROVAL_ID, Evaluation
 from chio_sidecar.service.state import SidecarState
 from chio_sidecar.store import StoreBusy, Stored, StoreUnavailable
 
@@ -40,7 +40,7 @@ class EvaluateEndpoint:
     """
 
     def __init__(self, sidecar: SidecarState) -> None:
-        self._judge = Judge(sidecar)
+        self._evaluation = Evaluation(sidecar)
         self._metrics = sidecar.metrics
         self._places = sidecar.config.max_pending
         self._lock = threading.Lock()  # several event loops may ask at once
@@ -85,7 +85,7 @@ class EvaluateEndpoint:
 
     async def _decide(self, call: EvaluateRequest, send: Send) -> None:
         try:
-            outcome = await self._judge.evaluate(call)
+            outcome = await self._evaluation.evaluate(call)
         except StoreBusy as exc:
             await _send_overloaded(send, exc.message)
         except StoreUnavailable as exc:

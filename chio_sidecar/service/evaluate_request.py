@@ -17,7 +17,7 @@ from chio_core.models.demands import approval_from, budget_from
 from chio_core.models.receipt import explain
 from chio_core.models.request import ChioHttpRequest
 from chio_core.names import CAPABILITY_HEADER, CAPABILITY_QUERY
-from chio_sidecar.policy.engine import Presented
+from chio_sidecar.policy.engine import PresentedToken
 
 MAX_MEMBERS = 1000
 """Members that `query` and `headers` of a request may have; clients refuse longer queries by themselves."""
@@ -41,7 +41,7 @@ class EvaluateRequest:
     """
 
     request: ChioHttpRequest
-    token: Presented
+    token: PresentedToken
     fingerprint: str
 
     @property
@@ -118,7 +118,7 @@ def _in_body(request: ChioHttpRequest) -> str | None:
     return request.query.get(CAPABILITY_QUERY)
 
 
-def _read_token(text: str | None) -> Presented:
+def _read_token(text: str | None) -> PresentedToken:
     if text is None:
         return None
     try:

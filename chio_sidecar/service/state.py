@@ -78,7 +78,7 @@ class SidecarState:
         """Public keys whose capabilities are accepted, the own one included."""
         return self.engine.trusted_issuers
 
-    async def meet(self, issuer: str) -> None:
+    async def refresh_issuers(self, issuer: str) -> None:
         """Ask the authority for its keys if this sidecar follows one and does not know this issuer.
 
         Args:

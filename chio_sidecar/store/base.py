@@ -176,7 +176,7 @@ class StoredApproval:
     used_by: str | None = None
 
 
-Demand = Charge | ApprovalUse | ApprovalWait
+Obligation = Charge | ApprovalUse | ApprovalWait
 """What a receipt demands."""
 
 Obstacle = BudgetExceeded | ApprovalRefused | AlreadyAsked | TooManyWaiting
@@ -219,7 +219,7 @@ class NewReceipt:
         receipt_json: the signed receipt as compact JSON, members in protocol order.
         unless_revoked: capability ids of which none may be revoked.
         invocation: a use of a limited grant that the receipt spends.
-        demands: what else must hold and is then recorded: approvals and budgets, judged in this order.
+        obligations: what else must hold and is then recorded: approvals and budgets, judged in this order.
     """
 
     receipt_id: str
@@ -228,7 +228,7 @@ class NewReceipt:
     receipt_json: str
     unless_revoked: tuple[str, ...] = ()
     invocation: Invocation | None = None
-    demands: tuple[Demand, ...] = ()
+    obligations: tuple[Obligation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from chio_sidecar.store.base import (
     ApprovalWait,
     BudgetExceeded,
     Charge,
-    Demand,
+    Obligation,
     Obstacle,
     StoredApproval,
     TooManyWaiting,
@@ -55,23 +55,23 @@ def approval_from_row(row: tuple[Any, ...]) -> StoredApproval:
     return StoredApproval(approval_id, intent_hash, request_json, created_at, expires_at, answer, used_by)
 
 
-def find_obstacle(connection: sqlite3.Connection, demand: Demand) -> Obstacle | None:
+def find_obstacle(connection: sqlite3.Connection, obligation: Obligation) -> Obstacle | None:
     """Return what stands in the way of a demand; None if it can be recorded."""
-    if isinstance(demand, Charge):
-        return _exceeded(connection, demand)
-    if isinstance(demand, ApprovalUse):
-        return _refused(connection, demand)
-    return _asked(connection, demand)
+    if isinstance(obligation, Charge):
+        return _exceeded(connection, obligation)
+    if isinstance(obligation, ApprovalUse):
+        return _refused(connection, obligation)
+    return _asked(connection, obligation)
 
 
-def record(connection: sqlite3.Connection, demand: Demand, request_id: str) -> None:
+def record(connection: sqlite3.Connection, obligation: Obligation, request_id: str) -> None:
     """Record a demand that nothing stands in the way of."""
-    if isinstance(demand, Charge):
-        _charge(connection, demand, request_id)
-    elif isinstance(demand, ApprovalUse):
-        _use(connection, demand, request_id)
+    if isinstance(obligation, Charge):
+        _charge(connection, obligation, request_id)
+    elif isinstance(obligation, ApprovalUse):
+        _use(connection, obligation, request_id)
     else:
-        _ask(connection, demand)
+        _ask(connection, obligation)
 
 
 def ask(connection: sqlite3.Connection, wait: ApprovalWait) -> AlreadyAsked | TooManyWaiting | None:

@@ -92,7 +92,7 @@ def apply(connection: sqlite3.Connection, writes: Sequence[Write]) -> list[Any]:
 
 
 def _is_simple(write: Write) -> bool:
-    return isinstance(write, Append) and write.entry.invocation is None and not write.entry.demands
+    return isinstance(write, Append) and write.entry.invocation is None and not write.entry.obligations
 
 
 def _one(connection: sqlite3.Connection, end: ChainEnd, write: Write) -> Any:
@@ -131,8 +131,8 @@ def _append(connection: sqlite3.Connection, end: ChainEnd, write: Append) -> App
         return earlier
     if entry.invocation is not None:
         _spend(connection, entry.invocation, entry.request_id)
-    for demand in entry.demands:
-        record(connection, demand, entry.request_id)
+    for obligation in entry.obligations:
+        record(connection, obligation, entry.request_id)
     return Stored(entry.receipt_json, fresh=True)
 
 
@@ -161,8 +161,8 @@ def _obstacle(connection: sqlite3.Connection, entry: NewReceipt) -> Revoked | Ex
             return Revoked(name)
     if entry.invocation is not None and _spent(connection, entry.invocation) >= entry.invocation.limit:
         return Exhausted(entry.invocation)
-    for demand in entry.demands:
-        if (found := find_obstacle(connection, demand)) is not None:
+    for obligation in entry.obligations:
+        if (found := find_obstacle(connection, obligation)) is not None:
             return found
     return None
 

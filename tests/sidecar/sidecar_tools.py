@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from chio_core.models.capability import CapabilityToken
 from chio_core.signing import SigningKey
 from chio_sidecar.app import SidecarApp, create_app
 from chio_sidecar.config import SidecarConfig
+from chio_sidecar.policy.rules import Rule, rule_of
 
 KERNEL = SigningKey(b"\x21" * 32)
 AUTHORITY = SigningKey(b"\x31" * 32)
@@ -142,10 +144,17 @@ async def evaluate(app: Any, token: Any = None, **changes: Any) -> Answer:
 
 
 async def decision(app: Any, token: Any = None, **changes: Any) -> dict[str, Any]:
-    """Ask for a decision that must be had."""
+    """Return an evaluate response that must be a decision; a deny names the rule whose guard and reason it has."""
     answer = await evaluate(app, token, **changes)
     assert answer.status == 200, answer.body
     document: dict[str, Any] = answer.document
+    named, verdict = rule_of(document["receipt"]), document["verdict"]
+    if verdict["verdict"] == "allow":
+        assert named is None
+    else:
+        rule = Rule.by_id(str(named))
+        assert verdict["guard"] == rule.guard
+        assert re.fullmatch(re.sub(r"\\{\w+\\}", "(?s:.*)", re.escape(rule.text)), verdict["reason"])
     return document
 
 

@@ -242,7 +242,7 @@ class StoreConformance:
         async with opened(kit) as store:
             await store.ask(wait())
             await store.answer(reply())
-            await store.append(entry(invocation=Invocation("cap-1", 0, 5), demands=(use(), charge())))
+            await store.append(entry(invocation=Invocation("cap-1", 0, 5), obligations=(use(), charge())))
             await store.revoke("cap-2")
             before = await store.list()
             for rule in RULES:
@@ -277,7 +277,7 @@ class StoreConformance:
             await store.append(entry(1))
             await asyncio.gather(*(store.append(entry(number)) for number in range(300)))
             await store.append(entry(2, content="b"))
-            await store.append(entry("charged", demands=(charge(),)))
+            await store.append(entry("charged", obligations=(charge(),)))
         async with opened(kit) as store:
             await store.append(entry("é漢🙂"))
         assert len(kit.chained()) == 302
@@ -421,60 +421,60 @@ class StoreConformance:
     async def test_an_account_is_charged_up_to_its_total(self, kit: Kit) -> None:
         async with opened(kit) as store:
             costs = [40, 50, 20, 10, 0, 1]
-            outcomes = [await store.append(entry(n, demands=(charge(c, most=100),))) for n, c in enumerate(costs)]
+            outcomes = [await store.append(entry(n, obligations=(charge(c, most=100),))) for n, c in enumerate(costs)]
             assert [isinstance(outcome, Stored) for outcome in outcomes] == [True, True, False, True, True, False]
             assert outcomes[2] == BudgetExceeded(charge(20, most=100), "total", 10)
             assert outcomes[5] == BudgetExceeded(charge(1, most=100), "total", 0)
             assert len(await store.list()) == 4
         async with opened(kit) as store:
-            late = await store.append(entry(9, demands=(charge(1, most=100),)))
+            late = await store.append(entry(9, obligations=(charge(1, most=100),)))
             assert late == BudgetExceeded(charge(1, most=100), "total", 0)
-            assert isinstance(await store.append(entry(10, demands=(charge(1, account="other", most=1),))), Stored)
+            assert isinstance(await store.append(entry(10, obligations=(charge(1, account="other", most=1),))), Stored)
 
     @category("budgets")
     async def test_an_account_is_charged_as_often_as_it_may(self, kit: Kit) -> None:
         async with opened(kit) as store:
-            outcomes = [await store.append(entry(number, demands=(charge(0, count=2),))) for number in range(3)]
+            outcomes = [await store.append(entry(number, obligations=(charge(0, count=2),))) for number in range(3)]
             assert outcomes[2] == BudgetExceeded(charge(0, count=2), "invocations", 0)
-            assert isinstance(await store.append(entry(3, demands=(charge(0, count=3),))), Stored)
+            assert isinstance(await store.append(entry(3, obligations=(charge(0, count=3),))), Stored)
 
     @category("budgets")
     async def test_no_total_grows_beyond_what_can_be_counted(self, kit: Kit) -> None:
         most = 2**63 - 1
         async with opened(kit) as store:
-            assert isinstance(await store.append(entry(1, demands=(charge(most),))), Stored)
-            assert await store.append(entry(2, demands=(charge(1),))) == BudgetExceeded(charge(1), "total", 0)
+            assert isinstance(await store.append(entry(1, obligations=(charge(most),))), Stored)
+            assert await store.append(entry(2, obligations=(charge(1),))) == BudgetExceeded(charge(1), "total", 0)
 
     @category("budgets")
     async def test_a_repeated_request_is_charged_once(self, kit: Kit) -> None:
         async with opened(kit) as store:
-            row = entry(1, demands=(charge(6, most=10),))
+            row = entry(1, obligations=(charge(6, most=10),))
             for fresh in (True, False, False):
                 assert await store.append(row) == Stored(row.receipt_json, fresh=fresh)
-            assert await store.append(entry(1, content="b", demands=(charge(1, most=10),))) == Conflict()
-            assert isinstance(await store.append(entry(2, demands=(charge(4, most=10),))), Stored)
+            assert await store.append(entry(1, content="b", obligations=(charge(1, most=10),))) == Conflict()
+            assert isinstance(await store.append(entry(2, obligations=(charge(4, most=10),))), Stored)
 
     @category("budgets")
     async def test_of_two_accounts_both_are_charged_or_none(self, kit: Kit) -> None:
         small = charge(5, account="small", most=4)
         async with opened(kit) as store:
-            row = entry(1, demands=(charge(5, most=5), small))
+            row = entry(1, obligations=(charge(5, most=5), small))
             assert await store.append(row) == BudgetExceeded(small, "total", 4)
-            assert isinstance(await store.append(entry(2, demands=(charge(5, most=5),))), Stored)
+            assert isinstance(await store.append(entry(2, obligations=(charge(5, most=5),))), Stored)
 
     @category("budgets")
     async def test_a_revoked_capability_is_not_charged(self, kit: Kit) -> None:
         async with opened(kit) as store:
             await store.revoke("cap-1")
-            row = entry(1, demands=(charge(5, most=5),), unless_revoked=("cap-1",))
+            row = entry(1, obligations=(charge(5, most=5),), unless_revoked=("cap-1",))
             assert await store.append(row) == Revoked("cap-1")
-            assert isinstance(await store.append(entry(2, demands=(charge(5, most=5),))), Stored)
+            assert isinstance(await store.append(entry(2, obligations=(charge(5, most=5),))), Stored)
 
     @category("budgets")
     async def test_a_thousand_races_for_an_account_have_one_winner_each(self, kit: Kit) -> None:
         async with opened(kit) as one, opened(kit) as two:
             rows = [
-                entry(f"{n}-{racer}", demands=(charge(3, account=f"account-{n}", most=5),))
+                entry(f"{n}-{racer}", obligations=(charge(3, account=f"account-{n}", most=5),))
                 for racer in "ab"
                 for n in range(1000)
             ]
@@ -504,8 +504,8 @@ class StoreConformance:
     @category("approvals")
     async def test_an_intent_has_one_open_question(self, kit: Kit) -> None:
         async with opened(kit) as store:
-            assert isinstance(await store.append(entry(1, demands=(wait(1, intent="i"),))), Stored)
-            again = entry(2, demands=(wait(2, intent="i", now=1099),))
+            assert isinstance(await store.append(entry(1, obligations=(wait(1, intent="i"),))), Stored)
+            again = entry(2, obligations=(wait(2, intent="i", now=1099),))
             assert await store.append(again) == AlreadyAsked("apr-1", denied=False)
             assert await store.ask(wait(3, intent="i")) == AlreadyAsked("apr-1", denied=False)
             assert len(await store.list()) == 1
@@ -520,7 +520,7 @@ class StoreConformance:
             assert await store.ask(wait("x", intent="intent-1", now=1100)) == AlreadyAsked("apr-1", denied=True)
             assert await store.ask(wait("x", intent="intent-1", now=1101)) is None
             assert await store.ask(wait("y", intent="intent-2", now=1100)) == AlreadyAsked("apr-2", denied=False)
-            assert isinstance(await store.append(entry(1, demands=(use(2),))), Stored)
+            assert isinstance(await store.append(entry(1, obligations=(use(2),))), Stored)
             assert await store.ask(wait("y", intent="intent-2", now=1003)) is None
 
     @category("approvals")
@@ -539,18 +539,18 @@ class StoreConformance:
     async def test_an_approval_is_used_once_and_for_its_intent_only(self, kit: Kit) -> None:
         async with opened(kit) as store:
             await store.ask(wait())
-            assert await store.append(entry(1, demands=(use(),))) == refused(1, "waiting")
+            assert await store.append(entry(1, obligations=(use(),))) == refused(1, "waiting")
             await store.answer(reply())
-            assert await store.append(entry(1, demands=(use(2),))) == refused(2, "unknown")
-            assert await store.append(entry(1, demands=(use(intent="i"),))) == refused(1, "another request")
-            assert await store.append(entry(1, demands=(use(at=1101),))) == refused(1, "expired")
+            assert await store.append(entry(1, obligations=(use(2),))) == refused(2, "unknown")
+            assert await store.append(entry(1, obligations=(use(intent="i"),))) == refused(1, "another request")
+            assert await store.append(entry(1, obligations=(use(at=1101),))) == refused(1, "expired")
             assert await store.list() == []
-            row = entry(1, demands=(use(),))
+            row = entry(1, obligations=(use(),))
             assert await store.append(row) == Stored(row.receipt_json, fresh=True)
             assert await store.append(row) == Stored(row.receipt_json, fresh=False)
-            assert await store.append(entry(2, demands=(use(),))) == refused(1, "used")
+            assert await store.append(entry(2, obligations=(use(),))) == refused(1, "used")
         async with opened(kit) as store:
-            assert await store.append(entry(2, demands=(use(),))) == refused(1, "used")
+            assert await store.append(entry(2, obligations=(use(),))) == refused(1, "used")
             found = await store.approval("apr-1")
             assert found is not None
             assert found.used_by == "request-1"
@@ -560,23 +560,23 @@ class StoreConformance:
         async with opened(kit) as store:
             await store.ask(wait(1))
             await store.answer(reply(1, "denied"))
-            assert await store.append(entry(1, demands=(use(1),))) == refused(1, "denied")
+            assert await store.append(entry(1, obligations=(use(1),))) == refused(1, "denied")
             given = reply(1, token="other")
-            assert await store.append(entry(1, demands=(use(1, token=given),))) == refused(1, "denied")
+            assert await store.append(entry(1, obligations=(use(1, token=given),))) == refused(1, "denied")
             await store.ask(wait(2))
-            assert await store.append(entry(2, demands=(use(2, at=1100),))) == refused(2, "expired")
+            assert await store.append(entry(2, obligations=(use(2, at=1100),))) == refused(2, "expired")
 
     @category("approvals")
     async def test_a_token_that_comes_with_the_request_answers_its_question(self, kit: Kit) -> None:
         async with opened(kit) as store:
             await store.ask(wait(1))
             await store.ask(wait(2))
-            assert isinstance(await store.append(entry(1, demands=(use(1, token=reply(1)),))), Stored)
+            assert isinstance(await store.append(entry(1, obligations=(use(1, token=reply(1)),))), Stored)
             found = await store.approval("apr-1")
             assert found is not None
             assert found.answer == reply(1)
             stolen = reply(2, token="apt-1")
-            assert await store.append(entry(2, demands=(use(2, token=stolen),))) == refused(2, "replayed")
+            assert await store.append(entry(2, obligations=(use(2, token=stolen),))) == refused(2, "replayed")
 
     @category("approvals")
     async def test_an_approval_is_not_used_when_the_budget_does_not_allow_the_request(self, kit: Kit) -> None:
@@ -584,8 +584,8 @@ class StoreConformance:
         async with opened(kit) as store:
             await store.ask(wait())
             await store.answer(reply())
-            assert await store.append(entry(1, demands=(use(), spend))) == BudgetExceeded(spend, "total", 4)
-            assert isinstance(await store.append(entry(2, demands=(use(),))), Stored)
+            assert await store.append(entry(1, obligations=(use(), spend))) == BudgetExceeded(spend, "total", 4)
+            assert isinstance(await store.append(entry(2, obligations=(use(),))), Stored)
 
     @category("approvals")
     async def test_no_more_questions_wait_than_may(self, kit: Kit) -> None:
@@ -594,7 +594,7 @@ class StoreConformance:
             assert [await store.ask(wait(n, **limits)) for n in (1, 2)] == [None, None]
             assert await store.ask(wait(3, **limits)) == TooManyWaiting(2, own=True)
             assert await store.ask(wait(4, requester="cap-2", **limits)) is None
-            late = entry(1, demands=(wait(5, requester="cap-3", **limits),))
+            late = entry(1, obligations=(wait(5, requester="cap-3", **limits),))
             assert await store.append(late) == TooManyWaiting(3, own=False)
             await store.answer(reply(1))
             assert isinstance(await store.append(late), Stored)
@@ -606,7 +606,7 @@ class StoreConformance:
             questions = [wait(n, max_open=2000, max_open_each=2000) for n in range(1000)]
             assert await asyncio.gather(*map(one.ask, questions)) == [None] * 1000
             assert await asyncio.gather(*(one.answer(reply(n)) for n in range(1000))) == ["recorded"] * 1000
-            rows = [entry(f"{n}-{racer}", demands=(use(n),)) for racer in "ab" for n in range(1000)]
+            rows = [entry(f"{n}-{racer}", obligations=(use(n),)) for racer in "ab" for n in range(1000)]
             outcomes = await asyncio.gather(*map(one.append, rows[:1000]), *map(two.append, rows[1000:]))
             assert [
                 sum(isinstance(o, Stored) for o in pair) for pair in zip(outcomes[:1000], outcomes[1000:], strict=True)

@@ -284,7 +284,7 @@ async def test_one_token_does_not_answer_two_questions(tmp_path: Path) -> None:
             for approval_id in ids
         ]
         assert verdict(await pay(app, 1, tokens[0], path="/pay/1")) == "allow"
-        said = f"the token of approval {ids[1]} answered another question already"
+        said = f"the token of approval {ids[1]} was used for another approval already"
         assert reason(await pay(app, 2, tokens[1], path="/pay/2")) == said
 
 

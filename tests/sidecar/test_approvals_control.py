@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from chio_core.canonical import canonical_json, sha256_hex
 from chio_core.models.request import content_hash
-from chio_sidecar.policy.approval_tokens import GovernedApprovalToken, sign_token
+from chio_sidecar.policy.approvals import GovernedApprovalToken, sign_token
 from tests.sidecar.approval_tools import (
     PATTERN,
     approved,

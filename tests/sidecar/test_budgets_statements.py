@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from chio_sidecar.store import Demand
+from chio_sidecar.store import Obligation
 from chio_sidecar.store.schema import connect, prepare
 from chio_sidecar.store.writes import Append, apply
 from tests.sidecar.store_conformance import charge, entry
@@ -20,14 +20,14 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "r"
 
 
-def statements(path: Path, *demands: Demand) -> list[str]:
+def statements(path: Path, *demands: Obligation) -> list[str]:
     """Return the first word of each statement that three receipts with these demands take."""
     seen: list[str] = []
     connection: sqlite3.Connection = connect(path, journal="persist", busy_seconds=1)
     try:
         connection.execute("BEGIN IMMEDIATE")
         connection.set_trace_callback(seen.append)
-        apply(connection, [Append(entry(n, unless_revoked=("cap-1",), demands=demands), 0.0) for n in range(3)])
+        apply(connection, [Append(entry(n, unless_revoked=("cap-1",), obligations=demands), 0.0) for n in range(3)])
     finally:
         connection.close()
     # SQLite reports a statement once more for each row that a trigger looks at.

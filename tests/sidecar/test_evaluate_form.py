@@ -12,9 +12,11 @@ from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 
 from chio_core.canonical import sha256_hex
+from chio_core.errors import ReceiptRejected
 from chio_core.models.request import content_hash
 from chio_core.receipts import verify_receipt
 from chio_sidecar.policy.routes import NO_SPEC_POLICY
+from chio_sidecar.policy.rules import Rule, rule_of
 from tests.sidecar.sidecar_tools import (
     KERNEL,
     NOW,
@@ -88,6 +90,30 @@ async def test_the_metadata_name_the_kernels_receipt_and_the_route(tmp_path: Pat
             r"rcpt-[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}",
             metadata["chio_kernel_receipt_id"],
         )
+
+
+async def test_the_rule_that_refused_is_signed_stored_and_read_back(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        receipt = (await decision(app, method="POST"))["receipt"]
+        assert receipt["metadata"]["chio_rule"] == "R8"
+        stored = await app.state.sidecar.store.get(receipt["id"])
+        assert rule_of(verify_receipt(json.loads(stored.receipt_json), trusted_keys=[KERNEL.public_hex])) == "R8"
+        receipt["metadata"]["chio_rule"] = "R4"
+        with pytest.raises(ReceiptRejected):
+            verify_receipt(receipt)
+        other = {"verdict": {"verdict": "deny", "guard": "CapabilityGuard"}, "metadata": {"route_selection": {}}}
+        assert [rule_of(other), rule_of({"metadata": []}), rule_of({"metadata": {"chio_rule": "R9"}})] == [
+            None,
+            None,
+            "R9",
+        ]
+
+
+def test_the_page_lists_every_rule_with_its_guard() -> None:
+    page = (TESTS.parent / "docs" / "sidecar.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([^|]+) \| `(\w+)` \|", page, re.MULTILINE)
+    listed = {rule: guard for rules, guard in rows for rule in re.findall(r"`([\w.-]+)`", rules)}
+    assert listed == {rule.id: rule.guard for rule in Rule}
 
 
 @pytest.mark.parametrize("case", vectors("composed", "route-selection", "v1.json")["cases"], ids=lambda c: c["id"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from urllib.parse import quote_plus
 import pytest
 
 from chio_core.capabilities import issue_capability, sign_link
+from chio_sidecar.policy.rules import rule_of
 from tests.sidecar.sidecar_tools import (
     AUTHORITY,
     HOLDER,
@@ -99,6 +101,7 @@ async def test_a_refusal_has_the_protocols_reason(case: str, tmp_path: Path) -> 
             "http_status": 403,
         }
         receipt = answer["receipt"]
+        assert rule_of(receipt) == (re.split("[ ,]", case)[0] if case.startswith("R") else "unsupported")
         assert receipt["verdict"] == answer["verdict"]
         assert receipt["evidence"] == answer["evidence"]
         assert receipt["response_status"] == 403
@@ -114,6 +117,7 @@ async def test_a_token_that_is_no_token_is_refused_on_every_route(method: str, t
         answer = await decision(app, method=method, headers={"x-chio-capability": text})
         assert answer["verdict"]["verdict"] == "deny"
         assert answer["verdict"]["reason"].startswith("invalid capability token: ")
+        assert rule_of(answer["receipt"]) == "R2"
 
 
 async def test_a_pattern_that_does_not_compile_beats_a_grant_that_matches(tmp_path: Path) -> None:
@@ -123,6 +127,7 @@ async def test_a_pattern_that_does_not_compile_beats_a_grant_that_matches(tmp_pa
         assert answer["verdict"]["reason"].startswith(
             'failed to evaluate capability scope: invalid capability constraint: regex "(" failed to compile: '
         )
+        assert rule_of(answer["receipt"]) == "R6x"
 
 
 async def test_a_bad_token_is_refused_even_on_a_safe_route(tmp_path: Path) -> None:

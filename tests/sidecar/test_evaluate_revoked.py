@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from chio_core.models.request import content_hash
 from chio_core.receipts import verify_receipt
+from chio_sidecar.policy.rules import rule_of
 from tests.sidecar.sidecar_tools import KERNEL, NOW, capability, decision, evaluate, sidecar
 
 POST = {"method": "POST"}
@@ -43,6 +44,7 @@ async def test_the_answer_to_a_revoked_token_is_that_of_the_protocol(tmp_path: P
         assert receipt["capability_id"] == "cap-1"
         assert receipt["session_id"] == "s-1"
         assert receipt["metadata"] == {"chio_http_status_scope": "decision"}
+        assert rule_of(receipt) == "revoked"
         assert receipt["response_status"] == 403
         verify_receipt(receipt, trusted_keys=[KERNEL.public_hex])
         assert (await store.get(receipt["id"])) is not None

@@ -97,7 +97,7 @@ async def test_the_receipt_of_another_request_is_refused(other: dict[str, Any], 
         answer = await further(app, receipt_id, **other)
         assert answer["verdict"]["guard"] == "FurtherGuard"
         assert answer["verdict"]["reason"] == (
-            f"the question is further to receipt {receipt_id}, which is for another request"
+            f"the request is further to receipt {receipt_id}, which is for another request"
         )
         assert FURTHER_TO not in answer["receipt"]["metadata"]
         assert explain(read_refusal(answer["receipt"])).rule == "further question"
@@ -124,7 +124,7 @@ async def test_only_an_allow_of_a_first_question_counts(tmp_path: Path) -> None:
         ):
             reason = (await further(app, to, request_id=f"f{number}"))["verdict"]["reason"]
             assert reason == (
-                f"the question is further to receipt {to}, which is no allow of a first question by this sidecar"
+                f"the request is further to receipt {to}, which is no allow of a first evaluation by this sidecar"
             )
         unknown = await further(app, "nowhere " * 50, request_id="unknown")
         assert unknown["verdict"]["reason"].endswith("which this sidecar has not stored")

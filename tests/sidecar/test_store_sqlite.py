@@ -229,7 +229,7 @@ async def test_a_store_of_the_first_version_is_brought_up_to_date_and_keeps_ever
         await store.close()
     store = SqliteReceiptStore(path)
     assert await store.ask(wait()) is None
-    assert isinstance(await store.append(entry(2, demands=(charge(),))), Stored)
+    assert isinstance(await store.append(entry(2, obligations=(charge(),))), Stored)
     await store.close()
     connection = sqlite3.connect(path)
     assert connection.execute("PRAGMA user_version").fetchone() == (3,)

@@ -1,0 +1,227 @@
+"""The rules by which this sidecar refuses, each with a short id, its guard and its exact reason.
+
+R1 to R8 are those of wire protocol, section 1.6. The id of the rule that refused is signed and stored with the
+receipt, as the member `chio_rule` of its metadata: `rule_of` reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any, Final
+
+from chio_core.canonical import sha256_hex
+from chio_core.models import demands as texts
+from chio_core.models.demands import APPROVAL_GUARD, BUDGET_GUARD, CAPABILITY_GUARD
+from chio_core.models.receipt import HttpReceipt
+
+RULE: Final = "chio_rule"
+"""Member of a receipt's metadata: the id of the rule that refused."""
+
+REVOCATION_GUARD: Final = "CapabilityRevocation"
+FOLLOW_UP_GUARD: Final = "FurtherGuard"
+"""Guard of refusals about the receipt that a second evaluation of one request names."""
+
+REVOKED_POLICY_HASH: Final = sha256_hex(b"chio_api_protect_revoked_capability")
+"""Policy hash of a receipt about a revoked token (wire protocol, section 1.7)."""
+
+HINTS: Final[Mapping[str, str]] = {
+    APPROVAL_GUARD: "repeat the request without an approval to have a person asked",
+    BUDGET_GUARD: "ask for less, or ask the authority for a capability with a larger budget",
+    FOLLOW_UP_GUARD: "repeat the request",
+}
+"""What a caller can do after a refusal, by guard; the member `hint` of the verdict's details."""
+
+LONGEST_ID: Final = 128
+"""Characters of an id that a reason repeats: it may come from the request."""
+
+
+class Rule(Enum):
+    """One rule.
+
+    Attributes:
+        id: stable and short; written into receipts.
+        guard: the guard that the verdict names.
+        text: template of the verdict's reason; of R2, R5 and the rules about delegation chains the fixed beginning.
+    """
+
+    BOTH_TOOL_FIELDS = "R1", CAPABILITY_GUARD, texts.BOTH_TOOL_FIELDS
+    TOKEN_UNREADABLE = "R2", CAPABILITY_GUARD, "invalid capability token: {text}"
+    ISSUER_UNTRUSTED = "R3", CAPABILITY_GUARD, "capability issuer is not trusted"
+    BAD_SIGNATURE = "R4", CAPABILITY_GUARD, "capability signature verification failed"
+    NOT_YET_VALID = (
+        "R5a",
+        CAPABILITY_GUARD,
+        "invalid capability token: capability not yet valid (not_before: {not_before})",
+    )
+    EXPIRED = "R5b", CAPABILITY_GUARD, "invalid capability token: capability expired at {expires_at}"
+    NOT_GRANTED = "R6", CAPABILITY_GUARD, texts.NOT_GRANTED
+    BAD_PATTERN = "R6x", CAPABILITY_GUARD, "failed to evaluate capability scope: {text}"
+    OTHER_CAPABILITY = "R7", CAPABILITY_GUARD, texts.OTHER_CAPABILITY
+    NO_CAPABILITY = "R8", CAPABILITY_GUARD, texts.NO_CAPABILITY
+
+    # Beyond the protocol's April state.
+    DELEGATION = "delegation", CAPABILITY_GUARD, "delegation {text}"
+    UNSUPPORTED = (
+        "unsupported",
+        CAPABILITY_GUARD,
+        "HTTP authority projection does not support authorization field {field}",
+    )
+    REVOKED = "revoked", REVOCATION_GUARD, texts.REVOKED
+    ANCESTOR_REVOKED = "revoked.ancestor", CAPABILITY_GUARD, "presented capability {id} has been revoked"
+    AUTHORITY_UNAVAILABLE = (
+        "revoked.unknown",
+        CAPABILITY_GUARD,
+        "revocation authority is unavailable; no operation was dispatched",
+    )
+    EXHAUSTED = "invocations", CAPABILITY_GUARD, texts.EXHAUSTED
+
+    APPROVAL_NEEDED = "approval.needed", APPROVAL_GUARD, texts.NEEDS_APPROVAL
+    APPROVAL_DENIED = "approval.denied", APPROVAL_GUARD, "approval {id} was denied"
+    APPROVAL_UNKNOWN = "approval.unknown", APPROVAL_GUARD, "approval {id} is not known"
+    APPROVAL_OTHER = "approval.other", APPROVAL_GUARD, "approval {id} is for another request"
+    APPROVAL_EXPIRED = "approval.expired", APPROVAL_GUARD, "approval {id} has expired"
+    APPROVAL_USED = "approval.used", APPROVAL_GUARD, "approval {id} was used already"
+    APPROVAL_REPLAYED = (
+        "approval.replayed",
+        APPROVAL_GUARD,
+        "the token of approval {id} was used for another approval already",
+    )
+    TOO_MANY = (
+        "approval.too-many",
+        APPROVAL_GUARD,
+        "{limit} approvals are waiting already; try again when they are answered or have expired",
+    )
+    TOO_MANY_OWN = (
+        "approval.too-many-own",
+        APPROVAL_GUARD,
+        "{limit} approvals of this caller are waiting already; try again when they are answered",
+    )
+
+    APPROVER_UNTRUSTED = (
+        "approval-token.untrusted",
+        APPROVAL_GUARD,
+        "approval token is signed by an approver that is not trusted",
+    )
+    APPROVAL_TOKEN_UNREADABLE = "approval-token.unreadable", APPROVAL_GUARD, "approval token cannot be read: {why}"
+    APPROVAL_TOKEN_SIGNATURE = (
+        "approval-token.signature",
+        APPROVAL_GUARD,
+        "approval token signature verification failed",
+    )
+    APPROVAL_TOKEN_OTHER = "approval-token.other", APPROVAL_GUARD, "approval token is bound to another request"
+    APPROVAL_TOKEN_SUBJECT = "approval-token.subject", APPROVAL_GUARD, "approval token is for another subject"
+    APPROVAL_TOKEN_TOO_LONG = (
+        "approval-token.too-long",
+        APPROVAL_GUARD,
+        "approval token is valid for more than {seconds} seconds",
+    )
+    APPROVAL_TOKEN_NOT_YET = (
+        "approval-token.not-yet",
+        APPROVAL_GUARD,
+        "approval token is not valid before {issued_at}",
+    )
+    APPROVAL_TOKEN_EXPIRED = "approval-token.expired", APPROVAL_GUARD, "approval token expired at {expires_at}"
+
+    BUDGET_CURRENCY = (
+        "budget.currency",
+        BUDGET_GUARD,
+        "budget is in {stated}, and that of the route in {route}",
+    )
+    GRANT_CURRENCY = (
+        "budget.grant-currency",
+        BUDGET_GUARD,
+        "budget is in {currency}, and the limit of {spender} in {limit}",
+    )
+    COST_TOO_HIGH = (
+        "budget.cost",
+        BUDGET_GUARD,
+        "budget exceeded: cost {cost} {currency} is above {most} {currency} for one invocation of {spender}",
+    )
+    NO_INVOCATION = (
+        "budget.invocations",
+        BUDGET_GUARD,
+        "budget exceeded: no invocation left of {most} for {spender}",
+    )
+    TOTAL_EXCEEDED = (
+        "budget.total",
+        BUDGET_GUARD,
+        "budget exceeded: cost {cost} {currency}, and {left} {currency} are left of {most} {currency} for {spender}",
+    )
+
+    FOLLOW_UP_UNKNOWN = (
+        "follow-up.unknown",
+        FOLLOW_UP_GUARD,
+        "the request is further to receipt {id}, which this sidecar has not stored",
+    )
+    FOLLOW_UP_NO_ALLOW = (
+        "follow-up.no-allow",
+        FOLLOW_UP_GUARD,
+        "the request is further to receipt {id}, which is no allow of a first evaluation by this sidecar",
+    )
+    FOLLOW_UP_OTHER = (
+        "follow-up.other",
+        FOLLOW_UP_GUARD,
+        "the request is further to receipt {id}, which is for another request",
+    )
+    FOLLOW_UP_TOO_OLD = (
+        "follow-up.too-old",
+        FOLLOW_UP_GUARD,
+        "the request is further to receipt {id}, which was not signed within the last {within} s",
+    )
+
+    def __init__(self, id: str, guard: str, text: str) -> None:
+        self.id = id
+        self.guard = guard
+        self.text = text
+
+    @classmethod
+    def by_id(cls, rule_id: str) -> Rule:
+        """Return the rule with this id.
+
+        Raises:
+            ValueError: there is none.
+        """
+        return next(rule for rule in cls if rule.id == rule_id)
+
+
+class Refused(Exception):
+    """A rule refuses the request.
+
+    Attributes:
+        rule: which.
+        reason: exact text of the verdict.
+
+    Args:
+        rule: which.
+        reason: the exact text where the rule's own is a beginning only.
+        values: for the placeholders of the rule's text.
+    """
+
+    def __init__(self, rule: Rule, reason: str | None = None, **values: object) -> None:
+        self.rule = rule
+        self.reason = rule.text.format(**values) if reason is None else reason
+        super().__init__(self.reason)
+
+
+def rule_of(receipt: HttpReceipt | Mapping[str, Any]) -> str | None:
+    """Return the id of the rule that refused, as the receipt states it.
+
+    A receipt about a revoked token has fixed metadata (wire protocol, section 1.7); guard and policy hash tell its
+    rule.
+
+    Args:
+        receipt: as a model, or as the JSON object that is stored.
+
+    Returns:
+        None for an allow, and for receipts of other sidecars, which name no rule. The id may be unknown here when
+        a newer version wrote it.
+    """
+    document = receipt.raw if isinstance(receipt, HttpReceipt) else receipt
+    metadata, verdict = document.get("metadata"), document.get("verdict")
+    named = metadata.get(RULE) if isinstance(metadata, Mapping) else None
+    if isinstance(named, str):
+        return named
+    guard = verdict.get("guard") if isinstance(verdict, Mapping) else None
+    revoked = guard == REVOCATION_GUARD and document.get("policy_hash") == REVOKED_POLICY_HASH
+    return Rule.REVOKED.id if revoked else None
