@@ -43,7 +43,8 @@ def facets(outcome: Outcome) -> Facets:
         question = {name: value for name, value in asked.document.items() if name not in ("request_id", "timestamp")}
         found |= {f"question.{name}": value for name, value in question.items()}
         found |= {"caller_hash": asked.caller_hash(), "content_hash": asked.content_hash()}
-        found |= {"token": asked.capability_text, "traceparent": asked.headers.get("traceparent")}
+        trace = asked.headers.get("traceparent")
+        found |= {"token": asked.capability_text, "traceparent": None if trace == outcome.trace else trace}
     return found
 
 

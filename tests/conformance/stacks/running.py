@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -42,12 +43,23 @@ def usual(asked: Asked) -> Behaviour:
     return behaviours.ALLOW if free else behaviours.DENY
 
 
+def new_trace() -> str:
+    """Return a `traceparent` that no other request has."""
+    return f"00-{uuid.uuid4().hex}-{uuid.uuid4().hex[:16]}-01"
+
+
 @dataclass
 class Outcome:
-    """What came of one request on one stack: the answer, and what the sidecar was asked."""
+    """What came of one request on one stack: the answer, and what the sidecar was asked.
+
+    Attributes:
+        trace: the `traceparent` that was added to the request, by which its questions are known; None if it could
+            not be added.
+    """
 
     answer: Answer
     asked: list[Asked]
+    trace: str | None
 
 
 @dataclass
@@ -71,10 +83,18 @@ class Stack:
         return self.driver.name
 
     def send(self, wire: Wire, *, fail_open: bool = False) -> Outcome:
-        """Send one request; what the sidecar was asked meanwhile belongs to it."""
+        """Send one request; the questions with its trace belong to it."""
+        trace = new_trace()
+        traced = wire.traced(trace)
         before = len(self.sidecar.asked)
-        answer = exchange(self.ports[fail_open], wire)
-        return Outcome(answer, self.sidecar.asked[before:])
+        answer = exchange(self.ports[fail_open], traced or wire)
+        if traced is None:
+            return Outcome(answer, self.sidecar.asked[before:], None)
+        return Outcome(answer, self.asked(trace), trace)
+
+    def asked(self, trace: str) -> list[Asked]:
+        """Return the questions about requests with a trace."""
+        return [one for one in self.sidecar.asked if one.headers.get("traceparent") == trace]
 
     def serve_sidecar(self, script: Script, port: int = 0) -> None:
         """Let the sidecar listen, after it has stopped listening elsewhere."""

@@ -25,7 +25,7 @@ from tests.conformance.stacks.contract import EXCLUDED, STREAM, TEMPLATES
 from tests.conformance.stacks.differences import Difference
 from tests.conformance.stacks.drivers import DRIVERS, REFERENCE
 from tests.conformance.stacks.facets import code_of, differing, facets
-from tests.conformance.stacks.running import MAX_BODY, ROOT, TOKEN, Outcome, Stack, Stacks, running
+from tests.conformance.stacks.running import MAX_BODY, ROOT, TOKEN, Outcome, Stack, Stacks, new_trace, running
 
 NAMES = [driver.name for driver in DRIVERS]
 WEBSOCKETS = ("fastapi", "starlette")
@@ -267,33 +267,34 @@ def test_a_body_above_the_limit_is_refused_unasked_by_both_settings_of_fail_open
 
 
 def test_whoever_leaves_before_the_end_of_the_body_is_not_asked_about(stacks: Stacks) -> None:
-    def leave_and_come_back(stack: Stack) -> tuple[int, int | None]:
-        before = len(stack.sidecar.asked)
+    def leave_and_come_back(stack: Stack) -> tuple[int, int, int | None]:
+        trace = new_trace()
         for framing in (["Content-Length: 100"], ["Transfer-Encoding: chunked"]):
-            head = wire.request("left", "POST /anything HTTP/1.1", ["Host: a", WITH_TOKEN, *framing], bare=True)
+            lines = ["Host: a", f"traceparent: {trace}", WITH_TOKEN, *framing]
+            head = wire.request("left", "POST /anything HTTP/1.1", lines, bare=True)
             with socket.create_connection(("127.0.0.1", stack.ports[False])) as connection:
-                connection.sendall(b"".join(head.pieces) + b"5\r\nabcde\r\n")
-        status = stack.send(HELLO).answer.status
-        return len(stack.sidecar.asked) - before, status
+                connection.sendall(head.data + b"5\r\nabcde\r\n")
+        after = stack.send(HELLO)
+        return len(stack.asked(trace)), len(after.asked), after.answer.status
 
-    assert stacks.each(leave_and_come_back) == dict.fromkeys(NAMES, (1, 200))
+    assert stacks.each(leave_and_come_back) == dict.fromkeys(NAMES, (0, 1, 200))
 
 
 def test_requests_on_one_connection_are_judged_one_by_one(stacks: Stacks) -> None:
     def talk(stack: Stack) -> list[tuple[int, str, str | None]]:
-        before = len(stack.sidecar.asked)
+        trace = new_trace()
         connection = http.client.HTTPConnection("127.0.0.1", stack.ports[False], timeout=30)
         found = []
         for number in range(8):
             body = b"%d" % number * number
-            headers = {"X-Chio-Capability": TOKEN} if number % 2 else {}
+            headers = {"traceparent": trace, **({"X-Chio-Capability": TOKEN} if number % 2 else {})}
             connection.request("POST", "/anything", body, headers)
             answer = connection.getresponse()
             document = json.loads(answer.read())
             found.append((answer.status, document.get("read"), answer.getheader("X-Chio-Receipt")))
         connection.close()
         assert len({receipt for _, _, receipt in found}) == len(found)
-        assert [one.document["body_length"] for one in stack.sidecar.asked[before:]] == list(range(8))
+        assert [one.document["body_length"] for one in stack.asked(trace)] == list(range(8))
         return [(status, read, None) for status, read, _ in found]
 
     for name, found in stacks.each(talk).items():

@@ -24,7 +24,7 @@ import json
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,27 @@ class Wire:
     """One request as it goes over the wire.
 
     Attributes:
-        pieces: the bytes, in as many writes as there are pieces.
+        data: the bytes.
+        split: bytes in each write; None sends all in one.
     """
 
     name: str
     method: str
-    pieces: tuple[bytes, ...]
+    data: bytes
+    split: int | None = None
+
+    @property
+    def pieces(self) -> list[bytes]:
+        """The bytes, one item for each write."""
+        size = self.split or len(self.data)
+        return [self.data[at : at + size] for at in range(0, len(self.data), size)]
+
+    def traced(self, parent: str) -> Wire | None:
+        """Return the request with a `traceparent`; None if it has one already, or can have no header."""
+        line, end, rest = self.data.partition(b"\r\n")
+        if b"HTTP/" not in line or b"traceparent:" in rest:
+            return None
+        return replace(self, data=line + end + f"traceparent: {parent}\r\n".encode() + rest)
 
     def __str__(self) -> str:
         return self.name
@@ -101,9 +116,7 @@ def request(
             lines.append("Transfer-Encoding: chunked")
             content = b"".join(_chunk(piece.encode("latin-1") * times) for piece in [*chunks, ""])
     text = "\r\n".join([*lines, "", ""]).replace("{token}", token).replace("{long}", "x" * 70_000)
-    data = text.encode("latin-1") + content
-    size = split or len(data)
-    return Wire(name, line.split(" ")[0], tuple(data[at : at + size] for at in range(0, len(data), size)))
+    return Wire(name, line.split(" ")[0], text.encode("latin-1") + content, split)
 
 
 def _chunk(piece: bytes) -> bytes:
