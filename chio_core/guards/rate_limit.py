@@ -1,7 +1,7 @@
-"""RateLimit: so many requests per caller and time, counted by the library `limits` in memory or in Redis.
+"""RateLimit: a number of requests per caller and time, counted by the library `limits` in memory or in Redis.
 
-Memory counts per process: N workers allow N times the limit, and `check()` says so. Redis counts for all of
-them. When Redis cannot be asked, requests are refused (503), or pass where `fail_open` was chosen.
+Memory counts per process: N workers allow N times the limit, and `check()` says so. Redis counts for all workers.
+If Redis fails, requests are refused (503), or continue uncounted under `fail_open`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from ipaddress import IPv6Address
 from typing import Any
 
-from limits import RateLimitItem, parse
+from limits import parse
 from limits.aio.storage import MemoryStorage, Storage
 from limits.aio.strategies import (
     FixedWindowRateLimiter,
@@ -39,53 +39,51 @@ from chio_core.request import GuardRequest
 
 
 class CountingStorage(MemoryStorage):
-    """Counters that are forgotten when they are over."""
+    """Counters in memory that are removed when they expire."""
 
-    STORAGE_SCHEME = None  # type: ignore[assignment]  # not to be registered for others
-    _FORGET_AT_ONCE = 3
+    STORAGE_SCHEME = None  # type: ignore[assignment]  # keeps it out of the registry of `limits`
+    _REMOVED_AT_ONCE = 3
 
     def __init__(self) -> None:
         super().__init__()
         self._lock = threading.Lock()
-        self._over: deque[tuple[float, str]] = deque()
+        self._expiring: deque[tuple[float, str]] = deque()
 
     async def incr(self, key: str, expiry: float, amount: int = 1) -> int:
-        """Count `amount` more for a key, which is forgotten `expiry` seconds after its first hit."""
+        """Add `amount` to a key, which expires `expiry` seconds after its first hit."""
         now = time.time()
         with self._lock:
-            self._forget(now)
+            # One limiter counts for one length of time, so the oldest key expires first. A few at each hit are enough
+            # to keep up, and bound the time that one hit takes.
+            for _ in range(self._REMOVED_AT_ONCE):
+                if not self._expiring or self._expiring[0][0] > now:
+                    break
+                _, expired = self._expiring.popleft()
+                if self.expirations.get(expired, 0) <= now:
+                    self.expirations.pop(expired, None)
+                    self.storage.pop(expired, None)
             if self.expirations.get(key, 0) <= now:
                 self.storage[key] = 0
                 self.expirations[key] = now + expiry
-                self._over.append((now + expiry, key))
+                self._expiring.append((now + expiry, key))
             self.storage[key] += amount
             return self.storage[key]
 
     async def decr(self, key: str, amount: int = 1) -> int:
-        """Take `amount` back."""
+        """Subtract `amount` from a key."""
         with self._lock:
             self.storage[key] = max(0, self.storage.get(key, 0) - amount)
             return self.storage[key]
 
     async def get(self, key: str) -> int:
-        """Return the count of a key, 0 when it is over."""
+        """Return the count of a key, 0 after it has expired."""
         return self.storage.get(key, 0) if self.expirations.get(key, 0) > time.time() else 0
-
-    def _forget(self, now: float) -> None:
-        # One limiter counts for one length of time, so what was begun first is over first.
-        for _ in range(self._FORGET_AT_ONCE):
-            if not self._over or self._over[0][0] > now:
-                return
-            _, key = self._over.popleft()
-            if self.expirations.get(key, 0) <= now:
-                self.expirations.pop(key, None)
-                self.storage.pop(key, None)
 
 
 log = logging.getLogger(LOGGER)
 
 Key = Callable[[GuardRequest], "str | None"]
-"""Returns whom to count a request for; None counts all such requests together."""
+"""Returns the name under which a request is counted; None counts all such requests together."""
 
 _STRATEGIES: dict[str, type[RateLimiter]] = {
     "fixed-window": FixedWindowRateLimiter,
@@ -95,22 +93,22 @@ _STRATEGIES: dict[str, type[RateLimiter]] = {
 
 
 class RateLimit:
-    """Refuses with 429 what exceeds a limit, and tells on every answer how much is left.
+    """Refuses requests above a limit with 429; every response states how many requests are left.
 
     Args:
-        limit: `5/minute`, `100 per 10 seconds` and so on, as `limits` reads it.
-        storage: `memory://`, `redis://HOST:PORT/DB`, or what else `limits` knows.
-        key: `ip` (an IPv6 client counts by its /64), `caller` (one that `JwtAuth` has verified, else the address),
-            `capability`, or your own function.
+        limit: `5/minute`, `100 per 10 seconds` and so on, in the notation of `limits`.
+        storage: `memory://`, `redis://HOST:PORT/DB`, or another storage of `limits`.
+        key: `ip` (an IPv6 client is counted by its /64), `caller` (verified by `JwtAuth`, else the address),
+            `capability`, or a function.
         strategy: `sliding-window-counter`, `fixed-window`, or (in Redis only) `moving-window`.
-        namespace: requests are counted together with those of other limits of the same namespace and length.
+        namespace: limits with the same namespace and length share their counts.
         timeout: seconds that one step of the storage may take.
-        fail_open: let requests pass while the storage cannot be asked.
-        trusted_proxies: whose `X-Forwarded-For` counts for `ip`.
+        fail_open: let requests continue while the storage fails.
+        trusted_proxies: proxies whose `X-Forwarded-For` is used for `ip`.
         priority: place in the chain; inside of `JwtAuth` for the key `caller`, else outside.
 
     Raises:
-        ConfigurationError: a limit, storage, key or strategy that is none.
+        ConfigurationError: an unusable limit, storage, key or strategy.
     """
 
     name = "rate_limit"
@@ -128,38 +126,69 @@ class RateLimit:
         trusted_proxies: Sequence[str] = (),
         priority: int | None = None,
     ) -> None:
+        try:
+            self._item = parse(limit)
+        except ValueError:
+            raise ConfigurationError(f"{limit!r} is no rate limit; write 5/minute or 100 per 10 seconds") from None
+        if strategy not in _STRATEGIES:
+            raise ConfigurationError(f"strategy {strategy!r} is none of {', '.join(sorted(_STRATEGIES))}")
+        keys: dict[str, Key] = {
+            "ip": self._client,
+            "caller": lambda request: _caller(request) or self._client(request),
+            "capability": _capability,
+        }
+        if not callable(key) and key not in keys:
+            raise ConfigurationError(f"key {key!r} is none of ip, caller, capability; or give a function")
         self.priority = priority if priority is not None else -40 if key == "caller" else -60
         self.uses = frozenset({"identity"} if key == "caller" else ())
         self.enabled = True
-        self._item = _parse(limit)
         self._url = storage
         self._namespace = namespace
         self._timeout = timeout
         self._fail_open = fail_open
         self._address = ClientAddress(tuple(trusted_proxies))
-        self._key = self._key_function(key)
-        if strategy not in _STRATEGIES:
-            raise ConfigurationError(f"strategy {strategy!r} is none of {', '.join(sorted(_STRATEGIES))}")
+        self._key = key if callable(key) else keys[key]
         self._strategy = _STRATEGIES[strategy]
-        self._memory = self._in_memory() if storage == "memory://" else None
-        self.waits = self._memory is None
         self._limiters: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, RateLimiter] = weakref.WeakKeyDictionary()
         policy = f'"default";q={self._item.amount};w={self._item.get_expiry()}'
         self._policy = header_change("RateLimit-Policy", policy)
-        if self._memory is None:
-            self._open()  # a storage that cannot exist is a mistake of the configuration, said at once
+        self._memory: RateLimiter | None = None
+        self.waits = storage != "memory://"
+        if self.waits:
+            self._open()  # reports an unusable storage at the start, not at the first request
+        elif strategy == "moving-window":
+            raise ConfigurationError(
+                "moving-window remembers every request; count in Redis (storage='redis://…') or by another strategy"
+            )
+        else:
+            self._memory = self._strategy(CountingStorage())
 
     async def __call__(self, request: GuardRequest) -> Denial | None:
-        """Return a 429 above the limit, a 503 when nobody can count."""
-        who = self._key(request) or "-"
-        limiter = self._limiter()
+        """Return a 429 above the limit, a 503 if the storage fails."""
+        limiter = self._memory
+        if limiter is None:
+            # Connections belong to an event loop: each loop has a limiter.
+            loop = asyncio.get_running_loop()
+            limiter = self._limiters.get(loop)
+            if limiter is None:
+                limiter = self._limiters[loop] = self._open()
+        name = self._key(request) or "-"
         try:
-            inside = await limiter.hit(self._item, self._namespace, who)
-            reset, remaining = await limiter.get_window_stats(self._item, self._namespace, who)
+            inside = await limiter.hit(self._item, self._namespace, name)
+            reset, remaining = await limiter.get_window_stats(self._item, self._namespace, name)
         except (StorageError, OSError) as exc:
-            return self._unavailable(exc)
+            outcome = "PASSED UNCOUNTED" if self._fail_open else "refused"
+            log.error("chio: %s, since the rate limit storage cannot be asked (%s)", outcome, type(exc).__name__)
+            if self._fail_open:
+                return None
+            return Denial(
+                status=503, code="chio_rate_limit_unavailable", message="the rate limiter is unavailable",
+                guard="local/rate_limit", headers=(("retry-after", "1"),),
+            )  # fmt: skip
         wait = max(0, math.ceil(reset - time.time()))
-        self._tell(request, remaining if inside else 0, wait)
+        # The fields of draft-ietf-httpapi-ratelimit-headers, sections 3 and 4.
+        left = f'"default";r={max(0, remaining) if inside else 0};t={wait}'
+        response_hooks(request).headers.extend((self._policy, header_change("RateLimit", left)))
         if inside:
             return None
         return Denial(
@@ -173,95 +202,47 @@ class RateLimit:
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
         limiter = self._limiters.pop(asyncio.get_running_loop(), None)
-        # The library has no way to close its storage; the connections are those of the Redis client inside of it.
+        # The library cannot close its storage; the connections belong to the Redis client inside of it.
         client = getattr(getattr(getattr(limiter, "storage", None), "bridge", None), "storage", None)
         if client is not None and hasattr(client, "aclose"):
             await client.aclose()
 
     def check(self) -> list[Finding]:
-        """Return a warning for a limit that each worker counts by itself."""
+        """Return a warning if each worker counts for itself."""
         if self._memory is None:
             return []
         text = "rate_limit counts in memory: each worker process allows the whole limit; give storage='redis://…'"
         return [Finding("WARN", "rate_limit_memory", text)]
 
-    def _tell(self, request: GuardRequest, remaining: int, wait: int) -> None:
-        # The fields of draft-ietf-httpapi-ratelimit-headers, section 3 and 4.
-        left = ("ratelimit", "RateLimit", f'"default";r={max(0, remaining)};t={wait}', True)
-        response_hooks(request).headers.extend((self._policy, left))
-
-    def _unavailable(self, exc: Exception) -> Denial | None:
-        outcome = "PASSED UNCOUNTED" if self._fail_open else "refused"
-        log.error("chio: %s, since the rate limit storage cannot be asked (%s)", outcome, type(exc).__name__)
-        if self._fail_open:
-            return None
-        return Denial(
-            status=503,
-            code="chio_rate_limit_unavailable",
-            message="the rate limiter is unavailable",
-            guard="local/rate_limit",
-            headers=(("retry-after", "1"),),
-        )
-
-    def _limiter(self) -> RateLimiter:
-        if self._memory is not None:
-            return self._memory
-        # Connections belong to an event loop; another loop gets its own.
-        loop = asyncio.get_running_loop()
-        limiter = self._limiters.get(loop)
-        if limiter is None:
-            limiter = self._limiters[loop] = self._open()
-        return limiter
-
-    def _in_memory(self) -> RateLimiter:
-        if self._strategy is MovingWindowRateLimiter:
-            raise ConfigurationError(
-                "moving-window remembers every request; count in Redis (storage='redis://…') or by another strategy"
-            )
-        return self._strategy(CountingStorage())
-
     def _open(self) -> RateLimiter:
         options: dict[str, Any] = {"wrap_exceptions": True}
         if self._url.startswith("redis"):
-            options |= {"implementation": "redispy", **_redis_options(self._timeout)}
+            from redis.asyncio.retry import Retry
+            from redis.backoff import NoBackoff
+
+            # A connection that a restart has closed fails only when it is used, hence one retry, without a pause.
+            options |= {"implementation": "redispy", "retry": Retry(NoBackoff(), 1)}
+            options |= {"socket_timeout": self._timeout, "socket_connect_timeout": self._timeout}
+        scheme = self._url.partition("://")[0] + "://…"
         try:
             storage = storage_from_string(f"async+{self._url}", **options)
-        except Exception as exc:  # noqa: BLE001 - limits raises many types here, and all mean this
+        except Exception as exc:  # noqa: BLE001 - limits raises many types for an unusable URL
             # Their texts may repeat the URL, and with it a password.
             raise ConfigurationError(
-                f"rate limit storage {_scheme(self._url)} cannot be used ({type(exc).__name__}); write memory:// or "
+                f"rate limit storage {scheme} cannot be used ({type(exc).__name__}); write memory:// or "
                 "redis://HOST:PORT/DB, for which the package redis must be installed"
             ) from None
         if not isinstance(storage, Storage):
-            raise ConfigurationError(f"rate limit storage {_scheme(self._url)} has no asynchronous form")
+            raise ConfigurationError(f"rate limit storage {scheme} has no asynchronous form")
         return self._strategy(storage)
-
-    def _key_function(self, key: str | Key) -> Key:
-        if callable(key):
-            return key
-        if key == "ip":
-            return self._client
-        if key == "caller":
-            return lambda request: _caller(request) or self._client(request)
-        if key == "capability":
-            return _capability
-        raise ConfigurationError(f"key {key!r} is none of ip, caller, capability; or give a function")
 
     def _client(self, request: GuardRequest) -> str | None:
         address = self._address(request)
         if address is None:
             return None
         if isinstance(address, IPv6Address):
-            return f"{address.exploded[:19]}::/64"  # one customer is usually given that many addresses
+            return f"{address.exploded[:19]}::/64"  # a provider usually assigns a /64 to one customer
         return str(address)
-
-
-def _redis_options(timeout: float) -> dict[str, Any]:
-    from redis.asyncio.retry import Retry
-    from redis.backoff import NoBackoff
-
-    # A connection that a restart has closed is found out by using it, hence one more try; no waiting in between.
-    return {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": Retry(NoBackoff(), 1)}
 
 
 def _caller(request: GuardRequest) -> str | None:
@@ -272,14 +253,3 @@ def _caller(request: GuardRequest) -> str | None:
 def _capability(request: GuardRequest) -> str | None:
     token = request.headers.get(CAPABILITY_HEADER.lower())
     return sha256_hex(token.encode()) if token else None
-
-
-def _parse(limit: str) -> RateLimitItem:
-    try:
-        return parse(limit)
-    except ValueError:
-        raise ConfigurationError(f"{limit!r} is no rate limit; write 5/minute or 100 per 10 seconds") from None
-
-
-def _scheme(url: str) -> str:
-    return url.partition("://")[0] + "://…"
