@@ -1,26 +1,26 @@
 """Chain: the ordered guards around the decision.
 
-A guard has one of two shapes, told apart by the number of its arguments:
+A guard has one of two shapes, distinguished by the number of its arguments:
 
-* `async def guard(request) -> Response | Denial | None`: look, perhaps refuse; None goes on;
+* `async def guard(request) -> Response | Denial | None`: inspect the request, refuse it or return None to continue;
 * `async def middleware(request, next) -> AnyResponse`: wrap; `await next(request)` runs the rest.
 
-Order is `(priority, registration)`, lower is outermost, stable. `provides` and `requires` are names: a member
-that requires `decision` must stand inside the member that provides it; `uses` is the same for what may also be
-missing. A guard that never waits for anything may say `waits = False`: a synchronous framework then needs no event
-loop for it. The chain is frozen when it is first run; an order that cannot work is a `ConfigurationError` that names
-both members and the remedy.
+Guards run in the order `(priority, registration)`, lowest first and outermost. `provides` and `requires` are names: a
+guard that requires `decision` must be inside the member that provides it; `uses` is the same for names that may be
+missing altogether. A guard that never waits for I/O may set `waits = False`: a synchronous framework then needs no
+event loop for it. The chain is frozen at its first run; an impossible order is a `ConfigurationError` that names both
+members and the remedy.
 
-The member `decide` stands at priority 0, provides `decision`, and can be neither removed, disabled, filtered by
-method nor added twice. The number is the policy: a guard below 0 refuses without asking the sidecar, in
-microseconds and without a receipt; a guard above 0 runs only for what the sidecar has allowed.
+The member `decide` has priority 0, provides `decision`, and cannot be removed, disabled, filtered by method or added
+twice. A guard below 0 refuses without the sidecar, in microseconds and without a receipt; a guard above 0 runs only
+for allowed requests.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,7 +42,7 @@ SLOW_GUARD_MS = 50.0
 
 
 class DecisionMember:
-    """Base of every framework's `decide`: where it stands, and that nothing switches it off."""
+    """Base of every framework's `decide`: at priority 0, and always enabled."""
 
     name = "decide"
     priority = DECIDE_PRIORITY
@@ -60,17 +60,17 @@ class DecisionMember:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One guard with its place.
+    """One guard and its place in the chain.
 
     Attributes:
-        wraps: it has the shape `(request, next)`.
-        provides, requires, uses: names that the order of the members is checked by.
-        methods: methods that it runs for, in capitals; None for all.
-        is_decide: it is the member that asks the sidecar.
-        plain: it only looks, at every request, unless it is switched off.
-        switches: empty as long as there can be no `enabled` to read: a function has it only if somebody puts it there.
-        passed: the evidence that it leaves when it lets a request go on.
-        disabled: the evidence that it leaves while it is switched off.
+        wraps: its shape is `(request, next)`.
+        provides, requires, uses: names by which the order is checked.
+        methods: methods for which it runs, in capitals; None for all.
+        is_decide: this member calls the sidecar.
+        plain: its shape is `(request)`, and it runs for all methods.
+        switches: empty if the guard cannot have an attribute `enabled`: a function without attributes.
+        passed: its evidence if it lets a request continue.
+        disabled: its evidence while it is disabled.
     """
 
     name: str
@@ -88,7 +88,7 @@ class Member:
     disabled: GuardEvidence = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        # Made once: they are read for every request.
+        # Computed once: they are read for every request.
         name = f"local/{self.name}"
         object.__setattr__(self, "is_decide", DECISION in self.provides)
         object.__setattr__(self, "plain", not (self.wraps or self.is_decide or self.methods is not None))
@@ -99,7 +99,7 @@ class Member:
 
     @property
     def enabled(self) -> bool:
-        """What the guard says now; it may be switched off and on while requests are served, `decide` never."""
+        """The guard's `enabled`, which may change while requests are served; always True for `decide`."""
         return self.is_decide or bool(getattr(self.guard, "enabled", True))
 
 
@@ -117,8 +117,8 @@ class Chain:
 
     Args:
         guards: guards or other chains, outermost first among those of equal priority.
-        slow_guard_ms: a guard that holds the event loop for longer, in one piece, is named in a warning
-            (milliseconds); that of the first chain among `guards`, or else 50, when left out.
+        slow_guard_ms: a guard that blocks the event loop for longer without a pause is named in a warning
+            (milliseconds); if left out, the value of the first chain among `guards`, else 50.
     """
 
     def __init__(self, *guards: Guard | Chain, slow_guard_ms: float | None = None) -> None:
@@ -142,17 +142,17 @@ class Chain:
         uses: Collection[str] | None = None,
         methods: Collection[str] | None = None,
     ) -> Chain:
-        """Add a guard. What is left out is read from the guard's attributes of the same name, then defaulted.
+        """Add a guard. An argument that is left out is read from the guard's attribute of the same name.
 
         Args:
-            priority: lower is further out; 0 is where the sidecar is asked, 10 the default.
-            provides: names of what the guard leaves for those inside of it.
-            requires: names that a member outside of it must provide.
-            uses: names that, if a member provides them at all, one outside of it must provide.
+            priority: lower runs earlier; `decide` has 0, the default is 10.
+            provides: names that the guard provides for inner members.
+            requires: names that an outer member must provide.
+            uses: names that an outer member must provide if any member provides them.
             methods: run for these methods only.
 
         Raises:
-            ConfigurationError: the chain is frozen, the guard is no `async def`, or has another shape.
+            ConfigurationError: the chain is frozen, the guard is not an `async def`, or has another shape.
         """
         if self._sealed:
             raise ConfigurationError(f"the chain is frozen since it runs; add {_name(guard)} before the start")
@@ -165,13 +165,17 @@ class Chain:
             name=name or _name(guard),
             guard=guard,
             priority=priority if priority is not None else getattr(guard, "priority", DEFAULT_PRIORITY),
-            wraps=_wraps(guard),
+            wraps=_takes_next(guard),
             provides=_names(provides, guard, "provides"),
             requires=_names(requires, guard, "requires"),
             uses=_names(uses, guard, "uses"),
             methods=frozenset(map(str.upper, _names(filtered, guard, "methods"))) if filtered is not None else None,
         )
-        _check_decide(member, self._members)
+        if member.is_decide:
+            if member.priority != DECIDE_PRIORITY or member.methods is not None:
+                raise ConfigurationError("decide stays at priority 0 for all methods; move the other guards instead")
+            if any(other.is_decide for other in self._members):
+                raise ConfigurationError("a chain has one decide; remove the second")
         self._members.append(member)
         return self
 
@@ -195,7 +199,7 @@ class Chain:
         """Fix the order and return it.
 
         Raises:
-            ConfigurationError: a member requires what only a member inside of it, or none, provides.
+            ConfigurationError: a member requires a name that no outer member provides.
         """
         if self._frozen is None:
             order = self.order()
@@ -205,25 +209,28 @@ class Chain:
         return self._frozen
 
     def _seal(self) -> None:
-        # A chain that this one was made of would take further guards and never run them.
+        # The chains inside it are frozen too: a guard added to one of them later would never run.
         self._sealed = True
         for part in self._parts:
             part._seal()
 
     async def aclose(self) -> None:
-        """Close the guards that hold something open (they have an `aclose` to await), innermost first."""
+        """Close the guards that have an `aclose`, innermost first."""
         for member in reversed(self.order()):
             close = getattr(member.guard, "aclose", None)
             if close is not None:
                 await close()
 
     def check(self) -> list[Finding]:
-        """Return what will run, by name and in order, and what is wrong with it; nothing without guards."""
+        """Return one finding that lists the members in order, and one for each fault; nothing without guards."""
         order = self.order()
         if all(member.is_decide for member in order):
             return []
-        listed = " → ".join(_listed(member) for member in order)
-        found = [Finding("INFO", "middleware_chain", listed)]
+        listed = []
+        for member in order:
+            only = f", only {'/'.join(sorted(member.methods))}" if member.methods is not None else ""
+            listed.append(f"{member.name} ({member.priority}{only}{'' if member.enabled else ', disabled'})")
+        found = [Finding("INFO", "middleware_chain", " → ".join(listed))]
         try:
             _check_requirements(order)
         except ConfigurationError as exc:
@@ -236,22 +243,22 @@ class Chain:
 
 
 def around(guards: Chain | Sequence[Guard | Chain], decide: Guard) -> Chain:
-    """Return the chain of these guards and the decision that they stand around.
+    """Return the chain of these guards and the decision.
 
     Raises:
-        ConfigurationError: they are no list, or one of them is no guard.
+        ConfigurationError: not a list of guards.
     """
     return Chain(*guard_list(guards), decide)
 
 
 def guard_list(guards: Any, option: str = "guards") -> list[Any]:
-    """Return what an option for guards was given, as the list that it takes; a `Chain` alone will do.
+    """Return the value of an option for guards as a list; a `Chain` becomes a list of one.
 
     Args:
         option: its name.
 
     Raises:
-        ConfigurationError: it is one guard, or a text.
+        ConfigurationError: the value is one guard, or a text.
     """
     if isinstance(guards, Chain):
         return [guards]
@@ -261,12 +268,6 @@ def guard_list(guards: Any, option: str = "guards") -> list[Any]:
         return list(guards)
     except TypeError:
         raise ConfigurationError(f"{option} takes a list: write {option}=[{_name(guards)}]") from None
-
-
-def _listed(member: Member) -> str:
-    note = "" if member.enabled else ", disabled"
-    only = f", only {'/'.join(sorted(member.methods))}" if member.methods is not None else ""
-    return f"{member.name} ({member.priority}{only}{note})"
 
 
 def _name(guard: Any) -> str:
@@ -283,7 +284,7 @@ def _names(given: Collection[str] | None, guard: Any, attribute: str) -> frozens
     return frozenset(names)
 
 
-def _wraps(guard: Guard) -> bool:
+def _takes_next(guard: Guard) -> bool:
     call = guard if inspect.isfunction(guard) or inspect.ismethod(guard) else getattr(guard, "__call__", None)  # noqa: B004
     if inspect.isclass(guard) or not callable(guard):
         raise ConfigurationError(f"{_name(guard)} is no guard; give an instance or a function")
@@ -300,15 +301,6 @@ def _wraps(guard: Guard) -> bool:
     return len(positional) == 2
 
 
-def _check_decide(member: Member, others: Iterable[Member]) -> None:
-    if not member.is_decide:
-        return
-    if member.priority != DECIDE_PRIORITY or member.methods is not None:
-        raise ConfigurationError("decide stands at priority 0 for all methods; move the other guards instead")
-    if any(other.is_decide for other in others):
-        raise ConfigurationError("a chain asks the sidecar once; remove the second decide")
-
-
 def _check_requirements(order: tuple[Member, ...]) -> None:
     given: dict[str, Member] = {}
     providers = {name: member for member in reversed(order) for name in member.provides}
@@ -323,6 +315,7 @@ def _check_requirements(order: tuple[Member, ...]) -> None:
             inner = providers[need]
             raise ConfigurationError(
                 f"{member.name} (priority {member.priority}) requires {need!r}, which {inner.name} (priority "
-                f"{inner.priority}) provides further in; give {member.name} a priority above {inner.priority}"
+                f"{inner.priority}) provides for inner members only; "
+                f"give {member.name} a priority above {inner.priority}"
             )
         given.update(dict.fromkeys(member.provides, member))

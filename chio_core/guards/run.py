@@ -1,11 +1,11 @@
 """Running a frozen chain for one request: inwards through the guards, the handler, outwards again.
 
-Rules that no guard can undo:
+Rules that no guard can break:
 
-1. until the sidecar has allowed the request (or it is excluded, or passes by `fail_open`), it can only end with
-   a status of 400 or above: a success of a guard is replaced by a 500 that names the guard;
+1. before the sidecar has allowed the request (or it is excluded, or `fail_open` applies), it can only end with a status
+   of 400 or above: a success made up by a guard is replaced by a 500 that names the guard;
 2. an exception of a guard before that moment refuses the request with a 500; it never skips the guard;
-3. `decide` runs exactly where it stands, whatever else is disabled or filtered;
+3. `decide` runs exactly at its place, whatever else is disabled or filtered;
 4. a request runs once: the second `next` of a guard is an error.
 """
 
@@ -28,16 +28,16 @@ log = logging.getLogger(LOGGER)
 
 
 class ChainRun:
-    """One request on its way through a chain.
+    """The run of a chain for one request.
 
     Args:
         members: a frozen chain, outermost first.
-        handler: runs the application and returns the head of its answer; None when the caller does that.
-        evidence: list to note in what each local guard that ran has said, names prefixed `local/`.
-        slow_guard_ms: milliseconds that a guard may hold the event loop in one piece without being named.
+        handler: runs the application and returns the head of its response; None if the caller runs it.
+        evidence: list that receives the evidence of each local guard that ran, names prefixed `local/`.
+        slow_guard_ms: milliseconds that a guard may block the event loop without a pause before it is named.
 
     Attributes:
-        open: the decision was to let the request through.
+        open: the request was allowed.
     """
 
     __slots__ = ("_active", "_due", "_handler", "_mark", "_members", "_slow", "_watched", "evidence", "open")
@@ -58,24 +58,24 @@ class ChainRun:
         self.evidence = evidence
 
     async def __call__(self, request: GuardRequest) -> AnyResponse:
-        """ChainRun the whole chain and return the final answer.
+        """Run the whole chain and return the final response.
 
         Raises:
-            ConfigurationError: there is no handler to run.
+            ConfigurationError: the run has no handler.
         """
-        answer = await self.before(request)
-        if answer is None:
-            raise ConfigurationError("this run has no handler; ask `before` and run it yourself")
-        return answer
+        response = await self.before(request)
+        if response is None:
+            raise ConfigurationError("this run has no handler; call `before` and run the application yourself")
+        return response
 
     def before(self, request: GuardRequest) -> Awaitable[AnyResponse | None]:
-        """ChainRun the chain; gives the answer, or None when there is no handler and nobody has refused."""
+        """Run the chain; gives the response, or None if there is no handler and no guard has refused."""
         return self._watch(self._onwards(iter(self._members), request, None))
 
     @coroutine
     def _watch(self, rest: Coroutine[Any, Any, AnyResponse | None]) -> Generator[Any, Any, AnyResponse | None]:
-        # Awaits it step by step, so that a guard which holds the event loop can be named; which of those that ran in
-        # one step it was, they note themselves.
+        # Awaits it step by step to time each step between two pauses of the event loop. Several guards can run in one
+        # step: each guard records its own start time, so we can tell which one blocked.
         value: Any = None
         error: BaseException | None = None
         while True:
@@ -92,23 +92,26 @@ class ChainRun:
                     self._turn(self._active)
             try:
                 value, error = (yield waits_for), None
-            except BaseException as exc:  # noqa: BLE001 - a cancellation, above all, belongs to the guard
+            except BaseException as exc:  # noqa: BLE001 - also a cancellation is raised inside the guard
                 value, error = None, exc
 
     async def _onwards(self, rest: Iterator[Member], request: GuardRequest, outer: Member | None) -> AnyResponse | None:
         evidence = self.evidence
         try:
             for member in rest:
-                # Runs for every guard of every request: no call here but the guard's own and the clock's.
+                # Runs for every guard of every request: the guard and the clock are the only calls of the usual path.
                 guard = member.guard
                 if not member.plain or (member.switches and not getattr(guard, "enabled", True)):
-                    if not self._takes_part(member, request):
+                    if not member.enabled:
+                        evidence.append(member.disabled)
+                        continue
+                    if member.methods is not None and request.method.upper() not in member.methods:
                         continue
                     if member.wraps:
                         return await self._wrap(member, rest, request)
                 self._active = member
                 try:
-                    answer = await guard(request)
+                    response = await guard(request)
                 except Exception:
                     if self.open:
                         raise
@@ -117,8 +120,8 @@ class ChainRun:
                 if now > self._due:
                     self._late(member, now)
                 self._mark = now
-                if answer is not None:
-                    return self._ended(member, answer)
+                if response is not None:
+                    return self._ended(member, response)
                 if member.is_decide:
                     self.open = True
                 else:
@@ -127,12 +130,6 @@ class ChainRun:
             return await self._handler(request) if self._handler is not None else None
         finally:
             self._active = outer
-
-    def _takes_part(self, member: Member, request: GuardRequest) -> bool:
-        if not member.enabled:
-            self.evidence.append(member.disabled)
-            return False
-        return member.methods is None or request.method.upper() in member.methods
 
     async def _wrap(self, member: Member, rest: Iterator[Member], request: GuardRequest) -> AnyResponse:
         self._active = member
@@ -147,19 +144,19 @@ class ChainRun:
             return self._inwards(rest, changed, member)
 
         try:
-            answer = await member.guard(request, following)
+            response = await member.guard(request, following)
         except Exception:
             if self.open:
-                raise  # the handler's own exception, or a guard's after the decision: the framework answers
+                raise  # from the handler, or from a guard after the decision: the framework handles it
             return failed(member, self.evidence)
         self._turn(member)
-        if went_on and isinstance(answer, Head):
+        if went_on and isinstance(response, Head):
             self.evidence.append(member.passed)
-            return self._checked(member, answer)
-        return self._ended(member, answer)
+            return self._checked(member, response)
+        return self._ended(member, response)
 
     async def _inwards(self, rest: Iterator[Member], request: GuardRequest, outer: Member) -> AnyResponse | None:
-        # A guard may run it in a task of its own (`asyncio.wait_for` does), where nobody watches yet.
+        # A guard may run it in a new task (`asyncio.wait_for` does), which is not watched yet.
         inner = self._onwards(rest, request, outer)
         return await (inner if self._watched else self._watch(inner))
 
@@ -170,47 +167,46 @@ class ChainRun:
         self._mark = now
 
     def _late(self, member: Member, now: float) -> None:
-        # All together have held the event loop for too long; was it this one?
+        # The whole step took too long; this member is named only if it alone did.
         held = now - self._mark
         if held > self._slow:
             log.warning("chio: guard %s blocked the event loop for %.0f ms", member.name, held * 1e3)
 
-    def _ended(self, member: Member, answer: Any) -> AnyResponse:
-        if not isinstance(answer, Head):
+    def _ended(self, member: Member, response: Any) -> AnyResponse:
+        if not isinstance(response, Head):
             raise ConfigurationError(
-                f"guard {member.name} returned {type(answer).__name__}; return a Response of chio_core"
+                f"guard {member.name} returned {type(response).__name__}; return a Response of chio_core"
                 + ("" if member.wraps else ", or None to go on")
             )
         if member.is_decide:
-            return answer  # type: ignore[return-value]
-        self.evidence.append(_refusal(member, answer) if answer.status >= 400 else member.passed)
-        return self._checked(member, answer)
+            return response  # type: ignore[return-value]
+        evidence = member.passed
+        if response.status >= 400:
+            details = response.message if isinstance(response, Denial) else f"answered {response.status}"
+            evidence = GuardEvidence(guard_name=f"local/{member.name}", verdict=False, details=details)
+        self.evidence.append(evidence)
+        return self._checked(member, response)
 
-    def _checked(self, member: Member, answer: Head) -> AnyResponse:
-        if self.open or answer.status >= 400:
-            return answer  # type: ignore[return-value]
+    def _checked(self, member: Member, response: Head) -> AnyResponse:
+        if self.open or response.status >= 400:
+            return response  # type: ignore[return-value]
         log.error(
             "chio: guard %s answered %s before the decision; only refusals are possible there",
             member.name,
-            answer.status,
+            response.status,
         )
         return Denial(
             status=500,
             code="chio_guard_failed",
-            message=f"guard {member.name} answered {answer.status} without a decision; give it a priority above 0",
+            message=f"guard {member.name} answered {response.status} without a decision; give it a priority above 0",
             guard=f"local/{member.name}",
         )
 
 
 def failed(member: Member, evidence: list[GuardEvidence]) -> Denial:
-    """Return the refusal for a guard that is raising an exception right now; it is logged, and noted in `evidence`."""
+    """Return the refusal for a guard whose exception is being handled; log it, and add it to `evidence`."""
     log.exception("chio: guard %s failed before the decision; the request is refused", member.name)
     evidence.append(GuardEvidence(guard_name=f"local/{member.name}", verdict=False, details="failed"))
     return Denial(
         status=500, code="chio_guard_failed", message=f"guard {member.name} failed", guard=f"local/{member.name}"
     )
-
-
-def _refusal(member: Member, answer: Head) -> GuardEvidence:
-    details = answer.message if isinstance(answer, Denial) else f"answered {answer.status}"
-    return GuardEvidence(guard_name=f"local/{member.name}", verdict=False, details=details)

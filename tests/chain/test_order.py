@@ -99,7 +99,7 @@ def test_what_needs_the_decision_cannot_stand_outside_of_it(name: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         Chain(needing(name, "decision", priority=-10), Decide()).freeze()
     assert caught.value.message == (
-        f"{name} (priority -10) requires 'decision', which decide (priority 0) provides further in; "
+        f"{name} (priority -10) requires 'decision', which decide (priority 0) provides for inner members only; "
         f"give {name} a priority above 0"
     )
 
@@ -239,12 +239,12 @@ def test_decide_stands_where_it_stands_for_all_methods(options: dict[str, Any]) 
 
 
 def test_a_chain_asks_once() -> None:
-    with pytest.raises(ConfigurationError, match="asks the sidecar once"):
+    with pytest.raises(ConfigurationError, match="a chain has one decide"):
         Chain(Decide()).add(Decide())
 
 
 def test_nobody_else_can_claim_to_be_the_decision() -> None:
-    with pytest.raises(ConfigurationError, match="asks the sidecar once"):
+    with pytest.raises(ConfigurationError, match="a chain has one decide"):
         Chain(Chain().add(look, provides=["decision"], priority=0), Decide())
 
 
