@@ -1,4 +1,4 @@
-"""For tests of governed applications: a scripted sidecar, its behaviours, and tampering.
+"""For tests of governed applications: a scripted sidecar and its behaviours.
 
     from chio_core.testing import ScriptedSidecar, behaviours
 
@@ -17,9 +17,8 @@ says otherwise; it is there as soon as this distribution is installed.
 Nothing here is a mock: questions are read, receipts are signed, and the client verifies them as it always does.
 """
 
-from chio_core.testing import behaviours, tamper
-from chio_core.testing.behaviour import Behaviour, Reply
-from chio_core.testing.behaviours import BEHAVIOURS, behaviour
+from chio_core.testing import behaviours
+from chio_core.testing.behaviours import BEHAVIOURS, Behaviour, Reply, behaviour
 from chio_core.testing.demands import Approval
 from chio_core.testing.fixture import ChioFixture
 from chio_core.testing.question import Asked
@@ -39,5 +38,4 @@ __all__ = [
     "behaviours",
     "make_receipt",
     "seal",
-    "tamper",
 ]

@@ -25,13 +25,11 @@ from chio_core.models.receipt import HttpReceipt
 from chio_core.names import APPROVAL_HEADER, CAPABILITY_HEADER
 from chio_core.settings import ChioSettings
 from chio_core.signing import SigningKey
-from chio_core.testing import bad_receipts, behaviours, tokens
-from chio_core.testing.behaviour import Behaviour, Reply
+from chio_core.testing import behaviours, tokens
+from chio_core.testing.behaviours import REFUSE, Behaviour, Reply, delayed
 from chio_core.testing.connect import client_with, connected, sync_client_with
-from chio_core.testing.delivery import delayed
 from chio_core.testing.demands import Approval
 from chio_core.testing.expect import asked_for, named_receipt, requirement
-from chio_core.testing.faults import REFUSE
 from chio_core.testing.ledger import Ledger
 from chio_core.testing.loopback import Loopback
 from chio_core.testing.policy import MemoryPolicy
@@ -206,7 +204,7 @@ class ChioFixture:
     @property
     def tamperings(self) -> Mapping[str, Behaviour]:
         """What `tamper` can do, by name."""
-        return {one.name: one for one in bad_receipts.BEHAVIOURS}
+        return behaviours.TAMPERINGS
 
     def behave(self, behaviour: Behaviour | str) -> Until:
         """Do this with every question.

@@ -8,7 +8,7 @@ from chio_core.canonical import parse_json
 from chio_core.errors import InvalidDocument, ReceiptRejected
 from chio_core.models.receipt import HttpReceipt
 from chio_core.receipts import verify_receipt
-from chio_core.testing.behaviour import Reply
+from chio_core.testing.behaviours import Reply
 from chio_core.testing.question import Asked
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
-from chio_core.testing.faults import REFUSE
+from chio_core.testing.behaviours import REFUSE
 from chio_core.testing.sidecar import Script, ScriptedSidecar
 
 

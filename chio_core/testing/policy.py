@@ -16,7 +16,7 @@ from chio_core.models import demands as reasons
 from chio_core.models.capability import CapabilityToken
 from chio_core.models.demands import CAPABILITY_GUARD, POLICY_GUARD
 from chio_core.models.request import SAFE_METHODS
-from chio_core.testing.behaviour import Behaviour, Reply
+from chio_core.testing.behaviours import Behaviour, Reply
 from chio_core.testing.demands import ApprovalPending, Demands, Refused
 from chio_core.testing.question import Asked, compact
 

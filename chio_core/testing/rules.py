@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from chio_core.models.demands import POLICY_GUARD
-from chio_core.testing.behaviour import Behaviour, Reply
+from chio_core.testing.behaviours import Behaviour, Reply
 from chio_core.testing.question import Asked
 
 

@@ -28,10 +28,9 @@ from chio_core.evaluation.exchange import EVALUATE_PATH
 from chio_core.receipts import verify_receipt
 from chio_core.settings import ChioSettings
 from chio_core.signing import SigningKey
-from chio_core.testing.behaviour import Behaviour, Reply
+from chio_core.testing.behaviours import ALLOW, Behaviour, Reply
 from chio_core.testing.question import Asked, compact
 from chio_core.testing.transport import ScriptedTransport, serve_asgi
-from chio_core.testing.verdicts import ALLOW
 from chio_core.testing.wire import MAX_HEAD, Call, carry_out, head_of, read_call
 
 Script = Behaviour | Callable[[Asked], Behaviour]

@@ -9,8 +9,7 @@ from typing import Any
 import httptools
 import httpx
 
-from chio_core.testing.behaviour import Behaviour, Reply
-from chio_core.testing.delivery import Ending, Pause, Step, whole
+from chio_core.testing.behaviours import Behaviour, Ending, Pause, Reply, Step, whole
 from chio_core.testing.wire import Call, head_of
 
 Behave = Callable[[Call], tuple[Behaviour | None, Reply]]

@@ -9,8 +9,7 @@ import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from chio_core.testing.behaviour import Reply
-from chio_core.testing.delivery import Ending, Pause, Step
+from chio_core.testing.behaviours import Ending, Pause, Reply, Step
 
 MAX_HEAD = 1024 * 1024
 

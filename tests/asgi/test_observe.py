@@ -18,7 +18,8 @@ from chio_core.errors import SidecarUnreachable
 from chio_core.evaluation.outcomes import Decision
 from chio_core.refusals.response import Denial
 from chio_core.request import GuardRequest
-from chio_core.testing import BEHAVIOURS, Behaviour, ScriptedSidecar
+from chio_core.testing import Behaviour, ScriptedSidecar
+from tests.hostile import BEHAVIOURS
 from tests.support import Judge, StubClient, call, connect, deny, run
 
 DENYING = Judge(lambda question, token: deny("blocked by policy"))

@@ -10,9 +10,10 @@ from typing import Any
 
 from chio_core.capabilities import issue_capability
 from chio_core.signing import SigningKey
-from chio_core.testing import BEHAVIOURS, Behaviour, ScriptedSidecar
-from chio_core.testing.faults import BEHAVIOURS as FAULTS
+from chio_core.testing import Behaviour, ScriptedSidecar
+from chio_core.testing.behaviours import HANG, REFUSE
 from tests.conformance.window import SERVER, TOOL, Driver, Observation, Sent
+from tests.hostile import BEHAVIOURS, faults
 
 SHORT, LONG = 0.05, 20.0
 """Seconds: `timeout` for a sidecar that never answers in time, and for all others."""
@@ -31,6 +32,8 @@ HEADERS = (
     ("x-chio-receipt", "forged"),
 )
 REQUEST = Sent(headers=HEADERS)
+
+FAULTS = (REFUSE, HANG, *faults.BEHAVIOURS)
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 | column | meaning |
 |---|---|
-| behaviour | name in `chio_core.testing.BEHAVIOURS` |
+| behaviour | name in `tests.hostile.BEHAVIOURS` |
 | asks | `middleware`, `capability` (the route requires one), or `*` for both |
 | fail_open | `no`, `yes`, or `*` for both |
 | status | of the answer to the caller |

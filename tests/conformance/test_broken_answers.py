@@ -10,14 +10,15 @@ import pytest
 from chio_asgi import ChioASGIMiddleware
 from chio_core.client.client import ChioClient, SyncChioClient
 from chio_core.testing import Behaviour, ScriptedSidecar, behaviours
-from chio_core.testing.behaviour import allow_reply
+from chio_core.testing.behaviours import allow_reply
 from chio_core.testing.wire import head_of
 from tests.core.views import NOW, asked, question
+from tests.hostile.faults import closed_at, reset_at
 from tests.support import call, run
 
 Break = Callable[[int], Behaviour]
 
-BREAKS = pytest.mark.parametrize("broken", [behaviours.reset_at, behaviours.closed_at], ids=["reset", "closed"])
+BREAKS = pytest.mark.parametrize("broken", [reset_at, closed_at], ids=["reset", "closed"])
 STEP = 7
 
 

@@ -11,8 +11,9 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from chio_asgi import ChioASGIMiddleware
-from chio_core.testing import BEHAVIOURS, ScriptedSidecar
+from chio_core.testing import ScriptedSidecar
 from tests.conformance.drivers import DRIVERS, Driver, Sent
+from tests.hostile import BEHAVIOURS
 from tests.support import Reply, StubClient, call, run
 
 PAGE = "https://page.test"

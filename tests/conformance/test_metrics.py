@@ -18,12 +18,13 @@ from starlette.routing import Route
 from chio_asgi import ChioASGIMiddleware, metrics_app
 from chio_core.client.client import ChioClient
 from chio_core.telemetry import Telemetry
-from chio_core.testing import BEHAVIOURS, ScriptedSidecar
+from chio_core.testing import ScriptedSidecar
 from chio_flask import Chio
 from chio_flask import metrics as flask_metrics
 from tests.conformance import table, wsgi
 from tests.conformance.drivers import DRIVERS, PATH, TEMPLATE, Driver, Sent
 from tests.core.exposition import parse, value
+from tests.hostile import BEHAVIOURS
 from tests.support import call, run
 
 CELLS = [cell for cell in table.read() if cell.asks == "middleware"]

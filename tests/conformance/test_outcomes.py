@@ -7,10 +7,11 @@ from functools import cache
 
 import pytest
 
-from chio_core.testing import BEHAVIOURS, ScriptedSidecar
+from chio_core.testing import ScriptedSidecar
 from tests.conformance import table
 from tests.conformance.drivers import DRIVERS, PATH, SERVER, TEMPLATE, TOOL, Driver
 from tests.conformance.outcomes import REQUEST, TOKEN, Outcome, outcomes_of, pointing_at
+from tests.hostile import BEHAVIOURS
 
 CELLS = table.read()
 MAY_OPEN = {"chio_sidecar_unreachable", "chio_timeout"}

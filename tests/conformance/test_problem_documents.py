@@ -11,8 +11,9 @@ from fastapi import FastAPI
 
 from chio_asgi import ChioASGIConfig, ChioASGIMiddleware
 from chio_core.client.client import ChioClient
-from chio_core.testing import BEHAVIOURS, ScriptedSidecar
+from chio_core.testing import ScriptedSidecar
 from tests.conformance.drivers import DRIVERS, Driver, Observation, Sent
+from tests.hostile import BEHAVIOURS
 from tests.support import Reply, connect, run
 
 PROBLEM_JSON = "application/problem+json"

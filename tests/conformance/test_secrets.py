@@ -21,12 +21,13 @@ from chio_core.evaluation.conclude import RawResponse, conclude
 from chio_core.evaluation.outcomes import Decision
 from chio_core.receipts import KeyTrust
 from chio_core.signing import SigningKey
-from chio_core.testing import BEHAVIOURS, Asked, Behaviour, Reply, ScriptedSidecar
+from chio_core.testing import Asked, Behaviour, Reply, ScriptedSidecar
 from chio_core.testing.question import compact
 from chio_fastapi import RequireCapability, add_chio
 from tests.conformance.drivers import DRIVERS, Sent
 from tests.conformance.outcomes import answered
 from tests.core.views import NOW, SETTINGS, View, asked, question
+from tests.hostile import BEHAVIOURS
 from tests.support import Reply as Answered
 from tests.support import call, run
 

@@ -25,9 +25,10 @@ from chio_core.receipts import KeyTrust
 from chio_core.request import Requirement
 from chio_core.settings import ChioSettings
 from chio_core.signing import SigningKey
-from chio_core.testing import KEY, behaviour
+from chio_core.testing import KEY
 from chio_core.testing.question import ALLOW, DENY
 from tests.core.views import NOW, SETTINGS, View, answered, asked, question
+from tests.hostile import BEHAVIOURS
 
 ISSUER = SigningKey(b"i" * 32)
 SUBJECT = SigningKey(b"s" * 32).public_hex
@@ -189,7 +190,7 @@ def test_another_verdict_refuses_and_its_receipt_is_kept(verdict: Mapping[str, A
 def test_a_receipt_that_does_not_count_names_its_rule(name: str, error: str) -> None:
     one = question()
     with pytest.raises(ReceiptRejected) as refused:
-        conclusion(one, behaviour(name).reply(asked(one)).body)
+        conclusion(one, BEHAVIOURS[name].reply(asked(one)).body)
     assert refused.value.rule == error
 
 

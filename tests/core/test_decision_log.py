@@ -13,10 +13,11 @@ from chio_core.evaluation.outcomes import Decision
 from chio_core.refusals.response import Denial
 from chio_core.telemetry import Telemetry
 from chio_core.telemetry.log import MAX_SHOWN, Throttle, extra_of, request_facts, shown
-from chio_core.testing import BEHAVIOURS, ScriptedSidecar, behaviours
+from chio_core.testing import ScriptedSidecar, behaviours
 from tests.core.spans import Recorder, facts
 from tests.core.test_telemetry import INCOMING, ask
 from tests.core.views import SETTINGS, View
+from tests.hostile import BEHAVIOURS
 
 LOGGER = "chio.decision"
 

@@ -12,8 +12,9 @@ from chio_core.errors import ConfigurationError
 from chio_core.models import HttpReceipt
 from chio_core.receipts import Expectation, ReceiptRejected, receipt_id_is_valid, signed_bytes, verify_receipt
 from chio_core.signing import SigningKey
-from chio_core.testing import KEY, make_receipt, seal, tamper
+from chio_core.testing import KEY, make_receipt, seal
 from tests.core.views import NOW, View, asked, question
+from tests.hostile import tamper
 
 QUESTION = question()
 FOREIGN = SigningKey(b"f" * 32)

@@ -16,8 +16,10 @@ from chio_core.client.via_httpx import HttpxCarrier
 from chio_core.errors import SidecarTimeout
 from chio_core.evaluation.outcomes import Decision
 from chio_core.signing import SigningKey
-from chio_core.testing import BEHAVIOURS, KEY, Asked, Behaviour, Reply, ScriptedSidecar, behaviour, behaviours, seal
+from chio_core.testing import KEY, Asked, Behaviour, Reply, ScriptedSidecar, behaviour, behaviours, seal
 from tests.core.views import NOW, View, question
+from tests.hostile import BEHAVIOURS
+from tests.hostile.faults import closed_at, reset_at
 
 # httpx undoes a compression that nobody asked for; our own carriers do not.
 FAST = [name for name, one in BEHAVIOURS.items() if not one.slow and name != "compressed"]
@@ -75,7 +77,7 @@ def test_a_script_may_choose_for_each_question_and_may_change() -> None:
 
 @pytest.mark.parametrize("name", FAST)
 def test_a_behaviour_is_the_same_in_memory_and_over_both_kinds_of_socket(name: str) -> None:
-    sidecar = ScriptedSidecar(behaviour(name), clock=now)
+    sidecar = ScriptedSidecar(BEHAVIOURS[name], clock=now)
     found = [result(ask(in_memory(sidecar)))]
     with sidecar.serving_in_thread():
         found.append(result(ask(ChioClient(sidecar.settings(), clock=lambda: NOW))))
@@ -86,7 +88,7 @@ def test_a_behaviour_is_the_same_in_memory_and_over_both_kinds_of_socket(name: s
 
 @pytest.mark.parametrize("name", [name for name, one in BEHAVIOURS.items() if one.slow])
 def test_a_slow_behaviour_is_a_timeout_in_memory_too(name: str) -> None:
-    decision = ask(in_memory(ScriptedSidecar(behaviour(name), clock=now), timeout=0.05))
+    decision = ask(in_memory(ScriptedSidecar(BEHAVIOURS[name], clock=now), timeout=0.05))
     assert result(decision) == ("error", 503, "chio_timeout")
 
 
@@ -115,7 +117,7 @@ def test_it_is_an_asgi_application() -> None:
 @pytest.mark.parametrize("name", ["refuse_connections", "reset_at_12", "closed_in_body"])
 def test_as_an_asgi_application_it_fails_where_a_connection_would_break(name: str) -> None:
     async def exchange() -> None:
-        transport = httpx.ASGITransport(ScriptedSidecar(behaviour(name)))
+        transport = httpx.ASGITransport(ScriptedSidecar(BEHAVIOURS[name]))
         async with httpx.AsyncClient(transport=transport, base_url="http://sidecar") as client:
             await client.post("/chio/evaluate", content=question().body)
 
@@ -185,8 +187,8 @@ def test_a_behaviour_of_ones_own_is_one_object() -> None:
     ("one", "expected"),
     [
         (behaviours.status(301), ("error", 502, "chio_evaluation_failed")),
-        (behaviours.reset_at(7), ("error", 502, "chio_evaluation_failed")),
-        (behaviours.closed_at(7), ("error", 502, "chio_evaluation_failed")),
+        (reset_at(7), ("error", 502, "chio_evaluation_failed")),
+        (closed_at(7), ("error", 502, "chio_evaluation_failed")),
         (behaviours.deny("no", status=451), ("deny", 451, "chio_access_denied")),
         (behaviours.verdict("maybe", "Says maybe.", {"verdict": "maybe"}), ("maybe", 403, "chio_access_denied")),
         (behaviours.signed_wrongly("w", "Wrong.", method="PUT"), ("error", 502, "chio_invalid_receipt")),

@@ -15,9 +15,10 @@ from chio_core.errors import InvalidDocument
 from chio_core.evaluation.conclude import EvaluateCall
 from chio_core.receipts import ReceiptRejected, verify_receipt
 from chio_core.signing import SigningKey
-from chio_core.testing import KEY, seal, tamper
+from chio_core.testing import KEY, seal
 from chio_core.testing.question import ALLOW, DENY
 from tests.core.views import NOW, View, asked, question
+from tests.hostile import tamper
 
 FOREIGN = SigningKey(b"f" * 32)
 EXTRA: dict[str, Any] = {

@@ -17,9 +17,10 @@ from chio_core.client.client import ChioClient, SyncChioClient
 from chio_core.evaluation.outcomes import Decision, bad_request
 from chio_core.refusals.response import Denial
 from chio_core.telemetry import Telemetry, server_facts, trace_id_in
-from chio_core.testing import BEHAVIOURS, ScriptedSidecar, behaviours
+from chio_core.testing import ScriptedSidecar, behaviours
 from tests.core.spans import Broken, BrokenAtTheEnd, Recorder, facts, traceparent
 from tests.core.views import SETTINGS, View, question
+from tests.hostile import BEHAVIOURS
 from tests.support import run
 
 INCOMING = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

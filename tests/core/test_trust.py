@@ -14,9 +14,10 @@ from chio_core.evaluation.conclude import conclude
 from chio_core.receipts import KeyTrust
 from chio_core.settings import ChioSettings
 from chio_core.signing import SigningKey
-from chio_core.testing import BEHAVIOURS, KEY, seal
+from chio_core.testing import KEY, seal
 from chio_core.testing.question import compact
 from tests.core.views import NOW, View, answered, asked, question
+from tests.hostile import BEHAVIOURS
 
 OTHER = SigningKey(b"o" * 32)
 UNPINNED = ChioSettings(trusted_kernel_keys=())

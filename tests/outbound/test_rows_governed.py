@@ -35,6 +35,7 @@ from chio_core.receipts import verify_receipt
 from chio_core.settings import ChioSettings
 from chio_core.signing import SigningKey
 from chio_core.testing import ScriptedSidecar, behaviours
+from tests.hostile import BEHAVIOURS
 from tests.outbound.tools import A, B, Upstream, governed, redirect_to, run
 
 Next = Callable[[Any], Awaitable[Any]]
@@ -104,11 +105,9 @@ def test_f24_a_denied_redirect_stops_at_its_first_hop() -> None:
     assert [request.url.host for request in upstream.seen] == ["a.example.com"]
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, one in behaviours.BEHAVIOURS.items() if name != "allow" and not one.slow]
-)
+@pytest.mark.parametrize("name", [name for name, one in BEHAVIOURS.items() if name != "allow" and not one.slow])
 def test_f24_whatever_the_sidecar_does_nothing_is_sent_without_an_allow(name: str) -> None:
-    behaviour = behaviours.BEHAVIOURS[name]
+    behaviour = BEHAVIOURS[name]
     sidecar, upstream = ScriptedSidecar(behaviour), Upstream()
     try:
         response = run(upstream.fetch(governed(sidecar)))

@@ -10,9 +10,10 @@ from fastapi.testclient import TestClient
 from chio_core import ConfigurationError, SyncChioClient
 from chio_core.testing import ChioFixture
 from tests.core.views import View, question
+from tests.hostile import BEHAVIOURS, bad_receipts
 from tests.plugin.apps import Shop
 
-TAMPERINGS = sorted(ChioFixture().tamperings)
+TAMPERINGS = [*ChioFixture().tamperings, *(one.name for one in bad_receipts.BEHAVIOURS)]
 
 
 @pytest.fixture
@@ -127,7 +128,7 @@ def test_fail_open_is_seen_by_a_test(chio: ChioFixture) -> None:
 def test_a_tampered_receipt_is_refused_and_no_handler_runs(
     kind: str, client: TestClient, chio: ChioFixture, shop: Shop
 ) -> None:
-    with chio.tamper(kind):
+    with chio.tamper(kind) if kind in chio.tamperings else chio.behave(BEHAVIOURS[kind]):
         response = client.post("/refunds", headers=chio.headers())
     # A verdict that only one of the two gives is no success either, whichever it is.
     assert response.status_code == 502

@@ -7,61 +7,11 @@ transport in memory gives httpx what a socket would have given it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from enum import Enum
+
+from chio_core.testing.behaviours import Delivery, Ending, Pause, Step
 
 Cut = Callable[[int, int], int]
 """Takes the length of the head and the length of the whole answer; returns the byte at which something happens."""
-
-
-class Ending(Enum):
-    """How a delivery may stop before its end."""
-
-    RESET = "reset"
-    """The connection is reset (TCP RST)."""
-    CLOSE = "close"
-    """The connection is closed in good order (TCP FIN)."""
-    HANG = "hang"
-    """Nothing more comes, and the connection stays open."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """A wait between two pieces.
-
-    Attributes:
-        seconds: how long.
-    """
-
-    seconds: float
-
-
-Step = bytes | Pause | Ending
-Delivery = Callable[[bytes, bytes], Iterator[Step]]
-"""Takes the head and the body of an answer and yields the steps that deliver it."""
-
-
-def whole(head: bytes, body: bytes) -> Iterator[Step]:
-    """Deliver everything at once."""
-    yield head + body
-
-
-def stop_at(ending: Ending, cut: int | Cut) -> Delivery:
-    """Return a delivery that sends so many bytes and then stops.
-
-    Args:
-        ending: how it stops.
-        cut: how many bytes are sent, or a function that says so; never more than the answer has.
-    """
-
-    def deliver(head: bytes, body: bytes) -> Iterator[Step]:
-        data = head + body
-        at = cut(len(head), len(data)) if callable(cut) else cut
-        if at > 0:
-            yield data[:at]
-        yield ending
-
-    return deliver
 
 
 def drip(cut: int | Cut, *, pieces: int = 1, every: float = 0.02) -> Delivery:
@@ -107,16 +57,6 @@ def followed_by(suffix: bytes, ending: Ending | None = None) -> Delivery:
         yield head + body + suffix
         if ending is not None:
             yield ending
-
-    return deliver
-
-
-def delayed(delivery: Delivery, seconds: float) -> Delivery:
-    """Return a delivery that begins so many seconds later."""
-
-    def deliver(head: bytes, body: bytes) -> Iterator[Step]:
-        yield Pause(seconds)
-        yield from delivery(head, body)
 
     return deliver
 

@@ -10,20 +10,14 @@ from collections.abc import Callable
 from typing import Any
 
 from chio_core.models.demands import NEEDS_APPROVAL
-from chio_core.testing.behaviour import JSON_TYPE, Behaviour, Reply
-from chio_core.testing.delivery import in_chunks
+from chio_core.testing.behaviours import JSON_TYPE, Behaviour, Reply, error, status
 from chio_core.testing.question import ALLOW, Asked, compact
+from tests.hostile.delivery import in_chunks
 
 HUGE = 2 * 1024 * 1024
 """Bytes of a huge answer; a receipt has one to three kilobytes."""
 
 _REDIRECTS = (301, 302, 303, 307, 308)
-
-
-def status(code: int, headers: tuple[tuple[str, str], ...] = ()) -> Behaviour:
-    """Return a behaviour that answers with this status, a genuine allow in its body."""
-    summary = f"Answers with status {code}, a good allow in the body."
-    return Behaviour(f"status_{code}", summary, lambda asked: Reply(asked.answer_bytes(), code, (*JSON_TYPE, *headers)))
 
 
 def body(name: str, summary: str, make: Callable[[Asked], bytes], content_type: str | None = None) -> Behaviour:
@@ -35,12 +29,6 @@ def body(name: str, summary: str, make: Callable[[Asked], bytes], content_type: 
 def document(name: str, summary: str, change: Callable[[Asked], Any]) -> Behaviour:
     """Return a behaviour that answers 200 with this JSON value."""
     return body(name, summary, lambda asked: compact(change(asked)))
-
-
-def error(code: int, document: dict[str, Any]) -> Behaviour:
-    """Return a behaviour that answers with an error of the protocol (wire protocol, section 1.8)."""
-    name = document["error"].removeprefix("chio_")
-    return Behaviour(name, f"Answers {code} {document['error']}.", lambda _: Reply(compact(document), code))
 
 
 def _but(asked: Asked, **members: Any) -> dict[str, Any]:
@@ -64,18 +52,14 @@ _APPROVAL = {
 BEHAVIOURS = (
     *(status(code) for code in (201, 202, 203, 206, 207, 226)),
     *(status(code, (("location", "/chio/elsewhere"),)) for code in _REDIRECTS),
-    *(status(code) for code in (400, 401, 403, 404, 405, 408, 409, 413, 418, 429)),
-    *(status(code) for code in (500, 501, 502, 503, 504, 599)),
+    *(status(code) for code in (400, 404, 405, 408, 409, 413, 418)),
+    *(status(code) for code in (501, 502, 504, 599)),
     Behaviour("status_204", "Answers 204 without a body.", lambda _: Reply(b"", 204, ())),
     Behaviour("status_304", "Answers 304 without a body.", lambda _: Reply(b"", 304, ())),
-    error(400, {"error": "chio_bad_request", "message": "invalid ChioHttpRequest payload: scripted"}),
     error(409, _APPROVAL),
-    error(500, {"error": "chio_evaluation_failed", "message": "evaluation failed: scripted"}),
-    error(500, {"error": "chio_receipt_persistence_failed", "message": "receipt persistence failed: disk full"}),
     error(500, {"error": "chio_receipt_sign_failed", "message": "no key"}),
     body("empty", "Answers 200 with an empty body.", lambda _: b""),
     body("blank", "Answers 200 with white space.", lambda _: b" \r\n"),
-    body("not_json", "Answers 200 with text under the name of JSON.", lambda _: b"allow"),
     body("html", "Answers 200 with a page, as a proxy in between does.", lambda _: b"<h1>OK</h1>", "text/html"),
     body("truncated_json", "Answers 200 with JSON that lacks its end.", lambda asked: asked.answer_bytes()[:-1]),
     body("cut_in_half", "Answers 200 with half of the JSON.",

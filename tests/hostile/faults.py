@@ -5,19 +5,9 @@ The bytes that do come are always those of a good allow.
 
 from __future__ import annotations
 
-from chio_core.testing.bad_answers import HUGE
-from chio_core.testing.behaviour import JSON_TYPE, Behaviour, Reply, allow_reply
-from chio_core.testing.delivery import (
-    Cut,
-    Delivery,
-    Ending,
-    drip,
-    followed_by,
-    in_chunks,
-    preceded_by,
-    stop_at,
-    until_closed,
-)
+from chio_core.testing.behaviours import JSON_TYPE, Behaviour, Delivery, Ending, Reply, allow_reply, stop_at
+from tests.hostile.bad_answers import HUGE
+from tests.hostile.delivery import Cut, drip, followed_by, in_chunks, preceded_by, until_closed
 
 INTERIM = b"HTTP/1.1 103 Early Hints\r\nlink: </a>; rel=preload\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -53,12 +43,7 @@ def _before_last(_: int, total: int) -> int:
     return total - 1
 
 
-REFUSE = Behaviour("refuse_connections", "Nobody listens there.", allow_reply, refuses=True)
-HANG = fault("hang", "Takes the question and never answers.", stop_at(Ending.HANG, 0), slow=True)
-
 BEHAVIOURS = (
-    REFUSE,
-    HANG,
     fault("hang_in_head", "Never ends the head of its answer.", stop_at(Ending.HANG, 20), slow=True),
     fault("hang_after_head", "Sends the head of its answer and no body.", stop_at(Ending.HANG, _after_head), slow=True),
     fault("hang_in_body", "Sends half of the body.", stop_at(Ending.HANG, _in_body), slow=True),
