@@ -1,7 +1,7 @@
 r"""Translate regular expressions of the Rust `regex` crate into RE2's syntax (wire protocol, section 5.5).
 
-The two languages look alike and differ where it hurts. Nothing is passed on unseen: every construct is read
-here and written anew, and what is not listed is refused with `PatternError`.
+The two languages look alike and differ in security-relevant details. So every construct is parsed and written
+again, and a construct that is not listed is refused with `PatternError`.
 
 Translated, because RE2 means something else:
 
@@ -16,7 +16,7 @@ Refused here although Rust compiles it (a refused pattern denies the request, so
 * set operations and nesting in brackets: `[a&&b]`, `[a--b]`, `[a~~b]`, `[a[b]]`;
 * `\W` in a negated bracket beside anything but `\d` and `_`;
 * the flags `x`, `u` and `R`; names of groups beyond ASCII letters, digits and `_`;
-* `\b{start}` and its kind, `\<`, `\>`, a repetition of a repetition (`a**`), counts above 1000 and with spaces;
+* `\b{start}` and similar, `\<`, `\>`, a repetition of a repetition (`a**`), counts above 1000 and with spaces;
 * properties beyond general categories and the plain names of scripts, and `\p{C}` (RE2 leaves out unassigned
   characters); more than 60 nested groups.
 """
@@ -53,7 +53,7 @@ class Reader:
         pattern: the pattern as the token has it.
 
     Attributes:
-        at: index of the character that is read next.
+        at: index of the next character.
     """
 
     def __init__(self, pattern: str) -> None:
@@ -62,15 +62,15 @@ class Reader:
 
     @property
     def char(self) -> str:
-        """The character that is read next; empty at the end."""
+        """The next character; empty at the end."""
         return self.pattern[self.at : self.at + 1]
 
     def sees(self, text: str, *, ahead: int = 0) -> bool:
-        """Tell whether `text` stands at the place, or `ahead` characters behind it."""
+        """Return True if the rest, `ahead` characters from here, starts with `text`."""
         return self.pattern.startswith(text, self.at + ahead)
 
     def property(self) -> str:
-        """Read `p{…}` after a backslash that was read."""
+        """Read `p{…}` after a backslash."""
         found = _PROPERTY.match(self.pattern, self.at)
         if not found:
             self.refuse("an unsupported Unicode property; use a general category or the name of a script")
@@ -78,18 +78,15 @@ class Reader:
         return f"\\{found.group()}"
 
     def escaped_literal(self) -> int:
-        """Read what follows a backslash and return its code point."""
+        """Read the character after a backslash and return its code point."""
         char = self.char
-        if char and char in "xuU":
-            return self._hex()
-        self.at += 1
-        if char in _CONTROLS:
-            return _CONTROLS[char]
-        if char not in _PUNCTUATION:
-            self.refuse("an unsupported escape")
-        return ord(char)
-
-    def _hex(self) -> int:
+        if not char or char not in "xuU":
+            self.at += 1
+            if char in _CONTROLS:
+                return _CONTROLS[char]
+            if char not in _PUNCTUATION:
+                self.refuse("an unsupported escape")
+            return ord(char)
         found = _HEX.match(self.pattern, self.at)
         if not found:
             self.refuse("an incomplete hexadecimal escape")
@@ -100,7 +97,7 @@ class Reader:
         return code
 
     def refuse(self, why: str) -> NoReturn:
-        """Give up on the pattern; the message names the place, counted from 1.
+        """Refuse the pattern; the message states the position, counted from 1.
 
         Raises:
             PatternError: always.
@@ -109,7 +106,7 @@ class Reader:
 
 
 def literal(code: int) -> str:
-    """Return one character in a form that is a literal everywhere in RE2's syntax."""
+    """Return a character in a form that is a literal everywhere in RE2's syntax."""
     char = chr(code)
     return char if char.isascii() and char.isalnum() else f"\\x{{{code:X}}}"
 
@@ -119,7 +116,7 @@ class Classes:
     r"""How `\d`, `\w` and `\s` are written inside an RE2 bracket.
 
     Attributes:
-        letters: what `\w` holds beside digits and connectors.
+        letters: characters of `\w` that are neither digits nor connectors.
         connectors: connecting punctuation without `_`.
     """
 
@@ -132,7 +129,7 @@ class Classes:
 
     @property
     def word(self) -> str:
-        r"""The content of a bracket that is `\w`."""
+        r"""The content of a bracket with the meaning of `\w`."""
         return f"{self.letters}{self.digit}{self.connectors}_"
 
 
@@ -151,7 +148,7 @@ UNICODE = Classes(
         r"\x{200B}-\x{2027}\x{202A}-\x{202E}\x{2030}-\x{205E}\x{2060}-\x{2FFF}\x{3001}-\x{10FFFF}"
     ),
 )
-"""The classes as Rust means them."""
+"""The classes with Rust's meaning."""
 
 ASCII = Classes(
     letters="A-Za-z",
@@ -161,7 +158,7 @@ ASCII = Classes(
     not_digit=r"\x{0}-/:-\x{10FFFF}",
     not_space=r"\x{0}-\x{8}\x{E}-\x{1F}\x{21}-\x{10FFFF}",
 )
-"""The same classes as far as ASCII text can tell, for a program that is a hundred times smaller."""
+"""The same classes for ASCII text only, for a program that is a hundred times smaller."""
 
 
 _POSIX = re.compile(r"\[:\^?(?:alnum|alpha|ascii|blank|cntrl|digit|graph|lower|print|punct|space|upper|word|xdigit):\]")
@@ -171,100 +168,75 @@ def read_bracket(reader: Reader, classes: Classes) -> str:
     """Read a class from its opening bracket on and return it in RE2's syntax.
 
     Args:
-        reader: stands at the opening bracket; stands behind the closing one afterwards.
+        reader: at the opening bracket; afterwards behind the closing one.
         classes: how the shorthand classes are written.
 
     Raises:
         PatternError: Rust would refuse the class, or it is one of those that are refused here.
     """
-    return _Bracket(reader, classes).read()
-
-
-class _Bracket:
-    r"""One class; what it holds is collected first, because `\W` decides how the whole is written."""
-
-    def __init__(self, reader: Reader, classes: Classes) -> None:
-        self.reader = reader
-        self.classes = classes
-        self.items: list[str] = []
-        self.shorthands: set[str] = set()
-
-    def read(self) -> str:
-        reader = self.reader
-        reader.at += 1
-        negated = reader.sees("^")
-        reader.at += negated
-        self._item()  # a closing bracket at the very start is a character
-        while not reader.sees("]"):
-            self._item()
-        reader.at += 1
-        return self._written(negated)
-
-    def _item(self) -> None:
-        reader = self.reader
+    items: list[str] = []
+    shorthands: set[str] = set()
+    reader.at += 1
+    negated = reader.sees("^")
+    reader.at += negated
+    first = True  # a closing bracket at the very start is a character
+    while first or not reader.sees("]"):
+        first = False
         if posix := _POSIX.match(reader.pattern, reader.at):
             reader.at = posix.end()
-            self.items.append(posix.group())
-            return
+            items.append(posix.group())
+            continue
         if any(reader.sees(text) for text in ("[", "&&", "--", "~~")):
             reader.refuse("set operations and nested classes are not supported; escape the character")
-        low = self._single()
+        low = _read_member(reader, items, shorthands)
         if reader.sees("-") and not reader.sees("]", ahead=1):
-            self._range(low)
-        elif low is not None:
-            self.items.append(literal(low))
-
-    def _range(self, low: int | None) -> None:
-        reader = self.reader
-        reader.at += 1
-        if reader.sees("-") or reader.sees("["):
-            reader.refuse("a set operation is not supported; escape the character")
-        high = self._single()
-        if low is None or high is None or high < low:
-            reader.refuse("a range whose ends are no characters in order")
-        self.items.append(f"{literal(low)}-{literal(high)}")
-
-    def _single(self) -> int | None:
-        """Read one character and return its code point; None for a class, which is noted."""
-        reader = self.reader
-        char = reader.char
-        if not char:
-            reader.refuse("unclosed character class")
-        reader.at += 1
-        if char != "\\":
-            return ord(char)
-        if reader.char in SHORTHANDS:
-            self.shorthands.add(reader.char)
             reader.at += 1
-            return None
-        if reader.char in PROPERTIES:
-            self.items.append(reader.property())
-            return None
-        return reader.escaped_literal()
+            if reader.sees("-") or reader.sees("["):
+                reader.refuse("a set operation is not supported; escape the character")
+            high = _read_member(reader, items, shorthands)
+            if low is None or high is None or high < low:
+                reader.refuse("a range whose ends are no characters in order")
+            items.append(f"{literal(low)}-{literal(high)}")
+        elif low is not None:
+            items.append(literal(low))
+    reader.at += 1
 
-    def _written(self, negated: bool) -> str:
-        if "W" not in self.shorthands:
-            return f"[{'^' if negated else ''}{self._content()}]"
-        if not negated:
-            self.shorthands.discard("W")
-            rest = self._content()
-            opposite = f"[^{self.classes.word}]"
-            return f"(?:{opposite}|[{rest}])" if rest else opposite
-        if self.shorthands - {"W", "d"} or set(self.items) - {literal(ord("_"))}:
-            self.reader.refuse("\\W in a negated class beside anything but \\d and _")
-        digit = "" if "d" in self.shorthands else self.classes.digit
-        return f"[{self.classes.letters}{digit}{self.classes.connectors}{'' if self.items else '_'}]"
+    # RE2 has no Unicode `\W`, so a class with it is written as an alternative, or, negated, as the rest of `\w`.
+    written = {
+        "d": classes.digit,
+        "D": classes.not_digit,
+        "w": classes.word,
+        "s": classes.space,
+        "S": classes.not_space,
+    }
+    content = "".join(items) + "".join(written[char] for char in sorted(shorthands - {"W"}))
+    if "W" not in shorthands:
+        return f"[{'^' if negated else ''}{content}]"
+    if not negated:
+        opposite = f"[^{classes.word}]"
+        return f"(?:{opposite}|[{content}])" if content else opposite
+    if shorthands - {"W", "d"} or set(items) - {literal(ord("_"))}:
+        reader.refuse("\\W in a negated class beside anything but \\d and _")
+    digit = "" if "d" in shorthands else classes.digit
+    return f"[{classes.letters}{digit}{classes.connectors}{'' if items else '_'}]"
 
-    def _content(self) -> str:
-        classes = self.classes
-        written = {
-            "d": classes.digit,
-            "D": classes.not_digit,
-            "w": classes.word,
-            "s": classes.space,
-            "S": classes.not_space,
-        }
-        return "".join(self.items) + "".join(written[char] for char in sorted(self.shorthands))
+
+def _read_member(reader: Reader, items: list[str], shorthands: set[str]) -> int | None:
+    """Read one character and return its code point; for a class, add it to one of the two and return None."""
+    char = reader.char
+    if not char:
+        reader.refuse("unclosed character class")
+    reader.at += 1
+    if char != "\\":
+        return ord(char)
+    if reader.char in SHORTHANDS:
+        shorthands.add(reader.char)
+        reader.at += 1
+        return None
+    if reader.char in PROPERTIES:
+        items.append(reader.property())
+        return None
+    return reader.escaped_literal()
 
 
 MAX_NESTING = 60
@@ -283,7 +255,7 @@ class Translation(NamedTuple):
 
     Attributes:
         text: the pattern.
-        has_word_boundary: it holds `\b` or `\B`, which RE2 decides by ASCII alone.
+        has_word_boundary: it contains `\b` or `\B`, which RE2 decides by ASCII alone.
     """
 
     text: str
@@ -300,124 +272,83 @@ def translate(pattern: str, classes: Classes = UNICODE) -> Translation:
     Raises:
         PatternError: Rust would refuse it, or it is one of the constructs that are refused here.
     """
-    return _Translator(pattern, classes).run()
-
-
-class _Translator:
-    """One pass over one pattern."""
-
-    def __init__(self, pattern: str, classes: Classes) -> None:
-        self.reader = Reader(pattern)
-        self.classes = classes
-        self.depth = 0
-        self.names: set[str] = set()
-        self.has_word_boundary = False
-        self.repeatable = False  # a repetition may follow
-        self.out: list[str] = []
-
-    def run(self) -> Translation:
-        while self.reader.char:
-            self._step(self.reader.char)
-        if self.depth:
-            self.reader.refuse("unclosed group")
-        return Translation("".join(self.out), self.has_word_boundary)
-
-    def _step(self, char: str) -> None:
+    reader = Reader(pattern)
+    names: set[str] = set()
+    out: list[str] = []
+    depth = 0
+    has_word_boundary = repeatable = False
+    while char := reader.char:
+        text, length, repeats = char, 1, char not in "*+?{(|"
         if char in "*+?{":
-            self._repetition(char)
+            text, length = _read_repetition(reader)
+            if not repeatable:
+                reader.refuse("nothing to repeat, or a repetition of a repetition")
         elif char == "(":
-            self._open_group()
+            text, length, opened = _read_group(reader, names)
+            depth += opened
+            if depth > MAX_NESTING:
+                reader.refuse(f"more than {MAX_NESTING} nested groups")
         elif char == ")":
-            self._close_group()
-        elif char == "|":
-            self._emit("|", repeatable=False)
+            depth -= 1
+            if depth < 0:
+                reader.refuse("unopened group")
         elif char == "[":
-            self._emit(read_bracket(self.reader, self.classes), length=0)
+            text, length = read_bracket(reader, classes), 0
         elif char == "\\":
-            self._escape()
-        else:
-            self._emit(char if char in "^$." else literal(ord(char)))
+            reader.at += 1
+            char = reader.char
+            if char in SHORTHANDS:
+                content = {"d": classes.digit, "w": classes.word, "s": classes.space}[char.lower()]
+                text = f"[{'^' if char.isupper() else ''}{content}]"
+            elif char in _ASSERTIONS:
+                text = f"\\{char}"
+                has_word_boundary |= char in "bB"
+                if char in "bB" and reader.sees("{", ahead=1):
+                    reader.refuse("a word boundary before '{'")
+            elif char in PROPERTIES:
+                text, length = reader.property(), 0
+            else:
+                text, length = literal(reader.escaped_literal()), 0
+        elif char not in "|^$.":
+            text = literal(ord(char))
+        out.append(text)
+        reader.at += length
+        repeatable = repeats
+    if depth:
+        reader.refuse("unclosed group")
+    return Translation("".join(out), has_word_boundary)
 
-    def _emit(self, text: str, *, repeatable: bool = True, length: int = 1) -> None:
-        self.out.append(text)
-        self.repeatable = repeatable
-        self.reader.at += length
 
-    def _repetition(self, char: str) -> None:
-        text, length = self._count() if char == "{" else (char, 1)
-        if not self.repeatable:
-            self.reader.refuse("nothing to repeat, or a repetition of a repetition")
-        if self.reader.sees("?", ahead=length):
-            text, length = f"{text}?", length + 1
-        self._emit(text, repeatable=False, length=length)
-
-    def _count(self) -> tuple[str, int]:
-        found = _COUNT.match(self.reader.pattern, self.reader.at)
+def _read_repetition(reader: Reader) -> tuple[str, int]:
+    """Return the repetition in RE2's syntax, and its length."""
+    text, length = reader.char, 1
+    if text == "{":
+        found = _COUNT.match(reader.pattern, reader.at)
         if not found:
-            self.reader.refuse("'{' starts no count such as {2} or {2,5}; write \\{ for the character")
+            reader.refuse("'{' starts no count such as {2} or {2,5}; write \\{ for the character")
         low, comma, high = found.groups()
         if max(int(low), int(high or 0)) > MAX_COUNT:
-            self.reader.refuse(f"a count above {MAX_COUNT}")
+            reader.refuse(f"a count above {MAX_COUNT}")
         if high and int(high) < int(low):
-            self.reader.refuse("a count whose end is below its start")
-        upper = str(int(high)) if high else ""
-        return f"{{{int(low)}{comma or ''}{upper}}}", len(found.group())
+            reader.refuse("a count whose end is below its start")
+        text, length = f"{{{int(low)}{comma or ''}{int(high) if high else ''}}}", len(found.group())
+    return (f"{text}?", length + 1) if reader.sees("?", ahead=length) else (text, length)
 
-    def _open_group(self) -> None:
-        if not self.reader.sees("(?"):
-            self._enter("(?:", 1)
-            return
-        found = _GROUP.match(self.reader.pattern, self.reader.at)
-        if not found:
-            self.reader.refuse("an unsupported group: look-around, back-references and comments do not exist")
-        if found["name"]:
-            self._note_name(found["name"])
-            self._enter("(?:", len(found.group()))
-            return
-        flags = found["on"] + (found["off"] or "").removeprefix("-")
-        if len(set(flags)) != len(flags) or (found["end"] == ")" and not flags):
-            self.reader.refuse("flags that occur twice or are missing")
-        if found["end"] == ")":
-            self._emit(found.group(), repeatable=False, length=len(found.group()))
-        else:
-            self._enter(found.group(), len(found.group()))
 
-    def _note_name(self, name: str) -> None:
-        if name in self.names:
-            self.reader.refuse("a group name that occurs twice")
-        self.names.add(name)
-
-    def _enter(self, text: str, length: int) -> None:
-        self.depth += 1
-        if self.depth > MAX_NESTING:
-            self.reader.refuse(f"more than {MAX_NESTING} nested groups")
-        self._emit(text, repeatable=False, length=length)
-
-    def _close_group(self) -> None:
-        self.depth -= 1
-        if self.depth < 0:
-            self.reader.refuse("unopened group")
-        self._emit(")")
-
-    def _escape(self) -> None:
-        reader = self.reader
-        reader.at += 1
-        if reader.char in SHORTHANDS:
-            self._emit(self._shorthand(reader.char))
-        elif reader.char in _ASSERTIONS:
-            self._assertion(reader.char)
-        elif reader.char in PROPERTIES:
-            self._emit(reader.property(), length=0)
-        else:
-            self._emit(literal(reader.escaped_literal()), length=0)
-
-    def _assertion(self, char: str) -> None:
-        if char in "bB":
-            self.has_word_boundary = True
-            if self.reader.sees("{", ahead=1):
-                self.reader.refuse("a word boundary before '{'")
-        self._emit(f"\\{char}")
-
-    def _shorthand(self, char: str) -> str:
-        content = {"d": self.classes.digit, "w": self.classes.word, "s": self.classes.space}[char.lower()]
-        return f"[{'^' if char.isupper() else ''}{content}]"
+def _read_group(reader: Reader, names: set[str]) -> tuple[str, int, int]:
+    """Return the start of a group in RE2's syntax, its length, and 1 if it opens a group (0 for flags alone)."""
+    if not reader.sees("(?"):
+        return "(?:", 1, 1
+    found = _GROUP.match(reader.pattern, reader.at)
+    if not found:
+        reader.refuse("an unsupported group: look-around, back-references and comments do not exist")
+    length = len(found.group())
+    if name := found["name"]:
+        if name in names:
+            reader.refuse("a group name that occurs twice")
+        names.add(name)
+        return "(?:", length, 1
+    flags = found["on"] + (found["off"] or "").removeprefix("-")
+    if len(set(flags)) != len(flags) or (found["end"] == ")" and not flags):
+        reader.refuse("flags that occur twice or are missing")
+    return found.group(), length, int(found["end"] == ":")
