@@ -15,19 +15,10 @@ from chio_sidecar.cli.application import load
 from chio_sidecar.cli.check import check_application, settings_of
 from chio_sidecar.cli.options import CliError, compact, emit, printable, say, wants_json
 from chio_sidecar.cli.store_place import of_url
-from chio_sidecar.doctor import (
-    Check,
-    check_distributions,
-    check_settings,
-    check_sidecar,
-    check_store,
-    check_versions,
-    environment_sources,
-    guarded,
-    read_settings,
-)
-from chio_sidecar.doctor.settings import check_names
-from chio_sidecar.doctor.store import last_kernel_key
+from chio_sidecar.doctor import Check, guarded
+from chio_sidecar.doctor.environment import Sources, check_distributions, check_names, check_settings, check_versions
+from chio_sidecar.doctor.sidecar import check_sidecar
+from chio_sidecar.doctor.store import check_store, last_kernel_key
 
 DESCRIPTION = """\
 Look at everything that a governed application needs, one line for each thing: ok, warn or fail, and the remedy.
@@ -66,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _settings_and_all_that_follows(args: argparse.Namespace) -> list[Check]:
     try:
-        sources = environment_sources(os.environ)
+        sources = Sources.read(os.environ)
     except ConfigurationError as exc:
         return [Check("settings", "fail", exc.message)]
     base, found = _environment_settings()
@@ -84,7 +75,7 @@ def _settings_and_all_that_follows(args: argparse.Namespace) -> list[Check]:
 
 def _environment_settings() -> tuple[ChioSettings | None, list[Check]]:
     try:
-        return read_settings(), []
+        return ChioSettings(), []
     except ConfigurationError as exc:
         return None, [Check("settings", "fail", exc.message, "correct the variable, or the line in .env")]
 

@@ -6,8 +6,8 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
@@ -24,7 +24,6 @@ from chio_sidecar.explain import Explanation, Refusal, Trial, Wanted, explain, r
 from chio_sidecar.explain.explanation import UNKNOWN_ISSUER, wanted_by
 from chio_sidecar.keys import key_beside, load_key
 from chio_sidecar.policy.routes import RouteTable
-from chio_sidecar.records.capabilities import Ledger
 from chio_sidecar.records.reader import ReceiptReader
 
 DESCRIPTION = """\
@@ -137,11 +136,8 @@ def _refusal(what: str, place: _Place) -> Refusal:
             f"there is no file {what}, and no store to look up the id {what} in",
             fix=f"{EITHER}, or give the body of the refused answer as a file or -",
         )
-    reader = ReceiptReader(place.store, option="--receipt-store")
-    try:
+    with ReceiptReader(place.store, option="--receipt-store") as reader:
         receipt = reader.get(what) or reader.get_by_request_id(what)
-    finally:
-        reader.close()
     if receipt is None:
         raise CliError(f"no receipt and no request {what} in {place.store}", fix="`receipt list` prints the ids")
     return read_refusal(receipt)
@@ -167,7 +163,7 @@ def _try(args: argparse.Namespace, place: _Place, wanted: Wanted | None) -> int:
     named = wanted or Wanted()
     # An embedded sidecar makes its store when it starts; before that nothing is revoked or spent.
     store = place.store if place.store is not None and (args.receipt_store or place.store.exists()) else None
-    with _ledger(store) as ledger:
+    with ReceiptReader(store) if store is not None else nullcontext() as reader:
         steps = try_token(
             _text_of(args.token, "--token").strip(),
             Trial(
@@ -180,21 +176,12 @@ def _try(args: argparse.Namespace, place: _Place, wanted: Wanted | None) -> int:
                 arguments=args.arguments,
                 issuers=place.issuers(args.trusted_issuer),
                 routes=RouteTable.from_openapi(place.spec_text) if place.spec_text is not None else None,
-                ledger=ledger,
+                store=reader,
             ),
         )
     for step in steps:
         emit(compact(asdict(step)) if wants_json(args) else f"{step.result:7} {step.name}: {printable(step.text)}")
     return 1 if any(step.result == "fail" for step in steps) else 0
-
-
-@contextmanager
-def _ledger(store: Path | None) -> Iterator[Ledger | None]:
-    if store is None:
-        yield None
-        return
-    with Ledger(store) as ledger:
-        yield ledger
 
 
 def _operations(args: argparse.Namespace) -> tuple[str, ...]:

@@ -56,14 +56,11 @@ def run(args: argparse.Namespace) -> int:
     """
     tally = Tally()
     store = required_store(args, "receipt diff needs a store")
-    reader = ReceiptReader(store.path, option=store.named_by)
-    try:
+    with ReceiptReader(store.path, option=store.named_by) as reader:
         start = max(0, reader.last - args.last) if args.last else 0
         for _, receipt in reader.rows(ReceiptFilter(since=args.since), after=start):
             if args.all or is_observed(receipt):
                 tally.add(receipt)
-    finally:
-        reader.close()
     emit(compact(tally.document()) if wants_json(args) else report(tally, args.top))
     if not tally.observed:
         raise CliError(

@@ -65,11 +65,8 @@ def run(args: argparse.Namespace) -> int:
     if args.control_url:
         return _remote(args)
     store = required_store(args, NEITHER)
-    reader = ReceiptReader(store.path, option=store.named_by)
-    try:
+    with ReceiptReader(store.path, option=store.named_by) as reader:
         return _local(reader, _filter(args), args.cursor, args.limit)
-    finally:
-        reader.close()
 
 
 def annotate(receipt: dict[str, Any]) -> dict[str, Any]:

@@ -29,11 +29,8 @@ def run(args: argparse.Namespace) -> int:
         ConfigurationError: the store, or the settings that would name it, cannot be used.
     """
     store = required_store(args, "receipt show needs a store")
-    reader = ReceiptReader(store.path, option=store.named_by)
-    try:
+    with ReceiptReader(store.path, option=store.named_by) as reader:
         receipt = reader.get(args.id)
-    finally:
-        reader.close()
     if receipt is None:
         raise CliError(f"no receipt {args.id} in {store.path}", fix="`receipt list` prints the ids")
     emit(compact(receipt) if wants_json(args) else json.dumps(receipt, ensure_ascii=True, indent=2))

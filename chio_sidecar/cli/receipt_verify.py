@@ -22,7 +22,7 @@ from chio_core.signing import normalize_public_key
 from chio_sidecar.cli.options import CliError, compact, emit, say, wants_json
 from chio_sidecar.cli.receipt_list import add_store
 from chio_sidecar.cli.store_place import EITHER, StorePlace, of_options, of_settings
-from chio_sidecar.records import rows as bundle
+from chio_sidecar.records import bundle
 from chio_sidecar.records.reader import ReceiptFilter, ReceiptReader
 
 
@@ -132,11 +132,8 @@ def note_when_nobody_is_trusted(trusted_keys: list[str] | None) -> None:
 @contextmanager
 def _receipts(args: argparse.Namespace) -> Iterator[Iterable[Any]]:
     if (store := _store(args)) is not None:
-        reader = ReceiptReader(store.path, option=store.named_by)
-        try:
+        with ReceiptReader(store.path, option=store.named_by) as reader:
             yield (receipt for _, receipt in reader.rows(ReceiptFilter()))
-        finally:
-            reader.close()
     elif args.file in (None, "-"):
         if sys.stdin is None:
             raise CliError("there is no standard input to read receipts from", fix=f"give a FILE, or {EITHER}")

@@ -15,7 +15,7 @@ from chio_sidecar.cli.serving import bind, serve
 from chio_sidecar.cli.store_place import required_store
 from chio_sidecar.config import control_token_from
 from chio_sidecar.keys import key_beside, load_key
-from chio_sidecar.records.window import ReceiptWindow
+from chio_sidecar.records.listing import ReceiptWindow
 from chio_sidecar.viewer import VIEWER_PATH, create_viewer_app
 
 DESCRIPTION = f"""\
@@ -46,17 +46,11 @@ def run(args: argparse.Namespace) -> int:
     """
     path = required_store(args, "viewer needs a store").path
     _check_loopback(args.listen)
-    _check_store(path)
+    ReceiptWindow(path).newest()
     keys = frozenset(args.trusted_key or _key_beside(path))
     app = create_viewer_app(path, keys=keys, token=control_token_from(os.environ))
     with bind(args.listen) as listener:
         return serve(app, listener, ready=f"chio viewer: {path} is shown at http://{listener.address}{VIEWER_PATH}")
-
-
-def _check_store(path: Path) -> None:
-    if not path.is_file():
-        raise CliError(f"there is no receipt store at {path}", fix="name the SQLite file of a sidecar")
-    ReceiptWindow(path).newest()
 
 
 def _check_loopback(listen: str) -> None:

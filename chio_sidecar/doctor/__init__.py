@@ -1,27 +1,55 @@
-"""What stands in the way of a governed application: settings, packages, clock, key, store, sidecar.
+"""Checks of everything that a governed application needs: settings, packages, clock, key, store, sidecar.
 
-Everything here only looks. Nothing is created, repaired or written, with one exception that is not ours to avoid:
-a sidecar that is asked for its health commits a probe to its own store, and stores no receipt.
+No check creates, repairs or writes anything, with one exception: a sidecar that answers a health request commits a
+probe to its own store.
 """
 
 from __future__ import annotations
 
-from chio_sidecar.doctor.packages import check_distributions, check_versions
-from chio_sidecar.doctor.result import Check, Status, guarded
-from chio_sidecar.doctor.settings import Sources, check_settings, environment_sources, read_settings
-from chio_sidecar.doctor.sidecar import check_sidecar
-from chio_sidecar.doctor.store import check_store
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-__all__ = [
-    "Check",
-    "Sources",
-    "Status",
-    "check_distributions",
-    "check_settings",
-    "check_sidecar",
-    "check_store",
-    "check_versions",
-    "environment_sources",
-    "guarded",
-    "read_settings",
-]
+from chio_core.errors import ChioError
+
+Status = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the report.
+
+    Attributes:
+        name: for example `setting.timeout`.
+        text: one sentence or value, without secrets.
+        remedy: what to do; None if nothing has to be done.
+        facts: further members for programs, for example `source`.
+    """
+
+    name: str
+    status: Status
+    text: str
+    remedy: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def line(self) -> str:
+        """Return the check as a line for people."""
+        remedy = f"; {self.remedy}" if self.remedy else ""
+        return f"{self.status:4} {self.name}: {self.text}{remedy}"
+
+    def document(self) -> dict[str, Any]:
+        """Return the check as a JSON object without absent members."""
+        document = {"check": self.name, "status": self.status, "message": self.text, "remedy": self.remedy}
+        return {name: value for name, value in document.items() if value is not None} | self.facts
+
+
+def guarded(name: str, checks: Callable[[], Iterable[Check]]) -> list[Check]:
+    """Return what a function yields; an exception of it becomes one more check `name`, which fails."""
+    found: list[Check] = []
+    try:
+        found.extend(checks())
+    except ChioError as exc:
+        found.append(Check(name, "fail", exc.message))
+    except Exception as exc:  # noqa: BLE001 - whatever breaks one check, the others still run
+        found.append(Check(name, "fail", f"this could not be checked: {type(exc).__name__}: {exc}"))
+    return found

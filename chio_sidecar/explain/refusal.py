@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from chio_core.errors import InvalidDocument
+from chio_sidecar.policy.approvals import APPROVAL_ID
 from chio_sidecar.records.observed import METADATA as ENFORCEMENT
-from chio_sidecar.service.evaluation import APPROVAL_ID
 
 _PUBLISHED_CODES: Final = {
     "CHIO_APPROVAL_REQUIRED": "chio_approval_required",

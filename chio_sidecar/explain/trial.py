@@ -28,7 +28,7 @@ from chio_core.models.demands import NOT_GRANTED
 from chio_sidecar.explain.explanation import Wanted
 from chio_sidecar.explain.reasons import utc
 from chio_sidecar.policy.routes import SESSION_ALLOW, RouteTable
-from chio_sidecar.records.capabilities import Ledger
+from chio_sidecar.records.reader import ReceiptReader
 
 Result = Literal["ok", "fail", "no", "unknown"]
 
@@ -58,7 +58,7 @@ class Trial:
         arguments: what the grant's constraints are held against.
         issuers: public keys that are trusted; None when nobody knows them.
         routes: the sidecar's route table.
-        ledger: what a store knows about the token; None without a store.
+        store: a store that knows revocations and spent uses; None without a store.
         now: whole seconds since 1970.
     """
 
@@ -71,7 +71,7 @@ class Trial:
     arguments: Any = None
     issuers: Collection[str] | None = None
     routes: RouteTable | None = None
-    ledger: Ledger | None = None
+    store: ReceiptReader | None = None
 
 
 def try_token(text: str | bytes, trial: Trial) -> list[Step]:
@@ -186,24 +186,24 @@ def _constraint(name: str, constraint: Constraint, call: Call) -> Step:
 
 
 def _ledger(token: CapabilityToken, trial: Trial) -> Iterator[Step]:
-    if trial.ledger is None:
+    if trial.store is None:
         yield Step("revocation", "unknown", "no store was given, so revocations and spent uses are not known")
         return
     lineage = dict.fromkeys((token.id, *(link.capability_id for link in token.delegation_chain)))
-    revoked = next((name for name in lineage if trial.ledger.is_revoked(name)), None)
+    revoked = next((name for name in lineage if trial.store.is_revoked(name)), None)
     if revoked is not None:
         yield Step("revocation", "fail", f"capability {revoked} was revoked")
     else:
         yield Step("revocation", "ok", "it was not revoked in this store")
-    yield from _uses(token, trial, trial.ledger)
+    yield from _uses(token, trial, trial.store)
 
 
-def _uses(token: CapabilityToken, trial: Trial, ledger: Ledger) -> Iterator[Step]:
+def _uses(token: CapabilityToken, trial: Trial, store: ReceiptReader) -> Iterator[Step]:
     # Only the first grant that fits is spent from; a use of the others is none.
     number = _first_that_fits(token, trial)
     limit = None if number is None else token.scope.grants[number].max_invocations
     if number is not None and limit is not None:
-        spent = ledger.invocations(token.id, number)
+        spent = store.invocations(token.id, number)
         yield Step("uses", "ok" if spent < limit else "fail", f"{spent} of {limit} uses of grant {number} are spent")
 
 

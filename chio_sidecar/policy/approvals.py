@@ -31,6 +31,9 @@ LONGEST_LIFE: Final = 3600
 NOBODY: Final = "0" * 64
 """The subject of an approval without a capability."""
 
+APPROVAL_ID: Final = "chio_approval_id"
+"""Member of a receipt's metadata: the approval that the request waits for, or used."""
+
 MAX_OPEN: Final = 1000
 """Requests that may wait for an approval at once."""
 

@@ -1,91 +1,345 @@
-"""One check of one store, from the file to the receipts."""
+"""One check of one store, from the file to the receipts and to what is recorded beside them.
+
+Revocations are not compared with receipts: a receipt does not say what was not revoked at its time.
+"""
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator
-from functools import partial
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from chio_sidecar.records.fsck_chain import ChainCheck, Finding, Marks, Row, Summary
-from chio_sidecar.records.fsck_file import StoreFile
-from chio_sidecar.records.fsck_rows import ReceiptCheck, check_records, is_use_known
-from chio_sidecar.store.schema import UNUSABLE, trouble
+from chio_core.canonical import parse_json
+from chio_core.errors import ConfigurationError, InvalidDocument, ReceiptRejected
+from chio_core.receipts import verify_receipt
+from chio_core.signing import verify_signature
+from chio_sidecar.policy.approvals import APPROVAL_ID, intent_hash, read_token
+from chio_sidecar.policy.rules import Refused
+from chio_sidecar.records.fsck_chain import ChainCheck, Finding, Marks, Row
+from chio_sidecar.records.reader import Header, connect_quietly, in_pages
+from chio_sidecar.store.hash_chain import MEMBERS
+from chio_sidecar.store.schema import APPLICATION_ID, UNUSABLE, trouble
+from chio_sidecar.store.tables import CHAINED, SCHEMA_VERSION, upgrade
 
 __all__ = ["Finding", "Inspection", "Summary"]
 
-
 _WITH_APPROVALS = 2  # the first schema version that has them
+_MOST_OF_SQLITE = 100
+_MOST_KEYS = 16
+
+_SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_master"
+_MARKS = "SELECT s.seq, s.digest, h.seq, h.digest FROM receipt_chain_start s LEFT JOIN receipt_chain_head h ON TRUE"
+
+_NO_RECEIPT = "WHERE NOT EXISTS (SELECT 1 FROM http_receipts r WHERE r.request_id = t.request_id)"
+_UNBOUND = "the request that it names has no receipt: a receipt is gone, or this row was changed"
+_UNCOUNTED = "its number does not follow the one before: a row is gone, or this one was changed"
+
+_USE = "capability_id || ' grant ' || grant_index || ' use ' || ordinal"
+_CHARGE = "account || ' charge ' || ordinal"
+# Table, subject of a row, condition of a bad one, and the finding about it.
+_CHECKS = (
+    (
+        "capability_invocations",
+        _USE,
+        _NO_RECEIPT,
+        _UNBOUND,
+    ),
+    (
+        "capability_invocations",
+        _USE,
+        "WHERE ordinal <> 1 AND NOT EXISTS (SELECT 1 FROM capability_invocations b WHERE b.ordinal = t.ordinal - 1"
+        " AND b.capability_id = t.capability_id AND b.grant_index = t.grant_index)",
+        _UNCOUNTED,
+    ),
+    ("budget_charges", _CHARGE, _NO_RECEIPT, _UNBOUND),
+    (
+        "budget_charges",
+        _CHARGE,
+        "WHERE ordinal <> 1 AND NOT EXISTS"
+        " (SELECT 1 FROM budget_charges b WHERE b.account = t.account AND b.ordinal = t.ordinal - 1)",
+        _UNCOUNTED,
+    ),
+    (
+        "budget_charges",
+        _CHARGE,
+        "WHERE cost < 0 OR total IS NOT cost + ifnull("
+        "(SELECT total FROM budget_charges b WHERE b.account = t.account AND b.ordinal = t.ordinal - 1), 0)",
+        "its total is not the total before plus its cost: this row was changed, or one before it is gone",
+    ),
+    ("chio_hitl_consumed_tokens", "approval_id", _NO_RECEIPT, _UNBOUND),
+    (
+        "chio_hitl_consumed_tokens",
+        "approval_id",
+        "WHERE NOT EXISTS (SELECT 1 FROM chio_hitl_resolved a WHERE a.approval_id = t.approval_id"
+        " AND a.token_id = t.token_id AND a.outcome = 'approved')",
+        "the use of an approval that this token did not give: the approval is gone, or this row was changed",
+    ),
+    (
+        "chio_hitl_resolved",
+        "approval_id",
+        "WHERE NOT EXISTS (SELECT 1 FROM chio_hitl_pending q WHERE q.approval_id = t.approval_id)",
+        "it resolves an approval that was never requested: the approval's row is gone, or this one was changed",
+    ),
+)
+
+_EVERY_ROW = range(-(2**63), 2**63)
+_PENDING = """
+SELECT rowid, approval_id, intent_hash, created_at, expires_at, request_json FROM chio_hitl_pending
+WHERE rowid BETWEEN ? AND ? ORDER BY rowid LIMIT ?
+"""
+_RESOLVED = """
+SELECT rowid, approval_id, token_id, outcome, approver, expires_at,
+       (SELECT intent_hash FROM chio_hitl_pending q WHERE q.approval_id = a.approval_id), token_json
+FROM chio_hitl_resolved a WHERE rowid BETWEEN ? AND ? ORDER BY rowid LIMIT ?
+"""
+_CONSUMED = "SELECT 1 FROM chio_hitl_consumed_tokens WHERE approval_id = ? AND request_id = ?"
+_UNUSED = "it allowed a request by an approval, and no use of that approval is recorded, so it could be used again"
+
+
+@dataclass(slots=True)
+class Summary:
+    """What was checked.
+
+    Attributes:
+        rows: number of receipts.
+        first: number of the first row, 0 without rows.
+        last: number of the last row.
+        chained_from: first row with a digest of its own; None in a store from before the chain.
+        head: digest of the last row, for an auditor to keep; None in a store from before the chain.
+        anchored: row with the digest that was given as `--head`; 0 if no row was stored at that time.
+        keys: public keys (hex) that signed; at most 16.
+        findings: number of findings.
+    """
+
+    rows: int = 0
+    first: int = 0
+    last: int = 0
+    chained_from: int | None = None
+    head: str | None = None
+    anchored: int | None = None
+    keys: list[str] = field(default_factory=list)
+    findings: int = 0
+
+    def document(self) -> dict[str, Any]:
+        """Return the summary as a JSON object."""
+        return asdict(self)
 
 
 class Inspection:
     """Reads a store once, from the first row to the last, in bounded memory.
 
     Args:
-        path: the SQLite file; it is not written, not repaired, and no file is made beside it.
-        trusted_keys: public keys in hex that may have signed; None: any.
-        kept: digest of a head that somebody kept.
+        path: the SQLite file; nothing is written or repaired, and no file is made beside it.
+        trusted_keys: public keys (hex) that may have signed; None trusts any.
+        kept: digest of a head that was kept elsewhere.
 
     Attributes:
-        summary: complete once all findings were taken.
+        summary: complete after the last finding.
 
     Raises:
         ConfigurationError: there is no such store, or it cannot be read now.
     """
 
     def __init__(self, path: Path, *, trusted_keys: Collection[str] | None = None, kept: str | None = None) -> None:
+        self.summary = Summary()
         self._trusted = trusted_keys
         self._kept = kept
-        self.summary = Summary()
-        self._file = StoreFile(path)
+        self._version = _version(path)
+        try:
+            connection = connect_quietly(path, busy_seconds=5.0)
+            if connection is None:
+                raise ConfigurationError(f"{path} was not closed in good order; start the sidecar, which repairs it")
+            # Text that is not UTF-8 becomes lone surrogates, which the check of its row finds.
+            connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except UNUSABLE as exc:
+            raise ConfigurationError(f"cannot read {path}: {trouble(exc)}; {_remedy(str(exc))}") from None
+        self._connection = connection
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self._connection.close()
 
     def findings(self) -> Iterator[Finding]:
-        """Yield everything that is not as a sidecar leaves it: the file's own damage first, then in order of rows."""
-        for finding in self._findings():
-            self.summary.findings += 1
-            yield finding
+        """Yield everything that a sidecar would not have left like this: damage of the file first, then by row."""
+        checks: list[tuple[str, Callable[[], Iterable[Finding]]]] = [
+            ("file", self._integrity),
+            ("schema", self._schema),
+            ("rows", self._rows),
+        ]
+        if self._version >= _WITH_APPROVALS:
+            checks.append(("records", self._records))
+        for place, check in checks:
+            try:
+                for finding in check():
+                    self.summary.findings += 1
+                    yield finding
+            except UNUSABLE as exc:
+                self.summary.findings += 1
+                yield Finding("file", place, f"cannot be checked to the end: {trouble(exc)}")
 
-    def _findings(self) -> Iterator[Finding]:
-        file = self._file
-        yield from _readable("file", file.integrity)
-        yield from _readable("schema", file.schema)
-        yield from _readable("rows", self._rows)
-        if file.version >= _WITH_APPROVALS:
-            yield from _readable("records", partial(check_records, file.connection))
+    def _integrity(self) -> Iterator[Finding]:
+        for (text,) in self._connection.execute(f"PRAGMA integrity_check({_MOST_OF_SQLITE})"):
+            if text != "ok":
+                yield Finding("file", "file", f"SQLite finds damage: {text}")
+
+    def _schema(self) -> Iterator[Finding]:
+        own = sqlite3.connect(":memory:")
+        try:
+            upgrade(own, 0, to=self._version)
+            wanted = set(own.execute(_SCHEMA))
+        finally:
+            own.close()
+        found = set(self._connection.execute(_SCHEMA))
+        for kind, name, *_ in sorted(wanted - found, key=str):
+            yield Finding("schema", f"{kind} {name}", "missing, or not as the sidecar makes it")
+        names = {name for _, name, *_ in wanted}
+        for kind, name, table, _ in sorted(found - wanted, key=str):
+            if kind == "trigger" and name not in names:
+                yield Finding("schema", f"trigger {name}", f"no sidecar makes it, and it acts on {table}")
 
     def _rows(self) -> Iterator[Finding]:
-        known = partial(is_use_known, self._file.connection) if self._file.version >= _WITH_APPROVALS else None
-        marks, numbers = self._file.extent()
-        chain, receipts = ChainCheck(marks, self._kept), ReceiptCheck(self._trusted, known)
+        summary, connection = self.summary, self._connection
+        connection.execute("BEGIN")  # else a sidecar could store between the two statements
         try:
-            for row in self._file.rows(numbers):
-                self._count(row)
+            first, last = connection.execute("SELECT min(seq), max(seq) FROM http_receipts").fetchone()
+            marks = self._marks()
+        finally:
+            connection.execute("ROLLBACK")
+        numbers = range(0) if first is None else range(first, last + 1)
+        chain = ChainCheck(marks, self._kept)
+        digest = "chain" if self._version >= CHAINED else "NULL"
+        select = f"SELECT seq, {MEMBERS}, {digest} FROM http_receipts WHERE seq BETWEEN ? AND ? ORDER BY seq LIMIT ?"  # noqa: S608
+        try:
+            for number, *members, stored in in_pages(connection, select, numbers):
+                row = Row(number, members, stored)
+                summary.first = summary.first if summary.rows else number
+                summary.rows, summary.last = summary.rows + 1, number
                 yield from chain.row(row)
                 if (texts := row.texts) is not None:
-                    yield from receipts.row(row.sequence, *texts[:3])
+                    yield from self._receipt(number, *texts[:3])
         except UNUSABLE as exc:
-            text = f"what is behind row {self.summary.last} cannot be read: {trouble(exc)}"
-            yield Finding("file", f"row {self.summary.last + 1}", text, self.summary.last + 1)
+            text = f"the rows after {summary.last} cannot be read: {trouble(exc)}"
+            yield Finding("file", f"row {summary.last + 1}", text, summary.last + 1)
         yield from chain.finish()
-        self._sum_up(marks, chain, receipts)
-
-    def _count(self, row: Row) -> None:
-        summary = self.summary
-        summary.first = summary.first if summary.rows else row.sequence
-        summary.rows, summary.last = summary.rows + 1, row.sequence
-
-    def _sum_up(self, marks: Marks, chain: ChainCheck, receipts: ReceiptCheck) -> None:
-        summary = self.summary
         summary.chained_from = None if marks.start is None else marks.start + 1
         summary.head = None if marks.start is None else chain.digest
-        summary.anchored, summary.keys = chain.anchored, receipts.keys
+        summary.anchored = chain.anchored
+
+    def _marks(self) -> Marks:
+        if self._version < CHAINED:
+            return Marks()
+        try:
+            found = self._connection.execute(_MARKS).fetchall()
+        except sqlite3.Error:
+            found = []
+        if len(found) != 1 or not isinstance(found[0][0], int):
+            return Marks(start=0)
+        start, start_digest, end, end_digest = found[0]
+        return Marks(start, start_digest, end if isinstance(end, int) else None, end_digest)
+
+    def _receipt(self, number: int, receipt_id: str, text: str, request_id: str) -> Iterator[Finding]:
+        place = f"row {number}"
+        try:
+            receipt = parse_json(text)
+            if not isinstance(receipt, dict):
+                raise InvalidDocument("it holds no JSON object")
+            key = verify_receipt(receipt, trusted_keys=self._trusted).kernel_key
+        except (InvalidDocument, ReceiptRejected) as exc:
+            yield Finding("signature", place, f"its receipt does not verify: {exc.message}", number)
+            return
+        if key not in self.summary.keys and len(self.summary.keys) < _MOST_KEYS:
+            self.summary.keys.append(key)
+        for name, column in (("id", receipt_id), ("request_id", request_id)):
+            if receipt.get(name) != column:
+                yield Finding("column", place, f"its column {name} contradicts its receipt", number)
+        metadata = receipt.get("metadata")
+        used = metadata.get(APPROVAL_ID) if isinstance(metadata, dict) else None
+        if (
+            isinstance(used, str)
+            and receipt["verdict"]["verdict"] == "allow"
+            and not self._is_use_known(used, request_id)
+        ):
+            yield Finding("record", place, _UNUSED, number)
+
+    def _is_use_known(self, approval_id: str, request_id: str) -> bool:
+        if self._version < _WITH_APPROVALS:
+            return True
+        try:
+            return self._connection.execute(_CONSUMED, (approval_id, request_id)).fetchone() is not None
+        except (sqlite3.Error, UnicodeError):
+            return True  # the table is a finding of its own, not one of each receipt
+
+    def _records(self) -> Iterator[Finding]:
+        for table, subject, condition, text in _CHECKS:
+            for (about,) in self._connection.execute(f"SELECT {subject} FROM {table} t {condition}"):  # noqa: S608
+                yield Finding("record", f"{table}, {about}", text)
+        for _, *columns, text in in_pages(self._connection, _PENDING, _EVERY_ROW):
+            document = _parsed(text)
+            names = ("approval_id", "governed_intent_hash", "created_at", "expires_at")
+            try:
+                is_same = intent_hash(document.get("governed_intent")) == columns[1]
+            except InvalidDocument:
+                is_same = False
+            if not is_same or [document.get(name) for name in names] != columns:
+                place = f"chio_hitl_pending, {columns[0]}"
+                yield Finding("record", place, "its columns contradict the approval request in it")
+        for _, *columns, text in in_pages(self._connection, _RESOLVED, _EVERY_ROW):
+            if (wrong := _wrong_token(columns, _parsed(text))) is not None:
+                yield Finding("record", f"chio_hitl_resolved, {columns[0]}", wrong)
 
 
-def _readable(what: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+def _wrong_token(columns: list[Any], document: dict[str, Any]) -> str | None:
+    """Return what is wrong with the token of a resolved approval, or None."""
     try:
-        yield from check()
-    except UNUSABLE as exc:
-        yield Finding("file", what, f"cannot be checked to the end: {trouble(exc)}")
+        token = read_token(document)
+    except Refused as exc:
+        return exc.reason
+    said = [token.request_id, token.id, token.decision, token.approver, token.expires_at, token.governed_intent_hash]
+    if said != columns and columns[-1] is not None:  # without an intent the approval's row is gone: another finding
+        return "its columns, or the approval's row, contradict the token in it"
+    if not verify_signature(token.approver, token.signed(), token.signature):
+        return "the signature of its token does not verify"
+    return None
+
+
+def _parsed(text: object) -> dict[str, Any]:
+    try:
+        document = parse_json(text) if isinstance(text, str) else None
+    except InvalidDocument:
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _version(path: Path) -> int:
+    """Return the schema version of a receipt store.
+
+    Raises:
+        ConfigurationError: the file is no receipt store, or one of an unknown version.
+    """
+    try:
+        header = Header.read(path)
+    except OSError as exc:
+        raise ConfigurationError(f"cannot read {path}: {exc.strerror}; name the sidecar's file") from None
+    if not header.is_sqlite:
+        text = "is no SQLite database, or its first bytes are damaged; name the sidecar's file"
+    elif header.application != APPLICATION_ID:
+        text = "is a database of another program, no receipt store; name the sidecar's file"
+    elif not 1 <= header.version <= SCHEMA_VERSION:
+        text = (
+            f"has schema version {header.version}, this version reads 1 to {SCHEMA_VERSION};"
+            " use the version that wrote it"
+        )
+    else:
+        return header.version
+    raise ConfigurationError(f"{path} {text}")
+
+
+def _remedy(text: str) -> str:
+    if "locked" in text or "busy" in text:
+        return "another process holds it; try again"
+    if "readonly" in text or "unable to open" in text:
+        return "it was not closed in good order: start the sidecar, which repairs it"
+    return "it is damaged: restore it from a backup"

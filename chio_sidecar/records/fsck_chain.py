@@ -1,32 +1,32 @@
-"""Following the hash chain, row by row, for any backend.
+"""Follow the hash chain of a store row by row, for any backend.
 
-Each digest is compared with the one that follows from its row and the digest *stored* in the row before, so one row
-that was changed is one finding, and not also one for each row behind it.
+Each digest is compared with the digest of its row and of the digest *stored* in the row before. So one changed row is
+one finding, and not one for each row after it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from chio_sidecar.store.hash_chain import FIRST, link
 
 Kind = Literal["file", "schema", "gap", "text", "chain", "signature", "column", "end", "head", "record"]
 """`file`: SQLite's own check; `schema`: tables and triggers; `gap`: numbers are missing; `text`: a value is no text;
-`chain`: a digest does not follow; `signature`: a receipt does not verify; `column`: a column says something else than
-its receipt; `end`: the newest row is not the one that the store names; `head`: so for a digest that was kept elsewhere;
-`record`: an approval, a charge or a use does not fit to the receipts."""
+`chain`: a digest does not follow; `signature`: a receipt does not verify; `column`: a column contradicts its receipt;
+`end`: the newest row is not the one that the store names; `head`: no row has the digest that was kept elsewhere;
+`record`: an approval, a charge or a use contradicts the receipts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is not as the sidecar leaves it.
+    """Something that a sidecar would not have left like this.
 
     Attributes:
-        place: where, for people: `row 17`, `rows 1 to 5`, `file`, or a table and what it is about.
-        text: what it means, one sentence.
-        row: number of the receipt's row, where the finding is about one.
+        place: where, for people: `row 17`, `rows 1 to 5`, `file`, or a table and the row's subject.
+        text: one sentence.
+        row: number of the receipt's row, if the finding is about one.
     """
 
     kind: Kind
@@ -35,63 +35,21 @@ class Finding:
     row: int | None = None
 
     def document(self) -> dict[str, Any]:
-        """Return it for programs."""
+        """Return the finding as a JSON object."""
         found = {"kind": self.kind, "place": self.place, "row": self.row, "text": self.text}
         return {name: value for name, value in found.items() if value is not None}
 
 
-@dataclass(slots=True)
-class Summary:
-    """What was looked at.
-
-    Attributes:
-        rows: how many receipts.
-        first: number of the first row, 0 without rows.
-        last: number of the last one.
-        chained_from: first row that has a digest of its own; None in a store from before the chain.
-        head: digest of the last row, for an auditor to keep; None in a store from before the chain.
-        anchored: row that has the digest which was given as `--head`; 0 when no row was stored at that time.
-        keys: public keys that signed, hex; at most 16.
-        findings: how many.
-    """
-
-    rows: int = 0
-    first: int = 0
-    last: int = 0
-    chained_from: int | None = None
-    head: str | None = None
-    anchored: int | None = None
-    keys: list[str] = field(default_factory=list)
-    findings: int = 0
-
-    def document(self) -> dict[str, Any]:
-        """Return it for programs."""
-        return {
-            "rows": self.rows,
-            "first": self.first,
-            "last": self.last,
-            "chained_from": self.chained_from,
-            "head": self.head,
-            "anchored": self.anchored,
-            "keys": self.keys,
-            "findings": self.findings,
-        }
-
-
 _CHANGED = (
     "its digest does not follow from its content and the row before it:"
-    " this row was changed, or rows before it were changed, taken out, put in or moved"
+    " this row was changed, or rows before it were changed, removed, inserted or moved"
 )
-_NO_DIGEST = "it has no digest, so the sidecar did not write it, or somebody took the digest away"
-_TOO_OLD = "it has a digest, though the store says that it is older than the chain"
-_NO_TEXT = "one of its columns does not hold text, so nothing can be said about the row"
-_OTHER_START = (
-    "they are not what they were when the chain was started behind them: rows were changed, added or taken out"
-)
+_NO_DIGEST = "it has no digest: the sidecar did not write this row, or its digest was removed"
+_TOO_OLD = "it has a digest, but the store says that the row is older than the chain"
+_NO_TEXT = "one of its columns does not hold text, so the row cannot be checked"
+_OTHER_START = "they were changed, added or removed since the chain was started after them"
 _NO_START = "it does not say where its chain starts, as every store with a chain does"
-_KEPT = (
-    "no row has the digest {head}: rows up to the one that had it were changed or are gone, or it is another store's"
-)
+_KEPT = "no row has the digest {head}: rows up to the one that had it were changed or removed, or this is another store"
 _LONGEST_TEXT = 100
 
 
@@ -101,7 +59,7 @@ class Row:
 
     Attributes:
         members: receipt id, receipt JSON, request id, fingerprint and `created_at`.
-        digest: None where there is none.
+        digest: None for a row without one.
     """
 
     sequence: int
@@ -110,19 +68,19 @@ class Row:
 
     @property
     def texts(self) -> list[str] | None:
-        """The members, or None when one of them is no text."""
-        return [str(member) for member in self.members] if all(map(is_text, self.members)) else None
+        """The members, or None if one of them is no text."""
+        return [str(member) for member in self.members] if all(map(_is_text, self.members)) else None
 
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """What a store says about its chain beside the rows.
+    """What a store says about its chain, apart from the rows.
 
     Attributes:
-        start: last row without a digest of its own, 0 where all have one; None in a store without a chain.
-        start_digest: its digest.
-        end: newest row; None when the store does not say.
-        end_digest: its digest.
+        start: last row without a digest of its own, 0 if all have one; None in a store without a chain.
+        start_digest: digest of that row.
+        end: newest row; None if the store does not say.
+        end_digest: digest of the newest row.
     """
 
     start: int | None = None
@@ -132,15 +90,15 @@ class Marks:
 
 
 class ChainCheck:
-    """Looks at rows in their order.
+    """Checks rows in order of their numbers.
 
     Args:
         marks: what the store says about its chain.
-        kept: a digest that somebody kept, or None.
+        kept: a digest that was kept elsewhere, or None.
 
     Attributes:
-        anchored: row that has the kept digest, once it was met.
-        digest: of the newest row that was met.
+        digest: that of the newest row so far.
+        anchored: the row with the kept digest, 0 for the digest before the first row; None until it is found.
     """
 
     def __init__(self, marks: Marks, kept: str | None) -> None:
@@ -149,79 +107,73 @@ class ChainCheck:
         self._last = 0
         self._started = marks.start is None
         self.digest = FIRST
-        self.anchored: int | None = None
-        self._meet()
+        self.anchored = 0 if kept == FIRST else None
 
     def row(self, row: Row) -> Iterator[Finding]:
-        """Yield what is wrong with a row; to be called in the order of their numbers."""
-        place = f"row {row.sequence}"
-        if row.sequence != self._last + 1:
-            yield Finding("gap", place, _gap(self._last, row.sequence), row.sequence)
-        if not self._started and (not self._marks.start or row.sequence > self._marks.start):
-            yield from self._start()
-        if (texts := row.texts) is None:
+        """Yield what is wrong with the next row."""
+        place, start = f"row {row.sequence}", self._marks.start
+        if row.sequence < 1:
+            yield Finding("gap", place, "a row has a number below 1, which no sidecar gives", row.sequence)
+        elif row.sequence != self._last + 1:
+            gap = f"rows {self._last + 1} to {row.sequence - 1} are" if row.sequence > self._last + 2 else None
+            yield Finding("gap", place, f"{gap or f'row {self._last + 1} is'} missing before it", row.sequence)
+        if not self._started and (not start or row.sequence > start):
+            yield from self._check_start()
+        texts = row.texts
+        if texts is None:
             yield Finding("text", place, _NO_TEXT, row.sequence)
         expected = None if texts is None else link(self.digest, row.sequence, texts)
-        yield from self._compare(row, expected)
+        if start is None or row.sequence <= start:
+            # A row from before the chain: its digest is computed, and the last one is compared with the start.
+            if row.digest is not None:
+                yield Finding("chain", place, _TOO_OLD, row.sequence)
+            self.digest = expected or ""
+        elif not _is_text(row.digest):
+            yield Finding("chain", place, _NO_DIGEST, row.sequence)
+            self.digest = expected or ""
+        else:
+            if expected is not None and row.digest != expected:
+                yield Finding("chain", place, _CHANGED, row.sequence)
+            self.digest = str(row.digest)
         self._last = row.sequence
-        self._meet()
+        if self.digest == self._kept:
+            self.anchored = self._last
 
     def finish(self) -> Iterator[Finding]:
-        """Yield what is wrong with the end, when all rows were met."""
-        marks = self._marks
+        """Yield what is wrong with the end; to be called after the last row."""
+        end, last = self._marks.end, self._last
         if not self._started:
-            yield from self._start()
-        if marks.start is not None:
-            yield from self._end()
+            yield from self._check_start()
+        if self._marks.start is not None:
+            if end is None:
+                yield Finding("end", "store", "it does not say which row is the newest, so the last ones may be gone")
+            elif end > last:
+                place = f"rows {last + 1} to {end}" if end > last + 1 else f"row {end}"
+                yield Finding("end", place, "gone: the store names a newer row than the last one in the table", end)
+            elif end < last:
+                text = f"the store says that its newest row is {end}: the rows after it were not added by a sidecar"
+                yield Finding("end", f"row {last}", text, last)
+            elif self.digest != self._marks.end_digest:
+                text = "the store has another digest of its newest row than the row itself"
+                yield Finding("end", f"row {last}", text, last)
         if self._kept is not None and self.anchored is None:
             yield Finding("head", "store", _KEPT.format(head=self._kept))
 
-    def _compare(self, row: Row, expected: str | None) -> Iterator[Finding]:
-        if self._marks.start is None or row.sequence <= self._marks.start:
-            if row.digest is not None:
-                yield Finding("chain", f"row {row.sequence}", _TOO_OLD, row.sequence)
-            self.digest = expected or ""
-            return
-        if not is_text(row.digest):
-            yield Finding("chain", f"row {row.sequence}", _NO_DIGEST, row.sequence)
-            self.digest = expected or ""
-            return
-        if expected is not None and row.digest != expected:
-            yield Finding("chain", f"row {row.sequence}", _CHANGED, row.sequence)
-        self.digest = str(row.digest)
-
-    def _start(self) -> Iterator[Finding]:
+    def _check_start(self) -> Iterator[Finding]:
         self._started = True
-        marks = self._marks
-        if self.digest == marks.start_digest:
+        start, digest = self._marks.start, self._marks.start_digest
+        if self.digest == digest:
             return
-        if not marks.start:
+        if not start:
             yield Finding("chain", "store", _NO_START)
             return
-        yield Finding("chain", f"rows 1 to {marks.start}", _OTHER_START)
-        self.digest = _shortened(marks.start_digest)
-
-    def _end(self) -> Iterator[Finding]:
-        end = self._marks.end
-        if end is None:
-            yield Finding("end", "store", "it does not say which row is the newest, so the last ones could be gone")
-        elif end > self._last:
-            place = f"rows {self._last + 1} to {end}" if end > self._last + 1 else f"row {end}"
-            yield Finding("end", place, "gone: the store names a newer row than the last one that is there", end)
-        elif end < self._last:
-            text = f"the store says that its newest row is {end}: what is behind it was added by somebody else"
-            yield Finding("end", f"row {self._last}", text, self._last)
-        elif self.digest != self._marks.end_digest:
-            text = "the store has another digest of its newest row than the row itself"
-            yield Finding("end", f"row {self._last}", text, self._last)
-
-    def _meet(self) -> None:
-        if self._kept is not None and self.digest == self._kept:
-            self.anchored = self._last
+        yield Finding("chain", f"rows 1 to {start}", _OTHER_START)
+        # The stored value may be anything, of any length; it only has to differ from every digest.
+        self.digest = str(digest)[:_LONGEST_TEXT] if _is_text(digest) else ""
 
 
-def is_text(value: object) -> bool:
-    """Tell whether a value is text, without the lone surrogates that stand for bytes which are none."""
+def _is_text(value: object) -> bool:
+    # Bytes that are not UTF-8 are read as lone surrogates.
     if not isinstance(value, str):
         return False
     try:
@@ -229,16 +181,3 @@ def is_text(value: object) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _shortened(value: object) -> str:
-    # What stands there may be anything; compared with a digest it is another one in any case.
-    return str(value)[:_LONGEST_TEXT] if is_text(value) else ""
-
-
-def _gap(last: int, sequence: int) -> str:
-    if sequence < 1:
-        return "a row has a number below 1, which no sidecar gives"
-    if sequence == last + 2:
-        return f"row {last + 1} is missing before it"
-    return f"rows {last + 1} to {sequence - 1} are missing before it"

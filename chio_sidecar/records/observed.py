@@ -1,36 +1,31 @@
-"""What enforcing would have refused, out of the receipts of requests that were only observed.
+"""Which observed requests enforcing would have refused, counted from their receipts.
 
-An application in observe mode says so in the question (`enforcement`), with the capability that its route requires
-and the operations that the one presented lacks, and our sidecar repeats that in the receipt's metadata
-(`chio_enforcement`). A request would have been refused when the verdict is not `allow`, or when a capability was
-required and the receipt names none, or one that lacks something. A request that the sidecar could not judge left no
-receipt, so it is not counted here: the application's log has it.
+An application in observe mode states it in its request to the sidecar (`enforcement`), with the capability that its
+route requires and the operations that the presented one lacks; the sidecar copies that to the receipt's metadata. A
+request would have been refused if the verdict is not `allow`, or if a capability is required and the receipt names
+none, or one that lacks an operation. A request without a decision left no receipt and is in the application's log.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 METADATA: Final = "chio_enforcement"
-"""Member of a receipt's metadata with what the application said about itself."""
+"""Member of a receipt's metadata with the application's `enforcement`."""
 
 NEWEST: Final = 3
 """Receipt ids that are kept for each group."""
 
 MAX_GROUPS: Final = 10_000
-"""Groups that are kept apart by caller; whoever calls under ever new names cannot fill the memory."""
+"""Groups that are kept apart by caller: a client that calls under ever new names cannot fill the memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What refusals of one group have in common.
-
-    Attributes:
-        caller: `caller_identity_hash`; None for all callers beyond `MAX_GROUPS`.
-    """
+    """What refusals of one group have in common; `caller` is None for all callers beyond `MAX_GROUPS`."""
 
     method: str
     route: str
@@ -40,18 +35,14 @@ class Kind:
 
 @dataclass(slots=True)
 class Group:
-    """Refusals of one kind.
-
-    Attributes:
-        newest: ids of the newest receipts, the newest first.
-    """
+    """Refusals of one kind; `newest` has the ids of the newest receipts, the newest first."""
 
     kind: Kind
     count: int = 0
     newest: deque[str] = field(default_factory=lambda: deque(maxlen=NEWEST))
 
     def document(self) -> dict[str, Any]:
-        """Return the group for programs."""
+        """Return the group as a JSON object."""
         return {
             "count": self.count,
             "method": self.kind.method,
@@ -63,12 +54,12 @@ class Group:
 
 
 class Tally:
-    """Counts receipts, oldest first, in memory that does not grow with them.
+    """Counts receipts, oldest first, in bounded memory.
 
     Attributes:
         observed: receipts that were counted.
         refused: those whose requests would have been refused.
-        beyond: refusals that are in none of the groups, because there were too many kinds.
+        beyond: refusals in no group: there were too many kinds.
     """
 
     def __init__(self, max_groups: int = MAX_GROUPS) -> None:
@@ -85,22 +76,23 @@ class Tally:
         if reason is None:
             return
         self.refused += 1
-        method, route, caller = (
-            _text(receipt.get(name)) for name in ("method", "route_pattern", "caller_identity_hash")
-        )
-        group = self._group(Kind(method, route, reason, caller))
-        if group is None:
-            self.beyond += 1
-            return
-        group.count += 1
-        group.newest.appendleft(_text(receipt.get("id")))
+        method, route = _text(receipt.get("method")), _text(receipt.get("route_pattern"))
+        own = Kind(method, route, reason, _text(receipt.get("caller_identity_hash")))
+        # A group for this caller while there is room, else the one for all further callers.
+        for kind, room in ((own, self._max), (Kind(method, route, reason, None), 2 * self._max)):
+            if kind in self._groups or len(self._groups) < room:
+                group = self._groups.setdefault(kind, Group(kind))
+                group.count += 1
+                group.newest.appendleft(_text(receipt.get("id")))
+                return
+        self.beyond += 1
 
     def groups(self) -> list[Group]:
         """Return the groups, those with most refusals first."""
         return sorted(self._groups.values(), key=lambda one: (-one.count, one.kind.route, one.kind.method))
 
     def document(self) -> dict[str, Any]:
-        """Return the whole report for programs."""
+        """Return the report as a JSON object."""
         return {
             "observed": self.observed,
             "would_refuse": self.refused,
@@ -108,23 +100,10 @@ class Tally:
             "beyond_groups": self.beyond,
         }
 
-    def _group(self, kind: Kind) -> Group | None:
-        for wanted, room in self._places(kind):
-            found = self._groups.get(wanted)
-            if found is None and len(self._groups) < room:
-                found = self._groups[wanted] = Group(wanted)
-            if found is not None:
-                return found
-        return None
-
-    def _places(self, kind: Kind) -> Iterator[tuple[Kind, int]]:
-        yield kind, self._max
-        yield Kind(kind.method, kind.route, kind.reason, None), 2 * self._max
-
 
 def is_observed(receipt: Mapping[str, Any]) -> bool:
-    """Tell whether a receipt is that of a request that was only observed."""
-    return _enforcement(receipt).get("mode") == "observe"
+    """Return True for the receipt of a request that was only observed."""
+    return enforcement(receipt).get("mode") == "observe"
 
 
 def why_refused(receipt: Mapping[str, Any]) -> str | None:
@@ -133,7 +112,7 @@ def why_refused(receipt: Mapping[str, Any]) -> str | None:
     stated = verdict if isinstance(verdict, Mapping) else {}
     if stated.get("verdict") != "allow":
         return _text(stated.get("reason")) or _text(stated.get("verdict")) or "no verdict"
-    requires, lacks = (_text(_enforcement(receipt).get(name)) for name in ("requires", "lacks"))
+    requires, lacks = (_text(enforcement(receipt).get(name)) for name in ("requires", "lacks"))
     if requires and lacks:
         return f"the capability lacks {lacks} for {requires}"
     if not requires or receipt.get("capability_id") is not None:
@@ -141,7 +120,8 @@ def why_refused(receipt: Mapping[str, Any]) -> str | None:
     return "no valid capability" if requires == "any" else f"no valid capability for {requires}"
 
 
-def _enforcement(receipt: Mapping[str, Any]) -> Mapping[str, Any]:
+def enforcement(receipt: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what the application stated about observe mode; empty without such a statement."""
     metadata = receipt.get("metadata")
     found = metadata.get(METADATA) if isinstance(metadata, Mapping) else None
     return found if isinstance(found, Mapping) else {}

@@ -1,192 +1,228 @@
-"""Reading a store of HTTP receipts from outside: in insertion order, read-only, in short steps.
+"""Read-only access to a receipt store: open the file, read receipts in order of storage, look up a capability.
 
-The file may belong to a running sidecar. A read lock that is held for long would stop its commits, so rows are
-read in windows of row numbers, and nothing is locked between two windows, however slowly the reader reads on.
+The file may belong to a running sidecar. A read lock that is held for long stops the sidecar's commits, so receipts
+are read in windows of row numbers, and nothing is locked between two windows.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from chio_core.canonical import parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_sidecar.store.schema import UNUSABLE, trouble
 
-_WINDOW = 2_000
+WINDOW = 2_000
+"""Rows that are read at once."""
 
-# An HttpReceipt answers the filters of tool receipts by the conversion of wire protocol, section 3.8. It has no
-# cost, so a filter on cost matches none.
-_MATCH = """
-    (:capability_id IS NULL OR json_extract(receipt_json, '$.capability_id') = :capability_id)
-    AND (:outcome IS NULL OR json_extract(receipt_json, '$.verdict.verdict') = :outcome)
-    AND (:since IS NULL OR json_extract(receipt_json, '$.timestamp') >= :since)
-    AND (:until IS NULL OR json_extract(receipt_json, '$.timestamp') <= :until)
-    AND (:tool_server IS NULL OR :tool_server = 'http')
-    AND (:tool_name IS NULL OR :tool_name =
-         json_extract(receipt_json, '$.method') || ' ' || json_extract(receipt_json, '$.route_pattern'))
-    AND :min_cost IS NULL AND :max_cost IS NULL AND :agent_subject IS NULL
-"""
-_ROWS = (
-    "SELECT rowid, receipt_json FROM http_receipts"  # noqa: S608 - only constants are put together
-    f" WHERE rowid > :after AND rowid <= :last AND {_MATCH} ORDER BY rowid"
-)
-_COUNT = (
-    "SELECT count(*) FROM http_receipts"  # noqa: S608 - only constants are put together
-    f" WHERE rowid > :after AND rowid <= :last AND {_MATCH}"
-)
+STRICT = "receipt_json"
+"""SQL expression of a receipt's JSON text: a condition on a damaged text is an error."""
+
+TOLERANT = "CASE WHEN json_valid(receipt_json) THEN receipt_json ELSE '{}' END"
+"""The same, but a damaged text is an empty object."""
+
+_PAGE = 500
+_HEADER = 100  # bytes
+_MAGIC = b"SQLite format 3\x00"
+_STEPS = 10_000  # of SQLite's virtual machine, between two looks at the clock
+_RAW = "CAST(receipt_json AS BLOB)"  # so that a text that is not UTF-8 fails in its row
+
+# An HttpReceipt answers the filters of tool receipts by the conversion of wire protocol, section 3.8.
+_CONDITIONS = {
+    "capability_id": "json_extract({json}, '$.capability_id') = :capability_id",
+    "outcome": "json_extract({json}, '$.verdict.verdict') = :outcome",
+    "since": "json_extract({json}, '$.timestamp') >= :since",
+    "until": "json_extract({json}, '$.timestamp') <= :until",
+    "tool_server": ":tool_server = 'http'",
+    "tool_name": ":tool_name = json_extract({json}, '$.method') || ' ' || json_extract({json}, '$.route_pattern')",
+    "min_cost": "FALSE",
+    "max_cost": "FALSE",
+    "agent_subject": "FALSE",
+    "method": "json_extract({json}, '$.method') = :method",
+    "route": "instr(lower(json_extract({json}, '$.route_pattern')), lower(:route)) > 0",
+    "caller": "instr(json_extract({json}, '$.caller_identity_hash'), :caller) > 0",
+    "capability": "instr(json_extract({json}, '$.capability_id'), :capability) > 0",
+}
 
 
 @dataclass(frozen=True)
 class ReceiptFilter:
-    """Which receipts are wanted; None asks nothing. Times are whole seconds since 1970, both ends included.
+    """Conditions on a receipt, all of which must hold; None is no condition.
 
     Attributes:
-        tool_server: `http` for every HTTP receipt.
+        capability_id: exactly this id.
+        outcome: this verdict: `allow`, `deny`, `cancel` (also `cancelled`) or `incomplete`.
+        since: signed at this second since 1970 or later.
+        until: signed at this second since 1970 or earlier.
+        tool_server: `http` matches every HTTP receipt, any other name none.
         tool_name: method and route pattern, for example `POST /echo`.
-        outcome: `allow`, `deny`, `cancel` (also `cancelled`) or `incomplete`.
-        min_cost: HTTP receipts have no cost: any number matches none.
-        max_cost: the same.
-        agent_subject: HTTP receipts name no agent: any text matches none.
+        min_cost, max_cost: any number matches none: HTTP receipts have no cost.
+        agent_subject: any text matches none: HTTP receipts name no agent.
+        method: exactly this method, for example `GET`.
+        route: text in the route pattern; ASCII letters match in any case.
+        caller: text in the hash of the caller's identity.
+        capability: text in the capability's id.
     """
 
     capability_id: str | None = None
-    tool_server: str | None = None
-    tool_name: str | None = None
     outcome: str | None = None
     since: int | None = None
     until: int | None = None
+    tool_server: str | None = None
+    tool_name: str | None = None
     min_cost: int | None = None
     max_cost: int | None = None
     agent_subject: str | None = None
+    method: str | None = None
+    route: str | None = None
+    caller: str | None = None
+    capability: str | None = None
+
+    def where(self, json: str) -> str:
+        """Return the SQL condition on the rows from `:first` to `:last`; values are bound, never part of the text.
+
+        Args:
+            json: `STRICT` or `TOLERANT`.
+        """
+        stated = [sql for name, sql in _CONDITIONS.items() if getattr(self, name) is not None]
+        return " AND ".join(["seq BETWEEN :first AND :last", *stated]).replace("{json}", json)
 
     def parameters(self) -> dict[str, Any]:
-        """Return the parameters of the query."""
+        """Return the values that the condition names."""
         return vars(self) | {"outcome": "cancel" if self.outcome == "cancelled" else self.outcome}
 
 
 @dataclass(frozen=True)
 class ReceiptPage:
-    """Some receipts in insertion order.
-
-    Attributes:
-        next: row number of the last one when more follow, else None.
-    """
+    """Some receipts, oldest first; `next` is the row number of the last one if more match, else None."""
 
     receipts: list[dict[str, Any]]
     next: int | None
 
 
 class ReceiptReader:
-    """A read-only view of the receipts that a store holds at this moment.
+    """A read-only connection to a receipt store; close it, or use it in a `with` block.
+
+    Every method raises `ConfigurationError` if the file, or a receipt that it returns, is damaged.
 
     Args:
         path: the SQLite file of a sidecar.
-        option: the command line option that named it, for error messages.
+        option: the command line option that named the file, for error messages.
+
+    Attributes:
+        last: number of the newest row when the file was opened; a sidecar numbers rows from 1, without gaps.
 
     Raises:
-        ConfigurationError: there is no such file, or it is no SQLite database.
+        ConfigurationError: the file does not exist or is no SQLite database.
     """
 
-    def __init__(self, path: Path, *, option: str) -> None:
-        self._place = f"{path} ({option})"
+    def __init__(self, path: Path, *, option: str | None = None) -> None:
+        self._place = str(path) if option is None else f"{path} ({option})"
         if not path.is_file():
             raise ConfigurationError(f"there is no receipt store at {self._place}; name the sidecar's file")
         try:
-            self._connection = sqlite3.connect(
-                f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5.0, check_same_thread=False
-            )
+            self._connection = _connect(path, "mode=ro", busy_seconds=5.0)
         except UNUSABLE as exc:
             raise self._unreadable(exc) from None
+        self._connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
         try:
-            self._last = self._last_row()
-        except UNUSABLE as exc:
-            self._connection.close()
-            raise self._unreadable(exc) from None
+            # A database without any table is a store that no sidecar has opened yet.
+            known = self.fetch("SELECT 1 FROM sqlite_master WHERE name = 'http_receipts'", {})
+            self.last = self.newest() if known else 0
+        except BaseException:
+            self.close()
+            raise
 
-    def _last_row(self) -> int:
-        known = self._connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'http_receipts'").fetchone()
-        if known is None:
-            return 0
-        return int(self._connection.execute("SELECT ifnull(max(rowid), 0) FROM http_receipts").fetchone()[0])
+    def __enter__(self) -> Self:
+        return self
 
-    @property
-    def last(self) -> int:
-        """Number of the newest row when the file was opened; a sidecar numbers them from 1, without gaps."""
-        return self._last
-
-    def rows(self, wanted: ReceiptFilter, *, after: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield row number and receipt of each match behind row `after`, oldest first.
-
-        Raises:
-            ConfigurationError: the file is damaged; the message names the row when it is known.
-        """
-        for window in self._windows(wanted, after):
-            for number, text in self._fetch(_ROWS, window):
-                yield number, self._receipt(number, text)
-
-    def page(self, wanted: ReceiptFilter, *, after: int, limit: int) -> ReceiptPage:
-        """Return the first `limit` matches behind row `after`.
-
-        Raises:
-            ConfigurationError: the file is damaged.
-        """
-        found = list(islice(self.rows(wanted, after=after), limit + 1))
-        more = len(found) > limit
-        return ReceiptPage([receipt for _, receipt in found[:limit]], found[limit - 1][0] if more else None)
-
-    def count(self, wanted: ReceiptFilter) -> int:
-        """Return how many receipts match.
-
-        Raises:
-            ConfigurationError: the file is damaged.
-        """
-        return sum(self._fetch(_COUNT, window)[0][0] for window in self._windows(wanted, 0))
-
-    def get(self, receipt_id: str) -> dict[str, Any] | None:
-        """Return the receipt with this id, or None.
-
-        Raises:
-            ConfigurationError: the file is damaged.
-        """
-        return self._one("id", receipt_id)
-
-    def get_by_request_id(self, request_id: str) -> dict[str, Any] | None:
-        """Return the receipt of the request with this id, or None.
-
-        Raises:
-            ConfigurationError: the file is damaged.
-        """
-        return self._one("request_id", request_id)
-
-    def _one(self, column: str, value: str) -> dict[str, Any] | None:
-        if not self._last:
-            return None
-        sql = f"SELECT rowid, receipt_json FROM http_receipts WHERE {column} = :value"  # noqa: S608 - a constant name
-        found = self._fetch(sql, {"value": value})
-        return self._receipt(*found[0]) if found else None
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
 
-    def _windows(self, wanted: ReceiptFilter, after: int) -> Iterator[dict[str, Any]]:
-        for start in range(after, self._last, _WINDOW):
-            yield wanted.parameters() | {"after": start, "last": min(start + _WINDOW, self._last)}
+    def newest(self) -> int:
+        """Return the number of the newest row now, 0 for an empty store."""
+        return int(self.fetch("SELECT ifnull(max(seq), 0) FROM http_receipts", {})[0][0])
 
-    def _fetch(self, sql: str, parameters: dict[str, Any]) -> list[Any]:
+    def rows(self, wanted: ReceiptFilter, *, after: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield row number and receipt of each match after row `after` and up to `last`, oldest first."""
+        sql = f"SELECT seq, {_RAW} FROM http_receipts WHERE {wanted.where(STRICT)} ORDER BY seq"  # noqa: S608
+        for window in self._windows(after):
+            for number, raw in self.fetch(sql, wanted.parameters() | window):
+                yield number, self._receipt(number, raw)
+
+    def page(self, wanted: ReceiptFilter, *, after: int, limit: int) -> ReceiptPage:
+        """Return the first `limit` matches after row `after`, oldest first."""
+        found = list(islice(self.rows(wanted, after=after), limit + 1))
+        more = len(found) > limit
+        return ReceiptPage([receipt for _, receipt in found[:limit]], found[limit - 1][0] if more else None)
+
+    def count(self, wanted: ReceiptFilter) -> int:
+        """Return how many receipts up to `last` match."""
+        sql = f"SELECT count(*) FROM http_receipts WHERE {wanted.where(STRICT)}"  # noqa: S608
+        return sum(self.fetch(sql, wanted.parameters() | window)[0][0] for window in self._windows(0))
+
+    def get(self, receipt_id: str) -> dict[str, Any] | None:
+        """Return the receipt with this id, or None."""
+        return self._one("id", receipt_id)
+
+    def get_by_request_id(self, request_id: str) -> dict[str, Any] | None:
+        """Return the receipt of the request with this id, or None."""
+        return self._one("request_id", request_id)
+
+    def is_revoked(self, capability_id: str) -> bool:
+        """Return True if the capability was revoked in this store."""
+        return bool(self.fetch("SELECT 1 FROM revoked_capabilities WHERE capability_id = :id", {"id": capability_id}))
+
+    def invocations(self, capability_id: str, grant: int) -> int:
+        """Return how many uses of a limited grant are spent; `grant` is its index in the capability."""
+        sql = "SELECT count(*) FROM capability_invocations WHERE capability_id = :id AND grant_index = :grant"
+        return int(self.fetch(sql, {"id": capability_id, "grant": grant})[0][0])
+
+    def fetch(self, sql: str, parameters: dict[str, Any]) -> list[Any]:
+        """Return all rows of a statement.
+
+        Raises:
+            ConfigurationError: the file cannot be read.
+        """
+        return list(self.each(sql, parameters))
+
+    def each(self, sql: str, parameters: dict[str, Any]) -> Iterator[Any]:
+        """Yield the rows of a statement one by one; the file is locked until the last one.
+
+        Raises:
+            ConfigurationError: the file cannot be read.
+        """
         try:
-            return self._connection.execute(sql, parameters).fetchall()
+            yield from self._connection.execute(sql, parameters)
         except UNUSABLE as exc:
             raise self._unreadable(exc) from None
 
-    def _receipt(self, number: int, text: str) -> dict[str, Any]:
+    def _windows(self, after: int) -> Iterator[dict[str, int]]:
+        for start in range(after, self.last, WINDOW):
+            yield {"first": start + 1, "last": min(start + WINDOW, self.last)}
+
+    def _one(self, column: str, value: str) -> dict[str, Any] | None:
+        if not self.last:
+            return None
+        sql = f"SELECT seq, {_RAW} FROM http_receipts WHERE {column} = :value"  # noqa: S608 - a constant name
+        found = self.fetch(sql, {"value": value})
+        return self._receipt(*found[0]) if found else None
+
+    def _receipt(self, number: int, raw: bytes) -> dict[str, Any]:
         try:
-            document = parse_json(text)
+            document = parse_json(raw)
         except InvalidDocument as exc:
             raise ConfigurationError(f"row {number} of {self._place} is damaged: {exc.message}") from None
         if not isinstance(document, dict) or not isinstance(document.get("verdict"), dict):
@@ -198,38 +234,136 @@ class ReceiptReader:
         return ConfigurationError(f"cannot read {self._place} as a receipt store: {text}; name the sidecar's file")
 
 
-_HEADER = 100  # bytes
+@dataclass(frozen=True)
+class Header:
+    """What the first 100 bytes of a file state.
 
-
-def header(path: Path) -> bytes:
-    """Return the first 100 bytes of a file, or what there is of them.
-
-    Raises:
-        OSError: it cannot be read.
+    Attributes:
+        is_sqlite: they are those of a SQLite database, and complete.
+        application: SQLite's `application_id`.
+        version: of the schema, SQLite's `user_version`.
+        is_wal: the database has a write-ahead log.
     """
-    with path.open("rb") as file:
-        return file.read(_HEADER)
 
+    is_sqlite: bool
+    application: int
+    version: int
+    is_wal: bool
 
-def is_wal(first: bytes) -> bool:
-    """Tell from its header whether a file has a write-ahead log."""
-    return first[18:19] == b"\x02"
+    @classmethod
+    def read(cls, path: Path) -> Header:
+        """Read the header without SQLite, which would make files beside some databases.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        with path.open("rb") as file:
+            raw = file.read(_HEADER)
+        return cls(
+            is_sqlite=raw.startswith(_MAGIC) and len(raw) == _HEADER,
+            application=int.from_bytes(raw[68:72], "big"),
+            version=int.from_bytes(raw[60:64], "big"),
+            is_wal=raw[18:19] == b"\x02",
+        )
 
 
 def connect_quietly(path: Path, *, busy_seconds: float = 2.0) -> sqlite3.Connection | None:
-    """Open the file so that SQLite makes no file beside it; None where that is not possible now.
+    """Open the file read-only and so that SQLite makes no file beside it.
+
+    Returns:
+        None if the file was not closed in good order: then SQLite would have to write to it first.
 
     Raises:
-        OSError: it cannot be read.
-        sqlite3.Error: it cannot be opened.
+        OSError: the file cannot be read.
+        sqlite3.Error: the file cannot be opened.
     """
     log, index = (path.with_name(path.name + end) for end in ("-wal", "-shm"))
-    if not is_wal(header(path)):
-        mode = "mode=ro"
-    elif not log.exists():
-        mode = "immutable=1"  # nobody has it open; in mode=ro SQLite would make log and index
-    elif index.exists():
-        mode = "mode=ro"
-    else:
+    if Header.read(path).is_wal and not log.exists():
+        # No process has it open. In mode=ro SQLite would make log and index.
+        return _connect(path, "immutable=1", busy_seconds=busy_seconds)
+    if Header.read(path).is_wal and not index.exists():
         return None
-    return sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, timeout=busy_seconds, isolation_level=None)
+    return _connect(path, "mode=ro", busy_seconds=busy_seconds)
+
+
+def _connect(path: Path, mode: str, *, busy_seconds: float) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?{mode}"
+    return sqlite3.connect(uri, uri=True, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
+
+
+def in_pages(connection: sqlite3.Connection, select: str, numbers: range) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of any table in order of their numbers; the file is free between two pages of them.
+
+    Args:
+        select: a statement whose first column is the number, and whose parameters are the first and the last number
+            and the most rows to return.
+        numbers: the wanted numbers.
+
+    Raises:
+        sqlite3.Error: a row cannot be read; those before it were yielded.
+    """
+    start, last = numbers.start, numbers.stop - 1
+    while start <= last:
+        page: list[tuple[Any, ...]] = []
+        broken: sqlite3.Error | None = None
+        try:
+            for row in connection.execute(select, (start, last, _PAGE)):
+                page.append(row)  # noqa: PERF402 - the rows before a broken one count
+        except sqlite3.Error as exc:
+            broken = exc
+        for row in page:
+            if row[0] < start:
+                raise sqlite3.DatabaseError("its rows are not in their order")  # else this might never end
+            start = row[0] + 1
+            yield row
+        if broken is not None:
+            raise broken
+        if not page:
+            return
+
+
+def contents(connection: sqlite3.Connection) -> tuple[int, int]:
+    """Return the number of receipts and of revoked capabilities.
+
+    Raises:
+        sqlite3.Error: the tables cannot be read.
+    """
+    sql = "SELECT (SELECT count(*) FROM http_receipts), (SELECT count(*) FROM revoked_capabilities)"
+    receipts, revoked = connection.execute(sql).fetchone()
+    return receipts, revoked
+
+
+def newest_signer(connection: sqlite3.Connection) -> str | None:
+    """Return the public key (hex) that the newest receipt names; None without a readable receipt.
+
+    Raises:
+        sqlite3.Error: the table cannot be read.
+    """
+    row = connection.execute("SELECT receipt_json FROM http_receipts ORDER BY seq DESC LIMIT 1").fetchone()
+    try:
+        document = parse_json(row[0]) if row is not None else None
+    except InvalidDocument:
+        return None
+    key = document.get("kernel_key") if isinstance(document, dict) else None
+    return key if isinstance(key, str) else None
+
+
+def quick_check(connection: sqlite3.Connection, is_over: Callable[[], bool]) -> str | None:
+    """Return what SQLite's quick check says first, `ok` for a file in good order; None if it was ended before.
+
+    Args:
+        is_over: called now and then; True ends the check.
+
+    Raises:
+        sqlite3.Error: the file cannot be read.
+    """
+    connection.set_progress_handler(is_over, _STEPS)
+    try:
+        (first,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.OperationalError as exc:
+        if "interrupted" not in str(exc):
+            raise
+        return None
+    finally:
+        connection.set_progress_handler(None, 0)
+    return str(first)

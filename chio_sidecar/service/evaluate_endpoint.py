@@ -18,8 +18,9 @@ from starlette.types import Receive, Scope, Send
 from chio_core.canonical import compact_json
 from chio_core.errors import ChioError, InvalidDocument
 from chio_sidecar.bodies import BodyError, receive_body, send_error, send_json
+from chio_sidecar.policy.approvals import APPROVAL_ID
 from chio_sidecar.service.evaluate_request import EvaluateRequest, read_call
-from chio_sidecar.service.evaluation import APPROVAL_ID, Evaluation
+from chio_sidecar.service.evaluation import Evaluation
 from chio_sidecar.service.state import SidecarState
 from chio_sidecar.store import StoreBusy, Stored, StoreUnavailable
 

@@ -14,7 +14,7 @@ from chio_core.evaluation.exchange import FURTHER_TO
 from chio_core.models.capability import CapabilityToken
 from chio_core.models.request import content_hash
 from chio_sidecar.keys import kernel_receipt_id
-from chio_sidecar.policy.approvals import approval_refusal, approval_request
+from chio_sidecar.policy.approvals import APPROVAL_ID, approval_refusal, approval_request
 from chio_sidecar.policy.budgets import budget_refusal
 from chio_sidecar.policy.engine import DENIED_STATUS, Decision, deny, refuse, refuse_obligation, wait
 from chio_sidecar.policy.obligations import FirstReceipt, has_demands, read_first
@@ -39,9 +39,6 @@ from chio_sidecar.store import (
     StoreUnavailable,
     TooManyWaiting,
 )
-
-APPROVAL_ID = "chio_approval_id"
-"""Member of a receipt's metadata: the approval that the request waits for, or used."""
 
 _BUSY_STATUS = 503
 _NO_ANSWER_STATUS = 500  # wire protocol, section 3.1

@@ -1,7 +1,7 @@
-"""The viewer's endpoints, below `/chio/viewer/`: beside the wire protocol's own paths (section 7.1), which end there.
+"""The viewer's endpoints, below `/chio/viewer/`, next to the paths of the wire protocol (section 7.1).
 
-All of them are GET and change nothing. Files are served as they are in the package; what tells of receipts is
-never cached, and refused to other sites (`chio_sidecar.viewer.access`).
+All of them are GET and change nothing. Files are served as they are in the package. Receipts are never cached, and
+refused to other sites (`chio_sidecar.viewer.access`).
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,33 +25,71 @@ from starlette.routing import BaseRoute, Route
 
 from chio_core.errors import ChioError, ConfigurationError, InvalidDocument
 from chio_sidecar.control.access import ControlError
-from chio_sidecar.records import rows as bundle
-from chio_sidecar.records.window import PAGE, ReceiptWindow, Wanted, number_of
+from chio_sidecar.records import bundle
+from chio_sidecar.records.listing import PAGE, ReceiptWindow
+from chio_sidecar.records.reader import ReceiptFilter
 from chio_sidecar.service.state import SidecarState
 from chio_sidecar.store.sqlite import SqliteReceiptStore
-from chio_sidecar.viewer import access as files
 from chio_sidecar.viewer.access import check_data, check_page
 from chio_sidecar.viewer.explained import Explainer, server_report
 
 VIEWER_PATH = "/chio/viewer/"
 """Path of the page."""
 
+INDEX = "index.html"
+
 BUNDLE = 1_000
 """Most receipts in one bundle."""
 
-_THREADS = 2  # of its own: evaluations must not wait for people who look at receipts
+_THREADS = 2  # not the loop's: evaluations must not wait for readers of receipts
+_LONGEST = 2_000
+_DIGITS = 18
+
+_KINDS = {
+    "css": "text/css; charset=utf-8",
+    "html": "text/html; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+}
+_HEADERS = {
+    # Nothing but the page's own files, and no markup made of text: scripts may not even try.
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
+        " base-uri 'none'; form-action 'none'; frame-ancestors 'none';"
+        " require-trusted-types-for 'script'; trusted-types 'none'"
+    ),
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+}
+_DATA_HEADERS = _HEADERS | {"cache-control": "no-store"}
+_FILE_HEADERS = _HEADERS | {"cache-control": "no-cache"}  # they change with the version only
 
 T = TypeVar("T")
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def page_files() -> dict[str, tuple[bytes, str]]:
+    """Return content and media type of each file of the page, by name."""
+    folder = resources.files("chio_sidecar.viewer").joinpath("static")
+    return {
+        entry.name: (entry.read_bytes(), kind)
+        for entry in folder.iterdir()
+        if (kind := _KINDS.get(entry.name.rpartition(".")[2])) is not None
+    }
 
 
 class Viewer:
     """The endpoints.
 
     Args:
-        source: gives the store's file and the sidecar's public keys (hex); raises `ConfigurationError`.
+        source: returns the store's file and the sidecar's public keys (hex); raises `ConfigurationError`.
         token: bearer that callers need; None: loopback callers only.
         clock: seconds since 1970.
-        spec_text: the OpenAPI document that the sidecar judges by; None where that is not known.
+        spec_text: the OpenAPI document of the sidecar's policy; None if that is not known.
     """
 
     def __init__(
@@ -65,11 +104,11 @@ class Viewer:
         self._token = token
         self._clock = clock
         self._explain = Explainer(spec_text)
-        self._files = files.load()
+        self._files = page_files()
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="chio-viewer")
 
     def routes(self) -> list[BaseRoute]:
-        """Return the routes, the page's path without its slash included."""
+        """Return the routes, including the page's path without its slash."""
         data = {
             "status": self._status,
             "receipts": self._list,
@@ -80,38 +119,34 @@ class Viewer:
         return [
             Route(VIEWER_PATH.removesuffix("/"), _redirect),
             Route(VIEWER_PATH, self._page),
-            *(Route(f"{VIEWER_PATH}api/{name}", self._guarded(answer)) for name, answer in data.items()),
-            *(Route(f"{VIEWER_PATH}{name}", self._page) for name in self._files if name != files.PAGE),
+            *(Route(f"{VIEWER_PATH}api/{name}", self._guarded(endpoint)) for name, endpoint in data.items()),
+            *(Route(f"{VIEWER_PATH}{name}", self._page) for name in self._files if name != INDEX),
         ]
 
-    def _guarded(self, answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    def _guarded(self, endpoint: Endpoint) -> Endpoint:
         async def guarded(request: Request) -> Response:
             try:
                 check_data(request, self._token)
-                response = await answer(request)
+                response = await endpoint(request)
             except ControlError as exc:
-                response = self._refusal(exc)
+                response = _error(exc.status, exc.code, exc.message, sign_in=self._token is not None)
             except InvalidDocument as exc:
                 response = _error(400, "chio_bad_request", exc.message)
             except ChioError as exc:
                 response = _error(503, "chio_receipts_unreadable", exc.message)
-            response.headers.update(files.HEADERS | files.NO_STORE)
+            response.headers.update(_DATA_HEADERS)
             return response
 
         return guarded
-
-    def _refusal(self, exc: ControlError) -> Response:
-        return _error(exc.status, exc.code, exc.message, sign_in=self._token is not None)
 
     async def _page(self, request: Request) -> Response:
         try:
             check_page(request, self._token)
         except ControlError as exc:
-            return _error(exc.status, exc.code, exc.message, headers=files.HEADERS | files.NO_STORE)
-        name = request.url.path.removeprefix(VIEWER_PATH) or files.PAGE
-        content, kind = self._files[name]
+            return _error(exc.status, exc.code, exc.message, headers=_DATA_HEADERS)
+        content, kind = self._files[request.url.path.removeprefix(VIEWER_PATH) or INDEX]
         tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
-        headers = files.HEADERS | files.REVALIDATE | {"etag": tag}
+        headers = _FILE_HEADERS | {"etag": tag}
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=headers)
         return Response(content, headers=headers | {"content-type": kind})
@@ -123,27 +158,27 @@ class Viewer:
 
     async def _list(self, request: Request) -> Response:
         query = request.query_params
-        wanted, after, before = Wanted.from_query(query), number_of(query, "after") or 0, number_of(query, "before")
-        limit = min(number_of(query, "limit") or PAGE, PAGE)
-        window = self._window()
-        listing = await self._run(lambda: window.list(wanted, after=after, before=before, limit=limit))
-        return _json(asdict(listing))
+        wanted, after, before = _filter(query), _number(query, "after") or 0, _number(query, "before")
+        limit = min(_number(query, "limit") or PAGE, PAGE)
+        window = ReceiptWindow(self._source()[0])
+        return _json(asdict(await self._run(lambda: window.list(wanted, after=after, before=before, limit=limit))))
 
     async def _count(self, request: Request) -> Response:
-        query = request.query_params
-        wanted, before = Wanted.from_query(query), number_of(query, "before")
-        window = self._window()
+        wanted, before = _filter(request.query_params), _number(request.query_params, "before")
+        window = ReceiptWindow(self._source()[0])
         return _json(asdict(await self._run(lambda: window.count(wanted, before=before))))
 
     async def _open(self, request: Request) -> Response:
-        receipt_id = _required_id(request)
+        receipt_id = request.query_params.get("id")
+        if not receipt_id:
+            raise InvalidDocument("id is missing")
         path, keys = self._source()
         opened = await self._run(lambda: ReceiptWindow(path).open(receipt_id))
         if opened is None:
             return _no_such_receipt()
         report = await self._run(lambda: server_report(opened.text, keys))
-        said = await self._run(lambda: self._explain(opened.text, report))
-        return _json(asdict(opened) | {"server": report, "keys": sorted(keys), "explanation": said})
+        explanation = await self._run(lambda: self._explain(opened.text, report))
+        return _json(asdict(opened) | {"server": report, "keys": sorted(keys), "explanation": explanation})
 
     async def _bundle(self, request: Request) -> Response:
         path, keys = self._source()
@@ -154,15 +189,12 @@ class Viewer:
                 return _no_such_receipt()
             texts, complete = [opened.text], True
         else:
-            wanted = Wanted.from_query(request.query_params)
+            wanted = _filter(request.query_params)
             found = await self._run(lambda: window.texts(wanted, limit=BUNDLE))
             texts, complete = found.texts, found.complete
         content = bundle.make(texts, keys=keys, complete=complete, exported_at=int(self._clock()))
         headers = {"content-disposition": 'attachment; filename="chio-receipts.json"'}
         return Response(content, media_type="application/json", headers=headers)
-
-    def _window(self) -> ReceiptWindow:
-        return ReceiptWindow(self._source()[0])
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
@@ -194,14 +226,34 @@ def create_viewer_app(path: Path, *, keys: frozenset[str], token: SecretStr | No
 
 
 async def _redirect(request: Request) -> Response:
-    return RedirectResponse(VIEWER_PATH, 307, headers=files.HEADERS)
+    return RedirectResponse(VIEWER_PATH, 307, headers=_HEADERS)
 
 
-def _required_id(request: Request) -> str:
-    receipt_id = request.query_params.get("id")
-    if not receipt_id:
-        raise InvalidDocument("id is missing")
-    return receipt_id
+def _filter(query: Mapping[str, str]) -> ReceiptFilter:
+    """Read the filters of a query; a blank or unknown one is no condition.
+
+    Raises:
+        InvalidDocument: a value cannot be used.
+    """
+    texts = {name: query.get(name, "").strip() for name in ("verdict", "method", "route", "caller", "capability")}
+    for name, text in texts.items():
+        if len(text) > _LONGEST:
+            raise InvalidDocument(f"{name} is longer than {_LONGEST} characters")
+    return ReceiptFilter(
+        outcome=texts.pop("verdict") or None,
+        since=_number(query, "since"),
+        until=_number(query, "until"),
+        **{name: text or None for name, text in texts.items()},  # type: ignore[arg-type]
+    )
+
+
+def _number(query: Mapping[str, str], name: str) -> int | None:
+    text = query.get(name, "").strip()
+    if not text:
+        return None
+    if not text.isascii() or not text.isdecimal() or len(text) > _DIGITS:
+        raise InvalidDocument(f"{name} must be a whole number that is not negative")
+    return int(text)
 
 
 def _no_such_receipt() -> Response:
@@ -213,6 +265,6 @@ def _error(status: int, code: str, message: str, *, headers: dict[str, str] | No
 
 
 def _json(document: Any, status: int = 200, *, headers: dict[str, str] | None = None) -> Response:
-    # In ASCII, so that also half of a surrogate pair in a damaged receipt can be told.
+    # In ASCII, which can also express half of a surrogate pair in a damaged receipt.
     content = json.dumps(document, ensure_ascii=True, separators=(",", ":"))
     return Response(content, status, headers, media_type="application/json")

@@ -87,7 +87,7 @@ def test_each_finding_is_a_line_and_the_last_one_the_summary(store: Path, fsck: 
     status, out, _ = fsck(store)
     assert status == 1
     assert out.startswith("row 4: its digest does not follow from its content")
-    assert "\nrow 9: gone: the store names a newer row than the last one that is there [end]\n" in out
+    assert "\nrow 9: gone: the store names a newer row than the last one in the table [end]\n" in out
     assert out.endswith("findings  2\n")
     status, out, _ = fsck(store, "--json")
     first, second, summary = map(json.loads, out.splitlines())

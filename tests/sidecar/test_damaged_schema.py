@@ -8,11 +8,10 @@ import pytest
 
 from chio_core.errors import ConfigurationError
 from chio_sidecar.cli import main
-from chio_sidecar.doctor import check_store
+from chio_sidecar.doctor.store import check_store
 from chio_sidecar.embedded import open_embedded
-from chio_sidecar.records.capabilities import Ledger
+from chio_sidecar.records.listing import ReceiptWindow
 from chio_sidecar.records.reader import ReceiptReader
-from chio_sidecar.records.window import ReceiptWindow
 from tests.viewer.records import fill, receipt
 
 MESSAGE = "its schema is damaged"
@@ -32,8 +31,6 @@ def test_it_is_told_in_one_sentence_by_whoever_opens_it(damaged: Path) -> None:
         ReceiptWindow(damaged).newest()
     with pytest.raises(ConfigurationError, match=MESSAGE):
         ReceiptReader(damaged, option="--receipt-store")
-    with Ledger(damaged) as ledger, pytest.raises(ConfigurationError, match=MESSAGE):
-        ledger.is_revoked("cap-1")
     with pytest.raises(ConfigurationError, match=MESSAGE):
         open_embedded(str(damaged))
     assert any(check.status == "fail" and MESSAGE in check.text for check in check_store(damaged))

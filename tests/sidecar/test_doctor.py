@@ -19,9 +19,10 @@ import pytest
 from chio_core.errors import ConfigurationError
 from chio_core.settings import ChioSettings
 from chio_core.signing import SigningKey
-from chio_sidecar.doctor import Check, Sources, check_distributions, check_sidecar, check_store, check_versions, guarded
-from chio_sidecar.doctor.settings import check_names, check_settings
-from chio_sidecar.doctor.store import Patience, last_kernel_key
+from chio_sidecar.doctor import Check, guarded
+from chio_sidecar.doctor.environment import Sources, check_distributions, check_names, check_settings, check_versions
+from chio_sidecar.doctor.sidecar import check_sidecar
+from chio_sidecar.doctor.store import Patience, check_store, last_kernel_key
 from chio_sidecar.keys import load_or_create_key
 from tests.sidecar.control_tools import evaluate, sidecars
 
@@ -250,10 +251,10 @@ def test_what_a_sick_or_foreign_server_says_is_told(answer: Any, status: str, wo
     [
         (httpx.ConnectError("refused"), "refused"),
         (httpx.ConnectTimeout("late"), "no connection within 2 s"),
-        (httpx.ReadTimeout("late"), "no answer within 5 s"),
+        (httpx.ReadTimeout("late"), "no response within 5 s"),
         (httpx.RemoteProtocolError("odd"), "the exchange broke"),
-        (httpx.InvalidURL("odd"), "cannot be asked"),
-        (OSError("odd"), "cannot be asked"),
+        (httpx.InvalidURL("odd"), "no request can be sent"),
+        (OSError("odd"), "no request can be sent"),
     ],
 )
 def test_a_sidecar_that_cannot_be_asked_fails_with_a_remedy(error: Exception, word: str) -> None:

@@ -16,14 +16,15 @@ from starlette.types import ASGIApp
 
 from chio_core.canonical import compact_json, sha256_hex
 from chio_sidecar.cli import main
-from chio_sidecar.records.window import ReceiptWindow, Wanted
+from chio_sidecar.records.listing import ReceiptWindow
+from chio_sidecar.records.reader import ReceiptFilter
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from chio_sidecar.viewer import VIEWER_PATH, create_viewer_app
-from chio_sidecar.viewer import access as files
+from chio_sidecar.viewer.app import INDEX, page_files
 from tests.sidecar.control_tools import ask, evaluate, sidecars
 from tests.viewer.records import KEY, MARKUP, NOW, STRANGER, add, fill, hostile, newer, receipt
 
-ANY = Wanted()
+ANY = ReceiptFilter()
 
 
 def app_of(path: Path, **options: Any) -> ASGIApp:
@@ -129,7 +130,7 @@ def test_what_came_in_since_a_row_is_asked_for_by_it(filled: Path) -> None:
 
 
 def test_one_question_looks_at_a_bounded_number_of_rows(filled: Path) -> None:
-    window, rare = ReceiptWindow(filled, scan=100), Wanted(route="/things/6", until=NOW + 10)
+    window, rare = ReceiptWindow(filled, scan=100), ReceiptFilter(route="/things/6", until=NOW + 10)
     found, questions, before = [], 0, None
     while questions == 0 or before is not None:
         listing = window.list(rare, before=before)
@@ -332,7 +333,7 @@ def test_receipts_are_stored_while_others_are_looked_at(tmp_path: Path) -> None:
         try:
             for number in range(20):
                 writing = add(store, [compact_json(receipt(number))], first=number)
-                await asyncio.gather(writing, asyncio.to_thread(window.count, Wanted(route="/")))
+                await asyncio.gather(writing, asyncio.to_thread(window.count, ReceiptFilter(route="/")))
             return window.newest()
         finally:
             await store.close()
@@ -341,8 +342,8 @@ def test_receipts_are_stored_while_others_are_looked_at(tmp_path: Path) -> None:
 
 
 def test_the_page_needs_its_own_files_only_and_holds_no_script_or_style() -> None:
-    content = {name: data.decode() for name, (data, _) in files.load().items()}
-    page = content[files.PAGE]
+    content = {name: data.decode() for name, (data, _) in page_files().items()}
+    page = content[INDEX]
     assert not re.search(r"<style|<script>|\sstyle=|\son[a-z]+=|javascript:|https?://", page)
     for name in re.findall(r'(?:src|href)="([^"#]+)"', page):
         assert name in content

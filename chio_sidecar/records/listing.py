@@ -1,0 +1,179 @@
+"""The receipts of a store for the viewer: newest first, damaged ones included.
+
+Each call opens the store, reads a bounded number of rows, and returns where the next call continues.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chio_sidecar.records.reader import TOLERANT, WINDOW, ReceiptFilter, ReceiptReader
+
+PAGE = 200
+"""Most receipts in one listing."""
+
+SCAN = 50_000
+"""Most rows that one call reads."""
+
+MOST_TEXT = 16 * 1024 * 1024
+"""Most characters of receipts that one call returns."""
+
+_LONGEST = 400  # characters of one cell; a path is its sender's to choose
+_EXACT = 2**53  # a browser rounds larger numbers
+
+_CELLS = {
+    "verdict": "verdict.verdict",
+    "method": "method",
+    "route": "route_pattern",
+    "caller": "caller_identity_hash",
+    "capability": "capability_id",
+    "status": "response_status",
+    "timestamp": "timestamp",
+    "observed": "metadata.chio_enforcement",
+}
+# One JSON array for all cells: SQLite's texts end at a character U+0000, JSON escapes it.
+_PATHS = ", ".join(f"'$.{path}'" for path in _CELLS.values())
+_SELECT_CELLS = f"SELECT seq, id, json_extract({TOLERANT}, {_PATHS})"
+_NEWEST_FIRST = "ORDER BY seq DESC LIMIT :limit"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Some receipts as rows of a table, newest first.
+
+    Attributes:
+        next: row number to continue below; None if no older row is left.
+        newest: number of the newest row, which is the number of receipts in the store.
+    """
+
+    rows: list[dict[str, Any]]
+    next: int | None
+    newest: int
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many of the scanned rows match; `next` as in `Listing`."""
+
+    matched: int
+    scanned: int
+    next: int | None
+
+
+@dataclass(frozen=True)
+class Opened:
+    """One stored receipt: its row number, the time it was stored, its exact text."""
+
+    sequence: int
+    created_at: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Exact texts of receipts, newest first; `complete` if no more match."""
+
+    texts: list[str]
+    complete: bool
+
+
+class ReceiptWindow:
+    """The receipts of a store, newest first; each call sees what is committed by then. Threads may share it.
+
+    Every method raises `ConfigurationError` if the file cannot be read as a receipt store.
+
+    Args:
+        path: the SQLite file of a sidecar.
+        scan: most rows that one call reads.
+    """
+
+    def __init__(self, path: Path, *, scan: int = SCAN) -> None:
+        self._path = path.absolute()
+        self._scan = scan
+
+    def newest(self) -> int:
+        """Return the number of the newest row, 0 for an empty store."""
+        with ReceiptReader(self._path) as reader:
+            return reader.newest()
+
+    def list(self, wanted: ReceiptFilter, *, after: int = 0, before: int | None = None, limit: int = PAGE) -> Listing:
+        """Return at most `limit` matches between two rows, both excluded, newest first."""
+        sql = f"{_SELECT_CELLS} FROM http_receipts WHERE {wanted.where(TOLERANT)} {_NEWEST_FIRST}"
+        with ReceiptReader(self._path) as reader:
+            newest = reader.newest()
+            found: list[dict[str, Any]] = []
+            low = after + 1
+            for window in self._windows(after, newest if before is None else min(before - 1, newest)):
+                values = wanted.parameters() | window | {"limit": limit - len(found)}
+                found += [_table_row(*row) for row in reader.fetch(sql, values)]
+                low = window["first"]
+                if len(found) >= limit:
+                    low = found[-1]["seq"]
+                    break
+            return Listing(found, low if low > after + 1 else None, newest)
+
+    def count(self, wanted: ReceiptFilter, *, before: int | None = None) -> Count:
+        """Count the matches among the next rows below `before`."""
+        sql = f"SELECT count(*) FROM http_receipts WHERE {wanted.where(TOLERANT)}"  # noqa: S608
+        with ReceiptReader(self._path) as reader:
+            newest = reader.newest()
+            top = newest if before is None else min(before - 1, newest)
+            matched, low = 0, top + 1
+            for window in self._windows(0, top):
+                matched += reader.fetch(sql, wanted.parameters() | window)[0][0]
+                low = window["first"]
+            return Count(matched, top + 1 - low, low if low > 1 else None)
+
+    def open(self, receipt_id: str) -> Opened | None:
+        """Return the receipt with this id, its text cut after `MOST_TEXT` characters, or None."""
+        sql = "SELECT seq, created_at, substr(receipt_json, 1, :most) FROM http_receipts WHERE id = :id"
+        with ReceiptReader(self._path) as reader:
+            found = reader.fetch(sql, {"most": MOST_TEXT, "id": receipt_id})
+        return Opened(*found[0]) if found else None
+
+    def texts(self, wanted: ReceiptFilter, *, limit: int) -> Texts:
+        """Return the exact texts of the newest matches: at most `limit`, and at most `MOST_TEXT` characters."""
+        sql = f"SELECT receipt_json FROM http_receipts WHERE {wanted.where(TOLERANT)} {_NEWEST_FIRST}"  # noqa: S608
+        with ReceiptReader(self._path) as reader:
+            texts: list[str] = []
+            size, low = 0, 1
+            for window in self._windows(0, reader.newest()):
+                low = window["first"]
+                values = wanted.parameters() | window | {"limit": limit + 1 - len(texts)}
+                for (text,) in reader.each(sql, values):
+                    size += len(text)
+                    if len(texts) == limit or (texts and size > MOST_TEXT):
+                        return Texts(texts, complete=False)
+                    texts.append(text)
+            return Texts(texts, complete=low <= 1)
+
+    def _windows(self, after: int, top: int) -> Iterator[dict[str, int]]:
+        # From `top` down to the row above `after`, and no further than one call may read.
+        lowest = max(after + 1, top - self._scan + 1)
+        for last in range(top, lowest - 1, -WINDOW):
+            yield {"first": max(lowest, last - WINDOW + 1), "last": last}
+
+
+def _table_row(sequence: int, receipt_id: str, cells: str) -> dict[str, Any]:
+    """Return the cells of a receipt by name; `damaged` is among them if it holds no verdict."""
+    try:
+        values = dict(zip(_CELLS, json.loads(cells), strict=True))
+        row = {name: _cell(name, value) for name, value in values.items()}
+    except (ValueError, RecursionError):
+        values, row = {}, dict.fromkeys(_CELLS)
+    mode = values.get("observed")
+    row["observed"] = (mode.get("mode") if isinstance(mode, dict) else mode) == "observe"
+    damaged = {} if row["verdict"] is not None else {"damaged": True}
+    return {"seq": sequence, "id": receipt_id[:_LONGEST], **row, **damaged}
+
+
+def _cell(name: str, value: Any) -> Any:
+    if value is None:
+        return None
+    if name in ("status", "timestamp") and type(value) is int and abs(value) < _EXACT:
+        return value
+    return (value if isinstance(value, str) else json.dumps(value))[:_LONGEST]
