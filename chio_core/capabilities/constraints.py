@@ -15,7 +15,7 @@ from typing import Any
 
 from chio_core.capabilities.patterns import Searcher
 from chio_core.errors import InvalidDocument
-from chio_core.models.constraint import SAFETY_TIERS, Constraint
+from chio_core.models.capability import SAFETY_TIERS, Constraint
 
 
 class Arguments:

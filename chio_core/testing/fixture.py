@@ -19,8 +19,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from chio_core.client.client import ChioClient, SyncChioClient
-from chio_core.models.capability import Operation
-from chio_core.models.constraint import Constraint
+from chio_core.models.capability import Constraint, Operation
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import APPROVAL_HEADER, CAPABILITY_HEADER
 from chio_core.settings import ChioSettings

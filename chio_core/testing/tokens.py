@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chio_core.capabilities import issue_capability, parse_capability
-from chio_core.models.capability import Operation
-from chio_core.models.constraint import Constraint
+from chio_core.models.capability import Constraint, Operation
 from chio_core.signing import SigningKey
 
 NOBODY = "0" * 64

@@ -22,8 +22,7 @@ from chio_core.capabilities import (
 )
 from chio_core.capabilities.constraints import Arguments, Call, holds
 from chio_core.errors import InvalidDocument
-from chio_core.models.capability import CapabilityToken, ToolGrant
-from chio_core.models.constraint import Constraint
+from chio_core.models.capability import CapabilityToken, Constraint, ToolGrant
 from chio_core.models.demands import NOT_GRANTED
 from chio_sidecar.explain.explanation import Wanted
 from chio_sidecar.explain.reasons import utc

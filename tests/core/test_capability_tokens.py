@@ -21,8 +21,14 @@ from chio_core.capabilities import (
     verify_delegation_chain,
 )
 from chio_core.errors import ConfigurationError, InvalidDocument
-from chio_core.models.capability import Attenuation, CapabilityToken, ChioScope, Constraint, DelegationLink
-from chio_core.models.constraint import CONSTRAINT_TYPES
+from chio_core.models.capability import (
+    CONSTRAINT_TYPES,
+    Attenuation,
+    CapabilityToken,
+    ChioScope,
+    Constraint,
+    DelegationLink,
+)
 from chio_core.signing import SigningKey
 
 NOW = 1_800_000_000
