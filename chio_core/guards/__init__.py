@@ -1,12 +1,11 @@
-"""Ready guards. Their default places: stopwatch −100, request id −95, headers −90, addresses −80, rate −60, JWT −50."""
+"""Ready guards. Default priorities: stopwatch −100, request id −95, headers −90, addresses −80, rate −60, JWT −50."""
 
 from typing import TYPE_CHECKING
 
 from chio_core.guards.addresses import IpAllow, IpBlock
-from chio_core.guards.observability import RequestId, Stopwatch
-from chio_core.guards.security_headers import SecurityHeaders
+from chio_core.guards.small import RequestId, SecurityHeaders, Stopwatch
 
-if TYPE_CHECKING:  # type checkers know them as what they are
+if TYPE_CHECKING:
     from chio_core.guards.jwt_auth import JwtAuth
     from chio_core.guards.rate_limit import RateLimit
 
@@ -14,7 +13,7 @@ __all__ = ["IpAllow", "IpBlock", "JwtAuth", "RateLimit", "RequestId", "SecurityH
 
 
 def __getattr__(name: str) -> object:
-    # These two need libraries of the extra `guards`; asking for one of them is what imports it.
+    # These two need libraries of the extra `guards`, which are imported at the first use.
     if name == "RateLimit":
         from chio_core.guards.rate_limit import RateLimit
 

@@ -1,4 +1,4 @@
-"""IpBlock and IpAllow: refuse by address, in microseconds, also with 10,000 networks."""
+"""IpBlock and IpAllow: refuse by address, in microseconds even with 10,000 networks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Address = IPv4Address | IPv6Address
 
 
 def parse_address(text: str | None) -> Address | None:
-    """Return an address, an IPv4-mapped IPv6 one as IPv4, zone ids cut off; None for what is no address."""
+    """Return an address without its zone id, an IPv4-mapped IPv6 address as IPv4; None for any other text."""
     if not text:
         return None
     try:
@@ -26,13 +26,13 @@ def parse_address(text: str | None) -> Address | None:
 
 
 class NetworkSet:
-    """A set of networks. One dictionary look-up for each prefix length that occurs, however many networks.
+    """A set of networks: one look-up for each prefix length in it, whatever the number of networks.
 
     Args:
         networks: `192.0.2.7`, `10.9.0.0/16`, `2001:db8::/32`.
 
     Raises:
-        ConfigurationError: a text that is no address or network, or one with host bits set; one text for all.
+        ConfigurationError: an entry is not an address or network, or has host bits set; or one text is given for all.
     """
 
     def __init__(self, networks: Iterable[str]) -> None:
@@ -40,8 +40,20 @@ class NetworkSet:
             raise ConfigurationError(f"addresses and networks are a list: write [{networks!r}]")
         found: dict[tuple[int, int], set[int]] = {}
         for text in networks:
-            version, shift, value = _network(text)
-            found.setdefault((version, shift), set()).add(value)
+            try:
+                network = ip_network(text.strip())
+            except ValueError:
+                raise ConfigurationError(
+                    f"{text!r} is no address or network; write 192.0.2.7, 10.9.0.0/16 or 2001:db8::/32 (host bits zero)"
+                ) from None
+            version, first = network.version, network.network_address
+            if network.prefixlen >= 96:
+                # Addresses are compared as `parse_address` returns them: an IPv4-mapped network is an IPv4 network.
+                mapped = parse_address(str(first))
+                if isinstance(mapped, IPv4Address):
+                    version, first = 4, mapped
+            shift = network.max_prefixlen - network.prefixlen
+            found.setdefault((version, shift), set()).add(int(first) >> shift)
         self._v4 = tuple((shift, frozenset(s)) for (version, shift), s in found.items() if version == 4)
         self._v6 = tuple((shift, frozenset(s)) for (version, shift), s in found.items() if version == 6)
 
@@ -59,70 +71,49 @@ class NetworkSet:
         return bool(self._v4 or self._v6)
 
 
-def _network(text: str) -> tuple[int, int, int]:
-    try:
-        network = ip_network(text.strip())
-    except ValueError:
-        raise ConfigurationError(
-            f"{text!r} is no address or network; write 192.0.2.7, 10.9.0.0/16 or 2001:db8::/32 (host bits zero)"
-        ) from None
-    shift = network.max_prefixlen - network.prefixlen
-    if network.version == 6 and network.prefixlen >= 96:
-        mapped = parse_address(str(network.network_address))
-        if isinstance(mapped, IPv4Address):
-            return 4, shift, int(mapped) >> shift
-    return network.version, shift, int(network.network_address) >> shift
-
-
 UNIX = "unix"
-"""In a list of trusted proxies: a peer without an address, that is, on a Unix socket."""
+"""In a list of trusted proxies: a peer on a Unix socket, which has no address."""
 
 
 class ClientAddress:
-    """Finds the client's address. Without proxies of its own it takes what a guard further out has found.
+    """Finds the client's address. Without trusted proxies it uses the address that an outer guard has found.
 
     Args:
         trusted_proxies: addresses and networks of proxies, and `unix` for peers on a Unix socket.
 
     Raises:
-        ConfigurationError: an entry is none of these.
+        ConfigurationError: an entry is not an address, a network or `unix`.
     """
 
     def __init__(self, trusted_proxies: tuple[str, ...] | list[str] = ()) -> None:
         self._unix = UNIX in trusted_proxies
         self._trusted = NetworkSet(entry for entry in trusted_proxies if entry != UNIX)
-        self._decides_itself = bool(trusted_proxies)
+        self._has_proxies = bool(trusted_proxies)
 
     def __call__(self, request: GuardRequest) -> Address | None:
-        """Return the address, or None where there is none to be known; it is noted on the state."""
-        if not self._decides_itself:
+        """Return the address and set it on the state; return None if it is unknown."""
+        if not self._has_proxies:
             known = getattr(request.state, STATE_CLIENT_IP, None)
             if known is not None:
                 return parse_address(str(known))
-        address = self._find(request)
+        peer = address = parse_address(request.client_host)
+        if self._unix if peer is None else peer in self._trusted:
+            # Each trusted proxy has appended its peer: the nearest untrusted entry is the client.
+            for entry in reversed(request.headers.get("x-forwarded-for", "").split(",")):
+                text = entry.strip()
+                if text.startswith("["):  # "[2001:db8::1]:443"
+                    text = text[1:].partition("]")[0]
+                elif text.count(":") == 1:  # "192.0.2.7:443"
+                    text = text.partition(":")[0]
+                hop = parse_address(text)
+                if hop is None:
+                    break
+                address = hop
+                if hop not in self._trusted:
+                    break
         if address is not None:
             setattr(request.state, STATE_CLIENT_IP, str(address))
         return address
-
-    def _find(self, request: GuardRequest) -> Address | None:
-        peer = parse_address(request.client_host)
-        if not (self._unix if peer is None else peer in self._trusted):
-            return peer
-        found = peer
-        for entry in reversed(request.headers.get("x-forwarded-for", "").split(",")):
-            hop = parse_address(_without_port(entry.strip()))
-            if hop is None:
-                return found
-            found = hop
-            if hop not in self._trusted:
-                return hop
-        return found
-
-
-def _without_port(text: str) -> str:
-    if text.startswith("["):
-        return text[1:].partition("]")[0]
-    return text.partition(":")[0] if text.count(":") == 1 else text
 
 
 class _AddressGuard:
@@ -137,15 +128,15 @@ class _AddressGuard:
 
 
 class IpBlock(_AddressGuard):
-    """Refuses the addresses listed; a peer without an address passes.
+    """Refuses the listed addresses; a peer without an address is not refused.
 
     Args:
         networks: addresses and networks; an IPv4 entry also covers its IPv4-mapped IPv6 form.
-        trusted_proxies: whose `X-Forwarded-For` counts; see `chio_core.guards.addresses`.
+        trusted_proxies: proxies whose `X-Forwarded-For` is used; see `ClientAddress`.
         priority: place in the chain.
 
     Raises:
-        ConfigurationError: an entry that is no address or network.
+        ConfigurationError: an entry is not an address or network.
     """
 
     name = "ip_block"
@@ -158,7 +149,7 @@ class IpBlock(_AddressGuard):
 
 
 class IpAllow(_AddressGuard):
-    """Refuses every address that is not listed, and a peer without one. Arguments as for `IpBlock`."""
+    """Refuses every address that is not listed, and a peer without an address. Arguments as for `IpBlock`."""
 
     name = "ip_allow"
 

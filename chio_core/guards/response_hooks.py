@@ -1,7 +1,7 @@
 """Response headers and end-of-request callbacks that a guard queues before the response exists.
 
-A guard that only adds a header or takes the time needs no `next`: it queues a `header_change` here, and the driver
-of each framework applies it to every response, refusals and streams included. Bundled guards cost microseconds so.
+A guard that only adds a header or measures the time needs no `next`: it queues a `header_change` here, and the driver
+of each framework applies it to every response, refusals and streams included. That keeps such guards at microseconds.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ log = logging.getLogger(LOGGER)
 _BREAK = re.compile(r"[\r\n\0]")
 
 HeaderValue = str | Callable[[], str]
-"""A value, or a function that gives it when the head is sent."""
+"""A value, or a function that returns it when the head is sent."""
 
 HeaderChange = tuple[str, str, HeaderValue, bool]
-"""A header that was wished for: its name in lower case, as it was written, value, and whether it replaces."""
+"""Name in lower case, name as written, value, and whether it replaces a header of the application."""
 
 
 def header_change(name: str, value: HeaderValue, *, replace: bool = True) -> HeaderChange:
-    """Return one header_change, to be made once and added to many answers.
+    """Return the change that adds one header; it can be added to many responses.
 
     Args:
-        replace: a line of the application with that name is replaced; else it stays and ours is left out.
+        replace: replace the application's header of that name; otherwise that one stays and this one is left out.
 
     Raises:
         ConfigurationError: a line break in name or value.
@@ -42,18 +42,18 @@ def header_change(name: str, value: HeaderValue, *, replace: bool = True) -> Hea
 
 @dataclass(slots=True)
 class ResponseHooks:
-    """Wishes for one answer.
+    """Pending response changes for one request.
 
     Attributes:
-        headers: what was wished for, outermost guard first; of two wishes for one header the inner one counts.
-        finished: called once with the status that was answered, when the last byte is out or the request failed.
+        headers: changes in the order of the guards, outermost first; the last one for a header counts.
+        finished: called once with the response's status (None without a response), after the last byte or the failure.
     """
 
     headers: list[HeaderChange] = field(default_factory=list)
     finished: list[Callable[[int | None], None]] = field(default_factory=list)
 
     def add_header(self, name: str, value: HeaderValue, *, replace: bool = True) -> None:
-        """Ask for a header line; see `header_change`.
+        """Add a header to the response; see `header_change`.
 
         Raises:
             ConfigurationError: a line break in name or value.
@@ -61,7 +61,7 @@ class ResponseHooks:
         self.headers.append(header_change(name, value, replace=replace))
 
     def lines(self) -> dict[str, tuple[str, str, bool]]:
-        """Return name, value and `replace` of each header wished for, by its name in lower case."""
+        """Return name, value and `replace` of each header to add, by its name in lower case."""
         found: dict[str, tuple[str, str, bool]] = {}
         for lower, name, value, replace in self.headers:
             if replace or lower not in found:
@@ -69,29 +69,29 @@ class ResponseHooks:
         return found
 
     def apply(self, pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        """Return header lines with the wishes applied; the order of the rest is kept."""
+        """Return header lines with the changes applied; the others keep their order."""
         lines = self.lines()
         given = {name.lower() for name, _ in pairs}
         kept = [pair for pair in pairs if pair[0].lower() not in lines or not lines[pair[0].lower()][2]]
         return kept + [(name, value) for key, (name, value, replace) in lines.items() if replace or key not in given]
 
     def finish(self, status: int | None) -> None:
-        """Call everybody who wants to know about the end, once; what they raise is logged."""
+        """Call the callbacks, once; their exceptions are logged."""
         callbacks, self.finished = self.finished, []
         for callback in callbacks:
             call_at_the_end(lambda callback=callback: callback(status))  # type: ignore[misc]
 
 
 def call_at_the_end(callback: Callable[[], None]) -> None:
-    """Call a function that wants to know about the end of a request. The answer is out: a failure is only logged."""
+    """Call a function at the end of a request. The response is sent: an exception is only logged."""
     try:
         callback()
     except Exception:
-        log.exception("chio: what was to be called at the end of a request failed")
+        log.exception("chio: a callback at the end of a request failed")
 
 
 def response_hooks(request: GuardRequest) -> ResponseHooks:
-    """Return the wishes for this request's answer, to add to."""
+    """Return the pending response changes of a request."""
     found = getattr(request.state, STATE_RESPONSE_HOOKS, None)
     if not isinstance(found, ResponseHooks):
         found = ResponseHooks()

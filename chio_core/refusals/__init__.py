@@ -1,1 +1,1 @@
-"""What is answered when a request is refused: responses and problem documents."""
+"""Responses and refusals of guards, and the documents that a refusal is sent as."""

@@ -1,12 +1,12 @@
-"""Refusals as documents. Two envelopes exist because both are published contracts (wire protocol, section 11).
+"""Refusals as documents. There are two envelopes because both are published (wire protocol, section 11).
 
 ASGI, FastAPI and Flask answer flat: `error` is the wire code. Django nests: `error.code` is the published code.
 
-Both carry `type`, which names the kind of problem for good (RFC 9457, section 3.1.1), and where a receipt was
-stored, `instance`, its name, and `explain`: the command that tells an operator why this was refused, and what would
-pass; with the setting `explain_url` a page that does so, too. The media type stays `application/json`, as published.
-Whoever would rather have `application/problem+json` is given that, with `title` and `detail` as RFC 9457 calls them;
-the nested envelope then has its standard members outside, where the RFC wants them, and `error` unchanged.
+Both carry `type`, a permanent name of the kind of problem (RFC 9457, section 3.1.1). If a receipt was stored, they also
+carry `instance`, which names it, and `explain`, the command that tells an operator the reason of the refusal and what
+would be allowed; with the setting `explain_url` also the address of a page that does so. The media type stays
+`application/json`, as published. A client that prefers `application/problem+json` gets that, with `title` and `detail`
+of RFC 9457; the nested envelope then has the standard members at the top, where the RFC wants them.
 """
 
 from __future__ import annotations
@@ -22,61 +22,24 @@ from chio_core.settings import RECEIPT_PLACEHOLDER
 JSON: Final = "application/json"
 PROBLEM_JSON: Final = "application/problem+json"
 
-_QUALITY = re.compile(r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
-
-Rank = tuple[float, int]
-"""Quality (0 to 1) and how closely the range that gave it names a type: 2 by its name, 1 as `application/*`."""
-
-
-def prefers_problem(accept: str) -> bool:
-    """Tell whether `application/problem+json` is wanted more than `application/json`.
-
-    It is with a higher quality, and with the same one where it is named and the other only covered by a wildcard.
-    What is equal, `*/*` among it, and what names neither is no: `application/json` is the published form.
-
-    Args:
-        accept: the value of `Accept`, lines joined with commas; empty without one. What cannot be read is ignored.
-    """
-    ranges = [one for one in map(_range, accept.lower().split(",")) if one is not None]
-    return _rank(ranges, PROBLEM_JSON) > _rank(ranges, JSON)
-
-
-def _range(text: str) -> tuple[str, float] | None:
-    name, *parameters = (part.strip() for part in text.split(";"))
-    quality = "1"
-    for parameter in parameters:
-        key, _, value = parameter.partition("=")
-        if key.strip() == "q":
-            quality = value.strip()
-    return (name, float(quality)) if _QUALITY.fullmatch(quality) else None
-
-
-def _rank(ranges: list[tuple[str, float]], name: str) -> Rank:
-    # The closest range counts, not the largest quality: `application/json;q=0, */*` does not want JSON.
-    for closeness, pattern in ((2, name), (1, "application/*"), (0, "*/*")):
-        found = [quality for one, quality in ranges if one == pattern]
-        if found:
-            return (max(found), closeness) if max(found) else (0.0, 0)
-    return (0.0, 0)
-
-
 EXPLAIN: Final = "chio-sidecar explain"
 """The command of the member `explain`; the receipt's id follows."""
 
 MEDIA_TYPES: Final = (JSON, PROBLEM_JSON)
-"""What a refusal may be sent as."""
+"""Media types of a refusal."""
 
 _PROBLEM: Final = "urn:chio:problem:"
 
 _CHALLENGE: Final = 'Chio realm="chio"'
 
-# RFC 9110, section 5.3: lists, of which frameworks that keep one line of each header would lose all but one.
+# Header fields with a list as their value (RFC 9110, section 5.3): sent in one line, because some frameworks keep only
+# one line of each field.
 _LISTS = frozenset({"link", "vary", "www-authenticate"})
 
-# What a shell takes as one plain word. The id comes out of a receipt, and people paste the line.
+# One plain word of a shell: the id comes from a receipt, and people paste the command.
 _PLAIN_WORD = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.:-]{0,127}", re.ASCII)
 
-_NOT_OF_A_NAME = re.compile(r"[^0-9a-z]+")
+_NOT_IN_NAMES = re.compile(r"[^0-9a-z]+")
 
 _NESTED_CODES = {
     "chio_access_denied": "CHIO_GUARD_DENIED",
@@ -91,6 +54,39 @@ _NESTED_CODES = {
     "chio_timeout": "CHIO_SIDECAR_UNAVAILABLE",
 }
 
+_QUALITY = re.compile(r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
+
+
+def prefers_problem(accept: str) -> bool:
+    """Return True if the client prefers `application/problem+json` to `application/json`.
+
+    It does with a higher quality, and with an equal one if it names the first type and covers the second only by a
+    wildcard. In every other case, `*/*` and an unknown type among them, the published form `application/json` is sent.
+
+    Args:
+        accept: value of `Accept`, lines joined with commas; empty without the header. Invalid ranges are ignored.
+    """
+    ranges: list[tuple[str, float]] = []
+    for text in accept.lower().split(","):
+        name, *parameters = (part.strip() for part in text.split(";"))
+        quality = "1"
+        for parameter in parameters:
+            key, _, value = parameter.partition("=")
+            if key.strip() == "q":
+                quality = value.strip()
+        if _QUALITY.fullmatch(quality):
+            ranges.append((name, float(quality)))
+
+    def rank(media_type: str) -> tuple[float, int]:
+        # The closest range counts, not the largest quality: `application/json;q=0, */*` does not want JSON.
+        for closeness, pattern in ((2, media_type), (1, "application/*"), (0, "*/*")):
+            found = [quality for name, quality in ranges if name == pattern]
+            if found:
+                return (max(found), closeness) if max(found) else (0.0, 0)
+        return (0.0, 0)
+
+    return rank(PROBLEM_JSON) > rank(JSON)
+
 
 def problem_type(code: str) -> str:
     """Return the URI that names a kind of problem, for example `urn:chio:problem:capability-required`.
@@ -98,29 +94,29 @@ def problem_type(code: str) -> str:
     Args:
         code: wire code, or the code of a guard of the application.
     """
-    return _PROBLEM + _NOT_OF_A_NAME.sub("-", code.lower().removeprefix("chio_")).strip("-")
+    return _PROBLEM + _NOT_IN_NAMES.sub("-", code.lower().removeprefix("chio_")).strip("-")
 
 
 def problem_title(code: str) -> str:
-    """Return what a kind of problem is called, for example `Capability required`; always the same for one kind."""
+    """Return the title of a kind of problem, for example `Capability required`."""
     return problem_type(code).removeprefix(_PROBLEM).replace("-", " ").capitalize()
 
 
 def instance_of(denial: Denial) -> str | None:
-    """Return the URI of this very refusal: its receipt, else the question to the sidecar; None where none was asked."""
+    """Return the URI of this refusal: of its receipt, else of its evaluation; None without an evaluation."""
     kind, name = ("receipt", denial.receipt_id) if denial.receipt_id else ("request", denial.request_id)
     return f"urn:chio:{kind}:{quote(name, safe='', errors='replace')}" if name else None
 
 
 def explain_command(receipt_id: str | None) -> str | None:
-    """Return the command line that explains a refusal; None without a receipt, or for an id that is no plain word."""
+    """Return the command that explains a refusal; None without a receipt, or if its id is not a plain word."""
     if receipt_id is None or not _PLAIN_WORD.fullmatch(receipt_id):
         return None
     return f"{EXPLAIN} {receipt_id}"
 
 
 def flat(denial: Denial) -> dict[str, Any]:
-    """Return the flat envelope: `error`, `message`, `status`, and what is known of the rest."""
+    """Return the flat envelope: `error`, `message`, `status`, and every other member that is known."""
     document = {
         "error": denial.code,
         "message": denial.message,
@@ -145,7 +141,7 @@ def nested(denial: Denial) -> dict[str, Any]:
 
 
 def problem(denial: Denial, *, nest: bool = False) -> dict[str, Any]:
-    """Return the document of RFC 9457; all members of the envelope stay as they are.
+    """Return the document of RFC 9457; all members of the envelope are kept.
 
     Args:
         nest: the envelope of Django instead of the flat one.
@@ -164,7 +160,7 @@ def problem(denial: Denial, *, nest: bool = False) -> dict[str, Any]:
 def refusal_headers(denial: Denial) -> HeaderPairs:
     """Return the header lines of a refusal that do not depend on its form, names in lower case.
 
-    Nobody keeps a refusal; a 401 says how to authenticate, a 503 when to come back (RFC 9110, sections 15.5.2 and
+    A refusal is never cached; a 401 states how to authenticate, a 503 when to retry (RFC 9110, sections 15.5.2 and
     15.6.4); `Link` leads to the explanation.
     """
     own = [(name.lower(), value) for name, value in denial.headers if name.lower() != "cache-control"]
@@ -184,7 +180,7 @@ def render(denial: Denial, *, nest: bool = False, accept: str = "") -> tuple[byt
 
     Args:
         nest: the envelope of Django instead of the flat one.
-        accept: what the request wants (`Accept`), lines joined with commas.
+        accept: the request's `Accept`, lines joined with commas.
     """
     as_problem = prefers_problem(accept)
     envelope = nested if nest else flat
@@ -207,9 +203,9 @@ def _joined(lines: list[tuple[str, str]]) -> HeaderPairs:
 
 
 def explain_link(explain_url: str | None, receipt_id: str | None) -> str | None:
-    """Return the address that explains one refusal; None without the setting, or without a receipt.
+    """Return the address of the page that explains one refusal; None without the setting, or without a receipt.
 
-    Without `{receipt_id}` in it the id becomes the fragment: the viewer opens that receipt.
+    The id replaces `{receipt_id}` in the setting, else it becomes the fragment: the viewer opens that receipt.
 
     Args:
         explain_url: the setting.

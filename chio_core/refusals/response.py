@@ -1,4 +1,4 @@
-"""Response, Downstream and Denial: what a guard may answer. Immutable; each change gives a new object."""
+"""Response, Downstream and Denial: the results that a guard may return. Immutable; each change gives a new object."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _REPEATABLE = frozenset({"set-cookie", "link", "vary", "www-authenticate", "warn
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Status and header lines of an answer. Headers are a list of pairs; two `Set-Cookie` stay two."""
+    """Status and header lines of a response. Headers are a list of pairs; two `Set-Cookie` stay two."""
 
     status: int = 200
     headers: HeaderPairs = ()
 
     def with_status(self, status: int) -> Self:
-        """Return the same answer with another status.
+        """Return the same response with another status.
 
         Raises:
             ConfigurationError: no HTTP status (100 to 599).
@@ -30,7 +30,7 @@ class Head:
         return replace(self, status=status)
 
     def with_header(self, name: str, value: str) -> Self:
-        """Return the same answer with this header; a header that may stand only once is replaced.
+        """Return the same response with this header; a header that may occur only once is replaced.
 
         Raises:
             ConfigurationError: a line break in name or value.
@@ -49,7 +49,7 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Response(Head):
-    """An answer with a body; text is encoded as UTF-8."""
+    """A response with a body; text is encoded as UTF-8."""
 
     body: bytes = b""
 
@@ -61,34 +61,34 @@ class Response(Head):
 
 @dataclass(frozen=True, slots=True)
 class Downstream(Head):
-    """The head of whatever the application answers (JSON, stream, SSE, file alike).
+    """The head of the application's response (JSON, stream, SSE and file alike).
 
-    Its body is lazy and cannot be read here.
+    Its body is sent lazily and cannot be read here.
 
     Attributes:
-        finished: functions that are called once the last byte was sent, or the application ended without it.
+        finished: functions to call after the last byte, or when the application ended without it.
     """
 
     finished: list[Callable[[], None]] = field(default_factory=list, compare=False, repr=False)
 
     def when_finished(self, callback: Callable[[], None]) -> None:
-        """Have a function called when the body is over; copies made by `with_…` share these functions."""
+        """Call a function after the body; copies made by `with_…` share these functions."""
         self.finished.append(callback)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Denial(Head):
-    """A refusal. It has no body of its own: `chio_core.refusals.problems` writes the envelope of each framework.
+    """A refusal. It has no body: `chio_core.refusals.problems` writes the document of each framework.
 
     Attributes:
         code: wire code, for example `chio_access_denied`.
         message: one sentence for the caller; never a secret.
-        guard: which guard refused, when one did.
-        receipt_id: id of the verified receipt of this refusal, when there is one.
+        guard: name of the guard that refused; None if no guard did.
+        receipt_id: id of the verified receipt of this refusal; None without one.
         suggestion: what the caller can do.
         details: further members from the sidecar's deny, for example `required_scope`.
-        request_id: id that was sent to the sidecar; None where it was not asked.
-        explain_url: page that tells an operator why (setting `explain_url`); None without a receipt.
+        request_id: id that was sent to the sidecar; None if it was not called.
+        explain_url: page that explains the refusal (setting `explain_url`); None without a receipt.
     """
 
     status: int = 403
