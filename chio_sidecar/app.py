@@ -8,11 +8,12 @@ from contextlib import asynccontextmanager
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from chio_core.errors import ChioError
 from chio_core.evaluation.exchange import EVALUATE_PATH
+from chio_sidecar import control
 from chio_sidecar.config import SidecarConfig
 from chio_sidecar.service.evaluate_endpoint import EvaluateEndpoint
 from chio_sidecar.service.health import HealthEndpoint, live
@@ -24,13 +25,13 @@ NO_PROXY = (
     "this sidecar is no reverse proxy (yet): it answers /chio/*, /v1/* and /approvals/*;"
     " send application traffic to the application itself"
 )
-"""What an unknown path is told."""
+"""The message for an unknown path."""
 
 
 class SidecarApp(Starlette):
     """The application. `state.sidecar` is its `SidecarState`; `await state.close()` releases it.
 
-    It works with and without a lifespan: without one it opens on the first request.
+    Without a lifespan it opens on the first request.
     """
 
     def __init__(self, config: SidecarConfig) -> None:
@@ -42,7 +43,7 @@ class SidecarApp(Starlette):
                 Route("/chio/verify", VerifyEndpoint(sidecar).answer, methods=["POST"]),
                 Route("/chio/health", HealthEndpoint(sidecar).answer, methods=["GET"]),
                 Route("/chio/live", live, methods=["GET"]),
-                *_control_routes(sidecar),
+                *control.routes(sidecar),
                 *viewer_routes(sidecar),
             ],
             exception_handlers={404: _not_found, 405: _wrong_method, ChioError: _unavailable},
@@ -54,7 +55,7 @@ class SidecarApp(Starlette):
         self._evaluate = evaluate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request. Evaluations take a short cut around routing, which costs as much as a decision."""
+        """Answer one request. Evaluations bypass routing, which costs as much as a decision."""
         if scope["type"] == "http" and scope["path"] == EVALUATE_PATH and scope["method"] == "POST":
             await self._evaluate(scope, receive, send)
         else:
@@ -67,12 +68,6 @@ def create_app(config: SidecarConfig) -> SidecarApp:
     To report bad configuration at once, call `app.state.sidecar.open()`.
     """
     return SidecarApp(config)
-
-
-def _control_routes(sidecar: SidecarState) -> list[BaseRoute]:
-    from chio_sidecar import control
-
-    return list(control.routes(sidecar))
 
 
 @asynccontextmanager
@@ -89,7 +84,7 @@ async def _not_found(request: Request, exc: Exception) -> Response:
 
 
 async def _unavailable(request: Request, exc: Exception) -> Response:
-    # For example a store that cannot be opened, when no lifespan opened it before.
+    # For example a store that cannot be opened, without a lifespan that opened it before.
     message = exc.message if isinstance(exc, ChioError) else type(exc).__name__
     return JSONResponse({"error": "chio_sidecar_unavailable", "message": message}, status_code=500)
 

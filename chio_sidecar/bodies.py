@@ -1,4 +1,4 @@
-"""Reading a request body up to a limit, and the JSON document in it."""
+"""Reading a request body up to a limit and the JSON document in it, and sending JSON."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from chio_core.errors import InvalidDocument
 
 
 class BodyError(Exception):
-    """The body is larger than the limit, or the caller went away before its end.
+    """The body is larger than the limit, or the client disconnected before its end.
 
     Attributes:
-        too_large: which of the two.
+        too_large: True for the former.
     """
 
     def __init__(self, *, too_large: bool) -> None:
@@ -25,7 +25,7 @@ class BodyError(Exception):
 
 
 async def receive_body(receive: Receive, limit: int) -> bytes:
-    """Return the body of an ASGI request; never more than `limit` bytes and one message are held.
+    """Return the body of an ASGI request; at most `limit` bytes and one message are in memory.
 
     Raises:
         BodyError: the body is larger, or did not arrive completely.
@@ -46,7 +46,7 @@ async def receive_body(receive: Receive, limit: int) -> bytes:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """Return the body of a request; one that is announced as too large is refused unread.
+    """Return the body of a request; a `Content-Length` above the limit is refused without reading.
 
     Raises:
         BodyError: the body is larger than `limit` bytes, or did not arrive completely.
@@ -58,33 +58,29 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
-    """Parse a JSON object strictly; every text in it can be written as UTF-8.
+    """Parse a JSON object strictly.
 
     Raises:
-        InvalidDocument: anything else.
+        InvalidDocument: not a JSON object, or a text in it cannot be written as UTF-8.
     """
     document = parse_json(body)
     if not isinstance(document, dict):
         raise InvalidDocument("a JSON object is expected")
     if b"\\u" in body:
-        _refuse_lone_surrogates(document)
+        try:
+            json.dumps(document, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise InvalidDocument("a text holds half of a surrogate pair") from None
     return document
 
 
-def _refuse_lone_surrogates(document: dict[str, Any]) -> None:
-    try:
-        json.dumps(document, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise InvalidDocument("a text holds half of a surrogate pair") from None
-
-
 async def send_json(send: Send, status: int, body: bytes, *extra: tuple[bytes, bytes]) -> None:
-    """Answer with a JSON document."""
+    """Send a JSON document."""
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *extra]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
 async def send_error(send: Send, status: int, code: str, message: str, *extra: tuple[bytes, bytes]) -> None:
-    """Answer with the protocol's error document (wire protocol, section 1.8)."""
+    """Send the protocol's error document (wire protocol, section 1.8)."""
     await send_json(send, status, compact_json({"error": code, "message": message}).encode(), *extra)

@@ -1,4 +1,4 @@
-"""What a sidecar is told at its start. Commands and `open_embedded` fill this in; nothing else reads settings.
+"""The options of a sidecar. Commands and `open_embedded` fill them in; other modules read no settings.
 
 Secrets are held as `SecretStr` and `SigningKey`, whose text forms do not show them.
 """
@@ -19,8 +19,6 @@ from chio_core.signing import SigningKey, normalize_public_key
 from chio_sidecar.keys import key_beside
 from chio_sidecar.store import ReceiptStore
 
-"""Links that a delegation chain may have on this path (wire protocol, section 5.4)."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class SidecarConfig:
@@ -28,21 +26,21 @@ class SidecarConfig:
 
     Attributes:
         store_path: SQLite file of the receipts; its folder must exist.
-        ephemeral: the store is removed when the sidecar ends; health says so, and a release, which could not outlive
-            it, is refused.
+        ephemeral: the store is removed when the sidecar ends; health says so, and the control plane refuses releases:
+            they could not outlive it.
         key_path: file of the signing key, created when missing. Default: `store_path` + `.key`.
-        signing_key: a key that is already at hand; `key_path` is then not looked at.
-        spec_text: the OpenAPI document as it was loaded; None: routes are judged by their method.
+        signing_key: a loaded key; `key_path` is then ignored.
+        spec_text: the text of the OpenAPI document; None: the method of a request decides.
         strict_spec: refuse a document with policy that would be ignored, instead of warning about it.
-        trusted_issuers: public keys (hex) whose capabilities are accepted, besides the own key.
-        follow_authority: also accept capabilities of the keys that the authority at `control_url` names; it is asked
-            for them when an unknown issuer shows up.
-        trusted_approvers: public keys (hex) that may approve, besides the own key.
+        trusted_issuers: public keys (hex) whose capabilities are accepted, besides the sidecar's own key.
+        follow_authority: also accept capabilities of the keys that the authority at `control_url` names; the sidecar
+            queries them when an unknown issuer appears.
+        trusted_approvers: public keys (hex) that may approve, besides the sidecar's own key.
         control_token: bearer of the control plane (`/v1/*`, `/approvals/*`); None: loopback callers only.
-        control_url: base URL of a trust service that is asked about revocations; None: only the own list counts.
+        control_url: base URL of a trust service to query about revocations; None: only the sidecar's own list counts.
         control_service_token: bearer for that service.
-        control_timeout: seconds that the trust service may take to answer.
-        control_transport: stands in for the network towards the trust service.
+        control_timeout: seconds that the trust service may take to respond.
+        control_transport: replaces the network towards the trust service.
         accept_schema_form: also accept capabilities whose signature covers the member `schema`.
         busy_seconds: how long a write waits for another process that holds the store.
         max_pending: evaluations that may be under way at once; more are answered 503 with `Retry-After`.
@@ -72,10 +70,19 @@ class SidecarConfig:
 
     def __post_init__(self) -> None:
         if self.control_url is not None:
-            _check_url(self.control_url)
+            # urlsplit checks the port only when it is read.
+            try:
+                parts = urlsplit(self.control_url)
+                usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+            except ValueError:
+                usable = False
+            if not usable:
+                raise ConfigurationError(
+                    "control_url must be an http:// or https:// URL, for example http://127.0.0.1:8940"
+                )
         if self.max_pending < 1:
             raise ConfigurationError(f"max_pending is {self.max_pending}; it must be at least 1")
-        key_beside(self.store_path)  # a folder is refused here, before anything is opened
+        key_beside(self.store_path)  # refuses a folder before anything is opened
 
     @property
     def resolved_key_path(self) -> Path:
@@ -129,14 +136,3 @@ def _key(name: str, text: str) -> str:
         return normalize_public_key(text)
     except InvalidDocument as exc:
         raise ConfigurationError(f"failed to parse {name} as a public key: {exc.message}") from None
-
-
-def _check_url(url: str) -> None:
-    # A port that is no number only shows when it is asked for.
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
-        raise ConfigurationError("control_url must be an http:// or https:// URL, for example http://127.0.0.1:8940")

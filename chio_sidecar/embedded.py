@@ -22,7 +22,7 @@ class EmbeddedSidecar:
         app: its application.
 
     Attributes:
-        app: the ASGI application; the address is up to the caller, every host name is answered.
+        app: the ASGI application; it answers under every host name.
         public_key: the key that signs its receipts, 64 hex digits.
     """
 
@@ -31,7 +31,7 @@ class EmbeddedSidecar:
         self.public_key: str = app.state.sidecar.key.public_hex
 
     async def close(self) -> None:
-        """Finish what waits to be written and release the store."""
+        """Write what waits and release the store."""
         await self.app.state.close()
 
 
@@ -42,15 +42,15 @@ def open_embedded(
     busy_seconds: float | None = None,
     document: str | None = None,
 ) -> EmbeddedSidecar:
-    """Open a sidecar: its store and key now, so that what is wrong is said at once.
+    """Open a sidecar, its store and its key, so that a mistake in the configuration raises at once.
 
     Args:
-        path: the receipt store, for example `state/receipts.sqlite3`; the signing key is kept beside it, in
+        path: the receipt store, for example `state/receipts.sqlite3`; the signing key is in the same folder, under
             the same name with `.key`. `?spec=FILE` after it names an OpenAPI document.
-        environ: where `CHIO_TRUSTED_ISSUER_KEY(S)`, `CHIO_TRUSTED_APPROVERS` and `CHIO_SIDECAR_CONTROL_TOKEN` are
-            read; by default the process's environment.
+        environ: has `CHIO_TRUSTED_ISSUER_KEY(S)`, `CHIO_TRUSTED_APPROVERS` and `CHIO_SIDECAR_CONTROL_TOKEN`; by default
+            the process's environment.
         busy_seconds: how long a write waits for another process that holds the store; None: as `SidecarConfig`.
-        document: OpenAPI document to judge by where `path` names none.
+        document: OpenAPI document, used if `path` names none.
 
     Raises:
         ConfigurationError: the path, the store, the key, the document or a variable cannot be used.
@@ -59,10 +59,21 @@ def open_embedded(
     store, _, query = path.partition("?")
     if not store:
         raise ConfigurationError("embedded: needs the path of a receipt store, for example embedded:receipts.sqlite3")
+    if query:
+        options = parse_qsl(query, keep_blank_values=True)
+        if len(options) > 1 or any(name != "spec" for name, _ in options):
+            raise ConfigurationError("embedded:FILE takes one option, ?spec=FILE")
+        spec = Path(options[0][1]) if options else None
+        try:
+            document = None if spec is None else spec.read_bytes().decode("utf-8")
+        except OSError as exc:
+            raise ConfigurationError(f"cannot read the OpenAPI document {spec}: {exc.strerror}; check ?spec=") from None
+        except UnicodeDecodeError:
+            raise ConfigurationError(f"the OpenAPI document {spec} is not UTF-8 text; check ?spec=") from None
     app = create_app(
         SidecarConfig(
             store_path=Path(store),
-            spec_text=_spec(query) if query else document,
+            spec_text=document,
             trusted_issuers=trusted_issuers_from(environ),
             trusted_approvers=trusted_approvers_from(environ),
             control_token=control_token_from(environ),
@@ -71,19 +82,3 @@ def open_embedded(
     )
     app.state.sidecar.open()
     return EmbeddedSidecar(app)
-
-
-def _spec(query: str) -> str | None:
-    options = parse_qsl(query, keep_blank_values=True)
-    unknown = [name for name, _ in options if name != "spec"]
-    if unknown or len(options) > 1:
-        raise ConfigurationError("embedded:FILE takes one option, ?spec=FILE")
-    if not options:
-        return None
-    path = Path(options[0][1])
-    try:
-        return path.read_bytes().decode("utf-8")
-    except OSError as exc:
-        raise ConfigurationError(f"cannot read the OpenAPI document {path}: {exc.strerror}; check ?spec=") from None
-    except UnicodeDecodeError:
-        raise ConfigurationError(f"the OpenAPI document {path} is not UTF-8 text; check ?spec=") from None

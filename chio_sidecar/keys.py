@@ -1,11 +1,12 @@
-"""The durable signing key: one line of 64 hex digits in a file that only its owner may read.
+"""The durable signing key: one line of 64 hex digits in a file that only its owner may read; and ids of receipts.
 
-The file appears at once and whole: it is written beside its place and linked there, so two processes that start
+The key file appears at once and whole: it is written as a draft and linked to its name, so two processes that start
 together agree on one key, and a crash leaves either no key file or a complete one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
@@ -25,10 +26,10 @@ _SOME_MORE = 1024
 
 
 def key_beside(store: Path) -> Path:
-    """Return where the key of a store is kept when nobody says otherwise.
+    """Return the default path of the key of a store.
 
     Raises:
-        ConfigurationError: the path of the store names a folder, such as `.`, so nothing can stand beside it.
+        ConfigurationError: the path of the store names a folder, such as `.`.
     """
     try:
         return store.with_name(store.name + ".key")
@@ -40,12 +41,26 @@ def load_or_create_key(path: Path) -> SigningKey:
     """Return the key in `path`; a missing file is created with a new random key and mode 0600.
 
     Raises:
-        ConfigurationError: the file cannot be read or created, is open to other users, or holds no key.
-            What it holds is never repeated.
+        ConfigurationError: the file cannot be read or created, is open to other users, or holds no key. The message
+            never repeats its content.
     """
     if (key := existing_key(path)) is not None:
         return key
-    _create(path)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(descriptor, "w", encoding="ascii") as file:
+                file.write(SigningKey.generate().seed_hex() + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            with contextlib.suppress(FileExistsError):  # another process was faster: its key counts
+                os.link(draft, path)
+        finally:
+            os.unlink(draft)
+        sync_folder(path.parent)
+    except OSError as exc:
+        raise _unusable(path, exc) from None
     try:
         return load_key(path)
     except FileNotFoundError:
@@ -53,7 +68,7 @@ def load_or_create_key(path: Path) -> SigningKey:
 
 
 def existing_key(path: Path) -> SigningKey | None:
-    """Return the key in `path`, or None when there is no such file.
+    """Return the key in `path`, or None if there is no such file.
 
     Raises:
         ConfigurationError: as `load_or_create_key`.
@@ -71,7 +86,27 @@ def load_key(path: Path) -> SigningKey:
         FileNotFoundError: there is no such file.
         ConfigurationError: as `load_or_create_key`.
     """
-    text = _read(path)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise
+    except OSError as exc:
+        raise _unusable(path, exc) from None
+    try:
+        # Check the open file: its name may point to another one by now.
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise ConfigurationError(f"key file {path} is no regular file; name another one")
+        if mode & 0o077:
+            raise ConfigurationError(
+                f"key file {path} has mode {stat.S_IMODE(mode):04o}, so others may read the signing key;"
+                f" run: chmod 600 {path}"
+            )
+        text = os.read(descriptor, _LENGTH + _SOME_MORE).decode("ascii", "replace")
+    except OSError as exc:
+        raise _unusable(path, exc) from None
+    finally:
+        os.close(descriptor)
     try:
         return SigningKey.from_seed_hex(text)
     except InvalidDocument:
@@ -81,59 +116,10 @@ def load_key(path: Path) -> SigningKey:
         ) from None
 
 
-def _read(path: Path) -> str:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError:
-        raise
-    except OSError as exc:
-        raise _unusable(path, exc) from None
-    try:
-        _check_kind(path, os.fstat(descriptor))
-        return os.read(descriptor, _LENGTH + _SOME_MORE).decode("ascii", "replace")
-    except OSError as exc:
-        raise _unusable(path, exc) from None
-    finally:
-        os.close(descriptor)
-
-
-def _check_kind(path: Path, status: os.stat_result) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise ConfigurationError(f"key file {path} is no regular file; name another one")
-    mode = stat.S_IMODE(status.st_mode)
-    if mode & 0o077:
-        raise ConfigurationError(
-            f"key file {path} has mode {mode:04o}, so others may read the signing key; run: chmod 600 {path}"
-        )
-
-
-def _create(path: Path) -> None:
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        _write(draft, SigningKey.generate().seed_hex() + "\n")
-        try:
-            os.link(draft, path)
-        except FileExistsError:
-            return  # another process was faster; its key counts
-        finally:
-            os.unlink(draft)
-        sync_folder(path.parent)
-    except OSError as exc:
-        raise _unusable(path, exc) from None
-
-
-def _write(path: Path, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable.
 
-    Without this a new name may be lost in a crash, and receipts signed meanwhile would name a key nobody has.
+    Without this a crash may lose a new name, and receipts signed meanwhile would name a key that no longer exists.
 
     Raises:
         OSError: the folder cannot be opened or synced.
@@ -161,7 +147,7 @@ _RANDOM_BITS = 80
 
 
 class ReceiptIds:
-    """A source of ids; any thread may ask.
+    """A source of ids for any thread.
 
     Args:
         clock: seconds since 1970.
@@ -176,7 +162,7 @@ class ReceiptIds:
         """Return the next id; its text form has 26 characters."""
         fresh = int(self._clock() * 1000) << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)
         with self._lock:
-            # Two ids of one millisecond, or a clock that went back: the successor of the last one.
+            # Two ids of one millisecond, or a clock that went back: take the successor of the last one.
             self._last = fresh if fresh > self._last else self._last + 1
             return ULID.from_int(self._last)
 

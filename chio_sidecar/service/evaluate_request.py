@@ -1,11 +1,10 @@
-"""Reading an evaluate call: its body, and the capability token that came with it (wire protocol, section 1)."""
+"""Reading an evaluate request: its body, and the capability token that came with it (wire protocol, section 1)."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import parse_qsl
 
 from pydantic import ValidationError
@@ -20,24 +19,25 @@ from chio_core.names import CAPABILITY_HEADER, CAPABILITY_QUERY
 from chio_sidecar.policy.engine import PresentedToken
 
 MAX_MEMBERS = 1000
-"""Members that `query` and `headers` of a request may have; clients refuse longer queries by themselves."""
+"""Members that `query` and `headers` of a request may have; clients refuse longer queries themselves."""
 
 MAX_ARGUMENTS = 1024 * 1024
 """Longest `arguments`, as bytes of compact JSON."""
 
-_HEADER = CAPABILITY_HEADER.lower().encode()
-_PARAMETER = CAPABILITY_QUERY.encode()
-_BODY_HEADERS = (CAPABILITY_HEADER.lower(), CAPABILITY_HEADER)
+_HEADER = CAPABILITY_HEADER.lower()
+_ENCODER = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, check_circular=False, sort_keys=True, separators=(",", ":")
+)
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluateRequest:
-    """One call of the evaluate endpoint.
+    """One request to the evaluate endpoint.
 
     Attributes:
-        request: what the client described.
-        token: the capability token, read or refused; None when there was none.
-        fingerprint: equal for two calls with the same content, the client's time aside.
+        request: the request that the client described.
+        token: the capability token, read or refused; None if there is none.
+        fingerprint: equal for two evaluate requests with the same content, the client's time aside.
     """
 
     request: ChioHttpRequest
@@ -46,19 +46,19 @@ class EvaluateRequest:
 
     @property
     def capability_id(self) -> str | None:
-        """The id to look up among the revoked ones: the token's, else the one that the request names."""
+        """The id that must not be revoked: the token's, else the one that the request names."""
         if self.token is None or isinstance(self.token, CapabilityRejected):
             return self.request.capability_id
         return self.token.id
 
 
 def read_call(body: bytes, headers: Iterable[tuple[bytes, bytes]], query_string: bytes) -> EvaluateRequest:
-    """Read a call.
+    """Read an evaluate request.
 
     Args:
         body: the whole body.
-        headers: of the call itself, names in lower case.
-        query_string: of the call itself, still encoded.
+        headers: of the evaluate request itself, names in lower case.
+        query_string: of the evaluate request itself, still encoded.
 
     Raises:
         InvalidDocument: the body is no ChioHttpRequest.
@@ -66,32 +66,22 @@ def read_call(body: bytes, headers: Iterable[tuple[bytes, bytes]], query_string:
     document = parse_json(body)
     if not isinstance(document, dict):
         raise InvalidDocument("a JSON object is expected")
-    _check_extent(document, len(body))
-    try:
-        request = ChioHttpRequest.model_validate(document, strict=True)
-    except ValidationError as exc:
-        raise InvalidDocument(explain(exc)) from None
-    _check_demands(request)
-    text = _transported(headers, query_string)
-    if text is None:
-        text = _in_body(request)
-    return EvaluateRequest(request, _read_token(text), _fingerprint(document, text))
 
-
-def _check_extent(document: Mapping[str, Any], length: int) -> None:
-    # One loop serves everybody, and what is read here is validated, hashed and matched on it.
+    # One event loop serves all clients, and validates, hashes and matches every member.
     for name in ("query", "headers"):
         members = document.get(name)
         if isinstance(members, dict) and len(members) > MAX_MEMBERS:
             raise InvalidDocument(f"{name} has more than {MAX_MEMBERS} members")
-    if length > MAX_ARGUMENTS and "arguments" in document:  # a shorter body cannot hold longer arguments
-        text = json.dumps(document["arguments"], ensure_ascii=False, separators=(",", ":"))
-        if len(text.encode()) > MAX_ARGUMENTS:
+    if len(body) > MAX_ARGUMENTS and "arguments" in document:  # a shorter body cannot hold longer arguments
+        arguments = json.dumps(document["arguments"], ensure_ascii=False, separators=(",", ":"))
+        if len(arguments.encode()) > MAX_ARGUMENTS:
             raise InvalidDocument(f"arguments are longer than {MAX_ARGUMENTS} bytes")
 
-
-def _check_demands(request: ChioHttpRequest) -> None:
-    # Whoever demands something in a form that is not understood must not get an answer that ignores it.
+    try:
+        request = ChioHttpRequest.model_validate(document, strict=True)
+    except ValidationError as exc:
+        raise InvalidDocument(explain(exc)) from None
+    # A demand that cannot be read must not be ignored: the client would take an allow for its fulfilment.
     try:
         if request.governed_intent is not None:
             approval_from(request.governed_intent)
@@ -100,50 +90,35 @@ def _check_demands(request: ChioHttpRequest) -> None:
     except ValueError as exc:
         raise InvalidDocument(str(exc)) from None
 
-
-def _transported(headers: Iterable[tuple[bytes, bytes]], query_string: bytes) -> str | None:
-    for name, value in headers:
-        if name == _HEADER:
-            return value.decode("utf-8", "replace")
-    if _PARAMETER not in query_string and b"%" not in query_string:
-        return None
-    pairs = parse_qsl(query_string.decode("latin-1"), keep_blank_values=True)
-    return next((value for name, value in pairs if name == CAPABILITY_QUERY), None)
-
-
-def _in_body(request: ChioHttpRequest) -> str | None:
-    for name in _BODY_HEADERS:
-        if name in request.headers:
-            return request.headers[name]
-    return request.query.get(CAPABILITY_QUERY)
-
-
-def _read_token(text: str | None) -> PresentedToken:
-    if text is None:
-        return None
-    try:
-        return parse_capability(text)
-    except CapabilityRejected as exc:
-        return exc
-
-
-def _fingerprint(document: Mapping[str, Any], token: str | None) -> str:
-    """Return a digest of the content.
-
-    Raises:
-        InvalidDocument: a number beyond the range of JSON numbers, or half of a surrogate pair: such a document
-            has no canonical form.
-    """
+    text = _token_text(request, headers, query_string)
+    # A number beyond the range of JSON numbers, or half of a surrogate pair, has no canonical form.
     content = {name: value for name, value in document.items() if name != "timestamp"}
     try:
-        content = {"request": content, "token": None if token is None else sha256_hex(token.encode())}
-        return sha256_hex(_ENCODER.encode(content).encode())
+        hashed = {"request": content, "token": None if text is None else sha256_hex(text.encode())}
+        fingerprint = sha256_hex(_ENCODER.encode(hashed).encode())
     except UnicodeEncodeError:
         raise InvalidDocument("a text holds half of a surrogate pair") from None
     except ValueError:
         raise InvalidDocument("a number is out of range") from None
 
+    token: PresentedToken
+    try:
+        token = None if text is None else parse_capability(text)
+    except CapabilityRejected as exc:
+        token = exc
+    return EvaluateRequest(request, token, fingerprint)
 
-_ENCODER = json.JSONEncoder(
-    ensure_ascii=False, allow_nan=False, check_circular=False, sort_keys=True, separators=(",", ":")
-)
+
+def _token_text(request: ChioHttpRequest, headers: Iterable[tuple[bytes, bytes]], query_string: bytes) -> str | None:
+    """Return the token from the first of its four places (wire protocol, section 1.2), or None."""
+    for name, value in headers:
+        if name == _HEADER.encode():
+            return value.decode("utf-8", "replace")
+    if CAPABILITY_QUERY.encode() in query_string or b"%" in query_string:
+        for parameter, text in parse_qsl(query_string.decode("latin-1"), keep_blank_values=True):
+            if parameter == CAPABILITY_QUERY:
+                return text
+    for header in (_HEADER, CAPABILITY_HEADER):
+        if header in request.headers:
+            return request.headers[header]
+    return request.query.get(CAPABILITY_QUERY)

@@ -1,7 +1,7 @@
 """`GET /chio/health`: could this sidecar sign and commit a receipt now? And `GET /chio/live`.
 
-The probe signs, verifies the signature, and commits a row to the store's probe table; it adds no receipt. Probes
-that arrive together share one commit.
+The probe signs, verifies the signature, and commits a row to the store's probe table; it adds no receipt. Simultaneous
+probes share one commit.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _MESSAGE = b"chio-sidecar-health-probe"
 
 
 class HealthEndpoint:
-    """The endpoint; 200 when the sidecar can do its work, else 503 with the same document.
+    """The endpoint; 200 if the sidecar can do its work, else 503 with the same document.
 
     Args:
-        sidecar: what is probed.
+        sidecar: the sidecar to probe.
     """
 
     def __init__(self, sidecar: SidecarState) -> None:
@@ -34,37 +34,27 @@ class HealthEndpoint:
         self._version = package_version()
 
     async def answer(self, request: Request) -> Response:
-        """Answer one call."""
-        health = await self._probe()
-        config = self._sidecar.config
+        """Answer one request."""
+        sidecar, health = self._sidecar, StoreHealth(False, "the signing key does not verify its own signature")
+        try:
+            if verify_signature(sidecar.key.public_hex, _MESSAGE, sidecar.key.sign(_MESSAGE)):
+                health = await sidecar.store.health()
+        except ChioError as exc:
+            log.error("health: %s", exc.message)
+            health = StoreHealth(False, exc.message)
+        backend = "ephemeral" if sidecar.config.ephemeral else "durable"
         document = {
             "status": "healthy" if health.writable else "unhealthy",
             "version": self._version,
-            "receipt_backend": "ephemeral" if config.ephemeral else "durable",
-            "revocation_backend": _revocation_backend(self._sidecar),
+            "receipt_backend": backend,
+            "revocation_backend": backend if sidecar.revocations is None else "remote",
             "detail": health.detail,
         }
         if health.writable:
-            document["kernel_key"] = self._sidecar.key.public_hex  # what clients pin; no secret
+            document["kernel_key"] = sidecar.key.public_hex  # clients pin this; it is no secret
         return JSONResponse(document, 200 if health.writable else 503)
-
-    async def _probe(self) -> StoreHealth:
-        try:
-            key = self._sidecar.key
-            if not verify_signature(key.public_hex, _MESSAGE, key.sign(_MESSAGE)):
-                return StoreHealth(writable=False, detail="the signing key does not verify its own signature")
-            return await self._sidecar.store.health()
-        except ChioError as exc:
-            log.error("health: %s", exc.message)
-            return StoreHealth(writable=False, detail=exc.message)
 
 
 async def live(request: Request) -> Response:
-    """Answer 200 while the process runs; nothing is asked of key and store."""
+    """Answer 200 while the process runs; key and store are not used."""
     return JSONResponse({"status": "alive", "version": package_version()})
-
-
-def _revocation_backend(sidecar: SidecarState) -> str:
-    if sidecar.revocations is not None:
-        return "remote"
-    return "ephemeral" if sidecar.config.ephemeral else "durable"

@@ -1,10 +1,10 @@
-"""What a sidecar has done, for Prometheus (`GET /metrics`).
+"""The metrics of a sidecar, for Prometheus (`GET /metrics`).
 
 | name | type | labels | what it counts |
 |---|---|---|---|
 | `chio_sidecar_build_info` | gauge | `version` | 1 |
 | `chio_sidecar_decisions_total` | counter | `verdict`, `guard` | decisions handed out, repeated ones included |
-| `chio_sidecar_repeats_total` | counter | – | those of them that an earlier receipt answered |
+| `chio_sidecar_repeats_total` | counter | – | decisions that came from an earlier receipt |
 | `chio_sidecar_errors_total` | counter | `code` | evaluations without a decision: conflicts, approvals, faults |
 | `chio_sidecar_evaluate_seconds` | histogram | – | how long an evaluation took, its receipt durable |
 | `chio_sidecar_evaluations_pending` | gauge | – | evaluations that are under way |
@@ -41,7 +41,7 @@ class SidecarMetrics:
 
     Attributes:
         decisions, repeats, errors, seconds: see the table above.
-        pending: returns how many evaluations are under way; set by whoever counts them.
+        pending: returns how many evaluations are under way; the evaluate endpoint sets it.
     """
 
     def __init__(self, version: str) -> None:
@@ -58,15 +58,15 @@ class SidecarMetrics:
         """Count a decision.
 
         Args:
-            verdict: as it stands in the receipt.
-            fresh: it was made now, and not found in the store.
+            verdict: the receipt's.
+            fresh: it was made now, not found in the store.
         """
         self.decisions.add(verdict["verdict"], verdict.get("guard") or "none")
         if not fresh:
             self.repeats.add()
 
     def evaluation(self, send: Send) -> CountedAnswer:
-        """Begin to watch one evaluation; answer it through what is returned."""
+        """Start timing one evaluation; send its response through the returned object."""
         return CountedAnswer(self, send)
 
     def render(self, store: Callable[[], ReceiptStore]) -> str:
@@ -95,7 +95,7 @@ class SidecarMetrics:
 
 
 class CountedAnswer:
-    """`send` of one evaluation: passes everything on, and notes how it ended."""
+    """`send` of one evaluation: counts its time and outcome, and sends each message unchanged."""
 
     __slots__ = ("_began", "_failed", "_metrics", "_send")
 
@@ -113,16 +113,13 @@ class CountedAnswer:
             metrics = self._metrics
             metrics.seconds.observe(perf_counter() - self._began)
             if self._failed:
-                metrics.errors.add(_code(message.get("body", b"")))
+                # The body is this sidecar's own error document.
+                try:
+                    code = str(json.loads(message.get("body", b""))["error"])
+                except (ValueError, KeyError, TypeError):
+                    code = "other"
+                metrics.errors.add(code)
         await self._send(message)
-
-
-def _code(body: bytes) -> str:
-    # The answer is this sidecar's own, in the protocol's error document.
-    try:
-        return str(json.loads(body)["error"])
-    except (ValueError, KeyError, TypeError):
-        return "other"
 
 
 def package_version() -> str:

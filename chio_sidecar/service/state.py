@@ -1,4 +1,4 @@
-"""What one sidecar holds while it runs: key, routes, engine, store."""
+"""The parts of one running sidecar: key, routes, engine, store, trust service."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from chio_sidecar.keys import ReceiptIds, existing_key, load_or_create_key
 from chio_sidecar.policy.engine import Engine
 from chio_sidecar.policy.routes import RouteTable
 from chio_sidecar.service.metrics import SidecarMetrics, package_version
-from chio_sidecar.service.revocation import FollowedIssuers, RevocationAuthority
+from chio_sidecar.service.revocation import RevocationAuthority
 from chio_sidecar.store import ReceiptStore
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 
@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class _Parts:
     key: SigningKey
-    routes: RouteTable
     engine: Engine
     store: ReceiptStore
 
@@ -31,16 +30,15 @@ class _Parts:
 class SidecarState:
     """Everything that endpoints share; `app.state.sidecar`.
 
-    It opens itself when it is first used; `open` does so at once, so that a program can report what is wrong
-    before it listens.
+    It opens on first use. A program that calls `open` can report bad configuration before it listens.
 
     Args:
         config: the options.
 
     Attributes:
         ids: source of receipt ids.
-        metrics: what was decided, counted.
-        revocations: the trust service that is asked about revocations; None without `control_url`.
+        metrics: counters of decisions and errors.
+        revocations: the trust service to query about revocations; None without `control_url`.
     """
 
     def __init__(self, config: SidecarConfig) -> None:
@@ -48,7 +46,6 @@ class SidecarState:
         self.ids = ReceiptIds(config.clock)
         self.metrics = SidecarMetrics(package_version())
         self.revocations = RevocationAuthority.from_config(config)
-        self._followed = _followed(config, self.revocations)
         self._parts: _Parts | None = None
         self._closed = False
         self._lock = threading.Lock()
@@ -61,7 +58,7 @@ class SidecarState:
     @property
     def routes(self) -> RouteTable:
         """The route table and its policy hash."""
-        return self._opened().routes
+        return self._opened().engine.routes
 
     @property
     def engine(self) -> Engine:
@@ -75,23 +72,23 @@ class SidecarState:
 
     @property
     def trusted_issuers(self) -> frozenset[str]:
-        """Public keys whose capabilities are accepted, the own one included."""
+        """Public keys (hex) whose capabilities are accepted, the sidecar's own included."""
         return self.engine.trusted_issuers
 
     async def refresh_issuers(self, issuer: str) -> None:
-        """Ask the authority for its keys if this sidecar follows one and does not know this issuer.
+        """Trust the authority's present keys if this sidecar follows an authority and does not know this issuer.
 
         Args:
-            issuer: public key (hex) that a capability names; whether it issued that is looked at elsewhere.
+            issuer: public key (hex) that a capability names; the signature is checked later.
         """
-        if self._followed is None or issuer in self.trusted_issuers:
+        if not self.config.follow_authority or self.revocations is None or issuer in self.trusted_issuers:
             return
-        if new := await self._followed.named() - self.trusted_issuers:
+        if new := await self.revocations.authority_keys() - self.trusted_issuers:
             log.warning("the authority names further keys, which are trusted from now on: %s", ", ".join(sorted(new)))
             self.engine.trust(new)
 
     def now(self) -> int:
-        """Whole seconds since 1970 by the sidecar's clock."""
+        """Return whole seconds since 1970 by the sidecar's clock."""
         return int(self.config.clock())
 
     def open(self) -> None:
@@ -103,7 +100,7 @@ class SidecarState:
         self._opened()
 
     async def close(self) -> None:
-        """Finish what waits to be written and release everything; requests that come later are refused."""
+        """Write what waits and release everything; later requests are refused."""
         with self._lock:
             parts, self._parts, self._closed = self._parts, None, True
         if self.revocations is not None:
@@ -112,9 +109,8 @@ class SidecarState:
             await parts.store.close()
 
     def _opened(self) -> _Parts:
-        return self._parts or self._open()
-
-    def _open(self) -> _Parts:
+        if self._parts is not None:
+            return self._parts
         with self._lock:
             if self._closed:
                 raise ConfigurationError("this sidecar is closed; create a new one")
@@ -123,15 +119,19 @@ class SidecarState:
             return self._parts
 
 
-def _followed(config: SidecarConfig, authority: RevocationAuthority | None) -> FollowedIssuers | None:
-    return FollowedIssuers(authority, config.clock) if config.follow_authority and authority is not None else None
-
-
 def _open_parts(config: SidecarConfig) -> _Parts:
-    routes = _read_routes(config)
+    if config.spec_text is None:
+        routes = RouteTable.by_method()
+    else:
+        routes = RouteTable.from_openapi(config.spec_text, strict=config.strict_spec)
     key = config.signing_key or existing_key(config.resolved_key_path)
-    store = (config.open_store or _open_sqlite)(config)
-    # Only now: beside a file that was named by mistake, and is no store, no key appears.
+    store: ReceiptStore
+    if config.open_store is not None:
+        store = config.open_store(config)
+    else:
+        store = SqliteReceiptStore(config.store_path, busy_seconds=config.busy_seconds, clock=config.clock)
+        log.info("receipt store %s: %s", config.store_path, store.detail)
+    # A new key comes last: none must appear beside a file that was named by mistake and is not a store.
     key = key or load_or_create_key(config.resolved_key_path)
     engine = Engine(
         routes,
@@ -140,16 +140,4 @@ def _open_parts(config: SidecarConfig) -> _Parts:
         accept_schema_form=config.accept_schema_form,
     )
     log.info("receipts are signed by %s", key.public_hex)
-    return _Parts(key, routes, engine, store)
-
-
-def _read_routes(config: SidecarConfig) -> RouteTable:
-    if config.spec_text is None:
-        return RouteTable.by_method()
-    return RouteTable.from_openapi(config.spec_text, strict=config.strict_spec)
-
-
-def _open_sqlite(config: SidecarConfig) -> ReceiptStore:
-    store = SqliteReceiptStore(config.store_path, busy_seconds=config.busy_seconds, clock=config.clock)
-    log.info("receipt store %s: %s", config.store_path, store.detail)
-    return store
+    return _Parts(key, engine, store)

@@ -1,8 +1,8 @@
-"""`POST /chio/verify`: was this receipt changed, and is it ours? See wire protocol, section 2.1.
+"""`POST /chio/verify`: was this receipt changed, and did this sidecar sign it? See wire protocol, section 2.1.
 
-The answer serves both kinds of client. `valid` is what April clients read: the signature holds under the key that
-the receipt itself names, which proves nothing about who signed. The report beside it is what newer clients read;
-its `ok` also asks that the key is this sidecar's own.
+The response serves both kinds of client. April clients read `valid`: the signature holds under the key that the receipt
+itself names, which does not prove who signed. Newer clients read the report beside it, whose `ok` also demands this
+sidecar's own key.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class VerifyEndpoint:
     """The endpoint.
 
     Args:
-        sidecar: whose key is the trusted one.
+        sidecar: its key is the trusted one.
     """
 
     def __init__(self, sidecar: SidecarState) -> None:
         self._sidecar = sidecar
 
     async def answer(self, request: Request) -> Response:
-        """Answer one call."""
+        """Answer one request."""
         try:
             document = parse_object(await read_body(request, MAX_BODY))
             receipt = HttpReceipt.from_wire(document)
@@ -50,13 +50,16 @@ class VerifyEndpoint:
 
 
 def report(receipt: HttpReceipt, *, own_key: str) -> dict[str, Any]:
-    """Return the answer for a receipt.
+    """Return the response for a receipt.
 
     Args:
-        receipt: as it was read.
+        receipt: as it was received.
         own_key: public key (hex) of this sidecar.
     """
-    signature_valid = _verifies(receipt.raw) or _verifies(_known_members(receipt))
+    # Verifiers of the protocol read a receipt into a model and so ignore members that were added to it: what they
+    # ignore, the signature need not cover.
+    known = {name: value for name, value in receipt.raw.items() if name in HttpReceipt.model_fields}
+    signature_valid = _verifies(receipt.raw) or _verifies(known)
     # The id of an April receipt is a name and can only be missing; that of a newer one is a hash.
     id_valid = receipt_id_is_valid(receipt.raw) if receipt.receipt_kind is not None else bool(receipt.id)
     hash_valid = _DIGEST.fullmatch(receipt.content_hash) is not None
@@ -85,15 +88,6 @@ def _verifies(document: Mapping[str, Any]) -> bool:
     except ReceiptRejected:
         return False
     return True
-
-
-def _known_members(receipt: HttpReceipt) -> dict[str, Any]:
-    """Return the receipt without members that the protocol does not know.
-
-    Verifiers of the protocol read a receipt into a model and so ignore what somebody added to it; nothing of
-    what they ignore is vouched for.
-    """
-    return {name: value for name, value in receipt.raw.items() if name in HttpReceipt.model_fields}
 
 
 def _bad_request(message: str) -> Response:
