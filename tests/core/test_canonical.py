@@ -1,4 +1,4 @@
-"""Canonical JSON and strict parsing: the bytes that are signed can be made in one way only."""
+"""Canonical JSON and strict parsing: a document has one canonical text, by the fast and by the general encoder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chio_core.canonical import MAX_DEPTH, canonical_json, parse_json, sha256_hex
+from chio_core.canonical import MAX_DEPTH, canonical_json, canonical_parsed, parse_json, sha256_hex
 from chio_core.errors import InvalidDocument
 
 
@@ -66,18 +66,16 @@ def test_text_that_looks_like_a_replaced_integer_stays_text() -> None:
     [math.nan, math.inf, [-math.inf], "\ud800", {"\udc00": 1}, {1: "a"}, b"bytes", {1, 2}, 10**400, object()],
     ids=lambda value: type(value).__name__ + ascii(value)[:12].partition(" object at")[0],
 )
-def test_what_json_cannot_say_is_refused(value: Any) -> None:
-    with pytest.raises(InvalidDocument):
-        canonical_json(value)
-
-
-def test_what_json_cannot_say_is_refused_beside_a_wide_integer_too() -> None:
-    for value in (math.nan, "\ud800", {1: 2}, 10**400):
+def test_a_value_without_canonical_form_is_refused_also_beside_a_wide_integer(value: Any) -> None:
+    for document in (value, [2**60, value]):
         with pytest.raises(InvalidDocument):
-            canonical_json([2**60, value])
+            canonical_json(document)
+    if value != {1: "a"}:  # keys are strings there, as `parse_json` returns them
+        with pytest.raises(InvalidDocument):
+            canonical_parsed({"a": value})
 
 
-def test_endless_nesting_is_refused_and_no_crash() -> None:
+def test_endless_nesting_is_refused_without_a_crash() -> None:
     value: list[Any] = []
     for _ in range(100_000):
         value = [value]
@@ -91,13 +89,33 @@ def test_a_digest_is_64_lower_case_digits() -> None:
     assert sha256_hex(b"") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 
+_NUMBERS = (
+    st.integers(-(2**63), 2**64 - 1)
+    | st.integers(2**53 - 3, 2**53 + 3)
+    | st.floats(allow_nan=False, allow_infinity=False)
+)
+_TEXTS = st.text() | st.text(alphabet='09.e+-:,[]{}"\\ \x00\x1f\x7f', max_size=12)
 _JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    st.none() | st.booleans() | _NUMBERS | _TEXTS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_TEXTS, inner, max_size=4),
     max_leaves=12,
+)
+
+
+@given(st.dictionaries(_TEXTS, _JSON | st.integers(), max_size=5))
+def test_both_encoders_write_the_same_bytes(document: dict[str, Any]) -> None:
+    assert canonical_parsed(document) == canonical_json(document)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"a": 1.0}, {"a": [1e22, -1e-7, 5e-324]}, {"a": -0.0}, {"a": 2**53 + 1}, {"t": "12:30.5,1e5"},
+        {"a": 999999999999999, "b": 9999999999999999}, {"\U00010000": 1, "\ue000": 2}, {"a": "\u2028\x7f/"},
+    ],
 )  # fmt: skip
+def test_documents_that_the_fast_encoder_would_write_otherwise_are_written_canonically(document: Any) -> None:
+    assert canonical_parsed(document) == canonical_json(document)
 
 
 @given(_JSON)
@@ -120,7 +138,7 @@ def test_strict_parsing_agrees_with_the_standard_library(value: Any) -> None:
         b'"\\ud800"', b'{"\\udc00":1}', b'"\t"', b"9" * 5000,
     ],
 )  # fmt: skip
-def test_a_text_that_is_no_strict_json_is_refused(text: bytes) -> None:
+def test_text_that_is_not_strict_json_is_refused(text: bytes) -> None:
     with pytest.raises(InvalidDocument):
         parse_json(text)
 
@@ -140,7 +158,7 @@ def test_nesting_is_limited(opening: bytes, closing: bytes) -> None:
         parse_json(opening * (MAX_DEPTH + 1) + b"1" + closing * (MAX_DEPTH + 1))
 
 
-def test_brackets_inside_of_text_are_no_nesting() -> None:
+def test_brackets_inside_of_text_do_not_count_as_nesting() -> None:
     assert parse_json(b'["' + b"[" * 1000 + b'"]') == ["[" * 1000]
     assert parse_json(b"[" + b"[]," * 1000 + b"[]]") == [[]] * 1001
 

@@ -1,75 +1,130 @@
-"""The project's own vectors hold; they were made without the code that they test."""
+"""The vectors of capability tokens and scopes hold: the protocol's, and the project's own, made without this code."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from chio_core.canonical import canonical_json
 from chio_core.capabilities import (
     CapabilityRejected,
     ConstraintError,
     is_subset,
     match_grant,
+    parse_capability,
     pattern_covers,
     scope_allows,
+    signing_text,
     verify_capability,
+    verify_delegation_chain,
 )
-from chio_core.models.capability import ChioScope, ToolGrant
-
-FOLDER = Path(__file__).resolve().parents[1] / "vectors" / "capability"
-
-
-def _load(name: str) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text(encoding="ascii"))
-    return document
+from chio_core.models.capability import CapabilityToken, ChioScope, ToolGrant
+from tests.core.reference import cases, vectors
+from tests.vectors.capability import generate
 
 
-TOKENS, SCOPE, SUBSET = _load("tokens"), _load("scope"), _load("subset")
+def _refusal(token: CapabilityToken, **options: Any) -> str | None:
+    try:
+        verify_capability(token, check_delegation=False, **options)
+    except CapabilityRejected as exc:
+        return exc.rule
+    return None
 
 
-def _ids(case: dict[str, Any]) -> str:
-    return str(case["id"])
+@cases("april/capability", "newer/capability")
+def test_a_token_of_both_profiles(case: dict[str, Any]) -> None:
+    newer = case in vectors("newer/capability")["cases"]
+    token, expected = parse_capability(case["capability"]), case["expected"]
+    plain = signing_text(token)
+    assert plain == case["capability_body_canonical_json"].encode()
+    if newer:
+        with_schema = json.loads(plain) | {"schema": "chio.capability.v1"}
+        assert signing_text(token, schema_form=True) == canonical_json(with_schema)
+        assert _refusal(token, now=token.issued_at, accept_schema_form=False) == "R4"
+    rules = {"valid": None, "not_yet_valid": "R5a", "expired": "R5b"}
+    rule = rules[expected["time_status"]] if expected["signature_valid"] else "R4"
+    assert _refusal(token, now=case["verify_at"], accept_schema_form=newer) == rule
+    assert expected.get("delegation_chain_valid", expected.get("delegation_chain_shape_valid"))
+    verify_delegation_chain(token.delegation_chain)
+    if "expected_with_max_delegation_depth" in case:
+        with pytest.raises(CapabilityRejected):
+            verify_delegation_chain(token.delegation_chain, max_depth=case["max_delegation_depth"])
 
 
-@pytest.mark.parametrize("case", TOKENS["cases"], ids=_ids)
-def test_a_token_is_accepted_or_refused_with_the_protocols_text(case: dict[str, Any]) -> None:
-    options = dict(case["options"])
-    token = case.get("text") or case["token"]
-    verify = {"trusted_issuers": options.pop("trusted"), "now": TOKENS["now"], **options}
-    if case["reason"] is None:
-        assert verify_capability(token, **verify).id == "cap-vector"
-        return
-    with pytest.raises(CapabilityRejected) as refused:
-        verify_capability(token, **verify)
-    if case["reason"].endswith(" "):
-        assert refused.value.reason.startswith(case["reason"])
+@cases("april/issued-capability")
+def test_issued_tokens(case: dict[str, Any]) -> None:
+    if not case["expected"]["parses"]:
+        with pytest.raises(CapabilityRejected) as refused:
+            parse_capability(case["capability"])
         assert refused.value.rule == "R2"
-    else:
-        assert refused.value.reason == case["reason"]
+        return
+    token = parse_capability(case["capability"])
+    rule = _refusal(token, now=token.issued_at, trusted_issuers=[token.issuer], accept_schema_form=False)
+    assert (rule is None) is case["expected"]["signature_valid"]
 
 
-@pytest.mark.parametrize("case", [case for case in TOKENS["cases"] if "token" in case], ids=_ids)
-def test_text_and_parsed_object_of_a_token_are_judged_alike(case: dict[str, Any]) -> None:
-    options = dict(case["options"])
-    verify = {"trusted_issuers": options.pop("trusted"), "now": TOKENS["now"], **options}
-
-    def outcome(token: Any) -> str:
-        try:
-            return verify_capability(token, **verify).id
-        except CapabilityRejected as exc:
-            return exc.reason
-
-    text = json.dumps(case["token"])
-    assert outcome(text) == outcome(text.encode()) == outcome(case["token"])
-
-
-@pytest.mark.parametrize("case", SCOPE["cases"], ids=_ids)
-def test_a_scope_matches_as_the_table_says(case: dict[str, Any]) -> None:
+@cases("composed/scope-match")
+def test_scope_match(case: dict[str, Any]) -> None:
     scope = ChioScope.model_validate({"grants": case["grants"]})
-    call = (SCOPE["tool_server"], SCOPE["tool_name"], case["arguments"])
+    call = (case["tool_server"], case["tool_name"], case["arguments"])
+    assert scope_allows(scope, *call, model_metadata=case.get("model_metadata")) is case["expected_match"]
+
+
+@pytest.mark.parametrize("case", [one for one in vectors("composed/mint")["cases"] if "expected_scope" in one])
+def test_scopes_of_minted_tokens_are_written_as_they_were_read(case: dict[str, Any]) -> None:
+    scope = ChioScope.model_validate(case["expected_scope"])
+    assert json.dumps(scope.to_wire()) == json.dumps(case["expected_scope"])
+    assert scope.to_signed() == case["expected_scope"]
+    assert is_subset(scope, scope)
+
+
+SUBSETS = [(case, case["expected_subset"]) for case in vectors("composed/subset")["tool_cases"]]
+SUBSETS += [(case, case["expected"]) for case in vectors("capability/subset")["tools"]]
+PATTERNS = [(case, case["expected_covered"]) for case in vectors("composed/subset")["pattern_cases"]]
+PATTERNS += [(case, case["expected"]) for case in vectors("capability/subset")["patterns"]]
+
+
+@pytest.mark.parametrize(("case", "expected"), SUBSETS, ids=[case["id"] for case, _ in SUBSETS])
+def test_a_grant_is_a_subset_exactly_if_nothing_widens(case: dict[str, Any], expected: bool) -> None:
+    assert is_subset(ToolGrant.model_validate(case["child"]), ToolGrant.model_validate(case["parent"])) is expected
+
+
+@pytest.mark.parametrize(("case", "expected"), PATTERNS, ids=[case["id"] for case, _ in PATTERNS])
+def test_a_pattern_covers_only_by_a_trailing_star(case: dict[str, Any], expected: bool) -> None:
+    assert pattern_covers(case["parent"], case["child"]) is expected
+
+
+# The project's own vectors
+
+
+@cases("capability/tokens")
+def test_a_token_is_accepted_or_refused_with_the_protocols_text_as_text_and_as_object(case: dict[str, Any]) -> None:
+    options = dict(case["options"])
+    verify = {"trusted_issuers": options.pop("trusted"), "now": vectors("capability/tokens")["now"], **options}
+    token = case.get("text") or case["token"]
+    spellings = [token] if "token" not in case else [token, json.dumps(token), json.dumps(token).encode()]
+    reasons = set()
+    for spelling in spellings:
+        if case["reason"] is None:
+            assert verify_capability(spelling, **verify).id == "cap-vector"
+            continue
+        with pytest.raises(CapabilityRejected) as refused:
+            verify_capability(spelling, **verify)
+        reasons.add(refused.value.reason)
+        if case["reason"].endswith(" "):
+            assert refused.value.reason.startswith(case["reason"])
+            assert refused.value.rule == "R2"
+        else:
+            assert refused.value.reason == case["reason"]
+    assert len(reasons) == (case["reason"] is not None)
+
+
+@cases("capability/scope")
+def test_a_scope_matches_as_the_table_says(case: dict[str, Any]) -> None:
+    scope, about = ChioScope.model_validate({"grants": case["grants"]}), vectors("capability/scope")
+    call = (about["tool_server"], about["tool_name"], case["arguments"])
     metadata = case.get("model_metadata")
     if "reason" in case:
         with pytest.raises(ConstraintError) as refused:
@@ -78,40 +133,20 @@ def test_a_scope_matches_as_the_table_says(case: dict[str, Any]) -> None:
         assert len(refused.value.reason) > len(case["reason"])
     else:
         assert match_grant(scope, *call, model_metadata=metadata) == case["expected"]
-    allowed = scope_allows(scope, *call, model_metadata=metadata)
-    assert allowed is (case["expected"] is not None)
+    assert scope_allows(scope, *call, model_metadata=metadata) is (case["expected"] is not None)
 
 
-@pytest.mark.parametrize("case", SUBSET["tools"], ids=_ids)
-def test_a_grant_is_a_subset_exactly_when_nothing_widens(case: dict[str, Any]) -> None:
-    child, parent = ToolGrant.model_validate(case["child"]), ToolGrant.model_validate(case["parent"])
-    assert is_subset(child, parent) is case["expected"]
-
-
-@pytest.mark.parametrize("case", SUBSET["patterns"], ids=_ids)
-def test_a_pattern_covers_only_by_a_trailing_star(case: dict[str, Any]) -> None:
-    assert pattern_covers(case["parent"], case["child"]) is case["expected"]
-
-
-@pytest.mark.parametrize("document", [TOKENS["cases"], SCOPE["cases"], SUBSET["tools"]])
-def test_every_vector_says_why_it_exists_and_has_its_own_id(document: list[dict[str, Any]]) -> None:
-    ids = [case["id"] for case in document]
-    assert len(ids) == len(set(ids))
-    assert all(case["why"].endswith((".", "?")) for case in document)
-
-
-@pytest.mark.parametrize("case", [*TOKENS["cases"], *SCOPE["cases"], *SUBSET["tools"]], ids=_ids)
-def test_the_id_of_a_vector_says_whether_it_must_be_refused(case: dict[str, Any]) -> None:
-    if "child" in case:
-        refused = not case["expected"]
-    elif "grants" in case:
-        refused = case["expected"] is None
-    else:
-        refused = case["reason"] is not None
-    assert case["id"].endswith("_fail") is refused
+@pytest.mark.parametrize(("name", "member"), [("tokens", "cases"), ("scope", "cases"), ("subset", "tools")])
+def test_every_own_vector_has_an_id_that_tells_refusals_and_says_why_it_exists(name: str, member: str) -> None:
+    found = vectors(f"capability/{name}")[member]
+    assert len({case["id"] for case in found}) == len(found)
+    assert all(case["why"].endswith((".", "?")) for case in found)
+    for case in found:
+        refused = (
+            case["reason"] is not None if name == "tokens" else (case["expected"] is None or case["expected"] is False)
+        )
+        assert case["id"].endswith("_fail") is refused, case["id"]
 
 
 def test_the_token_vectors_are_what_their_generator_writes() -> None:
-    from tests.vectors.capability import generate
-
-    assert json.loads(json.dumps(generate.tokens())) == TOKENS
+    assert json.loads(json.dumps(generate.tokens())) == vectors("capability/tokens")
