@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from chio_core.refusals.problems import nested
@@ -24,6 +25,7 @@ _CODES = (
 Facets = Mapping[str, Any]
 
 
+@cache
 def facets(outcome: Outcome) -> Facets:
     """Return everything about an outcome that must not depend on the framework.
 

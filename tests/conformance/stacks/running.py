@@ -48,7 +48,7 @@ def new_trace() -> str:
     return f"00-{uuid.uuid4().hex}-{uuid.uuid4().hex[:16]}-01"
 
 
-@dataclass
+@dataclass(eq=False)
 class Outcome:
     """What came of one request on one stack: the answer, and what the sidecar was asked.
 
