@@ -12,10 +12,7 @@ from chio_core.client.client import ChioClient
 from chio_core.outbound import GovernOutbound, OutboundDenied, attenuate, receipt_of
 from chio_core.settings import ChioSettings
 from chio_core.signing import SigningKey
-from tests.outbound.test_rows_governed import KEY, embedded, grant, token
-from tests.outbound.tools import Upstream, run
-
-__all__ = ["embedded"]
+from tests.outbound.tools import KEY, Upstream, grant, token
 
 WIDE = token(grant("payments", "charge"), grant("payments", "refund"))
 SERVICE = SigningKey(bytes([9]) * 32)
@@ -58,17 +55,15 @@ def test_a_scope_that_is_none_is_refused() -> None:
         attenuate(WIDE, SERVICE, scope={"grants": "all"})
 
 
-def test_a_sidecar_that_trusts_the_service_takes_it(embedded: ChioSettings) -> None:
+async def test_a_sidecar_that_trusts_the_service_takes_it(embedded: ChioSettings) -> None:
     upstream = Upstream()
 
-    async def main() -> str:
-        async with ChioClient(embedded) as client:
-            narrow = attenuate(WIDE, KEY, scope=scope(grant("payments", "charge")))
-            member = GovernOutbound(client, tool=("payments", "charge"), capability=narrow)
-            response = await upstream.fetch(member, method="POST", content=b"1")
-            with pytest.raises(OutboundDenied):
-                await upstream.fetch(GovernOutbound(client, tool=("payments", "refund"), capability=narrow))
-            return str(receipt_of(response).capability_id)  # type: ignore[union-attr]
-
-    assert run(main()) != parse_capability(WIDE).id
+    narrow = attenuate(WIDE, KEY, scope=scope(grant("payments", "charge")))
+    async with ChioClient(embedded) as client:
+        member = GovernOutbound(client, tool=("payments", "charge"), capability=narrow)
+        receipt = receipt_of(await upstream.fetch(member, method="POST", content=b"1"))
+        with pytest.raises(OutboundDenied):
+            await upstream.fetch(GovernOutbound(client, tool=("payments", "refund"), capability=narrow))
+    assert receipt is not None
+    assert receipt.capability_id == parse_capability(narrow).id != parse_capability(WIDE).id
     assert upstream.hits == 1

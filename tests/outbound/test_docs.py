@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
-import asyncio
 import inspect
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +16,9 @@ import pytest
 
 from chio_core import outbound
 from chio_core.outbound import Calls
-from chio_core.signing import SigningKey
 from chio_core.testing import ScriptedSidecar
-from tests.outbound.test_rows_governed import grant, token
+from tests.examples.running import run
+from tests.outbound.tools import KEY, grant, token
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "outbound.md").read_text(encoding="utf-8")
@@ -26,7 +26,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 
 def network() -> httpx.AsyncBaseTransport:
-    """Stand in for the real transport of the page."""
+    """Return a transport that replaces the real one of the page."""
 
     def answer(request: httpx.Request) -> httpx.Response:
         headers = {"set-cookie": "session=s1"} if request.url.path == "/login" else {}
@@ -58,34 +58,24 @@ def sidecar(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedSidecar]:
 
 
 async def test_every_block_of_the_page_runs(sidecar: ScriptedSidecar, capsys: pytest.CaptureFixture[str]) -> None:
-    key = SigningKey(bytes([7]) * 32)
-    names: dict[str, Any] = {
-        "network": network,
-        "OfflineCalls": OfflineCalls,
-        "key": key,
-        "token": token(grant("stock", "read")),
-    }
+    names: dict[str, Any] = {"network": network, "OfflineCalls": OfflineCalls, "key": KEY}
+    names["token"] = token(grant("stock", "read"))
     for block in BLOCKS:
         code = compile(offline(block), "docs/outbound.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         result = eval(code, names)
         if inspect.isawaitable(result):
             await result
-    await priced(names)
-    await names["sidecar"].aclose()
-    printed = capsys.readouterr().out.splitlines()
-    assert printed[0] == "200 /https/api.example.com/items/7"
-    assert printed[1].startswith("403 the capability presented does not authorize payments/charge")
-    assert printed[2] == "{'price': 5, 'cookie': 'session=s1'} []"
-
-
-async def priced(names: dict[str, Any]) -> None:
-    """Call the application of the page."""
     app = names["app"]
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://service") as client:
         response = await client.get("/price/7", headers={"X-Chio-Capability": names["token"]})
         assert response.json()["price"] == 5
         assert (await client.get("/price/7")).status_code == 401
     await app.state.chio_client.aclose()
+    await names["sidecar"].aclose()
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "200 /https/api.example.com/items/7"
+    assert printed[1].startswith("403 the capability presented does not authorize payments/charge")
+    assert printed[2] == "{'price': 5, 'cookie': 'session=s1'} []"
 
 
 def test_the_priorities_of_the_page_are_those_of_the_members() -> None:
@@ -95,9 +85,7 @@ def test_the_priorities_of_the_page_are_those_of_the_members() -> None:
 
 
 def test_the_example_runs_to_its_end() -> None:
-    from tests.examples.running import run as run_command
-
-    done = run_command("./run.sh", cwd=ROOT / "examples" / "outbound", PYTHONPATH=str(ROOT), VENV=sys.prefix)
+    done = run("./run.sh", cwd=ROOT / "examples" / "outbound", PYTHONPATH=str(ROOT), VENV=sys.prefix)
     assert done.returncode == 0, done.stdout + done.stderr
     for line in (
         "→ GET https://api.example.com/echo",
@@ -112,10 +100,6 @@ def test_the_example_runs_to_its_end() -> None:
     assert "Traceback" not in done.stderr
 
 
-async def test_importing_the_package_needs_no_framework_and_no_cache_library() -> None:
-    code = (
-        "import sys, chio_core.outbound; print([m for m in ('cachetools', 'fastapi', 'starlette') if m in sys.modules])"
-    )
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
-    out, _ = await process.communicate()
-    assert out.strip() == b"[]"
+def test_importing_the_package_needs_no_framework_and_no_cache_library() -> None:
+    code = "import sys, chio_core.outbound; print({'cachetools', 'fastapi', 'starlette'} & sys.modules.keys())"
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).strip() == "set()"

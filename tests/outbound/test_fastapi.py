@@ -14,8 +14,7 @@ from chio_core.outbound import Cache, GovernOutbound, OutboundDenied, attenuate,
 from chio_core.testing import ScriptedSidecar, behaviours
 from chio_fastapi import OutboundClient, add_chio
 from tests.outbound.test_attenuate import scope
-from tests.outbound.test_rows_governed import KEY, grant, token
-from tests.outbound.tools import A, Upstream, run
+from tests.outbound.tools import KEY, A, Upstream, grant, token
 
 WIDE = token(grant("payments", "charge"), grant("payments", "refund"))
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -45,11 +44,11 @@ class Service:
             return await client.post(path, headers=headers)
 
 
-def test_the_incoming_capability_caller_and_trace_are_those_of_the_outgoing_call() -> None:
+async def test_the_incoming_capability_caller_and_trace_are_those_of_the_outgoing_call() -> None:
     sidecar, upstream = ScriptedSidecar(), Upstream()
     service = Service(OutboundClient("payments", "charge", transport=lambda: upstream.transport), sidecar)
     headers = {"authorization": "Bearer alice", "x-chio-capability": WIDE, "traceparent": TRACE}
-    response = run(service.post(**headers))
+    response = await service.post(**headers)
     assert response.status_code == 200
     incoming, outgoing = sidecar.asked
     assert (incoming.path, outgoing.path) == ("/pay", "/https/a.example.com/x")
@@ -64,20 +63,20 @@ def test_the_incoming_capability_caller_and_trace_are_those_of_the_outgoing_call
     assert "authorization" not in sent
 
 
-def test_a_refused_send_is_the_answer_of_the_route() -> None:
+async def test_a_refused_send_is_the_answer_of_the_route() -> None:
     sidecar, upstream = ScriptedSidecar(), Upstream()
     service = Service(OutboundClient("ledger", "write", transport=lambda: upstream.transport), sidecar)
-    response = run(service.post(**{"x-chio-capability": WIDE}))
+    response = await service.post(**{"x-chio-capability": WIDE})
     assert response.status_code == 403
     assert response.json()["error"] == "chio_access_denied"
     assert "ledger/write" in response.json()["message"]
     assert response.json()["receipt_id"] != response.headers["x-chio-receipt"]
     assert response.headers.get_list("x-chio-receipt") == [response.headers["x-chio-receipt"]]
-    assert run(service.post()).status_code == 401
+    assert (await service.post()).status_code == 401
     assert upstream.hits == 0
 
 
-def test_the_capability_can_be_narrowed_for_the_call() -> None:
+async def test_the_capability_can_be_narrowed_for_the_call() -> None:
     sidecar, upstream = ScriptedSidecar(), Upstream()
     outbound = OutboundClient(
         "payments",
@@ -85,45 +84,45 @@ def test_the_capability_can_be_narrowed_for_the_call() -> None:
         narrow=lambda text, request: attenuate(text, KEY, scope=scope(grant("payments", "charge"))),
         transport=lambda: upstream.transport,
     )
-    assert run(Service(outbound, sidecar).post(**{"x-chio-capability": WIDE})).status_code == 200
+    assert (await Service(outbound, sidecar).post(**{"x-chio-capability": WIDE})).status_code == 200
     presented = sidecar.asked[1].capability_text
     assert presented is not None
     assert presented != WIDE
     assert "refund" not in presented
 
 
-def test_a_shared_cache_keeps_callers_apart_and_every_hit_is_decided() -> None:
+async def test_a_shared_cache_keeps_callers_apart_and_every_hit_is_decided() -> None:
     sidecar, upstream = ScriptedSidecar(), Upstream()
     cache = Cache(ttl=60, cache_methods=["POST"])
     service = Service(OutboundClient(members=cache, transport=lambda: upstream.transport), sidecar)
     for caller in ("alice", "bob", "alice"):
-        assert run(service.post(authorization=f"Bearer {caller}")).status_code == 200
+        assert (await service.post(authorization=f"Bearer {caller}")).status_code == 200
     assert upstream.hits == 2
     assert len(sidecar.asked) == 6
 
 
-def test_on_an_excluded_route_the_caller_is_who_the_application_itself_takes_for_one() -> None:
+async def test_on_an_excluded_route_the_caller_is_who_the_application_itself_takes_for_one() -> None:
     sidecar, upstream = ScriptedSidecar(), Upstream()
     settings = sidecar.settings(exclude_paths={"/pay"})
     somebody = CallerIdentity.api_key("x-partner", "acme")
     app = Service(
         OutboundClient(transport=lambda: upstream.transport), sidecar, config=settings, extractor=lambda view: somebody
     )
-    assert run(app.post()).status_code == 200
+    assert (await app.post()).status_code == 200
     assert [asked.document["caller"] for asked in sidecar.asked] == [somebody.to_wire()]
 
 
-def test_it_asks_by_itself_where_the_application_has_no_middleware() -> None:
+async def test_it_asks_by_itself_where_the_application_has_no_middleware() -> None:
     sidecar, upstream = ScriptedSidecar(), Upstream()
     service = Service(OutboundClient(transport=lambda: upstream.transport), sidecar, governed=False)
-    assert run(service.post()).status_code == 200
+    assert (await service.post()).status_code == 200
     assert [asked.path for asked in sidecar.asked] == ["/https/a.example.com/x"]
     sidecar.script = behaviours.DENY
-    assert run(service.post()).status_code == 403
+    assert (await service.post()).status_code == 403
     assert upstream.hits == 1
 
 
-def test_a_route_may_catch_the_refusal_itself() -> None:
+async def test_a_route_may_catch_the_refusal_itself() -> None:
     sidecar = ScriptedSidecar(lambda asked: behaviours.DENY if "a.example" in asked.path else behaviours.ALLOW)
     outbound = OutboundClient(transport=lambda: Upstream().transport)
     app = FastAPI()
@@ -137,11 +136,8 @@ def test_a_route_may_catch_the_refusal_itself() -> None:
             return error.denial.message
         return "sent"
 
-    async def main() -> str:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://service") as client:
-            return (await client.get("/try")).text
-
-    assert "capability" in run(main())
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://service") as client:
+        assert "capability" in (await client.get("/try")).text
 
 
 async def test_connections_are_shared_by_requests_and_closed_by_the_lifespan() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from chio_core.errors import ConfigurationError
 from chio_core.outbound import BearerAuth, Cache, CacheMiddleware, ChioTransport, SyncChioTransport, TraceId
-from tests.outbound.tools import A, Answer, Upstream, run
+from tests.outbound.tools import A, Answer, Upstream
 
 
 class Clock:
@@ -23,20 +23,15 @@ class Clock:
         return self.now
 
 
-def fetch(upstream: Upstream, cache: Cache, *calls: dict[str, Any]) -> list[httpx.Response]:
+async def fetch(upstream: Upstream, cache: Cache, *calls: dict[str, Any]) -> list[httpx.Response]:
     """Make these calls, GET /x unless they say otherwise, one after the other."""
-
-    async def main() -> list[httpx.Response]:
-        async with upstream.client(cache) as client:
-            return [await client.request(**{"method": "GET", "url": f"{A}/x", **call}) for call in calls]
-
-    return run(main())
+    return [await upstream.fetch(cache, **call) for call in calls]
 
 
-def hits(answer: Answer | None, cache: Cache, *calls: dict[str, Any]) -> int:
+async def hits(answer: Answer | None, cache: Cache, *calls: dict[str, Any]) -> int:
     """Return how many of these calls reach the upstream."""
     upstream = Upstream(answer)
-    fetch(upstream, cache, *calls)
+    await fetch(upstream, cache, *calls)
     return upstream.hits
 
 
@@ -49,15 +44,15 @@ def date(seconds: float) -> str:
     return formatdate(time.time() + seconds, usegmt=True)
 
 
-def test_f12_a_second_get_within_the_ttl_is_answered_from_memory() -> None:
+async def test_f12_a_second_get_within_the_ttl_is_answered_from_memory() -> None:
     clock, upstream = Clock(), Upstream()
     cache = CacheMiddleware(ttl=60, timer=clock)
-    first, second = fetch(upstream, cache, {}, {})
+    first, second = await fetch(upstream, cache, {}, {})
     assert (first.json(), second.json(), upstream.hits) == ({"path": "/x"}, {"path": "/x"}, 1)
     assert "chio_cache" not in first.extensions
     assert second.extensions["chio_cache"] == "hit"
     clock.now = 61.0
-    fetch(upstream, cache, {})
+    await fetch(upstream, cache, {})
     assert upstream.hits == 2
 
 
@@ -78,13 +73,13 @@ def test_f12_a_second_get_within_the_ttl_is_answered_from_memory() -> None:
         ({"expires": date(5000)}, 1, 5000),
     ],
 )
-def test_f12_a_response_is_fresh_no_longer_than_it_says(
+async def test_f12_a_response_is_fresh_no_longer_than_it_says(
     headers: dict[str, str], fresh_at: float, stale_at: float
 ) -> None:
     clock, upstream = Clock(), Upstream(replying(**headers))
     cache = Cache(ttl=36_000, timer=clock)
     for clock.now, expected in ((0, 1), (fresh_at, 1), (stale_at, 2)):
-        fetch(upstream, cache, {})
+        await fetch(upstream, cache, {})
         assert upstream.hits == expected
 
 
@@ -98,51 +93,51 @@ def test_f12_a_response_is_fresh_no_longer_than_it_says(
         {"cache_control": "max-age=60", "date": date(-60)},
     ],
 )
-def test_f12_a_response_that_arrives_stale_is_not_stored(headers: dict[str, str]) -> None:
+async def test_f12_a_response_that_arrives_stale_is_not_stored(headers: dict[str, str]) -> None:
     cache = Cache()
-    assert hits(replying(**headers), cache, {}, {}) == 2
+    assert await hits(replying(**headers), cache, {}, {}) == 2
     assert len(cache) == 0
 
 
-def test_f12_a_stored_response_states_its_age() -> None:
+async def test_f12_a_stored_response_states_its_age() -> None:
     clock, upstream = Clock(), Upstream(replying(age="10"))
     cache = Cache(timer=clock)
-    fetch(upstream, cache, {})
+    await fetch(upstream, cache, {})
     clock.now = 3.5
-    assert fetch(upstream, cache, {})[0].headers.get_list("age") == ["13"]
+    assert (await fetch(upstream, cache, {}))[0].headers.get_list("age") == ["13"]
 
 
-def test_f13_the_least_recently_used_response_is_dropped_first() -> None:
+async def test_f13_the_least_recently_used_response_is_dropped_first() -> None:
     upstream, cache = Upstream(), Cache(ttl=60, max_size=2)
-    fetch(upstream, cache, *({"url": f"{A}/{name}"} for name in "abac"))
+    await fetch(upstream, cache, *({"url": f"{A}/{name}"} for name in "abac"))
     assert [request.url.path for request in upstream.seen] == ["/a", "/b", "/c"]
-    fetch(upstream, cache, {"url": f"{A}/a"})
+    await fetch(upstream, cache, {"url": f"{A}/a"})
     assert upstream.hits == 3
-    fetch(upstream, cache, {"url": f"{A}/b"})
+    await fetch(upstream, cache, {"url": f"{A}/b"})
     assert upstream.hits == 4
     assert len(cache) == 2
     cache.clear()
     assert len(cache) == 0
 
 
-def test_f14_only_get_is_cached_unless_other_methods_are_named() -> None:
+async def test_f14_only_get_is_cached_unless_other_methods_are_named() -> None:
     post = {"method": "POST", "content": b"1"}
-    assert hits(None, Cache(), post, post) == 2
-    assert hits(None, Cache(cache_methods=["post"]), post, post, post | {"content": b"2"}, post) == 2
-    assert hits(None, Cache(cache_methods=["post"]), {}, {}) == 2
+    assert await hits(None, Cache(), post, post) == 2
+    assert await hits(None, Cache(cache_methods=["post"]), post, post, post | {"content": b"2"}, post) == 2
+    assert await hits(None, Cache(cache_methods=["post"]), {}, {}) == 2
 
 
 @pytest.mark.parametrize("name", ["Authorization", "X-Chio-Capability", "Cookie", "X-Api-Key", "X-Tenant", "Host"])
-def test_f15_two_identities_never_share_a_response(name: str) -> None:
+async def test_f15_two_identities_never_share_a_response(name: str) -> None:
     alice, bob = {"headers": {name: "a=alice"}}, {"headers": {name: "a=bob"}}
     upstream = Upstream(lambda request: httpx.Response(200, text=request.headers[name]))
-    responses = fetch(upstream, Cache(), alice, bob, alice, bob)
+    responses = await fetch(upstream, Cache(), alice, bob, alice, bob)
     assert [response.text for response in responses] == ["a=alice", "a=bob"] * 2
     assert upstream.hits == 2
 
 
 @pytest.mark.parametrize("priority", [0, 20])
-def test_f15_credentials_that_a_member_adds_identify_a_caller_wherever_it_runs(priority: int) -> None:
+async def test_f15_credentials_that_a_member_adds_identify_a_caller_wherever_it_runs(priority: int) -> None:
     upstream = Upstream(lambda request: httpx.Response(200, text=request.headers["authorization"]))
     user = {"token": "alice"}
     auth = BearerAuth(lambda request: user["token"])
@@ -150,7 +145,7 @@ def test_f15_credentials_that_a_member_adds_identify_a_caller_wherever_it_runs(p
     cache = Cache()
     texts = []
     for user["token"] in ("alice", "bob", "alice"):
-        texts.append(run(upstream.fetch(auth, cache)).text)
+        texts.append((await upstream.fetch(auth, cache)).text)
     assert texts == ["Bearer alice", "Bearer bob", "Bearer alice"]
 
 
@@ -167,13 +162,13 @@ def test_f15_credentials_that_a_member_adds_identify_a_caller_wherever_it_runs(p
         {"vary": "Accept, *"},
     ],
 )
-def test_f15_a_response_that_must_not_be_stored_is_not(headers: dict[str, str]) -> None:
-    assert hits(replying(**headers), Cache(), {}, {}) == 2
+async def test_f15_a_response_that_must_not_be_stored_is_not(headers: dict[str, str]) -> None:
+    assert await hits(replying(**headers), Cache(), {}, {}) == 2
 
 
 @pytest.mark.parametrize("status", [206, 302, 304, 400, 401, 403, 404, 429, 500, 503])
-def test_f15_errors_and_partial_responses_are_not_stored(status: int) -> None:
-    assert hits(replying(status), Cache(), {}, {}) == 2
+async def test_f15_errors_and_partial_responses_are_not_stored(status: int) -> None:
+    assert await hits(replying(status), Cache(), {}, {}) == 2
 
 
 @pytest.mark.parametrize(
@@ -190,64 +185,64 @@ def test_f15_errors_and_partial_responses_are_not_stored(status: int) -> None:
         {"if-modified-since": date(-60)},
     ],
 )
-def test_f15_a_caller_who_wants_a_fresh_response_gets_one(headers: dict[str, str]) -> None:
+async def test_f15_a_caller_who_wants_a_fresh_response_gets_one(headers: dict[str, str]) -> None:
     clock, upstream = Clock(), Upstream(replying(cache_control="max-age=60"))
     cache = Cache(timer=clock)
-    fetch(upstream, cache, {})
+    await fetch(upstream, cache, {})
     clock.now = 5.0
-    fetch(upstream, cache, {"headers": {"cache-control": "max-age=10, min-fresh=50", "pragma": "no-cache"}})
+    await fetch(upstream, cache, {"headers": {"cache-control": "max-age=10, min-fresh=50", "pragma": "no-cache"}})
     assert upstream.hits == 1
-    fetch(upstream, cache, {"headers": headers})
+    await fetch(upstream, cache, {"headers": headers})
     assert upstream.hits == 2
 
 
 @pytest.mark.parametrize("header", [{"if-none-match": '"v1"'}, {"if-match": "*"}, {"if-range": '"v1"'}])
-def test_f15_only_the_upstream_answers_a_precondition(header: dict[str, str]) -> None:
-    assert hits(None, Cache(), {"headers": header}, {"headers": header}) == 2
+async def test_f15_only_the_upstream_answers_a_precondition(header: dict[str, str]) -> None:
+    assert await hits(None, Cache(), {"headers": header}, {"headers": header}) == 2
 
 
 @pytest.mark.parametrize(
     ("name", "one", "two"), [("User-Agent", {"user-agent": "1"}, {"user-agent": "2"}), ("Baggage", {}, {"baggage": ""})]
 )
-def test_f15_vary_is_respected(name: str, one: dict[str, str], two: dict[str, str]) -> None:
+async def test_f15_vary_is_respected(name: str, one: dict[str, str], two: dict[str, str]) -> None:
     upstream = Upstream(lambda request: httpx.Response(200, headers={"vary": name}, text=repr(request.headers)))
-    first, again, other = fetch(upstream, Cache(), {"headers": one}, {"headers": one}, {"headers": two})
+    first, again, other = await fetch(upstream, Cache(), {"headers": one}, {"headers": one}, {"headers": two})
     assert first.text == again.text != other.text
     assert upstream.hits == 2
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
-def test_f15_a_method_that_changes_something_drops_what_is_stored_for_its_url(method: str) -> None:
+async def test_f15_a_method_that_changes_something_drops_what_is_stored_for_its_url(method: str) -> None:
     alice, bob = {"headers": {"x-user": "alice"}}, {"headers": {"x-user": "bob"}}
     other = {"url": f"{A}/x?page=2"}
     change = {"method": method, "url": "https://A.example.com:443/x#fragment", **bob}
-    assert hits(None, Cache(), alice, bob, other, change, other, alice, bob) == 6
+    assert await hits(None, Cache(), alice, bob, other, change, other, alice, bob) == 6
     for status, expected in ((204, 3), (303, 3), (404, 2), (500, 2)):
 
         def answer(request: httpx.Request, status: int = status) -> httpx.Response:
             return httpx.Response(200 if request.method == "GET" else status)
 
-        assert hits(answer, Cache(), {}, {"method": method}, {}) == expected
-    assert hits(None, Cache(), {}, {"method": "OPTIONS"}, {"method": "HEAD"}, {}) == 3
+        assert await hits(answer, Cache(), {}, {"method": method}, {}) == expected
+    assert await hits(None, Cache(), {}, {"method": "OPTIONS"}, {"method": "HEAD"}, {}) == 3
 
 
-def test_f15_a_newer_response_replaces_the_stored_one_even_if_it_cannot_be_stored() -> None:
+async def test_f15_a_newer_response_replaces_the_stored_one_even_if_it_cannot_be_stored() -> None:
     fresh = {"headers": {"cache-control": "no-cache"}}
     for second, expected in ((replying(cache_control="no-store"), 3), (replying(404), 3), (replying(503), 2)):
         answers = iter([replying(), second, replying()])
-        assert hits(lambda request: next(answers)(request), Cache(), {}, fresh, {}) == expected  # noqa: B023
+        assert await hits(lambda request: next(answers)(request), Cache(), {}, fresh, {}) == expected  # noqa: B023
 
 
-def test_f15_headers_of_one_connection_are_not_stored() -> None:
+async def test_f15_headers_of_one_connection_are_not_stored() -> None:
     answer = replying(connection="close, X-Hop", x_hop="1", x_kept="1", keep_alive="timeout=5", upgrade="h2c")
-    stored = fetch(Upstream(answer), Cache(), {}, {})[1].headers
+    stored = (await fetch(Upstream(answer), Cache(), {}, {}))[1].headers
     assert sorted(stored) == ["age", "x-kept"]
 
 
-def test_the_trace_of_a_request_does_not_spoil_the_cache() -> None:
+async def test_the_trace_of_a_request_does_not_spoil_the_cache() -> None:
     upstream, cache = Upstream(), Cache()
     for _ in range(2):
-        run(upstream.fetch(TraceId(), cache))
+        await upstream.fetch(TraceId(), cache)
     assert upstream.hits == 1
 
 
@@ -275,33 +270,25 @@ class Streaming(httpx.AsyncBaseTransport, httpx.BaseTransport):
 
 
 @pytest.mark.parametrize("library", [httpx, httpx2])
-def test_streamed_and_compressed_responses_are_stored_as_they_are_read(library: Any) -> None:
+async def test_streamed_and_compressed_responses_are_stored_as_they_are_read(library: Any) -> None:
     text = "a text " * 50
-
-    async def main() -> list[str]:
-        async with library.AsyncClient(transport=ChioTransport(inner, Cache())) as client:
-            return [(await client.get(f"{A}/x")).text for _ in range(3)]
-
     inner = Streaming(library, text.encode())
-    assert run(main()) == [text] * 3
+    async with library.AsyncClient(transport=ChioTransport(inner, Cache())) as client:
+        assert [(await client.get(f"{A}/x")).text for _ in range(3)] == [text] * 3
     with library.Client(transport=SyncChioTransport(inner, Cache())) as client:
         assert [client.get(f"{A}/x").text for _ in range(3)] == [text] * 3
     assert inner.hits == 2
 
 
-def test_a_response_that_is_too_long_or_not_read_to_its_end_is_not_stored() -> None:
+async def test_a_response_that_is_too_long_or_not_read_to_its_end_is_not_stored() -> None:
     inner = Streaming(httpx, bytes(range(256)) * 40)
-
-    async def main() -> None:
-        async with httpx.AsyncClient(transport=ChioTransport(inner, Cache(max_body=100))) as client:
-            for _ in range(2):
-                assert len((await client.get(f"{A}/x")).content) == 256 * 40
-        async with httpx.AsyncClient(transport=ChioTransport(inner, Cache())) as client:
-            for _ in range(2):
-                async with client.stream("GET", f"{A}/x") as response:
-                    await anext(response.aiter_raw())
-
-    run(main())
+    async with httpx.AsyncClient(transport=ChioTransport(inner, Cache(max_body=100))) as client:
+        for _ in range(2):
+            assert len((await client.get(f"{A}/x")).content) == 256 * 40
+    async with httpx.AsyncClient(transport=ChioTransport(inner, Cache())) as client:
+        for _ in range(2):
+            async with client.stream("GET", f"{A}/x") as response:
+                await anext(response.aiter_raw())
     assert inner.hits == 4
 
 

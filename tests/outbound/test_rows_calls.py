@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import operator
 from typing import Any
 
 import httpx
@@ -11,10 +12,11 @@ import pytest
 from chio_core.errors import ConfigurationError
 from chio_core.outbound import BaseMiddleware, Calls, CookieJar, FastHTTP
 from tests.outbound.test_rows_cookies import setting
-from tests.outbound.tools import A, Upstream, run
+from tests.outbound.tools import A, Upstream
+from tests.support import serve
 
 
-def test_f22_a_run_makes_the_calls_with_its_tags_only_and_the_jar_lives_across_runs() -> None:
+async def test_f22_a_run_makes_the_calls_with_its_tags_only_and_the_jar_lives_across_runs() -> None:
     upstream = Upstream(setting("session=s1"))
     calls = Calls(cookie_jar=CookieJar(), transport=upstream.transport)
 
@@ -26,16 +28,13 @@ def test_f22_a_run_makes_the_calls_with_its_tags_only_and_the_jar_lives_across_r
     def profile(response: Any) -> str:
         return str(response.text)
 
-    async def main() -> None:
-        outcomes = await calls.run(tags=["auth"])
-        assert [(one.name, one.value) for one in outcomes] == [("login", 200)]
-        assert upstream.hits == 1
-        outcomes = await calls.run(tags=["protected"])
-        assert outcomes["profile"].value == "session=s1"
-        assert upstream.hits == 2
-        assert [one.name for one in await calls.run()] == ["login", "profile"]
-
-    run(main())
+    outcomes = await calls.run(tags=["auth"])
+    assert [(one.name, one.value) for one in outcomes] == [("login", 200)]
+    assert upstream.hits == 1
+    outcomes = await calls.run(tags=["protected"])
+    assert outcomes["profile"].value == "session=s1"
+    assert upstream.hits == 2
+    assert [one.name for one in await calls.run()] == ["login", "profile"]
     assert upstream.seen[0].content == b'{"username":"alice"}'
     assert [call.name for call in calls.calls] == ["login", "profile"]
 
@@ -49,11 +48,11 @@ def test_f22_without_a_jar_nothing_is_remembered() -> None:
     assert "cookie" not in upstream.last.headers
 
 
-def test_f23_the_calls_of_one_run_are_made_at_the_same_time() -> None:
+async def test_f23_the_calls_of_one_run_are_made_at_the_same_time() -> None:
     waiting = asyncio.Event()
 
     class Meeting(httpx.AsyncBaseTransport):
-        """Answers nobody before three have come."""
+        """Responds as soon as there are three requests."""
 
         there = 0
 
@@ -66,16 +65,11 @@ def test_f23_the_calls_of_one_run_are_made_at_the_same_time() -> None:
 
     calls = Calls(transport=Meeting())
     for number in range(3):
-
-        def handler(response: Any) -> int:
-            return int(response.status)
-
-        handler.__name__ = f"call_{number}"
-        calls.get(f"{A}/{number}")(handler)
-    assert [outcome.value for outcome in run(calls.run())] == [200, 200, 200]
+        calls.get(f"{A}/{number}")(operator.attrgetter("status"))
+    assert [outcome.value for outcome in await calls.run()] == [200, 200, 200]
 
 
-def test_an_error_is_reported_and_hides_no_other_call(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_error_is_reported_and_hides_no_other_call(caplog: pytest.LogCaptureFixture) -> None:
     told: list[Any] = []
 
     class Told(BaseMiddleware):
@@ -100,7 +94,7 @@ def test_an_error_is_reported_and_hides_no_other_call(caplog: pytest.LogCaptureF
     async def good(response: Any) -> str:
         return "good"
 
-    outcomes = run(calls.run())
+    outcomes = await calls.run()
     assert outcomes["good"].value == "good"
     assert [type(error).__name__ for error in outcomes.errors] == ["ConnectError", "ValueError"]
     assert outcomes["down"].response is None
@@ -110,7 +104,7 @@ def test_an_error_is_reported_and_hides_no_other_call(caplog: pytest.LogCaptureF
     with pytest.raises(ExceptionGroup, match="2 of 3 calls failed"):
         outcomes.raise_errors()
     with pytest.raises(KeyError):
-        outcomes["nobody"]
+        outcomes["unknown"]
     assert outcomes[0].name == "down"
     assert len(outcomes[1:]) == 2
 
@@ -118,16 +112,11 @@ def test_an_error_is_reported_and_hides_no_other_call(caplog: pytest.LogCaptureF
 def test_every_method_can_be_declared() -> None:
     upstream = Upstream()
     app = FastHTTP(transport=upstream.transport, base_url=A)
-    for method in ("get", "head", "options", "post", "put", "patch", "delete"):
-
-        async def handler(response: Any) -> None: ...
-
-        handler.__name__ = method
-        getattr(app, method)(url=f"/{method}")(handler)
+    methods = ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]
+    for method in methods:
+        getattr(app, method.lower())(url=f"/{method}")(operator.attrgetter("status"))
     assert app.run().raise_errors()
-    assert sorted(request.method for request in upstream.seen) == sorted(
-        ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"]
-    )
+    assert sorted(request.method for request in upstream.seen) == methods
 
 
 def test_what_cannot_work_is_said_when_it_is_declared() -> None:
@@ -147,14 +136,13 @@ def test_what_cannot_work_is_said_when_it_is_declared() -> None:
     with pytest.raises(ConfigurationError, match="proxy would pass the members by"):
         FastHTTP(proxy="http://localhost:1")
 
-    async def inside() -> None:
-        app.run()
 
+async def test_a_running_event_loop_needs_calls() -> None:
     with pytest.raises(ConfigurationError, match="use Calls"):
-        run(inside())
+        FastHTTP().run()
 
 
-def test_a_transport_of_ones_own_stays_open_and_the_default_one_is_closed() -> None:
+def test_a_given_transport_stays_open_and_the_default_one_is_closed() -> None:
     class Closing(httpx.AsyncBaseTransport):
         closed = 0
 
@@ -171,22 +159,17 @@ def test_a_transport_of_ones_own_stays_open_and_the_default_one_is_closed() -> N
     assert inner.closed == 0
 
 
-def test_without_a_transport_real_connections_are_made() -> None:
-    from tests.support import serve
-
+async def test_without_a_transport_real_connections_are_made() -> None:
     async def application(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"ok"})
 
-    async def main() -> None:
-        async with serve(application) as port:
-            calls = Calls()
+    async with serve(application) as port:
+        calls = Calls()
 
-            @calls.get(f"http://127.0.0.1:{port}/")
-            async def call(response: Any) -> str:
-                return str(response.text)
+        @calls.get(f"http://127.0.0.1:{port}/")
+        async def call(response: Any) -> str:
+            return str(response.text)
 
-            for _ in range(2):
-                assert (await calls.run()).raise_errors()["call"].value == "ok"
-
-    run(main())
+        for _ in range(2):
+            assert (await calls.run()).raise_errors()["call"].value == "ok"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+import operator
 
 import httpx
 import pytest
@@ -11,19 +11,20 @@ from chio_core.errors import ConfigurationError
 from chio_core.outbound import (
     Cache,
     CacheMiddleware,
+    Calls,
     CookieJar,
     DummyCookieJar,
     FastHTTP,
     Session,
     SessionMiddleware,
 )
-from tests.outbound.tools import A, Answer, B, Upstream, redirect_to, run
+from tests.outbound.tools import A, Answer, B, Upstream, redirect_to
 
 LOCAL = "http://127.0.0.1:8001"
 
 
 def setting(*lines: str, status: int = 200) -> Answer:
-    """Answer with these `Set-Cookie` lines at `/login`, and with the cookies that came otherwise."""
+    """Respond with these `Set-Cookie` lines at `/login`, elsewhere with the cookies of the request."""
 
     def answer(request: httpx.Request) -> httpx.Response:
         if request.url.path.endswith("/login"):
@@ -33,16 +34,11 @@ def setting(*lines: str, status: int = 200) -> Answer:
     return answer
 
 
-def browse(jar: CookieJar, answer: Answer, *urls: str, **options: Any) -> list[str | None]:
-    """Fetch these URLs one after the other; return the `Cookie` header of each."""
+async def browse(jar: CookieJar, answer: Answer, *urls: str) -> list[str | None]:
+    """Fetch these URLs one after the other; return the `Cookie` header of each request."""
     upstream = Upstream(answer)
-
-    async def main() -> None:
-        async with upstream.client(Session(jar), **options) as client:
-            for url in urls:
-                await client.get(url)
-
-    run(main())
+    for url in urls:
+        await upstream.fetch(Session(jar), url=url)
     return [request.headers.get("cookie") for request in upstream.seen]
 
 
@@ -51,71 +47,67 @@ def test_f16_cookies_are_captured_and_sent_also_across_runs() -> None:
     jar = CookieJar()
     app = FastHTTP(cookie_jar=jar, transport=upstream.transport)
 
-    @app.get(url=f"{A}/login", tags=["auth"])
-    async def login(response: Any) -> None: ...
-
-    @app.get(url=f"{A}/profile", tags=["protected"])
-    async def profile(response: Any) -> str:
-        return str(response.text)
-
+    app.get(url=f"{A}/login", tags=["auth"])(operator.attrgetter("status"))
+    app.get(url=f"{A}/profile", tags=["protected"])(operator.attrgetter("text"))
     app.run(tags=["auth"])
-    assert app.run(tags=["protected"])["profile"].value == "session_id=s1; lang=de"
-    assert app.run(tags=["protected"])["profile"].value == "session_id=s1; lang=de"
+    for _ in range(2):
+        assert app.run(tags=["protected"])[0].value == "session_id=s1; lang=de"
 
 
-def test_f16_a_cookie_never_leaves_its_host_and_path() -> None:
+async def test_f16_a_cookie_never_leaves_its_host_and_path() -> None:
     urls = [f"{A}/login", f"{A}/x", f"{B}/x", "https://sub.a.example.com/x", "https://example.com/x"]
-    assert browse(CookieJar(), setting("t=1; Path=/"), *urls) == [None, "t=1", None, None, None]
+    assert await browse(CookieJar(), setting("t=1; Path=/"), *urls) == [None, "t=1", None, None, None]
     urls = [f"{A}/login", f"{A}/login/more", f"{A}/other"]
-    assert browse(CookieJar(), setting("t=1; Path=/login"), *urls) == [None, "t=1", None]
+    assert await browse(CookieJar(), setting("t=1; Path=/login"), *urls) == [None, "t=1", None]
 
 
-def test_f16_a_domain_cookie_reaches_the_hosts_below_and_nobody_else() -> None:
+async def test_f16_a_domain_cookie_reaches_the_hosts_below_and_no_other() -> None:
     urls = [f"{A}/login", "https://b.example.com/x", "https://evil-example.com/x", "https://example.org/x"]
-    assert browse(CookieJar(), setting("t=1; Domain=example.com"), *urls) == [None, "t=1", None, None]
+    assert await browse(CookieJar(), setting("t=1; Domain=example.com"), *urls) == [None, "t=1", None, None]
 
 
 @pytest.mark.parametrize("domain", ["com", ".com", "co.uk", "other.example", "x.a.example.com"])
-def test_f16_a_cookie_for_somebody_else_is_refused(domain: str) -> None:
+async def test_f16_a_cookie_for_another_host_is_refused(domain: str) -> None:
     jar = CookieJar()
-    browse(jar, setting(f"t=1; Domain={domain}"), f"{A}/login", "https://a.co.uk/login")
+    await browse(jar, setting(f"t=1; Domain={domain}"), f"{A}/login", "https://a.co.uk/login")
     assert jar.items() == []
 
 
-def test_f16_secure_cookies_travel_over_https_only() -> None:
+async def test_f16_secure_cookies_travel_over_https_only() -> None:
     plain = "http://a.example.com"
-    assert browse(CookieJar(), setting("t=1; Secure"), f"{A}/login", f"{plain}/x", f"{A}/x") == [None, None, "t=1"]
-    assert browse(CookieJar(), setting("t=1; Secure"), f"{plain}/login", f"{A}/x") == [None, None]
+    secure = setting("t=1; Secure")
+    assert await browse(CookieJar(), secure, f"{A}/login", f"{plain}/x", f"{A}/x") == [None, None, "t=1"]
+    assert await browse(CookieJar(), secure, f"{plain}/login", f"{A}/x") == [None, None]
 
 
-def test_f16_a_cookie_ends_when_it_says() -> None:
+async def test_f16_a_cookie_expires_when_it_says() -> None:
     jar = CookieJar()
-    browse(jar, setting("t=1; Max-Age=0"), f"{A}/login")
-    browse(jar, setting("t=1"), f"{A}/login")
-    browse(jar, setting("t=; Expires=Wed, 09 Jun 1999 10:18:14 GMT"), f"{A}/login")
+    await browse(jar, setting("t=1; Max-Age=0"), f"{A}/login")
+    await browse(jar, setting("t=1"), f"{A}/login")
+    await browse(jar, setting("t=; Expires=Wed, 09 Jun 1999 10:18:14 GMT"), f"{A}/login")
     assert jar.items() == []
 
 
-def test_f16_a_redirect_to_another_host_carries_no_cookie() -> None:
+async def test_f16_a_redirect_to_another_host_carries_no_cookie() -> None:
     jar = CookieJar({"t": "x"})
-    sent = browse(jar, redirect_to(f"{B}/end"), f"{A}/start", follow_redirects=True)
+    sent = await browse(jar, redirect_to(f"{B}/end"), f"{A}/start")
     assert sent == ["t=x", None]
 
 
-def test_f16_a_cookie_of_the_call_itself_wins() -> None:
+async def test_f16_a_cookie_of_the_call_itself_wins() -> None:
     upstream = Upstream()
     session = Session(CookieJar({"t": "jar", "u": "jar"}))
-    run(upstream.fetch(session, headers={"Cookie": "t=call; v=1"}))
+    await upstream.fetch(session, headers={"Cookie": "t=call; v=1"})
     assert upstream.last.headers["cookie"] == "t=call; v=1; u=jar"
 
 
-def test_f17_a_cookie_to_begin_with_is_sent_with_the_first_request_and_to_its_host_only() -> None:
-    assert browse(CookieJar({"t": "x"}), setting(), f"{A}/x", f"{B}/x", f"{A}/y") == ["t=x", None, "t=x"]
-    assert browse(CookieJar({"t": "x"}), setting(), f"{LOCAL}/x") == ["t=x"]
-    assert browse(CookieJar({"t": "x"}), setting(), "http://[::1]:9/x", "http://[::1]:9/x") == ["t=x", "t=x"]
-    assert browse(CookieJar({"t": "x"}, domain="b.example.org"), setting(), f"{A}/x", f"{B}/x") == [None, "t=x"]
+async def test_f17_an_initial_cookie_is_sent_with_the_first_request_and_to_its_host_only() -> None:
+    assert await browse(CookieJar({"t": "x"}), setting(), f"{A}/x", f"{B}/x", f"{A}/y") == ["t=x", None, "t=x"]
+    assert await browse(CookieJar({"t": "x"}), setting(), f"{LOCAL}/x") == ["t=x"]
+    assert await browse(CookieJar({"t": "x"}), setting(), "http://[::1]:9/x", "http://[::1]:9/x") == ["t=x", "t=x"]
+    assert await browse(CookieJar({"t": "x"}, domain="b.example.org"), setting(), f"{A}/x", f"{B}/x") == [None, "t=x"]
     wide = CookieJar({"t": "x"}, domain=".example.com")
-    assert browse(wide, setting(), f"{A}/x", f"{B}/x") == ["t=x", None]
+    assert await browse(wide, setting(), f"{A}/x", f"{B}/x") == ["t=x", None]
 
 
 def test_f17_a_cookie_that_would_break_the_header_is_refused() -> None:
@@ -124,9 +116,9 @@ def test_f17_a_cookie_that_would_break_the_header_is_refused() -> None:
             CookieJar({name: value})
 
 
-def test_f18_a_jar_can_be_looked_at_and_emptied() -> None:
+async def test_f18_a_jar_can_be_looked_at_and_emptied() -> None:
     jar = CookieJar({"t": "x"})
-    browse(jar, setting("session_id=s1"), f"{A}/login")
+    await browse(jar, setting("session_id=s1"), f"{A}/login")
     assert jar.get("session_id") == "s1"
     assert jar.get("t", domain="a.example.com") == "x"
     assert jar.get("t", domain="b.example.org") is None
@@ -138,43 +130,33 @@ def test_f18_a_jar_can_be_looked_at_and_emptied() -> None:
     assert "s1" not in repr(jar)
     jar.clear()
     assert jar.items() == []
-    assert browse(jar, setting(), f"{A}/x") == [None]
+    assert await browse(jar, setting(), f"{A}/x") == [None]
 
 
 @pytest.mark.parametrize("origin", [LOCAL, "http://localhost:8001", "http://intranet:8001", "http://[::1]:8001"])
-def test_f19_cookies_of_addresses_and_localhost_need_unsafe(origin: str) -> None:
+async def test_f19_cookies_of_addresses_and_localhost_need_unsafe(origin: str) -> None:
     urls = [f"{origin}/login", f"{origin}/x", origin.replace("8001", "8002") + "/x"]
-    assert browse(CookieJar(), setting("t=1"), *urls) == [None, None, None]
-    assert browse(CookieJar(unsafe=True), setting("t=1"), *urls) == [None, "t=1", None]
+    assert await browse(CookieJar(), setting("t=1"), *urls) == [None, None, None]
+    assert await browse(CookieJar(unsafe=True), setting("t=1"), *urls) == [None, "t=1", None]
 
 
-def test_f20_a_dummy_jar_stores_nothing_and_sends_nothing() -> None:
+async def test_f20_a_dummy_jar_stores_nothing_and_sends_nothing() -> None:
     jar = DummyCookieJar({"t": "x"})
     jar.set("u", "y", domain="a.example.com")
-    assert browse(jar, setting("t=1"), f"{A}/login", f"{A}/x") == [None, None]
+    assert await browse(jar, setting("t=1"), f"{A}/login", f"{A}/x") == [None, None]
     assert jar.items() == []
-    app = FastHTTP(cookie_jar=jar, transport=Upstream(setting("t=1")).transport)
-
-    @app.get(url=f"{A}/login", tags=["a"])
-    async def login(response: Any) -> None: ...
-
-    @app.get(url=f"{A}/x", tags=["b"])
-    async def other(response: Any) -> str:
-        return str(response.text)
-
-    app.run(tags=["a"])
-    assert app.run(tags=["b"])["other"].value == ""
+    calls = Calls(cookie_jar=jar, transport=Upstream(setting("t=1")).transport)
+    for path in ("/login", "/x"):
+        calls.get(url=A + path, tags=[path])(operator.attrgetter("text"))
+        outcomes = await calls.run(tags=[path])
+    assert outcomes[0].value == ""
 
 
-def test_f21_session_and_cache_work_as_one_chain() -> None:
+async def test_f21_session_and_cache_work_as_one_chain() -> None:
     upstream = Upstream(setting("t=1"))
-    chain = SessionMiddleware() | CacheMiddleware(ttl=60)
-
-    async def main() -> list[str]:
-        async with upstream.client(chain) as client:
-            return [(await client.get(f"{A}{path}")).text for path in ("/x", "/x", "/login", "/login", "/x", "/x")]
-
-    assert run(main()) == ["", "", "", "", "t=1", "t=1"]
+    paths = ("/x", "/x", "/login", "/login", "/x", "/x")
+    async with upstream.client(SessionMiddleware() | CacheMiddleware(ttl=60)) as client:
+        assert [(await client.get(A + path)).text for path in paths] == ["", "", "", "", "t=1", "t=1"]
     assert [request.url.path for request in upstream.seen] == ["/x", "/login", "/login", "/x"]
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,12 +11,10 @@ import httpx2
 import pytest
 
 from chio_core.canonical import sha256_hex
-from chio_core.capabilities import issue_capability
 from chio_core.client.client import ChioClient
 from chio_core.errors import ConfigurationError
 from chio_core.models.caller import CallerIdentity
 from chio_core.outbound import (
-    BaseMiddleware,
     BearerAuth,
     Cache,
     Calls,
@@ -33,40 +29,21 @@ from chio_core.outbound import (
 )
 from chio_core.receipts import verify_receipt
 from chio_core.settings import ChioSettings
-from chio_core.signing import SigningKey
 from chio_core.testing import ScriptedSidecar, behaviours
 from tests.hostile import BEHAVIOURS
-from tests.outbound.tools import A, B, Upstream, governed, redirect_to, run
-
-Next = Callable[[Any], Awaitable[Any]]
-KEY = SigningKey(bytes([7]) * 32)
+from tests.outbound.tools import PAY, A, B, Changing, Next, Upstream, governed, grant, redirect_to, token
 
 
-def token(*grants: dict[str, Any], **options: Any) -> str:
-    scope = {"grants": [{"operations": ["invoke"], "constraints": [], **grant} for grant in grants]}
-    options = {"subject": KEY.public_hex, "ttl_seconds": 24 * 3600, **options}
-    return issue_capability(KEY, scope=scope, **options).to_header()
-
-
-def grant(server: str, tool: str, *domains: str) -> dict[str, Any]:
-    constraints = [{"type": "domain_exact", "value": domain} for domain in domains]
-    return {"server_id": server, "tool_name": tool, "constraints": constraints}
-
-
-PAY = token(grant("payments", "charge"))
-
-
-def test_f24_an_approval_for_the_other_side_is_not_presented_to_our_sidecar() -> None:
+async def test_f24_an_approval_for_the_other_side_is_not_presented_to_our_sidecar() -> None:
     sidecar, upstream = ScriptedSidecar(), Upstream()
-    run(upstream.fetch(governed(sidecar), headers={"x-chio-approval": "apr-1"}))
+    await upstream.fetch(governed(sidecar), headers={"x-chio-approval": "apr-1"})
     assert "approval_token" not in sidecar.asked[0].document
     assert upstream.last.headers["x-chio-approval"] == "apr-1"
 
 
 async def test_f24_each_hop_is_decided_once_and_has_its_own_receipt() -> None:
     sidecar, upstream = ScriptedSidecar(), Upstream(redirect_to(f"{B}/end?q=1"))
-    async with upstream.client(governed(sidecar), follow_redirects=True) as client:
-        response = await client.get(f"{A}/start")
+    response = await upstream.fetch(governed(sidecar), url=f"{A}/start")
     assert [asked.path for asked in sidecar.asked] == ["/https/a.example.com/start", "/https/b.example.org/end"]
     receipts = [receipt_of(hop) for hop in (*response.history, response)]
     assert len({receipt.id for receipt in receipts if receipt}) == 2
@@ -78,10 +55,10 @@ async def test_f24_each_hop_is_decided_once_and_has_its_own_receipt() -> None:
     assert decision_of(response).verdict == "allow"
 
 
-def test_f24_a_denied_call_never_reaches_the_network() -> None:
+async def test_f24_a_denied_call_never_reaches_the_network() -> None:
     sidecar, upstream = ScriptedSidecar(behaviours.DENY), Upstream()
     with pytest.raises(OutboundDenied) as refused:
-        run(upstream.fetch(governed(sidecar), method="POST", url=f"{A}/x?key=secret", content=b"1"))
+        await upstream.fetch(governed(sidecar), method="POST", url=f"{A}/x?key=secret", content=b"1")
     assert upstream.hits == 0
     error = refused.value
     assert error.receipt is not None
@@ -89,44 +66,34 @@ def test_f24_a_denied_call_never_reaches_the_network() -> None:
     assert str(error) == f"POST {A}/x was not sent: side-effect route requires a capability token"
 
 
-def test_f24_a_denied_redirect_stops_at_its_first_hop() -> None:
-    def script(asked: Any) -> Any:
-        return behaviours.ALLOW if "/a.example.com/" in asked.path else behaviours.DENY
-
-    sidecar, upstream = ScriptedSidecar(script), Upstream(redirect_to(f"{B}/end"))
-
-    async def main() -> None:
-        async with upstream.client(governed(sidecar), follow_redirects=True) as client:
-            await client.get(f"{A}/start")
-
+async def test_f24_a_denied_redirect_stops_at_its_first_hop() -> None:
+    sidecar = ScriptedSidecar(lambda asked: behaviours.ALLOW if "/a.example." in asked.path else behaviours.DENY)
+    upstream = Upstream(redirect_to(f"{B}/end"))
     with pytest.raises(OutboundDenied) as refused:
-        run(main())
+        await upstream.fetch(governed(sidecar), url=f"{A}/start")
     assert refused.value.hop == 2
     assert [request.url.host for request in upstream.seen] == ["a.example.com"]
 
 
 @pytest.mark.parametrize("name", [name for name, one in BEHAVIOURS.items() if name != "allow" and not one.slow])
 def test_f24_whatever_the_sidecar_does_nothing_is_sent_without_an_allow(name: str) -> None:
-    behaviour = BEHAVIOURS[name]
-    sidecar, upstream = ScriptedSidecar(behaviour), Upstream()
+    sidecar, upstream = ScriptedSidecar(BEHAVIOURS[name]), Upstream()
     try:
-        response = run(upstream.fetch(governed(sidecar)))
+        response = asyncio.run(upstream.fetch(governed(sidecar)))
     except OutboundDenied:
         assert upstream.hits == 0
     else:
         assert decision_of(response).verdict == "allow"
 
 
-def test_f24_the_question_describes_what_is_sent() -> None:
+async def test_f24_the_evaluated_request_describes_the_send() -> None:
     sidecar, upstream = ScriptedSidecar(), Upstream()
-    run(
-        upstream.fetch(
-            governed(sidecar),
-            method="PUT",
-            url="http://user:pass@a.example.com:8080/a%2Fb/%C3%BC?x=1&y=%20",
-            json={"n": 1},
-            headers={"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"},
-        )
+    await upstream.fetch(
+        governed(sidecar),
+        method="PUT",
+        url="http://user:pass@a.example.com:8080/a%2Fb/%C3%BC?x=1&y=%20",
+        json={"n": 1},
+        headers={"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"},
     )
     (asked,) = sidecar.asked
     assert asked.method == "PUT"
@@ -139,20 +106,20 @@ def test_f24_the_question_describes_what_is_sent() -> None:
     assert "pass" not in asked.body.decode()
 
 
-def test_f24_a_streamed_body_is_hashed_whole_and_sent_whole() -> None:
+async def test_f24_a_streamed_body_is_hashed_whole_and_sent_whole() -> None:
     sidecar, upstream = ScriptedSidecar(), Upstream()
 
     async def pieces() -> Any:
         for piece in (b"one", b"two"):
             yield piece
 
-    run(upstream.fetch(governed(sidecar), method="POST", content=pieces()))
+    await upstream.fetch(governed(sidecar), method="POST", content=pieces())
     assert sidecar.asked[0].document["body_hash"] == sha256_hex(b"onetwo")
     assert upstream.last.content == b"onetwo"
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_a_body_above_the_limit_is_refused_without_asking(streamed: bool) -> None:
+async def test_a_body_above_the_limit_is_refused_without_the_sidecar(streamed: bool) -> None:
     sidecar, upstream, taken = ScriptedSidecar(), Upstream(), []
 
     async def pieces() -> Any:
@@ -162,31 +129,31 @@ def test_a_body_above_the_limit_is_refused_without_asking(streamed: bool) -> Non
 
     member = GovernOutbound(sidecar.client(max_body_bytes=10))
     with pytest.raises(OutboundDenied) as refused:
-        run(upstream.fetch(member, method="POST", content=pieces() if streamed else b"x" * 11))
+        await upstream.fetch(member, method="POST", content=pieces() if streamed else b"x" * 11)
     assert refused.value.denial.status == 413
     assert taken == ([0, 1, 2] if streamed else []), "it is not read to its end"
     assert (len(sidecar.asked), upstream.hits) == (0, 0)
 
 
-def test_a_host_header_that_names_another_host_is_refused() -> None:
+async def test_a_host_header_that_names_another_host_is_refused() -> None:
     sidecar, upstream = ScriptedSidecar(), Upstream()
     with pytest.raises(OutboundDenied, match="only the URL can be judged"):
-        run(upstream.fetch(governed(sidecar), headers={"Host": "b.example.org"}))
-    run(upstream.fetch(governed(sidecar), headers={"Host": "A.example.com:443"}))
+        await upstream.fetch(governed(sidecar), headers={"Host": "b.example.org"})
+    await upstream.fetch(governed(sidecar), headers={"Host": "A.example.com:443"})
     assert (len(sidecar.asked), upstream.hits) == (1, 1)
 
 
-def test_an_unknown_method_is_refused_without_asking() -> None:
+async def test_an_unknown_method_is_refused_without_the_sidecar() -> None:
     sidecar, upstream = ScriptedSidecar(), Upstream()
     with pytest.raises(OutboundDenied) as refused:
-        run(upstream.fetch(governed(sidecar), method="PROPFIND"))
+        await upstream.fetch(governed(sidecar), method="PROPFIND")
     assert refused.value.denial.status == 405
     assert (len(sidecar.asked), upstream.hits) == (0, 0)
 
 
-def test_the_tool_is_the_callers_choice_and_needs_a_capability_that_grants_it() -> None:
+async def test_the_tool_is_the_callers_choice_and_needs_a_capability_that_grants_it() -> None:
     sidecar, upstream = ScriptedSidecar(), Upstream()
-    run(upstream.fetch(governed(sidecar, tool=("payments", "charge"), capability=PAY)))
+    await upstream.fetch(governed(sidecar, tool=("payments", "charge"), capability=PAY))
     asked = sidecar.asked[0]
     assert (asked.document["tool_server"], asked.document["tool_name"]) == ("payments", "charge")
     assert asked.document["arguments"] == {"method": "GET", "url": f"{A}/x"}
@@ -194,41 +161,36 @@ def test_the_tool_is_the_callers_choice_and_needs_a_capability_that_grants_it() 
     assert "x-chio-capability" not in upstream.last.headers
     for capability, status in ((None, 401), (token(grant("payments", "refund")), 403)):
         with pytest.raises(OutboundDenied) as refused:
-            run(upstream.fetch(governed(sidecar, tool=("payments", "charge"), capability=capability)))
+            await upstream.fetch(governed(sidecar, tool=("payments", "charge"), capability=capability))
         assert refused.value.denial.status == status
         assert refused.value.receipt is not None
     assert upstream.hits == 1
 
 
-def test_a_grant_can_be_bound_to_a_host_and_a_redirect_does_not_get_around_it() -> None:
+async def test_a_grant_can_be_bound_to_a_host_and_a_redirect_does_not_get_around_it() -> None:
     sidecar, upstream = ScriptedSidecar(), Upstream(redirect_to(f"{B}/end"))
     bound = token(grant("payments", "charge", "a.example.com"))
     member = governed(sidecar, tool=("payments", "charge"), capability=bound)
-
-    async def main() -> None:
-        async with upstream.client(member, follow_redirects=True) as client:
-            await client.get(f"{A}/start")
-
     with pytest.raises(OutboundDenied, match=r"b\.example\.org/end was not sent"):
-        run(main())
+        await upstream.fetch(member, url=f"{A}/start")
     assert upstream.hits == 1
     assert len(sidecar.asked) == 2
 
 
-def test_tools_can_be_named_by_host_and_other_hosts_are_refused_unasked() -> None:
+async def test_tools_can_be_named_by_host_and_other_hosts_are_refused_without_the_sidecar() -> None:
     sidecar, upstream = ScriptedSidecar(), Upstream()
     tools = {"a.example.com": ("a", "read"), "b.example.org": ("b", "read")}
     member = governed(sidecar, tool=tools, capability=token(grant("a", "read"), grant("b", "read")))
-    run(upstream.fetch(member, url=f"{A}/x"))
-    run(upstream.fetch(member, url=f"{B}/x"))
+    await upstream.fetch(member, url=f"{A}/x")
+    await upstream.fetch(member, url=f"{B}/x")
     assert [asked.document["tool_server"] for asked in sidecar.asked] == ["a", "b"]
     for url in ("https://c.example.net/x", f"{A}:8443/x"):
         with pytest.raises(OutboundDenied, match="no tool is named for"):
-            run(upstream.fetch(member, url=url))
+            await upstream.fetch(member, url=url)
     assert len(sidecar.asked) == 2
 
 
-def test_a_function_may_choose_the_tool_and_an_async_one_the_capability() -> None:
+async def test_a_function_may_choose_the_tool_and_an_async_one_the_capability() -> None:
     sidecar, upstream = ScriptedSidecar(), Upstream()
 
     async def capability(request: Any) -> str:
@@ -241,62 +203,56 @@ def test_a_function_may_choose_the_tool_and_an_async_one_the_capability() -> Non
         capability=capability,
         arguments=lambda request: {"body": request.content.decode()},
     )
-    run(upstream.fetch(member))
-    run(upstream.fetch(member, method="POST", content=b"5"))
+    await upstream.fetch(member)
+    await upstream.fetch(member, method="POST", content=b"5")
     assert "tool_server" not in sidecar.asked[0].document
     assert sidecar.asked[1].document["arguments"] == {"body": "5"}
 
 
-def test_the_capability_of_the_request_itself_is_presented_when_no_other_is_given() -> None:
+async def test_the_capability_of_the_request_itself_is_presented_when_no_other_is_given() -> None:
     sidecar, upstream = ScriptedSidecar(), Upstream()
-    run(upstream.fetch(governed(sidecar, tool=("payments", "charge")), headers={"X-Chio-Capability": PAY}))
+    await upstream.fetch(governed(sidecar, tool=("payments", "charge")), headers={"X-Chio-Capability": PAY})
     assert sidecar.asked[0].capability_text == PAY
     assert upstream.last.headers["x-chio-capability"] == PAY
 
 
-def test_a_redirect_to_another_host_carries_neither_capability_nor_authorization() -> None:
+async def test_a_redirect_to_another_host_carries_neither_capability_nor_authorization() -> None:
     sidecar, upstream = ScriptedSidecar(), Upstream(redirect_to(f"{B}/end", 307))
     member = governed(sidecar, capability=PAY, forward_to=["a.example.com", "b.example.org"])
-
-    async def main(*members: Any, **headers: str) -> None:
-        async with upstream.client(*members, follow_redirects=True) as client:
-            await client.post(f"{A}/start", content=b"1", headers=headers)
-
-    run(main(member, BearerAuth("outer"), authorization="Bearer own"))
-    run(main(governed(sidecar), **{"X-Chio-Capability": PAY}))
+    for members, headers in (
+        ((member, BearerAuth("outer")), {"Authorization": "Bearer own"}),
+        ((governed(sidecar),), {"X-Chio-Capability": PAY}),
+    ):
+        await upstream.fetch(*members, method="POST", url=f"{A}/start", content=b"1", headers=headers)
     for first, second in (upstream.seen[:2], upstream.seen[2:]):
         assert first.headers["x-chio-capability"] == PAY
         assert "x-chio-capability" not in second.headers
         assert "authorization" not in second.headers
         assert second.content == b"1"
-    # Our own sidecar is still told; the token of the request itself stayed behind.
+    # The sidecar still sees the member's capability; that of the request was removed.
     assert [asked.capability_text for asked in sidecar.asked] == [PAY, PAY, PAY, None]
 
 
-def test_the_caller_is_the_outgoing_credential_or_who_is_named() -> None:
+async def test_the_caller_is_the_outgoing_credential_or_who_is_named() -> None:
     sidecar, upstream = ScriptedSidecar(), Upstream()
-    run(upstream.fetch(governed(sidecar), headers={"Authorization": "Bearer own"}))
+    await upstream.fetch(governed(sidecar), headers={"Authorization": "Bearer own"})
     named = CallerIdentity.bearer("incoming")
-    run(upstream.fetch(governed(sidecar, caller=named), headers={"Authorization": "Bearer own"}))
+    await upstream.fetch(governed(sidecar, caller=named), headers={"Authorization": "Bearer own"})
     assert [asked.document["caller"]["subject"] for asked in sidecar.asked] == [
         CallerIdentity.bearer("own").subject,
         named.subject,
     ]
 
 
-def test_a_cache_inside_saves_the_send_and_never_the_decision() -> None:
+async def test_a_cache_inside_saves_the_send_and_never_the_decision() -> None:
     sidecar, upstream = ScriptedSidecar(), Upstream()
-
-    async def main() -> list[Any]:
-        async with upstream.client(governed(sidecar), Cache(ttl=60)) as client:
-            return [receipt_of(await client.get(f"{A}/x")) for _ in range(2)]
-
-    receipts = run(main())
-    assert len({receipt.id for receipt in receipts}) == 2
-    assert (len(sidecar.asked), upstream.hits) == (2, 1)
-    sidecar.script = behaviours.DENY
-    with pytest.raises(OutboundDenied):
-        run(main())
+    async with upstream.client(governed(sidecar), Cache(ttl=60)) as client:
+        receipts = [receipt_of(await client.get(f"{A}/x")) for _ in range(2)]
+        assert len({receipt.id for receipt in receipts}) == 2
+        assert (len(sidecar.asked), upstream.hits) == (2, 1)
+        sidecar.script = behaviours.DENY
+        with pytest.raises(OutboundDenied):
+            await client.get(f"{A}/x")
 
 
 def test_a_cache_outside_is_an_order_that_cannot_work() -> None:
@@ -307,15 +263,15 @@ def test_a_cache_outside_is_an_order_that_cannot_work() -> None:
     ChioTransport(Upstream().transport, cache)  # nothing to get around
 
 
-def test_two_callers_or_capabilities_never_share_a_cached_answer() -> None:
+async def test_two_callers_or_capabilities_never_share_a_cached_answer() -> None:
     sidecar, upstream, cache = ScriptedSidecar(), Upstream(), Cache(ttl=60)
     alice, bob = CallerIdentity.bearer("alice"), CallerIdentity.bearer("bob")
     for caller, capability in ((alice, PAY), (bob, PAY), (alice, token(grant("x", "y"))), (alice, PAY), (bob, PAY)):
-        run(upstream.fetch(governed(sidecar, caller=caller, capability=capability), cache))
+        await upstream.fetch(governed(sidecar, caller=caller, capability=capability), cache)
     assert upstream.hits == 3
 
 
-def test_it_cannot_be_disabled_filtered_or_moved() -> None:
+async def test_it_cannot_be_disabled_filtered_or_moved() -> None:
     member = governed(ScriptedSidecar())
     for name, value in (("__enabled__", False), ("enabled", False), ("__methods__", ["GET"]), ("__priority__", 5)):
         with pytest.raises(ConfigurationError, match="cannot be disabled, filtered or moved"):
@@ -329,7 +285,7 @@ def test_it_cannot_be_disabled_filtered_or_moved() -> None:
 
     sidecar, upstream = ScriptedSidecar(behaviours.DENY), Upstream()
     with pytest.raises(OutboundDenied):
-        run(upstream.fetch(Off(sidecar.client())))
+        await upstream.fetch(Off(sidecar.client()))
 
 
 def test_there_is_only_one_and_only_it_gives_the_decision() -> None:
@@ -347,24 +303,23 @@ def test_there_is_only_one_and_only_it_gives_the_decision() -> None:
         MiddlewareChain(Pretender())
 
 
-def test_nothing_outside_may_answer_with_success() -> None:
+async def test_no_outer_member_may_answer_with_success() -> None:
     sidecar, upstream = ScriptedSidecar(), Upstream()
 
     def answering(status: int) -> Any:
         async def shortcut(request: Any, following: Next) -> Any:
             return httpx.Response(status)
 
-        chain = MiddlewareChain(governed(sidecar))
-        return chain.add(shortcut, priority=-1)
+        return MiddlewareChain(governed(sidecar)).add(shortcut, priority=-1)
 
     for status in (200, 302):
         with pytest.raises(ConfigurationError, match=f"shortcut answered {status} without a decision"):
-            run(upstream.fetch(answering(status)))
-    assert run(upstream.fetch(answering(429))).status_code == 429
+            await upstream.fetch(answering(status))
+    assert (await upstream.fetch(answering(429))).status_code == 429
     assert (len(sidecar.asked), upstream.hits) == (0, 0)
 
 
-def test_a_denial_cannot_be_swallowed_into_a_success() -> None:
+async def test_a_denial_cannot_be_swallowed_into_a_success() -> None:
     async def swallowing(request: Any, following: Next) -> Any:
         try:
             return await following(request)
@@ -374,19 +329,8 @@ def test_a_denial_cannot_be_swallowed_into_a_success() -> None:
     upstream = Upstream()
     chain = MiddlewareChain(governed(ScriptedSidecar(behaviours.DENY))).add(swallowing, priority=-1)
     with pytest.raises(ConfigurationError, match="swallowing answered 200 without a decision"):
-        run(upstream.fetch(chain))
+        await upstream.fetch(chain)
     assert upstream.hits == 0
-
-
-class Changing(BaseMiddleware):
-    """Changes a request after, or before, the decision."""
-
-    def __init__(self, priority: int, **changes: Any) -> None:
-        self.__priority__ = priority
-        self.changes = changes
-
-    async def request(self, method: str, url: str, kwargs: dict[str, Any]) -> dict[str, Any]:
-        return {**kwargs, **self.changes}
 
 
 CHANGES: list[dict[str, Any]] = [
@@ -398,21 +342,21 @@ CHANGES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("changes", CHANGES)
-def test_what_was_decided_about_is_what_is_sent(changes: dict[str, Any]) -> None:
+async def test_the_request_of_the_decision_is_sent_unchanged(changes: dict[str, Any]) -> None:
     sidecar, upstream = ScriptedSidecar(), Upstream()
     with pytest.raises(ConfigurationError, match="give it a priority below 0"):
-        run(upstream.fetch(governed(sidecar), Changing(1, **changes), method="POST", content=b"1"))
+        await upstream.fetch(governed(sidecar), Changing(1, **changes), method="POST", content=b"1")
     assert upstream.hits == 0
 
 
-def test_changes_before_the_decision_are_decided_about() -> None:
+async def test_changes_before_the_decision_are_decided_about() -> None:
     sidecar, upstream = ScriptedSidecar(), Upstream()
-    run(upstream.fetch(governed(sidecar), Changing(-1, **CHANGES[1]), method="POST", content=b"1"))
+    await upstream.fetch(governed(sidecar), Changing(-1, **CHANGES[1]), method="POST", content=b"1")
     assert sidecar.asked[0].document["body_hash"] == sha256_hex(b"other")
     assert upstream.last.content == b"other"
 
 
-def test_another_url_or_method_after_the_decision_is_not_sent() -> None:
+async def test_another_url_or_method_after_the_decision_is_not_sent() -> None:
     async def elsewhere(request: Any, following: Next) -> Any:
         return await following(httpx.Request("GET", f"{B}/x"))
 
@@ -423,33 +367,27 @@ def test_another_url_or_method_after_the_decision_is_not_sent() -> None:
     upstream = Upstream()
     for member in (elsewhere, deleting):
         with pytest.raises(ConfigurationError, match="after the decision"):
-            run(upstream.fetch(governed(ScriptedSidecar()), member))
+            await upstream.fetch(governed(ScriptedSidecar()), member)
     assert upstream.hits == 0
 
 
-def test_headers_added_after_the_decision_are_sent() -> None:
+async def test_headers_added_after_the_decision_are_sent() -> None:
     upstream = Upstream()
-    run(upstream.fetch(governed(ScriptedSidecar()), Changing(1, headers={"X-Late": "1"})))
+    await upstream.fetch(governed(ScriptedSidecar()), Changing(1, headers={"X-Late": "1"}))
     assert upstream.last.headers["x-late"] == "1"
 
 
-class Twice(Flow):
-    """Sends everything twice."""
+async def test_a_repetition_is_a_further_decision_or_refused() -> None:
+    async def twice(request: Any, following: Next) -> Any:
+        await following(request)
+        return await following(request)
 
-    def __init__(self, priority: int) -> None:
-        self.__priority__ = priority
-
-    def flow(self, request: Any) -> Any:
-        yield request
-        return (yield request)
-
-
-def test_a_repetition_is_decided_anew_or_refused() -> None:
     sidecar, upstream = ScriptedSidecar(), Upstream()
-    run(upstream.fetch(governed(sidecar), Twice(-1)))
+    chain = MiddlewareChain(governed(sidecar))
+    await upstream.fetch(MiddlewareChain(chain).add(twice, priority=-1))
     assert (len(sidecar.asked), upstream.hits) == (2, 2)
     with pytest.raises(ConfigurationError, match="twice under one decision"):
-        run(upstream.fetch(governed(sidecar), Twice(1)))
+        await upstream.fetch(MiddlewareChain(chain).add(twice, priority=1))
     assert (len(sidecar.asked), upstream.hits) == (3, 3)
 
 
@@ -461,42 +399,40 @@ async def test_overlapping_calls_keep_their_own_receipts() -> None:
     assert patterns == [f"/https/a.example.com/{number}" for number in range(20)]
 
 
-def test_an_unreachable_sidecar_refuses_and_fail_open_is_marked() -> None:
+async def test_an_unreachable_sidecar_refuses_and_fail_open_is_marked() -> None:
     sidecar, upstream = ScriptedSidecar(behaviours.REFUSE), Upstream()
     with pytest.raises(OutboundDenied) as refused:
-        run(upstream.fetch(governed(sidecar)))
+        await upstream.fetch(governed(sidecar))
     assert refused.value.denial.status == 503
     assert refused.value.receipt is None
-    response = run(upstream.fetch(GovernOutbound(sidecar.client(fail_open=True))))
+    response = await upstream.fetch(GovernOutbound(sidecar.client(fail_open=True)))
     assert receipt_of(response) is None
     assert decision_of(response).passthrough is not None
     with pytest.raises(OutboundDenied):
-        run(upstream.fetch(GovernOutbound(sidecar.client(fail_open=True), tool=("a", "b"), capability=PAY)))
+        await upstream.fetch(GovernOutbound(sidecar.client(fail_open=True), tool=("a", "b"), capability=PAY))
 
 
-def test_an_ungoverned_response_has_no_receipt() -> None:
-    response = run(Upstream().fetch())
+async def test_an_ungoverned_response_has_no_receipt() -> None:
+    response = await Upstream().fetch()
     assert decision_of(response) is None
     assert receipt_of(response) is None
 
 
-def test_a_denied_call_does_not_stop_the_others_of_its_run() -> None:
-    def script(asked: Any) -> Any:
-        return behaviours.DENY if asked.path.endswith("/secret") else behaviours.ALLOW
-
-    calls = Calls(middleware=governed(ScriptedSidecar(script)), transport=Upstream().transport)
+async def test_a_denied_call_does_not_stop_the_others_of_its_run() -> None:
+    sidecar = ScriptedSidecar(lambda asked: behaviours.DENY if "/secret" in asked.path else behaviours.ALLOW)
+    calls = Calls(middleware=governed(sidecar), transport=Upstream().transport)
     calls.get(f"{A}/open")(lambda response: response.json())
 
     @calls.get(f"{A}/secret")
     async def secret(response: Any) -> None: ...
 
-    outcomes = run(calls.run())
+    outcomes = await calls.run()
     assert outcomes[0].value == {"path": "/open"}
     assert isinstance(outcomes["secret"].error, OutboundDenied)
 
 
 async def test_httpx2_is_governed_as_well() -> None:
-    sidecar, upstream = ScriptedSidecar(), Upstream(redirect_to_2(f"{B}/end"), library=httpx2)
+    sidecar, upstream = ScriptedSidecar(), Upstream(redirect_to(f"{B}/end", 307, httpx2), library=httpx2)
     transport = ChioTransport(upstream.transport, governed(sidecar), BearerAuth("t"))
     async with httpx2.AsyncClient(transport=transport, follow_redirects=True) as client:
         response = await client.post(f"{A}/start", content=b"1")
@@ -505,16 +441,7 @@ async def test_httpx2_is_governed_as_well() -> None:
     assert "authorization" not in upstream.last.headers
 
 
-def redirect_to_2(where: str) -> Any:
-    def answer(request: Any) -> Any:
-        if request.url.path == "/start":
-            return httpx2.Response(307, headers={"location": where})
-        return httpx2.Response(200)
-
-    return answer
-
-
-def test_what_cannot_work_is_said_at_once() -> None:
+async def test_wrong_arguments_are_refused_at_once() -> None:
     sidecar = ScriptedSidecar()
     for tool in ("payments", ("payments",), ("payments", ""), {"a.example.com": "x"}):
         with pytest.raises(ConfigurationError, match="takes a pair"):
@@ -524,16 +451,10 @@ def test_what_cannot_work_is_said_at_once() -> None:
     with pytest.raises(ConfigurationError, match="needs a SyncChioClient"):
         SyncChioTransport(Upstream().transport, governed(sidecar))
     with pytest.raises(ConfigurationError, match="must give the token's text"):
-        run(Upstream().fetch(governed(sidecar, capability=lambda request: 5)))
+        await Upstream().fetch(governed(sidecar, capability=lambda request: 5))
 
 
-@pytest.fixture
-def embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ChioSettings:
-    monkeypatch.setenv("CHIO_TRUSTED_ISSUER_KEYS", KEY.public_hex)
-    return ChioSettings(sidecar_url=f"embedded:{tmp_path / 'receipts.sqlite3'}", _env_file=None)
-
-
-async def test_the_embedded_sidecar_judges_stores_and_binds_to_the_host(embedded: ChioSettings) -> None:
+async def test_the_embedded_sidecar_decides_stores_and_binds_to_the_host(embedded: ChioSettings) -> None:
     upstream = Upstream()
     bound = token(grant("payments", "charge", "a.example.com"))
     async with ChioClient(embedded) as client:

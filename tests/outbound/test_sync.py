@@ -29,7 +29,6 @@ from chio_core.outbound import (
 )
 from chio_core.testing import ScriptedSidecar, behaviours
 from chio_core.testing.wire import Call
-from tests.outbound.test_rows_governed import PAY
 from tests.outbound.test_rows_hooks import (
     BearerAuthMiddleware,
     ErrorTrackingMiddleware,
@@ -39,7 +38,7 @@ from tests.outbound.test_rows_hooks import (
     WriteOpMiddleware,
     refusing,
 )
-from tests.outbound.tools import A, B, Upstream, redirect_to
+from tests.outbound.tools import PAY, A, B, Upstream, redirect_to
 
 
 class Direct:
@@ -122,7 +121,7 @@ def test_an_asynchronous_function_is_refused() -> None:
 def test_each_hop_is_decided_and_credentials_stay_behind() -> None:
     sidecar, upstream = ScriptedSidecar(), Upstream(redirect_to(f"{B}/end", 307))
     member = governed(sidecar, capability=PAY, forward_to=["a.example.com"])
-    with upstream.sync_client(member, BearerAuth("t"), TraceId(), follow_redirects=True) as client:
+    with upstream.sync_client(member, BearerAuth("t"), TraceId()) as client:
         response = client.post(f"{A}/start", content=iter([b"one", b"two"]))
     assert [asked.path for asked in sidecar.asked] == ["/https/a.example.com/start", "/https/b.example.org/end"]
     assert receipt_of(response) is not None

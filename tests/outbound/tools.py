@@ -1,37 +1,29 @@
-"""What the tests of outgoing calls share: an upstream that keeps what it was sent, and clients around it."""
+"""Shared by the tests of outgoing calls: an upstream that keeps its requests, and clients around it."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import httpx
 
-from chio_core.outbound import ChioTransport, GovernOutbound, SyncChioTransport, no_cookies
+from chio_core.capabilities import issue_capability
+from chio_core.outbound import BaseMiddleware, ChioTransport, GovernOutbound, SyncChioTransport, no_cookies
+from chio_core.signing import SigningKey
 from chio_core.testing import ScriptedSidecar
 
-T = TypeVar("T")
 Answer = Callable[[httpx.Request], httpx.Response]
+Next = Callable[[Any], Awaitable[Any]]
 A = "https://a.example.com"
 B = "https://b.example.org"
-
-
-def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine in a loop of its own; one that hangs has failed."""
-
-    async def bounded() -> T:
-        async with asyncio.timeout(20):
-            return await main
-
-    return asyncio.run(bounded())
+KEY = SigningKey(bytes([7]) * 32)
 
 
 class Upstream:
-    """Answers without a network, and keeps each request.
+    """Responds without a network, and keeps each request.
 
     Args:
-        answer: gives the response; by default 200 with the path.
+        answer: makes the response; by default 200 with the path.
         library: httpx or httpx2.
     """
 
@@ -52,27 +44,56 @@ class Upstream:
     def hits(self) -> int:
         return len(self.seen)
 
-    def client(self, *members: Any, **options: Any) -> httpx.AsyncClient:
-        return httpx.AsyncClient(transport=ChioTransport(self.transport, *members), cookies=no_cookies(), **options)
+    def client(self, *members: Any) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            transport=ChioTransport(self.transport, *members), cookies=no_cookies(), follow_redirects=True
+        )
 
-    def sync_client(self, *members: Any, **options: Any) -> httpx.Client:
-        return httpx.Client(transport=SyncChioTransport(self.transport, *members), cookies=no_cookies(), **options)
+    def sync_client(self, *members: Any) -> httpx.Client:
+        return httpx.Client(
+            transport=SyncChioTransport(self.transport, *members), cookies=no_cookies(), follow_redirects=True
+        )
 
     async def fetch(self, *members: Any, method: str = "GET", url: str = f"{A}/x", **options: Any) -> httpx.Response:
         async with self.client(*members) as client:
             return await client.request(method, url, **options)
 
 
+class Changing(BaseMiddleware):
+    """Changes each request."""
+
+    def __init__(self, priority: int, **changes: Any) -> None:
+        self.__priority__ = priority
+        self.changes = changes
+
+    async def request(self, method: str, url: str, kwargs: dict[str, Any]) -> dict[str, Any]:
+        return {**kwargs, **self.changes}
+
+
 def governed(sidecar: ScriptedSidecar, **options: Any) -> GovernOutbound:
     return GovernOutbound(sidecar.client(), **options)
 
 
-def redirect_to(where: str, status: int = 302) -> Answer:
-    """Answer `/start` with a redirect, everything else with 200."""
+def redirect_to(where: str, status: int = 302, library: Any = httpx) -> Answer:
+    """Redirect `/start`; respond to everything else with 200."""
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def answer(request: Any) -> Any:
         if request.url.path == "/start":
-            return httpx.Response(status, headers={"location": where})
-        return httpx.Response(200, text="arrived")
+            return library.Response(status, headers={"location": where})
+        return library.Response(200, text="arrived")
 
     return answer
+
+
+def token(*grants: dict[str, Any], **options: Any) -> str:
+    scope = {"grants": [{"operations": ["invoke"], "constraints": [], **grant} for grant in grants]}
+    options = {"subject": KEY.public_hex, "ttl_seconds": 24 * 3600, **options}
+    return issue_capability(KEY, scope=scope, **options).to_header()
+
+
+def grant(server: str, tool: str, *domains: str) -> dict[str, Any]:
+    constraints = [{"type": "domain_exact", "value": domain} for domain in domains]
+    return {"server_id": server, "tool_name": tool, "constraints": constraints}
+
+
+PAY = token(grant("payments", "charge"))
