@@ -1,7 +1,7 @@
-"""Why a request was refused, which rule that was, and which capability would pass.
+"""Why a request was refused, by which rule, and which capability would be allowed.
 
-Nothing is asked of a sidecar and nothing is stored: everything is read out of the refusal itself, a stored
-receipt, or a token that is held against the same rules as the sidecar's engine.
+Nothing is sent to a sidecar and nothing is stored: everything comes from the refusal itself, a stored receipt, or a
+token that is checked by the same rules as in the sidecar's engine.
 """
 
 from __future__ import annotations

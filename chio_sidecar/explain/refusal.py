@@ -1,4 +1,4 @@
-"""Refusal: what is known of one refusal, whichever document it was read from."""
+"""Refusal: the facts about one refusal, from any document that states it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from chio_core.errors import InvalidDocument
 from chio_sidecar.policy.approvals import APPROVAL_ID
-from chio_sidecar.records.observed import METADATA as ENFORCEMENT
+from chio_sidecar.policy.rules import rule_of
+from chio_sidecar.records.observed import enforcement
 
 _PUBLISHED_CODES: Final = {
     "CHIO_APPROVAL_REQUIRED": "chio_approval_required",
@@ -27,22 +28,24 @@ _PUBLISHED_CODES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Facts about one refusal, or about one decision when it was read from a receipt.
+    """Facts about one refusal, or about one decision if it was read from a receipt.
 
     Attributes:
-        verdict: of the sidecar; None when the document does not state it.
-        code: wire code of a problem document; None when it was read from a receipt.
+        verdict: of the sidecar; None if the document does not state it.
+        code: wire code of a problem document; None for a receipt.
+        rule: id of the rule that refused, from a receipt of this kind of sidecar.
         reason: the exact text.
-        status: HTTP status, when known.
+        status: HTTP status, if known.
         route: route pattern of the receipt.
         details: further texts of the deny, for example `required_scope`, `hint` and `approval_id`.
-        observed: the application only watched (observe mode), so the request ran.
-        requires: what its route asked for, `server/tool` or a text without a slash for any; told in observe mode only.
+        observed: the application was in observe mode, so the request ran.
+        requires: what its route requires, `server/tool` or a text without a slash for any; stated in observe mode only.
         capability_id: of the valid capability that was presented.
     """
 
     verdict: str | None = None
     code: str | None = None
+    rule: str | None = None
     reason: str | None = None
     guard: str | None = None
     status: int | None = None
@@ -57,22 +60,22 @@ class Refusal:
 
     @property
     def allowed(self) -> bool:
-        """True when the sidecar allowed the request."""
+        """True if the sidecar allowed the request."""
         return self.verdict == "allow" and self.code is None
 
     @property
     def waits(self) -> bool:
-        """True when a person was asked."""
+        """True if the request waits for an approval."""
         return self.verdict == "incomplete" and "approval_id" in self.details
 
     @property
     def lacks_capability(self) -> bool:
-        """True when it was allowed and its route asked for a capability that was not presented."""
+        """True if the request was allowed, and its route requires a capability that was not presented."""
         return self.allowed and self.requires is not None and self.capability_id is None
 
 
 def read_refusal(document: Any) -> Refusal:
-    """Read a problem document (flat or nested), a receipt, an evaluate answer or an error of the sidecar.
+    """Read a problem document (flat or nested), a receipt, an evaluate response or an error of the sidecar.
 
     Raises:
         InvalidDocument: it is none of these.
@@ -82,14 +85,14 @@ def read_refusal(document: Any) -> Refusal:
             return _of_receipt(document["receipt"])
         if isinstance(document.get("verdict"), Mapping):
             return _of_receipt(document)
-        if isinstance(document.get("detail"), Mapping):  # FastAPI's own envelope, where `add_chio` was not called
+        if isinstance(document.get("detail"), Mapping):  # FastAPI's own envelope, without `add_chio`
             return read_refusal(document["detail"])
         if isinstance(document.get("error"), Mapping):
             return _of_problem(document["error"], document["error"].get("code"))
         if isinstance(document.get("error"), str):
             return _of_problem(document, document["error"])
     raise InvalidDocument(
-        "the document is neither a refusal nor a receipt; give the body of the refused answer, or a receipt as JSON"
+        "the document is neither a refusal nor a receipt; give the body of the refused response, or a receipt as JSON"
     )
 
 
@@ -98,12 +101,11 @@ def _of_receipt(receipt: Mapping[str, Any]) -> Refusal:
     if not isinstance(verdict, Mapping) or not isinstance(verdict.get("verdict"), str):
         raise InvalidDocument("the receipt states no verdict")
     metadata = receipt.get("metadata")
-    metadata = metadata if isinstance(metadata, Mapping) else {}
-    enforcement = metadata.get(ENFORCEMENT)
-    enforcement = enforcement if isinstance(enforcement, Mapping) else {}
-    approval_id = _text(metadata.get(APPROVAL_ID))
+    approval_id = _text(metadata.get(APPROVAL_ID)) if isinstance(metadata, Mapping) else None
+    stated = enforcement(receipt)
     return Refusal(
         verdict=verdict["verdict"],
+        rule=rule_of(receipt),
         reason=_text(verdict.get("reason")),
         guard=_text(verdict.get("guard")),
         status=_number(verdict.get("http_status")),
@@ -112,8 +114,8 @@ def _of_receipt(receipt: Mapping[str, Any]) -> Refusal:
         method=_text(receipt.get("method")),
         route=_text(receipt.get("route_pattern")),
         details=_details(verdict) | ({} if approval_id is None else {"approval_id": approval_id}),
-        observed=enforcement.get("mode") == "observe",
-        requires=_text(enforcement.get("requires")),
+        observed=stated.get("mode") == "observe",
+        requires=_text(stated.get("requires")),
         capability_id=_text(receipt.get("capability_id")),
     )
 
@@ -123,15 +125,14 @@ def _of_problem(problem: Mapping[str, Any], stated: Any) -> Refusal:
     if code not in _PUBLISHED_CODES and not code.lower().startswith("chio_") and "guard" not in problem:
         # The published ASGI envelope has the guard's name in this place.
         code, problem = "chio_access_denied", {"guard": code, **problem}
-    details = _details(problem)
-    known = ("approval_id", "resume_path")
+    beside = {name: problem[name] for name in ("approval_id", "resume_path") if isinstance(problem.get(name), str)}
     return Refusal(
         code=_PUBLISHED_CODES.get(code, code.lower()),
         reason=_text(problem.get("message")),
         guard=_text(problem.get("guard")),
         status=_number(problem.get("status")),
         receipt_id=_text(problem.get("receipt_id") or problem.get("kernel_receipt_id")),
-        details=details | {name: problem[name] for name in known if isinstance(problem.get(name), str)},
+        details=_details(problem) | beside,
     )
 
 

@@ -1,12 +1,11 @@
-"""`try_token`: hold a token against each rule of the sidecar, and say which it fails. Nothing is stored or spent.
+"""`try_token`: check a token by each rule of the sidecar, and say which it fails. Nothing is stored or spent.
 
-The rules and their order are those of `chio_sidecar.policy.engine`. Unlike the engine, which
-ends at the first rule that refuses, the trial goes on, so that one run shows everything that is wrong.
+The rules and their order are those of `chio_sidecar.policy.engine`. The engine ends at the first rule that refuses; the
+trial goes on, so that one run shows everything that is wrong.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,9 +21,9 @@ from chio_core.capabilities import (
 )
 from chio_core.capabilities.constraints import Arguments, Call, holds
 from chio_core.errors import InvalidDocument
-from chio_core.models.capability import CapabilityToken, Constraint, ToolGrant
+from chio_core.models.capability import CapabilityToken, ToolGrant
 from chio_core.models.demands import NOT_GRANTED
-from chio_sidecar.explain.explanation import Wanted
+from chio_sidecar.explain.explanation import Wanted, compact_ascii
 from chio_sidecar.explain.reasons import utc
 from chio_sidecar.policy.routes import SESSION_ALLOW, RouteTable
 from chio_sidecar.records.reader import ReceiptReader
@@ -37,9 +36,9 @@ class Step:
     """One rule.
 
     Attributes:
-        result: `fail` refuses the request. `no` is said of one grant of several, which does not refuse by itself.
-            `unknown`: something that would have to be known was not given.
-        text: what was found, one sentence.
+        result: `fail` refuses the request; `no` concerns one grant of several, which does not refuse by itself;
+            `unknown`: a fact that the rule needs was not given.
+        text: one sentence.
     """
 
     name: str
@@ -49,16 +48,16 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What a request would be.
+    """The request, and what is known about the sidecar.
 
     Attributes:
-        method, path: None when no request is meant: then only the token counts.
-        server, tool: what the route asks for; None: it names no tool.
-        arguments: what the grant's constraints are held against.
-        issuers: public keys that are trusted; None when nobody knows them.
-        routes: the sidecar's route table.
-        store: a store that knows revocations and spent uses; None without a store.
         now: whole seconds since 1970.
+        method, path: None to check the token without a request.
+        server, tool: what the route requires; None: it names no tool.
+        arguments: value that the grant's constraints are checked with.
+        issuers: trusted public keys (hex); None if they are not known.
+        routes: the sidecar's route table.
+        store: the sidecar's store; None if it is not known.
     """
 
     now: int
@@ -74,57 +73,94 @@ class Trial:
 
 
 def try_token(text: str | bytes, trial: Trial) -> list[Step]:
-    """Return what each rule says about a token, in the sidecar's order."""
-    steps = list(_policy(trial))
+    """Return what each rule says about a token, in the sidecar's order.
+
+    Raises:
+        ConfigurationError: the store cannot be read.
+    """
+    steps: list[Step] = []
+    if trial.method is not None and trial.path is not None:
+        if trial.routes is None:
+            reason = f"no OpenAPI document was given, so only the method of {trial.path} counts"
+            steps.append(Step("route", "unknown", reason))
+        rule = (trial.routes or RouteTable.by_method()).match(trial.method, trial.path)
+        need = "no capability is needed" if rule.policy == SESSION_ALLOW else "a valid capability is needed"
+        steps.append(Step("policy", "ok", f"{trial.method} {rule.pattern}: {need}; a presented one has to be valid"))
     try:
         token = parse_capability(text)
     except CapabilityRejected as exc:
         return [*steps, Step("form", "fail", exc.reason)]
     title = ", ".join(Wanted.of_grant(grant).title for grant in token.scope.grants) or "no tool"
     steps.append(Step("form", "ok", f"capability {token.id}, which grants {title}"))
-    steps += [_issuer(token, trial), _signature(token, trial), _time(token, trial)]
-    steps += _scope(token, trial)
-    steps.append(_delegation(token))
-    steps += _ledger(token, trial)
-    return steps
+    return [*steps, *_authenticity(token, trial), *_scope(token, trial), _delegation(token), *_store(token, trial)]
 
 
-def _policy(trial: Trial) -> Iterator[Step]:
-    if trial.method is None or trial.path is None:
-        return
-    if trial.routes is None:
-        yield Step("route", "unknown", f"no OpenAPI document was given, so {trial.path} is judged by its method alone")
-    rule = (trial.routes or RouteTable.by_method()).match(trial.method, trial.path)
-    need = "no capability is needed" if rule.policy == SESSION_ALLOW else "a valid capability is needed"
-    yield Step("policy", "ok", f"{trial.method} {rule.pattern}: {need}; one that is presented has to be valid")
-
-
-def _issuer(token: CapabilityToken, trial: Trial) -> Step:
+def _authenticity(token: CapabilityToken, trial: Trial) -> Iterator[Step]:
     if trial.issuers is None:
-        return Step("issuer", "unknown", f"it is issued by {token.issuer}; which keys the sidecar trusts is not known")
-    if token.issuer in trial.issuers:
-        return Step("issuer", "ok", f"it is issued by {token.issuer}, which is trusted")
-    return Step("issuer", "fail", f"capability issuer is not trusted: it is {token.issuer}")
+        yield Step("issuer", "unknown", f"it is issued by {token.issuer}; the sidecar's trusted keys are not known")
+    elif token.issuer in trial.issuers:
+        yield Step("issuer", "ok", f"it is issued by {token.issuer}, which is trusted")
+    else:
+        yield Step("issuer", "fail", f"capability issuer is not trusted: it is {token.issuer}")
 
-
-def _signature(token: CapabilityToken, trial: Trial) -> Step:
-    # The time is asked for elsewhere, so here it is one at which the token counts.
+    signature = Step("signature", "ok", "the signature is the issuer's, over every member")
     try:
+        # The time is the next step's subject: at `issued_at` only the signature can fail.
         verify_capability(token, now=token.issued_at, check_delegation=False)
     except CapabilityRejected as exc:
         if exc.rule == "R4":
-            return Step("signature", "fail", exc.reason)
-    return Step("signature", "ok", "the signature is the issuer's, over every member")
+            signature = Step("signature", "fail", exc.reason)
+    yield signature
 
-
-def _time(token: CapabilityToken, trial: Trial) -> Step:
     begin, end = utc(str(token.issued_at)), utc(str(token.expires_at))
     if trial.now < token.issued_at:
         wait = token.issued_at - trial.now
-        return Step("time", "fail", f"it counts from {begin} on, which is in {wait} s by this clock")
-    if trial.now >= token.expires_at:
-        return Step("time", "fail", f"it expired at {end}, {trial.now - token.expires_at} s ago")
-    return Step("time", "ok", f"it counts until {end}, for {token.expires_at - trial.now} s more")
+        yield Step("time", "fail", f"it is valid from {begin} on, which is in {wait} s by this clock")
+    elif trial.now >= token.expires_at:
+        yield Step("time", "fail", f"it expired at {end}, {trial.now - token.expires_at} s ago")
+    else:
+        yield Step("time", "ok", f"it is valid until {end}, for {token.expires_at - trial.now} s more")
+
+
+def _scope(token: CapabilityToken, trial: Trial) -> Iterator[Step]:
+    if trial.server is None or trial.tool is None:
+        yield Step("scope", "ok", "no tool is named, so the scope does not count")
+        return
+    try:
+        call = Call(Arguments(trial.arguments))
+        index = match_grant(token, trial.server, trial.tool, trial.arguments)
+    except (ConstraintError, InvalidDocument) as exc:
+        yield Step("scope", "fail", exc.reason if isinstance(exc, ConstraintError) else exc.message)
+        return
+    for number, grant in enumerate(token.scope.grants):
+        yield from _grant(f"grant {number}", grant, trial, call)
+    if index is None:
+        yield Step("scope", "fail", NOT_GRANTED.format(tool=trial.tool, server=trial.server))
+    elif missing := token.scope.grants[index].lacks(trial.operations):
+        yield Step("scope", "fail", f"grant {index}, the first that fits, lacks the operations {', '.join(missing)}")
+    else:
+        title = Wanted(trial.server, trial.tool, trial.operations).title
+        yield Step("scope", "ok", f"grant {index} allows {title}")
+
+
+def _grant(name: str, grant: ToolGrant, trial: Trial, call: Call) -> Iterator[Step]:
+    pairs = (("server", grant.server_id, trial.server), ("tool", grant.tool_name, trial.tool))
+    for what, granted, required in pairs:
+        if granted not in ("*", required):
+            yield Step(name, "no", f"does not fit: its {what} is {granted}, required is {required}")
+            return
+    if "invoke" not in grant.operations:
+        granted = ", ".join(grant.operations) or "no operation"
+        yield Step(name, "no", f"does not fit: it grants {granted}, not invoke")
+        return
+    for constraint in grant.constraints:
+        text = compact_ascii(constraint.to_signed())
+        if holds(constraint, call):
+            yield Step(name, "ok", f"constraint holds: {text}")
+        else:
+            yield Step(name, "no", f"constraint does not hold for these arguments: {text}")
+    if not grant.constraints:
+        yield Step(name, "ok", "fits, and has no constraints")
 
 
 def _delegation(token: CapabilityToken) -> Step:
@@ -133,83 +169,29 @@ def _delegation(token: CapabilityToken) -> Step:
         verify_delegation_chain(chain, max_depth=DEFAULT_MAX_DEPTH, accept_newer=True)
     except CapabilityRejected as exc:
         return Step("delegation", "fail", exc.reason)
-    return Step("delegation", "ok", f"{len(chain)} steps, each proven" if chain else "it was not handed on")
+    return Step("delegation", "ok", f"{len(chain)} steps, each proven" if chain else "it was not delegated")
 
 
-def _scope(token: CapabilityToken, trial: Trial) -> Iterator[Step]:
-    if trial.server is None or trial.tool is None:
-        yield Step("scope", "ok", "no tool is named, so the scope is not looked at")
-        return
-    wanted = Wanted(trial.server, trial.tool, trial.operations).title
-    try:
-        call = Call(Arguments(trial.arguments))
-        index = match_grant(token, trial.server, trial.tool, trial.arguments)
-    except ConstraintError as exc:
-        yield Step("scope", "fail", exc.reason)
-        return
-    except InvalidDocument as exc:
-        yield Step("scope", "fail", exc.message)
-        return
-    for number, grant in enumerate(token.scope.grants):
-        yield from _grant(number, grant, trial, call)
-    if index is None:
-        yield Step("scope", "fail", NOT_GRANTED.format(tool=trial.tool, server=trial.server))
-    elif missing := token.scope.grants[index].lacks(trial.operations):
-        yield Step("scope", "fail", f"grant {index}, the first that fits, lacks the operations {', '.join(missing)}")
-    else:
-        yield Step("scope", "ok", f"grant {index} allows {wanted}")
-
-
-def _grant(number: int, grant: ToolGrant, trial: Trial, call: Call) -> Iterator[Step]:
-    name = f"grant {number}"
-    pairs = (("server", grant.server_id, trial.server), ("tool", grant.tool_name, trial.tool))
-    for what, granted, asked in pairs:
-        if granted not in ("*", asked):
-            yield Step(name, "no", f"does not fit: its {what} is {granted}, asked for is {asked}")
-            return
-    if "invoke" not in grant.operations:
-        granted = ", ".join(grant.operations) or "no operation"
-        yield Step(name, "no", f"does not fit: it grants {granted}, not invoke")
-        return
-    for constraint in grant.constraints:
-        yield _constraint(name, constraint, call)
-    if not grant.constraints:
-        yield Step(name, "ok", "fits, and has no constraints")
-
-
-def _constraint(name: str, constraint: Constraint, call: Call) -> Step:
-    text = json.dumps(constraint.to_signed(), ensure_ascii=True, separators=(",", ":"))
-    if holds(constraint, call):
-        return Step(name, "ok", f"constraint holds: {text}")
-    return Step(name, "no", f"constraint does not hold for these arguments: {text}")
-
-
-def _ledger(token: CapabilityToken, trial: Trial) -> Iterator[Step]:
-    if trial.store is None:
+def _store(token: CapabilityToken, trial: Trial) -> Iterator[Step]:
+    store = trial.store
+    if store is None:
         yield Step("revocation", "unknown", "no store was given, so revocations and spent uses are not known")
         return
     lineage = dict.fromkeys((token.id, *(link.capability_id for link in token.delegation_chain)))
-    revoked = next((name for name in lineage if trial.store.is_revoked(name)), None)
+    revoked = next((name for name in lineage if store.is_revoked(name)), None)
     if revoked is not None:
         yield Step("revocation", "fail", f"capability {revoked} was revoked")
     else:
         yield Step("revocation", "ok", "it was not revoked in this store")
-    yield from _uses(token, trial, trial.store)
 
-
-def _uses(token: CapabilityToken, trial: Trial, store: ReceiptReader) -> Iterator[Step]:
-    # Only the first grant that fits is spent from; a use of the others is none.
-    number = _first_that_fits(token, trial)
+    # A use is spent from the first grant that fits, and from no other one.
+    number = None
+    if trial.server is not None and trial.tool is not None:
+        try:
+            number = match_grant(token, trial.server, trial.tool, trial.arguments)
+        except InvalidDocument:
+            return
     limit = None if number is None else token.scope.grants[number].max_invocations
     if number is not None and limit is not None:
         spent = store.invocations(token.id, number)
         yield Step("uses", "ok" if spent < limit else "fail", f"{spent} of {limit} uses of grant {number} are spent")
-
-
-def _first_that_fits(token: CapabilityToken, trial: Trial) -> int | None:
-    if trial.server is None or trial.tool is None:
-        return None
-    try:
-        return match_grant(token, trial.server, trial.tool, trial.arguments)
-    except InvalidDocument:
-        return None
