@@ -35,9 +35,12 @@ class Hidden:
         if name.partition(".")[0] in self.names:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-sys.meta_path.insert(0, Hidden(json.loads(sys.argv[1])))
-exec(sys.argv[2])
+names, code = sys.argv[1:3]
+del sys.argv[1:3]
+sys.meta_path.insert(0, Hidden(json.loads(names)))
+exec(code)
 """
+"""Hides the names of the first argument, and runs the code of the second with the arguments that follow."""
 
 EVERY_MODULE = """
 import importlib, pkgutil

@@ -6,10 +6,11 @@ import ast
 import re
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from graphlib import TopologicalSorter
-from importlib.metadata import packages_distributions
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,7 @@ COMES_WITH = {
 """Import names that a declared distribution brings along at a version of its own choosing."""
 
 FOUND = packages()
+DISTRIBUTIONS = metadata.packages_distributions()
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = SETTINGS["project"]
 DEVELOPMENT = SETTINGS["dependency-groups"]["dev"]
@@ -97,7 +99,12 @@ class Import:
 
 
 def imports(folder: Path) -> list[Import]:
-    return [found for path in modules(folder) for found in _visit(parse(path), path)]
+    return [found for path in modules(folder) for found in _imports_of(path)]
+
+
+@cache
+def _imports_of(path: Path) -> list[Import]:
+    return list(_visit(parse(path), path))
 
 
 def _visit(node: ast.AST, path: Path, *, lazy: bool = False, typing: bool = False) -> Iterator[Import]:
@@ -109,7 +116,7 @@ def _visit(node: ast.AST, path: Path, *, lazy: bool = False, typing: bool = Fals
             module = folder_of(path) if child.level else child.module or ""
             for alias in child.names:
                 yield Import(path, child.lineno, f"{module}.{alias.name}", lazy, typing)
-        else:
+        elif isinstance(child, ast.stmt | ast.ExceptHandler | ast.match_case):  # expressions have no imports
             checked = typing or _is_type_checking(child)
             inner = lazy or checked or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
             yield from _visit(child, path, lazy=inner, typing=checked)
@@ -152,7 +159,6 @@ def test_folders_import_each_other_in_one_direction_only() -> None:
 
 @pytest.mark.parametrize("package", FOUND)
 def test_a_package_imports_only_libraries_that_are_declared_for_it(package: str) -> None:
-    distributions = packages_distributions()
     broken = []
     for found in imports(FOUND[package]):
         if found.name in LAW or found.name in sys.stdlib_module_names:
@@ -161,7 +167,7 @@ def test_a_package_imports_only_libraries_that_are_declared_for_it(package: str)
             continue
         if (place(found.path), found.name) in LOADED_BY:
             continue
-        if not _declared(place(found.path)) & {_normal(name) for name in _owners(found.name, distributions)}:
+        if not _declared(place(found.path)) & {_normal(name) for name in _owners(found.name)}:
             broken.append(str(found))
     assert not broken, "declare the library in pyproject.toml"
 
@@ -172,13 +178,12 @@ def test_what_is_no_package_imports_only_libraries_that_are_declared_somewhere(f
     declared |= _names(PROJECT["dependencies"])
     inside = list(modules(ROOT / folder))
     ours = {*LAW, "benchmarks", "tests", *(path.stem for path in inside), *(path.parent.name for path in inside)}
-    distributions = packages_distributions()
     broken = [
         str(found)
         for found in imports(ROOT / folder)
         if found.name not in ours | sys.stdlib_module_names
         and place(found.path) not in ELSEWHERE
-        and not declared & {_normal(name) for name in _owners(found.name, distributions)}
+        and not declared & {_normal(name) for name in _owners(found.name)}
     ]
     assert not broken, "declare the library in the group `dev` of pyproject.toml"
 
@@ -189,14 +194,7 @@ def test_the_folder_of_the_adapters_is_no_package() -> None:
 
 def test_nobody_imports_a_package_through_the_folder_of_the_adapters() -> None:
     folders = [*FOUND.values(), ROOT / "tests", ROOT / "examples", ROOT / "benchmarks", ROOT / "scripts"]
-    found = [
-        f"{place(path)}:{node.lineno}"
-        for folder in folders
-        for path in modules(folder)
-        for node in ast.walk(parse(path))
-        if (isinstance(node, ast.Import) and any(alias.name.split(".")[0] == "adapters" for alias in node.names))
-        or (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "adapters" and not node.level)
-    ]
+    found = [str(one) for folder in folders for one in imports(folder) if one.name == "adapters"]
     assert not found, "import chio_django or chio_flask by their own names"
 
 
@@ -215,8 +213,8 @@ def _declared(path: str) -> set[str]:
     return _names(PROJECT["dependencies"]) | _names(PROJECT["optional-dependencies"].get(name, []))
 
 
-def _owners(name: str, distributions: Mapping[str, list[str]]) -> list[str]:
-    return [COMES_WITH[name]] if name in COMES_WITH else distributions.get(name, [name])
+def _owners(name: str) -> list[str]:
+    return [COMES_WITH[name]] if name in COMES_WITH else DISTRIBUTIONS.get(name, [name])
 
 
 def _names(requirements: list[str]) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.project.test_extras import HIDING, hidden
 from tests.project.tree import ROOT, modules, packages
 
 FOUND = packages()
@@ -26,7 +28,7 @@ DECLARED = SETTINGS["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
 
 IMPORT_EVERYTHING = """
 import importlib, importlib.util, pkgutil, sys
-if importlib.util.find_spec("django"):
+if "chio_django" in sys.argv:
     import django.conf
     django.conf.settings.configure()  # Django's own modules ask for settings when they are imported
     django.setup()
@@ -60,25 +62,18 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of an environment that has the wheel and what it unconditionally needs."""
-    folder = tmp_path_factory.mktemp("venv")
-    _run(sys.executable, "-m", "venv", str(folder), cwd=folder)
-    python = folder / "bin" / "python"
-    _install(python, str(wheel))
-    return python
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of an environment that has the wheel, over the libraries of the one that runs these tests.
 
-
-@pytest.fixture(scope="module")
-def full(bare: Path) -> Path:
-    """The same with the libraries of every extra: those of the environment that runs these tests.
-
-    They are put behind its own, and what is editable there stays unseen, because a folder that a `.pth` file adds
-    has its own `.pth` files left unread.
+    What is editable there stays unseen: a folder that a `.pth` file adds has its own `.pth` files left unread.
     """
-    (own,) = bare.parent.parent.glob("lib/python*/site-packages")
-    (own / "extras.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    return bare
+    folder = tmp_path_factory.mktemp("venv")
+    _run(sys.executable, "-m", "venv", "--without-pip", str(folder), cwd=folder)
+    python = folder / "bin" / "python"
+    (own,) = folder.glob("lib/python*/site-packages")
+    (own / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    _pip(python, "install", "--quiet", "--no-deps", "--no-index", str(wheel))
+    return python
 
 
 def test_the_wheel_holds_every_module_and_nothing_else_importable(wheel: Path) -> None:
@@ -105,21 +100,21 @@ def test_every_package_says_that_it_is_typed(wheel: Path) -> None:
     assert {f"{name}/py.typed" for name in FOUND} <= names
 
 
-def test_without_extras_the_core_and_the_middleware_import(bare: Path) -> None:
-    of_an_extra = ("-jwt", "-limits", "-opentelemetry")
-    _isolated(bare, IMPORT_EVERYTHING, "chio_core", "chio_asgi", *of_an_extra)
+def test_without_extras_the_core_and_the_middleware_import(installed: Path) -> None:
+    of_an_extra = ("-jwt", "-limits", "-opentelemetry", "-prometheus_client")
+    _isolated(installed, HIDING, json.dumps(hidden(())), IMPORT_EVERYTHING, "chio_core", "chio_asgi", *of_an_extra)
 
 
-def test_what_is_installed_fits_together(bare: Path) -> None:
-    _run(str(bare), "-m", "pip", "check", cwd=bare.parent)
+def test_what_is_installed_fits_together(installed: Path) -> None:
+    _pip(installed, "check")
 
 
-def test_with_the_extras_every_module_imports(full: Path) -> None:
-    _isolated(full, IMPORT_EVERYTHING, *FOUND)
+def test_with_the_extras_every_module_imports(installed: Path) -> None:
+    _isolated(installed, IMPORT_EVERYTHING, *FOUND)
 
 
-def test_the_command_of_the_sidecar_is_installed(full: Path) -> None:
-    said = _run(str(full.parent / "chio-sidecar"), "--version", cwd=full.parent)
+def test_the_command_of_the_sidecar_is_installed(installed: Path) -> None:
+    said = _run(str(installed.parent / "chio-sidecar"), "--version", cwd=installed.parent)
     assert said.split() == ["chio-sidecar", PROJECT["version"]]
 
 
@@ -133,24 +128,15 @@ def test_uvx_runs_the_command_in_an_environment_of_its_own(wheel: Path, tmp_path
     assert "--receipt-store" in told
 
 
-def test_pytest_finds_the_fixture_by_itself(full: Path, tmp_path: Path) -> None:
+def test_pytest_finds_the_fixture_by_itself(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text("def test_it(chio):\n    assert chio.receipts == []\n")
     for named in ((), ("-p", "chio_pytest")):
-        run = _run(str(full), "-I", "-m", "pytest", "-q", "-p", "no:cacheprovider", *named, cwd=tmp_path)
+        run = _run(str(installed), "-I", "-m", "pytest", "-q", "-p", "no:cacheprovider", *named, cwd=tmp_path)
         assert "1 passed" in run
 
 
-def _install(python: Path, requirement: str) -> None:
-    # At the locked versions, which pip has just fetched for the environment of these tests.
-    constraints = python.parent / "locked.txt"
-    constraints.write_text(_run(sys.executable, "scripts/requirements.py", "locked", cwd=ROOT))
-    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "2"]
-    done = subprocess.run(
-        [*install, "-c", str(constraints), requirement], capture_output=True, text=True, check=False, cwd=python.parent
-    )
-    if done.returncode and "No matching distribution found" in done.stderr and "connection" in done.stderr.lower():
-        pytest.skip("the package index cannot be reached")
-    assert done.returncode == 0, done.stderr
+def _pip(python: Path, *arguments: str) -> None:
+    _run(sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check", *arguments, cwd=ROOT)
 
 
 def _uvx(wheel: Path, folder: Path, *command: str) -> str:
