@@ -1,8 +1,8 @@
-"""Carriers: how a question travels to the sidecar and its answer back.
+"""The clients of the sidecar, and the carriers that transport their calls.
 
-All of them keep two promises that the client relies on. Whoever stops waiting, by a deadline or by being
-cancelled, stops nothing but his own waiting: the exchange ends by itself and its connection is used again or
-closed. And one carrier serves one event loop (or, the blocking ones, any thread).
+Every carrier keeps two promises. A caller that stops waiting, at its deadline or because it is cancelled, stops nothing
+else: the exchange ends by itself, and its connection is used again or closed. And one carrier serves one event loop (a
+blocking carrier: any thread).
 """
 
 from chio_core.client.carrier import AsyncCarrier, BlockingCarrier

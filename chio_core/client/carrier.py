@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Final, Protocol
 
 from chio_core.endpoint import Endpoint
 from chio_core.errors import EvaluationFailed, SidecarError, SidecarTimeout
@@ -15,8 +15,11 @@ from chio_core.names import LOGGER
 
 log = logging.getLogger(LOGGER)
 
-MAX_ANSWER_BYTES = 1024 * 1024
-"""A longer answer is no decision. A receipt has one to three kilobytes."""
+MAX_RESPONSE_BYTES = 1024 * 1024
+"""Longer responses are refused. A receipt has one to three kilobytes."""
+
+NO_RESPONSE: Final = "Chio sidecar did not answer in time"
+"""Message of a `SidecarTimeout`."""
 
 _UNSAFE = re.compile(r"[^\x20-\x7e]")
 
@@ -27,15 +30,15 @@ class AsyncCarrier(Protocol):
     """Carries one POST at a time for one event loop."""
 
     async def post(self, path: str, body: bytes, headers: Pairs, timeout: float) -> RawResponse:
-        """Send `body` as JSON to `path` and return the answer.
+        """Send `body` as JSON to `path` and return the response.
 
         Args:
-            timeout: seconds for everything, waiting for a connection included.
+            timeout: seconds for the whole exchange, waiting for a connection included.
 
         Raises:
             SidecarUnreachable: no connection could be opened.
-            SidecarTimeout: the time is over.
-            EvaluationFailed: the connection broke after the request was sent, or the answer is no HTTP.
+            SidecarTimeout: the time ran out.
+            EvaluationFailed: the connection broke after the request was sent, or the response is not HTTP.
         """
         ...
 
@@ -45,7 +48,7 @@ class AsyncCarrier(Protocol):
 
 
 class BlockingCarrier(Protocol):
-    """The same for threads."""
+    """The same interface for threads."""
 
     def post(self, path: str, body: bytes, headers: Pairs, timeout: float) -> RawResponse:
         """See `AsyncCarrier.post`."""
@@ -64,7 +67,7 @@ class TaskCarrier:
 
     Args:
         patience: seconds that `aclose` waits for running exchanges before it cancels them. Some transports know no
-            timeout, and a response without a reader must not delay the end of the application.
+            timeout, and an exchange without a caller must not delay the end of the application.
     """
 
     def __init__(self, patience: float = 5.0) -> None:
@@ -82,7 +85,7 @@ class TaskCarrier:
         task = loop.create_task(self._run(waiter, path, body, headers, timeout))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
-        timer = loop.call_later(timeout, _expire, waiter)
+        timer = loop.call_later(timeout, expire, waiter, NO_RESPONSE)
         try:
             return await waiter  # only the wait ends when this call is cancelled
         finally:
@@ -117,16 +120,17 @@ class TaskCarrier:
             await asyncio.gather(*late, return_exceptions=True)
 
 
-def _expire(waiter: asyncio.Future[RawResponse]) -> None:
+def expire(waiter: asyncio.Future[Any], message: str) -> None:
+    """End a wait with a `SidecarTimeout`; to be called by a timer."""
     if not waiter.done():
-        waiter.set_exception(SidecarTimeout("Chio sidecar did not answer in time"))
+        waiter.set_exception(SidecarTimeout(message))
 
 
 def request_head(endpoint: Endpoint, path: str, length: int, headers: Pairs) -> bytes:
     """Return the head of an HTTP/1.1 POST (RFC 9112, section 3).
 
     Raises:
-        ValueError: a header value that could end the line; `chio_core.evaluation.conclude` never lets one through.
+        ValueError: a header value is not printable ASCII; `chio_core.evaluation.conclude` never sends one.
     """
     lines = [
         f"POST {endpoint.base}{path} HTTP/1.1",

@@ -1,7 +1,7 @@
-"""ChioClient and SyncChioClient: ask the sidecar, and let `chio_core.evaluation.conclude` say what its answer means.
+"""ChioClient and SyncChioClient: send evaluations to the sidecar, and verify its responses.
 
-Two thin shells over the same pure functions. A client belongs to whoever made it; there is none at module
-level. It may be made before any event loop runs, and follows its caller from loop to loop.
+Both are thin shells over the pure functions of `chio_core.evaluation.conclude`. A client has an owner; there is no
+client at module level. It can be made before any event loop runs, and can be used from several loops.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class ChioClient:
     """Asynchronous client of a sidecar.
 
     Args:
-        settings: where it is and what counts; from the environment when left out.
-        transport: an httpx transport to use instead of our own connections, for tests and special networks.
+        settings: the sidecar's address and all options; from the environment if left out.
+        transport: an httpx transport instead of the built-in connections, for tests and special networks.
         clock: returns seconds since 1970.
-        telemetry: tells about each decision, see `chio_core.telemetry`; may be shared with another client.
-        document: gives the application's OpenAPI document for an embedded sidecar that is told of none by its URL;
-            asked when that sidecar is opened. None, or a function that returns None: it judges plain paths.
+        telemetry: records each decision, see `chio_core.telemetry`; may be shared with another client.
+        document: returns the application's OpenAPI document for an embedded sidecar whose URL names none; called when
+            that sidecar is opened. Without a document it matches plain paths.
     """
 
     def __init__(
@@ -68,11 +68,11 @@ class ChioClient:
 
     @property
     def metrics(self) -> Metrics:
-        """What this client has seen, for Prometheus."""
+        """Counters of this client, for Prometheus."""
         return self.telemetry.metrics
 
     def open(self) -> None:
-        """Open an embedded sidecar now instead of at the first question; nothing to do for any other.
+        """Open an embedded sidecar now instead of at the first evaluation; does nothing for any other.
 
         Raises:
             ConfigurationError: its store or its key cannot be used.
@@ -110,11 +110,11 @@ class ChioClient:
     async def verify(self, receipt: HttpReceipt | Mapping[str, Any]) -> bool:
         """Let the sidecar verify a receipt (wire protocol, section 2.1); reads `valid`, else `ok`.
 
-        The sidecar checks a receipt against the key inside it. `chio_core.receipts.verify_receipt` checks it
-        against the keys that you trust, without asking anybody.
+        The sidecar checks a receipt against the key inside it. `chio_core.receipts.verify_receipt` checks it against
+        trusted keys, without a sidecar.
 
         Raises:
-            SidecarError: no answer, or none that can be understood.
+            SidecarError: no response, or an invalid one.
         """
         return read_verify(await self.post("/chio/verify", verify_body(receipt)))
 
@@ -130,13 +130,13 @@ class ChioClient:
 
     @contextmanager
     def diverted(self, transport: httpx.AsyncBaseTransport, trusted_keys: Collection[str]) -> Iterator[None]:
-        """Ask another sidecar for as long as the context lasts; all other settings stay. For tests.
+        """Use another sidecar inside the context, with all other settings unchanged. For tests.
 
-        Whoever shares this client (middleware, dependencies, outgoing calls) is diverted with it.
+        It applies to all users of this client: middleware, dependencies, outgoing calls.
 
         Args:
             transport: leads to the other sidecar.
-            trusted_keys: public keys (hex) whose receipts count there.
+            trusted_keys: public keys (hex) whose receipts are accepted.
         """
         own = self._transport, self.trust, self._carriers, self._embedded
         self._transport, self.trust, self._carriers, self._embedded = transport, KeyTrust(trusted_keys), {}, None
@@ -154,42 +154,40 @@ class ChioClient:
     def _own_carrier(self) -> AsyncCarrier:
         loop = asyncio.get_running_loop()
         carrier = self._carriers.get(loop)
-        if carrier is None:
-            carrier = self._new_carrier()
-            with self._lock:
-                # A loop that was closed has taken its sockets with it; here they would only be kept from the
-                # garbage collector.
-                self._carriers = {known: kept for known, kept in self._carriers.items() if not known.is_closed()}
-                self._carriers[loop] = carrier
-        return carrier
-
-    def _new_carrier(self) -> AsyncCarrier:
+        if carrier is not None:
+            return carrier
         settings = self.settings
+        self.open()
         if self._transport is not None:
             from chio_core.client.via_httpx import HttpxCarrier
 
             url = settings.sidecar_url if settings.sidecar_url.startswith("http") else "http://localhost"
-            return HttpxCarrier(url, self._transport)
-        self.open()
-        if self._embedded is not None:
+            carrier = HttpxCarrier(url, self._transport)
+        elif self._embedded is not None:
             from chio_core.client.in_process import InProcessCarrier
 
-            return InProcessCarrier(self._embedded.app)
-        from chio_core.client.pool import ConnectionPool
+            carrier = InProcessCarrier(self._embedded.app)
+        else:
+            from chio_core.client.pool import ConnectionPool
 
-        end = Endpoint.parse(settings.sidecar_url)
-        wait = min(settings.connect_timeout, settings.timeout)
-        return ConnectionPool(end, limit=settings.max_connections, connect_timeout=wait)
+            end = Endpoint.parse(settings.sidecar_url)
+            wait = min(settings.connect_timeout, settings.timeout)
+            carrier = ConnectionPool(end, limit=settings.max_connections, connect_timeout=wait)
+        with self._lock:
+            # The sockets of a closed loop are closed with it; an entry would only keep the loop from being collected.
+            self._carriers = {known: kept for known, kept in self._carriers.items() if not known.is_closed()}
+            self._carriers[loop] = carrier
+        return carrier
 
 
 class SyncChioClient:
-    """The same for threads: Django under WSGI, Flask, scripts.
+    """Synchronous client of a sidecar, for threads: Django under WSGI, Flask, scripts.
 
     Args:
-        settings: where the sidecar is and what counts; from the environment when left out.
-        carrier: something else to carry the questions, for tests.
+        settings: the sidecar's address and all options; from the environment if left out.
+        carrier: transports the calls instead of the built-in connections, for tests.
         clock: returns seconds since 1970.
-        telemetry: tells about each decision, see `chio_core.telemetry`; may be shared with another client.
+        telemetry: records each decision, see `chio_core.telemetry`; may be shared with another client.
     """
 
     def __init__(
@@ -204,11 +202,24 @@ class SyncChioClient:
         self.telemetry = telemetry if telemetry is not None else Telemetry(self.settings)
         self.trust = KeyTrust(self.settings.trusted_kernel_keys)
         self._clock = clock
-        self._carrier = carrier if carrier is not None else self._new_carrier()
+        if carrier is not None:
+            self._carrier = carrier
+        elif self.settings.sidecar_url.startswith("embedded:"):
+            from chio_core.client.in_process import PortalCarrier, busy_seconds_for
+
+            portal = PortalCarrier(self.settings.sidecar_url, busy_seconds=busy_seconds_for(self.settings))
+            self.trust = KeyTrust(self.settings.trusted_kernel_keys or (portal.public_key,))
+            self._carrier = portal
+        else:
+            from chio_core.client.blocking import BlockingPool
+
+            end = Endpoint.parse(self.settings.sidecar_url)
+            wait = min(self.settings.connect_timeout, self.settings.timeout)
+            self._carrier = BlockingPool(end, limit=self.settings.max_connections, connect_timeout=wait)
 
     @property
     def metrics(self) -> Metrics:
-        """What this client has seen, for Prometheus."""
+        """Counters of this client, for Prometheus."""
         return self.telemetry.metrics
 
     def decide(self, question: EvaluateCall) -> Decision:
@@ -239,20 +250,6 @@ class SyncChioClient:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _new_carrier(self) -> BlockingCarrier:
-        settings = self.settings
-        if settings.sidecar_url.startswith("embedded:"):
-            from chio_core.client.in_process import PortalCarrier, busy_seconds_for
-
-            carrier = PortalCarrier(settings.sidecar_url, busy_seconds=busy_seconds_for(settings))
-            self.trust = KeyTrust(settings.trusted_kernel_keys or (carrier.public_key,))
-            return carrier
-        from chio_core.client.blocking import BlockingPool
-
-        end = Endpoint.parse(settings.sidecar_url)
-        wait = min(settings.connect_timeout, settings.timeout)
-        return BlockingPool(end, limit=settings.max_connections, connect_timeout=wait)
-
 
 def concluded(
     answer: RawResponse, question: EvaluateCall, settings: ChioSettings, trust: KeyTrust, now: float
@@ -271,14 +268,14 @@ def failed(error: SidecarError, question: EvaluateCall, settings: ChioSettings) 
 
 
 def with_bearer(path: str, headers: Pairs, settings: ChioSettings) -> Pairs:
-    """Return the headers of a call, with the control plane's bearer where the call goes there (section 7.2)."""
+    """Return the headers of a call, with the bearer token for the control plane (wire protocol, section 7.2)."""
     if settings.control_token is None or path.startswith("/chio/"):
         return headers
     return [*headers, ("authorization", f"Bearer {settings.control_token.get_secret_value()}")]
 
 
 def verify_body(receipt: HttpReceipt | Mapping[str, Any]) -> bytes:
-    """Return the body of `POST /chio/verify`: the receipt as it was received, never narrowed by a model."""
+    """Return the body of `POST /chio/verify`: the receipt as it was received, unknown members included."""
     import json
 
     document = dict(receipt) if isinstance(receipt, Mapping) else receipt.raw
@@ -286,10 +283,10 @@ def verify_body(receipt: HttpReceipt | Mapping[str, Any]) -> bytes:
 
 
 def read_verify(answer: RawResponse) -> bool:
-    """Return `valid`, or `ok` where a newer sidecar gives a report instead.
+    """Return `valid`, or `ok` of a newer sidecar's report.
 
     Raises:
-        EvaluationFailed: the answer says neither.
+        EvaluationFailed: the response has neither.
     """
     from chio_core.canonical import parse_json
     from chio_core.errors import EvaluationFailed, InvalidDocument
@@ -300,5 +297,5 @@ def read_verify(answer: RawResponse) -> bool:
         document = None
     value = document.get("valid", document.get("ok")) if isinstance(document, dict) else None
     if not isinstance(value, bool):
-        raise EvaluationFailed(f"Chio sidecar's answer to verify has status {answer.status} and no result")
+        raise EvaluationFailed(f"Chio sidecar's response to verify has status {answer.status} and no result")
     return value

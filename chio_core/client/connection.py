@@ -1,13 +1,13 @@
-"""One keep-alive connection to the sidecar, and the states that it goes through.
+"""One keep-alive connection to the sidecar, and its states.
 
-    opening ──▶ idle ◀──▶ asked ──▶ closed
+    opening ──▶ idle ◀──▶ busy ──▶ closed
                   ▲          │
                   └─ orphaned ┘──▶ closed
 
-`asked` has an owner who waits for the answer. When the owner goes away (its task was cancelled) the connection
-is `orphaned`: the exchange goes on, nobody reads the answer, and then the connection is idle again. If the
-answer does not come before the owner's deadline, the connection is closed. So every way out of every state
-ends in `idle` or `closed`, and no slot of the pool is ever held by nobody.
+A `busy` connection has an owner that waits for the response. When the owner goes away (its task was cancelled) the
+connection is `orphaned`: the exchange continues, its response is dropped, and the connection is idle again. If the
+response does not come before the owner's deadline, the connection is closed. So every way out of every state ends in
+`idle` or `closed`, and no slot of the pool stays occupied.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from collections.abc import Callable
 
 import httptools
 
-from chio_core.client.carrier import MAX_ANSWER_BYTES
+from chio_core.client.carrier import MAX_RESPONSE_BYTES, NO_RESPONSE
 from chio_core.errors import EvaluationFailed, SidecarTimeout, SidecarUnreachable
 from chio_core.evaluation.exchange import RawResponse
 
 
-class AnswerReader:
-    """Reads one answer with `httptools` (llhttp). The methods named `on_…` are for the parser.
+class ResponseReader:
+    """Reads one response with `httptools` (llhttp), which calls the methods `on_…`.
 
-    Interim answers (1xx) are passed over. An answer whose length is not announced never ends: the end of a
-    connection is no end of an answer, since nobody could tell it from one that was cut off.
+    Interim responses (1xx) are skipped. A response without an announced length never ends: the end of the connection
+    could as well have cut it off.
     """
 
     __slots__ = ("_content_type", "_finished", "_parser", "_parts", "_size", "keep_alive")
 
     def __init__(self) -> None:
         self.keep_alive = False
-        # The parser holds our methods, so we let go of it at the end: no cycle is left for the collector.
+        # The parser refers to these methods, so it is dropped at the end: no cycle is left for the collector.
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._parts: list[bytes] = []
         self._size = 0
@@ -41,35 +41,35 @@ class AnswerReader:
         self._finished: RawResponse | None = None
 
     def feed(self, data: bytes) -> RawResponse | None:
-        """Take the bytes that came next; return the answer once it is whole, and None before.
+        """Take the next bytes; return the response once it is complete, None before.
 
-        Afterwards `keep_alive` says whether the connection can carry another exchange.
+        After that `keep_alive` is True if the connection can carry another exchange.
 
         Raises:
-            EvaluationFailed: this is no HTTP, or too long. Heads and interim answers count too.
+            EvaluationFailed: not HTTP, or too long. Heads and interim responses count too.
         """
         self._size += len(data)
-        if self._size > MAX_ANSWER_BYTES:
-            raise EvaluationFailed("Chio sidecar's answer is too long")
+        if self._size > MAX_RESPONSE_BYTES:
+            raise EvaluationFailed("Chio sidecar's response is too long")
         parser = self._parser
         if parser is None:
-            raise EvaluationFailed("Chio sidecar's answer was over already")
+            raise EvaluationFailed("Chio sidecar's response was complete already")
         try:
             parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._parser = None
             if self._finished is None:
-                raise EvaluationFailed("Chio sidecar's answer is not HTTP") from None
-            self.keep_alive = False  # the answer is whole; what follows it is nothing to build on
+                raise EvaluationFailed("Chio sidecar's response is not HTTP") from None
+            self.keep_alive = False  # the response is complete, but garbage follows it
         return self._finished
 
     def on_message_begin(self) -> None:
-        """Notice bytes that follow a finished answer."""
+        """Refuse to reuse a connection on which more follows a complete response."""
         if self._finished is not None:
             self.keep_alive = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Remember what the answer says that it is."""
+        """Keep the content type."""
         if self._finished is None and name.lower() == b"content-type":
             self._content_type = value.decode("latin-1")
 
@@ -78,7 +78,7 @@ class AnswerReader:
         self._parts.append(body)
 
     def on_message_complete(self) -> None:
-        """Finish, unless this was an interim answer."""
+        """Finish, unless this was an interim response."""
         parser = self._parser
         if parser is None:
             return
@@ -103,37 +103,37 @@ class Connection(asyncio.Protocol):
         self._on_idle = on_idle
         self._on_closed = on_closed
         self._transport: asyncio.Transport | None = None
-        self._reader: AnswerReader | None = None
+        self._reader: ResponseReader | None = None
         self._owner: asyncio.Future[RawResponse] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.closed = False
         self.idle_since = 0.0
 
     def exchange(self, data: bytes, deadline: float, loop: asyncio.AbstractEventLoop) -> asyncio.Future[RawResponse]:
-        """Send a whole request; the future gets the answer, or the reason why there is none.
+        """Send a whole request; the future gets the response or a `SidecarError`.
 
         Args:
-            deadline: time of `loop.time()` at which waiting ends and the connection is given up.
+            deadline: time of `loop.time()` at which the wait ends and the connection is closed.
 
         Raises:
-            SidecarUnreachable: the connection is gone already; nothing was sent.
+            SidecarUnreachable: the connection is closed already; nothing was sent.
         """
         if self._transport is None or not self.usable:
             raise SidecarUnreachable("Chio sidecar closed the connection before it was used")
         owner: asyncio.Future[RawResponse] = loop.create_future()
         self._owner = owner
-        self._reader = AnswerReader()
+        self._reader = ResponseReader()
         self._timer = loop.call_at(deadline, self._too_late)
         self._transport.write(data)
         return owner
 
     @property
     def usable(self) -> bool:
-        """False once either side has begun to close."""
+        """False once either side closes."""
         return not self.closed and self._transport is not None and not self._transport.is_closing()
 
     def abort(self) -> None:
-        """Close at once; an owner who still waits is told that the connection broke."""
+        """Close at once; a waiting owner gets an `EvaluationFailed`."""
         if self._transport is not None:
             self._transport.abort()
 
@@ -144,36 +144,36 @@ class Connection(asyncio.Protocol):
         self._transport = transport  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
-        """Read on; anything that is no answer to our question ends the connection."""
+        """Feed the reader; bytes outside of an exchange close the connection."""
         reader = self._reader
         if reader is None:
             self.abort()
             return
         try:
-            answer = reader.feed(data)
+            response = reader.feed(data)
         except EvaluationFailed as exc:
-            self._settle(exc)
+            self._finish(exc)
             self.abort()
             return
-        if answer is None:
+        if response is None:
             return
-        self._settle(answer)
+        self._finish(response)
         if reader.keep_alive and self.usable:
             self._on_idle(self)
         else:
             self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the owner, if there is one, and the pool."""
+        """Inform the owner, if there is one, and the pool."""
         self.closed = True
-        self._settle(EvaluationFailed("Chio sidecar closed the connection before it answered"))
+        self._finish(EvaluationFailed("Chio sidecar closed the connection before it answered"))
         self._on_closed(self)
 
     def _too_late(self) -> None:
-        self._settle(SidecarTimeout("Chio sidecar did not answer in time"))
+        self._finish(SidecarTimeout(NO_RESPONSE))
         self.abort()
 
-    def _settle(self, result: RawResponse | EvaluationFailed | SidecarTimeout) -> None:
+    def _finish(self, result: RawResponse | EvaluationFailed | SidecarTimeout) -> None:
         owner, self._owner, self._reader = self._owner, None, None
         if self._timer is not None:
             self._timer.cancel()

@@ -1,7 +1,7 @@
 """The sidecar in this process, for `CHIO_SIDECAR_URL=embedded:FILE`.
 
-Not a second code path: the same client asks the same application and verifies its receipts in the same way;
-only the sockets are missing. This is the one place that looks at `chio_sidecar`, and only when it is asked to.
+The client calls the same application and verifies its receipts in the same way; only the sockets are missing. This is
+the only module that imports `chio_sidecar`, and only when an embedded sidecar is opened.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from chio_core.client.carrier import MAX_ANSWER_BYTES, Pairs, TaskCarrier
+from chio_core.client.carrier import MAX_RESPONSE_BYTES, Pairs, TaskCarrier
 from chio_core.errors import ConfigurationError, EvaluationFailed
 from chio_core.evaluation.exchange import RawResponse
 from chio_core.settings import ChioSettings
@@ -30,9 +30,9 @@ def open_sidecar(url: str, *, busy_seconds: float | None = None, document: str |
     """Open the sidecar that an `embedded:` URL names.
 
     Args:
-        url: `embedded:FILE`; FILE is the receipt store, its signing key stands beside it in `FILE.key`.
-        busy_seconds: how long a write waits for the store's file; None: the sidecar's own.
-        document: OpenAPI document to judge by where the URL names none.
+        url: `embedded:FILE`; FILE is the receipt store, its signing key is in `FILE.key` beside it.
+        busy_seconds: seconds that a write waits for the store's file; None: the sidecar's default.
+        document: OpenAPI document to use if the URL names none.
 
     Raises:
         ConfigurationError: the extra `sidecar` is not installed, or the store or the key cannot be used.
@@ -48,11 +48,11 @@ def open_sidecar(url: str, *, busy_seconds: float | None = None, document: str |
 
 
 def busy_seconds_for(settings: ChioSettings) -> float | None:
-    """Return how long the store may wait for its file, in seconds; None: as long as the sidecar thinks fit.
+    """Return the seconds that the store may wait for its file; None: the sidecar's default.
 
-    With `fail_open` a request passes when its time is over. A deny that is stored after that would speak of a
-    request that ran, so the store has to give up first: a decision writes twice at most, and each of the two may
-    wait for a batch before its own.
+    Under `fail_open` a request runs after its timeout. A deny that is stored after that would be about a request that
+    ran, so the store must give up before the client: a decision writes at most twice, and each write may wait for one
+    batch before it.
     """
     return settings.timeout / 4 if settings.fail_open else None
 
@@ -111,21 +111,21 @@ class InProcessCarrier(TaskCarrier):
                 return
             part = message.get("body", b"")
             size += len(part)
-            if size <= MAX_ANSWER_BYTES:  # what is beyond is dropped here and refused below
+            if size <= MAX_RESPONSE_BYTES:  # a longer response is refused below, and not kept until then
                 parts.append(part)
             if not message.get("more_body", False):
                 complete.set()
 
         await self._app(scope, receive, send)
         if not status or not complete.is_set():
-            raise EvaluationFailed("the embedded Chio sidecar gave no complete answer")
-        if size > MAX_ANSWER_BYTES:
-            raise EvaluationFailed("Chio sidecar's answer is too long")
+            raise EvaluationFailed("the embedded Chio sidecar gave no complete response")
+        if size > MAX_RESPONSE_BYTES:
+            raise EvaluationFailed("Chio sidecar's response is too long")
         return RawResponse(status, content_type, b"".join(parts))
 
 
 class PortalCarrier:
-    """A `BlockingCarrier` to a sidecar that lives in an event loop of its own thread.
+    """A `BlockingCarrier` to a sidecar in a separate thread with an event loop.
 
     Args:
         url, busy_seconds: see `open_sidecar`.
@@ -139,7 +139,7 @@ class PortalCarrier:
         self.public_key: str = sidecar.public_key
         self._carrier = InProcessCarrier(sidecar.app)
         self._thread = LoopThread("chio-embedded", partial(_close, self._carrier, sidecar))
-        self._thread.loop()  # from now on there is something to end
+        self._thread.loop()  # started now: from here on `close` has something to end
 
     def post(self, path: str, body: bytes, headers: Pairs, timeout: float) -> RawResponse:
         """See `AsyncCarrier.post`."""

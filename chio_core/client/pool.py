@@ -1,9 +1,9 @@
 """The pool of connections behind the asynchronous client: at most `limit`, opened on demand, first come first served.
 
-Opening is nobody's in particular: whoever needs a connection waits in line, and an opener that succeeds serves
-the head of the line. So a caller that is cancelled while its connection is being opened leaves an idle
-connection behind, not a lost slot. `size` counts connections that exist or are being opened; after every step
-it is at most `limit`, and nobody waits while there is both an idle connection or a free slot.
+An opening connection belongs to no caller: a caller without a connection waits in line, and each new connection serves
+the head of the line. So a caller that is cancelled during an opening leaves an idle connection behind, not a lost slot.
+`size` counts connections that are open or being opened; after every step it is at most `limit`, and no caller waits
+while there is an idle connection or a free slot.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import asyncio
 import ssl
 from collections import deque
 
-from chio_core.client.carrier import Pairs, request_head
+from chio_core.client.carrier import Pairs, expire, request_head
 from chio_core.client.connection import Connection
 from chio_core.endpoint import Endpoint
-from chio_core.errors import SidecarTimeout, SidecarUnreachable
+from chio_core.errors import SidecarUnreachable
 from chio_core.evaluation.exchange import RawResponse
 
 MAX_IDLE_SECONDS = 30.0
@@ -52,16 +52,16 @@ class ConnectionPool:
 
     @property
     def size(self) -> int:
-        """Connections that are open or being opened."""
+        """Number of connections that are open or being opened."""
         return len(self._open) + len(self._openers)
 
     @property
     def idle(self) -> int:
-        """Connections that wait for work."""
+        """Number of idle connections."""
         return sum(connection.usable for connection in self._idle)
 
     async def post(self, path: str, body: bytes, headers: Pairs, timeout: float) -> RawResponse:
-        """See `AsyncCarrier.post`. A failed attempt to connect is made once more."""
+        """See `AsyncCarrier.post`. A failed attempt to connect is repeated once."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         data = request_head(self._endpoint, path, len(body), headers) + body
@@ -72,7 +72,7 @@ class ConnectionPool:
         return await owner
 
     async def aclose(self) -> None:
-        """Close everything; calls that are under way end with an error."""
+        """Close everything; running exchanges end with an error."""
         self._closing = True
         openers = list(self._openers)
         for opener in openers:
@@ -81,13 +81,11 @@ class ConnectionPool:
             connection.abort()
         await asyncio.gather(*openers, return_exceptions=True)
         while self._line:
-            self._answer_line(SidecarUnreachable("the Chio client was closed"))
+            self._fail_next(SidecarUnreachable("the Chio client was closed"))
         await asyncio.sleep(0)  # lets the transports report that they are closed
 
     async def _acquire(self, loop: asyncio.AbstractEventLoop, deadline: float) -> Connection:
-        return self._take_idle(loop.time()) or await self._wait_in_line(loop, deadline)
-
-    def _take_idle(self, now: float) -> Connection | None:
+        now = loop.time()
         while self._idle:
             connection = self._idle.pop()
             if not connection.usable:
@@ -95,15 +93,12 @@ class ConnectionPool:
             if now - connection.idle_since < self._max_idle:
                 return connection
             connection.abort()
-        return None
-
-    async def _wait_in_line(self, loop: asyncio.AbstractEventLoop, deadline: float) -> Connection:
         if self._closing:
             raise SidecarUnreachable("the Chio client was closed")
         waiter: asyncio.Future[Connection] = loop.create_future()
         self._line.append(waiter)
         self._open_for_line()
-        timer = loop.call_at(deadline, _expire, waiter)
+        timer = loop.call_at(deadline, expire, waiter, "no connection to the Chio sidecar became free in time")
         try:
             return await waiter
         except asyncio.CancelledError:
@@ -127,7 +122,12 @@ class ConnectionPool:
         self._openers.discard(opener)
         error = None if opener.cancelled() else opener.exception()
         if error is not None:
-            self._answer_line(SidecarUnreachable(f"cannot connect to the Chio sidecar: {_reason(error)}"))
+            reason = type(error).__name__
+            if isinstance(error, TimeoutError):
+                reason = "connecting took too long"
+            elif isinstance(error, OSError):
+                reason = error.strerror or reason
+            self._fail_next(SidecarUnreachable(f"cannot connect to the Chio sidecar: {reason}"))
         self._open_for_line()
 
     async def _connect(self) -> None:
@@ -137,20 +137,17 @@ class ConnectionPool:
             if end.socket_path is not None:
                 _, connection = await loop.create_unix_connection(self._protocol, end.socket_path)
             else:
-                _, connection = await loop.create_connection(self._protocol, end.host, end.port, ssl=self._context())
-        if connection.closed:  # lost before this task went on; `_gone` has been called already
+                if end.tls and self._tls is None:
+                    self._tls = ssl.create_default_context()
+                _, connection = await loop.create_connection(self._protocol, end.host, end.port, ssl=self._tls)
+        if connection.closed:  # lost before this task resumed; `_gone` was called already
             raise ConnectionResetError("the sidecar hung up")
-        self._openers.discard(asyncio.current_task())  # from here on it counts as open
+        self._openers.discard(asyncio.current_task())  # it is counted as open from here on
         self._open.add(connection)
         self._serve(connection)
 
     def _protocol(self) -> Connection:
         return Connection(self._serve, self._gone)
-
-    def _context(self) -> ssl.SSLContext | None:
-        if self._endpoint.tls and self._tls is None:
-            self._tls = ssl.create_default_context()
-        return self._tls
 
     def _serve(self, connection: Connection) -> None:
         if not connection.usable:
@@ -163,7 +160,7 @@ class ConnectionPool:
         connection.idle_since = asyncio.get_running_loop().time()
         self._idle.append(connection)
 
-    def _answer_line(self, error: SidecarUnreachable) -> None:
+    def _fail_next(self, error: SidecarUnreachable) -> None:
         while self._line:
             waiter = self._line.popleft()
             if not waiter.done():
@@ -176,16 +173,3 @@ class ConnectionPool:
             self._idle.remove(connection)
         if self._line:
             self._open_for_line()
-
-
-def _expire(waiter: asyncio.Future[Connection]) -> None:
-    if not waiter.done():
-        waiter.set_exception(SidecarTimeout("no connection to the Chio sidecar became free in time"))
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, TimeoutError):
-        return "connecting took too long"
-    if isinstance(error, OSError):
-        return error.strerror or type(error).__name__
-    return type(error).__name__

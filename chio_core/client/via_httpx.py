@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import httpx
 
-from chio_core.client.carrier import MAX_ANSWER_BYTES, Pairs, TaskCarrier
+from chio_core.client.carrier import MAX_RESPONSE_BYTES, NO_RESPONSE, Pairs, TaskCarrier
 from chio_core.errors import EvaluationFailed, SidecarTimeout, SidecarUnreachable
 from chio_core.evaluation.exchange import RawResponse
 
@@ -44,8 +44,8 @@ class HttpxCarrier(TaskCarrier):
                 chunks, size = [], 0
                 async for chunk in response.aiter_bytes():
                     size += len(chunk)
-                    if size > MAX_ANSWER_BYTES:
-                        raise EvaluationFailed("Chio sidecar's answer is too long")
+                    if size > MAX_RESPONSE_BYTES:
+                        raise EvaluationFailed("Chio sidecar's response is too long")
                     chunks.append(chunk)
             finally:
                 await response.aclose()
@@ -59,5 +59,5 @@ def mapped(exc: httpx.HTTPError) -> SidecarUnreachable | SidecarTimeout | Evalua
     if isinstance(exc, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)):
         return SidecarUnreachable(f"cannot connect to the Chio sidecar: {type(exc).__name__}")
     if isinstance(exc, httpx.TimeoutException):
-        return SidecarTimeout("Chio sidecar did not answer in time")
+        return SidecarTimeout(NO_RESPONSE)
     return EvaluationFailed(f"the exchange with the Chio sidecar broke: {type(exc).__name__}")

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from chio_core.client.carrier import MAX_ANSWER_BYTES, Pairs
+from chio_core.client.carrier import MAX_RESPONSE_BYTES, Pairs
 from chio_core.client.via_httpx import mapped
 from chio_core.errors import EvaluationFailed
 from chio_core.evaluation.exchange import RawResponse
@@ -39,8 +39,8 @@ class InstantCarrier:
             response = _stepped(self._answer(request))
         except httpx.HTTPError as exc:
             raise mapped(exc) from None
-        if len(response.content) > MAX_ANSWER_BYTES:
-            raise EvaluationFailed("Chio sidecar's answer is too long")
+        if len(response.content) > MAX_RESPONSE_BYTES:
+            raise EvaluationFailed("Chio sidecar's response is too long")
         return RawResponse(response.status_code, response.headers.get("content-type", ""), response.content)
 
     def close(self) -> None:

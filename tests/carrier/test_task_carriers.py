@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from chio_core.client.carrier import MAX_ANSWER_BYTES, TaskCarrier
+from chio_core.client.carrier import MAX_RESPONSE_BYTES, TaskCarrier
 from chio_core.client.in_process import InProcessCarrier
 from chio_core.client.via_httpx import HttpxCarrier
 from chio_core.errors import EvaluationFailed, SidecarError, SidecarTimeout, SidecarUnreachable
@@ -190,7 +190,7 @@ async def test_an_application_that_returns_too_early_has_given_no_answer(message
             await send(message)
 
     carrier = InProcessCarrier(app)
-    with pytest.raises(EvaluationFailed, match="no complete answer"):
+    with pytest.raises(EvaluationFailed, match="no complete response"):
         await carrier.post("/", b"", (), 5)
     await carrier.aclose()
 
@@ -215,7 +215,7 @@ async def test_an_application_in_this_process_hears_of_the_end_only_after_its_an
 @both
 async def test_too_long_an_answer_is_cut_off(carrier_for: Callable[[Handler], TaskCarrier]) -> None:
     async def long(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, content=b"x" * (MAX_ANSWER_BYTES + 1))
+        return httpx.Response(200, content=b"x" * (MAX_RESPONSE_BYTES + 1))
 
     carrier = carrier_for(long)
     with pytest.raises(EvaluationFailed, match="too long"):
