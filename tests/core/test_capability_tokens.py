@@ -1,4 +1,4 @@
-"""Reading, verifying and issuing tokens: what the vectors cannot say."""
+"""Read, verify and issue tokens: the promises that the vectors cannot express."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chio_core.canonical import canonical_json
 from chio_core.capabilities import (
     MAX_TOKEN_BYTES,
     CapabilityRejected,
@@ -85,7 +86,7 @@ def test_an_issued_token_survives_the_header_and_verifies() -> None:
     assert "schema" not in json.loads(header)
 
 
-def test_a_token_of_the_newer_form_says_so_and_is_refused_by_strict_april() -> None:
+def test_a_token_of_the_newer_form_has_a_schema_and_is_refused_by_strict_april() -> None:
     token = issue(schema_form=True)
     assert token.to_wire()["schema"] == "chio.capability.v1"
     assert verify_capability(token.to_header(), now=NOW) == token
@@ -113,12 +114,12 @@ def test_trusted_keys_may_be_written_in_any_accepted_way(written: Any) -> None:
     assert verify_capability(issue(), trusted_issuers=(written(ISSUER.public_hex),), now=NOW)
 
 
-def test_no_trusted_issuer_means_that_nobody_is_trusted() -> None:
+def test_without_a_trusted_issuer_every_token_is_refused() -> None:
     assert refusal(issue(), trusted_issuers=[]).reason == "capability issuer is not trusted"
 
 
 @pytest.mark.parametrize("trusted", [ISSUER.public_hex, ["not a key"]])
-def test_a_mistake_in_the_trusted_keys_is_named_and_not_taken_for_a_bad_token(trusted: Any) -> None:
+def test_a_mistake_in_the_trusted_keys_is_a_configuration_error(trusted: Any) -> None:
     with pytest.raises(ConfigurationError, match="trusted_issuers"):
         verify_capability(issue(), trusted_issuers=trusted, now=NOW)
 
@@ -204,7 +205,7 @@ def test_the_size_of_a_token_is_bounded_in_bytes() -> None:
         "{" + '"a":{' * 9000,
     ],
 )
-def test_what_is_no_token_is_refused_with_one_error(text: Any) -> None:
+def test_any_other_value_is_refused_as_a_malformed_token(text: Any) -> None:
     assert refusal(text).reason.startswith("invalid capability token: ")
 
 
@@ -215,7 +216,7 @@ def test_no_input_raises_anything_but_a_rejection(token: Any) -> None:
 
 
 @given(st.data())
-def test_a_token_with_one_changed_byte_is_refused_or_says_the_same(data: st.DataObject) -> None:
+def test_a_token_with_one_changed_byte_is_refused_or_means_the_same(data: st.DataObject) -> None:
     token = issue(capability_id="cap-x")
     raw = bytearray(token.to_header().encode())
     place = data.draw(st.integers(0, len(raw) - 1))
@@ -274,15 +275,13 @@ def test_a_newer_link_is_refused_by_strict_april() -> None:
     verify_delegation_chain([link])  # an unknown member is not signed in the plain form
     body = link.to_signed() | {"scope_hash": "ab" * 32}
     del body["signature"]
-    from chio_core.canonical import canonical_json
-
     newer = link.model_copy(update={"signature": ISSUER.sign(canonical_json(body))})
     verify_delegation_chain([newer])
     with pytest.raises(CapabilityRejected):
         verify_delegation_chain([newer], accept_newer=False)
 
 
-def test_a_link_for_nobody_is_not_signed() -> None:
+def test_a_link_to_a_malformed_key_is_not_signed() -> None:
     with pytest.raises(InvalidDocument):
         sign_link(ISSUER, capability_id="cap-1", delegatee="agent", timestamp=NOW)
 
@@ -304,7 +303,7 @@ def _words(*good: str) -> tuple[list[Any], list[Any]]:
     return list(good), [good[0].upper(), "", None, 1, [good[0]]]
 
 
-# For every type of the table: values that it takes, and values that make a token unreadable.
+# For every type of the table: values that it accepts, and values that make a token unreadable.
 SHAPES: dict[str, tuple[list[Any], list[Any]]] = {
     "path_prefix": TEXT,
     "domain_exact": TEXT,
@@ -343,7 +342,7 @@ def test_every_type_of_the_table_is_known() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(SHAPES))
-def test_a_constraint_takes_values_of_its_own_shape_only(name: str) -> None:
+def test_a_constraint_accepts_values_of_its_shape_only(name: str) -> None:
     good, bad = SHAPES[name]
     for value in good:
         assert Constraint.model_validate({"type": name, "value": value}).value == value

@@ -1,4 +1,4 @@
-"""The setting `explain_url`: which addresses can be used, and what a refusal makes of them."""
+"""The setting `explain_url`: usable addresses, and the link that a refusal makes of them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def setting(value: str | None) -> str | None:
         ("http://[::1]:8080/{receipt_id}/x", "http://[::1]:8080/01a%2Fb%20%23%3C%C3%A9%3E/x"),
     ],
 )  # fmt: skip
-def test_a_link_names_one_receipt_and_nothing_of_it_leaves_its_place(value: str, link: str) -> None:
+def test_a_link_names_one_receipt_whose_id_cannot_change_the_rest_of_the_address(value: str, link: str) -> None:
     assert explain_link(setting(value), RECEIPT) == link
 
 
@@ -35,18 +35,14 @@ def test_there_is_no_link_without_the_setting_or_without_a_receipt() -> None:
     assert explain_link(BASE, "") is None
 
 
-@pytest.mark.parametrize("value", [None, "", "  "])
-def test_an_empty_setting_is_none(value: str | None) -> None:
-    assert setting(value) is None
-
-
-def test_the_environment_sets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_setting_is_none_and_space_around_it_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {setting(value) for value in (None, "", "  ")} == {None}
     monkeypatch.setenv("CHIO_EXPLAIN_URL", f" {BASE} ")
     assert ChioSettings(_env_file=None).explain_url == BASE
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "rule"),
     [
         ("chio.internal/viewer", "must start with http:// or https:// and name a host"),
         ("javascript:alert(1)", "must start with http:// or https:// and name a host"),
@@ -66,9 +62,9 @@ def test_the_environment_sets_it(monkeypatch: pytest.MonkeyPatch) -> None:
         ("https://h/" + "a" * LONGEST_EXPLAIN_URL, "at most 2,048 characters"),
     ],
 )
-def test_an_address_that_cannot_be_used_is_refused_in_one_sentence_without_its_value(value: str, said: str) -> None:
+def test_an_unusable_address_is_refused_in_one_sentence_without_its_value(value: str, rule: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
         setting(value)
-    assert said in str(refused.value)
+    assert rule in str(refused.value)
     assert str(refused.value).startswith("explain_url (environment CHIO_EXPLAIN_URL): ")
     assert "s3cret" not in str(refused.value)

@@ -1,4 +1,4 @@
-"""What several sources of `x-chio-*` members come to: the stricter one counts."""
+"""`x-chio-*` members of several sources: the stricter one wins."""
 
 from __future__ import annotations
 
@@ -30,32 +30,25 @@ IN_ANY_ORDER: list[tuple[list[dict[str, Any]], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("sources", "expected"), IN_ANY_ORDER)
-def test_the_stricter_of_two_sources_counts_whichever_comes_first(
-    sources: list[dict[str, Any]], expected: dict[str, Any]
-) -> None:
+def test_the_stricter_of_two_sources_wins_in_any_order(sources: list[dict[str, Any]], expected: dict[str, Any]) -> None:
     for order in itertools.permutations(sources):
         assert merge_members(order) == expected
 
 
-def test_all_capabilities_that_are_named_are_kept_once() -> None:
+def test_each_named_capability_is_kept_once() -> None:
     both = [*PAY["x-chio-capability"], *READ["x-chio-capability"]]
     assert merge_members([PAY, READ, PAY, ANY]) == {"x-chio-capability": both}
 
 
-def test_of_what_cannot_be_compared_the_first_counts() -> None:
+def test_of_values_that_cannot_be_compared_the_first_wins() -> None:
     first = {"x-chio-approval": {"threshold": 5, "currency": "USD"}, "x-chio-budget": {"currency": "USD"}}
     second = {"x-chio-approval": {"threshold": 1, "currency": "EUR"}, "x-chio-budget": {"currency": "EUR"}}
     assert merge_members([first, second]) == first
-    assert (
-        merge_members([{"x-chio-sensitivity": "secret"}, {"x-chio-sensitivity": "public"}])["x-chio-sensitivity"]
-        == "secret"
-    )
-    assert merge_members([{"x-chio-side-effects": True}, {"x-chio-side-effects": "no"}]) == {
-        "x-chio-side-effects": True
-    }
+    for name, one, other in (("x-chio-sensitivity", "secret", "public"), ("x-chio-side-effects", True, "no")):
+        assert merge_members([{name: one}, {name: other}]) == {name: one}
 
 
-def test_the_limit_of_a_second_budget_is_none_of_the_first() -> None:
+def test_the_limit_of_a_second_budget_does_not_limit_the_first() -> None:
     first = {"x-chio-budget": {"currency": "EUR", "max_invocations": 9}}
     second = {"x-chio-budget": {"currency": "USD", "max_total_cost": 5}, "x-chio-budget-limit": 5}
     assert merge_members([first, second]) == first
@@ -86,11 +79,11 @@ def test_sources_are_not_changed() -> None:
         ("GET", {"x-chio-capability": []}, False),
     ],
 )
-def test_who_needs_a_capability(method: str, members: dict[str, Any], needed: bool) -> None:
+def test_which_operations_need_a_capability(method: str, members: dict[str, Any], needed: bool) -> None:
     assert needs_capability(method, members) is needed
 
 
-def test_only_our_members_are_taken_from_an_operation() -> None:
+def test_only_members_of_chio_are_read_from_an_operation() -> None:
     operation = {"summary": "s", "x-logo": 1, "x-chio-side-effects": True, "x-chio-typo": 1}
     assert chio_members(operation) == {"x-chio-side-effects": True, "x-chio-typo": 1}
     assert all(name.startswith(PREFIX) for name in KNOWN)

@@ -1,4 +1,4 @@
-"""Who is calling: what is looked at, in which order, and what is ignored."""
+"""The caller of a request: which credentials are read, in which order, and which are ignored."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_bearer_token_is_hashed(scheme: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["", "Bearer", "Bearer ", "Bearer    ", "Basic YTpi", "Bearertoken", "bearer\ttoken"])
-def test_what_is_no_bearer_token_is_passed_over(value: str) -> None:
+def test_a_header_without_a_bearer_token_is_ignored(value: str) -> None:
     assert from_bearer(View(headers=[("authorization", value)])) is None
 
 
@@ -73,7 +73,7 @@ def test_a_cookie_is_found_where_the_application_finds_it(lines: list[str], valu
 @pytest.mark.parametrize(
     "line", ["", "session", "session=", "xsession=a", "x=session=a", "SESSION=a", "session=a; session="]
 )
-def test_a_cookie_of_another_name_or_without_value_is_nobody(line: str) -> None:
+def test_a_cookie_of_another_name_or_without_value_is_no_caller(line: str) -> None:
     assert from_cookie("session")(View(headers=[("cookie", line)])) is None
 
 
@@ -92,11 +92,11 @@ def test_a_client_certificate_is_a_verified_caller() -> None:
         {**TLS, "client_cert_chain": [b"bytes"]}, {**TLS, "client_cert_chain": [None]},
     ],
 )  # fmt: skip
-def test_a_certificate_that_was_not_verified_or_cannot_be_read_is_nobody(tls: object) -> None:
+def test_a_certificate_that_was_not_verified_or_cannot_be_read_is_no_caller(tls: object) -> None:
     assert from_client_certificate(with_tls(tls)) is None
 
 
-def test_the_order_is_certificate_bearer_key_cookie_nobody() -> None:
+def test_the_order_is_certificate_bearer_key_cookie_anonymous() -> None:
     credentials = {"authorization": "Bearer t", "x-api-key": "k", "cookie": "session=s"}
     extract = default_extractor()
     methods = []
@@ -115,15 +115,15 @@ def test_the_names_of_header_and_cookie_can_be_chosen() -> None:
 
 
 def test_extractors_compose() -> None:
-    asked: list[str] = []
+    tried: list[str] = []
 
     def never(view: RequestView) -> None:
-        asked.append(view.route_path)
+        tried.append(view.route_path)
 
     def always(view: RequestView) -> CallerIdentity:
         return CallerIdentity(subject="agent-7", auth_method=AuthMethod(method="anonymous"), verified=True)
 
     extract = first_of(never, always, from_bearer)
     assert extract(View(headers=[("authorization", "Bearer t")])).subject == "agent-7"
-    assert asked == ["/pets/7"]
+    assert tried == ["/pets/7"]
     assert first_of()(View()) is CallerIdentity.anonymous()

@@ -1,4 +1,4 @@
-"""The wire models: what is read strictly, what is written, and that nothing unknown is lost."""
+"""The wire models read strictly, write in protocol order, and keep unknown members."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ RECEIPT = make_receipt(
 )
 
 
-def test_a_request_is_written_in_the_order_of_the_protocol_without_what_is_empty() -> None:
+def test_a_request_is_written_in_protocol_order_without_empty_members() -> None:
     wire = ChioHttpRequest.model_validate(REQUEST).to_wire()
     assert list(wire) == ["request_id", "method", "route_pattern", "path", "caller", "body_length", "timestamp"]
     assert wire["caller"]["verified"] is False
@@ -63,7 +63,7 @@ def test_a_full_request_is_written_as_it_was_read() -> None:
         "tool_name": "tool",
         "arguments": {"n": 0, "list": []},
         "model_metadata": {"model_id": "m", "provenance_class": "observed"},
-        "execution_nonce": {"of": "a time to come"},
+        "execution_nonce": {"of": "a later protocol"},
     }
     assert ChioHttpRequest.model_validate(full).to_wire() == full
 
@@ -111,7 +111,7 @@ def test_the_worked_caller_hashes_of_the_protocol_hold() -> None:
     assert as_proxy.identity_hash() == "f1980accd62fb0bfeca9adf7be8461e6b052de05ac475a1634f2bd40ce44f697"
 
 
-def test_a_caller_never_holds_its_secret() -> None:
+def test_a_caller_never_contains_its_secret() -> None:
     callers = (
         CallerIdentity.bearer("hunter2"),
         CallerIdentity.api_key("X-Key", "hunter2"),
@@ -165,7 +165,7 @@ def test_unknown_members_are_kept_everywhere() -> None:
     assert EvaluateResponse.model_validate(answer).to_wire() == answer
 
 
-def test_a_receipt_keeps_the_object_that_was_read() -> None:
+def test_a_receipt_keeps_the_object_that_was_received() -> None:
     read = {**RECEIPT, "evidence": [], "session_id": None, "new": {"deep": [1.0, None]}}
     receipt = HttpReceipt.from_wire(read)
     assert receipt.raw == read
@@ -173,20 +173,20 @@ def test_a_receipt_keeps_the_object_that_was_read() -> None:
     assert receipt.verdict.is_allow
 
 
-def test_a_receipt_that_was_made_here_is_written_by_the_presence_rules() -> None:
+def test_a_receipt_made_here_is_written_by_the_presence_rules() -> None:
     made = HttpReceipt.model_validate({**RECEIPT, "evidence": [], "session_id": None})
     assert made.raw == made.to_wire()
     assert not {"evidence", "session_id", "receipt_kind"} & set(made.raw)
 
 
 @pytest.mark.parametrize("name", sorted(set(RECEIPT) - {"evidence", "metadata"}))
-def test_a_receipt_that_lacks_a_member_is_no_receipt(name: str) -> None:
+def test_a_receipt_without_a_required_member_is_refused(name: str) -> None:
     document = {key: value for key, value in RECEIPT.items() if key != name}
     with pytest.raises(InvalidDocument, match=rf"^not an HttpReceipt: {name}: Field required$"):
         HttpReceipt.from_wire(document)
 
 
-def test_what_is_wrong_is_named_without_its_value() -> None:
+def test_an_error_names_the_member_without_its_value() -> None:
     with pytest.raises(InvalidDocument) as refused:
         HttpReceipt.from_wire({**RECEIPT, "timestamp": "hunter2"})
     assert "timestamp" in str(refused.value)

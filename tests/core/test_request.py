@@ -1,4 +1,4 @@
-"""What is sent to the sidecar about a request."""
+"""The request of the sidecar that is made from a view."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_view_of_these_tests_is_a_guard_request() -> None:
     assert isinstance(View(), GuardRequest)
 
 
-def test_the_smallest_question() -> None:
+def test_the_smallest_request() -> None:
     assert sent(View("GET", "/pets/7")) == {
         "request_id": "r",
         "method": "GET",
@@ -44,34 +44,28 @@ def test_the_template_is_the_pattern_and_the_path_stays_the_path() -> None:
     assert (wire["route_pattern"], wire["path"]) == ("/pets/{id}", "/pets/7")
 
 
-def test_the_length_is_the_one_that_was_counted() -> None:
+def test_the_length_is_the_counted_one() -> None:
     view = View(headers=[("Content-Length", "999"), ("Content-Type", "text/plain")])
     wire = sent(view, body_hash="ab" * 32, body_length=3)
     assert wire["body_length"] == 3
     assert wire["headers"] == {"content-type": "text/plain", "content-length": "3"}
 
 
-def test_no_other_header_travels() -> None:
+def test_no_other_header_is_sent() -> None:
     headers = [("authorization", "Bearer s"), ("cookie", "session=s"), ("x-api-key", "s"), ("x-chio-capability", "s"),
                ("host", "h"), ("user-agent", "u"), ("content-type", "application/json")]  # fmt: skip
     assert sent(View(headers=headers))["headers"] == {"content-type": "application/json"}
 
 
-def test_a_requirement_travels_as_tool_and_arguments() -> None:
-    wire = sent(View(), requirement=Requirement("payments", "transfer", arguments={"amount": 5}))
+def test_a_requirement_is_sent_as_tool_and_arguments_and_any_capability_names_no_tool() -> None:
+    wire = sent(View(), requirement=Requirement("payments", "transfer", arguments={"amount": 5}), session_id="s-1")
     assert (wire["tool_server"], wire["tool_name"], wire["arguments"]) == ("payments", "transfer", {"amount": 5})
-
-
-def test_a_requirement_of_any_capability_names_no_tool() -> None:
+    assert wire["session_id"] == "s-1"
     assert not {"tool_server", "tool_name", "arguments"} & set(sent(View(), requirement=Requirement()))
 
 
-def test_a_session_travels() -> None:
-    assert sent(View(), session_id="s-1")["session_id"] == "s-1"
-
-
 @pytest.mark.parametrize("method", ["get", "TRACE", "CONNECT", "", "GET "])
-def test_a_method_that_the_protocol_does_not_know_cannot_be_asked_about(method: str) -> None:
+def test_a_method_unknown_to_the_protocol_is_refused(method: str) -> None:
     assert method not in METHODS
     with pytest.raises(ValidationError):
         sent(View(method))
@@ -100,7 +94,7 @@ def test_a_query_is_form_decoded_and_of_duplicates_the_last_counts(query: str, f
 
 
 @pytest.mark.parametrize("query", ["chio_capability=s", "a=1&chio_capability=s&b=2", "chio%5Fcapability=s"])
-def test_the_token_parameter_is_taken_out_of_the_query_in_every_spelling(query: str) -> None:
+def test_the_token_parameter_is_removed_from_the_query_in_every_spelling(query: str) -> None:
     assert "s" not in query_map(query).values()
 
 
@@ -111,7 +105,7 @@ def test_a_query_of_too_many_fields_is_refused() -> None:
 
 
 @given(st.dictionaries(st.text(max_size=6), st.text(max_size=6), max_size=6))
-def test_what_was_encoded_is_read_back(fields: dict[str, str]) -> None:
+def test_an_encoded_query_is_read_back(fields: dict[str, str]) -> None:
     fields.pop("chio_capability", None)
     assert query_map(urlencode(fields, errors="replace")) == {
         _replaced(name): _replaced(value) for name, value in fields.items()

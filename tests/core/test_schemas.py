@@ -1,4 +1,4 @@
-"""What we send and what the scripted sidecar answers satisfy the protocol's schemas."""
+"""The requests that are sent, and the scripted sidecar's responses, satisfy the protocol's schemas."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _validator(name: str, profile: str = "april") -> Draft202012Validator:
     return Draft202012Validator(found[f"{name}.schema.json"], registry=registry)
 
 
-def _question(caller: CallerIdentity = CALLERS[0], **members: Any) -> dict[str, Any]:
+def _request(caller: CallerIdentity = CALLERS[0], **members: Any) -> dict[str, Any]:
     request = ChioHttpRequest(
         request_id="r-1",
         method="POST",
@@ -46,16 +46,16 @@ def _question(caller: CallerIdentity = CALLERS[0], **members: Any) -> dict[str, 
 
 
 @pytest.mark.parametrize("caller", CALLERS, ids=lambda caller: caller.auth_method.method)
-def test_a_question_satisfies_the_schemas(caller: CallerIdentity) -> None:
-    bare = _question(caller)
-    full = _question(
+def test_a_request_satisfies_the_schemas(caller: CallerIdentity) -> None:
+    bare = _request(caller)
+    full = _request(
         caller, query={"a": "1"}, headers={"content-type": "text/plain"}, body_hash="00" * 32, body_length=3,
         tool_server="s", tool_name="t", arguments={"amount": 5}, session_id="s-1",
     )  # fmt: skip
-    for question in (bare, full):
-        _validator("evaluate-request").validate(question)
-        _validator("chio-http-request").validate(question)
-        _validator("caller-identity").validate(question["caller"])
+    for wire in (bare, full):
+        _validator("evaluate-request").validate(wire)
+        _validator("chio-http-request").validate(wire)
+        _validator("caller-identity").validate(wire["caller"])
 
 
 @pytest.mark.parametrize("profile", ["april", "newer"])
@@ -64,8 +64,8 @@ def test_a_question_satisfies_the_schemas(caller: CallerIdentity) -> None:
     [ALLOW, DENY, {"verdict": "cancel", "reason": "stop"}, {"verdict": "incomplete", "reason": "more"}],
     ids=lambda verdict: verdict["verdict"],
 )
-def test_an_answer_satisfies_the_schemas_and_our_model_reads_it(verdict: dict[str, Any], profile: str) -> None:
-    asked = Asked(_question(), {}, b"", SigningKey.generate(), now=1_776_272_775)
+def test_a_response_satisfies_the_schemas_and_the_model_reads_it(verdict: dict[str, Any], profile: str) -> None:
+    asked = Asked(_request(), {}, b"", SigningKey.generate(), now=1_776_272_775)
     answer = json.loads(asked.answer_bytes(verdict, newer=profile == "newer"))
     _validator("verdict", profile).validate(answer["verdict"])
     _validator("http-receipt", profile).validate(answer["receipt"])

@@ -1,4 +1,4 @@
-"""Patterns mean what the Rust crate means, take bounded work, and are refused when in doubt."""
+"""Patterns mean the same as in the Rust crate, take bounded work, and are refused in doubt."""
 
 from __future__ import annotations
 
@@ -83,16 +83,16 @@ MISSES = [
 
 
 @pytest.mark.parametrize(("pattern", "text"), MATCHES)
-def test_a_pattern_finds_what_rust_finds(pattern: str, text: str) -> None:
+def test_a_pattern_matches_where_rust_matches(pattern: str, text: str) -> None:
     assert found(pattern, text)
 
 
 @pytest.mark.parametrize(("pattern", "text"), MISSES)
-def test_a_pattern_finds_nothing_where_rust_finds_nothing(pattern: str, text: str) -> None:
+def test_a_pattern_does_not_match_where_rust_does_not(pattern: str, text: str) -> None:
     assert not found(pattern, text)
 
 
-# RE2 alone would take these and mean something else; Rust refuses them.
+# RE2 alone accepts these with another meaning; Rust refuses them.
 REFUSED_BY_RUST = [
     r"\C", r"\Qa.b\E", r"\0", r"\12", r"\123", r"a{", r"{", r"a{,3}", r"a{x}", r"[\w-z]", r"[a-\d]", r"[z-a]",
     r"(?P<1a>x)", r"(?<n>a)(?<n>b)", r"(?ii)", r"(?i-i)", r"(?-)", r"(?i-)", r"(?)", r"(?i)*", r"a(?i)*", r"*", r"a|*",
@@ -100,7 +100,7 @@ REFUSED_BY_RUST = [
     r"[", r"[^]", r"[a", "\\", r"a\Z", r"\e", r"\h", r"\K", r"\G", r"\x", r"\x4", r"\x{}", r"\x{110000}", r"\x{D800}",
     r"\p", r"\p{", r"\p{^L}", r"\p{Nonsense}", r"\é", r"[\b]", r"[\A]", r"\b{4x}", r"(?i", r"(?<n", r"a{3,2}",
 ]  # fmt: skip
-# Rust takes these; refusing them denies the request, which is the safe side.
+# Rust accepts these; refusing them denies the request, which is the safe side.
 REFUSED_HERE = [
     r"[a&&b]", r"[a--b]", r"[a~~b]", r"[a[b]]", r"[^\W-]", r"[^\W\s]", r"(?x) a", r"(?u)a", r"(?-u)a", r"(?R)a", r"a**",
     r"a*+", r"a{2}{3}", r"a{1001}", r"a{ 3 }", r"\<a", r"a\>", r"\b{start}a", r"\b{2}",
@@ -111,7 +111,7 @@ REFUSED_HERE = [
 
 
 @pytest.mark.parametrize("pattern", REFUSED_BY_RUST + REFUSED_HERE)
-def test_a_pattern_in_doubt_refuses_the_request_and_says_which(pattern: str) -> None:
+def test_a_pattern_in_doubt_refuses_the_request_and_is_named(pattern: str) -> None:
     for name, value, words in (
         ("regex_match", pattern, "regex"),
         ("memory_write_deny_patterns", [pattern], "memory write deny pattern"),
@@ -139,7 +139,7 @@ def test_nothing_is_written_to_the_terminal(capfd: pytest.CaptureFixture[str]) -
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_failed_pattern_is_remembered_and_fails_again() -> None:
+def test_a_failed_pattern_fails_again_from_the_cache() -> None:
     for _ in range(2):
         with pytest.raises(PatternError, match="pattern too large"):
             compile_pattern("\\w{1000}")
@@ -168,7 +168,7 @@ def test_work_is_bounded_over_all_patterns_and_texts() -> None:
         match_grant(grants(*many), "s", "t", ["x"])
 
 
-def test_the_same_pattern_is_paid_for_once_in_an_evaluation() -> None:
+def test_the_same_pattern_is_counted_once_in_an_evaluation() -> None:
     searcher = Searcher(limit=5_000_000)
     for _ in range(3):
         searcher.prepare("[\\w-]{1,64}", kind="regex")

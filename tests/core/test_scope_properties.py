@@ -1,4 +1,4 @@
-"""What holds for every path, host, scope and set of arguments."""
+"""Properties of all paths, hosts, scopes and arguments."""
 
 from __future__ import annotations
 
@@ -33,9 +33,7 @@ JSON = st.recursive(
 
 
 @given(SEGMENTS, SEGMENTS, NOISE)
-def test_a_path_is_under_its_own_beginning_however_it_is_written(
-    start: list[str], rest: list[str], separator: str
-) -> None:
+def test_a_path_is_under_its_beginning_in_every_spelling(start: list[str], rest: list[str], separator: str) -> None:
     prefix = "/" + "/".join(start)
     assert path_is_under(prefix, "/" + separator.join([*start, *rest]))
 
@@ -82,7 +80,7 @@ def test_a_long_glob_of_stars_ends() -> None:
 
 
 @given(st.text(max_size=30))
-def test_a_host_is_ascii_or_ambiguous_or_none(text: str) -> None:
+def test_a_host_is_ascii_ambiguous_or_none(text: str) -> None:
     host = host_of(text)
     assert host is None or host == "" or set(host) <= set("abcdefghijklmnopqrstuvwxyz0123456789.-")
 
@@ -178,7 +176,7 @@ def test_floats_are_counted_as_rust_writes_them(number: float, text: str) -> Non
         {"to": {"a", "b"}},
     ],
 )
-def test_arguments_that_are_no_json_cannot_slip_past_a_constraint(arguments: Any) -> None:
+def test_arguments_that_are_not_json_cannot_bypass_a_constraint(arguments: Any) -> None:
     scope = ChioScope(grants=[grant_with("max_length", 100)])
     with pytest.raises(InvalidDocument, match="arguments must be JSON"):
         match_grant(scope, "s", "t", arguments)
@@ -189,7 +187,7 @@ def grant_with(name: str, value: Any) -> ToolGrant:
     return ToolGrant(server_id="s", tool_name="t", operations=["invoke"], constraints=[constraint])
 
 
-def test_arguments_may_be_nested_as_deep_as_the_caller_likes() -> None:
+def test_arguments_may_be_nested_to_any_depth() -> None:
     deep: Any = "/etc"
     for _ in range(5000):
         deep = [deep]
@@ -206,7 +204,7 @@ def test_integers_beyond_u64_are_counted_and_not_refused() -> None:
     assert Arguments(10**30).size == 31
 
 
-def test_a_token_can_be_asked_like_its_scope() -> None:
+def test_a_token_its_scope_and_its_grants_allow_the_same() -> None:
     key = SigningKey(bytes(32))
     grant = grant_with("path_prefix", "/srv")
     token = issue_capability(key, subject=key.public_hex, scope=ChioScope(grants=[grant]), ttl_seconds=1)
@@ -215,7 +213,7 @@ def test_a_token_can_be_asked_like_its_scope() -> None:
         assert not scope_allows(scope, "s", "t", "a name without a slash")
 
 
-def test_the_operation_that_is_asked_for_decides() -> None:
+def test_the_requested_operation_decides() -> None:
     grant = ToolGrant(server_id="*", tool_name="*", operations=["read"])
     assert not scope_allows([grant], "s", "t")
     assert scope_allows([grant], "s", "t", operation="read")

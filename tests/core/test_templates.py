@@ -1,4 +1,4 @@
-"""Path templates: which route a receipt was judged by."""
+"""Path templates: the route of a receipt, and the route that runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_the_shape_of_a_template_has_no_names(template: str, segments: tuple[str
 
 
 @pytest.mark.parametrize(
-    ("template", "path", "fits"),
+    ("template", "path", "covered"),
     [
         ("/pets/{id}", "/pets/7", True),
         ("/pets/{id}", "/pets/", True),
@@ -37,8 +37,8 @@ def test_the_shape_of_a_template_has_no_names(template: str, segments: tuple[str
         ("", "", True),
     ],
 )
-def test_a_template_covers_a_path_segment_by_segment(template: str, path: str, fits: bool) -> None:
-    assert covers(template, path) is fits
+def test_a_template_covers_a_path_segment_by_segment(template: str, path: str, covered: bool) -> None:
+    assert covers(template, path) is covered
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_a_template_covers_a_path_segment_by_segment(template: str, path: str, f
     [
         ("/pets/{petId}", "/pets/7", "/pets/{id}", True),
         ("/pets/{id}", "/pets/7", "/pets/{id:int}", True),
-        ("/pets/7", "/pets/7", "/pets/{id}", True),  # the sidecar knows no such route
+        ("/pets/7", "/pets/7", "/pets/{id}", True),  # the sidecar does not know the route
         ("/pets/{id}", "/pets/mine", "/pets/mine", False),  # a route of another rule
         ("/{kind}/{id}", "/pets/7", "/pets/{id}", False),
         ("/pets/mine", "/pets/7", "/pets/{id}", False),

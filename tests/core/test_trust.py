@@ -1,4 +1,4 @@
-"""Which kernel keys count: those that are pinned, or the first one that proves itself."""
+"""The trusted kernel keys: the pinned ones, or that of the first valid receipt."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OTHER = SigningKey(b"o" * 32)
 UNPINNED = ChioSettings(trusted_kernel_keys=())
 
 
-def test_pinned_keys_are_the_ones_that_count() -> None:
+def test_only_pinned_keys_are_trusted() -> None:
     trust = KeyTrust([KEY.public_hex])
     assert trust.keys() == frozenset({KEY.public_hex})
     trust.remember(KEY.public_hex)
@@ -31,7 +31,7 @@ def test_pinned_keys_are_the_ones_that_count() -> None:
         trust.remember(OTHER.public_hex)
 
 
-def test_the_first_key_is_trusted_said_once_and_another_is_refused_from_then_on(
+def test_the_first_key_is_trusted_with_one_warning_and_another_is_refused_from_then_on(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     trust = KeyTrust()
@@ -45,7 +45,7 @@ def test_the_first_key_is_trusted_said_once_and_another_is_refused_from_then_on(
         conclude(answered(other), one, UNPINNED, trust, NOW)
 
 
-def test_an_answer_that_does_not_count_leaves_no_trust_behind() -> None:
+def test_an_unusable_response_leaves_no_trust_behind() -> None:
     trust = KeyTrust()
     one = question()
     refused = 0
@@ -82,7 +82,7 @@ def _is_refused(trust: KeyTrust, start: threading.Barrier, key: str) -> bool:
     return False
 
 
-def test_a_route_that_the_sidecar_does_not_know_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_route_unknown_to_the_sidecar_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
     trust = KeyTrust([KEY.public_hex])
     with caplog.at_level(logging.WARNING, logger="chio"):
         for number in range(3):
