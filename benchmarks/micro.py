@@ -32,15 +32,9 @@ from chio_asgi import ASGIGuardRequest
 from chio_core.canonical import canonical_json, parse_json, sha256_hex
 from chio_core.client.pool import ConnectionPool
 from chio_core.endpoint import Endpoint
-from chio_core.evaluation.conclude import (
-    EVALUATE_PATH,
-    EvaluateCall,
-    RawResponse,
-    conclude,
-    precheck,
-    prepare,
-    singleton_headers,
-)
+from chio_core.evaluation.conclude import conclude
+from chio_core.evaluation.exchange import EVALUATE_PATH, EvaluateCall, RawResponse, prepare
+from chio_core.evaluation.precheck import precheck, singleton_headers
 from chio_core.identity import default_extractor
 from chio_core.models.receipt import HttpReceipt
 from chio_core.receipts import KeyTrust, signed_bytes, verify_receipt
@@ -109,6 +103,7 @@ def steps(full: bool) -> dict[str, Callable[[], object]]:
 
 def _question(view: ASGIGuardRequest, settings: ChioSettings) -> Callable[[], EvaluateCall]:
     caller = default_extractor()(view)
+    presented = precheck(view, settings, singleton_headers(settings))
 
     def ask() -> EvaluateCall:
         return prepare(
@@ -117,6 +112,7 @@ def _question(view: ASGIGuardRequest, settings: ChioSettings) -> Callable[[], Ev
             request_id="0b0c7a04-5a0e-4c57-a41e-0c2f6a1f9a51",
             now=_NOW,
             caller=caller,
+            presented=presented,
             template="/echo",
             body_hash=sha256_hex(ECHO_BODY),
             body_length=len(ECHO_BODY),

@@ -13,16 +13,9 @@ import threading
 from typing import IO
 
 from chio_asgi.types import Message, Receive
+from chio_core.refusals.response import RequestRefused, body_incomplete, body_too_large
 
 _PIECE = 64 * 1024
-
-
-class BodyTooLarge(Exception):
-    """The body has more bytes than the limit allows."""
-
-
-class ClientDisconnected(Exception):
-    """The client went away before the body was complete."""
 
 
 class Body:
@@ -58,16 +51,7 @@ class Body:
         """Return a `receive` that gives the body first, and then whatever the server has to say."""
         if self._file is not None:
             return self._replay_file(self._file, receive)
-        pending: Message | None = {"type": "http.request", "body": self._memory, "more_body": False}
-
-        async def replayed() -> Message:
-            nonlocal pending
-            if pending is not None:
-                message, pending = pending, None
-                return message
-            return await receive()
-
-        return replayed
+        return once({"type": "http.request", "body": self._memory, "more_body": False}, receive)
 
     def _replay_file(self, file: IO[bytes], receive: Receive) -> Receive:
         at = 0
@@ -103,19 +87,18 @@ async def read_body(receive: Receive, limit: int, spool_bytes: int, announced: s
         announced: value of `Content-Length`; refuses early, and is never believed otherwise.
 
     Raises:
-        BodyTooLarge: more than `limit` bytes came, or were announced.
-        ClientDisconnected: the client went away first.
+        RequestRefused: 413 if more than `limit` bytes came or were announced, 400 if the client went away first.
     """
     if announced is not None and announced.isdecimal() and int(announced[:20]) > limit:
-        raise BodyTooLarge
+        raise RequestRefused(body_too_large(limit))
     message = await receive()
     if message["type"] != "http.request":
-        raise ClientDisconnected
+        raise RequestRefused(body_incomplete())
     first: bytes = message.get("body", b"")
     if message.get("more_body", False):
         return await _read_on(first, receive, limit, spool_bytes)
     if len(first) > limit:
-        raise BodyTooLarge
+        raise RequestRefused(body_too_large(limit))
     return Body(first, None, len(first), hashlib.sha256(first).hexdigest() if first else None)
 
 
@@ -128,7 +111,7 @@ async def _read_on(first: bytes, receive: Receive, limit: int, spool_bytes: int)
             digest.update(piece)
             length += len(piece)
             if length > limit:
-                raise BodyTooLarge
+                raise RequestRefused(body_too_large(limit))
             if piece:  # empty messages cost nothing, however many come
                 parts.append(piece)
             if file is not None or length > spool_bytes:
@@ -139,7 +122,7 @@ async def _read_on(first: bytes, receive: Receive, limit: int, spool_bytes: int)
                 break
             message = await receive()
             if message["type"] != "http.request":
-                raise ClientDisconnected
+                raise RequestRefused(body_incomplete())
             piece, more = message.get("body", b""), message.get("more_body", False)
     except BaseException:
         if file is not None:
@@ -167,3 +150,17 @@ async def peek(receive: Receive, count: int) -> tuple[bytes, Receive]:
         return taken.pop(0) if taken else await receive()
 
     return b"".join(parts)[:count], again
+
+
+def once(message: Message, receive: Receive) -> Receive:
+    """Return a `receive` that gives one message first, and then what the server sends."""
+    pending: Message | None = message
+
+    async def replayed() -> Message:
+        nonlocal pending
+        if pending is not None:
+            first, pending = pending, None
+            return first
+        return await receive()
+
+    return replayed

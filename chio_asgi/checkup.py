@@ -9,10 +9,11 @@ from chio_asgi.decide import EFFECT, REMEDY, named
 from chio_asgi.document import overlap_findings
 from chio_asgi.listing import ListedRoute, list_blind_mounts, list_mounts, list_routes, observed_routes
 from chio_asgi.middleware import ChioASGIMiddleware
-from chio_asgi.routing import MAX_DEPTH, RequirementSource, router_of, sources_in
+from chio_asgi.routing import MAX_DEPTH, router_of, sources_in
 from chio_asgi.send import has_own_500
 from chio_core.evaluation.amounts import FromPath
 from chio_core.evaluation.precheck import is_among
+from chio_core.evaluation.requirements import RequirementSource
 from chio_core.guards.chain import Finding
 from chio_core.models.demands import BudgetDemand
 from chio_core.models.openapi import OBSERVE, SENSITIVITY

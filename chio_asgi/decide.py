@@ -1,210 +1,193 @@
-"""Decide: the member of the chain that asks the sidecar, for ASGI.
-
-The order of its steps is the policy:
-
-1. exclusions; 2. what could mean two things is refused (400, 405); 3. the body, counted and hashed (413);
-4. the route that will run, and what it asks for; 5. who is calling; 6. the sidecar's decision, verified; 7. the
-outcome on the request's state.
-"""
+"""The decision of a chain, for ASGI: how a request's steps (`chio_core.evaluation.pipeline`) are done here."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
-import uuid
-from collections.abc import Awaitable, Callable
-from functools import partial
+from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from chio_asgi.body import Body, BodyTooLarge, ClientDisconnected
-from chio_asgi.routing import RouteMatch, RouteResolver
+from chio_asgi.routing import RouteResolver
 from chio_asgi.types import Scope
 from chio_asgi.view import ASGIGuardRequest
 from chio_core.client.client import ChioClient
-from chio_core.evaluation.amounts import Facts, InputRefused
-from chio_core.evaluation.conclude import precheck, prepare, singleton_headers
-from chio_core.evaluation.hooks import aannounce, with_evidence
-from chio_core.evaluation.outcomes import Decision, bad_request, body_incomplete, body_too_large
-from chio_core.evaluation.precheck import Exclusions
+from chio_core.errors import ConfigurationError
+from chio_core.evaluation.amounts import Facts
+from chio_core.evaluation.exchange import EvaluateCall
+from chio_core.evaluation.governed import NO_BODY, Body, GovernedRequest, RouteMatch
+from chio_core.evaluation.hooks import Hook, call_hook_async
+from chio_core.evaluation.outcomes import Decision
+from chio_core.evaluation.pipeline import Pipeline, run_async
 from chio_core.guards.chain import DecisionMember
-from chio_core.identity import default_extractor, identify
-from chio_core.models.caller import CallerIdentity
-from chio_core.models.receipt import HttpReceipt
-from chio_core.names import (
-    LOGGER,
-    SCOPE_EVALUATED,
-    STATE_BODY,
-    STATE_CLIENT,
-    STATE_DECISION,
-    STATE_EXTRACTOR,
-    STATE_PASSTHROUGH,
-    STATE_RECEIPT,
-)
-from chio_core.refusals.response import Denial
-from chio_core.request import RequestView, Requirement
-from chio_core.settings import ChioSettings
+from chio_core.names import LOGGER, SCOPE_REQUEST, STATE_DECISION, STATE_PASSTHROUGH, STATE_RECEIPT
+from chio_core.refusals.response import AnyResponse, Denial
 
-EFFECT: Final = "each request is judged twice, spends each budget twice and cannot use an approval"
-"""What it comes to where two of them ask about one request."""
+log = logging.getLogger(LOGGER)
+
+EFFECT: Final = "each request is evaluated twice, spends each budget twice and cannot use an approval"
+"""The effect of two middlewares around one request."""
 
 REMEDY: Final = "leave the inner one out, or exclude its paths from the outer one (exclude_prefixes)"
 """What to do about it."""
 
+LARGE_BODY = 64 * 1024
+"""Bytes from which on a body is parsed in a thread: the caller is not known yet and must not block the loop."""
 
-def mark_judged(scope: Scope, by: object) -> None:
-    """Note that the sidecar was asked about the request of this very scope.
+T = TypeVar("T")
+
+
+class ASGIRequest:
+    """What Chio keeps on the scope of one request, so that dependencies find it.
+
+    Attributes:
+        scope: the scope that it was made for. A handler may copy a scope and hand another request to the application.
+        governed: what is known about the request.
+        pipeline: the steps; None without the middleware.
+        client: the middleware's client.
+        body: the body as it was read.
+        app: the application as the outer server names it, for messages.
+    """
+
+    __slots__ = ("app", "body", "client", "governed", "pipeline", "scope")
+
+    def __init__(self, scope: Scope, pipeline: Pipeline, client: ChioClient) -> None:
+        self.scope = scope
+        self.governed = GovernedRequest()
+        self.pipeline = pipeline
+        self.client = client
+        self.body: Any = None
+        self.app = scope.get("app")
+
+
+class ASGIAdapter:
+    """A `chio_core.evaluation.pipeline.RequestAdapter` for one ASGI request or websocket handshake.
 
     Args:
-        by: who has asked.
+        view: the request.
+        request: what is kept on its scope.
+        resolve: finds the route that will run.
     """
-    # The id, because a handler may copy the scope and hand another request to the application.
-    scope[SCOPE_EVALUATED] = (id(scope), by, scope.get("app"))
+
+    __slots__ = ("_resolve", "governed", "request", "view")
+
+    def __init__(self, view: ASGIGuardRequest, request: ASGIRequest, resolve: Callable[[Scope], RouteMatch]) -> None:
+        self.view = view
+        self.request = request
+        self.governed = request.governed
+        self._resolve = resolve
+
+    def now(self) -> ASGIGuardRequest:
+        """Return the request as the scope has it now."""
+        return ASGIGuardRequest(self.view.scope)
+
+    async def read_body(self, limit: int, spool_bytes: int) -> Body:
+        """Read the body to its end; from then on a guard cannot replace it."""
+        if not self.view.has_body:
+            return NO_BODY
+        body = self.request.body = await self.view.read_body(limit, spool_bytes)
+        self.view.seal()
+        return body
+
+    async def raw_body(self) -> bytes | None:
+        """Return the bytes of the body; None for a websocket handshake."""
+        return await self.request.body.read() if self.request.body is not None else None
+
+    def body_hash(self) -> str | None:
+        """Return the hash of the body; the application is given the bytes that were hashed."""
+        return self.governed.body.hash if self.governed.body is not None else None
+
+    def locate(self) -> RouteMatch:
+        """Return the route that the application's router will choose."""
+        return self._resolve(self.view.scope)
+
+    async def compute(self, function: Callable[[], T], facts: Facts) -> T:
+        """Return what a function makes of a request; in a thread if it parses more than `LARGE_BODY` bytes."""
+        if facts.body is not None and len(facts.body) > LARGE_BODY:
+            return await asyncio.to_thread(function)
+        return function()
+
+    async def send(self, call: EvaluateCall) -> Decision:
+        """Send a call through the middleware's client."""
+        return await self.request.client.evaluate(call)
+
+    def publish(self, decision: Decision) -> None:
+        """Put a decision on the request's state."""
+        state: dict[str, Any] = self.view.scope.setdefault("state", {})
+        state[STATE_DECISION] = decision
+        state[STATE_RECEIPT] = decision.handler_receipt
+        state[STATE_PASSTHROUGH] = decision.passthrough
+
+    async def call_hook(self, hook: Hook, value: Any) -> None:
+        """Call a hook, which may be `async def`."""
+        await call_hook_async(hook, value)
 
 
-def nested_in(scope: Scope, by: object) -> str | None:
-    """Return one sentence when somebody else further out has asked about this very request.
+class Decide(DecisionMember):
+    """The member of the chain that has a request evaluated.
 
     Args:
-        by: who is about to ask.
+        pipeline: the steps.
+        client: the client that sends calls.
+        resolve: finds the route that will run.
     """
-    known = scope.get(SCOPE_EVALUATED)
-    if known is None or known[0] != id(scope) or known[1] is by:
-        return None
-    inner, outer = scope.get("app"), known[2]
-    if inner is outer:
-        return f"{named(inner)} has Chio twice: {EFFECT}; leave one out"
-    # Inside of a mount with parameters this is what a client has written.
-    root = scope.get("root_path") if not scope.get("path_params") else None
-    place = f" at {root!r}" if root else ""
-    return f"{named(inner)}{place} stands inside of {named(outer)}, and both have Chio: {EFFECT}; {REMEDY}"
+
+    def __init__(self, pipeline: Pipeline, client: ChioClient, resolve: RouteResolver) -> None:
+        self._pipeline = pipeline
+        self._client = client
+        self._resolve = resolve
+        self._warned_nested = False
+
+    def begin(self, scope: Scope) -> ASGIRequest:
+        """Put what is known about a request on its scope; warn once if an outer middleware governs it already."""
+        if not self._warned_nested and (text := self._nested_in(scope)) is not None:
+            self._warned_nested = True
+            log.warning("chio: %s", text)
+        request = scope[SCOPE_REQUEST] = ASGIRequest(scope, self._pipeline, self._client)
+        return request
+
+    async def __call__(self, view: ASGIGuardRequest) -> Denial | None:
+        """Return the refusal, or None if the request may continue."""
+        request: ASGIRequest = view.scope[SCOPE_REQUEST]
+        return await run_async(self._pipeline.govern(ASGIAdapter(view, request, self._resolve)))
+
+    async def refuse(self, view: ASGIGuardRequest, response: AnyResponse) -> None:
+        """Record that a guard has refused."""
+        request: ASGIRequest = view.scope[SCOPE_REQUEST]
+        await run_async(self._pipeline.refuse(ASGIAdapter(view, request, self._resolve), response))
+
+    def check_unchanged(self, view: ASGIGuardRequest) -> None:
+        """Check that the request which runs is the one that was evaluated.
+
+        Raises:
+            ConfigurationError: a guard has changed a part that the decision depends on.
+        """
+        changed = self._pipeline.changes(ASGIAdapter(view, view.scope[SCOPE_REQUEST], self._resolve))
+        if changed:
+            raise ConfigurationError(
+                f"a guard changed the request's {' and '.join(changed)}, so the decision does not count for it; "
+                "change requests in a middleware outside of Chio"
+            )
+
+    def _nested_in(self, scope: Scope) -> str | None:
+        """Return one sentence if an outer middleware has had this very request evaluated."""
+        outer = scope.get(SCOPE_REQUEST)
+        if not isinstance(outer, ASGIRequest) or outer.scope is not scope or outer.pipeline is self._pipeline:
+            return None
+        decision = outer.governed.decision
+        if decision is None or decision.request_id is None:
+            return None
+        app = scope.get("app")
+        if app is outer.app:
+            return f"{named(app)} has Chio twice: {EFFECT}; leave one out"
+        # Inside a mount with parameters the prefix is text from the client.
+        root = scope.get("root_path") if not scope.get("path_params") else None
+        place = f" at {root!r}" if root else ""
+        return f"{named(app)}{place} is inside {named(outer.app)}, and both have Chio: {EFFECT}; {REMEDY}"
 
 
 def named(app: Any) -> str:
-    """Return how to name an application to a person."""
+    """Return a description of an application for messages."""
     title = getattr(app, "title", None)
     if isinstance(title, str) and title:
         return f"application {title!r}"
     return "the application" if app is None else f"the {type(app).__name__} application"
-
-
-log = logging.getLogger(LOGGER)
-
-LARGE_BODY = 64 * 1024
-"""Bytes of a body from which on it is parsed in a thread, because nobody knows the caller yet."""
-
-T = TypeVar("T")
-DecisionHook = Callable[[Decision], Awaitable[None] | None]
-ReceiptHook = Callable[[HttpReceipt], Awaitable[None] | None]
-
-
-class Decide(DecisionMember):
-    """Asks the sidecar about a request and leaves the decision on its state.
-
-    Args:
-        settings, client: what to ask and how.
-        resolve: finds the route that will run.
-        extractor: finds out who is calling.
-        on_decision, on_receipt: see `chio_asgi.ChioASGIMiddleware`.
-    """
-
-    def __init__(
-        self,
-        settings: ChioSettings,
-        client: ChioClient,
-        resolve: RouteResolver,
-        extractor: Callable[[RequestView], CallerIdentity] | None = None,
-        on_decision: DecisionHook | None = None,
-        on_receipt: ReceiptHook | None = None,
-    ) -> None:
-        self._settings = settings
-        self._excluded = Exclusions(settings)
-        self._client = client
-        self._resolve = resolve
-        self._extract = extractor or default_extractor(settings.api_key_header, settings.session_cookie)
-        self._on_decision = on_decision
-        self._on_receipt = on_receipt
-        self._singletons = singleton_headers(settings)
-        self._told_nested = False
-
-    async def __call__(self, view: ASGIGuardRequest) -> Denial | None:
-        """Return the refusal, or None when the request may go on."""
-        if self._excluded.cover(view.method, view.route_path):
-            self._introduce(view)
-            return None
-        self._tell_nested(view)
-        decision = await self._judge(view)
-        if decision.request_id is None:  # what the sidecar is asked, the client tells by itself
-            self._client.telemetry.refused(decision, view.method, view.route_path)
-        else:
-            mark_judged(view.scope, self)
-        decision = with_evidence(decision, view.evidence)
-        await self.publish(view, decision)
-        return decision.denial
-
-    async def publish(self, view: ASGIGuardRequest, decision: Decision) -> None:
-        """Put a decision on the request's state and tell the hooks."""
-        state = self._introduce(view)
-        known = state.get(STATE_DECISION)
-        told = known.receipt if isinstance(known, Decision) else None
-        state[STATE_DECISION] = decision
-        state[STATE_RECEIPT] = decision.handler_receipt
-        state[STATE_PASSTHROUGH] = decision.passthrough
-        await aannounce(decision, self._on_decision, self._on_receipt if decision.receipt is not told else None)
-
-    def _tell_nested(self, view: ASGIGuardRequest) -> None:
-        if not self._told_nested and (text := nested_in(view.scope, self)) is not None:
-            self._told_nested = True
-            log.warning("chio: %s", text)
-
-    def _introduce(self, view: ASGIGuardRequest) -> dict[str, Any]:
-        """Leave on the state what dependencies need to ask by themselves, in the same way; return the state."""
-        state: dict[str, Any] = view.scope.setdefault("state", {})
-        state[STATE_CLIENT] = self._client
-        state[STATE_EXTRACTOR] = self._extract
-        return state
-
-    async def _judge(self, view: ASGIGuardRequest) -> Decision:
-        settings = self._settings
-        if (denial := precheck(view, settings, self._singletons)) is not None:
-            return Decision(verdict="refused", denial=denial)
-        try:
-            body = await view.read_body(settings.max_body_bytes, settings.spool_bytes) if view.has_body else None
-        except BodyTooLarge:
-            return Decision(verdict="refused", denial=body_too_large(settings.max_body_bytes))
-        except ClientDisconnected:
-            return Decision(verdict="refused", denial=body_incomplete())
-        view.seal()
-        view.scope.setdefault("state", {})[STATE_BODY] = body
-        route = self._resolve(view.scope)
-        try:
-            requirement = await _requirement(route, view, body)
-        except InputRefused as exc:
-            return Decision(verdict="refused", denial=bad_request(exc.message, exc.status))
-        question = prepare(
-            view,
-            settings,
-            request_id=str(uuid.uuid4()),
-            now=time.time(),
-            caller=identify(view, self._extract),
-            template=route.template,
-            body_hash=body.hash if body else None,
-            body_length=body.length if body else 0,
-            requirement=requirement,
-        )
-        return await self._client.decide(question)
-
-
-async def _requirement(route: RouteMatch, view: ASGIGuardRequest, body: Body | None) -> Requirement | None:
-    if not route.sources:
-        return None
-    raw = await body.read() if body is not None and route.reads_body else None
-    facts = Facts(route.path_params, view, raw)
-    return await worked_out(partial(route.requirement, facts), facts)
-
-
-async def worked_out(function: Callable[[], T], facts: Facts) -> T:
-    """Return what a function says about a request; in a thread where it parses more than `LARGE_BODY` bytes."""
-    if facts.body is not None and len(facts.body) > LARGE_BODY:
-        return await asyncio.to_thread(function)
-    return function()

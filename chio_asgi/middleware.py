@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
+from chio_asgi.body import once
 from chio_asgi.config import settings_for
-from chio_asgi.decide import Decide, DecisionHook, ReceiptHook
+from chio_asgi.decide import ASGIRequest, Decide
 from chio_asgi.driver import Application
 from chio_asgi.listing import count_governed, observed_routes
 from chio_asgi.routing import RouteResolver, own_root_path, router_of
@@ -19,11 +20,13 @@ from chio_asgi.types import ASGIApp, Message, Receive, Scope, Send
 from chio_asgi.view import ASGIGuardRequest
 from chio_core.client.client import ChioClient
 from chio_core.errors import ConfigurationError
-from chio_core.evaluation.hooks import refused_locally
+from chio_core.evaluation.outcomes import Decision
+from chio_core.evaluation.pipeline import Pipeline
 from chio_core.guards.chain import Chain, Guard, around
 from chio_core.guards.run import ChainRun, failed
 from chio_core.models.caller import CallerIdentity
-from chio_core.names import LOGGER, STATE_DECISION
+from chio_core.models.receipt import HttpReceipt
+from chio_core.names import LOGGER
 from chio_core.refusals.response import AnyResponse, Downstream
 from chio_core.request import GuardRequest, RequestView
 from chio_core.settings import ChioSettings, report_settings
@@ -57,14 +60,16 @@ class ChioASGIMiddleware:
         guards: Chain | Sequence[Guard | Chain] = (),
         client: ChioClient | None = None,
         extractor: Callable[[RequestView], CallerIdentity] | None = None,
-        on_decision: DecisionHook | None = None,
-        on_receipt: ReceiptHook | None = None,
+        on_decision: Callable[[Decision], Awaitable[None] | None] | None = None,
+        on_receipt: Callable[[HttpReceipt], Awaitable[None] | None] | None = None,
     ) -> None:
         settings = settings_for(config, client)
         self.app = app
         self.settings: ChioSettings = settings
         self.client = client if client is not None else ChioClient(settings)
-        self._decide = Decide(settings, self.client, RouteResolver(app), extractor, on_decision, on_receipt)
+        report = self.client.telemetry.refused
+        pipeline = Pipeline(settings, extractor, on_decision, on_receipt, report=report)
+        self._decide = Decide(pipeline, self.client, RouteResolver(app))
         self.chain = around(guards, self._decide)
         self._header = settings.receipt_header.lower().encode("ascii")
         self._members = self.chain.freeze()
@@ -77,81 +82,86 @@ class ChioASGIMiddleware:
         """Handle one ASGI connection."""
         kind = scope["type"]
         if kind not in ("http", "websocket"):
-            await self._other(scope, receive, send)
+            if kind != "lifespan":
+                raise ConfigurationError(f"ASGI scope type {kind!r} cannot be governed, so it is not passed on")
+            await self._lifespan(scope, receive, send)
             return
         router = router_of(self.app)
         if router is not None and (root := own_root_path(router)):
-            scope["root_path"] = root  # as the application will do itself; what we judge is what it will match
+            scope["root_path"] = root  # the application sets it too; the evaluated path must be the routed one
         if kind == "http":
-            # A copy: uvicorn appends the trailer fields of a chunked body to the list that it gave us, and the
-            # application must not read headers that were not judged.
+            # A copy: uvicorn appends the trailer fields of a chunked body to its list, and the application must not
+            # read headers that were not evaluated.
             scope["headers"] = list(scope.get("headers", ()))
             view = ASGIGuardRequest(scope, receive)
             replay = view.replay
-        elif (opened := await _opened(receive)) is not None:
-            view, replay = ASGIGuardRequest(scope, None), opened
         else:
-            return
-        tagged = HeaderSend(send, self._header, scope)
-        try:  # not a coroutine of its own, which would cost every request a tenth of a microsecond
+            opening = await receive()
+            if opening["type"] != "websocket.connect":
+                return
+            view, replay = ASGIGuardRequest(scope, None), lambda: once(opening, receive)
+        request = self._decide.begin(scope)
+        tagged = HeaderSend(send, self._header, scope, request.governed)
+        try:
             if self._wrapped:
-                await self._run_wrapped(view, tagged.send, replay)
-            elif (answer := await self._judged(view)) is not None:
-                await self._answer(answer, view, tagged.send)
+                await self._run_wrapped(view, request, tagged.send, replay)
+            elif (response := await self._run_plain(view, request)) is not None:
+                await self._respond(response, view, tagged.send)
             else:
-                view.check_unmoved()
                 await self.app(view.scope, replay(), tagged.send)
         except Exception:
-            await _answer_failure(tagged, scope)
+            # Starlette answers outside of us, without the receipt header. If it would only say "Internal Server
+            # Error", say it here with the header; the exception is raised again to be logged.
+            if kind == "http" and not tagged.started and not has_own_500(scope.get("app")):
+                await send_plain_error(tagged.send)
             raise
         finally:
             view.close()
             tagged.finish()
 
-    async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "lifespan":
-            raise ConfigurationError(f"ASGI scope type {scope['type']!r} cannot be governed, so it is not passed on")
-        await self._lifespan(scope, receive, send)
-
-    def _judged(self, view: ASGIGuardRequest) -> Awaitable[AnyResponse | None]:
-        if self._alone:
-            return self._only_decide(view)
-        return ChainRun(self._members, None, view.evidence, self.chain.slow_guard_ms).before(view)
-
-    async def _only_decide(self, view: ASGIGuardRequest) -> AnyResponse | None:
+    async def _run_plain(self, view: ASGIGuardRequest, request: ASGIRequest) -> AnyResponse | None:
+        """Run a chain in which no guard takes `next`; return the response of a guard or of the decision."""
+        evidence = request.governed.evidence
+        if not self._alone:
+            response = await ChainRun(self._members, None, evidence, self.chain.slow_guard_ms).before(view)
+            if response is None:
+                self._decide.check_unchanged(view)
+            return response
         try:
             return await self._decide(view)
         except Exception:  # noqa: BLE001 - logged there, and the request is refused
-            return failed(self._members[0], view.evidence)
+            return failed(self._members[0], evidence)
 
-    async def _run_wrapped(self, view: ASGIGuardRequest, send: Send, replay: Callable[[], Receive]) -> None:
+    async def _run_wrapped(
+        self, view: ASGIGuardRequest, request: ASGIRequest, send: Send, replay: Callable[[], Receive]
+    ) -> None:
+        """Run a chain with `next`-style guards around the application."""
         application = Application(self.app, view.scope, replay, send)
 
-        async def handler(request: GuardRequest) -> Downstream:
-            view.check_unmoved()
-            return await application(request)
+        async def handler(_: GuardRequest) -> Downstream:
+            self._decide.check_unchanged(view)
+            return await application(view)
 
         try:
-            answer = await ChainRun(self._members, handler, view.evidence, self.chain.slow_guard_ms)(view)
-            if isinstance(answer, Downstream) and application.started:
-                await application.release(answer)
+            evidence = request.governed.evidence
+            response = await ChainRun(self._members, handler, evidence, self.chain.slow_guard_ms)(view)
+            if isinstance(response, Downstream) and application.started:
+                await application.release(response)
                 return
         finally:
-            # Also when a guard has failed after the head: the application still waits to be released.
+            # Also if a guard has failed after the head: the application still waits to be released.
             await application.cancel()
-        await self._answer(answer, view, send, refused=not application.started)
+        await self._respond(response, view, send, refused=not application.started)
 
-    async def _answer(self, answer: AnyResponse, view: ASGIGuardRequest, send: Send, *, refused: bool = True) -> None:
-        known = view.scope.get("state", {}).get(STATE_DECISION)
-        decision = refused_locally(known, answer, view.evidence) if refused else None
-        if decision is not None:
-            # Before the sidecar was asked there is no receipt, but there is a trace.
-            self.client.telemetry.refused(decision, view.method, view.route_path)
-            await self._decide.publish(view, decision)
+    async def _respond(
+        self, response: AnyResponse, view: ASGIGuardRequest, send: Send, *, refused: bool = True
+    ) -> None:
+        if refused:
+            await self._decide.refuse(view, response)
         if view.scope["type"] == "websocket":
-            await refuse_websocket(answer, view.scope, send)
+            await refuse_websocket(response, view.scope, send)
         else:
-            await send_answer(answer, send, accept=accept_of(view.scope))
+            await send_answer(response, send, accept=accept_of(view.scope))
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def closing(message: Message) -> None:
@@ -171,29 +181,3 @@ class ChioASGIMiddleware:
                 "chio: observe mode: what is refused on these routes is recorded and runs: %s", ", ".join(observed)
             )
         await self.app(scope, receive, closing)
-
-
-async def _answer_failure(tagged: HeaderSend, scope: Scope) -> None:
-    # Starlette answers outside of us, without the receipt header. Where it would only say "Internal Server Error", we
-    # say it here, header included; the exception goes on to be logged.
-    if scope["type"] == "http" and not tagged.started and not has_own_500(scope.get("app")):
-        await send_plain_error(tagged.send)
-
-
-async def _opened(receive: Receive) -> Callable[[], Receive] | None:
-    """Take the opening of a websocket; return what gives the `receive` to read it again, None without an opening."""
-    opening = await receive()
-    return (lambda: _again(opening, receive)) if opening["type"] == "websocket.connect" else None
-
-
-def _again(opening: Message, receive: Receive) -> Receive:
-    pending: Message | None = opening
-
-    async def replayed() -> Message:
-        nonlocal pending
-        if pending is not None:
-            message, pending = pending, None
-            return message
-        return await receive()
-
-    return replayed

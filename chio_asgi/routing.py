@@ -9,84 +9,18 @@ works with any ASGI application, and without routes to ask there is simply no te
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from chio_asgi.types import ASGIApp, Scope
-from chio_core.evaluation.amounts import Facts
-from chio_core.evaluation.requirements import merged
-from chio_core.request import Requirement
+from chio_core.evaluation.governed import NO_MATCH, RouteMatch
+from chio_core.evaluation.requirements import RequirementSource
 
 MAX_DEPTH = 64
 """Mounts and layers of middleware to look through; an application may be mounted in itself."""
 
 _FULL, _PARTIAL = 2, 1
 _MAX_KNOWN = 4096
-
-
-@runtime_checkable
-class RequirementSource(Protocol):
-    """A dependency that asks for a capability, an approval, a budget, or something else that the sidecar judges.
-
-    One whose demand depends on more than path parameters has `chio_requirement_for(facts)` too, which then counts;
-    see `requirement_from`. One that needs the body for it says `chio_reads_body = True`.
-    """
-
-    def chio_requirement(self, path_params: Mapping[str, Any]) -> Requirement:
-        """Return what it asks for, given the route's path parameters."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class RouteMatch:
-    """The route that will run.
-
-    Attributes:
-        template: its full path template, parameters as `{name}`; None when no route, or nobody, can tell.
-        path_params: converted path parameters.
-        sources: dependencies of the route that ask for something, outermost first.
-    """
-
-    template: str | None = None
-    path_params: Mapping[str, Any] = field(default_factory=dict)
-    sources: tuple[RequirementSource, ...] = ()
-
-    @property
-    def reads_body(self) -> bool:
-        """True when the body has to be known before it can be said what the route asks for."""
-        return need_body(self.sources)
-
-    def requirement(self, facts: Facts | None = None) -> Requirement | None:
-        """Return what the route asks for in the one evaluation; see `chio_core.evaluation.requirements.merged`.
-
-        Args:
-            facts: the request; without them only what needs no more than path parameters can be worked out.
-
-        Raises:
-            InputRefused: the request does not clearly say what has to be judged.
-        """
-        known = facts if facts is not None else Facts(self.path_params)
-        return merged(requirement_from(source, known) for source in self.sources)
-
-
-NO_MATCH = RouteMatch()
-
-
-def need_body(sources: Iterable[RequirementSource]) -> bool:
-    """Tell whether the body has to be known before it can be said what these dependencies ask for."""
-    return any(getattr(source, "chio_reads_body", False) for source in sources)
-
-
-def requirement_from(source: RequirementSource, facts: Facts) -> Requirement:
-    """Return what a dependency asks for about this request.
-
-    Raises:
-        InputRefused: the request does not clearly say what has to be judged.
-    """
-    ask = getattr(source, "chio_requirement_for", None)
-    found: Requirement = source.chio_requirement(facts.path_params) if ask is None else ask(facts)
-    return found
 
 
 class RouteResolver:

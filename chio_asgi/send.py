@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from chio_asgi.types import Message, Scope, Send
+from chio_core.evaluation.governed import GovernedRequest
 from chio_core.evaluation.hooks import receipt_header_of
 from chio_core.guards.response_hooks import ResponseHooks
-from chio_core.names import EXPOSE_HEADERS, STATE_DECISION, STATE_RESPONSE_HOOKS
+from chio_core.names import EXPOSE_HEADERS, STATE_RESPONSE_HOOKS
 from chio_core.refusals.problems import render
 from chio_core.refusals.response import AnyResponse, Denial, Response
 
@@ -29,15 +30,17 @@ class HeaderSend:
 
     Args:
         name: header name in lower case.
-        scope: its state holds the decision by the time that the head is sent. The application may give the scope
-            another state; what counts is the one that was there first.
+        scope: its state holds what guards have queued by the time that the head is sent. The application may give
+            the scope another state; what counts is the one that was there first.
+        governed: holds the decision by then.
     """
 
-    __slots__ = ("_asked", "_ends", "_name", "_send", "_state", "started", "status")
+    __slots__ = ("_asked", "_ends", "_governed", "_name", "_send", "_state", "started", "status")
 
-    def __init__(self, send: Send, name: bytes, scope: Scope) -> None:
+    def __init__(self, send: Send, name: bytes, scope: Scope, governed: GovernedRequest) -> None:
         self._send = send
         self._name = name
+        self._governed = governed
         self._asked: Iterable[tuple[bytes, bytes]] = scope.get("headers", ())
         self._state: dict[str, Any] = scope.setdefault("state", {})
         self._ends: End | None = None
@@ -65,7 +68,7 @@ class HeaderSend:
             wishes.finish(self.status)
 
     def _head(self, message: Message) -> Message:
-        if STATE_DECISION in self._state or STATE_RESPONSE_HOOKS in self._state:
+        if self._governed.decision is not None or STATE_RESPONSE_HOOKS in self._state:
             return {**message, "headers": self._headers(message)}
         # Nothing to add: the head goes on as it is, unless it claims a receipt.
         headers = message.get("headers") or ()
@@ -84,7 +87,7 @@ class HeaderSend:
             self._ends = End(head)
             sent = _wished(wishes, sent)
         headers = self._without_own(sent)
-        value = receipt_header_of(self._state.get(STATE_DECISION))
+        value = receipt_header_of(self._governed.decision)
         if value is not None:
             headers.append((self._name, value.encode("ascii")))
             if any(pair[0] == b"origin" for pair in self._asked):

@@ -14,7 +14,6 @@ from chio_asgi.body import Body, peek, read_body
 from chio_asgi.types import Receive, Scope
 from chio_core.canonical import sha256_hex
 from chio_core.errors import ConfigurationError
-from chio_core.models.receipt import GuardEvidence
 from chio_core.request import HeaderLines
 
 _NO_LIMIT = 2**63
@@ -47,9 +46,6 @@ class ASGIGuardRequest:
     Args:
         scope: the ASGI scope; a websocket handshake is seen as a GET.
         receive: needed by `body()` only.
-
-    Attributes:
-        evidence: what the local guards have said so far.
     """
 
     def __init__(self, scope: Scope, receive: Receive | None = None) -> None:
@@ -59,7 +55,6 @@ class ASGIGuardRequest:
         self._lines: HeaderLines | None = None
         self._state: ScopeState | None = None
         self._sealed = False
-        self.evidence: list[GuardEvidence] = []
         self._method: str = scope.get("method", "GET")
         self._path: str = scope["path"]
         self._route_path = route_path(scope)
@@ -115,6 +110,10 @@ class ASGIGuardRequest:
         """Return the names, in lower case, of headers that stand in more than one line."""
         return self._header_lines().repeated
 
+    def select_headers(self, names: Collection[str]) -> Mapping[str, Sequence[str]]:
+        """Return the lines of those headers in `names` (lower case) that the request has."""
+        return self._header_lines().select(names)
+
     @property
     def query_string(self) -> str:
         """The raw query."""
@@ -146,8 +145,7 @@ class ASGIGuardRequest:
         """Read the body to its end, once; see `chio_asgi.body.read_body`.
 
         Raises:
-            BodyTooLarge: more than `limit` bytes came, or were announced.
-            ClientDisconnected: the client went away first.
+            RequestRefused: 413 if more than `limit` bytes came or were announced, 400 if the client went away first.
             RuntimeError: the view was made without `receive`.
         """
         if self._body is None:
@@ -177,23 +175,6 @@ class ASGIGuardRequest:
         kept = [pair for pair in self._scope.get("headers", ()) if pair[0].lower() != lower]
         self._scope["headers"] = [*kept, (lower, value.encode("latin-1"))]
         self._lines = None
-
-    def check_unmoved(self) -> None:
-        """Make sure that what runs is what was judged.
-
-        Raises:
-            ConfigurationError: a guard has changed method, path or query since the request came in.
-        """
-        scope = self._scope
-        if (
-            scope["path"] != self._path
-            or scope.get("method", "GET") != self._method
-            or scope.get("query_string", b"") != self._query
-        ):
-            raise ConfigurationError(
-                "a guard changed the request's method, path or query, so another route would run than was judged; "
-                "rewrite paths in a middleware outside of Chio"
-            )
 
     def seal(self) -> None:
         """Fix the body: from now on it is what the decision is about."""

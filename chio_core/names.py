@@ -26,35 +26,31 @@ TRACEPARENT: Final = "traceparent"
 """W3C trace context header, forwarded to the sidecar."""
 
 # Attributes of the request's state: `request.state` (ASGI), `request` and `request.chio_state` (Django), `flask.g`
-# and `g.chio_state` (Flask). STATE_CLIENT and STATE_EXTRACTOR are also attributes of `app.state`.
+# and `g.chio_state` (Flask). STATE_CLIENT and STATE_PIPELINE are attributes of `app.state`.
 STATE_RECEIPT: Final = "chio_receipt"
 STATE_DECISION: Final = "chio_decision"
 STATE_EVALUATION: Final = "chio_evaluation"
 STATE_PASSTHROUGH: Final = "chio_passthrough"
 STATE_CLIENT: Final = "chio_client"
+STATE_PIPELINE: Final = "chio_pipeline"
 STATE_CALLER: Final = "chio_caller"
 STATE_NAMESPACE: Final = "chio_state"
 STATE_CLAIMS: Final = "chio_claims"
-STATE_BODY: Final = "chio_body"
-STATE_EXTRACTOR: Final = "chio_extractor"
 STATE_CLIENT_IP: Final = "client_ip"
 STATE_RESPONSE_HOOKS: Final = "chio_response_hooks"
 STATE_REQUEST_ID: Final = "request_id"
 
-SCOPE_DECISIONS: Final = "chio.decisions"
-"""Key in an ASGI scope: the decisions that dependencies requested themselves, without the middleware."""
-
-SCOPE_EVALUATED: Final = "chio.evaluated"
-"""Key in an ASGI scope: the middleware that had this request evaluated."""
+SCOPE_REQUEST: Final = "chio.request"
+"""Key in an ASGI scope: what is known about the request, see `chio_asgi.decide.ASGIRequest`."""
 
 ENVIRON_INPUT: Final = "chio.input"
 """Key in a WSGI environment: the body, once it can be read again."""
 
-ENVIRON_PASSAGE: Final = "chio.passage"
-"""Key in a WSGI environment: what Flask's decorators need to know about the request."""
+ENVIRON_CONTEXT: Final = "chio.context"
+"""Key in a WSGI environment: the `RequestContext` of Flask's request."""
 
-DJANGO_PASSAGE: Final = "_chio_passage"
-"""Attribute of Django's `HttpRequest`: what the decorators need to know about the request."""
+REQUEST_CONTEXT: Final = "_chio_context"
+"""Attribute of Django's `HttpRequest`: its `RequestContext`."""
 
 FLASK_EXTENSION: Final = "chio"
 """Key in `flask.Flask.extensions`: the extension's state for one application."""

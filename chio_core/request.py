@@ -104,6 +104,10 @@ class RequestView(GuardRequest, Protocol):
         """Return the names, in lower case, of headers that occur in more than one line."""
         ...
 
+    def select_headers(self, names: Collection[str]) -> Mapping[str, Sequence[str]]:
+        """Return the lines of those headers in `names` (lower case) that the request has, to compare them later."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
@@ -160,6 +164,7 @@ def to_chio_request(
     timestamp: int,
     caller: CallerIdentity,
     template: str | None = None,
+    query: Mapping[str, str] | None = None,
     body_hash: str | None = None,
     body_length: int = 0,
     requirement: Requirement | None = None,
@@ -171,9 +176,9 @@ def to_chio_request(
     """Describe a request for the sidecar (wire protocol, section 1.1).
 
     Args:
-        view: the request.
-        template: path template of the route that will run; the plain path is sent if it is None.
-        body_hash: SHA-256 hex over all bytes of the body; None for an empty one.
+        template: path template of the route that will run; the plain path is sent when there is none.
+        query: decoded query; read from the view if left out.
+        body_hash: SHA-256 hex over all bytes of the body, None for an empty one.
         body_length: bytes that were counted.
         timestamp: seconds since 1970.
         requirement: what the route requires.
@@ -204,7 +209,7 @@ def to_chio_request(
         method=view.method,  # pydantic refuses what is no Method
         route_pattern=template if template is not None else path,
         path=path,
-        query=query_map(view.query_string),
+        query=dict(query) if query is not None else query_map(view.query_string),
         headers=headers,
         caller=caller,
         body_hash=body_hash,
@@ -253,6 +258,10 @@ class HeaderLines(Mapping[str, str]):
             lines.append(value)
             if len(lines) > 1:
                 self.repeated.add(name.lower())
+
+    def select(self, names: Iterable[str]) -> dict[str, Sequence[str]]:
+        """Return the lines of those headers in `names` (lower case) that are there."""
+        return {name: tuple(self._lines[name]) for name in names if name in self._lines}
 
     def values_of(self, name: str) -> Sequence[str]:
         """Return the lines of the header `name`; empty if it is absent."""

@@ -5,7 +5,6 @@ from typing import Annotated, Any
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
-from chio_asgi.view import ASGIGuardRequest
 from chio_core.client.client import ChioClient
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.outcomes import Decision
@@ -56,7 +55,7 @@ async def get_chio_passthrough(connection: HTTPConnection) -> ChioPassthrough | 
 
 async def get_caller_identity(connection: HTTPConnection) -> CallerIdentity:
     """Return who is calling, as the sidecar was told; on an excluded route, as it would be told."""
-    return caller_of(connection, ASGIGuardRequest(connection.scope))
+    return caller_of(connection)
 
 
 async def get_chio_client(connection: HTTPConnection) -> ChioClient:

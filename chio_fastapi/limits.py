@@ -16,6 +16,7 @@ from starlette.requests import HTTPConnection
 
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.amounts import Amount, Facts, check_amount, check_query, check_units, read_amount, reads_body
+from chio_core.evaluation.requirements import RequirementSource
 from chio_core.models.demands import ApprovalDemand, BudgetDemand, check_currency
 from chio_core.models.openapi import APPROVAL, APPROVAL_REQUIRED, BUDGET, BUDGET_LIMIT
 from chio_core.models.receipt import HttpReceipt
@@ -27,7 +28,7 @@ _PLACE = "RequireApproval(amount=…)"
 _HEADER_TEXT = "The id of an approval that was given for this very request, or its token as compact ASCII JSON."
 
 
-class RequireApproval(metaclass=CalledFirst):
+class RequireApproval(RequirementSource, metaclass=CalledFirst):
     """Asks for an approval above a threshold: `Depends(RequireApproval(10_000, "USD", amount=…))` gives the receipt.
 
     A capability is asked for too, because an approval is bound to one: `RequireCapability` on the same route names
@@ -72,7 +73,7 @@ class RequireApproval(metaclass=CalledFirst):
         """Return what this asks for about one request.
 
         Raises:
-            InputRefused: the request does not clearly say the amount, or repeats a query parameter.
+            RequestRefused: the request does not clearly say the amount, or repeats a query parameter.
             ConfigurationError: the amount cannot be worked out for this kind of request.
         """
         amount = read_amount(self.amount, facts, _PLACE)
@@ -118,7 +119,7 @@ class RequireApproval(metaclass=CalledFirst):
 _BUDGET_PLACE = "Budget(cost=…)"
 
 
-class Budget(metaclass=CalledFirst):
+class Budget(RequirementSource, metaclass=CalledFirst):
     """Limits what is spent on a route: `Depends(Budget(max_invocations=10))` gives the receipt.
 
     The account belongs to the capability that is presented, or without one to the caller; to the method and to the
@@ -183,7 +184,7 @@ class Budget(metaclass=CalledFirst):
         """Return what this asks for about one request.
 
         Raises:
-            InputRefused: the request does not clearly say the cost.
+            RequestRefused: the request does not clearly say the cost.
             ConfigurationError: the cost cannot be worked out for this kind of request.
         """
         cost = read_amount(self.cost, facts, _BUDGET_PLACE) or 0

@@ -14,7 +14,7 @@ from fastapi.encoders import jsonable_encoder
 
 from chio_asgi.document import Document, describe, document_for
 from chio_asgi.listing import ListedRoute, extension_sources, list_routes
-from chio_core.evaluation.precheck import is_excluded
+from chio_core.evaluation.precheck import Exclusions
 from chio_core.models.openapi import chio_members, merge_members, needs_capability
 from chio_core.names import CAPABILITY_HEADER
 from chio_core.refusals.problems import MEDIA_TYPES
@@ -142,7 +142,7 @@ class _Extension:
         listed = [one for one in list_routes(app) if one.owner is app and _is_described(one)]
         # Of two routes at one place the router takes the first.
         self._routes = {(one.local, method): one for one in reversed(listed) for method in one.methods}
-        self._settings = settings
+        self._excluded = Exclusions(settings)
         self._security = document.get("security")
         self.components = _Components(document.get("components") or {})
 
@@ -153,7 +153,7 @@ class _Extension:
         if route is None:
             return operation
         stated = [source.chio_extensions() for source in extension_sources(route)]
-        if not stated and is_excluded(self._settings, method, template):
+        if not stated and self._excluded.cover(method, template):
             return operation
         members = merge_members([*stated, chio_members(operation)])
         needed = needs_capability(method, members)

@@ -20,7 +20,7 @@ from starlette.requests import HTTPConnection
 
 from chio_asgi.view import ASGIGuardRequest
 from chio_core.errors import ConfigurationError
-from chio_core.evaluation.conclude import capability_of
+from chio_core.evaluation.precheck import presented_token
 from chio_core.names import TRACEPARENT
 from chio_core.outbound.extras.cookies import no_cookies
 from chio_core.outbound.govern import GovernOutbound, Tools
@@ -88,14 +88,14 @@ class OutboundClient:
         """
         view = ASGIGuardRequest(connection.scope)
         chio = client_of(connection)
-        token, narrow = capability_of(view, chio.settings), self._narrow
+        token, narrow = presented_token(view, chio.settings), self._narrow
         govern = GovernOutbound(
             chio,
             tool=self._tools,
             arguments=self._arguments,
             capability=token if narrow is None or token is None else lambda request: narrow(token, request),
             forward_to=self._forward_to,
-            caller=caller_of(connection, view),
+            caller=caller_of(connection),
         )
         loop = asyncio.get_running_loop()
         if loop not in self._open:

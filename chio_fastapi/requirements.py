@@ -12,16 +12,16 @@ from fastapi import Security
 from starlette.requests import HTTPConnection
 
 from chio_core.errors import ConfigurationError
-from chio_core.evaluation.requirements import Arguments, CapabilityRule
+from chio_core.evaluation.requirements import Arguments, CapabilityRule, RequirementSource
 from chio_core.models.capability import Operation
 from chio_core.models.openapi import LEVELS, OBSERVE, SENSITIVITY, SIDE_EFFECTS, Sensitivity
 from chio_core.models.receipt import ChioPassthrough, HttpReceipt
 from chio_core.names import STATE_RECEIPT
 from chio_core.request import Requirement
-from chio_fastapi.shared import CAPABILITY_SCHEME, CalledFirst, ChioDenied, asked, client_of, receipt_for
+from chio_fastapi.shared import CAPABILITY_SCHEME, CalledFirst, ChioDenied, client_of, decision_for, receipt_for
 
 
-class Policy(metaclass=CalledFirst):
+class Policy(RequirementSource, metaclass=CalledFirst):
     """States what a route is: `Depends(Policy(sensitivity="restricted", side_effects=True))`.
 
     Two objects with the same arguments are equal, so `app.dependency_overrides` finds them.
@@ -156,7 +156,7 @@ require_capability = RequireCapability()
 """`Depends(require_capability)`: any valid capability; gives the receipt."""
 
 
-class Observe(metaclass=CalledFirst):
+class Observe(RequirementSource, metaclass=CalledFirst):
     """Lets a route run whatever Chio decides: `Depends(Observe())` gives the mark of this request.
 
     The mark is None where the request was allowed. What cannot be judged (a malformed request, a body that is too
@@ -186,7 +186,7 @@ class Observe(metaclass=CalledFirst):
         Raises:
             ChioDenied: the request could not be judged at all.
         """
-        decision = await asked(connection, self)
+        decision = await decision_for(connection, self)
         if decision.denial is not None:
             raise ChioDenied(decision.denial, client_of(connection).settings.receipt_header)
         return decision.passthrough

@@ -1,12 +1,12 @@
-"""Asking the sidecar from inside a dependency, where no middleware has asked for it."""
+"""How dependencies evaluate a request, and how a refusal is raised and sent.
+
+With the middleware a dependency finds the decision that was made; without it, or for a further requirement, it
+runs the same steps (`chio_core.evaluation.pipeline`) from the place where FastAPI calls it.
+"""
 
 from __future__ import annotations
 
-import time
-import uuid
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from functools import partial
+from collections.abc import Mapping
 from typing import Any, Final
 
 from fastapi import HTTPException
@@ -15,154 +15,153 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response as StarletteResponse
 from starlette.websockets import WebSocket
 
-from chio_asgi.body import Body
-from chio_asgi.decide import worked_out
-from chio_asgi.routing import RequirementSource, need_body, requirement_from, sources_in
+from chio_asgi.decide import ASGIAdapter, ASGIRequest
+from chio_asgi.routing import sources_in
 from chio_asgi.send import accept_of
 from chio_asgi.view import ASGIGuardRequest, route_path
 from chio_core.canonical import sha256_hex
 from chio_core.client.client import ChioClient
 from chio_core.errors import ConfigurationError
-from chio_core.evaluation.amounts import Facts, InputRefused
-from chio_core.evaluation.conclude import precheck, prepare, singleton_headers
+from chio_core.evaluation.governed import NO_BODY, NO_MATCH, Body, KnownBody, RouteMatch
 from chio_core.evaluation.hooks import header_value, is_met
-from chio_core.evaluation.outcomes import Decision, bad_request, body_too_large
-from chio_core.evaluation.requirements import includes, merged
-from chio_core.identity import default_extractor, identify
+from chio_core.evaluation.outcomes import Decision
+from chio_core.evaluation.pipeline import Pipeline, run_async
+from chio_core.evaluation.requirements import RequirementSource
+from chio_core.identity import identify
 from chio_core.models import openapi as extensions
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt
-from chio_core.names import (
-    CAPABILITY_HEADER,
-    RECEIPT_HEADER,
-    SCOPE_DECISIONS,
-    STATE_BODY,
-    STATE_CLIENT,
-    STATE_DECISION,
-    STATE_EXTRACTOR,
-)
+from chio_core.names import CAPABILITY_HEADER, RECEIPT_HEADER, SCOPE_REQUEST, STATE_CLIENT, STATE_PIPELINE
 from chio_core.refusals.problems import flat, refusal_headers, render
-from chio_core.refusals.response import Denial
-from chio_core.request import Requirement
+from chio_core.refusals.response import Denial, RequestRefused, body_too_large
+
+
+class ConnectionAdapter(ASGIAdapter):
+    """A `chio_core.evaluation.pipeline.RequestAdapter` for a request whose route is running.
+
+    Args:
+        connection: the request or websocket that FastAPI gives to dependencies.
+    """
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: HTTPConnection) -> None:
+        super().__init__(ASGIGuardRequest(connection.scope), request_of(connection), lambda scope: NO_MATCH)
+        self._connection = connection
+
+    async def read_body(self, limit: int, spool_bytes: int) -> Body:
+        """Return length and hash of the body; without the middleware FastAPI has read it into memory."""
+        raw = await self.raw_body()
+        return KnownBody(len(raw), sha256_hex(raw)) if raw else NO_BODY
+
+    async def raw_body(self) -> bytes | None:
+        """Return the bytes of the body; None for a websocket handshake.
+
+        Raises:
+            RequestRefused: 413, the body is larger than the settings allow.
+            ConfigurationError: a form or file route has consumed the stream.
+        """
+        if self.request.body is not None:
+            return await super().raw_body()
+        if not isinstance(self._connection, Request):
+            return None
+        try:
+            raw = await self._connection.body()
+        except RuntimeError:
+            raise ConfigurationError(
+                "the request body was read as a stream before the capability was checked (a form or file route); "
+                "add the middleware with chio_fastapi.add_chio(app), which sees the body first"
+            ) from None
+        limit = self.request.client.settings.max_body_bytes
+        if len(raw) > limit:
+            raise RequestRefused(body_too_large(limit))
+        return raw
+
+    def locate(self) -> RouteMatch:
+        """Return the route that is running, with those of its dependencies that are not overridden."""
+        scope = self._connection.scope
+        overridden: Mapping[Any, Any] = getattr(scope.get("app"), "dependency_overrides", None) or {}
+        found = sources_in(getattr(_place(scope), "dependant", None))
+        sources = tuple(source for source in found if source not in overridden)
+        return RouteMatch(template_of(scope), self._connection.path_params, sources)
+
+
+def request_of(connection: HTTPConnection) -> ASGIRequest:
+    """Return what is known about a request: from the middleware, or begun here."""
+    scope = connection.scope
+    known = scope.get(SCOPE_REQUEST)
+    if isinstance(known, ASGIRequest) and known.scope is scope:
+        return known
+    if isinstance(known, ASGIRequest):
+        # Inner code has copied the scope. The middleware's decision counts as long as the request is the same; what
+        # other dependencies needed belongs to the other scope.
+        request = ASGIRequest(scope, known.pipeline, known.client)
+        request.body = known.body
+        request.governed.decision = known.governed.decision
+        request.governed.evaluated = known.governed.evaluated
+        request.governed.body = known.governed.body
+    else:
+        client = _application_client(connection)
+        state = connection.app.state
+        pipeline = getattr(state, STATE_PIPELINE, None)
+        if not isinstance(pipeline, Pipeline) or pipeline.settings is not client.settings:
+            pipeline = Pipeline(client.settings, report=client.telemetry.refused)
+            setattr(state, STATE_PIPELINE, pipeline)
+        request = ASGIRequest(scope, pipeline, client)
+    scope[SCOPE_REQUEST] = request
+    return request
 
 
 def client_of(connection: HTTPConnection) -> ChioClient:
-    """Return the client that serves this application.
+    """Return the client that serves this request.
 
-    It is the middleware's, or the one that `add_chio` keeps on `app.state`; an application with neither gets
-    one of its own from the environment, at the first request that needs it.
+    It is the middleware's, or the one that `add_chio` keeps on `app.state`. An application with neither gets one from
+    the environment, at the first request that needs it.
     """
-    client = connection.scope.get("state", {}).get(STATE_CLIENT)
+    known = connection.scope.get(SCOPE_REQUEST)
+    return known.client if isinstance(known, ASGIRequest) else _application_client(connection)
+
+
+def _application_client(connection: HTTPConnection) -> ChioClient:
+    state = connection.app.state
+    client = getattr(state, STATE_CLIENT, None)
     if client is None:
-        state = connection.app.state
-        client = getattr(state, STATE_CLIENT, None)
-        if client is None:
-            client = ChioClient()
-            setattr(state, STATE_CLIENT, client)
+        client = ChioClient()
+        setattr(state, STATE_CLIENT, client)
     if not isinstance(client, ChioClient):
         raise ConfigurationError(f"the state's {STATE_CLIENT} must be a ChioClient")
     return client
 
 
-async def decision_for(connection: HTTPConnection, source: RequirementSource) -> Decision:
-    """Return a decision that was made for what a dependency asks for.
+def caller_of(connection: HTTPConnection) -> CallerIdentity:
+    """Return who is calling: the caller of the middleware's decision, else what its extractor finds."""
+    request = request_of(connection)
+    decision = request.governed.decision
+    if decision is not None and decision.caller is not None:
+        return decision.caller
+    return identify(ASGIGuardRequest(connection.scope), request.pipeline.extractor)
 
-    It is the middleware's, or one that another dependency of this request has asked for. Where there is none, it is
-    asked for here: for all that the route asks for if this is the first time, else for this dependency alone.
+
+async def decision_for(connection: HTTPConnection, source: RequirementSource) -> Decision:
+    """Return a decision that covers what a dependency declares; see `Pipeline.require`."""
+    adapter = ConnectionAdapter(connection)
+    return await run_async(adapter.request.pipeline.require(adapter, source))
+
+
+async def receipt_for(connection: HTTPConnection, source: RequirementSource) -> HttpReceipt | None:
+    """Return the verified receipt of a decision that covers what a dependency declares.
+
+    Returns:
+        None in observe mode, if the request would have been refused; never None otherwise.
 
     Raises:
-        InputRefused: the request does not clearly say what has to be judged.
+        ChioDenied: the request is refused, or the evaluation failed.
     """
-    asked = _asked(connection)
-    facts = await _facts(connection, need_body([source]))
-    wanted = await worked_out(partial(requirement_from, source, facts), facts)
-    made = connection.scope.get("state", {}).get(STATE_DECISION)
-    known = [made, *asked] if isinstance(made, Decision) else asked
-    found = next((one for one in known if includes(one.requirement, wanted)), None)
-    if found is None:
-        first = all(one.requirement is None for one in known)
-        found = await evaluate(connection, await _whole(connection, wanted) if first else wanted, known)
-        asked.append(found)
-    return found
-
-
-def _asked(connection: HTTPConnection) -> list[Decision]:
-    """Return the decisions that dependencies of this very request have asked for."""
-    # Not on the state: that a server makes a new one for each request is the server's promise only. And not those of
-    # the request whose scope a handler has copied, to hand another one to the application.
-    scope = connection.scope
-    known = scope.get(SCOPE_DECISIONS)
-    if known is None or known[0] is not scope:
-        known = scope[SCOPE_DECISIONS] = (scope, [])
-    found: list[Decision] = known[1]
-    return found
-
-
-async def _whole(connection: HTTPConnection, wanted: Requirement) -> Requirement:
-    sources = sources_of(connection)
-    facts = await _facts(connection, need_body(sources))
-    whole = await worked_out(lambda: merged(requirement_from(one, facts) for one in sources), facts)
-    return whole if whole is not None and includes(whole, wanted) else wanted
-
-
-async def _facts(connection: HTTPConnection, reads_body: bool) -> Facts:
-    raw = await _raw_body(connection) if reads_body else None
-    limit = client_of(connection).settings.max_body_bytes
-    if raw is not None and len(raw) > limit:
-        denial = body_too_large(limit)
-        raise InputRefused(denial.message, denial.status)
-    return Facts(connection.path_params, ASGIGuardRequest(connection.scope), raw)
-
-
-async def evaluate(connection: HTTPConnection, requirement: Requirement, earlier: Iterable[Decision] = ()) -> Decision:
-    """Ask for one decision about this connection and a requirement.
-
-    Args:
-        earlier: decisions that were made for this request, oldest first.
-    """
-    if any(getattr(source, "chio_observes", False) for source in sources_of(connection)):
-        requirement = replace(requirement, observe=True)
-    client = client_of(connection)
-    settings = client.settings
-    view = ASGIGuardRequest(connection.scope)
-    denial = precheck(view, settings, singleton_headers(settings))
-    if denial is not None:
-        return tell_refused(connection, Decision(verdict="refused", denial=denial, requirement=requirement))
-    body_hash, length = await _body(connection)
-    if length > settings.max_body_bytes:
-        large = body_too_large(settings.max_body_bytes)
-        return tell_refused(connection, Decision(verdict="refused", denial=large, requirement=requirement))
-    question = prepare(
-        view,
-        settings,
-        request_id=str(uuid.uuid4()),
-        now=time.time(),
-        caller=caller_of(connection, view),
-        template=template_of(connection.scope),
-        body_hash=body_hash,
-        body_length=length,
-        requirement=requirement,
-        earlier=earlier,
-    )
-    return await client.decide(question)
-
-
-def tell_refused(connection: HTTPConnection, decision: Decision) -> Decision:
-    """Tell about a refusal that the sidecar was not asked about, and return it."""
-    view = ASGIGuardRequest(connection.scope)
-    client_of(connection).telemetry.refused(decision, view.method, view.route_path)
-    return decision
-
-
-def caller_of(connection: HTTPConnection, view: ASGIGuardRequest) -> CallerIdentity:
-    """Return who is calling: the caller of the middleware's decision, else what its extractor finds."""
-    state = connection.scope.get("state", {})
-    decision = state.get(STATE_DECISION)
-    if isinstance(decision, Decision) and decision.caller is not None:
-        return decision.caller
-    settings = client_of(connection).settings
-    usual = default_extractor(settings.api_key_header, settings.session_cookie)
-    return identify(view, state.get(STATE_EXTRACTOR) or usual)
+    decision = await decision_for(connection, source)
+    if not is_met(decision) and decision.denial is not None:
+        name = client_of(connection).settings.receipt_header
+        raise ChioDenied(decision.denial, name if decision.receipt is not None else None)
+    return decision.handler_receipt
 
 
 def template_of(scope: Any) -> str | None:
@@ -195,31 +194,6 @@ def _place(scope: Any) -> Any:
     # that router mounts, where it speaks of the mount and not of the route.
     context = scope.get("fastapi", {}).get("effective_route_context")
     return context if getattr(context, "original_route", None) is route else route
-
-
-async def _body(connection: HTTPConnection) -> tuple[str | None, int]:
-    """Return hash and length of the body: those that the middleware has found, else those of what is read."""
-    known = connection.scope.get("state", {}).get(STATE_BODY)
-    if isinstance(known, Body):
-        return known.hash, known.length
-    body = await _raw_body(connection)
-    return (sha256_hex(body), len(body)) if body else (None, 0)
-
-
-async def _raw_body(connection: HTTPConnection) -> bytes | None:
-    """Return the body that is judged; None for a websocket handshake, which has none."""
-    known = connection.scope.get("state", {}).get(STATE_BODY)
-    if isinstance(known, Body):
-        return await known.read()
-    if not isinstance(connection, Request):
-        return None
-    try:
-        return await connection.body()
-    except RuntimeError:
-        raise ConfigurationError(
-            "the request body was read as a stream before the capability was checked (a form or file route); "
-            "add the middleware with chio_fastapi.add_chio(app), which sees the body first"
-        ) from None
 
 
 class ChioDenied(HTTPException):
@@ -287,44 +261,3 @@ class CalledFirst(type):
         # FastAPI asks for the signature of what it is to call; without this it would make an instance for each
         # request out of query parameters, and that instance would ask nobody.
         raise ConfigurationError(f"Depends({cls.__name__}) lacks its parentheses: write {cls.usage}")
-
-
-async def receipt_for(connection: HTTPConnection, source: RequirementSource) -> HttpReceipt | None:
-    """Return the verified receipt of a decision that was made for what a dependency asks for.
-
-    Returns:
-        None in observe mode, where that would have been refused; never None otherwise.
-
-    Raises:
-        ChioDenied: it is refused, or no decision was to be had.
-    """
-    return checked(connection, await asked(connection, source))
-
-
-async def asked(connection: HTTPConnection, source: RequirementSource) -> Decision:
-    """Return a decision that was made for what a dependency asks for; see `chio_fastapi.shared.decision_for`.
-
-    Raises:
-        ChioDenied: the request does not clearly say what has to be judged.
-    """
-    try:
-        return await decision_for(connection, source)
-    except InputRefused as exc:
-        settings = client_of(connection).settings
-        too_large = exc.status == 413
-        denial = body_too_large(settings.max_body_bytes) if too_large else bad_request(exc.message, exc.status)
-        tell_refused(connection, Decision(verdict="refused", denial=denial))
-        raise ChioDenied(denial, settings.receipt_header) from None
-
-
-def checked(connection: HTTPConnection, decision: Decision) -> HttpReceipt | None:
-    """Return the receipt of a decision as a handler sees it.
-
-    Raises:
-        ChioDenied: the decision refuses.
-        ConfigurationError: it neither refuses nor has a receipt; nothing may pass on that.
-    """
-    if not is_met(decision) and decision.denial is not None:
-        name = client_of(connection).settings.receipt_header
-        raise ChioDenied(decision.denial, name if decision.receipt is not None else None)
-    return decision.handler_receipt

@@ -24,7 +24,7 @@ from nacl.signing import SigningKey as NaclKey
 
 from chio_asgi import ChioASGIConfig
 from chio_core.client.client import ChioClient
-from chio_core.evaluation.conclude import RawResponse
+from chio_core.evaluation.exchange import RawResponse
 
 SEED = bytes(range(32))
 PUBLIC_KEY = NaclKey(SEED).verify_key.encode().hex()

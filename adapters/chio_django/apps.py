@@ -8,7 +8,7 @@ from django.apps import AppConfig
 from django.core import checks
 
 from chio_django.checks import check_deployment, check_settings
-from chio_django.context import LiveGovernor
+from chio_django.context import LiveRuntime
 
 
 class ChioDjangoConfig(AppConfig):
@@ -23,6 +23,6 @@ class ChioDjangoConfig(AppConfig):
         checks.register(check_deployment, checks.Tags.security, deploy=True)
 
     @cached_property
-    def governor(self) -> LiveGovernor:
+    def runtime(self) -> LiveRuntime:
         """For views that are guarded by a decorator in a project without the middleware."""
-        return LiveGovernor()
+        return LiveRuntime()

@@ -8,51 +8,58 @@ from http.cookies import SimpleCookie
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
+from chio_core.evaluation.pipeline import run, run_async
 from chio_core.guards.response_hooks import ResponseHooks, call_at_the_end
 from chio_core.names import STATE_RESPONSE_HOOKS
 from chio_core.refusals.response import AnyResponse, Denial, Downstream, Response
-from chio_django.context import Passage
+from chio_core.threads.context import RequestContext
+from chio_django.context import AsyncDjangoAdapter, DjangoAdapter
 from chio_django.responses import refusal, tagged
 from chio_django.view import DjangoGuardRequest
 
 
-class Guarded:
+class ChainRequest:
     """One request of a project that has guards.
 
     Args:
         request: Django's request.
-        passage: what is known about it.
+        context: what is known about it.
     """
 
-    def __init__(self, request: HttpRequest, passage: Passage) -> None:
+    def __init__(self, request: HttpRequest, context: RequestContext) -> None:
         self._request = request
-        self._passage = passage
-        self._view = DjangoGuardRequest(request, passage.governor.asker.singletons)
+        self._context = context
+        self._view = DjangoGuardRequest(request, context.runtime.pipeline.singletons)
         self._response: HttpResponseBase | None = None
         self._head = Downstream()
 
     def run(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> HttpResponseBase:
         """Run the chain, the rest of the stack in this thread."""
-        request, passage = self._request, self._passage
-        answer = passage.governor.guards.run(
-            self._view, passage.evidence, lambda: passage.judge(request), lambda: self._ran(get_response(request))
+        context, pipeline = self._context, self._context.runtime.pipeline
+        adapter = DjangoAdapter(self._request, context)
+        answer = context.runtime.guards.run(
+            self._view,
+            context.governed.evidence,
+            lambda: run(pipeline.govern(adapter)),
+            lambda: self._ran(get_response(self._request)),
         )
         if self._response is None:
-            passage.refuse(request, answer)
+            run(pipeline.refuse(adapter, answer))
         return self._finished(answer)
 
     async def arun(self, get_response: Callable[[HttpRequest], Awaitable[HttpResponseBase]]) -> HttpResponseBase:
         """Run the chain in this event loop, without a thread."""
-        request, passage = self._request, self._passage
+        context, pipeline = self._context, self._context.runtime.pipeline
+        adapter = AsyncDjangoAdapter(self._request, context)
 
         async def handler() -> Downstream:
-            return self._ran(await get_response(request))
+            return self._ran(await get_response(self._request))
 
-        answer = await passage.governor.guards.arun(
-            self._view, passage.evidence, lambda: passage.ajudge(request), handler
+        answer = await context.runtime.guards.arun(
+            self._view, context.governed.evidence, lambda: run_async(pipeline.govern(adapter)), handler
         )
         if self._response is None:
-            await passage.arefuse(request, answer)
+            await run_async(pipeline.refuse(adapter, answer))
         return self._finished(answer)
 
     def _ran(self, response: HttpResponseBase) -> Downstream:
@@ -76,7 +83,7 @@ class Guarded:
             answer = self._head.with_status(response.status_code)
         _change(response, self._head, wishes.apply(list(answer.headers)), answer.status)
         _at_the_end(response, lambda: wishes.finish(answer.status))
-        return tagged(response, self._request, self._passage)
+        return tagged(response, self._request, self._context)
 
 
 def _made(answer: AnyResponse, request: HttpRequest) -> HttpResponse:

@@ -21,12 +21,13 @@ from django.views import View as ClassBasedView
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.hooks import is_met, receipt_header_of
 from chio_core.evaluation.outcomes import Decision
+from chio_core.evaluation.pipeline import run, run_async
 from chio_core.evaluation.requirements import Arguments, CapabilityRule, rules_of
 from chio_core.models.capability import Operation
 from chio_core.names import VIEW_RULES
-from chio_core.request import Requirement
+from chio_core.threads.context import RequestContext
 from chio_django.apps import ChioDjangoConfig
-from chio_django.context import Passage, passage_of
+from chio_django.context import AsyncDjangoAdapter, DjangoAdapter, begin, context_of
 from chio_django.responses import refusal
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -46,32 +47,23 @@ class RequiredCapability(CapabilityRule):
 
         @wraps(view)
         def guarded(*args: Any, **kwargs: Any) -> Any:
-            request, passage, wanted = self._passage(args, kwargs)
-            decision = passage.decision_for(wanted)
-            if decision is None and _dispatches_to_async(view, args):
+            if _dispatches_to_async(view, args):
                 return aguarded(*args, **kwargs)
-            decision = decision or passage.ask_further(request, wanted)
-            return view(*args, **kwargs) if is_met(decision) else refusal_of(decision, passage, request)
+            request = _request_in(args)
+            decision = require(request, self, kwargs)
+            return view(*args, **kwargs) if is_met(decision) else refusal_of(decision, request)
 
         @wraps(view)
         async def aguarded(*args: Any, **kwargs: Any) -> Any:
-            request, passage, wanted = self._passage(args, kwargs)
-            decision = passage.decision_for(wanted)
-            if decision is None:
-                # Under WSGI Django makes an event loop for this one view; a connection would not outlive it.
-                asgi = hasattr(request, "scope")
-                further = passage.aask_further(request, wanted) if asgi else None
-                decision = await further if further is not None else passage.ask_further(request, wanted)
-            return await view(*args, **kwargs) if is_met(decision) else refusal_of(decision, passage, request)
+            request = _request_in(args)
+            # Under WSGI Django makes an event loop for this one view; a connection would not outlive it.
+            asgi = hasattr(request, "scope")
+            decision = await require_async(request, self, kwargs) if asgi else require(request, self, kwargs)
+            return await view(*args, **kwargs) if is_met(decision) else refusal_of(decision, request)
 
         chosen = aguarded if iscoroutinefunction(view) else guarded
         setattr(chosen, VIEW_RULES, (self, *rules_of(view)))
         return chosen  # type: ignore[return-value]
-
-    def _passage(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[HttpRequest, Passage, Requirement]:
-        request = _request_in(args)
-        resolved = request.resolver_match
-        return request, passage_for(request), self.chio_requirement(resolved.kwargs if resolved is not None else kwargs)
 
 
 @overload
@@ -115,13 +107,37 @@ def require_capability(
     return RequiredCapability(server, tool, operations=operations, arguments=arguments)
 
 
-def passage_for(request: HttpRequest) -> Passage:
-    """Return the passage of a request, begun here if it has not come through the middleware.
+def require(request: HttpRequest, rule: CapabilityRule, kwargs: Mapping[str, Any]) -> Decision:
+    """Return a decision that covers what a rule requires.
+
+    Args:
+        kwargs: the view's keyword arguments, used if Django has not resolved the URL.
 
     Raises:
         ImproperlyConfigured: neither the middleware nor the application is installed.
     """
-    found = passage_of(request)
+    context = _context_for(request)
+    adapter = DjangoAdapter(request, context, None if request.resolver_match is not None else kwargs)
+    return _noted(adapter, run(context.runtime.pipeline.require(adapter, rule)))
+
+
+async def require_async(request: HttpRequest, rule: CapabilityRule, kwargs: Mapping[str, Any]) -> Decision:
+    """Do what `require` does in an event loop."""
+    context = _context_for(request)
+    adapter = AsyncDjangoAdapter(request, context, None if request.resolver_match is not None else kwargs)
+    return _noted(adapter, await run_async(context.runtime.pipeline.require(adapter, rule)))
+
+
+def _noted(adapter: DjangoAdapter, decision: Decision) -> Decision:
+    # Without the middleware this is the decision that the view reads.
+    if adapter.governed.decision is None:
+        adapter.governed.decision = decision
+        adapter.publish(decision)
+    return decision
+
+
+def _context_for(request: HttpRequest) -> RequestContext:
+    found = context_of(request)
     if found is not None:
         return found
     if not apps.is_installed("chio_django"):
@@ -132,11 +148,11 @@ def passage_for(request: HttpRequest) -> Passage:
     config = apps.get_app_config("chio_django")
     if not isinstance(config, ChioDjangoConfig):
         raise ImproperlyConfigured('the application "chio_django" must use chio_django.apps.ChioDjangoConfig')
-    return Passage(request, config.governor.get())
+    return begin(request, config.runtime.get())
 
 
-def refusal_of(decision: Decision, passage: Passage, request: HttpRequest) -> Any:
-    """Return the response of a decision that refuses; its receipt is named even where there is no middleware.
+def refusal_of(decision: Decision, request: HttpRequest) -> Any:
+    """Return the response of a decision that refuses; it names its receipt even without the middleware.
 
     Raises:
         ConfigurationError: the decision refuses nothing.
@@ -145,7 +161,7 @@ def refusal_of(decision: Decision, passage: Passage, request: HttpRequest) -> An
         raise ConfigurationError("this decision refuses nothing")
     response = refusal(decision.denial, request)
     if (receipt_id := receipt_header_of(decision)) is not None:
-        response.headers[passage.governor.settings.receipt_header] = receipt_id
+        response.headers[_context_for(request).runtime.settings.receipt_header] = receipt_id
     return response
 
 

@@ -7,7 +7,7 @@ from django.views.decorators.http import require_safe
 
 from chio_core.errors import ConfigurationError
 from chio_core.telemetry.metrics import CONTENT_TYPE
-from chio_django.context import passage_of
+from chio_django.context import context_of
 
 
 @require_safe
@@ -20,8 +20,8 @@ def metrics(request: HttpRequest) -> HttpResponse:
     Raises:
         ConfigurationError: the middleware is not installed.
     """
-    passage = passage_of(request)
-    if passage is None:
+    context = context_of(request)
+    if context is None:
         raise ConfigurationError("chio_django.metrics needs chio_django.ChioDjangoMiddleware in MIDDLEWARE")
-    page = passage.governor.telemetry.metrics.render()
+    page = context.runtime.telemetry.metrics.render()
     return HttpResponse(page, content_type=CONTENT_TYPE, headers={"Cache-Control": "no-store"})

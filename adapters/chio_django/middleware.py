@@ -7,7 +7,7 @@ asynchronous one; no thread is entered or left on the way.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
@@ -15,11 +15,12 @@ from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
 from chio_core.client.client import ChioClient, SyncChioClient
+from chio_core.evaluation.pipeline import run, run_async
 from chio_core.names import LOGGER
 from chio_core.settings import report_settings
-from chio_django.chain_request import Guarded
+from chio_django.chain_request import ChainRequest
 from chio_django.conf import conf
-from chio_django.context import LiveGovernor, Passage, passage_of
+from chio_django.context import AsyncDjangoAdapter, DjangoAdapter, LiveRuntime, begin, context_of
 from chio_django.responses import refusal, tagged
 
 log = logging.getLogger(LOGGER)
@@ -52,62 +53,62 @@ class ChioDjangoMiddleware:
         sync_client: SyncChioClient | None = None,
     ) -> None:
         self.get_response = get_response
-        self._governor = LiveGovernor(client, sync_client)
+        self._runtime = LiveRuntime(client, sync_client)
         self._async = iscoroutinefunction(get_response)
         # Django asks for `process_view` on the object and calls what it finds in its own mode.
         self.process_view: Callable[..., Any] = self._aview if self._async else self._view
         if self._async:
             markcoroutinefunction(self)
-        _report(self._governor)
+        _report(self._runtime)
 
-    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
+    def __call__(self, request: HttpRequest) -> Any:
         """Handle one request."""
         if self._async:
             return self._acall(request)
-        passage = Passage(request, self._governor.get())
-        if not passage.governor.guards.is_empty:
-            return Guarded(request, passage).run(self.get_response)
-        denial = passage.judge(request)
-        return tagged(self.get_response(request) if denial is None else refusal(denial, request), request, passage)
+        context = begin(request, self._runtime.get())
+        if not context.runtime.guards.is_empty:
+            return ChainRequest(request, context).run(self.get_response)
+        denial = run(context.runtime.pipeline.govern(DjangoAdapter(request, context)))
+        return tagged(self.get_response(request) if denial is None else refusal(denial, request), request, context)
 
     async def _acall(self, request: HttpRequest) -> HttpResponseBase:
-        passage = Passage(request, self._governor.get())
-        if not passage.governor.guards.is_empty:
-            return await Guarded(request, passage).arun(self.get_response)
-        denial = await passage.ajudge(request)
-        return tagged(
-            await self.get_response(request) if denial is None else refusal(denial, request), request, passage
-        )
+        context = begin(request, self._runtime.get())
+        if not context.runtime.guards.is_empty:
+            return await ChainRequest(request, context).arun(self.get_response)
+        denial = await run_async(context.runtime.pipeline.govern(AsyncDjangoAdapter(request, context)))
+        response = await self.get_response(request) if denial is None else refusal(denial, request)
+        return tagged(response, request, context)
 
-    # Middleware further in may change what will run: the path, the URL conf, the language. Django has resolved the
-    # URL by the time of `process_view`; what differs from what was judged is judged anew.
+    # Inner middleware may change what will run: the method, the path, the query, the URL conf, the language. Django has
+    # resolved the URL by the time of `process_view`; a request that differs from the evaluated one is governed again.
 
     def _view(self, request: HttpRequest, view: Any, args: Any, kwargs: Any) -> HttpResponseBase | None:
-        passage = passage_of(request) or Passage(request, self._governor.get())
-        if passage.still_holds(request):
+        adapter = DjangoAdapter(request, context_of(request) or begin(request, self._runtime.get()))
+        if not self._has_changed(adapter, request):
             return None
-        _warn_changed(request)
-        denial = passage.judge(request)
+        denial = run(adapter.context.runtime.pipeline.govern(adapter))
         return None if denial is None else refusal(denial, request)
 
     async def _aview(self, request: HttpRequest, view: Any, args: Any, kwargs: Any) -> HttpResponseBase | None:
-        passage = passage_of(request) or Passage(request, self._governor.get())
-        if passage.still_holds(request):
+        adapter = AsyncDjangoAdapter(request, context_of(request) or begin(request, self._runtime.get()))
+        if not self._has_changed(adapter, request):
             return None
-        _warn_changed(request)
-        denial = await passage.ajudge(request)
+        denial = await run_async(adapter.context.runtime.pipeline.govern(adapter))
         return None if denial is None else refusal(denial, request)
 
+    def _has_changed(self, adapter: DjangoAdapter, request: HttpRequest) -> bool:
+        changed = adapter.context.runtime.pipeline.changes(adapter)
+        if changed:
+            log.warning(
+                "chio: middleware after ChioDjangoMiddleware changed the request's %s, so the view %s would run"
+                " without a decision; the request is evaluated again. Put that middleware before it",
+                " and ".join(changed),
+                request.resolver_match.view_name if request.resolver_match is not None else "(none)",
+            )
+        return bool(changed) or adapter.governed.evaluated is None
 
-def _report(governor: LiveGovernor) -> None:
-    report_settings(governor.get().settings)
+
+def _report(runtime: LiveRuntime) -> None:
+    report_settings(runtime.get().settings)
     for name, hint in conf.unknown.items():
         log.warning("chio settings: %s in Django's settings is not an option of Chio. %s", name, hint)
-
-
-def _warn_changed(request: HttpRequest) -> None:
-    log.warning(
-        "chio: middleware after ChioDjangoMiddleware changed which view runs (now %s); the request is judged again. "
-        "Put that middleware before it",
-        request.resolver_match.view_name if request.resolver_match is not None else "none",
-    )

@@ -10,8 +10,8 @@ from chio_core.names import ENVIRON_INPUT, EXPOSE_HEADERS
 from chio_core.refusals.problems import render
 from chio_core.refusals.response import Denial
 from chio_core.threads.body import is_kept
+from chio_core.threads.context import RequestContext
 from chio_core.threads.wsgi_view import accept_in
-from chio_django.context import Passage
 
 
 def refusal(denial: Denial, request: HttpRequest) -> HttpResponse:
@@ -23,17 +23,17 @@ def refusal(denial: Denial, request: HttpRequest) -> HttpResponse:
     return response
 
 
-def tagged(response: HttpResponseBase, request: HttpRequest, passage: Passage) -> HttpResponseBase:
+def tagged(response: HttpResponseBase, request: HttpRequest, context: RequestContext) -> HttpResponseBase:
     """Put the receipt id on a response and leave everything else of it alone.
 
     A header of that name from the application is replaced or removed: it cannot claim a receipt that it does not
     have. Where a script asks (the request names its `Origin`), the header is exposed to it.
     """
-    name = passage.governor.settings.receipt_header
-    value = receipt_header_of(passage.decision)
+    name = context.runtime.settings.receipt_header
+    value = receipt_header_of(context.decision)
     if value is not None:
         response.headers[name] = value
-        if "HTTP_ORIGIN" in request.META:
+        if context.from_script:
             exposed = response.headers.get(EXPOSE_HEADERS)
             response.headers[EXPOSE_HEADERS] = f"{exposed}, {name}" if exposed else name
     elif response.has_header(name):

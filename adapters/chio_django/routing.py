@@ -20,7 +20,7 @@ from django.http import HttpRequest
 from django.urls import Resolver404, ResolverMatch, get_resolver
 from django.utils import translation
 
-from chio_core.evaluation.pipeline import NO_MATCH, ViewMatch
+from chio_core.evaluation.governed import NO_MATCH, RouteMatch
 from chio_core.evaluation.requirements import CapabilityRule, rules_of
 
 _ESCAPED = re.compile(r"\\([^A-Za-z0-9])")
@@ -28,7 +28,7 @@ _STILL_REGEX = re.compile(r"[()\[\]|\\]|<[^>]*<")
 _PARAMETER = re.compile(r"<(?:[^>:]+:)?([^>]+)>")
 
 
-def find_view(request: HttpRequest) -> ViewMatch:
+def find_view(request: HttpRequest) -> RouteMatch:
     """Return the view that Django will run for `request.path_info`, unless inner middleware changes that."""
     urlconf = getattr(request, "urlconf", None)
     with _language(request, urlconf or settings.ROOT_URLCONF):
@@ -39,12 +39,12 @@ def find_view(request: HttpRequest) -> ViewMatch:
     return view_match(match, request.method or "")
 
 
-def view_match(match: ResolverMatch | None, method: str) -> ViewMatch:
+def view_match(match: ResolverMatch | None, method: str) -> RouteMatch:
     """Return what Django's own result means."""
     if match is None:
         return NO_MATCH
     template = template_of(str(match.route)) if match.route is not None else None
-    return ViewMatch(template, tuple(_rules(match.func, method.lower())), match.kwargs)
+    return RouteMatch(template, match.kwargs, tuple(_rules(match.func, method.lower())))
 
 
 @lru_cache(maxsize=4096)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, BinaryIO
 
-from django.http import HttpRequest
+from django.http import HttpRequest, QueryDict
 
-from chio_core.names import ENVIRON_INPUT, STATE_NAMESPACE
-from chio_core.threads.body import BodyUnusable, keep
+from chio_core.errors import ConfigurationError
+from chio_core.names import ENVIRON_INPUT, LOGGER, STATE_NAMESPACE
+from chio_core.refusals.response import Denial, RequestRefused
+from chio_core.threads.body import keep
 from chio_core.threads.wsgi_view import SINGLETONS, EnvironView, environ_key, may_have_body
+
+log = logging.getLogger(LOGGER)
 
 _NO_LIMIT = 2**63
 
@@ -58,7 +63,10 @@ class DjangoGuardRequest(EnvironView):
 
     @property
     def query_string(self) -> str:
-        """The raw query, one character a byte."""
+        """The raw query, one character a byte; what inner middleware has put in place of `request.GET` counts."""
+        read = vars(self._request).get("GET")
+        if read is not None and read != QueryDict(self.environ.get("QUERY_STRING", ""), encoding=read.encoding):
+            return str(read.urlencode())
         query = str(self.environ.get("QUERY_STRING") or "")
         return query if self._asgi is None else query.encode("utf-8", "replace").decode("latin-1")
 
@@ -104,7 +112,7 @@ class DjangoGuardRequest(EnvironView):
         """Return the body as a file that can be read again, the one that the view reads; see `EnvironView.input`.
 
         Raises:
-            BodyUnusable: also when middleware further out has read the body as a stream.
+            RequestRefused: also when middleware further out has read the body as a stream.
         """
         request, own = self._request, vars(self._request)
         if own.get("_body") is not None:
@@ -113,11 +121,13 @@ class DjangoGuardRequest(EnvironView):
         if file is not None and not file.closed:
             return file
         if self._asgi is None and own.get("_read_started"):
-            raise BodyUnusable(
-                500,
+            log.error(
+                "chio: %s",
                 "middleware further out has read the request body as a stream; put "
                 "chio_django.ChioDjangoMiddleware before it in MIDDLEWARE",
             )
+            text = "the request body cannot be judged"
+            raise RequestRefused(Denial(status=500, code=ConfigurationError.code, message=text))
         if "wsgi.input" in self.environ:
             file = super().input(spool_bytes, eager=eager)
         else:

@@ -7,35 +7,36 @@ from http import HTTPStatus
 from itertools import chain
 from typing import Any
 
-from flask import Request
 from werkzeug.wsgi import ClosingIterator
 
 from chio_core.evaluation.hooks import receipt_header_of
+from chio_core.evaluation.pipeline import run
 from chio_core.guards.response_hooks import ResponseHooks, call_at_the_end
 from chio_core.names import EXPOSE_HEADERS, STATE_RESPONSE_HOOKS
 from chio_core.refusals.problems import render
 from chio_core.refusals.response import AnyResponse, Denial, Downstream, Response
+from chio_core.threads.context import RequestContext
 from chio_core.threads.wsgi_view import accept_in
-from chio_flask.context import Passage
+from chio_flask.context import FlaskAdapter
 
 Headers = list[tuple[str, str]]
 
 _PHRASES = {one.value: one.phrase for one in HTTPStatus}
 
 
-class Guarded:
+class ChainRequest:
     """One request of a governed application that has guards.
 
     Args:
-        passage: what is known about the request.
+        adapter: the request.
         inner: the application.
         environ, start_response: of this request.
     """
 
     def __init__(
-        self, passage: Passage, inner: Callable[..., Iterable[bytes]], environ: dict[str, Any], start_response: Any
+        self, adapter: FlaskAdapter, inner: Callable[..., Iterable[bytes]], environ: dict[str, Any], start_response: Any
     ) -> None:
-        self._passage = passage
+        self._adapter = adapter
         self._inner = inner
         self._environ = environ
         self._start_response = start_response
@@ -45,19 +46,19 @@ class Guarded:
         self._begun = False
         self._body: Iterable[bytes] | None = None
 
-    def run(self, request: Request) -> Iterable[bytes]:
-        """Run the chain, the view in this thread, and give the body."""
-        passage = self._passage
-        view = passage.view(request)
+    def run(self) -> Iterable[bytes]:
+        """Run the chain, the view in this thread, and return the body."""
+        adapter, context = self._adapter, self._adapter.context
+        view, pipeline = adapter.view, context.runtime.pipeline
         try:
-            answer = passage.governor.guards.run(
-                view, passage.evidence, lambda: passage.judge(request), self._application
+            answer = context.runtime.guards.run(
+                view, context.governed.evidence, lambda: run(pipeline.govern(adapter)), self._application
             )
         except BaseException:
             self._discard()
             _wishes(view).finish(None)
             raise
-        return self._release(request, answer, _wishes(view))
+        return self._release(answer, _wishes(view))
 
     def _application(self) -> Downstream:
         body = self._inner(self._environ, self._start)
@@ -73,7 +74,7 @@ class Guarded:
         self._status, self._headers, self._exc_info, self._begun = status, headers, exc_info, True
         return _no_write
 
-    def _release(self, request: Request, answer: AnyResponse, wishes: ResponseHooks) -> Iterable[bytes]:
+    def _release(self, answer: AnyResponse, wishes: ResponseHooks) -> Iterable[bytes]:
         ran = self._body is not None
         if isinstance(answer, Downstream) and self._body is not None:
             body: Iterable[bytes] = self._body
@@ -82,12 +83,14 @@ class Guarded:
         else:
             self._discard()
             if not ran:
-                self._passage.refuse(request, answer)
+                run(self._adapter.context.runtime.pipeline.refuse(self._adapter, answer))
             document, headers = _document(answer, accept_in(self._environ))
             body, closing = [document], []
         same = ran and answer.status == int(self._status[:3])
         line = self._status if same else status_line(answer.status)
-        self._start_response(line, tagged(wishes.apply(headers), self._passage), self._exc_info if ran else None)
+        self._start_response(
+            line, tagged(wishes.apply(headers), self._adapter.context), self._exc_info if ran else None
+        )
         return ClosingIterator(body, [*closing, lambda: wishes.finish(answer.status)])
 
     def _discard(self) -> None:
@@ -95,14 +98,14 @@ class Guarded:
         getattr(body, "close", _nothing)()
 
 
-def tagged(headers: Headers, passage: Passage) -> Headers:
+def tagged(headers: Headers, context: RequestContext) -> Headers:
     """Return header lines with the receipt id, exposed to a script that asks; own lines of that name are removed."""
-    name = passage.governor.settings.receipt_header
+    name = context.runtime.settings.receipt_header
     kept = [pair for pair in headers if pair[0].lower() != name.lower()]
-    value = receipt_header_of(passage.decision)
+    value = receipt_header_of(context.decision)
     if value is None:
         return kept
-    return [*kept, (name, value), *([(EXPOSE_HEADERS, name)] if passage.from_script else [])]
+    return [*kept, (name, value), *([(EXPOSE_HEADERS, name)] if context.from_script else [])]
 
 
 def status_line(status: int) -> str:

@@ -17,10 +17,11 @@ from flask import Flask, Request, current_app, request
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.hooks import is_met
 from chio_core.evaluation.outcomes import Decision
+from chio_core.evaluation.pipeline import run
 from chio_core.evaluation.requirements import Arguments, CapabilityRule, rules_of
 from chio_core.models.capability import Operation
 from chio_core.names import FLASK_EXTENSION, VIEW_RULES
-from chio_flask.context import Passage, passage_in, refusal
+from chio_flask.context import FlaskAdapter, begin, context_in, refusal
 from chio_flask.driver import GovernedApp
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -51,9 +52,22 @@ class RequiredCapability(CapabilityRule):
 
     def _decision(self) -> Decision:
         current: Request = request._get_current_object()  # type: ignore[attr-defined]
-        passage = passage_in(current.environ) or _begun(current)
-        wanted = self.chio_requirement(current.view_args or {})
-        return passage.decision_for(wanted) or passage.ask_further(current, wanted)
+        app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
+        context = context_in(current.environ)
+        if context is None:
+            governed = app.extensions.get(FLASK_EXTENSION)
+            if not isinstance(governed, GovernedApp):
+                raise ConfigurationError(
+                    "this view requires a capability: govern the application with chio_flask.Chio(app)"
+                )
+            context = begin(current.environ, governed.live.get())
+        adapter = FlaskAdapter(app, current, context)
+        decision = run(context.runtime.pipeline.require(adapter, self))
+        if context.governed.decision is None:
+            # The path is excluded, so this is the decision that the view reads.
+            context.governed.decision = decision
+            adapter.publish(decision)
+        return decision
 
 
 @overload
@@ -95,11 +109,3 @@ def require_capability(
     if callable(server):
         return RequiredCapability()(server)
     return RequiredCapability(server, tool, operations=operations, arguments=arguments)
-
-
-def _begun(current: Request) -> Passage:
-    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
-    governed = app.extensions.get(FLASK_EXTENSION)
-    if not isinstance(governed, GovernedApp):
-        raise ConfigurationError("this view requires a capability: govern the application with chio_flask.Chio(app)")
-    return Passage(app, current.environ, governed.governor.get())

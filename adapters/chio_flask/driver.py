@@ -15,6 +15,7 @@ from flask import Flask, Request, request, request_started
 from werkzeug.exceptions import HTTPException
 from werkzeug.wsgi import ClosingIterator
 
+from chio_core.evaluation.pipeline import run
 from chio_core.guards.chain import Chain
 from chio_core.names import ENVIRON_INPUT, LOGGER
 from chio_core.refusals.problems import render
@@ -22,8 +23,8 @@ from chio_core.refusals.response import Denial
 from chio_core.settings import ChioSettings
 from chio_core.threads.body import is_kept
 from chio_core.threads.wsgi_view import accept_in
-from chio_flask.chain_request import Guarded, status_line, tagged
-from chio_flask.context import LiveGovernor, Passage, passage_in, refusal
+from chio_flask.chain_request import ChainRequest, status_line, tagged
+from chio_flask.context import FlaskAdapter, LiveRuntime, begin, context_in, refusal
 
 log = logging.getLogger(LOGGER)
 
@@ -49,37 +50,37 @@ class GovernedApp:
     Args:
         app: the application.
         inner: its `wsgi_app` so far.
-        governor: settings and client.
+        live: settings and client.
     """
 
-    def __init__(self, app: Flask, inner: WSGIApp, governor: LiveGovernor) -> None:
+    def __init__(self, app: Flask, inner: WSGIApp, live: LiveRuntime) -> None:
         self._app = app
         self._inner = inner
-        self.governor = governor
+        self.live = live
         request_started.connect(self._started, app)
 
     @property
     def chain(self) -> Chain:
         """The guards around the decision, in their order."""
-        return self.governor.get().guards.chain
+        return self.live.get().guards.chain
 
     @property
     def settings(self) -> ChioSettings:
         """The present options."""
-        return self.governor.get().settings
+        return self.live.get().settings
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Handle one request."""
-        governor = self.governor.get()
-        passage = Passage(self._app, environ, governor)
-        # Not the object that Flask makes: that one comes into being with Flask's own context.
+        # Not the object that Flask makes: that one is made together with Flask's own context.
         request = self._app.request_class(environ, populate_request=False)
-        if not governor.guards.is_empty:
-            return _closing(Guarded(passage, self._inner, environ, start_response).run(request), environ)
-        denial = passage.judge(request)
+        context = begin(environ, self.live.get())
+        adapter = FlaskAdapter(self._app, request, context)
+        if not context.runtime.guards.is_empty:
+            return _closing(ChainRequest(adapter, self._inner, environ, start_response).run(), environ)
+        denial = run(context.runtime.pipeline.govern(adapter))
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-            return start_response(status, tagged(headers, passage), exc_info)
+            return start_response(status, tagged(headers, context), exc_info)
 
         if denial is not None:
             body, headers = render(denial, accept=accept_in(environ))
@@ -89,14 +90,20 @@ class GovernedApp:
 
     def _started(self, sender: Flask, **_: Any) -> None:
         # Sent by Flask before anything else of the application runs for this request, and after the URL is matched.
-        passage = passage_in(request.environ)
-        if passage is None:
+        context = context_in(request.environ)
+        if context is None:
             return
         current: Request = request._get_current_object()  # type: ignore[attr-defined]
-        denial = passage.judge_matched(current)
-        passage.publish(current)
+        adapter, pipeline = FlaskAdapter(sender, current, context), context.runtime.pipeline
+        changed, denial = pipeline.changes(adapter), None
+        if changed:
+            log.warning(
+                "chio: WSGI middleware inside Chio changed the request's %s; it is evaluated again",
+                " and ".join(changed),
+            )
+            denial = run(pipeline.govern(adapter))
+        adapter.publish(context.decision)
         if denial is not None:
-            log.warning("chio: WSGI middleware inside of Chio changed which view runs, and that is refused")
             raise ChioDenied(denial, current)
 
 

@@ -17,7 +17,8 @@ from chio_core.models.receipt import HttpReceipt
 from chio_core.names import FLASK_EXTENSION, LOGGER
 from chio_core.request import RequestView
 from chio_core.settings import ChioSettings, check_one_source, nearest_name, report_settings, unknown_names
-from chio_flask.context import Hooks, LiveGovernor
+from chio_core.threads.guards import ChainRunner
+from chio_flask.context import LiveRuntime
 from chio_flask.driver import GovernedApp
 
 log = logging.getLogger(LOGGER)
@@ -61,7 +62,8 @@ class Chio:
         self._config = config
         self._client = client
         self._options = options
-        self._hooks = Hooks(extractor, on_decision, on_receipt, guards)
+        self._guards = ChainRunner(guards)
+        self._hooks = (extractor, on_decision, on_receipt)
         if app is not None:
             self.init_app(app)
 
@@ -75,18 +77,18 @@ class Chio:
         """
         if FLASK_EXTENSION in app.extensions:
             raise ConfigurationError(f"application {app.name} is governed already; call init_app once")
-        governor = LiveGovernor(app, self._options, self._config, self._client, self._hooks)
-        governed = GovernedApp(app, app.wsgi_app, governor)
+        live = LiveRuntime(app, self._options, self._guards, self._config, self._client, *self._hooks)
+        governed = GovernedApp(app, app.wsgi_app, live)
         app.extensions[FLASK_EXTENSION] = governed
         app.wsgi_app = governed  # type: ignore[method-assign]
-        report_settings(governor.get().settings)
+        report_settings(live.get().settings)
         _report_unknown(app)
 
     def close(self, app: Flask) -> None:
         """Close the connections of an application to its sidecar; they are opened again when they are needed."""
         governed = app.extensions.get(FLASK_EXTENSION)
         if isinstance(governed, GovernedApp):
-            governed.governor.close()
+            governed.live.close()
 
 
 def _report_unknown(app: Flask) -> None:

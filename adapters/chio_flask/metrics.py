@@ -6,7 +6,7 @@ from flask import Response, request
 
 from chio_core.errors import ConfigurationError
 from chio_core.telemetry.metrics import CONTENT_TYPE
-from chio_flask.context import passage_in
+from chio_flask.context import context_in
 
 
 def metrics() -> Response:
@@ -18,8 +18,8 @@ def metrics() -> Response:
     Raises:
         ConfigurationError: the application is not governed.
     """
-    passage = passage_in(request.environ)
-    if passage is None:
+    context = context_in(request.environ)
+    if context is None:
         raise ConfigurationError("chio_flask.metrics needs a governed application: Chio(app)")
-    page = passage.governor.telemetry.metrics.render()
+    page = context.runtime.telemetry.metrics.render()
     return Response(page, content_type=CONTENT_TYPE, headers={"Cache-Control": "no-store"})

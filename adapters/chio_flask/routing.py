@@ -11,13 +11,13 @@ from flask import Flask, Request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import MapAdapter, Rule
 
-from chio_core.evaluation.pipeline import NO_MATCH, ViewMatch
+from chio_core.evaluation.governed import NO_MATCH, RouteMatch
 from chio_core.evaluation.requirements import CapabilityRule, rules_of
 
 _PARAMETER = re.compile(r"<(?:[A-Za-z_]\w*(?:\(.*?\))?:)?([A-Za-z_]\w*)>", re.ASCII)
 
 
-def find_view(app: Flask, request: Request) -> ViewMatch:
+def find_view(app: Flask, request: Request) -> RouteMatch:
     """Return the view that Flask will run, unless WSGI middleware further in changes the path.
 
     A path that only other methods are known for has its template too; Flask answers it with 405.
@@ -29,12 +29,12 @@ def find_view(app: Flask, request: Request) -> ViewMatch:
     return _match(app, adapter, request.method) if adapter is not None else NO_MATCH
 
 
-def view_match(app: Flask, rule: Rule | None, params: Mapping[str, Any] | None, method: str) -> ViewMatch:
+def view_match(app: Flask, rule: Rule | None, params: Mapping[str, Any] | None, method: str) -> RouteMatch:
     """Return what Flask's own match means."""
     if rule is None:
         return NO_MATCH
     view = app.view_functions.get(rule.endpoint)
-    return ViewMatch(template_of(rule.rule), tuple(_rules(view, method.lower())), params or {})
+    return RouteMatch(template_of(rule.rule), params or {}, tuple(_rules(view, method.lower())))
 
 
 @lru_cache(maxsize=4096)
@@ -43,14 +43,14 @@ def template_of(rule: str) -> str:
     return "/" + _PARAMETER.sub(r"{\1}", rule).removeprefix("/")
 
 
-def _match(app: Flask, adapter: MapAdapter, method: str) -> ViewMatch:
+def _match(app: Flask, adapter: MapAdapter, method: str) -> RouteMatch:
     try:
         rule, params = adapter.match(method=method, return_rule=True)
     except MethodNotAllowed as exc:
         other = next(iter(exc.valid_methods or ()), None)
         if other is None or other == method:
             return NO_MATCH
-        return ViewMatch(_match(app, adapter, other).template)
+        return RouteMatch(_match(app, adapter, other).template)
     except HTTPException:
         return NO_MATCH
     return view_match(app, rule, params, method)

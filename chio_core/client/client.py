@@ -18,7 +18,6 @@ from chio_core.endpoint import Endpoint
 from chio_core.errors import SidecarError
 from chio_core.evaluation.conclude import conclude, conclude_error
 from chio_core.evaluation.exchange import EVALUATE_PATH, EvaluateCall, RawResponse
-from chio_core.evaluation.observe import settle
 from chio_core.evaluation.outcomes import Decision
 from chio_core.receipts import KeyTrust
 from chio_core.settings import ChioSettings
@@ -87,14 +86,14 @@ class ChioClient:
             )
             self.trust = KeyTrust(self.settings.trusted_kernel_keys or (self._embedded.public_key,))
 
-    async def decide(self, question: EvaluateCall) -> Decision:
-        """Ask one question and return the decision. Never raises for anything that the sidecar does."""
-        with self.telemetry.watch(question) as watch:
+    async def evaluate(self, call: EvaluateCall) -> Decision:
+        """Send one call and return the decision. Raises nothing, whatever the sidecar does."""
+        with self.telemetry.watch(call) as watch:
             try:
-                answer = await self.post(EVALUATE_PATH, question.body, watch.headers)
-                decision = concluded(answer, question, self.settings, self.trust, self._clock())
+                response = await self.post(EVALUATE_PATH, call.body, watch.headers)
+                decision = conclude(response, call, self.settings, self.trust, self._clock())
             except SidecarError as exc:
-                return watch.concluded(failed(exc, question, self.settings), exc.message)
+                return watch.concluded(conclude_error(exc, call, self.settings), exc.message)
             return watch.concluded(decision)
 
     async def post(self, path: str, body: bytes, headers: Any = ()) -> RawResponse:
@@ -222,14 +221,14 @@ class SyncChioClient:
         """Counters of this client, for Prometheus."""
         return self.telemetry.metrics
 
-    def decide(self, question: EvaluateCall) -> Decision:
-        """Ask one question and return the decision. Never raises for anything that the sidecar does."""
-        with self.telemetry.watch(question) as watch:
+    def evaluate(self, call: EvaluateCall) -> Decision:
+        """Send one call and return the decision. Raises nothing, whatever the sidecar does."""
+        with self.telemetry.watch(call) as watch:
             try:
-                answer = self.post(EVALUATE_PATH, question.body, watch.headers)
-                decision = concluded(answer, question, self.settings, self.trust, self._clock())
+                response = self.post(EVALUATE_PATH, call.body, watch.headers)
+                decision = conclude(response, call, self.settings, self.trust, self._clock())
             except SidecarError as exc:
-                return watch.concluded(failed(exc, question, self.settings), exc.message)
+                return watch.concluded(conclude_error(exc, call, self.settings), exc.message)
             return watch.concluded(decision)
 
     def post(self, path: str, body: bytes, headers: Any = ()) -> RawResponse:
@@ -249,22 +248,6 @@ class SyncChioClient:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-def concluded(
-    answer: RawResponse, question: EvaluateCall, settings: ChioSettings, trust: KeyTrust, now: float
-) -> Decision:
-    """Return the decision that an answer amounts to, ready to be carried out.
-
-    Raises:
-        SidecarError: it amounts to none, see `chio_core.evaluation.conclude.conclude`.
-    """
-    return settle(conclude(answer, question, settings, trust, now), question)
-
-
-def failed(error: SidecarError, question: EvaluateCall, settings: ChioSettings) -> Decision:
-    """Return what it amounts to that there is no decision."""
-    return settle(conclude_error(error, question, settings), question)
 
 
 def with_bearer(path: str, headers: Pairs, settings: ChioSettings) -> Pairs:

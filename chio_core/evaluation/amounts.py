@@ -16,26 +16,13 @@ from urllib.parse import parse_qsl
 from chio_core.canonical import parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.models.demands import MAX_UNITS, is_units
+from chio_core.refusals.response import RequestRefused, bad_request
 from chio_core.request import MAX_QUERY_FIELDS, RequestView
 
 _DIGITS: Final = re.compile(r"[0-9]{1,19}")
 _JSON_TYPE: Final = re.compile(r"application/(?:[a-z0-9!#$&^_.+-]+\+)?json", re.IGNORECASE)
 _CHARSET: Final = re.compile(r';\s*charset\s*=\s*"?utf-8"?\s*(?=;|$)', re.IGNORECASE)
 _UNITS: Final = f"must be a whole number from 0 to {MAX_UNITS}, written in plain digits"
-
-
-class InputRefused(Exception):
-    """The request does not say, or does not clearly say, what has to be judged.
-
-    Attributes:
-        status: how to answer: 400, or 415 for a body of a kind that cannot be read.
-        message: one sentence that names the place and repeats nothing of what was sent.
-    """
-
-    def __init__(self, message: str, status: int = 400) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +50,7 @@ class FromPath:
         """Return the amount.
 
         Raises:
-            InputRefused: the parameter is no whole number.
+            RequestRefused: the parameter is no whole number.
             ConfigurationError: the route has no such parameter.
         """
         if self.name not in facts.path_params:
@@ -81,7 +68,7 @@ class FromQuery:
         """Return the amount.
 
         Raises:
-            InputRefused: the parameter is missing, stands there twice, or is no whole number; or the query has more
+            RequestRefused: the parameter is missing, stands there twice, or is no whole number; or the query has more
                 than `MAX_QUERY_FIELDS` fields.
             ConfigurationError: nothing is known about the query here.
         """
@@ -90,7 +77,7 @@ class FromQuery:
         values = [value for name, value in _query_pairs(facts.view) if name == self.name]
         if len(values) != 1:
             how = "is missing" if not values else "occurs more than once"
-            raise InputRefused(f"query parameter {self.name} {how}")
+            raise RequestRefused(bad_request(f"query parameter {self.name} {how}"))
         return _units(values[0], f"query parameter {self.name}")
 
 
@@ -104,7 +91,7 @@ class FromBody:
         """Return the amount.
 
         Raises:
-            InputRefused: the body is no JSON document that has only one reading, or the member is missing or no
+            RequestRefused: the body is no JSON document that has only one reading, or the member is missing or no
                 whole number.
             ConfigurationError: the request can have no body.
         """
@@ -116,13 +103,15 @@ class FromBody:
         try:
             found = parse_json(facts.body)
         except InvalidDocument:
-            raise InputRefused(f"body is no JSON document with one reading, but {self.path} is needed") from None
+            raise RequestRefused(
+                bad_request(f"body is no JSON document with one reading, but {self.path} is needed")
+            ) from None
         for name in self.path.split("."):
             if not isinstance(found, dict) or name not in found:
-                raise InputRefused(f"body member {self.path} is missing")
+                raise RequestRefused(bad_request(f"body member {self.path} is missing"))
             found = found[name]
         if isinstance(found, str):
-            raise InputRefused(f"body member {self.path} {_UNITS} and no quotes")
+            raise RequestRefused(bad_request(f"body member {self.path} {_UNITS} and no quotes"))
         return _units(found, f"body member {self.path}")
 
 
@@ -194,7 +183,7 @@ def read_amount(amount: Amount, facts: Facts, place: str) -> int | None:
         place: how to name a function that gives no number.
 
     Raises:
-        InputRefused: the request does not clearly say it.
+        RequestRefused: the request does not clearly say it.
         ConfigurationError: a function gave something else than an integer, or a source cannot be used here.
     """
     if amount is None or isinstance(amount, int):
@@ -216,11 +205,13 @@ def check_query(facts: Facts) -> None:
         facts: without a request there is nothing to refuse.
 
     Raises:
-        InputRefused: a parameter occurs more than once, or there are more than `MAX_QUERY_FIELDS`.
+        RequestRefused: a parameter occurs more than once, or there are more than `MAX_QUERY_FIELDS`.
     """
     names = [] if facts.view is None else [name for name, _ in _query_pairs(facts.view)]
     if len(set(names)) != len(names):
-        raise InputRefused("a query parameter occurs more than once, and an approval is for one reading of it only")
+        raise RequestRefused(
+            bad_request("a query parameter occurs more than once, and an approval is for one reading of it only")
+        )
 
 
 def reads_body(amount: Any) -> bool:
@@ -232,14 +223,14 @@ def _query_pairs(view: RequestView) -> list[tuple[str, str]]:
     try:
         return parse_qsl(view.query_string, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS)
     except ValueError:
-        raise InputRefused("query cannot be decoded, or has too many fields") from None
+        raise RequestRefused(bad_request("query cannot be decoded, or has too many fields")) from None
 
 
 def _units(value: Any, place: str) -> int:
     if isinstance(value, str) and _DIGITS.fullmatch(value):
         value = int(value)
     if not is_units(value):
-        raise InputRefused(f"{place} {_UNITS}")
+        raise RequestRefused(bad_request(f"{place} {_UNITS}"))
     return value
 
 
@@ -248,9 +239,11 @@ def _check_kind(view: RequestView, path: str) -> None:
     kind, _, options = (lines[0] if lines else "").partition(";")
     utf8 = options.lower().count("charset") == len(_CHARSET.findall(";" + options))
     if not _JSON_TYPE.fullmatch(kind.strip()) or not utf8:
-        raise InputRefused(f"body must be JSON in UTF-8 (content-type application/json): {path} is judged", 415)
+        raise RequestRefused(
+            bad_request(f"body must be JSON in UTF-8 (content-type application/json): {path} is judged", 415)
+        )
     if any(line.strip().lower() not in ("", "identity") for line in view.header_values("content-encoding")):
-        raise InputRefused(f"body must not be compressed: {path} is judged", 415)
+        raise RequestRefused(bad_request(f"body must not be compressed: {path} is judged", 415))
 
 
 def _named(name: str, place: str) -> str:

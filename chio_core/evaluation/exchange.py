@@ -1,23 +1,37 @@
-"""EvaluateCall and RawResponse: what goes to `POST /chio/evaluate`, and what came back over the wire."""
+"""One exchange with `POST /chio/evaluate`: the call that is sent, and the raw response.
+
+`prepare` is the only function that builds a call. A second evaluation of the same request names the receipt of the
+first in `further_to`, so the sidecar spends the document's budget and approval once.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
+from chio_core.evaluation.observe import is_observed, lacking
 from chio_core.evaluation.outcomes import Decision
+from chio_core.evaluation.precheck import Presented
+from chio_core.evaluation.requirements import check_arguments
+from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt
 from chio_core.models.request import ChioHttpRequest
+from chio_core.names import CAPABILITY_HEADER, TRACEPARENT
 from chio_core.receipts import Expectation
-from chio_core.request import Requirement
+from chio_core.request import RequestView, Requirement, to_chio_request
+from chio_core.settings import ChioSettings
 
 EVALUATE_PATH = "/chio/evaluate"
+
+FURTHER_TO: Final = "chio_further_to"
+"""Member of a receipt's metadata: the id of the first evaluation's receipt."""
 
 
 @dataclass(frozen=True, slots=True)
 class RawResponse:
-    """What came back over the wire."""
+    """What the sidecar sent."""
 
     status: int
     content_type: str
@@ -26,10 +40,10 @@ class RawResponse:
 
 @dataclass(frozen=True, slots=True)
 class EvaluateCall:
-    """What to send to `POST /chio/evaluate`, and what the receipt will have to match.
+    """What to send to `POST /chio/evaluate`, and what its receipt has to match.
 
     Attributes:
-        capability: the token's text, a secret; like the headers that carry it, it is left out of the `repr`.
+        capability: the token's text, a secret; the `repr` leaves it out, as it does the headers that carry it.
         observe: a refusal is recorded only, see `chio_core.evaluation.observe`.
     """
 
@@ -41,40 +55,95 @@ class EvaluateCall:
     requirement: Requirement | None
     observe: bool = False
 
+    @property
+    def lacks_token(self) -> bool:
+        """True if the route requires a capability and the request presents none: it ends in 401."""
+        return self.capability is None and self.requirement is not None and self.requirement.capability
 
-FURTHER_TO: Final = "chio_further_to"
-"""Member of a receipt's metadata: the receipt of the first question."""
 
-
-def as_further(
-    request: ChioHttpRequest, requirement: Requirement | None, earlier: Iterable[Decision]
-) -> ChioHttpRequest:
-    """Return the description of a request with the receipt that it is further to; as it is where there is none.
+def prepare(
+    view: RequestView,
+    settings: ChioSettings,
+    *,
+    request_id: str,
+    now: float,
+    caller: CallerIdentity,
+    presented: Presented,
+    template: str | None = None,
+    body_hash: str | None = None,
+    body_length: int = 0,
+    requirement: Requirement | None = None,
+    observe: bool | None = None,
+    earlier: Iterable[Decision] = (),
+    presents: bool = True,
+) -> EvaluateCall:
+    """Return the call that evaluates a request.
 
     Args:
-        request: what the sidecar is to be asked.
-        requirement: what this question demands.
-        earlier: decisions that were made for the same incoming request, oldest first.
+        now: seconds since 1970.
+        presented: what `chio_core.evaluation.precheck.precheck` returned for this view.
+        template: path template of the route that will run; None if unknown.
+        body_hash: SHA-256 hex over the body, None for an empty one; `body_length` is its length in bytes.
+        requirement: what the route requires.
+        observe: only record a refusal; None: as the settings say for this path, and the requirement for the route.
+        earlier: decisions about the same incoming request, oldest first.
+        presents: False if the approval in the request is meant for another sidecar (an outgoing request).
+
+    Raises:
+        ConfigurationError: the requirement's arguments are no JSON.
     """
+    if observe is None:
+        observe = is_observed(settings, view.route_path, requirement)
+    token, approval, sent = presented.token, presented.approval if presents else None, requirement
+    if requirement is not None:
+        check_arguments(requirement.arguments, template or view.route_path)
+        if requirement.capability and token is None:
+            # The request ends in 401: it must not use an approval or spend a budget.
+            sent, approval = replace(requirement, approval=None, budget=None), None
+    request = to_chio_request(
+        view,
+        request_id=request_id,
+        timestamp=int(now),
+        caller=caller,
+        template=template,
+        query=presented.query,
+        body_hash=body_hash,
+        body_length=body_length,
+        requirement=sent,
+        observe=observe,
+        lacking=lacking(requirement, token) if observe else (),
+        approval_token=approval,
+    )
     for decision in earlier:
-        receipt = decision.receipt
-        if receipt is not None and _is_first(decision, requirement) and _is_about(receipt, request):
-            return request.model_copy(update={"further_to": receipt.id})
-    return request
+        if is_first_evaluation(decision, request, requirement):
+            request = request.model_copy(update={"further_to": decision.receipt.id if decision.receipt else None})
+            break
+    headers = [(CAPABILITY_HEADER, token)] if token is not None else []
+    trace = view.header_values(TRACEPARENT)
+    if len(trace) == 1 and trace[0].isascii() and trace[0].isprintable():
+        headers.append((TRACEPARENT, trace[0]))
+    body = json.dumps(request.to_wire(), separators=(",", ":")).encode()
+    expectation = Expectation(request, caller.identity_hash(), template)
+    return EvaluateCall(request, body, tuple(headers), expectation, token, requirement, observe)
 
 
-def is_further(receipt: HttpReceipt) -> bool:
-    """Tell whether a receipt answers a further question; another one cannot be further to it."""
+def is_first_evaluation(decision: Decision, request: ChioHttpRequest, requirement: Requirement | None) -> bool:
+    """Return True if a decision is the evaluation that a further one about `request` can name.
+
+    It allowed this very request (a handler may hand another request to the application), is not itself a follow-up,
+    and has spent a cost if the further evaluation states one: the document's limits were not checked against a cost
+    that only the further evaluation carries.
+    """
+    receipt = decision.receipt
+    if receipt is None or decision.verdict != "allow" or is_follow_up(receipt):
+        return False
+    if requirement is not None and requirement.budget is not None:
+        first = decision.requirement
+        if first is None or first.budget is None:
+            return False
+    return receipt.content_hash == request.content_hash(receipt.route_pattern)
+
+
+def is_follow_up(receipt: HttpReceipt) -> bool:
+    """Return True if a receipt belongs to a further evaluation."""
     return isinstance(receipt.metadata, dict) and FURTHER_TO in receipt.metadata
-
-
-def _is_first(decision: Decision, requirement: Requirement | None) -> bool:
-    # What only this question says a cost about, the document's limits have not been held against yet.
-    spends = requirement is not None and requirement.budget is not None
-    spent = decision.requirement is not None and decision.requirement.budget is not None
-    return decision.verdict == "allow" and (spent or not spends)
-
-
-def _is_about(receipt: HttpReceipt, request: ChioHttpRequest) -> bool:
-    # A handler may hand another request to the application, with what it knows about its own.
-    return not is_further(receipt) and receipt.content_hash == request.content_hash(receipt.route_pattern)

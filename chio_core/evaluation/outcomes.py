@@ -277,21 +277,6 @@ def approval_required(error: ApprovalRequired, demand: ApprovalDemand | None) ->
     )
 
 
-def bad_request(message: str, status: int = 400, headers: tuple[tuple[str, str], ...] = ()) -> Denial:
-    """Return the refusal of a request that is not put to the sidecar at all."""
-    return Denial(status=status, code="chio_bad_request", message=message, headers=headers)
-
-
-def body_too_large(limit: int) -> Denial:
-    """Return the 413 for a body of more than `limit` bytes."""
-    return Denial(status=413, code="chio_body_too_large", message=f"request body is larger than {limit} bytes")
-
-
-def body_incomplete() -> Denial:
-    """Return the 400 for a body whose end never came. Nobody will read it; it ends the request in the log."""
-    return bad_request("the client went away before its body was complete")
-
-
 def denial_for_error(error: SidecarError, requirement: Requirement | None = None) -> Denial:
     """Return the refusal when no decision could be had. Texts name no address and no content.
 

@@ -1,153 +1,293 @@
-"""Asker: everything between a view and the one POST to the sidecar, for adapters that read bodies from streams.
+"""Pipeline: the order in which every request is governed, for all frameworks.
 
-`ask` is a generator, so the same steps serve threads and event loops: `run` takes them without stopping, `arun`
-lets the loop do something else in between. It ends with the question, or with the decision where nobody is asked.
+    exclude → precheck → body → route → requirement → caller → evaluate → publish
+
+The steps are generators. They yield what a framework does in its own way (read a body, send a call, run a hook), and
+`run` or `run_async` gives them the result: the same steps serve threads and event loops. `Pipeline.govern` is for
+middleware, `Pipeline.require` for dependencies and decorators, and both evaluate through `Pipeline.evaluate`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Callable, Generator
+from dataclasses import replace
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
-from chio_core.errors import ConfigurationError
-from chio_core.evaluation import outcomes as outcome
-from chio_core.evaluation.conclude import EvaluateCall, precheck, prepare, singleton_headers
+from chio_core.evaluation.amounts import Facts
+from chio_core.evaluation.exchange import EvaluateCall, prepare
+from chio_core.evaluation.governed import EvaluatedRequest, GovernedRequest, RouteMatch
+from chio_core.evaluation.hooks import Hook, refused_by_guard, with_evidence
 from chio_core.evaluation.outcomes import Decision
-from chio_core.evaluation.precheck import is_excluded
-from chio_core.evaluation.requirements import CapabilityRule, requirement_of
+from chio_core.evaluation.precheck import Exclusions, precheck, singleton_headers
+from chio_core.evaluation.requirements import RequirementSource, includes
 from chio_core.identity import default_extractor, identify
 from chio_core.models.caller import CallerIdentity
-from chio_core.names import LOGGER
-from chio_core.refusals.response import Denial
+from chio_core.names import APPROVAL_HEADER, LOGGER
+from chio_core.refusals.response import AnyResponse, Denial, RequestRefused
 from chio_core.request import RequestView, Requirement
 from chio_core.settings import ChioSettings
-from chio_core.threads.body import BodyUnusable, Steps
 
 log = logging.getLogger(LOGGER)
 
-Ask = Generator[None, None, EvaluateCall | Decision]
+T = TypeVar("T")
+Steps = Generator[Any, Any, T]
+"""Yields results of a `RequestAdapter`'s methods (awaitables, if the adapter is asynchronous)."""
 
 
-class StreamView(RequestView, Protocol):
-    """A `RequestView` whose body can be measured."""
+class RequestAdapter(Protocol):
+    """One request, as its framework handles it.
 
-    def measure(self, limit: int, spool_bytes: int) -> Steps:
-        """Count and hash the body; see `chio_core.threads.body.measure`."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """The route that will run.
+    Methods marked with * return their result, or an awaitable of it for `run_async`.
 
     Attributes:
-        template: its full path template, parameters as `{name}`; None when there is none, or nobody can tell.
-        requirement: the capability that it asks for.
+        view: the request.
+        governed: what is known about it.
     """
 
-    template: str | None = None
-    requirement: Requirement | None = None
+    @property
+    def view(self) -> RequestView: ...  # noqa: D102 - see the class
+
+    @property
+    def governed(self) -> GovernedRequest: ...  # noqa: D102 - see the class
+
+    def now(self) -> RequestView:
+        """Return the request as the application will see it."""
+
+    def read_body(self, limit: int, spool_bytes: int) -> Any:
+        """* Read the body to its end and return a `Body`.
+
+        Raises:
+            RequestRefused: it has more than `limit` bytes, or did not arrive completely.
+        """
+
+    def raw_body(self) -> Any:
+        """* Return the bytes of the body; None if the request can have none (a websocket handshake)."""
+
+    def body_hash(self) -> str | None:
+        """Return the hash of the body that the handler will read, as far as inner code can replace it."""
+
+    def locate(self) -> RouteMatch:
+        """Return the route that will run."""
+
+    def compute(self, function: Callable[[], T], facts: Facts) -> Any:
+        """* Return the result of a function that may parse the body, in a thread if that takes long."""
+
+    def send(self, call: EvaluateCall) -> Any:
+        """* Send a call to the sidecar and return the `Decision`."""
+
+    def publish(self, decision: Decision) -> None:
+        """Show a decision to the application."""
+
+    def call_hook(self, hook: Hook, value: Any) -> Any:
+        """* Call a hook; exceptions are logged."""
 
 
-@dataclass(frozen=True, slots=True)
-class ViewMatch:
-    """The view that will run, in frameworks whose views carry their rules (`chio_core.evaluation.requirements`).
-
-    Attributes:
-        template: its path template, `/pets/{pet_id}`; None for a path that leads to no view.
-        rules: capabilities that it asks for.
-        params: converted path parameters; not compared.
-    """
-
-    template: str | None = None
-    rules: tuple[CapabilityRule, ...] = ()
-    params: Mapping[str, Any] = field(default_factory=dict, compare=False)
-
-    def route(self) -> Route:
-        """Return what the sidecar is asked about."""
-        return Route(self.template, requirement_of(self.rules, self.params) if self.rules else None)
-
-
-NO_MATCH = ViewMatch()
-
-
-class Asker:
-    """What is worked out once from the settings and used for every request.
+class Pipeline:
+    """The steps of governing a request, with what they need from the settings.
 
     Args:
-        settings: what counts.
-        extractor: finds out who is calling; `chio_core.identity.default_extractor` otherwise.
+        settings: the options.
+        extractor: returns the caller; `chio_core.identity.default_extractor` if left out.
+        on_decision, on_receipt: hooks of the application.
+        report: called with each refusal that the sidecar did not decide, the method and the path; the client
+            reports all other decisions.
+        incoming: False for requests that the application sends: the approvals they carry are for another sidecar,
+            and paths in the settings do not mean theirs.
     """
 
     def __init__(
-        self, settings: ChioSettings, extractor: Callable[[RequestView], CallerIdentity] | None = None
+        self,
+        settings: ChioSettings,
+        extractor: Callable[[RequestView], CallerIdentity] | None = None,
+        on_decision: Hook | None = None,
+        on_receipt: Hook | None = None,
+        *,
+        report: Callable[[Decision, str, str], None] | None = None,
+        incoming: bool = True,
     ) -> None:
         self.settings = settings
         self.singletons: frozenset[str] = singleton_headers(settings)
-        self._extract = extractor or default_extractor(settings.api_key_header, settings.session_cookie)
+        self.extractor = extractor or default_extractor(settings.api_key_header, settings.session_cookie)
+        self._excluded = Exclusions(settings)
+        self._on_decision = on_decision
+        self._on_receipt = on_receipt
+        self._report = report
+        self._incoming = incoming
+        own = (settings.capability_header, settings.api_key_header, APPROVAL_HEADER)
+        self._compared = frozenset({"content-type", "authorization", "cookie", *(name.lower() for name in own)})
 
-    def excludes(self, view: RequestView) -> bool:
-        """Tell whether a request is not governed at all."""
-        return is_excluded(self.settings, view.method, view.route_path)
+    def govern(self, adapter: RequestAdapter) -> Steps[Denial | None]:
+        """Govern a request before the application sees it; ends with the refusal, or None.
 
-    def ask(self, view: StreamView, locate: Callable[[], Route], earlier: Decision | None = None) -> Ask:
-        """Return, step by step, the question about a request, or the decision where nobody has to be asked.
+        A request is governed again if inner code changed it; the earlier decision then counts for nothing.
+        """
+        governed, view = adapter.governed, adapter.view
+        governed.decision, governed.evaluated, governed.body = None, None, None
+        governed.further.clear()
+
+        # Excluded requests are not governed at all. Their method and path are kept, because inner code could turn
+        # them into others.
+        if self._excluded.cover(view.method, view.route_path):
+            governed.evaluated = self._snapshot(view, None, None)
+            return None
+        decision = yield from self.evaluate(adapter)
+        governed.decision = decision = with_evidence(decision, governed.evidence)
+        adapter.publish(decision)
+        if self._on_decision is not None:
+            yield adapter.call_hook(self._on_decision, decision)
+        if self._on_receipt is not None and decision.receipt is not None:
+            yield adapter.call_hook(self._on_receipt, decision.receipt)
+        return decision.denial
+
+    def evaluate(
+        self, adapter: RequestAdapter, requirement: Requirement | None = None, earlier: tuple[Decision, ...] = ()
+    ) -> Steps[Decision]:
+        """Evaluate a request once.
 
         Args:
-            locate: finds the route; called after everything that refuses a request early.
-            earlier: the decision that was made for this very request, if there is one.
+            requirement: what to require; None: what the route declares.
+            earlier: decisions about this request, oldest first.
         """
-        settings = self.settings
-        if (denial := precheck(view, settings, self.singletons)) is not None:
-            return Decision(verdict="refused", denial=denial)
+        settings, view, governed = self.settings, adapter.view, adapter.governed
         try:
-            body = yield from view.measure(settings.max_body_bytes, settings.spool_bytes)
-        except BodyUnusable as exc:
-            return Decision(verdict="refused", denial=denial_for_body(exc))
-        route = locate()
-        return prepare(
+            # A request that could mean two things is refused before its body is read.
+            presented = precheck(view, settings, self.singletons)
+
+            # The receipt binds the whole body, so it is read to its end, counted and hashed.
+            body = governed.body
+            if body is None:
+                body = governed.body = yield adapter.read_body(settings.max_body_bytes, settings.spool_bytes)
+
+            # The route says what it requires; an amount may stand in the path, the query or the body.
+            match = adapter.locate()
+            if requirement is None and match.sources:
+                raw = (yield adapter.raw_body()) if match.reads_body else None
+                facts = Facts(match.path_params, view, raw)
+                requirement = yield adapter.compute(partial(match.requirement, facts), facts)
+        except RequestRefused as exc:
+            return self._refused(adapter, exc.denial, requirement)
+
+        # A dependency speaks of the caller that the middleware has found.
+        first = governed.decision
+        caller = first.caller if first is not None and first.caller is not None else identify(view, self.extractor)
+        call = prepare(
             view,
             settings,
             request_id=str(uuid.uuid4()),
             now=time.time(),
-            caller=identify(view, self._extract),
-            template=route.template,
+            caller=caller,
+            presented=presented,
+            template=match.template,
             body_hash=body.hash,
             body_length=body.length,
-            requirement=route.requirement,
-            earlier=() if earlier is None else (earlier,),
+            requirement=requirement,
+            observe=None if self._incoming else settings.observe,
+            earlier=earlier,
+            presents=self._incoming,
         )
+        if governed.evaluated is None or governed.evaluated.route is None:
+            governed.evaluated = self._snapshot(view, body.hash, match)
+        decision: Decision = yield adapter.send(call)
+        return decision
+
+    def require(self, adapter: RequestAdapter, source: RequirementSource) -> Steps[Decision]:
+        """Return a decision that covers what one dependency or decorator declares.
+
+        It is the middleware's, or one that another dependency of this request needed. Otherwise the request is
+        evaluated here: with all that the route declares the first time, then with this source alone.
+        """
+        governed, match = adapter.governed, adapter.locate()
+        if changed := self.changes(adapter, route=False):
+            log.warning("chio: inner code changed %s of the request; it is evaluated again", " and ".join(changed))
+            governed.decision, governed.evaluated = None, None
+            governed.further.clear()
+        try:
+            raw = (yield adapter.raw_body()) if source.chio_reads_body else None
+            facts = Facts(match.path_params, adapter.view, raw)
+            wanted: Requirement = yield adapter.compute(partial(source.chio_requirement_for, facts), facts)
+            known = (*(() if governed.decision is None else (governed.decision,)), *governed.further)
+            found: Decision | None = next((one for one in known if includes(one.requirement, wanted)), None)
+            if found is not None:
+                return found
+            if all(one.requirement is None for one in known):
+                if raw is None and match.reads_body:
+                    facts = Facts(match.path_params, adapter.view, (yield adapter.raw_body()))
+                whole: Requirement | None = yield adapter.compute(partial(match.requirement, facts), facts)
+                wanted = whole if whole is not None and includes(whole, wanted) else wanted
+        except RequestRefused as exc:
+            return self._refused(adapter, exc.denial, None)
+        if any(other.chio_observes for other in match.sources):
+            wanted = replace(wanted, observe=True)
+        decision: Decision = yield from self.evaluate(adapter, wanted, known)
+        governed.further.append(decision)
+        return decision
+
+    def refuse(self, adapter: RequestAdapter, response: AnyResponse) -> Steps[None]:
+        """Record that a guard has refused a request."""
+        governed, view = adapter.governed, adapter.view
+        decision = refused_by_guard(governed.decision, response, governed.evidence)
+        if decision is None:
+            return
+        if self._report is not None:
+            self._report(decision, view.method, view.route_path)
+        governed.decision = decision
+        adapter.publish(decision)
+        if self._on_decision is not None:
+            yield adapter.call_hook(self._on_decision, decision)
+
+    def changes(self, adapter: RequestAdapter, *, route: bool = True) -> tuple[str, ...]:
+        """Return what of a request has changed since it was evaluated; empty if nothing has, or it never was.
+
+        Args:
+            route: compare the route too, where the adapter can still tell which one will run.
+        """
+        evaluated = adapter.governed.evaluated
+        if evaluated is None:
+            return ()
+        if evaluated.route is None:
+            # An excluded request: only method and path decided about it.
+            view = adapter.now()
+            now = replace(evaluated, method=view.method, path=view.route_path)
+        else:
+            now = self._snapshot(adapter.now(), adapter.body_hash(), adapter.locate() if route else None)
+        return evaluated.changes(now)
+
+    def _snapshot(self, view: RequestView, body_hash: str | None, match: RouteMatch | None) -> EvaluatedRequest:
+        headers = view.select_headers(self._compared)
+        return EvaluatedRequest(view.method, view.route_path, view.query_string, headers, body_hash, match)
+
+    def _refused(self, adapter: RequestAdapter, denial: Denial, requirement: Requirement | None) -> Decision:
+        decision = Decision(verdict="refused", denial=denial, requirement=requirement)
+        view = adapter.view
+        if self._report is not None:
+            self._report(decision, view.method, view.route_path)
+        return decision
 
 
-def run(steps: Ask) -> EvaluateCall | Decision:
-    """Take all steps at once."""
+def run(steps: Steps[T]) -> T:
+    """Run steps in a thread."""
+    step, value = steps.send, None
     while True:
         try:
-            next(steps)
+            value = step(value)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
 
 
-async def arun(steps: Ask) -> EvaluateCall | Decision:
-    """Take all steps; other tasks may run in between. No thread is involved."""
+async def run_async(steps: Steps[T]) -> T:
+    """Run steps in an event loop: what they yield is awaited."""
+    step: Callable[[Any], Any] = steps.send
+    value: Any = None
     while True:
         try:
-            next(steps)
+            pending = step(value)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
-        await asyncio.sleep(0)
-
-
-def denial_for_body(exc: BodyUnusable) -> Denial:
-    """Return the refusal of a request whose body cannot be judged."""
-    if exc.status == 413:
-        return Denial(status=413, code="chio_body_too_large", message=exc.message)
-    if exc.status == 500:
-        log.error("chio: %s", exc.message)
-        return Denial(status=500, code=ConfigurationError.code, message="the request body cannot be judged")
-    return outcome.bad_request(exc.message, exc.status)
+        try:
+            step, value = steps.send, await pending
+        except BaseException as exc:  # noqa: BLE001 - the steps handle it, or raise it again
+            step, value = steps.throw, exc

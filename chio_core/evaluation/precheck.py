@@ -1,86 +1,100 @@
-"""Inspection: a request that could mean two things is refused before its body is read, and before anybody is asked.
+"""Checks of a request that need neither its body nor the sidecar, and what it presents.
 
-The same functions say what the caller presents, so that what was looked at is what is sent.
+`precheck` refuses a request that could mean two things. It returns the credentials that it has read, so the values
+that were checked are the values that are sent.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from chio_core.canonical import canonical_json, parse_json
 from chio_core.errors import InvalidDocument
-from chio_core.evaluation import outcomes as outcome
 from chio_core.models.request import METHODS
 from chio_core.names import APPROVAL_HEADER, CAPABILITY_QUERY
-from chio_core.refusals.response import Denial
+from chio_core.refusals.response import RequestRefused, bad_request
 from chio_core.request import RequestView, query_map, single_headers
 from chio_core.settings import ChioSettings
 
 MAX_HEADER_BYTES = 64 * 1024
 MAX_PATH_CHARACTERS = 8 * 1024
-"""A path is stored in the receipt for good; servers accept eight times as much."""
+"""Longest path. Receipts store it, so the limit is an eighth of what servers accept."""
 
 MAX_APPROVAL_CHARACTERS = 8 * 1024
 """Longest approval token as JSON; the protocol's own has about 700 characters."""
 
 APPROVAL_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-"""What an approval may be called."""
+"""Form of an approval's id."""
+
+Approval = str | dict[str, Any]
+"""An approval's id, or a GovernedApprovalToken as a JSON object."""
+
+
+@dataclass(frozen=True, slots=True)
+class Presented:
+    """What a request presents to the sidecar.
+
+    Attributes:
+        token: text of the capability token, a secret; None if there is none.
+        approval: id or token of an approval; None if there is none.
+        query: decoded query without the token parameter.
+    """
+
+    token: str | None = field(default=None, repr=False)
+    approval: Approval | None = field(default=None, repr=False)
+    query: Mapping[str, str] = field(default_factory=dict)
 
 
 def singleton_headers(settings: ChioSettings) -> frozenset[str]:
-    """Return the headers, in lower case, that may stand only once in a request."""
+    """Return the headers, in lower case, that a request may carry only once."""
     return single_headers(settings.capability_header, settings.api_key_header)
 
 
-def precheck(view: RequestView, settings: ChioSettings, singletons: frozenset[str]) -> Denial | None:
-    """Return the refusal of a request that could mean two things, before its body is read; None if it is fine.
+def precheck(view: RequestView, settings: ChioSettings, singletons: frozenset[str]) -> Presented:
+    """Return what a request presents.
 
     Args:
         singletons: `singleton_headers(settings)`, computed once by the caller.
+
+    Raises:
+        RequestRefused: 400, 405 or 414 for a request that could mean two things.
     """
     if view.method not in METHODS:
         allow = (("allow", ", ".join(sorted(METHODS))),)
-        return outcome.bad_request("request method is none that Chio can judge", 405, allow)
-    twice = singletons.intersection(view.repeated_headers())
-    if twice:
-        return outcome.bad_request(f"header {min(twice)} occurs more than once")
+        raise RequestRefused(bad_request("unsupported request method", 405, allow))
+
+    # Two readers of a repeated header may each take another line.
+    repeated = singletons.intersection(view.repeated_headers())
+    if repeated:
+        raise RequestRefused(bad_request(f"header {min(repeated)} occurs more than once"))
     if len(view.route_path) > MAX_PATH_CHARACTERS:
-        return outcome.bad_request(f"path is longer than {MAX_PATH_CHARACTERS} characters", 414)
-    return _inspect_capability(view, settings) or _inspect_approval(view) or _inspect_query(view)
+        raise RequestRefused(bad_request(f"path is longer than {MAX_PATH_CHARACTERS} characters", 414))
 
-
-def _inspect_capability(view: RequestView, settings: ChioSettings) -> Denial | None:
-    token = capability_of(view, settings)
-    if token is None:
-        return None
-    if len(token) > MAX_HEADER_BYTES:
-        return outcome.bad_request(f"capability token is longer than {MAX_HEADER_BYTES} bytes")
-    if not token.isascii() or not token.isprintable():
-        return outcome.bad_request("capability token must be printable ASCII; escape other characters in its JSON")
-    return None
-
-
-def _inspect_approval(view: RequestView) -> Denial | None:
+    # The token travels to the sidecar in a header, so it must be able to stand in one.
+    token = presented_token(view, settings)
+    if token is not None:
+        if len(token) > MAX_HEADER_BYTES:
+            raise RequestRefused(bad_request(f"capability token is longer than {MAX_HEADER_BYTES} bytes"))
+        if not token.isascii() or not token.isprintable():
+            text = "capability token must be printable ASCII; escape other characters in its JSON"
+            raise RequestRefused(bad_request(text))
     try:
-        approval_of(view)
+        approval = presented_approval(view)
     except InvalidDocument as exc:
-        return outcome.bad_request(exc.message)
-    return None
-
-
-def _inspect_query(view: RequestView) -> Denial | None:
+        raise RequestRefused(bad_request(exc.message)) from None
     try:
-        query_map(view.query_string)
+        query = query_map(view.query_string)
         view.route_path.encode()
     except ValueError:
-        return outcome.bad_request("query or path cannot be decoded, or has too many fields")
-    return None
+        raise RequestRefused(bad_request("query or path cannot be decoded, or has too many fields")) from None
+    return Presented(token, approval, query)
 
 
-def capability_of(view: RequestView, settings: ChioSettings) -> str | None:
-    """Return the text of the capability token that the caller presented, or None; blank counts as none."""
+def presented_token(view: RequestView, settings: ChioSettings) -> str | None:
+    """Return the text of the capability token that a request presents; None for none, or a blank one."""
     values = view.header_values(settings.capability_header.lower())
     token = values[0] if values else None
     if token is None and settings.capability_in_query:
@@ -88,11 +102,11 @@ def capability_of(view: RequestView, settings: ChioSettings) -> str | None:
     return token.strip() or None if token is not None else None
 
 
-def approval_of(view: RequestView) -> str | dict[str, Any] | None:
-    """Return the approval that the caller presents: its id, or a token object; None for none, blank counts as none.
+def presented_approval(view: RequestView) -> Approval | None:
+    """Return the approval that a request presents; None for none, or a blank one.
 
     Raises:
-        InvalidDocument: the header is neither; the text names the header and repeats nothing of it.
+        InvalidDocument: the header holds neither an id nor a token; the text names the header and repeats nothing.
     """
     values = view.header_values(APPROVAL_HEADER.lower())
     text = values[0].strip() if values else ""
@@ -113,10 +127,10 @@ def approval_of(view: RequestView) -> str | dict[str, Any] | None:
 
 
 class Exclusions:
-    """The exclusions of some settings, to ask about every request.
+    """Methods, paths and prefixes that the settings exclude from governing.
 
     Args:
-        settings: they are frozen, so what they name is taken out of them once.
+        settings: frozen, so the values are taken from them once.
     """
 
     __slots__ = ("_methods", "_paths", "_prefixes")
@@ -127,22 +141,17 @@ class Exclusions:
         self._prefixes = settings.exclude_prefixes
 
     def cover(self, method: str, path: str) -> bool:
-        """Tell whether a request is excluded; see `is_excluded`."""
+        """Return True if a request is excluded.
+
+        Args:
+            method: as it was sent; `get` is not `GET`.
+            path: the string that the router matches, so another spelling of an excluded path stays governed.
+        """
         return method in self._methods or path in self._paths or is_among(path, (), self._prefixes)
 
 
-def is_excluded(settings: ChioSettings, method: str, path: str) -> bool:
-    """Tell whether a request is excluded.
-
-    Args:
-        method: as it was sent; `get` is not `GET`.
-        path: the very string that the router matches, so that no other spelling of it is excluded too.
-    """
-    return Exclusions(settings).cover(method, path)
-
-
 def is_among(path: str, paths: Collection[str], prefixes: Collection[str]) -> bool:
-    """Tell whether a path is one of `paths`, or stands at or below one of `prefixes`."""
+    """Return True if a path is one of `paths`, or equal to or below one of `prefixes`."""
     if path in paths:
         return True
     return bool(prefixes) and any(path == prefix or path.startswith(prefix + "/") for prefix in prefixes)

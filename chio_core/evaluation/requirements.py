@@ -1,7 +1,7 @@
-"""CapabilityRule: a capability that a view asks for; how several demands become one, and how views carry them.
+"""What a route requires: its sources, how they become one requirement, and how views carry them.
 
-A decorator leaves its rules on the view in the attribute `chio_rules`. `functools.wraps` copies it outwards, so
-the outermost function still has it, and an adapter finds it before the view runs.
+A decorator stores its rules on the view in the attribute `chio_rules`. `functools.wraps` copies it to each outer
+function, so an adapter finds it before the view runs.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, ClassVar, get_args
 
 from chio_core.canonical import canonical_json
 from chio_core.errors import ConfigurationError, InvalidDocument
+from chio_core.evaluation.amounts import Facts
 from chio_core.models.capability import Operation
 from chio_core.models.openapi import CAPABILITY
 from chio_core.names import VIEW_RULES
@@ -22,8 +23,40 @@ Arguments = Mapping[str, Any] | Callable[[Mapping[str, Any]], Any] | None
 """JSON arguments for the grant's constraints, or a function that makes them from the path parameters."""
 
 
-class CapabilityRule:
-    """A capability that a view asks for.
+class RequirementSource:
+    """Base of what a route declares: a capability, an approval, a budget, or observe mode.
+
+    A dependency, a decorator or a permission class inherits it. Pipelines collect the sources of the route that will
+    run and make one `Requirement` of them.
+    """
+
+    chio_observes: ClassVar[bool] = False
+    """True if the route's refusals are only recorded."""
+
+    @property
+    def chio_reads_body(self) -> bool:
+        """True if the requirement depends on the request's body."""
+        return False
+
+    def chio_requirement(self, path_params: Mapping[str, Any]) -> Requirement:
+        """Return the requirement of a request of which only the path parameters are known."""
+        raise NotImplementedError
+
+    def chio_requirement_for(self, facts: Facts) -> Requirement:
+        """Return the requirement of one request.
+
+        Raises:
+            RequestRefused: the request does not clearly state what has to be evaluated.
+        """
+        return self.chio_requirement(facts.path_params)
+
+    def chio_extensions(self) -> dict[str, Any]:
+        """Return the members that state this source in an OpenAPI operation."""
+        return {}
+
+
+class CapabilityRule(RequirementSource):
+    """A capability that a view requires.
 
     Args:
         server: `server_id` that the token must grant.
@@ -82,21 +115,16 @@ class CapabilityRule:
 
 
 def rules_of(view: Any) -> tuple[CapabilityRule, ...]:
-    """Return the rules that a view carries; none for anything that is no view."""
+    """Return the rules that a view carries; empty for anything else."""
     found = getattr(view, VIEW_RULES, ())
     return found if isinstance(found, tuple) else ()
 
 
-def requirement_of(rules: Iterable[CapabilityRule], path_params: Mapping[str, Any]) -> Requirement | None:
-    """Return what to ask the sidecar for about a view with these rules; see `merged`."""
-    return merged(rule.chio_requirement(path_params) for rule in rules)
-
-
 def merged(demands: Iterable[Requirement]) -> Requirement | None:
-    """Return the one requirement that stands in the one evaluation; None where nothing is asked for.
+    """Return the requirement of the first evaluation; None if nothing is required.
 
     The wire carries one tool, one approval and one budget, so the first of each kind counts here; a capability that
-    names a tool goes before any capability. What is left out is asked for when its own dependency or decorator runs.
+    names a tool precedes any capability. The rest is evaluated when its own dependency or decorator runs.
     """
     wanted = [one for one in demands if one.binding or one.observe]
     if len(wanted) <= 1:
@@ -113,11 +141,10 @@ def merged(demands: Iterable[Requirement]) -> Requirement | None:
 
 
 def includes(known: Requirement | None, wanted: Requirement) -> bool:
-    """Tell whether a decision that was made for one requirement was made for another one too.
+    """Return True if a decision made for `known` also satisfies `wanted`.
 
     Args:
-        known: what the decision was made for; None: for nothing but the request itself.
-        wanted: what has to be part of that.
+        known: the requirement of the decision; None if it was about the request alone.
     """
     if known is None:
         return False
@@ -125,17 +152,14 @@ def includes(known: Requirement | None, wanted: Requirement) -> bool:
         return False
     if not wanted.capability or (wanted.server is None and known.capability):
         return True
-    if not known.capability or _tool(known) != _tool(wanted):
+    tool = (wanted.server, wanted.tool, wanted.operations)
+    if not known.capability or (known.server, known.tool, known.operations) != tool:
         return False
     try:
-        # Python calls 1 and True equal, also inside of arguments; JSON does not.
+        # In Python 1 equals True, inside arguments too; in JSON it does not.
         return canonical_json(known.arguments) == canonical_json(wanted.arguments)
     except InvalidDocument:
-        return False  # whoever asks about these is told what is wrong with them
-
-
-def _tool(requirement: Requirement) -> tuple[Any, ...]:
-    return requirement.server, requirement.tool, requirement.operations
+        return False  # the evaluation reports what is wrong with them
 
 
 def check_arguments(arguments: Any, route: str) -> None:
@@ -167,14 +191,12 @@ def _alien(value: Any) -> str:
         return next(filter(None, map(_alien, value)), "")
     if isinstance(value, float) and not math.isfinite(value):
         return "a number that is not finite"
-    if value is None or isinstance(value, str | int | float):
-        return "" if not isinstance(value, str) else _lone_surrogate(value)
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return "text with half of a surrogate pair"
+        return ""
+    if value is None or isinstance(value, int | float):
+        return ""
     return f"a value of type {type(value).__name__}"
-
-
-def _lone_surrogate(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return "text with half of a surrogate pair"
-    return ""

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import inspect as inspecting
-import time
-import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from chio_core.canonical import sha256_hex
 from chio_core.client.client import ChioClient, SyncChioClient
 from chio_core.errors import ConfigurationError
-from chio_core.evaluation.conclude import EvaluateCall, precheck, prepare, singleton_headers
-from chio_core.evaluation.outcomes import Decision, bad_request, body_too_large
+from chio_core.evaluation.amounts import Facts
+from chio_core.evaluation.exchange import EvaluateCall
+from chio_core.evaluation.governed import NO_MATCH, GovernedRequest, KnownBody, RouteMatch
+from chio_core.evaluation.hooks import Hook
+from chio_core.evaluation.outcomes import Decision
+from chio_core.evaluation.pipeline import Pipeline, run, run_async
 from chio_core.guards.chain import DECISION
-from chio_core.identity import default_extractor
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.capability import Operation
 from chio_core.models.receipt import HttpReceipt
@@ -28,7 +30,7 @@ from chio_core.names import HTTPX_DECISION, HTTPX_TICKET
 from chio_core.outbound.hop import OutboundDenied, copy_of, hop_of, shown
 from chio_core.outbound.member import AsyncNext, OutboundMember, SyncNext
 from chio_core.outbound.view import OutgoingView, TooLarge, authority_of, read_body, read_body_now
-from chio_core.refusals.response import Denial
+from chio_core.refusals.response import Denial, bad_request, body_too_large
 from chio_core.request import Requirement
 from chio_core.settings import ChioSettings
 
@@ -56,6 +58,53 @@ class Ticket:
     identity: str
     facts: tuple[Any, ...] = field(repr=False)
     used: bool = False
+
+
+class _Adapter:
+    """A `chio_core.evaluation.pipeline.RequestAdapter` for one outgoing request whose body has been read."""
+
+    def __init__(self, request: Any, body: bytes, presented: tuple[str, str] | None, client: Any) -> None:
+        self.request = request
+        self.view = OutgoingView(request, presented)
+        self.governed = GovernedRequest()
+        self.call: EvaluateCall | None = None
+        self._body = body
+        self._client = client
+
+    def now(self) -> OutgoingView:
+        return self.view
+
+    def read_body(self, limit: int, spool_bytes: int) -> Any:
+        return KnownBody(len(self._body), sha256_hex(self._body) if self._body else None)
+
+    def raw_body(self) -> Any:
+        return self._body
+
+    def body_hash(self) -> str | None:
+        return self.governed.body.hash if self.governed.body is not None else None
+
+    def locate(self) -> RouteMatch:
+        return NO_MATCH
+
+    def compute(self, function: Callable[[], Any], facts: Facts) -> Any:
+        return function()
+
+    def send(self, call: EvaluateCall) -> Any:
+        self.call = call
+        return self._client.evaluate(call)
+
+    def publish(self, decision: Decision) -> None:
+        """The decision is put on the response."""
+
+    def call_hook(self, hook: Hook, value: Any) -> Any:
+        """Outgoing requests have no hooks."""
+
+
+class _AsyncAdapter(_Adapter):
+    """The same for an event loop: the steps of `Pipeline.evaluate` that are yielded give awaitables."""
+
+    async def read_body(self, limit: int, spool_bytes: int) -> KnownBody:
+        return KnownBody(len(self._body), sha256_hex(self._body) if self._body else None)
 
 
 class GovernOutbound(OutboundMember):
@@ -103,9 +152,8 @@ class GovernOutbound(OutboundMember):
         self._arguments = arguments if arguments is not None else _method_and_url
         self._capability = capability
         self._forward_to = frozenset(host.lower() for host in _not_text(forward_to))
-        self._caller = caller
-        self._extract = default_extractor(settings.api_key_header, settings.session_cookie)
-        self._singletons = singleton_headers(settings)
+        extractor = None if caller is None else lambda view: caller
+        self._pipeline = Pipeline(settings, extractor, incoming=False)
 
     @property
     def secret_headers(self) -> frozenset[str]:
@@ -123,51 +171,33 @@ class GovernOutbound(OutboundMember):
             raise ConfigurationError(f"GovernOutbound needs a {wanted.__name__} in this transport")
 
     async def __call__(self, request: Any, following: AsyncNext) -> Any:
-        """Ask, send what was allowed, and put the decision on the response.
+        """Evaluate a request, send it if it was allowed, and put the decision on the response.
 
         Raises:
-            OutboundDenied: the send was refused, or there was no decision to be had.
+            OutboundDenied: the send was refused, or the evaluation failed.
         """
-        request = copy_of(request)
+        request, limit = copy_of(request), self._settings.max_body_bytes
         try:
-            body = await read_body(request, self._settings.max_body_bytes)
+            body = await read_body(request, limit)
         except TooLarge:
-            raise self._too_large(request) from None
+            raise _refused(request, body_too_large(limit)) from None
         token = self._capability(request) if callable(self._capability) else self._capability
         token = await token if inspecting.isawaitable(token) else token
-        question = self._question(request, body, token)
-        decision = await self._client.decide(question)  # type: ignore[misc]
-        return _marked(await following(self._allowed(request, decision, question, token)), decision)
+        adapter = _AsyncAdapter(request, body, self._presented(token), self._client)
+        decision = await run_async(self._pipeline.evaluate(adapter, self._requirement(request)))
+        return _marked(await following(self._allowed(adapter, decision, token)), decision)
 
     def sync(self, request: Any, following: SyncNext) -> Any:
         """Do the same in a thread."""
-        request = copy_of(request)
+        request, limit = copy_of(request), self._settings.max_body_bytes
         try:
-            body = read_body_now(request, self._settings.max_body_bytes)
+            body = read_body_now(request, limit)
         except TooLarge:
-            raise self._too_large(request) from None
+            raise _refused(request, body_too_large(limit)) from None
         token = self._capability(request) if callable(self._capability) else self._capability
-        question = self._question(request, body, token)
-        decision: Decision = self._client.decide(question)  # type: ignore[assignment]
-        return _marked(following(self._allowed(request, decision, question, token)), decision)
-
-    def _question(self, request: Any, body: bytes, token: Any) -> EvaluateCall:
-        view = OutgoingView(request, self._presented(token))
-        denial = _inspect_host(request) or precheck(view, self._settings, self._singletons)
-        if denial is not None:
-            raise _refused(request, denial)
-        return prepare(
-            view,
-            self._settings,
-            request_id=str(uuid.uuid4()),
-            now=time.time(),
-            caller=self._caller or self._extract(view),
-            body_hash=hashlib.sha256(body).hexdigest() if body else None,
-            body_length=len(body),
-            requirement=self._requirement(request),
-            observe=self._settings.observe,  # paths in the settings are those of the application's own routes
-            presents=False,
-        )
+        adapter = _Adapter(request, body, self._presented(token), self._client)
+        decision = run(self._pipeline.evaluate(adapter, self._requirement(request)))
+        return _marked(following(self._allowed(adapter, decision, token)), decision)
 
     def _presented(self, token: Any) -> tuple[str, str] | None:
         if token is None:
@@ -177,27 +207,35 @@ class GovernOutbound(OutboundMember):
         return (self._settings.capability_header, token)
 
     def _requirement(self, request: Any) -> Requirement | None:
+        """Return what the send requires.
+
+        Raises:
+            OutboundDenied: the `Host` header names another host, or no tool is named for this host.
+        """
+        host, authority = request.headers.get("host"), authority_of(request.url).lower()
+        port = {"http": 80, "https": 443}.get(request.url.scheme)
+        if host is not None and host.lower() not in (authority, f"{authority}:{port}"):
+            text = "the Host header names another host than the URL, and only the URL can be judged"
+            raise _refused(request, bad_request(text))
         pair = self._tool(request)
         if pair is None:
             return None
         return Requirement(pair[0], pair[1], self._operations, self._arguments(request))
 
-    def _allowed(self, request: Any, decision: Decision, question: EvaluateCall, token: str | None) -> Any:
-        hop = hop_of(request)
-        if not decision.allowed:
-            denial = decision.denial or Denial(message="there is no decision")
-            raise _denied(request, decision, denial)
+    def _allowed(self, adapter: _Adapter, decision: Decision, token: str | None) -> Any:
+        """Return the request with the ticket for one send."""
+        request, evaluated = adapter.request, adapter.governed.evaluated
+        if not decision.allowed or evaluated is None or adapter.call is None:
+            raise _denied(request, decision, decision.denial or Denial(message="there is no decision"))
         if token and authority_of(request.url).lower() in self._forward_to:  # taken off again after a redirect
             request.headers[self._settings.capability_header] = token
-        caller = question.request.caller.identity_hash()
-        identity = hashlib.sha256(f"{caller}\n{question.capability or ''}".encode()).hexdigest()
+        caller = adapter.call.request.caller.identity_hash()
+        identity = hashlib.sha256(f"{caller}\n{adapter.call.capability or ''}".encode()).hexdigest()
         request.extensions[HTTPX_TICKET] = Ticket(decision, identity, _facts(request))
+        hop = hop_of(request)
         if hop is not None:
             hop.opened = True
         return request
-
-    def _too_large(self, request: Any) -> OutboundDenied:
-        return _refused(request, body_too_large(self._settings.max_body_bytes))
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _FIXED:
@@ -256,15 +294,6 @@ def _facts(request: Any) -> tuple[Any, ...]:
 
 def _method_and_url(request: Any) -> dict[str, str]:
     return {"method": request.method, "url": shown(request.url)}
-
-
-def _inspect_host(request: Any) -> Denial | None:
-    host = request.headers.get("host")
-    authority = authority_of(request.url).lower()
-    port = {"http": 80, "https": 443}.get(request.url.scheme)
-    if host is None or host.lower() in (authority, f"{authority}:{port}"):
-        return None
-    return bad_request("the Host header names another host than the URL, and only the URL can be judged")
 
 
 def _refused(request: Any, denial: Denial) -> OutboundDenied:

@@ -91,6 +91,10 @@ class OutgoingView:
         """Return the names, in lower case, of headers with more than one line."""
         return self._lines.repeated
 
+    def select_headers(self, names: Collection[str]) -> Mapping[str, Sequence[str]]:
+        """Return the lines of those headers in `names` (lower case) that the request has."""
+        return self._lines.select(names)
+
     async def body(self) -> bytes:
         """Return the whole body."""
         return bytes(self._request.content)

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from chio_core.errors import ConfigurationError
+from chio_core.errors import (
+    ConfigurationError,
+)
 
 HeaderPairs = tuple[tuple[str, str], ...]
 _REPEATABLE = frozenset({"set-cookie", "link", "vary", "www-authenticate", "warning", "server-timing"})
@@ -113,3 +115,30 @@ class Denial(Head):
 
 
 AnyResponse = Response | Downstream | Denial
+
+
+def bad_request(message: str, status: int = 400, headers: tuple[tuple[str, str], ...] = ()) -> Denial:
+    """Return the refusal of a request that is not put to the sidecar at all."""
+    return Denial(status=status, code="chio_bad_request", message=message, headers=headers)
+
+
+def body_too_large(limit: int) -> Denial:
+    """Return the 413 for a body of more than `limit` bytes."""
+    return Denial(status=413, code="chio_body_too_large", message=f"request body is larger than {limit} bytes")
+
+
+def body_incomplete() -> Denial:
+    """Return the 400 for a body whose end never came. Nobody will read it; it ends the request in the log."""
+    return bad_request("the client went away before its body was complete")
+
+
+class RequestRefused(Exception):
+    """The request is refused without an evaluation: it is malformed, too large, or says too little.
+
+    Attributes:
+        denial: the refusal to send; its message names the place and repeats nothing of the request.
+    """
+
+    def __init__(self, denial: Denial) -> None:
+        super().__init__(denial.message)
+        self.denial = denial

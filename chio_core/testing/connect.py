@@ -31,9 +31,9 @@ def connected(app: Any, sidecar: ScriptedSidecar) -> Iterator[None]:
     Raises:
         ConfigurationError: nothing in it asks a sidecar.
     """
-    governor = _flask_governor(app)
-    if governor is not None:
-        with _flask(governor, sidecar):
+    live = _flask_runtime(app)
+    if live is not None:
+        with _flask(live, sidecar):
             yield
         return
     clients = [app] if isinstance(app, ChioClient) else _clients_of(app)
@@ -73,19 +73,19 @@ def _pinned(settings: ChioSettings, sidecar: ScriptedSidecar) -> ChioSettings:
     return settings.model_copy(update={"trusted_kernel_keys": (sidecar.public_key,)})
 
 
-def _flask_governor(app: Any) -> Any:
+def _flask_runtime(app: Any) -> Any:
     extensions = getattr(app, "extensions", None)
     governed = extensions.get(FLASK_EXTENSION) if isinstance(extensions, Mapping) else None
-    return getattr(governed, "governor", None)
+    return getattr(governed, "live", None)
 
 
 @contextmanager
-def _flask(governor: Any, sidecar: ScriptedSidecar) -> Iterator[None]:
-    governor.lend(sync_client_with(governor.get().settings, sidecar))
+def _flask(live: Any, sidecar: ScriptedSidecar) -> Iterator[None]:
+    live.use(sync_client_with(live.get().settings, sidecar))
     try:
         yield
     finally:
-        governor.lend(None)
+        live.use(None)
 
 
 def _clients_of(app: Any) -> list[ChioClient]:

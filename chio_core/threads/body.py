@@ -10,44 +10,16 @@ import hashlib
 import io
 import tempfile
 from collections.abc import Generator
-from dataclasses import dataclass
 from typing import IO, Any, BinaryIO
 
-from chio_core.evaluation.outcomes import body_incomplete, body_too_large
+from chio_core.evaluation.governed import KnownBody
+from chio_core.refusals.response import RequestRefused, body_incomplete, body_too_large
 
 _PIECE = 256 * 1024
 
 
-class BodyUnusable(Exception):
-    """The body cannot be put to the sidecar.
-
-    Attributes:
-        status: how to answer.
-    """
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """What a body is to the sidecar.
-
-    Attributes:
-        length: bytes counted.
-        hash: SHA-256 hex over all of them; None for an empty body.
-    """
-
-    length: int = 0
-    hash: str | None = None
-
-
-EMPTY = Measured()
-
-Steps = Generator[None, None, Measured]
-"""Yields now and then, so that an event loop can do something else; returns what was measured."""
+MeasureSteps = Generator[None, None, KnownBody]
+"""Yields between pieces, so that an event loop can do other work; returns length and hash."""
 
 
 class KeptInput(io.RawIOBase):
@@ -152,11 +124,11 @@ def keep(source: Any, length: int | None, spool_bytes: int, first: bytes = b"") 
     return io.BufferedReader(KeptInput(source, length, spool_bytes, first))
 
 
-def measure(file: BinaryIO, limit: int) -> Steps:
+def measure(file: BinaryIO, limit: int) -> MeasureSteps:
     """Count and hash a seekable file from its start, and leave it at its start again.
 
     Raises:
-        BodyUnusable: more than `limit` bytes (413), or the client went away before the end (400).
+        RequestRefused: more than `limit` bytes (413), or the client went away before the end (400).
     """
     digest, length = hashlib.sha256(), 0
     try:
@@ -164,16 +136,16 @@ def measure(file: BinaryIO, limit: int) -> Steps:
         while piece := file.read(_PIECE):
             length += len(piece)
             if length > limit:
-                raise too_large(limit)
+                raise RequestRefused(body_too_large(limit))
             digest.update(piece)
             if len(piece) == _PIECE:
                 yield
         file.seek(0)
     except OSError as exc:
-        raise incomplete() from exc
+        raise RequestRefused(body_incomplete()) from exc
     if getattr(getattr(file, "raw", None), "truncated", False):
-        raise incomplete()
-    return Measured(length, digest.hexdigest() if length else None)
+        raise RequestRefused(body_incomplete())
+    return KnownBody(length, digest.hexdigest() if length else None)
 
 
 def is_kept(file: BinaryIO) -> bool:
@@ -192,13 +164,3 @@ def read_from_start(file: BinaryIO, count: int = -1) -> bytes:
         return file.read(count)
     finally:
         file.seek(at)
-
-
-def too_large(limit: int) -> BodyUnusable:
-    """Return the 413 for a body of more than `limit` bytes."""
-    return BodyUnusable(413, body_too_large(limit).message)
-
-
-def incomplete() -> BodyUnusable:
-    """Return the 400 for a body whose end never came."""
-    return BodyUnusable(400, body_incomplete().message)

@@ -17,19 +17,11 @@ from functools import lru_cache
 from typing import Any, BinaryIO, Final
 from urllib.parse import parse_qsl, quote
 
+from chio_core.evaluation.governed import NO_BODY
 from chio_core.names import ENVIRON_INPUT, TRACEPARENT
+from chio_core.refusals.response import RequestRefused, bad_request, body_incomplete, body_too_large
 from chio_core.request import HeaderLines, single_headers
-from chio_core.threads.body import (
-    EMPTY,
-    BodyUnusable,
-    Steps,
-    incomplete,
-    keep,
-    measure,
-    read_from_start,
-    read_source,
-    too_large,
-)
+from chio_core.threads.body import MeasureSteps, keep, measure, read_from_start, read_source
 
 SINGLETONS: Final = single_headers()
 """Headers that may stand only once, as long as the settings name no others."""
@@ -114,6 +106,11 @@ class EnvironView:
                 found.append(name)
         return found
 
+    def select_headers(self, names: Collection[str]) -> Mapping[str, Sequence[str]]:
+        """Return the values of those headers in `names` (lower case) that the environment has."""
+        environ = self.environ
+        return {name: (environ[key],) for name in names if (key := environ_key(name)) in environ and environ[key]}
+
     @property
     def query_params(self) -> Mapping[str, str]:
         """Decoded query; of duplicates the last counts. The token parameter is part of it."""
@@ -135,7 +132,7 @@ class EnvironView:
             eager: a small body may be read to its end at once.
 
         Raises:
-            BodyUnusable: its length is not to be found out.
+            RequestRefused: its length is not to be found out.
         """
         file: BinaryIO | None = self.environ.get(ENVIRON_INPUT)
         if file is None:
@@ -143,17 +140,17 @@ class EnvironView:
             self.environ[ENVIRON_INPUT] = self.environ["wsgi.input"] = file
         return file
 
-    def measure(self, limit: int, spool_bytes: int) -> Steps:
+    def measure(self, limit: int, spool_bytes: int) -> MeasureSteps:
         """Count and hash the body; a length that is announced as too large is refused unread.
 
         Raises:
-            BodyUnusable: see `chio_core.threads.body.measure`.
+            RequestRefused: see `chio_core.threads.body.measure`.
         """
         announced = self.environ.get("CONTENT_LENGTH") or ""
         if announced.isdecimal() and int(announced[:20]) > limit:
-            raise too_large(limit)
+            raise RequestRefused(body_too_large(limit))
         if ENVIRON_INPUT not in self.environ and not self.has_body():
-            return EMPTY
+            return NO_BODY
         found = yield from measure(self.input(spool_bytes), limit)
         # Where the client did not say how long the body is, frameworks read nothing of it, or no form in it.
         if found.length and not announced:
@@ -205,13 +202,13 @@ def open_input(environ: Mapping[str, Any], spool_bytes: int, *, eager: bool = Tr
     """Return the body in a WSGI environment as a file that can be read again; see `EnvironView.input`.
 
     Raises:
-        BodyUnusable: 400 for a length that is no number or contradicts the framing (RFC 9112, section 6.3), 411
+        RequestRefused: 400 for a length that is no number or contradicts the framing (RFC 9112, section 6.3), 411
             for a chunked body under a server that does not say where it ends.
     """
     announced = environ.get("CONTENT_LENGTH") or ""
     chunked = "HTTP_TRANSFER_ENCODING" in environ
     if announced and (chunked or not announced.isdecimal()):
-        raise BodyUnusable(400, "the length of the request body is not clear")
+        raise RequestRefused(bad_request("the length of the request body is not clear", 400))
     source = environ.get("wsgi.input")
     if announced and source is not None:
         length = int(announced)
@@ -220,7 +217,7 @@ def open_input(environ: Mapping[str, Any], spool_bytes: int, *, eager: bool = Tr
     if environ.get("wsgi.input_terminated") and source is not None:
         return _to_the_end(source, spool_bytes, eager=eager)
     if chunked:
-        raise BodyUnusable(411, "this server needs a Content-Length")
+        raise RequestRefused(bad_request("this server needs a Content-Length", 411))
     return io.BytesIO()
 
 
@@ -229,7 +226,7 @@ def _to_the_end(source: Any, spool_bytes: int, *, eager: bool) -> BinaryIO:
     try:
         first = read_source(source, 1) if eager else None
     except OSError as exc:
-        raise incomplete() from exc
+        raise RequestRefused(body_incomplete()) from exc
     return io.BytesIO() if first == b"" else keep(source, None, spool_bytes, first or b"")
 
 
@@ -239,10 +236,10 @@ def _read_now(source: Any, length: int) -> BinaryIO:
         while len(data) < length:
             piece = read_source(source, length - len(data))
             if not piece:
-                raise incomplete()
+                raise RequestRefused(body_incomplete())
             data += piece
     except OSError as exc:
-        raise incomplete() from exc
+        raise RequestRefused(body_incomplete()) from exc
     return io.BytesIO(data)
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from chio_core.canonical import parse_json
 from chio_core.errors import InvalidDocument, ReceiptRejected
-from chio_core.evaluation.exchange import is_further
+from chio_core.evaluation.exchange import is_follow_up
 from chio_core.models.capability import CapabilityToken
 from chio_core.models.demands import (
     APPROVAL_GUARD,
@@ -148,7 +148,7 @@ def read_first(receipt_id: str, stored: StoredReceipt | None, key: str) -> HttpR
     except (InvalidDocument, ReceiptRejected):
         return Refused(Rule.FOLLOW_UP_NO_ALLOW, id=shown)
     decides = isinstance(receipt.metadata, dict) and receipt.metadata.get("chio_http_status_scope") == "decision"
-    if not decides or not receipt.verdict.is_allow or is_further(receipt):
+    if not decides or not receipt.verdict.is_allow or is_follow_up(receipt):
         return Refused(Rule.FOLLOW_UP_NO_ALLOW, id=shown)
     return receipt
 

@@ -12,19 +12,21 @@ import asyncio
 import contextlib
 import os
 import time
-import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from chio_core import AnyResponse, Chain, ChioClient, ChioSettings, Denial, Downstream, GuardRequest, Next, Response
 from chio_core.canonical import sha256_hex
-from chio_core.evaluation.conclude import precheck, prepare, singleton_headers
+from chio_core.evaluation.amounts import Facts
+from chio_core.evaluation.exchange import EvaluateCall
+from chio_core.evaluation.governed import NO_MATCH, GovernedRequest, KnownBody, RouteMatch
+from chio_core.evaluation.outcomes import Decision
+from chio_core.evaluation.pipeline import Pipeline, run_async
 from chio_core.guards import IpBlock
 from chio_core.guards.chain import DecisionMember
 from chio_core.guards.run import ChainRun
-from chio_core.identity import default_extractor, identify
 from chio_core.refusals.problems import render
 from chio_core.request import HeaderLines
 
@@ -32,7 +34,7 @@ LARGEST = 64 * 1024
 
 
 class SocketRequest:
-    """The view: a request as it came over the wire. The whole adapter is this class and `Door`."""
+    """The view: a request as it came over the wire. The whole adapter is this class, `Steps` and `Door`."""
 
     def __init__(self, head: bytes, body: bytes, peer: str) -> None:
         line, *lines = head.decode("latin-1").split("\r\n")
@@ -70,33 +72,69 @@ class SocketRequest:
         return self.lines.values_of(name)
 
     def repeated_headers(self) -> Collection[str]:
-        """Return the headers that stand in more than one line."""
+        """Return the headers that occur in more than one line."""
         return self.lines.repeated
 
+    def select_headers(self, names: Collection[str]) -> Mapping[str, Sequence[str]]:
+        """Return the lines of these headers."""
+        return self.lines.select(names)
 
-class AskSidecar(DecisionMember):
-    """The decision, in eight lines: precheck, prepare, ask, look at the outcome."""
+
+class Steps:
+    """How this server does the steps of `chio_core.evaluation.pipeline`: it has the body already, and no routes."""
+
+    def __init__(self, view: SocketRequest, client: ChioClient) -> None:
+        self.view = view
+        self.governed = GovernedRequest()
+        self.client = client
+
+    def now(self) -> SocketRequest:
+        """Return the request; nothing changes it."""
+        return self.view
+
+    async def read_body(self, limit: int, spool_bytes: int) -> KnownBody:
+        """Return length and hash of the body."""
+        body = self.view.bytes
+        return KnownBody(len(body), sha256_hex(body) if body else None)
+
+    async def raw_body(self) -> bytes:
+        """Return the body."""
+        return self.view.bytes
+
+    def body_hash(self) -> str | None:
+        """Return the hash of the body."""
+        return self.governed.body.hash if self.governed.body is not None else None
+
+    def locate(self) -> RouteMatch:
+        """Return no route: the sidecar evaluates plain paths."""
+        return NO_MATCH
+
+    async def compute(self, function: Callable[[], Any], facts: Facts) -> Any:
+        """Return the result of a function."""
+        return function()
+
+    async def send(self, call: EvaluateCall) -> Decision:
+        """Send the call to the sidecar."""
+        return await self.client.evaluate(call)
+
+    def publish(self, decision: Decision) -> None:
+        """Leave the receipt for the response."""
+        self.view.state.chio_receipt = decision.handler_receipt
+
+    async def call_hook(self, hook: Callable[[Any], Any], value: Any) -> None:
+        """This server has no hooks."""
+
+
+class Evaluate(DecisionMember):
+    """The decision in the chain."""
 
     def __init__(self, client: ChioClient) -> None:
         self.client = client
+        self.pipeline = Pipeline(client.settings)
 
     async def __call__(self, request: SocketRequest) -> Denial | None:
         """Return the refusal, or None for a verified allow."""
-        settings, body = self.client.settings, await request.body()
-        if (refused := precheck(request, settings, singleton_headers(settings))) is not None:
-            return refused
-        question = prepare(
-            request,
-            settings,
-            request_id=str(uuid.uuid4()),
-            now=time.time(),
-            caller=identify(request, default_extractor()),
-            body_hash=sha256_hex(body) if body else None,
-            body_length=len(body),
-        )
-        decision = await self.client.decide(question)
-        request.state.chio_receipt = decision.handler_receipt
-        return decision.denial
+        return await run_async(self.pipeline.govern(Steps(request, self.client)))
 
 
 async def bouncer(request: GuardRequest, next: Next) -> AnyResponse:
@@ -124,7 +162,7 @@ class Door:
     """The driver: bytes in, the chain around the application, bytes out."""
 
     def __init__(self, client: ChioClient, blocked: Sequence[str]) -> None:
-        self.members = Chain(IpBlock(blocked), AskSidecar(client)).add(bouncer, priority=-100).freeze()
+        self.members = Chain(IpBlock(blocked), Evaluate(client)).add(bouncer, priority=-100).freeze()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one request of a connection."""

@@ -13,7 +13,7 @@ from starlette.routing import Mount
 from chio_asgi import ChioASGIMiddleware
 from tests.support import Judge, StubClient, call, run
 
-EFFECT = "each request is judged twice, spends each budget twice and cannot use an approval"
+EFFECT = "each request is evaluated twice, spends each budget twice and cannot use an approval"
 
 
 def governed(title: str, **options: Any) -> FastAPI:
@@ -35,7 +35,7 @@ def test_the_inner_one_names_both_and_the_remedy_once(caplog: pytest.LogCaptureF
     outer = governed("Shop")
     outer.mount("/bank", governed("Bank"))
     assert warned(caplog, outer, "/bank/pay/1", "/bank/pay/2") == [
-        f"chio: application 'Bank' at '/bank' stands inside of application 'Shop', and both have Chio: {EFFECT};"
+        f"chio: application 'Bank' at '/bank' is inside application 'Shop', and both have Chio: {EFFECT};"
         " leave the inner one out, or exclude its paths from the outer one (exclude_prefixes)"
     ]
 
@@ -54,7 +54,7 @@ def test_two_in_one_application_and_one_around_it_are_told_too(caplog: pytest.Lo
     caplog.clear()
     around = ChioASGIMiddleware(Starlette(routes=[Mount("/bank", governed("Bank"))]), client=StubClient(Judge()))
     (text,) = warned(caplog, around, "/bank/pay/1")
-    assert "application 'Bank' at '/bank' stands inside of the application" in text
+    assert "application 'Bank' at '/bank' is inside the application" in text
 
 
 def test_paths_that_the_outer_one_excludes_are_judged_once(caplog: pytest.LogCaptureFixture) -> None:

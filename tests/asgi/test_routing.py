@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Host, Mount, Route, Router
 
 from chio_asgi.middleware import ChioASGIMiddleware
-from chio_core.names import SCOPE_EVALUATED
+from chio_core.names import SCOPE_REQUEST
 from tests.asgi.routes import Govern, add, both_ways, govern, govern_inside, route, says
 from tests.support import Judge, StubClient, call, run
 
@@ -379,7 +379,7 @@ def test_the_scope_that_the_application_gets_is_not_changed_by_the_look_up() -> 
             self.app = app
 
         async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-            seen.append({name: value for name, value in scope.items() if name not in ("state", "app", SCOPE_EVALUATED)})
+            seen.append({name: value for name, value in scope.items() if name not in ("state", "app", SCOPE_REQUEST)})
             await self.app(scope, receive, send)
 
     fastapi, router, judge = FastAPI(), APIRouter(), Judge()

@@ -16,7 +16,8 @@ import uvloop
 from chio_asgi.middleware import ChioASGIMiddleware
 from chio_asgi.view import ASGIGuardRequest
 from chio_core.client.client import ChioClient, SyncChioClient
-from chio_core.evaluation.conclude import EvaluateCall, prepare
+from chio_core.evaluation.exchange import EvaluateCall, prepare
+from chio_core.evaluation.precheck import Presented
 from chio_core.identity import default_extractor
 from tests.carrier.stubs import in_thread, open_files
 from tests.support import Judge, StubServer, call, http_scope, run, settings
@@ -25,7 +26,9 @@ from tests.support import Judge, StubServer, call, http_scope, run, settings
 def question(number: int = 0) -> EvaluateCall:
     view = ASGIGuardRequest(http_scope("GET", f"/pets/{number}"))
     caller = default_extractor()(view)
-    return prepare(view, settings(), request_id=f"request-{number}", now=time.time(), caller=caller)
+    return prepare(
+        view, settings(), request_id=f"request-{number}", now=time.time(), caller=caller, presented=Presented()
+    )
 
 
 def test_a_client_follows_its_caller_from_loop_to_loop() -> None:
@@ -35,7 +38,7 @@ def test_a_client_follows_its_caller_from_loop_to_loop() -> None:
 
         async def three() -> None:
             for number in range(3):
-                assert (await client.decide(question(number))).allowed
+                assert (await client.evaluate(question(number))).allowed
             await client.aclose()
 
         for _ in range(4):
@@ -54,7 +57,7 @@ def test_two_loops_at_once_share_a_client_without_losing_sockets() -> None:
         async def many() -> None:
             for number in range(turns):
                 await asyncio.to_thread(barrier.wait, 20)  # so that the loops really take turns
-                assert (await client.decide(question(number))).allowed
+                assert (await client.evaluate(question(number))).allowed
             await client.aclose()
 
         with ThreadPoolExecutor(2) as threads:
@@ -68,9 +71,9 @@ def test_closing_in_another_loop_than_the_one_that_asked_harms_nobody() -> None:
         client = ChioClient(settings(sidecar_url=server.url))
         loop = asyncio.new_event_loop()
         try:
-            assert loop.run_until_complete(client.decide(question())).allowed
+            assert loop.run_until_complete(client.evaluate(question())).allowed
             run(client.aclose())
-            assert loop.run_until_complete(client.decide(question())).allowed
+            assert loop.run_until_complete(client.evaluate(question())).allowed
             loop.run_until_complete(client.aclose())
         finally:
             loop.close()
@@ -81,12 +84,12 @@ def test_a_client_whose_loop_is_gone_can_be_closed_and_used() -> None:
     with in_thread(StubServer()) as server:
         client = ChioClient(settings(sidecar_url=server.url))
         loop = asyncio.new_event_loop()
-        assert loop.run_until_complete(client.decide(question())).allowed
+        assert loop.run_until_complete(client.evaluate(question())).allowed
         loop.run_until_complete(client.aclose())
         loop.close()
 
         async def again() -> None:
-            assert (await client.decide(question())).allowed
+            assert (await client.evaluate(question())).allowed
             await client.aclose()
 
         run(again())
@@ -106,7 +109,7 @@ async def test_the_retry_after_a_refused_connection_keeps_the_request_id() -> No
             return httpx.Response(200, headers={"content-type": "application/json"}, content=body)
 
     client = ChioClient(settings(), transport=Refusing())
-    decision = await client.decide(question(7))
+    decision = await client.evaluate(question(7))
     assert decision.allowed
     assert [asked["request_id"] for asked in judge.questions] == ["request-7"]
     await client.aclose()
@@ -118,7 +121,7 @@ async def test_an_error_inside_the_transport_is_a_decision_to_refuse() -> None:
             raise KeyError("a bug that is not ours")
 
     client = ChioClient(settings(), transport=Broken())
-    decision = await client.decide(question())
+    decision = await client.evaluate(question())
     assert decision.denial is not None
     assert decision.denial.status == 502
     await client.aclose()
@@ -131,15 +134,15 @@ def test_a_sidecar_that_restarts_is_found_again_by_both_clients() -> None:
         sync = SyncChioClient(options)
         loop = asyncio.new_event_loop()
         client = ChioClient(options)
-        assert sync.decide(question()).allowed
-        assert loop.run_until_complete(client.decide(question())).allowed
-    for found in (sync.decide(question()), loop.run_until_complete(client.decide(question()))):
+        assert sync.evaluate(question()).allowed
+        assert loop.run_until_complete(client.evaluate(question())).allowed
+    for found in (sync.evaluate(question()), loop.run_until_complete(client.evaluate(question()))):
         assert found.denial is not None
         # The kept connection was cut: that is noticed before the question is sent, or while it is.
         assert found.denial.status in (502, 503)
     with in_thread(StubServer(port=server.port)):
-        assert sync.decide(question()).allowed
-        assert loop.run_until_complete(client.decide(question())).allowed
+        assert sync.evaluate(question()).allowed
+        assert loop.run_until_complete(client.evaluate(question())).allowed
         sync.close()
         loop.run_until_complete(client.aclose())
     loop.close()
@@ -178,6 +181,6 @@ def test_a_thousand_clients_with_four_requests_each_are_all_served(new_loop: Any
 def test_a_thousand_calls_from_threads_are_all_served() -> None:
     with in_thread(StubServer()) as server, SyncChioClient(settings(sidecar_url=server.url, timeout=60.0)) as client:
         with ThreadPoolExecutor(100) as threads:
-            decisions = list(threads.map(lambda number: client.decide(question(number)), range(1000)))
+            decisions = list(threads.map(lambda number: client.evaluate(question(number)), range(1000)))
         assert all(decision.allowed for decision in decisions)
         assert server.accepted <= client.settings.max_connections

@@ -17,7 +17,8 @@ from flask import Flask
 from chio_core.client.client import SyncChioClient
 from chio_core.settings import ChioSettings
 from chio_core.testing import ScriptedSidecar
-from chio_flask.context import Governor, Hooks
+from chio_core.threads.context import Runtime
+from chio_core.threads.guards import ChainRunner
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 
 LONG = 30
@@ -32,8 +33,8 @@ class Knot:
 
 
 def governor(folder: Path) -> Any:
-    found = Governor(ChioSettings(sidecar_url=f"embedded:{folder}/chio.sqlite3"), Hooks())
-    found.client()
+    found = Runtime(ChioSettings(sidecar_url=f"embedded:{folder}/chio.sqlite3"), ChainRunner())
+    found.sync_client()
     return found
 
 

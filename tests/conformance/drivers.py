@@ -7,8 +7,6 @@ more driver and add it to `FACTORIES`. (`stacks/` does the same with servers and
 
 from __future__ import annotations
 
-import time
-import uuid
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,9 +21,11 @@ from starlette.routing import Route
 from chio_asgi import ASGIGuardRequest, ChioASGIConfig, ChioASGIMiddleware
 from chio_core.canonical import sha256_hex
 from chio_core.client.client import ChioClient, SyncChioClient
-from chio_core.evaluation.conclude import precheck, prepare, singleton_headers
+from chio_core.evaluation.amounts import Facts
+from chio_core.evaluation.exchange import EvaluateCall
+from chio_core.evaluation.governed import GovernedRequest, KnownBody, RouteMatch
 from chio_core.evaluation.outcomes import Decision
-from chio_core.identity import default_extractor
+from chio_core.evaluation.pipeline import Pipeline, run
 from chio_core.refusals.problems import render
 from chio_core.settings import ChioSettings
 from chio_fastapi import RequireCapability, add_chio
@@ -144,6 +144,41 @@ def _capability_route(app: FastAPI, seen: list[Seen]) -> None:
         return {"ok": True}
 
 
+class CoreAdapter:
+    """The steps of a request, as a face without a framework does them."""
+
+    def __init__(self, view: ASGIGuardRequest, body: bytes, client: SyncChioClient) -> None:
+        self.view = view
+        self.governed = GovernedRequest()
+        self._body = body
+        self._client = client
+
+    def now(self) -> ASGIGuardRequest:
+        return self.view
+
+    def read_body(self, limit: int, spool_bytes: int) -> KnownBody:
+        return KnownBody(len(self._body), sha256_hex(self._body) if self._body else None)
+
+    def raw_body(self) -> bytes:
+        return self._body
+
+    def body_hash(self) -> str | None:
+        return self.read_body(0, 0).hash
+
+    def locate(self) -> RouteMatch:
+        return RouteMatch(TEMPLATE)
+
+    def compute(self, function: Callable[[], Any], facts: Facts) -> Any:
+        return function()
+
+    def send(self, call: EvaluateCall) -> Decision:
+        return self._client.evaluate(call)
+
+    def publish(self, decision: Decision) -> None: ...
+
+    def call_hook(self, hook: Callable[[Any], Any], value: Any) -> None: ...
+
+
 class SynchronousCore(Driver):
     """No framework: the core with the synchronous client, as a WSGI adapter uses it."""
 
@@ -157,20 +192,7 @@ class SynchronousCore(Driver):
 
     def _send(self, client: SyncChioClient, options: ChioSettings, request: Sent) -> Observation:
         view = ASGIGuardRequest(http_scope(request.method, request.path, query=request.query, headers=request.headers))
-        refused = precheck(view, options, singleton_headers(options))
-        if refused is not None:
-            return self._observe(Decision(verdict="refused", denial=refused), [])
-        question = prepare(
-            view,
-            options,
-            request_id=str(uuid.uuid4()),
-            now=time.time(),
-            caller=default_extractor()(view),
-            template=TEMPLATE,
-            body_hash=sha256_hex(request.body) if request.body else None,
-            body_length=len(request.body),
-        )
-        decision = client.decide(question)
+        decision = run(Pipeline(options).evaluate(CoreAdapter(view, request.body, client)))
         seen = [Seen(decision.handler_receipt, decision.passthrough, decision)] if decision.allowed else []
         return self._observe(decision, seen)
 

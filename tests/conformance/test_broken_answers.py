@@ -56,6 +56,6 @@ def test_the_synchronous_client_sees_the_same(broken: Break) -> None:
     one = question()
     sidecar = ScriptedSidecar(lambda _: next(waiting), clock=lambda: NOW)
     with sidecar.serving_in_thread(), SyncChioClient(sidecar.settings(fail_open=True), clock=lambda: NOW) as client:
-        decisions = [client.decide(one) for _ in script]
+        decisions = [client.evaluate(one) for _ in script]
     found = [decision.denial.status if decision.denial else 200 for decision in decisions]
     assert found == [502, 200] * len(lengths())

@@ -17,7 +17,8 @@ from chio_asgi import ChioASGIConfig
 from chio_core.capabilities import issue_capability
 from chio_core.client.client import ChioClient
 from chio_core.errors import SidecarError
-from chio_core.evaluation.conclude import RawResponse, conclude
+from chio_core.evaluation.conclude import conclude
+from chio_core.evaluation.exchange import RawResponse
 from chio_core.evaluation.outcomes import Decision
 from chio_core.receipts import KeyTrust
 from chio_core.signing import SigningKey

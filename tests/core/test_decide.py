@@ -11,23 +11,17 @@ import pytest
 from chio_core.canonical import parse_json
 from chio_core.capabilities import issue_capability
 from chio_core.errors import EvaluationFailed, ReceiptRejected, SidecarError, SidecarTimeout, SidecarUnreachable
-from chio_core.evaluation.conclude import (
-    EvaluateCall,
-    capability_of,
-    conclude,
-    conclude_error,
-    precheck,
-    singleton_headers,
-)
+from chio_core.evaluation.conclude import conclude, conclude_error
+from chio_core.evaluation.exchange import EvaluateCall
 from chio_core.evaluation.outcomes import Decision
-from chio_core.evaluation.precheck import MAX_HEADER_BYTES
+from chio_core.evaluation.precheck import MAX_HEADER_BYTES, presented_token
 from chio_core.receipts import KeyTrust
 from chio_core.request import Requirement
 from chio_core.settings import ChioSettings
 from chio_core.signing import SigningKey
 from chio_core.testing import KEY
 from chio_core.testing.question import ALLOW, DENY
-from tests.core.views import NOW, SETTINGS, View, answered, asked, question
+from tests.core.views import NOW, SETTINGS, View, answered, asked, question, refusal_of
 from tests.hostile import BEHAVIOURS
 
 ISSUER = SigningKey(b"i" * 32)
@@ -60,7 +54,7 @@ def conclusion(
 
 
 def refusal(view: View, settings: ChioSettings = SETTINGS) -> tuple[int, str] | None:
-    denial = precheck(view, settings, singleton_headers(settings))
+    denial = refusal_of(view, settings)
     return None if denial is None else (denial.status, denial.code)
 
 
@@ -73,7 +67,7 @@ def test_an_ordinary_request_is_put_to_the_sidecar(method: str) -> None:
 
 @pytest.mark.parametrize("method", ["get", "Get", "TRACE", "CONNECT", "FOO", "", "GET\n"])
 def test_a_method_that_the_protocol_does_not_know_is_405_and_names_those_that_it_does(method: str) -> None:
-    denial = precheck(View(method), SETTINGS, singleton_headers(SETTINGS))
+    denial = refusal_of(View(method), SETTINGS)
     assert denial is not None
     assert (denial.status, denial.code) == (405, "chio_bad_request")
     assert denial.header("allow") == "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
@@ -105,7 +99,7 @@ def test_a_query_that_cannot_be_read_is_refused() -> None:
 
 def test_a_refusal_does_not_repeat_what_it_refuses() -> None:
     for view in (View("HUNTER2"), with_token("hunter2\nx"), View(path="/hunter2\udcff")):
-        denial = precheck(view, SETTINGS, singleton_headers(SETTINGS))
+        denial = refusal_of(view, SETTINGS)
         assert denial is not None
         assert "hunter2" not in denial.message.lower()
 
@@ -124,14 +118,14 @@ def test_the_token_travels_in_one_header_and_nowhere_else() -> None:
 @pytest.mark.parametrize("value", ["", "   "])
 def test_a_blank_token_is_none(value: str) -> None:
     assert question(with_token(value)).headers == ()
-    assert capability_of(with_token(value), SETTINGS) is None
+    assert presented_token(with_token(value), SETTINGS) is None
 
 
 def test_a_token_in_the_query_counts_only_where_that_is_switched_on() -> None:
     view = View(query="a=1&chio_capability=%7B%22id%22%3A1%7D")
-    assert capability_of(view, SETTINGS) is None
+    assert presented_token(view, SETTINGS) is None
     settings = ChioSettings(trusted_kernel_keys=[KEY.public_hex], capability_in_query=True)
-    assert capability_of(view, settings) == '{"id":1}'
+    assert presented_token(view, settings) == '{"id":1}'
     one = question(view, settings=settings)
     assert one.headers == (("X-Chio-Capability", '{"id":1}'),)
     assert parse_json(one.body)["query"] == {"a": "1"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chio_core.evaluation.precheck import is_excluded
+from chio_core.evaluation.precheck import Exclusions
 from chio_core.settings import ChioSettings
 
 SETTINGS = ChioSettings(exclude_paths="/health,/a/b/", exclude_prefixes="/static,/docs/", exclude_methods="OPTIONS")
@@ -18,7 +18,7 @@ SETTINGS = ChioSettings(exclude_paths="/health,/a/b/", exclude_prefixes="/static
     ],
 )  # fmt: skip
 def test_what_was_written_down_is_excluded(method: str, path: str) -> None:
-    assert is_excluded(SETTINGS, method, path)
+    assert Exclusions(SETTINGS).cover(method, path)
 
 
 @pytest.mark.parametrize(
@@ -31,9 +31,9 @@ def test_what_was_written_down_is_excluded(method: str, path: str) -> None:
     ],
 )  # fmt: skip
 def test_no_other_spelling_is(method: str, path: str) -> None:
-    assert not is_excluded(SETTINGS, method, path)
+    assert not Exclusions(SETTINGS).cover(method, path)
 
 
 def test_nothing_is_excluded_by_default_but_options() -> None:
-    assert not is_excluded(ChioSettings(), "GET", "/health")
-    assert is_excluded(ChioSettings(), "OPTIONS", "/health")
+    assert not Exclusions(ChioSettings()).cover("GET", "/health")
+    assert Exclusions(ChioSettings()).cover("OPTIONS", "/health")

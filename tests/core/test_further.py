@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from chio_core.evaluation.conclude import EvaluateCall, conclude
-from chio_core.evaluation.exchange import FURTHER_TO
+from chio_core.evaluation.conclude import conclude
+from chio_core.evaluation.exchange import FURTHER_TO, EvaluateCall
 from chio_core.evaluation.outcomes import Decision
 from chio_core.models.demands import BudgetDemand
 from chio_core.receipts import KeyTrust

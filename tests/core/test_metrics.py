@@ -13,9 +13,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.utils import floatToGoString
 
 from chio_core.errors import ConfigurationError
-from chio_core.evaluation.outcomes import Decision, bad_request
+from chio_core.evaluation.outcomes import Decision
 from chio_core.models.receipt import ChioPassthrough
-from chio_core.refusals.response import Denial
+from chio_core.refusals.response import Denial, bad_request
 from chio_core.telemetry.metrics import MAX_SERIES, Counter, Histogram, Metrics, render
 from tests.core.exposition import parse, value
 

@@ -13,8 +13,8 @@ from chio_core import ChioSettings, ConfigurationError
 from chio_core.client.client import ChioClient
 from chio_core.errors import ReceiptRejected, SidecarTimeout, SidecarUnreachable
 from chio_core.evaluation.conclude import conclude, conclude_error
-from chio_core.evaluation.hooks import refused_locally
-from chio_core.evaluation.observe import is_observed, settle
+from chio_core.evaluation.hooks import refused_by_guard
+from chio_core.evaluation.observe import is_observed
 from chio_core.evaluation.outcomes import Decision
 from chio_core.models.demands import ApprovalDemand
 from chio_core.outbound import OutboundDenied, decision_of, receipt_of
@@ -138,7 +138,7 @@ def refused(requirement: Requirement | None = None, **options: Any) -> Decision:
     settings = observing(**options)
     about = question(settings=settings, requirement=requirement)
     answer = answered(behaviours.DENY.reply(asked(about)).body)
-    return settle(conclude(answer, about, settings, TRUST, NOW), about)
+    return conclude(answer, about, settings, TRUST, NOW)
 
 
 def test_a_refusal_becomes_a_mark_and_everything_else_of_it_stays() -> None:
@@ -160,7 +160,7 @@ def test_a_refusal_becomes_a_mark_and_everything_else_of_it_stays() -> None:
 def test_an_allow_stays_an_allow() -> None:
     about = question(settings=observing())
     answer = answered(behaviours.ALLOW.reply(asked(about)).body)
-    decision = settle(conclude(answer, about, observing(), TRUST, NOW), about)
+    decision = conclude(answer, about, observing(), TRUST, NOW)
     assert not decision.observed
     assert decision.passthrough is None
     assert decision.handler_receipt is decision.receipt is not None
@@ -169,7 +169,7 @@ def test_an_allow_stays_an_allow() -> None:
 def test_where_a_capability_was_not_presented_no_allow_of_the_sidecar_is_handed_out() -> None:
     about = question(settings=observing(), requirement=PAY)
     answer = answered(behaviours.ALLOW.reply(asked(about)).body)
-    decision = settle(conclude(answer, about, observing(), TRUST, NOW), about)
+    decision = conclude(answer, about, observing(), TRUST, NOW)
     assert decision.receipt is not None
     assert decision.receipt.verdict.is_allow
     assert decision.handler_receipt is None
@@ -183,7 +183,7 @@ def test_a_sidecar_that_gives_no_decision_is_observed_too_and_the_mark_says_why(
     error: Any, requirement: Requirement | None
 ) -> None:
     about = question(settings=observing(), requirement=requirement)
-    decision = settle(conclude_error(error, about, observing()), about)
+    decision = conclude_error(error, about, observing())
     assert decision.allowed
     assert (decision.verdict, decision.receipt) == ("error", None)
     assert decision.passthrough is not None
@@ -193,7 +193,7 @@ def test_a_sidecar_that_gives_no_decision_is_observed_too_and_the_mark_says_why(
 def test_fail_open_comes_first_where_it_applies() -> None:
     settings = observing(fail_open=True)
     about = question(settings=settings)
-    decision = settle(conclude_error(SidecarTimeout("x"), about, settings), about)
+    decision = conclude_error(SidecarTimeout("x"), about, settings)
     assert not decision.observed
     assert decision.passthrough is not None
     assert decision.passthrough.mode == "allow_without_receipt"
@@ -202,12 +202,12 @@ def test_fail_open_comes_first_where_it_applies() -> None:
 def test_a_decision_that_is_not_observed_is_not_touched() -> None:
     about = question()
     decision = conclude(answered(behaviours.DENY.reply(asked(about)).body), about, ChioSettings(**PINNED), TRUST, NOW)
-    assert settle(decision, about) is decision
+    assert decision.denial is not None
     assert not decision.observed
 
 
 def test_a_guard_that_refuses_afterwards_still_refuses() -> None:
-    decision = refused_locally(refused(), Denial(status=429, message="too many"), [])
+    decision = refused_by_guard(refused(), Denial(status=429, message="too many"), [])
     assert decision is not None
     assert not decision.allowed
     assert decision.handler_receipt is None
@@ -235,7 +235,7 @@ def test_each_observed_refusal_is_one_warning_with_its_facts(caplog: pytest.LogC
 
 async def _decided(client: ChioClient, view: View | None = None) -> Decision:
     async with client:
-        return await client.decide(question(view, settings=client.settings))
+        return await client.evaluate(question(view, settings=client.settings))
 
 
 def test_a_path_that_strangers_wrote_breaks_no_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
@@ -245,7 +245,7 @@ def test_a_path_that_strangers_wrote_breaks_no_line_of_the_log(caplog: pytest.Lo
 
     async def main() -> None:
         async with client:
-            await client.decide(about)
+            await client.evaluate(about)
 
     with caplog.at_level(logging.WARNING, logger="chio"):
         run(main())

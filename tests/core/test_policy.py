@@ -9,17 +9,11 @@ import pytest
 
 from chio_core.capabilities import issue_capability
 from chio_core.errors import ApprovalRequired, ConfigurationError, EvaluationFailed, SidecarTimeout, SidecarUnreachable
-from chio_core.evaluation.amounts import Facts, InputRefused, from_body, from_path, from_query, read_amount
-from chio_core.evaluation.conclude import (
-    EvaluateCall,
-    RawResponse,
-    conclude,
-    conclude_error,
-    precheck,
-    singleton_headers,
-)
+from chio_core.evaluation.amounts import Facts, RequestRefused, from_body, from_path, from_query, read_amount
+from chio_core.evaluation.conclude import conclude, conclude_error
+from chio_core.evaluation.exchange import EvaluateCall, RawResponse
 from chio_core.evaluation.outcomes import Decision
-from chio_core.evaluation.precheck import approval_of
+from chio_core.evaluation.precheck import presented_approval
 from chio_core.evaluation.requirements import includes, merged
 from chio_core.models.capability import ChioScope
 from chio_core.models.demands import (
@@ -37,7 +31,7 @@ from chio_core.receipts import KeyTrust
 from chio_core.request import Requirement
 from chio_core.settings import ChioSettings
 from chio_core.testing import KEY, behaviours
-from tests.core.views import NOW, SETTINGS, View, answered, asked, question
+from tests.core.views import NOW, SETTINGS, View, answered, asked, question, refusal_of
 
 APPROVAL = ApprovalDemand(10_000, "USD", 12_000)
 BUDGET = BudgetDemand(cost=3, max_invocations=10, max_total_cost=100)
@@ -103,7 +97,7 @@ def test_a_budget_needs_no_capability() -> None:
 
 @pytest.mark.parametrize("text", ["appr-1", "  appr-1  ", "01J9Z.a:b_c-d", "a" * 128])
 def test_an_approval_is_presented_by_its_id(text: str) -> None:
-    assert approval_of(View(headers=[("X-Chio-Approval", text)])) == text.strip()
+    assert presented_approval(View(headers=[("X-Chio-Approval", text)])) == text.strip()
 
 
 def test_an_approval_is_presented_as_a_token() -> None:
@@ -114,7 +108,7 @@ def test_an_approval_is_presented_as_a_token() -> None:
 
 @pytest.mark.parametrize("text", ["", "   "])
 def test_a_blank_approval_counts_as_none(text: str) -> None:
-    assert approval_of(View(headers=[("x-chio-approval", text)])) is None
+    assert presented_approval(View(headers=[("x-chio-approval", text)])) is None
 
 
 @pytest.mark.parametrize(
@@ -137,7 +131,7 @@ def test_a_blank_approval_counts_as_none(text: str) -> None:
     ],
 )
 def test_what_is_no_approval_is_refused_before_anybody_is_asked(text: str) -> None:
-    denial = precheck(View(headers=[("x-chio-approval", text)]), SETTINGS, singleton_headers(SETTINGS))
+    denial = refusal_of(View(headers=[("x-chio-approval", text)]), SETTINGS)
     assert denial is not None
     assert (denial.status, denial.code) == (400, "chio_bad_request")
     assert "X-Chio-Approval" in denial.message
@@ -146,7 +140,7 @@ def test_what_is_no_approval_is_refused_before_anybody_is_asked(text: str) -> No
 
 def test_an_approval_that_stands_there_twice_is_refused() -> None:
     view = View(headers=[("x-chio-approval", "a"), ("X-Chio-Approval", "a")])
-    denial = precheck(view, SETTINGS, singleton_headers(SETTINGS))
+    denial = refusal_of(view, SETTINGS)
     assert denial is not None
     assert denial.message == "header x-chio-approval occurs more than once"
 
@@ -372,17 +366,17 @@ def test_an_amount_is_read_from_its_place(source: Any, known: Facts, amount: int
     "text", ["-1", "+1", "1.0", "1e3", "1_000", " 1", "0x1", "", "٣", "abc", "9223372036854775808"]
 )
 def test_text_that_is_no_plain_number_is_refused(text: str) -> None:
-    with pytest.raises(InputRefused, match="path parameter n must be a whole number"):
+    with pytest.raises(RequestRefused, match="path parameter n must be a whole number"):
         read(from_path("n"), facts(n=text))
-    with pytest.raises(InputRefused, match="query parameter n must be a whole number"):
+    with pytest.raises(RequestRefused, match="query parameter n must be a whole number"):
         read(from_query("n"), facts(query="n=" + text.replace("+", "%2B")))
 
 
 @pytest.mark.parametrize("value", ["true", "null", "-1", "1.0", "1e3", '"12"', "[1]", '{"a":1}', "9223372036854775808"])
 def test_a_member_that_is_no_whole_number_is_refused(value: str) -> None:
-    with pytest.raises(InputRefused, match=r"body member a\.n must be a whole number") as caught:
+    with pytest.raises(RequestRefused, match=r"body member a\.n must be a whole number") as caught:
         read(from_body("a.n"), facts(b'{"a":{"n":' + value.encode() + b"}}"))
-    assert caught.value.status == 400
+    assert caught.value.denial.status == 400
 
 
 @pytest.mark.parametrize(
@@ -401,13 +395,13 @@ def test_a_member_that_is_no_whole_number_is_refused(value: str) -> None:
     ],
 )
 def test_a_body_that_two_readers_could_read_differently_is_refused(body: bytes) -> None:
-    with pytest.raises(InputRefused, match="body is no JSON document with one reading, but n is needed"):
+    with pytest.raises(RequestRefused, match="body is no JSON document with one reading, but n is needed"):
         read(from_body("n"), facts(body))
 
 
 @pytest.mark.parametrize("body", [b"{}", b"[]", b"1", b"null", b'{"a":1}', b'{"a":[{"n":1}]}', b'{"a":{"N":1}}'])
 def test_a_missing_member_is_named(body: bytes) -> None:
-    with pytest.raises(InputRefused, match=r"body member a\.n is missing"):
+    with pytest.raises(RequestRefused, match=r"body member a\.n is missing"):
         read(from_body("a.n"), facts(body))
 
 
@@ -427,14 +421,14 @@ def test_a_missing_member_is_named(body: bytes) -> None:
     ],
 )
 def test_a_body_of_another_kind_is_refused(headers: list[tuple[str, str]]) -> None:
-    with pytest.raises(InputRefused) as caught:
+    with pytest.raises(RequestRefused) as caught:
         read(from_body("n"), facts(b'{"n":1}', *headers))
-    assert caught.value.status == 415
+    assert caught.value.denial.status == 415
 
 
 @pytest.mark.parametrize(("query", "how"), [("", "is missing"), ("m=1", "is missing"), ("n=1&n=1", "more than once")])
 def test_a_query_parameter_must_stand_there_once(query: str, how: str) -> None:
-    with pytest.raises(InputRefused, match=f"query parameter n .*{how}"):
+    with pytest.raises(RequestRefused, match=f"query parameter n .*{how}"):
         read(from_query("n"), facts(query=query))
 
 
@@ -442,7 +436,7 @@ def test_what_a_function_returns_must_be_an_int() -> None:
     for value in ("5", 5.0, True, None):
         with pytest.raises(ConfigurationError, match=rf"Budget\(cost=…\) returned a {type(value).__name__}"):
             read(lambda params, value=value: value, facts())
-    with pytest.raises(InputRefused):
+    with pytest.raises(RequestRefused):
         read(lambda params: -1, facts())
 
 

@@ -32,7 +32,7 @@ def now() -> float:
 def ask(client: ChioClient) -> Decision:
     async def once() -> Decision:
         async with client:
-            return await client.decide(question())
+            return await client.evaluate(question())
 
     return asyncio.run(once())
 
@@ -69,10 +69,10 @@ def test_a_script_may_choose_for_each_question_and_may_change() -> None:
 
     sidecar = ScriptedSidecar(choose, clock=now)
     client = in_memory(sidecar)
-    assert result(asyncio.run(client.decide(question()))) == ("deny", 405, "chio_access_denied")
-    assert asyncio.run(client.decide(question(View("GET")))).allowed
+    assert result(asyncio.run(client.evaluate(question()))) == ("deny", 405, "chio_access_denied")
+    assert asyncio.run(client.evaluate(question(View("GET")))).allowed
     sidecar.script = behaviours.CANCEL
-    assert result(asyncio.run(client.decide(question(View("GET"))))) == ("cancel", 403, "chio_access_denied")
+    assert result(asyncio.run(client.evaluate(question(View("GET"))))) == ("cancel", 403, "chio_access_denied")
 
 
 @pytest.mark.parametrize("name", FAST)
@@ -82,7 +82,7 @@ def test_a_behaviour_is_the_same_in_memory_and_over_both_kinds_of_socket(name: s
     with sidecar.serving_in_thread():
         found.append(result(ask(ChioClient(sidecar.settings(), clock=lambda: NOW))))
         with SyncChioClient(sidecar.settings(), clock=lambda: NOW) as client:
-            found.append(result(client.decide(question())))
+            found.append(result(client.evaluate(question())))
     assert found[0] == found[1] == found[2]
 
 
@@ -162,7 +162,7 @@ def test_it_keeps_a_connection_for_further_questions() -> None:
 def test_it_serves_in_the_running_loop() -> None:
     async def main() -> Decision:
         async with ScriptedSidecar(clock=now).serving() as sidecar, ChioClient(sidecar.settings()) as client:
-            return await client.decide(question())
+            return await client.evaluate(question())
 
     # The client's clock is the real one, so the receipt is too old: both sides work.
     assert result(asyncio.run(main())) == ("error", 502, "chio_invalid_receipt")

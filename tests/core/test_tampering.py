@@ -12,7 +12,7 @@ import pytest
 
 from chio_core.canonical import parse_json
 from chio_core.errors import InvalidDocument
-from chio_core.evaluation.conclude import EvaluateCall
+from chio_core.evaluation.exchange import EvaluateCall
 from chio_core.receipts import ReceiptRejected, verify_receipt
 from chio_core.signing import SigningKey
 from chio_core.testing import KEY, seal

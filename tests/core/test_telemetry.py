@@ -14,8 +14,8 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
 
 from chio_core.client.client import ChioClient, SyncChioClient
-from chio_core.evaluation.outcomes import Decision, bad_request
-from chio_core.refusals.response import Denial
+from chio_core.evaluation.outcomes import Decision
+from chio_core.refusals.response import Denial, bad_request
 from chio_core.telemetry import Telemetry, server_facts, trace_id_in
 from chio_core.testing import ScriptedSidecar, behaviours
 from tests.core.spans import Broken, BrokenAtTheEnd, Recorder, facts, traceparent
@@ -35,7 +35,7 @@ def client_of(sidecar: ScriptedSidecar, recorder: Recorder | None, **options: An
 def ask(sidecar: ScriptedSidecar, recorder: Recorder | None, *views: View, **options: Any) -> list[Decision]:
     async def main() -> list[Decision]:
         async with client_of(sidecar, recorder, **options) as client:
-            return [await client.decide(question(view, settings=client.settings)) for view in views or (View(),)]
+            return [await client.evaluate(question(view, settings=client.settings)) for view in views or (View(),)]
 
     return run(main())
 
@@ -133,7 +133,7 @@ async def test_the_span_hangs_below_the_one_that_is_current_and_is_current_itsel
     async with Watching(settings, transport=sidecar.transport(), telemetry=telemetry) as client:
         tracer = recorder.provider.get_tracer("test")
         with tracer.start_as_current_span("request") as outer:
-            await client.decide(question(View(headers=[("traceparent", INCOMING)])))
+            await client.evaluate(question(View(headers=[("traceparent", INCOMING)])))
             assert trace.get_current_span() is outer
     request = next(span for span in recorder.spans if span.name == "request")
     assert recorder.only.parent == request.get_span_context()
@@ -143,7 +143,7 @@ async def test_the_span_hangs_below_the_one_that_is_current_and_is_current_itsel
 async def test_fifty_questions_at_once_have_a_span_and_a_trace_each() -> None:
     sidecar, recorder = ScriptedSidecar(), Recorder()
     async with client_of(sidecar, recorder) as client:
-        await asyncio.gather(*(client.decide(question(request_id=f"req-{number}")) for number in range(50)))
+        await asyncio.gather(*(client.evaluate(question(request_id=f"req-{number}")) for number in range(50)))
     sent = {one.document["request_id"]: one.headers["traceparent"] for one in sidecar.asked}
     assert sent == {str(facts(span)["chio.request.id"]): traceparent(span) for span in recorder.evaluations}
     assert len({span.context.trace_id for span in recorder.evaluations if span.context}) == 50
@@ -159,7 +159,7 @@ async def test_a_question_that_is_cancelled_ends_its_span_with_an_error() -> Non
             await asyncio.Event().wait()
 
     client = Waiting(SETTINGS, telemetry=Telemetry(SETTINGS, recorder.provider))
-    task = asyncio.ensure_future(client.decide(question()))
+    task = asyncio.ensure_future(client.evaluate(question()))
     await asking.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -184,8 +184,8 @@ async def test_without_an_sdk_the_header_of_the_caller_goes_on_as_it_is(provider
     settings = sidecar.settings(receipt_tolerance=10**9)
     telemetry = Telemetry(settings, provider)
     async with ChioClient(settings, transport=sidecar.transport(), telemetry=telemetry) as client:
-        await client.decide(question(View(headers=[("traceparent", INCOMING)])))
-        await client.decide(question())
+        await client.evaluate(question(View(headers=[("traceparent", INCOMING)])))
+        await client.evaluate(question())
     assert sidecar.asked[0].headers["traceparent"] == INCOMING
     assert "traceparent" not in sidecar.asked[1].headers
 
@@ -221,7 +221,7 @@ def test_the_synchronous_client_tells_the_same() -> None:
     with ScriptedSidecar().serving_in_thread() as sidecar:
         settings = sidecar.settings(receipt_tolerance=10**9)
         with SyncChioClient(settings, telemetry=Telemetry(settings, recorder.provider)) as client:
-            decision = client.decide(question(View(headers=[("traceparent", INCOMING)])))
+            decision = client.evaluate(question(View(headers=[("traceparent", INCOMING)])))
             assert client.metrics.decisions.value("allow", "none") == 1
         assert decision.receipt is not None
         assert facts(recorder.only)["chio.receipt.id"] == decision.receipt.id

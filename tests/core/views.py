@@ -7,8 +7,10 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from chio_core.canonical import parse_json
-from chio_core.evaluation.conclude import EvaluateCall, RawResponse, prepare
+from chio_core.evaluation.exchange import EvaluateCall, RawResponse, prepare
+from chio_core.evaluation.precheck import precheck, singleton_headers
 from chio_core.identity import default_extractor
+from chio_core.refusals.response import Denial, RequestRefused
 from chio_core.request import HeaderLines, Requirement
 from chio_core.settings import ChioSettings
 from chio_core.testing import KEY, Asked
@@ -78,6 +80,7 @@ def question(
         request_id=request_id,
         now=NOW,
         caller=default_extractor()(view),
+        presented=precheck(view, settings, singleton_headers(settings)),
         template=template,
         requirement=requirement,
         **more,
@@ -93,3 +96,12 @@ def asked(about: EvaluateCall) -> Asked:
 def answered(document: bytes, status: int = 200, content_type: str = "application/json") -> RawResponse:
     """Return an answer with this body."""
     return RawResponse(status, content_type, document)
+
+
+def refusal_of(view: View, settings: ChioSettings = SETTINGS) -> Denial | None:
+    """Return the refusal by the checks before the body is read; None if there is none."""
+    try:
+        precheck(view, settings, singleton_headers(settings))
+    except RequestRefused as exc:
+        return exc.denial
+    return None

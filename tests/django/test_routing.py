@@ -74,7 +74,7 @@ def test_a_url_conf_that_inner_middleware_chose_is_judged_again(caplog: pytest.L
     assert patterns == ["/elsewhere/3", "/elsewhere/{place}", "/hello", "/hello", "/hello"]
     assert sidecar.asked[3].document["tool_name"] == "transfer"
     assert (response.status_code, refused.status_code, plain.status_code) == (200, 401, 200)
-    assert "judged again" in caplog.text
+    assert "evaluated again" in caplog.text
 
 
 def test_a_path_that_inner_middleware_rewrites_is_judged_again() -> None:

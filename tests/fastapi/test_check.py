@@ -260,7 +260,7 @@ def test_a_part_that_is_governed_twice_is_told() -> None:
     app.mount("/{shop}", middle)
     severity, text = told(app)["governed_twice"]
     assert severity == "WARN"
-    assert text.startswith("application 'Bank' below /{shop}/banks has Chio too: each request is judged twice")
+    assert text.startswith("application 'Bank' below /{shop}/banks has Chio too: each request is evaluated twice")
     assert text.endswith("exclude its paths from the outer one (exclude_prefixes)")
 
 

@@ -19,7 +19,7 @@ from chio_core.errors import EvaluationFailed, SidecarTimeout, SidecarUnreachabl
 from chio_core.evaluation import outcomes as decision
 from chio_core.models.receipt import Verdict
 from chio_core.refusals.problems import flat, problem
-from chio_core.refusals.response import Denial
+from chio_core.refusals.response import Denial, bad_request, body_too_large
 from chio_core.request import Requirement
 from chio_fastapi import RequireCapability, add_chio, require_capability
 from chio_fastapi.limits import Budget, RequireApproval
@@ -162,8 +162,8 @@ def outcomes() -> Iterator[Denial]:
     yield decision.capability_required(Requirement("s", "t"), "X-Chio-Capability", "r-1")
     yield decision.capability_insufficient(Requirement("s", "t"), "r-1")
     yield replace(decision.capability_insufficient(Requirement("s", "t"), "r-1"), explain_url="https://h/#r-1")
-    yield decision.bad_request("b")
-    yield decision.body_too_large(1)
+    yield bad_request("b")
+    yield body_too_large(1)
     for error in (SidecarUnreachable("u"), SidecarTimeout("t"), EvaluationFailed("e", status=500, detail="d")):
         yield decision.denial_for_error(error)
     details = {"reason_code": "scope.missing", "hint": "h"}

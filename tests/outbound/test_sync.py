@@ -12,7 +12,7 @@ import pytest
 
 from chio_core.client.client import SyncChioClient
 from chio_core.errors import ConfigurationError
-from chio_core.evaluation.conclude import RawResponse
+from chio_core.evaluation.exchange import RawResponse
 from chio_core.outbound import (
     BaseMiddleware,
     BearerAuth,

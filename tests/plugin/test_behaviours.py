@@ -88,14 +88,14 @@ def test_while_it_is_down_nobody_asks_and_nothing_is_stored(client: TestClient, 
 
 def test_it_goes_down_and_comes_back_on_its_socket_too(chio: ChioFixture) -> None:
     with SyncChioClient(chio.settings()) as client:
-        assert client.decide(question(View("GET"))).allowed
+        assert client.evaluate(question(View("GET"))).allowed
         url = chio.url
         with chio.down():
-            denial = client.decide(question(View("GET"))).denial
+            denial = client.evaluate(question(View("GET"))).denial
             assert denial is not None
             assert denial.code == "chio_sidecar_unreachable"
         assert chio.url == url
-        assert client.decide(question(View("GET"))).allowed
+        assert client.evaluate(question(View("GET"))).allowed
 
 
 def test_a_slow_sidecar_is_a_timeout_at_once_where_the_application_waits_less(chio: ChioFixture) -> None:
@@ -110,7 +110,7 @@ def test_a_slow_sidecar_is_a_timeout_at_once_where_the_application_waits_less(ch
 
 def test_a_slow_sidecar_is_slow_on_its_socket_too(chio: ChioFixture) -> None:
     with SyncChioClient(chio.settings(timeout=0.05)) as client, chio.slow():
-        denial = client.decide(question(View("GET"))).denial
+        denial = client.evaluate(question(View("GET"))).denial
     assert denial is not None
     assert denial.code == "chio_timeout"
 

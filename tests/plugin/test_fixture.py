@@ -172,7 +172,7 @@ def test_what_is_mounted_is_connected_with_what_it_is_mounted_in(chio: ChioFixtu
 
 def test_a_client_alone_can_be_connected(chio: ChioFixture) -> None:
     client = chio.connect(ChioClient(ChioSettings(sidecar_url="http://127.0.0.1:1")))
-    assert asyncio.run(client.decide(question(View("GET")))).allowed
+    assert asyncio.run(client.evaluate(question(View("GET")))).allowed
 
 
 def test_an_application_with_dependencies_alone_can_be_connected() -> None:

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from chio_core import ChioClient, ChioSettings, Requirement
-from chio_core.evaluation.conclude import EvaluateCall
+from chio_core.evaluation.exchange import EvaluateCall
 from chio_core.evaluation.outcomes import Decision
 from chio_core.models.demands import ApprovalDemand, BudgetDemand
 from chio_core.testing import KEY, ChioFixture
@@ -69,7 +69,7 @@ def facts(decision: Decision) -> Mapping[str, Any]:
 
 async def decisions(client: ChioClient, asked: list[EvaluateCall]) -> list[Mapping[str, Any]]:
     async with client:
-        return [facts(await client.decide(one)) for one in asked]
+        return [facts(await client.evaluate(one)) for one in asked]
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -44,7 +44,7 @@ async def test_a_held_store_refuses_before_the_client_gives_up(tmp_path: Path) -
     async with ChioClient(settings_for(path)) as client:
         client.open()
         with held(path):
-            decision = await client.decide(question(View("POST")))
+            decision = await client.evaluate(question(View("POST")))
     assert decision.passthrough is None
     assert decision.denial is not None
     assert decision.denial.status == 502
@@ -54,7 +54,7 @@ async def test_a_held_store_refuses_before_the_client_gives_up(tmp_path: Path) -
 def test_the_same_for_threads(tmp_path: Path) -> None:
     path = tmp_path / "receipts.sqlite3"
     with SyncChioClient(settings_for(path)) as client, held(path):
-        decision = client.decide(question(View("POST")))
+        decision = client.evaluate(question(View("POST")))
     assert decision.passthrough is None
     assert receipts(path) == 0
 

@@ -27,7 +27,7 @@ from chio_core import (
 )
 from chio_core.canonical import canonical_json, sha256_hex
 from chio_core.capabilities import is_subset, scope_allows, verify_capability
-from chio_core.evaluation.conclude import EvaluateCall
+from chio_core.evaluation.exchange import EvaluateCall
 from chio_core.guards import IpBlock, RateLimit
 from chio_core.models import CallerIdentity, CapabilityToken, ChioPassthrough, ChioScope, HttpReceipt, Verdict
 from chio_core.outbound import ChioTransport, GovernOutbound, Timing
@@ -92,10 +92,10 @@ def governed(settings: ChioSettings, flask_app: Flask) -> None:
 
 
 async def asked(client: ChioClient, sync_client: SyncChioClient, question: EvaluateCall) -> None:
-    decision = await client.decide(question)
+    decision = await client.evaluate(question)
     assert_type(decision, Decision)
     assert_type(decision.receipt, HttpReceipt | None)
-    assert_type(sync_client.decide(question), Decision)
+    assert_type(sync_client.evaluate(question), Decision)
     async with httpx.AsyncClient(transport=ChioTransport(GovernOutbound(client), Timing())) as outgoing:
         assert_type(await outgoing.get("http://a.test"), httpx.Response)
 

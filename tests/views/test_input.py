@@ -8,9 +8,11 @@ import random
 
 import pytest
 
-from chio_core.evaluation.conclude import singleton_headers
+from chio_core.evaluation.governed import KnownBody
+from chio_core.evaluation.precheck import singleton_headers
+from chio_core.refusals.response import RequestRefused
 from chio_core.settings import ChioSettings
-from chio_core.threads.body import BodyUnusable, Measured, Steps, is_kept, keep, measure, read_from_start
+from chio_core.threads.body import MeasureSteps, is_kept, keep, measure, read_from_start
 from chio_core.threads.wsgi_view import EnvironView, environ_key
 from tests.views.wsgi import OneWay
 
@@ -45,29 +47,29 @@ def test_any_way_of_reading_gives_the_same_bytes(length: int | None, spool_bytes
 
 def test_measuring_counts_and_hashes_and_leaves_the_file_at_its_start() -> None:
     with keep(OneWay(*pieces(1)), None, 1000) as file:
-        found: list[Measured] = []
+        found: list[KnownBody] = []
 
-        def noting() -> Steps:
+        def noting() -> MeasureSteps:
             found.append((yield from measure(file, len(DATA))))
             return found[0]
 
         assert len(list(noting())) == len(DATA) // (256 * 1024)
-        assert found == [Measured(len(DATA), hashlib.sha256(DATA).hexdigest())]
+        assert found == [KnownBody(len(DATA), hashlib.sha256(DATA).hexdigest())]
         assert file.read() == DATA
 
 
 def test_no_more_is_taken_from_a_client_who_sends_too_much() -> None:
     source = OneWay(*[b"x" * 1000] * 5000)
-    with keep(source, None, 1000) as file, pytest.raises(BodyUnusable) as refused:
+    with keep(source, None, 1000) as file, pytest.raises(RequestRefused) as refused:
         list(measure(file, 10_000))
-    assert refused.value.status == 413
+    assert refused.value.denial.status == 413
     assert source.given < 300_000
 
 
 def test_a_body_that_ends_too_early_is_said_to() -> None:
-    with keep(OneWay(b"abc"), 5, 1000) as file, pytest.raises(BodyUnusable) as refused:
+    with keep(OneWay(b"abc"), 5, 1000) as file, pytest.raises(RequestRefused) as refused:
         list(measure(file, 10_000))
-    assert refused.value.status == 400
+    assert refused.value.denial.status == 400
 
 
 class Malformed(Exception):
@@ -82,9 +84,9 @@ def test_a_body_that_the_server_cannot_read_is_400_whatever_it_raises(announced:
 
     environ = {"CONTENT_LENGTH": announced, "wsgi.input": Broken(), "wsgi.input_terminated": True}
     view = EnvironView(environ)
-    with pytest.raises(BodyUnusable) as refused:
+    with pytest.raises(RequestRefused) as refused:
         list(view.measure(100, 100))
-    assert refused.value.status == 400
+    assert refused.value.denial.status == 400
 
 
 @pytest.mark.parametrize("name", sorted(singleton_headers(ChioSettings())))
@@ -97,14 +99,14 @@ def test_a_view_that_is_made_by_hand_knows_the_headers_that_may_stand_only_once(
 def test_a_body_of_no_announced_length_is_read_to_its_end_and_none_needs_no_file(body: bytes, spool_bytes: int) -> None:
     environ = {"wsgi.input": OneWay(*([body] if body else [])), "wsgi.input_terminated": True}
     view = EnvironView(environ)
-    found: list[Measured] = []
+    found: list[KnownBody] = []
 
-    def noting() -> Steps:
+    def noting() -> MeasureSteps:
         found.append((yield from view.measure(len(DATA), spool_bytes)))
         return found[0]
 
     list(noting())
-    assert found == [Measured(len(body), hashlib.sha256(body).hexdigest() if body else None)]
+    assert found == [KnownBody(len(body), hashlib.sha256(body).hexdigest() if body else None)]
     assert environ["wsgi.input"].read() == body  # type: ignore[attr-defined]
     assert is_kept(view.input()) == bool(body)
     view.input().close()

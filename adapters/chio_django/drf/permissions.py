@@ -16,7 +16,7 @@ from chio_core.evaluation.requirements import Arguments, CapabilityRule
 from chio_core.models.capability import Operation
 from chio_core.refusals.problems import nested, refusal_headers
 from chio_core.refusals.response import Denial
-from chio_django.decorators import passage_for
+from chio_django.decorators import require
 
 
 class ChioDenied(APIException):
@@ -79,8 +79,7 @@ class ChioCapability(permissions.BasePermission):
         return all(self._met(request._request, rule, view) for rule in self.chio_rules)
 
     def _met(self, request: HttpRequest, rule: CapabilityRule, view: APIView) -> bool:
-        passage, wanted = passage_for(request), rule.chio_requirement(view.kwargs)
-        decision = passage.decision_for(wanted) or passage.ask_further(request, wanted)
+        decision = require(request, rule, view.kwargs)
         if not is_met(decision) and decision.denial is not None:
             # Of the exception's own headers Django REST framework sends two only; these it puts on every answer.
             view.headers = {**getattr(view, "headers", {}), **dict(refusal_headers(decision.denial))}

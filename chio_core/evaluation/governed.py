@@ -1,0 +1,130 @@
+"""What is known about one governed request, and what of it was evaluated.
+
+`EvaluatedRequest` is the one object that later changes are compared with: a receipt counts for the request that was
+evaluated and for no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from chio_core.evaluation.amounts import Facts
+from chio_core.evaluation.outcomes import Decision
+from chio_core.evaluation.requirements import RequirementSource, merged
+from chio_core.models.receipt import GuardEvidence
+from chio_core.request import Requirement
+
+
+class Body(Protocol):
+    """A request body that was read to its end.
+
+    Attributes:
+        length: its length in bytes.
+        hash: SHA-256 hex over all of it; None for an empty body.
+    """
+
+    @property
+    def length(self) -> int: ...  # noqa: D102 - see the class
+
+    @property
+    def hash(self) -> str | None: ...  # noqa: D102 - see the class
+
+
+@dataclass(frozen=True, slots=True)
+class KnownBody:
+    """Length and hash of a body whose bytes are kept elsewhere; see `Body`."""
+
+    length: int = 0
+    hash: str | None = None
+
+
+NO_BODY = KnownBody()
+
+
+@dataclass(frozen=True, slots=True)
+class RouteMatch:
+    """The route that will run.
+
+    Attributes:
+        template: its full path template, parameters as `{name}`; None if there is no route, or it is unknown.
+        path_params: converted path parameters; not compared.
+        sources: what the route declares, outermost first.
+    """
+
+    template: str | None = None
+    path_params: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    sources: tuple[RequirementSource, ...] = ()
+
+    @property
+    def reads_body(self) -> bool:
+        """True if the requirement depends on the body."""
+        return any(source.chio_reads_body for source in self.sources)
+
+    def requirement(self, facts: Facts | None = None) -> Requirement | None:
+        """Return the requirement of the first evaluation; see `chio_core.evaluation.requirements.merged`.
+
+        Args:
+            facts: the request; without them only sources that need no more than path parameters can answer.
+
+        Raises:
+            RequestRefused: the request does not clearly state what has to be evaluated.
+        """
+        known = facts if facts is not None else Facts(self.path_params)
+        return merged(source.chio_requirement_for(known) for source in self.sources)
+
+
+NO_MATCH = RouteMatch()
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatedRequest:
+    """A request as it was evaluated, or as it is now.
+
+    Attributes:
+        headers: lines of the headers that the evaluation depends on, by their names in lower case.
+        body: hash of the body.
+        route: the route; None if it was not evaluated (an excluded request).
+    """
+
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, Sequence[str]] = field(repr=False)
+    body: str | None
+    route: RouteMatch | None
+
+    def changes(self, now: EvaluatedRequest) -> tuple[str, ...]:
+        """Return the names of the parts in which `now` differs; empty if this evaluation counts for it.
+
+        A credential may be missing in `now`: inner middleware that removes one gains nothing.
+        """
+        found = [name for name in ("method", "path", "query", "body") if getattr(self, name) != getattr(now, name)]
+        if self.headers != now.headers:
+            for name in {*self.headers, *now.headers}:
+                lines = now.headers.get(name)
+                if lines != self.headers.get(name) and (lines is not None or name == "content-type"):
+                    found.append(f"header {name}")
+        if self.route is not None and now.route is not None and self.route != now.route:
+            found.append("route")
+        return tuple(found)
+
+
+@dataclass(slots=True)
+class GovernedRequest:
+    """What is known about one request while it is governed. It holds no reference to the request itself.
+
+    Attributes:
+        decision: the latest decision; None before there is one, and if the request is excluded.
+        evidence: what the local guards have stated so far.
+        evaluated: the request as it was evaluated.
+        body: the body, once it was read.
+        further: decisions that dependencies or decorators needed in addition, oldest first.
+    """
+
+    decision: Decision | None = None
+    evidence: list[GuardEvidence] = field(default_factory=list)
+    evaluated: EvaluatedRequest | None = None
+    body: Body | None = None
+    further: list[Decision] = field(default_factory=list)

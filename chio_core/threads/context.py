@@ -1,0 +1,203 @@
+"""What Django and Flask share: the runtime of an application, the context of a request, and how its steps are done.
+
+`SyncAdapter` does the steps of `chio_core.evaluation.pipeline` in the server's thread, `AsyncAdapter` in an event loop
+without leaving it. A framework adds how it finds the route and where the application reads the decision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from chio_core.client.client import ChioClient, SyncChioClient
+from chio_core.evaluation.amounts import Facts
+from chio_core.evaluation.exchange import EvaluateCall
+from chio_core.evaluation.governed import GovernedRequest, RouteMatch
+from chio_core.evaluation.hooks import Hook, call_hook, call_hook_async
+from chio_core.evaluation.outcomes import Decision
+from chio_core.evaluation.pipeline import Pipeline
+from chio_core.models.caller import CallerIdentity
+from chio_core.request import RequestView
+from chio_core.settings import ChioSettings
+from chio_core.telemetry import Telemetry
+from chio_core.threads.body import read_from_start
+from chio_core.threads.guards import ChainRunner
+from chio_core.threads.wsgi_view import EnvironView
+
+
+class Runtime:
+    """What an application needs to govern requests, made once from its settings.
+
+    Clients are made when they are first needed, so after a fork. A client that was given stays open when the runtime
+    is closed: it belongs to its owner.
+
+    Args:
+        settings: the options.
+        guards: guards around the decision.
+        extractor, on_decision, on_receipt: see `chio_core.evaluation.pipeline.Pipeline`.
+        client, sync_client: clients to share.
+        make_client, make_sync_client: make a client from settings and telemetry, if none is given.
+    """
+
+    def __init__(
+        self,
+        settings: ChioSettings,
+        guards: ChainRunner,
+        extractor: Callable[[RequestView], CallerIdentity] | None = None,
+        on_decision: Hook | None = None,
+        on_receipt: Hook | None = None,
+        *,
+        client: ChioClient | None = None,
+        sync_client: SyncChioClient | None = None,
+        make_client: Callable[[ChioSettings], ChioClient] | None = None,
+        make_sync_client: Callable[[ChioSettings], SyncChioClient] | None = None,
+    ) -> None:
+        given = client or sync_client
+        self.settings = settings
+        self.guards = guards
+        self.telemetry = given.telemetry if given is not None else Telemetry(settings)
+        self.pipeline = Pipeline(settings, extractor, on_decision, on_receipt, report=self.telemetry.refused)
+        self._lock = threading.Lock()
+        self._client = client
+        self._sync_client = sync_client
+        self._is_shared = sync_client is not None
+        self._make_client = make_client or (lambda settings: ChioClient(settings, telemetry=self.telemetry))
+        self._make_sync_client = make_sync_client or (
+            lambda settings: SyncChioClient(settings, telemetry=self.telemetry)
+        )
+
+    def client(self) -> ChioClient:
+        """Return the client for event loops."""
+        if self._client is None:
+            with self._lock:
+                self._client = self._client or self._make_client(self.settings)
+        return self._client
+
+    def sync_client(self) -> SyncChioClient:
+        """Return the client for threads."""
+        found = self._sync_client
+        if found is None:
+            with self._lock:
+                found = self._sync_client = self._sync_client or self._make_sync_client(self.settings)
+        return found
+
+    def close(self) -> None:
+        """Close the connections of the client for threads; those of an event loop end with it."""
+        with self._lock:
+            own = None if self._is_shared else self._sync_client
+            if own is not None:
+                self._sync_client = None
+        if own is not None:
+            own.close()
+
+
+class RequestContext:
+    """What is known about one request on its way through the application.
+
+    It is stored on the request, where decorators find it, and holds no reference back: both are freed together with
+    the response.
+
+    Attributes:
+        runtime: the application's.
+        governed: the decision, and what it is about.
+        from_script: True if the request names its `Origin`: a script wants to read the response.
+    """
+
+    __slots__ = ("from_script", "governed", "runtime")
+
+    def __init__(self, runtime: Runtime, environ: Any) -> None:
+        self.runtime = runtime
+        self.governed = GovernedRequest()
+        self.from_script = "HTTP_ORIGIN" in environ
+
+    @property
+    def decision(self) -> Decision | None:
+        """The latest decision; None before there is one, and if the path is excluded."""
+        return self.governed.decision
+
+
+class SyncAdapter:
+    """A `chio_core.evaluation.pipeline.RequestAdapter` for a thread; frameworks add `locate` and `publish`.
+
+    Args:
+        view: the request; it reads the environment as it is now.
+        context: what is known about it.
+    """
+
+    def __init__(self, view: EnvironView, context: RequestContext) -> None:
+        self.view: Any = view
+        self.context = context
+        self.governed = context.governed
+
+    def now(self) -> Any:
+        """Return the request as the application will see it."""
+        return self.view
+
+    def read_body(self, limit: int, spool_bytes: int) -> Any:
+        """Count and hash the body; see `chio_core.threads.wsgi_view.EnvironView.measure`."""
+        steps = self.view.measure(limit, spool_bytes)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return end.value
+
+    def raw_body(self) -> Any:
+        """Return the bytes of the body."""
+        return read_from_start(self.view.input())
+
+    def body_hash(self) -> str | None:
+        """Return the hash of the body; the application reads the file that was hashed."""
+        return self.governed.body.hash if self.governed.body is not None else None
+
+    def locate(self) -> RouteMatch:
+        """Return the route that will run."""
+        raise NotImplementedError
+
+    def compute(self, function: Callable[[], Any], facts: Facts) -> Any:
+        """Return the result of a function."""
+        return function()
+
+    def send(self, call: EvaluateCall) -> Any:
+        """Send a call and return the decision."""
+        return self.context.runtime.sync_client().evaluate(call)
+
+    def publish(self, decision: Decision | None) -> None:
+        """Show a decision to the application."""
+        raise NotImplementedError
+
+    def call_hook(self, hook: Hook, value: Any) -> Any:
+        """Call a hook."""
+        call_hook(hook, value)
+
+
+class AsyncAdapter(SyncAdapter):
+    """The same for an event loop: other tasks run between two pieces of a body, and while the sidecar answers."""
+
+    async def read_body(self, limit: int, spool_bytes: int) -> Any:
+        """Count and hash the body."""
+        steps = self.view.measure(limit, spool_bytes)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return end.value
+            await asyncio.sleep(0)
+
+    async def raw_body(self) -> Any:
+        """Return the bytes of the body."""
+        return read_from_start(self.view.input())
+
+    async def compute(self, function: Callable[[], Any], facts: Facts) -> Any:
+        """Return the result of a function."""
+        return function()
+
+    async def send(self, call: EvaluateCall) -> Any:
+        """Send a call and return the decision."""
+        return await self.context.runtime.client().evaluate(call)
+
+    async def call_hook(self, hook: Hook, value: Any) -> Any:
+        """Call a hook, which may be `async def`."""
+        await call_hook_async(hook, value)
