@@ -1,14 +1,15 @@
 """Capability tokens: read, verify, issue, match a scope, compare scopes."""
 
-from chio_core.capabilities.issue import issue_capability, sign_link
 from chio_core.capabilities.scope import NOT_A_SUBSET, is_subset, match_grant, pattern_covers, scope_allows
 from chio_core.capabilities.tokens import (
     DEFAULT_MAX_DEPTH,
     MAX_TOKEN_BYTES,
     CapabilityRejected,
     ConstraintError,
+    issue_capability,
     link_signing_text,
     parse_capability,
+    sign_link,
     signing_text,
     verify_capability,
     verify_delegation_chain,
