@@ -9,7 +9,6 @@ The table goes to standard output, the progress to standard error. Exit status 2
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -20,14 +19,14 @@ from pathlib import Path
 from benchmarks import machine, peer, report, variants
 from benchmarks.figures import Figures, Window
 from benchmarks.load import Wrk
-from benchmarks.options import names, numbers, positive, speaking_plainly
+from benchmarks.options import names, new_parser, numbers, positive, speaking_plainly
 from benchmarks.rounds import Plan, measure
 from benchmarks.servers import Servers
 
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that one run found out."""
+    """The results of one run."""
 
     plan: Plan
     receipts: str
@@ -50,7 +49,14 @@ class Run:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure as the options say; return the exit status."""
-    options = _parser().parse_args(arguments)
+    parser = new_parser("benchmarks", __doc__)
+    parser.add_argument("--variants", type=names, default=tuple(variants.MEANING), metavar="LIST")
+    parser.add_argument("--rounds", type=positive, default=3, metavar="N")
+    parser.add_argument("--seconds", type=positive, default=5, metavar="S", help="length of one window")
+    parser.add_argument("--connections", type=numbers, default=(16, 1), metavar="LIST")
+    parser.add_argument("--receipts", choices=("full", "short"), default="full", help="metadata of the receipts")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep every window of the run there")
+    options = parser.parse_args(arguments)
     plan = Plan(options.variants, options.rounds, options.seconds, options.connections)
     run = _measure(plan, options.receipts)
     print(run.markdown())
@@ -76,21 +82,6 @@ def _measure(plan: Plan, receipts: str) -> Run:
         windows = measure(plan, variants.Stage(sidecar, apps), Wrk(Path(folder), cores.load), cores)
     peers = peer.versions(pythons["published"]) if "published" in pythons else {}
     return Run(plan, receipts, machine.describe(), peers, idle, windows)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--variants", type=names, default=tuple(variants.MEANING), metavar="LIST")
-    parser.add_argument("--rounds", type=positive, default=3, metavar="N")
-    parser.add_argument("--seconds", type=positive, default=5, metavar="S", help="length of one window")
-    parser.add_argument("--connections", type=numbers, default=(16, 1), metavar="LIST")
-    parser.add_argument("--receipts", choices=("full", "short"), default="full", help="metadata of the receipts")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="keep every window of the run there")
-    return parser
 
 
 if __name__ == "__main__":

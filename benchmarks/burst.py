@@ -1,12 +1,12 @@
-"""A thousand clients at once: does everybody get an answer, and does the application recover?
+"""A thousand clients at once: does each get a response, and does the application recover?
 
     python -m benchmarks.burst                                   1000 clients, 4 requests each
     python -m benchmarks.burst --clients 200 --requests 2 --variants ours
 
-Each client opens a connection of its own and sends its requests over it, one after the other; all clients
+Each client opens one connection and sends its requests over it, one after the other; all clients
 start in the same moment. The application runs alone on one core; the clients and the signing stub share the
-other. Each variant starts afresh. Some seconds after the last answer one more request shows whether the
-variant still works: a connection pool that was left full answers nobody.
+other. Each variant starts afresh. Some seconds after the last response one more request shows whether the
+variant still works: a connection pool that stayed full does not respond.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import uvloop
 
 from benchmarks import machine, report, variants
 from benchmarks.machine import Cores
-from benchmarks.options import names, positive, speaking_plainly
+from benchmarks.options import names, new_parser, positive, speaking_plainly
 from benchmarks.servers import Server, Servers
 
 _PAUSE = 6.0  # seconds between the burst and the request that shows whether the variant recovered
@@ -40,7 +40,7 @@ class Burst:
 
     Attributes:
         outcomes: how many requests ended with a status ("200") or without one (the error's name).
-        wall_seconds: from the start to the last answer.
+        wall_seconds: from the start to the last response.
         cpu_seconds: what the application's process tree used in that time.
         afterwards: outcome of the one request after the pause.
         resident_mib: resident memory of the application at the end.
@@ -58,13 +58,13 @@ class Client:
     """One client: a connection, opened on the first request and again after each failure."""
 
     def __init__(self, port: int, limit: float) -> None:
-        """Wait at most `limit` seconds for each answer."""
+        """Wait at most `limit` seconds for each response."""
         self._port = port
         self._limit = limit
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def get(self, path: str) -> str:
-        """Send one GET; return the status, or the name of the error when there was no answer."""
+        """Send one GET; return the status, or the name of the error if there is no response."""
         try:
             async with asyncio.timeout(self._limit):
                 return await self._exchange(path)
@@ -113,7 +113,14 @@ async def burst(app: Server, clients: int, requests: int, limit: float) -> Burst
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure as the options say; return the exit status."""
-    options = _parser().parse_args(arguments)
+    parser = new_parser("benchmarks.burst", __doc__)
+    parser.add_argument("--clients", type=positive, default=1000, metavar="N")
+    parser.add_argument("--requests", type=positive, default=4, metavar="M", help="per client")
+    parser.add_argument("--limit", type=positive, default=60, metavar="S", help="longest wait for a response")
+    parser.add_argument("--variants", type=names, default=variants.GOVERNED, metavar="LIST")
+    parser.add_argument("--receipts", choices=("full", "short"), default="full", help="metadata of the receipts")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    options = parser.parse_args(arguments)
     cores = machine.two_cores()
     machine.require_tools("taskset")
     _allow_sockets(options.clients)
@@ -138,8 +145,8 @@ def _one_variant(name: str, python: Path, cores: Cores, options: argparse.Namesp
 
 
 def _allow_sockets(clients: int) -> None:
-    # A socket per client here, and in the application one per client and one per question to the sidecar. The
-    # limit is inherited by the processes that are started.
+    # A socket per client here, and in the application one per client and one per evaluation. The
+    # started processes inherit the limit.
     needed = 2 * clients + 200
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard not in (-1, resource.RLIM_INFINITY) and hard < needed:
@@ -155,7 +162,7 @@ def _table(bursts: Sequence[Burst], options: argparse.Namespace) -> str:
     headings = (
         "variant",
         "200",
-        "other answers",
+        "other responses",
         "wall s",
         "app CPU s",
         "CPU ms per request",
@@ -177,21 +184,6 @@ def _row(result: Burst) -> list[str]:
         result.afterwards,
         f"{result.resident_mib:.0f}",
     ]
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.burst",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--clients", type=positive, default=1000, metavar="N")
-    parser.add_argument("--requests", type=positive, default=4, metavar="M", help="per client")
-    parser.add_argument("--limit", type=positive, default=60, metavar="S", help="longest wait for an answer")
-    parser.add_argument("--variants", type=names, default=variants.GOVERNED, metavar="LIST")
-    parser.add_argument("--receipts", choices=("full", "short"), default="full", help="metadata of the receipts")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    return parser
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from benchmarks import machine, peer, report, variants
 from benchmarks.figures import Figures, Window
 from benchmarks.load import Wrk
 from benchmarks.machine import ROOT, Cores
-from benchmarks.options import names, numbers, positive, speaking_plainly
+from benchmarks.options import names, new_parser, numbers, positive, speaking_plainly
 from benchmarks.rounds import Plan, measure
 from benchmarks.servers import Server, Servers
 from benchmarks.stub_sidecar import PUBLIC_KEY
@@ -68,7 +68,13 @@ KINDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure as the options say; return the exit status."""
-    options = _parser().parse_args(arguments)
+    parser = new_parser("benchmarks.django", __doc__)
+    parser.add_argument("--servers", type=_servers, default=tuple(KINDS), metavar="LIST")
+    parser.add_argument("--variants", type=names, default=tuple(MEANING), metavar="LIST")
+    parser.add_argument("--rounds", type=positive, default=3, metavar="N")
+    parser.add_argument("--seconds", type=positive, default=5, metavar="S", help="length of one window")
+    parser.add_argument("--connections", type=numbers, default=(16,), metavar="LIST")
+    options = parser.parse_args(arguments)
     cores = machine.two_cores()
     machine.require_tools("taskset", "wrk")
     machine.require_modules("django", "gunicorn", "uvicorn", "uvloop", "httptools", "nacl", "rfc8785")
@@ -94,11 +100,11 @@ def _measured(kind: str, plan: Plan, cores: Cores) -> str:
 
 def _parts(plan: Plan, windows: list[Window], idle: dict[str, float], pythons: dict[str, Path]) -> list[str]:
     figures = Figures(windows)
-    told = peer.versions(pythons["published"], peer.DJANGO) if "published" in pythons else {}
+    versions = peer.versions(pythons["published"], peer.DJANGO) if "published" in pythons else {}
     parts = [
         f"{plan.rounds} rounds of {plan.seconds} s per cell; medians, in brackets the lowest and highest.",
         "\n".join(f"- `{name}`: {MEANING[name]}" for name in plan.variants),
-        "Peer: " + ", ".join(f"{name} {version}" for name, version in told.items()) + "." if told else "",
+        "Peer: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + "." if versions else "",
         report.table(plan, figures, idle),
         report.memory(figures, idle),
         report.remarks(figures),
@@ -128,20 +134,6 @@ def _servers(text: str) -> tuple[str, ...]:
         if name not in KINDS:
             raise argparse.ArgumentTypeError(f"no server `{name}`: choose from {', '.join(KINDS)}")
     return chosen
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.django",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--servers", type=_servers, default=tuple(KINDS), metavar="LIST")
-    parser.add_argument("--variants", type=names, default=tuple(MEANING), metavar="LIST")
-    parser.add_argument("--rounds", type=positive, default=3, metavar="N")
-    parser.add_argument("--seconds", type=positive, default=5, metavar="S", help="length of one window")
-    parser.add_argument("--connections", type=numbers, default=(16,), metavar="LIST")
-    return parser
 
 
 if __name__ == "__main__":

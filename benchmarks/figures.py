@@ -15,13 +15,13 @@ class Window:
     """One window of load on one variant.
 
     Attributes:
-        cpu_ms: processor milliseconds of the application's process tree per answered request.
+        cpu_ms: processor milliseconds of the application's process tree per response.
         app_busy: share of the application's core that the application used, 0 to 1.
         stub_busy: share of the load's core that the stub sidecar used.
         wrk_busy: share of the load's core that wrk used.
-        others_busy: share that strangers used of either core, the larger of the two.
+        others_busy: share that other processes used of either core, the larger of the two.
         stolen: share of the application's core that the host took away.
-        asked: evaluations per answered request.
+        evaluations: evaluations per response.
         resident_mib: resident memory of the application at the end.
     """
 
@@ -41,7 +41,7 @@ class Window:
     wrk_busy: float
     others_busy: float
     stolen: float
-    asked: float
+    evaluations: float
     resident_mib: float
 
 

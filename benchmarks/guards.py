@@ -6,13 +6,12 @@
 Exit status 1: ten request-only guards, or the chain of addresses, headers and a limit in memory, take longer than they
 may. What counts is what they add to the bare application, the middleware around them included.
 
-The path is excluded from the decision, so no sidecar is asked: what is left is the middleware and its guards. Every
+The path is excluded from the decision, so there is no sidecar: only the middleware and its guards are measured. Every
 case serves the same requests in this process, the cases interleaved over the rounds; a figure is the median.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import subprocess
@@ -28,7 +27,7 @@ from starlette.middleware.base import BaseHTTPMiddleware
 
 from benchmarks import machine, report
 from benchmarks.figures import Spread
-from benchmarks.options import positive, speaking_plainly
+from benchmarks.options import new_parser, positive, speaking_plainly
 from chio_asgi import ChioASGIConfig, ChioASGIMiddleware
 from chio_core import AnyResponse, GuardRequest, Next
 from chio_core.guards import IpBlock, JwtAuth, RateLimit, RequestId, SecurityHeaders, Stopwatch
@@ -58,11 +57,11 @@ async def bare(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def look(request: GuardRequest) -> None:
-    """A request-only guard that has nothing to say."""
+    """A request-only guard that does nothing."""
 
 
 async def wrap(request: GuardRequest, next: Next) -> AnyResponse:
-    """A `next`-style member that has nothing to say."""
+    """A `next`-style member that does nothing."""
     return await next(request)
 
 
@@ -108,7 +107,7 @@ def cases() -> dict[str, Any]:
 
 
 class _Token:
-    """An application that is sent another token than the others."""
+    """An application that receives another token than the others."""
 
     def __init__(self, app: Any, key: Any) -> None:
         self.app = app
@@ -143,14 +142,14 @@ async def measure(applications: Mapping[str, Any], rounds: int) -> dict[str, Spr
     """Return the processor microseconds of one request of each application."""
     make = scope_maker()
     taken: dict[str, list[float]] = {name: [] for name in applications}
-    answered: set[int] = set()
+    statuses: set[int] = set()
 
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def send(message: dict[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            answered.add(message["status"])
+            statuses.add(message["status"])
 
     for _ in range(rounds):
         for name, app in applications.items():
@@ -159,16 +158,16 @@ async def measure(applications: Mapping[str, Any], rounds: int) -> dict[str, Spr
             for scope in scopes:
                 await app(scope, receive, send)
             taken[name].append((time.process_time() - started) / _REPEAT * 1e6)
-    if answered != {200}:
-        raise machine.UnsuitableError(f"a case was answered {sorted(answered)} instead of 200; nothing is reported.")
+    if statuses != {200}:
+        raise machine.UnsuitableError(f"a case was answered {sorted(statuses)} instead of 200; nothing is reported.")
     return {name: Spread.of(values) for name, values in taken.items()}
 
 
 def peer() -> dict[str, float]:
-    """Return what fastapi-guard adds, measured in an environment of its own.
+    """Return what fastapi-guard adds, measured in a separate environment.
 
     Raises:
-        UnsuitableError: that environment cannot be made, for want of a network or of Python's venv.
+        UnsuitableError: that environment cannot be made, without a network or Python's venv.
     """
     folder = HERE / ".venv-guards"
     python, stamp = folder / "bin" / "python", folder / "made-of.txt"
@@ -195,7 +194,10 @@ def _run(command: list[str]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print one table; return the exit status."""
-    options = _parser().parse_args(arguments)
+    parser = new_parser("benchmarks.guards", __doc__)
+    parser.add_argument("--rounds", type=positive, default=15, metavar="N")
+    parser.add_argument("--no-peer", dest="peer", action="store_false", help="leave fastapi-guard out")
+    options = parser.parse_args(arguments)
     found = asyncio.run(measure(cases(), options.rounds))
     floor, alone = found.pop(FLOOR), found[ALONE]
     rows = [_row(name, value, floor, alone) for name, value in found.items()]
@@ -214,17 +216,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _row(name: str, value: Spread, floor: Spread, alone: Spread) -> list[str]:
     more = "–" if name == ALONE or "BaseHTTP" in name else f"{value.middle - alone.middle:.1f}"
     return [name, f"{value.middle - floor.middle:.1f}", f"{value.low - floor.low:.1f}", more]
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.guards",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--rounds", type=positive, default=15, metavar="N")
-    parser.add_argument("--no-peer", dest="peer", action="store_false", help="leave fastapi-guard out")
-    return parser
 
 
 if __name__ == "__main__":

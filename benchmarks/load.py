@@ -1,4 +1,4 @@
-"""The load: wrk on a core of its own, and what it saw."""
+"""The load: wrk on a separate core, and its measurements."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ end
 """
 
 # wrk waits delay() milliseconds before it sends on a connection that has become free. The times of sending are
-# drawn for all connections together, so that the questions arrive at random and at the wanted rate.
+# drawn for all connections together, so that the requests arrive at random and at the wanted rate.
 _PACE = """
 local ffi = require('ffi')
 ffi.cdef('typedef struct {{ long seconds; long nanoseconds; }} moment; int clock_gettime(int, moment *);')
@@ -68,12 +68,12 @@ class Load:
     """What wrk saw in one window.
 
     Attributes:
-        requests: answers that came back complete.
+        requests: complete responses.
         rps: requests per second.
         p50_ms: median latency, milliseconds.
         p99_ms: 99th percentile of the latency, milliseconds.
-        refused: answers with a status of 400 or more.
-        broken: connections and answers that failed or took longer than 10 s.
+        refused: responses with a status of 400 or more.
+        broken: connections and responses that failed or took longer than 10 s.
         cpu_seconds: what wrk itself used.
     """
 
@@ -97,7 +97,7 @@ class Wrk:
     def run(self, port: int, endpoint: str, connections: int, seconds: int, rate: int | None = None) -> Load:
         """Load one endpoint of the server on `port` for whole seconds.
 
-        Without a `rate` (requests per second) each connection asks again as soon as it has its answer.
+        Without a `rate` (requests per second) each connection sends again as soon as it has its response.
         """
         pace = _PACE.format(rate=rate) if rate else ""
         self._script.write_text(_SCRIPTS[endpoint] + pace + _REPORT)

@@ -1,4 +1,4 @@
-"""What a measurement needs of the machine, asked before anything is started."""
+"""Requirements of a measurement on the machine, checked before anything starts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TOOLS = {
 
 
 class UnsuitableError(Exception):
-    """This machine, or what is installed on it, cannot give the figures; the text says what is missing."""
+    """This machine, or what is installed on it, cannot give the figures; the message names what is missing."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Cores:
 
 
 def two_cores() -> Cores:
-    """Return the two cores to use; raise `UnsuitableError` where this process may run on one only."""
+    """Return the two cores to use; raise `UnsuitableError` if this process may run on one only."""
     if not Path("/proc/self/stat").exists() or not hasattr(os, "sched_getaffinity"):
         raise UnsuitableError("the figures are read from /proc: run the benchmarks on Linux.")
     allowed = sorted(os.sched_getaffinity(0))
@@ -65,14 +65,14 @@ def require_modules(*names: str) -> None:
 
 
 def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that nobody listens on at this moment."""
+    """Return a TCP port of 127.0.0.1 that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def version_of(distribution: str) -> str:
-    """Return the installed version, or `-` when the distribution is not installed."""
+    """Return the installed version, or `-` if the distribution is not installed."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -80,7 +80,7 @@ def version_of(distribution: str) -> str:
 
 
 def describe() -> dict[str, str]:
-    """Return what a reader must know to place the figures: processor, cores, system, versions."""
+    """Return the facts that the figures depend on: processor, cores, system, versions."""
     packages = ("fastapi", "starlette", "pydantic", "uvicorn", "uvloop", "httptools", "pynacl")
     return {
         "processor": _processor(),

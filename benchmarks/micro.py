@@ -4,12 +4,11 @@
     python -m benchmarks.micro --rounds 9 --receipts short
 
 Every step is repeated, the steps interleaved over the rounds; a figure is this process's processor time
-divided by the repetitions, the median of the rounds. The answer that is taken apart is one of the stub's.
+divided by the repetitions, the median of the rounds. The response comes from the stub sidecar.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
 import json
@@ -25,7 +24,7 @@ import uvloop
 from benchmarks import machine, report, variants
 from benchmarks.figures import Spread
 from benchmarks.load import ECHO_BODY
-from benchmarks.options import positive, speaking_plainly
+from benchmarks.options import new_parser, positive, speaking_plainly
 from benchmarks.servers import Servers
 from benchmarks.stub_sidecar import PUBLIC_KEY, SEED, Kernel
 from chio_asgi import ASGIGuardRequest
@@ -73,13 +72,13 @@ def steps(full: bool) -> dict[str, Callable[[], object]]:
     view, settings = ASGIGuardRequest(scope()), ChioSettings(trusted_kernel_keys=(PUBLIC_KEY,))
     extract, singletons = default_extractor(), singleton_headers(settings)
     caller = extract(view)
-    ask = _question(view, settings)
-    question = ask()
-    raw = Kernel(full=full).evaluate(json.loads(question.body))
+    preparing = _preparing(view, settings)
+    exchange = preparing()
+    raw = Kernel(full=full).evaluate(json.loads(exchange.body))
     receipt = json.loads(raw)["receipt"]
     signed, signature = signed_bytes(receipt), receipt["signature"]
-    answer, trust, key = RawResponse(200, "application/json", raw), KeyTrust((PUBLIC_KEY,)), SigningKey(SEED)
-    now, keys, expected = float(receipt["timestamp"]), frozenset({PUBLIC_KEY}), question.expectation
+    response, trust, key = RawResponse(200, "application/json", raw), KeyTrust((PUBLIC_KEY,)), SigningKey(SEED)
+    now, keys, expected = float(receipt["timestamp"]), frozenset({PUBLIC_KEY}), exchange.expectation
     return {
         "sha256_hex of a 34-byte body": lambda: sha256_hex(ECHO_BODY),
         "ASGIGuardRequest of a scope": lambda: ASGIGuardRequest(scope()),
@@ -89,23 +88,23 @@ def steps(full: bool) -> dict[str, Callable[[], object]]:
         "to_chio_request": lambda: to_chio_request(
             view, request_id="r", timestamp=int(_NOW), caller=caller, body_hash="0" * 64, body_length=34
         ),
-        "prepare: the question, its bytes included": ask,
-        f"parse_json of the answer ({len(raw)} bytes)": lambda: parse_json(raw),
+        "prepare: the request to the sidecar, its bytes included": preparing,
+        f"parse_json of the response ({len(raw)} bytes)": lambda: parse_json(raw),
         "HttpReceipt.from_wire": lambda: HttpReceipt.from_wire(receipt),
         f"canonical_json of the receipt ({len(signed)} bytes)": lambda: canonical_json(receipt),
-        "content_hash recomputed": lambda: question.request.content_hash("/echo"),
+        "content_hash recomputed": lambda: exchange.request.content_hash("/echo"),
         "verify_signature": lambda: verify_signature(PUBLIC_KEY, signed, signature),
         "SigningKey.sign": lambda: key.sign(signed),
         "verify_receipt, all rules": lambda: verify_receipt(receipt, trusted_keys=keys, expected=expected, now=now),
-        "conclude: from the answer's bytes to the decision": lambda: conclude(answer, question, settings, trust, now),
+        "conclude: from its bytes to the decision": lambda: conclude(response, exchange, settings, trust, now),
     }
 
 
-def _question(view: ASGIGuardRequest, settings: ChioSettings) -> Callable[[], EvaluateCall]:
+def _preparing(view: ASGIGuardRequest, settings: ChioSettings) -> Callable[[], EvaluateCall]:
     caller = default_extractor()(view)
     presented = precheck(view, settings, singleton_headers(settings))
 
-    def ask() -> EvaluateCall:
+    def preparing() -> EvaluateCall:
         return prepare(
             view,
             settings,
@@ -118,7 +117,7 @@ def _question(view: ASGIGuardRequest, settings: ChioSettings) -> Callable[[], Ev
             body_length=len(ECHO_BODY),
         )
 
-    return ask
+    return preparing
 
 
 def measure(cases: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Spread]:
@@ -147,7 +146,7 @@ def _repetitions(step: Callable[[], object]) -> int:
 async def carried(port: int, rounds: int, at_once: int = 16, calls: int = 2000) -> Spread:
     """Return the processor seconds of one POST through the connection pool, `at_once` of them at a time."""
     pool = ConnectionPool(Endpoint("127.0.0.1", port), limit=64)
-    body = _question(ASGIGuardRequest(scope()), ChioSettings())().body
+    body = _preparing(ASGIGuardRequest(scope()), ChioSettings())().body
 
     async def caller(count: int) -> None:
         for _ in range(count):
@@ -165,7 +164,10 @@ async def carried(port: int, rounds: int, at_once: int = 16, calls: int = 2000) 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure as the options say; return the exit status."""
-    options = _parser().parse_args(arguments)
+    parser = new_parser("benchmarks.micro", __doc__)
+    parser.add_argument("--rounds", type=positive, default=7, metavar="N")
+    parser.add_argument("--receipts", choices=("full", "short"), default="full", help="metadata of the receipts")
+    options = parser.parse_args(arguments)
     cores = machine.two_cores()
     machine.require_tools("taskset")
     with tempfile.TemporaryDirectory() as folder, Servers(Path(folder)) as servers:
@@ -180,17 +182,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _row(name: str, value: Spread) -> list[str]:
     return [name, f"{value.middle * 1e6:,.1f}", f"{value.low * 1e6:,.1f}–{value.high * 1e6:,.1f}"]
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.micro",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--rounds", type=positive, default=7, metavar="N")
-    parser.add_argument("--receipts", choices=("full", "short"), default="full", help="metadata of the receipts")
-    return parser
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the commands of this folder have in common: option types, and errors in one sentence."""
+"""Shared by the commands of this folder: the parser, option types, and errors in one sentence."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.variants import MEANING
 
 
 def speaking_plainly(main: Callable[[], int]) -> int:
-    """Run a command; return its exit status, 2 when the machine cannot measure, 130 when interrupted."""
+    """Run a command; return its exit status, 2 if the machine cannot measure, 130 if interrupted."""
     try:
         return main()
     except UnsuitableError as reason:
@@ -20,6 +20,12 @@ def speaking_plainly(main: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("benchmarks: interrupted, nothing is reported.", file=sys.stderr)
         return 130
+
+
+def new_parser(module: str, documentation: str | None) -> argparse.ArgumentParser:
+    """Return a parser whose help text is the documentation of a module of this folder."""
+    form = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(prog=f"python -m {module}", description=documentation, formatter_class=form)
 
 
 def positive(text: str) -> int:

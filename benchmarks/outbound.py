@@ -1,17 +1,15 @@
-"""What members of an outgoing chain cost: processor microseconds of one httpx call, bare and with ten members.
+"""The cost of members of an outgoing chain: processor microseconds of one httpx call, bare and with ten members.
 
     python -m benchmarks.outbound
     python -m benchmarks.outbound --rounds 15 --calls 500
 
-The transport inside answers from memory, so that only the client and the members are measured. The variants are
-interleaved over the rounds; a difference is taken within each round, and its median is shown. What has to hold is
-that ten members cost less than 60 µs. That is judged by the quietest rounds, lowest against lowest: whatever else
-runs on the machine takes caches away from both, and can only add.
+The inner transport responds from memory, so that only the client and the members are measured. The variants are
+interleaved over the rounds; a difference is taken within each round, and its median is shown. Ten members must cost
+less than 60 µs, lowest round against lowest round: other processes can only add to either.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
 import logging
@@ -24,7 +22,7 @@ import httpx
 
 from benchmarks import report
 from benchmarks.figures import Spread
-from benchmarks.options import positive, speaking_plainly
+from benchmarks.options import new_parser, positive, speaking_plainly
 from chio_core.outbound import (
     BaseMiddleware,
     BearerAuth,
@@ -45,14 +43,14 @@ BARE = "bare httpx call"
 
 
 class Memory(httpx.AsyncBaseTransport):
-    """Answers at once."""
+    """Responds at once."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         return httpx.Response(200, headers={"content-type": "application/json"}, content=b'{"item":7}')
 
 
 class Hooks(BaseMiddleware):
-    """A member as people write it."""
+    """A typical hook class."""
 
     async def request(self, method: str, url: str, kwargs: dict[str, Any]) -> dict[str, Any]:
         kwargs["headers"]["X-Write-Op"] = "true"
@@ -67,7 +65,7 @@ async def function(request: Any, following: Callable[[Any], Awaitable[Any]]) -> 
 
 
 def quiet() -> logging.Logger:
-    """Return a logger that writes nothing, as a service has it for this level."""
+    """Return a logger that is off at the level of `Logging`."""
     logger = logging.getLogger("benchmarks.outbound")
     logger.setLevel(logging.WARNING)
     return logger
@@ -80,14 +78,14 @@ def mixed() -> list[Any]:
 
 
 def variants() -> dict[str, list[Any] | None]:
-    """Return the members of each variant; None for no transport of ours at all."""
+    """Return the members of each variant; None without `ChioTransport`."""
     return {
         BARE: None,
         "no member": [],
         "ten functions": [function] * 10,
         "ten hook classes": [Hooks() for _ in range(10)],
         "ten members, all kinds": mixed(),
-        "a cache that answers": [Cache(ttl=3600)],
+        "a cache hit": [Cache(ttl=3600)],
     }
 
 
@@ -129,10 +127,8 @@ def table(taken: Mapping[str, Sequence[float]]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure as the options say; return 1 when ten members cost more than they may."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.outbound", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Measure as the options say; return 1 if ten members cost more than they may."""
+    parser = new_parser("benchmarks.outbound", __doc__)
     parser.add_argument("--rounds", type=positive, default=11, metavar="N")
     parser.add_argument("--calls", type=positive, default=200, metavar="N", help="calls per variant and round")
     options = parser.parse_args(arguments)

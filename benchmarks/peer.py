@@ -1,4 +1,4 @@
-"""The virtual environments of the published packages: made once, made anew when their contents should change."""
+"""The virtual environments of the published packages: made once, and again if their contents should change."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ class Peer:
 
     Attributes:
         folder: where it is.
-        requirements: what is installed.
-        shared: packages that it must have in the version of this checkout, so that one bare application is the
-            floor of both.
-        told: packages whose versions decide what the published package costs.
+        requirements: the installed packages.
+        shared: packages that it must have in the version of this checkout, so that both have the same bare
+            application as floor.
+        reported: packages whose versions decide what the published package costs.
     """
 
     folder: Path
     requirements: Path
     shared: tuple[str, ...]
-    told: tuple[str, ...]
+    reported: tuple[str, ...]
 
 
 ASGI = Peer(
@@ -46,10 +46,10 @@ DJANGO = Peer(
 
 
 def interpreter(peer: Peer = ASGI) -> Path:
-    """Return the interpreter that has a published package, after making its environment where that is needed.
+    """Return the interpreter that has a published package, after making its environment if needed.
 
     Raises:
-        UnsuitableError: the environment cannot be made, for want of a network or of Python's venv.
+        UnsuitableError: the environment cannot be made, without a network or Python's venv.
     """
     python, stamp = peer.folder / "bin" / "python", peer.folder / "made-of.txt"
     wanted = peer.requirements.read_text() + "\n# constraints\n" + _constraints(peer)
@@ -62,9 +62,9 @@ def interpreter(peer: Peer = ASGI) -> Path:
 
 def versions(python: Path, peer: Peer = ASGI) -> dict[str, str]:
     """Return the versions of the packages that decide what the published package costs."""
-    code = f"from importlib.metadata import version as v\nfor name in {peer.told}: print(name, v(name))"
-    told = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout
-    return dict(line.split() for line in told.splitlines())
+    code = f"from importlib.metadata import version as v\nfor name in {peer.reported}: print(name, v(name))"
+    output = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout
+    return dict(line.split() for line in output.splitlines())
 
 
 def _constraints(peer: Peer) -> str:

@@ -22,7 +22,7 @@ _HEADINGS = (
     "not 2xx",
 )
 _FULL = 0.9  # a core that is busier than this is the limit of what was measured
-_DISTURBED = 0.05  # strangers or the host took more than this of a core
+_DISTURBED = 0.05  # other processes or the host took more than this of a core
 
 
 def table(plan: Plan, figures: Figures, idle_mib: Mapping[str, float]) -> str:
@@ -37,7 +37,7 @@ def table(plan: Plan, figures: Figures, idle_mib: Mapping[str, float]) -> str:
 
 
 def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]], text_columns: Sequence[int] = (0,)) -> str:
-    """Return a Markdown table; columns are set right unless they hold text."""
+    """Return a Markdown table; columns are right-aligned unless they hold text."""
     rule = ["---" if number in text_columns else "---:" for number in range(len(headings))]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, rule, *rows))
 
@@ -81,7 +81,7 @@ def preface(plan: Plan, machine: Mapping[str, str], peer: Mapping[str, str], rec
 
 
 def remarks(figures: Figures) -> str:
-    """Return what a reader must know before he quotes a figure: limits that were hit, disturbances."""
+    """Return the limits and disturbances that a reader must know with the figures."""
     found = [*_limits(figures.windows), *_disturbances(figures.windows), *_ungoverned(figures.windows)]
     found = found or ["No window was limited by the load or disturbed by others."]
     return "\n".join(f"- {text}" for text in found)
@@ -107,7 +107,7 @@ def _disturbances(windows: Sequence[Window]) -> list[str]:
     if others > _DISTURBED:
         disturbed = sum(w.others_busy > _DISTURBED for w in windows)
         texts.append(
-            f"Strangers used up to {others:.0%} of a core, and more than {_DISTURBED:.0%} in {disturbed} of "
+            f"Other processes used up to {others:.0%} of a core, and more than {_DISTURBED:.0%} in {disturbed} of "
             f"{len(windows)} windows: repeat it undisturbed."
         )
     if stolen > _DISTURBED:
@@ -118,12 +118,12 @@ def _disturbances(windows: Sequence[Window]) -> list[str]:
 def _ungoverned(windows: Sequence[Window]) -> list[str]:
     texts = []
     for window in windows:
-        # Requests that are under way at the edges of a window are asked but not counted as answered.
+        # Requests under way at the edges of a window are evaluated but have no counted response.
         slack = 2 * window.connections / max(1, window.requests)
         expected = 1.0 if window.variant in GOVERNED else 0.0
-        if abs(window.asked - expected) > slack + 0.001:
+        if abs(window.evaluations - expected) > slack + 0.001:
             where = f"{METHOD[window.endpoint]} {window.endpoint}, {window.connections} connections"
-            texts.append(f"{window.variant}, {where}: {window.asked:.3f} evaluations per request.")
+            texts.append(f"{window.variant}, {where}: {window.evaluations:.3f} evaluations per request.")
     return texts
 
 

@@ -24,7 +24,7 @@ class Plan:
         rounds: how often everything is visited.
         seconds: length of one window.
         connections: how many clients there are at once; one window for each number.
-        warmup: seconds of load before each window that count for nothing.
+        warmup: seconds of load before each window, which are not counted.
     """
 
     variants: tuple[str, ...]
@@ -36,7 +36,7 @@ class Plan:
     def steps(self) -> Iterator[tuple[int, str, int, str]]:
         """Yield (round, endpoint, connections, variant) in the order of measuring."""
         for number in range(self.rounds):
-            # There and back, so that a machine that grows slower or faster favours nobody.
+            # There and back, so that a machine that grows slower or faster favours no variant.
             order = self.variants if number % 2 == 0 else self.variants[::-1]
             for endpoint in ENDPOINTS:
                 for connections in self.connections:
@@ -104,7 +104,7 @@ def _window(
 ) -> Window:
     wall = after.clock - before.clock
     app, stub = after.app - before.app, after.sidecar - before.sidecar
-    strangers = max(
+    others = max(
         after.app_core - before.app_core - app,
         after.load_core - before.load_core - stub - load.cpu_seconds,
     )
@@ -123,9 +123,9 @@ def _window(
         app_busy=app / wall,
         stub_busy=stub / wall,
         wrk_busy=load.cpu_seconds / wall,
-        others_busy=max(0.0, strangers) / wall,
+        others_busy=max(0.0, others) / wall,
         stolen=(after.stolen - before.stolen) / wall,
-        asked=(after.evaluations - before.evaluations) / max(1, load.requests),
+        evaluations=(after.evaluations - before.evaluations) / max(1, load.requests),
         resident_mib=after.resident_mib,
     )
 

@@ -18,7 +18,7 @@ from benchmarks import usage
 from benchmarks.machine import ROOT, UnsuitableError
 
 _START_LIMIT = 40.0  # seconds until a server must listen
-_STOP_LIMIT = 8.0  # seconds until a server that was asked to stop is killed
+_STOP_LIMIT = 8.0  # seconds until a server that does not stop is killed
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Servers:
     def start(
         self, name: str, command: Sequence[str], *, port: int, core: int, env: Mapping[str, str] | None = None
     ) -> Server:
-        """Start `command` on one core, in a session of its own, and wait until it listens on `port`."""
+        """Start `command` on one core, in a separate session, and wait until it listens on `port`."""
         log = self._workdir / f"{name}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(

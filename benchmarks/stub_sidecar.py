@@ -1,14 +1,14 @@
-"""A stand-in for the sidecar: it allows everything, truly signs each receipt, and does little else.
+"""A replacement of the sidecar: it allows everything, signs each receipt, and does little else.
 
 It speaks just enough HTTP/1.1 (keep-alive, Content-Length) for the clients of the benchmarks, on 127.0.0.1
-only. Its signing key is fixed and published here, so nothing outside a benchmark may ever trust it. What it
-sends is what the wire protocol describes in sections 1.3 and 3.1 to 3.5; it was written without chio_core, so
-that an error there is not answered by the same error here.
+only. Its signing key is fixed and published here, so nothing outside a benchmark may trust it. Its responses
+follow sections 1.3 and 3.1 to 3.5 of the wire protocol. It was written without chio_core, so that an error there has no
+equal error here.
 
     python -m benchmarks.stub_sidecar --port 9090 [--receipts full|short]
 
 `full` receipts carry the metadata that a sidecar really writes (section 3.2), `short` ones a single member.
-`GET /stats` tells how many evaluations were answered.
+`GET /stats` states the number of evaluations.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from nacl.bindings import crypto_sign, crypto_sign_open, crypto_sign_seed_keypai
 
 SEED = bytes(range(32))
 PUBLIC_KEY = "03a107bff3ce10be1d70dd18e74bc09967e4d6309ba50d5f1ddc8664125531b8"
-"""What the receipts are signed with: the public half of `SEED`."""
+"""The key of the receipts: the public half of `SEED`."""
 
 POLICY_HASH = hashlib.sha256(b"openapi: 3.1.0\n").hexdigest()
 
@@ -66,11 +66,11 @@ SAMPLE_QUESTION: dict[str, Any] = {
     "body_length": 34,
     "timestamp": 1776272775,
 }
-"""A question as clients send it; the query holds what canonical JSON could trip over."""
+"""An evaluation request as clients send it; the query holds characters that are special in canonical JSON."""
 
 
 class Kernel:
-    """Turns questions into signed answers and counts them."""
+    """Turns evaluation requests into signed responses and counts them."""
 
     def __init__(self, *, full: bool = True) -> None:
         """Take the fixed key; `full` chooses the metadata."""
@@ -80,15 +80,15 @@ class Kernel:
         self.evaluations = 0
 
     def evaluate(self, question: dict[str, Any]) -> bytes:
-        """Return the body of the answer: an allow with its receipt.
+        """Return the body of the response: an allow with its receipt.
 
         Raises:
-            KeyError: a required member of the question is missing.
+            KeyError: a required member of the request is missing.
         """
         self.evaluations += 1
         body = _canonical(self._receipt(question))
         signature = self.sign(body.encode())
-        # The receipt is its signed text with one more member: it need not be written a second time.
+        # The receipt is its signed text with one more member: the text is reused.
         return (
             f'{{"verdict":{{"verdict":"allow"}},"receipt":{body[:-1]},"signature":"{signature}"}},'
             f'"evidence":{_EVIDENCE_TEXT}}}'
@@ -160,7 +160,7 @@ def _time_ordered_id() -> str:
 
 
 def check_itself() -> None:
-    """Check one answer against independent implementations of RFC 8785 and Ed25519.
+    """Check one response against independent implementations of RFC 8785 and Ed25519.
 
     Raises:
         RuntimeError: the stub would measure something that no client should accept.
@@ -177,20 +177,20 @@ def check_itself() -> None:
 
 
 class Connection(asyncio.Protocol):
-    """One keep-alive connection; questions are answered in the call that received them."""
+    """One keep-alive connection; each response is written in the call that received the request."""
 
     def __init__(self, kernel: Kernel) -> None:
-        """Answer with `kernel`."""
+        """Respond with `kernel`."""
         self._kernel = kernel
         self._received = b""
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Remember where to answer."""
+        """Keep the transport."""
         self._transport = transport  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
-        """Answer every request that is complete."""
+        """Respond to every complete request."""
         self._received += data
         while True:
             head, found, rest = self._received.partition(b"\r\n\r\n")

@@ -1,4 +1,4 @@
-"""What a process has used, read from /proc: processor seconds and resident memory."""
+"""Processor seconds and resident memory of a process, read from /proc."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is compared, and how each of them is started."""
+"""The variants that are compared, and how each is started."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ def start_app(servers: Servers, cores: Cores, name: str, python: Path, sidecar: 
 
 
 def evaluations(sidecar: Server) -> int:
-    """Return how many evaluations the stub has answered so far."""
-    return int(json.loads(_ask(sidecar.port, "GET", "/stats")[1])["evaluations"])
+    """Return the number of evaluations of the stub so far."""
+    return int(json.loads(_fetch(sidecar.port, "GET", "/stats")[1])["evaluations"])
 
 
 def probe(server: Server, sidecar: Server) -> None:
-    """Make sure that a variant answers both endpoints rightly and asks the sidecar as often as it should.
+    """Make sure that a variant serves both endpoints and has each governed request evaluated once.
 
     Raises:
         UnsuitableError: it does not.
@@ -71,21 +71,21 @@ def probe(server: Server, sidecar: Server) -> None:
     before = evaluations(sidecar)
     for endpoint in ENDPOINTS:
         body = ECHO_BODY if endpoint == "/echo" else None
-        status, answer = _ask(server.port, METHOD[endpoint], endpoint, body)
+        status, content = _fetch(server.port, METHOD[endpoint], endpoint, body)
         right = json.loads(body or b'{"message":"hello"}')
-        if status != 200 or json.loads(answer) != right:
-            raise UnsuitableError(f"{server.name} answers {METHOD[endpoint]} {endpoint} with {status}: {answer!r}")
-    asked = evaluations(sidecar) - before
+        if status != 200 or json.loads(content) != right:
+            raise UnsuitableError(f"{server.name} answers {METHOD[endpoint]} {endpoint} with {status}: {content!r}")
+    counted = evaluations(sidecar) - before
     expected = len(ENDPOINTS) if server.name in GOVERNED else 0
-    if asked != expected:
-        raise UnsuitableError(f"{server.name} asked the sidecar {asked} times for 2 requests, not {expected}.")
+    if counted != expected:
+        raise UnsuitableError(f"{server.name} had {counted} evaluations for 2 requests, not {expected}.")
 
 
-def _ask(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+def _fetch(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     headers = {"Content-Type": "application/json", "Connection": "close"}
     connection.request(method, path, body, headers)
-    answer = connection.getresponse()
-    content = answer.read()
+    response = connection.getresponse()
+    content = response.read()
     connection.close()
-    return answer.status, content
+    return response.status, content

@@ -3,15 +3,14 @@
     python -m benchmarks.viewer
     python -m benchmarks.viewer --receipts 100000 --rounds 3
 
-The receipts are signed by a key of the run and stored in a file; `chio-sidecar viewer` shows it. What the browser
-waits for is what a person waits for: the rows, and the sentence that says how many there are. A filter counts after
-a rest of 150 ms, so that typing does not ask once a letter; the rest is part of these figures. Exit status 1: a
-median is above --limit.
+The receipts are signed by a key of the run and stored in a file; `chio-sidecar viewer` shows it. The browser waits for
+what a person waits for: the rows, and the sentence that states their number. A filter counts after a pause of 150 ms,
+so that typing does not send a request for each letter; that pause is part of these figures. Exit status 1: a median is
+above --limit.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import shlex
 import sys
@@ -25,7 +24,7 @@ import httpx
 from benchmarks import machine, report
 from benchmarks.figures import Spread
 from benchmarks.machine import ROOT, UnsuitableError
-from benchmarks.options import positive, speaking_plainly
+from benchmarks.options import new_parser, positive, speaking_plainly
 from benchmarks.servers import Servers
 from chio_core.canonical import compact_json, sha256_hex
 from chio_sidecar.keys import load_or_create_key
@@ -63,7 +62,12 @@ return performance.now();
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure as the options say; return the exit status."""
-    options = _parser().parse_args(arguments)
+    parser = new_parser("benchmarks.viewer", __doc__)
+    parser.add_argument("--receipts", type=positive, default=10_000, metavar="N")
+    parser.add_argument("--rounds", type=positive, default=7, metavar="N")
+    parser.add_argument("--limit", type=positive, default=1_000, metavar="MS", help="highest median that is well")
+    parser.add_argument("--command", default=f"{shlex.quote(sys.executable)} -m chio_sidecar", help="how to start it")
+    options = parser.parse_args(arguments)
     if MISSING:
         raise UnsuitableError(f"{MISSING}: Debian has them in the packages chromium and chromium-driver.")
     cores, port = machine.two_cores(), machine.free_port()
@@ -115,18 +119,18 @@ def _receipt(number: int, began: int) -> dict[str, object]:
 
 
 def _server(address: str, rounds: int) -> dict[str, Spread]:
-    questions = {"newest 200": "receipts"} | {
+    paths = {"newest 200": "receipts"} | {
         f"{what}, {name}": f"{name}?{field}={value}"
         for what, (field, value) in _FILTERS.items()
         for name in ("receipts", "count")
     }
     with httpx.Client(base_url=f"{address}api/", trust_env=False) as http:
         return {
-            f"server: {what}": _spread(rounds, lambda path=path: _ask(http, path)) for what, path in questions.items()
+            f"server: {what}": _spread(rounds, lambda path=path: _fetch(http, path)) for what, path in paths.items()
         }
 
 
-def _ask(http: httpx.Client, path: str) -> float:
+def _fetch(http: httpx.Client, path: str) -> float:
     began = time.perf_counter()
     http.get(path).raise_for_status()
     return (time.perf_counter() - began) * 1000
@@ -159,17 +163,6 @@ def _markdown(figures: dict[str, Spread], receipts: int) -> str:
     rows = [[what, f"{s.middle:,.0f}", f"{s.low:,.0f}–{s.high:,.0f}"] for what, s in figures.items()]
     heading = f"Viewer of a store with {receipts:,} receipts; milliseconds."
     return f"{heading}\n\n{report.markdown(('what', 'median ms', 'lowest–highest'), rows)}"
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.viewer", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--receipts", type=positive, default=10_000, metavar="N")
-    parser.add_argument("--rounds", type=positive, default=7, metavar="N")
-    parser.add_argument("--limit", type=positive, default=1_000, metavar="MS", help="highest median that is well")
-    parser.add_argument("--command", default=f"{shlex.quote(sys.executable)} -m chio_sidecar", help="how to start it")
-    return parser
 
 
 if __name__ == "__main__":

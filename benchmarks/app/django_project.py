@@ -56,7 +56,7 @@ def hello(request: HttpRequest) -> JsonResponse:
 
 
 def echo(request: HttpRequest) -> JsonResponse:
-    """Answer POST /echo with what came."""
+    """Answer POST /echo with the parsed body."""
     item = json.loads(request.body)
     return JsonResponse({"message": item["message"], "count": item["count"]})
 

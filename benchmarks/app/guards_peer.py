@@ -1,6 +1,6 @@
 """fastapi-guard around a bare ASGI application: an address list and a limit in memory, nothing else switched on.
 
-Run by `benchmarks.guards` with the interpreter of an environment of its own; prints microseconds as JSON.
+Run by `benchmarks.guards` with the interpreter of a separate environment; prints microseconds as JSON.
 """
 
 from __future__ import annotations

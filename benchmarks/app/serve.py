@@ -21,7 +21,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 class Echo(BaseModel):
-    """What POST /echo takes and gives."""
+    """The body of POST /echo and of its response."""
 
     message: str
     count: int

@@ -1,4 +1,4 @@
-"""Eighty endpoints that know nothing of addresses, limits, tokens or headers: they import nobody who does."""
+"""Eighty endpoints without a word about addresses, limits, tokens or headers."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ for _number in range(1, 80):
 
 @router.get("/me")
 async def who_am_i(request: Request) -> dict[str, Any]:
-    """The eightieth: what the token said."""
+    """The eightieth: the claims of the token."""
     return {"claims": request.state.chio_claims}

@@ -1,6 +1,6 @@
 """One door for eighty endpoints: addresses, a limit that all workers share, tokens, headers, a stopwatch, and Chio.
 
-The order is not the order of these lines but that of the guards' priorities; `chio-sidecar check app:app` prints it.
+The guards' priorities decide their order, not these lines; `chio-sidecar check app:app` prints it.
 """
 
 from __future__ import annotations
@@ -28,5 +28,5 @@ add_chio(
     ],
 )
 
-# Added last, so it stands outermost: refusals carry its headers too, and preflights end there.
+# Added last, so it is outermost: refusals carry its headers too, and it answers preflights.
 app.add_middleware(CORSMiddleware, allow_origins=["https://shop.example"], allow_headers=["Authorization"])

@@ -1,11 +1,11 @@
-"""What the smoke tests of the examples need beyond a shell: ports, waiting, tokens, and the report at the end.
+"""The parts of the examples' smoke tests that a shell cannot do: ports, waiting, tokens, and the report.
 
 smoke.py port [NUMBER]
 smoke.py wait NAME URL PID LOG
 smoke.py authority TRUST_URL SERVICE_TOKEN
 smoke.py kernel-key FILE
 smoke.py issue TRUST_URL SERVICE_TOKEN TOOL
-smoke.py call ANSWER METHOD URL BODY CAPABILITY
+smoke.py call RESPONSE METHOD URL BODY CAPABILITY
 smoke.py report NAME ARTIFACTS KERNEL_KEY SIDECAR CALL...
 """
 
@@ -24,8 +24,8 @@ from typing import Any
 
 START_SECONDS = 30
 
-NOBODY = "0" * 64
-"""A subject that is no key: the capability belongs to whoever holds it."""
+NO_SUBJECT = "0" * 64
+"""A subject that is no key: any holder may use the capability."""
 
 
 def port(number: str = "0") -> int:
@@ -42,7 +42,7 @@ def port(number: str = "0") -> int:
 
 
 def wait(name: str, url: str, pid: str, log: str) -> int:
-    """Return when the URL answers 200; fail when the process ends before, or after half a minute."""
+    """Return once the URL answers 200; fail if the process ends before, or after half a minute."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if answers(url):
@@ -54,7 +54,7 @@ def wait(name: str, url: str, pid: str, log: str) -> int:
 
 
 def answers(url: str) -> bool:
-    """Tell whether a GET is answered 200."""
+    """Return True if a GET is answered 200."""
     try:
         with urllib.request.urlopen(url, timeout=2) as answer:
             return bool(answer.status == 200)
@@ -63,7 +63,7 @@ def answers(url: str) -> bool:
 
 
 def running(pid: int) -> bool:
-    """Tell whether a process lives; one that has ended but was not waited for yet does not."""
+    """Return True if a process lives; a zombie does not."""
     try:
         os.kill(pid, 0)
     except OSError:
@@ -75,19 +75,19 @@ def running(pid: int) -> bool:
 
 
 def failed(name: str, log: str, what: str) -> int:
-    """Say what a service did and how its log ends."""
+    """Print the failure of a service and the end of its log."""
     print(f"{name} {what}. Its log ends:", *Path(log).read_text().splitlines()[-5:], sep="\n    ", file=sys.stderr)
     return 1
 
 
 def authority(trust: str, token: str) -> int:
     """Print the public key that signs the trust service's capabilities."""
-    print(ask(f"{trust}/v1/authority", token)["publicKey"])
+    print(trust_service(f"{trust}/v1/authority", token)["publicKey"])
     return 0
 
 
 def kernel_key(path: str) -> int:
-    """Print the public key of a signing key's file, or nothing where there is none (another sidecar's)."""
+    """Print the public key of a signing key's file, or nothing without the file (another sidecar's)."""
     if Path(path).exists():
         from chio_core.signing import SigningKey
 
@@ -99,24 +99,25 @@ def issue(trust: str, token: str, tool: str) -> int:
     """Print a capability for a tool as one line, ready to be a header's value."""
     grant = {"server_id": "http-sidecar-client", "tool_name": tool, "operations": ["invoke"], "constraints": []}
     wanted = {
-        "subjectPublicKey": NOBODY,
+        "subjectPublicKey": NO_SUBJECT,
         "scope": {"grants": [grant], "resource_grants": [], "prompt_grants": []},
         "ttlSeconds": 3600,
     }
-    print(json.dumps(ask(f"{trust}/v1/capabilities/issue", token, wanted)["capability"], separators=(",", ":")))
+    issued = trust_service(f"{trust}/v1/capabilities/issue", token, wanted)
+    print(json.dumps(issued["capability"], separators=(",", ":")))
     return 0
 
 
-def ask(url: str, token: str, document: Any = None) -> Any:
-    """Return the answer of the trust service; POST when there is a document to send."""
+def trust_service(url: str, token: str, document: Any = None) -> Any:
+    """Return the response of the trust service; POST if there is a document to send."""
     body = None if document is None else json.dumps(document).encode()
     headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
     with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=10) as answer:
         return json.load(answer)
 
 
-def call(answer: str, method: str, url: str, body: str, capability: str) -> int:
-    """Do what curl would: leave ANSWER.headers and ANSWER.json, whatever the status is."""
+def call(response: str, method: str, url: str, body: str, capability: str) -> int:
+    """Do the same as curl: write RESPONSE.headers and RESPONSE.json, for any status."""
     headers = {"content-type": "application/json"} if body else {}
     if capability:
         headers["X-Chio-Capability"] = capability
@@ -127,13 +128,13 @@ def call(answer: str, method: str, url: str, body: str, capability: str) -> int:
         result = refusal
     with result:
         head = [f"HTTP/1.1 {result.status} {result.reason}", *(f"{k}: {v}" for k, v in result.headers.items())]
-        Path(f"{answer}.headers").write_bytes("".join(f"{line}\r\n" for line in [*head, ""]).encode())
-        Path(f"{answer}.json").write_bytes(result.read())
+        Path(f"{response}.headers").write_bytes("".join(f"{line}\r\n" for line in [*head, ""]).encode())
+        Path(f"{response}.json").write_bytes(result.read())
     return 0
 
 
 def report(name: str, artifacts: str, key: str, sidecar: str, *calls: str) -> int:
-    """Print what each call came to, its stored receipt verified here."""
+    """Print each call with its stored receipt, which is verified here."""
     folder = Path(artifacts)
     lines = (folder / "receipts.ndjson").read_text().splitlines()
     stored = {receipt["id"]: receipt for receipt in map(json.loads, lines)}

@@ -1,16 +1,16 @@
-# What the smoke tests of the examples share. Sourced after python.sh, by a script that says `set -eu`.
+# Shared by the smoke tests of the examples. Sourced after python.sh, by a script with `set -eu`.
 #
 # In order of use: smoke_begin, start_trust, start_sidecar, start_app, issue_capability, then call and check for each
-# request, collect_receipts, report. Everything that is started here is stopped when the script ends, however it ends.
+# request, collect_receipts, report. Everything that is started here is stopped when the script ends.
 
 lib=$(cd "$here/../lib" && pwd)
 
-# port [NUMBER]: that port if nothing listens there, or else any free one; fails when it is taken.
+# port [NUMBER]: prints that port, or any free one without a number; fails if it is taken.
 port() {
     "$python" "$lib/smoke.py" port "$@"
 }
 
-# smoke_begin FOLDER NAME: a new folder for what will be seen, and nothing inherited that would change it.
+# smoke_begin FOLDER NAME: makes a new folder for the results, and unsets the inherited CHIO_ variables.
 smoke_begin() {
     name=$2
     stamp=$(date -u +%Y%m%dT%H%M%SZ)
@@ -36,7 +36,7 @@ smoke_begin() {
     trap 'exit 143' TERM
 }
 
-# Ends what was started here, and nothing else.
+# Ends the processes that were started here.
 smoke_end() {
     status=$?
     trap - EXIT

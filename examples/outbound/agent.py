@@ -1,7 +1,7 @@
 """A service that calls two upstreams under the one capability of its caller.
 
-The capability says which tools its holder may use, and at which hosts. The service does not look at it: it is
-passed on to the sidecar with each send, and each send has its own receipt.
+The capability names the tools that its holder may use, and their hosts. The service only forwards it to the sidecar
+with each send, and each send has its own receipt.
 """
 
 import os
@@ -41,7 +41,7 @@ def create_app() -> FastAPI:
             charge = {"amount": stock.json()["price"]}
             responses.append(await client.post("https://pay.example.com/charges", json=charge))
         return {
-            "answers": [response.json() for response in responses],
+            "responses": [response.json() for response in responses],
             "receipts": [receipt_of(response).id for response in responses],
         }
 

@@ -1,4 +1,4 @@
-"""Runs the agent-style service against an embedded sidecar and prints what was decided."""
+"""Runs the agent-style service against an embedded sidecar and prints the decisions."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ def capability(key: SigningKey, *grants: tuple[str, str, str]) -> str:
     return issue_capability(key, subject=key.public_hex, scope=scope, ttl_seconds=300).to_header()
 
 
-async def ask(client: httpx.AsyncClient, path: str, token: str | None) -> Any:
-    """Call the service and print its answer."""
+async def call(client: httpx.AsyncClient, path: str, token: str | None) -> Any:
+    """Call the service and print its response."""
     headers = {"X-Chio-Capability": token} if token else {}
     response = await client.get(path, headers=headers)
     document = response.json()
-    shown = document.get("answers", document.get("message"))
+    shown = document.get("responses", document.get("message"))
     print(f"{response.status_code} {shown}; {len(document.get('receipts', ()))} outgoing receipts")
     return document
 
 
 async def main() -> None:
-    """Call with no capability, with half of one, and with a whole one."""
+    """Call without a capability, with one for half of the work, and with one for all of it."""
     key = SigningKey.generate()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["CHIO_SIDECAR_URL"] = f"embedded:{Path(folder) / 'receipts.sqlite3'}"
@@ -54,14 +54,14 @@ async def main() -> None:
             transport = httpx.ASGITransport(app=app)
             async with httpx.AsyncClient(transport=transport, base_url="http://orders") as client:
                 print("1. no capability")
-                await ask(client, "/orders/7?pay=true", None)
+                await call(client, "/orders/7?pay=true", None)
                 print("2. a capability to read the stock, but not to pay")
-                await ask(client, "/orders/7?pay=true", capability(key, read))
+                await call(client, "/orders/7?pay=true", capability(key, read))
                 print("3. a capability for both, bound to their hosts")
-                await ask(client, "/orders/7?pay=true", capability(key, read, charge))
+                await call(client, "/orders/7?pay=true", capability(key, read, charge))
                 print("4. a capability to pay somewhere else")
                 elsewhere = ("payments", "charge", "evil.example.org")
-                await ask(client, "/orders/7?pay=true", capability(key, read, elsewhere))
+                await call(client, "/orders/7?pay=true", capability(key, read, elsewhere))
         await app.state.chio_client.aclose()
 
 

@@ -1,4 +1,4 @@
-"""Middleware as people write it for FastHTTP. Only the import lines are others here."""
+"""Middleware as it is written for FastHTTP. Only the import lines differ."""
 
 import time
 import uuid
@@ -106,7 +106,7 @@ class ErrorTrackingMiddleware(BaseMiddleware):
 
 
 def piped() -> None:
-    """Pipes, and a member that is switched off and on."""
+    """Pipes, and a member that is disabled and enabled."""
     chain = BearerAuthMiddleware("token") | TimingMiddleware() | LoggingMiddleware()
     assert isinstance(chain, MiddlewareChain)
     app = FastHTTP(middleware=chain)
@@ -133,7 +133,7 @@ def piped() -> None:
 
 
 def login_flow() -> None:
-    """Runs in sequence: the second one has the cookie of the first."""
+    """Runs in sequence: the second has the cookie of the first."""
     jar = CookieJar()
     app = FastHTTP(cookie_jar=jar)
 
@@ -161,7 +161,7 @@ def login_flow() -> None:
 
 
 def other_jars() -> None:
-    """A cookie to begin with, a jar for local servers, none at all, and cache and session as one chain."""
+    """An initial cookie, a jar for local servers, a jar that keeps nothing, and cache and session as one chain."""
     caching = SessionMiddleware() | CacheMiddleware(ttl=60)
     for app in (
         FastHTTP(cookie_jar=CookieJar({"session_id": "known"})),

@@ -1,6 +1,6 @@
-"""Stands in for the upstreams of these examples, so that they run without a network.
+"""Replaces the upstreams of these examples, so that they run without a network.
 
-`FastHTTP` is the real one with a transport that ends here; leave the transport out and it makes real calls.
+`FastHTTP` is the real one with this transport; without the transport it makes real calls.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import httpx
 from chio_core.outbound import FastHTTP as RealFastHTTP
 
 
-def answer(request: httpx.Request) -> httpx.Response:
-    """Be api.example.com, stock.example.com and pay.example.com."""
+def respond(request: httpx.Request) -> httpx.Response:
+    """Respond as api.example.com, stock.example.com and pay.example.com."""
     place = f"{request.method} {request.url.host}{request.url.path}"
     if place == "POST api.example.com/login":
         return httpx.Response(200, headers={"set-cookie": "session_id=s-1; Path=/; HttpOnly"}, json={"login": "ok"})
@@ -27,8 +27,8 @@ def answer(request: httpx.Request) -> httpx.Response:
 
 
 def transport() -> httpx.AsyncBaseTransport:
-    """Return a transport that answers by itself."""
-    return httpx.MockTransport(answer)
+    """Return a transport without a network."""
+    return httpx.MockTransport(respond)
 
 
 class FastHTTP(RealFastHTTP):

@@ -315,7 +315,7 @@ class _Tee:
 
 @lru_cache(maxsize=8)
 def _tee(library: ModuleType) -> Any:
-    # The client accepts only a stream of its own library.
+    # The client accepts only a stream of the same library.
     return type("Tee", (_Tee, library.AsyncByteStream, library.SyncByteStream), {})
 
 

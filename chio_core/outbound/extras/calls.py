@@ -243,7 +243,7 @@ class FastHTTP(Declared):
     """Declared calls of a script; see `Declared` for the arguments."""
 
     def run(self, *, tags: Collection[str] | None = None) -> Outcomes:
-        """Do the same as `Calls.run`, in an event loop of its own.
+        """Do the same as `Calls.run`, in a new event loop.
 
         Raises:
             ConfigurationError: an event loop is running in this thread, or no call has such a tag.
