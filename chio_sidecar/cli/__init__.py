@@ -1,7 +1,143 @@
-"""The command `chio-sidecar`."""
+"""The command `chio-sidecar`: the table of its commands, and what it prints and returns on an error."""
 
 from __future__ import annotations
 
-from chio_sidecar.cli.main import main
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["main"]
+from chio_core.errors import ChioError
+from chio_sidecar.cli.options import add_global_options, report_error, wants_json
+from chio_sidecar.service.metrics import package_version
+
+__all__ = ["COMMANDS", "Command", "build_parser", "main"]
+
+PROGRAM = "chio-sidecar"
+
+_BROKEN_PIPE = 141  # what a shell reports for a command that SIGPIPE ended
+_INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Attributes:
+        words: one word, or a group and a word.
+        help: one line.
+        module: module of this package that has the command. It is imported when the command is used, because most
+            modules need libraries that take longer to load than other commands take to run.
+        options: function of the module that adds options, default `run` and description to the command's parser.
+        formats: values of `--format`.
+    """
+
+    words: str
+    help: str
+    module: str
+    options: str = "add_options"
+    formats: Sequence[str] = ("human", "json")
+
+
+COMMANDS = (
+    Command("api protect", "run the sidecar", "api_protect"),
+    Command("trust serve", "run the trust service", "trust", "add_serve_options"),
+    Command("trust revoke", "revoke a capability", "trust", "add_revoke_options"),
+    Command("trust status", "print whether a capability was revoked", "trust", "add_status_options"),
+    Command("receipt list", "print receipts, one per line", "receipts", "add_list_options"),
+    Command("receipt show", "print one receipt", "receipts", "add_show_options"),
+    Command("receipt verify", "verify receipts", "receipts", "add_verify_options"),
+    Command("receipt diff", "print what observe mode would have refused", "receipt_store", "add_diff_options"),
+    Command("receipt fsck", "check the integrity of a store", "receipt_store", "add_fsck_options"),
+    Command("approval list", "print the pending approvals", "approvals", "add_list_options"),
+    Command("approval show", "print one approval, pending or resolved", "approvals", "add_show_options"),
+    Command("approval respond", "approve or deny a request", "approvals", "add_respond_options"),
+    Command("capability issue", "issue a capability token", "trust", "add_issue_options"),
+    Command("check", "print what governs an application", "application", "add_check_options"),
+    Command(
+        "openapi",
+        "write the document that a sidecar takes as --spec",
+        "application",
+        "add_openapi_options",
+        ("human", "json", "yaml"),
+    ),
+    Command("doctor", "check settings, packages, clock, key, store and sidecar", "doctor"),
+    Command("explain", "explain why a request was refused, and which capability would be accepted", "explain"),
+    Command("viewer", "show the receipts of a store in a browser", "viewer"),
+)
+
+GROUPS = {
+    "api": "govern HTTP applications",
+    "trust": "run the trust service; revoke capabilities",
+    "receipt": "read and verify receipts",
+    "approval": "list and answer pending approvals",
+    "capability": "issue capability tokens",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0, 1 for an error, 2 for wrong usage (by `SystemExit`).
+
+    Args:
+        argv: the arguments; those of the process by default.
+    """
+    args = build_parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s: %(message)s")
+    try:
+        status: int = args.run(args)
+        sys.stdout.flush()
+    except ChioError as exc:
+        report_error(exc, as_json=wants_json(args))
+        return 1
+    except BrokenPipeError:
+        # The reader of the output has ended. Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    return status
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        allow_abbrev=False,
+        description="The embedded Chio sidecar, its trust service and their records.",
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {package_version()}")
+    add_global_options(parser, inner=False)
+    groups = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_CommandParser)
+    inner = {
+        name: groups.add_parser(name, help=text, allow_abbrev=False).add_subparsers(metavar="COMMAND", required=True)
+        for name, text in GROUPS.items()
+    }
+    for command in COMMANDS:
+        group, _, name = command.words.rpartition(" ")
+        leaf = inner.get(group, groups).add_parser(
+            name,
+            help=command.help,
+            description=f"{command.help[0].upper()}{command.help[1:]}.",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        leaf.command = command
+    return parser
+
+
+class _CommandParser(argparse.ArgumentParser):
+    """A parser that adds the options of its command when it parses: only then is the command's module imported."""
+
+    command: Command | None = None
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        command, self.command = self.command, None
+        if command is not None:
+            module = importlib.import_module(f"{__name__}.{command.module}")
+            getattr(module, command.options)(self)
+            add_global_options(self, inner=True, formats=command.formats)
+        return super().parse_known_args(args, namespace)

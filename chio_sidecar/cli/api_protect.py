@@ -7,8 +7,6 @@ import os
 import secrets
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,90 +24,40 @@ from chio_sidecar.trust.app import TrustConfig, TrustService, create_trust_app
 from chio_sidecar.trust.client import is_loopback_url
 
 PLACES = ("/openapi.json", "/openapi.yaml", "/swagger.json", "/api-docs")
-"""Paths that are asked, in this order."""
+"""Paths at which the upstream may have its OpenAPI document, in this order."""
+
+DESCRIPTION = """\
+Evaluate HTTP requests for applications: evaluate, verify and health under /chio/, the control plane under /v1/
+and /approvals/. This sidecar is not a reverse proxy: applications call it through their middleware. It reads their
+routes and policy from MODULE:APP, or from --spec, or else from the OpenAPI document of --upstream.
+
+It accepts capabilities that it issued itself, or that are signed by the keys in CHIO_TRUSTED_ISSUER_KEY (one key) and
+CHIO_TRUSTED_ISSUER_KEYS (comma list). If both are unset and --control-url is given, it accepts those of that
+authority's keys, including keys that the authority adds later. CHIO_SIDECAR_CONTROL_TOKEN is the bearer token of the
+control plane; without it only loopback callers may use the control plane.
+"""
 
 _SECONDS = 3.0
 _LARGEST = 10 * 1024 * 1024
-_NOTHING = (
-    "no OpenAPI document was found at the upstream, so routes are judged by their method only;"
-    " use --spec to provide one, or name the application as MODULE:APP"
-)
 
 
-def discover_spec(upstream: str, *, transport: httpx.BaseTransport | None = None) -> str | None:
-    """Return the first non-empty document that the application offers, or None after one warning line.
-
-    Args:
-        upstream: base URL of the application.
-        transport: stands in for the network.
-    """
-    deadline = time.monotonic() + _SECONDS
-    failure, answered = "", False
-    with httpx.Client(timeout=_SECONDS, trust_env=not is_loopback_url(upstream), transport=transport) as client:
-        for place in PLACES:
-            text = None
-            try:
-                text = _fetch(client, upstream.rstrip("/") + place, deadline)
-                answered = True
-            except httpx.TransportError as exc:
-                failure = type(exc).__name__
-            except (httpx.HTTPError, httpx.InvalidURL, UnicodeDecodeError):
-                answered = True
-            if text:
-                say(f"chio api protect: using the OpenAPI document at {place} of the upstream")
-                return text
-            if time.monotonic() > deadline:
-                break
-    say(f"warning: {_NOTHING if answered else _no_answer(upstream, failure)}")
-    return None
-
-
-def _no_answer(upstream: str, failure: str) -> str:
-    return (
-        f"the upstream {upstream} does not answer ({failure}), so routes are judged by their method only; start it"
-        " before this sidecar, use --spec to provide its OpenAPI document, or name the application as MODULE:APP"
-    )
-
-
-def _fetch(client: httpx.Client, url: str, deadline: float) -> str | None:
-    with client.stream("GET", url) as answer:
-        if not answer.is_success:
-            return None
-        body = bytearray()
-        for chunk in answer.iter_bytes():
-            body += chunk
-            if len(body) > _LARGEST or time.monotonic() > deadline:
-                return None
-    return body.decode("utf-8") if body.strip() else None
-
-
-DESCRIPTION = """\
-Judge HTTP requests for applications: evaluate, verify and health under /chio/, the control plane under /v1/
-and /approvals/. This sidecar is no reverse proxy: applications ask it through their middleware. It knows their
-routes and policy from MODULE:APP, or from --spec, or else asks --upstream for its OpenAPI document.
-
-Keys whose capabilities are accepted, besides the sidecar's own: those in CHIO_TRUSTED_ISSUER_KEY (one) and
-CHIO_TRUSTED_ISSUER_KEYS (comma list). When both are unset and --control-url is given, those of its authority
-at the start, and keys that it names later. CHIO_SIDECAR_CONTROL_TOKEN is the bearer of the control plane; without
-it only loopback may call.
-"""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's options."""
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `api protect`."""
+    parser.description = DESCRIPTION
+    parser.set_defaults(run=run)
     application = parser.add_mutually_exclusive_group(required=True)
     application.add_argument(
         "app",
         metavar="MODULE:APP",
         nargs="?",
-        help="the application, for example main:app; imported, and its routes are what this sidecar knows",
+        help="the application, for example main:app; it is imported, and this sidecar reads its routes",
     )
     application.add_argument(
-        "--upstream", metavar="URL", help="the running application; asked for its OpenAPI document"
+        "--upstream", metavar="URL", help="the running application; this sidecar fetches its OpenAPI document"
     )
     parser.add_argument("--spec", metavar="FILE", type=Path, help="OpenAPI 3 document, JSON or YAML")
     parser.add_argument(
-        "--strict-spec", action="store_true", help="do not start with a document that holds policy nobody would read"
+        "--strict-spec", action="store_true", help="do not start if the document holds policy that would be ignored"
     )
     parser.add_argument(
         "--listen", metavar="ADDR", default="127.0.0.1:9090", help="HOST:PORT or unix:PATH (127.0.0.1:9090)"
@@ -126,108 +74,153 @@ def run(args: argparse.Namespace) -> int:
     """Run the sidecar until it is stopped.
 
     Raises:
-        CliError: it cannot start; the message says so first.
+        CliError: it cannot start; the message begins with that.
     """
     try:
-        with bind(args.listen) as listener, _configuration(args) as config:
+        with bind(args.listen) as listener, tempfile.TemporaryDirectory(prefix="chio-sidecar-") as folder:
+            config = configuration(args, Path(folder, "receipts.sqlite3"))
             app = create_app(config)
             app.state.sidecar.open()
             if config.signing_key is None:
                 key = app.state.sidecar.key.public_hex
                 say(f"chio api protect: receipts are signed by this key: CHIO_TRUSTED_KERNEL_KEYS={key}")
-            ready = f"{_ready(args, len(app.state.sidecar.routes))} on {listener.address}"
-            return serve(app, listener, ready=ready, close=app.state.close)
+            routes = len(app.state.sidecar.routes)
+            if args.upstream is None:
+                ready = f"chio api protect: governing {routes} routes of {args.app}"
+            else:
+                # The protocol fixes the word "proxying", and scripts wait for that line.
+                say("chio api protect: this sidecar decides and does not forward requests; the upstream must call it")
+                ready = f"chio api protect: proxying {routes} routes to {args.upstream}"
+            return serve(app, listener, ready=f"{ready} on {listener.address}", close=app.state.close)
     except ChioError as exc:
         fix = exc.fix if isinstance(exc, CliError) else None
         raise CliError(f"failed to start chio api protect: {exc.message}", code=exc.code, fix=fix) from None
 
 
-def _spec(args: argparse.Namespace) -> str | None:
-    if args.app is not None:
-        if args.spec is not None:
-            raise CliError("MODULE:APP and --spec are two documents of one application", fix="give only one")
-        return read_routes(args.app).text
-    return _read_spec(args.spec) if args.spec else discover_spec(args.upstream)
+def configuration(args: argparse.Namespace, temporary: Path) -> SidecarConfig:
+    """Return the sidecar's options.
 
+    Args:
+        args: the parsed arguments.
+        temporary: the store if none is named.
 
-def _ready(args: argparse.Namespace, routes: int) -> str:
-    if args.upstream is None:
-        return f"chio api protect: judging {routes} routes of {args.app}"
-    # The protocol fixes the line, and scripts wait for it; what it says of proxying is said right before it.
-    say("chio api protect: this sidecar judges requests and forwards none; the upstream's middleware has to ask it")
-    return f"chio api protect: proxying {routes} routes to {args.upstream}"
-
-
-@contextmanager
-def _configuration(args: argparse.Namespace) -> Iterator[SidecarConfig]:
+    Raises:
+        CliError: arguments contradict each other, or a document or the trust service cannot be read.
+        ConfigurationError: a variable of the environment cannot be used.
+    """
     if args.upstream is not None:
         check_url(args.upstream, option="--upstream")
-    trusted = _trusted_issuers(args)
-    revocations = _revocations(args)
-    spec = _spec(args)
-    store = args.receipt_store or args.receipt_db
-    with tempfile.TemporaryDirectory(prefix="chio-sidecar-") as folder:
-        yield SidecarConfig(
-            store_path=store or Path(folder, "receipts.sqlite3"),
-            ephemeral=store is None,
-            key_path=args.authority_seed_file,
-            signing_key=_random_key() if store is None and args.authority_seed_file is None else None,
-            spec_text=spec,
-            strict_spec=args.strict_spec,
-            trusted_issuers=trusted,
-            follow_authority=bool(args.control_url) and not trusted_issuers_from(os.environ),
-            trusted_approvers=trusted_approvers_from(os.environ),
-            control_token=control_token_from(os.environ),
-            **revocations,
-        )
-
-
-def _revocations(args: argparse.Namespace) -> dict[str, Any]:
     if args.control_token and not args.control_url:
         raise CliError(
-            "--control-token is the bearer for the trust service of --control-url, and there is none",
+            "--control-token is the bearer token of the trust service at --control-url, which is not given",
             fix="to protect this sidecar's own control plane set CHIO_SIDECAR_CONTROL_TOKEN",
         )
+    if args.control_url and args.revocation_db:
+        raise CliError("--control-url and --revocation-db name two lists of revocations", fix="give only one")
+
+    pinned = trusted = trusted_issuers_from(os.environ)
+    revocations: dict[str, Any] = {}
     if args.control_url:
-        if args.revocation_db:
-            raise CliError("--control-url and --revocation-db name two lists of revocations", fix="give only one")
-        return {"control_url": args.control_url, "control_service_token": given_token(args.control_token)}
-    if not args.revocation_db:
-        return {}
-    # A trust service inside this process reads the file: the sidecar has one way to ask about revocations.
-    token = SecretStr(secrets.token_hex(32))
-    service = TrustService(TrustConfig(service_token=token, revocation_db=args.revocation_db))
-    return {
-        "control_url": "http://127.0.0.1",
-        "control_service_token": token,
-        "control_transport": httpx.ASGITransport(create_trust_app(service)),
-    }
+        if not pinned:
+            with trust_client(args) as client:
+                keys = client.authority().get("trustedPublicKeys") or []
+            trusted = frozenset(normalize_public_key(str(key)) for key in keys)
+            say(f"chio api protect: trusting the authority at --control-url: {', '.join(sorted(trusted)) or 'no keys'}")
+        revocations = {"control_url": args.control_url, "control_service_token": given_token(args.control_token)}
+    elif args.revocation_db:
+        # A trust service inside this process reads the file: the sidecar has only one way to look up revocations.
+        token = SecretStr(secrets.token_hex(32))
+        service = TrustService(TrustConfig(service_token=token, revocation_db=args.revocation_db))
+        revocations = {
+            "control_url": "http://127.0.0.1",
+            "control_service_token": token,
+            "control_transport": httpx.ASGITransport(create_trust_app(service)),
+        }
 
-
-def _random_key() -> SigningKey:
-    key = SigningKey.generate()
-    say(
-        f"chio api protect: signing with a key for this run only, {key.public_hex};"
-        " give --receipt-store or --authority-seed-file for one that lasts"
+    spec_text = read_spec(args)
+    store = args.receipt_store or args.receipt_db
+    signing_key = None
+    if store is None and args.authority_seed_file is None:
+        signing_key = SigningKey.generate()
+        say(
+            f"chio api protect: signing with a key for this run only, {signing_key.public_hex};"
+            " give --receipt-store or --authority-seed-file for one that lasts"
+        )
+    return SidecarConfig(
+        store_path=store or temporary,
+        ephemeral=store is None,
+        key_path=args.authority_seed_file,
+        signing_key=signing_key,
+        spec_text=spec_text,
+        strict_spec=args.strict_spec,
+        trusted_issuers=trusted,
+        follow_authority=bool(args.control_url) and not pinned,
+        trusted_approvers=trusted_approvers_from(os.environ),
+        control_token=control_token_from(os.environ),
+        **revocations,
     )
-    return key
 
 
-def _trusted_issuers(args: argparse.Namespace) -> frozenset[str]:
-    pinned = trusted_issuers_from(os.environ)
-    if pinned or not args.control_url:
-        return pinned
-    with trust_client(args) as client:
-        keys = client.authority().get("trustedPublicKeys") or []
-    found = frozenset(normalize_public_key(str(key)) for key in keys)
-    say(f"chio api protect: trusting the authority at --control-url: {', '.join(sorted(found)) or 'no keys'}")
-    return found
+def read_spec(args: argparse.Namespace) -> str | None:
+    """Return the OpenAPI document of the application, or None if its upstream has none.
 
-
-def _read_spec(path: Path) -> str:
+    Raises:
+        CliError: two documents are named, or the one that is named cannot be read.
+    """
+    path: Path | None = args.spec
+    if args.app is not None:
+        if path is not None:
+            raise CliError("MODULE:APP and --spec are two documents of one application", fix="give only one")
+        return read_routes(args.app).text
+    if path is None:
+        return discover_spec(args.upstream)
     try:
         return path.read_bytes().decode("utf-8")
     except OSError as exc:
         raise CliError(f"cannot read --spec {path}: {exc.strerror}", fix="name an OpenAPI 3 document") from None
     except UnicodeDecodeError:
         raise CliError(f"--spec {path} is not UTF-8 text", fix="name an OpenAPI 3 document") from None
+
+
+def discover_spec(upstream: str) -> str | None:
+    """Return the first non-empty OpenAPI document that the upstream serves, or None after a warning.
+
+    Args:
+        upstream: base URL of the application.
+    """
+    deadline = time.monotonic() + _SECONDS
+    failure, reached = "", False
+    with httpx.Client(timeout=_SECONDS, trust_env=not is_loopback_url(upstream)) as client:
+        for place in PLACES:
+            body = bytearray()
+            try:
+                with client.stream("GET", upstream.rstrip("/") + place) as response:
+                    reached = True
+                    # Streamed: the size and the time of a response that never ends are bounded.
+                    for chunk in response.iter_bytes() if response.is_success else ():
+                        body += chunk
+                        if len(body) > _LARGEST or time.monotonic() > deadline:
+                            body.clear()
+                            break
+                text = body.decode("utf-8")
+            except httpx.TransportError as exc:
+                failure, text = type(exc).__name__, ""
+            except (httpx.HTTPError, httpx.InvalidURL, UnicodeDecodeError):
+                reached, text = True, ""
+            if text.strip():
+                say(f"chio api protect: using the OpenAPI document at {place} of the upstream")
+                return text
+            if time.monotonic() > deadline:
+                break
+    if reached:
+        say(
+            "warning: no OpenAPI document was found at the upstream, so routes are decided by their method only;"
+            " use --spec to provide one, or name the application as MODULE:APP"
+        )
+    else:
+        say(
+            f"warning: the upstream {upstream} does not answer ({failure}), so routes are decided by their method only;"
+            " start it before this sidecar, use --spec to provide its OpenAPI document, or name the application as"
+            " MODULE:APP"
+        )
+    return None

@@ -1,35 +1,63 @@
-"""`MODULE:APP` on the command line: importing an application, and the document for a sidecar that its routes make.
+"""`check` and `openapi`, and importing the `MODULE:APP` that these and other commands take.
 
-The one place here that looks at the application's side, `chio_asgi`, and only when a command asks for it.
+This is the only module here that imports the application's side, `chio_asgi`, and only when a command needs it.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
+import json
 import os
 import re
 import sys
+import tempfile
 import traceback
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chio_core.canonical import sha256_hex
 from chio_core.errors import ChioError
-from chio_core.guards.chain import Finding
+from chio_core.guards.chain import Chain, Finding
+from chio_core.guards.findings import NOT_GOVERNED, check_governed
 from chio_core.settings import ChioSettings
-from chio_sidecar.cli.options import CliError, say
+from chio_sidecar.cli.options import CliError, compact, emit, say, wants_json
 
 if TYPE_CHECKING:
     from chio_asgi.document import Document
 
+CHECK_DESCRIPTION = """Print what governs an application: the guards in the order in which they run, what runs without
+a decision, which choices are unsafe, and which routes have a requirement that cannot be met, or none. The application
+is imported, not started.
+
+    chio-sidecar check main:app
+
+Exit status 1: it is not governed, its guards cannot run in this order, or a route can never be allowed."""
+
+OPENAPI_DESCRIPTION = """\
+Write the OpenAPI document of an application for a sidecar: every route with its methods, and the policy of its
+dependencies. The application is imported, not started.
+
+    chio-sidecar openapi main:app --output openapi.json
+    chio-sidecar openapi main:app --check openapi.json     in a build: fail if the file is out of date
+
+The document is JSON, or YAML with --format yaml or an --output that ends in .yaml or .yml. Warnings on standard error
+name the routes that the sidecar will decide differently than the application suggests.
+"""
+
+_MOST_LAYERS = 64
+
+# User name and password in an address, for example in a database driver's message about its DSN.
 _USER_INFO = re.compile(r"://\S*@")
-"""User name and password in an address, for example in what a database driver says about its DSN."""
 
 
 def load(place: str) -> Any:
     """Import `module:attribute`, the current folder first; `module:factory()` calls the factory.
 
     Raises:
-        CliError: there is no such thing, or importing it fails.
+        CliError: it does not exist, or importing it fails.
     """
     module, _, attribute = place.partition(":")
     if not module or not attribute:
@@ -46,12 +74,25 @@ def load(place: str) -> Any:
         return found if name == attribute else found()  # type: ignore[operator]
     except ChioError as exc:
         raise CliError(f"{place} cannot be imported: {exc.message}", code=exc.code) from None
-    except (Exception, SystemExit) as exc:  # noqa: BLE001 - importing runs whatever is written there
-        raise CliError(f"{place} cannot be imported ({_reason(exc)})") from None
+    except (Exception, SystemExit) as exc:  # noqa: BLE001 - importing runs arbitrary code
+        # The first line alone: validation errors show values below it, some of them secret.
+        lines = str(exc).strip().splitlines()
+        reason = type(exc).__name__ + (f": {_USER_INFO.sub('://…@', lines[0])[:300]}" if lines else "")
+        # The innermost frame of the application: neither of this module, nor of a library.
+        own = [
+            frame
+            for frame in traceback.extract_tb(exc.__traceback__)
+            if not frame.filename.startswith(("<frozen", sys.base_prefix))
+            and "site-packages" not in frame.filename
+            and Path(frame.filename).parent != Path(__file__).parent
+        ]
+        if own:
+            reason += f"; {os.path.relpath(own[-1].filename)}, line {own[-1].lineno}"
+        raise CliError(f"{place} cannot be imported ({reason})") from None
 
 
 def read_routes(place: str) -> Document:
-    """Import an application, make the document of its routes, and say what to look out for.
+    """Import an application, make the document of its routes, and print its warnings.
 
     Args:
         place: `module:attribute`.
@@ -60,13 +101,14 @@ def read_routes(place: str) -> Document:
         CliError: it cannot be imported, or has no routes to read.
     """
     from chio_asgi.document import describe
+    from chio_asgi.routing import router_of
 
     app = load(place)
-
-    if not callable(app) or isinstance(app, type) or not _has_routes(app):
+    router = router_of(app) if callable(app) and not isinstance(app, type) else None
+    if not isinstance(getattr(router, "routes", None), list):
         raise CliError(
             f"{place} is no application with routes to read",
-            fix="name a FastAPI or Starlette application; a function that makes one is called by MODULE:FUNCTION()",
+            fix="name a FastAPI or Starlette application; MODULE:FUNCTION() calls a function that makes one",
         )
     document = describe(app)
     for finding in document.findings:
@@ -74,30 +116,116 @@ def read_routes(place: str) -> Document:
     return document
 
 
-def findings_about(app: Any, settings: ChioSettings | None) -> list[Finding]:
-    """Return what routes and handlers have to tell, see `chio_asgi.checkup`; without settings, of the routes alone."""
+def check_application(app: Any) -> list[Finding]:
+    """Return the findings about an application of any framework.
+
+    A layer of the application is Chio's if it has a `chain` and `settings`. See `chio_asgi.checkup` for the findings
+    about routes and handlers; without settings only overlapping routes are reported.
+    """
     from chio_asgi.checkup import application_findings
     from chio_asgi.document import overlap_findings
 
-    return list(overlap_findings(app) if settings is None else application_findings(app, settings))
+    layers = list(_layers(app))
+    for at, layer in enumerate(layers):
+        chain, settings = getattr(layer, "chain", None), getattr(layer, "settings", None)
+        if isinstance(chain, Chain) and settings is not None:
+            order = Finding("INFO", "middleware_chain", "decide (0)")
+            found = check_governed(chain, settings, inside=[type(inner).__name__ for inner in layers[at + 1 :]])
+            found += application_findings(app, settings)
+            return found if any(f.category == order.category for f in found) else [order, *found]
+    return [NOT_GOVERNED, *overlap_findings(app)]
 
 
-def _has_routes(app: Any) -> bool:
-    from chio_asgi.routing import router_of
-
-    router = router_of(app)
-    return router is not None and isinstance(getattr(router, "routes", None), list)
-
-
-def _reason(exc: BaseException) -> str:
-    """Return what went wrong and where, in one line: validation errors show values, some of them secret, below it."""
-    frames = [frame for frame in traceback.extract_tb(exc.__traceback__) if not frame.filename.startswith("<frozen")]
-    own = [frame for frame in frames if Path(frame.filename).parent != Path(__file__).parent and _is_ours(frame)]
-    lines = str(exc).strip().splitlines()
-    said = _USER_INFO.sub("://…@", lines[0])[:300] if lines else ""
-    text = f"{type(exc).__name__}: {said}" if said else type(exc).__name__
-    return f"{text}; {os.path.relpath(own[-1].filename)}, line {own[-1].lineno}" if own else text
+def settings_of(app: Any) -> ChioSettings | None:
+    """Return the settings that govern an application, or None if it is not governed."""
+    for layer in _layers(app):
+        settings = getattr(layer, "settings", None)
+        if isinstance(getattr(layer, "chain", None), Chain) and isinstance(settings, ChioSettings):
+            return settings
+    return None
 
 
-def _is_ours(frame: traceback.FrameSummary) -> bool:
-    return "site-packages" not in frame.filename and not frame.filename.startswith(sys.base_prefix)
+def _layers(app: Any) -> Iterator[Any]:
+    # Flask keeps extensions by name; ASGI applications are nested in each other along `.app`.
+    extensions = getattr(app, "extensions", None)
+    if isinstance(extensions, dict):
+        yield from extensions.values()
+    for _ in range(_MOST_LAYERS):
+        if app is None:
+            return
+        build = getattr(app, "build_middleware_stack", None)
+        if build is not None:
+            app = getattr(app, "middleware_stack", None) or build()
+        yield app
+        app = getattr(app, "app", None)
+
+
+def add_check_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `check`."""
+    parser.description = CHECK_DESCRIPTION
+    parser.set_defaults(run=run_check)
+    parser.add_argument("app", metavar="MODULE:APP", help="the application, for example main:app")
+
+
+def run_check(args: argparse.Namespace) -> int:
+    """Print the findings, one per line; return 1 if one of them is an error.
+
+    Raises:
+        CliError: the application cannot be imported.
+    """
+    findings = check_application(load(args.app))
+    for finding in findings:
+        if wants_json(args):
+            emit(compact(asdict(finding)))
+        else:
+            emit(f"{finding.severity:5} {finding.category}: {finding.message}")
+    return 1 if any(finding.severity == "ERROR" for finding in findings) else 0
+
+
+def add_openapi_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `openapi`."""
+    parser.description = OPENAPI_DESCRIPTION
+    parser.set_defaults(run=run_openapi)
+    parser.add_argument("app", metavar="MODULE:APP", help="the application, for example main:app")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--output", metavar="FILE", type=Path, help="write to FILE instead of standard output")
+    where.add_argument("--check", metavar="FILE", type=Path, help="write nothing; exit 1 if FILE is out of date")
+
+
+def run_openapi(args: argparse.Namespace) -> int:
+    """Write the document, or compare it with a file; return 1 if that differs.
+
+    Raises:
+        CliError: the application cannot be imported, or the file cannot be read or written.
+    """
+    document = read_routes(args.app)
+    path: Path | None = args.output or args.check
+    text = document.text
+    if args.format == "yaml" or (args.format is None and path is not None and path.suffix in (".yaml", ".yml")):
+        import yaml
+
+        text = yaml.safe_dump(json.loads(text), sort_keys=True)
+    if path is None:
+        sys.stdout.write(text)
+        return 0
+
+    if args.check is not None:
+        try:
+            same = path.read_bytes() == text.encode()
+        except OSError as exc:
+            raise CliError(f"cannot read --check {path}: {exc.strerror}", fix="write it with --output") from None
+        say(f"{path} is {'up to date' if same else 'out of date: write it again with --output'}")
+        return 0 if same else 1
+
+    # A sidecar that starts meanwhile reads the old document or the new one, never a part of one.
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".openapi-") as folder:
+            new = Path(folder, path.name)
+            new.write_bytes(text.encode())
+            if path.exists():
+                new.chmod(path.stat().st_mode & 0o777)
+            new.replace(path)
+    except OSError as exc:
+        raise CliError(f"cannot write --output {path}: {exc.strerror}") from None
+    say(f"wrote {document.operations} operations to {path}, policy hash {sha256_hex(text.encode())}")
+    return 0

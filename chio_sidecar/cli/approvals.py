@@ -1,89 +1,297 @@
-"""`approval list`, `approval show` and `approval respond`: what waits for a person, and the person's answer."""
+"""`approval list`, `approval show` and `approval respond`, on a running sidecar or on the file of an embedded one.
+
+Several processes may open one store: each write waits for its turn, and the store checks a response in the transaction
+that records it. So a file can be used while the application that embeds the sidecar runs.
+"""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import quote
 
-from chio_sidecar.cli import approval_place as places
-from chio_sidecar.cli.approval_place import approval_place
-from chio_sidecar.cli.options import CliError, compact, emit, say, wants_json
+import httpx
+from pydantic import SecretStr
 
-DESCRIPTION = """\
-Answer a question that waits for a person. The sidecar signs the answer. An approval lets exactly the same request
-pass once, within an hour, when it is repeated with the header X-Chio-Approval: ID.
+from chio_core.canonical import parse_json
+from chio_core.errors import InvalidDocument
+from chio_core.settings import ChioSettings
+from chio_sidecar.cli.options import (
+    URL_VARIABLE,
+    CliError,
+    check_url,
+    compact,
+    emit,
+    escaped,
+    printable,
+    say,
+    store_of_options,
+    store_of_url,
+    wants_json,
+)
+from chio_sidecar.config import control_token_from
+from chio_sidecar.control.approval_desk import ApprovalDesk, DeskError, Filter
+from chio_sidecar.keys import key_beside, load_or_create_key
+from chio_sidecar.policy.approvals import MAX_OPEN
+from chio_sidecar.store.sqlite import SqliteReceiptStore
+from chio_sidecar.trust.client import is_loopback_url
 
---receipt-store FILE (or CHIO_SIDECAR_URL=embedded:FILE) answers in the store of an embedded sidecar, also while its
+DEFAULT_URL = "http://127.0.0.1:9090"
+
+RESPOND_DESCRIPTION = """\
+Approve or deny a pending request. The sidecar signs the response. An approval allows exactly the same request once,
+within an hour, when it is repeated with the header X-Chio-Approval: ID.
+
+--receipt-store FILE (or CHIO_SIDECAR_URL=embedded:FILE) responds in the store of an embedded sidecar, also while its
 application runs.
 """
 
+_TIMEOUT = 10.0
+_UNIX = "unix:"
 
-def add_list_arguments(parser: argparse.ArgumentParser) -> None:
+
+class Approvals(Protocol):
+    """Approvals of one sidecar; every call raises CliError if it fails."""
+
+    def pending(self) -> dict[str, Any]:
+        """Return the pending approvals."""
+        ...
+
+    def show(self, approval_id: str) -> dict[str, Any]:
+        """Return a pending approval, or its resolution."""
+        ...
+
+    def respond(self, approval_id: str, response: Mapping[str, Any]) -> dict[str, Any]:
+        """Respond as the operator."""
+        ...
+
+
+class StoreFile:
+    """Approvals in the store of a sidecar, signed with the key beside it.
+
+    Args:
+        path: the SQLite file.
+
+    Raises:
+        CliError: the store or its key does not exist; neither is created.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._key_path = key_beside(path)
+        for file, what in ((path, "receipt store"), (self._key_path, "signing key")):
+            if not file.is_file():
+                raise CliError(f"there is no {what} {file}", fix="name the file of a sidecar that was started once")
+
+    def pending(self) -> dict[str, Any]:
+        """Return the pending approvals."""
+        return self._call(lambda desk: desk.pending(Filter(limit=MAX_OPEN)))
+
+    def show(self, approval_id: str) -> dict[str, Any]:
+        """Return a pending approval, or its resolution."""
+        return self._call(lambda desk: desk.show(approval_id))
+
+    def respond(self, approval_id: str, response: Mapping[str, Any]) -> dict[str, Any]:
+        """Respond as the operator."""
+        return self._call(lambda desk: desk.operator_respond(approval_id, response))
+
+    def _call(self, method: Callable[[ApprovalDesk], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
+        async def with_store() -> dict[str, Any]:
+            key = load_or_create_key(self._key_path)
+            store = SqliteReceiptStore(self._path)
+            try:
+                return await method(ApprovalDesk(store, key, {key.public_hex}, lambda: int(time.time())))
+            finally:
+                await store.close()
+
+        try:
+            return asyncio.run(with_store())
+        except DeskError as exc:
+            raise _refused(exc.code, exc.message) from None
+
+
+class RemoteSidecar:
+    """Approvals of a running sidecar, through its control plane.
+
+    Args:
+        url: base URL, or `unix:PATH`.
+        token: bearer token of the control plane; None: it accepts callers on this machine without.
+        transport: replaces the network.
+    """
+
+    def __init__(self, url: str, token: SecretStr | None, *, transport: httpx.BaseTransport | None = None) -> None:
+        self._shown = url
+        self._token = token
+        self._base = url.rstrip("/")
+        self._transport = transport
+        if url.startswith(_UNIX):
+            self._base = "http://localhost"
+            self._transport = transport or httpx.HTTPTransport(uds=url.removeprefix(_UNIX))
+
+    def pending(self) -> dict[str, Any]:
+        """Return the pending approvals."""
+        return self._call("GET", f"/approvals/pending?limit={MAX_OPEN:d}")
+
+    def show(self, approval_id: str) -> dict[str, Any]:
+        """Return a pending approval, or its resolution."""
+        return self._call("GET", f"/approvals/{quote(approval_id, safe='')}")
+
+    def respond(self, approval_id: str, response: Mapping[str, Any]) -> dict[str, Any]:
+        """Respond as the operator."""
+        return self._call("POST", f"/approvals/{quote(approval_id, safe='')}/operator-respond", dict(response))
+
+    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        headers = {} if self._token is None else {"Authorization": f"Bearer {self._token.get_secret_value()}"}
+        # The environment's proxy is for the outside world, not for a sidecar on this machine.
+        proxies = not is_loopback_url(self._base)
+        try:
+            with httpx.Client(
+                headers=headers, timeout=_TIMEOUT, transport=self._transport, trust_env=proxies
+            ) as client:
+                response = client.request(method, self._base + path, json=body)
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeEncodeError) as exc:
+            raise CliError(
+                f"cannot reach the sidecar at {self._shown}: {type(exc).__name__}",
+                fix=f"start it, or name another with --sidecar-url or {URL_VARIABLE}",
+            ) from None
+        try:
+            document = parse_json(response.content)
+        except InvalidDocument:
+            document = None
+        if not isinstance(document, dict):
+            raise CliError(f"the sidecar at {self._shown} answered {response.status_code} without a JSON object")
+        if response.status_code == 200:
+            return document
+        raise _refused(str(document.get("error"))[:100], str(document.get("message"))[:500])
+
+
+def _refused(code: str, message: str) -> CliError:
+    fixes = {
+        "chio_control_forbidden": "set CHIO_SIDECAR_CONTROL_TOKEN, for the sidecar and here, or name its file with "
+        "--receipt-store",
+        "not_found": "`approval list` prints the ids",
+    }
+    # Another program may have written the text, and terminals obey controls.
+    return CliError(printable(message), code=printable(code), fix=fixes.get(code))
+
+
+def named_approvals(args: argparse.Namespace, environ: Mapping[str, str] | None = None) -> Approvals:
+    """Return the approvals of the sidecar that the options, else the environment or `.env`, name.
+
+    Raises:
+        CliError: two sidecars are named, or the one that is named cannot be used.
+        ConfigurationError: `.env` cannot be used.
+    """
+    environ = os.environ if environ is None else environ
+    if (store := store_of_options(args)) is not None:
+        if args.sidecar_url:
+            raise CliError("--sidecar-url and the option for a store name two sidecars", fix="give only one")
+        return StoreFile(store.path)
+    url = args.sidecar_url or environ.get(URL_VARIABLE) or ChioSettings().sidecar_url
+    if (store := store_of_url(url)) is not None:
+        return StoreFile(store.path)
+    if not url.startswith(_UNIX):
+        check_url(url, option="--sidecar-url" if args.sidecar_url else URL_VARIABLE)
+    return RemoteSidecar(url, SecretStr(args.sidecar_token) if args.sidecar_token else control_token_from(environ))
+
+
+def add_list_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `approval list`."""
-    places.add_arguments(parser)
+    parser.set_defaults(run=run_list)
+    _add_sidecar_options(parser)
 
 
-def add_show_arguments(parser: argparse.ArgumentParser) -> None:
+def add_show_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `approval show`."""
+    parser.set_defaults(run=run_show)
     parser.add_argument("id", metavar="ID", help="id of the approval")
-    places.add_arguments(parser)
+    _add_sidecar_options(parser)
 
 
-def add_respond_arguments(parser: argparse.ArgumentParser) -> None:
+def add_respond_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `approval respond`."""
+    parser.description = RESPOND_DESCRIPTION
+    parser.set_defaults(run=run_respond)
     parser.add_argument("id", metavar="ID", help="id of the approval")
-    answer = parser.add_mutually_exclusive_group(required=True)
-    answer.add_argument("--approve", dest="outcome", action="store_const", const="approved", help="say yes")
-    answer.add_argument("--deny", dest="outcome", action="store_const", const="denied", help="say no")
-    parser.add_argument("--reason", metavar="TEXT", help="why; it is kept with the answer")
-    places.add_arguments(parser)
+    outcome = parser.add_mutually_exclusive_group(required=True)
+    outcome.add_argument(
+        "--approve", dest="outcome", action="store_const", const="approved", help="approve the request"
+    )
+    outcome.add_argument("--deny", dest="outcome", action="store_const", const="denied", help="deny the request")
+    parser.add_argument("--reason", metavar="TEXT", help="the reason, stored with the response")
+    _add_sidecar_options(parser)
+
+
+def _add_sidecar_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--sidecar-url",
+        metavar="URL",
+        help=f"http://, https://, unix:PATH or embedded:FILE; default {URL_VARIABLE} "
+        f"(environment, .env), else {DEFAULT_URL}",
+    )
+    parser.add_argument(
+        "--sidecar-token",
+        metavar="TOKEN",
+        help="bearer token of its control plane; CHIO_SIDECAR_CONTROL_TOKEN keeps it out of the process list",
+    )
+    parser.add_argument(
+        "--receipt-store", metavar="FILE", type=Path, help="store of an embedded sidecar, instead of a URL"
+    )
 
 
 def run_list(args: argparse.Namespace) -> int:
-    """Print the open questions, oldest first, one a line.
+    """Print the pending approvals, oldest first, one per line.
 
     Raises:
-        CliError: they cannot be had.
+        CliError: they cannot be read.
     """
-    found = approval_place(args).pending()
-    approvals = [one for one in found.get("approvals") or () if isinstance(one, dict)]
+    found = named_approvals(args).pending()
+    approvals = [document for document in found.get("approvals") or () if isinstance(document, dict)]
     if wants_json(args):
         emit(compact({"approvals": approvals, "count": len(approvals)}))
         return 0
-    for one in approvals:
-        emit(f"{_plain(one.get('approval_id'))}  until {_time(one.get('expires_at'))}  {_plain(one.get('summary'))}")
+    for document in approvals:
+        expires_at, until = document.get("expires_at"), "?"
+        if isinstance(expires_at, int) and 0 <= expires_at < 2**37:
+            until = datetime.fromtimestamp(expires_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        emit(f"{escaped(document.get('approval_id'))}  until {until}  {escaped(document.get('summary'))}")
     if not approvals:
-        say("no approval is waiting")
+        say("no approval is pending")
     return 0
 
 
 def run_show(args: argparse.Namespace) -> int:
-    """Print one question, or the answer to it.
+    """Print a pending approval, or its resolution.
 
     Raises:
         CliError: it is not known, or has expired.
     """
-    found = approval_place(args).show(_id(args))
+    found = named_approvals(args).show(_id(args))
     emit(compact(found) if wants_json(args) else json.dumps(found, ensure_ascii=True, indent=2))
     return 0
 
 
 def run_respond(args: argparse.Namespace) -> int:
-    """Answer a question.
+    """Approve or deny.
 
     Raises:
-        CliError: it is not known, was answered already, or has expired.
+        CliError: the approval is not known, was answered already, or has expired.
     """
-    answer = {"outcome": args.outcome} | ({} if args.reason is None else {"reason": args.reason})
-    found = approval_place(args).respond(_id(args), answer)
+    response = {"outcome": args.outcome} | ({} if args.reason is None else {"reason": args.reason})
+    found = named_approvals(args).respond(_id(args), response)
     if wants_json(args):
         emit(compact(found))
         return 0
-    emit(f"{_plain(found.get('approval_id'))}: {_plain(found.get('outcome'))}")
+    emit(f"{escaped(found.get('approval_id'))}: {escaped(found.get('outcome'))}")
     if args.outcome == "approved":
-        say(f"the same request passes once with the header X-Chio-Approval: {_plain(args.id)}")
+        say(f"the same request is allowed once with the header X-Chio-Approval: {escaped(args.id)}")
     return 0
 
 
@@ -92,14 +300,3 @@ def _id(args: argparse.Namespace) -> str:
     if not found or found in (".", ".."):
         raise CliError("the id of the approval is blank", fix="`approval list` prints the ids")
     return found
-
-
-def _plain(value: Any) -> str:
-    # Strangers write paths and subjects, and terminals obey controls.
-    return json.dumps(str(value), ensure_ascii=True)[1:-1]
-
-
-def _time(value: Any) -> str:
-    if not isinstance(value, int) or not 0 <= value < 2**37:
-        return "?"
-    return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

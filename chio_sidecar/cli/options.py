@@ -1,4 +1,7 @@
-"""The options that every command takes (wire protocol, section 10.1), and how commands read values and tokens."""
+"""What the commands share: global options, values, output and errors, and the store that a command reads.
+
+Global options and the form of errors are those of the wire protocol, section 10.1.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,27 @@ import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import SecretStr
 
-from chio_core.errors import ChioError
-from chio_sidecar.trust.client import TrustClient
+from chio_core.canonical import parse_json
+from chio_core.errors import ChioError, InvalidDocument
+from chio_core.settings import ChioSettings
+from chio_core.signing import normalize_public_key
+
+if TYPE_CHECKING:
+    from chio_sidecar.trust.client import TrustClient
+
+URL_VARIABLE: Final = "CHIO_SIDECAR_URL"
+SERVICE_TOKEN_VARIABLE: Final = "CHIO_SERVICE_TOKEN"  # noqa: S105 - the name of a variable, not a secret
+
+EITHER: Final = f"give --receipt-store FILE (or --receipt-db FILE), or set {URL_VARIABLE}=embedded:FILE"
+"""The fix if no store is named."""
 
 
 class CliError(ChioError):
@@ -26,19 +41,12 @@ class CliError(ChioError):
     Args:
         message: one sentence.
         code: short name of the kind of error.
-        fix: what to do about it.
-        context: where it happened.
+        fix: how to correct it.
+        context: details for programs.
     """
 
-    code = "chio_cli"
-
     def __init__(
-        self,
-        message: str,
-        *,
-        code: str = "chio_cli",
-        fix: str | None = None,
-        context: dict[str, Any] | None = None,
+        self, message: str, *, code: str = "chio_cli", fix: str | None = None, context: dict[str, Any] | None = None
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -57,33 +65,34 @@ def emit(text: str) -> None:
 
 
 def compact(document: Any) -> str:
-    """Return a document as one line of ASCII JSON: paths are written by strangers, and terminals obey controls."""
+    """Return a document as one line of ASCII JSON: strangers choose paths and names, and terminals obey controls."""
     return json.dumps(document, ensure_ascii=True, separators=(",", ":"))
 
 
+def escaped(value: Any) -> str:
+    """Return the text of a value with JSON's escapes, in ASCII: it moves no cursor and breaks no line."""
+    return compact(str(value))[1:-1]
+
+
 def printable(text: str) -> str:
-    """Return a text that moves no cursor and breaks no line: what standard output cannot show stands as an escape."""
-    plain = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    """Return a text with escapes for line breaks, controls, and characters that standard output cannot show."""
+    plain = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
     encoding = sys.stdout.encoding or "ascii"
     return plain.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def report_error(exc: ChioError, *, as_json: bool) -> None:
-    """Print an error to standard error, for people or as one JSON object (wire protocol, section 10.1)."""
+    """Print an error to standard error, for people or as one JSON object."""
     fix = exc.fix if isinstance(exc, CliError) else None
     context = exc.context if isinstance(exc, CliError) else None
     if as_json:
-        document = {"code": exc.code, "message": exc.message, "context": context, "suggested_fix": fix}
-        return say(compact(document))
+        return say(compact({"code": exc.code, "message": exc.message, "context": context, "suggested_fix": fix}))
     say(f"error [{exc.code}]: {exc.message}")
     if context:
         say(f"context: {compact(context)}")
     if fix:
         say(f"suggested fix: {fix}")
     return None
-
-
-SERVICE_TOKEN_VARIABLE = "CHIO_SERVICE_TOKEN"  # noqa: S105 - the name of a variable, not a secret
 
 
 def add_global_options(
@@ -93,7 +102,7 @@ def add_global_options(
 
     Args:
         parser: the command's parser, or the outermost one.
-        inner: a subcommand's parser: an option that is not given there must not hide one given before.
+        inner: True for a command's parser: an option that is not given there must not hide one given before.
         formats: values of `--format`.
     """
     group = parser.add_argument_group("options that may also stand before the command")
@@ -101,7 +110,7 @@ def add_global_options(
     def add(name: str, **details: Any) -> None:
         group.add_argument(name, default=argparse.SUPPRESS if inner else None, **details)
 
-    add("--control-url", metavar="URL", help="trust service to use")
+    add("--control-url", metavar="URL", help="URL of the trust service")
     add(
         "--control-token",
         metavar="TOKEN",
@@ -111,23 +120,25 @@ def add_global_options(
     add("--revocation-db", metavar="FILE", type=Path, help="the trust service's revocations (SQLite)")
     add("--authority-db", metavar="FILE", type=Path, help="the authority's keys (SQLite, mode 0600)")
     add("--authority-seed-file", metavar="FILE", type=Path, help="a signing key: 64 hex digits, mode 0600")
-    add("--budget-db", metavar="FILE", type=Path, help="accepted for compatibility; nothing is kept there")
-    add("--session-db", metavar="FILE", type=Path, help="accepted for compatibility; nothing is kept there")
-    add("--format", choices=formats, help="how results and errors are written (human)")
+    # The protocol has these two everywhere. Nothing is stored there, so a command's help does not list them.
+    unused = argparse.SUPPRESS if inner else "accepted for compatibility; never opened"
+    add("--budget-db", metavar="FILE", type=Path, help=unused)
+    add("--session-db", metavar="FILE", type=Path, help=unused)
+    add("--format", choices=formats, help="format of results and errors (human)")
     flag = argparse.SUPPRESS if inner else False
     group.add_argument("--json", action="store_true", default=flag, help="the same as --format json")
 
 
 def wants_json(args: argparse.Namespace) -> bool:
-    """Tell whether the output is for programs."""
+    """Return True if the output is for programs."""
     return bool(args.json) or args.format == "json"
 
 
 def given_token(option: str | None, environ: Mapping[str, str] | None = None) -> SecretStr | None:
-    """Return the service token of an option, or else of the environment; None when neither is given.
+    """Return the service token of an option, else of the environment; None if neither is given.
 
     Raises:
-        CliError: it is blank, or could not be sent in a header.
+        CliError: it is blank, or cannot be sent in a header.
     """
     source = os.environ if environ is None else environ
     text = source.get(SERVICE_TOKEN_VARIABLE) if option is None else option
@@ -138,17 +149,19 @@ def given_token(option: str | None, environ: Mapping[str, str] | None = None) ->
     if not text.isascii() or not text.isprintable() or text != text.strip():
         raise CliError(
             "the service token cannot be sent in a header",
-            fix="use printable ASCII characters, with no space at either end",
+            fix="use printable ASCII characters, without spaces at either end",
         )
     return SecretStr(text)
 
 
 def trust_client(args: argparse.Namespace) -> TrustClient:
-    """Return a client for the trust service that the options name.
+    """Return a client of the trust service that the options name.
 
     Raises:
-        CliError: there is no usable URL or token among them.
+        CliError: the URL or the token is missing or unusable.
     """
+    from chio_sidecar.trust.client import TrustClient
+
     check_url(args.control_url, option="--control-url")
     token = given_token(args.control_token)
     if token is None:
@@ -163,7 +176,7 @@ def check_url(url: str, *, option: str) -> None:
     """Return if this is an http or https URL.
 
     Raises:
-        CliError: it is not; its text is not repeated, because it may hold a password.
+        CliError: it is not. The message does not repeat the URL, which may hold a password.
     """
     try:
         parts = urlsplit(url)
@@ -177,40 +190,30 @@ def check_url(url: str, *, option: str) -> None:
         )
 
 
-TIMES = "seconds since 1970, 2026-01-31T08:00Z, or so long ago: 90s, 30m, 24h, 7d"
-"""What `moment` takes, for the help of an option."""
+# Types of options; each raises argparse.ArgumentTypeError.
+
+TIMES = "seconds since 1970, 2026-01-31T08:00Z, or an age: 90s, 30m, 24h, 7d"
+"""The forms that `moment` reads, for the help of an option."""
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def whole(text: str) -> int:
-    """Read a whole number that is not negative.
-
-    Raises:
-        argparse.ArgumentTypeError: it is none.
-    """
+    """Read a whole number from 0 on."""
     if not text.isascii() or not text.isdecimal() or len(text) > 18:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no whole number")
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number")
     return int(text)
 
 
 def positive(text: str) -> int:
-    """Read a whole number from 1 on.
-
-    Raises:
-        argparse.ArgumentTypeError: it is none.
-    """
+    """Read a whole number from 1 on."""
     if (number := whole(text)) < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return number
 
 
 def moment(text: str) -> int:
-    """Read a time, absolute or so long ago, as whole seconds since 1970.
-
-    Raises:
-        argparse.ArgumentTypeError: it is none.
-    """
+    """Read a time, absolute or as an age, as whole seconds since 1970."""
     if re.fullmatch(r"[0-9]{1,18}", text):
         return int(text)
     if (ago := re.fullmatch(r"([0-9]{1,9})([smhd])", text)) is not None:
@@ -218,9 +221,106 @@ def moment(text: str) -> int:
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text[:40]!r} is no time: write seconds since 1970, 2026-01-31T08:00Z, or so long ago: 24h"
-        ) from None
-    # Without an offset it is UTC, as the times in receipts are; this machine's zone would change the answer.
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a time; write {TIMES}") from None
+    # Without an offset it is UTC, as the times in receipts are: the result must not depend on this machine's zone.
     aware = found if found.tzinfo is not None else found.replace(tzinfo=UTC)
     return max(0, int(aware.timestamp()))
+
+
+def public_key(text: str) -> str:
+    """Read a public key as 64 lower-case hex digits."""
+    try:
+        return normalize_public_key(text)
+    except InvalidDocument as exc:
+        raise argparse.ArgumentTypeError(exc.message) from None
+
+
+def json_value(text: str) -> Any:
+    """Read a JSON document."""
+    try:
+        return parse_json(text)
+    except InvalidDocument as exc:
+        raise argparse.ArgumentTypeError(exc.message) from None
+
+
+@dataclass(frozen=True, slots=True)
+class StorePlace:
+    """A receipt store that is named; the file may not exist.
+
+    Attributes:
+        path: the SQLite file.
+        named_by: the option or the variable, for messages.
+        spec: the OpenAPI document of an embedded sidecar, if its URL names one.
+    """
+
+    path: Path
+    named_by: str
+    spec: Path | None = None
+
+
+def store_of_url(url: str) -> StorePlace | None:
+    """Return the store of an embedded sidecar, or None for any other URL."""
+    kind, _, rest = url.partition(":")
+    file, _, query = rest.partition("?")
+    if kind != "embedded" or not file:
+        return None
+    spec = dict(parse_qsl(query)).get("spec")
+    return StorePlace(Path(file), URL_VARIABLE, Path(spec) if spec else None)
+
+
+def store_of_settings() -> StorePlace | None:
+    """Return the store of the embedded sidecar that the settings name, or None if they name another sidecar.
+
+    The settings are read as by an application in this folder: `CHIO_SIDECAR_URL` of the environment, else of `.env`.
+
+    Raises:
+        ConfigurationError: the settings cannot be used; the message names the one to correct.
+    """
+    return store_of_url(ChioSettings().sidecar_url)
+
+
+def store_of_options(args: argparse.Namespace) -> StorePlace | None:
+    """Return the store that `--receipt-store` or `--receipt-db` names, or None without either."""
+    for name in ("receipt_store", "receipt_db"):
+        if path := getattr(args, name, None):
+            return StorePlace(path, f"--{name.replace('_', '-')}")
+    return None
+
+
+def required_store(args: argparse.Namespace, missing: str) -> StorePlace:
+    """Return the store of the options, else of the settings.
+
+    Args:
+        args: the parsed arguments.
+        missing: the error message if neither names one.
+
+    Raises:
+        CliError: neither names one.
+        ConfigurationError: no option names one, and the settings cannot be used.
+    """
+    place = store_of_options(args) or store_of_settings()
+    if place is None:
+        raise CliError(missing, fix=EITHER)
+    return place
+
+
+def add_store_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--receipt-store`; the protocol's name for it is the global option `--receipt-db`."""
+    parser.add_argument(
+        "--receipt-store",
+        metavar="FILE",
+        type=Path,
+        help=f"a sidecar's receipt store (SQLite), also written --receipt-db; default: that of {URL_VARIABLE}="
+        "embedded:FILE (environment, .env)",
+    )
+
+
+def add_trusted_key_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--trusted-key`, which may be repeated."""
+    parser.add_argument(
+        "--trusted-key",
+        metavar="HEX",
+        action="append",
+        type=public_key,
+        help="public key of a sidecar; without one a valid signature only shows that nothing was changed",
+    )

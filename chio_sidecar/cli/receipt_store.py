@@ -1,81 +1,166 @@
-"""`receipt fsck`: whether a store is what the sidecar wrote."""
+"""`receipt diff` and `receipt fsck`: reports about a whole store."""
 
 from __future__ import annotations
 
 import argparse
 import re
+from contextlib import closing
 
-from chio_sidecar.cli.options import compact, emit, wants_json
-from chio_sidecar.cli.receipt_list import add_store
-from chio_sidecar.cli.receipt_verify import add_trusted_key, note_when_nobody_is_trusted
-from chio_sidecar.cli.store_place import required_store
-from chio_sidecar.records.fsck import Finding, Inspection, Summary
+from chio_sidecar.cli.options import (
+    TIMES,
+    CliError,
+    add_store_option,
+    add_trusted_key_option,
+    compact,
+    emit,
+    escaped,
+    moment,
+    positive,
+    required_store,
+    wants_json,
+)
+from chio_sidecar.cli.receipts import note_untrusted
+from chio_sidecar.records.fsck import Inspection
+from chio_sidecar.records.observed import Tally, is_observed
+from chio_sidecar.records.reader import ReceiptFilter, ReceiptReader
 
-DESCRIPTION = """Check a receipt store: SQLite's pages and indexes, tables and triggers, the hash chain over the
-rows, each receipt's signature and the columns beside it, and what is recorded about approvals, budgets and limited
-grants.
+WOULD_REFUSE = 3
+"""Exit status of `receipt diff` if something would have been refused; 1 is an error, and 2 wrong usage."""
 
-The file is only read: nothing is repaired, and no file is made beside it. It may be the store of a running sidecar.
+DIFF_DESCRIPTION = """Compare what was allowed to run in observe mode with what enforcing would have done.
 
-Keep the head that is printed, somewhere else. Given as --head later, it shows that no row up to it was changed since,
-also by somebody who can write the file and makes the chain anew.
+Counts the receipts of requests that an application in observe mode sent (CHIO_OBSERVE, CHIO_OBSERVE_PATHS,
+CHIO_OBSERVE_PREFIXES or Depends(Observe())), and groups those that would have been refused: the verdict is not
+allow, or the route requires a capability and no valid one was presented. Requests while the sidecar was down left
+no receipt; the application's log has them, as "OBSERVED, NOT REFUSED".
 
-exit status: 0 nothing was found, 1 something was, or the store cannot be read, 2 wrong usage
+exit status: 0 nothing would have been refused, 3 something would, 1 there is nothing to compare or the store
+cannot be read, 2 wrong usage. So in CI: chio-sidecar receipt diff --receipt-store FILE --since 24h
 """
 
+FSCK_DESCRIPTION = """Check a receipt store: SQLite's pages and indexes, tables and triggers, the hash chain over the
+rows, each receipt's signature and the columns beside it, and the records of approvals, budgets and limited grants.
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's options."""
-    add_store(parser)
-    add_trusted_key(parser)
+The file is only read: nothing is repaired, and no file is created beside it. It may be the store of a running sidecar.
+
+Keep the printed head in another place. Given as --head later, it shows that no row up to it was changed since, even by
+an attacker who can write the file and computes the chain again.
+
+exit status: 0 no findings, 1 findings, or the store cannot be read, 2 wrong usage
+"""
+
+_SHOWN = 20
+
+
+def add_diff_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `receipt diff`."""
+    parser.description = DIFF_DESCRIPTION
+    parser.set_defaults(run=run_diff)
+    add_store_option(parser)
+    parser.add_argument("--since", metavar="TIME", type=moment, help=f"signed then or later: {TIMES}")
+    parser.add_argument("--last", metavar="N", type=positive, help="only the newest N receipts")
     parser.add_argument(
-        "--head",
-        metavar="DIGEST",
-        type=_digest,
-        help="a head that was printed earlier: its row must be there, unchanged",
+        "--all",
+        action="store_true",
+        help="count every receipt, not only those marked as observed: other sidecars do not mark them",
+    )
+    parser.add_argument(
+        "--top", metavar="N", type=positive, default=_SHOWN, help=f"groups to print for people ({_SHOWN}); JSON has all"
     )
 
 
-def run(args: argparse.Namespace) -> int:
-    """Print one line for each finding and a summary; return 1 when there are findings.
+def run_diff(args: argparse.Namespace) -> int:
+    """Print the report; return 0 if nothing would have been refused, else `WOULD_REFUSE`.
+
+    Raises:
+        CliError: no store is named, or it has nothing to compare.
+        ConfigurationError: the store, or the settings that would name it, cannot be used.
+    """
+    tally = Tally()
+    store = required_store(args, "receipt diff needs a store")
+    with ReceiptReader(store.path, option=store.named_by) as reader:
+        start = max(0, reader.last - args.last) if args.last else 0
+        for _, receipt in reader.rows(ReceiptFilter(since=args.since), after=start):
+            if args.all or is_observed(receipt):
+                tally.add(receipt)
+    emit(compact(tally.document()) if wants_json(args) else diff_report(tally, args.top))
+    if not tally.observed:
+        raise CliError(
+            "there are no receipts of observed requests to compare",
+            fix="switch CHIO_OBSERVE on in the application, or give --all if the receipts are of another sidecar",
+        )
+    return WOULD_REFUSE if tally.refused else 0
+
+
+def diff_report(tally: Tally, shown: int) -> str:
+    """Return the report for people, with at most `shown` groups; what strangers chose is escaped."""
+    groups = tally.groups()
+    lines = [f"would have refused {tally.refused:,} of {tally.observed:,} observed requests"]
+    for group in groups[:shown]:
+        kind = group.kind
+        lines += [
+            "",
+            f"{group.count:>7,}  {escaped(kind.method)} {escaped(kind.route)}: {escaped(kind.reason)}",
+            f"         caller {escaped(kind.caller) if kind.caller is not None else 'others'}",
+            f"         newest {', '.join(map(escaped, group.newest))}",
+        ]
+    if left := sum(group.count for group in groups[shown:]):
+        lines += ["", f"and {left:,} more in {len(groups) - shown:,} smaller groups; --top or --json shows them"]
+    if tally.beyond:
+        lines += ["", f"and {tally.beyond:,} more, of too many kinds to tell apart"]
+    return "\n".join(lines)
+
+
+def add_fsck_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `receipt fsck`."""
+    parser.description = FSCK_DESCRIPTION
+    parser.set_defaults(run=run_fsck)
+    add_store_option(parser)
+    add_trusted_key_option(parser)
+
+    def digest(text: str) -> str:
+        if not re.fullmatch(r"[0-9a-f]{64}", text):
+            raise argparse.ArgumentTypeError("a digest has 64 lower-case hex digits, as receipt fsck prints it")
+        return text
+
+    parser.add_argument(
+        "--head",
+        metavar="DIGEST",
+        type=digest,
+        help="a head that was printed earlier: its row must exist, unchanged",
+    )
+
+
+def run_fsck(args: argparse.Namespace) -> int:
+    """Print one line for each finding and a summary; return 1 if there are findings.
 
     Raises:
         CliError: no store is named.
         ConfigurationError: the store, or the settings that would name it, cannot be read.
     """
     store = required_store(args, "receipt fsck needs a store")
-    inspection = Inspection(store.path, trusted_keys=args.trusted_key, kept=args.head)
-    try:
+    with closing(Inspection(store.path, trusted_keys=args.trusted_key, kept=args.head)) as inspection:
         for finding in inspection.findings():
-            emit(compact(finding.document()) if wants_json(args) else _line(finding))
-    finally:
-        inspection.close()
+            if wants_json(args):
+                emit(compact(finding.document()))
+            else:
+                emit(f"{escaped(finding.place)}: {escaped(finding.text)} [{finding.kind}]")
     summary = inspection.summary
-    note_when_nobody_is_trusted(args.trusted_key)
-    emit(compact(summary.document()) if wants_json(args) else _report(summary))
-    return 1 if summary.findings else 0
+    note_untrusted(args.trusted_key)
+    if wants_json(args):
+        emit(compact(summary.document()))
+        return 1 if summary.findings else 0
 
-
-def _line(finding: Finding) -> str:
-    # Ids are written by strangers, and terminals obey controls.
-    return f"{compact(finding.place)[1:-1]}: {compact(finding.text)[1:-1]} [{finding.kind}]"
-
-
-def _report(summary: Summary) -> str:
-    lines = [f"rows      {summary.rows}" + (f", from {summary.first} to {summary.last}" if summary.rows else "")]
-    lines += [f"signed by {key}" for key in summary.keys]
+    emit(f"rows      {summary.rows}" + (f", from {summary.first} to {summary.last}" if summary.rows else ""))
+    for key in summary.keys:
+        emit(f"signed by {key}")
     if summary.chained_from is None:
-        lines.append("chain     none: the store is from before the hash chain, which starts when a sidecar opens it")
+        emit("chain     none: the store is from before the hash chain, which starts when a sidecar opens it")
     else:
-        lines.append(f"chain     from row {summary.chained_from}")
+        emit(f"chain     from row {summary.chained_from}")
     if summary.anchored is not None:
-        lines.append(f"--head    row {summary.anchored}")
+        emit(f"--head    row {summary.anchored}")
     if summary.head is not None:
-        lines.append(f"head      {compact(summary.head)[1:-1]}")
-    return "\n".join([*lines, f"findings  {summary.findings}"])
-
-
-def _digest(text: str) -> str:
-    if not re.fullmatch(r"[0-9a-f]{64}", text):
-        raise argparse.ArgumentTypeError("is no digest: it has 64 lower-case hex digits, as receipt fsck prints it")
-    return text
+        emit(f"head      {escaped(summary.head)}")
+    emit(f"findings  {summary.findings}")
+    return 1 if summary.findings else 0

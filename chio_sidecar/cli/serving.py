@@ -1,4 +1,4 @@
-"""Running an ASGI application until it is told to stop."""
+"""Listening on an address, and serving an ASGI application until a signal stops it."""
 
 from __future__ import annotations
 
@@ -23,15 +23,18 @@ KEEP_ALIVE = 75
 """Seconds that an idle connection stays open: longer than clients keep theirs, so they close first."""
 
 DRAIN = 10
-"""Seconds that running requests may take after a request to stop."""
+"""Seconds that running requests may take after a signal to stop."""
+
+_UNIX = "unix:"
 
 
 @dataclass(frozen=True)
 class Listener:
-    """A bound socket; as a context it is closed at the end.
+    """A bound socket; a `with` statement closes it.
 
     Attributes:
-        address: how people write it: `127.0.0.1:9090`, `[::1]:9090` or `unix:/path`.
+        socket: it listens.
+        address: its address as people write it: `127.0.0.1:9090`, `[::1]:9090` or `unix:/path`.
     """
 
     socket: socket.socket
@@ -44,66 +47,50 @@ class Listener:
     def __exit__(self, *_: object) -> None:
         """Close the socket, and remove the file of a Unix socket."""
         self.socket.close()
-        if self.address.startswith("unix:"):
+        if self.address.startswith(_UNIX):
             with contextlib.suppress(OSError):
-                os.unlink(self.address.removeprefix("unix:"))
+                os.unlink(self.address.removeprefix(_UNIX))
 
 
 def bind(listen: str) -> Listener:
     """Bind `HOST:PORT`, `[IPV6]:PORT` or `unix:PATH`; port 0 takes any free one.
 
     Raises:
-        CliError: the text is no address, or it cannot be bound; the message begins with `cannot bind`.
+        CliError: the text is not an address, or it cannot be bound; then the message begins with `cannot bind`.
     """
-    if listen.startswith("unix:"):
-        return _bind_unix(listen.removeprefix("unix:"))
-    host, port = _split(listen)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((host, port))
-        sock.listen(BACKLOG)
-    except OSError as exc:
-        sock.close()
-        raise CliError(
-            f"cannot bind {listen}: {exc.strerror or exc}",
-            fix="stop what listens there, or choose another --listen address",
-        ) from None
-    bound = sock.getsockname()
-    shown = f"[{bound[0]}]" if family == socket.AF_INET6 else bound[0]
-    return Listener(sock, f"{shown}:{bound[1]}")
-
-
-def _split(listen: str) -> tuple[str, int]:
+    path = listen.removeprefix(_UNIX) if listen.startswith(_UNIX) else None
     host, colon, port = listen.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+    if path is None and not (colon and host and port.isdecimal() and int(port) <= 65535):
         raise CliError(
             f"--listen {listen} is no address",
             fix="write HOST:PORT, for example 127.0.0.1:9090, or unix:PATH",
         )
-    return host, int(port)
-
-
-def _bind_unix(path: str) -> Listener:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    family = socket.AF_UNIX if path is not None else socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
     try:
-        _remove_dead_socket(path)
-        sock.bind(path)
-        os.chmod(path, 0o660)
+        if path is None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((host, int(port)))
+        else:
+            _remove_dead_socket(path)
+            sock.bind(path)
+            os.chmod(path, 0o660)
         sock.listen(BACKLOG)
     except (OSError, ValueError) as exc:
         sock.close()
         raise CliError(
-            f"cannot bind unix:{path}: {getattr(exc, 'strerror', None) or exc}",
-            fix="stop what listens there, or choose another --listen path",
+            f"cannot bind {listen}: {getattr(exc, 'strerror', None) or exc}",
+            fix=f"stop what listens there, or choose another --listen {'address' if path is None else 'path'}",
         ) from None
-    return Listener(sock, f"unix:{path}")
+    if path is not None:
+        return Listener(sock, listen)
+    host, port = sock.getsockname()[:2]
+    return Listener(sock, f"[{host}]:{port}" if family == socket.AF_INET6 else f"{host}:{port}")
 
 
 def _remove_dead_socket(path: str) -> None:
-    # A killed process leaves its socket file behind. It is removed only when nobody answers there.
+    # A killed process leaves its socket file behind. It is removed only if no process accepts connections on it.
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             return
@@ -117,13 +104,13 @@ def _remove_dead_socket(path: str) -> None:
 
 
 def serve(app: ASGIApp, listener: Listener, *, ready: str, close: Callable[[], Awaitable[None]] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT, finish what is under way, and return the exit status.
+    """Serve until SIGTERM or SIGINT, finish the running requests, and return the exit status.
 
     Args:
         app: the application.
-        listener: where to listen.
-        ready: line for standard error once requests are answered.
-        close: called at the end, whatever happened.
+        listener: accepts the connections.
+        ready: printed to standard error as soon as requests are served.
+        close: called at the end in any case.
     """
     config = uvicorn.Config(
         app,
@@ -137,25 +124,30 @@ def serve(app: ASGIApp, listener: Listener, *, ready: str, close: Callable[[], A
         backlog=BACKLOG,
     )
     server = _Server(config, ready)
-    # uvicorn stops in good order and then raises the signal once more; by then there is nothing left to stop.
-    # A signal that comes before uvicorn listens for it must count too.
+
+    async def run() -> None:
+        try:
+            await server.serve(sockets=[listener.socket])
+        finally:
+            if close is not None:
+                await close()
+
+    # uvicorn stops in good order and raises the signal once more; by then nothing is left to stop. A signal that comes
+    # before uvicorn handles it must count too.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.stop)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_run(server, listener, close))
+    new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        new_loop = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(run())
     return 0 if server.started else 1
 
 
-async def _run(server: uvicorn.Server, listener: Listener, close: Callable[[], Awaitable[None]] | None) -> None:
-    try:
-        await server.serve(sockets=[listener.socket])
-    finally:
-        if close is not None:
-            await close()
-
-
 class _Server(uvicorn.Server):
-    """A server that says when it is ready."""
+    """A server that prints a line when it is ready."""
 
     def __init__(self, config: uvicorn.Config, ready: str) -> None:
         super().__init__(config)
@@ -168,11 +160,3 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             say(self._ready)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop

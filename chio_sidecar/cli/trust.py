@@ -1,4 +1,4 @@
-"""`trust revoke` and `trust status`: revoke a capability, or ask about one (wire protocol, section 10.4)."""
+"""`capability issue`, and `trust serve`, `trust revoke` and `trust status` (wire protocol, sections 9.1 and 10.4)."""
 
 from __future__ import annotations
 
@@ -6,42 +6,199 @@ import argparse
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from chio_sidecar.cli.options import CliError, compact, emit, trust_client, wants_json
+from pydantic import ValidationError
+
+from chio_core.capabilities import issue_capability
+from chio_core.errors import ChioError
+from chio_core.models.capability import ChioScope
+from chio_core.models.receipt import explain
+from chio_sidecar.cli.options import (
+    SERVICE_TOKEN_VARIABLE,
+    URL_VARIABLE,
+    CliError,
+    compact,
+    emit,
+    given_token,
+    json_value,
+    positive,
+    public_key,
+    say,
+    store_of_settings,
+    trust_client,
+    wants_json,
+)
+from chio_sidecar.keys import key_beside, load_or_create_key
 from chio_sidecar.store.sqlite import SqliteReceiptStore
+from chio_sidecar.trust.authorities import SqliteAuthority
 from chio_sidecar.trust.client import TrustClient
 from chio_sidecar.trust.stores import BACKEND, RevocationStore
 
+ISSUE_DESCRIPTION = """\
+Print a capability token as one line of ASCII JSON, ready for the X-Chio-Capability header. The trust service at
+--control-url issues it, or this command signs it with one of: the sidecar's key of --embedded or --receipt-store
+(FILE.key), the key of --authority-seed-file, or that of --authority-db. Without any of these it is the key of the
+embedded sidecar that CHIO_SIDECAR_URL=embedded:FILE names (environment, .env).
+"""
+
+SERVE_DESCRIPTION = f"""\
+Issue and revoke capabilities. Every call but /health needs the service token as a bearer token. The variable
+{SERVICE_TOKEN_VARIABLE} may hold it instead of the option, which keeps it out of the process list.
+"""
+
+ANONYMOUS = "0" * 64
+"""The default subject of a token: no particular holder, so every bearer may use it."""
+
 REMOTE = "remote"
-"""What the backend is called when a service keeps the revocations."""
+"""Name of the backend if a service keeps the revocations."""
 
-T = TypeVar("T")
+_OPERATIONS = ("invoke", "read_result", "read", "subscribe", "get", "delegate")
+_NEWER = {"server_id": "chio_http_authority", "tool_name": "authorize_http_request", "operations": ["invoke"]}
+_LONGEST = 10 * 366 * 24 * 3600
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of both commands."""
+def add_issue_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `capability issue`."""
+    parser.description = ISSUE_DESCRIPTION
+    parser.set_defaults(run=run_issue)
+    parser.add_argument("--server", metavar="NAME", required=True, help="tool server of the grant")
+    parser.add_argument("--tool", metavar="NAME", required=True, help="tool of the grant")
+    parser.add_argument(
+        "--operation", action="append", choices=_OPERATIONS, help="operation of the grant, repeatable (invoke)"
+    )
+    parser.add_argument(
+        "--constraint",
+        action="append",
+        metavar="JSON",
+        type=_constraint,
+        help='repeatable, for example \'{"type":"max_length","value":100}\'',
+    )
+    parser.add_argument("--max-invocations", metavar="N", type=positive, help="how often the grant may be used")
+    parser.add_argument("--ttl", metavar="SEC", type=positive, default=3600, help="lifetime in seconds (3600)")
+    parser.add_argument(
+        "--subject", metavar="HEX", type=public_key, default=ANONYMOUS, help="public key of the holder (all zeros)"
+    )
+    parser.add_argument(
+        "--for-newer", action="store_true", help="add the grant that newer sidecars require on every request"
+    )
+    parser.add_argument("--embedded", metavar="FILE", type=Path, help="store of an embedded sidecar")
+    parser.add_argument("--receipt-store", metavar="FILE", type=Path, help="store of a sidecar")
+
+
+def _constraint(text: str) -> Any:
+    document = json_value(text)
+    if not isinstance(document, dict) or not isinstance(document.get("type"), str):
+        raise argparse.ArgumentTypeError('a constraint is an object such as {"type":"max_length","value":100}')
+    return document
+
+
+def run_issue(args: argparse.Namespace) -> int:
+    """Issue a token and print it.
+
+    Raises:
+        CliError: no issuer or more than one is named, or the grant is malformed.
+        ConfigurationError: a file, or the settings that would name one, cannot be used.
+    """
+    if args.ttl > _LONGEST:
+        raise CliError("--ttl is longer than ten years", fix="issue short-lived tokens; the default is 3600")
+    grant: dict[str, Any] = {
+        "server_id": args.server,
+        "tool_name": args.tool,
+        "operations": list(dict.fromkeys(args.operation or ["invoke"])),
+    }
+    if args.constraint:
+        grant["constraints"] = args.constraint
+    if args.max_invocations:
+        grant["max_invocations"] = args.max_invocations
+    try:
+        scope = ChioScope.model_validate({"grants": [grant, _NEWER] if args.for_newer else [grant]})
+    except ValidationError as exc:
+        raise CliError(f"the grant cannot be used: {explain(exc)}", fix="see --constraint") from None
+
+    store = args.receipt_store or args.receipt_db
+    issuers = [args.control_url, args.embedded, store, args.authority_seed_file, args.authority_db]
+    named = sum(issuer is not None for issuer in issuers)
+    place = store_of_settings() if named == 0 else None
+    if named > 1 or (named == 0 and place is None):
+        raise CliError(
+            "exactly one issuer must be named",
+            fix="give --control-url, --embedded, --receipt-store, --authority-seed-file or --authority-db, or without"
+            f" any of them set {URL_VARIABLE}=embedded:FILE",
+        )
+    if args.control_url:
+        with trust_client(args) as client:
+            token = client.issue(args.subject, scope.to_wire(), args.ttl)
+    else:
+        if args.authority_db:
+            if not args.authority_db.exists():
+                raise CliError(
+                    f"there is no authority database at {args.authority_db}",
+                    fix="`trust serve --authority-db` makes one",
+                )
+            authority = SqliteAuthority(args.authority_db)
+            try:
+                key = authority.signing_key()
+            finally:
+                authority.close()
+        else:
+            store = place.path if place is not None else args.embedded or store
+            path = key_beside(store) if store else args.authority_seed_file
+            existed = path.exists()
+            key = load_or_create_key(path)
+            if not existed:
+                say(f"created signing key {path}, public key {key.public_hex}")
+        token = issue_capability(key, subject=args.subject, scope=scope, ttl_seconds=args.ttl).to_wire()
+    emit(compact(token))
+    return 0
+
+
+def add_serve_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `trust serve`."""
+    parser.description = SERVE_DESCRIPTION
+    parser.set_defaults(run=run_serve)
+    parser.add_argument("--listen", metavar="ADDR", default="127.0.0.1:8940", help="HOST:PORT (127.0.0.1:8940)")
+    parser.add_argument("--service-token", metavar="TOKEN", help="the bearer token that callers must present")
+
+
+def run_serve(args: argparse.Namespace) -> int:
+    """Run the trust service until it is stopped.
+
+    Raises:
+        CliError: it cannot start; the message begins with that.
+    """
+    # The other commands here start faster without a server.
+    from chio_sidecar.cli.serving import bind, serve
+    from chio_sidecar.trust.app import TrustConfig, TrustService, create_trust_app
+
+    try:
+        with bind(args.listen) as listener:
+            token = given_token(args.service_token)
+            if token is None:
+                raise CliError("no service token", fix=f"give --service-token, or set {SERVICE_TOKEN_VARIABLE}")
+            files = ("receipt_db", "revocation_db", "authority_db", "authority_seed_file", "budget_db", "session_db")
+            service = TrustService(TrustConfig(service_token=token, **{name: getattr(args, name) for name in files}))
+
+            async def close() -> None:
+                await asyncio.to_thread(service.close)
+
+            ready = f"Chio trust control service listening on http://{listener.address}"
+            return serve(create_trust_app(service), listener, ready=ready, close=close)
+    except ChioError as exc:
+        fix = exc.fix if isinstance(exc, CliError) else None
+        raise CliError(f"failed to start chio trust serve: {exc.message}", code=exc.code, fix=fix) from None
+
+
+def add_revoke_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `trust revoke`."""
+    parser.set_defaults(run=run_revoke)
     parser.add_argument("--capability-id", metavar="ID", required=True, help="id of the token")
 
 
-def revoke(args: argparse.Namespace) -> int:
-    """Revoke a capability.
-
-    Raises:
-        CliError: no database and no service is named.
-    """
-    backend, newly = _ask(args, lambda place: place.revoke(_id(args)))
-    return _show(args, {"capability_id": _id(args), "revoked": True, "newly_revoked": newly}, backend)
-
-
-def status(args: argparse.Namespace) -> int:
-    """Tell whether a capability was revoked.
-
-    Raises:
-        CliError: no database and no service is named.
-    """
-    backend, revoked = _ask(args, lambda place: place.is_revoked(_id(args)))
-    return _show(args, {"capability_id": _id(args), "revoked": revoked}, backend)
+def add_status_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `trust status`."""
+    parser.set_defaults(run=run_status)
+    parser.add_argument("--capability-id", metavar="ID", required=True, help="id of the token")
 
 
 class SidecarRevocations:
@@ -51,7 +208,7 @@ class SidecarRevocations:
         path: the SQLite file.
 
     Raises:
-        CliError: there is no such file; none is made here.
+        CliError: the file does not exist; it is not created.
     """
 
     def __init__(self, path: Path) -> None:
@@ -60,49 +217,75 @@ class SidecarRevocations:
         self._path = path
 
     def revoke(self, capability_id: str) -> bool:
-        """Revoke a capability for good; True when it was not revoked before."""
-        return asyncio.run(self._ask(lambda store: store.revoke(capability_id)))
+        """Revoke a capability; return False if it was revoked before."""
+        return self._call(lambda store: store.revoke(capability_id))
 
     def is_revoked(self, capability_id: str) -> bool:
-        """Tell whether a capability was revoked."""
-        return asyncio.run(self._ask(lambda store: store.is_revoked(capability_id)))
+        """Return True if a capability was revoked."""
+        return self._call(lambda store: store.is_revoked(capability_id))
 
     def close(self) -> None:
-        """Nothing stays open between two questions."""
+        """Do nothing: the file is open during a call only."""
 
-    async def _ask(self, question: Callable[[SqliteReceiptStore], Awaitable[bool]]) -> bool:
-        store = SqliteReceiptStore(self._path)
-        try:
-            return await question(store)
-        finally:
-            await store.close()
+    def _call(self, method: Callable[[SqliteReceiptStore], Awaitable[bool]]) -> bool:
+        async def with_store() -> bool:
+            store = SqliteReceiptStore(self._path)
+            try:
+                return await method(store)
+            finally:
+                await store.close()
+
+        return asyncio.run(with_store())
 
 
 Revocations = RevocationStore | SidecarRevocations | TrustClient
-"""Whoever keeps a list of revocations."""
+"""A list of revocations, in a file or at a trust service."""
 
 
-def _id(args: argparse.Namespace) -> str:
-    found = str(args.capability_id).strip()
-    if not found:
+def run_revoke(args: argparse.Namespace) -> int:
+    """Revoke a capability.
+
+    Raises:
+        CliError: no database and no service is named.
+    """
+
+    def revoke(revocations: Revocations, capability_id: str) -> dict[str, bool]:
+        return {"revoked": True, "newly_revoked": revocations.revoke(capability_id)}
+
+    return _print_result(args, revoke)
+
+
+def run_status(args: argparse.Namespace) -> int:
+    """Print whether a capability was revoked.
+
+    Raises:
+        CliError: no database and no service is named.
+    """
+
+    def status(revocations: Revocations, capability_id: str) -> dict[str, bool]:
+        return {"revoked": revocations.is_revoked(capability_id)}
+
+    return _print_result(args, status)
+
+
+def _print_result(args: argparse.Namespace, call: Callable[[Revocations, str], dict[str, bool]]) -> int:
+    capability_id = str(args.capability_id).strip()
+    if not capability_id:
         raise CliError("--capability-id is blank", fix="give the id of a token, for example cap-0198…")
-    return found
-
-
-def _ask(args: argparse.Namespace, question: Callable[[Revocations], T]) -> tuple[str, T]:
+    revocations: Revocations
     if args.control_url:
-        with trust_client(args) as client:
-            return REMOTE, question(client)
-    if not args.revocation_db and not args.receipt_db:
+        revocations = trust_client(args)
+    elif args.revocation_db:
+        revocations = RevocationStore(args.revocation_db)
+    elif args.receipt_db:
+        revocations = SidecarRevocations(args.receipt_db)
+    else:
         raise CliError("trust commands require --revocation-db <path> or --control-url")
-    store = RevocationStore(args.revocation_db) if args.revocation_db else SidecarRevocations(args.receipt_db)
     try:
-        return BACKEND, question(store)
+        found: dict[str, Any] = {"capability_id": capability_id} | call(revocations, capability_id)
     finally:
-        store.close()
-
-
-def _show(args: argparse.Namespace, found: dict[str, Any], backend: str) -> int:
+        revocations.close()
+    backend = REMOTE if args.control_url else BACKEND
     if wants_json(args):
         emit(compact(found | {"revocation_backend": backend}))
         return 0

@@ -1,18 +1,14 @@
-"""`viewer`: the receipts of a store in a browser, without a sidecar."""
+"""`viewer`: show the receipts of a store in a browser, without a sidecar."""
 
 from __future__ import annotations
 
 import argparse
 import ipaddress
 import os
-from pathlib import Path
 
 from chio_core.errors import ChioError
-from chio_sidecar.cli.options import CliError, say
-from chio_sidecar.cli.receipt_list import add_store
-from chio_sidecar.cli.receipt_verify import add_trusted_key
+from chio_sidecar.cli.options import CliError, add_store_option, add_trusted_key_option, required_store, say
 from chio_sidecar.cli.serving import bind, serve
-from chio_sidecar.cli.store_place import required_store
 from chio_sidecar.config import control_token_from
 from chio_sidecar.keys import key_beside, load_key
 from chio_sidecar.records.listing import ReceiptWindow
@@ -24,17 +20,19 @@ belong to a running sidecar or to an application with CHIO_SIDECAR_URL=embedded:
 of --trusted-key, or else of the key file beside the store, FILE.key.
 
 While it runs, every user of this machine can read the receipts, unless CHIO_SIDECAR_CONTROL_TOKEN is set: the page
-then asks for it. The sidecar itself has the same page at {VIEWER_PATH}.
+then requires it. The sidecar itself serves the same page at {VIEWER_PATH}.
 """
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's options."""
-    add_store(parser)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `viewer`."""
+    parser.description = DESCRIPTION
+    parser.set_defaults(run=run)
+    add_store_option(parser)
     parser.add_argument(
         "--listen", metavar="ADDR", default="127.0.0.1:0", help="HOST:PORT of this machine (127.0.0.1, any free port)"
     )
-    add_trusted_key(parser)
+    add_trusted_key_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,33 +43,25 @@ def run(args: argparse.Namespace) -> int:
         ConfigurationError: the store, or the settings that would name it, cannot be used.
     """
     path = required_store(args, "viewer needs a store").path
-    _check_loopback(args.listen)
-    ReceiptWindow(path).newest()
-    keys = frozenset(args.trusted_key or _key_beside(path))
-    app = create_viewer_app(path, keys=keys, token=control_token_from(os.environ))
-    with bind(args.listen) as listener:
-        return serve(app, listener, ready=f"chio viewer: {path} is shown at http://{listener.address}{VIEWER_PATH}")
-
-
-def _check_loopback(listen: str) -> None:
-    host = listen.rpartition(":")[0].removeprefix("[").removesuffix("]")
+    host = args.listen.rpartition(":")[0].removeprefix("[").removesuffix("]")
     try:
         local = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         local = False
     if not local:
         raise CliError(
-            f"--listen {listen} is not an address of this machine alone, and receipts are not sent over a network",
+            f"--listen {args.listen} is not a loopback address, and receipts are not sent over a network",
             fix="listen on 127.0.0.1:PORT; from elsewhere use an SSH tunnel",
         )
+    ReceiptWindow(path).newest()  # raises if the file is not a store
 
-
-def _key_beside(path: Path) -> list[str]:
-    try:
-        return [load_key(key_beside(path)).public_hex]
-    except FileNotFoundError:
-        reason = "there is no key file beside the store"
-    except ChioError as exc:
-        reason = exc.message
-    say(f"chio viewer: the sidecar's own key is not known ({reason}); --trusted-key names it")
-    return []
+    keys: list[str] = args.trusted_key or []
+    if not keys:
+        try:
+            keys = [load_key(key_beside(path)).public_hex]
+        except (FileNotFoundError, ChioError) as exc:
+            reason = exc.message if isinstance(exc, ChioError) else "there is no key file beside the store"
+            say(f"chio viewer: the sidecar's own key is not known ({reason}); --trusted-key names it")
+    app = create_viewer_app(path, keys=frozenset(keys), token=control_token_from(os.environ))
+    with bind(args.listen) as listener:
+        return serve(app, listener, ready=f"chio viewer: {path} is shown at http://{listener.address}{VIEWER_PATH}")

@@ -8,7 +8,7 @@ import pytest
 
 from chio_core.evaluation.outcomes import capability_required, issue_command, required_scope
 from chio_core.request import Requirement
-from chio_sidecar.cli.main import build_parser
+from chio_sidecar.cli import build_parser
 
 TRANSFER = Requirement("payments", "transfer")
 

@@ -16,8 +16,8 @@ from chio_asgi import ChioASGIMiddleware
 from chio_core import AnyResponse, Chain, ConfigurationError, GuardRequest, Next
 from chio_core.guards import IpBlock, RateLimit, SecurityHeaders, Stopwatch
 from chio_fastapi import Budget, Observe, Policy, RequireApproval, RequireCapability, add_chio, check, from_path
-from chio_sidecar.cli.check import check_application
-from chio_sidecar.cli.main import main
+from chio_sidecar.cli import main
+from chio_sidecar.cli.application import check_application
 from tests.support import StubClient, call, run, settings
 
 

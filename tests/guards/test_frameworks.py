@@ -395,7 +395,7 @@ def test_flask_names_an_order_that_cannot_work() -> None:
 
 def test_the_command_prints_the_chain_of_a_flask_application() -> None:
     """C9"""
-    from chio_sidecar.cli.check import check_application
+    from chio_sidecar.cli.application import check_application
 
     app = Flask("x")
     Chio(app, ScriptedSidecar().settings(), guards=[notes, SecurityHeaders()])

@@ -17,7 +17,7 @@ import pytest
 from chio_core.errors import ConfigurationError
 from chio_sidecar.app import SidecarApp
 from chio_sidecar.cli import main
-from chio_sidecar.cli.approval_place import RemoteSidecar, StoreFile, approval_place
+from chio_sidecar.cli.approvals import RemoteSidecar, StoreFile, named_approvals
 from chio_sidecar.cli.options import CliError
 from tests.sidecar.approval_tools import ROUTE, ask, control, pay, pending_id, reason, verdict
 from tests.sidecar.control_tools import serving
@@ -62,7 +62,7 @@ async def test_an_operator_answers_in_the_file_while_the_application_runs(
         assert "error [conflict]" in capsys.readouterr().err
         assert (await control(app, "GET", "/approvals/pending")).document["count"] == 0
     assert await asyncio.to_thread(command, "list", *place) == 0
-    assert "no approval is waiting" in capsys.readouterr().err
+    assert "no approval is pending" in capsys.readouterr().err
 
 
 def test_the_url_of_an_embedded_sidecar_names_its_file(
@@ -130,8 +130,8 @@ def arguments(**given: Any) -> argparse.Namespace:
 
 
 def test_two_places_are_one_too_many(tmp_path: Path) -> None:
-    with pytest.raises(CliError, match="name two places"):
-        approval_place(arguments(sidecar_url="http://a", receipt_db=tmp_path / "x"), {})
+    with pytest.raises(CliError, match="name two sidecars"):
+        named_approvals(arguments(sidecar_url="http://a", receipt_db=tmp_path / "x"), {})
 
 
 def test_the_store_that_the_file_env_names_for_the_application_is_asked(
@@ -147,7 +147,7 @@ def test_the_store_that_the_file_env_names_for_the_application_is_asked(
 @pytest.mark.parametrize("url", ["ftp://a", "http://user:secret@a", "nonsense", "http://"])
 def test_a_url_that_is_none_is_refused_without_repeating_it(url: str) -> None:
     with pytest.raises(CliError, match="CHIO_SIDECAR_URL must be an http") as caught:
-        approval_place(arguments(), {"CHIO_SIDECAR_URL": url})
+        named_approvals(arguments(), {"CHIO_SIDECAR_URL": url})
     assert "secret" not in caught.value.message
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from chio_sidecar.cli import main
-from chio_sidecar.cli.main import COMMANDS, build_parser
+from chio_sidecar.cli import COMMANDS, Command, build_parser, main
 from tests.sidecar.control_tools import DEADLINE, environment
 
 STATUS = ("trust", "status", "--capability-id", "cap-1")
@@ -79,10 +78,10 @@ def test_wrong_usage_ends_with_2(capsys: pytest.CaptureFixture[str], arguments: 
     assert "usage: chio-sidecar" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: f"{command.group or ''}-{command.name}")
-def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str], command: object) -> None:
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.words)
+def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str], command: Command) -> None:
     with pytest.raises(SystemExit) as caught:
-        main([word for word in (command.group, command.name) if word] + ["--help"])  # type: ignore[attr-defined]
+        main([*command.words.split(), "--help"])
     assert caught.value.code == 0
     assert "--control-url" in capsys.readouterr().out
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from chio_core.canonical import sha256_hex
-from chio_sidecar.cli.main import main
+from chio_sidecar.cli import main
 from chio_sidecar.policy.routes import DENY_BY_DEFAULT, RouteTable
 from tests.sidecar.control_tools import ROOT, evaluation, serving
 
@@ -214,7 +214,7 @@ def test_an_error_is_one_object_for_programs(folder: Path, capsys: pytest.Captur
 def test_a_sidecar_knows_the_routes_of_the_application_that_it_is_given(folder: Path) -> None:
     path = f"{folder}:{ROOT}"
     with serving("api", "protect", "spec_app:app", "--listen", "127.0.0.1:0", PYTHONPATH=path) as sidecar:
-        assert sidecar.ready.startswith("chio api protect: judging 2 routes of spec_app:app on 127.0.0.1:")
+        assert sidecar.ready.startswith("chio api protect: governing 2 routes of spec_app:app on 127.0.0.1:")
         url, question = f"{sidecar.url}/chio/evaluate", evaluation(method="GET", path="/pay")
         receipt = httpx.post(url, json=question, trust_env=False).json()["receipt"]
     assert (receipt["route_pattern"], receipt["verdict"]["verdict"]) == ("/pay", "deny")
@@ -223,7 +223,7 @@ def test_a_sidecar_knows_the_routes_of_the_application_that_it_is_given(folder: 
 def test_the_line_that_scripts_wait_for_is_kept_and_what_it_means_is_said() -> None:
     with serving("api", "protect", "--upstream", "http://127.0.0.1:1", "--listen", "127.0.0.1:0") as sidecar:
         assert "proxying 0 routes to http://127.0.0.1:1 on " in sidecar.ready
-        assert sidecar.lines[-2].startswith("chio api protect: this sidecar judges requests and forwards none; ")
+        assert sidecar.lines[-2].startswith("chio api protect: this sidecar decides and does not forward requests; ")
 
 
 def test_check_tells_of_overlapping_routes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

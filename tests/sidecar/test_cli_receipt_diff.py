@@ -17,7 +17,7 @@ from fastapi.testclient import TestClient
 from chio_fastapi import RequireCapability, add_chio
 from chio_sidecar.cli import main
 from chio_sidecar.cli.options import moment
-from chio_sidecar.cli.receipt_diff import WOULD_REFUSE
+from chio_sidecar.cli.receipt_store import WOULD_REFUSE
 from chio_sidecar.records.observed import NEWEST, Tally, is_observed, why_refused
 from chio_sidecar.store import NewReceipt
 from chio_sidecar.store.schema import connect, prepare
@@ -169,7 +169,7 @@ def test_a_time_that_is_none_is_wrong_usage(text: str, capsys: pytest.CaptureFix
     with pytest.raises(SystemExit) as ended:
         main(["receipt", "diff", "--receipt-store", "x", f"--since={text}"])
     assert ended.value.code == 2
-    assert "is no time" in capsys.readouterr().err
+    assert "is not a time" in capsys.readouterr().err
 
 
 def test_a_time_before_1970_is_the_beginning() -> None:

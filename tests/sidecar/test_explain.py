@@ -18,7 +18,7 @@ from chio_core.errors import InvalidDocument
 from chio_core.evaluation import outcomes as decision
 from chio_core.models import Verdict
 from chio_core.refusals.problems import flat, nested
-from chio_sidecar.cli.main import build_parser
+from chio_sidecar.cli import build_parser
 from chio_sidecar.explain import Refusal, Wanted, explain, read_refusal
 from chio_sidecar.explain.explanation import OUTCOMES, wanted_by
 from chio_sidecar.explain.reasons import FOREIGN, WORDS, recognise

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from chio_sidecar.cli import main
 from chio_sidecar.cli.application import read_routes
-from chio_sidecar.cli.main import main
 from chio_sidecar.policy.routes import RouteTable
 from tests.sidecar.control_tools import ROOT
 from tests.sidecar.sidecar_tools import capability, decision, run, sidecar

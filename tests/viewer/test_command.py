@@ -44,7 +44,7 @@ def test_it_asks_for_the_control_token_where_there_is_one_and_shows_no_secret(tm
 def test_it_listens_on_this_machine_only(tmp_path: Path, capsys: pytest.CaptureFixture[str], listen: str) -> None:
     path = fill(tmp_path / "s.sqlite3", [])
     assert main(["viewer", "--receipt-store", str(path), "--listen", listen]) == 1
-    assert f"--listen {listen} is not an address of this machine alone" in capsys.readouterr().err
+    assert f"--listen {listen} is not a loopback address" in capsys.readouterr().err
 
 
 def test_it_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
