@@ -40,8 +40,8 @@ class SidecarApp(Starlette):
         super().__init__(
             routes=[
                 Route(EVALUATE_PATH, evaluate, methods=["POST"]),
-                Route("/chio/verify", VerifyEndpoint(sidecar).answer, methods=["POST"]),
-                Route("/chio/health", HealthEndpoint(sidecar).answer, methods=["GET"]),
+                Route("/chio/verify", VerifyEndpoint(sidecar).handle, methods=["POST"]),
+                Route("/chio/health", HealthEndpoint(sidecar).handle, methods=["GET"]),
                 Route("/chio/live", live, methods=["GET"]),
                 *control.routes(sidecar),
                 *viewer_routes(sidecar),

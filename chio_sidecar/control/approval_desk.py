@@ -31,7 +31,7 @@ from chio_sidecar.policy.approvals import (
     wait_for,
 )
 from chio_sidecar.policy.rules import Refused, Rule
-from chio_sidecar.store import AlreadyAsked, ApprovalAnswer, ReceiptStore, StoredApproval, TooManyWaiting
+from chio_sidecar.store import AlreadyRequested, ApprovalResponse, ReceiptStore, StoredApproval, TooManyWaiting
 
 DEFAULT_LIMIT = 100
 """Pending approvals that are listed if the caller gives no limit."""
@@ -167,18 +167,18 @@ class ApprovalDesk:
             DeskError: 404.
         """
         row = await self._known(approval_id)
-        answer = row.answer
-        if answer is None:
+        response = row.response
+        if response is None:
             if row.expires_at <= self._now():
                 raise DeskError(404, "not_found", f"approval {_short(approval_id)} has expired")
             return {"pending": parse_json(row.request_json)}
         return {
             "resolution": {
                 "approval_id": row.approval_id,
-                "outcome": answer.outcome,
-                "resolved_at": answer.resolved_at,
-                "approver_hex": answer.approver,
-                "token_id": answer.token_id,
+                "outcome": response.outcome,
+                "resolved_at": response.resolved_at,
+                "approver_hex": response.approver,
+                "token_id": response.token_id,
             }
         }
 
@@ -199,7 +199,7 @@ class ApprovalDesk:
             decision=response.outcome,
             now=self._now(),
         )
-        return await self._record(token.answer(self._now(), response.reason))
+        return await self._record(token.response(self._now(), response.reason))
 
     async def respond(self, approval_id: str, document: Mapping[str, Any]) -> dict[str, Any]:
         """Record a response that an approver has signed.
@@ -227,7 +227,7 @@ class ApprovalDesk:
             check_token(token, approvers=self._approvers, intent_hash=row.intent_hash, subject=_subject(row), now=now)
         except Refused as exc:
             raise DeskError(403, "approval_rejected", exc.reason) from None
-        return await self._record(token.answer(now, response.reason))
+        return await self._record(token.response(now, response.reason))
 
     async def batch(self, document: Mapping[str, Any]) -> dict[str, Any]:
         """Record several signed responses, each independent of the others.
@@ -278,10 +278,12 @@ class ApprovalDesk:
         }
         if wanted.triggered_by is not None:
             request["triggered_by"] = wanted.triggered_by
-        obstacle = await self._store.ask(wait_for(request, hashed, wanted.capability_id or wanted.requested_by))
+        obstacle = await self._store.request_approval(
+            wait_for(request, hashed, wanted.capability_id or wanted.requested_by)
+        )
         if isinstance(obstacle, TooManyWaiting):
             raise DeskError(503, "chio_overloaded", approval_refusal(obstacle).reason)
-        if isinstance(obstacle, AlreadyAsked):
+        if isinstance(obstacle, AlreadyRequested):
             approval_id = obstacle.approval_id
             if obstacle.denied:
                 raise DeskError(403, "approval_rejected", Rule.APPROVAL_DENIED.text.format(id=approval_id))
@@ -293,12 +295,12 @@ class ApprovalDesk:
             "resume_path": f"/approvals/{approval_id}/respond",
         }
 
-    async def _record(self, answer: ApprovalAnswer) -> dict[str, Any]:
-        outcome = await self._store.answer(answer)
+    async def _record(self, response: ApprovalResponse) -> dict[str, Any]:
+        outcome = await self._store.respond(response)
         if outcome != "recorded":
             status, code, message = _NOT_RECORDED[outcome]
-            raise DeskError(status, code, message.format(id=_short(answer.approval_id)))
-        return {"approval_id": answer.approval_id, "outcome": answer.outcome, "resolved_at": answer.resolved_at}
+            raise DeskError(status, code, message.format(id=_short(response.approval_id)))
+        return {"approval_id": response.approval_id, "outcome": response.outcome, "resolved_at": response.resolved_at}
 
     async def _known(self, approval_id: str) -> StoredApproval:
         row = await self._store.approval(approval_id)

@@ -23,7 +23,7 @@ from chio_core.models.request import ChioHttpRequest, content_hash
 from chio_core.signing import SigningKey, verify_signature
 from chio_sidecar.policy.routes import RouteRule
 from chio_sidecar.policy.rules import LONGEST_ID, Refused, Rule
-from chio_sidecar.store import ApprovalAnswer, ApprovalRefused, ApprovalUse, ApprovalWait, TooManyWaiting
+from chio_sidecar.store import ApprovalRefused, ApprovalRequest, ApprovalResponse, ApprovalUse, TooManyWaiting
 
 LONGEST_LIFE: Final = 3600
 """Seconds that a token may be valid, and that a request may wait for an approval."""
@@ -79,10 +79,10 @@ class GovernedApprovalToken(WireModel):
         """Return the bytes that the signature covers: the protocol's members, without the signature."""
         return canonical_json({name: getattr(self, name) for name in _SIGNED})
 
-    def answer(self, now: int, reason: str | None = None) -> ApprovalAnswer:
+    def response(self, now: int, reason: str | None = None) -> ApprovalResponse:
         """Return this token as the store keeps it, given at `now`."""
         document = {name: getattr(self, name) for name in (*_SIGNED, "signature")}
-        return ApprovalAnswer(
+        return ApprovalResponse(
             approval_id=self.request_id,
             outcome=self.decision,
             approver=self.approver,
@@ -266,7 +266,7 @@ def new_approval_id() -> str:
     return f"apr-{uuid.uuid4()}"
 
 
-def approval_request(intent: Intent, policy_id: str, approvers: Collection[str], now: int) -> ApprovalWait:
+def approval_request(intent: Intent, policy_id: str, approvers: Collection[str], now: int) -> ApprovalRequest:
     """Return the request for a person's approval of an intent.
 
     Args:
@@ -300,9 +300,9 @@ def approval_request(intent: Intent, policy_id: str, approvers: Collection[str],
     return wait_for(document, intent.hash, requester)
 
 
-def wait_for(document: dict[str, Any], hashed: str, requester: str) -> ApprovalWait:
+def wait_for(document: dict[str, Any], hashed: str, requester: str) -> ApprovalRequest:
     """Return the store's entry for an ApprovalRequest (wire protocol, section 7.7)."""
-    return ApprovalWait(
+    return ApprovalRequest(
         approval_id=document["approval_id"],
         intent_hash=hashed,
         requester=requester,
@@ -332,7 +332,7 @@ def presented_approval(value: Any, intent: Intent, approvers: Collection[str], n
     check_token(token, approvers=approvers, intent_hash=intent.hash, subject=intent.subject_key, now=now)
     if token.decision == "denied":
         raise Refused(Rule.APPROVAL_DENIED, id=token.request_id[:LONGEST_ID])
-    return ApprovalUse(token.request_id, intent.hash, now, token.answer(now))
+    return ApprovalUse(token.request_id, intent.hash, now, token.response(now))
 
 
 def approval_refusal(obstacle: ApprovalRefused | TooManyWaiting) -> Refused:

@@ -13,7 +13,7 @@ from chio_core.canonical import canonical_json, sha256_hex
 from chio_core.models.capability import CapabilityToken, MonetaryAmount
 from chio_core.models.demands import MAX_UNITS, BudgetDemand
 from chio_core.models.request import ChioHttpRequest
-from chio_sidecar.policy.routes import RouteRule
+from chio_sidecar.policy.routes import RouteRule, smaller
 from chio_sidecar.policy.rules import Refused, Rule
 from chio_sidecar.store import BudgetExceeded, Charge
 
@@ -43,11 +43,6 @@ def strictest_budget(stated: BudgetDemand | None, route: BudgetDemand | None) ->
         max_cost_per_invocation=smaller(stated.max_cost_per_invocation, route.max_cost_per_invocation),
         max_total_cost=smaller(stated.max_total_cost, route.max_total_cost),
     )
-
-
-def smaller(one: int | None, other: int | None) -> int | None:
-    """Return the smaller limit; None is without."""
-    return min((limit for limit in (one, other) if limit is not None), default=None)
 
 
 def charges(

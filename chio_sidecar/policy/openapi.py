@@ -7,8 +7,8 @@ JSON and YAML mean the same here: no member may occur twice, and only `true` and
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, Final
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 import yaml
 
@@ -27,13 +27,14 @@ from chio_core.models.openapi import (
 )
 
 METHODS = ("get", "post", "put", "patch", "delete", "head", "options")
-"""Members of a path item that are operations, in the order in which they are looked at."""
+"""Members of a path item that are operations, in the order in which they are read."""
 
 _MAX_EXPANDED = 1_000_000
 _MAX_HOPS = 32
+_MOST_DOUBTS = 50
 _MERGE = "tag:yaml.org,2002:merge"
 
-# The C parser where PyYAML was built with it; it reads the same language about ten times faster.
+# PyYAML may be built with the C parser, which reads the same language about ten times faster.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -84,7 +85,9 @@ def load(text: str) -> dict[str, Any]:
     except InvalidDocument as exc:
         raise _failure(exc.message) from None
     except yaml.YAMLError as exc:
-        raise _failure(_first_line(exc)) from None
+        mark = getattr(exc, "problem_mark", None)
+        place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        raise _failure(f"{getattr(exc, 'problem', None) or 'not a YAML document'}{place}") from None
     except RecursionError:
         raise _failure("the document is nested too deeply") from None
     document = _object(document, "document")
@@ -111,25 +114,21 @@ def _check_references(document: dict[str, Any], holder: dict[str, Any], place: s
 
 
 def _resolved(document: dict[str, Any], value: Any, place: str) -> dict[str, Any]:
+    """Return an object, or the one that its `$ref` names, over as many references as it takes."""
     for _ in range(_MAX_HOPS):
         found = _object(value, place)
         reference = found.get("$ref")
         if reference is None:
             return found
-        value = _look_up(document, reference)
+        if not isinstance(reference, str) or not reference.startswith("#/"):
+            raise _failure(f"unresolved reference: {str(reference)[:200]}")
+        value = document
+        for part in reference[2:].split("/"):
+            name = part.replace("~1", "/").replace("~0", "~")
+            if not isinstance(value, dict) or name not in value:
+                raise _failure(f"unresolved reference: {reference[:200]}")
+            value = value[name]
     raise _failure(f"unresolved reference: {reference} (it leads back to itself)")
-
-
-def _look_up(document: dict[str, Any], reference: Any) -> Any:
-    if not isinstance(reference, str) or not reference.startswith("#/"):
-        raise _failure(f"unresolved reference: {str(reference)[:200]}")
-    value: Any = document
-    for part in reference[2:].split("/"):
-        name = part.replace("~1", "/").replace("~0", "~")
-        if not isinstance(value, dict) or name not in value:
-            raise _failure(f"unresolved reference: {reference[:200]}")
-        value = value[name]
-    return value
 
 
 def _member(holder: dict[str, Any], name: str, place: str) -> dict[str, Any]:
@@ -145,12 +144,6 @@ def _object(value: Any, place: str) -> dict[str, Any]:
 
 def _failure(text: str) -> ConfigurationError:
     return ConfigurationError(f"failed to parse OpenAPI spec: {text}")
-
-
-def _first_line(exc: yaml.YAMLError) -> str:
-    mark = getattr(exc, "problem_mark", None)
-    problem = getattr(exc, "problem", None) or "not a YAML document"
-    return f"{problem} (line {mark.line + 1}, column {mark.column + 1})" if mark else str(problem)
 
 
 class _StrictLoader(_Loader):  # type: ignore[misc]
@@ -172,20 +165,7 @@ _StrictLoader.add_implicit_resolver(
 
 
 def _load_yaml(text: str) -> Any:
-    _check_depth(text)
-    loader = _StrictLoader(text)
-    try:
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        _check_nodes(node)
-        return loader.construct_document(node)
-    finally:
-        loader.dispose()
-
-
-def _check_depth(text: str) -> None:
-    # Composing recurses, in C as well, so the depth is counted on the flat stream of events first.
+    # Composing recurses, in C as well: count the depth on the flat stream of events before.
     depth = 0
     for event in yaml.parse(text, Loader=_StrictLoader):
         if isinstance(event, yaml.CollectionStartEvent):
@@ -194,51 +174,48 @@ def _check_depth(text: str) -> None:
                 raise InvalidDocument(f"YAML is nested deeper than {MAX_DEPTH} levels")
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
-
-
-def _check_nodes(root: yaml.Node) -> None:
-    """Refuse members that occur twice, aliases that hold themselves, and "billion laughs"."""
-    sizes: dict[int, int] = {}
-    if _expanded(root, sizes, set()) > _MAX_EXPANDED:
-        raise InvalidDocument(f"YAML aliases expand to more than {_MAX_EXPANDED} nodes")
+    loader = _StrictLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _expanded(node, {}, set()) > _MAX_EXPANDED:  # "billion laughs"
+            raise InvalidDocument(f"YAML aliases expand to more than {_MAX_EXPANDED} nodes")
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
 
 
 def _expanded(node: yaml.Node, sizes: dict[int, int], open_nodes: set[int]) -> int:
-    """Return how many nodes this one stands for; each node is visited once."""
+    """Return the number of nodes in the tree that a node is the root of, aliases expanded; visit each node once."""
     if not isinstance(node, yaml.CollectionNode):
         return 1
     if id(node) in open_nodes:
         raise InvalidDocument("a YAML alias holds itself")
-    if id(node) not in sizes:
-        open_nodes.add(id(node))
-        sizes[id(node)] = 1 + sum(_expanded(child, sizes, open_nodes) for child in _children(node))
-        open_nodes.discard(id(node))
+    if id(node) in sizes:
+        return sizes[id(node)]
+    children = list(node.value)
+    if isinstance(node, yaml.MappingNode):
+        children = [child for pair in node.value for child in pair]
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE:
+                continue
+            if key.value in seen:
+                line = key.start_mark.line + 1
+                raise InvalidDocument(f"member {key.value[:80]!r} occurs twice in one YAML mapping (line {line})")
+            seen.add(key.value)
+    open_nodes.add(id(node))
+    sizes[id(node)] = 1 + sum(_expanded(child, sizes, open_nodes) for child in children)
+    open_nodes.discard(id(node))
     return sizes[id(node)]
 
 
-def _children(node: yaml.CollectionNode) -> list[yaml.Node]:
-    if not isinstance(node, yaml.MappingNode):
-        return list(node.value)
-    seen: set[str] = set()
-    for key, _ in node.value:
-        if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE:
-            continue
-        if key.value in seen:
-            line = key.start_mark.line + 1
-            raise InvalidDocument(f"member {key.value[:80]!r} occurs twice in one YAML mapping (line {line})")
-        seen.add(key.value)
-    return [child for pair in node.value for child in pair]
-
-
-_MOST = 50
-_METHODS = frozenset(METHODS)
-
-
 def doubts(document: dict[str, Any]) -> list[str]:
-    """Return one sentence for each place of a document that is ignored and looks like policy.
+    """Return one sentence for each member of a document that is ignored and looks like policy.
 
     Args:
-        document: as `chio_sidecar.policy.openapi.load` gives it.
+        document: as `load` returns it.
 
     Returns:
         At most 50 sentences, and one that counts the rest.
@@ -249,58 +226,46 @@ def doubts(document: dict[str, Any]) -> list[str]:
     found = [*_misplaced(document, "the document"), *_misplaced(document.get("info"), "info")]
     found += _misplaced(document.get("paths"), "paths")
     for template, item in path_items(document):
-        found += _in_path_item(template, item)
-    return found if len(found) <= _MOST else [*found[:_MOST], f"and {len(found) - _MOST} more of this kind"]
-
-
-def _in_path_item(template: str, item: Mapping[str, Any]) -> Iterator[str]:
-    if not template.startswith("/"):
-        yield f"path {template[:200]!r} does not begin with a slash and never matches; write {'/' + template[:200]!r}"
-    yield from _misplaced(item, f"path {template}")
-    for name, value in item.items():
-        if name in _METHODS:
-            if isinstance(value, dict):
-                yield from _in_operation(value, f"{name.upper()} {template}")
-        elif name.lower() in _METHODS:
-            yield f"{name} of path {template} is no operation and is ignored; write {name.lower()}"
-
-
-def _in_operation(operation: Mapping[str, Any], place: str) -> Iterator[str]:
-    for name, value in operation.items():
-        if name in KNOWN:
-            expected = _EXPECTED.get(name)
-            if expected is not None and value is not None and not expected[0](value):
-                yield f"{name} of {place} is {expected[1]} and therefore ignored; {expected[2]}"
-        elif _looks_ours(name):
-            yield f"{name} of {place} is unknown and is ignored; known are {', '.join(sorted(KNOWN))}"
+        if not template.startswith("/"):
+            shown = template[:200]
+            found.append(f"path {shown!r} does not begin with a slash and never matches; write {'/' + shown!r}")
+        found += _misplaced(item, f"path {template}")
+        for name, value in item.items():
+            if name in METHODS:
+                if isinstance(value, dict):
+                    found += _doubts_of_operation(value, f"{name.upper()} {template}")
+            elif name.lower() in METHODS:
+                found.append(f"{name} of path {template} is no operation and is ignored; write {name.lower()}")
+    rest = len(found) - _MOST_DOUBTS
+    return found if rest <= 0 else [*found[:_MOST_DOUBTS], f"and {rest} more of this kind"]
 
 
 def _misplaced(holder: Any, place: str) -> Iterator[str]:
     for name in holder if isinstance(holder, dict) else ():
-        if _looks_ours(name):
+        if _looks_like_policy(name):
             yield f"{name} of {place} is ignored; write it into each operation that it is meant for"
 
 
-def _looks_ours(name: str) -> bool:
+def _doubts_of_operation(operation: Mapping[str, Any], place: str) -> Iterator[str]:
+    for name, value in operation.items():
+        if name not in KNOWN:
+            if _looks_like_policy(name):
+                yield f"{name} of {place} is unknown and is ignored; known are {', '.join(sorted(KNOWN))}"
+        elif value is None:
+            continue
+        # The protocol ignores a member of another type.
+        elif name in _FLAGS and not isinstance(value, bool):
+            remedy = "write true or false, without quotes"
+            yield f"{name} of {place} is neither true nor false and therefore ignored; {remedy}"
+        elif name == SENSITIVITY and not (isinstance(value, str) and value in LEVELS):
+            yield f"{name} of {place} is no level and therefore ignored; write one of {', '.join(LEVELS)}"
+        elif name == BUDGET_LIMIT and not (type(value) is int and value >= 0):
+            remedy = "write a whole number from 0 on, without quotes"
+            yield f"{name} of {place} is no amount and therefore ignored; {remedy}"
+
+
+def _looks_like_policy(name: str) -> bool:
     return name.lower().replace("_", "-").startswith(PREFIX.rstrip("-"))
 
 
-def _is_flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_level(value: Any) -> bool:
-    return isinstance(value, str) and value in LEVELS
-
-
-def _is_limit(value: Any) -> bool:
-    return type(value) is int and value >= 0
-
-
-_FLAG = (_is_flag, "neither true nor false", "write true or false, without quotes")
-_EXPECTED: Final[Mapping[str, tuple[Callable[[Any], bool], str, str]]] = {
-    **dict.fromkeys((APPROVAL_REQUIRED, SIDE_EFFECTS, OBSERVE, PUBLISH), _FLAG),
-    SENSITIVITY: (_is_level, "no level", f"write one of {', '.join(LEVELS)}"),
-    BUDGET_LIMIT: (_is_limit, "no amount", "write a whole number from 0 on, without quotes"),
-}
-"""Members that the protocol counts as absent when they are of another type: the test, the finding, the remedy."""
+_FLAGS = frozenset({APPROVAL_REQUIRED, SIDE_EFFECTS, OBSERVE, PUBLISH})

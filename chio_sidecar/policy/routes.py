@@ -1,9 +1,8 @@
-"""The route table: which template a path belongs to, and which policy that has (wire protocol, section 6).
+"""The route table: which template a path matches, and which policy that has (wire protocol, section 6).
 
-Matching keeps the protocol's order (templates in byte order, the first one that fits) without trying them one by
-one: per method and number of segments, the templates form a tree, and a path follows at each level the branch of
-its own segment and the branch of parameters. Each branch knows the smallest rank below it, so a branch that
-cannot win any more is not entered.
+The first matching template in byte order wins, as in the protocol, but the templates are not tried one by one: per
+method and number of segments they form a tree, and a path follows at each level the branch of its own segment and the
+branch of parameters. Each branch knows the smallest rank below it, so a branch that can no longer win is skipped.
 """
 
 from __future__ import annotations
@@ -29,8 +28,7 @@ from chio_core.models.openapi import (
 )
 from chio_sidecar.policy.openapi import doubts, load, operations_of
 
-__all__ = ["DENY_BY_DEFAULT", "NO_SPEC_POLICY", "SESSION_ALLOW", "RouteRule", "RouteTable", "method_policy"]
-
+log = logging.getLogger(__name__)
 
 SESSION_ALLOW = "session_allow"
 """Policy: allowed without a capability."""
@@ -38,21 +36,24 @@ SESSION_ALLOW = "session_allow"
 DENY_BY_DEFAULT = "deny_by_default"
 """Policy: allowed with a valid capability only."""
 
+NO_SPEC_POLICY = "chio_sidecar_policy_by_method"
+"""Without an OpenAPI document, the policy hash is the SHA-256 of this ASCII text."""
+
 _LIMITS = frozenset({"currency", "max_invocations", "max_cost_per_invocation", "max_total_cost"})
 
 
 @dataclass(frozen=True, slots=True)
 class RouteRule:
-    """What the sidecar holds a request for.
+    """A route and its policy.
 
     Attributes:
-        pattern: the template, or the path itself where no template matched.
+        pattern: the template, or the path itself if no template matches.
         policy: `SESSION_ALLOW` or `DENY_BY_DEFAULT`.
-        approval: the approval that the document demands; its amount is not known from there.
-        budget: the limits that the document sets; it knows no cost.
+        approval: the approval that the document demands; it states no amount.
+        budget: the limits that the document sets; it states no cost.
         budget_in_any: the document names no currency, so that of the request's own budget counts; see `budget_for`.
         sensitivity: `public`, `internal`, `sensitive` or `restricted`.
-        observe: the document wants decisions about this route recorded, not enforced.
+        observe: decisions about this route are to be recorded, not enforced.
     """
 
     pattern: str
@@ -64,14 +65,14 @@ class RouteRule:
     budget_in_any: bool = False
 
     def budget_for(self, stated: BudgetDemand | None) -> BudgetDemand | None:
-        """Return the limits that the document sets for a request which states this budget itself."""
+        """Return the document's limits for a request that itself states the budget `stated`."""
         if self.budget is None or stated is None or not self.budget_in_any:
             return self.budget
         return replace(self.budget, currency=stated.currency)
 
 
 def method_policy(method: str) -> str:
-    """Return the policy of a method that no extension speaks about."""
+    """Return the policy of a method without any extension of the document."""
     return _policy(method, {})
 
 
@@ -106,36 +107,33 @@ def _policy(method: str, members: Mapping[str, Any]) -> str:
 
 
 def _check_capability(operation: Mapping[str, Any], place: str) -> None:
-    wanted = operation.get(CAPABILITY)
-    if wanted is not None and (not isinstance(wanted, list) or not all(map(_is_capability, wanted))):
+    required = operation.get(CAPABILITY)
+    if required is not None and (not isinstance(required, list) or not all(map(_is_capability, required))):
         raise _malformed(
             CAPABILITY, place, 'it must be a list of {"server": text, "tool": text, "operations": [text]}, or [{}]'
         )
 
 
 def _is_capability(value: Any) -> bool:
-    if not isinstance(value, dict):
-        return False
-    if not value:
-        return True
-    operations = value.get("operations", ["invoke"])
-    names = [value.get("server"), value.get("tool")]
+    if value == {}:
+        return True  # any capability
+    operations = value.get("operations", ["invoke"]) if isinstance(value, dict) else None
     return (
-        set(value) <= {"server", "tool", "operations"}
-        and all(isinstance(name, str) and name for name in names)
-        and isinstance(operations, list)
+        isinstance(operations, list)
+        and set(value) <= {"server", "tool", "operations"}
+        and all(isinstance(name, str) and name for name in (value.get("server"), value.get("tool")))
         and all(isinstance(one, str) and one in get_args(Operation) for one in operations)
     )
 
 
 def _approval(operation: Mapping[str, Any], place: str) -> ApprovalDemand | None:
-    wanted = operation.get(APPROVAL)
-    if wanted is None:
+    demand = operation.get(APPROVAL)
+    if demand is None:
         return None
-    if not isinstance(wanted, dict) or set(wanted) != {"threshold", "currency"}:
+    if not isinstance(demand, dict) or set(demand) != {"threshold", "currency"}:
         raise _malformed(APPROVAL, place, 'it must be {"threshold": whole number, "currency": text}')
     try:
-        return approval_from({"approval": {"threshold_units": wanted["threshold"], "currency": wanted["currency"]}})
+        return approval_from({"approval": {"threshold_units": demand["threshold"], "currency": demand["currency"]}})
     except ValueError as exc:
         reason = str(exc).replace("governed_intent.approval.threshold_units", "threshold")
         raise _malformed(APPROVAL, place, reason.replace("governed_intent.approval.", "")) from None
@@ -144,28 +142,25 @@ def _approval(operation: Mapping[str, Any], place: str) -> ApprovalDemand | None
 def _budget(operation: Mapping[str, Any], place: str) -> BudgetDemand | None:
     limit = operation.get(BUDGET_LIMIT)
     total = min(limit, MAX_UNITS) if type(limit) is int and limit >= 0 else None
-    wanted = operation.get(BUDGET)
-    if wanted is None:
+    demand = operation.get(BUDGET)
+    if demand is None:
         return None if total is None else BudgetDemand(max_total_cost=total)
-    if not isinstance(wanted, dict) or not set(wanted) <= _LIMITS:
+    if not isinstance(demand, dict) or not set(demand) <= _LIMITS:
         raise _malformed(BUDGET, place, f"it must be an object of {', '.join(sorted(_LIMITS))}")
     try:
-        budget = budget_from(wanted)
+        budget = budget_from(demand)
     except ValueError as exc:
         raise _malformed(BUDGET, place, str(exc).replace("budget.", "")) from None
-    totals = [one for one in (total, budget.max_total_cost) if one is not None]
-    return replace(budget, max_total_cost=min(totals)) if totals else budget
+    return replace(budget, max_total_cost=smaller(total, budget.max_total_cost))
+
+
+def smaller(one: int | None, other: int | None) -> int | None:
+    """Return the smaller of two limits; None is without limit."""
+    return min((limit for limit in (one, other) if limit is not None), default=None)
 
 
 def _malformed(name: str, place: str, reason: str) -> ConfigurationError:
     return ConfigurationError(f"failed to parse OpenAPI spec: {name} of {place}: {reason}")
-
-
-log = logging.getLogger(__name__)
-
-
-NO_SPEC_POLICY = "chio_sidecar_policy_by_method"
-"""Without an OpenAPI document, the policy hash is the SHA-256 of this ASCII text."""
 
 
 @dataclass(slots=True)
@@ -190,15 +185,25 @@ class RouteTable:
         self._count = 0
         # Python compares texts by code point, which is the order of their UTF-8 bytes.
         for method, rule in sorted(operations, key=lambda operation: operation[1].pattern):
-            self._add(method, rule)
+            segments, rank = rule.pattern.split("/"), self._count
+            node = self._roots.setdefault((method, len(segments)), _Node(rank))
+            for segment in segments:
+                if segment.startswith("{") and segment.endswith("}"):
+                    node.parameter = node.parameter or _Node(rank)
+                    node = node.parameter
+                else:
+                    node = node.literal.setdefault(segment, _Node(rank))
+            if node.rule is None:  # the same template with other names of parameters comes later and never wins
+                node.rule = rule
+            self._count += 1
 
     @classmethod
     def from_openapi(cls, text: str, *, strict: bool = False) -> RouteTable:
-        """Read a document, JSON or YAML. What its author may have meant otherwise is warned about.
+        """Read a document, JSON or YAML, and warn about members that are ignored and look like policy.
 
         Args:
-            text: the document as it was loaded.
-            strict: refuse the document instead of warning.
+            text: the text of the document.
+            strict: refuse such a document instead of warning.
 
         Raises:
             ConfigurationError: `failed to parse OpenAPI spec: …`.
@@ -217,14 +222,14 @@ class RouteTable:
 
     @classmethod
     def by_method(cls) -> RouteTable:
-        """Return the table without templates: every path stands for itself, the method decides."""
+        """Return the table without templates: every path is its own pattern, and the method decides."""
         return cls((), sha256_hex(NO_SPEC_POLICY.encode()))
 
     def __len__(self) -> int:
         return self._count
 
     def match(self, method: str, path: str) -> RouteRule:
-        """Return the rule for a request; the path is taken as it is, without decoding or normalising.
+        """Return the rule for a request; the path is neither decoded nor normalised.
 
         Args:
             method: upper case.
@@ -236,25 +241,6 @@ class RouteTable:
         if found is not None and found.rule is not None:
             return found.rule
         return RouteRule(path, method_policy(method))
-
-    def _add(self, method: str, rule: RouteRule) -> None:
-        segments = rule.pattern.split("/")
-        rank = self._count
-        node = self._roots.setdefault((method, len(segments)), _Node(rank))
-        for segment in segments:
-            if _is_parameter(segment):
-                if node.parameter is None:
-                    node.parameter = _Node(rank)
-                node = node.parameter
-            else:
-                node = node.literal.setdefault(segment, _Node(rank))
-        if node.rule is None:  # the same template in another spelling of its parameters comes later and never wins
-            node.rule = rule
-        self._count += 1
-
-
-def _is_parameter(segment: str) -> bool:
-    return segment.startswith("{") and segment.endswith("}")
 
 
 def _search(node: _Node, segments: list[str], depth: int, better_than: int) -> _Node | None:

@@ -25,11 +25,11 @@ from chio_sidecar.service.receipts import route_selection, sign_receipt
 from chio_sidecar.service.revocation import AuthorityUnavailable
 from chio_sidecar.service.state import SidecarState
 from chio_sidecar.store import (
-    AlreadyAsked,
+    AlreadyRequested,
     AppendOutcome,
     ApprovalRefused,
+    ApprovalRequest,
     ApprovalUse,
-    ApprovalWait,
     BudgetExceeded,
     Conflict,
     Exhausted,
@@ -94,7 +94,7 @@ class Evaluation:
         if decision.intent is not None:
             policy_hash, approvers = sidecar.routes.policy_hash, sidecar.engine.trusted_approvers
             obligations = (approval_request(decision.intent, policy_hash, approvers, sidecar.now()),)
-        approval_ids = [one.approval_id for one in obligations if isinstance(one, ApprovalUse | ApprovalWait)]
+        approval_ids = [one.approval_id for one in obligations if isinstance(one, ApprovalUse | ApprovalRequest)]
         if decision.capability is not None:
             unless_revoked = _lineage(decision.capability)
         else:
@@ -135,10 +135,10 @@ class Evaluation:
             case TooManyWaiting():
                 found = refuse_obligation(decision, approval_refusal(obstacle), status=_BUSY_STATUS)
                 return self._body(call, found)
-            case AlreadyAsked(approval_id, denied=True):
+            case AlreadyRequested(approval_id, denied=True):
                 refused = Refused(Rule.APPROVAL_DENIED, id=approval_id)
                 return self._body(call, refuse_obligation(decision, refused), approval_id)
-            case AlreadyAsked(approval_id) | ApprovalRefused(approval_id, "waiting"):
+            case AlreadyRequested(approval_id) | ApprovalRefused(approval_id, "waiting"):
                 found = wait(decision, f"approval {approval_id} is waiting for an answer")
                 return self._body(call, found, approval_id)
             case ApprovalRefused():

@@ -33,7 +33,7 @@ class HealthEndpoint:
         self._sidecar = sidecar
         self._version = package_version()
 
-    async def answer(self, request: Request) -> Response:
+    async def handle(self, request: Request) -> Response:
         """Answer one request."""
         sidecar, health = self._sidecar, StoreHealth(False, "the signing key does not verify its own signature")
         try:

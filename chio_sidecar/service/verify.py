@@ -37,7 +37,7 @@ class VerifyEndpoint:
     def __init__(self, sidecar: SidecarState) -> None:
         self._sidecar = sidecar
 
-    async def answer(self, request: Request) -> Response:
+    async def handle(self, request: Request) -> Response:
         """Answer one request."""
         try:
             document = parse_object(await read_body(request, MAX_BODY))

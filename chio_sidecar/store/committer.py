@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from chio_core.telemetry.metrics import Counter, Histogram
-from chio_sidecar.store.base import StoreBusy, StoreUnavailable
+from chio_sidecar.store import StoreBusy, StoreUnavailable
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric

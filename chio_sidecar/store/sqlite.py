@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from chio_sidecar.store.base import (
-    AlreadyAsked,
-    AnswerOutcome,
+from chio_sidecar.store import (
+    AlreadyRequested,
     AppendOutcome,
-    ApprovalAnswer,
-    ApprovalWait,
+    ApprovalRequest,
+    ApprovalResponse,
     NewReceipt,
+    ResponseOutcome,
     StoredApproval,
     StoredReceipt,
     StoreHealth,
@@ -25,9 +25,8 @@ from chio_sidecar.store.base import (
     TooManyWaiting,
 )
 from chio_sidecar.store.committer import CommitActivity, GroupCommitter
-from chio_sidecar.store.demand_writes import SELECT_ONE, SELECT_OPEN, approval_from_row
 from chio_sidecar.store.schema import connect, connect_reader, disconnect, journal_for, prepare
-from chio_sidecar.store.writes import Answer, Append, Ask, Probe, Revoke, Write, apply
+from chio_sidecar.store.writes import SELECT_ONE, SELECT_OPEN, Append, Probe, Revoke, Write, apply, approval_from_row
 
 _COLUMNS = "SELECT seq, id, request_id, receipt_json, created_at FROM http_receipts"
 
@@ -36,14 +35,14 @@ class SqliteReceiptStore:
     """A `ReceiptStore` in one SQLite file of mode 0600, which several processes may open at once.
 
     Args:
-        path: the file, created when it is missing.
+        path: the file, created if it is missing.
         busy_seconds: how long a write or a read waits for another process that holds the file.
-        max_waiting: writes that may wait at once.
+        max_waiting: number of writes that may wait.
         clock: seconds since 1970, for `created_at` and `revoked_at`.
-        max_pages: size limit of the file in pages of usually 4096 bytes; None: as far as the disk goes.
-        spare_bytes: with less room on the disk the store calls itself unwritable: a probe needs no room, but
+        max_pages: size limit of the file in pages of usually 4096 bytes; None: the disk is the limit.
+        spare_bytes: with less room on the disk `health` reports the store as not writable: a probe needs no room, but
             the next receipt may.
-        version: the SQLite version that decides about the journal.
+        version: the SQLite version, which decides the journal mode.
 
     Raises:
         ConfigurationError: the file cannot be used.
@@ -71,7 +70,7 @@ class SqliteReceiptStore:
             wait_seconds=busy_seconds,
             max_waiting=max_waiting,
         )
-        # A store that nobody closed still writes what waits when it is forgotten; and, without this, at the end.
+        # Flush pending writes when the store is garbage-collected; the committer's atexit hook covers exit.
         weakref.finalize(self, self._committer.forget).atexit = False
 
     @property
@@ -88,7 +87,7 @@ class SqliteReceiptStore:
         return self._committer.activity
 
     async def append(self, entry: NewReceipt) -> AppendOutcome:
-        """Store a receipt and return once it is durable, or say why it was not stored."""
+        """Store a receipt and return once it is durable, or return why it was not stored."""
         outcome: AppendOutcome = await self._committer.submit(Append(entry, self._clock()))
         return outcome
 
@@ -108,71 +107,63 @@ class SqliteReceiptStore:
         return [StoredReceipt(*row) for row in rows]
 
     async def revoke(self, capability_id: str) -> bool:
-        """Revoke a capability for good; True when it was not revoked before."""
+        """Revoke a capability permanently; return True if it was not revoked before."""
         newly: bool = await self._committer.submit(Revoke(capability_id, self._clock()))
         return newly
 
     async def is_revoked(self, capability_id: str) -> bool:
-        """Tell whether a capability was revoked."""
-        return bool(await self._read(_REVOKED, capability_id))
+        """Return True if a capability was revoked."""
+        return bool(await self._read("SELECT 1 FROM revoked_capabilities WHERE capability_id = ?", capability_id))
 
-    async def ask(self, wait: ApprovalWait) -> AlreadyAsked | TooManyWaiting | None:
-        """Keep a question to a person, without a receipt; None when it is new, or what stands in its way."""
-        obstacle: AlreadyAsked | TooManyWaiting | None = await self._committer.submit(Ask(wait))
+    async def request_approval(self, request: ApprovalRequest) -> AlreadyRequested | TooManyWaiting | None:
+        """Store an approval request without a receipt; return None, or why it was not stored."""
+        obstacle: AlreadyRequested | TooManyWaiting | None = await self._committer.submit(request)
         return obstacle
 
-    async def answer(self, given: ApprovalAnswer) -> AnswerOutcome:
-        """Keep a person's answer, for good, and say what became of it."""
-        outcome: AnswerOutcome = await self._committer.submit(Answer(given))
+    async def respond(self, response: ApprovalResponse) -> ResponseOutcome:
+        """Store a person's response permanently, and return `recorded`, or why it was not stored."""
+        outcome: ResponseOutcome = await self._committer.submit(response)
         return outcome
 
     async def approval(self, approval_id: str) -> StoredApproval | None:
-        """Return the question with this id, or None."""
+        """Return the approval request with this id and its state, or None."""
         rows = await self._read(SELECT_ONE, approval_id)
         return approval_from_row(rows[0]) if rows else None
 
     async def open_approvals(self, *, now: int, limit: int) -> Sequence[StoredApproval]:
-        """Return at most `limit` questions that nobody answered and that have not expired, oldest first."""
+        """Return at most `limit` approval requests that are pending at `now`, oldest first."""
         return [approval_from_row(row) for row in await self._read(SELECT_OPEN, now, limit)]
 
     async def health(self) -> StoreHealth:
-        """Commit something small and say how that went."""
+        """Commit a row of no meaning and return whether that succeeded and the disk has room."""
         try:
             await self._committer.submit(Probe())
-            room = await asyncio.to_thread(_room, self.path)
+            status = await asyncio.to_thread(os.statvfs, self.path)
         except StoreUnavailable as exc:
             return StoreHealth(writable=False, detail=exc.message)
+        except OSError as exc:
+            return StoreHealth(writable=False, detail=f"the receipt store cannot be found: {exc.strerror}")
+        room = status.f_bavail * status.f_frsize
         if room < self._spare_bytes:
             return StoreHealth(writable=False, detail=f"the disk of the receipt store has {room} bytes left")
         return StoreHealth(writable=True, detail=self.detail)
 
     async def close(self) -> None:
-        """Finish the writes that wait, then close the file. May be called twice."""
+        """Write what waits, then close the file. A second call does nothing."""
         await asyncio.to_thread(self._committer.shutdown)
 
     async def _read(self, sql: str, *parameters: object) -> Sequence[Any]:
-        return await asyncio.to_thread(self._fetch, sql, parameters)
-
-    def _fetch(self, sql: str, parameters: tuple[object, ...]) -> Sequence[Any]:
-        try:
+        def fetch() -> Sequence[Any]:
             connection = connect_reader(self.path, busy_seconds=self._busy_seconds)
             try:
                 return connection.execute(sql, parameters).fetchall()
             finally:
                 connection.close()
+
+        try:
+            return await asyncio.to_thread(fetch)
         except sqlite3.Error as exc:
             raise StoreUnavailable(f"the receipt store cannot be read: {exc}") from None
-
-
-_REVOKED = "SELECT 1 FROM revoked_capabilities WHERE capability_id = ?"
-
-
-def _room(path: Path) -> int:
-    try:
-        status = os.statvfs(path)
-    except OSError as exc:
-        raise StoreUnavailable(f"the receipt store cannot be found: {exc.strerror}") from None
-    return status.f_bavail * status.f_frsize
 
 
 class _SqliteWriter:

@@ -1,8 +1,10 @@
 """What the writer of a SQLite store does inside its transaction.
 
-Each call into SQLite lets other threads run and has to wait for its turn afterwards. A batch is therefore
-written with as few statements as possible: one look at the revocations, one at the end of the hash chain, one
-INSERT for many receipts.
+Each call into SQLite lets other threads run and waits for its turn afterwards. A batch is therefore written with as few
+statements as possible: one SELECT of revocations, one of the end of the hash chain, one INSERT for many receipts.
+
+An account keeps a running total in each of its rows, and the primary key finds the newest row: a charge costs the same
+however long the account is.
 """
 
 from __future__ import annotations
@@ -14,26 +16,34 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from chio_sidecar.store.base import (
+from chio_sidecar.store import (
+    AlreadyRequested,
     AppendOutcome,
-    ApprovalAnswer,
-    ApprovalWait,
+    ApprovalRefused,
+    ApprovalRequest,
+    ApprovalResponse,
+    ApprovalUse,
+    BudgetExceeded,
+    Charge,
     Conflict,
     Exhausted,
     Invocation,
     NewReceipt,
+    Obligation,
     Obstacle,
+    ResponseOutcome,
     Revoked,
     Stored,
+    StoredApproval,
     StoreUnavailable,
+    TooManyWaiting,
 )
-from chio_sidecar.store.demand_writes import answer, ask, find_obstacle, record
 from chio_sidecar.store.hash_chain import MEMBERS, ChainEnd, link
 
 
 @dataclass(frozen=True, slots=True)
 class Append:
-    """Store a receipt; gives an `AppendOutcome`. The time is in seconds since 1970."""
+    """Store a receipt; returns an `AppendOutcome`. The time is in seconds since 1970."""
 
     entry: NewReceipt
     time: float
@@ -41,41 +51,48 @@ class Append:
 
 @dataclass(frozen=True, slots=True)
 class Revoke:
-    """Revoke a capability; gives True when it was not revoked before."""
+    """Revoke a capability; returns True if it was not revoked before."""
 
     capability_id: str
     time: float
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """Keep a question to a person; gives an obstacle or None."""
-
-    wait: ApprovalWait
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """Keep a person's answer; gives an `AnswerOutcome`."""
-
-    given: ApprovalAnswer
-
-
-@dataclass(frozen=True, slots=True)
 class Probe:
-    """Write something that means nothing; gives None."""
+    """Write a row of no meaning; returns None."""
 
 
-Write = Append | Revoke | Ask | Answer | Probe
+Write = Append | Revoke | ApprovalRequest | ApprovalResponse | Probe
+
+MAX_TOTAL = 2**63 - 1
+"""Largest integer of SQLite."""
 
 _ROWS_AT_ONCE = 64
 _ROW = "(?, ?, ?, ?, ?, ?, ?)"
 _INSERT = f"INSERT INTO http_receipts (seq, {MEMBERS}, chain) VALUES "  # noqa: S608 - only constants
 _REVOKED = "SELECT capability_id FROM revoked_capabilities WHERE capability_id IN (SELECT value FROM json_each(?))"
+_APPROVAL = """
+SELECT p.approval_id, p.intent_hash, p.request_json, p.created_at, p.expires_at,
+       r.outcome, r.approver, r.token_id, r.token_json, r.resolved_at, r.expires_at, r.reason, c.request_id
+FROM chio_hitl_pending p
+LEFT JOIN chio_hitl_resolved r ON r.approval_id = p.approval_id
+LEFT JOIN chio_hitl_consumed_tokens c ON c.approval_id = p.approval_id
+"""
+SELECT_ONE = f"{_APPROVAL} WHERE p.approval_id = ?"
+"""Parameter: the id."""
+
+SELECT_OPEN = f"{_APPROVAL} WHERE p.expires_at > ? AND r.approval_id IS NULL ORDER BY p.seq LIMIT ?"
+"""Parameters: now, and the largest number of rows."""
+
+_OF_INTENT = f"{_APPROVAL} WHERE p.intent_hash = ? ORDER BY p.seq DESC LIMIT 1"
+_COUNT_OPEN = """
+SELECT count(*), ifnull(sum(requester = ?), 0) FROM chio_hitl_pending p
+WHERE expires_at > ? AND NOT EXISTS (SELECT 1 FROM chio_hitl_resolved r WHERE r.approval_id = p.approval_id)
+"""
 
 
 def apply(connection: sqlite3.Connection, writes: Sequence[Write]) -> list[Any]:
-    """Do all of these inside the open transaction and return what each gives.
+    """Do all of these inside the open transaction and return the result of each.
 
     Raises:
         sqlite3.Error: the store failed.
@@ -83,61 +100,85 @@ def apply(connection: sqlite3.Connection, writes: Sequence[Write]) -> list[Any]:
     """
     results: dict[int, Any] = {}
     end = ChainEnd(connection)
-    simple = [index for index, write in enumerate(writes) if _is_simple(write)]
+    # Receipts without conditions of their own share statements; they come first.
+    simple = [
+        (index, write)
+        for index, write in enumerate(writes)
+        if isinstance(write, Append) and write.entry.invocation is None and not write.entry.obligations
+    ]
     for start in range(0, len(simple), _ROWS_AT_ONCE):
-        indexes = simple[start : start + _ROWS_AT_ONCE]
-        entries = [write for index in indexes if isinstance(write := writes[index], Append)]
-        results.update(zip(indexes, _append_many(connection, end, entries), strict=True))
-    return [results[index] if index in results else _one(connection, end, write) for index, write in enumerate(writes)]
+        some = simple[start : start + _ROWS_AT_ONCE]
+        revoked = _revoked(connection, {name for _, write in some for name in write.entry.unless_revoked})
+        clear = [(index, write) for index, write in some if revoked.isdisjoint(write.entry.unless_revoked)]
+        if clear and _insert(connection, end, [write for _, write in clear]):
+            results.update((index, Stored(write.entry.receipt_json, fresh=True)) for index, write in clear)
+    for index, write in enumerate(writes):
+        if index not in results:
+            results[index] = _apply_one(connection, end, write)
+    return [results[index] for index in range(len(writes))]
 
 
-def _is_simple(write: Write) -> bool:
-    return isinstance(write, Append) and write.entry.invocation is None and not write.entry.obligations
-
-
-def _one(connection: sqlite3.Connection, end: ChainEnd, write: Write) -> Any:
+def _apply_one(connection: sqlite3.Connection, end: ChainEnd, write: Write) -> Any:
     if isinstance(write, Append):
         return _append(connection, end, write)
+    if isinstance(write, ApprovalRequest):
+        obstacle = _find_obstacle(connection, write)
+        if obstacle is None:
+            _record(connection, write, "")
+        return obstacle
+    if isinstance(write, ApprovalResponse):
+        return _respond(connection, write)
     if isinstance(write, Revoke):
-        return _revoke(connection, write)
-    if isinstance(write, Ask):
-        return ask(connection, write.wait)
-    if isinstance(write, Answer):
-        return answer(connection, write.given)
-    end.read()  # who cannot go on with the chain cannot store a receipt
+        if _revoked(connection, {write.capability_id}):
+            return False
+        row = (write.capability_id, int(write.time))
+        connection.execute("INSERT INTO revoked_capabilities VALUES (?, ?)", row)
+        return True
+    end.read()  # a store whose chain cannot go on cannot store a receipt
     connection.execute("UPDATE write_probe SET probes = probes + 1")
     return None
 
 
-def _append_many(connection: sqlite3.Connection, end: ChainEnd, writes: list[Append]) -> list[AppendOutcome]:
-    named = {name for write in writes for name in write.entry.unless_revoked}
-    revoked = _revoked(connection, named)
-    clear = [write for write in writes if revoked.isdisjoint(write.entry.unless_revoked)]
-    if clear and _insert(connection, end, clear):
-        stored = {id(write): Stored(write.entry.receipt_json, fresh=True) for write in clear}
-        return [stored.get(id(write)) or _append(connection, end, write) for write in writes]
-    return [_append(connection, end, write) for write in writes]
-
-
 def _append(connection: sqlite3.Connection, end: ChainEnd, write: Append) -> AppendOutcome:
+    """Check the conditions of one receipt, store it, and record what it spends."""
     entry = write.entry
-    obstacle = _obstacle(connection, entry)
+
+    def earlier() -> Stored | Conflict | None:
+        row = connection.execute(
+            "SELECT fingerprint, receipt_json FROM http_receipts WHERE request_id = ?", (entry.request_id,)
+        ).fetchone()
+        if row is None:
+            return None
+        return Stored(row[1], fresh=False) if row[0] == entry.fingerprint else Conflict()
+
+    obstacle: Revoked | Exhausted | Obstacle | None = None
+    revoked = _revoked(connection, set(entry.unless_revoked))
+    spent = 0 if entry.invocation is None else _spent(connection, entry.invocation)
+    if revoked:
+        obstacle = Revoked(next(name for name in entry.unless_revoked if name in revoked))
+    elif entry.invocation is not None and spent >= entry.invocation.limit:
+        obstacle = Exhausted(entry.invocation)
+    else:
+        found = (_find_obstacle(connection, obligation) for obligation in entry.obligations)
+        obstacle = next((one for one in found if one is not None), None)
     if obstacle is not None:
-        return _earlier(connection, entry) or obstacle
+        return earlier() or obstacle
+
     if not _insert(connection, end, [write]):
-        earlier = _earlier(connection, entry)
-        if earlier is None:
+        known = earlier()
+        if known is None:
             raise StoreUnavailable(f"receipt id {entry.receipt_id} is taken by another request")
-        return earlier
+        return known
     if entry.invocation is not None:
-        _spend(connection, entry.invocation, entry.request_id)
+        row = (entry.invocation.capability_id, entry.invocation.grant_index, spent + 1, entry.request_id)
+        connection.execute("INSERT INTO capability_invocations VALUES (?, ?, ?, ?)", row)
     for obligation in entry.obligations:
-        record(connection, obligation, entry.request_id)
+        _record(connection, obligation, entry.request_id)
     return Stored(entry.receipt_json, fresh=True)
 
 
 def _insert(connection: sqlite3.Connection, end: ChainEnd, writes: list[Append]) -> bool:
-    """Insert all of these or, when an id is taken, none."""
+    """Insert all of these or, if an id is taken, none; return True for all."""
     sequence, digest = end.read()
     values: list[str | int] = []
     for write in writes:
@@ -154,33 +195,11 @@ def _insert(connection: sqlite3.Connection, end: ChainEnd, writes: list[Append])
     return True
 
 
-def _obstacle(connection: sqlite3.Connection, entry: NewReceipt) -> Revoked | Exhausted | Obstacle | None:
-    revoked = _revoked(connection, set(entry.unless_revoked))
-    for name in entry.unless_revoked:
-        if name in revoked:
-            return Revoked(name)
-    if entry.invocation is not None and _spent(connection, entry.invocation) >= entry.invocation.limit:
-        return Exhausted(entry.invocation)
-    for obligation in entry.obligations:
-        if (found := find_obstacle(connection, obligation)) is not None:
-            return found
-    return None
-
-
 def _revoked(connection: sqlite3.Connection, names: set[str]) -> set[str]:
-    """Return which of these capabilities are revoked."""
+    """Return the revoked ones of these capabilities."""
     if not names:
         return set()
     return {name for (name,) in connection.execute(_REVOKED, (json.dumps(list(names), ensure_ascii=False),))}
-
-
-def _earlier(connection: sqlite3.Connection, entry: NewReceipt) -> Stored | Conflict | None:
-    row = connection.execute(
-        "SELECT fingerprint, receipt_json FROM http_receipts WHERE request_id = ?", (entry.request_id,)
-    ).fetchone()
-    if row is None:
-        return None
-    return Stored(row[1], fresh=False) if row[0] == entry.fingerprint else Conflict()
 
 
 def _spent(connection: sqlite3.Connection, invocation: Invocation) -> int:
@@ -191,16 +210,136 @@ def _spent(connection: sqlite3.Connection, invocation: Invocation) -> int:
     return int(spent)
 
 
-def _spend(connection: sqlite3.Connection, invocation: Invocation, request_id: str) -> None:
-    ordinal = _spent(connection, invocation) + 1
+def _find_obstacle(connection: sqlite3.Connection, obligation: Obligation) -> Obstacle | None:
+    """Return why an obligation cannot be recorded; None if it can."""
+    if isinstance(obligation, Charge):
+        count, total = _account(connection, obligation.account)
+        if obligation.max_invocations is not None and count >= obligation.max_invocations:
+            return BudgetExceeded(obligation, "invocations", 0)
+        most = MAX_TOTAL if obligation.max_total is None else obligation.max_total
+        if obligation.cost > most - total:
+            return BudgetExceeded(obligation, "total", max(most - total, 0))
+        return None
+    if isinstance(obligation, ApprovalUse):
+        return _refused(connection, obligation)
+    found = _find(connection, _OF_INTENT, obligation.intent_hash)
+    if found is not None and found.used_by is None:
+        until = found.expires_at if found.response is None else found.response.expires_at
+        if until > obligation.created_at:
+            denied = found.response is not None and found.response.outcome == "denied"
+            return AlreadyRequested(found.approval_id, denied)
+    waiting, own = connection.execute(_COUNT_OPEN, (obligation.requester, obligation.created_at)).fetchone()
+    if own >= obligation.max_open_each:
+        return TooManyWaiting(obligation.max_open_each, own=True)
+    return TooManyWaiting(obligation.max_open, own=False) if waiting >= obligation.max_open else None
+
+
+def _refused(connection: sqlite3.Connection, use: ApprovalUse) -> ApprovalRefused | None:
+    """Return why an approval cannot be used."""
+    found = _find(connection, SELECT_ONE, use.approval_id)
+    if found is None:
+        return ApprovalRefused(use.approval_id, "unknown")
+    if found.intent_hash != use.intent_hash:
+        return ApprovalRefused(use.approval_id, "another request")
+    if found.used_by is not None:
+        return ApprovalRefused(use.approval_id, "used")
+    if found.response is not None:
+        if found.response.outcome == "denied":
+            return ApprovalRefused(use.approval_id, "denied")
+        # A presented token was checked before; the stored response must not have expired either.
+        return ApprovalRefused(use.approval_id, "expired") if found.response.expires_at <= use.at else None
+    if found.expires_at <= use.at:
+        return ApprovalRefused(use.approval_id, "expired")
+    if use.token is None:
+        return ApprovalRefused(use.approval_id, "waiting")
+    return ApprovalRefused(use.approval_id, "replayed") if _is_known_token(connection, use.token.token_id) else None
+
+
+def _record(connection: sqlite3.Connection, obligation: Obligation, request_id: str) -> None:
+    """Record an obligation that has no obstacle, for a request."""
+    if isinstance(obligation, Charge):
+        count, total = _account(connection, obligation.account)
+        row = (obligation.account, count + 1, obligation.cost, total + obligation.cost, request_id)
+        connection.execute("INSERT INTO budget_charges VALUES (?, ?, ?, ?, ?)", row)
+    elif isinstance(obligation, ApprovalUse):
+        found = _find(connection, SELECT_ONE, obligation.approval_id)
+        response = obligation.token if found is None or found.response is None else found.response
+        if response is None:
+            raise sqlite3.IntegrityError(f"approval {obligation.approval_id} was never given")
+        if response is obligation.token:
+            _insert_response(connection, response)
+        connection.execute(
+            "INSERT INTO chio_hitl_consumed_tokens VALUES (?, ?, ?, ?)",
+            (obligation.approval_id, response.token_id, request_id, obligation.at),
+        )
+    else:
+        connection.execute(
+            "INSERT INTO chio_hitl_pending"
+            " (approval_id, intent_hash, requester, request_json, created_at, expires_at) VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                obligation.approval_id,
+                obligation.intent_hash,
+                obligation.requester,
+                obligation.request_json,
+                obligation.created_at,
+                obligation.expires_at,
+            ),
+        )
+
+
+def _respond(connection: sqlite3.Connection, response: ApprovalResponse) -> ResponseOutcome:
+    """Record a response if its approval request is pending and its token new."""
+    found = _find(connection, SELECT_ONE, response.approval_id)
+    if found is None:
+        return "unknown"
+    if found.response is not None:
+        # The same token again is no second opinion.
+        return "replayed" if found.response.token_id == response.token_id else "answered"
+    if found.expires_at <= response.resolved_at:
+        return "expired"
+    if _is_known_token(connection, response.token_id):
+        return "replayed"
+    _insert_response(connection, response)
+    return "recorded"
+
+
+def _insert_response(connection: sqlite3.Connection, response: ApprovalResponse) -> None:
     connection.execute(
-        "INSERT INTO capability_invocations VALUES (?, ?, ?, ?)",
-        (invocation.capability_id, invocation.grant_index, ordinal, request_id),
+        "INSERT INTO chio_hitl_resolved"
+        " (approval_id, outcome, reason, approver, token_id, token_json, resolved_at, expires_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            response.approval_id,
+            response.outcome,
+            response.reason,
+            response.approver,
+            response.token_id,
+            response.token_json,
+            response.resolved_at,
+            response.expires_at,
+        ),
     )
 
 
-def _revoke(connection: sqlite3.Connection, write: Revoke) -> bool:
-    if _revoked(connection, {write.capability_id}):
-        return False
-    connection.execute("INSERT INTO revoked_capabilities VALUES (?, ?)", (write.capability_id, int(write.time)))
-    return True
+def _account(connection: sqlite3.Connection, account: str) -> tuple[int, int]:
+    """Return the number of charges of an account, and their sum."""
+    row = connection.execute(
+        "SELECT ordinal, total FROM budget_charges WHERE account = ? ORDER BY ordinal DESC LIMIT 1", (account,)
+    ).fetchone()
+    return (0, 0) if row is None else (int(row[0]), int(row[1]))
+
+
+def _is_known_token(connection: sqlite3.Connection, token_id: str) -> bool:
+    return connection.execute("SELECT 1 FROM chio_hitl_resolved WHERE token_id = ?", (token_id,)).fetchone() is not None
+
+
+def _find(connection: sqlite3.Connection, sql: str, value: str) -> StoredApproval | None:
+    row = connection.execute(sql, (value,)).fetchone()
+    return None if row is None else approval_from_row(row)
+
+
+def approval_from_row(row: tuple[Any, ...]) -> StoredApproval:
+    """Read a row of `SELECT_ONE` or `SELECT_OPEN`."""
+    approval_id, intent_hash, request_json, created_at, expires_at, outcome, *more, used_by = row
+    response = None if outcome is None else ApprovalResponse(approval_id, outcome, *more)
+    return StoredApproval(approval_id, intent_hash, request_json, created_at, expires_at, response, used_by)

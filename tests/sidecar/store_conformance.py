@@ -14,11 +14,11 @@ from typing import Any, ClassVar, Protocol
 import pytest
 
 from chio_sidecar.store import (
-    AlreadyAsked,
-    ApprovalAnswer,
+    AlreadyRequested,
     ApprovalRefused,
+    ApprovalRequest,
+    ApprovalResponse,
     ApprovalUse,
-    ApprovalWait,
     BudgetExceeded,
     Charge,
     Conflict,
@@ -101,11 +101,11 @@ def charge(cost: int = 1, *, account: str = "account-1", count: int | None = Non
     return Charge(account, cost, "USD", "POST /pay", count, most)
 
 
-def wait(number: int | str = 1, *, intent: str | None = None, now: int = 1000, **more: Any) -> ApprovalWait:
+def wait(number: int | str = 1, *, intent: str | None = None, now: int = 1000, **more: Any) -> ApprovalRequest:
     """A question that waits for 100 seconds; by default each has an intent of its own."""
     limits = {"requester": "cap-1", "max_open": 100, "max_open_each": 100} | more
     intent = f"intent-{number}" if intent is None else intent
-    return ApprovalWait(
+    return ApprovalRequest(
         f"apr-{number}", intent, request_json=f'{{"n":"{number}"}}', created_at=now, expires_at=now + 100, **limits
     )
 
@@ -113,7 +113,7 @@ def wait(number: int | str = 1, *, intent: str | None = None, now: int = 1000, *
 def reply(number: int | str = 1, outcome: Any = "approved", *, now: int = 1001, token: str | None = None) -> Any:
     """An answer that counts for 100 seconds."""
     token_id = f"apt-{number}" if token is None else token
-    return ApprovalAnswer(f"apr-{number}", outcome, "key", token_id, "{}", now, now + 100, "because")
+    return ApprovalResponse(f"apr-{number}", outcome, "key", token_id, "{}", now, now + 100, "because")
 
 
 def use(number: int | str = 1, *, intent: str | None = None, at: int = 1002, token: Any = None) -> ApprovalUse:
@@ -240,8 +240,8 @@ class StoreConformance:
     @category("append-only")
     async def test_plain_sql_of_a_second_writer_changes_nothing(self, kit: Kit) -> None:
         async with opened(kit) as store:
-            await store.ask(wait())
-            await store.answer(reply())
+            await store.request_approval(wait())
+            await store.respond(reply())
             await store.append(entry(invocation=Invocation("cap-1", 0, 5), obligations=(use(), charge())))
             await store.revoke("cap-2")
             before = await store.list()
@@ -488,17 +488,17 @@ class StoreConformance:
     @category("approvals")
     async def test_a_question_is_kept_until_it_is_answered_or_expires(self, kit: Kit) -> None:
         async with opened(kit) as store:
-            assert await store.ask(wait(1)) is None
-            assert await store.ask(wait(2, now=1050)) is None
+            assert await store.request_approval(wait(1)) is None
+            assert await store.request_approval(wait(2, now=1050)) is None
         async with opened(kit) as store:
             assert [one.approval_id for one in await store.open_approvals(now=1060, limit=10)] == ["apr-1", "apr-2"]
             assert [one.approval_id for one in await store.open_approvals(now=1060, limit=1)] == ["apr-1"]
             assert [one.approval_id for one in await store.open_approvals(now=1100, limit=10)] == ["apr-2"]
-            assert await store.answer(reply(2, now=1101)) == "recorded"
+            assert await store.respond(reply(2, now=1101)) == "recorded"
             assert await store.open_approvals(now=1060, limit=1) == [await store.approval("apr-1")]
             found = await store.approval("apr-2")
             assert found is not None
-            assert (found.request_json, found.answer, found.used_by) == ('{"n":"2"}', reply(2, now=1101), None)
+            assert (found.request_json, found.response, found.used_by) == ('{"n":"2"}', reply(2, now=1101), None)
             assert await store.approval("apr-3") is None
 
     @category("approvals")
@@ -506,41 +506,45 @@ class StoreConformance:
         async with opened(kit) as store:
             assert isinstance(await store.append(entry(1, obligations=(wait(1, intent="i"),))), Stored)
             again = entry(2, obligations=(wait(2, intent="i", now=1099),))
-            assert await store.append(again) == AlreadyAsked("apr-1", denied=False)
-            assert await store.ask(wait(3, intent="i")) == AlreadyAsked("apr-1", denied=False)
+            assert await store.append(again) == AlreadyRequested("apr-1", denied=False)
+            assert await store.request_approval(wait(3, intent="i")) == AlreadyRequested("apr-1", denied=False)
             assert len(await store.list()) == 1
-            assert await store.ask(wait(4, intent="i", now=1100)) is None
+            assert await store.request_approval(wait(4, intent="i", now=1100)) is None
 
     @category("approvals")
     async def test_a_denial_stands_for_its_time_and_an_approval_until_it_is_used(self, kit: Kit) -> None:
         async with opened(kit) as store:
             for number, outcome in ((1, "denied"), (2, "approved")):
-                await store.ask(wait(number))
-                assert await store.answer(reply(number, outcome)) == "recorded"
-            assert await store.ask(wait("x", intent="intent-1", now=1100)) == AlreadyAsked("apr-1", denied=True)
-            assert await store.ask(wait("x", intent="intent-1", now=1101)) is None
-            assert await store.ask(wait("y", intent="intent-2", now=1100)) == AlreadyAsked("apr-2", denied=False)
+                await store.request_approval(wait(number))
+                assert await store.respond(reply(number, outcome)) == "recorded"
+            assert await store.request_approval(wait("x", intent="intent-1", now=1100)) == AlreadyRequested(
+                "apr-1", denied=True
+            )
+            assert await store.request_approval(wait("x", intent="intent-1", now=1101)) is None
+            assert await store.request_approval(wait("y", intent="intent-2", now=1100)) == AlreadyRequested(
+                "apr-2", denied=False
+            )
             assert isinstance(await store.append(entry(1, obligations=(use(2),))), Stored)
-            assert await store.ask(wait("y", intent="intent-2", now=1003)) is None
+            assert await store.request_approval(wait("y", intent="intent-2", now=1003)) is None
 
     @category("approvals")
     async def test_a_question_is_answered_once(self, kit: Kit) -> None:
         async with opened(kit) as store:
-            await store.ask(wait(1))
-            await store.ask(wait(2))
-            assert await store.answer(reply(3)) == "unknown"
-            assert await store.answer(reply(1, now=1100)) == "expired"
-            assert await store.answer(reply(1)) == "recorded"
-            assert await store.answer(reply(1)) == "replayed"
-            assert await store.answer(reply(1, "denied", token="apt-9")) == "answered"
-            assert await store.answer(reply(2, token="apt-1")) == "replayed"
+            await store.request_approval(wait(1))
+            await store.request_approval(wait(2))
+            assert await store.respond(reply(3)) == "unknown"
+            assert await store.respond(reply(1, now=1100)) == "expired"
+            assert await store.respond(reply(1)) == "recorded"
+            assert await store.respond(reply(1)) == "replayed"
+            assert await store.respond(reply(1, "denied", token="apt-9")) == "answered"
+            assert await store.respond(reply(2, token="apt-1")) == "replayed"
 
     @category("approvals")
     async def test_an_approval_is_used_once_and_for_its_intent_only(self, kit: Kit) -> None:
         async with opened(kit) as store:
-            await store.ask(wait())
+            await store.request_approval(wait())
             assert await store.append(entry(1, obligations=(use(),))) == refused(1, "waiting")
-            await store.answer(reply())
+            await store.respond(reply())
             assert await store.append(entry(1, obligations=(use(2),))) == refused(2, "unknown")
             assert await store.append(entry(1, obligations=(use(intent="i"),))) == refused(1, "another request")
             assert await store.append(entry(1, obligations=(use(at=1101),))) == refused(1, "expired")
@@ -558,23 +562,23 @@ class StoreConformance:
     @category("approvals")
     async def test_what_was_denied_or_has_expired_cannot_be_used(self, kit: Kit) -> None:
         async with opened(kit) as store:
-            await store.ask(wait(1))
-            await store.answer(reply(1, "denied"))
+            await store.request_approval(wait(1))
+            await store.respond(reply(1, "denied"))
             assert await store.append(entry(1, obligations=(use(1),))) == refused(1, "denied")
             given = reply(1, token="other")
             assert await store.append(entry(1, obligations=(use(1, token=given),))) == refused(1, "denied")
-            await store.ask(wait(2))
+            await store.request_approval(wait(2))
             assert await store.append(entry(2, obligations=(use(2, at=1100),))) == refused(2, "expired")
 
     @category("approvals")
     async def test_a_token_that_comes_with_the_request_answers_its_question(self, kit: Kit) -> None:
         async with opened(kit) as store:
-            await store.ask(wait(1))
-            await store.ask(wait(2))
+            await store.request_approval(wait(1))
+            await store.request_approval(wait(2))
             assert isinstance(await store.append(entry(1, obligations=(use(1, token=reply(1)),))), Stored)
             found = await store.approval("apr-1")
             assert found is not None
-            assert found.answer == reply(1)
+            assert found.response == reply(1)
             stolen = reply(2, token="apt-1")
             assert await store.append(entry(2, obligations=(use(2, token=stolen),))) == refused(2, "replayed")
 
@@ -582,8 +586,8 @@ class StoreConformance:
     async def test_an_approval_is_not_used_when_the_budget_does_not_allow_the_request(self, kit: Kit) -> None:
         spend = charge(5, most=4)
         async with opened(kit) as store:
-            await store.ask(wait())
-            await store.answer(reply())
+            await store.request_approval(wait())
+            await store.respond(reply())
             assert await store.append(entry(1, obligations=(use(), spend))) == BudgetExceeded(spend, "total", 4)
             assert isinstance(await store.append(entry(2, obligations=(use(),))), Stored)
 
@@ -591,21 +595,21 @@ class StoreConformance:
     async def test_no_more_questions_wait_than_may(self, kit: Kit) -> None:
         limits = {"max_open": 3, "max_open_each": 2}
         async with opened(kit) as store:
-            assert [await store.ask(wait(n, **limits)) for n in (1, 2)] == [None, None]
-            assert await store.ask(wait(3, **limits)) == TooManyWaiting(2, own=True)
-            assert await store.ask(wait(4, requester="cap-2", **limits)) is None
+            assert [await store.request_approval(wait(n, **limits)) for n in (1, 2)] == [None, None]
+            assert await store.request_approval(wait(3, **limits)) == TooManyWaiting(2, own=True)
+            assert await store.request_approval(wait(4, requester="cap-2", **limits)) is None
             late = entry(1, obligations=(wait(5, requester="cap-3", **limits),))
             assert await store.append(late) == TooManyWaiting(3, own=False)
-            await store.answer(reply(1))
+            await store.respond(reply(1))
             assert isinstance(await store.append(late), Stored)
-            assert await store.ask(wait(6, now=1100, **limits)) is None
+            assert await store.request_approval(wait(6, now=1100, **limits)) is None
 
     @category("approvals")
     async def test_a_thousand_races_for_an_approval_have_one_winner_each(self, kit: Kit) -> None:
         async with opened(kit) as one, opened(kit) as two:
             questions = [wait(n, max_open=2000, max_open_each=2000) for n in range(1000)]
-            assert await asyncio.gather(*map(one.ask, questions)) == [None] * 1000
-            assert await asyncio.gather(*(one.answer(reply(n)) for n in range(1000))) == ["recorded"] * 1000
+            assert await asyncio.gather(*map(one.request_approval, questions)) == [None] * 1000
+            assert await asyncio.gather(*(one.respond(reply(n)) for n in range(1000))) == ["recorded"] * 1000
             rows = [entry(f"{n}-{racer}", obligations=(use(n),)) for racer in "ab" for n in range(1000)]
             outcomes = await asyncio.gather(*map(one.append, rows[:1000]), *map(two.append, rows[1000:]))
             assert [
@@ -616,10 +620,10 @@ class StoreConformance:
     @category("approvals")
     async def test_two_answers_at_once_are_one(self, kit: Kit) -> None:
         async with opened(kit) as one, opened(kit) as two:
-            await asyncio.gather(*(one.ask(wait(n)) for n in range(50)))
+            await asyncio.gather(*(one.request_approval(wait(n)) for n in range(50)))
             yes = [reply(n) for n in range(50)]
             no = [reply(n, "denied", token=f"no-{n}") for n in range(50)]
-            outcomes = await asyncio.gather(*map(one.answer, yes), *map(two.answer, no))
+            outcomes = await asyncio.gather(*map(one.respond, yes), *map(two.respond, no))
             assert [{*pair} for pair in zip(outcomes[:50], outcomes[50:], strict=True)] == [
                 {"recorded", "answered"}
             ] * 50

@@ -233,7 +233,7 @@ async def test_the_token_that_an_operators_answer_made_can_be_presented_itself(t
     async with sidecar(tmp_path) as app:
         approval_id = await approved(app)
         kept = await app.state.sidecar.store.approval(approval_id)
-        assert verdict(await pay(app, 1, json.loads(kept.answer.token_json))) == "allow"
+        assert verdict(await pay(app, 1, json.loads(kept.response.token_json))) == "allow"
 
 
 BAD_TOKENS: dict[str, tuple[dict[str, Any], str]] = {

@@ -142,7 +142,7 @@ async def test_an_operator_answers_and_the_sidecar_signs(outcome: str, tmp_path:
         assert answer.document == {"approval_id": approval_id, "outcome": outcome, "resolved_at": NOW}
         assert (await control(app, "GET", "/approvals/pending")).document == {"approvals": [], "count": 0}
         resolution = (await control(app, "GET", f"/approvals/{approval_id}")).document.pop("resolution")
-        kept = (await app.state.sidecar.store.approval(approval_id)).answer
+        kept = (await app.state.sidecar.store.approval(approval_id)).response
         assert resolution == {
             "approval_id": approval_id,
             "outcome": outcome,

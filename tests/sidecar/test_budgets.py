@@ -259,7 +259,7 @@ async def test_a_cost_in_another_currency_than_the_limit_of_the_grant_is_refused
         )
         nothing = await spend(app, 2, demand(0, currency="EUR", max_invocations=1), token, **TOOL_FIELDS)
         assert verdicts([nothing]) == ["allow"]
-        assert explain(read_refusal(foreign["receipt"])).rule == "budget"
+        assert explain(read_refusal(foreign["receipt"])).rule == "budget.grant-currency"
 
 
 @pytest.mark.parametrize(

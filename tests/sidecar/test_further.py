@@ -100,7 +100,7 @@ async def test_the_receipt_of_another_request_is_refused(other: dict[str, Any], 
             f"the request is further to receipt {receipt_id}, which is for another request"
         )
         assert FURTHER_TO not in answer["receipt"]["metadata"]
-        assert explain(read_refusal(answer["receipt"])).rule == "further question"
+        assert explain(read_refusal(answer["receipt"])).rule == "follow-up.other"
 
 
 async def test_a_receipt_of_another_method_or_document_is_refused(tmp_path: Path) -> None:

@@ -228,7 +228,7 @@ async def test_a_store_of_the_first_version_is_brought_up_to_date_and_keeps_ever
         assert await store.is_revoked("cap-2")
         await store.close()
     store = SqliteReceiptStore(path)
-    assert await store.ask(wait()) is None
+    assert await store.request_approval(wait()) is None
     assert isinstance(await store.append(entry(2, obligations=(charge(),))), Stored)
     await store.close()
     connection = sqlite3.connect(path)
