@@ -13,7 +13,7 @@ from importlib.machinery import PathFinder
 from importlib.metadata import Distribution, PackageNotFoundError, distributions, requires, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import SecretStr
 from pydantic_settings import DotEnvSettingsSource
@@ -98,7 +98,14 @@ def check_settings(settings: ChioSettings, sources: Sources, *, base: ChioSettin
         # A keyword may repeat the environment's value: then the environment is the source.
         if base is not None and option in settings.model_fields_set:
             source = source if source != "default" and getattr(base, option) == value else "keyword"
-        shown = _shown(value)
+        if isinstance(value, SecretStr):
+            shown = "set, not shown"
+        elif isinstance(value, (frozenset, tuple)):
+            shown = ", ".join(sorted(map(str, value))) or "none"
+        elif isinstance(value, bool):
+            shown = str(value).lower()
+        else:
+            shown = "none" if value is None or value == "" else str(value)
         facts = {"value": shown, "source": source}
         if option in unsafe:
             text, remedy = f"{shown} ({source}): {unsafe[option]}", _REMEDIES.get(option)
@@ -157,27 +164,26 @@ def check_versions(
             f"version.{DISTRIBUTION}", "warn", "it runs without being installed, so the least versions are not known",
             f"pip install {DISTRIBUTION}, or pip install -e . in a checkout",
         )  # fmt: skip
-    # Several extras may need the same library, which is reported once.
-    libraries = (check for requirement in known if (check := _library(requirement, installed)) is not None)
-    yield from {(check.name, check.text): check for check in libraries}.values()
-
-
-def _library(requirement: str, installed: Callable[[str], str]) -> Check | None:
-    specifier, _, marker = requirement.partition(";")
-    match, extra = _REQUIREMENT.match(specifier.strip()), _EXTRA.search(marker)
-    if match is None:
-        return None
-    name, least = match["name"], match["least"]
-    try:
-        found = installed(name)
-    except PackageNotFoundError:
-        if extra is not None or marker.strip():
-            return None
-        return Check(f"version.{name}", "fail", "not installed", f"pip install '{name}>={least or 0}'")
-    if least is not None and _numbers(found) < _numbers(least):
-        text = f"{found} is older than {least}, the least that works"
-        return Check(f"version.{name}", "fail", text, f"pip install '{name}>={least}'")
-    return Check(f"version.{name}", "ok", f"{found} (least: {least or 'any'})")
+    libraries: dict[tuple[str, str], Check] = {}  # several extras may need the same library: it is reported once
+    for requirement in known:
+        specifier, _, marker = requirement.partition(";")
+        match, extra = _REQUIREMENT.match(specifier.strip()), _EXTRA.search(marker)
+        if match is None:
+            continue
+        name, least = match["name"], match["least"]
+        try:
+            found = installed(name)
+        except PackageNotFoundError:
+            if extra is not None or marker.strip():
+                continue  # not needed here
+            check = Check(f"version.{name}", "fail", "not installed", f"pip install '{name}>={least or 0}'")
+        else:
+            check = Check(f"version.{name}", "ok", f"{found} (least: {least or 'any'})")
+            if least is not None and _numbers(found) < _numbers(least):
+                text = f"{found} is older than {least}, the least that works"
+                check = Check(f"version.{name}", "fail", text, f"pip install '{name}>={least}'")
+        libraries.setdefault((check.name, check.text), check)
+    yield from libraries.values()
 
 
 def check_distributions(path: Sequence[str] | None = None) -> Iterator[Check]:
@@ -193,8 +199,7 @@ def check_distributions(path: Sequence[str] | None = None) -> Iterator[Check]:
     own = [found[DISTRIBUTION]] if DISTRIBUTION in found else []
     for name in rivals:
         module, claimants = PUBLISHED[name], [found[name], *own]
-        origin = _origin(module, path)
-        owner = _owner(module, origin, claimants)
+        owner, origin = _owner(module, path, claimants)
         titles = " and ".join(f"{_name(one)} {one.version}" for one in claimants)
         verb = "both claim" if own else "claims"
         text = f"{titles} {verb} {module}; imported is that of {owner}" + (f" ({origin})" if origin is not None else "")
@@ -208,43 +213,30 @@ def check_distributions(path: Sequence[str] | None = None) -> Iterator[Check]:
         yield Check("package", "ok", f"no other distribution claims {', '.join(PUBLISHED.values())}")
 
 
-def _origin(module: str, path: Sequence[str] | None) -> Path | None:
+def _owner(module: str, path: Sequence[str] | None, claimants: Iterable[Distribution]) -> tuple[str, Path | None]:
+    """Return which distribution the imported file comes from, the one that was installed last, and that file."""
     try:
         spec = find_spec(module) if path is None else PathFinder.find_spec(module, list(path))
     except (ImportError, ValueError):
-        return None
-    return Path(spec.origin) if spec is not None and spec.origin else None
-
-
-def _owner(module: str, origin: Path | None, claimants: Iterable[Distribution]) -> str:
-    """Return the distribution whose record fits the imported file: the one that was installed last."""
-    if origin is None:
-        return "no distribution"
+        spec = None
+    if spec is None or not spec.origin:
+        return "no distribution", None
+    origin = Path(spec.origin)
     try:
         content = origin.read_bytes()
     except OSError:
-        return "an unreadable file"
+        return "an unreadable file", origin
     digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
     for one in claimants:
         for file in one.files or ():
             recorded = file.hash if str(file) == f"{module}/__init__.py" else None
             if recorded is not None and (recorded.mode, recorded.value) == ("sha256", digest):
-                return _name(one)
-    return "a folder that no distribution has recorded"
+                return _name(one), origin
+    return "a folder that no distribution has recorded", origin
 
 
 def _name(distribution: Distribution) -> str:
     return (distribution.metadata["Name"] or "").lower().replace("_", "-")
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, SecretStr):
-        return "set, not shown"
-    if isinstance(value, (frozenset, tuple)):
-        return ", ".join(sorted(map(str, value))) or "none"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "none" if value is None or value == "" else str(value)
 
 
 def _dotted(numbers: tuple[int, ...]) -> str:

@@ -47,6 +47,39 @@ class Health:
     sent: float
     seconds: float
 
+    @classmethod
+    def request(
+        cls, settings: ChioSettings, transport: httpx.BaseTransport | None, clock: Callable[[], float]
+    ) -> Health:
+        """Send the request; `transport` replaces the network.
+
+        Raises:
+            httpx.HTTPError, httpx.InvalidURL, OSError: there is no response.
+        """
+        end = Endpoint.parse(settings.sidecar_url)
+        base = settings.sidecar_url if end.socket_path is None else "http://localhost"
+        if transport is None:
+            transport = httpx.HTTPTransport(uds=end.socket_path, verify=ssl.create_default_context())
+        timeout = httpx.Timeout(settings.timeout, connect=min(settings.connect_timeout, settings.timeout))
+        with httpx.Client(transport=transport, timeout=timeout, trust_env=False) as client:
+            sent, began = clock(), time.monotonic()
+            with client.stream("GET", base + HEALTH, headers={"accept-encoding": "identity"}) as response:
+                body = b""
+                for chunk in response.iter_bytes():
+                    body += chunk
+                    if len(body) > _MOST_BYTES:
+                        break
+            seconds = time.monotonic() - began
+        try:
+            document = parse_json(body)
+        except InvalidDocument:
+            document = None
+        try:
+            date = parsedate_to_datetime(response.headers["date"]).timestamp()
+        except (KeyError, ValueError, TypeError, OverflowError):
+            date = None
+        return cls(response.status_code, document if isinstance(document, dict) else {}, date, sent, seconds)
+
 
 def check_sidecar(
     settings: ChioSettings,
@@ -63,7 +96,7 @@ def check_sidecar(
         last_key: key of the newest receipt in a known store, for a sidecar that does not state its key.
     """
     try:
-        health = _request(settings, transport, clock)
+        health = Health.request(settings, transport, clock)
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as exc:
         text = next(text for kind, text in _PROBLEMS.items() if isinstance(exc, kind)).format(
             connect=min(settings.connect_timeout, settings.timeout),
@@ -72,50 +105,22 @@ def check_sidecar(
         )
         yield Check("sidecar", "fail", f"{settings.sidecar_url}: {text}", _START)
         return
-    yield _reached(settings, health)
-    if health.status in (200, 503) and isinstance(health.document.get("status"), str):
-        yield _clock(health, settings.receipt_tolerance)
-        key = health.document.get("kernel_key")
-        yield _key(settings.trusted_kernel_keys, key if isinstance(key, str) else last_key)
-
-
-def _request(settings: ChioSettings, transport: httpx.BaseTransport | None, clock: Callable[[], float]) -> Health:
-    end = Endpoint.parse(settings.sidecar_url)
-    base = settings.sidecar_url if end.socket_path is None else "http://localhost"
-    if transport is None:
-        transport = httpx.HTTPTransport(uds=end.socket_path, verify=ssl.create_default_context())
-    timeout = httpx.Timeout(settings.timeout, connect=min(settings.connect_timeout, settings.timeout))
-    with httpx.Client(transport=transport, timeout=timeout, trust_env=False) as client:
-        sent, began = clock(), time.monotonic()
-        with client.stream("GET", base + HEALTH, headers={"accept-encoding": "identity"}) as response:
-            body = b""
-            for chunk in response.iter_bytes():
-                body += chunk
-                if len(body) > _MOST_BYTES:
-                    break
-        seconds = time.monotonic() - began
-    try:
-        document = parse_json(body)
-    except InvalidDocument:
-        document = None
-    try:
-        date = parsedate_to_datetime(response.headers["date"]).timestamp()
-    except (KeyError, ValueError, TypeError, OverflowError):
-        date = None
-    return Health(response.status_code, document if isinstance(document, dict) else {}, date, sent, seconds)
-
-
-def _reached(settings: ChioSettings, health: Health) -> Check:
     place = f"{settings.sidecar_url} answered {health.status} within {health.seconds * 1000:.0f} ms"
     facts = {"milliseconds": round(health.seconds * 1000, 1)}
     status, version, detail = (health.document.get(name) for name in ("status", "version", "detail"))
     if not isinstance(status, str):
-        return Check("sidecar", "fail", f"{place}, but not as a Chio sidecar does", _START, facts)
+        yield Check("sidecar", "fail", f"{place}, but not as a Chio sidecar does", _START, facts)
+        return
     text = f"{place}: {status[:40]}" + (f", version {version[:40]}" if isinstance(version, str) else "")
     if health.status == 200 and status == "healthy":
-        return Check("sidecar", "ok", text, None, facts)
-    text += f" ({detail[:300]})" if isinstance(detail, str) else ""
-    return Check("sidecar", "warn" if health.status == 200 else "fail", text, "read the sidecar's log", facts)
+        yield Check("sidecar", "ok", text, None, facts)
+    else:
+        text += f" ({detail[:300]})" if isinstance(detail, str) else ""
+        yield Check("sidecar", "warn" if health.status == 200 else "fail", text, "read the sidecar's log", facts)
+    if health.status in (200, 503):
+        yield _clock(health, settings.receipt_tolerance)
+        key = health.document.get("kernel_key")
+        yield _key(settings.trusted_kernel_keys, key if isinstance(key, str) else last_key)
 
 
 def _clock(health: Health, tolerance: float) -> Check:

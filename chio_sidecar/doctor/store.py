@@ -52,7 +52,21 @@ def check_store(
         patience: limits of the integrity check.
         clock: seconds from any start.
     """
-    yield from _folder(path)
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        yield Check("store", "fail", f"the folder {folder} does not exist", f"mkdir -p {folder}")
+    else:
+        if not path.exists():
+            yield Check("store", "ok", f"{path} does not exist yet; the sidecar makes it when it starts")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            yield Check("store.folder", "fail", f"{folder} cannot be written by this user", "run as its owner")
+        room = os.statvfs(folder)
+        free = room.f_bavail * room.f_frsize
+        text, facts = f"{free / 1024 / 1024:.0f} MiB are free on the disk of {folder}", {"bytes": free}
+        if free < LITTLE_ROOM:
+            yield Check("store.room", "fail" if free < NO_ROOM else "warn", text, "free some space", facts)
+        else:
+            yield Check("store.room", "ok", text, None, facts)
     last_key = (yield from _file(path, patience or Patience(), clock)) if path.exists() else None
     yield from _key(key_beside(path), last_key, pinned)
 
@@ -67,24 +81,6 @@ def last_kernel_key(path: Path) -> str | None:
             return newest_signer(connection)
     except (OSError, *UNUSABLE):
         return None
-
-
-def _folder(path: Path) -> Iterator[Check]:
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        yield Check("store", "fail", f"the folder {folder} does not exist", f"mkdir -p {folder}")
-        return
-    if not path.exists():
-        yield Check("store", "ok", f"{path} does not exist yet; the sidecar makes it when it starts")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        yield Check("store.folder", "fail", f"{folder} cannot be written by this user", "run as its owner")
-    room = os.statvfs(folder)
-    free = room.f_bavail * room.f_frsize
-    text, facts = f"{free / 1024 / 1024:.0f} MiB are free on the disk of {folder}", {"bytes": free}
-    if free < LITTLE_ROOM:
-        yield Check("store.room", "fail" if free < NO_ROOM else "warn", text, "free some space", facts)
-    else:
-        yield Check("store.room", "ok", text, None, facts)
 
 
 def _file(path: Path, patience: Patience, clock: Callable[[], float]) -> Generator[Check, None, str | None]:

@@ -263,8 +263,8 @@ def recognise(reason: str, rule_id: str | None = None) -> Found | None:
         reason: the exact text.
         rule_id: the rule that the receipt names.
     """
-    for rule, template, words in _known():
-        match = _pattern(template).fullmatch(reason)
+    for rule, pattern, words in _known():
+        match = pattern.fullmatch(reason)
         if rule == rule_id or (match and rule_id is None):
             values = match.groupdict() if match else {}
             return Found(rule, _filled(words.why, values), _filled(words.remedy, values), words.issue, values)
@@ -280,24 +280,24 @@ def utc(seconds: str) -> str:
 
 
 @cache
-def _known() -> tuple[tuple[str, str, Words], ...]:
+def _known() -> tuple[tuple[str, re.Pattern[str], Words], ...]:
+    """Return the id, the pattern and the words of each reason, the most special pattern first."""
     known = [(rule.id, rule.text, words) for rule, words in WORDS.items()]
     known += [(rule, text, words) for text, (rule, words) in FOREIGN.items()]
     # The template with the longest literal text is the most special one that fits.
-    return tuple(sorted(known, key=lambda entry: -len(re.sub(r"\{\w+\}", "", entry[1]))))
-
-
-@cache
-def _pattern(template: str) -> re.Pattern[str]:
-    # Literal texts and names in turn. A name matches as much as it can, and the same text if it occurs again.
-    found, seen = [], set()
-    for at, part in enumerate(re.split(r"\{(\w+)\}", template)):
-        if at % 2 == 0:
-            found.append(re.escape(part))
-        else:
-            found.append(f"(?P={part})" if part in seen else f"(?P<{part}>.+)")
-            seen.add(part)
-    return re.compile("".join(found), re.DOTALL)
+    known.sort(key=lambda entry: -len(re.sub(r"\{\w+\}", "", entry[1])))
+    patterns = []
+    for rule, text, words in known:
+        # Literal texts and names in turn. A name matches as much as it can, and the same text if it occurs again.
+        found, seen = [], set()
+        for at, part in enumerate(re.split(r"\{(\w+)\}", text)):
+            if at % 2 == 0:
+                found.append(re.escape(part))
+            else:
+                found.append(f"(?P={part})" if part in seen else f"(?P<{part}>.+)")
+                seen.add(part)
+        patterns.append((rule, re.compile("".join(found), re.DOTALL), words))
+    return tuple(patterns)
 
 
 def _filled(template: str, values: Mapping[str, str]) -> str:

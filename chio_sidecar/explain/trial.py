@@ -21,7 +21,7 @@ from chio_core.capabilities import (
 )
 from chio_core.capabilities.constraints import Arguments, Call, holds
 from chio_core.errors import InvalidDocument
-from chio_core.models.capability import CapabilityToken, ToolGrant
+from chio_core.models.capability import CapabilityToken
 from chio_core.models.demands import NOT_GRANTED
 from chio_sidecar.explain.explanation import Wanted, compact_ascii
 from chio_sidecar.explain.reasons import utc
@@ -92,16 +92,14 @@ def try_token(text: str | bytes, trial: Trial) -> list[Step]:
         return [*steps, Step("form", "fail", exc.reason)]
     title = ", ".join(Wanted.of_grant(grant).title for grant in token.scope.grants) or "no tool"
     steps.append(Step("form", "ok", f"capability {token.id}, which grants {title}"))
-    return [*steps, *_authenticity(token, trial), *_scope(token, trial), _delegation(token), *_store(token, trial)]
 
-
-def _authenticity(token: CapabilityToken, trial: Trial) -> Iterator[Step]:
     if trial.issuers is None:
-        yield Step("issuer", "unknown", f"it is issued by {token.issuer}; the sidecar's trusted keys are not known")
+        reason = f"it is issued by {token.issuer}; the sidecar's trusted keys are not known"
+        steps.append(Step("issuer", "unknown", reason))
     elif token.issuer in trial.issuers:
-        yield Step("issuer", "ok", f"it is issued by {token.issuer}, which is trusted")
+        steps.append(Step("issuer", "ok", f"it is issued by {token.issuer}, which is trusted"))
     else:
-        yield Step("issuer", "fail", f"capability issuer is not trusted: it is {token.issuer}")
+        steps.append(Step("issuer", "fail", f"capability issuer is not trusted: it is {token.issuer}"))
 
     signature = Step("signature", "ok", "the signature is the issuer's, over every member")
     try:
@@ -110,16 +108,27 @@ def _authenticity(token: CapabilityToken, trial: Trial) -> Iterator[Step]:
     except CapabilityRejected as exc:
         if exc.rule == "R4":
             signature = Step("signature", "fail", exc.reason)
-    yield signature
+    steps.append(signature)
 
     begin, end = utc(str(token.issued_at)), utc(str(token.expires_at))
     if trial.now < token.issued_at:
-        wait = token.issued_at - trial.now
-        yield Step("time", "fail", f"it is valid from {begin} on, which is in {wait} s by this clock")
+        reason = f"it is valid from {begin} on, which is in {token.issued_at - trial.now} s by this clock"
+        steps.append(Step("time", "fail", reason))
     elif trial.now >= token.expires_at:
-        yield Step("time", "fail", f"it expired at {end}, {trial.now - token.expires_at} s ago")
+        steps.append(Step("time", "fail", f"it expired at {end}, {trial.now - token.expires_at} s ago"))
     else:
-        yield Step("time", "ok", f"it is valid until {end}, for {token.expires_at - trial.now} s more")
+        steps.append(Step("time", "ok", f"it is valid until {end}, for {token.expires_at - trial.now} s more"))
+
+    steps += _scope(token, trial)
+    chain = token.delegation_chain
+    try:
+        verify_delegation_chain(chain, max_depth=DEFAULT_MAX_DEPTH, accept_newer=True)
+    except CapabilityRejected as exc:
+        steps.append(Step("delegation", "fail", exc.reason))
+    else:
+        proven = f"{len(chain)} steps, each proven" if chain else "it was not delegated"
+        steps.append(Step("delegation", "ok", proven))
+    return [*steps, *_store(token, trial)]
 
 
 def _scope(token: CapabilityToken, trial: Trial) -> Iterator[Step]:
@@ -133,7 +142,23 @@ def _scope(token: CapabilityToken, trial: Trial) -> Iterator[Step]:
         yield Step("scope", "fail", exc.reason if isinstance(exc, ConstraintError) else exc.message)
         return
     for number, grant in enumerate(token.scope.grants):
-        yield from _grant(f"grant {number}", grant, trial, call)
+        name = f"grant {number}"
+        if grant.server_id not in ("*", trial.server):
+            yield Step(name, "no", f"does not fit: its server is {grant.server_id}, required is {trial.server}")
+        elif grant.tool_name not in ("*", trial.tool):
+            yield Step(name, "no", f"does not fit: its tool is {grant.tool_name}, required is {trial.tool}")
+        elif "invoke" not in grant.operations:
+            granted = ", ".join(grant.operations) or "no operation"
+            yield Step(name, "no", f"does not fit: it grants {granted}, not invoke")
+        elif not grant.constraints:
+            yield Step(name, "ok", "fits, and has no constraints")
+        else:
+            for constraint in grant.constraints:
+                document = compact_ascii(constraint.to_signed())
+                if holds(constraint, call):
+                    yield Step(name, "ok", f"constraint holds: {document}")
+                else:
+                    yield Step(name, "no", f"constraint does not hold for these arguments: {document}")
     if index is None:
         yield Step("scope", "fail", NOT_GRANTED.format(tool=trial.tool, server=trial.server))
     elif missing := token.scope.grants[index].lacks(trial.operations):
@@ -141,35 +166,6 @@ def _scope(token: CapabilityToken, trial: Trial) -> Iterator[Step]:
     else:
         title = Wanted(trial.server, trial.tool, trial.operations).title
         yield Step("scope", "ok", f"grant {index} allows {title}")
-
-
-def _grant(name: str, grant: ToolGrant, trial: Trial, call: Call) -> Iterator[Step]:
-    pairs = (("server", grant.server_id, trial.server), ("tool", grant.tool_name, trial.tool))
-    for what, granted, required in pairs:
-        if granted not in ("*", required):
-            yield Step(name, "no", f"does not fit: its {what} is {granted}, required is {required}")
-            return
-    if "invoke" not in grant.operations:
-        granted = ", ".join(grant.operations) or "no operation"
-        yield Step(name, "no", f"does not fit: it grants {granted}, not invoke")
-        return
-    for constraint in grant.constraints:
-        text = compact_ascii(constraint.to_signed())
-        if holds(constraint, call):
-            yield Step(name, "ok", f"constraint holds: {text}")
-        else:
-            yield Step(name, "no", f"constraint does not hold for these arguments: {text}")
-    if not grant.constraints:
-        yield Step(name, "ok", "fits, and has no constraints")
-
-
-def _delegation(token: CapabilityToken) -> Step:
-    chain = token.delegation_chain
-    try:
-        verify_delegation_chain(chain, max_depth=DEFAULT_MAX_DEPTH, accept_newer=True)
-    except CapabilityRejected as exc:
-        return Step("delegation", "fail", exc.reason)
-    return Step("delegation", "ok", f"{len(chain)} steps, each proven" if chain else "it was not delegated")
 
 
 def _store(token: CapabilityToken, trial: Trial) -> Iterator[Step]:

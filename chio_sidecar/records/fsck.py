@@ -155,7 +155,13 @@ class Inspection:
             connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         except UNUSABLE as exc:
-            raise ConfigurationError(f"cannot read {path}: {trouble(exc)}; {_remedy(str(exc))}") from None
+            text = trouble(exc)
+            remedy = "it is damaged: restore it from a backup"
+            if "locked" in text or "busy" in text:
+                remedy = "another process holds it; try again"
+            elif "readonly" in text or "unable to open" in text:
+                remedy = "it was not closed in good order: start the sidecar, which repairs it"
+            raise ConfigurationError(f"cannot read {path}: {text}; {remedy}") from None
         self._connection = connection
 
     def close(self) -> None:
@@ -205,7 +211,16 @@ class Inspection:
         connection.execute("BEGIN")  # else a sidecar could store between the two statements
         try:
             first, last = connection.execute("SELECT min(seq), max(seq) FROM http_receipts").fetchone()
-            marks = self._marks()
+            marks = Marks()
+            if self._version >= CHAINED:
+                try:
+                    stated = connection.execute(_MARKS).fetchall()
+                except sqlite3.Error:
+                    stated = []
+                marks = Marks(start=0)
+                if len(stated) == 1 and isinstance(stated[0][0], int):
+                    start, start_digest, end, end_digest = stated[0]
+                    marks = Marks(start, start_digest, end if isinstance(end, int) else None, end_digest)
         finally:
             connection.execute("ROLLBACK")
         numbers = range(0) if first is None else range(first, last + 1)
@@ -228,18 +243,6 @@ class Inspection:
         summary.head = None if marks.start is None else chain.digest
         summary.anchored = chain.anchored
 
-    def _marks(self) -> Marks:
-        if self._version < CHAINED:
-            return Marks()
-        try:
-            found = self._connection.execute(_MARKS).fetchall()
-        except sqlite3.Error:
-            found = []
-        if len(found) != 1 or not isinstance(found[0][0], int):
-            return Marks(start=0)
-        start, start_digest, end, end_digest = found[0]
-        return Marks(start, start_digest, end if isinstance(end, int) else None, end_digest)
-
     def _receipt(self, number: int, receipt_id: str, text: str, request_id: str) -> Iterator[Finding]:
         place = f"row {number}"
         try:
@@ -257,20 +260,13 @@ class Inspection:
                 yield Finding("column", place, f"its column {name} contradicts its receipt", number)
         metadata = receipt.get("metadata")
         used = metadata.get(APPROVAL_ID) if isinstance(metadata, dict) else None
-        if (
-            isinstance(used, str)
-            and receipt["verdict"]["verdict"] == "allow"
-            and not self._is_use_known(used, request_id)
-        ):
-            yield Finding("record", place, _UNUSED, number)
-
-    def _is_use_known(self, approval_id: str, request_id: str) -> bool:
-        if self._version < _WITH_APPROVALS:
-            return True
+        if not isinstance(used, str) or receipt["verdict"]["verdict"] != "allow" or self._version < _WITH_APPROVALS:
+            return
         try:
-            return self._connection.execute(_CONSUMED, (approval_id, request_id)).fetchone() is not None
+            if self._connection.execute(_CONSUMED, (used, receipt["request_id"])).fetchone() is None:
+                yield Finding("record", place, _UNUSED, number)
         except (sqlite3.Error, UnicodeError):
-            return True  # the table is a finding of its own, not one of each receipt
+            return  # the table is a finding of its own, not one of each receipt
 
     def _records(self) -> Iterator[Finding]:
         for table, subject, condition, text in _CHECKS:
@@ -287,22 +283,18 @@ class Inspection:
                 place = f"chio_hitl_pending, {columns[0]}"
                 yield Finding("record", place, "its columns contradict the approval request in it")
         for _, *columns, text in in_pages(self._connection, _RESOLVED, _EVERY_ROW):
-            if (wrong := _wrong_token(columns, _parsed(text))) is not None:
-                yield Finding("record", f"chio_hitl_resolved, {columns[0]}", wrong)
-
-
-def _wrong_token(columns: list[Any], document: dict[str, Any]) -> str | None:
-    """Return what is wrong with the token of a resolved approval, or None."""
-    try:
-        token = read_token(document)
-    except Refused as exc:
-        return exc.reason
-    said = [token.request_id, token.id, token.decision, token.approver, token.expires_at, token.governed_intent_hash]
-    if said != columns and columns[-1] is not None:  # without an intent the approval's row is gone: another finding
-        return "its columns, or the approval's row, contradict the token in it"
-    if not verify_signature(token.approver, token.signed(), token.signature):
-        return "the signature of its token does not verify"
-    return None
+            place = f"chio_hitl_resolved, {columns[0]}"
+            try:
+                token = read_token(_parsed(text))
+            except Refused as exc:
+                yield Finding("record", place, exc.reason)
+                continue
+            said = [token.request_id, token.id, token.decision, token.approver, token.expires_at]
+            # Without an intent the approval's own row is gone, which is another finding.
+            if columns[-1] is not None and [*said, token.governed_intent_hash] != columns:
+                yield Finding("record", place, "its columns, or the approval's row, contradict the token in it")
+            elif not verify_signature(token.approver, token.signed(), token.signature):
+                yield Finding("record", place, "the signature of its token does not verify")
 
 
 def _parsed(text: object) -> dict[str, Any]:
@@ -335,11 +327,3 @@ def _version(path: Path) -> int:
     else:
         return header.version
     raise ConfigurationError(f"{path} {text}")
-
-
-def _remedy(text: str) -> str:
-    if "locked" in text or "busy" in text:
-        return "another process holds it; try again"
-    if "readonly" in text or "unable to open" in text:
-        return "it was not closed in good order: start the sidecar, which repairs it"
-    return "it is damaged: restore it from a backup"

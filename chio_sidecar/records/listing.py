@@ -162,18 +162,14 @@ def _table_row(sequence: int, receipt_id: str, cells: str) -> dict[str, Any]:
     """Return the cells of a receipt by name; `damaged` is among them if it holds no verdict."""
     try:
         values = dict(zip(_CELLS, json.loads(cells), strict=True))
-        row = {name: _cell(name, value) for name, value in values.items()}
     except (ValueError, RecursionError):
-        values, row = {}, dict.fromkeys(_CELLS)
+        values = {}
+    row: dict[str, Any] = dict.fromkeys(_CELLS)
+    for name, value in values.items():
+        is_number = name in ("status", "timestamp") and type(value) is int and abs(value) < _EXACT
+        if value is not None:
+            row[name] = value if is_number else (value if isinstance(value, str) else json.dumps(value))[:_LONGEST]
     mode = values.get("observed")
     row["observed"] = (mode.get("mode") if isinstance(mode, dict) else mode) == "observe"
     damaged = {} if row["verdict"] is not None else {"damaged": True}
     return {"seq": sequence, "id": receipt_id[:_LONGEST], **row, **damaged}
-
-
-def _cell(name: str, value: Any) -> Any:
-    if value is None:
-        return None
-    if name in ("status", "timestamp") and type(value) is int and abs(value) < _EXACT:
-        return value
-    return (value if isinstance(value, str) else json.dumps(value))[:_LONGEST]

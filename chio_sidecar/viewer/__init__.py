@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from chio_sidecar.viewer.app import VIEWER_PATH, Viewer, create_viewer_app, viewer_routes
+from chio_sidecar.viewer.app import VIEWER_PATH, create_viewer_app, viewer_routes
 
-__all__ = ["VIEWER_PATH", "Viewer", "create_viewer_app", "viewer_routes"]
+__all__ = ["VIEWER_PATH", "create_viewer_app", "viewer_routes"]

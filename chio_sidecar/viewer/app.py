@@ -25,7 +25,7 @@ from starlette.routing import BaseRoute, Route
 
 from chio_core.errors import ChioError, ConfigurationError, InvalidDocument
 from chio_sidecar.control.access import ControlError
-from chio_sidecar.records import bundle
+from chio_sidecar.records import bundle as bundles
 from chio_sidecar.records.listing import PAGE, ReceiptWindow
 from chio_sidecar.records.reader import ReceiptFilter
 from chio_sidecar.service.state import SidecarState
@@ -82,8 +82,8 @@ def page_files() -> dict[str, tuple[bytes, str]]:
     }
 
 
-class Viewer:
-    """The endpoints.
+class _Endpoints:
+    """The endpoints; those of receipts are named as in their paths.
 
     Args:
         source: returns the store's file and the sidecar's public keys (hex); raises `ConfigurationError`.
@@ -108,18 +108,11 @@ class Viewer:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="chio-viewer")
 
     def routes(self) -> list[BaseRoute]:
-        """Return the routes, including the page's path without its slash."""
-        data = {
-            "status": self._status,
-            "receipts": self._list,
-            "count": self._count,
-            "receipt": self._open,
-            "bundle": self._bundle,
-        }
+        data = (self.status, self.receipts, self.count, self.receipt, self.bundle)
         return [
             Route(VIEWER_PATH.removesuffix("/"), _redirect),
             Route(VIEWER_PATH, self._page),
-            *(Route(f"{VIEWER_PATH}api/{name}", self._guarded(endpoint)) for name, endpoint in data.items()),
+            *(Route(f"{VIEWER_PATH}api/{endpoint.__name__}", self._guarded(endpoint)) for endpoint in data),
             *(Route(f"{VIEWER_PATH}{name}", self._page) for name in self._files if name != INDEX),
         ]
 
@@ -151,24 +144,24 @@ class Viewer:
             return Response(status_code=304, headers=headers)
         return Response(content, headers=headers | {"content-type": kind})
 
-    async def _status(self, request: Request) -> Response:
+    async def status(self, request: Request) -> Response:
         path, keys = self._source()
         newest = await self._run(ReceiptWindow(path).newest)
         return _json({"store": path.name, "keys": sorted(keys), "newest": newest, "now": int(self._clock())})
 
-    async def _list(self, request: Request) -> Response:
+    async def receipts(self, request: Request) -> Response:
         query = request.query_params
         wanted, after, before = _filter(query), _number(query, "after") or 0, _number(query, "before")
         limit = min(_number(query, "limit") or PAGE, PAGE)
         window = ReceiptWindow(self._source()[0])
         return _json(asdict(await self._run(lambda: window.list(wanted, after=after, before=before, limit=limit))))
 
-    async def _count(self, request: Request) -> Response:
+    async def count(self, request: Request) -> Response:
         wanted, before = _filter(request.query_params), _number(request.query_params, "before")
         window = ReceiptWindow(self._source()[0])
         return _json(asdict(await self._run(lambda: window.count(wanted, before=before))))
 
-    async def _open(self, request: Request) -> Response:
+    async def receipt(self, request: Request) -> Response:
         receipt_id = request.query_params.get("id")
         if not receipt_id:
             raise InvalidDocument("id is missing")
@@ -180,7 +173,7 @@ class Viewer:
         explanation = await self._run(lambda: self._explain(opened.text, report))
         return _json(asdict(opened) | {"server": report, "keys": sorted(keys), "explanation": explanation})
 
-    async def _bundle(self, request: Request) -> Response:
+    async def bundle(self, request: Request) -> Response:
         path, keys = self._source()
         window, receipt_id = ReceiptWindow(path), request.query_params.get("id")
         if receipt_id:
@@ -192,7 +185,7 @@ class Viewer:
             wanted = _filter(request.query_params)
             found = await self._run(lambda: window.texts(wanted, limit=BUNDLE))
             texts, complete = found.texts, found.complete
-        content = bundle.make(texts, keys=keys, complete=complete, exported_at=int(self._clock()))
+        content = bundles.make(texts, keys=keys, complete=complete, exported_at=int(self._clock()))
         headers = {"content-disposition": 'attachment; filename="chio-receipts.json"'}
         return Response(content, media_type="application/json", headers=headers)
 
@@ -210,7 +203,7 @@ def viewer_routes(sidecar: SidecarState) -> list[BaseRoute]:
         return store.path, frozenset({sidecar.key.public_hex})
 
     config = sidecar.config
-    return Viewer(source, token=config.control_token, clock=config.clock, spec_text=config.spec_text).routes()
+    return _Endpoints(source, token=config.control_token, clock=config.clock, spec_text=config.spec_text).routes()
 
 
 def create_viewer_app(path: Path, *, keys: frozenset[str], token: SecretStr | None) -> Starlette:
@@ -221,7 +214,7 @@ def create_viewer_app(path: Path, *, keys: frozenset[str], token: SecretStr | No
         keys: public keys (hex) that are known to be the sidecar's.
         token: bearer that callers need; None: loopback callers only.
     """
-    viewer = Viewer(lambda: (path, keys), token=token)
+    viewer = _Endpoints(lambda: (path, keys), token=token)
     return Starlette(routes=[Route("/", _redirect), *viewer.routes()])
 
 
