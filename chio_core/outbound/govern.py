@@ -1,8 +1,8 @@
-"""GovernOutbound: the member that asks the sidecar before anything is sent.
+"""GovernOutbound: the member that has every send evaluated by the sidecar.
 
-Each network send is a request of its own to the sidecar: a redirect hop, a repetition by a member further out. The
-answer is verified as everywhere (`chio_core.evaluation.conclude`), is good for one send
-of exactly that request, and is never reused. The receipt is on the response: `receipt_of(response)`.
+Each network send is evaluated, also a redirect hop and a repetition by an outer member. The decision is made by
+`chio_core.evaluation.pipeline`, as for incoming requests. It covers one send of exactly that request and is never
+reused. The receipt is on the response: `receipt_of(response)`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from chio_core.models.capability import Operation
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import HTTPX_DECISION, HTTPX_TICKET
 from chio_core.outbound.hop import OutboundDenied, copy_of, hop_of, shown
-from chio_core.outbound.member import AsyncNext, OutboundMember, SyncNext
+from chio_core.outbound.member import AsyncNext, DecidingMember, SyncNext
 from chio_core.outbound.view import OutgoingView, TooLarge, authority_of, read_body, read_body_now
 from chio_core.refusals.response import Denial, bad_request, body_too_large
 from chio_core.request import Requirement
@@ -51,7 +51,7 @@ class Ticket:
     """One decision, good for one send.
 
     Attributes:
-        identity: hash of who is asking, the capability included.
+        identity: hash of the caller and the capability.
     """
 
     decision: Decision
@@ -101,30 +101,30 @@ class _Adapter:
 
 
 class _AsyncAdapter(_Adapter):
-    """The same for an event loop: the steps of `Pipeline.evaluate` that are yielded give awaitables."""
+    """The same for an event loop: the steps that `Pipeline.evaluate` yields give awaitables."""
 
     async def read_body(self, limit: int, spool_bytes: int) -> KnownBody:
         return KnownBody(len(self._body), sha256_hex(self._body) if self._body else None)
 
 
-class GovernOutbound(OutboundMember):
-    """Has every send decided by the sidecar. Stands at priority 0; cannot be disabled or filtered by method.
+class GovernOutbound(DecidingMember):
+    """Has every send evaluated by the sidecar, at priority 0; cannot be disabled or filtered by method.
 
     Args:
-        client: a `ChioClient`, or a `SyncChioClient` for `SyncChioTransport`. It stays its owner's.
-        tool: what a send is: `(server, tool)`; or a mapping from hosts (`api.example.com`, with a port where it is
-            not the default) to such pairs, other hosts being refused without asking; or a function from the
-            request to a pair or None. Naming a tool requires a capability that grants it.
+        client: a `ChioClient`, or a `SyncChioClient` for `SyncChioTransport`; it is not closed here.
+        tool: the tool of a send, as `(server, tool)`; or a mapping from hosts (`api.example.com`, with a port that is
+            not the default) to such pairs, and other hosts are refused without the sidecar; or a function from the
+            request to a pair or None. A named tool requires a capability that grants it.
         operations: operations that one grant must contain, besides `invoke`.
-        arguments: function from the request to the JSON that the grant's constraints are held against;
+        arguments: function from the request to the JSON that the grant's constraints are checked with;
             by default `{"method": …, "url": …}`, so a `domain_exact` constraint binds the grant to a host.
-        capability: the token to present, or a function from the request to it (or None). Left out, the token in
-            the request's own header is presented.
-        forward_to: hosts that are sent the token too, in the capability header; nobody by default.
-        caller: who is calling; read from the outgoing request when left out.
+        capability: the token to present, or a function from the request to it (or None). By default the token in
+            the request's header is presented.
+        forward_to: hosts that receive the token too, in the capability header; none by default.
+        caller: the caller; read from the outgoing request by default.
 
     Raises:
-        ConfigurationError: a tool that is no pair, or something that is no client.
+        ConfigurationError: `tool` holds no pair, `forward_to` is one string, or `client` is no client.
     """
 
     __priority__ = 0
@@ -149,9 +149,11 @@ class GovernOutbound(OutboundMember):
         self._settings = settings
         self._tool = _tool_function(tool)
         self._operations = tuple(operations)
-        self._arguments = arguments if arguments is not None else _method_and_url
+        self._arguments = arguments or (lambda request: {"method": request.method, "url": shown(request.url)})
         self._capability = capability
-        self._forward_to = frozenset(host.lower() for host in _not_text(forward_to))
+        if isinstance(forward_to, str):
+            raise ConfigurationError("GovernOutbound(forward_to=…) takes a collection of hosts; write [host]")
+        self._forward_to = frozenset(host.lower() for host in forward_to)
         extractor = None if caller is None else lambda view: caller
         self._pipeline = Pipeline(settings, extractor, incoming=False)
 
@@ -207,7 +209,7 @@ class GovernOutbound(OutboundMember):
         return (self._settings.capability_header, token)
 
     def _requirement(self, request: Any) -> Requirement | None:
-        """Return what the send requires.
+        """Return the requirement of a send.
 
         Raises:
             OutboundDenied: the `Host` header names another host, or no tool is named for this host.
@@ -215,7 +217,7 @@ class GovernOutbound(OutboundMember):
         host, authority = request.headers.get("host"), authority_of(request.url).lower()
         port = {"http": 80, "https": 443}.get(request.url.scheme)
         if host is not None and host.lower() not in (authority, f"{authority}:{port}"):
-            text = "the Host header names another host than the URL, and only the URL can be judged"
+            text = "the Host header names another host than the URL, and only the URL is evaluated"
             raise _refused(request, bad_request(text))
         pair = self._tool(request)
         if pair is None:
@@ -227,7 +229,7 @@ class GovernOutbound(OutboundMember):
         request, evaluated = adapter.request, adapter.governed.evaluated
         if not decision.allowed or evaluated is None or adapter.call is None:
             raise _denied(request, decision, decision.denial or Denial(message="there is no decision"))
-        if token and authority_of(request.url).lower() in self._forward_to:  # taken off again after a redirect
+        if token and authority_of(request.url).lower() in self._forward_to:  # removed again after a redirect
             request.headers[self._settings.capability_header] = token
         caller = adapter.call.request.caller.identity_hash()
         identity = hashlib.sha256(f"{caller}\n{adapter.call.capability or ''}".encode()).hexdigest()
@@ -244,14 +246,14 @@ class GovernOutbound(OutboundMember):
 
 
 def use_ticket(request: Any) -> None:
-    """Take the decision for one send; called by the transport right before the network.
+    """Use the decision for one send; the transport calls this right before the network.
 
     Raises:
-        ConfigurationError: the request is not the one that was decided about, or it was sent already.
+        ConfigurationError: there is no decision for this request as it is now, or it was sent already.
     """
     ticket = request.extensions.get(HTTPX_TICKET)
     if not isinstance(ticket, Ticket):
-        raise ConfigurationError("this request was not decided about; GovernOutbound must pass it on")
+        raise ConfigurationError("there is no decision for this request; send the one that GovernOutbound gave")
     if ticket.facts != _facts(request):
         raise ConfigurationError(
             "a member has changed method, URL, Host, content type or body after the decision; "
@@ -260,7 +262,7 @@ def use_ticket(request: Any) -> None:
     if ticket.used:
         raise ConfigurationError(
             "a member has sent a request twice under one decision; give it a priority below 0, "
-            "where each repetition is decided anew"
+            "where each repetition is evaluated"
         )
     ticket.used = True
 
@@ -272,10 +274,10 @@ def decision_of(response: Any) -> Decision | None:
 
 
 def receipt_of(response: Any) -> HttpReceipt | None:
-    """Return the verified receipt of the send that a response answers; each redirect hop in `history` has its own.
+    """Return the verified receipt of a response's send; each redirect hop in `history` has another.
 
     Returns:
-        None for an ungoverned response, and for one of a send that was only observed.
+        None for an ungoverned response, and for a send that was only observed.
     """
     decision = decision_of(response)
     return decision.handler_receipt if decision is not None else None
@@ -287,13 +289,9 @@ def _marked(response: Any, decision: Decision) -> Any:
 
 
 def _facts(request: Any) -> tuple[Any, ...]:
-    # The stream by identity: whoever replaces the body makes a new one, whatever it holds.
+    # The stream by identity: a member that replaces the body makes a new one.
     headers = request.headers
     return request.method, str(request.url), headers.get("host"), headers.get("content-type"), request.stream
-
-
-def _method_and_url(request: Any) -> dict[str, str]:
-    return {"method": request.method, "url": shown(request.url)}
 
 
 def _refused(request: Any, denial: Denial) -> OutboundDenied:
@@ -312,28 +310,22 @@ def _tool_function(tool: Tools) -> Callable[[Any], Tool | None]:
         return lambda request: None
     if isinstance(tool, Mapping):
         pairs = {host.lower(): _pair(pair) for host, pair in tool.items()}
-        return lambda request: _tool_of_host(request, pairs)
+
+        def of_host(request: Any) -> Tool:
+            pair = pairs.get(authority_of(request.url).lower())
+            if pair is None:
+                message = f"no tool is named for {authority_of(request.url)}; add it to GovernOutbound(tool=…)"
+                raise _refused(request, Denial(message=message, guard="local/GovernOutbound"))
+            return pair
+
+        return of_host
     if callable(tool):
         return lambda request: None if (pair := tool(request)) is None else _pair(pair)
     fixed = _pair(tool)
     return lambda request: fixed
 
 
-def _tool_of_host(request: Any, pairs: Mapping[str, Tool]) -> Tool:
-    pair = pairs.get(authority_of(request.url).lower())
-    if pair is None:
-        message = f"no tool is named for {authority_of(request.url)}; add it to GovernOutbound(tool=…)"
-        raise _refused(request, Denial(message=message, guard="local/GovernOutbound"))
-    return pair
-
-
 def _pair(tool: Any) -> Tool:
     if not isinstance(tool, tuple) or len(tool) != 2 or not all(isinstance(part, str) and part for part in tool):
         raise ConfigurationError("GovernOutbound(tool=…) takes a pair (server, tool) of texts that are not empty")
     return tool
-
-
-def _not_text(hosts: Collection[str]) -> Collection[str]:
-    if isinstance(hosts, str):
-        raise ConfigurationError("GovernOutbound(forward_to=…) takes a collection of hosts; write [host]")
-    return hosts

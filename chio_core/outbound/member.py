@@ -56,6 +56,10 @@ class OutboundMember:
         return MiddlewareChain(other, self)
 
 
+class DecidingMember(OutboundMember):
+    """Base of `GovernOutbound`, the only member that may provide the decision."""
+
+
 FlowSteps = Generator[Any, Any, Any]
 """Yields the requests to send, receives their responses, returns the final one."""
 
@@ -146,8 +150,6 @@ class MiddlewareChain(Chain):
         Raises:
             ConfigurationError: its shape is not `(request, next)`, or it claims to give the decision.
         """
-        from chio_core.outbound.govern import GovernOutbound
-
         if not isinstance(guard, Chain):
             is_function = inspect.isfunction(guard) or inspect.ismethod(guard)
             call = guard if is_function else getattr(guard, "__call__", None)  # noqa: B004
@@ -159,7 +161,7 @@ class MiddlewareChain(Chain):
         for member in self._members:
             if not member.wraps:
                 raise ConfigurationError(f"{member.name} must take (request, next); it wraps a network call")
-            if member.is_decide and not isinstance(member.guard, GovernOutbound):
+            if member.is_decide and not isinstance(member.guard, DecidingMember):
                 raise ConfigurationError(f"{member.name} claims to give the decision; only GovernOutbound does")
         if sum(member.is_decide for member in self._members) > 1:
             raise ConfigurationError("each send is decided once; remove the second GovernOutbound")

@@ -137,7 +137,7 @@ async def test_a_body_above_the_limit_is_refused_without_the_sidecar(streamed: b
 
 async def test_a_host_header_that_names_another_host_is_refused() -> None:
     sidecar, upstream = ScriptedSidecar(), Upstream()
-    with pytest.raises(OutboundDenied, match="only the URL can be judged"):
+    with pytest.raises(OutboundDenied, match="only the URL is evaluated"):
         await upstream.fetch(governed(sidecar), headers={"Host": "b.example.org"})
     await upstream.fetch(governed(sidecar), headers={"Host": "A.example.com:443"})
     assert (len(sidecar.asked), upstream.hits) == (1, 1)
