@@ -1,4 +1,4 @@
-// Asking the sidecar. The token, where it has one, is kept for this tab only and sent with each question.
+// Requests to the sidecar. A control token is kept for this tab only and sent with each request.
 
 const TOKEN = "chio-control-token";
 
@@ -15,12 +15,12 @@ export const token = {
   forget: () => sessionStorage.removeItem(TOKEN),
 };
 
-/** Ask for a JSON document. */
-export async function ask(name, query = {}, signal = undefined) {
+/** Fetch a JSON document. */
+export async function get(name, query = {}, signal = undefined) {
   return (await request(name, query, signal)).json();
 }
 
-/** Ask for a file, and let the browser save it. */
+/** Fetch a file and let the browser save it. */
 export async function save(name, query, filename) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(await (await request(name, query)).blob());
@@ -32,15 +32,15 @@ export async function save(name, query, filename) {
 async function request(name, query, signal) {
   const text = new URLSearchParams(Object.entries(query).filter(([, value]) => value !== null && value !== ""));
   const headers = token.get() === null ? {} : { Authorization: `Bearer ${token.get()}` };
-  let answer;
+  let response;
   try {
-    answer = await fetch(`api/${name}?${text}`, { headers, signal, cache: "no-store" });
+    response = await fetch(`api/${name}?${text}`, { headers, signal, cache: "no-store" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Error("the sidecar does not answer");
   }
-  if (answer.ok) return answer;
-  const told = await answer.json().catch(() => ({}));
-  const message = told.message ?? `the sidecar answered ${answer.status}`;
-  throw answer.status === 403 ? new Refused(message, told.sign_in === true) : new Error(message);
+  if (response.ok) return response;
+  const problem = await response.json().catch(() => ({}));
+  const message = problem.message ?? `the sidecar answered ${response.status}`;
+  throw response.status === 403 ? new Refused(message, problem.sign_in === true) : new Error(message);
 }

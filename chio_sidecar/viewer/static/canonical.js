@@ -1,5 +1,5 @@
-// JSON as it is signed: read strictly, written as RFC 8785 says. Integers are BigInt, so each keeps all its digits, as
-// the protocol wants it for what fits 64 bits; objects are Map, so no name of a member means anything to JavaScript.
+// JSON as it is signed: read strictly, written by RFC 8785. Integers are BigInt, so each keeps all its digits, as the
+// protocol requires for 64 bits; objects are Map, so that no member's name has a meaning in JavaScript.
 
 const MOST_DEPTH = 128;
 const LARGEST_EXACT = BigInt(Number.MAX_SAFE_INTEGER);
@@ -11,7 +11,7 @@ const BLANK = /[ \t\n\r]*/y;
 const HALF_A_PAIR = /\p{Cs}/u;
 
 /**
- * Parse a JSON text. Throws a SyntaxError for what the protocol forbids too: a member twice, too deep nesting, or a
+ * Parse a JSON text. Throws a SyntaxError also for what the protocol forbids: a member twice, too deep nesting, or a
  * number that no double can hold, which has no canonical form.
  */
 export function parse(text) {
@@ -55,7 +55,7 @@ function integer(value) {
 
 function double(value) {
   if (!Number.isFinite(value)) throw new RangeError("a number is too large");
-  return String(value); // RFC 8785 takes over how ECMAScript writes a number
+  return String(value); // RFC 8785 writes a number as ECMAScript does
 }
 
 function readValue(reader, depth) {

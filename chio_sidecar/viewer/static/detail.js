@@ -1,6 +1,6 @@
-// One receipt, opened: what it says, who says that it is genuine, and its exact text.
+// The opened receipt: its content, the verifications by browser and sidecar, and its exact text.
 
-import { ask, save } from "./api.js";
+import { get, save } from "./api.js";
 import { parse, pretty } from "./canonical.js";
 import { badge, byId, foreign, make, moment, prose } from "./dom.js";
 import { verify } from "./verify.js";
@@ -19,10 +19,10 @@ export class Detail {
     this.id = id;
     let opened;
     try {
-      opened = await ask("receipt", { id });
+      opened = await get("receipt", { id });
     } catch (error) {
       if (this.id !== id) return;
-      this.close(); // another receipt must not stand there under this one's name
+      this.close(); // another receipt must not be shown under this one's id
       this.failed(error);
       return;
     }
@@ -86,7 +86,7 @@ export class Detail {
   }
 }
 
-/** What a member of the verdict says; the details are members of their own. */
+/** Return a member of the verdict as name and value; of `details`, each of its members. */
 function statements([name, value]) {
   if (name === "verdict") return [];
   return name === "details" && value instanceof Map ? [...value] : [[name, value]];
@@ -151,7 +151,7 @@ function check(state, title, ...more) {
   );
 }
 
-/** What the sidecar makes of a refusal in plain words, as `chio-sidecar explain` prints it. */
+/** The explanation of a refusal, as `chio-sidecar explain` prints it. */
 function explanation(said) {
   if (!said) return null;
   const names = { rule: "Rule", why: "Why", remedy: "To do", passes: "Would pass", command: "Command", note: "Where" };
@@ -223,11 +223,11 @@ function raw(text, receipt) {
     copy.textContent = "Copied";
   }, { class: "plain" });
   toggles[receipt ? 0 : 1].click();
-  const shortened = text.length > MOST_SHOWN && make("p", { class: "quiet" }, "The text is long and not shown to its end; the bundle has all of it.");
+  const shortened = text.length > MOST_SHOWN && make("p", { class: "quiet" }, "Only the beginning of this long text is shown; the bundle has all of it.");
   return part("JSON", make("div", { class: "toggles" }, toggles, copy), body, shortened);
 }
 
-/** Lines of formatted JSON. Line breaks inside of it are its layout, all others are escapes already. */
+/** Lines of formatted JSON. Its line breaks are layout: those of texts are escapes. */
 function lines(text) {
   const all = text.slice(0, MOST_SHOWN).split("\n");
   return all.flatMap((line, index) => (index ? [document.createTextNode("\n"), line] : [line]));
@@ -248,7 +248,7 @@ function code(value) {
 
 function plain(value) {
   if (value === undefined) return "(missing)";
-  // Line breaks of the layout only: those inside of texts are escapes in JSON.
+  // These line breaks are layout: those of texts are escapes in JSON.
   return typeof value === "string" ? value : pretty(value).replace(/\n */g, " ");
 }
 

@@ -1,5 +1,5 @@
-// Elements out of text. Nothing on this page is ever made by parsing markup: what stands in a receipt was written by
-// strangers. Characters that are not seen, or that turn the direction of the text around them, are shown as escapes.
+// Elements made from text. Nothing on this page is made by parsing markup: strangers write the content of receipts.
+// Invisible characters, and those that change the direction of the text around them, are shown as escapes.
 
 const UNSEEN =
   /[\u0000-\u001f\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\u{e0000}-\u{e0fff}\p{Cs}]/gu;
@@ -26,7 +26,7 @@ export function append(parent, ...children) {
   }
 }
 
-/** Return the text with its unseen characters written out, each as an element of its own. */
+/** Return the text with each invisible character as an element that shows its escape. */
 export function visible(text) {
   const fragment = document.createDocumentFragment();
   let end = 0;
@@ -48,12 +48,12 @@ function escaped(character) {
     .join("");
 }
 
-/** Text of a stranger that must not reach out of its place: isolated, and read like the paths and ids around it. */
+/** A stranger's text: isolated, so that it cannot reorder its surroundings, and left to right like paths and ids. */
 export function foreign(text, attributes = {}) {
   return make("bdi", { dir: "ltr", ...attributes }, text);
 }
 
-/** The same for sentences, which are read in the direction of their language. */
+/** The same for sentences, in the direction of their language. */
 export function prose(text) {
   return foreign(text, { dir: "auto" });
 }
@@ -62,7 +62,7 @@ export function shortened(text, length = 12) {
   return text.length > length + 1 ? `${text.slice(0, length)}…` : text;
 }
 
-/** A <time> for whole seconds since 1970, or the number itself when no calendar has it. */
+/** A <time> for whole seconds since 1970, or the number itself if it is no date. */
 export function moment(seconds) {
   const date = new Date(Number(seconds) * 1000);
   if (Number.isNaN(date.getTime())) return make("span", {}, String(seconds));

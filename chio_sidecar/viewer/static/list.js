@@ -1,13 +1,13 @@
-// The table: loading, going on, and what comes in while one looks.
+// The table: the first rows, more rows, and new rows while the page is open.
 
-import { ask } from "./api.js";
+import { get } from "./api.js";
 import { append, badge, byId, count, foreign, make, moment, shortened, visible } from "./dom.js";
 
 const POLL = 1_000; // milliseconds
-const ROOM = 2_000; // rows that a page keeps while it is only watched
+const ROOM = 2_000; // rows that an untouched page keeps
 
 export class ReceiptList {
-  /** `failed` is told of every error but an interrupted question. */
+  /** `failed` is called with every error but that of an aborted request, and with null after a success. */
   constructor({ failed }) {
     this.failed = failed;
     this.filters = {};
@@ -35,7 +35,7 @@ export class ReceiptList {
     return Object.values(this.filters).some((value) => value !== null && value !== "");
   }
 
-  /** Show what matches these filters, from the newest on. */
+  /** Show the newest receipts that match these filters. */
   async load(filters) {
     this.reset();
     this.filters = filters;
@@ -53,12 +53,12 @@ export class ReceiptList {
     if (signal === this.running.signal) this.wait();
   }
 
-  /** Ask until there is something to show, or nothing left to look at. */
+  /** Request listings until one has rows, or no row is left. */
   async first(signal, query = {}) {
-    let listing = await ask("receipts", { ...this.filters, ...query }, signal);
+    let listing = await get("receipts", { ...this.filters, ...query }, signal);
     const { newest } = listing;
     while (!listing.rows.length && listing.next !== null) {
-      listing = await ask("receipts", { ...this.filters, before: listing.next }, signal);
+      listing = await get("receipts", { ...this.filters, before: listing.next }, signal);
     }
     return { ...listing, newest };
   }
@@ -81,14 +81,14 @@ export class ReceiptList {
     if (!this.filtered) return;
     let step = { next: this.newest + 1 };
     while (step.next !== null) {
-      step = await ask("count", { ...this.filters, before: step.next }, signal);
+      step = await get("count", { ...this.filters, before: step.next }, signal);
       this.matched.number += step.matched;
       this.matched.exact = step.next === null;
       this.show();
     }
   }
 
-  /** Look for newer ones now and again, while the page is seen. */
+  /** Request newer receipts every second while the page is visible. */
   wait() {
     clearTimeout(this.timer);
     if (this.live) this.timer = setTimeout(() => this.poll(), POLL);
@@ -97,13 +97,13 @@ export class ReceiptList {
   async poll() {
     const { signal } = this.running;
     if (this.polling) return undefined;
-    if (!this.loaded) return this.load(this.filters); // the first question has failed
+    if (!this.loaded) return this.load(this.filters); // the first request has failed
     this.polling = true;
     if (!document.hidden) {
       await this.guarded(signal, async () => {
-        const { rows, next, newest } = await ask("receipts", { ...this.filters, after: this.newest }, signal);
+        const { rows, next, newest } = await get("receipts", { ...this.filters, after: this.newest }, signal);
         if (next !== null) {
-          await this.load(this.filters); // more came than one answer holds
+          await this.load(this.filters); // more than one listing holds
           return;
         }
         this.newest = newest;
@@ -120,7 +120,7 @@ export class ReceiptList {
     return this.wait();
   }
 
-  /** Let the oldest rows go where there are too many; "Show more" brings them back. */
+  /** Remove the oldest rows if there are too many; "Show more" brings them back. */
   makeRoom() {
     const rows = byId("rows");
     if (rows.children.length <= this.room) return;

@@ -1,18 +1,18 @@
-// Where the page begins: signing in, filters, and the address (`#id`) of the receipt that is open.
+// The page's start: signing in, filters, and the address (`#id`) of the opened receipt.
 
-import { ask, Refused, save, token } from "./api.js";
+import { get, Refused, save, token } from "./api.js";
 import { byId } from "./dom.js";
 import { Detail } from "./detail.js";
 import { ReceiptList } from "./list.js";
 
-const TYPING = 150; // milliseconds of rest before a filter counts
+const TYPING = 150; // milliseconds without a keystroke before a filter applies
 
 const list = new ReceiptList({ failed });
 const detail = new Detail({ failed, closed: leave, filter: narrow });
 
 async function start() {
   try {
-    const status = await ask("status");
+    const status = await get("status");
     byId("store").textContent = status.store;
     document.title = `${status.store} – Chio receipts`;
   } catch (error) {
@@ -27,15 +27,15 @@ async function start() {
   await loaded;
 }
 
-/** Say what went wrong; null when all is well again. */
+/** Show an error; null removes it. */
 function failed(error) {
   const notice = byId("notice");
   notice.hidden = error === null || (error instanceof Refused && error.signIn);
   notice.textContent = error === null ? "" : `${capital(error.message)}.`;
-  if (error instanceof Refused && error.signIn) askForToken();
+  if (error instanceof Refused && error.signIn) requestToken();
 }
 
-function askForToken() {
+function requestToken() {
   byId("sign-in-failed").hidden = token.get() === null;
   token.forget();
   list.reset();
@@ -62,7 +62,7 @@ byId("sign-in").addEventListener("submit", (event) => {
 byId("sign-out").addEventListener("click", () => {
   token.forget();
   leave();
-  askForToken();
+  requestToken();
 });
 
 // Filters
@@ -74,7 +74,7 @@ function filters() {
 }
 
 function seconds(text) {
-  const time = new Date(text).getTime(); // the field is in local time, and so is what it reads as
+  const time = new Date(text).getTime(); // field and text are in local time
   return Number.isNaN(time) ? null : Math.max(0, Math.floor(time / 1000));
 }
 
@@ -120,7 +120,7 @@ function follow() {
   try {
     id = decodeURIComponent(location.hash.slice(1));
   } catch {
-    // a broken address opens nothing
+    // a malformed address opens nothing
   }
   if (!id || id === "list") return closeDetail();
   list.select(id);

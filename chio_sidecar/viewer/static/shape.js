@@ -1,5 +1,5 @@
-// The members of a receipt and their kinds (wire protocol, sections 1.3, 1.4 and 3.1). What is signed in another shape
-// is no receipt, and the sidecar refuses it too.
+// The members of a receipt and their types (wire protocol, sections 1.3, 1.4 and 3.1). The sidecar refuses other shapes
+// too, whatever their signature.
 
 const isText = (value) => typeof value === "string";
 const isFlag = (value) => typeof value === "boolean";
@@ -42,7 +42,7 @@ const RECEIPT = {
   signature: isText,
 };
 
-/** Return the name of a member that a receipt must have, or must have otherwise; null when all is well. */
+/** Return the name of a member that is missing or of a wrong type; null for a well-formed receipt. */
 export function oddMember(object, members = RECEIPT) {
   return Object.keys(members).find((name) => !members[name](object.get(name))) ?? null;
 }

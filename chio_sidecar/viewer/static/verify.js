@@ -1,5 +1,5 @@
-// Verifying a receipt here, out of its exact text: Ed25519 by the browser, over the canonical bytes of everything but
-// the signature (wire protocol, sections 3.1 and 3.6).
+// Verifies a receipt in the browser from its exact text: Ed25519 over the canonical bytes of all members but the
+// signature (wire protocol, sections 3.1 and 3.6).
 
 import { canonical, parse } from "./canonical.js";
 import { oddMember } from "./shape.js";
@@ -8,7 +8,7 @@ const OPTIONAL = ["session_id", "capability_id", "metadata", "observation_outcom
 const OMIT_EMPTY = ["evidence", "actor_chain"];
 const NEWER = { receipt_kind: "mediated_decision", boundary_class: "prevent", trust_level: "mediated" };
 
-// Points of small order: under such a key a signature says nothing. The highest bit is the sign and does not count.
+// Points of small order: a signature under such a key proves nothing. The highest bit is the sign and does not count.
 const SMALL_ORDER = new Set([
   "00".repeat(32),
   `01${"00".repeat(31)}`,
@@ -19,7 +19,7 @@ const SMALL_ORDER = new Set([
 
 /**
  * Verify the text of a receipt.
- * Gives `state` (valid, invalid, or unavailable where this browser cannot verify), `key` and `reason`.
+ * Returns `state` (valid, invalid, or unavailable if this browser cannot verify), `key` and `reason`.
  */
 export async function verify(text) {
   let receipt;
@@ -30,9 +30,9 @@ export async function verify(text) {
   }
   if (!(receipt instanceof Map)) return invalid("the text is no JSON object");
   const odd = oddMember(receipt);
-  if (odd !== null) return invalid(`the text is no receipt: ${odd} is missing or of another kind`);
+  if (odd !== null) return invalid(`the text is no receipt: ${odd} is missing or of another type`);
   if (!globalThis.crypto?.subtle) {
-    return unavailable("browsers verify on pages from https:// or from this machine only");
+    return unavailable("browsers verify only on pages from https:// or from this machine");
   }
   try {
     return await verifyParsed(receipt);
@@ -68,7 +68,7 @@ export function signedBytes(receipt) {
   for (const name of OMIT_EMPTY) if (Array.isArray(body.get(name)) && !body.get(name).length) body.delete(name);
   const verdict = body.get("verdict");
   if (verdict instanceof Map && verdict.has("outcome") && verdict.get("outcome") === verdict.get("verdict")) {
-    const without = new Map(verdict); // listings add this for people; it is never signed
+    const without = new Map(verdict); // listings add this; it is never signed
     without.delete("outcome");
     body.set("verdict", without);
   }
