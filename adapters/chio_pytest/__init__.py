@@ -1,7 +1,7 @@
 """Chio for pytest: the fixture `chio`, a sidecar in the process of the test.
 
-pytest loads this for every run where the distribution is installed, so nothing is imported here but pytest, and
-nothing is changed for tests that do not ask for the fixture.
+pytest loads this module in every run in which the distribution is installed, so it imports nothing but pytest and
+changes nothing for tests without the fixture.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 def chio() -> Iterator[ChioFixture]:
     """A sidecar that really signs, for one test; see `chio_core.testing.ChioFixture`.
 
-    For as long as the test lasts, `CHIO_SIDECAR_URL` and `CHIO_TRUSTED_KERNEL_KEYS` point to it, so an application that
-    the test makes from the environment asks here. `chio.connect(app)` is for one that was made elsewhere.
+    During the test `CHIO_SIDECAR_URL` and `CHIO_TRUSTED_KERNEL_KEYS` point to it, so an application that the test makes
+    from the environment is connected. `chio.connect(app)` is for one that was made elsewhere.
     """
     from chio_core.testing import ChioFixture
 

@@ -11,27 +11,26 @@
         settings.CHIO_SIDECAR_URL = sidecar.url
         settings.CHIO_TRUSTED_KERNEL_KEYS = [sidecar.public_key]
 
-The pytest fixture `chio` is all of that in one object, a `ChioFixture`, with the policy of a real sidecar until a test
-says otherwise; it is there as soon as this distribution is installed.
+The pytest fixture `chio` is all of that in one object, a `ChioFixture`, which decides like a real sidecar until a test
+says otherwise. pytest finds it as soon as this distribution is installed.
 
-Nothing here is a mock: questions are read, receipts are signed, and the client verifies them as it always does.
+Nothing here is a mock: requests are read, receipts are signed, and the client verifies them as always.
 """
 
 from chio_core.testing import behaviours
 from chio_core.testing.behaviours import BEHAVIOURS, Behaviour, Reply, behaviour
-from chio_core.testing.demands import Approval
+from chio_core.testing.engine import Approval
+from chio_core.testing.exchange import EvaluateRequest, make_receipt, seal
 from chio_core.testing.fixture import ChioFixture
-from chio_core.testing.question import Asked
-from chio_core.testing.receipts import make_receipt, seal
 from chio_core.testing.sidecar import KEY, ScriptedSidecar
 
 __all__ = [
     "BEHAVIOURS",
     "KEY",
     "Approval",
-    "Asked",
     "Behaviour",
     "ChioFixture",
+    "EvaluateRequest",
     "Reply",
     "ScriptedSidecar",
     "behaviour",

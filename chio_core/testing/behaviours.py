@@ -18,9 +18,9 @@ from chio_core.errors import ConfigurationError
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.demands import CAPABILITY_GUARD
 from chio_core.signing import SigningKey
-from chio_core.testing.question import ALLOW as ALLOW_VERDICT
-from chio_core.testing.question import DENY as DENY_VERDICT
-from chio_core.testing.question import SCRIPTED, Asked, compact
+from chio_core.testing.exchange import ALLOW as ALLOW_VERDICT
+from chio_core.testing.exchange import DENY as DENY_VERDICT
+from chio_core.testing.exchange import SCRIPTED, EvaluateRequest, compact
 
 JSON_TYPE = (("content-type", "application/json"),)
 HOUR = 3600
@@ -31,12 +31,9 @@ FOREIGN = SigningKey(bytes([0x66]) * 32)
 class Ending(Enum):
     """How a delivery may stop before its end."""
 
-    RESET = "reset"
-    """The connection is reset (TCP RST)."""
-    CLOSE = "close"
-    """The connection is closed in good order (TCP FIN)."""
-    HANG = "hang"
-    """Nothing more comes, and the connection stays open."""
+    RESET = "reset"  # TCP RST
+    CLOSE = "close"  # TCP FIN
+    HANG = "hang"  # nothing more comes, and the connection stays open
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +114,7 @@ class Behaviour:
 
     name: str
     summary: str
-    reply: Callable[[Asked], Reply] = field(repr=False)
+    reply: Callable[[EvaluateRequest], Reply] = field(repr=False)
     delivery: Delivery = field(default=whole, repr=False)
     refuses: bool = False
     slow: bool = False
@@ -126,9 +123,9 @@ class Behaviour:
         return self.name
 
 
-def allow_reply(asked: Asked) -> Reply:
+def allow_reply(request: EvaluateRequest) -> Reply:
     """Return the genuine allow."""
-    return Reply(asked.answer_bytes())
+    return Reply(request.response_bytes())
 
 
 def verdict(name: str, summary: str, document: Mapping[str, Any], **changes: Any) -> Behaviour:
@@ -136,9 +133,9 @@ def verdict(name: str, summary: str, document: Mapping[str, Any], **changes: Any
 
     Args:
         document: the verdict object.
-        changes: passed to `Asked.answer`, for example `newer=True`.
+        changes: passed to `EvaluateRequest.response`, for example `newer=True`.
     """
-    return Behaviour(name, summary, lambda asked: Reply(asked.answer_bytes(document, **changes)))
+    return Behaviour(name, summary, lambda request: Reply(request.response_bytes(document, **changes)))
 
 
 def deny(reason: str = DENY_VERDICT["reason"], *, status: int = 403, guard: str = CAPABILITY_GUARD) -> Behaviour:
@@ -150,7 +147,9 @@ def deny(reason: str = DENY_VERDICT["reason"], *, status: int = 403, guard: str 
 def status(code: int, headers: tuple[tuple[str, str], ...] = ()) -> Behaviour:
     """Return a behaviour that responds with this status and a genuine allow in the body."""
     summary = f"Responds with status {code}, a good allow in the body."
-    return Behaviour(f"status_{code}", summary, lambda asked: Reply(asked.answer_bytes(), code, (*JSON_TYPE, *headers)))
+    return Behaviour(
+        f"status_{code}", summary, lambda request: Reply(request.response_bytes(), code, (*JSON_TYPE, *headers))
+    )
 
 
 def error(code: int, document: Mapping[str, Any]) -> Behaviour:
@@ -166,9 +165,9 @@ def signed_wrongly(name: str, summary: str, **changes: Any) -> Behaviour:
         changes: members of the receipt; a function is called with the request.
     """
 
-    def reply(asked: Asked) -> Reply:
-        members = {key: value(asked) if callable(value) else value for key, value in changes.items()}
-        return Reply(asked.answer_bytes(**members))
+    def reply(request: EvaluateRequest) -> Reply:
+        members = {key: value(request) if callable(value) else value for key, value in changes.items()}
+        return Reply(request.response_bytes(**members))
 
     return Behaviour(name, summary, reply)
 
@@ -180,17 +179,19 @@ def changed_after_signing(name: str, summary: str, change: Callable[[dict[str, A
         change: changes the receipt in place.
     """
 
-    def reply(asked: Asked) -> Reply:
-        receipt = asked.receipt()
+    def reply(request: EvaluateRequest) -> Reply:
+        receipt = request.receipt()
         change(receipt)
-        return Reply(compact(asked.answer(receipt=receipt)))
+        return Reply(compact(request.response(receipt=receipt)))
 
     return Behaviour(name, summary, reply)
 
 
 def mixed(name: str, summary: str, top: Mapping[str, Any], inner: Mapping[str, Any]) -> Behaviour:
     """Return a behaviour that gives one verdict in the response and another in the receipt."""
-    return Behaviour(name, summary, lambda asked: Reply(compact(asked.answer(top, receipt=asked.receipt(inner)))))
+    return Behaviour(
+        name, summary, lambda request: Reply(compact(request.response(top, receipt=request.receipt(inner))))
+    )
 
 
 def _by_name(*behaviours: Behaviour) -> Mapping[str, Behaviour]:
@@ -211,19 +212,20 @@ TAMPERINGS: Mapping[str, Behaviour] = _by_name(
     mixed("deny_receipt_under_allow", "Says allow; the receipt says deny.", ALLOW_VERDICT, DENY_VERDICT),
     mixed("allow_receipt_under_deny", "Says deny; the receipt says allow.", DENY_VERDICT, ALLOW_VERDICT),
     Behaviour("foreign_key", "The receipt is good, but signed with a key that no application trusts.",
-              lambda asked: Reply(compact(asked.answer(receipt=asked.receipt(key=FOREIGN))))),
+              lambda request: Reply(compact(request.response(receipt=request.receipt(key=FOREIGN))))),
     signed_wrongly("wrong_request_id", "The receipt is for another request id.", request_id="another-request"),
     signed_wrongly("wrong_method", "The receipt is for another method.",
-                   method=lambda asked: "GET" if asked.method != "GET" else "DELETE"),
+                   method=lambda request: "GET" if request.method != "GET" else "DELETE"),
     signed_wrongly("wrong_caller", "The receipt is for another caller.",
                    caller_identity_hash=lambda _: CallerIdentity.bearer("somebody else").identity_hash()),
     signed_wrongly("wrong_content", "The receipt is for another body.",
-                   content_hash=lambda asked: sha256_hex(asked.content_hash().encode())),
+                   content_hash=lambda request: sha256_hex(request.content_hash().encode())),
     signed_wrongly("wrong_route", "The receipt is for the rule of another route.", route_pattern="/admin/{a}/b"),
     signed_wrongly("wrong_session", "The receipt is for a session that the request does not name.",
                    session_id="another-session"),
-    signed_wrongly("stale", "The receipt is an hour old.", timestamp=lambda asked: int(asked.now) - HOUR),
-    signed_wrongly("from_the_future", "The receipt is an hour ahead.", timestamp=lambda asked: int(asked.now) + HOUR),
+    signed_wrongly("stale", "The receipt is an hour old.", timestamp=lambda request: int(request.now) - HOUR),
+    signed_wrongly("from_the_future", "The receipt is an hour ahead.",
+                   timestamp=lambda request: int(request.now) + HOUR),
     signed_wrongly("final_scope", "The receipt records a final response, no decision.",
                    metadata={"chio_http_status_scope": "final", "chio_decision_receipt_id": "x"}),
     changed_after_signing("bad_signature", "The signature is not this receipt's.",

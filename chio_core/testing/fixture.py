@@ -1,93 +1,87 @@
-"""ChioFixture: what the pytest fixture `chio` gives, and what any other test framework can use as well.
+"""ChioFixture: the object behind the pytest fixture `chio`, for any other test framework too.
 
     with ChioFixture() as chio:
         client = TestClient(chio.connect(app))
         client.post("/transfers", headers=chio.headers(chio.capability("payments", "transfer")))
 
-A sidecar in the process of the test judges by `chio_core.testing.policy` and signs; the application's own client
-verifies what it says. Nothing listens on a socket until `url`, `config` or `environ` is asked for.
+A sidecar in the process of the test decides by `chio_core.testing.engine` and signs; the application's own client
+verifies its receipts. It listens on no socket until `url`, `config` or `environ` is read.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from functools import cached_property
-from types import TracebackType
 from typing import Any, TypeVar
 
+from chio_core.capabilities import parse_capability
 from chio_core.client.client import ChioClient, SyncChioClient
 from chio_core.models.capability import Constraint, Operation
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import APPROVAL_HEADER, CAPABILITY_HEADER
 from chio_core.settings import ChioSettings
 from chio_core.signing import SigningKey
-from chio_core.testing import behaviours, tokens
-from chio_core.testing.behaviours import REFUSE, Behaviour, Reply, delayed
+from chio_core.testing import behaviours
+from chio_core.testing.behaviours import REFUSE, Behaviour, delayed
 from chio_core.testing.connect import client_with, connected, sync_client_with
-from chio_core.testing.demands import Approval
-from chio_core.testing.expect import asked_for, named_receipt, requirement
-from chio_core.testing.ledger import Ledger
-from chio_core.testing.loopback import Loopback
-from chio_core.testing.policy import MemoryPolicy
-from chio_core.testing.question import Asked
-from chio_core.testing.rules import Plan, Rule, Until, allow_as_told
+from chio_core.testing.engine import ALLOW_AS_TOLD, STRANGER, Approval, Engine, Plan, Rule, issue
+from chio_core.testing.exchange import EvaluateRequest
 from chio_core.testing.sidecar import KEY, ScriptedSidecar
-from chio_core.testing.watch import watching
+from chio_core.testing.watch import Ledger, check_requirement, requests_for, watching
 
 App = TypeVar("App")
 
 
 class ChioFixture:
-    """A sidecar for one test, and everything that a test wants to say to it or ask it.
+    """A sidecar for one test.
 
     Args:
-        key: what it signs with; also the authority that issues capabilities.
+        key: signs receipts, and capabilities as their authority.
         clock: returns seconds since 1970.
 
     Attributes:
-        sidecar: the sidecar itself, see `chio_core.testing.ScriptedSidecar`.
-        asked: every question so far, in order; without those that came while it was down.
+        sidecar: the `chio_core.testing.ScriptedSidecar` behind it.
+        asked: every evaluate request so far, in order; none from the time when it was down.
     """
 
     def __init__(self, *, key: SigningKey = KEY, clock: Callable[[], float] = time.time) -> None:
-        self.asked: list[Asked] = []
+        self.asked: list[EvaluateRequest] = []
         self.sidecar = ScriptedSidecar(self._choose, key=key, clock=clock)
         self._clock = clock
         self._plan = Plan()
-        self._policy = MemoryPolicy()
+        self._engine = Engine()
         self._ledger = Ledger()
-        self._loopback = Loopback(self.sidecar)
-        self._open = ExitStack()
+        self._connected = ExitStack()
+        self._server: ExitStack | None = None
+        self._url = ""
 
     def __enter__(self) -> ChioFixture:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Disconnect all applications and end the server, if there is one."""
-        self._open.close()
-        self._loopback.close()
+        """Disconnect all applications and stop the server if it runs."""
+        self._connected.close()
+        self._stop()
 
     # Connecting an application.
 
     def connect(self, app: App) -> App:
-        """Let an application that is governed already ask here until the end of the test; return it.
+        """Connect a governed application to this sidecar until the end of the test, without a socket; return it.
 
         Args:
-            app: a FastAPI, Starlette or Flask application, a `ChioASGIMiddleware`, or a `ChioClient`. Its settings
-                stay, but for where it asks and whose receipts count. Needs no socket.
+            app: a FastAPI, Starlette or Flask application, a `ChioASGIMiddleware`, or a `ChioClient`. It keeps its
+                settings, except for the sidecar's address and keys.
 
         Raises:
-            ConfigurationError: nothing in it asks a sidecar.
+            ConfigurationError: Chio does not govern this object.
         """
-        self._open.enter_context(connected(app, self.sidecar))
+        self._connected.enter_context(connected(app, self.sidecar))
         return app
 
     @cached_property
@@ -121,8 +115,10 @@ class ChioFixture:
 
     @property
     def url(self) -> str:
-        """Address of the sidecar on 127.0.0.1; it listens from the first time that this is asked for."""
-        return self._loopback.url
+        """Address on 127.0.0.1; the sidecar listens from the first time that it is read, and keeps the address."""
+        if self._server is None:
+            self._listen()
+        return self._url
 
     @property
     def public_key(self) -> str:
@@ -143,21 +139,22 @@ class ChioFixture:
         """The same as environment variables."""
         return {"CHIO_SIDECAR_URL": self.url, "CHIO_TRUSTED_KERNEL_KEYS": self.public_key}
 
-    # What the sidecar does. Each lasts until the end of the test, or of a `with` block.
+    # What the sidecar does. Each change lasts until the end of the test, or of a `with` block.
 
-    def allow(self, method: str | None = None, path: str | None = None, *, requires: str | None = None) -> Until:
-        """Allow some requests, whatever they present. The last rule that covers a request counts.
+    def allow(
+        self, method: str | None = None, path: str | None = None, *, requires: str | None = None
+    ) -> AbstractContextManager[object]:
+        """Allow some requests, with or without a capability. The last rule that covers a request counts.
 
-        A route that asks for a capability still wants one to be presented, because the application checks that too:
-        see `headers` and `dependency_overrides`.
+        A route that requires a capability still refuses requests without one, because the application checks that
+        too: see `headers` and `dependency_overrides`.
 
         Args:
             method: None for any.
             path: the path of a request or the template of its route (`/pets/{id}`); None for any.
-            requires: only where the route asks for this, for example `payments/transfer`.
+            requires: only if the route requires this tool, for example `payments/transfer`.
         """
-        told = Behaviour("allow_as_told", "Allows, because the test says so.", allow_as_told)
-        return self._rule(Rule(method, path, requires, told))
+        return self._rule(method, path, requires, ALLOW_AS_TOLD)
 
     def deny(
         self,
@@ -168,35 +165,35 @@ class ChioFixture:
         reason: str = "denied by the test",
         status: int = 403,
         guard: str = "TestGuard",
-    ) -> Until:
-        """Deny some requests, whatever they present. The last rule that covers a request counts.
+    ) -> AbstractContextManager[object]:
+        """Deny some requests, with or without a capability. The last rule that covers a request counts.
 
         Args:
             method, path, requires: see `allow`.
             reason, status, guard: as the receipt states them.
         """
-        return self._rule(Rule(method, path, requires, behaviours.deny(reason, status=status, guard=guard)))
+        return self._rule(method, path, requires, behaviours.deny(reason, status=status, guard=guard))
 
-    def down(self) -> Until:
-        """Let nobody connect: 503 `chio_sidecar_unreachable`, or a passage with `fail_open`."""
+    def down(self) -> AbstractContextManager[object]:
+        """Accept no connection: 503 `chio_sidecar_unreachable`, or a pass-through with `fail_open`."""
         return self._change(replace(self._plan, fault=REFUSE))
 
-    def slow(self, seconds: float = 3600.0) -> Until:
-        """Answer so many seconds later: 503 `chio_timeout` where the application's own `timeout` is not longer.
+    def slow(self, seconds: float = 3600.0) -> AbstractContextManager[object]:
+        """Delay each response by `seconds`: 503 `chio_timeout` unless the application's `timeout` is longer.
 
-        Without a socket nobody waits: what would come too late is a timeout at once, everything else an answer at
-        once. Over a socket the wait is real, so give the application a short `timeout` there.
+        Without a socket no time passes: a late response is a timeout at once, any other one comes at once. Over a
+        socket the delay is real, so give the application a short `timeout`.
         """
         return self._change(replace(self._plan, delay=seconds))
 
-    def tamper(self, kind: str = "bad_signature") -> Until:
-        """Allow everything with a receipt that must not count: 502 `chio_invalid_receipt` (or 502 at least).
+    def tamper(self, kind: str = "bad_signature") -> AbstractContextManager[object]:
+        """Allow everything with a receipt that must not count: 502, mostly `chio_invalid_receipt`.
 
         Args:
-            kind: what is wrong with it, a name in `tamperings`.
+            kind: what is wrong with the receipt, a name in `tamperings`.
 
         Raises:
-            ConfigurationError: there is no such kind; the text names the nearest.
+            ConfigurationError: there is no such kind; the message names the nearest.
         """
         return self._change(replace(self._plan, fault=behaviours.behaviour(kind, self.tamperings)))
 
@@ -205,11 +202,11 @@ class ChioFixture:
         """What `tamper` can do, by name."""
         return behaviours.TAMPERINGS
 
-    def behave(self, behaviour: Behaviour | str) -> Until:
-        """Do this with every question.
+    def behave(self, behaviour: Behaviour | str) -> AbstractContextManager[object]:
+        """Behave like this in every request.
 
         Args:
-            behaviour: one of `chio_core.testing.behaviours`, or its name, for example `status_500` or `incomplete`.
+            behaviour: a behaviour, or the name of one in `chio_core.testing.BEHAVIOURS`, for example `status_500`.
 
         Raises:
             ConfigurationError: there is no behaviour of this name.
@@ -218,7 +215,7 @@ class ChioFixture:
         return self._change(replace(self._plan, fault=chosen))
 
     def reset(self) -> None:
-        """Take back all of this; questions, receipts, approvals and budgets stay."""
+        """Take back all of this; requests, receipts, approvals and budgets stay."""
         self._set(Plan())
 
     # Capabilities and approvals.
@@ -234,22 +231,25 @@ class ChioFixture:
         max_invocations: int | None = None,
         trusted: bool = True,
     ) -> str:
-        """Issue a capability; returns the value for the `X-Chio-Capability` header.
+        """Issue a capability; return the value for the `X-Chio-Capability` header.
 
         Args:
-            server, tool: what is granted; `*` is any.
-            operations: what may be done with it.
+            server, tool: the tool that it grants; `*` is any.
+            operations: the operations that it grants.
             constraints: for example `{"type": "max_length", "value": 100}`.
             ttl: seconds that it is valid; 0 or less for one that has expired.
             max_invocations: how often it may be used.
-            trusted: False for one of an authority that the sidecar does not know.
+            trusted: False for an authority that the sidecar does not trust.
 
         Raises:
-            InvalidDocument: it cannot be issued.
+            InvalidDocument: the grant is malformed.
         """
-        grant = tokens.grant(server, tool, operations, constraints, max_invocations)
-        issuer = self.sidecar.key if trusted else tokens.STRANGER
-        return tokens.issue(issuer, grant, ttl, int(self._clock()))
+        grant: dict[str, Any] = {"server_id": server, "tool_name": tool, "operations": list(operations)}
+        if constraints:
+            grant["constraints"] = [one.to_wire() if isinstance(one, Constraint) else dict(one) for one in constraints]
+        if max_invocations is not None:
+            grant["max_invocations"] = max_invocations
+        return issue(self.sidecar.key if trusted else STRANGER, grant, ttl, int(self._clock()))
 
     def headers(self, capability: str | None = None, *, approval: str | Approval | None = None) -> dict[str, str]:
         """Return the headers that present a capability, and an approval if there is one.
@@ -269,57 +269,57 @@ class ChioFixture:
         Raises:
             InvalidDocument: this is no token.
         """
-        self._policy.revoke(tokens.id_of(capability))
+        self._engine.revoke(parse_capability(capability).id)
 
     @property
     def approvals(self) -> list[Approval]:
         """Every approval that a request has needed so far, in order."""
-        return list(self._policy.demands.approvals)
+        return list(self._engine.approvals)
 
     def approve(self, approval_id: str | None = None) -> Approval:
-        """Answer yes for the operator.
+        """Approve in the operator's place.
 
         Args:
-            approval_id: None: what was needed last.
+            approval_id: None for the newest.
 
         Raises:
-            ConfigurationError: nothing waits under this id.
+            ConfigurationError: no approval with this id is pending.
         """
-        return self._policy.demands.answer(approval_id, "approved")
+        return self._engine.respond(approval_id, "approved")
 
     def reject(self, approval_id: str | None = None) -> Approval:
-        """Answer no for the operator; see `approve`."""
-        return self._policy.demands.answer(approval_id, "denied")
+        """Reject in the operator's place; see `approve`."""
+        return self._engine.respond(approval_id, "denied")
 
     # What has happened.
 
     @property
     def receipts(self) -> list[HttpReceipt]:
-        """Every receipt that was stored, in order, also of what was refused."""
+        """Every stored receipt, in order, those of refusals included."""
         return [entry.receipt for entry in self._ledger.entries]
 
     @property
-    def last(self) -> Asked:
-        """The last question.
+    def last(self) -> EvaluateRequest:
+        """The last evaluate request.
 
         Raises:
-            AssertionError: nobody has asked anything.
+            AssertionError: there is none.
         """
-        return asked_for(self.asked, None, None)[-1]
+        return requests_for(self.asked, None, None)[-1]
 
     def receipt_of(self, response: Any) -> HttpReceipt:
         """Return the stored receipt that a response names in its header.
 
         Args:
-            response: of httpx, TestClient, Django, Flask or requests: anything with `headers`.
+            response: of httpx, TestClient, Django, Flask or requests: any object with `headers`.
 
         Raises:
-            AssertionError: it names none that was stored.
+            AssertionError: it names no stored receipt.
         """
-        return named_receipt(response, self._ledger)
+        return self._ledger.named_by(response)
 
     def assert_requires(self, method: str, path: str, requires: str) -> None:
-        """Check that a route asked for a capability when it was called: fails when a `Depends` is missing.
+        """Check that a route required a capability when it was called: fails if a `Depends` is missing.
 
         Args:
             method: of the request that the test has made.
@@ -327,45 +327,59 @@ class ChioFixture:
             requires: `server/tool`, for example `payments/transfer`.
 
         Raises:
-            AssertionError: nobody asked about this request, or the route asked for something else.
+            AssertionError: the sidecar got no such request, or the route required something else.
         """
-        requirement(asked_for(self.asked, method, path), requires)
+        check_requirement(requests_for(self.asked, method, path), requires)
 
     def require_receipts(self, app: Any, *, except_paths: Collection[str] = ()) -> Any:
-        """Return an application around `app` that fails the test when something ran without a stored receipt.
+        """Return an application around `app` that fails the test if a handler ran without a stored receipt.
 
-        Every answer must be a refusal of Chio, or stand on a stored receipt that allows the request. Otherwise the
-        request raises `AssertionError`, which TestClient and httpx hand on to the test.
+        Every response must be a refusal of Chio, or have a stored receipt that allows the request. Otherwise the
+        request raises `AssertionError`, which TestClient and httpx pass to the test.
 
         Args:
             app: ASGI or WSGI (`app.wsgi_app = chio.require_receipts(app.wsgi_app)` in Flask); it is not changed.
-            except_paths: exactly these are not looked at, for example `/healthz`.
+            except_paths: exact paths that are not checked, for example `/healthz`.
         """
         return watching(app, self._ledger, except_paths)
 
-    def _choose(self, asked: Asked) -> Behaviour:
-        self.asked.append(asked)
+    def _choose(self, request: EvaluateRequest) -> Behaviour:
+        self.asked.append(request)
         plan = self._plan
-        chosen = plan.behaviour_for(asked) or self._policy.behaviour
-
-        def reply(question: Asked) -> Reply:
-            return self._ledger.keep(question, chosen.reply(question))
-
+        chosen = plan.behaviour_for(request) or self._engine.behaviour
         delivery = delayed(chosen.delivery, plan.delay) if plan.delay > 0 else chosen.delivery
-        return replace(chosen, reply=reply, delivery=delivery)
+        return replace(chosen, reply=lambda one: self._ledger.keep(one, chosen.reply(one)), delivery=delivery)
 
-    def _rule(self, rule: Rule) -> Until:
+    def _rule(
+        self, method: str | None, path: str | None, requires: str | None, behaviour: Behaviour
+    ) -> AbstractContextManager[object]:
+        rule = Rule(method, path, requires, behaviour)
         return self._change(replace(self._plan, rules=(*self._plan.rules, rule)))
 
-    def _change(self, plan: Plan) -> Until:
-        before = self._plan
+    def _change(self, plan: Plan) -> AbstractContextManager[object]:
+        """Follow a plan; the context manager returns to the plan before it."""
+        undo = ExitStack()
+        undo.callback(self._set, self._plan)
         self._set(plan)
-        return Until(lambda: self._set(before))
+        return undo
 
     def _set(self, plan: Plan) -> None:
-        was_down, is_down = (one.fault is not None and one.fault.refuses for one in (self._plan, plan))
-        self._plan = plan
-        if is_down and not was_down:
-            self._loopback.down()
-        elif was_down and not is_down:
-            self._loopback.up(self._choose)
+        was_down, self._plan = self._plan.down, plan
+        if plan.down == was_down:
+            return
+        # A listening socket cannot refuse connections: while the sidecar is down it is closed, and the port kept.
+        listening = self._server is not None
+        self._stop()
+        self.sidecar.script = REFUSE if plan.down else self._choose
+        if listening:
+            self._listen()
+
+    def _listen(self) -> None:
+        self._server = ExitStack()
+        self._server.enter_context(self.sidecar.serving_in_thread(int(self._url.rpartition(":")[2] or 0)))
+        self._url = self.sidecar.url
+
+    def _stop(self) -> None:
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()

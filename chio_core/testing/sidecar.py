@@ -1,11 +1,11 @@
-"""ScriptedSidecar: a sidecar that does what a test says, and that otherwise is a real one.
+"""ScriptedSidecar: a sidecar that does what a test says, and otherwise works like a real one.
 
-It reads real questions, signs real receipts with a real key, and speaks real HTTP when it is asked to. What it
-lacks is a policy and a store. One object has four faces:
+It reads real requests, signs real receipts with a real key, and speaks real HTTP when it serves. It has no policy and
+no store. One object can be used in four ways:
 
-* `client()` and `transport()`: no sockets at all, for asynchronous applications;
+* `client()` and `transport()`: no sockets, for asynchronous applications;
 * the object itself is an ASGI application, to be mounted or served;
-* `serving()`: a TCP server on loopback in the running event loop;
+* `serving()`: a TCP server on 127.0.0.1 in the running event loop;
 * `serving_in_thread()`: the same in a thread, for Django, Flask and other synchronous code.
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -28,30 +29,35 @@ from chio_core.evaluation.exchange import EVALUATE_PATH
 from chio_core.receipts import verify_receipt
 from chio_core.settings import ChioSettings
 from chio_core.signing import SigningKey
-from chio_core.testing.behaviours import ALLOW, Behaviour, Reply
-from chio_core.testing.question import Asked, compact
-from chio_core.testing.transport import ScriptedTransport, serve_asgi
-from chio_core.testing.wire import MAX_HEAD, Call, carry_out, head_of, read_call
+from chio_core.testing.behaviours import ALLOW, Behaviour, Ending, Pause, Reply
+from chio_core.testing.exchange import EvaluateRequest, compact
+from chio_core.testing.transport import Call, ScriptedTransport, head_of
 
-Script = Behaviour | Callable[[Asked], Behaviour]
-"""A behaviour, or a function that chooses one for each question."""
+Script = Behaviour | Callable[[EvaluateRequest], Behaviour]
+"""A behaviour, or a function that chooses one for each request."""
 
 KEY = SigningKey(bytes([0x5C]) * 32)
-"""The key of a scripted sidecar that is given none: 32 bytes of 0x5c. Everybody knows it."""
+"""The default key of a scripted sidecar: 32 bytes of 0x5c. It is public, so no receipt under it proves anything."""
+
+MAX_HEAD = 1024 * 1024
+"""Longest head of a request, in bytes."""
+
+_TICKS = 3
+"""Turns of the event loop after which the task of the last accepted connection has started."""
 
 
 class ScriptedSidecar:
     """A sidecar for tests.
 
     Args:
-        script: what it does with a question; allows by default. May be changed at any time.
+        script: what it does with a request; allows by default.
         key: what it signs with.
         clock: returns seconds since 1970, the time that receipts state.
 
     Attributes:
-        script: see above.
-        key: see above.
-        asked: every question so far, in order.
+        script: may be changed at any time.
+        key: what it signs with.
+        asked: every evaluate request so far, in order.
     """
 
     def __init__(
@@ -59,7 +65,7 @@ class ScriptedSidecar:
     ) -> None:
         self.script = script
         self.key = key
-        self.asked: list[Asked] = []
+        self.asked: list[EvaluateRequest] = []
         self._clock = clock
         self._url: str | None = None
 
@@ -70,26 +76,26 @@ class ScriptedSidecar:
 
     @property
     def url(self) -> str:
-        """Where it listens.
+        """The address on which it listens.
 
         Raises:
-            ConfigurationError: it does not; see `serving` and `serving_in_thread`.
+            ConfigurationError: it does not listen; see `serving` and `serving_in_thread`.
         """
         if self._url is None:
             raise ConfigurationError("this sidecar has no address; use `with sidecar.serving_in_thread():`")
         return self._url
 
     def settings(self, **options: Any) -> ChioSettings:
-        """Return settings that point here and pin its key.
+        """Return settings that point to this sidecar and pin its key.
 
         Args:
-            options: further options, or other values for these two.
+            options: further options of `ChioSettings`, or other values for these two.
         """
         where = {"sidecar_url": self._url or "http://localhost", "trusted_kernel_keys": [self.public_key]}
         return ChioSettings(**{**where, **options})
 
     def client(self, **options: Any) -> ChioClient:
-        """Return a client that asks this sidecar without any socket.
+        """Return a client of this sidecar that needs no socket and never waits.
 
         Args:
             options: options of `ChioSettings`.
@@ -97,61 +103,121 @@ class ScriptedSidecar:
         return ChioClient(self.settings(**options), transport=self.transport())
 
     def transport(self) -> httpx.AsyncBaseTransport:
-        """Return an httpx transport to this sidecar that needs no socket."""
+        """Return a transport for `ChioClient` that needs no socket and never waits."""
         return ScriptedTransport(self.behave)
 
-    def behave(self, call: Call) -> tuple[Behaviour | None, Reply]:
-        """Return what this sidecar does with a call: the behaviour, None for paths without one, and the answer."""
-        if call.path.partition("?")[0] != EVALUATE_PATH or call.method != "POST":
-            return None, self._other(call)
+    def behave(self, call: Call) -> tuple[Behaviour, Reply]:
+        """Return how this sidecar behaves in a call, and its response."""
+        route = (call.method, call.path.partition("?")[0])
         try:
-            document = parse_json(call.body)
+            if route == ("POST", EVALUATE_PATH):
+                request = EvaluateRequest(parse_json(call.body), call.headers, call.body, self.key, self._clock())
+                self.asked.append(request)
+                chosen = self.script if isinstance(self.script, Behaviour) else self.script(request)
+                return chosen, chosen.reply(request)
+            if route == ("POST", "/chio/verify"):
+                document = parse_json(call.body)
+                try:
+                    verify_receipt(document)
+                except ReceiptRejected:
+                    return ALLOW, Reply(compact({"valid": False}))
+                return ALLOW, Reply(compact({"valid": True}))
         except InvalidDocument as exc:
-            return None, _bad_request(exc)
-        asked = Asked(document, call.headers, call.body, self.key, self._clock())
-        self.asked.append(asked)
-        chosen = self.script if isinstance(self.script, Behaviour) else self.script(asked)
-        return chosen, chosen.reply(asked)
+            return ALLOW, Reply(compact({"error": "chio_bad_request", "message": exc.message}), 400)
+        if route == ("GET", "/chio/health"):
+            return ALLOW, Reply(compact({"status": "healthy", "version": "0.1.0"}))
+        missing = {"error": "chio_not_found", "message": "the scripted sidecar has no such path"}
+        return ALLOW, Reply(compact(missing), 404)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer as an ASGI application; a fault of the connection is an exception at that place."""
-        await serve_asgi(self.behave, scope, receive, send)
+        """Serve one ASGI connection.
+
+        ASGI cannot break a connection: the application raises a `ConnectionError` instead.
+        """
+        if scope["type"] == "lifespan":
+            while True:
+                message = await receive()
+                await send({"type": f"{message['type']}.complete"})
+                if message["type"] == "lifespan.shutdown":
+                    return
+        headers: dict[str, str] = {}
+        for name, value in scope.get("headers", ()):
+            headers.setdefault(name.decode("latin-1").lower(), value.decode("latin-1"))
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+        behaviour, reply = self.behave(Call(scope["method"], scope["path"], headers, body))
+        if behaviour.refuses:
+            raise ConnectionRefusedError("the scripted sidecar accepts no connections")
+        sent = 0
+        for step in behaviour.delivery(head_of(reply), reply.body):
+            if isinstance(step, bytes):
+                sent += len(step)
+            elif isinstance(step, Pause):
+                await asyncio.sleep(step.seconds)
+            elif step is Ending.HANG:
+                await asyncio.Event().wait()
+            elif sent < len(reply.body):
+                raise ConnectionResetError("the scripted sidecar broke the connection")
+        lines = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers]
+        lines.append((b"content-length", str(len(reply.body)).encode()))
+        await send({"type": "http.response.start", "status": reply.status, "headers": lines})
+        await send({"type": "http.response.body", "body": reply.body})
 
     @asynccontextmanager
     async def serving(self, port: int = 0) -> AsyncIterator[ScriptedSidecar]:
-        """Listen on a port of 127.0.0.1 for as long as the context lasts; `url` says where.
+        """Listen on a port of 127.0.0.1 inside the context; `url` is its address.
 
-        With a script that refuses connections the port is taken, but nobody listens.
+        If the script refuses connections, the port is taken but does not listen.
 
         Args:
-            port: a certain one, for a sidecar that comes back where it was; otherwise any that is free.
+            port: 0 for any free port; another one for a sidecar that returns at the same address.
         """
-        listener = _deaf_socket(port) if self._refuses() else socket.create_server(("127.0.0.1", port))
-        self._url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        connections: set[asyncio.Task[Any]] = set()
-        try:
-            if self._refuses():
-                yield self
-            else:
-                server = await asyncio.start_server(self._connection(connections), sock=listener, limit=MAX_HEAD)
+        refuses = isinstance(self.script, Behaviour) and self.script.refuses
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(("127.0.0.1", port))
+            self._url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            connections: set[asyncio.Task[Any]] = set()
+
+            async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                if (task := asyncio.current_task()) is not None:
+                    connections.add(task)
+                    task.add_done_callback(connections.discard)
+                try:
+                    await self._converse(reader, writer)
+                except (ConnectionError, asyncio.CancelledError):
+                    pass  # the client went away first, or the server ends; no code awaits this task
+                finally:
+                    writer.close()
+
+            try:
+                if refuses:
+                    yield self
+                    return
+                server = await asyncio.start_server(connected, sock=listener, limit=MAX_HEAD)
                 async with server:
                     try:
                         yield self
                     finally:
-                        # Before the server is left: since Python 3.12 that waits for the connections.
+                        # Since Python 3.12 leaving the server waits for its connections, so they end first.
                         server.close()
-                        await _end(connections)
-        finally:
-            self._url = None
-            listener.close()
+                        for _ in range(_TICKS):
+                            await asyncio.sleep(0)
+                        for task in list(connections):
+                            task.cancel()
+                        await asyncio.gather(*connections, return_exceptions=True)
+            finally:
+                self._url = None
 
     @contextmanager
     def serving_in_thread(self, port: int = 0) -> Iterator[ScriptedSidecar]:
         """Do the same as `serving` in a thread of its own, for synchronous code."""
         ready, done = threading.Event(), asyncio.Event()
-        runner = asyncio.Runner(
-            loop_factory=asyncio.new_event_loop
-        )  # with a factory it leaves this thread's loop alone
+        # With a factory the runner does not replace the event loop of this thread.
+        runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         loop = runner.get_loop()
 
         async def serve() -> None:
@@ -175,68 +241,34 @@ class ScriptedSidecar:
             loop.call_soon_threadsafe(done.set)
             thread.join()
 
-    def _refuses(self) -> bool:
-        return isinstance(self.script, Behaviour) and self.script.refuses
-
-    def _connection(self, connections: set[asyncio.Task[Any]]) -> Any:
-        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.current_task()
-            if task is not None:
-                connections.add(task)
-                task.add_done_callback(connections.discard)
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
             try:
-                while (call := await read_call(reader)) is not None:
-                    behaviour, reply = self.behave(call)
-                    if behaviour is not None and behaviour.refuses:
-                        break  # it listens already, so this is the nearest that it can do
-                    head = head_of(reply)
-                    steps = behaviour.delivery(head, reply.body) if behaviour else iter([head + reply.body])
-                    if not await carry_out(steps, writer):
-                        break
-            except (ConnectionError, asyncio.CancelledError):
-                pass  # the client went away first, or the sidecar ends: nobody waits for this task
-            finally:
-                writer.close()
-
-        return connected
-
-    def _other(self, call: Call) -> Reply:
-        route = (call.method, call.path.partition("?")[0])
-        if route == ("GET", "/chio/health"):
-            return Reply(compact({"status": "healthy", "version": "0.1.0"}))
-        if route == ("POST", "/chio/verify"):
-            return self._verify(call)
-        return Reply(compact({"error": "chio_not_found", "message": "the scripted sidecar has no such path"}), 404)
-
-    def _verify(self, call: Call) -> Reply:
-        try:
-            verify_receipt(parse_json(call.body))
-        except InvalidDocument as exc:
-            return _bad_request(exc)
-        except ReceiptRejected:
-            return Reply(compact({"valid": False}))
-        return Reply(compact({"valid": True}))
-
-
-_TICKS = 3
-"""Turns of the loop after which a connection that was accepted last has its task, and the task has begun."""
-
-
-def _bad_request(exc: InvalidDocument) -> Reply:
-    return Reply(compact({"error": "chio_bad_request", "message": exc.message}), 400)
-
-
-def _deaf_socket(port: int) -> socket.socket:
-    # Bound but not listening: the port is nobody else's, and connecting to it is refused.
-    found = socket.socket()
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    found.bind(("127.0.0.1", port))
-    return found
-
-
-async def _end(tasks: set[asyncio.Task[Any]]) -> None:
-    for _ in range(_TICKS):
-        await asyncio.sleep(0)
-    for task in list(tasks):
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+                first, *lines = head.removesuffix("\r\n\r\n").split("\r\n")
+                method, target, _ = first.split(" ")
+                headers: dict[str, str] = {}
+                for line in lines:
+                    name, _, value = line.partition(":")
+                    headers.setdefault(name.strip().lower(), value.strip())
+                body = await reader.readexactly(int(headers.get("content-length", "0")))
+            except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError):
+                return  # the connection ended, or this is no HTTP
+            behaviour, reply = self.behave(Call(method, target, headers, body))
+            if behaviour.refuses:
+                return  # the server listens already, so closing the connection comes nearest
+            for step in behaviour.delivery(head_of(reply), reply.body):
+                if isinstance(step, bytes):
+                    writer.write(step)
+                    await writer.drain()
+                elif isinstance(step, Pause):
+                    await asyncio.sleep(step.seconds)
+                elif step is Ending.HANG:
+                    await asyncio.Event().wait()
+                else:
+                    if step is Ending.RESET:
+                        # With a linger time of zero, closing sends RST instead of FIN.
+                        sock = writer.get_extra_info("socket")
+                        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                        writer.transport.abort()
+                    return

@@ -17,7 +17,7 @@ from chio_core.client.client import ChioClient
 from chio_core.guards.chain import Chain
 from chio_core.refusals.response import Denial
 from chio_core.telemetry import Telemetry
-from chio_core.testing import Asked, Behaviour, ScriptedSidecar, behaviours
+from chio_core.testing import Behaviour, EvaluateRequest, ScriptedSidecar, behaviours
 from chio_fastapi import add_chio
 from tests.core.spans import Recorder, facts, traceparent
 from tests.support import Reply, call, connect, run
@@ -26,7 +26,7 @@ REMOTE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 HEADERS = [("traceparent", REMOTE), ("host", "good.test")]
 
 
-def script(asked: Asked) -> Behaviour:
+def script(asked: EvaluateRequest) -> Behaviour:
     return behaviours.DENY if asked.path == "/denied" else behaviours.ALLOW
 
 

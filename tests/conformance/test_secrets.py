@@ -22,8 +22,8 @@ from chio_core.evaluation.exchange import RawResponse
 from chio_core.evaluation.outcomes import Decision
 from chio_core.receipts import KeyTrust
 from chio_core.signing import SigningKey
-from chio_core.testing import Asked, Behaviour, Reply, ScriptedSidecar
-from chio_core.testing.question import compact
+from chio_core.testing import Behaviour, EvaluateRequest, Reply, ScriptedSidecar
+from chio_core.testing.exchange import compact
 from chio_fastapi import RequireCapability, add_chio
 from tests.conformance.drivers import DRIVERS, Sent
 from tests.conformance.outcomes import answered
@@ -61,7 +61,7 @@ def echo(name: str, reply: Any) -> Behaviour:
     return Behaviour(name, "Repeats the question where it should not.", reply)
 
 
-def _everything(one: Asked) -> dict[str, Any]:
+def _everything(one: EvaluateRequest) -> dict[str, Any]:
     return {"error": one.capability_text, "message": str(one.headers), "question": one.body.decode("latin-1")}
 
 
@@ -71,11 +71,12 @@ ECHOES = (
     echo("echo_200", lambda one: Reply(compact(_everything(one)))),
     echo("echo_broken_json", lambda one: Reply(compact(_everything(one))[:-9])),
     echo(
-        "echo_as_wrong_types", lambda one: Reply(compact({**one.answer(), "verdict": {"verdict": [str(one.headers)]}}))
+        "echo_as_wrong_types",
+        lambda one: Reply(compact({**one.response(), "verdict": {"verdict": [str(one.headers)]}})),
     ),
     echo(
         "echo_in_receipt",
-        lambda one: Reply(compact(one.answer(receipt={**one.receipt(), "timestamp": str(one.headers)}))),
+        lambda one: Reply(compact(one.response(receipt={**one.receipt(), "timestamp": str(one.headers)}))),
     ),
 )
 ALL = (*BEHAVIOURS.values(), *ECHOES)

@@ -20,7 +20,7 @@ from chio_core.request import Requirement
 from chio_core.settings import ChioSettings
 from chio_core.signing import SigningKey
 from chio_core.testing import KEY
-from chio_core.testing.question import ALLOW, DENY
+from chio_core.testing.exchange import ALLOW, DENY
 from tests.core.views import NOW, SETTINGS, View, answered, asked, question, refusal_of
 from tests.hostile import BEHAVIOURS
 
@@ -155,7 +155,7 @@ def test_a_question_shows_no_token() -> None:
 
 def test_an_allow_with_its_receipt_opens_the_door() -> None:
     one = question()
-    decision = conclusion(one, asked(one).answer_bytes())
+    decision = conclusion(one, asked(one).response_bytes())
     assert decision.allowed
     assert (decision.verdict, decision.denial, decision.passthrough) == ("allow", None, None)
     assert decision.receipt is not None
@@ -167,7 +167,7 @@ def test_an_allow_with_its_receipt_opens_the_door() -> None:
 @pytest.mark.parametrize("verdict", [DENY, {"verdict": "cancel", "reason": "r"}, {"verdict": "permit"}])
 def test_another_verdict_refuses_and_its_receipt_is_kept(verdict: Mapping[str, Any]) -> None:
     one = question()
-    decision = conclusion(one, asked(one).answer_bytes(verdict))
+    decision = conclusion(one, asked(one).response_bytes(verdict))
     assert not decision.allowed
     assert decision.receipt is not None
     assert decision.denial is not None
@@ -200,13 +200,13 @@ def test_an_answer_of_another_status_keeps_status_and_code_for_the_log() -> None
 @pytest.mark.parametrize("content_type", ["application/json", "Application/JSON; charset=utf-8", "application/json;x"])
 def test_json_may_be_called_json_in_any_spelling(content_type: str) -> None:
     one = question()
-    answer = answered(asked(one).answer_bytes(), 200, content_type)
+    answer = answered(asked(one).response_bytes(), 200, content_type)
     assert conclude(answer, one, SETTINGS, KeyTrust(), NOW).allowed
 
 
 def test_the_members_of_an_answer_that_nobody_knows_do_not_matter() -> None:
     one = question()
-    document = {**asked(one).answer(), "execution_nonce": {"nonce": {}}, "later": [None], "evidence": "anything"}
+    document = {**asked(one).response(), "execution_nonce": {"nonce": {}}, "later": [None], "evidence": "anything"}
     assert conclusion(one, json.dumps(document).encode()).allowed
 
 
@@ -224,7 +224,7 @@ def test_two_spellings_of_one_verdict_are_the_same() -> None:
 
 def required(view: View, requirement: Requirement, verdict: Mapping[str, Any] = ALLOW, **changes: Any) -> Decision:
     one = question(view, requirement=requirement)
-    return conclusion(one, asked(one).answer_bytes(verdict, **changes))
+    return conclusion(one, asked(one).response_bytes(verdict, **changes))
 
 
 def outcome(decision: Decision) -> tuple[int, str] | None:

@@ -13,7 +13,7 @@ from chio_core.models.demands import BudgetDemand
 from chio_core.receipts import KeyTrust
 from chio_core.request import Requirement
 from chio_core.testing import KEY
-from chio_core.testing.question import DENY
+from chio_core.testing.exchange import DENY
 from tests.core.views import NOW, SETTINGS, View, answered, asked, question
 
 SPENDS = Requirement(capability=False, budget=BudgetDemand(1))
@@ -24,7 +24,7 @@ NOTHING = Requirement(capability=False)
 def made(about: EvaluateCall, verdict: Any = None, **changes: Any) -> Decision:
     """Return the decision that the sidecar comes to."""
     one = asked(about)
-    body = one.answer_bytes(**changes) if verdict is None else one.answer_bytes(verdict, **changes)
+    body = one.response_bytes(**changes) if verdict is None else one.response_bytes(verdict, **changes)
     return conclude(answered(body), about, SETTINGS, KeyTrust((KEY.public_hex,)), NOW)
 
 

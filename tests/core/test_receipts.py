@@ -19,7 +19,7 @@ from chio_core.receipts import Expectation, KeyTrust, receipt_id_is_valid, signe
 from chio_core.settings import ChioSettings
 from chio_core.signing import SigningKey
 from chio_core.testing import KEY, make_receipt, seal
-from chio_core.testing.question import compact
+from chio_core.testing.exchange import compact
 from tests.core.views import NOW, View, answered, asked, question
 from tests.hostile import BEHAVIOURS, tamper
 
@@ -297,9 +297,9 @@ def test_the_first_key_is_trusted_with_one_warning_and_another_is_refused_from_t
     one = question()
     with caplog.at_level(logging.WARNING, logger="chio"):
         for _ in range(3):
-            assert conclude(answered(asked(one).answer_bytes()), one, UNPINNED, trust, NOW).allowed
+            assert conclude(answered(asked(one).response_bytes()), one, UNPINNED, trust, NOW).allowed
     assert len([record for record in caplog.records if KEY.public_hex in record.getMessage()]) == 1
-    other = compact(asked(one).answer(receipt=seal(asked(one).receipt(), FOREIGN)))
+    other = compact(asked(one).response(receipt=seal(asked(one).receipt(), FOREIGN)))
     with pytest.raises(ReceiptRejected, match="not trusted"):
         conclude(answered(other), one, UNPINNED, trust, NOW)
 

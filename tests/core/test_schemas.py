@@ -11,7 +11,7 @@ from referencing import Registry, Resource
 
 from chio_core.models import CallerIdentity, ChioHttpRequest, EvaluateResponse
 from chio_core.signing import SigningKey
-from chio_core.testing.question import ALLOW, DENY, Asked
+from chio_core.testing.exchange import ALLOW, DENY, EvaluateRequest
 from tests.core.reference import schemas
 
 CALLERS = (
@@ -65,8 +65,8 @@ def test_a_request_satisfies_the_schemas(caller: CallerIdentity) -> None:
     ids=lambda verdict: verdict["verdict"],
 )
 def test_a_response_satisfies_the_schemas_and_the_model_reads_it(verdict: dict[str, Any], profile: str) -> None:
-    asked = Asked(_request(), {}, b"", SigningKey.generate(), now=1_776_272_775)
-    answer = json.loads(asked.answer_bytes(verdict, newer=profile == "newer"))
+    asked = EvaluateRequest(_request(), {}, b"", SigningKey.generate(), now=1_776_272_775)
+    answer = json.loads(asked.response_bytes(verdict, newer=profile == "newer"))
     _validator("verdict", profile).validate(answer["verdict"])
     _validator("http-receipt", profile).validate(answer["receipt"])
     if profile == "april":

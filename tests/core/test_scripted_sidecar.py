@@ -16,7 +16,7 @@ from chio_core.client.via_httpx import HttpxCarrier
 from chio_core.errors import SidecarTimeout
 from chio_core.evaluation.outcomes import Decision
 from chio_core.signing import SigningKey
-from chio_core.testing import KEY, Asked, Behaviour, Reply, ScriptedSidecar, behaviour, behaviours, seal
+from chio_core.testing import KEY, Behaviour, EvaluateRequest, Reply, ScriptedSidecar, behaviour, behaviours, seal
 from tests.core.views import NOW, View, question
 from tests.hostile import BEHAVIOURS
 from tests.hostile.faults import closed_at, reset_at
@@ -64,7 +64,7 @@ def test_its_client_pins_its_key() -> None:
 
 
 def test_a_script_may_choose_for_each_question_and_may_change() -> None:
-    def choose(asked: Asked) -> Behaviour:
+    def choose(asked: EvaluateRequest) -> Behaviour:
         return behaviours.ALLOW if asked.method == "GET" else behaviours.deny("read only", status=405)
 
     sidecar = ScriptedSidecar(choose, clock=now)

@@ -16,7 +16,7 @@ from chio_core.evaluation.exchange import EvaluateCall
 from chio_core.receipts import ReceiptRejected, verify_receipt
 from chio_core.signing import SigningKey
 from chio_core.testing import KEY, seal
-from chio_core.testing.question import ALLOW, DENY
+from chio_core.testing.exchange import ALLOW, DENY
 from tests.core.views import NOW, View, asked, question
 from tests.hostile import tamper
 

@@ -13,7 +13,7 @@ from chio_core.identity import default_extractor
 from chio_core.refusals.response import Denial, RequestRefused
 from chio_core.request import HeaderLines, Requirement
 from chio_core.settings import ChioSettings
-from chio_core.testing import KEY, Asked
+from chio_core.testing import KEY, EvaluateRequest
 
 NOW = 1_776_272_775
 SETTINGS = ChioSettings(trusted_kernel_keys=[KEY.public_hex])
@@ -87,10 +87,10 @@ def question(
     )
 
 
-def asked(about: EvaluateCall) -> Asked:
+def asked(about: EvaluateCall) -> EvaluateRequest:
     """Return the question as a sidecar with the usual key would read it, one moment later."""
     headers = {name.lower(): value for name, value in about.headers}
-    return Asked(parse_json(about.body), headers, about.body, KEY, NOW)
+    return EvaluateRequest(parse_json(about.body), headers, about.body, KEY, NOW)
 
 
 def answered(document: bytes, status: int = 200, content_type: str = "application/json") -> RawResponse:

@@ -10,7 +10,7 @@ from django.core.handlers.asgi import ASGIHandler
 from django.test import override_settings
 
 from chio_core.client.client import ChioClient
-from chio_core.testing import Asked, Behaviour, ScriptedSidecar, behaviours
+from chio_core.testing import Behaviour, EvaluateRequest, ScriptedSidecar, behaviours
 from tests.django.asgi import call
 from tests.django.project import SHARING, governed_async
 from tests.views.tokens import token
@@ -89,7 +89,7 @@ def test_a_client_that_goes_away_takes_only_its_own_request_with_it() -> None:
     async def main() -> tuple[int, list[dict[str, Any]]]:
         asked_about = asyncio.Event()
 
-        def script(asked: Asked) -> Behaviour:
+        def script(asked: EvaluateRequest) -> Behaviour:
             asked_about.set()
             return behaviours.HANG if asked.path == "/ahello" else behaviours.ALLOW
 

@@ -14,7 +14,7 @@ from chio_core.errors import ConfigurationError
 from chio_core.models.receipt import HttpReceipt
 from chio_core.testing import Behaviour, ScriptedSidecar, behaviours
 from chio_core.testing import Reply as SidecarReply
-from chio_core.testing.question import compact
+from chio_core.testing.exchange import compact
 from chio_fastapi import Budget, RequireApproval, RequireCapability, add_chio, from_body, from_path, from_query
 from tests.fastapi.apps import with_and_without
 from tests.fastapi.demanding import HOLDER, JSON, Served, problem

@@ -11,7 +11,7 @@ from typing import Any
 
 from chio_core.models.demands import NEEDS_APPROVAL
 from chio_core.testing.behaviours import JSON_TYPE, Behaviour, Reply, error, status
-from chio_core.testing.question import ALLOW, Asked, compact
+from chio_core.testing.exchange import ALLOW, EvaluateRequest, compact
 from tests.hostile.delivery import in_chunks
 
 HUGE = 2 * 1024 * 1024
@@ -20,23 +20,25 @@ HUGE = 2 * 1024 * 1024
 _REDIRECTS = (301, 302, 303, 307, 308)
 
 
-def body(name: str, summary: str, make: Callable[[Asked], bytes], content_type: str | None = None) -> Behaviour:
+def body(
+    name: str, summary: str, make: Callable[[EvaluateRequest], bytes], content_type: str | None = None
+) -> Behaviour:
     """Return a behaviour that answers 200 with these bytes, as JSON or as another type."""
     headers = JSON_TYPE if content_type is None else (("content-type", content_type),)
     return Behaviour(name, summary, lambda asked: Reply(make(asked), 200, headers))
 
 
-def document(name: str, summary: str, change: Callable[[Asked], Any]) -> Behaviour:
+def document(name: str, summary: str, change: Callable[[EvaluateRequest], Any]) -> Behaviour:
     """Return a behaviour that answers 200 with this JSON value."""
     return body(name, summary, lambda asked: compact(change(asked)))
 
 
-def _but(asked: Asked, **members: Any) -> dict[str, Any]:
-    return {name: value for name, value in {**asked.answer(), **members}.items() if value is not _ABSENT}
+def _but(asked: EvaluateRequest, **members: Any) -> dict[str, Any]:
+    return {name: value for name, value in {**asked.response(), **members}.items() if value is not _ABSENT}
 
 
-def _compressed(asked: Asked) -> Reply:
-    return Reply(gzip.compress(asked.answer_bytes()), 200, (*JSON_TYPE, ("content-encoding", "gzip")))
+def _compressed(asked: EvaluateRequest) -> Reply:
+    return Reply(gzip.compress(asked.response_bytes()), 200, (*JSON_TYPE, ("content-encoding", "gzip")))
 
 
 _ABSENT = object()
@@ -61,38 +63,38 @@ BEHAVIOURS = (
     body("empty", "Answers 200 with an empty body.", lambda _: b""),
     body("blank", "Answers 200 with white space.", lambda _: b" \r\n"),
     body("html", "Answers 200 with a page, as a proxy in between does.", lambda _: b"<h1>OK</h1>", "text/html"),
-    body("truncated_json", "Answers 200 with JSON that lacks its end.", lambda asked: asked.answer_bytes()[:-1]),
+    body("truncated_json", "Answers 200 with JSON that lacks its end.", lambda asked: asked.response_bytes()[:-1]),
     body("cut_in_half", "Answers 200 with half of the JSON.",
-         lambda asked: asked.answer_bytes()[: len(asked.answer_bytes()) // 2]),
-    body("trailing_text", "Answers 200 with JSON and more after it.", lambda asked: asked.answer_bytes() + b"{}"),
+         lambda asked: asked.response_bytes()[: len(asked.response_bytes()) // 2]),
+    body("trailing_text", "Answers 200 with JSON and more after it.", lambda asked: asked.response_bytes() + b"{}"),
     body("two_documents", "Answers 200 with two documents.",
-         lambda asked: asked.answer_bytes() + b"\n" + asked.answer_bytes()),
-    body("not_utf8", "Answers 200 with bytes that are no UTF-8.", lambda asked: asked.answer_bytes() + b"\xff"),
-    body("utf16", "Answers 200 with JSON in UTF-16.", lambda asked: asked.answer_bytes().decode().encode("utf-16")),
+         lambda asked: asked.response_bytes() + b"\n" + asked.response_bytes()),
+    body("not_utf8", "Answers 200 with bytes that are no UTF-8.", lambda asked: asked.response_bytes() + b"\xff"),
+    body("utf16", "Answers 200 with JSON in UTF-16.", lambda asked: asked.response_bytes().decode().encode("utf-16")),
     body("byte_order_mark", "Answers 200 with a byte order mark before the JSON.",
-         lambda asked: b"\xef\xbb\xbf" + asked.answer_bytes()),
+         lambda asked: b"\xef\xbb\xbf" + asked.response_bytes()),
     body("too_deep", "Answers 200 with JSON nested 10,000 deep.",
-         lambda asked: asked.answer_bytes()[:-1] + b',"x":' + b"[" * 10_000 + b"]" * 10_000 + b"}"),
+         lambda asked: asked.response_bytes()[:-1] + b',"x":' + b"[" * 10_000 + b"]" * 10_000 + b"}"),
     body("number_too_long", "Answers 200 with an integer of 10,000 digits.",
-         lambda asked: asked.answer_bytes()[:-1] + b',"x":' + b"9" * 10_000 + b"}"),
+         lambda asked: asked.response_bytes()[:-1] + b',"x":' + b"9" * 10_000 + b"}"),
     body("infinity", "Answers 200 with Infinity in the JSON.",
-         lambda asked: asked.answer_bytes()[:-1] + b',"x":Infinity}'),
+         lambda asked: asked.response_bytes()[:-1] + b',"x":Infinity}'),
     body("wrong_content_type", "Answers 200 with a good allow as text.",
-         lambda asked: asked.answer_bytes(), "text/plain"),
+         lambda asked: asked.response_bytes(), "text/plain"),
     body("problem_content_type", "Answers 200 with a good allow as a problem document.",
-         lambda asked: asked.answer_bytes(), "application/problem+json"),
+         lambda asked: asked.response_bytes(), "application/problem+json"),
     Behaviour("no_content_type", "Answers 200 with a good allow of no type.",
-              lambda asked: Reply(asked.answer_bytes(), 200, ())),
+              lambda asked: Reply(asked.response_bytes(), 200, ())),
     Behaviour("compressed", "Answers 200 with a good allow, compressed though nobody asked for it.", _compressed),
     body("huge", "Answers 200 with a good allow among two megabytes.",
-         lambda asked: compact({"padding": "x" * HUGE, **asked.answer()})),
+         lambda asked: compact({"padding": "x" * HUGE, **asked.response()})),
     Behaviour("huge_in_chunks", "The same without saying how long it will be.",
-              lambda asked: Reply(compact({"padding": "x" * HUGE, **asked.answer()})), in_chunks(65_536)),
+              lambda asked: Reply(compact({"padding": "x" * HUGE, **asked.response()})), in_chunks(65_536)),
     document("answer_null", "Answers 200 with null.", lambda _: None),
     document("answer_true", "Answers 200 with true.", lambda _: True),
     document("answer_number", "Answers 200 with a number.", lambda _: 1),
     document("answer_text", "Answers 200 with a string.", lambda _: "allow"),
-    document("answer_list", "Answers 200 with a list around a good allow.", lambda asked: [asked.answer()]),
+    document("answer_list", "Answers 200 with a list around a good allow.", lambda asked: [asked.response()]),
     document("answer_empty_object", "Answers 200 with an empty object.", lambda _: {}),
     document("verdict_missing", "The answer has a good receipt and no verdict.",
              lambda asked: _but(asked, verdict=_ABSENT)),

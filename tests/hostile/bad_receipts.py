@@ -7,7 +7,7 @@ from typing import Any
 
 from chio_core.receipts import signed_bytes
 from chio_core.testing.behaviours import Behaviour, Reply, changed_after_signing, mixed, signed_wrongly
-from chio_core.testing.question import ALLOW, DENY, Asked, compact
+from chio_core.testing.exchange import ALLOW, DENY, EvaluateRequest, compact
 from tests.hostile.tamper import with_member_twice
 
 
@@ -21,19 +21,19 @@ def setting(**members: Any) -> Callable[[dict[str, Any]], Any]:
     return lambda receipt: receipt.update(members)
 
 
-def _newer(change: Callable[[dict[str, Any]], Any]) -> Callable[[Asked], Reply]:
-    def reply(asked: Asked) -> Reply:
+def _newer(change: Callable[[dict[str, Any]], Any]) -> Callable[[EvaluateRequest], Reply]:
+    def reply(asked: EvaluateRequest) -> Reply:
         receipt = asked.receipt(newer=True)
         change(receipt)
         # Signed anew, but not given a new id: what a signer would do that skips the id.
         body = {name: value for name, value in receipt.items() if name != "signature"}
-        return Reply(compact(asked.answer(receipt={**body, "signature": asked.key.sign(signed_bytes(body))})))
+        return Reply(compact(asked.response(receipt={**body, "signature": asked.key.sign(signed_bytes(body))})))
 
     return reply
 
 
-def _twice(name: str, value: Any) -> Callable[[Asked], Reply]:
-    return lambda asked: Reply(with_member_twice(asked.answer_bytes(), name, value))
+def _twice(name: str, value: Any) -> Callable[[EvaluateRequest], Reply]:
+    return lambda asked: Reply(with_member_twice(asked.response_bytes(), name, value))
 
 
 BEHAVIOURS = (

@@ -76,5 +76,5 @@ BEHAVIOURS = (
     fault("bad_length", "Announces a length that is no number.",
           preceded_by(b"HTTP/1.1 200 OK\r\ncontent-length: many\r\n\r\n", Ending.CLOSE)),
     Behaviour("head_too_long", "Sends a header of two megabytes before a good allow.",
-              lambda asked: Reply(asked.answer_bytes(), 200, (*JSON_TYPE, ("x-padding", "x" * HUGE)))),
+              lambda asked: Reply(asked.response_bytes(), 200, (*JSON_TYPE, ("x-padding", "x" * HUGE)))),
 )  # fmt: skip

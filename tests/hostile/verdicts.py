@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from chio_core.testing.behaviours import Behaviour, Reply, deny, verdict
-from chio_core.testing.question import ALLOW, DENY, Asked
+from chio_core.testing.exchange import ALLOW, DENY, EvaluateRequest
 
 
-def _route_unknown(asked: Asked) -> Reply:
+def _route_unknown(asked: EvaluateRequest) -> Reply:
     # A sidecar that knows no such route states the plain path (wire protocol, section 6.2).
-    return Reply(asked.answer_bytes(route_pattern=asked.path))
+    return Reply(asked.response_bytes(route_pattern=asked.path))
 
 
-def _parameter_names(asked: Asked) -> Reply:
+def _parameter_names(asked: EvaluateRequest) -> Reply:
     pattern = str(asked.document["route_pattern"]).replace("{", "{other_")
-    return Reply(asked.answer_bytes(route_pattern=pattern))
+    return Reply(asked.response_bytes(route_pattern=pattern))
 
 
-def _without_capability(asked: Asked) -> Reply:
-    return Reply(asked.answer_bytes(capability_id=None))
+def _without_capability(asked: EvaluateRequest) -> Reply:
+    return Reply(asked.response_bytes(capability_id=None))
 
 
 BEHAVIOURS = (

@@ -46,7 +46,7 @@ def test_an_approval_opens_the_same_request_once(client: TestClient, chio: ChioF
     refused = client.post("/payouts/500", headers=chio.headers(token))
     assert (refused.status_code, refused.json()["error"]) == (403, "chio_approval_required")
     (waiting,) = chio.approvals
-    assert (waiting.state, waiting.demand.amount, waiting.asked.path) == ("pending", 500, "/payouts/500")
+    assert (waiting.state, waiting.demand.amount, waiting.request.path) == ("pending", 500, "/payouts/500")
     assert refused.json()["details"]["approval_id"] == waiting.id
     assert chio.receipts[-1].verdict.verdict == "incomplete"
     assert client.post("/payouts/500", headers=chio.headers(token)).json()["details"]["approval_id"] == waiting.id

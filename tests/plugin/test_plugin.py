@@ -103,7 +103,7 @@ def test_the_test_of_a_user_fails_where_a_depends_is_missing(user: pytest.Pytest
     done = user.runpytest_inprocess(*PLUGIN)
     done.assert_outcomes(failed=1)
     done.stdout.fnmatch_lines(
-        ['E*POST /refunds asked for no capability by name*Depends(RequireCapability("payments", "refund"))?']
+        ['E*POST /refunds required no capability by name*Depends(RequireCapability("payments", "refund"))?']
     )
 
 

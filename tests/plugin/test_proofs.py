@@ -25,17 +25,17 @@ def test_a_missing_requirement_is_noticed(chio: ChioFixture) -> None:
     client.post("/transfers", headers=chio.headers())
     client.post("/refunds", headers=chio.headers())
     chio.assert_requires("POST", "/transfers", "payments/transfer")
-    with pytest.raises(AssertionError, match=r"POST /refunds asked for no capability.*RequireCapability\(\"payments\""):
+    with pytest.raises(AssertionError, match=r"POST /refunds required no capability.*RequireCapability\(\"payments\""):
         chio.assert_requires("POST", "/refunds", "payments/refund")
-    with pytest.raises(AssertionError, match="POST /transfers asked for payments/transfer, not for payments/refund"):
+    with pytest.raises(AssertionError, match="POST /transfers required payments/transfer, not payments/refund"):
         chio.assert_requires("POST", "/transfers", "payments/refund")
 
 
-def test_a_request_that_nobody_has_asked_about_is_noticed(chio: ChioFixture) -> None:
-    with pytest.raises(AssertionError, match="nobody asked the sidecar; it was asked about nothing at all"):
+def test_a_request_that_did_not_reach_the_sidecar_is_noticed(chio: ChioFixture) -> None:
+    with pytest.raises(AssertionError, match="the sidecar got no request; it got no request at all"):
         _ = chio.last
     TestClient(chio.connect(Shop().app)).get("/pets/7")
-    with pytest.raises(AssertionError, match="about POST /transfers; it was asked about GET /pets/7"):
+    with pytest.raises(AssertionError, match="got no request for POST /transfers; it got GET /pets/7"):
         chio.assert_requires("POST", "/transfers", "payments/transfer")
     assert (chio.last.method, chio.last.path, chio.last.route) == ("GET", "/pets/7", "/pets/{pet}")
 

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from chio_core.capabilities import issue_capability
 from chio_core.signing import SigningKey
-from chio_core.testing import Asked, Behaviour, ScriptedSidecar, behaviours
+from chio_core.testing import Behaviour, EvaluateRequest, ScriptedSidecar, behaviours
 from tests.conformance.stacks.contract import SERVER, TOOL
 from tests.conformance.stacks.drivers import DRIVERS, Driver
 from tests.conformance.stacks.wire import Answer, Wire, exchange
@@ -34,10 +34,10 @@ TOKEN = issue_capability(
 ).to_header()
 
 T = TypeVar("T")
-Script = Behaviour | Callable[[Asked], Behaviour]
+Script = Behaviour | Callable[[EvaluateRequest], Behaviour]
 
 
-def usual(asked: Asked) -> Behaviour:
+def usual(asked: EvaluateRequest) -> Behaviour:
     """A sidecar's default policy: safe methods pass, others need a token."""
     free = asked.method in ("GET", "HEAD", "OPTIONS") or asked.capability_text is not None
     return behaviours.ALLOW if free else behaviours.DENY
@@ -58,7 +58,7 @@ class Outcome:
     """
 
     answer: Answer
-    asked: list[Asked]
+    asked: list[EvaluateRequest]
     trace: str | None
 
 
@@ -92,7 +92,7 @@ class Stack:
             return Outcome(answer, self.sidecar.asked[before:], None)
         return Outcome(answer, self.asked(trace), trace)
 
-    def asked(self, trace: str) -> list[Asked]:
+    def asked(self, trace: str) -> list[EvaluateRequest]:
         """Return the questions about requests with a trace."""
         return [one for one in self.sidecar.asked if one.headers.get("traceparent") == trace]
 

@@ -1,0 +1,339 @@
+"""Engine: how the sidecar of a test decides, by what the test has told it and by the rules of a real sidecar.
+
+`Engine` follows the rules of a sidecar without an OpenAPI document (wire protocol, sections 1.6 and 6.3): GET, HEAD and
+OPTIONS are allowed, everything else needs a valid capability, and the capability must grant what the route requires.
+Tokens are verified as always; the sidecar's own key is the only authority. Approvals and budgets follow
+`chio_core.models.demands`, whose evidence the client reads.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from chio_core.canonical import canonical_json, sha256_hex
+from chio_core.capabilities import (
+    CapabilityRejected,
+    ConstraintError,
+    issue_capability,
+    match_grant,
+    verify_capability,
+)
+from chio_core.errors import ConfigurationError
+from chio_core.models import demands as texts
+from chio_core.models.capability import CapabilityToken
+from chio_core.models.demands import (
+    APPROVAL_GUARD,
+    BUDGET_GUARD,
+    CAPABILITY_GUARD,
+    POLICY_GUARD,
+    ApprovalDemand,
+    BudgetDemand,
+    approval_evidence,
+    approval_from,
+    budget_evidence,
+    budget_from,
+)
+from chio_core.models.request import SAFE_METHODS
+from chio_core.signing import SigningKey
+from chio_core.testing.behaviours import Behaviour, Reply
+from chio_core.testing.exchange import EvaluateRequest, compact
+
+STRANGER = SigningKey(bytes([0x77]) * 32)
+"""An authority that no sidecar trusts."""
+
+SUBJECT = "0" * 64
+"""The subject of every token made here; presenting a token needs no proof of it."""
+
+_INTENT = (
+    "method", "route_pattern", "path", "query", "body_hash", "tool_server", "tool_name", "arguments", "governed_intent",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A behaviour for some requests; None is any method, path (see `EvaluateRequest.is_about`) or required tool."""
+
+    method: str | None
+    path: str | None
+    requires: str | None
+    behaviour: Behaviour
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a test has told its sidecar.
+
+    Attributes:
+        rules: the last one that covers a request counts.
+        fault: the behaviour for every request, whatever the rules say.
+        delay: seconds before each response.
+    """
+
+    rules: tuple[Rule, ...] = ()
+    fault: Behaviour | None = None
+    delay: float = 0.0
+
+    @property
+    def down(self) -> bool:
+        """True if the sidecar accepts no connection."""
+        return self.fault is not None and self.fault.refuses
+
+    def behaviour_for(self, request: EvaluateRequest) -> Behaviour | None:
+        """Return the behaviour for a request; None if the test said nothing about it."""
+        if self.fault is not None:
+            return self.fault
+        for rule in reversed(self.rules):
+            if request.is_about(rule.method, rule.path) and rule.requires in (None, request.requires):
+                return rule.behaviour
+        return None
+
+
+class Refused(Exception):
+    """A request that the engine denies.
+
+    Args:
+        reason: the verdict's reason.
+        guard: the guard that denies.
+        details: of the evidence; the reason by default. None: the receipt has no evidence.
+
+    Attributes:
+        capability_id: as the receipt states it.
+        before: evidence of the guards that allowed.
+        approval_id: the pending approval if the request only waits for an operator.
+    """
+
+    def __init__(self, reason: str, guard: str = CAPABILITY_GUARD, *, details: str | None = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.guard = guard
+        self.details = reason if details == "" else details
+        self.capability_id: str | None = None
+        self.before: list[dict[str, Any]] = []
+        self.approval_id: str | None = None
+
+
+@dataclass(slots=True)
+class Approval:
+    """An approval that a request needs.
+
+    Attributes:
+        id: value of the `X-Chio-Approval` header in the repeated request.
+        request: the evaluate request that needed it.
+        demand: amount, threshold and currency.
+        intent: hash of everything that is approved; a request with another hash is refused.
+        state: `pending`, then the operator's response, then `used`.
+    """
+
+    id: str
+    request: EvaluateRequest
+    demand: ApprovalDemand
+    intent: str
+    state: Literal["pending", "approved", "denied", "used"] = "pending"
+
+
+class Engine:
+    """Decides, and keeps revocations, uses of grants, approvals and budgets in memory.
+
+    Attributes:
+        approvals: every approval that was needed so far, in order.
+        behaviour: this engine as a behaviour.
+    """
+
+    def __init__(self) -> None:
+        self.approvals: list[Approval] = []
+        self.behaviour = Behaviour("policy", "Decides by method, capability, approval and budget.", self.reply)
+        self._lock = threading.Lock()
+        self._revoked: set[str] = set()
+        self._used: dict[tuple[str, int], int] = {}
+        self._spent: dict[tuple[Any, ...], tuple[int, int]] = {}
+
+    def revoke(self, capability_id: str) -> None:
+        """Refuse this capability from now on."""
+        self._revoked.add(capability_id)
+
+    def respond(self, approval_id: str | None, state: Literal["approved", "denied"]) -> Approval:
+        """Respond to a pending approval in the operator's place.
+
+        Args:
+            approval_id: None for the newest.
+
+        Raises:
+            ConfigurationError: no approval with this id is pending.
+        """
+        waiting = [one for one in self.approvals if one.state == "pending" and approval_id in (None, one.id)]
+        if not waiting:
+            raise ConfigurationError("no request waits for an approval" + (f" {approval_id}" if approval_id else ""))
+        waiting[-1].state = state
+        return waiting[-1]
+
+    def reply(self, request: EvaluateRequest) -> Reply:
+        """Return the response to a request, with a receipt of the decision."""
+        try:
+            with self._lock:
+                capability_id, evidence = self._decide(request)
+        except Refused as no:
+            refusal = {"guard_name": no.guard, "verdict": False, "details": no.details}
+            stated: dict[str, Any] = {
+                "capability_id": no.capability_id,
+                "evidence": None if no.details is None else [*no.before, refusal],
+            }
+            if no.approval_id is None:
+                verdict = {"verdict": "deny", "reason": no.reason, "guard": no.guard, "http_status": 403}
+                return Reply(request.response_bytes(verdict, **stated))
+            receipt = request.receipt({"verdict": "incomplete", "reason": no.reason}, **stated)
+            document = {
+                "error": "chio_approval_required",
+                "message": no.reason,
+                "kernel_receipt_id": receipt["id"],
+                "approval_id": no.approval_id,
+                "resume_path": f"/approvals/{no.approval_id}/respond",
+            }
+            return Reply(compact(document), 409, kept=receipt)
+        except (KeyError, TypeError, ValueError) as exc:
+            message = f"invalid ChioHttpRequest payload: {type(exc).__name__}"
+            return Reply(compact({"error": "chio_bad_request", "message": message}), 400)
+        return Reply(request.response_bytes(capability_id=capability_id, evidence=evidence))
+
+    def _decide(self, request: EvaluateRequest) -> tuple[str | None, list[dict[str, Any]]]:
+        """Return the id of the capability and the evidence of an allow, or raise `Refused`."""
+        server, tool = request.document.get("tool_server"), request.document.get("tool_name")
+        if (server is None) != (tool is None):
+            raise Refused(texts.BOTH_TOOL_FIELDS)
+        token, use = None, None
+        if request.capability_text is not None:
+            now = int(request.now)
+            try:
+                token = verify_capability(request.capability_text, trusted_issuers=[request.key.public_hex], now=now)
+                if server is not None and tool is not None:
+                    use = self._limited_grant(request, token, server, tool)
+            except (CapabilityRejected, ConstraintError) as exc:
+                raise Refused(exc.reason) from None
+            if request.document.get("capability_id") not in (None, token.id):
+                raise Refused(texts.OTHER_CAPABILITY)
+            if token.id in self._revoked:
+                revoked = Refused(texts.REVOKED, "CapabilityRevocation", details=None)
+                revoked.capability_id = token.id
+                raise revoked
+        if request.method in SAFE_METHODS:
+            evidence = [_evidence(POLICY_GUARD, texts.SAFE_EVIDENCE)]
+        elif token is not None:
+            evidence = [_evidence(CAPABILITY_GUARD, texts.CAPABILITY_EVIDENCE)]
+        else:
+            raise Refused(texts.NO_CAPABILITY, details=texts.NO_CAPABILITY_EVIDENCE)
+        capability_id = None if token is None else token.id
+        try:
+            evidence += self._demands_met(request, capability_id)
+        except Refused as no:
+            no.capability_id, no.before = capability_id, evidence
+            raise
+        if use is not None:
+            self._used[use] = self._used.get(use, 0) + 1
+        return capability_id, evidence
+
+    def _limited_grant(
+        self, request: EvaluateRequest, token: CapabilityToken, server: str, tool: str
+    ) -> tuple[str, int] | None:
+        """Return token and number of the grant that the request uses; None if its uses are not limited."""
+        arguments, model = request.document.get("arguments"), request.document.get("model_metadata")
+        found = match_grant(token, server, tool, arguments, model_metadata=model)
+        if found is None:
+            raise Refused(texts.NOT_GRANTED.format(tool=tool, server=server))
+        limit = token.scope.grants[found].max_invocations
+        if limit is None:
+            return None
+        if self._used.get((token.id, found), 0) >= limit:
+            raise Refused(texts.EXHAUSTED.format(limit=limit, tool=tool, server=server))
+        return token.id, found
+
+    def _demands_met(self, request: EvaluateRequest, capability_id: str | None) -> list[dict[str, Any]]:
+        """Use the approval and charge the budget of a request; return the evidence of it, or raise `Refused`."""
+        intent, limits = request.document.get("governed_intent"), request.document.get("budget")
+        evidence: list[dict[str, Any]] = []
+        approval: Approval | None = None
+        if intent is not None:
+            demand = approval_from(intent)
+            approval = self._approval(request, demand, capability_id) if demand.needed else None
+            how = "below it" if approval is None else f"approved as {approval.id}"
+            evidence.append(_evidence(APPROVAL_GUARD, approval_evidence(demand) + how))
+        if limits is not None:
+            evidence.append(self._charge(request, budget_from(limits), capability_id))
+        if approval is not None:
+            approval.state = "used"
+        return evidence
+
+    def _approval(self, request: EvaluateRequest, demand: ApprovalDemand, capability_id: str | None) -> Approval:
+        content = {name: request.document.get(name) for name in _INTENT}
+        caller = request.caller_hash()
+        intent = sha256_hex(canonical_json({**content, "caller": caller, "capability": capability_id}))
+        presented = request.document.get("approval_token")
+        if presented is None:
+            waiting = next((one for one in self.approvals if one.intent == intent and one.state == "pending"), None)
+            if waiting is None:
+                waiting = Approval(f"approval-{len(self.approvals) + 1}", request, demand, intent)
+                self.approvals.append(waiting)
+            refused = Refused(texts.NEEDS_APPROVAL, APPROVAL_GUARD)
+            refused.approval_id = waiting.id
+            raise refused
+        # Tokens that operators sign are for sidecars with approvers; here only the id of an approval counts.
+        presented_id = presented if isinstance(presented, str) else "as a token"
+        found = next((one for one in self.approvals if one.id == presented_id), None)
+        if found is None:
+            why = "is not known"
+        elif found.intent != intent:
+            why = "is for another request"
+        elif found.state != "approved":
+            why = {"pending": "is pending", "denied": "was denied", "used": "was used already"}[found.state]
+        else:
+            return found
+        raise Refused(f"approval {presented_id} {why}", APPROVAL_GUARD)
+
+    def _charge(self, request: EvaluateRequest, demand: BudgetDemand, capability_id: str | None) -> dict[str, Any]:
+        # The first budget of a route uses the route's account; a further one has its own, known by its limits.
+        limits = (demand.max_invocations, demand.max_cost_per_invocation, demand.max_total_cost)
+        which = None if request.document.get("further_to") is None else limits
+        account = (capability_id or request.caller_hash(), request.method, request.route, demand.currency, which)
+        invocations, total = self._spent.get(account, (0, 0))
+        most_invocations, each, most = limits
+        cost, currency = f"cost {demand.cost} {demand.currency}", demand.currency
+        if each is not None and demand.cost > each:
+            exceeded = f"{cost} is above {each} {currency} for one invocation of"
+        elif most_invocations is not None and invocations >= most_invocations:
+            exceeded = f"no invocation left of {most_invocations} for"
+        elif most is not None and total + demand.cost > most:
+            exceeded = f"{cost}, and {most - total} {currency} are left of {most} {currency} for"
+        else:
+            self._spent[account] = (invocations + 1, total + demand.cost)
+            return _evidence(BUDGET_GUARD, f"{budget_evidence(demand)}spent {total + demand.cost}")
+        raise Refused(f"budget exceeded: {exceeded} {request.method} {request.route}", BUDGET_GUARD)
+
+
+def _evidence(guard: str, details: str) -> dict[str, Any]:
+    return {"guard_name": guard, "verdict": True, "details": details}
+
+
+def _allow_as_told(request: EvaluateRequest) -> Reply:
+    told = "allowed by the test"
+    return Reply(request.response_bytes(evidence=[_evidence(POLICY_GUARD, told), *request.demands_met(told)]))
+
+
+ALLOW_AS_TOLD = Behaviour("allow_as_told", "Allows, because the test says so.", _allow_as_told)
+
+
+def issue(key: SigningKey, grant: Mapping[str, Any], ttl: int, now: int) -> str:
+    """Issue a token with one grant; return it as one line of ASCII JSON.
+
+    Args:
+        ttl: seconds from now to its end; 0 or less for one that has expired.
+        now: seconds since 1970.
+
+    Raises:
+        InvalidDocument: the grant is malformed.
+    """
+    # An expired token was issued early enough to have had a lifetime.
+    lifetime = ttl if ttl > 0 else 3600
+    scope = {"grants": [dict(grant)]}
+    token = issue_capability(key, subject=SUBJECT, scope=scope, ttl_seconds=lifetime, now=now + ttl - lifetime)
+    return token.to_header()
