@@ -7,11 +7,14 @@ import os
 import ssl
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+from chio_core.client.blocking import BlockingPool
 from chio_core.client.pool import ConnectionPool
 from chio_core.endpoint import Endpoint
+from chio_core.evaluation.exchange import RawResponse
 from tests.support import http_answer, split_request
 
 
@@ -64,12 +67,12 @@ class Scripted:
             pass
         finally:
             self.writers.discard(writer)
-            writer.close()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.ensure_future(self._serve(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: writer.close())  # also of a task that was cancelled before its first step
 
     @asynccontextmanager
     async def listen(self, port: int = 0) -> AsyncIterator[Scripted]:
@@ -79,16 +82,44 @@ class Scripted:
             yield self
         finally:
             server.close()
-            for task in list(self._tasks):
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            for _ in range(5):  # a connection that was accepted just now gets its task in one of the next ticks
+                for task in list(self._tasks):
+                    task.cancel()
+                await asyncio.gather(*self._tasks, return_exceptions=True)
+                await asyncio.sleep(0)
             await server.wait_closed()
 
 
+class Threads:
+    """A `BlockingPool` with the interface of `ConnectionPool`: each exchange runs in a thread.
+
+    Args:
+        endpoint, options: see `BlockingPool`.
+        pool_type: the class of the pool.
+    """
+
+    def __init__(self, endpoint: Endpoint, *, pool_type: type[BlockingPool] = BlockingPool, **options: Any) -> None:
+        self.blocking = pool_type(endpoint, **options)
+        self._threads = ThreadPoolExecutor(32)
+
+    @property
+    def idle(self) -> int:
+        return self.blocking.idle
+
+    size = idle
+
+    async def post(self, *arguments: Any) -> RawResponse:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self.blocking.post, *arguments)
+
+    async def aclose(self) -> None:
+        self.blocking.close()
+        self._threads.shutdown()
+
+
 @asynccontextmanager
-async def pool_for(server: Scripted, **options: float) -> AsyncIterator[ConnectionPool]:
-    """Give a pool, and check afterwards that nothing of it is left."""
-    pool = ConnectionPool(server.endpoint, **options)  # type: ignore[arg-type]
+async def pool_for(server: Scripted, new_pool: Any = ConnectionPool, **options: float) -> AsyncIterator[Any]:
+    """Make a pool, and check that it leaves nothing behind."""
+    pool = new_pool(server.endpoint, **options)
     try:
         yield pool
     finally:

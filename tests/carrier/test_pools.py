@@ -1,4 +1,4 @@
-"""What `ConnectionPool` promises while nobody is cancelled."""
+"""Both pools of connections, `ConnectionPool` and `BlockingPool`, while no caller is cancelled."""
 
 from __future__ import annotations
 
@@ -11,50 +11,86 @@ from typing import Any
 import pytest
 import uvloop
 
+from chio_core.client.blocking import BlockingPool
 from chio_core.client.connection import Connection
 from chio_core.client.pool import ConnectionPool
 from chio_core.endpoint import Endpoint
 from chio_core.errors import EvaluationFailed, SidecarTimeout, SidecarUnreachable
-from tests.carrier.answers import BROKEN, GARBAGE
-from tests.carrier.stubs import Scripted, echo, open_files, pool_for, until
+from tests.carrier.stubs import Scripted, Threads, echo, open_files, pool_for, until
 from tests.support import QUESTION, StubServer, http_answer
 
 Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
 
+both = pytest.mark.parametrize("new_pool", [ConnectionPool, Threads], ids=["loop", "threads"])
 
-async def ask(pool: ConnectionPool, body: bytes = b"{}", timeout: float = 5.0) -> bytes:
-    return (await pool.post("/chio/evaluate", body, (), timeout)).body
+GARBAGE: list[bytes] = [b"x", b"HTTP/1.1 200 OK\r\n\r\n", http_answer(b"stray"), b"\r\n\r\nHTTP", b"\0" * 100]
+"""Bytes that must not follow a response."""
+
+BROKEN: list[tuple[str, bytes]] = [
+    ("no HTTP", b"SSH-2.0-OpenSSH\r\n"),
+    ("a switch of protocols", b"HTTP/1.1 101 Switching Protocols\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n"),
+    ("two lengths", b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nxy"),
+    ("a bad length", b"HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n"),
+    ("a bad chunk", b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n"),
+    ("HTTP/2", b"HTTP/2 200\r\n\r\n"),
+    ("nothing", b""),
+    ("half a head", b"HTTP/1.1 200 OK\r\ncontent-le"),
+    ("half a body", b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf"),
+    ("half a chunk", b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nab"),
+    ("a body without an end", b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n{}"),
+    ("too much", b"HTTP/1.1 200 OK\r\ncontent-length: 2000000\r\n\r\n" + b"x" * 2_000_000),
+]
+"""Invalid responses."""
+
+
+async def ask(pool: Any, body: bytes = b"{}", timeout: float = 5.0) -> bytes:
+    return bytes((await pool.post("/chio/evaluate", body, (), timeout)).body)
+
+
+def closed_port() -> Endpoint:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        return Endpoint.parse(f"http://127.0.0.1:{closed.getsockname()[1]}")
+
+
+async def silent(server: Scripted, reader: Reader, writer: Writer) -> None:
+    await server.read(reader)
+    await reader.read()
 
 
 @pytest.fixture(autouse=True)
 def no_socket_is_left() -> Iterator[None]:
-    uvloop.run(asyncio.sleep(0))  # libuv keeps descriptors of its own from its first loop on
+    uvloop.run(asyncio.sleep(0))  # libuv keeps descriptors from its first loop on
     before = open_files()
     yield
     assert open_files() <= before
 
 
-async def test_a_connection_is_used_again() -> None:
-    async with Scripted(echo).listen() as server, pool_for(server) as pool:
+@both
+async def test_a_connection_is_used_again(new_pool: Any) -> None:
+    async with Scripted(echo).listen() as server, pool_for(server, new_pool) as pool:
         for number in range(20):
             assert await ask(pool, b"%d" % number) == b"%d" % number
         assert (server.accepted, pool.size, pool.idle) == (1, 1, 1)
 
 
-async def test_the_limit_is_respected_and_everybody_is_served() -> None:
+@both
+async def test_the_limit_is_respected_and_each_caller_gets_its_own_response(new_pool: Any) -> None:
+    async with Scripted(echo).listen() as server, pool_for(server, new_pool, limit=3) as pool:
+        bodies = [b"%d" % number for number in range(1000)]
+        assert await asyncio.gather(*(ask(pool, body) for body in bodies)) == bodies
+        assert server.accepted == pool.size == pool.idle <= 3
+
+
+async def test_the_pool_of_a_loop_never_has_more_connections_than_its_limit() -> None:
     async with Scripted(echo).listen() as server, pool_for(server, limit=3) as pool:
-        bodies = [b"%d" % number for number in range(200)]
         sizes: list[int] = []
 
-        async def one(body: bytes) -> bytes:
-            answer = await ask(pool, body)
+        async def one() -> None:
+            await ask(pool)
             sizes.append(pool.size)
-            return answer
 
-        assert await asyncio.gather(*(one(body) for body in bodies)) == bodies
-        assert max(sizes) <= 3
-        assert server.accepted == 3
-        assert (pool.size, pool.idle) == (3, 3)
+        await asyncio.gather(*(one() for _ in range(200)))
+        assert (max(sizes), server.accepted, pool.size, pool.idle) == (3, 3, 3, 3)
 
 
 async def test_who_waits_first_is_served_first() -> None:
@@ -63,50 +99,51 @@ async def test_who_waits_first_is_served_first() -> None:
         assert server.requests == sorted(server.requests)
 
 
-async def test_a_refused_connection_is_tried_once_more_and_then_reported() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    pool = ConnectionPool(Endpoint.parse(f"http://127.0.0.1:{port}"))
+@both
+async def test_a_refused_connection_is_reported_after_a_second_attempt(new_pool: Any) -> None:
+    end = closed_port()
+    pool = new_pool(end)
     with pytest.raises(SidecarUnreachable, match="cannot connect to the Chio sidecar"):
         await ask(pool)
     await until(lambda: pool.size == 0)
-    async with Scripted(echo).listen(port):
+    async with Scripted(echo).listen(end.port):
         assert await ask(pool, b"up") == b"up"
     await pool.aclose()
 
 
-async def test_a_hundred_callers_of_a_closed_port_are_all_told_at_once() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    pool = ConnectionPool(Endpoint.parse(f"http://127.0.0.1:{port}"), limit=4)
+async def test_a_hundred_callers_of_a_closed_port_all_fail_at_once() -> None:
+    pool = ConnectionPool(closed_port(), limit=4)
     results = await asyncio.gather(*(ask(pool, timeout=60) for _ in range(100)), return_exceptions=True)
     assert {type(result) for result in results} == {SidecarUnreachable}
     await until(lambda: pool.size == 0)
     await pool.aclose()
 
 
-async def test_the_one_retry_sends_the_same_bytes() -> None:
+@both
+async def test_the_one_retry_sends_the_same_bytes_once(new_pool: Any) -> None:
+    attempts: list[int] = []
+
+    def attempt() -> None:
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise ConnectionRefusedError(111, "Connection refused")
+
     class FlakyPool(ConnectionPool):
-        """Its first attempt to connect goes to a port where nobody listens."""
-
-        attempts = 0
-
-        def __init__(self, port: int) -> None:
-            super().__init__(Endpoint.parse(f"http://127.0.0.1:{port}"))
-
         async def _connect(self) -> None:
-            self.attempts += 1
-            if self.attempts == 1:
-                raise ConnectionRefusedError(111, "Connection refused")
+            attempt()
             await super()._connect()
 
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    first, server = FlakyPool(port), Scripted(echo)
-    async with server.listen(port):
-        assert await ask(first, b'{"request_id":"one"}') == b'{"request_id":"one"}'
-        assert (first.attempts, server.requests) == (2, [b'{"request_id":"one"}'])
-    await first.aclose()
+    class FlakyBlockingPool(BlockingPool):
+        def _connect(self, deadline: float) -> Any:
+            attempt()
+            return super()._connect(deadline)
+
+    async with Scripted(echo).listen() as server:
+        end = server.endpoint
+        pool = FlakyPool(end) if new_pool is ConnectionPool else Threads(end, pool_type=FlakyBlockingPool)
+        assert await ask(pool, b'{"request_id":"one"}') == b'{"request_id":"one"}'
+        assert (len(attempts), server.requests) == (2, [b'{"request_id":"one"}'])
+        await pool.aclose()
 
 
 async def test_connecting_takes_no_longer_than_it_may() -> None:
@@ -125,12 +162,9 @@ async def test_connecting_takes_no_longer_than_it_may() -> None:
             filler.close()
 
 
-async def test_a_sidecar_that_never_answers_is_given_up_and_its_connection_closed() -> None:
-    async def silent(server: Scripted, reader: Reader, writer: Writer) -> None:
-        await server.read(reader)
-        await reader.read()
-
-    async with Scripted(silent).listen() as server, pool_for(server, limit=2) as pool:
+@both
+async def test_a_silent_sidecar_is_given_up_at_the_deadline_and_its_connection_closed(new_pool: Any) -> None:
+    async with Scripted(silent).listen() as server, pool_for(server, new_pool, limit=2) as pool:
         calls = [ask(pool, timeout=0.1) for _ in range(6)]
         results = await asyncio.gather(*calls, return_exceptions=True)
         assert {type(result) for result in results} == {SidecarTimeout}
@@ -138,27 +172,45 @@ async def test_a_sidecar_that_never_answers_is_given_up_and_its_connection_close
         assert server.accepted >= 2
 
 
-async def test_an_answer_that_drips_is_given_up_at_the_deadline() -> None:
+@both
+async def test_a_caller_without_a_free_connection_in_time_gets_a_timeout(new_pool: Any) -> None:
+    async with Scripted(silent).listen() as server, pool_for(server, new_pool, limit=1) as pool:
+        first = asyncio.ensure_future(ask(pool, timeout=0.3))
+        await until(lambda: len(server.requests) == 1)
+        with pytest.raises(SidecarTimeout, match="no connection to the Chio sidecar became free in time"):
+            await ask(pool, timeout=0.05)
+        assert isinstance((await asyncio.gather(first, return_exceptions=True))[0], SidecarTimeout)
+        assert len(server.requests) == 1
+
+
+@both
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 9999\r\n\r\n"])
+async def test_a_response_that_drips_is_given_up_at_the_deadline(new_pool: Any, head: bytes) -> None:
     async def drip(server: Scripted, reader: Reader, writer: Writer) -> None:
         await server.read(reader)
-        for byte in http_answer(b"x" * 10_000):
-            writer.write(bytes([byte]))
+        writer.write(head)
+        while True:
+            writer.write(b"x-more: a\r\n")
             await writer.drain()
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.005)
 
-    async with Scripted(drip).listen() as server, pool_for(server) as pool:
-        with pytest.raises(SidecarTimeout):
-            await ask(pool, timeout=0.1)
+    async with Scripted(drip).listen() as server, pool_for(server, new_pool) as pool:
+        async with asyncio.timeout(3):
+            with pytest.raises(SidecarTimeout):
+                await ask(pool, timeout=0.2)
         await until(lambda: pool.size == 0)
 
 
-async def test_an_idle_connection_that_the_server_closed_is_not_used() -> None:
-    async with Scripted(echo).listen() as server, pool_for(server) as pool:
+@both
+async def test_an_idle_connection_that_the_server_closed_is_not_used(new_pool: Any) -> None:
+    async with Scripted(echo).listen() as server, pool_for(server, new_pool) as pool:
         for _ in range(5):
             assert await ask(pool, b"a") == b"a"
             for writer in list(server.writers):
                 writer.close()
-            await until(lambda: pool.size == 0)
+            await until(lambda: not server.writers)
+            if new_pool is ConnectionPool:
+                await until(lambda: pool.size == 0)
         assert server.accepted == 5
 
 
@@ -169,55 +221,64 @@ async def test_a_connection_that_was_idle_for_long_is_replaced() -> None:
         assert server.accepted == 3
 
 
-async def test_a_server_that_says_close_is_believed() -> None:
+@both
+async def test_a_server_that_announces_the_close_is_not_used_again(new_pool: Any) -> None:
     async def closing(server: Scripted, reader: Reader, writer: Writer) -> None:
         writer.write(http_answer(await server.read(reader), extra=b"connection: close\r\n"))
-        await reader.read()  # it is the client that closes
+        await reader.read()  # the client closes
 
-    async with Scripted(closing).listen() as server, pool_for(server) as pool:
+    async with Scripted(closing).listen() as server, pool_for(server, new_pool) as pool:
         assert [await ask(pool, b"%d" % n) for n in range(3)] == [b"0", b"1", b"2"]
         assert server.accepted == 3
 
 
+@both
 @pytest.mark.parametrize("garbage", GARBAGE)
 @pytest.mark.parametrize("together", [True, False], ids=["same packet", "later packet"])
-async def test_bytes_after_an_answer_never_become_the_answer_to_another_question(
-    garbage: bytes, together: bool
+async def test_bytes_after_a_response_never_become_the_next_response(
+    new_pool: Any, garbage: bytes, together: bool
 ) -> None:
+    written = asyncio.Event()
+
     async def chatty(server: Scripted, reader: Reader, writer: Writer) -> None:
         while True:
-            answer = http_answer(await server.read(reader))
-            if together:
-                writer.write(answer + garbage)
-            else:
-                writer.write(answer)
+            response = http_answer(await server.read(reader))
+            writer.write(response + garbage if together else response)
+            if not together:
                 await writer.drain()
                 await asyncio.sleep(0.001)
                 writer.write(garbage)
+            await writer.drain()
+            written.set()
 
-    async with Scripted(chatty).listen() as server, pool_for(server, limit=1) as pool:
+    async with Scripted(chatty).listen() as server, pool_for(server, new_pool, limit=1) as pool:
         for number in range(10):
             assert await ask(pool, b"%d" % number) == b"%d" % number
-            await until(lambda: pool.idle == 0)
+            await written.wait()
+            written.clear()
+            if new_pool is ConnectionPool:
+                await until(lambda: pool.idle == 0)
 
 
+@both
 @pytest.mark.parametrize("interim", [b"100 Continue", b"102 Processing", b"103 Early Hints"])
-async def test_interim_answers_are_passed_over(interim: bytes) -> None:
+async def test_interim_responses_are_skipped(new_pool: Any, interim: bytes) -> None:
     async def hinting(server: Scripted, reader: Reader, writer: Writer) -> None:
         while True:
             body = await server.read(reader)
             writer.write(b"HTTP/1.1 %b\r\ncontent-type: text/html\r\nlink: </a>\r\n\r\n" % interim * 3)
             writer.write(http_answer(body))
 
-    async with Scripted(hinting).listen() as server, pool_for(server) as pool:
+    async with Scripted(hinting).listen() as server, pool_for(server, new_pool) as pool:
         for number in range(5):
-            answer = await pool.post("/", b"%d" % number, (), 5)
-            assert (answer.status, answer.content_type, answer.body) == (200, "application/json", b"%d" % number)
+            found = await pool.post("/", b"%d" % number, (), 5)
+            assert (found.status, found.content_type, found.body) == (200, "application/json", b"%d" % number)
         assert server.accepted == 1
 
 
+@both
 @pytest.mark.parametrize("data", [data for _, data in BROKEN], ids=[name for name, _ in BROKEN])
-async def test_an_answer_that_is_broken_is_an_error_and_the_pool_goes_on(data: bytes) -> None:
+async def test_an_invalid_response_is_an_error_and_the_pool_continues(new_pool: Any, data: bytes) -> None:
     async def breaking(server: Scripted, reader: Reader, writer: Writer) -> None:
         while True:
             body = await server.read(reader)
@@ -226,13 +287,14 @@ async def test_an_answer_that_is_broken_is_an_error_and_the_pool_goes_on(data: b
                 return
             writer.write(http_answer(body))
 
-    async with Scripted(breaking).listen() as server, pool_for(server, limit=1) as pool:
+    async with Scripted(breaking).listen() as server, pool_for(server, new_pool, limit=1) as pool:
         with pytest.raises(EvaluationFailed):
             await ask(pool)
         assert await ask(pool, b"again") == b"again"
-        assert len(server.requests) == 2  # a question that was sent is not sent again
+        assert len(server.requests) == 2  # a request that was sent is never sent again
 
 
+@both
 @pytest.mark.parametrize(
     "answer",
     [
@@ -241,7 +303,7 @@ async def test_an_answer_that_is_broken_is_an_error_and_the_pool_goes_on(data: b
         b"HTTP/1.1 200 \r\nContent-Length: 3\r\n\r\nabc",
     ],
 )
-async def test_an_answer_is_understood_however_it_is_cut(answer: bytes) -> None:
+async def test_a_response_is_understood_however_it_is_cut(new_pool: Any, answer: bytes) -> None:
     async def cutting(server: Scripted, reader: Reader, writer: Writer) -> None:
         for cut in range(len(answer)):
             await server.read(reader)
@@ -250,31 +312,28 @@ async def test_an_answer_is_understood_however_it_is_cut(answer: bytes) -> None:
             await asyncio.sleep(0)
             writer.write(answer[cut:])
 
-    async with Scripted(cutting).listen() as server, pool_for(server) as pool:
+    async with Scripted(cutting).listen() as server, pool_for(server, new_pool) as pool:
         for _ in range(len(answer)):
             assert await ask(pool) == b"abc"
         assert server.accepted == 1
 
 
-async def test_a_reset_at_any_byte_of_the_answer_is_an_error(tmp_path: Path) -> None:
+@both
+async def test_a_reset_at_any_byte_of_the_response_is_an_error(new_pool: Any) -> None:
     answer = http_answer(b"abc")
 
     async def cutting(server: Scripted, reader: Reader, writer: Writer) -> None:
         body = await server.read(reader)
         writer.write(answer[: int(body)])
 
-    async with Scripted(cutting).listen() as server, pool_for(server) as pool:
+    async with Scripted(cutting).listen() as server, pool_for(server, new_pool) as pool:
         for cut in range(len(answer)):
             with pytest.raises(EvaluationFailed):
                 await ask(pool, b"%d" % cut)
         assert await ask(pool, b"%d" % len(answer)) == b"abc"
 
 
-async def test_a_pool_that_is_closed_tells_everybody_at_once() -> None:
-    async def silent(server: Scripted, reader: Reader, writer: Writer) -> None:
-        await server.read(reader)
-        await reader.read()
-
+async def test_a_pool_that_is_closed_ends_all_calls_at_once() -> None:
     async with Scripted(silent).listen() as server, pool_for(server, limit=2) as pool:
         calls = [asyncio.ensure_future(ask(pool, timeout=60)) for _ in range(10)]
         await until(lambda: len(server.requests) == 2)
@@ -300,30 +359,54 @@ async def test_closing_while_connecting_leaves_nothing(ticks: int) -> None:
         assert all(result == b"a" or isinstance(result, Exception) for result in results)
 
 
-async def test_it_speaks_over_a_unix_socket(tmp_path: Path) -> None:
+async def test_a_closed_blocking_pool_finishes_its_exchange_and_keeps_no_connection() -> None:
+    release = asyncio.Event()
+
+    async def waiting(server: Scripted, reader: Reader, writer: Writer) -> None:
+        body = await server.read(reader)
+        await release.wait()
+        writer.write(http_answer(body))
+
+    async with Scripted(waiting).listen() as server:
+        pool = Threads(server.endpoint)
+        call = asyncio.ensure_future(ask(pool, b"under way"))
+        await until(lambda: len(server.requests) == 1)
+        pool.blocking.close()
+        release.set()
+        assert await call == b"under way"
+        assert pool.idle == 0
+        await pool.aclose()
+
+
+@both
+async def test_it_speaks_over_a_unix_socket(new_pool: Any, tmp_path: Path) -> None:
     path = str(tmp_path / "chio sidecar.sock")
     async with StubServer(path=path) as server:
-        pool = ConnectionPool(Endpoint.parse(f"unix:{path.replace(' ', '%20')}"), limit=2)
-        question = QUESTION
-        results = await asyncio.gather(*(ask(pool, question) for _ in range(50)))
+        pool = new_pool(Endpoint.parse(f"unix:{path.replace(' ', '%20')}"), limit=2)
+        results = await asyncio.gather(*(ask(pool, QUESTION) for _ in range(50)))
         assert all(b"receipt" in result for result in results)
-        assert (server.accepted, len(server.judge.questions)) == (2, 50)
+        assert len(server.judge.questions) == 50
+        assert server.accepted == pool.size <= 2
         await pool.aclose()
+    pool = new_pool(Endpoint.parse(f"unix:{tmp_path}/none.sock"))
     with pytest.raises(SidecarUnreachable):
-        await ask(ConnectionPool(Endpoint.parse(f"unix:{tmp_path}/none.sock")), question)
+        await ask(pool, QUESTION)
+    await pool.aclose()
 
 
-async def test_a_restarted_sidecar_is_found_again() -> None:
-    server, question = StubServer(), QUESTION
+@both
+async def test_a_restarted_sidecar_is_found_again(new_pool: Any) -> None:
+    server = StubServer()
     async with server:
-        pool = ConnectionPool(Endpoint.parse(server.url), limit=4)
-        await asyncio.gather(*(ask(pool, question) for _ in range(20)))
+        pool = new_pool(Endpoint.parse(server.url), limit=4)
+        await asyncio.gather(*(ask(pool, QUESTION) for _ in range(20)))
     for _ in range(3):
-        await until(lambda: pool.idle == 0)
+        if new_pool is ConnectionPool:
+            await until(lambda: pool.idle == 0)
         with pytest.raises(SidecarUnreachable):
-            await ask(pool, question)
+            await ask(pool, QUESTION)
         async with StubServer(port=server.port):
-            results = await asyncio.gather(*(ask(pool, question) for _ in range(20)))
+            results = await asyncio.gather(*(ask(pool, QUESTION) for _ in range(20)))
             assert all(b"receipt" in result for result in results)
     await pool.aclose()
 
