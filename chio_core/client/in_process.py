@@ -15,8 +15,8 @@ from urllib.parse import unquote
 from chio_core.client.carrier import MAX_RESPONSE_BYTES, Pairs, TaskCarrier
 from chio_core.errors import ConfigurationError, EvaluationFailed
 from chio_core.evaluation.exchange import RawResponse
+from chio_core.loop_thread import LoopThread
 from chio_core.settings import ChioSettings
-from chio_core.threads.guards import LoopThread
 
 if TYPE_CHECKING:
     from chio_sidecar.embedded import EmbeddedSidecar

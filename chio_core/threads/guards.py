@@ -10,81 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import os
 import queue
-import threading
-import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from chio_core.errors import ConfigurationError
 from chio_core.guards.chain import Chain, DecisionMember, Guard, around
 from chio_core.guards.run import ChainRun
+from chio_core.loop_thread import LoopThread
 from chio_core.models.receipt import GuardEvidence
 from chio_core.refusals.response import AnyResponse, Denial, Downstream
 from chio_core.request import GuardRequest
-
-Closing = Callable[[], Coroutine[Any, Any, None]]
-"""What is awaited in the loop before it ends."""
-
-
-class LoopThread:
-    """One event loop in one thread; made when it is first needed, and anew after a fork.
-
-    When this object is forgotten, its loop ends like one that is closed, only that nobody waits for it.
-
-    Args:
-        name: of the thread.
-        closing: what to await in it before it ends; must not refer to whoever holds this object.
-    """
-
-    def __init__(self, name: str, closing: Closing) -> None:
-        self._name = name
-        self._closing = closing
-        self._lock = threading.Lock()
-        self._process: int | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-        self._finalizer: weakref.finalize[..., Any] | None = None
-
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """Return the running loop."""
-        with self._lock:
-            if self._loop is None or self._process != os.getpid():
-                self._process, self._loop = os.getpid(), asyncio.new_event_loop()
-                self._thread = threading.Thread(target=_run, args=(self._loop,), name=self._name, daemon=True)
-                self._thread.start()
-                self._finalizer = weakref.finalize(self, _end, self._loop, self._closing)
-                self._finalizer.atexit = False  # a forked process would wait for a thread that it has not
-            return self._loop
-
-    def close(self) -> None:
-        """End the loop, and wait for its thread. May be called twice."""
-        with self._lock:
-            finalizer, thread = self._finalizer, self._thread
-            here = self._process == os.getpid()
-            self._loop = self._thread = self._finalizer = None
-        if finalizer is not None and thread is not None and here:
-            finalizer()
-            thread.join()
-
-
-def _run(loop: asyncio.AbstractEventLoop) -> None:
-    loop.run_forever()
-    loop.close()
-
-
-def _end(loop: asyncio.AbstractEventLoop, closing: Closing) -> None:
-    # Nobody waits here: the garbage collector may have come in any thread, this loop's own among them, or one that
-    # holds a lock which the loop needs.
-    async def close() -> None:
-        try:
-            await closing()
-        finally:
-            loop.stop()
-
-    asyncio.run_coroutine_threadsafe(close(), loop)
-
 
 T = TypeVar("T")
 Judge = Callable[[], Awaitable[Denial | None]]
