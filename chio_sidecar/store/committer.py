@@ -1,15 +1,15 @@
-"""Group commit: one thread, one connection, one transaction for everybody who waits.
+"""Group commit: one thread, one connection, one transaction for all waiting work.
 
-A caller hands in a piece of work and gets an asyncio future. The thread takes whatever waits, runs it in one
-`BEGIN IMMEDIATE … COMMIT`, and only then settles the futures, with one wake-up for each event loop. Under load
-the batches grow by themselves, so the price of forcing a commit to the disk is shared.
+A caller submits a piece of work and gets an asyncio future. The thread takes all waiting work, runs it in one
+`BEGIN IMMEDIATE … COMMIT`, and only then sets the results of the futures, with one wake-up for each event loop. Under
+load the batches grow, so many pieces of work share the price of forcing a commit to the disk.
 
-What can go wrong, and what happens then:
+Failures:
 
-* another process holds the file: the attempt is repeated until the deadline of each piece of work;
-* the disk is full, or reading and writing fail: all of the batch fails, the connection is opened anew for the
-  next one, so the store recovers without a restart;
-* one piece of work fails by itself: the transaction is undone, and every piece runs again alone.
+* another process holds the file: the thread tries again until the deadline of each piece of work;
+* the disk is full, or reading or writing fails: the whole batch fails, and the next batch opens the connection again,
+  so the store recovers without a restart;
+* one piece of work fails: the transaction is undone, and each piece runs again in its own transaction.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class CommitActivity:
-    """Figures of one writer; noted by its thread, read by any.
+    """Metrics of one writer, written by its thread and read by any.
 
     Args:
-        waiting: returns how many pieces of work wait to be written.
+        waiting: returns the number of pieces of work that wait.
     """
 
     def __init__(self, waiting: Callable[[], int]) -> None:
@@ -49,12 +49,12 @@ class CommitActivity:
         self._waiting = waiting
 
     def note(self, size: int, failed: int, seconds: float) -> None:
-        """Note one batch.
+        """Count one batch.
 
         Args:
             size: pieces of work in it.
-            failed: how many of them could not be written.
-            seconds: how long it took.
+            failed: number of them that could not be written.
+            seconds: its duration.
         """
         self._size.observe(size)
         self._seconds.observe(seconds)
@@ -78,28 +78,28 @@ W = TypeVar("W", contravariant=True)
 
 
 class Writer(Protocol[W]):
-    """What the thread works with."""
+    """The database of a committer; only its thread calls these methods."""
 
     def open(self) -> sqlite3.Connection:
-        """Open the connection, without a busy timeout: the waiting is done by the committer."""
+        """Open the connection, without a busy timeout: the committer waits."""
         ...
 
     def apply(self, connection: sqlite3.Connection, works: Sequence[W]) -> Sequence[Any]:
         """Do pieces of work inside the open transaction and return a result for each.
 
-        It must not commit, and must leave nothing but rows behind: it may be undone and called again.
+        It must not commit, and have no effect but rows: it may be undone and called again.
         """
         ...
 
     def release(self, connection: sqlite3.Connection) -> None:
-        """Close the connection for good, after the last transaction."""
+        """Close the connection after the last transaction."""
         ...
 
 
 _BATCH = 256
-# Waiting for another process: SQLite's own handler would sleep for up to 100 ms at a time.
+# While another process holds the file: SQLite's own handler would sleep for up to 100 ms at a time.
 _POLL_SECONDS = 0.001
-# SQLite's locks know no order. Whoever met another writer lets go for a moment after each commit, for a while.
+# SQLite's locks know no order: after contention this writer pauses after each commit for a while, so others get a turn.
 _POLITE_SECONDS = 0.002
 _CONTENTION_SECONDS = 1.0
 
@@ -120,10 +120,10 @@ class GroupCommitter(Generic[W]):
     Args:
         writer: opens the file and does the work.
         wait_seconds: how long one piece of work may wait for a file that another process holds.
-        max_waiting: pieces of work that may wait at once.
+        max_waiting: number of pieces of work that may wait.
 
     Attributes:
-        activity: what has been written so far, in figures.
+        activity: metrics of the writing.
     """
 
     def __init__(self, writer: Writer[W], *, wait_seconds: float, max_waiting: int) -> None:
@@ -139,14 +139,14 @@ class GroupCommitter(Generic[W]):
         self.activity = CommitActivity(self._queue.qsize)
         self._thread = threading.Thread(target=self._run, name="chio-receipt-writer", daemon=True)
         self._thread.start()
-        atexit.register(self.shutdown)  # until the thread has ended: what waits is written when the program ends
+        atexit.register(self.shutdown)  # waiting work is written when the program ends
 
     def submit(self, work: W) -> asyncio.Future[Any]:
-        """Queue a piece of work; the future settles after the commit. Call it in a running event loop.
+        """Queue a piece of work; its future has a result after the commit. Call it in a running event loop.
 
         Raises:
-            StoreBusy: too much waits already.
-            StoreUnavailable: the store is closed, or belongs to the process that this one was forked from.
+            StoreBusy: too much work waits.
+            StoreUnavailable: the store is closed, or was opened before this process was forked.
         """
         if os.getpid() != self._process:
             raise StoreUnavailable("the store was opened before this process was forked; open it after the fork")
@@ -161,18 +161,18 @@ class GroupCommitter(Generic[W]):
         return job.future
 
     def shutdown(self) -> None:
-        """Write what waits, then stop the thread and close the file. Blocks; may be called twice."""
+        """Write what waits, then stop the thread and close the file. Blocks; a second call does nothing."""
         if os.getpid() != self._process:
-            return  # the thread stayed in the parent process
+            return  # the thread exists in the parent process only
         with self._lock:
             if not self._closed:
                 self.forget()
         self._thread.join()
 
     def forget(self) -> None:
-        """Do the same without waiting, when nobody can submit any more.
+        """Do the same without blocking, after the last `submit`.
 
-        For the garbage collector: it comes in any thread, also in one that holds a lock which this thread needs.
+        The garbage collector calls it, in any thread: also in one that holds a lock which the writer needs.
         """
         if os.getpid() == self._process:
             self._closed = True
@@ -180,10 +180,18 @@ class GroupCommitter(Generic[W]):
 
     def _run(self) -> None:
         while batch := self._take():
-            began = time.perf_counter()
+            started = time.perf_counter()
             self._write(batch)
-            self.activity.note(len(batch), sum(job.error is not None for job in batch), time.perf_counter() - began)
-            _settle_all(batch)
+            self.activity.note(len(batch), sum(job.error is not None for job in batch), time.perf_counter() - started)
+            by_loop: dict[asyncio.AbstractEventLoop, list[_Job]] = {}
+            for job in batch:
+                by_loop.setdefault(job.loop, []).append(job)
+            for loop, jobs in by_loop.items():
+                try:
+                    loop.call_soon_threadsafe(_set_results, jobs)
+                except RuntimeError:
+                    # The loop is closed, so no caller waits any more. What was stored stays stored.
+                    log.debug("receipt store: %d results had no one to receive them", len(jobs))
             if self._contended_until > time.monotonic():
                 time.sleep(_POLITE_SECONDS)
         if self._connection is not None:
@@ -191,28 +199,36 @@ class GroupCommitter(Generic[W]):
         atexit.unregister(self.shutdown)
 
     def _take(self) -> list[_Job]:
-        first = self._queue.get()
-        if first is None:
-            return []
-        batch = [first]
-        while len(batch) < _BATCH:
+        """Wait for work and return it; nothing once the committer is closed."""
+        job = self._queue.get()
+        batch: list[_Job] = []
+        while job is not None:
+            batch.append(job)
             try:
+                if len(batch) == _BATCH:
+                    return batch
                 job = self._queue.get_nowait()
             except queue.Empty:
-                break
-            if job is None:
-                self._queue.put(None)  # finish this batch, then stop
-                break
-            batch.append(job)
+                return batch
+        if batch:
+            self._queue.put(None)  # finish this batch, then stop
         return batch
 
     def _write(self, batch: list[_Job]) -> None:
+        """Write a batch, and give each job its result or error."""
         try:
             self._transaction(batch)
         except Exception as exc:  # noqa: BLE001 - whatever one piece of work raises goes to its caller
-            if _is_of_the_store(exc):
-                self._drop_connection()
-                _fail(batch, _sentence(exc))
+            # Other children of sqlite3.Error are about a statement or its values, so about one piece of work.
+            if isinstance(exc, sqlite3.OperationalError) or type(exc) is sqlite3.DatabaseError:
+                connection, self._connection = self._connection, None
+                if connection is not None:
+                    connection.close()
+                sentence = _LOCKED
+                if not _is_busy(exc):
+                    log.error("receipt store: %s", exc)
+                    sentence = f"the receipt store cannot be written: {exc}"
+                _fail(batch, sentence)
             elif len(batch) == 1:
                 batch[0].error = exc
             else:
@@ -221,44 +237,42 @@ class GroupCommitter(Generic[W]):
                         self._write([job])
 
     def _transaction(self, batch: list[_Job]) -> None:
-        waiting = batch
-        while waiting:
-            try:
-                connection = self._begin()
-            except sqlite3.OperationalError as exc:
-                self._pause_if_busy(exc)
-                waiting = _give_up(waiting)
-            else:
-                self._run_inside(connection, waiting)
-                return
-
-    def _begin(self) -> sqlite3.Connection:
-        if self._connection is None:
-            self._connection = self._writer.open()
-        self._connection.execute("BEGIN IMMEDIATE")
-        return self._connection
-
-    def _run_inside(self, connection: sqlite3.Connection, jobs: list[_Job]) -> None:
-        try:
-            results = self._writer.apply(connection, [job.work for job in jobs])
-            self._finish(connection, max(job.deadline for job in jobs))
-            for job, result in zip(jobs, results, strict=True):
-                job.result = result
-        except BaseException:
-            _undo(connection)
-            raise
-
-    def _finish(self, connection: sqlite3.Connection, deadline: float) -> None:
-        # A reader may stand in the way of a commit; the transaction stays open meanwhile.
+        """Write a batch in one transaction; a job whose deadline passes before it starts fails."""
         while True:
             try:
-                connection.execute("COMMIT")
+                if self._connection is None:
+                    self._connection = self._writer.open()
+                connection = self._connection
+                connection.execute("BEGIN IMMEDIATE")
+                break
             except sqlite3.OperationalError as exc:
-                if time.monotonic() >= deadline:
-                    raise
                 self._pause_if_busy(exc)
-            else:
-                return
+                now = time.monotonic()
+                _fail([job for job in batch if job.deadline <= now], _LOCKED)
+                batch = [job for job in batch if job.deadline > now]
+                if not batch:
+                    return
+        try:
+            results = self._writer.apply(connection, [job.work for job in batch])
+            # A reader may block the commit; the transaction stays open meanwhile.
+            deadline = max(job.deadline for job in batch)
+            while True:
+                try:
+                    connection.execute("COMMIT")
+                    break
+                except sqlite3.OperationalError as exc:
+                    if time.monotonic() >= deadline:
+                        raise
+                    self._pause_if_busy(exc)
+            for job, result in zip(batch, results, strict=True):
+                job.result = result
+        except BaseException:
+            if connection.in_transaction:
+                try:
+                    connection.execute("ROLLBACK")
+                except sqlite3.Error as exc:
+                    log.error("receipt store: rolling back failed: %s", exc)
+            raise
 
     def _pause_if_busy(self, exc: sqlite3.OperationalError) -> None:
         if not _is_busy(exc):
@@ -266,48 +280,17 @@ class GroupCommitter(Generic[W]):
         self._contended_until = time.monotonic() + _CONTENTION_SECONDS
         time.sleep(_POLL_SECONDS)
 
-    def _drop_connection(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
-
-
-def _undo(connection: sqlite3.Connection) -> None:
-    if not connection.in_transaction:
-        return
-    try:
-        connection.execute("ROLLBACK")
-    except sqlite3.Error as exc:
-        log.error("receipt store: rolling back failed: %s", exc)
-
-
-def _give_up(jobs: list[_Job]) -> list[_Job]:
-    now = time.monotonic()
-    _fail([job for job in jobs if job.deadline <= now], _LOCKED)
-    return [job for job in jobs if job.deadline > now]
-
 
 def _fail(jobs: list[_Job], sentence: str) -> None:
     for job in jobs:
         job.error = StoreUnavailable(sentence)
 
 
-def _settle_all(batch: list[_Job]) -> None:
-    by_loop: dict[asyncio.AbstractEventLoop, list[_Job]] = {}
-    for job in batch:
-        by_loop.setdefault(job.loop, []).append(job)
-    for loop, jobs in by_loop.items():
-        try:
-            loop.call_soon_threadsafe(_settle, jobs)
-        except RuntimeError:
-            # The loop is closed, so nobody waits any more. What was stored stays stored.
-            log.debug("receipt store: %d results had no one to receive them", len(jobs))
-
-
-def _settle(jobs: list[_Job]) -> None:
+def _set_results(jobs: list[_Job]) -> None:
+    """Set results or errors of the futures; runs in their event loop."""
     for job in jobs:
         if job.future.done():
-            continue  # whoever asked was cancelled
+            continue  # the caller was cancelled
         if job.error is not None:
             job.future.set_exception(job.error)
         else:
@@ -320,15 +303,3 @@ _LOCKED = "the receipt store is locked by another process"
 def _is_busy(exc: Exception) -> bool:
     code = getattr(exc, "sqlite_errorcode", 0)
     return (code & 0xFF) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
-
-
-def _is_of_the_store(exc: Exception) -> bool:
-    # The other children of sqlite3.Error blame the statement or its values, so one piece of work.
-    return isinstance(exc, sqlite3.OperationalError) or type(exc) is sqlite3.DatabaseError
-
-
-def _sentence(exc: Exception) -> str:
-    if _is_busy(exc):
-        return _LOCKED
-    log.error("receipt store: %s", exc)
-    return f"the receipt store cannot be written: {exc}"

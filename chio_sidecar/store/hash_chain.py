@@ -1,17 +1,17 @@
-"""The hash chain over the rows of a receipt store: what it says, for every backend.
+"""The hash chain over the rows of a receipt store, the same for every backend.
 
-Each row carries a digest, so a row that is changed, taken out, put in or moved no longer fits to its neighbours:
+Each row carries a digest, so a row that is changed, removed, inserted or moved no longer matches its neighbours:
 
     digest(n) = SHA-256( DOMAIN | text(digest(n - 1)) | number(n) | text(receipt id) | text(receipt JSON)
                        | text(request id) | text(fingerprint) | text(created_at) )
     digest(0) = SHA-256( FIRST_DOMAIN )
 
 `n` is the row's sequence, `number` 8 bytes big-endian, signed, `text` the number of its UTF-8 bytes as `number` and
-then these bytes; digests are 64 lower-case hex digits, and a text in the next one. The newest digest is the head: who
-keeps it elsewhere can tell later that no row before it was changed.
+then these bytes; digests are 64 lower-case hex digits, and a text in the next one. The newest digest is the head: a
+copy of it proves later that no row before it was changed.
 
-Rows from before the chain have no digest of their own. They are chained all the same, in their order: the digest of the
-last of them is kept as the start, and the first new row follows on it.
+Rows of older schema versions have no digest in the file. They are part of the chain, in their order: the digest of the
+last of them is stored as the start, and the first new row continues from it.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ DOMAIN = b"chio.receipt-store.row.v1\x00"
 FIRST_DOMAIN = b"chio.receipt-store.first.v1\x00"
 
 FIRST = hashlib.sha256(FIRST_DOMAIN).hexdigest()
-"""What the first row follows on."""
+"""`digest(0)`."""
 
 
 def link(previous: str, sequence: int, members: Sequence[str]) -> str:
     """Return the digest of a row.
 
     Args:
-        previous: digest of the row before, `FIRST` where there is none.
+        previous: digest of the row before, `FIRST` for the first row.
         sequence: the row's number, -2**63 to 2**63 - 1.
-        members: receipt id, receipt JSON, request id, fingerprint and `created_at`, as they are stored.
+        members: receipt id, receipt JSON, request id, fingerprint and `created_at`, as stored.
 
     Raises:
         UnicodeEncodeError: one of them has no UTF-8.
@@ -61,7 +61,7 @@ _HEAD = "SELECT seq, digest, (SELECT ifnull(max(seq), 0) FROM http_receipts) FRO
 
 
 def start_chain(connection: sqlite3.Connection) -> None:
-    """Mark in a file without a chain where it starts, inside the open transaction; the rows stay as they are.
+    """Store the start of the chain in a file without one, inside the open transaction; no row changes.
 
     Raises:
         sqlite3.Error: the file cannot be written, or one of its rows cannot be read.
@@ -76,10 +76,10 @@ def start_chain(connection: sqlite3.Connection) -> None:
 
 
 class ChainEnd:
-    """Where the next row goes; read once in each transaction, in which nobody else can write.
+    """The newest row of the chain; read once in each transaction, which excludes other writers.
 
     Args:
-        connection: the writer's, its transaction begun.
+        connection: the writer's, in a transaction.
     """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -100,5 +100,5 @@ class ChainEnd:
         return self._end
 
     def move(self, sequence: int, digest: str) -> None:
-        """Take the newest row along, once it is inserted."""
+        """Make an inserted row the newest."""
         self._end = (sequence, digest)

@@ -1,14 +1,13 @@
-"""The tables of a SQLite store, and the triggers that keep their rows for ever.
+"""The tables of a SQLite store, and the triggers that protect their rows.
 
-Nothing in them can be changed or removed by plain SQL: triggers refuse UPDATE and DELETE, and an INSERT that
-would replace a row (`INSERT OR REPLACE` deletes without asking delete triggers) is refused before it does.
-What happens to an approval is therefore told by rows that are added: asked, answered, used.
+Plain SQL cannot change or remove a row: triggers refuse UPDATE and DELETE, and also an INSERT that would replace a row
+(`INSERT OR REPLACE` deletes without running delete triggers). The state of an approval is therefore in added rows:
+pending, resolved, consumed.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
 
 from chio_sidecar.store.hash_chain import start_chain
 
@@ -115,7 +114,7 @@ CREATE TRIGGER http_receipts_head AFTER INSERT ON http_receipts
 BEGIN UPDATE receipt_chain_head SET seq = NEW.seq, digest = NEW.chain; END;
 """
 
-# Which rows a new row would take the place of, for each table whose rows stay for ever.
+# For each append-only table: the condition for rows that a new row would replace.
 _FIRST_KEEPS = {
     "http_receipts": "id = NEW.id OR request_id = NEW.request_id OR seq = NEW.seq",
     "revoked_capabilities": "capability_id = NEW.capability_id",
@@ -142,57 +141,51 @@ BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END;
 """
 
 
-def _script(tables: str, keeps: Mapping[str, str]) -> str:
-    return tables + "".join(_APPEND_ONLY.format(table=table, same=same) for table, same in keeps.items())
-
-
-def _names(keeps: Mapping[str, str]) -> frozenset[str]:
-    triggers = {f"{table}_no_{what}" for table in keeps for what in ("update", "delete", "replace")}
-    return frozenset({*keeps, *triggers})
-
-
+_KEEPS = {1: _FIRST_KEEPS, 2: _SECOND_KEEPS, 3: _THIRD_KEEPS}
 _STEPS = {
-    1: _script(_FIRST, _FIRST_KEEPS),
-    2: _script(_SECOND, _SECOND_KEEPS),
-    3: _script(_THIRD, _THIRD_KEEPS),
+    step: tables + "".join(_APPEND_ONLY.format(table=table, same=same) for table, same in _KEEPS[step].items())
+    for step, tables in ((1, _FIRST), (2, _SECOND), (3, _THIRD))
 }
 CHAINED = 3
 """The first version with a chain."""
 
-_HEAD = {f"receipt_chain_head_no_{what}" for what in ("delete", "replace", "return")}
-_CHAIN = {"receipt_chain_head", "http_receipts_chained", "http_receipts_head", *_HEAD}
-_OBJECTS = {
-    1: _names(_FIRST_KEEPS) | {"receipts", "write_probe"},
-    2: _names(_SECOND_KEEPS),
-    3: _names(_THIRD_KEEPS) | _CHAIN,
+_OTHER_OBJECTS = {
+    1: {"receipts", "write_probe"},
+    2: set(),
+    3: {
+        "receipt_chain_head",
+        "http_receipts_chained",
+        "http_receipts_head",
+        "receipt_chain_head_no_delete",
+        "receipt_chain_head_no_replace",
+        "receipt_chain_head_no_return",
+    },
 }
 
 
 def objects(version: int) -> frozenset[str]:
-    """Return the names that must be in a file of this schema version."""
-    return frozenset().union(*(names for step, names in _OBJECTS.items() if step <= version))
+    """Return the names of the tables, views and triggers that a file of this schema version has."""
+    names: set[str] = set()
+    for step in range(1, version + 1):
+        names |= {*_KEEPS[step], *_OTHER_OBJECTS[step]}
+        names |= {f"{table}_no_{change}" for table in _KEEPS[step] for change in ("update", "delete", "replace")}
+    return frozenset(names)
 
 
 def upgrade(connection: sqlite3.Connection, version: int, *, to: int = SCHEMA_VERSION) -> None:
-    """Bring a file from `version` (0: empty) to version `to`, inside the open transaction.
+    """Change a file of schema version `version` (0: empty) to version `to`, inside the open transaction.
 
     Raises:
         sqlite3.Error: the file cannot be written, or has damaged rows; the transaction must be undone.
     """
     for step in range(version + 1, to + 1):
-        for statement in _statements(_STEPS[step]):
-            connection.execute(statement)
+        # Not `executescript`, which commits first: a crash must not leave a half-created file.
+        statement = ""
+        for line in _STEPS[step].splitlines(keepends=True):
+            statement += line
+            if sqlite3.complete_statement(statement):
+                connection.execute(statement)
+                statement = ""
         if step == CHAINED:
             start_chain(connection)
     connection.execute(f"PRAGMA user_version={to:d}")
-
-
-def _statements(script: str) -> list[str]:
-    # `executescript` would commit first; a half-created file must not be possible.
-    found, current = [], ""
-    for line in script.splitlines(keepends=True):
-        current += line
-        if sqlite3.complete_statement(current):
-            found.append(current)
-            current = ""
-    return found
