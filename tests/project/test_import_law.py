@@ -47,8 +47,6 @@ EXTRA_OF = {
 }
 """The extra whose libraries a folder or a module may import besides the unconditional ones."""
 
-TO_BE_TURNED = {("chio_core/evaluation", "chio_core/threads")}
-
 TAKEN_WHEN_THERE = {("chio_sidecar/cli/serving.py", "uvloop")}
 
 LOADED_BY = {("adapters/chio_pytest/__init__.py", "pytest")}
@@ -152,7 +150,7 @@ def test_folders_import_each_other_in_one_direction_only() -> None:
     arrows: dict[str, set[str]] = {room: set() for room in rooms.values()}
     for found in (found for folder in FOUND.values() for found in imports(folder) if not found.typing):
         target = rooms.get(found.dotted) or rooms.get(found.dotted.rpartition(".")[0])
-        if target not in (None, _room(found.path)) and (_room(found.path), target) not in TO_BE_TURNED:
+        if target not in (None, _room(found.path)):
             arrows[_room(found.path)].add(target)
     tuple(TopologicalSorter(arrows).static_order())  # raises CycleError, which names the circle
 
