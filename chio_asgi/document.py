@@ -1,8 +1,8 @@
-"""The OpenAPI document that a sidecar takes as `--spec`, made from the routes of an application.
+"""The OpenAPI document for a sidecar (`--spec`), made from the routes of an application.
 
-It holds what the sidecar reads and nothing else: every route with its methods, also those that the application's
-own document leaves out, because the sidecar judges them too, and the `x-chio-*` members. Descriptions and models
-are left out, so the policy hash (wire protocol, section 6.4) changes when the policy does, and only then.
+It holds only what the sidecar reads: every route with its methods, also those that the application's own document
+omits, because the sidecar evaluates them too, and the `x-chio-*` members. Without descriptions and models, the policy
+hash (wire protocol, section 6.4) changes if, and only if, the policy does.
 """
 
 from __future__ import annotations
@@ -13,8 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from chio_asgi.listing import ListedRoute, extension_sources, list_blind_mounts, list_routes
-from chio_asgi.overlaps import find_overlaps, spans_segments
+from chio_asgi.listing import (
+    ListedRoute,
+    extension_sources,
+    find_overlaps,
+    list_blind_mounts,
+    list_routes,
+    spans_segments,
+)
 from chio_core.canonical import parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.guards.chain import Finding
@@ -24,11 +30,15 @@ from chio_core.templates import shape
 OPENAPI_VERSION = "3.1.0"
 
 OVERLAPPING = "overlapping_routes"
-"""Category of the finding that router and sidecar take different routes for one path."""
+"""Category of the finding that router and sidecar choose different routes for one path."""
 
 _PARAMETER = re.compile(r"\{([^{}]*)\}")
-_SCHEMAS = {"IntegerConvertor": {"type": "integer"}, "FloatConvertor": {"type": "number"}}
-_DESCRIPTION = "What a sidecar has to know about this application; made from its routes."
+_SCHEMAS = {
+    "IntegerConvertor": {"type": "integer"},
+    "FloatConvertor": {"type": "number"},
+    "UUIDConvertor": {"type": "string", "format": "uuid"},
+}
+_DESCRIPTION = "The routes and the policy of this application, for its sidecar."
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +47,8 @@ class Document:
 
     Attributes:
         text: deterministic JSON, with a line break at its end.
-        operations: how many operations it has.
-        findings: what the sidecar will judge otherwise than the application's routes suggest.
+        operations: number of operations.
+        findings: where the sidecar's evaluation differs from what the application's routes suggest.
     """
 
     text: str
@@ -46,8 +56,21 @@ class Document:
     findings: tuple[Finding, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Operation:
+    method: str
+    template: str
+    members: Mapping[str, Any]
+    route: ListedRoute
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Equal for operations that the sidecar cannot tell apart: parameter names do not count."""
+        return (self.method, *shape(self.template))
+
+
 def document_for(app: Any) -> str:
-    """Return the document of an application as JSON: what `chio-sidecar openapi` writes.
+    """Return the document of an application as JSON: the output of `chio-sidecar openapi`.
 
     Args:
         app: a FastAPI or Starlette application, or the middleware around one.
@@ -59,7 +82,7 @@ def document_for(app: Any) -> str:
 
 
 def describe(app: Any) -> Document:
-    """Return the document of an application, and what to warn about.
+    """Return the document of an application, with findings.
 
     Args:
         app: a FastAPI or Starlette application, or the middleware around one.
@@ -70,28 +93,55 @@ def describe(app: Any) -> Document:
     routes = list(list_routes(app))
     if not routes:
         raise ConfigurationError("the application has no routes to read; name a FastAPI or Starlette application")
-    operations = _operations(routes, _Written())
-    text = _text(_document(app, routes, operations))
-    findings = (*_conflicts(operations), *_unmatchable(routes), *overlap_findings(app, routes), *_blind(app))
-    return Document(text, len({(one.template, one.method) for one in operations}), findings)
+    operations = _operations(routes)
+    groups: dict[tuple[str, ...], list[_Operation]] = {}
+    for one in operations:
+        groups.setdefault(one.key, []).append(one)
+    # The sidecar has one policy for operations that it cannot tell apart: the strictest, so that it opens none of them.
+    strictest = {
+        key: max(group, key=lambda one: needs_capability(one.method, one.members)).members
+        for key, group in groups.items()
+    }
 
-
-def _text(document: dict[str, Any]) -> str:
+    paths: dict[str, dict[str, Any]] = {}
+    taken: set[str] = set()
+    for one in operations:
+        item = paths.setdefault(one.template, {})
+        if one.method.lower() not in item:
+            item[one.method.lower()] = {**_operation_object(one, taken), **strictest[one.key]}
+    title = getattr(routes[0].owner, "title", None)
+    info = {"title": title if isinstance(title, str) else "application", "version": "1", "description": _DESCRIPTION}
     try:
+        document = {"openapi": OPENAPI_VERSION, "info": info, "paths": paths}
         text = json.dumps(document, sort_keys=True, indent=2) + "\n"
         parse_json(text)
     except (InvalidDocument, TypeError, ValueError) as exc:
         why = exc.message if isinstance(exc, InvalidDocument) else str(exc)
         raise ConfigurationError(f"an x-chio-* member or a path of a route is no JSON: {why}; correct that") from None
-    return text
+
+    findings: list[Finding] = []
+    for key, group in groups.items():
+        if any(one.members != group[0].members for one in group):
+            places = ", ".join(dict.fromkeys(f"{one.method} {one.template}" for one in group))
+            kept = ", ".join(sorted(strictest[key])) or "no x-chio-* members"
+            message = (
+                f"{places}: {len(group)} routes of different policy that the sidecar cannot tell apart; "
+                f"the strictest counts for all of them ({kept})"
+            )
+            findings.append(Finding("WARN", "same_template", message))
+    findings += [*_unmatchable(routes), *overlap_findings(app, routes)]
+    for prefix in list_blind_mounts(app):
+        message = f"what runs below {prefix or '/'} has no routes to read, so its plain path and method are evaluated"
+        findings.append(Finding("INFO", "route_pattern", message))
+    return Document(text, sum(map(len, paths.values())), tuple(findings))
 
 
 def overlap_findings(app: Any, routes: Sequence[ListedRoute] | None = None) -> Iterator[Finding]:
-    """Yield a finding for each pair of templates that router and sidecar choose differently.
+    """Yield a finding for each pair of templates between which router and sidecar choose differently.
 
     Args:
         app: an application with routes.
-        routes: what `list_routes` says about it, where that is already known.
+        routes: the result of `list_routes`, if the caller has it.
     """
     for one in find_overlaps(app, list(list_routes(app)) if routes is None else routes):
         outcome = "so such requests are refused" if one.refused else f"so the policy of {one.sidecar} counts for it"
@@ -102,85 +152,66 @@ def overlap_findings(app: Any, routes: Sequence[ListedRoute] | None = None) -> I
         yield Finding("WARN", OVERLAPPING, text)
 
 
-@dataclass(frozen=True, slots=True)
-class _Operation:
-    method: str
-    template: str
-    members: Mapping[str, Any]
-    route: ListedRoute
+def _operations(routes: Sequence[ListedRoute]) -> list[_Operation]:
+    """Return all operations with their policy: of the dependencies, of `openapi_extra`, of the application's document.
 
-
-class _Written:
-    """The `x-chio-*` members that people wrote themselves."""
-
-    def __init__(self) -> None:
-        self._documents: dict[int, Mapping[str, Any]] = {}
-
-    def members(self, route: ListedRoute, method: str) -> Iterator[Mapping[str, Any]]:
-        extra = getattr(route.route, "openapi_extra", None)
-        if isinstance(extra, Mapping):
-            yield chio_members(extra)
-        if route.owner is not None and getattr(route.route, "include_in_schema", False):
-            item = self._paths(route.owner).get(route.local)
-            operation = item.get(method.lower()) if isinstance(item, Mapping) else None
-            if isinstance(operation, Mapping):
-                yield chio_members(operation)
-
-    def _paths(self, owner: Any) -> Mapping[str, Any]:
-        make = _own_openapi(owner)
-        if make is None:
-            return {}
-        if id(owner) not in self._documents:
-            try:
-                self._documents[id(owner)] = make().get("paths") or {}
-            except Exception as exc:  # noqa: BLE001 - it runs whatever the application has written
-                raise ConfigurationError(
-                    f"the application's own openapi() failed ({type(exc).__name__}), and its x-chio-* members with it; "
-                    "call it once by hand to see why"
-                ) from None
-        return self._documents[id(owner)]
-
-
-def _own_openapi(app: Any) -> Any:
-    """Return the application's `openapi` if it is not the framework's, whose document holds nothing more."""
-    make = app.openapi
-    while hasattr(make, "chio_wrapped"):
-        make = make.chio_wrapped
-    return None if str(getattr(make, "__module__", "")).startswith("fastapi.") else make
-
-
-def _operations(routes: Sequence[ListedRoute], written: _Written) -> list[_Operation]:
+    Raises:
+        ConfigurationError: the application's own `openapi()` failed.
+    """
+    documents: dict[int, Mapping[str, Any]] = {}
     found = []
     for route in routes:
-        stated = [source.chio_extensions() for source in extension_sources(route)]
+        stated: list[Mapping[str, Any]] = [source.chio_extensions() for source in extension_sources(route)]
+        extra = getattr(route.route, "openapi_extra", None)
+        if isinstance(extra, Mapping):
+            stated.append(chio_members(extra))
+        item: Any = None
+        if route.owner is not None and getattr(route.route, "include_in_schema", False):
+            if id(route.owner) not in documents:
+                documents[id(route.owner)] = _written_paths(route.owner)
+            item = documents[id(route.owner)].get(route.local)
         for method in route.methods:
-            members = merge_members([*stated, *written.members(route, method)])
+            written = item.get(method.lower()) if isinstance(item, Mapping) else None
+            members = merge_members([*stated, *([chio_members(written)] if isinstance(written, Mapping) else [])])
             found.append(_Operation(method, route.template, members, route))
     return found
 
 
-def _alike(operations: Sequence[_Operation]) -> dict[tuple[str, ...], list[_Operation]]:
-    # To the sidecar, templates that differ only in the names of their parameters are one.
-    groups: dict[tuple[str, ...], list[_Operation]] = {}
-    for one in operations:
-        groups.setdefault((one.method, *shape(one.template)), []).append(one)
-    return groups
+def _written_paths(app: Any) -> Mapping[str, Any]:
+    """Return `paths` of an application's own document; empty if FastAPI makes it, because that holds nothing more."""
+    make = app.openapi
+    while hasattr(make, "chio_wrapped"):
+        make = make.chio_wrapped
+    if str(getattr(make, "__module__", "")).startswith("fastapi."):
+        return {}
+    try:
+        return make().get("paths") or {}
+    except Exception as exc:  # noqa: BLE001 - it is the application's code
+        raise ConfigurationError(
+            f"the application's own openapi() failed ({type(exc).__name__}), and its x-chio-* members with it; "
+            "call it once by hand to see why"
+        ) from None
 
 
-def _strictest(group: Sequence[_Operation]) -> _Operation:
-    return max(group, key=lambda one: needs_capability(one.method, one.members))
-
-
-def _conflicts(operations: Sequence[_Operation]) -> Iterator[Finding]:
-    for group in _alike(operations).values():
-        if any(one.members != group[0].members for one in group):
-            places = ", ".join(dict.fromkeys(f"{one.method} {one.template}" for one in group))
-            kept = ", ".join(sorted(_strictest(group).members)) or "no x-chio-* members"
-            text = (
-                f"{places}: {len(group)} routes of different policy that the sidecar cannot tell apart; "
-                f"the strictest counts for all of them ({kept})"
-            )
-            yield Finding("WARN", "same_template", text)
+def _operation_object(operation: _Operation, taken: set[str]) -> dict[str, Any]:
+    """Return the OpenAPI object of an operation without its policy; its id is added to those that are taken."""
+    name = getattr(operation.route.route, "name", None) or ""
+    wanted = found = re.sub(r"\W", "_", f"{name}{operation.template}_{operation.method.lower()}", flags=re.ASCII)
+    number = 2
+    while found in taken:
+        found, number = f"{wanted}_{number}", number + 1
+    taken.add(found)
+    made: dict[str, Any] = {
+        "operationId": found,
+        "responses": {"default": {"description": "The response of the application."}},
+    }
+    convertors = operation.route.convertors
+    if names := dict.fromkeys(_PARAMETER.findall(operation.template)):
+        schemas = {name: _SCHEMAS.get(type(convertors.get(name)).__name__, {"type": "string"}) for name in names}
+        made["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": schema} for name, schema in schemas.items()
+        ]
+    return made
 
 
 def _unmatchable(routes: Sequence[ListedRoute]) -> Iterator[Finding]:
@@ -194,53 +225,5 @@ def _unmatchable(routes: Sequence[ListedRoute]) -> Iterator[Finding]:
                 what = f"the segment {part} is more than a parameter, which the sidecar cannot match"
             else:
                 continue
-            text = f"{template}: {what}; what it does not match is judged by its plain path and method"
+            text = f"{template}: {what}; of a path that it does not match, the plain path and method are evaluated"
             yield Finding("WARN", "unmatchable_template", text)
-
-
-def _blind(app: Any) -> Iterator[Finding]:
-    for prefix in list_blind_mounts(app):
-        text = f"what runs below {prefix or '/'} has no routes to look at, so it is judged by its plain path and method"
-        yield Finding("INFO", "route_pattern", text)
-
-
-def _document(app: Any, routes: Sequence[ListedRoute], operations: Sequence[_Operation]) -> dict[str, Any]:
-    paths: dict[str, dict[str, Any]] = {}
-    chosen = {key: _strictest(group).members for key, group in _alike(operations).items()}
-    names: set[str] = set()
-    for one in operations:
-        item = paths.setdefault(one.template, {})
-        if one.method.lower() not in item:
-            item[one.method.lower()] = {**_body(one, names), **chosen[(one.method, *shape(one.template))]}
-    title = getattr(routes[0].owner, "title", None)
-    info = {"title": title if isinstance(title, str) else "application", "version": "1", "description": _DESCRIPTION}
-    return {"openapi": OPENAPI_VERSION, "info": info, "paths": paths}
-
-
-def _body(operation: _Operation, taken: set[str]) -> dict[str, Any]:
-    body: dict[str, Any] = {
-        "operationId": _operation_id(operation, taken),
-        "responses": {"default": {"description": "What the application answers."}},
-    }
-    names = dict.fromkeys(_PARAMETER.findall(operation.template))
-    if names:
-        body["parameters"] = [
-            {"name": name, "in": "path", "required": True, "schema": _schema(operation.route.convertors.get(name))}
-            for name in names
-        ]
-    return body
-
-
-def _schema(convertor: Any) -> dict[str, Any]:
-    kind = type(convertor).__name__
-    return {"type": "string", "format": "uuid"} if kind == "UUIDConvertor" else _SCHEMAS.get(kind, {"type": "string"})
-
-
-def _operation_id(operation: _Operation, taken: set[str]) -> str:
-    name = getattr(operation.route.route, "name", None) or ""
-    wanted = found = re.sub(r"\W", "_", f"{name}{operation.template}_{operation.method.lower()}", flags=re.ASCII)
-    number = 2
-    while found in taken:
-        found, number = f"{wanted}_{number}", number + 1
-    taken.add(found)
-    return found

@@ -1,21 +1,27 @@
-"""All routes of an application, named as the middleware names them when a request comes.
+"""The routes of an application, listed without a request, and those that router and sidecar choose differently.
 
-The way through mounts, hosts and included routers is that of `chio_asgi.routing`, without a request. Shapes are
-looked at, not types, so this works with Starlette, FastAPI and whatever resembles them.
+Templates and requirements are those that `chio_asgi.routing` finds for a request: mounts, hosts and included routers
+are entered in the same way. Attributes are read, not types, so this works with Starlette, FastAPI and look-alikes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
-from chio_asgi.routing import MAX_DEPTH, calls_in, flatten, router_of, sources_in
+from chio_asgi.routing import MAX_DEPTH, RouteResolver, calls_in, flatten, router_of, sources_in
 from chio_asgi.types import ASGIApp
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.precheck import is_among
 from chio_core.models.request import METHODS
 from chio_core.settings import ChioSettings
+from chio_core.templates import acceptable_pattern, covers, shape
+
+_LONGEST = 1_000  # segments
+_SAMPLES = ("q7w3x", "7", "7.5", "6a5f0c52-33c4-4a3c-9a4e-6a7d5d3a8c11")
+_PARAMETER = re.compile(r"\{([^{}]*)\}")
 
 
 @runtime_checkable
@@ -33,11 +39,11 @@ class ListedRoute:
 
     Attributes:
         template: its full path template, mounts included, as receipts state it.
-        methods: the protocol's methods that it answers, sorted; GET alone for a websocket.
-        websocket: it takes websockets, whose handshake is judged as a GET.
+        methods: its methods, sorted, as far as the protocol knows them; GET alone for a websocket.
+        websocket: it accepts websockets, whose handshake is evaluated as a GET.
         convertors: path convertors by the names of their parameters, those of mounts included.
         route: the framework's route.
-        owner: the application that describes the route in a document of its own; None if none does.
+        owner: the application whose own OpenAPI document describes the route; None if there is none.
         local: the template in that document.
         host: a host that leads here; None: any.
     """
@@ -53,7 +59,7 @@ class ListedRoute:
 
     @property
     def title(self) -> str:
-        """How people are told of it, for example `GET|HEAD /pets/{id}`."""
+        """Methods and template, for example `GET|HEAD /pets/{id}`."""
         return f"{'websocket' if self.websocket else '|'.join(self.methods)} {self.template}"
 
 
@@ -65,45 +71,45 @@ class _Place:
 
 
 def list_routes(app: ASGIApp | Any) -> Iterator[ListedRoute]:
-    """Yield all routes below an application, in the order in which its router asks them.
+    """Yield all routes of an application, in the order in which its router tries them.
 
     Args:
-        app: an application, or middleware around one; nothing is yielded for one without routes.
+        app: an application, or middleware around one; without routes, nothing is yielded.
 
     Raises:
-        ConfigurationError: a path cannot be made of the parts that included routers give it.
+        ConfigurationError: the prefixes of included routers make no path.
     """
     for place, router, route in _walk(router_of(app), _Place(), 0):
         template = getattr(route, "path_format", None)
         if router is None or not isinstance(template, str) or not template:
             continue
-        described = callable(getattr(router, "openapi", None))
+        websocket = not hasattr(route, "methods")
         yield ListedRoute(
             template=place.prefix + template,
-            methods=_methods(route),
-            websocket=not hasattr(route, "methods"),
+            methods=("GET",) if websocket else tuple(sorted(METHODS & set(route.methods or METHODS))),
+            websocket=websocket,
             convertors={**place.convertors, **getattr(route, "param_convertors", {})},
             route=route,
-            owner=router if described else None,
+            owner=router if callable(getattr(router, "openapi", None)) else None,
             local=template,
             host=place.host,
         )
 
 
 def list_blind_mounts(app: ASGIApp | Any) -> Iterator[str]:
-    """Yield the templates of mounts below which there are no routes to look at."""
-    for place, router, route in _walk(router_of(app), _Place(), 0):
-        if router is None:
-            yield place.prefix + _prefix_of(route)
+    """Yield the templates of mounts whose application has no routes to read."""
+    return (template for template, inner in list_mounts(app) if router_of(inner) is None)
 
 
 def list_mounts(app: ASGIApp | Any) -> Iterator[tuple[str, Any]]:
-    """Yield (template, application) for each mount and host below an application, also those inside of others."""
-    yield from _mounts(router_of(app), "", 0)
+    """Yield (template, application) for each mount and host of an application, nested ones included."""
+    for place, router, mount in _walk(router_of(app), _Place(), 0):
+        if router is None:
+            yield place.prefix + _prefix_of(mount), getattr(mount, "app", None)
 
 
 def count_governed(app: ASGIApp | Any, settings: ChioSettings) -> int | None:
-    """Return how many routes of an application are governed; None for one without routes to look at."""
+    """Return the number of an application's routes that are governed; None if it has no routes to read."""
     if not isinstance(getattr(router_of(app), "routes", None), Sequence):
         return None
     governed = (one for one in list_routes(app) if not set(one.methods) <= settings.exclude_methods)
@@ -111,54 +117,48 @@ def count_governed(app: ASGIApp | Any, settings: ChioSettings) -> int | None:
 
 
 def extension_sources(route: ListedRoute) -> Iterator[ExtensionSource]:
-    """Give the dependencies of a route that state policy, outermost first."""
+    """Yield the dependencies of a route that state policy, outermost first."""
     calls = calls_in(getattr(route.route, "dependant", None))
     return (call for call in calls if isinstance(call, ExtensionSource))
 
 
+def observed_routes(app: Any) -> Iterator[str]:
+    """Yield method and template of each route that has an `Observe`, mounted applications included.
+
+    Args:
+        app: an application, or middleware around one; without routes, nothing is yielded.
+    """
+    for one in list_routes(app):
+        sources = sources_in(getattr(one.route, "dependant", None))
+        if any(getattr(source, "chio_observes", False) for source in sources):
+            yield one.title
+
+
 def _walk(router: Any, place: _Place, depth: int) -> Iterator[tuple[_Place, Any, Any]]:
-    """Yield (place, router, route) for each route, and (place, None, mount) for a mount without routes."""
+    """Yield (place, router, route) for each route, and (place, None, mount) for each mount and host."""
     if router is None or depth > MAX_DEPTH:
         return
-    for candidate in _flattened(router):
+    try:
+        candidates = list(flatten(router.routes))
+    except ValueError as exc:  # FastAPI joins the paths of included routers when its routes are read
+        raise ConfigurationError(f"the application's routes cannot be read: {exc}") from None
+    for candidate in candidates:
         route = getattr(candidate, "starlette_route", None) or candidate
         if not hasattr(route, "routes"):
             yield place, router, route
             continue
-        below = router_of(getattr(route, "app", None))
-        if below is None:
-            yield place, None, route
-        yield from _walk(below, _inside(place, route), depth + 1)
-
-
-def _flattened(router: Any) -> list[Any]:
-    try:
-        return list(flatten(router.routes))
-    except ValueError as exc:  # FastAPI puts paths of included routers together when they are asked for
-        raise ConfigurationError(f"the application's routes cannot be read: {exc}") from None
-
-
-def _mounts(router: Any, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
-    if router is None or depth > MAX_DEPTH:
-        return
-    for candidate in _flattened(router):
-        route = getattr(candidate, "starlette_route", None) or candidate
-        if hasattr(route, "routes"):
-            inner, below = getattr(route, "app", None), prefix + _prefix_of(route)
-            yield below, inner
-            yield from _mounts(router_of(inner), below, depth + 1)
-
-
-def _inside(place: _Place, mount: Any) -> _Place:
-    convertors = {name: one for name, one in getattr(mount, "param_convertors", {}).items() if name != "path"}
-    host = getattr(mount, "host_format", None)
-    if isinstance(host, str):
-        # Parameters of a host are no parameters of a path; any text without a dot stands for each. A host that has
-        # led here and leads on is kept.
-        if place.host is not None and mount.host_regex.match(place.host):
-            return place
-        return replace(place, host=host.format(**dict.fromkeys(convertors, "host")))
-    return replace(place, prefix=place.prefix + _prefix_of(mount), convertors={**place.convertors, **convertors})
+        yield place, None, route
+        convertors = {name: one for name, one in getattr(route, "param_convertors", {}).items() if name != "path"}
+        host = getattr(route, "host_format", None)
+        if not isinstance(host, str):
+            prefix = place.prefix + _prefix_of(route)
+            inner = replace(place, prefix=prefix, convertors={**place.convertors, **convertors})
+        elif place.host is not None and route.host_regex.match(place.host):
+            inner = place
+        else:
+            # Parameters of a host are not parameters of a path; any text without a dot can replace them.
+            inner = replace(place, host=host.format(**dict.fromkeys(convertors, "host")))
+        yield from _walk(router_of(getattr(route, "app", None)), inner, depth + 1)
 
 
 def _prefix_of(mount: Any) -> str:
@@ -166,19 +166,134 @@ def _prefix_of(mount: Any) -> str:
     return template.removesuffix("/{path}") if isinstance(template, str) else ""
 
 
-def _methods(route: Any) -> tuple[str, ...]:
-    if not hasattr(route, "methods"):
-        return ("GET",)
-    return tuple(sorted(METHODS if not route.methods else METHODS & set(route.methods)))
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """A request for which router and sidecar choose different templates.
+
+    Attributes:
+        method: upper case.
+        path: its path.
+        router: the template of the route that would run.
+        sidecar: the template that the sidecar states.
+        refused: such requests are refused; else the policy of `sidecar` applies to them.
+    """
+
+    method: str
+    path: str
+    router: str
+    sidecar: str
+    refused: bool
 
 
-def observed_routes(app: Any) -> Iterator[str]:
-    """Yield method and template of each route that bears an `Observe`, mounted applications included.
+def find_overlaps(app: Any, routes: Sequence[ListedRoute]) -> Iterator[Overlap]:
+    """Yield one overlap for each pair of templates and method that has any.
+
+    The router tries its routes in the order in which they were added. The sidecar takes the first template in byte
+    order whose segments fit (wire protocol, section 6.2). If the two differ, the receipt names another route than the
+    one that would run, and the client refuses it, unless the sidecar's template is literally the path: then the
+    request runs under the other route's policy. Each pair of templates that share a path is tried with such a path, on
+    the real routes.
 
     Args:
-        app: the application, or what stands around it; nothing is yielded for one without routes.
+        app: the application.
+        routes: its routes, from `list_routes`.
     """
-    for one in list_routes(app):
-        sources = sources_in(getattr(one.route, "dependant", None))
-        if any(getattr(source, "chio_observes", False) for source in sources):
-            yield one.title
+    resolve = RouteResolver(app)
+    tables = _Tables(routes)
+    seen: set[tuple[str, str, str]] = set()
+    for route in routes:
+        headers = [] if route.host is None else [(b"host", route.host.encode())]
+        for method in route.methods:
+            kind = {"type": "websocket"} if route.websocket else {"type": "http", "method": method}
+            for path in dict.fromkeys(_paths(route, method, tables)):
+                scope = {**kind, "path": path, "root_path": "", "query_string": b"", "headers": headers}
+                template, pattern = resolve(scope).template, tables.match(method, path)
+                if template is None or shape(template) == shape(pattern) or (method, template, pattern) in seen:
+                    continue
+                refused = not acceptable_pattern(pattern, path, template)
+                # A path that no template of the sidecar covers is its own pattern, which is no other route.
+                if refused or tables.knows(method, pattern):
+                    seen.add((method, template, pattern))
+                    yield Overlap(method, path, template, pattern, refused)
+
+
+class _Tables:
+    """The templates of each method and number of segments: those without and those with parameters."""
+
+    def __init__(self, routes: Iterable[ListedRoute]) -> None:
+        self._sizes: dict[tuple[str, int], tuple[dict[str, None], dict[str, None]]] = {}
+        for route in routes:
+            for method in route.methods:
+                literal, variable = self._sizes.setdefault((method, route.template.count("/")), ({}, {}))
+                (variable if "{}" in shape(route.template) else literal)[route.template] = None
+
+    def others(self, method: str, at_least: int, at_most: int) -> Iterator[str]:
+        for (name, size), (literal, variable) in self._sizes.items():
+            if name == method and at_least <= size <= at_most:
+                yield from (*literal, *variable)
+
+    def match(self, method: str, path: str) -> str:
+        """Return the first template in byte order that covers the path, else the path."""
+        literal, variable = self._sizes.get((method, path.count("/")), ({}, {}))
+        found = [path] if path in literal else []
+        return min([*found, *(one for one in variable if covers(one, path))], default=path)
+
+    def knows(self, method: str, template: str) -> bool:
+        return any(template in kind for kind in self._sizes.get((method, template.count("/")), ()))
+
+
+def _paths(route: ListedRoute, method: str, tables: _Tables) -> Iterator[str]:
+    """Yield paths that may lead to the route and that another template covers as well."""
+    parts = [_Part(text, route.convertors) for text in route.template.split("/")]
+    if not any(part.sample for part in parts):
+        if tables.match(method, route.template) != route.template:
+            yield route.template
+        return
+    size = len(parts) - 1
+    for other in tables.others(method, size, _LONGEST if any(part.spans for part in parts) else size):
+        path = _common_path(parts, other.split("/")) if other != route.template else None
+        if path is not None:
+            yield path
+
+
+class _Part:
+    """One segment of a route's template.
+
+    Attributes:
+        sample: the segment with values for its parameters; empty without parameters.
+        spans: a parameter takes several segments of a path.
+    """
+
+    def __init__(self, text: str, convertors: Any) -> None:
+        names = _PARAMETER.findall(text)
+        known = {name: getattr(convertors.get(name), "regex", "[^/]+") for name in names}
+        samples = {
+            name: next((one for one in _SAMPLES if re.fullmatch(regex, one)), _SAMPLES[0])
+            for name, regex in known.items()
+        }
+        self.text = text
+        self.sample = _PARAMETER.sub(lambda found: samples[found[1]], text) if names else ""
+        self.spans = any(spans_segments(regex) for regex in known.values())
+
+
+def spans_segments(regex: str) -> bool:
+    """Return True if a convertor takes more than one segment of a path."""
+    return re.fullmatch(regex, "a/b") is not None
+
+
+def _common_path(parts: Sequence[_Part], other: Sequence[str]) -> str | None:
+    """Return a path for the route that the segments of another template cover, None if there is no such path."""
+    more = len(other) - len(parts)
+    path: list[str] = []
+    for part in parts:
+        for _ in range(1 + (more if part.spans else 0)):
+            wanted = other[len(path)]
+            if wanted[:1] == "{" and wanted[-1:] == "}":
+                path.append(part.sample or part.text)
+            elif part.sample or part.text == wanted:
+                path.append(wanted)
+            else:
+                return None
+        if part.spans:
+            more = 0
+    return "/".join(path)
