@@ -7,7 +7,6 @@ from typing import Any
 
 from chio_asgi.types import Message, Scope, Send
 from chio_core.evaluation.governed import GovernedRequest
-from chio_core.evaluation.hooks import receipt_header_of
 from chio_core.guards.response_hooks import ResponseHooks
 from chio_core.names import EXPOSE_HEADERS, STATE_RESPONSE_HOOKS
 from chio_core.refusals.problems import render
@@ -87,7 +86,8 @@ class HeaderSend:
             self._ends = End(head)
             sent = _wished(wishes, sent)
         headers = self._without_own(sent)
-        value = receipt_header_of(self._governed.decision)
+        decision = self._governed.decision
+        value = decision.receipt_header if decision is not None else None
         if value is not None:
             headers.append((self._name, value.encode("ascii")))
             if any(pair[0] == b"origin" for pair in self._asked):

@@ -46,34 +46,30 @@ class ASGIGuardRequest:
     Args:
         scope: the ASGI scope; a websocket handshake is seen as a GET.
         receive: needed by `body()` only.
+
+    Attributes:
+        scope: the ASGI scope itself.
+        method: the method as it was sent.
+        url_path: decoded path, mount prefix included.
+        route_path: what the outermost router matches: the path without the server's root path.
     """
 
     def __init__(self, scope: Scope, receive: Receive | None = None) -> None:
-        self._scope = scope
+        self.scope: dict[str, Any] = scope  # type: ignore[assignment]
         self._receive = receive
         self._body: Body | None = None
         self._lines: HeaderLines | None = None
         self._state: ScopeState | None = None
         self._sealed = False
-        self._method: str = scope.get("method", "GET")
-        self._path: str = scope["path"]
-        self._route_path = route_path(scope)
+        self.method: str = scope.get("method", "GET")
+        self.url_path: str = scope["path"]
+        self.route_path = route_path(scope)
         self._query: bytes = scope.get("query_string", b"")
-
-    @property
-    def url_path(self) -> str:
-        """Decoded path, mount prefix included."""
-        return self._path
-
-    @property
-    def route_path(self) -> str:
-        """The string that the outermost router matches: the path without the server's root path."""
-        return self._route_path
 
     @property
     def url_scheme(self) -> str:
         """`http`, `https`, `ws` or `wss`."""
-        return str(self._scope.get("scheme", "http"))
+        return str(self.scope.get("scheme", "http"))
 
     @property
     def url_full(self) -> str:
@@ -82,19 +78,14 @@ class ASGIGuardRequest:
 
     def url_replace_scheme(self, scheme: str) -> str:
         """Return the whole URL with another scheme."""
-        path = quote(self._path, safe="/:@!$&'()*+,;=~-._", errors="replace")
+        path = quote(self.url_path, safe="/:@!$&'()*+,;=~-._", errors="replace")
         query = f"?{self.query_string}" if self._query else ""
         return f"{scheme}://{self._host()}{path}{query}"
 
     @property
-    def method(self) -> str:
-        """The method as it was sent."""
-        return self._method
-
-    @property
     def client_host(self) -> str | None:
         """Address of the peer, None for a Unix socket or a server that does not tell."""
-        client = self._scope.get("client")
+        client = self.scope.get("client")
         return client[0] if client else None
 
     @property
@@ -104,7 +95,8 @@ class ASGIGuardRequest:
 
     def header_values(self, name: str) -> Sequence[str]:
         """Return each line of the header `name`."""
-        return self._header_lines().values_of(name)
+        lines = self._lines if self._lines is not None else self._header_lines()
+        return lines.values_of(name)
 
     def repeated_headers(self) -> Collection[str]:
         """Return the names, in lower case, of headers that stand in more than one line."""
@@ -165,15 +157,15 @@ class ASGIGuardRequest:
             raise ConfigurationError("the body was part of the decision and cannot be replaced after it")
         self.close()
         self._body = Body(data, None, len(data), sha256_hex(data) if data else None)
-        headers = self._scope.get("headers", ())
-        self._scope["headers"] = [pair for pair in headers if pair[0].lower() != b"transfer-encoding"]
+        headers = self.scope.get("headers", ())
+        self.scope["headers"] = [pair for pair in headers if pair[0].lower() != b"transfer-encoding"]
         self.set_header("content-length", str(len(data)))
 
     def set_header(self, name: str, value: str) -> None:
         """Give the sidecar and the handler another value of a request header, in place of all its lines."""
         lower = name.lower().encode("latin-1")
-        kept = [pair for pair in self._scope.get("headers", ()) if pair[0].lower() != lower]
-        self._scope["headers"] = [*kept, (lower, value.encode("latin-1"))]
+        kept = [pair for pair in self.scope.get("headers", ()) if pair[0].lower() != lower]
+        self.scope["headers"] = [*kept, (lower, value.encode("latin-1"))]
         self._lines = None
 
     def seal(self) -> None:
@@ -203,20 +195,15 @@ class ASGIGuardRequest:
     @property
     def state(self) -> ScopeState:
         """The request's state; the same values as Starlette's `request.state`."""
-        values = self._scope.setdefault("state", {})
+        values = self.scope.setdefault("state", {})
         if self._state is None or self._state._values is not values:
             self._state = ScopeState(values)
         return self._state
 
-    @property
-    def scope(self) -> dict[str, Any]:
-        """The ASGI scope itself."""
-        return self._scope  # type: ignore[return-value]
-
     def _header_lines(self) -> HeaderLines:
         if self._lines is None:
             self._lines = HeaderLines(
-                (name.decode("latin-1"), value.decode("latin-1")) for name, value in self._scope.get("headers", ())
+                (name.decode("latin-1"), value.decode("latin-1")) for name, value in self.scope.get("headers", ())
             )
         return self._lines
 
@@ -224,7 +211,7 @@ class ASGIGuardRequest:
         claimed = self.header_values("host")
         if claimed:
             return claimed[0]
-        server = self._scope.get("server")
+        server = self.scope.get("server")
         if not server:
             return "localhost"
         host, port = server[0], server[1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
 
@@ -14,6 +14,7 @@ class Endpoint:
         base: path in front of every request's path, without a slash at its end.
         tls: connect with TLS.
         socket_path: path of the Unix socket; None for TCP.
+        authority: value of the `Host` header.
     """
 
     host: str
@@ -21,6 +22,11 @@ class Endpoint:
     base: str = ""
     tls: bool = False
     socket_path: str | None = None
+    authority: str = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        object.__setattr__(self, "authority", self.host if self.socket_path is not None else f"{host}:{self.port}")
 
     @classmethod
     def parse(cls, url: str) -> Endpoint:
@@ -31,11 +37,3 @@ class Endpoint:
             return cls("localhost", 0, socket_path=unquote("/" + path.lstrip("/") if path[:2] == "//" else path))
         tls = parts.scheme == "https"
         return cls(parts.hostname or "", parts.port or (443 if tls else 80), parts.path.rstrip("/"), tls)
-
-    @property
-    def authority(self) -> str:
-        """Value of the `Host` header."""
-        if self.socket_path is not None:
-            return self.host
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"

@@ -13,8 +13,7 @@ from chio_core.guards.response_hooks import ResponseHooks, call_at_the_end
 from chio_core.names import STATE_RESPONSE_HOOKS
 from chio_core.refusals.response import AnyResponse, Denial, Downstream, Response
 from chio_core.threads.context import RequestContext
-from chio_django.context import AsyncDjangoAdapter, DjangoAdapter
-from chio_django.responses import refusal, tagged
+from chio_django.context import AsyncDjangoAdapter, DjangoAdapter, refusal, tagged
 from chio_django.view import DjangoGuardRequest
 
 

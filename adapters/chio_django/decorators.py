@@ -19,7 +19,7 @@ from django.utils.decorators import method_decorator
 from django.views import View as ClassBasedView
 
 from chio_core.errors import ConfigurationError
-from chio_core.evaluation.hooks import is_met, receipt_header_of
+from chio_core.evaluation.hooks import is_met
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.pipeline import run, run_async
 from chio_core.evaluation.requirements import Arguments, CapabilityRule, rules_of
@@ -27,8 +27,7 @@ from chio_core.models.capability import Operation
 from chio_core.names import VIEW_RULES
 from chio_core.threads.context import RequestContext
 from chio_django.apps import ChioDjangoConfig
-from chio_django.context import AsyncDjangoAdapter, DjangoAdapter, begin, context_of
-from chio_django.responses import refusal
+from chio_django.context import AsyncDjangoAdapter, DjangoAdapter, begin, context_of, refusal
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -160,7 +159,7 @@ def refusal_of(decision: Decision, request: HttpRequest) -> Any:
     if decision.denial is None:
         raise ConfigurationError("this decision refuses nothing")
     response = refusal(decision.denial, request)
-    if (receipt_id := receipt_header_of(decision)) is not None:
+    if (receipt_id := decision.receipt_header) is not None:
         response.headers[_context_for(request).runtime.settings.receipt_header] = receipt_id
     return response
 

@@ -20,8 +20,7 @@ from chio_core.names import LOGGER
 from chio_core.settings import report_settings
 from chio_django.chain_request import ChainRequest
 from chio_django.conf import conf
-from chio_django.context import AsyncDjangoAdapter, DjangoAdapter, LiveRuntime, begin, context_of
-from chio_django.responses import refusal, tagged
+from chio_django.context import AsyncDjangoAdapter, DjangoAdapter, LiveRuntime, begin, context_of, refusal, tagged
 
 log = logging.getLogger(LOGGER)
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from werkzeug.wsgi import ClosingIterator
 
-from chio_core.evaluation.hooks import receipt_header_of
 from chio_core.evaluation.pipeline import run
 from chio_core.guards.response_hooks import ResponseHooks, call_at_the_end
 from chio_core.names import EXPOSE_HEADERS, STATE_RESPONSE_HOOKS
@@ -102,7 +101,7 @@ def tagged(headers: Headers, context: RequestContext) -> Headers:
     """Return header lines with the receipt id, exposed to a script that asks; own lines of that name are removed."""
     name = context.runtime.settings.receipt_header
     kept = [pair for pair in headers if pair[0].lower() != name.lower()]
-    value = receipt_header_of(context.decision)
+    value = context.decision.receipt_header if context.decision is not None else None
     if value is None:
         return kept
     return [*kept, (name, value), *([(EXPOSE_HEADERS, name)] if context.from_script else [])]

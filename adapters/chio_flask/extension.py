@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from flask import Flask
+from flask import Flask, Response, request
 
 from chio_core.client.client import SyncChioClient
 from chio_core.errors import ConfigurationError
@@ -17,8 +17,9 @@ from chio_core.models.receipt import HttpReceipt
 from chio_core.names import FLASK_EXTENSION, LOGGER
 from chio_core.request import RequestView
 from chio_core.settings import ChioSettings, check_one_source, nearest_name, report_settings, unknown_names
+from chio_core.telemetry.metrics import CONTENT_TYPE
 from chio_core.threads.guards import ChainRunner
-from chio_flask.context import LiveRuntime
+from chio_flask.context import LiveRuntime, context_in
 from chio_flask.driver import GovernedApp
 
 log = logging.getLogger(LOGGER)
@@ -96,3 +97,19 @@ def _report_unknown(app: Flask) -> None:
         near = nearest_name(name, ())
         hint = f"; did you mean {near}?" if near else ""
         log.warning("chio settings: %s in app.config is not an option of Chio%s", name, hint)
+
+
+def metrics() -> Response:
+    """Answer with the metrics of this process, for Prometheus.
+
+    The view is governed like any other: exclude its path (`CHIO_EXCLUDE_PATHS`), or let the scraper be allowed. It
+    tells how much traffic there is and how it was judged, and protects that no further.
+
+    Raises:
+        ConfigurationError: the application is not governed.
+    """
+    context = context_in(request.environ)
+    if context is None:
+        raise ConfigurationError("chio_flask.metrics needs a governed application: Chio(app)")
+    page = context.runtime.telemetry.metrics.render()
+    return Response(page, content_type=CONTENT_TYPE, headers={"Cache-Control": "no-store"})

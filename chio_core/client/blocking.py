@@ -13,8 +13,8 @@ import time
 import weakref
 from contextlib import suppress
 
-from chio_core.client.carrier import NO_RESPONSE, Pairs, request_head
-from chio_core.client.connection import ResponseReader
+from chio_core.client.carrier import NO_RESPONSE, Pairs
+from chio_core.client.connection import ResponseReader, request_head
 from chio_core.endpoint import Endpoint
 from chio_core.errors import EvaluationFailed, SidecarTimeout, SidecarUnreachable
 from chio_core.evaluation.exchange import RawResponse

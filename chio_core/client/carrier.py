@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
-from chio_core.endpoint import Endpoint
 from chio_core.errors import EvaluationFailed, SidecarError, SidecarTimeout
 from chio_core.evaluation.exchange import RawResponse
 from chio_core.names import LOGGER
@@ -20,8 +18,6 @@ MAX_RESPONSE_BYTES = 1024 * 1024
 
 NO_RESPONSE: Final = "Chio sidecar did not answer in time"
 """Message of a `SidecarTimeout`."""
-
-_UNSAFE = re.compile(r"[^\x20-\x7e]")
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -124,23 +120,3 @@ def expire(waiter: asyncio.Future[Any], message: str) -> None:
     """End a wait with a `SidecarTimeout`; to be called by a timer."""
     if not waiter.done():
         waiter.set_exception(SidecarTimeout(message))
-
-
-def request_head(endpoint: Endpoint, path: str, length: int, headers: Pairs) -> bytes:
-    """Return the head of an HTTP/1.1 POST (RFC 9112, section 3).
-
-    Raises:
-        ValueError: a header value is not printable ASCII; `chio_core.evaluation.conclude` never sends one.
-    """
-    lines = [
-        f"POST {endpoint.base}{path} HTTP/1.1",
-        f"host: {endpoint.authority}",
-        "content-type: application/json",
-        "accept: application/json",
-    ]
-    for name, value in headers:
-        if _UNSAFE.search(value):
-            raise ValueError(f"header {name} is not printable ASCII")
-        lines.append(f"{name.lower()}: {value}")
-    lines.append(f"content-length: {length}\r\n\r\n")
-    return "\r\n".join(lines).encode("ascii")

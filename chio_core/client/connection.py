@@ -13,13 +13,17 @@ response does not come before the owner's deadline, the connection is closed. So
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 
 import httptools
 
-from chio_core.client.carrier import MAX_RESPONSE_BYTES, NO_RESPONSE
+from chio_core.client.carrier import MAX_RESPONSE_BYTES, NO_RESPONSE, Pairs
+from chio_core.endpoint import Endpoint
 from chio_core.errors import EvaluationFailed, SidecarTimeout, SidecarUnreachable
 from chio_core.evaluation.exchange import RawResponse
+
+_UNSAFE = re.compile(r"[^\x20-\x7e]")
 
 
 class ResponseReader:
@@ -184,3 +188,23 @@ class Connection(asyncio.Protocol):
             owner.set_result(result)
         else:
             owner.set_exception(result)
+
+
+def request_head(endpoint: Endpoint, path: str, length: int, headers: Pairs) -> bytes:
+    """Return the head of an HTTP/1.1 POST (RFC 9112, section 3).
+
+    Raises:
+        ValueError: a header value is not printable ASCII; `chio_core.evaluation.conclude` never sends one.
+    """
+    lines = [
+        f"POST {endpoint.base}{path} HTTP/1.1",
+        f"host: {endpoint.authority}",
+        "content-type: application/json",
+        "accept: application/json",
+    ]
+    for name, value in headers:
+        if _UNSAFE.search(value):
+            raise ValueError(f"header {name} is not printable ASCII")
+        lines.append(f"{name.lower()}: {value}")
+    lines.append(f"content-length: {length}\r\n\r\n")
+    return "\r\n".join(lines).encode("ascii")

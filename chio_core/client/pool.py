@@ -12,8 +12,8 @@ import asyncio
 import ssl
 from collections import deque
 
-from chio_core.client.carrier import Pairs, expire, request_head
-from chio_core.client.connection import Connection
+from chio_core.client.carrier import Pairs, expire
+from chio_core.client.connection import Connection, request_head
 from chio_core.endpoint import Endpoint
 from chio_core.errors import SidecarUnreachable
 from chio_core.evaluation.exchange import RawResponse

@@ -33,20 +33,9 @@ def is_met(decision: Decision) -> bool:
     return decision.denial is None
 
 
-def receipt_header_of(decision: Decision | None) -> str | None:
-    """Return the receipt id as a header value; None without a receipt, or if no header can carry the id."""
-    receipt = decision.receipt if decision is not None else None
-    return header_value(receipt.id) if receipt is not None else None
-
-
 def header_value(receipt_id: str) -> str | None:
     """Return a receipt id as a header value; None if no header can carry it."""
     return receipt_id if receipt_id.isascii() and receipt_id.isprintable() else None
-
-
-def with_evidence(decision: Decision, evidence: Sequence[GuardEvidence]) -> Decision:
-    """Return a decision with the evidence of the local guards before that of the sidecar."""
-    return replace(decision, evidence=(*evidence, *decision.evidence)) if evidence else decision
 
 
 def refused_by_guard(

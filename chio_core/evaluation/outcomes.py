@@ -159,6 +159,12 @@ class Decision:
         return self.receipt if self.withheld is None else None
 
     @property
+    def receipt_header(self) -> str | None:
+        """The receipt's id as a header value; None without a receipt, or if no header can carry the id."""
+        receipt = self.receipt
+        return receipt.id if receipt is not None and receipt.id.isascii() and receipt.id.isprintable() else None
+
+    @property
     def allowed(self) -> bool:
         """True when the handler may run."""
         return self.denial is None and (self.receipt is not None or self.passthrough is not None)

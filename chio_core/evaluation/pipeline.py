@@ -20,7 +20,8 @@ from typing import Any, Protocol, TypeVar
 from chio_core.evaluation.amounts import Facts
 from chio_core.evaluation.exchange import EvaluateCall, prepare
 from chio_core.evaluation.governed import EvaluatedRequest, GovernedRequest, RouteMatch
-from chio_core.evaluation.hooks import Hook, refused_by_guard, with_evidence
+from chio_core.evaluation.hooks import Hook, refused_by_guard
+from chio_core.evaluation.observe import is_observed
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.precheck import Exclusions, precheck, singleton_headers
 from chio_core.evaluation.requirements import RequirementSource, includes
@@ -117,6 +118,7 @@ class Pipeline:
         self._on_receipt = on_receipt
         self._report = report
         self._incoming = incoming
+        self._may_observe = incoming and bool(settings.observe_paths or settings.observe_prefixes)
         own = (settings.capability_header, settings.api_key_header, APPROVAL_HEADER)
         self._compared = frozenset({"content-type", "authorization", "cookie", *(name.lower() for name in own)})
 
@@ -135,7 +137,10 @@ class Pipeline:
             governed.evaluated = self._snapshot(view, None, None)
             return None
         decision = yield from self.evaluate(adapter)
-        governed.decision = decision = with_evidence(decision, governed.evidence)
+        if governed.evidence:
+            # What the local guards have stated precedes the sidecar's evidence.
+            decision = replace(decision, evidence=(*governed.evidence, *decision.evidence))
+        governed.decision = decision
         adapter.publish(decision)
         if self._on_decision is not None:
             yield adapter.call_hook(self._on_decision, decision)
@@ -185,7 +190,7 @@ class Pipeline:
             body_hash=body.hash,
             body_length=body.length,
             requirement=requirement,
-            observe=None if self._incoming else settings.observe,
+            observe=self._observes(view, requirement),
             earlier=earlier,
             presents=self._incoming,
         )
@@ -255,6 +260,11 @@ class Pipeline:
         else:
             now = self._snapshot(adapter.now(), adapter.body_hash(), adapter.locate() if route else None)
         return evaluated.changes(now)
+
+    def _observes(self, view: RequestView, requirement: Requirement | None) -> bool:
+        if self._may_observe and is_observed(self.settings, view.route_path):
+            return True
+        return self.settings.observe or (requirement is not None and requirement.observe)
 
     def _snapshot(self, view: RequestView, body_hash: str | None, match: RouteMatch | None) -> EvaluatedRequest:
         headers = view.select_headers(self._compared)

@@ -46,20 +46,17 @@ class ChainRunner:
 
     Attributes:
         chain: all members, `decide` included.
+        is_empty: True if there is nothing but the decision.
     """
 
     def __init__(self, guards: Chain | Sequence[Guard | Chain] = ()) -> None:
         self.chain = around(guards, _Decide())
         self._members = self.chain.freeze()
+        self.is_empty = len(self._members) == 1
         self._wraps = any(member.wraps for member in self._members)
         waits = any(getattr(member.guard, "waits", True) for member in self._members if not member.is_decide)
         self._steps = not self._wraps and not waits
         self._thread = LoopThread("chio-guards", self.chain.aclose)
-
-    @property
-    def is_empty(self) -> bool:
-        """Tell whether there is nothing but the decision."""
-        return len(self._members) == 1
 
     async def arun(
         self,
