@@ -1,4 +1,4 @@
-"""Asking an application without a network, and running commands as processes."""
+"""Requests to an application without a network, stores, and commands as processes."""
 
 from __future__ import annotations
 
@@ -9,33 +9,39 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from starlette.types import ASGIApp
 
+from chio_core.canonical import compact_json
+from chio_core.signing import SigningKey
 from chio_sidecar.app import SidecarApp, create_app
+from chio_sidecar.cli import main
 from chio_sidecar.config import SidecarConfig
+from chio_sidecar.store import NewReceipt
+from chio_sidecar.store.schema import connect, prepare
+from chio_sidecar.store.writes import Append, apply
 
 ROOT = Path(__file__).parents[2]
 LOOPBACK = ("127.0.0.1", 50000)
 REMOTE = ("203.0.113.7", 50000)
-NOBODY = "0" * 64
+ZEROS = "0" * 64
+NOW = 1_776_272_775
+KEY = SigningKey(b"\x21" * 32)
+GRANT = {"server_id": "s", "tool_name": "t", "operations": ["invoke"]}
 DEADLINE = 30.0
-"""Seconds after which a process that says nothing has failed its test."""
+"""Seconds after which a process that prints nothing has failed its test."""
 
 
-def ask(
-    app: ASGIApp,
-    method: str,
-    path: str,
-    *,
-    client: tuple[str, int] | None = LOOPBACK,
-    **arguments: Any,
+def fetch(
+    app: ASGIApp, method: str, path: str, *, client: tuple[str, int] | None = LOOPBACK, **arguments: Any
 ) -> httpx.Response:
     """Send one request to the application from the given peer."""
 
@@ -77,12 +83,59 @@ def evaluation(request_id: str = "req-1", method: str = "POST", path: str = "/ec
 
 
 def evaluate(app: ASGIApp, token: dict[str, Any] | None = None, **details: str) -> dict[str, Any]:
-    """Ask for one decision and return the answer."""
+    """Evaluate one request and return the response's document."""
     headers = {} if token is None else {"X-Chio-Capability": json.dumps(token)}
-    answer = ask(app, "POST", "/chio/evaluate", json=evaluation(**details), headers=headers)
-    assert answer.status_code == 200, answer.text
-    document: dict[str, Any] = answer.json()
+    response = fetch(app, "POST", "/chio/evaluate", json=evaluation(**details), headers=headers)
+    assert response.status_code == 200, response.text
+    document: dict[str, Any] = response.json()
     return document
+
+
+def write_store(path: Path, receipts: Iterable[Mapping[str, Any]]) -> Path:
+    """Write a store as a sidecar does, fast: without its promise of durability."""
+    prepare(path, journal="persist", busy_seconds=5.0)
+    rows = (Append(NewReceipt(one["id"], one["request_id"], "f", compact_json(one)), NOW) for one in receipts)
+    with closing(connect(path, journal="persist", busy_seconds=5.0)) as connection:
+        connection.execute("PRAGMA synchronous=OFF")
+        connection.execute("BEGIN IMMEDIATE")
+        while batch := list(islice(rows, 256)):
+            apply(connection, batch)
+        connection.execute("COMMIT")
+    return path
+
+
+class CommandLine:
+    """Runs `chio-sidecar` and keeps what it printed.
+
+    Attributes:
+        out: standard output of the last command.
+        err: standard error of the last command.
+    """
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+        self.out = self.err = ""
+
+    def __call__(self, *arguments: object, status: int = 0) -> str:
+        """Run a command that ends with this status, and return its output."""
+        found = main([str(argument) for argument in arguments])
+        self.out, self.err = self._capsys.readouterr()
+        assert found == status, self.err
+        assert "Traceback" not in self.err
+        return self.out
+
+    def fails(self, *arguments: object) -> str:
+        """Run a command that ends with status 1 and an error, and return its standard error."""
+        self(*arguments, status=1)
+        assert "error [" in self.err or '"code":' in self.err
+        return self.err
+
+    def misused(self, *arguments: object) -> str:
+        """Run a command that ends with the status of wrong usage, and return its standard error."""
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        assert caught.value.code == 2
+        return self._capsys.readouterr().err
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -91,15 +144,19 @@ def environment(**variables: str) -> dict[str, str]:
     return kept | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | variables
 
 
-def run_command(*arguments: object, stdin: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run `chio-sidecar` to its end."""
+def run_command(
+    *arguments: object, module: str = "chio_sidecar", stdin: Any = None, cwd: Path | None = None, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run `chio-sidecar` to its end; `stdin` is a text, a file or one of subprocess's constants."""
+    source: dict[str, Any] = {"input": stdin} if stdin is None or isinstance(stdin, str) else {"stdin": stdin}
     return subprocess.run(
-        [sys.executable, "-m", "chio_sidecar", *map(str, arguments)],
-        input=stdin,
+        [sys.executable, "-m", module, *map(str, arguments)],
+        **source,
         capture_output=True,
         text=True,
         timeout=DEADLINE,
         env=environment(**variables),
+        cwd=cwd,
         check=False,
     )
 
@@ -109,8 +166,8 @@ class Server:
     """A running command that serves.
 
     Attributes:
-        ready: the line that said so.
-        lines: what it wrote to standard error until then.
+        ready: the line that announces that.
+        lines: its standard error up to that line.
     """
 
     process: subprocess.Popen[str]
@@ -119,13 +176,13 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """Its base URL."""
         return "http://" + self.ready.rsplit(" ", 1)[1].removeprefix("http://")
 
 
 @contextmanager
 def serving(*arguments: object, ready: str = " on ", **variables: str) -> Iterator[Server]:
-    """Run a serving command until the block ends; fail when it is not ready in time."""
+    """Run a serving command until the block ends; fail if it is not ready in time."""
     process = subprocess.Popen(
         [sys.executable, "-m", "chio_sidecar", *map(str, arguments)],
         stdout=subprocess.DEVNULL,
@@ -133,8 +190,10 @@ def serving(*arguments: object, ready: str = " on ", **variables: str) -> Iterat
         text=True,
         env=environment(**variables),
     )
+    assert process.stderr is not None
+    stderr = process.stderr
     lines: queue.Queue[str] = queue.Queue()
-    reader = threading.Thread(target=_forward, args=(process, lines), daemon=True)
+    reader = threading.Thread(target=lambda: [lines.put(line.rstrip("\n")) for line in stderr], daemon=True)
     reader.start()
     try:
         seen = [lines.get(timeout=DEADLINE)]
@@ -150,11 +209,4 @@ def serving(*arguments: object, ready: str = " on ", **variables: str) -> Iterat
             process.kill()
             process.wait()
         reader.join()
-        assert process.stderr is not None
-        process.stderr.close()
-
-
-def _forward(process: subprocess.Popen[str], lines: queue.Queue[str]) -> None:
-    assert process.stderr is not None
-    for line in process.stderr:
-        lines.put(line.rstrip("\n"))
+        stderr.close()

@@ -1,4 +1,4 @@
-"""`receipt diff`: what observe mode would have refused, from the receipts that it left."""
+"""`receipt diff`: what observe mode would have refused, from its receipts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import sqlite3
 import tracemalloc
 from collections.abc import Callable, Iterable, Mapping
-from itertools import islice
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,14 @@ from fastapi import Depends, FastAPI
 from fastapi.testclient import TestClient
 
 from chio_fastapi import RequireCapability, add_chio
-from chio_sidecar.cli import main
 from chio_sidecar.cli.options import moment
 from chio_sidecar.cli.receipt_store import WOULD_REFUSE
 from chio_sidecar.records.observed import NEWEST, Tally, is_observed, why_refused
-from chio_sidecar.store import NewReceipt
-from chio_sidecar.store.schema import connect, prepare
-from chio_sidecar.store.writes import Append, apply
+from tests.sidecar.control_tools import CommandLine, write_store
 
 ALLOW = {"verdict": "allow"}
 START = 1_776_272_775
-Run = Callable[..., tuple[int, str, str]]
+Run = Callable[..., str]
 
 
 def deny(reason: str = "no") -> dict[str, Any]:
@@ -59,27 +56,13 @@ def receipt(
     } | members
 
 
-def written(path: Path, receipts: Iterable[Mapping[str, Any]]) -> Path:
-    """Write a store as a sidecar would, without its signatures: nobody looks at them here."""
-    prepare(path, journal="persist", busy_seconds=5.0)
-    connection = connect(path, journal="persist", busy_seconds=5.0)
-    connection.execute("PRAGMA synchronous=OFF")
-    rows = (Append(NewReceipt(one["id"], one["request_id"], "f", json.dumps(one)), START) for one in receipts)
-    connection.execute("BEGIN IMMEDIATE")
-    while batch := list(islice(rows, 256)):
-        apply(connection, batch)
-    connection.execute("COMMIT")
-    connection.close()
-    return path
-
-
 @pytest.fixture
-def diff(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(receipts: Iterable[Mapping[str, Any]], *arguments: object) -> tuple[int, str, str]:
-        store = written(tmp_path / "receipts.sqlite3", receipts)
-        status = main(["receipt", "diff", "--receipt-store", str(store), *map(str, arguments)])
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
+def diff(tmp_path: Path, cli: CommandLine) -> Run:
+    """Write a store with these receipts, run the command, and return its output."""
+
+    def run(receipts: Iterable[Mapping[str, Any]], *arguments: object, status: int = 0) -> str:
+        store = write_store(tmp_path / "receipts.sqlite3", receipts)
+        return cli("receipt", "diff", "--receipt-store", store, *arguments, status=status)
 
     return run
 
@@ -94,10 +77,9 @@ def mixed() -> list[dict[str, Any]]:
     return [*good[:2000], *refused, *enforced, *good[2000:]]
 
 
-def test_the_report_says_how_many_of_how_many_and_groups_them(diff: Run) -> None:
-    status, out, err = diff(mixed())
-    lines = out.splitlines()
-    assert (status, err) == (WOULD_REFUSE, "")
+def test_the_report_says_how_many_of_how_many_and_groups_them(diff: Run, cli: CommandLine) -> None:
+    lines = diff(mixed(), status=WOULD_REFUSE).splitlines()
+    assert cli.err == ""
     assert lines[0] == "would have refused 12 of 3,400 observed requests"
     assert lines[2] == "      6  POST /pets/{pet_id}: no valid capability for pay/send"
     assert lines[3].split() == ["caller", "ab" * 32]
@@ -107,9 +89,7 @@ def test_the_report_says_how_many_of_how_many_and_groups_them(diff: Run) -> None
 
 
 def test_the_report_for_programs_has_every_group(diff: Run) -> None:
-    status, out, _ = diff(mixed(), "--json", "--top", 1)
-    document = json.loads(out)
-    assert status == WOULD_REFUSE
+    document = json.loads(diff(mixed(), "--json", "--top", 1, status=WOULD_REFUSE))
     assert (document["observed"], document["would_refuse"], document["beyond_groups"]) == (3400, 12, 0)
     assert [group["count"] for group in document["groups"]] == [6, 5, 1]
     assert document["groups"][2] == {
@@ -122,26 +102,25 @@ def test_the_report_for_programs_has_every_group(diff: Run) -> None:
     }
 
 
-def test_callers_are_told_apart(diff: Run) -> None:
-    _, out, _ = diff([receipt(number, deny(), caller_identity_hash=f"{number:064d}") for number in range(4)], "--json")
-    assert [group["caller_identity_hash"] for group in json.loads(out)["groups"]] == [f"{n:064d}" for n in range(4)]
+def test_callers_have_groups_of_their_own(diff: Run) -> None:
+    receipts = [receipt(number, deny(), caller_identity_hash=f"{number:064d}") for number in range(4)]
+    groups = json.loads(diff(receipts, "--json", status=WOULD_REFUSE))["groups"]
+    assert [group["caller_identity_hash"] for group in groups] == [f"{number:064d}" for number in range(4)]
 
 
-def test_nothing_refused_is_a_success(diff: Run) -> None:
-    status, out, err = diff([receipt(1), receipt(2, requires="any", capability_id="cap-1")])
-    assert (status, out, err) == (0, "would have refused 0 of 2 observed requests\n", "")
+def test_nothing_refused_is_a_success(diff: Run, cli: CommandLine) -> None:
+    out = diff([receipt(1), receipt(2, requires="any", capability_id="cap-1")])
+    assert (out, cli.err) == ("would have refused 0 of 2 observed requests\n", "")
 
 
-def test_nothing_to_compare_is_no_success(diff: Run) -> None:
-    status, out, err = diff([receipt(1, observed=False)])
-    assert (status, out) == (1, "would have refused 0 of 0 observed requests\n")
-    assert "there are no receipts of observed requests" in err
-    assert "CHIO_OBSERVE" in err
+def test_nothing_to_compare_is_no_success(diff: Run, cli: CommandLine) -> None:
+    assert diff([receipt(1, observed=False)], status=1) == "would have refused 0 of 0 observed requests\n"
+    assert "there are no receipts of observed requests" in cli.err
+    assert "CHIO_OBSERVE" in cli.err
 
 
-def test_all_counts_receipts_of_a_sidecar_that_does_not_say_what_was_observed(diff: Run) -> None:
-    status, out, _ = diff([receipt(1, observed=False), receipt(2, deny(), observed=False)], "--all")
-    assert status == WOULD_REFUSE
+def test_all_counts_receipts_of_a_sidecar_that_does_not_mark_them(diff: Run) -> None:
+    out = diff([receipt(1, observed=False), receipt(2, deny(), observed=False)], "--all", status=WOULD_REFUSE)
     assert out.startswith("would have refused 1 of 2 ")
 
 
@@ -159,25 +138,23 @@ def test_all_counts_receipts_of_a_sidecar_that_does_not_say_what_was_observed(di
         (["--last", 5, "--since", START + 8], 2),
     ],
 )
-def test_since_and_last_leave_out_what_is_older(diff: Run, arguments: list[object], counted: int) -> None:
-    _, out, _ = diff([receipt(number) for number in range(10)], *arguments)
+def test_since_and_last_leave_out_older_receipts(diff: Run, arguments: list[object], counted: int) -> None:
+    out = diff([receipt(number) for number in range(10)], *arguments, status=0 if counted else 1)
     assert out == f"would have refused 0 of {counted} observed requests\n"
 
 
 @pytest.mark.parametrize("text", ["yesterday", "", "-1", "1w", "2026-13-01", "1.5", "\u0661"])
-def test_a_time_that_is_none_is_wrong_usage(text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["receipt", "diff", "--receipt-store", "x", f"--since={text}"])
-    assert ended.value.code == 2
-    assert "is not a time" in capsys.readouterr().err
+def test_a_malformed_time_is_wrong_usage(text: str, cli: CommandLine) -> None:
+    assert "is not a time" in cli.misused("receipt", "diff", "--receipt-store", "x", f"--since={text}")
 
 
 def test_a_time_before_1970_is_the_beginning() -> None:
     assert moment("1900-01-01") == moment("0001-01-01T00:00:00Z") == 0
 
 
-def test_a_terminal_gets_no_controls_that_strangers_wrote(diff: Run) -> None:
-    _, out, _ = diff([receipt(1, deny("\x1b[2Jgone\nforged line"), route_pattern="/\x1b]0;x", id="a\nb")])
+def test_controls_that_strangers_wrote_do_not_reach_a_terminal(diff: Run) -> None:
+    forged = receipt(1, deny("\x1b[2Jgone\nforged line"), route_pattern="/\x1b]0;x", id="a\nb")
+    out = diff([forged], status=WOULD_REFUSE)
     assert "\x1b" not in out
     assert "\nforged" not in out
     assert "\nb" not in out
@@ -185,23 +162,20 @@ def test_a_terminal_gets_no_controls_that_strangers_wrote(diff: Run) -> None:
 
 def test_only_the_largest_groups_are_printed_for_people(diff: Run) -> None:
     receipts = [receipt(number, deny(f"reason {number % 25:02d}")) for number in range(60)]
-    _, out, _ = diff(receipts, "--top", 2)
+    out = diff(receipts, "--top", 2, status=WOULD_REFUSE)
     assert out.count("newest") == 2
     assert out.endswith("and 54 more in 23 smaller groups; --top or --json shows them\n")
 
 
-def test_a_store_may_be_named_as_for_the_other_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    store = written(tmp_path / "s.sqlite3", [receipt()])
-    assert main(["--receipt-db", str(store), "receipt", "diff"]) == 0
-    assert main(["receipt", "diff"]) == 1
-    assert "give --receipt-store FILE" in capsys.readouterr().err
+def test_a_store_may_be_named_as_for_the_other_commands(tmp_path: Path, cli: CommandLine) -> None:
+    cli("--receipt-db", write_store(tmp_path / "s.sqlite3", [receipt()]), "receipt", "diff")
+    assert "give --receipt-store FILE" in cli.fails("receipt", "diff")
 
 
-def test_a_file_that_is_no_store_is_said_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_no_store_is_one_sentence(tmp_path: Path, cli: CommandLine) -> None:
     (tmp_path / "s").write_bytes(b"x" * 4096)
-    assert main(["receipt", "diff", "--receipt-store", str(tmp_path / "s")]) == 1
-    assert main(["receipt", "diff", "--receipt-store", str(tmp_path / "none")]) == 1
-    assert "Traceback" not in capsys.readouterr().err
+    for name in ("s", "none"):
+        cli.fails("receipt", "diff", "--receipt-store", tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +187,7 @@ def test_a_receipt_with_other_metadata_was_not_observed(metadata: Any) -> None:
 
 
 @pytest.mark.parametrize("verdict", [None, 5, {}, {"verdict": None}, {"verdict": "ALLOW"}, {"verdict": ["allow"]}])
-def test_what_is_not_exactly_allow_would_have_been_refused(verdict: Any) -> None:
+def test_a_verdict_that_is_not_exactly_allow_would_have_been_refused(verdict: Any) -> None:
     assert why_refused({"verdict": verdict}) is not None
 
 
@@ -239,25 +213,23 @@ def test_a_long_store_is_read_in_bounded_memory(diff: Run, full_size: bool) -> N
     receipts = (receipt(number, ALLOW if number % 100 else deny()) for number in range(rows))
     tracemalloc.start()
     try:
-        status, out, _ = diff(receipts)
+        out = diff(receipts, status=WOULD_REFUSE)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert status == WOULD_REFUSE
     assert out.startswith(f"would have refused {rows // 100:,} of {rows:,} ")
     assert peak < 16 * 1024 * 1024
 
 
-def test_rows_that_a_running_sidecar_adds_meanwhile_are_not_waited_for(tmp_path: Path) -> None:
-    store = written(tmp_path / "s.sqlite3", [receipt(1)])
-    with sqlite3.connect(store) as writing:
+def test_rows_that_a_running_sidecar_adds_meanwhile_are_not_waited_for(tmp_path: Path, cli: CommandLine) -> None:
+    store = write_store(tmp_path / "s.sqlite3", [receipt(1)])
+    with closing(sqlite3.connect(store)) as writing:
         writing.execute("BEGIN IMMEDIATE")
-        assert main(["receipt", "diff", "--receipt-store", str(store)]) == 0
-    writing.close()
+        cli("receipt", "diff", "--receipt-store", store)
 
 
 def test_an_application_is_observed_and_the_report_says_what_enforcing_would_do(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, cli: CommandLine
 ) -> None:
     store = tmp_path / "chio.sqlite3"
     app = FastAPI()
@@ -272,7 +244,7 @@ def test_an_application_is_observed_and_the_report_says_what_enforcing_would_do(
     async def hello() -> None: ...
 
     add_chio(app, sidecar_url=f"embedded:{store}", observe=True)
-    issued = {name: _issued(store, name, capsys) for name in ("transfer", "read")}
+    issued = {name: _issued(store, name, cli) for name in ("transfer", "read")}
     with TestClient(app) as browser:
         statuses = [
             browser.get("/hello").status_code,
@@ -284,8 +256,7 @@ def test_an_application_is_observed_and_the_report_says_what_enforcing_would_do(
             browser.get("/balance", headers=issued["read"]).status_code,
         ]
     assert statuses == [200] * 7
-    assert main(["receipt", "diff", "--receipt-store", str(store), "--json"]) == WOULD_REFUSE
-    report = json.loads(capsys.readouterr().out)
+    report = json.loads(cli("receipt", "diff", "--receipt-store", store, "--json", status=WOULD_REFUSE))
     assert (report["observed"], report["would_refuse"]) == (7, 4)
     found = {(group["method"], group["route_pattern"], group["reason"]): group["count"] for group in report["groups"]}
     assert found == {
@@ -296,7 +267,7 @@ def test_an_application_is_observed_and_the_report_says_what_enforcing_would_do(
 
 
 def test_an_operation_that_a_capability_lacks_is_counted_as_enforcing_would_refuse_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, cli: CommandLine
 ) -> None:
     reports, enforced = {}, {}
     for observe in (True, False):
@@ -306,13 +277,13 @@ def test_an_operation_that_a_capability_lacks_is_counted_as_enforcing_would_refu
         app.add_api_route("/audit", lambda: None, dependencies=[Depends(needed)])
         add_chio(app, sidecar_url=f"embedded:{store}", observe=observe)
         tokens = [
-            _issued(store, "audit", capsys, *(f"--operation={name}" for name in names))
+            _issued(store, "audit", cli, *(f"--operation={name}" for name in names))
             for names in ([], ["invoke", "read"], ["read"], ["invoke", "delegate", "read"])
         ]
         with TestClient(app) as browser:
             enforced[observe] = [browser.get("/audit", headers=token).status_code for token in [{}, *tokens]]
-        main(["receipt", "diff", "--receipt-store", str(store), "--all", "--json"])
-        reports[observe] = json.loads(capsys.readouterr().out)
+        command = ("receipt", "diff", "--receipt-store", store, "--all", "--json")
+        reports[observe] = json.loads(cli(*command, status=WOULD_REFUSE))
     assert (enforced[True], enforced[False]) == ([200] * 5, [401, 403, 403, 403, 200])
     assert (reports[True]["observed"], reports[True]["would_refuse"]) == (5, 4)
     reasons = {group["reason"] for group in reports[True]["groups"]}
@@ -320,7 +291,6 @@ def test_an_operation_that_a_capability_lacks_is_counted_as_enforcing_would_refu
     assert "the capability lacks delegate,read for payments/audit" in reasons
 
 
-def _issued(store: Path, tool: str, capsys: pytest.CaptureFixture[str], *more: str) -> dict[str, str]:
-    arguments = ["--embedded", str(store), "--server", "payments", "--tool", tool, *more]
-    assert main(["capability", "issue", *arguments]) == 0
-    return {"X-Chio-Capability": capsys.readouterr().out.strip()}
+def _issued(store: Path, tool: str, cli: CommandLine, *more: str) -> dict[str, str]:
+    token = cli("capability", "issue", "--embedded", store, "--server", "payments", "--tool", tool, *more)
+    return {"X-Chio-Capability": token.strip()}

@@ -1,4 +1,4 @@
-"""`receipt fsck`: what it prints, and how it ends."""
+"""`receipt fsck`: its output and its exit status."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import shutil
 import sqlite3
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ import pytest
 from chio_core.canonical import compact_json
 from chio_sidecar.cli import main
 from chio_sidecar.store import NewReceipt
-from chio_sidecar.store.schema import connect, prepare
+from chio_sidecar.store.schema import connect
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from chio_sidecar.store.writes import Append, apply
+from tests.sidecar.control_tools import CommandLine, write_store
 from tests.sidecar.fsck_tools import inspect, tamper
 from tests.sidecar.sidecar_tools import decision, run, sidecar
 from tests.sidecar.store_conformance import entry
@@ -38,29 +39,16 @@ def fsck(capsys: pytest.CaptureFixture[str]) -> Command:
     return command
 
 
-def written(path: Path, count: int) -> Path:
-    """Write a store of so many genuine receipts."""
-    prepare(path, journal="persist", busy_seconds=5.0)
-    with closing(connect(path, journal="persist", busy_seconds=5.0)) as connection:
-        connection.execute("PRAGMA synchronous=OFF")
-        connection.execute("BEGIN IMMEDIATE")
-        for start in range(1, count + 1, 256):
-            documents = map(receipt, range(start, min(start + 256, count + 1)))
-            apply(connection, [Append(_new(document), NOW) for document in documents])
-        connection.execute("COMMIT")
-    return path
-
-
-def _new(document: dict[str, Any]) -> NewReceipt:
-    return NewReceipt(document["id"], document["request_id"], "f", compact_json(document))
+def genuine(*numbers: int) -> Iterator[dict[str, Any]]:
+    return map(receipt, range(*numbers))
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    return written(tmp_path / "r.sqlite3", 9)
+    return write_store(tmp_path / "r.sqlite3", genuine(1, 10))
 
 
-def test_a_clean_store_is_summed_up(store: Path, fsck: Command) -> None:
+def test_a_clean_store_has_a_summary(store: Path, fsck: Command) -> None:
     status, out, err = fsck(store, "--trusted-key", KEY.public_hex)
     with closing(sqlite3.connect(store)) as connection:
         ((head,),) = connection.execute("SELECT digest FROM receipt_chain_head")
@@ -74,7 +62,7 @@ def test_a_clean_store_is_summed_up(store: Path, fsck: Command) -> None:
     ]
 
 
-def test_without_a_trusted_key_it_is_said_what_that_does_not_show(store: Path, fsck: Command) -> None:
+def test_without_a_trusted_key_a_note_names_the_limit_of_the_check(store: Path, fsck: Command) -> None:
     assert "not who signed" in fsck(store)[2]
     status, out, _ = fsck(store, "--trusted-key", STRANGER.public_hex)
     assert (status, out.count("which is not trusted [signature]")) == (1, 9)
@@ -96,14 +84,14 @@ def test_each_finding_is_a_line_and_the_last_one_the_summary(store: Path, fsck: 
     assert (summary["rows"], summary["last"], summary["findings"]) == (8, 8, 2)
 
 
-def test_what_a_stranger_wrote_moves_no_cursor(store: Path, fsck: Command) -> None:
+def test_a_text_of_a_stranger_moves_no_cursor(store: Path, fsck: Command) -> None:
     # The account of a charge is text, and the finding names it.
     tamper(store, "INSERT INTO budget_charges VALUES (char(27) || '[31m' || char(10), 1, 1, 1, 'x')")
     status, out, _ = fsck(store)
     assert (status, "\x1b" in out, "\\u001b[31m\\n charge 1" in out) == (1, False, True)
 
 
-def test_a_head_that_was_kept_must_be_there(store: Path, fsck: Command) -> None:
+def test_a_head_that_was_kept_must_exist(store: Path, fsck: Command) -> None:
     head = json.loads(fsck(store, "--json")[1])["head"]
     assert "--head    row 9" in fsck(store, "--head", head)[1]
     status, out, _ = fsck(store, "--head", "0" * 64)
@@ -160,7 +148,7 @@ async def test_rows_that_are_stored_meanwhile_are_no_findings(tmp_path: Path) ->
         assert rows[-1] <= number + 1
 
 
-def test_what_is_no_store_is_named_in_one_sentence(tmp_path: Path, store: Path, fsck: Command) -> None:
+def test_a_file_that_is_no_store_is_named_in_one_sentence(tmp_path: Path, store: Path, fsck: Command) -> None:
     foreign, newer = tmp_path / "songs", Path(shutil.copyfile(store, tmp_path / "newer"))
     for path, sql in ((foreign, "CREATE TABLE songs (title)"), (newer, "PRAGMA user_version=9")):
         with closing(sqlite3.connect(path)) as connection:
@@ -185,7 +173,8 @@ def test_a_store_that_was_left_in_the_middle_of_a_commit_is_for_the_sidecar_to_r
     with closing(connect(store, journal="persist", busy_seconds=1.0)) as connection:
         connection.execute("PRAGMA cache_size=1")  # so that the file is written before the commit
         connection.execute("BEGIN IMMEDIATE")
-        apply(connection, [Append(_new(receipt(number)), NOW) for number in range(100, 400)])
+        news = [NewReceipt(one["id"], one["request_id"], "f", compact_json(one)) for one in genuine(100, 400)]
+        apply(connection, [Append(new, NOW) for new in news])
         for end in ("", "-journal"):
             shutil.copyfile(f"{store}{end}", f"{left}{end}")
     before = left.read_bytes()
@@ -196,15 +185,14 @@ def test_a_store_that_was_left_in_the_middle_of_a_commit_is_for_the_sidecar_to_r
     assert fsck(left)[1].startswith("rows      9, from 1 to 9\n")
 
 
-def test_a_store_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["receipt", "fsck"]) == 1
-    assert "receipt fsck needs a store" in capsys.readouterr().err
+def test_a_store_must_be_named(cli: CommandLine) -> None:
+    assert "receipt fsck needs a store" in cli.fails("receipt", "fsck")
 
 
 @pytest.mark.slow
 def test_a_long_store_is_checked_in_bounded_memory(tmp_path: Path, fsck: Command, full_size: bool) -> None:
     rows = 100_000 if full_size else 2_000
-    path = written(tmp_path / "r", rows)
+    path = write_store(tmp_path / "r", genuine(1, rows + 1))
     tracemalloc.start()
     try:
         status, out, _ = fsck(path)

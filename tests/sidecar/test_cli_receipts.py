@@ -13,28 +13,34 @@ from typing import Any
 import pytest
 
 from chio_core.signing import SigningKey
-from chio_sidecar.cli import main
 from chio_sidecar.records.reader import ReceiptFilter, ReceiptReader
-from tests.sidecar.control_tools import DEADLINE, NOBODY, ask, environment, evaluate, run_command, sidecars
+from tests.sidecar.control_tools import (
+    DEADLINE,
+    GRANT,
+    NOW,
+    ZEROS,
+    CommandLine,
+    environment,
+    evaluate,
+    fetch,
+    run_command,
+    sidecars,
+)
 
 KEY = SigningKey(b"\x21" * 32)
-START = 1_776_272_775
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     """Three receipts: an allow, a deny, and an allow with a capability, one second apart."""
-    path = tmp_path / "receipts.sqlite3"
-    times = iter(range(START, START + 100))
-    now = [START]
+    path, now = tmp_path / "receipts.sqlite3", [NOW]
     with sidecars() as create:
         app = create(store_path=path, signing_key=KEY, clock=lambda: now[0])
-        scope = {"grants": [{"server_id": "s", "tool_name": "t", "operations": ["invoke"]}]}
-        body = {"subject": NOBODY, "scope": scope}
-        token = ask(app, "POST", "/v1/capabilities", json=body).json()
+        body = {"subject": ZEROS, "scope": {"grants": [GRANT]}}
+        token = fetch(app, "POST", "/v1/capabilities", json=body).json()
         for request_id, method, capability in (("a", "GET", None), ("b", "POST", None), ("c", "POST", token)):
-            now[0] = next(times)
             evaluate(app, capability, request_id=request_id, method=method)
+            now[0] += 1
     return path
 
 
@@ -42,11 +48,12 @@ Run = Callable[..., Any]
 
 
 @pytest.fixture
-def listed(store: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+def listed(store: Path, cli: CommandLine) -> Run:
+    """List receipts; return them and standard error."""
+
     def run(*arguments: object) -> tuple[list[dict[str, Any]], str]:
-        assert main(["receipt", "list", "--receipt-db", str(store), *map(str, arguments)]) == 0
-        captured = capsys.readouterr()
-        return [json.loads(line) for line in captured.out.splitlines()], captured.err
+        lines = cli("receipt", "list", "--receipt-db", store, *arguments).splitlines()
+        return [json.loads(line) for line in lines], cli.err
 
     return run
 
@@ -64,12 +71,11 @@ def test_list_prints_all_receipts_oldest_first_with_their_outcome(listed: Run) -
 
 @pytest.mark.parametrize("command", [("list",), ("show", "ID"), ("verify",)])
 def test_a_store_may_be_named_as_the_sidecar_names_it(
-    listed: Run, store: Path, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
+    listed: Run, store: Path, cli: CommandLine, command: tuple[str, ...]
 ) -> None:
     receipt = listed()[0][0]["id"]
     arguments = [receipt if part == "ID" else part for part in command]
-    assert main(["receipt", *arguments, "--receipt-store", str(store)]) == 0
-    assert receipt in capsys.readouterr().out
+    assert receipt in cli("receipt", *arguments, "--receipt-store", store)
 
 
 def test_times_are_written_as_for_the_report_of_observe_mode(listed: Run) -> None:
@@ -94,9 +100,9 @@ def test_list_adds_nothing_but_the_outcome(listed: Run, store: Path) -> None:
         (["--outcome", "deny"], ["b"]),
         (["--outcome", "cancel"], []),
         (["--outcome", "cancelled"], []),
-        (["--since", START + 1], ["b", "c"]),
-        (["--until", START + 1], ["a", "b"]),
-        (["--since", START + 1, "--until", START + 1], ["b"]),
+        (["--since", NOW + 1], ["b", "c"]),
+        (["--until", NOW + 1], ["a", "b"]),
+        (["--since", NOW + 1, "--until", NOW + 1], ["b"]),
         (["--capability", "cap-unknown"], []),
         (["--tool-server", "http"], ["a", "b", "c"]),
         (["--tool-server", "other"], []),
@@ -118,7 +124,7 @@ def test_list_finds_the_receipts_of_a_capability(listed: Run) -> None:
     assert ids(listed("--capability", used)[0]) == ["c"]
 
 
-def test_list_names_the_cursor_only_when_more_rows_follow(listed: Run) -> None:
+def test_list_names_the_cursor_only_if_more_rows_follow(listed: Run) -> None:
     receipts, error = listed("--limit", 2)
     assert (ids(receipts), error) == (["a", "b"], "next_cursor=2 total_count=3\n")
     receipts, error = listed("--limit", 2, "--cursor", 2)
@@ -134,7 +140,7 @@ def test_list_changes_nothing_in_the_store(listed: Run, store: Path) -> None:
     assert store.read_bytes() == before
 
 
-def test_list_goes_on_while_the_store_is_written(store: Path) -> None:
+def test_list_continues_while_the_store_is_written(store: Path) -> None:
     with sidecars() as create:
         app = create(store_path=store, signing_key=KEY)
         reader = ReceiptReader(store, option="--receipt-db")
@@ -146,37 +152,30 @@ def test_list_goes_on_while_the_store_is_written(store: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prepare", "message"),
-    [
-        (None, "there is no receipt store at"),
-        (b"no database " * 100, "cannot read"),
-    ],
+    ("content", "message"), [(None, "there is no receipt store at"), (b"no database " * 100, "cannot read")]
 )
-def test_a_store_that_is_none_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], prepare: bytes | None, message: str
+def test_a_file_that_is_no_store_is_named(
+    tmp_path: Path, cli: CommandLine, content: bytes | None, message: str
 ) -> None:
     path = tmp_path / "other.db"
-    if prepare is not None:
-        path.write_bytes(prepare)
-    assert main(["receipt", "list", "--receipt-db", str(path)]) == 1
-    error = capsys.readouterr().err
+    if content is not None:
+        path.write_bytes(content)
+    error = cli.fails("receipt", "list", "--receipt-db", path)
     assert message in error
     assert "other.db (--receipt-db)" in error
-    assert not path.exists() or prepare is not None
+    assert not path.exists() or content is not None
 
 
-def test_a_database_without_receipts_lists_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_database_without_receipts_lists_none(tmp_path: Path, cli: CommandLine) -> None:
     sqlite3.connect(tmp_path / "empty.db").close()
-    assert main(["receipt", "list", "--receipt-db", str(tmp_path / "empty.db")]) == 0
-    assert capsys.readouterr().out == ""
+    assert cli("receipt", "list", "--receipt-db", tmp_path / "empty.db") == ""
 
 
-def test_list_without_a_place_says_what_it_needs(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["receipt", "list"]) == 1
-    assert "receipt commands require --receipt-db <path> or --control-url" in capsys.readouterr().err
+def test_list_without_a_place_names_the_options(cli: CommandLine) -> None:
+    assert "receipt commands require --receipt-db <path> or --control-url" in cli.fails("receipt", "list")
 
 
-def test_list_ends_quietly_when_nobody_reads_on(store: Path) -> None:
+def test_list_ends_quietly_when_its_reader_has_ended(store: Path) -> None:
     command = f"'{sys.executable}' -m chio_sidecar receipt list --receipt-db '{store}' | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(
         ["bash", "-c", command], capture_output=True, text=True, timeout=DEADLINE, env=environment(), check=False
@@ -185,61 +184,50 @@ def test_list_ends_quietly_when_nobody_reads_on(store: Path) -> None:
     assert done.stdout.strip() in {"0", "141"}
 
 
-def test_show_prints_one_receipt_and_verifies_it(listed: Run, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_prints_one_receipt_and_verifies_it(listed: Run, store: Path, cli: CommandLine) -> None:
     name = listed()[0][1]["id"]
-    place = ["--receipt-db", str(store), "--trusted-key", KEY.public_hex]
-    assert main(["receipt", "show", name, "--verify", *place]) == 0
-    captured = capsys.readouterr()
-    assert json.loads(captured.out)["id"] == name
-    receipt = json.loads(captured.out)
+    place = ("--receipt-db", store)
+    receipt = json.loads(cli("receipt", "show", name, "--verify", *place, "--trusted-key", KEY.public_hex))
+    assert receipt["id"] == name
     about = f"{receipt['method']} {receipt['route_pattern']}, request {receipt['request_id']}"
-    assert captured.err == f"{name} valid\nsigned by {KEY.public_hex}, about {about}\n"
-    assert main(["receipt", "show", name, "--verify", "--receipt-db", str(store), "--trusted-key", NOBODY]) == 1
-    assert "about" not in capsys.readouterr().err
-    assert main(["receipt", "show", "unknown", *place]) == 1
+    assert cli.err == f"{name} valid\nsigned by {KEY.public_hex}, about {about}\n"
+    cli("receipt", "show", name, "--verify", *place, "--trusted-key", ZEROS, status=1)
+    assert "about" not in cli.err
+    cli.fails("receipt", "show", "unknown", *place)
 
 
-def test_verify_accepts_what_list_prints(listed: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_accepts_the_output_of_list(listed: Run, tmp_path: Path, cli: CommandLine) -> None:
     receipts, _ = listed()
     file = tmp_path / "receipts.ndjson"
     file.write_text("".join(json.dumps(receipt) + "\n" for receipt in receipts) + "\n")
-    assert main(["receipt", "verify", str(file), "--trusted-key", KEY.public_hex]) == 0
-    captured = capsys.readouterr()
-    assert captured.out.splitlines() == [f"{receipt['id']} valid" for receipt in receipts]
-    assert captured.err == "3 receipts: 3 valid, 0 invalid\n"
+    lines = cli("receipt", "verify", file, "--trusted-key", KEY.public_hex).splitlines()
+    assert lines == [f"{receipt['id']} valid" for receipt in receipts]
+    assert cli.err == "3 receipts: 3 valid, 0 invalid\n"
 
 
-def test_verify_accepts_what_show_prints(
-    listed: Run, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_verify_accepts_the_output_of_show(listed: Run, store: Path, tmp_path: Path, cli: CommandLine) -> None:
     receipts, _ = listed()
-    capsys.readouterr()
-    for receipt in receipts[:2]:
-        assert main(["receipt", "show", receipt["id"], "--receipt-db", str(store)]) == 0
-    (tmp_path / "two.json").write_text(capsys.readouterr().out + json.dumps(receipts[2]))
-    assert main(["receipt", "verify", str(tmp_path / "two.json")]) == 0
-    assert capsys.readouterr().out == "".join(f"{receipt['id']} valid\n" for receipt in receipts)
+    shown = [cli("receipt", "show", receipt["id"], "--receipt-db", store) for receipt in receipts[:2]]
+    (tmp_path / "two.json").write_text("".join(shown) + json.dumps(receipts[2]))
+    out = cli("receipt", "verify", tmp_path / "two.json")
+    assert out == "".join(f"{receipt['id']} valid\n" for receipt in receipts)
 
 
-def test_verify_reads_a_store_too(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["receipt", "verify", "--receipt-db", str(store)]) == 0
-    assert "note: no --trusted-key was given" in capsys.readouterr().err
+def test_verify_reads_a_store_too(store: Path, cli: CommandLine) -> None:
+    cli("receipt", "verify", "--receipt-db", store)
+    assert "note: no --trusted-key was given" in cli.err
 
 
-def test_verify_ends_with_1_when_one_receipt_fails(
-    listed: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_verify_ends_with_1_if_one_receipt_is_invalid(listed: Run, tmp_path: Path, cli: CommandLine) -> None:
     good, forged, _ = listed()[0]
     forged["verdict"] = {"verdict": "allow", "outcome": "allow"}
     lines = [json.dumps(good), json.dumps(forged), "{", "[]", '{"id":"x","id":"y"}', '{"id":"z"}']
     file = tmp_path / "receipts.ndjson"
     file.write_text("\n".join(lines))
-    assert main(["--json", "receipt", "verify", str(file)]) == 1
-    captured = capsys.readouterr()
-    found = [json.loads(line) for line in captured.out.splitlines()]
+    found = [json.loads(line) for line in cli("--json", "receipt", "verify", file, status=1).splitlines()]
     assert [one["valid"] for one in found] == [True, False, False, False, False, False]
     assert [one.get("rule") for one in found[1:]] == ["signature", "shape", "shape", "shape", "shape"]
-    assert "6 receipts: 1 valid, 5 invalid" in captured.err
+    assert "6 receipts: 1 valid, 5 invalid" in cli.err
 
 
 def test_an_outcome_that_contradicts_the_verdict_is_a_forgery(listed: Run) -> None:
@@ -250,24 +238,22 @@ def test_an_outcome_that_contradicts_the_verdict_is_a_forgery(listed: Run) -> No
     assert "INVALID signature" in done.stdout
 
 
-def test_nothing_verified_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verifying_nothing_is_no_success(tmp_path: Path, cli: CommandLine) -> None:
     """The list before it in a pipeline may have failed."""
     (tmp_path / "none").touch()
-    assert main(["receipt", "verify", str(tmp_path / "none")]) == 1
-    assert "there was no receipt to verify" in capsys.readouterr().err
+    assert "there was no receipt to verify" in cli.fails("receipt", "verify", tmp_path / "none")
 
 
-def test_verify_refuses_a_foreign_signer(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["receipt", "verify", "--receipt-db", str(store), "--trusted-key", NOBODY]) == 1
-    assert "INVALID kernel_key" in capsys.readouterr().out
+def test_verify_refuses_a_foreign_signer(store: Path, cli: CommandLine) -> None:
+    out = cli("receipt", "verify", "--receipt-db", store, "--trusted-key", ZEROS, status=1)
+    assert "INVALID kernel_key" in out
 
 
-def test_a_file_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["receipt", "verify", "/nowhere.ndjson"]) == 1
-    assert "cannot read /nowhere.ndjson" in capsys.readouterr().err
+def test_a_missing_file_is_named(cli: CommandLine) -> None:
+    assert "cannot read /nowhere.ndjson" in cli.fails("receipt", "verify", "/nowhere.ndjson")
 
 
-def test_the_inspection_pipeline_works_with_processes(store: Path) -> None:
+def test_list_and_verify_work_as_processes_in_a_pipeline(store: Path) -> None:
     done = run_command("receipt", "list", "--receipt-db", store)
     assert done.returncode == 0
     verified = run_command("receipt", "verify", "-", "--trusted-key", KEY.public_hex, stdin=done.stdout)

@@ -24,8 +24,8 @@ SPEC = json.dumps({"openapi": "3.0.3", "info": {}, "paths": {"/echo": {"post": {
 CANARY = "service-canary"
 
 
-def protect(*arguments: object, **variables: str) -> Any:
-    return serving("api", "protect", "--upstream", UPSTREAM, "--listen", "127.0.0.1:0", *arguments, **variables)
+def protect(*arguments: object, upstream: str = UPSTREAM, **variables: str) -> Any:
+    return serving("api", "protect", "--upstream", upstream, "--listen", "127.0.0.1:0", *arguments, **variables)
 
 
 def trust(folder: Path) -> Any:
@@ -33,53 +33,47 @@ def trust(folder: Path) -> Any:
     return serving("trust", "serve", "--listen", "127.0.0.1:0", *files, CHIO_SERVICE_TOKEN=CANARY)
 
 
-def ask(server: Server, request_id: str, token: str | None = None) -> Any:
+def evaluate(server: Server, request_id: str, token: str | None = None) -> Any:
     headers = {} if token is None else {"X-Chio-Capability": token}
     body = evaluation(request_id)
     return httpx.post(f"{server.url}/chio/evaluate", json=body, headers=headers, trust_env=False).json()
-
-
-def read_spec(folder: Path) -> Path:
-    path = folder / "openapi.json"
-    path.write_text(SPEC)
-    return path
 
 
 def test_the_whole_way_of_a_capability(tmp_path: Path) -> None:
     with trust(tmp_path) as authority:
         assert authority.ready.startswith("Chio trust control service listening on http://127.0.0.1:")
         url = ("--control-url", authority.url)
-        with protect(
-            *url, "--receipt-store", tmp_path / "s.sqlite3", "--spec", read_spec(tmp_path), CHIO_SERVICE_TOKEN=CANARY
-        ) as sidecar:
+        files = ("--receipt-store", tmp_path / "s.sqlite3", "--spec", tmp_path / "openapi.json")
+        (tmp_path / "openapi.json").write_text(SPEC)
+        with protect(*url, *files, CHIO_SERVICE_TOKEN=CANARY) as sidecar:
             assert sidecar.ready == (
                 f"chio api protect: proxying 1 routes to {UPSTREAM} on {sidecar.url.removeprefix('http://')}"
             )
             issued = run_command(*url, "capability", "issue", "--server", "s", "--tool", "t", CHIO_SERVICE_TOKEN=CANARY)
             token = issued.stdout.strip()
-            assert ask(sidecar, "r1")["verdict"]["verdict"] == "deny"
-            allowed = ask(sidecar, "r2", token)
+            assert evaluate(sidecar, "r1")["verdict"]["verdict"] == "deny"
+            allowed = evaluate(sidecar, "r2", token)
             assert allowed["verdict"] == {"verdict": "allow"}
             verify_receipt(allowed["receipt"])
             revoked = run_command(
                 *url, "trust", "revoke", "--capability-id", json.loads(token)["id"], CHIO_SERVICE_TOKEN=CANARY
             )
             assert revoked.returncode == 0, revoked.stderr
-            assert ask(sidecar, "r3", token)["verdict"]["reason"] == "capability token has been revoked"
+            assert evaluate(sidecar, "r3", token)["verdict"]["reason"] == "capability token has been revoked"
             assert CANARY not in "".join(sidecar.lines + authority.lines)
     listed = run_command("receipt", "list", "--receipt-db", tmp_path / "s.sqlite3")
     outcomes = [json.loads(line)["verdict"]["outcome"] for line in listed.stdout.splitlines()]
     assert outcomes == ["deny", "allow", "deny"]
 
 
-def test_the_keys_in_the_environment_are_exactly_those_that_count(tmp_path: Path) -> None:
+def test_only_the_keys_in_the_environment_are_trusted(tmp_path: Path) -> None:
     with trust(tmp_path) as authority:
         with protect(
             "--control-url", authority.url, CHIO_SERVICE_TOKEN=CANARY, CHIO_TRUSTED_ISSUER_KEY="1" * 64
         ) as sidecar:
             issue = ("capability", "issue", "--server", "s", "--tool", "t", "--control-url", authority.url)
             token = run_command(*issue, CHIO_SERVICE_TOKEN=CANARY).stdout.strip()
-            assert ask(sidecar, "r1", token)["verdict"]["reason"] == "capability issuer is not trusted"
+            assert evaluate(sidecar, "r1", token)["verdict"]["reason"] == "capability issuer is not trusted"
         listed = run_command("receipt", "list", "--control-url", authority.url, "--control-token", CANARY)
         assert (listed.returncode, listed.stdout) == (0, "")
 
@@ -88,22 +82,22 @@ def test_a_revocation_database_counts_at_once(tmp_path: Path) -> None:
     store, revocations = tmp_path / "s.sqlite3", tmp_path / "r.db"
     token = run_command("capability", "issue", "--server", "s", "--tool", "t", "--receipt-store", store).stdout.strip()
     with protect("--receipt-store", store, "--revocation-db", revocations) as sidecar:
-        assert ask(sidecar, "r1", token)["verdict"]["verdict"] == "allow"
+        assert evaluate(sidecar, "r1", token)["verdict"]["verdict"] == "allow"
         run_command("trust", "revoke", "--capability-id", json.loads(token)["id"], "--revocation-db", revocations)
-        assert ask(sidecar, "r2", token)["verdict"]["reason"] == "capability token has been revoked"
+        assert evaluate(sidecar, "r2", token)["verdict"]["reason"] == "capability token has been revoked"
 
 
 def test_the_signing_key_beside_the_store_lasts_and_one_without_a_store_does_not(tmp_path: Path) -> None:
     keys = []
     for _ in range(2):
         with protect("--receipt-db", tmp_path / "s.sqlite3") as sidecar:
-            keys.append(ask(sidecar, "same")["receipt"]["kernel_key"])
+            keys.append(evaluate(sidecar, "same")["receipt"]["kernel_key"])
             # Before the line that the protocol fixes, which scripts wait for.
             assert sidecar.lines[-3].rstrip().endswith(f": CHIO_TRUSTED_KERNEL_KEYS={keys[-1]}")
     assert keys[0] == keys[1]
     assert stat.S_IMODE((tmp_path / "s.sqlite3.key").stat().st_mode) == 0o600
     with protect() as sidecar:
-        key = ask(sidecar, "other")["receipt"]["kernel_key"]
+        key = evaluate(sidecar, "other")["receipt"]["kernel_key"]
         assert any(f"a key for this run only, {key}" in line for line in sidecar.lines)
         assert "CHIO_TRUSTED_KERNEL_KEYS" not in "".join(sidecar.lines)  # the next run has another one
     assert key != keys[0]
@@ -111,9 +105,9 @@ def test_the_signing_key_beside_the_store_lasts_and_one_without_a_store_does_not
 
 def test_a_seed_file_is_the_signing_key(tmp_path: Path) -> None:
     with protect("--authority-seed-file", tmp_path / "seed") as sidecar:
-        first = ask(sidecar, "a")["receipt"]["kernel_key"]
+        first = evaluate(sidecar, "a")["receipt"]["kernel_key"]
     with protect("--authority-seed-file", tmp_path / "seed") as sidecar:
-        assert ask(sidecar, "b")["receipt"]["kernel_key"] == first
+        assert evaluate(sidecar, "b")["receipt"]["kernel_key"] == first
 
 
 def test_the_control_token_of_the_environment_closes_the_control_plane(tmp_path: Path) -> None:
@@ -146,9 +140,9 @@ def test_a_dead_socket_file_is_taken_over_and_a_live_one_is_not(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_in_good_order(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_stops_it_in_good_order(tmp_path: Path, number: signal.Signals) -> None:
     with protect("--receipt-store", tmp_path / "s.sqlite3") as sidecar:
-        ask(sidecar, "r1")
+        evaluate(sidecar, "r1")
         sidecar.process.send_signal(number)
         assert sidecar.process.wait(timeout=DEADLINE) == 0
     assert run_command("receipt", "verify", "--receipt-db", tmp_path / "s.sqlite3").returncode == 0
@@ -231,26 +225,20 @@ def upstream(answers: dict[str, tuple[int, bytes]]) -> Iterator[str]:
             thread.join()
 
 
-def test_the_upstream_is_asked_for_its_openapi_document() -> None:
+def test_the_openapi_document_of_the_upstream_is_fetched() -> None:
     answers = {"/openapi.json": (200, b" "), "/openapi.yaml": (500, b"x"), "/swagger.json": (200, SPEC.encode())}
-    with (
-        upstream(answers) as url,
-        serving("api", "protect", "--upstream", url, "--listen", "127.0.0.1:0") as sidecar,
-    ):
+    with upstream(answers) as url, protect(upstream=url) as sidecar:
         assert "proxying 1 routes" in sidecar.ready
         assert "using the OpenAPI document at /swagger.json" in "".join(sidecar.lines)
 
 
 def test_without_a_document_it_starts_with_one_warning() -> None:
-    with (
-        upstream({"/openapi.json": (500, b"x")}) as url,
-        serving("api", "protect", "--upstream", url, "--listen", "127.0.0.1:0") as sidecar,
-    ):
+    with upstream({"/openapi.json": (500, b"x")}) as url, protect(upstream=url) as sidecar:
         assert "proxying 0 routes" in sidecar.ready
         assert len([line for line in sidecar.lines if line.startswith("warning: no OpenAPI document")]) == 1
 
 
-def test_an_upstream_that_does_not_answer_is_told_as_such() -> None:
+def test_an_upstream_that_does_not_answer_has_its_own_warning() -> None:
     with protect() as sidecar:
         assert "proxying 0 routes" in sidecar.ready
         (warning,) = [line for line in sidecar.lines if line.startswith("warning: ")]

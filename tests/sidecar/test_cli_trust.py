@@ -1,49 +1,133 @@
-"""`trust revoke` and `trust status` on a file (wire protocol, section 10.4)."""
+"""`capability issue`, and `trust revoke` and `trust status` on a file (wire protocol, section 10.4)."""
 
 from __future__ import annotations
 
 import json
+import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from chio_sidecar.cli import main
+from chio_core.capabilities import verify_capability
+from chio_core.signing import SigningKey
+from chio_sidecar.trust.authorities import SqliteAuthority
+from tests.sidecar.control_tools import ZEROS, CommandLine, evaluate, sidecars
+
+ISSUE = ("capability", "issue", "--server", "http-sidecar-client", "--tool", "hello_write")
+Issue = Callable[..., dict[str, Any]]
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    assert main(list(map(str, arguments))) == 0
-    return capsys.readouterr().out
+@pytest.fixture
+def issue(cli: CommandLine) -> Issue:
+    """Issue a token: one line of ASCII without spaces, fit for a header."""
+
+    def run(*arguments: object) -> dict[str, Any]:
+        text = cli(*ISSUE, *arguments)
+        assert text.isascii()
+        assert text.count("\n") == 1
+        assert " " not in text
+        token: dict[str, Any] = json.loads(text)
+        return token
+
+    return run
 
 
-def test_revoke_and_status_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_token_signed_with_the_sidecars_key_opens_it(tmp_path: Path, issue: Issue) -> None:
+    store = tmp_path / "receipts.sqlite3"
+    for option in ("--embedded", "--receipt-store", "--receipt-db"):
+        token = issue(option, store)
+        with sidecars() as create:
+            assert evaluate(create(store_path=store), token, request_id=option)["verdict"] == {"verdict": "allow"}
+    assert stat.S_IMODE((tmp_path / "receipts.sqlite3.key").stat().st_mode) == 0o600
+
+
+def test_a_new_key_is_announced(tmp_path: Path, cli: CommandLine) -> None:
+    seed = tmp_path / "seed"
+    cli(*ISSUE, "--authority-seed-file", seed)
+    key = SigningKey.from_seed_hex(seed.read_text())
+    assert cli.err == f"created signing key {seed}, public key {key.public_hex}\n"
+    assert key.seed_hex() not in cli.err + cli.out
+
+
+def test_the_defaults_are_one_hour_invoke_and_no_particular_holder(tmp_path: Path, issue: Issue) -> None:
+    token = issue("--authority-seed-file", tmp_path / "seed")
+    assert token["subject"] == ZEROS
+    assert token["expires_at"] - token["issued_at"] == 3600
+    grant = {"server_id": "http-sidecar-client", "tool_name": "hello_write", "operations": ["invoke"]}
+    assert token["scope"] == {"grants": [grant]}
+
+
+def test_every_option_is_in_the_token(tmp_path: Path, issue: Issue) -> None:
+    constraint = {"type": "path_prefix", "value": "/ä"}
+    options: list[object] = ["--operation", "invoke", "--operation", "read", "--max-invocations", 3, "--ttl", 7]
+    options += ["--constraint", json.dumps(constraint, separators=(",", ":")), "--subject", "0x" + "A" * 64]
+    token = issue("--authority-seed-file", tmp_path / "seed", "--for-newer", *options)
+    own, newer = token["scope"]["grants"]
+    assert own["operations"] == ["invoke", "read"]
+    assert (own["constraints"], own["max_invocations"]) == ([constraint], 3)
+    assert newer == {
+        "server_id": "chio_http_authority",
+        "tool_name": "authorize_http_request",
+        "operations": ["invoke"],
+    }
+    assert (token["subject"], token["expires_at"] - token["issued_at"]) == ("a" * 64, 7)
+    key = SigningKey.from_seed_hex((tmp_path / "seed").read_text())
+    verify_capability(token, trusted_issuers={key.public_hex}, accept_schema_form=False)
+
+
+def test_an_authority_database_signs_too(tmp_path: Path, cli: CommandLine, issue: Issue) -> None:
+    assert "there is no authority database" in cli.fails(*ISSUE, "--authority-db", tmp_path / "a.db")
+    authority = SqliteAuthority(tmp_path / "a.db")
+    token = issue("--authority-db", tmp_path / "a.db")
+    verify_capability(token, trusted_issuers=authority.status().trusted_keys)
+    authority.close()
+
+
+@pytest.mark.parametrize("arguments", [[], ["--embedded", "a", "--authority-seed-file", "b"]])
+def test_exactly_one_issuer_must_be_named(cli: CommandLine, arguments: list[str]) -> None:
+    assert "exactly one issuer must be named" in cli.fails(*ISSUE, *arguments)
+
+
+@pytest.mark.parametrize("constraint", ['{"type":"nonsense"}', '{"type":"max_length","value":"x"}'])
+def test_a_constraint_of_another_form_is_refused(tmp_path: Path, cli: CommandLine, constraint: str) -> None:
+    error = cli.fails(*ISSUE, "--embedded", tmp_path / "s", "--constraint", constraint)
+    assert "the grant cannot be used" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_key_file_that_others_can_read_is_refused(tmp_path: Path, cli: CommandLine) -> None:
+    seed = tmp_path / "seed"
+    seed.write_text("ab" * 32 + "\n")
+    seed.chmod(0o644)
+    error = cli.fails(*ISSUE, "--authority-seed-file", seed)
+    assert "chmod 600" in error
+    assert "ab" * 32 not in error
+
+
+def test_revoke_and_status_for_people(tmp_path: Path, cli: CommandLine) -> None:
     place = ("--capability-id", "cap-1", "--revocation-db", tmp_path / "r.db")
-    assert run(capsys, "trust", "revoke", *place) == (
+    assert cli("trust", "revoke", *place) == (
         "capability_id: cap-1\nrevoked:       true\nnewly_revoked: true\nbackend:       sqlite\n"
     )
-    assert run(capsys, "trust", "revoke", *place).splitlines()[2] == "newly_revoked: false"
-    assert run(capsys, "trust", "status", *place) == (
-        "capability_id: cap-1\nrevoked:       true\nbackend:       sqlite\n"
-    )
+    assert cli("trust", "revoke", *place).splitlines()[2] == "newly_revoked: false"
+    assert cli("trust", "status", *place) == "capability_id: cap-1\nrevoked:       true\nbackend:       sqlite\n"
 
 
-def test_revoke_and_status_for_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_revoke_and_status_for_programs(tmp_path: Path, cli: CommandLine) -> None:
     place = ("--json", "--capability-id", "cap-1", "--revocation-db", tmp_path / "r.db")
     before = {"capability_id": "cap-1", "revoked": False, "revocation_backend": "sqlite"}
-    assert json.loads(run(capsys, "trust", "status", *place)) == before
-    assert json.loads(run(capsys, "trust", "revoke", *place)) == {
-        "capability_id": "cap-1",
-        "revoked": True,
-        "newly_revoked": True,
-        "revocation_backend": "sqlite",
-    }
+    assert json.loads(cli("trust", "status", *place)) == before
+    assert json.loads(cli("trust", "revoke", *place)) == before | {"revoked": True, "newly_revoked": True}
 
 
-def test_a_blank_id_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["trust", "revoke", "--capability-id", " ", "--revocation-db", str(tmp_path / "r.db")]) == 1
-    assert "--capability-id is blank" in capsys.readouterr().err
+def test_a_blank_id_is_refused(tmp_path: Path, cli: CommandLine) -> None:
+    error = cli.fails("trust", "revoke", "--capability-id", " ", "--revocation-db", tmp_path / "r.db")
+    assert "--capability-id is blank" in error
 
 
-def test_a_file_that_is_no_database_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_no_database_is_named(tmp_path: Path, cli: CommandLine) -> None:
     (tmp_path / "r.db").write_text("no database " * 100)
-    assert main(["trust", "status", "--capability-id", "c", "--revocation-db", str(tmp_path / "r.db")]) == 1
-    assert "r.db (--revocation-db) as a database" in capsys.readouterr().err
+    error = cli.fails("trust", "status", "--capability-id", "c", "--revocation-db", tmp_path / "r.db")
+    assert "r.db (--revocation-db) as a database" in error

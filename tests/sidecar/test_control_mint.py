@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,32 +11,25 @@ import pytest
 from chio_core.capabilities import verify_capability
 from chio_core.errors import InvalidDocument
 from chio_sidecar.control.capabilities import parse_scopes
-from tests.sidecar.control_tools import ask, evaluate, sidecars
+from tests.sidecar.control_tools import NOW, evaluate, fetch
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "composed" / "mint" / "v1.json"
 CASES = json.loads(VECTORS.read_text("utf-8"))["cases"]
-NOW = 1_776_272_775
-
-
-@pytest.fixture
-def app(tmp_path: Path) -> Iterator[Any]:
-    with sidecars() as create:
-        yield create(store_path=tmp_path / "receipts.sqlite3", clock=lambda: NOW)
 
 
 def mint(app: Any, **body: Any) -> Any:
-    return ask(app, "POST", "/v1/capabilities/mint", json=body)
+    return fetch(app, "POST", "/v1/capabilities/mint", json=body)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
-def test_mint_answers_as_the_vector_says(app: Any, case: dict[str, Any]) -> None:
+def test_mint_responds_as_the_vector_says(app: Any, case: dict[str, Any]) -> None:
     names = ("subject", "job_uid", "scopes", "ttl", "ttl_seconds", "ttl_nanos")
-    answer = mint(app, **{name: case[name] for name in names if name in case})
+    response = mint(app, **{name: case[name] for name in names if name in case})
     if "expected_error_message" in case:
         expected = {"error": "chio_bad_request", "message": case["expected_error_message"]}
-        assert (answer.status_code, answer.json()) == (400, expected)
+        assert (response.status_code, response.json()) == (400, expected)
         return
-    token = answer.json()["capability"]
+    token = response.json()["capability"]
     assert token["id"] == case["expected_capability_id"]
     assert token["subject"] == case["expected_subject_key"]
     assert token["scope"] == case["expected_scope"]
@@ -86,7 +78,7 @@ def test_the_first_lifetime_that_is_present_counts(app: Any, body: dict[str, Any
         ("prompt:p:delegate", "prompt_grants", {"prompt_name": "p", "operations": ["delegate"]}),
     ],
 )
-def test_the_scope_grammar_takes_the_first_rule_that_fits(text: str, kind: str, grant: dict[str, Any]) -> None:
+def test_the_scope_grammar_uses_the_first_rule_that_fits(text: str, kind: str, grant: dict[str, Any]) -> None:
     assert parse_scopes([text]) == {kind: [grant]}
 
 
@@ -113,8 +105,8 @@ def test_another_syntax_is_refused_with_its_own_text(text: str) -> None:
         (b'{"subject":"a","ttl_seconds":18446744073709551615}', "cannot sign this CapabilityToken"),
     ],
 )
-def test_a_malformed_mint_is_answered_400_in_one_sentence(app: Any, content: bytes, message: str) -> None:
-    answer = ask(app, "POST", "/v1/capabilities/mint", content=content)
-    assert answer.status_code == 400
-    assert answer.json()["error"] == "chio_bad_request"
-    assert answer.json()["message"].startswith(message)
+def test_a_malformed_mint_is_refused_with_400_in_one_sentence(app: Any, content: bytes, message: str) -> None:
+    response = fetch(app, "POST", "/v1/capabilities/mint", content=content)
+    assert response.status_code == 400
+    assert response.json()["error"] == "chio_bad_request"
+    assert response.json()["message"].startswith(message)

@@ -14,7 +14,7 @@ import pytest
 from chio_core.capabilities import issue_capability
 from chio_core.signing import SigningKey
 from chio_sidecar.cli import main
-from tests.sidecar.control_tools import ask, evaluation, run_command, sidecars
+from tests.sidecar.control_tools import evaluation, fetch, run_command, sidecars
 
 KEY = SigningKey(b"\x21" * 32)
 STRANGER = SigningKey(b"\x41" * 32)
@@ -25,7 +25,7 @@ def evaluate(app: Any, request_id: str, token: str | None = None, **members: str
     """Ask for one decision and return the answer."""
     headers = {} if token is None else {"X-Chio-Capability": token}
     body = evaluation(request_id) | members
-    document: dict[str, Any] = ask(app, "POST", "/chio/evaluate", json=body, headers=headers).json()
+    document: dict[str, Any] = fetch(app, "POST", "/chio/evaluate", json=body, headers=headers).json()
     return document
 
 

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from chio_sidecar.viewer import VIEWER_PATH, create_viewer_app
 from chio_sidecar.viewer.access import is_this_machine
-from tests.sidecar.control_tools import LOOPBACK, REMOTE, ask, sidecars
+from tests.sidecar.control_tools import LOOPBACK, REMOTE, fetch, sidecars
 from tests.viewer.records import KEY, fill, receipt
 
 LOCAL = {"Host": "127.0.0.1:9090"}
@@ -31,7 +31,7 @@ def viewer(store: Path, token: str | None = None) -> ASGIApp:
 
 def get(app: ASGIApp, path: str, *, client: Any = LOOPBACK, **headers: str) -> httpx.Response:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return ask(app, "GET", path, client=client, headers=LOCAL | named)
+    return fetch(app, "GET", path, client=client, headers=LOCAL | named)
 
 
 @pytest.mark.parametrize("path", DATA + FILES)
@@ -128,12 +128,12 @@ def test_what_tells_of_receipts_is_never_kept(store: Path, path: str) -> None:
 @pytest.mark.parametrize("path", DATA + FILES)
 def test_nothing_can_be_changed_here(store: Path, path: str) -> None:
     for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
-        assert ask(viewer(store), method, path, headers=LOCAL).status_code == 405
+        assert fetch(viewer(store), method, path, headers=LOCAL).status_code == 405
 
 
 def test_two_host_headers_name_nothing(store: Path) -> None:
     headers = [("Host", "127.0.0.1"), ("Host", "127.0.0.1")]
-    assert ask(viewer(store), "GET", DATA[0], headers=headers).status_code == 403
+    assert fetch(viewer(store), "GET", DATA[0], headers=headers).status_code == 403
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1", "127.8.8.8:65535", "[::1]", "[::1]:9090"])

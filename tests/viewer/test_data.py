@@ -21,7 +21,7 @@ from chio_sidecar.records.reader import ReceiptFilter
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from chio_sidecar.viewer import VIEWER_PATH, create_viewer_app
 from chio_sidecar.viewer.app import INDEX, page_files
-from tests.sidecar.control_tools import ask, evaluate, sidecars
+from tests.sidecar.control_tools import evaluate, fetch, sidecars
 from tests.viewer.records import KEY, MARKUP, NOW, STRANGER, add, fill, hostile, newer, receipt
 
 ANY = ReceiptFilter()
@@ -33,7 +33,7 @@ def app_of(path: Path, **options: Any) -> ASGIApp:
 
 def get(app: ASGIApp, name: str, **query: Any) -> httpx.Response:
     headers = {"Host": "127.0.0.1"}
-    return ask(app, "GET", f"{VIEWER_PATH}api/{name}", headers=headers, params=query)
+    return fetch(app, "GET", f"{VIEWER_PATH}api/{name}", headers=headers, params=query)
 
 
 def listed(app: ASGIApp, **query: Any) -> list[str]:
@@ -357,13 +357,13 @@ def test_the_page_needs_its_own_files_only_and_holds_no_script_or_style() -> Non
 
 def test_an_unchanged_file_is_not_sent_again(filled: Path) -> None:
     app, headers = app_of(filled), {"Host": "localhost"}
-    first = ask(app, "GET", f"{VIEWER_PATH}main.js", headers=headers)
-    again = ask(app, "GET", f"{VIEWER_PATH}main.js", headers=headers | {"If-None-Match": first.headers["etag"]})
+    first = fetch(app, "GET", f"{VIEWER_PATH}main.js", headers=headers)
+    again = fetch(app, "GET", f"{VIEWER_PATH}main.js", headers=headers | {"If-None-Match": first.headers["etag"]})
     assert (first.status_code, again.status_code, again.content) == (200, 304, b"")
     assert first.headers["content-type"] == "text/javascript; charset=utf-8"
 
 
 def test_the_address_without_its_slash_leads_to_the_page(filled: Path) -> None:
     for path in ("/", "/chio/viewer"):
-        answer = ask(app_of(filled), "GET", path, headers={"Host": "localhost"})
+        answer = fetch(app_of(filled), "GET", path, headers={"Host": "localhost"})
         assert (answer.status_code, answer.headers["location"]) == (307, VIEWER_PATH)

@@ -1,9 +1,8 @@
-"""Job receipts, checking tool receipts, advice (wire protocol, sections 7.5 and 7.6)."""
+"""Job receipts, verification of tool receipts, advice (wire protocol, sections 7.5 and 7.6)."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,9 @@ from chio_core.receipts import verify_receipt
 from chio_core.signing import SigningKey
 from chio_sidecar.control.receipts import check_tool_receipt
 from chio_sidecar.records.reader import ReceiptReader
-from tests.sidecar.control_tools import ask, sidecars
+from tests.sidecar.control_tools import KEY, NOW, fetch
 
 VECTORS = Path(__file__).parents[1] / "vectors"
-NOW = 1_776_272_775
-KEY = SigningKey(b"\x21" * 32)
 STEP = {"pod_name": "p", "phase": "Succeeded", "payload": "ok", "observed_at": "2026-01-01T00:00:00Z"}
 JOB: dict[str, Any] = {"job_name": "n", "namespace": "ns", "job_uid": "u-1", "outcome": "succeeded"}
 
@@ -29,36 +26,27 @@ def cases(topic: str) -> list[Any]:
     return [pytest.param(case, id=f"{topic}-{case['id']}") for case in document["cases"]]
 
 
-@pytest.fixture
-def app(tmp_path: Path) -> Iterator[Any]:
-    with sidecars() as create:
-        yield create(store_path=tmp_path / "receipts.sqlite3", signing_key=KEY, clock=lambda: NOW)
-
-
 def submit(app: Any, **body: Any) -> Any:
-    return ask(app, "POST", "/v1/receipts", json=JOB | body)
+    return fetch(app, "POST", "/v1/receipts", json=JOB | body)
 
 
 def stored(app: Any, receipt_id: str) -> dict[str, Any]:
-    reader = ReceiptReader(app.state.sidecar.config.store_path, option="store")
-    try:
+    with ReceiptReader(app.state.sidecar.config.store_path, option="store") as reader:
         receipt = reader.get(receipt_id)
-    finally:
-        reader.close()
     assert receipt is not None
     return receipt
 
 
 def test_a_job_receipt_is_signed_and_stored(app: Any) -> None:
-    answer = submit(app, capability_id="cap-1", started_at="t0", steps=[STEP])
-    assert answer.json()["accepted"] is True
-    receipt = stored(app, answer.json()["receipt_id"])
+    response = submit(app, capability_id="cap-1", started_at="t0", steps=[STEP])
+    assert response.json()["accepted"] is True
+    receipt = stored(app, response.json()["receipt_id"])
     verify_receipt(receipt, trusted_keys={KEY.public_hex})
     assert receipt["request_id"] == "job-receipt-submission:u-1"
     assert (receipt["route_pattern"], receipt["method"]) == ("/v1/receipts", "POST")
     assert receipt["caller_identity_hash"] == CallerIdentity.anonymous().identity_hash()
     assert (receipt["verdict"], receipt["response_status"]) == ({"verdict": "allow"}, 200)
-    assert receipt["content_hash"] == sha256_hex(answer.request.content)
+    assert receipt["content_hash"] == sha256_hex(response.request.content)
     assert receipt["policy_hash"] == sha256_hex(b"chio_api_protect_sidecar_receipt_submission")
     assert (receipt["capability_id"], receipt["timestamp"]) == ("cap-1", NOW)
     assert receipt["metadata"] == {
@@ -76,37 +64,37 @@ def test_the_same_submission_again_has_the_same_receipt(app: Any) -> None:
 
 def test_another_submission_for_the_same_job_never_replaces_the_first(app: Any) -> None:
     first = submit(app).json()["receipt_id"]
-    answer = submit(app, outcome="failed")
-    assert answer.status_code == 409
+    response = submit(app, outcome="failed")
+    assert response.status_code == 409
     assert stored(app, first)["metadata"]["outcome"] == "succeeded"
 
 
 @pytest.mark.parametrize("name", ["job_name", "namespace", "job_uid", "outcome"])
 @pytest.mark.parametrize("value", ["", "  "])
 def test_a_blank_required_member_is_refused(app: Any, name: str, value: str) -> None:
-    answer = submit(app, **{name: value})
+    response = submit(app, **{name: value})
     expected = "job_name, namespace, job_uid, and outcome are required"
-    assert (answer.status_code, answer.json()["message"]) == (400, expected)
+    assert (response.status_code, response.json()["message"]) == (400, expected)
 
 
 @pytest.mark.parametrize("name", ["pod_name", "phase", "payload", "observed_at"])
 def test_an_incomplete_step_is_refused(app: Any, name: str) -> None:
-    answer = submit(app, steps=[STEP, STEP | {name: " "}])
+    response = submit(app, steps=[STEP, STEP | {name: " "}])
     expected = "receipt steps must include pod_name, phase, payload, and observed_at"
-    assert (answer.status_code, answer.json()["message"]) == (400, expected)
+    assert (response.status_code, response.json()["message"]) == (400, expected)
 
 
 @pytest.mark.parametrize("case", [*cases("april/receipt"), *cases("april/issued-receipt"), *cases("newer/receipt")])
-def test_a_tool_receipt_is_judged_as_the_vector_says(case: dict[str, Any]) -> None:
+def test_a_tool_receipt_is_checked_as_the_vector_says(case: dict[str, Any]) -> None:
     found, expected = check_tool_receipt(case["receipt"]), case["expected"]
     for name in ("signature_valid", "receipt_id_valid", "parameter_hash_valid"):
         assert getattr(found, name) == expected.get(name, getattr(found, name)), name
 
 
 def verify(app: Any, receipt: dict[str, Any], **expected: str) -> dict[str, Any]:
-    answer = ask(app, "POST", "/v1/receipts/verify", json=receipt | expected)
-    assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()
+    response = fetch(app, "POST", "/v1/receipts/verify", json=receipt | expected)
+    assert response.status_code == 200, response.text
+    found: dict[str, Any] = response.json()
     return found
 
 
@@ -152,18 +140,18 @@ BAD_HASH = {"parameters": {}, "parameter_hash": "0" * 64}
         ),
     ],
 )
-def test_verify_names_what_is_wrong(app: Any, receipt: dict[str, Any], expected: dict[str, str], reason: str) -> None:
+def test_verify_names_the_reason(app: Any, receipt: dict[str, Any], expected: dict[str, str], reason: str) -> None:
     found = verify(app, receipt, **expected)
     assert (found["valid"], found["reason"]) == (False, reason)
 
 
 @pytest.mark.parametrize("document", [{}, {"decision": 1, "action": 2, "kernel_key": 3, "signature": 4, "id": 5}])
-def test_a_document_of_any_shape_is_judged_not_valid(app: Any, document: dict[str, Any]) -> None:
+def test_a_document_of_any_shape_is_reported_as_not_valid(app: Any, document: dict[str, Any]) -> None:
     found = verify(app, document)
     assert (found["valid"], found["ok"], found["authorized"]) == (False, False, False)
 
 
 def test_advice_is_switched_off(app: Any) -> None:
     body = {"capability_id": "c", "tool_server": "s", "tool_name": "t", "parameters": {}}
-    answer = ask(app, "POST", "/v1/evaluate/advisory", json=body)
-    assert (answer.status_code, answer.json()["error"]) == (409, "chio_advisory_disabled")
+    response = fetch(app, "POST", "/v1/evaluate/advisory", json=body)
+    assert (response.status_code, response.json()["error"]) == (409, "chio_advisory_disabled")
