@@ -80,21 +80,6 @@ def test_closing_in_another_loop_than_the_one_that_asked_harms_nobody() -> None:
         run(client.aclose())
 
 
-def test_a_client_whose_loop_is_gone_can_be_closed_and_used() -> None:
-    with in_thread(StubServer()) as server:
-        client = ChioClient(settings(sidecar_url=server.url))
-        loop = asyncio.new_event_loop()
-        assert loop.run_until_complete(client.evaluate(question())).allowed
-        loop.run_until_complete(client.aclose())
-        loop.close()
-
-        async def again() -> None:
-            assert (await client.evaluate(question())).allowed
-            await client.aclose()
-
-        run(again())
-
-
 async def test_the_retry_after_a_refused_connection_keeps_the_request_id() -> None:
     judge = Judge()
     failures = 1

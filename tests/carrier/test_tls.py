@@ -7,6 +7,7 @@ import datetime
 import ipaddress
 import ssl
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -14,10 +15,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from chio_core.client.blocking import BlockingPool
 from chio_core.client.pool import ConnectionPool
 from chio_core.errors import SidecarUnreachable
-from tests.carrier.stubs import Scripted, echo
+from tests.carrier.stubs import Scripted, Threads, echo, pool_for
+
+both = pytest.mark.parametrize("new_pool", [ConnectionPool, Threads], ids=["loop", "threads"])
 
 
 def certificate(folder: Path) -> ssl.SSLContext:
@@ -48,31 +50,19 @@ def trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-async def test_the_pool_keeps_its_tls_connection(trusted: Path) -> None:
+@both
+async def test_a_pool_keeps_its_tls_connections(trusted: Path, new_pool: Any) -> None:
     async with Scripted(echo, tls=certificate(trusted)).listen() as server:
-        pool = ConnectionPool(server.endpoint, limit=2)
+        pool = new_pool(server.endpoint, limit=2)
         bodies = [b"%d" % number for number in range(30)]
-        answers = await asyncio.gather(*(pool.post("/", body, (), 10) for body in bodies))
-        assert [answer.body for answer in answers] == bodies
-        assert server.accepted == 2
+        responses = await asyncio.gather(*(pool.post("/", body, (), 10) for body in bodies))
+        assert [response.body for response in responses] == bodies
+        assert server.accepted == pool.size <= 2
         await pool.aclose()
 
 
-async def test_the_blocking_pool_keeps_its_tls_connection(trusted: Path) -> None:
-    async with Scripted(echo, tls=certificate(trusted)).listen() as server:
-        pool = BlockingPool(server.endpoint)
-        for number in range(10):
-            answer = await asyncio.to_thread(pool.post, "/", b"%d" % number, (), 10)
-            assert answer.body == b"%d" % number
-        assert server.accepted == 1
-        pool.close()
-
-
-async def test_a_certificate_that_nobody_trusts_is_refused(tmp_path: Path) -> None:
-    async with Scripted(echo, tls=certificate(tmp_path)).listen() as server:
-        pool, blocking = ConnectionPool(server.endpoint), BlockingPool(server.endpoint)
+@both
+async def test_a_certificate_without_trust_is_refused(tmp_path: Path, new_pool: Any) -> None:
+    async with Scripted(echo, tls=certificate(tmp_path)).listen() as server, pool_for(server, new_pool) as pool:
         with pytest.raises(SidecarUnreachable, match="cannot connect"):
             await pool.post("/", b"", (), 10)
-        with pytest.raises(SidecarUnreachable, match="cannot connect"):
-            await asyncio.to_thread(blocking.post, "/", b"", (), 10)
-        await pool.aclose()

@@ -16,7 +16,16 @@ from chio_core.errors import (
 )
 from chio_core.evaluation import outcomes as outcome
 from chio_core.models import Verdict
-from chio_core.refusals.problems import explain_command, flat, nested, problem, problem_title, problem_type, render
+from chio_core.refusals.problems import (
+    explain_command,
+    flat,
+    nested,
+    prefers_problem,
+    problem,
+    problem_title,
+    problem_type,
+    render,
+)  # fmt: skip
 
 FULL = Denial(
     status=403,
@@ -232,3 +241,57 @@ def test_a_missing_capability_is_a_401_that_says_how_to_present_one() -> None:
     assert denial.message == "Chio capability required for payments/transfer"
     assert denial.header("www-authenticate") == 'Chio realm="chio", header="X-Cap"'
     assert outcome.capability_required(Requirement(), "X", None).message == "Chio capability required"
+
+
+PROBLEM = "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        PROBLEM,
+        "Application/Problem+JSON",
+        f"{PROBLEM}, */*",
+        f"*/* , {PROBLEM};q=1.0",
+        f"{PROBLEM}, application/json;q=0.9",
+        f"application/json;q=0.5,{PROBLEM};q=0.501",
+        f"{PROBLEM};q=0.1, text/html",
+        f"{PROBLEM}; charset=utf-8 ; Q=0.2",
+        f"{PROBLEM}, application/*",
+        "application/json;q=0, */*",
+        "application/json;q=0, application/*;q=0.1",
+        f"text/html, {PROBLEM}, application/json;q=nonsense",
+    ],
+)
+def test_a_client_that_prefers_the_problem_type_gets_it(accept: str) -> None:
+    assert prefers_problem(accept)
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "",
+        "*/*",
+        "application/*",
+        "application/json",
+        f"application/json, {PROBLEM}",
+        f"{PROBLEM}, application/json",
+        f"{PROBLEM};q=0.9, application/json",
+        f"{PROBLEM};q=0.3, */*",
+        f"{PROBLEM};q=0",
+        f"{PROBLEM};q=0.000, */*;q=0.1",
+        f"*/*;q=0, {PROBLEM};q=0",
+        f"{PROBLEM};q=2",
+        f"{PROBLEM};q=",
+        f"{PROBLEM};q=0.1234",
+        f"{PROBLEM};q=-1",
+        f"{PROBLEM};q=1e0",
+        "text/html",
+        "text/html, application/xhtml+xml, */*;q=0.8",
+        "application/problem",
+        "application/problem+xml",
+        ", ,;;q=1,=,",
+    ],
+)
+def test_all_others_get_the_published_type(accept: str) -> None:
+    assert not prefers_problem(accept)

@@ -6,11 +6,9 @@ Each test runs for all three; a guard is always the same `async def` function.
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,37 +16,34 @@ import jwt
 import pytest
 from django.core.checks import run_checks
 from django.test import AsyncClient, override_settings
+from fastapi import FastAPI
 from flask import Flask, g, jsonify
 from flask import Response as FlaskResponse
 from flask import request as flask_request
 
+from chio_asgi import ChioASGIMiddleware
 from chio_core import AnyResponse, Chain, ConfigurationError, Denial, Downstream, GuardRequest, Next, Response
 from chio_core.guards import IpBlock, JwtAuth, RateLimit, RequestId, SecurityHeaders, Stopwatch
+from chio_core.guards.chain import guard_list
 from chio_core.guards.response_hooks import response_hooks
 from chio_core.testing import ScriptedSidecar, behaviours
 from chio_core.threads.guards import ChainRunner
+from chio_fastapi import add_chio
 from chio_flask import Chio
 from tests.chain.tools import Request
 from tests.django import project
 from tests.guards import django_urls
 from tests.guards.tools import needs_redis, redis_server
+from tests.support import Reply, settings
 
 
-@dataclass
-class Answer:
-    status: int
-    headers: list[tuple[str, str]]
-    body: bytes
-    decisions: list[Any] = field(default_factory=list)
+class Answer(Reply):
+    """A response of any framework."""
 
-    def header(self, name: str) -> str | None:
-        return next((value for key, value in self.headers if key.lower() == name.lower()), None)
-
-    def lines(self, name: str) -> list[str]:
-        return [value for key, value in self.headers if key.lower() == name.lower()]
-
-    def json(self) -> Any:
-        return json.loads(self.body)
+    def __init__(self, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> None:
+        lines = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+        start = {"type": "http.response.start", "status": status, "headers": lines}
+        super().__init__([start, {"type": "http.response.body", "body": body}])
 
 
 class World:
@@ -94,7 +89,7 @@ class FlaskWorld(World):
     def ask(self, path: str = "/hello", method: str = "GET", body: bytes = b"", **headers: str) -> Answer:
         lines = {name.replace("_", "-"): value for name, value in headers.items()}
         response = self.app.test_client().open(path, method=method, data=body, headers=lines)
-        answer = Answer(response.status_code, list(response.headers), response.get_data(), self.decisions)
+        answer = Answer(response.status_code, response.headers, response.get_data())
         response.close()
         return answer
 
@@ -106,7 +101,7 @@ class DjangoWorld(World):
         cookies = [("Set-Cookie", cookie.OutputString()) for cookie in response.cookies.values()]
         content = b"".join(response.pieces)
         response.close()
-        return Answer(response.status_code, [*response.items(), *cookies], content, self.decisions)
+        return Answer(response.status_code, [*response.items(), *cookies], content)
 
     def _send(self, path: str, method: str, body: bytes, lines: dict[str, str]) -> Any:
         client = project.client()
@@ -228,12 +223,12 @@ def test_status_and_headers_are_changed_after_next(framework: str, path: str) ->
     """C12, C15: cookies keep their attributes, single headers are replaced, streams stay streams."""
     with world(framework, around) as made:
         answer = made.ask(path)
-    assert (answer.status, answer.lines("x-own")) == (418, ["guard"])
+    assert (answer.status, answer.header_lines("x-own")) == (418, ["guard"])
     assert answer.header("x-chio-receipt")
     if path == "/stream":
         assert answer.body == b"ab"
     else:
-        cookies = sorted(answer.lines("set-cookie"))
+        cookies = sorted(answer.header_lines("set-cookie"))
         assert [line.partition(";")[0] for line in cookies] == ["a=1", "b=2", "c=3"]
         assert "httponly" in cookies[0].lower()
 
@@ -445,3 +440,23 @@ def test_a_denial_is_rendered_in_the_frameworks_envelope() -> None:
         with world(framework, no) as made:
             document = made.ask().json()
         assert (document["error"]["message"] if "django" in framework else document["message"]) == "not today"
+
+
+@pytest.mark.parametrize(("guards", "name"), [(notes, "notes"), (SecurityHeaders(), "security_headers")])
+def test_one_guard_that_is_no_list_is_said_where_it_is_given(guards: Any, name: str) -> None:
+    said = rf"^guards takes a list: write guards=\[{name}\]$"
+    with pytest.raises(ConfigurationError, match=said):
+        add_chio(FastAPI(), guards=guards)
+    with pytest.raises(ConfigurationError, match=said):
+        ChioASGIMiddleware(FastAPI(), settings(), guards=guards)
+    with pytest.raises(ConfigurationError, match=said):
+        Chio(Flask("app"), guards=guards)
+
+
+def test_lists_tuples_generators_and_chains_are_lists() -> None:
+    chain = Chain(notes)
+    assert guard_list(chain) == [chain]
+    assert guard_list([notes, chain]) == guard_list((notes, chain)) == guard_list(one for one in (notes, chain))
+    assert guard_list(()) == []
+    with pytest.raises(ConfigurationError, match="guards takes a list, not one text"):
+        guard_list("notes")

@@ -70,14 +70,6 @@ EVERY = [
 ]
 
 
-@pytest.mark.parametrize(("path", "status"), EVERY)
-def test_security_headers_are_on_every_answer(path: str, status: int) -> None:
-    """B9"""
-    reply = run(call(application(SecurityHeaders()), path=path))
-    assert (reply.status, reply.header("x-frame-options")) == (status, "DENY")
-    assert reply.header("x-content-type-options") == "nosniff"
-
-
 def test_security_headers_are_on_every_refusal() -> None:
     """B9: by a guard, by the sidecar, and of a request that is none."""
     app = application(SecurityHeaders(), IpBlock(["192.168.1.50"]), judge=Judge(lambda q, token: deny("no")))
@@ -130,25 +122,25 @@ def test_what_the_application_says_itself_is_replaced_or_kept(replace: bool, exp
     assert run(call(app)).header("x-frame-options") == expected
 
 
-def test_a_wish_cannot_smuggle_a_header() -> None:
+def test_a_queued_header_cannot_smuggle_another() -> None:
     for name, value in (("x-a", "1\r\nx-b: 2"), ("x\n", "1")):
         with pytest.raises(ConfigurationError, match="line break"):
             ResponseHooks().add_header(name, value)
 
 
-def test_of_two_wishes_for_a_header_the_inner_one_counts() -> None:
-    wishes = ResponseHooks()
-    wishes.add_header("X-A", "outer")
-    wishes.add_header("x-a", "inner")
-    wishes.add_header("X-B", "ours", replace=False)
-    wishes.add_header("x-b", "never", replace=False)
-    assert wishes.apply([("x-a", "application"), ("set-cookie", "1"), ("set-cookie", "2")]) == [
+def test_of_two_changes_of_a_header_the_inner_one_counts() -> None:
+    hooks = ResponseHooks()
+    hooks.add_header("X-A", "outer")
+    hooks.add_header("x-a", "inner")
+    hooks.add_header("X-B", "ours", replace=False)
+    hooks.add_header("x-b", "never", replace=False)
+    assert hooks.apply([("x-a", "application"), ("set-cookie", "1"), ("set-cookie", "2")]) == [
         ("set-cookie", "1"),
         ("set-cookie", "2"),
         ("x-a", "inner"),
         ("X-B", "ours"),
     ]
-    assert wishes.apply([("X-b", "theirs")]) == [("X-b", "theirs"), ("x-a", "inner")]
+    assert hooks.apply([("X-b", "theirs")]) == [("X-b", "theirs"), ("x-a", "inner")]
 
 
 Measured = tuple[str, str, int | None, float]
@@ -160,10 +152,12 @@ def stopwatch(*, server_timing: bool = False) -> tuple[list[Measured], Stopwatch
 
 
 @pytest.mark.parametrize(("path", "status"), EVERY)
-def test_every_answer_is_measured_once(path: str, status: int) -> None:
-    """B8"""
+def test_every_response_has_security_headers_and_is_measured_once(path: str, status: int) -> None:
+    """B8, B9"""
     measured, guard = stopwatch()
-    run(call(application(guard), path=path))
+    reply = run(call(application(guard, SecurityHeaders()), path=path))
+    assert (reply.status, reply.header("x-frame-options")) == (status, "DENY")
+    assert reply.header("x-content-type-options") == "nosniff"
     ((method, seen, answered, seconds),) = measured
     assert (method, seen, answered) == ("GET", path, status)
     assert seconds > 0
@@ -291,7 +285,7 @@ def test_a_well_formed_request_id_is_kept_but_never_names_the_evaluation() -> No
     assert distrust.header("x-request-id") != "trace-1"
 
 
-def test_a_guard_of_ones_own_leaves_wishes_too() -> None:
+def test_an_own_guard_queues_headers_too() -> None:
     async def tag(request: GuardRequest) -> None:
         response_hooks(request).add_header("X-Served-By", "here")
 
