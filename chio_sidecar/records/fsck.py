@@ -28,6 +28,7 @@ __all__ = ["Finding", "Inspection", "Summary"]
 _WITH_APPROVALS = 2  # the first schema version that has them
 _MOST_OF_SQLITE = 100
 _MOST_KEYS = 16
+_BUSY_SECONDS = 30.0  # a busy sidecar commits again and again, and each reader waits for a gap
 
 _SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_master"
 _MARKS = "SELECT s.seq, s.digest, h.seq, h.digest FROM receipt_chain_start s LEFT JOIN receipt_chain_head h ON TRUE"
@@ -148,7 +149,7 @@ class Inspection:
         self._kept = kept
         self._version = _version(path)
         try:
-            connection = connect_quietly(path, busy_seconds=5.0)
+            connection = connect_quietly(path, busy_seconds=_BUSY_SECONDS)
             if connection is None:
                 raise ConfigurationError(f"{path} was not closed in good order; start the sidecar, which repairs it")
             # Text that is not UTF-8 becomes lone surrogates, which the check of its row finds.

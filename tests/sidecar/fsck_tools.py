@@ -1,4 +1,4 @@
-"""Stores that a sidecar filled, and what somebody else does to them."""
+"""Stores that a sidecar filled, or an older version, and changes that no sidecar makes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from tests.sidecar.test_budgets import demand, spend
 
 
 def fill(folder: Path, plain: int) -> Path:
-    """Let a sidecar answer so many plain requests, and some that leave a row in each other table; return the store."""
-
+    """Let a sidecar decide so many plain requests, and some that leave a row in each other table; return the store."""
     path = folder / "receipts.sqlite3"
 
     async def main() -> None:
@@ -40,9 +39,9 @@ def fill(folder: Path, plain: int) -> Path:
 
 
 def inspect(path: Path, *, kept: str | None = None, trusted: set[str] | None = None) -> tuple[list[Finding], Summary]:
-    """Return everything that fsck says; the file must be signed by the sidecar of `fill`."""
-    inspection = Inspection(path, trusted_keys={KERNEL.public_hex} if trusted is None else trusted, kept=kept)
-    with closing(inspection):
+    """Return everything that fsck says; without `trusted`, receipts must be signed by the sidecar of `fill`."""
+    keys = {KERNEL.public_hex} if trusted is None else trusted
+    with closing(Inspection(path, trusted_keys=keys, kept=kept)) as inspection:
         return list(inspection.findings()), inspection.summary
 
 
@@ -51,13 +50,23 @@ def select(path: Path, sql: str) -> list[tuple[object, ...]]:
         return connection.execute(sql).fetchall()
 
 
-def tamper(path: Path, *statements: str) -> None:
-    """Do what the triggers forbid, as somebody who may write the file can, and leave the triggers as they were."""
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA synchronous=OFF")
-        triggers = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
-        for name, _ in triggers:
-            connection.execute(f"DROP TRIGGER {name}")
-        for statement in (*statements, *(sql for _, sql in triggers)):
+def alter(path: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for statement in statements:
             connection.execute(statement)
-        connection.commit()
+
+
+def tamper(path: Path, *statements: str) -> None:
+    """Do what the triggers forbid, as a process with write access can, and leave the triggers as they were."""
+    triggers = select(path, "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")
+    drops = [f"DROP TRIGGER {name}" for name, _ in triggers]
+    alter(path, "PRAGMA synchronous=OFF", *drops, *statements, *(str(sql) for _, sql in triggers))
+
+
+def older(path: Path, version: int, *statements: str) -> Path:
+    """Make a store as an older version did."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(Path(__file__).with_name(f"store_version_{version}.sql").read_text(encoding="utf-8"))
+    alter(path, *statements)
+    path.chmod(0o600)
+    return path

@@ -21,10 +21,9 @@ from chio_sidecar.store.schema import connect
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from chio_sidecar.store.writes import Append, apply
 from tests.sidecar.control_tools import CommandLine, write_store
-from tests.sidecar.fsck_tools import inspect, tamper
+from tests.sidecar.fsck_tools import inspect, older, tamper
 from tests.sidecar.sidecar_tools import decision, run, sidecar
 from tests.sidecar.store_conformance import entry
-from tests.sidecar.test_store_chain import older
 from tests.viewer.records import KEY, NOW, STRANGER, receipt
 
 Command = Callable[..., tuple[int, str, str]]

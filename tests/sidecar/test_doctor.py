@@ -8,6 +8,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from email.utils import formatdate
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -25,6 +26,7 @@ from chio_sidecar.doctor.sidecar import check_sidecar
 from chio_sidecar.doctor.store import Patience, check_store, last_kernel_key
 from chio_sidecar.keys import load_or_create_key
 from tests.sidecar.control_tools import evaluate, sidecars
+from tests.sidecar.fsck_tools import alter
 
 KEY, OTHER = SigningKey(b"\x21" * 32), SigningKey(b"\x22" * 32)
 NOW = 1_776_272_775.0
@@ -35,21 +37,15 @@ def by_name(checks: Iterator[Check] | list[Check]) -> dict[str, Check]:
     return {check.name: check for check in checks}
 
 
-# Settings
-
-
 def test_each_setting_is_shown_with_its_value_and_source() -> None:
     sources = Sources(frozenset({"CHIO_TIMEOUT", "CHIO_FAIL_OPEN"}), frozenset({"CHIO_EXCLUDE_PATHS"}))
     base = ChioSettings(timeout=3.0, exclude_paths={"/b", "/a"})
     settings = ChioSettings(timeout=3.0, exclude_paths={"/b", "/a"}, fail_open=True, max_connections=5)
     found = by_name(check_settings(settings, sources, base=base))
     assert list(found) == [f"setting.{name}" for name in ChioSettings.model_fields]
-    shown = {name: check.facts["source"] for name, check in found.items()}
-    assert shown["setting.timeout"] == "environment"
-    assert shown["setting.exclude_paths"] == ".env"
-    assert shown["setting.fail_open"] == "keyword"  # the environment names it too, with another value
-    assert shown["setting.max_connections"] == "keyword"
-    assert shown["setting.observe"] == "default"
+    expected = {"timeout": "environment", "exclude_paths": ".env", "max_connections": "keyword", "observe": "default"}
+    expected["fail_open"] = "keyword"  # the environment names it too, with another value
+    assert {name: found[f"setting.{name}"].facts["source"] for name in expected} == expected
     assert found["setting.exclude_paths"].facts["value"] == "/a, /b"
     assert found["setting.fail_open"].status == "warn"
     assert found["setting.fail_open"].remedy
@@ -63,7 +59,7 @@ def test_no_secret_is_shown() -> None:
         assert "hunter2" not in check.line() + json.dumps(check.document())
 
 
-def test_names_that_nobody_reads_are_told_with_the_nearest_one() -> None:
+def test_names_without_a_meaning_are_reported_with_the_nearest_one() -> None:
     environ = {"CHIO_FAILOPEN": "1", "CHIO_ZZZZ": "1", "CHIO_BIN": "x", "CHIO_TIMEOUT": "5"}
     found = by_name(check_names(environ, Sources(frozenset(environ), frozenset({"CHIO_SIDECARURL"}))))
     assert found["environment.CHIO_FAILOPEN"].remedy == "did you mean CHIO_FAIL_OPEN?"
@@ -75,9 +71,6 @@ def test_trusted_issuers_are_counted_and_bad_ones_fail() -> None:
     good = {"CHIO_TRUSTED_ISSUER_KEYS": f"{KEY.public_hex},{OTHER.public_hex}"}
     assert "2 issuers" in by_name(check_names(good, NOTHING))["issuers"].text
     assert by_name(check_names({"CHIO_TRUSTED_ISSUER_KEY": "nonsense"}, NOTHING))["issuers"].status == "fail"
-
-
-# Packages
 
 
 def install(folder: Path, name: str, module: str, content: str = "") -> None:
@@ -95,10 +88,8 @@ def install(folder: Path, name: str, module: str, content: str = "") -> None:
 def test_a_published_package_that_was_installed_last_owns_the_name(tmp_path: Path) -> None:
     install(tmp_path, "chio-frameworks", "chio_asgi", "ours = True")
     install(tmp_path, "chio-asgi", "chio_asgi", "theirs = True")
-    found = by_name(check_distributions([str(tmp_path)]))
-    check = found["package.chio_asgi"]
-    assert check.status == "fail"
-    assert check.facts["owner"] == "chio-asgi"
+    check = by_name(check_distributions([str(tmp_path)]))["package.chio_asgi"]
+    assert (check.status, check.facts["owner"]) == ("fail", "chio-asgi")
     assert check.remedy == "pip uninstall -y chio-asgi && pip install --force-reinstall --no-deps chio-frameworks"
 
 
@@ -124,7 +115,7 @@ def test_all_rivals_are_uninstalled_at_once(tmp_path: Path) -> None:
     assert "uninstall -y chio-asgi chio-fastapi chio-django &&" in str(remedies.pop())
 
 
-def test_this_interpreter_can_be_looked_at() -> None:
+def test_this_interpreter_can_be_checked() -> None:
     assert guarded("package", check_distributions)
 
 
@@ -145,16 +136,15 @@ def installed(**versions: str) -> Callable[[str], str]:
     return find
 
 
-def test_versions_are_held_against_the_least_ones() -> None:
+def test_versions_are_compared_with_the_least_ones() -> None:
     found = by_name(check_versions(NEEDED, installed=installed(httpx="0.28.1", fastapi="0.99.1", pyjwt="2.15.0rc1")))
-    assert found["version.httpx"].status == "ok"
-    assert found["version.fastapi"].status == "fail"
+    statuses = {name: found[f"version.{name}"].status for name in ("httpx", "fastapi", "pyjwt")}
+    assert statuses == {"httpx": "ok", "fastapi": "fail", "pyjwt": "ok"}
     assert found["version.fastapi"].remedy == "pip install 'fastapi>=0.137'"
-    assert found["version.pyjwt"].status == "ok"
-    assert "version.redis" not in found  # an extra that was not asked for
+    assert "version.redis" not in found  # of an extra that is not installed
 
 
-def test_a_library_that_two_extras_ask_for_is_told_once() -> None:
+def test_a_library_that_two_extras_need_is_reported_once() -> None:
     needed = ["starlette>=1.3.1; extra == 'fastapi'", "starlette>=1.3.1; extra == 'sidecar'"]
     names = [check.name for check in check_versions(needed, installed=installed(starlette="1.3.1"))]
     assert names.count("version.starlette") == 1
@@ -162,25 +152,17 @@ def test_a_library_that_two_extras_ask_for_is_told_once() -> None:
 
 def test_what_is_always_needed_fails_when_it_is_missing() -> None:
     found = by_name(check_versions(["httpx>=0.28", "nonsense ==="], installed=installed(), python=(3, 10, 9)))
-    assert found["version.httpx"].status == "fail"
-    assert found["version.python"].status == "fail"
+    assert found["version.httpx"].status == found["version.python"].status == "fail"
 
 
-def test_a_checkout_that_is_not_installed_is_told() -> None:
+def test_a_checkout_that_is_not_installed_is_a_warning() -> None:
     assert by_name(check_versions([], installed=installed()))["version.chio-frameworks"].status == "warn"
 
 
 def test_sqlite_tells_which_journal_the_store_uses() -> None:
-    assert (
-        "rollback" in by_name(check_versions(NEEDED, installed=installed(), sqlite=(3, 40, 1)))["version.sqlite"].text
-    )
-    assert (
-        "write-ahead"
-        in by_name(check_versions(NEEDED, installed=installed(), sqlite=(3, 52, 0)))["version.sqlite"].text
-    )
-
-
-# The sidecar
+    for version, journal in (((3, 40, 1), "rollback journal"), ((3, 52, 0), "with a safe write-ahead log")):
+        found = by_name(check_versions(NEEDED, installed=installed(), sqlite=version))
+        assert journal in found["version.sqlite"].text
 
 
 def health(
@@ -188,22 +170,19 @@ def health(
 ) -> Callable[[httpx.Request], httpx.Response]:
     document = {"status": "healthy", "version": "0.1.0", **members} if body is None else body
 
-    def answer(request: httpx.Request) -> httpx.Response:
-        headers = {} if date is None else {"date": formatdate(date, usegmt=True)}
-        content = document if isinstance(document, bytes) else json.dumps(document).encode()
-        return httpx.Response(status, headers=headers, content=content)
-
-    return answer
+    headers = {} if date is None else {"date": formatdate(date, usegmt=True)}
+    content = document if isinstance(document, bytes) else json.dumps(document).encode()
+    return lambda _: httpx.Response(status, headers=headers, content=content)
 
 
-def asked(answer: Callable[[httpx.Request], httpx.Response], now: float = NOW, **options: Any) -> dict[str, Check]:
+def checked(respond: Callable[[httpx.Request], httpx.Response], now: float = NOW, **options: Any) -> dict[str, Check]:
     last = options.pop("last_key", None)
     settings = ChioSettings(sidecar_url="http://127.0.0.1:9", **options)
-    return by_name(check_sidecar(settings, transport=httpx.MockTransport(answer), clock=lambda: now, last_key=last))
+    return by_name(check_sidecar(settings, transport=httpx.MockTransport(respond), clock=lambda: now, last_key=last))
 
 
 def test_a_healthy_sidecar_with_a_pinned_key_and_the_same_clock_is_fine() -> None:
-    found = asked(health(kernel_key=KEY.public_hex), trusted_kernel_keys=(KEY.public_hex,))
+    found = checked(health(kernel_key=KEY.public_hex), trusted_kernel_keys=(KEY.public_hex,))
     assert {check.status for check in found.values()} == {"ok"}
     assert set(found) == {"sidecar", "clock", "key"}
     assert "version 0.1.0" in found["sidecar"].text
@@ -214,24 +193,25 @@ def test_a_healthy_sidecar_with_a_pinned_key_and_the_same_clock_is_fine() -> Non
     [(0.5, "ok"), (-1.0, "ok"), (20, "ok"), (40, "warn"), (-61, "warn"), (62, "fail"), (-4000, "fail")],
 )
 def test_the_clock_is_compared_within_the_tolerance(ahead: float, status: str) -> None:
-    assert asked(health(), NOW + ahead, receipt_tolerance=60)["clock"].status == status
+    assert checked(health(), NOW + ahead, receipt_tolerance=60)["clock"].status == status
 
 
 def test_a_sidecar_without_a_date_has_no_clock_to_compare() -> None:
-    assert asked(health(date=None))["clock"].status == "warn"
+    assert checked(health(date=None))["clock"].status == "warn"
 
 
 def test_the_key_is_compared_with_the_pinned_ones() -> None:
-    assert asked(health(kernel_key=KEY.public_hex))["key"].status == "warn"
-    assert KEY.public_hex in str(asked(health(kernel_key=KEY.public_hex))["key"].remedy)
-    assert asked(health(kernel_key=KEY.public_hex), trusted_kernel_keys=(OTHER.public_hex,))["key"].status == "fail"
-    assert asked(health(), trusted_kernel_keys=(OTHER.public_hex,))["key"].status == "ok"
-    assert asked(health(), trusted_kernel_keys=(OTHER.public_hex,), last_key=KEY.public_hex)["key"].status == "fail"
-    assert asked(health())["key"].status == "warn"
+    named, pinned = health(kernel_key=KEY.public_hex), {"trusted_kernel_keys": (OTHER.public_hex,)}
+    assert checked(named)["key"].status == "warn"
+    assert KEY.public_hex in str(checked(named)["key"].remedy)
+    assert checked(named, **pinned)["key"].status == "fail"
+    assert checked(health(), **pinned)["key"].status == "ok"
+    assert checked(health(), **pinned, last_key=KEY.public_hex)["key"].status == "fail"
+    assert checked(health())["key"].status == "warn"
 
 
 @pytest.mark.parametrize(
-    ("answer", "status", "word"),
+    ("respond", "status", "word"),
     [
         (health(status=503, detail="the disk is full"), "fail", "disk is full"),
         (health(body={"status": "degraded"}), "warn", "degraded"),
@@ -241,8 +221,8 @@ def test_the_key_is_compared_with_the_pinned_ones() -> None:
         (health(body=b"[" * 200_000), "fail", "not as a Chio sidecar"),
     ],
 )
-def test_what_a_sick_or_foreign_server_says_is_told(answer: Any, status: str, word: str) -> None:
-    check = asked(answer)["sidecar"]
+def test_the_response_of_a_sick_or_foreign_server_is_reported(respond: Any, status: str, word: str) -> None:
+    check = checked(respond)["sidecar"]
     assert (check.status, word in check.text) == (status, True)
 
 
@@ -257,18 +237,13 @@ def test_what_a_sick_or_foreign_server_says_is_told(answer: Any, status: str, wo
         (OSError("odd"), "no request can be sent"),
     ],
 )
-def test_a_sidecar_that_cannot_be_asked_fails_with_a_remedy(error: Exception, word: str) -> None:
+def test_a_sidecar_that_cannot_be_reached_fails_with_a_remedy(error: Exception, word: str) -> None:
     def broken(request: httpx.Request) -> httpx.Response:
         raise error
 
-    found = asked(broken)
-    assert set(found) == {"sidecar"}
-    assert found["sidecar"].status == "fail"
-    assert word in found["sidecar"].text
+    found = checked(broken)
+    assert [(name, check.status, word in check.text) for name, check in found.items()] == [("sidecar", "fail", True)]
     assert found["sidecar"].remedy
-
-
-# The store
 
 
 @pytest.fixture
@@ -294,29 +269,22 @@ def test_a_store_in_good_order_is_fine_and_stays_as_it_is(store: Path) -> None:
     assert last_kernel_key(store) == found["key"].facts["kernel_key"]
 
 
-def test_a_store_with_a_write_ahead_log_is_looked_at_without_making_files(store: Path) -> None:
-    with sqlite3.connect(store) as connection:
-        connection.execute("PRAGMA journal_mode=wal")
-    connection.close()
+def test_a_store_with_a_write_ahead_log_is_read_without_making_files(store: Path) -> None:
+    alter(store, "PRAGMA journal_mode=wal")
     before = snapshot(store.parent)
     assert by_name(check_store(store))["store.integrity"].status == "ok"
     assert snapshot(store.parent) == before
 
 
-def test_a_write_ahead_log_of_a_running_sidecar_is_read_through(store: Path) -> None:
-    connection = sqlite3.connect(store, isolation_level=None)
-    connection.execute("PRAGMA journal_mode=wal")
-    connection.execute("INSERT INTO revoked_capabilities VALUES ('cap', 1)")
-    try:
+def test_the_write_ahead_log_of_a_running_sidecar_is_read(store: Path) -> None:
+    with closing(sqlite3.connect(store, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode=wal")
+        connection.execute("INSERT INTO revoked_capabilities VALUES ('cap', 1)")
         assert "1 revoked" in by_name(check_store(store))["store"].text
-    finally:
-        connection.close()
 
 
 def test_a_log_without_its_index_is_left_for_the_sidecar_to_repair(store: Path) -> None:
-    with sqlite3.connect(store) as connection:
-        connection.execute("PRAGMA journal_mode=wal")
-    connection.close()
+    alter(store, "PRAGMA journal_mode=wal")
     store.with_name(store.name + "-wal").write_bytes(b"x" * 32)
     before = snapshot(store.parent)
     assert by_name(check_store(store))["store"].status == "warn"
@@ -344,9 +312,7 @@ def test_a_file_of_something_else_is_refused_and_left_alone(tmp_path: Path, cont
 
 def test_a_database_of_another_program_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "app.sqlite3"
-    with sqlite3.connect(path) as connection:
-        connection.execute("CREATE TABLE users (id INTEGER)")
-    connection.close()
+    alter(path, "CREATE TABLE users (id INTEGER)")
     assert "another program" in by_name(check_store(path))["store"].text
 
 
@@ -357,21 +323,15 @@ def test_damage_is_found(store: Path) -> None:
     assert "fail" in {check.status for check in check_store(store)}
 
 
-def test_the_integrity_check_ends_in_time(tmp_path: Path) -> None:
-    path = tmp_path / "receipts.sqlite3"
-    with sidecars() as create:
-        app = create(store_path=path)
-        evaluate(app, method="GET")
-    with sqlite3.connect(path) as connection:
-        rows = ((f"cap-{n}", n) for n in range(5000))
-        connection.executemany("INSERT INTO revoked_capabilities VALUES (?, ?)", rows)
-    connection.close()
-    ticks = iter(range(10**6))
-    check = by_name(check_store(path, patience=Patience(0.5, 0.5), clock=lambda: float(next(ticks))))["store.integrity"]
-    assert check.status == "warn"
+def test_the_integrity_check_ends_in_time(store: Path) -> None:
+    numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000)"
+    alter(store, f"{numbers} INSERT INTO revoked_capabilities SELECT 'cap-' || i, i FROM n")
+    ticks = map(float, range(10**6))
+    found = by_name(check_store(store, patience=Patience(0.5, 0.5), clock=lambda: next(ticks)))
+    assert found["store.integrity"].status == "warn"
 
 
-def test_a_store_or_key_that_others_may_read_is_told(store: Path) -> None:
+def test_a_store_or_key_that_others_may_read_is_reported(store: Path) -> None:
     store.chmod(0o644)
     key = store.with_name(store.name + ".key")
     key.chmod(0o640)
@@ -396,9 +356,6 @@ def test_the_key_beside_the_store_is_compared(store: Path) -> None:
 def test_a_store_that_cannot_be_written_fails(store: Path) -> None:
     store.chmod(0o400)
     assert "fail" in {check.status for check in check_store(store)}
-
-
-# The report
 
 
 def test_a_check_that_breaks_is_a_finding_and_hides_none() -> None:

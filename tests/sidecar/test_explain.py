@@ -1,4 +1,4 @@
-"""Why a request was refused, and what would pass: each reason and each code, against the sidecar's own words."""
+"""Why a request was refused, and what would be allowed: each reason and each code, as the sidecar states them."""
 
 from __future__ import annotations
 
@@ -35,25 +35,17 @@ from tests.sidecar.sidecar_tools import (
     send,
     sidecar,
     token_text,
-)
+)  # fmt: skip
 from tests.sidecar.sidecar_tools import decision as decided
 
 WRITE = {"method": "POST", "path": "/pets", "tool_server": SERVER, "tool_name": TOOL}
 
 
-def _changed() -> str:
-    return token_text(capability().to_wire() | {"expires_at": NOW + 9_999})
-
-
-def _lone() -> str:
-    return "no token at all"
-
-
 REFUSED: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "R1": (lambda: None, {"tool_server": SERVER}),
-    "R2": (_lone, WRITE),
+    "R2": (lambda: "no token at all", WRITE),
     "R3": (lambda: capability(STRANGER), WRITE),
-    "R4": (_changed, WRITE),
+    "R4": (lambda: token_text(capability().to_wire() | {"expires_at": NOW + 9_999}), WRITE),
     "R5a": (lambda: capability(issued=NOW + 60), WRITE),
     "R5b": (lambda: capability(issued=NOW - 7200), WRITE),
     "R6": (lambda: capability(grants=[grant(tool="other")]), WRITE),
@@ -81,15 +73,12 @@ async def test_each_reason_of_the_sidecar_is_explained_by_its_rule(rule: str, tm
         assert "{" not in found.remedy
 
 
-def test_a_revoked_token_and_a_revoked_ancestor_are_explained(tmp_path: Path) -> None:
-    async def ask() -> list[dict[str, Any]]:
-        async with sidecar(tmp_path) as app:
-            await app.state.sidecar.store.revoke("cap-1")
-            own = await decided(app, capability(), **WRITE)
-            derived = await decided(app, capability(name="cap-2", parents=["cap-1"]), request_id="2", **WRITE)
-            return [own, derived]
-
-    own, derived = (explain(read_refusal(answer)) for answer in run(ask()))
+async def test_a_revoked_token_and_a_revoked_ancestor_are_explained(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        await app.state.sidecar.store.revoke("cap-1")
+        own = explain(read_refusal(await decided(app, capability(), **WRITE)))
+        child = capability(name="cap-2", parents=["cap-1"])
+        derived = explain(read_refusal(await decided(app, child, request_id="2", **WRITE)))
     assert own.rule == "revoked"
     assert (derived.rule, "cap-1" in derived.why) == ("revoked.ancestor", True)
 
@@ -98,24 +87,19 @@ def test_the_capability_that_is_said_to_pass_does_pass(tmp_path: Path, capsys: p
     store = tmp_path / "it's here" / "receipts.sqlite3"
     store.parent.mkdir()
 
-    async def ask(token: Any, request_id: str) -> dict[str, Any]:
+    async def verdict(token: Any, request_id: str) -> Any:
         async with sidecar(store.parent, signing_key=None, clock=time.time) as app:
-            return await decided(app, token, request_id=request_id, **WRITE)
+            return (await decided(app, token, request_id=request_id, **WRITE))["verdict"]
 
-    other = capability(grants=[grant(tool="other")])
-    refused = run(ask(None, "a"))
-    found = explain(
-        read_refusal(flat(decision.capability_required(Requirement(SERVER, TOOL), "X-Chio-Capability", "rcpt"))),
-        issuer=("--embedded", str(store)),
-    )
-    assert refused["verdict"]["verdict"] == "deny"
+    assert run(verdict(None, "a"))["verdict"] == "deny"
+    refused = decision.capability_required(Requirement(SERVER, TOOL), "X-Chio-Capability", "rcpt")
+    found = explain(read_refusal(flat(refused)), issuer=("--embedded", str(store)))
     assert found.passes == f"{SERVER}/{TOOL}:invoke"
-    assert found.command is not None
-    args = build_parser().parse_args(shlex.split(found.command)[1:])
+    args = build_parser().parse_args(shlex.split(found.command or "")[1:])
     assert args.run(args) == 0
     token = capsys.readouterr().out.strip()
-    assert run(ask(token, "b"))["verdict"] == {"verdict": "allow"}
-    assert run(ask(other, "c"))["verdict"]["verdict"] == "deny"
+    assert run(verdict(token, "b")) == {"verdict": "allow"}
+    assert run(verdict(capability(grants=[grant(tool="other")]), "c"))["verdict"] == "deny"
 
 
 @pytest.mark.parametrize(
@@ -188,7 +172,7 @@ def test_all_published_documents_can_be_read(document: dict[str, Any], rule: str
 @pytest.mark.parametrize(
     "document", [[], {}, None, "deny", 7, {"error": 5}, {"verdict": {"verdict": 5}}, {"detail": {}}]
 )
-def test_what_is_no_refusal_is_said_to_be_none(document: Any) -> None:
+def test_a_document_that_is_no_refusal_is_rejected(document: Any) -> None:
     with pytest.raises(InvalidDocument, match=r"neither a refusal nor a receipt|states no verdict"):
         read_refusal(document)
 
@@ -196,7 +180,7 @@ def test_what_is_no_refusal_is_said_to_be_none(document: Any) -> None:
 @pytest.mark.parametrize(
     "document", [{"error": {}}, {"error": ""}, {"error": {"code": 5, "message": [], "details": 1}}]
 )
-def test_a_refusal_of_which_nothing_is_known_is_still_answered(document: Any) -> None:
+def test_a_refusal_without_any_fact_is_still_explained(document: Any) -> None:
     assert explain(read_refusal(document)).why
 
 
@@ -210,13 +194,9 @@ def test_what_a_newer_sidecar_says_about_its_scope_is_used() -> None:
 
 def test_a_route_of_the_openapi_document_tells_which_capability_passes() -> None:
     operation = {"x-chio-capability": [{"server": "pay", "tool": "move", "operations": ["read"]}], "responses": {}}
-    anything = {"x-chio-capability": [{}], "responses": {}}
-    spec = {
-        "openapi": "3.1.0",
-        "info": {"title": "t", "version": "1"},
-        "paths": {"/pets/{id}": {"post": operation, "put": anything, "get": {"responses": {}}}},
-    }
-    text = json.dumps(spec)
+    operations = {"post": operation, "put": {"x-chio-capability": [{}], "responses": {}}, "get": {"responses": {}}}
+    info = {"title": "t", "version": "1"}
+    text = json.dumps({"openapi": "3.1.0", "info": info, "paths": {"/pets/{id}": operations}})
     assert wanted_by(text, "POST", "/pets/{id}") == Wanted("pay", "move", ("read",))
     assert wanted_by(text, "PUT", "/pets/{id}") == Wanted()
     assert wanted_by(text, "GET", "/pets/{id}") is None
@@ -245,17 +225,13 @@ def test_the_rule_that_a_receipt_names_counts_whatever_its_text_says() -> None:
     assert (found.rule, found.why) == ("R99", WORDS[Rule.REVOKED].why)
 
 
-def test_an_error_of_the_sidecar_itself_is_explained(tmp_path: Path) -> None:
-    async def ask() -> list[Any]:
-        async with sidecar(tmp_path) as app:
-            broken = await send(app, "POST", "/chio/evaluate", b"{")
-            await evaluate(app)
-            twice = await evaluate(app, path="/other")
-            return [broken.document, twice.document]
-
-    broken, twice = (explain(read_refusal(document)) for document in run(ask()))
-    assert broken.rule == "chio_bad_request"
-    assert twice.rule == "chio_request_id_conflict"
+async def test_an_error_of_the_sidecar_itself_is_explained(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        broken = await send(app, "POST", "/chio/evaluate", b"{")
+        await evaluate(app)
+        twice = await evaluate(app, path="/other")
+    assert explain(read_refusal(broken.document)).rule == "chio_bad_request"
+    assert explain(read_refusal(twice.document)).rule == "chio_request_id_conflict"
 
 
 def test_every_rule_of_the_sidecar_is_known_here() -> None:
@@ -270,28 +246,21 @@ async def test_a_request_that_waits_for_a_person_names_the_command_that_answers_
         answer = await evaluate(app, method="GET", governed_intent=APPROVE)
         wrong = await decided(app, method="GET", request_id="2", governed_intent=APPROVE, approval_token="apr-none")
         stored = await app.state.sidecar.store.get(answer.document["kernel_receipt_id"])
-        waiting, (receipt, wrong) = answer.document, (json.loads(stored.receipt_json), wrong)
-    for document in (waiting, receipt):
+    approval_id = answer.document["approval_id"]
+    for document in (answer.document, json.loads(stored.receipt_json)):
         found = explain(read_refusal(document), issuer=("--embedded", "r.sqlite3"))
-        assert found.rule == "approval.needed"
-        assert (
-            found.command
-            == f"chio-sidecar approval respond {waiting['approval_id']} --approve --receipt-store r.sqlite3"
-        )
-        args = build_parser().parse_args(shlex.split(found.command)[1:])
-        assert (args.id, args.outcome) == (waiting["approval_id"], "approved")
+        command = f"chio-sidecar approval respond {approval_id} --approve --receipt-store r.sqlite3"
+        assert (found.rule, found.command) == ("approval.needed", command)
+        args = build_parser().parse_args(shlex.split(command)[1:])
+        assert (args.id, args.outcome) == (approval_id, "approved")
     refused = explain(read_refusal(wrong))
     assert (refused.rule, refused.command) == ("approval.unknown", "chio-sidecar approval list")
 
 
-def test_a_spent_budget_is_explained_in_its_numbers(tmp_path: Path) -> None:
-    budget = {"cost": 9, "currency": "USD", "max_cost_per_invocation": 5}
-
-    async def ask() -> Any:
-        async with sidecar(tmp_path) as app:
-            return await decided(app, method="GET", budget=budget)
-
-    found = explain(read_refusal(run(ask())))
+async def test_a_spent_budget_is_explained_in_its_numbers(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        budget = {"cost": 9, "currency": "USD", "max_cost_per_invocation": 5}
+        found = explain(read_refusal(await decided(app, method="GET", budget=budget)))
     assert found.rule == "budget.cost"
     assert "may cost 5 USD, and this one costs 9" in found.why
 
@@ -301,15 +270,11 @@ def test_an_id_that_a_shell_could_misread_is_not_put_into_a_command() -> None:
     assert explain(read_refusal(body)).command == "chio-sidecar approval list"
 
 
-def test_what_observe_mode_only_recorded_is_said_to_have_run(tmp_path: Path) -> None:
+async def test_what_observe_mode_only_recorded_is_said_to_have_run(tmp_path: Path) -> None:
     observe = {"mode": "observe", "requires": "pay/move"}
-
-    async def ask() -> tuple[Any, Any]:
-        async with sidecar(tmp_path) as app:
-            denied = await decided(app, method="POST", enforcement=observe)
-            return denied, await decided(app, method="GET", request_id="2", enforcement=observe)
-
-    denied, allowed = (explain(read_refusal(answer)) for answer in run(ask()))
+    async with sidecar(tmp_path) as app:
+        denied = explain(read_refusal(await decided(app, method="POST", enforcement=observe)))
+        allowed = explain(read_refusal(await decided(app, method="GET", request_id="2", enforcement=observe)))
     assert (denied.outcome, denied.rule, denied.passes) == ("observed", "R8", "pay/move:invoke")
     assert (allowed.outcome, allowed.passes) == ("allowed", "pay/move:invoke")
 

@@ -18,7 +18,8 @@ from tests.sidecar.control_tools import evaluation, fetch, run_command, sidecars
 
 KEY = SigningKey(b"\x21" * 32)
 STRANGER = SigningKey(b"\x41" * 32)
-ASKED = {"method": "POST", "tool_server": "pay", "tool_name": "move"}
+REQUIRED = {"error": "chio_capability_required", "message": "Chio capability required for pay/move", "status": 401}
+CALL = {"method": "POST", "tool_server": "pay", "tool_name": "move"}
 
 
 def evaluate(app: Any, request_id: str, token: str | None = None, **members: str) -> dict[str, Any]:
@@ -44,14 +45,9 @@ def store(tmp_path: Path) -> Path:
 def token(tmp_path: Path) -> Callable[..., str]:
     def make(key: SigningKey = KEY, *, ttl: int = 600, age: int = 0, **grant: Any) -> str:
         full = {"server_id": "pay", "tool_name": "move", "operations": ["invoke"]} | grant
-        made = issue_capability(
-            key,
-            subject="0" * 64,
-            scope={"grants": [full]},
-            ttl_seconds=ttl,
-            now=int(time.time()) - age,
-            capability_id="cap-1",
-        )
+        now = int(time.time()) - age
+        scope = {"grants": [full]}
+        made = issue_capability(key, subject="0" * 64, scope=scope, ttl_seconds=ttl, now=now, capability_id="cap-1")
         path = tmp_path / "token.json"
         path.write_text(made.to_header() + "\n")
         return str(path)
@@ -59,19 +55,16 @@ def token(tmp_path: Path) -> Callable[..., str]:
     return make
 
 
-class Run:
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys = capsys
-
-    def __call__(self, *arguments: object) -> tuple[int, str, str]:
-        status = main(["explain", *map(str, arguments)])
-        captured = self._capsys.readouterr()
-        return status, captured.out, captured.err
+Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def explained(capsys: pytest.CaptureFixture[str]) -> Run:
-    return Run(capsys)
+    def run(*arguments: object) -> tuple[int, str, str]:
+        status = main(["explain", *map(str, arguments)])
+        return status, *capsys.readouterr()
+
+    return run
 
 
 def results(output: str) -> dict[str, str]:
@@ -88,8 +81,7 @@ def test_a_receipt_is_found_by_its_id_and_by_that_of_its_request(explained: Run,
 
 
 def test_a_document_is_read_from_a_file(explained: Run, tmp_path: Path) -> None:
-    body = {"error": "chio_capability_required", "message": "Chio capability required for pay/move", "status": 401}
-    (tmp_path / "answer.json").write_text(json.dumps(body))
+    (tmp_path / "answer.json").write_text(json.dumps(REQUIRED))
     status, output, _ = explained(tmp_path / "answer.json")
     assert status == 0
     assert "would pass:  pay/move:invoke\n" in output
@@ -139,10 +131,8 @@ def test_a_token_that_would_pass_passes_every_rule(explained: Run, store: Path, 
     named = ("--server", "pay", "--tool", "move", "--method", "POST", "--path", "/x")
     status, output, _ = explained("--token", token(), "--receipt-store", store, *named, "--json")
     assert status == 0
-    found = results(output)
-    assert {found[name] for name in ("form", "issuer", "signature", "time", "scope", "delegation", "revocation")} == {
-        "ok"
-    }
+    names = {"form", "issuer", "signature", "time", "scope", "delegation", "revocation"}
+    assert {name for name, result in results(output).items() if result == "ok"} >= names
 
 
 def fails(explained: Run, store: Path, path: str, *more: object) -> set[str]:
@@ -168,30 +158,23 @@ def test_each_rule_that_a_token_fails_is_named(explained: Run, store: Path, toke
     assert fails(explained, store, str(path)) == {"form"}
 
 
-def test_what_the_document_says_about_the_route_is_held_against_the_token(
+def test_the_token_is_checked_with_what_the_document_or_the_refusal_requires(
     explained: Run, store: Path, token: Callable[..., str], tmp_path: Path
 ) -> None:
     operation = {"responses": {}, "x-chio-capability": [{"server": "pay", "tool": "move", "operations": ["invoke"]}]}
     document = {"openapi": "3.1.0", "info": {}, "paths": {"/transfers/{id}": {"post": operation}}}
     (tmp_path / "spec.json").write_text(json.dumps(document))
-    asked = ("--receipt-store", store, "--spec", tmp_path / "spec.json", "--method", "POST", "--path", "/transfers/7")
-    assert explained("--token", token(), *asked)[0] == 0
-    status, output, _ = explained("--token", token(tool_name="other"), *asked)
-    assert (status, "fail    scope" in output) == (1, True)
+    (tmp_path / "refused.json").write_text(json.dumps(REQUIRED))
+    for source in (
+        ("--spec", tmp_path / "spec.json", "--method", "POST", "--path", "/transfers/7"),
+        (tmp_path / "refused.json",),
+    ):
+        assert explained(*source, "--receipt-store", store, "--token", token())[0] == 0
+        status, output, _ = explained(*source, "--receipt-store", store, "--token", token(tool_name="other"))
+        assert (status, "fail    scope" in output) == (1, True)
 
 
-def test_what_a_refusal_names_is_held_against_the_token(
-    explained: Run, store: Path, token: Callable[..., str], tmp_path: Path
-) -> None:
-    body = {"error": "chio_capability_required", "message": "Chio capability required for pay/move", "status": 401}
-    (tmp_path / "refused.json").write_text(json.dumps(body))
-    asked = (tmp_path / "refused.json", "--receipt-store", store, "--token")
-    assert explained(*asked, token())[0] == 0
-    status, output, _ = explained(*asked, token(tool_name="other"))
-    assert (status, "fail    scope" in output) == (1, True)
-
-
-def test_each_constraint_is_looked_at_by_itself(explained: Run, store: Path, token: Callable[..., str]) -> None:
+def test_each_constraint_is_checked_by_itself(explained: Run, store: Path, token: Callable[..., str]) -> None:
     constraints = [{"type": "max_length", "value": 3}, {"type": "path_prefix", "value": "/srv"}]
     path = token(constraints=constraints)
     arguments = ("--server", "pay", "--tool", "move", "--receipt-store", store)
@@ -199,9 +182,8 @@ def test_each_constraint_is_looked_at_by_itself(explained: Run, store: Path, tok
     assert status == 1
     assert 'no      grant 0: constraint does not hold for these arguments: {"type":"max_length","value":3}' in output
     assert 'ok      grant 0: constraint holds: {"type":"path_prefix","value":"/srv"}' in output
-    assert (
-        explained("--token", token(constraints=constraints[1:]), *arguments, "--arguments", '{"path":"/srv/x"}')[0] == 0
-    )
+    path = token(constraints=constraints[1:])
+    assert explained("--token", path, *arguments, "--arguments", '{"path":"/srv/x"}')[0] == 0
 
 
 def test_revocations_and_spent_uses_of_the_store_count(explained: Run, store: Path, token: Callable[..., str]) -> None:
@@ -209,7 +191,7 @@ def test_revocations_and_spent_uses_of_the_store_count(explained: Run, store: Pa
     assert fails(explained, store, path) == set()
     with sidecars() as create:
         app = create(store_path=store, clock=time.time)
-        answer = evaluate(app, "b", Path(path).read_text().strip(), **ASKED)
+        answer = evaluate(app, "b", Path(path).read_text().strip(), **CALL)
     assert answer["verdict"] == {"verdict": "allow"}
     assert fails(explained, store, path) == {"uses"}
     with sqlite3.connect(store) as connection:
@@ -233,7 +215,7 @@ def test_token_and_answer_may_come_from_standard_input(token: Callable[..., str]
     assert "command:     chio-sidecar doctor\n" in answer.stdout
 
 
-def test_the_embedded_sidecar_of_the_environment_is_where_ids_are_looked_up(store: Path) -> None:
+def test_ids_are_looked_up_in_the_embedded_sidecar_of_the_environment(store: Path) -> None:
     done = run_command("explain", "a", CHIO_SIDECAR_URL=f"embedded:{store}")
     assert (done.returncode, done.stderr) == (0, "")
     assert f"capability issue --embedded {store} --server SERVER --tool TOOL\n" in done.stdout

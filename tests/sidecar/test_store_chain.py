@@ -1,4 +1,4 @@
-"""The hash chain of a SQLite store: what it says, what its triggers refuse, and stores from before it."""
+"""The hash chain of a SQLite store: its digests, what its triggers refuse, and stores from before it."""
 
 from __future__ import annotations
 
@@ -12,52 +12,18 @@ from chio_core.errors import ConfigurationError
 from chio_sidecar.store import Stored, StoreUnavailable
 from chio_sidecar.store.hash_chain import FIRST, MEMBERS, link
 from chio_sidecar.store.sqlite import SqliteReceiptStore
-from tests.sidecar.sidecar_tools import run
+from tests.sidecar.fsck_tools import alter, older, select
 from tests.sidecar.store_conformance import entry
 
-OLDER = Path(__file__).parent
 
-
-def fill(path: Path, *numbers: int | str) -> Path:
+async def filled(path: Path, *numbers: int | str) -> Path:
     """Store a receipt for each number."""
-
-    async def append() -> None:
-        store = SqliteReceiptStore(path)
-        try:
-            for number in numbers:
-                assert isinstance(await store.append(entry(number)), Stored)
-        finally:
-            await store.close()
-
-    run(append())
-    return path
-
-
-def select(path: Path, sql: str) -> list[tuple[object, ...]]:
-    connection = sqlite3.connect(path)
+    store = SqliteReceiptStore(path)
     try:
-        return connection.execute(sql).fetchall()
+        for number in numbers:
+            assert isinstance(await store.append(entry(number)), Stored)
     finally:
-        connection.close()
-
-
-def alter(path: Path, *statements: str) -> None:
-    connection = sqlite3.connect(path)
-    for statement in statements:
-        connection.execute(statement)
-    connection.commit()
-    connection.close()
-
-
-def older(path: Path, version: int, *statements: str) -> Path:
-    """Make a store as an older version did."""
-    connection = sqlite3.connect(path)
-    connection.executescript((OLDER / f"store_version_{version}.sql").read_text(encoding="utf-8"))
-    for statement in statements:
-        connection.execute(statement)
-    connection.commit()
-    connection.close()
-    path.chmod(0o600)
+        await store.close()
     return path
 
 
@@ -99,47 +65,44 @@ REFUSED = [
 
 # The first is what a process of an older version does.
 @pytest.mark.parametrize("sql", REFUSED)
-def test_plain_sql_does_not_touch_the_chain(sql: str, tmp_path: Path) -> None:
-    path = fill(tmp_path / "r", 1, 2)
+async def test_plain_sql_does_not_touch_the_chain(sql: str, tmp_path: Path) -> None:
+    path = await filled(tmp_path / "r", 1, 2)
     before = select(path, "SELECT * FROM http_receipts, receipt_chain_head, receipt_chain_start")
     with pytest.raises(sqlite3.IntegrityError):
         alter(path, sql)
     assert select(path, "SELECT * FROM http_receipts, receipt_chain_head, receipt_chain_start") == before
 
 
-def test_the_head_is_the_newest_row(tmp_path: Path) -> None:
-    path = fill(tmp_path / "r", *range(40))
+async def test_the_head_is_the_newest_row(tmp_path: Path) -> None:
+    path = await filled(tmp_path / "r", *range(40))
     newest = select(path, "SELECT 1, seq, chain FROM http_receipts ORDER BY seq DESC LIMIT 1")
     assert select(path, "SELECT * FROM receipt_chain_head") == newest
     assert select(path, "SELECT * FROM receipt_chain_start") == [(0, FIRST)]
 
 
-def test_a_store_whose_newest_rows_are_gone_is_not_written_any_more(tmp_path: Path) -> None:
-    path = fill(tmp_path / "r", 1, 2, 3)
+async def test_a_store_whose_newest_rows_are_gone_is_not_written_any_more(tmp_path: Path) -> None:
+    path = await filled(tmp_path / "r", 1, 2, 3)
     no_delete = select(path, "SELECT sql FROM sqlite_master WHERE name = 'http_receipts_no_delete'")
     alter(path, "DROP TRIGGER http_receipts_no_delete", "DELETE FROM http_receipts WHERE seq > 1", str(no_delete[0][0]))
 
-    async def look() -> None:
-        store = SqliteReceiptStore(path)
-        with pytest.raises(StoreUnavailable, match="newest rows are not those that were stored; see receipt fsck"):
-            await store.append(entry(4))
-        health = await store.health()
-        await store.close()
-        assert not health.writable
-        assert "newest rows" in health.detail
-
-    run(look())
+    store = SqliteReceiptStore(path)
+    with pytest.raises(StoreUnavailable, match="newest rows are not those that were stored; see receipt fsck"):
+        await store.append(entry(4))
+    health = await store.health()
+    await store.close()
+    assert not health.writable
+    assert "newest rows" in health.detail
     assert select(path, "SELECT count(*) FROM http_receipts") == [(1,)]
 
 
 @pytest.mark.parametrize(("version", "count"), [(1, 1), (2, 3)])
-def test_a_store_from_before_the_chain_keeps_its_rows_and_starts_one_after_them(
+async def test_a_store_from_before_the_chain_keeps_its_rows_and_starts_one_after_them(
     version: int, count: int, tmp_path: Path
 ) -> None:
     path = older(tmp_path / "r", version)
     columns = f"SELECT seq, {MEMBERS} FROM http_receipts ORDER BY seq"
     before = select(path, columns)
-    fill(path, "new-1", "new-2")
+    await filled(path, "new-1", "new-2")
     after = select(path, columns)
     assert after[:count] == before
     digests, digest = [], FIRST
