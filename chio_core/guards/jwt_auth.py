@@ -178,7 +178,7 @@ class JwtAuth:
                 raise ValueError("token too long")
             key = self._key
             if self._keys is not None:
-                # The key set is asked only for keys that an accepted token can name.
+                # Only an acceptable token may cause a fetch of the key set.
                 unverified = jwt.get_unverified_header(token)
                 if unverified.get("alg") not in self._algorithms:
                     raise jwt.InvalidAlgorithmError("algorithm not accepted")

@@ -178,7 +178,7 @@ class RateLimit:
             reset, remaining = await limiter.get_window_stats(self._item, self._namespace, name)
         except (StorageError, OSError) as exc:
             outcome = "PASSED UNCOUNTED" if self._fail_open else "refused"
-            log.error("chio: %s, since the rate limit storage cannot be asked (%s)", outcome, type(exc).__name__)
+            log.error("chio: %s, because the rate limit storage failed (%s)", outcome, type(exc).__name__)
             if self._fail_open:
                 return None
             return Denial(

@@ -178,7 +178,7 @@ class Metrics:
         self.observed = Counter(
             "chio_observed_refusals_total", "Refusals that were recorded and not carried out.", ("code",)
         )
-        self.seconds = Histogram("chio_evaluate_seconds", "Seconds from the question to the verified decision.")
+        self.seconds = Histogram("chio_evaluate_seconds", "Seconds from the call to the verified decision.")
 
     def note(self, decision: Decision, seconds: float | None = None) -> None:
         """Count one outcome.

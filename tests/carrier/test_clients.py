@@ -45,7 +45,7 @@ def test_a_client_follows_its_caller_from_loop_to_loop() -> None:
             run(three())
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(three())
-    assert open_files() <= before + 2  # libuv keeps two of its own
+    assert open_files() <= before + 2  # libuv keeps two
 
 
 def test_two_loops_at_once_share_a_client_without_losing_sockets() -> None:
@@ -66,7 +66,7 @@ def test_two_loops_at_once_share_a_client_without_losing_sockets() -> None:
         assert server.accepted <= 4
 
 
-def test_closing_in_another_loop_than_the_one_that_asked_harms_nobody() -> None:
+def test_closing_in_another_loop_harms_no_connection() -> None:
     with in_thread(StubServer()) as server:
         client = ChioClient(settings(sidecar_url=server.url))
         loop = asyncio.new_event_loop()
@@ -123,7 +123,7 @@ def test_a_sidecar_that_restarts_is_found_again_by_both_clients() -> None:
         assert loop.run_until_complete(client.evaluate(question())).allowed
     for found in (sync.evaluate(question()), loop.run_until_complete(client.evaluate(question()))):
         assert found.denial is not None
-        # The kept connection was cut: that is noticed before the question is sent, or while it is.
+        # The kept connection was cut: that is noticed before the request is sent, or during the exchange.
         assert found.denial.status in (502, 503)
     with in_thread(StubServer(port=server.port)):
         assert sync.evaluate(question()).allowed

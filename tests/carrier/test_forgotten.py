@@ -1,4 +1,4 @@
-"""What owns threads can be forgotten anywhere: the garbage collector comes in any thread, whatever that holds."""
+"""Owners of threads can be garbage-collected in any thread, whatever locks it holds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LONG = 30
 
 
 class Knot:
-    """What is only freed by the garbage collector."""
+    """A cycle, which only the garbage collector frees."""
 
     def __init__(self, held: Any) -> None:
         self.held, self.me = held, self
@@ -44,25 +44,25 @@ def store(folder: Path) -> Any:
     return found
 
 
-def threads_of_ours() -> set[threading.Thread]:
+def chio_threads() -> set[threading.Thread]:
     return {one for one in threading.enumerate() if one.name in ("chio-embedded", "chio-receipt-writer")}
 
 
-def collect_while_nobody_can_use_executors() -> None:
-    # Whoever starts work in another thread holds this lock, and allocates, so the collector may come right there.
+def collect_while_executors_are_locked() -> None:
+    # A thread that starts work in another one holds this lock and allocates, so the collector may run at that moment.
     with executors._global_shutdown_lock:
         gc.collect()
 
 
 @pytest.mark.parametrize("make", [governor, store])
-def test_collecting_what_owns_threads_waits_for_nobody(make: Callable[[Path], Any], tmp_path: Path) -> None:
-    before = threads_of_ours()
+def test_collecting_an_owner_of_threads_does_not_wait(make: Callable[[Path], Any], tmp_path: Path) -> None:
+    before = chio_threads()
     gc.collect()
     gc.disable()
     try:
         Knot(make(tmp_path))
-        started = threads_of_ours() - before
-        collector = threading.Thread(target=collect_while_nobody_can_use_executors, daemon=True)
+        started = chio_threads() - before
+        collector = threading.Thread(target=collect_while_executors_are_locked, daemon=True)
         collector.start()
         collector.join(LONG)
     finally:
@@ -77,11 +77,11 @@ def test_collecting_what_owns_threads_waits_for_nobody(make: Callable[[Path], An
 def test_a_flask_application_that_is_forgotten_leaves_no_thread(tmp_path: Path) -> None:
     from chio_flask import Chio
 
-    before = threads_of_ours()
+    before = chio_threads()
     app = Flask(__name__)
     Chio(app, sidecar_url=f"embedded:{tmp_path}/chio.sqlite3")
     assert app.test_client().get("/").status_code == 404
-    started = threads_of_ours() - before
+    started = chio_threads() - before
     assert started
     del app
     gc.collect()

@@ -1,4 +1,4 @@
-"""Whoever stops waiting stops nothing but his own waiting: `ConnectionPool` under cancellation (A9)."""
+"""A caller that stops waiting stops nothing else: `ConnectionPool` under cancellation (A9)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def hundred_calls_succeed(pool: ConnectionPool, body: bytes = b"{}") -> No
 @pytest.mark.parametrize("ticks", range(15))
 @pytest.mark.parametrize("limit", [1, 2])
 async def test_a_call_can_be_cancelled_in_any_tick(ticks: int, limit: int) -> None:
-    """Before connecting, while connecting, being served, while it is asked, while it is answered, and after."""
+    """Before connecting, while connecting, while the request is sent, while the response arrives, and after."""
     async with Scripted(echo).listen() as server, pool_for(server, limit=limit) as pool:
         call = asyncio.ensure_future(ask(pool))
         for _ in range(ticks):
@@ -163,7 +163,7 @@ def test_after_ten_thousand_cancellations_a_hundred_of_a_hundred_calls_succeed(
     cancel: Any, new_loop: Any, full_size: bool
 ) -> None:
     cancels = 500_000 if full_size else 10_000
-    uvloop.run(asyncio.sleep(0))  # libuv keeps descriptors of its own from its first loop on
+    uvloop.run(asyncio.sleep(0))  # libuv keeps descriptors from its first loop on
     before = open_files()
     chance = random.Random(cancel.__name__)
     problems: list[dict[str, Any]] = []

@@ -223,7 +223,7 @@ async def test_too_long_an_answer_is_cut_off(carrier_for: Callable[[Handler], Ta
     await carrier.aclose()
 
 
-async def test_an_answer_that_was_compressed_unasked_is_understood() -> None:
+async def test_a_compressed_response_is_understood() -> None:
     async def zipped(request: httpx.Request) -> httpx.Response:
         return httpx.Response(200, headers={"content-encoding": "gzip"}, content=gzip.compress(b"{}"))
 
@@ -234,7 +234,7 @@ async def test_an_answer_that_was_compressed_unasked_is_understood() -> None:
 
 @pytest.mark.parametrize("pause", [0.0, 0.0005, 0.003])
 async def test_cancelled_calls_do_not_poison_the_pool_of_httpx(pause: float) -> None:
-    """httpcore 1.0.9 loses slots when its requests are cancelled while connecting; ours never are."""
+    """httpcore 1.0.9 loses slots when its requests are cancelled while connecting; these never are."""
     before = open_files()
     chance = random.Random(7)
     async with StubServer() as server:

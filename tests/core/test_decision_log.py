@@ -66,7 +66,7 @@ def test_the_fields_are_the_attributes_of_the_span(told: pytest.LogCaptureFixtur
     assert fields(only(told)) == extra_of(facts(recorder.only)) | trace_id
 
 
-def test_waiting_for_a_person_is_no_error(told: pytest.LogCaptureFixture) -> None:
+def test_waiting_for_an_approval_is_no_error(told: pytest.LogCaptureFixture) -> None:
     ask(ScriptedSidecar(BEHAVIOURS["approval_required"]), None)
     assert fields(only(told))["chio_verdict"] == "approval_required"
     assert "chio_error_type" not in fields(only(told))
@@ -106,7 +106,7 @@ def test_a_path_cannot_break_a_line_or_make_it_endless(path: str, seen: str | No
     assert len(found) <= MAX_SHOWN
 
 
-def test_methods_that_nobody_knows_are_not_repeated() -> None:
+def test_unknown_methods_are_not_repeated() -> None:
     assert request_facts("GET\r\nx", "/")["http.request.method"] == "_OTHER"
 
 
@@ -118,7 +118,7 @@ def test_what_a_sidecar_writes_cannot_break_a_line_either(told: pytest.LogCaptur
     assert all(str(value).isprintable() for value in fields(record).values())
 
 
-def test_a_failure_of_our_own_is_an_error_and_a_guard_that_refuses_is_not(told: pytest.LogCaptureFixture) -> None:
+def test_a_failed_guard_is_an_error_and_a_refusal_is_not(told: pytest.LogCaptureFixture) -> None:
     telemetry = Telemetry(SETTINGS)
     for status, level in ((500, logging.ERROR), (429, logging.INFO), (503, logging.INFO)):
         told.clear()

@@ -1,4 +1,4 @@
-"""The way to a capability, as a 401 tells it to strangers."""
+"""How to obtain a capability, as stated by a 401 for any client."""
 
 from __future__ import annotations
 

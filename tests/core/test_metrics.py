@@ -1,4 +1,4 @@
-"""What is counted, that the page can be read by Prometheus, and that nobody can make it grow."""
+"""The counters, the page for Prometheus, and that no client can make it grow."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_each_outcome_is_counted_once_and_in_its_place() -> None:
     assert value(page, "chio_evaluate_seconds_bucket", le="0.001") == 0
 
 
-def test_waiting_for_a_person_is_a_verdict_of_its_own() -> None:
+def test_waiting_for_an_approval_is_a_separate_verdict() -> None:
     metrics = Metrics()
     metrics.note(WAITING, 0.002)
     page = parse(metrics.render())
@@ -68,7 +68,7 @@ def test_waiting_for_a_person_is_a_verdict_of_its_own() -> None:
     assert metrics.decisions.total == 1
 
 
-def test_a_passage_that_a_guard_has_refused_since_is_not_counted_again() -> None:
+def test_a_passthrough_that_a_guard_refused_later_is_not_counted_again() -> None:
     metrics = Metrics()
     metrics.note(PASSED, 0.1)
     metrics.note(Decision(verdict="refused", passthrough=PASSED.passthrough, denial=Denial(status=429, message="no")))

@@ -1,4 +1,4 @@
-"""Refusals as documents: which status, which code, and never a word too much."""
+"""Refusals as documents: their status, their code, their media type, and no internal text."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ FULL = Denial(
 )
 
 
-def test_the_flat_envelope_says_what_is_known() -> None:
+def test_the_flat_envelope_has_every_known_member() -> None:
     assert flat(FULL) == {
         "error": "chio_access_denied",
         "message": "no",
@@ -101,7 +101,7 @@ def test_the_nested_envelope_has_the_published_codes() -> None:
 
 
 @pytest.mark.parametrize("nest", [False, True])
-def test_a_refusal_is_json_that_nobody_keeps(nest: bool) -> None:
+def test_a_refusal_is_json_that_is_not_cached(nest: bool) -> None:
     body, headers = render(Denial(message="Grüße\n"), nest=nest)
     found = dict(headers)
     assert found["content-type"] == "application/json"
@@ -146,7 +146,7 @@ def test_the_title_says_the_kind_of_problem_only(code: str, title: str) -> None:
         ({}, None),
     ],
 )
-def test_a_refusal_is_named_by_its_receipt_or_its_question(names: dict[str, str], uri: str | None) -> None:
+def test_a_refusal_is_named_by_its_receipt_or_its_evaluation(names: dict[str, str], uri: str | None) -> None:
     assert flat(Denial(message="m", **names)).get("instance") == uri
 
 
@@ -156,7 +156,7 @@ def headers_of(denial: Denial, accept: str = "") -> dict[str, str]:
     return dict(headers)
 
 
-def test_a_guards_own_refusal_gets_what_its_status_needs_and_keeps_what_it_has() -> None:
+def test_a_guards_refusal_gets_the_headers_of_its_status_and_keeps_its_own() -> None:
     assert headers_of(Denial(status=401, message="m"))["www-authenticate"] == 'Chio realm="chio"'
     assert headers_of(Denial(status=503, message="m"))["retry-after"] == "1"
     own = (("WWW-Authenticate", "Bearer"), ("Retry-After", "9"), ("Cache-Control", "max-age=60"))
@@ -165,7 +165,7 @@ def test_a_guards_own_refusal_gets_what_its_status_needs_and_keeps_what_it_has()
     assert not {"www-authenticate", "retry-after"} & set(headers_of(Denial(status=403, message="m")))
 
 
-def test_lists_that_a_guard_begins_are_gone_on_with_in_one_line() -> None:
+def test_list_headers_of_a_guard_are_continued_in_one_line() -> None:
     own = (("Vary", "Origin"), ("Link", "</terms>; rel=license"), ("WWW-Authenticate", "A"), ("www-authenticate", "B"))
     found = headers_of(Denial(status=401, message="m", headers=own, explain_url="https://h/#r"), "application/json")
     assert found["vary"] == "Accept, Origin"

@@ -1,4 +1,4 @@
-"""The span of each question: what it says, where it hangs, what the sidecar is told, and that it changes nothing."""
+"""The span of each evaluation: its attributes, its parent, its trace at the sidecar, and that it changes no outcome."""
 
 from __future__ import annotations
 
@@ -96,13 +96,13 @@ def test_an_observed_refusal_is_marked_and_no_error() -> None:
     assert recorder.only.status.status_code is StatusCode.UNSET
 
 
-def test_the_sidecar_is_told_the_trace_of_this_span_and_not_that_of_the_caller() -> None:
+def test_the_sidecar_gets_the_trace_of_this_span_and_not_that_of_the_caller() -> None:
     sidecar, recorder = ScriptedSidecar(), Recorder()
     ask(sidecar, recorder, View(headers=[("traceparent", INCOMING)]))
     assert sidecar.asked[0].headers["traceparent"] == traceparent(recorder.only) != INCOMING
 
 
-def test_the_caller_is_the_parent_where_nobody_else_has_begun_a_span() -> None:
+def test_the_caller_is_the_parent_if_no_span_is_current() -> None:
     recorder = Recorder()
     ask(ScriptedSidecar(), recorder, View(headers=[("traceparent", INCOMING)]))
     parent = recorder.only.parent
@@ -111,14 +111,14 @@ def test_the_caller_is_the_parent_where_nobody_else_has_begun_a_span() -> None:
 
 
 @pytest.mark.parametrize("broken", ["", "x", "00-0-0-00", "00-" + "0" * 32 + "-" + "0" * 16 + "-01", INCOMING * 9])
-def test_a_traceparent_that_is_none_begins_a_new_trace(broken: str) -> None:
+def test_an_invalid_traceparent_starts_a_new_trace(broken: str) -> None:
     sidecar, recorder = ScriptedSidecar(), Recorder()
     ask(sidecar, recorder, View(headers=[("traceparent", broken)]))
     assert recorder.only.parent is None
     assert sidecar.asked[0].headers["traceparent"] == traceparent(recorder.only)
 
 
-async def test_the_span_hangs_below_the_one_that_is_current_and_is_current_itself_while_the_sidecar_is_asked() -> None:
+async def test_the_span_is_a_child_of_the_current_one_and_is_current_during_the_exchange() -> None:
     recorder = Recorder()
     seen: list[trace.Span] = []
 
@@ -140,7 +140,7 @@ async def test_the_span_hangs_below_the_one_that_is_current_and_is_current_itsel
     assert seen[0].get_span_context() == recorder.only.get_span_context()
 
 
-async def test_fifty_questions_at_once_have_a_span_and_a_trace_each() -> None:
+async def test_fifty_evaluations_at_once_have_a_span_and_a_trace_each() -> None:
     sidecar, recorder = ScriptedSidecar(), Recorder()
     async with client_of(sidecar, recorder) as client:
         await asyncio.gather(*(client.evaluate(question(request_id=f"req-{number}")) for number in range(50)))
@@ -149,7 +149,7 @@ async def test_fifty_questions_at_once_have_a_span_and_a_trace_each() -> None:
     assert len({span.context.trace_id for span in recorder.evaluations if span.context}) == 50
 
 
-async def test_a_question_that_is_cancelled_ends_its_span_with_an_error() -> None:
+async def test_an_evaluation_that_is_cancelled_ends_its_span_with_an_error() -> None:
     recorder = Recorder()
     asking = asyncio.Event()
 
@@ -216,7 +216,7 @@ def test_a_handler_of_all_logs_that_fails_changes_no_outcome(caplog: pytest.LogC
     assert decision.allowed
 
 
-def test_the_synchronous_client_tells_the_same() -> None:
+def test_the_synchronous_client_records_the_same() -> None:
     recorder = Recorder()
     with ScriptedSidecar().serving_in_thread() as sidecar:
         settings = sidecar.settings(receipt_tolerance=10**9)
@@ -229,7 +229,7 @@ def test_the_synchronous_client_tells_the_same() -> None:
         assert sidecar.asked[0].headers["traceparent"] == traceparent(recorder.only)
 
 
-def test_a_refusal_without_a_question_has_no_span_but_is_counted_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_refusal_without_an_evaluation_is_counted_and_logged_only(caplog: pytest.LogCaptureFixture) -> None:
     recorder = Recorder()
     telemetry = Telemetry(SETTINGS, recorder.provider)
     with caplog.at_level(logging.INFO, logger="chio.decision"):
@@ -256,7 +256,7 @@ def test_a_refusal_without_a_question_has_no_span_but_is_counted_and_logged(capl
         ("embedded:chio.sqlite3", {}),
     ],
 )
-def test_the_address_of_the_sidecar_is_told_as_opentelemetry_names_it(url: str, found: dict[str, Any]) -> None:
+def test_the_address_of_the_sidecar_has_the_names_of_opentelemetry(url: str, found: dict[str, Any]) -> None:
     assert server_facts(url) == found
 
 

@@ -1,4 +1,4 @@
-"""Rows B1, B2, B4 and B6: one door, who may not pass it, and who somebody is behind proxies."""
+"""Rows B1, B2, B4 and B6: refusals by address, and the client's address behind proxies."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def test_one_door_guards_eighty_endpoints_and_the_one_added_later() -> None:
     assert calls == 1
 
 
-def test_the_core_never_wakes_for_a_blocked_peer() -> None:
-    """B2: neither handler nor dependencies; and a guard outside of the decision spares the sidecar."""
+def test_nothing_runs_for_a_blocked_peer() -> None:
+    """B2: neither handler nor dependencies, nor the sidecar if the guard is outside of the decision."""
     woken: list[str] = []
     app, client = FastAPI(), StubClient()
     add_chio(app, client=client, guards=[IpBlock(BLOCKED)])
@@ -56,7 +56,7 @@ def test_the_core_never_wakes_for_a_blocked_peer() -> None:
     assert (woken, client.judge.questions) == ([], [])
 
 
-def test_a_refusal_that_must_have_a_receipt_stands_inside_of_the_decision() -> None:
+def test_a_guard_inside_of_the_decision_refuses_with_a_receipt() -> None:
     """B2: the number is the policy."""
     door = Door(IpBlock(BLOCKED, priority=5))
     reply = door.knock("192.168.1.50")
@@ -88,7 +88,7 @@ def test_a_block_list_of_addresses_and_networks(peer: str | None, status: int) -
 
 
 @pytest.mark.parametrize(("peer", "status"), [("10.9.1.1", 200), ("10.10.1.1", 403), ("testclient", 403), (None, 403)])
-def test_an_allow_list_refuses_everybody_else(peer: str | None, status: int) -> None:
+def test_an_allow_list_refuses_every_other_address(peer: str | None, status: int) -> None:
     """B4"""
     assert Door(IpAllow(["10.9.0.0/16"])).knock(peer).status == status
 
@@ -103,7 +103,7 @@ def test_a_mapped_entry_of_the_list_means_the_ipv4_network() -> None:
 
 @pytest.mark.parametrize("text", ["10.9.0.0/16", "", "10.0.0.1, 10.0.0.2"])
 def test_one_text_for_the_whole_list_is_refused(text: str) -> None:
-    """An empty one, of a variable that is not set for example, would block nobody."""
+    """An empty text, for example of an unset variable, would block no address."""
     with pytest.raises(ConfigurationError, match="are a list"):
         NetworkSet(text)
 
@@ -141,13 +141,13 @@ PROXIES = ["10.0.0.0/8", "2001:db8:ffff::/48"]
         ("10.0.0.1", "192.168.1.50", 403),
         ("10.0.0.1", "192.168.1.50, 198.51.100.7", 200),  # the left of it is the client's own text
         ("10.0.0.1", "198.51.100.7, 192.168.1.50", 403),
-        ("10.0.0.1", "192.168.1.50, 10.0.0.2, 10.0.0.3", 403),  # through three proxies of ours
+        ("10.0.0.1", "192.168.1.50, 10.0.0.2, 10.0.0.3", 403),  # through three trusted proxies
         ("10.0.0.1", "192.168.1.50:4711", 403),
         ("10.0.0.1", '[2001:db8:ffff::1]:443, "x"', 200),
         ("10.0.0.1", "garbage", 200),
         ("10.0.0.1", None, 200),
-        ("198.51.100.9", "192.168.1.50", 200),  # nobody that we trust says so
-        ("192.168.1.50", "198.51.100.7", 403),  # and nobody can hide behind it
+        ("198.51.100.9", "192.168.1.50", 200),  # the proxy is not trusted
+        ("192.168.1.50", "198.51.100.7", 403),  # a client cannot hide behind it
         ("2001:db8:ffff::1", "::ffff:192.168.1.50", 403),
     ],
 )
@@ -164,7 +164,7 @@ def test_several_lines_of_the_header_are_one_list() -> None:
     assert run(call(door.app, "GET", "/hello", headers=lines, client=("10.0.0.1", 1))).status == 403
 
 
-def test_a_peer_on_a_unix_socket_is_trusted_only_where_it_was_said() -> None:
+def test_a_peer_on_a_unix_socket_is_trusted_only_if_configured() -> None:
     """B6"""
     for trusted, status in ((["unix"], 403), ([], 200)):
         door = Door(IpBlock(["192.168.1.50"], trusted_proxies=trusted))
@@ -185,8 +185,8 @@ def test_the_limit_counts_the_client_and_not_the_proxy() -> None:
     assert door.knock("10.0.0.2", x_forwarded_for="203.0.113.1").status == 429
 
 
-def test_a_guard_without_proxies_of_its_own_takes_what_one_further_out_has_found() -> None:
-    """B6: and one that has some finds out by itself."""
+def test_a_guard_without_proxies_uses_the_address_that_an_outer_guard_has_found() -> None:
+    """B6: a guard with proxies finds it by itself."""
     for first, second in (([*PROXIES], []), ([], [*PROXIES])):
         door = Door(IpBlock(["1.1.1.1"], trusted_proxies=first), RateLimit("1/minute", trusted_proxies=second))
         assert [door.knock("10.0.0.1", x_forwarded_for=f"203.0.113.{n}").status for n in range(2)] == [200] * 2

@@ -1,4 +1,4 @@
-"""Rows B3, B10, B11, B13 and B15: the bouncer beside, around and inside of Chio, and the body behind it."""
+"""Rows B3, B10, B11, B13 and B15: the bouncer outside and inside of Chio, and the body behind it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from chio_fastapi import add_chio
 from tests.chain.tools import Decide
 from tests.support import Judge, StubClient, call, deny, raw_http, run, serve
 
-# The class of the seed, as it stands there.
+# The class of the seed, unchanged.
 
 BLOCKED_IPS = ["192.168.1.50"]
 
@@ -75,13 +75,13 @@ def test_the_seeds_bouncer_works_outside_and_inside_of_chio(place: str, guards: 
     assert client.judge.last["body_hash"] == hashlib.sha256(b"".join(body)).hexdigest()
 
 
-@pytest.mark.parametrize(("place", "asked"), [("outside", 0), ("inside", 1)])
-def test_the_seeds_bouncer_bans_where_it_stands(place: str, asked: int) -> None:
+@pytest.mark.parametrize(("place", "evaluations"), [("outside", 0), ("inside", 1)])
+def test_the_seeds_bouncer_bans_outside_and_inside(place: str, evaluations: int) -> None:
     """B11: outside of Chio the sidecar is spared, inside a ban has a receipt."""
     app, client = application(place)
     reply = run(call(app, "POST", "/echo", client=("192.168.1.50", 1)))
-    assert (reply.status, reply.body, len(client.judge.questions)) == (403, b"Banned", asked)
-    assert (reply.receipt is not None) is bool(asked)
+    assert (reply.status, reply.body, len(client.judge.questions)) == (403, b"Banned", evaluations)
+    assert (reply.receipt is not None) is bool(evaluations)
 
 
 @pytest.mark.parametrize("place", ["outside", "inside"])
@@ -151,7 +151,7 @@ def test_with_cors_outermost_refusals_reach_the_page_and_preflights_are_answered
     assert (reply.status, reply.header("access-control-allow-origin")) == (200, ORIGIN)
 
 
-def test_the_bundled_guards_stand_in_the_recommended_order_by_default() -> None:
+def test_the_bundled_guards_have_the_recommended_order_by_default() -> None:
     """B13: whatever order they are given in; limit before token check, both before the decision."""
     given = [
         JwtAuth(key=SECRET, algorithms=["HS256"]),

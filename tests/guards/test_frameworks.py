@@ -135,7 +135,7 @@ def world(framework: str, *guards: Any, script: Any = None) -> Iterator[World]:
             flask.chio.close(flask.app)
             return
         made = (DjangoWorld if framework == "django wsgi" else AsyncDjangoWorld)(sidecar)
-        # Each request under ASGI has a loop of its own here, which no connection may outlive: it asks without sockets.
+        # Each request under ASGI has a separate loop here, which no connection may outlive: no sockets are used.
         shared = {"MIDDLEWARE": [project.SHARING], "TEST_CLIENT": sidecar.client()}
         with override_settings(
             **({"MIDDLEWARE": [project.CHIO]} if framework == "django wsgi" else shared),
@@ -186,7 +186,7 @@ def test_the_view_stays_in_the_servers_thread(framework: str, guards: Any) -> No
 
 
 @each
-def test_a_refusal_before_the_decision_asks_nobody(framework: str) -> None:
+def test_a_refusal_before_the_decision_calls_no_sidecar(framework: str) -> None:
     """B2, B4, C11"""
     with world(framework, SecurityHeaders(), IpBlock(["127.0.0.1"])) as made:
         answer = made.ask()
@@ -305,7 +305,7 @@ async def whitewash(request: GuardRequest, next: Next) -> AnyResponse:
 
 @each
 @pytest.mark.parametrize("guard", [succeed, fails, whitewash])
-def test_what_no_guard_can_undo(framework: str, guard: Any) -> None:
+def test_the_rules_that_no_guard_can_break(framework: str, guard: Any) -> None:
     """Section 7: no success before the decision, no failure that is skipped, no refusal turned into a success."""
     with world(framework, Chain().add(guard, priority=-10), script=behaviours.DENY) as made:
         answer = made.ask()
@@ -329,7 +329,7 @@ def test_a_timeout_around_next_answers(framework: str) -> None:
 
 
 @each
-def test_the_end_is_told_after_the_last_piece(framework: str) -> None:
+def test_callbacks_of_the_end_run_after_the_last_piece(framework: str) -> None:
     ends: list[str] = []
 
     async def until_the_end(request: GuardRequest, next: Next) -> AnyResponse:
@@ -443,7 +443,7 @@ def test_a_denial_is_rendered_in_the_frameworks_envelope() -> None:
 
 
 @pytest.mark.parametrize(("guards", "name"), [(notes, "notes"), (SecurityHeaders(), "security_headers")])
-def test_one_guard_that_is_no_list_is_said_where_it_is_given(guards: Any, name: str) -> None:
+def test_one_guard_instead_of_a_list_is_an_error(guards: Any, name: str) -> None:
     said = rf"^guards takes a list: write guards=\[{name}\]$"
     with pytest.raises(ConfigurationError, match=said):
         add_chio(FastAPI(), guards=guards)

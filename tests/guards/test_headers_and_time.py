@@ -1,4 +1,4 @@
-"""Rows B8 and B9, and the request id: what request-only guards leave for the answer, whatever the answer is."""
+"""Rows B8 and B9, and the request id: headers and callbacks that guards queue, on every response."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_a_policy_is_a_mapping_or_a_secure() -> None:
 
 
 @pytest.mark.parametrize(("replace", "expected"), [(True, "DENY"), (False, "SAMEORIGIN")])
-def test_what_the_application_says_itself_is_replaced_or_kept(replace: bool, expected: str) -> None:
+def test_a_header_of_the_application_is_replaced_or_kept(replace: bool, expected: str) -> None:
     app = FastAPI()
     add_chio(app, client=StubClient(), guards=[SecurityHeaders(replace=replace)])
 
@@ -245,7 +245,7 @@ def test_a_line_break_in_a_path_does_not_break_the_log(caplog: pytest.LogCapture
     assert all("\n" not in record.getMessage() for record in caplog.records)
 
 
-def test_what_a_stopwatch_calls_may_fail(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_callback_of_a_stopwatch_may_fail(caplog: pytest.LogCaptureFixture) -> None:
     def broken(*what: Any) -> None:
         raise ZeroDivisionError
 

@@ -24,7 +24,7 @@ STRATEGIES = ["sliding-window-counter", "fixed-window"]
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_five_a_minute_are_five(strategy: str) -> None:
-    """B5: memory, one process; the sixth is 429 and says when to come back, nobody is asked for it."""
+    """B5: memory, one process; the sixth is 429 with Retry-After, without an evaluation."""
     door = Door(RateLimit("5/minute", strategy=strategy))
     replies = [door.knock() for _ in range(6)]
     assert [reply.status for reply in replies[:5]] == [200] * 5
@@ -34,7 +34,7 @@ def test_five_a_minute_are_five(strategy: str) -> None:
     assert (door.calls, len(door.judge.questions)) == (5, 5)
 
 
-def test_every_answer_says_how_much_is_left() -> None:
+def test_every_response_states_how_many_requests_are_left() -> None:
     """B5: the RateLimit fields, on refusals too."""
     door = Door(RateLimit("2/minute"))
     lines = [door.knock() for _ in range(3)]
@@ -58,7 +58,7 @@ def test_a_capability_has_its_own_limit() -> None:
 
 
 def test_a_verified_caller_has_its_own_limit_wherever_it_comes_from() -> None:
-    """B5: inside of the token check by itself, and refused where it could not know the caller."""
+    """B5: it is inside of the token check by default, and an error outside of it."""
     import jwt
 
     key, algorithms = "s" * 32, ["HS256"]
@@ -70,12 +70,12 @@ def test_a_verified_caller_has_its_own_limit_wherever_it_comes_from() -> None:
         return door.knock(peer, authorization=f"Bearer {token}").status
 
     assert [knock("alice", "192.0.2.1"), knock("bob", "192.0.2.1"), knock("alice", "192.0.2.2")] == [200, 200, 429]
-    assert door.knock("192.0.2.3").status == 200  # nobody verified: by address
+    assert door.knock("192.0.2.3").status == 200  # no verified caller: by address
     with pytest.raises(ConfigurationError, match=r"rate_limit .* requires 'identity', which jwt_auth"):
         Door(RateLimit("1/minute", key="caller", priority=-60), auth).knock()
 
 
-def test_a_key_of_ones_own() -> None:
+def test_a_function_as_key() -> None:
     def tenant(request: GuardRequest) -> str | None:
         return request.headers.get("x-tenant")
 
@@ -99,13 +99,13 @@ def test_limits_of_different_namespaces_count_apart() -> None:
         ({"limit": "5/minute", "storage": "nothing://user:secret@host"}, "storage nothing://… cannot be used"),
     ],
 )
-def test_what_cannot_work_is_said_at_start(options: dict[str, Any], message: str) -> None:
+def test_impossible_options_are_errors_at_the_start(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message) as caught:
         RateLimit(**options)
     assert "secret" not in str(caught.value)
 
 
-async def test_memory_forgets_what_is_over_and_looks_at_little_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_memory_removes_expired_counters_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hit must not walk through all the clients of the last minute."""
     storage = CountingStorage()
     for number in range(1000):
@@ -200,7 +200,7 @@ async def test_requests_at_the_same_moment_do_not_slip_through(redis: Redis) -> 
 
 
 @needs_redis
-def test_each_event_loop_has_connections_of_its_own(redis: Redis) -> None:
+def test_each_event_loop_has_separate_connections(redis: Redis) -> None:
     guard = RateLimit("3/minute", storage=redis.url, namespace="loops")
     door = Door(guard)
 
@@ -229,7 +229,7 @@ def outage(guard: RateLimit, between: Any, *, again: Any = None) -> list[Any]:
 
 @needs_redis
 def test_a_stopped_server_refuses_with_503_and_a_new_one_is_found(tmp_path: Path) -> None:
-    """B5: fail closed by default, back without a restart of ours."""
+    """B5: fail closed by default, open again without a restart of the application."""
     with redis_server(tmp_path) as server:
         guard = RateLimit("5/minute", storage=server.url)
         before, stopped, back = outage(guard, server.stop, again=server.start)
@@ -240,17 +240,17 @@ def test_a_stopped_server_refuses_with_503_and_a_new_one_is_found(tmp_path: Path
 
 
 @needs_redis
-def test_a_stopped_server_lets_pass_where_that_was_chosen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """B5: `fail_open`, and it is said."""
+def test_a_stopped_server_refuses_nothing_under_fail_open(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """B5: `fail_open`, with a line in the log."""
     with redis_server(tmp_path) as server:
         before, stopped = outage(RateLimit("5/minute", storage=server.url, fail_open=True), server.stop)
     assert (before.status, stopped.status, stopped.receipt) == (200, 200, "stub-000001")
-    assert "PASSED UNCOUNTED, since the rate limit storage cannot be asked" in caplog.text
+    assert "PASSED UNCOUNTED, because the rate limit storage failed" in caplog.text
 
 
 @needs_redis
 def test_a_server_that_hangs_refuses_in_time(tmp_path: Path) -> None:
-    """B5: a storage that is silent is one that cannot be asked."""
+    """B5: a silent storage has failed."""
     with redis_server(tmp_path) as server:
         before, hanging = outage(RateLimit("5/minute", storage=server.url, timeout=0.2), server.hang)
     assert (before.status, hanging.status) == (200, 503)

@@ -1,4 +1,4 @@
-"""One door for the tests of the guards: an application behind some guards, and who knocks."""
+"""An application behind guards, and a redis-server, for the tests of the guards."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Door:
 
 
 class Redis:
-    """A redis-server of our own on a free port of loopback, without persistence."""
+    """A redis-server on a free port of loopback, without persistence."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
