@@ -132,7 +132,7 @@ async def _read_on(first: bytes, receive: Receive, limit: int, spool_bytes: int)
 
 
 async def peek(receive: Receive, count: int) -> tuple[bytes, Receive]:
-    """Return the first `count` bytes of a body that nobody has read, and a `receive` that still gives all of it.
+    """Return the first `count` bytes of an unread body, and a `receive` that still gives all of it.
 
     No more messages are taken from the server than these bytes need.
     """

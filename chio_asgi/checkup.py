@@ -26,7 +26,7 @@ def demand_findings(app: Any, settings: ChioSettings) -> Iterator[Finding]:
     """Yield what can be seen of the demands of an application's routes.
 
     Args:
-        app: an application, or what stands around it; nothing is yielded for one without routes.
+        app: an application, or middleware around it; nothing is yielded for one without routes.
         settings: its options; what is excluded altogether is asked for nothing.
     """
     free = []
@@ -68,7 +68,7 @@ def _no_limit(route: ListedRoute, source: RequirementSource) -> Iterator[Finding
 
 
 def _demands(source: RequirementSource) -> bool:
-    """Tell whether a dependency asks for something, or says on purpose whether its route changes anything."""
+    """Return True if a dependency asks for something, or says on purpose whether its route changes anything."""
     stated = getattr(source, "chio_extensions", None)
     return stated is None or not set(stated()) <= {OBSERVE, SENSITIVITY}
 
@@ -80,7 +80,7 @@ def application_findings(app: Any, settings: ChioSettings) -> Iterator[Finding]:
     """Yield what can be seen of an application without starting it.
 
     Args:
-        app: an application, or what stands around it; nothing is yielded for one without routes.
+        app: an application, or middleware around it; nothing is yielded for one without routes.
         settings: its options; what is excluded altogether is not judged by any path.
     """
     yield from _own_500(router_of(app))

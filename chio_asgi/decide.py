@@ -138,7 +138,7 @@ class Decide(DecisionMember):
         self._warned_nested = False
 
     def begin(self, scope: Scope) -> ASGIRequest:
-        """Put what is known about a request on its scope; warn once if an outer middleware governs it already."""
+        """Put the request's record on its scope; warn once if an outer middleware governs it already."""
         if not self._warned_nested and (text := self._nested_in(scope)) is not None:
             self._warned_nested = True
             log.warning("chio: %s", text)
@@ -169,7 +169,7 @@ class Decide(DecisionMember):
             )
 
     def _nested_in(self, scope: Scope) -> str | None:
-        """Return one sentence if an outer middleware has had this very request evaluated."""
+        """Return one sentence if an outer middleware has evaluated this very request."""
         outer = scope.get(SCOPE_REQUEST)
         if not isinstance(outer, ASGIRequest) or outer.scope is not scope or outer.pipeline is self._pipeline:
             return None

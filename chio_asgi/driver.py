@@ -49,7 +49,7 @@ class Application:
 
     @property
     def started(self) -> bool:
-        """Tell whether the application was called."""
+        """Return True if the application was called."""
         return self._task is not None
 
     async def __call__(self, request: GuardRequest) -> Downstream:
@@ -98,7 +98,7 @@ class Application:
         if not self._head.done():
             self._head.set_result(head)
         while self._released is None:
-            # The application may give up waiting (a timeout of its own) and send something else: a new future each.
+            # The application may stop waiting (after a timeout) and send something else: a new future for each message.
             self._waiting = self._loop.create_future()
             await self._waiting
         self._gate_open = True
@@ -120,7 +120,7 @@ class Application:
             self._head.cancel()
         else:
             self._head.set_exception(error or RuntimeError("the application ended without an answer"))
-            self._head.exception()  # nobody may be waiting for it any more
+            self._head.exception()  # mark it as retrieved: the wait may be over
 
 
 def _head_of(message: Message) -> Downstream:

@@ -1,4 +1,4 @@
-"""The metrics of a client as an ASGI application, to be mounted or served on a port of its own."""
+"""The metrics of a client as an ASGI application, to be mounted or served on a separate port."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class ChioASGIMiddleware:
         self._members = self.chain.freeze()
         self._alone = len(self._members) == 1
         self._wrapped = any(member.wraps for member in self._members)
-        seen = log.isEnabledFor(logging.INFO)  # thousands of routes are not counted for nobody
+        seen = log.isEnabledFor(logging.INFO)  # counting thousands of routes takes time
         report_settings(settings, routes=count_governed(app, settings) if seen else None)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

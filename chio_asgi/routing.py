@@ -45,8 +45,8 @@ class RouteResolver:
             return NO_MATCH
         prefix: str | None = ""
         if mounted:
-            # We stand inside a mount, which has left its prefix here as it was spelled. If that had parameters,
-            # nobody can tell the template from where we stand.
+            # Inside a mount its prefix is in `root_path` as it was spelled. If it had parameters, the template is
+            # unknown here.
             prefix = None if scope.get("path_params") else root.removeprefix(outer or "")
         return self._search(router, dict(scope), prefix, 0)
 
@@ -101,7 +101,7 @@ class RouteResolver:
 
 
 def router_of(app: Any) -> Any:
-    """Return what has the routes: the application itself, or what its middleware stands around; None if nobody."""
+    """Return the object with the routes: the application, or the one inside its middleware, or None."""
     layers = MAX_DEPTH
     while layers and app is not None:
         if getattr(app, "routes", None) is not None:
@@ -127,8 +127,8 @@ def _overrides(route: Any, router: Any) -> Mapping[Any, Any] | None:
 
 def flatten(routes: Sequence[Any]) -> Iterator[Any]:
     """Yield the routes of a router in the order in which they are asked, included routers taken apart."""
-    # A router that FastAPI includes stands in the list as one entry; its candidates, prefixes applied, take its
-    # place. First match in this order is first match in the nested order.
+    # A router that FastAPI includes is one entry of the list; its candidates, prefixes applied, replace it. The first
+    # match in this order is the first match in the nested order.
     for route in routes:
         contexts = getattr(route, "effective_route_contexts", None)
         if contexts is None:

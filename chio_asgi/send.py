@@ -118,7 +118,7 @@ class End:
         self._trailers = bool(head.get("trailers", False))
 
     def __call__(self, message: Message) -> bool:
-        """Tell whether nothing comes after this message."""
+        """Return True if nothing comes after this message."""
         kind = message["type"]
         if kind in _BODIES:
             return not self._trailers and not message.get("more_body", False)
@@ -152,7 +152,7 @@ async def refuse_websocket(answer: AnyResponse, scope: Scope, send: Send) -> Non
 
 
 async def send_plain_error(send: Send) -> None:
-    """Answer 500 as Starlette does when nobody handles an exception."""
+    """Send a 500 as Starlette does for an unhandled exception."""
     text = Response("Internal Server Error", 500, [("content-type", "text/plain; charset=utf-8")])
     await send_answer(text, send)
 
@@ -176,6 +176,6 @@ def _encoded(pairs: Iterable[tuple[str, str]]) -> Pairs:
 
 
 def has_own_500(app: Any) -> bool:
-    """Tell whether failures of an application are answered by itself, outside of all middleware."""
+    """Return True if failures of an application are answered by itself, outside of all middleware."""
     handlers = getattr(app, "exception_handlers", None) or {}
     return bool(getattr(app, "debug", False)) or 500 in handlers or Exception in handlers

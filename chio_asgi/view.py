@@ -99,7 +99,7 @@ class ASGIGuardRequest:
         return lines.values_of(name)
 
     def repeated_headers(self) -> Collection[str]:
-        """Return the names, in lower case, of headers that stand in more than one line."""
+        """Return the names, in lower case, of headers that occur in more than one line."""
         return self._header_lines().repeated
 
     def select_headers(self, names: Collection[str]) -> Mapping[str, Sequence[str]]:
@@ -117,7 +117,7 @@ class ASGIGuardRequest:
         return dict(parse_qsl(self.query_string, keep_blank_values=True))
 
     async def body(self) -> bytes:
-        """Return the whole body; whoever runs next must be given `replay(receive)`."""
+        """Return the whole body; give `replay(receive)` to the application."""
         if self._body is None:
             if self._receive is None:
                 return b""

@@ -43,7 +43,7 @@ def add_chio(
     names no document (`?spec=FILE`) knows the application's routes and the policy that their dependencies state.
 
     Args:
-        app: the application. Middleware added later stands outside of Chio.
+        app: the application. Middleware added later is outside Chio.
         config: options; or give them as keywords (`add_chio(app, sidecar_url="embedded:chio.sqlite3")`), or
             leave both out to read the environment (`CHIO_*`).
         guards: guards around the decision, or a `Chain` of them; see `chio_core.guards.chain`.
@@ -75,7 +75,7 @@ def add_chio(
 
 
 def _warn_of_earlier(app: FastAPI) -> None:
-    # Each middleware that is added stands outside of those before it.
+    # Each added middleware is outside those before it.
     names = [getattr(one.cls, "__name__", repr(one.cls)) for one in app.user_middleware]
     if names:
         log.warning(

@@ -17,7 +17,7 @@ from chio_core.settings import ChioSettings
 
 
 class _Decide(DecisionMember):
-    """Marks the place of the decision in a chain that is only looked at."""
+    """Marks the place of the decision in a chain that does not run."""
 
     async def __call__(self, request: GuardRequest) -> None: ...
 

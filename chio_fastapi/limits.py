@@ -37,7 +37,7 @@ class RequireApproval(RequirementSource, metaclass=CalledFirst):
     is what a route can have.
 
     Args:
-        threshold: amount, in units of `currency`, up to which nobody is asked.
+        threshold: amount, in units of `currency`, up to which no approval is needed.
         currency: for example `USD`. What a unit is, cents or dollars, is yours to say; it is compared only.
         amount: what a request is about: a number, `from_path`, `from_query`, `from_body`, or a function of the path
             parameters. Left out, it is unknown, and every request needs an approval.
@@ -58,7 +58,7 @@ class RequireApproval(RequirementSource, metaclass=CalledFirst):
 
     @property
     def chio_reads_body(self) -> bool:
-        """True when the amount stands in the body."""
+        """True if the amount comes from the body."""
         return reads_body(self.amount)
 
     def chio_requirement(self, path_params: Mapping[str, Any]) -> Requirement:
@@ -74,7 +74,7 @@ class RequireApproval(RequirementSource, metaclass=CalledFirst):
 
         Raises:
             RequestRefused: the request does not clearly say the amount, or repeats a query parameter.
-            ConfigurationError: the amount cannot be worked out for this kind of request.
+            ConfigurationError: the amount is unavailable for this kind of request.
         """
         amount = read_amount(self.amount, facts, _PLACE)
         check_query(facts)
@@ -99,7 +99,7 @@ class RequireApproval(RequirementSource, metaclass=CalledFirst):
         Raises:
             ChioDenied: 400 or 415 when the request does not clearly say the amount, or repeats a query parameter,
                 401 when no capability was presented, 403 when a person has to approve first or the approval does not
-                count, 502 or 503 when there was no decision to be had, or one of a sidecar that knows no approvals.
+                count, 502 or 503 if the evaluation failed, or one of a sidecar that knows no approvals.
         """
         return await receipt_for(connection, self)
 
@@ -124,10 +124,10 @@ class Budget(RequirementSource, metaclass=CalledFirst):
 
     The account belongs to the capability that is presented, or without one to the caller; to the method and to the
     route. No capability is asked for: add `RequireCapability` for that, because a caller whom no guard has verified
-    starts anew under another name. Two objects with the same arguments are
+    starts again under another name. Two objects with the same arguments are
     equal, so FastAPI solves them once a request and `app.dependency_overrides` finds them. Of several budgets on a
     route the first is part of the one evaluation, and each further one is asked for, and spent, by itself; its account
-    is known by its currency and limits, so it starts anew when they change.
+    is known by its currency and limits, so it starts again when they change.
 
     Args:
         cost: what a request costs, in units of `currency`: a number, `from_path`, `from_query`, `from_body`, or a
@@ -154,7 +154,7 @@ class Budget(RequirementSource, metaclass=CalledFirst):
     ) -> None:
         check_amount(cost, _BUDGET_PLACE)
         if cost is None:
-            raise ConfigurationError("Budget(cost=None): a cost that nobody knows cannot be spent; leave it out for 0")
+            raise ConfigurationError("Budget(cost=None): an unknown cost cannot be spent; leave it out for 0")
         check_currency(currency, "Budget(currency=…)")
         limits = {
             "max_invocations": max_invocations,
@@ -169,7 +169,7 @@ class Budget(RequirementSource, metaclass=CalledFirst):
 
     @property
     def chio_reads_body(self) -> bool:
-        """True when the cost stands in the body."""
+        """True if the cost comes from the body."""
         return reads_body(self.cost)
 
     def chio_requirement(self, path_params: Mapping[str, Any]) -> Requirement:
@@ -185,7 +185,7 @@ class Budget(RequirementSource, metaclass=CalledFirst):
 
         Raises:
             RequestRefused: the request does not clearly say the cost.
-            ConfigurationError: the cost cannot be worked out for this kind of request.
+            ConfigurationError: the cost is unavailable for this kind of request.
         """
         cost = read_amount(self.cost, facts, _BUDGET_PLACE) or 0
         return Requirement(capability=False, budget=replace(self.limits, cost=cost))
@@ -205,7 +205,7 @@ class Budget(RequirementSource, metaclass=CalledFirst):
 
         Raises:
             ChioDenied: 400 or 415 when the request does not clearly say the cost, 403 when a limit is reached, 502
-                or 503 when there was no decision to be had, or one of a sidecar that knows no budgets.
+                or 503 if the evaluation failed, or one of a sidecar that knows no budgets.
         """
         return await receipt_for(connection, self)
 

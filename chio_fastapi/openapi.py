@@ -95,7 +95,7 @@ def extended(app: FastAPI, settings: ChioSettings, document: Mapping[str, Any]) 
 
 
 class _Extended:
-    """`app.openapi` with what Chio adds. The document underneath is cached, or not, by whoever makes it."""
+    """`app.openapi` with what Chio adds. The original document is cached, or not, by its maker."""
 
     def __init__(self, app: FastAPI, inner: Callable[[], dict[str, Any]], settings: ChioSettings) -> None:
         self.chio_wrapped = inner

@@ -32,7 +32,7 @@ class Policy(RequirementSource, metaclass=CalledFirst):
             that has the document allow other methods without one; it changes nothing on this side.
 
     Raises:
-        ConfigurationError: neither is given, or a value is none of those.
+        ConfigurationError: neither is given, or a value is unknown.
     """
 
     usage: ClassVar[str] = "Depends(Policy(side_effects=True))"
@@ -61,7 +61,7 @@ class Policy(RequirementSource, metaclass=CalledFirst):
             None where the route has no side effects and is excluded, or runs without a decision or against one.
 
         Raises:
-            ChioDenied: there are side effects, and no capability, or none that is valid.
+            ChioDenied: there are side effects, and no valid capability.
         """
         if self.side_effects is not True:
             known: HttpReceipt | None = connection.scope.get("state", {}).get(STATE_RECEIPT)
@@ -105,10 +105,10 @@ class RequireCapability(CapabilityRule, metaclass=CalledFirst):
         server: `server_id` that the token must grant.
         tool: `tool_name` that it must grant. Leave both out for any valid capability.
         operations: operations that one grant must contain, besides `invoke`.
-        arguments: JSON that the grant's constraints are held against, or a function from the route's path
+        arguments: JSON that the grant's constraints are checked with, or a function from the route's path
             parameters to it.
-        sensitivity: `public`, `internal`, `sensitive` or `restricted`; stands in the OpenAPI document.
-        side_effects: whether the route changes something; stands in the OpenAPI document.
+        sensitivity: `public`, `internal`, `sensitive` or `restricted`; goes into the OpenAPI document.
+        side_effects: whether the route changes something; goes into the OpenAPI document.
 
     Raises:
         ConfigurationError: only one of server and tool, or arguments that are no JSON.
@@ -147,7 +147,7 @@ class RequireCapability(CapabilityRule, metaclass=CalledFirst):
 
         Raises:
             ChioDenied: 401 when no capability was presented, 403 when it is not enough, 502 or 503 when there
-                was no decision to be had.
+                was no decision.
         """
         return await receipt_for(connection, self)
 

@@ -87,7 +87,7 @@ class ConnectionAdapter(ASGIAdapter):
 
 
 def request_of(connection: HTTPConnection) -> ASGIRequest:
-    """Return what is known about a request: from the middleware, or begun here."""
+    """Return what is known about a request: from the middleware, or made here."""
     scope = connection.scope
     known = scope.get(SCOPE_REQUEST)
     if isinstance(known, ASGIRequest) and known.scope is scope:
@@ -173,8 +173,8 @@ def template_of(scope: Any) -> str | None:
     root, outer = scope.get("root_path") or "", scope.get("app_root_path")
     if outer is None or root == outer:
         return template
-    # A mount has put its prefix, as it was spelled, into `root_path`. If that had parameters, nobody can tell
-    # from here what the template was.
+    # A mount has put its prefix, as it was spelled, into `root_path`. If that had parameters, the template
+    # is unknown here.
     if set(scope.get("path_params", ())) - set(getattr(place, "param_convertors", ())):
         return None
     prefix = root.removeprefix(outer)
@@ -259,5 +259,5 @@ class CalledFirst(type):
     @property
     def __signature__(cls) -> None:
         # FastAPI asks for the signature of what it is to call; without this it would make an instance for each
-        # request out of query parameters, and that instance would ask nobody.
+        # request out of query parameters, and that instance would require nothing.
         raise ConfigurationError(f"Depends({cls.__name__}) lacks its parentheses: write {cls.usage}")

@@ -53,7 +53,7 @@ _UNSAFE: Final = {
 
 
 def check_settings(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
-    """Check that the settings can be used and that the middleware stands where it can do its work."""
+    """Check that the settings can be used and that the middleware is at a place where it works."""
     found: list[CheckMessage] = []
     try:
         _ = conf.settings
@@ -61,7 +61,7 @@ def check_settings(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]
         hint = "Correct the value in your settings module, or in the environment where it is not set there."
         found.append(Error(f"A setting of Chio cannot be used: {exc.message}", hint=hint, id="chio.E001"))
     for name, hint in conf.unknown.items():
-        found.append(Error(f"{name} is not an option of Chio; nobody reads it.", hint=hint, id="chio.E002"))
+        found.append(Error(f"{name} is not an option of Chio, so it has no effect.", hint=hint, id="chio.E002"))
     return found + _check_hooks() + _check_guards() + _check_middleware()
 
 

@@ -44,7 +44,7 @@ class Conf:
 
     @property
     def unknown(self) -> dict[str, str]:
-        """`CHIO_*` names in Django's settings that nobody reads, each with a hint."""
+        """Unknown `CHIO_*` names in Django's settings, each with a hint."""
         present = [name for name in dir(settings) if name.startswith(PREFIX) and name.isupper()]
         names = [name for name in unknown_names(dict.fromkeys(present, "")) if name not in HOOKS]
         return {name: _hint(name) for name in names}
@@ -69,7 +69,7 @@ class Conf:
         """Return the guards around the decision; a path may name a guard, a chain, or a class without arguments.
 
         Raises:
-            ConfigurationError: one cannot be imported, is no guard, or they cannot stand in this order.
+            ConfigurationError: one cannot be imported, is no guard, or they cannot work in this order.
         """
         value = getattr(settings, GUARDS, ())
         return ChainRunner(list(map(_guard, guard_list(value, GUARDS))))
@@ -93,7 +93,7 @@ def _guard(value: Any) -> Any:
 
 def _hint(name: str) -> str:
     near = nearest_name(name, (*HOOKS, GUARDS))
-    return f"Did you mean {near}?" if near else "Remove it, or see docs/django.md for the names that there are."
+    return f"Did you mean {near}?" if near else "Remove it, or see docs/django.md for the known names."
 
 
 conf = Conf()

@@ -92,8 +92,8 @@ def _permission_rules(permission: Any) -> Iterator[CapabilityRule]:
 
 
 def _language(request: HttpRequest, urlconf: Any) -> AbstractContextManager[Any]:
-    # With `i18n_patterns` the active language decides what a path means, and LocaleMiddleware, which usually
-    # stands further in, has not activated it yet. The same choice is made here.
+    # With `i18n_patterns` the active language decides what a path means, and LocaleMiddleware, which is
+    # usually inner middleware, has not activated it yet. The same choice is made here.
     if not settings.USE_I18N:
         return nullcontext()
     used, prefixed_default = is_language_prefix_patterns_used(urlconf)

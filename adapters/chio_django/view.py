@@ -24,7 +24,7 @@ _NO_LIMIT = 2**63
 class DjangoGuardRequest(EnvironView):
     """A `chio_core.GuardRequest` for one Django request.
 
-    What middleware further out has changed on the request (its path, its method) counts as it is now: that is
+    What outer middleware has changed on the request (its path, its method) counts as it is now: that is
     what the router and the view will see.
 
     Args:
@@ -56,7 +56,7 @@ class DjangoGuardRequest(EnvironView):
 
     @property
     def method(self) -> str:
-        """The method as it was sent, or as middleware further out has changed it."""
+        """The method as it was sent, or as other middleware has changed it."""
         source = self._asgi.get("method") if self._asgi is not None else self.environ.get("REQUEST_METHOD")
         now = self._request.method or ""
         return source if isinstance(source, str) and source.upper() == now else now
@@ -112,7 +112,7 @@ class DjangoGuardRequest(EnvironView):
         """Return the body as a file that can be read again, the one that the view reads; see `EnvironView.input`.
 
         Raises:
-            RequestRefused: also when middleware further out has read the body as a stream.
+            RequestRefused: also if outer middleware has read the body as a stream.
         """
         request, own = self._request, vars(self._request)
         if own.get("_body") is not None:
@@ -123,7 +123,7 @@ class DjangoGuardRequest(EnvironView):
         if self._asgi is None and own.get("_read_started"):
             log.error(
                 "chio: %s",
-                "middleware further out has read the request body as a stream; put "
+                "outer middleware has read the request body as a stream; put "
                 "chio_django.ChioDjangoMiddleware before it in MIDDLEWARE",
             )
             text = "the request body cannot be judged"
@@ -139,7 +139,7 @@ class DjangoGuardRequest(EnvironView):
         return file
 
     def has_body(self) -> bool:
-        """Tell whether there may be a body; under ASGI Django has read all of it already."""
+        """Return True if there may be a body; under ASGI Django has read all of it already."""
         return self._asgi is not None or "_body" in vars(self._request) or may_have_body(self.environ)
 
     def _lines_sent(self) -> Mapping[str, list[str]]:

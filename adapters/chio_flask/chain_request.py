@@ -42,7 +42,7 @@ class ChainRequest:
         self._status = ""
         self._headers: Headers = []
         self._exc_info: Any = None
-        self._begun = False
+        self._started = False
         self._body: Iterable[bytes] | None = None
 
     def run(self) -> Iterable[bytes]:
@@ -61,7 +61,7 @@ class ChainRequest:
 
     def _application(self) -> Downstream:
         body = self._inner(self._environ, self._start)
-        if not self._begun:
+        if not self._started:
             # PEP 3333 lets an application begin its answer with its first piece.
             pieces = iter(body)
             first = [piece for piece in (next(pieces, None),) if piece is not None]
@@ -70,7 +70,7 @@ class ChainRequest:
         return Downstream(status=int(self._status[:3]), headers=tuple(self._headers))
 
     def _start(self, status: str, headers: Headers, exc_info: Any = None) -> Any:
-        self._status, self._headers, self._exc_info, self._begun = status, headers, exc_info, True
+        self._status, self._headers, self._exc_info, self._started = status, headers, exc_info, True
         return _no_write
 
     def _release(self, answer: AnyResponse, wishes: ResponseHooks) -> Iterable[bytes]:

@@ -100,7 +100,7 @@ def require_capability(
         server: `server_id` that the token must grant.
         tool: `tool_name` that it must grant.
         operations: operations that one grant must contain, besides `invoke`.
-        arguments: JSON that the grant's constraints are held against, or a function from the view's arguments to
+        arguments: JSON that the grant's constraints are checked with, or a function from the view's arguments to
             it.
 
     Raises:

@@ -34,7 +34,7 @@ WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 
 class ChioDenied(HTTPException):
-    """A refusal after Flask has begun with a request.
+    """A refusal after Flask has started a request.
 
     It has no `code`, so that no error handler of the application turns it into something else.
     """

@@ -29,7 +29,7 @@ class Chio:
     """Governs one or several Flask applications.
 
     Options come from keywords, then `app.config["CHIO_…"]`, then the environment (`CHIO_*`). Each application has
-    settings and connections of its own.
+    its own settings and connections.
 
     Args:
         app: the application; leave it out in an application factory, and call `init_app`.
@@ -39,12 +39,12 @@ class Chio:
         on_decision: called with each `Decision`. What it raises is logged and changes nothing.
         on_receipt: the same, called with each verified `HttpReceipt`.
         guards: guards around the decision, or a `Chain` of them; see `chio_core.guards.chain`. Guards that
-            wait or take `next` run in an event loop of one thread; views stay in their own threads.
+            wait or take `next` run in an event loop of one thread; views stay in the server's threads.
         options: options of `chio_core.ChioSettings`, for example `sidecar_url="embedded:chio.sqlite3"`.
 
     Raises:
         ConfigurationError: options that cannot be used, keywords beside `config` or `client`, or guards that
-            cannot stand in this order.
+            cannot work in this order.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Chio:
     def init_app(self, app: Flask) -> None:
         """Govern an application.
 
-        WSGI middleware that wraps `app.wsgi_app` later stands outside of Chio.
+        WSGI middleware that wraps `app.wsgi_app` later is outside Chio.
 
         Raises:
             ConfigurationError: its options cannot be used, or it is governed already.

@@ -18,7 +18,7 @@ _PARAMETER = re.compile(r"<(?:[A-Za-z_]\w*(?:\(.*?\))?:)?([A-Za-z_]\w*)>", re.AS
 
 
 def find_view(app: Flask, request: Request) -> RouteMatch:
-    """Return the view that Flask will run, unless WSGI middleware further in changes the path.
+    """Return the view that Flask will run, unless inner WSGI middleware changes the path.
 
     A path that only other methods are known for has its template too; Flask answers it with 405.
     """

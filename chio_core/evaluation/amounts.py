@@ -1,4 +1,4 @@
-"""Amounts that stand in the request: `from_path`, `from_query`, `from_body`, and how they are read.
+"""Amounts in a request: `from_path`, `from_query`, `from_body`, and how they are read.
 
 What is judged must be what the handler will read. So whatever two readers could take for two things is refused:
 a query parameter or a member of the body that stands there twice, a body that is no JSON in UTF-8, a number that is
@@ -27,12 +27,12 @@ _UNITS: Final = f"must be a whole number from 0 to {MAX_UNITS}, written in plain
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known about a request when its demands are worked out.
+    """What requirements are computed from.
 
     Attributes:
         path_params: converted path parameters of the route.
         view: the request; None where nothing but the path parameters is known.
-        body: the whole body; None where there is none to read (a websocket handshake).
+        body: the whole body; None for a websocket handshake.
     """
 
     path_params: Mapping[str, Any]
@@ -68,12 +68,12 @@ class FromQuery:
         """Return the amount.
 
         Raises:
-            RequestRefused: the parameter is missing, stands there twice, or is no whole number; or the query has more
+            RequestRefused: the parameter is missing, repeated, or no whole number; or the query has more
                 than `MAX_QUERY_FIELDS` fields.
             ConfigurationError: nothing is known about the query here.
         """
         if facts.view is None:
-            raise ConfigurationError(f"from_query({self.name!r}) needs a request, and here is none")
+            raise ConfigurationError(f"from_query({self.name!r}) needs a request: only path parameters are known here")
         values = [value for name, value in _query_pairs(facts.view) if name == self.name]
         if len(values) != 1:
             how = "is missing" if not values else "occurs more than once"
@@ -117,7 +117,7 @@ class FromBody:
 
 Source = FromPath | FromQuery | FromBody
 Amount = int | Source | Callable[[Mapping[str, Any]], int] | None
-"""A whole number, where it stands in the request, a function of the path parameters, or None: unknown."""
+"""A whole number, its place in the request, a function of the path parameters, or None: unknown."""
 
 
 def from_path(name: str) -> FromPath:
@@ -130,7 +130,7 @@ def from_path(name: str) -> FromPath:
 
 
 def from_query(name: str) -> FromQuery:
-    """Return the source for an amount that is a query parameter; it must stand there exactly once.
+    """Return the source for an amount that is a query parameter; it must occur exactly once.
 
     Raises:
         ConfigurationError: an empty name.
@@ -193,11 +193,11 @@ def read_amount(amount: Amount, facts: Facts, place: str) -> int | None:
     found: Any = amount(facts.path_params)
     if isinstance(found, bool) or not isinstance(found, int):
         raise ConfigurationError(f"the function at {place} returned a {type(found).__name__} and not an int")
-    return _units(found, f"what {place} is worked out from")
+    return _units(found, f"the value of {place}")
 
 
 def check_query(facts: Facts) -> None:
-    """Refuse a query in which a parameter stands twice, where a person's answer is bound to the request.
+    """Refuse a query with a repeated parameter: an approval is bound to one reading of the request.
 
     The sidecar gets one value of each parameter, and a handler may read all of them.
 
@@ -215,7 +215,7 @@ def check_query(facts: Facts) -> None:
 
 
 def reads_body(amount: Any) -> bool:
-    """Tell whether the body has to be read for an amount."""
+    """Return True if the body has to be read for an amount."""
     return isinstance(amount, FromBody)
 
 

@@ -46,7 +46,7 @@ FILL_IN: Final = (
     "FILE is the receipt store of the sidecar, on its machine; where it was started with --authority-seed-file or"
     " --control-url, that option with its value may stand instead of --receipt-store FILE"
 )
-"""What stands in a command line for `--receipt-store FILE`."""
+"""Hint for the placeholder of `--receipt-store FILE` in a command line."""
 
 FILL_IN_EMBEDDED: Final = "FILE is the file of the application's sidecar_url, embedded:FILE"
 """The same for `--embedded FILE`."""
@@ -70,7 +70,7 @@ def required_scope(requirement: Requirement) -> str | None:
 def issue_command(requirement: Requirement, sidecar_url: str = "") -> str:
     """Return the command line that issues a capability for a requirement, quoted for a POSIX shell.
 
-    It is one for every sidecar with a store; `issue_hint` says what stands for its placeholders.
+    Every sidecar with a store has it; `issue_hint` explains its placeholders.
 
     Strangers read it. So the store of an embedded sidecar is named only where it is a plain file name, as in a first
     try; where else it is, and the address of any other sidecar, are for the operator to fill in.
@@ -127,7 +127,7 @@ class Decision:
     Attributes:
         request_id: id that was sent to the sidecar; None when it was not asked.
         verdict: `allow`, `deny`, `cancel`, `incomplete` or another text of the sidecar; `refused` when a rule on
-            this side refused without or against it; `passthrough`; `error` when there was no decision to be had.
+            this side refused without or against it; `passthrough`; `error` if the evaluation failed.
         receipt: the verified receipt, also of a refusal.
         denial: how to answer; None lets the request through.
         passthrough: set when the request runs without a decision (`fail_open`), or against it (observe mode).
@@ -215,7 +215,7 @@ def with_way_in(denial: Denial, requirement: Requirement | None, sidecar_url: st
     """Return the 403 of a request without a capability, telling the way to one as the 401 of a requirement does.
 
     Args:
-        denial: what the sidecar's answer amounts to.
+        denial: the refusal for the sidecar's verdict.
         requirement: what the route asks for.
         sidecar_url: as for `capability_required`.
     """
@@ -237,7 +237,7 @@ def capability_insufficient(requirement: Requirement, receipt_id: str | None) ->
 
 
 def policy_not_enforced(requirement: Requirement, receipt_id: str | None) -> Denial:
-    """Return the 502 for an allow of a sidecar that has not looked at the route's approval or budget."""
+    """Return the 502 for an allow of a sidecar that did not enforce the route's approval or budget."""
     wanted = [("approval", requirement.approval), ("budget", requirement.budget)]
     what = " and ".join(name for name, demand in wanted if demand is not None)
     return Denial(
@@ -250,7 +250,7 @@ def policy_not_enforced(requirement: Requirement, receipt_id: str | None) -> Den
 
 
 def budget_of_each_path(receipt_id: str | None) -> Denial:
-    """Return the 502 for a budget on a route whose template nobody knows: each path would have its own account."""
+    """Return the 502 for a budget on a route of unknown template: each path would have its own account."""
     return Denial(
         status=502,
         code="chio_policy_not_enforced",
@@ -284,7 +284,7 @@ def approval_required(error: ApprovalRequired, demand: ApprovalDemand | None) ->
 
 
 def denial_for_error(error: SidecarError, requirement: Requirement | None = None) -> Denial:
-    """Return the refusal when no decision could be had. Texts name no address and no content.
+    """Return the refusal for a failed evaluation. Its texts name no address and no content.
 
     Args:
         requirement: what the route asks for.

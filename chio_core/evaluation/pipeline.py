@@ -167,7 +167,7 @@ class Pipeline:
             if body is None:
                 body = governed.body = yield adapter.read_body(settings.max_body_bytes, settings.spool_bytes)
 
-            # The route says what it requires; an amount may stand in the path, the query or the body.
+            # The route says what it requires; an amount may come from the path, the query or the body.
             match = adapter.locate()
             if requirement is None and match.sources:
                 raw = (yield adapter.raw_body()) if match.reads_body else None

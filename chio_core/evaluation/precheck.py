@@ -73,7 +73,7 @@ def precheck(view: RequestView, settings: ChioSettings, singletons: frozenset[st
     if len(view.route_path) > MAX_PATH_CHARACTERS:
         raise RequestRefused(bad_request(f"path is longer than {MAX_PATH_CHARACTERS} characters", 414))
 
-    # The token travels to the sidecar in a header, so it must be able to stand in one.
+    # The token travels to the sidecar in a header, so it must be a valid header value.
     token = presented_token(view, settings)
     if token is not None:
         if len(token) > MAX_HEADER_BYTES:

@@ -62,7 +62,7 @@ class CapabilityRule(RequirementSource):
         server: `server_id` that the token must grant.
         tool: `tool_name` that it must grant. Leave both out for any valid capability.
         operations: operations that one grant must contain, besides `invoke`.
-        arguments: JSON that the grant's constraints are held against, or a function from the route's path
+        arguments: JSON that the grant's constraints are checked with, or a function from the route's path
             parameters to it.
 
     Raises:

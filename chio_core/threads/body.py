@@ -29,10 +29,10 @@ class KeptInput(io.RawIOBase):
         source: has `read(size)`; the end is an empty result.
         length: bytes to expect; None until the end of the source.
         spool_bytes: more bytes than these are kept in a temporary file.
-        first: bytes that somebody has read from the source already.
+        first: bytes that were read from the source already.
 
     Attributes:
-        truncated: the source ended before `length` bytes had come.
+        truncated: the source ended before `length` bytes.
     """
 
     def __init__(self, source: Any, length: int | None, spool_bytes: int, first: bytes = b"") -> None:
@@ -103,7 +103,7 @@ def read_source(source: Any, size: int) -> bytes:
     """Read from a server's stream.
 
     Raises:
-        OSError: the body broke off, or is malformed; servers raise classes of their own for that (gunicorn's
+        OSError: the body broke off, or is malformed; servers raise their own classes for that (gunicorn's
             `InvalidChunkSize` is no `OSError`).
     """
     try:
@@ -149,7 +149,7 @@ def measure(file: BinaryIO, limit: int) -> MeasureSteps:
 
 
 def is_kept(file: BinaryIO) -> bool:
-    """Tell whether a file is of those that `keep` makes, and so must be closed in the end."""
+    """Return True if a file is of those that `keep` makes, and so must be closed in the end."""
     return isinstance(getattr(file, "raw", None), KeptInput)
 
 

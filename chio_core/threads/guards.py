@@ -1,4 +1,4 @@
-"""A chain for frameworks whose handler belongs to a thread, or to a function of theirs.
+"""Runs the asynchronous guard chain for synchronous frameworks.
 
 The guards are the same `async def` functions everywhere. In a synchronous framework they run in one event loop of a
 thread of their own (connection pools belong to a loop), and the view stays in the thread that the server gave it:
@@ -29,7 +29,7 @@ _JUDGE: contextvars.ContextVar[Judge] = contextvars.ContextVar("chio_judge")
 
 
 class _Decide(DecisionMember):
-    """Lets whoever runs the chain decide."""
+    """Calls the decision that the running request has set."""
 
     async def __call__(self, request: GuardRequest) -> Denial | None:
         return await _JUDGE.get()()
@@ -42,7 +42,7 @@ class ChainRunner:
         guards: guards, or a `Chain` of them.
 
     Raises:
-        ConfigurationError: they cannot stand in this order.
+        ConfigurationError: this order of guards cannot work.
 
     Attributes:
         chain: all members, `decide` included.
@@ -107,7 +107,7 @@ class ChainRunner:
             _JUDGE.reset(token)
 
     def close(self) -> None:
-        """Close the guards that hold something open, and end their thread; both are made anew when needed."""
+        """Close the guards that hold something open, and end their thread; both are made again when needed."""
         self._thread.close()
 
 
@@ -125,7 +125,7 @@ class _Desk:
         def job() -> None:
             try:
                 outcome = function()
-            except BaseException as exc:  # noqa: BLE001 - it belongs to whoever has asked for it
+            except BaseException as exc:  # noqa: BLE001 - the chain raises it
                 loop.call_soon_threadsafe(_settle, future, None, exc)
             else:
                 loop.call_soon_threadsafe(_settle, future, outcome, None)
@@ -148,7 +148,7 @@ class _Desk:
 
 def _settle(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
     if future.done():
-        return  # a timeout around `next`: nobody waits for the view any more
+        return  # a timeout around `next` has ended the wait
     if error is None:
         future.set_result(value)
     elif isinstance(error, StopIteration):
@@ -165,7 +165,7 @@ def _awaitable(function: Callable[[], T]) -> Callable[[], Coroutine[Any, Any, T]
 
 
 def _step(work: Coroutine[Any, Any, T]) -> T:
-    # In a context of its own: a coroutine that is stepped by hand would change the thread's.
+    # In a copied context: a coroutine that is stepped by hand would change the thread's.
     context = contextvars.copy_context()
     try:
         context.run(work.send, None)

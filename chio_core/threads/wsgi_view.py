@@ -158,7 +158,7 @@ class EnvironView:
         return found
 
     def has_body(self) -> bool:
-        """Tell whether there may be a body to read."""
+        """Return True if there may be a body to read."""
         return may_have_body(self.environ)
 
     def tls(self) -> dict[str, Any]:
@@ -191,7 +191,7 @@ class EnvironView:
 
 
 def may_have_body(environ: Mapping[str, Any]) -> bool:
-    """Tell whether there may be a body to read."""
+    """Return True if there may be a body to read."""
     length = environ.get("CONTENT_LENGTH")
     return bool(length and length != "0") or "HTTP_TRANSFER_ENCODING" in environ or bool(
         environ.get("wsgi.input_terminated")
@@ -251,7 +251,7 @@ def environ_key(name: str) -> str:
 
 
 def was_repeated(name: str, value: str) -> bool:
-    """Tell whether a header value with a comma in it must come from more than one line.
+    """Return True if a header value with a comma in it must come from more than one line.
 
     A JSON value (a capability token) may hold commas inside, a credential with parameters (`Digest a="1", b="2"`)
     between them, and any value inside quotes.

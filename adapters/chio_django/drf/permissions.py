@@ -74,7 +74,7 @@ class ChioCapability(permissions.BasePermission):
 
         Raises:
             ChioDenied: 401 when none was presented, 403 when it is not enough, 502 or 503 when there was no
-                decision to be had.
+                decision.
         """
         return all(self._met(request._request, rule, view) for rule in self.chio_rules)
 
