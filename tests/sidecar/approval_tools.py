@@ -1,4 +1,4 @@
-"""Asking for approvals and answering them, without a network."""
+"""Requests that need an approval, and responses to approvals, without a network."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ PATTERN = "/pay/7"
 """The sidecar's own pattern, without a document."""
 
 
-async def ask(app: SidecarApp, name: int | str = "first", token: Any = None, **more: Any) -> Answer:
-    """Ask for the payment."""
+async def request_payment(app: SidecarApp, name: int | str = "first", token: Any = None, **more: Any) -> Answer:
+    """Evaluate the request for the payment."""
     members = ROUTE | {"request_id": f"req-{name}"} | more
     return await evaluate(app, capability() if token is None else token, **members)
 
 
 async def pending_id(app: SidecarApp, name: int | str = "first", **more: Any) -> str:
-    """Ask for the payment, which a person has to approve, and return the id of the approval."""
-    answer = await ask(app, name, **more)
+    """Request the payment, which a person has to approve, and return the id of the approval."""
+    answer = await request_payment(app, name, **more)
     assert answer.status == 409, answer.body
     return str(answer.document["approval_id"])
 
@@ -43,19 +43,19 @@ async def control(app: SidecarApp, method: str, path: str, body: Any = None, que
 
 
 async def operate(app: SidecarApp, approval_id: str, outcome: str = "approved", **more: Any) -> Answer:
-    """Answer as the operator."""
+    """Respond as the operator."""
     return await control(app, "POST", f"/approvals/{approval_id}/operator-respond", {"outcome": outcome, **more})
 
 
 async def approved(app: SidecarApp, name: int | str = "first", **more: Any) -> str:
-    """Ask, approve, and return the id."""
+    """Request the payment, approve it, and return the id."""
     approval_id = await pending_id(app, name, **more)
     assert (await operate(app, approval_id)).status == 200
     return approval_id
 
 
 async def intent_hash(app: SidecarApp, approval_id: str) -> str:
-    """Return what an approver has to sign."""
+    """Return the hash that an approver signs."""
     pending = (await control(app, "GET", f"/approvals/{approval_id}")).document["pending"]
     return str(pending["governed_intent_hash"])
 

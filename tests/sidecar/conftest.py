@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from chio_sidecar.app import SidecarApp
-from tests.sidecar.control_tools import KEY, NOW, CommandLine, sidecars
+from tests.sidecar.control_tools import CommandLine, sidecars
+from tests.sidecar.sidecar_tools import AUTHORITY, KERNEL, Clock
 
 
 @pytest.fixture
@@ -18,8 +20,13 @@ def cli(capsys: pytest.CaptureFixture[str]) -> CommandLine:
 
 @pytest.fixture
 def create(tmp_path: Path) -> Iterator[Callable[..., SidecarApp]]:
-    """Create sidecars on one store, whose clock stands at `NOW` and which sign with `KEY`."""
-    defaults = {"store_path": tmp_path / "receipts.sqlite3", "signing_key": KEY, "clock": lambda: NOW}
+    """Create sidecars on one store that trust `AUTHORITY` and sign with `KERNEL`; they are closed after the test."""
+    defaults: dict[str, Any] = {
+        "store_path": tmp_path / "receipts.sqlite3",
+        "signing_key": KERNEL,
+        "trusted_issuers": {AUTHORITY.public_hex},
+        "clock": Clock(),
+    }
     with sidecars() as function:
         yield lambda **options: function(**(defaults | options))
 

@@ -21,20 +21,18 @@ import pytest
 from starlette.types import ASGIApp
 
 from chio_core.canonical import compact_json
-from chio_core.signing import SigningKey
 from chio_sidecar.app import SidecarApp, create_app
 from chio_sidecar.cli import main
 from chio_sidecar.config import SidecarConfig
 from chio_sidecar.store import NewReceipt
 from chio_sidecar.store.schema import connect, prepare
 from chio_sidecar.store.writes import Append, apply
+from tests.sidecar.sidecar_tools import NOW
 
 ROOT = Path(__file__).parents[2]
 LOOPBACK = ("127.0.0.1", 50000)
 REMOTE = ("203.0.113.7", 50000)
 ZEROS = "0" * 64
-NOW = 1_776_272_775
-KEY = SigningKey(b"\x21" * 32)
 GRANT = {"server_id": "s", "tool_name": "t", "operations": ["invoke"]}
 DEADLINE = 30.0
 """Seconds after which a process that prints nothing has failed its test."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from chio_sidecar.records.fsck import Finding, Inspection, Summary
 from chio_sidecar.store.sqlite import SqliteReceiptStore
-from tests.sidecar.approval_tools import approved, ask, pay, pending_id
+from tests.sidecar.approval_tools import approved, pay, pending_id, request_payment
 from tests.sidecar.sidecar_tools import KERNEL, SERVER, TOOL, capability, decision, grant, run, sidecar
 from tests.sidecar.test_budgets import demand, spend
 
@@ -21,7 +21,7 @@ def fill(folder: Path, plain: int) -> Path:
         async with sidecar(folder) as app:
             approval = await approved(app)
             await pay(app, "paid", approval)
-            await ask(app, "asked-again")
+            await request_payment(app, "asked-again")
             await pending_id(app, "open", path="/pay/8", route_pattern="/pay/8")
             for number in range(3):
                 await spend(app, f"spent-{number}", demand(2 + number, max_invocations=9))

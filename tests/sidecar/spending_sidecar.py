@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from chio_core.models.demands import BudgetDemand
-from tests.sidecar.approval_tools import ask, pay, verdict
+from tests.sidecar.approval_tools import pay, request_payment, verdict
 from tests.sidecar.sidecar_tools import sidecar
 
 
@@ -19,7 +19,7 @@ async def main(store: Path, name: str, count: int, limit: int, approval_id: str)
     budget = BudgetDemand(1, max_invocations=limit).to_wire()
     async with sidecar(store.parent, store_path=store) as app:
         spent = await asyncio.gather(
-            *(ask(app, f"{name}-{number}", governed_intent=..., budget=budget) for number in range(count))
+            *(request_payment(app, f"{name}-{number}", governed_intent=..., budget=budget) for number in range(count))
         )
         used = await asyncio.gather(*(pay(app, f"{name}-use-{number}", approval_id) for number in range(count)))
     allowed = sum(verdict(answer.document) == "allow" for answer in spent)

@@ -12,12 +12,10 @@ from typing import Any
 
 import pytest
 
-from chio_core.signing import SigningKey
 from chio_sidecar.records.reader import ReceiptFilter, ReceiptReader
 from tests.sidecar.control_tools import (
     DEADLINE,
     GRANT,
-    NOW,
     ZEROS,
     CommandLine,
     environment,
@@ -26,8 +24,7 @@ from tests.sidecar.control_tools import (
     run_command,
     sidecars,
 )
-
-KEY = SigningKey(b"\x21" * 32)
+from tests.sidecar.sidecar_tools import KERNEL, NOW
 
 
 @pytest.fixture
@@ -35,7 +32,7 @@ def store(tmp_path: Path) -> Path:
     """Three receipts: an allow, a deny, and an allow with a capability, one second apart."""
     path, now = tmp_path / "receipts.sqlite3", [NOW]
     with sidecars() as create:
-        app = create(store_path=path, signing_key=KEY, clock=lambda: now[0])
+        app = create(store_path=path, signing_key=KERNEL, clock=lambda: now[0])
         body = {"subject": ZEROS, "scope": {"grants": [GRANT]}}
         token = fetch(app, "POST", "/v1/capabilities", json=body).json()
         for request_id, method, capability in (("a", "GET", None), ("b", "POST", None), ("c", "POST", token)):
@@ -142,7 +139,7 @@ def test_list_changes_nothing_in_the_store(listed: Run, store: Path) -> None:
 
 def test_list_continues_while_the_store_is_written(store: Path) -> None:
     with sidecars() as create:
-        app = create(store_path=store, signing_key=KEY)
+        app = create(store_path=store, signing_key=KERNEL)
         reader = ReceiptReader(store, option="--receipt-db")
         rows = reader.rows(ReceiptFilter())
         assert next(rows)[1]["request_id"] == "a"
@@ -187,10 +184,10 @@ def test_list_ends_quietly_when_its_reader_has_ended(store: Path) -> None:
 def test_show_prints_one_receipt_and_verifies_it(listed: Run, store: Path, cli: CommandLine) -> None:
     name = listed()[0][1]["id"]
     place = ("--receipt-db", store)
-    receipt = json.loads(cli("receipt", "show", name, "--verify", *place, "--trusted-key", KEY.public_hex))
+    receipt = json.loads(cli("receipt", "show", name, "--verify", *place, "--trusted-key", KERNEL.public_hex))
     assert receipt["id"] == name
     about = f"{receipt['method']} {receipt['route_pattern']}, request {receipt['request_id']}"
-    assert cli.err == f"{name} valid\nsigned by {KEY.public_hex}, about {about}\n"
+    assert cli.err == f"{name} valid\nsigned by {KERNEL.public_hex}, about {about}\n"
     cli("receipt", "show", name, "--verify", *place, "--trusted-key", ZEROS, status=1)
     assert "about" not in cli.err
     cli.fails("receipt", "show", "unknown", *place)
@@ -200,7 +197,7 @@ def test_verify_accepts_the_output_of_list(listed: Run, tmp_path: Path, cli: Com
     receipts, _ = listed()
     file = tmp_path / "receipts.ndjson"
     file.write_text("".join(json.dumps(receipt) + "\n" for receipt in receipts) + "\n")
-    lines = cli("receipt", "verify", file, "--trusted-key", KEY.public_hex).splitlines()
+    lines = cli("receipt", "verify", file, "--trusted-key", KERNEL.public_hex).splitlines()
     assert lines == [f"{receipt['id']} valid" for receipt in receipts]
     assert cli.err == "3 receipts: 3 valid, 0 invalid\n"
 
@@ -256,5 +253,5 @@ def test_a_missing_file_is_named(cli: CommandLine) -> None:
 def test_list_and_verify_work_as_processes_in_a_pipeline(store: Path) -> None:
     done = run_command("receipt", "list", "--receipt-db", store)
     assert done.returncode == 0
-    verified = run_command("receipt", "verify", "-", "--trusted-key", KEY.public_hex, stdin=done.stdout)
+    verified = run_command("receipt", "verify", "-", "--trusted-key", KERNEL.public_hex, stdin=done.stdout)
     assert (verified.returncode, len(verified.stdout.splitlines())) == (0, 3)

@@ -10,10 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from chio_core.signing import SigningKey
 from tests.sidecar.control_tools import CommandLine, evaluate, run_command, serving, sidecars
+from tests.sidecar.sidecar_tools import KERNEL
 
-KEY = SigningKey(b"\x21" * 32)
 ISSUE = ("capability", "issue", "--server", "s", "--tool", "t")
 
 
@@ -21,7 +20,7 @@ ISSUE = ("capability", "issue", "--server", "s", "--tool", "t")
 def store(tmp_path: Path) -> Path:
     """One refused request, and the sidecar's key beside it."""
     path = tmp_path / "chio.sqlite3"
-    (tmp_path / "chio.sqlite3.key").write_text(KEY.seed_hex() + "\n")
+    (tmp_path / "chio.sqlite3.key").write_text(KERNEL.seed_hex() + "\n")
     (tmp_path / "chio.sqlite3.key").chmod(0o600)
     with sidecars() as create:
         evaluate(create(store_path=path), None, request_id="a", method="POST")
@@ -61,7 +60,7 @@ def test_the_report_of_observe_mode_needs_no_option(cli: CommandLine) -> None:
 @pytest.mark.usefixtures("named")
 def test_a_capability_is_issued_with_the_key_beside_that_store(store: Path, cli: CommandLine) -> None:
     token = json.loads(cli(*ISSUE))
-    assert token["issuer"] == KEY.public_hex
+    assert token["issuer"] == KERNEL.public_hex
     with sidecars() as create:
         assert evaluate(create(store_path=store), token, request_id="b")["verdict"] == {"verdict": "allow"}
 

@@ -11,18 +11,13 @@ from pydantic import SecretStr
 
 from chio_core.capabilities import issue_capability, verify_capability
 from chio_core.signing import SigningKey
-from tests.sidecar.control_tools import GRANT, NOW, ZEROS, evaluate, fetch
+from tests.sidecar.control_tools import GRANT, ZEROS, evaluate, fetch
+from tests.sidecar.sidecar_tools import AUTHORITY, NOW
 
-AUTHORITY = SigningKey(b"\x31" * 32)
 SCOPE: dict[str, Any] = {"grants": [GRANT]}
 WIDER: dict[str, Any] = {"grants": [GRANT | {"server_id": "*"}]}
 REVOKED = "capability token has been revoked"
 Create = Callable[..., Any]
-
-
-@pytest.fixture
-def app(create: Create) -> Any:
-    return create(trusted_issuers={AUTHORITY.public_hex})
 
 
 def token(key: SigningKey = AUTHORITY, **details: Any) -> dict[str, Any]:
@@ -52,8 +47,7 @@ def test_a_released_capability_is_refused_at_once(app: Any) -> None:
 def test_a_release_holds_after_a_restart(app: Any, create: Create) -> None:
     capability = token()
     release(app, capability_id=capability["id"])
-    restarted = create(trusted_issuers={AUTHORITY.public_hex})
-    assert evaluate(restarted, capability)["verdict"]["reason"] == REVOKED
+    assert evaluate(create(), capability)["verdict"]["reason"] == REVOKED
 
 
 def test_a_release_of_an_unknown_or_released_id_has_the_same_response(app: Any) -> None:
@@ -145,7 +139,6 @@ def test_validate_reports_a_revocation_first(app: Any) -> None:
 
 def test_validate_reports_an_unavailable_revocation_authority(create: Create) -> None:
     app = create(
-        trusted_issuers={AUTHORITY.public_hex},
         control_url="http://trust.example",
         control_service_token=SecretStr("t"),
         control_transport=httpx.MockTransport(lambda _: httpx.Response(503)),

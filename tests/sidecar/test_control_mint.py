@@ -11,7 +11,8 @@ import pytest
 from chio_core.capabilities import verify_capability
 from chio_core.errors import InvalidDocument
 from chio_sidecar.control.capabilities import parse_scopes
-from tests.sidecar.control_tools import NOW, evaluate, fetch
+from tests.sidecar.control_tools import evaluate, fetch
+from tests.sidecar.sidecar_tools import NOW
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "composed" / "mint" / "v1.json"
 CASES = json.loads(VECTORS.read_text("utf-8"))["cases"]

@@ -14,7 +14,8 @@ from chio_core.receipts import verify_receipt
 from chio_core.signing import SigningKey
 from chio_sidecar.control.receipts import check_tool_receipt
 from chio_sidecar.records.reader import ReceiptReader
-from tests.sidecar.control_tools import KEY, NOW, fetch
+from tests.sidecar.control_tools import fetch
+from tests.sidecar.sidecar_tools import KERNEL, NOW, STRANGER
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 STEP = {"pod_name": "p", "phase": "Succeeded", "payload": "ok", "observed_at": "2026-01-01T00:00:00Z"}
@@ -41,7 +42,7 @@ def test_a_job_receipt_is_signed_and_stored(app: Any) -> None:
     response = submit(app, capability_id="cap-1", started_at="t0", steps=[STEP])
     assert response.json()["accepted"] is True
     receipt = stored(app, response.json()["receipt_id"])
-    verify_receipt(receipt, trusted_keys={KEY.public_hex})
+    verify_receipt(receipt, trusted_keys={KERNEL.public_hex})
     assert receipt["request_id"] == "job-receipt-submission:u-1"
     assert (receipt["route_pattern"], receipt["method"]) == ("/v1/receipts", "POST")
     assert receipt["caller_identity_hash"] == CallerIdentity.anonymous().identity_hash()
@@ -98,7 +99,7 @@ def verify(app: Any, receipt: dict[str, Any], **expected: str) -> dict[str, Any]
     return found
 
 
-def tool_receipt(key: SigningKey = KEY, **members: Any) -> dict[str, Any]:
+def tool_receipt(key: SigningKey = KERNEL, **members: Any) -> dict[str, Any]:
     body = {
         "id": "rcpt-1",
         "timestamp": NOW,
@@ -121,7 +122,6 @@ def test_a_good_tool_receipt_of_this_sidecar_is_authorized(app: Any) -> None:
     assert "reason" not in found
 
 
-OTHER = SigningKey(b"\x22" * 32)
 BAD_HASH = {"parameters": {}, "parameter_hash": "0" * 64}
 
 
@@ -129,7 +129,7 @@ BAD_HASH = {"parameters": {}, "parameter_hash": "0" * 64}
     ("receipt", "expected", "reason"),
     [
         (tool_receipt() | {"tool_name": "u"}, {}, "receipt signature did not verify"),
-        (tool_receipt(OTHER), {}, "receipt signer is not trusted"),
+        (tool_receipt(STRANGER), {}, "receipt signer is not trusted"),
         (tool_receipt(action=BAD_HASH), {}, "receipt action parameter_hash does not match parameters"),
         (tool_receipt(trust_level="advisory"), {}, "receipt semantics are not authoritative"),
         (tool_receipt(), {"expected_decision": "deny"}, "decision allow does not match expected deny"),
