@@ -1,8 +1,7 @@
-"""A real Chromium, driven over WebDriver's own HTTP protocol (W3C), and the sidecar that it looks at."""
+"""A real Chromium, driven over the HTTP protocol of WebDriver (W3C), and the server of its pages."""
 
 from __future__ import annotations
 
-import base64
 import shutil
 import subprocess
 import threading
@@ -23,7 +22,7 @@ MISSING = None if CHROMIUM and DRIVER else "chromium and chromedriver are not in
 DEADLINE = 20
 """Seconds that the browser may take for one thing."""
 
-_FLAGS = (
+_FLAGS = [
     "--headless",
     "--no-sandbox",
     "--disable-gpu",
@@ -34,10 +33,10 @@ _FLAGS = (
     "--disable-component-update",
     "--disable-sync",
     "--force-color-profile=srgb",
-)
+]
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 
-# The page's own rules forbid it to make code of text, so the expression is put into the script here.
+# The page's content security policy forbids code made from text, so the expression becomes part of the script here.
 _UNTIL = """
 const done = arguments[arguments.length - 1];
 const look = () => {
@@ -117,10 +116,6 @@ class Browser:
         """Prefer `dark` or `light`."""
         self.cdp("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": name}])
 
-    def screenshot(self, path: Path) -> None:
-        """Save what is seen."""
-        path.write_bytes(base64.b64decode(self._get("/screenshot")))
-
     def complaints(self) -> list[str]:
         """Return warnings and errors of the console since the last call."""
         found = self._post("/se/log", type="browser")
@@ -138,18 +133,12 @@ class Browser:
     def _find(self, selector: str) -> str:
         return str(self._post("/element", using="css selector", value=selector)[_ELEMENT])
 
-    def _get(self, path: str) -> Any:
-        return _value(self._http.get(self._session + path))
-
     def _post(self, path: str, **body: Any) -> Any:
-        return _value(self._http.post(self._session + path, json=body))
-
-
-def _value(answer: httpx.Response) -> Any:
-    value = answer.json()["value"]
-    if answer.is_error:
-        raise AssertionError(f"{value['error']}: {value['message']}")
-    return value
+        response = self._http.post(self._session + path, json=body)
+        value = response.json()["value"]
+        if response.is_error:
+            raise AssertionError(f"{value['error']}: {value['message']}")
+        return value
 
 
 @contextmanager
@@ -162,9 +151,8 @@ def browsing(folder: Path) -> Iterator[Browser]:
     ) as driver:
         try:
             assert driver.stdout is not None
-            port = next(
-                line.rstrip(". \n").rpartition(" ")[2] for line in driver.stdout if "successfully on port" in line
-            )
+            started = next(line for line in driver.stdout if "successfully on port" in line)
+            port = started.rstrip(". \n").rpartition(" ")[2]
             browser = Browser(f"http://127.0.0.1:{port}", folder / "profile", folder / "downloads")
             try:
                 yield browser
@@ -200,7 +188,7 @@ def arrived(folder: Path, browser: Browser, pattern: str = "*.json") -> Path:
 
 
 class Shown:
-    """The application that the server serves just now; each test has one of its own."""
+    """Serves the application of the current test."""
 
     app: ASGIApp
 
@@ -216,14 +204,12 @@ def open_row(browser: Browser, position: int = 1) -> None:
 
 
 def checks(browser: Browser) -> list[str]:
-    return [
-        str(text)
-        for text in browser.run("return [...document.querySelectorAll('#checks li')].map((item) => item.innerText)")
-    ]
+    """Return the verifications of the opened receipt, by the browser and by the server."""
+    return list(browser.run("return [...document.querySelectorAll('#checks li')].map((item) => item.innerText)"))
 
 
 LOOK_NOW = "document.dispatchEvent(new Event('visibilitychange'))"
-"""Lets the page ask for new receipts at once, as when its tab is looked at again."""
+"""Lets the page request new receipts at once, as when its tab becomes visible again."""
 
 LISTED = "document.querySelectorAll('#rows tr').length === {}"
 """True once the table has so many rows."""

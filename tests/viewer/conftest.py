@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
+from chio_sidecar.records.listing import PAGE
 from chio_sidecar.viewer import VIEWER_PATH, create_viewer_app
-from tests.viewer.browser import MISSING, Browser, Shown, browsing, listening
-from tests.viewer.records import KEY
+from tests.viewer.browser import LISTED, MISSING, Browser, Shown, browsing, listening
+from tests.viewer.records import KEY, STORE, fill
 
 
 @pytest.fixture(scope="session")
@@ -40,13 +41,21 @@ def served() -> Iterator[tuple[Shown, str]]:
 
 
 @pytest.fixture
-def show(browser: Browser, served: tuple[Shown, str]) -> Iterator[Any]:
-    """Give a function that opens the page of a store, and returns its address."""
+def show(browser: Browser, served: tuple[Shown, str], tmp_path: Path) -> Iterator[Any]:
+    """Give a function that stores receipts, opens the page of the store, and returns its address.
+
+    Without a token it waits until the receipts are listed.
+    """
     shown, address = served
 
-    def open_page(path: Path, *, token: str | None = None, keys: Any = (KEY.public_hex,), hash: str = "") -> str:
+    def open_page(
+        receipts: Sequence[Any], *, token: str | None = None, keys: Any = (KEY.public_hex,), hash: str = ""
+    ) -> str:
+        path = fill(tmp_path / STORE, receipts)
         shown.app = create_viewer_app(path, keys=frozenset(keys), token=SecretStr(token) if token else None)
         browser.open(address + hash)
+        if token is None:
+            browser.until(LISTED.format(min(len(receipts), PAGE)))
         return address
 
     yield open_page

@@ -18,6 +18,7 @@ from chio_sidecar.store.sqlite import SqliteReceiptStore
 KEY = SigningKey(b"\x21" * 32)
 STRANGER = SigningKey(b"\x41" * 32)
 NOW = 1_776_272_775
+STORE = "s.sqlite3"
 
 MARKUP = (
     "<script>document.title = 'owned'</script>",
@@ -28,7 +29,7 @@ MARKUP = (
     "\u05e9\u05dc\u05d5\u05dd",
     "{{constructor.constructor('x')()}}",
 )
-"""What must be shown as it is, wherever it stands in a receipt."""
+"""Texts that must be shown as they are, in any member of a receipt."""
 
 
 def receipt(number: int = 1, *, key: SigningKey = KEY, **changes: Any) -> dict[str, Any]:
@@ -81,27 +82,24 @@ def hostile(number: int, text: str) -> dict[str, Any]:
 
 def fill(path: Path, texts: Iterable[dict[str, Any] | str]) -> Path:
     """Store receipts, or texts that are none, in this order, and return the path."""
-    asyncio.run(_fill(path, [text if isinstance(text, str) else compact_json(text) for text in texts]))
+
+    async def append() -> None:
+        store = SqliteReceiptStore(path)
+        try:
+            documents = [text if isinstance(text, str) else compact_json(text) for text in texts]
+            await add(store, documents, first=len(await store.list(limit=1_000_000)))
+        finally:
+            await store.close()
+
+    asyncio.run(append())
     return path
-
-
-async def _fill(path: Path, texts: list[str]) -> None:
-    store = SqliteReceiptStore(path)
-    try:
-        await add(store, texts, first=len(await store.list(limit=1_000_000)))
-    finally:
-        await store.close()
 
 
 async def add(store: SqliteReceiptStore, texts: Iterable[str], *, first: int = 0) -> None:
     """Append texts to an open store."""
-    for group in _groups(list(texts), 4_000):
-        await asyncio.gather(*(store.append(_entry(first + number, text)) for number, text in group))
-
-
-def _groups(texts: list[str], size: int) -> Iterable[list[tuple[int, str]]]:
-    numbered = list(enumerate(texts))
-    return [numbered[start : start + size] for start in range(0, len(texts), size)]
+    entries = [_entry(number, text) for number, text in enumerate(texts, first)]
+    for start in range(0, len(entries), 4_000):  # fewer than the store lets wait
+        await asyncio.gather(*map(store.append, entries[start : start + 4_000]))
 
 
 def _entry(number: int, text: str) -> NewReceipt:

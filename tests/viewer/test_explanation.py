@@ -1,4 +1,4 @@
-"""What the page says about a refusal: the words of `chio-sidecar explain`, for receipts that somebody vouches for."""
+"""The explanation of a refusal on the page: the words of `chio-sidecar explain`, for genuine receipts only."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from chio_core.refusals.problems import explain_link
 from chio_sidecar.cli import main
 from chio_sidecar.viewer import VIEWER_PATH, create_viewer_app
 from chio_sidecar.viewer.explained import Explainer
-from tests.viewer.browser import LISTED, Browser, open_row
-from tests.viewer.records import KEY, MARKUP, STRANGER, fill, hostile, receipt
+from tests.viewer.browser import Browser, open_row
+from tests.viewer.records import KEY, MARKUP, STORE, STRANGER, fill, hostile, receipt
 from tests.viewer.test_data import get
 
 MISSING = "side-effect route requires a capability token"
@@ -37,7 +37,7 @@ def test_a_refused_receipt_is_explained_in_the_words_of_the_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one = denied()
-    found = explanation(fill(tmp_path / "s.sqlite3", [one]), one["id"])
+    found = explanation(fill(tmp_path / STORE, [one]), one["id"])
     (tmp_path / "one.json").write_text(json.dumps(one))
     assert main(["explain", "--format", "json", str(tmp_path / "one.json")]) == 0
     assert found == json.loads(capsys.readouterr().out)
@@ -47,27 +47,27 @@ def test_a_refused_receipt_is_explained_in_the_words_of_the_command(
 @pytest.mark.parametrize("verdict", ["cancel", "incomplete"])
 def test_every_verdict_but_an_allow_is_explained(verdict: str, tmp_path: Path) -> None:
     one = receipt(1, verdict={"verdict": verdict})
-    assert explanation(fill(tmp_path / "s.sqlite3", [one]), one["id"])["outcome"] == "refused"
+    assert explanation(fill(tmp_path / STORE, [one]), one["id"])["outcome"] == "refused"
 
 
-def test_an_allowed_request_needs_no_explanation_unless_it_lacked_what_its_route_asks_for(tmp_path: Path) -> None:
+def test_an_allowed_request_needs_no_explanation_unless_it_lacked_what_its_route_requires(tmp_path: Path) -> None:
     observed = {"chio_enforcement": {"mode": "observe", "requires": "payments/transfer"}}
     plain, lacking = receipt(1), receipt(2, metadata=observed)
-    path = fill(tmp_path / "s.sqlite3", [plain, lacking])
+    path = fill(tmp_path / STORE, [plain, lacking])
     assert explanation(path, plain["id"]) is None
     assert explanation(path, lacking["id"])["passes"] == "payments/transfer:invoke"
 
 
-def test_the_words_of_a_receipt_that_nobody_vouches_for_are_no_advice(tmp_path: Path) -> None:
+def test_the_words_of_a_receipt_that_is_not_genuine_are_no_advice(tmp_path: Path) -> None:
     forged, foreign = {**denied(1), "method": "PUT"}, denied(2, key=STRANGER)
-    path = fill(tmp_path / "s.sqlite3", [forged, foreign, "{not json"])
+    path = fill(tmp_path / STORE, [forged, foreign, "{not json"])
     assert explanation(path, forged["id"]) is None
     assert explanation(path, foreign["id"]) is None
     assert explanation(path, "damaged-2") is None
     assert explanation(path, foreign["id"], frozenset())["outcome"] == "refused"  # no key is known at all
 
 
-def test_the_sidecars_document_says_which_capability_a_route_asks_for() -> None:
+def test_the_sidecars_document_says_which_capability_a_route_requires() -> None:
     operation = {"x-chio-capability": [{"server": "payments", "tool": "transfer"}], "responses": {}}
     document = {"openapi": "3.1.0", "info": {}, "paths": {"/things/1": {"post": operation}}}
     text = json.dumps(denied(1, MISSING))
@@ -83,9 +83,8 @@ def test_hostile_texts_can_be_explained(text: str) -> None:
     assert Explainer(None)(json.dumps(hostile(1, text)), GENUINE) is not None
 
 
-def test_the_page_shows_why_and_what_would_pass(browser: Browser, show: Any, tmp_path: Path) -> None:
-    show(fill(tmp_path / "s.sqlite3", [receipt(1), denied(2)]))
-    browser.until(LISTED.format(2))
+def test_the_page_shows_why_and_what_would_pass(browser: Browser, show: Any) -> None:
+    show([receipt(1), denied(2)])
     open_row(browser, 1)
     shown = browser.text("#explanation")
     command = "chio-sidecar capability issue --receipt-store FILE"
@@ -95,25 +94,18 @@ def test_the_page_shows_why_and_what_would_pass(browser: Browser, show: Any, tmp
     assert browser.number_of("#explanation") == 0
 
 
-def test_the_link_of_a_refusal_opens_its_receipt_with_the_explanation(
-    browser: Browser, show: Any, served: Any, tmp_path: Path
-) -> None:
+def test_the_link_of_a_refusal_opens_its_receipt_with_the_explanation(browser: Browser, show: Any, served: Any) -> None:
     one = denied(2, id="01a/b #<é>")
-    path = fill(tmp_path / "s.sqlite3", [receipt(1), one])
     link = explain_link(f"http://127.0.0.1{VIEWER_PATH}", one["id"])
     assert link is not None
-    show(path, hash=f"#{link.partition('#')[2]}")
+    show([receipt(1), one], hash=f"#{link.partition('#')[2]}")
     browser.until(f"document.querySelector('#detail').dataset.id === {json.dumps(one['id'])}")
     assert "payments/transfer:invoke" in browser.text("#explanation")
 
 
-def test_no_explanation_can_inject_markup(browser: Browser, show: Any, tmp_path: Path) -> None:
-    stored = [
-        denied(number, f"capability does not authorize tool {text} on server {text}")
-        for number, text in enumerate(MARKUP)
-    ]
-    show(fill(tmp_path / "s.sqlite3", stored))
-    browser.until(LISTED.format(len(MARKUP)))
+def test_no_explanation_can_inject_markup(browser: Browser, show: Any) -> None:
+    reason = "capability does not authorize tool {0} on server {0}"
+    show([denied(number, reason.format(text)) for number, text in enumerate(MARKUP)])
     own = "return ['script', 'img', 'iframe', 'b', 'table', 'a'].map((tag) => document.querySelectorAll(tag).length)"
     elements = browser.run(own)
     for position in range(1, len(MARKUP) + 1):

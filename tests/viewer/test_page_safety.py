@@ -1,25 +1,16 @@
-"""What the page in a real Chromium never lets a receipt or another site do, and who gets in."""
+"""What the page in a real Chromium denies to receipts and to other sites, and how its users sign in."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
-from tests.viewer.browser import (
-    ENTER,
-    LISTED,
-    Browser,
-    checks,
-    open_row,
-)
-from tests.viewer.records import MARKUP, fill, hostile, receipt
+from tests.viewer.browser import ENTER, LISTED, Browser, checks, open_row
+from tests.viewer.records import MARKUP, hostile, receipt
 
 
-def test_no_receipt_can_inject_markup(browser: Browser, show: Any, tmp_path: Path) -> None:
-    stored = [hostile(number, text) for number, text in enumerate(MARKUP)]
-    show(fill(tmp_path / "s.sqlite3", stored))
-    browser.until(LISTED.format(len(MARKUP)))
+def test_no_receipt_can_inject_markup(browser: Browser, show: Any) -> None:
+    show([hostile(number, text) for number, text in enumerate(MARKUP)])
     own = "return ['script', 'img', 'iframe', 'b', 'table'].map((tag) => document.querySelectorAll(tag).length)"
     elements, title = browser.run(own), browser.run("return document.title")
     for position, text in enumerate(reversed(MARKUP), 1):
@@ -38,8 +29,8 @@ def _shown(text: str) -> str:
     return "".join(f"\\u{ord(c):04x}" if c in "\u202e\u2066" or ord(c) < 32 else c for c in text)
 
 
-def test_the_page_may_not_run_what_others_bring(browser: Browser, show: Any, tmp_path: Path) -> None:
-    show(fill(tmp_path / "s.sqlite3", []))
+def test_the_page_may_not_run_foreign_content(browser: Browser, show: Any) -> None:
+    show([])
     browser.until("!document.querySelector('#main').hidden")
     attempts = """
         const blocked = [];
@@ -52,11 +43,11 @@ def test_the_page_may_not_run_what_others_bring(browser: Browser, show: Any, tmp
     """
     blocked = browser.wait(attempts)
     assert {"innerHTML", "fetch", "style-src-elem", "connect-src"} <= set(blocked)
-    assert len(browser.complaints()) >= 3  # asked for here, so the fixture must not see them
+    assert len(browser.complaints()) >= 3  # provoked here, so the fixture must not see them
 
 
-def test_a_token_is_asked_for_kept_for_the_tab_and_forgotten(browser: Browser, show: Any, tmp_path: Path) -> None:
-    address = show(fill(tmp_path / "s.sqlite3", [receipt(1)]), token="s3cret-canary")
+def test_a_token_is_requested_kept_for_the_tab_and_forgotten(browser: Browser, show: Any) -> None:
+    address = show([receipt(1)], token="s3cret-canary")
     browser.until("!document.querySelector('#sign-in').hidden")
     assert browser.number_of("#rows tr") == 0
     browser.type("#token", "wrong" + ENTER)
@@ -73,5 +64,5 @@ def test_a_token_is_asked_for_kept_for_the_tab_and_forgotten(browser: Browser, s
     browser.until("!document.querySelector('#sign-in').hidden")
     assert browser.run("return sessionStorage.length") == 0
     assert browser.number_of("#rows tr") == 0
-    refused = [text for text in browser.complaints() if "403" not in text]  # the refusals that were wanted
+    refused = [text for text in browser.complaints() if "403" not in text]  # the expected refusals
     assert refused == []
