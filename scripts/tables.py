@@ -87,9 +87,9 @@ def entry(name: str, path: Path, depth: int) -> list[str]:
 
 TABLES = {"settings": settings_table, "outcomes": outcomes_table, "tree": tree}
 PAGES = {
-    "README.md": ("settings", "outcomes"),
     "docs/architecture.md": ("tree",),
-    "docs/security.md": ("outcomes",),
+    "docs/outcomes.md": ("outcomes",),
+    "docs/settings.md": ("settings",),
 }
 """Which tables each page has, between its markers."""
 

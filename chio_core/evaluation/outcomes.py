@@ -6,18 +6,18 @@
 | deny, receipt verified | its `http_status` (400 to 599), else 403 | `chio_access_denied` | yes | the same |
 | cancel, incomplete, an unknown verdict, receipt verified | 403 | `chio_access_denied` | yes | the same |
 | allow, but the route's capability was not presented | 401 | `chio_capability_required` | yes | the same |
-| allow, but the capability is not enough | 403 | `chio_access_denied` | yes | the same |
-| allow, but no word about the route's approval or budget | 502 | `chio_policy_not_enforced` | yes | the same |
-| no connection | 503 | `chio_sidecar_unreachable` | no | passes, marked; never where the route asks for something |
-| no answer in time | 503 | `chio_timeout` | no | passes, marked; never where the route asks for something |
+| allow, but the capability does not grant what the route requires | 403 | `chio_access_denied` | yes | the same |
+| allow without evidence of the route's approval or budget | 502 | `chio_policy_not_enforced` | yes | the same |
+| no connection | 503 | `chio_sidecar_unreachable` | no | passes, marked; never if the route requires something |
+| no response in time | 503 | `chio_timeout` | no | passes, marked; never if the route requires something |
 | approval required (409) | 403 | `chio_approval_required` | no | the same |
-| any other status, no JSON, wrong shape, cut off, too long | 502 | `chio_evaluation_failed` | no | the same |
+| any other status, not JSON, wrong shape, cut off, too long | 502 | `chio_evaluation_failed` | no | the same |
 | a receipt that does not verify or is not for this request | 502 | `chio_invalid_receipt` | no | the same |
-| (not asked) malformed request, repeated security header | 400 | `chio_bad_request` | no | the same |
-| (not asked) an amount that is not clearly stated | 400 or 415 | `chio_bad_request` | no | the same |
-| (not asked) method that the protocol does not know | 405 | `chio_bad_request` | no | the same |
-| (not asked) body above the limit | 413 | `chio_body_too_large` | no | the same |
-| (not asked) path of more than 8,192 characters | 414 | `chio_bad_request` | no | the same |
+| (not evaluated) malformed request, repeated security header | 400 | `chio_bad_request` | no | the same |
+| (not evaluated) amount not clearly stated | 400 or 415 | `chio_bad_request` | no | the same |
+| (not evaluated) method unknown to the protocol | 405 | `chio_bad_request` | no | the same |
+| (not evaluated) body above the limit | 413 | `chio_body_too_large` | no | the same |
+| (not evaluated) path of more than 8,192 characters | 414 | `chio_bad_request` | no | the same |
 """
 
 from __future__ import annotations

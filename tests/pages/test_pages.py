@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.examples.running import copy_of
 from tests.pages.page import ROOT, opened, steps_of
 
 PAGES = [
-    "concepts.md", "fastapi.md", "migration.md", "observe.md", "operations.md", "quick-start.md", "security.md",
-    "settings.md", "sidecar.md", "telemetry.md", "testing.md",
+    "asgi.md", "concepts.md", "fastapi.md", "migration.md", "observe.md", "operations.md", "outcomes.md",
+    "quick-start.md", "security.md", "settings.md", "sidecar.md", "telemetry.md", "testing.md",
 ]  # fmt: skip
 
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
@@ -21,7 +22,12 @@ needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is no
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_does_what_it_shows(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with opened((ROOT / "docs" / name).read_text(encoding="utf-8"), tmp_path) as page:
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    if "| jq " in text and shutil.which("jq") is None:
+        pytest.skip("jq is not installed")
+    if "cd examples/hello-fastapi" in text:
+        copy_of("hello-fastapi", tmp_path)
+    with opened(text, tmp_path) as page:
         for step in page.steps:
             page.run(step)
 
@@ -37,6 +43,6 @@ def test_a_block_that_nobody_runs_fails(tmp_path: Path) -> None:
 
 
 def test_all_pages_are_run_by_a_test() -> None:
-    others = {"architecture.md", "django.md", "flask.md", "frameworks.md", "guards.md", "outbound.md"}
+    others = {"architecture.md", "django.md", "flask.md", "frameworks.md", "guards.md", "outbound.md", "promises.md"}
     assert {path.name for path in (ROOT / "docs").glob("*.md")} == {*PAGES, *others}
     assert [step.kind for step in steps_of((ROOT / "docs/architecture.md").read_text())] == ["", "", ""]
