@@ -11,8 +11,14 @@ from pydantic import SecretStr
 
 from chio_sidecar.records.listing import PAGE
 from chio_sidecar.viewer import VIEWER_PATH, create_viewer_app
+from tests.sidecar.control_tools import CommandLine
 from tests.viewer.browser import LISTED, MISSING, Browser, Shown, browsing, listening
 from tests.viewer.records import KEY, STORE, fill
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> CommandLine:
+    return CommandLine(capsys)
 
 
 @pytest.fixture(scope="session")

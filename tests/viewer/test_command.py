@@ -7,10 +7,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from chio_sidecar.cli import main
 from chio_sidecar.keys import load_or_create_key
 from chio_sidecar.viewer import VIEWER_PATH
-from tests.sidecar.control_tools import serving
+from tests.sidecar.control_tools import CommandLine, serving
 from tests.viewer.records import KEY, fill, receipt
 
 
@@ -27,7 +26,7 @@ def test_it_shows_the_file_and_knows_the_key_beside_it(tmp_path: Path) -> None:
     assert len(server.lines) == 1
 
 
-def test_it_asks_for_the_control_token_where_there_is_one_and_shows_no_secret(tmp_path: Path) -> None:
+def test_it_requires_the_control_token_if_there_is_one_and_shows_no_secret(tmp_path: Path) -> None:
     path = fill(tmp_path / "s.sqlite3", [receipt(1)])
     variables = {"CHIO_SIDECAR_CONTROL_TOKEN": "s3cret-canary"}
     arguments = ("--receipt-db", path, "viewer", "--trusted-key", KEY.public_hex)
@@ -41,34 +40,25 @@ def test_it_asks_for_the_control_token_where_there_is_one_and_shows_no_secret(tm
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", "10.1.2.3:80", "example.com:80", "unix:/tmp/x.sock", "9090"])
-def test_it_listens_on_this_machine_only(tmp_path: Path, capsys: pytest.CaptureFixture[str], listen: str) -> None:
+def test_it_listens_on_this_machine_only(tmp_path: Path, cli: CommandLine, listen: str) -> None:
     path = fill(tmp_path / "s.sqlite3", [])
-    assert main(["viewer", "--receipt-store", str(path), "--listen", listen]) == 1
-    assert f"--listen {listen} is not a loopback address" in capsys.readouterr().err
+    message = f"--listen {listen} is not a loopback address"
+    assert message in cli.fails("viewer", "--receipt-store", path, "--listen", listen)
 
 
-def test_it_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["viewer"]) == 1
-    assert "viewer needs a store" in capsys.readouterr().err
-    assert main(["viewer", "--receipt-store", str(tmp_path / "missing")]) == 1
-    assert "there is no receipt store at" in capsys.readouterr().err
+def test_it_says_what_is_missing(tmp_path: Path, cli: CommandLine) -> None:
     other = tmp_path / "other"
     other.write_text("no database" * 100)
-    assert main(["viewer", "--receipt-store", str(other)]) == 1
-    assert f"cannot read {other} as a receipt store" in capsys.readouterr().err
+    assert "viewer needs a store" in cli.fails("viewer")
+    assert "there is no receipt store at" in cli.fails("viewer", "--receipt-store", tmp_path / "missing")
+    assert f"cannot read {other} as a receipt store" in cli.fails("viewer", "--receipt-store", other)
     assert list(tmp_path.iterdir()) == [other]
 
 
-def test_without_a_usable_key_file_it_says_that_no_key_is_known(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = fill(tmp_path / "s.sqlite3", [])
-    arguments = ["viewer", "--receipt-store", str(path), "--listen", "127.0.0.1:99999"]
-    assert main(arguments) == 1
-    assert "own key is not known (there is no key file beside the store)" in capsys.readouterr().err
+def test_without_a_usable_key_file_it_says_that_no_key_is_known(tmp_path: Path, cli: CommandLine) -> None:
+    arguments = ("viewer", "--receipt-store", fill(tmp_path / "s.sqlite3", []), "--listen", "127.0.0.1:99999")
+    assert "own key is not known (there is no key file beside the store)" in cli.fails(*arguments)
     (tmp_path / "s.sqlite3.key").write_text("secret-canary")
     (tmp_path / "s.sqlite3.key").chmod(0o600)
-    assert main(arguments) == 1
-    told = capsys.readouterr().err
-    assert "holds no signing key" in told
-    assert "canary" not in told
+    error = cli.fails(*arguments)
+    assert ("holds no signing key" in error, "canary" in error) == (True, False)

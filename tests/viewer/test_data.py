@@ -1,4 +1,4 @@
-"""What the viewer's endpoints tell: lists, filters, one receipt, bundles. In process, without a browser."""
+"""The viewer's endpoints: lists, filters, one receipt, bundles. In process, without a browser."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ import pytest
 from starlette.types import ASGIApp
 
 from chio_core.canonical import compact_json, sha256_hex
-from chio_sidecar.cli import main
 from chio_sidecar.records.listing import ReceiptWindow
 from chio_sidecar.records.reader import ReceiptFilter
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from chio_sidecar.viewer import VIEWER_PATH, create_viewer_app
 from chio_sidecar.viewer.app import INDEX, page_files
-from tests.sidecar.control_tools import evaluate, fetch, sidecars
+from tests.sidecar.control_tools import CommandLine, evaluate, fetch, sidecars
 from tests.viewer.records import KEY, MARKUP, NOW, STRANGER, add, fill, hostile, newer, receipt
 
 ANY = ReceiptFilter()
@@ -122,21 +121,21 @@ def test_a_value_that_cannot_be_used_is_named(filled: Path, query: dict[str, str
     assert answer.json()["message"].startswith(name)
 
 
-def test_what_came_in_since_a_row_is_asked_for_by_it(filled: Path) -> None:
+def test_newer_receipts_are_requested_by_the_newest_row(filled: Path) -> None:
     app = app_of(filled)
     assert listed(app, after=498) == ["receipt-00500", "receipt-00499"]
     assert listed(app, after=500) == []
     assert get(app, "receipts", after=100).json()["next"] is not None
 
 
-def test_one_question_looks_at_a_bounded_number_of_rows(filled: Path) -> None:
+def test_one_call_reads_a_bounded_number_of_rows(filled: Path) -> None:
     window, rare = ReceiptWindow(filled, scan=100), ReceiptFilter(route="/things/6", until=NOW + 10)
-    found, questions, before = [], 0, None
-    while questions == 0 or before is not None:
+    found, calls, before = [], 0, None
+    while calls == 0 or before is not None:
         listing = window.list(rare, before=before)
         found += [row["seq"] for row in listing.rows]
-        before, questions = listing.next, questions + 1
-    assert (found, questions) == ([6], 5)
+        before, calls = listing.next, calls + 1
+    assert (found, calls) == ([6], 5)
 
 
 def test_counting_goes_on_in_steps(filled: Path) -> None:
@@ -155,7 +154,7 @@ def test_an_empty_store_has_an_empty_list(tmp_path: Path) -> None:
     assert get(app, "status").json()["newest"] == 0
 
 
-def test_ten_thousand_receipts_are_listed_and_filtered_with_one_question_each(tmp_path: Path) -> None:
+def test_ten_thousand_receipts_are_listed_and_filtered_with_one_request_each(tmp_path: Path) -> None:
     numbers = range(1, 10_001)
     app = app_of(fill(tmp_path / "s.sqlite3", (_unsigned(number) for number in numbers)))
     first = get(app, "receipts").json()
@@ -220,16 +219,14 @@ def _server(app: ASGIApp, receipt_id: str) -> Any:
     return get(app, "receipt", id=receipt_id).json()["server"]
 
 
-def test_an_unknown_receipt_is_not_found_and_one_without_id_cannot_be_asked_for(filled: Path) -> None:
+def test_an_unknown_receipt_is_not_found_and_one_without_id_is_a_bad_request(filled: Path) -> None:
     app = app_of(filled)
     assert get(app, "receipt", id="nobody").status_code == 404
     assert get(app, "receipt").status_code == 400
     assert get(app, "bundle", id="nobody").status_code == 404
 
 
-def test_a_bundle_of_one_receipt_verifies_with_the_command(
-    filled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_bundle_of_one_receipt_verifies_with_the_command(filled: Path, tmp_path: Path, cli: CommandLine) -> None:
     answer = get(app_of(filled), "bundle", id="receipt-00007")
     assert answer.headers["content-disposition"].startswith("attachment")
     bundle = answer.json()
@@ -237,14 +234,13 @@ def test_a_bundle_of_one_receipt_verifies_with_the_command(
     assert bundle["verify"] == f"chio-sidecar receipt verify --trusted-key {KEY.public_hex} FILE"
     file = tmp_path / "bundle.json"
     file.write_bytes(answer.content)
-    assert main(["receipt", "verify", "--trusted-key", KEY.public_hex, str(file)]) == 0
-    assert capsys.readouterr().out == "receipt-00007 valid\n"
-    assert main(["receipt", "verify", "--trusted-key", STRANGER.public_hex, str(file)]) == 1
-    assert "receipt-00007 INVALID kernel_key" in capsys.readouterr().out
+    assert cli("receipt", "verify", "--trusted-key", KEY.public_hex, file) == "receipt-00007 valid\n"
+    out = cli("receipt", "verify", "--trusted-key", STRANGER.public_hex, file, status=1)
+    assert "receipt-00007 INVALID kernel_key" in out
 
 
-def test_a_bundle_holds_what_is_filtered_and_says_when_it_is_not_all(
-    filled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_bundle_holds_the_matches_and_says_if_they_are_not_all(
+    filled: Path, tmp_path: Path, cli: CommandLine
 ) -> None:
     bundle = get(app_of(filled), "bundle", route="/things/3").json()
     assert (len(bundle["receipts"]), bundle["complete"]) == (50, True)
@@ -253,13 +249,11 @@ def test_a_bundle_holds_what_is_filtered_and_says_when_it_is_not_all(
     assert not ReceiptWindow(filled, scan=10).texts(ANY, limit=501).complete
     file = tmp_path / "bundle.json"
     file.write_text(json.dumps(bundle))
-    assert main(["receipt", "verify", str(file)]) == 0
-    assert "50 receipts: 50 valid, 0 invalid" in capsys.readouterr().err
+    cli("receipt", "verify", file)
+    assert "50 receipts: 50 valid, 0 invalid" in cli.err
 
 
-def test_a_bundle_that_was_changed_does_not_verify(
-    filled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_bundle_that_was_changed_does_not_verify(filled: Path, tmp_path: Path, cli: CommandLine) -> None:
     text = get(app_of(filled), "bundle", id="receipt-00007").text
     changes = {
         "changed": text.replace("allow", "deny"),
@@ -269,8 +263,7 @@ def test_a_bundle_that_was_changed_does_not_verify(
     for name, changed in changes.items():
         file = tmp_path / name
         file.write_text(changed)
-        assert main(["receipt", "verify", str(file)]) == 1, name
-    assert "Traceback" not in capsys.readouterr().err
+        cli("receipt", "verify", file, status=1)
 
 
 def test_a_sidecar_shows_its_own_receipts_as_they_come(tmp_path: Path) -> None:
@@ -305,7 +298,7 @@ def test_a_file_that_is_no_store_is_named(tmp_path: Path, content: bytes) -> Non
     assert str(path) in answer.json()["message"]
 
 
-def test_looking_never_writes_and_creates_nothing(tmp_path: Path) -> None:
+def test_reading_never_writes_and_creates_nothing(tmp_path: Path) -> None:
     path = fill(tmp_path / "s.sqlite3", [receipt(1)])
     before = (path.read_bytes(), path.stat().st_mtime_ns, sorted(tmp_path.iterdir()))
     app = app_of(path)
@@ -316,7 +309,7 @@ def test_looking_never_writes_and_creates_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "missing").exists()
 
 
-def test_nothing_stays_locked_between_two_questions(tmp_path: Path) -> None:
+def test_nothing_stays_locked_between_two_requests(tmp_path: Path) -> None:
     path = fill(tmp_path / "s.sqlite3", [receipt(number) for number in range(1, 6)])
     app = app_of(path)
     assert len(listed(app, limit=2)) == 2
@@ -325,7 +318,7 @@ def test_nothing_stays_locked_between_two_questions(tmp_path: Path) -> None:
         writer.execute("ROLLBACK")
 
 
-def test_receipts_are_stored_while_others_are_looked_at(tmp_path: Path) -> None:
+def test_receipts_are_stored_while_others_are_read(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite3"
 
     async def both() -> int:
