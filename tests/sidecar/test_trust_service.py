@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,30 +13,18 @@ from pydantic import SecretStr
 
 from chio_core.capabilities import verify_capability
 from chio_core.errors import ConfigurationError
-from chio_sidecar.app import create_app
-from chio_sidecar.config import SidecarConfig
 from chio_sidecar.trust.app import TrustConfig, TrustService, create_trust_app
-from tests.sidecar.control_tools import NOBODY, ask, evaluate
+from tests.sidecar.control_tools import ZEROS, evaluate, fetch
 
 TOKEN = "service-canary"
 AUTH = {"Authorization": f"Bearer {TOKEN}"}
+GRANT = {"server_id": "http-sidecar-client", "tool_name": "hello_write", "operations": ["invoke"]}
 ISSUE = {
-    "subjectPublicKey": NOBODY,
-    "scope": {
-        "grants": [
-            {
-                "server_id": "http-sidecar-client",
-                "tool_name": "hello_write",
-                "operations": ["invoke"],
-                "constraints": [],
-            }
-        ],
-        "resource_grants": [],
-        "prompt_grants": [],
-    },
+    "subjectPublicKey": ZEROS,
+    "scope": {"grants": [GRANT | {"constraints": []}], "resource_grants": [], "prompt_grants": []},
     "ttlSeconds": 3600,
 }
-PROTECTED = (
+PROTECTED: tuple[tuple[str, str, Any], ...] = (
     ("GET", "/v1/authority", None),
     ("POST", "/v1/authority", None),
     ("POST", "/v1/capabilities/issue", ISSUE),
@@ -68,16 +56,26 @@ def app(trust: Trust) -> Any:
     return trust("authority_db", "revocation_db", "receipt_db")
 
 
-def authority(app: Any) -> dict[str, Any]:
-    found: dict[str, Any] = ask(app, "GET", "/v1/authority", headers=AUTH).json()
-    return found
+def get(app: Any, path: str) -> Any:
+    return fetch(app, "GET", path, headers=AUTH).json()
 
 
-def issue(app: Any, **members: Any) -> dict[str, Any]:
-    answer = ask(app, "POST", "/v1/capabilities/issue", json=ISSUE | members, headers=AUTH)
-    assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()["capability"]
-    return found
+def post(app: Any, path: str, **members: Any) -> httpx.Response:
+    return fetch(app, "POST", path, json=members, headers=AUTH)
+
+
+def authority(app: Any) -> Any:
+    return get(app, "/v1/authority")
+
+
+def issue(app: Any, **members: Any) -> Any:
+    response = post(app, "/v1/capabilities/issue", **(ISSUE | members))
+    assert response.status_code == 200, response.text
+    return response.json()["capability"]
+
+
+def revoke(app: Any, capability_id: str) -> Any:
+    return post(app, "/v1/revocations", capabilityId=capability_id).json()
 
 
 @pytest.mark.parametrize(("method", "path", "body"), PROTECTED)
@@ -88,14 +86,14 @@ def test_everything_but_health_needs_the_exact_bearer(
     app: Any, method: str, path: str, body: Any, value: str | None
 ) -> None:
     headers = {} if value is None else {"Authorization": value}
-    answer = ask(app, method, path, json=body, headers=headers)
-    assert (answer.status_code, answer.json()) == (401, {"error": "missing or invalid control bearer token"})
-    assert answer.headers["www-authenticate"] == "Bearer"
+    response = fetch(app, method, path, json=body, headers=headers)
+    assert (response.status_code, response.json()) == (401, {"error": "missing or invalid control bearer token"})
+    assert response.headers["www-authenticate"] == "Bearer"
 
 
 def test_two_bearers_are_refused(app: Any) -> None:
     headers = [("Authorization", AUTH["Authorization"])] * 2
-    assert ask(app, "GET", "/v1/authority", headers=headers).status_code == 401
+    assert fetch(app, "GET", "/v1/authority", headers=headers).status_code == 401
 
 
 @pytest.mark.parametrize(
@@ -111,23 +109,23 @@ def test_two_bearers_are_refused(app: Any) -> None:
         ({"Content-Type": "application/json"}, b" " * (2 * 1024 * 1024 + 1), 413),
     ],
 )
-def test_a_body_that_is_no_such_json_is_answered_in_plain_text_before_the_bearer_is_looked_at(
+def test_a_malformed_body_is_refused_in_plain_text_before_the_bearer_is_checked(
     app: Any, headers: dict[str, str], content: bytes, status: int
 ) -> None:
     for more in ({}, AUTH):
-        answer = ask(app, "POST", "/v1/revocations", content=content, headers=headers | more)
-        assert answer.status_code == status
-        assert answer.headers["content-type"].startswith("text/plain")
+        response = fetch(app, "POST", "/v1/revocations", content=content, headers=headers | more)
+        assert response.status_code == status
+        assert response.headers["content-type"].startswith("text/plain")
 
 
 @pytest.mark.parametrize("path", ["/health", "/v1/authority", "/nowhere", "/v1/capabilities/issue"])
-def test_every_answer_has_a_content_security_policy(app: Any, path: str) -> None:
-    answer = ask(app, "GET", path)
-    assert "default-src 'none'" in answer.headers["content-security-policy"]
+def test_every_response_has_a_content_security_policy(app: Any, path: str) -> None:
+    response = fetch(app, "GET", path)
+    assert "default-src 'none'" in response.headers["content-security-policy"]
 
 
-def test_health_needs_no_token_and_tells_what_is_there(app: Any, trust: Trust) -> None:
-    found = ask(app, "GET", "/health").json()
+def test_health_needs_no_token_and_reports_the_configuration(app: Any, trust: Trust) -> None:
+    found = fetch(app, "GET", "/health").json()
     assert (found["ok"], found["clustered"], found["leaderUrl"], found["selfUrl"]) == (True, False, None, None)
     assert found["stores"] == {
         "receiptsConfigured": True,
@@ -138,7 +136,7 @@ def test_health_needs_no_token_and_tells_what_is_there(app: Any, trust: Trust) -
     assert found["authority"]["available"] is True
     assert found["authority"]["trustedKeyCount"] == 1
     assert found["authority"]["publicKey"] == authority(app)["publicKey"]
-    bare = ask(trust(), "GET", "/health").json()
+    bare = fetch(trust(), "GET", "/health").json()
     assert (bare["ok"], bare["authority"]["configured"], bare["authority"]["publicKey"]) == (True, False, None)
 
 
@@ -159,7 +157,7 @@ def test_a_rotation_keeps_trusting_the_old_key(trust: Trust, name: str, backend:
     app = trust(name)
     before = authority(app)
     old = issue(app)
-    after = ask(app, "POST", "/v1/authority", headers=AUTH).json()
+    after = fetch(app, "POST", "/v1/authority", headers=AUTH).json()
     assert (before["backend"], after["backend"]) == (backend, backend)
     assert (before["generation"], after["generation"]) == (1, 2)
     assert after["trustedPublicKeys"] == [before["publicKey"], after["publicKey"]]
@@ -175,10 +173,9 @@ def test_an_issued_capability_is_plain_lean_and_verifies(app: Any) -> None:
     verify_capability(token, trusted_issuers={authority(app)["publicKey"]}, accept_schema_form=False)
     assert token["id"].startswith("cap-")
     assert token["id"][18] == "7"  # the version of a UUID
-    assert token["subject"] == NOBODY
+    assert token["subject"] == ZEROS
     assert token["expires_at"] - token["issued_at"] == 3600
-    grant = {"server_id": "http-sidecar-client", "tool_name": "hello_write", "operations": ["invoke"]}
-    assert token["scope"] == {"grants": [grant]}
+    assert token["scope"] == {"grants": [GRANT]}
     assert "schema" not in token
 
 
@@ -194,109 +191,91 @@ def test_an_issued_capability_is_plain_lean_and_verifies(app: Any) -> None:
         ("0" * 66, "invalid public key: "),
     ],
 )
-def test_a_subject_that_is_no_key_is_answered_400(app: Any, subject: str, error: str) -> None:
-    answer = ask(app, "POST", "/v1/capabilities/issue", json=ISSUE | {"subjectPublicKey": subject}, headers=AUTH)
-    assert answer.status_code == 400
-    assert answer.json()["error"].startswith(error)
+def test_a_subject_that_is_no_key_is_refused_with_400(app: Any, subject: str, error: str) -> None:
+    response = post(app, "/v1/capabilities/issue", **(ISSUE | {"subjectPublicKey": subject}))
+    assert response.status_code == 400
+    assert response.json()["error"].startswith(error)
 
 
 @pytest.mark.parametrize("ttl", [0, 2**64 - 1])
-def test_a_lifetime_that_no_token_can_have_is_answered_400(app: Any, ttl: int) -> None:
-    answer = ask(app, "POST", "/v1/capabilities/issue", json=ISSUE | {"ttlSeconds": ttl}, headers=AUTH)
-    assert (answer.status_code, list(answer.json())) == (400, ["error"])
+def test_a_lifetime_that_no_token_can_have_is_refused_with_400(app: Any, ttl: int) -> None:
+    response = post(app, "/v1/capabilities/issue", **(ISSUE | {"ttlSeconds": ttl}))
+    assert (response.status_code, list(response.json())) == (400, ["error"])
 
 
 @pytest.mark.parametrize("member", [{"ttlSeconds": "1"}, {"ttlSeconds": 1.0}, {"scope": {"grants": [{}]}}])
-def test_another_shape_is_answered_422(app: Any, member: dict[str, Any]) -> None:
-    answer = ask(app, "POST", "/v1/capabilities/issue", json=ISSUE | member, headers=AUTH)
-    assert answer.status_code == 422
+def test_another_shape_is_refused_with_422(app: Any, member: dict[str, Any]) -> None:
+    assert post(app, "/v1/capabilities/issue", **(ISSUE | member)).status_code == 422
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "body", "error"),
-    [
-        ("POST", "/v1/authority", None, "trust control service requires --authority-seed-file or --authority-db"),
-        (
-            "POST",
-            "/v1/capabilities/issue",
-            ISSUE,
-            "trust control service requires --authority-seed-file or --authority-db",
-        ),
-        ("GET", "/v1/revocations", None, "trust control service requires --revocation-db"),
-        ("POST", "/v1/revocations", {"capabilityId": "c"}, "trust control service requires --revocation-db"),
-        ("GET", "/v1/receipts/query", None, "trust control service requires --receipt-db"),
-    ],
-)
-def test_what_is_not_configured_is_answered_409(trust: Trust, method: str, path: str, body: Any, error: str) -> None:
-    answer = ask(trust(), method, path, json=body, headers=AUTH)
-    assert (answer.status_code, answer.json()) == (409, {"error": error})
+@pytest.mark.parametrize(("method", "path", "body"), PROTECTED[1:])
+def test_a_call_that_needs_a_missing_option_is_refused_with_409(
+    trust: Trust, method: str, path: str, body: Any
+) -> None:
+    needed = {
+        "/v1/authority": "--authority-seed-file or --authority-db",
+        "/v1/capabilities/issue": "--authority-seed-file or --authority-db",
+        "/v1/revocations": "--revocation-db",
+        "/v1/receipts/query": "--receipt-db",
+    }
+    response = fetch(trust(), method, path, json=body, headers=AUTH)
+    error = f"trust control service requires {needed[path]}"
+    assert (response.status_code, response.json()) == (409, {"error": error})
 
 
 def test_a_revocation_is_listed(app: Any) -> None:
-    def revoke(capability_id: str) -> Any:
-        return ask(app, "POST", "/v1/revocations", json={"capabilityId": capability_id}, headers=AUTH).json()
-
-    assert revoke("cap-1") == {"capabilityId": "cap-1", "revoked": True, "newlyRevoked": True}
-    assert revoke("cap-1")["newlyRevoked"] is False
-    revoke("cap-2")
-    found = ask(app, "GET", "/v1/revocations", headers=AUTH).json()
+    assert revoke(app, "cap-1") == {"capabilityId": "cap-1", "revoked": True, "newlyRevoked": True}
+    assert revoke(app, "cap-1")["newlyRevoked"] is False
+    revoke(app, "cap-2")
+    found = get(app, "/v1/revocations")
     assert (found["configured"], found["backend"], found["count"]) == (True, "sqlite", 2)
     assert "revoked" not in found
-    one = ask(app, "GET", "/v1/revocations?capabilityId=cap-1&limit=999", headers=AUTH).json()
+    one = get(app, "/v1/revocations?capabilityId=cap-1&limit=999")
     assert (one["capabilityId"], one["revoked"], one["count"]) == ("cap-1", True, 1)
-    none = ask(app, "GET", "/v1/revocations?capabilityId=cap-3", headers=AUTH).json()
+    none = get(app, "/v1/revocations?capabilityId=cap-3")
     assert (none["capabilityId"], none["revoked"], none["revocations"]) == ("cap-3", False, [])
 
 
 @pytest.mark.parametrize("limit", ["x", "-1", "1.5"])
-def test_a_malformed_query_is_answered_400(app: Any, limit: str) -> None:
-    assert ask(app, "GET", f"/v1/revocations?limit={limit}", headers=AUTH).status_code == 400
+def test_a_malformed_query_is_refused_with_400(app: Any, limit: str) -> None:
+    assert fetch(app, "GET", f"/v1/revocations?limit={limit}", headers=AUTH).status_code == 400
 
 
-def test_the_sidecar_trusts_the_authoritys_keys_and_asks_it_about_revocations_at_once(
-    app: Any, trust: Trust, tmp_path: Path
+def test_the_sidecar_trusts_the_authoritys_keys_and_sees_revocations_at_once(
+    app: Any, trust: Trust, create: Callable[..., Any], tmp_path: Path
 ) -> None:
-    stranger = trust("authority_db", folder=_folder(tmp_path, "other"))
-    sidecar = create_app(
-        SidecarConfig(
-            store_path=tmp_path / "receipts.sqlite3",
-            trusted_issuers=authority(app)["trustedPublicKeys"],
-            control_url="http://trust.example",
-            control_service_token=SecretStr(TOKEN),
-            control_transport=httpx.ASGITransport(app),
-        )
+    (tmp_path / "other").mkdir()
+    stranger = trust("authority_db", folder=tmp_path / "other")
+    sidecar = create(
+        clock=time.time,
+        trusted_issuers=authority(app)["trustedPublicKeys"],
+        control_url="http://trust.example",
+        control_service_token=SecretStr(TOKEN),
+        control_transport=httpx.ASGITransport(app),
     )
     good = issue(app)
     assert evaluate(sidecar, good, request_id="r1")["verdict"] == {"verdict": "allow"}
     foreign = evaluate(sidecar, issue(stranger), request_id="r2")["verdict"]
     assert foreign["reason"] == "capability issuer is not trusted"
-    ask(app, "POST", "/v1/revocations", json={"capabilityId": good["id"]}, headers=AUTH)
+    revoke(app, good["id"])
     revoked = evaluate(sidecar, good, request_id="r3")["verdict"]
     assert revoked["reason"] == "capability token has been revoked"
-    asyncio.run(sidecar.state.close())
 
 
-def _folder(parent: Path, name: str) -> Path:
-    (parent / name).mkdir()
-    return parent / name
-
-
-def test_receipts_are_queried_page_by_page(app: Any, tmp_path: Path) -> None:
+def test_receipts_are_queried_page_by_page(app: Any, create: Callable[..., Any], tmp_path: Path) -> None:
     query = "/v1/receipts/query"
-    empty = {"totalCount": 0, "nextCursor": None, "receipts": []}
-    assert ask(app, "GET", query, headers=AUTH).json() == empty
-    sidecar = create_app(SidecarConfig(store_path=tmp_path / "receipt_db"))
+    assert get(app, query) == {"totalCount": 0, "nextCursor": None, "receipts": []}
+    sidecar = create(store_path=tmp_path / "receipt_db")
     ids = [
         evaluate(sidecar, request_id=f"r{number}", method=method)["receipt"]["id"]
         for number, method in enumerate(["GET", "POST", "GET"])
     ]
-    first = ask(app, "GET", f"{query}?limit=2", headers=AUTH).json()
+    first = get(app, f"{query}?limit=2")
     assert ([one["id"] for one in first["receipts"]], first["totalCount"]) == (ids[:2], 3)
-    rest = ask(app, "GET", f"{query}?limit=2&cursor={first['nextCursor']}", headers=AUTH).json()
+    rest = get(app, f"{query}?limit=2&cursor={first['nextCursor']}")
     assert ([one["id"] for one in rest["receipts"]], rest["nextCursor"]) == (ids[2:], None)
-    denied = ask(app, "GET", f"{query}?outcome=deny&toolServer=http&toolName=POST%20/echo", headers=AUTH).json()
+    denied = get(app, f"{query}?outcome=deny&toolServer=http&toolName=POST%20/echo")
     assert [one["id"] for one in denied["receipts"]] == [ids[1]]
-    asyncio.run(sidecar.state.close())
 
 
 def test_a_blank_service_token_is_refused() -> None:
@@ -309,18 +288,18 @@ def test_two_authorities_are_refused(trust: Trust) -> None:
         trust("authority_db", "authority_seed_file")
 
 
-def test_a_store_that_fails_is_answered_500_without_a_secret(tmp_path: Path) -> None:
+def test_a_store_that_fails_is_answered_with_500_without_a_secret(tmp_path: Path) -> None:
     service = TrustService(
         TrustConfig(service_token=SecretStr(TOKEN), authority_db=tmp_path / "a", revocation_db=tmp_path / "r")
     )
     app = create_trust_app(service)
     service.close()
     for method, path, body in PROTECTED[:5]:
-        answer = ask(app, method, path, json=body, headers=AUTH)
-        assert answer.status_code == 500
-        assert list(answer.json()) == ["error"]
-        assert TOKEN not in answer.text
-    health = ask(app, "GET", "/health")
+        response = fetch(app, method, path, json=body, headers=AUTH)
+        assert response.status_code == 500
+        assert list(response.json()) == ["error"]
+        assert TOKEN not in response.text
+    health = fetch(app, "GET", "/health")
     assert (health.status_code, health.json()["authority"]["available"]) == (200, False)
 
 
@@ -328,4 +307,4 @@ def test_the_service_token_is_never_shown(app: Any) -> None:
     assert TOKEN not in repr(TrustConfig(service_token=SecretStr(TOKEN)))
     for method, path, body in PROTECTED:
         for headers in ({}, AUTH):
-            assert TOKEN not in ask(app, method, path, json=body, headers=headers).text
+            assert TOKEN not in fetch(app, method, path, json=body, headers=headers).text
