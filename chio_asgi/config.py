@@ -1,4 +1,4 @@
-"""ChioASGIConfig: the options of the middleware, and where they come from."""
+"""ChioASGIConfig: the options of the middleware, and their source."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class ChioASGIConfig(ChioSettings):
 
 
 def settings_for(config: ChioSettings | None, client: ChioClient | None, **options: Any) -> ChioSettings:
-    """Return the options that count: those given, else those of the client to share, else the environment's.
+    """Return the effective settings: `config`, else `client.settings`, else those of the environment.
 
     Args:
-        options: keywords that beat the environment.
+        options: keywords that override the environment.
 
     Raises:
         ConfigurationError: the environment or a keyword cannot be used.

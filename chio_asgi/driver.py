@@ -1,15 +1,14 @@
 """The application as the innermost step of a chain with `next`-style members.
 
-The application runs in one task of its own, however many members there are. Only the head of its answer is
-handed over; the chain sees it, may change it, and then everything that follows goes straight to the server. So
-streams stay streams, and a timeout around `next` cancels the application and nothing else.
+The application runs in one separate task, for any number of members. Only the head of its response passes through the
+chain, which may change it; the rest goes straight to the server. So streams stay streams, and a timeout around `next`
+cancels the application and nothing else.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
 from chio_asgi.send import End
 from chio_asgi.types import ASGIApp, Message, Receive, Scope, Send
@@ -25,13 +24,10 @@ class Application:
     """One call of the application.
 
     Args:
-        app: what to call.
-        scope: what to call it with.
-        receive: gives the `receive` to call it with, the body replayed; asked when it starts.
-        send: gets every message in the end.
-
-    Attributes:
-        started: the application was called.
+        app: the application.
+        scope: its scope.
+        receive: returns its `receive`, with the body replayed; called when the application starts.
+        send: the server's `send`.
     """
 
     def __init__(self, app: ASGIApp, scope: Scope, receive: Callable[[], Receive], send: Send) -> None:
@@ -49,15 +45,26 @@ class Application:
 
     @property
     def started(self) -> bool:
-        """Return True if the application was called."""
+        """True once the application was called."""
         return self._task is not None
 
     async def __call__(self, request: GuardRequest) -> Downstream:
-        """Start the application and return the head of its answer; what it raises first is raised here."""
+        """Start the application and return the head of its response; an error before the head is raised here."""
         if self._task is not None:
             raise RuntimeError("next() was called twice for one request")
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if self._head.done():
+                return
+            if task.cancelled():
+                self._head.cancel()
+            else:
+                error = task.exception() or RuntimeError("the application ended without a response")
+                self._head.set_exception(error)
+                self._head.exception()  # marks it as retrieved: a cancelled chain does not wait for it any more
+
         self._task = asyncio.ensure_future(self._app(self._scope, self._receive(), self._gated))
-        self._task.add_done_callback(self._ended)
+        self._task.add_done_callback(ended)
         try:
             return await self._head
         except asyncio.CancelledError:
@@ -65,10 +72,10 @@ class Application:
             raise
 
     async def release(self, head: Downstream) -> None:
-        """Let the answer go out under this head, and wait until the application is done.
+        """Send the response with this head, and wait until the application is done.
 
         Raises:
-            Exception: whatever the application raises after its head.
+            Exception: any error of the application after its head.
         """
         self._released = head
         if self._waiting is not None and not self._waiting.done():
@@ -83,7 +90,7 @@ class Application:
             self._finish()
 
     async def cancel(self) -> None:
-        """Stop the application if it still runs; its answer is not wanted."""
+        """Stop the application if it still runs, without its response."""
         if self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -94,16 +101,23 @@ class Application:
             if self._end is not None and self._end(message):
                 self._finish()
             return
-        head = _head_of(message)
+        status = message.get("status") or _STATUS.get(message["type"], 200)
+        pairs = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in message.get("headers") or ())
+        head = Downstream(status=status, headers=pairs)
         if not self._head.done():
             self._head.set_result(head)
         while self._released is None:
-            # The application may stop waiting (after a timeout) and send something else: a new future for each message.
+            # The application may stop waiting (its own timeout) and send something else, so each wait has a new future.
             self._waiting = self._loop.create_future()
             await self._waiting
         self._gate_open = True
         self._end = End(message)
-        await self._send(message if self._released is head else _with_head(message, self._released))
+        if self._released is not head:
+            lines = [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in self._released.headers]
+            message = {**message, "headers": lines}
+            if "status" in message:
+                message["status"] = self._released.status
+        await self._send(message)
 
     def _finish(self) -> None:
         if self._released is not None:
@@ -111,27 +125,3 @@ class Application:
             waiting, callbacks[:] = list(callbacks), []
             for callback in waiting:
                 call_at_the_end(callback)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        if self._head.done():
-            return
-        error = None if task.cancelled() else task.exception()
-        if task.cancelled():
-            self._head.cancel()
-        else:
-            self._head.set_exception(error or RuntimeError("the application ended without an answer"))
-            self._head.exception()  # mark it as retrieved: the wait may be over
-
-
-def _head_of(message: Message) -> Downstream:
-    status = message.get("status") or _STATUS.get(message["type"], 200)
-    pairs = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in message.get("headers") or ())
-    return Downstream(status=status, headers=pairs)
-
-
-def _with_head(message: Message, head: Downstream) -> Message:
-    pairs = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in head.headers]
-    changed: dict[str, Any] = {**message, "headers": pairs}
-    if "status" in message:
-        changed["status"] = head.status
-    return changed

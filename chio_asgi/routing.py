@@ -1,10 +1,10 @@
-"""Which route will run: found before the application is called, in the same way as its router finds it.
+"""Find the route that will run before the application is called, in the same way as its router.
 
-A middleware sees a request before the router does, so the route template and the requirements of the route have
-to be looked up here. The look-up asks the same route objects the same question (`route.matches(scope)`), in the
-same order: the first full match wins, else the first partial one (which ends in 405). It goes through mounts,
-hosts and the routers that FastAPI nests since 0.137, and knows these by their shape, not by import: this package
-works with any ASGI application, and without routes to ask there is simply no template.
+A middleware sees a request before the router does, so it has to look up the route's template and requirements. It calls
+`route.matches(scope)` of the same route objects in the same order: the first full match wins, else the first partial
+one (which ends in 405). Mounts, hosts and the routers that FastAPI nests since 0.137 are entered; they are known by
+their attributes, not by import, because this package works with any ASGI application. Without routes there is no
+template.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from chio_core.evaluation.governed import NO_MATCH, RouteMatch
 from chio_core.evaluation.requirements import RequirementSource
 
 MAX_DEPTH = 64
-"""Mounts and layers of middleware to look through; an application may be mounted in itself."""
+"""Limit of nested mounts and layers of middleware: an application may be mounted in itself."""
 
 _FULL, _PARTIAL = 2, 1
 _MAX_KNOWN = 4096
@@ -27,7 +27,7 @@ class RouteResolver:
     """Finds the route for a scope.
 
     Args:
-        app: the application inside the middleware; its routes are looked for along the chain of `.app`.
+        app: the application inside the middleware; its routes are found along the chain of `.app`.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -45,44 +45,45 @@ class RouteResolver:
             return NO_MATCH
         prefix: str | None = ""
         if mounted:
-            # Inside a mount its prefix is in `root_path` as it was spelled. If it had parameters, the template is
-            # unknown here.
+            # This middleware is inside a mount, which has left its prefix here as it was in the URL. If the prefix has
+            # parameters, its template is unknown here.
             prefix = None if scope.get("path_params") else root.removeprefix(outer or "")
         return self._search(router, dict(scope), prefix, 0)
 
     def _search(self, router: Any, scope: dict[str, Any], prefix: str | None, depth: int) -> RouteMatch:
-        if depth > MAX_DEPTH:
+        if router is None or depth > MAX_DEPTH:
             return NO_MATCH
-        partial: tuple[Any, Mapping[str, Any]] | None = None
-        for route in flatten(router.routes):
-            level, child = _matches(route, scope)
-            if level == _FULL:
-                partial = (route, child)
+        chosen: tuple[Any, Mapping[str, Any]] | None = None
+        for candidate in flatten(router.routes):
+            original = getattr(candidate, "original_route", None)
+            if original is None or getattr(candidate, "starlette_route", None) is not None:
+                match, child = candidate.matches(scope)
+            else:
+                # An included APIRoute matches for its place in the tree if the scope names that place, and a
+                # subclass may override `matches`.
+                scope["fastapi"] = {**scope.get("fastapi", {}), "effective_route_context": candidate}
+                match, child = original.matches(scope)
+            if match.value == _FULL:
+                chosen = (candidate, child)
                 break
-            if level == _PARTIAL and partial is None:
-                partial = (route, child)
-        if partial is None:
+            if match.value == _PARTIAL and chosen is None:
+                chosen = (candidate, child)
+        if chosen is None:
             return NO_MATCH
-        route, child = partial
-        route = getattr(route, "starlette_route", None) or route
-        template = getattr(route, "path_format", None)
-        if "root_path" in child or not isinstance(template, str) or not template:
-            return self._enter(route, template, {**scope, **child}, prefix, depth)
-        params = child.get("path_params") or {}
-        full = prefix + template if prefix is not None else None
-        return RouteMatch(full, params, self._sources(route, router))
 
-    def _enter(
-        self, mount: Any, template: str | None, scope: dict[str, Any], prefix: str | None, depth: int
-    ) -> RouteMatch:
-        router = router_of(getattr(mount, "app", None))
-        if router is None:
-            return NO_MATCH
-        if root := own_root_path(router):
-            scope["root_path"] = root
+        route, child = getattr(chosen[0], "starlette_route", None) or chosen[0], chosen[1]
+        template = getattr(route, "path_format", None)
+        if "root_path" not in child and isinstance(template, str) and template:
+            full = prefix + template if prefix is not None else None
+            return RouteMatch(full, child.get("path_params") or {}, self._sources(route, router))
+
+        # A mount or a host: go on inside, with the scope that its application would get.
+        inner, below = router_of(getattr(route, "app", None)), {**scope, **child}
+        if root := own_root_path(inner):
+            below["root_path"] = root
         if prefix is not None and isinstance(template, str):
             prefix += template.removesuffix("/{path}")
-        return self._search(router, scope, prefix, depth + 1)
+        return self._search(inner, below, prefix, depth + 1)
 
     def _sources(self, route: Any, router: Any) -> tuple[RequirementSource, ...]:
         dependant = getattr(route, "dependant", None)
@@ -92,16 +93,19 @@ class RouteResolver:
         if known is None:
             if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()
-            # The dependant is kept beside its findings, so that its id cannot come to mean another one.
+            # The dependant is kept beside its sources, so that its id cannot be reused for another one.
             known = self._known[id(dependant)] = (dependant, tuple(sources_in(dependant)))
-        overrides = _overrides(route, router)
+        # FastAPI's HTTP routes name the application whose overrides apply; its websocket routes do not.
+        provider = getattr(route, "dependency_overrides_provider", None)
+        provider = provider or getattr(router, "dependency_overrides_provider", None) or router
+        overrides = getattr(provider, "dependency_overrides", None)
         if not overrides:
             return known[1]
         return tuple(source for source in known[1] if source not in overrides)
 
 
 def router_of(app: Any) -> Any:
-    """Return the object with the routes: the application, or the one inside its middleware, or None."""
+    """Return the object that has the routes: the application, or the one inside its middleware; None without routes."""
     layers = MAX_DEPTH
     while layers and app is not None:
         if getattr(app, "routes", None) is not None:
@@ -117,18 +121,10 @@ def own_root_path(app: Any) -> str:
     return root if isinstance(root, str) else ""
 
 
-def _overrides(route: Any, router: Any) -> Mapping[Any, Any] | None:
-    # FastAPI's HTTP routes know whose overrides count for them; its websocket routes do not say.
-    provider = getattr(route, "dependency_overrides_provider", None)
-    provider = provider or getattr(router, "dependency_overrides_provider", None) or router
-    found: Mapping[Any, Any] | None = getattr(provider, "dependency_overrides", None)
-    return found
-
-
 def flatten(routes: Sequence[Any]) -> Iterator[Any]:
-    """Yield the routes of a router in the order in which they are asked, included routers taken apart."""
-    # A router that FastAPI includes is one entry of the list; its candidates, prefixes applied, replace it. The first
-    # match in this order is the first match in the nested order.
+    """Yield the routes of a router in the order in which they are tried, those of included routers among them."""
+    # A router that FastAPI includes is one entry of the list; its candidates, with their prefixes, replace it. The
+    # first match in this order is the first match in the nested order.
     for route in routes:
         contexts = getattr(route, "effective_route_contexts", None)
         if contexts is None:
@@ -137,25 +133,13 @@ def flatten(routes: Sequence[Any]) -> Iterator[Any]:
             yield from contexts()
 
 
-def _matches(route: Any, scope: dict[str, Any]) -> tuple[int, Mapping[str, Any]]:
-    original = getattr(route, "original_route", None)
-    if original is None or getattr(route, "starlette_route", None) is not None:
-        match, child = route.matches(scope)
-    else:
-        # An included APIRoute answers for its place in the tree when the scope names that place, and a subclass
-        # may have a `matches` of its own.
-        scope["fastapi"] = {**scope.get("fastapi", {}), "effective_route_context": route}
-        match, child = original.matches(scope)
-    return match.value, child
-
-
 def sources_in(dependant: Any) -> Iterator[RequirementSource]:
-    """Give the dependencies that ask for something, outermost first; see `calls_in`."""
+    """Yield the dependencies that state a requirement, outermost first; see `calls_in`."""
     return (call for call in calls_in(dependant) if isinstance(call, RequirementSource))
 
 
 def calls_in(dependant: Any) -> Iterator[Any]:
-    """Yield what the dependencies of a route call, outermost first; `dependant` is FastAPI's own of that route."""
+    """Yield the callables of a route's dependencies, outermost first; `dependant` is FastAPI's of that route."""
     yield getattr(dependant, "call", None)
     for inner in getattr(dependant, "dependencies", ()):
         yield from calls_in(inner)

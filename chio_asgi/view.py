@@ -1,7 +1,7 @@
 """ASGIGuardRequest: the view of a request over an ASGI scope.
 
-Everything is decided on the scope as it was when the view was made, never on a URL that was put together from
-the Host header: that value is the client's to choose (CVE-2026-48710).
+Decisions are made about the scope as it was when the view was made, never about a URL made from the Host header: the
+client chooses that value (CVE-2026-48710).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _NO_LIMIT = 2**63
 
 
 class ScopeState:
-    """Attribute access to `scope["state"]`, the dictionary that Starlette shows as `request.state`."""
+    """Attribute access to `scope["state"]`, which Starlette presents as `request.state`."""
 
     __slots__ = ("_values",)
 
@@ -44,14 +44,14 @@ class ASGIGuardRequest:
     """A `chio_core.GuardRequest` for one ASGI request or websocket handshake.
 
     Args:
-        scope: the ASGI scope; a websocket handshake is seen as a GET.
-        receive: needed by `body()` only.
+        scope: the ASGI scope; the method of a websocket handshake is GET.
+        receive: only for `body()`.
 
     Attributes:
         scope: the ASGI scope itself.
         method: the method as it was sent.
         url_path: decoded path, mount prefix included.
-        route_path: what the outermost router matches: the path without the server's root path.
+        route_path: the path that the outermost router matches, without the server's root path.
     """
 
     def __init__(self, scope: Scope, receive: Receive | None = None) -> None:
@@ -73,18 +73,21 @@ class ASGIGuardRequest:
 
     @property
     def url_full(self) -> str:
-        """The whole URL; the host is what the client claims, or the server's address."""
+        """The whole URL; its host is that of the Host header, else the server's address."""
         return self.url_replace_scheme(self.url_scheme)
 
     def url_replace_scheme(self, scheme: str) -> str:
         """Return the whole URL with another scheme."""
         path = quote(self.url_path, safe="/:@!$&'()*+,;=~-._", errors="replace")
         query = f"?{self.query_string}" if self._query else ""
-        return f"{scheme}://{self._host()}{path}{query}"
+        host, port = self.scope.get("server") or ("localhost", None)
+        claimed = self.header_values("host")
+        authority = claimed[0] if claimed else f"{host}:{port}" if port else host
+        return f"{scheme}://{authority}{path}{query}"
 
     @property
     def client_host(self) -> str | None:
-        """Address of the peer, None for a Unix socket or a server that does not tell."""
+        """Address of the peer; None for a Unix socket, or if the server does not state it."""
         client = self.scope.get("client")
         return client[0] if client else None
 
@@ -117,7 +120,7 @@ class ASGIGuardRequest:
         return dict(parse_qsl(self.query_string, keep_blank_values=True))
 
     async def body(self) -> bytes:
-        """Return the whole body; give `replay(receive)` to the application."""
+        """Return the whole body; the application must then be called with `replay()`."""
         if self._body is None:
             if self._receive is None:
                 return b""
@@ -125,7 +128,7 @@ class ASGIGuardRequest:
         return await self._body.read() if self._body is not None else b""
 
     async def read_body_prefix(self, max_bytes: int) -> bytes:
-        """Return at most `max_bytes` from the body's start, and take no more messages than that needs."""
+        """Return at most `max_bytes` from the body's start; no further messages are received."""
         if max_bytes <= 0 or self._receive is None:
             return b""
         if self._body is not None:
@@ -137,7 +140,7 @@ class ASGIGuardRequest:
         """Read the body to its end, once; see `chio_asgi.body.read_body`.
 
         Raises:
-            RequestRefused: 413 if more than `limit` bytes came or were announced, 400 if the client went away first.
+            RequestRefused: 413 if more than `limit` bytes are sent or announced, 400 if the client disconnects first.
             RuntimeError: the view was made without `receive`.
         """
         if self._body is None:
@@ -148,10 +151,10 @@ class ASGIGuardRequest:
         return self._body
 
     def replace_body(self, data: bytes) -> None:
-        """Give the sidecar and the handler another body; possible until the decision.
+        """Replace the body for the sidecar and the handler; possible until the decision.
 
         Raises:
-            ConfigurationError: the body was hashed for the decision already.
+            ConfigurationError: the body is already part of the decision.
         """
         if self._sealed:
             raise ConfigurationError("the body was part of the decision and cannot be replaced after it")
@@ -162,18 +165,18 @@ class ASGIGuardRequest:
         self.set_header("content-length", str(len(data)))
 
     def set_header(self, name: str, value: str) -> None:
-        """Give the sidecar and the handler another value of a request header, in place of all its lines."""
+        """Replace all lines of a request header by one, for the sidecar and the handler."""
         lower = name.lower().encode("latin-1")
         kept = [pair for pair in self.scope.get("headers", ()) if pair[0].lower() != lower]
         self.scope["headers"] = [*kept, (lower, value.encode("latin-1"))]
         self._lines = None
 
     def seal(self) -> None:
-        """Fix the body: from now on it is what the decision is about."""
+        """Make the body final: from now on it is part of the decision."""
         self._sealed = True
 
     def replay(self) -> Receive:
-        """Return the `receive` for the application: the body first, if it was read, then the server's.
+        """Return the `receive` for the application: the body first if it was read, then the server's messages.
 
         Raises:
             RuntimeError: the view was made without `receive`.
@@ -184,11 +187,11 @@ class ASGIGuardRequest:
 
     @property
     def has_body(self) -> bool:
-        """False for a websocket handshake, which has none to read."""
+        """False for a websocket handshake."""
         return self._receive is not None
 
     def close(self) -> None:
-        """Remove what the body left on disk."""
+        """Remove the body's file, if there is one."""
         if self._body is not None:
             self._body.close()
 
@@ -207,22 +210,12 @@ class ASGIGuardRequest:
             )
         return self._lines
 
-    def _host(self) -> str:
-        claimed = self.header_values("host")
-        if claimed:
-            return claimed[0]
-        server = self.scope.get("server")
-        if not server:
-            return "localhost"
-        host, port = server[0], server[1]
-        return f"{host}:{port}" if port else str(host)
-
 
 def route_path(scope: Scope) -> str:
     """Return the path as the outermost router matches it.
 
-    Servers and proxies prepend `root_path`; the router takes it off again. Inside a mounted application the
-    mount's own prefix stays part of the path, so that two mounted applications never look the same in a receipt.
+    Servers and proxies prepend `root_path`, which the router removes. In a mounted application the mount's prefix stays
+    part of the path, so that the receipts of two mounted applications always differ.
     """
     path: str = scope["path"]
     root: str = scope.get("app_root_path", scope.get("root_path", "")) or ""

@@ -39,8 +39,8 @@ def add_chio(
 ) -> ChioClient:
     """Govern an application: middleware, one client that the lifespan closes, and refusals in one envelope.
 
-    The application's OpenAPI document then tells of them, see `chio_fastapi.openapi`. An embedded sidecar whose URL
-    names no document (`?spec=FILE`) knows the application's routes and the policy that their dependencies state.
+    The application's OpenAPI document then describes them, see `chio_fastapi.openapi`. An embedded sidecar whose URL
+    names no document (`?spec=FILE`) uses the application's routes and the policy that their dependencies state.
 
     Args:
         app: the application. Middleware added later is outside Chio.
@@ -53,19 +53,25 @@ def add_chio(
         The client, also found at `app.state.chio_client` and by `Depends(get_chio_client)`.
 
     Raises:
-        ConfigurationError: unusable options, keywords beside `config` or `client`, or guards that are no list.
+        ConfigurationError: unusable options, keywords beside `config` or `client`, or `guards` is no list.
     """
     check_one_source(config, client, options)
     settings = settings_for(config, client, **options)
     shared = client if client is not None else ChioClient(settings, document=lambda: routes_for_embedded(app))
-    _warn_of_earlier(app)
+    # Each middleware that is added is outside those before it.
+    if names := [getattr(one.cls, "__name__", repr(one.cls)) for one in app.user_middleware]:
+        log.warning(
+            "chio: %s, added before add_chio, will be inside Chio: its changes to a request are not part of the"
+            " decision, and it does not see Chio's refusals; to have it outside, call add_chio first",
+            ", ".join(names),
+        )
     setattr(app.state, STATE_CLIENT, shared)
     extend_openapi(app, settings)
     app.add_exception_handler(ChioDenied, answer_denied)  # type: ignore[arg-type]
     app.add_middleware(
         ChioASGIMiddleware,
         config=settings,
-        guards=guard_list(guards),  # the middleware is made at the start, and what is wrong is said here
+        guards=guard_list(guards),  # checked here: the middleware is made only when the application starts
         client=shared,
         extractor=extractor,
         on_decision=on_decision,
@@ -74,23 +80,12 @@ def add_chio(
     return shared
 
 
-def _warn_of_earlier(app: FastAPI) -> None:
-    # Each added middleware is outside those before it.
-    names = [getattr(one.cls, "__name__", repr(one.cls)) for one in app.user_middleware]
-    if names:
-        log.warning(
-            "chio: %s, added before add_chio, will stand inside of Chio: what it changes about a request was not"
-            " judged, and it does not see what Chio refuses; to have it outside, call add_chio first",
-            ", ".join(names),
-        )
-
-
 def routes_for_embedded(app: FastAPI) -> str | None:
-    """Return the document by which an embedded sidecar judges this application.
+    """Return the document for this application's embedded sidecar.
 
     Returns:
-        None, with a warning, where router and sidecar would take different routes for one path: plain paths are
-        judged then, because a receipt for another route than the one that runs is refused.
+        None, with a warning, if router and sidecar would choose different routes for one path: then the sidecar
+        evaluates plain paths, because a receipt for another route than the one that runs is refused.
     """
     try:
         found = describe(app)
@@ -98,6 +93,6 @@ def routes_for_embedded(app: FastAPI) -> str | None:
         return None  # an application without routes has nothing to describe
     for finding in found.findings:
         if finding.category == OVERLAPPING:
-            log.warning("chio: the embedded sidecar is not told of routes and judges plain paths: %s", finding.message)
+            log.warning("chio: the embedded sidecar gets no routes and evaluates plain paths: %s", finding.message)
             return None
     return found.text

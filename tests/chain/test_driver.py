@@ -314,7 +314,7 @@ def test_an_application_that_gives_up_sending_its_head_may_send_another() -> Non
 def test_an_application_without_an_answer_is_an_error_and_not_a_hang() -> None:
     async def silent(scope: Scope, receive: Receive, send: Send) -> None: ...
 
-    with pytest.raises(RuntimeError, match="ended without an answer"):
+    with pytest.raises(RuntimeError, match="ended without a response"):
         run(call(ChioASGIMiddleware(silent, guards=[mark], client=StubClient())))
 
 

@@ -23,7 +23,7 @@ def test_middleware_that_was_added_first_is_named_once(caplog: pytest.LogCapture
     add_chio(app, sidecar_url="embedded:r.sqlite3")
     app.build_middleware_stack()
     (said,) = (text for text in warnings(caplog) if "add_chio" in text)
-    assert "CORSMiddleware, GZipMiddleware, added before add_chio, will stand inside of Chio" in said
+    assert "CORSMiddleware, GZipMiddleware, added before add_chio, will be inside Chio" in said
 
 
 def test_middleware_that_was_added_afterwards_is_not_spoken_of(caplog: pytest.LogCaptureFixture) -> None:
