@@ -1,4 +1,4 @@
-"""One bit of the file is another one: `receipt fsck` says so, or what is read from it is the same (B2)."""
+"""A flipped bit in the file: `receipt fsck` reports it, or the content that can be read is the same (B2)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UNCHECKED = {
     ("revoked_capabilities", "revoked_at"),
     ("write_probe", "probes"),
 }
-"""Columns that nothing else in the store speaks about, or not about all that stands there."""
+"""Columns that no other value in the store confirms, or not in full."""
 
 
 @pytest.fixture(scope="module")
