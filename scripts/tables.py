@@ -47,6 +47,14 @@ def outcomes_table() -> str:
     return "\n".join(line for line in (decision.__doc__ or "").splitlines() if line.startswith("|"))
 
 
+def commands_table() -> str:
+    """Return the table of the commands of `chio-sidecar`."""
+    from chio_sidecar.cli import COMMANDS
+
+    rows = [f"| `chio-sidecar {command.words}` | {command.help} |" for command in COMMANDS]
+    return "\n".join(["| command | does |", "|---|---|", *rows])
+
+
 def tree() -> str:
     """Return the tree of the packages: each folder and module with the first sentence of its docstring."""
     lines: list[str] = []
@@ -85,11 +93,12 @@ def entry(name: str, path: Path, depth: int) -> list[str]:
     )  # fmt: skip
 
 
-TABLES = {"settings": settings_table, "outcomes": outcomes_table, "tree": tree}
+TABLES = {"commands": commands_table, "settings": settings_table, "outcomes": outcomes_table, "tree": tree}
 PAGES = {
     "docs/architecture.md": ("tree",),
     "docs/outcomes.md": ("outcomes",),
     "docs/settings.md": ("settings",),
+    "docs/sidecar.md": ("commands",),
 }
 """Which tables each page has, between its markers."""
 

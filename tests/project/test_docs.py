@@ -40,7 +40,7 @@ def test_the_table_of_outcomes_covers_every_behaviour_that_is_tested() -> None:
 
 
 def test_each_table_is_on_one_page_only() -> None:
-    for marker in ("<!-- outcomes -->", "<!-- settings -->", "<!-- tree -->"):
+    for marker in ("<!-- outcomes -->", "<!-- settings -->", "<!-- commands -->", "<!-- tree -->"):
         assert sum(marker in page.read_text(encoding="utf-8") for page in PAGES) == 1, marker
 
 
@@ -69,3 +69,20 @@ def anchors(text: str) -> set[str]:
     """Return the anchors of a page's headings, as GitHub makes them."""
     found = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+def test_every_path_in_the_contributing_page_exists() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:\w[\w.-]*/)+(?:[\w-]+\.\w+)?|[A-Z]+\.md|pyproject\.toml)`", text)
+    missing = [path for path in named if "NAME" not in path and not (ROOT / path).exists()]
+    assert len(named) > 100
+    assert not missing
+
+
+def test_the_names_in_the_contributing_page_are_in_the_file_before_them() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    inside = re.findall(r"`(\w+)` in `([\w./]+\.py)`|`([\w./]+\.py)`[^`()]*\(`(\w+)`", text)
+    found = {(path or other, name or another) for name, path, other, another in inside}
+    assert len(found) >= 12
+    for path, name in found:
+        assert re.search(rf"\b{name}\b", (ROOT / path).read_text(encoding="utf-8")), f"{name} is not in {path}"
