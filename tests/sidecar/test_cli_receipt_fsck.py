@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import sqlite3
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -15,27 +14,23 @@ from typing import Any
 import pytest
 
 from chio_core.canonical import compact_json
-from chio_sidecar.cli import main
 from chio_sidecar.store import NewReceipt
 from chio_sidecar.store.schema import connect
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from chio_sidecar.store.writes import Append, apply
 from tests.sidecar.control_tools import CommandLine, write_store
-from tests.sidecar.fsck_tools import inspect, older, tamper
+from tests.sidecar.fsck_tools import alter, inspect, older, select, tamper
 from tests.sidecar.sidecar_tools import decision, run, sidecar
 from tests.sidecar.store_conformance import entry
 from tests.viewer.records import KEY, NOW, STRANGER, receipt
 
-Command = Callable[..., tuple[int, str, str]]
+Command = Callable[..., str]
 
 
 @pytest.fixture
-def fsck(capsys: pytest.CaptureFixture[str]) -> Command:
-    def command(path: Path, *arguments: str) -> tuple[int, str, str]:
-        status = main(["receipt", "fsck", "--receipt-store", str(path), *arguments])
-        return status, *capsys.readouterr()
-
-    return command
+def fsck(cli: CommandLine) -> Command:
+    """Check a store with a command that ends with `status`, and return its output."""
+    return lambda path, *options, status=0: cli("receipt", "fsck", "--receipt-store", path, *options, status=status)
 
 
 def genuine(*numbers: int) -> Iterator[dict[str, Any]]:
@@ -47,12 +42,11 @@ def store(tmp_path: Path) -> Path:
     return write_store(tmp_path / "r.sqlite3", genuine(1, 10))
 
 
-def test_a_clean_store_has_a_summary(store: Path, fsck: Command) -> None:
-    status, out, err = fsck(store, "--trusted-key", KEY.public_hex)
-    with closing(sqlite3.connect(store)) as connection:
-        ((head,),) = connection.execute("SELECT digest FROM receipt_chain_head")
-    assert (status, err) == (0, "")
-    assert out.splitlines() == [
+def test_a_clean_store_has_a_summary(store: Path, fsck: Command, cli: CommandLine) -> None:
+    lines = fsck(store, "--trusted-key", KEY.public_hex).splitlines()
+    ((head,),) = select(store, "SELECT digest FROM receipt_chain_head")
+    assert cli.err == ""
+    assert lines == [
         "rows      9, from 1 to 9",
         f"signed by {KEY.public_hex}",
         "chain     from row 1",
@@ -61,23 +55,23 @@ def test_a_clean_store_has_a_summary(store: Path, fsck: Command) -> None:
     ]
 
 
-def test_without_a_trusted_key_a_note_names_the_limit_of_the_check(store: Path, fsck: Command) -> None:
-    assert "not who signed" in fsck(store)[2]
-    status, out, _ = fsck(store, "--trusted-key", STRANGER.public_hex)
-    assert (status, out.count("which is not trusted [signature]")) == (1, 9)
+def test_without_a_trusted_key_a_note_names_the_limit_of_the_check(
+    store: Path, fsck: Command, cli: CommandLine
+) -> None:
+    fsck(store)
+    assert "not who signed" in cli.err
+    out = fsck(store, "--trusted-key", STRANGER.public_hex, status=1)
+    assert out.count("which is not trusted [signature]") == 9
 
 
 def test_each_finding_is_a_line_and_the_last_one_the_summary(store: Path, fsck: Command) -> None:
-    tamper(
-        store, "UPDATE http_receipts SET created_at = '2026' WHERE seq = 4", "DELETE FROM http_receipts WHERE seq = 9"
-    )
-    status, out, _ = fsck(store)
-    assert status == 1
+    changed = "UPDATE http_receipts SET created_at = '2026' WHERE seq = 4"
+    tamper(store, changed, "DELETE FROM http_receipts WHERE seq = 9")
+    out = fsck(store, status=1)
     assert out.startswith("row 4: its digest does not follow from its content")
     assert "\nrow 9: gone: the store names a newer row than the last one in the table [end]\n" in out
     assert out.endswith("findings  2\n")
-    status, out, _ = fsck(store, "--json")
-    first, second, summary = map(json.loads, out.splitlines())
+    first, second, summary = map(json.loads, fsck(store, "--json", status=1).splitlines())
     assert (first["kind"], first["row"], first["place"]) == ("chain", 4, "row 4")
     assert (second["kind"], second["row"]) == ("end", 9)
     assert (summary["rows"], summary["last"], summary["findings"]) == (8, 8, 2)
@@ -86,31 +80,30 @@ def test_each_finding_is_a_line_and_the_last_one_the_summary(store: Path, fsck: 
 def test_a_text_of_a_stranger_moves_no_cursor(store: Path, fsck: Command) -> None:
     # The account of a charge is text, and the finding names it.
     tamper(store, "INSERT INTO budget_charges VALUES (char(27) || '[31m' || char(10), 1, 1, 1, 'x')")
-    status, out, _ = fsck(store)
-    assert (status, "\x1b" in out, "\\u001b[31m\\n charge 1" in out) == (1, False, True)
+    out = fsck(store, status=1)
+    assert ("\x1b" in out, "\\u001b[31m\\n charge 1" in out) == (False, True)
 
 
 def test_a_head_that_was_kept_must_exist(store: Path, fsck: Command) -> None:
-    head = json.loads(fsck(store, "--json")[1])["head"]
-    assert "--head    row 9" in fsck(store, "--head", head)[1]
-    status, out, _ = fsck(store, "--head", "0" * 64)
-    assert (status, "store: no row has the digest 000" in out, "--head    row" in out) == (1, True, False)
+    head = json.loads(fsck(store, "--json"))["head"]
+    assert "--head    row 9" in fsck(store, "--head", head)
+    out = fsck(store, "--head", "0" * 64, status=1)
+    assert ("store: no row has the digest 000" in out, "--head    row" in out) == (True, False)
     with pytest.raises(SystemExit, match="2"):
         fsck(store, "--head", "abc")
 
 
 def test_a_store_from_before_the_chain_has_no_head(tmp_path: Path, fsck: Command) -> None:
     path = older(tmp_path / "r", 2)
-    status, out, _ = fsck(path)
-    assert (status, "chain     none: the store is from before" in out, "head" in out) == (0, True, False)
-    assert json.loads(fsck(path, "--json")[1])["head"] is None
+    out = fsck(path)
+    assert ("chain     none: the store is from before" in out, "head" in out) == (True, False)
+    assert json.loads(fsck(path, "--json"))["head"] is None
 
 
 def test_an_empty_store_is_clean(tmp_path: Path, fsck: Command) -> None:
     path = tmp_path / "r"
     run(SqliteReceiptStore(path).close())
-    status, out, _ = fsck(path)
-    assert (status, out.splitlines()[0]) == (0, "rows      0")
+    assert fsck(path).startswith("rows      0\n")
 
 
 @pytest.mark.parametrize("version", [(3, 40, 1), (3, 51, 3)], ids=["rollback journal", "write-ahead log"])
@@ -120,12 +113,11 @@ async def test_the_store_of_a_running_sidecar_is_checked(
     path = tmp_path / "r"
     store = SqliteReceiptStore(path, version=version)
     await store.append(entry(1))
-    status, out, _ = fsck(path)
-    assert (status, "signature" in out) == (1, True)  # this entry is no real receipt, and nothing else is wrong
-    assert out.count("[") == 1
+    out = fsck(path, status=1)
+    assert ("signature" in out, out.count("[")) == (True, 1)  # this entry is no real receipt; nothing else is wrong
     await store.append(entry(2))
     await store.close()
-    assert fsck(path)[1].count("[") == 2
+    assert fsck(path, status=1).count("[") == 2
     assert [found.name for found in tmp_path.iterdir()] == ["r"]
 
 
@@ -147,11 +139,9 @@ async def test_rows_that_are_stored_meanwhile_are_no_findings(tmp_path: Path) ->
         assert rows[-1] <= number + 1
 
 
-def test_a_file_that_is_no_store_is_named_in_one_sentence(tmp_path: Path, store: Path, fsck: Command) -> None:
-    foreign, newer = tmp_path / "songs", Path(shutil.copyfile(store, tmp_path / "newer"))
-    for path, sql in ((foreign, "CREATE TABLE songs (title)"), (newer, "PRAGMA user_version=9")):
-        with closing(sqlite3.connect(path)) as connection:
-            connection.execute(sql)
+def test_a_file_that_is_no_store_is_named_in_one_sentence(tmp_path: Path, store: Path, cli: CommandLine) -> None:
+    alter(tmp_path / "songs", "CREATE TABLE songs (title)")
+    alter(Path(shutil.copyfile(store, tmp_path / "newer")), "PRAGMA user_version=9")
     (tmp_path / "text").write_text("a" * 5000)
     reasons = {
         "missing": "No such file or directory",
@@ -160,13 +150,13 @@ def test_a_file_that_is_no_store_is_named_in_one_sentence(tmp_path: Path, store:
         "newer": "has schema version 9, this version reads 1 to 3",
     }
     for name, reason in reasons.items():
-        status, out, err = fsck(tmp_path / name)
-        assert (status, out, reason in err, err.count("\n")) == (1, "", True, 1), err
+        error = cli.fails("receipt", "fsck", "--receipt-store", tmp_path / name)
+        assert (cli.out, reason in error, error.count("\n")) == ("", True, 1), error
     assert not (tmp_path / "missing").exists()
 
 
 def test_a_store_that_was_left_in_the_middle_of_a_commit_is_for_the_sidecar_to_repair(
-    store: Path, tmp_path: Path, fsck: Command
+    store: Path, tmp_path: Path, fsck: Command, cli: CommandLine
 ) -> None:
     left = tmp_path / "left"
     with closing(connect(store, journal="persist", busy_seconds=1.0)) as connection:
@@ -177,11 +167,11 @@ def test_a_store_that_was_left_in_the_middle_of_a_commit_is_for_the_sidecar_to_r
         for end in ("", "-journal"):
             shutil.copyfile(f"{store}{end}", f"{left}{end}")
     before = left.read_bytes()
-    status, out, err = fsck(left)
-    assert (status, out, "start the sidecar, which repairs it" in err) == (1, "", True), err
+    assert fsck(left, status=1) == ""
+    assert "start the sidecar, which repairs it" in cli.err
     assert left.read_bytes() == before
     run(SqliteReceiptStore(left).close())
-    assert fsck(left)[1].startswith("rows      9, from 1 to 9\n")
+    assert fsck(left).startswith("rows      9, from 1 to 9\n")
 
 
 def test_a_store_must_be_named(cli: CommandLine) -> None:
@@ -194,9 +184,9 @@ def test_a_long_store_is_checked_in_bounded_memory(tmp_path: Path, fsck: Command
     path = write_store(tmp_path / "r", genuine(1, rows + 1))
     tracemalloc.start()
     try:
-        status, out, _ = fsck(path)
+        out = fsck(path)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert (status, out.splitlines()[0]) == (0, f"rows      {rows}, from 1 to {rows}")
+    assert out.startswith(f"rows      {rows}, from 1 to {rows}\n")
     assert peak < 16 * 1024 * 1024

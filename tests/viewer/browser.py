@@ -23,17 +23,9 @@ DEADLINE = 20
 """Seconds that the browser may take for one thing."""
 
 _FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-dev-shm-usage",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--force-color-profile=srgb",
-]
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--force-color-profile=srgb",
+]  # fmt: skip
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 
 # The page's content security policy forbids code made from text, so the expression becomes part of the script here.
@@ -49,8 +41,6 @@ look();
 
 
 class Browser:
-    """One session of a browser."""
-
     def __init__(self, driver: str, profile: Path, downloads: Path) -> None:
         self._http = httpx.Client(base_url=driver, timeout=60, trust_env=False)
         options = {"binary": CHROMIUM, "args": [*_FLAGS, f"--user-data-dir={profile}"]}
@@ -66,7 +56,6 @@ class Browser:
         self.cdp("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(downloads))
 
     def open(self, url: str) -> None:
-        """Go to an address and wait until it is loaded."""
         self._post("/url", url=url)
 
     def run(self, script: str, *arguments: Any) -> Any:
@@ -83,11 +72,9 @@ class Browser:
         return self._post("/execute/async", script=body + "(...arguments).then(done)", args=list(arguments))
 
     def click(self, selector: str) -> None:
-        """Click on the first element that the selector finds."""
         self._post(f"/element/{self._find(selector)}/click")
 
     def type(self, selector: str, text: str) -> None:
-        """Type into an element."""
         self._post(f"/element/{self._find(selector)}/value", text=text)
 
     def press(self, key: str) -> None:
@@ -96,24 +83,19 @@ class Browser:
         self._post("/actions", actions=[{"type": "key", "id": "keyboard", "actions": strokes}])
 
     def choose(self, selector: str, value: str) -> None:
-        """Set a field to a value, as its user would."""
         script = "const field = document.querySelector(arguments[0]); field.value = arguments[1];"
         self.run(script + "field.dispatchEvent(new Event('input', {bubbles: true}));", selector, value)
 
     def text(self, selector: str) -> str:
-        """Return the text of the first element that the selector finds."""
         return str(self.run("return document.querySelector(arguments[0]).textContent", selector))
 
     def number_of(self, selector: str) -> int:
-        """Return how many elements the selector finds."""
         return int(self.run("return document.querySelectorAll(arguments[0]).length", selector))
 
     def resize(self, width: int, height: int) -> None:
-        """Make the page's own area so large."""
         self.cdp("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
 
     def scheme(self, name: str) -> None:
-        """Prefer `dark` or `light`."""
         self.cdp("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": name}])
 
     def complaints(self) -> list[str]:
@@ -122,11 +104,9 @@ class Browser:
         return [entry["message"] for entry in found if entry["level"] in ("WARNING", "SEVERE")]
 
     def cdp(self, command: str, **parameters: Any) -> Any:
-        """Give a command of the DevTools protocol."""
         return self._post("/goog/cdp/execute", cmd=command, params=parameters)
 
     def close(self) -> None:
-        """End the session and the browser."""
         self._http.delete(self._session)
         self._http.close()
 
