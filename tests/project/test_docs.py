@@ -86,3 +86,11 @@ def test_the_names_in_the_contributing_page_are_in_the_file_before_them() -> Non
     assert len(found) >= 12
     for path, name in found:
         assert re.search(rf"\b{name}\b", (ROOT / path).read_text(encoding="utf-8")), f"{name} is not in {path}"
+
+
+def test_the_pages_of_the_frameworks_have_the_same_plan() -> None:
+    plan = ["Install", "Govern", "Read the receipt", "Require a capability", "Guards"]
+    plan += ["Observe", "Settings", "Metrics", "Test", "Limits"]
+    for name in ("asgi", "fastapi", "django", "flask"):
+        text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+        assert re.findall(r"^## (.+)$", text, re.MULTILINE) == plan, name
