@@ -23,7 +23,7 @@ from benchmarks.machine import ROOT, Cores
 from benchmarks.options import names, new_parser, numbers, positive, speaking_plainly
 from benchmarks.rounds import Plan, measure
 from benchmarks.servers import Server, Servers
-from benchmarks.stub_sidecar import PUBLIC_KEY
+from tests.stub_sidecar import PUBLIC_KEY
 
 MEANING = {
     "bare": "the Django project alone",

@@ -26,7 +26,6 @@ from benchmarks.figures import Spread
 from benchmarks.load import ECHO_BODY
 from benchmarks.options import new_parser, positive, speaking_plainly
 from benchmarks.servers import Servers
-from benchmarks.stub_sidecar import PUBLIC_KEY, SEED, Kernel
 from chio_asgi import ASGIGuardRequest
 from chio_core.canonical import canonical_json, parse_json, sha256_hex
 from chio_core.client.pool import ConnectionPool
@@ -40,6 +39,7 @@ from chio_core.receipts import KeyTrust, signed_bytes, verify_receipt
 from chio_core.request import to_chio_request
 from chio_core.settings import ChioSettings
 from chio_core.signing import SigningKey, verify_signature
+from tests.stub_sidecar import PUBLIC_KEY, SEED, Kernel
 
 _NOW = 1776272775.0
 _SLICE = 0.02  # seconds that one step runs in one round

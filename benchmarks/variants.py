@@ -13,7 +13,7 @@ from benchmarks import peer
 from benchmarks.load import ECHO_BODY
 from benchmarks.machine import ROOT, Cores, UnsuitableError, free_port
 from benchmarks.servers import Server, Servers
-from benchmarks.stub_sidecar import PUBLIC_KEY
+from tests.stub_sidecar import PUBLIC_KEY
 
 MEANING = {
     "bare": "the FastAPI application alone",
@@ -42,7 +42,7 @@ def interpreters(names: Sequence[str]) -> dict[str, Path]:
 def start_sidecar(servers: Servers, cores: Cores, receipts: str) -> Server:
     """Start the signing stub on the core of the load."""
     port = free_port()
-    command = [sys.executable, "-m", "benchmarks.stub_sidecar", "--port", str(port), "--receipts", receipts]
+    command = [sys.executable, "-m", "tests.stub_sidecar", "--port", str(port), "--receipts", receipts]
     return servers.start("stub-sidecar", command, port=port, core=cores.load)
 
 

@@ -1,34 +1,26 @@
 """What the tests of the carriers, the middleware and the dependencies share.
 
-`Judge` is a sidecar without a network: it answers questions with receipts that are truly signed, written here
-once more from the wire protocol (sections 1.3 and 3.1 to 3.5) so that an error in `chio_core` is not answered
-by the same error. `StubClient` asks it directly, `StubServer` lets it listen on a socket. `call` sends one
-request to an ASGI application, `serve` runs one under uvicorn.
+`Judge` is `tests.stub_sidecar` without a network, with verdicts that a test chooses. `StubClient` calls it directly,
+`StubServer` lets it listen on a socket. `call` sends one request to an ASGI application, `serve` runs one under
+uvicorn.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import socket
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
-import rfc8785
 import uvicorn
-from nacl.signing import SigningKey as NaclKey
 
 from chio_asgi import ChioASGIConfig
 from chio_core.client.client import ChioClient
 from chio_core.evaluation.exchange import RawResponse
-
-SEED = bytes(range(32))
-PUBLIC_KEY = NaclKey(SEED).verify_key.encode().hex()
-"""What the stubs sign with; never to be trusted outside of a test."""
+from tests.stub_sidecar import ALLOW, PUBLIC_KEY, Connection, Kernel, exact, http_response
 
 DEADLINE = 20.0
 """Seconds after which a test that hangs has failed."""
@@ -37,8 +29,6 @@ T = TypeVar("T")
 Question = dict[str, Any]
 App = Callable[..., Coroutine[Any, Any, None]]
 Headers = Iterable[tuple[bytes | str, bytes | str]]
-
-ALLOW = {"verdict": "allow"}
 
 QUESTION = (
     b'{"request_id":"r","method":"GET","route_pattern":"/","path":"/","caller":{"subject":"anonymous",'
@@ -93,7 +83,7 @@ class Judge:
         self._verdict = verdict
         self._pattern = pattern
         self._tamper = tamper
-        self._key = NaclKey(SEED)
+        self._kernel = Kernel(full=False, canonical=exact)
         self.questions: list[Question] = []
         self.tokens: list[str | None] = []
         self.trace: list[str | None] = []
@@ -110,47 +100,19 @@ class Judge:
         self.tokens.append(token)
         self.trace.append(headers.get("traceparent"))
         verdict = dict(self._verdict(question, token))
-        receipt = self._receipt(question, token, verdict)
+        changes = {
+            "id": f"stub-{len(self.receipts):06d}",
+            "route_pattern": self._pattern(question),
+            "verdict": verdict,
+            "evidence": [{"guard_name": "StubGuard", "verdict": verdict["verdict"] == "allow"}],
+            "response_status": verdict.get("http_status", 200),
+        }
+        if token is not None and (identifier := _token_id(token)) is not None:
+            changes["capability_id"] = identifier
+        receipt = self._kernel.signed(self._kernel.receipt(question, **changes))
         self.receipts[receipt["id"]] = question
         answer = {"verdict": verdict, "receipt": receipt, "evidence": receipt["evidence"]}
         return json.dumps(self._tamper(answer) if self._tamper else answer).encode()
-
-    def _receipt(self, question: Question, token: str | None, verdict: Mapping[str, Any]) -> dict[str, Any]:
-        pattern = self._pattern(question)
-        receipt = {
-            "id": f"stub-{len(self.receipts):06d}",
-            "request_id": question["request_id"],
-            "route_pattern": pattern,
-            "method": question["method"],
-            "caller_identity_hash": _digest(_caller(question["caller"])),
-            "verdict": dict(verdict),
-            "evidence": [{"guard_name": "StubGuard", "verdict": verdict["verdict"] == "allow"}],
-            "response_status": verdict.get("http_status", 200),
-            "timestamp": int(time.time()),
-            "content_hash": _digest({
-                "method": question["method"],
-                "route_pattern": pattern,
-                "path": question["path"],
-                "query": question.get("query", {}),
-                "body_hash": question.get("body_hash"),
-            }),
-            "policy_hash": "0" * 64,
-            "metadata": {"chio_http_status_scope": "decision"},
-            "kernel_key": PUBLIC_KEY,
-        }  # fmt: skip
-        if token is not None and (identifier := _token_id(token)) is not None:
-            receipt["capability_id"] = identifier
-        receipt["signature"] = self._key.sign(rfc8785.dumps(receipt)).signature.hex()
-        return receipt
-
-
-def _caller(caller: Mapping[str, Any]) -> dict[str, Any]:
-    known = {"subject": caller["subject"], "auth_method": caller["auth_method"], "verified": caller["verified"]}
-    return known | {name: caller[name] for name in ("tenant", "agent_id") if name in caller}
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(rfc8785.dumps(value)).hexdigest()
 
 
 def _token_id(token: str) -> str | None:
@@ -209,10 +171,10 @@ class StubServer:
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         if self._path is not None:
-            self._server = await loop.create_unix_server(lambda: _StubProtocol(self), self._path, backlog=2048)
+            self._server = await loop.create_unix_server(lambda: _StubConnection(self), self._path, backlog=2048)
         else:
             self._server = await loop.create_server(
-                lambda: _StubProtocol(self), "127.0.0.1", self.port, backlog=2048, reuse_address=True
+                lambda: _StubConnection(self), "127.0.0.1", self.port, backlog=2048, reuse_address=True
             )
             self.port = self._server.sockets[0].getsockname()[1]
         return self
@@ -226,41 +188,18 @@ class StubServer:
         await self._server.wait_closed()
 
 
-class _StubProtocol(asyncio.Protocol):
+class _StubConnection(Connection):
     def __init__(self, server: StubServer) -> None:
+        super().__init__(lambda first, headers, body: http_response(server.judge.answer(body, headers)))
         self._server = server
-        self._received = b""
-        self._transport: Any = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
+        super().connection_made(transport)
         self._server.accepted += 1
         self._server.open.add(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.open.discard(self._transport)
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        while (found := split_request(self._received)) is not None:
-            headers, body, self._received = found
-            self._transport.write(http_answer(self._server.judge.answer(body, headers)))
-
-
-def split_request(data: bytes) -> tuple[dict[str, str], bytes, bytes] | None:
-    """Return headers, body and the rest, once a whole request has come."""
-    head, found, rest = data.partition(b"\r\n\r\n")
-    if not found:
-        return None
-    lines = [line.decode("ascii").partition(": ") for line in head.split(b"\r\n")[1:]]
-    headers = {name.lower(): value for name, _, value in lines}
-    length = int(headers.get("content-length", "0"))
-    return (headers, rest[:length], rest[length:]) if len(rest) >= length else None
-
-
-def http_answer(body: bytes, *, status: str = "200 OK", extra: bytes = b"") -> bytes:
-    head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n".encode()
-    return head + extra + b"\r\n" + body
 
 
 # The application

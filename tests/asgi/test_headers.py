@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import rfc8785
 from fastapi import FastAPI
 from pydantic import BaseModel
 from starlette.applications import Starlette
@@ -17,6 +16,7 @@ from starlette.routing import Route
 
 from chio_core.errors import EvaluationFailed, SidecarTimeout, SidecarUnreachable
 from tests.asgi.routes import both_ways, govern
+from tests.stub_sidecar import Kernel, exact
 from tests.support import Judge, call, call_that_raises, connect, deny, http_scope, run
 
 
@@ -279,15 +279,10 @@ def test_the_header_can_have_another_name() -> None:
 
 @pytest.mark.parametrize("identifier", ["a\r\nset-cookie: evil=1", "ä", "a\x00", "\n"])
 def test_a_receipt_id_that_no_header_can_carry_is_left_out(identifier: str) -> None:
-    class Odd(Judge):
-        def _receipt(self, question: Any, token: Any, verdict: Any) -> dict[str, Any]:
-            receipt = super()._receipt(question, token, verdict)
-            del receipt["signature"]
-            receipt["id"] = identifier
-            receipt["signature"] = self._key.sign(rfc8785.dumps(receipt)).signature.hex()
-            return receipt
+    def renamed(answer: dict[str, Any]) -> dict[str, Any]:
+        return answer | {"receipt": Kernel(canonical=exact).signed({**answer["receipt"], "id": identifier})}
 
-    app, _ = govern(forging([(b"x-chio-receipt", b"forged")]), Odd())
+    app, _ = govern(forging([(b"x-chio-receipt", b"forged")]), Judge(tamper=renamed))
     reply = run(call(app, "GET", "/"))
     assert (reply.status, reply.receipt) == (200, None)
 

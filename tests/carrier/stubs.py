@@ -15,7 +15,7 @@ from chio_core.client.blocking import BlockingPool
 from chio_core.client.pool import ConnectionPool
 from chio_core.endpoint import Endpoint
 from chio_core.evaluation.exchange import RawResponse
-from tests.support import http_answer, split_request
+from tests.stub_sidecar import http_response, split_request
 
 
 class Scripted:
@@ -55,8 +55,8 @@ class Scripted:
             if not more:
                 raise ConnectionResetError
             data += more
-        self.requests.append(found[1])
-        return found[1]
+        self.requests.append(found[2])
+        return found[2]
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
@@ -135,7 +135,7 @@ def open_files() -> int:
 async def echo(server: Scripted, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Answer each request with its own body."""
     while True:
-        writer.write(http_answer(await server.read(reader)))
+        writer.write(http_response(await server.read(reader)))
 
 
 async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:

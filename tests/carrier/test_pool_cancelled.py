@@ -16,7 +16,8 @@ from chio_core.client.pool import ConnectionPool
 from chio_core.endpoint import Endpoint
 from chio_core.errors import SidecarError
 from tests.carrier.stubs import Scripted, echo, open_files, pool_for, until
-from tests.support import QUESTION, StubServer, http_answer
+from tests.stub_sidecar import http_response
+from tests.support import QUESTION, StubServer
 
 Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
 
@@ -74,7 +75,7 @@ async def test_an_abandoned_exchange_ends_by_itself_and_its_connection_is_used_a
         while True:
             body = await server.read(reader)
             await answer.wait()
-            writer.write(http_answer(body))
+            writer.write(http_response(body))
 
     async with Scripted(waiting).listen() as server, pool_for(server, limit=1) as pool:
         call = asyncio.ensure_future(ask(pool, b"abandoned"))
@@ -93,7 +94,7 @@ async def test_an_abandoned_exchange_without_an_answer_gives_its_slot_back_at_it
     async def silent_once(server: Scripted, reader: Reader, writer: Writer) -> None:
         body = await server.read(reader)
         if server.accepted > 1:
-            writer.write(http_answer(body))
+            writer.write(http_response(body))
         await reader.read()
 
     async with Scripted(silent_once).listen() as server, pool_for(server, limit=1) as pool:

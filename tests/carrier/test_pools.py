@@ -17,13 +17,14 @@ from chio_core.client.pool import ConnectionPool
 from chio_core.endpoint import Endpoint
 from chio_core.errors import EvaluationFailed, SidecarTimeout, SidecarUnreachable
 from tests.carrier.stubs import Scripted, Threads, echo, open_files, pool_for, until
-from tests.support import QUESTION, StubServer, http_answer
+from tests.stub_sidecar import http_response
+from tests.support import QUESTION, StubServer
 
 Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
 
 both = pytest.mark.parametrize("new_pool", [ConnectionPool, Threads], ids=["loop", "threads"])
 
-GARBAGE: list[bytes] = [b"x", b"HTTP/1.1 200 OK\r\n\r\n", http_answer(b"stray"), b"\r\n\r\nHTTP", b"\0" * 100]
+GARBAGE: list[bytes] = [b"x", b"HTTP/1.1 200 OK\r\n\r\n", http_response(b"stray"), b"\r\n\r\nHTTP", b"\0" * 100]
 """Bytes that must not follow a response."""
 
 BROKEN: list[tuple[str, bytes]] = [
@@ -224,7 +225,7 @@ async def test_a_connection_that_was_idle_for_long_is_replaced() -> None:
 @both
 async def test_a_server_that_announces_the_close_is_not_used_again(new_pool: Any) -> None:
     async def closing(server: Scripted, reader: Reader, writer: Writer) -> None:
-        writer.write(http_answer(await server.read(reader), extra=b"connection: close\r\n"))
+        writer.write(http_response(await server.read(reader), extra=b"connection: close\r\n"))
         await reader.read()  # the client closes
 
     async with Scripted(closing).listen() as server, pool_for(server, new_pool) as pool:
@@ -242,7 +243,7 @@ async def test_bytes_after_a_response_never_become_the_next_response(
 
     async def chatty(server: Scripted, reader: Reader, writer: Writer) -> None:
         while True:
-            response = http_answer(await server.read(reader))
+            response = http_response(await server.read(reader))
             writer.write(response + garbage if together else response)
             if not together:
                 await writer.drain()
@@ -267,7 +268,7 @@ async def test_interim_responses_are_skipped(new_pool: Any, interim: bytes) -> N
         while True:
             body = await server.read(reader)
             writer.write(b"HTTP/1.1 %b\r\ncontent-type: text/html\r\nlink: </a>\r\n\r\n" % interim * 3)
-            writer.write(http_answer(body))
+            writer.write(http_response(body))
 
     async with Scripted(hinting).listen() as server, pool_for(server, new_pool) as pool:
         for number in range(5):
@@ -285,7 +286,7 @@ async def test_an_invalid_response_is_an_error_and_the_pool_continues(new_pool: 
             if server.accepted == 1:
                 writer.write(data)
                 return
-            writer.write(http_answer(body))
+            writer.write(http_response(body))
 
     async with Scripted(breaking).listen() as server, pool_for(server, new_pool, limit=1) as pool:
         with pytest.raises(EvaluationFailed):
@@ -320,7 +321,7 @@ async def test_a_response_is_understood_however_it_is_cut(new_pool: Any, answer:
 
 @both
 async def test_a_reset_at_any_byte_of_the_response_is_an_error(new_pool: Any) -> None:
-    answer = http_answer(b"abc")
+    answer = http_response(b"abc")
 
     async def cutting(server: Scripted, reader: Reader, writer: Writer) -> None:
         body = await server.read(reader)
@@ -365,7 +366,7 @@ async def test_a_closed_blocking_pool_finishes_its_exchange_and_keeps_no_connect
     async def waiting(server: Scripted, reader: Reader, writer: Writer) -> None:
         body = await server.read(reader)
         await release.wait()
-        writer.write(http_answer(body))
+        writer.write(http_response(body))
 
     async with Scripted(waiting).listen() as server:
         pool = Threads(server.endpoint)
