@@ -150,7 +150,7 @@ def test_a_library_that_two_extras_need_is_reported_once() -> None:
     assert names.count("version.starlette") == 1
 
 
-def test_what_is_always_needed_fails_when_it_is_missing() -> None:
+def test_a_library_that_is_always_needed_fails_if_it_is_missing() -> None:
     found = by_name(check_versions(["httpx>=0.28", "nonsense ==="], installed=installed(), python=(3, 10, 9)))
     assert found["version.httpx"].status == found["version.python"].status == "fail"
 
@@ -159,7 +159,7 @@ def test_a_checkout_that_is_not_installed_is_a_warning() -> None:
     assert by_name(check_versions([], installed=installed()))["version.chio-frameworks"].status == "warn"
 
 
-def test_sqlite_tells_which_journal_the_store_uses() -> None:
+def test_the_version_of_sqlite_names_the_journal_of_the_store() -> None:
     for version, journal in (((3, 40, 1), "rollback journal"), ((3, 52, 0), "with a safe write-ahead log")):
         found = by_name(check_versions(NEEDED, installed=installed(), sqlite=version))
         assert journal in found["version.sqlite"].text

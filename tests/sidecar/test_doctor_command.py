@@ -44,7 +44,7 @@ def failed(checks: dict[str, dict[str, Any]]) -> set[str]:
     return {name for name, check in checks.items() if check["status"] == "fail"}
 
 
-def test_an_embedded_sidecar_is_looked_at_and_nothing_is_made(tmp_path: Path) -> None:
+def test_an_embedded_sidecar_is_checked_and_nothing_is_made(tmp_path: Path) -> None:
     status, checks, error = doctor(tmp_path, CHIO_SIDECAR_URL="embedded:receipts.sqlite3", CHIO_CONTROL_TOKEN="hunter2")
     assert (status, failed(checks)) == (0, set())
     assert checks["setting.sidecar_url"]["source"] == "environment"
@@ -74,7 +74,7 @@ def test_an_application_that_is_not_governed_or_not_there_fails(tmp_path: Path, 
     assert any(name.startswith("application") for name in failed(checks))
 
 
-def test_a_setting_that_cannot_be_used_is_told_and_the_rest_still_looked_at(tmp_path: Path) -> None:
+def test_a_setting_that_cannot_be_used_is_reported_and_the_rest_still_checked(tmp_path: Path) -> None:
     status, checks, _ = doctor(tmp_path, CHIO_TIMEOUT="soon", CHIO_FAILOPEN="1")
     assert status == 1
     assert failed(checks) == {"settings"}
@@ -83,14 +83,14 @@ def test_a_setting_that_cannot_be_used_is_told_and_the_rest_still_looked_at(tmp_
     assert checks["version.python"]["status"] == "ok"
 
 
-def test_an_unreadable_env_file_is_told(tmp_path: Path) -> None:
+def test_an_unreadable_env_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"CHIO_TIMEOUT=\xff\xfe\n")
     status, checks, _ = doctor(tmp_path)
     assert (status, failed(checks)) == (1, {"settings"})
     assert ".env" in checks["settings"]["message"]
 
 
-def test_a_running_sidecar_tells_its_clock_and_its_key(tmp_path: Path) -> None:
+def test_a_running_sidecar_states_its_clock_and_its_key(tmp_path: Path) -> None:
     socket, store = tmp_path / "chio.sock", tmp_path / "receipts.sqlite3"
     arguments = ("api", "protect", "--upstream", "http://127.0.0.1:1", "--listen", f"unix:{socket}", "--receipt-store")
     with serving(*arguments, store):

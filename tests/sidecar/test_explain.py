@@ -61,14 +61,14 @@ REFUSED: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
 async def test_each_reason_of_the_sidecar_is_explained_by_its_rule(rule: str, tmp_path: Path) -> None:
     token, changes = REFUSED[rule]
     async with sidecar(tmp_path) as app:
-        answer = await decided(app, token(), **changes)
-    assert answer["verdict"]["verdict"] == "deny"
-    for document in (answer, answer["receipt"]):
+        response = await decided(app, token(), **changes)
+    assert response["verdict"]["verdict"] == "deny"
+    for document in (response, response["receipt"]):
         found = explain(read_refusal(document))
         assert found.rule == rule
         assert found.outcome == "refused"
-        assert found.reason == answer["verdict"]["reason"]
-        assert found.receipt_id == answer["receipt"]["id"]
+        assert found.reason == response["verdict"]["reason"]
+        assert found.receipt_id == response["receipt"]["id"]
         assert "{" not in found.why
         assert "{" not in found.remedy
 
@@ -126,7 +126,7 @@ def test_every_command_can_be_pasted_into_a_shell_and_gives_that_capability(want
     assert args.max_invocations == wanted.max_invocations
 
 
-def test_what_a_grant_gives_can_be_issued_again() -> None:
+def test_the_capability_of_a_grant_can_be_issued_again() -> None:
     full = grant(operations=["invoke", "read"], constraints=[{"type": "max_length", "value": 5}], max_invocations=3)
     token = issue_capability(STRANGER, subject="ab" * 32, scope={"grants": [full]}, ttl_seconds=60)
     wanted = Wanted.of_grant(token.scope.grants[0], token.subject)
@@ -184,7 +184,7 @@ def test_a_refusal_without_any_fact_is_still_explained(document: Any) -> None:
     assert explain(read_refusal(document)).why
 
 
-def test_what_a_newer_sidecar_says_about_its_scope_is_used() -> None:
+def test_the_scope_that_a_newer_sidecar_states_is_used() -> None:
     details = {"tool_server": "pay", "tool_name": "move", "required_scope": "pay/move", "hint": "ask the treasurer"}
     verdict = Verdict(verdict="deny", reason="scope missing", guard="ScopeGuard", details=details)
     found = explain(read_refusal(flat(decision.denial_for_verdict(verdict, "rcpt", "X"))))
@@ -192,7 +192,7 @@ def test_what_a_newer_sidecar_says_about_its_scope_is_used() -> None:
     assert found.remedy == "ask the treasurer"
 
 
-def test_a_route_of_the_openapi_document_tells_which_capability_passes() -> None:
+def test_a_route_of_the_openapi_document_names_the_capability_that_passes() -> None:
     operation = {"x-chio-capability": [{"server": "pay", "tool": "move", "operations": ["read"]}], "responses": {}}
     operations = {"post": operation, "put": {"x-chio-capability": [{}], "responses": {}}, "get": {"responses": {}}}
     info = {"title": "t", "version": "1"}
@@ -241,13 +241,13 @@ def test_every_rule_of_the_sidecar_is_known_here() -> None:
 APPROVE = {"approval": {"threshold_units": 5, "currency": "USD"}, "amount": {"units": 9, "currency": "USD"}}
 
 
-async def test_a_request_that_waits_for_a_person_names_the_command_that_answers_it(tmp_path: Path) -> None:
+async def test_a_request_that_waits_for_a_person_names_the_command_that_approves_it(tmp_path: Path) -> None:
     async with sidecar(tmp_path) as app:
-        answer = await evaluate(app, method="GET", governed_intent=APPROVE)
+        response = await evaluate(app, method="GET", governed_intent=APPROVE)
         wrong = await decided(app, method="GET", request_id="2", governed_intent=APPROVE, approval_token="apr-none")
-        stored = await app.state.sidecar.store.get(answer.document["kernel_receipt_id"])
-    approval_id = answer.document["approval_id"]
-    for document in (answer.document, json.loads(stored.receipt_json)):
+        stored = await app.state.sidecar.store.get(response.document["kernel_receipt_id"])
+    approval_id = response.document["approval_id"]
+    for document in (response.document, json.loads(stored.receipt_json)):
         found = explain(read_refusal(document), issuer=("--embedded", "r.sqlite3"))
         command = f"chio-sidecar approval respond {approval_id} --approve --receipt-store r.sqlite3"
         assert (found.rule, found.command) == ("approval.needed", command)
@@ -270,7 +270,7 @@ def test_an_id_that_a_shell_could_misread_is_not_put_into_a_command() -> None:
     assert explain(read_refusal(body)).command == "chio-sidecar approval list"
 
 
-async def test_what_observe_mode_only_recorded_is_said_to_have_run(tmp_path: Path) -> None:
+async def test_a_refusal_that_was_only_observed_is_explained_as_such(tmp_path: Path) -> None:
     observe = {"mode": "observe", "requires": "pay/move"}
     async with sidecar(tmp_path) as app:
         denied = explain(read_refusal(await decided(app, method="POST", enforcement=observe)))
@@ -288,7 +288,7 @@ async def test_what_observe_mode_only_recorded_is_said_to_have_run(tmp_path: Pat
         ("", "a/b:invoke"),
     ],
 )
-def test_the_scope_that_a_refusal_states_tells_the_operations(scope: str, passes: str) -> None:
+def test_the_scope_that_a_refusal_states_names_the_operations(scope: str, passes: str) -> None:
     body = {"error": "chio_capability_required", "message": "Chio capability required for a/b"}
     details = {"required_scope": scope, "hint": "chio-sidecar capability issue --embedded elsewhere"}
     found = explain(read_refusal(body | {"details": details}))

@@ -27,7 +27,7 @@ async def filled(path: Path, *numbers: int | str) -> Path:
     return path
 
 
-def test_a_digest_is_what_the_page_of_the_module_says() -> None:
+def test_a_digest_is_that_of_the_module_s_definition() -> None:
     def number(value: int) -> bytes:
         return value.to_bytes(8, "big")
 

@@ -64,6 +64,12 @@ def newer(number: int = 1, **changes: Any) -> dict[str, Any]:
     return body | {"signature": KEY.sign(signed_bytes(body))}
 
 
+def unsigned(number: int) -> str:
+    """The text of a receipt without a signature, for stores of many receipts."""
+    document = {"id": f"r{number}", "route_pattern": f"/things/{number}", "method": ("GET", "POST")[number % 2]}
+    return json.dumps(document | {"verdict": {"verdict": "allow"}, "timestamp": NOW + number})
+
+
 def hostile(number: int, text: str) -> dict[str, Any]:
     """A genuine receipt with one text wherever a stranger could put it."""
     return receipt(

@@ -21,7 +21,7 @@ from chio_sidecar.store.sqlite import SqliteReceiptStore
 from chio_sidecar.viewer import VIEWER_PATH, create_viewer_app
 from chio_sidecar.viewer.app import INDEX, page_files
 from tests.sidecar.control_tools import CommandLine, evaluate, fetch, sidecars
-from tests.viewer.records import KEY, MARKUP, NOW, STRANGER, add, fill, hostile, newer, receipt
+from tests.viewer.records import KEY, MARKUP, NOW, STRANGER, add, fill, hostile, newer, receipt, unsigned
 
 ANY = ReceiptFilter()
 
@@ -56,16 +56,16 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_list_begins_with_the_newest_and_goes_on_to_the_oldest(filled: Path) -> None:
     app, found, before = app_of(filled), [], None
     while True:
-        answer = get(app, "receipts", **({} if before is None else {"before": before})).json()
-        found += [row["seq"] for row in answer["rows"]]
-        before = answer["next"]
+        response = get(app, "receipts", **({} if before is None else {"before": before})).json()
+        found += [row["seq"] for row in response["rows"]]
+        before = response["next"]
         if before is None:
             break
-        assert len(answer["rows"]) == 200
+        assert len(response["rows"]) == 200
     assert found == list(range(500, 0, -1))
 
 
-def test_a_row_has_what_the_table_shows(filled: Path) -> None:
+def test_a_row_has_the_cells_of_the_table(filled: Path) -> None:
     rows = {row["seq"]: row for row in get(app_of(filled), "receipts").json()["rows"]}
     assert rows[496] == {
         "seq": 496,
@@ -115,10 +115,10 @@ def test_filters_say_which_and_are_meant_together(filled: Path, query: dict[str,
     [{"since": "-1"}, {"since": "1e3"}, {"until": "soon"}, {"before": "٣"}, {"limit": "9" * 19}, {"route": "x" * 2001}],
 )
 def test_a_value_that_cannot_be_used_is_named(filled: Path, query: dict[str, str]) -> None:
-    answer = get(app_of(filled), "receipts", **query)
+    response = get(app_of(filled), "receipts", **query)
     (name,) = query
-    assert (answer.status_code, answer.json()["error"]) == (400, "chio_bad_request")
-    assert answer.json()["message"].startswith(name)
+    assert (response.status_code, response.json()["error"]) == (400, "chio_bad_request")
+    assert response.json()["message"].startswith(name)
 
 
 def test_newer_receipts_are_requested_by_the_newest_row(filled: Path) -> None:
@@ -155,18 +155,12 @@ def test_an_empty_store_has_an_empty_list(tmp_path: Path) -> None:
 
 
 def test_ten_thousand_receipts_are_listed_and_filtered_with_one_request_each(tmp_path: Path) -> None:
-    numbers = range(1, 10_001)
-    app = app_of(fill(tmp_path / "s.sqlite3", (_unsigned(number) for number in numbers)))
+    app = app_of(fill(tmp_path / "s.sqlite3", map(unsigned, range(1, 10_001))))
     first = get(app, "receipts").json()
     assert (len(first["rows"]), first["newest"]) == (200, 10_000)
     assert [row["seq"] for row in get(app, "receipts", route="/things/7777").json()["rows"]] == [7777]
     assert get(app, "receipts", route="/nowhere").json() == {"rows": [], "next": None, "newest": 10_000}
     assert get(app, "count", method="GET").json() == {"matched": 5_000, "scanned": 10_000, "next": None}
-
-
-def _unsigned(number: int) -> str:
-    document = {"id": f"r{number}", "route_pattern": f"/things/{number}", "method": ("GET", "POST")[number % 2]}
-    return json.dumps(document | {"verdict": {"verdict": "allow"}, "timestamp": NOW + number})
 
 
 def test_a_damaged_row_is_shown_as_one_and_hides_no_other(tmp_path: Path) -> None:
@@ -203,16 +197,13 @@ def test_an_opened_receipt_is_verified_by_the_server_too(tmp_path: Path) -> None
     forged = receipt(2) | {"method": "PUT"}
     path = fill(tmp_path / "s.sqlite3", [receipt(1), forged, receipt(3, key=STRANGER), newer(4)])
     app = app_of(path)
-    assert _server(app, "receipt-00001") == {
-        "valid": True, "rule": None, "message": None, "signer": KEY.public_hex, "signer_is_own": True,
-    }  # fmt: skip
+    own = {"valid": True, "rule": None, "message": None, "signer": KEY.public_hex, "signer_is_own": True}
+    assert _server(app, "receipt-00001") == own
     assert _server(app, "receipt-00002")["rule"] == "signature"
-    assert _server(app, "receipt-00003") | {"signer": None} == {
-        "valid": True, "rule": None, "message": None, "signer": None, "signer_is_own": False,
-    }  # fmt: skip
+    assert _server(app, "receipt-00003") == own | {"signer": STRANGER.public_hex, "signer_is_own": False}
     assert _server(app, newer(4)["id"])["valid"]
-    nobody = create_viewer_app(path, keys=frozenset(), token=None)
-    assert _server(nobody, "receipt-00001")["signer_is_own"] is None
+    unknown = create_viewer_app(path, keys=frozenset(), token=None)
+    assert _server(unknown, "receipt-00001")["signer_is_own"] is None
 
 
 def _server(app: ASGIApp, receipt_id: str) -> Any:
@@ -221,19 +212,19 @@ def _server(app: ASGIApp, receipt_id: str) -> Any:
 
 def test_an_unknown_receipt_is_not_found_and_one_without_id_is_a_bad_request(filled: Path) -> None:
     app = app_of(filled)
-    assert get(app, "receipt", id="nobody").status_code == 404
+    assert get(app, "receipt", id="unknown").status_code == 404
     assert get(app, "receipt").status_code == 400
-    assert get(app, "bundle", id="nobody").status_code == 404
+    assert get(app, "bundle", id="unknown").status_code == 404
 
 
 def test_a_bundle_of_one_receipt_verifies_with_the_command(filled: Path, tmp_path: Path, cli: CommandLine) -> None:
-    answer = get(app_of(filled), "bundle", id="receipt-00007")
-    assert answer.headers["content-disposition"].startswith("attachment")
-    bundle = answer.json()
+    response = get(app_of(filled), "bundle", id="receipt-00007")
+    assert response.headers["content-disposition"].startswith("attachment")
+    bundle = response.json()
     assert bundle["receipts"] == [compact_json(receipt(7))]
     assert bundle["verify"] == f"chio-sidecar receipt verify --trusted-key {KEY.public_hex} FILE"
     file = tmp_path / "bundle.json"
-    file.write_bytes(answer.content)
+    file.write_bytes(response.content)
     assert cli("receipt", "verify", "--trusted-key", KEY.public_hex, file) == "receipt-00007 valid\n"
     out = cli("receipt", "verify", "--trusted-key", STRANGER.public_hex, file, status=1)
     assert "receipt-00007 INVALID kernel_key" in out
@@ -271,17 +262,17 @@ def test_a_sidecar_shows_its_own_receipts_as_they_come(tmp_path: Path) -> None:
         app = create(store_path=tmp_path / "s.sqlite3", signing_key=KEY)
         assert get(app, "status").json()["keys"] == [KEY.public_hex]
         assert listed(app) == []
-        answer = evaluate(app)
-        assert listed(app) == [answer["receipt"]["id"]]
-        assert _server(app, answer["receipt"]["id"])["signer_is_own"]
+        response = evaluate(app)
+        assert listed(app) == [response["receipt"]["id"]]
+        assert _server(app, response["receipt"]["id"])["signer_is_own"]
 
 
 def test_another_kind_of_store_is_said_to_have_no_viewer(tmp_path: Path) -> None:
     with sidecars() as create:
         inner = SqliteReceiptStore(tmp_path / "s.sqlite3")
         app = create(store_path=tmp_path / "s", signing_key=KEY, open_store=lambda _: _Hidden(inner))
-        answer = get(app, "receipts")
-        assert (answer.status_code, answer.json()["error"]) == (503, "chio_receipts_unreadable")
+        response = get(app, "receipts")
+        assert (response.status_code, response.json()["error"]) == (503, "chio_receipts_unreadable")
 
 
 class _Hidden:
@@ -293,9 +284,9 @@ class _Hidden:
 def test_a_file_that_is_no_store_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "other"
     path.write_bytes(content)
-    answer = get(app_of(path), "receipts")
-    assert answer.status_code == 503
-    assert str(path) in answer.json()["message"]
+    response = get(app_of(path), "receipts")
+    assert response.status_code == 503
+    assert str(path) in response.json()["message"]
 
 
 def test_reading_never_writes_and_creates_nothing(tmp_path: Path) -> None:
@@ -358,5 +349,5 @@ def test_an_unchanged_file_is_not_sent_again(filled: Path) -> None:
 
 def test_the_address_without_its_slash_leads_to_the_page(filled: Path) -> None:
     for path in ("/", "/chio/viewer"):
-        answer = fetch(app_of(filled), "GET", path, headers={"Host": "localhost"})
-        assert (answer.status_code, answer.headers["location"]) == (307, VIEWER_PATH)
+        response = fetch(app_of(filled), "GET", path, headers={"Host": "localhost"})
+        assert (response.status_code, response.headers["location"]) == (307, VIEWER_PATH)

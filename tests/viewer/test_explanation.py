@@ -71,11 +71,11 @@ def test_the_sidecars_document_says_which_capability_a_route_requires() -> None:
     operation = {"x-chio-capability": [{"server": "payments", "tool": "transfer"}], "responses": {}}
     document = {"openapi": "3.1.0", "info": {}, "paths": {"/things/1": {"post": operation}}}
     text = json.dumps(denied(1, MISSING))
-    told, untold = Explainer(json.dumps(document))(text, GENUINE), Explainer(None)(text, GENUINE)
-    assert told is not None
-    assert untold is not None
-    assert told["passes"] == "payments/transfer:invoke"
-    assert untold["passes"] == "any valid capability of a trusted issuer"
+    known, unknown = Explainer(json.dumps(document))(text, GENUINE), Explainer(None)(text, GENUINE)
+    assert known is not None
+    assert unknown is not None
+    assert known["passes"] == "payments/transfer:invoke"
+    assert unknown["passes"] == "any valid capability of a trusted issuer"
 
 
 @pytest.mark.parametrize("text", MARKUP)
@@ -83,7 +83,7 @@ def test_hostile_texts_can_be_explained(text: str) -> None:
     assert Explainer(None)(json.dumps(hostile(1, text)), GENUINE) is not None
 
 
-def test_the_page_shows_why_and_what_would_pass(browser: Browser, show: Any) -> None:
+def test_the_page_shows_the_reason_and_the_capability_that_would_pass(browser: Browser, show: Any) -> None:
     show([receipt(1), denied(2)])
     open_row(browser, 1)
     shown = browser.text("#explanation")

@@ -25,11 +25,11 @@ from tests.viewer.browser import (
     checks,
     open_row,
 )  # fmt: skip
-from tests.viewer.records import KEY, MARKUP, NOW, STORE, STRANGER, fill, newer, receipt
+from tests.viewer.records import KEY, MARKUP, NOW, STORE, STRANGER, fill, newer, receipt, unsigned
 
 
 def test_ten_thousand_receipts_are_listed_and_filtered(browser: Browser, show: Any) -> None:
-    show([_unsigned(number) for number in range(10_000)])
+    show([*map(unsigned, range(10_000))])
     browser.until(SUMMARY.format("200 of 10,000 receipts, newest first"))
     assert browser.text("#rows tr:first-child .c-id") == "r9999"
     browser.click("#more")
@@ -44,11 +44,6 @@ def test_ten_thousand_receipts_are_listed_and_filtered(browser: Browser, show: A
     browser.until(SUMMARY.format("200 of 10,000 receipts, newest first"))
     script = "return performance.getEntriesByType('resource').filter((e) => e.name.includes('/receipts?')).length"
     assert browser.run(script) <= 4 + 10 + 8  # each filter at most once a keystroke; the rest polls for new ones
-
-
-def _unsigned(number: int) -> str:
-    document = {"id": f"r{number}", "route_pattern": f"/things/{number}", "method": "GET"}
-    return json.dumps(document | {"verdict": {"verdict": "allow"}})
 
 
 def test_every_filter_narrows_the_list(browser: Browser, show: Any) -> None:
@@ -99,7 +94,7 @@ def test_a_paused_page_stays_as_it_is_and_then_catches_up(browser: Browser, show
     browser.run(LOOK_NOW)
     assert (browser.text("#live"), browser.number_of("#rows tr")) == ("Paused", 1)
     browser.click("#live")
-    browser.until(SUMMARY.format("200 of 401 receipts, newest first"))  # more than one answer holds: a new list
+    browser.until(SUMMARY.format("200 of 401 receipts, newest first"))  # more than one listing holds: a new list
 
 
 def test_a_receipt_is_verified_by_browser_and_server_under_the_sidecars_own_key(browser: Browser, show: Any) -> None:
@@ -113,7 +108,7 @@ def test_a_receipt_is_verified_by_browser_and_server_under_the_sidecars_own_key(
     assert "18446744073709551615" in browser.text("#raw")
 
 
-def test_forged_foreign_and_newer_receipts_are_told_apart(browser: Browser, show: Any) -> None:
+def test_forged_foreign_and_newer_receipts_differ_in_their_verifications(browser: Browser, show: Any) -> None:
     stored = [
         receipt(1) | {"verdict": {"verdict": "allow", "reason": "forged"}},
         receipt(2, key=STRANGER),
