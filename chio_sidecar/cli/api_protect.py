@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import secrets
 import tempfile
@@ -76,9 +77,12 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CliError: it cannot start; the message begins with that.
     """
+    store: Path | None = args.receipt_store or args.receipt_db
+    # A process that is killed cannot remove a folder: make one only for a store that ends with the process.
+    folder = tempfile.TemporaryDirectory(prefix="chio-sidecar-") if store is None else contextlib.nullcontext("")
     try:
-        with bind(args.listen) as listener, tempfile.TemporaryDirectory(prefix="chio-sidecar-") as folder:
-            config = configuration(args, Path(folder, "receipts.sqlite3"))
+        with bind(args.listen) as listener, folder as temporary:
+            config = configuration(args, store or Path(temporary, "receipts.sqlite3"))
             app = create_app(config)
             app.state.sidecar.open()
             if config.signing_key is None:
@@ -97,12 +101,12 @@ def run(args: argparse.Namespace) -> int:
         raise CliError(f"failed to start chio api protect: {exc.message}", code=exc.code, fix=fix) from None
 
 
-def configuration(args: argparse.Namespace, temporary: Path) -> SidecarConfig:
+def configuration(args: argparse.Namespace, store: Path) -> SidecarConfig:
     """Return the sidecar's options.
 
     Args:
         args: the parsed arguments.
-        temporary: the store if none is named.
+        store: the store's file; temporary if the arguments name none.
 
     Raises:
         CliError: arguments contradict each other, or a document or the trust service cannot be read.
@@ -138,17 +142,17 @@ def configuration(args: argparse.Namespace, temporary: Path) -> SidecarConfig:
         }
 
     spec_text = read_spec(args)
-    store = args.receipt_store or args.receipt_db
+    ephemeral = args.receipt_store is None and args.receipt_db is None
     signing_key = None
-    if store is None and args.authority_seed_file is None:
+    if ephemeral and args.authority_seed_file is None:
         signing_key = SigningKey.generate()
         say(
             f"chio api protect: signing with a key for this run only, {signing_key.public_hex};"
             " give --receipt-store or --authority-seed-file for one that lasts"
         )
     return SidecarConfig(
-        store_path=store or temporary,
-        ephemeral=store is None,
+        store_path=store,
+        ephemeral=ephemeral,
         key_path=args.authority_seed_file,
         signing_key=signing_key,
         spec_text=spec_text,

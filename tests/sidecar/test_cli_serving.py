@@ -103,6 +103,15 @@ def test_the_signing_key_beside_the_store_lasts_and_one_without_a_store_does_not
     assert key != keys[0]
 
 
+def test_only_a_sidecar_without_a_store_makes_a_temporary_folder_and_it_removes_that(tmp_path: Path) -> None:
+    for options, folders in (((), 1), (("--receipt-store", tmp_path / "s.sqlite3"), 0)):
+        temporary = tmp_path / f"temporary-{folders}"
+        temporary.mkdir()
+        with protect(*options, TMPDIR=str(temporary)):
+            assert len(list(temporary.iterdir())) == folders
+        assert list(temporary.iterdir()) == []
+
+
 def test_a_seed_file_is_the_signing_key(tmp_path: Path) -> None:
     with protect("--authority-seed-file", tmp_path / "seed") as sidecar:
         first = evaluate(sidecar, "a")["receipt"]["kernel_key"]
