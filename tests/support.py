@@ -234,6 +234,12 @@ class Reply:
         return self.header("x-chio-receipt")
 
     @property
+    def complete(self) -> bool:
+        """The whole answer was sent."""
+        last = self.messages[-1] if self.messages else {}
+        return last.get("type") == "http.response.body" and not last.get("more_body", False)
+
+    @property
     def body(self) -> bytes:
         return b"".join(m.get("body", b"") for m in self.messages if m["type"].endswith("response.body"))
 

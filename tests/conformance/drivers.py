@@ -1,26 +1,18 @@
-"""Drivers: one framework each, seen through the same small window.
+"""Drivers: the faces of `tests/faces`, each asked about a route that requires a capability and about one that does not.
 
-A driver starts an application with settings, sends it one request, and says what came out: status, headers, body,
-and what the handler saw each time that it ran. To put another framework to the table in `outcomes.csv`, write one
-more driver and add it to `FACTORIES`. (`stacks/` does the same with servers and sockets.)
+To put another framework to the table in `outcomes.csv`, write one more face and add its drivers here.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any
 
-from fastapi import Depends, FastAPI, Request
-from starlette.applications import Starlette
-from starlette.requests import Request as StarletteRequest
-from starlette.responses import JSONResponse
-from starlette.routing import Route
-
-from chio_asgi import ASGIGuardRequest, ChioASGIConfig, ChioASGIMiddleware
+from chio_asgi import ASGIGuardRequest
 from chio_core.canonical import sha256_hex
-from chio_core.client.client import ChioClient, SyncChioClient
+from chio_core.client.client import SyncChioClient
 from chio_core.evaluation.amounts import Facts
 from chio_core.evaluation.exchange import EvaluateCall
 from chio_core.evaluation.governed import GovernedRequest, KnownBody, RouteMatch
@@ -28,120 +20,23 @@ from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.pipeline import Pipeline, run
 from chio_core.refusals.problems import render
 from chio_core.settings import ChioSettings
-from chio_fastapi import RequireCapability, add_chio
-from tests.conformance.django_driver import (
-    DjangoAsync,
-    DjangoCapability,
-    DjangoCapabilityAlone,
-    DjangoCapabilityAsync,
-    DjangoSync,
+from tests.faces.contract import ENDPOINTS, Seen
+from tests.faces.faces import (
+    DjangoAlone,
+    DjangoASGIFace,
+    DjangoFace,
+    Face,
+    FastAPIAlone,
+    FastAPIFace,
+    FlaskFace,
+    Observation,
+    Send,
+    StarletteFace,
 )
-from tests.conformance.flask_driver import FlaskCapability, FlaskExtension
-from tests.conformance.window import PATH, SERVER, TEMPLATE, TOOL, Driver, Observation, Seen, Send, Sent, loop, taken
-from tests.support import Reply, call, http_scope
+from tests.faces.wire import Lines, Wire, request, scope_of
 
-__all__ = ["DRIVERS", "PATH", "SERVER", "TEMPLATE", "TOOL", "Driver", "Observation", "Seen", "Sent"]
-
-
-class _ASGIDriver(Driver):
-    """What the ASGI drivers share."""
-
-    @abstractmethod
-    def build(self, client: ChioClient, seen: list[Seen]) -> Any:
-        """Build the application."""
-
-    @contextmanager
-    def opened(self, settings: Mapping[str, Any]) -> Iterator[Send]:
-        seen: list[Seen] = []
-        with loop() as until_done:
-            client = ChioClient(ChioASGIConfig(**settings))
-            app = self.build(client, seen)
-
-            def send(sent: Sent) -> Observation:
-                reply: Reply = until_done(
-                    call(app, sent.method, sent.path, query=sent.query, headers=sent.headers, body=sent.body)
-                )
-                return Observation(reply.status, dict(reply.headers), reply.body, taken(seen))
-
-            try:
-                yield send
-            finally:
-                until_done(client.aclose())
-
-
-def _look(state: Any) -> Seen:
-    return Seen(
-        getattr(state, "chio_receipt", None),
-        getattr(state, "chio_passthrough", None),
-        getattr(state, "chio_decision", None),
-    )
-
-
-class FastAPIMiddleware(_ASGIDriver):
-    """`add_chio`, and a route that asks for nothing."""
-
-    name = "fastapi"
-
-    def build(self, client: ChioClient, seen: list[Seen]) -> Any:
-        app = FastAPI()
-
-        @app.post(TEMPLATE)
-        async def transfer(transfer_id: int, request: Request) -> dict[str, bool]:
-            seen.append(_look(request.state))
-            return {"ok": True}
-
-        add_chio(app, client=client)
-        return app
-
-
-class StarletteMiddleware(_ASGIDriver):
-    """The middleware around a plain Starlette application."""
-
-    name = "starlette"
-
-    def build(self, client: ChioClient, seen: list[Seen]) -> Any:
-        async def transfer(request: StarletteRequest) -> JSONResponse:
-            seen.append(_look(request.state))
-            return JSONResponse({"ok": True})
-
-        app = Starlette(routes=[Route(TEMPLATE, transfer, methods=["POST"])])
-        return ChioASGIMiddleware(app, client=client)
-
-
-class CapabilityBehindMiddleware(_ASGIDriver):
-    """`RequireCapability` on a route of an application with the middleware."""
-
-    name = "capability"
-    asks = "capability"
-
-    def build(self, client: ChioClient, seen: list[Seen]) -> Any:
-        app = FastAPI()
-        _capability_route(app, seen)
-        add_chio(app, client=client)
-        return app
-
-
-class CapabilityAlone(_ASGIDriver):
-    """`RequireCapability` without any middleware: the dependency asks by itself."""
-
-    name = "capability-alone"
-    asks = "capability"
-    tags_success = False
-
-    def build(self, client: ChioClient, seen: list[Seen]) -> Any:
-        app = FastAPI()
-        app.state.chio_client = client
-        _capability_route(app, seen)
-        return app
-
-
-def _capability_route(app: FastAPI, seen: list[Seen]) -> None:
-    @app.post(TEMPLATE)
-    async def transfer(
-        transfer_id: int, receipt: Annotated[Any, Depends(RequireCapability(SERVER, TOOL))], request: Request
-    ) -> dict[str, bool]:
-        seen.append(Seen(receipt, getattr(request.state, "chio_passthrough", None)))
-        return {"ok": True}
+HANDLERS = {"middleware": "anything", "capability": "transfer"}
+"""The endpoint that is asked about, by what it asks for."""
 
 
 class CoreAdapter:
@@ -166,7 +61,7 @@ class CoreAdapter:
         return self.read_body(0, 0).hash
 
     def locate(self) -> RouteMatch:
-        return RouteMatch(TEMPLATE)
+        return RouteMatch(ENDPOINTS["anything"].template)
 
     def compute(self, function: Callable[[], Any], facts: Facts) -> Any:
         return function()
@@ -179,43 +74,90 @@ class CoreAdapter:
     def call_hook(self, hook: Callable[[Any], Any], value: Any) -> None: ...
 
 
-class SynchronousCore(Driver):
+class SynchronousCore(Face):
     """No framework: the core with the synchronous client, as a WSGI adapter uses it."""
 
     name = "synchronous"
 
     @contextmanager
-    def opened(self, settings: Mapping[str, Any]) -> Iterator[Send]:
-        options = ChioSettings(**settings)
-        with SyncChioClient(options) as client:
-            yield lambda sent: self._send(client, options, sent)
+    def opened(self, **options: Any) -> Iterator[Send]:
+        settings = ChioSettings(**options)
+        with SyncChioClient(settings) as client:
+            yield lambda wire: self._send(client, settings, wire)
 
-    def _send(self, client: SyncChioClient, options: ChioSettings, request: Sent) -> Observation:
-        view = ASGIGuardRequest(http_scope(request.method, request.path, query=request.query, headers=request.headers))
-        decision = run(Pipeline(options).evaluate(CoreAdapter(view, request.body, client)))
-        seen = [Seen(decision.handler_receipt, decision.passthrough, decision)] if decision.allowed else []
-        return self._observe(decision, seen)
+    def _send(self, client: SyncChioClient, settings: ChioSettings, wire: Wire) -> Observation:
+        adapter = CoreAdapter(ASGIGuardRequest(scope_of(wire)), wire.body, client)
+        return self._observe(wire, run(Pipeline(settings).evaluate(adapter)))
 
-    def _observe(self, decision: Decision, seen: list[Seen]) -> Observation:
-        receipt = {"x-chio-receipt": decision.receipt.id} if decision.receipt else {}
+    def _observe(self, wire: Wire, decision: Decision) -> Observation:
+        receipt = [("x-chio-receipt", decision.receipt.id)] if decision.receipt else []
         if decision.denial is None:
-            return Observation(200, receipt, b'{"ok": true}', seen)
+            seen = Seen("anything", {}, wire.body, None, decision.handler_receipt, decision.passthrough, decision)
+            return Observation(200, receipt, b'{"ok": true}', [seen])
         body, headers = render(decision.denial)
-        return Observation(decision.denial.status, {**dict(headers), **receipt}, body, seen)
+        return Observation(decision.denial.status, [*headers, *receipt], body)
 
 
-FACTORIES: tuple[Callable[[], Driver], ...] = (
-    FastAPIMiddleware,
-    StarletteMiddleware,
-    CapabilityBehindMiddleware,
-    CapabilityAlone,
-    SynchronousCore,
-    DjangoSync,
-    DjangoAsync,
-    DjangoCapability,
-    DjangoCapabilityAsync,
-    DjangoCapabilityAlone,
-    FlaskExtension,
-    FlaskCapability,
-)
-DRIVERS: Mapping[str, Driver] = {driver.name: driver for driver in (make() for make in FACTORIES)}
+@dataclass(frozen=True)
+class Driver:
+    """One framework, set up in one way, and one of its routes.
+
+    Attributes:
+        name: how tests call it.
+        asks: `middleware`, or `capability` where the route requires one.
+        tags_success: the receipt header is on successful answers too.
+    """
+
+    name: str
+    face: Face
+    asks: str = "middleware"
+    tags_success: bool = True
+
+    @property
+    def template(self) -> str:
+        """The template of the route."""
+        return ENDPOINTS[HANDLERS[self.asks]].template
+
+    def request(
+        self,
+        headers: Lines = (),
+        body: bytes | Sequence[bytes] = b'{"amount":5}',
+        *,
+        method: str = "POST",
+        target: str | None = None,
+        query: str = "",
+    ) -> Wire:
+        """Return a request to the route, or to another target."""
+        return request(method, (target or self.template.replace("{account}", "7")) + query, headers, body)
+
+    def opened(self, options: Mapping[str, Any]) -> AbstractContextManager[Send]:
+        """Open the application with these settings."""
+        return self.face.opened(**options)
+
+    def run(self, options: Mapping[str, Any], wire: Wire) -> Observation:
+        """Open the application with these settings, send one request, close everything."""
+        with self.opened(options) as send:
+            return send(wire)
+
+    def code(self, wire_code: str) -> str:
+        """Return how this framework's envelope spells a wire code."""
+        return self.face.code(wire_code)
+
+
+DRIVERS: Mapping[str, Driver] = {
+    driver.name: driver
+    for driver in (
+        Driver("fastapi", FastAPIFace()),
+        Driver("starlette", StarletteFace()),
+        Driver("capability", FastAPIFace(), "capability"),
+        Driver("capability-alone", FastAPIAlone(), "capability", tags_success=False),
+        Driver("synchronous", SynchronousCore()),
+        Driver("django", DjangoFace()),
+        Driver("django-async", DjangoASGIFace()),
+        Driver("django-capability", DjangoFace(), "capability"),
+        Driver("django-capability-async", DjangoASGIFace(), "capability"),
+        Driver("django-capability-alone", DjangoAlone(), "capability", tags_success=False),
+        Driver("flask", FlaskFace()),
+        Driver("flask-capability", FlaskFace(), "capability"),
+    )
+}

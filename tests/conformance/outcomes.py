@@ -12,7 +12,10 @@ from chio_core.capabilities import issue_capability
 from chio_core.signing import SigningKey
 from chio_core.testing import Behaviour, ScriptedSidecar
 from chio_core.testing.behaviours import HANG, REFUSE
-from tests.conformance.window import SERVER, TOOL, Driver, Observation, Sent
+from tests.conformance.drivers import Driver
+from tests.faces.contract import SERVER, TOOL
+from tests.faces.faces import Observation, pointing_at
+from tests.faces.wire import Wire
 from tests.hostile import BEHAVIOURS, faults
 
 SHORT, LONG = 0.05, 20.0
@@ -31,7 +34,6 @@ HEADERS = (
     ("x-chio-capability", TOKEN),
     ("x-chio-receipt", "forged"),
 )
-REQUEST = Sent(headers=HEADERS)
 
 FAULTS = (REFUSE, HANG, *faults.BEHAVIOURS)
 
@@ -55,14 +57,14 @@ def outcomes_of(driver: Driver, names: Iterable[str], **settings: Any) -> Mappin
     with sidecar.serving_in_thread(), answered(driver, sidecar, timeout=LONG, **settings) as send:
         for behaviour in (BEHAVIOURS[name] for name in names):
             with noted(behaviour) as warnings:
-                found[behaviour.name] = Outcome(send(behaviour, REQUEST), warnings)
+                found[behaviour.name] = Outcome(send(behaviour, driver.request(HEADERS)), warnings)
     return found
 
 
 @contextmanager
 def answered(
     driver: Driver, sidecar: ScriptedSidecar, **settings: Any
-) -> Iterator[Callable[[Behaviour, Sent], Observation]]:
+) -> Iterator[Callable[[Behaviour, Wire], Observation]]:
     """Open an application; gives a function that sends it one request, which is answered by a behaviour.
 
     Behaviours that end or garble the connection, and slow ones, get an application of their own: the exchange after
@@ -71,21 +73,16 @@ def answered(
     options = {**pointing_at(sidecar), **settings}
     with driver.opened(options) as shared:
 
-        def send(behaviour: Behaviour, sent: Sent) -> Observation:
+        def send(behaviour: Behaviour, wire: Wire) -> Observation:
             if behaviour.refuses:
                 with ScriptedSidecar(behaviour).serving_in_thread() as deaf:
-                    return driver.run({**options, **pointing_at(deaf)}, sent)
+                    return driver.run({**options, **pointing_at(deaf)}, wire)
             sidecar.script = behaviour
             if behaviour not in FAULTS:
-                return shared(sent)
-            return driver.run({**options, "timeout": SHORT} if behaviour.slow else options, sent)
+                return shared(wire)
+            return driver.run({**options, "timeout": SHORT} if behaviour.slow else options, wire)
 
         yield send
-
-
-def pointing_at(sidecar: ScriptedSidecar) -> dict[str, Any]:
-    """Return the settings that name a sidecar and pin its key."""
-    return {"sidecar_url": sidecar.url, "trusted_kernel_keys": [sidecar.public_key]}
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from starlette.routing import Route
 
 from chio_asgi import ChioASGIMiddleware
 from chio_core.testing import ScriptedSidecar
-from tests.conformance.drivers import DRIVERS, Driver, Sent
+from tests.conformance.drivers import DRIVERS, Driver
+from tests.faces.faces import pointing_at
 from tests.hostile import BEHAVIOURS
 from tests.support import Reply, StubClient, call, run
 
@@ -23,9 +24,8 @@ GOVERNED = [DRIVERS[name] for name in ("fastapi", "starlette", "django", "django
 
 def ask(driver: Driver, behaviour: str, *headers: tuple[str, str]) -> Mapping[str, str]:
     with ScriptedSidecar(BEHAVIOURS[behaviour]).serving_in_thread() as sidecar:
-        options = {"sidecar_url": sidecar.url, "trusted_kernel_keys": [sidecar.public_key]}
         content = ("content-type", "application/json")
-        return driver.run(options, Sent(headers=(content, *headers))).headers
+        return driver.run(pointing_at(sidecar), driver.request((content, *headers))).headers
 
 
 @pytest.mark.parametrize("driver", GOVERNED, ids=lambda driver: driver.name)

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from chio_core.testing import ScriptedSidecar
 from tests.conformance import table
-from tests.conformance.drivers import DRIVERS, SERVER, TOOL, Driver, Observation, Sent
-from tests.conformance.outcomes import HEADERS, REQUEST, Outcome, outcomes_of, pointing_at
+from tests.conformance.drivers import DRIVERS, Driver
+from tests.conformance.outcomes import HEADERS, Outcome, outcomes_of
+from tests.faces.contract import SERVER, TOOL
+from tests.faces.faces import Observation, pointing_at
 
 CELLS = [cell for cell in table.read() if not cell.fail_open]
 
@@ -71,18 +74,18 @@ def _check(cell: table.Cell, driver: Driver, found: Observation) -> None:
 def test_the_sidecar_is_told_what_is_only_observed_and_what_would_be_required(driver: Driver) -> None:
     with ScriptedSidecar().serving_in_thread() as sidecar:
         for observe in (True, False):
-            assert driver.run({**pointing_at(sidecar), "observe": observe}, REQUEST).status == 200
+            assert driver.run({**pointing_at(sidecar), "observe": observe}, driver.request(HEADERS)).status == 200
     observed, enforced = sidecar.asked
     required = {"requires": f"{SERVER}/{TOOL}"} if driver.asks == "capability" else {}
     assert observed.document["enforcement"] == {"mode": "observe"} | required
     assert "enforcement" not in enforced.document
 
 
-REFUSED_UNASKED = {
-    405: Sent(method="BREW", headers=HEADERS),
-    400: Sent(headers=(*HEADERS, ("authorization", "Bearer b"))),
-    413: Sent(headers=HEADERS, body=b"x" * 2000),
-    414: Sent(headers=HEADERS, path="/transfers/" + "7" * 9000),
+REFUSED_UNASKED: dict[int, dict[str, Any]] = {
+    405: {"method": "BREW"},
+    400: {"headers": (*HEADERS, ("authorization", "Bearer b"))},
+    413: {"body": b"x" * 2000},
+    414: {"target": "/accounts/" + "7" * 9000},
 }
 
 
@@ -96,7 +99,7 @@ REFUSED_UNASKED = {
     ],
 )
 def test_what_cannot_be_judged_is_refused_as_ever(driver: Driver, status: int) -> None:
-    request = REFUSED_UNASKED[status]
+    request = driver.request(**{"headers": HEADERS, **REFUSED_UNASKED[status]})
     with ScriptedSidecar().serving_in_thread() as sidecar:
         options = {**pointing_at(sidecar), "max_body_bytes": 1000}
         enforced = driver.run(options, request)

@@ -9,8 +9,10 @@ import pytest
 
 from chio_core.testing import ScriptedSidecar
 from tests.conformance import table
-from tests.conformance.drivers import DRIVERS, PATH, SERVER, TEMPLATE, TOOL, Driver
-from tests.conformance.outcomes import REQUEST, TOKEN, Outcome, outcomes_of, pointing_at
+from tests.conformance.drivers import DRIVERS, Driver
+from tests.conformance.outcomes import HEADERS, TOKEN, Outcome, outcomes_of
+from tests.faces.contract import SERVER, TOOL
+from tests.faces.faces import pointing_at
 from tests.hostile import BEHAVIOURS
 
 CELLS = table.read()
@@ -79,7 +81,7 @@ def test_fail_open_changes_only_unreachable_and_timeout_and_never_where_a_capabi
 @pytest.mark.parametrize("driver", DRIVERS.values(), ids=lambda driver: driver.name)
 def test_the_question_is_the_same_in_every_framework(driver: Driver) -> None:
     with ScriptedSidecar().serving_in_thread() as sidecar:
-        assert driver.run(pointing_at(sidecar), REQUEST).status == 200
+        assert driver.run(pointing_at(sidecar), driver.request(HEADERS)).status == 200
     (asked,) = sidecar.asked
     question = dict(asked.document)
     assert question.pop("request_id")
@@ -88,8 +90,8 @@ def test_the_question_is_the_same_in_every_framework(driver: Driver) -> None:
     tool = {"tool_server": SERVER, "tool_name": TOOL} if driver.asks == "capability" else {}
     assert question == {
         "method": "POST",
-        "route_pattern": TEMPLATE,
-        "path": PATH,
+        "route_pattern": driver.template,
+        "path": driver.template.replace("{account}", "7"),
         "headers": {"content-type": "application/json", "content-length": "12"},
         "caller": {
             "subject": "1f6076e3a47ba1ded08025ffe06e57af217c14f9407f33fba50f99b1c7019387",

@@ -12,7 +12,8 @@ from fastapi import FastAPI
 from chio_asgi import ChioASGIConfig, ChioASGIMiddleware
 from chio_core.client.client import ChioClient
 from chio_core.testing import ScriptedSidecar
-from tests.conformance.drivers import DRIVERS, Driver, Observation, Sent
+from tests.conformance.drivers import DRIVERS, Driver
+from tests.faces.faces import Observation, pointing_at
 from tests.hostile import BEHAVIOURS
 from tests.support import Reply, connect, run
 
@@ -37,9 +38,8 @@ def sidecar() -> Iterator[ScriptedSidecar]:
 def ask(sidecar: ScriptedSidecar) -> Ask:
     def refused(driver: Driver, behaviour: str, accept: str | None = None, **settings: Any) -> Observation:
         sidecar.script = BEHAVIOURS[behaviour]
-        options = {"sidecar_url": sidecar.url, "trusted_kernel_keys": [sidecar.public_key], **settings}
         headers = (("content-type", "application/json"), *((("accept", accept),) if accept is not None else ()))
-        found = driver.run(options, Sent(headers=headers))
+        found = driver.run({**pointing_at(sidecar), **settings}, driver.request(headers))
         assert found.status >= 400
         assert found.seen == []
         return found

@@ -25,9 +25,10 @@ from chio_core.signing import SigningKey
 from chio_core.testing import Behaviour, EvaluateRequest, Reply, ScriptedSidecar
 from chio_core.testing.exchange import compact
 from chio_fastapi import RequireCapability, add_chio
-from tests.conformance.drivers import DRIVERS, Sent
+from tests.conformance.drivers import DRIVERS
 from tests.conformance.outcomes import answered
 from tests.core.views import NOW, SETTINGS, View, asked, question
+from tests.faces.faces import Observation
 from tests.hostile import BEHAVIOURS
 from tests.support import Reply as Answered
 from tests.support import call, run
@@ -88,6 +89,12 @@ def leaks(*texts: object) -> list[str]:
     return [text for text in found if MARK in text or TOKEN.signature in text]
 
 
+def written(found: Observation) -> list[object]:
+    """What Chio wrote: the refusal, the headers, and what it gave the handler; not what the handler answered."""
+    seen = [(one.receipt, one.passthrough, one.decision) for one in found.seen]
+    return [found.lines, seen, "" if found.seen else found.body.decode()]
+
+
 @pytest.fixture
 def everything_logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     caplog.set_level(logging.DEBUG)
@@ -101,8 +108,8 @@ def test_no_behaviour_brings_a_secret_into_a_log_an_answer_or_a_decision(
     behaviours = [one for one in ALL if not one.slow and not one.refuses]
     with ScriptedSidecar().serving_in_thread() as sidecar, answered(driver, sidecar) as send:
         for number, behaviour in enumerate(behaviours):
-            found = send(behaviour, Sent(headers=SHAPES[number % len(SHAPES)], query=QUERY, body=BODY))
-            assert leaks(found.body.decode(), found.headers, found.seen) == [], behaviour.name
+            found = send(behaviour, driver.request(SHAPES[number % len(SHAPES)], BODY, query="?" + QUERY.decode()))
+            assert leaks(*written(found)) == [], behaviour.name
             assert leaks(everything_logged.text) == [], behaviour.name
             everything_logged.clear()
         for asked_ in sidecar.asked:
@@ -119,10 +126,9 @@ def test_nor_does_a_sidecar_that_is_slow_or_away(
     with ScriptedSidecar(behaviour).serving_in_thread() as sidecar:
         options = {"sidecar_url": sidecar.url, "trusted_kernel_keys": [sidecar.public_key], "timeout": 0.05}
         for fail_open in (False, True):
-            found = DRIVERS["fastapi"].run(
-                {**options, "fail_open": fail_open}, Sent(headers=USUAL, query=QUERY, body=BODY)
-            )
-            assert leaks(found.body.decode(), found.headers, found.seen) == []
+            driver = DRIVERS["fastapi"]
+            wire = driver.request(USUAL, BODY, query="?" + QUERY.decode())
+            assert leaks(*written(driver.run({**options, "fail_open": fail_open}, wire))) == []
     assert leaks(everything_logged.text) == []
 
 

@@ -14,7 +14,7 @@ from django.test import override_settings
 
 from chio_core.testing import ScriptedSidecar
 from tests.django.project import CHIO, SHARING, arequest, client, governed, governed_async
-from tests.views.wsgi import OneWay, call, environ
+from tests.faces.wsgi import OneWay, call, environ
 
 LARGE = b"0123456789abcdef" * 20_000
 """320,000 bytes, more than one piece."""

@@ -12,8 +12,8 @@ from django.core.handlers.wsgi import WSGIHandler
 from chio_core.threads.wsgi_view import was_repeated
 from tests.django.asgi import call as acall
 from tests.django.project import CHIO, client, governed, governed_async
+from tests.faces.wsgi import call, environ
 from tests.views.tokens import token
-from tests.views.wsgi import call, environ
 
 TOKEN = token(("payments", "transfer"))["X-Chio-Capability"]
 

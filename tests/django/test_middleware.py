@@ -16,7 +16,7 @@ from chio_core.models.receipt import HttpReceipt
 from chio_core.receipts import verify_receipt
 from chio_core.testing import KEY, behaviours
 from tests.django.project import CHIO, SHARING, aget, arequest, client, governed, governed_async
-from tests.views.wsgi import call, environ
+from tests.faces.wsgi import call, environ
 
 
 def test_an_allowed_request_reaches_its_view_with_the_verified_receipt() -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.faces.wsgi import OneWay, call, environ
 from tests.flask.apps import governed
-from tests.views.wsgi import OneWay, call, environ
 
 LARGE = b"0123456789abcdef" * 20_000
 

@@ -17,8 +17,8 @@ from chio_core.models.receipt import HttpReceipt
 from chio_core.settings import ChioSettings
 from chio_core.testing import KEY, ScriptedSidecar, behaviours
 from chio_flask import Chio
+from tests.faces.wsgi import call, environ
 from tests.flask.apps import governed, hello, make
-from tests.views.wsgi import call, environ
 
 
 def test_an_allowed_request_reaches_its_view_with_the_verified_receipt() -> None:

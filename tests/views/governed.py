@@ -26,8 +26,8 @@ from chio_asgi import ChioASGIMiddleware
 from chio_core.testing import KEY, ScriptedSidecar
 from chio_fastapi import add_chio
 from chio_flask import Chio
+from tests.faces.wsgi import call as wsgi_call
 from tests.views.stacks import Wire, environ_of, scope_of
-from tests.views.wsgi import call as wsgi_call
 
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
 TEMPLATES = ("/hello", "/pets/{pet}", "/pets/{pet}/tags/{tag}", "/files/{rest}", "/%C3%A4", "/")

@@ -22,7 +22,7 @@ from chio_asgi import ASGIGuardRequest
 from chio_django import DjangoGuardRequest
 from chio_flask import FlaskGuardRequest
 from tests.django import project  # noqa: F401 - configures Django
-from tests.views.wsgi import OneWay, environ
+from tests.faces.wsgi import OneWay, environ
 
 Pairs = Iterable[tuple[bytes, bytes]]
 HOST = (b"host", b"testserver")

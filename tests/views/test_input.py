@@ -14,7 +14,7 @@ from chio_core.refusals.response import RequestRefused
 from chio_core.settings import ChioSettings
 from chio_core.threads.body import MeasureSteps, is_kept, keep, measure, read_from_start
 from chio_core.threads.wsgi_view import EnvironView, environ_key
-from tests.views.wsgi import OneWay
+from tests.faces.wsgi import OneWay
 
 DATA = bytes(range(256)) * 3000
 

@@ -1,7 +1,7 @@
 """Drivers: one stack each, a framework behind the server that it is usually run with.
 
-A driver says with which command the stack listens on a socket that is open already. To hold another framework to
-the same requests, write its application under `apps/` and add one line here.
+A driver says with which command the stack listens on a socket that is open already. The applications are those of
+`tests/faces/apps`; to hold another framework to the same requests, add one line here.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-APPS = "tests.conformance.stacks.apps"
+APPS = "tests.faces.apps"
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Driver:
 
     Attributes:
         name: how tests and docs/frameworks.md call it.
-        app: `module:attribute` of its application, below `apps/`.
+        app: `module:function` that makes its application, below `tests/faces/apps`.
         server: `uvicorn` or `gunicorn`.
     """
 
@@ -29,24 +29,21 @@ class Driver:
 
     def command(self, socket: int) -> Sequence[str]:
         """Return what to run; the server listens on this file descriptor."""
-        return [sys.executable, "-m", *SERVERS[self.server], f"{APPS}.{self.app}", *_LISTEN[self.server](socket)]
+        app = f"{APPS}.{self.app}"
+        if self.server == "uvicorn":
+            return [sys.executable, "-m", *UVICORN, "--fd", str(socket), "--factory", app]
+        return [sys.executable, "-m", *GUNICORN, "--bind", f"fd://{socket}", f"{app}()"]
 
 
-SERVERS = {
-    "uvicorn": ("uvicorn", "--log-level", "warning", "--timeout-graceful-shutdown", "1"),
-    "gunicorn": ("gunicorn", "-k", "gthread", "--threads", "4", "--graceful-timeout", "1", "--log-level", "warning"),
-}
-_LISTEN = {
-    "uvicorn": lambda socket: ("--fd", str(socket)),
-    "gunicorn": lambda socket: ("--bind", f"fd://{socket}"),
-}
+UVICORN = ("uvicorn", "--log-level", "warning", "--timeout-graceful-shutdown", "1")
+GUNICORN = ("gunicorn", "-k", "gthread", "--threads", "4", "--graceful-timeout", "1", "--log-level", "warning")
 
 DRIVERS = (
-    Driver("fastapi", "fastapi_app:app", "uvicorn"),
-    Driver("starlette", "starlette_app:app", "uvicorn"),
+    Driver("fastapi", "fastapi_app:governed", "uvicorn"),
+    Driver("starlette", "starlette_app:governed", "uvicorn"),
     Driver("django-wsgi", "django_app:wsgi", "gunicorn"),
     Driver("django-asgi", "django_app:asgi", "uvicorn"),
-    Driver("flask", "flask_app:app", "gunicorn"),
+    Driver("flask", "flask_app:governed", "gunicorn"),
 )
 
 REFERENCE = "fastapi"

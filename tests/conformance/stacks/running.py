@@ -17,13 +17,13 @@ from urllib.parse import urlsplit
 from chio_core.capabilities import issue_capability
 from chio_core.signing import SigningKey
 from chio_core.testing import Behaviour, EvaluateRequest, ScriptedSidecar, behaviours
-from tests.conformance.stacks.contract import SERVER, TOOL
 from tests.conformance.stacks.drivers import DRIVERS, Driver
 from tests.conformance.stacks.wire import Answer, Wire, exchange
+from tests.faces.contract import SERVER, TOOL
 
 ROOT = Path(__file__).resolve().parents[3]
 MAX_BODY = 300_000
-TIMEOUT = 4.0
+TIMEOUT = 8.0
 """Seconds: `CHIO_TIMEOUT` of every stack."""
 
 TOKEN = issue_capability(

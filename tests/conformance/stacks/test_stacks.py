@@ -21,11 +21,11 @@ import pytest
 from chio_core.testing import behaviours
 from tests.conformance import table
 from tests.conformance.stacks import differences, wire
-from tests.conformance.stacks.contract import EXCLUDED, STREAM, TEMPLATES
 from tests.conformance.stacks.differences import Difference
 from tests.conformance.stacks.drivers import DRIVERS, REFERENCE
 from tests.conformance.stacks.facets import code_of, differing, facets
 from tests.conformance.stacks.running import MAX_BODY, ROOT, TOKEN, Outcome, Stack, Stacks, new_trace, running
+from tests.faces.contract import EXCLUDED, STREAM, TEMPLATES
 from tests.hostile import BEHAVIOURS
 
 NAMES = [driver.name for driver in DRIVERS]

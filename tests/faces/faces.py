@@ -1,0 +1,281 @@
+"""Faces: one framework each, governed, seen through the same small window.
+
+A face opens the application of the contract with settings, sends it requests, and says what came out: status,
+headers, body, and what the handler saw each time that it ran. To hold another framework to the same promises, write
+its application under `apps/` and add one more face to `FACES`. (`tests/conformance/stacks` does it with servers.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import copy_context
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.core.handlers.asgi import ASGIHandler
+from django.core.handlers.wsgi import WSGIHandler
+from django.test import override_settings
+
+from chio_asgi import ChioASGIConfig, ChioASGIMiddleware
+from chio_core.client.client import ChioClient
+from chio_core.refusals.problems import flat, nested
+from chio_core.refusals.response import Denial
+from chio_core.testing import ScriptedSidecar, behaviours
+from chio_fastapi import add_chio
+from chio_flask import Chio
+from tests.django.project import CHIO, SHARING
+from tests.faces.apps import django_app, fastapi_app, flask_app, starlette_app
+from tests.faces.contract import Seen, taken
+from tests.faces.wire import Lines, Wire, asgi_call, environ_of, messages_of, request, scope_of
+from tests.faces.wsgi import call as wsgi_call
+from tests.support import App
+
+HOOKS = ("guards", "on_decision", "on_receipt", "extractor")
+"""Options that are no settings; each framework takes them under the same names."""
+
+
+@dataclass
+class Observation:
+    """What came out of one request.
+
+    Attributes:
+        lines: header lines of the answer, names in lower case.
+        seen: one entry for each time that a handler ran.
+    """
+
+    status: int
+    lines: Sequence[tuple[str, str]]
+    body: bytes
+    seen: list[Seen] = field(default_factory=list)
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The header lines by name; of repeated ones the last."""
+        return dict(self.lines)
+
+    @property
+    def receipt(self) -> str | None:
+        """The one receipt that the answer names."""
+        found = [value for name, value in self.lines if name == "x-chio-receipt"]
+        assert len(found) <= 1, found
+        return found[0] if found else None
+
+    @property
+    def json(self) -> Any:
+        """The body as JSON."""
+        return json.loads(self.body)
+
+    @property
+    def problem(self) -> dict[str, Any]:
+        """The members of a refusal: of a flat envelope, a nested one, or FastAPI's `detail`."""
+        document = self.json.get("detail", self.json)
+        found: dict[str, Any] = document["error"] if isinstance(document["error"], dict) else document
+        return found
+
+    @property
+    def code(self) -> str | None:
+        """The code that the body states; None if it states none."""
+        try:
+            members = self.problem
+        except (ValueError, KeyError, AttributeError):
+            return None
+        return members.get("code", members.get("error"))
+
+
+Send = Callable[[Wire], Observation]
+
+
+class Face(ABC):
+    """One framework, set up in one way.
+
+    Attributes:
+        name: how tests call it.
+        asks: whether its routes can require a capability.
+    """
+
+    name: str
+    asks = True
+
+    @abstractmethod
+    def opened(self, **options: Any) -> AbstractContextManager[Send]:
+        """Govern the application with settings and hooks (`HOOKS`), and close everything at the end."""
+
+    def code(self, wire_code: str) -> str:
+        """Return how this framework's envelope spells a wire code."""
+        return str(flat(Denial(code=wire_code, message=""))["error"])
+
+    @contextmanager
+    def governed(self, script: Any = behaviours.ALLOW, **options: Any) -> Iterator[Governed]:
+        """Govern the application, with a sidecar that follows a script."""
+        sidecar = ScriptedSidecar(script)
+        with sidecar.serving_in_thread(), self.opened(**pointing_at(sidecar), **options) as send:
+            yield Governed(sidecar, send)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass
+class Governed:
+    """A governed application and its sidecar."""
+
+    sidecar: ScriptedSidecar
+    wire: Send
+
+    def send(self, method: str, target: str, headers: Lines = (), body: bytes | Sequence[bytes] = b"") -> Observation:
+        """Send one request; a body in a list is sent chunked."""
+        return self.wire(request(method, target, headers, body))
+
+    def get(self, target: str, headers: Lines = ()) -> Observation:
+        """Send one GET."""
+        return self.send("GET", target, headers)
+
+    @property
+    def asked(self) -> list[Mapping[str, Any]]:
+        """Every question so far."""
+        return [one.document for one in self.sidecar.asked]
+
+
+def pointing_at(sidecar: ScriptedSidecar) -> dict[str, Any]:
+    """Return the settings that name a sidecar and pin its key."""
+    return {"sidecar_url": sidecar.url, "trusted_kernel_keys": [sidecar.public_key]}
+
+
+def divided(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return settings and hooks."""
+    hooks = {name: value for name, value in options.items() if name in HOOKS}
+    return {name: value for name, value in options.items() if name not in HOOKS}, hooks
+
+
+class ASGIFace(Face):
+    """What the faces under ASGI share."""
+
+    @abstractmethod
+    def app(self, client: ChioClient, hooks: Mapping[str, Any]) -> AbstractContextManager[App]:
+        """Govern the application with a client."""
+
+    @contextmanager
+    def opened(self, **options: Any) -> Iterator[Send]:
+        settings, hooks = divided(options)
+        with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+            client = ChioClient(ChioASGIConfig(**settings))
+            with self.app(client, hooks) as app:
+
+                def send(wire: Wire) -> Observation:
+                    taken()
+                    exchange = asgi_call(app, scope_of(wire), messages_of(wire))
+                    reply = runner.run(exchange, context=copy_context())
+                    return Observation(reply.status, reply.headers, reply.body, taken())
+
+                try:
+                    yield send
+                finally:
+                    runner.run(client.aclose())
+
+
+class StarletteFace(ASGIFace):
+    """The middleware around a plain Starlette application."""
+
+    name = "starlette"
+    asks = False
+
+    @contextmanager
+    def app(self, client: ChioClient, hooks: Mapping[str, Any]) -> Iterator[App]:
+        yield ChioASGIMiddleware(starlette_app.make(), client=client, **hooks)
+
+
+class FastAPIFace(ASGIFace):
+    """`add_chio`, and `RequireCapability` on routes."""
+
+    name = "fastapi"
+
+    @contextmanager
+    def app(self, client: ChioClient, hooks: Mapping[str, Any]) -> Iterator[App]:
+        app = fastapi_app.make()
+        add_chio(app, client=client, **hooks)
+        yield app
+
+
+class FastAPIAlone(ASGIFace):
+    """`RequireCapability` without any middleware: the dependency asks by itself."""
+
+    name = "fastapi-alone"
+
+    @contextmanager
+    def app(self, client: ChioClient, hooks: Mapping[str, Any]) -> Iterator[App]:
+        app = fastapi_app.make()
+        app.state.chio_client = client
+        yield app
+
+
+class DjangoFace(Face):
+    """The middleware under WSGI, and `require_capability` on views."""
+
+    name = "django"
+    middleware: tuple[str, ...] = (CHIO,)
+
+    def code(self, wire_code: str) -> str:
+        return str(nested(Denial(code=wire_code, message=""))["error"]["code"])
+
+    @contextmanager
+    def opened(self, **options: Any) -> Iterator[Send]:
+        chio = {f"CHIO_{name.upper()}": value for name, value in options.items()}
+        with override_settings(ROOT_URLCONF=django_app, MIDDLEWARE=self.middleware, **chio):
+            yield wsgi_send(WSGIHandler())
+
+
+class DjangoAlone(DjangoFace):
+    """`require_capability` without the middleware: the decorator asks by itself."""
+
+    name = "django-alone"
+    middleware = ()
+
+
+class DjangoASGIFace(ASGIFace):
+    """The middleware under ASGI, around `async def` views."""
+
+    name = "django-async"
+    code = DjangoFace.code
+
+    @contextmanager
+    def app(self, client: ChioClient, hooks: Mapping[str, Any]) -> Iterator[App]:
+        chio = {f"CHIO_{name.upper()}": value for name, value in hooks.items()}
+        urls = {"ROOT_URLCONF": django_app.Async, "TEST_CLIENT": client}
+        with override_settings(MIDDLEWARE=(SHARING,), **urls, **chio):
+            yield ASGIHandler()
+
+
+class FlaskFace(Face):
+    """`Chio(app)`, and `require_capability` on views."""
+
+    name = "flask"
+
+    @contextmanager
+    def opened(self, **options: Any) -> Iterator[Send]:
+        app = flask_app.make()
+        chio = Chio(app, **options)
+        try:
+            yield wsgi_send(app.wsgi_app)
+        finally:
+            chio.close(app)
+
+
+def wsgi_send(app: Any) -> Send:
+    """Return a function that calls a WSGI application."""
+
+    def send(wire: Wire) -> Observation:
+        taken()
+        answered = wsgi_call(app, environ_of(wire))
+        return Observation(
+            answered.status, [(name.lower(), value) for name, value in answered.headers], answered.body, taken()
+        )
+
+    return send
+
+
+FACES: tuple[Face, ...] = (FastAPIFace(), StarletteFace(), DjangoFace(), DjangoASGIFace(), FlaskFace())
+ALONE: tuple[Face, ...] = (FastAPIAlone(), DjangoAlone())
