@@ -28,11 +28,11 @@ BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 def network() -> httpx.AsyncBaseTransport:
     """Return a transport that replaces the real one of the page."""
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def respond(request: httpx.Request) -> httpx.Response:
         headers = {"set-cookie": "session=s1"} if request.url.path == "/login" else {}
         return httpx.Response(200, json={"price": 5, "cookie": request.headers.get("cookie")}, headers=headers)
 
-    return httpx.MockTransport(answer)
+    return httpx.MockTransport(respond)
 
 
 class OfflineCalls(Calls):

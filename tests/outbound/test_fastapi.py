@@ -63,7 +63,7 @@ async def test_the_incoming_capability_caller_and_trace_are_those_of_the_outgoin
     assert "authorization" not in sent
 
 
-async def test_a_refused_send_is_the_answer_of_the_route() -> None:
+async def test_a_refused_send_is_the_response_of_the_route() -> None:
     sidecar, upstream = ScriptedSidecar(), Upstream()
     service = Service(OutboundClient("ledger", "write", transport=lambda: upstream.transport), sidecar)
     response = await service.post(**{"x-chio-capability": WIDE})
@@ -104,15 +104,15 @@ async def test_a_shared_cache_keeps_callers_apart_and_every_hit_is_decided() -> 
 async def test_on_an_excluded_route_the_caller_is_who_the_application_itself_takes_for_one() -> None:
     sidecar, upstream = ScriptedSidecar(), Upstream()
     settings = sidecar.settings(exclude_paths={"/pay"})
-    somebody = CallerIdentity.api_key("x-partner", "acme")
+    partner = CallerIdentity.api_key("x-partner", "acme")
     app = Service(
-        OutboundClient(transport=lambda: upstream.transport), sidecar, config=settings, extractor=lambda view: somebody
+        OutboundClient(transport=lambda: upstream.transport), sidecar, config=settings, extractor=lambda view: partner
     )
     assert (await app.post()).status_code == 200
-    assert [asked.document["caller"] for asked in sidecar.asked] == [somebody.to_wire()]
+    assert [asked.document["caller"] for asked in sidecar.asked] == [partner.to_wire()]
 
 
-async def test_it_asks_by_itself_where_the_application_has_no_middleware() -> None:
+async def test_it_evaluates_by_itself_if_the_application_has_no_middleware() -> None:
     sidecar, upstream = ScriptedSidecar(), Upstream()
     service = Service(OutboundClient(transport=lambda: upstream.transport), sidecar, governed=False)
     assert (await service.post()).status_code == 200

@@ -13,7 +13,7 @@ import pytest
 
 from chio_core.errors import ConfigurationError
 from chio_core.outbound import BearerAuth, Cache, CacheMiddleware, ChioTransport, SyncChioTransport, TraceId
-from tests.outbound.tools import A, Answer, Upstream
+from tests.outbound.tools import A, Responder, Upstream
 
 
 class Clock:
@@ -28,14 +28,14 @@ async def fetch(upstream: Upstream, cache: Cache, *calls: dict[str, Any]) -> lis
     return [await upstream.fetch(cache, **call) for call in calls]
 
 
-async def hits(answer: Answer | None, cache: Cache, *calls: dict[str, Any]) -> int:
+async def hits(respond: Responder | None, cache: Cache, *calls: dict[str, Any]) -> int:
     """Return how many of these calls reach the upstream."""
-    upstream = Upstream(answer)
+    upstream = Upstream(respond)
     await fetch(upstream, cache, *calls)
     return upstream.hits
 
 
-def replying(status: int = 200, **headers: str) -> Answer:
+def replying(status: int = 200, **headers: str) -> Responder:
     lines = {name.replace("_", "-"): value for name, value in headers.items()}
     return lambda request: httpx.Response(status, headers=lines)
 
@@ -197,7 +197,7 @@ async def test_f15_a_caller_who_wants_a_fresh_response_gets_one(headers: dict[st
 
 
 @pytest.mark.parametrize("header", [{"if-none-match": '"v1"'}, {"if-match": "*"}, {"if-range": '"v1"'}])
-async def test_f15_only_the_upstream_answers_a_precondition(header: dict[str, str]) -> None:
+async def test_f15_only_the_upstream_evaluates_a_precondition(header: dict[str, str]) -> None:
     assert await hits(None, Cache(), {"headers": header}, {"headers": header}) == 2
 
 
@@ -219,23 +219,23 @@ async def test_f15_a_method_that_changes_something_drops_what_is_stored_for_its_
     assert await hits(None, Cache(), alice, bob, other, change, other, alice, bob) == 6
     for status, expected in ((204, 3), (303, 3), (404, 2), (500, 2)):
 
-        def answer(request: httpx.Request, status: int = status) -> httpx.Response:
+        def respond(request: httpx.Request, status: int = status) -> httpx.Response:
             return httpx.Response(200 if request.method == "GET" else status)
 
-        assert await hits(answer, Cache(), {}, {"method": method}, {}) == expected
+        assert await hits(respond, Cache(), {}, {"method": method}, {}) == expected
     assert await hits(None, Cache(), {}, {"method": "OPTIONS"}, {"method": "HEAD"}, {}) == 3
 
 
 async def test_f15_a_newer_response_replaces_the_stored_one_even_if_it_cannot_be_stored() -> None:
     fresh = {"headers": {"cache-control": "no-cache"}}
     for second, expected in ((replying(cache_control="no-store"), 3), (replying(404), 3), (replying(503), 2)):
-        answers = iter([replying(), second, replying()])
-        assert await hits(lambda request: next(answers)(request), Cache(), {}, fresh, {}) == expected  # noqa: B023
+        responders = iter([replying(), second, replying()])
+        assert await hits(lambda request: next(responders)(request), Cache(), {}, fresh, {}) == expected  # noqa: B023
 
 
 async def test_f15_headers_of_one_connection_are_not_stored() -> None:
-    answer = replying(connection="close, X-Hop", x_hop="1", x_kept="1", keep_alive="timeout=5", upgrade="h2c")
-    stored = (await fetch(Upstream(answer), Cache(), {}, {}))[1].headers
+    respond = replying(connection="close, X-Hop", x_hop="1", x_kept="1", keep_alive="timeout=5", upgrade="h2c")
+    stored = (await fetch(Upstream(respond), Cache(), {}, {}))[1].headers
     assert sorted(stored) == ["age", "x-kept"]
 
 

@@ -70,18 +70,18 @@ async def test_f23_the_calls_of_one_run_are_made_at_the_same_time() -> None:
 
 
 async def test_an_error_is_reported_and_hides_no_other_call(caplog: pytest.LogCaptureFixture) -> None:
-    told: list[Any] = []
+    reported: list[Any] = []
 
-    class Told(BaseMiddleware):
+    class Reporting(BaseMiddleware):
         async def on_error(self, error: Exception, route: Any, config: Any) -> None:
-            told.append((type(error).__name__, route.name, route.method, route.url, config["timeout"]))
+            reported.append((type(error).__name__, route.name, route.method, route.url, config["timeout"]))
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def respond(request: httpx.Request) -> httpx.Response:
         if request.url.path == "/down":
             raise httpx.ConnectError("refused", request=request)
         return httpx.Response(200)
 
-    calls = Calls(middleware=Told(), transport=Upstream(answer).transport)
+    calls = Calls(middleware=Reporting(), transport=Upstream(respond).transport)
 
     @calls.get(f"{A}/down", timeout=3)
     async def down(response: Any) -> None: ...
@@ -99,7 +99,7 @@ async def test_an_error_is_reported_and_hides_no_other_call(caplog: pytest.LogCa
     assert [type(error).__name__ for error in outcomes.errors] == ["ConnectError", "ValueError"]
     assert outcomes["down"].response is None
     assert outcomes["faulty"].response is not None
-    assert told == [("ConnectError", "down", "GET", f"{A}/down", 3)]
+    assert reported == [("ConnectError", "down", "GET", f"{A}/down", 3)]
     assert "outgoing call down failed: ConnectError" in caplog.text
     with pytest.raises(ExceptionGroup, match="2 of 3 calls failed"):
         outcomes.raise_errors()

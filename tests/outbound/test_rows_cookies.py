@@ -18,25 +18,25 @@ from chio_core.outbound import (
     Session,
     SessionMiddleware,
 )
-from tests.outbound.tools import A, Answer, B, Upstream, redirect_to
+from tests.outbound.tools import A, B, Responder, Upstream, redirect_to
 
 LOCAL = "http://127.0.0.1:8001"
 
 
-def setting(*lines: str, status: int = 200) -> Answer:
+def setting(*lines: str) -> Responder:
     """Respond with these `Set-Cookie` lines at `/login`, elsewhere with the cookies of the request."""
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def respond(request: httpx.Request) -> httpx.Response:
         if request.url.path.endswith("/login"):
-            return httpx.Response(status, headers=[("set-cookie", line) for line in lines])
+            return httpx.Response(200, headers=[("set-cookie", line) for line in lines])
         return httpx.Response(200, text=request.headers.get("cookie", ""))
 
-    return answer
+    return respond
 
 
-async def browse(jar: CookieJar, answer: Answer, *urls: str) -> list[str | None]:
+async def browse(jar: CookieJar, respond: Responder, *urls: str) -> list[str | None]:
     """Fetch these URLs one after the other; return the `Cookie` header of each request."""
-    upstream = Upstream(answer)
+    upstream = Upstream(respond)
     for url in urls:
         await upstream.fetch(Session(jar), url=url)
     return [request.headers.get("cookie") for request in upstream.seen]

@@ -263,7 +263,7 @@ def test_a_cache_outside_is_an_order_that_cannot_work() -> None:
     ChioTransport(Upstream().transport, cache)  # nothing to get around
 
 
-async def test_two_callers_or_capabilities_never_share_a_cached_answer() -> None:
+async def test_two_callers_or_capabilities_never_share_a_cached_response() -> None:
     sidecar, upstream, cache = ScriptedSidecar(), Upstream(), Cache(ttl=60)
     alice, bob = CallerIdentity.bearer("alice"), CallerIdentity.bearer("bob")
     for caller, capability in ((alice, PAY), (bob, PAY), (alice, token(grant("x", "y"))), (alice, PAY), (bob, PAY)):
@@ -303,10 +303,10 @@ def test_there_is_only_one_and_only_it_gives_the_decision() -> None:
         MiddlewareChain(Pretender())
 
 
-async def test_no_outer_member_may_answer_with_success() -> None:
+async def test_no_outer_member_may_respond_with_success() -> None:
     sidecar, upstream = ScriptedSidecar(), Upstream()
 
-    def answering(status: int) -> Any:
+    def responding(status: int) -> Any:
         async def shortcut(request: Any, following: Next) -> Any:
             return httpx.Response(status)
 
@@ -314,8 +314,8 @@ async def test_no_outer_member_may_answer_with_success() -> None:
 
     for status in (200, 302):
         with pytest.raises(ConfigurationError, match=f"shortcut answered {status} without a decision"):
-            await upstream.fetch(answering(status))
-    assert (await upstream.fetch(answering(429))).status_code == 429
+            await upstream.fetch(responding(status))
+    assert (await upstream.fetch(responding(429))).status_code == 429
     assert (len(sidecar.asked), upstream.hits) == (0, 0)
 
 

@@ -96,11 +96,11 @@ class ErrorTrackingMiddleware(BaseMiddleware):
 
     def __init__(self) -> None:
         self.error_count = 0
-        self.told: list[tuple[str, str, str]] = []
+        self.reported: list[tuple[str, str, str]] = []
 
     async def on_error(self, error, route, config) -> None:  # type: ignore[no-untyped-def]
         self.error_count += 1
-        self.told.append((type(error).__name__, route.method, route.url))
+        self.reported.append((type(error).__name__, route.method, route.url))
         assert "timeout" in config
 
 
@@ -316,7 +316,7 @@ async def test_f11_on_error_of_every_active_member_runs_once_and_the_caller_gets
     counting = ErrorTracking()
     with pytest.raises(httpx.ConnectError):
         await Upstream(refusing).fetch(first, second, off, counting)
-    assert first.told == second.told == [("ConnectError", "GET", f"{A}/x")]
+    assert first.reported == second.reported == [("ConnectError", "GET", f"{A}/x")]
     assert off.error_count == 0
     assert counting.error_count == 1
 
@@ -417,8 +417,8 @@ async def test_a_flow_may_respond_without_a_send_and_may_send_again() -> None:
             return httpx.Response(200, text="by itself")
             yield
 
-    answers = iter([refusing, lambda request: httpx.Response(200)])
-    assert (await Upstream(lambda request: next(answers)(request)).fetch(Retry())).status_code == 200
+    responders = iter([refusing, lambda request: httpx.Response(200)])
+    assert (await Upstream(lambda request: next(responders)(request)).fetch(Retry())).status_code == 200
     upstream = Upstream()
     assert (await upstream.fetch(Offline())).text == "by itself"
     assert upstream.hits == 0

@@ -12,7 +12,7 @@ from chio_core.outbound import BaseMiddleware, ChioTransport, GovernOutbound, Sy
 from chio_core.signing import SigningKey
 from chio_core.testing import ScriptedSidecar
 
-Answer = Callable[[httpx.Request], httpx.Response]
+Responder = Callable[[httpx.Request], httpx.Response]
 Next = Callable[[Any], Awaitable[Any]]
 A = "https://a.example.com"
 B = "https://b.example.org"
@@ -23,18 +23,18 @@ class Upstream:
     """Responds without a network, and keeps each request.
 
     Args:
-        answer: makes the response; by default 200 with the path.
+        respond: makes the response; by default 200 with the path.
         library: httpx or httpx2.
     """
 
-    def __init__(self, answer: Answer | None = None, library: Any = httpx) -> None:
+    def __init__(self, respond: Responder | None = None, library: Any = httpx) -> None:
         self.seen: list[Any] = []
-        self._answer = answer or (lambda request: library.Response(200, json={"path": request.url.path}))
+        self._respond = respond or (lambda request: library.Response(200, json={"path": request.url.path}))
         self.transport = library.MockTransport(self._take)
 
     def _take(self, request: Any) -> Any:
         self.seen.append(request)
-        return self._answer(request)
+        return self._respond(request)
 
     @property
     def last(self) -> Any:
@@ -74,15 +74,15 @@ def governed(sidecar: ScriptedSidecar, **options: Any) -> GovernOutbound:
     return GovernOutbound(sidecar.client(), **options)
 
 
-def redirect_to(where: str, status: int = 302, library: Any = httpx) -> Answer:
+def redirect_to(where: str, status: int = 302, library: Any = httpx) -> Responder:
     """Redirect `/start`; respond to everything else with 200."""
 
-    def answer(request: Any) -> Any:
+    def respond(request: Any) -> Any:
         if request.url.path == "/start":
             return library.Response(status, headers={"location": where})
         return library.Response(200, text="arrived")
 
-    return answer
+    return respond
 
 
 def token(*grants: dict[str, Any], **options: Any) -> str:
