@@ -1,3 +1,3 @@
-# The benchmarks; arguments go to them (--help tells which).
+# Runs the benchmarks with the given arguments; --help lists them.
 . "$(dirname "$0")/venv.sh"
 exec "$python" -m benchmarks "$@"

@@ -1,4 +1,4 @@
-# Format, lint and types. All of them run, whatever the first one finds.
+# Checks format, lint and types. Each check runs even if one before it fails.
 . "$(dirname "$0")/venv.sh"
 failed=0
 "$python" -m ruff format --check . || failed=1

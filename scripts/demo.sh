@@ -1,4 +1,4 @@
-# The smoke tests of the hello examples, which tell what they saw: hello-fastapi, or those that the arguments name
+# Runs the smoke tests of the hello examples, which print each step: fastapi, or the frameworks that are given
 # (fastapi, django, flask, or all).
 . "$(dirname "$0")/venv.sh"
 VENV=$(dirname "$(dirname "$python")")

@@ -1,4 +1,4 @@
-# Installs the lowest version of every dependency that pyproject.toml allows, and runs the tests that would notice.
+# Installs the lowest version of every dependency that pyproject.toml allows, and runs the tests that depend on them.
 . "$(dirname "$0")/venv.sh"
 floors=$root/.venv-floors
 
@@ -10,7 +10,7 @@ echo "the floors: $(tr '\n' ' ' <"$floors/lowest.txt")"
 "$floors/bin/python" -m pip install --quiet --disable-pip-version-check \
     -c "$floors/lowest.txt" -r "$floors/tools.txt" -e ".[$extras]"
 
-# Old releases warn about each other; what is asked here is whether our code works with them.
-# The parts that lean on libraries; the rest of the suite is the same code again.
+# Warnings are allowed: old releases warn about each other, and this checks only whether the code works with them.
+# Only these folders depend on libraries' versions; the other tests would run the same code again.
 exec "$floors/bin/python" -m pytest -n auto --maxprocesses 4 --dist loadfile -W default -m "not slow" \
     tests/core tests/carrier tests/asgi tests/chain tests/fastapi tests/django tests/flask tests/guards tests/outbound tests/views "$@"

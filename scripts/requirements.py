@@ -1,7 +1,7 @@
-"""Reads pyproject.toml and uv.lock for installers that know neither dependency groups nor the lock.
+"""Converts pyproject.toml and uv.lock for installers that support neither dependency groups nor the lock.
 
-python scripts/requirements.py locked    constraints: every version of uv.lock
-python scripts/requirements.py lowest    constraints: the lower bound of every dependency that users get
+python scripts/requirements.py locked    constraints: every version in uv.lock
+python scripts/requirements.py lowest    constraints: the lower bound of every dependency, extras included
 python scripts/requirements.py tools     requirements: the development group
 python scripts/requirements.py extras    all extras, joined by commas
 """
@@ -21,12 +21,12 @@ _BOUND = re.compile(r"(?P<name>[A-Za-z0-9._-]+)(\[[^]]*\])?\s*>=\s*(?P<version>[
 
 
 def read(name: str) -> dict[str, Any]:
-    """Return a TOML document of the repository."""
+    """Parse a TOML file of the repository."""
     return tomllib.loads((ROOT / name).read_text(encoding="utf-8"))
 
 
 def locked() -> Iterator[str]:
-    """Yield `name==version` for each package that the lock holds in one version."""
+    """Yield `name==version` for each package that the lock has in exactly one version."""
     versions: dict[str, set[str]] = {}
     for package in read("uv.lock")["package"]:
         if "registry" in package["source"]:
@@ -37,7 +37,7 @@ def locked() -> Iterator[str]:
 
 
 def lowest() -> Iterator[str]:
-    """Yield `name==version` for the lower bound of each dependency, those of the extras included.
+    """Yield `name==version` for the lower bound of each dependency, extras included.
 
     Raises:
         SystemExit: a dependency declares no lower bound.
@@ -57,7 +57,7 @@ def tools() -> Iterator[str]:
 
 
 def extras() -> Iterator[str]:
-    """Yield one line: all extras."""
+    """Yield all extras as one line."""
     yield ",".join(read("pyproject.toml")["project"]["optional-dependencies"])
 
 
@@ -65,7 +65,7 @@ PARTS = {part.__name__: part for part in (locked, lowest, tools, extras)}
 
 
 def main(arguments: list[str]) -> int:
-    """Print the part that the only argument names."""
+    """Print the part that the argument names; return the exit status."""
     if len(arguments) != 1 or arguments[0] not in PARTS:
         print(__doc__, file=sys.stderr)
         return 2

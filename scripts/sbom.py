@@ -1,4 +1,4 @@
-"""Writes what users get with this distribution as a CycloneDX document, from the lock: same lock, same bytes.
+"""Prints the dependencies of this distribution as a CycloneDX document, from the lock: same lock, same bytes.
 
 python scripts/sbom.py > sbom.json
 """
@@ -18,10 +18,16 @@ Package = dict[str, Any]
 
 
 def document() -> dict[str, Any]:
-    """Return the CycloneDX 1.6 document: this distribution, and all that its dependencies and extras bring."""
+    """Return the CycloneDX 1.6 document of this distribution, its dependencies and its extras, transitively."""
     packages: list[Package] = tomllib.loads((ROOT / "uv.lock").read_text(encoding="utf-8"))["package"]
     (ours,) = [package for package in packages if "editable" in package["source"]]
-    found = _reached(packages, ours)
+    found, waiting = [ours], [ours]
+    while waiting:
+        for other in _needed(packages, waiting.pop()):
+            if other not in found:
+                found.append(other)
+                waiting.append(other)
+    found.sort(key=lambda package: (package["name"], package["version"]))
     return {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
@@ -36,18 +42,8 @@ def document() -> dict[str, Any]:
     }
 
 
-def _reached(packages: list[Package], first: Package) -> list[Package]:
-    found, waiting = [first], [first]
-    while waiting:
-        for other in _needed(packages, waiting.pop()):
-            if other not in found:
-                found.append(other)
-                waiting.append(other)
-    return sorted(found, key=lambda package: (package["name"], package["version"]))
-
-
 def _needed(packages: list[Package], package: Package) -> Iterator[Package]:
-    # Extras of others are taken together with them: what may be installed is listed, whichever was asked for.
+    # Extras of dependencies are included: the list has everything that may be installed.
     wanted = [*package.get("dependencies", ())]
     for extra in package.get("optional-dependencies", {}).values():
         wanted += extra
@@ -67,13 +63,15 @@ def _component(package: Package) -> dict[str, Any]:
         "purl": _purl(package),
     }
     if files:
-        component["externalReferences"] = [_distribution(file) for file in files]
+        component["externalReferences"] = [
+            {
+                "type": "distribution",
+                "url": file["url"],
+                "hashes": [{"alg": "SHA-256", "content": file["hash"].removeprefix("sha256:")}],
+            }
+            for file in files
+        ]
     return component
-
-
-def _distribution(file: dict[str, str]) -> dict[str, Any]:
-    digest = file["hash"].removeprefix("sha256:")
-    return {"type": "distribution", "url": file["url"], "hashes": [{"alg": "SHA-256", "content": digest}]}
 
 
 def _purl(package: Package) -> str:

@@ -129,7 +129,7 @@ def main(arguments: list[str]) -> int:
         elif text != wanted:
             stale.append(page)
     if stale:
-        print(f"not those of the code: tables of {', '.join(stale)}; run: python scripts/tables.py --write")
+        print(f"out of date: the tables of {', '.join(stale)}; run: python scripts/tables.py --write")
     return 1 if stale else 0
 
 

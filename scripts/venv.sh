@@ -1,8 +1,8 @@
-# Sourced by the other scripts: goes to the repository's root and sets `python`, an interpreter that has this
+# Sourced by the other scripts: changes to the repository's root and sets `python`, an interpreter that has this
 # project, all its extras and its development tools.
 #
-# VENV names an environment to be used as it is. Without it, .venv is made, or brought up to date when pyproject.toml
-# or uv.lock changed: by uv when that is on PATH, otherwise with venv and pip, at the same locked versions.
+# VENV names an environment to use without changes. Otherwise .venv is created, or updated if pyproject.toml or uv.lock
+# changed: by uv if that is on PATH, else with venv and pip, at the same locked versions.
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -10,7 +10,7 @@ cd "$root"
 
 find_python() {
     for candidate in python3.11 python3.12 python3.13 python3.14 python3; do
-        # Debian's python3 lacks ensurepip until python3-venv is installed; another one may be further on.
+        # Debian's python3 lacks ensurepip until python3-venv is installed; a later candidate may have it.
         if "$candidate" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
             echo "$candidate"
             return
@@ -39,7 +39,7 @@ with_pip() {
 }
 
 prepare() {
-    # The path belongs to the stamp because a copied .venv would still point to where it was made.
+    # The stamp contains the path: a copied .venv still points to its original place.
     stamp="$root $(cat pyproject.toml uv.lock scripts/venv.sh scripts/requirements.py | cksum)"
     if [ "$(cat .venv/.stamp 2>/dev/null)" = "$stamp" ] && .venv/bin/python -c '' 2>/dev/null; then
         return
@@ -52,7 +52,7 @@ prepare() {
 }
 
 if [ -n "${VENV:-}" ]; then
-    # This checkout need not be installed there.
+    # The environment need not have this checkout installed.
     python=$VENV/bin/python
     export PYTHONPATH="$root:$root/adapters${PYTHONPATH:+:$PYTHONPATH}"
 else

@@ -14,12 +14,11 @@ from typing import Any
 import httpx
 from pydantic import SecretStr
 
-from chio_core.errors import ChioError
 from chio_core.signing import SigningKey, normalize_public_key
 from chio_sidecar.app import create_app
 from chio_sidecar.cli.application import read_routes
 from chio_sidecar.cli.options import CliError, check_url, given_token, say, trust_client
-from chio_sidecar.cli.serving import bind, serve
+from chio_sidecar.cli.serving import bind, serve, starting
 from chio_sidecar.config import SidecarConfig, control_token_from, trusted_approvers_from, trusted_issuers_from
 from chio_sidecar.trust.app import TrustConfig, TrustService, create_trust_app
 from chio_sidecar.trust.client import is_loopback_url
@@ -78,27 +77,26 @@ def run(args: argparse.Namespace) -> int:
         CliError: it cannot start; the message begins with that.
     """
     store: Path | None = args.receipt_store or args.receipt_db
-    # A process that is killed cannot remove a folder: make one only for a store that ends with the process.
-    folder = tempfile.TemporaryDirectory(prefix="chio-sidecar-") if store is None else contextlib.nullcontext("")
-    try:
-        with bind(args.listen) as listener, folder as temporary:
-            config = configuration(args, store or Path(temporary, "receipts.sqlite3"))
-            app = create_app(config)
-            app.state.sidecar.open()
-            if config.signing_key is None:
-                key = app.state.sidecar.key.public_hex
-                say(f"chio api protect: receipts are signed by this key: CHIO_TRUSTED_KERNEL_KEYS={key}")
-            routes = len(app.state.sidecar.routes)
-            if args.upstream is None:
-                ready = f"chio api protect: governing {routes} routes of {args.app}"
-            else:
-                # The protocol fixes the word "proxying", and scripts wait for that line.
-                say("chio api protect: this sidecar decides and does not forward requests; the upstream must call it")
-                ready = f"chio api protect: proxying {routes} routes to {args.upstream}"
-            return serve(app, listener, ready=f"{ready} on {listener.address}", close=app.state.close)
-    except ChioError as exc:
-        fix = exc.fix if isinstance(exc, CliError) else None
-        raise CliError(f"failed to start chio api protect: {exc.message}", code=exc.code, fix=fix) from None
+    with starting("chio api protect"), contextlib.ExitStack() as stack:
+        listener = stack.enter_context(bind(args.listen))
+        if store is None:
+            # Only then: a process that is killed cannot remove its temporary folder.
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="chio-sidecar-"))
+            store = Path(folder, "receipts.sqlite3")
+        config = configuration(args, store)
+        app = create_app(config)
+        app.state.sidecar.open()
+        if config.signing_key is None:
+            key = app.state.sidecar.key.public_hex
+            say(f"chio api protect: receipts are signed by this key: CHIO_TRUSTED_KERNEL_KEYS={key}")
+        routes = len(app.state.sidecar.routes)
+        if args.upstream is None:
+            ready = f"chio api protect: governing {routes} routes of {args.app}"
+        else:
+            # The protocol fixes the word "proxying", and scripts wait for that line.
+            say("chio api protect: this sidecar decides and does not forward requests; the upstream must call it")
+            ready = f"chio api protect: proxying {routes} routes to {args.upstream}"
+        return serve(app, listener, ready=f"{ready} on {listener.address}", close=app.state.close)
 
 
 def configuration(args: argparse.Namespace, store: Path) -> SidecarConfig:

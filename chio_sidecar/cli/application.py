@@ -62,7 +62,7 @@ def load(place: str) -> Any:
     module, _, attribute = place.partition(":")
     if not module or not attribute:
         raise CliError(
-            f"{place[:200]!r} is no application; write MODULE:APP", fix="for example main:app, or main:create_app()"
+            f"{place[:200]!r} is not an application; write MODULE:APP", fix="for example main:app, or main:create_app()"
         )
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -107,7 +107,7 @@ def read_routes(place: str) -> Document:
     router = router_of(app) if callable(app) and not isinstance(app, type) else None
     if not isinstance(getattr(router, "routes", None), list):
         raise CliError(
-            f"{place} is no application with routes to read",
+            f"{place} is not an application with routes to read",
             fix="name a FastAPI or Starlette application; MODULE:FUNCTION() calls a function that makes one",
         )
     document = describe(app)

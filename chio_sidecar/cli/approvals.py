@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -57,24 +57,8 @@ _TIMEOUT = 10.0
 _UNIX = "unix:"
 
 
-class Approvals(Protocol):
-    """Approvals of one sidecar; every call raises CliError if it fails."""
-
-    def pending(self) -> dict[str, Any]:
-        """Return the pending approvals."""
-        ...
-
-    def show(self, approval_id: str) -> dict[str, Any]:
-        """Return a pending approval, or its resolution."""
-        ...
-
-    def respond(self, approval_id: str, response: Mapping[str, Any]) -> dict[str, Any]:
-        """Respond as the operator."""
-        ...
-
-
 class StoreFile:
-    """Approvals in the store of a sidecar, signed with the key beside it.
+    """Approvals in the store of a sidecar, signed with the key beside it; its methods raise CliError.
 
     Args:
         path: the SQLite file.
@@ -118,7 +102,7 @@ class StoreFile:
 
 
 class RemoteSidecar:
-    """Approvals of a running sidecar, through its control plane.
+    """Approvals of a running sidecar, through its control plane; its methods raise CliError.
 
     Args:
         url: base URL, or `unix:PATH`.
@@ -182,7 +166,7 @@ def _refused(code: str, message: str) -> CliError:
     return CliError(printable(message), code=printable(code), fix=fixes.get(code))
 
 
-def named_approvals(args: argparse.Namespace, environ: Mapping[str, str] | None = None) -> Approvals:
+def named_approvals(args: argparse.Namespace, environ: Mapping[str, str] | None = None) -> StoreFile | RemoteSidecar:
     """Return the approvals of the sidecar that the options, else the environment or `.env`, name.
 
     Raises:

@@ -105,7 +105,7 @@ def add_global_options(
         inner: True for a command's parser: an option that is not given there must not hide one given before.
         formats: values of `--format`.
     """
-    group = parser.add_argument_group("options that may also stand before the command")
+    group = parser.add_argument_group("options that may also precede the command")
 
     def add(name: str, **details: Any) -> None:
         group.add_argument(name, default=argparse.SUPPRESS if inner else None, **details)

@@ -8,12 +8,13 @@ import os
 import signal
 import socket
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from chio_core.errors import ChioError
 from chio_sidecar.cli.options import CliError, say
 
 BACKLOG = 2048
@@ -63,7 +64,7 @@ def bind(listen: str) -> Listener:
     host = host.removeprefix("[").removesuffix("]")
     if path is None and not (colon and host and port.isdecimal() and int(port) <= 65535):
         raise CliError(
-            f"--listen {listen} is no address",
+            f"--listen {listen} is not an address",
             fix="write HOST:PORT, for example 127.0.0.1:9090, or unix:PATH",
         )
     family = socket.AF_UNIX if path is not None else socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -101,6 +102,20 @@ def _remove_dead_socket(path: str) -> None:
             probe.connect(path)
         except ConnectionRefusedError:
             os.unlink(path)
+
+
+@contextlib.contextmanager
+def starting(program: str) -> Iterator[None]:
+    """Name the program in the error of a server that cannot start.
+
+    Raises:
+        CliError: instead of any ChioError of the block.
+    """
+    try:
+        yield
+    except ChioError as exc:
+        fix = exc.fix if isinstance(exc, CliError) else None
+        raise CliError(f"failed to start {program}: {exc.message}", code=exc.code, fix=fix) from None
 
 
 def serve(app: ASGIApp, listener: Listener, *, ready: str, close: Callable[[], Awaitable[None]] | None = None) -> int:

@@ -11,7 +11,6 @@ from typing import Any
 from pydantic import ValidationError
 
 from chio_core.capabilities import issue_capability
-from chio_core.errors import ChioError
 from chio_core.models.capability import ChioScope
 from chio_core.models.receipt import explain
 from chio_sidecar.cli.options import (
@@ -168,37 +167,21 @@ def run_serve(args: argparse.Namespace) -> int:
         CliError: it cannot start; the message begins with that.
     """
     # The other commands here start faster without a server.
-    from chio_sidecar.cli.serving import bind, serve
+    from chio_sidecar.cli.serving import bind, serve, starting
     from chio_sidecar.trust.app import TrustConfig, TrustService, create_trust_app
 
-    try:
-        with bind(args.listen) as listener:
-            token = given_token(args.service_token)
-            if token is None:
-                raise CliError("no service token", fix=f"give --service-token, or set {SERVICE_TOKEN_VARIABLE}")
-            files = ("receipt_db", "revocation_db", "authority_db", "authority_seed_file", "budget_db", "session_db")
-            service = TrustService(TrustConfig(service_token=token, **{name: getattr(args, name) for name in files}))
+    with starting("chio trust serve"), bind(args.listen) as listener:
+        token = given_token(args.service_token)
+        if token is None:
+            raise CliError("no service token", fix=f"give --service-token, or set {SERVICE_TOKEN_VARIABLE}")
+        files = ("receipt_db", "revocation_db", "authority_db", "authority_seed_file", "budget_db", "session_db")
+        service = TrustService(TrustConfig(service_token=token, **{name: getattr(args, name) for name in files}))
 
-            async def close() -> None:
-                await asyncio.to_thread(service.close)
+        async def close() -> None:
+            await asyncio.to_thread(service.close)
 
-            ready = f"Chio trust control service listening on http://{listener.address}"
-            return serve(create_trust_app(service), listener, ready=ready, close=close)
-    except ChioError as exc:
-        fix = exc.fix if isinstance(exc, CliError) else None
-        raise CliError(f"failed to start chio trust serve: {exc.message}", code=exc.code, fix=fix) from None
-
-
-def add_revoke_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `trust revoke`."""
-    parser.set_defaults(run=run_revoke)
-    parser.add_argument("--capability-id", metavar="ID", required=True, help="id of the token")
-
-
-def add_status_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `trust status`."""
-    parser.set_defaults(run=run_status)
-    parser.add_argument("--capability-id", metavar="ID", required=True, help="id of the token")
+        ready = f"Chio trust control service listening on http://{listener.address}"
+        return serve(create_trust_app(service), listener, ready=ready, close=close)
 
 
 class SidecarRevocations:
@@ -242,33 +225,29 @@ Revocations = RevocationStore | SidecarRevocations | TrustClient
 """A list of revocations, in a file or at a trust service."""
 
 
-def run_revoke(args: argparse.Namespace) -> int:
-    """Revoke a capability.
+def add_revoke_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `trust revoke`."""
+    _add_revocation_options(parser, lambda store, name: {"revoked": True, "newly_revoked": store.revoke(name)})
+
+
+def add_status_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `trust status`."""
+    _add_revocation_options(parser, lambda store, name: {"revoked": store.is_revoked(name)})
+
+
+def _add_revocation_options(
+    parser: argparse.ArgumentParser, call: Callable[[Revocations, str], dict[str, bool]]
+) -> None:
+    parser.set_defaults(run=run_revocations, call=call)
+    parser.add_argument("--capability-id", metavar="ID", required=True, help="id of the token")
+
+
+def run_revocations(args: argparse.Namespace) -> int:
+    """Revoke a capability, or look up its revocation, and print the result.
 
     Raises:
         CliError: no database and no service is named.
     """
-
-    def revoke(revocations: Revocations, capability_id: str) -> dict[str, bool]:
-        return {"revoked": True, "newly_revoked": revocations.revoke(capability_id)}
-
-    return _print_result(args, revoke)
-
-
-def run_status(args: argparse.Namespace) -> int:
-    """Print whether a capability was revoked.
-
-    Raises:
-        CliError: no database and no service is named.
-    """
-
-    def status(revocations: Revocations, capability_id: str) -> dict[str, bool]:
-        return {"revoked": revocations.is_revoked(capability_id)}
-
-    return _print_result(args, status)
-
-
-def _print_result(args: argparse.Namespace, call: Callable[[Revocations, str], dict[str, bool]]) -> int:
     capability_id = str(args.capability_id).strip()
     if not capability_id:
         raise CliError("--capability-id is blank", fix="give the id of a token, for example cap-0198…")
@@ -282,7 +261,7 @@ def _print_result(args: argparse.Namespace, call: Callable[[Revocations, str], d
     else:
         raise CliError("trust commands require --revocation-db <path> or --control-url")
     try:
-        found: dict[str, Any] = {"capability_id": capability_id} | call(revocations, capability_id)
+        found: dict[str, Any] = {"capability_id": capability_id} | args.call(revocations, capability_id)
     finally:
         revocations.close()
     backend = REMOTE if args.control_url else BACKEND

@@ -293,4 +293,4 @@ def _key(text: str, name: str) -> str:
     try:
         return normalize_public_key(text)
     except InvalidDocument as exc:
-        raise bad_request(f"{name} is no public key: {exc.message}") from None
+        raise bad_request(f"{name} is not a public key: {exc.message}") from None

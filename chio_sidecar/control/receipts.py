@@ -52,20 +52,6 @@ class JobReceipt(BaseModel):
     completed_at: Text | None = None
     steps: list[Step] = Field(default_factory=list)
 
-    @classmethod
-    def read(cls, document: dict[str, Any]) -> JobReceipt:
-        """Read the body.
-
-        Raises:
-            ControlError: 400.
-        """
-        job = read_model(cls, document, what="job receipt")
-        if not all(text.strip() for text in (job.job_name, job.namespace, job.job_uid, job.outcome)):
-            raise bad_request("job_name, namespace, job_uid, and outcome are required")
-        if not all(text.strip() for step in job.steps for text in step.model_dump().values()):
-            raise bad_request("receipt steps must include pod_name, phase, payload, and observed_at")
-        return job
-
 
 @dataclass(frozen=True, slots=True)
 class ToolReceiptReport:
@@ -227,7 +213,11 @@ def receipt_routes(state: SidecarState) -> list[BaseRoute]:
     """Return the routes of `/v1/receipts` and `/v1/evaluate/advisory`."""
 
     async def submit(document: dict[str, Any], body: bytes) -> Response:
-        job = JobReceipt.read(document)
+        job = read_model(JobReceipt, document, what="job receipt")
+        if not all(text.strip() for text in (job.job_name, job.namespace, job.job_uid, job.outcome)):
+            raise bad_request("job_name, namespace, job_uid, and outcome are required")
+        if not all(text.strip() for step in job.steps for text in step.model_dump().values()):
+            raise bad_request("receipt steps must include pod_name, phase, payload, and observed_at")
         receipt_id, request_id = str(state.ids.new()), f"job-receipt-submission:{job.job_uid}"
         members = job.model_dump(exclude={"capability_id"}, exclude_none=True)
         receipt = sign_receipt(
@@ -265,7 +255,7 @@ def receipt_routes(state: SidecarState) -> list[BaseRoute]:
         raise ControlError(
             409,
             "chio_advisory_disabled",
-            "this sidecar gives no advice without a capability; ask POST /chio/evaluate for a decision",
+            "this sidecar gives no advice without a capability; POST /chio/evaluate decides",
         )
 
     return [

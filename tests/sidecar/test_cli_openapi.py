@@ -148,13 +148,13 @@ def test_an_application_that_fails_when_it_is_imported_is_one_sentence(
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        ("spec_app", "'spec_app' is no application; write MODULE:APP"),
-        ("spec_app:", "'spec_app:' is no application; write MODULE:APP"),
+        ("spec_app", "'spec_app' is not an application; write MODULE:APP"),
+        ("spec_app:", "'spec_app:' is not an application; write MODULE:APP"),
         ("nowhere_app:app", "nowhere_app:app cannot be imported (ModuleNotFoundError: No module named 'nowhere_app'"),
         ("spec_app:nothing_here", "cannot be imported (AttributeError"),
-        ("spec_app:other", "spec_app:other is no application with routes to read"),
-        ("spec_app:create_app", "spec_app:create_app is no application with routes to read"),
-        ("spec_app:FastAPI", "spec_app:FastAPI is no application with routes to read"),
+        ("spec_app:other", "spec_app:other is not an application with routes to read"),
+        ("spec_app:create_app", "spec_app:create_app is not an application with routes to read"),
+        ("spec_app:FastAPI", "spec_app:FastAPI is not an application with routes to read"),
         ("spec_app:other()", "cannot be imported (TypeError"),
     ],
 )
@@ -166,7 +166,7 @@ def test_a_place_without_an_application_is_named(folder: Path, cli: CommandLine,
     ("arguments", "message"),
     [
         (["spec_app:app", "--spec", "spec.json"], "MODULE:APP and --spec are two documents of one application"),
-        (["spec_app:other"], "failed to start chio api protect: spec_app:other is no application"),
+        (["spec_app:other"], "failed to start chio api protect: spec_app:other is not an application"),
         (["--strict-spec", "spec_app:doubtful"], "x-chio-sideeffects of GET /x is unknown and is ignored; known are"),
     ],
 )

@@ -179,7 +179,7 @@ def test_bad_input_stops_the_start_with_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "bad.key").write_text("canary")
     (tmp_path / "bad.key").chmod(0o600)
     table: list[tuple[list[object], dict[str, str], str]] = [
-        (["--listen", "nowhere"], {}, "--listen nowhere is no address"),
+        (["--listen", "nowhere"], {}, "--listen nowhere is not an address"),
         (["--spec", tmp_path / "none.json"], {}, "cannot read --spec"),
         (["--spec", tmp_path / "latin.json"], {}, "is not UTF-8 text"),
         (["--spec", tmp_path / "bad.json"], {}, "failed to parse OpenAPI spec: "),

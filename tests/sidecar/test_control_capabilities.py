@@ -103,7 +103,7 @@ def test_issue_also_accepts_the_body_of_a_mint(app: Any) -> None:
 def test_issue_refuses_a_label_instead_of_a_key(app: Any) -> None:
     response = fetch(app, "POST", "/v1/capabilities", json={"subject": "agent-1", "scope": SCOPE})
     assert response.status_code == 400
-    assert response.json()["message"].startswith("subject is no public key")
+    assert response.json()["message"].startswith("subject is not a public key")
 
 
 def test_a_good_token_is_valid(app: Any) -> None:
