@@ -217,7 +217,7 @@ TAMPERINGS: Mapping[str, Behaviour] = _by_name(
     signed_wrongly("wrong_method", "The receipt is for another method.",
                    method=lambda request: "GET" if request.method != "GET" else "DELETE"),
     signed_wrongly("wrong_caller", "The receipt is for another caller.",
-                   caller_identity_hash=lambda _: CallerIdentity.bearer("somebody else").identity_hash()),
+                   caller_identity_hash=lambda _: CallerIdentity.bearer("another caller").identity_hash()),
     signed_wrongly("wrong_content", "The receipt is for another body.",
                    content_hash=lambda request: sha256_hex(request.content_hash().encode())),
     signed_wrongly("wrong_route", "The receipt is for the rule of another route.", route_pattern="/admin/{a}/b"),
@@ -270,7 +270,7 @@ def behaviour(name: str, among: Mapping[str, Behaviour] = BEHAVIOURS) -> Behavio
     """Return the behaviour of this name.
 
     Raises:
-        ConfigurationError: there is none; the message names the nearest.
+        ConfigurationError: no behaviour has this name; the message names the nearest.
     """
     found = among.get(name)
     if found is None:

@@ -30,7 +30,6 @@ from chio_core.models.demands import (
     CAPABILITY_GUARD,
     POLICY_GUARD,
     ApprovalDemand,
-    BudgetDemand,
     approval_evidence,
     approval_from,
     budget_evidence,
@@ -202,13 +201,20 @@ class Engine:
         server, tool = request.document.get("tool_server"), request.document.get("tool_name")
         if (server is None) != (tool is None):
             raise Refused(texts.BOTH_TOOL_FIELDS)
-        token, use = None, None
+        token: CapabilityToken | None = None
+        use: tuple[str, int] | None = None  # the grant that the request uses
         if request.capability_text is not None:
             now = int(request.now)
             try:
                 token = verify_capability(request.capability_text, trusted_issuers=[request.key.public_hex], now=now)
                 if server is not None and tool is not None:
-                    use = self._limited_grant(request, token, server, tool)
+                    arguments, model = request.document.get("arguments"), request.document.get("model_metadata")
+                    number = match_grant(token, server, tool, arguments, model_metadata=model)
+                    if number is None:
+                        raise Refused(texts.NOT_GRANTED.format(tool=tool, server=server))
+                    limit, use = token.scope.grants[number].max_invocations, (token.id, number)
+                    if limit is not None and self._used.get(use, 0) >= limit:
+                        raise Refused(texts.EXHAUSTED.format(limit=limit, tool=tool, server=server))
             except (CapabilityRejected, ConstraintError) as exc:
                 raise Refused(exc.reason) from None
             if request.document.get("capability_id") not in (None, token.id):
@@ -233,21 +239,6 @@ class Engine:
             self._used[use] = self._used.get(use, 0) + 1
         return capability_id, evidence
 
-    def _limited_grant(
-        self, request: EvaluateRequest, token: CapabilityToken, server: str, tool: str
-    ) -> tuple[str, int] | None:
-        """Return token and number of the grant that the request uses; None if its uses are not limited."""
-        arguments, model = request.document.get("arguments"), request.document.get("model_metadata")
-        found = match_grant(token, server, tool, arguments, model_metadata=model)
-        if found is None:
-            raise Refused(texts.NOT_GRANTED.format(tool=tool, server=server))
-        limit = token.scope.grants[found].max_invocations
-        if limit is None:
-            return None
-        if self._used.get((token.id, found), 0) >= limit:
-            raise Refused(texts.EXHAUSTED.format(limit=limit, tool=tool, server=server))
-        return token.id, found
-
     def _demands_met(self, request: EvaluateRequest, capability_id: str | None) -> list[dict[str, Any]]:
         """Use the approval and charge the budget of a request; return the evidence of it, or raise `Refused`."""
         intent, limits = request.document.get("governed_intent"), request.document.get("budget")
@@ -259,7 +250,24 @@ class Engine:
             how = "below it" if approval is None else f"approved as {approval.id}"
             evidence.append(_evidence(APPROVAL_GUARD, approval_evidence(demand) + how))
         if limits is not None:
-            evidence.append(self._charge(request, budget_from(limits), capability_id))
+            budget = budget_from(limits)
+            # The first budget of a route uses the route's account; a further one has its own, known by its limits.
+            each, most = budget.max_cost_per_invocation, budget.max_total_cost
+            which = (budget.max_invocations, each, most) if request.document.get("further_to") is not None else None
+            account = (capability_id or request.caller_hash(), request.method, request.route, budget.currency, which)
+            invocations, total = self._spent.get(account, (0, 0))
+            cost, currency, exceeded = f"cost {budget.cost} {budget.currency}", budget.currency, None
+            if each is not None and budget.cost > each:
+                exceeded = f"{cost} is above {each} {currency} for one invocation of"
+            elif budget.max_invocations is not None and invocations >= budget.max_invocations:
+                exceeded = f"no invocation left of {budget.max_invocations} for"
+            elif most is not None and total + budget.cost > most:
+                exceeded = f"{cost}, and {most - total} {currency} are left of {most} {currency} for"
+            if exceeded is not None:
+                raise Refused(f"budget exceeded: {exceeded} {request.method} {request.route}", BUDGET_GUARD)
+            total += budget.cost
+            self._spent[account] = (invocations + 1, total)
+            evidence.append(_evidence(BUDGET_GUARD, f"{budget_evidence(budget)}spent {total}"))
         if approval is not None:
             approval.state = "used"
         return evidence
@@ -289,25 +297,6 @@ class Engine:
         else:
             return found
         raise Refused(f"approval {presented_id} {why}", APPROVAL_GUARD)
-
-    def _charge(self, request: EvaluateRequest, demand: BudgetDemand, capability_id: str | None) -> dict[str, Any]:
-        # The first budget of a route uses the route's account; a further one has its own, known by its limits.
-        limits = (demand.max_invocations, demand.max_cost_per_invocation, demand.max_total_cost)
-        which = None if request.document.get("further_to") is None else limits
-        account = (capability_id or request.caller_hash(), request.method, request.route, demand.currency, which)
-        invocations, total = self._spent.get(account, (0, 0))
-        most_invocations, each, most = limits
-        cost, currency = f"cost {demand.cost} {demand.currency}", demand.currency
-        if each is not None and demand.cost > each:
-            exceeded = f"{cost} is above {each} {currency} for one invocation of"
-        elif most_invocations is not None and invocations >= most_invocations:
-            exceeded = f"no invocation left of {most_invocations} for"
-        elif most is not None and total + demand.cost > most:
-            exceeded = f"{cost}, and {most - total} {currency} are left of {most} {currency} for"
-        else:
-            self._spent[account] = (invocations + 1, total + demand.cost)
-            return _evidence(BUDGET_GUARD, f"{budget_evidence(demand)}spent {total + demand.cost}")
-        raise Refused(f"budget exceeded: {exceeded} {request.method} {request.route}", BUDGET_GUARD)
 
 
 def _evidence(guard: str, details: str) -> dict[str, Any]:

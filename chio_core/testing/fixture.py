@@ -303,7 +303,7 @@ class ChioFixture:
         """The last evaluate request.
 
         Raises:
-            AssertionError: there is none.
+            AssertionError: the sidecar got no request.
         """
         return requests_for(self.asked, None, None)[-1]
 

@@ -214,7 +214,7 @@ class ScriptedSidecar:
 
     @contextmanager
     def serving_in_thread(self, port: int = 0) -> Iterator[ScriptedSidecar]:
-        """Do the same as `serving` in a thread of its own, for synchronous code."""
+        """Do the same as `serving` in another thread, for synchronous code."""
         ready, done = threading.Event(), asyncio.Event()
         # With a factory the runner does not replace the event loop of this thread.
         runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)

@@ -90,7 +90,7 @@ def requests_for(asked: Sequence[EvaluateRequest], method: str | None, path: str
     """Return the evaluate requests for this method and path; None is any.
 
     Raises:
-        AssertionError: there is none.
+        AssertionError: the sidecar got no such request.
     """
     found = [one for one in asked if one.is_about(method, path)]
     if found:

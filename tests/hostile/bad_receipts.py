@@ -1,4 +1,4 @@
-"""Behaviours of a sidecar, or of somebody in between, whose allow comes with a receipt that must not count."""
+"""Allows with a receipt that must not count, from a sidecar or from a process between it and the application."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def setting(**members: Any) -> Callable[[dict[str, Any]], Any]:
 
 
 def _newer(change: Callable[[dict[str, Any]], Any]) -> Callable[[EvaluateRequest], Reply]:
-    def reply(asked: EvaluateRequest) -> Reply:
-        receipt = asked.receipt(newer=True)
+    def reply(request: EvaluateRequest) -> Reply:
+        receipt = request.receipt(newer=True)
         change(receipt)
-        # Signed anew, but not given a new id: what a signer would do that skips the id.
+        # Signed again without a new id, as by a signer that skips the id.
         body = {name: value for name, value in receipt.items() if name != "signature"}
-        return Reply(compact(asked.response(receipt={**body, "signature": asked.key.sign(signed_bytes(body))})))
+        return Reply(compact(request.response(receipt={**body, "signature": request.key.sign(signed_bytes(body))})))
 
     return reply
 
 
 def _twice(name: str, value: Any) -> Callable[[EvaluateRequest], Reply]:
-    return lambda asked: Reply(with_member_twice(asked.response_bytes(), name, value))
+    return lambda request: Reply(with_member_twice(request.response_bytes(), name, value))
 
 
 BEHAVIOURS = (
@@ -41,7 +41,7 @@ BEHAVIOURS = (
           ALLOW, {"verdict": "cancel", "reason": "no"}),
     mixed("allow_receipt_under_incomplete", "Says incomplete; the receipt says allow.",
           {"verdict": "incomplete", "reason": "more"}, ALLOW),
-    signed_wrongly("unknown_scope", "The receipt has a scope that nobody knows.",
+    signed_wrongly("unknown_scope", "The receipt has an unknown scope.",
                    metadata={"chio_http_status_scope": "rehearsal"}),
     changed_after_signing("signature_null", "The signature is null.", setting(signature=None)),
     changed_after_signing("signature_empty", "The signature is empty.", setting(signature="")),

@@ -1,8 +1,4 @@
-"""Deliveries: how the bytes of an answer come, or do not come, over the wire.
-
-A delivery turns the head and the body of an answer into steps. The socket server carries them out literally; the
-transport in memory gives httpx what a socket would have given it.
-"""
+"""Unusual deliveries: slow, chunked, preceded or followed by other bytes."""
 
 from __future__ import annotations
 
@@ -11,14 +7,14 @@ from collections.abc import Callable, Iterator
 from chio_core.testing.behaviours import Delivery, Ending, Pause, Step
 
 Cut = Callable[[int, int], int]
-"""Takes the length of the head and the length of the whole answer; returns the byte at which something happens."""
+"""Takes the lengths of the head and of the whole response; returns the byte at which something happens."""
 
 
 def drip(cut: int | Cut, *, pieces: int = 1, every: float = 0.02) -> Delivery:
-    """Return a delivery that sends so many bytes at once and the rest slowly.
+    """Return a delivery that sends the first bytes at once and the rest slowly.
 
     Args:
-        cut: how many bytes are sent at once.
+        cut: number of bytes that are sent at once.
         pieces: bytes in each later piece.
         every: seconds between two of them.
     """
@@ -36,11 +32,11 @@ def drip(cut: int | Cut, *, pieces: int = 1, every: float = 0.02) -> Delivery:
 
 
 def preceded_by(prefix: bytes, ending: Ending | None = None) -> Delivery:
-    """Return a delivery that sends other bytes first, for example an interim answer.
+    """Return a delivery that sends other bytes first, for example an interim response.
 
     Args:
         prefix: the bytes.
-        ending: None lets the answer follow; otherwise it never comes.
+        ending: None lets the response follow; otherwise it never comes.
     """
 
     def deliver(head: bytes, body: bytes) -> Iterator[Step]:
@@ -51,7 +47,7 @@ def preceded_by(prefix: bytes, ending: Ending | None = None) -> Delivery:
 
 
 def followed_by(suffix: bytes, ending: Ending | None = None) -> Delivery:
-    """Return a delivery that sends other bytes after the answer."""
+    """Return a delivery that sends other bytes after the response."""
 
     def deliver(head: bytes, body: bytes) -> Iterator[Step]:
         yield head + body + suffix
@@ -81,7 +77,7 @@ def in_chunks(size: int, *, last_chunk: bool = True) -> Delivery:
 
 
 def until_closed(head: bytes, body: bytes) -> Iterator[Step]:
-    """Deliver an answer whose length is not announced: it ends when the connection closes."""
+    """Deliver a response whose length is not announced: it ends when the connection closes."""
     lines = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"content-length:")]
     yield b"\r\n".join([lines[0], b"connection: close", *lines[1:]]) + body
     yield Ending.CLOSE

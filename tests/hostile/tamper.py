@@ -1,8 +1,8 @@
-"""Tampering: every small change that somebody could make to a signed JSON document.
+"""Tampering: every small change of a signed JSON document.
 
-`mutations` changes the value, so each of its results must be refused. `text_mutations` changes the text; a result
-that parses to the same value is no change and is left out. `equivalents` are other spellings of the same signed
-value: these must still be accepted.
+`mutations` changes the value, so each of its results must be refused. `text_mutations` changes the text; it skips
+results that parse to the same value. `equivalents` are other spellings of the same signed value, which must still be
+accepted.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Mutation:
     """One changed copy of a document.
 
     Attributes:
-        kind: what was done: `change`, `delete`, `add`, `retype`, `reorder`, `wrap`.
-        place: where, as a path of names and positions.
-        document: the copy.
+        kind: `change`, `delete`, `add`, `retype`, `reorder` or `wrap`.
+        place: path of names and positions.
+        document: the changed copy.
     """
 
     kind: str
@@ -56,7 +56,7 @@ def places(document: Any) -> Iterator[tuple[Path, Any]]:
 def mutations(document: Mapping[str, Any]) -> Iterator[Mutation]:
     """Yield changed copies of a document: every place changed, retyped and deleted, members and items added.
 
-    A change that the presence rules of receipts make meaningless (wire protocol, section 3.1) is left out.
+    Changes without meaning by the presence rules of receipts (wire protocol, section 3.1) are skipped.
     """
     source = dict(document)
     for path, value in places(source):
@@ -85,10 +85,10 @@ def digit_mutations(document: Mapping[str, Any], member: str) -> Iterator[Mutati
 def text_mutations(document: Mapping[str, Any], *, step: int = 1) -> Iterator[bytes]:
     """Yield the document's compact text with one byte changed, for each byte in turn.
 
-    Texts that are no JSON are part of it: a reader must refuse them.
+    Some of these texts are no JSON: a reader must refuse them.
 
     Args:
-        step: take only each so many-th byte.
+        step: distance of the changed bytes.
     """
     text = json.dumps(document, separators=(",", ":")).encode()
     for index in range(0, len(text), step):

@@ -6,18 +6,18 @@ from chio_core.testing.behaviours import Behaviour, Reply, deny, verdict
 from chio_core.testing.exchange import ALLOW, DENY, EvaluateRequest
 
 
-def _route_unknown(asked: EvaluateRequest) -> Reply:
-    # A sidecar that knows no such route states the plain path (wire protocol, section 6.2).
-    return Reply(asked.response_bytes(route_pattern=asked.path))
+def _route_unknown(request: EvaluateRequest) -> Reply:
+    # A sidecar without this route states the plain path (wire protocol, section 6.2).
+    return Reply(request.response_bytes(route_pattern=request.path))
 
 
-def _parameter_names(asked: EvaluateRequest) -> Reply:
-    pattern = str(asked.document["route_pattern"]).replace("{", "{other_")
-    return Reply(asked.response_bytes(route_pattern=pattern))
+def _parameter_names(request: EvaluateRequest) -> Reply:
+    pattern = str(request.document["route_pattern"]).replace("{", "{other_")
+    return Reply(request.response_bytes(route_pattern=pattern))
 
 
-def _without_capability(asked: EvaluateRequest) -> Reply:
-    return Reply(asked.response_bytes(capability_id=None))
+def _without_capability(request: EvaluateRequest) -> Reply:
+    return Reply(request.response_bytes(capability_id=None))
 
 
 BEHAVIOURS = (
@@ -29,7 +29,7 @@ BEHAVIOURS = (
     Behaviour("allow_parameter_names", "Allows; the route's parameters have other names there.", _parameter_names),
     Behaviour("allow_without_capability", "Allows, but names no capability in the receipt.", _without_capability),
     verdict("allow_capability_of_another", "Allows, but names a capability that was not presented.", ALLOW,
-            capability_id="cap-of-somebody-else"),
+            capability_id="cap-of-another"),
     verdict("deny_newer", "Denies, in the newer profile.", DENY, newer=True),
     deny("slow down", status=429, guard="VelocityGuard"),
     deny("no such thing", status=404),
