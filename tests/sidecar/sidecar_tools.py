@@ -1,4 +1,4 @@
-"""Asking a sidecar without a network, with keys and a clock that a test holds in its hand."""
+"""Sending requests to a sidecar without a network, with known keys and a clock that a test sets."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 class Clock:
-    """A clock that only moves when it is told to."""
+    """A clock that a test sets."""
 
     def __init__(self, now: float = NOW) -> None:
         self.now = now
@@ -70,7 +70,7 @@ async def sidecar(folder: Path, **options: Any) -> AsyncIterator[SidecarApp]:
 
 
 class Answer:
-    """What came back."""
+    """The response to a request."""
 
     def __init__(self, messages: list[dict[str, Any]]) -> None:
         self.status: int = messages[0]["status"]
@@ -92,7 +92,7 @@ async def send(
     query: str = "",
     complete: bool = True,
 ) -> Answer:
-    """Send one request; a body of several pieces comes in as many messages, the last one missing if asked."""
+    """Send one request; each piece of the body is one message; without `complete` the last one is missing."""
     pieces = [body] if isinstance(body, bytes) else list(body)
     messages = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
     if complete:
@@ -123,8 +123,8 @@ async def send(
     return Answer(answer)
 
 
-def question(**changes: Any) -> dict[str, Any]:
-    """The body of an evaluate call: a GET by nobody. A member that is set to `...` is left out."""
+def evaluate_body(**changes: Any) -> dict[str, Any]:
+    """The body of an evaluate request: an anonymous GET. A member that is set to `...` is left out."""
     document = {
         "request_id": "req-1",
         "method": "GET",
@@ -137,9 +137,9 @@ def question(**changes: Any) -> dict[str, Any]:
 
 
 async def evaluate(app: Any, token: Any = None, **changes: Any) -> Answer:
-    """Ask for a decision; the token is a model, an object or a text."""
+    """Send an evaluate request; the token is a model, an object or a text."""
     headers = [] if token is None else [("X-Chio-Capability", token_text(token))]
-    body = json.dumps(question(**changes)).encode()
+    body = json.dumps(evaluate_body(**changes)).encode()
     return await send(app, "POST", "/chio/evaluate", body, headers=headers)
 
 

@@ -1,4 +1,4 @@
-"""What every `ReceiptStore` must do. A backend inherits the suite and says how its store is opened.
+"""What every `ReceiptStore` must do. A backend inherits the suite and opens its store in a `Kit`.
 
 A backend that cannot promise a category lists it in `skips`, with the reason; everything else must hold.
 """
@@ -6,7 +6,7 @@ A backend that cannot promise a category lists it in `skips`, with the reason; e
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from functools import wraps
 from typing import Any, ClassVar, Protocol
@@ -35,6 +35,8 @@ from chio_sidecar.store import (
 from chio_sidecar.store.hash_chain import FIRST, link
 from tests.sidecar.sidecar_tools import run
 
+Test = Callable[..., Coroutine[Any, Any, None]]
+
 CATEGORIES = {
     "keeping": "what was stored is found again, also after a restart, in the order of insertion",
     "append-only": "no call and no plain SQL of a second writer changes or removes a row",
@@ -43,9 +45,9 @@ CATEGORIES = {
     "revocations": "a revocation is permanent and counts at once",
     "invocations": "a limited grant is spent exactly as often as it allows",
     "budgets": "an account is charged exactly as far as its limits allow, together with the receipt",
-    "approvals": "a question is asked once, answered once, and its approval used once, together with the receipt",
+    "approvals": "an approval is requested once, has one response, and is used once, together with the receipt",
     "many callers": "tasks, threads, event loops and openers at the same time",
-    "bounds": "a store that cannot keep up says so",
+    "bounds": "a store that cannot keep up raises",
     "closing": "closing finishes what waits, and refuses what comes later",
 }
 
@@ -69,16 +71,16 @@ class Kit(Protocol):
         ...
 
 
-def category(name: str) -> Callable[[Callable[..., Coroutine[Any, Any, None]]], Callable[..., None]]:
-    """Mark a test as part of a category, and run it in an event loop."""
+def category(name: str) -> Callable[[Test], Test]:
+    """Mark a test as part of a category, which a backend may skip."""
     assert name in CATEGORIES
 
-    def decorate(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    def decorate(test: Test) -> Test:
         @wraps(test)
-        def wrapper(self: StoreConformance, kit: Kit) -> None:
+        async def wrapper(self: StoreConformance, **fixtures: Any) -> None:
             if name in self.skips:
                 pytest.skip(f"{name}: {self.skips[name]}")
-            run(test(self, kit))
+            await test(self, **fixtures)
 
         return wrapper
 
@@ -86,7 +88,7 @@ def category(name: str) -> Callable[[Callable[..., Coroutine[Any, Any, None]]], 
 
 
 def entry(number: int | str = 1, *, content: str = "a", **more: Any) -> NewReceipt:
-    """A receipt whose ids tell its number; the store does not look into the text."""
+    """A receipt with its number in its ids; the store does not read the text."""
     verdict = '{"verdict":{"verdict":"allow"},"method":"GET","number":"%s","content":"%s"}'
     return NewReceipt(
         receipt_id=f"receipt-{number}-{content}",
@@ -102,7 +104,7 @@ def charge(cost: int = 1, *, account: str = "account-1", count: int | None = Non
 
 
 def wait(number: int | str = 1, *, intent: str | None = None, now: int = 1000, **more: Any) -> ApprovalRequest:
-    """A question that waits for 100 seconds; by default each has an intent of its own."""
+    """An approval request that is pending for 100 seconds; by default each has another intent."""
     limits = {"requester": "cap-1", "max_open": 100, "max_open_each": 100} | more
     intent = f"intent-{number}" if intent is None else intent
     return ApprovalRequest(
@@ -111,7 +113,7 @@ def wait(number: int | str = 1, *, intent: str | None = None, now: int = 1000, *
 
 
 def reply(number: int | str = 1, outcome: Any = "approved", *, now: int = 1001, token: str | None = None) -> Any:
-    """An answer that counts for 100 seconds."""
+    """A response that counts for 100 seconds."""
     token_id = f"apt-{number}" if token is None else token
     return ApprovalResponse(f"apr-{number}", outcome, "key", token_id, "{}", now, now + 100, "because")
 
@@ -173,41 +175,41 @@ class StoreConformance:
     def kit(self) -> Kit:
         raise NotImplementedError
 
+    @pytest.fixture
+    def store(self, kit: Kit) -> Iterator[ReceiptStore]:
+        store = kit.open()
+        yield store
+        run(store.close())
+
     def test_only_known_categories_are_skipped(self) -> None:
         assert set(self.skips) <= set(CATEGORIES)
 
-    def test_the_backend_is_a_receipt_store(self, kit: Kit) -> None:
-        async def look() -> None:
-            async with opened(kit) as store:
-                assert isinstance(store, ReceiptStore)
-
-        run(look())
+    def test_the_backend_is_a_receipt_store(self, store: ReceiptStore) -> None:
+        assert isinstance(store, ReceiptStore)
 
     @category("keeping")
-    async def test_a_receipt_is_found_by_both_ids(self, kit: Kit) -> None:
-        async with opened(kit) as store:
-            assert await store.append(entry()) == Stored(entry().receipt_json, fresh=True)
-            found = await store.get("receipt-1-a")
-            assert found is not None
-            assert found == await store.find_by_request_id("request-1")
-            assert (found.receipt_id, found.request_id) == ("receipt-1-a", "request-1")
-            assert found.receipt_json == entry().receipt_json
-            assert found.created_at[10] == "T"
-            assert await store.get("receipt-2-a") is None
-            assert await store.find_by_request_id("receipt-1-a") is None
+    async def test_a_receipt_is_found_by_both_ids(self, store: ReceiptStore) -> None:
+        assert await store.append(entry()) == Stored(entry().receipt_json, fresh=True)
+        found = await store.get("receipt-1-a")
+        assert found is not None
+        assert found == await store.find_by_request_id("request-1")
+        assert (found.receipt_id, found.request_id) == ("receipt-1-a", "request-1")
+        assert found.receipt_json == entry().receipt_json
+        assert found.created_at[10] == "T"
+        assert await store.get("receipt-2-a") is None
+        assert await store.find_by_request_id("receipt-1-a") is None
 
     @category("keeping")
-    async def test_receipts_are_listed_in_order_and_by_pages(self, kit: Kit) -> None:
-        async with opened(kit) as store:
-            for number in (3, 1, 2):
-                await store.append(entry(number))
-            everything = await store.list()
-            assert [row.request_id for row in everything] == ["request-3", "request-1", "request-2"]
-            first = await store.list(limit=2)
-            assert [row.request_id for row in first] == ["request-3", "request-1"]
-            rest = await store.list(after=first[-1].sequence)
-            assert [row.request_id for row in rest] == ["request-2"]
-            assert await store.list(after=rest[-1].sequence) == []
+    async def test_receipts_are_listed_in_order_and_by_pages(self, store: ReceiptStore) -> None:
+        for number in (3, 1, 2):
+            await store.append(entry(number))
+        everything = await store.list()
+        assert [row.request_id for row in everything] == ["request-3", "request-1", "request-2"]
+        first = await store.list(limit=2)
+        assert [row.request_id for row in first] == ["request-3", "request-1"]
+        rest = await store.list(after=first[-1].sequence)
+        assert [row.request_id for row in rest] == ["request-2"]
+        assert await store.list(after=rest[-1].sequence) == []
 
     @category("keeping")
     async def test_everything_is_there_after_a_restart(self, kit: Kit) -> None:
@@ -220,56 +222,51 @@ class StoreConformance:
             assert await store.append(entry()) == Stored(entry().receipt_json, fresh=False)
 
     @category("keeping")
-    async def test_any_text_is_kept_as_it_is(self, kit: Kit) -> None:
-        async with opened(kit) as store:
-            for number, text in enumerate(["", "é漢🙂", "a\"b'c;--", "line\nline", " x "]):
-                row = NewReceipt(f"r{number}{text}", text, "f", '{"verdict":{"verdict":"deny"}}')
-                assert isinstance(await store.append(row), Stored)
-                found = await store.find_by_request_id(text)
-                assert found is not None
-                assert found.receipt_id == f"r{number}{text}"
+    async def test_any_text_is_kept_as_it_is(self, store: ReceiptStore) -> None:
+        for number, text in enumerate(["", "é漢🙂", "a\"b'c;--", "line\nline", " x "]):
+            row = NewReceipt(f"r{number}{text}", text, "f", '{"verdict":{"verdict":"deny"}}')
+            assert isinstance(await store.append(row), Stored)
+            found = await store.find_by_request_id(text)
+            assert found is not None
+            assert found.receipt_id == f"r{number}{text}"
 
     @category("keeping")
-    async def test_a_health_probe_leaves_no_receipt(self, kit: Kit) -> None:
-        async with opened(kit) as store:
-            health = await store.health()
-            assert health.writable
-            assert health.detail
-            assert await store.list() == []
+    async def test_a_health_probe_leaves_no_receipt(self, store: ReceiptStore) -> None:
+        health = await store.health()
+        assert health.writable
+        assert health.detail
+        assert await store.list() == []
 
     @category("append-only")
-    async def test_plain_sql_of_a_second_writer_changes_nothing(self, kit: Kit) -> None:
-        async with opened(kit) as store:
-            await store.request_approval(wait())
-            await store.respond(reply())
-            await store.append(entry(invocation=Invocation("cap-1", 0, 5), obligations=(use(), charge())))
-            await store.revoke("cap-2")
-            before = await store.list()
-            for rule in RULES:
-                with pytest.raises(kit.refusal):
-                    kit.execute(rule)
-            assert await store.list() == before
-            assert await store.is_revoked("cap-2")
+    async def test_plain_sql_of_a_second_writer_changes_nothing(self, store: ReceiptStore, kit: Kit) -> None:
+        await store.request_approval(wait())
+        await store.respond(reply())
+        await store.append(entry(invocation=Invocation("cap-1", 0, 5), obligations=(use(), charge())))
+        await store.revoke("cap-2")
+        before = await store.list()
+        for rule in RULES:
+            with pytest.raises(kit.refusal):
+                kit.execute(rule)
+        assert await store.list() == before
+        assert await store.is_revoked("cap-2")
 
     @category("append-only")
-    async def test_a_receipt_id_that_is_taken_by_another_request_is_an_error(self, kit: Kit) -> None:
-        async with opened(kit) as store:
-            await store.append(entry(1))
-            thief = NewReceipt("receipt-1-a", "request-2", "f", "{}")
-            with pytest.raises(StoreUnavailable, match="receipt-1-a is taken"):
-                await store.append(thief)
-            assert len(await store.list()) == 1
+    async def test_a_receipt_id_that_is_taken_by_another_request_is_an_error(self, store: ReceiptStore) -> None:
+        await store.append(entry(1))
+        thief = NewReceipt("receipt-1-a", "request-2", "f", "{}")
+        with pytest.raises(StoreUnavailable, match="receipt-1-a is taken"):
+            await store.append(thief)
+        assert len(await store.list()) == 1
 
     @category("append-only")
-    async def test_one_bad_entry_does_not_take_its_neighbours_with_it(self, kit: Kit) -> None:
-        async with opened(kit) as store:
-            await store.append(entry(1))
-            thief = NewReceipt("receipt-1-a", "thief", "f", "{}")
-            unwritable = NewReceipt("\ud800", "unwritable", "f", "{}")
-            waiting = [entry(2), thief, entry(3), unwritable, entry(4)]
-            outcomes = await asyncio.gather(*map(store.append, waiting), return_exceptions=True)
-            assert [isinstance(outcome, Stored) for outcome in outcomes] == [True, False, True, False, True]
-            assert len(await store.list()) == 4
+    async def test_one_bad_entry_does_not_take_its_neighbours_with_it(self, store: ReceiptStore) -> None:
+        await store.append(entry(1))
+        thief = NewReceipt("receipt-1-a", "thief", "f", "{}")
+        unwritable = NewReceipt("\ud800", "unwritable", "f", "{}")
+        waiting = [entry(2), thief, entry(3), unwritable, entry(4)]
+        outcomes = await asyncio.gather(*map(store.append, waiting), return_exceptions=True)
+        assert [isinstance(outcome, Stored) for outcome in outcomes] == [True, False, True, False, True]
+        assert len(await store.list()) == 4
 
     @category("chain")
     async def test_every_row_is_chained_to_the_one_before(self, kit: Kit) -> None:
@@ -306,82 +303,75 @@ class StoreConformance:
         assert_chained(kit)
 
     @category("request ids")
-    async def test_the_same_content_gives_the_same_receipt(self, kit: Kit) -> None:
-        async with opened(kit) as store:
-            await store.append(entry())
-            again = NewReceipt("another-id", "request-1", "a", "{}")
-            assert await store.append(again) == Stored(entry().receipt_json, fresh=False)
-            assert len(await store.list()) == 1
+    async def test_the_same_content_gives_the_same_receipt(self, store: ReceiptStore) -> None:
+        await store.append(entry())
+        again = NewReceipt("another-id", "request-1", "a", "{}")
+        assert await store.append(again) == Stored(entry().receipt_json, fresh=False)
+        assert len(await store.list()) == 1
 
     @category("request ids")
-    async def test_other_content_is_a_conflict(self, kit: Kit) -> None:
-        async with opened(kit) as store:
-            await store.append(entry())
-            assert await store.append(entry(content="b")) == Conflict()
-            assert len(await store.list()) == 1
+    async def test_other_content_is_a_conflict(self, store: ReceiptStore) -> None:
+        await store.append(entry())
+        assert await store.append(entry(content="b")) == Conflict()
+        assert len(await store.list()) == 1
 
     @category("request ids")
-    async def test_a_thousand_races_have_one_winner_each(self, kit: Kit) -> None:
-        async with opened(kit) as store:
-            entries = [entry(number, content=content) for number in range(1000) for content in "ab"]
-            outcomes = await asyncio.gather(*map(store.append, entries))
-            winners = [outcome for outcome in outcomes if isinstance(outcome, Stored) and outcome.fresh]
-            assert len(winners) == 1000
-            assert sum(isinstance(outcome, Conflict) for outcome in outcomes) == 1000
-            assert len(await store.list(limit=3000)) == 1000
+    async def test_a_thousand_races_have_one_winner_each(self, store: ReceiptStore) -> None:
+        entries = [entry(number, content=content) for number in range(1000) for content in "ab"]
+        outcomes = await asyncio.gather(*map(store.append, entries))
+        winners = [outcome for outcome in outcomes if isinstance(outcome, Stored) and outcome.fresh]
+        assert len(winners) == 1000
+        assert sum(isinstance(outcome, Conflict) for outcome in outcomes) == 1000
+        assert len(await store.list(limit=3000)) == 1000
 
     @category("revocations")
-    async def test_a_revocation_is_new_once(self, kit: Kit) -> None:
-        async with opened(kit) as store:
-            assert not await store.is_revoked("cap-1")
-            assert await store.revoke("cap-1")
-            assert not await store.revoke("cap-1")
-            assert await store.is_revoked("cap-1")
-            assert not await store.is_revoked("cap-2")
+    async def test_a_revocation_is_new_once(self, store: ReceiptStore) -> None:
+        assert not await store.is_revoked("cap-1")
+        assert await store.revoke("cap-1")
+        assert not await store.revoke("cap-1")
+        assert await store.is_revoked("cap-1")
+        assert not await store.is_revoked("cap-2")
 
     @category("revocations")
-    async def test_a_revoked_capability_stands_in_the_way(self, kit: Kit) -> None:
-        async with opened(kit) as store:
-            await store.revoke("root")
-            assert await store.append(entry(unless_revoked=("cap-1", "root"))) == Revoked("root")
+    async def test_a_revoked_capability_stores_nothing(self, store: ReceiptStore) -> None:
+        await store.revoke("root")
+        assert await store.append(entry(unless_revoked=("cap-1", "root"))) == Revoked("root")
+        await store.revoke("cap-1")
+        assert await store.append(entry(unless_revoked=("cap-1", "root"))) == Revoked("cap-1")
+        assert await store.list() == []
+        assert isinstance(await store.append(entry(unless_revoked=("cap-2",))), Stored)
+
+    @category("revocations")
+    async def test_an_earlier_receipt_of_the_request_precedes_a_later_revocation(self, store: ReceiptStore) -> None:
+        await store.append(entry(unless_revoked=("cap-1",)))
+        await store.revoke("cap-1")
+        again = await store.append(entry(unless_revoked=("cap-1",)))
+        assert again == Stored(entry().receipt_json, fresh=False)
+        assert await store.append(entry(content="b", unless_revoked=("cap-1",))) == Conflict()
+
+    @category("revocations")
+    async def test_no_receipt_is_stored_after_a_revocation_was_acknowledged(self, store: ReceiptStore) -> None:
+        revoked = asyncio.Event()
+        late: list[Any] = []
+
+        async def ask(number: int) -> None:
+            known = revoked.is_set()
+            outcome = await store.append(entry(number, unless_revoked=("cap-1",)))
+            if known:
+                late.append(outcome)
+
+        async def ask_again_and_again(start: int) -> None:
+            for number in range(start, start + 40):
+                await ask(number)
+
+        async def revoke() -> None:
+            await ask(10_000)
             await store.revoke("cap-1")
-            assert await store.append(entry(unless_revoked=("cap-1", "root"))) == Revoked("cap-1")
-            assert await store.list() == []
-            assert isinstance(await store.append(entry(unless_revoked=("cap-2",))), Stored)
+            revoked.set()
 
-    @category("revocations")
-    async def test_an_earlier_receipt_of_the_request_counts_more_than_a_later_revocation(self, kit: Kit) -> None:
-        async with opened(kit) as store:
-            await store.append(entry(unless_revoked=("cap-1",)))
-            await store.revoke("cap-1")
-            again = await store.append(entry(unless_revoked=("cap-1",)))
-            assert again == Stored(entry().receipt_json, fresh=False)
-            assert await store.append(entry(content="b", unless_revoked=("cap-1",))) == Conflict()
-
-    @category("revocations")
-    async def test_no_receipt_is_stored_after_a_revocation_was_acknowledged(self, kit: Kit) -> None:
-        async with opened(kit) as store:
-            revoked = asyncio.Event()
-            late: list[Any] = []
-
-            async def ask(number: int) -> None:
-                known = revoked.is_set()
-                outcome = await store.append(entry(number, unless_revoked=("cap-1",)))
-                if known:
-                    late.append(outcome)
-
-            async def ask_again_and_again(start: int) -> None:
-                for number in range(start, start + 40):
-                    await ask(number)
-
-            async def revoke() -> None:
-                await ask(10_000)
-                await store.revoke("cap-1")
-                revoked.set()
-
-            await asyncio.gather(revoke(), *(ask_again_and_again(1000 * number) for number in range(8)))
-            assert late
-            assert set(late) == {Revoked("cap-1")}
+        await asyncio.gather(revoke(), *(ask_again_and_again(1000 * number) for number in range(8)))
+        assert late
+        assert set(late) == {Revoked("cap-1")}
 
     @category("invocations")
     async def test_a_grant_is_spent_as_often_as_it_allows(self, kit: Kit) -> None:
@@ -432,11 +422,10 @@ class StoreConformance:
             assert isinstance(await store.append(entry(10, obligations=(charge(1, account="other", most=1),))), Stored)
 
     @category("budgets")
-    async def test_an_account_is_charged_as_often_as_it_may(self, kit: Kit) -> None:
-        async with opened(kit) as store:
-            outcomes = [await store.append(entry(number, obligations=(charge(0, count=2),))) for number in range(3)]
-            assert outcomes[2] == BudgetExceeded(charge(0, count=2), "invocations", 0)
-            assert isinstance(await store.append(entry(3, obligations=(charge(0, count=3),))), Stored)
+    async def test_an_account_is_charged_as_often_as_it_may(self, store: ReceiptStore) -> None:
+        outcomes = [await store.append(entry(number, obligations=(charge(0, count=2),))) for number in range(3)]
+        assert outcomes[2] == BudgetExceeded(charge(0, count=2), "invocations", 0)
+        assert isinstance(await store.append(entry(3, obligations=(charge(0, count=3),))), Stored)
 
     @category("budgets")
     async def test_no_total_grows_beyond_what_can_be_counted(self, kit: Kit) -> None:
@@ -446,13 +435,12 @@ class StoreConformance:
             assert await store.append(entry(2, obligations=(charge(1),))) == BudgetExceeded(charge(1), "total", 0)
 
     @category("budgets")
-    async def test_a_repeated_request_is_charged_once(self, kit: Kit) -> None:
-        async with opened(kit) as store:
-            row = entry(1, obligations=(charge(6, most=10),))
-            for fresh in (True, False, False):
-                assert await store.append(row) == Stored(row.receipt_json, fresh=fresh)
-            assert await store.append(entry(1, content="b", obligations=(charge(1, most=10),))) == Conflict()
-            assert isinstance(await store.append(entry(2, obligations=(charge(4, most=10),))), Stored)
+    async def test_a_repeated_request_is_charged_once(self, store: ReceiptStore) -> None:
+        row = entry(1, obligations=(charge(6, most=10),))
+        for fresh in (True, False, False):
+            assert await store.append(row) == Stored(row.receipt_json, fresh=fresh)
+        assert await store.append(entry(1, content="b", obligations=(charge(1, most=10),))) == Conflict()
+        assert isinstance(await store.append(entry(2, obligations=(charge(4, most=10),))), Stored)
 
     @category("budgets")
     async def test_of_two_accounts_both_are_charged_or_none(self, kit: Kit) -> None:
@@ -463,12 +451,11 @@ class StoreConformance:
             assert isinstance(await store.append(entry(2, obligations=(charge(5, most=5),))), Stored)
 
     @category("budgets")
-    async def test_a_revoked_capability_is_not_charged(self, kit: Kit) -> None:
-        async with opened(kit) as store:
-            await store.revoke("cap-1")
-            row = entry(1, obligations=(charge(5, most=5),), unless_revoked=("cap-1",))
-            assert await store.append(row) == Revoked("cap-1")
-            assert isinstance(await store.append(entry(2, obligations=(charge(5, most=5),))), Stored)
+    async def test_a_revoked_capability_is_not_charged(self, store: ReceiptStore) -> None:
+        await store.revoke("cap-1")
+        row = entry(1, obligations=(charge(5, most=5),), unless_revoked=("cap-1",))
+        assert await store.append(row) == Revoked("cap-1")
+        assert isinstance(await store.append(entry(2, obligations=(charge(5, most=5),))), Stored)
 
     @category("budgets")
     async def test_a_thousand_races_for_an_account_have_one_winner_each(self, kit: Kit) -> None:
@@ -486,7 +473,7 @@ class StoreConformance:
             assert len(await one.list(limit=3000)) == 1000
 
     @category("approvals")
-    async def test_a_question_is_kept_until_it_is_answered_or_expires(self, kit: Kit) -> None:
+    async def test_an_approval_request_is_pending_until_its_response_or_its_expiry(self, kit: Kit) -> None:
         async with opened(kit) as store:
             assert await store.request_approval(wait(1)) is None
             assert await store.request_approval(wait(2, now=1050)) is None
@@ -502,42 +489,39 @@ class StoreConformance:
             assert await store.approval("apr-3") is None
 
     @category("approvals")
-    async def test_an_intent_has_one_open_question(self, kit: Kit) -> None:
-        async with opened(kit) as store:
-            assert isinstance(await store.append(entry(1, obligations=(wait(1, intent="i"),))), Stored)
-            again = entry(2, obligations=(wait(2, intent="i", now=1099),))
-            assert await store.append(again) == AlreadyRequested("apr-1", denied=False)
-            assert await store.request_approval(wait(3, intent="i")) == AlreadyRequested("apr-1", denied=False)
-            assert len(await store.list()) == 1
-            assert await store.request_approval(wait(4, intent="i", now=1100)) is None
+    async def test_an_intent_has_one_pending_request(self, store: ReceiptStore) -> None:
+        assert isinstance(await store.append(entry(1, obligations=(wait(1, intent="i"),))), Stored)
+        again = entry(2, obligations=(wait(2, intent="i", now=1099),))
+        assert await store.append(again) == AlreadyRequested("apr-1", denied=False)
+        assert await store.request_approval(wait(3, intent="i")) == AlreadyRequested("apr-1", denied=False)
+        assert len(await store.list()) == 1
+        assert await store.request_approval(wait(4, intent="i", now=1100)) is None
 
     @category("approvals")
-    async def test_a_denial_stands_for_its_time_and_an_approval_until_it_is_used(self, kit: Kit) -> None:
-        async with opened(kit) as store:
-            for number, outcome in ((1, "denied"), (2, "approved")):
-                await store.request_approval(wait(number))
-                assert await store.respond(reply(number, outcome)) == "recorded"
-            assert await store.request_approval(wait("x", intent="intent-1", now=1100)) == AlreadyRequested(
-                "apr-1", denied=True
-            )
-            assert await store.request_approval(wait("x", intent="intent-1", now=1101)) is None
-            assert await store.request_approval(wait("y", intent="intent-2", now=1100)) == AlreadyRequested(
-                "apr-2", denied=False
-            )
-            assert isinstance(await store.append(entry(1, obligations=(use(2),))), Stored)
-            assert await store.request_approval(wait("y", intent="intent-2", now=1003)) is None
+    async def test_a_denial_counts_until_it_expires_and_an_approval_until_it_is_used(self, store: ReceiptStore) -> None:
+        for number, outcome in ((1, "denied"), (2, "approved")):
+            await store.request_approval(wait(number))
+            assert await store.respond(reply(number, outcome)) == "recorded"
+        assert await store.request_approval(wait("x", intent="intent-1", now=1100)) == AlreadyRequested(
+            "apr-1", denied=True
+        )
+        assert await store.request_approval(wait("x", intent="intent-1", now=1101)) is None
+        assert await store.request_approval(wait("y", intent="intent-2", now=1100)) == AlreadyRequested(
+            "apr-2", denied=False
+        )
+        assert isinstance(await store.append(entry(1, obligations=(use(2),))), Stored)
+        assert await store.request_approval(wait("y", intent="intent-2", now=1003)) is None
 
     @category("approvals")
-    async def test_a_question_is_answered_once(self, kit: Kit) -> None:
-        async with opened(kit) as store:
-            await store.request_approval(wait(1))
-            await store.request_approval(wait(2))
-            assert await store.respond(reply(3)) == "unknown"
-            assert await store.respond(reply(1, now=1100)) == "expired"
-            assert await store.respond(reply(1)) == "recorded"
-            assert await store.respond(reply(1)) == "replayed"
-            assert await store.respond(reply(1, "denied", token="apt-9")) == "answered"
-            assert await store.respond(reply(2, token="apt-1")) == "replayed"
+    async def test_an_approval_request_has_one_response(self, store: ReceiptStore) -> None:
+        await store.request_approval(wait(1))
+        await store.request_approval(wait(2))
+        assert await store.respond(reply(3)) == "unknown"
+        assert await store.respond(reply(1, now=1100)) == "expired"
+        assert await store.respond(reply(1)) == "recorded"
+        assert await store.respond(reply(1)) == "replayed"
+        assert await store.respond(reply(1, "denied", token="apt-9")) == "answered"
+        assert await store.respond(reply(2, token="apt-1")) == "replayed"
 
     @category("approvals")
     async def test_an_approval_is_used_once_and_for_its_intent_only(self, kit: Kit) -> None:
@@ -560,27 +544,25 @@ class StoreConformance:
             assert found.used_by == "request-1"
 
     @category("approvals")
-    async def test_what_was_denied_or_has_expired_cannot_be_used(self, kit: Kit) -> None:
-        async with opened(kit) as store:
-            await store.request_approval(wait(1))
-            await store.respond(reply(1, "denied"))
-            assert await store.append(entry(1, obligations=(use(1),))) == refused(1, "denied")
-            given = reply(1, token="other")
-            assert await store.append(entry(1, obligations=(use(1, token=given),))) == refused(1, "denied")
-            await store.request_approval(wait(2))
-            assert await store.append(entry(2, obligations=(use(2, at=1100),))) == refused(2, "expired")
+    async def test_what_was_denied_or_has_expired_cannot_be_used(self, store: ReceiptStore) -> None:
+        await store.request_approval(wait(1))
+        await store.respond(reply(1, "denied"))
+        assert await store.append(entry(1, obligations=(use(1),))) == refused(1, "denied")
+        given = reply(1, token="other")
+        assert await store.append(entry(1, obligations=(use(1, token=given),))) == refused(1, "denied")
+        await store.request_approval(wait(2))
+        assert await store.append(entry(2, obligations=(use(2, at=1100),))) == refused(2, "expired")
 
     @category("approvals")
-    async def test_a_token_that_comes_with_the_request_answers_its_question(self, kit: Kit) -> None:
-        async with opened(kit) as store:
-            await store.request_approval(wait(1))
-            await store.request_approval(wait(2))
-            assert isinstance(await store.append(entry(1, obligations=(use(1, token=reply(1)),))), Stored)
-            found = await store.approval("apr-1")
-            assert found is not None
-            assert found.response == reply(1)
-            stolen = reply(2, token="apt-1")
-            assert await store.append(entry(2, obligations=(use(2, token=stolen),))) == refused(2, "replayed")
+    async def test_a_token_that_a_request_presents_is_the_response(self, store: ReceiptStore) -> None:
+        await store.request_approval(wait(1))
+        await store.request_approval(wait(2))
+        assert isinstance(await store.append(entry(1, obligations=(use(1, token=reply(1)),))), Stored)
+        found = await store.approval("apr-1")
+        assert found is not None
+        assert found.response == reply(1)
+        stolen = reply(2, token="apt-1")
+        assert await store.append(entry(2, obligations=(use(2, token=stolen),))) == refused(2, "replayed")
 
     @category("approvals")
     async def test_an_approval_is_not_used_when_the_budget_does_not_allow_the_request(self, kit: Kit) -> None:
@@ -592,7 +574,7 @@ class StoreConformance:
             assert isinstance(await store.append(entry(2, obligations=(use(),))), Stored)
 
     @category("approvals")
-    async def test_no_more_questions_wait_than_may(self, kit: Kit) -> None:
+    async def test_the_number_of_pending_requests_is_limited(self, kit: Kit) -> None:
         limits = {"max_open": 3, "max_open_each": 2}
         async with opened(kit) as store:
             assert [await store.request_approval(wait(n, **limits)) for n in (1, 2)] == [None, None]
@@ -618,7 +600,7 @@ class StoreConformance:
             assert sum(isinstance(outcome, ApprovalRefused) for outcome in outcomes) == 1000
 
     @category("approvals")
-    async def test_two_answers_at_once_are_one(self, kit: Kit) -> None:
+    async def test_of_two_responses_at_once_one_is_recorded(self, kit: Kit) -> None:
         async with opened(kit) as one, opened(kit) as two:
             await asyncio.gather(*(one.request_approval(wait(n)) for n in range(50)))
             yes = [reply(n) for n in range(50)]
@@ -636,29 +618,27 @@ class StoreConformance:
             assert sum(isinstance(outcome, Stored) for outcome in outcomes) == 17
 
     @category("many callers")
-    async def test_threads_with_loops_of_their_own_share_a_store(self, kit: Kit) -> None:
-        async with opened(kit) as store:
+    async def test_threads_with_loops_of_their_own_share_a_store(self, store: ReceiptStore) -> None:
 
-            async def fill(name: int) -> None:
-                rows = [entry(f"{name}-{number}") for number in range(100)]
-                outcomes = await asyncio.gather(*map(store.append, rows))
-                assert outcomes == [Stored(row.receipt_json, fresh=True) for row in rows]
+        async def fill(name: int) -> None:
+            rows = [entry(f"{name}-{number}") for number in range(100)]
+            outcomes = await asyncio.gather(*map(store.append, rows))
+            assert outcomes == [Stored(row.receipt_json, fresh=True) for row in rows]
 
-            await asyncio.gather(*(asyncio.to_thread(run, fill(number)) for number in range(8)))
-            assert len(await store.list(limit=1000)) == 800
+        await asyncio.gather(*(asyncio.to_thread(run, fill(number)) for number in range(8)))
+        assert len(await store.list(limit=1000)) == 800
 
     @category("many callers")
-    async def test_a_loop_that_is_gone_does_not_disturb_the_others(self, kit: Kit) -> None:
-        async with opened(kit) as store:
+    async def test_a_loop_that_is_gone_does_not_disturb_the_others(self, store: ReceiptStore) -> None:
 
-            async def ask_and_leave() -> None:
-                asyncio.ensure_future(store.append(entry("gone"))).cancel()
-                task = asyncio.ensure_future(store.append(entry("left")))
-                await asyncio.sleep(0)
-                task.cancel()
+        async def ask_and_leave() -> None:
+            asyncio.ensure_future(store.append(entry("gone"))).cancel()
+            task = asyncio.ensure_future(store.append(entry("left")))
+            await asyncio.sleep(0)
+            task.cancel()
 
-            await asyncio.to_thread(run, ask_and_leave())
-            assert isinstance(await store.append(entry("here")), Stored)
+        await asyncio.to_thread(run, ask_and_leave())
+        assert isinstance(await store.append(entry("here")), Stored)
 
     @category("many callers")
     async def test_several_openers_write_to_one_database(self, kit: Kit) -> None:

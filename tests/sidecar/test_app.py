@@ -14,26 +14,25 @@ from starlette.testclient import TestClient
 
 from chio_core.errors import ConfigurationError
 from chio_core.signing import SigningKey
-from chio_sidecar.app import NO_PROXY, create_app
+from chio_sidecar.app import NO_PROXY, SidecarApp, create_app
 from chio_sidecar.config import SidecarConfig
 from chio_sidecar.store import StoreHealth
-from tests.sidecar.sidecar_tools import KERNEL, decision, question, run, send, sidecar, vectors
+from tests.sidecar.sidecar_tools import KERNEL, decision, evaluate_body, run, send, sidecar, vectors
 
 
-async def test_health_says_that_a_receipt_could_be_signed_and_stored(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as app:
-        answer = await send(app, "GET", "/chio/health")
-        assert answer.status == 200
-        document = answer.document
-        assert document.pop("version")
-        assert "SQLite" in document.pop("detail")
-        assert document == {
-            "status": "healthy",
-            "receipt_backend": "durable",
-            "revocation_backend": "durable",
-            "kernel_key": KERNEL.public_hex,
-        }
-        assert await app.state.sidecar.store.list() == []
+async def test_health_reports_that_a_receipt_could_be_signed_and_stored(app: SidecarApp) -> None:
+    answer = await send(app, "GET", "/chio/health")
+    assert answer.status == 200
+    document = answer.document
+    assert document.pop("version")
+    assert "SQLite" in document.pop("detail")
+    assert document == {
+        "status": "healthy",
+        "receipt_backend": "durable",
+        "revocation_backend": "durable",
+        "kernel_key": KERNEL.public_hex,
+    }
+    assert await app.state.sidecar.store.list() == []
 
 
 async def test_health_names_a_remote_revocation_authority(tmp_path: Path) -> None:
@@ -75,7 +74,7 @@ async def test_health_is_503_when_nothing_could_be_signed_or_stored(sick: str, t
 async def test_a_sidecar_that_cannot_open_answers_in_one_sentence_everywhere(tmp_path: Path) -> None:
     async with sidecar(tmp_path, store_path=tmp_path / "missing" / "r") as app:
         receipt = vectors("composed", "http-receipt", "v1.json")["april_cases"][0]["receipt"]
-        for path, document in (("/chio/verify", receipt), ("/chio/evaluate", question())):
+        for path, document in (("/chio/verify", receipt), ("/chio/evaluate", evaluate_body())):
             answer = await send(app, "POST", path, json.dumps(document).encode())
             assert answer.status == 500
             assert "its folder must exist and be writable" in answer.document["message"]
@@ -84,11 +83,10 @@ async def test_a_sidecar_that_cannot_open_answers_in_one_sentence_everywhere(tmp
 @pytest.mark.parametrize(
     ("method", "path"), [("GET", "/"), ("POST", "/echo"), ("GET", "/chio/evaluate/"), ("POST", "/chio"), ("PUT", "//")]
 )
-async def test_an_unknown_path_is_told_that_this_is_no_proxy(method: str, path: str, tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as app:
-        answer = await send(app, method, path)
-        assert answer.status == 404
-        assert answer.document == {"error": "chio_not_found", "message": NO_PROXY}
+async def test_an_unknown_path_answers_that_this_is_no_proxy(method: str, path: str, app: SidecarApp) -> None:
+    answer = await send(app, method, path)
+    assert answer.status == 404
+    assert answer.document == {"error": "chio_not_found", "message": NO_PROXY}
 
 
 @pytest.mark.parametrize(
@@ -102,13 +100,12 @@ async def test_an_unknown_path_is_told_that_this_is_no_proxy(method: str, path: 
     ],
 )
 async def test_a_wrong_method_is_405_with_allow_and_no_body(
-    method: str, path: str, allow: set[str], tmp_path: Path
+    method: str, path: str, allow: set[str], app: SidecarApp
 ) -> None:
-    async with sidecar(tmp_path) as app:
-        answer = await send(app, method, path)
-        assert answer.status == 405
-        assert set(answer.headers["allow"].split(", ")) == allow
-        assert answer.body == b""
+    answer = await send(app, method, path)
+    assert answer.status == 405
+    assert set(answer.headers["allow"].split(", ")) == allow
+    assert answer.body == b""
 
 
 def test_the_lifespan_opens_and_closes(tmp_path: Path) -> None:
@@ -116,7 +113,7 @@ def test_the_lifespan_opens_and_closes(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     with TestClient(app) as client:
         assert {path.name for path in tmp_path.iterdir()} >= {"r.sqlite3", "r.sqlite3.key"}
-        assert client.post("/chio/evaluate", json=question()).status_code == 200
+        assert client.post("/chio/evaluate", json=evaluate_body()).status_code == 200
     assert {path.name for path in tmp_path.iterdir()} == {"r.sqlite3", "r.sqlite3.key"}
     assert TestClient(app, raise_server_exceptions=False).get("/chio/health").status_code == 503
 
@@ -131,7 +128,7 @@ def test_it_works_mounted_under_a_prefix(tmp_path: Path) -> None:
     app = create_app(SidecarConfig(store_path=tmp_path / "r.sqlite3", signing_key=KERNEL))
     outer = Starlette(routes=[Mount("/inner", app)])
     with TestClient(outer) as client:
-        assert client.post("/inner/chio/evaluate", json=question()).status_code == 200
+        assert client.post("/inner/chio/evaluate", json=evaluate_body()).status_code == 200
         assert client.get("/inner/chio/evaluate").status_code == 405
     run(app.state.close())
 

@@ -22,7 +22,7 @@ from tests.sidecar.sidecar_tools import (
     capability,
     decision,
     evaluate,
-    question,
+    evaluate_body,
     run,
     send,
     sidecar,
@@ -41,20 +41,20 @@ MALFORMED: dict[str, str | bytes] = {
     "an array": "[]",
     "null": "null",
     "not UTF-8": b'{"request_id":"\xff"}',
-    "a member twice": json.dumps(question())[:-1] + ', "method": "POST"}',
-    "an inner member twice": json.dumps(question(query={"a": "1"})).replace('{"a": "1"}', '{"a": "1", "a": "2"}'),
-    "NaN": json.dumps(question(arguments=float("nan"))),
-    "a number out of range": json.dumps(question(arguments=0)).replace('"arguments": 0', '"arguments": 1E400'),
-    "half a surrogate pair": json.dumps(question(session_id="\ud800")),
-    "half a surrogate pair in a key": json.dumps(question(query={"\udfff": ""})),
-    "half a surrogate pair in an unknown member": json.dumps(question(other=["\ud800"])),
-    "half a surrogate pair in a token": json.dumps(question(headers={"x-chio-capability": "\ud800"})),
-    "too deep": json.dumps(question(arguments=0)).replace(": 0}", ": " + "[" * 200 + "]" * 200 + "}"),
+    "a member twice": json.dumps(evaluate_body())[:-1] + ', "method": "POST"}',
+    "an inner member twice": json.dumps(evaluate_body(query={"a": "1"})).replace('{"a": "1"}', '{"a": "1", "a": "2"}'),
+    "NaN": json.dumps(evaluate_body(arguments=float("nan"))),
+    "a number out of range": json.dumps(evaluate_body(arguments=0)).replace('"arguments": 0', '"arguments": 1E400'),
+    "half a surrogate pair": json.dumps(evaluate_body(session_id="\ud800")),
+    "half a surrogate pair in a key": json.dumps(evaluate_body(query={"\udfff": ""})),
+    "half a surrogate pair in an unknown member": json.dumps(evaluate_body(other=["\ud800"])),
+    "half a surrogate pair in a token": json.dumps(evaluate_body(headers={"x-chio-capability": "\ud800"})),
+    "too deep": json.dumps(evaluate_body(arguments=0)).replace(": 0}", ": " + "[" * 200 + "]" * 200 + "}"),
     "much too deep": "[" * 100_000,
 }
 for name in ("request_id", "method", "route_pattern", "path", "caller", "timestamp"):
-    MALFORMED[f"no {name}"] = json.dumps(question(**{name: ...}))
-    MALFORMED[f"{name} null"] = json.dumps(question(**{name: None}))
+    MALFORMED[f"no {name}"] = json.dumps(evaluate_body(**{name: ...}))
+    MALFORMED[f"{name} null"] = json.dumps(evaluate_body(**{name: None}))
 WRONG_TYPES: dict[str, list[Any]] = {
     "request_id": [1, ["a"]],
     "method": ["get", "TRACE", "CONNECT", "", "GET ", 1],
@@ -71,7 +71,7 @@ WRONG_TYPES: dict[str, list[Any]] = {
 }
 for name, values in WRONG_TYPES.items():
     for value in values:
-        MALFORMED[f"{name} is {value!r}"] = json.dumps(question(**{name: value}))
+        MALFORMED[f"{name} is {value!r}"] = json.dumps(evaluate_body(**{name: value}))
 AUTH_METHODS: list[dict[str, Any]] = [
     {},
     {"method": "password"},
@@ -81,21 +81,20 @@ AUTH_METHODS: list[dict[str, Any]] = [
     {"method": "api_key", "key_name": "k"},
 ]
 for method in AUTH_METHODS:
-    MALFORMED[f"auth method {method}"] = json.dumps(question(caller={"subject": "s", "auth_method": method}))
+    MALFORMED[f"auth method {method}"] = json.dumps(evaluate_body(caller={"subject": "s", "auth_method": method}))
 MALFORMED["verified is a text"] = json.dumps(
-    question(caller={"subject": "s", "auth_method": {"method": "anonymous"}, "verified": "yes"})
+    evaluate_body(caller={"subject": "s", "auth_method": {"method": "anonymous"}, "verified": "yes"})
 )
 
 
 @pytest.mark.parametrize("kind", MALFORMED)
-async def test_a_malformed_call_is_answered_400_and_leaves_no_receipt(kind: str, tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as app:
-        answer = await post(app, MALFORMED[kind])
-        assert answer.status == 400
-        assert answer.headers["content-type"] == "application/json"
-        assert answer.document["error"] == "chio_bad_request"
-        assert answer.document["message"].startswith("invalid ChioHttpRequest payload: ")
-        assert await app.state.sidecar.store.list() == []
+async def test_a_malformed_call_is_answered_400_and_leaves_no_receipt(kind: str, app: SidecarApp) -> None:
+    answer = await post(app, MALFORMED[kind])
+    assert answer.status == 400
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.document["error"] == "chio_bad_request"
+    assert answer.document["message"].startswith("invalid ChioHttpRequest payload: ")
+    assert await app.state.sidecar.store.list() == []
 
 
 ACCEPTED: dict[str, dict[str, Any]] = {
@@ -113,15 +112,14 @@ ACCEPTED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("kind", ACCEPTED)
-async def test_what_the_protocol_allows_is_taken(kind: str, tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as app:
-        receipt = (await decision(app, **ACCEPTED[kind]))["receipt"]
-        verify_receipt(receipt, trusted_keys=[KERNEL.public_hex])
+async def test_what_the_protocol_allows_is_taken(kind: str, app: SidecarApp) -> None:
+    receipt = (await decision(app, **ACCEPTED[kind]))["receipt"]
+    verify_receipt(receipt, trusted_keys=[KERNEL.public_hex])
 
 
 async def test_a_body_over_ten_mebibytes_is_refused_and_one_of_exactly_that_is_read(tmp_path: Path) -> None:
     limit = 10 * 1024 * 1024
-    text = json.dumps(question()).encode()
+    text = json.dumps(evaluate_body()).encode()
     filled = text + b" " * (limit - len(text))
     async with sidecar(tmp_path) as app:
         pieces = [filled[:4_000_000], filled[4_000_000:]]
@@ -135,21 +133,19 @@ async def test_a_body_over_ten_mebibytes_is_refused_and_one_of_exactly_that_is_r
             }
 
 
-async def test_a_body_that_breaks_off_is_refused(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as app:
-        text = json.dumps(question()).encode()
-        answer = await send(app, "POST", PATH, text, complete=False)
-        assert answer.status == 400
-        assert answer.document["message"] == "failed to read evaluation body"
-        assert await app.state.sidecar.store.list() == []
+async def test_a_body_that_breaks_off_is_refused(app: SidecarApp) -> None:
+    text = json.dumps(evaluate_body()).encode()
+    answer = await send(app, "POST", PATH, text, complete=False)
+    assert answer.status == 400
+    assert answer.document["message"] == "failed to read evaluation body"
+    assert await app.state.sidecar.store.list() == []
 
 
-async def test_a_repeated_request_gets_the_very_same_answer(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as app:
-        first = await evaluate(app, capability(), method="POST")
-        again = await evaluate(app, capability(), method="POST", timestamp=1)
-        assert again.body == first.body
-        assert len(await app.state.sidecar.store.list()) == 1
+async def test_a_repeated_request_gets_the_very_same_response(app: SidecarApp) -> None:
+    first = await evaluate(app, capability(), method="POST")
+    again = await evaluate(app, capability(), method="POST", timestamp=1)
+    assert again.body == first.body
+    assert len(await app.state.sidecar.store.list()) == 1
 
 
 @pytest.mark.parametrize(
@@ -167,23 +163,21 @@ async def test_a_request_id_with_other_content_is_a_conflict(change: dict[str, A
         assert (await evaluate(app)).body == first.body
 
 
-async def test_the_same_question_a_thousand_times_at_once_has_one_receipt(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as app:
-        answers = await asyncio.gather(*(evaluate(app) for _ in range(1000)))
-        assert {answer.status for answer in answers} == {200}
-        assert len({answer.body for answer in answers}) == 1
-        assert len(await app.state.sidecar.store.list()) == 1
+async def test_the_same_request_a_thousand_times_at_once_has_one_receipt(app: SidecarApp) -> None:
+    answers = await asyncio.gather(*(evaluate(app) for _ in range(1000)))
+    assert {answer.status for answer in answers} == {200}
+    assert len({answer.body for answer in answers}) == 1
+    assert len(await app.state.sidecar.store.list()) == 1
 
 
-async def test_two_questions_with_one_id_at_once_have_one_winner(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as app:
-        answers = await asyncio.gather(*(evaluate(app, path=f"/{number % 2}") for number in range(200)))
-        assert sorted(answer.status for answer in answers) == [200] * 100 + [409] * 100
-        assert len(await app.state.sidecar.store.list()) == 1
+async def test_two_requests_with_one_id_at_once_have_one_winner(app: SidecarApp) -> None:
+    answers = await asyncio.gather(*(evaluate(app, path=f"/{number % 2}") for number in range(200)))
+    assert sorted(answer.status for answer in answers) == [200] * 100 + [409] * 100
+    assert len(await app.state.sidecar.store.list()) == 1
 
 
 class BrokenStore:
-    """A store that fails in the way that it is told."""
+    """A store that raises a given exception."""
 
     def __init__(self, failure: Exception) -> None:
         self.failure = failure
@@ -289,3 +283,26 @@ async def test_threads_with_loops_of_their_own_share_a_sidecar(tmp_path: Path) -
         found = await asyncio.gather(*(asyncio.to_thread(run, ask(app, name)) for name in range(6)))
         assert len(set.union(*found)) == 300
         assert len(await app.state.sidecar.store.list(limit=1000)) == 300
+
+
+@pytest.mark.parametrize("name", ["query", "headers"])
+async def test_a_request_with_very_many_members_is_refused_in_one_sentence(name: str, app: SidecarApp) -> None:
+    most = {f"k{number}": "v" for number in range(1000)}
+    assert (await evaluate(app, **{name: most})).status == 200
+    answer = await evaluate(app, request_id="req-2", **{name: most | {"k": "v"}})
+    assert answer.status == 400
+    assert answer.document == {
+        "error": "chio_bad_request",
+        "message": f"invalid ChioHttpRequest payload: {name} has more than 1000 members",
+    }
+
+
+async def test_arguments_have_a_longest_text(app: SidecarApp) -> None:
+    longest = "x" * (1024 * 1024 - 2)  # two quotation marks
+    assert (await evaluate(app, arguments=longest)).status == 200
+    for number, arguments in enumerate((longest + "x", [0] * 600_000, "é" * 600_000)):
+        answer = await evaluate(app, request_id=f"req-{number + 2}", arguments=arguments)
+        assert answer.status == 400
+        assert "arguments are longer than 1048576 bytes" in answer.document["message"]
+    other = await evaluate(app, request_id="req-9", path="/" + "x" * 1_200_000, arguments="short")
+    assert other.status == 200

@@ -1,4 +1,4 @@
-"""The form of answers and receipts (wire protocol, sections 1.3 and 3.1 to 3.6)."""
+"""The form of responses and receipts (wire protocol, sections 1.3 and 3.1 to 3.6)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from chio_core.canonical import sha256_hex
 from chio_core.errors import ReceiptRejected
 from chio_core.models.request import content_hash
 from chio_core.receipts import verify_receipt
+from chio_sidecar.app import SidecarApp
 from chio_sidecar.policy.routes import NO_SPEC_POLICY
 from chio_sidecar.policy.rules import Rule, rule_of
 from tests.sidecar.sidecar_tools import (
@@ -40,21 +41,20 @@ paths:
 ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 
 
-async def test_members_stand_in_the_written_order(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as app:
-        answer = (await evaluate(app, capability(), session_id="s-1", method="POST")).document
-        assert list(answer) == ["verdict", "receipt", "evidence"]
-        assert list(answer["receipt"]) == [
-            "id", "request_id", "route_pattern", "method", "caller_identity_hash", "session_id", "verdict",
-            "evidence", "response_status", "timestamp", "content_hash", "policy_hash", "capability_id", "metadata",
-            "kernel_key", "signature",
-        ]  # fmt: skip
-        assert list((await decision(app, request_id="req-2", method="POST"))["verdict"]) == [
-            "verdict",
-            "reason",
-            "guard",
-            "http_status",
-        ]
+async def test_members_are_in_the_written_order(app: SidecarApp) -> None:
+    answer = (await evaluate(app, capability(), session_id="s-1", method="POST")).document
+    assert list(answer) == ["verdict", "receipt", "evidence"]
+    assert list(answer["receipt"]) == [
+        "id", "request_id", "route_pattern", "method", "caller_identity_hash", "session_id", "verdict",
+        "evidence", "response_status", "timestamp", "content_hash", "policy_hash", "capability_id", "metadata",
+        "kernel_key", "signature",
+    ]  # fmt: skip
+    assert list((await decision(app, request_id="req-2", method="POST"))["verdict"]) == [
+        "verdict",
+        "reason",
+        "guard",
+        "http_status",
+    ]
 
 
 async def test_a_receipt_is_about_its_request(tmp_path: Path) -> None:
@@ -74,39 +74,36 @@ async def test_a_receipt_is_about_its_request(tmp_path: Path) -> None:
         verify_receipt(receipt, trusted_keys=[KERNEL.public_hex])
 
 
-async def test_without_a_specification_the_policy_hash_is_that_of_a_constant(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as app:
-        receipt = (await decision(app))["receipt"]
-        assert receipt["route_pattern"] == "/pets/7"
-        assert receipt["policy_hash"] == sha256_hex(NO_SPEC_POLICY.encode())
+async def test_without_a_specification_the_policy_hash_is_that_of_a_constant(app: SidecarApp) -> None:
+    receipt = (await decision(app))["receipt"]
+    assert receipt["route_pattern"] == "/pets/7"
+    assert receipt["policy_hash"] == sha256_hex(NO_SPEC_POLICY.encode())
 
 
-async def test_the_metadata_name_the_kernels_receipt_and_the_route(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as app:
-        metadata = (await decision(app))["receipt"]["metadata"]
-        assert list(metadata) == ["chio_http_status_scope", "chio_kernel_receipt_id", "route_selection"]
-        assert metadata["chio_http_status_scope"] == "decision"
-        assert re.fullmatch(
-            r"rcpt-[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}",
-            metadata["chio_kernel_receipt_id"],
-        )
+async def test_the_metadata_name_the_kernels_receipt_and_the_route(app: SidecarApp) -> None:
+    metadata = (await decision(app))["receipt"]["metadata"]
+    assert list(metadata) == ["chio_http_status_scope", "chio_kernel_receipt_id", "route_selection"]
+    assert metadata["chio_http_status_scope"] == "decision"
+    assert re.fullmatch(
+        r"rcpt-[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}",
+        metadata["chio_kernel_receipt_id"],
+    )
 
 
-async def test_the_rule_that_refused_is_signed_stored_and_read_back(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as app:
-        receipt = (await decision(app, method="POST"))["receipt"]
-        assert receipt["metadata"]["chio_rule"] == "R8"
-        stored = await app.state.sidecar.store.get(receipt["id"])
-        assert rule_of(verify_receipt(json.loads(stored.receipt_json), trusted_keys=[KERNEL.public_hex])) == "R8"
-        receipt["metadata"]["chio_rule"] = "R4"
-        with pytest.raises(ReceiptRejected):
-            verify_receipt(receipt)
-        other = {"verdict": {"verdict": "deny", "guard": "CapabilityGuard"}, "metadata": {"route_selection": {}}}
-        assert [rule_of(other), rule_of({"metadata": []}), rule_of({"metadata": {"chio_rule": "R9"}})] == [
-            None,
-            None,
-            "R9",
-        ]
+async def test_the_rule_that_refused_is_signed_stored_and_read_back(app: SidecarApp) -> None:
+    receipt = (await decision(app, method="POST"))["receipt"]
+    assert receipt["metadata"]["chio_rule"] == "R8"
+    stored = await app.state.sidecar.store.get(receipt["id"])
+    assert rule_of(verify_receipt(json.loads(stored.receipt_json), trusted_keys=[KERNEL.public_hex])) == "R8"
+    receipt["metadata"]["chio_rule"] = "R4"
+    with pytest.raises(ReceiptRejected):
+        verify_receipt(receipt)
+    other = {"verdict": {"verdict": "deny", "guard": "CapabilityGuard"}, "metadata": {"route_selection": {}}}
+    assert [rule_of(other), rule_of({"metadata": []}), rule_of({"metadata": {"chio_rule": "R9"}})] == [
+        None,
+        None,
+        "R9",
+    ]
 
 
 def test_the_page_lists_every_rule_with_its_guard() -> None:
@@ -117,25 +114,22 @@ def test_the_page_lists_every_rule_with_its_guard() -> None:
 
 
 @pytest.mark.parametrize("case", vectors("composed", "route-selection", "v1.json")["cases"], ids=lambda c: c["id"])
-async def test_the_route_selection_is_that_of_the_vectors(case: dict[str, Any], tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as app:
-        receipt = (await decision(app, request_id=case["request_id"]))["receipt"]
-        assert receipt["metadata"]["route_selection"] == case["route_selection"]
+async def test_the_route_selection_is_that_of_the_vectors(case: dict[str, Any], app: SidecarApp) -> None:
+    receipt = (await decision(app, request_id=case["request_id"]))["receipt"]
+    assert receipt["metadata"]["route_selection"] == case["route_selection"]
 
 
-async def test_receipt_ids_are_ulids_that_grow(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as app:
-        ids = [(await decision(app, request_id=f"req-{n}"))["receipt"]["id"] for n in range(50)]
-        assert all(ULID.fullmatch(name) for name in ids)
-        assert ids == sorted(set(ids))
+async def test_receipt_ids_are_ulids_that_grow(app: SidecarApp) -> None:
+    ids = [(await decision(app, request_id=f"req-{n}"))["receipt"]["id"] for n in range(50)]
+    assert all(ULID.fullmatch(name) for name in ids)
+    assert ids == sorted(set(ids))
 
 
-async def test_ids_grow_also_when_the_clock_steps_back(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as app:
-        sidecar_state = app.state.sidecar
-        first = sidecar_state.ids.new()
-        sidecar_state.config.clock.now -= 3600
-        assert sidecar_state.ids.new() > first
+async def test_ids_grow_also_when_the_clock_steps_back(app: SidecarApp) -> None:
+    sidecar_state = app.state.sidecar
+    first = sidecar_state.ids.new()
+    sidecar_state.config.clock.now -= 3600
+    assert sidecar_state.ids.new() > first
 
 
 @pytest.mark.parametrize("now", [0, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 4_102_444_800])
@@ -158,7 +152,7 @@ def _registry() -> Registry[Any]:
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 @pytest.mark.parametrize("token", [None, "good", "bad"])
-async def test_every_answer_fits_the_published_schema(method: str, token: str | None, tmp_path: Path) -> None:
+async def test_every_response_fits_the_published_schema(method: str, token: str | None, tmp_path: Path) -> None:
     validator = Draft202012Validator(
         {"$ref": "evaluate-response.schema.json"}, registry=_registry(), format_checker=None
     )
@@ -172,27 +166,22 @@ async def test_every_answer_fits_the_published_schema(method: str, token: str | 
 @pytest.mark.parametrize(
     "text", ["é ü 漢字 🙂", 'quote " backslash \\ slash /', "tab\tnewline\nbell\x07", "\u2028\x7f", "{petId}", "a\x00b"]
 )
-async def test_any_text_can_be_signed_stored_and_verified(text: str, tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as app:
-        receipt = (await decision(app, request_id=text, path=f"/{text}", query={text: text}, session_id=text))[
-            "receipt"
-        ]
-        assert receipt["session_id"] == text
-        verify_receipt(receipt, trusted_keys=[KERNEL.public_hex])
-        stored = await app.state.sidecar.store.find_by_request_id(text)
-        assert json.loads(stored.receipt_json) == receipt
+async def test_any_text_can_be_signed_stored_and_verified(text: str, app: SidecarApp) -> None:
+    receipt = (await decision(app, request_id=text, path=f"/{text}", query={text: text}, session_id=text))["receipt"]
+    assert receipt["session_id"] == text
+    verify_receipt(receipt, trusted_keys=[KERNEL.public_hex])
+    stored = await app.state.sidecar.store.find_by_request_id(text)
+    assert json.loads(stored.receipt_json) == receipt
 
 
-async def test_what_is_stored_is_what_was_answered(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as app:
-        answer = await evaluate(app)
-        stored = await app.state.sidecar.store.get(answer.document["receipt"]["id"])
-        assert stored.receipt_json.encode() in answer.body
-        assert answer.headers == {"content-type": "application/json", "content-length": str(len(answer.body))}
+async def test_the_stored_text_is_the_one_in_the_response(app: SidecarApp) -> None:
+    answer = await evaluate(app)
+    stored = await app.state.sidecar.store.get(answer.document["receipt"]["id"])
+    assert stored.receipt_json.encode() in answer.body
+    assert answer.headers == {"content-type": "application/json", "content-length": str(len(answer.body))}
 
 
-async def test_an_absent_caller_flag_counts_as_false(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as app:
-        caller = {"subject": "anonymous", "auth_method": {"method": "anonymous"}}
-        receipt = (await decision(app, caller=caller))["receipt"]
-        assert receipt["caller_identity_hash"].startswith("5a45e80d1ab1a73e")
+async def test_an_absent_caller_flag_counts_as_false(app: SidecarApp) -> None:
+    caller = {"subject": "anonymous", "auth_method": {"method": "anonymous"}}
+    receipt = (await decision(app, caller=caller))["receipt"]
+    assert receipt["caller_identity_hash"].startswith("5a45e80d1ab1a73e")

@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+from chio_sidecar.app import SidecarApp
 from tests.sidecar.sidecar_tools import SERVER, TOOL, capability, decision, evaluate, grant, sidecar
 
 LIMITED = {"tool_server": SERVER, "tool_name": TOOL}
@@ -30,27 +31,24 @@ async def test_a_grant_can_be_used_as_often_as_it_says(tmp_path: Path) -> None:
         assert other["verdict"] == {"verdict": "allow"}
 
 
-async def test_a_limit_of_zero_allows_nothing_and_no_tool_fields_spend_nothing(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as app:
-        assert (await decision(app, limited(0), **LIMITED))["verdict"]["verdict"] == "deny"
-        for number in range(3):
-            answer = await decision(app, limited(1), method="POST", request_id=f"plain-{number}")
-            assert answer["verdict"] == {"verdict": "allow"}
+async def test_a_limit_of_zero_allows_nothing_and_no_tool_fields_spend_nothing(app: SidecarApp) -> None:
+    assert (await decision(app, limited(0), **LIMITED))["verdict"]["verdict"] == "deny"
+    for number in range(3):
+        answer = await decision(app, limited(1), method="POST", request_id=f"plain-{number}")
+        assert answer["verdict"] == {"verdict": "allow"}
 
 
-async def test_a_retry_does_not_spend_twice(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as app:
-        first = await evaluate(app, limited(2), **LIMITED)
-        assert (await evaluate(app, limited(2), **LIMITED)).body == first.body
-        assert (await decision(app, limited(2), **LIMITED, request_id="req-2"))["verdict"] == {"verdict": "allow"}
-        # The first request is still the same, although nothing is left now.
-        assert (await evaluate(app, limited(2), **LIMITED)).body == first.body
+async def test_a_retry_does_not_spend_twice(app: SidecarApp) -> None:
+    first = await evaluate(app, limited(2), **LIMITED)
+    assert (await evaluate(app, limited(2), **LIMITED)).body == first.body
+    assert (await decision(app, limited(2), **LIMITED, request_id="req-2"))["verdict"] == {"verdict": "allow"}
+    # The first request is still the same, although nothing is left now.
+    assert (await evaluate(app, limited(2), **LIMITED)).body == first.body
 
 
-async def test_of_many_at_once_only_as_many_as_granted_are_allowed(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as app:
-        answers = await asyncio.gather(
-            *(decision(app, limited(7), **LIMITED, request_id=f"req-{number}") for number in range(100))
-        )
-        allowed = [answer for answer in answers if answer["verdict"]["verdict"] == "allow"]
-        assert len(allowed) == 7
+async def test_of_many_at_once_only_as_many_as_granted_are_allowed(app: SidecarApp) -> None:
+    answers = await asyncio.gather(
+        *(decision(app, limited(7), **LIMITED, request_id=f"req-{number}") for number in range(100))
+    )
+    allowed = [answer for answer in answers if answer["verdict"]["verdict"] == "allow"]
+    assert len(allowed) == 7

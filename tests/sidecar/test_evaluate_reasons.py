@@ -12,6 +12,7 @@ from urllib.parse import quote_plus
 import pytest
 
 from chio_core.capabilities import issue_capability, sign_link
+from chio_sidecar.app import SidecarApp
 from chio_sidecar.policy.rules import rule_of
 from tests.sidecar.sidecar_tools import (
     AUTHORITY,
@@ -24,8 +25,8 @@ from tests.sidecar.sidecar_tools import (
     Clock,
     capability,
     decision,
+    evaluate_body,
     grant,
-    question,
     run,
     send,
     sidecar,
@@ -48,7 +49,7 @@ NONE = "side-effect route requires a capability token"
 
 
 def forged(token: Any) -> dict[str, Any]:
-    """The same token with a signature that is somebody else's."""
+    """The same token with another signature."""
     return dict(token.to_wire()) | {"signature": "00" * 64}
 
 
@@ -112,60 +113,54 @@ async def test_a_refusal_has_the_protocols_reason(case: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 @pytest.mark.parametrize("text", ["", "[]", "{}", "no json", '{"id":1,"id":1}', "\ud7ff"])
-async def test_a_token_that_is_no_token_is_refused_on_every_route(method: str, text: str, tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as app:
-        answer = await decision(app, method=method, headers={"x-chio-capability": text})
-        assert answer["verdict"]["verdict"] == "deny"
-        assert answer["verdict"]["reason"].startswith("invalid capability token: ")
-        assert rule_of(answer["receipt"]) == "R2"
+async def test_a_token_that_is_no_token_is_refused_on_every_route(method: str, text: str, app: SidecarApp) -> None:
+    answer = await decision(app, method=method, headers={"x-chio-capability": text})
+    assert answer["verdict"]["verdict"] == "deny"
+    assert answer["verdict"]["reason"].startswith("invalid capability token: ")
+    assert rule_of(answer["receipt"]) == "R2"
 
 
-async def test_a_pattern_that_does_not_compile_beats_a_grant_that_matches(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as app:
-        token = capability(grants=[grant(), grant(constraints=BROKEN_PATTERN)])
-        answer = await decision(app, token, **TOOL_FIELDS, arguments="text")
-        assert answer["verdict"]["reason"].startswith(
-            'failed to evaluate capability scope: invalid capability constraint: regex "(" failed to compile: '
-        )
-        assert rule_of(answer["receipt"]) == "R6x"
+async def test_a_pattern_that_does_not_compile_beats_a_grant_that_matches(app: SidecarApp) -> None:
+    token = capability(grants=[grant(), grant(constraints=BROKEN_PATTERN)])
+    answer = await decision(app, token, **TOOL_FIELDS, arguments="text")
+    assert answer["verdict"]["reason"].startswith(
+        'failed to evaluate capability scope: invalid capability constraint: regex "(" failed to compile: '
+    )
+    assert rule_of(answer["receipt"]) == "R6x"
 
 
-async def test_a_bad_token_is_refused_even_on_a_safe_route(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as app:
-        assert (await decision(app, forged(capability())))["verdict"]["reason"] == FORGED
-        assert (await decision(app, request_id="req-2"))["verdict"] == {"verdict": "allow"}
+async def test_a_bad_token_is_refused_even_on_a_safe_route(app: SidecarApp) -> None:
+    assert (await decision(app, forged(capability())))["verdict"]["reason"] == FORGED
+    assert (await decision(app, request_id="req-2"))["verdict"] == {"verdict": "allow"}
 
 
-async def test_a_safe_route_is_allowed_with_and_without_a_token(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as app:
-        for number, token in enumerate([None, capability()]):
-            answer = await decision(app, token, request_id=f"req-{number}")
-            assert answer["verdict"] == {"verdict": "allow"}
-            assert answer["evidence"] == [
-                {
-                    "guard_name": "DefaultPolicyGuard",
-                    "verdict": True,
-                    "details": "safe method, session-scoped allow",
-                }
-            ]
-            assert answer["receipt"].get("capability_id") == (None if token is None else "cap-1")
+async def test_a_safe_route_is_allowed_with_and_without_a_token(app: SidecarApp) -> None:
+    for number, token in enumerate([None, capability()]):
+        answer = await decision(app, token, request_id=f"req-{number}")
+        assert answer["verdict"] == {"verdict": "allow"}
+        assert answer["evidence"] == [
+            {
+                "guard_name": "DefaultPolicyGuard",
+                "verdict": True,
+                "details": "safe method, session-scoped allow",
+            }
+        ]
+        assert answer["receipt"].get("capability_id") == (None if token is None else "cap-1")
 
 
 @pytest.mark.parametrize("issuer", [AUTHORITY, KERNEL], ids=["configured", "own"])
-async def test_a_token_of_a_trusted_issuer_opens_a_side_effect_route(issuer: Any, tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as app:
-        answer = await decision(app, capability(issuer), **POST, **TOOL_FIELDS, capability_id="cap-1")
-        assert answer["verdict"] == {"verdict": "allow"}
-        assert answer["receipt"]["capability_id"] == "cap-1"
-        assert answer["receipt"]["response_status"] == 200
-        assert answer["evidence"] == [
-            {"guard_name": "CapabilityGuard", "verdict": True, "details": "valid capability token presented"}
-        ]
+async def test_a_token_of_a_trusted_issuer_opens_a_side_effect_route(issuer: Any, app: SidecarApp) -> None:
+    answer = await decision(app, capability(issuer), **POST, **TOOL_FIELDS, capability_id="cap-1")
+    assert answer["verdict"] == {"verdict": "allow"}
+    assert answer["receipt"]["capability_id"] == "cap-1"
+    assert answer["receipt"]["response_status"] == 200
+    assert answer["evidence"] == [
+        {"guard_name": "CapabilityGuard", "verdict": True, "details": "valid capability token presented"}
+    ]
 
 
-async def test_the_scope_is_not_looked_at_without_tool_fields(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as app:
-        assert (await decision(app, capability(grants=[]), **POST))["verdict"] == {"verdict": "allow"}
+async def test_the_scope_does_not_count_without_tool_fields(app: SidecarApp) -> None:
+    assert (await decision(app, capability(grants=[]), **POST))["verdict"] == {"verdict": "allow"}
 
 
 async def test_the_clock_of_the_sidecar_counts_and_not_the_clients(tmp_path: Path) -> None:
@@ -210,7 +205,7 @@ def test_a_token_is_found_wherever_the_protocol_allows_it(carrier: str, tmp_path
     async def ask(header: str | None, text: str, request_id: str) -> str | None:
         changes = _filled(CARRIERS[carrier], text)
         url = changes.pop("url", "")
-        body = json.dumps(question(method="POST", request_id=request_id, **changes)).encode()
+        body = json.dumps(evaluate_body(method="POST", request_id=request_id, **changes)).encode()
         headers = [] if header is None else [("x-ChIo-capability", header)]
         async with sidecar(tmp_path) as app:
             answer = await send(app, "POST", "/chio/evaluate", body, headers=headers, query=url)
@@ -224,15 +219,14 @@ def test_a_token_is_found_wherever_the_protocol_allows_it(carrier: str, tmp_path
     assert run(ask(bad, good, "req-4")) == FORGED
 
 
-async def test_of_two_capability_headers_the_first_counts(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as app:
-        pair = [
-            ("x-chio-capability", token_text(capability())),
-            ("x-chio-capability", token_text(forged(capability()))),
-        ]
-        body = json.dumps(question(method="POST")).encode()
-        answer = await send(app, "POST", "/chio/evaluate", body, headers=pair)
-        assert answer.document["verdict"] == {"verdict": "allow"}
+async def test_of_two_capability_headers_the_first_counts(app: SidecarApp) -> None:
+    pair = [
+        ("x-chio-capability", token_text(capability())),
+        ("x-chio-capability", token_text(forged(capability()))),
+    ]
+    body = json.dumps(evaluate_body(method="POST")).encode()
+    answer = await send(app, "POST", "/chio/evaluate", body, headers=pair)
+    assert answer.document["verdict"] == {"verdict": "allow"}
 
 
 CHAIN_OF_NINE = [f"cap-{number}" for number in range(9)]

@@ -1,4 +1,4 @@
-"""Revoked capabilities: the protocol's answer (section 1.7), ancestors, and the trust service."""
+"""Revoked capabilities: the protocol's response (section 1.7), ancestors, and the trust service."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from chio_core.models.request import content_hash
 from chio_core.receipts import verify_receipt
+from chio_sidecar.app import SidecarApp
 from chio_sidecar.policy.rules import rule_of
 from tests.sidecar.sidecar_tools import KERNEL, NOW, capability, decision, evaluate, sidecar
 
@@ -21,49 +22,46 @@ UNAVAILABLE = "revocation authority is unavailable; no operation was dispatched"
 ASK_AUTHORITY = {"control_url": "http://trust.test/", "control_service_token": SecretStr("service-secret")}
 
 
-async def test_the_answer_to_a_revoked_token_is_that_of_the_protocol(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as app:
-        store = app.state.sidecar.store
-        assert await store.revoke("cap-1")
-        answer = await decision(app, capability(), **POST, session_id="s-1", query={"a": "b"})
-        verdict = {
-            "verdict": "deny",
-            "reason": "capability token has been revoked",
-            "guard": "CapabilityRevocation",
-            "http_status": 403,
-        }
-        receipt = answer["receipt"]
-        assert answer["verdict"] == verdict
-        assert answer["evidence"] == []
-        assert "evidence" not in receipt
-        assert receipt["verdict"] == verdict
-        assert receipt["route_pattern"] == "/client/idea"
-        assert receipt["timestamp"] == NOW - 5
-        assert receipt["content_hash"] == content_hash("POST", "/client/idea", "/pets/7", {"a": "b"}, None)
-        assert receipt["policy_hash"] == "ecda1e4a9c5be2c572aa750eb9d174fd4e09f9f3364d4c70e550c3fa408cfa5a"
-        assert receipt["capability_id"] == "cap-1"
-        assert receipt["session_id"] == "s-1"
-        assert receipt["metadata"] == {"chio_http_status_scope": "decision"}
-        assert rule_of(receipt) == "revoked"
-        assert receipt["response_status"] == 403
-        verify_receipt(receipt, trusted_keys=[KERNEL.public_hex])
-        assert (await store.get(receipt["id"])) is not None
+async def test_the_response_to_a_revoked_token_is_that_of_the_protocol(app: SidecarApp) -> None:
+    store = app.state.sidecar.store
+    assert await store.revoke("cap-1")
+    answer = await decision(app, capability(), **POST, session_id="s-1", query={"a": "b"})
+    verdict = {
+        "verdict": "deny",
+        "reason": "capability token has been revoked",
+        "guard": "CapabilityRevocation",
+        "http_status": 403,
+    }
+    receipt = answer["receipt"]
+    assert answer["verdict"] == verdict
+    assert answer["evidence"] == []
+    assert "evidence" not in receipt
+    assert receipt["verdict"] == verdict
+    assert receipt["route_pattern"] == "/client/idea"
+    assert receipt["timestamp"] == NOW - 5
+    assert receipt["content_hash"] == content_hash("POST", "/client/idea", "/pets/7", {"a": "b"}, None)
+    assert receipt["policy_hash"] == "ecda1e4a9c5be2c572aa750eb9d174fd4e09f9f3364d4c70e550c3fa408cfa5a"
+    assert receipt["capability_id"] == "cap-1"
+    assert receipt["session_id"] == "s-1"
+    assert receipt["metadata"] == {"chio_http_status_scope": "decision"}
+    assert rule_of(receipt) == "revoked"
+    assert receipt["response_status"] == 403
+    verify_receipt(receipt, trusted_keys=[KERNEL.public_hex])
+    assert (await store.get(receipt["id"])) is not None
 
 
-async def test_a_client_time_beyond_doubles_is_signed_digit_by_digit(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as app:
-        await app.state.sidecar.store.revoke("cap-1")
-        receipt = (await decision(app, capability(), timestamp=2**64 - 1))["receipt"]
-        assert receipt["timestamp"] == 2**64 - 1
-        verify_receipt(receipt, trusted_keys=[KERNEL.public_hex])
+async def test_a_client_time_beyond_doubles_is_signed_digit_by_digit(app: SidecarApp) -> None:
+    await app.state.sidecar.store.revoke("cap-1")
+    receipt = (await decision(app, capability(), timestamp=2**64 - 1))["receipt"]
+    assert receipt["timestamp"] == 2**64 - 1
+    verify_receipt(receipt, trusted_keys=[KERNEL.public_hex])
 
 
-async def test_an_empty_route_pattern_is_hashed_empty_and_written_as_the_path(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as app:
-        await app.state.sidecar.store.revoke("cap-1")
-        receipt = (await decision(app, capability(), route_pattern=""))["receipt"]
-        assert receipt["route_pattern"] == "/pets/7"
-        assert receipt["content_hash"] == content_hash("GET", "", "/pets/7", {}, None)
+async def test_an_empty_route_pattern_is_hashed_empty_and_written_as_the_path(app: SidecarApp) -> None:
+    await app.state.sidecar.store.revoke("cap-1")
+    receipt = (await decision(app, capability(), route_pattern=""))["receipt"]
+    assert receipt["route_pattern"] == "/pets/7"
+    assert receipt["content_hash"] == content_hash("GET", "", "/pets/7", {}, None)
 
 
 @pytest.mark.parametrize(
@@ -78,12 +76,11 @@ async def test_an_empty_route_pattern_is_hashed_empty_and_written_as_the_path(tm
     ids=["named only", "named beside an unreadable token", "before R7", "before R5", "before R1"],
 )
 async def test_revocation_comes_before_every_other_reason(
-    token: Callable[[], Any], changes: dict[str, Any], tmp_path: Path
+    token: Callable[[], Any], changes: dict[str, Any], app: SidecarApp
 ) -> None:
-    async with sidecar(tmp_path) as app:
-        await app.state.sidecar.store.revoke("cap-1")
-        answer = await decision(app, token(), **changes)
-        assert answer["verdict"]["guard"] == "CapabilityRevocation"
+    await app.state.sidecar.store.revoke("cap-1")
+    answer = await decision(app, token(), **changes)
+    assert answer["verdict"]["guard"] == "CapabilityRevocation"
 
 
 async def test_a_revoked_token_is_refused_at_once_and_after_a_restart(tmp_path: Path) -> None:
@@ -97,14 +94,13 @@ async def test_a_revoked_token_is_refused_at_once_and_after_a_restart(tmp_path: 
         assert answer["verdict"]["verdict"] == "deny"
 
 
-async def test_a_token_whose_ancestor_was_revoked_is_refused(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as app:
-        await app.state.sidecar.store.revoke("cap-root")
-        answer = await decision(app, capability(parents=["cap-root", "cap-middle"]), **POST)
-        assert answer["verdict"]["reason"] == "presented capability cap-root has been revoked"
-        assert answer["verdict"]["guard"] == "CapabilityGuard"
-        assert answer["evidence"][0]["details"] == answer["verdict"]["reason"]
-        assert "capability_id" not in answer["receipt"]
+async def test_a_token_whose_ancestor_was_revoked_is_refused(app: SidecarApp) -> None:
+    await app.state.sidecar.store.revoke("cap-root")
+    answer = await decision(app, capability(parents=["cap-root", "cap-middle"]), **POST)
+    assert answer["verdict"]["reason"] == "presented capability cap-root has been revoked"
+    assert answer["verdict"]["guard"] == "CapabilityGuard"
+    assert answer["evidence"][0]["details"] == answer["verdict"]["reason"]
+    assert "capability_id" not in answer["receipt"]
 
 
 class Authority(httpx.AsyncBaseTransport):
@@ -124,7 +120,7 @@ class Authority(httpx.AsyncBaseTransport):
         return httpx.Response(200, json=document | {"count": 0, "revocations": []})
 
 
-async def test_the_trust_service_is_asked_about_a_token_and_its_ancestors(tmp_path: Path) -> None:
+async def test_the_trust_service_is_queried_about_a_token_and_its_ancestors(tmp_path: Path) -> None:
     authority = Authority()
     async with sidecar(tmp_path, **ASK_AUTHORITY, control_transport=authority) as app:
         token = capability(parents=["cap-root"])
@@ -141,7 +137,7 @@ async def test_the_trust_service_is_asked_about_a_token_and_its_ancestors(tmp_pa
     assert {request.headers["authorization"] for request in authority.asked} == {"Bearer service-secret"}
 
 
-async def test_the_trust_service_is_not_asked_without_a_good_token(tmp_path: Path) -> None:
+async def test_the_trust_service_is_not_queried_without_a_valid_token(tmp_path: Path) -> None:
     authority = Authority()
     async with sidecar(tmp_path, **ASK_AUTHORITY, control_transport=authority) as app:
         await decision(app)
@@ -168,7 +164,7 @@ MISBEHAVIOURS: dict[str, Callable[[str], httpx.Response]] = {
 
 
 @pytest.mark.parametrize("kind", MISBEHAVIOURS)
-async def test_an_authority_that_does_not_answer_properly_means_deny(kind: str, tmp_path: Path) -> None:
+async def test_an_authority_without_a_usable_response_means_deny(kind: str, tmp_path: Path) -> None:
     transport = Authority(answer=MISBEHAVIOURS[kind])
     async with sidecar(tmp_path, **ASK_AUTHORITY, control_transport=transport) as app:
         for number, method in enumerate(["GET", "POST"]):
@@ -202,7 +198,7 @@ async def test_a_local_revocation_counts_also_while_the_authority_is_away(tmp_pa
         assert answer["verdict"]["reason"] == "capability token has been revoked"
 
 
-async def test_a_receipt_says_nothing_of_the_token_but_its_id(tmp_path: Path) -> None:
+async def test_a_receipt_holds_nothing_of_the_token_but_its_id(tmp_path: Path) -> None:
     token = capability()
     async with sidecar(tmp_path) as app:
         body = (await evaluate(app, token, **POST)).body

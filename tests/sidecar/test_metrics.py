@@ -15,7 +15,7 @@ from chio_sidecar.app import SidecarApp
 from chio_sidecar.config import SidecarConfig
 from chio_sidecar.store import ReceiptStore, StoreBusy
 from tests.core.exposition import parse, value
-from tests.sidecar.sidecar_tools import capability, evaluate, question, send, sidecar
+from tests.sidecar.sidecar_tools import capability, evaluate, evaluate_body, send, sidecar
 
 TOKEN = "control-token-of-a-test"
 
@@ -27,35 +27,33 @@ async def page_of(app: SidecarApp, **options: Any) -> dict[str, Metric]:
     return parse(answer.body.decode())
 
 
-async def test_decisions_are_counted_by_verdict_and_guard(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as app:
-        for number in range(3):
-            await evaluate(app, request_id=f"get-{number}")
-        await evaluate(app, request_id="get-0")
-        await evaluate(app, request_id="post", method="POST")
-        await evaluate(app, capability(), request_id="with-token", method="POST")
-        page = await page_of(app)
-        assert value(page, "chio_sidecar_decisions_total", verdict="allow", guard="none") == 5
-        assert value(page, "chio_sidecar_decisions_total", verdict="deny", guard="CapabilityGuard") == 1
-        assert value(page, "chio_sidecar_repeats_total") == 1
-        assert value(page, "chio_sidecar_evaluate_seconds_count") == 6
-        assert value(page, "chio_sidecar_evaluations_pending") == 0
-        assert value(page, "chio_sidecar_commit_size_sum") == 6
-        assert value(page, "chio_sidecar_commit_waiting") == 0
+async def test_decisions_are_counted_by_verdict_and_guard(app: SidecarApp) -> None:
+    for number in range(3):
+        await evaluate(app, request_id=f"get-{number}")
+    await evaluate(app, request_id="get-0")
+    await evaluate(app, request_id="post", method="POST")
+    await evaluate(app, capability(), request_id="with-token", method="POST")
+    page = await page_of(app)
+    assert value(page, "chio_sidecar_decisions_total", verdict="allow", guard="none") == 5
+    assert value(page, "chio_sidecar_decisions_total", verdict="deny", guard="CapabilityGuard") == 1
+    assert value(page, "chio_sidecar_repeats_total") == 1
+    assert value(page, "chio_sidecar_evaluate_seconds_count") == 6
+    assert value(page, "chio_sidecar_evaluations_pending") == 0
+    assert value(page, "chio_sidecar_commit_size_sum") == 6
+    assert value(page, "chio_sidecar_commit_waiting") == 0
 
 
-async def test_evaluations_without_a_decision_are_counted_by_code(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as app:
-        await evaluate(app)
-        await evaluate(app, path="/other")
-        await send(app, "POST", "/chio/evaluate", b"{")
-        await send(app, "POST", "/chio/evaluate", b"", complete=False)
-        await send(app, "POST", "/chio/evaluate", b"{}", headers=[("origin", "https://page.test")])
-        page = await page_of(app)
-        assert value(page, "chio_sidecar_errors_total", code="chio_request_id_conflict") == 1
-        assert value(page, "chio_sidecar_errors_total", code="chio_bad_request") == 2
-        assert value(page, "chio_sidecar_errors_total", code="chio_control_forbidden") == 1
-        assert value(page, "chio_sidecar_evaluate_seconds_count") == 5
+async def test_evaluations_without_a_decision_are_counted_by_code(app: SidecarApp) -> None:
+    await evaluate(app)
+    await evaluate(app, path="/other")
+    await send(app, "POST", "/chio/evaluate", b"{")
+    await send(app, "POST", "/chio/evaluate", b"", complete=False)
+    await send(app, "POST", "/chio/evaluate", b"{}", headers=[("origin", "https://page.test")])
+    page = await page_of(app)
+    assert value(page, "chio_sidecar_errors_total", code="chio_request_id_conflict") == 1
+    assert value(page, "chio_sidecar_errors_total", code="chio_bad_request") == 2
+    assert value(page, "chio_sidecar_errors_total", code="chio_control_forbidden") == 1
+    assert value(page, "chio_sidecar_evaluate_seconds_count") == 5
 
 
 async def test_a_store_that_cannot_be_opened_or_that_fails_shows_on_the_page(tmp_path: Path) -> None:
@@ -79,35 +77,33 @@ async def test_a_store_that_cannot_be_opened_or_that_fails_shows_on_the_page(tmp
         assert "chio_sidecar_commit_size" not in page
 
 
-async def test_what_is_under_way_is_seen_while_it_is(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as app:
-        waiting = asyncio.Event()
-        hold = asyncio.Event()
+async def test_what_is_under_way_is_seen_while_it_is(app: SidecarApp) -> None:
+    waiting = asyncio.Event()
+    hold = asyncio.Event()
 
-        async def receive() -> Any:
-            waiting.set()
-            await hold.wait()
-            return {"type": "http.request", "body": json.dumps(question()).encode()}
+    async def receive() -> Any:
+        waiting.set()
+        await hold.wait()
+        return {"type": "http.request", "body": json.dumps(evaluate_body()).encode()}
 
-        async def ignore(message: Any) -> None:
-            pass
+    async def ignore(message: Any) -> None:
+        pass
 
-        scope = {"type": "http", "method": "POST", "path": "/chio/evaluate", "headers": [], "query_string": b""}
-        task = asyncio.ensure_future(app(scope, receive, ignore))
-        await waiting.wait()
-        assert value(await page_of(app), "chio_sidecar_evaluations_pending") == 1
-        hold.set()
-        await task
-        assert value(await page_of(app), "chio_sidecar_evaluations_pending") == 0
+    scope = {"type": "http", "method": "POST", "path": "/chio/evaluate", "headers": [], "query_string": b""}
+    task = asyncio.ensure_future(app(scope, receive, ignore))
+    await waiting.wait()
+    assert value(await page_of(app), "chio_sidecar_evaluations_pending") == 1
+    hold.set()
+    await task
+    assert value(await page_of(app), "chio_sidecar_evaluations_pending") == 0
 
 
-async def test_work_that_arrives_together_shares_a_commit_and_none_is_lost(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as app:
-        await asyncio.gather(*(evaluate(app, request_id=f"req-{number}") for number in range(100)))
-        page = await page_of(app)
-        assert value(page, "chio_sidecar_commit_size_sum") == 100
-        assert 1 <= value(page, "chio_sidecar_commit_size_count") < 100
-        assert value(page, "chio_sidecar_commit_failures_total") == 0
+async def test_work_that_arrives_together_shares_a_commit_and_none_is_lost(app: SidecarApp) -> None:
+    await asyncio.gather(*(evaluate(app, request_id=f"req-{number}") for number in range(100)))
+    page = await page_of(app)
+    assert value(page, "chio_sidecar_commit_size_sum") == 100
+    assert 1 <= value(page, "chio_sidecar_commit_size_count") < 100
+    assert value(page, "chio_sidecar_commit_failures_total") == 0
 
 
 @pytest.mark.parametrize(
@@ -151,7 +147,6 @@ async def test_nothing_that_a_client_sends_becomes_part_of_the_page(tmp_path: Pa
         assert sum(sample.value for sample in decisions.samples) > 100
 
 
-async def test_the_page_names_what_is_running(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as app:
-        health = (await send(app, "GET", "/chio/health")).document
-        assert value(await page_of(app), "chio_sidecar_build_info", version=health["version"]) == 1
+async def test_the_page_names_what_is_running(app: SidecarApp) -> None:
+    health = (await send(app, "GET", "/chio/health")).document
+    assert value(await page_of(app), "chio_sidecar_build_info", version=health["version"]) == 1

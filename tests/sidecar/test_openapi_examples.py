@@ -37,7 +37,7 @@ def example(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 each_example = pytest.mark.parametrize("example", EXAMPLES, indirect=True)
 
 
-def test_every_example_with_fastapi_is_looked_at() -> None:
+def test_every_example_with_fastapi_is_tested() -> None:
     found = {path.parent.name for path in (ROOT / "examples").glob("*/app.py") if "FastAPI(" in path.read_text()}
     assert found == set(EXAMPLES)
 

@@ -153,7 +153,7 @@ DOUBTFUL: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("paths", "message"), DOUBTFUL)
-def test_policy_that_nobody_would_read_is_one_warning_that_names_place_and_remedy(
+def test_policy_that_would_be_ignored_is_one_warning_that_names_place_and_remedy(
     paths: dict[str, Any], message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     (warning,) = warnings_of(document(paths), caplog)
@@ -163,13 +163,13 @@ def test_policy_that_nobody_would_read_is_one_warning_that_names_place_and_remed
 
 
 @pytest.mark.parametrize(("paths", "message"), DOUBTFUL)
-def test_policy_that_nobody_would_read_stops_a_strict_start(paths: dict[str, Any], message: str) -> None:
+def test_policy_that_would_be_ignored_stops_a_strict_start(paths: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         RouteTable.from_openapi(document(paths), strict=True)
     assert caught.value.message.startswith(f"failed to parse OpenAPI spec: {message}")
 
 
-def test_the_documents_head_is_looked_at_too(caplog: pytest.LogCaptureFixture) -> None:
+def test_policy_in_the_documents_head_is_a_warning_too(caplog: pytest.LogCaptureFixture) -> None:
     (warning,) = warnings_of(document({}, **{"x-chio-approval-required": True}), caplog)
     assert warning.startswith("OpenAPI spec: x-chio-approval-required of the document is ignored")
 

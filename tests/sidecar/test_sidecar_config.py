@@ -57,7 +57,7 @@ def test_the_control_token_has_an_older_name(environ: dict[str, str], expected: 
 
 
 @pytest.mark.parametrize("url", ["trust:8940", "ftp://x", "http://", "", "http://x:port", "http://x:99999"])
-def test_a_control_url_that_is_none_is_refused(url: str, tmp_path: Path) -> None:
+def test_a_malformed_control_url_is_refused(url: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="control_url must be"):
         SidecarConfig(store_path=tmp_path / "r", control_url=url)
 
@@ -131,7 +131,7 @@ def test_an_embedded_sidecar_needs_a_path(path: str) -> None:
         open_embedded(path, environ={})
 
 
-def test_an_embedded_sidecar_says_at_once_what_is_wrong(tmp_path: Path) -> None:
+def test_an_embedded_sidecar_raises_at_once_for_bad_configuration(tmp_path: Path) -> None:
     (tmp_path / "r").write_text("this is no database, and it is long enough to be one " * 100)
     with pytest.raises(ConfigurationError, match=r"cannot use .* as a receipt store"):
         open_embedded(str(tmp_path / "r"), environ={})

@@ -1,4 +1,4 @@
-"""The disk fails under a sidecar, call by call: no answer without its row, and no row that fsck objects to (A3).
+"""The disk fails under a sidecar, call by call: no response without its row, and no row that fsck objects to (A3).
 
 strace lets the n-th call of a thread on the store, its journal or its folder fail, or kills the process there.
 """
@@ -75,7 +75,7 @@ class Run:
 
     @property
     def acknowledged(self) -> set[str]:
-        """The ids of the receipts that were answered."""
+        """The ids of the receipts that were sent."""
         return {text for status, text in self.answers if status == "200"}
 
     def calls(self) -> dict[str, int]:
@@ -102,7 +102,7 @@ def faults(name: str, usual: Run, full_size: bool) -> list[str]:
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_no_call_on_the_disk_that_fails_leaves_an_answer_without_its_row(
+def test_no_call_on_the_disk_that_fails_leaves_a_response_without_its_row(
     name: str, usual: Run, tmp_path: Path, full_size: bool
 ) -> None:
     wanted = faults(name, usual, full_size)
@@ -141,7 +141,7 @@ def check_answers(done: Run, fault: str) -> None:
 
 
 def check_store(done: Run, fault: str) -> None:
-    """After a restart every receipt that was answered is there, new ones are stored, and fsck finds nothing."""
+    """After a restart every receipt that was sent is there, new ones are stored, and fsck finds nothing."""
 
     async def restart() -> None:
         async with sidecar(done.store.parent, store_path=done.store) as app:

@@ -1,4 +1,4 @@
-"""Several processes on one store, processes that die, and what reaches the disk before an answer."""
+"""Several processes on one store, processes that die, and what reaches the disk before a response."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def stored(path: Path) -> dict[str, dict[str, object]]:
     return receipts
 
 
-def test_a_process_that_is_killed_loses_nothing_that_it_answered(tmp_path: Path) -> None:
+def test_a_process_that_is_killed_loses_no_receipt_that_it_sent(tmp_path: Path) -> None:
     path, acknowledged = tmp_path / "r.sqlite3", set()
     for number in range(5):
         process = start(path, f"run-{number}", 100_000)
@@ -82,7 +82,7 @@ CALL = re.compile(r"(?P<name>\w+)\((?P<fd>\d+)<(?P<path>[^>]*)>")
 
 
 @pytest.mark.skipif(STRACE is None, reason="strace is not installed")
-def test_a_row_is_synced_to_the_disk_before_its_answer(tmp_path: Path) -> None:
+def test_a_row_is_synced_to_the_disk_before_its_response(tmp_path: Path) -> None:
     path, trace = tmp_path / "r.sqlite3", tmp_path / "trace"
     assert STRACE is not None
     options = ("-f", "-y", "-qq", "-e", "trace=pwrite64,fdatasync,fsync,write", "-o", str(trace))
@@ -95,7 +95,7 @@ def test_a_row_is_synced_to_the_disk_before_its_answer(tmp_path: Path) -> None:
 
 
 def syncs_before_answers(trace: str, path: Path) -> list[str]:
-    """Say for each answer whether the file was written since the last one, and all that was written is synced."""
+    """Return for each response whether the file was written since the last one, and everything written is synced."""
     found: list[str] = []
     dirty: set[str] = set()
     written = False
@@ -116,7 +116,7 @@ def syncs_before_answers(trace: str, path: Path) -> list[str]:
 
 
 def _finished_calls(trace: str) -> list[str]:
-    # A call that another thread interrupts in the trace stands there in two halves.
+    # The trace splits a call that another thread interrupts into two halves.
     halves: dict[str, str] = {}
     lines = []
     for line in trace.splitlines():

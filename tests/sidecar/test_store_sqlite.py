@@ -72,7 +72,7 @@ def test_the_write_ahead_log_is_used_only_where_it_is_safe(version: tuple[int, .
 
 
 @pytest.mark.parametrize(("version", "word"), [(OLD, "rollback journal"), (NEW, "write-ahead log")])
-async def test_the_store_says_how_it_writes(version: tuple[int, ...], word: str, tmp_path: Path) -> None:
+async def test_the_store_reports_how_it_writes(version: tuple[int, ...], word: str, tmp_path: Path) -> None:
     store = SqliteReceiptStore(tmp_path / "r", version=version)
     assert word in (await store.health()).detail
     await store.close()
@@ -105,7 +105,7 @@ def test_a_store_that_was_open_to_others_is_closed_to_them(tmp_path: Path, caplo
 INSPECTION = "select id, substr(verdict_outcome,1,8) from receipts order by created_at desc limit 5;"
 
 
-def test_the_view_answers_the_inspection_command(tmp_path: Path) -> None:
+def test_the_view_serves_the_inspection_command(tmp_path: Path) -> None:
     path = tmp_path / "r"
 
     async def fill() -> None:
@@ -405,7 +405,7 @@ async def test_a_reader_that_takes_its_time_delays_and_does_not_break_a_commit(t
     await store.close()
 
 
-def test_a_store_that_is_opened_while_it_is_locked_says_so(tmp_path: Path) -> None:
+def test_opening_a_locked_store_raises_with_the_reason(tmp_path: Path) -> None:
     path = tmp_path / "r"
     run(SqliteReceiptStore(path).close())
     other = hold(path)
@@ -414,7 +414,7 @@ def test_a_store_that_is_opened_while_it_is_locked_says_so(tmp_path: Path) -> No
     other.close()
 
 
-def test_a_store_that_nobody_closed_still_writes_what_waits(tmp_path: Path) -> None:
+def test_a_store_that_was_not_closed_still_writes_what_waits(tmp_path: Path) -> None:
     path = tmp_path / "r"
 
     async def fill_and_forget() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from chio_core.receipts import signed_bytes
 from chio_core.signing import SigningKey
+from chio_sidecar.app import SidecarApp
 from chio_sidecar.service.receipts import sign_receipt
 from tests.sidecar.sidecar_tools import (
     KERNEL,
@@ -42,7 +43,7 @@ def report(receipt: Any, tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("case", VECTORS["april_cases"], ids=lambda case: case["id"])
-def test_april_receipts_are_judged_as_the_vectors_say(case: dict[str, Any], tmp_path: Path) -> None:
+def test_the_report_on_an_april_receipt_is_that_of_the_vectors(case: dict[str, Any], tmp_path: Path) -> None:
     found = report(case["receipt"], tmp_path)
     assert found["valid"] is case["expected"]["signature_valid"]
     assert found["signature_valid"] is found["valid"]
@@ -51,7 +52,7 @@ def test_april_receipts_are_judged_as_the_vectors_say(case: dict[str, Any], tmp_
 
 
 @pytest.mark.parametrize("case", VECTORS["newer_cases"], ids=lambda case: case["id"])
-def test_newer_receipts_are_judged_as_the_vectors_say(case: dict[str, Any], tmp_path: Path) -> None:
+def test_the_report_on_a_newer_receipt_is_that_of_the_vectors(case: dict[str, Any], tmp_path: Path) -> None:
     found, expected = report(case["receipt"], tmp_path), case["expected"]
     for name in ("signature_valid", "receipt_id_valid", "parameter_hash_valid", "result"):
         assert found[name] == expected[name], name
@@ -63,13 +64,12 @@ def test_newer_receipts_are_judged_as_the_vectors_say(case: dict[str, Any], tmp_
     assert found["signer_key_hex"] == VECTORS["kernel_key"]
 
 
-async def test_our_own_receipts_are_ok(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as app:
-        for method, authorized in (("GET", True), ("POST", False)):
-            receipt = (await decision(app, method=method, request_id=method))["receipt"]
-            found = (await verify(app, receipt)).document
-            assert (found["valid"], found["ok"], found["authorized"]) == (True, True, authorized)
-            assert found["signer_trusted"] is True
+async def test_our_own_receipts_are_ok(app: SidecarApp) -> None:
+    for method, authorized in (("GET", True), ("POST", False)):
+        receipt = (await decision(app, method=method, request_id=method))["receipt"]
+        found = (await verify(app, receipt)).document
+        assert (found["valid"], found["ok"], found["authorized"]) == (True, True, authorized)
+        assert found["signer_trusted"] is True
 
 
 def _by(key: SigningKey) -> dict[str, Any]:
@@ -82,12 +82,12 @@ def test_a_receipt_of_another_signer_is_valid_but_not_ok(tmp_path: Path) -> None
     assert (found["valid"], found["signer_trusted"], found["ok"], found["authorized"]) == (True, False, False, False)
 
 
-def test_a_member_that_nobody_signed_is_ignored_as_the_protocol_does(tmp_path: Path) -> None:
+def test_an_unsigned_unknown_member_is_ignored_as_in_the_protocol(tmp_path: Path) -> None:
     assert report(_by(KERNEL) | {"unknown": 1}, tmp_path)["valid"] is True
     assert report(_by(KERNEL) | {"session_id": "other"}, tmp_path)["valid"] is False
 
 
-def test_a_member_that_was_signed_though_nobody_knows_it_is_part_of_the_receipt(tmp_path: Path) -> None:
+def test_a_signed_unknown_member_is_part_of_the_receipt(tmp_path: Path) -> None:
     receipt = {name: value for name, value in _by(KERNEL).items() if name != "signature"} | {"later": [1]}
     receipt["signature"] = KERNEL.sign(signed_bytes(receipt))
     assert report(receipt, tmp_path)["valid"] is True
@@ -108,24 +108,22 @@ def test_every_member_is_covered(member: str, tmp_path: Path) -> None:
     [b"", b"[]", b"{", b"{}", b'{"id":"a","id":"b"}', json.dumps({"id": "\ud800"}).encode()],
     ids=["empty", "array", "broken", "no members", "twice", "half a surrogate pair"],
 )
-async def test_what_is_no_receipt_is_answered_400(text: bytes, tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as app:
-        answer = await verify(app, text)
-        assert answer.status == 400
-        assert answer.document["error"] == "chio_bad_request"
-        assert answer.document["message"].startswith("invalid HttpReceipt payload: ")
+async def test_what_is_no_receipt_is_answered_400(text: bytes, app: SidecarApp) -> None:
+    answer = await verify(app, text)
+    assert answer.status == 400
+    assert answer.document["error"] == "chio_bad_request"
+    assert answer.document["message"].startswith("invalid HttpReceipt payload: ")
 
 
-async def test_a_body_over_one_mebibyte_is_refused(tmp_path: Path) -> None:
-    async with sidecar(tmp_path) as app:
-        answer = await verify(app, b" " * (1024 * 1024 + 1))
-        assert answer.status == 400
-        assert answer.document == {
-            "error": "chio_bad_request",
-            "message": "failed to read receipt verification body",
-        }
+async def test_a_body_over_one_mebibyte_is_refused(app: SidecarApp) -> None:
+    answer = await verify(app, b" " * (1024 * 1024 + 1))
+    assert answer.status == 400
+    assert answer.document == {
+        "error": "chio_bad_request",
+        "message": "failed to read receipt verification body",
+    }
 
 
-def test_a_receipt_with_an_integer_beyond_doubles_is_judged_and_does_not_crash(tmp_path: Path) -> None:
+def test_a_receipt_with_an_integer_beyond_doubles_has_a_report(tmp_path: Path) -> None:
     body = dict(VECTORS["april_cases"][0]["receipt"]) | {"metadata": {"big": 2**64 - 1, "small": -(2**63)}}
     assert report(sign_receipt(KERNEL, body), tmp_path)["valid"] is True

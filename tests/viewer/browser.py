@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import threading
@@ -127,7 +128,11 @@ def browsing(folder: Path) -> Iterator[Browser]:
     for name in ("profile", "downloads"):
         (folder / name).mkdir()
     with subprocess.Popen(
-        [str(DRIVER), "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [str(DRIVER), "--port=0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | {"TMPDIR": str(folder)},  # Chromium leaves a folder there
     ) as driver:
         try:
             assert driver.stdout is not None

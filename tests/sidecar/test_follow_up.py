@@ -1,4 +1,4 @@
-"""Questions that are further to a receipt: for which receipts the document's approval and budget count as met."""
+"""Second evaluations of a request (`further_to`): for which receipts the document's demands count as met."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def open_sidecar(folder: Path, **options: Any) -> Any:
 
 
 async def first(app: SidecarApp, name: str = "first", **more: Any) -> str:
-    """Ask the first question; return the id of its receipt, which is an allow."""
+    """Evaluate a request the first time, and return the id of its receipt, which is an allow."""
     answer = await decision(app, capability(), **{**ROUTE, **STATED, "request_id": name, **more})
     assert answer["verdict"]["verdict"] == "allow", answer["verdict"]
     return str(answer["receipt"]["id"])
@@ -52,7 +52,7 @@ async def further(app: SidecarApp, to: str, token: Any = None, **more: Any) -> d
     return await decision(app, capability() if token is None else token, **members)
 
 
-async def test_a_further_question_is_held_for_what_it_demands_itself(tmp_path: Path) -> None:
+async def test_a_follow_up_has_to_meet_its_own_demands(tmp_path: Path) -> None:
     async with open_sidecar(tmp_path) as app:
         receipt_id = await first(app)
         plain = await further(app, receipt_id)
@@ -71,7 +71,7 @@ async def test_a_further_question_is_held_for_what_it_demands_itself(tmp_path: P
         assert waits.status == 409
 
 
-async def test_without_it_the_document_counts_for_each_question(tmp_path: Path) -> None:
+async def test_without_further_to_the_document_counts_for_each_evaluation(tmp_path: Path) -> None:
     async with open_sidecar(tmp_path) as app:
         await first(app)
         answer = await evaluate(app, capability(), **ROUTE, request_id="second")
@@ -113,7 +113,7 @@ async def test_a_receipt_of_another_method_or_document_is_refused(tmp_path: Path
         assert "another request" in (await further(app, receipt_id, request_id="n"))["verdict"]["reason"]
 
 
-async def test_only_an_allow_of_a_first_question_counts(tmp_path: Path) -> None:
+async def test_only_an_allow_of_a_first_evaluation_counts(tmp_path: Path) -> None:
     async with open_sidecar(tmp_path) as app:
         waiting = await evaluate(app, capability(), **ROUTE, request_id="waits")
         denied = await decision(app, None, **ROUTE, request_id="denied")
@@ -157,13 +157,13 @@ async def test_where_nothing_is_demanded_the_member_makes_no_difference(tmp_path
         assert FURTHER_TO not in answer["receipt"]["metadata"]
 
 
-async def test_what_was_refused_for_its_capability_is_not_looked_at(tmp_path: Path) -> None:
+async def test_a_refusal_of_the_capability_comes_first(tmp_path: Path) -> None:
     async with open_sidecar(tmp_path) as app:
         answer = await further(app, "nowhere", capability(STRANGER))
         assert answer["verdict"]["reason"] == "capability issuer is not trusted"
 
 
-async def test_a_refused_further_question_spends_nothing(tmp_path: Path) -> None:
+async def test_a_refused_follow_up_spends_nothing(tmp_path: Path) -> None:
     async with open_sidecar(tmp_path) as app:
         receipt_id = await first(app)
         await further(app, receipt_id, path="/pay/8", budget=BudgetDemand(1, max_invocations=9).to_wire())
