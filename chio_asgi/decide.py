@@ -145,6 +145,12 @@ class Decide(DecisionMember):
         request = scope[SCOPE_REQUEST] = ASGIRequest(scope, self._pipeline, self._client)
         return request
 
+    def show_route(self, scope: Scope) -> None:
+        """Put the route that will run on the scope, as its router will do, so that guards can read it before."""
+        route = self._resolve(scope).route
+        if route is not None:
+            scope["route"] = route
+
     async def __call__(self, view: ASGIGuardRequest) -> Denial | None:
         """Return the refusal, or None if the request may continue."""
         request: ASGIRequest = view.scope[SCOPE_REQUEST]

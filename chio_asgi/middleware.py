@@ -93,7 +93,8 @@ class ChioASGIMiddleware:
             # A copy: uvicorn appends the trailer fields of a chunked body to its list, and the application must not
             # read headers that were not evaluated.
             scope["headers"] = list(scope.get("headers", ()))
-            view = ASGIGuardRequest(scope, receive)
+            settings = self.settings
+            view = ASGIGuardRequest(scope, receive, limit=settings.max_body_bytes, spool_bytes=settings.spool_bytes)
             replay = view.replay
         else:
             opening = await receive()
@@ -101,6 +102,8 @@ class ChioASGIMiddleware:
                 return
             view, replay = ASGIGuardRequest(scope, None), lambda: once(opening, receive)
         request = self._decide.begin(scope)
+        if not self._alone:
+            self._decide.show_route(scope)
         tagged = HeaderSend(send, self._header, scope, request.governed)
         try:
             if self._wrapped:

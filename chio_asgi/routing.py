@@ -75,7 +75,8 @@ class RouteResolver:
         template = getattr(route, "path_format", None)
         if "root_path" not in child and isinstance(template, str) and template:
             full = prefix + template if prefix is not None else None
-            return RouteMatch(full, child.get("path_params") or {}, self._sources(route, router))
+            own = getattr(route, "original_route", None) or route
+            return RouteMatch(full, child.get("path_params") or {}, self._sources(route, router), own)
 
         # A mount or a host: go on inside, with the scope that its application would get.
         inner, below = router_of(getattr(route, "app", None)), {**scope, **child}

@@ -54,15 +54,29 @@ class ASGIGuardRequest:
         route_path: the path that the outermost router matches, without the server's root path.
     """
 
-    def __init__(self, scope: Scope, receive: Receive | None = None) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive | None = None,
+        *,
+        limit: int = _NO_LIMIT,
+        spool_bytes: int = _NO_LIMIT,
+    ) -> None:
+        # A Starlette request is a mapping too, so it would pass for a scope without a body.
+        self._native: Any = None
+        if not isinstance(scope, dict) and isinstance(found := getattr(scope, "scope", None), dict):
+            self._native, scope = scope, found
         self.scope: dict[str, Any] = scope  # type: ignore[assignment]
         self._receive = receive
+        self._limit = limit
+        self._spool_bytes = spool_bytes
         self._body: Body | None = None
         self._lines: HeaderLines | None = None
         self._state: ScopeState | None = None
         self._sealed = False
         self.method: str = scope.get("method", "GET")
-        self.url_path: str = scope["path"]
+        self.path: str = scope["path"]
+        self.url_path: str = self.path
         self.route_path = route_path(scope)
         self._query: bytes = scope.get("query_string", b"")
 
@@ -121,14 +135,18 @@ class ASGIGuardRequest:
 
     async def body(self) -> bytes:
         """Return the whole body; the application must then be called with `replay()`."""
+        if self._native is not None and hasattr(self._native, "body"):
+            return bytes(await self._native.body())
         if self._body is None:
             if self._receive is None:
                 return b""
-            await self.read_body(_NO_LIMIT, _NO_LIMIT)
+            await self.read_body(self._limit, self._spool_bytes)
         return await self._body.read() if self._body is not None else b""
 
     async def read_body_prefix(self, max_bytes: int) -> bytes:
         """Return at most `max_bytes` from the body's start; no further messages are received."""
+        if self._native is not None:
+            return (await self.body())[:max_bytes]
         if max_bytes <= 0 or self._receive is None:
             return b""
         if self._body is not None:

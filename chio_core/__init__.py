@@ -5,7 +5,7 @@ from chio_core.errors import ChioError, ConfigurationError
 from chio_core.evaluation.outcomes import Decision
 from chio_core.guards.chain import Chain, Next
 from chio_core.refusals.response import AnyResponse, Denial, Downstream, Response
-from chio_core.request import GuardRequest, Requirement
+from chio_core.request import GuardRequest, Request, Requirement
 from chio_core.settings import ChioSettings
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Downstream",
     "GuardRequest",
     "Next",
+    "Request",
     "Requirement",
     "Response",
     "SyncChioClient",

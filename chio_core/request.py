@@ -23,7 +23,7 @@ MAX_QUERY_FIELDS = 1000
 
 @runtime_checkable
 class GuardRequest(Protocol):
-    """Read-only view of one HTTP request, for guards that work in every framework.
+    """View of one HTTP request, for guards that work in every framework.
 
     Accessors are cheap and never raise. `headers` is case-insensitive and joins repeated lines with a comma; of
     repeated query parameters the last one counts.
@@ -69,7 +69,12 @@ class GuardRequest(Protocol):
         ...
 
     async def body(self) -> bytes:
-        """Return the whole body, on every call."""
+        """Return the whole body, on every call.
+
+        Raises:
+            RequestRefused: 400, 411 or 413: it did not arrive completely, or is larger than `max_body_bytes`. A guard
+                lets this exception pass, and the request is refused with it.
+        """
         ...
 
     @property
@@ -83,8 +88,32 @@ class GuardRequest(Protocol):
         ...
 
 
-class RequestView(GuardRequest, Protocol):
-    """A `GuardRequest` with the facts that a decision also needs and mappings lose."""
+class Request(GuardRequest, Protocol):
+    """The request as the guards of a chain get it: `GuardRequest` (the protocol of guard-core), and what may change."""
+
+    @property
+    def path(self) -> str:
+        """The same as `url_path`."""
+        ...
+
+    def set_header(self, name: str, value: str) -> None:
+        """Replace all lines of a request header by one, for the sidecar and the handler.
+
+        A header that the decision depends on (content type, credentials) cannot change after it.
+        """
+        ...
+
+    def replace_body(self, data: bytes) -> None:
+        """Replace the body for the sidecar and the handler; possible until the decision.
+
+        Raises:
+            ConfigurationError: the body is already part of the decision.
+        """
+        ...
+
+
+class RequestView(Request, Protocol):
+    """A `Request` with the facts that a decision also needs and mappings lose."""
 
     @property
     def route_path(self) -> str:

@@ -28,7 +28,6 @@ class ChainRequest:
     def __init__(self, request: HttpRequest, context: RequestContext) -> None:
         self._request = request
         self._context = context
-        self._view = DjangoGuardRequest(request, context.runtime.pipeline.singletons)
         self._response: HttpResponseBase | None = None
         self._head = Downstream()
 
@@ -37,14 +36,14 @@ class ChainRequest:
         context, pipeline = self._context, self._context.runtime.pipeline
         adapter = DjangoAdapter(self._request, context)
         answer = context.runtime.guards.run(
-            self._view,
+            adapter.view,
             context.governed.evidence,
             lambda: run(pipeline.govern(adapter)),
             lambda: self._ran(get_response(self._request)),
         )
         if self._response is None:
             run(pipeline.refuse(adapter, answer))
-        return self._finished(answer)
+        return self._finished(answer, adapter.view)
 
     async def arun(self, get_response: Callable[[HttpRequest], Awaitable[HttpResponseBase]]) -> HttpResponseBase:
         """Run the chain in this event loop, without a thread."""
@@ -55,11 +54,11 @@ class ChainRequest:
             return self._ran(await get_response(self._request))
 
         answer = await context.runtime.guards.arun(
-            self._view, context.governed.evidence, lambda: run_async(pipeline.govern(adapter)), handler
+            adapter.view, context.governed.evidence, lambda: run_async(pipeline.govern(adapter)), handler
         )
         if self._response is None:
             await run_async(pipeline.refuse(adapter, answer))
-        return self._finished(answer)
+        return self._finished(answer, adapter.view)
 
     def _ran(self, response: HttpResponseBase) -> Downstream:
         self._response = response
@@ -67,8 +66,8 @@ class ChainRequest:
         self._head = Downstream(status=response.status_code, headers=(*response.items(), *cookies))
         return self._head
 
-    def _finished(self, answer: AnyResponse) -> HttpResponseBase:
-        found = getattr(self._view.state, STATE_RESPONSE_HOOKS, None)
+    def _finished(self, answer: AnyResponse, view: DjangoGuardRequest) -> HttpResponseBase:
+        found = getattr(view.state, STATE_RESPONSE_HOOKS, None)
         wishes = found if isinstance(found, ResponseHooks) else ResponseHooks()
         response = self._response
         if response is not None and isinstance(answer, Downstream):

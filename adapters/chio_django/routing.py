@@ -44,7 +44,7 @@ def view_match(match: ResolverMatch | None, method: str) -> RouteMatch:
     if match is None:
         return NO_MATCH
     template = template_of(str(match.route)) if match.route is not None else None
-    return RouteMatch(template, match.kwargs, tuple(_rules(match.func, method.lower())))
+    return RouteMatch(template, match.kwargs, tuple(_rules(match.func, method.lower())), match)
 
 
 @lru_cache(maxsize=4096)

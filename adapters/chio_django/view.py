@@ -15,6 +15,7 @@ from chio_core.names import ENVIRON_INPUT, LOGGER, STATE_NAMESPACE
 from chio_core.refusals.response import Denial, RequestRefused
 from chio_core.threads.body import keep
 from chio_core.threads.wsgi_view import SINGLETONS, EnvironView, environ_key, may_have_body
+from chio_django.routing import find_view
 
 log = logging.getLogger(LOGGER)
 
@@ -30,10 +31,11 @@ class DjangoGuardRequest(EnvironView):
     Args:
         request: Django's request.
         singletons: headers, in lower case, whose repetition matters.
+        limits: `limit` and `spool_bytes` of `EnvironView`.
     """
 
-    def __init__(self, request: HttpRequest, singletons: Collection[str] = SINGLETONS) -> None:
-        super().__init__(request.META, singletons)
+    def __init__(self, request: HttpRequest, singletons: Collection[str] = SINGLETONS, **limits: int) -> None:
+        super().__init__(request.META, singletons, **limits)
         self._request = request
         scope = getattr(request, "scope", None)
         self._asgi: Mapping[str, Any] | None = scope if isinstance(scope, dict) else None
@@ -81,9 +83,9 @@ class DjangoGuardRequest(EnvironView):
 
     @property
     def scope(self) -> dict[str, Any]:
-        """`route` and `app` once the URL is resolved, and the TLS extension where there is a client certificate."""
+        """`route` (the `ResolverMatch` of the view that will run), `app`, and a client certificate's TLS extension."""
         found = self.tls()
-        match = self._request.resolver_match
+        match = self._request.resolver_match or find_view(self._request).route
         if match is not None:
             found |= {"route": match, "app": match.app_name}
         return found
@@ -137,6 +139,24 @@ class DjangoGuardRequest(EnvironView):
             self.environ[ENVIRON_INPUT] = file
         request._stream = file
         return file
+
+    def set_header(self, name: str, value: str) -> None:
+        """Replace a request header, for the sidecar and the view."""
+        super().set_header(name, value)
+        # What Django has made of the old value is made again.
+        for made in ("headers", "COOKIES"):
+            vars(self._request).pop(made, None)
+        if name.lower() == "content-type":
+            self._request._set_content_type_params(self.environ)  # type: ignore[attr-defined]
+
+    def replace_body(self, data: bytes) -> None:
+        """Replace the body for the sidecar and the view; see `EnvironView.replace_body`."""
+        super().replace_body(data)
+        own = vars(self._request)
+        for made in ("_body", "_post", "_files"):
+            own.pop(made, None)
+        own["_read_started"] = False
+        self._request._stream = self.environ[ENVIRON_INPUT]
 
     def has_body(self) -> bool:
         """Return True if there may be a body; under ASGI Django has read all of it already."""

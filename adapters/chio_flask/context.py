@@ -116,7 +116,15 @@ class FlaskAdapter(SyncAdapter):
     """
 
     def __init__(self, app: Flask, request: Request, context: RequestContext) -> None:
-        super().__init__(FlaskGuardRequest(request, app, singletons=context.runtime.pipeline.singletons), context)
+        settings = context.runtime.settings
+        view = FlaskGuardRequest(
+            request,
+            app,
+            singletons=context.runtime.pipeline.singletons,
+            limit=settings.max_body_bytes,
+            spool_bytes=settings.spool_bytes,
+        )
+        super().__init__(view, context)
         self._app = app
         self._request = request
 

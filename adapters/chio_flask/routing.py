@@ -34,7 +34,7 @@ def view_match(app: Flask, rule: Rule | None, params: Mapping[str, Any] | None, 
     if rule is None:
         return NO_MATCH
     view = app.view_functions.get(rule.endpoint)
-    return RouteMatch(template_of(rule.rule), params or {}, tuple(_rules(view, method.lower())))
+    return RouteMatch(template_of(rule.rule), params or {}, tuple(_rules(view, method.lower())), rule)
 
 
 @lru_cache(maxsize=4096)

@@ -10,6 +10,7 @@ from flask import Flask, Request, current_app, has_app_context
 
 from chio_core.names import STATE_NAMESPACE
 from chio_core.threads.wsgi_view import SINGLETONS, EnvironView
+from chio_flask.routing import find_view
 
 STATE: Final = f"chio.{STATE_NAMESPACE}"
 """Key in the environment for the state that all guards of one request share."""
@@ -22,10 +23,13 @@ class FlaskGuardRequest(EnvironView):
         request: Flask's request.
         app: the application; the current one otherwise.
         singletons: headers, in lower case, whose repetition matters.
+        limits: `limit` and `spool_bytes` of `EnvironView`.
     """
 
-    def __init__(self, request: Request, app: Flask | None = None, *, singletons: Collection[str] = SINGLETONS) -> None:
-        super().__init__(request.environ, singletons)
+    def __init__(
+        self, request: Request, app: Flask | None = None, *, singletons: Collection[str] = SINGLETONS, **limits: int
+    ) -> None:
+        super().__init__(request.environ, singletons, **limits)
         self._request = request
         self._app = app
 
@@ -57,11 +61,14 @@ class FlaskGuardRequest(EnvironView):
 
     @property
     def scope(self) -> dict[str, Any]:
-        """`app`, `route` once the URL is matched, and the TLS extension where there is a client certificate."""
+        """`app`, `route` (the URL rule that will run), and the TLS extension where there is a client certificate."""
         found = self.tls()
         app = self._app or (current_app._get_current_object() if has_app_context() else None)  # type: ignore[attr-defined]
         if app is not None:
             found["app"] = app
-        if self._request.url_rule is not None:
-            found["route"] = self._request.url_rule
+        route = self._request.url_rule
+        if route is None and app is not None:
+            route = find_view(app, self._request).route
+        if route is not None:
+            found["route"] = route
         return found

@@ -51,11 +51,13 @@ class RouteMatch:
         template: its full path template, parameters as `{name}`; None if there is no route, or it is unknown.
         path_params: converted path parameters; not compared.
         sources: what the route declares, outermost first.
+        route: the framework's own route object; not compared.
     """
 
     template: str | None = None
     path_params: Mapping[str, Any] = field(default_factory=dict, compare=False)
     sources: tuple[RequirementSource, ...] = ()
+    route: Any = field(default=None, compare=False, repr=False)
 
     @property
     def reads_body(self) -> bool:

@@ -21,7 +21,7 @@ from chio_core.errors import ConfigurationError
 from chio_core.guards.chain import SLOW_GUARD_MS, Member, Next
 from chio_core.models.receipt import GuardEvidence
 from chio_core.names import LOGGER
-from chio_core.refusals.response import AnyResponse, Denial, Head
+from chio_core.refusals.response import AnyResponse, Denial, Head, RequestRefused
 from chio_core.request import GuardRequest
 
 log = logging.getLogger(LOGGER)
@@ -112,6 +112,11 @@ class ChainRun:
                 self._active = member
                 try:
                     response = await guard(request)
+                except RequestRefused as exc:
+                    # The guard has read a body that is too large or broken: the client's fault, not the guard's.
+                    if self.open:
+                        raise
+                    return self._ended(member, exc.denial)
                 except Exception:
                     if self.open:
                         raise
@@ -145,6 +150,10 @@ class ChainRun:
 
         try:
             response = await member.guard(request, following)
+        except RequestRefused as exc:
+            if self.open:
+                raise
+            return self._ended(member, exc.denial)
         except Exception:
             if self.open:
                 raise  # from the handler, or from a guard after the decision: the framework handles it

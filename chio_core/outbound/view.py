@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qsl
 
+from chio_core.errors import ConfigurationError
 from chio_core.request import HeaderLines
 
 
@@ -43,6 +44,11 @@ class OutgoingView:
         """The path that the sidecar decides about, scheme and host included."""
         url = self._request.url
         return f"/{url.scheme}/{authority_of(url)}{self._raw_path.decode('ascii', 'replace')}"
+
+    @property
+    def path(self) -> str:
+        """The same as `url_path`."""
+        return self.url_path
 
     @property
     def url_scheme(self) -> str:
@@ -90,6 +96,14 @@ class OutgoingView:
     def repeated_headers(self) -> Collection[str]:
         """Return the names, in lower case, of headers with more than one line."""
         return self._lines.repeated
+
+    def set_header(self, name: str, value: str) -> None:
+        """Refuse: members change the request of their library."""
+        raise ConfigurationError("an outgoing request is changed through its library: request.headers[name] = value")
+
+    def replace_body(self, data: bytes) -> None:
+        """Refuse: members pass a new request on."""
+        raise ConfigurationError("an outgoing request is changed through its library: make a new request")
 
     def select_headers(self, names: Collection[str]) -> Mapping[str, Sequence[str]]:
         """Return the lines of those headers in `names` (lower case) that the request has."""

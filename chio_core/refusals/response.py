@@ -11,7 +11,26 @@ from chio_core.errors import (
 )
 
 HeaderPairs = tuple[tuple[str, str], ...]
-_REPEATABLE = frozenset({"set-cookie", "link", "vary", "www-authenticate", "warning", "server-timing"})
+_REPEATABLE = frozenset(
+    {
+        "accept-ranges",
+        "allow",
+        "cache-control",
+        "clear-site-data",
+        "content-language",
+        "content-security-policy",
+        "content-security-policy-report-only",
+        "link",
+        "proxy-authenticate",
+        "server-timing",
+        "set-cookie",
+        "vary",
+        "via",
+        "warning",
+        "www-authenticate",
+    }
+)
+"""Headers whose lines add to each other: list-based fields (RFC 9110, section 5.3), cookies, and policies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +75,12 @@ class Response(Head):
     body: bytes = b""
 
     def __init__(self, body: bytes | str = b"", status: int = 200, headers: Iterable[tuple[str, str]] = ()) -> None:
+        pairs = tuple(headers)
+        if isinstance(body, str) and not any(name.lower() == "content-type" for name, _ in pairs):
+            pairs = (*pairs, ("content-type", "text/plain; charset=utf-8"))
         object.__setattr__(self, "body", body.encode() if isinstance(body, str) else body)
         object.__setattr__(self, "status", status)
-        object.__setattr__(self, "headers", tuple(headers))
+        object.__setattr__(self, "headers", pairs)
 
 
 @dataclass(frozen=True, slots=True)

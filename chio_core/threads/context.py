@@ -142,11 +142,12 @@ class SyncAdapter:
             try:
                 next(steps)
             except StopIteration as end:
+                self.view.seal()
                 return end.value
 
     def raw_body(self) -> Any:
         """Return the bytes of the body."""
-        return read_from_start(self.view.input())
+        return read_from_start(self.view.input(self.context.runtime.settings.spool_bytes))
 
     def body_hash(self) -> str | None:
         """Return the hash of the body; the application reads the file that was hashed."""
@@ -183,12 +184,13 @@ class AsyncAdapter(SyncAdapter):
             try:
                 next(steps)
             except StopIteration as end:
+                self.view.seal()
                 return end.value
             await asyncio.sleep(0)
 
     async def raw_body(self) -> Any:
         """Return the bytes of the body."""
-        return read_from_start(self.view.input())
+        return read_from_start(self.view.input(self.context.runtime.settings.spool_bytes))
 
     async def compute(self, function: Callable[[], Any], facts: Facts) -> Any:
         """Return the result of a function."""

@@ -17,7 +17,8 @@ from functools import lru_cache
 from typing import Any, BinaryIO, Final
 from urllib.parse import parse_qsl, quote
 
-from chio_core.evaluation.governed import NO_BODY
+from chio_core.errors import ConfigurationError
+from chio_core.evaluation.governed import NO_BODY, KnownBody
 from chio_core.names import ENVIRON_INPUT, TRACEPARENT
 from chio_core.refusals.response import RequestRefused, bad_request, body_incomplete, body_too_large
 from chio_core.request import HeaderLines, single_headers
@@ -44,10 +45,23 @@ class EnvironView:
     Args:
         environ: WSGI's environment, or Django's `META`.
         singletons: headers, in lower case, whose repetition matters.
+        limit: most bytes of a body.
+        spool_bytes: a body of more bytes is kept in a temporary file.
     """
 
-    def __init__(self, environ: MutableMapping[str, Any], singletons: Collection[str] = SINGLETONS) -> None:
+    def __init__(
+        self,
+        environ: MutableMapping[str, Any],
+        singletons: Collection[str] = SINGLETONS,
+        *,
+        limit: int = _NO_LIMIT,
+        spool_bytes: int = _NO_LIMIT,
+    ) -> None:
         self.environ = environ
+        self._limit = limit
+        self._spool_bytes = spool_bytes
+        self._measured: KnownBody | None = None
+        self._sealed = False
         self._singletons = singletons
         self._lines: HeaderLines | None = None
 
@@ -55,6 +69,11 @@ class EnvironView:
     def url_path(self) -> str:
         """Decoded path, prefix of the application included."""
         raise NotImplementedError
+
+    @property
+    def path(self) -> str:
+        """The same as `url_path`."""
+        return self.url_path
 
     @property
     def url_scheme(self) -> str:
@@ -117,12 +136,18 @@ class EnvironView:
         return dict(parse_qsl(self.query_string, keep_blank_values=True))
 
     async def body(self) -> bytes:
-        """Return the whole body; the application still reads all of it."""
+        """Return the whole body; the application still reads all of it.
+
+        Raises:
+            RequestRefused: it is larger than the limit, or did not arrive completely.
+        """
+        for _ in self.measure(self._limit, self._spool_bytes):
+            pass
         return read_from_start(self.input())
 
     async def read_body_prefix(self, max_bytes: int) -> bytes:
         """Return at most `max_bytes` from the body's start, and read no more than that from the client."""
-        return read_from_start(self.input(eager=False), max_bytes) if max_bytes > 0 else b""
+        return read_from_start(self.input(self._spool_bytes, eager=False), max_bytes) if max_bytes > 0 else b""
 
     def input(self, spool_bytes: int = _NO_LIMIT, *, eager: bool = True) -> BinaryIO:
         """Return the body as a file that can be read again; the application is given the same one.
@@ -146,6 +171,8 @@ class EnvironView:
         Raises:
             RequestRefused: see `chio_core.threads.body.measure`.
         """
+        if self._measured is not None:
+            return self._measured
         announced = self.environ.get("CONTENT_LENGTH") or ""
         if announced.isdecimal() and int(announced[:20]) > limit:
             raise RequestRefused(body_too_large(limit))
@@ -155,7 +182,30 @@ class EnvironView:
         # Where the client did not say how long the body is, frameworks read nothing of it, or no form in it.
         if found.length and not announced:
             self.environ["CONTENT_LENGTH"] = str(found.length)
+        self._measured = found
         return found
+
+    def seal(self) -> None:
+        """Make the body final: from now on it is part of the decision."""
+        self._sealed = True
+
+    def set_header(self, name: str, value: str) -> None:
+        """Replace a request header, for the sidecar and the handler."""
+        self.environ[environ_key(name)] = value
+        self._lines = None
+
+    def replace_body(self, data: bytes) -> None:
+        """Replace the body for the sidecar and the handler; possible until the decision.
+
+        Raises:
+            ConfigurationError: the body is already part of the decision.
+        """
+        if self._sealed:
+            raise ConfigurationError("the body was part of the decision and cannot be replaced after it")
+        self._measured = None
+        self.environ[ENVIRON_INPUT] = self.environ["wsgi.input"] = io.BytesIO(data)
+        self.environ["CONTENT_LENGTH"] = str(len(data))
+        self.environ.pop("HTTP_TRANSFER_ENCODING", None)
 
     def has_body(self) -> bool:
         """Return True if there may be a body to read."""

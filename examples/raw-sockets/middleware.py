@@ -40,7 +40,7 @@ class SocketRequest:
         line, *lines = head.decode("latin-1").split("\r\n")
         self.method, target, _ = line.split(" ")
         path, _, self.query_string = target.partition("?")
-        self.route_path = self.url_path = unquote(path)
+        self.route_path = self.url_path = self.path = unquote(path)
         self.lines = HeaderLines((name, value.strip()) for name, _, value in (text.partition(":") for text in lines))
         self.client_host: str | None = peer
         self.url_scheme = "http"
@@ -66,6 +66,15 @@ class SocketRequest:
     async def body(self) -> bytes:
         """Return the whole body."""
         return self.bytes
+
+    def set_header(self, name: str, value: str) -> None:
+        """Replace a header."""
+        kept = [(key, self.lines[key]) for key in self.lines if key != name.lower()]
+        self.lines = HeaderLines([*kept, (name, value)])
+
+    def replace_body(self, data: bytes) -> None:
+        """Replace the body."""
+        self.bytes = data
 
     def header_values(self, name: str) -> Sequence[str]:
         """Return each line of a header by itself."""

@@ -275,7 +275,7 @@ def test_what_has_no_guards_shape_is_refused(guard: Guard, message: str) -> None
         Chain(guard)
 
 
-HEADS = (Response("x"), Downstream(), Denial(message="no"))
+HEADS = (Response(b"x"), Downstream(), Denial(message="no"))
 
 
 @pytest.mark.parametrize("head", HEADS, ids=lambda head: type(head).__name__)

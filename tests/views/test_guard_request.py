@@ -14,7 +14,8 @@ from guard_core.protocols.request_protocol import BoundedBodyReader
 from guard_core.protocols.request_protocol import GuardRequest as TheirGuardRequest
 from starlette.requests import Request as StarletteRequest
 
-from chio_core import GuardRequest
+from chio_asgi.view import ASGIGuardRequest
+from chio_core import ConfigurationError, GuardRequest
 from chio_flask import FlaskGuardRequest
 from tests.views.stacks import MAKERS, Stack, Wire, all_stacks, flask, once, run, scope_of, starlette
 
@@ -163,13 +164,16 @@ def test_scope_is_what_the_framework_knows() -> None:
     stacks = {stack.name: stack for stack in all_stacks(Wire(target=b"/hello"))}
     assert stacks["starlette"].view.scope is stacks["starlette"].native.scope
     for name in ("django-wsgi", "django-asgi"):
-        assert stacks[name].view.scope == {}
+        before = stacks[name].view.scope
+        assert (before["route"].func, before["app"]) == (resolve("/hello").func, "")
         stacks[name].native.resolver_match = match = resolve("/hello")
         assert stacks[name].view.scope == {"route": match, "app": ""}
     app = Flask("tests.views.stacks")
     app.add_url_rule("/hello", "hello", lambda: "")
     with app.test_request_context("/hello"):
         assert FlaskGuardRequest(request).scope == {"app": app, "route": request.url_rule}
+        early = app.request_class(request.environ)
+        assert FlaskGuardRequest(early, app).scope == {"app": app, "route": request.url_rule}
     assert FlaskGuardRequest(stacks["flask"].native).scope == {}
 
 
@@ -257,3 +261,25 @@ async def _native_body(stack: Stack) -> bytes:
     if stack.name == "starlette":
         return await StarletteRequest(stack.native.scope, stack.view.replay()).body()
     return bytes(stack.native.get_data() if stack.name == "flask" else stack.native.body)
+
+
+@each_maker
+async def test_a_guard_can_change_headers_and_body_until_the_decision(make: Any) -> None:
+    stack = make(Wire("POST", headers=((b"X-Old", b"1"),), pieces=(b"first",)))
+    stack.view.set_header("X-Old", "2")
+    stack.view.set_header("Content-Type", "text/plain")
+    stack.view.replace_body(b"second")
+    assert stack.view.path == stack.view.url_path
+    assert (stack.view.headers["x-old"], stack.view.headers["content-length"]) == ("2", "6")
+    assert await stack.view.body() == b"second"
+    assert await _native_body(stack) == b"second"
+    stack.view.seal()
+    with pytest.raises(ConfigurationError, match="cannot be replaced"):
+        stack.view.replace_body(b"third")
+
+
+async def test_a_starlette_request_is_taken_for_its_scope_and_its_body() -> None:
+    stack = starlette(Wire("POST", pieces=(b"12", b"34")))
+    view = ASGIGuardRequest(stack.native)
+    assert (view.method, await view.read_body_prefix(3), await view.body()) == ("POST", b"123", b"1234")
+    assert await stack.native.body() == b"1234"
