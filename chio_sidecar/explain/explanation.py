@@ -15,7 +15,7 @@ from chio_core.models.demands import APPROVAL_GUARD
 from chio_core.models.openapi import CAPABILITY
 from chio_sidecar.explain.reasons import Found, recognise
 from chio_sidecar.explain.refusal import Refusal
-from chio_sidecar.policy.openapi import read_operations
+from chio_sidecar.policy.openapi import load, operations_of
 
 UNKNOWN_ISSUER = ("--receipt-store", "FILE")
 """The issuer of a command line if none was named: the reader has to fill in the sidecar's store, see `FILL_IN`."""
@@ -337,7 +337,7 @@ def wanted_by(spec_text: str, method: str, pattern: str) -> Wanted | None:
     Raises:
         ConfigurationError: the document cannot be read.
     """
-    return wanted_among(read_operations(spec_text), method, pattern)
+    return wanted_among(operations_of(load(spec_text)), method, pattern)
 
 
 def wanted_among(known: Iterable[tuple[str, str, dict[str, Any]]], method: str, pattern: str) -> Wanted | None:

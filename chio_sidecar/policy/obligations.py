@@ -79,7 +79,12 @@ class Obligations:
 
 def has_demands(request: ChioHttpRequest, route: RouteRule) -> bool:
     """Return True if request or route demand more than a capability."""
-    return any(demand is not None for demand in (request.governed_intent, request.budget, route.approval, route.budget))
+    return (
+        request.governed_intent is not None
+        or request.budget is not None
+        or route.approval is not None
+        or route.budget is not None
+    )
 
 
 def check_obligations(allowed: AllowedRequest) -> Obligations:

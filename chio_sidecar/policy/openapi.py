@@ -38,15 +38,6 @@ _MERGE = "tag:yaml.org,2002:merge"
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def read_operations(text: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yield (template, upper-case method, operation object) for every operation of the document.
-
-    Raises:
-        ConfigurationError: `failed to parse OpenAPI spec: …`.
-    """
-    yield from operations_of(load(text))
-
-
 def operations_of(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yield (template, upper-case method, operation object) for every operation of a loaded document.
 

@@ -36,153 +36,107 @@ LONGEST_ID: Final = 128
 """Characters of an id that a reason repeats: it may come from the request."""
 
 
+_GUARDS = {
+    "approval": APPROVAL_GUARD,
+    "approval-token": APPROVAL_GUARD,
+    "budget": BUDGET_GUARD,
+    "follow-up": FOLLOW_UP_GUARD,
+}
+
+
 class Rule(Enum):
     """One rule.
 
     Attributes:
         id: stable and short; written into receipts.
         guard: the guard that the verdict names.
-        text: template of the verdict's reason; of R2, R5 and the rules about delegation chains the fixed beginning.
+        text: template of the verdict's reason.
     """
 
-    BOTH_TOOL_FIELDS = "R1", CAPABILITY_GUARD, texts.BOTH_TOOL_FIELDS
-    TOKEN_UNREADABLE = "R2", CAPABILITY_GUARD, "invalid capability token: {text}"
-    ISSUER_UNTRUSTED = "R3", CAPABILITY_GUARD, "capability issuer is not trusted"
-    BAD_SIGNATURE = "R4", CAPABILITY_GUARD, "capability signature verification failed"
-    NOT_YET_VALID = (
-        "R5a",
-        CAPABILITY_GUARD,
-        "invalid capability token: capability not yet valid (not_before: {not_before})",
-    )
-    EXPIRED = "R5b", CAPABILITY_GUARD, "invalid capability token: capability expired at {expires_at}"
-    NOT_GRANTED = "R6", CAPABILITY_GUARD, texts.NOT_GRANTED
-    BAD_PATTERN = "R6x", CAPABILITY_GUARD, "failed to evaluate capability scope: {text}"
-    OTHER_CAPABILITY = "R7", CAPABILITY_GUARD, texts.OTHER_CAPABILITY
-    NO_CAPABILITY = "R8", CAPABILITY_GUARD, texts.NO_CAPABILITY
+    BOTH_TOOL_FIELDS = "R1", texts.BOTH_TOOL_FIELDS
+    TOKEN_UNREADABLE = "R2", "invalid capability token: {text}"
+    ISSUER_UNTRUSTED = "R3", "capability issuer is not trusted"
+    BAD_SIGNATURE = "R4", "capability signature verification failed"
+    NOT_YET_VALID = ("R5a", "invalid capability token: capability not yet valid (not_before: {not_before})")
+    EXPIRED = "R5b", "invalid capability token: capability expired at {expires_at}"
+    NOT_GRANTED = "R6", texts.NOT_GRANTED
+    BAD_PATTERN = "R6x", "failed to evaluate capability scope: {text}"
+    OTHER_CAPABILITY = "R7", texts.OTHER_CAPABILITY
+    NO_CAPABILITY = "R8", texts.NO_CAPABILITY
 
     # Beyond the protocol's April state.
-    DELEGATION = "delegation", CAPABILITY_GUARD, "delegation {text}"
-    UNSUPPORTED = (
-        "unsupported",
-        CAPABILITY_GUARD,
-        "HTTP authority projection does not support authorization field {field}",
-    )
-    REVOKED = "revoked", REVOCATION_GUARD, texts.REVOKED
-    ANCESTOR_REVOKED = "revoked.ancestor", CAPABILITY_GUARD, "presented capability {id} has been revoked"
-    AUTHORITY_UNAVAILABLE = (
-        "revoked.unknown",
-        CAPABILITY_GUARD,
-        "revocation authority is unavailable; no operation was dispatched",
-    )
-    EXHAUSTED = "invocations", CAPABILITY_GUARD, texts.EXHAUSTED
+    DELEGATION = "delegation", "delegation {text}"
+    UNSUPPORTED = ("unsupported", "HTTP authority projection does not support authorization field {field}")
+    REVOKED = "revoked", texts.REVOKED
+    ANCESTOR_REVOKED = "revoked.ancestor", "presented capability {id} has been revoked"
+    AUTHORITY_UNAVAILABLE = ("revoked.unknown", "revocation authority is unavailable; no operation was dispatched")
+    EXHAUSTED = "invocations", texts.EXHAUSTED
 
-    APPROVAL_NEEDED = "approval.needed", APPROVAL_GUARD, texts.NEEDS_APPROVAL
-    APPROVAL_DENIED = "approval.denied", APPROVAL_GUARD, "approval {id} was denied"
-    APPROVAL_UNKNOWN = "approval.unknown", APPROVAL_GUARD, "approval {id} is not known"
-    APPROVAL_OTHER = "approval.other", APPROVAL_GUARD, "approval {id} is for another request"
-    APPROVAL_EXPIRED = "approval.expired", APPROVAL_GUARD, "approval {id} has expired"
-    APPROVAL_USED = "approval.used", APPROVAL_GUARD, "approval {id} was used already"
-    APPROVAL_REPLAYED = (
-        "approval.replayed",
-        APPROVAL_GUARD,
-        "the token of approval {id} was used for another approval already",
-    )
+    APPROVAL_NEEDED = "approval.needed", texts.NEEDS_APPROVAL
+    APPROVAL_DENIED = "approval.denied", "approval {id} was denied"
+    APPROVAL_UNKNOWN = "approval.unknown", "approval {id} is not known"
+    APPROVAL_OTHER = "approval.other", "approval {id} is for another request"
+    APPROVAL_EXPIRED = "approval.expired", "approval {id} has expired"
+    APPROVAL_USED = "approval.used", "approval {id} was used already"
+    APPROVAL_REPLAYED = ("approval.replayed", "the token of approval {id} was used for another approval already")
     TOO_MANY = (
         "approval.too-many",
-        APPROVAL_GUARD,
         "{limit} approvals are waiting already; try again when they are answered or have expired",
     )
     TOO_MANY_OWN = (
         "approval.too-many-own",
-        APPROVAL_GUARD,
         "{limit} approvals of this caller are waiting already; try again when they are answered",
     )
 
-    APPROVER_UNTRUSTED = (
-        "approval-token.untrusted",
-        APPROVAL_GUARD,
-        "approval token is signed by an approver that is not trusted",
-    )
-    APPROVAL_TOKEN_UNREADABLE = "approval-token.unreadable", APPROVAL_GUARD, "approval token cannot be read: {why}"
-    APPROVAL_TOKEN_SIGNATURE = (
-        "approval-token.signature",
-        APPROVAL_GUARD,
-        "approval token signature verification failed",
-    )
-    APPROVAL_TOKEN_OTHER = "approval-token.other", APPROVAL_GUARD, "approval token is bound to another request"
-    APPROVAL_TOKEN_SUBJECT = "approval-token.subject", APPROVAL_GUARD, "approval token is for another subject"
-    APPROVAL_TOKEN_TOO_LONG = (
-        "approval-token.too-long",
-        APPROVAL_GUARD,
-        "approval token is valid for more than {seconds} seconds",
-    )
-    APPROVAL_TOKEN_NOT_YET = (
-        "approval-token.not-yet",
-        APPROVAL_GUARD,
-        "approval token is not valid before {issued_at}",
-    )
-    APPROVAL_TOKEN_EXPIRED = "approval-token.expired", APPROVAL_GUARD, "approval token expired at {expires_at}"
+    APPROVER_UNTRUSTED = ("approval-token.untrusted", "approval token is signed by an approver that is not trusted")
+    APPROVAL_TOKEN_UNREADABLE = "approval-token.unreadable", "approval token cannot be read: {why}"
+    APPROVAL_TOKEN_SIGNATURE = ("approval-token.signature", "approval token signature verification failed")
+    APPROVAL_TOKEN_OTHER = "approval-token.other", "approval token is bound to another request"
+    APPROVAL_TOKEN_SUBJECT = "approval-token.subject", "approval token is for another subject"
+    APPROVAL_TOKEN_TOO_LONG = ("approval-token.too-long", "approval token is valid for more than {seconds} seconds")
+    APPROVAL_TOKEN_NOT_YET = ("approval-token.not-yet", "approval token is not valid before {issued_at}")
+    APPROVAL_TOKEN_EXPIRED = "approval-token.expired", "approval token expired at {expires_at}"
 
-    BUDGET_CURRENCY = (
-        "budget.currency",
-        BUDGET_GUARD,
-        "budget is in {stated}, and that of the route in {route}",
-    )
-    GRANT_CURRENCY = (
-        "budget.grant-currency",
-        BUDGET_GUARD,
-        "budget is in {currency}, and the limit of {spender} in {limit}",
-    )
+    BUDGET_CURRENCY = ("budget.currency", "budget is in {stated}, and that of the route in {route}")
+    GRANT_CURRENCY = ("budget.grant-currency", "budget is in {currency}, and the limit of {spender} in {limit}")
     COST_TOO_HIGH = (
         "budget.cost",
-        BUDGET_GUARD,
         "budget exceeded: cost {cost} {currency} is above {most} {currency} for one invocation of {spender}",
     )
-    NO_INVOCATION = (
-        "budget.invocations",
-        BUDGET_GUARD,
-        "budget exceeded: no invocation left of {most} for {spender}",
-    )
+    NO_INVOCATION = ("budget.invocations", "budget exceeded: no invocation left of {most} for {spender}")
     TOTAL_EXCEEDED = (
         "budget.total",
-        BUDGET_GUARD,
         "budget exceeded: cost {cost} {currency}, and {left} {currency} are left of {most} {currency} for {spender}",
     )
 
     FOLLOW_UP_UNKNOWN = (
         "follow-up.unknown",
-        FOLLOW_UP_GUARD,
         "the request is further to receipt {id}, which this sidecar has not stored",
     )
     FOLLOW_UP_NO_ALLOW = (
         "follow-up.no-allow",
-        FOLLOW_UP_GUARD,
         "the request is further to receipt {id}, which is no allow of a first evaluation by this sidecar",
     )
-    FOLLOW_UP_OTHER = (
-        "follow-up.other",
-        FOLLOW_UP_GUARD,
-        "the request is further to receipt {id}, which is for another request",
-    )
+    FOLLOW_UP_OTHER = ("follow-up.other", "the request is further to receipt {id}, which is for another request")
     FOLLOW_UP_TOO_OLD = (
         "follow-up.too-old",
-        FOLLOW_UP_GUARD,
         "the request is further to receipt {id}, which was not signed within the last {within} s",
     )
 
-    def __init__(self, id: str, guard: str, text: str) -> None:
+    def __init__(self, id: str, text: str) -> None:
         self.id = id
-        self.guard = guard
         self.text = text
+        family = id.partition(".")[0]
+        self.guard = REVOCATION_GUARD if id == "revoked" else _GUARDS.get(family, CAPABILITY_GUARD)
 
     @classmethod
     def by_id(cls, rule_id: str) -> Rule:
         """Return the rule with this id.
 
         Raises:
-            ValueError: there is none.
+            KeyError: there is no such rule.
         """
-        return next(rule for rule in cls if rule.id == rule_id)
+        return {rule.id: rule for rule in cls}[rule_id]
 
 
 class Refused(Exception):

@@ -65,9 +65,9 @@ class SidecarMetrics:
         if not fresh:
             self.repeats.add()
 
-    def evaluation(self, send: Send) -> CountedAnswer:
+    def evaluation(self, send: Send) -> CountedResponse:
         """Start timing one evaluation; send its response through the returned object."""
-        return CountedAnswer(self, send)
+        return CountedResponse(self, send)
 
     def render(self, store: Callable[[], ReceiptStore]) -> str:
         """Return the page that Prometheus reads.
@@ -94,7 +94,7 @@ class SidecarMetrics:
         yield GaugeMetricFamily("chio_sidecar_evaluations_pending", "Evaluations that are under way.", pending)
 
 
-class CountedAnswer:
+class CountedResponse:
     """`send` of one evaluation: counts its time and outcome, and sends each message unchanged."""
 
     __slots__ = ("_began", "_failed", "_metrics", "_send")

@@ -10,7 +10,7 @@ from chio_core.errors import InvalidDocument, ReceiptRejected
 from chio_core.receipts import verify_receipt
 from chio_sidecar.explain import explain, read_refusal
 from chio_sidecar.explain.explanation import wanted_among
-from chio_sidecar.policy.openapi import read_operations
+from chio_sidecar.policy.openapi import load, operations_of
 
 
 class Explainer:
@@ -49,7 +49,7 @@ class Explainer:
     @cached_property
     def _operations(self) -> tuple[tuple[str, str, dict[str, Any]], ...]:
         # Read once: a large document takes a while.
-        return tuple(read_operations(self._spec_text)) if self._spec_text is not None else ()
+        return tuple(operations_of(load(self._spec_text))) if self._spec_text is not None else ()
 
 
 def server_report(text: str, own_keys: frozenset[str]) -> dict[str, Any]:

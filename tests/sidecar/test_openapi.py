@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from chio_core.errors import ConfigurationError
-from chio_sidecar.policy.openapi import read_operations
+from chio_sidecar.policy.openapi import load, operations_of
 
 HEAD = "openapi: 3.0.3\ninfo: {title: t}\n"
 
 
 def operations(text: str) -> list[tuple[str, str, dict[str, Any]]]:
-    return list(read_operations(text))
+    return list(operations_of(load(text)))
 
 
 def test_json_and_yaml_mean_the_same() -> None:
