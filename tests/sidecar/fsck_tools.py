@@ -9,8 +9,9 @@ from pathlib import Path
 from chio_sidecar.records.fsck import Finding, Inspection, Summary
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from tests.sidecar.approval_tools import approved, pay, pending_id, request_payment
-from tests.sidecar.sidecar_tools import KERNEL, SERVER, TOOL, capability, decision, grant, run, sidecar
+from tests.sidecar.sidecar_tools import KERNEL, SERVER, TOOL, capability, decision, grant, sidecar
 from tests.sidecar.test_budgets import demand, spend
+from tests.support import run
 
 
 def fill(folder: Path, plain: int) -> Path:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +16,7 @@ from chio_core.signing import SigningKey
 from chio_sidecar.app import SidecarApp, create_app
 from chio_sidecar.config import SidecarConfig
 from chio_sidecar.policy.rules import Rule, rule_of
+from tests.support import exchange, http_scope
 
 KERNEL = SigningKey(b"\x21" * 32)
 AUTHORITY = SigningKey(b"\x31" * 32)
@@ -24,8 +24,6 @@ STRANGER = SigningKey(b"\x41" * 32)
 HOLDER = SigningKey(b"\x22" * 32)
 
 NOW = 1_776_272_775
-DEADLINE = 60.0
-"""Seconds after which a test that hangs has failed."""
 
 SERVER, TOOL = "http-sidecar-client", "hello_write"
 TESTS = Path(__file__).resolve().parents[1]
@@ -41,16 +39,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine in a loop of its own, for a bounded time."""
-
-    async def bounded() -> T:
-        async with asyncio.timeout(DEADLINE):
-            return await main
-
-    return asyncio.run(bounded())
 
 
 @asynccontextmanager
@@ -69,7 +57,7 @@ async def sidecar(folder: Path, **options: Any) -> AsyncIterator[SidecarApp]:
         await app.state.close()
 
 
-class Answer:
+class Response:
     """The response to a request."""
 
     def __init__(self, messages: list[dict[str, Any]]) -> None:
@@ -91,36 +79,15 @@ async def send(
     headers: Iterable[tuple[str, str]] = (),
     query: str = "",
     complete: bool = True,
-) -> Answer:
+) -> Response:
     """Send one request; each piece of the body is one message; without `complete` the last one is missing."""
     pieces = [body] if isinstance(body, bytes) else list(body)
     messages = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
     if complete:
         messages[-1]["more_body"] = False
-    answer: list[dict[str, Any]] = []
-
-    async def receive() -> dict[str, Any]:
-        return messages.pop(0) if messages else {"type": "http.disconnect"}
-
-    async def keep(message: dict[str, Any]) -> None:
-        answer.append(message)
-
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": method,
-        "scheme": "http",
-        "path": path,
-        "raw_path": path.encode(),
-        "root_path": "",
-        "query_string": query.encode(),
-        "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in headers],
-        "client": ("127.0.0.1", 50000),
-        "server": ("127.0.0.1", 9090),
-    }
-    await app(scope, receive, keep)
-    return Answer(answer)
+    pairs = [(name.lower(), value) for name, value in headers]
+    reply = await exchange(app, http_scope(method, path, query=query.encode(), headers=pairs), messages)
+    return Response(reply.messages)
 
 
 def evaluate_body(**changes: Any) -> dict[str, Any]:
@@ -136,7 +103,7 @@ def evaluate_body(**changes: Any) -> dict[str, Any]:
     return {name: value for name, value in document.items() if value is not ...}
 
 
-async def evaluate(app: Any, token: Any = None, **changes: Any) -> Answer:
+async def evaluate(app: Any, token: Any = None, **changes: Any) -> Response:
     """Send an evaluate request; the token is a model, an object or a text."""
     headers = [] if token is None else [("X-Chio-Capability", token_text(token))]
     body = json.dumps(evaluate_body(**changes)).encode()
@@ -145,9 +112,9 @@ async def evaluate(app: Any, token: Any = None, **changes: Any) -> Answer:
 
 async def decision(app: Any, token: Any = None, **changes: Any) -> dict[str, Any]:
     """Return an evaluate response that must be a decision; a deny names the rule whose guard and reason it has."""
-    answer = await evaluate(app, token, **changes)
-    assert answer.status == 200, answer.body
-    document: dict[str, Any] = answer.document
+    response = await evaluate(app, token, **changes)
+    assert response.status == 200, response.body
+    document: dict[str, Any] = response.document
     named, verdict = rule_of(document["receipt"]), document["verdict"]
     if verdict["verdict"] == "allow":
         assert named is None
@@ -192,7 +159,7 @@ def capability(
 
 
 def _links(parents: Iterable[str]) -> list[Any]:
-    # Each holder hands on to itself, which connects the links.
+    # Each holder delegates to itself, which connects the links.
     return [
         sign_link(HOLDER, capability_id=parent, delegatee=HOLDER.public_hex, timestamp=NOW - 100) for parent in parents
     ]

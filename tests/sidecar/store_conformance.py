@@ -33,7 +33,7 @@ from chio_sidecar.store import (
     TooManyWaiting,
 )
 from chio_sidecar.store.hash_chain import FIRST, link
-from tests.sidecar.sidecar_tools import run
+from tests.support import run
 
 Test = Callable[..., Coroutine[Any, Any, None]]
 
@@ -637,7 +637,7 @@ class StoreConformance:
             await asyncio.sleep(0)
             task.cancel()
 
-        await asyncio.to_thread(run, ask_and_leave())
+        await asyncio.to_thread(asyncio.run, ask_and_leave())
         assert isinstance(await store.append(entry("here")), Stored)
 
     @category("many callers")

@@ -17,7 +17,8 @@ from chio_core.signing import SigningKey
 from chio_sidecar.app import NO_PROXY, SidecarApp, create_app
 from chio_sidecar.config import SidecarConfig
 from chio_sidecar.store import StoreHealth
-from tests.sidecar.sidecar_tools import KERNEL, decision, evaluate_body, run, send, sidecar, vectors
+from tests.sidecar.sidecar_tools import KERNEL, decision, evaluate_body, send, sidecar, vectors
+from tests.support import run
 
 
 async def test_health_reports_that_a_receipt_could_be_signed_and_stored(app: SidecarApp) -> None:

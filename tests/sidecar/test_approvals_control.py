@@ -24,18 +24,7 @@ from tests.sidecar.approval_tools import (
     signed,
     verdict,
 )
-from tests.sidecar.sidecar_tools import (
-    HOLDER,
-    KERNEL,
-    NOW,
-    SERVER,
-    STRANGER,
-    TOOL,
-    Answer,
-    Clock,
-    capability,
-    send,
-)
+from tests.sidecar.sidecar_tools import HOLDER, KERNEL, NOW, SERVER, STRANGER, TOOL, Clock, Response, capability, send
 
 Create = Callable[..., Any]
 SUBMISSION = {
@@ -48,14 +37,14 @@ SUBMISSION = {
 }
 
 
-def error(answer: Answer) -> tuple[int, str, str]:
+def error(answer: Response) -> tuple[int, str, str]:
     """Status, code and message; the document has no other member."""
     document = answer.document
     assert document.keys() == {"error", "message"}
     return answer.status, document["error"], document["message"]
 
 
-async def respond(app: Any, approval_id: str, **changes: Any) -> Answer:
+async def respond(app: Any, approval_id: str, **changes: Any) -> Response:
     """Respond with a token of the approver, by default a valid one."""
     key = changes.pop("key", KERNEL)
     right = {"request_id": approval_id, "governed_intent_hash": await intent_hash(app, approval_id)}

@@ -22,18 +22,9 @@ from chio_sidecar.store import Obligation
 from chio_sidecar.store.schema import connect, prepare
 from chio_sidecar.store.writes import Append, apply
 from tests.sidecar.approval_tools import approved
-from tests.sidecar.sidecar_tools import (
-    SERVER,
-    TESTS,
-    TOOL,
-    capability,
-    decision,
-    evaluate,
-    grant,
-    run,
-    sidecar,
-)
+from tests.sidecar.sidecar_tools import SERVER, TESTS, TOOL, capability, decision, evaluate, grant, sidecar
 from tests.sidecar.store_conformance import charge, entry
+from tests.support import run
 
 ROUTE = {"method": "POST", "path": "/pay/7", "route_pattern": "/pay/{account}"}
 OK = {"guard_name": "CapabilityGuard", "verdict": True, "details": "valid capability token presented"}

@@ -20,8 +20,9 @@ from chio_sidecar.store.sqlite import SqliteReceiptStore
 from chio_sidecar.store.writes import Append, apply
 from tests.sidecar.control_tools import CommandLine, write_store
 from tests.sidecar.fsck_tools import alter, inspect, older, select, tamper
-from tests.sidecar.sidecar_tools import decision, run, sidecar
+from tests.sidecar.sidecar_tools import decision, sidecar
 from tests.sidecar.store_conformance import entry
+from tests.support import run
 from tests.viewer.records import KEY, NOW, STRANGER, receipt
 
 Command = Callable[..., str]

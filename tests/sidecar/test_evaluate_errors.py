@@ -16,22 +16,13 @@ from chio_sidecar.app import SidecarApp, create_app
 from chio_sidecar.config import SidecarConfig
 from chio_sidecar.store import NewReceipt, StoreBusy, StoreUnavailable
 from chio_sidecar.store.sqlite import SqliteReceiptStore
-from tests.sidecar.sidecar_tools import (
-    KERNEL,
-    Answer,
-    capability,
-    decision,
-    evaluate,
-    evaluate_body,
-    run,
-    send,
-    sidecar,
-)
+from tests.sidecar.sidecar_tools import KERNEL, Response, capability, decision, evaluate, evaluate_body, send, sidecar
+from tests.support import run
 
 PATH = "/chio/evaluate"
 
 
-async def post(app: Any, text: str | bytes) -> Answer:
+async def post(app: Any, text: str | bytes) -> Response:
     return await send(app, "POST", PATH, text if isinstance(text, bytes) else text.encode())
 
 

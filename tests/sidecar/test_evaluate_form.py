@@ -18,17 +18,7 @@ from chio_core.receipts import verify_receipt
 from chio_sidecar.app import SidecarApp
 from chio_sidecar.policy.routes import NO_SPEC_POLICY
 from chio_sidecar.policy.rules import Rule, rule_of
-from tests.sidecar.sidecar_tools import (
-    KERNEL,
-    NOW,
-    TESTS,
-    Clock,
-    capability,
-    decision,
-    evaluate,
-    sidecar,
-    vectors,
-)
+from tests.sidecar.sidecar_tools import KERNEL, NOW, TESTS, Clock, capability, decision, evaluate, sidecar, vectors
 
 SPEC = """\
 openapi: 3.0.3

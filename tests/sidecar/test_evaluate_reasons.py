@@ -27,11 +27,11 @@ from tests.sidecar.sidecar_tools import (
     decision,
     evaluate_body,
     grant,
-    run,
     send,
     sidecar,
     token_text,
 )
+from tests.support import run
 
 POST = {"method": "POST"}
 TOOL_FIELDS = {"tool_server": SERVER, "tool_name": TOOL}

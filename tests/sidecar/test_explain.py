@@ -31,12 +31,12 @@ from tests.sidecar.sidecar_tools import (
     capability,
     evaluate,
     grant,
-    run,
     send,
     sidecar,
     token_text,
-)  # fmt: skip
+)
 from tests.sidecar.sidecar_tools import decision as decided
+from tests.support import run  # fmt: skip
 
 WRITE = {"method": "POST", "path": "/pets", "tool_server": SERVER, "tool_name": TOOL}
 

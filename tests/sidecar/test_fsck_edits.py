@@ -12,7 +12,8 @@ import pytest
 from chio_sidecar.store.hash_chain import FIRST, MEMBERS, link
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from tests.sidecar.fsck_tools import alter, fill, inspect, older, select, tamper
-from tests.sidecar.sidecar_tools import STRANGER, decision, run, sidecar
+from tests.sidecar.sidecar_tools import STRANGER, decision, sidecar
+from tests.support import run
 from tests.viewer.records import KEY, receipt
 
 PLACES = 12

@@ -15,7 +15,8 @@ from chio_sidecar.cli import main
 from chio_sidecar.cli.application import read_routes
 from chio_sidecar.policy.routes import RouteTable
 from tests.sidecar.control_tools import ROOT
-from tests.sidecar.sidecar_tools import capability, decision, run, sidecar
+from tests.sidecar.sidecar_tools import capability, decision, sidecar
+from tests.support import run
 
 EXAMPLES = {"hello-fastapi": "app:app", "bouncer": "app:app"}
 """Examples that are FastAPI applications; the others have their document written by hand."""

@@ -12,7 +12,8 @@ import pytest
 from chio_core.errors import ConfigurationError
 from chio_core.models.demands import MAX_UNITS, ApprovalDemand, BudgetDemand
 from chio_sidecar.policy.routes import DENY_BY_DEFAULT, SESSION_ALLOW, RouteTable, operation_rule
-from tests.sidecar.sidecar_tools import run, sidecar
+from tests.sidecar.sidecar_tools import sidecar
+from tests.support import run
 
 
 def document(paths: dict[str, Any], **more: Any) -> str:

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from tests.sidecar.fsck_tools import inspect, select
-from tests.sidecar.sidecar_tools import TESTS, decision, run, sidecar
+from tests.sidecar.sidecar_tools import TESTS, decision, sidecar
+from tests.support import run
 
 STRACE = shutil.which("strace")
 SCRIPT = TESTS / "sidecar" / "faulty_sidecar.py"

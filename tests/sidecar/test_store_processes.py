@@ -16,7 +16,8 @@ import pytest
 from chio_core.receipts import verify_receipt
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from tests.sidecar.fsck_tools import inspect
-from tests.sidecar.sidecar_tools import KERNEL, TESTS, run
+from tests.sidecar.sidecar_tools import KERNEL, TESTS
+from tests.support import run
 
 ROOT = TESTS.parent
 SCRIPT = TESTS / "sidecar" / "busy_sidecar.py"

@@ -18,8 +18,8 @@ from chio_sidecar.store import AppendOutcome, Stored, StoreUnavailable
 from chio_sidecar.store.hash_chain import MEMBERS
 from chio_sidecar.store.schema import FIRST_SAFE_WAL, journal_for
 from chio_sidecar.store.sqlite import SqliteReceiptStore
-from tests.sidecar.sidecar_tools import run
 from tests.sidecar.store_conformance import Kit, StoreConformance, charge, entry, wait
+from tests.support import run
 
 OLD, NEW = (3, 40, 1), (3, 51, 3)
 
@@ -423,7 +423,7 @@ def test_a_store_that_was_not_closed_still_writes_what_waits(tmp_path: Path) -> 
             asyncio.ensure_future(store.append(entry(number))).add_done_callback(lambda _: None)
         await asyncio.sleep(0)
 
-    run(fill_and_forget())
+    asyncio.run(fill_and_forget())  # its tasks are left behind
     gc.collect()
 
     async def count() -> int:

@@ -12,21 +12,13 @@ from chio_core.receipts import signed_bytes
 from chio_core.signing import SigningKey
 from chio_sidecar.app import SidecarApp
 from chio_sidecar.service.receipts import sign_receipt
-from tests.sidecar.sidecar_tools import (
-    KERNEL,
-    STRANGER,
-    Answer,
-    decision,
-    run,
-    send,
-    sidecar,
-    vectors,
-)
+from tests.sidecar.sidecar_tools import KERNEL, STRANGER, Response, decision, send, sidecar, vectors
+from tests.support import run
 
 VECTORS = vectors("composed", "http-receipt", "v1.json")
 
 
-async def verify(app: Any, receipt: Any) -> Answer:
+async def verify(app: Any, receipt: Any) -> Response:
     text = receipt if isinstance(receipt, bytes) else json.dumps(receipt).encode()
     return await send(app, "POST", "/chio/verify", text)
 
