@@ -125,7 +125,7 @@ class Engine:
             first: the receipt that the request names as that of its first evaluation.
 
         Raises:
-            ValueError: a demand of the request is malformed; `read_call` refuses these before.
+            ValueError: a demand of the request is malformed; `read_evaluate_request` refuses these before.
         """
         route = self.routes.match(request.method, request.path)
         try:

@@ -18,7 +18,7 @@ from chio_core.canonical import compact_json
 from chio_core.errors import ChioError, InvalidDocument
 from chio_sidecar.bodies import BodyError, receive_body, send_error, send_json
 from chio_sidecar.policy.approvals import APPROVAL_ID
-from chio_sidecar.service.evaluate_request import EvaluateRequest, read_call
+from chio_sidecar.service.evaluate_request import EvaluateRequest, read_evaluate_request
 from chio_sidecar.service.evaluation import Evaluation
 from chio_sidecar.service.state import SidecarState
 from chio_sidecar.store import StoreBusy, Stored, StoreUnavailable
@@ -64,9 +64,9 @@ class EvaluateEndpoint:
         try:
             body = await receive_body(receive, MAX_BODY)
             if len(body) <= _LARGE:
-                call = read_call(body, scope["headers"], scope["query_string"])
+                call = read_evaluate_request(body, scope["headers"], scope["query_string"])
             else:  # reading 10 MiB takes half a second, in which the event loop must serve others
-                call = await asyncio.to_thread(read_call, body, scope["headers"], scope["query_string"])
+                call = await asyncio.to_thread(read_evaluate_request, body, scope["headers"], scope["query_string"])
         except BodyError:
             await send_error(send, 400, "chio_bad_request", "failed to read evaluation body")
         except InvalidDocument as exc:

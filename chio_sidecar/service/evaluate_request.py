@@ -52,7 +52,7 @@ class EvaluateRequest:
         return self.token.id
 
 
-def read_call(body: bytes, headers: Iterable[tuple[bytes, bytes]], query_string: bytes) -> EvaluateRequest:
+def read_evaluate_request(body: bytes, headers: Iterable[tuple[bytes, bytes]], query_string: bytes) -> EvaluateRequest:
     """Read an evaluate request.
 
     Args:

@@ -64,32 +64,35 @@ class Evaluation:
             InvalidDocument: the receipt cannot be signed.
         """
         sidecar, request = self._sidecar, call.request
+        # An authority may sign with a new key at any time: no restart must be necessary.
         if isinstance(call.token, CapabilityToken):
             await sidecar.refresh_issuers(call.token.issuer)
+        # Without demands it makes no difference whether this is the first evaluation of the request.
         first: FirstReceipt = None
         if request.further_to is not None and has_demands(request, sidecar.routes.match(request.method, request.path)):
             stored = await sidecar.store.get(request.further_to)
             first = read_first(request.further_to, stored, sidecar.key.public_hex)
         decision = sidecar.engine.decide(request, call.token, sidecar.now(), first)
 
-        obstacle: AppendOutcome | None = None
+        # The trust service knows revocations that this store does not have.
+        outcome: AppendOutcome | None = None
         if decision.capability is not None and sidecar.revocations is not None:
             try:
                 revoked = await sidecar.revocations.first_revoked(_lineage(decision.capability))
-                obstacle = None if revoked is None else Revoked(revoked)
+                outcome = None if revoked is None else Revoked(revoked)
             except AuthorityUnavailable:
                 decision = refuse(decision.route, Refused(Rule.AUTHORITY_UNAVAILABLE))
-        if obstacle is None:
-            obstacle = await self._store_decision(call, decision)
-        if not isinstance(obstacle, Stored | Conflict):
-            # Nothing was stored: the receipt of the resulting decision demands nothing, so the store must take it.
-            obstacle = await self._append(call, self._resolved(call, decision, obstacle))
-        if isinstance(obstacle, Stored | Conflict):
-            return obstacle
+        if outcome is None:
+            outcome = await self._store_decision(call, decision)
+        # If nothing was stored, store what follows from that: a receipt without conditions, which the store must take.
+        if not isinstance(outcome, Stored | Conflict):
+            outcome = await self._append(call, self._resolved(call, decision, outcome))
+        if isinstance(outcome, Stored | Conflict):
+            return outcome
         raise StoreUnavailable("the store refused a receipt without conditions")
 
     async def _store_decision(self, call: EvaluateRequest, decision: Decision) -> AppendOutcome:
-        """Store the receipt of a decision on its conditions, or return what stands against it."""
+        """Store the receipt of a decision if its conditions hold."""
         sidecar, obligations = self._sidecar, decision.obligations
         if decision.intent is not None:
             policy_hash, approvers = sidecar.routes.policy_hash, sidecar.engine.trusted_approvers
