@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from chio_core.capabilities import issue_capability
-from chio_core.signing import SigningKey
 from chio_core.testing import Behaviour, ScriptedSidecar
 from chio_core.testing.behaviours import HANG, REFUSE
 from tests.conformance.drivers import Driver
@@ -17,16 +15,12 @@ from tests.faces.contract import SERVER, TOOL
 from tests.faces.faces import Observation, pointing_at
 from tests.faces.wire import Wire
 from tests.hostile import BEHAVIOURS, faults
+from tests.tokens import token
 
 SHORT, LONG = 0.05, 20.0
 """Seconds: `timeout` for a sidecar that never answers in time, and for all others."""
 
-TOKEN = issue_capability(
-    SigningKey(bytes([0x31]) * 32),
-    subject=SigningKey(bytes([0x32]) * 32).public_hex,
-    scope={"grants": [{"server_id": SERVER, "tool_name": TOOL, "operations": ["invoke"]}]},
-    ttl_seconds=3600,
-).to_header()
+TOKEN = token((SERVER, TOOL))
 
 HEADERS = (
     ("content-type", "application/json"),

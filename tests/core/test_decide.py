@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from chio_core.canonical import parse_json
-from chio_core.capabilities import issue_capability
 from chio_core.errors import EvaluationFailed, ReceiptRejected, SidecarError, SidecarTimeout, SidecarUnreachable
 from chio_core.evaluation.conclude import conclude, conclude_error
 from chio_core.evaluation.exchange import EvaluateCall
@@ -18,25 +17,21 @@ from chio_core.evaluation.precheck import MAX_HEADER_BYTES, presented_token
 from chio_core.receipts import KeyTrust
 from chio_core.request import Requirement
 from chio_core.settings import ChioSettings
-from chio_core.signing import SigningKey
 from chio_core.testing import KEY
 from chio_core.testing.exchange import ALLOW, DENY
+from tests import tokens
 from tests.core.views import NOW, SETTINGS, View, answered, asked, question, refusal_of
 from tests.hostile import BEHAVIOURS
 
-ISSUER = SigningKey(b"i" * 32)
-SUBJECT = SigningKey(b"s" * 32).public_hex
 TRANSFER = Requirement("payments", "transfer")
 
 
 def token(*grants: tuple[str, str, list[str]], constraints: Any = (), **options: Any) -> str:
-    scope = {
-        "grants": [
-            {"server_id": server, "tool_name": tool, "operations": operations, "constraints": list(constraints)}
-            for server, tool, operations in grants
-        ]
-    }
-    return issue_capability(ISSUER, subject=SUBJECT, scope=scope, ttl_seconds=60, now=NOW, **options).to_header()
+    objects = [
+        {"server_id": server, "tool_name": tool, "operations": operations, "constraints": list(constraints)}
+        for server, tool, operations in grants
+    ]
+    return tokens.token(*objects, now=NOW, **options)
 
 
 def with_token(text: str) -> View:

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from chio_core.capabilities import issue_capability
 from chio_core.errors import ApprovalRequired, ConfigurationError, EvaluationFailed, SidecarTimeout, SidecarUnreachable
 from chio_core.evaluation.amounts import Facts, RequestRefused, from_body, from_path, from_query, read_amount
 from chio_core.evaluation.conclude import conclude, conclude_error
@@ -15,7 +14,6 @@ from chio_core.evaluation.exchange import EvaluateCall, RawResponse
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.precheck import presented_approval
 from chio_core.evaluation.requirements import includes, merged
-from chio_core.models.capability import ChioScope
 from chio_core.models.demands import (
     MAX_UNITS,
     ApprovalDemand,
@@ -32,16 +30,11 @@ from chio_core.request import Requirement
 from chio_core.settings import ChioSettings
 from chio_core.testing import KEY, behaviours
 from tests.core.views import NOW, SETTINGS, View, answered, asked, question, refusal_of
+from tests.tokens import token
 
 APPROVAL = ApprovalDemand(10_000, "USD", 12_000)
 BUDGET = BudgetDemand(cost=3, max_invocations=10, max_total_cost=100)
-SCOPE = {"grants": [{"server_id": "pay", "tool_name": "out", "operations": ["invoke"]}]}
-TOKEN = json.dumps(
-    issue_capability(
-        KEY, subject=KEY.public_hex, scope=ChioScope.model_validate(SCOPE), ttl_seconds=60, now=NOW
-    ).to_wire()
-)
-WITH_TOKEN = ("x-chio-capability", TOKEN)
+WITH_TOKEN = ("x-chio-capability", token(("pay", "out"), now=NOW))
 ALL = Requirement("pay", "out", approval=APPROVAL, budget=BUDGET)
 
 

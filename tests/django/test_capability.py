@@ -12,7 +12,7 @@ from chio_core.testing import behaviours
 from chio_django import require_capability
 from tests.django import views
 from tests.django.project import CHIO, aget, arequest, client, governed, governed_async
-from tests.views.tokens import token
+from tests.tokens import with_token
 
 TRANSFER = ("payments", "transfer")
 
@@ -59,7 +59,7 @@ def test_without_a_capability_the_answer_is_401_and_says_which_is_missing(path: 
 @pytest.mark.parametrize("path", ["/transfer", "/atransfer"])
 def test_with_the_capability_the_view_runs_after_one_evaluation(path: str) -> None:
     with governed() as sidecar:
-        response = client().get(path, headers=token(TRANSFER))
+        response = client().get(path, headers=with_token(TRANSFER))
     assert response.json() == {"moved": True, "receipt_id": response.headers["X-Chio-Receipt"]}
     assert len(sidecar.asked) == 1
 
@@ -68,27 +68,27 @@ def test_with_the_capability_the_view_runs_after_one_evaluation(path: str) -> No
 def test_the_same_under_asgi(path: str) -> None:
     with governed_async() as sidecar:
         refused = aget(path)
-        allowed = aget(path, headers=token(TRANSFER, ("vault", "open")))
+        allowed = aget(path, headers=with_token(TRANSFER, ("vault", "open")))
     assert (refused.status_code, allowed.status_code) == (401, 200)
     assert len(sidecar.asked) == 2
 
 
 def test_another_capability_is_not_enough() -> None:
     with governed():
-        response = client().get("/transfer", headers=token(("payments", "refund")))
+        response = client().get("/transfer", headers=with_token(("payments", "refund")))
     assert response.status_code == 403
     assert "payments/transfer" in response.json()["error"]["message"]
 
 
 def test_any_capability_is_enough_where_any_is_asked_for() -> None:
     with governed():
-        assert client().get("/any", headers=token(("some", "thing"))).content == b"any"
+        assert client().get("/any", headers=with_token(("some", "thing"))).content == b"any"
 
 
 def test_a_second_requirement_is_asked_for_by_its_decorator() -> None:
     with governed() as sidecar:
-        one = client().get("/two", headers=token(TRANSFER))
-        both = client().get("/two", headers=token(TRANSFER, ("accounts", "read")))
+        one = client().get("/two", headers=with_token(TRANSFER))
+        both = client().get("/two", headers=with_token(TRANSFER, ("accounts", "read")))
     assert one.status_code == 403
     assert both.content == b"two"
     assert [asked.document["tool_server"] for asked in sidecar.asked] == ["payments", "accounts"] * 2
@@ -99,7 +99,7 @@ def test_a_second_requirement_is_asked_for_by_its_decorator() -> None:
 
 def test_arguments_come_from_the_path() -> None:
     with governed() as sidecar:
-        response = client().get("/accounts/7", headers=token(("accounts", "read", "read")))
+        response = client().get("/accounts/7", headers=with_token(("accounts", "read", "read")))
     assert response.content == b"account"
     assert sidecar.asked[0].document["arguments"] == {"account": 7}
     assert len(sidecar.asked) == 1
@@ -108,27 +108,27 @@ def test_arguments_come_from_the_path() -> None:
 def test_a_method_of_a_class_based_view_is_found_by_its_http_method() -> None:
     with governed():
         assert client().get("/accounts").content == b"list"
-        assert client().post("/accounts", headers=token(("accounts", "open"))).content == b"opened"
-        assert client().delete("/accounts", headers=token(("accounts", "close"))).content == b"closed"
+        assert client().post("/accounts", headers=with_token(("accounts", "open"))).content == b"opened"
+        assert client().delete("/accounts", headers=with_token(("accounts", "close"))).content == b"closed"
 
 
 def test_asynchronous_class_based_views_are_found_too() -> None:
     with governed_async() as sidecar:
-        allowed = arequest("post", "/async-accounts", headers=token(("accounts", "open")))
+        allowed = arequest("post", "/async-accounts", headers=with_token(("accounts", "open")))
     assert allowed.content == b"opened"
     assert len(sidecar.asked) == 1
 
 
 def test_fail_open_never_opens_a_view_that_requires_a_capability() -> None:
     with governed(behaviours.REFUSE, CHIO_FAIL_OPEN=True):
-        assert client().get("/transfer", headers=token(TRANSFER)).status_code == 503
+        assert client().get("/transfer", headers=with_token(TRANSFER)).status_code == 503
 
 
 @pytest.mark.parametrize("path", ["/transfer", "/atransfer", "/vault", "/async-vault"])
 def test_an_excluded_path_still_asks_for_its_capability(path: str) -> None:
     with governed(CHIO_EXCLUDE_PATHS=[path]) as sidecar:
         refused = client().get(path)
-        allowed = client().get(path, headers=token(TRANSFER, ("vault", "open")))
+        allowed = client().get(path, headers=with_token(TRANSFER, ("vault", "open")))
     assert (refused.status_code, allowed.status_code) == (401, 200)
     assert len(sidecar.asked) == 2
 
@@ -137,14 +137,14 @@ def test_an_excluded_path_still_asks_for_its_capability(path: str) -> None:
 def test_an_excluded_path_asks_under_asgi_too(path: str) -> None:
     with governed_async(exclude_paths=[path]) as sidecar:
         assert aget(path).status_code == 401
-        assert aget(path, headers=token(TRANSFER, ("vault", "open"))).status_code == 200
+        assert aget(path, headers=with_token(TRANSFER, ("vault", "open"))).status_code == 200
     assert len(sidecar.asked) == 2
 
 
 def test_without_the_middleware_the_decorator_asks_by_itself() -> None:
     with governed(MIDDLEWARE=[]) as sidecar:
         refused = client().get("/transfer")
-        allowed = client().get("/transfer", headers=token(TRANSFER))
+        allowed = client().get("/transfer", headers=with_token(TRANSFER))
     assert refused.status_code == 401
     assert allowed.json()["receipt_id"]
     assert len(sidecar.asked) == 2
@@ -193,6 +193,6 @@ def test_a_function_without_a_request_cannot_be_guarded() -> None:
 
 def test_what_the_middleware_finds_is_read_anew_for_every_settings() -> None:
     with governed() as sidecar, override_settings(MIDDLEWARE=[CHIO], CHIO_CAPABILITY_HEADER="X-Token"):
-        response = client().get("/transfer", headers={"X-Token": token(TRANSFER)["X-Chio-Capability"]})
+        response = client().get("/transfer", headers={"X-Token": with_token(TRANSFER)["X-Chio-Capability"]})
     assert response.status_code == 200
     assert sidecar.asked[0].capability_text

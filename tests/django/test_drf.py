@@ -12,7 +12,7 @@ from drf_spectacular.generators import SchemaGenerator
 
 from chio_core.testing import behaviours
 from tests.django.project import client, governed
-from tests.views.tokens import token
+from tests.tokens import with_token
 
 TRANSFER = ("payments", "transfer")
 
@@ -48,7 +48,7 @@ def test_the_requirement_is_part_of_the_question(method: str, path: str, wanted:
 def test_a_permission_asks_for_its_capability_in_one_evaluation(method: str, path: str, grant: tuple[str, str]) -> None:
     with governed() as sidecar:
         refused = client().generic(method, path)
-        allowed = client().generic(method, path, headers=token(grant))
+        allowed = client().generic(method, path, headers=with_token(grant))
     assert refused.status_code == 401
     assert refused.json()["error"]["code"] == "CHIO_CAPABILITY_REQUIRED"
     assert "Chio" in refused.headers["WWW-Authenticate"]
@@ -58,7 +58,7 @@ def test_a_permission_asks_for_its_capability_in_one_evaluation(method: str, pat
 
 def test_the_view_reads_the_body_after_it_was_hashed() -> None:
     with governed() as sidecar:
-        response = client().post("/api/transfers", {"to": "b"}, "application/json", headers=token(TRANSFER))
+        response = client().post("/api/transfers", {"to": "b"}, "application/json", headers=with_token(TRANSFER))
     assert response.json() == {"moved": {"to": "b"}}
     assert sidecar.asked[0].document["body_length"] == 11
 
@@ -66,7 +66,7 @@ def test_the_view_reads_the_body_after_it_was_hashed() -> None:
 def test_a_decorator_below_api_view_asks_by_itself() -> None:
     with governed() as sidecar:
         refused = client().post("/api/decorated")
-        allowed = client().post("/api/decorated", headers=token(TRANSFER))
+        allowed = client().post("/api/decorated", headers=with_token(TRANSFER))
     assert (refused.status_code, allowed.status_code) == (401, 200)
     assert [asked.document.get("tool_name") for asked in sidecar.asked] == [None, "transfer"] * 2
 
@@ -75,7 +75,7 @@ def test_a_decorator_below_api_view_asks_by_itself() -> None:
 def test_without_the_middleware_a_permission_asks_by_itself(path: str) -> None:
     with governed(MIDDLEWARE=[]) as sidecar:
         refused = client().post(path)
-        allowed = client().post(path, {}, "application/json", headers=token(TRANSFER))
+        allowed = client().post(path, {}, "application/json", headers=with_token(TRANSFER))
     assert refused.status_code == 401
     assert refused.json()["error"]["code"] == "CHIO_CAPABILITY_REQUIRED"
     assert allowed.status_code == 200
@@ -84,7 +84,7 @@ def test_without_the_middleware_a_permission_asks_by_itself(path: str) -> None:
 
 def test_a_sidecar_that_is_away_is_503_with_a_time_to_try_again() -> None:
     with governed(behaviours.REFUSE, MIDDLEWARE=[]):
-        response = client().post("/api/transfers", headers=token(TRANSFER))
+        response = client().post("/api/transfers", headers=with_token(TRANSFER))
     assert response.status_code == 503
     assert response.headers["Retry-After"] == "1"
 
@@ -93,7 +93,7 @@ def test_a_sidecar_that_is_away_is_503_with_a_time_to_try_again() -> None:
 def test_nobody_keeps_the_refusal_of_a_permission_and_it_links_to_its_explanation(path: str) -> None:
     with governed(MIDDLEWARE=[], CHIO_EXPLAIN_URL="https://chio.internal/why?{receipt_id}"):
         refused = client().post(path)
-        allowed = client().post(path, {}, "application/json", headers=token(TRANSFER))
+        allowed = client().post(path, {}, "application/json", headers=with_token(TRANSFER))
     error = refused.json()["error"]
     assert refused.headers["Cache-Control"] == "no-store"
     assert error["explain_url"] == f"https://chio.internal/why?{error['receipt_id']}"

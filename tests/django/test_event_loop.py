@@ -13,7 +13,7 @@ from chio_core.client.client import ChioClient
 from chio_core.testing import Behaviour, EvaluateRequest, ScriptedSidecar, behaviours
 from tests.django.asgi import call
 from tests.django.project import SHARING, governed_async
-from tests.views.tokens import token
+from tests.tokens import with_token
 
 
 class CountingLoop(asyncio.SelectorEventLoop):
@@ -59,7 +59,7 @@ def test_a_governed_request_enters_no_thread_that_the_bare_one_does_not(path: st
 @pytest.mark.parametrize("excluded", [False, True])
 @pytest.mark.parametrize("path", ["/atransfer", "/async-vault"])
 def test_a_required_capability_enters_none_either(path: str, excluded: bool) -> None:
-    headers = [("host", "testserver"), *token(("payments", "transfer"), ("vault", "open")).items()]
+    headers = [("host", "testserver"), *with_token(("payments", "transfer"), ("vault", "open")).items()]
     with governed_async(exclude_paths=[path] if excluded else []) as sidecar:
         assert handed_over(path, headers=headers) == handed_over("/ahello")
     assert len(sidecar.asked) == 2

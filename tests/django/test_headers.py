@@ -13,9 +13,9 @@ from chio_core.threads.wsgi_view import was_repeated
 from tests.django.asgi import call as acall
 from tests.django.project import CHIO, client, governed, governed_async
 from tests.faces.wsgi import call, environ
-from tests.views.tokens import token
+from tests.tokens import with_token
 
-TOKEN = token(("payments", "transfer"))["X-Chio-Capability"]
+TOKEN = with_token(("payments", "transfer"))["X-Chio-Capability"]
 
 
 @pytest.mark.parametrize(

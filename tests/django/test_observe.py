@@ -21,7 +21,7 @@ from chio_core.testing import KEY, behaviours
 from chio_django import ChioDjangoMiddleware, get_chio_receipt, require_capability
 from chio_django.drf import ChioCapability
 from tests.django.project import aget, arequest, client, governed, governed_async
-from tests.views.tokens import token
+from tests.tokens import with_token
 
 TRANSFER = ("payments", "transfer")
 
@@ -102,7 +102,7 @@ def test_a_view_runs_without_the_capability_that_it_requires(where: str) -> None
 @pytest.mark.parametrize("where", ["/transfer", "/atransfer", "/by-class", "/by-function"])
 def test_with_the_capability_it_has_its_receipt(where: str) -> None:
     with governed(**OBSERVE) as sidecar:
-        response = client().get(where, headers=token(TRANSFER))
+        response = client().get(where, headers=with_token(TRANSFER))
     assert response.json() == {
         "receipt": response.headers["X-Chio-Receipt"],
         "typed": response.headers["X-Chio-Receipt"],

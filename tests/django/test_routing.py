@@ -8,7 +8,7 @@ import pytest
 
 from chio_django.routing import template_of
 from tests.django.project import CHIO, SHARING, aget, client, governed, governed_async
-from tests.views.tokens import token
+from tests.tokens import with_token
 
 OTHER_HOST = {"host": "localhost"}
 
@@ -101,8 +101,8 @@ def test_language_prefixes_are_understood_wherever_the_locale_middleware_stands(
     stack = [CHIO]
     stack.insert(place, "django.middleware.locale.LocaleMiddleware")
     with governed(MIDDLEWARE=stack, ROOT_URLCONF="tests.django.i18n_urls") as sidecar:
-        german = client().get("/de/account/5/", headers=token(("payments", "transfer")))
-        english = client().get("/account/5/", headers=token(("payments", "transfer")) | {"accept-language": "de"})
+        german = client().get("/de/account/5/", headers=with_token(("payments", "transfer")))
+        english = client().get("/account/5/", headers=with_token(("payments", "transfer")) | {"accept-language": "de"})
         client().get("/plain")
     assert (german.status_code, english.status_code) == (200, 200)
     patterns = [asked.document["route_pattern"] for asked in sidecar.asked]

@@ -24,9 +24,9 @@ from chio_fastapi import RequireCapability, add_chio
 from chio_flask import Chio, require_capability
 from tests.django.project import CHIO, SHARING, arequest, client
 from tests.support import call, run
-from tests.views.tokens import token
+from tests.tokens import with_token
 
-CAPABILITY = token(("payments", "transfer"))
+CAPABILITY = with_token(("payments", "transfer"))
 
 # A change is a function of a WSGI environment; the drivers apply it in their own way.
 Change = Callable[[dict[str, Any]], None]

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import pytest
 from fastapi import Depends
 
-from chio_core.capabilities import issue_capability
-from chio_core.models.capability import ChioScope
 from chio_core.models.receipt import HttpReceipt
 from chio_core.signing import SigningKey
 from chio_fastapi import RequireCapability
+from tests import tokens
 from tests.support import Judge, StubClient, allow_with_capability
 
 AUTHORITY = SigningKey(bytes(range(1, 33)))
@@ -26,19 +24,8 @@ with_and_without = pytest.mark.parametrize("middleware", [True, False], ids=["mi
 
 def token(*grants: tuple[str, str], identifier: str = "cap-1", **members: Any) -> str:
     """Return a token that grants `invoke` for each (server, tool)."""
-    scope = {
-        "grants": [
-            {"server_id": server, "tool_name": tool, "operations": ["invoke"], **members} for server, tool in grants
-        ]
-    }
-    issued = issue_capability(
-        AUTHORITY,
-        subject=AUTHORITY.public_hex,
-        scope=ChioScope.model_validate(scope),
-        ttl_seconds=86_400,
-        capability_id=identifier,
-    )
-    return json.dumps(issued.to_wire())
+    objects = [{"server_id": server, "tool_name": tool, **members} for server, tool in grants]
+    return tokens.token(*objects, key=AUTHORITY, capability_id=identifier)
 
 
 def with_token(*grants: tuple[str, str], **members: Any) -> list[tuple[str, str]]:

@@ -16,7 +16,6 @@ import httpx
 import pytest
 from fastapi import Depends, FastAPI
 
-from chio_core.capabilities import issue_capability
 from chio_core.client.client import ChioClient
 from chio_core.signing import SigningKey
 from chio_fastapi import RequireCapability, add_chio
@@ -24,17 +23,13 @@ from chio_sidecar.app import SidecarApp, create_app
 from chio_sidecar.cli import main
 from chio_sidecar.config import SidecarConfig
 from tests.support import Reply, call, run, settings
+from tests.tokens import token
 
 OLD, NEW, STRANGER = (SigningKey(bytes([number]) * 32) for number in (0x21, 0x22, 0x23))
 BOTH = (OLD.public_hex, NEW.public_hex)
 
 # Issued by the sidecar itself before the change, and good for longer than that takes.
-TOKEN = issue_capability(
-    OLD,
-    subject=STRANGER.public_hex,
-    scope={"grants": [{"server_id": "payments", "tool_name": "transfer", "operations": ["invoke"]}]},
-    ttl_seconds=3600,
-).to_header()
+TOKEN = token(("payments", "transfer"), key=OLD)
 
 REQUESTS, AT_ONCE = 900, 12
 

@@ -11,7 +11,7 @@ from chio_core.testing import behaviours
 from chio_flask import require_capability
 from chio_flask.routing import template_of
 from tests.flask.apps import governed, make
-from tests.views.tokens import token
+from tests.tokens import with_token
 
 TRANSFER = ("payments", "transfer")
 
@@ -43,7 +43,7 @@ def test_the_requirement_of_a_view_is_part_of_the_question(method: str, path: st
 def test_without_a_capability_the_answer_is_401_and_with_it_the_view_runs(path: str) -> None:
     with governed() as (app, sidecar):
         refused = app.test_client().get(path)
-        allowed = app.test_client().get(path, headers=token(TRANSFER, ("vault", "open")))
+        allowed = app.test_client().get(path, headers=with_token(TRANSFER, ("vault", "open")))
     assert (refused.status_code, refused.json["error"]) == (401, "chio_capability_required")
     assert "Chio" in refused.headers["WWW-Authenticate"]
     assert allowed.status_code == 200
@@ -52,13 +52,13 @@ def test_without_a_capability_the_answer_is_401_and_with_it_the_view_runs(path: 
 
 def test_another_capability_is_not_enough() -> None:
     with governed() as (app, _):
-        assert app.test_client().get("/transfer", headers=token(("payments", "refund"))).status_code == 403
+        assert app.test_client().get("/transfer", headers=with_token(("payments", "refund"))).status_code == 403
 
 
 def test_a_second_requirement_is_asked_for_by_its_decorator() -> None:
     with governed() as (app, sidecar):
-        one = app.test_client().get("/two", headers=token(TRANSFER))
-        both = app.test_client().get("/two", headers=token(TRANSFER, ("accounts", "read")))
+        one = app.test_client().get("/two", headers=with_token(TRANSFER))
+        both = app.test_client().get("/two", headers=with_token(TRANSFER, ("accounts", "read")))
     assert (one.status_code, both.data) == (403, b"two")
     assert [asked.document["tool_server"] for asked in sidecar.asked] == ["payments", "accounts"] * 2
     # What the sidecar's own document demands of the route, it is to demand once.
@@ -71,13 +71,13 @@ def test_arguments_that_python_calls_equal_are_two_requirements() -> None:
     one, true = (require_capability("s", "t", arguments={"n": value}) for value in (1, True))
     with governed() as (app, sidecar):
         app.add_url_rule("/equal", "equal", one(true(lambda: "ok")))
-        assert app.test_client().get("/equal", headers=token(("s", "t"))).status_code == 200
+        assert app.test_client().get("/equal", headers=with_token(("s", "t"))).status_code == 200
     assert [str(asked.document["arguments"]) for asked in sidecar.asked] == ["{'n': 1}", "{'n': True}"]
 
 
 def test_arguments_come_from_the_path() -> None:
     with governed() as (app, sidecar):
-        assert app.test_client().get("/accounts/7", headers=token(("accounts", "read", "read"))).data == b"account"
+        assert app.test_client().get("/accounts/7", headers=with_token(("accounts", "read", "read"))).data == b"account"
     assert sidecar.asked[0].document["arguments"] == {"account": 7}
     assert len(sidecar.asked) == 1
 
@@ -86,14 +86,14 @@ def test_arguments_come_from_the_path() -> None:
 def test_an_excluded_path_still_asks_for_its_capability(path: str) -> None:
     with governed(exclude_paths=[path]) as (app, sidecar):
         refused = app.test_client().get(path)
-        allowed = app.test_client().get(path, headers=token(TRANSFER, ("vault", "open")))
+        allowed = app.test_client().get(path, headers=with_token(TRANSFER, ("vault", "open")))
     assert (refused.status_code, allowed.status_code) == (401, 200)
     assert len(sidecar.asked) == 2
 
 
 def test_fail_open_never_opens_a_view_that_requires_a_capability() -> None:
     with governed(behaviours.REFUSE, fail_open=True) as (app, _):
-        assert app.test_client().get("/transfer", headers=token(TRANSFER)).status_code == 503
+        assert app.test_client().get("/transfer", headers=with_token(TRANSFER)).status_code == 503
 
 
 def test_in_an_application_that_nobody_governs_nothing_passes() -> None:

@@ -13,7 +13,7 @@ from chio_core.request import GuardRequest
 from chio_core.testing import ScriptedSidecar, behaviours
 from chio_flask import Chio, require_capability
 from tests.flask.apps import governed
-from tests.views.tokens import token
+from tests.tokens import with_token
 
 TRANSFER = ("payments", "transfer")
 NOTHING = {"receipt": None, "observed": True}
@@ -57,7 +57,7 @@ def test_a_view_runs_without_the_capability_that_it_requires(path: str) -> None:
 @pytest.mark.parametrize("path", ["/transfer", "/atransfer", "/any"])
 def test_with_the_capability_it_has_its_receipt(path: str) -> None:
     with governed(app=make(), observe=True) as (app, sidecar):
-        response = app.test_client().get(path, headers=token(TRANSFER))
+        response = app.test_client().get(path, headers=with_token(TRANSFER))
     assert response.json == {"receipt": response.headers["X-Chio-Receipt"], "mark": None, "observed": False}
     assert len(sidecar.asked) == 1
 

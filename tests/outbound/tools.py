@@ -7,16 +7,15 @@ from typing import Any
 
 import httpx
 
-from chio_core.capabilities import issue_capability
 from chio_core.outbound import BaseMiddleware, ChioTransport, GovernOutbound, SyncChioTransport, no_cookies
-from chio_core.signing import SigningKey
 from chio_core.testing import ScriptedSidecar
+from tests.tokens import ISSUER, token
 
 Responder = Callable[[httpx.Request], httpx.Response]
 Next = Callable[[Any], Awaitable[Any]]
 A = "https://a.example.com"
 B = "https://b.example.org"
-KEY = SigningKey(bytes([7]) * 32)
+KEY = ISSUER
 
 
 class Upstream:
@@ -83,12 +82,6 @@ def redirect_to(where: str, status: int = 302, library: Any = httpx) -> Responde
         return library.Response(200, text="arrived")
 
     return respond
-
-
-def token(*grants: dict[str, Any], **options: Any) -> str:
-    scope = {"grants": [{"operations": ["invoke"], "constraints": [], **grant} for grant in grants]}
-    options = {"subject": KEY.public_hex, "ttl_seconds": 24 * 3600, **options}
-    return issue_capability(KEY, scope=scope, **options).to_header()
 
 
 def grant(server: str, tool: str, *domains: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from tests.flask.apps import make
 from tests.sidecar.control_tools import CommandLine
 from tests.sidecar.sidecar_tools import AUTHORITY, capability, grant, token_text
 from tests.support import Reply, call, run
-from tests.views.tokens import ISSUER, token
+from tests.tokens import ISSUER, with_token
 
 AMOUNT = from_body("amount")
 
@@ -75,7 +75,7 @@ def test_from_the_refusal_over_the_command_line_to_the_handler(
 
 Get = Callable[..., tuple[int, Any]]
 Walk = Callable[[Get], None]
-BOTH = token(("payments", "transfer"), ("accounts", "read"))
+BOTH = with_token(("payments", "transfer"), ("accounts", "read"))
 SPEC = {
     "openapi": "3.1.0",
     "info": {"title": "t", "version": "1"},

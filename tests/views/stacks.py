@@ -6,7 +6,6 @@ apart in ASGI and are joined with a comma in WSGI.
 
 from __future__ import annotations
 
-import asyncio
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -160,7 +159,3 @@ def once(coroutine: Any) -> Any:
         return end.value
     coroutine.close()
     raise AssertionError("the coroutine suspended")
-
-
-def run(coroutine: Any) -> Any:
-    return asyncio.run(coroutine)

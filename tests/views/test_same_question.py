@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from chio_core.testing import ScriptedSidecar
+from tests.tokens import with_token
 from tests.views.governed import FRAMEWORKS
 from tests.views.stacks import Wire
-from tests.views.tokens import token
 
-TOKEN = token(("payments", "transfer"))["X-Chio-Capability"].encode()
+TOKEN = with_token(("payments", "transfer"))["X-Chio-Capability"].encode()
 
 TARGETS = (
     b"/hello", b"/", b"/pets/7", b"/pets/%37", b"/pets/a%20b", b"/pets/7/tags/old", b"/files/a/b/c", b"/nowhere",

@@ -14,24 +14,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from chio_core.capabilities import issue_capability
-from chio_core.signing import SigningKey
 from chio_core.testing import Behaviour, EvaluateRequest, ScriptedSidecar, behaviours
 from tests.conformance.stacks.drivers import DRIVERS, Driver
 from tests.conformance.stacks.wire import Answer, Wire, exchange
 from tests.faces.contract import SERVER, TOOL
+from tests.tokens import token
 
 ROOT = Path(__file__).resolve().parents[3]
 MAX_BODY = 300_000
 TIMEOUT = 8.0
 """Seconds: `CHIO_TIMEOUT` of every stack."""
 
-TOKEN = issue_capability(
-    SigningKey(bytes([0x31]) * 32),
-    subject=SigningKey(bytes([0x32]) * 32).public_hex,
-    scope={"grants": [{"server_id": SERVER, "tool_name": TOOL, "operations": ["invoke"]}]},
-    ttl_seconds=3600,
-).to_header()
+TOKEN = token((SERVER, TOOL))
 
 T = TypeVar("T")
 Script = Behaviour | Callable[[EvaluateRequest], Behaviour]
