@@ -27,7 +27,7 @@ from chio_sidecar.config import SidecarConfig
 from chio_sidecar.store import NewReceipt
 from chio_sidecar.store.schema import connect, prepare
 from chio_sidecar.store.writes import Append, apply
-from tests.sidecar.sidecar_tools import NOW
+from tests.sidecar.sidecar_tools import NOW, evaluate_body
 
 ROOT = Path(__file__).parents[2]
 LOOPBACK = ("127.0.0.1", 50000)
@@ -69,15 +69,8 @@ def sidecars() -> Iterator[Callable[..., SidecarApp]]:
 
 
 def evaluation(request_id: str = "req-1", method: str = "POST", path: str = "/echo") -> dict[str, Any]:
-    """Return the body of an evaluate call by an anonymous caller."""
-    return {
-        "request_id": request_id,
-        "method": method,
-        "route_pattern": path,
-        "path": path,
-        "caller": {"subject": "anonymous", "auth_method": {"method": "anonymous"}},
-        "timestamp": 1_700_000_000,
-    }
+    """Return the body of an evaluate call by an anonymous caller, long ago."""
+    return evaluate_body(request_id=request_id, method=method, route_pattern=path, path=path, timestamp=1_700_000_000)
 
 
 def evaluate(app: ASGIApp, token: dict[str, Any] | None = None, **details: str) -> dict[str, Any]:

@@ -23,7 +23,10 @@ PATHS = (
     ("GET", "/approvals/pending"),
     ("GET", "/approvals/a-1"),
     ("POST", "/approvals/a-1/respond"),
+    ("POST", "/approvals/a-1/operator-respond"),
+    ("POST", "/approvals/submit"),
     ("POST", "/approvals/batch/respond"),
+    ("GET", "/metrics"),
 )
 FORBIDDEN = (403, "chio_control_forbidden", "sidecar control endpoints require a loopback caller")
 FORBIDDEN_WITH_TOKEN = (*FORBIDDEN[:2], f"{FORBIDDEN[2]} or valid bearer token")
@@ -51,7 +54,12 @@ def test_without_a_token_a_remote_peer_is_refused_everywhere(sidecar: Sidecar, m
 
 @pytest.mark.parametrize(("method", "path"), PATHS)
 def test_with_a_token_loopback_needs_it_too_everywhere(sidecar: Sidecar, method: str, path: str) -> None:
-    assert refusal(fetch(sidecar("s3cret"), method, path)) == FORBIDDEN_WITH_TOKEN
+    app = sidecar("s3cret")
+    for headers in ({}, {"Authorization": "Bearer wrong"}):
+        assert refusal(fetch(app, method, path, headers=headers)) == FORBIDDEN_WITH_TOKEN
+    admitted = fetch(app, method, path, headers={"Authorization": "Bearer s3cret"})
+    assert admitted.status_code < 500
+    assert "chio_control_forbidden" not in admitted.text
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.10", "::1", "::ffff:127.0.0.1"])
