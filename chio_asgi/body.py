@@ -13,7 +13,8 @@ import threading
 from typing import IO
 
 from chio_asgi.types import Message, Receive
-from chio_core.refusals.response import RequestRefused, body_incomplete, body_too_large
+from chio_core.evaluation.body_limits import NO_LIMITS, BodyLimits
+from chio_core.refusals.response import RequestRefused, body_incomplete, body_too_large, body_too_slow
 
 _PIECE = 64 * 1024
 
@@ -26,9 +27,17 @@ class Body:
         hash: SHA-256 hex over all of them; None for an empty body.
     """
 
-    __slots__ = ("_file", "_lock", "_memory", "hash", "length")
+    __slots__ = ("_file", "_limits", "_lock", "_memory", "hash", "length")
 
-    def __init__(self, memory: bytes, file: IO[bytes] | None, length: int, digest: str | None) -> None:
+    def __init__(
+        self,
+        memory: bytes,
+        file: IO[bytes] | None,
+        length: int,
+        digest: str | None,
+        limits: BodyLimits = NO_LIMITS,
+    ) -> None:
+        self._limits = limits
         self._memory = memory
         self._file = file
         self._lock = threading.Lock()
@@ -74,47 +83,63 @@ class Body:
 
     def close(self) -> None:
         """Remove the temporary file, if there is one."""
-        if self._file is not None:
+        if self._file is not None and not self._file.closed:
             self._file.close()
+            self._limits.give_back(self.length)
 
 
-async def read_body(receive: Receive, limit: int, spool_bytes: int, announced: str | None = None) -> Body:
+async def read_body(receive: Receive, limits: BodyLimits, announced: str | None = None) -> Body:
     """Read a body to its end.
 
     Args:
-        limit: most bytes to accept.
-        spool_bytes: a body of more bytes is kept in a temporary file.
         announced: value of `Content-Length`; refuses early, and is never believed otherwise.
 
     Raises:
-        RequestRefused: 413 if more than `limit` bytes came or were announced, 400 if the client went away first.
+        RequestRefused: 413 if more than `limits.max_bytes` came or were announced, 400 if the client went away first,
+            408 if the body took longer than `limits.timeout`, 503 if there is no room in temporary files.
     """
-    if announced is not None and announced.isdecimal() and int(announced[:20]) > limit:
-        raise RequestRefused(body_too_large(limit))
-    message = await receive()
+    if announced is not None and announced.isdecimal() and int(announced[:20]) > limits.max_bytes:
+        raise RequestRefused(body_too_large(limits.max_bytes))
+    message: Message | None = None
+    if announced is None or announced == "0":
+        # The usual request without a body needs no timer.
+        message = await receive()
+        if not message.get("more_body", False):
+            return _whole(message, limits)
+    try:
+        async with asyncio.timeout(limits.timeout):
+            message = message or await receive()
+            return await _read_on(message, receive, limits) if message.get("more_body") else _whole(message, limits)
+    except TimeoutError:
+        raise RequestRefused(body_too_slow(limits.timeout or 0)) from None
+
+
+def _whole(message: Message, limits: BodyLimits) -> Body:
+    """Return the body of a request that came in one message."""
     if message["type"] != "http.request":
         raise RequestRefused(body_incomplete())
-    first: bytes = message.get("body", b"")
-    if message.get("more_body", False):
-        return await _read_on(first, receive, limit, spool_bytes)
-    if len(first) > limit:
-        raise RequestRefused(body_too_large(limit))
-    return Body(first, None, len(first), hashlib.sha256(first).hexdigest() if first else None)
+    data: bytes = message.get("body", b"")
+    if len(data) > limits.max_bytes:
+        raise RequestRefused(body_too_large(limits.max_bytes))
+    return Body(data, None, len(data), hashlib.sha256(data).hexdigest() if data else None)
 
 
-async def _read_on(first: bytes, receive: Receive, limit: int, spool_bytes: int) -> Body:
+async def _read_on(first: Message, receive: Receive, limits: BodyLimits) -> Body:
     digest, length, parts = hashlib.sha256(), 0, [b""]
     file: IO[bytes] | None = None
-    piece, more = first, True
+    spooled = 0
+    piece, more = first.get("body", b""), True
     try:
         while True:
             digest.update(piece)
             length += len(piece)
-            if length > limit:
-                raise RequestRefused(body_too_large(limit))
+            if length > limits.max_bytes:
+                raise RequestRefused(body_too_large(limits.max_bytes))
             if piece:  # empty messages cost nothing, however many come
                 parts.append(piece)
-            if file is not None or length > spool_bytes:
+            if file is not None or length > limits.spool_bytes:
+                limits.take(length - spooled)
+                spooled = length
                 file = file or tempfile.TemporaryFile()  # noqa: SIM115 - closed by Body.close
                 await asyncio.to_thread(file.write, b"".join(parts))
                 parts.clear()
@@ -125,10 +150,11 @@ async def _read_on(first: bytes, receive: Receive, limit: int, spool_bytes: int)
                 raise RequestRefused(body_incomplete())
             piece, more = message.get("body", b""), message.get("more_body", False)
     except BaseException:
+        limits.give_back(spooled)
         if file is not None:
             file.close()
         raise
-    return Body(b"".join(parts), file, length, digest.hexdigest() if length else None)
+    return Body(b"".join(parts), file, length, digest.hexdigest() if length else None, limits)
 
 
 async def peek(receive: Receive, count: int) -> tuple[bytes, Receive]:

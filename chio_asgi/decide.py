@@ -80,11 +80,11 @@ class ASGIAdapter:
         """Return the request as the scope has it now."""
         return ASGIGuardRequest(self.view.scope)
 
-    async def read_body(self, limit: int, spool_bytes: int) -> Body:
+    async def read_body(self) -> Body:
         """Read the body to its end; from then on a guard cannot replace it."""
         if not self.view.has_body:
             return NO_BODY
-        body = self.request.body = await self.view.read_body(limit, spool_bytes)
+        body = self.request.body = await self.view.read_body()
         self.view.seal()
         return body
 

@@ -69,6 +69,7 @@ class ChioASGIMiddleware:
         self.client = client if client is not None else ChioClient(settings)
         report = self.client.telemetry.refused
         pipeline = Pipeline(settings, extractor, on_decision, on_receipt, report=report)
+        self._limits = pipeline.limits
         self._decide = Decide(pipeline, self.client, RouteResolver(app))
         self.chain = around(guards, self._decide)
         self._header = settings.receipt_header.lower().encode("ascii")
@@ -93,8 +94,7 @@ class ChioASGIMiddleware:
             # A copy: uvicorn appends the trailer fields of a chunked body to its list, and the application must not
             # read headers that were not evaluated.
             scope["headers"] = list(scope.get("headers", ()))
-            settings = self.settings
-            view = ASGIGuardRequest(scope, receive, limit=settings.max_body_bytes, spool_bytes=settings.spool_bytes)
+            view = ASGIGuardRequest(scope, receive, self._limits)
             replay = view.replay
         else:
             opening = await receive()

@@ -14,9 +14,8 @@ from chio_asgi.body import Body, peek, read_body
 from chio_asgi.types import Receive, Scope
 from chio_core.canonical import sha256_hex
 from chio_core.errors import ConfigurationError
+from chio_core.evaluation.body_limits import NO_LIMITS, BodyLimits
 from chio_core.request import HeaderLines
-
-_NO_LIMIT = 2**63
 
 
 class ScopeState:
@@ -58,9 +57,7 @@ class ASGIGuardRequest:
         self,
         scope: Scope,
         receive: Receive | None = None,
-        *,
-        limit: int = _NO_LIMIT,
-        spool_bytes: int = _NO_LIMIT,
+        limits: BodyLimits = NO_LIMITS,
     ) -> None:
         # A Starlette request is a mapping too, so it would pass for a scope without a body.
         self._native: Any = None
@@ -68,8 +65,7 @@ class ASGIGuardRequest:
             self._native, scope = scope, found
         self.scope: dict[str, Any] = scope  # type: ignore[assignment]
         self._receive = receive
-        self._limit = limit
-        self._spool_bytes = spool_bytes
+        self._limits = limits
         self._body: Body | None = None
         self._lines: HeaderLines | None = None
         self._state: ScopeState | None = None
@@ -140,7 +136,7 @@ class ASGIGuardRequest:
         if self._body is None:
             if self._receive is None:
                 return b""
-            await self.read_body(self._limit, self._spool_bytes)
+            await self.read_body()
         return await self._body.read() if self._body is not None else b""
 
     async def read_body_prefix(self, max_bytes: int) -> bytes:
@@ -154,7 +150,7 @@ class ASGIGuardRequest:
         found, self._receive = await peek(self._receive, max_bytes)
         return found
 
-    async def read_body(self, limit: int, spool_bytes: int) -> Body:
+    async def read_body(self) -> Body:
         """Read the body to its end, once; see `chio_asgi.body.read_body`.
 
         Raises:
@@ -165,7 +161,7 @@ class ASGIGuardRequest:
             if self._receive is None:
                 raise RuntimeError("this view was made without `receive`")
             announced = self.header_values("content-length")
-            self._body = await read_body(self._receive, limit, spool_bytes, announced[0] if announced else None)
+            self._body = await read_body(self._receive, self._limits, announced[0] if announced else None)
         return self._body
 
     def replace_body(self, data: bytes) -> None:

@@ -121,6 +121,17 @@ class ChioSettings(BaseSettings):
     spool_bytes: int = Field(
         1024 * 1024, ge=0, description="Bodies above this wait in a temporary file instead of memory."
     )
+    body_timeout: float = Field(
+        30.0,
+        gt=0,
+        le=3600,
+        description="Longest time for a request body to arrive, under ASGI; then 408. WSGI servers have their own.",
+    )
+    max_spooled_bytes: int = Field(
+        1024 * 1024 * 1024,
+        ge=0,
+        description="Bytes of bodies in temporary files, per process; a body that does not fit is refused with 503.",
+    )
     explain_url: str | None = Field(
         None,
         description="Page that explains a refusal, for example the viewer; linked, with the receipt's id at the end"

@@ -49,7 +49,7 @@ class ConnectionAdapter(ASGIAdapter):
         super().__init__(ASGIGuardRequest(connection.scope), request_of(connection), lambda scope: NO_MATCH)
         self._connection = connection
 
-    async def read_body(self, limit: int, spool_bytes: int) -> Body:
+    async def read_body(self) -> Body:
         """Return length and hash of the body; without the middleware FastAPI has read it into memory."""
         raw = await self.raw_body()
         return KnownBody(len(raw), sha256_hex(raw)) if raw else NO_BODY

@@ -95,8 +95,8 @@ class DjangoAdapter(SyncAdapter):
     def __init__(
         self, request: HttpRequest, context: RequestContext, path_params: Mapping[str, Any] | None = None
     ) -> None:
-        settings, singletons = context.runtime.settings, context.runtime.pipeline.singletons
-        view = DjangoGuardRequest(request, singletons, limit=settings.max_body_bytes, spool_bytes=settings.spool_bytes)
+        pipeline = context.runtime.pipeline
+        view = DjangoGuardRequest(request, pipeline.singletons, pipeline.limits)
         super().__init__(view, context)
         self._request = request
         self._path_params = path_params

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 from django.http import HttpRequest, QueryDict
 
 from chio_core.errors import ConfigurationError
+from chio_core.evaluation.body_limits import NO_LIMITS, BodyLimits
 from chio_core.names import ENVIRON_INPUT, LOGGER, STATE_NAMESPACE
 from chio_core.refusals.response import Denial, RequestRefused
 from chio_core.threads.body import keep
@@ -18,8 +19,6 @@ from chio_core.threads.wsgi_view import SINGLETONS, EnvironView, environ_key, ma
 from chio_django.routing import find_view
 
 log = logging.getLogger(LOGGER)
-
-_NO_LIMIT = 2**63
 
 
 class DjangoGuardRequest(EnvironView):
@@ -31,11 +30,13 @@ class DjangoGuardRequest(EnvironView):
     Args:
         request: Django's request.
         singletons: headers, in lower case, whose repetition matters.
-        limits: `limit` and `spool_bytes` of `EnvironView`.
+        limits: for the body.
     """
 
-    def __init__(self, request: HttpRequest, singletons: Collection[str] = SINGLETONS, **limits: int) -> None:
-        super().__init__(request.META, singletons, **limits)
+    def __init__(
+        self, request: HttpRequest, singletons: Collection[str] = SINGLETONS, limits: BodyLimits = NO_LIMITS
+    ) -> None:
+        super().__init__(request.META, singletons, limits)
         self._request = request
         scope = getattr(request, "scope", None)
         self._asgi: Mapping[str, Any] | None = scope if isinstance(scope, dict) else None
@@ -110,7 +111,7 @@ class DjangoGuardRequest(EnvironView):
             return super().repeated_headers()
         return [name for name, lines in self._lines_sent().items() if len(lines) > 1]
 
-    def input(self, spool_bytes: int = _NO_LIMIT, *, eager: bool = True) -> BinaryIO:
+    def input(self, *, eager: bool = True) -> BinaryIO:
         """Return the body as a file that can be read again, the one that the view reads; see `EnvironView.input`.
 
         Raises:
@@ -131,11 +132,11 @@ class DjangoGuardRequest(EnvironView):
             text = "the request body cannot be judged"
             raise RequestRefused(Denial(status=500, code=ConfigurationError.code, message=text))
         if "wsgi.input" in self.environ:
-            file = super().input(spool_bytes, eager=eager)
+            file = super().input(eager=eager)
         else:
             stream = own.get("_stream")
             again = stream is None or stream.seekable()
-            file = (stream or io.BytesIO()) if again else keep(stream, None, spool_bytes)
+            file = (stream or io.BytesIO()) if again else keep(stream, None, self._limits)
             self.environ[ENVIRON_INPUT] = file
         request._stream = file
         return file

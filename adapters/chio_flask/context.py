@@ -116,14 +116,8 @@ class FlaskAdapter(SyncAdapter):
     """
 
     def __init__(self, app: Flask, request: Request, context: RequestContext) -> None:
-        settings = context.runtime.settings
-        view = FlaskGuardRequest(
-            request,
-            app,
-            singletons=context.runtime.pipeline.singletons,
-            limit=settings.max_body_bytes,
-            spool_bytes=settings.spool_bytes,
-        )
+        pipeline = context.runtime.pipeline
+        view = FlaskGuardRequest(request, app, singletons=pipeline.singletons, limits=pipeline.limits)
         super().__init__(view, context)
         self._app = app
         self._request = request

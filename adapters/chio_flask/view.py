@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from flask import Flask, Request, current_app, has_app_context
 
+from chio_core.evaluation.body_limits import NO_LIMITS, BodyLimits
 from chio_core.names import STATE_NAMESPACE
 from chio_core.threads.wsgi_view import SINGLETONS, EnvironView
 from chio_flask.routing import find_view
@@ -23,13 +24,18 @@ class FlaskGuardRequest(EnvironView):
         request: Flask's request.
         app: the application; the current one otherwise.
         singletons: headers, in lower case, whose repetition matters.
-        limits: `limit` and `spool_bytes` of `EnvironView`.
+        limits: for the body.
     """
 
     def __init__(
-        self, request: Request, app: Flask | None = None, *, singletons: Collection[str] = SINGLETONS, **limits: int
+        self,
+        request: Request,
+        app: Flask | None = None,
+        *,
+        singletons: Collection[str] = SINGLETONS,
+        limits: BodyLimits = NO_LIMITS,
     ) -> None:
-        super().__init__(request.environ, singletons, **limits)
+        super().__init__(request.environ, singletons, limits)
         self._request = request
         self._app = app
 

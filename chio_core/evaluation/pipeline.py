@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from chio_core.evaluation.amounts import Facts
+from chio_core.evaluation.body_limits import BodyLimits
 from chio_core.evaluation.exchange import EvaluateCall, prepare
 from chio_core.evaluation.governed import EvaluatedRequest, GovernedRequest, RouteMatch
 from chio_core.evaluation.hooks import Hook, refused_by_guard
@@ -58,11 +59,11 @@ class RequestAdapter(Protocol):
     def now(self) -> RequestView:
         """Return the request as the application will see it."""
 
-    def read_body(self, limit: int, spool_bytes: int) -> Any:
-        """* Read the body to its end and return a `Body`.
+    def read_body(self) -> Any:
+        """* Read the body to its end, within the view's limits, and return a `Body`.
 
         Raises:
-            RequestRefused: it has more than `limit` bytes, or did not arrive completely.
+            RequestRefused: it is too large, or did not arrive completely or in time.
         """
 
     def raw_body(self) -> Any:
@@ -113,6 +114,7 @@ class Pipeline:
         self.settings = settings
         self.singletons: frozenset[str] = singleton_headers(settings)
         self.extractor = extractor or default_extractor(settings.api_key_header, settings.session_cookie)
+        self.limits = BodyLimits.of(settings)
         self._excluded = Exclusions(settings)
         self._on_decision = on_decision
         self._on_receipt = on_receipt
@@ -165,7 +167,7 @@ class Pipeline:
             # The receipt binds the whole body, so it is read to its end, counted and hashed.
             body = governed.body
             if body is None:
-                body = governed.body = yield adapter.read_body(settings.max_body_bytes, settings.spool_bytes)
+                body = governed.body = yield adapter.read_body()
 
             # The route says what it requires; an amount may come from the path, the query or the body.
             match = adapter.locate()

@@ -74,7 +74,7 @@ class _Adapter:
     def now(self) -> OutgoingView:
         return self.view
 
-    def read_body(self, limit: int, spool_bytes: int) -> Any:
+    def read_body(self) -> Any:
         return KnownBody(len(self._body), sha256_hex(self._body) if self._body else None)
 
     def raw_body(self) -> Any:
@@ -103,7 +103,7 @@ class _Adapter:
 class _AsyncAdapter(_Adapter):
     """The same for an event loop: the steps that `Pipeline.evaluate` yields give awaitables."""
 
-    async def read_body(self, limit: int, spool_bytes: int) -> KnownBody:
+    async def read_body(self) -> KnownBody:
         return KnownBody(len(self._body), sha256_hex(self._body) if self._body else None)
 
 

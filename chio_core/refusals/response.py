@@ -149,6 +149,17 @@ def body_too_large(limit: int) -> Denial:
     return Denial(status=413, code="chio_body_too_large", message=f"request body is larger than {limit} bytes")
 
 
+def body_too_slow(seconds: float) -> Denial:
+    """Return the 408 for a body that did not arrive within `seconds`."""
+    return bad_request(f"request body did not arrive within {seconds:g} seconds", 408)
+
+
+def no_room_for_body() -> Denial:
+    """Return the 503 for a body that does not fit beside those that wait in temporary files (`max_spooled_bytes`)."""
+    text = "too many request bodies wait at the same time"
+    return Denial(status=503, code="chio_overloaded", message=text, headers=(("retry-after", "1"),))
+
+
 def body_incomplete() -> Denial:
     """Return the 400 for a body whose end never came. Nobody will read it; it ends the request in the log."""
     return bad_request("the client went away before its body was complete")

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Generator
 from typing import IO, Any, BinaryIO
 
+from chio_core.evaluation.body_limits import BodyLimits
 from chio_core.evaluation.governed import KnownBody
 from chio_core.refusals.response import RequestRefused, body_incomplete, body_too_large
 
@@ -28,17 +29,19 @@ class KeptInput(io.RawIOBase):
     Args:
         source: has `read(size)`; the end is an empty result.
         length: bytes to expect; None until the end of the source.
-        spool_bytes: more bytes than these are kept in a temporary file.
+        limits: how many bytes stay in memory, and how many may wait in files.
         first: bytes that were read from the source already.
 
     Attributes:
         truncated: the source ended before `length` bytes.
     """
 
-    def __init__(self, source: Any, length: int | None, spool_bytes: int, first: bytes = b"") -> None:
+    def __init__(self, source: Any, length: int | None, limits: BodyLimits, first: bytes = b"") -> None:
         self._source = source
         self._left = length
-        self._kept: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=max(1, spool_bytes))  # noqa: SIM115 - see close
+        self._kept: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=max(1, min(limits.spool_bytes, 2**31)))  # noqa: SIM115 - see close
+        self._limits = limits
+        self._spooled = 0
         self._size = self._kept.write(first)
         self._at = 0
         self._ended = False
@@ -81,7 +84,9 @@ class KeptInput(io.RawIOBase):
 
     def close(self) -> None:
         """Remove what was kept."""
-        self._kept.close()
+        if not self._kept.closed:
+            self._kept.close()
+            self._limits.give_back(self._spooled)
         super().close()
 
     def _fetch(self, upto: int | None) -> None:
@@ -93,8 +98,12 @@ class KeptInput(io.RawIOBase):
                 self._ended, self.truncated = True, bool(self._left)
                 return
             self._kept.seek(self._size)
+            size = self._size + len(piece)
+            if size > self._limits.spool_bytes:
+                self._limits.take(size - self._spooled)
+                self._spooled = size
             self._kept.write(piece)
-            self._size += len(piece)
+            self._size = size
             if self._left is not None:
                 self._left -= len(piece)
 
@@ -115,13 +124,13 @@ def read_source(source: Any, size: int) -> bytes:
     return piece
 
 
-def keep(source: Any, length: int | None, spool_bytes: int, first: bytes = b"") -> BinaryIO:
+def keep(source: Any, length: int | None, limits: BodyLimits, first: bytes = b"") -> BinaryIO:
     """Return a seekable file over a one-way stream; it fetches what it is asked for.
 
     Args:
-        source, length, spool_bytes, first: see `KeptInput`.
+        source, length, limits, first: see `KeptInput`.
     """
-    return io.BufferedReader(KeptInput(source, length, spool_bytes, first))
+    return io.BufferedReader(KeptInput(source, length, limits, first))
 
 
 def measure(file: BinaryIO, limit: int) -> MeasureSteps:

@@ -135,9 +135,9 @@ class SyncAdapter:
         """Return the request as the application will see it."""
         return self.view
 
-    def read_body(self, limit: int, spool_bytes: int) -> Any:
+    def read_body(self) -> Any:
         """Count and hash the body; see `chio_core.threads.wsgi_view.EnvironView.measure`."""
-        steps = self.view.measure(limit, spool_bytes)
+        steps = self.view.measure()
         while True:
             try:
                 next(steps)
@@ -147,7 +147,7 @@ class SyncAdapter:
 
     def raw_body(self) -> Any:
         """Return the bytes of the body."""
-        return read_from_start(self.view.input(self.context.runtime.settings.spool_bytes))
+        return read_from_start(self.view.input())
 
     def body_hash(self) -> str | None:
         """Return the hash of the body; the application reads the file that was hashed."""
@@ -177,9 +177,9 @@ class SyncAdapter:
 class AsyncAdapter(SyncAdapter):
     """The same for an event loop: other tasks run between two pieces of a body, and while the sidecar answers."""
 
-    async def read_body(self, limit: int, spool_bytes: int) -> Any:
+    async def read_body(self) -> Any:
         """Count and hash the body."""
-        steps = self.view.measure(limit, spool_bytes)
+        steps = self.view.measure()
         while True:
             try:
                 next(steps)
@@ -190,7 +190,7 @@ class AsyncAdapter(SyncAdapter):
 
     async def raw_body(self) -> Any:
         """Return the bytes of the body."""
-        return read_from_start(self.view.input(self.context.runtime.settings.spool_bytes))
+        return read_from_start(self.view.input())
 
     async def compute(self, function: Callable[[], Any], facts: Facts) -> Any:
         """Return the result of a function."""

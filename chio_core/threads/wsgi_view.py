@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Final
 from urllib.parse import parse_qsl, quote
 
 from chio_core.errors import ConfigurationError
+from chio_core.evaluation.body_limits import NO_LIMITS, BodyLimits
 from chio_core.evaluation.governed import NO_BODY, KnownBody
 from chio_core.names import ENVIRON_INPUT, TRACEPARENT
 from chio_core.refusals.response import RequestRefused, bad_request, body_incomplete, body_too_large
@@ -27,7 +28,6 @@ from chio_core.threads.body import MeasureSteps, keep, measure, read_from_start,
 SINGLETONS: Final = single_headers()
 """Headers that may stand only once, as long as the settings name no others."""
 
-_NO_LIMIT = 2**63
 _SMALL = 64 * 1024
 _NEVER_A_COMMA = frozenset({"content-length", "host", TRACEPARENT})
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
@@ -45,21 +45,17 @@ class EnvironView:
     Args:
         environ: WSGI's environment, or Django's `META`.
         singletons: headers, in lower case, whose repetition matters.
-        limit: most bytes of a body.
-        spool_bytes: a body of more bytes is kept in a temporary file.
+        limits: for the body.
     """
 
     def __init__(
         self,
         environ: MutableMapping[str, Any],
         singletons: Collection[str] = SINGLETONS,
-        *,
-        limit: int = _NO_LIMIT,
-        spool_bytes: int = _NO_LIMIT,
+        limits: BodyLimits = NO_LIMITS,
     ) -> None:
         self.environ = environ
-        self._limit = limit
-        self._spool_bytes = spool_bytes
+        self._limits = limits
         self._measured: KnownBody | None = None
         self._sealed = False
         self._singletons = singletons
@@ -141,19 +137,18 @@ class EnvironView:
         Raises:
             RequestRefused: it is larger than the limit, or did not arrive completely.
         """
-        for _ in self.measure(self._limit, self._spool_bytes):
+        for _ in self.measure():
             pass
         return read_from_start(self.input())
 
     async def read_body_prefix(self, max_bytes: int) -> bytes:
         """Return at most `max_bytes` from the body's start, and read no more than that from the client."""
-        return read_from_start(self.input(self._spool_bytes, eager=False), max_bytes) if max_bytes > 0 else b""
+        return read_from_start(self.input(eager=False), max_bytes) if max_bytes > 0 else b""
 
-    def input(self, spool_bytes: int = _NO_LIMIT, *, eager: bool = True) -> BinaryIO:
+    def input(self, *, eager: bool = True) -> BinaryIO:
         """Return the body as a file that can be read again; the application is given the same one.
 
         Args:
-            spool_bytes: more bytes than these are kept in a temporary file.
             eager: a small body may be read to its end at once.
 
         Raises:
@@ -161,11 +156,11 @@ class EnvironView:
         """
         file: BinaryIO | None = self.environ.get(ENVIRON_INPUT)
         if file is None:
-            file = open_input(self.environ, spool_bytes, eager=eager)
+            file = open_input(self.environ, self._limits, eager=eager)
             self.environ[ENVIRON_INPUT] = self.environ["wsgi.input"] = file
         return file
 
-    def measure(self, limit: int, spool_bytes: int) -> MeasureSteps:
+    def measure(self) -> MeasureSteps:
         """Count and hash the body; a length that is announced as too large is refused unread.
 
         Raises:
@@ -174,11 +169,11 @@ class EnvironView:
         if self._measured is not None:
             return self._measured
         announced = self.environ.get("CONTENT_LENGTH") or ""
-        if announced.isdecimal() and int(announced[:20]) > limit:
-            raise RequestRefused(body_too_large(limit))
+        if announced.isdecimal() and int(announced[:20]) > self._limits.max_bytes:
+            raise RequestRefused(body_too_large(self._limits.max_bytes))
         if ENVIRON_INPUT not in self.environ and not self.has_body():
             return NO_BODY
-        found = yield from measure(self.input(spool_bytes), limit)
+        found = yield from measure(self.input(), self._limits.max_bytes)
         # Where the client did not say how long the body is, frameworks read nothing of it, or no form in it.
         if found.length and not announced:
             self.environ["CONTENT_LENGTH"] = str(found.length)
@@ -248,7 +243,7 @@ def may_have_body(environ: Mapping[str, Any]) -> bool:
     )  # fmt: skip
 
 
-def open_input(environ: Mapping[str, Any], spool_bytes: int, *, eager: bool = True) -> BinaryIO:
+def open_input(environ: Mapping[str, Any], limits: BodyLimits, *, eager: bool = True) -> BinaryIO:
     """Return the body in a WSGI environment as a file that can be read again; see `EnvironView.input`.
 
     Raises:
@@ -262,22 +257,22 @@ def open_input(environ: Mapping[str, Any], spool_bytes: int, *, eager: bool = Tr
     source = environ.get("wsgi.input")
     if announced and source is not None:
         length = int(announced)
-        small = eager and length <= min(spool_bytes, _SMALL)
-        return _read_now(source, length) if small else keep(source, length, spool_bytes)
+        small = eager and length <= min(limits.spool_bytes, _SMALL)
+        return _read_now(source, length) if small else keep(source, length, limits)
     if environ.get("wsgi.input_terminated") and source is not None:
-        return _to_the_end(source, spool_bytes, eager=eager)
+        return _to_the_end(source, limits, eager=eager)
     if chunked:
         raise RequestRefused(bad_request("this server needs a Content-Length", 411))
     return io.BytesIO()
 
 
-def _to_the_end(source: Any, spool_bytes: int, *, eager: bool) -> BinaryIO:
+def _to_the_end(source: Any, limits: BodyLimits, *, eager: bool) -> BinaryIO:
     # Most requests of such servers have no body. One byte tells, and spares all of them a file.
     try:
         first = read_source(source, 1) if eager else None
     except OSError as exc:
         raise RequestRefused(body_incomplete()) from exc
-    return io.BytesIO() if first == b"" else keep(source, None, spool_bytes, first or b"")
+    return io.BytesIO() if first == b"" else keep(source, None, limits, first or b"")
 
 
 def _read_now(source: Any, length: int) -> BinaryIO:

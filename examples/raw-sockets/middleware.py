@@ -101,7 +101,7 @@ class Steps:
         """Return the request; nothing changes it."""
         return self.view
 
-    async def read_body(self, limit: int, spool_bytes: int) -> KnownBody:
+    async def read_body(self) -> KnownBody:
         """Return length and hash of the body."""
         body = self.view.bytes
         return KnownBody(len(body), sha256_hex(body) if body else None)

@@ -16,6 +16,7 @@ import pytest
 
 from chio_asgi.body import Body, read_body
 from chio_asgi.middleware import ChioASGIMiddleware
+from chio_core.evaluation.body_limits import BodyLimits
 from chio_core.refusals.response import RequestRefused
 from tests.support import Judge, Reply, StubClient, call, exchange, http_scope, run, serve
 
@@ -283,7 +284,7 @@ async def test_memory_does_not_grow_with_empty_messages() -> None:
         return {"type": "http.request", "body": b"", "more_body": left > 0}
 
     tracemalloc.start()
-    body = await read_body(receive, 100, 100)
+    body = await read_body(receive, BodyLimits(100, 100))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert (body.length, body.hash) == (0, None)
@@ -302,7 +303,7 @@ async def test_a_body_that_cannot_be_read_leaves_no_file(status: int) -> None:
         return messages.pop(0)
 
     with pytest.raises(RequestRefused) as refused:
-        await read_body(receive, 100, 10)
+        await read_body(receive, BodyLimits(100, 10))
     assert refused.value.denial.status == status
     gc.collect()
 
@@ -320,7 +321,7 @@ async def test_a_body_can_be_read_and_replayed_more_than_once() -> None:
         async def upload(messages: list[dict[str, Any]] = messages) -> Any:
             return messages.pop(0)
 
-        body: Body = await read_body(upload, 100, spool)
+        body: Body = await read_body(upload, BodyLimits(100, spool))
         assert await body.read() == b"abcd"
         for _ in range(2):
             replay = body.replay(receive)
@@ -328,3 +329,44 @@ async def test_a_body_can_be_read_and_replayed_more_than_once() -> None:
             assert (await replay())["type"] == "http.disconnect"
         assert await body.read() == b"abcd"
         body.close()
+
+
+async def test_a_body_that_does_not_arrive_in_time_is_408_and_leaves_no_file() -> None:
+    limits = BodyLimits(spool_bytes=10, timeout=0.01)
+    for announced in ("500", None):
+        first = [{"type": "http.request", "body": b"x" * 50, "more_body": True}]
+
+        async def receive(first: list[dict[str, Any]] = first) -> Any:
+            return first.pop() if first else await asyncio.get_running_loop().create_future()
+
+        with pytest.raises(RequestRefused) as refused:
+            await read_body(receive, limits, announced)
+        assert refused.value.denial.status == 408
+    assert limits.spooled == 0
+
+
+async def test_bodies_that_do_not_fit_in_files_together_are_503_and_room_is_given_back() -> None:
+    limits = BodyLimits(spool_bytes=10, max_spooled=100)
+
+    def upload(size: int) -> Any:
+        messages = [
+            {"type": "http.request", "body": b"x" * size, "more_body": True},
+            {"type": "http.request", "body": b"", "more_body": False},
+        ]
+
+        async def receive() -> Any:
+            return messages.pop(0)
+
+        return receive
+
+    first = await read_body(upload(60), limits)
+    assert limits.spooled == 60
+    with pytest.raises(RequestRefused) as refused:
+        await read_body(upload(60), limits)
+    assert (refused.value.denial.status, refused.value.denial.code) == (503, "chio_overloaded")
+    first.close()
+    first.close()
+    second = await read_body(upload(100), limits)
+    assert limits.spooled == 100
+    second.close()
+    assert limits.spooled == 0

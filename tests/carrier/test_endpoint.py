@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from chio_core.client.carrier import request_head
+from chio_core.client.connection import request_head
 from chio_core.endpoint import Endpoint
 from chio_core.errors import ConfigurationError
 from tests.support import settings

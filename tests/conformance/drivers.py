@@ -51,14 +51,14 @@ class CoreAdapter:
     def now(self) -> ASGIGuardRequest:
         return self.view
 
-    def read_body(self, limit: int, spool_bytes: int) -> KnownBody:
+    def read_body(self) -> KnownBody:
         return KnownBody(len(self._body), sha256_hex(self._body) if self._body else None)
 
     def raw_body(self) -> bytes:
         return self._body
 
     def body_hash(self) -> str | None:
-        return self.read_body(0, 0).hash
+        return self.read_body().hash
 
     def locate(self) -> RouteMatch:
         return RouteMatch(ENDPOINTS["anything"].template)

@@ -8,6 +8,7 @@ import random
 
 import pytest
 
+from chio_core.evaluation.body_limits import BodyLimits
 from chio_core.evaluation.governed import KnownBody
 from chio_core.evaluation.precheck import singleton_headers
 from chio_core.refusals.response import RequestRefused
@@ -17,6 +18,7 @@ from chio_core.threads.wsgi_view import EnvironView, environ_key
 from tests.faces.wsgi import OneWay
 
 DATA = bytes(range(256)) * 3000
+SMALL = BodyLimits(spool_bytes=1000)
 
 
 def pieces(seed: int) -> list[bytes]:
@@ -30,7 +32,7 @@ def pieces(seed: int) -> list[bytes]:
 @pytest.mark.parametrize("seed", range(3))
 def test_any_way_of_reading_gives_the_same_bytes(length: int | None, spool_bytes: int, seed: int) -> None:
     chosen, expected = random.Random(seed), io.BytesIO(DATA)
-    with keep(OneWay(*pieces(seed)), length, spool_bytes) as file:
+    with keep(OneWay(*pieces(seed)), length, BodyLimits(spool_bytes=spool_bytes)) as file:
         assert is_kept(file)
         for _ in range(200):
             where, whence = chosen.choice([(chosen.randrange(len(DATA)), 0), (0, 2), (0, 1)])
@@ -46,7 +48,7 @@ def test_any_way_of_reading_gives_the_same_bytes(length: int | None, spool_bytes
 
 
 def test_measuring_counts_and_hashes_and_leaves_the_file_at_its_start() -> None:
-    with keep(OneWay(*pieces(1)), None, 1000) as file:
+    with keep(OneWay(*pieces(1)), None, SMALL) as file:
         found: list[KnownBody] = []
 
         def noting() -> MeasureSteps:
@@ -60,14 +62,14 @@ def test_measuring_counts_and_hashes_and_leaves_the_file_at_its_start() -> None:
 
 def test_no_more_is_taken_from_a_client_who_sends_too_much() -> None:
     source = OneWay(*[b"x" * 1000] * 5000)
-    with keep(source, None, 1000) as file, pytest.raises(RequestRefused) as refused:
+    with keep(source, None, SMALL) as file, pytest.raises(RequestRefused) as refused:
         list(measure(file, 10_000))
     assert refused.value.denial.status == 413
     assert source.given < 300_000
 
 
 def test_a_body_that_ends_too_early_is_said_to() -> None:
-    with keep(OneWay(b"abc"), 5, 1000) as file, pytest.raises(RequestRefused) as refused:
+    with keep(OneWay(b"abc"), 5, SMALL) as file, pytest.raises(RequestRefused) as refused:
         list(measure(file, 10_000))
     assert refused.value.denial.status == 400
 
@@ -83,9 +85,9 @@ def test_a_body_that_the_server_cannot_read_is_400_whatever_it_raises(announced:
             raise Malformed
 
     environ = {"CONTENT_LENGTH": announced, "wsgi.input": Broken(), "wsgi.input_terminated": True}
-    view = EnvironView(environ)
+    view = EnvironView(environ, limits=BodyLimits(100, 100))
     with pytest.raises(RequestRefused) as refused:
-        list(view.measure(100, 100))
+        list(view.measure())
     assert refused.value.denial.status == 400
 
 
@@ -98,11 +100,11 @@ def test_a_view_that_is_made_by_hand_knows_the_headers_that_may_stand_only_once(
 @pytest.mark.parametrize("spool_bytes", [0, 10, 10**9])
 def test_a_body_of_no_announced_length_is_read_to_its_end_and_none_needs_no_file(body: bytes, spool_bytes: int) -> None:
     environ = {"wsgi.input": OneWay(*([body] if body else [])), "wsgi.input_terminated": True}
-    view = EnvironView(environ)
+    view = EnvironView(environ, limits=BodyLimits(len(DATA), spool_bytes))
     found: list[KnownBody] = []
 
     def noting() -> MeasureSteps:
-        found.append((yield from view.measure(len(DATA), spool_bytes)))
+        found.append((yield from view.measure()))
         return found[0]
 
     list(noting())
@@ -110,3 +112,14 @@ def test_a_body_of_no_announced_length_is_read_to_its_end_and_none_needs_no_file
     assert environ["wsgi.input"].read() == body  # type: ignore[attr-defined]
     assert is_kept(view.input()) == bool(body)
     view.input().close()
+
+
+def test_streams_that_do_not_fit_in_files_together_are_503_and_room_is_given_back() -> None:
+    limits = BodyLimits(spool_bytes=10, max_spooled=100)
+    first = keep(OneWay(b"x" * 60), 60, limits)
+    list(measure(first, 1000))
+    with keep(OneWay(b"x" * 60), 60, limits) as second, pytest.raises(RequestRefused) as refused:
+        list(measure(second, 1000))
+    assert (refused.value.denial.status, refused.value.denial.code, limits.spooled) == (503, "chio_overloaded", 60)
+    first.close()
+    assert limits.spooled == 0
