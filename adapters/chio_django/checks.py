@@ -3,18 +3,18 @@
 | id | says |
 |---|---|
 | `chio.E001` | a `CHIO_*` setting cannot be used |
-| `chio.E002` | a `CHIO_*` setting that nobody reads: it is misspelled |
+| `chio.E002` | a `CHIO_*` setting is not an option of Chio; its name is misspelled |
 | `chio.E003` | a hook (`CHIO_EXTRACTOR`, `CHIO_ON_DECISION`, `CHIO_ON_RECEIPT`) cannot be imported |
 | `chio.E004` | the middleware is listed more than once |
-| `chio.E005` | `CHIO_GUARDS` cannot be used, or cannot stand in this order |
+| `chio.E005` | `CHIO_GUARDS` cannot be used, or its order cannot work |
 | `chio.I001` | the guards, in the order in which they run |
 | `chio.W001` | deploy: `CHIO_FAIL_OPEN` is on |
 | `chio.W002` | deploy: `CHIO_TRUSTED_KERNEL_KEYS` is empty |
 | `chio.W003` | deploy: `CHIO_SIDECAR_URL` is plain http to another machine |
 | `chio.W004` | deploy: `CHIO_CAPABILITY_IN_QUERY` is on |
 | `chio.W005` | the application is installed, the middleware is not |
-| `chio.W006` | a page cache stands outside of the middleware |
-| `chio.W007` | something about a guard, for example a limit that each process counts by itself |
+| `chio.W006` | a page cache is outside the middleware |
+| `chio.W007` | a finding about a guard, for example a limit that each process counts separately |
 | `chio.W008` | deploy: `CHIO_EXCLUDE_METHODS` names more than `OPTIONS` |
 | `chio.W009` | deploy: observe mode (`CHIO_OBSERVE`, `CHIO_OBSERVE_PATHS`, `CHIO_OBSERVE_PREFIXES`) |
 """

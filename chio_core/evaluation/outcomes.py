@@ -16,6 +16,7 @@
 | (not evaluated) malformed request, repeated security header | 400 | `chio_bad_request` | no | the same |
 | (not evaluated) amount not clearly stated | 400 or 415 | `chio_bad_request` | no | the same |
 | (not evaluated) method unknown to the protocol | 405 | `chio_bad_request` | no | the same |
+| (not evaluated) chunked body on a server that needs a Content-Length | 411 | `chio_bad_request` | no | the same |
 | (not evaluated) body above the limit | 413 | `chio_body_too_large` | no | the same |
 | (not asked) body that does not arrive in time, under ASGI | 408 | `chio_bad_request` | no | the same |
 | (not asked) no room for the body in temporary files | 503 | `chio_overloaded` | no | the same |
