@@ -16,11 +16,11 @@
 | (not evaluated) malformed request, repeated security header | 400 | `chio_bad_request` | no | the same |
 | (not evaluated) amount not clearly stated | 400 or 415 | `chio_bad_request` | no | the same |
 | (not evaluated) method unknown to the protocol | 405 | `chio_bad_request` | no | the same |
+| (not evaluated) body that does not arrive in time, under ASGI | 408 | `chio_bad_request` | no | the same |
 | (not evaluated) chunked body on a server that needs a Content-Length | 411 | `chio_bad_request` | no | the same |
 | (not evaluated) body above the limit | 413 | `chio_body_too_large` | no | the same |
-| (not asked) body that does not arrive in time, under ASGI | 408 | `chio_bad_request` | no | the same |
-| (not asked) no room for the body in temporary files | 503 | `chio_overloaded` | no | the same |
 | (not evaluated) path of more than 8,192 characters | 414 | `chio_bad_request` | no | the same |
+| (not evaluated) no room for the body in temporary files | 503 | `chio_overloaded` | no | the same |
 """
 
 from __future__ import annotations
@@ -128,14 +128,14 @@ class Decision:
     """The outcome for one request.
 
     Attributes:
-        request_id: id that was sent to the sidecar; None when it was not asked.
+        request_id: id that was sent to the sidecar; None without an evaluation.
         verdict: `allow`, `deny`, `cancel`, `incomplete` or another text of the sidecar; `refused` when a rule on
             this side refused without or against it; `passthrough`; `error` if the evaluation failed.
         receipt: the verified receipt, also of a refusal.
         denial: how to answer; None lets the request through.
         passthrough: set when the request runs without a decision (`fail_open`), or against it (observe mode).
         requirement: what the route asks for, as part of the question.
-        caller: who the sidecar was told is calling; None when it was not asked.
+        caller: the caller that was sent to the sidecar; None without an evaluation.
         evidence: what the guards said.
         withheld: in observe mode the refusal that was recorded instead of answered; `verdict` and `receipt` are
             what they would have been.
