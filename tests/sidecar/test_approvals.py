@@ -107,8 +107,8 @@ async def test_what_was_approved_is_allowed_once(app: Any) -> None:
 async def test_a_thousand_races_for_an_approval_have_one_winner(create: Create) -> None:
     one, two = create(), create()
     approval_id, token = await approved(one), capability()
-    asked = [pay(one if number % 2 else two, number, approval_id, token) for number in range(1000)]
-    answers = await asyncio.gather(*asked)
+    payments = [pay(one if number % 2 else two, number, approval_id, token) for number in range(1000)]
+    answers = await asyncio.gather(*payments)
     assert [verdict(answer) for answer in answers].count("allow") == 1
     assert [reason(answer) for answer in answers if verdict(answer) == "deny"] == [
         f"approval {approval_id} was used already"
@@ -156,7 +156,7 @@ async def test_an_unanswered_approval_still_waits_and_a_denied_one_is_refused(ap
     assert (await operate(app, approval_id, "denied", reason="no")).status == 200
     expected = f"approval {approval_id} was denied"
     assert reason(await pay(app, 2, approval_id)) == expected
-    # Asking again and again does not wear anybody out: the denial stands for an hour.
+    # A repetition creates no new approval: the denial counts for an hour.
     assert reason((await request_payment(app, 3)).document) == expected
     assert reason(await pay(app, 4, "apr-unknown")) == "approval apr-unknown is not known"
 
@@ -347,8 +347,8 @@ async def test_a_capability_that_is_revoked_meanwhile_does_not_use_its_approval(
 
 async def test_one_capability_cannot_fill_the_list(app: Any) -> None:
     token = capability()
-    asked = (pending_id(app, number, token=token, path=f"/pay/{number}") for number in range(MAX_OPEN_EACH))
-    assert len(set(await asyncio.gather(*asked))) == MAX_OPEN_EACH
+    pending = (pending_id(app, number, token=token, path=f"/pay/{number}") for number in range(MAX_OPEN_EACH))
+    assert len(set(await asyncio.gather(*pending))) == MAX_OPEN_EACH
     full = (await request_payment(app, "full", token, path="/pay/full")).document
     assert full["verdict"]["http_status"] == full["receipt"]["response_status"] == 503
     assert reason(full) == (
