@@ -81,7 +81,7 @@ def test_every_path_in_the_contributing_page_exists() -> None:
 
 def test_the_names_in_the_contributing_page_are_in_the_file_before_them() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    inside = re.findall(r"`(\w+)` in `([\w./]+\.py)`|`([\w./]+\.py)`[^`()]*\(`(\w+)`", text)
+    inside = re.findall(r"`(\w+)`\s+in\s+`([\w./]+\.py)`|`([\w./]+\.py)`[^`()]*\(`(\w+)`", text)
     found = {(path or other, name or another) for name, path, other, another in inside}
     assert len(found) >= 12
     for path, name in found:
