@@ -10,7 +10,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Mount, Route
 
-from chio_core.errors import SidecarUnreachable
 from tests.asgi.routes import govern, govern_inside
 from tests.support import Reply, call, run
 
@@ -87,13 +86,6 @@ def test_excluded_methods_are_compared_as_they_were_sent(method: str, governed: 
         assert asked is governed
     else:
         assert (reply.status, asked) == (405, False)  # no method of the protocol, and not excluded
-
-
-def test_nothing_is_asked_while_the_sidecar_is_down() -> None:
-    governed, _ = govern(app(), exclude_paths=frozenset({"/healthz"}))
-    governed.client.failure = SidecarUnreachable("down")
-    assert run(call(governed, "GET", "/healthz")).status == 200
-    assert run(call(governed, "GET", "/other")).status == 503
 
 
 def test_the_body_of_an_excluded_request_is_not_touched() -> None:

@@ -13,8 +13,6 @@ from starlette.responses import PlainTextResponse
 
 from chio_asgi.middleware import ChioASGIMiddleware
 from chio_core.errors import SidecarUnreachable
-from chio_core.evaluation.outcomes import Decision
-from chio_core.models.receipt import HttpReceipt
 from tests.support import Judge, StubClient, call, connect, deny, run
 
 Hook = Callable[[Any], Any]
@@ -22,20 +20,6 @@ Hook = Callable[[Any], Any]
 
 def governed(judge: Judge | None = None, *, hooks: dict[str, Hook], **options: Any) -> ChioASGIMiddleware:
     return ChioASGIMiddleware(PlainTextResponse("ok"), client=StubClient(judge, **options), **hooks)
-
-
-def test_sync_and_async_hooks_are_told_once_each() -> None:
-    decisions: list[Decision] = []
-    receipts: list[HttpReceipt] = []
-
-    async def on_receipt(receipt: HttpReceipt) -> None:
-        await asyncio.sleep(0)
-        receipts.append(receipt)
-
-    app = governed(hooks={"on_decision": decisions.append, "on_receipt": on_receipt})
-    reply = run(call(app, "GET", "/"))
-    assert [decision.verdict for decision in decisions] == ["allow"]
-    assert [receipt.id for receipt in receipts] == [reply.receipt]
 
 
 def test_they_are_told_about_denials_too() -> None:

@@ -13,17 +13,24 @@ from rest_framework.routers import SimpleRouter
 from rest_framework.views import APIView
 from rest_framework.viewsets import ViewSet
 
-from chio_django import require_capability
+from chio_django import get_chio_receipt, require_capability
 from chio_django.drf import ChioCapability
 
 Transfer = ChioCapability.of("payments", "transfer")
+
+
+def seen(request: Request) -> dict[str, Any]:
+    """Return the receipt and the mark of a request."""
+    mark = request._request.chio_passthrough
+    receipt = get_chio_receipt(request)
+    return {"receipt": receipt.id if receipt else None, "mark": [mark.mode, mark.error] if mark else None}
 
 
 class Transfers(APIView):
     permission_classes = (Transfer,)
 
     def post(self, request: Request) -> Response:
-        return Response({"moved": request.data})
+        return Response({"moved": request.data, **seen(request)})
 
 
 class Combined(APIView):
@@ -48,7 +55,7 @@ class Free(APIView):
 @api_view(["POST"])
 @permission_classes([ChioCapability])
 def by_function(request: Request) -> Response:
-    return Response({"any": True})
+    return Response(seen(request))
 
 
 @api_view(["POST"])

@@ -58,6 +58,10 @@ def test_a_mistake_has_its_number(settings: dict[str, Any], wanted: str) -> None
     ("settings", "wanted"),
     [
         ({"CHIO_FAIL_OPEN": True}, "chio.W001"),
+        ({"CHIO_EXCLUDE_METHODS": ["GET"]}, "chio.W008"),
+        ({"CHIO_OBSERVE": True}, "chio.W009"),
+        ({"CHIO_OBSERVE_PATHS": ["/a"]}, "chio.W009"),
+        ({"CHIO_OBSERVE_PREFIXES": "/a,/b"}, "chio.W009"),
         ({"CHIO_TRUSTED_KERNEL_KEYS": []}, "chio.W002"),
         ({"CHIO_SIDECAR_URL": "http://sidecar.internal:9090"}, "chio.W003"),
         ({"CHIO_CAPABILITY_IN_QUERY": True}, "chio.W004"),

@@ -11,7 +11,7 @@ import pytest
 from drf_spectacular.generators import SchemaGenerator
 
 from chio_core.testing import behaviours
-from tests.django.project import client, governed
+from tests.django.project import CHIO, client, governed
 from tests.tokens import with_token
 
 TRANSFER = ("payments", "transfer")
@@ -59,7 +59,7 @@ def test_a_permission_asks_for_its_capability_in_one_evaluation(method: str, pat
 def test_the_view_reads_the_body_after_it_was_hashed() -> None:
     with governed() as sidecar:
         response = client().post("/api/transfers", {"to": "b"}, "application/json", headers=with_token(TRANSFER))
-    assert response.json() == {"moved": {"to": "b"}}
+    assert response.json()["moved"] == {"to": "b"}
     assert sidecar.asked[0].document["body_length"] == 11
 
 
@@ -99,6 +99,18 @@ def test_nobody_keeps_the_refusal_of_a_permission_and_it_links_to_its_explanatio
     assert error["explain_url"] == f"https://chio.internal/why?{error['receipt_id']}"
     assert refused.headers["Link"] == f'<{error["explain_url"]}>; rel="help"'
     assert not {"Cache-Control", "Link"} & set(allowed.headers)
+
+
+@pytest.mark.parametrize("middleware", [[CHIO], []], ids=["middleware", "permission alone"])
+@pytest.mark.parametrize(("path", "requires"), [("/api/transfers", "payments/transfer"), ("/api/by-function", "any")])
+def test_a_permission_is_observed_without_its_capability(middleware: list[str], path: str, requires: str) -> None:
+    with governed(CHIO_OBSERVE=True, MIDDLEWARE=middleware) as sidecar:
+        observed = client().post(path, {}, "application/json")
+        allowed = client().post(path, {}, "application/json", headers=with_token(TRANSFER))
+    receipt = allowed.json()["receipt"]
+    assert (observed.json()["receipt"], observed.json()["mark"]) == (None, ["observe", "chio_capability_required"])
+    assert (allowed.json()["mark"], allowed.headers.get("X-Chio-Receipt", receipt)) == (None, receipt)
+    assert [asked.document["enforcement"] for asked in sidecar.asked] == [{"mode": "observe", "requires": requires}] * 2
 
 
 def test_an_alternative_does_not_turn_a_refusal_into_a_success() -> None:

@@ -80,21 +80,6 @@ def test_other_headers_may_stand_twice() -> None:
     assert "traceparent" not in other.asked[0].headers
 
 
-@pytest.mark.parametrize(
-    ("headers", "method"),
-    [
-        ({"Authorization": "Bearer example-token"}, "bearer"),
-        ({"X-API-Key": "k"}, "api_key"),
-        ({"Cookie": "a=1; session=s"}, "cookie"),
-        ({}, "anonymous"),
-    ],
-)
-def test_the_caller_is_found_in_the_request(headers: dict[str, str], method: str) -> None:
-    with governed() as sidecar:
-        client().get("/hello", headers=headers)
-    assert sidecar.asked[0].document["caller"]["auth_method"]["method"] == method
-
-
 def test_a_client_certificate_that_the_web_server_verified_names_the_caller(certificate: str) -> None:
     ssl: dict[str, Any] = {"SSL_CLIENT_S_DN": "CN=agent", "SSL_CLIENT_CERT": certificate}
     with governed() as sidecar:

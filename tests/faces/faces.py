@@ -43,6 +43,7 @@ class Observation:
     """What came out of one request.
 
     Attributes:
+        status: 0 if there was no answer.
         lines: header lines of the answer, names in lower case.
         seen: one entry for each time that a handler ran.
     """
@@ -81,7 +82,7 @@ class Observation:
         """The code that the body states; None if it states none."""
         try:
             members = self.problem
-        except (ValueError, KeyError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             return None
         return members.get("code", members.get("error"))
 
@@ -95,10 +96,12 @@ class Face(ABC):
     Attributes:
         name: how tests call it.
         asks: whether its routes can require a capability.
+        threaded: whether it runs under WSGI; what `opened` gives is then a `WSGISend`.
     """
 
     name: str
     asks = True
+    threaded = False
 
     @abstractmethod
     def opened(self, **options: Any) -> AbstractContextManager[Send]:
@@ -124,7 +127,7 @@ class Governed:
     """A governed application and its sidecar."""
 
     sidecar: ScriptedSidecar
-    wire: Send
+    wire: Any
 
     def send(self, method: str, target: str, headers: Lines = (), body: bytes | Sequence[bytes] = b"") -> Observation:
         """Send one request; a body in a list is sent chunked."""
@@ -167,8 +170,13 @@ class ASGIFace(Face):
 
                 def send(wire: Wire) -> Observation:
                     taken()
-                    exchange = asgi_call(app, scope_of(wire), messages_of(wire))
+                    leaves = asyncio.Event()
+                    if wire.breaks:
+                        leaves.set()
+                    exchange = asgi_call(app, scope_of(wire), messages_of(wire), leaves)
                     reply = runner.run(exchange, context=copy_context())
+                    if not reply.messages:
+                        return Observation(0, [], b"", taken())
                     return Observation(reply.status, reply.headers, reply.body, taken())
 
                 try:
@@ -216,6 +224,7 @@ class DjangoFace(Face):
     """The middleware under WSGI, and `require_capability` on views."""
 
     name = "django"
+    threaded = True
     middleware: tuple[str, ...] = (CHIO,)
 
     def code(self, wire_code: str) -> str:
@@ -225,7 +234,7 @@ class DjangoFace(Face):
     def opened(self, **options: Any) -> Iterator[Send]:
         chio = {f"CHIO_{name.upper()}": value for name, value in options.items()}
         with override_settings(ROOT_URLCONF=django_app, MIDDLEWARE=self.middleware, **chio):
-            yield wsgi_send(WSGIHandler())
+            yield WSGISend(WSGIHandler())
 
 
 class DjangoAlone(DjangoFace):
@@ -253,28 +262,37 @@ class FlaskFace(Face):
     """`Chio(app)`, and `require_capability` on views."""
 
     name = "flask"
+    threaded = True
 
     @contextmanager
     def opened(self, **options: Any) -> Iterator[Send]:
         app = flask_app.make()
         chio = Chio(app, **options)
         try:
-            yield wsgi_send(app.wsgi_app)
+            yield WSGISend(app.wsgi_app)
         finally:
             chio.close(app)
 
 
-def wsgi_send(app: Any) -> Send:
-    """Return a function that calls a WSGI application."""
+class WSGISend:
+    """Sends requests to a WSGI application.
 
-    def send(wire: Wire) -> Observation:
+    Args:
+        app: the application.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    def __call__(self, wire: Wire) -> Observation:
+        return self.call(environ_of(wire))
+
+    def call(self, environ: dict[str, Any]) -> Observation:
+        """Call the application with an environment as a server made it."""
         taken()
-        answered = wsgi_call(app, environ_of(wire))
-        return Observation(
-            answered.status, [(name.lower(), value) for name, value in answered.headers], answered.body, taken()
-        )
-
-    return send
+        answered = wsgi_call(self._app, environ)
+        lines = [(name.lower(), value) for name, value in answered.headers]
+        return Observation(answered.status, lines, answered.body, taken())
 
 
 FACES: tuple[Face, ...] = (FastAPIFace(), StarletteFace(), DjangoFace(), DjangoASGIFace(), FlaskFace())

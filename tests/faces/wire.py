@@ -27,6 +27,7 @@ class Wire:
         target: raw path, still encoded, and query.
         pieces: the body; more than one piece is sent chunked.
         peer: address of the client.
+        breaks: it announces ten bytes more than it sends, and goes away.
     """
 
     method: str = "GET"
@@ -34,6 +35,7 @@ class Wire:
     headers: tuple[tuple[bytes, bytes], ...] = ()
     pieces: tuple[bytes, ...] = ()
     peer: str | None = "10.0.0.9"
+    breaks: bool = False
 
     @property
     def body(self) -> bytes:
@@ -51,7 +53,7 @@ class Wire:
         if self.chunked:
             found.append((b"transfer-encoding", b"chunked"))
         elif self.pieces:
-            found.append((b"content-length", str(len(self.body)).encode()))
+            found.append((b"content-length", b"%d" % (len(self.body) + 10 * self.breaks)))
         return found
 
 
@@ -90,7 +92,7 @@ def messages_of(wire: Wire) -> list[dict[str, Any]]:
     """The messages with the body, one a piece."""
     pieces = wire.pieces or (b"",)
     return [
-        {"type": "http.request", "body": piece, "more_body": number < len(pieces)}
+        {"type": "http.request", "body": piece, "more_body": number < len(pieces) or wire.breaks}
         for number, piece in enumerate(pieces, 1)
     ]
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from chio_asgi import ChioASGIMiddleware
 from chio_core.errors import EvaluationFailed, SidecarTimeout, SidecarUnreachable
 from chio_core.models.receipt import HttpReceipt
-from chio_fastapi import Capability, RequireCapability, add_chio, require_capability
+from chio_fastapi import RequireCapability, add_chio, require_capability
 from tests.fastapi.apps import TRANSFER, Transfer, stub, with_and_without, with_token
 from tests.support import Judge, Reply, allow_with_capability, call, deny, run
 
@@ -28,17 +28,6 @@ def build(*, middleware: bool = True, **options: Any) -> tuple[FastAPI, Judge, l
     async def pay(payment: Payment, receipt: Transfer) -> dict[str, Any]:
         called.append(receipt.id)
         return {"amount": payment.amount, "receipt": receipt.id}
-
-    @app.get("/any")
-    async def any_capability(receipt: Capability) -> str:
-        assert receipt is not None
-        called.append(receipt.id)
-        return receipt.id
-
-    @app.get("/free")
-    async def free() -> str:
-        called.append("free")
-        return "free"
 
     client = stub(judge, **options)
     if middleware:
@@ -135,20 +124,6 @@ def test_malformed_json_without_a_capability_is_refused_before_it_is_parsed(body
     assert pay(app, with_token(("payments", "refund")), body=body).status == 403
     assert pay(app, with_token(("payments", "transfer")), body=body).status in (400, 422)
     assert called == []
-
-
-@with_and_without
-def test_any_capability_will_do_where_none_is_named(middleware: bool) -> None:
-    app, judge, _ = build(middleware=middleware)
-    assert run(call(app, "GET", "/any", headers=with_token(("a", "b")))).status == 200
-    assert "tool_server" not in judge.last
-    assert run(call(app, "GET", "/any")).status == 401
-
-
-def test_a_route_without_requirement_asks_for_none() -> None:
-    app, judge, called = build()
-    assert run(call(app, "GET", "/free")).status == 200
-    assert ("tool_server" in judge.last, called) == (False, ["free"])
 
 
 @with_and_without

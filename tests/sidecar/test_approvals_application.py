@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-from django.test import override_settings
 from fastapi import Depends, FastAPI
 
 from chio_fastapi import Budget, RequireApproval, RequireCapability, add_chio, from_body
-from chio_flask import Chio
-from tests.django.project import client as django_client
-from tests.flask.apps import make
+from tests.faces.faces import FACES, Face, Observation
+from tests.faces.wire import request
 from tests.sidecar.control_tools import CommandLine
 from tests.sidecar.sidecar_tools import AUTHORITY, capability, grant, token_text
 from tests.support import Reply, call, run
@@ -73,13 +70,11 @@ def test_from_the_refusal_over_the_command_line_to_the_handler(
 
 # An approval that only the document requires: the applications do not know of it.
 
-Get = Callable[..., tuple[int, Any]]
-Walk = Callable[[Get], None]
 BOTH = with_token(("payments", "transfer"), ("accounts", "read"))
 SPEC = {
     "openapi": "3.1.0",
     "info": {"title": "t", "version": "1"},
-    "paths": {"/two": {"get": {"x-chio-approval": {"threshold": 0, "currency": "USD"}, "responses": {}}}},
+    "paths": {"/needs/two": {"get": {"x-chio-approval": {"threshold": 0, "currency": "USD"}, "responses": {}}}},
 }
 
 
@@ -90,59 +85,21 @@ def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"embedded:{tmp_path / 'receipts.sqlite3'}?spec={tmp_path / 'spec.json'}"
 
 
-@pytest.fixture
-def walk(tmp_path: Path, cli: CommandLine) -> Walk:
-    """From the refusal over the approval to the handler: it runs once, although `/two` requires two capabilities."""
+@pytest.mark.parametrize("face", [face for face in FACES if face.asks], ids=str)
+def test_an_approval_opens_a_route_that_requires_two_capabilities_once(
+    face: Face, url: str, tmp_path: Path, cli: CommandLine
+) -> None:
+    with face.opened(sidecar_url=url) as send:
 
-    def check(get: Get) -> None:
-        status, refused = get(**BOTH)
-        assert status == 403
-        assert (refused.get("error") or refused["code"]).lower() == "chio_approval_required"
-        approval_id = refused["details"]["approval_id"]
-        assert f"repeat the same request with X-Chio-Approval: {approval_id}" in json.dumps(refused)
-        early, _ = get(**BOTH, **{"X-Chio-Approval": approval_id})
+        def get(**headers: str) -> Observation:
+            return send(request("GET", "/needs/two", headers))
+
+        refused = get(**BOTH)
+        assert (refused.status, refused.code) == (403, face.code("chio_approval_required"))
+        approval_id = refused.problem["details"]["approval_id"]
+        assert f"repeat the same request with X-Chio-Approval: {approval_id}" in refused.body.decode()
+        early = get(**BOTH, **{"X-Chio-Approval": approval_id})
         cli("approval", "respond", approval_id, "--approve", "--receipt-store", tmp_path / "receipts.sqlite3")
-        without, _ = get(**{"X-Chio-Approval": approval_id})  # it ends in 401 and does not use the approval
-        assert (early, without) == (403, 401)
-        assert [get(**BOTH, **{"X-Chio-Approval": approval_id})[0] for _ in range(2)] == [200, 403]
-
-    return check
-
-
-def test_with_fastapi(url: str, walk: Walk) -> None:
-    app = FastAPI()
-    demands = [Depends(RequireCapability("payments", "transfer")), Depends(RequireCapability("accounts", "read"))]
-    app.add_api_route("/two", lambda: None, dependencies=demands)
-    client = add_chio(app, sidecar_url=url)
-
-    def get(**headers: str) -> tuple[int, Any]:
-        async def once() -> tuple[int, Any]:
-            try:
-                reply = await call(app, "GET", "/two", headers=[(name.lower(), text) for name, text in headers.items()])
-            finally:
-                await client.aclose()
-            return reply.status, reply.json()
-
-        return run(once())
-
-    walk(get)
-
-
-def test_with_flask(url: str, walk: Walk) -> None:
-    app = make()
-    Chio(app, sidecar_url=url)
-
-    def get(**headers: str) -> tuple[int, Any]:
-        response = app.test_client().get("/two", headers=headers)
-        return response.status_code, response.json
-
-    walk(get)
-
-
-def test_with_django(url: str, walk: Walk) -> None:
-    def get(**headers: str) -> tuple[int, Any]:
-        response = django_client().get("/two", headers=headers)
-        return response.status_code, response.json()["error"] if response.status_code != 200 else None
-
-    with override_settings(CHIO_SIDECAR_URL=url):
-        walk(get)
+        without = get(**{"X-Chio-Approval": approval_id})  # it ends in 401 and does not use the approval
+        assert (early.status, without.status) == (403, 401)
+        assert [get(**BOTH, **{"X-Chio-Approval": approval_id}).status for _ in range(2)] == [200, 403]

@@ -24,9 +24,10 @@ from guard_core.utils import extract_client_ip
 
 from chio_django import DjangoGuardRequest
 from chio_flask import FlaskGuardRequest
+from tests.faces.wire import Wire, environ_of
 from tests.faces.wsgi import call
 from tests.support import run
-from tests.views.stacks import MAKERS, Wire, environ_of
+from tests.views.stacks import MAKERS
 
 CONFIG = SecurityConfig(trusted_proxies=["10.0.0.0/8"], enable_redis=False)
 FORWARDED = Wire("POST", b"/api/x?a=1", ((b"x-forwarded-for", b"203.0.113.7"),), (b"hello world",))

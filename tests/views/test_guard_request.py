@@ -17,8 +17,9 @@ from starlette.requests import Request as StarletteRequest
 from chio_asgi.view import ASGIGuardRequest
 from chio_core import ConfigurationError, GuardRequest
 from chio_flask import FlaskGuardRequest
+from tests.faces.wire import Wire, scope_of
 from tests.support import run
-from tests.views.stacks import MAKERS, Stack, Wire, all_stacks, flask, once, scope_of, starlette
+from tests.views.stacks import MAKERS, Stack, all_stacks, flask, once, starlette
 
 MEMBERS = {
     "url_path", "url_scheme", "url_full", "url_replace_scheme", "method", "client_host", "headers", "query_params",

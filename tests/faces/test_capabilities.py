@@ -1,0 +1,117 @@
+"""Required capabilities: part of the one evaluation, found before the handler runs, never passed silently."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from chio_core.testing import behaviours
+from tests.faces.faces import ALONE, FACES, Face
+from tests.tokens import with_token
+
+GOVERNED = [face for face in FACES if face.asks]
+each_face = pytest.mark.parametrize("face", GOVERNED, ids=str)
+each_way = pytest.mark.parametrize("face", [*GOVERNED, *ALONE], ids=str)
+"""With the middleware, and where the route itself asks."""
+
+TRANSFER = ("payments", "transfer")
+READ = ("accounts", "read")
+PLACE = "/accounts/7/transfer"
+
+
+@each_face
+@pytest.mark.parametrize(
+    ("method", "path", "wanted"),
+    [
+        ("POST", PLACE, TRANSFER),
+        ("GET", "/needs/two", TRANSFER),
+        ("HEAD", "/needs/two", TRANSFER),
+        ("GET", "/needs/any", (None, None)),
+        ("GET", "/needs/read/7", READ),
+        ("GET", "/hello", (None, None)),
+    ],
+)
+def test_the_requirement_of_a_route_is_part_of_the_question(
+    face: Face, method: str, path: str, wanted: tuple[Any, Any]
+) -> None:
+    with face.governed() as governed:
+        governed.send(method, path)
+    asked = governed.asked[0]
+    assert (asked.get("tool_server"), asked.get("tool_name")) == wanted
+    assert asked["route_pattern"] == path.replace("7", "{account}")
+
+
+@each_way
+@pytest.mark.parametrize(("method", "path"), [("POST", PLACE), ("GET", "/needs/any")])
+def test_without_a_capability_the_answer_is_401_and_with_it_the_handler_runs(
+    face: Face, method: str, path: str
+) -> None:
+    with face.governed() as governed:
+        refused = governed.send(method, path)
+        allowed = governed.send(method, path, with_token(TRANSFER))
+    assert (refused.status, refused.code, refused.seen) == (401, face.code("chio_capability_required"), [])
+    assert "Chio" in refused.headers["www-authenticate"]
+    assert refused.receipt == refused.problem["receipt_id"]
+    assert (allowed.status, allowed.json["receipt"]) == (200, allowed.seen[0].receipt.id)
+    assert allowed.receipt in (allowed.json["receipt"], None)
+    assert len(governed.asked) == 2
+
+
+@each_way
+def test_another_capability_is_not_enough(face: Face) -> None:
+    with face.governed() as governed:
+        found = governed.send("POST", PLACE, with_token(("payments", "refund")))
+    assert (found.status, found.seen) == (403, [])
+    assert "payments/transfer" in found.problem["message"]
+
+
+@each_way
+def test_any_capability_is_enough_where_any_is_required(face: Face) -> None:
+    with face.governed() as governed:
+        assert governed.get("/needs/any", with_token(("some", "thing"))).status == 200
+
+
+@each_way
+def test_a_second_requirement_is_evaluated_too_and_names_the_receipt_of_the_first(face: Face) -> None:
+    with face.governed() as governed:
+        one = governed.get("/needs/two", with_token(TRANSFER))
+        both = governed.get("/needs/two", with_token(TRANSFER, READ))
+    assert (one.status, both.status) == (403, 200)
+    assert [asked["tool_server"] for asked in governed.asked] == ["payments", "accounts"] * 2
+    # What the sidecar's own document demands of the route, it demands once.
+    assert ["further_to" in asked for asked in governed.asked] == [False, True] * 2
+    assert [asked["route_pattern"] for asked in governed.asked] == ["/needs/two"] * 4
+
+
+@each_way
+def test_arguments_come_from_the_path(face: Face) -> None:
+    with face.governed() as governed:
+        assert governed.get("/needs/read/7", with_token((*READ, "read"))).status == 200
+    (asked,) = governed.asked
+    assert asked["arguments"] == {"account": "7"}
+
+
+@each_face
+@pytest.mark.parametrize(("method", "path"), [("POST", PLACE), ("GET", "/needs/any")])
+def test_an_excluded_path_still_asks_for_its_capability(face: Face, method: str, path: str) -> None:
+    with face.governed(exclude_paths=[path]) as governed:
+        refused = governed.send(method, path)
+        allowed = governed.send(method, path, with_token(TRANSFER))
+    assert (refused.status, allowed.status) == (401, 200)
+    assert len(governed.asked) == 2
+
+
+@each_way
+def test_fail_open_never_opens_a_route_that_requires_a_capability(face: Face) -> None:
+    with face.governed(behaviours.REFUSE, fail_open=True) as governed:
+        found = governed.send("POST", PLACE, with_token(TRANSFER))
+    assert (found.status, found.seen) == (503, [])
+
+
+@each_face
+def test_the_capability_header_can_have_another_name(face: Face) -> None:
+    with face.governed(capability_header="X-Token") as governed:
+        headers = {"X-Token": with_token(TRANSFER)["X-Chio-Capability"]}
+        assert governed.send("POST", PLACE, headers).status == 200
+    assert governed.sidecar.asked[0].capability_text

@@ -1,0 +1,198 @@
+"""What every face lets through, what it refuses, and what a handler reads of it."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import weakref
+from typing import Any
+
+import pytest
+
+from chio_core.models.caller import CallerIdentity
+from chio_core.models.receipt import HttpReceipt
+from chio_core.receipts import verify_receipt
+from chio_core.testing import behaviours
+from tests.faces.contract import STREAM
+from tests.faces.faces import FACES, Face
+from tests.faces.wsgi import environ
+
+each_face = pytest.mark.parametrize("face", FACES, ids=str)
+ALLOWING, REFUSING = behaviours.ALLOW, behaviours.REFUSE
+
+
+@each_face
+def test_an_allowed_request_reaches_its_handler_with_the_verified_receipt(face: Face) -> None:
+    with face.governed() as governed:
+        found = governed.get("/hello")
+    (seen,) = found.seen
+    assert (found.status, seen.decision.verdict, seen.passthrough) == (200, "allow", None)
+    assert found.receipt == seen.receipt.id == found.json["receipt"]
+    assert verify_receipt(seen.receipt.raw, trusted_keys=[governed.sidecar.public_key]).id == found.receipt
+    assert len(governed.asked) == 1
+
+
+@each_face
+def test_a_denied_request_is_answered_in_the_envelope_of_the_face_with_its_receipt(face: Face) -> None:
+    with face.governed(behaviours.DENY) as governed:
+        found = governed.send("POST", "/anything", body=b"x")
+    assert (found.status, found.code, found.seen) == (403, face.code("chio_access_denied"), [])
+    assert found.problem["message"] == "side-effect route requires a capability token"
+    assert found.receipt == found.problem["receipt_id"]
+    assert found.headers["content-type"] == "application/json"
+    assert found.headers["cache-control"] == "no-store"
+    assert len(governed.asked) == 1
+
+
+@each_face
+@pytest.mark.parametrize("fail_open", [False, True])
+def test_a_sidecar_that_is_away_refuses_or_opens_as_configured(face: Face, fail_open: bool) -> None:
+    with face.governed(REFUSING, fail_open=fail_open) as governed:
+        found = governed.get("/hello")
+    assert found.receipt is None
+    if fail_open:
+        (seen,) = found.seen
+        assert (found.status, seen.receipt, seen.passthrough.error) == (200, None, "chio_sidecar_unreachable")
+    else:
+        assert (found.status, found.code, found.seen) == (503, face.code("chio_sidecar_unreachable"), [])
+
+
+@each_face
+def test_excluded_paths_and_methods_are_not_asked_about(face: Face) -> None:
+    with face.governed(REFUSING, exclude_paths=["/healthz"], exclude_prefixes=["/static"]) as governed:
+        (seen,) = governed.get("/healthz").seen
+        assert (seen.decision, seen.receipt) == (None, None)
+        assert governed.get("/static/site.css").status == 200
+        assert governed.send("OPTIONS", "/hello").status != 503
+        assert governed.get("/healthz/").status == 503
+    assert governed.asked == []
+
+
+@each_face
+def test_excluded_methods_are_compared_as_they_are_written_on_the_wire(face: Face) -> None:
+    with face.governed(exclude_methods=["get"]) as governed:
+        assert governed.get("/hello").seen[0].decision is None
+        assert governed.send("get", "/hello").code == face.code("chio_bad_request")
+    assert governed.asked == []
+
+
+@each_face
+@pytest.mark.parametrize(
+    ("method", "path", "statuses"),
+    [("GET", "/nowhere", (404,)), ("GET", "/fails", (500,)), ("GET", "/slashed", (301, 307, 308, 404)),
+     ("POST", "/hello", (405,))],
+)  # fmt: skip
+def test_errors_and_redirects_name_the_receipt_too(
+    face: Face, method: str, path: str, statuses: tuple[int, ...]
+) -> None:
+    with face.governed() as governed:
+        found = governed.send(method, path)
+    assert found.status in statuses
+    assert found.receipt
+    assert [one["route_pattern"] for one in governed.asked] == [path]
+
+
+@each_face
+def test_a_handler_cannot_claim_a_receipt(face: Face) -> None:
+    with face.governed() as governed:
+        tagged = governed.get("/claims")
+    with face.governed(REFUSING, fail_open=True) as governed:
+        passed = governed.get("/claims")
+    with face.governed(REFUSING, exclude_paths=["/claims"]) as governed:
+        excluded = governed.get("/claims")
+    assert tagged.receipt == tagged.seen[0].receipt.id
+    assert (passed.status, passed.receipt, excluded.status, excluded.receipt) == (200, None, 200, None)
+    assert [found.headers["x-other"] for found in (tagged, passed, excluded)] == ["kept"] * 3
+
+
+@each_face
+def test_the_receipt_header_can_have_another_name(face: Face) -> None:
+    with face.governed(receipt_header="X-Decision") as governed:
+        found = governed.get("/claims")
+    assert found.headers["x-decision"] == found.seen[0].receipt.id
+    assert found.receipt == "forged"
+
+
+@each_face
+def test_a_stream_stays_what_it_is(face: Face) -> None:
+    with face.governed() as governed:
+        found = governed.get("/stream")
+    assert found.body == "".join(STREAM).encode()
+    assert found.receipt
+
+
+@each_face
+def test_the_capability_token_travels_in_its_header_and_nowhere_else(face: Face) -> None:
+    with face.governed() as governed:
+        governed.send("POST", "/anything?chio_capability=secret&a=1", {"X-Chio-Capability": "{}"})
+    (asked,) = governed.sidecar.asked
+    assert (asked.capability_text, asked.document["query"]) == ("{}", {"a": "1"})
+    assert b"secret" not in asked.body
+
+
+@each_face
+def test_a_method_that_the_protocol_does_not_know_is_405(face: Face) -> None:
+    with face.governed() as governed:
+        found = governed.send("TRACE", "/hello")
+    assert (found.status, governed.asked) == (405, [])
+    assert "GET" in found.headers["allow"]
+
+
+@each_face
+@pytest.mark.parametrize("script", [ALLOWING, behaviours.DENY])
+def test_hooks_are_called_once_and_their_failures_change_nothing(
+    face: Face, script: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: list[Any] = []
+
+    def fails(value: Any) -> None:
+        heard.append(value)
+        raise RuntimeError("the hook fails")
+
+    with face.governed(script, on_decision=fails, on_receipt=fails) as governed, caplog.at_level(logging.ERROR, "chio"):
+        found = governed.get("/hello")
+    decision, receipt = heard
+    assert found.status == (200 if decision.verdict == "allow" else 403)
+    assert isinstance(receipt, HttpReceipt)
+    assert receipt.id == found.receipt
+    assert sum("the request goes on" in record.getMessage() for record in caplog.records) == 2
+
+
+@each_face
+def test_the_extractor_names_the_caller(face: Face) -> None:
+    with face.governed(extractor=lambda view: CallerIdentity.mtls("CN=me", "00")) as governed:
+        governed.get("/hello")
+    assert governed.asked[0]["caller"]["subject"] == "CN=me"
+
+
+@each_face
+@pytest.mark.parametrize(
+    ("headers", "method"),
+    [
+        ({"Authorization": "Bearer example-token"}, "bearer"),
+        ({"X-API-Key": "k"}, "api_key"),
+        ({"Cookie": "a=1; session=s"}, "cookie"),
+        ({}, "anonymous"),
+    ],
+)
+def test_the_caller_is_found_in_the_request(face: Face, headers: dict[str, str], method: str) -> None:
+    with face.governed() as governed:
+        governed.get("/hello", headers)
+    assert governed.asked[0]["caller"]["auth_method"]["method"] == method
+
+
+@pytest.mark.parametrize("face", [face for face in FACES if face.threaded], ids=str)
+def test_nothing_of_a_request_is_left_when_its_response_is_gone(face: Face) -> None:
+    kept: list[weakref.ref[Any]] = []
+    with face.governed() as governed:
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(3):
+                environment = environ("POST", "/anything", b"hello")
+                kept.append(weakref.ref(environment["wsgi.errors"]))
+                governed.wire.call(environment)
+                del environment
+        finally:
+            gc.enable()
+    assert [reference() for reference in kept] == [None] * 3
