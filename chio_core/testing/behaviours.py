@@ -56,32 +56,9 @@ def whole(head: bytes, body: bytes) -> Iterator[Step]:
     yield head + body
 
 
-def stop_at(ending: Ending, cut: int | Callable[[int, int], int]) -> Delivery:
-    """Return a delivery that sends `cut` bytes and then stops.
-
-    Args:
-        ending: how it stops.
-        cut: a number of bytes, or a function that computes it from the lengths of the head and of the whole response.
-    """
-
-    def deliver(head: bytes, body: bytes) -> Iterator[Step]:
-        data = head + body
-        at = cut(len(head), len(data)) if callable(cut) else cut
-        if at > 0:
-            yield data[:at]
-        yield ending
-
-    return deliver
-
-
-def delayed(delivery: Delivery, seconds: float) -> Delivery:
-    """Return a delivery that begins `seconds` later."""
-
-    def deliver(head: bytes, body: bytes) -> Iterator[Step]:
-        yield Pause(seconds)
-        yield from delivery(head, body)
-
-    return deliver
+def hanging(head: bytes, body: bytes) -> Iterator[Step]:
+    """Deliver nothing, and keep the connection open."""
+    yield Ending.HANG
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +183,7 @@ CANCEL = verdict("cancel", "Gives up on the request.", {"verdict": "cancel", "re
 INCOMPLETE = verdict("incomplete", "Wants more.", {"verdict": "incomplete", "reason": "a nonce must be presented"})
 UNKNOWN_VERDICT = verdict("unknown_verdict", "Gives a verdict that the protocol does not have.", {"verdict": "permit"})
 REFUSE = Behaviour("refuse_connections", "Accepts no connection.", allow_reply, refuses=True)
-HANG = Behaviour("hang", "Reads the request and never responds.", allow_reply, stop_at(Ending.HANG, 0), slow=True)
+HANG = Behaviour("hang", "Reads the request and never responds.", allow_reply, hanging, slow=True)
 
 TAMPERINGS: Mapping[str, Behaviour] = _by_name(
     mixed("deny_receipt_under_allow", "Says allow; the receipt says deny.", ALLOW_VERDICT, DENY_VERDICT),

@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from functools import cached_property
+from itertools import chain
 from typing import Any, TypeVar
 
 from chio_core.capabilities import parse_capability
@@ -25,7 +26,7 @@ from chio_core.names import APPROVAL_HEADER, CAPABILITY_HEADER
 from chio_core.settings import ChioSettings
 from chio_core.signing import SigningKey
 from chio_core.testing import behaviours
-from chio_core.testing.behaviours import REFUSE, Behaviour, delayed
+from chio_core.testing.behaviours import REFUSE, Behaviour, Pause
 from chio_core.testing.connect import client_with, connected, sync_client_with
 from chio_core.testing.engine import ALLOW_AS_TOLD, STRANGER, Approval, Engine, Plan, Rule, issue
 from chio_core.testing.exchange import EvaluateRequest
@@ -347,8 +348,12 @@ class ChioFixture:
         self.asked.append(request)
         plan = self._plan
         chosen = plan.behaviour_for(request) or self._engine.behaviour
-        delivery = delayed(chosen.delivery, plan.delay) if plan.delay > 0 else chosen.delivery
-        return replace(chosen, reply=lambda one: self._ledger.keep(one, chosen.reply(one)), delivery=delivery)
+        pauses = [Pause(plan.delay)] if plan.delay > 0 else []
+        return replace(
+            chosen,
+            reply=lambda one: self._ledger.keep(one, chosen.reply(one)),
+            delivery=lambda head, body: chain(pauses, chosen.delivery(head, body)),
+        )
 
     def _rule(
         self, method: str | None, path: str | None, requires: str | None, behaviour: Behaviour

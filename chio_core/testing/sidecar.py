@@ -14,10 +14,10 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any
 
 import httpx
@@ -26,6 +26,7 @@ from chio_core.canonical import parse_json
 from chio_core.client.client import ChioClient
 from chio_core.errors import ConfigurationError, InvalidDocument, ReceiptRejected
 from chio_core.evaluation.exchange import EVALUATE_PATH
+from chio_core.loop_thread import LoopThread
 from chio_core.receipts import verify_receipt
 from chio_core.settings import ChioSettings
 from chio_core.signing import SigningKey
@@ -215,31 +216,15 @@ class ScriptedSidecar:
     @contextmanager
     def serving_in_thread(self, port: int = 0) -> Iterator[ScriptedSidecar]:
         """Do the same as `serving` in another thread, for synchronous code."""
-        ready, done = threading.Event(), asyncio.Event()
-        # With a factory the runner does not replace the event loop of this thread.
-        runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
-        loop = runner.get_loop()
-
-        async def serve() -> None:
-            try:
-                async with self.serving(port):
-                    ready.set()
-                    await done.wait()
-            finally:
-                ready.set()
-
-        def work() -> None:
-            with runner:
-                runner.run(serve())
-
-        thread = threading.Thread(target=work, name="scripted-sidecar", daemon=True)
-        thread.start()
-        ready.wait()
+        server, thread = self.serving(port), LoopThread("scripted-sidecar", partial(asyncio.sleep, 0))
         try:
-            yield self
+            asyncio.run_coroutine_threadsafe(server.__aenter__(), thread.loop()).result()
+            try:
+                yield self
+            finally:
+                asyncio.run_coroutine_threadsafe(server.__aexit__(None, None, None), thread.loop()).result()
         finally:
-            loop.call_soon_threadsafe(done.set)
-            thread.join()
+            thread.close()
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:

@@ -10,6 +10,24 @@ Cut = Callable[[int, int], int]
 """Takes the lengths of the head and of the whole response; returns the byte at which something happens."""
 
 
+def stop_at(ending: Ending, cut: int | Cut) -> Delivery:
+    """Return a delivery that sends `cut` bytes and then stops.
+
+    Args:
+        ending: how it stops.
+        cut: a number of bytes, or a function that computes it from the lengths of the head and of the whole response.
+    """
+
+    def deliver(head: bytes, body: bytes) -> Iterator[Step]:
+        data = head + body
+        at = cut(len(head), len(data)) if callable(cut) else cut
+        if at > 0:
+            yield data[:at]
+        yield ending
+
+    return deliver
+
+
 def drip(cut: int | Cut, *, pieces: int = 1, every: float = 0.02) -> Delivery:
     """Return a delivery that sends the first bytes at once and the rest slowly.
 

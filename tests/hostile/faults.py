@@ -5,9 +5,9 @@ The bytes that arrive are always those of a good allow.
 
 from __future__ import annotations
 
-from chio_core.testing.behaviours import JSON_TYPE, Behaviour, Delivery, Ending, Reply, allow_reply, stop_at
+from chio_core.testing.behaviours import JSON_TYPE, Behaviour, Delivery, Ending, Reply, allow_reply
 from tests.hostile.bad_answers import HUGE
-from tests.hostile.delivery import Cut, drip, followed_by, in_chunks, preceded_by, until_closed
+from tests.hostile.delivery import Cut, drip, followed_by, in_chunks, preceded_by, stop_at, until_closed
 
 INTERIM = b"HTTP/1.1 103 Early Hints\r\nlink: </a>; rel=preload\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
