@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import pytest
-from fastapi import Depends
+from fastapi import Depends, FastAPI
 
+from chio_core import ChioClient
 from chio_core.models.receipt import HttpReceipt
 from chio_core.signing import SigningKey
-from chio_fastapi import RequireCapability
+from chio_fastapi import RequireCapability, add_chio
 from tests import tokens
 from tests.support import Judge, StubClient, allow_with_capability
 
@@ -36,3 +37,11 @@ def with_token(*grants: tuple[str, str], **members: Any) -> list[tuple[str, str]
 def stub(judge: Judge | None = None, **options: Any) -> StubClient:
     """Return a client of a sidecar with the default policy: safe methods pass, others need a token."""
     return StubClient(judge if judge is not None else Judge(allow_with_capability), **options)
+
+
+def govern(app: FastAPI, client: ChioClient, middleware: bool) -> None:
+    """Govern an application by middleware, or let its dependencies evaluate by themselves with this client."""
+    if middleware:
+        add_chio(app, client=client)
+    else:
+        app.state.chio_client = client

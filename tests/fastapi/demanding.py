@@ -9,8 +9,7 @@ from typing import Any
 from fastapi import Depends, FastAPI, Request
 
 from chio_core.testing import ScriptedSidecar
-from chio_fastapi import add_chio
-from tests.fastapi.apps import with_token
+from tests.fastapi.apps import govern, with_token
 from tests.support import Reply, call, run
 
 HOLDER = with_token(("pay", "out"))
@@ -47,11 +46,7 @@ class Served:
         for one in overrides:
             self.app.dependency_overrides[one] = lambda: None
         self.app.add_api_route(path, self._handler, methods=[method], dependencies=[Depends(one) for one in demands])
-        client = self.sidecar.client(**options)
-        if middleware:
-            add_chio(self.app, client=client)
-        else:
-            self.app.state.chio_client = client
+        govern(self.app, self.sidecar.client(**options), middleware)
 
     async def _handler(self, request: Request) -> None:
         self.ran.append(await request.body())

@@ -16,7 +16,7 @@ from chio_core.testing import Behaviour, ScriptedSidecar, behaviours
 from chio_core.testing import Reply as SidecarReply
 from chio_core.testing.exchange import compact
 from chio_fastapi import Budget, RequireApproval, RequireCapability, add_chio, from_body, from_path, from_query
-from tests.fastapi.apps import with_and_without
+from tests.fastapi.apps import govern, with_and_without
 from tests.fastapi.demanding import HOLDER, JSON, Served, problem
 from tests.support import call, connect, run
 
@@ -326,11 +326,7 @@ def test_a_handshake_needs_its_approval_too(middleware: bool, waits: bool) -> No
         opened.append(websocket)
         await websocket.accept()
 
-    client = sidecar.client()
-    if middleware:
-        add_chio(app, client=client)
-    else:
-        app.state.chio_client = client
+    govern(app, sidecar.client(), middleware)
     reply = run(connect(app, "/rooms/3", headers=HOLDER, query_string=b"n=4"))
     assert len(opened) == (0 if waits else 1)
     assert reply.messages[0]["type"] == ("websocket.http.response.start" if waits else "websocket.accept")

@@ -22,7 +22,7 @@ from chio_fastapi import (
     add_chio,
     check,
 )
-from tests.fastapi.apps import TRANSFER, stub, with_and_without, with_token
+from tests.fastapi.apps import TRANSFER, govern, stub, with_and_without, with_token
 from tests.support import Judge, Reply, StubClient, allow_with_capability, call, connect, deny, run
 
 OBSERVED = [Depends(Observe())]
@@ -68,10 +68,7 @@ def build(middleware: bool = True, client: StubClient | None = None, **options: 
         return {"mark": mark.error if mark else None}
 
     client = client if client is not None else stub(**options)
-    if middleware:
-        add_chio(app, client=client)
-    else:
-        app.state.chio_client = client
+    govern(app, client, middleware)
     return app, client
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ from fastapi import Depends, FastAPI, Request
 
 from chio_asgi.document import document_for
 from chio_core.client.client import ChioClient
-from chio_fastapi import Budget, RequireApproval, RequireCapability, add_chio, from_body
+from chio_fastapi import Budget, RequireApproval, RequireCapability, from_body
 from chio_sidecar.embedded import open_embedded
-from tests.fastapi.apps import AUTHORITY, with_and_without, with_token
+from tests.fastapi.apps import AUTHORITY, govern, with_and_without, with_token
 from tests.fastapi.demanding import JSON, problem
-from tests.support import Reply, call, run, settings
+from tests.support import Reply, call, settings
 
 HOLDER = with_token(("pay", "out"))
 OTHER = with_token(("pay", "out"), identifier="cap-2")
@@ -35,11 +35,11 @@ class Shop:
         self.app.add_api_route(
             "/pay/{account}", self._handler, methods=["POST"], dependencies=[Depends(one) for one in demands]
         )
-        client = ChioClient(settings(trusted_kernel_keys=(sidecar.public_key,)), transport=self._transport)
-        if middleware:
-            add_chio(self.app, client=client)
-        else:
-            self.app.state.chio_client = client
+        govern(
+            self.app,
+            ChioClient(settings(trusted_kernel_keys=(sidecar.public_key,)), transport=self._transport),
+            middleware,
+        )
 
     async def _handler(self, request: Request) -> None:
         self.ran += 1
@@ -62,27 +62,24 @@ class Shop:
         assert told.status_code == 200, told.text
 
 
-def story(
-    tmp_path: Path,
-    demands: list[Any],
-    tell: Callable[[Shop], Awaitable[None]],
-    middleware: bool = True,
-    options: str = "",
-) -> None:
-    @asynccontextmanager
-    async def opened() -> AsyncIterator[Shop]:
-        environ = {"CHIO_TRUSTED_ISSUER_KEY": AUTHORITY.public_hex}
-        sidecar = open_embedded(f"{tmp_path}/receipts.sqlite3{options}", environ=environ)
-        try:
-            yield Shop(sidecar, demands, middleware)
-        finally:
-            await sidecar.close()
+@asynccontextmanager
+async def opened(tmp_path: Path, demands: list[Any], middleware: bool = True, options: str = "") -> AsyncIterator[Shop]:
+    """Open a shop before an embedded sidecar; options are those of its URL."""
+    environ = {"CHIO_TRUSTED_ISSUER_KEY": AUTHORITY.public_hex}
+    sidecar = open_embedded(f"{tmp_path}/receipts.sqlite3{options}", environ=environ)
+    try:
+        yield Shop(sidecar, demands, middleware)
+    finally:
+        await sidecar.close()
 
-    async def main() -> None:
-        async with opened() as shop:
-            await tell(shop)
 
-    run(main())
+def documented(tmp_path: Path, demands: list[Any], middleware: bool = True) -> AbstractAsyncContextManager[Shop]:
+    """Open a shop before a sidecar whose `--spec` is the application's document."""
+    described, document = FastAPI(), tmp_path / "openapi.json"
+    route = [Depends(one) for one in demands]
+    described.add_api_route("/pay/{account}", lambda: None, methods=["POST"], dependencies=route)
+    document.write_text(document_for(described))
+    return opened(tmp_path, demands, middleware, f"?spec={document}")
 
 
 def approval(approval_id: str) -> tuple[str, str]:
@@ -90,8 +87,8 @@ def approval(approval_id: str) -> tuple[str, str]:
 
 
 @with_and_without
-def test_what_was_approved_runs_once_and_only_as_it_was_asked(tmp_path: Path, middleware: bool) -> None:
-    async def tell(shop: Shop) -> None:
+async def test_what_was_approved_runs_once_and_only_as_it_was_asked(tmp_path: Path, middleware: bool) -> None:
+    async with opened(tmp_path, PAY, middleware) as shop:
         assert (await shop.pay(100)).status == 200  # up to the threshold nobody is asked
         approval_id = await shop.waits_for(101)
         assert await shop.waits_for(101) == approval_id
@@ -112,58 +109,48 @@ def test_what_was_approved_runs_once_and_only_as_it_was_asked(tmp_path: Path, mi
         again = await shop.pay(101, approval(approval_id))
         assert (again.status, problem(again)["guard"], shop.ran) == (403, "ApprovalGuard", 2)
 
-    story(tmp_path, PAY, tell, middleware)
 
-
-def test_what_was_denied_does_not_run(tmp_path: Path) -> None:
-    async def tell(shop: Shop) -> None:
+async def test_what_was_denied_does_not_run(tmp_path: Path) -> None:
+    async with opened(tmp_path, PAY) as shop:
         approval_id = await shop.waits_for(500)
         await shop.answer(approval_id, "denied")
         reply = await shop.pay(500, approval(approval_id))
         assert (reply.status, problem(reply)["error"], shop.ran) == (403, "chio_access_denied", 0)
 
-    story(tmp_path, PAY, tell)
 
-
-def test_fifty_repetitions_of_one_approved_request_are_one_run(tmp_path: Path) -> None:
-    async def tell(shop: Shop) -> None:
+async def test_fifty_repetitions_of_one_approved_request_are_one_run(tmp_path: Path) -> None:
+    async with opened(tmp_path, PAY) as shop:
         approval_id = await shop.waits_for(500)
         await shop.answer(approval_id)
         replies = await asyncio.gather(*(shop.pay(500, approval(approval_id)) for _ in range(50)))
         assert sorted(reply.status for reply in replies) == [200, *[403] * 49]
         assert shop.ran == 1
 
-    story(tmp_path, PAY, tell)
-
 
 @with_and_without
-def test_of_fifty_concurrent_requests_the_budget_lets_ten_run(tmp_path: Path, middleware: bool) -> None:
-    async def tell(shop: Shop) -> None:
+async def test_of_fifty_concurrent_requests_the_budget_lets_ten_run(tmp_path: Path, middleware: bool) -> None:
+    async with opened(tmp_path, [RequireCapability("pay", "out"), Budget(max_invocations=10)], middleware) as shop:
         replies = await asyncio.gather(*(shop.pay(1) for _ in range(50)))
         assert sorted(reply.status for reply in replies) == [*[200] * 10, *[403] * 40]
         assert shop.ran == 10
         assert {problem(reply)["guard"] for reply in replies if reply.status == 403} == {"BudgetGuard"}
         assert (await shop.pay(1, holder=OTHER)).status == 200  # another capability has an account of its own
 
-    story(tmp_path, [RequireCapability("pay", "out"), Budget(max_invocations=10)], tell, middleware)
-
 
 @pytest.mark.parametrize("limit", ["max_total_cost", "max_cost_per_invocation"])
-def test_costs_are_added_up_and_none_may_be_too_high(tmp_path: Path, limit: str) -> None:
+async def test_costs_are_added_up_and_none_may_be_too_high(tmp_path: Path, limit: str) -> None:
     limits: dict[str, int] = {limit: 10}
 
-    async def tell(shop: Shop) -> None:
+    async with opened(tmp_path, [Budget(cost=from_body("amount"), **limits)]) as shop:
         statuses = [(await shop.pay(cost)).status for cost in (11, 6, 5, 4, 1)]
         total = limit == "max_total_cost"
         assert statuses == ([403, 200, 403, 200, 403] if total else [403, 200, 200, 200, 200])
         assert shop.ran == statuses.count(200)
 
-    story(tmp_path, [Budget(cost=from_body("amount"), **limits)], tell)
-
 
 @with_and_without
-def test_a_request_that_waits_for_its_approval_spends_nothing(tmp_path: Path, middleware: bool) -> None:
-    async def tell(shop: Shop) -> None:
+async def test_a_request_that_waits_for_its_approval_spends_nothing(tmp_path: Path, middleware: bool) -> None:
+    async with opened(tmp_path, [Budget(max_invocations=1), *PAY], middleware) as shop:
         approval_id = await shop.waits_for(500)
         assert await shop.waits_for(500) == approval_id
         await shop.answer(approval_id)
@@ -171,29 +158,18 @@ def test_a_request_that_waits_for_its_approval_spends_nothing(tmp_path: Path, mi
         assert (done.status, shop.ran) == (200, 1)
         assert (await shop.pay(1)).status == 403  # the one use was that one
 
-    story(tmp_path, [Budget(max_invocations=1), *PAY], tell, middleware)
 
-
-def test_without_a_capability_nobody_is_asked(tmp_path: Path) -> None:
-    async def tell(shop: Shop) -> None:
+async def test_without_a_capability_nobody_is_asked(tmp_path: Path) -> None:
+    async with opened(tmp_path, PAY) as shop:
         reply = await shop.pay(500, holder=[])
         assert (reply.status, problem(reply)["error"], shop.ran) == (401, "chio_capability_required", 0)
         denied = await shop.pay(500, holder=with_token(("pay", "in")))
         assert (denied.status, problem(denied)["guard"]) == (403, "CapabilityGuard")
 
-    story(tmp_path, PAY, tell)
 
-
-def test_a_sidecar_that_has_the_applications_document_comes_to_the_same(tmp_path: Path) -> None:
+async def test_a_sidecar_that_has_the_applications_document_comes_to_the_same(tmp_path: Path) -> None:
     demands = [*PAY, Budget(cost=from_body("amount"), max_total_cost=700)]
-    document = tmp_path / "openapi.json"
-    described = FastAPI()
-    described.add_api_route(
-        "/pay/{account}", lambda: None, methods=["POST"], dependencies=[Depends(d) for d in demands]
-    )
-    document.write_text(document_for(described))
-
-    async def tell(shop: Shop) -> None:
+    async with documented(tmp_path, demands) as shop:
         assert (await shop.pay(100)).status == 200
         approval_id = await shop.waits_for(500)
         await shop.answer(approval_id)
@@ -203,12 +179,10 @@ def test_a_sidecar_that_has_the_applications_document_comes_to_the_same(tmp_path
         assert [reply.status for reply in over] == [200, 403]
         assert problem(over[1])["guard"] == "BudgetGuard"
 
-    story(tmp_path, demands, tell, options=f"?spec={document}")
-
 
 @with_and_without
 @pytest.mark.parametrize("described", [False, True], ids=["no document", "a document"])
-def test_inside_a_mount_with_parameters_a_budget_is_never_one_for_each_path(
+async def test_inside_a_mount_with_parameters_a_budget_is_never_one_for_each_path(
     tmp_path: Path, middleware: bool, described: bool
 ) -> None:
     """Nobody inside can tell the template; unless the sidecar can, a caller would only have to change the path."""
@@ -216,7 +190,8 @@ def test_inside_a_mount_with_parameters_a_budget_is_never_one_for_each_path(
     paths = {"/shops/{shop}/pay/{account}": {"post": {"responses": {}}}}
     document.write_text(json.dumps({"openapi": "3.1.0", "info": {"title": "t", "version": "1"}, "paths": paths}))
 
-    async def tell(shop: Shop) -> None:
+    demands = [RequireCapability("pay", "out"), Budget(max_invocations=1)]
+    async with opened(tmp_path, demands, middleware, options=f"?spec={document}" if described else "") as shop:
         inner, shop.app = shop.app, FastAPI()
         shop.app.mount("/shops/{shop}", inner)
         replies = [await shop.pay(1, path=f"/shops/{place}/pay/{place}") for place in ("a", "b")]
@@ -226,6 +201,3 @@ def test_inside_a_mount_with_parameters_a_budget_is_never_one_for_each_path(
         else:
             assert ([reply.status for reply in replies], shop.ran) == ([502, 502], 0)
             assert {problem(reply)["error"] for reply in replies} == {"chio_policy_not_enforced"}
-
-    demands = [RequireCapability("pay", "out"), Budget(max_invocations=1)]
-    story(tmp_path, demands, tell, middleware, options=f"?spec={document}" if described else "")

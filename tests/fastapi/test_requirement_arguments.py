@@ -11,7 +11,7 @@ from fastapi import Depends, FastAPI
 
 from chio_core.errors import ConfigurationError
 from chio_fastapi import RequireCapability, add_chio
-from tests.fastapi.apps import stub, token, with_and_without, with_token
+from tests.fastapi.apps import govern, stub, token, with_and_without, with_token
 from tests.support import Judge, allow_with_capability, call, run
 
 
@@ -61,11 +61,7 @@ def test_a_function_that_fails_lets_nobody_in(middleware: bool) -> None:
     async def handler(x: str) -> None:
         called.append(x)
 
-    client = stub()
-    if middleware:
-        add_chio(app, client=client)
-    else:
-        app.state.chio_client = client
+    govern(app, stub(), middleware)
     with contextlib.suppress(KeyError):  # the server's log is where it belongs
         assert run(call(app, "GET", "/1", headers=with_token(("s", "t")))).status == 500
     assert called == []

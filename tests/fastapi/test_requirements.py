@@ -12,7 +12,7 @@ from chio_asgi import ChioASGIMiddleware
 from chio_core.errors import EvaluationFailed, SidecarTimeout, SidecarUnreachable
 from chio_core.models.receipt import HttpReceipt
 from chio_fastapi import RequireCapability, add_chio, require_capability
-from tests.fastapi.apps import TRANSFER, Transfer, stub, with_and_without, with_token
+from tests.fastapi.apps import TRANSFER, Transfer, govern, stub, with_and_without, with_token
 from tests.support import Judge, Reply, allow_with_capability, call, deny, run
 
 
@@ -29,11 +29,7 @@ def build(*, middleware: bool = True, **options: Any) -> tuple[FastAPI, Judge, l
         called.append(receipt.id)
         return {"amount": payment.amount, "receipt": receipt.id}
 
-    client = stub(judge, **options)
-    if middleware:
-        add_chio(app, client=client)
-    else:
-        app.state.chio_client = client
+    govern(app, stub(judge, **options), middleware)
     return app, judge, called
 
 

@@ -4,38 +4,26 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fastapi import Depends, FastAPI
 
-from chio_asgi.document import document_for
 from chio_core.evaluation.exchange import FURTHER_TO
 from chio_fastapi import Budget, RequireApproval, RequireCapability, add_chio, from_body
 from tests.fastapi.apps import AUTHORITY, with_and_without, with_token
 from tests.fastapi.demanding import JSON, Served, problem
-from tests.fastapi.test_policy_embedded import Shop, approval, story
-from tests.support import call, run
+from tests.fastapi.test_policy_embedded import approval, documented, opened
+from tests.support import call
 
 BOTH = with_token(("pay", "out"), ("log", "in"))
 CAPABILITIES = [RequireCapability("pay", "out"), RequireCapability("log", "in")]
 ABOVE_100 = RequireApproval(100, amount=from_body("amount"))
 
 
-def told(tmp_path: Path, demands: list[Any], tell: Callable[[Shop], Awaitable[None]], middleware: bool) -> None:
-    """Tell a story before a sidecar whose `--spec` is the application's document."""
-    described, document = FastAPI(), tmp_path / "openapi.json"
-    route = [Depends(one) for one in demands]
-    described.add_api_route("/pay/{account}", lambda: None, methods=["POST"], dependencies=route)
-    document.write_text(document_for(described))
-    story(tmp_path, demands, tell, middleware, options=f"?spec={document}")
-
-
 @with_and_without
-def test_the_second_capability_needs_no_approval_of_its_own(tmp_path: Path, middleware: bool) -> None:
-    async def tell(shop: Shop) -> None:
+async def test_the_second_capability_needs_no_approval_of_its_own(tmp_path: Path, middleware: bool) -> None:
+    async with documented(tmp_path, [*CAPABILITIES, ABOVE_100], middleware) as shop:
         assert (await shop.pay(100, holder=BOTH)).status == 200
         reply = await shop.pay(101, holder=BOTH)
         assert (reply.status, problem(reply)["error"], shop.ran) == (403, "chio_approval_required", 1)
@@ -45,43 +33,36 @@ def test_the_second_capability_needs_no_approval_of_its_own(tmp_path: Path, midd
         assert ([reply.status for reply in replies], shop.ran) == ([200, 403], 2)
         assert "was used already" in problem(replies[1])["message"]
 
-    told(tmp_path, [*CAPABILITIES, ABOVE_100], tell, middleware)
-
 
 @with_and_without
-def test_two_capabilities_spend_a_budget_once_and_both_are_still_required(tmp_path: Path, middleware: bool) -> None:
-    async def tell(shop: Shop) -> None:
+async def test_two_capabilities_spend_a_budget_once_and_both_are_still_required(
+    tmp_path: Path, middleware: bool
+) -> None:
+    async with documented(tmp_path, [*CAPABILITIES, Budget(max_invocations=2)], middleware) as shop:
         lacks = await shop.pay(1, holder=with_token(("pay", "out"), identifier="cap-2"))
         assert (lacks.status, problem(lacks)["guard"], shop.ran) == (403, "CapabilityGuard", 0)
         replies = [await shop.pay(1, holder=BOTH) for _ in range(3)]
         assert ([reply.status for reply in replies], shop.ran) == ([200, 200, 403], 2)
         assert problem(replies[2])["guard"] == "BudgetGuard"
 
-    told(tmp_path, [*CAPABILITIES, Budget(max_invocations=2)], tell, middleware)
-
 
 @with_and_without
 @pytest.mark.parametrize("described", [True, False], ids=["a document", "no document"])
-def test_two_budgets_of_one_currency_are_two_accounts(tmp_path: Path, middleware: bool, described: bool) -> None:
-    async def tell(shop: Shop) -> None:
+async def test_two_budgets_of_one_currency_are_two_accounts(tmp_path: Path, middleware: bool, described: bool) -> None:
+    demands = [
+        RequireCapability("pay", "out"),
+        Budget(max_invocations=4),
+        Budget(cost=from_body("amount"), max_total_cost=100),
+    ]
+    async with (documented if described else opened)(tmp_path, demands, middleware) as shop:
         often = [(await shop.pay(5)).status for _ in range(5)]
         assert (often, shop.ran) == ([200, 200, 200, 200, 403], 4)
         other = with_token(("pay", "out"), identifier="cap-2")
         dear = [(await shop.pay(amount, holder=other)).status for amount in (60, 41, 40)]
         assert dear == [200, 403, 200]
 
-    demands = [
-        RequireCapability("pay", "out"),
-        Budget(max_invocations=4),
-        Budget(cost=from_body("amount"), max_total_cost=100),
-    ]
-    if described:
-        told(tmp_path, demands, tell, middleware)
-    else:
-        story(tmp_path, demands, tell, middleware)
 
-
-def test_an_embedded_sidecar_with_the_automatic_document_judges_each_demand_once(
+async def test_an_embedded_sidecar_with_the_automatic_document_judges_each_demand_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CHIO_TRUSTED_ISSUER_KEY", AUTHORITY.public_hex)
@@ -90,14 +71,10 @@ def test_an_embedded_sidecar_with_the_automatic_document_judges_each_demand_once
     app.add_api_route("/pay/{account}", lambda: None, methods=["POST"], dependencies=[Depends(one) for one in demands])
     client = add_chio(app, sidecar_url=f"embedded:{store}")
 
-    async def main() -> list[int]:
-        body = json.dumps({"amount": 5}).encode()
-        try:
-            return [(await call(app, "POST", "/pay/7", body=body, headers=[*BOTH, JSON])).status for _ in range(3)]
-        finally:
-            await client.aclose()
-
-    assert run(main()) == [200, 200, 403]
+    body = json.dumps({"amount": 5}).encode()
+    replies = [await call(app, "POST", "/pay/7", body=body, headers=[*BOTH, JSON]) for _ in range(3)]
+    await client.aclose()
+    assert [reply.status for reply in replies] == [200, 200, 403]
     database = sqlite3.connect(store)
     rows = database.execute("SELECT receipt_json FROM http_receipts ORDER BY seq").fetchall()
     database.close()
