@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 
 import pytest
@@ -13,6 +14,12 @@ pytest_plugins = ["pytester"]  # runs the tests of users, see tests/plugin
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="tests marked `slow` run at their full size")
+
+
+def pytest_collection_finish() -> None:
+    """Take what was collected, some hundred thousand objects, out of every later garbage collection."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
