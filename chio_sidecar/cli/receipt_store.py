@@ -27,6 +27,9 @@ from chio_sidecar.records.reader import ReceiptFilter, ReceiptReader
 WOULD_REFUSE = 3
 """Exit status of `receipt diff` if something would have been refused; 1 is an error, and 2 wrong usage."""
 
+UNFINISHED = 3
+"""Exit status of `receipt fsck` without findings if the check did not come to its end."""
+
 DIFF_DESCRIPTION = """Compare what was allowed to run in observe mode with what enforcing would have done.
 
 Counts the receipts of requests that an application in observe mode sent (CHIO_OBSERVE, CHIO_OBSERVE_PATHS,
@@ -46,7 +49,8 @@ The file is only read: nothing is repaired, and no file is created beside it. It
 Keep the printed head in another place. Given as --head later, it shows that no row up to it was changed since, even by
 an attacker who can write the file and computes the chain again.
 
-exit status: 0 no findings, 1 findings, or the store cannot be read, 2 wrong usage
+exit status: 0 no findings, 1 findings, or the store cannot be read, 2 wrong usage, 3 no findings so far, but the check
+did not come to its end: another process held the file, or the disk failed; nothing is stated about the rest
 """
 
 _SHOWN = 20
@@ -132,7 +136,7 @@ def add_fsck_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_fsck(args: argparse.Namespace) -> int:
-    """Print one line for each finding and a summary; return 1 if there are findings.
+    """Print one line for each finding and a summary; return 1 if there are findings, else 3 for a part of a check.
 
     Raises:
         CliError: no store is named.
@@ -147,9 +151,10 @@ def run_fsck(args: argparse.Namespace) -> int:
                 emit(f"{escaped(finding.place)}: {escaped(finding.text)} [{finding.kind}]")
     summary = inspection.summary
     note_untrusted(args.trusted_key)
+    status = 1 if summary.findings else UNFINISHED if summary.unfinished else 0
     if wants_json(args):
         emit(compact(summary.document()))
-        return 1 if summary.findings else 0
+        return status
 
     emit(f"rows      {summary.rows}" + (f", from {summary.first} to {summary.last}" if summary.rows else ""))
     for key in summary.keys:
@@ -162,5 +167,7 @@ def run_fsck(args: argparse.Namespace) -> int:
         emit(f"--head    row {summary.anchored}")
     if summary.head is not None:
         emit(f"head      {escaped(summary.head)}")
+    if summary.unfinished is not None:
+        emit(f"not all   {escaped(summary.unfinished)}")
     emit(f"findings  {summary.findings}")
-    return 1 if summary.findings else 0
+    return status

@@ -14,7 +14,8 @@ from chio_core.errors import ConfigurationError
 from chio_sidecar.doctor import Check
 from chio_sidecar.keys import key_beside, load_key
 from chio_sidecar.records.reader import Header, connect_quietly, contents, newest_signer, quick_check
-from chio_sidecar.store.schema import APPLICATION_ID, UNUSABLE, trouble
+from chio_sidecar.store.driver import UNUSABLE, trouble
+from chio_sidecar.store.schema import APPLICATION_ID
 from chio_sidecar.store.tables import SCHEMA_VERSION
 
 LITTLE_ROOM = 100 * 1024 * 1024
@@ -22,6 +23,8 @@ LITTLE_ROOM = 100 * 1024 * 1024
 
 NO_ROOM = 256 * 1024
 """Bytes of free disk space below which a store is not writable."""
+
+_UNKNOWN = ""  # the signer of a newest receipt that could not be read
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,7 @@ def check_store(
     pinned: tuple[str, ...] = (),
     patience: Patience | None = None,
     clock: Callable[[], float] = time.monotonic,
+    busy_seconds: float = 2.0,
 ) -> Iterator[Check]:
     """Yield checks of a store's folder, its file, and the key beside it.
 
@@ -51,6 +55,7 @@ def check_store(
         pinned: setting `trusted_kernel_keys`.
         patience: limits of the integrity check.
         clock: seconds from any start.
+        busy_seconds: how long to wait for another process that holds the file.
     """
     folder = path.absolute().parent
     if not folder.is_dir():
@@ -67,7 +72,7 @@ def check_store(
             yield Check("store.room", "fail" if free < NO_ROOM else "warn", text, "free some space", facts)
         else:
             yield Check("store.room", "ok", text, None, facts)
-    last_key = (yield from _file(path, patience or Patience(), clock)) if path.exists() else None
+    last_key = (yield from _file(path, patience or Patience(), clock, busy_seconds)) if path.exists() else None
     yield from _key(key_beside(path), last_key, pinned)
 
 
@@ -83,8 +88,10 @@ def last_kernel_key(path: Path) -> str | None:
         return None
 
 
-def _file(path: Path, patience: Patience, clock: Callable[[], float]) -> Generator[Check, None, str | None]:
-    """Yield the checks of an existing file, and return the key that signed its newest receipt."""
+def _file(
+    path: Path, patience: Patience, clock: Callable[[], float], busy_seconds: float
+) -> Generator[Check, None, str | None]:
+    """Yield the checks of an existing file, and return the key that signed its newest receipt; None without one."""
     status = path.stat()
     mode = stat.S_IMODE(status.st_mode)
     if not stat.S_ISREG(status.st_mode):
@@ -112,10 +119,10 @@ def _file(path: Path, patience: Patience, clock: Callable[[], float]) -> Generat
         yield Check("store", "fail", f"{path} is no receipt store that can be used: {problem}", "name another file")
         return None
     try:
-        connection = connect_quietly(path)
+        connection = connect_quietly(path, busy_seconds=busy_seconds)
         if connection is None:
             yield Check("store", "warn", f"{path} was not closed in good order", "start the sidecar, which repairs it")
-            return None
+            return _UNKNOWN
         with closing(connection):
             receipts, revoked = contents(connection)
             text = f"{path} holds {receipts} receipt{'' if receipts == 1 else 's'}"
@@ -133,9 +140,9 @@ def _file(path: Path, patience: Patience, clock: Callable[[], float]) -> Generat
                 yield Check("store.integrity", "ok", "every page of the file is in order")
             return newest_signer(connection)
     except UNUSABLE as exc:
-        text = f"{path} cannot be read: {trouble(exc)}"
-        yield Check("store", "fail", text, "stop what holds it, or restore it from a backup")
-        return None
+        found = trouble(exc)
+        yield Check("store", "fail", f"{path} cannot be read: {found.text}", found.remedy)
+        return _UNKNOWN
 
 
 def _key(path: Path, last_key: str | None, pinned: tuple[str, ...]) -> Iterator[Check]:
@@ -143,7 +150,8 @@ def _key(path: Path, last_key: str | None, pinned: tuple[str, ...]) -> Iterator[
         key = load_key(path).public_hex
     except FileNotFoundError:
         if last_key is not None:
-            text = f"{path} is missing, and the store has receipts that {last_key} signed"
+            signed = "may have receipts" if last_key == _UNKNOWN else f"has receipts that {last_key} signed"
+            text = f"{path} is missing, and the store {signed}"
             yield Check("key", "fail", text, "restore it from a backup; the sidecar would make a new key otherwise")
         else:
             yield Check("key", "ok", f"{path} does not exist yet; the sidecar makes it when it starts")
@@ -155,7 +163,7 @@ def _key(path: Path, last_key: str | None, pinned: tuple[str, ...]) -> Iterator[
     if pinned and key not in pinned:
         text = f"{path} holds {key}, which is not pinned, so every receipt is refused"
         yield Check("key", "fail", text, "pin it in CHIO_TRUSTED_KERNEL_KEYS, or pin none", facts)
-    elif last_key not in (None, key):
+    elif last_key not in (None, _UNKNOWN, key):
         text = f"{path} holds {key}, but the newest receipt was signed by {last_key}"
         yield Check("key", "warn", text, "restore the older key, unless the store was meant to change hands", facts)
     else:

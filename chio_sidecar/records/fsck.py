@@ -19,8 +19,9 @@ from chio_sidecar.policy.approvals import APPROVAL_ID, intent_hash, read_token
 from chio_sidecar.policy.rules import Refused
 from chio_sidecar.records.fsck_chain import ChainCheck, Finding, Marks, Row
 from chio_sidecar.records.reader import Header, connect_quietly, in_pages
+from chio_sidecar.store.driver import UNUSABLE, trouble
 from chio_sidecar.store.hash_chain import MEMBERS
-from chio_sidecar.store.schema import APPLICATION_ID, UNUSABLE, trouble
+from chio_sidecar.store.schema import APPLICATION_ID
 from chio_sidecar.store.tables import CHAINED, SCHEMA_VERSION, upgrade
 
 __all__ = ["Finding", "Inspection", "Summary"]
@@ -28,7 +29,6 @@ __all__ = ["Finding", "Inspection", "Summary"]
 _WITH_APPROVALS = 2  # the first schema version that has them
 _MOST_OF_SQLITE = 100
 _MOST_KEYS = 16
-_BUSY_SECONDS = 30.0  # a busy sidecar commits again and again, and each reader waits for a gap
 
 _SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_master"
 _MARKS = "SELECT s.seq, s.digest, h.seq, h.digest FROM receipt_chain_start s LEFT JOIN receipt_chain_head h ON TRUE"
@@ -111,6 +111,7 @@ class Summary:
         head: digest of the last row, for an auditor to keep; None in a store from before the chain.
         anchored: row with the digest that was given as `--head`; 0 if no row was stored at that time.
         keys: public keys (hex) that signed; at most 16.
+        unfinished: why the check did not come to its end; None for a complete one. Nothing is stated about the rest.
         findings: number of findings.
     """
 
@@ -121,6 +122,7 @@ class Summary:
     head: str | None = None
     anchored: int | None = None
     keys: list[str] = field(default_factory=list)
+    unfinished: str | None = None
     findings: int = 0
 
     def document(self) -> dict[str, Any]:
@@ -135,6 +137,8 @@ class Inspection:
         path: the SQLite file; nothing is written or repaired, and no file is made beside it.
         trusted_keys: public keys (hex) that may have signed; None trusts any.
         kept: digest of a head that was kept elsewhere.
+        busy_seconds: how long to wait for another process that holds the file. A busy sidecar commits again and again,
+            and each reader waits for a gap.
 
     Attributes:
         summary: complete after the last finding.
@@ -143,26 +147,31 @@ class Inspection:
         ConfigurationError: there is no such store, or it cannot be read now.
     """
 
-    def __init__(self, path: Path, *, trusted_keys: Collection[str] | None = None, kept: str | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        trusted_keys: Collection[str] | None = None,
+        kept: str | None = None,
+        busy_seconds: float = 30.0,
+    ) -> None:
         self.summary = Summary()
         self._trusted = trusted_keys
         self._kept = kept
         self._version = _version(path)
         try:
-            connection = connect_quietly(path, busy_seconds=_BUSY_SECONDS)
+            connection = connect_quietly(path, busy_seconds=busy_seconds)
             if connection is None:
                 raise ConfigurationError(f"{path} was not closed in good order; start the sidecar, which repairs it")
             # Text that is not UTF-8 becomes lone surrogates, which the check of its row finds.
             connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         except UNUSABLE as exc:
-            text = trouble(exc)
-            remedy = "it is damaged: restore it from a backup"
-            if "locked" in text or "busy" in text:
-                remedy = "another process holds it; try again"
-            elif "readonly" in text or "unable to open" in text:
-                remedy = "it was not closed in good order: start the sidecar, which repairs it"
-            raise ConfigurationError(f"cannot read {path}: {text}; {remedy}") from None
+            found = trouble(exc)
+            # A journal that SQLite would have to roll back looks like a file that cannot be opened.
+            repair = "it was not closed in good order: start the sidecar, which repairs it"
+            remedy = repair if found.kind == "machine" else found.remedy
+            raise ConfigurationError(f"cannot read {path}: {found.text}; {remedy}") from None
         self._connection = connection
 
     def close(self) -> None:
@@ -184,8 +193,14 @@ class Inspection:
                     self.summary.findings += 1
                     yield finding
             except UNUSABLE as exc:
+                found = trouble(exc)
+                if found.kind != "content":
+                    # A locked file says nothing about its rows: what was not read is not checked, and not missing.
+                    after = f" after row {self.summary.last}" if place == "rows" and self.summary.rows else ""
+                    self.summary.unfinished = f"{place}{after}: {found}"
+                    return
                 self.summary.findings += 1
-                yield Finding("file", place, f"cannot be checked to the end: {trouble(exc)}")
+                yield Finding("file", place, f"cannot be checked to the end: {found.text}")
 
     def _integrity(self) -> Iterator[Finding]:
         for (text,) in self._connection.execute(f"PRAGMA integrity_check({_MOST_OF_SQLITE})"):
@@ -216,7 +231,9 @@ class Inspection:
             if self._version >= CHAINED:
                 try:
                     stated = connection.execute(_MARKS).fetchall()
-                except sqlite3.Error:
+                except sqlite3.Error as exc:
+                    if trouble(exc).kind != "content":
+                        raise
                     stated = []
                 marks = Marks(start=0)
                 if len(stated) == 1 and isinstance(stated[0][0], int):
@@ -237,9 +254,13 @@ class Inspection:
                 if (texts := row.texts) is not None:
                     yield from self._receipt(number, *texts[:3])
         except UNUSABLE as exc:
-            text = f"the rows after {summary.last} cannot be read: {trouble(exc)}"
+            found = trouble(exc)
+            if found.kind != "content":
+                raise
+            text = f"the rows after {summary.last} cannot be read: {found.text}"
             yield Finding("file", f"row {summary.last + 1}", text, summary.last + 1)
-        yield from chain.finish()
+        else:
+            yield from chain.finish()
         summary.chained_from = None if marks.start is None else marks.start + 1
         summary.head = None if marks.start is None else chain.digest
         summary.anchored = chain.anchored
@@ -266,7 +287,9 @@ class Inspection:
         try:
             if self._connection.execute(_CONSUMED, (used, receipt["request_id"])).fetchone() is None:
                 yield Finding("record", place, _UNUSED, number)
-        except (sqlite3.Error, UnicodeError):
+        except (sqlite3.Error, UnicodeError) as exc:
+            if isinstance(exc, sqlite3.Error) and trouble(exc).kind != "content":
+                raise
             return  # the table is a finding of its own, not one of each receipt
 
     def _records(self) -> Iterator[Finding]:

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from chio_core.telemetry.metrics import Counter, Histogram
 from chio_sidecar.store import StoreBusy, StoreUnavailable
+from chio_sidecar.store.driver import trouble
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -96,6 +97,7 @@ class Writer(Protocol[W]):
         ...
 
 
+_LOCKED = "the receipt store is locked by another process"
 _BATCH = 256
 # While another process holds the file: SQLite's own handler would sleep for up to 100 ms at a time.
 _POLL_SECONDS = 0.001
@@ -225,7 +227,7 @@ class GroupCommitter(Generic[W]):
                 if connection is not None:
                     connection.close()
                 sentence = _LOCKED
-                if not _is_busy(exc):
+                if trouble(exc).kind != "busy":
                     log.error("receipt store: %s", exc)
                     sentence = f"the receipt store cannot be written: {exc}"
                 _fail(batch, sentence)
@@ -275,7 +277,7 @@ class GroupCommitter(Generic[W]):
             raise
 
     def _pause_if_busy(self, exc: sqlite3.OperationalError) -> None:
-        if not _is_busy(exc):
+        if trouble(exc).kind != "busy":
             raise exc
         self._contended_until = time.monotonic() + _CONTENTION_SECONDS
         time.sleep(_POLL_SECONDS)
@@ -295,11 +297,3 @@ def _set_results(jobs: list[_Job]) -> None:
             job.future.set_exception(job.error)
         else:
             job.future.set_result(job.result)
-
-
-_LOCKED = "the receipt store is locked by another process"
-
-
-def _is_busy(exc: Exception) -> bool:
-    code = getattr(exc, "sqlite_errorcode", 0)
-    return (code & 0xFF) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}

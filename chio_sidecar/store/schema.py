@@ -10,6 +10,7 @@ import stat
 from pathlib import Path
 
 from chio_core.errors import ConfigurationError
+from chio_sidecar.store.driver import DAMAGED, UNUSABLE, trouble
 from chio_sidecar.store.tables import SCHEMA_VERSION, objects, upgrade
 
 log = logging.getLogger(__name__)
@@ -20,11 +21,7 @@ APPLICATION_ID = 0x4368696F
 FIRST_SAFE_WAL = (3, 51, 3)
 """Older versions can lose committed rows when two connections write and checkpoint a write-ahead log at once."""
 
-UNUSABLE = (sqlite3.Error, UnicodeDecodeError)
-"""Exceptions about a file; the second if SQLite quotes a damaged schema that is not UTF-8."""
-
 _SMALLEST = 512  # bytes; the smallest page, and so the smallest database
-_DAMAGED = "it is damaged or no SQLite database; restore it from a backup, or name another file"
 
 
 def journal_for(version: tuple[int, ...]) -> str:
@@ -68,21 +65,7 @@ def prepare(path: Path, *, journal: str, busy_seconds: float) -> None:
             f"cannot open receipt store {path}: {exc.strerror}; its folder must exist and be writable"
         ) from None
     except UNUSABLE as exc:
-        text = trouble(exc)
-        if "locked" in text or "busy" in text:
-            remedy = "another process holds it; stop that process, or name another file"
-        elif "full" in text:
-            remedy = "the disk is full; free some space"
-        elif "readonly" in text or "unable to open" in text:
-            remedy = "the file and its folder must be writable"
-        else:
-            remedy = _DAMAGED
-        raise ConfigurationError(f"cannot use {path} as a receipt store: {text}; {remedy}") from None
-
-
-def trouble(exc: Exception) -> str:
-    """Return the message of one of `UNUSABLE`."""
-    return "its schema is damaged" if isinstance(exc, UnicodeDecodeError) else str(exc)
+        raise ConfigurationError(f"cannot use {path} as a receipt store: {trouble(exc)}") from None
 
 
 def connect(path: Path, *, journal: str, busy_seconds: float) -> sqlite3.Connection:
@@ -157,7 +140,7 @@ def _create(path: Path) -> None:
         raise ConfigurationError(f"receipt store {path} is no regular file; name another one")
     if 0 < status.st_size < _SMALLEST:
         # SQLite would take such a file for an empty database and overwrite it.
-        raise ConfigurationError(f"cannot use {path} as a receipt store: {_DAMAGED}")
+        raise ConfigurationError(f"cannot use {path} as a receipt store: {DAMAGED}")
 
 
 def _initialise(connection: sqlite3.Connection, path: Path) -> None:

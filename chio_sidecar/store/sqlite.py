@@ -25,6 +25,7 @@ from chio_sidecar.store import (
     TooManyWaiting,
 )
 from chio_sidecar.store.committer import CommitActivity, GroupCommitter
+from chio_sidecar.store.driver import trouble
 from chio_sidecar.store.schema import connect, connect_reader, disconnect, journal_for, prepare
 from chio_sidecar.store.writes import SELECT_ONE, SELECT_OPEN, Append, Probe, Revoke, Write, apply, approval_from_row
 
@@ -163,7 +164,7 @@ class SqliteReceiptStore:
         try:
             return await asyncio.to_thread(fetch)
         except sqlite3.Error as exc:
-            raise StoreUnavailable(f"the receipt store cannot be read: {exc}") from None
+            raise StoreUnavailable(f"the receipt store cannot be read: {trouble(exc)}") from None
 
 
 class _SqliteWriter:

@@ -250,7 +250,7 @@ def test_a_damaged_file_is_refused_in_one_sentence(content: bytes, tmp_path: Pat
     path = tmp_path / "r"
     path.touch(mode=0o600)
     path.write_bytes(content)
-    with pytest.raises(ConfigurationError, match="it is damaged or no SQLite database; restore it") as caught:
+    with pytest.raises(ConfigurationError, match="it is damaged or no receipt store; restore it") as caught:
         SqliteReceiptStore(path)
     assert "\n" not in caught.value.message
     assert path.read_bytes() == content
@@ -409,7 +409,7 @@ def test_opening_a_locked_store_raises_with_the_reason(tmp_path: Path) -> None:
     path = tmp_path / "r"
     run(SqliteReceiptStore(path).close())
     other = hold(path)
-    with pytest.raises(ConfigurationError, match="another process holds it; stop that process"):
+    with pytest.raises(ConfigurationError, match="another process holds it; try again"):
         SqliteReceiptStore(path, busy_seconds=0.1)
     other.close()
 
