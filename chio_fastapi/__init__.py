@@ -2,6 +2,7 @@
 
 from chio_core.evaluation.amounts import from_body, from_path, from_query
 from chio_fastapi.application import add_chio
+from chio_fastapi.approval_budget import Budget, RequireApproval
 from chio_fastapi.check import check
 from chio_fastapi.dependencies import (
     CallerDep,
@@ -16,7 +17,6 @@ from chio_fastapi.dependencies import (
     get_chio_passthrough,
     get_chio_receipt,
 )
-from chio_fastapi.limits import Budget, RequireApproval
 from chio_fastapi.openapi import document_for
 from chio_fastapi.outbound import OutboundClient
 from chio_fastapi.requirements import Observe, Policy, RequireCapability, require_capability

@@ -30,7 +30,7 @@ from chio_core.errors import ConfigurationError
 from chio_core.models.demands import ApprovalDemand, BudgetDemand
 from chio_core.templates import shape
 from chio_fastapi import Observe, RequireCapability, add_chio, check
-from chio_fastapi.limits import Budget, RequireApproval
+from chio_fastapi.approval_budget import Budget, RequireApproval
 from chio_fastapi.requirements import Policy
 from chio_sidecar.policy.routes import DENY_BY_DEFAULT, SESSION_ALLOW, RouteRule, RouteTable
 from tests.asgi.routes import Govern, add, both_ways, govern, govern_inside, route

@@ -1,4 +1,4 @@
-"""RequireApproval: a person has to approve what goes beyond a threshold, as a dependency.
+"""RequireApproval and Budget: dependencies for an approval above a threshold, and for a limit on what is spent.
 
     @app.post("/payouts", dependencies=[Depends(RequireApproval(10_000, "USD", amount=from_body("amount")))])
 
