@@ -13,8 +13,8 @@ from chio_core.evaluation.outcomes import FILL_IN, granted_operations
 from chio_core.models.capability import Operation, ToolGrant
 from chio_core.models.demands import APPROVAL_GUARD
 from chio_core.models.openapi import CAPABILITY
+from chio_sidecar.explain.inputs import Refusal
 from chio_sidecar.explain.reasons import Found, recognise
-from chio_sidecar.explain.refusal import Refusal
 from chio_sidecar.policy.openapi import load, operations_of
 
 UNKNOWN_ISSUER = ("--receipt-store", "FILE")

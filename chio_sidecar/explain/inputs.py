@@ -1,4 +1,4 @@
-"""Refusal: the facts about one refusal, from any document that states it."""
+"""The input of `explain`: the facts about one refusal, read from any document that states it."""
 
 from __future__ import annotations
 
