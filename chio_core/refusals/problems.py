@@ -43,16 +43,11 @@ _NOT_IN_NAMES = re.compile(r"[^0-9a-z]+")
 
 _NESTED_CODES = {
     "chio_access_denied": "CHIO_GUARD_DENIED",
-    "chio_approval_required": "CHIO_APPROVAL_REQUIRED",
-    "chio_bad_request": "CHIO_BAD_REQUEST",
-    "chio_body_too_large": "CHIO_BODY_TOO_LARGE",
-    "chio_capability_required": "CHIO_CAPABILITY_REQUIRED",
     "chio_evaluation_failed": "CHIO_INTERNAL_ERROR",
-    "chio_invalid_receipt": "CHIO_INVALID_RECEIPT",
-    "chio_policy_not_enforced": "CHIO_POLICY_NOT_ENFORCED",
     "chio_sidecar_unreachable": "CHIO_SIDECAR_UNAVAILABLE",
     "chio_timeout": "CHIO_SIDECAR_UNAVAILABLE",
 }
+"""The wire codes whose published code has another name; every other published code is the wire code in capitals."""
 
 _QUALITY = re.compile(r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
 

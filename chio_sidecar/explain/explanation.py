@@ -46,8 +46,9 @@ _UNDECIDED: Final = {
         "use a new request_id for each request",
     ),
     "chio_overloaded": (
-        "too many requests were waiting for the sidecar.",
-        "repeat the request later; give the sidecar a faster disk, or the application fewer connections",
+        "too many requests, or request bodies, were waiting.",
+        "repeat the request later; give the sidecar a faster disk or the application fewer connections; for bodies"
+        " raise CHIO_MAX_SPOOLED_BYTES",
     ),
 }
 _EARLY: Final = {

@@ -12,8 +12,6 @@ from chio_sidecar.policy.rules import rule_of
 from chio_sidecar.records.observed import enforcement
 
 _PUBLISHED_CODES: Final = {
-    "CHIO_APPROVAL_REQUIRED": "chio_approval_required",
-    "CHIO_CAPABILITY_REQUIRED": "chio_capability_required",
     "CHIO_GUARD_DENIED": "chio_access_denied",
     "CHIO_INTERNAL_ERROR": "chio_evaluation_failed",
     "CHIO_SIDECAR_UNAVAILABLE": "chio_sidecar_unreachable",

@@ -96,8 +96,27 @@ def test_the_nested_envelope_has_the_published_codes() -> None:
     assert document["error"]["details"] == {"hint": "h"}
     assert document["error"]["type"] == "urn:chio:problem:access-denied"
     assert document["error"]["explain"] == "chio-sidecar explain rcpt-1"
-    assert nested(Denial(code="chio_timeout", message="m"))["error"]["code"] == "CHIO_SIDECAR_UNAVAILABLE"
-    assert nested(Denial(code="my_own", message="m"))["error"]["code"] == "MY_OWN"
+
+
+@pytest.mark.parametrize(
+    ("code", "published"),
+    [
+        ("chio_access_denied", "CHIO_GUARD_DENIED"),
+        ("chio_approval_required", "CHIO_APPROVAL_REQUIRED"),
+        ("chio_bad_request", "CHIO_BAD_REQUEST"),
+        ("chio_body_too_large", "CHIO_BODY_TOO_LARGE"),
+        ("chio_capability_required", "CHIO_CAPABILITY_REQUIRED"),
+        ("chio_evaluation_failed", "CHIO_INTERNAL_ERROR"),
+        ("chio_invalid_receipt", "CHIO_INVALID_RECEIPT"),
+        ("chio_overloaded", "CHIO_OVERLOADED"),
+        ("chio_policy_not_enforced", "CHIO_POLICY_NOT_ENFORCED"),
+        ("chio_sidecar_unreachable", "CHIO_SIDECAR_UNAVAILABLE"),
+        ("chio_timeout", "CHIO_SIDECAR_UNAVAILABLE"),
+        ("my_own", "MY_OWN"),
+    ],
+)
+def test_the_nested_code_is_the_published_one_else_the_wire_code_in_capitals(code: str, published: str) -> None:
+    assert nested(Denial(code=code, message="m"))["error"]["code"] == published
 
 
 @pytest.mark.parametrize("nest", [False, True])
