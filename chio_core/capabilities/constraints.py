@@ -14,6 +14,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chio_core.capabilities.patterns import Searcher
+from chio_core.capabilities.places import (
+    host_equals,
+    host_matches,
+    host_under,
+    is_host_key,
+    is_path_candidate,
+    path_is_under,
+)
 from chio_core.errors import InvalidDocument
 from chio_core.models.capability import SAFETY_TIERS, Constraint
 
@@ -86,103 +94,6 @@ def _checked_text(text: Any) -> str:
     return text
 
 
-AMBIGUOUS = ""
-"""The host of a string that can be read in two ways."""
-
-_HOST = frozenset("abcdefghijklmnopqrstuvwxyz0123456789.-")
-
-# Unicode's White_Space; `str.strip()` alone would also take U+001C to U+001F.
-_SPACE = (
-    "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
-    "\u2028\u2029\u202f\u205f\u3000"
-)
-
-
-def host_of(text: str) -> str | None:
-    """Return the host in a string of the arguments, in lower case; None if it has no host."""
-    rest = text.strip(_SPACE)
-    _, mark, after = rest.partition("://")
-    authority = after if mark else rest
-    for end in "/?#":
-        authority = authority.partition(end)[0]
-    raw = authority.rpartition("@")[2].partition(":")[0].strip(".")
-    host = raw.lower()
-    if host != "localhost" and ("." not in host or not _HOST.issuperset(host)):
-        return None
-    return AMBIGUOUS if authority.count("@") > 1 or not raw.isascii() else host
-
-
-def host_equals(value: str, host: str) -> bool:
-    """Return True if a host equals the value of a `domain_exact` constraint."""
-    return host != AMBIGUOUS and host == _ascii_lower(value.strip(_SPACE).strip("."))
-
-
-def host_matches(glob: str, host: str) -> bool:
-    """Return True if a host matches the value of a `domain_glob` constraint; `*` is any text, also the empty one."""
-    if host == AMBIGUOUS:
-        return False
-    first, *rest = _ascii_lower(glob).split("*")
-    if not rest:
-        return host == first
-    *middle, last = rest
-    if len(host) < len(first) + len(last) or not host.startswith(first) or not host.endswith(last):
-        return False
-    # The leftmost match of each piece is enough: a later one leaves less room for the next pieces.
-    start, end = len(first), len(host) - len(last)
-    for piece in middle:
-        found = host.find(piece, start, end)
-        if found < 0:
-            return False
-        start = found + len(piece)
-    return True
-
-
-def _ascii_lower(text: str) -> str:
-    # A value with a non-ASCII letter never equals a host; lower-casing (as of U+212A) must not make it one.
-    return text.lower() if text.isascii() else text
-
-
-_KEYS = frozenset({"file", "filepath", "dir", "directory", "root", "cwd"})
-
-
-def is_path_candidate(key: str | None, text: str) -> bool:
-    """Return True if a string of the arguments is treated as a path, because of its key or its form."""
-    if key is not None:
-        lowered = key.lower()
-        if "path" in lowered or lowered in _KEYS:
-            return True
-    return "://" not in text and ("/" in text or "\\" in text)
-
-
-def path_is_under(prefix: str, path: str) -> bool:
-    """Return True if `path` is `prefix` or below it, segment by segment.
-
-    A path that climbs above its start is below nothing; an absolute and a relative path never contain each other.
-    """
-    above, below = _segments(prefix), _segments(path)
-    if above is None or below is None or _is_absolute(prefix) != _is_absolute(path):
-        return False
-    return below[: len(above)] == above
-
-
-def _is_absolute(path: str) -> bool:
-    return path[:1] in {"/", "\\"}
-
-
-def _segments(path: str) -> list[str] | None:
-    kept: list[str] = []
-    for segment in path.replace("\\", "/").split("/"):
-        if segment in {"", "."}:
-            continue
-        if segment != "..":
-            kept.append(segment)
-        elif kept:
-            kept.pop()
-        else:
-            return None
-    return kept
-
-
 _AUDIENCE_KEYS = frozenset({"recipient", "recipients", "audience", "to", "channel", "channels"})
 _STORE_KEYS = frozenset({"store", "memory_store", "collection", "namespace"})
 
@@ -229,8 +140,9 @@ def holds(constraint: Constraint, call: Call) -> bool:
             return bool(paths) and all(path_is_under(value, path) for path in paths)
         case "domain_exact" | "domain_glob":
             matches = host_equals if constraint.type == "domain_exact" else host_matches
-            hosts = [host for _, text in leaves if (host := host_of(text)) is not None]
-            return bool(hosts) and all(matches(value, host) for host in hosts)
+            hosts = [host for key, text in leaves if (host := host_under(key, text)) is not None]
+            numbers = any(is_host_key(name) and isinstance(item, int | float) for name, item in members)
+            return bool(hosts) and not numbers and all(matches(value, host) for host in hosts)
         case "regex_match":
             pattern = call.searcher.prepare(value, kind="regex")
             return any(call.searcher.contains(pattern, text, undecided=False) for _, text in leaves)

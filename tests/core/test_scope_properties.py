@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chio_core.capabilities import is_subset, issue_capability, match_grant, scope_allows
-from chio_core.capabilities.constraints import Arguments, host_matches, host_of, path_is_under
+from chio_core.capabilities.constraints import Arguments
+from chio_core.capabilities.places import host_matches, host_of, path_is_under
 from chio_core.errors import InvalidDocument
 from chio_core.models.capability import ChioScope, Constraint, PromptGrant, ResourceGrant, ToolGrant
 from chio_core.models.request import ModelMetadata
