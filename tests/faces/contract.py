@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from threading import get_ident
 from typing import Any
 
 from chio_core.evaluation.outcomes import Decision
@@ -24,12 +25,14 @@ class Endpoint:
         methods: others are answered 405.
         needs: the arguments of each capability that it requires, the outer one first.
         headers: header lines of its answer.
+        cookies: cookies of its answer, not readable by scripts.
     """
 
     path: str
     methods: tuple[str, ...] = READ_ONLY
     needs: tuple[Mapping[str, Any], ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
+    cookies: tuple[str, ...] = ()
 
     @property
     def template(self) -> str:
@@ -50,6 +53,7 @@ ENDPOINTS: Mapping[str, Endpoint] = {
     "health": Endpoint("/healthz", (*READ_ONLY, "POST")),
     "static": Endpoint("/static/{rest:path}"),
     "claims": Endpoint("/claims", headers={"X-Chio-Receipt": "forged", "X-Other": "kept"}),
+    "cookies": Endpoint("/cookies", headers={"X-Own": "handler"}, cookies=("a", "b")),
     "slashed": Endpoint("/slashed/"),
     "transfer": Endpoint("/accounts/{account}/transfer", ("POST",), (TRANSFER,)),
     "any": Endpoint("/needs/any", needs=({},)),
@@ -90,6 +94,8 @@ class Seen:
         params: path parameters as the framework gave them, as text.
         body: all that it read.
         key: the header X-Api-Key as it finds it after the body.
+        state: where guards leave what they found.
+        thread: the thread that it ran in.
     """
 
     handler: str
@@ -99,6 +105,8 @@ class Seen:
     receipt: HttpReceipt | None
     passthrough: ChioPassthrough | None
     decision: Decision | None
+    state: Any = None
+    thread: int = field(default_factory=get_ident)
 
 
 SEEN: list[Seen] = []
@@ -121,14 +129,14 @@ def said(
     receipt: HttpReceipt | None,
     passthrough: ChioPassthrough | None,
     decision: Decision | None,
+    state: Any,
 ) -> dict[str, Any]:
     """Note what a handler saw, and return what it answers."""
-    SEEN.append(
-        Seen(handler, {name: str(value) for name, value in params.items()}, body, key, receipt, passthrough, decision)
-    )
+    texts = {name: str(value) for name, value in params.items()}
+    SEEN.append(Seen(handler, texts, body, key, receipt, passthrough, decision, state))
     return {
         "handler": handler,
-        "params": SEEN[-1].params,
+        "params": texts,
         "read": hashlib.sha256(body).hexdigest() if body else None,
         "key": key,
         "receipt": receipt.id if receipt else None,

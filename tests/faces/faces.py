@@ -58,10 +58,14 @@ class Observation:
         """The header lines by name; of repeated ones the last."""
         return dict(self.lines)
 
+    def all(self, name: str) -> list[str]:
+        """Return the values of each line of a header."""
+        return [value for key, value in self.lines if key == name]
+
     @property
     def receipt(self) -> str | None:
         """The one receipt that the answer names."""
-        found = [value for name, value in self.lines if name == "x-chio-receipt"]
+        found = self.all("x-chio-receipt")
         assert len(found) <= 1, found
         return found[0] if found else None
 

@@ -106,6 +106,13 @@ def test_a_handler_cannot_claim_a_receipt(face: Face) -> None:
 
 
 @each_face
+def test_repeated_lines_of_an_answer_stay(face: Face) -> None:
+    with face.governed() as governed:
+        cookies = governed.get("/cookies").all("set-cookie")
+    assert sorted(line.strip().partition(";")[0] for line in cookies) == ["a=1", "b=1"]
+
+
+@each_face
 def test_the_receipt_header_can_have_another_name(face: Face) -> None:
     with face.governed(receipt_header="X-Decision") as governed:
         found = governed.get("/claims")

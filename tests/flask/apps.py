@@ -41,10 +41,6 @@ def make() -> Flask:
     app.add_url_rule("/accounts", view_func=Accounts.as_view("accounts"))
     app.add_url_rule("/vault", view_func=Vault.as_view("vault"))
 
-    @app.get("/cookies")
-    def cookies() -> Response:
-        return Response("mine", headers=[("X-Chio-Receipt", "forged"), ("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")])
-
     @app.get("/transfer")
     @require_capability("payments", "transfer")
     def plain_transfer() -> Response:

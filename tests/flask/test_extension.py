@@ -30,13 +30,6 @@ def test_static_files_are_governed() -> None:
     assert sidecar.asked[0].document["route_pattern"] == "/static/{filename}"
 
 
-def test_repeated_lines_of_an_answer_stay() -> None:
-    with governed() as (app, _):
-        response = app.test_client().get("/cookies")
-    assert response.headers.getlist("Set-Cookie") == ["a=1", "b=2"]
-    assert "forged" not in response.headers.getlist("X-Chio-Receipt")
-
-
 def test_a_path_that_flask_takes_for_an_excluded_one_is_excluded() -> None:
     with governed(behaviours.REFUSE, exclude_paths=["/healthz"]) as (app, sidecar):
         assert call(app, environ("GET", "//healthz")).status == 200

@@ -43,12 +43,16 @@ def seen(handler: str, request: HttpRequest, params: Any, body: bytes) -> dict[s
         receipt=get_chio_receipt(request),
         passthrough=getattr(request, "chio_passthrough", None),
         decision=getattr(request, "chio_decision", None),
+        state=getattr(request, "chio_state", None),
     )
 
 
 def telling(handler: str, endpoint: contract.Endpoint, *, asynchronous: bool) -> Any:
     def view(request: HttpRequest, **params: Any) -> JsonResponse:
-        return JsonResponse(seen(handler, request, params, request.body), headers=endpoint.headers)
+        response = JsonResponse(seen(handler, request, params, request.body), headers=endpoint.headers)
+        for name in endpoint.cookies:
+            response.set_cookie(name, "1", httponly=True)
+        return response
 
     async def aview(request: HttpRequest, **params: Any) -> JsonResponse:
         return view(request, **params)

@@ -22,6 +22,7 @@ def seen(handler: str, params: Any, body: bytes) -> dict[str, Any]:
         receipt=g.get("chio_receipt"),
         passthrough=g.get("chio_passthrough"),
         decision=g.get("chio_decision"),
+        state=g.get("chio_state"),
     )
 
 
@@ -29,6 +30,8 @@ def telling(handler: str, endpoint: contract.Endpoint) -> Any:
     def view(**params: Any) -> Response:
         answer = jsonify(seen(handler, params, request.get_data()))
         answer.headers.update(endpoint.headers)
+        for name in endpoint.cookies:
+            answer.set_cookie(name, "1", httponly=True)
         return answer
 
     needs = [require_capability(**need) if need else require_capability for need in endpoint.needs]

@@ -27,16 +27,20 @@ def seen(handler: str, connection: Any, body: bytes = b"", receipt: Any = None) 
         receipt=receipt or getattr(state, "chio_receipt", None),
         passthrough=getattr(state, "chio_passthrough", None),
         decision=getattr(state, "chio_decision", None),
+        state=state,
     )
 
 
 def telling(handler: str) -> Handler:
-    headers = contract.ENDPOINTS[handler].headers
+    endpoint = contract.ENDPOINTS[handler]
 
-    async def endpoint(request: Request) -> Response:
-        return JSONResponse(seen(handler, request, await request.body()), headers=headers)
+    async def tell(request: Request) -> Response:
+        response = JSONResponse(seen(handler, request, await request.body()), headers=endpoint.headers)
+        for name in endpoint.cookies:
+            response.set_cookie(name, "1", httponly=True)
+        return response
 
-    return endpoint
+    return tell
 
 
 async def piecewise(request: Request) -> Response:

@@ -1,0 +1,219 @@
+"""The same guards on every face: one set of guards, one behaviour. A guard is always the same `async def` function."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+
+from chio_core import AnyResponse, Chain, Denial, Downstream, GuardRequest, Next, Response
+from chio_core.guards import IpBlock, JwtAuth, RateLimit, RequestId, SecurityHeaders, Stopwatch
+from chio_core.guards.response_hooks import response_hooks
+from chio_core.testing import behaviours
+from tests.faces.contract import STREAM
+from tests.faces.faces import FACES, Face, Observation
+from tests.guards.tools import needs_redis, redis_server
+
+each_face = pytest.mark.parametrize("face", FACES, ids=str)
+each_threaded_face = pytest.mark.parametrize("face", [face for face in FACES if face.threaded], ids=str)
+
+
+async def around(request: GuardRequest, next: Next) -> AnyResponse:
+    return (await next(request)).with_status(418).with_header("X-Own", "guard").with_header("Set-Cookie", "c=3")
+
+
+async def waits(request: GuardRequest) -> None:
+    await asyncio.sleep(0.01)
+    await asyncio.get_running_loop().run_in_executor(None, int)
+    request.state.found = "waited"
+
+
+async def notes(request: GuardRequest) -> None:
+    request.state.found = "noted"
+
+
+@each_face
+@pytest.mark.parametrize(("guard", "found"), [(waits, "waited"), (notes, "noted")], ids=["waits", "looks"])
+def test_a_guard_runs_and_the_handler_sees_what_it_left(face: Face, guard: Any, found: str) -> None:
+    with face.governed(guards=[guard]) as governed:
+        answer = governed.get("/hello")
+    (seen,) = answer.seen
+    assert seen.state.found == found
+    assert answer.receipt
+
+
+@each_threaded_face
+@pytest.mark.parametrize("guards", [(notes,), (waits,), (around,)], ids=["looks", "waits", "next"])
+def test_the_handler_stays_in_the_servers_thread(face: Face, guards: Any) -> None:
+    """Database connections belong to it."""
+    with face.governed(guards=guards) as governed:
+        assert [seen.thread for seen in governed.get("/hello").seen] == [threading.get_ident()]
+
+
+@each_face
+def test_a_refusal_before_the_decision_calls_no_sidecar(face: Face) -> None:
+    decisions: list[Any] = []
+    guards = [SecurityHeaders(), IpBlock(["10.0.0.9"])]
+    with face.governed(guards=guards, on_decision=decisions.append) as governed:
+        answer = governed.get("/hello")
+    assert (answer.status, answer.receipt, answer.headers["x-frame-options"]) == (403, None, "DENY")
+    assert answer.problem["message"] == "Banned"
+    assert (answer.seen, governed.asked) == ([], [])
+    (decision,) = decisions
+    assert [(one.guard_name, one.verdict) for one in decision.evidence] == [
+        ("local/security_headers", True),
+        ("local/ip_block", False),
+    ]
+
+
+@each_face
+def test_a_refusal_after_the_decision_names_the_receipt(face: Face) -> None:
+    async def closed(request: GuardRequest) -> Response:
+        return Response("closed", headers=[("content-type", "text/plain")]).with_status(451)
+
+    decisions: list[Any] = []
+    with face.governed(guards=[closed], on_decision=decisions.append) as governed:
+        answer = governed.get("/hello")
+    assert (answer.status, answer.body, answer.headers["content-type"]) == (451, b"closed", "text/plain")
+    assert answer.receipt
+    assert [decision.verdict for decision in decisions] == ["allow", "refused"]
+    assert answer.seen == []
+
+
+@each_face
+def test_a_denial_is_rendered_in_the_envelope_of_the_face(face: Face) -> None:
+    async def no(request: GuardRequest) -> Denial:
+        return Denial(message="not today")
+
+    with face.governed(guards=[no]) as governed:
+        assert governed.get("/hello").problem["message"] == "not today"
+
+
+@each_face
+@pytest.mark.parametrize("path", ["/cookies", "/stream"])
+def test_status_and_headers_are_changed_after_next(face: Face, path: str) -> None:
+    """Cookies keep their attributes, single headers are replaced, streams stay streams."""
+    with face.governed(guards=[around]) as governed:
+        answer = governed.get(path)
+    assert (answer.status, answer.all("x-own")) == (418, ["guard"])
+    assert answer.receipt
+    if path == "/stream":
+        assert answer.body == "".join(STREAM).encode()
+    else:
+        cookies = sorted(line.strip() for line in answer.all("set-cookie"))
+        assert [line.partition(";")[0] for line in cookies] == ["a=1", "b=1", "c=3"]
+        assert "httponly" in cookies[0].lower()
+
+
+@each_face
+def test_security_headers_request_id_and_stopwatch_are_on_every_answer(face: Face) -> None:
+    measured: list[Any] = []
+    watch = Stopwatch(on_time=lambda *what: measured.append(what), server_timing=True)
+    with face.governed(guards=[SecurityHeaders(), RequestId(), watch]) as governed:
+        for path in ("/hello", "/stream", "/nowhere"):
+            headers = governed.get(path).headers
+            assert headers["x-frame-options"] == "DENY"
+            assert headers["x-request-id"]
+            assert headers["server-timing"].startswith("app;dur=")
+    assert [(path, status) for _, path, status, _ in measured] == [("/hello", 200), ("/stream", 200), ("/nowhere", 404)]
+
+
+@each_face
+def test_the_rate_limit_counts(face: Face) -> None:
+    with face.governed(guards=[RateLimit("2/minute")]) as governed:
+        answers = [governed.get("/hello") for _ in range(3)]
+    assert [answer.status for answer in answers] == [200, 200, 429]
+    assert 1 <= int(answers[2].headers["retry-after"]) <= 60
+
+
+@needs_redis
+@each_threaded_face
+def test_the_rate_limit_counts_in_redis(face: Face, tmp_path: Path) -> None:
+    """Connections live in the guards' own loop, from request to request."""
+    with (
+        redis_server(tmp_path) as server,
+        face.governed(guards=[RateLimit("2/minute", storage=server.url)]) as governed,
+    ):
+        assert [governed.get("/hello").status for _ in range(3)] == [200, 200, 429]
+
+
+@each_face
+def test_a_json_web_token_makes_the_caller_verified(face: Face) -> None:
+    secret = "a secret of sixty-four characters" * 2
+    text = jwt.encode({"sub": "alice", "exp": 4_000_000_000}, secret)
+    with face.governed(guards=[JwtAuth(key=secret, algorithms=["HS256"])]) as governed:
+        (seen,) = governed.get("/hello", {"authorization": f"Bearer {text}"}).seen
+        assert seen.state.chio_claims["sub"] == "alice"
+        assert governed.asked[0]["caller"]["verified"] is True
+        assert governed.get("/hello").status == 401
+
+
+async def succeed(request: GuardRequest) -> Response:
+    return Response("free of charge")
+
+
+async def fails(request: GuardRequest) -> None:
+    raise ZeroDivisionError
+
+
+async def whitewash(request: GuardRequest, next: Next) -> AnyResponse:
+    await next(request)
+    return Response("never mind")
+
+
+@each_face
+@pytest.mark.parametrize("guard", [succeed, fails, whitewash])
+def test_the_rules_that_no_guard_can_break(face: Face, guard: Any) -> None:
+    """No success before the decision, no failure that is skipped, no refusal turned into a success."""
+    with face.governed(behaviours.DENY, guards=[Chain().add(guard, priority=-10)]) as governed:
+        answer = governed.get("/hello")
+    assert (answer.status, answer.seen) == (500, [])
+    assert b"chio_guard_failed" in answer.body.lower()
+
+
+@each_face
+def test_a_timeout_around_next_answers(face: Face) -> None:
+    """A view in a thread cannot be cancelled, so its end is waited for; its answer is not used."""
+
+    async def hurry(request: GuardRequest, next: Next) -> AnyResponse:
+        try:
+            async with asyncio.timeout(0):
+                return await next(request)
+        except TimeoutError:
+            return Response("too slow", 504)
+
+    with face.governed(guards=[Chain().add(hurry, priority=5)]) as governed:
+        assert governed.get("/stream").status == 504
+
+
+@each_face
+def test_callbacks_of_the_end_run_after_the_last_piece(face: Face) -> None:
+    ends: list[str] = []
+
+    async def until_the_end(request: GuardRequest, next: Next) -> AnyResponse:
+        answer = await next(request)
+        if isinstance(answer, Downstream):
+            answer.when_finished(lambda: ends.append("finished"))
+        response_hooks(request).finished.append(lambda status: ends.append(f"answered {status}"))
+        return answer
+
+    with face.governed(guards=[until_the_end]) as governed:
+        assert governed.get("/stream").body == "".join(STREAM).encode()
+    assert sorted(ends) == ["answered 200", "finished"]
+
+
+@each_threaded_face
+def test_many_threads_share_one_chain(face: Face) -> None:
+    answers: list[Observation] = []
+    with face.governed(guards=[waits, around]) as governed:
+        threads = [threading.Thread(target=lambda: answers.append(governed.get("/hello"))) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert [answer.status for answer in answers] == [418] * 8
+    assert len({answer.receipt for answer in answers}) == 8
