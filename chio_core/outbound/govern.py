@@ -29,7 +29,15 @@ from chio_core.models.receipt import HttpReceipt
 from chio_core.names import HTTPX_DECISION, HTTPX_TICKET
 from chio_core.outbound.hop import OutboundDenied, copy_of, hop_of, shown
 from chio_core.outbound.member import AsyncNext, DecidingMember, SyncNext
-from chio_core.outbound.view import OutgoingView, TooLarge, authority_of, read_body, read_body_now
+from chio_core.outbound.view import (
+    OutgoingView,
+    TooLarge,
+    authority_of,
+    read_body,
+    read_body_now,
+    wire_facts,
+    wire_problem,
+)
 from chio_core.refusals.response import Denial, bad_request, body_too_large
 from chio_core.request import Requirement
 from chio_core.settings import ChioSettings
@@ -56,8 +64,21 @@ class Ticket:
 
     decision: Decision
     identity: str
-    facts: tuple[Any, ...] = field(repr=False)
+    facts: dict[str, Any] = field(repr=False)
     used: bool = False
+
+    def check(self, request: Any) -> None:
+        """Check that a request is still the one of the decision.
+
+        Raises:
+            ConfigurationError: it would be written otherwise.
+        """
+        facts = wire_facts(request)
+        if facts != self.facts:
+            names = [name for name in {**self.facts, **facts} if facts.get(name) != self.facts.get(name)]
+            raise ConfigurationError(
+                f"a member has changed {', '.join(names)} after the decision; give it a priority below 0"
+            )
 
 
 class _Adapter:
@@ -186,7 +207,7 @@ class GovernOutbound(DecidingMember):
         token = self._capability(request) if callable(self._capability) else self._capability
         token = await token if inspecting.isawaitable(token) else token
         adapter = _AsyncAdapter(request, body, self._presented(token), self._client)
-        decision = await run_async(self._pipeline.evaluate(adapter, self._requirement(request)))
+        decision = await run_async(self._pipeline.evaluate(adapter, self._requirement(request, body)))
         return _marked(await following(self._allowed(adapter, decision, token)), decision)
 
     def sync(self, request: Any, following: SyncNext) -> Any:
@@ -198,7 +219,7 @@ class GovernOutbound(DecidingMember):
             raise _refused(request, body_too_large(limit)) from None
         token = self._capability(request) if callable(self._capability) else self._capability
         adapter = _Adapter(request, body, self._presented(token), self._client)
-        decision = run(self._pipeline.evaluate(adapter, self._requirement(request)))
+        decision = run(self._pipeline.evaluate(adapter, self._requirement(request, body)))
         return _marked(following(self._allowed(adapter, decision, token)), decision)
 
     def _presented(self, token: Any) -> tuple[str, str] | None:
@@ -208,17 +229,16 @@ class GovernOutbound(DecidingMember):
             raise ConfigurationError("GovernOutbound(capability=…) must give the token's text or None")
         return (self._settings.capability_header, token)
 
-    def _requirement(self, request: Any) -> Requirement | None:
+    def _requirement(self, request: Any, body: bytes) -> Requirement | None:
         """Return the requirement of a send.
 
         Raises:
-            OutboundDenied: the `Host` header names another host, or no tool is named for this host.
+            OutboundDenied: the request would be written otherwise than it is evaluated, or no tool is named for
+                this host.
         """
-        host, authority = request.headers.get("host"), authority_of(request.url).lower()
-        port = {"http": 80, "https": 443}.get(request.url.scheme)
-        if host is not None and host.lower() not in (authority, f"{authority}:{port}"):
-            text = "the Host header names another host than the URL, and only the URL is evaluated"
-            raise _refused(request, bad_request(text))
+        problem = wire_problem(request, body)
+        if problem is not None:
+            raise _refused(request, bad_request(problem))
         pair = self._tool(request)
         if pair is None:
             return None
@@ -233,7 +253,7 @@ class GovernOutbound(DecidingMember):
             request.headers[self._settings.capability_header] = token
         caller = adapter.call.request.caller.identity_hash()
         identity = hashlib.sha256(f"{caller}\n{adapter.call.capability or ''}".encode()).hexdigest()
-        request.extensions[HTTPX_TICKET] = Ticket(decision, identity, _facts(request))
+        request.extensions[HTTPX_TICKET] = Ticket(decision, identity, wire_facts(request))
         hop = hop_of(request)
         if hop is not None:
             hop.opened = True
@@ -254,11 +274,7 @@ def use_ticket(request: Any) -> None:
     ticket = request.extensions.get(HTTPX_TICKET)
     if not isinstance(ticket, Ticket):
         raise ConfigurationError("there is no decision for this request; send the one that GovernOutbound gave")
-    if ticket.facts != _facts(request):
-        raise ConfigurationError(
-            "a member has changed method, URL, Host, content type or body after the decision; "
-            "give it a priority below 0"
-        )
+    ticket.check(request)
     if ticket.used:
         raise ConfigurationError(
             "a member has sent a request twice under one decision; give it a priority below 0, "
@@ -286,12 +302,6 @@ def receipt_of(response: Any) -> HttpReceipt | None:
 def _marked(response: Any, decision: Decision) -> Any:
     response.extensions = {**response.extensions, HTTPX_DECISION: decision}
     return response
-
-
-def _facts(request: Any) -> tuple[Any, ...]:
-    # The stream by identity: a member that replaces the body makes a new one.
-    headers = request.headers
-    return request.method, str(request.url), headers.get("host"), headers.get("content-type"), request.stream
 
 
 def _refused(request: Any, denial: Denial) -> OutboundDenied:

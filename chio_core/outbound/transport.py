@@ -21,7 +21,7 @@ import httpx
 from chio_core.errors import ConfigurationError
 from chio_core.guards.chain import Finding, Member
 from chio_core.outbound.govern import GovernOutbound, use_ticket
-from chio_core.outbound.hop import CREDENTIALS, Hop, carry, enter, strip
+from chio_core.outbound.hop import CREDENTIALS, Hop, carry, copy_of, enter, strip
 from chio_core.outbound.member import MiddlewareChain, SyncFunction
 
 PASSES_BY: Final = frozenset({"cookies", "mounts", "proxy"})
@@ -58,11 +58,13 @@ class _Ordered:
             at += 1
         return at
 
-    def _leaving(self, request: Any, hop: Hop) -> None:
+    def _leaving(self, request: Any, hop: Hop) -> Any:
         strip(request, hop, self._credentials)
         if self._governed:
+            request = copy_of(request)  # a member that still holds the request cannot change the one that is compared
             use_ticket(request)
         hop.sent = request
+        return request
 
     def _checked(self, member: Member, response: Any, hop: Hop) -> Any:
         if not hasattr(response, "status_code"):
@@ -110,8 +112,7 @@ class ChioTransport(_Ordered, httpx.AsyncBaseTransport):
     async def _from(self, at: int, request: Any, hop: Hop) -> Any:
         at = self._next_member(at, request.method)
         if at == len(self._members):
-            self._leaving(request, hop)
-            return await self.inner.handle_async_request(request)
+            return await self.inner.handle_async_request(self._leaving(request, hop))
         member = self._members[at]
 
         def following(changed: Any) -> Awaitable[Any]:
@@ -162,8 +163,7 @@ class SyncChioTransport(_Ordered, httpx.BaseTransport):
     def _from(self, at: int, request: Any, hop: Hop) -> Any:
         at = self._next_member(at, request.method)
         if at == len(self._members):
-            self._leaving(request, hop)
-            return self.inner.handle_request(request)
+            return self.inner.handle_request(self._leaving(request, hop))
         member = self._members[at]
 
         def following(changed: Any) -> Any:

@@ -1,4 +1,4 @@
-"""OutgoingView: an outgoing request as the sidecar sees it, and reading its body.
+"""OutgoingView: an outgoing request as the sidecar sees it; what is written to the wire; and reading its body.
 
 The path is `/SCHEME/HOST[:PORT]/PATH`, without a default port, the PATH as it is on the wire. So the target is part of
 the content hash and of the signed receipt, two hosts never share a rule, and a template of the sidecar's OpenAPI
@@ -14,6 +14,16 @@ from urllib.parse import parse_qsl
 
 from chio_core.errors import ConfigurationError
 from chio_core.request import HeaderLines
+
+_OVERRIDES = ("X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override")
+_WIRE_HEADERS = (
+    "Host", "Content-Type", "Content-Length", "Transfer-Encoding", "Content-Encoding", "Connection", "Upgrade",
+    "Keep-Alive", "Proxy-Connection", "HTTP2-Settings", "TE", "Trailer", "Expect", "X-HTTP-Method-Override",
+    "X-HTTP-Method", "X-Method-Override", "X-Original-URL", "X-Rewrite-URL",
+)  # fmt: skip
+"""Headers that say where a request goes, where its body ends, how it is coded, or which request the upstream runs."""
+
+_WIRE_NAMES = {name.lower().encode(): name for name in _WIRE_HEADERS}
 
 
 class OutgoingView:
@@ -133,30 +143,79 @@ class TooLarge(Exception):
     """A body has more bytes than are allowed."""
 
 
+def wire_facts(request: Any) -> dict[str, Any]:
+    """Return what is written to the wire for a request, except for headers that any member may add.
+
+    Two requests with equal facts go to the same server, with the same target, framing and body. The names serve error
+    messages. The body is compared as an object: a member that replaces it makes a new stream.
+    """
+    url, extensions = request.url, request.extensions
+    facts: dict[str, Any] = {
+        "method": request.method,
+        "URL": (url.raw_scheme, url.raw_host, url.port, url.raw_path),
+        "target": extensions.get("target"),
+        "sni_hostname": extensions.get("sni_hostname"),
+        "body": request.stream,
+    }
+    for name, value in request.headers.raw:
+        known = _WIRE_NAMES.get(name.lower())
+        if known is not None:
+            facts[known] = (*facts.get(known, ()), value)
+    return facts
+
+
+def wire_problem(request: Any, body: bytes) -> str | None:
+    """Return why a request would be written otherwise than it is evaluated; None if it would not.
+
+    Args:
+        body: all of the request's body.
+    """
+    url, headers, extensions = request.url, request.headers, request.extensions
+    host, authority = headers.get("host"), authority_of(url).lower()
+    port = {"http": 80, "https": 443}.get(url.scheme)
+    if host is not None and host.lower() not in (authority, f"{authority}:{port}"):
+        return "the Host header names another host than the URL, and only the URL is evaluated"
+
+    # Extensions of the library that replace a part of the URL.
+    if extensions.get("target", url.raw_path) != url.raw_path:
+        return "the extension target differs from the URL; write request.url = url.copy_with(raw_path=…)"
+    name = extensions.get("sni_hostname")
+    if name is not None and (name if isinstance(name, bytes) else str(name).encode()).lower() != url.raw_host:
+        return "the extension sni_hostname names another server than the URL, and only the URL is evaluated"
+
+    # RFC 9112, section 6.3: a body ends where both sides agree that it ends.
+    lengths, codings = headers.get_list("content-length"), headers.get_list("transfer-encoding")
+    by_length = lengths == [str(len(body))] and not codings
+    by_chunks = not lengths and [coding.lower() for coding in codings] == ["chunked"]
+    if not (by_length or by_chunks or not (body or lengths or codings)):
+        return "framing: Content-Length and Transfer-Encoding do not describe the body; leave them to the library"
+
+    # Many upstreams run the method that such a header names.
+    for override in _OVERRIDES:
+        if any(method.strip().upper() != request.method for method in headers.get_list(override, split_commas=True)):
+            return f"{override} names another method than the request; send the request with that method"
+    return None
+
+
 async def read_body(request: Any, limit: int) -> bytes:
     """Return the whole body, at most `limit` bytes; the request can still be sent.
+
+    The stream is read, also if `request.content` is there: only the stream is written to the wire, and a member may
+    have replaced it.
 
     Raises:
         TooLarge: it is longer.
     """
-    if not hasattr(request, "_content"):
-        request.stream = _Limited(request.stream, limit)
-        await request.aread()
-    return _within(request.content, limit)
+    vars(request).pop("_content", None)
+    request.stream = _Limited(request.stream, limit)
+    return bytes(await request.aread())
 
 
 def read_body_now(request: Any, limit: int) -> bytes:
     """Do the same for a request of a synchronous client."""
-    if not hasattr(request, "_content"):
-        request.stream = _Limited(request.stream, limit)
-        request.read()
-    return _within(request.content, limit)
-
-
-def _within(content: bytes, limit: int) -> bytes:
-    if len(content) > limit:
-        raise TooLarge
-    return content
+    vars(request).pop("_content", None)
+    request.stream = _Limited(request.stream, limit)
+    return bytes(request.read())
 
 
 class _Limited:

@@ -140,7 +140,14 @@ class Cache(Flow):
             return len(self._entries)
 
     def flow(self, request: Any) -> FlowSteps:
-        """Answer from memory, or send and store the response."""
+        """Answer from memory, or send and store the response.
+
+        Raises:
+            ConfigurationError: a member has changed the request after the decision.
+        """
+        ticket = request.extensions.get(HTTPX_TICKET)
+        if ticket is not None:
+            ticket.check(request)
         if request.method not in self._methods:
             response = yield request
             # What an unsafe method has changed is stale for every caller. A failure has changed nothing.
