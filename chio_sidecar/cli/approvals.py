@@ -266,7 +266,7 @@ def run_respond(args: argparse.Namespace) -> int:
     """Approve or deny.
 
     Raises:
-        CliError: the approval is not known, was answered already, or has expired.
+        CliError: the approval is not known, approved or denied already, or expired.
     """
     response = {"outcome": args.outcome} | ({} if args.reason is None else {"reason": args.reason})
     found = named_approvals(args).respond(_id(args), response)

@@ -46,7 +46,7 @@ _REASON = Annotated[str, Field(strict=True, max_length=1000)]
 _NAME = Annotated[str, Field(strict=True, min_length=1, max_length=1000)]
 _NOT_RECORDED = {
     "unknown": (404, "not_found", "approval {id} is not known"),
-    "answered": (409, "conflict", "approval {id} was answered already"),
+    "resolved": (409, "conflict", "approval {id} is approved or denied already"),
     "expired": (409, "conflict", "approval {id} has expired"),
     "replayed": (409, "replay_detected", "the token for approval {id} was used already"),
 }

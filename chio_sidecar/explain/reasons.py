@@ -21,7 +21,7 @@ _REPEAT = (
     "have an operator approve it, then repeat exactly the same request with the approval's id in the X-Chio-Approval"
     " header"
 )
-_WAIT = "have them answered, or wait until they expire"
+_WAIT = "approve or deny some of them, or wait until they expire"
 _SPEND_LESS = HINTS[Rule.TOTAL_EXCEEDED.guard]
 
 

@@ -26,8 +26,8 @@ REVOKED_POLICY_HASH: Final = sha256_hex(b"chio_api_protect_revoked_capability")
 """Policy hash of a receipt about a revoked token (wire protocol, section 1.7)."""
 
 HINTS: Final[Mapping[str, str]] = {
-    APPROVAL_GUARD: "repeat the request without an approval to have a person asked",
-    BUDGET_GUARD: "ask for less, or ask the authority for a capability with a larger budget",
+    APPROVAL_GUARD: "repeat the request without an approval to request a new one",
+    BUDGET_GUARD: "lower the cost, or obtain a capability with a larger budget",
     FOLLOW_UP_GUARD: "repeat the request",
 }
 """What a caller can do after a refusal, by guard; the member `hint` of the verdict's details."""
@@ -81,11 +81,11 @@ class Rule(Enum):
     APPROVAL_REPLAYED = ("approval.replayed", "the token of approval {id} was used for another approval already")
     TOO_MANY = (
         "approval.too-many",
-        "{limit} approvals are waiting already; try again when they are answered or have expired",
+        "{limit} approvals are waiting already; try again when one is approved, denied or expired",
     )
     TOO_MANY_OWN = (
         "approval.too-many-own",
-        "{limit} approvals of this caller are waiting already; try again when they are answered",
+        "{limit} approvals of this caller are waiting already; try again when one is approved, denied or expired",
     )
 
     APPROVER_UNTRUSTED = ("approval-token.untrusted", "approval token is signed by an approver that is not trusted")

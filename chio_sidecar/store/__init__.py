@@ -167,8 +167,8 @@ class ApprovalRefused:
     why: WhyNot
 
 
-ResponseOutcome = Literal["recorded", "unknown", "answered", "expired", "replayed"]
-"""`answered`: the approval request has a response; `replayed`: the token was used before."""
+ResponseOutcome = Literal["recorded", "unknown", "resolved", "expired", "replayed"]
+"""`resolved`: the approval request has a response; `replayed`: the token was used before."""
 
 
 @dataclass(frozen=True, slots=True)

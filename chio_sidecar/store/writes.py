@@ -294,7 +294,7 @@ def _respond(connection: sqlite3.Connection, response: ApprovalResponse) -> Resp
         return "unknown"
     if found.response is not None:
         # The same token again is no second opinion.
-        return "replayed" if found.response.token_id == response.token_id else "answered"
+        return "replayed" if found.response.token_id == response.token_id else "resolved"
     if found.expires_at <= response.resolved_at:
         return "expired"
     if _is_known_token(connection, response.token_id):

@@ -520,7 +520,7 @@ class StoreConformance:
         assert await store.respond(reply(1, now=1100)) == "expired"
         assert await store.respond(reply(1)) == "recorded"
         assert await store.respond(reply(1)) == "replayed"
-        assert await store.respond(reply(1, "denied", token="apt-9")) == "answered"
+        assert await store.respond(reply(1, "denied", token="apt-9")) == "resolved"
         assert await store.respond(reply(2, token="apt-1")) == "replayed"
 
     @category("approvals")
@@ -607,7 +607,7 @@ class StoreConformance:
             no = [reply(n, "denied", token=f"no-{n}") for n in range(50)]
             outcomes = await asyncio.gather(*map(one.respond, yes), *map(two.respond, no))
             assert [{*pair} for pair in zip(outcomes[:50], outcomes[50:], strict=True)] == [
-                {"recorded", "answered"}
+                {"recorded", "resolved"}
             ] * 50
 
     @category("many callers")

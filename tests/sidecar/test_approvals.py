@@ -96,7 +96,7 @@ async def test_what_was_approved_is_allowed_once(app: Any) -> None:
         "reason": f"approval {approval_id} was used already",
         "guard": "ApprovalGuard",
         "http_status": 403,
-        "details": {"hint": "repeat the request without an approval to have a person asked"},
+        "details": {"hint": "repeat the request without an approval to request a new one"},
     }
     assert again["evidence"][0] == OK
     assert again["receipt"]["capability_id"] == "cap-1"
@@ -352,7 +352,8 @@ async def test_one_capability_cannot_fill_the_list(app: Any) -> None:
     full = (await request_payment(app, "full", token, path="/pay/full")).document
     assert full["verdict"]["http_status"] == full["receipt"]["response_status"] == 503
     assert reason(full) == (
-        f"{MAX_OPEN_EACH} approvals of this caller are waiting already; try again when they are answered"
+        f"{MAX_OPEN_EACH} approvals of this caller are waiting already;"
+        " try again when one is approved, denied or expired"
     )
     await pending_id(app, "other", token=capability(name="cap-2"))
 

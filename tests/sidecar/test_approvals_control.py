@@ -206,7 +206,7 @@ async def test_a_second_response_is_a_conflict_and_the_same_token_a_replay(app: 
     assert error(await control(app, "POST", path, body)) == (
         409, "replay_detected", f"the token for approval {approval_id} was used already",
     )  # fmt: skip
-    late = (409, "conflict", f"approval {approval_id} was answered already")
+    late = (409, "conflict", f"approval {approval_id} is approved or denied already")
     assert error(await operate(app, approval_id, "denied")) == late
     other = await pending_id(app, 2, path="/pay/2")
     assert error(await respond(app, other))[:2] == (409, "replay_detected")

@@ -99,7 +99,7 @@ async def test_what_does_not_fit_is_denied_and_the_denial_is_stored(
     verdict = answer["verdict"]
     hint = verdict.pop("details")["hint"]
     assert verdict == {"verdict": "deny", "reason": reason, "guard": "BudgetGuard", "http_status": 403}
-    assert hint.startswith("ask for less")
+    assert hint.startswith("lower the cost")
     assert answer["evidence"] == [OK, {"guard_name": "BudgetGuard", "verdict": False, "details": reason}]
     receipt = answer["receipt"]
     assert (receipt["capability_id"], receipt["response_status"]) == ("cap-1", 403)
