@@ -41,7 +41,7 @@ class ASGIRequest:
 
     Attributes:
         scope: the scope that it was made for. A handler may copy a scope and hand another request to the application.
-        governed: what is known about the request.
+        governed: its facts, requirement and decision so far.
         pipeline: the steps; None without the middleware.
         client: the middleware's client.
         body: the body as it was read.

@@ -43,7 +43,7 @@ class ListedRoute:
         websocket: it accepts websockets, whose handshake is evaluated as a GET.
         convertors: path convertors by the names of their parameters, those of mounts included.
         route: the framework's route.
-        owner: the application whose own OpenAPI document describes the route; None if there is none.
+        owner: the application whose own OpenAPI document describes the route; None without one.
         local: the template in that document.
         host: a host that leads here; None: any.
     """

@@ -1,6 +1,6 @@
 """ChioASGIMiddleware: every request and websocket handshake is judged before the application sees it.
 
-Pure ASGI. With request-only guards, or none, no task is made and nothing stands between the application and the
+Pure ASGI. With request-only guards, or none, no task is made, and nothing is between the application and the
 server but the receipt header. `lifespan` is passed on.
 """
 

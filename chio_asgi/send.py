@@ -1,4 +1,4 @@
-"""What is done to outgoing messages: the receipt header, and answers of our own."""
+"""Sending: the receipt header on the application's responses, and the responses of guards and refusals."""
 
 from __future__ import annotations
 

@@ -205,7 +205,7 @@ def to_chio_request(
     """Describe a request for the sidecar (wire protocol, section 1.1).
 
     Args:
-        template: path template of the route that will run; the plain path is sent when there is none.
+        template: path template of the route that will run; without one, the plain path is sent.
         query: decoded query; read from the view if left out.
         body_hash: SHA-256 hex over all bytes of the body, None for an empty one.
         body_length: bytes that were counted.

@@ -65,7 +65,7 @@ class RequireApproval(RequirementSource, metaclass=CalledFirst):
         """Return what this asks for where only the path parameters are known.
 
         Raises:
-            ConfigurationError: the amount stands elsewhere in the request.
+            ConfigurationError: the amount is elsewhere in the request.
         """
         return self.chio_requirement_for(Facts(path_params))
 
@@ -176,7 +176,7 @@ class Budget(RequirementSource, metaclass=CalledFirst):
         """Return what this asks for where only the path parameters are known.
 
         Raises:
-            ConfigurationError: the cost stands elsewhere in the request.
+            ConfigurationError: the cost is elsewhere in the request.
         """
         return self.chio_requirement_for(Facts(path_params))
 

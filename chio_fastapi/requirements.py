@@ -2,7 +2,7 @@
 
 With the middleware, the requirement was found before the body was read and was part of the one evaluation; the
 dependency then only checks that this decision was made for it. Without the middleware, or for a second
-requirement on the same route, it asks by itself. It never passes silently.
+requirement on the same route, it evaluates the request itself. It never allows a request unchecked.
 """
 
 from collections.abc import Mapping, Sequence

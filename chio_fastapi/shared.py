@@ -87,7 +87,7 @@ class ConnectionAdapter(ASGIAdapter):
 
 
 def request_of(connection: HTTPConnection) -> ASGIRequest:
-    """Return what is known about a request: from the middleware, or made here."""
+    """Return a request with its facts: from the middleware, or made here."""
     scope = connection.scope
     known = scope.get(SCOPE_REQUEST)
     if isinstance(known, ASGIRequest) and known.scope is scope:
@@ -173,7 +173,7 @@ def template_of(scope: Any) -> str | None:
     root, outer = scope.get("root_path") or "", scope.get("app_root_path")
     if outer is None or root == outer:
         return template
-    # A mount has put its prefix, as it was spelled, into `root_path`. If that had parameters, the template
+    # A mount adds its prefix, as the request spells it, to `root_path`. With parameters in the prefix, the template
     # is unknown here.
     if set(scope.get("path_params", ())) - set(getattr(place, "param_convertors", ())):
         return None

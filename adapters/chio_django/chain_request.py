@@ -22,7 +22,7 @@ class ChainRequest:
 
     Args:
         request: Django's request.
-        context: what is known about it.
+        context: its facts, requirement and decision so far.
     """
 
     def __init__(self, request: HttpRequest, context: RequestContext) -> None:

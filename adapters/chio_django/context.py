@@ -88,7 +88,7 @@ class DjangoAdapter(SyncAdapter):
 
     Args:
         request: Django's request.
-        context: what is known about it.
+        context: its facts, requirement and decision so far.
         path_params: the view's keyword arguments, if Django has not resolved the URL.
     """
 

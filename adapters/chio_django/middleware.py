@@ -28,8 +28,8 @@ log = logging.getLogger(LOGGER)
 class ChioDjangoMiddleware:
     """Governs a Django project: `MIDDLEWARE = ["chio_django.ChioDjangoMiddleware", …]`.
 
-    Put it first, or after middleware that only changes how a request is read (proxies, virtual hosts). What stands
-    before it runs ungoverned; what stands after it runs only for what was allowed.
+    Put it first, or after middleware that only changes how a request is read (proxies, virtual hosts). Middleware
+    before it runs ungoverned; middleware after it runs only for allowed requests.
 
     Args:
         get_response: the rest of the stack.

@@ -112,7 +112,7 @@ class FlaskAdapter(SyncAdapter):
     Args:
         app: the application.
         request: Flask's request, or one that was made before Flask has its own.
-        context: what is known about it.
+        context: its facts, requirement and decision so far.
     """
 
     def __init__(self, app: Flask, request: Request, context: RequestContext) -> None:

@@ -2,7 +2,7 @@
 
 The extension finds the decorator before the view runs and makes its requirement part of the one evaluation; the
 decorator then only checks that this decision was made for it. For a second requirement of the same view, or where
-the extension cannot see the decorator, it asks by itself. It never passes silently.
+the extension cannot see the decorator, it evaluates the request itself. It never allows a request unchecked.
 """
 
 from __future__ import annotations

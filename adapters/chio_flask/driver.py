@@ -1,8 +1,8 @@
 """The driver: Chio around `app.wsgi_app`.
 
-It stands around the whole application, so that nothing of it runs unjudged: not the functions that others have
-registered for `before_request`, no session look-up, no static file, no error handler. The answer is passed on as
-it is; only its head gets the receipt header.
+It wraps the whole application, so that nothing of it runs without an evaluation: no function registered for
+`before_request`, no session look-up, no static file, no error handler. The response is passed on as it is; only its
+head gets the receipt header.
 """
 
 from __future__ import annotations

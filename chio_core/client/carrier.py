@@ -1,4 +1,7 @@
-"""The two interfaces of a carrier, and what their implementations share."""
+"""The two interfaces of a carrier, and what their implementations share.
+
+A carrier takes the bytes of an evaluate request to the sidecar and returns the raw response. It verifies nothing.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,7 @@ class BlockingCarrier(Protocol):
 
 
 class TaskCarrier:
-    """Base of the `AsyncCarrier`s that run each exchange as a task of its own.
+    """Base of the `AsyncCarrier`s that run each exchange as a separate task.
 
     The caller only waits for the task: a cancelled caller must not cancel the exchange. In httpcore that can leave a
     slot of the pool occupied for ever (encode/httpcore #1093), in an embedded sidecar a decision half made.

@@ -1,8 +1,8 @@
 """Amounts in a request: `from_path`, `from_query`, `from_body`, and how they are read.
 
-What is judged must be what the handler will read. So whatever two readers could take for two things is refused:
-a query parameter or a member of the body that stands there twice, a body that is no JSON in UTF-8, a number that is
-not written as a plain whole number.
+The amount that is evaluated must be the amount that the handler reads. So anything that two readers could read
+differently is refused: a query parameter or a member of the body that occurs twice, a body that is not JSON in UTF-8,
+a number that is not a plain whole number.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ from chio_core.request import Requirement
 
 FILL_IN: Final = (
     "FILE is the receipt store of the sidecar, on its machine; where it was started with --authority-seed-file or"
-    " --control-url, that option with its value may stand instead of --receipt-store FILE"
+    " --control-url, that option with its value may replace --receipt-store FILE"
 )
 """Hint for the placeholder of `--receipt-store FILE` in a command line."""
 
@@ -257,7 +257,7 @@ def budget_of_each_path(receipt_id: str | None) -> Denial:
     return Denial(
         status=502,
         code="chio_policy_not_enforced",
-        message="the template of this route is not known, so each of its paths would have a budget of its own",
+        message="the template of this route is not known, so each of its paths would have its own budget",
         receipt_id=receipt_id,
         suggestion="govern the application around the mount instead, or give the sidecar the OpenAPI document",
     )

@@ -47,7 +47,7 @@ class RequestAdapter(Protocol):
 
     Attributes:
         view: the request.
-        governed: what is known about it.
+        governed: its facts, requirement and decision so far.
     """
 
     @property

@@ -1,7 +1,8 @@
 """Checks of a request that need neither its body nor the sidecar, and what it presents.
 
 `precheck` refuses a request that could mean two things. It returns the credentials that it has read, so the values
-that were checked are the values that are sent.
+that were checked are the values that are sent. It is no policy: it decides nothing about capabilities, and the checks
+of the body follow when the body is read (`body_limits`, `amounts`).
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ class Presented:
     """What a request presents to the sidecar.
 
     Attributes:
-        token: text of the capability token, a secret; None if there is none.
-        approval: id or token of an approval; None if there is none.
+        token: text of the capability token, a secret; None without one.
+        approval: id or token of an approval; None without one.
         query: decoded query without the token parameter.
     """
 

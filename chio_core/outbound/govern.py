@@ -115,7 +115,7 @@ class _Adapter:
         return self._client.evaluate(call)
 
     def publish(self, decision: Decision) -> None:
-        """The decision is put on the response."""
+        """Note the decision; the response carries it."""
 
     def call_hook(self, hook: Hook, value: Any) -> Any:
         """Outgoing requests have no hooks."""

@@ -140,7 +140,7 @@ AnyResponse = Response | Downstream | Denial
 
 
 def bad_request(message: str, status: int = 400, headers: tuple[tuple[str, str], ...] = ()) -> Denial:
-    """Return the refusal of a request that is not put to the sidecar at all."""
+    """Return the refusal of a request that is not sent to the sidecar."""
     return Denial(status=status, code="chio_bad_request", message=message, headers=headers)
 
 

@@ -63,7 +63,7 @@ def hanging(head: bytes, body: bytes) -> Iterator[Step]:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An HTTP response before it is put on the wire.
+    """An HTTP response before it is sent.
 
     Attributes:
         headers: without `content-length`, which the sidecar adds.

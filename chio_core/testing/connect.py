@@ -1,4 +1,4 @@
-"""connect: let an application that was built elsewhere evaluate at the sidecar of a test.
+"""connect: let an application that was built elsewhere evaluate at a test's sidecar.
 
 Only the sidecar's address and keys change: exclusions, headers, timeouts and hooks stay as the application has them.
 Frameworks are recognised by what Chio leaves on an application, not by their types.

@@ -1,4 +1,4 @@
-"""Engine: how the sidecar of a test decides, by what the test has told it and by the rules of a real sidecar.
+"""Engine: how a test's sidecar decides, by what the test arranged and by the rules of a real sidecar.
 
 `Engine` follows the rules of a sidecar without an OpenAPI document (wire protocol, sections 1.6 and 6.3): GET, HEAD and
 OPTIONS are allowed, everything else needs a valid capability, and the capability must grant what the route requires.
@@ -321,7 +321,7 @@ def issue(key: SigningKey, grant: Mapping[str, Any], ttl: int, now: int) -> str:
     Raises:
         InvalidDocument: the grant is malformed.
     """
-    # An expired token was issued early enough to have had a lifetime.
+    # An expired token has a lifetime too, so it is issued earlier.
     lifetime = ttl if ttl > 0 else 3600
     scope = {"grants": [dict(grant)]}
     token = issue_capability(key, subject=SUBJECT, scope=scope, ttl_seconds=lifetime, now=now + ttl - lifetime)

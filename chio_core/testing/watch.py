@@ -127,7 +127,7 @@ def watching(app: Any, ledger: Ledger, except_paths: Collection[str]) -> Any:
 
 
 class _Watched:
-    """One request, and what is known of its response so far."""
+    """One request, and its response as far as it has arrived."""
 
     def __init__(self, ledger: Ledger, method: str, path: str) -> None:
         self._ledger = ledger

@@ -1,1 +1,4 @@
-"""What Django and Flask share: WSGI view, re-readable body, async guards under threads."""
+"""What Django and Flask share: WSGI view, re-readable body, async guards under threads.
+
+Threads are those of the server, which run views; only asynchronous guards need one more, with an event loop.
+"""

@@ -123,7 +123,7 @@ class SyncAdapter:
 
     Args:
         view: the request; it reads the environment as it is now.
-        context: what is known about it.
+        context: its facts, requirement and decision so far.
     """
 
     def __init__(self, view: EnvironView, context: RequestContext) -> None:

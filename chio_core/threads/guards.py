@@ -1,9 +1,9 @@
 """Runs the asynchronous guard chain for synchronous frameworks.
 
-The guards are the same `async def` functions everywhere. In a synchronous framework they run in one event loop of a
-thread of their own (connection pools belong to a loop), and the view stays in the thread that the server gave it:
-when the chain comes to the decision or to the handler, it hands that over to the waiting thread and goes on when
-it is done. Guards that say `waits = False` and take no `next` need none of this: they are stepped where they are.
+The guards are the same `async def` functions everywhere. In a synchronous framework they run in one event loop, in a
+separate thread (connection pools belong to a loop), and the view stays in the thread of the server: at the decision
+and at the handler the chain hands over to the waiting thread, and continues when that is done. Guards that say
+`waits = False` and take no `next` need none of this: they are stepped where they are.
 """
 
 from __future__ import annotations

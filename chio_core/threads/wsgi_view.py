@@ -26,7 +26,7 @@ from chio_core.request import HeaderLines, single_headers
 from chio_core.threads.body import MeasureSteps, keep, measure, read_from_start, read_source
 
 SINGLETONS: Final = single_headers()
-"""Headers that may stand only once, as long as the settings name no others."""
+"""Headers that may occur only once, unless the settings name others."""
 
 _SMALL = 64 * 1024
 _NEVER_A_COMMA = frozenset({"content-length", "host", TRACEPARENT})

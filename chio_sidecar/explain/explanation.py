@@ -215,7 +215,7 @@ class Explanation:
         remedy: what to do.
         passes: the capability that would be allowed, `server/tool:operations` and its constraints.
         command: the command line that issues it, or that does what the remedy says.
-        note: what a placeholder of the command stands for.
+        note: what a placeholder of the command means.
     """
 
     subject: str | None
@@ -240,7 +240,7 @@ def explain(refusal: Refusal, *, wanted: Wanted | None = None, issuer: Sequence[
     """Explain a refusal.
 
     Args:
-        refusal: what is known of it.
+        refusal: its facts.
         wanted: what the route requires, if that is known from elsewhere, for example from the OpenAPI document.
         issuer: the option of `capability issue` that says who signs, with its value.
     """
@@ -254,7 +254,7 @@ def explain(refusal: Refusal, *, wanted: Wanted | None = None, issuer: Sequence[
     else:
         why, remedy = OUTCOMES.get(refusal.code or "chio_access_denied", OUTCOMES["chio_access_denied"])
         if refusal.code is not None and refusal.code not in OUTCOMES:
-            why = "A guard of the application refused with a code of its own."
+            why = "A guard of the application refused with its own code."
         why = _NO_VERDICT.get(refusal.verdict or "", why)
     hint = refusal.details.get("hint")
     if not refusal.allowed and hint is not None and not hint.startswith("chio-sidecar "):  # commands come below

@@ -76,7 +76,7 @@ def read_refusal(document: Any) -> Refusal:
     """Read a problem document (flat or nested), a receipt, an evaluate response or an error of the sidecar.
 
     Raises:
-        InvalidDocument: it is none of these.
+        InvalidDocument: a document of another kind.
     """
     if isinstance(document, Mapping):
         if isinstance(document.get("receipt"), Mapping):

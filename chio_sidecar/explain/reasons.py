@@ -30,7 +30,7 @@ class Words:
     """An explanation with placeholders, for example `{tool}`, for values of the reason.
 
     Attributes:
-        why: what the reason means. `{expires_at_time}` stands for the moment `expires_at` in UTC, and so on.
+        why: what the reason means. `{expires_at_time}` is the moment `expires_at` in UTC, and so on.
         remedy: what to do.
         issue: a capability that is issued now would help.
     """
@@ -246,7 +246,7 @@ class Found:
     Attributes:
         rule: id of the rule.
         issue: a capability that is issued now would help.
-        values: what the placeholders of the reason's template stand for.
+        values: texts for the placeholders of the reason's template.
     """
 
     rule: str

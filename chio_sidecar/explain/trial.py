@@ -48,7 +48,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """The request, and what is known about the sidecar.
+    """The request, and the facts about the sidecar.
 
     Attributes:
         now: whole seconds since 1970.

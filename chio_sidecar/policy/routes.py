@@ -1,7 +1,7 @@
 """The route table: which template a path matches, and which policy that has (wire protocol, section 6).
 
 The first matching template in byte order wins, as in the protocol, but the templates are not tried one by one: per
-method and number of segments they form a tree, and a path follows at each level the branch of its own segment and the
+method and number of segments they form a tree, and a path follows at each level the branch of that segment and the
 branch of parameters. Each branch knows the smallest rank below it, so a branch that can no longer win is skipped.
 """
 

@@ -107,7 +107,7 @@ class Summary:
         rows: number of receipts.
         first: number of the first row, 0 without rows.
         last: number of the last row.
-        chained_from: first row with a digest of its own; None in a store from before the chain.
+        chained_from: first row with a digest; None in a store from before the chain.
         head: digest of the last row, for an auditor to keep; None in a store from before the chain.
         anchored: row with the digest that was given as `--head`; 0 if no row was stored at that time.
         keys: public keys (hex) that signed; at most 16.
@@ -290,7 +290,7 @@ class Inspection:
         except (sqlite3.Error, UnicodeError) as exc:
             if isinstance(exc, sqlite3.Error) and trouble(exc).kind != "content":
                 raise
-            return  # the table is a finding of its own, not one of each receipt
+            return  # the table is one finding by itself, not one of each receipt
 
     def _records(self) -> Iterator[Finding]:
         for table, subject, condition, text in _CHECKS:

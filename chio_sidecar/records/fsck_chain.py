@@ -77,7 +77,7 @@ class Marks:
     """What a store says about its chain, apart from the rows.
 
     Attributes:
-        start: last row without a digest of its own, 0 if all have one; None in a store without a chain.
+        start: last row without a digest, 0 if all have one; None in a store without a chain.
         start_digest: digest of that row.
         end: newest row; None if the store does not say.
         end_digest: digest of the newest row.

@@ -36,7 +36,7 @@ class EvaluateRequest:
 
     Attributes:
         request: the request that the client described.
-        token: the capability token, read or refused; None if there is none.
+        token: the capability token, read or refused; None without one.
         fingerprint: equal for two evaluate requests with the same content, the client's time aside.
     """
 

@@ -1,4 +1,7 @@
-"""The SQLite file: creating, opening, recognising and upgrading it. Its tables are in `tables`."""
+"""The SQLite file: creating, opening, recognising and upgrading it. Its tables are in `tables`.
+
+It knows no table and no column: a change of these is a step in `tables`, which this module runs.
+"""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def apply(connection: sqlite3.Connection, writes: Sequence[Write]) -> list[Any]:
     """
     results: dict[int, Any] = {}
     end = ChainEnd(connection)
-    # Receipts without conditions of their own share statements; they come first.
+    # Receipts without conditions share statements; they come first.
     simple = [
         (index, write)
         for index, write in enumerate(writes)

@@ -222,7 +222,7 @@ class _Routes:
             raise refuse(409, NO_RECEIPTS)
 
         def read_page() -> dict[str, Any]:
-            # A sidecar creates its store when it starts; before that there are no receipts.
+            # A sidecar creates its store when it starts; until then the list is empty.
             if not path.exists():
                 return {"totalCount": 0, "nextCursor": None, "receipts": []}
             wanted = ReceiptFilter(**query.model_dump(exclude={"cursor", "limit"}))
