@@ -9,10 +9,13 @@ import json
 import os
 import random
 import tracemalloc
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 from chio_asgi.body import Body, read_body
 from chio_asgi.middleware import ChioASGIMiddleware
@@ -131,39 +134,6 @@ def test_the_file_of_a_large_body_is_gone_after_the_request() -> None:
         assert files() == before
 
     run(main())
-
-
-@pytest.mark.parametrize("fail_open", [False, True])
-@pytest.mark.parametrize(
-    "pieces",
-    [
-        [b"x" * 101],
-        [b"x" * 100, b"x"],
-        [b"x" * 50, b"", b"x" * 51],
-        [b"x"] * 101,
-        [b"x" * 40] * 10,
-    ],
-)
-def test_a_body_over_the_limit_is_answered_413_and_the_sidecar_is_not_asked(
-    pieces: Sequence[bytes], fail_open: bool
-) -> None:
-    called = []
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        called.append(scope)
-
-    governed_app, judge = governed(app, max_body_bytes=100, spool_bytes=30, fail_open=fail_open)
-    reply = run(call(governed_app, "POST", "/", body=pieces))
-    assert (reply.status, reply.json()["error"], reply.receipt) == (413, "chio_body_too_large", None)
-    assert (judge.questions, called) == ([], [])
-
-
-def test_a_body_of_exactly_the_limit_passes() -> None:
-    app, judge = governed(max_body_bytes=100)
-    assert same(run(call(app, "POST", "/", body=[b"x" * 99, b"x", b""])), judge, b"x" * 100)
-    assert same(run(call(app, "POST", "/", body=b"x" * 100)), judge, b"x" * 100)
-    empty, judge = governed(max_body_bytes=0)
-    assert same(run(call(empty, "POST", "/")), judge, b"")
 
 
 async def test_an_announced_length_over_the_limit_is_refused_before_a_byte_is_read() -> None:
@@ -370,3 +340,24 @@ async def test_bodies_that_do_not_fit_in_files_together_are_503_and_room_is_give
     assert limits.spooled == 100
     second.close()
     assert limits.spooled == 0
+
+
+def test_a_handler_that_reads_nothing_is_answered() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    assert run(call(governed(app)[0], "POST", "/", body=[b"unread"] * 5)).status == 204
+
+
+def test_a_disconnect_in_the_handler_is_starlettes_own_exception() -> None:
+    async def waits(request: Request) -> JSONResponse:
+        await request.body()
+        assert await request.is_disconnected()
+        with pytest.raises(ClientDisconnect):
+            async for _ in Request(request.scope, request.receive).stream():
+                pass
+        return JSONResponse({})
+
+    app, _ = governed(Starlette(routes=[Route("/", waits, methods=["POST"])]))
+    assert run(call(app, "POST", "/", body=b"x")).status == 200

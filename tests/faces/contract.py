@@ -56,7 +56,7 @@ ENDPOINTS: Mapping[str, Endpoint] = {
     "cookies": Endpoint("/cookies", headers={"X-Own": "handler"}, cookies=("a", "b")),
     "slashed": Endpoint("/slashed/"),
     "transfer": Endpoint("/accounts/{account}/transfer", ("POST",), (TRANSFER,)),
-    "any": Endpoint("/needs/any", needs=({},)),
+    "any": Endpoint("/needs/any", (*READ_ONLY, "DELETE"), needs=({},)),
     "two": Endpoint("/needs/two", needs=(TRANSFER, READ)),
     "read": Endpoint(
         "/needs/read/{account}",

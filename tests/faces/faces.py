@@ -30,12 +30,15 @@ from chio_flask import Chio
 from tests.django.project import CHIO, SHARING
 from tests.faces.apps import django_app, fastapi_app, flask_app, starlette_app
 from tests.faces.contract import Seen, taken
+from tests.faces.inner import ASGILayer, around_wsgi
 from tests.faces.wire import Lines, Wire, asgi_call, environ_of, messages_of, request, scope_of
 from tests.faces.wsgi import call as wsgi_call
 from tests.support import App
 
 HOOKS = ("guards", "on_decision", "on_receipt", "extractor")
 """Options that are no settings; each framework takes them under the same names."""
+
+INNER = "tests.faces.inner.django_middleware"
 
 
 @dataclass
@@ -109,7 +112,10 @@ class Face(ABC):
 
     @abstractmethod
     def opened(self, **options: Any) -> AbstractContextManager[Send]:
-        """Govern the application with settings and hooks (`HOOKS`), and close everything at the end."""
+        """Govern the application with settings and hooks (`HOOKS`), and close everything at the end.
+
+        The option `inner` is a change that a layer inside Chio makes to each request.
+        """
 
     def code(self, wire_code: str) -> str:
         """Return how this framework's envelope spells a wire code."""
@@ -154,8 +160,8 @@ def pointing_at(sidecar: ScriptedSidecar) -> dict[str, Any]:
 
 def divided(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return settings and hooks."""
-    hooks = {name: value for name, value in options.items() if name in HOOKS}
-    return {name: value for name, value in options.items() if name not in HOOKS}, hooks
+    hooks = {name: value for name, value in options.items() if name in (*HOOKS, "inner")}
+    return {name: value for name, value in options.items() if name not in hooks}, hooks
 
 
 class ASGIFace(Face):
@@ -207,8 +213,10 @@ class FastAPIFace(ASGIFace):
 
     @contextmanager
     def app(self, client: ChioClient, hooks: Mapping[str, Any]) -> Iterator[App]:
-        app = fastapi_app.make()
-        add_chio(app, client=client, **hooks)
+        app, more = fastapi_app.make(), dict(hooks)
+        if (inner := more.pop("inner", None)) is not None:
+            app.add_middleware(ASGILayer, change=inner)
+        add_chio(app, client=client, **more)
         yield app
 
 
@@ -236,8 +244,11 @@ class DjangoFace(Face):
 
     @contextmanager
     def opened(self, **options: Any) -> Iterator[Send]:
+        middleware, inner = self.middleware, options.pop("inner", None)
+        if inner is not None:
+            middleware = (*middleware, INNER)
         chio = {f"CHIO_{name.upper()}": value for name, value in options.items()}
-        with override_settings(ROOT_URLCONF=django_app, MIDDLEWARE=self.middleware, **chio):
+        with override_settings(ROOT_URLCONF=django_app, MIDDLEWARE=middleware, TEST_CHANGE=inner, **chio):
             yield WSGISend(WSGIHandler())
 
 
@@ -256,9 +267,10 @@ class DjangoASGIFace(ASGIFace):
 
     @contextmanager
     def app(self, client: ChioClient, hooks: Mapping[str, Any]) -> Iterator[App]:
-        chio = {f"CHIO_{name.upper()}": value for name, value in hooks.items()}
-        urls = {"ROOT_URLCONF": django_app.Async, "TEST_CLIENT": client}
-        with override_settings(MIDDLEWARE=(SHARING,), **urls, **chio):
+        inner = hooks.get("inner")
+        chio = {f"CHIO_{name.upper()}": hooks[name] for name in HOOKS if name in hooks}
+        test = {"ROOT_URLCONF": django_app.Async, "TEST_CLIENT": client, "TEST_CHANGE": inner}
+        with override_settings(MIDDLEWARE=(SHARING, INNER) if inner else (SHARING,), **test, **chio):
             yield ASGIHandler()
 
 
@@ -271,6 +283,8 @@ class FlaskFace(Face):
     @contextmanager
     def opened(self, **options: Any) -> Iterator[Send]:
         app = flask_app.make()
+        if (inner := options.pop("inner", None)) is not None:
+            app.wsgi_app = around_wsgi(app.wsgi_app, inner)  # type: ignore[method-assign]
         chio = Chio(app, **options)
         try:
             yield WSGISend(app.wsgi_app)

@@ -76,8 +76,10 @@ def test_a_body_above_the_limit_is_413_and_the_sidecar_is_not_asked(face: Face, 
             assert (found.status, found.code, found.seen) == (413, face.code("chio_body_too_large"), [])
             assert found.receipt is None
         assert governed.asked == []
-        for enough in (b"x" * 10, [b"x" * 6, b"x" * 4]):
+        for enough in (b"x" * 10, [b"x" * 6, b"x" * 4], b""):
             assert governed.send("POST", "/anything", body=enough).status == 200
+    with face.governed(max_body_bytes=0) as governed:
+        assert [governed.send("POST", "/anything", body=body).status for body in (b"", b"x")] == [200, 413]
 
 
 @each_face

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from fastapi import Depends, FastAPI
 
 from chio_core.errors import ConfigurationError
 from chio_core.settings import ChioSettings
-from chio_fastapi import RequireCapability, add_chio
+from chio_fastapi import RequireCapability
 from chio_sidecar.app import create_app
 from chio_sidecar.config import SidecarConfig
 from tests.sidecar.control_tools import evaluation, run_command
@@ -22,16 +21,6 @@ def test_a_requirement_without_its_parentheses_is_refused_when_the_route_is_defi
     app = FastAPI()
     with pytest.raises(ConfigurationError, match="parentheses"):
         app.get("/pay", dependencies=[Depends(RequireCapability)])(lambda: None)
-
-
-def test_a_path_longer_than_a_receipt_should_hold_is_answered_414_and_nobody_is_asked() -> None:
-    async def ask() -> httpx.Response:
-        app = FastAPI()
-        add_chio(app, sidecar_url="http://127.0.0.1:9", trusted_kernel_keys=("a" * 64,))
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app") as client:
-            return await client.get("/" + "a" * 9000)
-
-    assert asyncio.run(ask()).status_code == 414
 
 
 @pytest.mark.parametrize("name", ["Set-Cookie", "content-length", "Authorization", "cookie"])
