@@ -40,6 +40,9 @@ from chio_sidecar.records.reader import ReceiptFilter, ReceiptReader
 
 NEITHER = "receipt commands require --receipt-db <path> or --control-url"
 
+COUNTED = 50_000
+"""Rows of a store in which `receipt list` counts the matches of a filter without being told to."""
+
 _PAGE = 200
 
 
@@ -60,26 +63,32 @@ def add_list_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-cost", metavar="N", type=whole, help="HTTP receipts have no cost: matches none")
     parser.add_argument("--max-cost", metavar="N", type=whole, help="the same")
     parser.add_argument("--limit", metavar="N", type=positive, default=50, help="print at most N (50)")
+    parser.add_argument("--newest-first", action="store_true", help="begin with the newest receipt")
+    parser.add_argument("--cursor", metavar="SEQ", type=whole, help="continue behind the `next_cursor` of a list")
     parser.add_argument(
-        "--cursor",
-        metavar="SEQ",
-        type=whole,
-        default=0,
-        help="continue after this row, the `next_cursor` of a list",
+        "--count",
+        action="store_true",
+        help=f"count the matches in more than {COUNTED} rows too, which reads the whole store",
     )
 
 
 def run_list(args: argparse.Namespace) -> int:
-    """Print the receipts, oldest first, and the next cursor if more follow.
+    """Print the receipts, oldest first if not stated otherwise, and the next cursor if more follow.
+
+    The total count is printed beside the cursor if it follows from the row numbers, or from a bounded number of rows.
 
     Each line is the stored receipt with one more member, `verdict.outcome`, which repeats `verdict.verdict` for readers
     that expect it there. It is not signed; `receipt verify` leaves it out.
 
     Raises:
-        CliError: neither a store nor a service is named.
+        CliError: neither a store nor a service is named, or the service cannot list newest first.
         ConfigurationError: the store, or the settings that would name it, cannot be used.
     """
     if args.control_url:
+        if args.newest_first:
+            raise CliError(
+                "a trust service lists the oldest receipts first", fix="name the store, --receipt-store FILE"
+            )
         return _list_remote(args)
     wanted = ReceiptFilter(
         capability_id=args.capability,
@@ -94,9 +103,12 @@ def run_list(args: argparse.Namespace) -> int:
     store = required_store(args, NEITHER)
     with ReceiptReader(store.path, option=store.named_by) as reader:
         cursor = args.cursor
-        for printed, (row, receipt) in enumerate(reader.rows(wanted, after=cursor)):
+        start = {"before": cursor} if args.newest_first else {"after": cursor or 0}
+        for printed, (row, receipt) in enumerate(reader.rows(wanted, newest_first=args.newest_first, **start)):
             if printed == args.limit:
-                say(f"next_cursor={cursor} total_count={reader.count(wanted)}")
+                is_cheap = wanted.is_empty or reader.last - reader.first < COUNTED
+                total = f" total_count={reader.count(wanted)}" if is_cheap or args.count else ""
+                say(f"next_cursor={cursor}{total}")
                 break
             emit(compact(_with_outcome(receipt)))
             cursor = row
@@ -115,7 +127,7 @@ def _list_remote(args: argparse.Namespace) -> int:
         "maxCost": args.max_cost,
     }
     query = {name: str(value) for name, value in names.items() if value is not None}
-    cursor, left = args.cursor, args.limit
+    cursor, left = args.cursor or 0, args.limit
     with trust_client(args) as client:
         while left > 0:
             page = client.receipts(query | {"cursor": str(cursor), "limit": str(min(left, _PAGE))})

@@ -7,7 +7,7 @@ are read in windows of row numbers, and nothing is locked between two windows.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -84,6 +84,11 @@ class ReceiptFilter:
     caller: str | None = None
     capability: str | None = None
 
+    @property
+    def is_empty(self) -> bool:
+        """True without any condition."""
+        return all(value is None for value in vars(self).values())
+
     def where(self, json: str) -> str:
         """Return the SQL condition on the rows from `:first` to `:last`; values are bound, never part of the text.
 
@@ -117,7 +122,8 @@ class ReceiptReader:
         busy_seconds: how long to wait for another process that holds the file.
 
     Attributes:
-        last: number of the newest row when the file was opened; a sidecar numbers rows from 1, without gaps.
+        first: number of the oldest row when the file was opened, 1 for an empty store.
+        last: number of the newest row then, 0 for an empty store; a sidecar numbers rows without gaps.
 
     Raises:
         ConfigurationError: the file does not exist or is no SQLite database.
@@ -136,6 +142,7 @@ class ReceiptReader:
             # A database without any table is a store that no sidecar has opened yet.
             known = self.fetch("SELECT 1 FROM sqlite_master WHERE name = 'http_receipts'", {})
             self.last = self.newest() if known else 0
+            self.first = int(self.fetch("SELECT min(seq) FROM http_receipts", {})[0][0]) if self.last else 1
         except BaseException:
             self.close()
             raise
@@ -156,10 +163,21 @@ class ReceiptReader:
         """Return the number of the newest row now, 0 for an empty store."""
         return int(self.fetch("SELECT ifnull(max(seq), 0) FROM http_receipts", {})[0][0])
 
-    def rows(self, wanted: ReceiptFilter, *, after: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield row number and receipt of each match after row `after` and up to `last`, oldest first."""
-        sql = f"SELECT seq, {_RAW} FROM http_receipts WHERE {wanted.where(STRICT)} ORDER BY seq"  # noqa: S608
-        for window in self._windows(after):
+    def rows(
+        self, wanted: ReceiptFilter, *, after: int = 0, before: int | None = None, newest_first: bool = False
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield row number and receipt of each match up to row `last`, oldest or newest first.
+
+        Args:
+            wanted: the conditions.
+            after: only rows with a greater number.
+            before: only rows with a smaller number.
+            newest_first: from the newest row to the oldest.
+        """
+        order = "DESC" if newest_first else "ASC"
+        sql = f"SELECT seq, {_RAW} FROM http_receipts WHERE {wanted.where(STRICT)} ORDER BY seq {order}"  # noqa: S608
+        windows = self._windows(after, self.last if before is None else min(before - 1, self.last))
+        for window in reversed(windows) if newest_first else windows:
             for number, raw in self.fetch(sql, wanted.parameters() | window):
                 yield number, self._receipt(number, raw)
 
@@ -169,10 +187,16 @@ class ReceiptReader:
         more = len(found) > limit
         return ReceiptPage([receipt for _, receipt in found[:limit]], found[limit - 1][0] if more else None)
 
-    def count(self, wanted: ReceiptFilter) -> int:
-        """Return how many receipts up to `last` match."""
+    def count(self, wanted: ReceiptFilter, *, after: int = 0) -> int:
+        """Return how many receipts after row `after` and up to `last` match.
+
+        Without a condition this follows from the row numbers. With one every row is read.
+        """
+        if wanted.is_empty:
+            return max(0, self.last - max(after, self.first - 1))
         sql = f"SELECT count(*) FROM http_receipts WHERE {wanted.where(STRICT)}"  # noqa: S608
-        return sum(self.fetch(sql, wanted.parameters() | window)[0][0] for window in self._windows(0))
+        windows = self._windows(after, self.last)
+        return sum(self.fetch(sql, wanted.parameters() | window)[0][0] for window in windows)
 
     def get(self, receipt_id: str) -> dict[str, Any] | None:
         """Return the receipt with this id, or None."""
@@ -210,9 +234,9 @@ class ReceiptReader:
         except UNUSABLE as exc:
             raise self._unreadable(exc) from None
 
-    def _windows(self, after: int) -> Iterator[dict[str, int]]:
-        for start in range(after, self.last, WINDOW):
-            yield {"first": start + 1, "last": min(start + WINDOW, self.last)}
+    def _windows(self, after: int, last: int) -> Sequence[dict[str, int]]:
+        starts = range(max(after, self.first - 1), last, WINDOW)
+        return [{"first": start + 1, "last": min(start + WINDOW, last)} for start in starts]
 
     def _one(self, column: str, value: str) -> dict[str, Any] | None:
         if not self.last:

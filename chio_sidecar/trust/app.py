@@ -44,6 +44,7 @@ NO_REVOCATIONS = "trust control service requires --revocation-db"
 NO_RECEIPTS = "trust control service requires --receipt-db"
 
 _MAX_PAGE = 200
+_COUNTS = 100
 _CSP = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 
 
@@ -134,6 +135,8 @@ class _Routes:
 
     def __init__(self, service: TrustService) -> None:
         self._service = service
+        # Filter and first row of the store → the last row that was counted, and the matches up to it.
+        self._counts: dict[tuple[ReceiptFilter, int], tuple[int, int]] = {}
 
     async def health(self, _: Request) -> Response:
         authority, config = self._service.authority, self._service.config
@@ -226,12 +229,15 @@ class _Routes:
             if not path.exists():
                 return {"totalCount": 0, "nextCursor": None, "receipts": []}
             wanted = ReceiptFilter(**query.model_dump(exclude={"cursor", "limit"}))
-            reader = ReceiptReader(path, option="--receipt-db")
-            try:
+            with ReceiptReader(path, option="--receipt-db") as reader:
                 page = reader.page(wanted, after=query.cursor, limit=max(1, min(query.limit, _MAX_PAGE)))
-                return {"totalCount": reader.count(wanted), "nextCursor": page.next, "receipts": page.receipts}
-            finally:
-                reader.close()
+                # Each page states the count. Rows never change, so only those since the last page are counted.
+                upto, total = self._counts.get((wanted, reader.first), (0, 0))
+                total += reader.count(wanted, after=upto)
+                if len(self._counts) >= _COUNTS:
+                    self._counts.clear()
+                self._counts[wanted, reader.first] = (reader.last, total)
+                return {"totalCount": total, "nextCursor": page.next, "receipts": page.receipts}
 
         return JSONResponse(await asyncio.to_thread(read_page))
 
