@@ -49,7 +49,7 @@ def allow_with_capability(question: Question, token: str | None) -> dict[str, An
 
 
 def run(main: Coroutine[Any, Any, T], *, seconds: float = DEADLINE * 5) -> T:
-    """Run a coroutine in a loop of its own, and let nothing of it hang or be left behind."""
+    """Run a coroutine in a new loop, and let nothing of it hang or be left behind."""
 
     async def bounded() -> T:
         async with asyncio.timeout(seconds):
@@ -221,7 +221,7 @@ class Reply:
         return [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in start["headers"]]
 
     def header(self, name: str) -> str | None:
-        """The one value of a header; None when there is none."""
+        """The one value of a header; None without one."""
         values = self.header_lines(name)
         assert len(values) <= 1, f"{name} stands {len(values)} times"
         return values[0] if values else None
@@ -341,7 +341,7 @@ async def connect(app: App, path: str = "/", *messages: Mapping[str, Any], **mor
 async def serve(app: App, **options: Any) -> AsyncIterator[int]:
     """Run an application under uvicorn in the running loop; gives the port.
 
-    The socket listens before the server runs, so nobody has to wait for it.
+    The socket listens before the server runs, so no client has to wait for it.
     """
     with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
         listener.setblocking(False)

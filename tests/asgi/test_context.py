@@ -158,7 +158,7 @@ def test_an_exception_of_the_handler_reaches_whoever_logs_it(governed: Any, own:
     assert [m["status"] for m in reply.messages if m["type"] == "http.response.start"] == [500]
     assert reply.body == (b"Internal Server Error" if own is None else b"sorry")
     if governed is govern or own is None:
-        # An application's own handler for 500 stands outside of its middleware: Chio never sees that answer.
+        # An application's own handler for 500 is outside of its middleware: Chio never sees that response.
         assert reply.receipt in judge.receipts
 
 

@@ -1,4 +1,4 @@
-"""`on_decision` and `on_receipt` are told about each decision, and cannot break a request."""
+"""`on_decision` and `on_receipt` are called with each decision, and cannot break a request."""
 
 from __future__ import annotations
 

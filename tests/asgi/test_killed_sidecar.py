@@ -29,7 +29,7 @@ BETWEEN_KILLS = 100
 
 
 class Sidecar:
-    """The embedded sidecar as a process of its own."""
+    """The embedded sidecar as a separate process."""
 
     def __init__(self, folder: Path) -> None:
         self.store = folder / "receipts.sqlite3"

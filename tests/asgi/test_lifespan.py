@@ -1,4 +1,4 @@
-"""`lifespan` is passed on untouched, the client is closed at its end, and nobody needs it (B14, C7)."""
+"""`lifespan` is passed on untouched, the client is closed at its end, and it is optional (B14, C7)."""
 
 from __future__ import annotations
 

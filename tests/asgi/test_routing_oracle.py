@@ -51,7 +51,7 @@ class Builder:
 
     def router(self, tree: Any, prefix: str, router: Any) -> Any:
         for kind, spelled, content in tree:
-            # Each parameter has a name of its own: one that occurs twice is a mistake that nobody can route.
+            # Each parameter has its own name: no router accepts a name that occurs twice.
             path = re.sub(r"\{([a-z])(?=[:}])", lambda found: f"{{{found[1]}{next(self._names)}", spelled)
             try:
                 self._add(router, kind, path, content, prefix)

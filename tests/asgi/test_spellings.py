@@ -4,12 +4,12 @@
 Latin-1). The sidecar of this test knows the application's OpenAPI document and forbids what starts with
 `/admin`. Whatever a server makes of the bytes, these must hold:
 
-* an endpoint that ran with a receipt is the one whose template that receipt's question named;
+* an endpoint that ran with a receipt is the one whose template that receipt's evaluation named;
 * an endpoint that ran without one is the excluded one, asked for by exactly its path;
 * nothing forbidden ran, however it was spelled;
-* what the sidecar was asked about the body is what the endpoint read.
+* the hash of the body that was evaluated is that of the body that the endpoint read.
 
-HEAD is a method of its own in the protocol (wire protocol, section 6.2): the sidecar has no rule for it unless
+HEAD is a separate method in the protocol (wire protocol, section 6.2): the sidecar has no rule for it unless
 its document lists one.
 """
 

@@ -72,7 +72,7 @@ class World:
 
 
 def native(world: World, app: FastAPI) -> Any:
-    """FastAPI's own telemetry; it stands outside of all middleware."""
+    """FastAPI's own telemetry, outside of all middleware."""
     add_chio(app, client=world.client)
     return app
 

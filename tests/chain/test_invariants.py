@@ -206,7 +206,7 @@ def test_a_handlers_exception_can_be_caught() -> None:
     app = Governed(after(teapot))
     reply = app.ask(path="/raises")
     assert (reply.status, reply.body, reply.receipt) == (418, b"the handler's own", "stub-000000")
-    assert [decision.verdict for decision in app.decisions] == ["allow"]  # it ran; nobody refused it
+    assert [decision.verdict for decision in app.decisions] == ["allow"]  # it ran: no member refused it
 
 
 def test_a_request_runs_once() -> None:
@@ -325,7 +325,7 @@ def test_the_pinned_first_step_is_outside_of_every_guard() -> None:
 
 
 async def test_a_blocked_peer_costs_no_upload() -> None:
-    """The body is read only when somebody asks for it."""
+    """The body is read only when a member reads it."""
     asked = 0
 
     async def receive() -> dict[str, Any]:
@@ -381,7 +381,7 @@ def test_a_guard_that_only_waits_is_not_named(caplog: pytest.LogCaptureFixture) 
 
     async def patient(request: GuardRequest, next: Next) -> AnyResponse:
         await asyncio.sleep(0.1)
-        answer = await asyncio.wait_for(next(request), 5)  # a task of its own before Python 3.12
+        answer = await asyncio.wait_for(next(request), 5)  # a separate task before Python 3.12
         await asyncio.sleep(0.1)
         return answer
 

@@ -196,7 +196,7 @@ def test_a_member_is_switched_off_and_on_while_requests_are_served() -> None:
 
 
 def test_a_function_is_switched_off_and_on_too() -> None:
-    """Section 7, toggle: also one that had no `enabled` when the chain was frozen."""
+    """Section 7, toggle: also one without `enabled` when the chain was frozen."""
     seen: list[str] = []
 
     async def note(request: GuardRequest) -> None:

@@ -61,8 +61,8 @@ def answered(
 ) -> Iterator[Callable[[Behaviour, Wire], Observation]]:
     """Open an application; gives a function that sends it one request, which is answered by a behaviour.
 
-    Behaviours that end or garble the connection, and slow ones, get an application of their own: the exchange after
-    such a one could meet what it left behind.
+    Behaviours that end or garble the connection, and slow ones, get their own application: they could leave
+    something behind that the next exchange would meet.
     """
     options = {**pointing_at(sidecar), **settings}
     with driver.opened(options) as shared:

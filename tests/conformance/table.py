@@ -1,4 +1,4 @@
-"""The table of outcomes, read from `outcomes.csv`: the single statement of what every behaviour leads to.
+"""The table of outcomes, read from `outcomes.csv`: the single statement of the outcome of every behaviour.
 
 | column | meaning |
 |---|---|
@@ -8,7 +8,7 @@
 | status | of the answer to the caller |
 | code | wire code in the answer; `-` when the handler answers |
 | handler | how often the handler runs |
-| receipt | whether a verified receipt stands in the response header |
+| receipt | whether the response header names a verified receipt |
 | passthrough | wire code of the mark that the request bears when it runs without a decision; `-` for none |
 """
 

@@ -1,4 +1,4 @@
-"""Refusals as problem documents (RFC 9457), in every framework: what is asked for, and what never changes."""
+"""Refusals as problem documents (RFC 9457), in every framework: how a client requests one, and what never changes."""
 
 from __future__ import annotations
 

@@ -26,6 +26,6 @@ def cases(*topics: str, members: Sequence[str] = ("cases",)) -> pytest.MarkDecor
 
 
 def schemas(profile: str) -> dict[str, Any]:
-    """Return the schemas of a profile by file name; the older profile's if it has none of its own."""
+    """Return the schemas of a profile by file name; the older profile's if it has no other."""
     files = [file for name in ("april", profile) for file in sorted((_TESTS / "schemas" / name).glob("*.json"))]
     return {file.name: json.loads(file.read_text(encoding="utf-8")) for file in files}

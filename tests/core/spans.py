@@ -33,7 +33,7 @@ class Recorder:
 
 
 class Broken(SpanProcessor):
-    """A processor of somebody else's that fails."""
+    """A foreign processor that fails."""
 
     def on_start(self, span: Span, parent_context: Any = None) -> None:
         raise RuntimeError("broken at the start")

@@ -1,4 +1,4 @@
-"""Deciding without I/O: what is refused before asking, what is asked, and what an answer amounts to."""
+"""Deciding without I/O: refusals before the evaluation, the evaluate request, and the decision of a response."""
 
 from __future__ import annotations
 

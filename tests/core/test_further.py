@@ -22,7 +22,7 @@ NOTHING = Requirement(capability=False)
 
 
 def made(about: EvaluateCall, verdict: Any = None, **changes: Any) -> Decision:
-    """Return the decision that the sidecar comes to."""
+    """Return the decision on the sidecar's response."""
     one = asked(about)
     body = one.response_bytes(**changes) if verdict is None else one.response_bytes(verdict, **changes)
     return conclude(answered(body), about, SETTINGS, KeyTrust((KEY.public_hex,)), NOW)

@@ -1,4 +1,4 @@
-"""Approvals and budgets on the wire: what is sent, what an answer has to say, what an amount is."""
+"""Approvals and budgets on the wire: what is sent, what a response has to state, and what an amount is."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from tests.core.views import NOW, View, question
 from tests.hostile import BEHAVIOURS
 from tests.hostile.faults import closed_at, reset_at
 
-# httpx undoes a compression that nobody asked for; our own carriers do not.
+# httpx undoes a compression that was not requested; our own carriers do not.
 FAST = [name for name, one in BEHAVIOURS.items() if not one.slow and name != "compressed"]
 
 

@@ -144,7 +144,7 @@ def test_genuine_receipts_with_members_of_a_time_to_come_count_in_all_ten_thousa
     for count in range(2_500):
         document = base.receipt(newer=bool(count % 2), **dict(_unknown_members(rng)))
         for ascii_only in (True, False):
-            # As it comes over the wire: written by somebody else's encoder, in any order.
+            # As it comes over the wire: written by another encoder, in any order.
             for members in (list(document.items()), rng.sample(list(document.items()), len(document))):
                 text = json.dumps(dict(members), ensure_ascii=ascii_only)
                 assert refused(GENUINE[0][0], parse_json(text)) is None, text

@@ -295,6 +295,6 @@ print("fine")
     ids=["global", "none"],
 )
 def test_a_global_provider_counts_from_when_it_is_set_and_opentelemetry_may_be_missing(code: str, said: str) -> None:
-    """In a process of its own, because a global provider can be set once."""
+    """In a separate process, because a global provider can be set once."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (done.stdout.strip(), done.stderr) == (said, "")

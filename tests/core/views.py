@@ -99,7 +99,7 @@ def answered(document: bytes, status: int = 200, content_type: str = "applicatio
 
 
 def refusal_of(view: View, settings: ChioSettings = SETTINGS) -> Denial | None:
-    """Return the refusal by the checks before the body is read; None if there is none."""
+    """Return the refusal by the checks before the body is read; None without one."""
     try:
         precheck(view, settings, singleton_headers(settings))
     except RequestRefused as exc:

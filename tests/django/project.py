@@ -61,7 +61,7 @@ def governed_async(script: Any = None, **overrides: Any) -> Iterator[ScriptedSid
 
 
 def client(**defaults: Any) -> Client:
-    """Return a client of the project under WSGI, whose middleware is made anew."""
+    """Return a client of the project under WSGI, whose middleware is made again."""
     return Client(raise_request_exception=False, **defaults)
 
 
@@ -71,7 +71,7 @@ def aget(path: str, **more: Any) -> Any:
 
 
 def arequest(method: str, path: str, *args: Any, **more: Any) -> Any:
-    """Send one request to the project under ASGI, in an event loop of its own."""
+    """Send one request to the project under ASGI, in a new event loop."""
 
     async def send() -> Any:
         response = await getattr(AsyncClient(raise_request_exception=False), method)(path, *args, **more)

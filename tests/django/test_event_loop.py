@@ -1,4 +1,4 @@
-"""Under ASGI nothing of ours enters a thread, stops the loop, or outlives the client."""
+"""Under ASGI Chio enters no thread, stops no loop, and leaves nothing when the client is closed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.tokens import with_token
 
 
 class CountingLoop(asyncio.SelectorEventLoop):
-    """An event loop that counts how often somebody hands work to a thread: `sync_to_async` and `to_thread` do."""
+    """An event loop that counts how often work is handed to a thread, as `sync_to_async` and `to_thread` do."""
 
     def __init__(self) -> None:
         super().__init__()

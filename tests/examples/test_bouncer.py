@@ -64,7 +64,7 @@ def ask(
 
 
 def listening(port: int) -> None:
-    """Return when somebody listens there: uvicorn's workers say that they have started before they do."""
+    """Return when the port accepts connections: uvicorn's workers say that they have started before they do."""
     deadline = time.monotonic() + 30
     while True:
         try:

@@ -202,7 +202,7 @@ def test_the_first_ten_minutes(newcomer: Newcomer) -> None:
     tests = "pytest -q --disable-plugin-autoload -p chio_pytest -p no:cacheprovider -W error"
     assert "3 passed" in newcomer.types(tests)
 
-    # 8: a sidecar of its own; the application and its tests stay as they are.
+    # 8: a separate sidecar; the application and its tests stay as they are.
     newcomer.types("chio-sidecar openapi main:app --output openapi.json")
     protect = "chio-sidecar api protect --upstream http://127.0.0.1:1 --spec openapi.json --receipt-store own.sqlite3"
     with newcomer.starts(f"{protect} --listen 127.0.0.1:0", r" on (127\.0\.0\.1:\d+)$") as address:

@@ -1,4 +1,4 @@
-"""Required capabilities: part of the one evaluation, found before the handler runs, never passed silently."""
+"""Required capabilities: part of the one evaluation, found before the handler runs, never skipped."""
 
 from __future__ import annotations
 

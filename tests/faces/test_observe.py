@@ -21,7 +21,7 @@ ROUTES = [("POST", "/accounts/7/transfer"), ("GET", "/needs/two"), ("GET", "/nee
 
 
 def mark_of(found: Observation) -> tuple[str, str]:
-    """Return mode and code of the mark that the one handler saw; it had no receipt."""
+    """Return mode and code of the mark that the one handler saw, without a receipt."""
     (seen,) = found.seen
     assert seen.receipt is None
     assert seen.decision is None or seen.decision.observed

@@ -54,7 +54,7 @@ class OneWay(io.RawIOBase):
 def environ(
     method: str = "GET", path: str = "/", body: Any = None, headers: Mapping[str, str] | None = None, **more: Any
 ) -> dict[str, Any]:
-    """Return an environment; header names as they stand in it (`HTTP_X_A`)."""
+    """Return an environment; header names in its form (`HTTP_X_A`)."""
     path, _, query = path.partition("?")
     found = {
         "REQUEST_METHOD": method,

@@ -27,7 +27,7 @@ class Served:
         options: of `ChioSettings`.
 
     Attributes:
-        sidecar: what is asked; its `script` may be changed.
+        sidecar: evaluates; its `script` may be changed.
         ran: the body that the handler read, for each time that it ran.
     """
 

@@ -1,4 +1,4 @@
-"""Middleware that was added before `add_chio` stands inside of it, and that is said."""
+"""Middleware that was added before `add_chio` is inside of it, and a warning says so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`RequireApproval`: part of the one question, judged by what the handler will read, never passed silently."""
+"""`RequireApproval`: part of the one evaluation, of the amount that the handler will read, never skipped."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_a_needed_approval_is_answered_with_how_to_go_on(middleware: bool) -> No
     }
     assert document["receipt_id"] == "rcpt-1"
     assert document["suggestion"].startswith("repeat the same request with X-Chio-Approval: appr-1 ")
-    assert reply.receipt is None  # nobody has verified that receipt
+    assert reply.receipt is None  # that receipt was not verified
 
 
 @with_and_without
@@ -262,7 +262,7 @@ def test_an_amount_that_is_not_clearly_stated_is_refused(
 @with_and_without
 @pytest.mark.parametrize("query", [b"id=99&id=5", b"id=5&a=1&%69d=5"])
 def test_a_query_that_repeats_a_parameter_cannot_be_approved(middleware: bool, query: bytes) -> None:
-    """The sidecar would be told of the last value only, and a handler may read them all."""
+    """The sidecar would see the last value only, and a handler may read them all."""
     served = Served(ALWAYS, middleware=middleware)
     reply = served.ask(query=query, headers=[*HOLDER, ("x-chio-approval", "appr-1")])
     assert (reply.status, served.ran, served.asked) == (400, [], [])

@@ -1,4 +1,4 @@
-"""What a refusal says about the way in: whoever follows it gets in, also where a route asks for more than `invoke`."""
+"""The hint of a refusal works: a caller who follows it is allowed, also if a route requires more than `invoke`."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ PLACES = ["store", "store and key file", "store and trust service"]
 def elsewhere(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[str, list[str]]]:
-    """The address of a sidecar of its own, and the options that stand for the placeholder of a hint."""
+    """The address of a separate sidecar, and the options that replace the placeholder of a hint."""
     for variable in ("CHIO_TRUSTED_ISSUER_KEY", "CHIO_TRUSTED_ISSUER_KEYS"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("CHIO_SERVICE_TOKEN", SERVICE_TOKEN)

@@ -63,7 +63,7 @@ class Service:
 
 @asynccontextmanager
 async def sidecars(store: Path) -> AsyncIterator[dict[SigningKey, SidecarApp]]:
-    """Three on one store, each with a key of its own; all accept what the old key has issued."""
+    """Three on one store, each with its own key; all accept capabilities that the old key has issued."""
     issuers = {OLD.public_hex}
     apps = {
         key: create_app(SidecarConfig(store_path=store, signing_key=key, trusted_issuers=issuers))

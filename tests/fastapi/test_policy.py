@@ -1,4 +1,4 @@
-"""`Policy`, and the keywords of `RequireCapability` that stand in the document."""
+"""`Policy`, and the keywords of `RequireCapability` that the document states."""
 
 from __future__ import annotations
 

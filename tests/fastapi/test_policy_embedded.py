@@ -89,7 +89,7 @@ def approval(approval_id: str) -> tuple[str, str]:
 @with_and_without
 async def test_what_was_approved_runs_once_and_only_as_it_was_asked(tmp_path: Path, middleware: bool) -> None:
     async with opened(tmp_path, PAY, middleware) as shop:
-        assert (await shop.pay(100)).status == 200  # up to the threshold nobody is asked
+        assert (await shop.pay(100)).status == 200  # up to the threshold no approval is needed
         approval_id = await shop.waits_for(101)
         assert await shop.waits_for(101) == approval_id
         early = await shop.pay(101, approval(approval_id))
@@ -134,7 +134,7 @@ async def test_of_fifty_concurrent_requests_the_budget_lets_ten_run(tmp_path: Pa
         assert sorted(reply.status for reply in replies) == [*[200] * 10, *[403] * 40]
         assert shop.ran == 10
         assert {problem(reply)["guard"] for reply in replies if reply.status == 403} == {"BudgetGuard"}
-        assert (await shop.pay(1, holder=OTHER)).status == 200  # another capability has an account of its own
+        assert (await shop.pay(1, holder=OTHER)).status == 200  # another capability has its own account
 
 
 @pytest.mark.parametrize("limit", ["max_total_cost", "max_cost_per_invocation"])

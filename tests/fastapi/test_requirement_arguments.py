@@ -1,4 +1,4 @@
-"""The arguments of a requirement: checked at the start, made from path parameters, held against the grant."""
+"""The arguments of a requirement: checked at the start, made from path parameters, compared with the grant."""
 
 from __future__ import annotations
 

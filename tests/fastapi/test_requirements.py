@@ -1,4 +1,4 @@
-"""`RequireCapability`: found before the body is parsed, part of the one question, never passed silently."""
+"""`RequireCapability`: found before the body is parsed, part of the one evaluation, never skipped."""
 
 from __future__ import annotations
 

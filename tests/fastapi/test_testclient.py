@@ -1,4 +1,4 @@
-"""Governed applications under Starlette's test client, which runs each request in a loop of its own."""
+"""Governed applications under Starlette's test client, which runs each request in a new loop."""
 
 from __future__ import annotations
 

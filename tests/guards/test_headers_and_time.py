@@ -71,7 +71,7 @@ EVERY = [
 
 
 def test_security_headers_are_on_every_refusal() -> None:
-    """B9: by a guard, by the sidecar, and of a request that is none."""
+    """B9: by a guard, by the sidecar, and of a malformed request."""
     app = application(SecurityHeaders(), IpBlock(["192.168.1.50"]), judge=Judge(lambda q, token: deny("no")))
     for more, status in (({"client": ("192.168.1.50", 1)}, 403), ({}, 403), ({"query": b"a=1&" * 2000}, 400)):
         reply = run(call(app, path="/items/1", **more))  # type: ignore[arg-type]

@@ -213,7 +213,7 @@ def test_each_event_loop_has_separate_connections(redis: Redis) -> None:
 
 
 def outage(guard: RateLimit, between: Any, *, again: Any = None) -> list[Any]:
-    """Return what is answered before and after something happened to the server (and once more after another)."""
+    """Return the responses before and after something happened to the server (and once more after another)."""
     door = Door(guard)
 
     async def main() -> list[Any]:

@@ -1,6 +1,6 @@
 """The packages chio-asgi, chio-fastapi and chio-django 0.1.0 work as clients of our sidecar (row S23).
 
-They have our import names, so they live in a virtual environment of their own, made once and kept.
+They have our import names, so they live in their own virtual environment, made once and kept.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ The grammar, in Markdown that reads well anywhere:
 * `<!-- file: NAME -->` above a block: the block is written to NAME;
 * `<!-- server: TEXT -->` above a console block of one command: it runs until the page ends, and is ready when it
   prints TEXT;
-* `console`: commands (`$ …`) of one shell, each followed by what it prints; an ellipsis stands for anything;
+* `console`: commands (`$ …`) of one shell, each followed by what it prints; an ellipsis matches anything;
 * `python`: executed, in one namespace for the whole page;
 * `text`: shown, not run.
 
@@ -63,7 +63,7 @@ def split(part: str) -> tuple[str, str]:
 
 
 def matches(shown: str, printed: str) -> bool:
-    """Tell whether the output is as shown; an ellipsis stands for anything."""
+    """Return True if the output is as shown; an ellipsis matches anything."""
     pattern = re.escape(shown.strip()).replace("…", ".*")
     return re.fullmatch(pattern, printed.replace("\r", "").strip(), re.DOTALL) is not None
 

@@ -1,4 +1,4 @@
-"""Applications of users, as they stand in their own modules."""
+"""Applications as users write them, in their own modules."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def test_the_table_of_outcomes_covers_every_behaviour_that_is_tested() -> None:
             if cell["passthrough"] != "-":
                 assert cell["passthrough"] in passing, cell
             if cell["code"] != "-":
-                # A denial may carry any status of its own choice that refuses.
+                # A deny may state any status that refuses.
                 own = cell["code"] == "chio_access_denied" and 400 <= int(cell["status"]) <= 599
                 assert own or cell["status"] in told[cell["code"]], cell
 

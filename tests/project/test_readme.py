@@ -38,7 +38,7 @@ def path_with_commands(tmp_path: Path) -> str:
 
 @pytest.fixture
 def ten_lines(tmp_path: Path, path_with_commands: str) -> Iterator[tuple[Path, int]]:
-    """The ten lines in a folder of their own, started as the README says, but on a free port."""
+    """The ten lines in a new folder, started as the README says, but on a free port."""
     (tmp_path / "main.py").write_text(MAIN)
     port = free_port()
     ((command, _),) = commands_of(SERVER)

@@ -1,7 +1,7 @@
-"""A process that evaluates as fast as it can, and says what it answered: `busy_sidecar.py STORE NAME COUNT AT_ONCE`.
+"""A process that evaluates as fast as it can: `busy_sidecar.py STORE NAME COUNT AT_ONCE`.
 
-Each answered receipt id goes to standard output with a write of its own, so a reader sees exactly what was
-acknowledged, however the process ends.
+Each acknowledged receipt id is written to standard output at once, so a reader sees exactly what was acknowledged,
+however the process ends.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A process that evaluates while its disk may fail, and says what it answered: `faulty_sidecar.py STORE COUNT`.
+"""A process that evaluates while its disk may fail, and prints its responses: `faulty_sidecar.py STORE COUNT`.
 
-Each line is written at once: `status receipt-id` of an evaluation, with `-` where there is none; `health status` at the
+Each line is written at once: `status receipt-id` of an evaluation, with `-` without a receipt; `health status` at the
 end; and `refused …` when the store could not even be opened. After COUNT evaluations it goes on until two in a row are
 answered, a few times at most.
 """

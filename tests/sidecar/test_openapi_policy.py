@@ -1,4 +1,4 @@
-"""The members of an operation that set policy: what they come to, what is warned about, what stops the start."""
+"""The members of an operation that set policy: their effect, the warnings, and the errors that stop the start."""
 
 from __future__ import annotations
 

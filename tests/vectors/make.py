@@ -1,4 +1,4 @@
-"""Make the vectors of the core: `python tests/vectors/make.py` writes the files in `tests/vectors/core` anew.
+"""Make the vectors of the core: `python tests/vectors/make.py` writes the files in `tests/vectors/core`.
 
 Nothing of `chio_core` is used here. Canonical text comes from `rfc8785` or is written out by hand, signatures come
 from `cryptography`, so that the vectors hold the code to the protocol and not to itself. Seeds are the digests of

@@ -104,7 +104,7 @@ async def pipeline(view: Any, seen: list[Any]) -> None:
 
 
 def _piped(view: Any, seen: list[Any]) -> None:
-    # A loop of its own, in a thread of its own, as a synchronous adapter runs asynchronous guards.
+    # A new loop in a new thread, as a synchronous adapter runs asynchronous guards.
     thread = threading.Thread(target=lambda: asyncio.run(pipeline(view, seen)))
     thread.start()
     thread.join()

@@ -1,4 +1,4 @@
-"""A body that comes once can be read again and again, and no more of it is fetched than somebody asks for."""
+"""A body that comes once can be read again and again, and no more of it is fetched than is read."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_body_that_ends_too_early_is_said_to() -> None:
 
 
 class Malformed(Exception):
-    """What a server raises for a chunked body that is none; gunicorn's is no OSError either."""
+    """What a server raises for a malformed chunked body; gunicorn's is no OSError either."""
 
 
 @pytest.mark.parametrize("announced", ["", "5"])

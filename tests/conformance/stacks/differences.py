@@ -30,7 +30,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Row:
-    """One row: every request, on every stack, in every facet that it names; `*` stands for anything."""
+    """One row: every request, on every stack, in every facet that it names; `*` matches anything."""
 
     requests: tuple[str, ...]
     stacks: tuple[str, ...]

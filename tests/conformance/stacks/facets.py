@@ -67,7 +67,7 @@ def _answer(outcome: Outcome) -> dict[str, Any]:
 
 
 def code_of(document: Mapping[str, Any]) -> str | None:
-    """Return the wire code of a refusal, in whichever envelope; a nested code that stands for two gives the first."""
+    """Return the wire code of a refusal, in either envelope; a nested code that means two gives the first."""
     error = document.get("error")
     if isinstance(error, Mapping):
         return next((code for code in _CODES if _nested(code) == error.get("code")), str(error.get("code")))

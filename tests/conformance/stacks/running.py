@@ -1,4 +1,4 @@
-"""The stacks as processes, each with a sidecar of its own that follows a script."""
+"""The stacks as processes, each with its own sidecar that follows a script."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Stack:
         self._serving.enter_context(self.sidecar.serving_in_thread(port))
 
     def end_sidecar(self) -> None:
-        """Let nobody listen any more."""
+        """Close the sidecar's port."""
         self._serving.close()
 
 
@@ -153,7 +153,7 @@ def running(folder: Path) -> Iterator[Stacks]:
 
 @contextmanager
 def _process(stack: Stack, fail_open: bool, folder: Path) -> Iterator[None]:
-    # The socket listens before the server runs: whoever connects too early waits in its queue.
+    # The socket listens before the server runs: a client that connects too early waits in its queue.
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
         log = folder / f"{stack.name}-{'open' if fail_open else 'closed'}.log"
         with log.open("wb") as output:

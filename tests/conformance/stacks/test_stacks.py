@@ -1,7 +1,7 @@
-"""Five stacks on real sockets: the same bytes lead to the same decision about the same question, or a table says why.
+"""Five stacks on real sockets: the same bytes lead to the same evaluation and decision, or a table says why.
 
 FastAPI and Starlette under uvicorn, Django under gunicorn and under uvicorn, Flask under gunicorn; each runs as a
-process and asks a sidecar of its own, which signs what a script says and keeps every question.
+process with its own sidecar, which signs what a script says and keeps every evaluate request.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def test_no_handler_runs_but_the_one_that_its_receipt_is_about(outcomes: Outcome
         if found["handler"] in EXCLUDED:
             assert (found["asked"], found["receipt"], found["passthrough"]) == (0, "none", None), request
             continue
-        websocket = found["handler"] == "ws"  # an upgrade has no header of ours in every server; its handler has
+        websocket = found["handler"] == "ws"  # not every server sends Chio's header with an upgrade; the handler has it
         assert (found["asked"], found["receipt"]) == (1, "named") or websocket, request
         assert found["question.route_pattern"] == TEMPLATES[found["handler"]], request
         assert found.get("question.body_hash") == found["read"], request

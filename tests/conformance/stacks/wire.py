@@ -1,4 +1,4 @@
-"""Requests as data, put on a real socket, and the answers that come back.
+"""Requests as data, sent over a real socket, and the responses.
 
 `requests.jsonl` has one request a line:
 
@@ -12,7 +12,7 @@
 | times | how often the body, or the text of a chunk, is repeated |
 | bare | nothing is added |
 
-One character is one byte (ISO 8859-1). `{token}` stands for a capability token of a known issuer, `{long}` for a
+One character is one byte (ISO 8859-1). `{token}` means a capability token of a known issuer, `{long}` for a
 header of 70,000 bytes.
 """
 
@@ -103,7 +103,7 @@ def request(
     """Return the bytes of one request.
 
     Args:
-        token: what `{token}` stands for.
+        token: replaces `{token}`.
         split: bytes in each write; all in one otherwise.
     """
     content = (body.encode("latin-1") if isinstance(body, str) else body or b"") * times
@@ -131,7 +131,7 @@ def handshake(path: str = "/ws", headers: Sequence[str] = ()) -> Wire:
 
 
 def exchange(port: int, wire: Wire) -> Answer:
-    """Send one request on a connection of its own and return the answer."""
+    """Send one request on a new connection and return the response."""
     with socket.create_connection(("127.0.0.1", port), timeout=ANSWER_SECONDS) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:

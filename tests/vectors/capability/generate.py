@@ -1,4 +1,4 @@
-"""Make the token vectors: `python tests/vectors/capability/generate.py` writes `tokens.json` anew.
+"""Make the token vectors: `python tests/vectors/capability/generate.py` writes `tokens.json`.
 
 Nothing of `chio_core` is used here. Canonical text comes from `rfc8785`, signatures from `cryptography`, so that
 the vectors hold the code to the protocol and not to itself. The seeds are the digests of the names in `_SEEDS`.
