@@ -119,8 +119,9 @@ class DjangoAdapter(SyncAdapter):
         return match if self._path_params is None else replace(match, path_params=self._path_params)
 
     def publish(self, decision: Decision | None) -> None:
-        """Put a decision on the request."""
+        """Put a decision on the state of the guards, and on the request."""
         request = self._request
+        setattr(self.view.state, STATE_DECISION, decision)
         receipt = decision.handler_receipt if decision is not None else None
         raw = receipt.raw if receipt is not None else None
         # Views written for the published package read the sidecar's response here (wire protocol, section 11.4).

@@ -130,7 +130,8 @@ class FlaskAdapter(SyncAdapter):
         return view_match(self._app, request.url_rule, request.view_args, request.method)
 
     def publish(self, decision: Decision | None) -> None:
-        """Put a decision on `g`, once Flask has made its context for this request."""
+        """Put a decision on the state of the guards, and on `g` once Flask has made its context for this request."""
+        setattr(self.view.state, STATE_DECISION, decision)
         if not has_request_context() or current_request._get_current_object() is not self._request:  # type: ignore[attr-defined]
             return
         setattr(g, STATE_DECISION, decision)

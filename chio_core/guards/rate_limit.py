@@ -1,12 +1,17 @@
 """RateLimit: a number of requests per caller and time, counted by the library `limits` in memory or in Redis.
 
 Memory counts per process: N workers allow N times the limit, and `check()` says so. Redis counts for all workers.
-If Redis fails, requests are refused (503), or continue uncounted under `fail_open`.
+If Redis fails, or does not answer in time, requests are refused (503), or continue uncounted under `fail_open`.
+
+What a limit of N per window means depends on the strategy. `exact`: at most N requests are accepted in any span of the
+window's length. `fixed-window` and `sliding-window-counter` keep one or two counters per name instead of N times, and
+accept up to 2 N requests in a span around the end of a window.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import threading
@@ -28,40 +33,37 @@ from limits.aio.strategies import (
 from limits.errors import StorageError
 from limits.storage import storage_from_string
 
-from chio_core.canonical import sha256_hex
 from chio_core.errors import ConfigurationError
 from chio_core.guards.addresses import ClientAddress
-from chio_core.guards.chain import Finding
+from chio_core.guards.chain import DECISION, Finding
 from chio_core.guards.response_hooks import header_change, response_hooks
-from chio_core.names import CAPABILITY_HEADER, LOGGER, STATE_CALLER
+from chio_core.names import LOGGER, STATE_CALLER, STATE_DECISION
 from chio_core.refusals.response import Denial
 from chio_core.request import GuardRequest
 
 
 class CountingStorage(MemoryStorage):
-    """Counters in memory that are removed when they expire."""
+    """Counters, and times of accepted requests, in memory; they are removed when they expire.
+
+    Args:
+        clock: seconds since 1970.
+    """
 
     STORAGE_SCHEME = None  # type: ignore[assignment]  # keeps it out of the registry of `limits`
     _REMOVED_AT_ONCE = 3
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
         super().__init__()
+        self._clock = clock
         self._lock = threading.Lock()
         self._expiring: deque[tuple[float, str]] = deque()
+        self.accepted: dict[str, deque[float]] = {}
 
     async def incr(self, key: str, expiry: float, amount: int = 1) -> int:
         """Add `amount` to a key, which expires `expiry` seconds after its first hit."""
-        now = time.time()
+        now = self._clock()
         with self._lock:
-            # One limiter counts for one length of time, so the oldest key expires first. A few at each hit are enough
-            # to keep up, and bound the time that one hit takes.
-            for _ in range(self._REMOVED_AT_ONCE):
-                if not self._expiring or self._expiring[0][0] > now:
-                    break
-                _, expired = self._expiring.popleft()
-                if self.expirations.get(expired, 0) <= now:
-                    self.expirations.pop(expired, None)
-                    self.storage.pop(expired, None)
+            self._remove_expired(now)
             if self.expirations.get(key, 0) <= now:
                 self.storage[key] = 0
                 self.expirations[key] = now + expiry
@@ -77,7 +79,42 @@ class CountingStorage(MemoryStorage):
 
     async def get(self, key: str) -> int:
         """Return the count of a key, 0 after it has expired."""
-        return self.storage.get(key, 0) if self.expirations.get(key, 0) > time.time() else 0
+        return self.storage.get(key, 0) if self.expirations.get(key, 0) > self._clock() else 0
+
+    async def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
+        """Accept `amount` requests if that makes no more than `limit` in the last `expiry` seconds."""
+        now = self._clock()
+        with self._lock:
+            self._remove_expired(now)
+            times = self.accepted.get(key, deque())
+            while times and times[0] <= now - expiry:
+                times.popleft()
+            if len(times) + amount > limit:
+                return False
+            times.extend([now] * amount)
+            self.accepted[key] = times
+            self.expirations[key] = now + expiry
+            self._expiring.append((now + expiry, key))
+            return True
+
+    async def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
+        """Return when the oldest request in the last `expiry` seconds was accepted, and how many were."""
+        now = self._clock()
+        with self._lock:
+            counted = [one for one in self.accepted.get(key, ()) if one > now - expiry]
+            return (counted[0] if counted else now), len(counted)
+
+    def _remove_expired(self, now: float) -> None:
+        # One limiter counts for one length of time, so the oldest key expires first. A few at each hit are enough to
+        # keep up, and bound the time that one hit takes.
+        for _ in range(self._REMOVED_AT_ONCE):
+            if not self._expiring or self._expiring[0][0] > now:
+                break
+            _, expired = self._expiring.popleft()
+            if self.expirations.get(expired, 0) <= now:
+                self.expirations.pop(expired, None)
+                self.storage.pop(expired, None)
+                self.accepted.pop(expired, None)
 
 
 log = logging.getLogger(LOGGER)
@@ -87,6 +124,7 @@ Key = Callable[[GuardRequest], "str | None"]
 
 _STRATEGIES: dict[str, type[RateLimiter]] = {
     "fixed-window": FixedWindowRateLimiter,
+    "exact": MovingWindowRateLimiter,
     "moving-window": MovingWindowRateLimiter,
     "sliding-window-counter": SlidingWindowCounterRateLimiter,
 }
@@ -99,13 +137,15 @@ class RateLimit:
         limit: `5/minute`, `100 per 10 seconds` and so on, in the notation of `limits`.
         storage: `memory://`, `redis://HOST:PORT/DB`, or another storage of `limits`.
         key: `ip` (an IPv6 client is counted by its /64), `caller` (verified by `JwtAuth`, else the address),
-            `capability`, or a function.
-        strategy: `sliding-window-counter`, `fixed-window`, or (in Redis only) `moving-window`.
+            `capability` (the one that the sidecar found valid, else the address), or a function.
+        strategy: `sliding-window-counter`, `fixed-window` or `exact`, see above; `moving-window` is `exact` in Redis.
+            `exact` remembers the time of each accepted request, so up to `limit` times for each name.
         namespace: limits with the same namespace and length share their counts.
-        timeout: seconds that one step of the storage may take.
+        timeout: seconds that the storage may take for one request, all in all.
         fail_open: let requests continue while the storage fails.
         trusted_proxies: proxies whose `X-Forwarded-For` is used for `ip`.
-        priority: place in the chain; inside of `JwtAuth` for the key `caller`, else outside.
+        priority: place in the chain; inside of `JwtAuth` (-40) for the key `caller`, inside of the decision (5) for
+            `capability`: a token in a header is only a claim before it. Otherwise -60.
 
     Raises:
         ConfigurationError: an unusable limit, storage, key or strategy.
@@ -135,12 +175,14 @@ class RateLimit:
         keys: dict[str, Key] = {
             "ip": self._client,
             "caller": lambda request: _caller(request) or self._client(request),
-            "capability": _capability,
+            "capability": lambda request: _capability(request) or self._client(request),
         }
         if not callable(key) and key not in keys:
             raise ConfigurationError(f"key {key!r} is none of ip, caller, capability; or give a function")
-        self.priority = priority if priority is not None else -40 if key == "caller" else -60
+        places = {"caller": -40, "capability": 5}
+        self.priority = priority if priority is not None else places.get(key, -60) if isinstance(key, str) else -60
         self.uses = frozenset({"identity"} if key == "caller" else ())
+        self.requires = frozenset({DECISION} if key == "capability" else ())
         self.enabled = True
         self._url = storage
         self._namespace = namespace
@@ -158,7 +200,8 @@ class RateLimit:
             self._open()  # reports an unusable storage at the start, not at the first request
         elif strategy == "moving-window":
             raise ConfigurationError(
-                "moving-window remembers every request; count in Redis (storage='redis://…') or by another strategy"
+                "moving-window remembers every request; count in Redis (storage='redis://…'), or write exact to have"
+                " this process remember them"
             )
         else:
             self._memory = self._strategy(CountingStorage())
@@ -174,8 +217,10 @@ class RateLimit:
                 limiter = self._limiters[loop] = self._open()
         name = self._key(request) or "-"
         try:
-            inside = await limiter.hit(self._item, self._namespace, name)
-            reset, remaining = await limiter.get_window_stats(self._item, self._namespace, name)
+            # One limit around all steps: each of them may connect, send, and repeat that.
+            async with asyncio.timeout(self._timeout) if self.waits else contextlib.nullcontext():
+                inside = await limiter.hit(self._item, self._namespace, name)
+                reset, remaining = await limiter.get_window_stats(self._item, self._namespace, name)
         except (StorageError, OSError) as exc:
             outcome = "PASSED UNCOUNTED" if self._fail_open else "refused"
             log.error("chio: %s, because the rate limit storage failed (%s)", outcome, type(exc).__name__)
@@ -251,5 +296,7 @@ def _caller(request: GuardRequest) -> str | None:
 
 
 def _capability(request: GuardRequest) -> str | None:
-    token = request.headers.get(CAPABILITY_HEADER.lower())
-    return sha256_hex(token.encode()) if token else None
+    decision = getattr(request.state, STATE_DECISION, None)
+    receipt = decision.receipt if decision is not None and decision.verdict == "allow" else None
+    # Without the prefix a capability could be named like an address.
+    return f"capability {receipt.capability_id}" if receipt is not None and receipt.capability_id else None

@@ -130,6 +130,19 @@ def test_the_rate_limit_counts(face: Face) -> None:
     assert 1 <= int(answers[2].headers["retry-after"]) <= 60
 
 
+@each_face
+def test_a_guard_inside_of_the_decision_reads_it_from_the_state(face: Face) -> None:
+    """`RateLimit(key="capability")` counts by it; without a capability by address."""
+
+    async def reads(request: GuardRequest) -> None:
+        request.state.found = request.state.chio_decision.receipt.id
+
+    with face.governed(guards=[reads, RateLimit("1/minute", key="capability")]) as governed:
+        answers = [governed.get("/hello") for _ in range(2)]
+    assert [answer.status for answer in answers] == [200, 429]
+    assert [seen.state.found for seen in answers[0].seen] == [answers[0].receipt]
+
+
 @needs_redis
 @each_threaded_face
 def test_the_rate_limit_counts_in_redis(face: Face, tmp_path: Path) -> None:

@@ -5,21 +5,33 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from hypothesis import given
+from hypothesis import strategies as st
+from limits import parse
+from limits.aio.strategies import MovingWindowRateLimiter
 
 from chio_core import ConfigurationError, GuardRequest
+from chio_core.capabilities import issue_capability
 from chio_core.guards import JwtAuth, RateLimit
 from chio_core.guards.rate_limit import CountingStorage
+from chio_core.signing import SigningKey
+from chio_fastapi import add_chio
+from chio_sidecar.keys import load_or_create_key
 from tests.guards.tools import Door, Redis, needs_redis, redis_server
 from tests.support import run
 
-STRATEGIES = ["sliding-window-counter", "fixed-window"]
+STRATEGIES = ["sliding-window-counter", "fixed-window", "exact"]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -51,10 +63,51 @@ def test_clients_are_counted_apart_and_an_ipv6_client_by_its_network() -> None:
     assert door.knock("::ffff:192.0.2.1").status == 429
 
 
-def test_a_capability_has_its_own_limit() -> None:
-    door = Door(RateLimit("1/minute", key="capability"))
-    tokens = ["a", "b", "a"]
-    assert [door.knock(x_chio_capability=token).status for token in tokens] == [200, 200, 429]
+def capability(key: SigningKey, name: str) -> str:
+    grant = {"server_id": "s", "tool_name": "t", "operations": ["invoke"]}
+    token = issue_capability(key, subject="0" * 64, scope={"grants": [grant]}, ttl_seconds=3600, capability_id=name)
+    return token.to_header()
+
+
+@pytest.fixture
+def governed(tmp_path: Path) -> Iterator[TestClient]:
+    """An application with an embedded sidecar and one request a minute for each capability."""
+    app = FastAPI()
+    limit = RateLimit("1/minute", key="capability")
+    add_chio(app, sidecar_url=f"embedded:{tmp_path}/chio.sqlite3", guards=[limit], exclude_paths=("/health",))
+    for path in ("/hello", "/health"):
+        app.add_api_route(path, lambda: "hello", methods=["GET", "POST"])
+    with TestClient(app) as client:
+        yield client
+
+
+def test_a_capability_that_was_verified_has_its_own_limit(governed: TestClient, tmp_path: Path) -> None:
+    """B5: the guard is inside of the decision by default."""
+    key = load_or_create_key(tmp_path / "chio.sqlite3.key")
+    tokens = [capability(key, name) for name in ("one", "two", "one", "two", "three")]
+    replies = [governed.post("/hello", headers={"X-Chio-Capability": token}) for token in tokens]
+    assert [reply.status_code for reply in replies] == [200, 200, 429, 429, 200]
+    assert "X-Chio-Receipt" in replies[2].headers
+    # Another token of the same capability: the id counts, not the text.
+    again = json.dumps(json.loads(tokens[0]) | {"x_more": 1})
+    assert governed.post("/hello", headers={"X-Chio-Capability": again}).status_code == 429
+
+
+def test_tokens_that_nobody_issued_share_the_limit_of_their_address(governed: TestClient) -> None:
+    """B5: a client cannot make itself a new limit with each request."""
+    made_up = [capability(SigningKey.generate(), f"made-up {number}") for number in range(4)]
+    statuses = [governed.get("/hello", headers={"X-Chio-Capability": token}).status_code for token in made_up]
+    assert statuses == [403] * 4  # what the sidecar refuses never comes to the guard
+    first, *others = [governed.get("/hello").status_code for _ in range(4)]
+    assert (first, others) == (200, [429] * 3)
+    # An excluded path has no decision, so a header there is a claim as well.
+    headers = [{"X-Chio-Capability": token} for token in made_up]
+    assert {governed.get("/health", headers=one).status_code for one in headers} == {429}
+
+
+def test_a_capability_is_no_key_outside_of_the_decision() -> None:
+    with pytest.raises(ConfigurationError, match=r"rate_limit .* requires 'decision', which decide"):
+        Door(RateLimit("1/minute", key="capability", priority=-60)).knock()
 
 
 def test_a_verified_caller_has_its_own_limit_wherever_it_comes_from() -> None:
@@ -118,9 +171,63 @@ async def test_memory_removes_expired_counters_a_few_at_a_time(monkeypatch: pyte
     assert await storage.incr("new 1", expiry=1000) == 2
 
 
-def test_memory_counts_without_an_event_loop() -> None:
+class Clock:
+    """Seconds since 1970; moves only when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def accepted_in_any_minute(limiter: Any, clock: Clock, pauses: list[float]) -> int:
+    """Return the largest number of requests that were accepted within 60 seconds."""
+    times = []
+    for pause in pauses:
+        clock.now += pause
+        if await limiter.hit(parse("5/minute"), "name"):
+            times.append(clock.now)
+    return max(sum(1 for other in times if start <= other < start + 60) for start in times)
+
+
+@given(st.lists(st.sampled_from([0.0, 0.1, 1.0, 9.0, 55.0, 59.9, 60.0]), min_size=1, max_size=60))
+def test_exact_accepts_no_sixth_in_any_minute(pauses: list[float]) -> None:
+    """B5: also around the end of a window."""
+    clock = Clock()
+    limiter = MovingWindowRateLimiter(CountingStorage(clock))
+    assert asyncio.run(accepted_in_any_minute(limiter, clock, pauses)) <= 5
+
+
+async def test_exact_accepts_the_next_one_when_the_oldest_is_a_minute_old() -> None:
+    clock = Clock()
+    storage = CountingStorage(clock)
+    limiter = MovingWindowRateLimiter(storage)
+    accepted = []
+    for pause in (0, 10, 10, 10, 10, 19.9, 0.1, 0, 9.9, 0.1):
+        clock.now += pause
+        accepted.append(await limiter.hit(parse("5/minute"), "name"))
+    assert accepted == [True] * 5 + [False, True, False, False, True]
+    reset, remaining = await limiter.get_window_stats(parse("5/minute"), "name")
+    assert (reset - clock.now, remaining) == (10, 0)
+
+
+async def test_the_times_of_a_client_that_is_gone_are_forgotten() -> None:
+    clock = Clock()
+    storage = CountingStorage(clock)
+    for number in range(1000):
+        await storage.acquire_entry(f"old {number}", 5, 60)
+        await storage.acquire_entry("never", 0, 60)
+    clock.now += 60
+    for number in range(400):
+        await storage.acquire_entry(f"new {number}", 5, 60)
+    assert len(storage.accepted) == 400
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_memory_counts_without_an_event_loop(strategy: str) -> None:
     """What never waits can be stepped in a thread of a synchronous framework."""
-    step = RateLimit("1/minute")(Door().app and _request())
+    step = RateLimit("1/minute", strategy=strategy)(Door().app and _request())
     with pytest.raises(StopIteration):
         step.send(None)
 
@@ -158,8 +265,6 @@ uvicorn.run(door.app, fd=listener.fileno(), log_level="error", lifespan="on", lo
 @pytest.mark.parametrize("strategy", [*STRATEGIES, "moving-window"])
 def test_two_worker_processes_allow_five_in_total(redis: Redis, strategy: str) -> None:
     """B5: two uvicorn processes, one redis-server; the sixth request is 429 with Retry-After."""
-    import socket
-
     workers, listeners = [], []
     path = json.dumps([entry for entry in sys.path if entry])
     try:
@@ -250,10 +355,33 @@ def test_a_stopped_server_refuses_nothing_under_fail_open(tmp_path: Path, caplog
 
 @needs_redis
 def test_a_server_that_hangs_refuses_in_time(tmp_path: Path) -> None:
-    """B5: a silent storage has failed."""
+    """B5: a silent storage has failed after the stated time: connecting, sending and repeating share it."""
     with redis_server(tmp_path) as server:
-        before, hanging = outage(RateLimit("5/minute", storage=server.url, timeout=0.2), server.hang)
-    assert (before.status, hanging.status) == (200, 503)
+        guard = RateLimit("50/minute", storage=server.url, timeout=1.0)
+        taken: list[float] = []
+
+        async def main() -> list[int]:
+            door, statuses = Door(guard), []
+            for happening in (lambda: None, server.hang, lambda: None, server.go_on, lambda: None):
+                happening()
+                before = time.monotonic()
+                statuses.append((await door.call()).status)
+                taken.append(time.monotonic() - before)
+            await guard.aclose()
+            return statuses
+
+        assert run(main()) == [200, 503, 503, 200, 200]
+    assert all(1.0 <= seconds < 1.8 for seconds in taken[1:3]), taken
+
+
+async def test_a_redis_that_takes_connections_and_says_nothing_refuses_in_time() -> None:
+    """B5"""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        guard = RateLimit("5/minute", storage=f"redis://127.0.0.1:{listener.getsockname()[1]}/0", timeout=1.0)
+        before = time.monotonic()
+        assert (await Door(guard).call()).status == 503
+        assert 1.0 <= time.monotonic() - before < 1.8
+        await guard.aclose()
 
 
 async def test_a_password_in_the_address_is_never_printed(caplog: pytest.LogCaptureFixture) -> None:

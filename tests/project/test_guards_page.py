@@ -36,6 +36,7 @@ def test_the_guard_of_the_second_block_leaves_its_header_and_learns_the_end() ->
 
 def test_the_table_of_priorities_is_that_of_the_code() -> None:
     from chio_core.guards import IpAllow, IpBlock, JwtAuth, RateLimit, RequestId, SecurityHeaders, Stopwatch
+    from chio_core.guards.chain import DEFAULT_PRIORITY
 
     secret = "s" * 32
     made = {
@@ -54,3 +55,5 @@ def test_the_table_of_priorities_is_that_of_the_code() -> None:
         for name in re.findall(r"`([A-Z][^`]*)`", members)
     }
     assert table == {name: guard.priority for name, guard in made.items()}
+    own, inside = f"yours ({DEFAULT_PRIORITY})", RateLimit("1/minute", key="capability").priority
+    assert f'| above | {own}, and `RateLimit(key="capability")` ({inside}), which requires `decision` |' in TEXT
