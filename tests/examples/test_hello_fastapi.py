@@ -24,7 +24,10 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def smoke(example: Path) -> subprocess.CompletedProcess[str]:
-    done = run("./smoke.sh", cwd=example, PYTHONPATH=str(ROOT))
+    """What `make demo` prints: it runs the example's smoke test."""
+    root = example.parents[1]
+    shutil.copy(ROOT / "Makefile", root)
+    done = run("make", "demo", cwd=root, PYTHONPATH=str(ROOT))
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
@@ -111,25 +114,23 @@ def test_what_the_smoke_starts_it_also_ends(artifacts: Path) -> None:
     assert "Finished server process" in (artifacts / "logs" / "app.log").read_text()
 
 
-def test_the_command_that_chio_bin_names_is_used_for_everything(tmp_path: Path, example: Path) -> None:
-    used = tmp_path / "used"
-    command = tmp_path / "chio"
+def test_the_command_that_chio_bin_names_is_used_for_everything_and_python_makes_the_calls_without_curl(
+    tmp_path: Path, example: Path
+) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for program in ("sh", "env", "sed", "date", "mkdir", "dirname", "cat", "grep", "sleep"):
+        (programs / program).symlink_to(shutil.which(program) or program)
+    used, command = tmp_path / "used", tmp_path / "chio"
     command.write_text(f'#!/bin/sh\necho "$@" >>{used}\nexec {sys.executable} -m chio_sidecar "$@"\n')
     command.chmod(0o755)
-    done = run("./smoke.sh", cwd=example, PYTHONPATH=str(ROOT), CHIO_BIN=str(command))
+    done = run("./smoke.sh", cwd=example, PYTHONPATH=str(ROOT), CHIO_BIN=str(command), PATH=str(programs))
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"governed by {command}" in done.stdout
+    assert done.stdout.count("signature verified") == 3
     words = used.read_text()
     for expected in ("trust serve", "api protect", "receipt list"):
         assert expected in words
-
-
-def test_without_curl_python_makes_the_calls(tmp_path: Path, example: Path) -> None:
-    for program in ("sh", "env", "sed", "date", "mkdir", "dirname", "cat", "grep", "sleep"):
-        (tmp_path / program).symlink_to(shutil.which(program) or program)
-    done = run("./smoke.sh", cwd=example, PYTHONPATH=str(ROOT), PATH=str(tmp_path))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("signature verified") == 3
 
 
 def test_a_port_in_use_is_named_in_one_sentence(example: Path) -> None:
