@@ -268,7 +268,8 @@ def single_headers(capability: str = CAPABILITY_HEADER, api_key: str = "x-api-ke
 class HeaderLines(Mapping[str, str]):
     """A read-only, case-insensitive mapping over header lines.
 
-    `lines["x-a"]` joins repeated lines with a comma; `lines.values_of("x-a")` returns them separately.
+    `lines["x-a"]` joins repeated lines with a comma and no space, as WSGI servers do before an application sees them;
+    `lines.values_of("x-a")` returns them separately.
 
     Args:
         pairs: names and values in the order in which they were sent.
@@ -297,7 +298,7 @@ class HeaderLines(Mapping[str, str]):
         return self._lines.get(name.lower(), ())
 
     def __getitem__(self, name: str) -> str:
-        return ", ".join(self._lines[name.lower()])
+        return ",".join(self._lines[name.lower()])
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and name.lower() in self._lines

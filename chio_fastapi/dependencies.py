@@ -16,12 +16,12 @@ from chio_fastapi.requirements import require_capability
 from chio_fastapi.shared import ChioDenied, caller_of, client_of
 
 
-async def get_chio_receipt(connection: HTTPConnection) -> HttpReceipt | None:
+async def get_chio_receipt(request: HTTPConnection) -> HttpReceipt | None:
     """Return the verified receipt of this request; None where it was excluded, or passed without or against one."""
-    return _state(connection, STATE_RECEIPT)  # type: ignore[no-any-return]
+    return _state(request, STATE_RECEIPT)  # type: ignore[no-any-return]
 
 
-async def get_governed_receipt(connection: HTTPConnection) -> HttpReceipt:
+async def get_governed_receipt(request: HTTPConnection) -> HttpReceipt:
     """Return the verified receipt of this request, and never None.
 
     Raises:
@@ -29,13 +29,13 @@ async def get_governed_receipt(connection: HTTPConnection) -> HttpReceipt:
             because who asks for a receipt that is never None cannot be given one.
         ConfigurationError: the route is excluded, or the application has no Chio middleware.
     """
-    receipt = _state(connection, STATE_RECEIPT)
+    receipt = _state(request, STATE_RECEIPT)
     if isinstance(receipt, HttpReceipt):
         return receipt
-    decision = _state(connection, STATE_DECISION)
+    decision = _state(request, STATE_DECISION)
     if isinstance(decision, Decision) and decision.withheld is not None:
-        raise ChioDenied(decision.withheld, client_of(connection).settings.receipt_header)
-    if _state(connection, STATE_PASSTHROUGH) is not None:
+        raise ChioDenied(decision.withheld, client_of(request).settings.receipt_header)
+    if _state(request, STATE_PASSTHROUGH) is not None:
         raise ChioDenied(Denial(status=503, code="chio_sidecar_unreachable", message="this route needs a receipt"))
     raise ConfigurationError(
         "this route asks for a receipt but is not governed: add chio_fastapi.add_chio(app), or take the path out of "
@@ -43,28 +43,28 @@ async def get_governed_receipt(connection: HTTPConnection) -> HttpReceipt:
     )
 
 
-async def get_chio_decision(connection: HTTPConnection) -> Decision | None:
+async def get_chio_decision(request: HTTPConnection) -> Decision | None:
     """Return the whole decision; None where there was none."""
-    return _state(connection, STATE_DECISION)  # type: ignore[no-any-return]
+    return _state(request, STATE_DECISION)  # type: ignore[no-any-return]
 
 
-async def get_chio_passthrough(connection: HTTPConnection) -> ChioPassthrough | None:
+async def get_chio_passthrough(request: HTTPConnection) -> ChioPassthrough | None:
     """Return why this request runs without a decision (`fail_open`) or against it (`observe`); None when allowed."""
-    return _state(connection, STATE_PASSTHROUGH)  # type: ignore[no-any-return]
+    return _state(request, STATE_PASSTHROUGH)  # type: ignore[no-any-return]
 
 
-async def get_caller_identity(connection: HTTPConnection) -> CallerIdentity:
+async def get_caller_identity(request: HTTPConnection) -> CallerIdentity:
     """Return who is calling, as the sidecar was told; on an excluded route, as it would be told."""
-    return caller_of(connection)
+    return caller_of(request)
 
 
-async def get_chio_client(connection: HTTPConnection) -> ChioClient:
+async def get_chio_client(request: HTTPConnection) -> ChioClient:
     """Return the client of this application."""
-    return client_of(connection)
+    return client_of(request)
 
 
-def _state(connection: HTTPConnection, name: str) -> Any:
-    return connection.scope.get("state", {}).get(name)
+def _state(request: HTTPConnection, name: str) -> Any:
+    return request.scope.get("state", {}).get(name)
 
 
 Capability = Annotated[HttpReceipt | None, Depends(require_capability)]

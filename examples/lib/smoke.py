@@ -5,6 +5,7 @@ smoke.py wait NAME URL PID LOG
 smoke.py authority TRUST_URL SERVICE_TOKEN
 smoke.py kernel-key FILE
 smoke.py issue TRUST_URL SERVICE_TOKEN TOOL
+smoke.py token FILE
 smoke.py call RESPONSE METHOD URL BODY CAPABILITY
 smoke.py report NAME ARTIFACTS KERNEL_KEY SIDECAR CALL...
 """
@@ -96,7 +97,7 @@ def kernel_key(path: str) -> int:
 
 
 def issue(trust: str, token: str, tool: str) -> int:
-    """Print a capability for a tool as one line, ready to be a header's value."""
+    """Print the trust service's response with a capability for a tool: `{"capability": …}`, in one line."""
     grant = {"server_id": "http-sidecar-client", "tool_name": tool, "operations": ["invoke"], "constraints": []}
     wanted = {
         "subjectPublicKey": NO_SUBJECT,
@@ -104,7 +105,13 @@ def issue(trust: str, token: str, tool: str) -> int:
         "ttlSeconds": 3600,
     }
     issued = trust_service(f"{trust}/v1/capabilities/issue", token, wanted)
-    print(json.dumps(issued["capability"], separators=(",", ":")))
+    print(json.dumps(issued, separators=(",", ":")))
+    return 0
+
+
+def bare_token(path: str) -> int:
+    """Print the capability in a response of the trust service as one line, ready to be a header's value."""
+    print(json.dumps(json.loads(Path(path).read_text())["capability"], separators=(",", ":")))
     return 0
 
 
@@ -183,6 +190,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "authority": authority,
     "kernel-key": kernel_key,
     "issue": issue,
+    "token": bare_token,
     "call": call,
     "report": report,
 }

@@ -118,10 +118,11 @@ start_app() {
     start app "http://127.0.0.1:$app_port/healthz" "$python" "$@"
 }
 
-# issue_capability TOOL: capability.json, and its one line in `capability`.
+# issue_capability TOOL: the authority's response in capability.json, the token in capability.token and `capability`.
 issue_capability() {
-    capability=$("$python" "$lib/smoke.py" issue "$trust" "$service_token" "$1")
-    printf '%s\n' "$capability" >"$artifacts/capability.json"
+    "$python" "$lib/smoke.py" issue "$trust" "$service_token" "$1" >"$artifacts/capability.json"
+    "$python" "$lib/smoke.py" token "$artifacts/capability.json" >"$artifacts/capability.token"
+    capability=$(cat "$artifacts/capability.token")
 }
 
 # call NAME METHOD PATH [BODY [CAPABILITY]]: leaves NAME.headers and NAME.json.

@@ -73,8 +73,10 @@ def test_the_view_reads_the_body_that_was_hashed(artifacts: Path) -> None:
 
 
 def test_the_artifacts_are_those_of_every_example(artifacts: Path) -> None:
-    for name in ("hello.headers", "deny.headers", "allow.headers", "capability.json", "logs/app.log"):
+    for name in ("hello.headers", "deny.headers", "allow.headers", "capability.token", "logs/app.log"):
         assert (artifacts / name).is_file()
+    response = json.loads((artifacts / "capability.json").read_text())
+    assert json.loads((artifacts / "capability.token").read_text()) == response["capability"]
     assert (artifacts / "state" / "sidecar-receipts.sqlite3").is_file()
     assert " 403 " in (artifacts / "deny.headers").read_text().splitlines()[0]
     for log in (artifacts / "logs").iterdir():

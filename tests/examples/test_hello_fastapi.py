@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from chio_core.capabilities import parse_capability
 from chio_core.receipts import verify_receipt
 from tests.examples.running import RECEIPT_ID, ROOT, copy_of, environment, free_port, run, status_of
 
@@ -66,8 +67,15 @@ def test_the_artifacts_are_where_the_page_says(artifacts: Path) -> None:
     for name in ("hello", "deny", "allow"):
         assert (artifacts / f"{name}.headers").is_file()
         assert isinstance(json.loads((artifacts / f"{name}.json").read_text()), dict)
-    for name in ("capability.json", "receipts.ndjson", "logs/app.log", "state/sidecar-receipts.sqlite3"):
+    for name in ("receipts.ndjson", "logs/app.log", "state/sidecar-receipts.sqlite3"):
         assert (artifacts / name).is_file()
+
+
+def test_the_capability_is_the_authority_s_response_and_its_token_stands_beside(artifacts: Path) -> None:
+    response = json.loads((artifacts / "capability.json").read_text())
+    (line,) = (artifacts / "capability.token").read_text().splitlines()
+    assert json.loads(line) == response["capability"]
+    assert parse_capability(line).id.startswith("cap-")
 
 
 def test_the_receipt_header_is_found_as_the_page_says(artifacts: Path) -> None:

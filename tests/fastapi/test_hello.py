@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -10,10 +11,16 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
 
 from chio_core.models import HttpReceipt
-from chio_fastapi import get_chio_receipt
+from chio_fastapi import (
+    get_caller_identity,
+    get_chio_client,
+    get_chio_decision,
+    get_chio_passthrough,
+    get_chio_receipt,
+)
 from tests.fastapi.apps import with_token
 from tests.support import Judge, StubServer, allow_with_capability, call, raw_http, serve
 
@@ -84,3 +91,19 @@ async def test_the_receipt_is_where_the_published_packages_put_it() -> None:
     found: HttpReceipt | None = await get_chio_receipt(connection)
     assert found is not None
     assert found.id == connection.state.chio_receipt.id == "r"
+
+
+@pytest.mark.parametrize(
+    "function", [get_chio_receipt, get_chio_decision, get_chio_passthrough, get_caller_identity, get_chio_client]
+)
+def test_the_parameter_has_the_name_of_the_published_packages(function: Any) -> None:
+    assert list(inspect.signature(function).parameters) == ["request"]
+
+
+async def test_a_receipt_is_found_by_keyword_as_with_the_published_packages() -> None:
+    scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": []}
+    request = Request({**scope, "state": {"chio_receipt": SimpleNamespace(id="r")}})
+    found = await get_chio_receipt(request=request)
+    assert found is not None
+    assert found.id == "r"
+    assert await get_chio_passthrough(request=request) is None

@@ -165,7 +165,7 @@ def test_the_same_requests_are_excluded_everywhere(wire: Wire, excluded: bool) -
 TWO_TYPES = Wire("POST", b"/hello", ((b"content-type", b"a/b"), (b"content-type", b"c/d")), (b"x",))
 
 DIFFERENCES = {
-    "path that is no UTF-8": (Wire(target=b"/pets/%FF"), {
+    "path that is not UTF-8": (Wire(target=b"/pets/%FF"), {
         "django": {"path": "/pets/%FF"},
     }),
     "several slashes at the start": (Wire(target=b"//hello"), {
