@@ -6,6 +6,7 @@ server but the receipt header. `lifespan` is passed on.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -27,7 +28,7 @@ from chio_core.guards.run import ChainRun, failed
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import LOGGER
-from chio_core.refusals.response import AnyResponse, Downstream
+from chio_core.refusals.response import AnyResponse, Denial, Downstream
 from chio_core.request import GuardRequest, RequestView
 from chio_core.settings import ChioSettings, report_settings
 
@@ -49,7 +50,8 @@ class ChioASGIMiddleware:
         on_receipt: the same, called with each verified `HttpReceipt`.
 
     Raises:
-        ConfigurationError: the environment or the keywords cannot be used, or the order of guards cannot work.
+        ConfigurationError: the environment or the keywords cannot be used, or the order of guards cannot work. If the
+            application makes its middleware only while it starts (`add_middleware`), the start fails instead.
     """
 
     def __init__(
@@ -63,25 +65,35 @@ class ChioASGIMiddleware:
         on_decision: Callable[[Decision], Awaitable[None] | None] | None = None,
         on_receipt: Callable[[HttpReceipt], Awaitable[None] | None] | None = None,
     ) -> None:
-        settings = settings_for(config, client)
         self.app = app
-        self.settings: ChioSettings = settings
-        self.client = client if client is not None else ChioClient(settings)
-        report = self.client.telemetry.refused
-        pipeline = Pipeline(settings, extractor, on_decision, on_receipt, report=report)
-        self._limits = pipeline.limits
-        self._decide = Decide(pipeline, self.client, RouteResolver(app))
-        self.chain = around(guards, self._decide)
-        self._header = settings.receipt_header.lower().encode("ascii")
-        self._members = self.chain.freeze()
+        self._fault: ConfigurationError | None = None
+        try:
+            self.settings: ChioSettings = settings_for(config, client)
+            self.client = client if client is not None else ChioClient(self.settings)
+            report = self.client.telemetry.refused
+            pipeline = Pipeline(self.settings, extractor, on_decision, on_receipt, report=report)
+            self._limits = pipeline.limits
+            self._decide = Decide(pipeline, self.client, RouteResolver(app))
+            self.chain = around(guards, self._decide)
+            self._members = self.chain.freeze()
+        except ConfigurationError as exc:
+            if not _is_starting(app):
+                raise
+            log.critical("chio: this application cannot start: %s", exc.message)
+            self._fault = exc
+            return
+        self._header = self.settings.receipt_header.lower().encode("ascii")
         self._alone = len(self._members) == 1
         self._wrapped = any(member.wraps for member in self._members)
         seen = log.isEnabledFor(logging.INFO)  # counting thousands of routes takes time
-        report_settings(settings, routes=count_governed(app, settings) if seen else None)
+        report_settings(self.settings, routes=count_governed(app, self.settings) if seen else None)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
         kind = scope["type"]
+        if self._fault is not None:
+            await _fail(self._fault, scope, receive, send)
+            return
         if kind not in ("http", "websocket"):
             if kind != "lifespan":
                 raise ConfigurationError(f"ASGI scope type {kind!r} cannot be governed, so it is not passed on")
@@ -176,11 +188,42 @@ class ChioASGIMiddleware:
         try:
             self.client.open()
         except ConfigurationError as exc:
-            await receive()
-            await send({"type": "lifespan.startup.failed", "message": f"chio: {exc.message}"})
-            raise  # as Starlette does: its TestClient would take a plain return for a start, and wait for the end of it
+            await _fail(exc, scope, receive, send)
         if observed := sorted(observed_routes(self.app)):
             log.warning(
                 "chio: observe mode: what is refused on these routes is recorded and runs: %s", ", ".join(observed)
             )
         await self.app(scope, receive, closing)
+
+
+def _is_starting(app: ASGIApp) -> bool:
+    """Return True if a framework makes its middleware around `app` in a running server.
+
+    An exception would come out of the application's lifespan there. uvicorn takes that for an application without a
+    lifespan, starts, and every request fails.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    # Around an application with routes the module is being imported, and an exception ends the server.
+    return getattr(app, "routes", None) is None
+
+
+async def _fail(fault: ConfigurationError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Let the start fail, or refuse a request if the server has no lifespan.
+
+    Raises:
+        ConfigurationError: after `lifespan.startup.failed`, as Starlette does: its TestClient would take a plain return
+            for a start.
+    """
+    if scope["type"] == "lifespan":
+        await receive()
+        await send({"type": "lifespan.startup.failed", "message": f"chio: {fault.message}"})
+        raise fault
+    text = "this application cannot be governed; its log states the reason"
+    denial = Denial(status=500, code=fault.code, message=text)
+    if scope["type"] == "websocket":
+        await refuse_websocket(denial, scope, send)
+    else:
+        await send_answer(denial, send, accept=accept_of(scope))

@@ -14,7 +14,7 @@ from chio_asgi.middleware import ChioASGIMiddleware
 from chio_core.client.client import ChioClient
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.outcomes import Decision
-from chio_core.guards.chain import Chain, Guard, guard_list
+from chio_core.guards.chain import Chain, Guard, checked_guards
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import LOGGER, STATE_CLIENT
@@ -53,8 +53,10 @@ def add_chio(
         The client, also found at `app.state.chio_client` and by `Depends(get_chio_client)`.
 
     Raises:
-        ConfigurationError: unusable options, keywords beside `config` or `client`, or `guards` is no list.
+        ConfigurationError: unusable options, keywords beside `config` or `client`, or guards that cannot work in this
+            order.
     """
+    guards = checked_guards(guards)  # here, because FastAPI makes the middleware only when the application starts
     check_one_source(config, client, options)
     settings = settings_for(config, client, **options)
     shared = client if client is not None else ChioClient(settings, document=lambda: routes_for_embedded(app))
@@ -71,7 +73,7 @@ def add_chio(
     app.add_middleware(
         ChioASGIMiddleware,
         config=settings,
-        guards=guard_list(guards),  # checked here: the middleware is made only when the application starts
+        guards=guards,
         client=shared,
         extractor=extractor,
         on_decision=on_decision,

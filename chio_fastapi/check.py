@@ -9,15 +9,8 @@ from starlette.applications import Starlette
 from chio_asgi.checkup import application_findings
 from chio_asgi.config import settings_for
 from chio_asgi.middleware import ChioASGIMiddleware
-from chio_core.guards.chain import DecisionMember, Finding, around
+from chio_core.guards.chain import DecisionPlace, Finding, around
 from chio_core.guards.findings import NOT_GOVERNED, check_governed
-from chio_core.request import GuardRequest
-
-
-class _Decide(DecisionMember):
-    """Marks the place of the decision in a chain that is only read."""
-
-    async def __call__(self, request: GuardRequest) -> None: ...
 
 
 def check(app: Starlette | ChioASGIMiddleware) -> list[Finding]:
@@ -44,7 +37,7 @@ def check(app: Starlette | ChioASGIMiddleware) -> list[Finding]:
         kind: object = layer.cls  # a class or a factory function
         if isinstance(kind, type) and issubclass(kind, ChioASGIMiddleware):
             given = inspect.signature(ChioASGIMiddleware).bind_partial(None, *layer.args, **layer.kwargs).arguments
-            chain = around(given.get("guards", ()), _Decide())
+            chain = around(given.get("guards", ()), DecisionPlace())
             settings = settings_for(given.get("config"), given.get("client"))
             found = check_governed(chain, settings, inside=names[at + 1 :])
             return [*found, *application_findings(app, settings)]

@@ -8,8 +8,8 @@ A guard has one of two shapes, distinguished by the number of its arguments:
 Guards run in the order `(priority, registration)`, lowest first and outermost. `provides` and `requires` are names: a
 guard that requires `decision` must be inside the member that provides it; `uses` is the same for names that may be
 missing altogether. A guard that never waits for I/O may set `waits = False`: a synchronous framework then needs no
-event loop for it. The chain is frozen at its first run; an impossible order is a `ConfigurationError` that names both
-members and the remedy.
+event loop for it. The chain is frozen when it is given to an application; an impossible order is a `ConfigurationError`
+that names both members and the remedy.
 
 The member `decide` has priority 0, provides `decision`, and cannot be removed, disabled, filtered by method or added
 twice. A guard below 0 refuses without the sidecar, in microseconds and without a receipt; a guard above 0 runs only
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,6 +57,14 @@ class DecisionMember:
     @enabled.setter
     def enabled(self, value: bool) -> None:
         raise ConfigurationError("decide cannot be switched off; exclude paths or methods in the settings instead")
+
+
+class DecisionPlace(DecisionMember):
+    """The place of the decision in a chain that is only checked."""
+
+    async def __call__(self, request: GuardRequest) -> AnyResponse | None:
+        """Never called."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +164,7 @@ class Chain:
             ConfigurationError: the chain is frozen, the guard is not an `async def`, or has another shape.
         """
         if self._sealed:
-            raise ConfigurationError(f"the chain is frozen since it runs; add {_name(guard)} before the start")
+            raise ConfigurationError(f"the chain is frozen: an application has it; add {_name(guard)} before that")
         if isinstance(guard, Chain):
             self._parts.append(guard)
             self._members.extend(guard._members)
@@ -235,6 +244,14 @@ class Chain:
             _check_requirements(order)
         except ConfigurationError as exc:
             found.append(Finding("ERROR", "middleware_order", exc.message))
+        for member in itertools.takewhile(lambda member: not member.is_decide, order):
+            if member.priority == DECIDE_PRIORITY:
+                text = (
+                    f"{member.name} has priority 0, as decide, and runs before the decision: for requests that may be"
+                    f" refused, and without a receipt; write priority={DEFAULT_PRIORITY} to run it for allowed requests"
+                    " only, or a number below 0 to keep it before the decision"
+                )
+                found.append(Finding("WARN", "priority_of_decide", text))
         for member in order:
             inner = getattr(member.guard, "check", None)
             if callable(inner) and not isinstance(member.guard, Chain):
@@ -249,6 +266,19 @@ def around(guards: Chain | Sequence[Guard | Chain], decide: Guard) -> Chain:
         ConfigurationError: not a list of guards.
     """
     return Chain(*guard_list(guards), decide)
+
+
+def checked_guards(guards: Any) -> list[Any]:
+    """Return the guards of an application as a list. From now on they are frozen.
+
+    A framework may make its middleware at the first request only: this is for the moment when they are given.
+
+    Raises:
+        ConfigurationError: not a list of guards, or they cannot work in this order.
+    """
+    found = guard_list(guards)
+    around(found, DecisionPlace()).freeze()
+    return found
 
 
 def guard_list(guards: Any, option: str = "guards") -> list[Any]:

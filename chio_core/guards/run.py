@@ -6,7 +6,8 @@ Rules that no guard can break:
    of 400 or above: a success made up by a guard is replaced by a 500 that names the guard;
 2. an exception of a guard before that moment refuses the request with a 500; it never skips the guard;
 3. `decide` runs exactly at its place, whatever else is disabled or filtered;
-4. a request runs once: the second `next` of a guard is an error.
+4. a request runs once: the second `next` of a guard is an error, and so is `next` with another request object, which
+   the handler would not see.
 """
 
 from __future__ import annotations
@@ -144,6 +145,11 @@ class ChainRun:
             nonlocal went_on
             if went_on:
                 raise ConfigurationError(f"guard {member.name} called next() twice; a request can run only once")
+            if changed is not request:
+                raise ConfigurationError(
+                    f"guard {member.name} gave next() another request object, which the handler would not see; change"
+                    " the request itself (request.set_header, request.replace_body, request.state)"
+                )
             went_on = True
             self._turn(member)
             return self._inwards(rest, changed, member)

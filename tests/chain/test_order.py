@@ -73,11 +73,11 @@ def test_a_pipe_makes_a_chain_of_chains() -> None:
     assert names(a | Chain(b)) == ["A", "B"]
 
 
-def test_nothing_can_be_added_once_the_chain_runs() -> None:
+def test_nothing_can_be_added_once_the_chain_is_given_to_an_application() -> None:
     """C7"""
     chain = Chain(look)
     chain.freeze()
-    with pytest.raises(ConfigurationError, match=r"frozen since it runs; add pass_on before the start"):
+    with pytest.raises(ConfigurationError, match=r"frozen: an application has it; add pass_on before"):
         chain.add(pass_on)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import jwt
 import pytest
 
-from chio_core import AnyResponse, Chain, Denial, Downstream, GuardRequest, Next, Response
+from chio_core import AnyResponse, Chain, ConfigurationError, Denial, Downstream, GuardRequest, Next, Response
 from chio_core.guards import IpBlock, JwtAuth, RateLimit, RequestId, SecurityHeaders, Stopwatch
 from chio_core.guards.response_hooks import response_hooks
 from chio_core.testing import behaviours
@@ -230,3 +230,42 @@ def test_many_threads_share_one_chain(face: Face) -> None:
             thread.join()
     assert [answer.status for answer in answers] == [418] * 8
     assert len({answer.receipt for answer in answers}) == 8
+
+
+class Changed:
+    """Another request object, as code wraps one to change its path."""
+
+    url_path = "/changed"
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+@each_face
+@pytest.mark.parametrize("priority", [-5, 5])
+def test_next_takes_the_same_request_only(face: Face, priority: int) -> None:
+    """B6: the handler would see the original, whatever inner guards have checked."""
+    seen: list[str] = []
+    errors: list[str] = []
+
+    async def changing(request: GuardRequest, next: Next) -> AnyResponse:
+        try:
+            return await next(Changed(request))
+        except ConfigurationError as exc:
+            errors.append(exc.message)
+            return Response(b"", 500)
+
+    async def inner(request: GuardRequest) -> None:
+        seen.append(request.url_path)
+
+    changing.priority = priority  # type: ignore[attr-defined]
+    with face.governed(guards=[changing, inner]) as governed:
+        found = governed.get("/hello")
+        assert (found.status, found.seen, seen) == (500, [], [])
+        assert len(governed.asked) == (1 if priority > 0 else 0)
+    (error,) = errors
+    assert error.startswith("guard changing gave next() another request object")
+    assert "request.set_header" in error

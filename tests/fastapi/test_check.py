@@ -11,6 +11,7 @@ import pytest
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.staticfiles import StaticFiles
+from starlette.applications import Starlette
 
 from chio_asgi import ChioASGIMiddleware
 from chio_core import AnyResponse, Chain, ConfigurationError, GuardRequest, Next
@@ -54,9 +55,21 @@ def test_without_guards_there_is_no_line_about_them() -> None:
 
 
 def test_an_impossible_order_is_an_error() -> None:
-    found = {f.category: f for f in check(application(Chain().add(per_tenant, requires=["decision"], priority=-1)))}
+    app = Starlette()
+    app.add_middleware(ChioASGIMiddleware, guards=[Chain().add(per_tenant, requires=["decision"], priority=-1)])
+    found = {f.category: f for f in check(app)}
     assert found["middleware_order"].severity == "ERROR"
     assert "per_tenant (priority -1) requires 'decision'" in found["middleware_order"].message
+
+
+def test_a_guard_of_priority_zero_is_named_with_what_to_write() -> None:
+    """D14: other libraries use 0 as the default priority; here it runs before the decision."""
+    app = application(Chain().add(per_tenant, priority=0), Chain().add(per_tenant, priority=1))
+    severity, message = told(app)["priority_of_decide"]
+    assert severity == "WARN"
+    assert message.startswith("per_tenant has priority 0, as decide, and runs before the decision")
+    assert "write priority=10" in message
+    assert "priority_of_decide" not in told(application(per_tenant, IpBlock([])))
 
 
 def test_what_runs_without_a_decision_is_listed() -> None:
@@ -179,7 +192,7 @@ def test_looking_changes_nothing() -> None:
     """More guards and middleware can be added after a look, and the application starts as ever."""
     chain = Chain(SecurityHeaders())
     app = FastAPI()
-    add_chio(app, client=StubClient(), guards=chain)
+    app.add_middleware(ChioASGIMiddleware, client=StubClient(), guards=chain)
     check(app)
     chain.add(per_tenant)
     app.add_middleware(CORSMiddleware)
