@@ -1,4 +1,4 @@
-"""ChioASGIMiddleware: every request and websocket handshake is judged before the application sees it.
+"""ChioASGIMiddleware: every request and websocket handshake is evaluated before the application sees it.
 
 Pure ASGI. With request-only guards, or none, no task is made, and nothing is between the application and the
 server but the receipt header. `lifespan` is passed on.

@@ -29,9 +29,9 @@ _HEADER_TEXT = "The id of an approval that was given for this very request, or i
 
 
 class RequireApproval(RequirementSource, metaclass=CalledFirst):
-    """Asks for an approval above a threshold: `Depends(RequireApproval(10_000, "USD", amount=…))` gives the receipt.
+    """Requires an approval above a threshold: `Depends(RequireApproval(10_000, "USD", amount=…))` gives the receipt.
 
-    A capability is asked for too, because an approval is bound to one: `RequireCapability` on the same route names
+    A capability is required too, because an approval is bound to one: `RequireCapability` on the same route names
     it, otherwise any valid one will do. Two objects with the same arguments are equal, so FastAPI solves them once a
     request and `app.dependency_overrides` finds them. A request presents one approval, so one demand for an approval
     is what a route can have.
@@ -62,7 +62,7 @@ class RequireApproval(RequirementSource, metaclass=CalledFirst):
         return reads_body(self.amount)
 
     def chio_requirement(self, path_params: Mapping[str, Any]) -> Requirement:
-        """Return what this asks for where only the path parameters are known.
+        """Return what this requires where only the path parameters are known.
 
         Raises:
             ConfigurationError: the amount is elsewhere in the request.
@@ -70,7 +70,7 @@ class RequireApproval(RequirementSource, metaclass=CalledFirst):
         return self.chio_requirement_for(Facts(path_params))
 
     def chio_requirement_for(self, facts: Facts) -> Requirement:
-        """Return what this asks for about one request.
+        """Return what this requires about one request.
 
         Raises:
             RequestRefused: the request does not clearly say the amount, or repeats a query parameter.
@@ -123,10 +123,10 @@ class Budget(RequirementSource, metaclass=CalledFirst):
     """Limits what is spent on a route: `Depends(Budget(max_invocations=10))` gives the receipt.
 
     The account belongs to the capability that is presented, or without one to the caller; to the method and to the
-    route. No capability is asked for: add `RequireCapability` for that, because a caller whom no guard has verified
+    route. No capability is required: add `RequireCapability` for that, because a caller whom no guard has verified
     starts again under another name. Two objects with the same arguments are
     equal, so FastAPI solves them once a request and `app.dependency_overrides` finds them. Of several budgets on a
-    route the first is part of the one evaluation, and each further one is asked for, and spent, by itself; its account
+    route the first is part of the one evaluation, and each further one is evaluated, and spent, by itself; its account
     is known by its currency and limits, so it starts again when they change.
 
     Args:
@@ -173,7 +173,7 @@ class Budget(RequirementSource, metaclass=CalledFirst):
         return reads_body(self.cost)
 
     def chio_requirement(self, path_params: Mapping[str, Any]) -> Requirement:
-        """Return what this asks for where only the path parameters are known.
+        """Return what this requires where only the path parameters are known.
 
         Raises:
             ConfigurationError: the cost is elsewhere in the request.
@@ -181,7 +181,7 @@ class Budget(RequirementSource, metaclass=CalledFirst):
         return self.chio_requirement_for(Facts(path_params))
 
     def chio_requirement_for(self, facts: Facts) -> Requirement:
-        """Return what this asks for about one request.
+        """Return what this requires about one request.
 
         Raises:
             RequestRefused: the request does not clearly say the cost.

@@ -1,4 +1,4 @@
-"""What a handler can ask for. All of it works on HTTP and on websocket routes, and needs no `request` argument."""
+"""Dependencies of handlers. All of them work on HTTP and on websocket routes, and need no `request` argument."""
 
 from typing import Annotated, Any
 
@@ -26,7 +26,7 @@ async def get_governed_receipt(request: HTTPConnection) -> HttpReceipt:
 
     Raises:
         ChioDenied: 503, the request passed without a decision (`fail_open`); in observe mode the refusal itself,
-            because who asks for a receipt that is never None cannot be given one.
+            because the receipt would be None.
         ConfigurationError: the route is excluded, or the application has no Chio middleware.
     """
     receipt = _state(request, STATE_RECEIPT)
@@ -38,7 +38,7 @@ async def get_governed_receipt(request: HTTPConnection) -> HttpReceipt:
     if _state(request, STATE_PASSTHROUGH) is not None:
         raise ChioDenied(Denial(status=503, code="chio_sidecar_unreachable", message="this route needs a receipt"))
     raise ConfigurationError(
-        "this route asks for a receipt but is not governed: add chio_fastapi.add_chio(app), or take the path out of "
+        "this route needs a receipt but is not governed: add chio_fastapi.add_chio(app), or take the path out of "
         "exclude_paths, or depend on get_chio_receipt, which may give None"
     )
 

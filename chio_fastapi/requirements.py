@@ -1,4 +1,4 @@
-"""RequireCapability: the capability that a route asks for, as a dependency.
+"""RequireCapability: the capability that a route requires, as a dependency.
 
 With the middleware, the requirement was found before the body was read and was part of the one evaluation; the
 dependency then only checks that this decision was made for it. Without the middleware, or for a second
@@ -28,7 +28,7 @@ class Policy(RequirementSource, metaclass=CalledFirst):
 
     Args:
         sensitivity: how much harm the route can do.
-        side_effects: True asks for a capability also where the method is GET, HEAD or OPTIONS. False lets a sidecar
+        side_effects: True requires a capability also for GET, HEAD and OPTIONS. False lets a sidecar
             that has the document allow other methods without one; it changes nothing on this side.
 
     Raises:
@@ -45,7 +45,7 @@ class Policy(RequirementSource, metaclass=CalledFirst):
         self.side_effects = side_effects
 
     def chio_requirement(self, path_params: Mapping[str, Any]) -> Requirement:
-        """Return what this asks for: any valid capability where there are side effects, else nothing."""
+        """Return what this requires: any valid capability if there are side effects, else nothing."""
         return Requirement(capability=self.side_effects is True)
 
     def chio_extensions(self) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def stated_policy(place: str, sensitivity: Any, side_effects: Any) -> dict[str, 
 
 
 class RequireCapability(CapabilityRule, metaclass=CalledFirst):
-    """Asks for a capability: `Depends(RequireCapability("payments", "transfer"))` gives the receipt.
+    """Requires a capability: `Depends(RequireCapability("payments", "transfer"))` gives the receipt.
 
     Two objects with the same arguments are equal, so FastAPI solves them once a request and
     `app.dependency_overrides` finds them.
@@ -159,7 +159,7 @@ require_capability = RequireCapability()
 class Observe(RequirementSource, metaclass=CalledFirst):
     """Lets a route run whatever Chio decides: `Depends(Observe())` gives the mark of this request.
 
-    The mark is None where the request was allowed. What cannot be judged (a malformed request, a body that is too
+    The mark is None where the request was allowed. What cannot be evaluated (a malformed request, a body that is too
     large) is refused as ever, and so is what a guard of the application refuses. A dependency that requires a
     capability gives None instead of a receipt where the capability would have been refused.
 
@@ -181,10 +181,10 @@ class Observe(RequirementSource, metaclass=CalledFirst):
     async def __call__(self, connection: HTTPConnection) -> ChioPassthrough | None:
         """Return why this request runs although it would have been refused; None when it was allowed.
 
-        Without the middleware, or on an excluded path, all that the route asks for is asked for here.
+        Without the middleware, or on an excluded path, everything that the route requires is evaluated here.
 
         Raises:
-            ChioDenied: the request could not be judged at all.
+            ChioDenied: the request could not be evaluated at all.
         """
         decision = await decision_for(connection, self)
         if decision.denial is not None:

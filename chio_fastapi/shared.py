@@ -182,7 +182,7 @@ def template_of(scope: Any) -> str | None:
 
 
 def sources_of(connection: HTTPConnection) -> list[RequirementSource]:
-    """Return the dependencies of the route that is running which ask for something; those overridden left out."""
+    """Return the dependencies of the running route that require something, without overridden ones."""
     overridden: Mapping[Any, Any] = getattr(connection.scope.get("app"), "dependency_overrides", None) or {}
     found = sources_in(getattr(_place(connection.scope), "dependant", None))
     return [source for source in found if source not in overridden]

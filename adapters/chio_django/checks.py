@@ -109,14 +109,14 @@ def _check_middleware() -> list[CheckMessage]:
     found: list[CheckMessage] = []
     if len(ours) > 1:
         hint = f'Leave one "{MIDDLEWARE}" in MIDDLEWARE.'
-        found.append(Error("Chio would judge every request more than once.", hint=hint, id="chio.E004"))
+        found.append(Error("Chio would evaluate every request more than once.", hint=hint, id="chio.E004"))
     found += [_outside(path) for path in listed[: ours[0]] if path in _PAGE_CACHES]
     return found
 
 
 def _outside(path: str) -> CheckMessage:
     hint = f'Move "{MIDDLEWARE}" before it.'
-    return CheckWarning(f"{path} answers from its cache before Chio is asked.", hint=hint, id="chio.W006")
+    return CheckWarning(f"{path} responds from its cache before Chio runs.", hint=hint, id="chio.W006")
 
 
 def _is_ours(path: str) -> bool:

@@ -175,7 +175,7 @@ def tagged(response: HttpResponseBase, request: HttpRequest, context: RequestCon
     """Put the receipt id on a response and leave everything else of it alone.
 
     A header of that name from the application is replaced or removed: it cannot claim a receipt that it does not
-    have. Where a script asks (the request names its `Origin`), the header is exposed to it.
+    have. If a script sent the request (it names its `Origin`), the header is exposed to it.
     """
     name = context.runtime.settings.receipt_header
     value = context.decision.receipt_header if context.decision is not None else None

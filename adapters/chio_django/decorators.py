@@ -1,4 +1,4 @@
-"""require_capability: the capability that a view asks for, as a decorator.
+"""require_capability: the capability that a view requires, as a decorator.
 
 The middleware finds the decorator before the view runs and makes its requirement part of the one evaluation; the
 decorator then only checks that this decision was made for it. For a second requirement of the same view, or where
@@ -89,7 +89,7 @@ def require_capability(
     """Guard a view with a capability: `@require_capability("payments", "transfer")`.
 
     Works on functions, `async def` functions, methods of class-based views, and class-based views themselves; also
-    through `method_decorator`. `@require_capability` alone asks for any valid capability.
+    through `method_decorator`. `@require_capability` alone requires any valid capability.
 
     Args:
         server: `server_id` that the token must grant.

@@ -12,10 +12,10 @@ from chio_django.context import context_of
 
 @require_safe
 def metrics(request: HttpRequest) -> HttpResponse:
-    """Answer with the metrics of this process, for Prometheus.
+    """Respond with the metrics of this process, for Prometheus.
 
     The view is governed like any other: exclude its path (`CHIO_EXCLUDE_PATHS = ["/metrics"]`), or let the scraper be
-    allowed. It tells how much traffic there is and how it was judged, and protects that no further.
+    allowed. It shows how much traffic there is and how it was decided, and has no other protection.
 
     Raises:
         ConfigurationError: the middleware is not installed.

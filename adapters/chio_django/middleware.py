@@ -1,6 +1,6 @@
-"""ChioDjangoMiddleware: every request is judged before Django resolves its URL and before its view sees it.
+"""ChioDjangoMiddleware: every request is evaluated before Django resolves its URL and before its view sees it.
 
-One class for WSGI and ASGI. In a thread the question travels over a blocking connection, in an event loop over an
+One class for WSGI and ASGI. In a thread the evaluation uses a blocking connection, in an event loop over an
 asynchronous one; no thread is entered or left on the way.
 """
 
@@ -54,7 +54,7 @@ class ChioDjangoMiddleware:
         self.get_response = get_response
         self._runtime = LiveRuntime(client, sync_client)
         self._async = iscoroutinefunction(get_response)
-        # Django asks for `process_view` on the object and calls what it finds in its own mode.
+        # Django looks up `process_view` on the object and calls it in its own mode.
         self.process_view: Callable[..., Any] = self._aview if self._async else self._view
         if self._async:
             markcoroutinefunction(self)

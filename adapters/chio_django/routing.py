@@ -83,7 +83,7 @@ def _rules(callback: Any, method: str) -> Iterator[CapabilityRule]:
 
 
 def _permission_rules(permission: Any) -> Iterator[CapabilityRule]:
-    # `A & B` asks for both. What `|` or `~` asks for is known only when it is evaluated.
+    # `A & B` requires both. What `|` or `~` requires is known only when it is evaluated.
     if getattr(getattr(permission, "operator_class", None), "__name__", "") == "AND":
         yield from _permission_rules(permission.op1_class)
         yield from _permission_rules(permission.op2_class)

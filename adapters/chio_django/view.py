@@ -75,7 +75,7 @@ class DjangoGuardRequest(EnvironView):
 
     @property
     def state(self) -> SimpleNamespace:
-        """`request.chio_state`, made when it is first asked for."""
+        """`request.chio_state`, made when it is first read."""
         found = getattr(self._request, STATE_NAMESPACE, None)
         if not isinstance(found, SimpleNamespace):
             found = SimpleNamespace()
@@ -129,7 +129,7 @@ class DjangoGuardRequest(EnvironView):
                 "outer middleware has read the request body as a stream; put "
                 "chio_django.ChioDjangoMiddleware before it in MIDDLEWARE",
             )
-            text = "the request body cannot be judged"
+            text = "the request body cannot be evaluated"
             raise RequestRefused(Denial(status=500, code=ConfigurationError.code, message=text))
         if "wsgi.input" in self.environ:
             file = super().input(eager=eager)

@@ -98,7 +98,7 @@ class ChainRequest:
 
 
 def tagged(headers: Headers, context: RequestContext) -> Headers:
-    """Return header lines with the receipt id, exposed to a script that asks; own lines of that name are removed."""
+    """Return header lines with the receipt id, exposed to scripts; the application's lines of that name are removed."""
     name = context.runtime.settings.receipt_header
     kept = [pair for pair in headers if pair[0].lower() != name.lower()]
     value = context.decision.receipt_header if context.decision is not None else None

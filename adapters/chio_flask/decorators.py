@@ -1,4 +1,4 @@
-"""require_capability: the capability that a view asks for, as a decorator.
+"""require_capability: the capability that a view requires, as a decorator.
 
 The extension finds the decorator before the view runs and makes its requirement part of the one evaluation; the
 decorator then only checks that this decision was made for it. For a second requirement of the same view, or where
@@ -93,8 +93,8 @@ def require_capability(
 ) -> Any:
     """Guard a view with a capability: `@require_capability("payments", "transfer")`, below `@app.route(…)`.
 
-    Works on functions, `async def` functions and methods of class-based views. `@require_capability` alone asks for
-    any valid capability.
+    Works on functions, `async def` functions and methods of class-based views. `@require_capability` alone
+    requires any valid capability.
 
     Args:
         server: `server_id` that the token must grant.

@@ -45,7 +45,7 @@ class ChioDenied(HTTPException):
 
 
 class GovernedApp:
-    """A WSGI application that judges every request before Flask sees it.
+    """A WSGI application that evaluates every request before Flask sees it.
 
     Args:
         app: the application.

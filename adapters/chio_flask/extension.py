@@ -100,10 +100,10 @@ def _report_unknown(app: Flask) -> None:
 
 
 def metrics() -> Response:
-    """Answer with the metrics of this process, for Prometheus.
+    """Respond with the metrics of this process, for Prometheus.
 
     The view is governed like any other: exclude its path (`CHIO_EXCLUDE_PATHS`), or let the scraper be allowed. It
-    tells how much traffic there is and how it was judged, and protects that no further.
+    shows how much traffic there is and how it was decided, and has no other protection.
 
     Raises:
         ConfigurationError: the application is not governed.

@@ -240,10 +240,10 @@ def _check_kind(view: RequestView, path: str) -> None:
     utf8 = options.lower().count("charset") == len(_CHARSET.findall(";" + options))
     if not _JSON_TYPE.fullmatch(kind.strip()) or not utf8:
         raise RequestRefused(
-            bad_request(f"body must be JSON in UTF-8 (content-type application/json): {path} is judged", 415)
+            bad_request(f"body must be JSON in UTF-8 (content-type application/json): {path} is evaluated", 415)
         )
     if any(line.strip().lower() not in ("", "identity") for line in view.header_values("content-encoding")):
-        raise RequestRefused(bad_request(f"body must not be compressed: {path} is judged", 415))
+        raise RequestRefused(bad_request(f"body must not be compressed: {path} is evaluated", 415))
 
 
 def _named(name: str, place: str) -> str:

@@ -79,7 +79,7 @@ def issue_command(requirement: Requirement, sidecar_url: str = "") -> str:
     try; where else it is, and the address of any other sidecar, are for the operator to fill in.
 
     Args:
-        requirement: what the route asks for.
+        requirement: what the route requires.
         sidecar_url: as `ChioSettings.sidecar_url`.
     """
     server, tool = requirement.server or "SERVER", requirement.tool or "TOOL"
@@ -94,7 +94,7 @@ def issue_hint(requirement: Requirement, sidecar_url: str = "") -> dict[str, str
     """Return what a refusal says of the command: `hint`, and `hint_note` where a part is to be filled in.
 
     Args:
-        requirement: what the route asks for.
+        requirement: what the route requires.
         sidecar_url: as `ChioSettings.sidecar_url`.
     """
     hint = {"hint": issue_command(requirement, sidecar_url)}
@@ -134,7 +134,7 @@ class Decision:
         receipt: the verified receipt, also of a refusal.
         denial: how to answer; None lets the request through.
         passthrough: set when the request runs without a decision (`fail_open`), or against it (observe mode).
-        requirement: what the route asks for, as part of the question.
+        requirement: what the route requires, as part of the evaluation.
         caller: the caller that was sent to the sidecar; None without an evaluation.
         evidence: what the guards said.
         withheld: in observe mode the refusal that was recorded instead of answered; `verdict` and `receipt` are
@@ -219,7 +219,7 @@ def with_way_in(denial: Denial, requirement: Requirement | None, sidecar_url: st
 
     Args:
         denial: the refusal for the sidecar's verdict.
-        requirement: what the route asks for.
+        requirement: what the route requires.
         sidecar_url: as for `capability_required`.
     """
     if denial.guard != CAPABILITY_GUARD or "hint" in denial.details:
@@ -290,7 +290,7 @@ def denial_for_error(error: SidecarError, requirement: Requirement | None = None
     """Return the refusal for a failed evaluation. Its texts name no address and no content.
 
     Args:
-        requirement: what the route asks for.
+        requirement: what the route requires.
     """
     if isinstance(error, (SidecarUnreachable, SidecarTimeout)):
         retry = (("retry-after", "1"),)

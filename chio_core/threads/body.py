@@ -24,7 +24,7 @@ MeasureSteps = Generator[None, None, KnownBody]
 
 
 class KeptInput(io.RawIOBase):
-    """A one-way stream that can be read again: what was read is kept, the rest is fetched when it is asked for.
+    """A one-way stream that can be read again: what was read is kept, the rest is fetched when it is read.
 
     Args:
         source: has `read(size)`; the end is an empty result.
@@ -125,7 +125,7 @@ def read_source(source: Any, size: int) -> bytes:
 
 
 def keep(source: Any, length: int | None, limits: BodyLimits, first: bytes = b"") -> BinaryIO:
-    """Return a seekable file over a one-way stream; it fetches what it is asked for.
+    """Return a seekable file over a one-way stream; it fetches no more than is read.
 
     Args:
         source, length, limits, first: see `KeptInput`.

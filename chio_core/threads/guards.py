@@ -23,16 +23,16 @@ from chio_core.refusals.response import AnyResponse, Denial, Downstream
 from chio_core.request import GuardRequest
 
 T = TypeVar("T")
-Judge = Callable[[], Awaitable[Denial | None]]
+DecideFunction = Callable[[], Awaitable[Denial | None]]
 
-_JUDGE: contextvars.ContextVar[Judge] = contextvars.ContextVar("chio_judge")
+_DECIDE: contextvars.ContextVar[DecideFunction] = contextvars.ContextVar("chio_decide")
 
 
 class _Decide(DecisionMember):
     """Calls the decision that the running request has set."""
 
     async def __call__(self, request: GuardRequest) -> Denial | None:
-        return await _JUDGE.get()()
+        return await _DECIDE.get()()
 
 
 class ChainRunner:
@@ -62,33 +62,33 @@ class ChainRunner:
         self,
         request: GuardRequest,
         evidence: list[GuardEvidence],
-        judge: Judge,
+        decide: DecideFunction,
         handler: Callable[[], Awaitable[Downstream]],
     ) -> AnyResponse:
-        """ChainRun the chain in the present event loop.
+        """Run the chain in the present event loop.
 
         Args:
-            evidence: list to note in what the guards have said.
-            judge: makes the decision; gives the refusal or None.
-            handler: runs the application; gives the head of its answer.
+            evidence: list for the evidence of the guards.
+            decide: makes the decision; returns the refusal or None.
+            handler: runs the application; returns the head of its response.
         """
-        answer = await self._inside(request, evidence, judge, handler if self._wraps else None)
+        answer = await self._inside(request, evidence, decide, handler if self._wraps else None)
         return answer if answer is not None else await handler()
 
     def run(
         self,
         request: GuardRequest,
         evidence: list[GuardEvidence],
-        judge: Callable[[], Denial | None],
+        decide: Callable[[], Denial | None],
         handler: Callable[[], Downstream],
     ) -> AnyResponse:
-        """ChainRun the chain for the present thread, in which `judge` and `handler` are called; see `arun`."""
+        """Run the chain for the present thread, in which `decide` and `handler` are called; see `arun`."""
         if self._steps:
-            answer = _step(self._inside(request, evidence, _awaitable(judge), None))
+            answer = _step(self._inside(request, evidence, _awaitable(decide), None))
         else:
             desk = _Desk()
             hand_over = (lambda: desk.hand_over(handler)) if self._wraps else None
-            work = self._inside(request, evidence, lambda: desk.hand_over(judge), hand_over)
+            work = self._inside(request, evidence, lambda: desk.hand_over(decide), hand_over)
             answer = desk.serve(work, self._thread.loop())
         return answer if answer is not None else handler()
 
@@ -96,15 +96,15 @@ class ChainRunner:
         self,
         request: GuardRequest,
         evidence: list[GuardEvidence],
-        judge: Judge,
+        decide: DecideFunction,
         handler: Callable[[], Awaitable[Downstream]] | None,
     ) -> AnyResponse | None:
-        token = _JUDGE.set(judge)
+        token = _DECIDE.set(decide)
         run = ChainRun(self._members, (lambda _: handler()) if handler else None, evidence, self.chain.slow_guard_ms)
         try:
             return await run.before(request)
         finally:
-            _JUDGE.reset(token)
+            _DECIDE.reset(token)
 
     def close(self) -> None:
         """Close the guards that hold something open, and end their thread; both are made again when needed."""
@@ -112,7 +112,7 @@ class ChainRunner:
 
 
 class _Desk:
-    """Where a thread waits for what the chain, in another one, wants done here."""
+    """Where a thread waits for functions that the chain, in another thread, has it call."""
 
     def __init__(self) -> None:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -134,7 +134,7 @@ class _Desk:
         return await future
 
     def serve(self, work: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> T:
-        """ChainRun a coroutine in the loop and do what it hands over until it is done; return its result."""
+        """Run a coroutine in the loop and do what it hands over until it is done; return its result."""
         done = asyncio.run_coroutine_threadsafe(work, loop)
         done.add_done_callback(lambda _: self._jobs.put(None))
         try:

@@ -316,5 +316,5 @@ def _json_goes_on(value: str) -> bool:
     try:
         _, end = json.JSONDecoder().raw_decode(value)
     except (ValueError, RecursionError):
-        return False  # no token at all: the sidecar is asked and says so
+        return False  # no token at all: the sidecar refuses it
     return value[end:].lstrip()[:1] == ","

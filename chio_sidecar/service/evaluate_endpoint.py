@@ -48,11 +48,11 @@ class EvaluateEndpoint:
         self._metrics.pending = lambda: sidecar.config.max_pending - self._places
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one evaluate request."""
+        """Respond to one evaluate request."""
         send = self._metrics.evaluation(send)
         if b"origin" in dict(scope["headers"]):
             # Adapters send no Origin; a web page that a browser shows on this machine does.
-            await send_error(send, 403, "chio_control_forbidden", "web pages cannot ask for evaluations")
+            await send_error(send, 403, "chio_control_forbidden", "web pages cannot request evaluations")
             return
         with self._lock:
             full = self._places == 0

@@ -1,4 +1,4 @@
-"""The route that is judged is the one that Django runs."""
+"""The route that is evaluated is the one that Django runs."""
 
 from __future__ import annotations
 

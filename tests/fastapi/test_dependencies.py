@@ -195,7 +195,7 @@ def test_a_handler_that_needs_a_receipt_and_cannot_have_one_is_a_mistake_in_the_
     app, client = with_receipt(exclude_paths=frozenset({"/"}))
     if why == "excluded":
         add_chio(app, client=client)
-    with pytest.raises(ConfigurationError, match="asks for a receipt but is not governed"):
+    with pytest.raises(ConfigurationError, match="needs a receipt but is not governed"):
         run(call(app, "GET", "/"))
 
 

@@ -42,7 +42,7 @@ class ChioDenied(APIException):
 
 
 class ChioCapability(permissions.BasePermission):
-    """Asks for any valid capability; `ChioCapability.of("payments", "transfer")` for a certain one.
+    """Requires any valid capability; `ChioCapability.of("payments", "transfer")` for a certain one.
 
     A refusal raises, so it ends the request even where the permission is combined with `|`.
     """
@@ -67,7 +67,7 @@ class ChioCapability(permissions.BasePermission):
             ConfigurationError: a name is empty, an operation unknown, or the arguments are no JSON.
         """
         rule = CapabilityRule(server, tool, operations=operations, arguments=arguments)
-        return type("ChioCapability", (ChioCapability,), {"chio_rules": (rule,), "__doc__": f"Asks for {rule!r}."})
+        return type("ChioCapability", (ChioCapability,), {"chio_rules": (rule,), "__doc__": f"Requires {rule!r}."})
 
     def has_permission(self, request: Request, view: APIView) -> bool:
         """Return True when the capability was presented and verified.

@@ -17,7 +17,7 @@ from chio_django.drf.permissions import ChioCapability
 
 
 class ChioAutoSchema(AutoSchema):
-    """The schema of a view, with the security scheme of the capability header where a permission asks for one."""
+    """The schema of a view, with the security scheme of the capability header where a permission requires one."""
 
     def get_auth(self) -> list[dict[str, Any]]:
         """Return the alternatives of authentication, each together with the capability."""
