@@ -6,6 +6,15 @@ of the connection itself counts, 127.0.0.0/8 and ::1, also written as an IPv4-ma
 A caller without an address is not a loopback caller: on a Unix socket the other end may be any container that sees the
 file, and an application that embeds the sidecar passes its own visitors' requests on. A request that says that it was
 forwarded, or that a web page made (it has an `Origin`), has its true source elsewhere. All of these need a token.
+
+A browser on this machine is a loopback peer for whatever page it shows, so the peer's address proves little:
+
+* another site's page may send a request, though it could not read the response: `Sec-Fetch-Site` refuses it before
+  anything is read;
+* another site may let its own name point to this machine (DNS rebinding), and its page is then of the same site.
+  Without a token the Host header must therefore name this machine. With a token it need not: no such page has it.
+
+One function checks all of this, for the control plane and for the viewer.
 """
 
 from __future__ import annotations
@@ -13,7 +22,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, SecretStr, ValidationError
 from starlette.requests import Request
@@ -22,6 +31,7 @@ from starlette.routing import Route
 
 from chio_core.errors import ChioError, InvalidDocument
 from chio_core.models.receipt import explain
+from chio_core.settings import is_this_machine
 from chio_sidecar.bodies import BodyError, parse_object, read_body
 from chio_sidecar.service.state import SidecarState
 
@@ -30,6 +40,9 @@ FORBIDDEN = "sidecar control endpoints require a loopback caller"
 
 MAX_BODY = 1024 * 1024
 """Largest body of `/v1/*`, in bytes."""
+
+Audience = Literal["control", "data", "page"]
+"""`control`: the control plane; `data`: receipts for the viewer's page; `page`: that page and its files."""
 
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
 
@@ -58,35 +71,51 @@ def bad_request(message: str) -> ControlError:
     return ControlError(400, "chio_bad_request", message)
 
 
-def check_access(request: Request, token: SecretStr | None, *, own_page: bool = False) -> None:
-    """Return if this caller may use the control plane.
+def check_access(request: Request, token: SecretStr | None, *, audience: Audience = "control") -> None:
+    """Return if this caller may use an endpoint.
+
+    The viewer's page may state its own origin, which a page of the control plane does not have. With a token every
+    caller gets the page, which holds no receipts: it is where the token is typed in. A link on another site may lead to
+    it.
 
     Args:
         request: the request.
         token: the bearer token that callers need; None: loopback callers only.
-        own_page: allow the `Origin` of a page of this server. The caller must also check that the Host header names
-            this machine: that is what distinguishes this server's page from others.
+        audience: what the endpoint is for.
 
     Raises:
         ControlError: 403, in the protocol's words.
     """
+
+    def refused(message: str) -> ControlError:
+        return ControlError(
+            403, "chio_control_forbidden" if audience == "control" else "chio_viewer_forbidden", message
+        )
+
     if token is not None:
+        if audience == "page":
+            return
         values = request.headers.getlist("authorization")
         scheme, _, presented = values[0].partition(" ") if len(values) == 1 else ("", "", "")
         expected = token.get_secret_value().encode()
         matches = hmac.compare_digest(presented.strip().encode("latin-1", "replace"), expected)
         if not matches or scheme.lower() != "bearer":
             raise ControlError(403, "chio_control_forbidden", FORBIDDEN_WITH_TOKEN)
+    # `none`: the user typed the address or opened a bookmark, or the caller is no browser.
+    if audience != "page" and request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+        raise refused("this endpoint answers programs and its own page only, and another site has sent this request")
+    if token is not None:
         return
 
     forbidden = ControlError(403, "chio_control_forbidden", FORBIDDEN)
     # The request may come from elsewhere through a peer on this machine: a proxy, or a browser.
     if any(name in request.headers for name in _FORWARDED):
         raise forbidden
+    hosts = request.headers.getlist("host")
     if "origin" in request.headers:
-        origins, hosts = request.headers.getlist("origin"), request.headers.getlist("host")
+        origins = request.headers.getlist("origin")
         own = len(origins) == len(hosts) == 1 and origins[0] in (f"http://{hosts[0]}", f"https://{hosts[0]}")
-        if not own_page or not own:
+        if audience == "control" or not own:
             raise forbidden
     try:
         address = ipaddress.ip_address(request.client.host if request.client is not None else "")
@@ -95,6 +124,22 @@ def check_access(request: Request, token: SecretStr | None, *, own_page: bool = 
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     if not (mapped or address).is_loopback:
         raise forbidden
+    if len(hosts) != 1 or not names_this_machine(hosts[0]):
+        raise refused(
+            "without a control token this endpoint answers to the host names localhost, 127.0.0.1 and [::1] only;"
+            " use one of them, or set CHIO_SIDECAR_CONTROL_TOKEN"
+        )
+
+
+def names_this_machine(host: str) -> bool:
+    """Return True if a Host header names the loopback interface: by address, or as `localhost`."""
+    if host.startswith("["):
+        name, bracket, port = host[1:].partition("]")
+        if not bracket or (port and not port.startswith(":")):
+            return False
+    else:
+        name = host.partition(":")[0]
+    return is_this_machine(name.lower())
 
 
 def guarded_route(

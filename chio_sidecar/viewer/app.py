@@ -1,7 +1,7 @@
 """The viewer's endpoints, below `/chio/viewer/`, next to the paths of the wire protocol (section 7.1).
 
 All of them are GET and change nothing. Files are served as they are in the package. Receipts are never cached, and
-refused to other sites (`chio_sidecar.viewer.access`).
+refused to other sites (`chio_sidecar.control.access`).
 """
 
 from __future__ import annotations
@@ -24,13 +24,12 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from chio_core.errors import ChioError, ConfigurationError, InvalidDocument
-from chio_sidecar.control.access import ControlError
+from chio_sidecar.control.access import ControlError, check_access
 from chio_sidecar.records import bundle as bundles
 from chio_sidecar.records.listing import PAGE, ReceiptWindow
 from chio_sidecar.records.reader import ReceiptFilter
 from chio_sidecar.service.state import SidecarState
 from chio_sidecar.store.sqlite import SqliteReceiptStore
-from chio_sidecar.viewer.access import check_data, check_page
 from chio_sidecar.viewer.explained import Explainer, server_report
 
 VIEWER_PATH = "/chio/viewer/"
@@ -119,7 +118,7 @@ class _Endpoints:
     def _guarded(self, endpoint: Endpoint) -> Endpoint:
         async def guarded(request: Request) -> Response:
             try:
-                check_data(request, self._token)
+                check_access(request, self._token, audience="data")
                 response = await endpoint(request)
             except ControlError as exc:
                 response = _error(exc.status, exc.code, exc.message, sign_in=self._token is not None)
@@ -134,7 +133,7 @@ class _Endpoints:
 
     async def _page(self, request: Request) -> Response:
         try:
-            check_page(request, self._token)
+            check_access(request, self._token, audience="page")
         except ControlError as exc:
             return _error(exc.status, exc.code, exc.message, headers=_DATA_HEADERS)
         content, kind = self._files[request.url.path.removeprefix(VIEWER_PATH) or INDEX]

@@ -57,7 +57,7 @@ class Shop:
 
     async def answer(self, approval_id: str, outcome: str = "approved") -> None:
         """Answer as the operator."""
-        async with httpx.AsyncClient(transport=self._transport, base_url="http://sidecar") as operator:
+        async with httpx.AsyncClient(transport=self._transport, base_url="http://127.0.0.1:9090") as operator:
             told = await operator.post(f"/approvals/{approval_id}/operator-respond", json={"outcome": outcome})
         assert told.status_code == 200, told.text
 

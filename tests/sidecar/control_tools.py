@@ -48,7 +48,7 @@ def fetch(
             await app({**scope, "client": client}, receive, send)
 
         transport = httpx.ASGITransport(from_peer, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://sidecar") as http:
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:9090") as http:
             return await http.request(method, path, **arguments)
 
     return asyncio.run(send())

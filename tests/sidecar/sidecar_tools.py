@@ -25,6 +25,7 @@ HOLDER = SigningKey(b"\x22" * 32)
 
 NOW = 1_776_272_775
 
+HOST = "127.0.0.1:9090"
 SERVER, TOOL = "http-sidecar-client", "hello_write"
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -86,6 +87,8 @@ async def send(
     if complete:
         messages[-1]["more_body"] = False
     pairs = [(name.lower(), value) for name, value in headers]
+    if not any(name == "host" for name, _ in pairs):
+        pairs.insert(0, ("host", HOST))
     reply = await exchange(app, http_scope(method, path, query=query.encode(), headers=pairs), messages)
     return Response(reply.messages)
 

@@ -81,6 +81,32 @@ def test_a_request_that_came_from_elsewhere_is_not_local(sidecar: Sidecar, name:
     assert response.status_code == 403
 
 
+@pytest.mark.parametrize(("method", "path"), PATHS)
+@pytest.mark.parametrize("host", ["attacker.example:9090", "127.0.0.1.attacker.example", "sidecar", ""])
+def test_a_foreign_name_that_points_to_this_machine_opens_nothing(
+    sidecar: Sidecar, method: str, path: str, host: str
+) -> None:
+    # DNS rebinding: a page of attacker.example whose name now leads here sends neither Origin nor a foreign site.
+    headers = {"Host": host, "Sec-Fetch-Site": "same-origin"}
+    status, code, message = refusal(fetch(sidecar(), method, path, headers=headers))
+    assert (status, code, "host names localhost" in message) == (403, "chio_control_forbidden", True)
+
+
+@pytest.mark.parametrize(("method", "path"), PATHS)
+@pytest.mark.parametrize("site", ["cross-site", "same-site", "something-new"])
+def test_another_site_cannot_send_a_request_with_or_without_a_token(
+    sidecar: Sidecar, method: str, path: str, site: str
+) -> None:
+    for token in (None, "s3cret"):
+        headers = {"Sec-Fetch-Site": site, "Authorization": "Bearer s3cret"}
+        assert fetch(sidecar(token), method, path, headers=headers).status_code == 403
+
+
+def test_the_same_names_count_as_this_machine_for_every_path(sidecar: Sidecar) -> None:
+    for host in ("localhost", "LOCALHOST:9090", "127.8.8.8:1", "[::1]:9090"):
+        assert fetch(sidecar(), "GET", "/metrics", headers={"Host": host}).status_code == 200
+
+
 @pytest.mark.parametrize("client", [LOOPBACK, REMOTE, None])
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
 def test_the_token_admits_every_peer_with_the_scheme_in_any_case(

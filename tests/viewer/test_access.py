@@ -10,8 +10,8 @@ import pytest
 from pydantic import SecretStr
 from starlette.types import ASGIApp
 
+from chio_sidecar.control.access import names_this_machine
 from chio_sidecar.viewer import VIEWER_PATH, create_viewer_app
-from chio_sidecar.viewer.access import is_this_machine
 from tests.sidecar.control_tools import LOOPBACK, REMOTE, fetch, sidecars
 from tests.viewer.records import KEY, fill, receipt
 
@@ -118,11 +118,11 @@ def test_two_host_headers_name_nothing(store: Path) -> None:
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1", "127.8.8.8:65535", "[::1]", "[::1]:9090"])
 def test_these_hosts_are_this_machine(host: str) -> None:
-    assert is_this_machine(host)
+    assert names_this_machine(host)
 
 
 @pytest.mark.parametrize("host", [
     "", "example.com", "localhost.", "127.0.0.1.nip.io", "127.1", "2130706433", "0.0.0.0", "[::1", "[::1]x", "10.0.0.1",
 ])  # fmt: skip
 def test_these_are_not(host: str) -> None:
-    assert not is_this_machine(host)
+    assert not names_this_machine(host)
