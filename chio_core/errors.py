@@ -52,6 +52,10 @@ class SidecarTimeout(SidecarError):
     code = "chio_timeout"
 
 
+class CallerTimeout(SidecarTimeout):
+    """The caller's own, shorter time ran out. The sidecar may be healthy, so nothing passes under `fail_open`."""
+
+
 class EvaluationFailed(SidecarError):
     """The sidecar responded, but not with a usable decision.
 

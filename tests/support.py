@@ -137,7 +137,7 @@ class StubClient(ChioClient):
         self.closed = 0
         self.failure: Exception | None = None
 
-    async def post(self, path: str, body: bytes, headers: Any = ()) -> RawResponse:
+    async def post(self, path: str, body: bytes, headers: Any = (), **more: Any) -> RawResponse:
         if self.failure is not None:
             raise self.failure
         text = self.judge.answer(body, {name.lower(): value for name, value in headers})

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from chio_core.client.carrier import AsyncCarrier, BlockingCarrier, Pairs
 from chio_core.endpoint import Endpoint
-from chio_core.errors import SidecarError
+from chio_core.errors import CallerTimeout, SidecarError, SidecarTimeout, SidecarUnreachable
 from chio_core.evaluation.conclude import conclude, conclude_error
 from chio_core.evaluation.exchange import EVALUATE_PATH, EvaluateCall, RawResponse
 from chio_core.evaluation.outcomes import Decision
@@ -86,25 +86,33 @@ class ChioClient:
             )
             self.trust = KeyTrust(self.settings.trusted_kernel_keys or (self._embedded.public_key,))
 
-    async def evaluate(self, call: EvaluateCall) -> Decision:
-        """Send one call and return the decision. Raises nothing, whatever the sidecar does."""
+    async def evaluate(self, call: EvaluateCall, *, timeout: float | None = None) -> Decision:
+        """Send one call and return the decision. Raises nothing, whatever the sidecar does.
+
+        Args:
+            timeout: seconds, if the caller waits for less than the setting `timeout`.
+        """
+        started = time.monotonic()
         with self.telemetry.watch(call) as watch:
             try:
-                response = await self.post(EVALUATE_PATH, call.body, watch.headers)
+                response = await self.post(EVALUATE_PATH, call.body, watch.headers, timeout=timeout)
                 decision = conclude(response, call, self.settings, self.trust, self._clock())
             except SidecarError as exc:
-                return watch.concluded(conclude_error(exc, call, self.settings), exc.message)
+                error = blamed(exc, timeout, self.settings, started)
+                return watch.concluded(conclude_error(error, call, self.settings), error.message)
             return watch.concluded(decision)
 
-    async def post(self, path: str, body: bytes, headers: Any = ()) -> RawResponse:
+    async def post(self, path: str, body: bytes, headers: Any = (), *, timeout: float | None = None) -> RawResponse:
         """Send a JSON body to the sidecar.
+
+        Args:
+            timeout: as in `evaluate`.
 
         Raises:
             SidecarError: see `chio_core.client.carrier.AsyncCarrier`.
         """
-        return await self._own_carrier().post(
-            path, body, with_bearer(path, headers, self.settings), self.settings.timeout
-        )
+        seconds = self.settings.timeout if timeout is None else min(timeout, self.settings.timeout)
+        return await self._own_carrier().post(path, body, with_bearer(path, headers, self.settings), seconds)
 
     async def verify(self, receipt: HttpReceipt | Mapping[str, Any]) -> bool:
         """Let the sidecar verify a receipt (wire protocol, section 2.1); reads `valid`, else `ok`.
@@ -221,19 +229,26 @@ class SyncChioClient:
         """Counters of this client, for Prometheus."""
         return self.telemetry.metrics
 
-    def evaluate(self, call: EvaluateCall) -> Decision:
-        """Send one call and return the decision. Raises nothing, whatever the sidecar does."""
+    def evaluate(self, call: EvaluateCall, *, timeout: float | None = None) -> Decision:
+        """Send one call and return the decision. Raises nothing, whatever the sidecar does.
+
+        Args:
+            timeout: seconds, if the caller waits for less than the setting `timeout`.
+        """
+        started = time.monotonic()
         with self.telemetry.watch(call) as watch:
             try:
-                response = self.post(EVALUATE_PATH, call.body, watch.headers)
+                response = self.post(EVALUATE_PATH, call.body, watch.headers, timeout=timeout)
                 decision = conclude(response, call, self.settings, self.trust, self._clock())
             except SidecarError as exc:
-                return watch.concluded(conclude_error(exc, call, self.settings), exc.message)
+                error = blamed(exc, timeout, self.settings, started)
+                return watch.concluded(conclude_error(error, call, self.settings), error.message)
             return watch.concluded(decision)
 
-    def post(self, path: str, body: bytes, headers: Any = ()) -> RawResponse:
+    def post(self, path: str, body: bytes, headers: Any = (), *, timeout: float | None = None) -> RawResponse:
         """Send a JSON body to the sidecar; see `ChioClient.post`."""
-        return self._carrier.post(path, body, with_bearer(path, headers, self.settings), self.settings.timeout)
+        seconds = self.settings.timeout if timeout is None else min(timeout, self.settings.timeout)
+        return self._carrier.post(path, body, with_bearer(path, headers, self.settings), seconds)
 
     def verify(self, receipt: HttpReceipt | Mapping[str, Any]) -> bool:
         """Let the sidecar verify a receipt; see `ChioClient.verify`."""
@@ -248,6 +263,16 @@ class SyncChioClient:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def blamed(error: SidecarError, caller: float | None, settings: ChioSettings, started: float) -> SidecarError:
+    """Return the error, or a `CallerTimeout` if the caller's seconds ran out before those of the setting."""
+    if caller is None or caller >= settings.timeout:
+        return error
+    late = isinstance(error, SidecarUnreachable) and time.monotonic() - started >= caller  # while it connected
+    if not late and not isinstance(error, SidecarTimeout):
+        return error
+    return CallerTimeout(f"no response of the Chio sidecar within the {caller:g} s of the caller")
 
 
 def with_bearer(path: str, headers: Pairs, settings: ChioSettings) -> Pairs:

@@ -32,6 +32,7 @@ from typing import Final
 
 from chio_core.errors import (
     ApprovalRequired,
+    CallerTimeout,
     EvaluationFailed,
     ReceiptRejected,
     SidecarError,
@@ -294,7 +295,9 @@ def denial_for_error(error: SidecarError, requirement: Requirement | None = None
     """
     if isinstance(error, (SidecarUnreachable, SidecarTimeout)):
         retry = (("retry-after", "1"),)
-        return Denial(status=503, code=error.code, message="Chio sidecar is unavailable", headers=retry)
+        own = isinstance(error, CallerTimeout)
+        message = "there was no decision within the caller's timeout" if own else "Chio sidecar is unavailable"
+        return Denial(status=503, code=error.code, message=message, headers=retry)
     if isinstance(error, ReceiptRejected):
         message = "Chio sidecar returned a receipt that does not count for this request"
         return Denial(status=502, code=error.code, message=message)
@@ -306,6 +309,6 @@ def denial_for_error(error: SidecarError, requirement: Requirement | None = None
 
 def passthrough_for(error: SidecarError) -> ChioPassthrough | None:
     """Return the mark of a fail-open passage, or None for an error that never opens."""
-    if isinstance(error, (SidecarUnreachable, SidecarTimeout)):
+    if isinstance(error, (SidecarUnreachable, SidecarTimeout)) and not isinstance(error, CallerTimeout):
         return ChioPassthrough(error=error.code, message="Chio sidecar unavailable")
     return None

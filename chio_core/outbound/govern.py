@@ -112,7 +112,8 @@ class _Adapter:
 
     def send(self, call: EvaluateCall) -> Any:
         self.call = call
-        return self._client.evaluate(call)
+        # To the caller of the library, a decision is a part of waiting for the response.
+        return self._client.evaluate(call, timeout=(self.request.extensions.get("timeout") or {}).get("read"))
 
     def publish(self, decision: Decision) -> None:
         """Note the decision; the response carries it."""

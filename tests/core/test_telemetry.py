@@ -123,7 +123,7 @@ async def test_the_span_is_a_child_of_the_current_one_and_is_current_during_the_
     seen: list[trace.Span] = []
 
     class Watching(ChioClient):
-        async def post(self, path: str, body: bytes, headers: Any = ()) -> Any:
+        async def post(self, path: str, body: bytes, headers: Any = (), **more: Any) -> Any:
             seen.append(trace.get_current_span())
             return await super().post(path, body, headers)
 
@@ -154,7 +154,7 @@ async def test_an_evaluation_that_is_cancelled_ends_its_span_with_an_error() -> 
     asking = asyncio.Event()
 
     class Waiting(ChioClient):
-        async def post(self, path: str, body: bytes, headers: Any = ()) -> Any:
+        async def post(self, path: str, body: bytes, headers: Any = (), **more: Any) -> Any:
             asking.set()
             await asyncio.Event().wait()
 
