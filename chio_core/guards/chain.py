@@ -244,7 +244,8 @@ class Chain:
             _check_requirements(order)
         except ConfigurationError as exc:
             found.append(Finding("ERROR", "middleware_order", exc.message))
-        for member in itertools.takewhile(lambda member: not member.is_decide, order):
+        outer = list(itertools.takewhile(lambda member: not member.is_decide, order))
+        for member in outer if len(outer) < len(order) else ():
             if member.priority == DECIDE_PRIORITY:
                 text = (
                     f"{member.name} has priority 0, as decide, and runs before the decision: for requests that may be"
