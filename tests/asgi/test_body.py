@@ -162,7 +162,7 @@ def test_an_announced_length_is_never_believed(claim: str) -> None:
 
 
 @pytest.mark.parametrize("after", range(6))
-def test_a_client_that_leaves_during_its_body_gets_no_handler_and_no_question(after: int) -> None:
+def test_a_client_that_leaves_during_its_body_gets_no_handler_and_no_evaluation(after: int) -> None:
     called = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

@@ -86,7 +86,7 @@ async def test_contextvars_pass_both_ways_through_the_middleware() -> None:
     assert seen == ["outside", "inside"]
 
 
-async def test_background_tasks_run_after_the_answer_and_may_read_the_body_again() -> None:
+async def test_background_tasks_run_after_the_response_and_may_read_the_body_again() -> None:
     steps: list[str] = []
 
     async def after(request: Request) -> None:
@@ -110,7 +110,7 @@ async def test_background_tasks_run_after_the_answer_and_may_read_the_body_again
     assert steps == ["answered", "hello"]
 
 
-def test_a_background_task_that_fails_does_not_change_the_answer() -> None:
+def test_a_background_task_that_fails_does_not_change_the_response() -> None:
     async def fails() -> None:
         raise RuntimeError("the background task fails")
 
@@ -151,7 +151,7 @@ async def says_sorry(request: Request, exc: Exception) -> Response:
 
 @both_ways
 @pytest.mark.parametrize("own", [None, 500, Exception])
-def test_an_exception_of_the_handler_reaches_whoever_logs_it(governed: Any, own: Any) -> None:
+def test_an_exception_of_the_handler_reaches_the_server(governed: Any, own: Any) -> None:
     handlers: Any = {own: says_sorry} if own is not None else {}
     app, judge = governed(Starlette(routes=[Route("/", Failing)], exception_handlers=handlers))
     reply = run(call_that_raises(app, LookupError))

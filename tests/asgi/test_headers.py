@@ -32,7 +32,7 @@ SINGLETONS = [
 @pytest.mark.parametrize("name", SINGLETONS)
 @pytest.mark.parametrize("values", [("a", "b"), ("a", "a"), ("", ""), ("", "a")])
 @pytest.mark.parametrize("spelling", [str.lower, str.upper, str.title])
-def test_a_security_header_that_stands_twice_is_answered_400(name: str, values: Any, spelling: Any) -> None:
+def test_a_security_header_that_is_repeated_is_answered_400(name: str, values: Any, spelling: Any) -> None:
     called = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -53,14 +53,14 @@ def test_a_websocket_with_such_a_header_twice_is_refused() -> None:
     assert judge.questions == []
 
 
-def test_headers_that_are_named_in_the_settings_may_stand_only_once_too() -> None:
+def test_headers_that_are_named_in_the_settings_may_occur_only_once_too() -> None:
     governed, _ = govern(Starlette(routes=[Route("/", ok)]), capability_header="X-Cap", api_key_header="X-Key")
     for name, status in (("x-cap", 400), ("x-key", 400), ("x-api-key", 200), ("x-chio-capability", 200)):
         assert run(call(governed, "GET", "/", headers=[(name, "a"), (name, "b")])).status == status
 
 
 @pytest.mark.parametrize("name", ["cookie", "accept", "x-forwarded-for", "forwarded", "traceparent"])
-def test_other_headers_may_stand_as_often_as_they_like(name: str) -> None:
+def test_other_headers_may_be_repeated(name: str) -> None:
     governed, judge = govern(Starlette(routes=[Route("/", ok)]))
     assert run(call(governed, "GET", "/", headers=[(name, "a=1"), (name, "b=2")])).status == 200
     assert judge.trace == [None]
@@ -165,7 +165,7 @@ STATUSES = [
 
 @both_ways
 @pytest.mark.parametrize(("method", "path", "body", "status"), STATUSES)
-def test_every_governed_answer_names_its_receipt(
+def test_every_governed_response_names_its_receipt(
     governed: Any, method: str, path: str, body: bytes, status: int
 ) -> None:
     app, judge = governed(everything())
@@ -176,7 +176,7 @@ def test_every_governed_answer_names_its_receipt(
 
 
 @both_ways
-def test_so_does_the_answer_when_the_handler_fails(governed: Any) -> None:
+def test_so_does_the_response_when_the_handler_fails(governed: Any) -> None:
     app, judge = governed(everything())
     reply = run(call_that_raises(app, RuntimeError, "GET", "/raises"))
     assert (reply.status, reply.body) == (500, b"Internal Server Error")

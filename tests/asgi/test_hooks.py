@@ -22,7 +22,7 @@ def governed(judge: Judge | None = None, *, hooks: dict[str, Hook], **options: A
     return ChioASGIMiddleware(PlainTextResponse("ok"), client=StubClient(judge, **options), **hooks)
 
 
-def test_they_are_told_about_denials_too() -> None:
+def test_they_are_called_for_denials_too() -> None:
     seen: list[Any] = []
     app = governed(Judge(lambda q, t: deny()), hooks={"on_decision": seen.append, "on_receipt": seen.append})
     assert run(call(app, "GET", "/")).status == 403
@@ -32,7 +32,7 @@ def test_they_are_told_about_denials_too() -> None:
     assert other.receipt is not receipt
 
 
-def test_where_there_is_no_receipt_only_the_decision_is_told() -> None:
+def test_without_a_receipt_only_the_hook_of_decisions_is_called() -> None:
     seen: list[Any] = []
     app = governed(hooks={"on_decision": seen.append, "on_receipt": seen.append}, max_body_bytes=1, fail_open=True)
     run(call(app, "POST", "/", body=b"too long"))

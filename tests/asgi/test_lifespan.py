@@ -33,7 +33,7 @@ def lifespan(app: Any) -> list[dict[str, Any]]:
     return run(exchange(app, dict(LIFESPAN, state={}), [STARTUP, SHUTDOWN])).messages
 
 
-async def test_startup_and_shutdown_reach_the_application_and_its_answers_the_server() -> None:
+async def test_startup_and_shutdown_reach_the_application_and_its_replies_the_server() -> None:
     steps: list[str] = []
 
     @asynccontextmanager
@@ -113,7 +113,7 @@ def test_it_works_without_any_lifespan() -> None:
     assert run(call(governed, "GET", "/")).receipt in judge.receipts
 
 
-def test_a_mounted_application_works_without_a_lifespan_of_its_own() -> None:
+def test_a_mounted_application_works_without_a_lifespan() -> None:
     sub = FastAPI()
     client = StubClient()
     add_chio(sub, client=client)
@@ -145,7 +145,7 @@ def test_an_embedded_sidecar_that_cannot_open_stops_the_start(tmp_path: Path) ->
     assert sent[0]["message"].startswith("chio: ")
 
 
-def test_a_test_client_is_told_that_the_start_failed(tmp_path: Path) -> None:
+def test_a_test_client_learns_that_the_start_failed(tmp_path: Path) -> None:
     """It waits for ever for the end of an application that only says so and returns."""
     with pytest.raises(ConfigurationError, match="dir"), TestClient(unopenable(tmp_path)):
         raise AssertionError("it must not start")
@@ -170,7 +170,7 @@ def test_two_hundred_starts_and_stops() -> None:
         assert [m["type"] for m in lifespan(app)] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
 
 
-def test_at_start_one_line_tells_who_judges_how_many_routes(caplog: pytest.LogCaptureFixture) -> None:
+def test_one_line_at_the_start_names_the_sidecar_and_the_number_of_routes(caplog: pytest.LogCaptureFixture) -> None:
     async def handler(request: Request) -> PlainTextResponse:
         return PlainTextResponse("x")
 

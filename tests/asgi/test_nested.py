@@ -47,7 +47,7 @@ def test_what_a_client_has_written_is_not_repeated(caplog: pytest.LogCaptureFixt
     assert "odd-name" not in text
 
 
-def test_two_in_one_application_and_one_around_it_are_told_too(caplog: pytest.LogCaptureFixture) -> None:
+def test_two_in_one_application_and_one_around_it_are_reported_too(caplog: pytest.LogCaptureFixture) -> None:
     twice = governed("Shop")
     twice.add_middleware(ChioASGIMiddleware, client=StubClient(Judge()))
     assert warned(caplog, twice, "/pay/1") == [f"chio: application 'Shop' has Chio twice: {EFFECT}; leave one out"]
@@ -57,13 +57,13 @@ def test_two_in_one_application_and_one_around_it_are_told_too(caplog: pytest.Lo
     assert "application 'Bank' at '/bank' is inside the application" in text
 
 
-def test_paths_that_the_outer_one_excludes_are_judged_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_paths_that_the_outer_one_excludes_are_evaluated_once(caplog: pytest.LogCaptureFixture) -> None:
     outer = governed("Shop", exclude_prefixes=["/bank"])
     outer.mount("/bank", governed("Bank"))
     assert warned(caplog, outer, "/bank/pay/1", "/pay/1") == []
 
 
-def test_requests_that_a_handler_makes_of_its_own_are_judged_for_themselves(caplog: pytest.LogCaptureFixture) -> None:
+def test_requests_that_a_handler_makes_are_evaluated_by_themselves(caplog: pytest.LogCaptureFixture) -> None:
     outer, inner, sent = governed("Shop"), governed("Bank"), list[int]()
 
     async def batch(request: Request) -> None:

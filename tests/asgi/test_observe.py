@@ -56,7 +56,7 @@ def test_a_websocket_handshake_is_observed_like_a_request() -> None:
     assert messages[1]["text"] == '"observe"'
 
 
-def test_hooks_are_told_once_about_the_decision_and_its_receipt() -> None:
+def test_hooks_are_called_once_with_the_decision_and_its_receipt() -> None:
     seen: list[Any] = []
     app = governed({"on_decision": seen.append, "on_receipt": seen.append}, observe=True)
     run(call(app, "GET", "/pets/7"))

@@ -101,7 +101,7 @@ def test_a_denial_leaves_through_the_bouncer() -> None:
     assert reply.receipt is not None
 
 
-def test_two_of_them_ask_twice_and_agree_on_one_receipt() -> None:
+def test_two_of_them_evaluate_twice_and_agree_on_one_receipt() -> None:
     called: list[str] = []
     app, inner, outer = fastapi(called), Judge(), Judge()
     app.add_middleware(ChioASGIMiddleware, client=StubClient(inner))
@@ -136,7 +136,7 @@ def test_around_the_whole_application_and_around_a_part() -> None:
     assert part.last["path"] == whole.last["path"] == "/sub/echo"
 
 
-def test_a_preflight_is_answered_by_cors_outside_without_a_question() -> None:
+def test_a_preflight_is_answered_by_cors_outside_without_an_evaluation() -> None:
     called: list[str] = []
     app, judge = fastapi(called), Judge(lambda q, t: deny())
     app.add_middleware(ChioASGIMiddleware, client=StubClient(judge, exclude_methods=frozenset()))
@@ -162,7 +162,7 @@ def test_websockets_pass_through_the_bouncer_and_chio() -> None:
     assert [name for name, _ in accept["headers"]] == [b"x-chio-receipt"]
 
 
-def test_what_another_middleware_answers_inside_has_a_receipt() -> None:
+def test_the_response_of_an_inner_middleware_has_a_receipt() -> None:
     judge = Judge()
     app = Starlette(
         middleware=[

@@ -99,7 +99,7 @@ def test_mounts_nested_deep(governed: Govern, depth: int) -> None:
     check(app, judge, f"{prefix}/items/1", f"{prefix}/items/{{x}}")
 
 
-def test_mounts_deeper_than_anybody_nests_them_are_judged_by_their_path() -> None:
+def test_very_deep_mounts_are_evaluated_by_their_path() -> None:
     inner: Any = Router(routes=[route("/x", "x")])
     for _ in range(70):
         inner = Router(routes=[Mount("/m", app=inner)])
@@ -237,7 +237,7 @@ def test_excluded_paths_are_compared_without_the_root_path(governed: Govern) -> 
 
 @both_ways
 @pytest.mark.parametrize("path", ["/nothing", "/pets/", "/pets/1/", "", "//pets", "/PETS", "/pets/1/2", "pets", "*"])
-def test_a_path_without_a_route_is_judged_by_itself(governed: Govern, path: str) -> None:
+def test_a_path_without_a_route_is_evaluated_by_itself(governed: Govern, path: str) -> None:
     app, judge = governed(Starlette(routes=[route("/pets"), route("/pets/{x}")]))
     reply = run(call(app, "GET", path))
     assert reply.status in (404, 307)
@@ -246,7 +246,7 @@ def test_a_path_without_a_route_is_judged_by_itself(governed: Govern, path: str)
 
 
 @both_ways
-def test_another_method_is_judged_under_the_template_and_answered_405(governed: Govern) -> None:
+def test_another_method_is_evaluated_under_the_template_and_answered_405(governed: Govern) -> None:
     app, judge = governed(Starlette(routes=[route("/pets/{x}", None, "GET"), route("/pets/mine", None, "POST")]))
     check(app, judge, "/pets/mine", "/pets/mine", "POST")
     check(app, judge, "/pets/mine", "/pets/{x}", "GET")
@@ -266,7 +266,7 @@ def test_head_runs_the_get_route_of_starlette_and_none_of_fastapi(governed: Gove
 
 
 @both_ways
-def test_a_redirect_for_a_slash_is_an_answer_with_its_own_receipt(governed: Govern) -> None:
+def test_a_redirect_for_a_slash_has_its_own_receipt(governed: Govern) -> None:
     app, judge = governed(Starlette(routes=[route("/pets"), route("/toys/")]))
     for path, target in (("/pets/", "/pets"), ("/toys", "/toys/")):
         reply = run(call(app, "GET", path))
@@ -305,7 +305,7 @@ def test_the_middleware_inside_a_mounted_application_names_the_whole_path() -> N
     assert judge.last["path"] == "/sub/items/1"
 
 
-def test_behind_a_mount_with_parameters_nobody_can_tell_the_template() -> None:
+def test_behind_a_mount_with_parameters_the_template_is_unknown() -> None:
     """The sidecar may know it: its template counts if it covers the path."""
     judge = Judge(pattern=lambda question: "/{tenant}/items/{x}")
     sub, _ = govern_inside(Starlette(routes=[route("/items/{x}", "x")]), judge)
@@ -338,7 +338,7 @@ def test_the_middleware_of_a_single_route_finds_that_route() -> None:
     assert run(call(outer, "GET", "/free/1")).receipt is None
 
 
-def test_other_middleware_between_is_looked_through() -> None:
+def test_other_middleware_between_hides_no_route() -> None:
     class Wrapper:
         def __init__(self, app: Any) -> None:
             self.app = app

@@ -159,7 +159,7 @@ WORLDS = [(nested_routers, True), (nested_routers, False), (own_root_path, False
 @pytest.mark.parametrize(
     ("build", "inside"), WORLDS, ids=[f"{b.__name__}-{'inside' if i else 'outside'}" for b, i in WORLDS]
 )
-def test_the_endpoint_that_ran_is_the_one_that_was_judged(build: Any, inside: bool, http: str) -> None:
+def test_the_endpoint_that_ran_is_the_one_that_was_evaluated(build: Any, inside: bool, http: str) -> None:
     assert len(TARGETS) + len(REQUESTS) >= 250
     world = world_of(build, inside)
     prefix = "/r" if build is own_root_path else ""
@@ -207,7 +207,7 @@ def test_the_same_behind_a_root_path_of_the_server(http: str, root: str) -> None
     run(main(), seconds=300)
 
 
-async def test_requests_in_one_packet_are_judged_one_by_one() -> None:
+async def test_requests_in_one_packet_are_evaluated_one_by_one() -> None:
     world = world_of(starlette, True)
     one = "GET {} HTTP/1.1\r\nHost: a\r\n\r\n"
     packet = "".join(one.format(path) for path in ("/pets/7", "/admin", "/healthz", "/pets/mine"))

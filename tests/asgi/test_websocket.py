@@ -100,7 +100,7 @@ def test_the_reason_of_a_close_fits_into_its_frame() -> None:
     assert set(message["reason"]) == {"ü"}
 
 
-def test_a_client_that_leaves_before_the_handshake_asks_for_nothing() -> None:
+def test_a_client_that_leaves_before_the_handshake_causes_no_evaluation() -> None:
     called: list[str] = []
     governed, judge = govern(app(called))
     reply = run(exchange(governed, websocket_scope("/ws/7"), [{"type": "websocket.disconnect", "code": 1006}]))
@@ -151,7 +151,7 @@ def with_requirement(called: list[str], **options: Any) -> tuple[FastAPI, Judge]
     return fastapi, judge
 
 
-def test_a_requirement_is_part_of_the_one_question_about_a_handshake() -> None:
+def test_a_requirement_is_part_of_the_one_evaluation_of_a_handshake() -> None:
     called: list[str] = []
     fastapi, judge = with_requirement(called)
     reply = run(connect(fastapi, "/pay/7", headers=with_token(("bank", "pay"))))

@@ -109,7 +109,7 @@ KINDS = ("json", "html", "stream", "sse", "file", "redirect", "cookies", "sync")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_status_and_headers_are_changed_on_every_kind_of_answer(kind: str, a_file: Path) -> None:
+def test_status_and_headers_are_changed_on_every_kind_of_response(kind: str, a_file: Path) -> None:
     """C12 and C16: the same API on all of them, and the headers really arrive, on SSE too."""
     plain = run(call(application(files=a_file), "GET", f"/{kind}"))
     marked = run(call(application(mark, files=a_file), "GET", f"/{kind}"))
@@ -229,7 +229,7 @@ def test_background_tasks_run() -> None:
     assert app.state.done == ["background"]
 
 
-def test_the_end_is_told_after_the_last_byte_and_before_the_background_tasks() -> None:
+def test_callbacks_of_the_end_run_after_the_last_byte_and_before_the_background_tasks() -> None:
     """Row 2's stopwatch for next-style members: `Downstream.when_finished`."""
     app = application()
 
@@ -311,7 +311,7 @@ def test_an_application_that_gives_up_sending_its_head_may_send_another() -> Non
     assert reply.receipt == "stub-000000"
 
 
-def test_an_application_without_an_answer_is_an_error_and_not_a_hang() -> None:
+def test_an_application_without_a_response_is_an_error_and_not_a_hang() -> None:
     async def silent(scope: Scope, receive: Receive, send: Send) -> None: ...
 
     with pytest.raises(RuntimeError, match="ended without a response"):

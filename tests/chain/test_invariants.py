@@ -96,7 +96,7 @@ def test_a_guard_after_the_decision_may_answer_with_success_and_the_receipt(guar
     assert app.calls == 0
 
 
-def test_a_refusal_before_the_decision_asks_nobody_and_has_no_receipt() -> None:
+def test_a_refusal_before_the_decision_calls_no_sidecar_and_has_no_receipt() -> None:
     """C11 and B2"""
     app = Governed(before(unauthorized))
     reply = app.ask()
@@ -220,7 +220,7 @@ def test_a_request_runs_once() -> None:
     assert app.calls == 1
 
 
-def test_each_request_is_decided_anew_although_a_guard_inside_caches() -> None:
+def test_each_request_is_evaluated_although_an_inner_guard_caches() -> None:
     """Section 7, caching: two governed GETs, two receipts, one upstream hit."""
     kept: dict[str, Response] = {}
 
@@ -344,7 +344,7 @@ async def test_a_blocked_peer_costs_no_upload() -> None:
 @pytest.mark.parametrize(
     "answer", [True, {"status": 403}, PlainTextResponse("no", 403)], ids=["bool", "dict", "foreign"]
 )
-def test_what_is_no_answer_refuses_and_says_so(answer: Any) -> None:
+def test_a_guard_that_returns_no_response_refuses_and_is_named(answer: Any) -> None:
     async def confused(request: GuardRequest) -> Any:
         return answer
 

@@ -94,7 +94,7 @@ def needing(name: str, *needs: str, priority: int) -> Chain:
 
 
 @pytest.mark.parametrize("name", ["tenant_rules", "cache"])
-def test_what_needs_the_decision_cannot_stand_outside_of_it(name: str) -> None:
+def test_a_guard_that_needs_the_decision_cannot_be_outside_it(name: str) -> None:
     """C8: a guard that needs the receipt, and a cache."""
     with pytest.raises(ConfigurationError) as caught:
         Chain(needing(name, "decision", priority=-10), Decide()).freeze()
@@ -104,7 +104,7 @@ def test_what_needs_the_decision_cannot_stand_outside_of_it(name: str) -> None:
     )
 
 
-def test_what_needs_the_identity_cannot_stand_outside_of_the_token_check() -> None:
+def test_a_guard_that_needs_the_identity_cannot_be_outside_the_token_check() -> None:
     """C8"""
     from chio_core.guards import JwtAuth
 
@@ -113,13 +113,13 @@ def test_what_needs_the_identity_cannot_stand_outside_of_the_token_check() -> No
         Chain(needing("per_tenant", "identity", priority=-70), jwt, Decide()).freeze()
 
 
-def test_a_requirement_that_nobody_meets_is_named() -> None:
+def test_a_requirement_that_no_member_provides_is_named() -> None:
     """C8"""
     with pytest.raises(ConfigurationError, match="per_tenant requires 'identity', which no member provides"):
         Chain(needing("per_tenant", "identity", priority=5), Decide()).freeze()
 
 
-def test_what_is_only_used_may_be_missing_but_not_stand_further_in() -> None:
+def test_a_member_that_is_only_used_may_be_missing_but_not_be_inside() -> None:
     """C8"""
     user = Chain().add(look, name="user", uses=["identity"], priority=-60)
     Chain(user, Decide()).freeze()
@@ -149,7 +149,7 @@ def test_the_report_is_silent_without_guards() -> None:
     assert Chain(Decide()).check() == []
 
 
-def test_the_report_says_what_is_switched_off_filtered_or_impossible() -> None:
+def test_the_report_names_what_is_disabled_filtered_or_impossible() -> None:
     """C9"""
     toggled = Counting()
     toggled.enabled = False
@@ -232,18 +232,18 @@ def test_decide_cannot_be_switched_off() -> None:
 @pytest.mark.parametrize(
     "options", [{"priority": 5}, {"priority": -1}, {"methods": ["GET"]}], ids=["inside", "outside", "filtered"]
 )
-def test_decide_stands_where_it_stands_for_all_methods(options: dict[str, Any]) -> None:
+def test_decide_cannot_be_moved_and_runs_for_all_methods(options: dict[str, Any]) -> None:
     """Section 7, method filter; the decision cannot be moved either."""
     with pytest.raises(ConfigurationError, match="priority 0 for all methods"):
         Chain().add(Decide(), **options)
 
 
-def test_a_chain_asks_once() -> None:
+def test_a_chain_has_one_decision() -> None:
     with pytest.raises(ConfigurationError, match="a chain has one decide"):
         Chain(Decide()).add(Decide())
 
 
-def test_nobody_else_can_claim_to_be_the_decision() -> None:
+def test_no_other_member_can_claim_to_be_the_decision() -> None:
     with pytest.raises(ConfigurationError, match="a chain has one decide"):
         Chain(Chain().add(look, provides=["decision"], priority=0), Decide())
 
@@ -279,7 +279,7 @@ HEADS = (Response(b"x"), Downstream(), Denial(message="no"))
 
 
 @pytest.mark.parametrize("head", HEADS, ids=lambda head: type(head).__name__)
-def test_changes_give_new_answers_and_leave_the_old_alone(head: AnyResponse) -> None:
+def test_changes_give_new_responses_and_leave_the_old_alone(head: AnyResponse) -> None:
     """C15 and C16: one API on all of them."""
     changed = head.with_status(418).with_header("X-A", "1").with_header("x-a", "2")
     assert type(changed) is type(head)

@@ -29,7 +29,7 @@ def lengths() -> range:
 
 
 @BREAKS
-def test_an_answer_cut_at_any_byte_is_a_502_and_the_connection_after_it_is_good(broken: Break) -> None:
+def test_a_response_cut_at_any_byte_is_a_502_and_the_next_connection_is_good(broken: Break) -> None:
     script = [behaviour for cut in lengths() for behaviour in (broken(cut), behaviours.ALLOW)]
     waiting = iter(script)
     sidecar = ScriptedSidecar(lambda _: next(waiting))

@@ -29,7 +29,7 @@ def ask(driver: Driver, behaviour: str, *headers: tuple[str, str]) -> Mapping[st
 
 
 @pytest.mark.parametrize("driver", GOVERNED, ids=lambda driver: driver.name)
-def test_an_answer_to_a_script_exposes_its_receipt_and_no_other_answer_does(driver: Driver) -> None:
+def test_a_response_to_a_script_exposes_its_receipt_and_no_other_response_does(driver: Driver) -> None:
     for behaviour in ("allow", "deny"):
         exposed = ask(driver, behaviour, ("origin", PAGE))
         assert exposed["x-chio-receipt"]

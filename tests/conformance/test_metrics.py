@@ -106,7 +106,7 @@ REFUSED_HERE: dict[int, dict[str, Any]] = {
     [one for one in DRIVERS.values() if one.asks == "middleware" and one.name != "synchronous"],
     ids=lambda driver: driver.name,
 )
-def test_what_is_refused_without_a_question_is_one_line_in_every_framework(
+def test_a_refusal_without_an_evaluation_is_one_line_in_every_framework(
     driver: Driver, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="chio.decision")

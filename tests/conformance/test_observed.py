@@ -71,7 +71,7 @@ def _check(cell: table.Cell, driver: Driver, found: Observation) -> None:
 
 
 @pytest.mark.parametrize("driver", DRIVERS.values(), ids=lambda driver: driver.name)
-def test_the_sidecar_is_told_what_is_only_observed_and_what_would_be_required(driver: Driver) -> None:
+def test_the_evaluate_request_states_observe_mode_and_what_would_be_required(driver: Driver) -> None:
     with ScriptedSidecar().serving_in_thread() as sidecar:
         for observe in (True, False):
             assert driver.run({**pointing_at(sidecar), "observe": observe}, driver.request(HEADERS)).status == 200
@@ -98,7 +98,7 @@ REFUSED_UNASKED: dict[int, dict[str, Any]] = {
         if (driver.name, status) != ("synchronous", 413)  # the core alone reads no body
     ],
 )
-def test_what_cannot_be_judged_is_refused_as_ever(driver: Driver, status: int) -> None:
+def test_what_cannot_be_evaluated_is_refused_in_observe_mode_too(driver: Driver, status: int) -> None:
     request = driver.request(**{"headers": HEADERS, **REFUSED_UNASKED[status]})
     with ScriptedSidecar().serving_in_thread() as sidecar:
         options = {**pointing_at(sidecar), "max_body_bytes": 1000}

@@ -79,7 +79,7 @@ def test_fail_open_changes_only_unreachable_and_timeout_and_never_where_a_capabi
 
 
 @pytest.mark.parametrize("driver", DRIVERS.values(), ids=lambda driver: driver.name)
-def test_the_question_is_the_same_in_every_framework(driver: Driver) -> None:
+def test_the_evaluate_request_is_the_same_in_every_framework(driver: Driver) -> None:
     with ScriptedSidecar().serving_in_thread() as sidecar:
         assert driver.run(pointing_at(sidecar), driver.request(HEADERS)).status == 200
     (asked,) = sidecar.asked

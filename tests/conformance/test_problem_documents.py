@@ -67,7 +67,7 @@ def test_a_refusal_stays_what_was_published_unless_something_else_is_wanted(
 
 
 @each_framework
-def test_whoever_wants_a_problem_document_is_given_one_with_all_published_members(driver: Driver, ask: Ask) -> None:
+def test_a_client_that_accepts_problem_documents_gets_one_with_all_published_members(driver: Driver, ask: Ask) -> None:
     plain, found = ask(driver, "deny"), ask(driver, "deny", f"{PROBLEM_JSON}, application/json;q=0.9")
     assert found.headers["content-type"] == PROBLEM_JSON
     assert int(found.headers["content-length"]) == len(found.body)
@@ -87,9 +87,7 @@ def test_whoever_wants_a_problem_document_is_given_one_with_all_published_member
 
 @each_framework
 @pytest.mark.parametrize("accept", ["application/json", PROBLEM_JSON])
-def test_nobody_keeps_a_refusal_and_it_says_that_its_form_depends_on_what_is_wanted(
-    driver: Driver, accept: str, ask: Ask
-) -> None:
+def test_a_refusal_is_not_stored_and_varies_by_accept(driver: Driver, accept: str, ask: Ask) -> None:
     for behaviour in ("deny", "status_500", "foreign_key"):
         found = ask(driver, behaviour, accept)
         assert found.headers["cache-control"] == "no-store"
@@ -97,14 +95,14 @@ def test_nobody_keeps_a_refusal_and_it_says_that_its_form_depends_on_what_is_wan
 
 
 @each_framework
-def test_a_refusal_without_a_receipt_names_the_question(driver: Driver, sidecar: ScriptedSidecar, ask: Ask) -> None:
+def test_a_refusal_without_a_receipt_names_the_evaluation(driver: Driver, sidecar: ScriptedSidecar, ask: Ask) -> None:
     members = members_of(ask(driver, "foreign_key"))
     assert members["instance"] == f"urn:chio:request:{sidecar.asked[-1].document['request_id']}"
     assert "receipt_id" not in members
 
 
 @each_framework
-def test_an_unreachable_sidecar_is_a_503_that_says_when_to_come_back(driver: Driver, ask: Ask) -> None:
+def test_an_unreachable_sidecar_is_a_503_that_says_when_to_retry(driver: Driver, ask: Ask) -> None:
     found = ask(driver, "deny", PROBLEM_JSON, sidecar_url="http://127.0.0.1:9")
     assert (found.status, found.headers["retry-after"]) == (503, "1")
     assert json.loads(found.body)["instance"].startswith("urn:chio:request:")
@@ -131,7 +129,7 @@ def test_nothing_is_linked_without_the_setting_or_without_a_receipt(driver: Driv
         assert b"explain_url" not in found.body
 
 
-def test_a_refused_handshake_is_answered_in_the_wanted_form(sidecar: ScriptedSidecar) -> None:
+def test_a_refused_handshake_has_the_accepted_form(sidecar: ScriptedSidecar) -> None:
     async def refused(accept: str) -> Reply:
         sidecar.script = BEHAVIOURS["deny"]
         options = ChioASGIConfig(

@@ -102,7 +102,7 @@ def everything_logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixt
 
 
 @pytest.mark.parametrize("driver", DRIVERS.values(), ids=lambda driver: driver.name)
-def test_no_behaviour_brings_a_secret_into_a_log_an_answer_or_a_decision(
+def test_no_behaviour_brings_a_secret_into_a_log_a_response_or_a_decision(
     driver: Any, everything_logged: pytest.LogCaptureFixture
 ) -> None:
     behaviours = [one for one in ALL if not one.slow and not one.refuses]

@@ -32,7 +32,7 @@ TRANSFER = ("payments", "transfer")
         ("get", "/hello", (None, None)),
     ],
 )
-def test_the_requirement_of_a_view_is_part_of_the_question(
+def test_the_requirement_of_a_view_is_part_of_the_evaluation(
     method: str, path: str, wanted: tuple[str | None, str | None]
 ) -> None:
     with governed() as sidecar:
@@ -86,7 +86,7 @@ def test_asynchronous_class_based_views_are_found_too() -> None:
 
 
 @pytest.mark.parametrize("path", ["/transfer", "/atransfer", "/vault", "/async-vault"])
-def test_an_excluded_path_still_asks_for_its_capability(path: str) -> None:
+def test_an_excluded_path_still_requires_its_capability(path: str) -> None:
     with governed(CHIO_EXCLUDE_PATHS=[path]) as sidecar:
         refused = client().get(path)
         allowed = client().get(path, headers=with_token(TRANSFER, ("vault", "open")))
@@ -95,7 +95,7 @@ def test_an_excluded_path_still_asks_for_its_capability(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/atransfer", "/async-vault"])
-def test_an_excluded_path_asks_under_asgi_too(path: str) -> None:
+def test_an_excluded_path_requires_its_capability_under_asgi_too(path: str) -> None:
     with governed_async(exclude_paths=[path]) as sidecar:
         assert aget(path).status_code == 401
         assert aget(path, headers=with_token(TRANSFER, ("vault", "open"))).status_code == 200
@@ -108,7 +108,7 @@ def test_without_middleware_and_application_nothing_passes() -> None:
         views.transfer(RequestFactory().get("/transfer"))
 
 
-def test_a_view_that_is_called_directly_asks_as_well() -> None:
+def test_a_view_that_is_called_directly_is_evaluated_too() -> None:
     with governed() as sidecar:
         refused = views.transfer(RequestFactory().get("/transfer"))
     assert refused.status_code == 401
@@ -143,7 +143,7 @@ def test_a_function_without_a_request_cannot_be_guarded() -> None:
         guarded(1)
 
 
-def test_what_the_middleware_finds_is_read_anew_for_every_settings() -> None:
+def test_the_settings_are_read_again_when_a_test_overrides_them() -> None:
     with governed() as sidecar, override_settings(MIDDLEWARE=[CHIO], CHIO_CAPABILITY_HEADER="X-Token"):
         response = client().get("/transfer", headers={"X-Token": with_token(TRANSFER)["X-Chio-Capability"]})
     assert response.status_code == 200

@@ -116,7 +116,7 @@ def test_a_server_does_not_start_with_settings_that_cannot_be_used() -> None:
         ChioDjangoMiddleware(lambda request: None)
 
 
-def test_unknown_names_are_said_in_the_log_too(caplog: pytest.LogCaptureFixture) -> None:
+def test_unknown_names_are_logged_too(caplog: pytest.LogCaptureFixture) -> None:
     with override_settings(CHIO_FAIL_OPN=True):
         ChioDjangoMiddleware(lambda request: None)
     assert "Did you mean CHIO_FAIL_OPEN?" in caplog.text

@@ -28,7 +28,7 @@ TRANSFER = ("payments", "transfer")
         ("GET", "/api/pets/", (None, None)),
     ],
 )
-def test_the_requirement_is_part_of_the_question(method: str, path: str, wanted: tuple[Any, Any]) -> None:
+def test_the_requirement_is_part_of_the_evaluation(method: str, path: str, wanted: tuple[Any, Any]) -> None:
     with governed() as sidecar:
         client().generic(method, path)
     asked = sidecar.asked[0].document
@@ -45,7 +45,7 @@ def test_the_requirement_is_part_of_the_question(method: str, path: str, wanted:
         ("POST", "/api/by-function", ("some", "thing")),
     ],
 )
-def test_a_permission_asks_for_its_capability_in_one_evaluation(method: str, path: str, grant: tuple[str, str]) -> None:
+def test_a_permission_requires_its_capability_in_one_evaluation(method: str, path: str, grant: tuple[str, str]) -> None:
     with governed() as sidecar:
         refused = client().generic(method, path)
         allowed = client().generic(method, path, headers=with_token(grant))
@@ -63,7 +63,7 @@ def test_the_view_reads_the_body_after_it_was_hashed() -> None:
     assert sidecar.asked[0].document["body_length"] == 11
 
 
-def test_a_decorator_below_api_view_asks_by_itself() -> None:
+def test_a_decorator_below_api_view_evaluates_by_itself() -> None:
     with governed() as sidecar:
         refused = client().post("/api/decorated")
         allowed = client().post("/api/decorated", headers=with_token(TRANSFER))
@@ -72,7 +72,7 @@ def test_a_decorator_below_api_view_asks_by_itself() -> None:
 
 
 @pytest.mark.parametrize("path", ["/api/transfers", "/api/by-function"])
-def test_without_the_middleware_a_permission_asks_by_itself(path: str) -> None:
+def test_without_the_middleware_a_permission_evaluates_by_itself(path: str) -> None:
     with governed(MIDDLEWARE=[]) as sidecar:
         refused = client().post(path)
         allowed = client().post(path, {}, "application/json", headers=with_token(TRANSFER))
@@ -90,7 +90,7 @@ def test_a_sidecar_that_is_away_is_503_with_a_time_to_try_again() -> None:
 
 
 @pytest.mark.parametrize("path", ["/api/transfers", "/api/by-function"])
-def test_nobody_keeps_the_refusal_of_a_permission_and_it_links_to_its_explanation(path: str) -> None:
+def test_the_refusal_of_a_permission_is_not_stored_and_links_to_its_explanation(path: str) -> None:
     with governed(MIDDLEWARE=[], CHIO_EXPLAIN_URL="https://chio.internal/why?{receipt_id}"):
         refused = client().post(path)
         allowed = client().post(path, {}, "application/json", headers=with_token(TRANSFER))

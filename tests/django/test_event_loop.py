@@ -65,7 +65,7 @@ def test_a_required_capability_enters_none_either(path: str, excluded: bool) -> 
     assert len(sidecar.asked) == 2
 
 
-def test_refusals_enter_no_thread_of_ours() -> None:
+def test_refusals_enter_no_thread() -> None:
     with governed_async(behaviours.DENY):
         denied = handed_over("/ahello")
     with override_settings(MIDDLEWARE=["tests.django.middleware.denies"]):
@@ -74,7 +74,7 @@ def test_refusals_enter_no_thread_of_ours() -> None:
     assert denied[0] == 403
 
 
-def test_many_requests_are_judged_at_the_same_time() -> None:
+def test_many_requests_are_evaluated_at_the_same_time() -> None:
     async def main() -> list[int]:
         app = ASGIHandler()
         replies = await asyncio.gather(*(call(app, path="/ahello") for _ in range(50)))

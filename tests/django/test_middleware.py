@@ -23,7 +23,7 @@ def test_a_view_reads_the_receipt_as_a_document_and_as_an_object() -> None:
     assert seen["evaluation"]["receipt"] == seen["receipt"]
 
 
-def test_what_stands_further_in_and_raises_is_answered_with_the_receipt_header() -> None:
+def test_an_inner_middleware_that_raises_is_answered_with_the_receipt_header() -> None:
     with governed(MIDDLEWARE=[CHIO, "tests.django.middleware.refuses"]):
         response = client().get("/hello")
     assert response.status_code == 403
@@ -75,7 +75,7 @@ def test_middleware_that_has_used_up_the_body_may_not(caplog: pytest.LogCaptureF
     assert sidecar.asked == []
 
 
-def test_middleware_that_only_knows_threads_may_stand_on_either_side() -> None:
+def test_middleware_that_only_knows_threads_may_be_on_either_side() -> None:
     old = "tests.django.middleware.sync_only"
     with governed(MIDDLEWARE=[old, CHIO]), governed_async(MIDDLEWARE=[old, SHARING]):
         outside = aget("/hello")

@@ -144,7 +144,7 @@ def test_a_sidecar_that_is_down_lets_pass() -> None:
 
 
 @pytest.mark.parametrize("asgi", [False, True])
-def test_what_cannot_be_judged_is_refused_as_ever(asgi: bool) -> None:
+def test_what_cannot_be_evaluated_is_refused_in_observe_mode_too(asgi: bool) -> None:
     body: dict[str, Any] = {"data": b"x" * 20, "content_type": "text/plain"}
     if asgi:
         with governed_async(observe=True, max_body_bytes=10, ROOT_URLCONF=Urls) as sidecar:

@@ -64,7 +64,7 @@ def test_a_url_conf_that_outer_middleware_chose_is_the_one_that_counts() -> None
     assert refused.status_code == 401
 
 
-def test_a_url_conf_that_inner_middleware_chose_is_judged_again(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_url_conf_that_inner_middleware_chose_is_evaluated_again(caplog: pytest.LogCaptureFixture) -> None:
     chooser = "tests.django.middleware.urlconf_by_host"
     with caplog.at_level(logging.WARNING, logger="chio"), governed(MIDDLEWARE=[CHIO, chooser]) as sidecar:
         response = client().get("/elsewhere/3", headers=OTHER_HOST)
@@ -77,7 +77,7 @@ def test_a_url_conf_that_inner_middleware_chose_is_judged_again(caplog: pytest.L
     assert "evaluated again" in caplog.text
 
 
-def test_a_path_that_inner_middleware_rewrites_is_judged_again() -> None:
+def test_a_path_that_inner_middleware_rewrites_is_evaluated_again() -> None:
     rewriting = "tests.django.middleware.rewriting"
     with governed(MIDDLEWARE=[CHIO, rewriting], CHIO_EXCLUDE_PATHS=["/v1/transfer"]) as sidecar:
         excluded = client().get("/v1/transfer")
@@ -97,7 +97,7 @@ def test_the_same_under_asgi() -> None:
 
 
 @pytest.mark.parametrize("place", [0, 1])
-def test_language_prefixes_are_understood_wherever_the_locale_middleware_stands(place: int) -> None:
+def test_language_prefixes_are_understood_wherever_the_locale_middleware_is(place: int) -> None:
     stack = [CHIO]
     stack.insert(place, "django.middleware.locale.LocaleMiddleware")
     with governed(MIDDLEWARE=stack, ROOT_URLCONF="tests.django.i18n_urls") as sidecar:
@@ -117,7 +117,7 @@ def test_behind_a_script_name_the_router_s_path_is_sent() -> None:
     assert [asked.path for asked in sidecar.asked] == ["/hello"]
 
 
-def test_append_slash_redirects_only_what_was_judged() -> None:
+def test_append_slash_redirects_only_what_was_evaluated() -> None:
     with governed(MIDDLEWARE=[CHIO, "django.middleware.common.CommonMiddleware"]) as sidecar:
         response = client().get("/slashed?a=1")
     assert response.headers["Location"] == "/slashed/?a=1"

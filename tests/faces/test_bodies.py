@@ -57,7 +57,7 @@ def test_where_a_body_is_kept_does_not_change_its_hash(face: Face, spool_bytes: 
 
 @each_face
 @pytest.mark.parametrize("chunked", [False, True])
-def test_forms_and_files_are_read_by_the_framework_as_ever(face: Face, chunked: bool) -> None:
+def test_forms_and_files_are_read_by_the_framework(face: Face, chunked: bool) -> None:
     upload = part('name="a"', b"1") + part('name="f"; filename="f.txt"', b"x" * 5000) + b"--x--\r\n"
     with face.governed(spool_bytes=1000) as governed:
         form = governed.send("POST", "/form", FORM, [b"a=1&b=", b"%C3%BC"] if chunked else b"a=1&b=%C3%BC")
@@ -69,7 +69,7 @@ def test_forms_and_files_are_read_by_the_framework_as_ever(face: Face, chunked: 
 
 @each_face
 @pytest.mark.parametrize("fail_open", [False, True])
-def test_a_body_above_the_limit_is_413_and_the_sidecar_is_not_asked(face: Face, fail_open: bool) -> None:
+def test_a_body_above_the_limit_is_413_without_an_evaluation(face: Face, fail_open: bool) -> None:
     with face.governed(max_body_bytes=10, fail_open=fail_open) as governed:
         for too_much in (b"x" * 11, [b"x" * 6, b"x" * 5]):
             found = governed.send("POST", "/anything", body=too_much)
@@ -84,7 +84,7 @@ def test_a_body_above_the_limit_is_413_and_the_sidecar_is_not_asked(face: Face, 
 
 @each_face
 @pytest.mark.parametrize("path", ["/anything", "/piecewise"])
-def test_a_chunked_body_is_judged_and_read_whole(face: Face, path: str) -> None:
+def test_a_chunked_body_is_evaluated_and_read_whole(face: Face, path: str) -> None:
     with face.governed() as governed:
         found = governed.send("POST", path, FORM, [b"a=1&", b"b=", b"2"])
     assert found.seen[0].body == b"a=1&b=2"

@@ -32,7 +32,7 @@ PLACE = "/accounts/7/transfer"
         ("GET", "/hello", (None, None)),
     ],
 )
-def test_the_requirement_of_a_route_is_part_of_the_question(
+def test_the_requirement_of_a_route_is_part_of_the_evaluation(
     face: Face, method: str, path: str, wanted: tuple[Any, Any]
 ) -> None:
     with face.governed() as governed:
@@ -94,7 +94,7 @@ def test_arguments_come_from_the_path(face: Face) -> None:
 
 @each_face
 @pytest.mark.parametrize(("method", "path"), [("POST", PLACE), ("GET", "/needs/any")])
-def test_an_excluded_path_still_asks_for_its_capability(face: Face, method: str, path: str) -> None:
+def test_an_excluded_path_still_requires_its_capability(face: Face, method: str, path: str) -> None:
     with face.governed(exclude_paths=[path]) as governed:
         refused = governed.send(method, path)
         allowed = governed.send(method, path, with_token(TRANSFER))

@@ -110,7 +110,7 @@ def test_status_and_headers_are_changed_after_next(face: Face, path: str) -> Non
 
 
 @each_face
-def test_security_headers_request_id_and_stopwatch_are_on_every_answer(face: Face) -> None:
+def test_security_headers_request_id_and_stopwatch_are_on_every_response(face: Face) -> None:
     measured: list[Any] = []
     watch = Stopwatch(on_time=lambda *what: measured.append(what), server_timing=True)
     with face.governed(guards=[SecurityHeaders(), RequestId(), watch]) as governed:

@@ -85,7 +85,7 @@ def test_an_excluded_path_is_not_even_observed(face: Face) -> None:
 
 @each_face
 @pytest.mark.parametrize("path", ["/hello", "/needs/any"])
-def test_a_sidecar_that_is_down_lets_pass_and_the_mark_says_so(face: Face, path: str) -> None:
+def test_a_sidecar_that_is_down_lets_requests_run_and_the_mark_says_so(face: Face, path: str) -> None:
     with face.governed(behaviours.REFUSE, observe=True) as governed:
         found = governed.get(path)
     assert (found.status, found.receipt) == (200, None)
@@ -103,7 +103,7 @@ def test_a_sidecar_that_is_down_lets_pass_and_the_mark_says_so(face: Face, path:
     ],
     ids=["method", "headers", "body", "path"],
 )
-def test_what_cannot_be_judged_is_refused_as_ever(face: Face, request_: Any, status: int) -> None:
+def test_what_cannot_be_evaluated_is_refused_in_observe_mode_too(face: Face, request_: Any, status: int) -> None:
     told: list[Decision] = []
     with face.governed(observe=True, max_body_bytes=10, on_decision=told.append) as governed:
         assert governed.send(*request_).status == status
@@ -112,7 +112,7 @@ def test_what_cannot_be_judged_is_refused_as_ever(face: Face, request_: Any, sta
 
 @each_face
 @pytest.mark.parametrize("priority", [-1, 1], ids=["before the decision", "after it"])
-def test_a_guard_of_the_application_refuses_as_ever(face: Face, priority: int) -> None:
+def test_a_guard_of_the_application_refuses_in_observe_mode_too(face: Face, priority: int) -> None:
     class Closed:
         """Refuses everything."""
 
@@ -133,7 +133,7 @@ def test_a_guard_of_the_application_refuses_as_ever(face: Face, priority: int) -
 
 
 @each_face
-def test_it_is_said_at_the_start_and_once_for_each_refusal(face: Face, caplog: pytest.LogCaptureFixture) -> None:
+def test_it_is_logged_at_the_start_and_once_for_each_refusal(face: Face, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="chio"), face.governed(behaviours.DENY, observe=True) as governed:
         governed.get("/hello")
         assert "observe mode" in caplog.text

@@ -58,7 +58,7 @@ def test_a_sidecar_that_is_away_refuses_or_opens_as_configured(face: Face, fail_
 
 
 @each_face
-def test_excluded_paths_and_methods_are_not_asked_about(face: Face) -> None:
+def test_excluded_paths_and_methods_are_not_evaluated(face: Face) -> None:
     with face.governed(REFUSING, exclude_paths=["/healthz"], exclude_prefixes=["/static"]) as governed:
         (seen,) = governed.get("/healthz").seen
         assert (seen.decision, seen.receipt) == (None, None)
@@ -106,7 +106,7 @@ def test_a_handler_cannot_claim_a_receipt(face: Face) -> None:
 
 
 @each_face
-def test_repeated_lines_of_an_answer_stay(face: Face) -> None:
+def test_repeated_lines_of_a_response_stay(face: Face) -> None:
     with face.governed() as governed:
         cookies = governed.get("/cookies").all("set-cookie")
     assert sorted(line.strip().partition(";")[0] for line in cookies) == ["a=1", "b=1"]

@@ -34,7 +34,7 @@ WAITS = Behaviour("waits", "Wants an approval.", lambda asked: SidecarReply(comp
 # One question
 
 
-def test_capability_approval_and_budget_are_one_question_with_one_receipt() -> None:
+def test_capability_approval_and_budget_are_one_evaluation_with_one_receipt() -> None:
     receipts: list[HttpReceipt] = []
     sidecar, app = ScriptedSidecar(), FastAPI()
 
@@ -62,7 +62,7 @@ def test_capability_approval_and_budget_are_one_question_with_one_receipt() -> N
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
-def test_without_the_middleware_the_route_is_one_question_too(order: tuple[int, ...]) -> None:
+def test_without_the_middleware_the_route_is_one_evaluation_too(order: tuple[int, ...]) -> None:
     demands = (RequireCapability("pay", "out"), ALWAYS, Budget(cost=3))
     served = Served(*(demands[at] for at in order), middleware=False)
     assert served.ask().status == 200
@@ -70,7 +70,7 @@ def test_without_the_middleware_the_route_is_one_question_too(order: tuple[int, 
     assert {"tool_server", "governed_intent", "budget"} <= served.asked[0].keys()
 
 
-def test_where_the_middleware_cannot_see_the_route_its_demands_are_still_one_question() -> None:
+def test_where_the_middleware_cannot_see_the_route_its_demands_are_still_one_evaluation() -> None:
     demands = (RequireCapability("pay", "out"), ALWAYS, Budget(cost=3))
     served = Served(*demands, middleware=False)
 
@@ -85,7 +85,7 @@ def test_where_the_middleware_cannot_see_the_route_its_demands_are_still_one_que
 
 
 @with_and_without
-def test_a_second_demand_of_a_kind_asks_by_itself(middleware: bool) -> None:
+def test_a_second_demand_of_a_kind_is_a_second_evaluation(middleware: bool) -> None:
     served = Served(RequireApproval(1), RequireApproval(2), middleware=middleware)
     assert served.ask().status == 200
     thresholds = [asked["governed_intent"]["approval"]["threshold_units"] for asked in served.asked]
@@ -106,7 +106,7 @@ def test_a_decision_for_another_approval_does_not_count(middleware: bool) -> Non
 
 
 @with_and_without
-def test_a_dependency_behind_a_function_is_found_and_an_excluded_path_asks_for_itself(middleware: bool) -> None:
+def test_a_dependency_behind_a_function_is_found_and_an_excluded_path_evaluates_by_itself(middleware: bool) -> None:
     def behind(receipt: Annotated[HttpReceipt, Depends(ALWAYS)]) -> HttpReceipt:
         return receipt
 
@@ -125,7 +125,7 @@ def test_a_decision_of_an_earlier_request_never_counts_for_a_later_one(middlewar
 
 
 @with_and_without
-def test_a_decision_never_counts_for_a_request_that_a_handler_makes_of_its_own(middleware: bool) -> None:
+def test_a_decision_never_counts_for_a_request_that_a_handler_makes(middleware: bool) -> None:
     """A handler of batches hands copies of its scope to the application, with other bodies."""
     served = Served(RequireApproval(1), ALWAYS, middleware=middleware)
     inner: list[int] = []
@@ -151,7 +151,7 @@ def test_a_decision_never_counts_for_a_request_that_a_handler_makes_of_its_own(m
 
 
 @with_and_without
-def test_without_a_capability_it_is_401_and_nobody_is_asked_to_approve(middleware: bool) -> None:
+def test_without_a_capability_it_is_401_and_no_approval_is_requested(middleware: bool) -> None:
     served = Served(ALWAYS, middleware=middleware)
     reply = served.ask(headers=[("x-chio-approval", "appr-1")])
     assert (reply.status, problem(reply)["error"], served.ran) == (401, "chio_capability_required", [])
@@ -159,7 +159,7 @@ def test_without_a_capability_it_is_401_and_nobody_is_asked_to_approve(middlewar
 
 
 @with_and_without
-def test_a_needed_approval_is_answered_with_how_to_go_on(middleware: bool) -> None:
+def test_a_refusal_for_a_missing_approval_says_how_to_get_it(middleware: bool) -> None:
     served = Served(ALWAYS, middleware=middleware)
     served.sidecar.script = WAITS
     reply = served.ask()
@@ -206,7 +206,7 @@ def test_the_approval_is_presented_and_sent_on(middleware: bool) -> None:
 
 @with_and_without
 @pytest.mark.parametrize("lines", [["a", "a"], ["a b"], ["{"], ['{"a":1,"a":1}'], ["x" * 300], ["a\x7f"], ["\xe9"]])
-def test_an_approval_that_is_none_is_refused_before_anybody_is_asked(middleware: bool, lines: list[str]) -> None:
+def test_a_malformed_approval_is_refused_without_an_evaluation(middleware: bool, lines: list[str]) -> None:
     served = Served(ALWAYS, middleware=middleware)
     reply = served.ask(headers=[*HOLDER, *(("x-chio-approval", line) for line in lines)])
     assert (reply.status, problem(reply)["error"]) == (400, "chio_bad_request")
@@ -271,7 +271,7 @@ def test_a_query_that_repeats_a_parameter_cannot_be_approved(middleware: bool, q
 
 
 @with_and_without
-def test_a_query_of_too_many_fields_is_refused_where_an_amount_stands_in_it(middleware: bool) -> None:
+def test_a_query_of_too_many_fields_is_refused_if_it_holds_an_amount(middleware: bool) -> None:
     served = Served(Budget(cost=from_query("cost")), middleware=middleware)
     reply = served.ask(query=b"cost=1" + b"&a=" * 1000)
     assert (reply.status, problem(reply)["error"], served.ran) == (400, "chio_bad_request", [])
@@ -287,7 +287,7 @@ def test_a_body_with_two_readings_is_refused(middleware: bool, body: bytes) -> N
 
 @pytest.mark.parametrize("padding", [100, 70_000, 200_000])
 @with_and_without
-def test_a_large_body_is_judged_whether_it_waits_in_memory_or_in_a_file(padding: int, middleware: bool) -> None:
+def test_a_large_body_is_evaluated_from_memory_and_from_a_file(padding: int, middleware: bool) -> None:
     served = Served(RequireApproval(amount=from_body("amount")), middleware=middleware, spool_bytes=1000)
     body = b'{"padding":"' + b"x" * padding + b'","amount":7}'
     pieces = [body[at : at + 9_000] for at in range(0, len(body), 9_000)]
@@ -305,7 +305,7 @@ def test_a_body_above_the_limit_is_refused_before_it_is_parsed(middleware: bool)
 
 
 @with_and_without
-def test_a_function_that_returns_no_number_lets_nobody_in(middleware: bool) -> None:
+def test_a_function_that_returns_no_number_refuses(middleware: bool) -> None:
     served = Served(RequireApproval(amount=lambda params: params["account"]), middleware=middleware)
     with contextlib.suppress(ConfigurationError):
         assert served.ask().status == 500
@@ -421,7 +421,7 @@ def test_the_document_states_the_approval_and_the_header() -> None:
         ("\ud800", "half of a surrogate pair"),
     ],
 )
-def test_arguments_that_are_no_json_are_said_to_be_so(
+def test_arguments_that_are_no_json_are_reported(
     middleware: bool, value: Any, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     served = Served(RequireCapability("pay", "out", arguments=lambda params: value), middleware=middleware)

@@ -15,7 +15,7 @@ LIMITED = Budget(cost=3, currency="EUR", max_invocations=10, max_cost_per_invoca
 
 
 @with_and_without
-def test_the_budget_is_part_of_the_question(middleware: bool) -> None:
+def test_the_budget_is_part_of_the_evaluation(middleware: bool) -> None:
     served = Served(LIMITED, middleware=middleware)
     assert served.ask().status == 200
     assert served.asked[0]["budget"] == {
@@ -28,7 +28,7 @@ def test_the_budget_is_part_of_the_question(middleware: bool) -> None:
 
 
 @with_and_without
-def test_a_budget_asks_for_no_capability(middleware: bool) -> None:
+def test_a_budget_requires_no_capability(middleware: bool) -> None:
     served = Served(LIMITED, middleware=middleware)
     assert served.ask(headers=[]).status == 200
     assert served.asked[0]["budget"]["cost"] == 3
@@ -52,7 +52,7 @@ def test_each_request_states_its_own_cost(middleware: bool) -> None:
 
 
 @with_and_without
-def test_two_budgets_are_two_questions(middleware: bool) -> None:
+def test_two_budgets_are_two_evaluations(middleware: bool) -> None:
     served = Served(Budget(cost=1, currency="USD"), Budget(cost=2, currency="TOKENS"), middleware=middleware)
     assert served.ask().status == 200
     assert [asked["budget"]["currency"] for asked in served.asked] == ["USD", "TOKENS"]

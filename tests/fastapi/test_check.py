@@ -114,13 +114,13 @@ def test_a_handler_for_failures_and_a_mount_without_routes_are_warnings(tmp_path
     assert "/files" in found["route_pattern"][1]
 
 
-def test_a_mount_that_is_excluded_is_judged_by_no_path(tmp_path: Path) -> None:
+def test_a_mount_that_is_excluded_is_evaluated_by_no_path(tmp_path: Path) -> None:
     app = application(exclude_prefixes={"/files"})
     app.mount("/files", StaticFiles(directory=tmp_path))
     assert "route_pattern" not in told(app)
 
 
-def test_a_route_that_is_only_observed_is_told_by_both_ways_of_asking() -> None:
+def test_a_route_that_is_only_observed_is_reported_in_both_ways() -> None:
     app = application()
     app.post("/orders", dependencies=[Depends(Observe())])(lambda: None)
     severity, message = told(app)["observe"]
@@ -160,7 +160,7 @@ def test_a_budget_without_any_limit_is_a_warning() -> None:
     )
 
 
-def test_routes_that_write_and_ask_for_nothing_are_listed() -> None:
+def test_routes_that_write_and_require_nothing_are_listed() -> None:
     app = application(exclude_paths={"/webhook"}, exclude_methods={"DELETE"})
     router = APIRouter(prefix="/items")
     for path, demand in (("/observed", Observe()), ("/rated", Policy(sensitivity="internal"))):
@@ -258,14 +258,12 @@ def test_the_command_says_plainly_what_it_cannot_find(
     assert said in capsys.readouterr().err
 
 
-def test_the_command_fails_for_an_application_that_nobody_governs(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_fails_for_an_ungoverned_application(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "checked_app:bare"]) == 1
     assert capsys.readouterr().out.startswith("ERROR not_governed: ")
 
 
-def test_a_part_that_is_governed_twice_is_told() -> None:
+def test_a_part_that_is_governed_twice_is_reported() -> None:
     app, bank = application(), FastAPI(title="Bank")
     add_chio(bank, settings())
     middle = FastAPI()
@@ -284,7 +282,7 @@ def test_a_part_that_the_outer_one_excludes_is_not_governed_twice() -> None:
     assert "governed_twice" not in told(app)
 
 
-def test_an_application_that_has_chio_twice_is_told() -> None:
+def test_an_application_that_has_chio_twice_is_reported() -> None:
     app = application()
     add_chio(app, settings())
     assert told(app)["governed_twice"][1].startswith("application 'FastAPI' has Chio twice: ")

@@ -139,7 +139,7 @@ def by_header(view: RequestView) -> CallerIdentity:
 
 
 @pytest.mark.parametrize("path", ["/governed", "/excluded", "/second"])
-def test_an_extractor_of_the_application_says_who_is_calling_everywhere(path: str) -> None:
+def test_an_extractor_of_the_application_names_the_caller_everywhere(path: str) -> None:
     app, judge = FastAPI(), Judge()
     second = [Depends(RequireCapability("s", "t")), Depends(RequireCapability("s", "u"))]
 
@@ -210,7 +210,7 @@ def test_without_any_middleware_the_optional_values_are_none() -> None:
     assert got == [(None, None)]
 
 
-def test_a_client_that_is_none_is_refused_by_name() -> None:
+def test_an_object_that_is_no_client_is_refused_by_name() -> None:
     app = FastAPI()
     app.state.chio_client = "http://127.0.0.1:9090"
 
@@ -265,7 +265,7 @@ def test_hooks_and_a_shared_client_are_passed_on() -> None:
 
 
 @pytest.mark.parametrize("verdict", [{"verdict": "allow"}, deny("no")])
-def test_another_name_of_the_receipt_header_holds_for_all_answers(verdict: Any) -> None:
+def test_another_name_of_the_receipt_header_applies_to_all_responses(verdict: Any) -> None:
     app = FastAPI()
 
     @app.post("/", dependencies=[Depends(RequireCapability("s", "t")), Depends(RequireCapability("s", "u"))])

@@ -95,7 +95,7 @@ def elsewhere(
                 yield sidecar.url, [f"--receipt-store {store}", f"--control-url {service.url}"]
 
 
-def test_what_a_refusal_says_of_a_sidecar_elsewhere_opens_the_route_in_each_way_that_it_names(
+def test_each_way_that_a_refusal_names_for_a_separate_sidecar_opens_the_route(
     elsewhere: tuple[str, list[str]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -25,7 +25,7 @@ def test_a_requirement_without_its_parentheses_is_refused_when_the_route_is_defi
 
 @pytest.mark.parametrize("name", ["Set-Cookie", "content-length", "Authorization", "cookie"])
 @pytest.mark.parametrize("option", ["receipt_header", "capability_header"])
-def test_a_header_with_a_meaning_of_its_own_cannot_carry_ours(option: str, name: str) -> None:
+def test_a_standard_header_cannot_carry_a_receipt_or_a_capability(option: str, name: str) -> None:
     with pytest.raises(ConfigurationError, match=option):
         ChioSettings(**{option: name})
 
@@ -38,7 +38,7 @@ async def test_a_web_page_cannot_ask_the_sidecar_for_an_evaluation(tmp_path: Pat
     assert answer.status_code == 403
 
 
-def test_a_forged_receipt_id_cannot_write_a_line_of_its_own_into_the_report(tmp_path: Path) -> None:
+def test_a_forged_receipt_id_cannot_add_a_line_to_the_report(tmp_path: Path) -> None:
     forged = {"id": "01GOOD valid\n01ALSO valid\x1b[8m", "verdict": {"verdict": "allow"}}
     path = tmp_path / "forged.ndjson"
     path.write_text(json.dumps(forged) + "\n")

@@ -106,7 +106,7 @@ def test_a_second_requirement_of_the_route_is_observed_too(middleware: bool) -> 
 
 
 @with_and_without
-def test_the_dependency_gives_the_mark_and_asks_by_itself_where_nobody_else_does(middleware: bool) -> None:
+def test_the_dependency_gives_the_mark_and_evaluates_if_nothing_else_did(middleware: bool) -> None:
     app, client = build(middleware)
     assert post(app, "/only").json() == {"mark": "chio_access_denied"}
     assert post(app, "/only", with_token()).json() == {"mark": None}
@@ -123,7 +123,7 @@ def test_a_sidecar_that_is_down_lets_the_route_run(middleware: bool) -> None:
 
 
 @with_and_without
-def test_what_cannot_be_judged_is_refused_on_an_observed_route_too(middleware: bool) -> None:
+def test_what_cannot_be_evaluated_is_refused_on_an_observed_route_too(middleware: bool) -> None:
     app, client = build(middleware, max_body_bytes=5)
     assert post(app, "/only").status == 413
     twice = [("authorization", "a"), ("authorization", "b")]
@@ -138,7 +138,7 @@ def test_the_whole_application_may_be_observed(middleware: bool) -> None:
     assert (reply.status, reply.json()) == (200, {"receipt": None})
 
 
-def test_an_excluded_route_that_is_observed_is_asked_about() -> None:
+def test_an_excluded_route_that_is_observed_is_evaluated() -> None:
     app, client = build(exclude_paths=["/only"])
     assert post(app, "/only").json() == {"mark": "chio_access_denied"}
     assert client.judge.last["enforcement"] == {"mode": "observe"}
@@ -220,7 +220,7 @@ def test_a_handler_whose_receipt_is_never_none_is_given_none_that_refuses() -> N
 # Objects
 
 
-def test_objects_are_equal_and_say_what_they_ask_for() -> None:
+def test_objects_are_equal_and_say_what_they_require() -> None:
     assert Observe() == Observe()
     assert len({Observe(), Observe()}) == 1
     assert Observe() != RequireCapability()

@@ -88,7 +88,7 @@ DEPENDENCIES: list[tuple[list[Any], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("dependencies", "members"), DEPENDENCIES)
-def test_what_the_dependencies_of_a_route_state_stands_in_its_operation(
+def test_the_dependencies_of_a_route_are_stated_in_its_operation(
     dependencies: list[Any], members: dict[str, Any]
 ) -> None:
     app = governed()
@@ -96,7 +96,7 @@ def test_what_the_dependencies_of_a_route_state_stands_in_its_operation(
     assert stated(operation(app, "/x")) == members
 
 
-def test_dependencies_count_wherever_they_stand() -> None:
+def test_dependencies_count_wherever_they_are_declared() -> None:
     def inner(receipt: Annotated[Any, Depends(PAY)]) -> None: ...
 
     app = FastAPI(dependencies=[Depends(Policy(sensitivity="internal"))])
@@ -182,7 +182,7 @@ def test_every_refusal_matches_the_schema_of_the_problem() -> None:
     assert seen == known, "the schema describes members that no refusal has"
 
 
-def test_a_refusal_that_is_answered_is_of_the_kind_that_is_described() -> None:
+def test_a_refusal_has_a_documented_form() -> None:
     app = governed(sidecar_url="http://127.0.0.1:9")
     app.add_api_route("/x", nothing)
     described = app.openapi()["components"]["responses"]["ChioSidecarUnavailable"]["content"]
@@ -273,7 +273,7 @@ def test_the_members_that_a_user_wrote_are_kept_and_cannot_weaken_the_dependenci
     assert found["x-own"] == 1
 
 
-def test_governing_twice_says_everything_once() -> None:
+def test_governing_twice_reports_everything_once() -> None:
     app = governed()
     app.add_api_route("/x", nothing, dependencies=[Depends(PAY)])
     once = copy.deepcopy(app.openapi())

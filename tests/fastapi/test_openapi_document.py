@@ -81,7 +81,7 @@ class AnyMethod(HTTPEndpoint):
         return PlainTextResponse("x")
 
 
-def test_methods_are_those_that_are_answered() -> None:
+def test_methods_are_those_that_the_route_serves() -> None:
     app = FastAPI(openapi_url=None)
     app.add_api_route("/fastapi", nothing, methods=["GET"])
     app.add_api_route("/several", nothing, methods=["GET", "POST", "TRACE"])
@@ -149,7 +149,7 @@ def test_parameters_are_described_by_their_convertors() -> None:
     }
 
 
-def test_a_websocket_is_a_get_because_its_handshake_is_judged_as_one() -> None:
+def test_a_websocket_is_a_get_because_its_handshake_is_evaluated_as_one() -> None:
     app = FastAPI(openapi_url=None)
 
     @app.websocket("/ws/{room}", dependencies=[Depends(PAY)])
@@ -212,7 +212,7 @@ def test_policy_that_people_wrote_by_hand_is_carried_over() -> None:
         assert item[f"{prefix}/own"]["x-chio-side-effects"] is False
 
 
-def test_a_document_of_its_own_that_fails_is_one_sentence() -> None:
+def test_a_custom_document_that_fails_is_one_sentence() -> None:
     app = FastAPI()
 
     def broken() -> dict[str, Any]:

@@ -17,7 +17,7 @@ SAFE = {"path": "/export", "method": "GET"}
 
 
 @with_and_without
-def test_side_effects_ask_for_a_capability_whatever_the_method_is(middleware: bool) -> None:
+def test_side_effects_require_a_capability_whatever_the_method_is(middleware: bool) -> None:
     served = Served(Policy(side_effects=True), middleware=middleware, **SAFE)
     reply = served.ask("/export", method="GET", headers=[])
     assert (reply.status, problem(reply)["error"], served.ran) == (401, "chio_capability_required", [])
@@ -28,7 +28,7 @@ def test_side_effects_ask_for_a_capability_whatever_the_method_is(middleware: bo
 
 @with_and_without
 @pytest.mark.parametrize("policy", [Policy(sensitivity="restricted"), Policy(side_effects=False)])
-def test_what_is_only_stated_asks_for_nothing(middleware: bool, policy: Policy) -> None:
+def test_a_policy_that_is_only_stated_requires_nothing(middleware: bool, policy: Policy) -> None:
     served = Served(policy, middleware=middleware, fail_open=True, **SAFE)
     assert served.ask("/export", method="GET", headers=[]).status == 200
     served.sidecar.script = behaviours.REFUSE
@@ -37,13 +37,13 @@ def test_what_is_only_stated_asks_for_nothing(middleware: bool, policy: Policy) 
 
 
 @with_and_without
-def test_a_named_capability_beside_side_effects_is_one_question(middleware: bool) -> None:
+def test_a_named_capability_beside_side_effects_is_one_evaluation(middleware: bool) -> None:
     served = Served(Policy(side_effects=True), RequireCapability("pay", "out"), middleware=middleware)
     assert served.ask().status == 200
     assert [asked["tool_name"] for asked in served.asked] == ["out"]
 
 
-def test_the_document_states_what_is_said() -> None:
+def test_the_document_states_the_policy() -> None:
     assert Policy(sensitivity="internal", side_effects=False).chio_extensions() == {
         "x-chio-sensitivity": "internal",
         "x-chio-side-effects": False,

@@ -87,7 +87,7 @@ def approval(approval_id: str) -> tuple[str, str]:
 
 
 @with_and_without
-async def test_what_was_approved_runs_once_and_only_as_it_was_asked(tmp_path: Path, middleware: bool) -> None:
+async def test_an_approved_request_runs_once_and_only_unchanged(tmp_path: Path, middleware: bool) -> None:
     async with opened(tmp_path, PAY, middleware) as shop:
         assert (await shop.pay(100)).status == 200  # up to the threshold no approval is needed
         approval_id = await shop.waits_for(101)
@@ -159,7 +159,7 @@ async def test_a_request_that_waits_for_its_approval_spends_nothing(tmp_path: Pa
         assert (await shop.pay(1)).status == 403  # the one use was that one
 
 
-async def test_without_a_capability_nobody_is_asked(tmp_path: Path) -> None:
+async def test_without_a_capability_no_approval_is_requested(tmp_path: Path) -> None:
     async with opened(tmp_path, PAY) as shop:
         reply = await shop.pay(500, holder=[])
         assert (reply.status, problem(reply)["error"], shop.ran) == (401, "chio_capability_required", 0)

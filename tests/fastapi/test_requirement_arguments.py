@@ -54,7 +54,7 @@ def test_functions_of_the_path_parameters_see_what_the_handler_sees() -> None:
 
 
 @with_and_without
-def test_a_function_that_fails_lets_nobody_in(middleware: bool) -> None:
+def test_a_function_that_fails_refuses(middleware: bool) -> None:
     app, called = FastAPI(), []
 
     @app.get("/{x}", dependencies=[Depends(RequireCapability("s", "t", arguments=lambda params: params["missing"]))])

@@ -84,7 +84,7 @@ def test_under_a_mount_with_parameters_the_dependency_cannot_tell_the_template()
     assert judge.last["route_pattern"] == "/acme/items/1"
 
 
-def test_a_class_with_a_call_may_ask_for_it_too() -> None:
+def test_a_class_with_a_call_may_depend_on_it_too() -> None:
     app, judge = FastAPI(), Judge(allow_with_capability)
 
     @app.get("/")

@@ -93,7 +93,7 @@ def test_a_token_that_the_sidecar_did_not_take_is_no_capability(middleware: bool
 
 @with_and_without
 @pytest.mark.parametrize("text", ["garbage", "{}", "[]", '{"id":"cap-1"}', "x" * 500, '{"id":"a","id":"b"}'])
-def test_a_token_that_is_none_is_refused(middleware: bool, text: str) -> None:
+def test_a_malformed_token_is_refused(middleware: bool, text: str) -> None:
     app, _, called = build(middleware=middleware)
     assert (pay(app, [("x-chio-capability", text)]).status, called) == (403, [])
 
@@ -123,7 +123,7 @@ def test_malformed_json_without_a_capability_is_refused_before_it_is_parsed(body
 
 
 @with_and_without
-def test_a_denial_of_the_sidecar_is_the_answer(middleware: bool) -> None:
+def test_a_denial_of_the_sidecar_is_the_response(middleware: bool) -> None:
     app, judge, called = build(middleware=middleware)
     app.state.chio_client.judge = Judge(lambda question, text: deny("not today", 451))
     reply = pay(app, with_token(("payments", "transfer")))
@@ -197,7 +197,7 @@ def test_a_second_requirement_is_about_the_same_body(body: str) -> None:
     assert (first["tool_name"], other["tool_name"]) == ("transfer", "write")
 
 
-def test_the_same_requirement_twice_is_asked_once() -> None:
+def test_the_same_requirement_twice_is_one_evaluation() -> None:
     app, judge = (
         FastAPI(dependencies=[Depends(RequireCapability("payments", "transfer"))]),
         Judge(allow_with_capability),
@@ -241,7 +241,7 @@ def test_arguments_that_python_calls_equal_are_two_requirements() -> None:
     assert [type(question["arguments"]["n"]) for question in judge.questions] == [int, bool]
 
 
-def test_query_parameters_and_requirements_stand_side_by_side() -> None:
+def test_query_parameters_and_requirements_work_side_by_side() -> None:
     app = FastAPI()
 
     @app.get("/")

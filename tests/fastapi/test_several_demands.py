@@ -22,7 +22,7 @@ ABOVE_100 = RequireApproval(100, amount=from_body("amount"))
 
 
 @with_and_without
-async def test_the_second_capability_needs_no_approval_of_its_own(tmp_path: Path, middleware: bool) -> None:
+async def test_the_second_capability_needs_no_second_approval(tmp_path: Path, middleware: bool) -> None:
     async with documented(tmp_path, [*CAPABILITIES, ABOVE_100], middleware) as shop:
         assert (await shop.pay(100, holder=BOTH)).status == 200
         reply = await shop.pay(101, holder=BOTH)
@@ -62,7 +62,7 @@ async def test_two_budgets_of_one_currency_are_two_accounts(tmp_path: Path, midd
         assert dear == [200, 403, 200]
 
 
-async def test_an_embedded_sidecar_with_the_automatic_document_judges_each_demand_once(
+async def test_an_embedded_sidecar_with_the_automatic_document_evaluates_each_demand_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CHIO_TRUSTED_ISSUER_KEY", AUTHORITY.public_hex)
@@ -84,7 +84,7 @@ async def test_an_embedded_sidecar_with_the_automatic_document_judges_each_deman
 
 
 @with_and_without
-def test_each_further_question_names_the_receipt_of_the_first(middleware: bool) -> None:
+def test_each_further_evaluation_names_the_receipt_of_the_first(middleware: bool) -> None:
     served = Served(*CAPABILITIES, RequireCapability("tax", "book"), middleware=middleware)
     every = with_token(("pay", "out"), ("log", "in"), ("tax", "book"))
     assert served.ask(headers=every).status == 200

@@ -27,7 +27,7 @@ TRANSFER = ("payments", "transfer")
         ("POST", "/transfer", (None, None)),
     ],
 )
-def test_the_requirement_of_a_view_is_part_of_the_question(method: str, path: str, wanted: tuple[Any, Any]) -> None:
+def test_the_requirement_of_a_view_is_part_of_the_evaluation(method: str, path: str, wanted: tuple[Any, Any]) -> None:
     with governed() as (app, sidecar):
         app.test_client().open(path, method=method)
     asked = sidecar.asked[0].document
@@ -68,7 +68,7 @@ def test_arguments_are_converted_parameters_of_the_path() -> None:
 
 
 @pytest.mark.parametrize("path", ["/transfer", "/atransfer", "/vault"])
-def test_an_excluded_path_still_asks_for_its_capability(path: str) -> None:
+def test_an_excluded_path_still_requires_its_capability(path: str) -> None:
     with governed(exclude_paths=[path]) as (app, sidecar):
         refused = app.test_client().get(path)
         allowed = app.test_client().get(path, headers=with_token(TRANSFER, ("vault", "open")))
@@ -76,14 +76,14 @@ def test_an_excluded_path_still_asks_for_its_capability(path: str) -> None:
     assert len(sidecar.asked) == 2
 
 
-def test_in_an_application_that_nobody_governs_nothing_passes() -> None:
+def test_in_an_ungoverned_application_a_requirement_refuses() -> None:
     app = make()
     app.config["PROPAGATE_EXCEPTIONS"] = True
     with pytest.raises(ConfigurationError, match=r"chio_flask\.Chio"):
         app.test_client().get("/transfer")
 
 
-def test_a_view_that_is_called_directly_asks_as_well() -> None:
+def test_a_view_that_is_called_directly_is_evaluated_too() -> None:
     with governed() as (app, sidecar), app.test_request_context("/transfer"):
         assert app.view_functions["plain_transfer"]().status_code == 401
     assert len(sidecar.asked) == 1
@@ -117,7 +117,7 @@ def test_rules_become_templates() -> None:
     assert template_of("/a/<int(min=1, max=9):n>/<b>.<string(length=2):c>") == "/a/{n}/{b}.{c}"
 
 
-def test_a_host_that_is_not_trusted_is_judged_without_a_template() -> None:
+def test_a_host_that_is_not_trusted_is_evaluated_without_a_template() -> None:
     app = make()
     app.config["TRUSTED_HOSTS"] = ["example.com"]
     with governed(app=app) as (app, sidecar):

@@ -36,7 +36,7 @@ def test_a_path_that_flask_takes_for_an_excluded_one_is_excluded() -> None:
     assert sidecar.asked == []
 
 
-def test_json_and_the_limit_of_a_body_are_flask_s_as_ever() -> None:
+def test_json_and_the_limit_of_a_body_stay_flask_s() -> None:
     with governed() as (app, sidecar):
         assert app.test_client().post("/payload", json={"a": [1]}).json == {"a": [1]}
         app.config["MAX_CONTENT_LENGTH"] = 100
@@ -158,7 +158,7 @@ def test_a_client_can_be_shared() -> None:
         assert app.test_client().get("/hello").status_code == 200
 
 
-def test_middleware_that_changes_the_path_inside_of_chio_is_judged_again() -> None:
+def test_middleware_that_changes_the_path_inside_of_chio_is_evaluated_again() -> None:
     app = make()
     inner = app.wsgi_app
 

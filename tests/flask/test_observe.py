@@ -70,7 +70,7 @@ def test_a_denied_request_runs_and_one_that_is_not_observed_does_not() -> None:
     assert ["enforcement" in asked.document for asked in sidecar.asked] == [True, False]
 
 
-def test_paths_may_stand_in_the_configuration() -> None:
+def test_paths_may_be_in_the_configuration() -> None:
     app = make()
     app.config["CHIO_OBSERVE_PATHS"] = ["/plain"]
     with governed(behaviours.DENY, app):
@@ -85,13 +85,13 @@ def test_a_sidecar_that_is_down_lets_pass() -> None:
     assert "X-Chio-Receipt" not in response.headers
 
 
-def test_what_cannot_be_judged_is_refused_as_ever() -> None:
+def test_what_cannot_be_evaluated_is_refused_in_observe_mode_too() -> None:
     with governed(app=make(), observe=True, max_body_bytes=10) as (app, sidecar):
         assert app.test_client().post("/plain", data=b"x" * 20).status_code == 413
     assert sidecar.asked == []
 
 
-def test_a_guard_of_the_application_refuses_as_ever() -> None:
+def test_a_guard_of_the_application_refuses_in_observe_mode_too() -> None:
     class Closed:
         """Refuses after the decision."""
 

@@ -190,7 +190,7 @@ def test_the_folder_of_the_adapters_is_no_package() -> None:
     assert not (ROOT / "adapters" / "__init__.py").exists()
 
 
-def test_nobody_imports_a_package_through_the_folder_of_the_adapters() -> None:
+def test_no_module_imports_a_package_through_the_folder_of_the_adapters() -> None:
     folders = [*FOUND.values(), ROOT / "tests", ROOT / "examples", ROOT / "benchmarks", ROOT / "scripts"]
     found = [str(one) for folder in folders for one in imports(folder) if one.name == "adapters"]
     assert not found, "import chio_django or chio_flask by their own names"

@@ -56,7 +56,7 @@ def test_each_view_is_a_guard_request_by_every_check(make: Any) -> None:
     assert {name for name in MEMBERS if hasattr(view, name)} == MEMBERS
 
 
-def test_a_bare_request_is_none() -> None:
+def test_a_framework_s_own_request_is_not_a_guard_request() -> None:
     assert not isinstance(StarletteRequest(scope_of(LOGICAL)), TheirGuardRequest)
 
 
@@ -88,7 +88,7 @@ def test_only_the_scheme_is_replaced(make: Any) -> None:
 
 
 @each_maker
-def test_a_peer_that_nobody_knows_is_none(make: Any) -> None:
+def test_an_unknown_peer_is_none(make: Any) -> None:
     assert make(Wire(peer=None)).view.client_host is None
 
 
@@ -126,7 +126,7 @@ async def test_the_body_is_read_twice_and_still_there_for_the_handler(make: Any,
 
 
 @pytest.mark.parametrize("make", MAKERS[1:], ids=lambda make: make.__name__)
-def test_a_form_is_parsed_after_the_body_was_looked_at(make: Any) -> None:
+def test_a_form_is_parsed_after_the_body_was_read(make: Any) -> None:
     boundary = b'--x\r\ncontent-disposition: form-data; name="a"\r\n\r\n1\r\n--x--\r\n'
     wire = Wire("POST", headers=((b"content-type", b"multipart/form-data; boundary=x"),), pieces=(boundary,))
     stack = make(wire)

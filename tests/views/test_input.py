@@ -68,7 +68,7 @@ def test_no_more_is_taken_from_a_client_who_sends_too_much() -> None:
     assert source.given < 300_000
 
 
-def test_a_body_that_ends_too_early_is_said_to() -> None:
+def test_a_body_that_ends_too_early_is_reported_as_such() -> None:
     with keep(OneWay(b"abc"), 5, SMALL) as file, pytest.raises(RequestRefused) as refused:
         list(measure(file, 10_000))
     assert refused.value.denial.status == 400
@@ -92,7 +92,7 @@ def test_a_body_that_the_server_cannot_read_is_400_whatever_it_raises(announced:
 
 
 @pytest.mark.parametrize("name", sorted(singleton_headers(ChioSettings())))
-def test_a_view_that_is_made_by_hand_knows_the_headers_that_may_stand_only_once(name: str) -> None:
+def test_a_view_that_is_made_by_hand_knows_the_headers_that_may_occur_only_once(name: str) -> None:
     assert EnvironView({environ_key(name): "a,b"}).repeated_headers() == [name]
 
 

@@ -90,7 +90,7 @@ def comparable(document: Any) -> dict[str, Any]:
     return {name: value for name, value in document.items() if name not in ("request_id", "timestamp")}
 
 
-def test_two_hundred_and_fifty_requests_are_the_same_question_everywhere() -> None:
+def test_two_hundred_and_fifty_requests_are_the_same_evaluation_everywhere() -> None:
     wires = list(requests())
     assert len(wires) == 250
     different = []
@@ -101,7 +101,7 @@ def test_two_hundred_and_fifty_requests_are_the_same_question_everywhere() -> No
     assert different == []
 
 
-def test_what_was_judged_is_what_the_handlers_read() -> None:
+def test_the_evaluated_body_is_the_body_that_handlers_read() -> None:
     wires = [Wire("POST", b"/anything", (), body) for body in BODIES]
     for wire, answers in zip(wires, ask(wires), strict=True):
         assert {(found.status, found.seen[0].body) for _, found in answers.values()} == {(200, wire.body)}
@@ -137,7 +137,9 @@ def test_a_repeated_security_header_is_400_everywhere(headers: Any) -> None:
     ],
     ids=["trace", "propfind", "lower case", "large", "large in chunks", "many fields", "token not ASCII"],
 )
-def test_what_is_refused_unasked_is_refused_everywhere(wire: Wire, options: dict[str, Any], status: int) -> None:
+def test_what_is_refused_without_an_evaluation_is_refused_everywhere(
+    wire: Wire, options: dict[str, Any], status: int
+) -> None:
     (answers,) = ask([wire], **options)
     assert statuses(answers) == dict.fromkeys(answers, (None, status))
 
@@ -191,7 +193,7 @@ DIFFERENCES = {
 
 
 @pytest.mark.parametrize("name", DIFFERENCES)
-def test_a_difference_is_as_the_documentation_says(name: str) -> None:
+def test_a_difference_is_as_documented(name: str) -> None:
     wire, others = DIFFERENCES[name]
     (answers,) = ask([wire])
     common = answers["starlette"][0]

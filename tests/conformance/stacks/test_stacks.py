@@ -97,7 +97,7 @@ def test_a_difference_between_stacks_is_in_the_table_of_the_documentation(outcom
 
 
 @pytest.mark.usefixtures("_versions_of_the_table")
-def test_the_table_of_the_documentation_claims_no_difference_that_is_none(outcomes: Outcomes) -> None:
+def test_the_table_of_the_documentation_claims_no_difference_that_does_not_exist(outcomes: Outcomes) -> None:
     assert list(map(str, differences.outdated(_found(outcomes), differences.read()))) == []
 
 
@@ -109,7 +109,7 @@ def test_the_table_gives_each_difference_a_reason() -> None:
         assert len(row.why.split()) > 5, row
 
 
-def test_two_hundred_and_fifty_requests_put_one_and_the_same_question_hash_by_hash(outcomes: Outcomes) -> None:
+def test_two_hundred_and_fifty_requests_are_the_same_evaluation_hash_by_hash(outcomes: Outcomes) -> None:
     same = 0
     for by_stack in outcomes.values():
         questions = [facets(one) for one in by_stack.values() if len(one.asked) == 1]
@@ -137,7 +137,7 @@ def test_no_handler_runs_but_the_one_that_its_receipt_is_about(outcomes: Outcome
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_api_key_that_a_handler_reads_is_the_one_that_was_judged(outcomes: Outcomes, name: str) -> None:
+def test_the_api_key_that_a_handler_reads_is_the_one_that_was_evaluated(outcomes: Outcomes, name: str) -> None:
     for request, by_stack in outcomes.items():
         found = facets(by_stack[name])
         if found["handler"] is None or found["handler"] in EXCLUDED:
@@ -157,7 +157,7 @@ def test_a_body_is_counted_as_it_came(outcomes: Outcomes, name: str) -> None:
             assert found["question.headers"]["content-length"] == str(found["question.body_length"]), request
 
 
-def test_whoever_claims_a_receipt_is_not_believed(outcomes: Outcomes) -> None:
+def test_a_claimed_receipt_is_not_believed(outcomes: Outcomes) -> None:
     assert {facets(one)["receipt"] for one in outcomes["answer/claimed receipt"].values()} == {"named"}
 
 
@@ -167,7 +167,7 @@ def test_a_stream_comes_as_it_is_and_with_its_receipt(outcomes: Outcomes) -> Non
         assert facets(outcome)["receipt"] == "named", name
 
 
-def test_no_answer_shows_how_the_server_is_built(outcomes: Outcomes) -> None:
+def test_no_response_shows_how_the_server_is_built(outcomes: Outcomes) -> None:
     for request, by_stack in outcomes.items():
         for name, outcome in by_stack.items():
             assert b"Traceback" not in outcome.answer.body, (request, name)
@@ -257,7 +257,7 @@ def test_however_a_body_is_cut_what_is_hashed_is_what_is_read(stacks: Stacks, se
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_body_above_the_limit_is_refused_unasked_by_both_settings_of_fail_open(stacks: Stacks, chunked: bool) -> None:
+def test_a_body_above_the_limit_is_refused_with_and_without_fail_open(stacks: Stacks, chunked: bool) -> None:
     too_much = "x" * (MAX_BODY + 1)
     framing = {"chunks": [too_much[:1000], too_much[1000:]]} if chunked else {"body": too_much}
     one = wire.request("large", "POST /anything HTTP/1.1", [WITH_TOKEN], **framing)  # type: ignore[arg-type]
@@ -267,7 +267,7 @@ def test_a_body_above_the_limit_is_refused_unasked_by_both_settings_of_fail_open
             assert (outcome.answer.status, code_of(outcome.answer.document)) == (413, "chio_body_too_large"), name
 
 
-def test_whoever_leaves_before_the_end_of_the_body_is_not_asked_about(stacks: Stacks) -> None:
+def test_a_client_that_leaves_before_the_end_of_the_body_causes_no_evaluation(stacks: Stacks) -> None:
     def leave_and_come_back(stack: Stack) -> tuple[int, int, int | None]:
         trace = new_trace()
         for framing in (["Content-Length: 100"], ["Transfer-Encoding: chunked"]):
@@ -281,7 +281,7 @@ def test_whoever_leaves_before_the_end_of_the_body_is_not_asked_about(stacks: St
     assert stacks.each(leave_and_come_back) == dict.fromkeys(NAMES, (0, 1, 200))
 
 
-def test_requests_on_one_connection_are_judged_one_by_one(stacks: Stacks) -> None:
+def test_requests_on_one_connection_are_evaluated_one_by_one(stacks: Stacks) -> None:
     def talk(stack: Stack) -> list[tuple[int, str, str | None]]:
         trace = new_trace()
         connection = http.client.HTTPConnection("127.0.0.1", stack.ports[False], timeout=30)
