@@ -2,8 +2,32 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import dataclass, field
+from typing import Final
 from urllib.parse import unquote, urlsplit
+
+LONGEST_SOCKET_PATH: Final = 107 if sys.platform == "linux" else 103
+"""Most bytes of a Unix socket's path: `sun_path` without its closing zero (unix(7))."""
+
+
+def check_socket_path(path: str) -> None:
+    """Refuse the path of a Unix socket that no socket can have.
+
+    Raises:
+        ValueError: it is too long, has a zero byte, or names an abstract socket, which has no permissions.
+    """
+    size = len(os.fsencode(path))
+    if size > LONGEST_SOCKET_PATH:
+        raise ValueError(f"the path of a Unix socket has at most {LONGEST_SOCKET_PATH} bytes, and this one {size}")
+    if "\0" in path:
+        raise ValueError("the path of a Unix socket has no zero byte")
+    if path.startswith("@"):
+        raise ValueError(
+            "abstract sockets (unix:@NAME) have no permissions, so any user could listen there; write the path of a"
+            f" file, or ./{path} for a file of that name"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +51,17 @@ class Endpoint:
     def __post_init__(self) -> None:
         host = f"[{self.host}]" if ":" in self.host else self.host
         object.__setattr__(self, "authority", self.host if self.socket_path is not None else f"{host}:{self.port}")
+
+    def reason(self, error: BaseException) -> str:
+        """Return why no connection could be opened, in a few words."""
+        if isinstance(error, TimeoutError):
+            return "connecting took too long"
+        if isinstance(error, FileNotFoundError) and self.socket_path is not None:
+            folder = os.path.dirname(self.socket_path) or "."
+            if not os.path.isdir(folder):
+                return f"the folder of its socket does not exist: {folder}"
+            return f"there is no socket {self.socket_path}; is the sidecar started?"
+        return getattr(error, "strerror", None) or type(error).__name__
 
     @classmethod
     def parse(cls, url: str) -> Endpoint:

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, SettingsConfigDict, SettingsError
 
+from chio_core.endpoint import Endpoint, check_socket_path
 from chio_core.errors import ConfigurationError
 from chio_core.names import CAPABILITY_HEADER, LOGGER, RECEIPT_HEADER
 from chio_core.signing import normalize_public_key
@@ -174,6 +175,7 @@ class ChioSettings(BaseSettings):
         elif parts.scheme in ("unix", "embedded"):
             if not value.partition(":")[2].strip("/"):
                 raise ValueError(f"{parts.scheme}: needs a file path after the colon")
+            check_socket_path(Endpoint.parse(value).socket_path or "")
         else:
             raise ValueError("must start with http://, https://, unix: or embedded:")
         return value.rstrip("/") if parts.scheme in ("http", "https") else value

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import uvicorn
 from starlette.types import ASGIApp
 
+from chio_core.endpoint import check_socket_path
 from chio_core.errors import ChioError
 from chio_sidecar.cli.options import CliError, say
 
@@ -74,16 +75,19 @@ def bind(listen: str) -> Listener:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind((host, int(port)))
         else:
+            check_socket_path(path)
             _remove_dead_socket(path)
             sock.bind(path)
             os.chmod(path, 0o660)
         sock.listen(BACKLOG)
     except (OSError, ValueError) as exc:
         sock.close()
-        raise CliError(
-            f"cannot bind {listen}: {getattr(exc, 'strerror', None) or exc}",
-            fix=f"stop what listens there, or choose another --listen {'address' if path is None else 'path'}",
-        ) from None
+        fix = f"stop what listens there, or choose another --listen {'address' if path is None else 'path'}"
+        if isinstance(exc, FileNotFoundError):
+            fix = f"create the folder {os.path.dirname(path or '')}, or choose another --listen path"
+        elif isinstance(exc, ValueError):
+            fix = "choose another --listen path, for example unix:/run/chio.sock"
+        raise CliError(f"cannot bind {listen}: {getattr(exc, 'strerror', None) or exc}", fix=fix) from None
     if path is not None:
         return Listener(sock, listen)
     host, port = sock.getsockname()[:2]

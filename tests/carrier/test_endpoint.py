@@ -1,10 +1,18 @@
 from __future__ import annotations
 
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from chio_core.client.connection import request_head
-from chio_core.endpoint import Endpoint
-from chio_core.errors import ConfigurationError
+from chio_core.client.pool import ConnectionPool
+from chio_core.endpoint import LONGEST_SOCKET_PATH, Endpoint
+from chio_core.errors import ConfigurationError, SidecarUnreachable
+from tests.carrier.stubs import Threads
 from tests.support import settings
 
 
@@ -43,3 +51,39 @@ def test_a_header_value_cannot_end_its_line(value: str) -> None:
 def test_a_url_that_no_request_line_can_carry_is_refused_at_the_start(url: str) -> None:
     with pytest.raises(ConfigurationError, match=r"sidecar_url .*must be printable ASCII"):
         settings(sidecar_url=url)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("unix:/run/" + "x" * 103, "at most 107 bytes, and this one 108"),
+        ("unix:/run/" + "%C3%A4" * 52, "at most 107 bytes, and this one 109"),
+        ("unix:@chio", "have no permissions"),
+        ("unix:/run/a%00b", "no zero byte"),
+    ],
+)
+def test_a_socket_that_cannot_be_is_refused_at_the_start(url: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        settings(sidecar_url=url)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems allow fewer bytes")
+def test_the_longest_path_of_a_socket_can_be_used() -> None:
+    path = "/tmp/" + "x" * (LONGEST_SOCKET_PATH - 5)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+    os.unlink(path)
+    with pytest.raises(OSError, match="too long"), socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path + "x")
+    assert settings(sidecar_url=f"unix:{path}").sidecar_url
+
+
+@pytest.mark.parametrize("new_pool", [ConnectionPool, Threads])
+@pytest.mark.parametrize(
+    ("path", "message"), [("a.sock", "there is no socket .*a.sock"), ("none/a.sock", "folder .* not exist: .*none")]
+)
+async def test_the_reason_names_what_is_missing(new_pool: Any, path: str, message: str, tmp_path: Path) -> None:
+    pool = new_pool(Endpoint.parse(f"unix:{tmp_path}/{path}"))
+    with pytest.raises(SidecarUnreachable, match=message):
+        await pool.post("/chio/evaluate", b"{}", (), 5.0)
+    await pool.aclose()
