@@ -56,6 +56,16 @@ class CallerTimeout(SidecarTimeout):
     """The caller's own, shorter time ran out. The sidecar may be healthy, so nothing passes under `fail_open`."""
 
 
+class Overloaded(SidecarError):
+    """No decision, because this process or the sidecar has too much to do.
+
+    All connections were in use, or the event loop did not run, or the sidecar said so. The sidecar is neither
+    unreachable nor silent, so `fail_open` does not apply.
+    """
+
+    code = "chio_overloaded"
+
+
 class EvaluationFailed(SidecarError):
     """The sidecar responded, but not with a usable decision.
 

@@ -13,10 +13,10 @@ import time
 import weakref
 from contextlib import suppress
 
-from chio_core.client.carrier import NO_RESPONSE, Pairs
+from chio_core.client.carrier import OWN_SHARE, Late, Pairs, held, no_connection, no_response
 from chio_core.client.connection import ResponseReader, request_head
 from chio_core.endpoint import Endpoint
-from chio_core.errors import EvaluationFailed, SidecarTimeout, SidecarUnreachable
+from chio_core.errors import EvaluationFailed, SidecarUnreachable
 from chio_core.evaluation.exchange import RawResponse
 
 MAX_IDLE_SECONDS = 30.0
@@ -49,8 +49,12 @@ class BlockingPool:
         """See `AsyncCarrier.post`. A failed attempt to connect is repeated once."""
         deadline = time.monotonic() + timeout
         data = request_head(self._endpoint, path, len(body), headers) + body
-        if not self._slots.acquire(timeout=timeout):
-            raise SidecarTimeout("no connection to the Chio sidecar became free in time")
+        # A thread that waited behind others, or that did not run, has left the sidecar less than its time.
+        late: Late = no_response
+        if not self._slots.acquire(blocking=False):
+            late = no_connection
+            if not self._slots.acquire(timeout=timeout):
+                raise late()
         try:
             connection = self._take_idle()
             if connection is None:
@@ -60,9 +64,13 @@ class BlockingPool:
                 try:
                     connection = self._connect(deadline)
                 except OSError as exc:
-                    reason = exc.strerror or type(exc).__name__
+                    if isinstance(exc, TimeoutError) and late is no_connection:
+                        raise late() from None
+                    reason = self._endpoint.reason(exc)
                     raise SidecarUnreachable(f"cannot connect to the Chio sidecar: {reason}") from None
-            return self._exchange(connection, data, deadline)
+            if late is no_response and deadline - time.monotonic() < timeout * OWN_SHARE:
+                late = held
+            return self._exchange(connection, data, deadline, late)
         finally:
             self._slots.release()
 
@@ -109,21 +117,28 @@ class BlockingPool:
             connection.close()
             raise
 
-    def _exchange(self, connection: socket.socket, data: bytes, deadline: float) -> RawResponse:
+    def _exchange(self, connection: socket.socket, data: bytes, deadline: float, late: Late) -> RawResponse:
         reader = ResponseReader()
         try:
-            connection.settimeout(_left(deadline))
+            connection.settimeout(max(0.001, deadline - time.monotonic()))
             connection.sendall(data)
             response = None
             while response is None:
-                connection.settimeout(_left(deadline))
-                received = connection.recv(65536)
+                # When the time is over, what has arrived meanwhile still counts: the thread may have run late.
+                left = max(0.0, deadline - time.monotonic())
+                connection.settimeout(left)
+                try:
+                    received = connection.recv(65536)
+                except (TimeoutError, BlockingIOError, ssl.SSLWantReadError):
+                    if left:
+                        continue
+                    raise late() from None
                 if not received:
                     raise EvaluationFailed("Chio sidecar closed the connection before it answered")
                 response = reader.feed(received)
             return response
         except TimeoutError:
-            raise SidecarTimeout(NO_RESPONSE) from None
+            raise late() from None
         except OSError as exc:
             raise EvaluationFailed(f"the exchange with the Chio sidecar broke: {type(exc).__name__}") from None
         finally:
@@ -133,13 +148,6 @@ class BlockingPool:
                     self.close()
             else:
                 connection.close()
-
-
-def _left(deadline: float) -> float:
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    return left
 
 
 def _close_all(idle: list[tuple[socket.socket, float]]) -> None:

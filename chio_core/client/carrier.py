@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, Protocol
 
-from chio_core.errors import EvaluationFailed, SidecarError, SidecarTimeout
+from chio_core.errors import EvaluationFailed, Overloaded, SidecarError, SidecarTimeout
 from chio_core.evaluation.exchange import RawResponse
 from chio_core.names import LOGGER
 
@@ -19,10 +20,32 @@ log = logging.getLogger(LOGGER)
 MAX_RESPONSE_BYTES = 1024 * 1024
 """Longer responses are refused. A receipt has one to three kilobytes."""
 
-NO_RESPONSE: Final = "Chio sidecar did not answer in time"
-"""Message of a `SidecarTimeout`."""
+OWN_SHARE: Final = 0.1
+"""A timeout is ours, not the sidecar's, if no more than this part of it was left when the request was sent."""
+
+LOOK_AGAIN: Final = 0.02
+"""Seconds that an event loop gets at a deadline to handle what has arrived."""
 
 Pairs = Sequence[tuple[str, str]]
+
+
+Late = Callable[[], SidecarError]
+"""Returns the error for a wait that took too long."""
+
+
+def no_response() -> SidecarError:
+    """The sidecar had its time."""
+    return SidecarTimeout("Chio sidecar did not answer in time")
+
+
+def no_connection() -> SidecarError:
+    """The pool of connections is full."""
+    return Overloaded("all connections to the Chio sidecar were in use (max_connections)")
+
+
+def held() -> SidecarError:
+    """The event loop, or the thread, did not run."""
+    return Overloaded("this process was too busy to call the Chio sidecar in time")
 
 
 class AsyncCarrier(Protocol):
@@ -37,6 +60,7 @@ class AsyncCarrier(Protocol):
         Raises:
             SidecarUnreachable: no connection could be opened.
             SidecarTimeout: the time ran out.
+            Overloaded: the time ran out, and this process is the reason.
             EvaluationFailed: the connection broke after the request was sent, or the response is not HTTP.
         """
         ...
@@ -58,6 +82,38 @@ class BlockingCarrier(Protocol):
         ...
 
 
+class Deadline:
+    """Calls a function when a time of the event loop has passed and nothing has arrived, unless it is cancelled.
+
+    A loop that runs late finds timers and input at once, and some loops run the timers first. So the function is called
+    only after the loop had the time again by which it was late, and what had arrived meanwhile was handled.
+
+    Args:
+        loop: the running loop.
+        at: a time of `loop.time()`.
+        action: the function.
+    """
+
+    __slots__ = ("_action", "_at", "_late", "_loop", "_timer")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, at: float, action: Callable[[], object]) -> None:
+        self._loop, self._at, self._action = loop, at, action
+        self._timer = loop.call_at(at, self._look_again)
+        self._late = 0.0
+
+    def cancel(self) -> None:
+        """Call nothing any more."""
+        self._timer.cancel()
+
+    def was_held(self, timeout: float) -> bool:
+        """Return True if the loop was late by half of a timeout, or more."""
+        return self._late > max(timeout / 2, 0.1)
+
+    def _look_again(self) -> None:
+        self._late = self._loop.time() - self._at
+        self._timer = self._loop.call_later(max(self._late, LOOK_AGAIN), self._action)
+
+
 class TaskCarrier:
     """Base of the `AsyncCarrier`s that run each exchange as a separate task.
 
@@ -73,6 +129,10 @@ class TaskCarrier:
         self._patience = patience
         self._running: set[asyncio.Task[None]] = set()
 
+    def late(self) -> SidecarError:
+        """Return the error for an exchange that takes too long."""
+        return no_response()
+
     async def exchange(self, path: str, body: bytes, headers: Pairs, timeout: float) -> RawResponse:
         """Send one request and return its response; subclasses implement it, and `post` maps its errors."""
         raise NotImplementedError
@@ -84,11 +144,15 @@ class TaskCarrier:
         task = loop.create_task(self._run(waiter, path, body, headers, timeout))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
-        timer = loop.call_later(timeout, expire, waiter, NO_RESPONSE)
+        deadline = Deadline(loop, loop.time() + timeout, partial(expire, waiter, self.late))
         try:
             return await waiter  # only the wait ends when this call is cancelled
+        except SidecarTimeout:
+            if deadline.was_held(timeout):
+                raise held() from None
+            raise
         finally:
-            timer.cancel()
+            deadline.cancel()
 
     async def _run(
         self, waiter: asyncio.Future[RawResponse], path: str, body: bytes, headers: Pairs, timeout: float
@@ -119,7 +183,7 @@ class TaskCarrier:
             await asyncio.gather(*late, return_exceptions=True)
 
 
-def expire(waiter: asyncio.Future[Any], message: str) -> None:
-    """End a wait with a `SidecarTimeout`; to be called by a timer."""
+def expire(waiter: asyncio.Future[Any], error: Late) -> None:
+    """End a wait with an error; to be called by a `Deadline`."""
     if not waiter.done():
-        waiter.set_exception(SidecarTimeout(message))
+        waiter.set_exception(error())

@@ -18,9 +18,9 @@ from collections.abc import Callable
 
 import httptools
 
-from chio_core.client.carrier import MAX_RESPONSE_BYTES, NO_RESPONSE, Pairs
+from chio_core.client.carrier import MAX_RESPONSE_BYTES, Deadline, Late, Pairs, no_response
 from chio_core.endpoint import Endpoint
-from chio_core.errors import EvaluationFailed, SidecarTimeout, SidecarUnreachable
+from chio_core.errors import EvaluationFailed, SidecarError, SidecarUnreachable
 from chio_core.evaluation.exchange import RawResponse
 
 _UNSAFE = re.compile(r"[^\x20-\x7e]")
@@ -109,15 +109,19 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._reader: ResponseReader | None = None
         self._owner: asyncio.Future[RawResponse] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Deadline | None = None
+        self._late: Late = no_response
         self.closed = False
         self.idle_since = 0.0
 
-    def exchange(self, data: bytes, deadline: float, loop: asyncio.AbstractEventLoop) -> asyncio.Future[RawResponse]:
+    def exchange(
+        self, data: bytes, deadline: float, loop: asyncio.AbstractEventLoop, late: Late
+    ) -> asyncio.Future[RawResponse]:
         """Send a whole request; the future gets the response or a `SidecarError`.
 
         Args:
             deadline: time of `loop.time()` at which the wait ends and the connection is closed.
+            late: returns the error for that.
 
         Raises:
             SidecarUnreachable: the connection is closed already; nothing was sent.
@@ -126,8 +130,9 @@ class Connection(asyncio.Protocol):
             raise SidecarUnreachable("Chio sidecar closed the connection before it was used")
         owner: asyncio.Future[RawResponse] = loop.create_future()
         self._owner = owner
+        self._late = late
         self._reader = ResponseReader()
-        self._timer = loop.call_at(deadline, self._too_late)
+        self._timer = Deadline(loop, deadline, self._too_late)
         self._transport.write(data)
         return owner
 
@@ -174,10 +179,10 @@ class Connection(asyncio.Protocol):
         self._on_closed(self)
 
     def _too_late(self) -> None:
-        self._finish(SidecarTimeout(NO_RESPONSE))
+        self._finish(self._late())
         self.abort()
 
-    def _finish(self, result: RawResponse | EvaluationFailed | SidecarTimeout) -> None:
+    def _finish(self, result: RawResponse | SidecarError) -> None:
         owner, self._owner, self._reader = self._owner, None, None
         if self._timer is not None:
             self._timer.cancel()

@@ -12,8 +12,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from chio_core.client.carrier import MAX_RESPONSE_BYTES, Pairs, TaskCarrier
-from chio_core.errors import ConfigurationError, EvaluationFailed
+from chio_core.client.carrier import MAX_RESPONSE_BYTES, Pairs, TaskCarrier, held
+from chio_core.errors import ConfigurationError, EvaluationFailed, SidecarError
 from chio_core.evaluation.exchange import RawResponse
 from chio_core.loop_thread import LoopThread
 from chio_core.settings import ChioSettings
@@ -47,14 +47,9 @@ def open_sidecar(url: str, *, busy_seconds: float | None = None, document: str |
     return open_embedded(url.partition(":")[2], busy_seconds=busy_seconds, document=document)
 
 
-def busy_seconds_for(settings: ChioSettings) -> float | None:
-    """Return the seconds that the store may wait for its file; None: the sidecar's default.
-
-    Under `fail_open` a request runs after its timeout. A deny that is stored after that would be about a request that
-    ran, so the store must give up before the client: a decision writes at most twice, and each write may wait for one
-    batch before it.
-    """
-    return settings.timeout / 4 if settings.fail_open else None
+def busy_seconds_for(settings: ChioSettings) -> float:
+    """Return the seconds that the store waits for its file: less than the client, which is told the reason."""
+    return settings.timeout * 0.8
 
 
 class InProcessCarrier(TaskCarrier):
@@ -70,6 +65,10 @@ class InProcessCarrier(TaskCarrier):
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
         super().__init__()
         self._app = app
+
+    def late(self) -> SidecarError:
+        """Return an `Overloaded`: the sidecar is this process."""
+        return held()
 
     async def exchange(self, path: str, body: bytes, headers: Pairs, timeout: float) -> RawResponse:
         """Make one call of the application (ASGI, HTTP scope version 2.3)."""

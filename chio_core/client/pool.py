@@ -11,11 +11,21 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
+from functools import partial
 
-from chio_core.client.carrier import Pairs, expire
+from chio_core.client.carrier import (
+    OWN_SHARE,
+    Deadline,
+    Late,
+    Pairs,
+    expire,
+    held,
+    no_connection,
+    no_response,
+)
 from chio_core.client.connection import Connection, request_head
 from chio_core.endpoint import Endpoint
-from chio_core.errors import SidecarUnreachable
+from chio_core.errors import SidecarError, SidecarUnreachable
 from chio_core.evaluation.exchange import RawResponse
 
 MAX_IDLE_SECONDS = 30.0
@@ -49,6 +59,7 @@ class ConnectionPool:
         self._line: deque[asyncio.Future[Connection]] = deque()
         self._tls: ssl.SSLContext | None = None
         self._closing = False
+        self._count = 0  # connections that were ever open
 
     @property
     def size(self) -> int:
@@ -66,9 +77,9 @@ class ConnectionPool:
         deadline = loop.time() + timeout
         data = request_head(self._endpoint, path, len(body), headers) + body
         try:
-            owner = (await self._acquire(loop, deadline)).exchange(data, deadline, loop)
+            owner = await self._send(loop, data, deadline, timeout)
         except SidecarUnreachable:
-            owner = (await self._acquire(loop, deadline)).exchange(data, deadline, loop)
+            owner = await self._send(loop, data, deadline, timeout)
         return await owner
 
     async def aclose(self) -> None:
@@ -84,8 +95,21 @@ class ConnectionPool:
             self._fail_next(SidecarUnreachable("the Chio client was closed"))
         await asyncio.sleep(0)  # lets the transports report that they are closed
 
-    async def _acquire(self, loop: asyncio.AbstractEventLoop, deadline: float) -> Connection:
-        now = loop.time()
+    async def _send(
+        self, loop: asyncio.AbstractEventLoop, data: bytes, deadline: float, timeout: float
+    ) -> asyncio.Future[RawResponse]:
+        late: Late = no_response
+        connection = self._take_idle(loop.time())
+        if connection is None:
+            connection, queued = await self._stand_in_line(loop, deadline, timeout)
+            # Who waited behind others, or for a loop that did not run, has left the sidecar less than its time.
+            if queued:
+                late = no_connection
+            elif deadline - loop.time() < timeout * OWN_SHARE:
+                late = held
+        return connection.exchange(data, deadline, loop, late)
+
+    def _take_idle(self, now: float) -> Connection | None:
         while self._idle:
             connection = self._idle.pop()
             if not connection.usable:
@@ -95,19 +119,35 @@ class ConnectionPool:
             connection.abort()
         if self._closing:
             raise SidecarUnreachable("the Chio client was closed")
+        return None
+
+    async def _stand_in_line(
+        self, loop: asyncio.AbstractEventLoop, deadline: float, timeout: float
+    ) -> tuple[Connection, bool]:
+        """Return a connection, and whether the caller had to wait until others were done with theirs."""
         waiter: asyncio.Future[Connection] = loop.create_future()
         self._line.append(waiter)
         self._open_for_line()
-        timer = loop.call_at(deadline, expire, waiter, "no connection to the Chio sidecar became free in time")
+        queued = self.size >= self._limit and len(self._line) > len(self._openers)
+        before = self._count - len(self._open)
+
+        def error() -> SidecarError:
+            if end.was_held(timeout):
+                return held()
+            if queued and self._count > before:  # connections were open meanwhile, but not for this caller
+                return no_connection()
+            return SidecarUnreachable("cannot connect to the Chio sidecar: connecting took too long")
+
+        end = Deadline(loop, deadline, partial(expire, waiter, error))
         try:
-            return await waiter
+            return await waiter, queued
         except asyncio.CancelledError:
             # The connection may have been handed over in the same tick: it goes to the next in line.
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 self._serve(waiter.result())
             raise
         finally:
-            timer.cancel()
+            end.cancel()
 
     def _open_for_line(self) -> None:
         if self.size >= self._limit:
@@ -122,28 +162,29 @@ class ConnectionPool:
         self._openers.discard(opener)
         error = None if opener.cancelled() else opener.exception()
         if error is not None:
-            reason = type(error).__name__
-            if isinstance(error, TimeoutError):
-                reason = "connecting took too long"
-            elif isinstance(error, OSError):
-                reason = error.strerror or reason
+            reason = self._endpoint.reason(error)
             self._fail_next(SidecarUnreachable(f"cannot connect to the Chio sidecar: {reason}"))
         self._open_for_line()
 
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
         end = self._endpoint
-        async with asyncio.timeout(self._connect_timeout):
-            if end.socket_path is not None:
-                _, connection = await loop.create_unix_connection(self._protocol, end.socket_path)
-            else:
-                if end.tls and self._tls is None:
-                    self._tls = ssl.create_default_context()
-                _, connection = await loop.create_connection(self._protocol, end.host, end.port, ssl=self._tls)
+        async with asyncio.timeout(None) as limit:
+            deadline = Deadline(loop, loop.time() + self._connect_timeout, lambda: limit.reschedule(loop.time()))
+            try:
+                if end.socket_path is not None:
+                    _, connection = await loop.create_unix_connection(self._protocol, end.socket_path)
+                else:
+                    if end.tls and self._tls is None:
+                        self._tls = ssl.create_default_context()
+                    _, connection = await loop.create_connection(self._protocol, end.host, end.port, ssl=self._tls)
+            finally:
+                deadline.cancel()
         if connection.closed:  # lost before this task resumed; `_gone` was called already
             raise ConnectionResetError("the sidecar hung up")
         self._openers.discard(asyncio.current_task())  # it is counted as open from here on
         self._open.add(connection)
+        self._count += 1
         self._serve(connection)
 
     def _protocol(self) -> Connection:

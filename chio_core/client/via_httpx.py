@@ -5,11 +5,16 @@ Far slower than `ConnectionPool`, and correct with anything that httpx can speak
 
 from __future__ import annotations
 
+from typing import Final
+
 import httpx
 
-from chio_core.client.carrier import MAX_RESPONSE_BYTES, NO_RESPONSE, Pairs, TaskCarrier
-from chio_core.errors import EvaluationFailed, SidecarTimeout, SidecarUnreachable
+from chio_core.client.carrier import MAX_RESPONSE_BYTES, Pairs, TaskCarrier, no_connection, no_response
+from chio_core.errors import EvaluationFailed, SidecarError, SidecarUnreachable
 from chio_core.evaluation.exchange import RawResponse
+
+TIMEOUT: Final = "chio_timeout"
+"""Extension of a request: seconds until its caller goes away."""
 
 
 class HttpxCarrier(TaskCarrier):
@@ -34,7 +39,12 @@ class HttpxCarrier(TaskCarrier):
         """Send one request; a failed attempt to connect is repeated once."""
         sent = [("content-type", "application/json"), ("accept", "application/json"), ("accept-encoding", "identity")]
         sent.extend(headers)
-        request = self._client.build_request("POST", path, content=body, headers=sent, timeout=timeout)
+        # The caller's deadline comes first: timers of a transport do not look again when the loop was held. But a full
+        # pool must report itself before that deadline, which counts for the sidecar.
+        limits = httpx.Timeout(2 * timeout, pool=timeout / 2)
+        request = self._client.build_request(
+            "POST", path, content=body, headers=sent, timeout=limits, extensions={TIMEOUT: timeout}
+        )
         try:
             try:
                 response = await self._client.send(request, stream=True)
@@ -54,10 +64,12 @@ class HttpxCarrier(TaskCarrier):
         return RawResponse(response.status_code, response.headers.get("content-type", ""), b"".join(chunks))
 
 
-def mapped(exc: httpx.HTTPError) -> SidecarUnreachable | SidecarTimeout | EvaluationFailed:
+def mapped(exc: httpx.HTTPError) -> SidecarError:
     """Return the `SidecarError` for an error of httpx."""
-    if isinstance(exc, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)):
+    if isinstance(exc, httpx.PoolTimeout):
+        return no_connection()
+    if isinstance(exc, (httpx.ConnectError, httpx.ConnectTimeout)):
         return SidecarUnreachable(f"cannot connect to the Chio sidecar: {type(exc).__name__}")
     if isinstance(exc, httpx.TimeoutException):
-        return SidecarTimeout(NO_RESPONSE)
+        return no_response()
     return EvaluationFailed(f"the exchange with the Chio sidecar broke: {type(exc).__name__}")

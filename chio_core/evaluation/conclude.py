@@ -24,7 +24,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from chio_core.canonical import parse_json
-from chio_core.errors import ApprovalRequired, EvaluationFailed, InvalidDocument, ReceiptRejected, SidecarError
+from chio_core.errors import (
+    ApprovalRequired,
+    EvaluationFailed,
+    InvalidDocument,
+    Overloaded,
+    ReceiptRejected,
+    SidecarError,
+)
 from chio_core.evaluation import outcomes
 from chio_core.evaluation.exchange import EvaluateCall, RawResponse
 from chio_core.evaluation.outcomes import Decision
@@ -50,7 +57,7 @@ def conclude(
         now: seconds since 1970.
 
     Raises:
-        EvaluationFailed: rule 1.
+        EvaluationFailed, Overloaded: rule 1.
         ReceiptRejected: rules 2 and 3.
     """
     # 1. the document
@@ -183,7 +190,7 @@ def _capability_covers(requirement: Requirement, call: EvaluateCall, receipt: Ht
     return index is not None and not token.scope.grants[index].lacks(requirement.operations)
 
 
-def _error_of(response: RawResponse) -> EvaluationFailed:
+def _error_of(response: RawResponse) -> SidecarError:
     """Return the error for a status other than 200. Its members are unsigned, so only plain text is taken over."""
     try:
         document = parse_json(response.body)
@@ -203,5 +210,7 @@ def _error_of(response: RawResponse) -> EvaluationFailed:
             plain("resume_path", _RESUME_PATH),
             plain("kernel_receipt_id", APPROVAL_ID),
         )
+    if response.status == 503 and code == Overloaded.code:
+        return Overloaded("Chio sidecar is overloaded")
     detail = code if isinstance(code, str) else None
     return EvaluationFailed(f"Chio sidecar returned {response.status}", status=response.status, detail=detail)

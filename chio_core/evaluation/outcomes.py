@@ -10,6 +10,7 @@
 | allow without evidence of the route's approval or budget | 502 | `chio_policy_not_enforced` | yes | the same |
 | no connection | 503 | `chio_sidecar_unreachable` | no | passes, marked; never if the route requires something |
 | no response in time | 503 | `chio_timeout` | no | passes, marked; never if the route requires something |
+| overloaded, or this process is (all connections in use, event loop held) | 503 | `chio_overloaded` | no | the same |
 | approval required (409) | 403 | `chio_approval_required` | no | the same |
 | any other status, not JSON, wrong shape, cut off, too long | 502 | `chio_evaluation_failed` | no | the same |
 | a receipt that does not verify or is not for this request | 502 | `chio_invalid_receipt` | no | the same |
@@ -34,6 +35,7 @@ from chio_core.errors import (
     ApprovalRequired,
     CallerTimeout,
     EvaluationFailed,
+    Overloaded,
     ReceiptRejected,
     SidecarError,
     SidecarTimeout,
@@ -293,10 +295,13 @@ def denial_for_error(error: SidecarError, requirement: Requirement | None = None
     Args:
         requirement: what the route requires.
     """
-    if isinstance(error, (SidecarUnreachable, SidecarTimeout)):
+    if isinstance(error, (SidecarUnreachable, SidecarTimeout, Overloaded)):
         retry = (("retry-after", "1"),)
-        own = isinstance(error, CallerTimeout)
-        message = "there was no decision within the caller's timeout" if own else "Chio sidecar is unavailable"
+        message = "Chio sidecar is unavailable"
+        if isinstance(error, Overloaded):
+            message = "too many requests at once"
+        elif isinstance(error, CallerTimeout):
+            message = "there was no decision within the caller's timeout"
         return Denial(status=503, code=error.code, message=message, headers=retry)
     if isinstance(error, ReceiptRejected):
         message = "Chio sidecar returned a receipt that does not count for this request"

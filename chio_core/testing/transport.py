@@ -10,6 +10,7 @@ import httpx
 
 from chio_core.client.carrier import Pairs
 from chio_core.client.connection import ResponseReader
+from chio_core.client.via_httpx import TIMEOUT
 from chio_core.errors import EvaluationFailed, SidecarTimeout, SidecarUnreachable
 from chio_core.evaluation.exchange import RawResponse
 from chio_core.testing.behaviours import Behaviour, Ending, Pause, Reply
@@ -70,7 +71,7 @@ def received(behaviour: Behaviour, reply: Reply, timeout: float | None) -> RawRe
 class ScriptedTransport(httpx.AsyncBaseTransport):
     """An httpx transport for `ChioClient`.
 
-    The read timeout of a request is the limit for its whole response.
+    The extension `chio_timeout` of a request is the limit for its whole response.
     """
 
     def __init__(self, behave: Behave) -> None:
@@ -81,7 +82,7 @@ class ScriptedTransport(httpx.AsyncBaseTransport):
         headers = {name.lower(): value for name, value in reversed(request.headers.multi_items())}
         path = request.url.raw_path.decode("ascii")
         behaviour, reply = self._behave(Call(request.method, path, headers, await request.aread()))
-        response = received(behaviour, reply, request.extensions.get("timeout", {}).get("read"))
+        response = received(behaviour, reply, request.extensions.get(TIMEOUT))
         return httpx.Response(
             response.status, headers={"content-type": response.content_type}, stream=httpx.ByteStream(response.body)
         )

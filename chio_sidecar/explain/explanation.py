@@ -46,9 +46,9 @@ _UNDECIDED: Final = {
         "use a new request_id for each request",
     ),
     "chio_overloaded": (
-        "too many requests, or request bodies, were waiting.",
-        "repeat the request later; give the sidecar a faster disk or the application fewer connections; for bodies"
-        " raise CHIO_MAX_SPOOLED_BYTES",
+        "too many requests, or request bodies, were waiting; the application's log states which.",
+        "repeat the request later; raise CHIO_MAX_CONNECTIONS, move calls that block the event loop into threads, or"
+        " give the sidecar a faster disk; for bodies raise CHIO_MAX_SPOOLED_BYTES",
     ),
 }
 _EARLY: Final = {

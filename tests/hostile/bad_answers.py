@@ -52,6 +52,7 @@ BEHAVIOURS = (
     Behaviour("status_304", "Responds 304 without a body.", lambda _: Reply(b"", 304, ())),
     error(409, _APPROVAL),
     error(500, {"error": "chio_receipt_sign_failed", "message": "no key"}),
+    error(503, {"error": "chio_overloaded", "message": "too many evaluations are under way"}),
     body("empty", "Responds 200 with an empty body.", lambda _: b""),
     body("blank", "Responds 200 with white space.", lambda _: b" \r\n"),
     body("html", "Responds 200 with a page, as a proxy in between does.", lambda _: b"<h1>OK</h1>", "text/html"),

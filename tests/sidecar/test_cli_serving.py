@@ -17,9 +17,9 @@ import httpx
 import pytest
 
 from chio_core.receipts import verify_receipt
-from tests.sidecar.control_tools import DEADLINE, CommandLine, Server, evaluation, run_command, serving
 from chio_sidecar.cli.options import CliError
 from chio_sidecar.cli.serving import bind
+from tests.sidecar.control_tools import DEADLINE, CommandLine, Server, evaluation, run_command, serving
 
 UPSTREAM = "http://127.0.0.1:1"
 SPEC = json.dumps({"openapi": "3.0.3", "info": {}, "paths": {"/echo": {"post": {"responses": {}}}}})
