@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import Any
 
 import pytest
@@ -12,9 +13,10 @@ from django.test import override_settings
 
 from chio_core.errors import ConfigurationError
 from chio_core.testing import KEY
-from chio_django import ChioDjangoMiddleware
+from chio_django import ChioDjangoMiddleware, checks
 from chio_django.conf import conf
 from tests.django.project import CHIO
+from tests.project.tree import ROOT
 
 CACHE = "django.middleware.cache.FetchFromCacheMiddleware"
 GOOD: dict[str, Any] = {"CHIO_TRUSTED_KERNEL_KEYS": [KEY.public_hex]}
@@ -128,3 +130,9 @@ def test_django_s_settings_beat_the_environment(monkeypatch: pytest.MonkeyPatch)
     with override_settings(CHIO_TIMEOUT=4):
         assert conf.settings.timeout == 4
         assert conf.settings.receipt_header == "X-From-Environment"
+
+
+def test_the_page_lists_the_checks() -> None:
+    rows = re.compile(r"^\| `(chio\.[EW]\d+)` \| (.*) \|$", re.MULTILINE)
+    page = (ROOT / "docs" / "django.md").read_text(encoding="utf-8")
+    assert rows.findall(page) == rows.findall(checks.__doc__ or "") != []

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.django import project  # noqa: F401 - docs/django.md needs Django's settings
 from tests.examples.running import copy_of
 from tests.pages.page import ROOT, opened, steps_of
 
 PAGES = [
-    "asgi.md", "concepts.md", "fastapi.md", "migration.md", "observe.md", "operations.md", "outcomes.md",
-    "quick-start.md", "security.md", "settings.md", "sidecar.md", "telemetry.md", "testing.md",
+    "asgi.md", "concepts.md", "django.md", "fastapi.md", "flask.md", "migration.md", "observe.md",
+    "operations.md", "outcomes.md", "quick-start.md", "security.md", "settings.md", "sidecar.md", "telemetry.md", "testing.md",
 ]  # fmt: skip
 
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
@@ -30,6 +32,15 @@ def test_a_page_does_what_it_shows(name: str, tmp_path: Path, monkeypatch: pytes
     with opened(text, tmp_path) as page:
         for step in page.steps:
             page.run(step)
+    check(name, page.namespace)
+
+
+def check(name: str, names: dict[str, Any]) -> None:
+    """Check what the Python of a page has made."""
+    if name == "flask.md":
+        assert "chio" in names["create_app"]().extensions
+    if name == "django.md":
+        assert names["Transfers"].permission_classes[0].chio_rules[0].server == "payments"
 
 
 def test_a_page_that_shows_something_else_fails(tmp_path: Path) -> None:
@@ -43,6 +54,6 @@ def test_a_block_that_nobody_runs_fails(tmp_path: Path) -> None:
 
 
 def test_all_pages_are_run_by_a_test() -> None:
-    others = {"architecture.md", "django.md", "flask.md", "frameworks.md", "guards.md", "outbound.md", "promises.md"}
+    others = {"architecture.md", "frameworks.md", "guards.md", "outbound.md", "promises.md"}
     assert {path.name for path in (ROOT / "docs").glob("*.md")} == {*PAGES, *others}
     assert [step.kind for step in steps_of((ROOT / "docs/architecture.md").read_text())] == ["", "", ""]
