@@ -28,7 +28,7 @@ from chio_core.guards.run import ChainRun, failed
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import LOGGER
-from chio_core.refusals.response import AnyResponse, Denial, Downstream
+from chio_core.refusals.response import AnyResponse, Downstream, misconfigured
 from chio_core.request import GuardRequest, RequestView
 from chio_core.settings import ChioSettings, report_settings
 
@@ -221,8 +221,7 @@ async def _fail(fault: ConfigurationError, scope: Scope, receive: Receive, send:
         await receive()
         await send({"type": "lifespan.startup.failed", "message": f"chio: {fault.message}"})
         raise fault
-    text = "this application cannot be governed; its log states the reason"
-    denial = Denial(status=500, code=fault.code, message=text)
+    denial = misconfigured()
     if scope["type"] == "websocket":
         await refuse_websocket(denial, scope, send)
     else:

@@ -5,14 +5,22 @@ It is the same application as the one that listens on a port, with the same stor
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qsl
 
 from chio_core.errors import ConfigurationError
 from chio_sidecar.app import SidecarApp, create_app
 from chio_sidecar.config import SidecarConfig, control_token_from, trusted_approvers_from, trusted_issuers_from
+from chio_sidecar.keys import existing_key
+from chio_sidecar.policy.routes import RouteTable
+from chio_sidecar.records.reader import connect_quietly
+from chio_sidecar.store.driver import UNUSABLE, trouble
+from chio_sidecar.store.schema import check_file, recognise
 
 
 class EmbeddedSidecar:
@@ -55,7 +63,47 @@ def open_embedded(
     Raises:
         ConfigurationError: the path, the store, the key, the document or a variable cannot be used.
     """
-    environ = os.environ if environ is None else environ
+    config = _config(path, os.environ if environ is None else environ, document)
+    app = create_app(config if busy_seconds is None else replace(config, busy_seconds=busy_seconds))
+    app.state.sidecar.open()
+    return EmbeddedSidecar(app)
+
+
+def check_embedded(path: str, *, environ: Mapping[str, str] | None = None) -> None:
+    """Check that `open_embedded` can open a sidecar, without creating or writing anything.
+
+    Raises:
+        ConfigurationError: as `open_embedded`.
+    """
+    config = _config(path, os.environ if environ is None else environ, None)
+    if config.spec_text is not None:
+        RouteTable.from_openapi(config.spec_text)
+    existing_key(config.resolved_key_path)
+    store = config.store_path
+    try:
+        if not store.exists():
+            folder = store.absolute().parent
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise OSError(errno.EACCES if folder.is_dir() else errno.ENOENT, "")
+            return
+        check_file(store)
+        if not os.access(store, os.R_OK | os.W_OK):
+            raise OSError(errno.EACCES, "")
+        connection = connect_quietly(store)
+        if connection is not None:  # else a process did not close the store in good order: it is repaired when opened
+            with closing(connection):
+                recognise(connection, store)
+    except OSError as exc:
+        raise ConfigurationError(
+            f"cannot open receipt store {store}: {os.strerror(exc.errno or 0)}; its folder must exist and be writable"
+        ) from None
+    except UNUSABLE as exc:
+        found = trouble(exc)
+        if found.kind != "busy":
+            raise ConfigurationError(f"cannot use {store} as a receipt store: {found}") from None
+
+
+def _config(path: str, environ: Mapping[str, str], document: str | None) -> SidecarConfig:
     store, _, query = path.partition("?")
     if not store:
         raise ConfigurationError("embedded: needs the path of a receipt store, for example embedded:receipts.sqlite3")
@@ -70,15 +118,10 @@ def open_embedded(
             raise ConfigurationError(f"cannot read the OpenAPI document {spec}: {exc.strerror}; check ?spec=") from None
         except UnicodeDecodeError:
             raise ConfigurationError(f"the OpenAPI document {spec} is not UTF-8 text; check ?spec=") from None
-    app = create_app(
-        SidecarConfig(
-            store_path=Path(store),
-            spec_text=document,
-            trusted_issuers=trusted_issuers_from(environ),
-            trusted_approvers=trusted_approvers_from(environ),
-            control_token=control_token_from(environ),
-            busy_seconds=SidecarConfig.busy_seconds if busy_seconds is None else busy_seconds,
-        )
+    return SidecarConfig(
+        store_path=Path(store),
+        spec_text=document,
+        trusted_issuers=trusted_issuers_from(environ),
+        trusted_approvers=trusted_approvers_from(environ),
+        control_token=control_token_from(environ),
     )
-    app.state.sidecar.open()
-    return EmbeddedSidecar(app)

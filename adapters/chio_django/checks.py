@@ -7,6 +7,7 @@
 | `chio.E003` | a hook (`CHIO_EXTRACTOR`, `CHIO_ON_DECISION`, `CHIO_ON_RECEIPT`) cannot be imported |
 | `chio.E004` | the middleware is listed more than once |
 | `chio.E005` | `CHIO_GUARDS` cannot be used, or its order cannot work |
+| `chio.E006` | the store, key or document of the embedded sidecar cannot be used |
 | `chio.I001` | the guards, in the order in which they run |
 | `chio.W001` | deploy: `CHIO_FAIL_OPEN` is on |
 | `chio.W002` | deploy: `CHIO_TRUSTED_KERNEL_KEYS` is empty |
@@ -32,6 +33,7 @@ from django.utils.module_loading import import_string
 from chio_core.errors import ConfigurationError
 from chio_core.settings import ChioSettings, unsafe_options
 from chio_django.conf import GUARDS, HOOKS, conf
+from chio_django.context import LiveRuntime
 
 MIDDLEWARE: Final = "chio_django.ChioDjangoMiddleware"
 _PAGE_CACHES: Final = (
@@ -62,7 +64,7 @@ def check_settings(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]
         found.append(Error(f"A setting of Chio cannot be used: {exc.message}", hint=hint, id="chio.E001"))
     for name, hint in conf.unknown.items():
         found.append(Error(f"{name} is not an option of Chio, so it has no effect.", hint=hint, id="chio.E002"))
-    return found + _check_hooks() + _check_guards() + _check_middleware()
+    return found + _check_hooks() + _check_guards() + _check_sidecar() + _check_middleware()
 
 
 def check_deployment(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
@@ -98,6 +100,19 @@ def _check_guards() -> list[CheckMessage]:
         else CheckWarning(f"{finding.message}.", id="chio.W007")
         for finding in findings
     ]
+
+
+def _check_sidecar() -> list[CheckMessage]:
+    try:
+        runtime = LiveRuntime().get()
+    except ConfigurationError:
+        return []  # chio.E001, E003 or E005 says so
+    try:
+        runtime.check()
+    except ConfigurationError as exc:
+        hint = "Correct CHIO_SIDECAR_URL, or what it names; until then no request is served."
+        return [Error(f"The embedded sidecar cannot be used: {exc.message}.", hint=hint, id="chio.E006")]
+    return []
 
 
 def _check_middleware() -> list[CheckMessage]:

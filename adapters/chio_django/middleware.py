@@ -108,6 +108,7 @@ class ChioDjangoMiddleware:
 
 
 def _report(runtime: LiveRuntime) -> None:
+    runtime.get().check()
     report_settings(runtime.get().settings)
     for name, hint in conf.unknown.items():
         log.warning("chio settings: %s in Django's settings is not an option of Chio. %s", name, hint)

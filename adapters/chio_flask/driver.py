@@ -15,11 +15,12 @@ from flask import Flask, Request, request, request_started
 from werkzeug.exceptions import HTTPException
 from werkzeug.wsgi import ClosingIterator
 
+from chio_core.errors import ConfigurationError
 from chio_core.evaluation.pipeline import run
 from chio_core.guards.chain import Chain
 from chio_core.names import ENVIRON_INPUT, LOGGER
 from chio_core.refusals.problems import render
-from chio_core.refusals.response import Denial
+from chio_core.refusals.response import Denial, misconfigured
 from chio_core.settings import ChioSettings
 from chio_core.threads.body import is_kept
 from chio_core.threads.wsgi_view import accept_in
@@ -57,6 +58,7 @@ class GovernedApp:
         self._app = app
         self._inner = inner
         self.live = live
+        self._fault: str | None = None
         request_started.connect(self._started, app)
 
     @property
@@ -73,7 +75,17 @@ class GovernedApp:
         """Handle one request."""
         # Not the object that Flask makes: that one is made together with Flask's own context.
         request = self._app.request_class(environ, populate_request=False)
-        context = begin(environ, self.live.get())
+        try:
+            runtime = self.live.get()
+        except ConfigurationError as exc:  # the configuration has changed since the start
+            if exc.message != self._fault:
+                self._fault = exc.message
+                log.error("chio: requests cannot be evaluated, and get a 500: %s", exc.message)
+            body, headers = render(misconfigured(), accept=accept_in(environ))
+            start_response(status_line(500), list(headers))
+            return [body]
+        self._fault = None
+        context = begin(environ, runtime)
         adapter = FlaskAdapter(self._app, request, context)
         if not context.runtime.guards.is_empty:
             return _closing(ChainRequest(adapter, self._inner, environ, start_response).run(), environ)

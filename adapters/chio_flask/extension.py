@@ -43,8 +43,8 @@ class Chio:
         options: options of `chio_core.ChioSettings`, for example `sidecar_url="embedded:chio.sqlite3"`.
 
     Raises:
-        ConfigurationError: options that cannot be used, keywords beside `config` or `client`, or guards that
-            cannot work in this order.
+        ConfigurationError: options that cannot be used, keywords beside `config` or `client`, an embedded sidecar
+            whose store, key or document cannot be used, or guards that cannot work in this order.
     """
 
     def __init__(
@@ -74,11 +74,12 @@ class Chio:
         WSGI middleware that wraps `app.wsgi_app` later is outside Chio.
 
         Raises:
-            ConfigurationError: its options cannot be used, or it is governed already.
+            ConfigurationError: its options or its embedded sidecar cannot be used, or it is governed already.
         """
         if FLASK_EXTENSION in app.extensions:
             raise ConfigurationError(f"application {app.name} is governed already; call init_app once")
         live = LiveRuntime(app, self._options, self._guards, self._config, self._client, *self._hooks)
+        live.get().check()
         governed = GovernedApp(app, app.wsgi_app, live)
         app.extensions[FLASK_EXTENSION] = governed
         app.wsgi_app = governed  # type: ignore[method-assign]

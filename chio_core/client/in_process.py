@@ -37,14 +37,29 @@ def open_sidecar(url: str, *, busy_seconds: float | None = None, document: str |
     Raises:
         ConfigurationError: the extra `sidecar` is not installed, or the store or the key cannot be used.
     """
+    opened: EmbeddedSidecar
+    opened = _embedded().open_embedded(url.partition(":")[2], busy_seconds=busy_seconds, document=document)
+    return opened
+
+
+def check_sidecar(url: str) -> None:
+    """Check that `open_sidecar` can open the sidecar of a URL, without creating or writing anything.
+
+    Raises:
+        ConfigurationError: as `open_sidecar`.
+    """
+    _embedded().check_embedded(url.partition(":")[2])
+
+
+def _embedded() -> Any:
     try:
-        from chio_sidecar.embedded import open_embedded
+        from chio_sidecar import embedded
     except ImportError as exc:
         raise ConfigurationError(
             f"an embedded sidecar needs the extra 'sidecar' ({exc.name} is missing): "
             "pip install 'chio-frameworks[sidecar]'"
         ) from None
-    return open_embedded(url.partition(":")[2], busy_seconds=busy_seconds, document=document)
+    return embedded
 
 
 def busy_seconds_for(settings: ChioSettings) -> float:

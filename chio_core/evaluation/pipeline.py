@@ -17,6 +17,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
+from chio_core.errors import ConfigurationError
 from chio_core.evaluation.amounts import Facts
 from chio_core.evaluation.body_limits import BodyLimits
 from chio_core.evaluation.exchange import EvaluateCall, prepare
@@ -29,7 +30,7 @@ from chio_core.evaluation.requirements import RequirementSource, includes
 from chio_core.identity import default_extractor, identify
 from chio_core.models.caller import CallerIdentity
 from chio_core.names import APPROVAL_HEADER, LOGGER
-from chio_core.refusals.response import AnyResponse, Denial, RequestRefused
+from chio_core.refusals.response import AnyResponse, Denial, RequestRefused, misconfigured
 from chio_core.request import RequestView, Requirement
 from chio_core.settings import ChioSettings
 
@@ -116,6 +117,7 @@ class Pipeline:
         self.extractor = extractor or default_extractor(settings.api_key_header, settings.session_cookie)
         self.limits = BodyLimits.of(settings)
         self._excluded = Exclusions(settings)
+        self._fault: str | None = None
         self._on_decision = on_decision
         self._on_receipt = on_receipt
         self._report = report
@@ -198,7 +200,16 @@ class Pipeline:
         )
         if governed.evaluated is None or governed.evaluated.route is None:
             governed.evaluated = self._snapshot(view, body.hash, match)
-        decision: Decision = yield adapter.send(call)
+        try:
+            decision: Decision = yield adapter.send(call)
+        except ConfigurationError as exc:
+            # For example the store of an embedded sidecar, which is opened only now without a lifespan. It is tried
+            # again for each request; the log states each reason once.
+            if exc.message != self._fault:
+                self._fault = exc.message
+                log.error("chio: requests cannot be evaluated, and get a 500: %s", exc.message)
+            return self._refused(adapter, misconfigured(), requirement)
+        self._fault = None
         return decision
 
     def require(self, adapter: RequestAdapter, source: RequirementSource) -> Steps[Decision]:

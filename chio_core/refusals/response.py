@@ -144,6 +144,12 @@ def bad_request(message: str, status: int = 400, headers: tuple[tuple[str, str],
     return Denial(status=status, code="chio_bad_request", message=message, headers=headers)
 
 
+def misconfigured() -> Denial:
+    """Return the 500 for every request of an application that cannot be governed as it is configured."""
+    text = "requests to this application cannot be evaluated; its log states the reason"
+    return Denial(status=500, code=ConfigurationError.code, message=text)
+
+
 def body_too_large(limit: int) -> Denial:
     """Return the 413 for a body of more than `limit` bytes."""
     return Denial(status=413, code="chio_body_too_large", message=f"request body is larger than {limit} bytes")

@@ -63,10 +63,22 @@ class Runtime:
         self._client = client
         self._sync_client = sync_client
         self._is_shared = sync_client is not None
+        self._makes_clients = given is None and make_client is None and make_sync_client is None
         self._make_client = make_client or (lambda settings: ChioClient(settings, telemetry=self.telemetry))
         self._make_sync_client = make_sync_client or (
             lambda settings: SyncChioClient(settings, telemetry=self.telemetry)
         )
+
+    def check(self) -> None:
+        """Check that an embedded sidecar can be opened; nothing is opened or written, so a fork may follow.
+
+        Raises:
+            ConfigurationError: its store, key or document cannot be used.
+        """
+        if self._makes_clients and self.settings.sidecar_url.startswith("embedded:"):
+            from chio_core.client.in_process import check_sidecar
+
+            check_sidecar(self.settings.sidecar_url)
 
     def client(self) -> ChioClient:
         """Return the client for event loops."""

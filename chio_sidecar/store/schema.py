@@ -138,6 +138,15 @@ def _create(path: Path) -> None:
         finally:
             os.unlink(draft)
         return
+    check_file(path)
+
+
+def check_file(path: Path) -> None:
+    """Check that an existing file can be given to SQLite.
+
+    Raises:
+        ConfigurationError: it is no regular file, or too small for a database.
+    """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise ConfigurationError(f"receipt store {path} is no regular file; name another one")
@@ -146,33 +155,39 @@ def _create(path: Path) -> None:
         raise ConfigurationError(f"cannot use {path} as a receipt store: {DAMAGED}")
 
 
-def _initialise(connection: sqlite3.Connection, path: Path) -> None:
-    """Create the tables of an empty file, or check and upgrade those of a store.
+def recognise(connection: sqlite3.Connection, path: Path) -> int:
+    """Return the version of a store's tables; 0 for an empty file.
 
     Raises:
         ConfigurationError: the file is not a store, is of a newer version, or misses tables or triggers.
     """
+    names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    version, application = (
+        int(connection.execute(f"PRAGMA {pragma}").fetchone()[0]) for pragma in ("user_version", "application_id")
+    )
+    if not names and version == 0:
+        return 0
+    if application != APPLICATION_ID:
+        raise ConfigurationError(f"{path} is a database of another program, no receipt store; name another file")
+    if not 1 <= version <= SCHEMA_VERSION:
+        raise ConfigurationError(
+            f"receipt store {path} has schema version {version}, this version reads 1 to {SCHEMA_VERSION};"
+            " use the version that wrote it, or name another file"
+        )
+    if missing := objects(version) - names:
+        raise ConfigurationError(
+            f"receipt store {path} was altered: {min(missing)} is missing; restore it from a backup"
+        )
+    return version
 
-    def value(pragma: str) -> int:
-        return int(connection.execute(pragma).fetchone()[0])
 
+def _initialise(connection: sqlite3.Connection, path: Path) -> None:
+    """Create the tables of an empty file, or check and upgrade those of a store; see `recognise`."""
     connection.execute("BEGIN IMMEDIATE")
     try:
-        names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-        version = value("PRAGMA user_version")
-        if not names and version == 0:
+        version = recognise(connection, path)
+        if version == 0:
             connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
-        elif value("PRAGMA application_id") != APPLICATION_ID:
-            raise ConfigurationError(f"{path} is a database of another program, no receipt store; name another file")
-        elif not 1 <= version <= SCHEMA_VERSION:
-            raise ConfigurationError(
-                f"receipt store {path} has schema version {version}, this version reads 1 to {SCHEMA_VERSION};"
-                " use the version that wrote it, or name another file"
-            )
-        elif missing := objects(version) - names:
-            raise ConfigurationError(
-                f"receipt store {path} was altered: {min(missing)} is missing; restore it from a backup"
-            )
         if version != SCHEMA_VERSION:
             upgrade(connection, version)
         connection.execute("COMMIT")

@@ -116,6 +116,8 @@ BAD: list[tuple[str, Any]] = [
     ("sidecar_url", "http://h/a b"),
     ("sidecar_url", "unix:"),
     ("sidecar_url", "unix://"),
+    ("sidecar_url", "unix:/run/" + "x" * 103),
+    ("sidecar_url", "unix:/run/" + "\u00fc" * 60),
     ("sidecar_url", "embedded:"),
     ("sidecar_url", None),
     ("sidecar_url", 9090),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 
 import pytest
@@ -123,6 +124,18 @@ def test_configuration_that_comes_after_the_extension_counts_too(caplog: pytest.
         chio.close(app)
         assert app.test_client().get("/hello").status_code == 200
         chio.close(app)
+
+
+def test_configuration_that_breaks_after_the_start_refuses(caplog: pytest.LogCaptureFixture) -> None:
+    with governed() as (app, _):
+        app.config["CHIO_TIMEOUT"] = -1
+        answers = [call(app.wsgi_app, environ(path="/hello")) for _ in range(2)]
+        assert [(one.status, json.loads(one.body)["error"]) for one in answers] == [(500, "chio_configuration")] * 2
+        (record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
+        assert "timeout" in record.getMessage()
+        assert record.exc_info is None
+        del app.config["CHIO_TIMEOUT"]
+        assert call(app.wsgi_app, environ(path="/hello")).status == 200
 
 
 def test_options_that_cannot_be_used_are_refused_at_once(caplog: pytest.LogCaptureFixture) -> None:
