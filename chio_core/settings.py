@@ -91,6 +91,10 @@ class ChioSettings(BaseSettings):
         description="Accept the token as query parameter `chio_capability` too; it lands in access logs.",
     )
     api_key_header: str = Field("x-api-key", description="Request header read as an API key.")
+    credential_headers: NameSet = Field(
+        frozenset(),
+        description="Further headers of outgoing calls that never follow a redirect to another origin.",
+    )
     session_cookie: str = Field("session", description="Cookie read as the caller's identity; empty for none.")
     fail_open: bool = Field(
         False, description="Let requests pass without a decision when the sidecar is unreachable or too slow."
@@ -144,6 +148,7 @@ class ChioSettings(BaseSettings):
         "exclude_paths",
         "exclude_prefixes",
         "exclude_methods",
+        "credential_headers",
         "observe_paths",
         "observe_prefixes",
         "trusted_kernel_keys",
@@ -231,6 +236,11 @@ class ChioSettings(BaseSettings):
         if info.field_name != "api_key_header" and value.lower() in _TAKEN:
             raise ValueError("names a header with another meaning; choose an unused name")
         return _token(value, "a header name")
+
+    @field_validator("credential_headers")
+    @classmethod
+    def _header_set(cls, value: frozenset[str]) -> frozenset[str]:
+        return frozenset(_token(name, "a header name") for name in value)
 
     @field_validator("trusted_kernel_keys")
     @classmethod

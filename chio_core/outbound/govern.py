@@ -182,7 +182,9 @@ class GovernOutbound(DecidingMember):
     @property
     def secret_headers(self) -> frozenset[str]:
         """Headers, in lower case, that never follow a redirect to another origin."""
-        return frozenset({self._settings.capability_header.lower(), self._settings.api_key_header.lower()})
+        settings = self._settings
+        named = (settings.capability_header, settings.api_key_header, *settings.credential_headers)
+        return frozenset(name.lower() for name in named)
 
     def check_client(self, *, sync: bool) -> None:
         """Check that the client fits the transport.

@@ -6,19 +6,23 @@ knows the origin of the first.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any
 
 from chio_core.errors import ChioError
 from chio_core.evaluation.outcomes import Decision
 from chio_core.models.receipt import HttpReceipt
-from chio_core.names import CAPABILITY_HEADER, HTTPX_CALL, HTTPX_HOP, HTTPX_TICKET
+from chio_core.names import HTTPX_CALL, HTTPX_HOP, HTTPX_TICKET
 from chio_core.refusals.response import Denial
 
-CREDENTIALS: Final = frozenset({"authorization", "proxy-authorization", "x-api-key", CAPABILITY_HEADER.lower()})
-"""Request headers, in lower case, that are sent only to the origin that the application called."""
+_CREDENTIAL = re.compile(
+    r"auth(?!or\b)|token|secret|password|passwd|passphrase|credential|cookie|session|jwt|bearer|dpop|signature"
+    r"|assertion|capability|approval|csrf|xsrf|otp\b|key\b|user(?!-agent)|client-?(cert|id|secret)|login"
+)
+_NO_CREDENTIALS = frozenset({"idempotency-key", "sec-websocket-key", "surrogate-key"})
 
 Origin = tuple[str, str, int | None]
 
@@ -36,21 +40,25 @@ class Hop:
         first: origin that the application called.
         origin: origin of this hop.
         number: 1 for the call itself, 2 for its first redirect, and so on.
+        left: an earlier hop was at another origin than the first, so this one was chosen there.
         opened: the sidecar has allowed this hop.
+        cookies: the `Cookie` header that a `Session` has made for this hop.
         sent: the request as it went to the network; None before that, and after the hop.
     """
 
     first: Origin
     origin: Origin
     number: int = 1
+    left: bool = False
     opened: bool = False
+    cookies: str | None = field(default=None, repr=False)
     sent: Any = field(default=None, repr=False)
 
     @property
     def crossed(self) -> bool:
-        """A redirect has led to another origin; the same host on https instead of http is not another."""
-        if self.origin == self.first:
-            return False
+        """A redirect has led to another origin, or back from one; the same host on https is not another."""
+        if self.left or self.origin == self.first:
+            return self.left
         upgraded = ("https", self.first[1], 443)
         return not (self.first[0] == "http" and self.first[2] == 80 and self.origin == upgraded)
 
@@ -74,7 +82,9 @@ def enter(request: Any, credentials: Collection[str]) -> tuple[Any, Hop]:
     """
     origin = origin_of(request.url)
     before = request.extensions.get(HTTPX_HOP)
-    hop = Hop(before.first, origin, before.number + 1) if isinstance(before, Hop) else Hop(origin, origin)
+    hop = Hop(origin, origin)
+    if isinstance(before, Hop):
+        hop = Hop(before.first, origin, before.number + 1, left=before.crossed)
     # A new dictionary: the caller may use the given one for other calls.
     request.extensions = {**request.extensions, HTTPX_HOP: hop}
     copy = copy_of(request)
@@ -83,11 +93,18 @@ def enter(request: Any, credentials: Collection[str]) -> tuple[Any, Hop]:
 
 
 def strip(request: Any, hop: Hop, credentials: Collection[str]) -> None:
-    """Remove the credentials of a request that a redirect has led to another origin."""
-    if hop.crossed:
-        for name in credentials:
-            if name in request.headers:
-                del request.headers[name]
+    """Remove the credentials of a request that a redirect has led to another origin.
+
+    A header is a credential by its name: it contains a word for one, or it is in `credentials` (lower case). Cookies of
+    a `Session` stay: they belong to the host of this hop.
+    """
+    if not hop.crossed:
+        return
+    for name in list(request.headers):
+        if name in credentials or (_CREDENTIAL.search(name.replace("_", "-")) and name not in _NO_CREDENTIALS):
+            del request.headers[name]
+    if hop.cookies is not None:
+        request.headers["Cookie"] = hop.cookies
 
 
 def hop_of(request: Any) -> Hop | None:

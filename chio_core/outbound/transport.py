@@ -7,13 +7,13 @@ again. Under a `GovernOutbound`, no member can undo these rules:
 
 1. One decision, one send: the request that the sidecar has allowed goes to the network, unchanged and once.
 2. No outer member answers with success: a status below 400 without a decision is an error that names the member.
-3. A hop to another origin carries no credential, even if a member adds one.
+3. A hop to another origin, or back from one, carries no credential, even if a member adds one.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Collection
 from typing import Any, Final
 
 import httpx
@@ -21,7 +21,7 @@ import httpx
 from chio_core.errors import ConfigurationError
 from chio_core.guards.chain import Finding, Member
 from chio_core.outbound.govern import GovernOutbound, use_ticket
-from chio_core.outbound.hop import CREDENTIALS, Hop, carry, copy_of, enter, strip
+from chio_core.outbound.hop import Hop, carry, copy_of, enter, strip
 from chio_core.outbound.member import MiddlewareChain, SyncFunction
 
 PASSES_BY: Final = frozenset({"cookies", "mounts", "proxy"})
@@ -31,16 +31,16 @@ PASSES_BY: Final = frozenset({"cookies", "mounts", "proxy"})
 class _Ordered:
     """The frozen chain, and the checks that both transports share."""
 
-    def __init__(self, members: tuple[Any, ...]) -> None:
+    def __init__(self, members: tuple[Any, ...], credential_headers: Collection[str]) -> None:
+        if isinstance(credential_headers, str):
+            raise ConfigurationError("credential_headers takes a collection of names; write [name]")
         self.chain = MiddlewareChain(*members)
         self._members = self.chain.freeze()
         self._governed = self.chain.governed
-        self._credentials = CREDENTIALS | {
-            name
-            for member in self._members
-            if isinstance(member.guard, GovernOutbound)
-            for name in member.guard.secret_headers
-        }
+        self._credentials = {name.lower() for name in credential_headers}
+        for member in self._members:
+            if isinstance(member.guard, GovernOutbound):
+                self._credentials |= member.guard.secret_headers
 
     def check(self) -> list[Finding]:
         """Return what will run, by name and in order."""
@@ -82,6 +82,7 @@ class ChioTransport(_Ordered, httpx.AsyncBaseTransport):
     Args:
         inner: the sending transport, for example `httpx.AsyncHTTPTransport()`; it is closed with this one.
         members: members, chains of them, or lists of either.
+        credential_headers: further headers that never follow a redirect to another origin.
 
     Attributes:
         chain: the members in their order.
@@ -90,10 +91,10 @@ class ChioTransport(_Ordered, httpx.AsyncBaseTransport):
         ConfigurationError: the order cannot work, or a member is synchronous.
     """
 
-    def __init__(self, inner: Any, *members: Any) -> None:
+    def __init__(self, inner: Any, *members: Any, credential_headers: Collection[str] = ()) -> None:
         if not hasattr(inner, "handle_async_request"):
             raise ConfigurationError("ChioTransport needs a transport first, for example httpx.AsyncHTTPTransport()")
-        super().__init__(members)
+        super().__init__(members, credential_headers)
         self.inner = inner
         for member in self._members:
             if isinstance(member.guard, SyncFunction):
@@ -133,15 +134,16 @@ class SyncChioTransport(_Ordered, httpx.BaseTransport):
         inner: the sending transport, for example `httpx.HTTPTransport()`; it is closed with this one.
         members: `def member(request, next)`, or objects with a method `sync(request, next)`: all members of this
             package, and every `BaseMiddleware` whose hooks await nothing.
+        credential_headers: see `ChioTransport`.
 
     Raises:
         ConfigurationError: the order cannot work, or a member is asynchronous only.
     """
 
-    def __init__(self, inner: Any, *members: Any) -> None:
+    def __init__(self, inner: Any, *members: Any, credential_headers: Collection[str] = ()) -> None:
         if not hasattr(inner, "handle_request"):
             raise ConfigurationError("SyncChioTransport needs a transport first, for example httpx.HTTPTransport()")
-        super().__init__(members)
+        super().__init__(members, credential_headers)
         self.inner = inner
         for member in self._members:
             sync = getattr(member.guard, "sync", None)

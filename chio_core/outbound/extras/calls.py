@@ -145,7 +145,7 @@ class Declared:
             raise ConfigurationError(f"{taken[0]} would pass the members by; give cookie_jar or transport instead")
         session = [Session(cookie_jar)] if cookie_jar is not None else []
         self._chain = MiddlewareChain(session, middleware)
-        self._chain.freeze()
+        self._sessions = [one.guard for one in self._chain.freeze() if isinstance(one.guard, Session)]
         self._transport = transport
         self._options = client_options
         self._calls: list[Call] = []
@@ -220,6 +220,9 @@ class Declared:
         inner = self._transport if self._transport is not None else httpx.AsyncHTTPTransport()
         transport = ChioTransport(Borrowed(inner) if self._transport is not None else inner, self._chain)
         client = httpx.AsyncClient(transport=transport, cookies=no_cookies(), **self._options)
+        urls = [client.build_request(call.method, call.url).url for call in selected]
+        for one in self._sessions:
+            one.cookie_jar.bind(urls)  # which call is first must not decide whose a cookie is
         async with client, asyncio.TaskGroup() as group:
             tasks = [group.create_task(_outcome(client, call)) for call in selected]
         return Outcomes([task.result() for task in tasks])

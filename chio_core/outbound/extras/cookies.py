@@ -2,24 +2,29 @@
 
 * A cookie without `Domain` is sent only to the host that set it, not to hosts below it (RFC 6265, section 5.3).
 * `Domain` may not be a country's second level such as `co.uk`. There is no public suffix list.
-* IP addresses and names without a dot, such as `localhost`, may set cookies only with `unsafe=True`. Such a cookie is
-  sent only to the same port: each port of a machine is another service.
+* IP addresses and names without a dot, such as `localhost`, have cookies only with `unsafe=True`, also initial ones.
+  Such a cookie is sent only to the same port: each port of a machine is another service.
 * A plain `http` response cannot set a `Secure` cookie.
 """
 
 from __future__ import annotations
 
 import http.cookiejar as stdlib
+import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http.cookiejar import Cookie, DefaultCookiePolicy
 from ipaddress import ip_address
 from typing import Any
 
 from chio_core.errors import ConfigurationError
+from chio_core.names import LOGGER
+from chio_core.outbound.hop import hop_of
 from chio_core.outbound.member import Flow, FlowSteps
+
+log = logging.getLogger(LOGGER)
 
 _REMEMBERED = 256
 
@@ -56,15 +61,16 @@ class CookieJar:
     """Keeps cookies of outgoing calls.
 
     Args:
-        cookies: initial cookies. Without `domain` they belong to the first origin that is called.
+        cookies: initial cookies. Without `domain` they are bound to the first host that is called, with a warning.
         domain: host of the initial cookies; with a leading dot, also all hosts below it.
-        unsafe: accept cookies from IP addresses and from names without a dot.
+        unsafe: keep cookies of IP addresses and of names without a dot.
     """
 
     def __init__(
         self, cookies: Mapping[str, str] | None = None, *, domain: str | None = None, unsafe: bool = False
     ) -> None:
         self._jar = stdlib.CookieJar(self._policy(unsafe))
+        self._unsafe = unsafe
         self._waiting: dict[str, str] = {}
         self._headers: dict[tuple[Any, ...], _Header] = {}
         self._version = object()
@@ -78,13 +84,15 @@ class CookieJar:
         """Add a cookie.
 
         Args:
-            domain: see the class; without it the cookie belongs to the first origin that is called.
+            domain: see the class.
 
         Raises:
-            ConfigurationError: the name or value would break the header.
+            ConfigurationError: the name or value would break the header, or the domain needs `unsafe`.
         """
         if not name or any(c in name + value for c in "\r\n;\0") or "=" in name:
             raise ConfigurationError(f"cookie {name!r} holds a character that a Cookie header cannot carry")
+        if domain is not None and has_no_domain(domain) and not self._unsafe:
+            raise ConfigurationError(f"a cookie for {domain} needs CookieJar(unsafe=True)")
         if domain is None:
             self._waiting[name] = value
         else:
@@ -131,14 +139,14 @@ class CookieJar:
 
     def put_on(self, request: Any) -> None:
         """Add this request's cookies to its `Cookie` header; a cookie of the same name that it has already wins."""
-        if self._waiting:
-            waiting, self._waiting = self._waiting, {}
-            facts = _RequestFacts(request)
-            port = str(facts.port) if has_no_domain(facts.host) else None
-            for name, value in waiting.items():
-                domain = _effective(facts.host)
-                self._jar.set_cookie(_cookie(name, value, domain, "/", facts.type == "https", port))
-            self._version = object()
+        hop = hop_of(request)
+        if self._waiting and (hop is None or hop.number == 1):  # the target of a redirect was not chosen here
+            self._bind(request.url)
+            if not self._waiting:
+                log.warning(
+                    "chio: initial cookies without a host now belong to %s; write CookieJar(…, domain=…)",
+                    request.url.host,
+                )
         cookie = self._header(request)
         if cookie is not None:
             if given := request.headers.get("cookie"):
@@ -146,6 +154,31 @@ class CookieJar:
                 added = [pair for pair in cookie.split("; ") if pair.partition("=")[0] not in names]
                 cookie = "; ".join([given, *added])
             request.headers["Cookie"] = cookie
+
+    def bind(self, urls: Sequence[Any]) -> None:
+        """Bind the initial cookies that have no domain to the host of all these URLs.
+
+        Raises:
+            ConfigurationError: the URLs have more than one host, so the cookies could belong to any of them.
+        """
+        hosts = sorted({url.host for url in urls})
+        if self._waiting and len(hosts) > 1:
+            raise ConfigurationError(
+                f"the initial cookies {', '.join(self._waiting)} belong to no host, and these calls have several:"
+                f" {', '.join(hosts)}; write CookieJar(…, domain=…)"
+            )
+        if self._waiting and urls:
+            self._bind(urls[0])
+
+    def _bind(self, url: Any) -> None:
+        address = has_no_domain(url.host)
+        if address and not self._unsafe:
+            return
+        waiting, self._waiting = self._waiting, {}
+        port = str(_port_of(url)) if address else None
+        for name, value in waiting.items():
+            self._jar.set_cookie(_cookie(name, value, _effective(url.host), "/", url.scheme == "https", port))
+        self._version = object()
 
     def take_from(self, response: Any, request: Any) -> None:
         """Keep the cookies that a response to this request sets."""
@@ -202,7 +235,12 @@ class Session(Flow):
 
     def flow(self, request: Any) -> FlowSteps:
         """Send with cookies."""
+        hop = hop_of(request)
+        if hop is not None and hop.crossed:
+            request.headers.pop("Cookie", None)  # of an outer member; the jar knows whose its cookies are
         self.cookie_jar.put_on(request)
+        if hop is not None:
+            hop.cookies = request.headers.get("cookie")
         response = yield request
         self.cookie_jar.take_from(response, request)
         return response
@@ -237,7 +275,7 @@ class _RequestFacts:
         self.type: str = url.scheme
         self.host: str = url.host
         self.origin_req_host = self.host
-        self.port: int = url.port or (443 if url.scheme == "https" else 80)
+        self.port = _port_of(url)
         self.cookie: str | None = None
 
     def get_full_url(self) -> str:
@@ -287,6 +325,10 @@ def _cookie(name: str, value: str, domain: str, path: str, secure: bool, port: s
         comment_url=None,
         rest={},
     )
+
+
+def _port_of(url: Any) -> int:
+    return int(url.port or (443 if url.scheme == "https" else 80))
 
 
 def _effective(host: str) -> str:
