@@ -33,7 +33,8 @@ routes and policy from MODULE:APP, or from --spec, or else from the OpenAPI docu
 
 It accepts capabilities that it issued itself, or that are signed by the keys in CHIO_TRUSTED_ISSUER_KEY (one key) and
 CHIO_TRUSTED_ISSUER_KEYS (comma list). If both are unset and --control-url is given, it accepts those of that
-authority's keys, including keys that the authority adds later. CHIO_SIDECAR_CONTROL_TOKEN is the bearer token of the
+authority's keys, including keys that the authority adds later; otherwise it does not follow the authority.
+CHIO_SIDECAR_CONTROL_TOKEN is the bearer token of the
 control plane; without it only loopback callers may use the control plane.
 """
 
@@ -128,6 +129,12 @@ def configuration(args: argparse.Namespace, store: Path) -> SidecarConfig:
                 keys = client.authority().get("trustedPublicKeys") or []
             trusted = frozenset(normalize_public_key(str(key)) for key in keys)
             say(f"chio api protect: trusting the authority at --control-url: {', '.join(sorted(trusted)) or 'no keys'}")
+        else:
+            say(
+                "chio api protect: trusting only the issuers in CHIO_TRUSTED_ISSUER_KEY and CHIO_TRUSTED_ISSUER_KEYS:"
+                " when the authority at --control-url changes its key, add the new one there and restart, or unset both"
+                " to follow the authority"
+            )
         revocations = {"control_url": args.control_url, "control_service_token": given_token(args.control_token)}
     elif args.revocation_db:
         # A trust service inside this process reads the file: the sidecar has only one way to look up revocations.

@@ -53,6 +53,7 @@ def test_the_whole_way_of_a_capability(tmp_path: Path) -> None:
             )
             issued = run_command(*url, "capability", "issue", "--server", "s", "--tool", "t", CHIO_SERVICE_TOKEN=CANARY)
             token = issued.stdout.strip()
+            assert "trusting only the issuers" not in "".join(sidecar.lines)  # it follows the authority
             assert evaluate(sidecar, "r1")["verdict"]["verdict"] == "deny"
             allowed = evaluate(sidecar, "r2", token)
             assert allowed["verdict"] == {"verdict": "allow"}
@@ -76,6 +77,9 @@ def test_only_the_keys_in_the_environment_are_trusted(tmp_path: Path) -> None:
             issue = ("capability", "issue", "--server", "s", "--tool", "t", "--control-url", authority.url)
             token = run_command(*issue, CHIO_SERVICE_TOKEN=CANARY).stdout.strip()
             assert evaluate(sidecar, "r1", token)["verdict"]["reason"] == "capability issuer is not trusted"
+            (said,) = [line for line in sidecar.lines if "trusting only the issuers in CHIO_TRUSTED_ISSUER_KEY" in line]
+            assert "when the authority at --control-url changes its key" in said
+            assert "unset both to follow the authority" in said
         listed = run_command("receipt", "list", "--control-url", authority.url, "--control-token", CANARY)
         assert (listed.returncode, listed.stdout) == (0, "")
 
