@@ -139,7 +139,8 @@ class Decide(DecisionMember):
 
     def begin(self, scope: Scope) -> ASGIRequest:
         """Put the request's record on its scope; warn once if an outer middleware governs it already."""
-        if not self._warned_nested and (text := self._nested_in(scope)) is not None:
+        outer = scope.get(SCOPE_REQUEST)
+        if outer is not None and not self._warned_nested and (text := self._nested_in(scope, outer)) is not None:
             self._warned_nested = True
             log.warning("chio: %s", text)
         request = scope[SCOPE_REQUEST] = ASGIRequest(scope, self._pipeline, self._client)
@@ -174,9 +175,8 @@ class Decide(DecisionMember):
                 "change requests in a middleware outside of Chio"
             )
 
-    def _nested_in(self, scope: Scope) -> str | None:
+    def _nested_in(self, scope: Scope, outer: Any) -> str | None:
         """Return one sentence if an outer middleware has evaluated this very request."""
-        outer = scope.get(SCOPE_REQUEST)
         if not isinstance(outer, ASGIRequest) or outer.scope is not scope or outer.pipeline is self._pipeline:
             return None
         decision = outer.governed.decision

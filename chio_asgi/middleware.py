@@ -15,7 +15,7 @@ from chio_asgi.config import settings_for
 from chio_asgi.decide import ASGIRequest, Decide
 from chio_asgi.driver import Application
 from chio_asgi.listing import count_governed, observed_routes
-from chio_asgi.routing import RouteResolver, own_root_path, router_of
+from chio_asgi.routing import RouteResolver, own_root_path
 from chio_asgi.send import HeaderSend, accept_of, has_own_500, refuse_websocket, send_answer, send_plain_error
 from chio_asgi.types import ASGIApp, Message, Receive, Scope, Send
 from chio_asgi.view import ASGIGuardRequest
@@ -73,7 +73,8 @@ class ChioASGIMiddleware:
             report = self.client.telemetry.refused
             pipeline = Pipeline(self.settings, extractor, on_decision, on_receipt, report=report)
             self._limits = pipeline.limits
-            self._decide = Decide(pipeline, self.client, RouteResolver(app))
+            self._resolver = RouteResolver(app)
+            self._decide = Decide(pipeline, self.client, self._resolver)
             self.chain = around(guards, self._decide)
             self._members = self.chain.freeze()
         except ConfigurationError as exc:
@@ -99,7 +100,7 @@ class ChioASGIMiddleware:
                 raise ConfigurationError(f"ASGI scope type {kind!r} cannot be governed, so it is not passed on")
             await self._lifespan(scope, receive, send)
             return
-        router = router_of(self.app)
+        router = self._resolver.router
         if router is not None and (root := own_root_path(router)):
             scope["root_path"] = root  # the application sets it too; the evaluated path must be the routed one
         if kind == "http":

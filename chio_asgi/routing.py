@@ -28,19 +28,22 @@ class RouteResolver:
 
     Args:
         app: the application inside the middleware; its routes are found along the chain of `.app`.
+
+    Attributes:
+        router: what has the routes, from the start on; None for an application without routes.
     """
 
     def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+        self.router = router_of(app)
         self._known: dict[int, tuple[Any, tuple[RequirementSource, ...]]] = {}
 
     def __call__(self, scope: Scope) -> RouteMatch:
         """Return the match for an http or websocket scope; `scope` is not changed."""
         root, outer = scope.get("root_path") or "", scope.get("app_root_path")
         mounted = outer is not None and root != outer
-        router = router_of(self._app)
-        if router is None and not mounted:
-            router = router_of(scope.get("app"))
+        router = self.router
+        if router is None and not mounted and "app" in scope:
+            router = router_of(scope["app"])
         if router is None:
             return NO_MATCH
         prefix: str | None = ""

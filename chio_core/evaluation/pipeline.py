@@ -194,7 +194,11 @@ class Pipeline:
             body_hash=body.hash,
             body_length=body.length,
             requirement=requirement,
-            observe=self._observes(view, requirement),
+            observe=(
+                settings.observe
+                or (requirement is not None and requirement.observe)
+                or (self._may_observe and is_observed(settings, view.route_path))
+            ),
             earlier=earlier,
             presents=self._incoming,
         )
@@ -273,11 +277,6 @@ class Pipeline:
         else:
             now = self._snapshot(adapter.now(), adapter.body_hash(), adapter.locate() if route else None)
         return evaluated.changes(now)
-
-    def _observes(self, view: RequestView, requirement: Requirement | None) -> bool:
-        if self._may_observe and is_observed(self.settings, view.route_path):
-            return True
-        return self.settings.observe or (requirement is not None and requirement.observe)
 
     def _snapshot(self, view: RequestView, body_hash: str | None, match: RouteMatch | None) -> EvaluatedRequest:
         headers = view.select_headers(self._compared)
