@@ -5,14 +5,23 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
-import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from chio_core.errors import ChioError
-from chio_sidecar.cli.options import add_global_options, report_error, wants_json
+from chio_sidecar.cli.options import (
+    OutputError,
+    TerminalHandler,
+    add_global_options,
+    emit,
+    flush_output,
+    report_error,
+    say,
+    wants_json,
+)
 from chio_sidecar.service.metrics import package_version
 
 __all__ = ["COMMANDS", "Command", "build_parser", "main"]
@@ -85,26 +94,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the arguments; those of the process by default.
     """
-    args = build_parser().parse_args(argv)
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s: %(message)s")
-    try:
+    as_json = False
+
+    def run() -> int:
+        nonlocal as_json
+        args = build_parser().parse_args(argv)
+        as_json = wants_json(args)
+        logging.basicConfig(level=logging.WARNING, handlers=[TerminalHandler()], format="%(levelname)s: %(message)s")
         status: int = args.run(args)
-        sys.stdout.flush()
+        return status
+
+    # What was printed reaches its place, or the command has failed: also for --help, and after an error.
+    try:
+        try:
+            return run()
+        finally:
+            flush_output()
     except ChioError as exc:
-        report_error(exc, as_json=wants_json(args))
+        with suppress(OutputError, BrokenPipeError):
+            flush_output()
+        report_error(exc, as_json=as_json)
         return 1
-    except BrokenPipeError:
-        # The reader of the output has ended. Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader of the output has ended
         return _BROKEN_PIPE
     except KeyboardInterrupt:
         return _INTERRUPTED
-    return status
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=PROGRAM,
         allow_abbrev=False,
         description="The embedded Chio sidecar, its trust service and their records.",
@@ -129,7 +148,28 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-class _CommandParser(argparse.ArgumentParser):
+class _Parser(argparse.ArgumentParser):
+    """A parser that accepts text in UTF-8 only, and whose errors move no cursor of a terminal."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.color = False  # from Python 3.14 on argparse colours its help with controls, which `emit` escapes
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse would ignore that its help could not be written.
+        (say if file is None or file is sys.stderr else emit)(message.removesuffix("\n"))
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found = super().parse_args(args, namespace)
+        for name, value in vars(found).items():
+            # The bytes of an argument that is no UTF-8 are lone surrogates here. Names of files are paths, and may be.
+            for text in value if isinstance(value, list) else [value]:
+                if isinstance(text, str) and any("\udc80" <= char <= "\udcff" for char in text):
+                    self.error(f"argument {name}: {text[:100]} is not UTF-8 text")
+        return found
+
+
+class _CommandParser(_Parser):
     """A parser that adds the options of its command when it parses: only then is the command's module imported."""
 
     command: Command | None = None

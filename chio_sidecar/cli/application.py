@@ -206,7 +206,7 @@ def run_openapi(args: argparse.Namespace) -> int:
 
         text = yaml.safe_dump(json.loads(text), sort_keys=True)
     if path is None:
-        sys.stdout.write(text)
+        emit(text.removesuffix("\n"))
         return 0
 
     if args.check is not None:

@@ -190,6 +190,8 @@ def _try(args: argparse.Namespace, place: _Place, wanted: Wanted) -> int:
 def _text_of(place: str | Path, option: str) -> str:
     try:
         if place == "-":
+            if sys.stdin is None:
+                raise CliError(f"there is no standard input to read {option} from", fix="give a FILE")
             content = sys.stdin.buffer.read(_LONGEST + 1)
         else:
             with open(place, "rb") as file:

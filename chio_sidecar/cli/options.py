@@ -6,7 +6,9 @@ Global options and the form of errors are those of the wire protocol, section 10
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import logging
 import os
 import re
 import sys
@@ -15,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO
 from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import SecretStr
@@ -54,14 +56,73 @@ class CliError(ChioError):
         self.context = context
 
 
+class OutputError(CliError):
+    """Standard output is closed, or what it leads to is full."""
+
+
 def say(text: str) -> None:
-    """Print a line for people to standard error."""
-    print(text, file=sys.stderr, flush=True)
+    """Print lines for people to standard error; without one, or if it is full, they are lost."""
+    try:
+        _write(sys.stderr, text)
+        if sys.stderr is not None:
+            sys.stderr.flush()
+    except OSError:
+        _discard(sys.stderr)
 
 
 def emit(text: str) -> None:
-    """Print a line of the result to standard output."""
-    print(text)
+    """Print lines of the result to standard output.
+
+    Raises:
+        OutputError: it is closed or full.
+        BrokenPipeError: its reader has ended.
+    """
+    if sys.stdout is None:  # the shell's `>&-`
+        raise OutputError("standard output is closed", fix="send it to a file, a pipe or /dev/null")
+    try:
+        _write(sys.stdout, text)
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        raise OutputError(f"cannot write standard output: {exc.strerror}") from None
+
+
+def flush_output() -> None:
+    """Write what standard output still holds.
+
+    Raises:
+        OutputError, BrokenPipeError: as `emit`. Python then writes nothing at its end either.
+    """
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as exc:
+        _discard(sys.stdout)
+        if isinstance(exc, BrokenPipeError):
+            raise
+        raise OutputError(f"cannot write standard output: {exc.strerror}") from None
+
+
+def _write(stream: TextIO | None, text: str) -> None:
+    # The one place that writes to a terminal. Line breaks are the caller's; everything else that a terminal obeys,
+    # whoever chose it, becomes an escape.
+    if stream is not None:
+        stream.write("\n".join(map(printable, text.split("\n"))) + "\n")
+
+
+def _discard(stream: TextIO | None) -> None:
+    # Python would try again, and complain, when it flushes at exit.
+    if stream is not None:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+class TerminalHandler(logging.Handler):
+    """Prints records of the log with `say`."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record."""
+        say(self.format(record))
 
 
 def compact(document: Any) -> str:
@@ -76,8 +137,10 @@ def escaped(value: Any) -> str:
 
 def printable(text: str) -> str:
     """Return a text with escapes for line breaks, controls, and characters that standard output cannot show."""
+    if text.isascii() and text.isprintable():
+        return text
     plain = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-    encoding = sys.stdout.encoding or "ascii"
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
     return plain.encode(encoding, "backslashreplace").decode(encoding)
 
 
@@ -87,11 +150,11 @@ def report_error(exc: ChioError, *, as_json: bool) -> None:
     context = exc.context if isinstance(exc, CliError) else None
     if as_json:
         return say(compact({"code": exc.code, "message": exc.message, "context": context, "suggested_fix": fix}))
-    say(f"error [{exc.code}]: {exc.message}")
+    say(printable(f"error [{exc.code}]: {exc.message}"))  # also its line breaks: the message may quote a stranger
     if context:
         say(f"context: {compact(context)}")
     if fix:
-        say(f"suggested fix: {fix}")
+        say(printable(f"suggested fix: {fix}"))
     return None
 
 
