@@ -6,13 +6,15 @@ An extractor is a callable that takes a view and returns an identity, or None to
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from http.cookies import SimpleCookie
 
 from chio_core.canonical import sha256_hex
 from chio_core.models.caller import CallerIdentity
 from chio_core.names import STATE_CALLER
 from chio_core.request import RequestView
+
+_ESCAPE = re.compile(r"\\(?:([0-3][0-7][0-7])|(.))")
 
 Extractor = Callable[[RequestView], "CallerIdentity | None"]
 """Takes a view; returns the caller's identity, or None."""
@@ -70,8 +72,8 @@ def from_cookie(name: str) -> Extractor:
     """Return an extractor for the cookie `name`; of several the last counts, as in the frameworks."""
 
     def extract(view: RequestView) -> CallerIdentity | None:
-        # SimpleCookie stops at the first malformed pair; frameworks do not. Split like them, or the sidecar sees
-        # the anonymous caller while the application sees a session.
+        # SimpleCookie stops at the first malformed pair; frameworks do not. Split and unquote like them, or the sidecar
+        # sees the anonymous caller while the application sees a session.
         value = ""
         for line in view.header_values("cookie"):
             for pair in line.split(";"):
@@ -79,8 +81,8 @@ def from_cookie(name: str) -> Extractor:
                 if equals and key.strip() == name:
                     value = text.strip()
         if len(value) >= 2 and value[0] == value[-1] == '"':
-            quoted = SimpleCookie(f"value={value}").get("value")
-            value = quoted.value if quoted is not None else value
+            # One pass: the standard library takes quadratic time on backslashes (CVE-2024-7592) before Python 3.12.6.
+            value = _ESCAPE.sub(lambda found: chr(int(found[1], 8)) if found[1] else found[2], value[1:-1])
         return CallerIdentity.cookie(name, value) if value else None
 
     return extract

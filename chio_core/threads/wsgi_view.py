@@ -30,7 +30,7 @@ SINGLETONS: Final = single_headers()
 
 _SMALL = 64 * 1024
 _NEVER_A_COMMA = frozenset({"content-length", "host", TRACEPARENT})
-_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*("?)')  # an open quote is one match to the end: each character is read once
 _SECOND_SCHEME = re.compile(r",\s*[!#$%&'*+.^_`|~0-9A-Za-z-]+ +[^\s=,]")
 
 
@@ -276,16 +276,17 @@ def _to_the_end(source: Any, limits: BodyLimits, *, eager: bool) -> BinaryIO:
 
 
 def _read_now(source: Any, length: int) -> BinaryIO:
-    data = b""
+    file = io.BytesIO()
     try:
-        while len(data) < length:
-            piece = read_source(source, length - len(data))
+        while (left := length - file.tell()) > 0:
+            piece = read_source(source, left)
             if not piece:
                 raise RequestRefused(body_incomplete())
-            data += piece
+            file.write(piece)
     except OSError as exc:
         raise RequestRefused(body_incomplete()) from exc
-    return io.BytesIO(data)
+    file.seek(0)
+    return file
 
 
 @lru_cache(maxsize=256)
@@ -303,7 +304,7 @@ def was_repeated(name: str, value: str) -> bool:
     """
     if value.lstrip()[:1] == "{":
         return _json_goes_on(value.lstrip())
-    bare = _QUOTED.sub('""', value)
+    bare = _QUOTED.sub(lambda found: '""' if found[1] else found[0], value)
     if name != "authorization":
         return "," in bare
     scheme, _, rest = bare.partition(" ")

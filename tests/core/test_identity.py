@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import time
+from http.cookies import SimpleCookie
+from itertools import product
 
 import pytest
 
@@ -61,6 +64,7 @@ def test_an_api_key_is_hashed_under_the_name_of_its_header() -> None:
         (["a[b]=1; {}=2; =; ;; session=found"], "found"),
         (['session="quoted value"'], "quoted value"),
         (['session="a\\"b"'], 'a"b'),
+        (['session="a"b"'], 'a"b'),
         (["session=a=b"], "a=b"),
         ([" session = spaced "], "spaced"),
     ],
@@ -75,6 +79,25 @@ def test_a_cookie_is_found_where_the_application_finds_it(lines: list[str], valu
 )
 def test_a_cookie_of_another_name_or_without_value_is_no_caller(line: str) -> None:
     assert from_cookie("session")(View(headers=[("cookie", line)])) is None
+
+
+def test_a_quoted_cookie_is_unquoted_as_the_standard_library_does() -> None:
+    for pieces in product(("\\", '"', "0", "3", "7", "a"), repeat=5):
+        line = 'session="{}"'.format("".join(pieces))
+        known = SimpleCookie(line).get("session")
+        if known is not None:
+            assert from_cookie("session")(View(headers=[("cookie", line)])) == CallerIdentity.cookie(
+                "session", known.value
+            )
+
+
+@pytest.mark.parametrize("piece", ["\\", "\\\\", '\\"', "\\101", "\\1"])
+def test_a_quoted_cookie_is_read_in_linear_time(piece: str) -> None:
+    """The standard library needs seconds for it (CVE-2024-7592)."""
+    line = f'session="{piece * (60_000 // len(piece))}"'
+    began = time.process_time()
+    assert from_cookie("session")(View(headers=[("cookie", line)])) is not None
+    assert time.process_time() - began < 1
 
 
 def test_a_client_certificate_is_a_verified_caller() -> None:

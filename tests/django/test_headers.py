@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -27,6 +28,8 @@ TOKEN = with_token(("payments", "transfer"))["X-Chio-Capability"]
         ("HTTP_AUTHORIZATION", "a,Bearer b"),
         ("HTTP_HOST", "testserver,localhost"),
         ("HTTP_X_API_KEY", "a,b"),
+        ("HTTP_X_API_KEY", 'a,"b'),
+        ("HTTP_X_API_KEY", '"a,b\\"'),
         ("HTTP_X_CHIO_CAPABILITY", f"{TOKEN},{TOKEN}"),
         ("HTTP_X_CHIO_CAPABILITY", f"{TOKEN} , x"),
         ("HTTP_X_CHIO_CAPABILITY", f",{TOKEN}"),
@@ -53,6 +56,14 @@ def test_a_security_header_that_was_repeated_is_refused_under_wsgi(key: str, val
 )
 def test_a_comma_inside_one_line_is_no_repeated_line(name: str, value: str) -> None:
     assert not was_repeated(name, value)
+
+
+@pytest.mark.parametrize("name", ["authorization", "x-api-key"])
+@pytest.mark.parametrize("piece", ['\\"', "\\", '"', ", ", ", a ", "a", " "])
+def test_a_long_line_is_read_in_linear_time(name: str, piece: str) -> None:
+    began = time.process_time()
+    was_repeated(name, 'Digest ,"' + piece * (60_000 // len(piece)))
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize("name", [b"authorization", b"x-chio-capability", b"x-api-key", b"content-type", b"host"])
