@@ -17,8 +17,8 @@ from pydantic import SecretStr
 from chio_core.signing import SigningKey, normalize_public_key
 from chio_sidecar.app import create_app
 from chio_sidecar.cli.application import read_routes
-from chio_sidecar.cli.options import CliError, check_url, given_token, say, trust_client
-from chio_sidecar.cli.serving import bind, serve, starting
+from chio_sidecar.cli.options import CliError, check_url, file_mode, given_token, say, trust_client
+from chio_sidecar.cli.serving import SOCKET_MODE, bind, serve, starting
 from chio_sidecar.config import SidecarConfig, control_token_from, trusted_approvers_from, trusted_issuers_from
 from chio_sidecar.trust.app import TrustConfig, TrustService, create_trust_app
 from chio_sidecar.trust.client import is_loopback_url
@@ -64,6 +64,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--listen", metavar="ADDR", default="127.0.0.1:9090", help="HOST:PORT or unix:PATH (127.0.0.1:9090)"
     )
     parser.add_argument(
+        "--socket-mode",
+        metavar="MODE",
+        type=file_mode,
+        default=SOCKET_MODE,
+        help="permissions of a unix:PATH, in octal: who may write to the file may ask for decisions (660)",
+    )
+    parser.add_argument(
         "--receipt-store",
         metavar="FILE",
         type=Path,
@@ -79,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     """
     store: Path | None = args.receipt_store or args.receipt_db
     with starting("chio api protect"), contextlib.ExitStack() as stack:
-        listener = stack.enter_context(bind(args.listen))
+        listener = stack.enter_context(bind(args.listen, mode=args.socket_mode))
         if store is None:
             # Only then: a process that is killed cannot remove its temporary folder.
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="chio-sidecar-"))

@@ -275,6 +275,13 @@ def positive(text: str) -> int:
     return number
 
 
+def file_mode(text: str) -> int:
+    """Read the permissions of a file in octal."""
+    if not re.fullmatch("0?[0-7]{3}", text):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no mode; write three octal digits, for example 660")
+    return int(text, 8)
+
+
 def moment(text: str) -> int:
     """Read a time, absolute or as an age, as whole seconds since 1970."""
     if re.fullmatch(r"[0-9]{1,18}", text):

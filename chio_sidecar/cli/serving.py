@@ -27,6 +27,9 @@ KEEP_ALIVE = 75
 DRAIN = 10
 """Seconds that running requests may take after a signal to stop."""
 
+SOCKET_MODE = 0o660
+"""Permissions of the file of a Unix socket: its owner and its group may connect."""
+
 _UNIX = "unix:"
 
 
@@ -37,25 +40,32 @@ class Listener:
     Attributes:
         socket: it listens.
         address: its address as people write it: `127.0.0.1:9090`, `[::1]:9090` or `unix:/path`.
+        file: device and inode of the file of a Unix socket.
     """
 
     socket: socket.socket
     address: str
+    file: tuple[int, int] | None = None
 
     def __enter__(self) -> Listener:
         """Return itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the socket, and remove the file of a Unix socket."""
+        """Close the socket, and remove the file of a Unix socket, unless a successor has taken its path over."""
         self.socket.close()
-        if self.address.startswith(_UNIX):
-            with contextlib.suppress(OSError):
-                os.unlink(self.address.removeprefix(_UNIX))
+        path = self.address.removeprefix(_UNIX)
+        with contextlib.suppress(OSError):
+            if self.file is not None and self.file == _identity(path):
+                os.unlink(path)
 
 
-def bind(listen: str) -> Listener:
+def bind(listen: str, *, mode: int = SOCKET_MODE) -> Listener:
     """Bind `HOST:PORT`, `[IPV6]:PORT` or `unix:PATH`; port 0 takes any free one.
+
+    Args:
+        listen: the address.
+        mode: permissions of the file of a Unix socket: who may write to it may connect.
 
     Raises:
         CliError: the text is not an address, or it cannot be bound; then the message begins with `cannot bind`.
@@ -77,8 +87,10 @@ def bind(listen: str) -> Listener:
         else:
             check_socket_path(path)
             _remove_dead_socket(path)
+            os.fchmod(sock.fileno(), 0o600)  # until it has its mode, only its owner may connect
             sock.bind(path)
-            os.chmod(path, 0o660)
+            os.chmod(path, mode)
+            file = _identity(path)
         sock.listen(BACKLOG)
     except (OSError, ValueError) as exc:
         sock.close()
@@ -89,9 +101,14 @@ def bind(listen: str) -> Listener:
             fix = "choose another --listen path, for example unix:/run/chio.sock"
         raise CliError(f"cannot bind {listen}: {getattr(exc, 'strerror', None) or exc}", fix=fix) from None
     if path is not None:
-        return Listener(sock, listen)
+        return Listener(sock, listen, file)
     host, port = sock.getsockname()[:2]
     return Listener(sock, f"[{host}]:{port}" if family == socket.AF_INET6 else f"{host}:{port}")
+
+
+def _identity(path: str) -> tuple[int, int]:
+    found = os.stat(path, follow_symlinks=False)
+    return found.st_dev, found.st_ino
 
 
 def _remove_dead_socket(path: str) -> None:

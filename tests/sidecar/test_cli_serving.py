@@ -17,8 +17,6 @@ import httpx
 import pytest
 
 from chio_core.receipts import verify_receipt
-from chio_sidecar.cli.options import CliError
-from chio_sidecar.cli.serving import bind
 from tests.sidecar.control_tools import DEADLINE, CommandLine, Server, evaluation, run_command, serving
 
 UPSTREAM = "http://127.0.0.1:1"
@@ -152,22 +150,6 @@ def test_a_dead_socket_file_is_taken_over_and_a_live_one_is_not(tmp_path: Path) 
         second = run_command(*command)
     assert second.returncode == 1
     assert f"cannot bind unix:{path}: Address already in use" in second.stderr
-
-
-@pytest.mark.parametrize(
-    ("path", "message", "fix"),
-    [
-        ("{}/none/chio.sock", "No such file or directory", "create the folder {}/none, or choose"),
-        ("{}/" + "x" * 108, "at most 107 bytes", "choose another --listen path"),
-        ("@chio", "abstract sockets", "choose another --listen path"),
-    ],
-)
-def test_a_socket_that_cannot_be_bound_gets_its_own_remedy(path: str, message: str, fix: str, tmp_path: Path) -> None:
-    with pytest.raises(CliError, match=message) as failed:
-        bind(f"unix:{path.format(tmp_path)}")
-    assert failed.value.fix is not None
-    assert failed.value.fix.startswith(fix.format(tmp_path))
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
