@@ -3,14 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
+
+from chio_core.processes import PerProcess
 
 Closing = Callable[[], Coroutine[Any, Any, None]]
 """Returns what is awaited in the loop before it ends."""
+
+
+class _Running:
+    """A loop that runs in its thread."""
+
+    def __init__(self, name: str) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        self.loop.run_forever()
+        self.loop.close()
+
+    def end(self, closing: Closing) -> None:
+        # Must not wait: the garbage collector runs in any thread, also in this loop's, or in one that holds a lock
+        # which the loop needs.
+        async def close() -> None:
+            try:
+                await closing()
+            finally:
+                self.loop.stop()
+
+        asyncio.run_coroutine_threadsafe(close(), self.loop)
 
 
 class LoopThread:
@@ -25,49 +51,24 @@ class LoopThread:
     """
 
     def __init__(self, name: str, closing: Closing) -> None:
-        self._name = name
         self._closing = closing
-        self._lock = threading.Lock()
-        self._process: int | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-        self._finalizer: weakref.finalize[..., Any] | None = None
+        self._own = PerProcess(partial(_Running, name))
+        # At exit too late: the loop's thread is not joined, so it may no longer run.
+        weakref.finalize(self, _end, self._own, closing).atexit = False
 
     def loop(self) -> asyncio.AbstractEventLoop:
         """Return the running loop."""
-        with self._lock:
-            if self._loop is None or self._process != os.getpid():
-                self._process, self._loop = os.getpid(), asyncio.new_event_loop()
-                self._thread = threading.Thread(target=_run, args=(self._loop,), name=self._name, daemon=True)
-                self._thread.start()
-                self._finalizer = weakref.finalize(self, _end, self._loop, self._closing)
-                # After a fork the thread does not exist: joining it would hang at exit.
-                self._finalizer.atexit = False
-            return self._loop
+        return self._own.get().loop
 
     def close(self) -> None:
         """End the loop, and wait for its thread. May be called twice."""
-        with self._lock:
-            finalizer, thread = self._finalizer, self._thread
-            here = self._process == os.getpid()
-            self._loop = self._thread = self._finalizer = None
-        if finalizer is not None and thread is not None and here:
-            finalizer()
-            thread.join()
+        ended = _end(self._own, self._closing)
+        if ended is not None:
+            ended.thread.join()
 
 
-def _run(loop: asyncio.AbstractEventLoop) -> None:
-    loop.run_forever()
-    loop.close()
-
-
-def _end(loop: asyncio.AbstractEventLoop, closing: Closing) -> None:
-    # Must not wait: the garbage collector runs in any thread, also in this loop's, or in one that holds a lock which
-    # the loop needs.
-    async def close() -> None:
-        try:
-            await closing()
-        finally:
-            loop.stop()
-
-    asyncio.run_coroutine_threadsafe(close(), loop)
+def _end(own: PerProcess[_Running], closing: Closing) -> _Running | None:
+    running = own.take()
+    if running is not None:
+        running.end(closing)
+    return running

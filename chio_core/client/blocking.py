@@ -12,14 +12,52 @@ import threading
 import time
 import weakref
 from contextlib import suppress
+from functools import partial
 
 from chio_core.client.carrier import OWN_SHARE, Late, Pairs, held, no_connection, no_response
 from chio_core.client.connection import ResponseReader, request_head
 from chio_core.endpoint import Endpoint
 from chio_core.errors import EvaluationFailed, SidecarUnreachable
 from chio_core.evaluation.exchange import RawResponse
+from chio_core.processes import PerProcess
 
 MAX_IDLE_SECONDS = 30.0
+
+
+class _Connections:
+    """The connections of one process.
+
+    Attributes:
+        slots: one for each connection that may still be opened.
+        idle: connections between two exchanges, and since when.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.slots = threading.BoundedSemaphore(limit)
+        self.idle: list[tuple[socket.socket, float]] = []
+
+    def take_idle(self) -> socket.socket | None:
+        """Return a connection that can be used, or None."""
+        while True:
+            try:
+                connection, since = self.idle.pop()  # one bytecode step: safe between threads
+            except IndexError:
+                return None
+            if time.monotonic() - since < MAX_IDLE_SECONDS:
+                # Readable while idle means closed, or bytes outside of an exchange.
+                connection.setblocking(False)
+                try:
+                    connection.recv(1, 0 if isinstance(connection, ssl.SSLSocket) else socket.MSG_PEEK)  # TLS: no peek
+                except (BlockingIOError, ssl.SSLWantReadError):
+                    return connection
+                except (OSError, ValueError):
+                    pass
+            connection.close()
+
+    def close(self) -> None:
+        """Close the idle ones; in a child of the process it closes its descriptors only, and ends no connection."""
+        while self.idle:
+            self.idle.pop()[0].close()
 
 
 class BlockingPool:
@@ -34,16 +72,15 @@ class BlockingPool:
     def __init__(self, endpoint: Endpoint, *, limit: int = 64, connect_timeout: float = 2.0) -> None:
         self._endpoint = endpoint
         self._connect_timeout = connect_timeout
-        self._slots = threading.BoundedSemaphore(limit)
-        self._idle: list[tuple[socket.socket, float]] = []
+        self._own = PerProcess(partial(_Connections, limit), forget=_Connections.close)
         self._tls: ssl.SSLContext | None = None
         self._closed = False
-        weakref.finalize(self, _close_all, self._idle).atexit = False
+        weakref.finalize(self, _close, self._own)
 
     @property
     def idle(self) -> int:
         """Number of idle connections."""
-        return len(self._idle)
+        return len(self._own.get().idle)
 
     def post(self, path: str, body: bytes, headers: Pairs, timeout: float) -> RawResponse:
         """See `AsyncCarrier.post`. A failed attempt to connect is repeated once."""
@@ -51,12 +88,13 @@ class BlockingPool:
         data = request_head(self._endpoint, path, len(body), headers) + body
         # A thread that waited behind others, or that did not run, has left the sidecar less than its time.
         late: Late = no_response
-        if not self._slots.acquire(blocking=False):
+        own = self._own.get()
+        if not own.slots.acquire(blocking=False):
             late = no_connection
-            if not self._slots.acquire(timeout=timeout):
+            if not own.slots.acquire(timeout=timeout):
                 raise late()
         try:
-            connection = self._take_idle()
+            connection = own.take_idle()
             if connection is None:
                 with suppress(OSError):
                     connection = self._connect(deadline)
@@ -70,31 +108,14 @@ class BlockingPool:
                     raise SidecarUnreachable(f"cannot connect to the Chio sidecar: {reason}") from None
             if late is no_response and deadline - time.monotonic() < timeout * OWN_SHARE:
                 late = held
-            return self._exchange(connection, data, deadline, late)
+            return self._exchange(own, connection, data, deadline, late)
         finally:
-            self._slots.release()
+            own.slots.release()
 
     def close(self) -> None:
         """Close the idle connections, and each of the others after its exchange."""
         self._closed = True
-        _close_all(self._idle)
-
-    def _take_idle(self) -> socket.socket | None:
-        while True:
-            try:
-                connection, since = self._idle.pop()  # one bytecode step: safe between threads
-            except IndexError:
-                return None
-            if time.monotonic() - since < MAX_IDLE_SECONDS:
-                # Readable while idle means closed, or bytes outside of an exchange.
-                connection.setblocking(False)
-                try:
-                    connection.recv(1, 0 if isinstance(connection, ssl.SSLSocket) else socket.MSG_PEEK)  # TLS: no peek
-                except (BlockingIOError, ssl.SSLWantReadError):
-                    return connection
-                except (OSError, ValueError):
-                    pass
-            connection.close()
+        _close(self._own)
 
     def _connect(self, deadline: float) -> socket.socket:
         end = self._endpoint
@@ -117,7 +138,9 @@ class BlockingPool:
             connection.close()
             raise
 
-    def _exchange(self, connection: socket.socket, data: bytes, deadline: float, late: Late) -> RawResponse:
+    def _exchange(
+        self, own: _Connections, connection: socket.socket, data: bytes, deadline: float, late: Late
+    ) -> RawResponse:
         reader = ResponseReader()
         try:
             connection.settimeout(max(0.001, deadline - time.monotonic()))
@@ -143,13 +166,14 @@ class BlockingPool:
             raise EvaluationFailed(f"the exchange with the Chio sidecar broke: {type(exc).__name__}") from None
         finally:
             if reader.keep_alive:
-                self._idle.append((connection, time.monotonic()))
+                own.idle.append((connection, time.monotonic()))
                 if self._closed:
-                    self.close()
+                    own.close()
             else:
                 connection.close()
 
 
-def _close_all(idle: list[tuple[socket.socket, float]]) -> None:
-    while idle:
-        idle.pop()[0].close()
+def _close(own: PerProcess[_Connections]) -> None:
+    found = own.take()
+    if found is not None:
+        found.close()

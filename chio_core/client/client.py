@@ -19,6 +19,7 @@ from chio_core.errors import CallerTimeout, SidecarError, SidecarTimeout, Sideca
 from chio_core.evaluation.conclude import conclude, conclude_error
 from chio_core.evaluation.exchange import EVALUATE_PATH, EvaluateCall, RawResponse
 from chio_core.evaluation.outcomes import Decision
+from chio_core.processes import PerProcess
 from chio_core.receipts import KeyTrust
 from chio_core.settings import ChioSettings
 from chio_core.telemetry import Telemetry
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from chio_core.models.receipt import HttpReceipt
     from chio_sidecar.embedded import EmbeddedSidecar
 
+Carriers = dict[asyncio.AbstractEventLoop, AsyncCarrier]
 Clock = Callable[[], float]
 """Returns seconds since 1970."""
 
@@ -61,7 +63,7 @@ class ChioClient:
         self._transport = transport
         self._clock = clock
         self._document = document
-        self._carriers: dict[asyncio.AbstractEventLoop, AsyncCarrier] = {}
+        self._carriers: PerProcess[Carriers] = PerProcess(dict)
         self._lock = threading.Lock()
         self._embedded: EmbeddedSidecar | None = None
 
@@ -127,12 +129,12 @@ class ChioClient:
 
     async def aclose(self) -> None:
         """Close the connections of the running loop; the client can be used again afterwards."""
-        carrier = self._carriers.pop(asyncio.get_running_loop(), None)
+        carrier = self._carriers.get().pop(asyncio.get_running_loop(), None)
         if carrier is not None:
             await carrier.aclose()
         embedded, self._embedded = self._embedded, None
         if embedded is not None:
-            self._carriers.clear()
+            self._carriers.get().clear()
             await embedded.close()
 
     @contextmanager
@@ -146,7 +148,8 @@ class ChioClient:
             trusted_keys: public keys (hex) whose receipts are accepted.
         """
         own = self._transport, self.trust, self._carriers, self._embedded
-        self._transport, self.trust, self._carriers, self._embedded = transport, KeyTrust(trusted_keys), {}, None
+        self._transport, self.trust = transport, KeyTrust(trusted_keys)
+        self._carriers, self._embedded = PerProcess(dict), None
         try:
             yield
         finally:
@@ -160,7 +163,8 @@ class ChioClient:
 
     def _own_carrier(self) -> AsyncCarrier:
         loop = asyncio.get_running_loop()
-        carrier = self._carriers.get(loop)
+        carriers = self._carriers.get()
+        carrier = carriers.get(loop)
         if carrier is not None:
             return carrier
         settings = self.settings
@@ -182,8 +186,9 @@ class ChioClient:
             carrier = ConnectionPool(end, limit=settings.max_connections, connect_timeout=wait)
         with self._lock:
             # The sockets of a closed loop are closed with it; an entry would only keep the loop from being collected.
-            self._carriers = {known: kept for known, kept in self._carriers.items() if not known.is_closed()}
-            self._carriers[loop] = carrier
+            for known in [known for known in carriers if known.is_closed()]:
+                del carriers[known]
+            carriers[loop] = carrier
         return carrier
 
 

@@ -16,6 +16,7 @@ from chio_core.client.carrier import MAX_RESPONSE_BYTES, Pairs, TaskCarrier, hel
 from chio_core.errors import ConfigurationError, EvaluationFailed, SidecarError
 from chio_core.evaluation.exchange import RawResponse
 from chio_core.loop_thread import LoopThread
+from chio_core.processes import PerProcess
 from chio_core.settings import ChioSettings
 
 if TYPE_CHECKING:
@@ -151,13 +152,13 @@ class PortalCarrier:
     def __init__(self, url: str, *, busy_seconds: float | None = None) -> None:
         sidecar = open_sidecar(url, busy_seconds=busy_seconds)
         self.public_key: str = sidecar.public_key
-        self._carrier = InProcessCarrier(sidecar.app)
+        self._carrier = PerProcess(partial(InProcessCarrier, sidecar.app))
         self._thread = LoopThread("chio-embedded", partial(_close, self._carrier, sidecar))
         self._thread.loop()  # started now: from here on `close` has something to end
 
     def post(self, path: str, body: bytes, headers: Pairs, timeout: float) -> RawResponse:
         """See `AsyncCarrier.post`."""
-        exchange = self._carrier.post(path, body, headers, timeout)
+        exchange = self._carrier.get().post(path, body, headers, timeout)
         return asyncio.run_coroutine_threadsafe(exchange, self._thread.loop()).result()
 
     def close(self) -> None:
@@ -165,6 +166,6 @@ class PortalCarrier:
         self._thread.close()
 
 
-async def _close(carrier: InProcessCarrier, sidecar: EmbeddedSidecar) -> None:
-    await carrier.aclose()
+async def _close(carrier: PerProcess[InProcessCarrier], sidecar: EmbeddedSidecar) -> None:
+    await carrier.get().aclose()
     await sidecar.close()

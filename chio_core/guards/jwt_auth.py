@@ -20,6 +20,7 @@ from chio_core.errors import ConfigurationError
 from chio_core.guards.chain import Finding
 from chio_core.models.caller import AuthMethod, CallerIdentity
 from chio_core.names import STATE_CALLER, STATE_CLAIMS
+from chio_core.processes import PerProcess
 from chio_core.refusals.response import Denial
 from chio_core.request import GuardRequest
 
@@ -28,6 +29,14 @@ _FETCH_SECONDS = 5.0
 
 class KeysUnavailable(Exception):
     """The issuer's keys cannot be fetched now."""
+
+
+class _Fetcher:
+    """The thread of one process that fetches keys, and the fetch that is under way."""
+
+    def __init__(self) -> None:
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="chio-jwks")
+        self.fetching: Future[dict[str, jwt.PyJWK]] | None = None
 
 
 class KeySet:
@@ -55,8 +64,7 @@ class KeySet:
         self._keys: dict[str, jwt.PyJWK] = {}
         self._good_until = self._not_before = 0.0
         self._failed = False
-        self._fetching: Future[dict[str, jwt.PyJWK]] | None = None
-        self._thread: ThreadPoolExecutor | None = None
+        self._own = PerProcess(_Fetcher)
 
     async def get(self, kid: str) -> jwt.PyJWK:
         """Return the key with this id, fetched if need be.
@@ -66,11 +74,10 @@ class KeySet:
             jwt.InvalidTokenError: it has no such key.
         """
         if time.monotonic() >= self._good_until or kid not in self._keys:
-            fetching = self._fetching
+            own = self._own.get()
+            fetching = own.fetching
             if fetching is None and time.monotonic() >= self._not_before:
-                if self._thread is None:
-                    self._thread = ThreadPoolExecutor(1, thread_name_prefix="chio-jwks")
-                fetching = self._fetching = self._thread.submit(self._fetch)
+                fetching = own.fetching = own.thread.submit(self._fetch)
             fetched = False
             if fetching is not None:
                 try:
@@ -79,8 +86,8 @@ class KeySet:
                     fetched = True
                 except (jwt.PyJWTError, OSError, ValueError):
                     keys = {}
-                if self._fetching is fetching:  # the first request that resumes stores the result
-                    self._fetching, self._failed = None, not fetched
+                if own.fetching is fetching:  # the first request that resumes stores the result
+                    own.fetching, self._failed = None, not fetched
                     self._not_before = time.monotonic() + self._cooldown
                     if fetched:
                         self._keys, self._good_until = keys, time.monotonic() + self._lifespan
@@ -92,9 +99,9 @@ class KeySet:
 
     def close(self) -> None:
         """End the fetching thread; the next fetch starts another one."""
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            thread.shutdown(wait=False, cancel_futures=True)
+        own = self._own.take()
+        if own is not None:
+            own.thread.shutdown(wait=False, cancel_futures=True)
 
     def _fetch(self) -> dict[str, jwt.PyJWK]:
         return {key.key_id: key for key in self._source.get_signing_keys() if key.key_id is not None}

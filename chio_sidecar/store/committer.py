@@ -22,6 +22,7 @@ import queue
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -97,6 +98,24 @@ class Writer(Protocol[W]):
         ...
 
 
+_COMMITTERS: weakref.WeakSet[GroupCommitter[Any]] = weakref.WeakSet()
+_FORKING: list[GroupCommitter[Any]] = []
+
+
+def _before_fork() -> None:
+    _FORKING.extend(_COMMITTERS)
+    for committer in _FORKING:
+        committer.before_fork()
+
+
+def _after_fork() -> None:
+    while _FORKING:
+        _FORKING.pop().after_fork()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+
+
 _LOCKED = "the receipt store is locked by another process"
 _BATCH = 256
 # While another process holds the file: SQLite's own handler would sleep for up to 100 ms at a time.
@@ -138,6 +157,8 @@ class GroupCommitter(Generic[W]):
         self._connection: sqlite3.Connection | None = None
         self._contended_until = 0.0
         self._process = os.getpid()
+        self._writing = threading.Lock()  # held during a batch, and during a fork
+        _COMMITTERS.add(self)
         self.activity = CommitActivity(self._queue.qsize)
         self._thread = threading.Thread(target=self._run, name="chio-receipt-writer", daemon=True)
         self._thread.start()
@@ -183,7 +204,8 @@ class GroupCommitter(Generic[W]):
     def _run(self) -> None:
         while batch := self._take():
             started = time.perf_counter()
-            self._write(batch)
+            with self._writing:
+                self._write(batch)
             self.activity.note(len(batch), sum(job.error is not None for job in batch), time.perf_counter() - started)
             by_loop: dict[asyncio.AbstractEventLoop, list[_Job]] = {}
             for job in batch:
@@ -199,6 +221,20 @@ class GroupCommitter(Generic[W]):
         if self._connection is not None:
             self._writer.release(self._connection)
         atexit.unregister(self.shutdown)
+
+    def before_fork(self) -> None:
+        """Close the file between two batches, so that the child gets no open database; the next batch opens it again.
+
+        SQLite keeps its locks in memory: a child with a copy of an open connection would believe to hold them.
+        """
+        self._writing.acquire()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def after_fork(self) -> None:
+        """Let the next batch be written."""
+        self._writing.release()
 
     def _take(self) -> list[_Job]:
         """Wait for work and return it; nothing once the committer is closed."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from chio_core.processes import PerProcess
 from chio_sidecar.store import (
     AlreadyRequested,
     AppendOutcome,
@@ -66,13 +67,13 @@ class SqliteReceiptStore:
         self._clock = clock
         self._spare_bytes = spare_bytes
         prepare(path, journal=self.journal, busy_seconds=busy_seconds)
-        self._committer: GroupCommitter[Write] = GroupCommitter(
-            _SqliteWriter(path, self.journal, max_pages),
-            wait_seconds=busy_seconds,
-            max_waiting=max_waiting,
+        writer = _SqliteWriter(path, self.journal, max_pages)
+        self._committer: PerProcess[GroupCommitter[Write]] = PerProcess(
+            lambda: GroupCommitter(writer, wait_seconds=busy_seconds, max_waiting=max_waiting)
         )
+        self._committer.get()  # its thread is started
         # Flush pending writes when the store is garbage-collected; the committer's atexit hook covers exit.
-        weakref.finalize(self, self._committer.forget).atexit = False
+        weakref.finalize(self, _forget, self._committer).atexit = False
 
     @property
     def detail(self) -> str:
@@ -85,11 +86,11 @@ class SqliteReceiptStore:
     @property
     def metrics(self) -> CommitActivity:
         """Figures about the writing, a collector for `prometheus_client`."""
-        return self._committer.activity
+        return self._committer.get().activity
 
     async def append(self, entry: NewReceipt) -> AppendOutcome:
         """Store a receipt and return once it is durable, or return why it was not stored."""
-        outcome: AppendOutcome = await self._committer.submit(Append(entry, self._clock()))
+        outcome: AppendOutcome = await self._committer.get().submit(Append(entry, self._clock()))
         return outcome
 
     async def get(self, receipt_id: str) -> StoredReceipt | None:
@@ -109,7 +110,7 @@ class SqliteReceiptStore:
 
     async def revoke(self, capability_id: str) -> bool:
         """Revoke a capability permanently; return True if it was not revoked before."""
-        newly: bool = await self._committer.submit(Revoke(capability_id, self._clock()))
+        newly: bool = await self._committer.get().submit(Revoke(capability_id, self._clock()))
         return newly
 
     async def is_revoked(self, capability_id: str) -> bool:
@@ -118,12 +119,12 @@ class SqliteReceiptStore:
 
     async def request_approval(self, request: ApprovalRequest) -> AlreadyRequested | TooManyWaiting | None:
         """Store an approval request without a receipt; return None, or why it was not stored."""
-        obstacle: AlreadyRequested | TooManyWaiting | None = await self._committer.submit(request)
+        obstacle: AlreadyRequested | TooManyWaiting | None = await self._committer.get().submit(request)
         return obstacle
 
     async def respond(self, response: ApprovalResponse) -> ResponseOutcome:
         """Store a person's response permanently, and return `recorded`, or why it was not stored."""
-        outcome: ResponseOutcome = await self._committer.submit(response)
+        outcome: ResponseOutcome = await self._committer.get().submit(response)
         return outcome
 
     async def approval(self, approval_id: str) -> StoredApproval | None:
@@ -138,7 +139,7 @@ class SqliteReceiptStore:
     async def health(self) -> StoreHealth:
         """Commit a row of no meaning and return whether that succeeded and the disk has room."""
         try:
-            await self._committer.submit(Probe())
+            await self._committer.get().submit(Probe())
             status = await asyncio.to_thread(os.statvfs, self.path)
         except StoreUnavailable as exc:
             return StoreHealth(writable=False, detail=exc.message)
@@ -151,7 +152,7 @@ class SqliteReceiptStore:
 
     async def close(self) -> None:
         """Write what waits, then close the file. A second call does nothing."""
-        await asyncio.to_thread(self._committer.shutdown)
+        await asyncio.to_thread(self._committer.get().shutdown)
 
     async def _read(self, sql: str, *parameters: object) -> Sequence[Any]:
         def fetch() -> Sequence[Any]:
@@ -165,6 +166,12 @@ class SqliteReceiptStore:
             return await asyncio.to_thread(fetch)
         except sqlite3.Error as exc:
             raise StoreUnavailable(f"the receipt store cannot be read: {trouble(exc)}") from None
+
+
+def _forget(committer: PerProcess[GroupCommitter[Write]]) -> None:
+    found = committer.take()
+    if found is not None:
+        found.forget()
 
 
 class _SqliteWriter:

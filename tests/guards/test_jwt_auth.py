@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -287,6 +288,20 @@ def test_a_new_key_is_picked_up_when_a_token_names_it(issuer: Issuer) -> None:
     issuer.rotate("two")
     door_statuses += statuses(guard, issuer.token("two"), old)
     assert door_statuses == [200, 200, 200, 401]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_fetches_keys_in_a_thread_of_its_own(issuer: Issuer) -> None:
+    guard = issuer.guard()
+    door = Door(guard)
+    old = f"Bearer {issuer.token('one')}"
+    assert run(door.call(authorization=old)).status == 200
+    issuer.rotate("two")
+    child = os.fork()
+    if child == 0:
+        os._exit(run(door.call(authorization=f"Bearer {issuer.token('two')}")).status == 200)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    run(guard.aclose())
 
 
 def test_a_key_that_the_issuer_has_withdrawn_ends_with_its_time(issuer: Issuer) -> None:

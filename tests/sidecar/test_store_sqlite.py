@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import sqlite3
 import stat
 from collections.abc import Awaitable
@@ -433,25 +432,3 @@ def test_a_store_that_was_not_closed_still_writes_what_waits(tmp_path: Path) -> 
         return len(rows)
 
     assert run(count()) == 50
-
-
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_child_is_told_to_open_the_store_itself(tmp_path: Path) -> None:
-    async def use(store: SqliteReceiptStore) -> str:
-        try:
-            await store.append(entry("child"))
-        except StoreUnavailable as exc:
-            return exc.message
-        return "stored"
-
-    store = SqliteReceiptStore(tmp_path / "r")
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.write(writing, run(use(store)).encode())
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as answer:
-        assert "before this process was forked" in answer.read()
-    os.waitpid(child, 0)
-    run(store.close())

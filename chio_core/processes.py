@@ -1,0 +1,60 @@
+"""PerProcess: sockets, threads and event loops, made again in each process after a fork.
+
+A child has copies of what its parent has opened, but the sockets behind them are shared and the threads exist in the
+parent only. It must neither use nor close any of it, and not even let it be collected: the finalizer of an event loop
+changes the selector that the parent waits for.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+def keep_alive(inherited: object) -> None:
+    """Let an object of the parent never be collected, also not when this process ends."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
+
+
+class PerProcess(Generic[T]):
+    """A value for each process.
+
+    Args:
+        make: makes it, at the first use in a process.
+        forget: called in a child with the value of its parent.
+    """
+
+    def __init__(self, make: Callable[[], T], forget: Callable[[T], object] = keep_alive) -> None:
+        self._make = make
+        self._forget = forget
+        # By process id. The locks too: another thread may have held one at the moment of the fork.
+        self._values: dict[int, T] = {}
+        self._locks: dict[int, threading.Lock] = {}
+
+    def get(self) -> T:
+        """Return the value of this process."""
+        pid = os.getpid()
+        try:
+            return self._values[pid]
+        except KeyError:
+            with self._locks.setdefault(pid, threading.Lock()):
+                if pid not in self._values:
+                    self._drop_inherited(pid)
+                    self._values[pid] = self._make()
+                return self._values[pid]
+
+    def take(self) -> T | None:
+        """Return the value of this process and forget it, so that the next use makes another; None without one."""
+        pid = os.getpid()
+        with self._locks.setdefault(pid, threading.Lock()):
+            self._drop_inherited(pid)
+            return self._values.pop(pid, None)
+
+    def _drop_inherited(self, pid: int) -> None:
+        for other in [other for other in self._values if other != pid]:
+            self._forget(self._values.pop(other))
