@@ -53,7 +53,15 @@ def refused_by_guard(
     if decision is None:
         return Decision(verdict="refused", denial=denial, evidence=tuple(evidence))
     signed = decision.receipt.evidence if decision.receipt is not None else None
-    return replace(decision, verdict="refused", denial=denial, evidence=(*evidence, *(signed or ())))
+    # This refusal is enforced: a mark of observe mode or of `fail_open` no longer holds.
+    return replace(
+        decision,
+        verdict="refused",
+        denial=denial,
+        withheld=None,
+        passthrough=None,
+        evidence=(*evidence, *(signed or ())),
+    )
 
 
 def call_hook(hook: Hook, value: Any) -> None:

@@ -24,6 +24,7 @@ from chio_core.receipts import KeyTrust
 from chio_core.refusals.response import Denial
 from chio_core.request import Requirement
 from chio_core.settings import report_settings, unsafe_options
+from chio_core.telemetry import Telemetry
 from chio_core.testing import KEY, ScriptedSidecar, behaviours
 from tests.core.views import NOW, View, answered, asked, question
 from tests.support import run
@@ -206,13 +207,31 @@ def test_a_decision_that_is_not_observed_is_not_touched() -> None:
     assert not decision.observed
 
 
-def test_a_guard_that_refuses_afterwards_still_refuses() -> None:
-    decision = refused_by_guard(refused(), Denial(status=429, message="too many"), [])
+@pytest.mark.parametrize("observe", [True, False], ids=["observe", "fail open"])
+def test_a_guard_that_refuses_afterwards_still_refuses_and_nothing_says_that_the_request_ran(observe: bool) -> None:
+    before = refused() if observe else conclude_error(SidecarTimeout("x"), question(), ChioSettings(fail_open=True))
+    assert (before.allowed, before.observed) == (True, observe)
+    decision = refused_by_guard(before, Denial(status=429, message="too many"), [])
     assert decision is not None
     assert not decision.allowed
-    assert decision.handler_receipt is None
+    assert (decision.observed, decision.withheld, decision.passthrough) == (False, None, None)
+    assert (decision.verdict, decision.receipt) == ("refused", before.receipt)
     assert decision.denial is not None
     assert decision.denial.status == 429
+
+
+def test_a_refusal_by_a_guard_is_neither_counted_nor_logged_as_observed(caplog: pytest.LogCaptureFixture) -> None:
+    decision = refused_by_guard(refused(), Denial(status=429, code="too_many", message="too many"), [])
+    assert decision is not None
+    telemetry = Telemetry(ChioSettings())
+    with caplog.at_level(logging.INFO, logger="chio"):
+        telemetry.refused(decision, "GET", "/")
+    (record,) = caplog.records
+    assert record.getMessage().startswith("chio: refused 429 too_many: GET /: too many; ")
+    assert record.__dict__["chio_observed"] is False
+    page = telemetry.metrics.render()
+    assert 'chio_decisions_total{code="too_many",verdict="refused"} 1.0' in page
+    assert 'chio_observed_refusals_total{code="too_many"}' not in page
 
 
 # Clients
