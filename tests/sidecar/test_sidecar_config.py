@@ -155,7 +155,7 @@ def test_a_text_file_that_is_named_as_store_is_left_as_it_is(tmp_path: Path) -> 
     path = tmp_path / "notes.txt"
     path.write_text("not a store\n" * 100)
     path.chmod(0o644)
-    with pytest.raises(ConfigurationError, match="no SQLite database"):
+    with pytest.raises(ConfigurationError, match="not a database"):
         open_embedded(str(path), environ={})
     assert [one.name for one in tmp_path.iterdir()] == ["notes.txt"]
     assert path.stat().st_mode & 0o777 == 0o644
