@@ -24,6 +24,8 @@ _SAFE = 2**53 - 1
 _ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 _COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False, allow_nan=False)
 _OTHER_NUMBER = re.compile(r"[:,\[]-?\d+(?:\.|e|\d{15})")  # a fraction, an exponent, or 16 digits and more
+_MARK = secrets.token_hex(16)  # never leaves the process, so no client can write it
+_MARKED = re.compile(rf'"{_MARK}:(-?\d+)"'.encode())
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -43,22 +45,21 @@ def canonical_json(value: Any) -> bytes:
         try:
             return rfc8785.dumps(value)
         except rfc8785.IntegerDomainError:
-            # The library refuses integers that a double cannot hold. Replace each by a string with a mark that
-            # no client can guess, and write its digits into the finished bytes.
-            mark = secrets.token_hex(16)
-            text = rfc8785.dumps(_replace_wide(value, mark))
+            # The library refuses integers that a double cannot hold. Replace each by a string with the mark, and
+            # write its digits into the finished bytes.
+            text = rfc8785.dumps(_replace_wide(value))
     except (rfc8785.CanonicalizationError, UnicodeError, RecursionError, OverflowError) as exc:
         raise InvalidDocument(f"value has no canonical JSON form: {exc}") from None
-    return re.sub(rf'"{mark}:(-?\d+)"'.encode(), rb"\1", text)
+    return _MARKED.sub(rb"\1", text)
 
 
-def _replace_wide(value: Any, mark: str) -> Any:
+def _replace_wide(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _replace_wide(item, mark) for key, item in value.items()}
+        return {key: _replace_wide(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_replace_wide(item, mark) for item in value]
+        return [_replace_wide(item) for item in value]
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > _SAFE:
-        return f"{mark}:{value}" if _I64_MIN <= value <= _U64_MAX else float(value)
+        return f"{_MARK}:{value}" if _I64_MIN <= value <= _U64_MAX else float(value)
     return value
 
 
