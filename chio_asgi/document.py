@@ -25,7 +25,7 @@ from chio_core.canonical import parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.guards.chain import Finding
 from chio_core.models.openapi import chio_members, merge_members, needs_capability
-from chio_core.templates import shape
+from chio_core.models.templates import shape
 
 OPENAPI_VERSION = "3.1.0"
 

@@ -16,8 +16,8 @@ from chio_asgi.types import ASGIApp
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.precheck import is_among
 from chio_core.models.request import METHODS
+from chio_core.models.templates import acceptable_pattern, covers, shape
 from chio_core.settings import ChioSettings
-from chio_core.templates import acceptable_pattern, covers, shape
 
 _LONGEST = 1_000  # segments
 _SAMPLES = ("q7w3x", "7", "7.5", "6a5f0c52-33c4-4a3c-9a4e-6a7d5d3a8c11")

@@ -33,9 +33,9 @@ from chio_core.canonical import canonical_parsed, sha256_hex
 from chio_core.errors import ConfigurationError, InvalidDocument, ReceiptRejected
 from chio_core.models.receipt import HttpReceipt
 from chio_core.models.request import ChioHttpRequest
+from chio_core.models.templates import acceptable_pattern
 from chio_core.names import LOGGER
 from chio_core.signing import verify_signature
-from chio_core.templates import acceptable_pattern
 
 __all__ = ["Expectation", "ReceiptRejected", "receipt_id_is_valid", "signed_bytes", "verify_receipt"]
 

@@ -28,7 +28,7 @@ from chio_asgi.listing import find_overlaps, list_routes
 from chio_asgi.routing import RouteResolver
 from chio_core.errors import ConfigurationError
 from chio_core.models.demands import ApprovalDemand, BudgetDemand
-from chio_core.templates import shape
+from chio_core.models.templates import shape
 from chio_fastapi import Observe, RequireCapability, add_chio, check
 from chio_fastapi.approval_budget import Budget, RequireApproval
 from chio_fastapi.requirements import Policy
