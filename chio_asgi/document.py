@@ -15,8 +15,10 @@ from typing import Any
 
 from chio_asgi.listing import (
     ListedRoute,
+    Overlap,
     extension_sources,
     find_overlaps,
+    is_reached,
     list_blind_mounts,
     list_routes,
     spans_segments,
@@ -24,7 +26,15 @@ from chio_asgi.listing import (
 from chio_core.canonical import parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.guards.chain import Finding
-from chio_core.models.openapi import chio_members, merge_members, needs_capability
+from chio_core.models.openapi import (
+    APPROVAL,
+    APPROVAL_REQUIRED,
+    BUDGET,
+    BUDGET_LIMIT,
+    chio_members,
+    merge_members,
+    needs_capability,
+)
 from chio_core.models.templates import shape
 
 OPENAPI_VERSION = "3.1.0"
@@ -49,18 +59,24 @@ class Document:
         text: deterministic JSON, with a line break at its end.
         operations: number of operations.
         findings: where the sidecar's evaluation differs from what the application's routes suggest.
+        left_out: method and template of each operation that the document does not have, because the sidecar would
+            choose it for requests that run another route.
     """
 
     text: str
     operations: int
     findings: tuple[Finding, ...]
+    left_out: frozenset[tuple[str, str]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class _Operation:
+    """An operation with its policy; `written` are those members that no dependency of the route states."""
+
     method: str
     template: str
     members: Mapping[str, Any]
+    written: Mapping[str, Any]
     route: ListedRoute
 
     @property
@@ -81,11 +97,12 @@ def document_for(app: Any) -> str:
     return describe(app).text
 
 
-def describe(app: Any) -> Document:
+def describe(app: Any, mounts: Sequence[str] = ("",)) -> Document:
     """Return the document of an application, with findings.
 
     Args:
         app: a FastAPI or Starlette application, or the middleware around one.
+        mounts: templates of the mounts through which requests reach the application. Findings name its own templates.
 
     Raises:
         ConfigurationError: it has no routes, or its own document cannot be made.
@@ -103,12 +120,16 @@ def describe(app: Any) -> Document:
         for key, group in groups.items()
     }
 
+    overlaps, left_out = _left_out(app, routes, operations, strictest)
     paths: dict[str, dict[str, Any]] = {}
     taken: set[str] = set()
-    for one in operations:
-        item = paths.setdefault(one.template, {})
-        if one.method.lower() not in item:
-            item[one.method.lower()] = {**_operation_object(one, taken), **strictest[one.key]}
+    for mount in mounts:
+        for one in operations:
+            if (one.method, one.template) in left_out:
+                continue
+            item = paths.setdefault(mount + one.template, {})
+            if one.method.lower() not in item:
+                item[one.method.lower()] = {**_operation_object(one, mount, taken), **strictest[one.key]}
     title = getattr(routes[0].owner, "title", None)
     info = {"title": title if isinstance(title, str) else "application", "version": "1", "description": _DESCRIPTION}
     try:
@@ -129,27 +150,68 @@ def describe(app: Any) -> Document:
                 f"the strictest counts for all of them ({kept})"
             )
             findings.append(Finding("WARN", "same_template", message))
-    findings += [*_unmatchable(routes), *overlap_findings(app, routes)]
+    findings += [*_unmatchable(routes), *(_overlap_finding(one, left_out) for one in overlaps)]
     for prefix in list_blind_mounts(app):
         message = f"what runs below {prefix or '/'} has no routes to read, so its plain path and method are evaluated"
         findings.append(Finding("INFO", "route_pattern", message))
-    return Document(text, sum(map(len, paths.values())), tuple(findings))
+    return Document(text, sum(map(len, paths.values())), tuple(findings), left_out)
 
 
-def overlap_findings(app: Any, routes: Sequence[ListedRoute] | None = None) -> Iterator[Finding]:
-    """Yield a finding for each pair of templates between which router and sidecar choose differently.
+def overlap_findings(app: Any) -> Iterator[Finding]:
+    """Yield a finding for each pair of templates between which router and sidecar would choose differently.
 
     Args:
-        app: an application with routes.
-        routes: the result of `list_routes`, if the caller has it.
+        app: an application, or middleware around one; without routes, nothing is yielded.
+
+    Raises:
+        ConfigurationError: the application's own document cannot be made.
     """
-    for one in find_overlaps(app, list(list_routes(app)) if routes is None else routes):
-        outcome = "so such requests are refused" if one.refused else f"so the policy of {one.sidecar} counts for it"
-        text = (
-            f"{one.method} {one.path} runs {one.router} here but is {one.sidecar} to the sidecar, {outcome}; "
-            "give the two paths that cannot meet, or add that route first which comes first in byte order"
-        )
-        yield Finding("WARN", OVERLAPPING, text)
+    if any(True for _ in list_routes(app)):
+        yield from (one for one in describe(app).findings if one.category == OVERLAPPING)
+
+
+def _left_out(
+    app: Any,
+    routes: Sequence[ListedRoute],
+    operations: Sequence[_Operation],
+    strictest: Mapping[tuple[str, ...], Mapping[str, Any]],
+) -> tuple[list[Overlap], frozenset[tuple[str, str]]]:
+    """Return the overlaps of routes, and the operations without which router and sidecar agree.
+
+    The receipt of an overlapping request names the route that the sidecar chooses, and the client refuses it. Without
+    that operation the request is evaluated as what runs. The policy of the operation's other paths is lost then, so an
+    operation stays if the document alone makes it stricter than the default.
+    """
+    stays = set()
+    for one in operations:
+        members, written = strictest[one.key], one.written
+        stricter = needs_capability(one.method, written) and not needs_capability(one.method, {})
+        if stricter or written.get(APPROVAL_REQUIRED) or not {APPROVAL, BUDGET, BUDGET_LIMIT}.isdisjoint(members):
+            stays.add((one.method, one.template))
+    found: list[Overlap] = []
+    without: frozenset[tuple[str, str]] = frozenset()
+    while True:
+        # Without one template the sidecar may choose the next one for the same path.
+        new = [one for one in find_overlaps(app, routes, without) if one not in found]
+        found += new
+        left = {
+            (one.method, one.sidecar)
+            for one in new
+            if (one.method, one.sidecar) not in stays
+            or ("{" not in one.sidecar and not is_reached(app, routes, one.method, one.sidecar))
+        }
+        if left <= without:
+            return found, without
+        without |= left
+
+
+def _overlap_finding(one: Overlap, left_out: frozenset[tuple[str, str]]) -> Finding:
+    outcome = "so such requests are refused" if one.refused else f"so the policy of {one.sidecar} counts for it"
+    if (one.method, one.sidecar) in left_out:
+        outcome = f"so the document leaves out {one.method} {one.sidecar}, whose paths are evaluated without its policy"
+    remedy = f"add {one.sidecar} before {one.router}" if one.reorder else "give the two paths that cannot meet"
+    text = f"{one.method} {one.path} runs {one.router} here but is {one.sidecar} to the sidecar, {outcome}; {remedy}"
+    return Finding("WARN", OVERLAPPING, text)
 
 
 def _operations(routes: Sequence[ListedRoute]) -> list[_Operation]:
@@ -161,19 +223,18 @@ def _operations(routes: Sequence[ListedRoute]) -> list[_Operation]:
     documents: dict[int, Mapping[str, Any]] = {}
     found = []
     for route in routes:
-        stated: list[Mapping[str, Any]] = [source.chio_extensions() for source in extension_sources(route)]
+        stated = [source.chio_extensions() for source in extension_sources(route)]
         extra = getattr(route.route, "openapi_extra", None)
-        if isinstance(extra, Mapping):
-            stated.append(chio_members(extra))
         item: Any = None
         if route.owner is not None and getattr(route.route, "include_in_schema", False):
             if id(route.owner) not in documents:
                 documents[id(route.owner)] = _written_paths(route.owner)
             item = documents[id(route.owner)].get(route.local)
         for method in route.methods:
-            written = item.get(method.lower()) if isinstance(item, Mapping) else None
-            members = merge_members([*stated, *([chio_members(written)] if isinstance(written, Mapping) else [])])
-            found.append(_Operation(method, route.template, members, route))
+            own = item.get(method.lower()) if isinstance(item, Mapping) else None
+            written = [chio_members(one) for one in (extra, own) if isinstance(one, Mapping)]
+            members = merge_members([*stated, *written])
+            found.append(_Operation(method, route.template, members, merge_members(written), route))
     return found
 
 
@@ -193,10 +254,10 @@ def _written_paths(app: Any) -> Mapping[str, Any]:
         ) from None
 
 
-def _operation_object(operation: _Operation, taken: set[str]) -> dict[str, Any]:
+def _operation_object(operation: _Operation, mount: str, taken: set[str]) -> dict[str, Any]:
     """Return the OpenAPI object of an operation without its policy; its id is added to those that are taken."""
-    name = getattr(operation.route.route, "name", None) or ""
-    wanted = found = re.sub(r"\W", "_", f"{name}{operation.template}_{operation.method.lower()}", flags=re.ASCII)
+    name, template = getattr(operation.route.route, "name", None) or "", mount + operation.template
+    wanted = found = re.sub(r"\W", "_", f"{name}{template}_{operation.method.lower()}", flags=re.ASCII)
     number = 2
     while found in taken:
         found, number = f"{wanted}_{number}", number + 1
@@ -206,7 +267,7 @@ def _operation_object(operation: _Operation, taken: set[str]) -> dict[str, Any]:
         "responses": {"default": {"description": "The response of the application."}},
     }
     convertors = operation.route.convertors
-    if names := dict.fromkeys(_PARAMETER.findall(operation.template)):
+    if names := dict.fromkeys(_PARAMETER.findall(template)):
         schemas = {name: _SCHEMAS.get(type(convertors.get(name)).__name__, {"type": "string"}) for name in names}
         made["parameters"] = [
             {"name": name, "in": "path", "required": True, "schema": schema} for name, schema in schemas.items()

@@ -7,12 +7,12 @@ are entered in the same way. Attributes are read, not types, so this works with 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 from chio_asgi.routing import MAX_DEPTH, RouteResolver, calls_in, flatten, router_of, sources_in
-from chio_asgi.types import ASGIApp
+from chio_asgi.types import ASGIApp, Scope
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.precheck import is_among
 from chio_core.models.request import METHODS
@@ -96,6 +96,26 @@ def list_routes(app: ASGIApp | Any) -> Iterator[ListedRoute]:
         )
 
 
+def mount_templates(scope: Scope, app: ASGIApp) -> tuple[str, ...]:
+    """Return the templates of the mounts through which requests reach an application; `("",)` if it is not mounted.
+
+    Args:
+        scope: of one request, inside all mounts.
+        app: the application.
+    """
+    root, outer = scope.get("root_path") or "", scope.get("app_root_path")
+    if outer is None or root == outer:
+        return ("",)
+    own = _routes_of(app)
+    found = tuple(template for template, inner in list_mounts(scope.get("router")) if _routes_of(inner) is own)
+    return tuple(dict.fromkeys(found)) or ("",)
+
+
+def _routes_of(app: Any) -> Any:
+    router = router_of(app)
+    return getattr(router, "router", router)  # an application has the routes of its router
+
+
 def list_blind_mounts(app: ASGIApp | Any) -> Iterator[str]:
     """Yield the templates of mounts whose application has no routes to read."""
     return (template for template, inner in list_mounts(app) if router_of(inner) is None)
@@ -176,6 +196,7 @@ class Overlap:
         router: the template of the route that would run.
         sidecar: the template that the sidecar states.
         refused: such requests are refused; else the policy of `sidecar` applies to them.
+        reorder: the two agree if the route of `sidecar` is added first, and both routes still serve paths.
     """
 
     method: str
@@ -183,9 +204,12 @@ class Overlap:
     router: str
     sidecar: str
     refused: bool
+    reorder: bool
 
 
-def find_overlaps(app: Any, routes: Sequence[ListedRoute]) -> Iterator[Overlap]:
+def find_overlaps(
+    app: Any, routes: Sequence[ListedRoute], without: Collection[tuple[str, str]] = ()
+) -> Iterator[Overlap]:
     """Yield one overlap for each pair of templates and method that has any.
 
     The router tries its routes in the order in which they were added. The sidecar takes the first template in byte
@@ -197,9 +221,10 @@ def find_overlaps(app: Any, routes: Sequence[ListedRoute]) -> Iterator[Overlap]:
     Args:
         app: the application.
         routes: its routes, from `list_routes`.
+        without: methods and templates that the sidecar does not know.
     """
     resolve = RouteResolver(app)
-    tables = _Tables(routes)
+    tables = _Tables(routes, without)
     seen: set[tuple[str, str, str]] = set()
     for route in routes:
         headers = [] if route.host is None else [(b"host", route.host.encode())]
@@ -214,16 +239,35 @@ def find_overlaps(app: Any, routes: Sequence[ListedRoute]) -> Iterator[Overlap]:
                 # A path that no template of the sidecar covers is its own pattern, which is no other route.
                 if refused or tables.knows(method, pattern):
                     seen.add((method, template, pattern))
-                    yield Overlap(method, path, template, pattern, refused)
+                    own = "/".join(part.sample or part.text for part in _parts(route))
+                    reorder = not covers(pattern, own) and any(
+                        other.template == pattern and _serves(other, path) for other in routes
+                    )
+                    yield Overlap(method, path, template, pattern, refused, reorder)
+
+
+def is_reached(app: Any, routes: Sequence[ListedRoute], method: str, path: str) -> bool:
+    """Return True if the router chooses a route for its template, which is a path without parameters."""
+    resolve = RouteResolver(app)
+    for route in routes:
+        if route.template == path and method in route.methods:
+            kind = {"type": "websocket"} if route.websocket else {"type": "http", "method": method}
+            headers = [] if route.host is None else [(b"host", route.host.encode())]
+            scope = {**kind, "path": path, "root_path": "", "query_string": b"", "headers": headers}
+            if resolve(scope).template == path:
+                return True
+    return False
 
 
 class _Tables:
     """The templates of each method and number of segments: those without and those with parameters."""
 
-    def __init__(self, routes: Iterable[ListedRoute]) -> None:
+    def __init__(self, routes: Iterable[ListedRoute], without: Collection[tuple[str, str]]) -> None:
         self._sizes: dict[tuple[str, int], tuple[dict[str, None], dict[str, None]]] = {}
         for route in routes:
             for method in route.methods:
+                if (method, route.template) in without:
+                    continue
                 literal, variable = self._sizes.setdefault((method, route.template.count("/")), ({}, {}))
                 (variable if "{}" in shape(route.template) else literal)[route.template] = None
 
@@ -244,7 +288,7 @@ class _Tables:
 
 def _paths(route: ListedRoute, method: str, tables: _Tables) -> Iterator[str]:
     """Yield paths that may lead to the route and that another template covers as well."""
-    parts = [_Part(text, route.convertors) for text in route.template.split("/")]
+    parts = _parts(route)
     if not any(part.sample for part in parts):
         if tables.match(method, route.template) != route.template:
             yield route.template
@@ -254,6 +298,24 @@ def _paths(route: ListedRoute, method: str, tables: _Tables) -> Iterator[str]:
         path = _common_path(parts, other.split("/")) if other != route.template else None
         if path is not None:
             yield path
+
+
+def _parts(route: ListedRoute) -> list[_Part]:
+    return [_Part(text, route.convertors) for text in route.template.split("/")]
+
+
+def _serves(route: ListedRoute, path: str) -> bool:
+    """Return True if a route's template and convertors match a path."""
+    pieces = _PARAMETER.split(route.template)  # every second one is the name of a parameter
+    return bool(
+        re.fullmatch(
+            "".join(
+                f"(?:{getattr(route.convertors.get(piece), 'regex', '[^/]+')})" if number % 2 else re.escape(piece)
+                for number, piece in enumerate(pieces)
+            ),
+            path,
+        )
+    )
 
 
 class _Part:

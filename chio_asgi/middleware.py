@@ -14,7 +14,7 @@ from chio_asgi.body import once
 from chio_asgi.config import settings_for
 from chio_asgi.decide import ASGIRequest, Decide
 from chio_asgi.driver import Application
-from chio_asgi.listing import count_governed, observed_routes
+from chio_asgi.listing import count_governed, mount_templates, observed_routes
 from chio_asgi.routing import RouteResolver, own_root_path
 from chio_asgi.send import HeaderSend, accept_of, has_own_500, refuse_websocket, send_answer, send_plain_error
 from chio_asgi.types import ASGIApp, Message, Receive, Scope, Send
@@ -84,6 +84,7 @@ class ChioASGIMiddleware:
             self._fault = exc
             return
         self._header = self.settings.receipt_header.lower().encode("ascii")
+        self._placed = False
         self._alone = len(self._members) == 1
         self._wrapped = any(member.wraps for member in self._members)
         seen = log.isEnabledFor(logging.INFO)  # counting thousands of routes takes time
@@ -100,6 +101,9 @@ class ChioASGIMiddleware:
                 raise ConfigurationError(f"ASGI scope type {kind!r} cannot be governed, so it is not passed on")
             await self._lifespan(scope, receive, send)
             return
+        if not self._placed:
+            # Only a request shows where an application is mounted; a mounted one has no lifespan either.
+            self._placed, self.client.mounts = True, mount_templates(scope, self.app)
         router = self._resolver.router
         if router is not None and (root := own_root_path(router)):
             scope["root_path"] = root  # the application sets it too; the evaluated path must be the routed one

@@ -33,7 +33,7 @@ from chio_core.canonical import canonical_parsed, sha256_hex
 from chio_core.errors import ConfigurationError, InvalidDocument, ReceiptRejected
 from chio_core.models.receipt import HttpReceipt
 from chio_core.models.request import ChioHttpRequest
-from chio_core.models.templates import acceptable_pattern
+from chio_core.models.templates import acceptable_pattern, covers
 from chio_core.names import LOGGER
 from chio_core.signing import verify_signature
 
@@ -220,13 +220,23 @@ class KeyTrust:
             raise ReceiptRejected("kernel_key", "another kernel key was trusted first")
 
     def note_route(self, pattern: str, expectation: Expectation) -> None:
-        """Warn once a route if the sidecar evaluated the plain path because it does not know the template."""
+        """Warn once for each route if the sidecar evaluated the plain path because it does not know the template."""
         template = expectation.template
         if template is None or "{" not in template or template in self._noted:
             return
-        if pattern != template and pattern == expectation.request.path and len(self._noted) < _MAX_NOTED:
+        path = expectation.request.path
+        if pattern != template and pattern == path and len(self._noted) < _MAX_NOTED:
             self._noted.add(template)
-            log.warning(
-                "chio: the sidecar does not know route %s and evaluated the plain path; give it the OpenAPI document",
-                template,
-            )
+            if covers(template, path):
+                log.warning(
+                    "chio: the sidecar does not know route %s and evaluated the plain path; give it an OpenAPI document"
+                    " with this template (for ASGI applications `chio-sidecar openapi` makes one, or says what"
+                    " prevents it)",
+                    template,
+                )
+            elif expectation.request.tool_server is None:
+                log.warning(
+                    "chio: the sidecar cannot match route %s, because a parameter takes several segments or a part of"
+                    " one, and evaluated the plain path; require what the route needs in the application",
+                    template,
+                )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -59,7 +60,7 @@ def add_chio(
     guards = checked_guards(guards)  # here, because FastAPI makes the middleware only when the application starts
     check_one_source(config, client, options)
     settings = settings_for(config, client, **options)
-    shared = client if client is not None else ChioClient(settings, document=lambda: routes_for_embedded(app))
+    shared = client if client is not None else ChioClient(settings, document=partial(routes_for_embedded, app))
     # Each middleware that is added is outside those before it.
     if names := [getattr(one.cls, "__name__", repr(one.cls)) for one in app.user_middleware]:
         log.warning(
@@ -82,19 +83,17 @@ def add_chio(
     return shared
 
 
-def routes_for_embedded(app: FastAPI) -> str | None:
-    """Return the document for this application's embedded sidecar.
+def routes_for_embedded(app: FastAPI, mounts: Sequence[str] = ("",)) -> str | None:
+    """Return the document for this application's embedded sidecar; None for an application without routes.
 
-    Returns:
-        None, with a warning, if router and sidecar would choose different routes for one path: then the sidecar
-        evaluates plain paths, because a receipt for another route than the one that runs is refused.
+    Args:
+        mounts: templates of the mounts through which requests reach the application.
     """
     try:
-        found = describe(app)
+        found = describe(app, mounts)
     except ConfigurationError:
-        return None  # an application without routes has nothing to describe
+        return None
     for finding in found.findings:
         if finding.category == OVERLAPPING:
-            log.warning("chio: the embedded sidecar gets no routes and evaluates plain paths: %s", finding.message)
-            return None
+            log.warning("chio: %s", finding.message)
     return found.text

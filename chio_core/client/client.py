@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -44,8 +44,11 @@ class ChioClient:
         transport: an httpx transport instead of the built-in connections, for tests and special networks.
         clock: returns seconds since 1970.
         telemetry: records each decision, see `chio_core.telemetry`; may be shared with another client.
-        document: returns the application's OpenAPI document for an embedded sidecar whose URL names none; called when
-            that sidecar is opened. Without a document it matches plain paths.
+        document: returns the application's OpenAPI document for an embedded sidecar whose URL names none; called with
+            `mounts` when that sidecar is opened. Without a document it matches plain paths.
+
+    Attributes:
+        mounts: templates of the mounts through which requests reach the application.
     """
 
     def __init__(
@@ -55,7 +58,7 @@ class ChioClient:
         transport: httpx.AsyncBaseTransport | None = None,
         clock: Clock = time.time,
         telemetry: Telemetry | None = None,
-        document: Callable[[], str | None] | None = None,
+        document: Callable[[Sequence[str]], str | None] | None = None,
     ) -> None:
         self.settings = settings if settings is not None else ChioSettings()
         self.telemetry = telemetry if telemetry is not None else Telemetry(self.settings)
@@ -63,6 +66,7 @@ class ChioClient:
         self._transport = transport
         self._clock = clock
         self._document = document
+        self.mounts: Sequence[str] = ("",)
         self._carriers: PerProcess[Carriers] = PerProcess(dict)
         self._lock = threading.Lock()
         self._embedded: EmbeddedSidecar | None = None
@@ -84,7 +88,7 @@ class ChioClient:
             self._embedded = open_sidecar(
                 self.settings.sidecar_url,
                 busy_seconds=busy_seconds_for(self.settings),
-                document=self._document() if self._document is not None else None,
+                document=self._document(self.mounts) if self._document is not None else None,
             )
             self.trust = KeyTrust(self.settings.trusted_kernel_keys or (self._embedded.public_key,))
 

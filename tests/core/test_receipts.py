@@ -350,6 +350,21 @@ def test_a_route_unknown_to_the_sidecar_is_reported_once(caplog: pytest.LogCaptu
             trust.note_route("/pets/{petId}", one.expectation)
         plain = question(View(path="/pets"), template="/pets")
         trust.note_route("/pets", plain.expectation)
-    assert [record.getMessage() for record in caplog.records] == [
-        "chio: the sidecar does not know route /pets/{id} and evaluated the plain path; give it the OpenAPI document"
-    ]
+    (record,) = caplog.records
+    assert record.getMessage().startswith(
+        "chio: the sidecar does not know route /pets/{id} and evaluated the plain path; give it an OpenAPI document"
+    )
+
+
+@pytest.mark.parametrize(("template", "path"), [("/files/{rest}", "/files/a/b"), ("/x/{name}.json", "/x/a.json")])
+def test_a_route_that_no_document_can_name_gets_other_advice(
+    template: str, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    trust = KeyTrust([KEY.public_hex])
+    with caplog.at_level(logging.WARNING, logger="chio"):
+        for _ in range(2):
+            one = question(View(path=path), template=template)
+            trust.note_route(path, one.expectation)
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"chio: the sidecar cannot match route {template}, because a parameter takes")
+    assert record.getMessage().endswith("require what the route needs in the application")

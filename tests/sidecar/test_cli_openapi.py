@@ -133,7 +133,8 @@ def test_routes_that_the_sidecar_will_decide_differently_are_named(folder: Path,
     cli("openapi", "spec_app:twice")
     (line,) = cli.err.splitlines()
     assert line.startswith(
-        "warning: POST /pets/x runs /{a}/x here but is /pets/{b} to the sidecar, so such requests are"
+        "warning: POST /pets/x runs /{a}/x here but is /pets/{b} to the sidecar, so the document"
+        " leaves out POST /pets/{b}, whose paths are evaluated without its policy; add /pets/{b} before /{a}/x"
     )
 
 
