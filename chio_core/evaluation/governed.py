@@ -130,3 +130,8 @@ class GovernedRequest:
     evaluated: EvaluatedRequest | None = None
     body: Body | None = None
     further: list[Decision] = field(default_factory=list)
+
+    def forget(self) -> None:
+        """Forget the evaluation and the body: the request is another one now. What the guards stated remains."""
+        self.decision, self.evaluated, self.body = None, None, None
+        self.further.clear()

@@ -132,8 +132,7 @@ class Pipeline:
         A request is governed again if inner code changed it; the earlier decision then counts for nothing.
         """
         governed, view = adapter.governed, adapter.view
-        governed.decision, governed.evaluated, governed.body = None, None, None
-        governed.further.clear()
+        governed.forget()
 
         # Excluded requests are not governed at all. Their method and path are kept, because inner code could turn
         # them into others.
@@ -225,8 +224,7 @@ class Pipeline:
         governed, match = adapter.governed, adapter.locate()
         if changed := self.changes(adapter, route=False):
             log.warning("chio: inner code changed %s of the request; it is evaluated again", " and ".join(changed))
-            governed.decision, governed.evaluated = None, None
-            governed.further.clear()
+            governed.forget()
         try:
             raw = (yield adapter.raw_body()) if source.chio_reads_body else None
             facts = Facts(match.path_params, adapter.view, raw)

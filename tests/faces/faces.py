@@ -19,6 +19,7 @@ from typing import Any
 from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
 from django.test import override_settings
+from flask import request as request_of_flask
 
 from chio_asgi import ChioASGIConfig, ChioASGIMiddleware
 from chio_core.client.client import ChioClient
@@ -30,7 +31,7 @@ from chio_flask import Chio
 from tests.django.project import CHIO, SHARING
 from tests.faces.apps import django_app, fastapi_app, flask_app, starlette_app
 from tests.faces.contract import Seen, taken
-from tests.faces.inner import ASGILayer, around_wsgi
+from tests.faces.inner import ASGILayer, Change, around_wsgi, change_environ
 from tests.faces.wire import Lines, Wire, asgi_call, environ_of, messages_of, request, scope_of
 from tests.faces.wsgi import call as wsgi_call
 from tests.support import App
@@ -39,6 +40,7 @@ HOOKS = ("guards", "on_decision", "on_receipt", "extractor")
 """Options that are no settings; each framework takes them under the same names."""
 
 INNER = "tests.faces.inner.django_middleware"
+LATE = "tests.faces.inner.LateDjangoMiddleware"
 
 
 @dataclass
@@ -114,7 +116,8 @@ class Face(ABC):
     def opened(self, **options: Any) -> AbstractContextManager[Send]:
         """Govern the application with settings and hooks (`HOOKS`), and close everything at the end.
 
-        The option `inner` is a change that a layer inside Chio makes to each request.
+        The option `inner` is a change that a layer inside Chio makes to each request, `late` one that is made when the
+        route is known; see `tests.faces.inner`.
         """
 
     def code(self, wire_code: str) -> str:
@@ -160,7 +163,7 @@ def pointing_at(sidecar: ScriptedSidecar) -> dict[str, Any]:
 
 def divided(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return settings and hooks."""
-    hooks = {name: value for name, value in options.items() if name in (*HOOKS, "inner")}
+    hooks = {name: value for name, value in options.items() if name in (*HOOKS, "inner", "late")}
     return {name: value for name, value in options.items() if name not in hooks}, hooks
 
 
@@ -214,8 +217,9 @@ class FastAPIFace(ASGIFace):
     @contextmanager
     def app(self, client: ChioClient, hooks: Mapping[str, Any]) -> Iterator[App]:
         app, more = fastapi_app.make(), dict(hooks)
-        if (inner := more.pop("inner", None)) is not None:
-            app.add_middleware(ASGILayer, change=inner)
+        for name in ("inner", "late"):
+            if (change := more.pop(name, None)) is not None:
+                app.add_middleware(ASGILayer, change=change)
         add_chio(app, client=client, **more)
         yield app
 
@@ -232,6 +236,12 @@ class FastAPIAlone(ASGIFace):
         yield app
 
 
+def changing(options: Mapping[str, Any]) -> tuple[tuple[str, ...], Change | None]:
+    """Return Django's middleware for a change, and the change."""
+    inner, late = options.get("inner"), options.get("late")
+    return ((INNER,), inner) if inner else ((LATE,), late) if late else ((), None)
+
+
 class DjangoFace(Face):
     """The middleware under WSGI, and `require_capability` on views."""
 
@@ -244,11 +254,10 @@ class DjangoFace(Face):
 
     @contextmanager
     def opened(self, **options: Any) -> Iterator[Send]:
-        middleware, inner = self.middleware, options.pop("inner", None)
-        if inner is not None:
-            middleware = (*middleware, INNER)
-        chio = {f"CHIO_{name.upper()}": value for name, value in options.items()}
-        with override_settings(ROOT_URLCONF=django_app, MIDDLEWARE=middleware, TEST_CHANGE=inner, **chio):
+        more, change = changing(options)
+        chio = {f"CHIO_{name.upper()}": value for name, value in options.items() if name not in ("inner", "late")}
+        middleware = (*self.middleware, *more)
+        with override_settings(ROOT_URLCONF=django_app, MIDDLEWARE=middleware, TEST_CHANGE=change, **chio):
             yield WSGISend(WSGIHandler())
 
 
@@ -267,10 +276,10 @@ class DjangoASGIFace(ASGIFace):
 
     @contextmanager
     def app(self, client: ChioClient, hooks: Mapping[str, Any]) -> Iterator[App]:
-        inner = hooks.get("inner")
+        more, change = changing(hooks)
         chio = {f"CHIO_{name.upper()}": hooks[name] for name in HOOKS if name in hooks}
-        test = {"ROOT_URLCONF": django_app.Async, "TEST_CLIENT": client, "TEST_CHANGE": inner}
-        with override_settings(MIDDLEWARE=(SHARING, INNER) if inner else (SHARING,), **test, **chio):
+        test = {"ROOT_URLCONF": django_app.Async, "TEST_CLIENT": client, "TEST_CHANGE": change}
+        with override_settings(MIDDLEWARE=(SHARING, *more), **test, **chio):
             yield ASGIHandler()
 
 
@@ -285,6 +294,8 @@ class FlaskFace(Face):
         app = flask_app.make()
         if (inner := options.pop("inner", None)) is not None:
             app.wsgi_app = around_wsgi(app.wsgi_app, inner)  # type: ignore[method-assign]
+        if (late := options.pop("late", None)) is not None:
+            app.before_request(lambda: change_environ(request_of_flask.environ, late))
         chio = Chio(app, **options)
         try:
             yield WSGISend(app.wsgi_app)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 import pytest
-from django.http import HttpRequest
-from django.test import override_settings
 
-from tests.django.project import CHIO, client
-from tests.faces.faces import FACES, DjangoFace, Face
-from tests.faces.inner import Change
+from chio_core.canonical import sha256_hex
+from tests.faces.faces import FACES, Face
+from tests.faces.inner import BODY, Change
 from tests.faces.wire import request
 from tests.tokens import with_token
 
@@ -39,6 +36,10 @@ def caller(environ: dict[str, Any]) -> None:
 
 def no_caller(environ: dict[str, Any]) -> None:
     environ.pop("HTTP_AUTHORIZATION", None)
+
+
+def body(environ: dict[str, Any]) -> None:
+    environ[BODY] = b"another body"
 
 
 def nothing(environ: dict[str, Any]) -> None: ...
@@ -72,22 +73,14 @@ def test_a_method_override_needs_what_the_overriding_method_needs(
         assert send(request("GET", "/anything")).status == status
 
 
-def test_a_replaced_body_is_evaluated_again_in_django() -> None:
-    replaced = override_settings(MIDDLEWARE=[CHIO, "tests.faces.test_changed_requests.replacing"])
-    more = {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in HEADERS.items()}
-    with DjangoFace().governed() as governed, replaced:
-        response = client().generic("DELETE", "/needs/any", b"12345", content_type="text/plain", **more)
-    assert response.status_code == 200
-    assert [asked["body_length"] for asked in governed.asked] == [5, 3]
-
-
-def replacing(get_response: Any) -> Any:
-    """Gives the view another body."""
-
-    def middleware(request: HttpRequest) -> Any:
-        request._stream = io.BytesIO(b"123")
-        request.META["CONTENT_LENGTH"] = "3"
-        request._body = b"123"
-        return get_response(request)
-
-    return middleware
+@pytest.mark.parametrize("face", [face for face in FACES if face.name.startswith("django")], ids=str)
+@pytest.mark.parametrize("place", ["inner", "late"])
+def test_a_replaced_body_is_evaluated_again_as_the_handler_reads_it(face: Face, place: str) -> None:
+    with face.governed(**{place: body}) as governed:
+        found = governed.send("POST", "/accounts/7/transfer", HEADERS, b"sent by the client")
+    (seen,) = found.seen
+    assert (found.status, seen.body) == (200, b"another body")
+    assert [asked["body_hash"] for asked in governed.asked] == [
+        sha256_hex(b"sent by the client"),
+        sha256_hex(seen.body),
+    ]
