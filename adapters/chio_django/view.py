@@ -132,14 +132,17 @@ class DjangoGuardRequest(EnvironView):
             text = "the request body cannot be evaluated"
             raise RequestRefused(Denial(status=500, code=ConfigurationError.code, message=text))
         if "wsgi.input" in self.environ:
-            file = super().input(eager=eager)
-        else:
-            stream = own.get("_stream")
-            again = stream is None or stream.seekable()
-            file = (stream or io.BytesIO()) if again else keep(stream, None, self._limits)
-            self.environ[ENVIRON_INPUT] = file
-        request._stream = file
+            return super().input(eager=eager)
+        stream = own.get("_stream")
+        again = stream is None or stream.seekable()
+        file = (stream or io.BytesIO()) if again else keep(stream, None, self._limits)
+        self.environ[ENVIRON_INPUT] = request._stream = file
         return file
+
+    def keep_input(self, file: BinaryIO) -> None:
+        """Make a file the body that the view reads too."""
+        super().keep_input(file)
+        self._request._stream = file
 
     def set_header(self, name: str, value: str) -> None:
         """Replace a request header, for the sidecar and the view."""
@@ -157,7 +160,6 @@ class DjangoGuardRequest(EnvironView):
         for made in ("_body", "_post", "_files"):
             own.pop(made, None)
         own["_read_started"] = False
-        self._request._stream = self.environ[ENVIRON_INPUT]
 
     def has_body(self) -> bool:
         """Return True if there may be a body; under ASGI Django has read all of it already."""

@@ -12,9 +12,9 @@ import tempfile
 from collections.abc import Generator
 from typing import IO, Any, BinaryIO
 
-from chio_core.evaluation.body_limits import BodyLimits
+from chio_core.evaluation.body_limits import NO_LIMITS, BodyLimits
 from chio_core.evaluation.governed import KnownBody
-from chio_core.refusals.response import RequestRefused, body_incomplete, body_too_large
+from chio_core.refusals.response import Denial, RequestRefused, body_incomplete, body_too_large
 
 _PIECE = 256 * 1024
 
@@ -31,12 +31,22 @@ class KeptInput(io.RawIOBase):
         length: bytes to expect; None until the end of the source.
         limits: how many bytes stay in memory, and how many may wait in files.
         first: bytes that were read from the source already.
+        refusal: the reason why the body cannot be read.
+
+    After a failure every read raises `RequestRefused`: a body with a hole must not be read, evaluated or run.
 
     Attributes:
         truncated: the source ended before `length` bytes.
     """
 
-    def __init__(self, source: Any, length: int | None, limits: BodyLimits, first: bytes = b"") -> None:
+    def __init__(
+        self,
+        source: Any,
+        length: int | None,
+        limits: BodyLimits,
+        first: bytes = b"",
+        refusal: Denial | None = None,
+    ) -> None:
         self._source = source
         self._left = length
         self._kept: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=max(1, min(limits.spool_bytes, 2**31)))  # noqa: SIM115 - see close
@@ -45,6 +55,7 @@ class KeptInput(io.RawIOBase):
         self._size = self._kept.write(first)
         self._at = 0
         self._ended = False
+        self._refusal = refusal
         self.truncated = False
 
     def readable(self) -> bool:
@@ -90,22 +101,29 @@ class KeptInput(io.RawIOBase):
         super().close()
 
     def _fetch(self, upto: int | None) -> None:
-        while not self._ended and (upto is None or self._size < upto):
-            want = _PIECE if upto is None else min(_PIECE, upto - self._size)
-            want = want if self._left is None else min(want, self._left)
-            piece = read_source(self._source, want) if self._left != 0 else b""
-            if not piece:
-                self._ended, self.truncated = True, bool(self._left)
-                return
-            self._kept.seek(self._size)
-            size = self._size + len(piece)
-            if size > self._limits.spool_bytes:
-                self._limits.take(size - self._spooled)
-                self._spooled = size
-            self._kept.write(piece)
-            self._size = size
-            if self._left is not None:
-                self._left -= len(piece)
+        if self._refusal is not None:
+            raise RequestRefused(self._refusal)
+        try:
+            while not self._ended and (upto is None or self._size < upto):
+                want = _PIECE if upto is None else min(_PIECE, upto - self._size)
+                want = want if self._left is None else min(want, self._left)
+                piece = read_source(self._source, want) if self._left != 0 else b""
+                if not piece:
+                    self._ended, self.truncated = True, bool(self._left)
+                    return
+                self._kept.seek(self._size)
+                size = self._size + len(piece)
+                if size > self._limits.spool_bytes:
+                    self._limits.take(size - self._spooled)
+                    self._spooled = size
+                self._kept.write(piece)
+                self._size = size
+                if self._left is not None:
+                    self._left -= len(piece)
+        except BaseException as exc:
+            # The piece that was read is lost, and the next read would continue behind it.
+            self._refusal = exc.denial if isinstance(exc, RequestRefused) else body_incomplete()
+            raise
 
 
 def read_source(source: Any, size: int) -> bytes:
@@ -157,19 +175,31 @@ def measure(file: BinaryIO, limit: int) -> MeasureSteps:
     return KnownBody(length, digest.hexdigest() if length else None)
 
 
+def unreadable(refusal: Denial) -> BinaryIO:
+    """Return a file whose every read raises `RequestRefused`, in place of a body that could not be read."""
+    return io.BufferedReader(KeptInput(None, None, NO_LIMITS, refusal=refusal))
+
+
 def is_kept(file: BinaryIO) -> bool:
     """Return True if a file is of those that `keep` makes, and so must be closed in the end."""
     return isinstance(getattr(file, "raw", None), KeptInput)
 
 
 def read_from_start(file: BinaryIO, count: int = -1) -> bytes:
-    """Return the first `count` bytes of a seekable file, all of them by default, the position unchanged."""
+    """Return the first `count` bytes of a seekable file, all of them by default, the position unchanged.
+
+    Raises:
+        RequestRefused: the body broke off, or is malformed (400), or does not fit in temporary files (503).
+    """
     kept = getattr(file, "raw", None)
-    if isinstance(kept, KeptInput) and count >= 0:
-        return kept.prefix(count)
-    at = file.tell()
-    file.seek(0)
     try:
-        return file.read(count)
-    finally:
-        file.seek(at)
+        if isinstance(kept, KeptInput) and count >= 0:
+            return kept.prefix(count)
+        at = file.tell()
+        file.seek(0)
+        try:
+            return file.read(count)
+        finally:
+            file.seek(at)
+    except OSError as exc:
+        raise RequestRefused(body_incomplete()) from exc

@@ -23,12 +23,13 @@ from chio_core.evaluation.governed import NO_BODY, KnownBody
 from chio_core.names import ENVIRON_INPUT, TRACEPARENT
 from chio_core.refusals.response import RequestRefused, bad_request, body_incomplete, body_too_large
 from chio_core.request import HeaderLines, single_headers
-from chio_core.threads.body import MeasureSteps, keep, measure, read_from_start, read_source
+from chio_core.threads.body import MeasureSteps, keep, measure, read_from_start, read_source, unreadable
 
 SINGLETONS: Final = single_headers()
 """Headers that may occur only once, unless the settings name others."""
 
 _SMALL = 64 * 1024
+_MOST_DIGITS = 19  # of a Content-Length; Python and the frameworks fail to convert thousands of digits
 _NEVER_A_COMMA = frozenset({"content-length", "host", TRACEPARENT})
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*("?)')  # an open quote is one match to the end: each character is read once
 _SECOND_SCHEME = re.compile(r",\s*[!#$%&'*+.^_`|~0-9A-Za-z-]+ +[^\s=,]")
@@ -152,13 +153,21 @@ class EnvironView:
             eager: a small body may be read to its end at once.
 
         Raises:
-            RequestRefused: its length is not to be found out.
+            RequestRefused: its length is not clear, or it broke off; the application cannot read it then either.
         """
         file: BinaryIO | None = self.environ.get(ENVIRON_INPUT)
         if file is None:
-            file = open_input(self.environ, self._limits, eager=eager)
-            self.environ[ENVIRON_INPUT] = self.environ["wsgi.input"] = file
+            try:
+                file = open_input(self.environ, self._limits, eager=eager)
+            except RequestRefused as exc:
+                self.keep_input(unreadable(exc.denial))
+                raise
+            self.keep_input(file)
         return file
+
+    def keep_input(self, file: BinaryIO) -> None:
+        """Make a file the body of the request, for this view and the application."""
+        self.environ[ENVIRON_INPUT] = self.environ["wsgi.input"] = file
 
     def measure(self) -> MeasureSteps:
         """Count and hash the body; a length that is announced as too large is refused unread.
@@ -198,7 +207,7 @@ class EnvironView:
         if self._sealed:
             raise ConfigurationError("the body was part of the decision and cannot be replaced after it")
         self._measured = None
-        self.environ[ENVIRON_INPUT] = self.environ["wsgi.input"] = io.BytesIO(data)
+        self.keep_input(io.BytesIO(data))
         self.environ["CONTENT_LENGTH"] = str(len(data))
         self.environ.pop("HTTP_TRANSFER_ENCODING", None)
 
@@ -247,12 +256,12 @@ def open_input(environ: Mapping[str, Any], limits: BodyLimits, *, eager: bool = 
     """Return the body in a WSGI environment as a file that can be read again; see `EnvironView.input`.
 
     Raises:
-        RequestRefused: 400 for a length that is no number or contradicts the framing (RFC 9112, section 6.3), 411
-            for a chunked body under a server that does not say where it ends.
+        RequestRefused: 400 for a length that is no number, has too many digits or contradicts the framing (RFC 9112,
+            section 6.3), 411 for a chunked body under a server that does not say where it ends.
     """
     announced = environ.get("CONTENT_LENGTH") or ""
     chunked = "HTTP_TRANSFER_ENCODING" in environ
-    if announced and (chunked or not announced.isdecimal()):
+    if announced and (chunked or not announced.isdecimal() or len(announced) > _MOST_DIGITS):
         raise RequestRefused(bad_request("the length of the request body is not clear", 400))
     source = environ.get("wsgi.input")
     if announced and source is not None:

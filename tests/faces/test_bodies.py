@@ -151,6 +151,9 @@ def test_an_announced_length_above_the_limit_is_refused_unread(face: Face) -> No
         ({"CONTENT_LENGTH": "-5"}, 400),
         ({"CONTENT_LENGTH": "five"}, 400),
         ({"CONTENT_LENGTH": "5,5"}, 400),
+        ({"CONTENT_LENGTH": "0" * 5000 + "9"}, 400),
+        ({"CONTENT_LENGTH": "1" * 5000}, 413),
+        ({"CONTENT_LENGTH": "0" * 30 + "1" * 20}, 400),
         ({"CONTENT_LENGTH": "9"}, 400),
         ({"CONTENT_LENGTH": "900000"}, 400),
         ({"CONTENT_LENGTH": "90000000"}, 413),
@@ -163,6 +166,30 @@ def test_a_length_that_is_not_clear_or_not_reached_is_refused(
     with face.governed() as governed:
         found = governed.wire.call(environ("POST", "/anything", OneWay(b"hello", breaks=breaks), **more))
     assert (found.status, governed.asked) == (status, [])
+
+
+@each_face
+@pytest.mark.parametrize("catches", [False, True], ids=["lets it pass", "catches it"])
+@pytest.mark.parametrize("whole", [False, True], ids=["prefix", "whole"])
+def test_a_guard_that_catches_an_error_of_the_body_does_not_make_a_shorter_one_run(
+    face: Face, catches: bool, whole: bool
+) -> None:
+    async def sniff(request: Any) -> None:
+        try:
+            await (request.body() if whole else request.read_body_prefix(10))
+        except Exception:
+            if not catches:
+                raise
+
+    sniff.priority = -5  # type: ignore[attr-defined]
+    with face.governed(guards=[sniff]) as governed:
+        found = governed.wire(Wire("POST", b"/anything", (), (b"x",), breaks=True))
+        if face.threaded:
+            found = governed.wire.call(
+                environ("POST", "/anything", OneWay(b"hello", breaks=True), CONTENT_LENGTH="500000")
+            )
+    assert found.status in (400, 0)  # Django itself ends it under ASGI
+    assert (found.seen, governed.asked) == ([], [])
 
 
 @each_threaded_face

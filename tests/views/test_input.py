@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
 import random
@@ -89,6 +90,60 @@ def test_a_body_that_the_server_cannot_read_is_400_whatever_it_raises(announced:
     with pytest.raises(RequestRefused) as refused:
         list(view.measure())
     assert refused.value.denial.status == 400
+
+
+@pytest.mark.parametrize("spool_bytes", [10, 10**9], ids=["no room", "broken off"])
+def test_a_body_of_which_a_piece_was_lost_cannot_be_read_any_more(spool_bytes: int) -> None:
+    """A guard that catches the first error would read a body with a hole, or one that is too short."""
+
+    class Hiccup(OneWay):
+        def read(self, size: int = -1) -> bytes:
+            if self.given == 512 * 1024 and spool_bytes > 10:
+                self.given += 1
+                raise Malformed
+            return super().read(size)
+
+    limits = BodyLimits(spool_bytes=spool_bytes, max_spooled=600_000)
+    limits.take(400_000)
+    with keep(Hiccup(DATA), None, limits) as file:
+        for _ in range(2):
+            with pytest.raises((RequestRefused, OSError)):
+                file.read()
+            limits.give_back(400_000)  # now there is room
+            file.seek(0)
+        with pytest.raises(RequestRefused) as refused:
+            list(measure(file, len(DATA)))
+        assert refused.value.denial.status == (503 if spool_bytes == 10 else 400)
+        for count in (-1, 1, 1000):
+            with pytest.raises(RequestRefused):
+                read_from_start(file, count)
+
+
+@pytest.mark.parametrize("announced", ["", "5"])
+@pytest.mark.parametrize("first", ["prefix", "whole"])
+def test_an_error_at_the_first_byte_is_the_error_of_every_later_read(announced: str, first: str) -> None:
+    """A server's stream that has failed once says that it is at its end."""
+
+    class Once:
+        failed = False
+
+        def read(self, size: int = -1) -> bytes:
+            if not self.failed:
+                self.failed = True
+                raise Malformed
+            return b""
+
+    environ = {"CONTENT_LENGTH": announced, "wsgi.input": Once(), "wsgi.input_terminated": True}
+    view = EnvironView(environ, limits=BodyLimits(100, 100))
+    for _ in range(2):
+        with pytest.raises(RequestRefused) as refused:
+            asyncio.run(view.read_body_prefix(3) if first == "prefix" else view.body())
+        assert refused.value.denial.status == 400
+    with pytest.raises(RequestRefused):
+        list(view.measure())
+    with pytest.raises(RequestRefused):
+        environ["wsgi.input"].read()  # type: ignore[attr-defined]
+    view.input().close()
 
 
 @pytest.mark.parametrize("name", sorted(singleton_headers(ChioSettings())))
