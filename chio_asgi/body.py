@@ -10,13 +10,24 @@ import asyncio
 import hashlib
 import tempfile
 import threading
-from typing import IO
+from collections import deque
+from collections.abc import Coroutine
+from typing import IO, Any, TypeVar
 
 from chio_asgi.types import Message, Receive
 from chio_core.evaluation.body_limits import NO_LIMITS, BodyLimits
-from chio_core.refusals.response import RequestRefused, body_incomplete, body_too_large, body_too_slow
+from chio_core.refusals.response import (
+    Denial,
+    RequestRefused,
+    bad_request,
+    body_incomplete,
+    body_too_large,
+    body_too_slow,
+)
 
 _PIECE = 64 * 1024
+
+T = TypeVar("T")
 
 
 class Body:
@@ -88,94 +99,124 @@ class Body:
             self._limits.give_back(self.length)
 
 
-async def read_body(receive: Receive, limits: BodyLimits, announced: str | None = None) -> Body:
-    """Read a body to its end.
+class Incoming:
+    """A body as the server gives it, message by message, until it was read to its end.
+
+    Once a read has failed or was cancelled, a part of the body is lost: every later read raises `RequestRefused`, and
+    the application sees a client that went away.
 
     Args:
-        announced: value of `Content-Length`; refuses early, and is never believed otherwise.
-
-    Raises:
-        RequestRefused: 413 if more than `limits.max_bytes` came or were announced, 400 if the client went away first,
-            408 if the body took longer than `limits.timeout`, 503 if there is no room in temporary files.
+        receive: the server's.
+        limits: for the body. All reads together may wait `limits.timeout` seconds.
     """
-    if announced is not None and announced.isdecimal() and int(announced[:20]) > limits.max_bytes:
-        raise RequestRefused(body_too_large(limits.max_bytes))
-    message: Message | None = None
-    if announced is None or announced == "0":
-        # The usual request without a body needs no timer.
-        message = await receive()
-        if not message.get("more_body", False):
-            return _whole(message, limits)
-    try:
-        async with asyncio.timeout(limits.timeout):
-            message = message or await receive()
-            return await _read_on(message, receive, limits) if message.get("more_body") else _whole(message, limits)
-    except TimeoutError:
-        raise RequestRefused(body_too_slow(limits.timeout or 0)) from None
 
+    __slots__ = ("_left", "_limits", "_receive", "_refusal", "_taken")
 
-def _whole(message: Message, limits: BodyLimits) -> Body:
-    """Return the body of a request that came in one message."""
-    if message["type"] != "http.request":
-        raise RequestRefused(body_incomplete())
-    data: bytes = message.get("body", b"")
-    if len(data) > limits.max_bytes:
-        raise RequestRefused(body_too_large(limits.max_bytes))
-    return Body(data, None, len(data), hashlib.sha256(data).hexdigest() if data else None)
+    def __init__(self, receive: Receive, limits: BodyLimits = NO_LIMITS) -> None:
+        self._receive = receive
+        self._limits = limits
+        self._left = limits.timeout
+        self._taken: deque[Message] = deque()
+        self._refusal: Denial | None = None
 
+    async def receive(self) -> Message:
+        """Return the next message; those that `peek` has taken come first."""
+        if self._refusal is not None:
+            return {"type": "http.disconnect"}
+        return self._taken.popleft() if self._taken else await self._receive()
 
-async def _read_on(first: Message, receive: Receive, limits: BodyLimits) -> Body:
-    digest, length, parts = hashlib.sha256(), 0, [b""]
-    file: IO[bytes] | None = None
-    spooled = 0
-    piece, more = first.get("body", b""), True
-    try:
-        while True:
-            digest.update(piece)
-            length += len(piece)
-            if length > limits.max_bytes:
-                raise RequestRefused(body_too_large(limits.max_bytes))
-            if piece:  # empty messages cost nothing, however many come
-                parts.append(piece)
-            if file is not None or length > limits.spool_bytes:
-                limits.take(length - spooled)
-                spooled = length
-                file = file or tempfile.TemporaryFile()  # noqa: SIM115 - closed by Body.close
-                await asyncio.to_thread(file.write, b"".join(parts))
-                parts.clear()
-            if not more:
-                break
-            message = await receive()
-            if message["type"] != "http.request":
-                raise RequestRefused(body_incomplete())
-            piece, more = message.get("body", b""), message.get("more_body", False)
-    except BaseException:
-        limits.give_back(spooled)
-        if file is not None:
-            file.close()
-        raise
-    return Body(b"".join(parts), file, length, digest.hexdigest() if length else None, limits)
+    def rest(self) -> Receive:
+        """Return the `receive` for all that was not read: the server's own, if nothing was taken from it."""
+        return self.receive if self._taken or self._refusal is not None else self._receive
 
+    async def peek(self, count: int) -> bytes:
+        """Return the first `count` bytes of an unread body; no more messages are taken than these bytes need.
 
-async def peek(receive: Receive, count: int) -> tuple[bytes, Receive]:
-    """Return the first `count` bytes of an unread body, and a `receive` that still gives all of it.
+        Raises:
+            RequestRefused: 408 if they took too long, or as an earlier `read` did.
+        """
+        if self._refusal is not None:
+            raise RequestRefused(self._refusal)
+        size = sum(len(message.get("body", b"")) for message in self._taken)
 
-    No more messages are taken from the server than these bytes need.
-    """
-    taken: list[Message] = []
-    parts: list[bytes] = []
-    more, size = True, 0
-    while more and size < count:
-        message = await receive()
-        taken.append(message)
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        more = message["type"] == "http.request" and message.get("more_body", False)
+        async def take() -> None:
+            nonlocal size
+            last: Message = self._taken[-1] if self._taken else {"type": "http.request", "more_body": True}
+            while size < count and last["type"] == "http.request" and last.get("more_body", False):
+                last = await self._receive()
+                self._taken.append(last)
+                size += len(last.get("body", b""))
 
-    async def again() -> Message:
-        return taken.pop(0) if taken else await receive()
+        if size < count:
+            await self._in_time(take())
+        return b"".join(message.get("body", b"") for message in self._taken)[:count]
 
-    return b"".join(parts)[:count], again
+    async def read(self, announced: str | None = None, *, at_once: bool = False) -> Body:
+        """Read the body to its end.
+
+        Args:
+            announced: value of `Content-Length`; refuses early, and is never believed otherwise.
+            at_once: the framing says that there is no body, so nothing has to be waited for.
+
+        Raises:
+            RequestRefused: 413 if more than `limits.max_bytes` came or were announced, 400 if the client went away
+                first, 408 if the body took too long, 503 if there is no room in temporary files.
+        """
+        limits = self._limits
+        if self._refusal is not None:
+            raise RequestRefused(self._refusal)
+        if announced is not None and announced.isdecimal() and int(announced[:20]) > limits.max_bytes:
+            raise RequestRefused(body_too_large(limits.max_bytes))
+        reading = self._read_on()
+        try:
+            # The usual request without a body needs no timer.
+            return await reading if at_once else await self._in_time(reading)
+        except BaseException as exc:
+            cancelled = bad_request("reading the request body was given up before its end", 408)
+            self._refusal = exc.denial if isinstance(exc, RequestRefused) else cancelled
+            raise
+
+    async def _in_time(self, reading: Coroutine[Any, Any, T]) -> T:
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        try:
+            async with asyncio.timeout(self._left):
+                return await reading
+        except TimeoutError:
+            raise RequestRefused(body_too_slow(self._limits.timeout or 0)) from None
+        finally:
+            if self._left is not None:
+                self._left = max(0.0, self._left - (clock() - began))
+
+    async def _read_on(self) -> Body:
+        limits, digest, length, spooled, more = self._limits, hashlib.sha256(), 0, 0, True
+        parts: list[bytes] = []
+        file: IO[bytes] | None = None
+        try:
+            while more:
+                message = await self.receive()
+                if message["type"] != "http.request":
+                    raise RequestRefused(body_incomplete())
+                piece, more = message.get("body", b""), message.get("more_body", False)
+                digest.update(piece)
+                length += len(piece)
+                if length > limits.max_bytes:
+                    raise RequestRefused(body_too_large(limits.max_bytes))
+                if piece:  # empty messages cost nothing, however many come
+                    parts.append(piece)
+                # A body of one message is in memory already, so it stays there.
+                if length > limits.spool_bytes and (more or length > len(piece)):
+                    limits.take(length - spooled)
+                    spooled = length
+                    file = file or tempfile.TemporaryFile()  # noqa: SIM115 - closed by Body.close
+                    await asyncio.to_thread(file.write, b"".join(parts))
+                    parts.clear()
+        except BaseException:
+            limits.give_back(spooled)
+            if file is not None:
+                file.close()
+            raise
+        return Body(b"".join(parts), file, length, digest.hexdigest() if length else None, limits)
 
 
 def once(message: Message, receive: Receive) -> Receive:

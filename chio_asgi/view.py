@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, quote
 
-from chio_asgi.body import Body, peek, read_body
+from chio_asgi.body import Body, Incoming
 from chio_asgi.types import Receive, Scope
 from chio_core.canonical import sha256_hex
 from chio_core.errors import ConfigurationError
@@ -64,8 +64,7 @@ class ASGIGuardRequest:
         if not isinstance(scope, dict) and isinstance(found := getattr(scope, "scope", None), dict):
             self._native, scope = scope, found
         self.scope: dict[str, Any] = scope  # type: ignore[assignment]
-        self._receive = receive
-        self._limits = limits
+        self._incoming = None if receive is None else Incoming(receive, limits)
         self._body: Body | None = None
         self._lines: HeaderLines | None = None
         self._state: ScopeState | None = None
@@ -133,35 +132,40 @@ class ASGIGuardRequest:
         """Return the whole body; the application must then be called with `replay()`."""
         if self._native is not None and hasattr(self._native, "body"):
             return bytes(await self._native.body())
-        if self._body is None:
-            if self._receive is None:
-                return b""
-            await self.read_body()
-        return await self._body.read() if self._body is not None else b""
+        if self._body is None and self._incoming is None:
+            return b""
+        return await (await self.read_body()).read()
 
     async def read_body_prefix(self, max_bytes: int) -> bytes:
-        """Return at most `max_bytes` from the body's start; no further messages are received."""
+        """Return at most `max_bytes` from the body's start; no further messages are received.
+
+        Raises:
+            RequestRefused: 408, they did not arrive in time.
+        """
         if self._native is not None:
             return (await self.body())[:max_bytes]
-        if max_bytes <= 0 or self._receive is None:
+        if max_bytes <= 0 or self._incoming is None:
             return b""
         if self._body is not None:
             return await self._body.prefix(max_bytes)
-        found, self._receive = await peek(self._receive, max_bytes)
-        return found
+        return await self._incoming.peek(max_bytes)
 
     async def read_body(self) -> Body:
-        """Read the body to its end, once; see `chio_asgi.body.read_body`.
+        """Read the body to its end, once; see `chio_asgi.body.Incoming.read`.
 
         Raises:
-            RequestRefused: 413 if more than `limit` bytes are sent or announced, 400 if the client disconnects first.
+            RequestRefused: see there.
             RuntimeError: the view was made without `receive`.
         """
         if self._body is None:
-            if self._receive is None:
+            if self._incoming is None:
                 raise RuntimeError("this view was made without `receive`")
-            announced = self.header_values("content-length")
-            self._body = await read_body(self._receive, self._limits, announced[0] if announced else None)
+            lines = self.header_values("content-length")
+            announced = lines[0] if lines else None
+            # Without one of the two headers an HTTP/1 request has no body (RFC 9112, section 6.3).
+            empty = announced == "0" or (announced is None and str(self.scope.get("http_version", "")).startswith("1"))
+            at_once = empty and not self.header_values("transfer-encoding")
+            self._body = await self._incoming.read(announced, at_once=at_once)
         return self._body
 
     def replace_body(self, data: bytes) -> None:
@@ -195,14 +199,15 @@ class ASGIGuardRequest:
         Raises:
             RuntimeError: the view was made without `receive`.
         """
-        if self._receive is None:
+        if self._incoming is None:
             raise RuntimeError("this view was made without `receive`")
-        return self._receive if self._body is None else self._body.replay(self._receive)
+        rest = self._incoming.rest()
+        return rest if self._body is None else self._body.replay(rest)
 
     @property
     def has_body(self) -> bool:
         """False for a websocket handshake."""
-        return self._receive is not None
+        return self._incoming is not None
 
     def close(self) -> None:
         """Remove the body's file, if there is one."""

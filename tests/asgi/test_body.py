@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from chio_asgi.body import Body, read_body
+from chio_asgi.body import Body, Incoming
 from chio_asgi.middleware import ChioASGIMiddleware
 from chio_core.evaluation.body_limits import BodyLimits
 from chio_core.refusals.response import RequestRefused
@@ -254,7 +254,7 @@ async def test_memory_does_not_grow_with_empty_messages() -> None:
         return {"type": "http.request", "body": b"", "more_body": left > 0}
 
     tracemalloc.start()
-    body = await read_body(receive, BodyLimits(100, 100))
+    body = await Incoming(receive, BodyLimits(100, 100)).read()
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert (body.length, body.hash) == (0, None)
@@ -273,7 +273,7 @@ async def test_a_body_that_cannot_be_read_leaves_no_file(status: int) -> None:
         return messages.pop(0)
 
     with pytest.raises(RequestRefused) as refused:
-        await read_body(receive, BodyLimits(100, 10))
+        await Incoming(receive, BodyLimits(100, 10)).read()
     assert refused.value.denial.status == status
     gc.collect()
 
@@ -291,7 +291,7 @@ async def test_a_body_can_be_read_and_replayed_more_than_once() -> None:
         async def upload(messages: list[dict[str, Any]] = messages) -> Any:
             return messages.pop(0)
 
-        body: Body = await read_body(upload, BodyLimits(100, spool))
+        body: Body = await Incoming(upload, BodyLimits(100, spool)).read()
         assert await body.read() == b"abcd"
         for _ in range(2):
             replay = body.replay(receive)
@@ -310,9 +310,113 @@ async def test_a_body_that_does_not_arrive_in_time_is_408_and_leaves_no_file() -
             return first.pop() if first else await asyncio.get_running_loop().create_future()
 
         with pytest.raises(RequestRefused) as refused:
-            await read_body(receive, limits, announced)
+            await Incoming(receive, limits).read(announced)
         assert refused.value.denial.status == 408
     assert limits.spooled == 0
+
+
+@pytest.mark.parametrize("prefix", [False, True], ids=["whole", "prefix"])
+@pytest.mark.parametrize(
+    ("version", "headers"),
+    [("1.1", [("transfer-encoding", "chunked")]), ("1.1", [("content-length", "5")]), ("2", [])],
+    ids=["chunked", "announced", "http/2"],
+)
+async def test_a_body_whose_first_byte_never_comes_is_408(
+    prefix: bool, version: str, headers: list[tuple[str, str]]
+) -> None:
+    async def sniff(request: Any) -> None:
+        if prefix:
+            await request.read_body_prefix(3)
+
+    sniff.priority = -5  # type: ignore[attr-defined]
+    judge, sent = Judge(), []
+    app = ChioASGIMiddleware(read_raw, client=StubClient(judge, body_timeout=0.01), guards=[sniff])
+
+    async def receive() -> Any:
+        await asyncio.get_running_loop().create_future()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async with asyncio.timeout(10):
+        await app(http_scope("POST", "/", headers=headers) | {"http_version": version}, receive, send)
+    assert (sent[0]["status"], judge.questions) == (408, [])
+
+
+async def test_all_reads_of_a_body_share_one_time_limit() -> None:
+    pieces = [b"ab", b"cd"]
+
+    async def receive() -> Any:
+        if not pieces:
+            await asyncio.get_running_loop().create_future()
+        return {"type": "http.request", "body": pieces.pop(0), "more_body": True}
+
+    incoming = Incoming(receive, BodyLimits(timeout=0.01))
+    assert await incoming.peek(3) == b"abc"
+    for read in (lambda: incoming.peek(5), incoming.read, incoming.read, lambda: incoming.peek(1)):
+        with pytest.raises(RequestRefused) as refused:
+            await read()
+        assert refused.value.denial.status == 408
+
+
+async def until_cancelled(reading: Any) -> None:
+    """Cancel a read that waits for more, as a timeout of a guard does."""
+    task = asyncio.ensure_future(reading)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_prefix_that_was_given_up_loses_no_piece_of_the_body() -> None:
+    messages: asyncio.Queue[Any] = asyncio.Queue()
+    messages.put_nowait({"type": "http.request", "body": b"ab", "more_body": True})
+    incoming = Incoming(messages.get, BodyLimits())
+    await until_cancelled(incoming.peek(3))
+    messages.put_nowait({"type": "http.request", "body": b"cd", "more_body": False})
+    assert await incoming.peek(3) == b"abc"
+    assert await (await incoming.read()).read() == b"abcd"
+
+
+@pytest.mark.parametrize("excluded", [False, True], ids=["governed", "excluded"])
+@pytest.mark.parametrize("how", ["given up", "too large for the files"])
+async def test_a_guard_that_catches_an_error_of_the_body_does_not_make_a_shorter_one_run(
+    excluded: bool, how: str
+) -> None:
+    messages: asyncio.Queue[Any] = asyncio.Queue()
+    read: list[Any] = []
+
+    async def handler(scope: Any, receive: Any, send: Any) -> None:
+        read.append(await receive())
+        await read_raw(scope, messages.get, send)
+
+    async def sniff(request: Any) -> None:
+        messages.put_nowait({"type": "http.request", "body": b"ab", "more_body": True})
+        if how == "given up":
+            await until_cancelled(request.body())
+        else:
+            with pytest.raises(RequestRefused):
+                await request.body()
+        messages.put_nowait({"type": "http.request", "body": b"cd", "more_body": False})
+
+    sniff.priority = -5  # type: ignore[attr-defined]
+    options: dict[str, Any] = {"exclude_paths": ["/"]} if excluded else {}
+    if how != "given up":
+        options |= {"spool_bytes": 1, "max_spooled_bytes": 1}
+    judge = Judge()
+    app = ChioASGIMiddleware(handler, client=StubClient(judge, **options), guards=[sniff])
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app(http_scope("POST", "/", headers=[("transfer-encoding", "chunked")]), messages.get, send)
+    assert judge.questions == []
+    if excluded:
+        assert read == [{"type": "http.disconnect"}]
+    else:
+        assert (sent[0]["status"], read) == (408 if how == "given up" else 503, [])
 
 
 async def test_bodies_that_do_not_fit_in_files_together_are_503_and_room_is_given_back() -> None:
@@ -329,14 +433,14 @@ async def test_bodies_that_do_not_fit_in_files_together_are_503_and_room_is_give
 
         return receive
 
-    first = await read_body(upload(60), limits)
+    first = await Incoming(upload(60), limits).read()
     assert limits.spooled == 60
     with pytest.raises(RequestRefused) as refused:
-        await read_body(upload(60), limits)
+        await Incoming(upload(60), limits).read()
     assert (refused.value.denial.status, refused.value.denial.code) == (503, "chio_overloaded")
     first.close()
     first.close()
-    second = await read_body(upload(100), limits)
+    second = await Incoming(upload(100), limits).read()
     assert limits.spooled == 100
     second.close()
     assert limits.spooled == 0
