@@ -16,6 +16,7 @@ from typing import IO, Any, TypeVar
 
 from chio_asgi.types import Message, Receive
 from chio_core.evaluation.body_limits import NO_LIMITS, BodyLimits
+from chio_core.names import RECEIVE_BODY
 from chio_core.refusals.response import (
     Denial,
     RequestRefused,
@@ -70,8 +71,11 @@ class Body:
     def replay(self, receive: Receive) -> Receive:
         """Return a `receive` that gives the body first, and then whatever the server has to say."""
         if self._file is not None:
-            return self._replay_file(self._file, receive)
-        return once({"type": "http.request", "body": self._memory, "more_body": False}, receive)
+            replayed = self._replay_file(self._file, receive)
+        else:
+            replayed = once({"type": "http.request", "body": self._memory, "more_body": False}, receive)
+        setattr(replayed, RECEIVE_BODY, self)
+        return replayed
 
     def _replay_file(self, file: IO[bytes], receive: Receive) -> Receive:
         at = 0

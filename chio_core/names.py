@@ -43,6 +43,9 @@ STATE_REQUEST_ID: Final = "request_id"
 SCOPE_REQUEST: Final = "chio.request"
 """Key in an ASGI scope: what is known about the request, see `chio_asgi.decide.ASGIRequest`."""
 
+RECEIVE_BODY: Final = "chio_body"
+"""Attribute of the ASGI `receive` that gives the application the evaluated body: that `chio_asgi.body.Body`."""
+
 ENVIRON_INPUT: Final = "chio.input"
 """Key in a WSGI environment: the body, once it can be read again."""
 

@@ -31,7 +31,14 @@ from chio_core.identity import identify
 from chio_core.models import openapi as extensions
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt
-from chio_core.names import CAPABILITY_HEADER, RECEIPT_HEADER, SCOPE_REQUEST, STATE_CLIENT, STATE_PIPELINE
+from chio_core.names import (
+    CAPABILITY_HEADER,
+    RECEIPT_HEADER,
+    RECEIVE_BODY,
+    SCOPE_REQUEST,
+    STATE_CLIENT,
+    STATE_PIPELINE,
+)
 from chio_core.refusals.problems import flat, refusal_headers, render
 from chio_core.refusals.response import Denial, RequestRefused, body_too_large
 
@@ -59,7 +66,7 @@ class ConnectionAdapter(ASGIAdapter):
 
         Raises:
             RequestRefused: 413, the body is larger than the settings allow.
-            ConfigurationError: a form or file route has consumed the stream.
+            ConfigurationError: a form or file route has consumed the stream, so that nothing can be compared.
         """
         if self.request.body is not None:
             return await super().raw_body()
@@ -68,9 +75,12 @@ class ConnectionAdapter(ASGIAdapter):
         try:
             raw = await self._connection.body()
         except RuntimeError:
+            remedy = "add the middleware with chio_fastapi.add_chio(app), which sees the body first"
+            if self.governed.evaluated is not None:
+                remedy = "a copied scope needs the `receive` of the request, or an application with its own middleware"
             raise ConfigurationError(
                 "the request body was read as a stream before the capability was checked (a form or file route); "
-                "add the middleware with chio_fastapi.add_chio(app), which sees the body first"
+                + remedy
             ) from None
         limit = self.request.client.settings.max_body_bytes
         if len(raw) > limit:
@@ -94,12 +104,14 @@ def request_of(connection: HTTPConnection) -> ASGIRequest:
         return known
     if isinstance(known, ASGIRequest):
         # Inner code has copied the scope. The middleware's decision counts as long as the request is the same; what
-        # other dependencies needed belongs to the other scope.
+        # other dependencies needed belongs to the other scope. The body is the same if `receive` is the one that gives
+        # it; otherwise it is read from this connection and compared.
         request = ASGIRequest(scope, known.pipeline, known.client)
-        request.body = known.body
         request.governed.decision = known.governed.decision
         request.governed.evaluated = known.governed.evaluated
-        request.governed.body = known.governed.body
+        if known.body is not None and getattr(getattr(connection, "receive", None), RECEIVE_BODY, None) is known.body:
+            request.body = known.body
+            request.governed.body = known.governed.body
     else:
         client = _application_client(connection)
         state = connection.app.state

@@ -222,10 +222,16 @@ class Pipeline:
         evaluated here: with all that the route declares the first time, then with this source alone.
         """
         governed, match = adapter.governed, adapter.locate()
-        if changed := self.changes(adapter, route=False):
-            log.warning("chio: inner code changed %s of the request; it is evaluated again", " and ".join(changed))
-            governed.forget()
         try:
+            # A decision counts for the request that was evaluated. Its body is unknown here if inner code has made
+            # another request of it, whose body may be another one.
+            if governed.body is None and governed.evaluated is not None and governed.evaluated.route is not None:
+                governed.body = yield adapter.read_body()
+            if changed := self.changes(adapter, route=False):
+                log.warning("chio: inner code changed %s of the request; it is evaluated again", " and ".join(changed))
+                governed.forget()
+
+            # A decision that covers this requirement may be there already.
             raw = (yield adapter.raw_body()) if source.chio_reads_body else None
             facts = Facts(match.path_params, adapter.view, raw)
             wanted: Requirement = yield adapter.compute(partial(source.chio_requirement_for, facts), facts)
