@@ -41,7 +41,18 @@ class ChainRun:
         open: the request was allowed.
     """
 
-    __slots__ = ("_active", "_due", "_handler", "_mark", "_members", "_slow", "_watched", "evidence", "open")
+    __slots__ = (
+        "_active",
+        "_due",
+        "_handler",
+        "_mark",
+        "_members",
+        "_slow",
+        "_started",
+        "_watched",
+        "evidence",
+        "open",
+    )
 
     def __init__(
         self,
@@ -55,6 +66,7 @@ class ChainRun:
         self._slow = slow_guard_ms / 1000
         self._active: Member | None = None
         self._watched = False
+        self._started = False
         self.open = False
         self.evidence = evidence
 
@@ -114,9 +126,8 @@ class ChainRun:
                 try:
                     response = await guard(request)
                 except RequestRefused as exc:
-                    # The guard has read a body that is too large or broken: the client's fault, not the guard's.
-                    if self.open:
-                        raise
+                    # The guard has read a body that is too large or broken: the client's fault, not the guard's. After
+                    # the decision only an excluded request can have such a body.
                     return self._ended(member, exc.denial)
                 except Exception:
                     if self.open:
@@ -133,7 +144,10 @@ class ChainRun:
                 else:
                     evidence.append(member.passed)
             self._active = None
-            return await self._handler(request) if self._handler is not None else None
+            if self._handler is None:
+                return None
+            self._started = True
+            return await self._handler(request)
         finally:
             self._active = outer
 
@@ -157,7 +171,7 @@ class ChainRun:
         try:
             response = await member.guard(request, following)
         except RequestRefused as exc:
-            if self.open:
+            if self._started:
                 raise
             return self._ended(member, exc.denial)
         except Exception:

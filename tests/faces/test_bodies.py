@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from chio_core import AnyResponse, Chain, Next
 from chio_core.request import GuardRequest
 from tests.faces.faces import FACES, Face, Governed
 from tests.faces.wire import Wire
@@ -132,6 +133,40 @@ def test_a_guard_sees_no_body_above_the_limit_and_none_that_breaks_off(
     with face.governed(guards=[guard], max_body_bytes=1000) as governed:
         assert governed.wire(wire).status in statuses
     assert (READ, governed.asked) == ([], [])
+
+
+async def reads_body_around(request: GuardRequest, next: Next) -> AnyResponse:
+    READ.append(len(await request.body()))
+    return await next(request)
+
+
+@each_face
+@pytest.mark.parametrize("priority", [-5, 5], ids=["outer", "inner"])
+@pytest.mark.parametrize("guard", [reads_body, reads_body_in_time, reads_body_around])
+def test_a_guard_has_the_same_limit_on_an_excluded_path_and_its_handler_does_not_run(
+    face: Face, guard: Any, priority: int
+) -> None:
+    READ.clear()
+    told: list[Any] = []
+    chain = Chain().add(guard, priority=priority)
+    options = {"exclude_paths": ["/healthz"], "max_body_bytes": 10, "on_decision": told.append}
+    with face.governed(guards=chain, **options) as governed:
+        for too_much in (b"x" * 11, [b"x" * 6, b"x" * 5]):
+            found = governed.send("POST", "/healthz", body=too_much)
+            assert (found.status, found.code, found.seen) == (413, face.code("chio_body_too_large"), [])
+        assert governed.send("POST", "/healthz", body=b"x" * 10).seen[0].body == b"x" * 10
+    assert ([decision.denial.status for decision in told], READ, governed.asked) == ([413, 413], [10], [])
+
+
+@each_threaded_face
+@pytest.mark.parametrize("more", [{"HTTP_TRANSFER_ENCODING": "chunked"}, {"CONTENT_LENGTH": "5,5"}, {}])
+def test_a_guard_that_reads_a_body_of_unclear_length_on_an_excluded_path_ends_the_request(
+    face: Face, more: dict[str, str]
+) -> None:
+    body = OneWay(b"hello", breaks=True)
+    with face.governed(guards=[reads_body], exclude_paths=["/healthz"]) as governed:
+        found = governed.wire.call(environ("POST", "/healthz", body, **(more or {"CONTENT_LENGTH": "9"})))
+    assert (found.status, found.seen) == (411 if "HTTP_TRANSFER_ENCODING" in more else 400, [])
 
 
 @each_threaded_face
