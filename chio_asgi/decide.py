@@ -40,7 +40,8 @@ class ASGIRequest:
     """What Chio keeps on the scope of one request, so that dependencies find it.
 
     Attributes:
-        scope: the scope that it was made for. A handler may copy a scope and hand another request to the application.
+        scope_id: the `id` of the scope that it was made for, until the middleware is done with it. A handler may copy a
+            scope and hand another request to the application. The scope itself would refer back to this object.
         governed: its facts, requirement and decision so far.
         pipeline: the steps; None without the middleware.
         client: the middleware's client.
@@ -48,10 +49,10 @@ class ASGIRequest:
         app: the application as the outer server names it, for messages.
     """
 
-    __slots__ = ("app", "body", "client", "governed", "pipeline", "scope")
+    __slots__ = ("app", "body", "client", "governed", "pipeline", "scope_id")
 
     def __init__(self, scope: Scope, pipeline: Pipeline, client: ChioClient) -> None:
-        self.scope = scope
+        self.scope_id: int | None = id(scope)
         self.governed = GovernedRequest()
         self.pipeline = pipeline
         self.client = client
@@ -177,7 +178,7 @@ class Decide(DecisionMember):
 
     def _nested_in(self, scope: Scope, outer: Any) -> str | None:
         """Return one sentence if an outer middleware has evaluated this very request."""
-        if not isinstance(outer, ASGIRequest) or outer.scope is not scope or outer.pipeline is self._pipeline:
+        if not isinstance(outer, ASGIRequest) or outer.scope_id != id(scope) or outer.pipeline is self._pipeline:
             return None
         decision = outer.governed.decision
         if decision is None or decision.request_id is None:

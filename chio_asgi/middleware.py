@@ -136,6 +136,7 @@ class ChioASGIMiddleware:
                 await send_plain_error(tagged.send)
             raise
         finally:
+            request.scope_id = None  # another scope may get this id
             view.close()
             tagged.finish()
 

@@ -100,7 +100,7 @@ def request_of(connection: HTTPConnection) -> ASGIRequest:
     """Return a request with its facts: from the middleware, or made here."""
     scope = connection.scope
     known = scope.get(SCOPE_REQUEST)
-    if isinstance(known, ASGIRequest) and known.scope is scope:
+    if isinstance(known, ASGIRequest) and known.scope_id == id(scope):
         return known
     if isinstance(known, ASGIRequest):
         # Inner code has copied the scope. The middleware's decision counts as long as the request is the same; what

@@ -12,9 +12,10 @@ import pytest
 from fastapi import FastAPI, WebSocket
 
 from chio_asgi import ChioASGIMiddleware
+from chio_asgi.decide import ASGIRequest
 from chio_core.client.client import ChioClient
 from chio_fastapi import ChioReceipt, add_chio
-from tests.support import ALLOW, Judge, StubServer, call, connect, deny, exchange, http_scope, run, settings
+from tests.support import ALLOW, Judge, StubClient, StubServer, call, connect, deny, exchange, http_scope, run, settings
 
 KEPT = 200
 """Objects that may come and go with caches and logs, however many requests there were."""
@@ -73,6 +74,24 @@ def what_there_is() -> tuple[int, int, int]:
     """Return how many objects, open files and tasks there are."""
     gc.collect()
     return len(gc.get_objects()), len(os.listdir("/proc/self/fd")), len(asyncio.all_tasks())
+
+
+async def test_a_request_and_its_body_are_freed_without_the_cycle_collector() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body"})
+
+    governed = ChioASGIMiddleware(app, client=StubClient(Judge()))
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            assert (await call(governed, "POST", "/", body=b"x" * 1000)).status == 200
+        left = [one for one in gc.get_objects() if isinstance(one, ASGIRequest)]
+        assert left == []
+    finally:
+        gc.enable()
 
 
 @pytest.mark.slow
