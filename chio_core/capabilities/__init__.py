@@ -1,6 +1,13 @@
 """Capability tokens: read, verify, issue, match a scope, compare scopes."""
 
-from chio_core.capabilities.scope import NOT_A_SUBSET, is_subset, match_grant, pattern_covers, scope_allows
+from chio_core.capabilities.scope import (
+    NOT_A_SUBSET,
+    is_subset,
+    match_grant,
+    matching_grants,
+    pattern_covers,
+    scope_allows,
+)
 from chio_core.capabilities.tokens import (
     DEFAULT_MAX_DEPTH,
     MAX_TOKEN_BYTES,
@@ -13,6 +20,7 @@ from chio_core.capabilities.tokens import (
     signing_text,
     verify_capability,
     verify_delegation_chain,
+    verify_token_chain,
 )
 
 __all__ = [
@@ -25,6 +33,7 @@ __all__ = [
     "issue_capability",
     "link_signing_text",
     "match_grant",
+    "matching_grants",
     "parse_capability",
     "pattern_covers",
     "scope_allows",
@@ -32,4 +41,5 @@ __all__ = [
     "signing_text",
     "verify_capability",
     "verify_delegation_chain",
+    "verify_token_chain",
 ]

@@ -1,8 +1,7 @@
 """Check the constraints of a grant against a tool call (wire protocol, section 5.5, the table).
 
-A constraint that another part of the system enforces always holds here (`_ELSEWHERE`). A type that is neither
-there nor in the table cannot be checked on this path and never holds: `content_review_tier`,
-`max_transaction_amount_usd`, `require_dual_approval`.
+A constraint that is not about the call always holds here, as in the protocol (`ELSEWHERE`): whether something enforces
+it is decided in `chio_core.capabilities.restrictions`. Three types never hold on this path (`NEVER`).
 """
 
 from __future__ import annotations
@@ -97,7 +96,7 @@ def _checked_text(text: Any) -> str:
 _AUDIENCE_KEYS = frozenset({"recipient", "recipients", "audience", "to", "channel", "channels"})
 _STORE_KEYS = frozenset({"store", "memory_store", "collection", "namespace"})
 
-_ELSEWHERE = frozenset(
+ELSEWHERE = frozenset(
     {
         "governed_intent_required",
         "require_approval_above",
@@ -110,6 +109,10 @@ _ELSEWHERE = frozenset(
         "operation_class",
     }
 )
+"""Types that hold for every call."""
+
+NEVER = frozenset({"content_review_tier", "max_transaction_amount_usd", "require_dual_approval"})
+"""Types that hold for no call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +173,7 @@ def holds(constraint: Constraint, call: Call) -> bool:
                 return False
             return minimum is None or _tier(call.model.get("safety_tier")) >= _tier(minimum)
         case _:
-            return constraint.type in _ELSEWHERE
+            return constraint.type in ELSEWHERE
 
 
 def _only_listed(keys: frozenset[str], allowed: list[str], members: Sequence[tuple[str, Any]]) -> bool:

@@ -7,6 +7,9 @@ A tool grant allows a call if all of these hold (wire protocol, section 5.5):
 3. All of its constraints hold, checked in order.
 
 Every grant is checked, also after one has matched: one pattern that does not compile refuses the call.
+
+What else a grant restricts (uses, costs, proof of possession) is not decided here, see
+`chio_core.capabilities.restrictions`.
 """
 
 from __future__ import annotations
@@ -42,7 +45,28 @@ def match_grant(
     operation: Operation = "invoke",
     model_metadata: ModelMetadata | Mapping[str, Any] | None = None,
 ) -> int | None:
-    """Return the index of the first tool grant that allows a call, or None.
+    """Return the index of the first tool grant that allows a call, or None; arguments as of `matching_grants`.
+
+    A grant with members that are not known allows nothing.
+    """
+    found = matching_grants(
+        scope, tool_server, tool_name, arguments, operation=operation, model_metadata=model_metadata
+    )
+    grants = scope.scope.grants if isinstance(scope, CapabilityToken) else scope
+    listed = grants.grants if isinstance(grants, ChioScope) else grants
+    return next((index for index in found if not listed[index].has_unknown_members()), None)
+
+
+def matching_grants(
+    scope: Scope,
+    tool_server: str,
+    tool_name: str,
+    arguments: Any = None,
+    *,
+    operation: Operation = "invoke",
+    model_metadata: ModelMetadata | Mapping[str, Any] | None = None,
+) -> list[int]:
+    """Return the indexes of the tool grants that allow a call.
 
     Args:
         scope: the grants.
@@ -59,7 +83,7 @@ def match_grant(
     if isinstance(scope, CapabilityToken):
         scope = scope.scope
     call: Call | None = None
-    found: int | None = None
+    found = []
     for index, grant in enumerate(scope.grants if isinstance(scope, ChioScope) else scope):
         if grant.server_id not in {"*", tool_server} or grant.tool_name not in {"*", tool_name}:
             continue
@@ -69,9 +93,8 @@ def match_grant(
         if call is None and grant.constraints:
             model = model_metadata.to_wire() if isinstance(model_metadata, ModelMetadata) else model_metadata
             call = Call(Arguments(arguments), model)
-        matches = call is None or all(holds(constraint, call) for constraint in grant.constraints)
-        if matches and found is None:
-            found = index
+        if call is None or all(holds(constraint, call) for constraint in grant.constraints):
+            found.append(index)
     return found
 
 
@@ -118,6 +141,8 @@ def is_subset(
 ) -> bool:
     """Return True if `child` allows nothing that `parent` does not allow. Different kinds are never subsets."""
     if isinstance(child, ChioScope) and isinstance(parent, ChioScope):
+        if any(value is not None for value in (parent.model_extra or {}).values()):
+            return False
         kinds: list[tuple[Sequence[_Grant], Sequence[_Grant]]] = [
             (child.grants, parent.grants),
             (child.resource_grants, parent.resource_grants),
@@ -126,7 +151,8 @@ def is_subset(
         return all(any(is_subset(one, other) for other in parents) for children, parents in kinds for one in children)
     if isinstance(child, ChioScope) or isinstance(parent, ChioScope):
         return False
-    if not set(child.operations) <= set(parent.operations):
+    # A restriction that is not known would be lost in the child.
+    if parent.has_unknown_members() or not set(child.operations) <= set(parent.operations):
         return False
     if isinstance(child, ToolGrant) and isinstance(parent, ToolGrant):
         count, most = child.max_invocations, parent.max_invocations
@@ -135,8 +161,8 @@ def is_subset(
             and parent.tool_name in {"*", child.tool_name}
             and (most is None or (count is not None and count <= most))
             and all(any(own.same_as(wanted) for own in child.constraints) for wanted in parent.constraints)
-            and _amount_within(child.max_cost_per_invocation, parent.max_cost_per_invocation)
-            and _amount_within(child.max_total_cost, parent.max_total_cost)
+            and amount_within(child.max_cost_per_invocation, parent.max_cost_per_invocation)
+            and amount_within(child.max_total_cost, parent.max_total_cost)
             and (child.dpop_required is True or parent.dpop_required is not True)
         )
     if isinstance(child, ResourceGrant) and isinstance(parent, ResourceGrant):
@@ -146,7 +172,8 @@ def is_subset(
     return False
 
 
-def _amount_within(child: MonetaryAmount | None, parent: MonetaryAmount | None) -> bool:
+def amount_within(child: MonetaryAmount | None, parent: MonetaryAmount | None) -> bool:
+    """Return True if a limit of cost allows no more than another one; None is no limit."""
     if parent is None:
         return True
     return child is not None and child.currency == parent.currency and child.units <= parent.units

@@ -8,7 +8,8 @@ The rules of `verify_capability`, in this order; the first that fails gives the 
    `schema`. Members that narrow a token and that this version does not understand (such as `caveats`) make the
    signature fail: ignoring them would allow too much.
 4. R5a, R5b: issued_at <= now < expires_at, without leeway.
-5. The delegation chain verifies (`verify_delegation_chain`), unless that is switched off.
+5. The delegation chain verifies (`verify_delegation_chain`), unless that is switched off. Before a token is used,
+   `verify_token_chain` checks more.
 """
 
 from __future__ import annotations
@@ -121,6 +122,38 @@ def verify_delegation_chain(
         before = link
 
 
+def verify_token_chain(
+    token: CapabilityToken, *, max_depth: int = DEFAULT_MAX_DEPTH, accept_newer: bool = True
+) -> None:
+    """Check the delegation chain of a token that is used: the protocol's rules, and that the chain is this token's.
+
+    The protocol does not tie a chain to its token. Here the token's issuer must take part in the chain, or the token's
+    subject must delegate; every member of a link must be known; and the token must not outlive a `shorten_expiry`.
+    What the other attenuations take away is decided for the grant that is used, see
+    `chio_core.capabilities.restrictions`.
+
+    Raises:
+        CapabilityRejected: with the protocol's text, or one of the same form.
+    """
+    chain = token.delegation_chain
+    verify_delegation_chain(chain, max_depth=max_depth, accept_newer=accept_newer)
+    if not chain:
+        return
+    delegators, delegatees = {link.delegator for link in chain}, {link.delegatee for link in chain}
+    if token.issuer not in delegators | delegatees and token.subject not in delegators:
+        raise _broken("it belongs to neither the issuer nor the subject of the token")
+    for index, link in enumerate(chain):
+        if link.has_unknown_members():
+            raise _broken(f"link {index} has members that are not known")
+        for one in link.attenuations:
+            if (
+                one.new_expires_at is not None
+                and one.type == "shorten_expiry"
+                and token.expires_at > one.new_expires_at
+            ):
+                raise _broken(f"the token outlives what link {index} leaves")
+
+
 def _broken(text: str) -> CapabilityRejected:
     return CapabilityRejected(f"delegation chain broken: {text}", rule="delegation")
 
@@ -128,13 +161,14 @@ def _broken(text: str) -> CapabilityRejected:
 MAX_TOKEN_BYTES = 65_536
 """Longest token text that is read. Every server refuses a header of this size."""
 
-_NARROWING = (
+NARROWING = (
     "caveats",
     "scope_attenuations",
     "attenuation_proof",
     "budget_share_bps",
     "aggregate_invocation_budget",
 )
+"""Members of the newer form that narrow a token; a token with one of them does not verify."""
 
 
 def parse_capability(text: str | bytes | Mapping[str, Any] | Any) -> CapabilityToken:
@@ -230,7 +264,7 @@ def verify_capability(
             raise CapabilityRejected("capability issuer is not trusted", rule="R3")
     # R4: Ed25519 only. A newer issuer writes `schema`; trying its form first saves one verification.
     extra = token.model_extra or {}
-    narrowed = accept_schema_form and any(extra.get(name) not in (None, [], {}) for name in _NARROWING)
+    narrowed = accept_schema_form and any(extra.get(name) not in (None, [], {}) for name in NARROWING)
     forms = (False, True) if accept_schema_form else (False,)
     try:
         signed = (token.algorithm is None and not narrowed) and any(
@@ -276,7 +310,7 @@ def issue_capability(
         key: the issuer's key.
         subject: public key, in hex, of the holder.
         scope: the grants.
-        ttl_seconds: validity, at least 1.
+        ttl_seconds: validity, at least 1; services set an upper limit.
         now: start of the validity in whole seconds since 1970; None is this machine's clock.
         capability_id: its id; None makes `cap-` and a UUID of version 7.
         delegation_chain: signed links that are put into the token unchanged.
@@ -307,6 +341,8 @@ def issue_capability(
         }
         | ({"schema": CAPABILITY_SCHEMA} if schema_form else {}),
     )
+    if draft.scope.has_unknown_members():
+        raise InvalidDocument("cannot sign this scope: it has members that are not known, which no signature covers")
     return draft.model_copy(update={"signature": key.sign(signing_text(draft, schema_form=schema_form))})
 
 

@@ -7,7 +7,9 @@ refuses:
 2. its receipt passes `chio_core.receipts.verify_receipt` for this very call;
 3. the verdict of the response and the verdict inside the receipt are the same;
 4. that verdict is exactly `allow`;
-5. if the route requires a capability: one was presented, the receipt names it, and its scope covers the requirement;
+5. if the route requires a capability: one was presented, the receipt names it, and its scope covers the requirement.
+   Every restriction of the grant is enforced: here, or by the sidecar, which the receipt then states. Wherever a
+   capability opened the route, one of its grants must not be void (`chio_core.capabilities.restrictions`);
 6. if the route demands an approval or has a budget: the receipt's evidence says that the sidecar enforced them
    (`chio_core.models.demands`), because a sidecar that does not know them ignores them; and a budget belongs to a
    route, not to each of its paths.
@@ -36,8 +38,9 @@ from chio_core.evaluation import outcomes
 from chio_core.evaluation.exchange import EvaluateCall, RawResponse
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.precheck import APPROVAL_ID
-from chio_core.models.demands import demands_met
+from chio_core.models.demands import CAPABILITY_GUARD, POLICY_GUARD, demands_met
 from chio_core.models.receipt import ChioPassthrough, HttpReceipt, Verdict, explain
+from chio_core.models.request import SAFE_METHODS
 from chio_core.receipts import KeyTrust, verify_receipt
 from chio_core.refusals.problems import explain_link
 from chio_core.refusals.response import Denial
@@ -150,10 +153,9 @@ def _denial_of(verdict: Verdict, receipt: HttpReceipt, call: EvaluateCall, setti
         return (
             denial if call.capability is not None else outcomes.with_way_in(denial, requirement, settings.sidecar_url)
         )
-    if requirement is None:
-        return None
-    if requirement.capability and not _capability_covers(requirement, call, receipt):
-        return outcomes.capability_insufficient(requirement, receipt.id)
+    refusal = _capability_denial(requirement or Requirement(capability=False), call, receipt)
+    if refusal is not None or requirement is None:
+        return refusal
     if not demands_met(receipt.evidence or (), requirement.approval, requirement.budget):
         return outcomes.policy_not_enforced(requirement, receipt.id)
     # Inside a mount with parameters the application cannot name its route; here the sidecar could not either.
@@ -168,26 +170,49 @@ def _capability_required(call: EvaluateCall, receipt_id: str | None, settings: C
     return outcomes.capability_required(requirement, settings.capability_header, receipt_id, settings.sidecar_url)
 
 
-def _capability_covers(requirement: Requirement, call: EvaluateCall, receipt: HttpReceipt) -> bool:
-    # The receipt names a capability only if the sidecar found the token valid. Its grants are checked here again,
-    # because a newer sidecar ignores tool fields on ordinary routes (wire protocol, section 5.8).
-    from chio_core.capabilities import match_grant, parse_capability
+def _capability_denial(requirement: Requirement, call: EvaluateCall, receipt: HttpReceipt) -> Denial | None:
+    # The receipt names a capability only if the sidecar found the token valid. Its grants are checked here again: a
+    # newer sidecar ignores tool fields on ordinary routes (wire protocol, section 5.8), and no other sidecar knows
+    # all restrictions.
+    server, tool = requirement.server, requirement.tool
+    if not requirement.capability and not _opened_by_capability(call, receipt):
+        return None
+    from chio_core.capabilities import CapabilityRejected, matching_grants, parse_capability, verify_token_chain
+    from chio_core.capabilities.restrictions import accepted_grant, taken_away, void_scope
 
+    insufficient = outcomes.capability_insufficient(requirement, receipt.id)
     try:
         token = parse_capability(call.capability or "")
     except InvalidDocument:
-        return False
+        # Where the route requires nothing, the sidecar alone decides whether it can read a token.
+        return insufficient if requirement.capability else None
     if receipt.capability_id is None or token.id != receipt.capability_id:
-        return False
-    server, tool = requirement.server, requirement.tool
-    if server is None or tool is None:
-        return True
+        return insufficient if requirement.capability else None
     try:
-        # The first grant that allows the call is the one whose uses the sidecar counts, so it must be that one.
-        index = match_grant(token.scope, server, tool, requirement.arguments)
-    except InvalidDocument:
+        verify_token_chain(token)
+        if server is None or tool is None:
+            void = void_scope(token)
+            return outcomes.capability_restricted(void, receipt.id) if void else None
+        matching = matching_grants(token, server, tool, requirement.arguments)
+        kept = [index for index in matching if taken_away(token, index, server, tool) is None]
+        if not kept:
+            return insufficient
+        index = accepted_grant(token, kept, receipt.metadata)
+    except InvalidDocument as exc:
+        return replace(insufficient, message=exc.reason) if isinstance(exc, CapabilityRejected) else insufficient
+    if isinstance(index, list):
+        return outcomes.capability_restricted(index, receipt.id)
+    # The grant by which the request is accepted is the one whose uses the sidecar counts.
+    return insufficient if token.scope.grants[index].lacks(requirement.operations) else None
+
+
+def _opened_by_capability(call: EvaluateCall, receipt: HttpReceipt) -> bool:
+    if call.capability is None or receipt.capability_id is None:
         return False
-    return index is not None and not token.scope.grants[index].lacks(requirement.operations)
+    guards = {one.guard_name for one in receipt.evidence or () if one.verdict}
+    if guards & {CAPABILITY_GUARD, POLICY_GUARD}:
+        return POLICY_GUARD not in guards
+    return call.request.method not in SAFE_METHODS  # a sidecar that gives no reason
 
 
 def _error_of(response: RawResponse) -> SidecarError:

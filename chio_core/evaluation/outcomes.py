@@ -42,7 +42,13 @@ from chio_core.errors import (
     SidecarUnreachable,
 )
 from chio_core.models.caller import CallerIdentity
-from chio_core.models.demands import APPROVAL_GUARD, CAPABILITY_GUARD, NEEDS_APPROVAL, ApprovalDemand
+from chio_core.models.demands import (
+    APPROVAL_GUARD,
+    CAPABILITY_GUARD,
+    NEEDS_APPROVAL,
+    NOT_ENFORCED,
+    ApprovalDemand,
+)
 from chio_core.models.receipt import ChioPassthrough, GuardEvidence, HttpReceipt, Verdict
 from chio_core.names import APPROVAL_HEADER
 from chio_core.refusals.response import Denial
@@ -239,6 +245,20 @@ def capability_insufficient(requirement: Requirement, receipt_id: str | None) ->
         receipt_id=receipt_id,
         suggestion=f"ask the authority for a capability that grants {scope or requirement.title}",
         details={} if scope is None else {"required_scope": scope},
+    )
+
+
+def capability_restricted(members: Iterable[str], receipt_id: str | None) -> Denial:
+    """Return the 403 for a capability with restrictions that neither the sidecar nor this side enforces.
+
+    Args:
+        members: names of the restrictions.
+    """
+    return Denial(
+        message=NOT_ENFORCED.format(members=", ".join(members)),
+        guard=CAPABILITY_GUARD,
+        receipt_id=receipt_id,
+        suggestion="ask the authority for a capability without this restriction, or use a sidecar that enforces it",
     )
 
 

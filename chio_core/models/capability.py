@@ -56,6 +56,17 @@ class _SignedModel(WireModel):
             if value is not None and not (name in self.omit_empty and not value)
         }
 
+    def has_unknown_members(self) -> bool:
+        """Return True if it or a part of it has members that the protocol does not list.
+
+        The signature does not cover them, and what they restrict is not known.
+        """
+        if any(value is not None for value in (self.model_extra or {}).values()):
+            return True
+        parts = [getattr(self, name) for name in type(self).model_fields]
+        flat = [one for part in parts for one in (part if isinstance(part, list) else [part])]
+        return any(isinstance(one, _SignedModel) and one.has_unknown_members() for one in flat)
+
 
 def _signed(value: Any) -> Any:
     if isinstance(value, _SignedModel):
@@ -175,6 +186,12 @@ class Constraint(_SignedModel):
         members = _SHAPES[self.type].members
         value = {name: self.value[name] for name in members if name in self.value} if members else self.value
         return {"type": self.type, "value": value}
+
+    def has_unknown_members(self) -> bool:
+        """Return True if it has members that the protocol does not list, also inside its value."""
+        members = _SHAPES[self.type].members
+        inside = bool(members) and any(self.value[name] is not None for name in set(self.value).difference(members))
+        return inside or super().has_unknown_members()
 
     def same_as(self, other: Constraint) -> bool:
         """Return True if both state the same; absent, null and empty members of an object are equal."""
@@ -314,6 +331,11 @@ class DelegationLink(_SignedModel):
         """Return the members that only newer issuers write and sign: `scope_hash`, if it is present."""
         scope_hash = (self.model_extra or {}).get("scope_hash")
         return {} if scope_hash is None else {"scope_hash": scope_hash}
+
+    def has_unknown_members(self) -> bool:
+        """Return True if it has members that neither generation of the protocol lists."""
+        extra = any(value is not None for name, value in (self.model_extra or {}).items() if name != "scope_hash")
+        return extra or any(one.has_unknown_members() for one in self.attenuations)
 
 
 class CapabilityToken(_SignedModel):

@@ -206,3 +206,6 @@ NEEDS_APPROVAL: Final = "request requires human approval before it can proceed"
 
 EXHAUSTED: Final = "capability has no invocation left of the {limit} granted for tool {tool} on server {server}"
 """Not in the protocol's April state."""
+
+NOT_ENFORCED: Final = "capability is restricted by {members}, which is not enforced for this route"
+"""Not in the protocol: a restriction that nothing enforces must not be ignored."""

@@ -8,8 +8,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from chio_core.capabilities import NOT_A_SUBSET, is_subset, issue_capability, parse_capability, sign_link
-from chio_core.capabilities.tokens import CapabilityRejected
+from chio_core.capabilities import (
+    DEFAULT_MAX_DEPTH,
+    NOT_A_SUBSET,
+    CapabilityRejected,
+    is_subset,
+    issue_capability,
+    parse_capability,
+    sign_link,
+)
+from chio_core.capabilities.restrictions import limits_of
 from chio_core.models.capability import ChioScope
 from chio_core.models.receipt import explain
 from chio_core.signing import SigningKey
@@ -27,7 +35,9 @@ def attenuate(
     """Return the text of a new token that allows a part of the given token's scope.
 
     The new token is signed by `key`, so the sidecar must trust its public key as an issuer. A delegation link names the
-    given token (wire protocol, section 5.4). The new token expires no later than the given one.
+    given token (wire protocol, section 5.4), after the links of the given token itself. The new token expires no later
+    than the given one. The new link states the limits of uses and costs of the given token: a sidecar counts what all
+    tokens of one descent use, the given token included, against the limits of each of them.
 
     Args:
         token: text of the capability to narrow; its signature is not verified here.
@@ -38,8 +48,8 @@ def attenuate(
         now: whole seconds since 1970; default: this machine's clock.
 
     Raises:
-        CapabilityRejected: the token or the scope cannot be read, the token has expired, or it does not allow
-            all of the scope.
+        CapabilityRejected: the token or the scope cannot be read, the token has expired, it does not allow all of the
+            scope, or the chain of links becomes too long.
     """
     parent = parse_capability(token)
     try:
@@ -53,13 +63,37 @@ def attenuate(
     if left < 1:
         raise CapabilityRejected("capability has expired")
     holder = subject if subject is not None else key.public_hex
-    link = sign_link(key, capability_id=parent.id, delegatee=holder, timestamp=issued_at)
+    lineage = parent.delegation_chain
+    if lineage and lineage[-1].delegatee != key.public_hex:
+        # The given token was delegated to another key, which did not sign it on: this service vouches for its descent.
+        lineage = [
+            sign_link(
+                key,
+                capability_id=link.capability_id,
+                delegatee=key.public_hex,
+                timestamp=link.timestamp,
+                attenuations=link.attenuations,
+            )
+            for link in lineage
+        ]
+    if len(lineage) >= DEFAULT_MAX_DEPTH:
+        raise CapabilityRejected(
+            f"delegation depth {len(lineage) + 1} exceeds maximum {DEFAULT_MAX_DEPTH}", rule="delegation"
+        )
+    used = [next(one for one in parent.scope.grants if is_subset(grant, one)) for grant in wanted.grants]
+    link = sign_link(
+        key,
+        capability_id=parent.id,
+        delegatee=holder,
+        timestamp=max(issued_at, lineage[-1].timestamp) if lineage else issued_at,
+        attenuations=limits_of(parent.scope.grants, used),
+    )
     child = issue_capability(
         key,
         subject=holder,
         scope=wanted,
         ttl_seconds=min(ttl_seconds, left),
         now=issued_at,
-        delegation_chain=(link,),
+        delegation_chain=(*lineage, link),
     )
     return child.to_header()

@@ -18,18 +18,30 @@ from chio_core.capabilities import (
     CapabilityRejected,
     ConstraintError,
     issue_capability,
-    match_grant,
+    matching_grants,
     verify_capability,
+    verify_token_chain,
+)
+from chio_core.capabilities.restrictions import (
+    GRANT,
+    Enforced,
+    NotEnforced,
+    shared_costs,
+    shared_uses,
+    statement,
+    usable_grant,
+    void_scope,
 )
 from chio_core.errors import ConfigurationError
 from chio_core.models import demands as texts
-from chio_core.models.capability import CapabilityToken
+from chio_core.models.capability import CapabilityToken, ToolGrant
 from chio_core.models.demands import (
     APPROVAL_GUARD,
     BUDGET_GUARD,
     CAPABILITY_GUARD,
     POLICY_GUARD,
     ApprovalDemand,
+    BudgetDemand,
     approval_evidence,
     approval_from,
     budget_evidence,
@@ -38,7 +50,7 @@ from chio_core.models.demands import (
 from chio_core.models.request import SAFE_METHODS
 from chio_core.signing import SigningKey
 from chio_core.testing.behaviours import Behaviour, Reply
-from chio_core.testing.exchange import EvaluateRequest, compact
+from chio_core.testing.exchange import DECISION_METADATA, EvaluateRequest, compact
 
 STRANGER = SigningKey(bytes([0x77]) * 32)
 """An authority that no sidecar trusts."""
@@ -133,6 +145,26 @@ class Approval:
     state: Literal["pending", "approved", "denied", "used"] = "pending"
 
 
+Limit = tuple[tuple[Any, ...], int]
+"""The key of what is counted, and its limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Used:
+    """The capability that a request uses.
+
+    Attributes:
+        index, grant: of the tool; None if the request names no tool.
+        uses, costs: what is counted, see `chio_core.capabilities.restrictions`.
+    """
+
+    capability_id: str | None = None
+    index: int = 0
+    grant: ToolGrant | None = None
+    uses: tuple[Limit, ...] = ()
+    costs: tuple[Limit, ...] = ()
+
+
 class Engine:
     """Decides, and keeps revocations, uses of grants, approvals and budgets in memory.
 
@@ -146,7 +178,7 @@ class Engine:
         self.behaviour = Behaviour("policy", "Decides by method, capability, approval and budget.", self.reply)
         self._lock = threading.Lock()
         self._revoked: set[str] = set()
-        self._used: dict[tuple[str, int], int] = {}
+        self._uses: dict[tuple[Any, ...], int] = {}
         self._spent: dict[tuple[Any, ...], tuple[int, int]] = {}
 
     def revoke(self, capability_id: str) -> None:
@@ -172,7 +204,7 @@ class Engine:
         """Return the response to a request, with a receipt of the decision."""
         try:
             with self._lock:
-                capability_id, evidence = self._decide(request)
+                used, evidence = self._decide(request)
         except Refused as no:
             refusal = {"guard_name": no.guard, "verdict": False, "details": no.details}
             stated: dict[str, Any] = {
@@ -194,28 +226,23 @@ class Engine:
         except (KeyError, TypeError, ValueError) as exc:
             message = f"invalid ChioHttpRequest payload: {type(exc).__name__}"
             return Reply(compact({"error": "chio_bad_request", "message": message}), 400)
-        return Reply(request.response_bytes(capability_id=capability_id, evidence=evidence))
+        enforced = None if used.grant is None else statement(used.grant, used.index)
+        metadata = DECISION_METADATA if enforced is None else {**DECISION_METADATA, GRANT: enforced}
+        return Reply(request.response_bytes(capability_id=used.capability_id, evidence=evidence, metadata=metadata))
 
-    def _decide(self, request: EvaluateRequest) -> tuple[str | None, list[dict[str, Any]]]:
-        """Return the id of the capability and the evidence of an allow, or raise `Refused`."""
+    def _decide(self, request: EvaluateRequest) -> tuple[_Used, list[dict[str, Any]]]:
+        """Return the capability that an allow uses, and its evidence, or raise `Refused`."""
         server, tool = request.document.get("tool_server"), request.document.get("tool_name")
         if (server is None) != (tool is None):
             raise Refused(texts.BOTH_TOOL_FIELDS)
-        token: CapabilityToken | None = None
-        use: tuple[str, int] | None = None  # the grant that the request uses
+        used = _Used()
         if request.capability_text is not None:
             now = int(request.now)
             try:
                 token = verify_capability(request.capability_text, trusted_issuers=[request.key.public_hex], now=now)
-                if server is not None and tool is not None:
-                    arguments, model = request.document.get("arguments"), request.document.get("model_metadata")
-                    number = match_grant(token, server, tool, arguments, model_metadata=model)
-                    if number is None:
-                        raise Refused(texts.NOT_GRANTED.format(tool=tool, server=server))
-                    limit, use = token.scope.grants[number].max_invocations, (token.id, number)
-                    if limit is not None and self._used.get(use, 0) >= limit:
-                        raise Refused(texts.EXHAUSTED.format(limit=limit, tool=tool, server=server))
-            except (CapabilityRejected, ConstraintError) as exc:
+                verify_token_chain(token)
+                used = self._used_grant(request, token, server, tool)
+            except (CapabilityRejected, ConstraintError, NotEnforced) as exc:
                 raise Refused(exc.reason) from None
             if request.document.get("capability_id") not in (None, token.id):
                 raise Refused(texts.OTHER_CAPABILITY)
@@ -225,28 +252,54 @@ class Engine:
                 raise revoked
         if request.method in SAFE_METHODS:
             evidence = [_evidence(POLICY_GUARD, texts.SAFE_EVIDENCE)]
-        elif token is not None:
+        elif used.capability_id is not None:
             evidence = [_evidence(CAPABILITY_GUARD, texts.CAPABILITY_EVIDENCE)]
         else:
             raise Refused(texts.NO_CAPABILITY, details=texts.NO_CAPABILITY_EVIDENCE)
-        capability_id = None if token is None else token.id
         try:
-            evidence += self._demands_met(request, capability_id)
+            evidence += self._demands_met(request, used)
         except Refused as no:
-            no.capability_id, no.before = capability_id, evidence
+            no.capability_id, no.before = used.capability_id, evidence
             raise
-        if use is not None:
-            self._used[use] = self._used.get(use, 0) + 1
-        return capability_id, evidence
+        for key, _ in used.uses:
+            self._uses[key] = self._uses.get(key, 0) + 1
+        return used, evidence
 
-    def _demands_met(self, request: EvaluateRequest, capability_id: str | None) -> list[dict[str, Any]]:
+    def _used_grant(
+        self, request: EvaluateRequest, token: CapabilityToken, server: str | None, tool: str | None
+    ) -> _Used:
+        """Return the grant that a request uses, with what is counted for it, or raise `Refused`."""
+        members = request.document
+        if server is None or tool is None:
+            if request.method not in SAFE_METHODS and (void := void_scope(token)):
+                raise NotEnforced(void)
+            return _Used(token.id)
+        model = members.get("model_metadata")
+        matching = matching_grants(token, server, tool, members.get("arguments"), model_metadata=model)
+        if not matching:
+            raise Refused(texts.NOT_GRANTED.format(tool=tool, server=server))
+        intent = members.get("governed_intent")
+        threshold = None if intent is None else approval_from(intent).threshold
+        index = usable_grant(token, matching, server, tool, Enforced(members.get("budget") is not None, threshold))
+        grant = token.scope.grants[index]
+        uses: list[Limit] = [] if grant.max_invocations is None else [((token.id, index), grant.max_invocations)]
+        uses += [(one.account, one.limit) for one in shared_uses(token, index, server, tool)]
+        for key, limit in uses:
+            if self._uses.get(key, 0) >= limit:
+                raise Refused(texts.EXHAUSTED.format(limit=limit, tool=tool, server=server))
+        total = grant.max_total_cost
+        costs: list[Limit] = [] if total is None else [((token.id, index), total.units)]
+        costs += [(one.account, one.limit) for one in shared_costs(token, index, server, tool)]
+        return _Used(token.id, index, grant, tuple(uses), tuple(costs))
+
+    def _demands_met(self, request: EvaluateRequest, used: _Used) -> list[dict[str, Any]]:
         """Use the approval and charge the budget of a request; return the evidence of it, or raise `Refused`."""
         intent, limits = request.document.get("governed_intent"), request.document.get("budget")
         evidence: list[dict[str, Any]] = []
         approval: Approval | None = None
         if intent is not None:
             demand = approval_from(intent)
-            approval = self._approval(request, demand, capability_id) if demand.needed else None
+            approval = self._approval(request, demand, used.capability_id) if demand.needed else None
             how = "below it" if approval is None else f"approved as {approval.id}"
             evidence.append(_evidence(APPROVAL_GUARD, approval_evidence(demand) + how))
         if limits is not None:
@@ -254,7 +307,8 @@ class Engine:
             # The first budget of a route uses the route's account; a further one has its own, known by its limits.
             each, most = budget.max_cost_per_invocation, budget.max_total_cost
             which = (budget.max_invocations, each, most) if request.document.get("further_to") is not None else None
-            account = (capability_id or request.caller_hash(), request.method, request.route, budget.currency, which)
+            holder = used.capability_id or request.caller_hash()
+            account = (holder, request.method, request.route, budget.currency, which)
             invocations, total = self._spent.get(account, (0, 0))
             cost, currency, exceeded = f"cost {budget.cost} {budget.currency}", budget.currency, None
             if each is not None and budget.cost > each:
@@ -263,14 +317,29 @@ class Engine:
                 exceeded = f"no invocation left of {budget.max_invocations} for"
             elif most is not None and total + budget.cost > most:
                 exceeded = f"{cost}, and {most - total} {currency} are left of {most} {currency} for"
+            else:
+                exceeded = self._over_grant(budget, used)
             if exceeded is not None:
                 raise Refused(f"budget exceeded: {exceeded} {request.method} {request.route}", BUDGET_GUARD)
             total += budget.cost
-            self._spent[account] = (invocations + 1, total)
+            for key in (account, *(key for key, _ in used.costs)):
+                count, spent = self._spent.get(key, (0, 0))
+                self._spent[key] = (count + 1, spent + budget.cost)
             evidence.append(_evidence(BUDGET_GUARD, f"{budget_evidence(budget)}spent {total}"))
         if approval is not None:
             approval.state = "used"
         return evidence
+
+    def _over_grant(self, budget: BudgetDemand, used: _Used) -> str | None:
+        """Return how a cost exceeds what the used grant, or a capability that it comes from, may cost."""
+        if used.grant is None or not budget.cost:
+            return None
+        stated = [one for one in (used.grant.max_cost_per_invocation, used.grant.max_total_cost) if one is not None]
+        left = [one.units if one.currency == budget.currency else 0 for one in stated]
+        left += [limit - self._spent.get(key, (0, 0))[1] for key, limit in used.costs]
+        if budget.cost <= min(left, default=budget.cost):
+            return None
+        return f"cost {budget.cost} {budget.currency}, and {min(left)} {budget.currency} are left of the grant for"
 
     def _approval(self, request: EvaluateRequest, demand: ApprovalDemand, capability_id: str | None) -> Approval:
         content = {name: request.document.get(name) for name in _INTENT}

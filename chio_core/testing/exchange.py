@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from chio_core.canonical import parse_json, sha256_hex
+from chio_core.capabilities import matching_grants, parse_capability
+from chio_core.capabilities.restrictions import GRANT, Enforced, choose_grant, statement
 from chio_core.errors import InvalidDocument
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.demands import (
@@ -31,6 +33,9 @@ ALLOW: Mapping[str, Any] = {"verdict": "allow"}
 DENY: Mapping[str, Any] = {"verdict": "deny", "reason": NO_CAPABILITY, "guard": CAPABILITY_GUARD, "http_status": 403}
 SCRIPTED: Mapping[str, Any] = {"guard_name": POLICY_GUARD, "verdict": True, "details": "scripted"}
 """Evidence of an allow; that of the route's demands follows it."""
+
+DECISION_METADATA: Mapping[str, Any] = {"chio_http_status_scope": "decision"}
+"""`metadata` of a receipt about a decision."""
 
 POLICY_HASH = sha256_hex(b"scripted sidecar\n")
 """`policy_hash` of every receipt made here: SHA-256 of the text `scripted sidecar` and a newline."""
@@ -136,6 +141,19 @@ class EvaluateRequest:
             met.append((BUDGET_GUARD, budget_evidence(budget_from(limits))))
         return [{"guard_name": guard, "verdict": True, "details": f"{start}{how}"} for guard, start in met]
 
+    def grant_enforced(self) -> dict[str, Any] | None:
+        """Return the statement that the restrictions of the capability's grant are enforced; None without any."""
+        server, tool = self.document.get("tool_server"), self.document.get("tool_name")
+        if self.capability_text is None or server is None or tool is None:
+            return None
+        try:
+            token = parse_capability(self.capability_text)
+            matching = matching_grants(token, server, tool, self.document.get("arguments"))
+        except InvalidDocument:
+            return None
+        found = choose_grant(token, matching, Enforced(costs=True, approval_from=0)) if matching else None
+        return statement(token.scope.grants[found], found) if isinstance(found, int) else None
+
     def receipt(
         self, verdict: Mapping[str, Any] = ALLOW, *, newer: bool = False, key: SigningKey | None = None, **changes: Any
     ) -> dict[str, Any]:
@@ -157,8 +175,11 @@ class EvaluateRequest:
             "timestamp": int(self.now),
             "capability_id": self.capability_id,
         }
-        if verdict.get("verdict") == "allow" and (met := self.demands_met()):
-            members["evidence"] = [SCRIPTED, *met]
+        if verdict.get("verdict") == "allow":
+            if met := self.demands_met():
+                members["evidence"] = [SCRIPTED, *met]
+            if (grant := self.grant_enforced()) is not None:
+                members["metadata"] = {**DECISION_METADATA, GRANT: grant}
         return make_receipt(key or self.key, {**members, **changes}, verdict, newer=newer)
 
     def response(
@@ -215,7 +236,7 @@ def make_receipt(
         "evidence": [dict(evidence)],
         "response_status": status,
         "policy_hash": POLICY_HASH,
-        "metadata": {"chio_http_status_scope": "decision"},
+        "metadata": dict(DECISION_METADATA),
         **members,
     }
     return seal({name: value for name, value in body.items() if value is not None}, key)

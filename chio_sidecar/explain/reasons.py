@@ -105,8 +105,16 @@ WORDS: Final[Mapping[Rule, Words]] = {
         "The trust service that knows about revocations did not answer, so the token may be a revoked one.",
         "start the trust service, or correct --control-url and its token; then repeat the request",
     ),
+    Rule.NOT_ENFORCED: Words(
+        "The token states a restriction that is not enforced for this route, so it does not count here: {members}."
+        " Limits of cost need a route that states its cost (a budget), require_approval_above needs one that demands an"
+        " approval from that amount on; docs/security.md lists what is enforced, and where.",
+        "present a capability without this restriction",
+        issue=True,
+    ),
     Rule.EXHAUSTED: Words(
-        "The grant could be used {limit} times for tool {tool} on server {server}; all of them are spent.",
+        "The grant could be used {limit} times for tool {tool} on server {server}, by all tokens of one descent"
+        " together; all of them are spent.",
         _FRESH,
         issue=True,
     ),

@@ -14,17 +14,27 @@ from chio_core.capabilities import (
     DEFAULT_MAX_DEPTH,
     CapabilityRejected,
     ConstraintError,
-    match_grant,
+    matching_grants,
     parse_capability,
     verify_capability,
-    verify_delegation_chain,
+    verify_token_chain,
 )
 from chio_core.capabilities.constraints import Arguments, Call, holds
+from chio_core.capabilities.restrictions import (
+    Enforced,
+    NotEnforced,
+    by_sidecar,
+    shared_uses,
+    usable_grant,
+    void_because,
+    void_scope,
+)
 from chio_core.errors import InvalidDocument
 from chio_core.models.capability import CapabilityToken
-from chio_core.models.demands import NOT_GRANTED
+from chio_core.models.demands import NOT_ENFORCED, NOT_GRANTED
 from chio_sidecar.explain.explanation import Wanted, compact_ascii
 from chio_sidecar.explain.reasons import utc
+from chio_sidecar.policy.budgets import shared_index
 from chio_sidecar.policy.routes import SESSION_ALLOW, RouteTable
 from chio_sidecar.records.reader import ReceiptReader
 
@@ -122,7 +132,7 @@ def try_token(text: str | bytes, trial: Trial) -> list[Step]:
     steps += _scope(token, trial)
     chain = token.delegation_chain
     try:
-        verify_delegation_chain(chain, max_depth=DEFAULT_MAX_DEPTH, accept_newer=True)
+        verify_token_chain(token, max_depth=DEFAULT_MAX_DEPTH, accept_newer=True)
     except CapabilityRejected as exc:
         steps.append(Step("delegation", "fail", exc.reason))
     else:
@@ -133,11 +143,16 @@ def try_token(text: str | bytes, trial: Trial) -> list[Step]:
 
 def _scope(token: CapabilityToken, trial: Trial) -> Iterator[Step]:
     if trial.server is None or trial.tool is None:
-        yield Step("scope", "ok", "no tool is named, so the scope does not count")
+        if void := void_scope(token):
+            yield Step(
+                "scope", "fail", NOT_ENFORCED.format(members=", ".join(void)) + " (needed where any token counts)"
+            )
+        else:
+            yield Step("scope", "ok", "no tool is named, so the scope does not count")
         return
     try:
         call = Call(Arguments(trial.arguments))
-        index = match_grant(token, trial.server, trial.tool, trial.arguments)
+        matching = matching_grants(token, trial.server, trial.tool, trial.arguments)
     except (ConstraintError, InvalidDocument) as exc:
         yield Step("scope", "fail", exc.reason if isinstance(exc, ConstraintError) else exc.message)
         return
@@ -159,9 +174,23 @@ def _scope(token: CapabilityToken, trial: Trial) -> Iterator[Step]:
                     yield Step(name, "ok", f"constraint holds: {document}")
                 else:
                     yield Step(name, "no", f"constraint does not hold for these arguments: {document}")
-    if index is None:
+    # A limit of cost and an approval depend on the route's budget and approval, which are not known here.
+    for number in matching:
+        grant = token.scope.grants[number]
+        if void := void_because(grant):
+            yield Step(f"grant {number}", "no", NOT_ENFORCED.format(members=", ".join(void)))
+        for name in by_sidecar(grant):
+            if name != "max_invocations":
+                yield Step(f"grant {number}", "unknown", f"{name} has to be enforced by the route's budget or approval")
+    if not matching:
         yield Step("scope", "fail", NOT_GRANTED.format(tool=trial.tool, server=trial.server))
-    elif missing := token.scope.grants[index].lacks(trial.operations):
+        return
+    try:
+        index = usable_grant(token, matching, trial.server, trial.tool, Enforced(costs=True, approval_from=0))
+    except (NotEnforced, CapabilityRejected) as exc:
+        yield Step("scope", "fail", exc.reason)
+        return
+    if missing := token.scope.grants[index].lacks(trial.operations):
         yield Step("scope", "fail", f"grant {index}, the first that fits, lacks the operations {', '.join(missing)}")
     else:
         title = Wanted(trial.server, trial.tool, trial.operations).title
@@ -180,14 +209,21 @@ def _store(token: CapabilityToken, trial: Trial) -> Iterator[Step]:
     else:
         yield Step("revocation", "ok", "it was not revoked in this store")
 
-    # A use is spent from the first grant that fits, and from no other one.
-    number = None
-    if trial.server is not None and trial.tool is not None:
-        try:
-            number = match_grant(token, trial.server, trial.tool, trial.arguments)
-        except InvalidDocument:
+    # A use is spent from the first grant that fits and is enforced, and from what all tokens of one descent share.
+    if trial.server is None or trial.tool is None:
+        return
+    try:
+        matching = matching_grants(token, trial.server, trial.tool, trial.arguments)
+        if not matching:
             return
-    limit = None if number is None else token.scope.grants[number].max_invocations
-    if number is not None and limit is not None:
+        number = usable_grant(token, matching, trial.server, trial.tool, Enforced(costs=True, approval_from=0))
+    except InvalidDocument:
+        return
+    limit = token.scope.grants[number].max_invocations
+    if limit is not None:
         spent = store.invocations(token.id, number)
         yield Step("uses", "ok" if spent < limit else "fail", f"{spent} of {limit} uses of grant {number} are spent")
+    for one in shared_uses(token, number, trial.server, trial.tool):
+        spent = store.invocations(one.capability_id, shared_index(one.server, one.tool))
+        text = f"{spent} of {one.limit} uses by {one.capability_id} and all tokens derived from it are spent"
+        yield Step("uses", "ok" if spent < one.limit else "fail", text)

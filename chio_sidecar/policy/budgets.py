@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from chio_core.canonical import canonical_json, sha256_hex
+from chio_core.capabilities.restrictions import shared_costs
 from chio_core.models.capability import CapabilityToken, MonetaryAmount
 from chio_core.models.demands import MAX_UNITS, BudgetDemand
 from chio_core.models.request import ChioHttpRequest
@@ -97,6 +98,11 @@ def charges(
         each.append((_units(limited.max_cost_per_invocation, budget.currency), of_grant))
         if of_grant.max_total is not None:
             found.append(of_grant)
+            # What all tokens of one descent may cost together: those derived from this one, and its ancestors.
+            tool = (request.tool_server or "", request.tool_name or "")
+            for one in shared_costs(capability, grant, *tool):
+                account = _account("shared", one.capability_id, one.server, one.tool, budget.currency)
+                found.append(replace(of_grant, account=account, max_total=min(one.limit, MAX_UNITS)))
     for most, charge in each:
         if most is not None and budget.cost > most:
             raise _refused(Rule.COST_TOO_HIGH, charge, most=most)
@@ -115,6 +121,14 @@ def budget_refusal(exceeded: BudgetExceeded) -> Refused:
 def _units(limit: MonetaryAmount | None, currency: str) -> int | None:
     # A limit in another currency does not apply to what costs nothing.
     return None if limit is None or limit.currency != currency else min(limit.units, MAX_UNITS)
+
+
+def shared_index(server: str, tool: str) -> int:
+    """Return the number under which the store counts uses of a tool by all tokens of one descent; it is negative.
+
+    Grants of one token have the numbers from 0.
+    """
+    return -1 - (int(_account("uses", server, tool), 16) >> 194)
 
 
 def _account(*parts: str) -> str:

@@ -6,8 +6,9 @@ The order is that of wire protocol, section 1.6, then what this sidecar checks b
 2. R2 to R5: the token can be read, a trusted issuer signed it, and it is valid now.
 3. R6, R6x: it grants the tool, if the request names one.
 4. R7: it is the token that the request names.
-5. Beyond the protocol's April state: its delegation chain holds.
-6. R8: the policy of the route.
+5. Beyond the protocol's April state: its delegation chain holds, and every restriction of the grant is enforced for
+   this request (`chio_core.capabilities.restrictions`).
+6. R8: the policy of the route. Where any valid capability is enough, one of its grants must not be void.
 7. Approval and budget, where application or document demand them (`obligations`); those of the document once for a
    request, however many evaluations it takes.
 
@@ -26,10 +27,11 @@ from chio_core.capabilities import (
     DEFAULT_MAX_DEPTH,
     CapabilityRejected,
     ConstraintError,
-    match_grant,
+    matching_grants,
     verify_capability,
-    verify_delegation_chain,
+    verify_token_chain,
 )
+from chio_core.capabilities.restrictions import NotEnforced, shared_uses, statement, usable_grant, void_scope
 from chio_core.models.capability import CapabilityToken
 from chio_core.models.demands import (
     APPROVAL_GUARD,
@@ -41,11 +43,13 @@ from chio_core.models.demands import (
 )
 from chio_core.models.request import ChioHttpRequest
 from chio_sidecar.policy.approvals import Intent
+from chio_sidecar.policy.budgets import shared_index
 from chio_sidecar.policy.obligations import (
     AllowedRequest,
     FirstReceipt,
     as_follow_up,
     check_obligations,
+    enforced_for,
     has_demands,
 )
 from chio_sidecar.policy.routes import SESSION_ALLOW, RouteRule, RouteTable
@@ -71,6 +75,7 @@ class Decision:
         route: the route.
         rule: the rule that refused, or that lets the request wait; None for an allow.
         capability: the token, if it is valid.
+        enforced: the restrictions of its grant that an allow has enforced, see `restrictions.GRANT`.
         invocation: the use of a limited grant that an allow spends.
         obligations: approvals and budgets that the store must check and record.
         intent: what a person has to approve; only with the verdict `incomplete`.
@@ -82,6 +87,7 @@ class Decision:
     route: RouteRule
     rule: Rule | None = None
     capability: CapabilityToken | None = None
+    enforced: dict[str, Any] | None = None
     invocation: Invocation | None = None
     obligations: tuple[Obligation, ...] = ()
     intent: Intent | None = None
@@ -128,15 +134,20 @@ class Engine:
             ValueError: a demand of the request is malformed; `read_evaluate_request` refuses these before.
         """
         route = self.routes.match(request.method, request.path)
+        opens = route.policy != SESSION_ALLOW
         try:
-            capability, grant = self._verify(request, token, now)
+            capability, grant = self._verify(request, token, route, first, now)
+            if capability is not None and grant is None and opens and (void := void_scope(capability)):
+                raise NotEnforced(void)
         except Refused as exc:
             return refuse(route, exc)
         except CapabilityRejected as exc:
             return refuse(route, Refused(Rule.by_id(exc.rule), exc.reason))
         except ConstraintError as exc:
             return refuse(route, Refused(Rule.BAD_PATTERN, exc.reason))
-        if route.policy == SESSION_ALLOW:
+        except NotEnforced as exc:
+            return refuse(route, Refused(Rule.NOT_ENFORCED, exc.reason))
+        if not opens:
             evidence = _evidence(POLICY_GUARD, True, SAFE_EVIDENCE)
         elif capability is not None:
             evidence = _evidence(CAPABILITY_GUARD, True, CAPABILITY_EVIDENCE)
@@ -145,11 +156,19 @@ class Engine:
                 refuse(route, Refused(Rule.NO_CAPABILITY)),
                 evidence=_evidence(CAPABILITY_GUARD, False, NO_CAPABILITY_EVIDENCE),
             )
-        invocation = None
+        decision = Decision({"verdict": "allow"}, evidence, route, capability=capability)
         if capability is not None and grant is not None:
-            limit = capability.scope.grants[grant].max_invocations
-            invocation = None if limit is None else Invocation(capability.id, grant, limit)
-        decision = Decision({"verdict": "allow"}, evidence, route, capability=capability, invocation=invocation)
+            used, tool = capability.scope.grants[grant], (str(request.tool_server), str(request.tool_name))
+            limit = used.max_invocations
+            decision = replace(
+                decision,
+                enforced=statement(used, grant),
+                invocation=None if limit is None else Invocation(capability.id, grant, limit),
+                obligations=tuple(
+                    Invocation(one.capability_id, shared_index(one.server, one.tool), one.limit)
+                    for one in shared_uses(capability, grant, *tool)
+                ),
+            )
         if not has_demands(request, route):
             return decision
         return self._oblige(
@@ -157,9 +176,9 @@ class Engine:
         )
 
     def _verify(
-        self, request: ChioHttpRequest, token: PresentedToken, now: int
+        self, request: ChioHttpRequest, token: PresentedToken, route: RouteRule, first: FirstReceipt, now: int
     ) -> tuple[CapabilityToken | None, int | None]:
-        """Return the valid token, if there is one, and the index of the grant that allows the tool."""
+        """Return the valid token, if there is one, and the index of the grant that is used for the tool."""
         for member in _RESERVED:
             if (request.model_extra or {}).get(member) is not None:
                 raise Refused(Rule.UNSUPPORTED, field=member)
@@ -177,17 +196,22 @@ class Engine:
             accept_schema_form=self._accept_schema_form,
             check_delegation=False,  # comes last in the order
         )
-        grant = None
+        matching = []
         if server is not None and tool is not None:
-            grant = match_grant(capability, server, tool, request.arguments, model_metadata=request.model_metadata)
-            if grant is None:
+            matching = matching_grants(
+                capability, server, tool, request.arguments, model_metadata=request.model_metadata
+            )
+            if not matching:
                 raise Refused(Rule.NOT_GRANTED, tool=tool, server=server)
         if request.capability_id not in (None, capability.id):
             raise Refused(Rule.OTHER_CAPABILITY)
-        verify_delegation_chain(
-            capability.delegation_chain, max_depth=DEFAULT_MAX_DEPTH, accept_newer=self._accept_schema_form
+        verify_token_chain(capability, max_depth=DEFAULT_MAX_DEPTH, accept_newer=self._accept_schema_form)
+        if server is None or tool is None:
+            return capability, None
+
+        return capability, usable_grant(
+            capability, matching, server, tool, enforced_for(request, route, follow_up=first is not None)
         )
-        return capability, grant
 
     def _oblige(self, allowed: AllowedRequest, decision: Decision, first: FirstReceipt) -> Decision:
         """Return the decision about an allowed request whose application or document demand more."""
@@ -201,7 +225,8 @@ class Engine:
             return refuse_obligation(decision, exc)
         if found.waits is not None:
             return wait(decision, found.waits, found.intent)
-        return replace(decision, evidence=decision.evidence + found.evidence, obligations=tuple(found.obligations))
+        obligations = (*decision.obligations, *found.obligations)
+        return replace(decision, evidence=decision.evidence + found.evidence, obligations=obligations)
 
 
 def refuse(route: RouteRule, refused: Refused) -> Decision:
@@ -228,6 +253,7 @@ def refuse_obligation(decision: Decision, refused: Refused, *, status: int = DEN
         verdict=deny(refused.rule, refused.reason, status=status, hint=HINTS[guard]),
         evidence=decision.evidence[:1] + _evidence(guard, False, refused.reason),
         rule=refused.rule,
+        enforced=None,
         invocation=None,
         obligations=(),
         intent=None,
@@ -247,6 +273,7 @@ def wait(decision: Decision, details: str, intent: Intent | None = None) -> Deci
         verdict={"verdict": "incomplete", "reason": Rule.APPROVAL_NEEDED.text},
         evidence=decision.evidence[:1] + _evidence(APPROVAL_GUARD, False, details),
         rule=Rule.APPROVAL_NEEDED,
+        enforced=None,
         invocation=None,
         obligations=(),
         intent=intent,

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from chio_core.canonical import parse_json
+from chio_core.capabilities.restrictions import Enforced
 from chio_core.errors import InvalidDocument, ReceiptRejected
 from chio_core.evaluation.exchange import is_follow_up
 from chio_core.models.capability import CapabilityToken
@@ -85,6 +86,22 @@ def has_demands(request: ChioHttpRequest, route: RouteRule) -> bool:
         or route.approval is not None
         or route.budget is not None
     )
+
+
+def enforced_for(request: ChioHttpRequest, route: RouteRule, *, follow_up: bool) -> Enforced:
+    """Return which restrictions of a grant are enforced for a request, because application or document demand it.
+
+    Args:
+        follow_up: an earlier evaluation has met the document's demands: it charged the document's budget, and not the
+            grant that this one uses.
+
+    Raises:
+        ValueError: a demand is malformed.
+    """
+    stated = None if request.governed_intent is None else approval_from(request.governed_intent)
+    approval = strictest_approval(stated, route.approval)
+    costs = request.budget is not None or (route.budget is not None and not follow_up)
+    return Enforced(costs=costs, approval_from=None if approval is None else approval.threshold)
 
 
 def check_obligations(allowed: AllowedRequest) -> Obligations:

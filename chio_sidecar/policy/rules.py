@@ -70,6 +70,7 @@ class Rule(Enum):
     REVOKED = "revoked", texts.REVOKED
     ANCESTOR_REVOKED = "revoked.ancestor", "presented capability {id} has been revoked"
     AUTHORITY_UNAVAILABLE = ("revoked.unknown", "revocation authority is unavailable; no operation was dispatched")
+    NOT_ENFORCED = "restriction", texts.NOT_ENFORCED
     EXHAUSTED = "invocations", texts.EXHAUSTED
 
     APPROVAL_NEEDED = "approval.needed", texts.NEEDS_APPROVAL

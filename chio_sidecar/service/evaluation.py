@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from chio_core.canonical import compact_json
+from chio_core.capabilities.restrictions import GRANT
 from chio_core.evaluation.exchange import FURTHER_TO
 from chio_core.models.capability import CapabilityToken
 from chio_core.models.request import content_hash
@@ -157,6 +158,7 @@ class Evaluation:
             FURTHER_TO: decision.further_to,
             RULE: None if decision.rule is None else decision.rule.id,
             ENFORCEMENT: _enforcement(call) or None,
+            GRANT: decision.enforced,
         }
         return _request_members(call, str(receipt_id), decision.route.pattern) | {
             "route_pattern": decision.route.pattern,

@@ -189,10 +189,33 @@ class StoredApproval:
     used_by: str | None = None
 
 
-Obligation = Charge | ApprovalUse | ApprovalRequest
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """One use of a grant with a limited number of uses.
+
+    Attributes:
+        capability_id: id of the token.
+        grant_index: position of the tool grant in the token's scope, from 0; negative for a number that all tokens of
+            one descent share, see `chio_sidecar.policy.budgets.shared_index`.
+        limit: the grant's `max_invocations`.
+    """
+
+    capability_id: str
+    grant_index: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exhausted:
+    """The grant has no invocation left; nothing was stored."""
+
+    invocation: Invocation
+
+
+Obligation = Charge | Invocation | ApprovalUse | ApprovalRequest
 """A condition of a receipt that is recorded with it."""
 
-Obstacle = BudgetExceeded | ApprovalRefused | AlreadyRequested | TooManyWaiting
+Obstacle = BudgetExceeded | Exhausted | ApprovalRefused | AlreadyRequested | TooManyWaiting
 """Why an obligation cannot be recorded."""
 
 
@@ -207,21 +230,6 @@ class StoreBusy(StoreUnavailable):
 
 
 @dataclass(frozen=True, slots=True)
-class Invocation:
-    """One use of a grant with a limited number of uses.
-
-    Attributes:
-        capability_id: id of the token.
-        grant_index: position of the tool grant in the token's scope, from 0.
-        limit: the grant's `max_invocations`.
-    """
-
-    capability_id: str
-    grant_index: int
-    limit: int
-
-
-@dataclass(frozen=True, slots=True)
 class NewReceipt:
     """A receipt to store, and its conditions.
 
@@ -232,7 +240,7 @@ class NewReceipt:
         receipt_json: the signed receipt as compact JSON, members in protocol order.
         unless_revoked: capability ids of which none may be revoked.
         invocation: a use of a limited grant that the receipt spends.
-        obligations: approvals and budgets to check, in this order, and to record.
+        obligations: approvals, budgets and shared uses to check, in this order, and to record.
     """
 
     receipt_id: str
@@ -269,14 +277,7 @@ class Revoked:
     capability_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Exhausted:
-    """The grant has no invocation left; nothing was stored."""
-
-    invocation: Invocation
-
-
-AppendOutcome = Stored | Conflict | Revoked | Exhausted | Obstacle
+AppendOutcome = Stored | Conflict | Revoked | Obstacle
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,15 +151,13 @@ def _append(connection: sqlite3.Connection, end: ChainEnd, write: Append) -> App
             return None
         return Stored(row[1], fresh=False) if row[0] == entry.fingerprint else Conflict()
 
-    obstacle: Revoked | Exhausted | Obstacle | None = None
+    obstacle: Revoked | Obstacle | None = None
     revoked = _revoked(connection, set(entry.unless_revoked))
-    spent = 0 if entry.invocation is None else _spent(connection, entry.invocation)
     if revoked:
         obstacle = Revoked(next(name for name in entry.unless_revoked if name in revoked))
-    elif entry.invocation is not None and spent >= entry.invocation.limit:
-        obstacle = Exhausted(entry.invocation)
     else:
-        found = (_find_obstacle(connection, obligation) for obligation in entry.obligations)
+        own = () if entry.invocation is None else (entry.invocation,)
+        found = (_find_obstacle(connection, obligation) for obligation in (*own, *entry.obligations))
         obstacle = next((one for one in found if one is not None), None)
     if obstacle is not None:
         return earlier() or obstacle
@@ -170,8 +168,7 @@ def _append(connection: sqlite3.Connection, end: ChainEnd, write: Append) -> App
             raise StoreUnavailable(f"receipt id {entry.receipt_id} is taken by another request")
         return known
     if entry.invocation is not None:
-        row = (entry.invocation.capability_id, entry.invocation.grant_index, spent + 1, entry.request_id)
-        connection.execute("INSERT INTO capability_invocations VALUES (?, ?, ?, ?)", row)
+        _record(connection, entry.invocation, entry.request_id)
     for obligation in entry.obligations:
         _record(connection, obligation, entry.request_id)
     return Stored(entry.receipt_json, fresh=True)
@@ -212,6 +209,8 @@ def _spent(connection: sqlite3.Connection, invocation: Invocation) -> int:
 
 def _find_obstacle(connection: sqlite3.Connection, obligation: Obligation) -> Obstacle | None:
     """Return why an obligation cannot be recorded; None if it can."""
+    if isinstance(obligation, Invocation):
+        return Exhausted(obligation) if _spent(connection, obligation) >= obligation.limit else None
     if isinstance(obligation, Charge):
         count, total = _account(connection, obligation.account)
         if obligation.max_invocations is not None and count >= obligation.max_invocations:
@@ -257,6 +256,10 @@ def _refused(connection: sqlite3.Connection, use: ApprovalUse) -> ApprovalRefuse
 
 def _record(connection: sqlite3.Connection, obligation: Obligation, request_id: str) -> None:
     """Record an obligation that has no obstacle, for a request."""
+    if isinstance(obligation, Invocation):
+        used = (obligation.capability_id, obligation.grant_index, _spent(connection, obligation) + 1, request_id)
+        connection.execute("INSERT INTO capability_invocations VALUES (?, ?, ?, ?)", used)
+        return
     if isinstance(obligation, Charge):
         count, total = _account(connection, obligation.account)
         row = (obligation.account, count + 1, obligation.cost, total + obligation.cost, request_id)

@@ -21,6 +21,7 @@ from chio_core.capabilities import (
     verify_capability,
     verify_delegation_chain,
 )
+from chio_core.capabilities.tokens import NARROWING
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.models.capability import (
     CONSTRAINT_TYPES,
@@ -91,6 +92,18 @@ def test_a_token_of_the_newer_form_has_a_schema_and_is_refused_by_strict_april()
     assert token.to_wire()["schema"] == "chio.capability.v1"
     assert verify_capability(token.to_header(), now=NOW) == token
     assert refusal(token, accept_schema_form=False).rule == "R4"
+
+
+@pytest.mark.parametrize(
+    "name", ["caveats", "scope_attenuations", "attenuation_proof", "budget_share_bps", "aggregate_invocation_budget"]
+)
+def test_a_member_that_narrows_a_token_in_a_way_that_is_not_known_refuses_it(name: str) -> None:
+    assert name in NARROWING
+    document = issue().to_wire()
+    for value in (1, ["x"], {"x": 1}):
+        assert refusal(document | {name: value}).rule == "R4"
+    for value in (None, [], {}):
+        assert verify_capability(document | {name: value}, now=NOW).id == document["id"]
 
 
 def test_an_issued_id_is_a_uuid_of_version_seven() -> None:

@@ -6,7 +6,11 @@ from typing import Any
 
 import pytest
 
-from chio_core.testing import behaviours
+from chio_core.models.demands import CAPABILITY_GUARD, POLICY_GUARD
+from chio_core.models.request import SAFE_METHODS
+from chio_core.testing import EvaluateRequest, behaviours
+from chio_core.testing.behaviours import Behaviour, Reply
+from chio_core.testing.exchange import DECISION_METADATA
 from tests.faces.faces import ALONE, FACES, Face
 from tests.tokens import with_token
 
@@ -82,6 +86,56 @@ def test_a_second_requirement_is_evaluated_too_and_names_the_receipt_of_the_firs
     # What the sidecar's own document demands of the route, it demands once.
     assert ["further_to" in asked for asked in governed.asked] == [False, True] * 2
     assert [asked["route_pattern"] for asked in governed.asked] == ["/needs/two"] * 4
+
+
+def silent(request: EvaluateRequest) -> Reply:
+    """Allow as the published sidecar does: it says nothing about restrictions."""
+    guard = POLICY_GUARD if request.method in SAFE_METHODS else CAPABILITY_GUARD
+    evidence = [{"guard_name": guard, "verdict": True}]
+    return Reply(request.response_bytes(metadata=DECISION_METADATA, evidence=evidence))
+
+
+SILENT = Behaviour("silent", "Allows, and says nothing about restrictions.", silent)
+PAY = {"server_id": TRANSFER[0], "tool_name": TRANSFER[1]}
+AMOUNT = {"units": 5, "currency": "USD"}
+RESTRICTED = {
+    "dpop_required": PAY | {"dpop_required": True},
+    "operation_class": PAY | {"constraints": [{"type": "operation_class", "value": "read_only"}]},
+    "require_approval_above": PAY
+    | {"constraints": [{"type": "require_approval_above", "value": {"threshold_units": 5}}]},
+    "max_total_cost": PAY | {"max_total_cost": AMOUNT},
+    "max_cost_per_invocation": PAY | {"max_cost_per_invocation": AMOUNT},
+    "max_invocations": PAY | {"max_invocations": 1},
+}
+
+
+@each_way
+@pytest.mark.parametrize("member", RESTRICTED)
+def test_a_restriction_that_the_sidecar_does_not_enforce_opens_no_route(face: Face, member: str) -> None:
+    with face.governed(SILENT) as governed:
+        held = with_token(RESTRICTED[member])
+        refused = governed.send("POST", PLACE, held)
+        assert (refused.status, refused.seen) == (403, [])
+        text = f"capability is restricted by {member}, which is not enforced for this route"
+        assert refused.problem["message"] == text
+        assert governed.send("POST", PLACE, with_token(RESTRICTED[member], TRANSFER)).status == 200
+        # Where the route only needs any capability, uses do not count.
+        anything = governed.send("DELETE", "/needs/any", held)
+        assert anything.status == (200 if member == "max_invocations" else 403)
+
+
+@each_face
+def test_a_restricted_capability_opens_no_route_that_requires_nothing_either(face: Face) -> None:
+    with face.governed(SILENT) as governed:
+        held = with_token(RESTRICTED["dpop_required"])
+        assert [governed.send(method, "/anything", held).status for method in ("POST", "GET")] == [403, 200]
+
+
+@each_way
+def test_a_restriction_that_the_sidecar_has_enforced_opens_the_route(face: Face) -> None:
+    with face.governed() as governed:
+        for member in ("max_invocations", "max_total_cost"):
+            assert governed.send("POST", PLACE, with_token(RESTRICTED[member])).status == 200
 
 
 @each_way

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
 import pytest
 
-from chio_core.capabilities import CapabilityRejected, parse_capability, scope_allows, verify_capability
+from chio_core.capabilities import (
+    CapabilityRejected,
+    parse_capability,
+    scope_allows,
+    verify_capability,
+    verify_token_chain,
+)
 from chio_core.client.client import ChioClient
 from chio_core.outbound import GovernOutbound, OutboundDenied, attenuate, receipt_of
 from chio_core.settings import ChioSettings
@@ -41,6 +48,43 @@ def test_it_lives_no_longer_than_the_old_one() -> None:
     assert new.expires_at == now + 10
     with pytest.raises(CapabilityRejected, match="expired"):
         attenuate(old, SERVICE, scope=scope(grant("a", "b")), now=now + 10)
+
+
+def test_a_chain_keeps_every_ancestor_and_verifies_whoever_narrows() -> None:
+    other = SigningKey(bytes([8]) * 32)
+    text, names = WIDE, []
+    for key in (SERVICE, SERVICE, other, SERVICE):
+        names.append(parse_capability(text).id)
+        text = attenuate(text, key, scope=scope(grant("payments", "charge")))
+        found = verify_capability(text, trusted_issuers=[key.public_hex])
+        verify_token_chain(found)
+        assert [link.capability_id for link in found.delegation_chain] == names
+        assert found.delegation_chain[-1].delegator == key.public_hex
+
+
+def test_a_capability_that_was_delegated_to_this_service_keeps_the_links_as_they_were_signed() -> None:
+    here = SigningKey(bytes([8]) * 32)
+    first = attenuate(WIDE, SERVICE, scope=scope(grant("payments", "charge")), subject=here.public_hex)
+    second = attenuate(first, here, scope=scope(grant("payments", "charge")))
+    links = [parse_capability(text).delegation_chain for text in (first, second)]
+    assert links[1][:1] == links[0]
+
+
+def test_a_chain_has_at_most_eight_links() -> None:
+    text = WIDE
+    for _ in range(8):
+        text = attenuate(text, SERVICE, scope=scope(grant("payments", "charge")))
+    verify_capability(text, trusted_issuers=[SERVICE.public_hex])
+    with pytest.raises(CapabilityRejected, match="delegation depth 9 exceeds maximum 8"):
+        attenuate(text, SERVICE, scope=scope(grant("payments", "charge")))
+
+
+def test_a_restriction_that_is_not_known_cannot_be_lost_by_narrowing() -> None:
+    document = parse_capability(WIDE).to_wire()
+    document["scope"]["grants"][0]["only_on_mondays"] = True
+    with pytest.raises(CapabilityRejected, match="not a subset"):
+        attenuate(json.dumps(document), SERVICE, scope=scope(grant("payments", "charge")))
+    assert attenuate(json.dumps(document), SERVICE, scope=scope(grant("payments", "refund")))
 
 
 def test_more_than_the_old_one_allows_is_refused() -> None:

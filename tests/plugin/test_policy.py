@@ -14,9 +14,11 @@ from chio_core import ChioClient, ChioSettings, Requirement
 from chio_core.evaluation.exchange import EvaluateCall
 from chio_core.evaluation.outcomes import Decision
 from chio_core.models.demands import ApprovalDemand, BudgetDemand
+from chio_core.outbound import attenuate
 from chio_core.testing import KEY, ChioFixture
 from chio_sidecar.embedded import open_embedded
 from tests.core.views import View, question
+from tests.tokens import token
 
 TRANSFER = Requirement("payments", "transfer")
 
@@ -99,3 +101,69 @@ def test_both_sidecars_say_the_same(case: str, chio: ChioFixture, tmp_path: Path
 
     expected, found = asyncio.run(both())
     assert found == expected
+
+
+AMOUNT = {"units": 5, "currency": "USD"}
+GRANT = {"server_id": "payments", "tool_name": "transfer", "operations": ["invoke"]}
+COSTS = Requirement("payments", "transfer", budget=BudgetDemand(3))
+
+
+def issued(name: str = "root", **more: Any) -> str:
+    return token(GRANT | more, key=KEY, capability_id=name)
+
+
+def derived(parent: str, **more: Any) -> str:
+    return attenuate(parent, KEY, scope={"grants": [GRANT | more]})
+
+
+ONCE = issued(max_invocations=1)
+PURSE = issued(max_total_cost=AMOUNT)
+RESTRICTED: dict[str, tuple[Requirement | None, list[str]]] = {
+    "proof of possession": (TRANSFER, [issued(dpop_required=True)]),
+    "proof of possession, no tool": (None, [issued(dpop_required=True), issued("free")]),
+    "a type that nothing enforces": (TRANSFER, [issued(constraints=[{"type": "max_rows_returned", "value": 0}])]),
+    "a cost without a budget": (TRANSFER, [PURSE]),
+    "a cost with a budget": (COSTS, [PURSE, PURSE, issued("other", max_cost_per_invocation=AMOUNT)]),
+    "a cost in another currency": (COSTS, [issued(max_total_cost={"units": 5, "currency": "EUR"})]),
+    "uses of one descent": (TRANSFER, [derived(ONCE, max_invocations=1), derived(ONCE, max_invocations=1), ONCE]),
+    "costs of one descent": (COSTS, [derived(PURSE, max_total_cost=AMOUNT), derived(PURSE, max_total_cost=AMOUNT)]),
+}
+
+
+@pytest.mark.parametrize("case", RESTRICTED)
+def test_both_sidecars_enforce_the_same_restrictions(case: str, chio: ChioFixture, tmp_path: Path) -> None:
+    requirement, tokens = RESTRICTED[case]
+
+    def asked() -> list[EvaluateCall]:
+        return [
+            question(
+                View("POST", headers=[("X-Chio-Capability", one)]),
+                template=None,
+                requirement=requirement,
+                request_id=f"req-{number}",
+            )
+            for number, one in enumerate(tokens)
+        ]
+
+    sidecar = open_embedded(str(tmp_path / "chio.sqlite3"), environ={"CHIO_TRUSTED_ISSUER_KEY": KEY.public_hex})
+    real = ChioClient(
+        ChioSettings(sidecar_url="http://localhost", trusted_kernel_keys=[sidecar.public_key]),
+        transport=httpx.ASGITransport(app=sidecar.app),
+    )
+
+    async def both() -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+        try:
+            return await decisions(real, asked()), await decisions(chio.new_client(), asked())
+        finally:
+            await sidecar.close()
+
+    def essence(found: Mapping[str, Any]) -> Mapping[str, Any]:
+        # Budgets are worded for people; the fixture and the sidecar may use other words.
+        verdict = dict(found["verdict"])
+        if verdict.get("guard") == "BudgetGuard":
+            verdict.pop("reason")
+        return {**found, "verdict": verdict}
+
+    expected, found = asyncio.run(both())
+    assert [essence(one) for one in found] == [essence(one) for one in expected]
+    assert any(one["verdict"]["verdict"] == "deny" for one in expected)

@@ -41,6 +41,7 @@ from tests.support import run  # fmt: skip
 WRITE = {"method": "POST", "path": "/pets", "tool_server": SERVER, "tool_name": TOOL}
 
 
+AMOUNT = {"units": 5, "currency": "USD"}
 REFUSED: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "R1": (lambda: None, {"tool_server": SERVER}),
     "R2": (lambda: "no token at all", WRITE),
@@ -52,6 +53,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "R6x": (lambda: capability(grants=[grant(constraints=[{"type": "regex_match", "value": "("}])]), WRITE),
     "R7": (capability, {**WRITE, "capability_id": "cap-other"}),
     "R8": (lambda: None, {"method": "POST", "path": "/pets"}),
+    "restriction": (lambda: capability(grants=[grant(dpop_required=True, max_total_cost=AMOUNT)]), WRITE),
     "invocations": (lambda: capability(grants=[grant(max_invocations=0)]), WRITE),
     "delegation": (lambda: capability(parents=[f"cap-{n}" for n in range(9)]), WRITE),
 }

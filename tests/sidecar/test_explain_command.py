@@ -132,6 +132,8 @@ def test_each_rule_that_a_token_fails_is_named(fails: Callable[..., None], token
     fails(token(tool_name="other"), rules={"scope"})
     fails(token(operations=["read"]), rules={"scope"})
     fails(token(), "--operation", "read", rules={"scope"})
+    fails(token(dpop_required=True), rules={"scope"})
+    fails(token(constraints=[{"type": "operation_class", "value": "read_only"}]), rules={"scope"})
     path = Path(token())
     path.write_text(path.read_text().replace('"move"', '"*"'))
     fails(path, rules={"signature"})
