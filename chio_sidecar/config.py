@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit
 
 import httpx
@@ -18,6 +19,12 @@ from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.signing import SigningKey, normalize_public_key
 from chio_sidecar.keys import key_beside
 from chio_sidecar.store import ReceiptStore
+
+MAX_TTL: Final = 366 * 24 * 3600
+"""Longest lifetime of a capability, in seconds, that a trust service or `capability issue` gives by default: a year."""
+
+MAX_MINTED_TTL: Final = 999_999_999
+"""The same for the control plane of a sidecar: the longest that `ttl` can state (wire protocol, section 7.3)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +48,7 @@ class SidecarConfig:
         control_service_token: bearer for that service.
         control_timeout: seconds that the trust service may take to respond.
         control_transport: replaces the network towards the trust service.
+        max_ttl: longest lifetime, in seconds, of a capability that the control plane issues.
         accept_schema_form: also accept capabilities whose signature covers the member `schema`.
         busy_seconds: how long a write waits for another process that holds the store.
         max_pending: evaluations that may be under way at once; more are answered 503 with `Retry-After`.
@@ -62,6 +70,7 @@ class SidecarConfig:
     control_service_token: SecretStr | None = None
     control_timeout: float = 2.0
     control_transport: httpx.AsyncBaseTransport | None = None
+    max_ttl: int = MAX_MINTED_TTL
     accept_schema_form: bool = True
     busy_seconds: float = 5.0
     max_pending: int = 4096

@@ -17,9 +17,15 @@ from pydantic import SecretStr
 from chio_core.signing import SigningKey, normalize_public_key
 from chio_sidecar.app import create_app
 from chio_sidecar.cli.application import read_routes
-from chio_sidecar.cli.options import CliError, check_url, file_mode, given_token, say, trust_client
+from chio_sidecar.cli.options import CliError, check_url, file_mode, given_token, positive, say, trust_client
 from chio_sidecar.cli.serving import SOCKET_MODE, bind, serve, starting
-from chio_sidecar.config import SidecarConfig, control_token_from, trusted_approvers_from, trusted_issuers_from
+from chio_sidecar.config import (
+    MAX_MINTED_TTL,
+    SidecarConfig,
+    control_token_from,
+    trusted_approvers_from,
+    trusted_issuers_from,
+)
 from chio_sidecar.trust.app import TrustConfig, TrustService, create_trust_app
 from chio_sidecar.trust.client import is_loopback_url
 
@@ -69,6 +75,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=file_mode,
         default=SOCKET_MODE,
         help="permissions of a unix:PATH, in octal: who may write to the file may ask for decisions (660)",
+    )
+    parser.add_argument(
+        "--max-ttl",
+        metavar="SEC",
+        type=positive,
+        default=MAX_MINTED_TTL,
+        help=f"longest lifetime in seconds of a capability that the control plane issues ({MAX_MINTED_TTL})",
     )
     parser.add_argument(
         "--receipt-store",
@@ -173,6 +186,7 @@ def configuration(args: argparse.Namespace, store: Path) -> SidecarConfig:
         follow_authority=bool(args.control_url) and not pinned,
         trusted_approvers=trusted_approvers_from(os.environ),
         control_token=control_token_from(os.environ),
+        max_ttl=args.max_ttl,
         **revocations,
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from chio_core.capabilities import issue_capability
+from chio_core.capabilities.restrictions import by_sidecar, void_because
 from chio_core.models.capability import ChioScope
 from chio_core.models.receipt import explain
 from chio_sidecar.cli.options import (
@@ -28,6 +29,7 @@ from chio_sidecar.cli.options import (
     trust_client,
     wants_json,
 )
+from chio_sidecar.config import MAX_MINTED_TTL, MAX_TTL
 from chio_sidecar.keys import key_beside, load_or_create_key
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from chio_sidecar.trust.authorities import SqliteAuthority
@@ -54,7 +56,6 @@ REMOTE = "remote"
 
 _OPERATIONS = ("invoke", "read_result", "read", "subscribe", "get", "delegate")
 _NEWER = {"server_id": "chio_http_authority", "tool_name": "authorize_http_request", "operations": ["invoke"]}
-_LONGEST = 10 * 366 * 24 * 3600
 
 
 def add_issue_options(parser: argparse.ArgumentParser) -> None:
@@ -99,22 +100,10 @@ def run_issue(args: argparse.Namespace) -> int:
         CliError: no issuer or more than one is named, or the grant is malformed.
         ConfigurationError: a file, or the settings that would name one, cannot be used.
     """
-    if args.ttl > _LONGEST:
-        raise CliError("--ttl is longer than ten years", fix="issue short-lived tokens; the default is 3600")
-    grant: dict[str, Any] = {
-        "server_id": args.server,
-        "tool_name": args.tool,
-        "operations": list(dict.fromkeys(args.operation or ["invoke"])),
-    }
-    if args.constraint:
-        grant["constraints"] = args.constraint
-    if args.max_invocations:
-        grant["max_invocations"] = args.max_invocations
-    try:
-        scope = ChioScope.model_validate({"grants": [grant, _NEWER] if args.for_newer else [grant]})
-    except ValidationError as exc:
-        raise CliError(f"the grant cannot be used: {explain(exc)}", fix="see --constraint") from None
-
+    longest = MAX_MINTED_TTL if args.control_url else MAX_TTL  # a trust service has its own limit
+    if args.ttl > longest:
+        raise CliError(f"--ttl is longer than {longest} seconds", fix="issue short-lived tokens; the default is 3600")
+    scope = _scope(args)
     store = args.receipt_store or args.receipt_db
     issuers = [args.control_url, args.embedded, store, args.authority_seed_file, args.authority_db]
     named = sum(issuer is not None for issuer in issuers)
@@ -152,12 +141,53 @@ def run_issue(args: argparse.Namespace) -> int:
     return 0
 
 
+def _scope(args: argparse.Namespace) -> ChioScope:
+    """Return the scope that the options state, and say which parts of it are not enforced here."""
+    grant: dict[str, Any] = {
+        "server_id": args.server,
+        "tool_name": args.tool,
+        "operations": list(dict.fromkeys(args.operation or ["invoke"])),
+    }
+    if args.constraint:
+        grant["constraints"] = args.constraint
+    if args.max_invocations:
+        grant["max_invocations"] = args.max_invocations
+    try:
+        scope = ChioScope.model_validate({"grants": [grant, _NEWER] if args.for_newer else [grant]})
+    except ValidationError as exc:
+        raise CliError(f"the grant cannot be used: {explain(exc)}", fix="see --constraint") from None
+    if scope.has_unknown_members():
+        raise CliError(
+            "the grant cannot be used: a constraint has members that are not known, which no signature covers",
+            fix="see --constraint",
+        )
+    # A token may be meant for another kernel, so this is a warning.
+    if void := void_because(scope.grants[0]):
+        say(
+            f"warning: {', '.join(void)} is not enforced here: the sidecar and the middleware of this distribution"
+            " refuse this capability for its tool, and where any capability is enough"
+        )
+    if "require_approval_above" in by_sidecar(scope.grants[0]):
+        say(
+            "note: require_approval_above is enforced on routes that demand an approval from that amount on, or from a"
+            " lower one; others refuse this capability"
+        )
+    return scope
+
+
 def add_serve_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `trust serve`."""
     parser.description = SERVE_DESCRIPTION
     parser.set_defaults(run=run_serve)
     parser.add_argument("--listen", metavar="ADDR", default="127.0.0.1:8940", help="HOST:PORT (127.0.0.1:8940)")
     parser.add_argument("--service-token", metavar="TOKEN", help="the bearer token that callers must present")
+    parser.add_argument(
+        "--max-ttl",
+        metavar="SEC",
+        type=positive,
+        default=MAX_TTL,
+        help=f"longest lifetime of a token ({MAX_TTL}, a year)",
+    )
 
 
 def run_serve(args: argparse.Namespace) -> int:
@@ -175,7 +205,8 @@ def run_serve(args: argparse.Namespace) -> int:
         if token is None:
             raise CliError("no service token", fix=f"give --service-token, or set {SERVICE_TOKEN_VARIABLE}")
         files = ("receipt_db", "revocation_db", "authority_db", "authority_seed_file", "budget_db", "session_db")
-        service = TrustService(TrustConfig(service_token=token, **{name: getattr(args, name) for name in files}))
+        given = {name: getattr(args, name) for name in files}
+        service = TrustService(TrustConfig(service_token=token, max_ttl=args.max_ttl, **given))
 
         async def close() -> None:
             await asyncio.to_thread(service.close)

@@ -18,6 +18,7 @@ from chio_core.capabilities import (
     issue_capability,
     parse_capability,
     verify_capability,
+    verify_token_chain,
 )
 from chio_core.errors import InvalidDocument
 from chio_core.models.base import U64, Text
@@ -238,6 +239,7 @@ class _Calls:
                 now=self._state.now(),
                 accept_schema_form=self._state.config.accept_schema_form,
             )
+            verify_token_chain(token, accept_newer=self._state.config.accept_schema_form)
         except CapabilityRejected as exc:
             reason = _REASONS.get(exc.rule, f"delegation chain: {exc.reason}")
         # A longer chain is refused for its length in any case.
@@ -276,6 +278,9 @@ class _Calls:
         return self._signed(wanted.subject_key(), scope, wanted.seconds(), wanted.capability_id(scope))
 
     def _signed(self, subject: str, scope: dict[str, Any], seconds: int, capability_id: str | None) -> CapabilityToken:
+        longest = self._state.config.max_ttl
+        if seconds > longest:
+            raise bad_request(f"cannot sign this CapabilityToken: it would be valid for more than {longest} seconds")
         try:
             return issue_capability(
                 self._state.key,

@@ -23,6 +23,7 @@ from chio_core.capabilities import issue_capability
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.names import LOGGER
 from chio_core.signing import normalize_public_key
+from chio_sidecar.config import MAX_TTL
 from chio_sidecar.records.reader import ReceiptFilter, ReceiptReader
 from chio_sidecar.trust.authorities import Authority, AuthorityStatus, open_authority
 from chio_sidecar.trust.messages import (
@@ -55,6 +56,7 @@ class TrustConfig:
     Attributes:
         service_token: the bearer token that every call but `/health` must present.
         receipt_db: a sidecar's store, read for `/v1/receipts/query`, never written.
+        max_ttl: longest lifetime of a capability that it issues, in seconds.
         budget_db: accepted and reported by `/health`; never opened.
         session_db: accepted; never opened.
     """
@@ -66,6 +68,7 @@ class TrustConfig:
     authority_seed_file: Path | None = None
     budget_db: Path | None = None
     session_db: Path | None = None
+    max_ttl: int = MAX_TTL
 
 
 class TrustService:
@@ -192,6 +195,9 @@ class _Routes:
             raise refuse(
                 400, f"invalid public key: subjectPublicKey has {len(digits) // 2} bytes, an Ed25519 key has 32"
             )
+        longest = self._service.config.max_ttl
+        if wanted.ttl_seconds > longest:
+            raise refuse(400, f"ttlSeconds {wanted.ttl_seconds} is longer than this service allows: {longest} seconds")
         key = await asyncio.to_thread(authority.signing_key)
         try:
             token = issue_capability(

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from chio_core.capabilities import verify_capability
+from chio_core.capabilities.restrictions import REFUSED
 from chio_core.signing import SigningKey
 from chio_sidecar.trust.authorities import SqliteAuthority
 from tests.sidecar.control_tools import ZEROS, CommandLine, evaluate, sidecars
+from tests.sidecar.test_evaluate_restrictions import VALUES
 
 ISSUE = ("capability", "issue", "--server", "http-sidecar-client", "--tool", "hello_write")
 Issue = Callable[..., dict[str, Any]]
@@ -131,3 +133,43 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path, cli: CommandLine) -
     (tmp_path / "r.db").write_text("no database " * 100)
     error = cli.fails("trust", "status", "--capability-id", "c", "--revocation-db", tmp_path / "r.db")
     assert "r.db (--revocation-db) as a database" in error
+
+
+CONSTRAINT = {"type": "require_approval_above", "value": {"threshold_units": 5}}
+
+
+@pytest.mark.parametrize("kind", sorted(REFUSED))
+def test_a_restriction_that_nothing_here_enforces_is_named_when_it_is_issued(
+    kind: str, tmp_path: Path, cli: CommandLine
+) -> None:
+    """The token may be for another kernel, so it is issued; the sidecar refuses it with the same words."""
+    value = VALUES[kind]
+    constraint = json.dumps({"type": kind} if value is None else {"type": kind, "value": value})
+    token = json.loads(cli(*ISSUE, "--embedded", tmp_path / "s.sqlite3", "--constraint", constraint))
+    assert f"warning: {kind} is not enforced here" in cli.err
+    with sidecars() as create:
+        found = evaluate(create(store_path=tmp_path / "s.sqlite3"), token, method="POST")
+    assert found["verdict"]["reason"] == f"capability is restricted by {kind}, which is not enforced for this route"
+
+
+def test_an_approval_in_a_capability_is_noted(tmp_path: Path, cli: CommandLine) -> None:
+    cli(*ISSUE, "--embedded", tmp_path / "s", "--constraint", json.dumps(CONSTRAINT))
+    assert "note: require_approval_above is enforced on routes that demand an approval" in cli.err
+    cli(*ISSUE, "--embedded", tmp_path / "s", "--constraint", '{"type":"max_length","value":5}')
+    assert cli.err == ""
+
+
+def test_a_constraint_with_members_that_are_not_known_is_refused(tmp_path: Path, cli: CommandLine) -> None:
+    for constraint in (CONSTRAINT | {"unless": "x"}, CONSTRAINT | {"value": {"threshold_units": 5, "currency": "JPY"}}):
+        error = cli.fails(*ISSUE, "--embedded", tmp_path / "s", "--constraint", json.dumps(constraint))
+        assert "has members that are not known" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lifetime_of_more_than_a_year_is_refused(tmp_path: Path, cli: CommandLine, issue: Issue) -> None:
+    error = cli.fails(*ISSUE, "--embedded", tmp_path / "s", "--ttl", 366 * 24 * 3600 + 1)
+    assert "--ttl is longer than 31622400 seconds" in error
+    error = cli.fails("--control-url", "http://127.0.0.1:9", *ISSUE, "--ttl", 10**9)
+    assert "--ttl is longer than 999999999 seconds" in error
+    token = issue("--embedded", tmp_path / "s", "--ttl", 366 * 24 * 3600)
+    assert token["expires_at"] - token["issued_at"] == 366 * 24 * 3600

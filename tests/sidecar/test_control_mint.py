@@ -104,6 +104,10 @@ def test_another_syntax_is_refused_with_its_own_text(text: str) -> None:
         (b'{"subject":"a","scopes":"x"}', "invalid capability mint payload: scopes: "),
         (b'{"subject":"  "}', "subject must not be empty"),
         (b'{"subject":"a","ttl_seconds":18446744073709551615}', "cannot sign this CapabilityToken"),
+        (
+            b'{"subject":"a","ttl_seconds":1000000000}',
+            "cannot sign this CapabilityToken: it would be valid for more than 999999999 seconds",
+        ),
     ],
 )
 def test_a_malformed_mint_is_refused_with_400_in_one_sentence(app: Any, content: bytes, message: str) -> None:

@@ -41,9 +41,9 @@ Trust = Callable[..., Any]
 def trust(tmp_path: Path) -> Iterator[Trust]:
     opened: list[TrustService] = []
 
-    def create(*names: str, folder: Path = tmp_path) -> Any:
+    def create(*names: str, folder: Path = tmp_path, **options: Any) -> Any:
         files: dict[str, Any] = {name: folder / name for name in names}
-        opened.append(TrustService(TrustConfig(service_token=SecretStr(TOKEN), **files)))
+        opened.append(TrustService(TrustConfig(service_token=SecretStr(TOKEN), **files, **options)))
         return create_trust_app(opened[-1])
 
     yield create
@@ -308,3 +308,30 @@ def test_the_service_token_is_never_shown(app: Any) -> None:
     for method, path, body in PROTECTED:
         for headers in ({}, AUTH):
             assert TOKEN not in fetch(app, method, path, json=body, headers=headers).text
+
+
+LONGEST = 366 * 24 * 3600
+
+
+@pytest.mark.parametrize("seconds", [LONGEST + 1, 2**40, 2**63, 2**64 - 1])
+def test_no_capability_lives_longer_than_the_service_allows(app: Any, seconds: int) -> None:
+    refused = post(app, "/v1/capabilities/issue", **(ISSUE | {"ttlSeconds": seconds}))
+    text = f"ttlSeconds {seconds} is longer than this service allows: {LONGEST} seconds"
+    assert (refused.status_code, refused.json()) == (400, {"error": text})
+    longest = issue(app, ttlSeconds=LONGEST)
+    assert longest["expires_at"] - longest["issued_at"] == LONGEST
+
+
+def test_the_longest_lifetime_can_be_set(trust: Trust) -> None:
+    app = trust("authority_db", max_ttl=60)
+    assert issue(app, ttlSeconds=60)["expires_at"]
+    assert post(app, "/v1/capabilities/issue", **(ISSUE | {"ttlSeconds": 61})).status_code == 400
+
+
+def test_a_grant_with_members_that_are_not_known_is_not_signed(app: Any) -> None:
+    """The signature would not cover them, and whoever reads the token would not know what they restrict."""
+    refused = post(
+        app, "/v1/capabilities/issue", **(ISSUE | {"scope": {"grants": [GRANT | {"only_on_mondays": True}]}})
+    )
+    assert refused.status_code == 400
+    assert "members that are not known" in refused.json()["error"]
