@@ -203,10 +203,13 @@ class ScriptedSidecar:
                     try:
                         yield self
                     finally:
-                        # Since Python 3.12 leaving the server waits for its connections, so they end first.
-                        server.close()
+                        # Accept no more, and let the last accepted connections start: asyncio leaves a socket open
+                        # whose server is closed in between. Since Python 3.12 leaving the server waits for its
+                        # connections, so they end first.
+                        asyncio.get_running_loop().remove_reader(listener)
                         for _ in range(_TICKS):
                             await asyncio.sleep(0)
+                        server.close()
                         for task in list(connections):
                             task.cancel()
                         await asyncio.gather(*connections, return_exceptions=True)

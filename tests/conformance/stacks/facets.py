@@ -18,6 +18,7 @@ _CODES = (
     "chio_capability_required",
     "chio_evaluation_failed",
     "chio_invalid_receipt",
+    "chio_overloaded",
     "chio_sidecar_unreachable",
     "chio_timeout",
 )
