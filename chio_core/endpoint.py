@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
@@ -28,6 +29,14 @@ def check_socket_path(path: str) -> None:
             "abstract sockets (unix:@NAME) have no permissions, so any user could listen there; write the path of a"
             f" file, or ./{path} for a file of that name"
         )
+
+
+def is_this_machine(host: str) -> bool:
+    """Return True if a host is this machine: `localhost`, 127.0.0.0/8 or ::1."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 @dataclass(frozen=True, slots=True)

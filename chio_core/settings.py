@@ -1,7 +1,7 @@
 """ChioSettings: the one list of options.
 
-A keyword beats the environment (`CHIO_*`), which beats a `.env` file, which beats the default. Comma lists are
-accepted for sets. `report_settings` reports unsafe choices and unknown `CHIO_*` names once, at start.
+A keyword beats the environment (`CHIO_*`), which beats `.env`, which beats the default. Sets may be comma lists.
+`report_settings` logs unsafe choices and unknown `CHIO_*` names once, at start.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Mapping
-from ipaddress import ip_address
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, SettingsConfigDict, SettingsError
 
-from chio_core.endpoint import Endpoint, check_socket_path
+from chio_core.endpoint import Endpoint, check_socket_path, is_this_machine
 from chio_core.errors import ConfigurationError
 from chio_core.names import CAPABILITY_HEADER, LOGGER, RECEIPT_HEADER
 from chio_core.signing import normalize_public_key
@@ -382,19 +381,10 @@ def _observed(settings: ChioSettings) -> str:
     return f"on {', '.join(parts)}" if parts else ""
 
 
-def is_this_machine(host: str) -> bool:
-    """Return True if a host is this machine: `localhost`, 127.0.0.0/8 or ::1."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def nearest_name(name: str, more: Iterable[str] = FOREIGN_NAMES) -> str | None:
     """Return the `CHIO_*` name that `name` may be misspelled from; None if no name is similar.
 
     Args:
-        name: one of `unknown_names`.
         more: names that the caller reads besides the options.
     """
     # Compare without the prefix, which makes all names similar.

@@ -29,9 +29,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from chio_core.endpoint import is_this_machine
 from chio_core.errors import ChioError, InvalidDocument
 from chio_core.models.receipt import explain
-from chio_core.settings import is_this_machine
 from chio_sidecar.bodies import BodyError, parse_object, read_body
 from chio_sidecar.service.state import SidecarState
 

@@ -9,8 +9,8 @@ import httpx
 from pydantic import SecretStr
 
 from chio_core.canonical import parse_json
+from chio_core.endpoint import is_this_machine
 from chio_core.errors import ConfigurationError, InvalidDocument
-from chio_core.settings import is_this_machine
 
 T = TypeVar("T")
 
