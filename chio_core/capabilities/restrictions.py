@@ -268,7 +268,7 @@ def _shared(
     grant, own = token.scope.grants[index], limits[index]
     if own is None:
         return
-    yield SharedLimit(token.id, grant.server_id, grant.tool_name, total_of(token.scope.grants, grant, limits, own))
+    yield SharedLimit(token.id, grant.server_id, grant.tool_name, _total(token.scope.grants, grant, limits))
     seen = {token.id}
     for link in token.delegation_chain:
         if link.capability_id in seen:
@@ -284,11 +284,11 @@ def _shared(
             yield SharedLimit(link.capability_id, grant.server_id, grant.tool_name, own)
 
 
-def total_of(grants: Sequence[ToolGrant], named: ToolGrant, limits: Sequence[int | None], most: int) -> int:
-    """Return the sum of the limits of the grants with the same server and tool as `named`; `most` if one has none."""
+def _total(grants: Sequence[ToolGrant], named: ToolGrant, limits: Sequence[int | None]) -> int:
+    """Return the sum of the limits of the grants with the same server and tool as `named`; 0 if none has a limit."""
     same = (named.server_id, named.tool_name)
-    found = [limit for one, limit in zip(grants, limits, strict=True) if (one.server_id, one.tool_name) == same]
-    return most if None in found else sum(limit for limit in found if limit is not None)
+    found = zip(grants, limits, strict=True)
+    return sum(limit for one, limit in found if (one.server_id, one.tool_name) == same and limit is not None)
 
 
 def _about(link: DelegationLink, server: str, tool: str) -> Iterator[Attenuation]:
@@ -297,7 +297,7 @@ def _about(link: DelegationLink, server: str, tool: str) -> Iterator[Attenuation
             yield one
 
 
-def limits_of(grants: Sequence[ToolGrant], used: Iterable[ToolGrant]) -> list[Attenuation]:
+def limits_of(grants: Sequence[ToolGrant], used: Sequence[ToolGrant]) -> list[Attenuation]:
     """Return attenuations that state the limits of a capability in the link by which it is delegated.
 
     Sidecars count the uses and costs of all tokens of one descent against them (`shared_uses`, `shared_costs`). That a
@@ -309,16 +309,16 @@ def limits_of(grants: Sequence[ToolGrant], used: Iterable[ToolGrant]) -> list[At
     """
     uses = [one.max_invocations for one in grants]
     units = [None if one.max_total_cost is None else one.max_total_cost.units for one in grants]
-    found: dict[tuple[str, str], list[Attenuation]] = {}
-    for grant in used:
-        names = {"server_id": grant.server_id, "tool_name": grant.tool_name}
-        count = min(total_of(grants, grant, uses, UNLIMITED), UNLIMITED)
-        cost = min(total_of(grants, grant, units, UNLIMITED_COST), UNLIMITED_COST)
-        currency = NO_CURRENCY if grant.max_total_cost is None else grant.max_total_cost.currency
-        found[grant.server_id, grant.tool_name] = [
-            Attenuation(type="reduce_budget", **names, max_invocations=count),
-            Attenuation(
-                type="reduce_total_cost", **names, max_total_cost=MonetaryAmount(units=cost, currency=currency)
-            ),
-        ]
-    return [one for both in found.values() for one in both]
+    stated: list[Attenuation] = []
+    for grant in dict.fromkeys((one.server_id, one.tool_name) for one in used):
+        names = {"server_id": grant[0], "tool_name": grant[1]}
+        same = [one for one in used if (one.server_id, one.tool_name) == grant]
+        # Of two grants of one tool the one with a limit counts for both.
+        limited = next((one for one in same if one.max_invocations is not None), None)
+        priced = next((one.max_total_cost for one in same if one.max_total_cost is not None), None)
+        count = UNLIMITED if limited is None else min(_total(grants, limited, uses), UNLIMITED)
+        cost = UNLIMITED_COST if priced is None else min(_total(grants, same[0], units), UNLIMITED_COST)
+        amount = MonetaryAmount(units=cost, currency=NO_CURRENCY if priced is None else priced.currency)
+        stated.append(Attenuation(type="reduce_budget", **names, max_invocations=count))
+        stated.append(Attenuation(type="reduce_total_cost", **names, max_total_cost=amount))
+    return stated

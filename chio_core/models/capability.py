@@ -63,9 +63,11 @@ class _SignedModel(WireModel):
         """
         if any(value is not None for value in (self.model_extra or {}).values()):
             return True
-        parts = [getattr(self, name) for name in type(self).model_fields]
-        flat = [one for part in parts for one in (part if isinstance(part, list) else [part])]
-        return any(isinstance(one, _SignedModel) and one.has_unknown_members() for one in flat)
+        for part in vars(self).values():
+            for one in part if isinstance(part, list) else (part,):
+                if isinstance(one, _SignedModel) and one.has_unknown_members():
+                    return True
+        return False
 
 
 def _signed(value: Any) -> Any:

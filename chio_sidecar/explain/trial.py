@@ -141,14 +141,19 @@ def try_token(text: str | bytes, trial: Trial) -> list[Step]:
     return [*steps, *_store(token, trial)]
 
 
+def _any_scope(token: CapabilityToken, trial: Trial) -> Step:
+    """Return what the scope means where no tool is named; a safe request needs no capability."""
+    safe = False
+    if trial.method is not None and trial.path is not None:
+        safe = (trial.routes or RouteTable.by_method()).match(trial.method, trial.path).policy == SESSION_ALLOW
+    if not safe and (void := void_scope(token)):
+        return Step("scope", "fail", NOT_ENFORCED.format(members=", ".join(void)))
+    return Step("scope", "ok", "no tool is named, so the scope does not count")
+
+
 def _scope(token: CapabilityToken, trial: Trial) -> Iterator[Step]:
     if trial.server is None or trial.tool is None:
-        if void := void_scope(token):
-            yield Step(
-                "scope", "fail", NOT_ENFORCED.format(members=", ".join(void)) + " (needed where any token counts)"
-            )
-        else:
-            yield Step("scope", "ok", "no tool is named, so the scope does not count")
+        yield _any_scope(token, trial)
         return
     try:
         call = Call(Arguments(trial.arguments))

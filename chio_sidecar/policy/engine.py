@@ -208,10 +208,8 @@ class Engine:
         verify_token_chain(capability, max_depth=DEFAULT_MAX_DEPTH, accept_newer=self._accept_schema_form)
         if server is None or tool is None:
             return capability, None
-
-        return capability, usable_grant(
-            capability, matching, server, tool, enforced_for(request, route, follow_up=first is not None)
-        )
+        enforced = enforced_for(request, route, follow_up=first is not None)
+        return capability, usable_grant(capability, matching, server, tool, enforced)
 
     def _oblige(self, allowed: AllowedRequest, decision: Decision, first: FirstReceipt) -> Decision:
         """Return the decision about an allowed request whose application or document demand more."""

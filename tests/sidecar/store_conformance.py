@@ -388,6 +388,23 @@ class StoreConformance:
                 assert isinstance(await store.append(row), Stored)
 
     @category("invocations")
+    async def test_uses_that_several_tokens_share_are_spent_with_the_own_one_or_not_at_all(self, kit: Kit) -> None:
+        shared = Invocation("root", -7, 3)
+        async with opened(kit) as store:
+            rows = [
+                entry(number, invocation=Invocation(f"cap-{number % 2}", 0, 2), obligations=(shared,))
+                for number in range(5)
+            ]
+            outcomes = [await store.append(row) for row in rows]
+            assert [isinstance(outcome, Stored) for outcome in outcomes] == [True] * 3 + [False] * 2
+            assert outcomes[3:] == [Exhausted(shared), Exhausted(Invocation("cap-0", 0, 2))]
+        async with opened(kit) as store:
+            # What was refused has spent nothing of the own limit either.
+            own = Invocation("cap-1", 0, 2)
+            assert isinstance(await store.append(entry(6, invocation=own)), Stored)
+            assert await store.append(entry(7, invocation=own)) == Exhausted(own)
+
+    @category("invocations")
     async def test_a_repeated_request_spends_nothing(self, kit: Kit) -> None:
         spend = Invocation("cap-1", 0, 2)
         async with opened(kit) as store:

@@ -256,6 +256,17 @@ async def test_uses_through_a_grant_of_any_tool_count_against_it(tmp_path: Path)
         assert await uses(app, [derived(root), derived(root), root]) == ["allow", "allow", "invocations"]
 
 
+async def test_a_limited_grant_beside_an_unlimited_one_of_the_same_tool_is_shared_all_the_same(tmp_path: Path) -> None:
+    short = {"constraints": [{"type": "max_length", "value": 3}]}
+    long = {"constraints": [{"type": "max_length", "value": 9}]}
+    root = capability(grants=[grant(max_invocations=1, **long), grant(**short)], name="root")
+    children = [derived(root, 1, **long) for _ in range(3)]
+    async with sidecar(tmp_path) as app:
+        assert await uses(app, children, arguments="12345") == ["allow", "invocations", "invocations"]
+        assert await uses(app, [derived(root, None, **short), root], arguments="12345") == ["R6", "invocations"]
+        assert await uses(app, [derived(root, None, **short)] * 3, arguments="123") == ["allow"] * 3
+
+
 async def test_of_many_children_at_once_as_many_are_allowed_as_the_root_has_uses(tmp_path: Path) -> None:
     root = limited(7)
     async with sidecar(tmp_path) as app:
