@@ -11,7 +11,6 @@ from django.core.signals import setting_changed
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
-from chio_core.canonical import sha256_hex
 from chio_core.client.client import ChioClient, SyncChioClient
 from chio_core.evaluation.governed import RouteMatch
 from chio_core.evaluation.outcomes import Decision
@@ -100,16 +99,6 @@ class DjangoAdapter(SyncAdapter):
         super().__init__(view, context)
         self._request = request
         self._path_params = path_params
-
-    def body_hash(self) -> str | None:
-        """Return the hash of the body that the view will read; middleware may have replaced it."""
-        own = vars(self._request)
-        raw, file = own.get("_body"), self._request.META.get(ENVIRON_INPUT)
-        if raw is not None:
-            return sha256_hex(raw) if raw else None
-        if file is not None and own.get("_stream", file) is not file:
-            return "replaced"
-        return super().body_hash()
 
     def locate(self) -> RouteMatch:
         """Return the view that will run: Django's own result, once it has resolved the URL."""

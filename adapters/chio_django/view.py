@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, BinaryIO
 
+from django.core.handlers.wsgi import LimitedStream
 from django.http import HttpRequest, QueryDict
 
 from chio_core.errors import ConfigurationError
@@ -111,6 +112,12 @@ class DjangoGuardRequest(EnvironView):
             return super().repeated_headers()
         return [name for name, lines in self._lines_sent().items() if len(lines) > 1]
 
+    @property
+    def source(self) -> Any:
+        """What the view reads the body from: the bytes that Django has read, or its stream."""
+        own = vars(self._request)
+        return own["_body"] if own.get("_body") is not None else own.get("_stream")
+
     def input(self, *, eager: bool = True) -> BinaryIO:
         """Return the body as a file that can be read again, the one that the view reads; see `EnvironView.input`.
 
@@ -121,9 +128,10 @@ class DjangoGuardRequest(EnvironView):
         if own.get("_body") is not None:
             return io.BytesIO(own["_body"])
         file: BinaryIO | None = self.environ.get(ENVIRON_INPUT)
-        if file is not None and not file.closed:
+        stream: Any = own.get("_stream")
+        if file is not None and file is stream and not file.closed:
             return file
-        if self._asgi is None and own.get("_read_started"):
+        if file is None and self._asgi is None and own.get("_read_started"):
             log.error(
                 "chio: %s",
                 "outer middleware has read the request body as a stream; put "
@@ -131,9 +139,8 @@ class DjangoGuardRequest(EnvironView):
             )
             text = "the request body cannot be evaluated"
             raise RequestRefused(Denial(status=500, code=ConfigurationError.code, message=text))
-        if "wsgi.input" in self.environ:
+        if "wsgi.input" in self.environ and file is None and self._has_django_stream():
             return super().input(eager=eager)
-        stream = own.get("_stream")
         again = stream is None or stream.seekable()
         file = (stream or io.BytesIO()) if again else keep(stream, None, self._limits)
         self.environ[ENVIRON_INPUT] = request._stream = file
@@ -163,7 +170,14 @@ class DjangoGuardRequest(EnvironView):
 
     def has_body(self) -> bool:
         """Return True if there may be a body; under ASGI Django has read all of it already."""
-        return self._asgi is not None or "_body" in vars(self._request) or may_have_body(self.environ)
+        if self._asgi is not None or "_body" in vars(self._request) or not self._has_django_stream():
+            return True
+        return may_have_body(self.environ)
+
+    def _has_django_stream(self) -> bool:
+        """Return True if the stream is the one that Django has made from the server's, by the length of the body."""
+        stream = vars(self._request).get("_stream")
+        return stream is None or isinstance(stream, LimitedStream)
 
     def _lines_sent(self) -> Mapping[str, list[str]]:
         if self._sent is None:

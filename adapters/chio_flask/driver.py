@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from typing import Any
 
 from flask import Flask, Request, request, request_started
@@ -18,11 +19,12 @@ from werkzeug.wsgi import ClosingIterator
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.pipeline import run
 from chio_core.guards.chain import Chain
-from chio_core.names import ENVIRON_INPUT, LOGGER
+from chio_core.names import ENVIRON_CONTEXT, ENVIRON_INPUT, LOGGER
 from chio_core.refusals.problems import render
 from chio_core.refusals.response import Denial, misconfigured
 from chio_core.settings import ChioSettings
 from chio_core.threads.body import is_kept
+from chio_core.threads.context import RequestContext
 from chio_core.threads.wsgi_view import accept_in
 from chio_flask.chain_request import ChainRequest, status_line, tagged
 from chio_flask.context import FlaskAdapter, LiveRuntime, begin, context_in, refusal
@@ -32,6 +34,9 @@ log = logging.getLogger(LOGGER)
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+_WAITING: ContextVar[tuple[GovernedApp, RequestContext] | None] = ContextVar("chio_waiting", default=None)
+"""The evaluated request that Flask has not started yet. Inner middleware may make a new environment for it."""
 
 
 class ChioDenied(HTTPException):
@@ -88,7 +93,7 @@ class GovernedApp:
         context = begin(environ, runtime)
         adapter = FlaskAdapter(self._app, request, context)
         if not context.runtime.guards.is_empty:
-            return _closing(ChainRequest(adapter, self._inner, environ, start_response).run(), environ)
+            return _closing(ChainRequest(adapter, self._run, environ, start_response).run(), environ)
         denial = run(context.runtime.pipeline.govern(adapter))
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
@@ -98,14 +103,26 @@ class GovernedApp:
             body, headers = render(denial, accept=accept_in(environ))
             start(status_line(denial.status), list(headers))
             return _closing([body], environ)
-        return _closing(self._inner(environ, start), environ)
+        return _closing(self._run(environ, start), environ)
+
+    def _run(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        token = _WAITING.set((self, environ[ENVIRON_CONTEXT]))
+        try:
+            return self._inner(environ, start_response)
+        finally:
+            _WAITING.reset(token)
 
     def _started(self, sender: Flask, **_: Any) -> None:
         # Sent by Flask before anything else of the application runs for this request, and after the URL is matched.
-        context = context_in(request.environ)
-        if context is None:
-            return
         current: Request = request._get_current_object()  # type: ignore[attr-defined]
+        waiting = _WAITING.get()
+        _WAITING.set(None)
+        context = context_in(current.environ)
+        if context is None and waiting is not None and waiting[0] is self:
+            context = current.environ[ENVIRON_CONTEXT] = waiting[1]
+        if context is None:
+            # This request has not come through `wsgi_app`, or inner middleware has handed it to another thread.
+            context = begin(current.environ, self.live.get())
         adapter, pipeline = FlaskAdapter(sender, current, context), context.runtime.pipeline
         changed, denial = pipeline.changes(adapter), None
         if changed:
@@ -113,6 +130,7 @@ class GovernedApp:
                 "chio: WSGI middleware inside Chio changed the request's %s; it is evaluated again",
                 " and ".join(changed),
             )
+        if changed or context.governed.evaluated is None:
             denial = run(pipeline.govern(adapter))
         adapter.publish(context.decision)
         if denial is not None:

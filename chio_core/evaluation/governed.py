@@ -34,10 +34,15 @@ class Body(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class KnownBody:
-    """Length and hash of a body whose bytes are kept elsewhere; see `Body`."""
+    """Length and hash of a body whose bytes are kept elsewhere; see `Body`.
+
+    Attributes:
+        source: the object that the application reads the body from, to recognise another one.
+    """
 
     length: int = 0
     hash: str | None = None
+    source: Any = field(default=None, compare=False, repr=False)
 
 
 NO_BODY = KnownBody()

@@ -14,11 +14,12 @@ from typing import Any
 from chio_core.client.client import ChioClient, SyncChioClient
 from chio_core.evaluation.amounts import Facts
 from chio_core.evaluation.exchange import EvaluateCall
-from chio_core.evaluation.governed import GovernedRequest, RouteMatch
+from chio_core.evaluation.governed import GovernedRequest, KnownBody, RouteMatch
 from chio_core.evaluation.hooks import Hook, call_hook, call_hook_async
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.pipeline import Pipeline
 from chio_core.models.caller import CallerIdentity
+from chio_core.refusals.response import RequestRefused
 from chio_core.request import RequestView
 from chio_core.settings import ChioSettings
 from chio_core.telemetry import Telemetry
@@ -148,7 +149,7 @@ class SyncAdapter:
         return self.view
 
     def read_body(self) -> Any:
-        """Count and hash the body; see `chio_core.threads.wsgi_view.EnvironView.measure`."""
+        """Count and hash the body, and return a `KnownBody`; see `chio_core.threads.wsgi_view.EnvironView.measure`."""
         steps = self.view.measure()
         while True:
             try:
@@ -162,8 +163,17 @@ class SyncAdapter:
         return read_from_start(self.view.input())
 
     def body_hash(self) -> str | None:
-        """Return the hash of the body; the application reads the file that was hashed."""
-        return self.governed.body.hash if self.governed.body is not None else None
+        """Return the hash of the body that the application will read; inner code may have replaced it."""
+        known = self.governed.body
+        if not isinstance(known, KnownBody) or known.source is self.view.source:
+            return known.hash if known is not None else None
+        try:
+            found: KnownBody = SyncAdapter.read_body(self)
+        except RequestRefused:
+            return "unreadable"
+        if found.hash == known.hash:
+            self.governed.body = found
+        return found.hash
 
     def locate(self) -> RouteMatch:
         """Return the route that will run."""

@@ -13,13 +13,14 @@ import io
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, BinaryIO, Final
 from urllib.parse import parse_qsl, quote
 
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.body_limits import NO_LIMITS, BodyLimits
-from chio_core.evaluation.governed import NO_BODY, KnownBody
+from chio_core.evaluation.governed import KnownBody
 from chio_core.names import ENVIRON_INPUT, TRACEPARENT
 from chio_core.refusals.response import RequestRefused, bad_request, body_incomplete, body_too_large
 from chio_core.request import HeaderLines, single_headers
@@ -146,6 +147,11 @@ class EnvironView:
         """Return at most `max_bytes` from the body's start, and read no more than that from the client."""
         return read_from_start(self.input(eager=False), max_bytes) if max_bytes > 0 else b""
 
+    @property
+    def source(self) -> Any:
+        """What the application reads the body from. Inner code may replace it, or copy the environment and do so."""
+        return self.environ.get("wsgi.input")
+
     def input(self, *, eager: bool = True) -> BinaryIO:
         """Return the body as a file that can be read again; the application is given the same one.
 
@@ -156,7 +162,7 @@ class EnvironView:
             RequestRefused: its length is not clear, or it broke off; the application cannot read it then either.
         """
         file: BinaryIO | None = self.environ.get(ENVIRON_INPUT)
-        if file is None:
+        if file is None or file is not self.source:
             try:
                 file = open_input(self.environ, self._limits, eager=eager)
             except RequestRefused as exc:
@@ -175,18 +181,18 @@ class EnvironView:
         Raises:
             RequestRefused: see `chio_core.threads.body.measure`.
         """
-        if self._measured is not None:
+        if self._measured is not None and self._measured.source is self.source:
             return self._measured
         announced = self.environ.get("CONTENT_LENGTH") or ""
         if announced.isdecimal() and int(announced[:20]) > self._limits.max_bytes:
             raise RequestRefused(body_too_large(self._limits.max_bytes))
-        if ENVIRON_INPUT not in self.environ and not self.has_body():
-            return NO_BODY
+        if self.environ.get(ENVIRON_INPUT) is not self.source and not self.has_body():
+            return KnownBody(source=self.source)
         found = yield from measure(self.input(), self._limits.max_bytes)
         # Where the client did not say how long the body is, frameworks read nothing of it, or no form in it.
         if found.length and not announced:
             self.environ["CONTENT_LENGTH"] = str(found.length)
-        self._measured = found
+        self._measured = found = replace(found, source=self.source)
         return found
 
     def seal(self) -> None:

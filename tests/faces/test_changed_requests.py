@@ -73,7 +73,7 @@ def test_a_method_override_needs_what_the_overriding_method_needs(
         assert send(request("GET", "/anything")).status == status
 
 
-@pytest.mark.parametrize("face", [face for face in FACES if face.asks and face.name != "flask"], ids=str)
+@each_face
 @pytest.mark.parametrize("place", ["inner", "late"])
 def test_a_replaced_body_is_evaluated_again_as_the_handler_reads_it(face: Face, place: str) -> None:
     with face.governed(**{place: body}) as governed:

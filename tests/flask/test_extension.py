@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+from typing import Any
 
 import pytest
-from flask import Flask, Response, g, request_started
+from flask import Flask, Response, g, request, request_started
 from flask.sessions import SecureCookieSessionInterface
 
+from chio_core.canonical import sha256_hex
 from chio_core.client.client import SyncChioClient
 from chio_core.errors import ConfigurationError
 from chio_core.models.receipt import HttpReceipt
 from chio_core.settings import ChioSettings
 from chio_core.testing import KEY, ScriptedSidecar, behaviours
 from chio_flask import Chio
+from tests.faces.inner import around_wsgi
 from tests.faces.wsgi import call, environ
 from tests.flask.apps import governed, make
 
@@ -51,6 +55,60 @@ def test_paths_to_observe_may_be_in_the_configuration() -> None:
     with governed(behaviours.DENY, app):
         assert app.test_client().get("/hello").status_code == 200
         assert app.test_client().get("/stream").status_code == 403
+
+
+def test_a_copied_environment_is_evaluated_with_the_body_that_its_view_reads() -> None:
+    app, other = make(), b"another body"
+
+    def batch() -> bytes:
+        length = {"wsgi.input": io.BytesIO(other), "CONTENT_LENGTH": str(len(other))}
+        return call(app, {**request.environ, "PATH_INFO": "/anything", **length}).body
+
+    app.add_url_rule("/batch", "batch", batch, methods=["POST"])
+    with governed(app=app) as (_, sidecar):
+        response = app.test_client().post("/batch", data=b"sent by the client")
+    found = [(asked.path, asked.document["body_hash"]) for asked in sidecar.asked]
+    assert found == [("/batch", sha256_hex(b"sent by the client")), ("/anything", sha256_hex(other))]
+    assert json.loads(response.data)["read"] == sha256_hex(other)
+
+
+def test_an_unreadable_body_of_inner_middleware_is_refused() -> None:
+    def change(environ: dict[str, Any]) -> None:
+        environ["wsgi.input"], environ["CONTENT_LENGTH"] = io.BytesIO(b"short"), "1000"
+
+    app = make()
+    app.wsgi_app = around_wsgi(app.wsgi_app, change)  # type: ignore[method-assign]
+    with governed(app=app) as (_, sidecar):
+        assert app.test_client().post("/anything", data=b"sent by the client").status_code == 400
+    assert len(sidecar.asked) == 1
+
+
+@pytest.mark.parametrize(("changed", "status", "evaluated"), [({}, 200, 1), ({"REQUEST_METHOD": "DELETE"}, 403, 2)])
+def test_a_new_environment_of_inner_middleware_is_the_same_request(
+    changed: dict[str, str], status: int, evaluated: int
+) -> None:
+    app = make()
+    inner = app.wsgi_app
+
+    def renewing(environ: dict[str, Any], start_response: Any) -> Any:
+        own = ("chio", "werkzeug")
+        return inner(
+            {key: value for key, value in environ.items() if not key.startswith(own)} | changed, start_response
+        )
+
+    app.wsgi_app = renewing  # type: ignore[method-assign]
+    with governed(lambda asked: behaviours.DENY if asked.method == "DELETE" else behaviours.ALLOW, app) as (_, sidecar):
+        response = app.test_client().get("/anything")
+    assert (response.status_code, len(sidecar.asked)) == (status, evaluated)
+    assert response.headers["X-Chio-Receipt"] == response.json.get("receipt", response.json.get("receipt_id"))
+
+
+def test_a_request_that_does_not_come_through_wsgi_app_is_evaluated() -> None:
+    with governed(behaviours.DENY) as (app, sidecar), app.test_request_context("/anything", method="DELETE"):
+        assert app.full_dispatch_request().status_code == 403
+    with governed() as (app, sidecar), app.test_request_context("/anything", method="DELETE"):
+        assert app.full_dispatch_request().json["receipt"]
+    assert len(sidecar.asked) == 1
 
 
 def test_nothing_of_the_application_runs_for_a_refused_request() -> None:
