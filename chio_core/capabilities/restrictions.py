@@ -96,8 +96,9 @@ def void_because(grant: ToolGrant | ResourceGrant | PromptGrant) -> list[str]:
 
 def by_sidecar(grant: ToolGrant) -> list[str]:
     """Return the restrictions of a grant that only a sidecar can enforce, sorted."""
-    types = {constraint.type for constraint in grant.constraints}
-    return [name for name in BY_SIDECAR if name in types or getattr(grant, name, None) is not None]
+    stated = {name for name, value in vars(grant).items() if value is not None}
+    stated |= {constraint.type for constraint in grant.constraints}
+    return [name for name in BY_SIDECAR if name in stated]
 
 
 def not_enforced(grant: ToolGrant, enforced: Enforced) -> list[str]:
