@@ -15,7 +15,6 @@ import json
 import os
 import shlex
 import signal
-import sqlite3
 import sys
 import tempfile
 import time
@@ -30,6 +29,7 @@ from benchmarks.load import Load, Wrk
 from benchmarks.machine import RESULTS, ROOT, Cores, UnsuitableError
 from benchmarks.options import new_parser, numbers, positive, speaking_plainly
 from benchmarks.servers import Server, Servers
+from chio_sidecar.store.driver import sqlite3
 
 _ENDPOINT = "/chio/evaluate"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-import sqlite3
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from chio_core.errors import ConfigurationError
 from chio_core.settings import ChioSettings, nearest_name, unknown_names, unsafe_options
 from chio_sidecar.config import trusted_issuers_from
 from chio_sidecar.doctor import Check
-from chio_sidecar.store.schema import FIRST_SAFE_WAL
+from chio_sidecar.store.driver import FIRST_SAFE_WAL, sqlite3
 
 Source = Literal["keyword", "environment", ".env", "default"]
 

@@ -5,7 +5,6 @@ Revocations are not compared with receipts: a receipt does not say what was not 
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from chio_sidecar.policy.approvals import APPROVAL_ID, intent_hash, read_token
 from chio_sidecar.policy.rules import Refused
 from chio_sidecar.records.fsck_chain import ChainCheck, Finding, Marks, Row
 from chio_sidecar.records.reader import Header, connect_quietly, in_pages
-from chio_sidecar.store.driver import UNUSABLE, trouble
+from chio_sidecar.store.driver import UNUSABLE, sqlite3, trouble
 from chio_sidecar.store.hash_chain import MEMBERS
 from chio_sidecar.store.schema import APPLICATION_ID
 from chio_sidecar.store.tables import CHAINED, SCHEMA_VERSION, upgrade

@@ -6,7 +6,6 @@ are read in windows of row numbers, and nothing is locked between two windows.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -16,7 +15,7 @@ from typing import Any, Self
 
 from chio_core.canonical import parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
-from chio_sidecar.store.driver import UNUSABLE, trouble
+from chio_sidecar.store.driver import UNUSABLE, sqlite3, trouble
 
 WINDOW = 2_000
 """Rows that are read at once."""

@@ -19,7 +19,6 @@ import atexit
 import logging
 import os
 import queue
-import sqlite3
 import threading
 import time
 import weakref
@@ -29,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from chio_core.telemetry.metrics import Counter, Histogram
 from chio_sidecar.store import StoreBusy, StoreUnavailable
-from chio_sidecar.store.driver import trouble
+from chio_sidecar.store.driver import sqlite3, trouble
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric

@@ -1,4 +1,9 @@
-"""SQLite: what an exception of it says about the file, and what about the machine.
+"""SQLite: the library that is used, and what its exceptions say about the file, and what about the machine.
+
+Many Linux distributions have a SQLite whose write-ahead log is not safe. The wheel of `pysqlite3`, which the extra
+`sidecar` installs where there is one, has a SQLite of its own. One process must not open one file through two
+libraries: POSIX drops all locks of a process on a file when any of its descriptors is closed. So every module, and
+every test that shares a process with a store, takes `sqlite3` from here.
 
 A file that another process holds, or that cannot be read here and now, is a condition of the machine. Only damage is a
 statement about the content. Every caller that reports an exception of SQLite uses `trouble`, so that no locked store
@@ -7,9 +12,32 @@ is called damaged, and none of its rows missing.
 
 from __future__ import annotations
 
-import sqlite3
+import importlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+FIRST_SAFE_WAL = (3, 51, 3)
+"""Older versions can lose committed rows when two connections write and checkpoint a write-ahead log at once."""
+
+
+def _library() -> Any:
+    """Return Python's own `sqlite3` if its write-ahead log is safe, else that of `pysqlite3` if it is newer."""
+    own = importlib.import_module("sqlite3")
+    if own.sqlite_version_info >= FIRST_SAFE_WAL:
+        return own
+    try:
+        other = importlib.import_module("pysqlite3.dbapi2")
+    except ImportError:
+        return own
+    return max(own, other, key=lambda library: library.sqlite_version_info)
+
+
+if TYPE_CHECKING:
+    import sqlite3
+else:
+    sqlite3 = _library()
+
+__all__ = ["DAMAGED", "FIRST_SAFE_WAL", "LOCKED", "UNUSABLE", "Kind", "Trouble", "sqlite3", "trouble"]
 
 Kind = Literal["busy", "machine", "content"]
 """`busy`: another process holds the file; `machine`: it cannot be read or written here and now; `content`: the file is

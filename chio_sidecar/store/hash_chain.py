@@ -17,8 +17,9 @@ last of them is stored as the start, and the first new row continues from it.
 from __future__ import annotations
 
 import hashlib
-import sqlite3
 from collections.abc import Sequence
+
+from chio_sidecar.store.driver import sqlite3
 
 DOMAIN = b"chio.receipt-store.row.v1\x00"
 FIRST_DOMAIN = b"chio.receipt-store.first.v1\x00"

@@ -8,12 +8,11 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import sqlite3
 import stat
 from pathlib import Path
 
 from chio_core.errors import ConfigurationError
-from chio_sidecar.store.driver import DAMAGED, UNUSABLE, trouble
+from chio_sidecar.store.driver import DAMAGED, FIRST_SAFE_WAL, UNUSABLE, sqlite3, trouble
 from chio_sidecar.store.tables import SCHEMA_VERSION, objects, upgrade
 
 log = logging.getLogger(__name__)
@@ -21,8 +20,8 @@ log = logging.getLogger(__name__)
 APPLICATION_ID = 0x4368696F
 """`PRAGMA application_id` of a receipt store: "Chio" in ASCII."""
 
-FIRST_SAFE_WAL = (3, 51, 3)
-"""Older versions can lose committed rows when two connections write and checkpoint a write-ahead log at once."""
+JOURNAL_BYTES = 16 * 1024 * 1024
+"""Size to which the journal shrinks again after a commit or a checkpoint."""
 
 _SMALLEST = 512  # bytes; the smallest page, and so the smallest database
 
@@ -87,11 +86,12 @@ def connect(path: Path, *, journal: str, busy_seconds: float) -> sqlite3.Connect
 
 
 def disconnect(connection: sqlite3.Connection) -> None:
-    """Close a writing connection, and remove the emptied rollback journal."""
+    """Close a writing connection, and leave one file that every version of SQLite reads without making others.
+
+    The rollback journal, or the write-ahead log, goes with the last connection that closes.
+    """
     try:
-        (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
-        if mode == "persist":
-            connection.execute("PRAGMA journal_mode=delete")
+        connection.execute("PRAGMA journal_mode=delete")
     except sqlite3.Error as exc:
         log.debug("receipt store: the journal stays: %s", exc)  # another writer will remove it
     finally:
@@ -122,6 +122,8 @@ def _configure(connection: sqlite3.Connection, journal: str) -> None:
     if mode != journal:
         raise sqlite3.OperationalError(f"database is locked in journal mode {mode}")
     connection.execute("PRAGMA synchronous=FULL")
+    # Else a log that once grew, while a reader held it, keeps its size.
+    connection.execute(f"PRAGMA journal_size_limit={JOURNAL_BYTES}")
 
 
 def _create(path: Path) -> None:

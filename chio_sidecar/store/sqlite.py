@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sqlite3
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -26,7 +25,7 @@ from chio_sidecar.store import (
     TooManyWaiting,
 )
 from chio_sidecar.store.committer import CommitActivity, GroupCommitter
-from chio_sidecar.store.driver import trouble
+from chio_sidecar.store.driver import sqlite3, trouble
 from chio_sidecar.store.schema import connect, connect_reader, disconnect, journal_for, prepare
 from chio_sidecar.store.writes import SELECT_ONE, SELECT_OPEN, Append, Probe, Revoke, Write, apply, approval_from_row
 
@@ -174,19 +173,32 @@ def _forget(committer: PerProcess[GroupCommitter[Write]]) -> None:
         found.forget()
 
 
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 class _SqliteWriter:
     def __init__(self, path: Path, journal: str, max_pages: int | None) -> None:
         self._path = path
         self._journal = journal
         self._max_pages = max_pages
+        self._file: tuple[int, int] | None = None
 
     def open(self) -> sqlite3.Connection:
+        self._file = _identity(self._path)
         connection = connect(self._path, journal=self._journal, busy_seconds=0.0)
         if self._max_pages is not None:
             connection.execute(f"PRAGMA max_page_count={self._max_pages:d}")
         return connection
 
     def apply(self, connection: sqlite3.Connection, works: Sequence[Write]) -> Sequence[Any]:
+        # With a write-ahead log SQLite itself would go on writing to a file that was moved or replaced.
+        if _identity(self._path) != self._file:
+            raise sqlite3.OperationalError("the file was moved or replaced")
         return apply(connection, works)
 
     def release(self, connection: sqlite3.Connection) -> None:

@@ -7,8 +7,7 @@ pending, resolved, consumed.
 
 from __future__ import annotations
 
-import sqlite3
-
+from chio_sidecar.store.driver import sqlite3
 from chio_sidecar.store.hash_chain import start_chain
 
 SCHEMA_VERSION = 3

@@ -10,7 +10,6 @@ however long the account is.
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -38,6 +37,7 @@ from chio_sidecar.store import (
     StoreUnavailable,
     TooManyWaiting,
 )
+from chio_sidecar.store.driver import sqlite3
 from chio_sidecar.store.hash_chain import MEMBERS, ChainEnd, link
 
 

@@ -6,7 +6,6 @@ import asyncio
 import hmac
 import logging
 import re
-import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from chio_core.names import LOGGER
 from chio_core.signing import normalize_public_key
 from chio_sidecar.config import MAX_TTL
 from chio_sidecar.records.reader import ReceiptFilter, ReceiptReader
+from chio_sidecar.store.driver import sqlite3
 from chio_sidecar.trust.authorities import Authority, AuthorityStatus, open_authority
 from chio_sidecar.trust.messages import (
     IssueRequest,

@@ -7,7 +7,6 @@ they expire.
 from __future__ import annotations
 
 import os
-import sqlite3
 import threading
 import time
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Protocol
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.signing import SigningKey, normalize_public_key
 from chio_sidecar.keys import load_or_create_key, sync_folder
+from chio_sidecar.store.driver import sqlite3
 from chio_sidecar.trust.stores import BACKEND, Database
 
 

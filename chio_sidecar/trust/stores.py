@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sqlite3
 import stat
 import threading
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from chio_core.errors import ConfigurationError
+from chio_sidecar.store.driver import sqlite3
 
 log = logging.getLogger(__name__)
 

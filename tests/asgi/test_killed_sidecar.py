@@ -10,7 +10,6 @@ import asyncio
 import json
 import os
 import re
-import sqlite3
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from fastapi import FastAPI, Request
 
 from chio_core.receipts import verify_receipt
 from chio_fastapi import ChioReceipt, add_chio
+from chio_sidecar.store.driver import sqlite3
 from tests.support import raw_http, run, serve, settings
 
 CLIENTS = 8

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import socket
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from chio_core.client.client import ChioClient, SyncChioClient
 from chio_core.loop_thread import LoopThread
 from chio_core.settings import ChioSettings
 from chio_core.testing import ScriptedSidecar
+from chio_sidecar.store.driver import sqlite3
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from tests.carrier.stubs import Scripted, echo, in_thread, until
 from tests.core.views import View, question

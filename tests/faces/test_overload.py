@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from chio_core.client.client import ChioClient
 from chio_core.testing import ScriptedSidecar
 from chio_core.testing.behaviours import HANG, Behaviour
 from chio_core.testing.exchange import EvaluateRequest
+from chio_sidecar.store.driver import sqlite3
 from tests.carrier.stubs import until
 from tests.faces.faces import FACES, ASGIFace, Face, Observation, pointing_at
 from tests.faces.wire import asgi_call, messages_of, request, scope_of

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -25,6 +24,7 @@ from chio_asgi import ChioASGIMiddleware
 from chio_core import Chain, ConfigurationError, GuardRequest
 from chio_fastapi import add_chio
 from chio_flask import Chio
+from chio_sidecar.store.driver import sqlite3
 from tests.django.project import CHIO
 from tests.faces.faces import FACES, Face, FlaskFace
 from tests.faces.wire import request

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
@@ -22,6 +21,7 @@ from chio_fastapi import RequireCapability, add_chio
 from chio_sidecar.app import SidecarApp, create_app
 from chio_sidecar.cli import main
 from chio_sidecar.config import SidecarConfig
+from chio_sidecar.store.driver import sqlite3
 from tests.support import Reply, call, run, settings
 from tests.tokens import token
 

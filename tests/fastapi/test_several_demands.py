@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from fastapi import Depends, FastAPI
 
 from chio_core.evaluation.exchange import FURTHER_TO
 from chio_fastapi import Budget, RequireApproval, RequireCapability, add_chio, from_body
+from chio_sidecar.store.driver import sqlite3
 from tests.fastapi.apps import AUTHORITY, with_and_without, with_token
 from tests.fastapi.demanding import JSON, Served, problem
 from tests.fastapi.test_policy_embedded import approval, documented, opened

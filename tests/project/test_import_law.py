@@ -49,6 +49,9 @@ EXTRA_OF = {
 
 TAKEN_WHEN_THERE = {("chio_sidecar/cli/serving.py", "uvloop")}
 
+SQLITE = "chio_sidecar/store/driver.py"
+"""The one module that chooses a SQLite library: two of them in one process must not open the same file."""
+
 LOADED_BY = {("adapters/chio_pytest/__init__.py", "pytest")}
 """A plugin and what loads it: that is there, or the plugin is not loaded."""
 
@@ -184,6 +187,12 @@ def test_what_is_no_package_imports_only_libraries_that_are_declared_somewhere(f
         and not declared & {_normal(name) for name in _owners(found.name)}
     ]
     assert not broken, "declare the library in the group `dev` of pyproject.toml"
+
+
+def test_only_one_module_chooses_the_sqlite_library() -> None:
+    folders = [*FOUND.values(), ROOT / "tests", ROOT / "benchmarks"]
+    found = [str(one) for folder in folders for one in imports(folder) if one.name in ("sqlite3", "pysqlite3")]
+    assert [one for one in found if not one.startswith(SQLITE)] == [], f"import sqlite3 from {SQLITE}"
 
 
 def test_the_folder_of_the_adapters_is_no_package() -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 from chio_sidecar.records.fsck import Finding, Inspection, Summary
+from chio_sidecar.store.driver import sqlite3
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from tests.sidecar.approval_tools import approved, pay, pending_id, request_payment
 from tests.sidecar.sidecar_tools import KERNEL, SERVER, TOOL, capability, decision, grant, sidecar

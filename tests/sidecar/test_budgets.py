@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sqlite3
 import subprocess
 import sys
 from itertools import groupby
@@ -19,6 +18,7 @@ from chio_core.models.receipt import GuardEvidence
 from chio_sidecar.app import SidecarApp
 from chio_sidecar.explain import explain, read_refusal
 from chio_sidecar.store import Obligation
+from chio_sidecar.store.driver import sqlite3
 from chio_sidecar.store.schema import connect, prepare
 from chio_sidecar.store.writes import Append, apply
 from tests.sidecar.approval_tools import approved

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import tracemalloc
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
@@ -18,6 +17,7 @@ from chio_fastapi import RequireCapability, add_chio
 from chio_sidecar.cli.options import moment
 from chio_sidecar.cli.receipt_store import WOULD_REFUSE
 from chio_sidecar.records.observed import NEWEST, Tally, is_observed, why_refused
+from chio_sidecar.store.driver import sqlite3
 from tests.sidecar.control_tools import CommandLine, write_store
 
 ALLOW = {"verdict": "allow"}

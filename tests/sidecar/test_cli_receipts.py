@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 from chio_sidecar.records.reader import ReceiptFilter, ReceiptReader
+from chio_sidecar.store.driver import sqlite3
 from tests.sidecar.control_tools import (
     DEADLINE,
     GRANT,

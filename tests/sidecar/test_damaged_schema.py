@@ -21,9 +21,7 @@ MESSAGE = "its schema is damaged"
 @pytest.fixture
 def damaged(tmp_path: Path) -> Path:
     path = fill(tmp_path / "s.sqlite3", [receipt(1)])
-    content = path.read_bytes()
-    at = content.index(b"CREATE TABLE http_receipts")
-    path.write_bytes(content[:at] + b"CREATE \xfcABLE" + content[at + len(b"CREATE TABLE") :])
+    path.write_bytes(path.read_bytes().replace(b"CREATE TABLE http_receipts", b"CREATE \xfcABLE http_receipts"))
     return path
 
 

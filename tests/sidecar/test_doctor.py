@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import os
-import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from email.utils import formatdate
@@ -25,6 +24,7 @@ from chio_sidecar.doctor.environment import Sources, check_distributions, check_
 from chio_sidecar.doctor.sidecar import check_sidecar
 from chio_sidecar.doctor.store import Patience, check_store, last_kernel_key
 from chio_sidecar.keys import load_or_create_key
+from chio_sidecar.store.driver import sqlite3
 from tests.sidecar.control_tools import evaluate, sidecars
 from tests.sidecar.fsck_tools import alter
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from chio_core.client.client import ChioClient, SyncChioClient
 from chio_core.client.in_process import busy_seconds_for
 from chio_core.settings import ChioSettings
+from chio_sidecar.store.driver import sqlite3
 from tests.core.views import View, question
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from chio_core.receipts import verify_receipt
 from chio_sidecar.app import SidecarApp, create_app
 from chio_sidecar.config import SidecarConfig
 from chio_sidecar.store import NewReceipt, StoreBusy, StoreUnavailable
+from chio_sidecar.store.driver import sqlite3
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from tests.sidecar.sidecar_tools import KERNEL, Response, capability, decision, evaluate, evaluate_body, send, sidecar
 from tests.support import run

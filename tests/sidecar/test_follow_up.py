@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from chio_core.models.demands import ApprovalDemand, BudgetDemand
 from chio_sidecar.app import SidecarApp
 from chio_sidecar.explain import explain, read_refusal
 from chio_sidecar.policy.obligations import WITHIN
+from chio_sidecar.store.driver import sqlite3
 from tests.sidecar.sidecar_tools import NOW, STRANGER, Clock, capability, decision, evaluate, sidecar
 
 SPEC = {

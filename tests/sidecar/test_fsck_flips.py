@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from chio_core.errors import ConfigurationError
+from chio_sidecar.store.driver import sqlite3
 from tests.sidecar.fsck_tools import fill, inspect, select
 
 UNCHECKED = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from chio_core.errors import ConfigurationError
 from chio_sidecar.doctor.store import check_store
 from chio_sidecar.records.fsck import Inspection
 from chio_sidecar.records.reader import ReceiptFilter, ReceiptReader
-from chio_sidecar.store.driver import trouble
+from chio_sidecar.store.driver import sqlite3, trouble
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from tests.sidecar.control_tools import write_store
 from tests.sidecar.fsck_tools import tamper
@@ -87,10 +86,10 @@ def test_the_doctor_does_not_conclude_from_a_locked_store_that_there_never_was_a
 @pytest.mark.parametrize(
     ("code", "kind"),
     [
-        (sqlite3.SQLITE_BUSY_SNAPSHOT, "busy"),
-        (sqlite3.SQLITE_IOERR_READ, "machine"),
+        (sqlite3.SQLITE_BUSY | 2 << 8, "busy"),  # SQLITE_BUSY_SNAPSHOT, an extended code
+        (sqlite3.SQLITE_IOERR | 1 << 8, "machine"),  # SQLITE_IOERR_READ
         (sqlite3.SQLITE_FULL, "machine"),
-        (sqlite3.SQLITE_CORRUPT_INDEX, "content"),
+        (sqlite3.SQLITE_CORRUPT | 3 << 8, "content"),  # SQLITE_CORRUPT_INDEX
         (sqlite3.SQLITE_NOTADB, "content"),
     ],
 )

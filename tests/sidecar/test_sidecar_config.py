@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import stat
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from chio_core.canonical import sha256_hex
 from chio_core.errors import ConfigurationError
 from chio_sidecar.config import SidecarConfig, control_token_from, trusted_issuers_from
 from chio_sidecar.embedded import open_embedded
+from chio_sidecar.store.driver import sqlite3
 from tests.sidecar.sidecar_tools import AUTHORITY, KERNEL, NOW, STRANGER, capability, decision
 
 A, B = AUTHORITY.public_hex, STRANGER.public_hex

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import sqlite3
 from pathlib import Path
 
 import pytest
 
 from chio_core.errors import ConfigurationError
 from chio_sidecar.store import Stored, StoreUnavailable
+from chio_sidecar.store.driver import sqlite3
 from chio_sidecar.store.hash_chain import FIRST, MEMBERS, link
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from tests.sidecar.fsck_tools import alter, older, select

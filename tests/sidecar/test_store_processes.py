@@ -108,9 +108,9 @@ def syncs_before_answers(trace: str, path: Path) -> list[str]:
         if name == "write" and call["fd"] == "1":
             found.append("synced" if written and not dirty else f"written: {written}, not synced: {dirty}")
             written = False
-        elif name == "pwrite64" and file.startswith(str(path)):
+        elif name == "pwrite64" and file.startswith(str(path)) and not file.endswith("-shm"):  # SQLite makes that anew
             dirty.add(file)
-            written = written or file == str(path)
+            written = written or file in (str(path), f"{path}-wal")
         elif line.endswith("= 0"):
             dirty.discard(file)
     return found

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
-import sqlite3
+import importlib
 import stat
+import threading
 from collections.abc import Awaitable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,9 @@ import pytest
 
 from chio_core.errors import ConfigurationError
 from chio_sidecar.store import AppendOutcome, Stored, StoreUnavailable
+from chio_sidecar.store.driver import FIRST_SAFE_WAL, sqlite3
 from chio_sidecar.store.hash_chain import MEMBERS
-from chio_sidecar.store.schema import FIRST_SAFE_WAL, journal_for
+from chio_sidecar.store.schema import JOURNAL_BYTES, journal_for
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from tests.sidecar.store_conformance import Kit, StoreConformance, charge, entry, wait
 from tests.support import run
@@ -68,6 +72,33 @@ class TestWithAWriteAheadLog(StoreConformance):
 def test_the_write_ahead_log_is_used_only_where_it_is_safe(version: tuple[int, ...], journal: str) -> None:
     assert journal_for(version) == journal
     assert FIRST_SAFE_WAL == (3, 51, 3)
+
+
+def test_the_library_whose_write_ahead_log_is_safe_is_used_if_one_is_installed() -> None:
+    installed = [importlib.import_module("sqlite3")]
+    with contextlib.suppress(ImportError):
+        installed.append(importlib.import_module("pysqlite3.dbapi2"))
+    best = max(library.sqlite_version_info for library in installed)
+    assert (journal_for(sqlite3.sqlite_version_info) == "wal") == (best >= FIRST_SAFE_WAL)
+    assert sqlite3.sqlite_version_info in [library.sqlite_version_info for library in installed]
+
+
+async def test_a_log_that_a_reader_let_grow_shrinks_again(tmp_path: Path) -> None:
+    path = tmp_path / "r"
+    store = SqliteReceiptStore(path, version=NEW)
+    await store.append(entry(0))
+    with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM http_receipts").fetchone()
+        for number in range(1, 25):
+            await store.append(entry(number, content="x" * 2**20))
+        log = path.with_name("r-wal")
+        assert log.stat().st_size > 1.3 * JOURNAL_BYTES
+        reader.execute("ROLLBACK")
+    for number in range(25, 28):  # a checkpoint, and the commit that starts the log again
+        await store.append(entry(number, content="x" * 2**20))
+    assert log.stat().st_size <= JOURNAL_BYTES
+    await store.close()
 
 
 @pytest.mark.parametrize(("version", "word"), [(OLD, "rollback journal"), (NEW, "write-ahead log")])
@@ -336,9 +367,10 @@ async def test_a_full_batch_fails_as_a_whole_and_nothing_of_it_is_stored(tmp_pat
     await store.close()
 
 
-async def test_a_file_that_is_moved_away_is_noticed_and_not_replaced(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [OLD, NEW])
+async def test_a_file_that_is_moved_away_is_noticed_and_not_replaced(version: tuple[int, ...], tmp_path: Path) -> None:
     path = tmp_path / "r"
-    store = SqliteReceiptStore(path)
+    store = SqliteReceiptStore(path, version=version)
     await store.append(entry(1))
     path.rename(tmp_path / "elsewhere")
     for number in range(2):
@@ -360,7 +392,7 @@ def hold(path: Path) -> sqlite3.Connection:
 
 async def test_a_store_that_another_holds_for_long_refuses_and_works_again(tmp_path: Path) -> None:
     path = tmp_path / "r"
-    store = SqliteReceiptStore(path, busy_seconds=0.2)
+    store = SqliteReceiptStore(path, busy_seconds=0.2, version=OLD)  # with a write-ahead log reading would go on
     await store.append(entry(0))
     other = hold(path)
     outcomes = await asyncio.gather(*(store.append(entry(n)) for n in range(1, 50)), return_exceptions=True)
@@ -424,6 +456,8 @@ def test_a_store_that_was_not_closed_still_writes_what_waits(tmp_path: Path) -> 
 
     asyncio.run(fill_and_forget())  # its tasks are left behind
     gc.collect()
+    for writer in [thread for thread in threading.enumerate() if thread.name == "chio-receipt-writer"]:
+        writer.join(timeout=30)
 
     async def count() -> int:
         store = SqliteReceiptStore(path)

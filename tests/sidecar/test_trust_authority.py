@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 from chio_core.errors import ConfigurationError
 from chio_core.signing import SigningKey
+from chio_sidecar.store.driver import sqlite3
 from chio_sidecar.trust.authorities import Authority, SeedFileAuthority, SqliteAuthority
 from chio_sidecar.trust.stores import RevocationStore
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from starlette.types import ASGIApp
 from chio_core.canonical import compact_json, sha256_hex
 from chio_sidecar.records.listing import ReceiptWindow
 from chio_sidecar.records.reader import ReceiptFilter
+from chio_sidecar.store.driver import sqlite3
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from chio_sidecar.viewer import VIEWER_PATH, create_viewer_app
 from chio_sidecar.viewer.app import INDEX, page_files
