@@ -1,11 +1,12 @@
-"""LoopThread: one event loop in one thread, for asynchronous parts of synchronous frameworks."""
+"""Event loops: LoopThread runs one in a thread, `at_loop_end` closes what was opened in one that ends."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,28 @@ from chio_core.processes import PerProcess
 
 Closing = Callable[[], Coroutine[Any, Any, None]]
 """Returns what is awaited in the loop before it ends."""
+
+
+async def at_loop_end(closing: Closing) -> AsyncGenerator[None]:
+    """Let the running loop await `closing` when it ends, also where the application has no lifespan.
+
+    A loop that ends closes its asynchronous generators (`loop.shutdown_asyncgens`): `asyncio.run`, its `Runner`, uvloop
+    and `async_to_sync` see to that.
+
+    Returns:
+        A generator to keep. `await generator.aclose()` awaits `closing` now.
+    """
+
+    async def waiting() -> AsyncGenerator[None]:
+        try:
+            yield
+        finally:
+            await closing()
+
+    generator = waiting()
+    with suppress(ResourceWarning):  # where warnings are errors, and the loop has ended already
+        await anext(generator)
+    return generator
 
 
 class _Running:

@@ -48,6 +48,11 @@ def held() -> SidecarError:
     return Overloaded("this process was too busy to call the Chio sidecar in time")
 
 
+def closed() -> SidecarError:
+    """The client is closed; that states nothing about the sidecar either."""
+    return Overloaded("the Chio client was closed")
+
+
 class AsyncCarrier(Protocol):
     """Carries one POST at a time for one event loop."""
 

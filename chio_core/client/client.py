@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from chio_core.client.carrier import AsyncCarrier, BlockingCarrier, Pairs
@@ -70,6 +71,7 @@ class ChioClient:
         self._carriers: PerProcess[Carriers] = PerProcess(dict)
         self._lock = threading.Lock()
         self._embedded: EmbeddedSidecar | None = None
+        weakref.finalize(self, _abandon, self._carriers).atexit = False
 
     @property
     def metrics(self) -> Metrics:
@@ -194,6 +196,15 @@ class ChioClient:
                 del carriers[known]
             carriers[loop] = carrier
         return carrier
+
+
+def _abandon(carriers: PerProcess[Carriers]) -> None:
+    """Close the connections of a client that was garbage-collected, each in its loop."""
+    for loop, carrier in (carriers.take() or {}).items():
+        # A transport that was given to the client belongs to its owner.
+        if hasattr(carrier, "abandon"):
+            with suppress(RuntimeError):  # the loop is closed, and its sockets with it
+                loop.call_soon_threadsafe(carrier.abandon)
 
 
 class SyncChioClient:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
+from collections.abc import AsyncGenerator
 from functools import partial
 
 from chio_core.client.carrier import (
@@ -18,6 +19,7 @@ from chio_core.client.carrier import (
     Deadline,
     Late,
     Pairs,
+    closed,
     expire,
     held,
     no_connection,
@@ -27,6 +29,7 @@ from chio_core.client.connection import Connection, request_head
 from chio_core.endpoint import Endpoint
 from chio_core.errors import SidecarError, SidecarUnreachable
 from chio_core.evaluation.exchange import RawResponse
+from chio_core.loop_thread import at_loop_end
 
 MAX_IDLE_SECONDS = 30.0
 
@@ -58,6 +61,7 @@ class ConnectionPool:
         self._openers: set[asyncio.Task[None]] = set()
         self._line: deque[asyncio.Future[Connection]] = deque()
         self._tls: ssl.SSLContext | None = None
+        self._ending: AsyncGenerator[None] | None = None
         self._closing = False
         self._count = 0  # connections that were ever open
 
@@ -85,6 +89,16 @@ class ConnectionPool:
     async def aclose(self) -> None:
         """Close everything; running exchanges end with an error."""
         self._closing = True
+        if self._ending is not None:
+            await self._ending.aclose()
+        await self._close_all()
+
+    def abandon(self) -> None:
+        """Close the connections in the pool's loop, without waiting."""
+        for connection in list(self._open):
+            connection.abort()
+
+    async def _close_all(self) -> None:
         openers = list(self._openers)
         for opener in openers:
             opener.cancel()
@@ -92,7 +106,7 @@ class ConnectionPool:
             connection.abort()
         await asyncio.gather(*openers, return_exceptions=True)
         while self._line:
-            self._fail_next(SidecarUnreachable("the Chio client was closed"))
+            self._fail_next(closed())
         await asyncio.sleep(0)  # lets the transports report that they are closed
 
     async def _send(
@@ -118,7 +132,7 @@ class ConnectionPool:
                 return connection
             connection.abort()
         if self._closing:
-            raise SidecarUnreachable("the Chio client was closed")
+            raise closed()
         return None
 
     async def _stand_in_line(
@@ -169,6 +183,8 @@ class ConnectionPool:
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
         end = self._endpoint
+        if self._ending is None:
+            self._ending = await at_loop_end(self._close_all)
         async with asyncio.timeout(None) as limit:
             deadline = Deadline(loop, loop.time() + self._connect_timeout, lambda: limit.reschedule(loop.time()))
             try:
@@ -201,7 +217,7 @@ class ConnectionPool:
         connection.idle_since = asyncio.get_running_loop().time()
         self._idle.append(connection)
 
-    def _fail_next(self, error: SidecarUnreachable) -> None:
+    def _fail_next(self, error: SidecarError) -> None:
         while self._line:
             waiter = self._line.popleft()
             if not waiter.done():

@@ -18,7 +18,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from ipaddress import IPv6Address
 from typing import Any
 
@@ -37,6 +37,7 @@ from chio_core.errors import ConfigurationError
 from chio_core.guards.addresses import ClientAddress
 from chio_core.guards.chain import DECISION, Finding
 from chio_core.guards.response_hooks import header_change, response_hooks
+from chio_core.loop_thread import at_loop_end
 from chio_core.names import LOGGER, STATE_CALLER, STATE_DECISION
 from chio_core.refusals.response import Denial
 from chio_core.request import GuardRequest
@@ -192,6 +193,7 @@ class RateLimit:
         self._key = key if callable(key) else keys[key]
         self._strategy = _STRATEGIES[strategy]
         self._limiters: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, RateLimiter] = weakref.WeakKeyDictionary()
+        self._endings: weakref.WeakKeyDictionary[Any, AsyncGenerator[None]] = weakref.WeakKeyDictionary()
         policy = f'"default";q={self._item.amount};w={self._item.get_expiry()}'
         self._policy = header_change("RateLimit-Policy", policy)
         self._memory: RateLimiter | None = None
@@ -215,6 +217,7 @@ class RateLimit:
             limiter = self._limiters.get(loop)
             if limiter is None:
                 limiter = self._limiters[loop] = self._open()
+                self._endings[loop] = await at_loop_end(self._close_connections)
         name = self._key(request) or "-"
         try:
             # One limit around all steps: each of them may connect, send, and repeat that.
@@ -246,6 +249,11 @@ class RateLimit:
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
+        ending = self._endings.pop(asyncio.get_running_loop(), None)
+        if ending is not None:
+            await ending.aclose()
+
+    async def _close_connections(self) -> None:
         limiter = self._limiters.pop(asyncio.get_running_loop(), None)
         # The library cannot close its storage; the connections belong to the Redis client inside of it.
         client = getattr(getattr(getattr(limiter, "storage", None), "bridge", None), "storage", None)

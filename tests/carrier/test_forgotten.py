@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import subprocess
+import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import thread as executors
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
+from asgiref.sync import async_to_sync
 from flask import Flask
 
-from chio_core.client.client import SyncChioClient
+from chio_core.client.client import ChioClient, SyncChioClient
 from chio_core.settings import ChioSettings
 from chio_core.testing import ScriptedSidecar
 from chio_core.threads.context import Runtime
 from chio_core.threads.guards import ChainRunner
 from chio_sidecar.store.sqlite import SqliteReceiptStore
+from tests.carrier.stubs import Scripted, echo, in_thread, open_files, until
+from tests.support import run
 
 LONG = 30
 """Seconds after which something hangs."""
@@ -99,3 +105,80 @@ def test_a_pool_that_is_forgotten_closes_its_idle_connections() -> None:
         del client
         gc.collect()
     assert [str(one.message) for one in seen] == []
+
+
+async def awaiting(work: Awaitable[Any]) -> Any:
+    return await work
+
+
+async def call(client: ChioClient) -> None:
+    assert (await client.post("/a", b"once")).body == b"once"
+
+
+@pytest.mark.parametrize(
+    "run_in_a_loop",
+    [asyncio.run, uvloop.run, lambda work: async_to_sync(awaiting)(work)],
+    ids=["asyncio", "uvloop", "async_to_sync"],
+)
+def test_a_loop_that_ends_without_a_lifespan_closes_its_connections(run_in_a_loop: Callable[..., Any]) -> None:
+    """The client can be used in the next loop."""
+    with in_thread(Scripted(echo)) as server, warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always", ResourceWarning)
+        client = ChioClient(ChioSettings(sidecar_url=f"http://127.0.0.1:{server.port}"))
+        run_in_a_loop(call(client))  # libuv keeps descriptors from its first loop on
+        before = open_files()
+        for _ in range(3):
+            run_in_a_loop(call(client))
+            gc.collect()
+        assert open_files() <= before
+    assert [str(one.message) for one in seen] == []
+
+
+def test_a_loop_that_shuts_its_generators_down_and_goes_on_can_go_on_calling() -> None:
+    async def main() -> None:
+        client = ChioClient(ChioSettings(sidecar_url=f"http://127.0.0.1:{server.port}"))
+        for _ in range(3):
+            await call(client)
+            await asyncio.get_running_loop().shutdown_asyncgens()
+        await client.aclose()
+
+    with in_thread(Scripted(echo)) as server:
+        run(main())
+
+
+async def test_a_client_that_is_forgotten_closes_the_connections_of_its_loop() -> None:
+    async with Scripted(echo).listen() as server:
+        client = ChioClient(ChioSettings(sidecar_url=f"http://127.0.0.1:{server.port}"))
+        await call(client)
+        assert len(server.writers) == 1
+        del client
+        gc.collect()
+        await until(lambda: not server.writers)
+
+
+SCRIPT = """
+import asyncio, sys
+from chio_core.client.client import ChioClient, SyncChioClient
+from chio_core.settings import ChioSettings
+
+settings = ChioSettings(sidecar_url=sys.argv[1])
+client = SyncChioClient(settings)
+assert client.post("/a", b"once").body == b"once"
+again = ChioClient(settings)
+
+async def main():
+    assert (await again.post("/a", b"once")).body == b"once"
+
+asyncio.run(main())
+"""
+
+
+def test_a_script_that_closes_nothing_ends_without_a_warning() -> None:
+    with in_thread(Scripted(echo)) as server:
+        done = subprocess.run(
+            [sys.executable, "-X", "dev", "-W", "error", "-c", SCRIPT, f"http://127.0.0.1:{server.port}"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert (done.returncode, done.stderr) == (0, "")

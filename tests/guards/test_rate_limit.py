@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import http.client
 import json
 import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -315,6 +317,17 @@ def test_each_event_loop_has_separate_connections(redis: Redis) -> None:
         return status
 
     assert [run(once()) for _ in range(4)] == [200, 200, 200, 429]
+
+
+@needs_redis
+def test_a_loop_that_ends_closes_its_connections(redis: Redis) -> None:
+    """An open connection that is collected is a `ResourceWarning`."""
+    door = Door(RateLimit("9/minute", storage=redis.url, namespace="ending"))
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always", ResourceWarning)
+        assert [run(door.call()).status for _ in range(2)] == [200, 200]
+        gc.collect()
+    assert [str(one.message) for one in seen] == []
 
 
 def outage(guard: RateLimit, between: Any, *, again: Any = None) -> list[Any]:
