@@ -16,7 +16,7 @@ from chio_asgi.decide import ASGIRequest, Decide
 from chio_asgi.driver import Application
 from chio_asgi.listing import count_governed, mount_templates, observed_routes
 from chio_asgi.routing import RouteResolver, own_root_path
-from chio_asgi.send import HeaderSend, accept_of, has_own_500, refuse_websocket, send_answer, send_plain_error
+from chio_asgi.send import HeaderSend, has_own_500, send_answer, send_plain_error
 from chio_asgi.types import ASGIApp, Message, Receive, Scope, Send
 from chio_asgi.view import ASGIGuardRequest
 from chio_core.client.client import ChioClient
@@ -124,9 +124,9 @@ class ChioASGIMiddleware:
         tagged = HeaderSend(send, self._header, scope, request.governed)
         try:
             if self._wrapped:
-                await self._run_wrapped(view, request, tagged.send, replay)
+                await self._run_wrapped(view, request, receive, tagged.send, replay)
             elif (response := await self._run_plain(view, request)) is not None:
-                await self._respond(response, view, tagged.send)
+                await self._respond(response, view, receive, tagged.send)
             else:
                 await self.app(view.scope, replay(), tagged.send)
         except Exception:
@@ -154,7 +154,7 @@ class ChioASGIMiddleware:
             return failed(self._members[0], evidence)
 
     async def _run_wrapped(
-        self, view: ASGIGuardRequest, request: ASGIRequest, send: Send, replay: Callable[[], Receive]
+        self, view: ASGIGuardRequest, request: ASGIRequest, receive: Receive, send: Send, replay: Callable[[], Receive]
     ) -> None:
         """Run a chain with `next`-style guards around the application."""
         application = Application(self.app, view.scope, replay, send)
@@ -172,17 +172,14 @@ class ChioASGIMiddleware:
         finally:
             # Also if a guard has failed after the head: the application still waits to be released.
             await application.cancel()
-        await self._respond(response, view, send, refused=not application.started)
+        await self._respond(response, view, receive, send, refused=not application.started)
 
     async def _respond(
-        self, response: AnyResponse, view: ASGIGuardRequest, send: Send, *, refused: bool = True
+        self, response: AnyResponse, view: ASGIGuardRequest, receive: Receive, send: Send, *, refused: bool = True
     ) -> None:
         if refused:
             await self._decide.refuse(view, response)
-        if view.scope["type"] == "websocket":
-            await refuse_websocket(response, view.scope, send)
-        else:
-            await send_answer(response, send, accept=accept_of(view.scope))
+        await send_answer(response, view.scope, receive, send)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def closing(message: Message) -> None:
@@ -227,8 +224,4 @@ async def _fail(fault: ConfigurationError, scope: Scope, receive: Receive, send:
         await receive()
         await send({"type": "lifespan.startup.failed", "message": f"chio: {fault.message}"})
         raise fault
-    denial = misconfigured()
-    if scope["type"] == "websocket":
-        await refuse_websocket(denial, scope, send)
-    else:
-        await send_answer(denial, send, accept=accept_of(scope))
+    await send_answer(misconfigured(), scope, receive, send)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from typing import Any
 
-from chio_asgi.types import Message, Scope, Send
+from chio_asgi.types import Message, Receive, Scope, Send
 from chio_core.evaluation.governed import GovernedRequest
 from chio_core.guards.response_hooks import ResponseHooks
 from chio_core.names import EXPOSE_HEADERS, STATE_RESPONSE_HOOKS
 from chio_core.refusals.problems import render
-from chio_core.refusals.response import AnyResponse, Denial, Response
+from chio_core.refusals.response import AnyResponse, Denial, HeaderPairs, Response
+from chio_core.refusals.streams import BODILESS, Body, Stream, StreamReader, discard
 
 _HEADS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 _BODIES = frozenset({"http.response.body", "websocket.http.response.body"})
@@ -127,48 +129,80 @@ class End:
         return kind in _ENDS
 
 
-async def send_answer(answer: AnyResponse, send: Send, *, accept: str = "", prefix: str = "http.response") -> None:
-    """Answer a request with a refusal, in the flat envelope, or with a guard's response.
+async def send_answer(answer: AnyResponse, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request or a websocket handshake with a refusal, in the flat envelope, or with a guard's response.
+
+    A handshake gets a readable response where the server can send one, else it is closed (HTTP 403). Close code 1008 is
+    a policy violation (RFC 6455, section 7.4.1); its reason has at most 123 bytes.
 
     Args:
-        accept: what the request wants, see `chio_core.refusals.problems.render`.
-        prefix: of the messages' types.
+        receive: the server's; a stream ends when it reports that the client is gone.
     """
-    body, pairs = _document(answer, accept)
-    await send({"type": f"{prefix}.start", "status": answer.status, "headers": pairs})
-    await send({"type": f"{prefix}.body", "body": body})
+    prefix = "http.response"
+    if scope["type"] == "websocket":
+        prefix = "websocket.http.response"
+        if prefix not in (scope.get("extensions") or {}):
+            reason = answer.message if isinstance(answer, Denial) else "refused"
+            reason = reason.encode()[:120].decode("utf-8", "ignore")
+            await send({"type": "websocket.close", "code": 1008, "reason": reason})
+            if isinstance(answer, Response):
+                await discard(answer.stream)
+            return
 
-
-async def refuse_websocket(answer: AnyResponse, scope: Scope, send: Send) -> None:
-    """Refuse a handshake: with a readable answer where the server can send one, else by closing (HTTP 403).
-
-    Close code 1008 is a policy violation (RFC 6455, section 7.4.1); its reason has at most 123 bytes.
-    """
-    if "websocket.http.response" in (scope.get("extensions") or {}):
-        await send_answer(answer, send, accept=accept_of(scope), prefix="websocket.http.response")
+    body: Body = b""
+    headers: HeaderPairs = (*answer.headers, ("content-length", "0"))
+    if isinstance(answer, Denial):
+        body, headers = render(answer, accept=accept_of(scope))
+    elif isinstance(answer, Response):
+        body, headers = answer.body, answer.head()
+    await send({"type": f"{prefix}.start", "status": answer.status, "headers": _encoded(headers)})
+    if isinstance(body, bytes):
+        await send({"type": f"{prefix}.body", "body": body})
+    elif scope.get("method") == "HEAD" or answer.status in BODILESS:
+        await discard(body)
+        await send({"type": f"{prefix}.body", "body": b""})
     else:
-        reason = answer.message if isinstance(answer, Denial) else "refused"
-        await send({"type": "websocket.close", "code": 1008, "reason": reason.encode()[:120].decode("utf-8", "ignore")})
+        await _send_stream(body, receive, send, f"{prefix}.body")
+
+
+async def _send_stream(stream: Stream, receive: Receive, send: Send, kind: str) -> None:
+    """Send a stream until its end, or until the client is gone, and close it."""
+    reader = StreamReader(stream)
+
+    async def send_all() -> None:
+        async for piece in reader:
+            if piece:
+                await send({"type": kind, "body": piece, "more_body": True})
+        await send({"type": kind, "body": b"", "more_body": False})
+
+    async def until_the_client_is_gone() -> None:
+        while not (await receive())["type"].endswith(".disconnect"):
+            pass  # what is left of the request body
+
+    sending = asyncio.ensure_future(send_all())
+    tasks = (sending, asyncio.ensure_future(until_the_client_is_gone()))
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if sending.done():
+            sending.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await reader.aclose()
 
 
 async def send_plain_error(send: Send) -> None:
     """Send a 500 as Starlette does for an unhandled exception."""
-    text = Response("Internal Server Error", 500, [("content-type", "text/plain; charset=utf-8")])
-    await send_answer(text, send)
+    body = b"Internal Server Error"
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 500, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def accept_of(scope: Scope) -> str:
     """Return what a request wants (`Accept`), its lines joined with commas."""
     return ",".join(value.decode("latin-1") for name, value in scope.get("headers", ()) if name.lower() == b"accept")
-
-
-def _document(answer: AnyResponse, accept: str) -> tuple[bytes, Pairs]:
-    if isinstance(answer, Denial):
-        body, headers = render(answer, accept=accept)
-    else:
-        body = answer.body if isinstance(answer, Response) else b""
-        headers = (*answer.headers, ("content-length", str(len(body))))
-    return body, _encoded(headers)
 
 
 def _encoded(pairs: Iterable[tuple[str, str]]) -> Pairs:

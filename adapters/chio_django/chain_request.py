@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from http.cookies import SimpleCookie
+from typing import Any
 
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
 from chio_core.evaluation.pipeline import run, run_async
 from chio_core.guards.response_hooks import ResponseHooks, call_at_the_end
 from chio_core.names import STATE_RESPONSE_HOOKS
 from chio_core.refusals.response import AnyResponse, Denial, Downstream, Response
+from chio_core.refusals.streams import BODILESS, Stream, StreamReader
 from chio_core.threads.context import RequestContext
 from chio_django.context import AsyncDjangoAdapter, DjangoAdapter, refusal, tagged
 from chio_django.view import DjangoGuardRequest
@@ -43,7 +45,7 @@ class ChainRequest:
         )
         if self._response is None:
             run(pipeline.refuse(adapter, answer))
-        return self._finished(answer, adapter.view)
+        return self._finished(answer, adapter.view, context.runtime.guards.pieces)
 
     async def arun(self, get_response: Callable[[HttpRequest], Awaitable[HttpResponseBase]]) -> HttpResponseBase:
         """Run the chain in this event loop, without a thread."""
@@ -58,7 +60,7 @@ class ChainRequest:
         )
         if self._response is None:
             await run_async(pipeline.refuse(adapter, answer))
-        return self._finished(answer, adapter.view)
+        return self._finished(answer, adapter.view, StreamReader)
 
     def _ran(self, response: HttpResponseBase) -> Downstream:
         self._response = response
@@ -66,7 +68,9 @@ class ChainRequest:
         self._head = Downstream(status=response.status_code, headers=(*response.items(), *cookies))
         return self._head
 
-    def _finished(self, answer: AnyResponse, view: DjangoGuardRequest) -> HttpResponseBase:
+    def _finished(
+        self, answer: AnyResponse, view: DjangoGuardRequest, reader: Callable[[Stream], Any]
+    ) -> HttpResponseBase:
         found = getattr(view.state, STATE_RESPONSE_HOOKS, None)
         wishes = found if isinstance(found, ResponseHooks) else ResponseHooks()
         response = self._response
@@ -76,7 +80,7 @@ class ChainRequest:
         else:
             if response is not None:
                 response.close()
-            response = _made(answer, self._request)
+            response = _made(answer, self._request, reader)
             self._head = Downstream(headers=tuple(response.items()))
             answer = self._head.with_status(response.status_code)
         _change(response, self._head, wishes.apply(list(answer.headers)), answer.status)
@@ -84,12 +88,20 @@ class ChainRequest:
         return tagged(response, self._request, self._context)
 
 
-def _made(answer: AnyResponse, request: HttpRequest) -> HttpResponse:
+def _made(answer: AnyResponse, request: HttpRequest, reader: Callable[[Stream], Any]) -> HttpResponseBase:
     if isinstance(answer, Denial):
         return refusal(answer, request)
-    response = HttpResponse(answer.body if isinstance(answer, Response) else b"", status=answer.status)
+    body, headers = (answer.body, answer.head()) if isinstance(answer, Response) else (b"", answer.headers)
+    response: HttpResponseBase
+    if isinstance(body, bytes):
+        response = HttpResponse(body, status=answer.status)
+    elif request.method == "HEAD" or answer.status in BODILESS:
+        response = HttpResponse(status=answer.status)
+        response._resource_closers.append(reader(body).close)  # type: ignore[attr-defined]
+    else:
+        response = StreamingHttpResponse(reader(body), status=answer.status)
     del response.headers["Content-Type"]
-    _change(response, Downstream(), list(answer.headers), answer.status)
+    _change(response, Downstream(), list(headers), answer.status)
     return response
 
 

@@ -14,6 +14,7 @@ from chio_core.guards.response_hooks import ResponseHooks, call_at_the_end
 from chio_core.names import EXPOSE_HEADERS, STATE_RESPONSE_HOOKS
 from chio_core.refusals.problems import render
 from chio_core.refusals.response import AnyResponse, Denial, Downstream, Response
+from chio_core.refusals.streams import BODILESS
 from chio_core.threads.context import RequestContext
 from chio_core.threads.wsgi_view import accept_in
 from chio_flask.context import FlaskAdapter
@@ -83,14 +84,28 @@ class ChainRequest:
             self._discard()
             if not ran:
                 run(self._adapter.context.runtime.pipeline.refuse(self._adapter, answer))
-            document, headers = _document(answer, accept_in(self._environ))
-            body, closing = [document], []
+            body, headers = self._document(answer)
+            closing = [getattr(body, "close", _nothing)]
         same = ran and answer.status == int(self._status[:3])
         line = self._status if same else status_line(answer.status)
         self._start_response(
             line, tagged(wishes.apply(headers), self._adapter.context), self._exc_info if ran else None
         )
         return ClosingIterator(body, [*closing, lambda: wishes.finish(answer.status)])
+
+    def _document(self, answer: AnyResponse) -> tuple[Iterable[bytes], Headers]:
+        if isinstance(answer, Denial):
+            document, headers = render(answer, accept=accept_in(self._environ))
+            return [document], list(headers)
+        if not isinstance(answer, Response):
+            return [], [*answer.headers, ("content-length", "0")]
+        if isinstance(answer.body, bytes):
+            return [answer.body], list(answer.head())
+        pieces = self._adapter.context.runtime.guards.pieces(answer.body)
+        if self._environ["REQUEST_METHOD"] == "HEAD" or answer.status in BODILESS:
+            pieces.close()
+            return [], list(answer.head())
+        return pieces, list(answer.head())
 
     def _discard(self) -> None:
         body, self._body = self._body, None
@@ -115,14 +130,6 @@ def status_line(status: int) -> str:
 def _wishes(view: Any) -> ResponseHooks:
     found = getattr(view.state, STATE_RESPONSE_HOOKS, None)
     return found if isinstance(found, ResponseHooks) else ResponseHooks()
-
-
-def _document(answer: AnyResponse, accept: str) -> tuple[bytes, Headers]:
-    if isinstance(answer, Denial):
-        body, headers = render(answer, accept=accept)
-        return body, list(headers)
-    body = answer.body if isinstance(answer, Response) else b""
-    return body, [*answer.headers, ("content-length", str(len(body)))]
 
 
 def _each(callbacks: list[Callable[[], None]]) -> None:

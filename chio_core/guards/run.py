@@ -22,7 +22,8 @@ from chio_core.errors import ConfigurationError
 from chio_core.guards.chain import SLOW_GUARD_MS, Member, Next
 from chio_core.models.receipt import GuardEvidence
 from chio_core.names import LOGGER
-from chio_core.refusals.response import AnyResponse, Denial, Head, RequestRefused
+from chio_core.refusals.response import AnyResponse, Denial, Head, RequestRefused, Response
+from chio_core.refusals.streams import Stream, discard
 from chio_core.request import GuardRequest
 
 log = logging.getLogger(LOGGER)
@@ -49,6 +50,7 @@ class ChainRun:
         "_members",
         "_slow",
         "_started",
+        "_stream",
         "_watched",
         "evidence",
         "open",
@@ -67,6 +69,7 @@ class ChainRun:
         self._active: Member | None = None
         self._watched = False
         self._started = False
+        self._stream: Stream | None = None
         self.open = False
         self.evidence = evidence
 
@@ -128,7 +131,7 @@ class ChainRun:
                 except RequestRefused as exc:
                     # The guard has read a body that is too large or broken: the client's fault, not the guard's. After
                     # the decision only an excluded request can have such a body.
-                    return self._ended(member, exc.denial)
+                    return await self._ended(member, exc.denial)
                 except Exception:
                     if self.open:
                         raise
@@ -138,7 +141,7 @@ class ChainRun:
                     self._late(member, now)
                 self._mark = now
                 if response is not None:
-                    return self._ended(member, response)
+                    return await self._ended(member, response)
                 if member.is_decide:
                     self.open = True
                 else:
@@ -147,7 +150,10 @@ class ChainRun:
             if self._handler is None:
                 return None
             self._started = True
-            return await self._handler(request)
+            response = await self._handler(request)
+            if isinstance(response, Response):
+                await self._keep(response)
+            return response
         finally:
             self._active = outer
 
@@ -170,19 +176,18 @@ class ChainRun:
 
         try:
             response = await member.guard(request, following)
-        except RequestRefused as exc:
-            if self._started:
-                raise
-            return self._ended(member, exc.denial)
-        except Exception:
+        except Exception as exc:
+            await self._keep(None)
+            if isinstance(exc, RequestRefused) and not self._started:
+                return await self._ended(member, exc.denial)
             if self.open:
                 raise  # from the handler, or from a guard after the decision: the framework handles it
             return failed(member, self.evidence)
         self._turn(member)
         if went_on and isinstance(response, Head):
             self.evidence.append(member.passed)
-            return self._checked(member, response)
-        return self._ended(member, response)
+            return await self._checked(member, response)
+        return await self._ended(member, response)
 
     async def _inwards(self, rest: Iterator[Member], request: GuardRequest, outer: Member) -> AnyResponse | None:
         # A guard may run it in a new task (`asyncio.wait_for` does), which is not watched yet.
@@ -201,7 +206,7 @@ class ChainRun:
         if held > self._slow:
             log.warning("chio: guard %s blocked the event loop for %.0f ms", member.name, held * 1e3)
 
-    def _ended(self, member: Member, response: Any) -> AnyResponse:
+    async def _ended(self, member: Member, response: Any) -> AnyResponse:
         if not isinstance(response, Head):
             raise ConfigurationError(
                 f"guard {member.name} returned {type(response).__name__}; return a Response of chio_core"
@@ -214,11 +219,15 @@ class ChainRun:
             details = response.message if isinstance(response, Denial) else f"answered {response.status}"
             evidence = GuardEvidence(guard_name=f"local/{member.name}", verdict=False, details=details)
         self.evidence.append(evidence)
-        return self._checked(member, response)
+        return await self._checked(member, response)
 
-    def _checked(self, member: Member, response: Head) -> AnyResponse:
+    async def _checked(self, member: Member, response: Head) -> AnyResponse:
         if self.open or response.status >= 400:
+            if self._stream is not None or isinstance(response, Response):
+                await self._keep(response)
             return response  # type: ignore[return-value]
+        await self._keep(response)
+        await self._keep(None)
         log.error(
             "chio: guard %s answered %s before the decision; only refusals are possible there",
             member.name,
@@ -230,6 +239,13 @@ class ChainRun:
             message=f"guard {member.name} answered {response.status} without a decision; give it a priority above 0",
             guard=f"local/{member.name}",
         )
+
+    async def _keep(self, response: Head | None) -> None:
+        """Remember the stream of the response so far; close the one that it replaces."""
+        stream = response.stream if isinstance(response, Response) else None
+        if stream is not self._stream:
+            before, self._stream = self._stream, stream
+            await discard(before)
 
 
 def failed(member: Member, evidence: list[GuardEvidence]) -> Denial:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import mimetypes
+import os
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from email.utils import formatdate
 from typing import Any, Self
+from urllib.parse import quote
 
-from chio_core.errors import (
-    ConfigurationError,
-)
+from chio_core.errors import ConfigurationError
+from chio_core.refusals.streams import Body, Event, FileStream, Stream, event_stream
 
 HeaderPairs = tuple[tuple[str, str], ...]
 _REPEATABLE = frozenset(
@@ -70,17 +73,101 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Response(Head):
-    """A response with a body; text is encoded as UTF-8."""
+    """A response with a body.
 
-    body: bytes = b""
+    Args:
+        body: bytes; text, which is sent as UTF-8; or an iterable or asynchronous iterable of both, which is sent while
+            it is read, without a Content-Length if `headers` have none. It is closed at its end, when the client goes
+            away, and if it is not sent.
+        status: HTTP status.
+        headers: names and values; a body of text is `text/plain` if they name no other type.
 
-    def __init__(self, body: bytes | str = b"", status: int = 200, headers: Iterable[tuple[str, str]] = ()) -> None:
+    Raises:
+        ConfigurationError: another kind of body.
+    """
+
+    body: Body = b""
+
+    def __init__(
+        self,
+        body: Body | str | bytearray | memoryview = b"",
+        status: int = 200,
+        headers: Iterable[tuple[str, str]] = (),
+    ) -> None:
         pairs = tuple(headers)
-        if isinstance(body, str) and not any(name.lower() == "content-type" for name, _ in pairs):
-            pairs = (*pairs, ("content-type", "text/plain; charset=utf-8"))
-        object.__setattr__(self, "body", body.encode() if isinstance(body, str) else body)
+        if isinstance(body, str):
+            body = body.encode()
+            if not any(name.lower() == "content-type" for name, _ in pairs):
+                pairs = (*pairs, ("content-type", "text/plain; charset=utf-8"))
+        elif isinstance(body, bytearray | memoryview):
+            body = bytes(body)
+        elif isinstance(body, Mapping) or not isinstance(body, bytes | Iterable | AsyncIterable):
+            raise ConfigurationError(
+                f"a Response takes bytes, text or an iterable of them, not {type(body).__name__};"
+                " json.dumps makes text of JSON"
+            )
+        object.__setattr__(self, "body", body)
         object.__setattr__(self, "status", status)
         object.__setattr__(self, "headers", pairs)
+
+    @classmethod
+    def file(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        filename: str | None = None,
+        content_type: str | None = None,
+        status: int = 200,
+        headers: Iterable[tuple[str, str]] = (),
+    ) -> Response:
+        """Return a response with the content of a file, its length, type and time.
+
+        Args:
+            path: a regular file.
+            filename: name under which browsers save it; None: browsers show it.
+            content_type: media type; by the name of the file if left out.
+
+        Raises:
+            OSError: it is no regular file, or there is none.
+        """
+        stream = FileStream(path)
+        kind = content_type or mimetypes.guess_type(path)[0] or "application/octet-stream"
+        pairs = [
+            ("content-type", f"{kind}; charset=utf-8" if kind.startswith("text/") and ";" not in kind else kind),
+            ("content-length", str(stream.size)),
+            ("last-modified", formatdate(stream.modified, usegmt=True)),
+        ]
+        if filename is not None:
+            pairs.append(("content-disposition", f"attachment; filename*=UTF-8''{quote(filename, safe='')}"))
+        return cls(stream, status, (*pairs, *headers))
+
+    @classmethod
+    def events(
+        cls,
+        events: Iterable[Event] | AsyncIterable[Event],
+        *,
+        status: int = 200,
+        headers: Iterable[tuple[str, str]] = (),
+    ) -> Response:
+        """Return a response with server-sent events, each sent as soon as it is there.
+
+        Args:
+            events: the data of each, as text; or its fields `data` (JSON if it is no text), `event`, `id` and `retry`.
+        """
+        pairs = (("content-type", "text/event-stream"), ("cache-control", "no-cache"), ("x-accel-buffering", "no"))
+        return cls(event_stream(events), status, (*pairs, *headers))
+
+    @property
+    def stream(self) -> Stream | None:
+        """The body if it is sent in pieces; None if it is bytes."""
+        return None if isinstance(self.body, bytes) else self.body
+
+    def head(self) -> HeaderPairs:
+        """Return the header lines to send: those of the response, with the length of a body of bytes."""
+        if not isinstance(self.body, bytes):
+            return self.headers
+        kept = (pair for pair in self.headers if pair[0].lower() != "content-length")
+        return (*kept, ("content-length", str(len(self.body))))
 
 
 @dataclass(frozen=True, slots=True)

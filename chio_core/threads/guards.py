@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import queue
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterator, Sequence
+from typing import Any, Final, TypeVar
 
 from chio_core.errors import ConfigurationError
 from chio_core.guards.chain import Chain, DecisionMember, Guard, around
@@ -20,9 +20,13 @@ from chio_core.guards.run import ChainRun
 from chio_core.loop_thread import LoopThread
 from chio_core.models.receipt import GuardEvidence
 from chio_core.refusals.response import AnyResponse, Denial, Downstream
+from chio_core.refusals.streams import Stream, aclose_all, close_all, encoded
 from chio_core.request import GuardRequest
 
 T = TypeVar("T")
+
+_END: Final = object()
+_PATIENCE = 1.0  # seconds between two looks at the loop of a stream
 DecideFunction = Callable[[], Awaitable[Denial | None]]
 
 _DECIDE: contextvars.ContextVar[DecideFunction] = contextvars.ContextVar("chio_decide")
@@ -106,9 +110,66 @@ class ChainRunner:
         finally:
             _DECIDE.reset(token)
 
+    def pieces(self, stream: Stream) -> ThreadStream:
+        """Return a stream of a guard's response as an iterable for a WSGI server."""
+        return ThreadStream(stream, self._thread)
+
     def close(self) -> None:
         """Close the guards that hold something open, and end their thread; both are made again when needed."""
         self._thread.close()
+
+
+class ThreadStream:
+    """Reads a stream in the server's thread; an asynchronous one in the loop of the guards.
+
+    Args:
+        stream: the stream.
+        thread: has the loop.
+    """
+
+    def __init__(self, stream: Stream, thread: LoopThread) -> None:
+        self._stream = stream
+        self._thread = thread
+        self._closed = False
+        self._async = aiter(stream) if isinstance(stream, AsyncIterable) else None
+        self._sync = None if isinstance(stream, AsyncIterable) else iter(stream)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._sync is not None:
+            return encoded(next(self._sync))
+        piece = self._wait(_next(self._async))
+        if piece is _END:
+            raise StopIteration
+        return encoded(piece)
+
+    def close(self) -> None:
+        """Close the stream, as a WSGI server does at its end and when the client is gone."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._sync is not None:
+            close_all(self._sync, self._stream)
+        else:
+            self._wait(aclose_all(self._async, self._stream))
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        loop = self._thread.loop()
+        done = asyncio.run_coroutine_threadsafe(work, loop)
+        while True:
+            try:
+                return done.result(_PATIENCE)
+            except TimeoutError:
+                if done.done():
+                    raise
+                if not loop.is_running():
+                    raise RuntimeError("the event loop of the guards has ended, and the stream with it") from None
+
+
+async def _next(source: Any) -> Any:
+    return await anext(source, _END)
 
 
 class _Desk:

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
-from chio_core import AnyResponse, Chain, ChioClient, ChioSettings, Denial, Downstream, GuardRequest, Next, Response
+from chio_core import AnyResponse, Chain, ChioClient, ChioSettings, Denial, GuardRequest, Next, Response
 from chio_core.canonical import sha256_hex
 from chio_core.evaluation.amounts import Facts
 from chio_core.evaluation.exchange import EvaluateCall
@@ -28,6 +28,7 @@ from chio_core.guards import IpBlock
 from chio_core.guards.chain import DecisionMember
 from chio_core.guards.run import ChainRun
 from chio_core.refusals.problems import render
+from chio_core.refusals.streams import Body, StreamReader
 from chio_core.request import HeaderLines
 
 LARGEST = 64 * 1024
@@ -184,8 +185,10 @@ class Door:
             writer.write(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
         else:
             answer = await ChainRun(self.members, route, [])(request)
-            writer.write(to_bytes(answer, getattr(request.state, "chio_receipt", None)))
-        await writer.drain()
+            with contextlib.suppress(ConnectionError):
+                await send(answer, getattr(request.state, "chio_receipt", None), writer)
+        with contextlib.suppress(ConnectionError):
+            await writer.drain()
         writer.close()
 
 
@@ -194,17 +197,28 @@ def _values(head: bytes, name: bytes) -> list[bytes]:
     return [value.strip() for key, _, value in lines if key.lower() == name]
 
 
-def to_bytes(answer: AnyResponse, receipt: Any) -> bytes:
-    """Write an answer as HTTP/1.1, the receipt's id among its headers."""
+async def send(answer: AnyResponse, receipt: Any, writer: asyncio.StreamWriter) -> None:
+    """Write a response as HTTP/1.1, the receipt's id among its headers; a stream piece by piece, until it is closed."""
+    body: Body = b""
+    headers: Sequence[tuple[str, str]] = answer.headers
     if isinstance(answer, Denial):
         body, headers = render(answer)
-    else:
-        body = b"" if isinstance(answer, Downstream) else answer.body
-        headers = (*answer.headers, ("content-length", str(len(body))))
+    elif isinstance(answer, Response):
+        body, headers = answer.body, answer.head()
     lines = [f"HTTP/1.1 {answer.status} ", "connection: close", *(f"{name}: {value}" for name, value in headers)]
     if receipt is not None:
         lines.append(f"x-chio-receipt: {receipt.id}")
-    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+    writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
+    if isinstance(body, bytes):
+        writer.write(body)
+        return
+    reader = StreamReader(body)
+    try:
+        async for piece in reader:
+            writer.write(piece)
+            await writer.drain()  # raises ConnectionError once the client is gone
+    finally:
+        await reader.aclose()
 
 
 async def main() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faces.faces import FastAPIFace
 from tests.guards.tools import Door
 from tests.project.tree import ROOT
 
@@ -25,9 +26,22 @@ def test_the_first_block_prints_the_chain_that_is_shown(tmp_path: Path, monkeypa
     assert printed.getvalue() == SHOWN
 
 
-def test_the_guard_of_the_second_block_leaves_its_header_and_learns_the_end() -> None:
+def test_the_guards_of_the_second_block_answer_with_events_and_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "closed.html").write_text("<p>closed")
     names: dict[str, object] = {}
     exec(CODE[1], names)
+    with FastAPIFace().governed(guards=[names["progress"], names["maintenance"]]) as governed:
+        events, closed = governed.get("/progress"), governed.get("/hello", {"x-closed": "1"})
+    assert events.body.startswith(b'event: step\nid: 0\ndata: {"done":0}\n\nevent: step\nid: 1\n')
+    assert (closed.status, closed.body, closed.headers["content-length"]) == (503, b"<p>closed", "9")
+
+
+def test_the_guard_of_the_third_block_leaves_its_header_and_learns_the_end() -> None:
+    names: dict[str, object] = {}
+    exec(CODE[2], names)
     printed = StringIO()
     with redirect_stdout(printed):
         reply = Door(names["version"]).knock()
