@@ -26,7 +26,7 @@ from chio_core.outbound.extras.cookies import no_cookies
 from chio_core.outbound.govern import GovernOutbound, Tools
 from chio_core.outbound.hop import OutboundDenied
 from chio_core.outbound.member import MiddlewareChain
-from chio_core.outbound.transport import PASSES_BY, Borrowed, ChioTransport
+from chio_core.outbound.transport import OF_THE_TRANSPORT, PASSES_BY, Borrowed, ChioTransport
 from chio_fastapi.shared import ChioDenied, caller_of, client_of
 
 Narrow = Callable[[str, Any], Any]
@@ -68,6 +68,8 @@ class OutboundClient:
             raise ConfigurationError("OutboundClient needs server and tool, or tools, or none of them")
         if taken := sorted(client_options.keys() & PASSES_BY):
             raise ConfigurationError(f"OutboundClient cannot take {taken[0]}: it would pass the decision by")
+        if taken := sorted(client_options.keys() & OF_THE_TRANSPORT):
+            raise ConfigurationError(f"write OutboundClient(transport=lambda: httpx.AsyncHTTPTransport({taken[0]}=…))")
         self._tools: Tools = (server, tool) if server is not None and tool is not None else tools
         self._members = MiddlewareChain(members)
         self._members.freeze()

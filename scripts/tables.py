@@ -7,6 +7,7 @@ python scripts/tables.py --write    write them again
 from __future__ import annotations
 
 import ast
+import json
 import re
 import sys
 import textwrap
@@ -55,6 +56,27 @@ def commands_table() -> str:
     return "\n".join(["| command | does |", "|---|---|", *rows])
 
 
+def fasthttp_table() -> str:
+    """Return the differences to FastHTTP, from the record of tests/interop."""
+    record = json.loads((ROOT / "tests/interop/fasthttp_programs/fasthttp.json").read_text(encoding="utf-8"))
+    different = {name: one for name, one in record.items() if "here" in one}
+    equal = len(record) - len(different)
+    rows = [f"{equal} of {len(record)} programs do the same. The others:", ""]
+    rows += ["| program | fasthttp 1.3.21 | here | why |", "|---|---|---|---|"]
+    for one in different.values():
+        rows.append(f"| {one['what']} | {_observed(one['there'])} | {_observed(one['here'])} | {one['why']} |")
+    return "\n".join(rows)
+
+
+def _observed(found: Any) -> str:
+    if isinstance(found, dict) and found.keys() == {"raises"}:
+        return f"raises {found['raises']}"
+    if isinstance(found, dict):
+        return " and ".join({"there" if there else "not there" for there in found.values()})
+    text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+    return f"`{text}`"
+
+
 def tree() -> str:
     """Return the tree of the packages: each folder and module with the first sentence of its docstring."""
     lines: list[str] = []
@@ -93,9 +115,16 @@ def entry(name: str, path: Path, depth: int) -> list[str]:
     )  # fmt: skip
 
 
-TABLES = {"commands": commands_table, "settings": settings_table, "outcomes": outcomes_table, "tree": tree}
+TABLES = {
+    "commands": commands_table,
+    "fasthttp": fasthttp_table,
+    "outcomes": outcomes_table,
+    "settings": settings_table,
+    "tree": tree,
+}
 PAGES = {
     "docs/architecture.md": ("tree",),
+    "docs/outbound.md": ("fasthttp",),
     "docs/outcomes.md": ("outcomes",),
     "docs/settings.md": ("settings",),
     "docs/sidecar.md": ("commands",),

@@ -7,7 +7,7 @@ serves both with an asynchronous `__call__` and a synchronous method `sync`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Collection, Generator
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterator
 from typing import Any
 
 from chio_core.errors import ConfigurationError
@@ -139,6 +139,7 @@ class MiddlewareChain(Chain):
     """
 
     def __init__(self, *members: Any) -> None:
+        self._given: list[tuple[Any, dict[str, Any]]] = []
         super().__init__(*flat(members))
 
     def add(self, guard: Any, **place: Any) -> MiddlewareChain:
@@ -158,6 +159,7 @@ class MiddlewareChain(Chain):
                 raise ConfigurationError(f"{name} is no member of a chain; give an instance or a function")
             guard = guard if inspect.iscoroutinefunction(call) else SyncFunction(guard)
         super().add(guard, **place)
+        self._given += guard._given if isinstance(guard, MiddlewareChain) else [(guard, place)]
         for member in self._members:
             if not member.wraps:
                 raise ConfigurationError(f"{member.name} must take (request, next); it wraps a network call")
@@ -172,6 +174,32 @@ class MiddlewareChain(Chain):
 
     def __ror__(self, other: Any) -> MiddlewareChain:
         return MiddlewareChain(other, self)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the members as they were given."""
+        return (guard for guard, _ in self._given)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} [{', '.join(type(guard).__name__ for guard in self)}]>"
+
+    def given(self) -> list[tuple[Any, dict[str, Any]]]:
+        """Return the members as they were given, each with the arguments of `add`."""
+        return list(self._given)
+
+    def places(self) -> list[tuple[Any, Any]]:
+        """Return the attributes of the members, as they are now, that decide where and when these run."""
+        now = []
+        for guard, _ in self._given:
+            if isinstance(guard, OutboundMember):
+                now.append((guard.__priority__, tuple(guard.__methods__ or ())))
+        return now
+
+    def again(self) -> MiddlewareChain:
+        """Return a chain of the same members by their attributes as they are now."""
+        chain = MiddlewareChain()
+        for guard, place in self._given:
+            chain.add(guard, **place)
+        return chain
 
     @property
     def governed(self) -> bool:

@@ -27,6 +27,9 @@ from chio_core.outbound.member import MiddlewareChain, SyncFunction
 PASSES_BY: Final = frozenset({"cookies", "mounts", "proxy"})
 """Options of an httpx client that would make it send, or keep state, without the transport that it was given."""
 
+OF_THE_TRANSPORT: Final = frozenset({"cert", "http1", "http2", "limits", "proxy", "trust_env", "verify"})
+"""Options of an httpx client that it ignores if it was given a transport: they belong to `httpx.AsyncHTTPTransport`."""
+
 
 class _Ordered:
     """The frozen chain, and the checks that both transports share."""
@@ -34,8 +37,10 @@ class _Ordered:
     def __init__(self, members: tuple[Any, ...], credential_headers: Collection[str]) -> None:
         if isinstance(credential_headers, str):
             raise ConfigurationError("credential_headers takes a collection of names; write [name]")
-        self.chain = MiddlewareChain(*members)
-        self._members = self.chain.freeze()
+        given = MiddlewareChain(*members)
+        given.freeze()
+        self.chain = given.again()  # attributes may have changed since a chain was made
+        self._members, self._places = self.chain.freeze(), self.chain.places()
         self._governed = self.chain.governed
         self._credentials = {name.lower() for name in credential_headers}
         for member in self._members:
@@ -46,8 +51,15 @@ class _Ordered:
         """Return what will run, by name and in order."""
         return self.chain.check()
 
-    def _next_member(self, at: int, method: str) -> int:
-        members = self._members
+    def _current(self) -> tuple[Member, ...]:
+        # Priorities and methods of members may change while the client lives.
+        places = self.chain.places()
+        if places != self._places:
+            self.chain = self.chain.again()
+            self._members, self._places = self.chain.freeze(), places
+        return self._members
+
+    def _next_member(self, members: tuple[Member, ...], at: int, method: str) -> int:
         while at < len(members):
             member = members[at]
             # The same rule as in `chio_core.guards.run`; httpx has made the method upper case.
@@ -85,7 +97,7 @@ class ChioTransport(_Ordered, httpx.AsyncBaseTransport):
         credential_headers: further headers that never follow a redirect to another origin.
 
     Attributes:
-        chain: the members in their order.
+        chain: the members. Their priorities and methods count as they are at each request.
 
     Raises:
         ConfigurationError: the order cannot work, or a member is synchronous.
@@ -106,19 +118,19 @@ class ChioTransport(_Ordered, httpx.AsyncBaseTransport):
         """Send one request through the members; the client calls this for each hop."""
         outgoing, hop = enter(request, self._credentials)
         try:
-            return await self._from(0, outgoing, hop)
+            return await self._from(self._current(), 0, outgoing, hop)
         finally:
             hop.sent = None  # it holds credentials, and would keep itself alive
 
-    async def _from(self, at: int, request: Any, hop: Hop) -> Any:
-        at = self._next_member(at, request.method)
-        if at == len(self._members):
+    async def _from(self, members: tuple[Member, ...], at: int, request: Any, hop: Hop) -> Any:
+        at = self._next_member(members, at, request.method)
+        if at == len(members):
             return await self.inner.handle_async_request(self._leaving(request, hop))
-        member = self._members[at]
+        member = members[at]
 
         def following(changed: Any) -> Awaitable[Any]:
             carry(request, changed)
-            return self._from(at + 1, changed, hop)
+            return self._from(members, at + 1, changed, hop)
 
         return self._checked(member, await member.guard(request, following), hop)
 
@@ -158,19 +170,19 @@ class SyncChioTransport(_Ordered, httpx.BaseTransport):
         """Send one request through the members; the client calls this for each hop."""
         outgoing, hop = enter(request, self._credentials)
         try:
-            return self._from(0, outgoing, hop)
+            return self._from(self._current(), 0, outgoing, hop)
         finally:
             hop.sent = None  # it holds credentials, and would keep itself alive
 
-    def _from(self, at: int, request: Any, hop: Hop) -> Any:
-        at = self._next_member(at, request.method)
-        if at == len(self._members):
+    def _from(self, members: tuple[Member, ...], at: int, request: Any, hop: Hop) -> Any:
+        at = self._next_member(members, at, request.method)
+        if at == len(members):
             return self.inner.handle_request(self._leaving(request, hop))
-        member = self._members[at]
+        member = members[at]
 
         def following(changed: Any) -> Any:
             carry(request, changed)
-            return self._from(at + 1, changed, hop)
+            return self._from(members, at + 1, changed, hop)
 
         return self._checked(member, member.guard.sync(request, following), hop)  # type: ignore[attr-defined]
 

@@ -7,36 +7,23 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
-import sysconfig
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from chio_core.receipts import verify_receipt
+from tests.interop.environments import environment_for
 from tests.sidecar.control_tools import environment, run_command, serving
 
 HERE = Path(__file__).resolve().parent
-FOLDER = HERE.parents[1] / ".venv-published"
 PACKAGES = ["chio-asgi==0.1.0", "chio-fastapi==0.1.0", "chio-django==0.1.0", "chio-sdk-python==0.1.0"]
 
 
 @pytest.fixture(scope="module")
 def published() -> Path:
-    """The interpreter that has the published packages over our libraries; skips where they cannot be installed."""
-    python, stamp = FOLDER / "bin" / "python", FOLDER / "made-of.txt"
-    if not stamp.exists() or stamp.read_text() != "\n".join(PACKAGES):
-        make = [sys.executable, "-m", "venv", "--clear", "--without-pip", str(FOLDER)]
-        pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check"]
-        for command in (make, [*pip, "install", "-q", "--no-deps", *PACKAGES]):
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                pytest.skip(f"the published packages cannot be installed here: {done.stderr.strip()[-200:]}")
-        (own,) = FOLDER.glob("lib/python*/site-packages")
-        (own / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
-        stamp.write_text("\n".join(PACKAGES))
-    return python
+    """The interpreter that has the published packages; skips where they cannot be installed."""
+    return environment_for("published", PACKAGES)
 
 
 @pytest.fixture(scope="module")

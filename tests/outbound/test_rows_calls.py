@@ -119,27 +119,44 @@ def test_every_method_can_be_declared() -> None:
     assert sorted(request.method for request in upstream.seen) == methods
 
 
-def test_what_cannot_work_is_said_when_it_is_declared() -> None:
-    app = FastHTTP(transport=Upstream().transport)
+async def test_what_cannot_work_is_said_when_it_is_declared() -> None:
+    calls, app = Calls(transport=Upstream().transport), FastHTTP(transport=Upstream().transport)
 
-    @app.get(f"{A}/x", tags=["one"])
+    @calls.get(f"{A}/x", tags=["one"])
     async def call(response: Any) -> None: ...
 
     with pytest.raises(ConfigurationError, match="two outgoing calls are named call"):
-        app.get(f"{A}/y")(call)
-    with pytest.raises(ConfigurationError, match="list of texts"):
-        app.get(f"{A}/y", tags="one")
-    with pytest.raises(ConfigurationError, match="list of texts"):
-        app.run(tags="one")
+        calls.get(f"{A}/y")(call)
     with pytest.raises(ConfigurationError, match="no call has the tag 'two'; there are one"):
-        app.run(tags=["two"])
-    with pytest.raises(ConfigurationError, match="proxy would pass the members by"):
-        FastHTTP(proxy="http://localhost:1")
+        await calls.run(tags=["two"])
+    for declaring in (calls, app):
+        with pytest.raises(ConfigurationError, match="list of texts"):
+            declaring.get(f"{A}/y", tags="one")
+    with pytest.raises(ConfigurationError, match="list of texts"):
+        await calls.run(tags="one")
+    with pytest.raises(ConfigurationError, match="base_url"):
+        app.get("/y")(call)
+    for made in (FastHTTP, Calls):
+        with pytest.raises(ConfigurationError, match="mounts would pass the members by"):
+            made(mounts={})
+        with pytest.raises(ConfigurationError, match="verify is an option of the transport"):
+            made(transport=Upstream().transport, verify=False)
+
+
+def test_options_of_the_transport_reach_it() -> None:
+    with pytest.raises(ValueError, match="Unknown scheme for proxy URL"):
+        httpx.AsyncHTTPTransport(proxy="ftp://a.example.com")
+    app = FastHTTP(proxy="ftp://a.example.com")
+    app.get(f"{A}/x")(operator.attrgetter("status"))
+    with pytest.raises(ValueError, match="Unknown scheme for proxy URL"):
+        app.run()
 
 
 async def test_a_running_event_loop_needs_calls() -> None:
     with pytest.raises(ConfigurationError, match="use Calls"):
         FastHTTP().run()
+    with pytest.raises(ConfigurationError, match="list of texts"):
+        FastHTTP().run(tags="one")
 
 
 def test_a_given_transport_stays_open_and_the_default_one_is_closed() -> None:

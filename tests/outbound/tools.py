@@ -66,7 +66,7 @@ class Changing(BaseMiddleware):
         self.changes = changes
 
     async def request(self, method: str, url: str, kwargs: dict[str, Any]) -> dict[str, Any]:
-        return {**kwargs, **self.changes}
+        return {**kwargs, **self.changes, "headers": kwargs["headers"] | self.changes.get("headers", {})}
 
 
 def governed(sidecar: ScriptedSidecar, **options: Any) -> GovernOutbound:

@@ -21,7 +21,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
@@ -36,8 +35,10 @@ from chio_core.errors import ConfigurationError
 from chio_core.guards.chain import DECISION
 from chio_core.models.request import SAFE_METHODS
 from chio_core.names import HTTPX_CACHE, HTTPX_TICKET
+from chio_core.outbound.extras.middleware import HookedFlow
+from chio_core.outbound.extras.response import library_of
 from chio_core.outbound.hop import hop_of, origin_of
-from chio_core.outbound.member import Flow, FlowSteps
+from chio_core.outbound.member import FlowSteps
 
 _STATUSES = frozenset({200, 203, 204, 301, 308})
 _UNSTORABLE = frozenset({"no-store", "private", "no-cache"})
@@ -90,7 +91,7 @@ class _Entry:
         return all(headers.get(name) == value for name, value in self.varied)
 
 
-class Cache(Flow):
+class Cache(HookedFlow):
     """Answers a repeated request from memory; `response.extensions["chio_cache"]` is then `hit`.
 
     Args:
@@ -166,7 +167,7 @@ class Cache(Flow):
         if entry is not None and entry.suits(request.headers, wanted, now):
             headers = [*entry.headers, (b"Age", str(int(now - entry.generated)).encode())]
             extensions = {**entry.extensions, HTTPX_CACHE: "hit"}
-            make = _library_of(request).Response
+            make = library_of(request).Response
             return make(entry.status, headers=headers, content=entry.body, extensions=extensions)
 
         response = yield request
@@ -220,7 +221,7 @@ class Cache(Flow):
         if decoded:
             store(response.content)
         else:
-            response.stream = _tee(_library_of(response))(response.stream, self._max_body, store)
+            response.stream = _tee(library_of(response))(response.stream, self._max_body, store)
 
 
 def _key(request: Any) -> Key | None:
@@ -324,16 +325,3 @@ class _Tee:
 def _tee(library: ModuleType) -> Any:
     # The client accepts only a stream of the same library.
     return type("Tee", (_Tee, library.AsyncByteStream, library.SyncByteStream), {})
-
-
-def _library_of(thing: Any) -> ModuleType:
-    """Return the package, httpx or httpx2, that a request or response comes from: both have the same class names.
-
-    Raises:
-        ConfigurationError: it is neither.
-    """
-    for base in type(thing).__mro__:
-        module = sys.modules.get(base.__module__.partition(".")[0])
-        if module is not None and hasattr(module, "AsyncByteStream"):
-            return module
-    raise ConfigurationError(f"{type(thing).__name__} is no request or response of httpx or httpx2")

@@ -8,8 +8,8 @@
 
     await calls.run(tags=["auth"])
 
-The calls of one run are made at the same time. Cookies are kept from run to run if there is a jar. `FastHTTP` is the
-same with a synchronous `run`.
+The calls of one run are made at the same time. Cookies are kept from run to run if there is a jar.
+`chio_core.outbound.fasthttp` does the same for scripts.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ import httpx
 from chio_core.errors import ConfigurationError
 from chio_core.names import HTTPX_CALL, LOGGER
 from chio_core.outbound.extras.cookies import CookieJar, Session, no_cookies
-from chio_core.outbound.extras.middleware import Response
+from chio_core.outbound.extras.response import Response
 from chio_core.outbound.member import MiddlewareChain
-from chio_core.outbound.transport import PASSES_BY, Borrowed, ChioTransport
+from chio_core.outbound.transport import OF_THE_TRANSPORT, PASSES_BY, Borrowed, ChioTransport
 
 log = logging.getLogger(LOGGER)
 
@@ -58,12 +58,13 @@ class Outcome:
     """The result of one call in one run.
 
     Attributes:
+        call: the declared `Call`, or `Route` of `FastHTTP`.
         value: the handler's return value; None after an error.
         response: None if there was no response.
         error: the exception of the call or of its handler.
     """
 
-    call: Call
+    call: Any
     value: Any = None
     response: Response | None = None
     error: Exception | None = None
@@ -71,7 +72,7 @@ class Outcome:
     @property
     def name(self) -> str:
         """Name of the call."""
-        return self.call.name
+        return str(self.call.name)
 
 
 class Outcomes(Sequence[Outcome]):
@@ -123,14 +124,54 @@ class Outcomes(Sequence[Outcome]):
         return self
 
 
-class Declared:
-    """Declares calls and runs them: base of `Calls` and `FastHTTP`.
+class Declaring:
+    """The decorators `get`, `post` and so on."""
+
+    def call(self, method: str, url: str, **options: Any) -> Callable[[Handler], Handler]:
+        """Declare a call; the decorated function receives its response."""
+        raise NotImplementedError
+
+    def get(self, url: str, **options: Any) -> Callable[[Handler], Handler]:
+        """Declare a GET; see `call`."""
+        return self.call("GET", url, **options)
+
+    def head(self, url: str, **options: Any) -> Callable[[Handler], Handler]:
+        """Declare a HEAD; see `call`."""
+        return self.call("HEAD", url, **options)
+
+    def options(self, url: str, **options: Any) -> Callable[[Handler], Handler]:
+        """Declare an OPTIONS; see `call`."""
+        return self.call("OPTIONS", url, **options)
+
+    def post(self, url: str, **options: Any) -> Callable[[Handler], Handler]:
+        """Declare a POST; see `call`."""
+        return self.call("POST", url, **options)
+
+    def put(self, url: str, **options: Any) -> Callable[[Handler], Handler]:
+        """Declare a PUT; see `call`."""
+        return self.call("PUT", url, **options)
+
+    def patch(self, url: str, **options: Any) -> Callable[[Handler], Handler]:
+        """Declare a PATCH; see `call`."""
+        return self.call("PATCH", url, **options)
+
+    def delete(self, url: str, **options: Any) -> Callable[[Handler], Handler]:
+        """Declare a DELETE; see `call`."""
+        return self.call("DELETE", url, **options)
+
+
+class Calls(Declaring):
+    """Declared calls of an asynchronous program.
 
     Args:
         middleware: a member, a chain, or a list of them.
         cookie_jar: keeps cookies from run to run; none are kept by default.
         transport: the sending transport, which is not closed; default: a new `httpx.AsyncHTTPTransport` for each run.
-        client_options: further options of `httpx.AsyncClient`: `base_url`, `timeout`, `follow_redirects`, …
+        options: further options of `httpx.AsyncClient`: `base_url`, `timeout`, `follow_redirects`, `verify`, …
+
+    Raises:
+        ConfigurationError: an option would pass the members by, or belongs to the given transport, or the members'
+            order cannot work.
     """
 
     def __init__(
@@ -139,15 +180,13 @@ class Declared:
         middleware: Any = None,
         cookie_jar: CookieJar | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
-        **client_options: Any,
+        **options: Any,
     ) -> None:
-        if taken := sorted(client_options.keys() & PASSES_BY):
-            raise ConfigurationError(f"{taken[0]} would pass the members by; give cookie_jar or transport instead")
         session = [Session(cookie_jar)] if cookie_jar is not None else []
         self._chain = MiddlewareChain(session, middleware)
         self._sessions = [one.guard for one in self._chain.freeze() if isinstance(one.guard, Session)]
         self._transport = transport
-        self._options = client_options
+        self._transport_options, self._options = split_options(options, given=transport is not None)
         self._calls: list[Call] = []
 
     @property
@@ -155,9 +194,7 @@ class Declared:
         """The declared calls."""
         return tuple(self._calls)
 
-    def call(
-        self, method: str, url: str, *, tags: Collection[str] = (), **options: Any
-    ) -> Callable[[Handler], Handler]:
+    def call(self, method: str, url: str, **options: Any) -> Callable[[Handler], Handler]:
         """Declare a call; the decorated function receives its response.
 
         Args:
@@ -167,6 +204,7 @@ class Declared:
         Raises:
             ConfigurationError: `tags` is one string, or another handler has the same name.
         """
+        tags = options.pop("tags", ())
         if isinstance(tags, str):
             raise ConfigurationError(f"tags is a list of texts; write [{tags!r}]")
 
@@ -180,35 +218,14 @@ class Declared:
 
         return declare
 
-    def get(self, url: str, *, tags: Collection[str] = (), **options: Any) -> Callable[[Handler], Handler]:
-        """Declare a GET; see `call`."""
-        return self.call("GET", url, tags=tags, **options)
+    async def run(self, *, tags: Collection[str] | None = None) -> Outcomes:
+        """Make the calls that have one of these tags, at the same time; all calls if `tags` is None.
 
-    def head(self, url: str, *, tags: Collection[str] = (), **options: Any) -> Callable[[Handler], Handler]:
-        """Declare a HEAD; see `call`."""
-        return self.call("HEAD", url, tags=tags, **options)
+        Errors are logged and kept in the outcomes; an error of one call does not stop the others.
 
-    def options(self, url: str, *, tags: Collection[str] = (), **options: Any) -> Callable[[Handler], Handler]:
-        """Declare an OPTIONS; see `call`."""
-        return self.call("OPTIONS", url, tags=tags, **options)
-
-    def post(self, url: str, *, tags: Collection[str] = (), **options: Any) -> Callable[[Handler], Handler]:
-        """Declare a POST; see `call`."""
-        return self.call("POST", url, tags=tags, **options)
-
-    def put(self, url: str, *, tags: Collection[str] = (), **options: Any) -> Callable[[Handler], Handler]:
-        """Declare a PUT; see `call`."""
-        return self.call("PUT", url, tags=tags, **options)
-
-    def patch(self, url: str, *, tags: Collection[str] = (), **options: Any) -> Callable[[Handler], Handler]:
-        """Declare a PATCH; see `call`."""
-        return self.call("PATCH", url, tags=tags, **options)
-
-    def delete(self, url: str, *, tags: Collection[str] = (), **options: Any) -> Callable[[Handler], Handler]:
-        """Declare a DELETE; see `call`."""
-        return self.call("DELETE", url, tags=tags, **options)
-
-    async def _run(self, tags: Collection[str] | None) -> Outcomes:
+        Raises:
+            ConfigurationError: no call has such a tag, or initial cookies could belong to several hosts.
+        """
         if isinstance(tags, str):
             raise ConfigurationError(f"tags is a list of texts; write [{tags!r}]")
         known = {tag for call in self._calls for tag in call.tags}
@@ -217,8 +234,8 @@ class Declared:
                 f"no call has the tag {strange[0]!r}; there are {', '.join(sorted(known)) or 'none'}"
             )
         selected = [call for call in self._calls if tags is None or call.tags & set(tags)]
-        inner = self._transport if self._transport is not None else httpx.AsyncHTTPTransport()
-        transport = ChioTransport(Borrowed(inner) if self._transport is not None else inner, self._chain)
+        inner: Any = httpx.AsyncHTTPTransport(**self._transport_options)
+        transport = ChioTransport(inner if self._transport is None else Borrowed(self._transport), self._chain)
         client = httpx.AsyncClient(transport=transport, cookies=no_cookies(), **self._options)
         urls = [client.build_request(call.method, call.url).url for call in selected]
         for one in self._sessions:
@@ -228,34 +245,22 @@ class Declared:
         return Outcomes([task.result() for task in tasks])
 
 
-class Calls(Declared):
-    """Declared calls of an asynchronous program; see `Declared` for the arguments."""
+def split_options(options: Mapping[str, Any], *, given: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the options for `httpx.AsyncHTTPTransport`, and those for the client: it ignores the former.
 
-    async def run(self, *, tags: Collection[str] | None = None) -> Outcomes:
-        """Make the calls that have one of these tags, at the same time; all calls if `tags` is None.
+    Args:
+        given: there is a transport already.
 
-        Errors are logged and kept in the outcomes; an error of one call does not stop the others.
-
-        Raises:
-            ConfigurationError: no call has such a tag.
-        """
-        return await self._run(tags)
-
-
-class FastHTTP(Declared):
-    """Declared calls of a script; see `Declared` for the arguments."""
-
-    def run(self, *, tags: Collection[str] | None = None) -> Outcomes:
-        """Do the same as `Calls.run`, in a new event loop.
-
-        Raises:
-            ConfigurationError: an event loop is running in this thread, or no call has such a tag.
-        """
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return asyncio.run(self._run(tags))
-        raise ConfigurationError("an event loop is running here; use Calls, and await its run()")
+    Raises:
+        ConfigurationError: an option would pass the members by, or belongs to the given transport.
+    """
+    own = {name: value for name, value in options.items() if name in OF_THE_TRANSPORT and value is not None}
+    rest = {name: value for name, value in options.items() if name not in OF_THE_TRANSPORT}
+    if taken := sorted(rest.keys() & PASSES_BY):
+        raise ConfigurationError(f"{taken[0]} would pass the members by; give cookie_jar or transport instead")
+    if given and own:
+        raise ConfigurationError(f"{min(own)} is an option of the transport; give it to the one that you make")
+    return own, rest
 
 
 async def _outcome(client: httpx.AsyncClient, call: Call) -> Outcome:
@@ -263,7 +268,7 @@ async def _outcome(client: httpx.AsyncClient, call: Call) -> Outcome:
     try:
         options = dict(call.options)
         options["extensions"] = {**(options.get("extensions") or {}), HTTPX_CALL: call}
-        response = Response(await client.request(call.method, call.url, **options))
+        response = Response.of(await client.request(call.method, call.url, **options))
         value = call.handler(response)
         return Outcome(call, await value if inspect.isawaitable(value) else value, response)
     except Exception as error:  # noqa: BLE001 - no error may stop the other calls

@@ -21,8 +21,9 @@ from typing import Any
 
 from chio_core.errors import ConfigurationError
 from chio_core.names import LOGGER
+from chio_core.outbound.extras.middleware import HookedFlow
 from chio_core.outbound.hop import hop_of
-from chio_core.outbound.member import Flow, FlowSteps
+from chio_core.outbound.member import FlowSteps
 
 log = logging.getLogger(LOGGER)
 
@@ -70,7 +71,7 @@ class CookieJar:
         self, cookies: Mapping[str, str] | None = None, *, domain: str | None = None, unsafe: bool = False
     ) -> None:
         self._jar = stdlib.CookieJar(self._policy(unsafe))
-        self._unsafe = unsafe
+        self.unsafe = unsafe
         self._waiting: dict[str, str] = {}
         self._headers: dict[tuple[Any, ...], _Header] = {}
         self._version = object()
@@ -91,7 +92,7 @@ class CookieJar:
         """
         if not name or any(c in name + value for c in "\r\n;\0") or "=" in name:
             raise ConfigurationError(f"cookie {name!r} holds a character that a Cookie header cannot carry")
-        if domain is not None and has_no_domain(domain) and not self._unsafe:
+        if domain is not None and has_no_domain(domain) and not self.unsafe:
             raise ConfigurationError(f"a cookie for {domain} needs CookieJar(unsafe=True)")
         if domain is None:
             self._waiting[name] = value
@@ -128,14 +129,14 @@ class CookieJar:
     def __len__(self) -> int:
         return len(self.items())
 
-    def __iter__(self) -> Iterator[str]:
-        return iter([name for name, _ in self.items()])
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self.items())
 
     def __contains__(self, name: object) -> bool:
-        return any(name == known for known, _ in self.items())
+        return any(name in (known, (known, value)) for known, value in self.items())
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} with {len(self)} cookies>"
+        return f"<CookieJar cookies={[name for name, _ in self.items()]} unsafe={self.unsafe}>"
 
     def put_on(self, request: Any) -> None:
         """Add this request's cookies to its `Cookie` header; a cookie of the same name that it has already wins."""
@@ -143,17 +144,20 @@ class CookieJar:
         if self._waiting and (hop is None or hop.number == 1):  # the target of a redirect was not chosen here
             self._bind(request.url)
             if not self._waiting:
-                log.warning(
-                    "chio: initial cookies without a host now belong to %s; write CookieJar(…, domain=…)",
-                    request.url.host,
-                )
-        cookie = self._header(request)
+                text = "chio: initial cookies without a host belong to %s from now on; write CookieJar(…, domain=…)"
+                log.warning(text, request.url.host)
+        cookie = self.header_for(request.url, request.headers.get("cookie"))
         if cookie is not None:
-            if given := request.headers.get("cookie"):
-                names = {pair.partition("=")[0].strip() for pair in given.split(";")}
-                added = [pair for pair in cookie.split("; ") if pair.partition("=")[0] not in names]
-                cookie = "; ".join([given, *added])
             request.headers["Cookie"] = cookie
+
+    def header_for(self, url: Any, given: str | None = None) -> str | None:
+        """Return the `Cookie` header for a URL: the given one, and the cookies of the jar with other names."""
+        cookie = self._header(url)
+        if cookie is None or not given:
+            return cookie or given
+        names = {pair.partition("=")[0].strip() for pair in given.split(";")}
+        added = [pair for pair in cookie.split("; ") if pair.partition("=")[0] not in names]
+        return "; ".join([given, *added])
 
     def bind(self, urls: Sequence[Any]) -> None:
         """Bind the initial cookies that have no domain to the host of all these URLs.
@@ -172,7 +176,7 @@ class CookieJar:
 
     def _bind(self, url: Any) -> None:
         address = has_no_domain(url.host)
-        if address and not self._unsafe:
+        if address and not self.unsafe:
             return
         waiting, self._waiting = self._waiting, {}
         port = str(_port_of(url)) if address else None
@@ -185,18 +189,18 @@ class CookieJar:
         if "set-cookie" not in response.headers:
             return
         lines = response.headers.get_list("set-cookie")
-        self._jar.extract_cookies(_ResponseFacts(lines), _RequestFacts(request))  # type: ignore[arg-type]
+        self._jar.extract_cookies(_ResponseFacts(lines), _RequestFacts(request.url))  # type: ignore[arg-type]
         self._version = object()
 
-    def _header(self, request: Any) -> str | None:
+    def _header(self, url: Any) -> str | None:
         # The standard library is slow to find the cookies of a request, so its result is kept until the jar changes
         # or one of its cookies expires.
-        url, version = request.url, self._version
+        version = self._version
         place = (url.scheme, url.host, url.port, url.raw_path.partition(b"?")[0])
         known = self._headers.get(place)
         if known is not None and known.version is version and time.time() < known.until:
             return known.text
-        facts = _RequestFacts(request)
+        facts = _RequestFacts(url)
         self._jar.add_cookie_header(facts)  # type: ignore[arg-type]
         until = min((cookie.expires for cookie in self._jar if cookie.expires is not None), default=math.inf)
         if len(self._headers) >= _REMEMBERED:
@@ -212,6 +216,9 @@ class CookieJar:
 class DummyCookieJar(CookieJar):
     """Stores nothing and sends nothing."""
 
+    def __repr__(self) -> str:
+        return "<DummyCookieJar>"
+
     def _policy(self, unsafe: bool) -> DefaultCookiePolicy:
         return DefaultCookiePolicy(allowed_domains=[])
 
@@ -219,7 +226,7 @@ class DummyCookieJar(CookieJar):
         """Do nothing."""
 
 
-class Session(Flow):
+class Session(HookedFlow):
     """Sends the jar's cookies with each hop, and stores those that a response sets.
 
     An httpx client keeps cookies by itself too; give it `cookies=no_cookies()`, so that there is one jar.
@@ -268,8 +275,7 @@ class _RequestFacts:
 
     unverifiable = False
 
-    def __init__(self, request: Any) -> None:
-        url = request.url
+    def __init__(self, url: Any) -> None:
         # Without user and password, which the standard library would take for part of the host.
         self._url = f"{url.scheme}://{url.netloc.decode('ascii')}{url.raw_path.decode('ascii', 'replace')}"
         self.type: str = url.scheme

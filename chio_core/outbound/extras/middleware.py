@@ -18,66 +18,41 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from chio_core.errors import ConfigurationError
-from chio_core.names import HTTPX_SECONDS, LOGGER, TRACEPARENT
+from chio_core.names import HTTPX_CALL, HTTPX_SECONDS, LOGGER, TRACEPARENT
+from chio_core.outbound.extras.response import HeaderDict, Response, library_of
 from chio_core.outbound.hop import config_of, route_of, shown
 from chio_core.outbound.member import AsyncNext, Flow, FlowSteps, OutboundMember, SyncNext
 
 log = logging.getLogger(LOGGER)
 
 _BODY = ("content", "data", "json", "files")
-_KNOWN = frozenset({"headers", "params", "timeout", *_BODY})
+_CHANGES = frozenset({"params", "timeout", *_BODY})
+UNCHANGEABLE: Final = ("auth", "cookies", "extensions", "follow_redirects")
+"""Options of the library that a hook cannot set."""
 
-
-class Response:
-    """A response of httpx or httpx2 with one more name, `status`.
-
-    Attributes:
-        native: the library's response.
-    """
-
-    __slots__ = ("native",)
-
-    native: Any
-
-    def __init__(self, native: Any) -> None:
-        object.__setattr__(self, "native", native)
-
-    @property
-    def status(self) -> int:
-        """The status code."""
-        return int(self.native.status_code)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.native, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self.native, "status_code" if name == "status" else name, value)
-
-    def __repr__(self) -> str:
-        return f"<Response {self.status}>"
+_OF_THE_LIBRARY = frozenset({
+    "accept", "accept-encoding", "connection", "content-length", "content-type", "host", "transfer-encoding",
+    "user-agent",
+})  # fmt: skip
 
 
 class BaseMiddleware(OutboundMember):
-    """Base of members with hooks, all of them optional."""
+    """Base of members with hooks, all of them optional. They count as they are at each call: they may be set later."""
 
-    _hooks: ClassVar[frozenset[str]] = frozenset()
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        written = [name for name in ("request", "response") if getattr(cls, name) is not getattr(BaseMiddleware, name)]
-        cls._hooks = frozenset(written)
+    __priority__ = 0
 
     async def request(self, method: str, url: str, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Change a request before the inner members see it.
 
         Args:
             method: in upper case.
-            url: the whole URL.
-            kwargs: `headers` is the request's header mapping: change it in place, or replace it by a mapping that is
-                merged into it. `params`, `timeout`, and one of `content`, `data`, `json`, `files` may be added.
+            url: the whole URL; in `FastHTTP` the declared one, without params.
+            kwargs: `headers` is a dictionary with the request's headers, by names in any case: change or replace it.
+                `params`, `timeout`, and one of `content`, `data`, `json`, `files` may be added. A hook may keep
+                members of its own there.
 
         Returns:
             The kwargs.
@@ -89,27 +64,38 @@ class BaseMiddleware(OutboundMember):
         return response
 
     async def on_error(self, error: Exception, route: Any, config: Mapping[str, Any]) -> None:
-        """Handle the notice of an error. The hooks of inner members run first; the caller always gets the error.
+        """Handle the notice of an error; the caller always gets the error.
+
+        The hooks of inner members run first; in `FastHTTP`, in the order of priorities.
 
         Args:
-            error: the exception of an inner member or of the transport.
+            error: the exception of an inner member, the transport or the handler; in `FastHTTP` also a
+                `FastHTTPBadStatusError` for a status of 400 and above.
             route: has `.method` and `.url`.
             config: the options of the call.
         """
 
+    def has_hook(self, name: str) -> bool:
+        """Return True if a hook is overridden, by the class or on the instance."""
+        return getattr(getattr(self, name), "__func__", None) is not getattr(BaseMiddleware, name)
+
     async def __call__(self, request: Any, following: AsyncNext) -> Any:
         """Run the hooks around an asynchronous send."""
         prepared = request
-        if "request" in self._hooks:
-            kwargs = {"headers": request.headers}
-            changed = self.request(request.method, str(request.url), kwargs)
-            prepared = self._applied(request, await changed)
+        if self.has_hook("request"):
+            kwargs = {"headers": HeaderDict(request.headers)}
+            changed = await self.request(request.method, str(request.url), kwargs)
+            prepared = self._applied(request, changed)
         try:
             response = await following(prepared)
+            if not self.has_hook("response"):
+                return response
+            if HTTPX_CALL in request.extensions:  # a declared call reads the whole body anyway
+                await response.aread()
+            return self._native(await self.response(Response.of(response)), request)
         except Exception as error:
             await self._report(error, request)
             raise
-        return self._native(await self.response(Response(response))) if "response" in self._hooks else response
 
     def sync(self, request: Any, following: SyncNext) -> Any:
         """Run the hooks around a synchronous send.
@@ -118,18 +104,18 @@ class BaseMiddleware(OutboundMember):
             ConfigurationError: a hook waits for something.
         """
         prepared = request
-        if "request" in self._hooks:
-            kwargs = {"headers": request.headers}
+        if self.has_hook("request"):
+            kwargs = {"headers": HeaderDict(request.headers)}
             changed = self._stepped(self.request(request.method, str(request.url), kwargs))
             prepared = self._applied(request, changed)
         try:
             response = following(prepared)
+            if not self.has_hook("response"):
+                return response
+            return self._native(self._stepped(self.response(Response.of(response))), request)
         except Exception as error:
             self._stepped(self._report(error, request))
             raise
-        if "response" not in self._hooks:
-            return response
-        return self._native(self._stepped(self.response(Response(response))))
 
     async def _report(self, error: Exception, request: Any) -> None:
         try:
@@ -140,15 +126,22 @@ class BaseMiddleware(OutboundMember):
     def _applied(self, request: Any, kwargs: Any) -> Any:
         if not isinstance(kwargs, dict):
             raise ConfigurationError(f"{type(self).__name__}.request() must return kwargs")
-        headers = kwargs.get("headers")
-        if headers is not request.headers and headers:
-            request.headers.update(headers)
-        if len(kwargs) == 1 and "headers" in kwargs:
-            return request
-        if unknown := sorted(kwargs.keys() - _KNOWN):
+        if unknown := [name for name in UNCHANGEABLE if name in kwargs]:
             raise ConfigurationError(
                 f"{type(self).__name__}.request() gave {unknown[0]!r}, which cannot be changed here"
             )
+
+        # What the hook has removed goes, apart from what the library adds to every request.
+        wanted = kwargs.get("headers")
+        if wanted is not None:
+            wanted = HeaderDict(wanted)
+            for name in [name for name in request.headers if name not in wanted and name not in _OF_THE_LIBRARY]:
+                del request.headers[name]
+            for name, value in wanted.items():
+                if request.headers.get(name) != value:
+                    request.headers[name] = value
+        if _CHANGES.isdisjoint(kwargs):
+            return request
 
         # The library makes the new body and its headers, so those of the old body go.
         extensions, headers = dict(request.extensions), request.headers.copy()
@@ -167,8 +160,8 @@ class BaseMiddleware(OutboundMember):
             rebuilt.read()
         return rebuilt
 
-    def _native(self, response: Any) -> Any:
-        native = response.native if isinstance(response, Response) else response
+    def _native(self, response: Any, request: Any) -> Any:
+        native = response.to_native(library_of(request)) if isinstance(response, Response) else response
         if not hasattr(native, "status_code"):
             raise ConfigurationError(f"{type(self).__name__}.response() must return a response")
         return native
@@ -180,6 +173,21 @@ class BaseMiddleware(OutboundMember):
             return done.value
         steps.close()
         raise ConfigurationError(f"a hook of {type(self).__name__} waits for something; use an asynchronous client")
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} return_type={self.__return_type__}>"
+
+
+class HookedFlow(Flow, BaseMiddleware):
+    """A `Flow` whose subclasses may have hooks too; they run around it."""
+
+    async def __call__(self, request: Any, following: AsyncNext) -> Any:
+        """Run the hooks, and the flow inside of them."""
+        return await BaseMiddleware.__call__(self, request, lambda changed: Flow.__call__(self, changed, following))
+
+    def sync(self, request: Any, following: SyncNext) -> Any:
+        """Do the same for a synchronous send."""
+        return BaseMiddleware.sync(self, request, lambda changed: Flow.sync(self, changed, following))
 
 
 TRACE_HEADER: Final = "X-Trace-ID"
