@@ -48,6 +48,13 @@ class PerProcess(Generic[T]):
                     self._values[pid] = self._make()
                 return self._values[pid]
 
+    def drop(self, value: T) -> None:
+        """Forget the value of this process if it is still this one, so that the next use makes another."""
+        pid = os.getpid()
+        with self._locks.setdefault(pid, threading.Lock()):
+            if self._values.get(pid) is value:
+                del self._values[pid]
+
     def take(self) -> T | None:
         """Return the value of this process and forget it, so that the next use makes another; None without one."""
         pid = os.getpid()

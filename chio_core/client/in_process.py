@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from chio_core.client.carrier import MAX_RESPONSE_BYTES, Pairs, TaskCarrier, held
-from chio_core.errors import ConfigurationError, EvaluationFailed, SidecarError
+from chio_core.errors import ConfigurationError, EvaluationFailed, Overloaded, SidecarError
 from chio_core.evaluation.exchange import RawResponse
-from chio_core.loop_thread import LoopThread
+from chio_core.loop_thread import LoopEnded, LoopThread
 from chio_core.processes import PerProcess
 from chio_core.settings import ChioSettings
 
@@ -158,8 +158,10 @@ class PortalCarrier:
 
     def post(self, path: str, body: bytes, headers: Pairs, timeout: float) -> RawResponse:
         """See `AsyncCarrier.post`."""
-        exchange = self._carrier.get().post(path, body, headers, timeout)
-        return asyncio.run_coroutine_threadsafe(exchange, self._thread.loop()).result()
+        try:
+            return self._thread.run(self._carrier.get().post(path, body, headers, timeout))
+        except LoopEnded as exc:
+            raise Overloaded("the embedded Chio sidecar was closed during the call") from exc
 
     def close(self) -> None:
         """Close the sidecar, then its loop and thread."""

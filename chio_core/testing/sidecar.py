@@ -221,11 +221,11 @@ class ScriptedSidecar:
         """Do the same as `serving` in another thread, for synchronous code."""
         server, thread = self.serving(port), LoopThread("scripted-sidecar", partial(asyncio.sleep, 0))
         try:
-            asyncio.run_coroutine_threadsafe(server.__aenter__(), thread.loop()).result()
+            thread.run(server.__aenter__())
             try:
                 yield self
             finally:
-                asyncio.run_coroutine_threadsafe(server.__aexit__(None, None, None), thread.loop()).result()
+                thread.run(server.__aexit__(None, None, None))
         finally:
             thread.close()
 

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 from chio_core.errors import ConfigurationError
 from chio_core.guards.chain import Chain, DecisionMember, Guard, around
 from chio_core.guards.run import ChainRun
-from chio_core.loop_thread import LoopThread
+from chio_core.loop_thread import ALIVE_SECONDS, LoopEnded, LoopThread, Running, result_of
 from chio_core.models.receipt import GuardEvidence
 from chio_core.refusals.response import AnyResponse, Denial, Downstream
 from chio_core.refusals.streams import Stream, aclose_all, close_all, encoded
@@ -26,7 +26,6 @@ from chio_core.request import GuardRequest
 T = TypeVar("T")
 
 _END: Final = object()
-_PATIENCE = 1.0  # seconds between two looks at the loop of a stream
 DecideFunction = Callable[[], Awaitable[Denial | None]]
 
 _DECIDE: contextvars.ContextVar[DecideFunction] = contextvars.ContextVar("chio_decide")
@@ -93,7 +92,7 @@ class ChainRunner:
             desk = _Desk()
             hand_over = (lambda: desk.hand_over(handler)) if self._wraps else None
             work = self._inside(request, evidence, lambda: desk.hand_over(decide), hand_over)
-            answer = desk.serve(work, self._thread.loop())
+            answer = desk.serve(work, self._thread.running())
         return answer if answer is not None else handler()
 
     async def _inside(
@@ -140,7 +139,7 @@ class ThreadStream:
     def __next__(self) -> bytes:
         if self._sync is not None:
             return encoded(next(self._sync))
-        piece = self._wait(_next(self._async))
+        piece = self._thread.run(_next(self._async))
         if piece is _END:
             raise StopIteration
         return encoded(piece)
@@ -153,19 +152,7 @@ class ThreadStream:
         if self._sync is not None:
             close_all(self._sync, self._stream)
         else:
-            self._wait(aclose_all(self._async, self._stream))
-
-    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        loop = self._thread.loop()
-        done = asyncio.run_coroutine_threadsafe(work, loop)
-        while True:
-            try:
-                return done.result(_PATIENCE)
-            except TimeoutError:
-                if done.done():
-                    raise
-                if not loop.is_running():
-                    raise RuntimeError("the event loop of the guards has ended, and the stream with it") from None
+            self._thread.run(aclose_all(self._async, self._stream))
 
 
 async def _next(source: Any) -> Any:
@@ -184,9 +171,10 @@ class _Desk:
         future: asyncio.Future[T] = loop.create_future()
 
         def job() -> None:
+            # What is no Exception (SystemExit) belongs to the thread, not to the loop, which it would end.
             try:
                 outcome = function()
-            except BaseException as exc:  # noqa: BLE001 - the chain raises it
+            except Exception as exc:  # noqa: BLE001 - the chain raises it
                 loop.call_soon_threadsafe(_settle, future, None, exc)
             else:
                 loop.call_soon_threadsafe(_settle, future, outcome, None)
@@ -194,17 +182,29 @@ class _Desk:
         self._jobs.put(job)
         return await future
 
-    def serve(self, work: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> T:
-        """Run a coroutine in the loop and do what it hands over until it is done; return its result."""
-        done = asyncio.run_coroutine_threadsafe(work, loop)
+    def serve(self, work: Coroutine[Any, Any, T], running: Running) -> T:
+        """Run a coroutine in the loop and do what it hands over until it is done; return its result.
+
+        Raises:
+            LoopEnded: the loop ended before.
+        """
+        done = running.start(work)
         done.add_done_callback(lambda _: self._jobs.put(None))
         try:
-            while (job := self._jobs.get()) is not None:
+            while True:
+                try:
+                    job = self._jobs.get(timeout=ALIVE_SECONDS)
+                except queue.Empty:
+                    running.check()
+                    continue
+                if job is None:
+                    return result_of(done)
                 job()
-        except BaseException:
-            done.cancel()  # this thread is being ended
+        except LoopEnded:
             raise
-        return done.result()
+        except BaseException:
+            done.cancel()  # the handler, or this thread, has ended
+            raise
 
 
 def _settle(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:

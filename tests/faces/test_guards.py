@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,72 @@ def test_many_threads_share_one_chain(face: Face) -> None:
             thread.join()
     assert [answer.status for answer in answers] == [418] * 8
     assert len({answer.receipt for answer in answers}) == 8
+
+
+def in_time(call: Callable[[], Any]) -> Any:
+    """Return what a call in another thread returns or raises; fail if that takes for ever."""
+    found: list[Any] = []
+
+    def run() -> None:
+        try:
+            found.append(call())
+        except BaseException as exc:  # noqa: BLE001 - the test looks at it
+            found.append(exc)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive(), "the request hangs"
+    return found[0]
+
+
+@each_threaded_face
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_an_exit_in_the_handler_ends_its_thread_and_no_other_request(face: Face, error: type[BaseException]) -> None:
+    """argparse, click and `sys.exit()` raise one."""
+    ended = threading.Event()
+
+    async def until_the_end(request: GuardRequest, next: Next) -> AnyResponse:
+        try:
+            return await next(request)
+        finally:
+            ended.set()
+
+    def leave(environ: dict[str, Any]) -> None:
+        if environ["PATH_INFO"] == "/anything":
+            raise error
+
+    with face.governed(guards=[until_the_end], inner=leave) as governed:
+        for _ in range(2):
+            assert in_time(lambda: governed.get("/hello")).status == 200
+            ended.clear()
+            assert isinstance(in_time(lambda: governed.get("/anything")), error)
+            assert ended.wait(20)  # the guard has cleaned up
+
+
+@each_threaded_face
+@pytest.mark.parametrize("where", ["guard", "task", "loop"])
+def test_an_exit_in_a_guard_ends_its_request_and_no_other(face: Face, where: str) -> None:
+    async def leave(request: GuardRequest) -> None:
+        await asyncio.sleep(0)
+        if request.url_path != "/anything":
+            return
+        if where == "loop":
+            asyncio.get_running_loop().stop()
+        elif where == "guard":
+            raise SystemExit(2)
+        else:
+            await asyncio.wait_for(leave_now(), 20)
+
+    async def leave_now() -> None:
+        await asyncio.sleep(0)
+        raise SystemExit(2)
+
+    with face.governed(guards=[leave]) as governed:
+        for _ in range(2):
+            assert in_time(lambda: governed.get("/hello")).status == 200
+            found = in_time(lambda: governed.get("/anything"))
+            assert found.status == 200 if where == "loop" else isinstance(found, SystemExit)
 
 
 class Changed:
