@@ -47,7 +47,7 @@ class World:
             self.ran.append(request)
             return JSONResponse({})
 
-        settings = sidecar.settings(fail_open=cell.fail_open, timeout=0.05 if BEHAVIOURS[cell.behaviour].slow else 20.0)
+        settings = sidecar.settings(fail_open=cell.fail_open, timeout=0.5 if BEHAVIOURS[cell.behaviour].slow else 20.0)
         async with ChioClient(settings, telemetry=self.telemetry) as client:
             app = ChioASGIMiddleware(
                 Starlette(routes=[Route("/transfers/{transfer_id}", transfer, methods=["POST"])]), client=client
