@@ -226,6 +226,7 @@ async def main() -> None:
     settings = ChioSettings(sidecar_url=os.environ.get("CHIO_SIDECAR_URL", "embedded:raw-sockets.sqlite3"))
     blocked = os.environ.get("RAW_SOCKETS_BLOCKED", "192.168.1.50").split(",")
     async with ChioClient(settings) as client:
+        client.open()  # a store that cannot be used ends it now, not at the first request
         server = await asyncio.start_server(
             Door(client, blocked).serve, "127.0.0.1", int(os.environ.get("RAW_SOCKETS_PORT", "8022")), limit=LARGEST
         )

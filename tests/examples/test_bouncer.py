@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import ast
+import asyncio
+import contextlib
 import http.client
 import os
 import re
+import runpy
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from chio_core import Response
 from tests.examples.running import RECEIPT_ID, ROOT, environment, free_port
 from tests.project.tree import parse
 
@@ -153,6 +157,50 @@ def test_the_raw_socket_server_allows_and_blocks(tmp_path: Path) -> None:
         refused = ask(port, "/hello", "POST")
         assert refused.status == 403
         assert RECEIPT_ID.fullmatch(refused.getheader("x-chio-receipt") or "")
+
+
+def test_the_raw_socket_server_does_not_start_with_a_store_that_cannot_be_used(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(RAW)],
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=str(ROOT), CHIO_SIDECAR_URL="embedded:missing/r.sqlite3"),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "cannot open receipt store" in done.stderr
+
+
+async def test_the_raw_socket_server_writes_a_stream_in_pieces_and_closes_it() -> None:
+    send = runpy.run_path(str(RAW), run_name="looked_at")["send"]
+    closed: list[str] = []
+
+    async def endless() -> AsyncIterator[str]:
+        try:
+            while True:
+                yield "data: x\n\n"
+        finally:
+            closed.append("stream")
+
+    served = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            await send(Response(endless()), None, writer)
+        writer.close()
+        served.set()  # the end of the exchange
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b"content-length" not in head
+        assert await reader.readexactly(9) == b"data: x\n\n"
+        writer.transport.abort()
+        await served.wait()
+    assert closed == ["stream"]
 
 
 def test_the_raw_socket_server_imports_no_framework() -> None:
