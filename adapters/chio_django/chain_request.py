@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from http.cookies import SimpleCookie
 from typing import Any
 
+from django.core.handlers.exception import convert_exception_to_response
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
@@ -31,21 +32,30 @@ class ChainRequest:
         self._request = request
         self._context = context
         self._response: HttpResponseBase | None = None
-        self._head = Downstream()
 
     def run(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> HttpResponseBase:
         """Run the chain, the rest of the stack in this thread."""
         context, pipeline = self._context, self._context.runtime.pipeline
-        adapter = DjangoAdapter(self._request, context)
-        answer = context.runtime.guards.run(
-            adapter.view,
-            context.governed.evidence,
-            lambda: run(pipeline.govern(adapter)),
-            lambda: self._ran(get_response(self._request)),
-        )
-        if self._response is None:
-            run(pipeline.refuse(adapter, answer))
-        return self._finished(answer, adapter.view, context.runtime.guards.pieces)
+        adapter, guards = DjangoAdapter(self._request, context), context.runtime.guards
+
+        def chain(request: HttpRequest) -> HttpResponseBase:
+            answer = guards.run(
+                adapter.view,
+                context.governed.evidence,
+                lambda: run(pipeline.govern(adapter)),
+                lambda: self._ran(get_response(request)),
+            )
+            if self._response is None:
+                run(pipeline.refuse(adapter, answer))
+            return self._chosen(answer, guards.pieces)
+
+        try:
+            # A guard may fail after the decision: Django makes the response then, as for every exception.
+            response: Any = convert_exception_to_response(chain)(self._request)
+        except BaseException:
+            self._give_up(adapter.view)
+            raise
+        return self._finished(response, adapter.view)
 
     async def arun(self, get_response: Callable[[HttpRequest], Awaitable[HttpResponseBase]]) -> HttpResponseBase:
         """Run the chain in this event loop, without a thread."""
@@ -55,37 +65,61 @@ class ChainRequest:
         async def handler() -> Downstream:
             return self._ran(await get_response(self._request))
 
-        answer = await context.runtime.guards.arun(
-            adapter.view, context.governed.evidence, lambda: run_async(pipeline.govern(adapter)), handler
-        )
-        if self._response is None:
-            await run_async(pipeline.refuse(adapter, answer))
-        return self._finished(answer, adapter.view, StreamReader)
+        async def chain(request: HttpRequest) -> HttpResponseBase:
+            answer = await context.runtime.guards.arun(
+                adapter.view, context.governed.evidence, lambda: run_async(pipeline.govern(adapter)), handler
+            )
+            if self._response is None:
+                await run_async(pipeline.refuse(adapter, answer))
+            return self._chosen(answer, StreamReader)
+
+        try:
+            converted: Any = convert_exception_to_response(chain)
+            response = await converted(self._request)
+        except BaseException:
+            self._give_up(adapter.view)
+            raise
+        return self._finished(response, adapter.view)
 
     def _ran(self, response: HttpResponseBase) -> Downstream:
         self._response = response
-        cookies = [("Set-Cookie", cookie.OutputString()) for cookie in response.cookies.values()]
-        self._head = Downstream(status=response.status_code, headers=(*response.items(), *cookies))
-        return self._head
+        return _head_of(response)
 
-    def _finished(
-        self, answer: AnyResponse, view: DjangoGuardRequest, reader: Callable[[Stream], Any]
-    ) -> HttpResponseBase:
-        found = getattr(view.state, STATE_RESPONSE_HOOKS, None)
-        wishes = found if isinstance(found, ResponseHooks) else ResponseHooks()
+    def _chosen(self, answer: AnyResponse, reader: Callable[[Stream], Any]) -> HttpResponseBase:
+        """Return the application's response as the chain has changed it, or the one of a guard."""
         response = self._response
-        if response is not None and isinstance(answer, Downstream):
-            for callback in answer.finished:
-                _at_the_end(response, callback)
-        else:
-            if response is not None:
-                response.close()
-            response = _made(answer, self._request, reader)
-            self._head = Downstream(headers=tuple(response.items()))
-            answer = self._head.with_status(response.status_code)
-        _change(response, self._head, wishes.apply(list(answer.headers)), answer.status)
-        _at_the_end(response, lambda: wishes.finish(answer.status))
+        if response is None or not isinstance(answer, Downstream):
+            return _made(answer, self._request, reader)
+        for callback in answer.finished:
+            _at_the_end(response, callback)
+        _change(response, _head_of(response), list(answer.headers), answer.status)
+        return response
+
+    def _finished(self, response: HttpResponseBase, view: DjangoGuardRequest) -> HttpResponseBase:
+        """Add what guards have queued, and the receipt."""
+        if self._response is not None and self._response is not response:
+            self._response.close()
+        wishes = _wishes(view)
+        head = _head_of(response)
+        _change(response, head, wishes.apply(list(head.headers)), head.status)
+        _at_the_end(response, lambda: wishes.finish(head.status))
         return tagged(response, self._request, self._context)
+
+    def _give_up(self, view: DjangoGuardRequest) -> None:
+        """End a request without a response: its thread or its task ends."""
+        if self._response is not None:
+            self._response.close()
+        _wishes(view).finish(None)
+
+
+def _wishes(view: DjangoGuardRequest) -> ResponseHooks:
+    found = getattr(view.state, STATE_RESPONSE_HOOKS, None)
+    return found if isinstance(found, ResponseHooks) else ResponseHooks()
+
+
+def _head_of(response: HttpResponseBase) -> Downstream:
+    cookies = [("Set-Cookie", cookie.OutputString()) for cookie in response.cookies.values()]
+    return Downstream(status=response.status_code, headers=(*response.items(), *cookies))
 
 
 def _made(answer: AnyResponse, request: HttpRequest, reader: Callable[[Stream], Any]) -> HttpResponseBase:

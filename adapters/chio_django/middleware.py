@@ -67,16 +67,24 @@ class ChioDjangoMiddleware:
         context = begin(request, self._runtime.get())
         if not context.runtime.guards.is_empty:
             return ChainRequest(request, context).run(self.get_response)
-        denial = run(context.runtime.pipeline.govern(DjangoAdapter(request, context)))
-        return tagged(self.get_response(request) if denial is None else refusal(denial, request), request, context)
+        adapter, pipeline = DjangoAdapter(request, context), context.runtime.pipeline
+        denial = context.runtime.guards.decide(context.governed.evidence, lambda: run(pipeline.govern(adapter)))
+        if denial is None:
+            return tagged(self.get_response(request), request, context)
+        run(pipeline.refuse(adapter, denial))
+        return tagged(refusal(denial, request), request, context)
 
     async def _acall(self, request: HttpRequest) -> HttpResponseBase:
         context = begin(request, self._runtime.get())
         if not context.runtime.guards.is_empty:
             return await ChainRequest(request, context).arun(self.get_response)
-        denial = await run_async(context.runtime.pipeline.govern(AsyncDjangoAdapter(request, context)))
-        response = await self.get_response(request) if denial is None else refusal(denial, request)
-        return tagged(response, request, context)
+        adapter, pipeline = AsyncDjangoAdapter(request, context), context.runtime.pipeline
+        evidence = context.governed.evidence
+        denial = await context.runtime.guards.adecide(evidence, lambda: run_async(pipeline.govern(adapter)))
+        if denial is None:
+            return tagged(await self.get_response(request), request, context)
+        await run_async(pipeline.refuse(adapter, denial))
+        return tagged(refusal(denial, request), request, context)
 
     # Inner middleware may change what will run: the method, the path, the query, the URL conf, the language. Django has
     # resolved the URL by the time of `process_view`; a request that differs from the evaluated one is governed again.

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from itertools import chain
 from typing import Any
 
+from flask import Flask, got_request_exception
 from werkzeug.wsgi import ClosingIterator
 
 from chio_core.evaluation.pipeline import run
 from chio_core.guards.response_hooks import ResponseHooks, call_at_the_end
-from chio_core.names import EXPOSE_HEADERS, STATE_RESPONSE_HOOKS
+from chio_core.names import EXPOSE_HEADERS, LOGGER, STATE_RESPONSE_HOOKS
 from chio_core.refusals.problems import render
 from chio_core.refusals.response import AnyResponse, Denial, Downstream, Response
 from chio_core.refusals.streams import BODILESS
 from chio_core.threads.context import RequestContext
 from chio_core.threads.wsgi_view import accept_in
 from chio_flask.context import FlaskAdapter
+
+log = logging.getLogger(LOGGER)
 
 Headers = list[tuple[str, str]]
 
@@ -50,14 +54,23 @@ class ChainRequest:
         """Run the chain, the view in this thread, and return the body."""
         adapter, context = self._adapter, self._adapter.context
         view, pipeline = adapter.view, context.runtime.pipeline
+        answer: AnyResponse
         try:
             answer = context.runtime.guards.run(
                 view, context.governed.evidence, lambda: run(pipeline.govern(adapter)), self._application
             )
-        except BaseException:
+        except BaseException as exc:
             self._discard()
-            _wishes(view).finish(None)
-            raise
+            if not isinstance(exc, Exception) or propagates(adapter.app):
+                _wishes(view).finish(None)
+                raise
+            # A guard has failed after the decision: the response still names the receipt.
+            log.exception("chio: a guard failed after the decision; the request gets a 500")
+            got_request_exception.send(adapter.app, _async_wrapper=adapter.app.ensure_sync, exception=exc)
+            answer = Response("Internal Server Error", 500)
+        else:
+            if self._body is None:
+                run(pipeline.refuse(adapter, answer))
         return self._release(answer, _wishes(view))
 
     def _application(self) -> Downstream:
@@ -82,8 +95,6 @@ class ChainRequest:
             closing = [lambda: _each(answer.finished)]
         else:
             self._discard()
-            if not ran:
-                run(self._adapter.context.runtime.pipeline.refuse(self._adapter, answer))
             body, headers = self._document(answer)
             closing = [getattr(body, "close", _nothing)]
         same = ran and answer.status == int(self._status[:3])
@@ -120,6 +131,12 @@ def tagged(headers: Headers, context: RequestContext) -> Headers:
     if value is None:
         return kept
     return [*kept, (name, value), *([(EXPOSE_HEADERS, name)] if context.from_script else [])]
+
+
+def propagates(app: Flask) -> bool:
+    """Return True if exceptions are for the server, as Flask decides it: in tests and in debug mode."""
+    configured = app.config["PROPAGATE_EXCEPTIONS"]
+    return bool(app.testing or app.debug if configured is None else configured)
 
 
 def status_line(status: int) -> str:

@@ -113,21 +113,24 @@ class FlaskAdapter(SyncAdapter):
         app: the application.
         request: Flask's request, or one that was made before Flask has its own.
         context: its facts, requirement and decision so far.
+
+    Attributes:
+        app: the application.
     """
 
     def __init__(self, app: Flask, request: Request, context: RequestContext) -> None:
         pipeline = context.runtime.pipeline
         view = FlaskGuardRequest(request, app, singletons=pipeline.singletons, limits=pipeline.limits)
         super().__init__(view, context)
-        self._app = app
+        self.app = app
         self._request = request
 
     def locate(self) -> RouteMatch:
         """Return the view that will run: Flask's own match, once there is one."""
         request = self._request
         if request.url_rule is None:
-            return find_view(self._app, request)
-        return view_match(self._app, request.url_rule, request.view_args, request.method)
+            return find_view(self.app, request)
+        return view_match(self.app, request.url_rule, request.view_args, request.method)
 
     def publish(self, decision: Decision | None) -> None:
         """Put a decision on the state of the guards, and on `g` once Flask has made its context for this request."""

@@ -94,12 +94,14 @@ class GovernedApp:
         adapter = FlaskAdapter(self._app, request, context)
         if not context.runtime.guards.is_empty:
             return _closing(ChainRequest(adapter, self._run, environ, start_response).run(), environ)
-        denial = run(context.runtime.pipeline.govern(adapter))
+        pipeline = context.runtime.pipeline
+        denial = context.runtime.guards.decide(context.governed.evidence, lambda: run(pipeline.govern(adapter)))
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
             return start_response(status, tagged(headers, context), exc_info)
 
         if denial is not None:
+            run(pipeline.refuse(adapter, denial))
             body, headers = render(denial, accept=accept_in(environ))
             start(status_line(denial.status), list(headers))
             return _closing([body], environ)

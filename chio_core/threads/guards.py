@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 
 from chio_core.errors import ConfigurationError
 from chio_core.guards.chain import Chain, DecisionMember, Guard, around
-from chio_core.guards.run import ChainRun
+from chio_core.guards.run import ChainRun, failed
 from chio_core.loop_thread import ALIVE_SECONDS, LoopEnded, LoopThread, Running, result_of
 from chio_core.models.receipt import GuardEvidence
 from chio_core.refusals.response import AnyResponse, Denial, Downstream
@@ -60,6 +60,20 @@ class ChainRunner:
         waits = any(getattr(member.guard, "waits", True) for member in self._members if not member.is_decide)
         self._steps = not self._wraps and not waits
         self._thread = LoopThread("chio-guards", self.chain.aclose)
+
+    def decide(self, evidence: list[GuardEvidence], decide: Callable[[], Denial | None]) -> Denial | None:
+        """Make the decision of a chain without guards; an exception refuses the request, as in a chain with guards."""
+        try:
+            return decide()
+        except Exception:  # noqa: BLE001 - logged there
+            return failed(self._members[0], evidence)
+
+    async def adecide(self, evidence: list[GuardEvidence], decide: DecideFunction) -> Denial | None:
+        """Do what `decide` does in an event loop."""
+        try:
+            return await decide()
+        except Exception:  # noqa: BLE001 - logged there
+            return failed(self._members[0], evidence)
 
     async def arun(
         self,

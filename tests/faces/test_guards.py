@@ -233,6 +233,48 @@ def test_many_threads_share_one_chain(face: Face) -> None:
     assert len({answer.receipt for answer in answers}) == 8
 
 
+async def fails_after_next(request: GuardRequest, next: Next) -> AnyResponse:
+    await next(request)
+    raise ZeroDivisionError
+
+
+@each_face
+@pytest.mark.parametrize(("guard", "ran"), [(fails, []), (fails_after_next, ["hello"])], ids=["before", "after"])
+@pytest.mark.parametrize("excluded", [False, True], ids=["governed", "excluded"])
+def test_a_guard_that_fails_after_the_decision_is_a_500_with_the_receipt_and_what_guards_have_queued(
+    face: Face, guard: Any, ran: list[str], excluded: bool
+) -> None:
+    ends: list[int | None] = []
+    decisions: list[Any] = []
+
+    async def outer(request: GuardRequest) -> None:
+        hooks = response_hooks(request)
+        hooks.add_header("X-Own", "guard")
+        hooks.finished.append(ends.append)
+
+    chain = Chain().add(outer, priority=-10).add(guard, priority=10)
+    options = {"exclude_paths": ["/hello"]} if excluded else {}
+    with face.governed(guards=chain, on_decision=decisions.append, **options) as governed:
+        answer = governed.get("/hello")
+    assert (answer.status, answer.all("x-own"), ends) == (500, ["guard"], [500])
+    assert [seen.handler for seen in answer.seen] == ran
+    assert [decision.verdict for decision in decisions] == ([] if excluded else ["allow"])
+    assert answer.receipt == (None if excluded else decisions[0].receipt.id)
+
+
+@each_face
+@pytest.mark.parametrize("guards", [(), (notes,)], ids=["alone", "guarded"])
+def test_an_exception_of_the_applications_part_of_the_decision_refuses(face: Face, guards: Any) -> None:
+    def extractor(view: Any) -> Any:
+        raise ZeroDivisionError
+
+    decisions: list[Any] = []
+    with face.governed(guards=guards, extractor=extractor, on_decision=decisions.append) as governed:
+        answer = governed.get("/hello")
+    assert (answer.status, answer.code, answer.seen) == (500, face.code("chio_guard_failed"), [])
+    assert [(decision.verdict, decision.denial.status) for decision in decisions] == [("refused", 500)]
+
+
 def in_time(call: Callable[[], Any]) -> Any:
     """Return what a call in another thread returns or raises; fail if that takes for ever."""
     found: list[Any] = []
