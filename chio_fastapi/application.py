@@ -13,6 +13,7 @@ from chio_asgi.config import settings_for
 from chio_asgi.document import OVERLAPPING, describe
 from chio_asgi.middleware import ChioASGIMiddleware
 from chio_core.client.client import ChioClient
+from chio_core.client.in_process import check_sidecar
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.outcomes import Decision
 from chio_core.guards.chain import Chain, Guard, checked_guards
@@ -54,12 +55,14 @@ def add_chio(
         The client, also found at `app.state.chio_client` and by `Depends(get_chio_client)`.
 
     Raises:
-        ConfigurationError: unusable options, keywords beside `config` or `client`, or guards that cannot work in this
-            order.
+        ConfigurationError: unusable options, keywords beside `config` or `client`, an embedded sidecar whose store, key
+            or document cannot be used, or guards that cannot work in this order.
     """
     guards = checked_guards(guards)  # here, because FastAPI makes the middleware only when the application starts
     check_one_source(config, client, options)
     settings = settings_for(config, client, **options)
+    if client is None:
+        check_sidecar(settings.sidecar_url)  # a mounted application has no lifespan that would open it at the start
     shared = client if client is not None else ChioClient(settings, document=partial(routes_for_embedded, app))
     # Each middleware that is added is outside those before it.
     if names := [getattr(one.cls, "__name__", repr(one.cls)) for one in app.user_middleware]:

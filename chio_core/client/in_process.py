@@ -46,10 +46,14 @@ def open_sidecar(url: str, *, busy_seconds: float | None = None, document: str |
 def check_sidecar(url: str) -> None:
     """Check that `open_sidecar` can open the sidecar of a URL, without creating or writing anything.
 
+    Args:
+        url: the setting `sidecar_url`; nothing is checked if it names no embedded sidecar.
+
     Raises:
         ConfigurationError: as `open_sidecar`.
     """
-    _embedded().check_embedded(url.partition(":")[2])
+    if url.startswith("embedded:"):
+        _embedded().check_embedded(url.partition(":")[2])
 
 
 def _embedded() -> Any:

@@ -76,7 +76,7 @@ class Runtime:
         Raises:
             ConfigurationError: its store, key or document cannot be used.
         """
-        if self._makes_clients and self.settings.sidecar_url.startswith("embedded:"):
+        if self._makes_clients:
             from chio_core.client.in_process import check_sidecar
 
             check_sidecar(self.settings.sidecar_url)

@@ -134,13 +134,18 @@ def django_with(handler: Callable[[], Any]) -> Callable[[str], None]:
     return start
 
 
-STARTS = {"flask": flask, "django": django_with(WSGIHandler), "django-async": django_with(ASGIHandler)}
+STARTS: dict[str, Callable[[str], Any]] = {
+    "fastapi": lambda url: add_chio(FastAPI(), sidecar_url=url),
+    "flask": flask,
+    "django": django_with(WSGIHandler),
+    "django-async": django_with(ASGIHandler),
+}
 
 
 @pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("name", UNUSABLE)
 def test_an_embedded_sidecar_that_cannot_open_stops_the_start(name: str, start: str, tmp_path: Path) -> None:
-    """ASGI applications open it in their lifespan, see `tests/asgi/test_lifespan.py`."""
+    """Other ASGI applications open it in their lifespan, see `tests/asgi/test_lifespan.py`."""
     url = _no_store(tmp_path, name)
     before = sorted(tmp_path.iterdir())
     with pytest.raises(ConfigurationError, match=UNUSABLE[name]):
