@@ -9,6 +9,7 @@ template.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -93,19 +94,18 @@ class RouteResolver:
         dependant = getattr(route, "dependant", None)
         if dependant is None:
             return ()
+        # FastAPI's HTTP routes name the application whose overrides apply; its websocket routes do not.
+        provider = getattr(route, "dependency_overrides_provider", None)
+        provider = provider or getattr(router, "dependency_overrides_provider", None) or router
+        if overrides := getattr(provider, "dependency_overrides", None):
+            return tuple(sources_in(dependant, overrides))
         known = self._known.get(id(dependant))
         if known is None:
             if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()
             # The dependant is kept beside its sources, so that its id cannot be reused for another one.
             known = self._known[id(dependant)] = (dependant, tuple(sources_in(dependant)))
-        # FastAPI's HTTP routes name the application whose overrides apply; its websocket routes do not.
-        provider = getattr(route, "dependency_overrides_provider", None)
-        provider = provider or getattr(router, "dependency_overrides_provider", None) or router
-        overrides = getattr(provider, "dependency_overrides", None)
-        if not overrides:
-            return known[1]
-        return tuple(source for source in known[1] if source not in overrides)
+        return known[1]
 
 
 def router_of(app: Any) -> Any:
@@ -137,13 +137,23 @@ def flatten(routes: Sequence[Any]) -> Iterator[Any]:
             yield from contexts()
 
 
-def sources_in(dependant: Any) -> Iterator[RequirementSource]:
+def sources_in(dependant: Any, overrides: Mapping[Any, Any] | None = None) -> Iterator[RequirementSource]:
     """Yield the dependencies that state a requirement, outermost first; see `calls_in`."""
-    return (call for call in calls_in(dependant) if isinstance(call, RequirementSource))
+    return (call for call in calls_in(dependant, overrides) if isinstance(call, RequirementSource))
 
 
-def calls_in(dependant: Any) -> Iterator[Any]:
-    """Yield the callables of a route's dependencies, outermost first; `dependant` is FastAPI's of that route."""
+def calls_in(dependant: Any, overrides: Mapping[Any, Any] | None = None) -> Iterator[Any]:
+    """Yield the callables of a route's dependencies, outermost first.
+
+    Args:
+        dependant: FastAPI's of that route.
+        overrides: `dependency_overrides` of the application. An override replaces a dependency together with all
+            below it, and has its own dependencies.
+    """
     yield getattr(dependant, "call", None)
     for inner in getattr(dependant, "dependencies", ()):
-        yield from calls_in(inner)
+        if overrides and (call := getattr(inner, "call", None)) in overrides:
+            # This module imports no framework, but FastAPI, which made the dependant, is loaded.
+            utilities = sys.modules["fastapi.dependencies.utils"]
+            inner = utilities.get_dependant(path=inner.path, call=overrides[call])
+        yield from calls_in(inner, overrides)

@@ -88,11 +88,10 @@ class ConnectionAdapter(ASGIAdapter):
         return raw
 
     def locate(self) -> RouteMatch:
-        """Return the route that is running, with those of its dependencies that are not overridden."""
+        """Return the route that is running, with its dependencies as they are overridden."""
         scope = self._connection.scope
-        overridden: Mapping[Any, Any] = getattr(scope.get("app"), "dependency_overrides", None) or {}
-        found = sources_in(getattr(_place(scope), "dependant", None))
-        sources = tuple(source for source in found if source not in overridden)
+        overrides: Mapping[Any, Any] | None = getattr(scope.get("app"), "dependency_overrides", None)
+        sources = tuple(sources_in(getattr(_place(scope), "dependant", None), overrides))
         return RouteMatch(template_of(scope), self._connection.path_params, sources)
 
 
@@ -191,13 +190,6 @@ def template_of(scope: Any) -> str | None:
         return None
     prefix = root.removeprefix(outer)
     return prefix + template if route_path(scope).startswith(prefix) else None
-
-
-def sources_of(connection: HTTPConnection) -> list[RequirementSource]:
-    """Return the dependencies of the running route that require something, without overridden ones."""
-    overridden: Mapping[Any, Any] = getattr(connection.scope.get("app"), "dependency_overrides", None) or {}
-    found = sources_in(getattr(_place(connection.scope), "dependant", None))
-    return [source for source in found if source not in overridden]
 
 
 def _place(scope: Any) -> Any:

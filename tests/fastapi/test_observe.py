@@ -151,6 +151,72 @@ def test_an_override_takes_the_mode_off(middleware: bool) -> None:
     assert post(app, "/pay").status == 401
 
 
+def dev_mode(mark: Mark) -> str:
+    return "dev"
+
+
+def trusted(receipt: Granted) -> str:
+    return "trusted"
+
+
+def prod_mode() -> str:
+    return "prod"
+
+
+def nested(inner: Annotated[str, Depends(dev_mode)]) -> str:
+    return inner
+
+
+def again(inner: Annotated[str, Depends(dev_mode)]) -> str:
+    return inner
+
+
+@with_and_without
+@pytest.mark.parametrize(
+    ("dependency", "overrides", "status"),
+    [
+        (dev_mode, {}, 200),
+        (dev_mode, {dev_mode: prod_mode}, 401),
+        (nested, {dev_mode: prod_mode}, 401),
+        (nested, {nested: prod_mode}, 401),
+        (nested, {nested: dev_mode}, 200),
+        (nested, {nested: dev_mode, dev_mode: prod_mode}, 200),
+        (nested, {nested: again, dev_mode: prod_mode}, 401),
+        (prod_mode, {prod_mode: dev_mode}, 200),
+        (prod_mode, {prod_mode: Observe()}, 200),
+    ],
+)
+def test_what_is_below_an_overridden_dependency_has_no_effect(
+    middleware: bool, dependency: Any, overrides: dict[Any, Any], status: int
+) -> None:
+    """FastAPI replaces it together with its own dependencies; those of the override count."""
+    app = FastAPI()
+
+    @app.post("/pay", dependencies=[Depends(dependency), Depends(TRANSFER)])
+    async def pay() -> dict[str, Any]:
+        return {}
+
+    govern(app, stub(), middleware)
+    app.dependency_overrides.update(overrides)
+    assert post(app, "/pay").status == status
+
+
+@with_and_without
+def test_a_requirement_of_an_override_is_part_of_the_one_evaluation(middleware: bool) -> None:
+    app, client = FastAPI(), stub()
+
+    @app.post("/pay", dependencies=[Depends(prod_mode)])
+    async def pay() -> dict[str, Any]:
+        return {}
+
+    govern(app, client, middleware)
+    app.dependency_overrides[prod_mode] = trusted
+    assert post(app, "/pay").status == 401
+    assert [asked["tool_name"] for asked in client.judge.questions] == ["transfer"]
+    app.dependency_overrides = {prod_mode: trusted, trusted: dev_mode}  # only what a route names is looked up
+    assert post(app, "/pay").status == 401
+
+
 def test_it_holds_in_nested_routers_and_mounted_applications() -> None:
     app, inner, outer, sub = (
         FastAPI(),
