@@ -140,6 +140,7 @@ class MiddlewareChain(Chain):
 
     def __init__(self, *members: Any) -> None:
         self._given: list[tuple[Any, dict[str, Any]]] = []
+        self._watched: list[OutboundMember] = []
         super().__init__(*flat(members))
 
     def add(self, guard: Any, **place: Any) -> MiddlewareChain:
@@ -160,6 +161,7 @@ class MiddlewareChain(Chain):
             guard = guard if inspect.iscoroutinefunction(call) else SyncFunction(guard)
         super().add(guard, **place)
         self._given += guard._given if isinstance(guard, MiddlewareChain) else [(guard, place)]
+        self._watched = [one for one, _ in self._given if isinstance(one, OutboundMember)]
         for member in self._members:
             if not member.wraps:
                 raise ConfigurationError(f"{member.name} must take (request, next); it wraps a network call")
@@ -188,11 +190,7 @@ class MiddlewareChain(Chain):
 
     def places(self) -> list[tuple[Any, Any]]:
         """Return the attributes of the members, as they are now, that decide where and when these run."""
-        now = []
-        for guard, _ in self._given:
-            if isinstance(guard, OutboundMember):
-                now.append((guard.__priority__, tuple(guard.__methods__ or ())))
-        return now
+        return [(one.__priority__, one.__methods__ and (*one.__methods__,)) for one in self._watched]
 
     def again(self) -> MiddlewareChain:
         """Return a chain of the same members by their attributes as they are now."""

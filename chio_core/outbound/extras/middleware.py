@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from chio_core.errors import ConfigurationError
 from chio_core.names import HTTPX_CALL, HTTPX_SECONDS, LOGGER, TRACEPARENT
-from chio_core.outbound.extras.response import HeaderDict, Response, library_of
+from chio_core.outbound.extras.response import HeaderDict, LiveHeaders, Response
 from chio_core.outbound.hop import config_of, route_of, shown
 from chio_core.outbound.member import AsyncNext, Flow, FlowSteps, OutboundMember, SyncNext
 
@@ -30,7 +30,7 @@ log = logging.getLogger(LOGGER)
 
 _BODY = ("content", "data", "json", "files")
 _CHANGES = frozenset({"params", "timeout", *_BODY})
-UNCHANGEABLE: Final = ("auth", "cookies", "extensions", "follow_redirects")
+UNCHANGEABLE: Final = frozenset({"auth", "cookies", "extensions", "follow_redirects"})
 """Options of the library that a hook cannot set."""
 
 _OF_THE_LIBRARY = frozenset({
@@ -50,9 +50,9 @@ class BaseMiddleware(OutboundMember):
         Args:
             method: in upper case.
             url: the whole URL; in `FastHTTP` the declared one, without params.
-            kwargs: `headers` is a dictionary with the request's headers, by names in any case: change or replace it.
-                `params`, `timeout`, and one of `content`, `data`, `json`, `files` may be added. A hook may keep
-                members of its own there.
+            kwargs: `headers` is a mapping of the request's headers by names in any case, with the operators of a
+                dictionary: change or replace it. `params`, `timeout`, and one of `content`, `data`, `json`, `files` may
+                be added. A hook may keep members of its own there.
 
         Returns:
             The kwargs.
@@ -77,13 +77,13 @@ class BaseMiddleware(OutboundMember):
 
     def has_hook(self, name: str) -> bool:
         """Return True if a hook is overridden, by the class or on the instance."""
-        return getattr(getattr(self, name), "__func__", None) is not getattr(BaseMiddleware, name)
+        return name in vars(self) or getattr(type(self), name) is not getattr(BaseMiddleware, name)
 
     async def __call__(self, request: Any, following: AsyncNext) -> Any:
         """Run the hooks around an asynchronous send."""
         prepared = request
         if self.has_hook("request"):
-            kwargs = {"headers": HeaderDict(request.headers)}
+            kwargs = {"headers": LiveHeaders(request.headers)}
             changed = await self.request(request.method, str(request.url), kwargs)
             prepared = self._applied(request, changed)
         try:
@@ -105,7 +105,7 @@ class BaseMiddleware(OutboundMember):
         """
         prepared = request
         if self.has_hook("request"):
-            kwargs = {"headers": HeaderDict(request.headers)}
+            kwargs = {"headers": LiveHeaders(request.headers)}
             changed = self._stepped(self.request(request.method, str(request.url), kwargs))
             prepared = self._applied(request, changed)
         try:
@@ -126,14 +126,15 @@ class BaseMiddleware(OutboundMember):
     def _applied(self, request: Any, kwargs: Any) -> Any:
         if not isinstance(kwargs, dict):
             raise ConfigurationError(f"{type(self).__name__}.request() must return kwargs")
-        if unknown := [name for name in UNCHANGEABLE if name in kwargs]:
+        if not UNCHANGEABLE.isdisjoint(kwargs):
+            unknown = sorted(UNCHANGEABLE & kwargs.keys())
             raise ConfigurationError(
                 f"{type(self).__name__}.request() gave {unknown[0]!r}, which cannot be changed here"
             )
 
         # What the hook has removed goes, apart from what the library adds to every request.
         wanted = kwargs.get("headers")
-        if wanted is not None:
+        if wanted is not None and not (isinstance(wanted, LiveHeaders) and wanted.native is request.headers):
             wanted = HeaderDict(wanted)
             for name in [name for name in request.headers if name not in wanted and name not in _OF_THE_LIBRARY]:
                 del request.headers[name]
@@ -161,7 +162,7 @@ class BaseMiddleware(OutboundMember):
         return rebuilt
 
     def _native(self, response: Any, request: Any) -> Any:
-        native = response.to_native(library_of(request)) if isinstance(response, Response) else response
+        native = response.to_native(request) if isinstance(response, Response) else response
         if not hasattr(native, "status_code"):
             raise ConfigurationError(f"{type(self).__name__}.response() must return a response")
         return native
@@ -181,12 +182,19 @@ class BaseMiddleware(OutboundMember):
 class HookedFlow(Flow, BaseMiddleware):
     """A `Flow` whose subclasses may have hooks too; they run around it."""
 
+    def _has_hooks(self) -> bool:
+        return self.has_hook("request") or self.has_hook("response") or self.has_hook("on_error")
+
     async def __call__(self, request: Any, following: AsyncNext) -> Any:
         """Run the hooks, and the flow inside of them."""
+        if not self._has_hooks():
+            return await Flow.__call__(self, request, following)
         return await BaseMiddleware.__call__(self, request, lambda changed: Flow.__call__(self, changed, following))
 
     def sync(self, request: Any, following: SyncNext) -> Any:
         """Do the same for a synchronous send."""
+        if not self._has_hooks():
+            return Flow.sync(self, request, following)
         return BaseMiddleware.sync(self, request, lambda changed: Flow.sync(self, changed, following))
 
 

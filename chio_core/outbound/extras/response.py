@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from html.parser import HTMLParser
 from types import ModuleType
-from typing import Any, get_args, get_origin
+from typing import Any, Self, get_args, get_origin
 from urllib.parse import urljoin
 
 from chio_core.errors import ConfigurationError
@@ -94,6 +94,54 @@ class HeaderDict(dict[str, str]):
         return self._spelled.get(name.lower(), name)
 
 
+class LiveHeaders(MutableMapping[str, str]):
+    """The headers of a request of httpx or httpx2 as a dictionary: changes are made in the request.
+
+    Args:
+        native: the library's headers.
+    """
+
+    __slots__ = ("native",)
+
+    def __init__(self, native: Any) -> None:
+        self.native = native
+
+    def __getitem__(self, name: str) -> str:
+        return str(self.native[name])
+
+    def __setitem__(self, name: str, value: str) -> None:
+        self.native[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        del self.native[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.native
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.native)
+
+    def __len__(self) -> int:
+        return len(self.native)
+
+    def __or__(self, other: Any) -> HeaderDict:
+        return self.copy() | other  # type: ignore[no-any-return]
+
+    def __ror__(self, other: Any) -> HeaderDict:
+        return HeaderDict(other) | self.native.items()  # type: ignore[no-any-return]
+
+    def __ior__(self, other: Any) -> Self:
+        self.update(other)
+        return self
+
+    def copy(self) -> HeaderDict:
+        """Return a dictionary of its own."""
+        return HeaderDict(self.native.items())
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {', '.join(self)}>"
+
+
 class Response:
     """A response as FastHTTP's middleware and handlers know it, over one of httpx or httpx2, or made by hand.
 
@@ -115,6 +163,15 @@ class Response:
     """
 
     native: Any = None
+    method: str | None = None
+    req_headers: Mapping[str, str] | None = None
+    query: Mapping[str, Any] | None = None
+    _text: str | None = None
+    _content: bytes | None = None
+    _url: str | None = None
+    _model: Any = None
+    _req_json: Any = None
+    _req_data: Any = None
 
     def __init__(
         self,
@@ -129,11 +186,9 @@ class Response:
         content: bytes | None = None,
     ) -> None:
         self._status = status
-        self._text: str | None = text
+        self._text = text
         self._content = content
         self._headers: Any = HeaderDict(headers)
-        self._url: str | None = None
-        self._model: Any = None
         self._req_json = req_json
         self._req_data = req_data
         self.method = method
@@ -147,7 +202,7 @@ class Response:
         Args:
             about: what the constructor knows about the request.
         """
-        made = cls(int(native.status_code), "", {}, **about)
+        made = cls(int(native.status_code), "", {}, **about) if about else object.__new__(cls)
         made.native, made._text, made._headers = native, None, native.headers
         return made
 
@@ -162,8 +217,9 @@ class Response:
 
     @status.setter
     def status(self, value: int) -> None:
-        self._status = value
-        if self.native is not None:
+        if self.native is None:
+            self._status = value
+        else:
             self.native.status_code = value
 
     @property
@@ -252,14 +308,14 @@ class Response:
         page.feed(self.text)
         return {"css": page.css if css else [], "js": page.js if js else []}
 
-    def to_native(self, library: ModuleType) -> Any:
-        """Return the library's response, with what was changed here."""
+    def to_native(self, request: Any) -> Any:
+        """Return a response of the request's library, with what was changed here."""
         if self.native is not None and self._text is None and self._headers is self.native.headers:
             return self.native
         lines = self._headers.items() if isinstance(self._headers, dict) else self._headers.multi_items()
         pairs = [(name, value) for name, value in lines if name.lower() not in _BODY_HEADERS]
         extensions = self.native.extensions if self.native is not None else {}
-        return library.Response(self.status, headers=pairs, content=self.bytes(), extensions=extensions)
+        return library_of(request).Response(self.status, headers=pairs, content=self.bytes(), extensions=extensions)
 
     def __getattr__(self, name: str) -> Any:
         if self.native is None or name.startswith("__"):
