@@ -108,7 +108,7 @@ class ASGIGuardRequest:
     def header_values(self, name: str) -> Sequence[str]:
         """Return each line of the header `name`."""
         lines = self._lines if self._lines is not None else self._header_lines()
-        return lines.values_of(name)
+        return lines.by_name.get(name.lower(), ())
 
     def repeated_headers(self) -> Collection[str]:
         """Return the names, in lower case, of headers that occur in more than one line."""

@@ -275,36 +275,37 @@ class HeaderLines(Mapping[str, str]):
         pairs: names and values in the order in which they were sent.
 
     Attributes:
+        by_name: the lines of each header, by its name in lower case.
         repeated: names, in lower case, that occur in more than one line.
     """
 
-    __slots__ = ("_lines", "repeated")
+    __slots__ = ("by_name", "repeated")
 
     def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
-        self._lines: dict[str, list[str]] = {}
+        self.by_name: dict[str, list[str]] = {}
         self.repeated: set[str] = set()
         for name, value in pairs:
-            lines = self._lines.setdefault(name.lower(), [])
+            lines = self.by_name.setdefault(name.lower(), [])
             lines.append(value)
             if len(lines) > 1:
                 self.repeated.add(name.lower())
 
     def select(self, names: Iterable[str]) -> dict[str, Sequence[str]]:
         """Return the lines of those headers in `names` (lower case) that are there."""
-        return {name: tuple(self._lines[name]) for name in names if name in self._lines}
+        return {name: tuple(self.by_name[name]) for name in names if name in self.by_name}
 
     def values_of(self, name: str) -> Sequence[str]:
         """Return the lines of the header `name`; empty if it is absent."""
-        return self._lines.get(name.lower(), ())
+        return self.by_name.get(name.lower(), ())
 
     def __getitem__(self, name: str) -> str:
-        return ",".join(self._lines[name.lower()])
+        return ",".join(self.by_name[name.lower()])
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name.lower() in self._lines
+        return isinstance(name, str) and name.lower() in self.by_name
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._lines)
+        return iter(self.by_name)
 
     def __len__(self) -> int:
-        return len(self._lines)
+        return len(self.by_name)

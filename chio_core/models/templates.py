@@ -24,7 +24,7 @@ def acceptable_pattern(pattern: str, path: str, template: str | None) -> bool:
     runs, whatever the names of its parameters. If the template is unknown, the pattern must at least cover the path.
     A path that is itself spelled like a template (`/pets/{x}`) proves nothing by being equal to the pattern.
     """
-    if pattern == path and "{}" not in shape(path):
+    if pattern == path and ("{" not in path or "{}" not in shape(path)):
         return True
     if template is None:
         return covers(pattern, path)
