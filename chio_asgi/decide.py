@@ -47,9 +47,10 @@ class ASGIRequest:
         client: the middleware's client.
         body: the body as it was read.
         app: the application as the outer server names it, for messages.
+        outer: what is kept on the scope that inner code has copied for this request, if the request is the same.
     """
 
-    __slots__ = ("app", "body", "client", "governed", "pipeline", "scope_id")
+    __slots__ = ("app", "body", "client", "governed", "outer", "pipeline", "scope_id")
 
     def __init__(self, scope: Scope, pipeline: Pipeline, client: ChioClient) -> None:
         self.scope_id: int | None = id(scope)
@@ -58,6 +59,7 @@ class ASGIRequest:
         self.client = client
         self.body: Any = None
         self.app = scope.get("app")
+        self.outer: ASGIRequest | None = None
 
 
 class ASGIAdapter:
@@ -112,7 +114,9 @@ class ASGIAdapter:
         return await self.request.client.evaluate(call)
 
     def publish(self, decision: Decision) -> None:
-        """Put a decision on the request's state."""
+        """Put a decision on the request's state; the response is that of the outer request."""
+        if self.request.outer is not None:
+            self.request.outer.governed.shown = decision
         state: dict[str, Any] = self.view.scope.setdefault("state", {})
         state[STATE_DECISION] = decision
         state[STATE_RECEIPT] = decision.handler_receipt

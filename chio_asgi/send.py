@@ -69,7 +69,7 @@ class HeaderSend:
             wishes.finish(self.status)
 
     def _head(self, message: Message) -> Message:
-        if self._governed.decision is not None or STATE_RESPONSE_HOOKS in self._state:
+        if self._governed.shown is not None or STATE_RESPONSE_HOOKS in self._state:
             return {**message, "headers": self._headers(message)}
         # Nothing to add: the head goes on as it is, unless it claims a receipt.
         headers = message.get("headers") or ()
@@ -88,12 +88,14 @@ class HeaderSend:
             self._ends = End(head)
             sent = _wished(wishes, sent)
         headers = self._without_own(sent)
-        decision = self._governed.decision
+        decision = self._governed.shown
         value = decision.receipt_header if decision is not None else None
         if value is not None:
             headers.append((self._name, value.encode("ascii")))
-            if any(pair[0] == b"origin" for pair in self._asked):
-                headers.append((_EXPOSE, self._name))
+            for name, _ in self._asked:
+                if name == b"origin":
+                    headers.append((_EXPOSE, self._name))
+                    break
         return headers
 
     def _without_own(self, sent: Iterable[tuple[bytes, bytes]]) -> Pairs:

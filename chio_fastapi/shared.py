@@ -103,12 +103,13 @@ def request_of(connection: HTTPConnection) -> ASGIRequest:
         return known
     if isinstance(known, ASGIRequest):
         # Inner code has copied the scope. The middleware's decision counts as long as the request is the same; what
-        # other dependencies needed belongs to the other scope. The body is the same if `receive` is the one that gives
-        # it; otherwise it is read from this connection and compared.
+        # other dependencies needed belongs to the other scope. With the `receive` that gives the evaluated body, inner
+        # middleware has copied the scope of the same request; with another one, the body is read and compared.
         request = ASGIRequest(scope, known.pipeline, known.client)
         request.governed.decision = known.governed.decision
         request.governed.evaluated = known.governed.evaluated
         if known.body is not None and getattr(getattr(connection, "receive", None), RECEIVE_BODY, None) is known.body:
+            request.outer = known.outer or known
             request.body = known.body
             request.governed.body = known.governed.body
     else:

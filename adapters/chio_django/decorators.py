@@ -117,22 +117,14 @@ def require(request: HttpRequest, rule: CapabilityRule, kwargs: Mapping[str, Any
     """
     context = _context_for(request)
     adapter = DjangoAdapter(request, context, None if request.resolver_match is not None else kwargs)
-    return _noted(adapter, run(context.runtime.pipeline.require(adapter, rule)))
+    return run(context.runtime.pipeline.require(adapter, rule))
 
 
 async def require_async(request: HttpRequest, rule: CapabilityRule, kwargs: Mapping[str, Any]) -> Decision:
     """Do what `require` does in an event loop."""
     context = _context_for(request)
     adapter = AsyncDjangoAdapter(request, context, None if request.resolver_match is not None else kwargs)
-    return _noted(adapter, await run_async(context.runtime.pipeline.require(adapter, rule)))
-
-
-def _noted(adapter: DjangoAdapter, decision: Decision) -> Decision:
-    # Without the middleware this is the decision that the view reads.
-    if adapter.governed.decision is None:
-        adapter.governed.decision = decision
-        adapter.publish(decision)
-    return decision
+    return await run_async(context.runtime.pipeline.require(adapter, rule))
 
 
 def _context_for(request: HttpRequest) -> RequestContext:

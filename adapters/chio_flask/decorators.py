@@ -62,12 +62,7 @@ class RequiredCapability(CapabilityRule):
                 )
             context = begin(current.environ, governed.live.get())
         adapter = FlaskAdapter(app, current, context)
-        decision = run(context.runtime.pipeline.require(adapter, self))
-        if context.governed.decision is None:
-            # The path is excluded, so this is the decision that the view reads.
-            context.governed.decision = decision
-            adapter.publish(decision)
-        return decision
+        return run(context.runtime.pipeline.require(adapter, self))
 
 
 @overload

@@ -123,7 +123,8 @@ class GovernedRequest:
     """What is known about one request while it is governed. It holds no reference to the request itself.
 
     Attributes:
-        decision: the latest decision; None before there is one, and if the request is excluded.
+        decision: the first decision about it; None before there is one.
+        shown: the decision that the response is about, whose receipt it names: the first, or one that refused.
         evidence: what the local guards have stated so far.
         evaluated: the request as it was evaluated.
         body: the body, once it was read.
@@ -131,6 +132,7 @@ class GovernedRequest:
     """
 
     decision: Decision | None = None
+    shown: Decision | None = None
     evidence: list[GuardEvidence] = field(default_factory=list)
     evaluated: EvaluatedRequest | None = None
     body: Body | None = None
@@ -138,5 +140,5 @@ class GovernedRequest:
 
     def forget(self) -> None:
         """Forget the evaluation and the body: the request is another one now. What the guards stated remains."""
-        self.decision, self.evaluated, self.body = None, None, None
+        self.decision = self.shown = self.evaluated = self.body = None
         self.further.clear()

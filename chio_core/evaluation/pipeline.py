@@ -140,15 +140,7 @@ class Pipeline:
             governed.evaluated = self._snapshot(view, None, None)
             return None
         decision = yield from self.evaluate(adapter)
-        if governed.evidence:
-            # What the local guards have stated precedes the sidecar's evidence.
-            decision = replace(decision, evidence=(*governed.evidence, *decision.evidence))
-        governed.decision = decision
-        adapter.publish(decision)
-        if self._on_decision is not None:
-            yield adapter.call_hook(self._on_decision, decision)
-        if self._on_receipt is not None and decision.receipt is not None:
-            yield adapter.call_hook(self._on_receipt, decision.receipt)
+        yield from self._publish(adapter, decision)
         return decision.denial
 
     def evaluate(
@@ -245,12 +237,34 @@ class Pipeline:
                 whole: Requirement | None = yield adapter.compute(partial(match.requirement, facts), facts)
                 wanted = whole if whole is not None and includes(whole, wanted) else wanted
         except RequestRefused as exc:
-            return self._refused(adapter, exc.denial, None)
-        if any(other.chio_observes for other in match.sources):
-            wanted = replace(wanted, observe=True)
-        decision: Decision = yield from self.evaluate(adapter, wanted, known)
-        governed.further.append(decision)
+            decision = self._refused(adapter, exc.denial, None)
+        else:
+            if any(other.chio_observes for other in match.sources):
+                wanted = replace(wanted, observe=True)
+            decision = yield from self.evaluate(adapter, wanted, known)
+        yield from self._publish(adapter, decision)
         return decision
+
+    def _publish(self, adapter: RequestAdapter, decision: Decision) -> Steps[None]:
+        governed = adapter.governed
+        if governed.evidence:
+            # What the local guards have stated precedes the sidecar's evidence.
+            decision = replace(decision, evidence=(*governed.evidence, *decision.evidence))
+
+        # The application reads, and the response names, the first decision about the request that runs; or the
+        # receipt of a further one that refused, as the document of that refusal does.
+        is_first = governed.decision is None
+        if is_first:
+            governed.decision = decision
+        else:
+            governed.further.append(decision)
+        if is_first or (decision.denial is not None and decision.receipt is not None):
+            governed.shown = decision
+            adapter.publish(decision)
+        if self._on_decision is not None:
+            yield adapter.call_hook(self._on_decision, decision)
+        if self._on_receipt is not None and decision.receipt is not None:
+            yield adapter.call_hook(self._on_receipt, decision.receipt)
 
     def refuse(self, adapter: RequestAdapter, response: AnyResponse) -> Steps[None]:
         """Record that a guard has refused a request."""
@@ -260,7 +274,7 @@ class Pipeline:
             return
         if self._report is not None:
             self._report(decision, view.method, view.route_path)
-        governed.decision = decision
+        governed.decision = governed.shown = decision
         adapter.publish(decision)
         if self._on_decision is not None:
             yield adapter.call_hook(self._on_decision, decision)

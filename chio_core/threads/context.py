@@ -127,8 +127,8 @@ class RequestContext:
 
     @property
     def decision(self) -> Decision | None:
-        """The latest decision; None before there is one, and if the path is excluded."""
-        return self.governed.decision
+        """The decision that the response is about; None before there is one."""
+        return self.governed.shown
 
 
 class SyncAdapter:

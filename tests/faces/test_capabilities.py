@@ -82,6 +82,7 @@ def test_a_second_requirement_is_evaluated_too_and_names_the_receipt_of_the_firs
         one = governed.get("/needs/two", with_token(TRANSFER))
         both = governed.get("/needs/two", with_token(TRANSFER, READ))
     assert (one.status, both.status) == (403, 200)
+    assert one.receipt == one.problem["receipt_id"]
     assert [asked["tool_server"] for asked in governed.asked] == ["payments", "accounts"] * 2
     # What the sidecar's own document demands of the route, it demands once.
     assert ["further_to" in asked for asked in governed.asked] == [False, True] * 2
@@ -152,8 +153,26 @@ def test_an_excluded_path_still_requires_its_capability(face: Face, method: str,
     with face.governed(exclude_paths=[path]) as governed:
         refused = governed.send(method, path)
         allowed = governed.send(method, path, with_token(TRANSFER))
+    (seen,) = allowed.seen
     assert (refused.status, allowed.status) == (401, 200)
+    assert refused.receipt == refused.problem["receipt_id"]
+    assert allowed.receipt == seen.receipt.id == seen.decision.receipt.id
     assert len(governed.asked) == 2
+
+
+@each_face
+@pytest.mark.parametrize("excluded", [[], ["/needs/two"]], ids=["governed", "excluded"])
+def test_hooks_are_called_with_each_decision_about_a_route(face: Face, excluded: list[str]) -> None:
+    heard: list[Any] = []
+    hooks = {"on_decision": heard.append, "on_receipt": heard.append}
+    with face.governed(exclude_paths=excluded, **hooks) as governed:
+        refused = governed.get("/needs/two", with_token(TRANSFER))
+        allowed = governed.get("/needs/two", with_token(TRANSFER, READ))
+    decisions, receipts = heard[::2], heard[1::2]
+    assert [decision.receipt for decision in decisions] == receipts
+    assert [receipt.request_id for receipt in receipts] == [asked["request_id"] for asked in governed.asked]
+    assert [receipt.id for receipt in receipts[1:3]] == [refused.receipt, allowed.receipt]
+    assert [decision.verdict for decision in decisions] == ["allow", "refused", "allow", "allow"]
 
 
 @each_way

@@ -49,8 +49,10 @@ def nothing(environ: dict[str, Any]) -> None: ...
 @pytest.mark.parametrize("change", [method, query, headers, caller])
 def test_a_changed_request_is_evaluated_again_as_it_will_run(face: Face, change: Change) -> None:
     with face.governed(inner=change) as governed:
-        assert governed.get("/needs/any?amount=1", HEADERS).status == 200
-    first, second = governed.asked
+        found = governed.get("/needs/any?amount=1", HEADERS)
+    (seen,), (first, second) = found.seen, governed.asked
+    assert (found.status, seen.receipt.request_id, seen.decision.receipt) == (200, second["request_id"], seen.receipt)
+    assert found.receipt == seen.receipt.id
     assert (first["method"], first["query"]) == ("GET", {"amount": "1"})
     differs = {name for name in ("method", "query", "headers", "caller") if first.get(name) != second.get(name)}
     assert differs == {change.__name__}
