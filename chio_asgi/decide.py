@@ -20,7 +20,7 @@ from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.pipeline import Pipeline, run_async
 from chio_core.guards.chain import DecisionMember
 from chio_core.names import LOGGER, SCOPE_REQUEST, STATE_DECISION, STATE_PASSTHROUGH, STATE_RECEIPT
-from chio_core.refusals.response import AnyResponse, Denial
+from chio_core.refusals.response import AnyResponse, Denial, RequestRefused
 
 log = logging.getLogger(LOGGER)
 
@@ -153,7 +153,10 @@ class Decide(DecisionMember):
 
     def show_route(self, scope: Scope) -> None:
         """Put the route that will run on the scope, as its router will do, so that guards can read it before."""
-        route = self._resolve(scope).route
+        try:
+            route = self._resolve(scope).route
+        except RequestRefused:
+            return  # the decision refuses it
         if route is not None:
             scope["route"] = route
 

@@ -16,6 +16,7 @@ from typing import Any
 from chio_asgi.types import ASGIApp, Scope
 from chio_core.evaluation.governed import NO_MATCH, RouteMatch
 from chio_core.evaluation.requirements import RequirementSource
+from chio_core.refusals.response import RequestRefused, bad_request
 
 MAX_DEPTH = 64
 """Limit of nested mounts and layers of middleware: an application may be mounted in itself."""
@@ -39,7 +40,11 @@ class RouteResolver:
         self._known: dict[int, tuple[Any, tuple[RequirementSource, ...]]] = {}
 
     def __call__(self, scope: Scope) -> RouteMatch:
-        """Return the match for an http or websocket scope; `scope` is not changed."""
+        """Return the match for an http or websocket scope; `scope` is not changed.
+
+        Raises:
+            RequestRefused: 400, a path parameter cannot be converted; the router would fail too.
+        """
         root, outer = scope.get("root_path") or "", scope.get("app_root_path")
         mounted = outer is not None and root != outer
         router = self.router
@@ -52,7 +57,10 @@ class RouteResolver:
             # This middleware is inside a mount, which has left its prefix here as it was in the URL. If the prefix has
             # parameters, its template is unknown here.
             prefix = None if scope.get("path_params") else root.removeprefix(outer or "")
-        return self._search(router, dict(scope), prefix, 0)
+        try:
+            return self._search(router, dict(scope), prefix, 0)
+        except ValueError as exc:  # for example a number of more digits than Python converts
+            raise RequestRefused(bad_request("a path parameter cannot be converted")) from exc
 
     def _search(self, router: Any, scope: dict[str, Any], prefix: str | None, depth: int) -> RouteMatch:
         if router is None or depth > MAX_DEPTH:

@@ -51,6 +51,20 @@ def test_convertors_decide_as_they_do_in_the_router(governed: Govern) -> None:
     check(app, judge, "/x/", "/x/{rest}")
 
 
+@pytest.mark.parametrize("guarded", [False, True])
+def test_a_number_of_thousands_of_digits_is_400_without_an_evaluation(guarded: bool) -> None:
+    """Python does not convert it, and Starlette's router fails."""
+
+    async def notes(request: Any) -> None:
+        assert "route" not in request.scope
+
+    judge = Judge()
+    app = Starlette(routes=[Route("/x/{n:int}", says("/x/{n}"))])
+    governed = ChioASGIMiddleware(app, client=StubClient(judge), guards=[notes] if guarded else [])
+    assert run(call(governed, "GET", "/x/" + "1" * 5000)).status == 400
+    assert judge.questions == []
+
+
 @both_ways
 @pytest.mark.parametrize("depth", [1, 2, 3, 12])
 def test_included_routers_nested_deep(governed: Govern, depth: int) -> None:
