@@ -234,8 +234,9 @@ class Calls(Declaring):
                 f"no call has the tag {strange[0]!r}; there are {', '.join(sorted(known)) or 'none'}"
             )
         selected = [call for call in self._calls if tags is None or call.tags & set(tags)]
-        inner: Any = httpx.AsyncHTTPTransport(**self._transport_options)
-        transport = ChioTransport(inner if self._transport is None else Borrowed(self._transport), self._chain)
+        given = self._transport
+        inner = httpx.AsyncHTTPTransport(**self._transport_options) if given is None else Borrowed(given)
+        transport = ChioTransport(inner, self._chain)
         client = httpx.AsyncClient(transport=transport, cookies=no_cookies(), **self._options)
         urls = [client.build_request(call.method, call.url).url for call in selected]
         for one in self._sessions:
