@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from chio_core.names import LOGGER
-from chio_core.processes import PerProcess
+from chio_core.processes import PerProcess, require_threads
 
 log = logging.getLogger(LOGGER)
 
@@ -60,6 +60,7 @@ class Running:
     """A loop that runs in its thread."""
 
     def __init__(self, name: str) -> None:
+        require_threads(f"the event loop {name}")
         self.loop = asyncio.new_event_loop()
         self._ending = False
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)

@@ -9,11 +9,43 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from chio_core.errors import ConfigurationError
+
 T = TypeVar("T")
+
+
+def greenlets() -> str | None:
+    """Return the name of the library that has replaced the threads of this process by greenlets; None without one."""
+    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
+    if gevent is not None and gevent.is_module_patched("threading"):
+        return "gevent"
+    return "eventlet" if eventlet is not None and eventlet.is_monkey_patched("thread") else None
+
+
+def require_threads(purpose: str) -> None:
+    """Refuse to start a thread that would be a greenlet.
+
+    An event loop in a greenlet runs in the thread of all other greenlets: Django then refuses its ORM to every request,
+    and a wait for the loop can stop the whole worker.
+
+    Args:
+        purpose: what needs threads, the subject of a sentence.
+
+    Raises:
+        ConfigurationError: with the remedy.
+    """
+    library = greenlets()
+    if library is not None:
+        raise ConfigurationError(
+            f"{purpose} needs threads of the operating system, and {library} has replaced them by greenlets; use"
+            " workers with threads (gunicorn -k gthread), or start the sidecar as a process of its own (chio-sidecar"
+            " api protect), set CHIO_SIDECAR_URL, and use only guards that do not wait"
+        )
 
 
 def keep_alive(inherited: object) -> None:

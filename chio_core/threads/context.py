@@ -19,6 +19,7 @@ from chio_core.evaluation.hooks import Hook, call_hook, call_hook_async
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.pipeline import Pipeline
 from chio_core.models.caller import CallerIdentity
+from chio_core.processes import require_threads
 from chio_core.refusals.response import RequestRefused
 from chio_core.request import RequestView
 from chio_core.settings import ChioSettings
@@ -56,6 +57,8 @@ class Runtime:
         make_sync_client: Callable[[ChioSettings], SyncChioClient] | None = None,
     ) -> None:
         given = client or sync_client
+        if settings.sidecar_url.startswith("embedded:") and sync_client is None:
+            require_threads("an embedded sidecar")
         self.settings = settings
         self.guards = guards
         self.telemetry = given.telemetry if given is not None else Telemetry(settings)

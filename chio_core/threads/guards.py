@@ -19,6 +19,7 @@ from chio_core.guards.chain import Chain, DecisionMember, Guard, around
 from chio_core.guards.run import ChainRun, failed
 from chio_core.loop_thread import ALIVE_SECONDS, LoopEnded, LoopThread, Running, result_of
 from chio_core.models.receipt import GuardEvidence
+from chio_core.processes import require_threads
 from chio_core.refusals.response import AnyResponse, Denial, Downstream
 from chio_core.refusals.streams import Stream, aclose_all, close_all, encoded
 from chio_core.request import GuardRequest
@@ -60,6 +61,8 @@ class ChainRunner:
         waits = any(getattr(member.guard, "waits", True) for member in self._members if not member.is_decide)
         self._steps = not self._wraps and not waits
         self._thread = LoopThread("chio-guards", self.chain.aclose)
+        if not self._steps:
+            require_threads("a guard that waits or takes next")
 
     def decide(self, evidence: list[GuardEvidence], decide: Callable[[], Denial | None]) -> Denial | None:
         """Make the decision of a chain without guards; an exception refuses the request, as in a chain with guards."""

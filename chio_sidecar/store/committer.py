@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from chio_core.processes import require_threads
 from chio_core.telemetry.metrics import Counter, Histogram
 from chio_sidecar.store import StoreBusy, StoreUnavailable
 from chio_sidecar.store.driver import sqlite3, trouble
@@ -147,6 +148,7 @@ class GroupCommitter(Generic[W]):
     """
 
     def __init__(self, writer: Writer[W], *, wait_seconds: float, max_waiting: int) -> None:
+        require_threads("a receipt store")
         self._writer = writer
         self._wait_seconds = wait_seconds
         self._max_waiting = max_waiting
