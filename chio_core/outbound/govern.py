@@ -38,7 +38,7 @@ from chio_core.outbound.view import (
     wire_facts,
     wire_problem,
 )
-from chio_core.refusals.response import Denial, bad_request, body_too_large
+from chio_core.refusals.response import Denial, RequestRefused, bad_request, body_too_large
 from chio_core.request import Requirement
 from chio_core.settings import ChioSettings
 
@@ -177,7 +177,7 @@ class GovernOutbound(DecidingMember):
             raise ConfigurationError("GovernOutbound(forward_to=…) takes a collection of hosts; write [host]")
         self._forward_to = frozenset(host.lower() for host in forward_to)
         extractor = None if caller is None else lambda view: caller
-        self._pipeline = Pipeline(settings, extractor, incoming=False)
+        self._pipeline = Pipeline(settings, extractor, report=client.telemetry.refused, incoming=False)
 
     @property
     def secret_headers(self) -> frozenset[str]:
@@ -206,7 +206,7 @@ class GovernOutbound(DecidingMember):
         try:
             body = await read_body(request, limit)
         except TooLarge:
-            raise _refused(request, body_too_large(limit)) from None
+            raise self._refused(request, body_too_large(limit)) from None
         token = self._capability(request) if callable(self._capability) else self._capability
         token = await token if inspecting.isawaitable(token) else token
         adapter = _AsyncAdapter(request, body, self._presented(token), self._client)
@@ -219,7 +219,7 @@ class GovernOutbound(DecidingMember):
         try:
             body = read_body_now(request, limit)
         except TooLarge:
-            raise _refused(request, body_too_large(limit)) from None
+            raise self._refused(request, body_too_large(limit)) from None
         token = self._capability(request) if callable(self._capability) else self._capability
         adapter = _Adapter(request, body, self._presented(token), self._client)
         decision = run(self._pipeline.evaluate(adapter, self._requirement(request, body)))
@@ -241,11 +241,20 @@ class GovernOutbound(DecidingMember):
         """
         problem = wire_problem(request, body)
         if problem is not None:
-            raise _refused(request, bad_request(problem))
-        pair = self._tool(request)
+            raise self._refused(request, bad_request(problem))
+        try:
+            pair = self._tool(request)
+        except RequestRefused as exc:
+            raise self._refused(request, exc.denial) from None
         if pair is None:
             return None
         return Requirement(pair[0], pair[1], self._operations, self._arguments(request))
+
+    def _refused(self, request: Any, denial: Denial) -> OutboundDenied:
+        """Record a refusal without an evaluation, and return it as an exception."""
+        decision = Decision(verdict="refused", denial=denial)
+        self._client.telemetry.refused(decision, request.method, OutgoingView(request).route_path)
+        return _denied(request, decision, denial)
 
     def _allowed(self, adapter: _Adapter, decision: Decision, token: str | None) -> Any:
         """Return the request with the ticket for one send."""
@@ -307,10 +316,6 @@ def _marked(response: Any, decision: Decision) -> Any:
     return response
 
 
-def _refused(request: Any, denial: Denial) -> OutboundDenied:
-    return _denied(request, Decision(verdict="refused", denial=denial), denial)
-
-
 def _denied(request: Any, decision: Decision, denial: Denial) -> OutboundDenied:
     hop = hop_of(request)
     return OutboundDenied(
@@ -328,7 +333,7 @@ def _tool_function(tool: Tools) -> Callable[[Any], Tool | None]:
             pair = pairs.get(authority_of(request.url).lower())
             if pair is None:
                 message = f"no tool is named for {authority_of(request.url)}; add it to GovernOutbound(tool=…)"
-                raise _refused(request, Denial(message=message, guard="local/GovernOutbound"))
+                raise RequestRefused(Denial(message=message, guard="local/GovernOutbound"))
             return pair
 
         return of_host

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from typing import Any
 
 import httpx
@@ -11,7 +12,7 @@ import httpx2
 import pytest
 
 from chio_core.canonical import sha256_hex
-from chio_core.client.client import ChioClient
+from chio_core.client.client import ChioClient, SyncChioClient
 from chio_core.errors import ConfigurationError
 from chio_core.models.caller import CallerIdentity
 from chio_core.outbound import (
@@ -148,6 +149,48 @@ async def test_an_unknown_method_is_refused_without_the_sidecar() -> None:
     with pytest.raises(OutboundDenied) as refused:
         await upstream.fetch(governed(sidecar), method="PROPFIND")
     assert refused.value.denial.status == 405
+    assert (len(sidecar.asked), upstream.hits) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "send", "status", "code"),
+    [
+        ({}, {"url": f"{A}/{'x' * 9000}"}, 414, "chio_bad_request"),
+        ({}, {"method": "POST", "content": b"x" * 11}, 413, "chio_body_too_large"),
+        ({}, {"headers": {"Host": "b.example.org"}}, 400, "chio_bad_request"),
+        ({}, {"method": "PROPFIND"}, 405, "chio_bad_request"),
+        ({"tool": {"b.example.org": ("b", "read")}}, {}, 403, "chio_access_denied"),
+    ],
+    ids=["path", "body", "host", "method", "tool"],
+)
+@pytest.mark.parametrize("sync", [False, True], ids=["async", "sync"])
+async def test_a_send_that_is_refused_without_an_evaluation_is_counted_and_logged_once(
+    options: dict[str, Any],
+    send: dict[str, Any],
+    status: int,
+    code: str,
+    sync: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    sidecar, upstream = ScriptedSidecar(), Upstream()
+    settings = sidecar.settings(max_body_bytes=10)
+    client = SyncChioClient(settings) if sync else ChioClient(settings)  # neither is used
+    request = {"method": "GET", "url": f"{A}/x"} | send
+
+    async def fetch() -> None:
+        member = GovernOutbound(client, **options)
+        if sync:
+            upstream.sync_client(member).request(**request)
+        else:
+            await upstream.fetch(member, **request)
+
+    with caplog.at_level(logging.INFO, logger="chio"), pytest.raises(OutboundDenied) as refused:
+        await fetch()
+    assert (refused.value.denial.status, refused.value.denial.code) == (status, code)
+    (record,) = [one for one in caplog.records if one.name == "chio.decision"]
+    method = "_OTHER" if status == 405 else request["method"]
+    assert record.getMessage().startswith(f"chio: refused {status} {code}: {method} /https/a.example.com/x")
+    assert f'chio_decisions_total{{code="{code}",verdict="refused"}} 1.0' in client.metrics.render()
     assert (len(sidecar.asked), upstream.hits) == (0, 0)
 
 
