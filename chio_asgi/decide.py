@@ -11,7 +11,6 @@ from chio_asgi.routing import RouteResolver
 from chio_asgi.types import Scope
 from chio_asgi.view import ASGIGuardRequest
 from chio_core.client.client import ChioClient
-from chio_core.errors import ConfigurationError
 from chio_core.evaluation.amounts import Facts
 from chio_core.evaluation.exchange import EvaluateCall
 from chio_core.evaluation.governed import NO_BODY, Body, GovernedRequest, RouteMatch
@@ -170,18 +169,9 @@ class Decide(DecisionMember):
         request: ASGIRequest = view.scope[SCOPE_REQUEST]
         await run_async(self._pipeline.refuse(ASGIAdapter(view, request, self._resolve), response))
 
-    def check_unchanged(self, view: ASGIGuardRequest) -> None:
-        """Check that the request which runs is the one that was evaluated.
-
-        Raises:
-            ConfigurationError: a guard has changed a part that the decision depends on.
-        """
-        changed = self._pipeline.changes(ASGIAdapter(view, view.scope[SCOPE_REQUEST], self._resolve))
-        if changed:
-            raise ConfigurationError(
-                f"a guard changed the request's {' and '.join(changed)}, so the decision does not count for it; "
-                "change requests in a middleware outside of Chio"
-            )
+    def check_unchanged(self, view: ASGIGuardRequest) -> Denial | None:
+        """Return the refusal if a guard has changed the request since it was evaluated."""
+        return self._pipeline.check_unchanged(ASGIAdapter(view, view.scope[SCOPE_REQUEST], self._resolve))
 
     def _nested_in(self, scope: Scope, outer: Any) -> str | None:
         """Return one sentence if an outer middleware has evaluated this very request."""

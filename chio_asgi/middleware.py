@@ -145,9 +145,7 @@ class ChioASGIMiddleware:
         evidence = request.governed.evidence
         if not self._alone:
             response = await ChainRun(self._members, None, evidence, self.chain.slow_guard_ms).before(view)
-            if response is None:
-                self._decide.check_unchanged(view)
-            return response
+            return response if response is not None else self._decide.check_unchanged(view)
         try:
             return await self._decide(view)
         except Exception:  # noqa: BLE001 - logged there, and the request is refused
@@ -159,9 +157,8 @@ class ChioASGIMiddleware:
         """Run a chain with `next`-style guards around the application."""
         application = Application(self.app, view.scope, replay, send)
 
-        async def handler(_: GuardRequest) -> Downstream:
-            self._decide.check_unchanged(view)
-            return await application(view)
+        async def handler(_: GuardRequest) -> AnyResponse:
+            return self._decide.check_unchanged(view) or await application(view)
 
         try:
             evidence = request.governed.evidence

@@ -43,7 +43,7 @@ class ChainRequest:
                 adapter.view,
                 context.governed.evidence,
                 lambda: run(pipeline.govern(adapter)),
-                lambda: self._ran(get_response(request)),
+                lambda: pipeline.check_unchanged(adapter) or self._ran(get_response(request)),
             )
             if self._response is None:
                 run(pipeline.refuse(adapter, answer))
@@ -62,8 +62,8 @@ class ChainRequest:
         context, pipeline = self._context, self._context.runtime.pipeline
         adapter = AsyncDjangoAdapter(self._request, context)
 
-        async def handler() -> Downstream:
-            return self._ran(await get_response(self._request))
+        async def handler() -> AnyResponse:
+            return pipeline.check_unchanged(adapter) or self._ran(await get_response(self._request))
 
         async def chain(request: HttpRequest) -> HttpResponseBase:
             answer = await context.runtime.guards.arun(

@@ -73,7 +73,10 @@ class ChainRequest:
                 run(pipeline.refuse(adapter, answer))
         return self._release(answer, _wishes(view))
 
-    def _application(self) -> Downstream:
+    def _application(self) -> AnyResponse:
+        denial = self._adapter.context.runtime.pipeline.check_unchanged(self._adapter)
+        if denial is not None:
+            return denial
         body = self._inner(self._environ, self._start)
         if not self._started:
             # PEP 3333 lets an application begin its answer with its first piece.

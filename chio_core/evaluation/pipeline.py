@@ -279,6 +279,18 @@ class Pipeline:
         if self._on_decision is not None:
             yield adapter.call_hook(self._on_decision, decision)
 
+    def check_unchanged(self, adapter: RequestAdapter) -> Denial | None:
+        """Return the refusal if a guard has changed a part of the request that the decision depends on."""
+        changed = self.changes(adapter)
+        if not changed:
+            return None
+        log.error(
+            "chio: a guard changed the request's %s, for which the decision does not count; the request gets a 500."
+            " Change headers in a guard with a priority below 0, all else outside of Chio",
+            " and ".join(changed),
+        )
+        return misconfigured()
+
     def changes(self, adapter: RequestAdapter, *, route: bool = True) -> tuple[str, ...]:
         """Return what of a request has changed since it was evaluated; empty if nothing has, or it never was.
 

@@ -20,7 +20,7 @@ from chio_core.guards.run import ChainRun, failed
 from chio_core.loop_thread import ALIVE_SECONDS, LoopEnded, LoopThread, Running, result_of
 from chio_core.models.receipt import GuardEvidence
 from chio_core.processes import require_threads
-from chio_core.refusals.response import AnyResponse, Denial, Downstream
+from chio_core.refusals.response import AnyResponse, Denial
 from chio_core.refusals.streams import Stream, aclose_all, close_all, encoded
 from chio_core.request import GuardRequest
 
@@ -83,14 +83,14 @@ class ChainRunner:
         request: GuardRequest,
         evidence: list[GuardEvidence],
         decide: DecideFunction,
-        handler: Callable[[], Awaitable[Downstream]],
+        handler: Callable[[], Awaitable[AnyResponse]],
     ) -> AnyResponse:
         """Run the chain in the present event loop.
 
         Args:
             evidence: list for the evidence of the guards.
             decide: makes the decision; returns the refusal or None.
-            handler: runs the application; returns the head of its response.
+            handler: runs the application and returns the head of its response; or a refusal.
         """
         answer = await self._inside(request, evidence, decide, handler if self._wraps else None)
         return answer if answer is not None else await handler()
@@ -100,7 +100,7 @@ class ChainRunner:
         request: GuardRequest,
         evidence: list[GuardEvidence],
         decide: Callable[[], Denial | None],
-        handler: Callable[[], Downstream],
+        handler: Callable[[], AnyResponse],
     ) -> AnyResponse:
         """Run the chain for the present thread, in which `decide` and `handler` are called; see `arun`."""
         if self._steps:
@@ -117,7 +117,7 @@ class ChainRunner:
         request: GuardRequest,
         evidence: list[GuardEvidence],
         decide: DecideFunction,
-        handler: Callable[[], Awaitable[Downstream]] | None,
+        handler: Callable[[], Awaitable[AnyResponse]] | None,
     ) -> AnyResponse | None:
         token = _DECIDE.set(decide)
         run = ChainRun(self._members, (lambda _: handler()) if handler else None, evidence, self.chain.slow_guard_ms)

@@ -11,7 +11,7 @@ from typing import Any
 import jwt
 import pytest
 
-from chio_core import AnyResponse, Chain, ConfigurationError, Denial, Downstream, GuardRequest, Next, Response
+from chio_core import AnyResponse, Chain, ConfigurationError, Denial, Downstream, GuardRequest, Next, Request, Response
 from chio_core.guards import IpBlock, JwtAuth, RateLimit, RequestId, SecurityHeaders, Stopwatch
 from chio_core.guards.response_hooks import response_hooks
 from chio_core.testing import behaviours
@@ -351,6 +351,35 @@ class Changed:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
+
+
+async def swaps(request: Request) -> None:
+    request.set_header("authorization", "Bearer somebody-else")
+
+
+async def swaps_around(request: Request, next: Next) -> AnyResponse:
+    request.set_header("content-type", "text/plain")
+    return await next(request)
+
+
+@each_face
+@pytest.mark.parametrize("guard", [swaps, swaps_around])
+def test_a_request_that_a_guard_changes_after_the_decision_does_not_run(face: Face, guard: Any) -> None:
+    decisions: list[Any] = []
+    with face.governed(guards=[guard], on_decision=decisions.append) as governed:
+        found = governed.get("/hello", {"authorization": "Bearer me"})
+    assert (found.status, found.code, found.seen) == (500, face.code("chio_configuration"), [])
+    assert found.receipt == decisions[0].receipt.id
+    assert [decision.verdict for decision in decisions] == ["allow", "refused"]
+    assert len(governed.asked) == 1
+
+
+@each_face
+@pytest.mark.parametrize("guard", [swaps, swaps_around])
+def test_a_change_before_the_decision_is_evaluated(face: Face, guard: Any) -> None:
+    with face.governed(guards=[Chain().add(guard, priority=-5)]) as governed:
+        found = governed.get("/hello", {"authorization": "Bearer me"})
+    assert (found.status, len(governed.asked)) == (200, 1)
 
 
 @each_face
