@@ -88,7 +88,7 @@ class DjangoAdapter(SyncAdapter):
     Args:
         request: Django's request.
         context: its facts, requirement and decision so far.
-        path_params: the view's keyword arguments, if Django has not resolved the URL.
+        path_params: the arguments that the view is called with, by name; those of the URL if left out.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ from chio_core.errors import ConfigurationError
 from chio_core.evaluation.hooks import is_met
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.pipeline import run, run_async
-from chio_core.evaluation.requirements import Arguments, CapabilityRule, rules_of
+from chio_core.evaluation.requirements import Arguments, CapabilityRule, named_arguments, rules_of
 from chio_core.models.capability import Operation
 from chio_core.names import VIEW_RULES
 from chio_core.threads.context import RequestContext
@@ -48,16 +48,17 @@ class RequiredCapability(CapabilityRule):
         def guarded(*args: Any, **kwargs: Any) -> Any:
             if _dispatches_to_async(view, args):
                 return aguarded(*args, **kwargs)
-            request = _request_in(args)
-            decision = require(request, self, kwargs)
+            request, skip = _request_in(args)
+            decision = require(request, self, named_arguments(view, args, kwargs, skip))
             return view(*args, **kwargs) if is_met(decision) else refusal_of(decision, request)
 
         @wraps(view)
         async def aguarded(*args: Any, **kwargs: Any) -> Any:
-            request = _request_in(args)
+            request, skip = _request_in(args)
+            named = named_arguments(view, args, kwargs, skip)
             # Under WSGI Django makes an event loop for this one view; a connection would not outlive it.
             asgi = hasattr(request, "scope")
-            decision = await require_async(request, self, kwargs) if asgi else require(request, self, kwargs)
+            decision = await require_async(request, self, named) if asgi else require(request, self, named)
             return await view(*args, **kwargs) if is_met(decision) else refusal_of(decision, request)
 
         chosen = aguarded if iscoroutinefunction(view) else guarded
@@ -95,8 +96,8 @@ def require_capability(
         server: `server_id` that the token must grant.
         tool: `tool_name` that it must grant.
         operations: operations that one grant must contain, besides `invoke`.
-        arguments: JSON that the grant's constraints are checked with, or a function from the view's keyword
-            arguments to it.
+        arguments: JSON that the grant's constraints are checked with, or a function from the arguments
+            that the view is called with, by name, to it.
 
     Raises:
         ConfigurationError: only one of server and tool, or arguments that are no JSON.
@@ -110,20 +111,20 @@ def require(request: HttpRequest, rule: CapabilityRule, kwargs: Mapping[str, Any
     """Return a decision that covers what a rule requires.
 
     Args:
-        kwargs: the view's keyword arguments, used if Django has not resolved the URL.
+        kwargs: the arguments that the view is called with, by name.
 
     Raises:
         ImproperlyConfigured: neither the middleware nor the application is installed.
     """
     context = _context_for(request)
-    adapter = DjangoAdapter(request, context, None if request.resolver_match is not None else kwargs)
+    adapter = DjangoAdapter(request, context, kwargs)
     return run(context.runtime.pipeline.require(adapter, rule))
 
 
 async def require_async(request: HttpRequest, rule: CapabilityRule, kwargs: Mapping[str, Any]) -> Decision:
     """Do what `require` does in an event loop."""
     context = _context_for(request)
-    adapter = AsyncDjangoAdapter(request, context, None if request.resolver_match is not None else kwargs)
+    adapter = AsyncDjangoAdapter(request, context, kwargs)
     return await run_async(context.runtime.pipeline.require(adapter, rule))
 
 
@@ -156,12 +157,13 @@ def refusal_of(decision: Decision, request: HttpRequest) -> Any:
     return response
 
 
-def _request_in(args: Sequence[Any]) -> HttpRequest:
+def _request_in(args: Sequence[Any]) -> tuple[HttpRequest, int]:
+    """Return the request, and the number of arguments up to it."""
     # A method that is decorated directly has `self` in front; Django REST framework wraps the request.
-    for value in args[:2]:
+    for number, value in enumerate(args[:2], 1):
         request = getattr(value, "_request", value)
         if isinstance(request, HttpRequest):
-            return request
+            return request, number
     raise ImproperlyConfigured("require_capability decorates views: the request must be their first argument")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from flask import Flask, Request, Response, g, has_request_context
@@ -113,24 +114,30 @@ class FlaskAdapter(SyncAdapter):
         app: the application.
         request: Flask's request, or one that was made before Flask has its own.
         context: its facts, requirement and decision so far.
+        path_params: the arguments that the view is called with, by name; those of the URL if left out.
 
     Attributes:
         app: the application.
     """
 
-    def __init__(self, app: Flask, request: Request, context: RequestContext) -> None:
+    def __init__(
+        self, app: Flask, request: Request, context: RequestContext, path_params: Mapping[str, Any] | None = None
+    ) -> None:
         pipeline = context.runtime.pipeline
         view = FlaskGuardRequest(request, app, singletons=pipeline.singletons, limits=pipeline.limits)
         super().__init__(view, context)
         self.app = app
         self._request = request
+        self._path_params = path_params
 
     def locate(self) -> RouteMatch:
         """Return the view that will run: Flask's own match, once there is one."""
         request = self._request
         if request.url_rule is None:
-            return find_view(self.app, request)
-        return view_match(self.app, request.url_rule, request.view_args, request.method)
+            match = find_view(self.app, request)
+        else:
+            match = view_match(self.app, request.url_rule, request.view_args, request.method)
+        return match if self._path_params is None else replace(match, path_params=self._path_params)
 
     def publish(self, decision: Decision | None) -> None:
         """Put a decision on the state of the guards, and on `g` once Flask has made its context for this request."""

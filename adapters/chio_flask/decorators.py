@@ -8,23 +8,24 @@ the extension cannot see the decorator, it evaluates the request itself. It neve
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, TypeVar, overload
 
 from flask import Flask, Request, current_app, request
+from flask.views import View
 
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.hooks import is_met
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.pipeline import run
-from chio_core.evaluation.requirements import Arguments, CapabilityRule, rules_of
+from chio_core.evaluation.requirements import Arguments, CapabilityRule, named_arguments, rules_of
 from chio_core.models.capability import Operation
 from chio_core.names import FLASK_EXTENSION, VIEW_RULES
 from chio_flask.context import FlaskAdapter, begin, context_in, refusal
 from chio_flask.driver import GovernedApp
 
-View = TypeVar("View", bound=Callable[..., Any])
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class RequiredCapability(CapabilityRule):
@@ -34,7 +35,7 @@ class RequiredCapability(CapabilityRule):
         server, tool, operations, arguments: see `chio_core.evaluation.requirements.CapabilityRule`.
     """
 
-    def __call__(self, view: View) -> View:
+    def __call__(self, view: Function) -> Function:
         """Return the view, guarded."""
         if isinstance(view, type):
             raise ConfigurationError("decorate the methods of a class-based view, or list it in `decorators`")
@@ -42,7 +43,8 @@ class RequiredCapability(CapabilityRule):
 
         @wraps(view)
         def guarded(*args: Any, **kwargs: Any) -> Any:
-            decision = self._decision()
+            skip = 1 if args and isinstance(args[0], View) else 0
+            decision = self._decision(named_arguments(view, args, kwargs, skip))
             if not is_met(decision) and decision.denial is not None:
                 return refusal(decision.denial, request)
             return current_app.ensure_sync(view)(*args, **kwargs) if asynchronous else view(*args, **kwargs)
@@ -50,7 +52,7 @@ class RequiredCapability(CapabilityRule):
         setattr(guarded, VIEW_RULES, (self, *rules_of(view)))
         return guarded  # type: ignore[return-value]
 
-    def _decision(self) -> Decision:
+    def _decision(self, path_params: Mapping[str, Any]) -> Decision:
         current: Request = request._get_current_object()  # type: ignore[attr-defined]
         app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
         context = context_in(current.environ)
@@ -61,12 +63,12 @@ class RequiredCapability(CapabilityRule):
                     "this view requires a capability: govern the application with chio_flask.Chio(app)"
                 )
             context = begin(current.environ, governed.live.get())
-        adapter = FlaskAdapter(app, current, context)
+        adapter = FlaskAdapter(app, current, context, path_params)
         return run(context.runtime.pipeline.require(adapter, self))
 
 
 @overload
-def require_capability(server: View, /) -> View: ...
+def require_capability(server: Function, /) -> Function: ...
 
 
 @overload
@@ -95,8 +97,8 @@ def require_capability(
         server: `server_id` that the token must grant.
         tool: `tool_name` that it must grant.
         operations: operations that one grant must contain, besides `invoke`.
-        arguments: JSON that the grant's constraints are checked with, or a function from the view's arguments to
-            it.
+        arguments: JSON that the grant's constraints are checked with, or a function from the arguments
+            that the view is called with, by name, to it.
 
     Raises:
         ConfigurationError: only one of server and tool, or arguments that are no JSON.

@@ -6,6 +6,7 @@ function, so an adapter finds it before the view runs.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +21,10 @@ from chio_core.names import VIEW_RULES
 from chio_core.request import Requirement
 
 Arguments = Mapping[str, Any] | Callable[[Mapping[str, Any]], Any] | None
-"""JSON arguments for the grant's constraints, or a function that makes them from the path parameters."""
+"""JSON arguments for the grant's constraints, or a function that makes them from the path parameters.
+
+A decorator gives it the arguments of its view by name, which are the path parameters if the framework calls the view.
+"""
 
 
 class RequirementSource:
@@ -118,6 +122,20 @@ def rules_of(view: Any) -> tuple[CapabilityRule, ...]:
     """Return the rules that a view carries; empty for anything else."""
     found = getattr(view, VIEW_RULES, ())
     return found if isinstance(found, tuple) else ()
+
+
+def named_arguments(view: Any, args: Sequence[Any], kwargs: Mapping[str, Any], skip: int) -> Mapping[str, Any]:
+    """Return the arguments of a call by name. Code of the application may call a view with others than the URL states.
+
+    Args:
+        view: the function that is called with `args` and `kwargs`.
+        skip: number of leading positional arguments that no URL states: `self`, and the request in Django.
+    """
+    if len(args) <= skip:
+        return kwargs
+    parameters = inspect.signature(view).parameters.values()
+    names = [one.name for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    return {**dict(zip(names[skip:], args[skip:], strict=False)), **kwargs}
 
 
 def merged(demands: Iterable[Requirement]) -> Requirement | None:

@@ -6,6 +6,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory, override_settings
+from django.urls import path
 
 from chio_core.errors import ConfigurationError
 from chio_django import require_capability
@@ -69,6 +70,37 @@ def test_arguments_are_converted_parameters_of_the_path() -> None:
     assert response.content == b"account"
     assert sidecar.asked[0].document["arguments"] == {"account": 7}
     assert len(sidecar.asked) == 1
+
+
+def by_name(request: HttpRequest, account: int) -> HttpResponse:
+    return views.account(request, account=account + 1)
+
+
+def by_position(request: HttpRequest, account: int) -> HttpResponse:
+    return views.account(request, account + 1)
+
+
+@require_capability("accounts", "read", operations=["read"], arguments=lambda named: {"account": named["account"]})
+async def aaccount(request: HttpRequest, account: int) -> HttpResponse:
+    return HttpResponse("account")
+
+
+async def asynchronous(request: HttpRequest, account: int) -> HttpResponse:
+    return await aaccount(request, account + 1)
+
+
+class AliasUrls:
+    """Views that call a guarded view with another account than the URL states."""
+
+    urlpatterns = tuple(path(f"{one.__name__}/<int:account>", one) for one in (by_name, by_position, asynchronous))
+
+
+@pytest.mark.parametrize("alias", ["by_name", "by_position", "asynchronous"])
+def test_arguments_are_those_that_the_view_is_called_with(alias: str) -> None:
+    with governed(ROOT_URLCONF=AliasUrls) as sidecar:
+        response = client().get(f"/{alias}/7", headers=with_token(("accounts", "read", "read")))
+    assert response.content == b"account"
+    assert [asked.document.get("arguments") for asked in sidecar.asked] == [None, {"account": 8}]
 
 
 def test_a_method_of_a_class_based_view_is_found_by_its_http_method() -> None:

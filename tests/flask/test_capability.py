@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from flask.views import MethodView
 
 from chio_core.errors import ConfigurationError
 from chio_flask import require_capability
@@ -65,6 +66,28 @@ def test_arguments_are_converted_parameters_of_the_path() -> None:
         assert app.test_client().get("/accounts/7", headers=with_token(("accounts", "read", "read"))).data == b"account"
     assert sidecar.asked[0].document["arguments"] == {"account": 7}
     assert len(sidecar.asked) == 1
+
+
+class Notes(MethodView):
+    @require_capability("accounts", "read", operations=["read"], arguments=lambda named: {"account": named["account"]})
+    def note(self, account: int) -> str:
+        return "account"
+
+    def get(self, account: int) -> str:
+        return self.note(account + 1)
+
+
+@pytest.mark.parametrize("alias", ["by_name", "by_position", "method"])
+def test_arguments_are_those_that_the_view_is_called_with(alias: str) -> None:
+    app = make()
+    account_of = app.view_functions["read_account"]
+    app.add_url_rule("/by_name/<int:account>", "by_name", lambda account: account_of(account=account + 1))
+    app.add_url_rule("/by_position/<int:account>", "by_position", lambda account: account_of(account + 1))
+    app.add_url_rule("/method/<int:account>", view_func=Notes.as_view("method"))
+    with governed(app=app) as (_, sidecar):
+        response = app.test_client().get(f"/{alias}/7", headers=with_token(("accounts", "read", "read")))
+    assert response.data == b"account"
+    assert [asked.document.get("arguments") for asked in sidecar.asked] == [None, {"account": 8}]
 
 
 @pytest.mark.parametrize("path", ["/transfer", "/atransfer", "/vault"])
