@@ -19,7 +19,9 @@ In observe mode a refusal becomes a mark, see `chio_core.evaluation.observe`.
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -47,6 +49,11 @@ from chio_core.refusals.response import Denial
 from chio_core.request import Requirement
 from chio_core.settings import ChioSettings
 
+_CODE = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_WORD = re.compile(r"\w{4,}")
+_LONG_RUN = re.compile(r"[\w+/=-]{40,}")
+_MOST_READ, _MOST_SHOWN = 2000, 200  # characters of a sidecar's reason
+
 _RESUME_PATH = re.compile(r"/[A-Za-z0-9._:~/-]{1,255}")
 
 
@@ -65,7 +72,7 @@ def conclude(
     """
     # 1. the document
     if response.status != 200:
-        raise _error_of(response)
+        raise _error_of(response, call)
     if response.content_type.partition(";")[0].strip().lower() != "application/json":
         raise EvaluationFailed("Chio sidecar answered with something that is not JSON", status=200)
     try:
@@ -215,7 +222,7 @@ def _opened_by_capability(call: EvaluateCall, receipt: HttpReceipt) -> bool:
     return call.request.method not in SAFE_METHODS  # a sidecar that gives no reason
 
 
-def _error_of(response: RawResponse) -> SidecarError:
+def _error_of(response: RawResponse, call: EvaluateCall) -> SidecarError:
     """Return the error for a status other than 200. Its members are unsigned, so only plain text is taken over."""
     try:
         document = parse_json(response.body)
@@ -236,6 +243,26 @@ def _error_of(response: RawResponse) -> SidecarError:
             plain("kernel_receipt_id", APPROVAL_ID),
         )
     if response.status == 503 and code == Overloaded.code:
-        return Overloaded("Chio sidecar is overloaded")
-    detail = code if isinstance(code, str) else None
-    return EvaluationFailed(f"Chio sidecar returned {response.status}", status=response.status, detail=detail)
+        return Overloaded(f"Chio sidecar is overloaded{_reason(stated, call)}")
+    named = plain("error", _CODE)
+    message = f"Chio sidecar returned {response.status}{' ' + named if named else ''}{_reason(stated, call)}"
+    return EvaluationFailed(message, status=response.status, detail=code if isinstance(code, str) else None)
+
+
+def _reason(stated: Mapping[str, Any], call: EvaluateCall) -> str:
+    """Return the sidecar's own reason for the log, `: …`; empty without one.
+
+    It is unsigned, and a foreign sidecar may repeat what it was sent. So it is short and printable, and everything that
+    is secret in the call, and every long run of letters and digits, is replaced by `…`.
+    """
+    text = stated.get("message")
+    if not isinstance(text, str):
+        return ""
+    request = call.request
+    secret = [call.capability, request.query, request.headers, request.caller.to_wire(), request.arguments]
+    secret += [request.approval_token, request.governed_intent, request.budget]
+    text = _LONG_RUN.sub("…", text[:_MOST_READ])
+    for word in sorted(set(_WORD.findall(json.dumps(secret, ensure_ascii=False, default=str))), key=len, reverse=True):
+        text = text.replace(word, "…")
+    text = " ".join("".join(one if one.isprintable() else " " for one in text).split())
+    return f": {text[:_MOST_SHOWN]}" if text else ""

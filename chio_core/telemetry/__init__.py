@@ -128,7 +128,7 @@ class Watch:
         """Record a decision, and return it.
 
         Args:
-            reason: error message if the evaluation failed; never a text of the sidecar.
+            reason: error message if the evaluation failed; it may end in the sidecar's reason for not deciding.
         """
         seconds = perf_counter() - self._started
         telemetry, span = self._telemetry, self._span

@@ -9,7 +9,8 @@
 The attribute `http.route` of the span is `chio_http_route` in `extra`, `chio.verdict` is `chio_verdict`: the prefix
 avoids the members of `logging.LogRecord`. Nothing in a line is secret: no header, token, cookie, query or body, and no
 caller. Foreign texts (the path, a guard's name) are escaped and cut to `MAX_SHOWN` characters, so one request is one
-line of bounded length. The reason in a sidecar's verdict is in its receipt and not here.
+line of bounded length. The reason in a sidecar's verdict is in its receipt and not here. A sidecar that gives no
+decision has no receipt: then the line ends in its status, its code and its reason, without anything that it was sent.
 
 No line is left out under load: a log of decisions with gaps proves nothing. It grows as an access log does. Add a
 `Throttle` to the logger for fewer lines; the counters of `chio_core.telemetry.metrics` still count everything.
@@ -106,7 +107,7 @@ def write(level: int, decision: Decision, facts: Facts, reason: str | None = Non
     Args:
         level: of the line; the caller has checked that it is enabled.
         facts: become `extra`.
-        reason: error message if the evaluation failed; never a text of the sidecar.
+        reason: error message if the evaluation failed; it may end in the sidecar's reason for not deciding.
     """
     if decision.observed:
         outcome = "OBSERVED, NOT REFUSED"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import time
 from contextlib import nullcontext, suppress
@@ -37,8 +38,8 @@ from chio_sidecar.records.reader import ReceiptReader
 
 DESCRIPTION = """\
 Print in plain words why a request was refused, by which rule, which capability would be accepted, and the command that
-issues it. WHAT is the body of the refusal or a receipt (a file, or - for standard input), or the id of a receipt or of
-a request in --receipt-store (with CHIO_SIDECAR_URL=embedded:FILE: in that file).
+issues it. WHAT is the body of the refusal or a receipt (a file, or - for standard input), the id of a receipt or of a
+request in --receipt-store (with CHIO_SIDECAR_URL=embedded:FILE: in that file), or a code from the application's log.
 
     curl -s -X POST http://127.0.0.1:8000/transfers | chio-sidecar explain -
 
@@ -46,6 +47,7 @@ With --token the token is checked by each rule of the sidecar, for the request t
 result of each rule is printed. Nothing is stored, and no use of the token is spent. Exit status 1: it would be refused.
 """
 
+_CODE = re.compile(r"chio_[a-z_]{1,60}")
 _LONGEST = 1024 * 1024
 
 
@@ -53,7 +55,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `explain`."""
     parser.description = DESCRIPTION
     parser.set_defaults(run=run)
-    parser.add_argument("what", metavar="WHAT", nargs="?", help="a file, -, or the id of a receipt or a request")
+    parser.add_argument(
+        "what", metavar="WHAT", nargs="?", help="a file, -, the id of a receipt or a request, or a code"
+    )
     parser.add_argument("--receipt-store", metavar="FILE", type=Path, help="store in which to look up ids")
     parser.add_argument("--spec", metavar="FILE", type=Path, help="OpenAPI document of the sidecar")
     trial = parser.add_argument_group("checking a token")
@@ -148,6 +152,8 @@ def _read_refusal(what: str, place: _Place) -> Refusal:
                 f"{'standard input' if what == '-' else what} holds no JSON document: {exc.message}",
                 fix="give the body of the refusal alone, without its headers",
             ) from None
+    if _CODE.fullmatch(what):
+        return read_refusal({"error": what})
     if place.store is None:
         raise CliError(
             f"there is no file {what}, and no store to look up the id {what} in",

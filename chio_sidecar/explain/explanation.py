@@ -34,7 +34,8 @@ _UNDECIDED: Final = {
     ),
     "chio_evaluation_failed": (
         "the sidecar's response was no decision (another status than 200, or a broken document).",
-        "read the log of the sidecar, and that of the application, which names the status",
+        "read the application's log: it states the status, code and reason of the sidecar; `explain CODE` explains"
+        " the code",
     ),
     "chio_receipt_persistence_failed": (
         "the sidecar could not store the receipt, and returns no decision without one.",

@@ -319,3 +319,51 @@ def test_fail_open_never_meets_a_requirement(requirement: Requirement) -> None:
 
 def test_a_decision_without_receipt_and_without_mark_is_no_allowance() -> None:
     assert not Decision(verdict="allow").allowed
+
+
+# The reason of a sidecar that gives no decision
+
+
+def reason(message: Any, code: Any = "chio_evaluation_failed", about: EvaluateCall | None = None) -> str:
+    document = json.dumps({"error": code, "message": message}).encode()
+    with pytest.raises(EvaluationFailed) as failed:
+        conclude(answered(document, 500), about or question(), SETTINGS, KeyTrust(SETTINGS.trusted_kernel_keys), NOW)
+    return failed.value.message
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("the receipt store is locked by another process", ": the receipt store is locked by another process"),
+        ("two\r\nlines\x1b[31m and a \u202e", ": two lines [31m and a"),
+        ("x " * 500, ": " + "x " * 100),
+        ("a" * 1000, ": …"),
+        ("", ""),
+        (None, ""),
+        (["a", "list"], ""),
+    ],
+)
+def test_the_reason_is_short_and_printable(message: Any, shown: str) -> None:
+    assert reason(message) == f"Chio sidecar returned 500 chio_evaluation_failed{shown}"
+
+
+@pytest.mark.parametrize("code", ["Chio", "chio\n", "x" * 65, 5, None])
+def test_a_code_that_is_none_is_not_repeated(code: Any) -> None:
+    assert reason("why", code) == "Chio sidecar returned 500: why"
+
+
+def test_the_reason_repeats_nothing_that_was_sent() -> None:
+    text = token(("payments", "transfer", ["invoke"]))
+    view = View(query="account=DE89370400440532013000", headers=[("x-chio-capability", text)])
+    about = question(view, requirement=Requirement("payments", "transfer", arguments={"amount": "fortytwo"}))
+    said = reason(f"bad token {text}, query {about.request.query}, arguments {about.request.arguments}", about=about)
+    assert said.startswith("Chio sidecar returned 500 chio_evaluation_failed: bad token {")
+    for secret in (*parse_json(text.encode()).values(), "DE89370400440532013000", "fortytwo"):
+        assert not isinstance(secret, str) or secret not in said
+
+
+def test_a_broken_or_foreign_body_gives_no_reason() -> None:
+    for body in (b"<h1>502</h1>", b"", b"[]", b'"text"'):
+        with pytest.raises(EvaluationFailed) as failed:
+            conclude(answered(body, 502), question(), SETTINGS, KeyTrust(SETTINGS.trusted_kernel_keys), NOW)
+        assert failed.value.message == "Chio sidecar returned 502"

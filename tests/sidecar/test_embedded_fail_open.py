@@ -39,7 +39,9 @@ def settings_for(path: Path) -> ChioSettings:
     return ChioSettings(sidecar_url=f"embedded:{path}", fail_open=True, timeout=2.0)
 
 
-async def test_a_held_store_refuses_before_the_client_gives_up(tmp_path: Path) -> None:
+async def test_a_held_store_refuses_before_the_client_gives_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "receipts.sqlite3"
     async with ChioClient(settings_for(path)) as client:
         client.open()
@@ -48,6 +50,7 @@ async def test_a_held_store_refuses_before_the_client_gives_up(tmp_path: Path) -
     assert decision.passthrough is None
     assert decision.denial is not None
     assert decision.denial.status == 502
+    assert "receipt store is locked by another process" in caplog.text  # the reason is in the log
     assert receipts(path) == 0
 
 

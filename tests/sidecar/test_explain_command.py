@@ -196,3 +196,10 @@ def test_ids_are_looked_up_in_the_embedded_sidecar_of_the_environment(store: Pat
     done = run_command("explain", "a", CHIO_SIDECAR_URL=f"embedded:{store}")
     assert (done.returncode, done.stderr) == (0, "")
     assert f"capability issue --embedded {store} --server SERVER --tool TOOL\n" in done.stdout
+
+
+def test_a_code_from_the_log_is_explained() -> None:
+    done = run_command("explain", "chio_receipt_persistence_failed")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "could not store the receipt" in done.stdout
+    assert "check whether the store's disk is full" in done.stdout
