@@ -133,9 +133,11 @@ def _file(
             verdict = quick_check(connection, lambda: clock() >= end)
             if verdict is None:
                 text = f"no damage was found within {seconds:g} s, which was not enough for the whole file"
-                yield Check("store.integrity", "warn", text, f"sqlite3 {path} 'PRAGMA quick_check' on a copy")
-            elif verdict != "ok":
-                yield Check("store.integrity", "fail", f"{path} is damaged: {verdict}", "restore it from a backup")
+                yield Check(
+                    "store.integrity", "warn", text, "check a copy: chio-sidecar receipt backup, then receipt fsck"
+                )
+            elif verdict != ["ok"]:
+                yield Check("store.integrity", "fail", f"{path} is damaged: {verdict[0]}", "restore it from a backup")
             else:
                 yield Check("store.integrity", "ok", "every page of the file is in order")
             return newest_signer(connection)

@@ -5,10 +5,11 @@ Revocations are not compared with receipts: a receipt does not say what was not 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from chio_core.canonical import parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument, ReceiptRejected
@@ -17,7 +18,7 @@ from chio_core.signing import verify_signature
 from chio_sidecar.policy.approvals import APPROVAL_ID, intent_hash, read_token
 from chio_sidecar.policy.rules import Refused
 from chio_sidecar.records.fsck_chain import ChainCheck, Finding, Marks, Row
-from chio_sidecar.records.reader import Header, connect_quietly, in_pages
+from chio_sidecar.records.reader import Header, connect_quietly, in_pages, quick_check
 from chio_sidecar.store.driver import UNUSABLE, sqlite3, trouble
 from chio_sidecar.store.hash_chain import MEMBERS
 from chio_sidecar.store.schema import APPLICATION_ID
@@ -26,13 +27,13 @@ from chio_sidecar.store.tables import CHAINED, SCHEMA_VERSION, upgrade
 __all__ = ["Finding", "Inspection", "Summary"]
 
 _WITH_APPROVALS = 2  # the first schema version that has them
-_MOST_OF_SQLITE = 100
+_WINDOW = 2_000
 _MOST_KEYS = 16
 
 _SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_master"
 _MARKS = "SELECT s.seq, s.digest, h.seq, h.digest FROM receipt_chain_start s LEFT JOIN receipt_chain_head h ON TRUE"
 
-_NO_RECEIPT = "WHERE NOT EXISTS (SELECT 1 FROM http_receipts r WHERE r.request_id = t.request_id)"
+_NO_RECEIPT = "NOT EXISTS (SELECT 1 FROM http_receipts r WHERE r.request_id = t.request_id)"
 _UNBOUND = "the request that it names has no receipt: a receipt is gone, or this row was changed"
 _UNCOUNTED = "its number does not follow the one before: a row is gone, or this one was changed"
 
@@ -49,7 +50,7 @@ _CHECKS = (
     (
         "capability_invocations",
         _USE,
-        "WHERE ordinal <> 1 AND NOT EXISTS (SELECT 1 FROM capability_invocations b WHERE b.ordinal = t.ordinal - 1"
+        "ordinal <> 1 AND NOT EXISTS (SELECT 1 FROM capability_invocations b WHERE b.ordinal = t.ordinal - 1"
         " AND b.capability_id = t.capability_id AND b.grant_index = t.grant_index)",
         _UNCOUNTED,
     ),
@@ -57,14 +58,14 @@ _CHECKS = (
     (
         "budget_charges",
         _CHARGE,
-        "WHERE ordinal <> 1 AND NOT EXISTS"
+        "ordinal <> 1 AND NOT EXISTS"
         " (SELECT 1 FROM budget_charges b WHERE b.account = t.account AND b.ordinal = t.ordinal - 1)",
         _UNCOUNTED,
     ),
     (
         "budget_charges",
         _CHARGE,
-        "WHERE cost < 0 OR total IS NOT cost + ifnull("
+        "cost < 0 OR total IS NOT cost + ifnull("
         "(SELECT total FROM budget_charges b WHERE b.account = t.account AND b.ordinal = t.ordinal - 1), 0)",
         "its total is not the total before plus its cost: this row was changed, or one before it is gone",
     ),
@@ -72,14 +73,14 @@ _CHECKS = (
     (
         "chio_hitl_consumed_tokens",
         "approval_id",
-        "WHERE NOT EXISTS (SELECT 1 FROM chio_hitl_resolved a WHERE a.approval_id = t.approval_id"
+        "NOT EXISTS (SELECT 1 FROM chio_hitl_resolved a WHERE a.approval_id = t.approval_id"
         " AND a.token_id = t.token_id AND a.outcome = 'approved')",
         "the use of an approval that this token did not give: the approval is gone, or this row was changed",
     ),
     (
         "chio_hitl_resolved",
         "approval_id",
-        "WHERE NOT EXISTS (SELECT 1 FROM chio_hitl_pending q WHERE q.approval_id = t.approval_id)",
+        "NOT EXISTS (SELECT 1 FROM chio_hitl_pending q WHERE q.approval_id = t.approval_id)",
         "it resolves an approval that was never requested: the approval's row is gone, or this one was changed",
     ),
 )
@@ -111,6 +112,7 @@ class Summary:
         anchored: row with the digest that was given as `--head`; 0 if no row was stored at that time.
         keys: public keys (hex) that signed; at most 16.
         unfinished: why the check did not come to its end; None for a complete one. Nothing is stated about the rest.
+        pages: `part` if SQLite's check of pages and indexes was ended, because it would have stopped a sidecar.
         findings: number of findings.
     """
 
@@ -122,6 +124,7 @@ class Summary:
     anchored: int | None = None
     keys: list[str] = field(default_factory=list)
     unfinished: str | None = None
+    pages: Literal["all", "part"] = "part"
     findings: int = 0
 
     def document(self) -> dict[str, Any]:
@@ -138,6 +141,8 @@ class Inspection:
         kept: digest of a head that was kept elsewhere.
         busy_seconds: how long to wait for another process that holds the file. A busy sidecar commits again and again,
             and each reader waits for a gap.
+        all_pages: check all pages and indexes, also if that stops the sidecar which writes to the file.
+        page_seconds: how long that check may stop it otherwise.
 
     Attributes:
         summary: complete after the last finding.
@@ -153,10 +158,13 @@ class Inspection:
         trusted_keys: Collection[str] | None = None,
         kept: str | None = None,
         busy_seconds: float = 30.0,
+        all_pages: bool = False,
+        page_seconds: float = 0.5,
     ) -> None:
         self.summary = Summary()
         self._trusted = trusted_keys
         self._kept = kept
+        self._page_seconds = page_seconds
         self._version = _version(path)
         try:
             connection = connect_quietly(path, busy_seconds=busy_seconds)
@@ -172,6 +180,8 @@ class Inspection:
             remedy = repair if found.kind == "machine" else found.remedy
             raise ConfigurationError(f"cannot read {path}: {found.text}; {remedy}") from None
         self._connection = connection
+        # A rollback journal is there as long as a sidecar has the file open, and readers then stop its commits.
+        self._whole = all_pages or Header.read(path).is_wal or not path.with_name(path.name + "-journal").exists()
 
     def close(self) -> None:
         """Close the file."""
@@ -202,7 +212,12 @@ class Inspection:
                 yield Finding("file", place, f"cannot be checked to the end: {found.text}")
 
     def _integrity(self) -> Iterator[Finding]:
-        for (text,) in self._connection.execute(f"PRAGMA integrity_check({_MOST_OF_SQLITE})"):
+        # SQLite checks the file under one lock. Where that lock stops a sidecar, the check is only as long as the
+        # sidecar can wait; every row is read below in any case, in pages between which nothing is locked.
+        end = None if self._whole else time.monotonic() + self._page_seconds
+        found = quick_check(self._connection, lambda: end is not None and time.monotonic() >= end, full=True)
+        self.summary.pages = "all" if found is not None else "part"
+        for text in found or ():
             if text != "ok":
                 yield Finding("file", "file", f"SQLite finds damage: {text}")
 
@@ -293,8 +308,14 @@ class Inspection:
 
     def _records(self) -> Iterator[Finding]:
         for table, subject, condition, text in _CHECKS:
-            for (about,) in self._connection.execute(f"SELECT {subject} FROM {table} t {condition}"):  # noqa: S608
-                yield Finding("record", f"{table}, {about}", text)
+            # In windows of rows, like everything: one statement over the whole table would be one lock.
+            end = f"SELECT max(rowid) FROM (SELECT rowid FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT {_WINDOW})"  # noqa: S608
+            bad = f"SELECT {subject} FROM {table} t WHERE t.rowid > ? AND t.rowid <= ? AND ({condition})"  # noqa: S608
+            first = -(2**63)
+            while (last := self._connection.execute(end, (first,)).fetchone()[0]) is not None:
+                for (about,) in self._connection.execute(bad, (first, last)).fetchall():
+                    yield Finding("record", f"{table}, {about}", text)
+                first = last
         for _, *columns, text in in_pages(self._connection, _PENDING, _EVERY_ROW):
             document = _parsed(text)
             names = ("approval_id", "governed_intent_hash", "created_at", "expires_at")

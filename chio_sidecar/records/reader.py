@@ -375,22 +375,23 @@ def newest_signer(connection: sqlite3.Connection) -> str | None:
     return key if isinstance(key, str) else None
 
 
-def quick_check(connection: sqlite3.Connection, is_over: Callable[[], bool]) -> str | None:
-    """Return what SQLite's quick check says first, `ok` for a file in good order; None if it was ended before.
+def quick_check(connection: sqlite3.Connection, is_over: Callable[[], bool], *, full: bool = False) -> list[str] | None:
+    """Return what SQLite's check says, `ok` alone for a file in good order; None if it was ended before.
 
     Args:
         is_over: called now and then; True ends the check.
+        full: compare indexes with their tables too, and return up to a hundred sentences instead of the first.
 
     Raises:
         sqlite3.Error: the file cannot be read.
     """
     connection.set_progress_handler(is_over, _STEPS)
     try:
-        (first,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        check = "PRAGMA integrity_check(100)" if full else "PRAGMA quick_check(1)"
+        return [str(text) for (text,) in connection.execute(check).fetchall()]
     except sqlite3.OperationalError as exc:
         if "interrupted" not in str(exc):
             raise
         return None
     finally:
         connection.set_progress_handler(None, 0)
-    return str(first)

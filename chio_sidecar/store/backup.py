@@ -1,0 +1,150 @@
+"""A consistent copy of a store, made in windows of rows while a sidecar writes.
+
+SQLite's own backup reads the file under one lock: with a rollback journal the sidecar cannot commit meanwhile, and a
+copy in steps starts again at each commit. Rows of a store never change. So the end of each table is read once, in one
+transaction, and everything up to it is copied in windows; between two windows nothing is locked.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chio_core.errors import ConfigurationError
+from chio_sidecar.keys import sync_folder
+from chio_sidecar.store.driver import UNUSABLE, sqlite3, trouble
+from chio_sidecar.store.schema import APPLICATION_ID, connect_reader
+from chio_sidecar.store.tables import CHAINED, SCHEMA_VERSION, upgrade
+
+ROWS = 500
+"""Rows in one window."""
+
+_OWN = ("write_probe", "receipt_chain_head")  # tables of one row, which are not copied row by row
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What a backup holds.
+
+    Attributes:
+        rows: number of receipts.
+        head: digest of the newest of them; None in a store from before the chain.
+    """
+
+    rows: int
+    head: str | None
+
+
+def backup(source: Path, target: Path, *, busy_seconds: float = 30.0) -> Copied:
+    """Copy a store as it is now; the target appears when it is complete and on the disk.
+
+    Args:
+        source: the SQLite file; a sidecar may be writing to it.
+        target: the new file, of mode 0600; it must not exist, and its folder must.
+        busy_seconds: how long to wait for another process that holds the source.
+
+    Raises:
+        ConfigurationError: one of the files cannot be used, or the target exists.
+    """
+    try:
+        with closing(connect_reader(source, busy_seconds=busy_seconds)) as reader, new_file(target) as draft:
+            version, ends, head = _ends(reader, source)
+            with closing(sqlite3.connect(draft, isolation_level=None)) as writer:
+                # A crash leaves a draft, whose content does not matter: one sync at the end is enough.
+                writer.execute("PRAGMA synchronous=OFF")
+                writer.execute("PRAGMA journal_mode=MEMORY")
+                with bare_tables(writer, version):
+                    rows = sum(_copy(reader, writer, table, *end) for table, end in ends.items())
+                    if head is not None:
+                        writer.execute("DELETE FROM receipt_chain_head")
+                        writer.execute("INSERT INTO receipt_chain_head VALUES (1, ?, ?)", head)
+            return Copied(rows, None if head is None else head[1])
+    except UNUSABLE as exc:
+        raise ConfigurationError(f"cannot copy {source} to {target}: {trouble(exc)}") from None
+    except OSError as exc:
+        reason = "it exists; name a new file" if isinstance(exc, FileExistsError) else exc.strerror
+        raise ConfigurationError(f"cannot write {target}: {reason}") from None
+
+
+def _ends(reader: sqlite3.Connection, source: Path) -> tuple[int, dict[str, tuple[int, int]], Any]:
+    """Return schema version, first and last row id of each table, and the head of the chain, all of one moment."""
+    reader.execute("BEGIN")
+    try:
+        (application,) = reader.execute("PRAGMA application_id").fetchone()
+        (version,) = reader.execute("PRAGMA user_version").fetchone()
+        if application != APPLICATION_ID or not 1 <= version <= SCHEMA_VERSION:
+            raise ConfigurationError(f"{source} is no receipt store of this version; name the sidecar's file")
+        tables = [name for (name,) in reader.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        ends = {}
+        for table in tables:
+            if table not in _OWN:
+                (first,) = reader.execute(f"SELECT min(rowid) FROM {table}").fetchone()  # noqa: S608 - of the schema
+                (last,) = reader.execute(f"SELECT max(rowid) FROM {table}").fetchone()  # noqa: S608
+                ends[table] = (0, -1) if first is None else (first, last)
+        head = None
+        if version >= CHAINED:
+            head = reader.execute("SELECT seq, digest FROM receipt_chain_head").fetchone()
+        return version, ends, head
+    finally:
+        reader.execute("ROLLBACK")
+
+
+def _copy(reader: sqlite3.Connection, writer: sqlite3.Connection, table: str, first: int, last: int) -> int:
+    """Copy the rows of a table between two row ids; return the number of receipts among them."""
+    window = f"SELECT rowid, * FROM {table} WHERE rowid BETWEEN ? AND ? ORDER BY rowid LIMIT {ROWS}"  # noqa: S608
+    copied = 0
+    while first <= last:
+        rows = reader.execute(window, (first, last)).fetchall()
+        if not rows:
+            break
+        copied, first = copied + len(rows), rows[-1][0] + 1
+        marks = ", ".join("?" * (len(rows[0]) - 1))
+        writer.execute("BEGIN")
+        writer.executemany(f"INSERT INTO {table} VALUES ({marks})", [row[1:] for row in rows])  # noqa: S608
+        writer.execute("COMMIT")
+    return copied if table == "http_receipts" else 0
+
+
+@contextmanager
+def bare_tables(writer: sqlite3.Connection, version: int) -> Iterator[None]:
+    """Make the tables of a store in an empty file; inside the block they have no triggers and no first rows."""
+    writer.execute(f"PRAGMA application_id={APPLICATION_ID}")
+    upgrade(writer, 0, to=version)
+    triggers = writer.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
+    for name, _ in triggers:
+        writer.execute(f"DROP TRIGGER {name}")
+    if version >= CHAINED:
+        writer.execute("DELETE FROM receipt_chain_start")
+    yield
+    for _, sql in triggers:
+        writer.execute(sql)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Give an empty file of mode 0600 to fill; after the block it is on the disk under its name.
+
+    Raises:
+        FileExistsError: the name is taken.
+        OSError: the file cannot be written.
+    """
+    if path.exists() or path.is_symlink():
+        raise FileExistsError
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    try:
+        yield draft
+        descriptor = os.open(draft, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.link(draft, path)  # never over a file that has appeared meanwhile
+    finally:
+        os.unlink(draft)
+    sync_folder(path.parent)
