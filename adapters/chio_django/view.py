@@ -6,8 +6,11 @@ import io
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
+from urllib.parse import urlencode
 
+from django.conf import settings
+from django.core.exceptions import SuspiciousOperation
 from django.core.handlers.wsgi import LimitedStream
 from django.http import HttpRequest, QueryDict
 
@@ -20,6 +23,8 @@ from chio_core.threads.wsgi_view import SINGLETONS, EnvironView, environ_key, ma
 from chio_django.routing import find_view
 
 log = logging.getLogger(LOGGER)
+
+_UTF8: Final = ("utf-8", "utf8")
 
 
 class DjangoGuardRequest(EnvironView):
@@ -67,12 +72,24 @@ class DjangoGuardRequest(EnvironView):
 
     @property
     def query_string(self) -> str:
-        """The raw query, one character a byte; what inner middleware has put in place of `request.GET` counts."""
-        read = vars(self._request).get("GET")
-        if read is not None and read != QueryDict(self.environ.get("QUERY_STRING", ""), encoding=read.encoding):
-            return str(read.urlencode())
-        query = str(self.environ.get("QUERY_STRING") or "")
-        return query if self._asgi is None else query.encode("utf-8", "replace").decode("latin-1")
+        """The query as `request.GET` is read from it, or as inner middleware has replaced `request.GET`.
+
+        It is the raw query, one character a byte, unless Django reads that otherwise: under WSGI in the charset of the
+        content type, which the client chooses.
+        """
+        request, query = self._request, str(self.environ.get("QUERY_STRING") or "")
+        raw = query if self._asgi is None else query.encode("utf-8", "replace").decode("latin-1")
+        read: QueryDict | None = vars(request).get("GET")
+        charset = (None if self._asgi is not None else request.encoding) or settings.DEFAULT_CHARSET
+        if read is None and raw and not (raw.isascii() and charset.lower() in _UTF8):
+            try:
+                read = request.GET
+            except (SuspiciousOperation, LookupError, UnicodeError):
+                return raw  # the view cannot read it either
+        if read is None or read == QueryDict(raw, encoding="utf-8"):
+            return raw
+        pairs = [(name, value) for name, values in read.lists() for value in values]
+        return urlencode(pairs, errors="surrogatepass")
 
     @property
     def state(self) -> SimpleNamespace:

@@ -29,6 +29,7 @@ from chio_core.threads.body import MeasureSteps, keep, measure, read_from_start,
 SINGLETONS: Final = single_headers()
 """Headers that may occur only once, unless the settings name others."""
 
+_ASCII = bytes(range(128))
 _SMALL = 64 * 1024
 _MOST_DIGITS = 19  # of a Content-Length; Python and the frameworks fail to convert thousands of digits
 _NEVER_A_COMMA = frozenset({"content-length", "host", TRACEPARENT})
@@ -80,8 +81,9 @@ class EnvironView:
 
     @property
     def query_string(self) -> str:
-        """The raw query."""
-        return str(self.environ.get("QUERY_STRING") or "")
+        """The raw query. Bytes beyond ASCII are percent-encoded: Flask decodes all of it as UTF-8."""
+        query = str(self.environ.get("QUERY_STRING") or "")
+        return query if query.isascii() else quote(query.encode("latin-1", "replace"), safe=_ASCII)
 
     @property
     def url_full(self) -> str:

@@ -49,6 +49,15 @@ def test_json_and_the_limit_of_a_body_stay_flask_s() -> None:
     assert len(sidecar.asked) == 2
 
 
+@pytest.mark.parametrize("query", ["a=\xc3\xbc", "a=%C3%BC&b=\xc3\xbc"])
+def test_a_query_with_bytes_beyond_ascii_is_evaluated_as_flask_reads_it(query: str) -> None:
+    read: list[dict[str, str]] = []
+    with governed() as (app, sidecar):
+        app.add_url_rule("/query", view_func=lambda: str(read.append(dict(request.args.items()))), endpoint="query")
+        call(app, environ("GET", "/query", QUERY_STRING=query))
+    assert [asked.document["query"] for asked in sidecar.asked] == read != []
+
+
 def test_paths_to_observe_may_be_in_the_configuration() -> None:
     app = make()
     app.config["CHIO_OBSERVE_PATHS"] = ["/hello"]
