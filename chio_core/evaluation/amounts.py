@@ -18,6 +18,7 @@ from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.models.demands import MAX_UNITS, is_units
 from chio_core.refusals.response import RequestRefused, bad_request
 from chio_core.request import MAX_QUERY_FIELDS, RequestView
+from chio_core.slow import timed
 
 _DIGITS: Final = re.compile(r"[0-9]{1,19}")
 _JSON_TYPE: Final = re.compile(r"application/(?:[a-z0-9!#$&^_.+-]+\+)?json", re.IGNORECASE)
@@ -190,7 +191,7 @@ def read_amount(amount: Amount, facts: Facts, place: str) -> int | None:
         return amount
     if isinstance(amount, Source):
         return amount.read(facts)
-    found: Any = amount(facts.path_params)
+    found: Any = timed("function for an amount", amount)(facts.path_params)
     if isinstance(found, bool) or not isinstance(found, int):
         raise ConfigurationError(f"the function at {place} returned a {type(found).__name__} and not an int")
     return _units(found, f"the value of {place}")

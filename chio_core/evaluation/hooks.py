@@ -13,6 +13,7 @@ from chio_core.evaluation.outcomes import Decision
 from chio_core.models.receipt import GuardEvidence
 from chio_core.names import LOGGER
 from chio_core.refusals.response import AnyResponse, Denial
+from chio_core.slow import timed, timed_steps
 
 log = logging.getLogger(LOGGER)
 
@@ -80,9 +81,9 @@ def call_hook(hook: Hook, value: Any) -> None:
 async def call_hook_async(hook: Hook, value: Any) -> None:
     """Call a hook in an event loop, where it may be `async def`. An exception is logged."""
     try:
-        result = hook(value)
+        result = timed("hook", hook)(value)
         if inspect.isawaitable(result):
-            await result
+            await timed_steps("hook", hook, result)
     except Exception:
         log.exception(_FAILED, _name(hook))
 

@@ -33,6 +33,7 @@ from chio_core.names import APPROVAL_HEADER, LOGGER
 from chio_core.refusals.response import AnyResponse, Denial, RequestRefused, misconfigured
 from chio_core.request import RequestView, Requirement
 from chio_core.settings import ChioSettings
+from chio_core.slow import timed
 
 log = logging.getLogger(LOGGER)
 
@@ -114,7 +115,9 @@ class Pipeline:
     ) -> None:
         self.settings = settings
         self.singletons: frozenset[str] = singleton_headers(settings)
-        self.extractor = extractor or default_extractor(settings.api_key_header, settings.session_cookie)
+        self.extractor = default_extractor(settings.api_key_header, settings.session_cookie)
+        if extractor is not None:
+            self.extractor = timed("extractor", extractor)
         self.limits = BodyLimits.of(settings)
         self._excluded = Exclusions(settings)
         self._fault: str | None = None

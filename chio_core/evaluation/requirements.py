@@ -19,6 +19,7 @@ from chio_core.models.capability import Operation
 from chio_core.models.openapi import CAPABILITY
 from chio_core.names import VIEW_RULES
 from chio_core.request import Requirement
+from chio_core.slow import timed
 
 Arguments = Mapping[str, Any] | Callable[[Mapping[str, Any]], Any] | None
 """JSON arguments for the grant's constraints, or a function that makes them from the path parameters.
@@ -98,7 +99,9 @@ class CapabilityRule(RequirementSource):
 
     def chio_requirement(self, path_params: Mapping[str, Any]) -> Requirement:
         """Return the requirement for one request, given its path parameters."""
-        arguments = self.arguments(path_params) if callable(self.arguments) else self.arguments
+        arguments = self.arguments
+        if callable(arguments):
+            arguments = timed("function for arguments", arguments)(path_params)
         return Requirement(self.server, self.tool, self.operations, arguments)
 
     def chio_extensions(self) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from chio_core.errors import ConfigurationError
 from chio_core.models.receipt import GuardEvidence
 from chio_core.refusals.response import AnyResponse
 from chio_core.request import GuardRequest
+from chio_core.slow import SLOW_MS
 
 Next = Callable[[GuardRequest], Awaitable[AnyResponse]]
 """Runs the rest of the chain and the handler."""
@@ -39,7 +40,7 @@ Guard = Callable[..., Awaitable[Any]]
 DECISION = "decision"
 DECIDE_PRIORITY = 0
 DEFAULT_PRIORITY = 10
-SLOW_GUARD_MS = 50.0
+SLOW_GUARD_MS = SLOW_MS
 
 
 class DecisionMember:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import math
 import queue
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any, Final, TypeVar
@@ -104,7 +105,7 @@ class ChainRunner:
     ) -> AnyResponse:
         """Run the chain for the present thread, in which `decide` and `handler` are called; see `arun`."""
         if self._steps:
-            answer = _step(self._inside(request, evidence, _awaitable(decide), None))
+            answer = _step(self._inside(request, evidence, _awaitable(decide), None, slow_guard_ms=math.inf))
         else:
             desk = _Desk()
             hand_over = (lambda: desk.hand_over(handler)) if self._wraps else None
@@ -118,9 +119,11 @@ class ChainRunner:
         evidence: list[GuardEvidence],
         decide: DecideFunction,
         handler: Callable[[], Awaitable[AnyResponse]] | None,
+        slow_guard_ms: float | None = None,  # infinite where a slow guard holds nothing but its own request
     ) -> AnyResponse | None:
         token = _DECIDE.set(decide)
-        run = ChainRun(self._members, (lambda _: handler()) if handler else None, evidence, self.chain.slow_guard_ms)
+        slow = self.chain.slow_guard_ms if slow_guard_ms is None else slow_guard_ms
+        run = ChainRun(self._members, (lambda _: handler()) if handler else None, evidence, slow)
         try:
             return await run.before(request)
         finally:
