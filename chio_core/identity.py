@@ -81,7 +81,8 @@ def from_cookie(name: str) -> Extractor:
                 if equals and key.strip() == name:
                     value = text.strip()
         if len(value) >= 2 and value[0] == value[-1] == '"':
-            # One pass: the standard library takes quadratic time on backslashes (CVE-2024-7592) before Python 3.12.6.
+            # One pass: the standard library takes quadratic time on backslashes before Python 3.11.10 and 3.12.6
+            # (CVE-2024-7592).
             value = _ESCAPE.sub(lambda found: chr(int(found[1], 8)) if found[1] else found[2], value[1:-1])
         return CallerIdentity.cookie(name, value) if value else None
 
