@@ -11,20 +11,35 @@ from urllib.parse import urlencode
 
 from django.conf import settings
 from django.core.exceptions import SuspiciousOperation
-from django.core.handlers.wsgi import LimitedStream
-from django.http import HttpRequest, QueryDict
+from django.core.files.uploadhandler import FileUploadHandler, SkipFile
+from django.core.handlers.wsgi import LimitedStream, get_str_from_wsgi
+from django.http import HttpRequest, QueryDict, parse_cookie
+from django.http.multipartparser import MultiPartParser, MultiPartParserError
 
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.body_limits import NO_LIMITS, BodyLimits
 from chio_core.names import ENVIRON_INPUT, LOGGER, STATE_NAMESPACE
 from chio_core.refusals.response import Denial, RequestRefused
-from chio_core.threads.body import keep
+from chio_core.threads.body import keep, read_from_start
 from chio_core.threads.wsgi_view import SINGLETONS, EnvironView, environ_key, may_have_body
 from chio_django.routing import find_view
 
 log = logging.getLogger(LOGGER)
 
 _UTF8: Final = ("utf-8", "utf8")
+
+
+class _NoFiles(FileUploadHandler):
+    """Skips the files of a form."""
+
+    def new_file(self, *args: Any, **kwargs: Any) -> None:
+        raise SkipFile
+
+    def receive_data_chunk(self, raw_data: bytes, start: int) -> bytes | None:
+        raise NotImplementedError
+
+    def file_complete(self, file_size: int) -> None:
+        raise NotImplementedError
 
 
 class DjangoGuardRequest(EnvironView):
@@ -47,6 +62,7 @@ class DjangoGuardRequest(EnvironView):
         scope = getattr(request, "scope", None)
         self._asgi: Mapping[str, Any] | None = scope if isinstance(scope, dict) else None
         self._sent: dict[str, list[str]] | None = None
+        self._form: tuple[Any, bytes | None] = (None, None)
 
     @property
     def url_path(self) -> str:
@@ -118,10 +134,18 @@ class DjangoGuardRequest(EnvironView):
 
     def header_values(self, name: str) -> Sequence[str]:
         """Return each line of the header `name`, as far as the server kept them apart."""
+        if name == "cookie" and (cookies := self._cookies()) is not None:
+            return cookies
         lines = self._lines_sent().get(name)
         if lines is None or ",".join(lines) != self.environ.get(environ_key(name)):
             return super().header_values(name)
         return lines if lines != [""] or name not in ("content-type", "content-length") else ()
+
+    def select_headers(self, names: Collection[str]) -> Mapping[str, Sequence[str]]:
+        """Return the values of those headers in `names` (lower case) that the request has."""
+        found = super().select_headers(names)
+        cookies = self._cookies() if "cookie" in names else None
+        return found if cookies is None else {**found, "cookie": cookies}
 
     def repeated_headers(self) -> Collection[str]:
         """Return the repeated headers: all of them under ASGI, those that can be recognised under WSGI."""
@@ -131,8 +155,15 @@ class DjangoGuardRequest(EnvironView):
 
     @property
     def source(self) -> Any:
-        """What the view reads the body from: the bytes that Django has read, or its stream."""
+        """What the view reads the body from: a form that was edited, the bytes that Django has read, or a stream.
+
+        Raises:
+            RequestRefused: the body cannot be read, so nothing can be compared with it.
+        """
         own = vars(self._request)
+        form = self._edited_form() if own.get("_post") else None
+        if form is not None:
+            return form
         return own["_body"] if own.get("_body") is not None else own.get("_stream")
 
     def input(self, *, eager: bool = True) -> BinaryIO:
@@ -141,9 +172,12 @@ class DjangoGuardRequest(EnvironView):
         Raises:
             RequestRefused: also if outer middleware has read the body as a stream.
         """
+        source = self.source
+        return io.BytesIO(source) if isinstance(source, bytes) else self._file(eager=eager)
+
+    def _file(self, *, eager: bool = True) -> BinaryIO:
+        """Return the stream of the body as a file that can be read again."""
         request, own = self._request, vars(self._request)
-        if own.get("_body") is not None:
-            return io.BytesIO(own["_body"])
         file: BinaryIO | None = self.environ.get(ENVIRON_INPUT)
         stream: Any = own.get("_stream")
         if file is not None and file is stream and not file.closed:
@@ -187,9 +221,42 @@ class DjangoGuardRequest(EnvironView):
 
     def has_body(self) -> bool:
         """Return True if there may be a body; under ASGI Django has read all of it already."""
-        if self._asgi is not None or "_body" in vars(self._request) or not self._has_django_stream():
+        if self._asgi is not None or isinstance(self.source, bytes) or not self._has_django_stream():
             return True
         return may_have_body(self.environ)
+
+    def _edited_form(self) -> bytes | None:
+        """Return `request.POST`, encoded, if it is another form than the body has; None if it is the same."""
+        request, own = self._request, vars(self._request)
+        post = own["_post"]
+        if self._form[0] is not post:
+            raw = own.get("_body")
+            sent: Any = None
+            try:
+                if request.content_type == "application/x-www-form-urlencoded":
+                    sent = QueryDict(raw if raw is not None else read_from_start(self._file()), encoding=post.encoding)
+                elif request.content_type == "multipart/form-data":
+                    file = io.BytesIO(raw if raw is not None else read_from_start(self._file()))
+                    sent, _ = MultiPartParser(request.META, file, [_NoFiles()], post.encoding).parse()
+            except (SuspiciousOperation, MultiPartParserError):
+                pass  # Django has no form then
+            self._form = post, None if post == sent else post.urlencode().encode()
+        return self._form[1]
+
+    def _cookies(self) -> Sequence[str] | None:
+        """Return the lines of `Cookie`, followed by what inner code has put into `request.COOKIES`; None for nothing.
+
+        A cookie that is missing there counts as present: code that removes one gains nothing.
+        """
+        read = vars(self._request).get("COOKIES")
+        if not read:
+            return None
+        sent = self.environ.get("HTTP_COOKIE", "")
+        text = sent if self._asgi is not None else get_str_from_wsgi(self._request.META, "HTTP_COOKIE", "")
+        if read.items() <= parse_cookie(text).items():
+            return None
+        edited = "; ".join(f"{name}={value}" for name, value in read.items())
+        return [sent, edited] if sent else [edited]
 
     def _has_django_stream(self) -> bool:
         """Return True if the stream is the one that Django has made from the server's, by the length of the body."""

@@ -168,9 +168,11 @@ class SyncAdapter:
     def body_hash(self) -> str | None:
         """Return the hash of the body that the application will read; inner code may have replaced it."""
         known = self.governed.body
-        if not isinstance(known, KnownBody) or known.source is self.view.source:
+        if not isinstance(known, KnownBody):
             return known.hash if known is not None else None
         try:
+            if known.source is self.view.source:
+                return known.hash
             found: KnownBody = SyncAdapter.read_body(self)
         except RequestRefused:
             return "unreadable"
