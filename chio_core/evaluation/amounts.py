@@ -15,10 +15,10 @@ from urllib.parse import parse_qsl
 
 from chio_core.canonical import parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
+from chio_core.evaluation.slow import timed
 from chio_core.models.demands import MAX_UNITS, is_units
 from chio_core.refusals.response import RequestRefused, bad_request
 from chio_core.request import MAX_QUERY_FIELDS, RequestView
-from chio_core.slow import timed
 
 _DIGITS: Final = re.compile(r"[0-9]{1,19}")
 _JSON_TYPE: Final = re.compile(r"application/(?:[a-z0-9!#$&^_.+-]+\+)?json", re.IGNORECASE)

@@ -10,10 +10,10 @@ from typing import Any
 
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.outcomes import Decision
+from chio_core.evaluation.slow import timed, timed_steps
 from chio_core.models.receipt import GuardEvidence
 from chio_core.names import LOGGER
 from chio_core.refusals.response import AnyResponse, Denial
-from chio_core.slow import timed, timed_steps
 
 log = logging.getLogger(LOGGER)
 

@@ -27,13 +27,13 @@ from chio_core.evaluation.observe import is_observed
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.precheck import Exclusions, precheck, singleton_headers
 from chio_core.evaluation.requirements import RequirementSource, includes
+from chio_core.evaluation.slow import timed
 from chio_core.identity import default_extractor, identify
 from chio_core.models.caller import CallerIdentity
 from chio_core.names import APPROVAL_HEADER, LOGGER
 from chio_core.refusals.response import AnyResponse, Denial, RequestRefused, misconfigured
 from chio_core.request import RequestView, Requirement
 from chio_core.settings import ChioSettings
-from chio_core.slow import timed
 
 log = logging.getLogger(LOGGER)
 

@@ -15,11 +15,11 @@ from typing import Any, ClassVar, get_args
 from chio_core.canonical import canonical_json
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.evaluation.amounts import Facts
+from chio_core.evaluation.slow import timed
 from chio_core.models.capability import Operation
 from chio_core.models.openapi import CAPABILITY
 from chio_core.names import VIEW_RULES
 from chio_core.request import Requirement
-from chio_core.slow import timed
 
 Arguments = Mapping[str, Any] | Callable[[Mapping[str, Any]], Any] | None
 """JSON arguments for the grant's constraints, or a function that makes them from the path parameters.

@@ -26,10 +26,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chio_core.errors import ConfigurationError
+from chio_core.evaluation.slow import SLOW_MS
 from chio_core.models.receipt import GuardEvidence
 from chio_core.refusals.response import AnyResponse
 from chio_core.request import GuardRequest
-from chio_core.slow import SLOW_MS
 
 Next = Callable[[GuardRequest], Awaitable[AnyResponse]]
 """Runs the rest of the chain and the handler."""

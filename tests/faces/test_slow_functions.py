@@ -13,11 +13,11 @@ import pytest
 from fastapi import Depends, FastAPI
 from fastapi.testclient import TestClient
 
+from chio_core.evaluation.slow import SLOW_MS
 from chio_core.guards import SecurityHeaders
 from chio_core.identity import default_extractor
 from chio_core.models.caller import CallerIdentity
 from chio_core.request import RequestView
-from chio_core.slow import SLOW_MS
 from chio_core.testing import ScriptedSidecar
 from chio_core.testing.behaviours import ALLOW, Behaviour
 from chio_core.testing.exchange import EvaluateRequest
