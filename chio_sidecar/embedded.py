@@ -18,7 +18,7 @@ from chio_sidecar.app import SidecarApp, create_app
 from chio_sidecar.config import SidecarConfig, control_token_from, trusted_approvers_from, trusted_issuers_from
 from chio_sidecar.keys import existing_key
 from chio_sidecar.policy.routes import RouteTable
-from chio_sidecar.records.reader import connect_quietly
+from chio_sidecar.records.file import connect_quietly
 from chio_sidecar.store.driver import UNUSABLE, trouble
 from chio_sidecar.store.schema import check_file, recognise
 
@@ -81,12 +81,11 @@ def check_embedded(path: str, *, environ: Mapping[str, str] | None = None) -> No
     existing_key(config.resolved_key_path)
     store = config.store_path
     try:
-        if not store.exists():
+        if not check_file(store):
             folder = store.absolute().parent
             if not os.access(folder, os.W_OK | os.X_OK):
                 raise OSError(errno.EACCES if folder.is_dir() else errno.ENOENT, "")
             return
-        check_file(store)
         if not os.access(store, os.R_OK | os.W_OK):
             raise OSError(errno.EACCES, "")
         connection = connect_quietly(store)

@@ -1,12 +1,7 @@
-"""The durable signing key: one line of 64 hex digits in a file that only its owner may read; and ids of receipts.
-
-The key file appears at once and whole: it is written as a draft and linked to its name, so two processes that start
-together agree on one key, and a crash leaves either no key file or a complete one.
-"""
+"""The durable signing key: one line of 64 hex digits in a file that only its owner may read; and ids of receipts."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import secrets
@@ -20,6 +15,7 @@ from ulid import ULID
 
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.signing import SigningKey
+from chio_sidecar.private_files import check_private, check_status, create_private
 
 _LENGTH = 65
 _SOME_MORE = 1024
@@ -46,19 +42,8 @@ def load_or_create_key(path: Path) -> SigningKey:
     """
     if (key := existing_key(path)) is not None:
         return key
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(descriptor, "w", encoding="ascii") as file:
-                file.write(SigningKey.generate().seed_hex() + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            with contextlib.suppress(FileExistsError):  # another process was faster: its key counts
-                os.link(draft, path)
-        finally:
-            os.unlink(draft)
-        sync_folder(path.parent)
+        create_private(path, (SigningKey.generate().seed_hex() + "\n").encode("ascii"))
     except OSError as exc:
         raise _unusable(path, exc) from None
     try:
@@ -87,17 +72,17 @@ def load_key(path: Path) -> SigningKey:
         ConfigurationError: as `load_or_create_key`.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        check_private(path, "key file")
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
     except FileNotFoundError:
         raise
     except OSError as exc:
         raise _unusable(path, exc) from None
     try:
-        # Check the open file: its name may point to another one by now.
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
-            raise ConfigurationError(f"key file {path} is no regular file; name another one")
-        if mode & 0o077:
+        # Check the open file too: its name may point to another one by now.
+        found = os.fstat(descriptor)
+        check_status(found, path, "key file")
+        if (mode := found.st_mode) & 0o077:
             raise ConfigurationError(
                 f"key file {path} has mode {stat.S_IMODE(mode):04o}, so others may read the signing key;"
                 f" run: chmod 600 {path}"
@@ -114,21 +99,6 @@ def load_key(path: Path) -> SigningKey:
             f"key file {path} holds no signing key: it must be 64 hex digits and a newline; restore it from a"
             " backup, or move it away to start with a new key (older receipts then name another key)"
         ) from None
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable.
-
-    Without this a crash may lose a new name, and receipts signed meanwhile would name a key that no longer exists.
-
-    Raises:
-        OSError: the folder cannot be opened or synced.
-    """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _unusable(path: Path, exc: OSError) -> ConfigurationError:

@@ -13,7 +13,8 @@ from pathlib import Path
 from chio_core.errors import ConfigurationError
 from chio_sidecar.doctor import Check
 from chio_sidecar.keys import key_beside, load_key
-from chio_sidecar.records.reader import Header, connect_quietly, contents, newest_signer, quick_check
+from chio_sidecar.private_files import check_private, folder_risk
+from chio_sidecar.records.file import Header, connect_quietly, contents, newest_signer, quick_check
 from chio_sidecar.store.driver import UNUSABLE, trouble
 from chio_sidecar.store.schema import APPLICATION_ID
 from chio_sidecar.store.tables import SCHEMA_VERSION
@@ -65,6 +66,8 @@ def check_store(
             yield Check("store", "ok", f"{path} does not exist yet; the sidecar makes it when it starts")
         if not os.access(folder, os.W_OK | os.X_OK):
             yield Check("store.folder", "fail", f"{folder} cannot be written by this user", "run as its owner")
+        if (risk := folder_risk(folder)) is not None:
+            yield Check("store.folder", "warn", risk, "let only the sidecar's user write there")
         room = os.statvfs(folder)
         free = room.f_bavail * room.f_frsize
         text, facts = f"{free / 1024 / 1024:.0f} MiB are free on the disk of {folder}", {"bytes": free}
@@ -92,11 +95,12 @@ def _file(
     path: Path, patience: Patience, clock: Callable[[], float], busy_seconds: float
 ) -> Generator[Check, None, str | None]:
     """Yield the checks of an existing file, and return the key that signed its newest receipt; None without one."""
-    status = path.stat()
+    try:
+        status = check_private(path, "receipt store") or path.stat()
+    except ConfigurationError as exc:
+        yield Check("store", "fail", exc.message)
+        return _UNKNOWN
     mode = stat.S_IMODE(status.st_mode)
-    if not stat.S_ISREG(status.st_mode):
-        yield Check("store", "fail", f"{path} is no regular file", "name another one")
-        return None
     if not os.access(path, os.R_OK | os.W_OK):
         yield Check("store", "fail", f"{path} (mode {mode:04o}) cannot be read and written", "run as its owner")
         return None

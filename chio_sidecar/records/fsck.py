@@ -17,8 +17,8 @@ from chio_core.receipts import verify_receipt
 from chio_core.signing import verify_signature
 from chio_sidecar.policy.approvals import APPROVAL_ID, intent_hash, read_token
 from chio_sidecar.policy.rules import Refused
+from chio_sidecar.records.file import Header, connect_quietly, in_pages, quick_check
 from chio_sidecar.records.fsck_chain import ChainCheck, Finding, Marks, Row
-from chio_sidecar.records.reader import Header, connect_quietly, in_pages, quick_check
 from chio_sidecar.store.driver import UNUSABLE, sqlite3, trouble
 from chio_sidecar.store.hash_chain import MEMBERS
 from chio_sidecar.store.schema import APPLICATION_ID

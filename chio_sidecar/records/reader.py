@@ -6,7 +6,7 @@ are read in windows of row numbers, and nothing is locked between two windows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,8 @@ from typing import Any, Self
 
 from chio_core.canonical import parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
-from chio_sidecar.store.driver import UNUSABLE, sqlite3, trouble
+from chio_sidecar.records.file import connect
+from chio_sidecar.store.driver import UNUSABLE, trouble
 
 WINDOW = 2_000
 """Rows that are read at once."""
@@ -26,10 +27,6 @@ STRICT = "receipt_json"
 TOLERANT = "CASE WHEN json_valid(receipt_json) THEN receipt_json ELSE '{}' END"
 """The same, but a damaged text is an empty object."""
 
-_PAGE = 500
-_HEADER = 100  # bytes
-_MAGIC = b"SQLite format 3\x00"
-_STEPS = 10_000  # of SQLite's virtual machine, between two looks at the clock
 _RAW = "CAST(receipt_json AS BLOB)"  # so that a text that is not UTF-8 fails in its row
 
 # An HttpReceipt answers the filters of tool receipts by the conversion of wire protocol, section 3.8.
@@ -130,10 +127,14 @@ class ReceiptReader:
 
     def __init__(self, path: Path, *, option: str | None = None, busy_seconds: float = 5.0) -> None:
         self._place = str(path) if option is None else f"{path} ({option})"
-        if not path.is_file():
+        try:
+            exists = path.is_file()
+        except OSError as exc:
+            raise ConfigurationError(f"cannot read {self._place}: {exc.strerror}; run as the sidecar's user") from None
+        if not exists:
             raise ConfigurationError(f"there is no receipt store at {self._place}; name the sidecar's file")
         try:
-            self._connection = _connect(path, "mode=ro", busy_seconds=busy_seconds)
+            self._connection = connect(path, "mode=ro", busy_seconds=busy_seconds)
         except UNUSABLE as exc:
             raise self._unreadable(exc) from None
         self._connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
@@ -255,143 +256,3 @@ class ReceiptReader:
 
     def _unreadable(self, exc: Exception) -> ConfigurationError:
         return ConfigurationError(f"cannot read {self._place} as a receipt store: {trouble(exc)}")
-
-
-@dataclass(frozen=True)
-class Header:
-    """What the first 100 bytes of a file state.
-
-    Attributes:
-        is_sqlite: they are those of a SQLite database, and complete.
-        application: SQLite's `application_id`.
-        version: of the schema, SQLite's `user_version`.
-        is_wal: the database has a write-ahead log.
-    """
-
-    is_sqlite: bool
-    application: int
-    version: int
-    is_wal: bool
-
-    @classmethod
-    def read(cls, path: Path) -> Header:
-        """Read the header without SQLite, which would make files beside some databases.
-
-        Raises:
-            OSError: the file cannot be read.
-        """
-        with path.open("rb") as file:
-            raw = file.read(_HEADER)
-        return cls(
-            is_sqlite=raw.startswith(_MAGIC) and len(raw) == _HEADER,
-            application=int.from_bytes(raw[68:72], "big"),
-            version=int.from_bytes(raw[60:64], "big"),
-            is_wal=raw[18:19] == b"\x02",
-        )
-
-
-def connect_quietly(path: Path, *, busy_seconds: float = 2.0) -> sqlite3.Connection | None:
-    """Open the file read-only and so that SQLite makes no file beside it.
-
-    Returns:
-        None if the file was not closed in good order: then SQLite would have to write to it first.
-
-    Raises:
-        OSError: the file cannot be read.
-        sqlite3.Error: the file cannot be opened.
-    """
-    log, index = (path.with_name(path.name + end) for end in ("-wal", "-shm"))
-    if Header.read(path).is_wal and not log.exists():
-        # No process has it open. In mode=ro SQLite would make log and index.
-        return _connect(path, "immutable=1", busy_seconds=busy_seconds)
-    if Header.read(path).is_wal and not index.exists():
-        return None
-    return _connect(path, "mode=ro", busy_seconds=busy_seconds)
-
-
-def _connect(path: Path, mode: str, *, busy_seconds: float) -> sqlite3.Connection:
-    uri = f"{path.absolute().as_uri()}?{mode}"
-    return sqlite3.connect(uri, uri=True, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
-
-
-def in_pages(connection: sqlite3.Connection, select: str, numbers: range) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows of any table in order of their numbers; the file is free between two pages of them.
-
-    Args:
-        select: a statement whose first column is the number, and whose parameters are the first and the last number
-            and the most rows to return.
-        numbers: the wanted numbers.
-
-    Raises:
-        sqlite3.Error: a row cannot be read; those before it were yielded.
-    """
-    start, last = numbers.start, numbers.stop - 1
-    while start <= last:
-        page: list[tuple[Any, ...]] = []
-        broken: sqlite3.Error | None = None
-        try:
-            for row in connection.execute(select, (start, last, _PAGE)):
-                page.append(row)  # noqa: PERF402 - the rows before a broken one count
-        except sqlite3.Error as exc:
-            broken = exc
-        for row in page:
-            if row[0] < start:
-                raise sqlite3.DatabaseError("its rows are not in their order")  # else this might never end
-            start = row[0] + 1
-            yield row
-        if broken is not None:
-            raise broken
-        if not page:
-            return
-
-
-def contents(connection: sqlite3.Connection) -> tuple[int, int]:
-    """Return the number of receipts and of revoked capabilities.
-
-    Raises:
-        sqlite3.Error: the tables cannot be read.
-    """
-    # Rows are numbered without gaps. Counting them would read the whole file, and hold the sidecar's commits up.
-    sql = (
-        "SELECT ifnull((SELECT max(seq) FROM http_receipts) - (SELECT min(seq) FROM http_receipts) + 1, 0),"
-        " (SELECT count(*) FROM revoked_capabilities)"
-    )
-    receipts, revoked = connection.execute(sql).fetchone()
-    return receipts, revoked
-
-
-def newest_signer(connection: sqlite3.Connection) -> str | None:
-    """Return the public key (hex) that the newest receipt names; None without a readable receipt.
-
-    Raises:
-        sqlite3.Error: the table cannot be read.
-    """
-    row = connection.execute("SELECT receipt_json FROM http_receipts ORDER BY seq DESC LIMIT 1").fetchone()
-    try:
-        document = parse_json(row[0]) if row is not None else None
-    except InvalidDocument:
-        return None
-    key = document.get("kernel_key") if isinstance(document, dict) else None
-    return key if isinstance(key, str) else None
-
-
-def quick_check(connection: sqlite3.Connection, is_over: Callable[[], bool], *, full: bool = False) -> list[str] | None:
-    """Return what SQLite's check says, `ok` alone for a file in good order; None if it was ended before.
-
-    Args:
-        is_over: called now and then; True ends the check.
-        full: compare indexes with their tables too, and return up to a hundred sentences instead of the first.
-
-    Raises:
-        sqlite3.Error: the file cannot be read.
-    """
-    connection.set_progress_handler(is_over, _STEPS)
-    try:
-        check = "PRAGMA integrity_check(100)" if full else "PRAGMA quick_check(1)"
-        return [str(text) for (text,) in connection.execute(check).fetchall()]
-    except sqlite3.OperationalError as exc:
-        if "interrupted" not in str(exc):
-            raise
-        return None
-    finally:
-        connection.set_progress_handler(None, 0)

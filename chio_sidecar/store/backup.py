@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from chio_core.errors import ConfigurationError
-from chio_sidecar.keys import sync_folder
+from chio_sidecar.private_files import create_private, sync_folder
 from chio_sidecar.store.driver import UNUSABLE, sqlite3, trouble
 from chio_sidecar.store.schema import APPLICATION_ID, connect_reader
 from chio_sidecar.store.tables import CHAINED, SCHEMA_VERSION, upgrade
@@ -136,7 +136,7 @@ def new_file(path: Path) -> Iterator[Path]:
     if path.exists() or path.is_symlink():
         raise FileExistsError
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    create_private(draft)
     try:
         yield draft
         descriptor = os.open(draft, os.O_RDONLY | os.O_CLOEXEC)

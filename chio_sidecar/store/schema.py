@@ -6,12 +6,10 @@ It knows no table and no column: a change of these is a step in `tables`, which 
 from __future__ import annotations
 
 import logging
-import os
-import secrets
-import stat
 from pathlib import Path
 
 from chio_core.errors import ConfigurationError
+from chio_sidecar.private_files import check_private, create_private
 from chio_sidecar.store.driver import DAMAGED, FIRST_SAFE_WAL, UNUSABLE, sqlite3, trouble
 from chio_sidecar.store.tables import SCHEMA_VERSION, objects, upgrade
 
@@ -128,33 +126,22 @@ def _configure(connection: sqlite3.Connection, journal: str) -> None:
 
 def _create(path: Path) -> None:
     """Create an empty file of mode 0600, or check the existing one."""
-    # Link a draft instead of opening the file: closing a descriptor of a database file would drop the locks that
-    # another connection of this process holds on it.
-    if not path.exists():
-        draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-        os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        try:
-            os.link(draft, path)
-        except FileExistsError:
-            pass  # another process created it meanwhile
-        finally:
-            os.unlink(draft)
-        return
-    check_file(path)
+    if not check_file(path):
+        create_private(path)
 
 
-def check_file(path: Path) -> None:
-    """Check that an existing file can be given to SQLite.
+def check_file(path: Path) -> bool:
+    """Check that a file can be given to SQLite; return False if there is none.
 
     Raises:
-        ConfigurationError: it is no regular file, or too small for a database.
+        ConfigurationError: it is a link, no regular file, another user's, or too small for a database.
+        OSError: its status cannot be read.
     """
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise ConfigurationError(f"receipt store {path} is no regular file; name another one")
-    if 0 < status.st_size < _SMALLEST:
+    status = check_private(path, "receipt store")
+    if status is not None and 0 < status.st_size < _SMALLEST:
         # SQLite would take such a file for an empty database and overwrite it.
         raise ConfigurationError(f"cannot use {path} as a receipt store: {DAMAGED}")
+    return status is not None
 
 
 def recognise(connection: sqlite3.Connection, path: Path) -> int:

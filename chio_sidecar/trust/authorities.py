@@ -6,7 +6,6 @@ they expire.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from typing import Protocol
 
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.signing import SigningKey, normalize_public_key
-from chio_sidecar.keys import load_or_create_key, sync_folder
+from chio_sidecar.keys import load_or_create_key
+from chio_sidecar.private_files import check_private, replace_private
 from chio_sidecar.store.driver import sqlite3
 from chio_sidecar.trust.stores import BACKEND, Database
 
@@ -76,6 +76,7 @@ class SeedFileAuthority:
         # Former public key → when its successor became active.
         self._former: dict[str, int] = {}
         try:
+            check_private(self._former_path, "list of former keys")
             for line in self._former_path.read_text("ascii").splitlines():
                 key, seconds = line.split()
                 self._former[normalize_public_key(key)] = int(seconds)
@@ -116,15 +117,8 @@ class SeedFileAuthority:
 
 
 def _replace(path: Path, text: str) -> None:
-    fresh = path.with_name(path.name + ".new")
     try:
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, path)
-        sync_folder(path.parent)
+        replace_private(path, text.encode("ascii"))
     except OSError as exc:
         raise ConfigurationError(f"cannot write {path}: {exc.strerror}; its folder must be writable") from None
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from chio_core.errors import ConfigurationError
-from chio_sidecar.store.driver import sqlite3
+from chio_sidecar.private_files import check_private, create_private
+from chio_sidecar.store.driver import sqlite3, trouble
 
 log = logging.getLogger(__name__)
 
@@ -47,13 +46,12 @@ class Database:
         self._lock = threading.Lock()
         # SQLite creates a file with the process's umask, which may let others read the keys.
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                if stat.S_IMODE(os.fstat(descriptor).st_mode) & 0o077:
-                    os.fchmod(descriptor, 0o600)
-                    log.warning("%s (%s) was open to other users; its mode is now 0600", path, option)
-            finally:
-                os.close(descriptor)
+            found = check_private(path, f"database of {option}")
+            if found is None:
+                create_private(path)
+            elif found.st_mode & 0o077:
+                path.chmod(0o600)
+                log.warning("%s (%s) was open to other users; its mode is now 0600", path, option)
         except OSError as exc:
             raise ConfigurationError(
                 f"cannot open {path} ({option}): {exc.strerror}; the folder must exist and be writable"
@@ -67,9 +65,7 @@ class Database:
         except sqlite3.Error as exc:
             if connection is not None:
                 connection.close()
-            raise ConfigurationError(
-                f"cannot use {path} ({option}) as a database: {exc}; name another file or repair this one"
-            ) from None
+            raise ConfigurationError(f"cannot use {path} ({option}) as a database: {trouble(exc)}") from None
         self._connection = connection
 
     @contextmanager
