@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from chio_core.capabilities import issue_capability
+from chio_core.capabilities import backdated, issue_capability
 from chio_core.capabilities.restrictions import by_sidecar, void_because
 from chio_core.models.capability import ChioScope
 from chio_core.models.receipt import explain
@@ -136,7 +137,8 @@ def run_issue(args: argparse.Namespace) -> int:
             key = load_or_create_key(path)
             if not existed:
                 say(f"created signing key {path}, public key {key.public_hex}")
-        token = issue_capability(key, subject=args.subject, scope=scope, ttl_seconds=args.ttl).to_wire()
+        begin = backdated(int(time.time()), args.ttl)
+        token = issue_capability(key, subject=args.subject, scope=scope, ttl_seconds=args.ttl, now=begin).to_wire()
     emit(compact(token))
     return 0
 

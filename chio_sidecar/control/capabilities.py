@@ -14,6 +14,7 @@ from starlette.routing import BaseRoute
 from chio_core.capabilities import (
     DEFAULT_MAX_DEPTH,
     CapabilityRejected,
+    backdated,
     is_subset,
     issue_capability,
     parse_capability,
@@ -287,7 +288,7 @@ class _Calls:
                 subject=subject,
                 scope=scope,
                 ttl_seconds=seconds,
-                now=self._state.now(),
+                now=backdated(self._state.now(), seconds),
                 capability_id=capability_id,
             )
         except InvalidDocument as exc:

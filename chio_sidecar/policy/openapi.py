@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
+from urllib.parse import unquote
 
 import yaml
 
@@ -32,6 +33,7 @@ METHODS = ("get", "post", "put", "patch", "delete", "head", "options")
 _MAX_EXPANDED = 1_000_000
 _MAX_HOPS = 32
 _MOST_DOUBTS = 50
+_INDEX = re.compile("0|[1-9][0-9]{0,8}")
 _MERGE = "tag:yaml.org,2002:merge"
 
 # PyYAML may be built with the C parser, which reads the same language about ten times faster.
@@ -113,12 +115,16 @@ def _resolved(document: dict[str, Any], value: Any, place: str) -> dict[str, Any
             return found
         if not isinstance(reference, str) or not reference.startswith("#/"):
             raise _failure(f"unresolved reference: {str(reference)[:200]}")
+        # A JSON pointer in a URI fragment (RFC 6901, sections 4 and 6): percent-encoded, with indexes of arrays.
         value = document
         for part in reference[2:].split("/"):
-            name = part.replace("~1", "/").replace("~0", "~")
-            if not isinstance(value, dict) or name not in value:
+            name = unquote(part).replace("~1", "/").replace("~0", "~")
+            if isinstance(value, list) and _INDEX.fullmatch(name) and int(name) < len(value):
+                value = value[int(name)]
+            elif isinstance(value, dict) and name in value:
+                value = value[name]
+            else:
                 raise _failure(f"unresolved reference: {reference[:200]}")
-            value = value[name]
     raise _failure(f"unresolved reference: {reference} (it leads back to itself)")
 
 
@@ -172,7 +178,14 @@ def _load_yaml(text: str) -> Any:
             return None
         if _expanded(node, {}, set()) > _MAX_EXPANDED:  # "billion laughs"
             raise InvalidDocument(f"YAML aliases expand to more than {_MAX_EXPANDED} nodes")
-        return loader.construct_document(node)
+        try:
+            return loader.construct_document(node)
+        except (ValueError, ArithmeticError, LookupError, AttributeError) as exc:
+            # What PyYAML's constructors raise for a scalar that is not what its form or its tag says.
+            digits = "integer string conversion" in str(exc)
+            raise InvalidDocument(
+                "a YAML number has too many digits" if digits else "a YAML value is not what its tag says"
+            ) from None
     finally:
         loader.dispose()
 

@@ -6,6 +6,7 @@ import asyncio
 import hmac
 import logging
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from chio_core.capabilities import issue_capability
+from chio_core.capabilities import backdated, issue_capability
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.names import LOGGER
 from chio_core.signing import normalize_public_key
@@ -201,7 +202,11 @@ class _Routes:
         key = await asyncio.to_thread(authority.signing_key)
         try:
             token = issue_capability(
-                key, subject=normalize_public_key(digits), scope=wanted.scope, ttl_seconds=wanted.ttl_seconds
+                key,
+                subject=normalize_public_key(digits),
+                scope=wanted.scope,
+                ttl_seconds=wanted.ttl_seconds,
+                now=backdated(int(time.time()), wanted.ttl_seconds),
             )
         except InvalidDocument as exc:
             raise refuse(400, exc.message) from None

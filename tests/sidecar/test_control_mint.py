@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from chio_core.capabilities import verify_capability
+from chio_core.capabilities import backdated, verify_capability
 from chio_core.errors import InvalidDocument
 from chio_sidecar.control.capabilities import parse_scopes
 from tests.sidecar.control_tools import evaluate, fetch
@@ -34,8 +34,15 @@ def test_mint_responds_as_the_vector_says(app: Any, case: dict[str, Any]) -> Non
     assert token["id"] == case["expected_capability_id"]
     assert token["subject"] == case["expected_subject_key"]
     assert token["scope"] == case["expected_scope"]
-    assert token["issued_at"] == NOW
+    assert token["issued_at"] == backdated(NOW, case["expected_ttl_seconds"])
     assert token["expires_at"] - token["issued_at"] == case["expected_ttl_seconds"]
+
+
+@pytest.mark.parametrize(("ttl", "before"), [(3600, 5), (50, 5), (49, 4), (10, 1), (9, 0), (1, 0)])
+def test_a_sidecar_whose_clock_is_behind_accepts_a_new_token_at_once(app: Any, ttl: int, before: int) -> None:
+    token = mint(app, subject="agent", scopes=["tools:search"], ttl_seconds=ttl).json()["capability"]
+    assert (token["issued_at"], token["expires_at"]) == (NOW - before, NOW - before + ttl)
+    verify_capability(token, trusted_issuers={app.state.sidecar.key.public_hex}, now=NOW - before)
 
 
 def test_a_minted_capability_verifies_under_the_sidecars_own_key(app: Any) -> None:

@@ -54,6 +54,51 @@ def test_every_version_three_is_read(version: str) -> None:
     assert operations(f"openapi: {version}\ninfo: {{}}\npaths: {{}}\n") == []
 
 
+def test_references_are_json_pointers_in_a_fragment() -> None:
+    # RFC 6901: section 4 (arrays, ~0 and ~1) and section 6 (percent-encoding in a URI).
+    text = json.dumps(
+        {
+            "openapi": "3.0.0",
+            "info": {},
+            "paths": {
+                "/a/{id}": {"get": {"parameters": [{"name": "id"}], "responses": {"200": {"description": "é"}}}},
+                "/b": {
+                    "get": {
+                        "parameters": [{"$ref": "#/paths/~1a~1%7Bid%7D/get/parameters/0"}],
+                        "responses": {"200": {"$ref": "#/components/responses/a%20%C3%A9%25~0"}},
+                    }
+                },
+            },
+            "components": {"responses": {"a é%~": {"description": "ok"}}},
+        }
+    )
+    assert [(path, method) for path, method, _ in operations(text)] == [("/a/{id}", "GET"), ("/b", "GET")]
+
+
+@pytest.mark.parametrize("index", ["1", "-1", "00", "-", "x", "0/name/0", "9" * 5000])
+def test_an_index_that_an_array_does_not_have_is_unresolved(index: str) -> None:
+    text = HEAD + f"paths: {{/a: {{get: {{parameters: [{{$ref: '#/x/{index}'}}]}}}}}}\nx: [{{name: y}}]"
+    with pytest.raises(ConfigurationError, match="unresolved reference"):
+        operations(text)
+
+
+SCALARS = {
+    "digits": ("9" * 4_400, "a YAML number has too many digits"),
+    "an integer that is none": ("!!int abc", "a YAML value is not what its tag says"),
+    "no integer": ("!!int ''", "a YAML value is not what its tag says"),
+    "a float that is none": ("!!float abc", "a YAML value is not what its tag says"),
+    "a boolean that is none": ("!!bool abc", "a YAML value is not what its tag says"),
+    "a time that is none": ("!!timestamp abc", "a YAML value is not what its tag says"),
+}
+
+
+@pytest.mark.parametrize("kind", SCALARS)
+def test_a_yaml_value_that_cannot_be_read_is_one_sentence(kind: str) -> None:
+    value, message = SCALARS[kind]
+    with pytest.raises(ConfigurationError, match=f"^failed to parse OpenAPI spec: {message}$"):
+        operations(f"{HEAD}paths: {{}}\nx: {value}")
+
+
 def test_local_references_are_resolved() -> None:
     text = HEAD + (
         "paths:\n"
