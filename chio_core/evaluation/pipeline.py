@@ -245,10 +245,9 @@ class Pipeline:
             if any(other.chio_observes for other in match.sources):
                 wanted = replace(wanted, observe=True)
             decision = yield from self.evaluate(adapter, wanted, known)
-        yield from self._publish(adapter, decision)
-        return decision
+        return (yield from self._publish(adapter, decision))
 
-    def _publish(self, adapter: RequestAdapter, decision: Decision) -> Steps[None]:
+    def _publish(self, adapter: RequestAdapter, decision: Decision) -> Steps[Decision]:
         governed = adapter.governed
         if governed.evidence:
             # What the local guards have stated precedes the sidecar's evidence.
@@ -268,6 +267,7 @@ class Pipeline:
             yield adapter.call_hook(self._on_decision, decision)
         if self._on_receipt is not None and decision.receipt is not None:
             yield adapter.call_hook(self._on_receipt, decision.receipt)
+        return decision
 
     def refuse(self, adapter: RequestAdapter, response: AnyResponse) -> Steps[None]:
         """Record that a guard has refused a request."""
