@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from chio_core import GuardRequest
 from chio_core.models.demands import CAPABILITY_GUARD, POLICY_GUARD
 from chio_core.models.request import SAFE_METHODS
 from chio_core.testing import EvaluateRequest, behaviours
@@ -173,6 +174,15 @@ def test_hooks_are_called_with_each_decision_about_a_route(face: Face, excluded:
     assert [receipt.request_id for receipt in receipts] == [asked["request_id"] for asked in governed.asked]
     assert [receipt.id for receipt in receipts[1:3]] == [refused.receipt, allowed.receipt]
     assert [decision.verdict for decision in decisions] == ["allow", "refused", "allow", "allow"]
+
+
+@each_face
+def test_the_decision_about_an_excluded_route_has_the_evidence_of_the_guards(face: Face) -> None:
+    async def looks(request: GuardRequest) -> None: ...
+
+    with face.governed(exclude_paths=["/needs/any"], guards=[looks]) as governed:
+        (seen,) = governed.get("/needs/any", with_token(TRANSFER)).seen
+    assert seen.decision.evidence[0].guard_name == "local/looks"
 
 
 @each_way
