@@ -300,8 +300,9 @@ BACKDATE = 5
 def backdated(now: int, ttl_seconds: int) -> int:
     """Return when a token that is issued now should begin, in whole seconds since 1970.
 
-    Verifiers allow no leeway (wire protocol, section 5.3): a token of an issuer whose clock is a second ahead would not be
-    valid yet. So it begins up to 5 seconds earlier, a short-lived one by a tenth of its life. It lives no longer for it.
+    Verifiers allow no leeway (wire protocol, section 5.3): a token of an issuer whose clock is a second ahead would not
+    be valid yet. So it begins up to 5 seconds earlier, a short-lived one by a tenth of its life. It lives no longer for
+    it.
 
     Args:
         now: the issuer's clock, whole seconds since 1970.
