@@ -292,21 +292,15 @@ _Model = TypeVar("_Model", bound=WireModel)
 
 _UNSIGNED = "0" * 128
 
-
 BACKDATE = 5
 """Seconds by which issuers let a token begin earlier; see `backdated`."""
 
 
 def backdated(now: int, ttl_seconds: int) -> int:
-    """Return when a token that is issued now should begin, in whole seconds since 1970.
+    """Return when a token that is issued at `now` should begin, both in whole seconds since 1970.
 
-    Verifiers allow no leeway (wire protocol, section 5.3): a token of an issuer whose clock is a second ahead would not
-    be valid yet. So it begins up to 5 seconds earlier, a short-lived one by a tenth of its life. It lives no longer for
-    it.
-
-    Args:
-        now: the issuer's clock, whole seconds since 1970.
-        ttl_seconds: validity of the token.
+    Verifiers allow no leeway (wire protocol, section 5.3), so a token of an issuer whose clock is ahead would not be
+    valid yet: it begins `BACKDATE` seconds earlier, or by a tenth of its life, and does not live longer for it.
     """
     return now - min(BACKDATE, max(0, ttl_seconds) // 10)
 
