@@ -347,7 +347,7 @@ def start_line(settings: ChioSettings, routes: int | None = None) -> str:
 def unsafe_options(settings: ChioSettings) -> dict[str, str]:
     """Return the options that weaken governance, each with one sentence about its effect."""
     found = {}
-    if settings.fail_open:
+    if settings.fail_open and not settings.sidecar_url.startswith("embedded:"):
         found["fail_open"] = (
             "fail_open is on: while the sidecar is unreachable or too slow, requests run without a decision, also"
             " those that a slow sidecar denies afterwards"

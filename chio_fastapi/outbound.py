@@ -7,12 +7,12 @@
         return (await client.post("https://pay.example.com/v1/charges", json={"amount": 5})).json()
 
 Outgoing calls have the caller, the capability and the trace of the incoming request. All requests of an event loop
-share connections; the application's lifespan closes them (`async with payments: yield`).
+share connections; the application's lifespan closes them (`async with payments: yield`), or else the end of the loop.
 """
 
 import asyncio
 import weakref
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
 from typing import Any
 
 import httpx
@@ -21,6 +21,7 @@ from starlette.requests import HTTPConnection
 from chio_asgi.view import ASGIGuardRequest
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.precheck import presented_token
+from chio_core.loop_thread import at_loop_end
 from chio_core.names import TRACEPARENT
 from chio_core.outbound.extras.cookies import no_cookies
 from chio_core.outbound.govern import GovernOutbound, Tools
@@ -81,6 +82,7 @@ class OutboundClient:
         self._open: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncBaseTransport] = (
             weakref.WeakKeyDictionary()
         )
+        self._endings: weakref.WeakKeyDictionary[Any, AsyncGenerator[None]] = weakref.WeakKeyDictionary()
 
     async def __call__(self, connection: HTTPConnection) -> AsyncIterator[httpx.AsyncClient]:
         """Yield the client for one request.
@@ -102,6 +104,7 @@ class OutboundClient:
         loop = asyncio.get_running_loop()
         if loop not in self._open:
             self._open[loop] = self._make()
+            self._endings[loop] = await at_loop_end(self._close)  # for applications without a lifespan
         trace = view.header_values(TRACEPARENT)
         headers = {TRACEPARENT: trace[0]} if len(trace) == 1 else {}
         options: Mapping[str, Any] = {**self._options, "headers": {**headers, **self._options.get("headers", {})}}
@@ -114,6 +117,11 @@ class OutboundClient:
 
     async def aclose(self) -> None:
         """Close this event loop's connections."""
+        ending = self._endings.pop(asyncio.get_running_loop(), None)
+        if ending is not None:
+            await ending.aclose()
+
+    async def _close(self) -> None:
         transport = self._open.pop(asyncio.get_running_loop(), None)
         if transport is not None:
             await transport.aclose()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 import time
 from collections.abc import Callable, Iterator
@@ -59,6 +60,8 @@ class Health:
         end = Endpoint.parse(settings.sidecar_url)
         base = settings.sidecar_url if end.socket_path is None else "http://localhost"
         if transport is None:
+            if end.socket_path is not None and not os.path.exists(end.socket_path):
+                raise FileNotFoundError(end.reason(FileNotFoundError()))
             transport = httpx.HTTPTransport(uds=end.socket_path, verify=ssl.create_default_context())
         timeout = httpx.Timeout(settings.timeout, connect=min(settings.connect_timeout, settings.timeout))
         with httpx.Client(transport=transport, timeout=timeout, trust_env=False) as client:

@@ -383,3 +383,8 @@ def test_an_unusable_address_is_refused_in_one_sentence_without_its_value(value:
     assert rule in str(refused.value)
     assert str(refused.value).startswith("explain_url (environment CHIO_EXPLAIN_URL): ")
     assert "s3cret" not in str(refused.value)
+
+
+def test_fail_open_does_not_apply_to_an_embedded_sidecar_so_nothing_warns_of_it() -> None:
+    found = report_settings(ChioSettings(fail_open=True, sidecar_url="embedded:receipts.sqlite3"), environ={})
+    assert not any("fail_open" in sentence for sentence in found)

@@ -140,20 +140,30 @@ async def test_a_route_may_catch_the_refusal_itself() -> None:
         assert "capability" in (await client.get("/try")).text
 
 
+class Counting(httpx.AsyncBaseTransport):
+    made = 0
+    closed = 0
+
+    def __init__(self) -> None:
+        type(self).made += 1
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json={})
+
+    async def aclose(self) -> None:
+        type(self).closed += 1
+
+
+def test_connections_are_closed_by_the_end_of_a_loop_without_a_lifespan() -> None:
+    Counting.made = Counting.closed = 0
+    service = Service(OutboundClient(transport=Counting), ScriptedSidecar())
+    for turn in range(1, 3):
+        assert asyncio.run(service.post()).status_code == 200
+        assert (Counting.made, Counting.closed) == (turn, turn)
+
+
 async def test_connections_are_shared_by_requests_and_closed_by_the_lifespan() -> None:
-    class Counting(httpx.AsyncBaseTransport):
-        made = 0
-        closed = 0
-
-        def __init__(self) -> None:
-            type(self).made += 1
-
-        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            return httpx.Response(200, json={})
-
-        async def aclose(self) -> None:
-            type(self).closed += 1
-
+    Counting.made = Counting.closed = 0
     outbound = OutboundClient(transport=Counting)
     service = Service(outbound, ScriptedSidecar())
 

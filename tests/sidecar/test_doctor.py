@@ -246,6 +246,14 @@ def test_a_sidecar_that_cannot_be_reached_fails_with_a_remedy(error: Exception, 
     assert found["sidecar"].remedy
 
 
+@pytest.mark.parametrize(
+    ("path", "text"), [("a.sock", "there is no socket"), ("none/a.sock", "the folder of its socket does not exist")]
+)
+def test_a_socket_that_is_missing_is_told_from_its_folder(path: str, text: str, tmp_path: Path) -> None:
+    (check,) = check_sidecar(ChioSettings(sidecar_url=f"unix:{tmp_path}/{path}"))
+    assert (check.status, text in check.text) == ("fail", True)
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     """A store with one receipt, and its key."""
