@@ -24,7 +24,7 @@ from chio_core.testing import ScriptedSidecar
 from chio_core.threads.context import Runtime
 from chio_core.threads.guards import ChainRunner
 from chio_sidecar.store.sqlite import SqliteReceiptStore
-from tests.carrier.stubs import Scripted, echo, in_thread, open_files, until
+from tests.carrier.stubs import Scripted, echo, in_thread, until
 from tests.support import run
 
 LONG = 30
@@ -125,12 +125,11 @@ def test_a_loop_that_ends_without_a_lifespan_closes_its_connections(run_in_a_loo
     with in_thread(Scripted(echo)) as server, warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always", ResourceWarning)
         client = ChioClient(ChioSettings(sidecar_url=f"http://127.0.0.1:{server.port}"))
-        run_in_a_loop(call(client))  # libuv keeps descriptors from its first loop on
-        before = open_files()
         for _ in range(3):
             run_in_a_loop(call(client))
             gc.collect()
-        assert open_files() <= before
+            run(until(lambda: not server.writers))
+        assert server.accepted == 3
     assert [str(one.message) for one in seen] == []
 
 
