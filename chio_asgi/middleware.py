@@ -28,6 +28,7 @@ from chio_core.guards.run import ChainRun, failed
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import LOGGER
+from chio_core.processes import require_asyncio
 from chio_core.refusals.response import AnyResponse, Downstream, misconfigured
 from chio_core.request import GuardRequest, RequestView
 from chio_core.settings import ChioSettings, report_settings
@@ -102,6 +103,7 @@ class ChioASGIMiddleware:
             await self._lifespan(scope, receive, send)
             return
         if not self._placed:
+            require_asyncio("chio")  # a server without a lifespan
             # Only a request shows where an application is mounted; a mounted one has no lifespan either.
             self._placed, self.client.mounts = True, mount_templates(scope, self.app)
         router = self._resolver.router
@@ -186,6 +188,7 @@ class ChioASGIMiddleware:
             await send(message)
 
         try:
+            require_asyncio("chio")
             self.client.open()
         except ConfigurationError as exc:
             await _fail(exc, scope, receive, send)

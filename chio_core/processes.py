@@ -7,6 +7,7 @@ changes the selector that the parent waits for.
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import sys
@@ -46,6 +47,24 @@ def require_threads(purpose: str) -> None:
             " workers with threads (gunicorn -k gthread), or start the sidecar as a process of its own (chio-sidecar"
             " api protect), set CHIO_SIDECAR_URL, and use only guards that do not wait"
         )
+
+
+def require_asyncio(purpose: str) -> None:
+    """Refuse an event loop that is not asyncio's, for example Trio's: connections, pools and time limits are asyncio's.
+
+    Args:
+        purpose: what needs asyncio, the subject of a sentence.
+
+    Raises:
+        ConfigurationError: with the remedy.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise ConfigurationError(
+            f"{purpose} needs asyncio, and this server runs another event loop (Trio?); start it with asyncio, for"
+            " example hypercorn -k asyncio, or uvicorn"
+        ) from None
 
 
 def keep_alive(inherited: object) -> None:

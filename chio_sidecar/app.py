@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from chio_core.errors import ChioError
 from chio_core.evaluation.exchange import EVALUATE_PATH
+from chio_core.processes import require_asyncio
 from chio_sidecar import control
 from chio_sidecar.config import SidecarConfig
 from chio_sidecar.service.evaluate_endpoint import EvaluateEndpoint
@@ -72,6 +73,7 @@ def create_app(config: SidecarConfig) -> SidecarApp:
 
 @asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
+    require_asyncio("the sidecar")
     app.state.sidecar.open()
     try:
         yield

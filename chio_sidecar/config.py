@@ -51,6 +51,7 @@ class SidecarConfig:
         max_ttl: longest lifetime, in seconds, of a capability that the control plane issues.
         accept_schema_form: also accept capabilities whose signature covers the member `schema`.
         busy_seconds: how long a write waits for another process that holds the store.
+        health_seconds: how long a health response is repeated before the store is probed again.
         max_pending: evaluations that may be under way at once; more are answered 503 with `Retry-After`.
         open_store: opens another kind of store; None: SQLite at `store_path`.
         clock: seconds since 1970.
@@ -73,6 +74,7 @@ class SidecarConfig:
     max_ttl: int = MAX_MINTED_TTL
     accept_schema_form: bool = True
     busy_seconds: float = 5.0
+    health_seconds: float = 1.0
     max_pending: int = 4096
     open_store: Callable[[SidecarConfig], ReceiptStore] | None = None
     clock: Callable[[], float] = time.time

@@ -12,16 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from chio_core.errors import ChioError
-from chio_sidecar.cli.options import (
-    OutputError,
-    TerminalHandler,
-    add_global_options,
-    emit,
-    flush_output,
-    report_error,
-    say,
-    wants_json,
-)
+from chio_sidecar.cli.options import add_global_options, wants_json
+from chio_sidecar.cli.terminal import OutputError, TerminalHandler, emit, flush_output, report_error, say
 from chio_sidecar.service.metrics import package_version
 
 __all__ = ["COMMANDS", "Command", "build_parser", "main"]

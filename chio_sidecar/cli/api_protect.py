@@ -17,8 +17,9 @@ from pydantic import SecretStr
 from chio_core.signing import SigningKey, normalize_public_key
 from chio_sidecar.app import create_app
 from chio_sidecar.cli.application import read_routes
-from chio_sidecar.cli.options import CliError, check_url, file_mode, given_token, positive, say, trust_client
+from chio_sidecar.cli.options import check_url, file_mode, given_token, positive, trust_client, warn_of_plain_http
 from chio_sidecar.cli.serving import SOCKET_MODE, bind, serve, starting
+from chio_sidecar.cli.terminal import CliError, say
 from chio_sidecar.config import (
     MAX_MINTED_TTL,
     SidecarConfig,
@@ -155,6 +156,7 @@ def configuration(args: argparse.Namespace, store: Path) -> SidecarConfig:
                 " when the authority at --control-url changes its key, add the new one there and restart, or unset both"
                 " to follow the authority"
             )
+            warn_of_plain_http(args.control_url, "the service token")
         revocations = {"control_url": args.control_url, "control_service_token": given_token(args.control_token)}
     elif args.revocation_db:
         # A trust service inside this process reads the file: the sidecar has only one way to look up revocations.

@@ -23,7 +23,8 @@ from chio_core.errors import ChioError
 from chio_core.guards.chain import Chain, Finding
 from chio_core.guards.findings import NOT_GOVERNED, check_governed
 from chio_core.settings import ChioSettings
-from chio_sidecar.cli.options import CliError, compact, emit, say, wants_json
+from chio_sidecar.cli.options import wants_json
+from chio_sidecar.cli.terminal import CliError, compact, emit, say
 
 if TYPE_CHECKING:
     from chio_asgi.document import Document

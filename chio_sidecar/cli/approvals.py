@@ -25,17 +25,13 @@ from chio_core.errors import InvalidDocument
 from chio_core.settings import ChioSettings
 from chio_sidecar.cli.options import (
     URL_VARIABLE,
-    CliError,
     check_url,
-    compact,
-    emit,
-    escaped,
-    printable,
-    say,
     store_of_options,
     store_of_url,
     wants_json,
+    warn_of_plain_http,
 )
+from chio_sidecar.cli.terminal import CliError, compact, emit, escaped, printable, say
 from chio_sidecar.config import control_token_from
 from chio_sidecar.control.approval_desk import ApprovalDesk, DeskError, Filter
 from chio_sidecar.keys import key_beside, load_or_create_key
@@ -183,7 +179,10 @@ def named_approvals(args: argparse.Namespace, environ: Mapping[str, str] | None 
         return StoreFile(store.path)
     if not url.startswith(_UNIX):
         check_url(url, option="--sidecar-url" if args.sidecar_url else URL_VARIABLE)
-    return RemoteSidecar(url, SecretStr(args.sidecar_token) if args.sidecar_token else control_token_from(environ))
+    token = SecretStr(args.sidecar_token) if args.sidecar_token else control_token_from(environ)
+    if token is not None:
+        warn_of_plain_http(url, "the control token")
+    return RemoteSidecar(url, token)
 
 
 def add_list_options(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,8 @@ from typing import Literal
 from chio_core.errors import ConfigurationError
 from chio_core.settings import ChioSettings
 from chio_sidecar.cli.application import check_application, load, settings_of
-from chio_sidecar.cli.options import CliError, compact, emit, printable, say, store_of_url, wants_json
+from chio_sidecar.cli.options import store_of_url, wants_json
+from chio_sidecar.cli.terminal import CliError, compact, emit, printable, say
 from chio_sidecar.doctor import Check, guarded
 from chio_sidecar.doctor.environment import Sources, check_distributions, check_names, check_settings, check_versions
 from chio_sidecar.doctor.sidecar import check_sidecar

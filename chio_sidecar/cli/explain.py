@@ -18,17 +18,14 @@ from chio_core.models.capability import Operation
 from chio_core.models.request import METHODS
 from chio_sidecar.cli.options import (
     EITHER,
-    CliError,
     check_url,
-    compact,
-    emit,
     json_value,
-    printable,
     public_key,
     store_of_options,
     store_of_settings,
     wants_json,
 )
+from chio_sidecar.cli.terminal import CliError, compact, emit, printable
 from chio_sidecar.config import trusted_issuers_from
 from chio_sidecar.explain import Refusal, Trial, Wanted, explain, read_refusal, required_by, try_token
 from chio_sidecar.explain.explanation import UNKNOWN_ISSUER, wanted_by

@@ -6,26 +6,24 @@ Global options and the form of errors are those of the wire protocol, section 10
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
-import logging
 import os
 import re
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import SecretStr
 
 from chio_core.canonical import parse_json
-from chio_core.errors import ChioError, InvalidDocument
+from chio_core.endpoint import is_this_machine
+from chio_core.errors import InvalidDocument
 from chio_core.settings import ChioSettings
 from chio_core.signing import normalize_public_key
+from chio_sidecar.cli.terminal import CliError, say
 
 if TYPE_CHECKING:
     from chio_sidecar.trust.client import TrustClient
@@ -35,127 +33,6 @@ SERVICE_TOKEN_VARIABLE: Final = "CHIO_SERVICE_TOKEN"  # noqa: S105 - the name of
 
 EITHER: Final = f"give --receipt-store FILE (or --receipt-db FILE), or set {URL_VARIABLE}=embedded:FILE"
 """The fix if no store is named."""
-
-
-class CliError(ChioError):
-    """A command cannot do its work.
-
-    Args:
-        message: one sentence.
-        code: short name of the kind of error.
-        fix: how to correct it.
-        context: details for programs.
-    """
-
-    def __init__(
-        self, message: str, *, code: str = "chio_cli", fix: str | None = None, context: dict[str, Any] | None = None
-    ) -> None:
-        super().__init__(message)
-        self.code = code
-        self.fix = fix
-        self.context = context
-
-
-class OutputError(CliError):
-    """Standard output is closed, or what it leads to is full."""
-
-
-def say(text: str) -> None:
-    """Print lines for people to standard error; without one, or if it is full, they are lost."""
-    try:
-        _write(sys.stderr, text)
-        if sys.stderr is not None:
-            sys.stderr.flush()
-    except OSError:
-        _discard(sys.stderr)
-
-
-def emit(text: str) -> None:
-    """Print lines of the result to standard output.
-
-    Raises:
-        OutputError: it is closed or full.
-        BrokenPipeError: its reader has ended.
-    """
-    if sys.stdout is None:  # the shell's `>&-`
-        raise OutputError("standard output is closed", fix="send it to a file, a pipe or /dev/null")
-    try:
-        _write(sys.stdout, text)
-    except BrokenPipeError:
-        raise
-    except OSError as exc:
-        raise OutputError(f"cannot write standard output: {exc.strerror}") from None
-
-
-def flush_output() -> None:
-    """Write what standard output still holds.
-
-    Raises:
-        OutputError, BrokenPipeError: as `emit`. Python then writes nothing at its end either.
-    """
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError as exc:
-        _discard(sys.stdout)
-        if isinstance(exc, BrokenPipeError):
-            raise
-        raise OutputError(f"cannot write standard output: {exc.strerror}") from None
-
-
-def _write(stream: TextIO | None, text: str) -> None:
-    # The one place that writes to a terminal. Line breaks are the caller's; everything else that a terminal obeys,
-    # whoever chose it, becomes an escape.
-    if stream is not None:
-        stream.write("\n".join(map(printable, text.split("\n"))) + "\n")
-
-
-def _discard(stream: TextIO | None) -> None:
-    # Python would try again, and complain, when it flushes at exit.
-    if stream is not None:
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-class TerminalHandler(logging.Handler):
-    """Prints records of the log with `say`."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print one record."""
-        say(self.format(record))
-
-
-def compact(document: Any) -> str:
-    """Return a document as one line of ASCII JSON: strangers choose paths and names, and terminals obey controls."""
-    return json.dumps(document, ensure_ascii=True, separators=(",", ":"))
-
-
-def escaped(value: Any) -> str:
-    """Return the text of a value with JSON's escapes, in ASCII: it moves no cursor and breaks no line."""
-    return compact(str(value))[1:-1]
-
-
-def printable(text: str) -> str:
-    """Return a text with escapes for line breaks, controls, and characters that standard output cannot show."""
-    if text.isascii() and text.isprintable():
-        return text
-    plain = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
-    return plain.encode(encoding, "backslashreplace").decode(encoding)
-
-
-def report_error(exc: ChioError, *, as_json: bool) -> None:
-    """Print an error to standard error, for people or as one JSON object."""
-    fix = exc.fix if isinstance(exc, CliError) else None
-    context = exc.context if isinstance(exc, CliError) else None
-    if as_json:
-        return say(compact({"code": exc.code, "message": exc.message, "context": context, "suggested_fix": fix}))
-    say(printable(f"error [{exc.code}]: {exc.message}"))  # also its line breaks: the message may quote a stranger
-    if context:
-        say(f"context: {compact(context)}")
-    if fix:
-        say(printable(f"suggested fix: {fix}"))
-    return None
 
 
 def add_global_options(
@@ -232,7 +109,15 @@ def trust_client(args: argparse.Namespace) -> TrustClient:
             "--control-url needs the service token",
             fix=f"give --control-token, or set {SERVICE_TOKEN_VARIABLE}",
         )
+    warn_of_plain_http(args.control_url, "the service token")
     return TrustClient(args.control_url, token)
+
+
+def warn_of_plain_http(url: str, secret: str) -> None:
+    """Print a warning if a secret is sent to another machine without encryption."""
+    parts = urlsplit(url)
+    if parts.scheme == "http" and not is_this_machine(parts.hostname or ""):
+        say(f"warning: {secret} is sent to {parts.hostname} without encryption; use https://")
 
 
 def check_url(url: str, *, option: str) -> None:

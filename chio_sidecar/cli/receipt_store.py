@@ -9,18 +9,15 @@ from pathlib import Path
 
 from chio_sidecar.cli.options import (
     TIMES,
-    CliError,
     add_store_option,
     add_trusted_key_option,
-    compact,
-    emit,
-    escaped,
     moment,
     positive,
     required_store,
     wants_json,
 )
 from chio_sidecar.cli.receipts import note_untrusted
+from chio_sidecar.cli.terminal import CliError, compact, emit, escaped
 from chio_sidecar.records.fsck import Inspection
 from chio_sidecar.records.observed import Tally, is_observed
 from chio_sidecar.records.reader import ReceiptFilter, ReceiptReader

@@ -18,23 +18,18 @@ from chio_core.receipts import verify_receipt
 from chio_sidecar.cli.options import (
     EITHER,
     TIMES,
-    CliError,
     add_store_option,
     add_trusted_key_option,
-    compact,
-    emit,
-    escaped,
     moment,
     positive,
-    printable,
     required_store,
-    say,
     store_of_options,
     store_of_settings,
     trust_client,
     wants_json,
     whole,
 )
+from chio_sidecar.cli.terminal import CliError, compact, emit, escaped, printable, say
 from chio_sidecar.records import bundle
 from chio_sidecar.records.reader import ReceiptFilter, ReceiptReader
 

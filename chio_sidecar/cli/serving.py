@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import uvicorn
 from starlette.types import ASGIApp
 
-from chio_core.endpoint import check_socket_path
+from chio_core.endpoint import check_socket_path, is_this_machine
 from chio_core.errors import ChioError
-from chio_sidecar.cli.options import CliError, say
+from chio_sidecar.cli.terminal import CliError, say
 
 BACKLOG = 2048
 """Connections that may wait to be accepted."""
@@ -40,12 +40,12 @@ class Listener:
     Attributes:
         socket: it listens.
         address: its address as people write it: `127.0.0.1:9090`, `[::1]:9090` or `unix:/path`.
-        file: device and inode of the file of a Unix socket.
+        file: identity of the file of a Unix socket.
     """
 
     socket: socket.socket
     address: str
-    file: tuple[int, int] | None = None
+    file: tuple[int, int, int] | None = None
 
     def __enter__(self) -> Listener:
         """Return itself."""
@@ -103,12 +103,18 @@ def bind(listen: str, *, mode: int = SOCKET_MODE) -> Listener:
     if path is not None:
         return Listener(sock, listen, file)
     host, port = sock.getsockname()[:2]
+    if not is_this_machine(host):
+        say(
+            f"warning: --listen {listen} is reachable from other machines, and this server does not encrypt; listen on"
+            " 127.0.0.1 or unix:PATH, or let only a TLS proxy reach the port"
+        )
     return Listener(sock, f"[{host}]:{port}" if family == socket.AF_INET6 else f"{host}:{port}")
 
 
-def _identity(path: str) -> tuple[int, int]:
+def _identity(path: str) -> tuple[int, int, int]:
+    # The time too: most file systems give a new file the inode of the one that was just removed.
     found = os.stat(path, follow_symlinks=False)
-    return found.st_dev, found.st_ino
+    return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
 def _remove_dead_socket(path: str) -> None:

@@ -18,18 +18,15 @@ from chio_core.models.receipt import explain
 from chio_sidecar.cli.options import (
     SERVICE_TOKEN_VARIABLE,
     URL_VARIABLE,
-    CliError,
-    compact,
-    emit,
     given_token,
     json_value,
     positive,
     public_key,
-    say,
     store_of_settings,
     trust_client,
     wants_json,
 )
+from chio_sidecar.cli.terminal import CliError, compact, emit, say
 from chio_sidecar.config import MAX_MINTED_TTL, MAX_TTL
 from chio_sidecar.keys import key_beside, load_or_create_key
 from chio_sidecar.store.sqlite import SqliteReceiptStore

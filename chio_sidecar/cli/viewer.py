@@ -7,8 +7,9 @@ import ipaddress
 import os
 
 from chio_core.errors import ChioError
-from chio_sidecar.cli.options import CliError, add_store_option, add_trusted_key_option, required_store, say
+from chio_sidecar.cli.options import add_store_option, add_trusted_key_option, required_store
 from chio_sidecar.cli.serving import bind, serve
+from chio_sidecar.cli.terminal import CliError, say
 from chio_sidecar.config import control_token_from
 from chio_sidecar.keys import key_beside, load_key
 from chio_sidecar.records.listing import ReceiptWindow

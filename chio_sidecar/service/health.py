@@ -1,12 +1,14 @@
 """`GET /chio/health`: could this sidecar sign and commit a receipt now? And `GET /chio/live`.
 
-The probe signs, verifies the signature, and commits a row to the store's probe table; it adds no receipt. Simultaneous
-probes share one commit.
+The probe signs, verifies the signature, and commits a row to the store's probe table; it adds no receipt. Every caller
+may ask, and a commit is forced to the disk, so a result is repeated for a moment (`SidecarConfig.health_seconds`), and
+simultaneous probes share one commit.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -32,9 +34,18 @@ class HealthEndpoint:
     def __init__(self, sidecar: SidecarState) -> None:
         self._sidecar = sidecar
         self._version = package_version()
+        self._latest: tuple[float, dict[str, str], int] | None = None
 
     async def handle(self, request: Request) -> Response:
         """Answer one request."""
+        sidecar, began = self._sidecar, time.monotonic()
+        if self._latest is None or began - self._latest[0] >= sidecar.config.health_seconds:
+            self._latest = (began, *await self._probe())
+        _, document, status = self._latest
+        return JSONResponse(document, status)
+
+    async def _probe(self) -> tuple[dict[str, str], int]:
+        """Return the document and its status."""
         sidecar, health = self._sidecar, StoreHealth(False, "the signing key does not verify its own signature")
         try:
             if verify_signature(sidecar.key.public_hex, _MESSAGE, sidecar.key.sign(_MESSAGE)):
@@ -52,7 +63,7 @@ class HealthEndpoint:
         }
         if health.writable:
             document["kernel_key"] = sidecar.key.public_hex  # clients pin this; it is no secret
-        return JSONResponse(document, 200 if health.writable else 503)
+        return document, 200 if health.writable else 503
 
 
 async def live(request: Request) -> Response:

@@ -21,6 +21,8 @@ from chio_asgi.middleware import ChioASGIMiddleware
 from chio_core.client.client import ChioClient
 from chio_core.errors import ConfigurationError
 from chio_fastapi import add_chio
+from chio_sidecar.app import create_app
+from chio_sidecar.config import SidecarConfig
 from tests.asgi.routes import govern
 from tests.carrier.stubs import until
 from tests.support import StubClient, StubServer, call, exchange, run, serve, settings
@@ -143,6 +145,33 @@ def test_an_embedded_sidecar_that_cannot_open_stops_the_start(tmp_path: Path) ->
         run(unopenable(tmp_path)(dict(LIFESPAN), receive, send))
     assert [m["type"] for m in sent] == ["lifespan.startup.failed"]
     assert sent[0]["message"].startswith("chio: ")
+
+
+class AnotherLoop:
+    """An event loop that is not asyncio's, as Trio's: it steps a coroutine that waits for nothing."""
+
+    def run(self, main: Any) -> None:
+        with pytest.raises(StopIteration):
+            main.send(None)
+
+
+@pytest.mark.parametrize("app", ["middleware", "sidecar"])
+def test_another_event_loop_than_asyncio_s_stops_the_start_and_is_named(app: str, tmp_path: Path) -> None:
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return STARTUP
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    config = SidecarConfig(store_path=tmp_path / "r")
+    started: Any = create_app(config) if app == "sidecar" else ChioASGIMiddleware(Starlette(), config=settings())
+    with pytest.raises(ConfigurationError, match="needs asyncio, and this server runs another event loop"):
+        AnotherLoop().run(started(dict(LIFESPAN), receive, send))
+    assert [message["type"] for message in sent] == ["lifespan.startup.failed"]
+    assert "start it with asyncio" in sent[0]["message"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_test_client_learns_that_the_start_failed(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from chio_core.signing import SigningKey
 from chio_sidecar.app import NO_PROXY, SidecarApp, create_app
 from chio_sidecar.config import SidecarConfig
 from chio_sidecar.store import StoreHealth
+from tests.sidecar.fsck_tools import select
 from tests.sidecar.sidecar_tools import KERNEL, decision, evaluate_body, send, sidecar, vectors
 from tests.support import run
 
@@ -149,3 +150,13 @@ async def test_closing_finishes_what_is_under_way(tmp_path: Path) -> None:
         assert {answer["verdict"]["verdict"] for answer in answers} == {"allow"}
     async with sidecar(tmp_path) as app:
         assert len(await app.state.sidecar.store.list(limit=1000)) == 200
+
+
+async def test_health_probes_of_any_caller_share_one_commit_for_a_moment(tmp_path: Path) -> None:
+    for seconds, commits in ((3600.0, 1), (0.0, 20)):
+        folder = tmp_path / str(commits)
+        folder.mkdir()
+        async with sidecar(folder, health_seconds=seconds) as app:
+            answers = [await send(app, "GET", "/chio/health") for _ in range(20)]
+            assert {(answer.status, answer.document["status"]) for answer in answers} == {(200, "healthy")}
+        assert select(folder / "receipts.sqlite3", "SELECT probes FROM write_probe") == [(commits,)]

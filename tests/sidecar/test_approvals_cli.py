@@ -14,7 +14,7 @@ import pytest
 
 from chio_core.errors import ConfigurationError
 from chio_sidecar.cli.approvals import RemoteSidecar, StoreFile, named_approvals
-from chio_sidecar.cli.options import CliError
+from chio_sidecar.cli.terminal import CliError
 from tests.sidecar.approval_tools import ROUTE, control, pay, pending_id, reason, request_payment, verdict
 from tests.sidecar.control_tools import CommandLine, serving
 from tests.sidecar.sidecar_tools import capability, sidecar

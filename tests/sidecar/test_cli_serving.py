@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import signal
 import socket
@@ -17,6 +18,9 @@ import httpx
 import pytest
 
 from chio_core.receipts import verify_receipt
+from chio_sidecar.cli.options import trust_client
+from chio_sidecar.cli.serving import bind
+from chio_sidecar.cli.terminal import CliError
 from tests.sidecar.control_tools import DEADLINE, CommandLine, Server, evaluation, run_command, serving
 
 UPSTREAM = "http://127.0.0.1:1"
@@ -152,6 +156,40 @@ def test_a_dead_socket_file_is_taken_over_and_a_live_one_is_not(tmp_path: Path) 
     assert f"cannot bind unix:{path}: Address already in use" in second.stderr
 
 
+@pytest.mark.parametrize(
+    ("path", "message", "fix"),
+    [
+        ("{}/none/chio.sock", "No such file or directory", "create the folder {}/none, or choose"),
+        ("{}/" + "x" * 108, "at most 107 bytes", "choose another --listen path"),
+        ("@chio", "abstract sockets", "choose another --listen path"),
+    ],
+)
+def test_a_socket_that_cannot_be_bound_gets_its_own_remedy(path: str, message: str, fix: str, tmp_path: Path) -> None:
+    with pytest.raises(CliError, match=message) as failed:
+        bind(f"unix:{path.format(tmp_path)}")
+    assert failed.value.fix is not None
+    assert failed.value.fix.startswith(fix.format(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_socket_that_a_successor_has_taken_over_stays_when_its_predecessor_ends(tmp_path: Path) -> None:
+    listen = f"unix:{tmp_path}/chio.sock"
+    with bind(listen) as predecessor:
+        predecessor.socket.close()  # as after SIGTERM: it accepts no more, and running requests have time to end
+        with bind(listen):
+            predecessor.__exit__()
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(tmp_path / "chio.sock"))
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o660, 0o666])
+def test_a_unix_socket_has_the_mode_that_is_asked_for(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "chio.sock"
+    with serving("api", "protect", "--upstream", UPSTREAM, "--listen", f"unix:{path}", "--socket-mode", f"{mode:o}"):
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_it_in_good_order(tmp_path: Path, number: signal.Signals) -> None:
     with protect("--receipt-store", tmp_path / "s.sqlite3") as sidecar:
@@ -261,3 +299,35 @@ def test_an_upstream_that_does_not_answer_has_its_own_warning() -> None:
         (warning,) = [line for line in sidecar.lines if line.startswith("warning: ")]
         assert warning.startswith(f"warning: the upstream {UPSTREAM} does not answer (ConnectError)")
         assert "start it before this sidecar" in warning
+
+
+@pytest.mark.parametrize(
+    ("listen", "warned"),
+    [("127.0.0.1:0", False), ("[::1]:0", False), ("unix:chio.sock", False), ("0.0.0.0:0", True), ("[::]:0", True)],
+)
+def test_an_address_for_other_machines_is_named_in_a_warning(
+    listen: str, warned: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with bind(listen):
+        pass
+    assert ("is reachable from other machines, and this server does not encrypt" in capsys.readouterr().err) == warned
+
+
+@pytest.mark.parametrize(
+    ("url", "warned"),
+    [
+        ("http://127.0.0.1:8940", False),
+        ("http://localhost:8940", False),
+        ("https://trust.example", False),
+        ("http://trust.example:8940", True),
+        ("http://10.0.0.7", True),
+    ],
+)
+def test_a_token_that_leaves_this_machine_in_plain_text_is_named_in_a_warning(
+    url: str, warned: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trust_client(argparse.Namespace(control_url=url, control_token="canary")).close()
+    error = capsys.readouterr().err
+    assert ("the service token is sent to" in error and "without encryption" in error) == warned
+    assert "canary" not in error

@@ -1,0 +1,136 @@
+"""What the commands write, and their errors: in one place, without controls that a terminal obeys.
+
+The form of errors is that of the wire protocol, section 10.1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sys
+from typing import Any, TextIO
+
+from chio_core.errors import ChioError
+
+
+class CliError(ChioError):
+    """A command cannot do its work.
+
+    Args:
+        message: one sentence.
+        code: short name of the kind of error.
+        fix: how to correct it.
+        context: details for programs.
+    """
+
+    def __init__(
+        self, message: str, *, code: str = "chio_cli", fix: str | None = None, context: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.fix = fix
+        self.context = context
+
+
+class OutputError(CliError):
+    """Standard output is closed, or what it leads to is full."""
+
+
+def say(text: str) -> None:
+    """Print lines for people to standard error; without one, or if it is full, they are lost."""
+    try:
+        _write(sys.stderr, text)
+        if sys.stderr is not None:
+            sys.stderr.flush()
+    except OSError:
+        _discard(sys.stderr)
+
+
+def emit(text: str) -> None:
+    """Print lines of the result to standard output.
+
+    Raises:
+        OutputError: it is closed or full.
+        BrokenPipeError: its reader has ended.
+    """
+    if sys.stdout is None:  # the shell's `>&-`
+        raise OutputError("standard output is closed", fix="send it to a file, a pipe or /dev/null")
+    try:
+        _write(sys.stdout, text)
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        raise OutputError(f"cannot write standard output: {exc.strerror}") from None
+
+
+def flush_output() -> None:
+    """Write what standard output still holds.
+
+    Raises:
+        OutputError, BrokenPipeError: as `emit`. Python then writes nothing at its end either.
+    """
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as exc:
+        _discard(sys.stdout)
+        if isinstance(exc, BrokenPipeError):
+            raise
+        raise OutputError(f"cannot write standard output: {exc.strerror}") from None
+
+
+def _write(stream: TextIO | None, text: str) -> None:
+    # The one place that writes to a terminal. Line breaks are the caller's; everything else that a terminal obeys,
+    # whoever chose it, becomes an escape.
+    if stream is not None:
+        stream.write("\n".join(map(printable, text.split("\n"))) + "\n")
+
+
+def _discard(stream: TextIO | None) -> None:
+    # Python would try again, and complain, when it flushes at exit.
+    if stream is not None:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+class TerminalHandler(logging.Handler):
+    """Prints records of the log with `say`."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record."""
+        say(self.format(record))
+
+
+def compact(document: Any) -> str:
+    """Return a document as one line of ASCII JSON: strangers choose paths and names, and terminals obey controls."""
+    return json.dumps(document, ensure_ascii=True, separators=(",", ":"))
+
+
+def escaped(value: Any) -> str:
+    """Return the text of a value with JSON's escapes, in ASCII: it moves no cursor and breaks no line."""
+    return compact(str(value))[1:-1]
+
+
+def printable(text: str) -> str:
+    """Return a text with escapes for line breaks, controls, and characters that standard output cannot show."""
+    if text.isascii() and text.isprintable():
+        return text
+    plain = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    return plain.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def report_error(exc: ChioError, *, as_json: bool) -> None:
+    """Print an error to standard error, for people or as one JSON object."""
+    fix = exc.fix if isinstance(exc, CliError) else None
+    context = exc.context if isinstance(exc, CliError) else None
+    if as_json:
+        return say(compact({"code": exc.code, "message": exc.message, "context": context, "suggested_fix": fix}))
+    say(printable(f"error [{exc.code}]: {exc.message}"))  # also its line breaks: the message may quote a stranger
+    if context:
+        say(f"context: {compact(context)}")
+    if fix:
+        say(printable(f"suggested fix: {fix}"))
+    return None
