@@ -1,6 +1,6 @@
 """Under gevent Flask and Django are governed without threads, or refuse to start and name the remedy.
 
-gevent is no dependency of this distribution: install it beside (`pip install gevent`) to run these tests.
+gevent is no dependency of this distribution, only one of its tests.
 """
 
 from __future__ import annotations
