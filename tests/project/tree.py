@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,8 +24,19 @@ def modules(folder: Path) -> Iterator[Path]:
 
 
 def parse(path: Path) -> ast.Module:
-    """Return the syntax tree of a file."""
-    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+    """Return the syntax tree of a file.
+
+    Without the garbage collector: a finalizer that runs inside `ast.parse` makes CPython 3.11 raise a SystemError
+    (recursion depth mismatch).
+    """
+    text = path.read_text(encoding="utf-8")
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return ast.parse(text, str(path))
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def place(path: Path) -> str:
