@@ -1,12 +1,12 @@
 """Group commit: one thread, one connection, one transaction for all waiting work.
 
 A caller submits a piece of work and gets an asyncio future. The thread takes all waiting work, runs it in one
-`BEGIN IMMEDIATE … COMMIT`, and only then sets the results of the futures, with one wake-up for each event loop. Under
+transaction, and only then sets the results of the futures, with one wake-up for each event loop. Under
 load the batches grow, so many pieces of work share the price of forcing a commit to the disk.
 
 Failures:
 
-* another process holds the file: the thread tries again until the deadline of each piece of work;
+* another process holds the database: the thread tries again until the deadline of each piece of work;
 * the disk is full, or reading or writing fails: the whole batch fails, and the next batch opens the connection again,
   so the store recovers without a restart;
 * one piece of work fails: the transaction is undone, and each piece runs again in its own transaction.
@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from chio_core.processes import require_threads
 from chio_core.telemetry.metrics import Counter, Histogram
 from chio_sidecar.store import StoreBusy, StoreUnavailable
-from chio_sidecar.store.driver import sqlite3, trouble
+from chio_sidecar.store.driver import Trouble
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -77,23 +77,44 @@ class CommitActivity:
 log = logging.getLogger(__name__)
 
 W = TypeVar("W", contravariant=True)
+C = TypeVar("C")
 
 
-class Writer(Protocol[W]):
+class Writer(Protocol[W, C]):
     """The database of a committer; only its thread calls these methods."""
 
-    def open(self) -> sqlite3.Connection:
-        """Open the connection, without a busy timeout: the committer waits."""
+    def open(self) -> C:
+        """Open a connection that does not wait for other processes: the committer waits."""
         ...
 
-    def apply(self, connection: sqlite3.Connection, works: Sequence[W]) -> Sequence[Any]:
+    def begin(self, connection: C) -> None:
+        """Begin a transaction."""
+        ...
+
+    def apply(self, connection: C, works: Sequence[W]) -> Sequence[Any]:
         """Do pieces of work inside the open transaction and return a result for each.
 
         It must not commit, and have no effect but rows: it may be undone and called again.
         """
         ...
 
-    def release(self, connection: sqlite3.Connection) -> None:
+    def commit(self, connection: C) -> None:
+        """Commit durably."""
+        ...
+
+    def rollback(self, connection: C) -> None:
+        """Undo an open transaction, if there is one."""
+        ...
+
+    def trouble(self, exc: Exception) -> Trouble | None:
+        """Return what an exception says about the database; None if it is about one piece of work."""
+        ...
+
+    def discard(self, connection: C) -> None:
+        """Close a connection that may be broken, in any state."""
+        ...
+
+    def release(self, connection: C) -> None:
         """Close the connection after the last transaction."""
         ...
 
@@ -147,7 +168,7 @@ class GroupCommitter(Generic[W]):
         activity: metrics of the writing.
     """
 
-    def __init__(self, writer: Writer[W], *, wait_seconds: float, max_waiting: int) -> None:
+    def __init__(self, writer: Writer[W, Any], *, wait_seconds: float, max_waiting: int) -> None:
         require_threads("a receipt store")
         self._writer = writer
         self._wait_seconds = wait_seconds
@@ -155,7 +176,7 @@ class GroupCommitter(Generic[W]):
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._closed = False
-        self._connection: sqlite3.Connection | None = None
+        self._connection: Any = None
         self._contended_until = 0.0
         self._process = os.getpid()
         self._writing = threading.Lock()  # held during a batch, and during a fork
@@ -229,9 +250,7 @@ class GroupCommitter(Generic[W]):
         SQLite keeps its locks in memory: a child with a copy of an open connection would believe to hold them.
         """
         self._writing.acquire()
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        self._discard()
 
     def after_fork(self) -> None:
         """Let the next batch be written."""
@@ -258,13 +277,11 @@ class GroupCommitter(Generic[W]):
         try:
             self._transaction(batch)
         except Exception as exc:  # noqa: BLE001 - whatever one piece of work raises goes to its caller
-            # Other children of sqlite3.Error are about a statement or its values, so about one piece of work.
-            if isinstance(exc, sqlite3.OperationalError) or type(exc) is sqlite3.DatabaseError:
-                connection, self._connection = self._connection, None
-                if connection is not None:
-                    connection.close()
+            trouble = self._writer.trouble(exc)
+            if trouble is not None:
+                self._discard()
                 sentence = _LOCKED
-                if trouble(exc).kind != "busy":
+                if trouble.kind != "busy":
                     log.error("receipt store: %s", exc)
                     sentence = f"the receipt store cannot be written: {exc}"
                 _fail(batch, sentence)
@@ -282,9 +299,9 @@ class GroupCommitter(Generic[W]):
                 if self._connection is None:
                     self._connection = self._writer.open()
                 connection = self._connection
-                connection.execute("BEGIN IMMEDIATE")
+                self._writer.begin(connection)
                 break
-            except sqlite3.OperationalError as exc:
+            except Exception as exc:  # noqa: BLE001 - raised again unless the database is busy
                 self._pause_if_busy(exc)
                 now = time.monotonic()
                 _fail([job for job in batch if job.deadline <= now], _LOCKED)
@@ -297,24 +314,29 @@ class GroupCommitter(Generic[W]):
             deadline = max(job.deadline for job in batch)
             while True:
                 try:
-                    connection.execute("COMMIT")
+                    self._writer.commit(connection)
                     break
-                except sqlite3.OperationalError as exc:
+                except Exception as exc:
                     if time.monotonic() >= deadline:
                         raise
                     self._pause_if_busy(exc)
             for job, result in zip(batch, results, strict=True):
                 job.result = result
         except BaseException:
-            if connection.in_transaction:
-                try:
-                    connection.execute("ROLLBACK")
-                except sqlite3.Error as exc:
-                    log.error("receipt store: rolling back failed: %s", exc)
+            try:
+                self._writer.rollback(connection)
+            except Exception as exc:  # noqa: BLE001 - the exception that led here counts
+                log.error("receipt store: rolling back failed: %s", exc)
             raise
 
-    def _pause_if_busy(self, exc: sqlite3.OperationalError) -> None:
-        if trouble(exc).kind != "busy":
+    def _discard(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._writer.discard(connection)
+
+    def _pause_if_busy(self, exc: Exception) -> None:
+        trouble = self._writer.trouble(exc)
+        if trouble is None or trouble.kind != "busy":
             raise exc
         self._contended_until = time.monotonic() + _CONTENTION_SECONDS
         time.sleep(_POLL_SECONDS)

@@ -58,7 +58,6 @@ MEMBERS = "id, receipt_json, request_id, fingerprint, created_at"
 """The columns that a digest covers, in its order."""
 
 _UNCHAINED = f"SELECT seq, {MEMBERS} FROM http_receipts ORDER BY seq"  # noqa: S608 - only constants are put together
-_HEAD = "SELECT seq, digest, (SELECT ifnull(max(seq), 0) FROM http_receipts) FROM receipt_chain_head"
 
 
 def start_chain(connection: sqlite3.Connection) -> None:
@@ -74,32 +73,3 @@ def start_chain(connection: sqlite3.Connection) -> None:
         digest = link(digest, sequence, members)
     connection.execute("INSERT INTO receipt_chain_start VALUES (?, ?)", (sequence, digest))
     connection.execute("INSERT INTO receipt_chain_head VALUES (1, ?, ?)", (sequence, digest))
-
-
-class ChainEnd:
-    """The newest row of the chain; read once in each transaction, which excludes other writers.
-
-    Args:
-        connection: the writer's, in a transaction.
-    """
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-        self._end: tuple[int, str] | None = None
-
-    def read(self) -> tuple[int, str]:
-        """Return sequence and digest of the newest row.
-
-        Raises:
-            sqlite3.DatabaseError: rows are missing at the end of the store, or were added without a chain.
-        """
-        if self._end is None:
-            found = self._connection.execute(_HEAD).fetchone()
-            if found is None or found[0] != found[2]:
-                raise sqlite3.DatabaseError("its newest rows are not those that were stored; see receipt fsck")
-            self._end = (found[0], found[1])
-        return self._end
-
-    def move(self, sequence: int, digest: str) -> None:
-        """Make an inserted row the newest."""
-        self._end = (sequence, digest)

@@ -25,11 +25,25 @@ from chio_sidecar.store import (
     TooManyWaiting,
 )
 from chio_sidecar.store.committer import CommitActivity, GroupCommitter
-from chio_sidecar.store.driver import sqlite3, trouble
+from chio_sidecar.store.driver import Trouble, sqlite3, trouble
+from chio_sidecar.store.hash_chain import MEMBERS
 from chio_sidecar.store.schema import connect, connect_reader, disconnect, journal_for, prepare
-from chio_sidecar.store.writes import SELECT_ONE, SELECT_OPEN, Append, Probe, Revoke, Write, apply, approval_from_row
+from chio_sidecar.store.writes import (
+    SELECT_ONE,
+    SELECT_OPEN,
+    Append,
+    Probe,
+    Revoke,
+    Row,
+    Write,
+    apply,
+    approval_from_row,
+)
 
 _COLUMNS = "SELECT seq, id, request_id, receipt_json, created_at FROM http_receipts"
+_HEAD = "SELECT seq, digest, (SELECT ifnull(max(seq), 0) FROM http_receipts) FROM receipt_chain_head"
+_ROW = "(?, ?, ?, ?, ?, ?, ?)"
+_INSERT = f"INSERT INTO http_receipts (seq, {MEMBERS}, chain) VALUES "  # noqa: S608 - only constants
 
 
 class SqliteReceiptStore:
@@ -199,7 +213,65 @@ class _SqliteWriter:
         # With a write-ahead log SQLite itself would go on writing to a file that was moved or replaced.
         if _identity(self._path) != self._file:
             raise sqlite3.OperationalError("the file was moved or replaced")
-        return apply(connection, works)
+        return apply(connection, SqliteLog(connection), works)
+
+    def begin(self, connection: sqlite3.Connection) -> None:
+        connection.execute("BEGIN IMMEDIATE")
+
+    def commit(self, connection: sqlite3.Connection) -> None:
+        connection.execute("COMMIT")
+
+    def rollback(self, connection: sqlite3.Connection) -> None:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+    def discard(self, connection: sqlite3.Connection) -> None:
+        connection.close()
+
+    def trouble(self, exc: Exception) -> Trouble | None:
+        # Other children of sqlite3.Error are about a statement or its values, so about one piece of work.
+        if isinstance(exc, sqlite3.OperationalError) or type(exc) is sqlite3.DatabaseError:
+            return trouble(exc)
+        return None
 
     def release(self, connection: sqlite3.Connection) -> None:
         disconnect(connection)
+
+
+class SqliteLog:
+    """The hash chain of a file, for `apply`. The transaction excludes other writers, so its end is read once.
+
+    Args:
+        connection: the writer's, in a transaction.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._end: tuple[int, str] | None = None
+
+    def end(self) -> tuple[int, str]:
+        """Return sequence and digest of the newest row.
+
+        Raises:
+            sqlite3.DatabaseError: rows are missing at the end of the store, or were added without a chain.
+        """
+        if self._end is None:
+            found = self._connection.execute(_HEAD).fetchone()
+            if found is None or found[0] != found[2]:
+                raise sqlite3.DatabaseError("its newest rows are not those that were stored; see receipt fsck")
+            self._end = (found[0], found[1])
+        return self._end
+
+    def insert(self, rows: Sequence[Row]) -> bool:
+        """Insert all of these rows or, if an id is taken, none; return True for all."""
+        values = [value for row in rows for value in (row.sequence, *row.members, row.digest)]
+        try:
+            self._connection.execute(_INSERT + ", ".join([_ROW] * len(rows)), values)
+        except sqlite3.IntegrityError:
+            return False
+        self._end = (rows[-1].sequence, rows[-1].digest)
+        return True
+
+    def probe(self) -> None:
+        """Write a row of no meaning."""
+        self._connection.execute("UPDATE write_probe SET probes = probes + 1")

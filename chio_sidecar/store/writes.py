@@ -1,7 +1,8 @@
-"""What the writer of a SQLite store does inside its transaction.
+"""What the writer of a store does inside its transaction, in SQL that is not SQLite's alone.
 
-Each call into SQLite lets other threads run and waits for its turn afterwards. A batch is therefore written with as few
-statements as possible: one SELECT of revocations, one of the end of the hash chain, one INSERT for many receipts.
+The SQL is standard, with `?` for parameters. Each statement costs: SQLite lets other threads run and waits
+for its turn afterwards, a server is a round trip away. A batch is therefore written with as few statements as possible:
+one SELECT of revocations, one of the end of the hash chain, one INSERT for many receipts.
 
 An account keeps a running total in each of its rows, and the primary key finds the newest row: a charge costs the same
 however long the account is.
@@ -9,11 +10,10 @@ however long the account is.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 from chio_sidecar.store import (
     AlreadyRequested,
@@ -37,8 +37,7 @@ from chio_sidecar.store import (
     StoreUnavailable,
     TooManyWaiting,
 )
-from chio_sidecar.store.driver import sqlite3
-from chio_sidecar.store.hash_chain import MEMBERS, ChainEnd, link
+from chio_sidecar.store.hash_chain import link
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +64,12 @@ class Probe:
 Write = Append | Revoke | ApprovalRequest | ApprovalResponse | Probe
 
 MAX_TOTAL = 2**63 - 1
-"""Largest integer of SQLite."""
+"""Largest integer of SQLite, and of a bigint."""
 
-_ROWS_AT_ONCE = 64
-_ROW = "(?, ?, ?, ?, ?, ?, ?)"
-_INSERT = f"INSERT INTO http_receipts (seq, {MEMBERS}, chain) VALUES "  # noqa: S608 - only constants
-_REVOKED = "SELECT capability_id FROM revoked_capabilities WHERE capability_id IN (SELECT value FROM json_each(?))"
+ROWS_AT_ONCE = 64
+"""Receipts in one INSERT."""
+
+_REVOKED = "SELECT capability_id FROM revoked_capabilities WHERE capability_id IN "
 _APPROVAL = """
 SELECT p.approval_id, p.intent_hash, p.request_json, p.created_at, p.expires_at,
        r.outcome, r.approver, r.token_id, r.token_json, r.resolved_at, r.expires_at, r.reason, c.request_id
@@ -86,41 +85,94 @@ SELECT_OPEN = f"{_APPROVAL} WHERE p.expires_at > ? AND r.approval_id IS NULL ORD
 
 _OF_INTENT = f"{_APPROVAL} WHERE p.intent_hash = ? ORDER BY p.seq DESC LIMIT 1"
 _COUNT_OPEN = """
-SELECT count(*), ifnull(sum(requester = ?), 0) FROM chio_hitl_pending p
+SELECT count(*), coalesce(sum(CASE WHEN requester = ? THEN 1 ELSE 0 END), 0) FROM chio_hitl_pending p
 WHERE expires_at > ? AND NOT EXISTS (SELECT 1 FROM chio_hitl_resolved r WHERE r.approval_id = p.approval_id)
 """
 
 
-def apply(connection: sqlite3.Connection, writes: Sequence[Write]) -> list[Any]:
+class Connection(Protocol):
+    """A connection to the database, inside a transaction that excludes writers of the same rows."""
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ..., /) -> Any:
+        """Run a statement and return its cursor, whose rows are tuples."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A receipt on its place in the chain.
+
+    Attributes:
+        members: receipt id, receipt JSON, request id, fingerprint and `created_at`, as the digest covers them.
+    """
+
+    sequence: int
+    members: tuple[str, str, str, str, str]
+    digest: str
+
+
+class Log(Protocol):
+    """The hash chain that a transaction appends to."""
+
+    def end(self) -> tuple[int, str]:
+        """Return sequence and digest of the newest row. Raises the database's error if the chain cannot go on."""
+        ...
+
+    def insert(self, rows: Sequence[Row]) -> bool:
+        """Insert all of these rows after the end or, if an id is taken, none; return True for all."""
+        ...
+
+    def probe(self) -> None:
+        """Write a row of no meaning."""
+        ...
+
+
+def chained(end: tuple[int, str], writes: Sequence[Append]) -> list[Row]:
+    """Return the rows that these receipts become after a row with this sequence and digest.
+
+    Raises:
+        UnicodeEncodeError: a text has no UTF-8.
+    """
+    rows: list[Row] = []
+    sequence, digest = end
+    for write in writes:
+        sequence, entry = sequence + 1, write.entry
+        created_at = datetime.fromtimestamp(write.time, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        members = (entry.receipt_id, entry.receipt_json, entry.request_id, entry.fingerprint, created_at)
+        digest = link(digest, sequence, members)
+        rows.append(Row(sequence, members, digest))
+    return rows
+
+
+def apply(connection: Connection, receipts: Log, writes: Sequence[Write]) -> list[Any]:
     """Do all of these inside the open transaction and return the result of each.
 
     Raises:
-        sqlite3.Error: the store failed.
-        StoreUnavailable: one of the writes cannot be done; the transaction must be undone.
+        StoreUnavailable: one of the writes cannot be done; the transaction must be undone. Other exceptions are those
+            of the database.
     """
     results: dict[int, Any] = {}
-    end = ChainEnd(connection)
     # Receipts without conditions share statements; they come first.
     simple = [
         (index, write)
         for index, write in enumerate(writes)
         if isinstance(write, Append) and write.entry.invocation is None and not write.entry.obligations
     ]
-    for start in range(0, len(simple), _ROWS_AT_ONCE):
-        some = simple[start : start + _ROWS_AT_ONCE]
+    for start in range(0, len(simple), ROWS_AT_ONCE):
+        some = simple[start : start + ROWS_AT_ONCE]
         revoked = _revoked(connection, {name for _, write in some for name in write.entry.unless_revoked})
         clear = [(index, write) for index, write in some if revoked.isdisjoint(write.entry.unless_revoked)]
-        if clear and _insert(connection, end, [write for _, write in clear]):
+        if clear and receipts.insert(chained(receipts.end(), [write for _, write in clear])):
             results.update((index, Stored(write.entry.receipt_json, fresh=True)) for index, write in clear)
     for index, write in enumerate(writes):
         if index not in results:
-            results[index] = _apply_one(connection, end, write)
+            results[index] = _apply_one(connection, receipts, write)
     return [results[index] for index in range(len(writes))]
 
 
-def _apply_one(connection: sqlite3.Connection, end: ChainEnd, write: Write) -> Any:
+def _apply_one(connection: Connection, receipts: Log, write: Write) -> Any:
     if isinstance(write, Append):
-        return _append(connection, end, write)
+        return _append(connection, receipts, write)
     if isinstance(write, ApprovalRequest):
         obstacle = _find_obstacle(connection, write)
         if obstacle is None:
@@ -134,12 +186,12 @@ def _apply_one(connection: sqlite3.Connection, end: ChainEnd, write: Write) -> A
         row = (write.capability_id, int(write.time))
         connection.execute("INSERT INTO revoked_capabilities VALUES (?, ?)", row)
         return True
-    end.read()  # a store whose chain cannot go on cannot store a receipt
-    connection.execute("UPDATE write_probe SET probes = probes + 1")
+    receipts.end()  # a store whose chain cannot go on cannot store a receipt
+    receipts.probe()
     return None
 
 
-def _append(connection: sqlite3.Connection, end: ChainEnd, write: Append) -> AppendOutcome:
+def _append(connection: Connection, receipts: Log, write: Append) -> AppendOutcome:
     """Check the conditions of one receipt, store it, and record what it spends."""
     entry = write.entry
 
@@ -162,7 +214,7 @@ def _append(connection: sqlite3.Connection, end: ChainEnd, write: Append) -> App
     if obstacle is not None:
         return earlier() or obstacle
 
-    if not _insert(connection, end, [write]):
+    if not receipts.insert(chained(receipts.end(), [write])):
         known = earlier()
         if known is None:
             raise StoreUnavailable(f"receipt id {entry.receipt_id} is taken by another request")
@@ -174,40 +226,23 @@ def _append(connection: sqlite3.Connection, end: ChainEnd, write: Append) -> App
     return Stored(entry.receipt_json, fresh=True)
 
 
-def _insert(connection: sqlite3.Connection, end: ChainEnd, writes: list[Append]) -> bool:
-    """Insert all of these or, if an id is taken, none; return True for all."""
-    sequence, digest = end.read()
-    values: list[str | int] = []
-    for write in writes:
-        sequence, entry = sequence + 1, write.entry
-        created_at = datetime.fromtimestamp(write.time, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        members = (entry.receipt_id, entry.receipt_json, entry.request_id, entry.fingerprint, created_at)
-        digest = link(digest, sequence, members)
-        values += (sequence, *members, digest)
-    try:
-        connection.execute(_INSERT + ", ".join([_ROW] * len(writes)), values)
-    except sqlite3.IntegrityError:
-        return False
-    end.move(sequence, digest)
-    return True
-
-
-def _revoked(connection: sqlite3.Connection, names: set[str]) -> set[str]:
+def _revoked(connection: Connection, names: set[str]) -> set[str]:
     """Return the revoked ones of these capabilities."""
     if not names:
         return set()
-    return {name for (name,) in connection.execute(_REVOKED, (json.dumps(list(names), ensure_ascii=False),))}
+    marks = ", ".join("?" * len(names))
+    return {name for (name,) in connection.execute(f"{_REVOKED}({marks})", tuple(names))}
 
 
-def _spent(connection: sqlite3.Connection, invocation: Invocation) -> int:
+def _spent(connection: Connection, invocation: Invocation) -> int:
     (spent,) = connection.execute(
-        "SELECT ifnull(max(ordinal), 0) FROM capability_invocations WHERE capability_id = ? AND grant_index = ?",
+        "SELECT coalesce(max(ordinal), 0) FROM capability_invocations WHERE capability_id = ? AND grant_index = ?",
         (invocation.capability_id, invocation.grant_index),
     ).fetchone()
     return int(spent)
 
 
-def _find_obstacle(connection: sqlite3.Connection, obligation: Obligation) -> Obstacle | None:
+def _find_obstacle(connection: Connection, obligation: Obligation) -> Obstacle | None:
     """Return why an obligation cannot be recorded; None if it can."""
     if isinstance(obligation, Invocation):
         return Exhausted(obligation) if _spent(connection, obligation) >= obligation.limit else None
@@ -233,7 +268,7 @@ def _find_obstacle(connection: sqlite3.Connection, obligation: Obligation) -> Ob
     return TooManyWaiting(obligation.max_open, own=False) if waiting >= obligation.max_open else None
 
 
-def _refused(connection: sqlite3.Connection, use: ApprovalUse) -> ApprovalRefused | None:
+def _refused(connection: Connection, use: ApprovalUse) -> ApprovalRefused | None:
     """Return why an approval cannot be used."""
     found = _find(connection, SELECT_ONE, use.approval_id)
     if found is None:
@@ -254,7 +289,7 @@ def _refused(connection: sqlite3.Connection, use: ApprovalUse) -> ApprovalRefuse
     return ApprovalRefused(use.approval_id, "replayed") if _is_known_token(connection, use.token.token_id) else None
 
 
-def _record(connection: sqlite3.Connection, obligation: Obligation, request_id: str) -> None:
+def _record(connection: Connection, obligation: Obligation, request_id: str) -> None:
     """Record an obligation that has no obstacle, for a request."""
     if isinstance(obligation, Invocation):
         used = (obligation.capability_id, obligation.grant_index, _spent(connection, obligation) + 1, request_id)
@@ -268,7 +303,7 @@ def _record(connection: sqlite3.Connection, obligation: Obligation, request_id: 
         found = _find(connection, SELECT_ONE, obligation.approval_id)
         response = obligation.token if found is None or found.response is None else found.response
         if response is None:
-            raise sqlite3.IntegrityError(f"approval {obligation.approval_id} was never given")
+            raise StoreUnavailable(f"approval {obligation.approval_id} was never given")
         if response is obligation.token:
             _insert_response(connection, response)
         connection.execute(
@@ -290,7 +325,7 @@ def _record(connection: sqlite3.Connection, obligation: Obligation, request_id: 
         )
 
 
-def _respond(connection: sqlite3.Connection, response: ApprovalResponse) -> ResponseOutcome:
+def _respond(connection: Connection, response: ApprovalResponse) -> ResponseOutcome:
     """Record a response if its approval request is pending and its token new."""
     found = _find(connection, SELECT_ONE, response.approval_id)
     if found is None:
@@ -306,7 +341,7 @@ def _respond(connection: sqlite3.Connection, response: ApprovalResponse) -> Resp
     return "recorded"
 
 
-def _insert_response(connection: sqlite3.Connection, response: ApprovalResponse) -> None:
+def _insert_response(connection: Connection, response: ApprovalResponse) -> None:
     connection.execute(
         "INSERT INTO chio_hitl_resolved"
         " (approval_id, outcome, reason, approver, token_id, token_json, resolved_at, expires_at)"
@@ -324,7 +359,7 @@ def _insert_response(connection: sqlite3.Connection, response: ApprovalResponse)
     )
 
 
-def _account(connection: sqlite3.Connection, account: str) -> tuple[int, int]:
+def _account(connection: Connection, account: str) -> tuple[int, int]:
     """Return the number of charges of an account, and their sum."""
     row = connection.execute(
         "SELECT ordinal, total FROM budget_charges WHERE account = ? ORDER BY ordinal DESC LIMIT 1", (account,)
@@ -332,11 +367,11 @@ def _account(connection: sqlite3.Connection, account: str) -> tuple[int, int]:
     return (0, 0) if row is None else (int(row[0]), int(row[1]))
 
 
-def _is_known_token(connection: sqlite3.Connection, token_id: str) -> bool:
+def _is_known_token(connection: Connection, token_id: str) -> bool:
     return connection.execute("SELECT 1 FROM chio_hitl_resolved WHERE token_id = ?", (token_id,)).fetchone() is not None
 
 
-def _find(connection: sqlite3.Connection, sql: str, value: str) -> StoredApproval | None:
+def _find(connection: Connection, sql: str, value: str) -> StoredApproval | None:
     row = connection.execute(sql, (value,)).fetchone()
     return None if row is None else approval_from_row(row)
 

@@ -26,6 +26,7 @@ from chio_sidecar.cli import main
 from chio_sidecar.config import SidecarConfig
 from chio_sidecar.store import NewReceipt
 from chio_sidecar.store.schema import connect, prepare
+from chio_sidecar.store.sqlite import SqliteLog
 from chio_sidecar.store.writes import Append, apply
 from tests.sidecar.sidecar_tools import NOW, evaluate_body
 
@@ -90,7 +91,7 @@ def write_store(path: Path, receipts: Iterable[Mapping[str, Any]]) -> Path:
         connection.execute("PRAGMA synchronous=OFF")
         connection.execute("BEGIN IMMEDIATE")
         while batch := list(islice(rows, 256)):
-            apply(connection, batch)
+            apply(connection, SqliteLog(connection), batch)
         connection.execute("COMMIT")
     return path
 

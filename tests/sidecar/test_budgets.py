@@ -20,6 +20,7 @@ from chio_sidecar.explain import explain, read_refusal
 from chio_sidecar.store import Obligation
 from chio_sidecar.store.driver import sqlite3
 from chio_sidecar.store.schema import connect, prepare
+from chio_sidecar.store.sqlite import SqliteLog
 from chio_sidecar.store.writes import Append, apply
 from tests.sidecar.approval_tools import approved
 from tests.sidecar.sidecar_tools import SERVER, TESTS, TOOL, capability, decision, evaluate, grant, sidecar
@@ -321,7 +322,11 @@ def statements(path: Path, *demands: Obligation) -> list[str]:
     try:
         connection.execute("BEGIN IMMEDIATE")
         connection.set_trace_callback(seen.append)
-        apply(connection, [Append(entry(n, unless_revoked=("cap-1",), obligations=demands), 0.0) for n in range(3)])
+        apply(
+            connection,
+            SqliteLog(connection),
+            [Append(entry(n, unless_revoked=("cap-1",), obligations=demands), 0.0) for n in range(3)],
+        )
     finally:
         connection.close()
     # SQLite reports a statement once more for each row that a trigger looks at.

@@ -16,7 +16,7 @@ import pytest
 from chio_core.canonical import compact_json
 from chio_sidecar.store import NewReceipt
 from chio_sidecar.store.schema import connect
-from chio_sidecar.store.sqlite import SqliteReceiptStore
+from chio_sidecar.store.sqlite import SqliteLog, SqliteReceiptStore
 from chio_sidecar.store.writes import Append, apply
 from tests.sidecar.control_tools import CommandLine, write_store
 from tests.sidecar.fsck_tools import alter, inspect, older, select, tamper
@@ -164,7 +164,7 @@ def test_a_store_that_was_left_in_the_middle_of_a_commit_is_for_the_sidecar_to_r
         connection.execute("PRAGMA cache_size=1")  # so that the file is written before the commit
         connection.execute("BEGIN IMMEDIATE")
         news = [NewReceipt(one["id"], one["request_id"], "f", compact_json(one)) for one in genuine(100, 400)]
-        apply(connection, [Append(new, NOW) for new in news])
+        apply(connection, SqliteLog(connection), [Append(new, NOW) for new in news])
         for end in ("", "-journal"):
             shutil.copyfile(f"{store}{end}", f"{left}{end}")
     before = left.read_bytes()
