@@ -99,7 +99,7 @@ PIECES = st.sampled_from(
 
 @given(st.lists(PIECES, max_size=8).map("".join))
 def test_no_reader_finds_another_host_in_what_is_allowed(text: str) -> None:
-    """Two libraries that servers use: the one of the standard library, and httpx."""
+    """Two libraries that servers use: the one of the standard library, and httpx. No host has a blank in its name."""
     if not allows("domain_exact", "good.com", [text]):
         return
     for url in (text, f"http://{text}", text.replace("\\", "/")):
@@ -108,7 +108,8 @@ def test_no_reader_finds_another_host_in_what_is_allowed(text: str) -> None:
             readings.append(urlsplit(url).hostname)
         with contextlib.suppress(httpx.InvalidURL):
             readings.append(httpx.URL(url).host)
-        assert {(reading or "good.com").strip(".") for reading in readings} <= {"good.com", "http", "https"}, url
+        hosts = {reading.strip(".") for reading in readings if reading and " " not in reading.replace("%20", " ")}
+        assert hosts <= {"good.com", "http", "https"}, url
 
 
 OUTSIDE = {
