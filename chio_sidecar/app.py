@@ -9,7 +9,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chio_core.errors import ChioError
 from chio_core.evaluation.exchange import EVALUATE_PATH
@@ -22,18 +22,23 @@ from chio_sidecar.service.state import SidecarState
 from chio_sidecar.service.verify import VerifyEndpoint
 from chio_sidecar.viewer import viewer_routes
 
-NO_PROXY = (
-    "this sidecar is no reverse proxy (yet): it answers /chio/*, /v1/* and /approvals/*;"
-    " send application traffic to the application itself"
-)
-"""The message for an unknown path."""
+NOT_FOUND = "this is a path of the sidecar, and it has nothing there"
+"""The message for an unknown path below `/chio/`, or for any unknown path of a sidecar without an upstream."""
+
+OWN_PREFIX = "/chio/"
+"""Paths below are never forwarded, known or not."""
 
 
 class SidecarApp(Starlette):
     """The application. `state.sidecar` is its `SidecarState`; `await state.close()` releases it.
 
     Without a lifespan it opens on the first request.
+
+    Attributes:
+        proxy: gets all requests and websockets whose path is not the sidecar's own, see `chio_sidecar.proxy`.
     """
+
+    proxy: ASGIApp | None = None
 
     def __init__(self, config: SidecarConfig) -> None:
         sidecar = SidecarState(config)
@@ -59,8 +64,16 @@ class SidecarApp(Starlette):
         """Answer one request. Evaluations bypass routing, which costs as much as a decision."""
         if scope["type"] == "http" and scope["path"] == EVALUATE_PATH and scope["method"] == "POST":
             await self._evaluate(scope, receive, send)
+        elif self.proxy is not None and scope["type"] in ("http", "websocket") and not self.owns(scope["path"]):
+            await self.proxy(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
+
+    def owns(self, path: str) -> bool:
+        """Return True if requests for a decoded path are for the sidecar itself, whatever their method."""
+        if path.startswith(OWN_PREFIX):
+            return True
+        return any(isinstance(route, Route) and route.path_regex.match(path) for route in self.routes)
 
 
 def create_app(config: SidecarConfig) -> SidecarApp:
@@ -82,7 +95,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
 
 
 async def _not_found(request: Request, exc: Exception) -> Response:
-    return JSONResponse({"error": "chio_not_found", "message": NO_PROXY}, status_code=404)
+    return JSONResponse({"error": "chio_not_found", "message": NOT_FOUND}, status_code=404)
 
 
 async def _unavailable(request: Request, exc: Exception) -> Response:

@@ -15,8 +15,8 @@ import httpx
 from pydantic import SecretStr
 
 from chio_core.signing import SigningKey, normalize_public_key
-from chio_sidecar.app import create_app
-from chio_sidecar.cli.application import read_routes
+from chio_sidecar.app import SidecarApp, create_app
+from chio_sidecar.cli.application import govern_upstream, read_routes
 from chio_sidecar.cli.options import check_url, file_mode, given_token, positive, trust_client, warn_of_plain_http
 from chio_sidecar.cli.serving import SOCKET_MODE, bind, serve, starting
 from chio_sidecar.cli.terminal import CliError, say
@@ -27,6 +27,7 @@ from chio_sidecar.config import (
     trusted_approvers_from,
     trusted_issuers_from,
 )
+from chio_sidecar.policy.openapi import load
 from chio_sidecar.trust.app import TrustConfig, TrustService, create_trust_app
 from chio_sidecar.trust.client import is_loopback_url
 
@@ -35,8 +36,9 @@ PLACES = ("/openapi.json", "/openapi.yaml", "/swagger.json", "/api-docs")
 
 DESCRIPTION = """\
 Evaluate HTTP requests for applications: evaluate, verify and health under /chio/, the control plane under /v1/
-and /approvals/. This sidecar is not a reverse proxy: applications call it through their middleware. It reads their
-routes and policy from MODULE:APP, or from --spec, or else from the OpenAPI document of --upstream.
+and /approvals/. Applications call it through their middleware; or it is a reverse proxy in front of --upstream, which
+needs none: requests for all other paths are evaluated, and forwarded if they are allowed. Routes and policy come from
+MODULE:APP, or from --spec, or else from the OpenAPI document of --upstream.
 
 It accepts capabilities that it issued itself, or that are signed by the keys in CHIO_TRUSTED_ISSUER_KEY (one key) and
 CHIO_TRUSTED_ISSUER_KEYS (comma list). If both are unset and --control-url is given, it accepts those of that
@@ -44,6 +46,9 @@ authority's keys, including keys that the authority adds later; otherwise it doe
 CHIO_SIDECAR_CONTROL_TOKEN is the bearer token of the
 control plane; without it only loopback callers may use the control plane.
 """
+
+UPSTREAM_SECONDS = 20
+"""Seconds until the head of a response of the upstream, by default (wire protocol, section 8)."""
 
 _SECONDS = 3.0
 _LARGEST = 10 * 1024 * 1024
@@ -61,7 +66,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="the application, for example main:app; it is imported, and this sidecar reads its routes",
     )
     application.add_argument(
-        "--upstream", metavar="URL", help="the running application; this sidecar fetches its OpenAPI document"
+        "--upstream", metavar="URL", help="the running application: allowed requests are forwarded to it"
+    )
+    parser.add_argument(
+        "--upstream-timeout",
+        metavar="SEC",
+        type=positive,
+        default=UPSTREAM_SECONDS,
+        help=f"how long the upstream may take until its response begins ({UPSTREAM_SECONDS})",
     )
     parser.add_argument("--spec", metavar="FILE", type=Path, help="OpenAPI 3 document, JSON or YAML")
     parser.add_argument(
@@ -112,13 +124,35 @@ def run(args: argparse.Namespace) -> int:
             key = app.state.sidecar.key.public_hex
             say(f"chio api protect: receipts are signed by this key: CHIO_TRUSTED_KERNEL_KEYS={key}")
         routes = len(app.state.sidecar.routes)
+        close = [app.state.close]
         if args.upstream is None:
             ready = f"chio api protect: governing {routes} routes of {args.app}"
         else:
-            # The protocol fixes the word "proxying", and scripts wait for that line.
-            say("chio api protect: this sidecar decides and does not forward requests; the upstream must call it")
+            refuse_shadows(app, config.spec_text, strict=args.strict_spec)
+            close.insert(0, govern_upstream(app, args.upstream, timeout=args.upstream_timeout))
             ready = f"chio api protect: proxying {routes} routes to {args.upstream}"
-        return serve(app, listener, ready=f"{ready} on {listener.address}", close=app.state.close)
+
+        async def close_all() -> None:
+            for one in close:
+                await one()
+
+        return serve(
+            app, listener, ready=f"{ready} on {listener.address}", close=close_all, forwards=args.upstream is not None
+        )
+
+
+def refuse_shadows(app: SidecarApp, spec_text: str | None, *, strict: bool) -> None:
+    """Warn of routes of the upstream that clients cannot reach, because their path is the sidecar's own.
+
+    Raises:
+        CliError: there are some, and `strict`.
+    """
+    paths = {} if spec_text is None else load(spec_text).get("paths") or {}
+    if shadowed := sorted(path for path in paths if app.owns(path)):
+        text = f"the sidecar answers {', '.join(shadowed)} itself and does not forward it to the upstream"
+        if strict:
+            raise CliError(text, fix="serve it under another path, or leave out --strict-spec")
+        say(f"warning: {text}")
 
 
 def configuration(args: argparse.Namespace, store: Path) -> SidecarConfig:

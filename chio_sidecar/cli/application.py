@@ -13,7 +13,7 @@ import re
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from chio_sidecar.cli.terminal import CliError, compact, emit, say
 
 if TYPE_CHECKING:
     from chio_asgi.document import Document
+    from chio_sidecar.app import SidecarApp
 
 CHECK_DESCRIPTION = """Print what governs an application: the guards in the order in which they run, what runs without
 a decision, which choices are unsafe, and which routes have a requirement that cannot be met, or none. The application
@@ -115,6 +116,43 @@ def read_routes(place: str) -> Document:
     for finding in document.findings:
         say(f"{'warning' if finding.severity == 'WARN' else 'note'}: {finding.message}")
     return document
+
+
+def govern_upstream(app: SidecarApp, upstream: str, *, timeout: float) -> Callable[[], Awaitable[None]]:
+    """Let a sidecar forward what it allows to an upstream, and return a function that ends that.
+
+    Its own middleware evaluates. The settings of the environment (`CHIO_*`) count, except those that name the sidecar,
+    and `fail_open`.
+
+    Args:
+        app: an open sidecar.
+        upstream: base URL.
+        timeout: seconds until the head of a response.
+
+    Raises:
+        ConfigurationError: the environment cannot be used.
+    """
+    import httpx
+
+    from chio_asgi import ChioASGIConfig, ChioASGIMiddleware
+    from chio_core.client.client import ChioClient
+    from chio_sidecar.proxy.app import ReverseProxy
+
+    key = app.state.sidecar.key.public_hex
+    settings = ChioASGIConfig(sidecar_url="http://127.0.0.1", trusted_kernel_keys=(key,), fail_open=False)
+    if "exclude_methods" not in settings.model_fields_set:
+        # Frameworks answer OPTIONS themselves; what an upstream does then is not known.
+        settings = settings.model_copy(update={"exclude_methods": frozenset()})
+    client = ChioClient(settings, transport=httpx.ASGITransport(app))
+    proxy = ReverseProxy(app.state.sidecar, upstream, settings, timeout=timeout)
+    proxy.governed = ChioASGIMiddleware(proxy.forward, settings, client=client)
+    app.proxy = proxy
+
+    async def close() -> None:
+        await client.aclose()
+        await proxy.aclose()
+
+    return close
 
 
 def check_application(app: Any) -> list[Finding]:

@@ -145,7 +145,14 @@ def starting(program: str) -> Iterator[None]:
         raise CliError(f"failed to start {program}: {exc.message}", code=exc.code, fix=fix) from None
 
 
-def serve(app: ASGIApp, listener: Listener, *, ready: str, close: Callable[[], Awaitable[None]] | None = None) -> int:
+def serve(
+    app: ASGIApp,
+    listener: Listener,
+    *,
+    ready: str,
+    close: Callable[[], Awaitable[None]] | None = None,
+    forwards: bool = False,
+) -> int:
     """Serve until SIGTERM or SIGINT, finish the running requests, and return the exit status.
 
     Args:
@@ -153,6 +160,7 @@ def serve(app: ASGIApp, listener: Listener, *, ready: str, close: Callable[[], A
         listener: accepts the connections.
         ready: printed to standard error as soon as requests are served.
         close: called at the end in any case.
+        forwards: the application is a proxy: it takes websockets, and responses have the date of their origin.
     """
     config = uvicorn.Config(
         app,
@@ -160,7 +168,8 @@ def serve(app: ASGIApp, listener: Listener, *, ready: str, close: Callable[[], A
         access_log=False,
         proxy_headers=False,  # the peer's own address decides who may use the control plane
         server_header=False,
-        ws="none",
+        date_header=not forwards,
+        ws="websockets-sansio" if forwards else "none",
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=DRAIN,
         backlog=BACKLOG,

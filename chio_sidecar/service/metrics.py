@@ -6,6 +6,7 @@
 | `chio_sidecar_decisions_total` | counter | `verdict`, `guard` | decisions handed out, repeated ones included |
 | `chio_sidecar_repeats_total` | counter | – | decisions that came from an earlier receipt |
 | `chio_sidecar_errors_total` | counter | `code` | evaluations without a decision: conflicts, approvals, faults |
+| `chio_sidecar_proxied_total` | counter | `outcome` | requests for the upstream that were not denied |
 | `chio_sidecar_evaluate_seconds` | histogram | – | how long an evaluation took, its receipt durable |
 | `chio_sidecar_evaluations_pending` | gauge | – | evaluations that are under way |
 | `chio_sidecar_commit_size`, `…_seconds` | histogram | – | work in one commit, and how long that took |
@@ -40,7 +41,7 @@ class SidecarMetrics:
         version: of this distribution.
 
     Attributes:
-        decisions, repeats, errors, seconds: see the table above.
+        decisions, repeats, errors, proxied, seconds: see the table above.
         pending: returns how many evaluations are under way; the evaluate endpoint sets it.
     """
 
@@ -50,6 +51,7 @@ class SidecarMetrics:
         )
         self.repeats = Counter("chio_sidecar_repeats_total", "Decisions that an earlier receipt answered.")
         self.errors = Counter("chio_sidecar_errors_total", "Evaluations answered without a decision.", ("code",))
+        self.proxied = Counter("chio_sidecar_proxied_total", "Requests for the upstream, by their end.", ("outcome",))
         self.seconds = Histogram("chio_sidecar_evaluate_seconds", "Seconds from an evaluation's request to its answer.")
         self.pending: Callable[[], int] = int
         self._version = version
@@ -88,7 +90,7 @@ class SidecarMetrics:
         build = GaugeMetricFamily("chio_sidecar_build_info", "What is running.", labels=["version"])
         build.add_metric([self._version], 1)
         yield build
-        for collector in (self.decisions, self.repeats, self.errors, self.seconds):
+        for collector in (self.decisions, self.repeats, self.errors, self.proxied, self.seconds):
             yield from collector.collect()
         pending = self.pending()
         yield GaugeMetricFamily("chio_sidecar_evaluations_pending", "Evaluations that are under way.", pending)

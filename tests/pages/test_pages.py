@@ -14,7 +14,7 @@ from tests.pages.page import ROOT, opened, steps_of
 
 PAGES = [
     "asgi.md", "concepts.md", "django.md", "fastapi.md", "flask.md", "migration.md", "observe.md",
-    "operations.md", "outcomes.md", "quick-start.md", "security.md", "settings.md", "sidecar.md",
+    "operations.md", "outcomes.md", "proxy.md", "quick-start.md", "security.md", "settings.md", "sidecar.md",
     "telemetry.md", "testing.md",
 ]  # fmt: skip
 

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 from chio_core.errors import ConfigurationError
 from chio_core.signing import SigningKey
-from chio_sidecar.app import NO_PROXY, SidecarApp, create_app
+from chio_sidecar.app import NOT_FOUND, SidecarApp, create_app
 from chio_sidecar.config import SidecarConfig
 from chio_sidecar.store import StoreHealth
 from tests.sidecar.fsck_tools import select
@@ -85,10 +85,10 @@ async def test_a_sidecar_that_cannot_open_answers_in_one_sentence_everywhere(tmp
 @pytest.mark.parametrize(
     ("method", "path"), [("GET", "/"), ("POST", "/echo"), ("GET", "/chio/evaluate/"), ("POST", "/chio"), ("PUT", "//")]
 )
-async def test_an_unknown_path_answers_that_this_is_no_proxy(method: str, path: str, app: SidecarApp) -> None:
+async def test_an_unknown_path_is_404_with_a_sentence(method: str, path: str, app: SidecarApp) -> None:
     answer = await send(app, method, path)
     assert answer.status == 404
-    assert answer.document == {"error": "chio_not_found", "message": NO_PROXY}
+    assert answer.document == {"error": "chio_not_found", "message": NOT_FOUND}
 
 
 @pytest.mark.parametrize(

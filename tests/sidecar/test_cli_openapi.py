@@ -204,12 +204,6 @@ def test_a_sidecar_knows_the_routes_of_the_application_that_it_is_given(folder: 
     assert (receipt["route_pattern"], receipt["verdict"]["verdict"]) == ("/pay", "deny")
 
 
-def test_the_line_that_scripts_wait_for_is_kept_and_explained_before_it() -> None:
-    with serving("api", "protect", "--upstream", "http://127.0.0.1:1", "--listen", "127.0.0.1:0") as sidecar:
-        assert "proxying 0 routes to http://127.0.0.1:1 on " in sidecar.ready
-        assert sidecar.lines[-2].startswith("chio api protect: this sidecar decides and does not forward requests; ")
-
-
 def test_check_reports_overlapping_routes(folder: Path, cli: CommandLine) -> None:
     lines = cli("check", "spec_app:twice", status=1).splitlines()  # nothing governs it
     assert lines[0].startswith("ERROR not_governed: ")

@@ -101,7 +101,7 @@ def test_the_signing_key_beside_the_store_lasts_and_one_without_a_store_does_not
         with protect("--receipt-db", tmp_path / "s.sqlite3") as sidecar:
             keys.append(evaluate(sidecar, "same")["receipt"]["kernel_key"])
             # Before the line that the protocol fixes, which scripts wait for.
-            assert sidecar.lines[-3].rstrip().endswith(f": CHIO_TRUSTED_KERNEL_KEYS={keys[-1]}")
+            assert sidecar.lines[-2].rstrip().endswith(f": CHIO_TRUSTED_KERNEL_KEYS={keys[-1]}")
     assert keys[0] == keys[1]
     assert stat.S_IMODE((tmp_path / "s.sqlite3.key").stat().st_mode) == 0o600
     with protect() as sidecar:
@@ -285,6 +285,20 @@ def test_the_openapi_document_of_the_upstream_is_fetched() -> None:
     with upstream(answers) as url, protect(upstream=url) as sidecar:
         assert "proxying 1 routes" in sidecar.ready
         assert "using the OpenAPI document at /swagger.json" in "".join(sidecar.lines)
+
+
+def test_allowed_requests_are_forwarded_and_shadowed_routes_are_named(tmp_path: Path) -> None:
+    paths = {path: {"get": {"responses": {}}} for path in ("/metrics", "/chio/x", "/v1/receipts", "/v1/other")}
+    document = json.dumps({"openapi": "3.0.3", "info": {}, "paths": paths})
+    with upstream({"/openapi.json": (200, document.encode()), "/v1/other?a=%41": (203, b"hello")}) as url:
+        with protect("--receipt-store", tmp_path / "r.sqlite3", upstream=url, CHIO_FAIL_OPEN="1") as sidecar:
+            assert "answers /chio/x, /metrics, /v1/receipts itself" in "".join(sidecar.lines)
+            answer = httpx.get(f"{sidecar.url}/v1/other?a=%41", trust_env=False)
+            assert (answer.status_code, answer.text) == (203, "hello")
+            assert httpx.delete(f"{sidecar.url}/v1/other", trust_env=False).status_code in (401, 403)
+        refused = run_command("api", "protect", "--upstream", url, "--strict-spec", "--listen", "127.0.0.1:0")
+        assert refused.returncode == 1
+        assert "serve it under another path" in refused.stderr
 
 
 def test_without_a_document_it_starts_with_one_warning() -> None:
