@@ -13,6 +13,7 @@ from chio_core.errors import ConfigurationError
 from chio_core.guards.response_hooks import header_change, response_hooks
 from chio_core.names import LOGGER, STATE_REQUEST_ID
 from chio_core.request import GuardRequest
+from chio_core.wanted import log_wanted
 
 log = logging.getLogger(LOGGER)
 
@@ -92,7 +93,8 @@ class Stopwatch:
 
     Args:
         server_timing: add `Server-Timing: app;dur=…` (milliseconds until the head) to the response.
-        on_time: called with method, path, status (None without a response) and seconds, instead of the log.
+        on_time: called with method, path, status (None without a response) and seconds. Without it the four are
+            logged (INFO), or written to standard error if no logging is set up.
         priority: place in the chain; outermost by default.
     """
 
@@ -122,4 +124,4 @@ class Stopwatch:
 
 
 def _log_time(method: str, path: str, status: int | None, seconds: float) -> None:
-    log.info("chio: %s %r answered %s in %.1f ms", method, path, status, seconds * 1000)
+    log_wanted(log, logging.INFO, "chio: %s %r answered %s in %.1f ms", method, path, status, seconds * 1000)

@@ -1,9 +1,10 @@
 """A governed HTTP server out of bytes and a socket. No framework: the same core, seen through a fourth view.
 
-    python examples/raw-sockets/middleware.py
+    python examples/raw-sockets/middleware.py        and open http://127.0.0.1:8022/
     curl -i http://127.0.0.1:8022/hello
 
-It reads one request a connection, of one small piece, and is here to be read; do not put it on a network.
+`plain.py` beside it is the smallest form, on `socket` alone; this one has the chain, bodies and streams. It reads one
+request a connection, of one small piece, and is here to be read; do not put it on a network.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qsl, unquote
@@ -32,6 +34,7 @@ from chio_core.refusals.streams import Body, StreamReader
 from chio_core.request import HeaderLines
 
 LARGEST = 64 * 1024
+PAGE = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
 
 
 class SocketRequest:
@@ -163,6 +166,8 @@ async def bouncer(request: GuardRequest, next: Next) -> AnyResponse:
 
 async def route(request: GuardRequest) -> Response:
     """The application: what a router and its endpoints would be."""
+    if request.url_path == "/":
+        return Response(PAGE, 200, [("content-type", "text/html; charset=utf-8")])
     if request.url_path == "/hello":
         return Response('{"message": "hello from a socket"}', 200, [("content-type", "application/json")])
     return Response("not here", 404, [("content-type", "text/plain")])

@@ -151,12 +151,29 @@ def test_the_raw_socket_server_allows_and_blocks(tmp_path: Path) -> None:
         assert (allowed.status, allowed.getheader("x-frame-options")) == (200, "DENY")
         assert RECEIPT_ID.fullmatch(allowed.getheader("x-chio-receipt") or "")
         assert ask(port, "/nowhere").status == 404
+        assert ask(port, "/").getheader("content-type") == "text/html; charset=utf-8"
         blocked = ask(port, "/hello", source="127.0.0.66")
         assert (blocked.status, blocked.getheader("x-frame-options")) == (403, "DENY")
         assert blocked.getheader("x-chio-receipt") is None
         refused = ask(port, "/hello", "POST")
         assert refused.status == 403
         assert RECEIPT_ID.fullmatch(refused.getheader("x-chio-receipt") or "")
+
+
+def test_the_plain_socket_server_lets_a_verified_allow_through_and_nothing_else(tmp_path: Path) -> None:
+    port = free_port()
+    options = {"RAW_SOCKETS_PORT": str(port), "CHIO_SIDECAR_URL": "embedded:r.sqlite3"}
+    with started([sys.executable, str(RAW.with_name("plain.py"))], tmp_path, "listening on", **options):
+        idle = socket.create_connection(("127.0.0.1", port), 5)  # as browsers open them in advance
+        for method, path, status in (("GET", "/", 200), ("GET", "/hello", 200), ("GET", "/x", 404), ("POST", "/", 403)):
+            answer = ask(port, path, method)
+            assert answer.status == status
+            assert RECEIPT_ID.fullmatch(answer.getheader("x-chio-receipt") or "")
+        for request in (b"GET\r\n\r\n", b"TRACE / HTTP/1.1\r\n\r\n"):
+            with socket.create_connection(("127.0.0.1", port), 5) as connection:
+                connection.sendall(request)
+                assert connection.recv(4096).split(b" ")[1] in (b"400", b"405")
+        idle.close()
 
 
 def test_the_raw_socket_server_does_not_start_with_a_store_that_cannot_be_used(tmp_path: Path) -> None:

@@ -167,6 +167,18 @@ async def test_f2_one_line_out_one_line_back_also_on_error_and_no_secret(caplog:
     ]
 
 
+async def test_f2_the_lines_are_visible_where_no_logging_is_set_up(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.root, "handlers", [])
+    await Upstream().fetch(Logging())
+    await Upstream().fetch(Logging(level=logging.DEBUG))
+    assert capsys.readouterr().err == f"→ GET {A}/x\n← 200 GET {A}/x\n"
+    monkeypatch.setattr(logging.getLogger("chio"), "level", logging.ERROR)
+    await Upstream().fetch(Logging())
+    assert capsys.readouterr().err == ""
+
+
 async def test_f3_overlapping_requests_report_their_own_times() -> None:
     order: list[str] = []
     gates = {str(n): asyncio.Event() for n in range(10)}

@@ -25,6 +25,7 @@ from chio_core.names import HTTPX_CALL, HTTPX_SECONDS, LOGGER, TRACEPARENT
 from chio_core.outbound.extras.response import HeaderDict, LiveHeaders, Response
 from chio_core.outbound.hop import config_of, route_of, shown
 from chio_core.outbound.member import AsyncNext, Flow, FlowSteps, OutboundMember, SyncNext
+from chio_core.wanted import is_wanted, log_wanted
 
 log = logging.getLogger(LOGGER)
 
@@ -224,6 +225,8 @@ class BearerAuth(Flow):
 class Logging(Flow):
     """Logs one line for the request and one for the response or error. URLs are without user, query and fragment.
 
+    If no logging is set up, lines of INFO and above go to standard error.
+
     Args:
         logger: the logger; `chio` by default.
         level: the level of both lines.
@@ -237,16 +240,16 @@ class Logging(Flow):
 
     def flow(self, request: Any) -> FlowSteps:
         """Log, send, log."""
-        if not self._log.isEnabledFor(self._level):
+        if not is_wanted(self._log, self._level):
             return (yield request)
         url = shown(request.url)
-        self._log.log(self._level, "→ %s %s", request.method, url)
+        log_wanted(self._log, self._level, "→ %s %s", request.method, url)
         try:
             response = yield request
         except Exception as error:
-            self._log.log(self._level, "✗ %s %s %s", type(error).__name__, request.method, url)
+            log_wanted(self._log, self._level, "✗ %s %s %s", type(error).__name__, request.method, url)
             raise
-        self._log.log(self._level, "← %s %s %s", response.status_code, request.method, url)
+        log_wanted(self._log, self._level, "← %s %s %s", response.status_code, request.method, url)
         return response
 
 
