@@ -1,4 +1,4 @@
-"""Log lines that somebody has added an object for: they are visible where no logging is set up too."""
+"""Log lines that an object was added for: they are visible where no logging is set up too."""
 
 from __future__ import annotations
 

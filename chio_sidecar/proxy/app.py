@@ -50,7 +50,7 @@ class ReverseProxy:
         timeout: seconds until the head of a response, and of a websocket handshake; its body may take any time.
 
     Attributes:
-        governed: this application inside the middleware; whoever composes the two sets it.
+        governed: this application inside the middleware, which is set after both are made.
     """
 
     def __init__(self, sidecar: SidecarState, upstream: str, settings: ChioSettings, *, timeout: float) -> None:
