@@ -9,16 +9,18 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-import httpx
 from pydantic import SecretStr
 
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.signing import SigningKey, normalize_public_key
 from chio_sidecar.keys import key_beside
 from chio_sidecar.store import ReceiptStore
+
+if TYPE_CHECKING:
+    import httpx
 
 MAX_TTL: Final = 366 * 24 * 3600
 """Longest lifetime of a capability, in seconds, that a trust service or `capability issue` gives by default: a year."""

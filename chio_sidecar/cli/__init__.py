@@ -14,7 +14,6 @@ from typing import Any
 from chio_core.errors import ChioError
 from chio_sidecar.cli.options import add_global_options, wants_json
 from chio_sidecar.cli.terminal import OutputError, TerminalHandler, emit, flush_output, report_error, say
-from chio_sidecar.service.metrics import package_version
 
 __all__ = ["COMMANDS", "Command", "build_parser", "main"]
 
@@ -121,7 +120,7 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         description="The embedded Chio sidecar, its trust service and their records.",
     )
-    parser.add_argument("--version", action="version", version=f"{PROGRAM} {package_version()}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     add_global_options(parser, inner=False)
     groups = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_CommandParser)
     inner = {
@@ -139,6 +138,16 @@ def build_parser() -> argparse.ArgumentParser:
         )
         leaf.command = command
     return parser
+
+
+class _Version(argparse.Action):
+    """Prints the version, which takes longer to find than most commands take to run."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from chio_sidecar import package_version
+
+        emit(f"{PROGRAM} {package_version()}")
+        parser.exit()
 
 
 class _Parser(argparse.ArgumentParser):

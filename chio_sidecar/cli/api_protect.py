@@ -9,16 +9,10 @@ import secrets
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
-
-import httpx
-from pydantic import SecretStr
+from typing import TYPE_CHECKING, Any
 
 from chio_core.signing import SigningKey, normalize_public_key
-from chio_sidecar.app import SidecarApp, create_app
-from chio_sidecar.cli.application import govern_upstream, read_routes
 from chio_sidecar.cli.options import check_url, file_mode, given_token, positive, trust_client, warn_of_plain_http
-from chio_sidecar.cli.serving import SOCKET_MODE, bind, serve, starting
 from chio_sidecar.cli.terminal import CliError, say
 from chio_sidecar.config import (
     MAX_MINTED_TTL,
@@ -27,9 +21,10 @@ from chio_sidecar.config import (
     trusted_approvers_from,
     trusted_issuers_from,
 )
-from chio_sidecar.policy.openapi import load
-from chio_sidecar.trust.app import TrustConfig, TrustService, create_trust_app
 from chio_sidecar.trust.client import is_loopback_url
+
+if TYPE_CHECKING:
+    from chio_sidecar.app import SidecarApp
 
 PLACES = ("/openapi.json", "/openapi.yaml", "/swagger.json", "/api-docs")
 """Paths at which the upstream may have its OpenAPI document, in this order."""
@@ -86,7 +81,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--socket-mode",
         metavar="MODE",
         type=file_mode,
-        default=SOCKET_MODE,
         help="permissions of a unix:PATH, in octal: who may write to the file may ask for decisions (660)",
     )
     parser.add_argument(
@@ -110,9 +104,13 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CliError: it cannot start; the message begins with that.
     """
+    from chio_sidecar.app import create_app
+    from chio_sidecar.cli.application import govern_upstream
+    from chio_sidecar.cli.serving import SOCKET_MODE, bind, serve, starting
+
     store: Path | None = args.receipt_store or args.receipt_db
     with starting("chio api protect"), contextlib.ExitStack() as stack:
-        listener = stack.enter_context(bind(args.listen, mode=args.socket_mode))
+        listener = stack.enter_context(bind(args.listen, mode=args.socket_mode or SOCKET_MODE))
         if store is None:
             # Only then: a process that is killed cannot remove its temporary folder.
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="chio-sidecar-"))
@@ -147,6 +145,8 @@ def refuse_shadows(app: SidecarApp, spec_text: str | None, *, strict: bool) -> N
     Raises:
         CliError: there are some, and `strict`.
     """
+    from chio_sidecar.policy.openapi import load
+
     paths = {} if spec_text is None else load(spec_text).get("paths") or {}
     if shadowed := sorted(path for path in paths if app.owns(path)):
         text = f"the sidecar answers {', '.join(shadowed)} itself and does not forward it to the upstream"
@@ -193,14 +193,7 @@ def configuration(args: argparse.Namespace, store: Path) -> SidecarConfig:
             warn_of_plain_http(args.control_url, "the service token")
         revocations = {"control_url": args.control_url, "control_service_token": given_token(args.control_token)}
     elif args.revocation_db:
-        # A trust service inside this process reads the file: the sidecar has only one way to look up revocations.
-        token = SecretStr(secrets.token_hex(32))
-        service = TrustService(TrustConfig(service_token=token, revocation_db=args.revocation_db))
-        revocations = {
-            "control_url": "http://127.0.0.1",
-            "control_service_token": token,
-            "control_transport": httpx.ASGITransport(create_trust_app(service)),
-        }
+        revocations = revocations_of_file(args.revocation_db)
 
     spec_text = read_spec(args)
     ephemeral = args.receipt_store is None and args.receipt_db is None
@@ -227,6 +220,25 @@ def configuration(args: argparse.Namespace, store: Path) -> SidecarConfig:
     )
 
 
+def revocations_of_file(path: Path) -> dict[str, Any]:
+    """Return the options of a sidecar that looks up revocations in a file.
+
+    A trust service inside this process reads it: the sidecar has only one way to look up revocations.
+    """
+    import httpx
+    from pydantic import SecretStr
+
+    from chio_sidecar.trust.app import TrustConfig, TrustService, create_trust_app
+
+    token = SecretStr(secrets.token_hex(32))
+    service = TrustService(TrustConfig(service_token=token, revocation_db=path))
+    return {
+        "control_url": "http://127.0.0.1",
+        "control_service_token": token,
+        "control_transport": httpx.ASGITransport(create_trust_app(service)),
+    }
+
+
 def read_spec(args: argparse.Namespace) -> str | None:
     """Return the OpenAPI document of the application, or None if its upstream has none.
 
@@ -237,6 +249,8 @@ def read_spec(args: argparse.Namespace) -> str | None:
     if args.app is not None:
         if path is not None:
             raise CliError("MODULE:APP and --spec are two documents of one application", fix="give only one")
+        from chio_sidecar.cli.application import read_routes
+
         return read_routes(args.app).text
     if path is None:
         return discover_spec(args.upstream)
@@ -254,6 +268,8 @@ def discover_spec(upstream: str) -> str | None:
     Args:
         upstream: base URL of the application.
     """
+    import httpx
+
     deadline = time.monotonic() + _SECONDS
     failure, reached = "", False
     with httpx.Client(timeout=_SECONDS, trust_env=not is_loopback_url(upstream)) as client:

@@ -14,15 +14,11 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
-
-import httpx
-from pydantic import SecretStr
 
 from chio_core.canonical import parse_json
 from chio_core.errors import InvalidDocument
-from chio_core.settings import ChioSettings
 from chio_sidecar.cli.options import (
     URL_VARIABLE,
     check_url,
@@ -33,11 +29,14 @@ from chio_sidecar.cli.options import (
 )
 from chio_sidecar.cli.terminal import CliError, compact, emit, escaped, printable, say
 from chio_sidecar.config import control_token_from
-from chio_sidecar.control.approval_desk import ApprovalDesk, DeskError, Filter
 from chio_sidecar.keys import key_beside, load_or_create_key
-from chio_sidecar.policy.approvals import MAX_OPEN
-from chio_sidecar.store.sqlite import SqliteReceiptStore
 from chio_sidecar.trust.client import is_loopback_url
+
+if TYPE_CHECKING:
+    import httpx
+    from pydantic import SecretStr
+
+    from chio_sidecar.control.approval_desk import ApprovalDesk
 
 DEFAULT_URL = "http://127.0.0.1:9090"
 
@@ -72,6 +71,9 @@ class StoreFile:
 
     def pending(self) -> dict[str, Any]:
         """Return the pending approvals."""
+        from chio_sidecar.control.approval_desk import Filter
+        from chio_sidecar.policy.approvals import MAX_OPEN
+
         return self._call(lambda desk: desk.pending(Filter(limit=MAX_OPEN)))
 
     def show(self, approval_id: str) -> dict[str, Any]:
@@ -83,6 +85,9 @@ class StoreFile:
         return self._call(lambda desk: desk.operator_respond(approval_id, response))
 
     def _call(self, method: Callable[[ApprovalDesk], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
+        from chio_sidecar.control.approval_desk import ApprovalDesk, DeskError
+        from chio_sidecar.store.sqlite import SqliteReceiptStore
+
         async def with_store() -> dict[str, Any]:
             key = load_or_create_key(self._key_path)
             store = SqliteReceiptStore(self._path)
@@ -112,11 +117,15 @@ class RemoteSidecar:
         self._base = url.rstrip("/")
         self._transport = transport
         if url.startswith(_UNIX):
+            import httpx
+
             self._base = "http://localhost"
             self._transport = transport or httpx.HTTPTransport(uds=url.removeprefix(_UNIX))
 
     def pending(self) -> dict[str, Any]:
         """Return the pending approvals."""
+        from chio_sidecar.policy.approvals import MAX_OPEN
+
         return self._call("GET", f"/approvals/pending?limit={MAX_OPEN:d}")
 
     def show(self, approval_id: str) -> dict[str, Any]:
@@ -128,6 +137,8 @@ class RemoteSidecar:
         return self._call("POST", f"/approvals/{quote(approval_id, safe='')}/operator-respond", dict(response))
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        import httpx
+
         headers = {} if self._token is None else {"Authorization": f"Bearer {self._token.get_secret_value()}"}
         # The environment's proxy is for the outside world, not for a sidecar on this machine.
         proxies = not is_loopback_url(self._base)
@@ -174,11 +185,17 @@ def named_approvals(args: argparse.Namespace, environ: Mapping[str, str] | None 
         if args.sidecar_url:
             raise CliError("--sidecar-url and the option for a store name two sidecars", fix="give only one")
         return StoreFile(store.path)
-    url = args.sidecar_url or environ.get(URL_VARIABLE) or ChioSettings().sidecar_url
+    url = args.sidecar_url or environ.get(URL_VARIABLE)
+    if not url:
+        from chio_core.settings import ChioSettings
+
+        url = ChioSettings().sidecar_url
     if (store := store_of_url(url)) is not None:
         return StoreFile(store.path)
     if not url.startswith(_UNIX):
         check_url(url, option="--sidecar-url" if args.sidecar_url else URL_VARIABLE)
+    from pydantic import SecretStr
+
     token = SecretStr(args.sidecar_token) if args.sidecar_token else control_token_from(environ)
     if token is not None:
         warn_of_plain_http(url, "the control token")

@@ -9,12 +9,10 @@ from typing import Literal
 
 from chio_core.errors import ConfigurationError
 from chio_core.settings import ChioSettings
-from chio_sidecar.cli.application import check_application, load, settings_of
 from chio_sidecar.cli.options import store_of_url, wants_json
 from chio_sidecar.cli.terminal import CliError, compact, emit, printable, say
 from chio_sidecar.doctor import Check, guarded
 from chio_sidecar.doctor.environment import Sources, check_distributions, check_names, check_settings, check_versions
-from chio_sidecar.doctor.sidecar import check_sidecar
 from chio_sidecar.doctor.store import check_store, last_kernel_key
 
 DESCRIPTION = """\
@@ -71,6 +69,8 @@ def check_environment(args: argparse.Namespace) -> list[Check]:
     own: list[ChioSettings | None] = []
 
     def check_app() -> Iterator[Check]:
+        from chio_sidecar.cli.application import check_application, load, settings_of
+
         try:
             app = load(args.app)
         except CliError as exc:
@@ -94,6 +94,8 @@ def check_environment(args: argparse.Namespace) -> list[Check]:
             yield Check("clock", "ok", "the sidecar is in the application's process and has the same clock")
             yield from check_store(embedded.path, pinned=settings.trusted_kernel_keys)
             return
+        from chio_sidecar.doctor.sidecar import check_sidecar
+
         if args.receipt_db is not None:
             yield from check_store(args.receipt_db)
         last_key = last_kernel_key(args.receipt_db) if args.receipt_db is not None else None

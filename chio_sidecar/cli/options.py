@@ -16,16 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import SecretStr
-
 from chio_core.canonical import parse_json
 from chio_core.endpoint import is_this_machine
 from chio_core.errors import InvalidDocument
-from chio_core.settings import ChioSettings
-from chio_core.signing import normalize_public_key
 from chio_sidecar.cli.terminal import CliError, say
 
 if TYPE_CHECKING:
+    from pydantic import SecretStr
+
     from chio_sidecar.trust.client import TrustClient
 
 URL_VARIABLE: Final = "CHIO_SIDECAR_URL"
@@ -91,6 +89,8 @@ def given_token(option: str | None, environ: Mapping[str, str] | None = None) ->
             "the service token cannot be sent in a header",
             fix="use printable ASCII characters, without spaces at either end",
         )
+    from pydantic import SecretStr
+
     return SecretStr(text)
 
 
@@ -184,6 +184,8 @@ def moment(text: str) -> int:
 
 def public_key(text: str) -> str:
     """Read a public key as 64 lower-case hex digits."""
+    from chio_core.signing import normalize_public_key
+
     try:
         return normalize_public_key(text)
     except InvalidDocument as exc:
@@ -231,6 +233,8 @@ def store_of_settings() -> StorePlace | None:
     Raises:
         ConfigurationError: the settings cannot be used; the message names the one to correct.
     """
+    from chio_core.settings import ChioSettings
+
     return store_of_url(ChioSettings().sidecar_url)
 
 

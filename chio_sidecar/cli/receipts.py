@@ -14,7 +14,6 @@ from typing import IO, Any
 
 from chio_core.canonical import parse_json
 from chio_core.errors import InvalidDocument, ReceiptRejected
-from chio_core.receipts import verify_receipt
 from chio_sidecar.cli.options import (
     EITHER,
     TIMES,
@@ -248,6 +247,8 @@ def run_verify(args: argparse.Namespace) -> int:
 
 
 def _verify(document: Any, trusted_keys: list[str] | None) -> Verification:
+    from chio_core.receipts import verify_receipt
+
     if isinstance(document, InvalidDocument):
         return Verification(None, "shape", document.message)
     if not isinstance(document, dict):

@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pydantic import ValidationError
 
@@ -29,10 +29,12 @@ from chio_sidecar.cli.options import (
 from chio_sidecar.cli.terminal import CliError, compact, emit, say
 from chio_sidecar.config import MAX_MINTED_TTL, MAX_TTL
 from chio_sidecar.keys import key_beside, load_or_create_key
-from chio_sidecar.store.sqlite import SqliteReceiptStore
 from chio_sidecar.trust.authorities import SqliteAuthority
-from chio_sidecar.trust.client import TrustClient
 from chio_sidecar.trust.stores import BACKEND, RevocationStore
+
+if TYPE_CHECKING:
+    from chio_sidecar.store.sqlite import SqliteReceiptStore
+    from chio_sidecar.trust.client import TrustClient
 
 ISSUE_DESCRIPTION = """\
 Print a capability token as one line of ASCII JSON, ready for the X-Chio-Capability header. The trust service at
@@ -241,6 +243,8 @@ class SidecarRevocations:
         """Do nothing: the file is open during a call only."""
 
     def _call(self, method: Callable[[SqliteReceiptStore], Awaitable[bool]]) -> bool:
+        from chio_sidecar.store.sqlite import SqliteReceiptStore
+
         async def with_store() -> bool:
             store = SqliteReceiptStore(self._path)
             try:
@@ -251,7 +255,7 @@ class SidecarRevocations:
         return asyncio.run(with_store())
 
 
-Revocations = RevocationStore | SidecarRevocations | TrustClient
+Revocations: TypeAlias = "RevocationStore | SidecarRevocations | TrustClient"
 """A list of revocations, in a file or at a trust service."""
 
 

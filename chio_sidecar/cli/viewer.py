@@ -8,20 +8,18 @@ import os
 
 from chio_core.errors import ChioError
 from chio_sidecar.cli.options import add_store_option, add_trusted_key_option, required_store
-from chio_sidecar.cli.serving import bind, serve
 from chio_sidecar.cli.terminal import CliError, say
 from chio_sidecar.config import control_token_from
 from chio_sidecar.keys import key_beside, load_key
 from chio_sidecar.records.listing import ReceiptWindow
-from chio_sidecar.viewer import VIEWER_PATH, create_viewer_app
 
-DESCRIPTION = f"""\
+DESCRIPTION = """\
 Show a receipt store in a browser: list, filter, open and verify receipts. The file is opened read-only, and may
 belong to a running sidecar or to an application with CHIO_SIDECAR_URL=embedded:FILE. The sidecar's own key is that
 of --trusted-key, or else of the key file beside the store, FILE.key.
 
 While it runs, every user of this machine can read the receipts, unless CHIO_SIDECAR_CONTROL_TOKEN is set: the page
-then requires it. The sidecar itself serves the same page at {VIEWER_PATH}.
+then requires it. The sidecar itself serves the same page at /chio/viewer/.
 """
 
 
@@ -43,6 +41,9 @@ def run(args: argparse.Namespace) -> int:
         CliError: there is no store, or the address is not this machine's.
         ConfigurationError: the store, or the settings that would name it, cannot be used.
     """
+    from chio_sidecar.cli.serving import bind, serve
+    from chio_sidecar.viewer import VIEWER_PATH, create_viewer_app
+
     path = required_store(args, "viewer needs a store").path
     host = args.listen.rpartition(":")[0].removeprefix("[").removesuffix("]")
     try:

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from chio_core.errors import ChioError
 from chio_core.signing import verify_signature
-from chio_sidecar.service.metrics import package_version
+from chio_sidecar import package_version
 from chio_sidecar.service.state import SidecarState
 from chio_sidecar.store import StoreHealth
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -122,11 +121,3 @@ class CountedResponse:
                     code = "other"
                 metrics.errors.add(code)
         await self._send(message)
-
-
-def package_version() -> str:
-    """Return the version of this distribution, or `unknown` when it runs without being installed."""
-    try:
-        return version("chio-frameworks")
-    except PackageNotFoundError:
-        return "unknown"

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from chio_core.errors import ConfigurationError
 from chio_core.signing import SigningKey
+from chio_sidecar import package_version
 from chio_sidecar.config import SidecarConfig
 from chio_sidecar.keys import ReceiptIds, existing_key, load_or_create_key
 from chio_sidecar.policy.engine import Engine
 from chio_sidecar.policy.routes import RouteTable
-from chio_sidecar.service.metrics import SidecarMetrics, package_version
+from chio_sidecar.service.metrics import SidecarMetrics
 from chio_sidecar.service.revocation import RevocationAuthority
 from chio_sidecar.store import ReceiptStore
 from chio_sidecar.store.sqlite import SqliteReceiptStore

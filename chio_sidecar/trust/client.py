@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
-
-import httpx
-from pydantic import SecretStr
 
 from chio_core.canonical import parse_json
 from chio_core.endpoint import is_this_machine
 from chio_core.errors import ConfigurationError, InvalidDocument
+
+if TYPE_CHECKING:
+    import httpx
+    from pydantic import SecretStr
 
 T = TypeVar("T")
 
@@ -28,6 +29,8 @@ class TrustClient:
     def __init__(
         self, url: str, token: SecretStr, *, timeout: float = 10.0, transport: httpx.BaseTransport | None = None
     ) -> None:
+        import httpx
+
         self._url = url.rstrip("/")
         self._client = httpx.Client(
             headers={"Authorization": f"Bearer {token.get_secret_value()}"},
@@ -73,6 +76,8 @@ class TrustClient:
         self.close()
 
     def _call(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
+        import httpx
+
         try:
             response = self._client.request(method, self._url + path, **arguments)
         except (httpx.HTTPError, httpx.InvalidURL) as exc:

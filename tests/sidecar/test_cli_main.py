@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from chio_sidecar.cli import COMMANDS, Command, build_parser, main
-from tests.sidecar.control_tools import CommandLine, run_command
+from tests.sidecar.control_tools import CommandLine, run_command, write_store
 
 STATUS = ("trust", "status", "--capability-id", "cap-1")
 ISSUE = ("capability", "issue", "--server", "s", "--tool", "t")
@@ -122,3 +125,37 @@ def test_an_unreachable_service_is_one_sentence(cli: CommandLine) -> None:
 @pytest.mark.parametrize("folder", [".", "/"])
 def test_a_folder_as_the_store_is_one_sentence(cli: CommandLine, arguments: list[str], folder: str) -> None:
     cli.fails(*arguments, "--receipt-store", folder)
+
+
+HELP_OF_ALL = """
+import contextlib, io, sys
+from chio_sidecar.cli import COMMANDS, main
+for command in COMMANDS:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        main([*command.words.split(), "--help"])
+"""
+LIST = """
+import sys
+from chio_sidecar.cli import main
+assert main(["receipt", "list", "--receipt-store", sys.argv[1]]) == 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "unneeded"),
+    [
+        (HELP_OF_ALL, {"fastapi", "httpx", "starlette", "uvicorn"}),
+        (LIST, {"asyncio", "httpx", "nacl", "pydantic", "starlette"}),
+    ],
+    ids=["the help of each command", "a list of receipts"],
+)
+def test_a_command_starts_without_the_libraries_that_it_does_not_use(
+    tmp_path: Path, program: str, unneeded: set[str]
+) -> None:
+    store = tmp_path / "r.sqlite3"
+    write_store(store, [])
+    shown = "\nprint(*sorted(sys.modules), file=sys.stderr)"
+    done = subprocess.run(
+        [sys.executable, "-c", program + shown, store], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert unneeded & set(done.stderr.split()) == set()
