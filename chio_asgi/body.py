@@ -37,9 +37,10 @@ class Body:
     Attributes:
         length: bytes counted.
         hash: SHA-256 hex over all of them; None for an empty body.
+        refusal: in observe mode the refusal of a body that exceeds a limit.
     """
 
-    __slots__ = ("_file", "_limits", "_lock", "_memory", "hash", "length")
+    __slots__ = ("_file", "_limits", "_lock", "_memory", "hash", "length", "refusal")
 
     def __init__(
         self,
@@ -55,6 +56,7 @@ class Body:
         self._lock = threading.Lock()
         self.length = length
         self.hash = digest
+        self.refusal: Denial | None = None
 
     async def read(self) -> bytes:
         """Return the whole body."""
@@ -119,9 +121,13 @@ class Incoming:
     def __init__(self, receive: Receive, limits: BodyLimits = NO_LIMITS) -> None:
         self._receive = receive
         self._limits = limits
-        self._left = limits.timeout
+        self._left = None if limits.lifted else limits.timeout
         self._taken: deque[Message] = deque()
         self._refusal: Denial | None = None
+
+    def lift(self) -> None:
+        """Refuse no body because of its size, or of the time that it takes."""
+        self._limits, self._left = self._limits.lift(), None
 
     async def receive(self) -> Message:
         """Return the next message; those that `peek` has taken come first."""
@@ -170,11 +176,16 @@ class Incoming:
         if self._refusal is not None:
             raise RequestRefused(self._refusal)
         if announced is not None and announced.isdecimal() and int(announced[:20]) > limits.max_bytes:
-            raise RequestRefused(body_too_large(limits.max_bytes))
+            limits.refuse(body_too_large(limits.max_bytes))
+        began = asyncio.get_running_loop().time()
         reading = self._read_on()
         try:
             # The usual request without a body needs no timer.
-            return await reading if at_once else await self._in_time(reading)
+            body = await reading if at_once else await self._in_time(reading)
+            if limits.lifted and limits.timeout is not None:
+                slow = asyncio.get_running_loop().time() - began > limits.timeout
+                body.refusal = body.refusal or (body_too_slow(limits.timeout) if slow else None)
+            return body
         except BaseException as exc:
             cancelled = bad_request("reading the request body was given up before its end", 408)
             self._refusal = exc.denial if isinstance(exc, RequestRefused) else cancelled
@@ -196,6 +207,7 @@ class Incoming:
         limits, digest, length, spooled, more = self._limits, hashlib.sha256(), 0, 0, True
         parts: list[bytes] = []
         file: IO[bytes] | None = None
+        refusal: Denial | None = None
         try:
             while more:
                 message = await self.receive()
@@ -205,12 +217,13 @@ class Incoming:
                 digest.update(piece)
                 length += len(piece)
                 if length > limits.max_bytes:
-                    raise RequestRefused(body_too_large(limits.max_bytes))
+                    refusal = limits.refuse(body_too_large(limits.max_bytes))
                 if piece:  # empty messages cost nothing, however many come
                     parts.append(piece)
                 # A body of one message is in memory already, so it stays there.
                 if length > limits.spool_bytes and (more or length > len(piece)):
-                    limits.take(length - spooled)
+                    no_room = limits.take(length - spooled)
+                    refusal = refusal or no_room
                     spooled = length
                     file = file or tempfile.TemporaryFile()  # noqa: SIM115 - closed by Body.close
                     await asyncio.to_thread(file.write, b"".join(parts))
@@ -220,7 +233,9 @@ class Incoming:
             if file is not None:
                 file.close()
             raise
-        return Body(b"".join(parts), file, length, digest.hexdigest() if length else None, limits)
+        body = Body(b"".join(parts), file, length, digest.hexdigest() if length else None, limits)
+        body.refusal = refusal
+        return body
 
 
 def once(message: Message, receive: Receive) -> Receive:

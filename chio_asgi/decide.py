@@ -86,6 +86,8 @@ class ASGIAdapter:
         """Read the body to its end; from then on a guard cannot replace it."""
         if not self.view.has_body:
             return NO_BODY
+        if self.governed.observed:
+            self.view.lift_limits()
         body = self.request.body = await self.view.read_body()
         self.view.seal()
         return body

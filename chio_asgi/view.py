@@ -150,6 +150,11 @@ class ASGIGuardRequest:
             return await self._body.prefix(max_bytes)
         return await self._incoming.peek(max_bytes)
 
+    def lift_limits(self) -> None:
+        """Read the body whatever its size and however long it takes; what would have refused it is noted with it."""
+        if self._incoming is not None:
+            self._incoming.lift()
+
     async def read_body(self) -> Body:
         """Read the body to its end, once; see `chio_asgi.body.Incoming.read`.
 

@@ -201,6 +201,7 @@ def to_chio_request(
     approval_token: Any = None,
     observe: bool = False,
     lacking: Sequence[str] = (),
+    refused: str | None = None,
 ) -> ChioHttpRequest:
     """Describe a request for the sidecar (wire protocol, section 1.1).
 
@@ -215,6 +216,7 @@ def to_chio_request(
             document may demand an approval too.
         observe: a refusal will only be recorded; the sidecar writes that into its receipt.
         lacking: operations that the route requires and the presented capability does not grant.
+        refused: status and sentence of the refusal without an evaluation that observe mode withholds.
     """
     path = view.route_path
     content_type = view.header_values("content-type")
@@ -233,6 +235,8 @@ def to_chio_request(
             enforcement["requires"] = wanted.title if tool else "any"
             if lacking:
                 enforcement["lacks"] = ",".join(lacking)
+        if refused is not None:
+            enforcement["refused"] = refused
     return ChioHttpRequest(
         request_id=request_id,
         method=view.method,  # pydantic refuses what is no Method

@@ -1,5 +1,6 @@
 """Dependencies of handlers. All of them work on HTTP and on websocket routes, and need no `request` argument."""
 
+import logging
 from typing import Annotated, Any
 
 from fastapi import Depends
@@ -10,10 +11,12 @@ from chio_core.errors import ConfigurationError
 from chio_core.evaluation.outcomes import Decision
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import ChioPassthrough, HttpReceipt
-from chio_core.names import STATE_DECISION, STATE_PASSTHROUGH, STATE_RECEIPT
+from chio_core.names import LOGGER, STATE_DECISION, STATE_PASSTHROUGH, STATE_RECEIPT
 from chio_core.refusals.response import Denial
 from chio_fastapi.requirements import require_capability
 from chio_fastapi.shared import ChioDenied, caller_of, client_of
+
+log = logging.getLogger(LOGGER)
 
 
 async def get_chio_receipt(request: HTTPConnection) -> HttpReceipt | None:
@@ -34,6 +37,11 @@ async def get_governed_receipt(request: HTTPConnection) -> HttpReceipt:
         return receipt
     decision = _state(request, STATE_DECISION)
     if isinstance(decision, Decision) and decision.withheld is not None:
+        log.warning(
+            "chio: observe mode cannot let a handler with ChioReceipt run, for which there is no receipt (%s);"
+            " OptionalChioReceipt lets it run",
+            decision.withheld.code,
+        )
         raise ChioDenied(decision.withheld, client_of(request).settings.receipt_header)
     if _state(request, STATE_PASSTHROUGH) is not None:
         raise ChioDenied(Denial(status=503, code="chio_sidecar_unreachable", message="this route needs a receipt"))

@@ -59,7 +59,9 @@ class ConnectionAdapter(ASGIAdapter):
     async def read_body(self) -> Body:
         """Return length and hash of the body; without the middleware FastAPI has read it into memory."""
         raw = await self.raw_body()
-        return KnownBody(len(raw), sha256_hex(raw)) if raw else NO_BODY
+        limit = self.request.client.settings.max_body_bytes
+        refusal = body_too_large(limit) if raw and len(raw) > limit else None
+        return KnownBody(len(raw), sha256_hex(raw), refusal=refusal) if raw else NO_BODY
 
     async def raw_body(self) -> bytes | None:
         """Return the bytes of the body; None for a websocket handshake.
@@ -83,7 +85,7 @@ class ConnectionAdapter(ASGIAdapter):
                 + remedy
             ) from None
         limit = self.request.client.settings.max_body_bytes
-        if len(raw) > limit:
+        if len(raw) > limit and not self.governed.observed:
             raise RequestRefused(body_too_large(limit))
         return raw
 

@@ -41,7 +41,7 @@ from chio_core.evaluation.exchange import EvaluateCall, RawResponse
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.precheck import APPROVAL_ID
 from chio_core.models.demands import CAPABILITY_GUARD, POLICY_GUARD, demands_met
-from chio_core.models.receipt import ChioPassthrough, HttpReceipt, Verdict, explain
+from chio_core.models.receipt import HttpReceipt, Verdict, explain
 from chio_core.models.request import SAFE_METHODS
 from chio_core.receipts import KeyTrust, verify_receipt
 from chio_core.refusals.problems import explain_link
@@ -105,7 +105,7 @@ def conclude(
     trust.remember(receipt.kernel_key)
     trust.note_route(receipt.route_pattern, call.expectation)
 
-    denial = _denial_of(verdict, receipt, call, settings)
+    denial = call.fault or _denial_of(verdict, receipt, call, settings)
     decision = Decision(
         verdict=verdict.verdict if denial is None or not verdict.is_allow else "refused",
         request_id=receipt.request_id,
@@ -126,10 +126,12 @@ def conclude_error(error: SidecarError, call: EvaluateCall, settings: ChioSettin
         caller=call.request.caller,
     )
     # A requirement is met by a receipt or not at all, so its route never fails open.
-    passthrough = outcomes.passthrough_for(error) if settings.fail_open else None
+    passthrough = outcomes.passthrough_for(error) if settings.fail_open and call.fault is None else None
     if passthrough is not None and not (call.requirement is not None and call.requirement.binding):
         return replace(decision, verdict="passthrough", passthrough=passthrough)
-    if isinstance(error, ApprovalRequired) and call.lacks_token:
+    if call.fault is not None:
+        denial = call.fault
+    elif isinstance(error, ApprovalRequired) and call.lacks_token:
         # Only the sidecar's document can have demanded it, and an approval alone would not be enough.
         denial = _capability_required(call, error.receipt_id, settings)
     else:
@@ -144,10 +146,7 @@ def _refused(decision: Decision, denial: Denial, call: EvaluateCall, settings: C
     """
     link = explain_link(settings.explain_url, denial.receipt_id)
     denial = replace(denial, request_id=call.request.request_id, explain_url=link)
-    if not call.observe:
-        return replace(decision, denial=denial)
-    mark = ChioPassthrough(mode="observe", error=denial.code, message=denial.message)
-    return replace(decision, withheld=denial, passthrough=mark)
+    return decision.withhold(denial) if call.observe else replace(decision, denial=denial)
 
 
 def _denial_of(verdict: Verdict, receipt: HttpReceipt, call: EvaluateCall, settings: ChioSettings) -> Denial | None:

@@ -20,6 +20,7 @@ from chio_core.models.receipt import HttpReceipt
 from chio_core.models.request import ChioHttpRequest
 from chio_core.names import CAPABILITY_HEADER, TRACEPARENT
 from chio_core.receipts import Expectation
+from chio_core.refusals.response import Denial
 from chio_core.request import RequestView, Requirement, to_chio_request
 from chio_core.settings import ChioSettings
 
@@ -45,6 +46,7 @@ class EvaluateCall:
     Attributes:
         capability: the token's text, a secret; the `repr` leaves it out, as it does the headers that carry it.
         observe: a refusal is recorded only, see `chio_core.evaluation.observe`.
+        fault: in observe mode why the request would not have been evaluated.
     """
 
     request: ChioHttpRequest
@@ -54,6 +56,7 @@ class EvaluateCall:
     capability: str | None = field(repr=False)
     requirement: Requirement | None
     observe: bool = False
+    fault: Denial | None = None
 
     @property
     def lacks_token(self) -> bool:
@@ -74,6 +77,7 @@ def prepare(
     body_length: int = 0,
     requirement: Requirement | None = None,
     observe: bool | None = None,
+    fault: Denial | None = None,
     earlier: Iterable[Decision] = (),
     presents: bool = True,
 ) -> EvaluateCall:
@@ -86,6 +90,7 @@ def prepare(
         body_hash: SHA-256 hex over the body, None for an empty one; `body_length` is its length in bytes.
         requirement: what the route requires.
         observe: only record a refusal; None: as the settings say for this path, and the requirement for the route.
+        fault: in observe mode the refusal of a request that would not have been evaluated.
         earlier: decisions about the same incoming request, oldest first.
         presents: False if the approval in the request is meant for another sidecar (an outgoing request).
 
@@ -112,6 +117,7 @@ def prepare(
         requirement=sent,
         observe=observe,
         lacking=lacking(requirement, token) if observe else (),
+        refused=None if fault is None else f"{fault.status} {fault.message}",
         approval_token=approval,
     )
     for decision in earlier:
@@ -124,7 +130,7 @@ def prepare(
         headers.append((TRACEPARENT, trace[0]))
     body = json.dumps(request.to_wire(), separators=(",", ":")).encode()
     expectation = Expectation(request, caller.identity_hash(), template)
-    return EvaluateCall(request, body, tuple(headers), expectation, token, requirement, observe)
+    return EvaluateCall(request, body, tuple(headers), expectation, token, requirement, observe, fault)
 
 
 def is_first_evaluation(decision: Decision, request: ChioHttpRequest, requirement: Requirement | None) -> bool:

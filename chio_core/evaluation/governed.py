@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from chio_core.evaluation.amounts import Facts
 from chio_core.evaluation.outcomes import Decision
+from chio_core.evaluation.precheck import Presented
 from chio_core.evaluation.requirements import RequirementSource, merged
 from chio_core.models.receipt import GuardEvidence
+from chio_core.refusals.response import Denial
 from chio_core.request import Requirement
 
 
@@ -23,6 +25,7 @@ class Body(Protocol):
     Attributes:
         length: its length in bytes.
         hash: SHA-256 hex over all of it; None for an empty body.
+        refusal: in observe mode the refusal of a body that exceeds a limit.
     """
 
     @property
@@ -30,6 +33,9 @@ class Body(Protocol):
 
     @property
     def hash(self) -> str | None: ...  # noqa: D102 - see the class
+
+    @property
+    def refusal(self) -> Denial | None: ...  # noqa: D102 - see the class
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,7 @@ class KnownBody:
     length: int = 0
     hash: str | None = None
     source: Any = field(default=None, compare=False, repr=False)
+    refusal: Denial | None = None
 
 
 NO_BODY = KnownBody()
@@ -83,6 +90,16 @@ class RouteMatch:
 
 
 NO_MATCH = RouteMatch()
+
+
+class Reading(NamedTuple):
+    """What is read of a request before its evaluation; `fault` is a refusal before it, which observe mode withholds."""
+
+    presented: Presented
+    body: Body
+    match: RouteMatch
+    requirement: Requirement | None
+    fault: Denial | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +145,7 @@ class GovernedRequest:
         evidence: what the local guards have stated so far.
         evaluated: the request as it was evaluated.
         body: the body, once it was read.
+        observed: a refusal of this request is only recorded.
         further: decisions that dependencies or decorators needed in addition, oldest first.
     """
 
@@ -136,6 +154,7 @@ class GovernedRequest:
     evidence: list[GuardEvidence] = field(default_factory=list)
     evaluated: EvaluatedRequest | None = None
     body: Body | None = None
+    observed: bool = False
     further: list[Decision] = field(default_factory=list)
 
     def forget(self) -> None:

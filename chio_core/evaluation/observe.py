@@ -1,9 +1,11 @@
 """Observe mode: every request is evaluated, its decision verified and recorded, and a refusal is not enforced.
 
-`is_observed` says for which requests; `chio_core.evaluation.conclude` turns a refusal into a mark. A request that is
-refused before its evaluation (400, 405, 413, 414) stays refused, because there is no decision to observe; so does a
-request that a guard refuses. Handlers get no receipt for an observed refusal. Each is one warning in the log of
-decisions (`chio_core.telemetry.log`) and one count (`chio_core.telemetry.metrics`).
+`is_observed` says for which requests; `Decision.withhold` turns a refusal into a mark. What is refused before an
+evaluation otherwise (400, 408, 411, 413, 503) is evaluated without what the request presents, and the receipt states
+that refusal (`refused`). A method or a path that no evaluation can name (405, 414) runs without a receipt. A request
+that a guard refuses stays refused, and so does one whose body never arrives. Handlers get no receipt for an observed
+refusal. Each is one warning in the log of decisions (`chio_core.telemetry.log`) and one count
+(`chio_core.telemetry.metrics`).
 
 | | fail-open | observe |
 |---|---|---|

@@ -160,6 +160,11 @@ class Decision:
     evidence: tuple[GuardEvidence, ...] = ()
     withheld: Denial | None = None
 
+    def withhold(self, denial: Denial) -> Decision:
+        """Return the decision of observe mode: `denial` is recorded, and the request runs and is marked."""
+        mark = ChioPassthrough(mode="observe", error=denial.code, message=denial.message)
+        return replace(self, withheld=denial, passthrough=mark)
+
     @property
     def observed(self) -> bool:
         """True when the request was refused, and that was only recorded."""

@@ -1,6 +1,6 @@
 """Pipeline: the order in which every request is governed, for all frameworks.
 
-    exclude → precheck → body → route → requirement → caller → evaluate → publish
+    exclude → precheck → route → body → requirement → caller → evaluate → publish
 
 The steps are generators. They yield what a framework does in its own way (read a body, send a call, run a hook), and
 `run` or `run_async` gives them the result: the same steps serve threads and event loops. `Pipeline.govern` is for
@@ -21,11 +21,11 @@ from chio_core.errors import ConfigurationError
 from chio_core.evaluation.amounts import Facts
 from chio_core.evaluation.body_limits import BodyLimits
 from chio_core.evaluation.exchange import EvaluateCall, prepare
-from chio_core.evaluation.governed import EvaluatedRequest, GovernedRequest, RouteMatch
+from chio_core.evaluation.governed import NO_MATCH, EvaluatedRequest, GovernedRequest, Reading, RouteMatch
 from chio_core.evaluation.hooks import Hook, refused_by_guard
 from chio_core.evaluation.observe import is_observed
 from chio_core.evaluation.outcomes import Decision
-from chio_core.evaluation.precheck import Exclusions, precheck, singleton_headers
+from chio_core.evaluation.precheck import Exclusions, Presented, can_be_evaluated, precheck, singleton_headers
 from chio_core.evaluation.requirements import RequirementSource, includes
 from chio_core.evaluation.slow import timed
 from chio_core.identity import default_extractor, identify
@@ -62,7 +62,9 @@ class RequestAdapter(Protocol):
         """Return the request as the application will see it."""
 
     def read_body(self) -> Any:
-        """* Read the body to its end, within the view's limits, and return a `Body`.
+        """* Read the body to its end, and return a `Body`.
+
+        It is read within the view's limits, which are lifted for a request that is observed (`governed.observed`).
 
         Raises:
             RequestRefused: it is too large, or did not arrive completely or in time.
@@ -156,23 +158,10 @@ class Pipeline:
             earlier: decisions about this request, oldest first.
         """
         settings, view, governed = self.settings, adapter.view, adapter.governed
-        try:
-            # A request that could mean two things is refused before its body is read.
-            presented = precheck(view, settings, self.singletons)
-
-            # The receipt binds the whole body, so it is read to its end, counted and hashed.
-            body = governed.body
-            if body is None:
-                body = governed.body = yield adapter.read_body()
-
-            # The route says what it requires; an amount may come from the path, the query or the body.
-            match = adapter.locate()
-            if requirement is None and match.sources:
-                raw = (yield adapter.raw_body()) if match.reads_body else None
-                facts = Facts(match.path_params, view, raw)
-                requirement = yield adapter.compute(partial(match.requirement, facts), facts)
-        except RequestRefused as exc:
-            return self._refused(adapter, exc.denial, requirement)
+        read = yield from self._read(adapter, requirement)
+        if isinstance(read, Decision):
+            return read
+        requirement = read.requirement
 
         # A dependency speaks of the caller that the middleware has found.
         first = governed.decision
@@ -183,21 +172,18 @@ class Pipeline:
             request_id=str(uuid.uuid4()),
             now=time.time(),
             caller=caller,
-            presented=presented,
-            template=match.template,
-            body_hash=body.hash,
-            body_length=body.length,
+            presented=read.presented,
+            template=read.match.template,
+            body_hash=read.body.hash,
+            body_length=read.body.length,
             requirement=requirement,
-            observe=(
-                settings.observe
-                or (requirement is not None and requirement.observe)
-                or (self._may_observe and is_observed(settings, view.route_path))
-            ),
+            observe=governed.observed,
+            fault=read.fault,
             earlier=earlier,
             presents=self._incoming,
         )
         if governed.evaluated is None or governed.evaluated.route is None:
-            governed.evaluated = self._snapshot(view, body.hash, match)
+            governed.evaluated = self._snapshot(view, read.body.hash, read.match)
         try:
             decision: Decision = yield adapter.send(call)
         except ConfigurationError as exc:
@@ -205,10 +191,53 @@ class Pipeline:
             # again for each request; the log states each reason once.
             if exc.message != self._fault:
                 self._fault = exc.message
-                log.error("chio: requests cannot be evaluated, and get a 500: %s", exc.message)
-            return self._refused(adapter, misconfigured(), requirement)
+                outcome = "run all the same in observe mode" if governed.observed else "get a 500"
+                log.error("chio: requests cannot be evaluated, and %s: %s", outcome, exc.message)
+            return self._refused(adapter, misconfigured(), requirement, observed=governed.observed)
         self._fault = None
         return decision
+
+    def _read(self, adapter: RequestAdapter, requirement: Requirement | None) -> Steps[Reading | Decision]:
+        """Return what a request presents, its body, its route and what that requires; or a refusal."""
+        settings, view, governed = self.settings, adapter.view, adapter.governed
+
+        # A request that could mean two things is refused before its body is read. In observe mode nothing that it
+        # presents counts, and it is evaluated to be recorded.
+        fault: Denial | None = None
+        try:
+            presented = precheck(view, settings, self.singletons)
+        except RequestRefused as exc:
+            presented, fault = Presented(), exc.denial
+        match = NO_MATCH
+        try:
+            if fault is None or can_be_evaluated(view):
+                match = adapter.locate()
+        except RequestRefused as exc:
+            fault = fault or exc.denial
+        observed = governed.observed = self._observes(adapter, match, requirement)
+        try:
+            if fault is not None and not (observed and can_be_evaluated(view)):
+                raise RequestRefused(fault)
+
+            # The receipt binds the whole body, so it is read to its end, counted and hashed.
+            body = governed.body
+            if body is None:
+                body = governed.body = yield adapter.read_body()
+            fault = fault or body.refusal
+
+            # The route says what it requires; an amount may come from the path, the query or the body.
+            if requirement is None and match.sources:
+                raw = (yield adapter.raw_body()) if match.reads_body else None
+                facts = Facts(match.path_params, view, raw)
+                requirement = yield adapter.compute(partial(match.requirement, facts), facts)
+        except RequestRefused as exc:
+            if governed.body is None and observed and exc.denial is fault:
+                governed.evaluated = self._snapshot(view, None, None)  # as for a request that is not governed
+                return self._refused(adapter, fault, requirement, observed=True)
+            if governed.body is None or not observed:
+                return self._refused(adapter, exc.denial, requirement)  # without its body no request can run
+            body, fault = governed.body, fault or exc.denial
+        return Reading(presented, body, match, requirement, fault)
 
     def require(self, adapter: RequestAdapter, source: RequirementSource) -> Steps[Decision]:
         """Return a decision that covers what one dependency or decorator declares.
@@ -217,6 +246,7 @@ class Pipeline:
         evaluated here: with all that the route declares the first time, then with this source alone.
         """
         governed, match = adapter.governed, adapter.locate()
+        observed = governed.observed = self._observes(adapter, match, None)
         try:
             # A decision counts for the request that was evaluated. Its body is unknown here if inner code has made
             # another request of it, whose body may be another one.
@@ -240,7 +270,7 @@ class Pipeline:
                 whole: Requirement | None = yield adapter.compute(partial(match.requirement, facts), facts)
                 wanted = whole if whole is not None and includes(whole, wanted) else wanted
         except RequestRefused as exc:
-            decision = self._refused(adapter, exc.denial, None)
+            decision = self._refused(adapter, exc.denial, None, observed=observed)
         else:
             if any(other.chio_observes for other in match.sources):
                 wanted = replace(wanted, observe=True)
@@ -287,6 +317,9 @@ class Pipeline:
         changed = self.changes(adapter)
         if not changed:
             return None
+        if adapter.governed.observed:
+            log.warning("chio: OBSERVED, NOT REFUSED 500: a guard changed the request's %s", " and ".join(changed))
+            return None
         log.error(
             "chio: a guard changed the request's %s, for which the decision does not count; the request gets a 500."
             " Change headers in a guard with a priority below 0, all else outside of Chio",
@@ -315,8 +348,20 @@ class Pipeline:
         headers = view.select_headers(self._compared)
         return EvaluatedRequest(view.method, view.route_path, view.query_string, headers, body_hash, match)
 
-    def _refused(self, adapter: RequestAdapter, denial: Denial, requirement: Requirement | None) -> Decision:
-        decision = Decision(verdict="refused", denial=denial, requirement=requirement)
+    def _observes(self, adapter: RequestAdapter, match: RouteMatch, requirement: Requirement | None) -> bool:
+        """Return True if a refusal of a request is only recorded: by the settings, its path, or its route."""
+        return (
+            self.settings.observe
+            or (requirement is not None and requirement.observe)
+            or any(source.chio_observes for source in match.sources)
+            or (self._may_observe and is_observed(self.settings, adapter.view.route_path))
+        )
+
+    def _refused(
+        self, adapter: RequestAdapter, denial: Denial, requirement: Requirement | None, *, observed: bool = False
+    ) -> Decision:
+        decision = Decision(verdict="refused", requirement=requirement)
+        decision = decision.withhold(denial) if observed else replace(decision, denial=denial)
         view = adapter.view
         if self._report is not None:
             self._report(decision, view.method, view.route_path)

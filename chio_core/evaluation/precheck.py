@@ -94,6 +94,15 @@ def precheck(view: RequestView, settings: ChioSettings, singletons: frozenset[st
     return Presented(token, approval, query)
 
 
+def can_be_evaluated(view: RequestView) -> bool:
+    """Return True if a sidecar can evaluate a request that `precheck` refuses, without what the request presents."""
+    return view.method in METHODS and len(view.route_path) <= MAX_PATH_CHARACTERS and _is_unicode(view.route_path)
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= char <= "\udfff" for char in text)
+
+
 def presented_token(view: RequestView, settings: ChioSettings) -> str | None:
     """Return the text of the capability token that a request presents; None for none, or a blank one."""
     values = view.header_values(settings.capability_header.lower())

@@ -17,6 +17,7 @@ from chio_core.canonical import sha256_hex
 from chio_core.client.client import ChioClient, SyncChioClient
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.amounts import Facts
+from chio_core.evaluation.body_limits import UNLIMITED
 from chio_core.evaluation.exchange import EvaluateCall
 from chio_core.evaluation.governed import NO_MATCH, GovernedRequest, KnownBody, RouteMatch
 from chio_core.evaluation.hooks import Hook
@@ -96,7 +97,9 @@ class _Adapter:
         return self.view
 
     def read_body(self) -> Any:
-        return KnownBody(len(self._body), sha256_hex(self._body) if self._body else None)
+        limit = self._client.settings.max_body_bytes
+        refusal = body_too_large(limit) if len(self._body) > limit else None
+        return KnownBody(len(self._body), sha256_hex(self._body) if self._body else None, refusal=refusal)
 
     def raw_body(self) -> Any:
         return self._body
@@ -126,7 +129,7 @@ class _AsyncAdapter(_Adapter):
     """The same for an event loop: the steps that `Pipeline.evaluate` yields give awaitables."""
 
     async def read_body(self) -> KnownBody:
-        return KnownBody(len(self._body), sha256_hex(self._body) if self._body else None)
+        return _Adapter.read_body(self)  # type: ignore[no-any-return]
 
 
 class GovernOutbound(DecidingMember):
@@ -204,7 +207,7 @@ class GovernOutbound(DecidingMember):
         """
         request, limit = copy_of(request), self._settings.max_body_bytes
         try:
-            body = await read_body(request, limit)
+            body = await read_body(request, UNLIMITED if self._settings.observe else limit)
         except TooLarge:
             raise self._refused(request, body_too_large(limit)) from None
         token = self._capability(request) if callable(self._capability) else self._capability
@@ -217,7 +220,7 @@ class GovernOutbound(DecidingMember):
         """Do the same in a thread."""
         request, limit = copy_of(request), self._settings.max_body_bytes
         try:
-            body = read_body_now(request, limit)
+            body = read_body_now(request, UNLIMITED if self._settings.observe else limit)
         except TooLarge:
             raise self._refused(request, body_too_large(limit)) from None
         token = self._capability(request) if callable(self._capability) else self._capability
@@ -259,12 +262,14 @@ class GovernOutbound(DecidingMember):
     def _allowed(self, adapter: _Adapter, decision: Decision, token: str | None) -> Any:
         """Return the request with the ticket for one send."""
         request, evaluated = adapter.request, adapter.governed.evaluated
-        if not decision.allowed or evaluated is None or adapter.call is None:
+        if not decision.allowed or evaluated is None or (adapter.call is None and not decision.observed):
             raise _denied(request, decision, decision.denial or Denial(message="there is no decision"))
         if token and authority_of(request.url).lower() in self._forward_to:  # removed again after a redirect
             request.headers[self._settings.capability_header] = token
-        caller = adapter.call.request.caller.identity_hash()
-        identity = hashlib.sha256(f"{caller}\n{adapter.call.capability or ''}".encode()).hexdigest()
+        call = adapter.call
+        caller = call.request.caller.identity_hash() if call is not None else ""
+        presented = (call.capability if call is not None else token) or ""
+        identity = hashlib.sha256(f"{caller}\n{presented}".encode()).hexdigest()
         request.extensions[HTTPX_TICKET] = Ticket(decision, identity, wire_facts(request))
         hop = hop_of(request)
         if hop is not None:

@@ -80,7 +80,8 @@ class Telemetry:
             level = level_of(decision)
             if decision_log.log.isEnabledFor(level):
                 facts = request_facts(method, path, request_id=decision.request_id)
-                reason = decision.denial.message if decision.denial is not None else None
+                refusal = decision.denial or decision.withheld
+                reason = refusal.message if refusal is not None else None
                 decision_log.write(level, decision, facts | decision_facts(decision), reason)
         except Exception:  # noqa: BLE001 - see the module's docstring
             _log_failure()

@@ -37,6 +37,7 @@ class KeptInput(io.RawIOBase):
 
     Attributes:
         truncated: the source ended before `length` bytes.
+        noted: in observe mode the refusal of a body that does not fit in temporary files.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class KeptInput(io.RawIOBase):
         self._ended = False
         self._refusal = refusal
         self.truncated = False
+        self.noted: Denial | None = None
 
     def readable(self) -> bool:
         """True."""
@@ -114,7 +116,7 @@ class KeptInput(io.RawIOBase):
                 self._kept.seek(self._size)
                 size = self._size + len(piece)
                 if size > self._limits.spool_bytes:
-                    self._limits.take(size - self._spooled)
+                    self.noted = self._limits.take(size - self._spooled) or self.noted
                     self._spooled = size
                 self._kept.write(piece)
                 self._size = size
@@ -151,28 +153,32 @@ def keep(source: Any, length: int | None, limits: BodyLimits, first: bytes = b""
     return io.BufferedReader(KeptInput(source, length, limits, first))
 
 
-def measure(file: BinaryIO, limit: int) -> MeasureSteps:
+def measure(file: BinaryIO, limits: BodyLimits) -> MeasureSteps:
     """Count and hash a seekable file from its start, and leave it at its start again.
 
     Raises:
-        RequestRefused: more than `limit` bytes (413), or the client went away before the end (400).
+        RequestRefused: more than `limits.max_bytes` (413), or the client went away before the end (400).
     """
     digest, length = hashlib.sha256(), 0
+    refusal: Denial | None = None
     try:
         file.seek(0)
         while piece := file.read(_PIECE):
             length += len(piece)
-            if length > limit:
-                raise RequestRefused(body_too_large(limit))
+            if length > limits.max_bytes:
+                refusal = limits.refuse(body_too_large(limits.max_bytes))
             digest.update(piece)
             if len(piece) == _PIECE:
                 yield
         file.seek(0)
     except OSError as exc:
         raise RequestRefused(body_incomplete()) from exc
-    if getattr(getattr(file, "raw", None), "truncated", False):
-        raise RequestRefused(body_incomplete())
-    return KnownBody(length, digest.hexdigest() if length else None)
+    raw = getattr(file, "raw", None)
+    if isinstance(raw, KeptInput):
+        if raw.truncated:
+            raise RequestRefused(body_incomplete())
+        refusal = refusal or raw.noted
+    return KnownBody(length, digest.hexdigest() if length else None, refusal=refusal)
 
 
 def unreadable(refusal: Denial) -> BinaryIO:

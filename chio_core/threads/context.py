@@ -153,7 +153,7 @@ class SyncAdapter:
 
     def read_body(self) -> Any:
         """Count and hash the body, and return a `KnownBody`; see `chio_core.threads.wsgi_view.EnvironView.measure`."""
-        steps = self.view.measure()
+        steps = self.view.measure(lifted=self.governed.observed)
         while True:
             try:
                 next(steps)
@@ -206,7 +206,7 @@ class AsyncAdapter(SyncAdapter):
 
     async def read_body(self) -> Any:
         """Count and hash the body."""
-        steps = self.view.measure()
+        steps = self.view.measure(lifted=self.governed.observed)
         while True:
             try:
                 next(steps)

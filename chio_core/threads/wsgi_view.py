@@ -42,6 +42,10 @@ def accept_in(environ: Mapping[str, Any]) -> str:
     return str(environ.get("HTTP_ACCEPT", ""))
 
 
+class UnclearLength(RequestRefused):
+    """A body whose end is not clear; nothing of it was read."""
+
+
 class EnvironView:
     """Base of the views over an environment in WSGI's form.
 
@@ -168,7 +172,8 @@ class EnvironView:
             try:
                 file = open_input(self.environ, self._limits, eager=eager)
             except RequestRefused as exc:
-                self.keep_input(unreadable(exc.denial))
+                if not (self._limits.lifted and isinstance(exc, UnclearLength)):
+                    self.keep_input(unreadable(exc.denial))
                 raise
             self.keep_input(file)
         return file
@@ -177,20 +182,29 @@ class EnvironView:
         """Make a file the body of the request, for this view and the application."""
         self.environ[ENVIRON_INPUT] = self.environ["wsgi.input"] = file
 
-    def measure(self) -> MeasureSteps:
+    def measure(self, *, lifted: bool = False) -> MeasureSteps:
         """Count and hash the body; a length that is announced as too large is refused unread.
+
+        Args:
+            lifted: refuse no body because of its size or its framing, but note that with the result. The application
+                reads a body of unclear length as it does without Chio, so it is neither read nor hashed here.
 
         Raises:
             RequestRefused: see `chio_core.threads.body.measure`.
         """
+        limits = self._limits = self._limits.lift() if lifted else self._limits
         if self._measured is not None and self._measured.source is self.source:
             return self._measured
         announced = self.environ.get("CONTENT_LENGTH") or ""
-        if announced.isdecimal() and int(announced[:20]) > self._limits.max_bytes:
-            raise RequestRefused(body_too_large(self._limits.max_bytes))
+        if announced.isdecimal() and int(announced[:20]) > limits.max_bytes:
+            limits.refuse(body_too_large(limits.max_bytes))
         if self.environ.get(ENVIRON_INPUT) is not self.source and not self.has_body():
             return KnownBody(source=self.source)
-        found = yield from measure(self.input(), self._limits.max_bytes)
+        try:
+            file = self.input()
+        except UnclearLength as exc:
+            return KnownBody(source=self.source, refusal=limits.refuse(exc.denial))
+        found = yield from measure(file, limits)
         # Where the client did not say how long the body is, frameworks read nothing of it, or no form in it.
         if found.length and not announced:
             self.environ["CONTENT_LENGTH"] = str(found.length)
@@ -264,13 +278,13 @@ def open_input(environ: Mapping[str, Any], limits: BodyLimits, *, eager: bool = 
     """Return the body in a WSGI environment as a file that can be read again; see `EnvironView.input`.
 
     Raises:
-        RequestRefused: 400 for a length that is no number, has too many digits or contradicts the framing (RFC 9112,
+        UnclearLength: 400 for a length that is no number, has too many digits or contradicts the framing (RFC 9112,
             section 6.3), 411 for a chunked body under a server that does not say where it ends.
     """
     announced = environ.get("CONTENT_LENGTH") or ""
     chunked = "HTTP_TRANSFER_ENCODING" in environ
     if announced and (chunked or not announced.isdecimal() or len(announced) > _MOST_DIGITS):
-        raise RequestRefused(bad_request("the length of the request body is not clear", 400))
+        raise UnclearLength(bad_request("the length of the request body is not clear", 400))
     source = environ.get("wsgi.input")
     if announced and source is not None:
         length = int(announced)
@@ -279,7 +293,7 @@ def open_input(environ: Mapping[str, Any], limits: BodyLimits, *, eager: bool = 
     if environ.get("wsgi.input_terminated") and source is not None:
         return _to_the_end(source, limits, eager=eager)
     if chunked:
-        raise RequestRefused(bad_request("this server needs a Content-Length", 411))
+        raise UnclearLength(bad_request("this server needs a Content-Length", 411))
     return io.BytesIO()
 
 

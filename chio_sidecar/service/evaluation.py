@@ -44,7 +44,7 @@ from chio_sidecar.store import (
 _BUSY_STATUS = 503
 _NO_ANSWER_STATUS = 500  # wire protocol, section 3.1
 _LONGEST_ENFORCEMENT = 200
-_STATED = ("mode", "requires", "lacks")
+_STATED = ("mode", "requires", "lacks", "refused")
 
 
 class Evaluation:

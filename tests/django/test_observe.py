@@ -20,7 +20,7 @@ from chio_core.request import GuardRequest
 from chio_core.testing import KEY, behaviours
 from chio_django import ChioDjangoMiddleware, get_chio_receipt, require_capability
 from chio_django.drf import ChioCapability
-from tests.django.project import aget, arequest, client, governed, governed_async
+from tests.django.project import aget, client, governed, governed_async
 from tests.tokens import with_token
 
 TRANSFER = ("payments", "transfer")
@@ -141,18 +141,6 @@ def test_a_sidecar_that_is_down_lets_pass() -> None:
         response = client().get("/plain")
     assert response.json() == NOTHING | {"mark": ["observe", "chio_sidecar_unreachable"]}
     assert "X-Chio-Receipt" not in response.headers
-
-
-@pytest.mark.parametrize("asgi", [False, True])
-def test_what_cannot_be_evaluated_is_refused_in_observe_mode_too(asgi: bool) -> None:
-    body: dict[str, Any] = {"data": b"x" * 20, "content_type": "text/plain"}
-    if asgi:
-        with governed_async(observe=True, max_body_bytes=10, ROOT_URLCONF=Urls) as sidecar:
-            assert arequest("post", "/plain", **body).status_code == 413
-    else:
-        with governed(**OBSERVE, CHIO_MAX_BODY_BYTES=10) as sidecar:
-            assert client().post("/plain", **body).status_code == 413
-    assert sidecar.asked == []
 
 
 class Closed:

@@ -92,22 +92,57 @@ def test_a_sidecar_that_is_down_lets_requests_run_and_the_mark_says_so(face: Fac
     assert mark_of(found) == ("observe", "chio_sidecar_unreachable")
 
 
-@each_face
-@pytest.mark.parametrize(
+LARGE = b"x" * 100_000
+MALFORMED = pytest.mark.parametrize(
     ("request_", "status"),
     [
         (("BREW", "/hello"), 405),
-        (("GET", "/hello", [("authorization", "a"), ("authorization", "b")]), 400),
-        (("POST", "/anything", (), b"x" * 11), 413),
+        (("POST", "/anything", [("authorization", "a"), ("authorization", "b")]), 400),
+        (("POST", "/anything", [("x-chio-capability", "x" * 70_000)]), 400),
+        (("POST", "/anything", [("x-chio-approval", "{")]), 400),
+        (("GET", "/hello?" + "a&" * 1100), 400),
+        (("POST", "/anything", (), LARGE), 413),
+        (("POST", "/anything", (), [LARGE[:50_000], LARGE[50_000:]]), 413),
         (("GET", "/" + "a" * 9000), 414),
     ],
-    ids=["method", "headers", "body", "path"],
+    ids=["method", "headers", "token", "approval", "query", "body", "chunks", "path"],
 )
-def test_what_cannot_be_evaluated_is_refused_in_observe_mode_too(face: Face, request_: Any, status: int) -> None:
+
+
+@each_face
+@MALFORMED
+@pytest.mark.parametrize("where", ["everywhere", "on this path"])
+def test_what_is_refused_without_an_evaluation_runs_in_observe_mode_and_is_recorded(
+    face: Face, request_: Any, status: int, where: str, caplog: pytest.LogCaptureFixture
+) -> None:
     told: list[Decision] = []
-    with face.governed(observe=True, max_body_bytes=10, on_decision=told.append) as governed:
-        assert governed.send(*request_).status == status
-    assert ([decision.observed for decision in told], governed.asked) == ([False], [])
+    options: dict[str, Any] = {"max_body_bytes": 10, "spool_bytes": 1000, "max_spooled_bytes": 50_000}
+    options |= {"observe": True} if where == "everywhere" else {"observe_paths": [request_[1].partition("?")[0]]}
+    with face.governed(behaviours.DENY, on_decision=told.append, **options) as governed:
+        found = governed.send(*request_)
+    (decision,) = told
+    assert (decision.denial, decision.observed) == (None, True)
+    assert found.status in (200, 404, 405)  # the application's own answer
+    assert "OBSERVED, NOT REFUSED" in caplog.text
+    if status in (405, 414):
+        assert (found.seen, governed.asked) == ([], [])
+        return
+    (seen,), (asked,) = found.seen, governed.asked
+    assert (seen.body or b"", seen.receipt) == (LARGE if status in (411, 413) else b"", None)
+    assert asked["enforcement"]["refused"] == f"{decision.withheld.status} {decision.withheld.message}"
+    assert decision.withheld.status in (status, 411)
+    assert "capability_id" not in asked
+
+
+@each_face
+@MALFORMED
+@pytest.mark.parametrize("options", [{}, {"observe_paths": ["/elsewhere"]}, {"fail_open": True}], ids=str)
+def test_no_other_request_passes_because_some_are_observed(
+    face: Face, request_: Any, status: int, options: dict[str, Any]
+) -> None:
+    with face.governed(max_body_bytes=10, **options) as governed:
+        found = governed.send(*request_)
+    assert (found.status in (status, 411), found.seen, governed.asked) == (True, [], [])
 
 
 @each_face

@@ -123,12 +123,15 @@ def test_a_sidecar_that_is_down_lets_the_route_run(middleware: bool) -> None:
 
 
 @with_and_without
-def test_what_cannot_be_evaluated_is_refused_on_an_observed_route_too(middleware: bool) -> None:
+def test_what_is_refused_without_an_evaluation_runs_on_an_observed_route_and_on_no_other(middleware: bool) -> None:
     app, client = build(middleware, max_body_bytes=5)
-    assert post(app, "/only").status == 413
     twice = [("authorization", "a"), ("authorization", "b")]
-    assert post(app, "/only", twice, b"").status == 400
-    assert client.judge.questions == []
+    assert post(app, "/only").json() == {"mark": "chio_body_too_large"}
+    assert post(app, "/only", twice, b"").json() == {"mark": "chio_bad_request"}
+    stated = [question["enforcement"]["refused"] for question in client.judge.questions]
+    assert stated == ["413 request body is larger than 5 bytes", "400 header authorization occurs more than once"]
+    assert (post(app, "/enforced").status, post(app, "/enforced", twice, b"").status) == (413, 400)
+    assert len(client.judge.questions) == 2
 
 
 @with_and_without
@@ -277,8 +280,9 @@ def test_a_handler_that_may_do_without_a_receipt_runs() -> None:
     assert run(call(handler_app(), "GET", "/may-have")).json() == [None, "observe"]
 
 
-def test_a_handler_whose_receipt_is_never_none_is_given_none_that_refuses() -> None:
+def test_a_handler_whose_receipt_is_never_none_is_given_none_that_refuses(caplog: pytest.LogCaptureFixture) -> None:
     reply = run(call(handler_app(), "GET", "/needs"))
+    assert "OptionalChioReceipt lets it run" in caplog.text
     assert (reply.status, reply.json()["message"]) == (429, "blocked")
     assert reply.receipt is not None
 

@@ -85,12 +85,6 @@ def test_a_sidecar_that_is_down_lets_pass() -> None:
     assert "X-Chio-Receipt" not in response.headers
 
 
-def test_what_cannot_be_evaluated_is_refused_in_observe_mode_too() -> None:
-    with governed(app=make(), observe=True, max_body_bytes=10) as (app, sidecar):
-        assert app.test_client().post("/plain", data=b"x" * 20).status_code == 413
-    assert sidecar.asked == []
-
-
 def test_a_guard_of_the_application_refuses_in_observe_mode_too() -> None:
     class Closed:
         """Refuses after the decision."""

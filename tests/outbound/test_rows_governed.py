@@ -136,6 +136,17 @@ async def test_a_body_above_the_limit_is_refused_without_the_sidecar(streamed: b
     assert (len(sidecar.asked), upstream.hits) == (0, 0)
 
 
+@pytest.mark.parametrize(
+    "send", [{"method": "POST", "content": b"x" * 11}, {"method": "PROPFIND"}, {"url": f"{A}/{'x' * 9000}"}], ids=str
+)
+async def test_what_is_refused_without_an_evaluation_is_sent_in_observe_mode(send: dict[str, Any]) -> None:
+    sidecar, upstream = ScriptedSidecar(), Upstream()
+    member = GovernOutbound(sidecar.client(max_body_bytes=10, observe=True))
+    decision = decision_of(await upstream.fetch(member, **send))
+    assert decision is not None
+    assert (decision.observed, upstream.hits) == (True, 1)
+
+
 async def test_a_host_header_that_names_another_host_is_refused() -> None:
     sidecar, upstream = ScriptedSidecar(), Upstream()
     with pytest.raises(OutboundDenied, match="only the URL is evaluated"):

@@ -53,7 +53,7 @@ def test_measuring_counts_and_hashes_and_leaves_the_file_at_its_start() -> None:
         found: list[KnownBody] = []
 
         def noting() -> MeasureSteps:
-            found.append((yield from measure(file, len(DATA))))
+            found.append((yield from measure(file, BodyLimits(len(DATA)))))
             return found[0]
 
         assert len(list(noting())) == len(DATA) // (256 * 1024)
@@ -64,14 +64,14 @@ def test_measuring_counts_and_hashes_and_leaves_the_file_at_its_start() -> None:
 def test_no_more_is_taken_from_a_client_who_sends_too_much() -> None:
     source = OneWay(*[b"x" * 1000] * 5000)
     with keep(source, None, SMALL) as file, pytest.raises(RequestRefused) as refused:
-        list(measure(file, 10_000))
+        list(measure(file, BodyLimits(10_000)))
     assert refused.value.denial.status == 413
     assert source.given < 300_000
 
 
 def test_a_body_that_ends_too_early_is_reported_as_such() -> None:
     with keep(OneWay(b"abc"), 5, SMALL) as file, pytest.raises(RequestRefused) as refused:
-        list(measure(file, 10_000))
+        list(measure(file, BodyLimits(10_000)))
     assert refused.value.denial.status == 400
 
 
@@ -112,7 +112,7 @@ def test_a_body_of_which_a_piece_was_lost_cannot_be_read_any_more(spool_bytes: i
             limits.give_back(400_000)  # now there is room
             file.seek(0)
         with pytest.raises(RequestRefused) as refused:
-            list(measure(file, len(DATA)))
+            list(measure(file, BodyLimits(len(DATA))))
         assert refused.value.denial.status == (503 if spool_bytes == 10 else 400)
         for count in (-1, 1, 1000):
             with pytest.raises(RequestRefused):
@@ -172,9 +172,9 @@ def test_a_body_of_no_announced_length_is_read_to_its_end_and_none_needs_no_file
 def test_streams_that_do_not_fit_in_files_together_are_503_and_room_is_given_back() -> None:
     limits = BodyLimits(spool_bytes=10, max_spooled=100)
     first = keep(OneWay(b"x" * 60), 60, limits)
-    list(measure(first, 1000))
+    list(measure(first, BodyLimits(1000)))
     with keep(OneWay(b"x" * 60), 60, limits) as second, pytest.raises(RequestRefused) as refused:
-        list(measure(second, 1000))
+        list(measure(second, BodyLimits(1000)))
     assert (refused.value.denial.status, refused.value.denial.code, limits.spooled) == (503, "chio_overloaded", 60)
     first.close()
     assert limits.spooled == 0
