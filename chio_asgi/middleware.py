@@ -29,6 +29,7 @@ from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import LOGGER
 from chio_core.processes import require_asyncio
+from chio_core.refusals.page import RefusalPage
 from chio_core.refusals.response import AnyResponse, Downstream, misconfigured
 from chio_core.request import GuardRequest, RequestView
 from chio_core.settings import ChioSettings, report_settings
@@ -49,6 +50,7 @@ class ChioASGIMiddleware:
         extractor: finds out who is calling; `chio_core.identity.default_extractor` otherwise.
         on_decision: called with each `Decision`; sync or async. What it raises is logged and changes nothing.
         on_receipt: the same, called with each verified `HttpReceipt`.
+        refusal_page: `def page(request, refusal) -> str` makes the HTML page that a browser gets for a refusal.
 
     Raises:
         ConfigurationError: the environment or the keywords cannot be used, or the order of guards cannot work. If the
@@ -65,6 +67,7 @@ class ChioASGIMiddleware:
         extractor: Callable[[RequestView], CallerIdentity] | None = None,
         on_decision: Callable[[Decision], Awaitable[None] | None] | None = None,
         on_receipt: Callable[[HttpReceipt], Awaitable[None] | None] | None = None,
+        refusal_page: RefusalPage | None = None,
     ) -> None:
         self.app = app
         self._fault: ConfigurationError | None = None
@@ -72,7 +75,7 @@ class ChioASGIMiddleware:
             self.settings: ChioSettings = settings_for(config, client)
             self.client = client if client is not None else ChioClient(self.settings)
             report = self.client.telemetry.refused
-            pipeline = Pipeline(self.settings, extractor, on_decision, on_receipt, report=report)
+            pipeline = Pipeline(self.settings, extractor, on_decision, on_receipt, refusal_page, report=report)
             self._limits = pipeline.limits
             self._resolver = RouteResolver(app)
             self._decide = Decide(pipeline, self.client, self._resolver)

@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any
 
+from chio_asgi.decide import ASGIRequest
 from chio_asgi.types import Message, Receive, Scope, Send
+from chio_asgi.view import ASGIGuardRequest
 from chio_core.evaluation.governed import GovernedRequest
 from chio_core.guards.response_hooks import ResponseHooks
-from chio_core.names import EXPOSE_HEADERS, STATE_RESPONSE_HOOKS
+from chio_core.names import EXPOSE_HEADERS, SCOPE_REQUEST, STATE_RESPONSE_HOOKS
 from chio_core.refusals.problems import render
 from chio_core.refusals.response import AnyResponse, Denial, HeaderPairs, Response
 from chio_core.refusals.streams import BODILESS, Body, Stream, StreamReader, discard
@@ -154,7 +156,7 @@ async def send_answer(answer: AnyResponse, scope: Scope, receive: Receive, send:
     body: Body = b""
     headers: HeaderPairs = (*answer.headers, ("content-length", "0"))
     if isinstance(answer, Denial):
-        body, headers = render(answer, accept=accept_of(scope))
+        body, headers = document(answer, scope)
     elif isinstance(answer, Response):
         body, headers = answer.body, answer.head()
     await send({"type": f"{prefix}.start", "status": answer.status, "headers": _encoded(headers)})
@@ -202,9 +204,12 @@ async def send_plain_error(send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def accept_of(scope: Scope) -> str:
-    """Return what a request wants (`Accept`), its lines joined with commas."""
-    return ",".join(value.decode("latin-1") for name, value in scope.get("headers", ()) if name.lower() == b"accept")
+def document(denial: Denial, scope: Scope) -> tuple[bytes, HeaderPairs]:
+    """Return body and headers of a refusal, in the form that its request wants (`Accept`)."""
+    lines = (value.decode("latin-1") for name, value in scope.get("headers", ()) if name.lower() == b"accept")
+    known = scope.get(SCOPE_REQUEST)
+    page = known.pipeline.page_for(ASGIGuardRequest(scope)) if isinstance(known, ASGIRequest) else None
+    return render(denial, accept=",".join(lines), page=page)
 
 
 def _encoded(pairs: Iterable[tuple[str, str]]) -> Pairs:

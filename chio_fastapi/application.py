@@ -20,6 +20,7 @@ from chio_core.guards.chain import Chain, Guard, checked_guards
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import LOGGER, STATE_CLIENT
+from chio_core.refusals.page import RefusalPage, checked_page
 from chio_core.request import RequestView
 from chio_core.settings import ChioSettings, check_one_source
 from chio_fastapi.openapi import extend_openapi
@@ -37,6 +38,7 @@ def add_chio(
     extractor: Callable[[RequestView], CallerIdentity] | None = None,
     on_decision: Callable[[Decision], Awaitable[None] | None] | None = None,
     on_receipt: Callable[[HttpReceipt], Awaitable[None] | None] | None = None,
+    refusal_page: RefusalPage | None = None,
     **options: Any,
 ) -> ChioClient:
     """Govern an application: middleware, one client that the lifespan closes, and refusals in one envelope.
@@ -49,7 +51,7 @@ def add_chio(
         config: options; or give them as keywords (`add_chio(app, sidecar_url="embedded:chio.sqlite3")`), or
             leave both out to read the environment (`CHIO_*`).
         guards: guards around the decision, or a `Chain` of them; see `chio_core.guards.chain`.
-        client, extractor, on_decision, on_receipt: see `chio_asgi.ChioASGIMiddleware`.
+        client, extractor, on_decision, on_receipt, refusal_page: see `chio_asgi.ChioASGIMiddleware`.
 
     Returns:
         The client, also found at `app.state.chio_client` and by `Depends(get_chio_client)`.
@@ -82,6 +84,7 @@ def add_chio(
         extractor=extractor,
         on_decision=on_decision,
         on_receipt=on_receipt,
+        refusal_page=checked_page(refusal_page),
     )
     return shared
 

@@ -17,7 +17,7 @@ from starlette.websockets import WebSocket
 
 from chio_asgi.decide import ASGIAdapter, ASGIRequest
 from chio_asgi.routing import sources_in
-from chio_asgi.send import accept_of
+from chio_asgi.send import document
 from chio_asgi.view import ASGIGuardRequest, route_path
 from chio_core.canonical import sha256_hex
 from chio_core.client.client import ChioClient
@@ -39,7 +39,7 @@ from chio_core.names import (
     STATE_CLIENT,
     STATE_PIPELINE,
 )
-from chio_core.refusals.problems import flat, refusal_headers, render
+from chio_core.refusals.problems import flat, refusal_headers
 from chio_core.refusals.response import Denial, RequestRefused, body_too_large
 
 
@@ -225,7 +225,7 @@ async def answer_denied(connection: HTTPConnection, exc: Exception) -> Starlette
     """Exception handler for `ChioDenied` on HTTP and websocket routes."""
     if not isinstance(exc, ChioDenied):
         raise exc
-    body, headers = render(exc.denial, accept=accept_of(connection.scope))
+    body, headers = document(exc.denial, connection.scope)
     # `exc.headers` has the receipt's, and what the application may have added, but not what the form depends on.
     lines = {**dict(headers), **(exc.headers or {}), "vary": dict(headers)["vary"]}
     answer = StarletteResponse(body, status_code=exc.denial.status, headers=lines)

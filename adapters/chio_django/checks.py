@@ -4,7 +4,7 @@
 |---|---|
 | `chio.E001` | a `CHIO_*` setting cannot be used |
 | `chio.E002` | a `CHIO_*` setting is not an option of Chio; its name is misspelled |
-| `chio.E003` | a hook (`CHIO_EXTRACTOR`, `CHIO_ON_DECISION`, `CHIO_ON_RECEIPT`) cannot be imported |
+| `chio.E003` | a hook (`CHIO_EXTRACTOR`, `CHIO_ON_DECISION`, `CHIO_REFUSAL_PAGE` …) cannot be imported |
 | `chio.E004` | the middleware is listed more than once |
 | `chio.E005` | `CHIO_GUARDS` cannot be used, or its order cannot work |
 | `chio.E006` | the store, key or document of the embedded sidecar cannot be used |

@@ -17,7 +17,9 @@ from chio_core.settings import ChioSettings, nearest_name, unknown_names
 from chio_core.threads.guards import ChainRunner
 
 PREFIX: Final = "CHIO_"
-HOOKS: Final = ("CHIO_CLIENT", "CHIO_EXTRACTOR", "CHIO_ON_DECISION", "CHIO_ON_RECEIPT", "CHIO_SYNC_CLIENT")
+HOOKS: Final = (
+    "CHIO_CLIENT", "CHIO_EXTRACTOR", "CHIO_ON_DECISION", "CHIO_ON_RECEIPT", "CHIO_REFUSAL_PAGE", "CHIO_SYNC_CLIENT",
+)  # fmt: skip
 """Settings with a function or its dotted path; they exist in Django's settings only."""
 
 GUARDS: Final = "CHIO_GUARDS"
@@ -49,7 +51,7 @@ class Conf:
         names = [name for name in unknown_names(dict.fromkeys(present, "")) if name not in HOOKS]
         return {name: _hint(name) for name in names}
 
-    def hook(self, name: str) -> Callable[[Any], Any] | None:
+    def hook(self, name: str) -> Callable[..., Any] | None:
         """Return the function that one of `HOOKS` names, or None.
 
         Raises:

@@ -24,11 +24,9 @@ from chio_core.names import (
     STATE_PASSTHROUGH,
     STATE_RECEIPT,
 )
-from chio_core.refusals.problems import render
 from chio_core.refusals.response import Denial
 from chio_core.threads.body import is_kept
 from chio_core.threads.context import AsyncAdapter, RequestContext, Runtime, SyncAdapter
-from chio_core.threads.wsgi_view import accept_in
 from chio_django.conf import PREFIX, conf
 from chio_django.routing import find_view, view_match
 from chio_django.view import DjangoGuardRequest
@@ -67,6 +65,7 @@ class LiveRuntime:
             conf.hook("CHIO_EXTRACTOR"),
             conf.hook("CHIO_ON_DECISION"),
             conf.hook("CHIO_ON_RECEIPT"),
+            conf.hook("CHIO_REFUSAL_PAGE"),
             client=self._client,
             sync_client=self._sync_client,
             make_client=conf.hook("CHIO_CLIENT"),
@@ -152,8 +151,9 @@ def get_chio_receipt(request: HttpRequest) -> HttpReceipt | None:
 
 
 def refusal(denial: Denial, request: HttpRequest) -> HttpResponse:
-    """Return a refusal of a request in the nested envelope."""
-    body, headers = render(denial, nest=True, accept=accept_in(request.META))
+    """Return a refusal of a request with a context: the nested envelope, or a page."""
+    context: RequestContext = vars(request)[REQUEST_CONTEXT]
+    body, headers = context.document(denial, DjangoGuardRequest(request), nest=True)
     response = HttpResponse(body, status=denial.status)
     for name, value in headers:
         response.headers[name] = value

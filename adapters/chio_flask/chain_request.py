@@ -14,11 +14,9 @@ from werkzeug.wsgi import ClosingIterator
 from chio_core.evaluation.pipeline import run
 from chio_core.guards.response_hooks import ResponseHooks, call_at_the_end
 from chio_core.names import EXPOSE_HEADERS, LOGGER, STATE_RESPONSE_HOOKS
-from chio_core.refusals.problems import render
 from chio_core.refusals.response import AnyResponse, Denial, Downstream, Response
 from chio_core.refusals.streams import BODILESS
 from chio_core.threads.context import RequestContext
-from chio_core.threads.wsgi_view import accept_in
 from chio_flask.context import FlaskAdapter
 
 log = logging.getLogger(LOGGER)
@@ -109,7 +107,7 @@ class ChainRequest:
 
     def _document(self, answer: AnyResponse) -> tuple[Iterable[bytes], Headers]:
         if isinstance(answer, Denial):
-            document, headers = render(answer, accept=accept_in(self._environ))
+            document, headers = self._adapter.context.document(answer, self._adapter.view)
             return [document], list(headers)
         if not isinstance(answer, Response):
             return [], [*answer.headers, ("content-length", "0")]

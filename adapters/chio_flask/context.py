@@ -24,13 +24,12 @@ from chio_core.names import (
     STATE_PASSTHROUGH,
     STATE_RECEIPT,
 )
-from chio_core.refusals.problems import render
+from chio_core.refusals.page import RefusalPage
 from chio_core.refusals.response import Denial
 from chio_core.request import RequestView
 from chio_core.settings import ChioSettings, start_line
 from chio_core.threads.context import RequestContext, Runtime, SyncAdapter
 from chio_core.threads.guards import ChainRunner
-from chio_core.threads.wsgi_view import accept_in
 from chio_flask.routing import find_view, view_match
 from chio_flask.view import FlaskGuardRequest
 
@@ -48,7 +47,7 @@ class LiveRuntime:
         guards: guards around the decision.
         config: complete settings instead of both.
         client: a client to share.
-        extractor, on_decision, on_receipt: see `chio_flask.Chio`.
+        extractor, on_decision, on_receipt, refusal_page: see `chio_flask.Chio`.
 
     Raises:
         ConfigurationError: the options cannot be used.
@@ -64,12 +63,13 @@ class LiveRuntime:
         extractor: Callable[[RequestView], CallerIdentity] | None = None,
         on_decision: Callable[[Decision], None] | None = None,
         on_receipt: Callable[[HttpReceipt], None] | None = None,
+        refusal_page: RefusalPage | None = None,
     ) -> None:
         self._app = app
         self._options = options
         self._config = config if config is not None or client is None else client.settings
         self._client = client
-        self._hooks = (extractor, on_decision, on_receipt)
+        self._hooks = (extractor, on_decision, on_receipt, refusal_page)
         self._guards = guards
         self._lock = threading.Lock()
         self._seen = self._configured()
@@ -163,6 +163,7 @@ def context_in(environ: Mapping[str, Any]) -> RequestContext | None:
 
 
 def refusal(denial: Denial, request: Request) -> Response:
-    """Return a refusal of a request in the flat envelope."""
-    body, headers = render(denial, accept=accept_in(request.environ))
+    """Return a refusal of a request with a context: the flat envelope, or a page."""
+    context: RequestContext = request.environ[ENVIRON_CONTEXT]
+    body, headers = context.document(denial, FlaskGuardRequest(request))
     return Response(body, status=denial.status, headers=list(headers))

@@ -102,7 +102,7 @@ class GovernedApp:
 
         if denial is not None:
             run(pipeline.refuse(adapter, denial))
-            body, headers = render(denial, accept=accept_in(environ))
+            body, headers = context.document(denial, adapter.view)
             start(status_line(denial.status), list(headers))
             return _closing([body], environ)
         return _closing(self._run(environ, start), environ)

@@ -15,6 +15,7 @@ from chio_core.guards.chain import Chain, Guard
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import FLASK_EXTENSION, LOGGER
+from chio_core.refusals.page import RefusalPage
 from chio_core.request import RequestView
 from chio_core.settings import ChioSettings, check_one_source, nearest_name, report_settings, unknown_names
 from chio_core.telemetry.metrics import CONTENT_TYPE
@@ -38,6 +39,7 @@ class Chio:
         extractor: finds out who is calling; `chio_core.identity.default_extractor` otherwise.
         on_decision: called with each `Decision`. What it raises is logged and changes nothing.
         on_receipt: the same, called with each verified `HttpReceipt`.
+        refusal_page: `def page(request, refusal) -> str` makes the HTML page that a browser gets for a refusal.
         guards: guards around the decision, or a `Chain` of them; see `chio_core.guards.chain`. Guards that
             wait or take `next` run in an event loop of one thread; views stay in the server's threads.
         options: options of `chio_core.ChioSettings`, for example `sidecar_url="embedded:chio.sqlite3"`.
@@ -56,6 +58,7 @@ class Chio:
         extractor: Callable[[RequestView], CallerIdentity] | None = None,
         on_decision: Callable[[Decision], None] | None = None,
         on_receipt: Callable[[HttpReceipt], None] | None = None,
+        refusal_page: RefusalPage | None = None,
         guards: Chain | Sequence[Guard | Chain] = (),
         **options: Any,
     ) -> None:
@@ -64,7 +67,7 @@ class Chio:
         self._client = client
         self._options = options
         self._guards = ChainRunner(guards)
-        self._hooks = (extractor, on_decision, on_receipt)
+        self._hooks = (extractor, on_decision, on_receipt, refusal_page)
         if app is not None:
             self.init_app(app)
 

@@ -31,6 +31,7 @@ from chio_core.evaluation.slow import timed
 from chio_core.identity import default_extractor, identify
 from chio_core.models.caller import CallerIdentity
 from chio_core.names import APPROVAL_HEADER, LOGGER
+from chio_core.refusals.page import RefusalPage, checked_page
 from chio_core.refusals.response import AnyResponse, Denial, RequestRefused, misconfigured
 from chio_core.request import RequestView, Requirement
 from chio_core.settings import ChioSettings
@@ -99,6 +100,7 @@ class Pipeline:
         settings: the options.
         extractor: returns the caller; `chio_core.identity.default_extractor` if left out.
         on_decision, on_receipt: hooks of the application.
+        refusal_page: makes the page that a browser gets for a refusal, see `chio_core.refusals.page`.
         report: called with each refusal that the sidecar did not decide, the method and the path; the client
             reports all other decisions.
         incoming: False for requests that the application sends: the approvals they carry are for another sidecar,
@@ -111,6 +113,7 @@ class Pipeline:
         extractor: Callable[[RequestView], CallerIdentity] | None = None,
         on_decision: Hook | None = None,
         on_receipt: Hook | None = None,
+        refusal_page: RefusalPage | None = None,
         *,
         report: Callable[[Decision, str, str], None] | None = None,
         incoming: bool = True,
@@ -125,6 +128,7 @@ class Pipeline:
         self._fault: str | None = None
         self._on_decision = on_decision
         self._on_receipt = on_receipt
+        self._page = checked_page(refusal_page)
         self._report = report
         self._incoming = incoming
         self._may_observe = incoming and bool(settings.observe_paths or settings.observe_prefixes)
@@ -311,6 +315,10 @@ class Pipeline:
         adapter.publish(decision)
         if self._on_decision is not None:
             yield adapter.call_hook(self._on_decision, decision)
+
+    def page_for(self, view: RequestView) -> Callable[[Denial], str] | None:
+        """Return what makes the page for a refusal of a request; None: the default page."""
+        return None if self._page is None else partial(self._page, view)
 
     def check_unchanged(self, adapter: RequestAdapter) -> Denial | None:
         """Return the refusal if a guard has changed a part of the request that the decision depends on."""

@@ -6,16 +6,19 @@ Both carry `type`, a permanent name of the kind of problem (RFC 9457, section 3.
 carry `instance`, which names it, and `explain`, the command that tells an operator the reason of the refusal and what
 would be allowed; with the setting `explain_url` also the address of a page that does so. The media type stays
 `application/json`, as published. A client that prefers `application/problem+json` gets that, with `title` and `detail`
-of RFC 9457; the nested envelope then has the standard members at the top, where the RFC wants them.
+of RFC 9457; the nested envelope then has the standard members at the top, where the RFC wants them. A browser gets a
+page (`chio_core.refusals.page`).
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import quote
 
+from chio_core.refusals.page import HTML, page_of
 from chio_core.refusals.response import Denial, HeaderPairs
 from chio_core.settings import RECEIPT_PLACEHOLDER
 
@@ -26,7 +29,7 @@ EXPLAIN: Final = "chio-sidecar explain"
 """The command of the member `explain`; the receipt's id follows."""
 
 MEDIA_TYPES: Final = (JSON, PROBLEM_JSON)
-"""Media types of a refusal."""
+"""Media types of a refusal's document."""
 
 _PROBLEM: Final = "urn:chio:problem:"
 
@@ -52,11 +55,12 @@ _NESTED_CODES = {
 _QUALITY = re.compile(r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
 
 
-def prefers_problem(accept: str) -> bool:
-    """Return True if the client prefers `application/problem+json` to `application/json`.
+def preferred_type(accept: str) -> str:
+    """Return the media type in which a client wants a refusal: one of `MEDIA_TYPES`, or `text/html`.
 
-    It does with a higher quality, and with an equal one if it names the first type and covers the second only by a
-    wildcard. In every other case, `*/*` and an unknown type among them, the published form `application/json` is sent.
+    A client prefers a type to `application/json` with a higher quality, and with an equal one if it names that type and
+    covers JSON only by a wildcard. `text/html` has to be named, as browsers do. In every other case, `*/*` and an
+    unknown type among them, the published form `application/json` is sent.
 
     Args:
         accept: value of `Accept`, lines joined with commas; empty without the header. Invalid ranges are ignored.
@@ -80,7 +84,10 @@ def prefers_problem(accept: str) -> bool:
                 return (max(found), closeness) if max(found) else (0.0, 0)
         return (0.0, 0)
 
-    return rank(PROBLEM_JSON) > rank(JSON)
+    html = max((quality for name, quality in ranges if name == HTML), default=0.0)
+    if html and (html, 2) > max(rank(JSON), rank(PROBLEM_JSON)):
+        return HTML
+    return PROBLEM_JSON if rank(PROBLEM_JSON) > rank(JSON) else JSON
 
 
 def problem_type(code: str) -> str:
@@ -170,19 +177,26 @@ def refusal_headers(denial: Denial) -> HeaderPairs:
     return _joined([*lines, *own])
 
 
-def render(denial: Denial, *, nest: bool = False, accept: str = "") -> tuple[bytes, HeaderPairs]:
+def render(
+    denial: Denial, *, nest: bool = False, accept: str = "", page: Callable[[Denial], str] | None = None
+) -> tuple[bytes, HeaderPairs]:
     """Return body and headers of a refusal, ready to be sent.
 
     Args:
         nest: the envelope of Django instead of the flat one.
         accept: the request's `Accept`, lines joined with commas.
+        page: makes the page for browsers; None: the default page.
     """
-    as_problem = prefers_problem(accept)
-    envelope = nested if nest else flat
-    document = problem(denial, nest=nest) if as_problem else envelope(denial)
-    body = json.dumps(document, ensure_ascii=True).encode()
-    form = (("content-type", PROBLEM_JSON if as_problem else JSON), ("content-length", str(len(body))))
-    return body, (*form, *_joined([("vary", "Accept"), *refusal_headers(denial)]))
+    kind = preferred_type(accept)
+    form: HeaderPairs = (("content-type", kind),)
+    if kind == HTML:
+        body, form = page_of(denial, problem_title(denial.code), page)
+    else:
+        envelope = nested if nest else flat
+        document = problem(denial, nest=nest) if kind == PROBLEM_JSON else envelope(denial)
+        body = json.dumps(document, ensure_ascii=True).encode()
+    length = ("content-length", str(len(body)))
+    return body, (*form, length, *_joined([("vary", "Accept"), *refusal_headers(denial)]))
 
 
 def _joined(lines: list[tuple[str, str]]) -> HeaderPairs:

@@ -20,13 +20,15 @@ from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.pipeline import Pipeline
 from chio_core.models.caller import CallerIdentity
 from chio_core.processes import require_threads
-from chio_core.refusals.response import RequestRefused
+from chio_core.refusals.page import RefusalPage
+from chio_core.refusals.problems import render
+from chio_core.refusals.response import Denial, HeaderPairs, RequestRefused
 from chio_core.request import RequestView
 from chio_core.settings import ChioSettings
 from chio_core.telemetry import Telemetry
 from chio_core.threads.body import read_from_start
 from chio_core.threads.guards import ChainRunner
-from chio_core.threads.wsgi_view import EnvironView
+from chio_core.threads.wsgi_view import EnvironView, accept_in
 
 
 class Runtime:
@@ -38,7 +40,7 @@ class Runtime:
     Args:
         settings: the options.
         guards: guards around the decision.
-        extractor, on_decision, on_receipt: see `chio_core.evaluation.pipeline.Pipeline`.
+        extractor, on_decision, on_receipt, refusal_page: see `chio_core.evaluation.pipeline.Pipeline`.
         client, sync_client: clients to share.
         make_client, make_sync_client: make a client from settings and telemetry, if none is given.
     """
@@ -50,6 +52,7 @@ class Runtime:
         extractor: Callable[[RequestView], CallerIdentity] | None = None,
         on_decision: Hook | None = None,
         on_receipt: Hook | None = None,
+        refusal_page: RefusalPage | None = None,
         *,
         client: ChioClient | None = None,
         sync_client: SyncChioClient | None = None,
@@ -62,7 +65,8 @@ class Runtime:
         self.settings = settings
         self.guards = guards
         self.telemetry = given.telemetry if given is not None else Telemetry(settings)
-        self.pipeline = Pipeline(settings, extractor, on_decision, on_receipt, report=self.telemetry.refused)
+        report = self.telemetry.refused
+        self.pipeline = Pipeline(settings, extractor, on_decision, on_receipt, refusal_page, report=report)
         self._lock = threading.Lock()
         self._client = client
         self._sync_client = sync_client
@@ -132,6 +136,15 @@ class RequestContext:
     def decision(self) -> Decision | None:
         """The decision that the response is about; None before there is one."""
         return self.governed.shown
+
+    def document(self, denial: Denial, view: Any, *, nest: bool = False) -> tuple[bytes, HeaderPairs]:
+        """Return body and headers of a refusal, in the form that its request wants (`Accept`).
+
+        Args:
+            nest: the envelope of Django instead of the flat one.
+        """
+        page = self.runtime.pipeline.page_for(view)
+        return render(denial, nest=nest, accept=accept_in(view.environ), page=page)
 
 
 class SyncAdapter:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from base64 import b64encode
 
 import pytest
 
@@ -20,7 +22,7 @@ from chio_core.refusals.problems import (
     explain_command,
     flat,
     nested,
-    prefers_problem,
+    preferred_type,
     problem,
     problem_title,
     problem_type,
@@ -274,7 +276,6 @@ PROBLEM = "application/problem+json"
         f"*/* , {PROBLEM};q=1.0",
         f"{PROBLEM}, application/json;q=0.9",
         f"application/json;q=0.5,{PROBLEM};q=0.501",
-        f"{PROBLEM};q=0.1, text/html",
         f"{PROBLEM}; charset=utf-8 ; Q=0.2",
         f"{PROBLEM}, application/*",
         "application/json;q=0, */*",
@@ -283,7 +284,7 @@ PROBLEM = "application/problem+json"
     ],
 )
 def test_a_client_that_prefers_the_problem_type_gets_it(accept: str) -> None:
-    assert prefers_problem(accept)
+    assert preferred_type(accept) == PROBLEM
 
 
 @pytest.mark.parametrize(
@@ -305,12 +306,43 @@ def test_a_client_that_prefers_the_problem_type_gets_it(accept: str) -> None:
         f"{PROBLEM};q=0.1234",
         f"{PROBLEM};q=-1",
         f"{PROBLEM};q=1e0",
-        "text/html",
-        "text/html, application/xhtml+xml, */*;q=0.8",
+        "text/html;q=0",
+        "text/html;q=0.9, application/json",
+        "application/json, text/html",
+        "text/*",
         "application/problem",
         "application/problem+xml",
         ", ,;;q=1,=,",
     ],
 )
 def test_all_others_get_the_published_type(accept: str) -> None:
-    assert not prefers_problem(accept)
+    assert preferred_type(accept) == "application/json"
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "text/html",
+        "Text/HTML, application/xhtml+xml, application/xml;q=0.9, image/webp, */*;q=0.8",
+        f"{PROBLEM};q=0.1, text/html",
+        "text/html, */*",
+    ],
+)
+def test_a_browser_gets_a_page(accept: str) -> None:
+    assert preferred_type(accept) == "text/html"
+
+
+def test_a_page_has_no_script_and_repeats_foreign_text_escaped() -> None:
+    foreign = "<script>alert('x')</script>\ud800"
+    denial = Denial(
+        message=foreign, guard=foreign, receipt_id=foreign, suggestion=foreign, explain_url='http://h/"><b>'
+    )
+    body, headers = render(denial, accept="text/html")
+    page, lines = body.decode(), dict(headers)
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;&#55296;") == 4
+    assert 'href="http://h/&quot;&gt;&lt;b&gt;"' in page
+    style = page.partition("<style>")[2].partition("</style>")[0]
+    assert f"'sha256-{b64encode(hashlib.sha256(style.encode()).digest()).decode()}'" in lines["content-security-policy"]
+    assert (lines["content-type"], lines["vary"]) == ("text/html; charset=utf-8", "Accept")
+    assert (lines["cache-control"], lines["content-length"]) == ("no-store", str(len(body)))

@@ -36,7 +36,7 @@ from tests.faces.wire import Lines, Wire, asgi_call, environ_of, messages_of, re
 from tests.faces.wsgi import call as wsgi_call
 from tests.support import App
 
-HOOKS = ("guards", "on_decision", "on_receipt", "extractor")
+HOOKS = ("guards", "on_decision", "on_receipt", "extractor", "refusal_page")
 """Options that are no settings; each framework takes them under the same names."""
 
 INNER = "tests.faces.inner.django_middleware"
