@@ -74,8 +74,9 @@ class ChioASGIMiddleware:
         try:
             self.settings: ChioSettings = settings_for(config, client)
             self.client = client if client is not None else ChioClient(self.settings)
-            report = self.client.telemetry.refused
-            pipeline = Pipeline(self.settings, extractor, on_decision, on_receipt, refusal_page, report=report)
+            report, warn = self.client.telemetry.refused, self.client.telemetry.warn
+            hooks = (extractor, on_decision, on_receipt, refusal_page)
+            pipeline = Pipeline(self.settings, *hooks, report=report, warn=warn)
             self._limits = pipeline.limits
             self._resolver = RouteResolver(app)
             self._decide = Decide(pipeline, self.client, self._resolver)

@@ -78,3 +78,6 @@ LOGGER: Final = "chio"
 
 DECISION_LOGGER: Final = "chio.decision"
 """Child logger that gets one line for each decision, see `chio_core.telemetry.log`."""
+
+REFUSAL_LOGGER: Final = "chio.refusal"
+"""Child logger that warns of refusals, see `chio_core.telemetry.notices`."""

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, SettingsConfigDict, SettingsError
 
+from chio_core.announce import announce
 from chio_core.endpoint import Endpoint, check_socket_path, is_this_machine
 from chio_core.errors import ConfigurationError
 from chio_core.names import CAPABILITY_HEADER, LOGGER, RECEIPT_HEADER
@@ -201,9 +202,7 @@ class ChioSettings(BaseSettings):
             raise ValueError("must name the host without credentials and without {receipt_id}")
         _ = parts.port  # raises ValueError for an invalid port
         if "#" in value and RECEIPT_PLACEHOLDER not in value:
-            raise ValueError(
-                "must have no fragment: the receipt's id becomes it, or write {receipt_id} where it belongs"
-            )
+            raise ValueError("must have no fragment: the receipt's id becomes it, or write {receipt_id} in its place")
         return value
 
     @field_validator("exclude_paths", "exclude_prefixes", "observe_paths", "observe_prefixes")
@@ -299,7 +298,7 @@ def _token(value: str, what: str) -> str:
 def report_settings(
     settings: ChioSettings, environ: Mapping[str, str] | None = None, *, routes: int | None = None
 ) -> list[str]:
-    """Log one line of INFO with what governs, and a warning for each unsafe choice and each unknown `CHIO_*` name.
+    """Announce what governs, and log a warning for each unsafe choice and each unknown `CHIO_*` name.
 
     Args:
         settings: the settings.
@@ -309,7 +308,7 @@ def report_settings(
     Returns:
         The logged warnings; they contain no secrets.
     """
-    log.info("chio: %s", start_line(settings, routes))
+    announce(start_line(settings, routes))
     found = list(unsafe_options(settings).values())
     if environ is None:
         # The source returns the names of the file in lower case.

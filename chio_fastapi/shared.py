@@ -119,7 +119,7 @@ def request_of(connection: HTTPConnection) -> ASGIRequest:
         state = connection.app.state
         pipeline = getattr(state, STATE_PIPELINE, None)
         if not isinstance(pipeline, Pipeline) or pipeline.settings is not client.settings:
-            pipeline = Pipeline(client.settings, report=client.telemetry.refused)
+            pipeline = Pipeline(client.settings, report=client.telemetry.refused, warn=client.telemetry.warn)
             setattr(state, STATE_PIPELINE, pipeline)
         request = ASGIRequest(scope, pipeline, client)
     scope[SCOPE_REQUEST] = request

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import Any, Final
 from flask import Flask, Request, Response, g, has_request_context
 from flask import request as current_request
 
+from chio_core.announce import announce
 from chio_core.client.client import SyncChioClient
 from chio_core.evaluation.governed import RouteMatch
 from chio_core.evaluation.outcomes import Decision
@@ -18,7 +18,6 @@ from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import (
     ENVIRON_CONTEXT,
-    LOGGER,
     STATE_DECISION,
     STATE_NAMESPACE,
     STATE_PASSTHROUGH,
@@ -32,8 +31,6 @@ from chio_core.threads.context import RequestContext, Runtime, SyncAdapter
 from chio_core.threads.guards import ChainRunner
 from chio_flask.routing import find_view, view_match
 from chio_flask.view import FlaskGuardRequest
-
-log = logging.getLogger(LOGGER)
 
 _NAMES: Final = {f"CHIO_{field.upper()}": field for field in ChioSettings.model_fields}
 
@@ -84,7 +81,7 @@ class LiveRuntime:
                     old, self._now = self._now, self._new(configured)
                     self._seen = configured
                     old.close()
-                    log.info("chio: %s", start_line(self._now.settings))  # the line of the start no longer holds
+                    announce(start_line(self._now.settings))  # the line of the start no longer holds
         return self._now
 
     def use(self, client: SyncChioClient | None) -> None:

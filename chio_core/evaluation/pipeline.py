@@ -103,6 +103,7 @@ class Pipeline:
         refusal_page: makes the page that a browser gets for a refusal, see `chio_core.refusals.page`.
         report: called with each refusal that the sidecar did not decide, the method and the path; the client
             reports all other decisions.
+        warn: called with each refusal, the method, the path and the template of the route, None if unknown.
         incoming: False for requests that the application sends: the approvals they carry are for another sidecar,
             and paths in the settings do not mean theirs.
     """
@@ -116,6 +117,7 @@ class Pipeline:
         refusal_page: RefusalPage | None = None,
         *,
         report: Callable[[Decision, str, str], None] | None = None,
+        warn: Callable[[Decision, str, str, str | None], None] | None = None,
         incoming: bool = True,
     ) -> None:
         self.settings = settings
@@ -129,6 +131,7 @@ class Pipeline:
         self._on_decision = on_decision
         self._on_receipt = on_receipt
         self._page = checked_page(refusal_page)
+        self._warn = warn
         self._report = report
         self._incoming = incoming
         self._may_observe = incoming and bool(settings.observe_paths or settings.observe_prefixes)
@@ -297,6 +300,7 @@ class Pipeline:
         if is_first or (decision.denial is not None and decision.receipt is not None):
             governed.shown = decision
             adapter.publish(decision)
+        self._notice(adapter, decision)
         if self._on_decision is not None:
             yield adapter.call_hook(self._on_decision, decision)
         if self._on_receipt is not None and decision.receipt is not None:
@@ -313,8 +317,16 @@ class Pipeline:
             self._report(decision, view.method, view.route_path)
         governed.decision = governed.shown = decision
         adapter.publish(decision)
+        self._notice(adapter, decision)
         if self._on_decision is not None:
             yield adapter.call_hook(self._on_decision, decision)
+
+    def _notice(self, adapter: RequestAdapter, decision: Decision) -> None:
+        if decision.denial is None or self._warn is None:
+            return
+        view, evaluated = adapter.view, adapter.governed.evaluated
+        route = evaluated.route if evaluated is not None else None
+        self._warn(decision, view.method, view.route_path, route.template if route is not None else None)
 
     def page_for(self, view: RequestView) -> Callable[[Denial], str] | None:
         """Return what makes the page for a refusal of a request; None: the default page."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field, PrivateAttr, ValidationError, field_validator
 
 from chio_core.errors import InvalidDocument
 from chio_core.models.base import U16, U64, Flag, Text, WireModel
+
+RULE: Final = "chio_rule"
+"""Member of a receipt's metadata: the id of the rule of this project's sidecar that refused."""
 
 
 class GuardEvidence(WireModel):

@@ -4,8 +4,8 @@
 * a line in the log of decisions (`chio_core.telemetry.log`);
 * the counters of the client (`chio_core.telemetry.metrics`).
 
-The three state the same facts. None of them changes an outcome: an exception in here is logged, and the decision stays
-as it is.
+A person at a terminal sees the first refusals as warnings too (`chio_core.telemetry.notices`). The three state the same
+facts. None of them changes an outcome: an exception in here is logged, and the decision stays as it is.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from chio_core.settings import ChioSettings
 from chio_core.telemetry import log as decision_log
 from chio_core.telemetry.log import Facts, decision_facts, is_undecided, level_of, request_facts
 from chio_core.telemetry.metrics import Metrics
+from chio_core.telemetry.notices import Notices
 
 if TYPE_CHECKING:
     from chio_core.evaluation.exchange import EvaluateCall
@@ -47,10 +48,12 @@ class Telemetry:
 
     Attributes:
         metrics: the client's counters.
+        warn: warns of a refusal, see `chio_core.telemetry.notices.Notices.note`.
     """
 
     def __init__(self, settings: ChioSettings, provider: Provider | None = None) -> None:
         self.metrics = Metrics()
+        self.warn = Notices().note
         self._server = server_facts(settings.sidecar_url)
         self._spans: Spans | None = None
         with suppress(ImportError):  # without the extra `otel` there are no spans

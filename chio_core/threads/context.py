@@ -65,8 +65,8 @@ class Runtime:
         self.settings = settings
         self.guards = guards
         self.telemetry = given.telemetry if given is not None else Telemetry(settings)
-        report = self.telemetry.refused
-        self.pipeline = Pipeline(settings, extractor, on_decision, on_receipt, refusal_page, report=report)
+        hooks = (extractor, on_decision, on_receipt, refusal_page)
+        self.pipeline = Pipeline(settings, *hooks, report=self.telemetry.refused, warn=self.telemetry.warn)
         self._lock = threading.Lock()
         self._client = client
         self._sync_client = sync_client

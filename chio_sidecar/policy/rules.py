@@ -13,10 +13,7 @@ from typing import Any, Final
 from chio_core.canonical import sha256_hex
 from chio_core.models import demands as texts
 from chio_core.models.demands import APPROVAL_GUARD, BUDGET_GUARD, CAPABILITY_GUARD
-from chio_core.models.receipt import HttpReceipt
-
-RULE: Final = "chio_rule"
-"""Member of a receipt's metadata: the id of the rule that refused."""
+from chio_core.models.receipt import RULE, HttpReceipt
 
 REVOCATION_GUARD: Final = "CapabilityRevocation"
 FOLLOW_UP_GUARD: Final = "FurtherGuard"

@@ -13,13 +13,14 @@ from chio_core.canonical import compact_json
 from chio_core.capabilities.restrictions import GRANT
 from chio_core.evaluation.exchange import FURTHER_TO
 from chio_core.models.capability import CapabilityToken
+from chio_core.models.receipt import RULE
 from chio_core.models.request import content_hash
 from chio_sidecar.keys import kernel_receipt_id
 from chio_sidecar.policy.approvals import APPROVAL_ID, approval_refusal, approval_request
 from chio_sidecar.policy.budgets import budget_refusal
 from chio_sidecar.policy.engine import DENIED_STATUS, Decision, deny, refuse, refuse_obligation, wait
 from chio_sidecar.policy.obligations import FirstReceipt, has_demands, read_first
-from chio_sidecar.policy.rules import REVOKED_POLICY_HASH, RULE, Refused, Rule
+from chio_sidecar.policy.rules import REVOKED_POLICY_HASH, Refused, Rule
 from chio_sidecar.records.observed import METADATA as ENFORCEMENT
 from chio_sidecar.service.evaluate_request import EvaluateRequest
 from chio_sidecar.service.receipts import route_selection, sign_receipt
