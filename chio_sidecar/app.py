@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from email.utils import formatdate
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chio_core.errors import ChioError
 from chio_core.evaluation.exchange import EVALUATE_PATH
@@ -62,10 +63,13 @@ class SidecarApp(Starlette):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. Evaluations bypass routing, which costs as much as a decision."""
+        if self.proxy is not None and scope["type"] in ("http", "websocket"):
+            if not self.owns(scope["path"]):
+                await self.proxy(scope, receive, send)
+                return
+            send = _dated(send)  # the server adds no date, because forwarded responses have that of their origin
         if scope["type"] == "http" and scope["path"] == EVALUATE_PATH and scope["method"] == "POST":
             await self._evaluate(scope, receive, send)
-        elif self.proxy is not None and scope["type"] in ("http", "websocket") and not self.owns(scope["path"]):
-            await self.proxy(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 
@@ -74,6 +78,16 @@ class SidecarApp(Starlette):
         if path.startswith(OWN_PREFIX):
             return True
         return any(isinstance(route, Route) and route.path_regex.match(path) for route in self.routes)
+
+
+def _dated(send: Send) -> Send:
+    async def send_dated(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            date = formatdate(usegmt=True).encode("ascii")
+            message = {**message, "headers": [*message.get("headers", ()), (b"date", date)]}
+        await send(message)
+
+    return send_dated
 
 
 def create_app(config: SidecarConfig) -> SidecarApp:

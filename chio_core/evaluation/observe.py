@@ -17,22 +17,36 @@ refusal. Each is one warning in the log of decisions (`chio_core.telemetry.log`)
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from chio_core.errors import InvalidDocument
 from chio_core.evaluation.precheck import is_among
+from chio_core.evaluation.requirements import RequirementSource
 from chio_core.request import Requirement
 from chio_core.settings import ChioSettings
 
 
-def is_observed(settings: ChioSettings, path: str, requirement: Requirement | None = None) -> bool:
+def is_observed(
+    settings: ChioSettings,
+    path: str,
+    requirement: Requirement | None = None,
+    sources: Iterable[RequirementSource] = (),
+    *,
+    by_path: bool = True,
+) -> bool:
     """Return True if a refusal of a request is only recorded.
 
     Args:
         path: the string that the router matches.
         requirement: what the route requires.
+        sources: what declares that.
+        by_path: False for requests that the application sends: the settings name no paths of theirs.
     """
     if settings.observe or (requirement is not None and requirement.observe):
         return True
-    if not settings.observe_paths and not settings.observe_prefixes:
+    if any(source.chio_observes for source in sources):
+        return True
+    if not by_path or (not settings.observe_paths and not settings.observe_prefixes):
         return False
     return is_among(path, settings.observe_paths, settings.observe_prefixes)
 

@@ -134,7 +134,6 @@ class Pipeline:
         self._warn = warn
         self._report = report
         self._incoming = incoming
-        self._may_observe = incoming and bool(settings.observe_paths or settings.observe_prefixes)
         own = (settings.capability_header, settings.api_key_header, APPROVAL_HEADER)
         self._compared = frozenset({"content-type", "authorization", "cookie", *(name.lower() for name in own)})
 
@@ -145,7 +144,6 @@ class Pipeline:
         """
         governed, view = adapter.governed, adapter.view
         governed.forget()
-
         # Excluded requests are not governed at all. Their method and path are kept, because inner code could turn
         # them into others.
         if self._excluded.cover(view.method, view.route_path):
@@ -207,7 +205,6 @@ class Pipeline:
     def _read(self, adapter: RequestAdapter, requirement: Requirement | None) -> Steps[Reading | Decision]:
         """Return what a request presents, its body, its route and what that requires; or a refusal."""
         settings, view, governed = self.settings, adapter.view, adapter.governed
-
         # A request that could mean two things is refused before its body is read. In observe mode nothing that it
         # presents counts, and it is evaluated to be recorded.
         fault: Denial | None = None
@@ -217,8 +214,7 @@ class Pipeline:
             presented, fault = Presented(), exc.denial
         match = NO_MATCH
         try:
-            if fault is None or can_be_evaluated(view):
-                match = adapter.locate()
+            match = adapter.locate() if fault is None or can_be_evaluated(view) else NO_MATCH
         except RequestRefused as exc:
             fault = fault or exc.denial
         observed = governed.observed = self._observes(adapter, match, requirement)
@@ -253,7 +249,7 @@ class Pipeline:
         evaluated here: with all that the route declares the first time, then with this source alone.
         """
         governed, match = adapter.governed, adapter.locate()
-        observed = governed.observed = self._observes(adapter, match, None)
+        observed = governed.observed = self._observes(adapter, match)
         try:
             # A decision counts for the request that was evaluated. Its body is unknown here if inner code has made
             # another request of it, whose body may be another one.
@@ -322,11 +318,10 @@ class Pipeline:
             yield adapter.call_hook(self._on_decision, decision)
 
     def _notice(self, adapter: RequestAdapter, decision: Decision) -> None:
-        if decision.denial is None or self._warn is None:
-            return
-        view, evaluated = adapter.view, adapter.governed.evaluated
-        route = evaluated.route if evaluated is not None else None
-        self._warn(decision, view.method, view.route_path, route.template if route is not None else None)
+        if decision.denial is not None and self._warn is not None:
+            view, evaluated = adapter.view, adapter.governed.evaluated
+            template = evaluated.route.template if evaluated is not None and evaluated.route is not None else None
+            self._warn(decision, view.method, view.route_path, template)
 
     def page_for(self, view: RequestView) -> Callable[[Denial], str] | None:
         """Return what makes the page for a refusal of a request; None: the default page."""
@@ -334,16 +329,15 @@ class Pipeline:
 
     def check_unchanged(self, adapter: RequestAdapter) -> Denial | None:
         """Return the refusal if a guard has changed a part of the request that the decision depends on."""
-        changed = self.changes(adapter)
-        if not changed:
+        if not (changed := " and ".join(self.changes(adapter))):
             return None
-        if adapter.governed.observed:
-            log.warning("chio: OBSERVED, NOT REFUSED 500: a guard changed the request's %s", " and ".join(changed))
+        if self.settings.observe:
+            log.warning("chio: OBSERVED, NOT REFUSED 500: a guard changed the request's %s", changed)
             return None
         log.error(
             "chio: a guard changed the request's %s, for which the decision does not count; the request gets a 500."
             " Change headers in a guard with a priority below 0, all else outside of Chio",
-            " and ".join(changed),
+            changed,
         )
         return misconfigured()
 
@@ -368,23 +362,16 @@ class Pipeline:
         headers = view.select_headers(self._compared)
         return EvaluatedRequest(view.method, view.route_path, view.query_string, headers, body_hash, match)
 
-    def _observes(self, adapter: RequestAdapter, match: RouteMatch, requirement: Requirement | None) -> bool:
-        """Return True if a refusal of a request is only recorded: by the settings, its path, or its route."""
-        return (
-            self.settings.observe
-            or (requirement is not None and requirement.observe)
-            or any(source.chio_observes for source in match.sources)
-            or (self._may_observe and is_observed(self.settings, adapter.view.route_path))
-        )
+    def _observes(self, adapter: RequestAdapter, match: RouteMatch, requirement: Requirement | None = None) -> bool:
+        return is_observed(self.settings, adapter.view.route_path, requirement, match.sources, by_path=self._incoming)
 
     def _refused(
         self, adapter: RequestAdapter, denial: Denial, requirement: Requirement | None, *, observed: bool = False
     ) -> Decision:
         decision = Decision(verdict="refused", requirement=requirement)
         decision = decision.withhold(denial) if observed else replace(decision, denial=denial)
-        view = adapter.view
         if self._report is not None:
-            self._report(decision, view.method, view.route_path)
+            self._report(decision, adapter.view.method, adapter.view.route_path)
         return decision
 
 
