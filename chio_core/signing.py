@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 from nacl.bindings import crypto_sign_open
 from nacl.exceptions import CryptoError
@@ -17,6 +17,12 @@ from nacl.signing import SigningKey as _NaclKey
 from chio_core.errors import InvalidDocument
 
 _HEX = frozenset("0123456789abcdef")
+
+NO_SUBJECT: Final = (
+    "the subject is a public key of 64 hex digits, no name: leave it out, and name the user as the holder"
+    " (CallerIdentity.user(…).holder, --holder)"
+)
+"""What to write instead of a subject such as `alice@example.com`."""
 
 
 class SigningKey:

@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from chio_core.capabilities.patterns import Searcher
 from chio_core.capabilities.places import (
@@ -111,6 +111,9 @@ ELSEWHERE = frozenset(
 )
 """Types that hold for every call."""
 
+HOLDER: Final = "chio_holder"
+"""Key of the `custom` constraint that is about the caller, see `chio_core.capabilities.holder`."""
+
 NEVER = frozenset({"content_review_tier", "max_transaction_amount_usd", "require_dual_approval"})
 """Types that hold for no call."""
 
@@ -122,11 +125,13 @@ class Call:
     Attributes:
         arguments: arguments of the tool.
         model: `model_id` and `safety_tier` of the calling model; None if it is unknown.
+        holder: `CallerIdentity.holder` of the caller; None: no capability that is bound to a holder counts.
         searcher: runs the patterns of this evaluation.
     """
 
     arguments: Arguments
     model: Mapping[str, Any] | None = None
+    holder: str | None = None
     searcher: Searcher = field(default_factory=Searcher)
 
 
@@ -159,6 +164,8 @@ def holds(constraint: Constraint, call: Call) -> bool:
             return all(len(text.encode()) <= value for _, text in leaves)
         case "max_args_size":
             return call.arguments.size <= int(value)
+        case "custom" if value[0] == HOLDER:
+            return call.holder is not None and value[1] == call.holder
         case "custom":
             return any(name == value[0] and isinstance(item, str) and item == value[1] for name, item in members)
         case "audience_allowlist":

@@ -44,13 +44,14 @@ def match_grant(
     *,
     operation: Operation = "invoke",
     model_metadata: ModelMetadata | Mapping[str, Any] | None = None,
+    holder: str | None = None,
 ) -> int | None:
     """Return the index of the first tool grant that allows a call, or None; arguments as of `matching_grants`.
 
     A grant with members that are not known allows nothing.
     """
     found = matching_grants(
-        scope, tool_server, tool_name, arguments, operation=operation, model_metadata=model_metadata
+        scope, tool_server, tool_name, arguments, operation=operation, model_metadata=model_metadata, holder=holder
     )
     grants = scope.scope.grants if isinstance(scope, CapabilityToken) else scope
     listed = grants.grants if isinstance(grants, ChioScope) else grants
@@ -65,6 +66,7 @@ def matching_grants(
     *,
     operation: Operation = "invoke",
     model_metadata: ModelMetadata | Mapping[str, Any] | None = None,
+    holder: str | None = None,
 ) -> list[int]:
     """Return the indexes of the tool grants that allow a call.
 
@@ -75,6 +77,7 @@ def matching_grants(
         arguments: arguments of the tool, as a JSON value.
         operation: the operation on the tool.
         model_metadata: the calling model; None if it is unknown.
+        holder: `CallerIdentity.holder` of the caller; None: no grant that is bound to a holder allows the call.
 
     Raises:
         ConstraintError: R6x; the call must be refused.
@@ -92,7 +95,7 @@ def matching_grants(
         # Walk the arguments once, and only if a constraint needs them.
         if call is None and grant.constraints:
             model = model_metadata.to_wire() if isinstance(model_metadata, ModelMetadata) else model_metadata
-            call = Call(Arguments(arguments), model)
+            call = Call(Arguments(arguments), model, holder)
         if call is None or all(holds(constraint, call) for constraint in grant.constraints):
             found.append(index)
     return found
@@ -106,6 +109,7 @@ def scope_allows(
     *,
     operation: Operation = "invoke",
     model_metadata: ModelMetadata | Mapping[str, Any] | None = None,
+    holder: str | None = None,
 ) -> bool:
     """Return True if a scope allows a tool call; arguments as of `match_grant`.
 
@@ -116,7 +120,7 @@ def scope_allows(
     """
     try:
         found = match_grant(
-            scope, tool_server, tool_name, arguments, operation=operation, model_metadata=model_metadata
+            scope, tool_server, tool_name, arguments, operation=operation, model_metadata=model_metadata, holder=holder
         )
     except ConstraintError:
         return False

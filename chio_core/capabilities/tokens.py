@@ -27,7 +27,7 @@ from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.models.base import WireModel
 from chio_core.models.capability import CAPABILITY_SCHEMA, Attenuation, CapabilityToken, ChioScope, DelegationLink
 from chio_core.models.receipt import explain
-from chio_core.signing import SigningKey, normalize_public_key, verify_signature
+from chio_core.signing import NO_SUBJECT, SigningKey, normalize_public_key, verify_signature
 
 Rule = Literal["R2", "R3", "R4", "R5a", "R5b", "delegation"]
 """The rule that failed: a row of the table in wire protocol, section 1.6, or the chain rules of section 5.4."""
@@ -396,4 +396,5 @@ def _validated(model: type[_Model], members: dict[str, Any]) -> _Model:
     try:
         return model.model_validate(members)
     except ValidationError as exc:
-        raise InvalidDocument(f"cannot sign this {model.__name__}: {explain(exc)}") from None
+        text = f"cannot sign this {model.__name__}: {explain(exc)}"
+        raise InvalidDocument(NO_SUBJECT if exc.errors()[0]["loc"] == ("subject",) else text) from None

@@ -7,7 +7,8 @@ refuses:
 2. its receipt passes `chio_core.receipts.verify_receipt` for this very call;
 3. the verdict of the response and the verdict inside the receipt are the same;
 4. that verdict is exactly `allow`;
-5. if the route requires a capability: one was presented, the receipt names it, and its scope covers the requirement.
+5. a capability that was presented states no other holder than the caller (`chio_core.capabilities.holder`). If the
+   route requires a capability: one was presented, the receipt names it, and its scope covers the requirement.
    Every restriction of the grant is enforced: here, or by the sidecar, which the receipt then states. Wherever a
    capability opened the route, one of its grants must not be void (`chio_core.capabilities.restrictions`);
 6. if the route demands an approval or has a budget: the receipt's evidence says that the sidecar enforced them
@@ -127,10 +128,13 @@ def conclude_error(error: SidecarError, call: EvaluateCall, settings: ChioSettin
     )
     # A requirement is met by a receipt or not at all, so its route never fails open.
     passthrough = outcomes.passthrough_for(error) if settings.fail_open and call.fault is None else None
-    if passthrough is not None and not (call.requirement is not None and call.requirement.binding):
+    binding = call.of_another or (call.requirement is not None and call.requirement.binding)
+    if passthrough is not None and not binding:
         return replace(decision, verdict="passthrough", passthrough=passthrough)
     if call.fault is not None:
         denial = call.fault
+    elif isinstance(error, ApprovalRequired) and call.of_another:
+        denial = outcomes.capability_of_another(error.receipt_id)
     elif isinstance(error, ApprovalRequired) and call.lacks_token:
         # Only the sidecar's document can have demanded it, and an approval alone would not be enough.
         denial = _capability_required(call, error.receipt_id, settings)
@@ -159,6 +163,8 @@ def _denial_of(verdict: Verdict, receipt: HttpReceipt, call: EvaluateCall, setti
         return (
             denial if call.capability is not None else outcomes.with_way_in(denial, requirement, settings.sidecar_url)
         )
+    if call.of_another:
+        return outcomes.capability_of_another(receipt.id)
     refusal = _capability_denial(requirement or Requirement(capability=False), call, receipt)
     if refusal is not None or requirement is None:
         return refusal
@@ -199,7 +205,8 @@ def _capability_denial(requirement: Requirement, call: EvaluateCall, receipt: Ht
         if server is None or tool is None:
             void = void_scope(token)
             return outcomes.capability_restricted(void, receipt.id) if void else None
-        matching = matching_grants(token, server, tool, requirement.arguments)
+        holder = call.request.caller.holder
+        matching = matching_grants(token, server, tool, requirement.arguments, holder=holder)
         kept = [index for index in matching if taken_away(token, index, server, tool) is None]
         if not kept:
             return insufficient

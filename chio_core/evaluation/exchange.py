@@ -47,6 +47,7 @@ class EvaluateCall:
         capability: the token's text, a secret; the `repr` leaves it out, as it does the headers that carry it.
         observe: a refusal is recorded only, see `chio_core.evaluation.observe`.
         fault: in observe mode why the request would not have been evaluated.
+        of_another: the token states another holder than the caller, so it allows nothing.
     """
 
     request: ChioHttpRequest
@@ -57,6 +58,7 @@ class EvaluateCall:
     requirement: Requirement | None
     observe: bool = False
     fault: Denial | None = None
+    of_another: bool = False
 
     @property
     def lacks_token(self) -> bool:
@@ -100,11 +102,19 @@ def prepare(
     if observe is None:
         observe = is_observed(settings, view.route_path, requirement)
     token, approval, sent = presented.token, presented.approval if presents else None, requirement
+    holders = _holders_in(token)
+    of_another = bool(holders - {caller.holder})
+    if of_another:
+        approval = None
     if requirement is not None:
         check_arguments(requirement.arguments, template or view.route_path)
-        if requirement.capability and token is None:
-            # The request ends in 401: it must not use an approval or spend a budget.
+        if (requirement.capability and token is None) or of_another:
+            # The request is refused: it must not use an approval or spend a budget.
             sent, approval = replace(requirement, approval=None, budget=None), None
+        if sent is not None and sent.server is not None and holders and caller.holder in holders:
+            from chio_core.capabilities.holder import with_holder
+
+            sent = replace(sent, arguments=with_holder(sent.arguments, str(caller.holder)))
     request = to_chio_request(
         view,
         request_id=request_id,
@@ -116,7 +126,7 @@ def prepare(
         body_length=body_length,
         requirement=sent,
         observe=observe,
-        lacking=lacking(requirement, token) if observe else (),
+        lacking=lacking(requirement, token, caller.holder) if observe else (),
         refused=None if fault is None else f"{fault.status} {fault.message}",
         approval_token=approval,
     )
@@ -130,7 +140,15 @@ def prepare(
         headers.append((TRACEPARENT, trace[0]))
     body = json.dumps(request.to_wire(), separators=(",", ":")).encode()
     expectation = Expectation(request, caller.identity_hash(), template)
-    return EvaluateCall(request, body, tuple(headers), expectation, token, requirement, observe, fault)
+    return EvaluateCall(request, body, tuple(headers), expectation, token, requirement, observe, fault, of_another)
+
+
+def _holders_in(token: str | None) -> frozenset[str]:
+    if token is None:
+        return frozenset()
+    from chio_core.capabilities.holder import holders_in
+
+    return holders_in(token)
 
 
 def is_first_evaluation(decision: Decision, request: ChioHttpRequest, requirement: Requirement | None) -> bool:

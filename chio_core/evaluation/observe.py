@@ -51,11 +51,14 @@ def is_observed(
     return is_among(path, settings.observe_paths, settings.observe_prefixes)
 
 
-def lacking(requirement: Requirement | None, token: str | None) -> tuple[str, ...]:
+def lacking(requirement: Requirement | None, token: str | None, holder: str | None = None) -> tuple[str, ...]:
     """Return the operations that a route requires and the presented token does not grant, sorted.
 
     A sidecar checks `invoke` only, so it allows such a request and this side refuses it. The result is empty without
     a token, or if none of its grants fits: then the sidecar's own verdict refuses.
+
+    Args:
+        holder: `CallerIdentity.holder` of the caller.
     """
     if requirement is None or token is None or requirement.server is None or requirement.tool is None:
         return ()
@@ -65,7 +68,7 @@ def lacking(requirement: Requirement | None, token: str | None) -> tuple[str, ..
 
     try:
         scope = parse_capability(token).scope
-        index = match_grant(scope, requirement.server, requirement.tool, requirement.arguments)
+        index = match_grant(scope, requirement.server, requirement.tool, requirement.arguments, holder=holder)
     except InvalidDocument:
         return ()
     return () if index is None else tuple(scope.grants[index].lacks(requirement.operations))

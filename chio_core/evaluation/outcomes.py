@@ -47,6 +47,7 @@ from chio_core.models.demands import (
     CAPABILITY_GUARD,
     NEEDS_APPROVAL,
     NOT_ENFORCED,
+    OTHER_HOLDER,
     ApprovalDemand,
 )
 from chio_core.models.receipt import ChioPassthrough, GuardEvidence, HttpReceipt, Verdict
@@ -250,6 +251,16 @@ def capability_insufficient(requirement: Requirement, receipt_id: str | None) ->
         receipt_id=receipt_id,
         suggestion=f"ask the authority for a capability that grants {scope or requirement.title}",
         details={} if scope is None else {"required_scope": scope},
+    )
+
+
+def capability_of_another(receipt_id: str | None) -> Denial:
+    """Return the 403 for a capability that states another holder than the caller."""
+    return Denial(
+        message=OTHER_HOLDER,
+        guard=CAPABILITY_GUARD,
+        receipt_id=receipt_id,
+        suggestion="present it as the caller that it was issued to, or have a capability issued to this one",
     )
 
 

@@ -91,6 +91,33 @@ class CallerIdentity(WireModel):
         method = AuthMethod(method="mtls_certificate", subject_dn=subject_dn, fingerprint=fingerprint)
         return cls(subject=subject_dn, auth_method=method, verified=True)
 
+    @classmethod
+    def user(cls, subject: str, *, credential: str = "", tenant: str | None = None) -> CallerIdentity:
+        """Return the caller whose name the application has verified, for example from its session.
+
+        Args:
+            subject: what names the user for good, such as a primary key; no address that a user can change.
+            credential: what the request has proven it with; only its hash is kept.
+            tenant: the organisation within which `subject` is unique.
+        """
+        method = AuthMethod(method="bearer", token_hash=sha256_hex(credential.encode()))
+        return cls(subject=subject, auth_method=method, verified=True, tenant=tenant)
+
+    @property
+    def holder(self) -> str | None:
+        """The text by which a capability is bound to this caller, 64 hex digits; None for the anonymous caller.
+
+        It names a verified caller (a JWT's subject, a user of a session) whatever proves it, and of an unverified one
+        the credential itself: then a capability ends with the bearer token, key or session that it was issued to.
+        """
+        if self.auth_method.method == "anonymous":
+            return None
+        who: Any = self.auth_method.to_wire()
+        if self.verified:
+            known = {"subject": self.subject, "tenant": self.tenant, "agent_id": self.agent_id}
+            who = {name: value for name, value in known.items() if value is not None}
+        return sha256_hex(canonical_parsed({"chio_holder": who}))
+
     def to_wire(self) -> dict[str, Any]:
         """Return the JSON object; `verified` is always written."""
         wire: dict[str, Any] = {

@@ -15,6 +15,9 @@ from typing import Any, Final, TypeGuard
 from chio_core.errors import ConfigurationError
 from chio_core.models.receipt import GuardEvidence
 
+OTHER_HOLDER: Final = "capability is bound to another holder"
+"""Reason of a refusal: the caller is not the holder that the capability states."""
+
 CAPABILITY_GUARD: Final = "CapabilityGuard"
 """`guard_name` of the evidence that a capability was checked; guard of refusals because of a capability."""
 

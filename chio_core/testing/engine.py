@@ -22,6 +22,7 @@ from chio_core.capabilities import (
     verify_capability,
     verify_token_chain,
 )
+from chio_core.capabilities.holder import is_of_another, without_holder
 from chio_core.capabilities.restrictions import (
     GRANT,
     Enforced,
@@ -270,12 +271,14 @@ class Engine:
     ) -> _Used:
         """Return the grant that a request uses, with what is counted for it, or raise `Refused`."""
         members = request.document
+        if is_of_another(token, request.caller):
+            raise Refused(texts.OTHER_HOLDER)
         if server is None or tool is None:
             if request.method not in SAFE_METHODS and (void := void_scope(token)):
                 raise NotEnforced(void)
             return _Used(token.id)
-        model = members.get("model_metadata")
-        matching = matching_grants(token, server, tool, members.get("arguments"), model_metadata=model)
+        model, arguments = members.get("model_metadata"), without_holder(members.get("arguments"), token)
+        matching = matching_grants(token, server, tool, arguments, model_metadata=model, holder=request.caller.holder)
         if not matching:
             raise Refused(texts.NOT_GRANTED.format(tool=tool, server=server))
         intent = members.get("governed_intent")

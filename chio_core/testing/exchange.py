@@ -10,6 +10,7 @@ from typing import Any
 
 from chio_core.canonical import parse_json, sha256_hex
 from chio_core.capabilities import matching_grants, parse_capability
+from chio_core.capabilities.holder import without_holder
 from chio_core.capabilities.restrictions import GRANT, Enforced, choose_grant, statement
 from chio_core.errors import InvalidDocument
 from chio_core.models.caller import CallerIdentity
@@ -114,7 +115,7 @@ class EvaluateRequest:
 
     def caller_hash(self) -> str:
         """Return the hash of the caller (wire protocol, section 3.5)."""
-        return CallerIdentity.model_validate(self.document["caller"]).identity_hash()
+        return self.caller.identity_hash()
 
     def content_hash(self, route_pattern: str | None = None) -> str:
         """Return the hash of the content (wire protocol, section 3.4).
@@ -141,6 +142,11 @@ class EvaluateRequest:
             met.append((BUDGET_GUARD, budget_evidence(budget_from(limits))))
         return [{"guard_name": guard, "verdict": True, "details": f"{start}{how}"} for guard, start in met]
 
+    @property
+    def caller(self) -> CallerIdentity:
+        """The caller that the request states."""
+        return CallerIdentity.model_validate(self.document["caller"])
+
     def grant_enforced(self) -> dict[str, Any] | None:
         """Return the statement that the restrictions of the capability's grant are enforced; None without any."""
         server, tool = self.document.get("tool_server"), self.document.get("tool_name")
@@ -148,7 +154,8 @@ class EvaluateRequest:
             return None
         try:
             token = parse_capability(self.capability_text)
-            matching = matching_grants(token, server, tool, self.document.get("arguments"))
+            arguments = without_holder(self.document.get("arguments"), token)
+            matching = matching_grants(token, server, tool, arguments, holder=self.caller.holder)
         except InvalidDocument:
             return None
         found = choose_grant(token, matching, Enforced(costs=True, approval_from=0)) if matching else None

@@ -67,6 +67,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--operation", action="append", choices=get_args(Operation), help="operation that it requires (invoke)"
     )
     trial.add_argument("--arguments", metavar="JSON", type=json_value, help="arguments that constraints check")
+    trial.add_argument("--holder", metavar="HEX", type=public_key, help="the caller: its CallerIdentity.holder")
     trial.add_argument(
         "--trusted-issuer",
         metavar="HEX",
@@ -180,6 +181,7 @@ def _try(args: argparse.Namespace, place: _Place, wanted: Wanted) -> int:
             tool=wanted.tool,
             operations=wanted.operations,
             arguments=args.arguments,
+            holder=args.holder,
             issuers=issuers or None,
             routes=place.routes,
             store=reader,

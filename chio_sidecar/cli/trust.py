@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from pydantic import ValidationError
 
 from chio_core.capabilities import backdated, issue_capability
+from chio_core.capabilities.holder import bound
 from chio_core.capabilities.restrictions import by_sidecar, void_because
+from chio_core.errors import InvalidDocument
 from chio_core.models.capability import ChioScope
 from chio_core.models.receipt import explain
+from chio_core.signing import NO_SUBJECT, normalize_public_key
 from chio_sidecar.cli.options import (
     SERVICE_TOKEN_VARIABLE,
     URL_VARIABLE,
@@ -77,13 +80,26 @@ def add_issue_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-invocations", metavar="N", type=positive, help="how often the grant may be used")
     parser.add_argument("--ttl", metavar="SEC", type=positive, default=3600, help="lifetime in seconds (3600)")
     parser.add_argument(
-        "--subject", metavar="HEX", type=public_key, default=ANONYMOUS, help="public key of the holder (all zeros)"
+        "--subject", metavar="HEX", type=_subject, default=ANONYMOUS, help="public key of the holder (all zeros)"
+    )
+    parser.add_argument(
+        "--holder",
+        metavar="HEX",
+        type=public_key,
+        help="only this caller may present it: CallerIdentity.holder in the application",
     )
     parser.add_argument(
         "--for-newer", action="store_true", help="add the grant that newer sidecars require on every request"
     )
     parser.add_argument("--embedded", metavar="FILE", type=Path, help="store of an embedded sidecar")
     parser.add_argument("--receipt-store", metavar="FILE", type=Path, help="store of a sidecar")
+
+
+def _subject(text: str) -> str:
+    try:
+        return normalize_public_key(text)
+    except InvalidDocument:
+        raise argparse.ArgumentTypeError(NO_SUBJECT) from None
 
 
 def _constraint(text: str) -> Any:
@@ -151,10 +167,13 @@ def _scope(args: argparse.Namespace) -> ChioScope:
     }
     if args.constraint:
         grant["constraints"] = args.constraint
+    if args.holder:
+        grant = bound(grant, args.holder)
     if args.max_invocations:
         grant["max_invocations"] = args.max_invocations
+    newer = bound(_NEWER, args.holder) if args.holder else _NEWER
     try:
-        scope = ChioScope.model_validate({"grants": [grant, _NEWER] if args.for_newer else [grant]})
+        scope = ChioScope.model_validate({"grants": [grant, newer] if args.for_newer else [grant]})
     except ValidationError as exc:
         raise CliError(f"the grant cannot be used: {explain(exc)}", fix="see --constraint") from None
     if scope.has_unknown_members():

@@ -91,6 +91,12 @@ WORDS: Final[Mapping[Rule, Words]] = {
         "have its holder delegate it again, or have one issued closer to the authority",
         issue=True,
     ),
+    Rule.OTHER_HOLDER: Words(
+        "The token was issued to one caller (its constraint chio_holder), and another one presents it: another user,"
+        " session or bearer token, or none.",
+        "present it as the caller that it was issued to, or have a capability issued to this caller",
+        issue=True,
+    ),
     Rule.UNSUPPORTED: Words(
         "The sidecar does not support the member {field}, which the route's approval or budget needs.",
         "use a sidecar that knows it, for example chio-sidecar of this distribution",

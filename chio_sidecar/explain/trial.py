@@ -7,7 +7,7 @@ trial goes on, so that one run shows everything that is wrong.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from chio_core.capabilities import (
@@ -20,6 +20,7 @@ from chio_core.capabilities import (
     verify_token_chain,
 )
 from chio_core.capabilities.constraints import Arguments, Call, holds
+from chio_core.capabilities.holder import holders_of
 from chio_core.capabilities.restrictions import (
     Enforced,
     NotEnforced,
@@ -31,7 +32,7 @@ from chio_core.capabilities.restrictions import (
 )
 from chio_core.errors import InvalidDocument
 from chio_core.models.capability import CapabilityToken
-from chio_core.models.demands import NOT_ENFORCED, NOT_GRANTED
+from chio_core.models.demands import NOT_ENFORCED, NOT_GRANTED, OTHER_HOLDER
 from chio_sidecar.explain.explanation import Wanted, compact_ascii
 from chio_sidecar.explain.reasons import utc
 from chio_sidecar.policy.budgets import shared_index
@@ -65,6 +66,7 @@ class Trial:
         method, path: None to check the token without a request.
         server, tool: what the route requires; None: it names no tool.
         arguments: value that the grant's constraints are checked with.
+        holder: `CallerIdentity.holder` of the caller; None if it is not known.
         issuers: trusted public keys (hex); None if they are not known.
         routes: the sidecar's route table.
         store: the sidecar's store; None if it is not known.
@@ -77,6 +79,7 @@ class Trial:
     tool: str | None = None
     operations: tuple[str, ...] = ("invoke",)
     arguments: Any = None
+    holder: str | None = None
     issuers: Collection[str] | None = None
     routes: RouteTable | None = None
     store: ReceiptReader | None = None
@@ -129,6 +132,9 @@ def try_token(text: str | bytes, trial: Trial) -> list[Step]:
     else:
         steps.append(Step("time", "ok", f"it is valid until {end}, for {token.expires_at - trial.now} s more"))
 
+    steps += _holder(token, trial)
+    if trial.holder is None and (holders := holders_of(token)):
+        trial = replace(trial, holder=min(holders))  # the other steps are about this caller then
     steps += _scope(token, trial)
     chain = token.delegation_chain
     try:
@@ -139,6 +145,16 @@ def try_token(text: str | bytes, trial: Trial) -> list[Step]:
         proven = f"{len(chain)} steps, each proven" if chain else "it was not delegated"
         steps.append(Step("delegation", "ok", proven))
     return [*steps, *_store(token, trial)]
+
+
+def _holder(token: CapabilityToken, trial: Trial) -> Iterator[Step]:
+    for holder in sorted(holders_of(token)):
+        if trial.holder is None:
+            yield Step("holder", "unknown", f"only the holder {holder} may present it; --holder was not given")
+        elif trial.holder == holder:
+            yield Step("holder", "ok", f"the caller is its holder {holder}")
+        else:
+            yield Step("holder", "fail", f"{OTHER_HOLDER}: it is {holder}")
 
 
 def _any_scope(token: CapabilityToken, trial: Trial) -> Step:
@@ -156,8 +172,8 @@ def _scope(token: CapabilityToken, trial: Trial) -> Iterator[Step]:
         yield _any_scope(token, trial)
         return
     try:
-        call = Call(Arguments(trial.arguments))
-        matching = matching_grants(token, trial.server, trial.tool, trial.arguments)
+        call = Call(Arguments(trial.arguments), holder=trial.holder)
+        matching = matching_grants(token, trial.server, trial.tool, trial.arguments, holder=trial.holder)
     except (ConstraintError, InvalidDocument) as exc:
         yield Step("scope", "fail", exc.reason if isinstance(exc, ConstraintError) else exc.message)
         return
@@ -218,7 +234,7 @@ def _store(token: CapabilityToken, trial: Trial) -> Iterator[Step]:
     if trial.server is None or trial.tool is None:
         return
     try:
-        matching = matching_grants(token, trial.server, trial.tool, trial.arguments)
+        matching = matching_grants(token, trial.server, trial.tool, trial.arguments, holder=trial.holder)
         if not matching:
             return
         number = usable_grant(token, matching, trial.server, trial.tool, Enforced(costs=True, approval_from=0))

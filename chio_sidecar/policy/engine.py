@@ -3,7 +3,8 @@
 The order is that of wire protocol, section 1.6, then what this sidecar checks beyond it:
 
 1. R1: both tool fields or none.
-2. R2 to R5: the token can be read, a trusted issuer signed it, and it is valid now.
+2. R2 to R5: the token can be read, a trusted issuer signed it, and it is valid now. Beyond the protocol: it states no
+   other holder than the caller (`chio_core.capabilities.holder`).
 3. R6, R6x: it grants the tool, if the request names one.
 4. R7: it is the token that the request names.
 5. Beyond the protocol's April state: its delegation chain holds, and every restriction of the grant is enforced for
@@ -31,6 +32,7 @@ from chio_core.capabilities import (
     verify_capability,
     verify_token_chain,
 )
+from chio_core.capabilities.holder import is_of_another, without_holder
 from chio_core.capabilities.restrictions import NotEnforced, shared_uses, statement, usable_grant, void_scope
 from chio_core.models.capability import CapabilityToken
 from chio_core.models.demands import (
@@ -196,10 +198,17 @@ class Engine:
             accept_schema_form=self._accept_schema_form,
             check_delegation=False,  # comes last in the order
         )
+        if is_of_another(capability, request.caller):
+            raise Refused(Rule.OTHER_HOLDER)
         matching = []
         if server is not None and tool is not None:
             matching = matching_grants(
-                capability, server, tool, request.arguments, model_metadata=request.model_metadata
+                capability,
+                server,
+                tool,
+                without_holder(request.arguments, capability),
+                model_metadata=request.model_metadata,
+                holder=request.caller.holder,
             )
             if not matching:
                 raise Refused(Rule.NOT_GRANTED, tool=tool, server=server)

@@ -63,6 +63,7 @@ class Rule(Enum):
 
     # Beyond the protocol's April state.
     DELEGATION = "delegation", "delegation {text}"
+    OTHER_HOLDER = "holder", texts.OTHER_HOLDER
     UNSUPPORTED = ("unsupported", "HTTP authority projection does not support authorization field {field}")
     REVOKED = "revoked", texts.REVOKED
     ANCESTOR_REVOKED = "revoked.ancestor", "presented capability {id} has been revoked"

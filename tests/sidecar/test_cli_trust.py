@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from chio_core.capabilities import verify_capability
+from chio_core.capabilities import issue_capability, verify_capability
 from chio_core.capabilities.restrictions import REFUSED
+from chio_core.errors import InvalidDocument
+from chio_core.models.caller import CallerIdentity
 from chio_core.signing import SigningKey
 from chio_sidecar.trust.authorities import SqliteAuthority
 from tests.sidecar.control_tools import ZEROS, CommandLine, evaluate, sidecars
@@ -173,3 +175,27 @@ def test_a_lifetime_of_more_than_a_year_is_refused(tmp_path: Path, cli: CommandL
     assert "--ttl is longer than 999999999 seconds" in error
     token = issue("--embedded", tmp_path / "s", "--ttl", 366 * 24 * 3600)
     assert token["expires_at"] - token["issued_at"] == 366 * 24 * 3600
+
+
+def test_a_capability_is_issued_to_one_holder_and_explained_for_another(
+    tmp_path: Path, cli: CommandLine, issue: Issue
+) -> None:
+    alice, bob = (str(CallerIdentity.user(name).holder) for name in ("alice", "bob"))
+    token = issue("--authority-seed-file", tmp_path / "seed", "--for-newer", "--holder", alice)
+    assert [one["constraints"] for one in token["scope"]["grants"]] == [
+        [{"type": "custom", "value": ["chio_holder", alice]}]
+    ] * 2
+    file = tmp_path / "token"
+    file.write_text(json.dumps(token))
+    check = ("explain", "--token", file, "--server", "http-sidecar-client", "--tool", "hello_write")
+    assert "ok      holder:" in cli(*check, "--holder", alice)
+    assert "unknown holder:" in cli(*check)
+    assert "fail    holder: capability is bound to another holder" in cli(*check, "--holder", bob, status=1)
+
+
+def test_a_subject_that_is_a_name_says_what_to_write(tmp_path: Path, cli: CommandLine) -> None:
+    error = cli.misused(*ISSUE, "--embedded", tmp_path / "s", "--subject", "alice@example.com")
+    assert "64 hex digits" in error
+    assert "--holder" in error
+    with pytest.raises(InvalidDocument, match=r"CallerIdentity\.user"):
+        issue_capability(SigningKey.generate(), subject="alice@example.com", scope={}, ttl_seconds=1)

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from chio_core.capabilities import issue_capability, sign_link
+from chio_core.capabilities.holder import bound
 from chio_core.capabilities.restrictions import BY_SIDECAR, GRANT, REFUSED
 from chio_core.errors import InvalidDocument
+from chio_core.models.caller import CallerIdentity
 from chio_core.models.capability import Attenuation, CapabilityToken
 from chio_core.models.demands import ApprovalDemand, BudgetDemand
 from chio_core.outbound import attenuate
@@ -384,3 +386,17 @@ def test_a_scope_with_members_that_are_not_known_cannot_be_issued() -> None:
         issue_capability(
             AUTHORITY, subject=HOLDER.public_hex, scope={"grants": [grant(only_on_mondays=True)]}, ttl_seconds=60
         )
+
+
+@pytest.mark.parametrize("pattern", ["[0-9a-f]{64}", "chio"])
+def test_the_holder_among_the_arguments_satisfies_no_other_constraint(pattern: str, tmp_path: Path) -> None:
+    caller = CallerIdentity.user("alice")
+    holder = str(caller.holder)
+    token = capability(grants=[bound(constrained("regex_match", pattern), holder)])
+
+    async def main() -> dict[str, Any]:
+        async with sidecar(tmp_path) as app:
+            sent = {"arguments": {"chio_holder": holder}, "caller": caller.to_wire()}
+            return await decision(app, token, **WITH_TOOL, **sent)
+
+    assert asyncio.run(main())["verdict"]["reason"].startswith("capability does not authorize tool")

@@ -14,6 +14,7 @@ import pytest
 
 from chio_core import Denial, Requirement
 from chio_core.capabilities import issue_capability
+from chio_core.capabilities.holder import bound
 from chio_core.errors import InvalidDocument
 from chio_core.evaluation import outcomes as decision
 from chio_core.models import Verdict
@@ -53,6 +54,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "R6x": (lambda: capability(grants=[grant(constraints=[{"type": "regex_match", "value": "("}])]), WRITE),
     "R7": (capability, {**WRITE, "capability_id": "cap-other"}),
     "R8": (lambda: None, {"method": "POST", "path": "/pets"}),
+    "holder": (lambda: capability(grants=[bound(grant(), "a" * 64)]), WRITE),
     "restriction": (lambda: capability(grants=[grant(dpop_required=True, max_total_cost=AMOUNT)]), WRITE),
     "invocations": (lambda: capability(grants=[grant(max_invocations=0)]), WRITE),
     "delegation": (lambda: capability(parents=[f"cap-{n}" for n in range(9)]), WRITE),
