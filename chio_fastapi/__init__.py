@@ -2,7 +2,6 @@
 
 from chio_core.evaluation.amounts import from_body, from_path, from_query
 from chio_fastapi.application import add_chio
-from chio_fastapi.approval_budget import Budget, RequireApproval
 from chio_fastapi.check import check
 from chio_fastapi.dependencies import (
     CallerDep,
@@ -19,7 +18,14 @@ from chio_fastapi.dependencies import (
 )
 from chio_fastapi.openapi import document_for
 from chio_fastapi.outbound import OutboundClient
-from chio_fastapi.requirements import Observe, Policy, RequireCapability, require_capability
+from chio_fastapi.requirements import (
+    Budget,
+    Observe,
+    Policy,
+    RequireApproval,
+    RequireCapability,
+    require_capability,
+)
 from chio_fastapi.shared import ChioDenied
 
 __all__ = [

@@ -6,8 +6,9 @@ runs the same steps (`chio_core.evaluation.pipeline`) from the place where FastA
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Mapping
+from functools import wraps
+from typing import Any, Final, ParamSpec, TypeVar
 
 from fastapi import HTTPException
 from fastapi.security import APIKeyHeader
@@ -41,6 +42,9 @@ from chio_core.names import (
 )
 from chio_core.refusals.problems import flat, refusal_headers
 from chio_core.refusals.response import Denial, RequestRefused, body_too_large
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class ConnectionAdapter(ASGIAdapter):
@@ -253,6 +257,29 @@ CAPABILITY_SCHEME: Final = CapabilityHeader(
     description=extensions.CAPABILITY_SCHEME_TEXT,
     auto_error=False,
 )
+
+
+def dependency(call: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+    """Make `__call__` of a dependency refuse everything but a request, when it is called and not when it is awaited.
+
+    FastAPI takes the wrapped function for an `async def` and gives it its arguments by name.
+
+    Raises:
+        TypeError: another argument was given, as to a decorator.
+    """
+
+    @wraps(call)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> Awaitable[T]:
+        given = args[1:]
+        if (given or not kwargs) and not (given and isinstance(given[0], HTTPConnection)):
+            usage = getattr(type(args[0]), "usage", "Depends(…)")
+            raise TypeError(
+                f"{args[0]!r} is a dependency of FastAPI, which takes no arguments and decorates nothing: write "
+                f"{usage}, as a parameter's default or in dependencies=[…] of the route"
+            )
+        return call(*args, **kwargs)
+
+    return checked
 
 
 class CalledFirst(type):

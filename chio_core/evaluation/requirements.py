@@ -17,7 +17,7 @@ from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.evaluation.amounts import Facts
 from chio_core.evaluation.slow import timed
 from chio_core.models.capability import Operation
-from chio_core.models.openapi import CAPABILITY
+from chio_core.models.openapi import CAPABILITY, Sensitivity, stated
 from chio_core.names import VIEW_RULES
 from chio_core.request import Requirement
 
@@ -42,6 +42,11 @@ class RequirementSource:
     def chio_reads_body(self) -> bool:
         """True if the requirement depends on the request's body."""
         return False
+
+    @property
+    def chio_decides(self) -> bool:
+        """True if a decision has to cover this; False if it only states something in the OpenAPI document."""
+        return True
 
     def chio_requirement(self, path_params: Mapping[str, Any]) -> Requirement:
         """Return the requirement of a request of which only the path parameters are known."""
@@ -69,12 +74,14 @@ class CapabilityRule(RequirementSource):
         operations: operations that one grant must contain, besides `invoke`.
         arguments: JSON that the grant's constraints are checked with, or a function from the route's path
             parameters to it.
+        sensitivity: `public`, `internal`, `sensitive` or `restricted`; goes into the OpenAPI document.
+        side_effects: whether the route changes something; goes into the OpenAPI document.
 
     Raises:
         ConfigurationError: only one of server and tool, an unknown operation, or arguments that are no JSON.
     """
 
-    title: ClassVar[str] = "a required capability"
+    title: ClassVar[str] = "RequireCapability"
     """How errors name it."""
 
     def __init__(
@@ -84,6 +91,8 @@ class CapabilityRule(RequirementSource):
         *,
         operations: Sequence[Operation] = ("invoke",),
         arguments: Arguments = None,
+        sensitivity: Sensitivity | None = None,
+        side_effects: bool | None = None,
     ) -> None:
         if (server is None) != (tool is None) or server == "" or tool == "":
             raise ConfigurationError(f"{self.title} needs both server and tool, or neither")
@@ -95,7 +104,8 @@ class CapabilityRule(RequirementSource):
         self.operations = tuple(operations)
         self.arguments = arguments
         held = arguments if callable(arguments) else canonical_json(arguments)
-        self._key: tuple[Any, ...] = (server, tool, self.operations, held)
+        self._stated = stated(self.title, sensitivity, side_effects)
+        self._key: tuple[Any, ...] = (server, tool, self.operations, held, sensitivity, side_effects)
 
     def chio_requirement(self, path_params: Mapping[str, Any]) -> Requirement:
         """Return the requirement for one request, given its path parameters."""
@@ -105,11 +115,9 @@ class CapabilityRule(RequirementSource):
         return Requirement(self.server, self.tool, self.operations, arguments)
 
     def chio_extensions(self) -> dict[str, Any]:
-        """Return the members that state this rule in an OpenAPI operation: `x-chio-capability`."""
-        if self.server is None:
-            return {CAPABILITY: [{}]}
-        wanted = {"server": self.server, "tool": self.tool, "operations": list(self.operations)}
-        return {CAPABILITY: [wanted]}
+        """Return the members that state this rule in an OpenAPI operation: `x-chio-capability`, and what is stated."""
+        named = {"server": self.server, "tool": self.tool, "operations": list(self.operations)}
+        return {CAPABILITY: [named if self.server is not None else {}], **self._stated}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, CapabilityRule) and self._key == other._key
@@ -121,7 +129,7 @@ class CapabilityRule(RequirementSource):
         return f"{type(self).__name__}({self.server!r}, {self.tool!r})"
 
 
-def rules_of(view: Any) -> tuple[CapabilityRule, ...]:
+def rules_of(view: Any) -> tuple[RequirementSource, ...]:
     """Return the rules that a view carries; empty for anything else."""
     found = getattr(view, VIEW_RULES, ())
     return found if isinstance(found, tuple) else ()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal, get_args
 
+from chio_core.errors import ConfigurationError
 from chio_core.models.request import SAFE_METHODS
 
 APPROVAL_REQUIRED: Final = "x-chio-approval-required"
@@ -41,6 +42,23 @@ CAPABILITY_SCHEME_TEXT: Final = (
     "A capability token, as compact ASCII JSON, that an authority trusted by the sidecar has issued."
 )
 """Description of the security scheme."""
+
+
+def stated(place: str, sensitivity: Any, side_effects: Any) -> dict[str, Any]:
+    """Return the members of an operation for what is stated; what is None is left out.
+
+    Args:
+        place: how to name what states it, in an error.
+
+    Raises:
+        ConfigurationError: a value that the document cannot have.
+    """
+    if sensitivity is not None and sensitivity not in LEVELS:
+        raise ConfigurationError(f"{place}(sensitivity=…) takes one of: {', '.join(LEVELS)}")
+    if side_effects is not None and not isinstance(side_effects, bool):
+        raise ConfigurationError(f"{place}(side_effects=…) takes True or False")
+    members = {SENSITIVITY: sensitivity, SIDE_EFFECTS: side_effects}
+    return {name: value for name, value in members.items() if value is not None}
 
 
 def chio_members(operation: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,8 +31,7 @@ from chio_core.errors import ConfigurationError
 from chio_core.models.demands import ApprovalDemand, BudgetDemand
 from chio_core.models.templates import shape
 from chio_fastapi import Observe, RequireCapability, add_chio, check
-from chio_fastapi.approval_budget import Budget, RequireApproval
-from chio_fastapi.requirements import Policy
+from chio_fastapi.requirements import Budget, Policy, RequireApproval
 from chio_sidecar.policy.routes import DENY_BY_DEFAULT, SESSION_ALLOW, RouteRule, RouteTable
 from tests.asgi.routes import Govern, add, both_ways, govern, govern_inside, route
 from tests.asgi.test_routing_oracle import Builder, _path, trees
