@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from chio_asgi.config import settings_for
-from chio_asgi.document import OVERLAPPING, describe
+from chio_asgi.document import describe
 from chio_asgi.middleware import ChioASGIMiddleware
 from chio_core.client.client import ChioClient
 from chio_core.client.in_process import check_sidecar
@@ -22,6 +22,7 @@ from chio_core.models.receipt import HttpReceipt
 from chio_core.names import LOGGER, STATE_CLIENT
 from chio_core.refusals.page import RefusalPage, checked_page
 from chio_core.request import RequestView
+from chio_core.routes.document import OVERLAPPING
 from chio_core.settings import ChioSettings, check_one_source
 from chio_fastapi.openapi import extend_openapi
 from chio_fastapi.shared import ChioDenied, answer_denied

@@ -12,12 +12,13 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.encoders import jsonable_encoder
 
-from chio_asgi.document import Document, describe, document_for
-from chio_asgi.listing import extension_sources, list_routes
+from chio_asgi.document import describe, document_for
+from chio_asgi.listing import list_routes
 from chio_core.evaluation.precheck import Exclusions
 from chio_core.models.openapi import chio_members, merge_members, needs_capability
 from chio_core.names import CAPABILITY_HEADER
 from chio_core.refusals.problems import MEDIA_TYPES
+from chio_core.routes.document import Document
 from chio_core.settings import ChioSettings
 from chio_fastapi.shared import CAPABILITY_SCHEME
 
@@ -156,7 +157,7 @@ class _Extension:
         route = self._routes.get((template, method))
         if route is None:
             return operation
-        stated = [source.chio_extensions() for source in extension_sources(route)]
+        stated = route.extensions()
         if not stated and self._excluded.cover(method, template):
             return operation
         members = merge_members([*stated, chio_members(operation)])

@@ -64,12 +64,14 @@ class RouteMatch:
         path_params: converted path parameters; not compared.
         sources: what the route declares, outermost first.
         route: the framework's own route object; not compared.
+        outer: those of the sources that no code around the view checks, because a setting or a blueprint states them.
     """
 
     template: str | None = None
     path_params: Mapping[str, Any] = field(default_factory=dict, compare=False)
     sources: tuple[RequirementSource, ...] = ()
     route: Any = field(default=None, compare=False, repr=False)
+    outer: tuple[RequirementSource, ...] = ()
 
     @property
     def reads_body(self) -> bool:

@@ -151,6 +151,12 @@ class Pipeline:
             return None
         decision = yield from self.evaluate(adapter)
         yield from self._publish(adapter, decision)
+        # What did not fit into this evaluation, for example a second capability, is evaluated where a decorator runs.
+        # Nothing runs for what a setting or a blueprint states.
+        route = governed.evaluated.route if governed.evaluated is not None else None
+        for source in route.outer if route is not None and len(route.sources) > 1 else ():
+            if decision.denial is None and source.chio_decides:
+                decision = yield from self.require(adapter, source)
         return decision.denial
 
     def evaluate(

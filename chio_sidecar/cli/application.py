@@ -162,7 +162,8 @@ def check_application(app: Any) -> list[Finding]:
     about routes and handlers; without settings only overlapping routes are reported.
     """
     from chio_asgi.checkup import application_findings
-    from chio_asgi.document import overlap_findings
+    from chio_asgi.listing import list_routes
+    from chio_core.routes.findings import overlap_findings
 
     layers = list(_layers(app))
     for at, layer in enumerate(layers):
@@ -172,7 +173,7 @@ def check_application(app: Any) -> list[Finding]:
             found = check_governed(chain, settings, inside=[type(inner).__name__ for inner in layers[at + 1 :]])
             found += application_findings(app, settings)
             return found if any(f.category == order.category for f in found) else [order, *found]
-    return [NOT_GOVERNED, *overlap_findings(app)]
+    return [NOT_GOVERNED, *overlap_findings(list(list_routes(app)))]
 
 
 def settings_of(app: Any) -> ChioSettings | None:

@@ -25,11 +25,12 @@ from starlette.staticfiles import StaticFiles
 from starlette.testclient import TestClient
 
 from chio_asgi.document import describe, document_for
-from chio_asgi.listing import find_overlaps, list_routes
+from chio_asgi.listing import list_routes
 from chio_asgi.routing import RouteResolver
 from chio_core.errors import ConfigurationError
 from chio_core.models.demands import ApprovalDemand, BudgetDemand
 from chio_core.models.templates import shape
+from chio_core.routes.listing import find_overlaps
 from chio_fastapi import Observe, RequireCapability, add_chio, check
 from chio_fastapi.requirements import Budget, Policy, RequireApproval
 from chio_sidecar.policy.routes import DENY_BY_DEFAULT, SESSION_ALLOW, RouteRule, RouteTable
@@ -336,7 +337,7 @@ def test_routes_that_router_and_sidecar_tell_apart_differently_are_found(
     templates: list[str], path: str, router: str, sidecar: str, refused: bool, reorder: bool
 ) -> None:
     app = Starlette(routes=[Route(one, plain, methods=["POST"]) for one in templates])
-    overlaps = list(find_overlaps(app, list(list_routes(app))))
+    overlaps = list(find_overlaps(list(list_routes(app))))
     if not path:
         assert overlaps == []
         return
@@ -488,7 +489,7 @@ def test_no_request_runs_another_route_than_the_document_leads_to(full_size: boo
         assert {one.template for one in routes} == set(builder.templates)
         document = describe(app)
         table, resolve = RouteTable.from_openapi(document.text), RouteResolver(app)
-        assert not list(find_overlaps(app, routes, document.left_out))
+        assert not list(find_overlaps(routes, document.left_out))
         for _ in range(12):
             # Starlette's mounts lose count where a path ends in a line break; such requests are refused.
             path, method = _path(chance, builder.templates).replace("\n", ""), chance.choice(["GET", "POST"])

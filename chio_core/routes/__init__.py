@@ -1,0 +1,1 @@
+"""The routes of an application: listed by its framework, described for a sidecar, and checked."""
