@@ -14,7 +14,6 @@ from chio_asgi.document import describe
 from chio_asgi.middleware import ChioASGIMiddleware
 from chio_core.client.client import ChioClient
 from chio_core.client.in_process import check_sidecar
-from chio_core.errors import ConfigurationError
 from chio_core.evaluation.outcomes import Decision
 from chio_core.guards.chain import Chain, Guard, checked_guards
 from chio_core.models.caller import CallerIdentity
@@ -22,7 +21,7 @@ from chio_core.models.receipt import HttpReceipt
 from chio_core.names import LOGGER, STATE_CLIENT
 from chio_core.refusals.page import RefusalPage, checked_page
 from chio_core.request import RequestView
-from chio_core.routes.document import OVERLAPPING
+from chio_core.routes.document import document_for_embedded
 from chio_core.settings import ChioSettings, check_one_source
 from chio_fastapi.openapi import extend_openapi
 from chio_fastapi.shared import ChioDenied, answer_denied
@@ -96,11 +95,4 @@ def routes_for_embedded(app: FastAPI, mounts: Sequence[str] = ("",)) -> str | No
     Args:
         mounts: templates of the mounts through which requests reach the application.
     """
-    try:
-        found = describe(app, mounts)
-    except ConfigurationError:
-        return None
-    for finding in found.findings:
-        if finding.category == OVERLAPPING:
-            log.warning("chio: %s", finding.message)
-    return found.text
+    return document_for_embedded(partial(describe, app, mounts))

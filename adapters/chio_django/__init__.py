@@ -1,9 +1,37 @@
 """Chio for Django: one line in `MIDDLEWARE` governs a project, under WSGI and ASGI."""
 
+from chio_core.evaluation.amounts import from_body, from_path, from_query
 from chio_django.context import get_chio_receipt
-from chio_django.decorators import require_capability
+from chio_django.decorators import (
+    Budget,
+    Observe,
+    Policy,
+    PolicyMixin,
+    RequireApproval,
+    RequireCapability,
+    include,
+    require_capability,
+)
+from chio_django.listing import document_for
 from chio_django.metrics import metrics
 from chio_django.middleware import ChioDjangoMiddleware
 from chio_django.view import DjangoGuardRequest
 
-__all__ = ["ChioDjangoMiddleware", "DjangoGuardRequest", "get_chio_receipt", "metrics", "require_capability"]
+__all__ = [
+    "Budget",
+    "ChioDjangoMiddleware",
+    "DjangoGuardRequest",
+    "Observe",
+    "Policy",
+    "PolicyMixin",
+    "RequireApproval",
+    "RequireCapability",
+    "document_for",
+    "from_body",
+    "from_path",
+    "from_query",
+    "get_chio_receipt",
+    "include",
+    "metrics",
+    "require_capability",
+]

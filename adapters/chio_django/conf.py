@@ -12,6 +12,7 @@ from django.conf import settings
 from django.utils.module_loading import import_string
 
 from chio_core.errors import ConfigurationError
+from chio_core.evaluation.policies import ViewPolicies
 from chio_core.guards.chain import guard_list
 from chio_core.settings import ChioSettings, nearest_name, unknown_names
 from chio_core.threads.guards import ChainRunner
@@ -24,6 +25,10 @@ HOOKS: Final = (
 
 GUARDS: Final = "CHIO_GUARDS"
 """Setting with guards: a list of objects or dotted paths, or one `Chain`."""
+
+
+VIEW_POLICIES: Final = "CHIO_VIEW_POLICIES"
+"""Setting with the policy of views by name or path, see `chio_core.evaluation.policies.ViewPolicies`."""
 
 
 class Conf:
@@ -76,6 +81,14 @@ class Conf:
         value = getattr(settings, GUARDS, ())
         return ChainRunner(list(map(_guard, guard_list(value, GUARDS))))
 
+    def view_policies(self) -> ViewPolicies:
+        """Return what the settings state about views.
+
+        Raises:
+            ConfigurationError: a key or a policy cannot be used.
+        """
+        return ViewPolicies(getattr(settings, VIEW_POLICIES, None), VIEW_POLICIES)
+
 
 def _guard(value: Any) -> Any:
     if isinstance(value, str):
@@ -94,7 +107,7 @@ def _guard(value: Any) -> Any:
 
 
 def _hint(name: str) -> str:
-    near = nearest_name(name, (*HOOKS, GUARDS))
+    near = nearest_name(name, (*HOOKS, GUARDS, VIEW_POLICIES))
     return f"Did you mean {near}?" if near else "Remove it, or see docs/django.md for the known names."
 
 

@@ -28,6 +28,7 @@ from chio_core.refusals.response import Denial
 from chio_core.threads.body import is_kept
 from chio_core.threads.context import AsyncAdapter, RequestContext, Runtime, SyncAdapter
 from chio_django.conf import PREFIX, conf
+from chio_django.listing import routes_for_embedded
 from chio_django.routing import find_view, view_match
 from chio_django.view import DjangoGuardRequest
 
@@ -70,10 +71,12 @@ class LiveRuntime:
             sync_client=self._sync_client,
             make_client=conf.hook("CHIO_CLIENT"),
             make_sync_client=conf.hook("CHIO_SYNC_CLIENT"),
+            document=routes_for_embedded,
+            policies=conf.view_policies(),
         )
 
     def _changed(self, *, setting: str, **_: Any) -> None:
-        if setting.startswith(PREFIX):
+        if setting.startswith(PREFIX) or setting == "ROOT_URLCONF":  # an embedded sidecar has its routes
             with self._lock:
                 old, self._now = self._now, None
             if old is not None:
@@ -103,7 +106,11 @@ class DjangoAdapter(SyncAdapter):
         """Return the view that will run: Django's own result, once it has resolved the URL."""
         request = self._request
         resolved = request.resolver_match
-        match = find_view(request) if resolved is None else view_match(resolved, request.method or "")
+        policies = self.context.runtime.policies
+        if resolved is None:
+            match = find_view(request, policies)
+        else:
+            match = view_match(resolved, request.method or "", policies)
         return match if self._path_params is None else replace(match, path_params=self._path_params)
 
     def publish(self, decision: Decision | None) -> None:

@@ -1,8 +1,25 @@
 """Chio for Flask: `Chio(app)` governs an application."""
 
-from chio_flask.decorators import require_capability
+from chio_core.evaluation.amounts import from_body, from_path, from_query
+from chio_flask.decorators import Budget, Observe, Policy, RequireApproval, RequireCapability, require_capability
 from chio_flask.driver import ChioDenied
 from chio_flask.extension import Chio, metrics
+from chio_flask.listing import document_for
 from chio_flask.view import FlaskGuardRequest
 
-__all__ = ["Chio", "ChioDenied", "FlaskGuardRequest", "metrics", "require_capability"]
+__all__ = [
+    "Budget",
+    "Chio",
+    "ChioDenied",
+    "FlaskGuardRequest",
+    "Observe",
+    "Policy",
+    "RequireApproval",
+    "RequireCapability",
+    "document_for",
+    "from_body",
+    "from_path",
+    "from_query",
+    "metrics",
+    "require_capability",
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from flask import Flask, Request, Response, g, has_request_context
@@ -14,6 +15,7 @@ from chio_core.announce import announce
 from chio_core.client.client import SyncChioClient
 from chio_core.evaluation.governed import RouteMatch
 from chio_core.evaluation.outcomes import Decision
+from chio_core.evaluation.policies import ViewPolicies
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import (
@@ -29,10 +31,15 @@ from chio_core.request import RequestView
 from chio_core.settings import ChioSettings, start_line
 from chio_core.threads.context import RequestContext, Runtime, SyncAdapter
 from chio_core.threads.guards import ChainRunner
+from chio_core.threads.wsgi_view import accept_in
+from chio_flask.listing import routes_for_embedded
 from chio_flask.routing import find_view, view_match
 from chio_flask.view import FlaskGuardRequest
 
-_NAMES: Final = {f"CHIO_{field.upper()}": field for field in ChioSettings.model_fields}
+log = logging.getLogger(LOGGER)
+
+_POLICIES: Final = "view_policies"
+_NAMES: Final = {f"CHIO_{field.upper()}": field for field in (*ChioSettings.model_fields, _POLICIES)}
 
 
 class LiveRuntime:
@@ -44,7 +51,7 @@ class LiveRuntime:
         guards: guards around the decision.
         config: complete settings instead of both.
         client: a client to share.
-        extractor, on_decision, on_receipt, refusal_page: see `chio_flask.Chio`.
+        extractor, on_decision, on_receipt, refusal_page, view_policies: see `chio_flask.Chio`.
 
     Raises:
         ConfigurationError: the options cannot be used.
@@ -61,8 +68,10 @@ class LiveRuntime:
         on_decision: Callable[[Decision], None] | None = None,
         on_receipt: Callable[[HttpReceipt], None] | None = None,
         refusal_page: RefusalPage | None = None,
+        view_policies: Mapping[str, Any] | None = None,
     ) -> None:
         self._app = app
+        self._view_policies = view_policies
         self._options = options
         self._config = config if config is not None or client is None else client.settings
         self._client = client
@@ -100,8 +109,17 @@ class LiveRuntime:
         return {field: config[name] for name, field in _NAMES.items() if name in config}
 
     def _new(self, configured: Mapping[str, Any], client: SyncChioClient | None = None) -> Runtime:
-        settings = self._config if self._config is not None else ChioSettings(**{**configured, **self._options})
-        return Runtime(settings, self._guards, *self._hooks, sync_client=client or self._client)
+        stated = configured.get(_POLICIES) if self._view_policies is None else self._view_policies
+        policies = ViewPolicies(stated)
+        options = {**{name: value for name, value in configured.items() if name != _POLICIES}, **self._options}
+        return Runtime(
+            self._config if self._config is not None else ChioSettings(**options),
+            self._guards,
+            *self._hooks,
+            sync_client=client or self._client,
+            document=partial(routes_for_embedded, self._app, policies),
+            policies=policies,
+        )
 
 
 class FlaskAdapter(SyncAdapter):
@@ -129,11 +147,11 @@ class FlaskAdapter(SyncAdapter):
 
     def locate(self) -> RouteMatch:
         """Return the view that will run: Flask's own match, once there is one."""
-        request = self._request
+        request, policies = self._request, self.context.runtime.policies
         if request.url_rule is None:
-            match = find_view(self.app, request)
+            match = find_view(self.app, request, policies)
         else:
-            match = view_match(self.app, request.url_rule, request.view_args, request.method)
+            match = view_match(self.app, request.url_rule, request.view_args, request.method, policies)
         return match if self._path_params is None else replace(match, path_params=self._path_params)
 
     def publish(self, decision: Decision | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flask import Flask, Response, request
@@ -42,6 +42,8 @@ class Chio:
         refusal_page: `def page(request, refusal) -> str` makes the HTML page that a browser gets for a refusal.
         guards: guards around the decision, or a `Chain` of them; see `chio_core.guards.chain`. Guards that
             wait or take `next` run in an event loop of one thread; views stay in the server's threads.
+        view_policies: policy of views by endpoint or path, instead of `app.config["CHIO_VIEW_POLICIES"]`; see
+            `chio_core.evaluation.policies.ViewPolicies`.
         options: options of `chio_core.ChioSettings`, for example `sidecar_url="embedded:chio.sqlite3"`.
 
     Raises:
@@ -60,6 +62,7 @@ class Chio:
         on_receipt: Callable[[HttpReceipt], None] | None = None,
         refusal_page: RefusalPage | None = None,
         guards: Chain | Sequence[Guard | Chain] = (),
+        view_policies: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
         check_one_source(config, client, options)
@@ -68,6 +71,7 @@ class Chio:
         self._options = options
         self._guards = ChainRunner(guards)
         self._hooks = (extractor, on_decision, on_receipt, refusal_page)
+        self._view_policies = view_policies
         if app is not None:
             self.init_app(app)
 
@@ -81,7 +85,9 @@ class Chio:
         """
         if FLASK_EXTENSION in app.extensions:
             raise ConfigurationError(f"application {app.name} is governed already; call init_app once")
-        live = LiveRuntime(app, self._options, self._guards, self._config, self._client, *self._hooks)
+        live = LiveRuntime(
+            app, self._options, self._guards, self._config, self._client, *self._hooks, self._view_policies
+        )
         live.get().check()
         governed = GovernedApp(app, app.wsgi_app, live)
         app.extensions[FLASK_EXTENSION] = governed

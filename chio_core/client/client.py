@@ -215,6 +215,7 @@ class SyncChioClient:
         carrier: transports the calls instead of the built-in connections, for tests.
         clock: returns seconds since 1970.
         telemetry: records each decision, see `chio_core.telemetry`; may be shared with another client.
+        document: see `ChioClient`; called once, with one mount at the root.
     """
 
     def __init__(
@@ -224,6 +225,7 @@ class SyncChioClient:
         carrier: BlockingCarrier | None = None,
         clock: Clock = time.time,
         telemetry: Telemetry | None = None,
+        document: Callable[[Sequence[str]], str | None] | None = None,
     ) -> None:
         self.settings = settings if settings is not None else ChioSettings()
         self.telemetry = telemetry if telemetry is not None else Telemetry(self.settings)
@@ -234,7 +236,11 @@ class SyncChioClient:
         elif self.settings.sidecar_url.startswith("embedded:"):
             from chio_core.client.in_process import PortalCarrier, busy_seconds_for
 
-            portal = PortalCarrier(self.settings.sidecar_url, busy_seconds=busy_seconds_for(self.settings))
+            portal = PortalCarrier(
+                self.settings.sidecar_url,
+                busy_seconds=busy_seconds_for(self.settings),
+                document=document(("",)) if document is not None else None,
+            )
             self.trust = KeyTrust(self.settings.trusted_kernel_keys or (portal.public_key,))
             self._carrier = portal
         else:

@@ -147,14 +147,14 @@ class PortalCarrier:
     """A `BlockingCarrier` to a sidecar in a separate thread with an event loop.
 
     Args:
-        url, busy_seconds: see `open_sidecar`.
+        url, busy_seconds, document: see `open_sidecar`.
 
     Raises:
         ConfigurationError: see `open_sidecar`.
     """
 
-    def __init__(self, url: str, *, busy_seconds: float | None = None) -> None:
-        sidecar = open_sidecar(url, busy_seconds=busy_seconds)
+    def __init__(self, url: str, *, busy_seconds: float | None = None, document: str | None = None) -> None:
+        sidecar = open_sidecar(url, busy_seconds=busy_seconds, document=document)
         self.public_key: str = sidecar.public_key
         self._carrier = PerProcess(partial(InProcessCarrier, sidecar.app))
         self._thread = LoopThread("chio-embedded", partial(_close, self._carrier, sidecar))

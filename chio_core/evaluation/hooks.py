@@ -23,13 +23,16 @@ Hook = Callable[[Any], Any]
 _FAILED = "chio: hook %r failed; the request goes on"
 
 
-def is_met(decision: Decision) -> bool:
+def is_met(decision: Decision, *, proven: bool = True) -> bool:
     """Return True if a decision about a requirement lets the handler run; in observe mode it does.
+
+    Args:
+        proven: False for what requires no receipt, like `Observe`.
 
     Raises:
         ConfigurationError: the decision has neither a denial nor a receipt (a bug; fail closed).
     """
-    if decision.denial is None and decision.receipt is None and not decision.observed:
+    if proven and decision.denial is None and decision.receipt is None and not decision.observed:
         raise ConfigurationError("a decision without receipt cannot meet a requirement")
     return decision.denial is None
 

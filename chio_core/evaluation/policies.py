@@ -6,7 +6,7 @@ Each framework inherits these classes and adds how one is attached to a view: a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -265,7 +265,7 @@ class ViewPolicies:
     def __init__(self, views: Any = None, place: str = "CHIO_VIEW_POLICIES") -> None:
         if views is not None and not isinstance(views, Mapping):
             raise ConfigurationError(f'{place} must be a dict, for example {{"admin:*": Policy(side_effects=False)}}')
-        self._views = {key: tuple(_sources(key, value, place)) for key, value in (views or {}).items()}
+        self._views = {_key(key, place): sources_of(value, f"{place}[{key!r}]") for key, value in (views or {}).items()}
 
     def __bool__(self) -> bool:
         return bool(self._views)
@@ -285,24 +285,39 @@ class ViewPolicies:
         return [key for key in self._views if not any(_fits(key, name, path) for name, path in known)]
 
 
+NO_POLICIES = ViewPolicies()
+
+
 def _fits(key: str, name: str, path: str) -> bool:
     if key.startswith("/"):
         return is_among(path, (key,), (key.rstrip("/"),))
     return name.startswith(key[:-1]) if key.endswith("*") else name == key
 
 
-def _sources(key: Any, value: Any, place: str) -> Iterator[RequirementSource]:
+def _key(key: Any, place: str) -> str:
     if not isinstance(key, str) or not key or "*" in key[:-1] or (key[0] == "/" and "*" in key):
         raise ConfigurationError(
             f'{place}: {key!r} must be the name of a view, a name with * at its end ("admin:*"), or the beginning of a '
             'path ("/accounts/")'
         )
-    values = value if isinstance(value, list | tuple) else [value]
-    for one in values:
+    return key
+
+
+def sources_of(value: Any, place: str) -> tuple[RequirementSource, ...]:
+    """Return one policy, or a list of them, as a tuple.
+
+    Args:
+        place: where it stands, for errors.
+
+    Raises:
+        ConfigurationError: it is neither.
+    """
+    found = tuple(value) if isinstance(value, list | tuple) else (value,)
+    for one in found:
         if not isinstance(one, RequirementSource):
-            kind = one.__name__ + " without its parentheses" if isinstance(one, type) else type(one).__name__
+            kind = f"{one.__name__} without its parentheses" if isinstance(one, type) else type(one).__name__
             raise ConfigurationError(
-                f"{place}[{key!r}] takes Policy(…), RequireCapability(…), RequireApproval(…), Budget(…) or Observe(), "
+                f"{place} takes Policy(…), RequireCapability(…), RequireApproval(…), Budget(…) or Observe(), "
                 f"or a list of them, and not {kind}"
             )
-        yield one
+    return found

@@ -10,7 +10,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, Self, get_args
 
 from chio_core.canonical import canonical_json
 from chio_core.errors import ConfigurationError, InvalidDocument
@@ -63,6 +63,20 @@ class RequirementSource:
     def chio_extensions(self) -> dict[str, Any]:
         """Return the members that state this source in an OpenAPI operation."""
         return {}
+
+
+class ViewRule(RequirementSource):
+    """Base of what Django and Flask write above a view: `@RequireCapability("payments", "transfer")`."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Make the decorator.
+
+        Raises:
+            TypeError: it was written without its parentheses, so that it got the view itself.
+        """
+        if args and callable(args[0]):
+            raise TypeError(f"@{cls.__name__} lacks its parentheses and arguments: write @{cls.__name__}(…)")
+        return super().__new__(cls)
 
 
 class CapabilityRule(RequirementSource):

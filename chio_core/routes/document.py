@@ -8,8 +8,9 @@ hash (wire protocol, section 6.4) changes if, and only if, the policy does.
 from __future__ import annotations
 
 import json
+import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,10 @@ from chio_core.models.openapi import (
     needs_capability,
 )
 from chio_core.models.templates import shape
+from chio_core.names import LOGGER
 from chio_core.routes.listing import ListedRoute, Overlap, find_overlaps, is_reached, spans_segments
+
+log = logging.getLogger(LOGGER)
 
 OPENAPI_VERSION = "3.1.0"
 
@@ -142,6 +146,22 @@ def describe(
         message = f"what runs below {prefix or '/'} has no routes to read, so its plain path and method are evaluated"
         findings.append(Finding("INFO", "route_pattern", message))
     return Document(text, sum(map(len, paths.values())), tuple(findings), left_out)
+
+
+def document_for_embedded(make: Callable[[], Document]) -> str | None:
+    """Return the text of the document that an embedded sidecar uses; None for an application without routes.
+
+    Args:
+        make: returns the document; a `ConfigurationError` of it means that there is none.
+    """
+    try:
+        found = make()
+    except ConfigurationError:
+        return None
+    for finding in found.findings:
+        if finding.category == OVERLAPPING:
+            log.warning("chio: %s", finding.message)
+    return found.text
 
 
 def _left_out(

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from chio_core.client.client import ChioClient, SyncChioClient
@@ -18,6 +19,7 @@ from chio_core.evaluation.governed import GovernedRequest, KnownBody, RouteMatch
 from chio_core.evaluation.hooks import Hook, call_hook, call_hook_async
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.pipeline import Pipeline
+from chio_core.evaluation.policies import NO_POLICIES, ViewPolicies
 from chio_core.models.caller import CallerIdentity
 from chio_core.processes import require_threads
 from chio_core.refusals.page import RefusalPage
@@ -43,6 +45,8 @@ class Runtime:
         extractor, on_decision, on_receipt, refusal_page: see `chio_core.evaluation.pipeline.Pipeline`.
         client, sync_client: clients to share.
         make_client, make_sync_client: make a client from settings and telemetry, if none is given.
+        document: returns the application's OpenAPI document for an embedded sidecar, see `ChioClient`.
+        policies: what the settings state about views.
     """
 
     def __init__(
@@ -58,12 +62,15 @@ class Runtime:
         sync_client: SyncChioClient | None = None,
         make_client: Callable[[ChioSettings], ChioClient] | None = None,
         make_sync_client: Callable[[ChioSettings], SyncChioClient] | None = None,
+        document: Callable[[Sequence[str]], str | None] | None = None,
+        policies: ViewPolicies = NO_POLICIES,
     ) -> None:
         given = client or sync_client
         if settings.sidecar_url.startswith("embedded:") and sync_client is None:
             require_threads("an embedded sidecar")
         self.settings = settings
         self.guards = guards
+        self.policies = policies
         self.telemetry = given.telemetry if given is not None else Telemetry(settings)
         hooks = (extractor, on_decision, on_receipt, refusal_page)
         self.pipeline = Pipeline(settings, *hooks, report=self.telemetry.refused, warn=self.telemetry.warn)
@@ -72,9 +79,9 @@ class Runtime:
         self._sync_client = sync_client
         self._is_shared = sync_client is not None
         self._makes_clients = given is None and make_client is None and make_sync_client is None
-        self._make_client = make_client or (lambda settings: ChioClient(settings, telemetry=self.telemetry))
-        self._make_sync_client = make_sync_client or (
-            lambda settings: SyncChioClient(settings, telemetry=self.telemetry)
+        self._make_client = make_client or partial(ChioClient, telemetry=self.telemetry, document=document)
+        self._make_sync_client = make_sync_client or partial(
+            SyncChioClient, telemetry=self.telemetry, document=document
         )
 
     def check(self) -> None:

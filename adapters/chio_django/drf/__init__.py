@@ -1,11 +1,11 @@
-"""Chio for Django REST framework: a capability as a permission class, and its OpenAPI face.
+"""Chio for Django REST framework: what a view requires as permissions, and in its OpenAPI document.
 
-    from chio_django.drf import ChioCapability
+    from chio_django.drf import RequireCapability
 
     class Transfers(APIView):
-        permission_classes = [ChioCapability.of("payments", "transfer")]
+        permission_classes = [RequireCapability("payments", "transfer")]
 
-`chio_django.drf.schema.ChioAutoSchema` states the requirement in documents that drf-spectacular generates.
+`chio_django.drf.schema.ChioAutoSchema` states the policy in documents that drf-spectacular generates.
 """
 
 try:
@@ -15,6 +15,22 @@ except ImportError:
         "chio_django.drf needs Django REST framework: pip install djangorestframework", name="rest_framework"
     ) from None
 
-from chio_django.drf.permissions import ChioCapability, ChioDenied
+from chio_django.drf.permissions import (
+    Budget,
+    ChioCapability,
+    ChioDenied,
+    Observe,
+    Policy,
+    RequireApproval,
+    RequireCapability,
+)
 
-__all__ = ["ChioCapability", "ChioDenied"]
+__all__ = [
+    "Budget",
+    "ChioCapability",
+    "ChioDenied",
+    "Observe",
+    "Policy",
+    "RequireApproval",
+    "RequireCapability",
+]

@@ -1,9 +1,9 @@
-"""ChioCapability: a capability as a permission class."""
+"""RequireCapability, RequireApproval, Budget, Policy and Observe as permissions; ChioCapability, the older form."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 from django.http import HttpRequest
 from rest_framework import permissions, status
@@ -11,8 +11,9 @@ from rest_framework.exceptions import APIException
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
+from chio_core.evaluation import policies
 from chio_core.evaluation.hooks import is_met
-from chio_core.evaluation.requirements import Arguments, CapabilityRule
+from chio_core.evaluation.requirements import Arguments, CapabilityRule, RequirementSource, ViewRule
 from chio_core.models.capability import Operation
 from chio_core.refusals.problems import nested, refusal_headers
 from chio_core.refusals.response import Denial
@@ -39,6 +40,50 @@ class ChioDenied(APIException):
             self.auth_header = headers["www-authenticate"]
         if headers.get("retry-after", "").isdecimal():
             self.wait = int(headers["retry-after"])
+
+
+class Permission(permissions.OperationHolderMixin, ViewRule):
+    """What all of them are in `permission_classes`: an object that stands where a class may stand.
+
+    They can be combined by `&`. A refusal raises, so it ends the request even where the permission stands in a `|`.
+    """
+
+    def __call__(self) -> Self:
+        """Return the permission, as Django REST framework makes one of each class."""
+        return self
+
+    def has_permission(self, request: Request, view: APIView) -> bool:
+        """Return True when the requirement is met.
+
+        Raises:
+            ChioDenied: 401 when no capability was presented, 403 when it is not enough, 502 or 503 when there was no
+                decision; for approvals and budgets see the table of outcomes.
+        """
+        return _met(request._request, self, view)
+
+    def has_object_permission(self, request: Request, view: APIView, obj: Any) -> bool:
+        """Return True: the decision is about the request."""
+        return True
+
+
+class RequireCapability(Permission, CapabilityRule):
+    """Requires a capability; see `chio_core.evaluation.requirements.CapabilityRule` for the arguments."""
+
+
+class RequireApproval(Permission, policies.RequireApproval):
+    """Requires an approval above a threshold; see `chio_core.evaluation.policies.RequireApproval`."""
+
+
+class Budget(Permission, policies.Budget):
+    """Limits what is spent on a view; see `chio_core.evaluation.policies.Budget`."""
+
+
+class Policy(Permission, policies.Policy):
+    """States what a view is; see `chio_core.evaluation.policies.Policy`."""
+
+
+class Observe(Permission, policies.Observe):
+    """Lets a view run whatever Chio decides; `request.chio_passthrough` says so."""
 
 
 class ChioCapability(permissions.BasePermission):
@@ -76,12 +121,15 @@ class ChioCapability(permissions.BasePermission):
             ChioDenied: 401 when none was presented, 403 when it is not enough, 502 or 503 when there was no
                 decision.
         """
-        return all(self._met(request._request, rule, view) for rule in self.chio_rules)
+        return all(_met(request._request, rule, view) for rule in self.chio_rules)
 
-    def _met(self, request: HttpRequest, rule: CapabilityRule, view: APIView) -> bool:
-        decision = require(request, rule, view.kwargs)
-        if not is_met(decision) and decision.denial is not None:
-            # Of the exception's own headers Django REST framework sends two only; these it puts on every answer.
-            view.headers = {**getattr(view, "headers", {}), **dict(refusal_headers(decision.denial))}
-            raise ChioDenied(decision.denial)
+
+def _met(request: HttpRequest, rule: RequirementSource, view: APIView) -> bool:
+    if not rule.chio_decides:
         return True
+    decision = require(request, rule, view.kwargs)
+    if not is_met(decision, proven=not rule.chio_observes) and decision.denial is not None:
+        # Of the exception's own headers Django REST framework sends two only; these it puts on every answer.
+        view.headers = {**getattr(view, "headers", {}), **dict(refusal_headers(decision.denial))}
+        raise ChioDenied(decision.denial)
+    return True
