@@ -8,6 +8,7 @@
 | `chio.E004` | the middleware is listed more than once |
 | `chio.E005` | `CHIO_GUARDS` cannot be used, or its order cannot work |
 | `chio.E006` | the store, key or document of the embedded sidecar cannot be used |
+| `chio.E007` | `CHIO_VIEW_POLICIES` cannot be used |
 | `chio.I001` | the guards, in the order in which they run |
 | `chio.W001` | deploy: `CHIO_FAIL_OPEN` is on |
 | `chio.W002` | deploy: `CHIO_TRUSTED_KERNEL_KEYS` is empty |
@@ -18,11 +19,12 @@
 | `chio.W007` | a finding about a guard, for example a limit that each process counts separately |
 | `chio.W008` | deploy: `CHIO_EXCLUDE_METHODS` names more than `OPTIONS` |
 | `chio.W009` | deploy: observe mode (`CHIO_OBSERVE`, `CHIO_OBSERVE_PATHS`, `CHIO_OBSERVE_PREFIXES`) |
+| `chio.W010` | `CHIO_VIEW_POLICIES` is set and the middleware is not installed, or one of its keys fits no view |
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from django.conf import settings
@@ -31,9 +33,13 @@ from django.core.checks import Warning as CheckWarning
 from django.utils.module_loading import import_string
 
 from chio_core.errors import ConfigurationError
+from chio_core.guards.chain import Chain, Finding
+from chio_core.routes.findings import route_findings
+from chio_core.routes.listing import ListedRoute
 from chio_core.settings import ChioSettings, unsafe_options
-from chio_django.conf import GUARDS, HOOKS, conf
+from chio_django.conf import GUARDS, HOOKS, VIEW_POLICIES, conf
 from chio_django.context import LiveRuntime
+from chio_django.listing import list_routes
 
 MIDDLEWARE: Final = "chio_django.ChioDjangoMiddleware"
 _PAGE_CACHES: Final = (
@@ -64,7 +70,7 @@ def check_settings(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]
         found.append(Error(f"A setting of Chio cannot be used: {exc.message}", hint=hint, id="chio.E001"))
     for name, hint in conf.unknown.items():
         found.append(Error(f"{name} is not an option of Chio, so it has no effect.", hint=hint, id="chio.E002"))
-    return found + _check_hooks() + _check_guards() + _check_sidecar() + _check_middleware()
+    return found + _check_hooks() + _check_guards() + _check_policies() + _check_sidecar() + _check_middleware()
 
 
 def check_deployment(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
@@ -100,6 +106,44 @@ def _check_guards() -> list[CheckMessage]:
         else CheckWarning(f"{finding.message}.", id="chio.W007")
         for finding in findings
     ]
+
+
+def _check_policies() -> list[CheckMessage]:
+    try:
+        policies = conf.view_policies()
+    except ConfigurationError as exc:
+        return [Error(f"{exc.message}.", hint=f"Correct {VIEW_POLICIES} or remove it.", id="chio.E007")]
+    if not policies:
+        return []
+    if not any(map(_is_ours, settings.MIDDLEWARE)):
+        hint = f'Add "{MIDDLEWARE}" to MIDDLEWARE.'
+        return [CheckWarning(f"{VIEW_POLICIES} has no effect without the middleware.", hint=hint, id="chio.W010")]
+    hint = "Correct it: `python -m django shell` and `reverse` tell names of views; paths begin as in the URLconf."
+    return [
+        CheckWarning(f"{VIEW_POLICIES}: {key!r} fits no view.", hint=hint, id="chio.W010")
+        for key in policies.unused((one.name, one.template) for one in list_routes(policies))
+    ]
+
+
+def governing() -> tuple[Chain, ChioSettings, list[str]] | None:
+    """Return what governs the project, for `chio-sidecar check`: guards, settings, classes of the middleware inside.
+
+    Raises:
+        ConfigurationError: a setting cannot be used.
+    """
+    listed = list(settings.MIDDLEWARE)
+    at = next((place for place, path in enumerate(listed) if _is_ours(path)), None)
+    if at is None:
+        return None
+    return conf.guards().chain, conf.settings, [path.rpartition(".")[2] for path in listed[at + 1 :]]
+
+
+def findings(routes: Sequence[ListedRoute], options: ChioSettings) -> Iterator[Finding]:
+    """Yield the findings of `chio-sidecar check` that are Django's own: these checks, and those of the routes."""
+    for message in (*_check_hooks(), *_check_policies(), *_check_sidecar(), *_check_middleware()):
+        severity = "ERROR" if message.is_serious() else "WARN"
+        yield Finding(severity, str(message.id), f"{message.msg} {message.hint}")
+    yield from route_findings(routes, options)
 
 
 def _check_sidecar() -> list[CheckMessage]:

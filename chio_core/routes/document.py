@@ -270,6 +270,7 @@ def _operation_object(operation: _Operation, mount: str, taken: set[str]) -> dic
 
 
 def _unmatchable(routes: Sequence[ListedRoute]) -> Iterator[Finding]:
+    places: dict[str, list[str]] = {}
     for template, route in {route.template: route for route in routes}.items():
         for part in template.split("/"):
             names = _PARAMETER.findall(part)
@@ -280,5 +281,10 @@ def _unmatchable(routes: Sequence[ListedRoute]) -> Iterator[Finding]:
                 what = f"the segment {part} is more than a parameter, which the sidecar cannot match"
             else:
                 continue
-            text = f"{template}: {what}; of a path that it does not match, the plain path and method are evaluated"
-            yield Finding("WARN", "unmatchable_template", text)
+            places.setdefault(what, []).append(template)
+    for what, templates in places.items():
+        more = f" and {len(templates) - 1} more" if len(templates) > 1 else ""
+        text = (
+            f"{templates[0]}{more}: {what}; of a path that it does not match, the plain path and method are evaluated"
+        )
+        yield Finding("WARN", "unmatchable_template", text)

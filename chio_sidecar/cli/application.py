@@ -1,6 +1,7 @@
 """`check` and `openapi`, and importing the `MODULE:APP` that these and other commands take.
 
-This is the only module here that imports the application's side, `chio_asgi`, and only when a command needs it.
+This is the only module here that imports the application's side, the packages of the frameworks, and only when a
+command needs it. An application is known by the class that it, or what it wraps, is an instance of.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import re
 import sys
 import tempfile
 import traceback
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +29,8 @@ from chio_sidecar.cli.options import wants_json
 from chio_sidecar.cli.terminal import CliError, compact, emit, say
 
 if TYPE_CHECKING:
-    from chio_asgi.document import Document
+    from chio_core.routes.document import Document
+    from chio_core.routes.listing import ListedRoute
     from chio_sidecar.app import SidecarApp
 
 CHECK_DESCRIPTION = """Print what governs an application: the guards in the order in which they run, what runs without
@@ -35,14 +38,19 @@ a decision, which choices are unsafe, and which routes have a requirement that c
 is imported, not started.
 
     chio-sidecar check main:app
+    chio-sidecar check mysite.wsgi:application             Django; or nothing, with DJANGO_SETTINGS_MODULE
+    chio-sidecar check "shop:create_app()"                 a function that makes the application
 
-Exit status 1: it is not governed, its guards cannot run in this order, or a route can never be allowed."""
+Exit status 1: it is not governed, it is of no framework that is known here, its guards cannot run in this order, or a
+route can never be allowed."""
 
 OPENAPI_DESCRIPTION = """\
 Write the OpenAPI document of an application for a sidecar: every route with its methods, and the policy of its
-dependencies. The application is imported, not started.
+dependencies, decorators and settings. The application is imported, not started.
 
     chio-sidecar openapi main:app --output openapi.json
+    chio-sidecar openapi mysite.wsgi:application           Django; or nothing, with DJANGO_SETTINGS_MODULE
+    chio-sidecar openapi "shop:create_app()"               a function that makes the application
     chio-sidecar openapi main:app --check openapi.json     in a build: fail if the file is out of date
 
 The document is JSON, or YAML with --format yaml or an --output that ends in .yaml or .yml. Warnings on standard error
@@ -55,12 +63,19 @@ _MOST_LAYERS = 64
 _USER_INFO = re.compile(r"://\S*@")
 
 
-def load(place: str) -> Any:
+def load(place: str | None) -> Any:
     """Import `module:attribute`, the current folder first; `module:factory()` calls the factory.
+
+    Args:
+        place: None for the Django project that `DJANGO_SETTINGS_MODULE` names.
 
     Raises:
         CliError: it does not exist, or importing it fails.
     """
+    if place is None:
+        if not os.environ.get("DJANGO_SETTINGS_MODULE"):
+            raise CliError("no application is named", fix="name MODULE:APP, or set DJANGO_SETTINGS_MODULE")
+        place = "django.core.wsgi:get_wsgi_application()"
     module, _, attribute = place.partition(":")
     if not module or not attribute:
         raise CliError(
@@ -93,26 +108,76 @@ def load(place: str) -> Any:
         raise CliError(f"{place} cannot be imported ({reason})") from None
 
 
-def read_routes(place: str) -> Document:
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """An application of a framework that is known here.
+
+    Attributes:
+        routes: its routes.
+        describe: returns its document.
+        governed: chain of guards, settings, and class names of the middleware inside; None if nothing governs it.
+        findings: what only this framework can find, given the settings.
+    """
+
+    routes: list[ListedRoute]
+    describe: Callable[[], Document]
+    governed: tuple[Chain, ChioSettings, list[str]] | None
+    findings: Callable[[ChioSettings], Iterable[Finding]]
+
+
+def _known(app: Any) -> _Known | None:
+    """Return what is known about an application, or about what it wraps; None if that is of no known framework."""
+    layers = list(_layers(app))
+    kinds = {name: layer for layer in reversed(layers) for name in _frameworks(layer)}
+    if "flask" in kinds:
+        from chio_core.routes.findings import route_findings
+        from chio_flask import listing as flask
+
+        found = kinds["flask"]
+        routes = list(flask.list_routes(found))
+        return _Known(routes, partial(flask.describe, found), _governing(layers), partial(route_findings, routes))
+    if "django" in kinds:
+        from chio_django import checks
+        from chio_django import listing as django
+
+        routes = list(django.list_routes())
+        return _Known(routes, django.describe, checks.governing(), partial(checks.findings, routes))
+    from chio_asgi import listing as asgi
+    from chio_asgi.checkup import application_findings
+    from chio_asgi.document import describe
+    from chio_asgi.routing import router_of
+
+    governed = _governing(layers)
+    router = router_of(app) if callable(app) and not isinstance(app, type) else None
+    if governed is None and not isinstance(getattr(router, "routes", None), list):
+        return None
+    return _Known(list(asgi.list_routes(app)), partial(describe, app), governed, partial(application_findings, app))
+
+
+def _frameworks(layer: Any) -> Iterator[str]:
+    for one in type(layer).__mro__:
+        top = one.__module__.partition(".")[0]
+        if (top, one.__name__) in (("flask", "Flask"), ("django", "BaseHandler")):
+            yield top
+
+
+def read_routes(place: str | None) -> Document:
     """Import an application, make the document of its routes, and print its warnings.
 
     Args:
-        place: `module:attribute`.
+        place: see `load`.
 
     Raises:
         CliError: it cannot be imported, or has no routes to read.
     """
-    from chio_asgi.document import describe
-    from chio_asgi.routing import router_of
-
-    app = load(place)
-    router = router_of(app) if callable(app) and not isinstance(app, type) else None
-    if not isinstance(getattr(router, "routes", None), list):
+    known = _known(load(place))
+    if known is None or not known.routes:
         raise CliError(
             f"{place} is not an application with routes to read",
-            fix="name a FastAPI or Starlette application; MODULE:FUNCTION() calls a function that makes one",
+            fix="name an application of FastAPI, Starlette, Django or Flask; MODULE:FUNCTION() calls a function that "
+            "makes one",
         )
-    document = describe(app)
+    document = known.describe()
     for finding in document.findings:
         say(f"{'warning' if finding.severity == 'WARN' else 'note'}: {finding.message}")
     return document
@@ -158,53 +223,61 @@ def govern_upstream(app: SidecarApp, upstream: str, *, timeout: float) -> Callab
 def check_application(app: Any) -> list[Finding]:
     """Return the findings about an application of any framework.
 
-    A layer of the application is Chio's if it has a `chain` and `settings`. See `chio_asgi.checkup` for the findings
-    about routes and handlers; without settings only overlapping routes are reported.
+    See `chio_asgi.checkup` and `chio_core.routes.findings` for those about routes and handlers; without settings only
+    overlapping routes are reported.
     """
-    from chio_asgi.checkup import application_findings
-    from chio_asgi.listing import list_routes
     from chio_core.routes.findings import overlap_findings
 
-    layers = list(_layers(app))
-    for at, layer in enumerate(layers):
-        chain, settings = getattr(layer, "chain", None), getattr(layer, "settings", None)
-        if isinstance(chain, Chain) and settings is not None:
-            order = Finding("INFO", "middleware_chain", "decide (0)")
-            found = check_governed(chain, settings, inside=[type(inner).__name__ for inner in layers[at + 1 :]])
-            found += application_findings(app, settings)
-            return found if any(f.category == order.category for f in found) else [order, *found]
-    return [NOT_GOVERNED, *overlap_findings(list(list_routes(app)))]
+    known = _known(app)
+    if known is None:
+        kind = f"{type(app).__module__}.{type(app).__qualname__}"
+        text = (
+            f"an object of {kind} is no application of FastAPI, Starlette, Django or Flask, so nothing is known about "
+            "it; name the application itself, or MODULE:FUNCTION() for a function that makes it"
+        )
+        return [Finding("ERROR", "not_understood", text)]
+    if known.governed is None:
+        return [NOT_GOVERNED, *overlap_findings(known.routes)]
+    chain, settings, inside = known.governed
+    order = Finding("INFO", "middleware_chain", "decide (0)")
+    found = [*check_governed(chain, settings, inside=inside), *known.findings(settings)]
+    return found if any(one.category == order.category for one in found) else [order, *found]
 
 
 def settings_of(app: Any) -> ChioSettings | None:
     """Return the settings that govern an application, or None if it is not governed."""
-    for layer in _layers(app):
-        settings = getattr(layer, "settings", None)
-        if isinstance(getattr(layer, "chain", None), Chain) and isinstance(settings, ChioSettings):
-            return settings
+    known = _known(app)
+    return known.governed[1] if known is not None and known.governed is not None else None
+
+
+def _governing(layers: Sequence[Any]) -> tuple[Chain, ChioSettings, list[str]] | None:
+    for at, layer in enumerate(layers):
+        chain, settings = getattr(layer, "chain", None), getattr(layer, "settings", None)
+        if isinstance(chain, Chain) and isinstance(settings, ChioSettings):
+            return chain, settings, [type(inner).__name__ for inner in layers[at + 1 :]]
     return None
 
 
 def _layers(app: Any) -> Iterator[Any]:
-    # Flask keeps extensions by name; ASGI applications are nested in each other along `.app`.
-    extensions = getattr(app, "extensions", None)
-    if isinstance(extensions, dict):
-        yield from extensions.values()
+    # Applications are nested in each other along `.app`, or `.application`; Flask keeps extensions by name.
     for _ in range(_MOST_LAYERS):
-        if app is None:
+        if app is None or isinstance(app, type):
             return
+        extensions = getattr(app, "extensions", None)
+        if isinstance(extensions, dict):
+            yield from extensions.values()
         build = getattr(app, "build_middleware_stack", None)
         if build is not None:
             app = getattr(app, "middleware_stack", None) or build()
         yield app
-        app = getattr(app, "app", None)
+        app = getattr(app, "app", None) or getattr(app, "application", None)
 
 
 def add_check_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `check`."""
     parser.description = CHECK_DESCRIPTION
     parser.set_defaults(run=run_check)
-    parser.add_argument("app", metavar="MODULE:APP", help="the application, for example main:app")
+    parser.add_argument("app", metavar="MODULE:APP", nargs="?", help="the application, for example main:app")
 
 
 def run_check(args: argparse.Namespace) -> int:
@@ -226,7 +299,7 @@ def add_openapi_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `openapi`."""
     parser.description = OPENAPI_DESCRIPTION
     parser.set_defaults(run=run_openapi)
-    parser.add_argument("app", metavar="MODULE:APP", help="the application, for example main:app")
+    parser.add_argument("app", metavar="MODULE:APP", nargs="?", help="the application, for example main:app")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--output", metavar="FILE", type=Path, help="write to FILE instead of standard output")
     where.add_argument("--check", metavar="FILE", type=Path, help="write nothing; exit 1 if FILE is out of date")

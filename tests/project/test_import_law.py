@@ -29,7 +29,7 @@ LAW: dict[str, set[str]] = {
 LAZY = {
     ("chio_core/client/in_process.py", "chio_sidecar"),
     ("chio_core/client/client.py", "chio_sidecar"),
-    ("chio_sidecar/cli/application.py", "chio_asgi"),
+    *(("chio_sidecar/cli/application.py", package) for package in ("chio_asgi", "chio_django", "chio_flask")),
 }
 """The one place that may look at the sidecar, and only when it is called; a name for the type checker; and the
 commands that read the routes of an application which they have imported."""
