@@ -53,7 +53,10 @@ class Decorator(ViewRule):
             TypeError: it decorates an operation of django-ninja that its API has already.
         """
         if isinstance(view, type):
-            return method_decorator(self, name="dispatch")(view)
+            rules = (self, *rules_of(getattr(view, "dispatch", None)))
+            view = method_decorator(self, name="dispatch")(view)
+            setattr(view.dispatch, VIEW_RULES, rules)  # Django keeps those of an inner decorator only
+            return view
         if hasattr(view, "_ninja_operation"):
             raise TypeError(
                 f"write @{type(self).__name__}(…) below the @api.… of {view.__name__}: above it nothing runs it"

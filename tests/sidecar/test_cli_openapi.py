@@ -192,7 +192,7 @@ def test_wrong_usage_exits_with_two(arguments: list[str], cli: CommandLine) -> N
 def test_an_error_is_one_object_for_programs(folder: Path, cli: CommandLine) -> None:
     error: dict[str, Any] = json.loads(cli.fails("openapi", "spec_app:other", "--format", "json"))
     assert error["code"] == "chio_cli"
-    assert error["suggested_fix"].startswith("name a FastAPI or Starlette application")
+    assert error["suggested_fix"].startswith("name an application of FastAPI, Starlette, Django or Flask")
 
 
 def test_a_sidecar_knows_the_routes_of_the_application_that_it_is_given(folder: Path) -> None:
