@@ -54,9 +54,9 @@ class Decorator(ViewRule):
         """
         if isinstance(view, type):
             rules = (self, *rules_of(getattr(view, "dispatch", None)))
-            view = method_decorator(self, name="dispatch")(view)
-            setattr(view.dispatch, VIEW_RULES, rules)  # Django keeps those of an inner decorator only
-            return view
+            decorated: Any = method_decorator(self, name="dispatch")(view)
+            setattr(decorated.dispatch, VIEW_RULES, rules)  # Django keeps those of an inner decorator only
+            return decorated  # type: ignore[no-any-return]
         if hasattr(view, "_ninja_operation"):
             raise TypeError(
                 f"write @{type(self).__name__}(…) below the @api.… of {view.__name__}: above it nothing runs it"
@@ -124,7 +124,8 @@ class PolicyMixin(ClassBasedView):
 
     def dispatch(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         """Run the view, or respond with the refusal."""
-        sources, inner = sources_of(self.chio_policy, "chio_policy"), super().dispatch
+        sources = sources_of(self.chio_policy, "chio_policy")
+        inner: Callable[..., Any] = super().dispatch
         found = getattr(request, "_request", request)
         if self.view_is_async:
 

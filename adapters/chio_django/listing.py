@@ -111,13 +111,13 @@ def _by_sources(callback: Any) -> dict[tuple[RequirementSource, ...], tuple[str,
     return found
 
 
-def _methods(callback: Any) -> set[str]:
+def _methods(callback: Any) -> frozenset[str]:
     """Return the methods that a view handles, as far as can be known: a function may handle all of them."""
     if operations := ninja_operations(callback):
         return METHODS & {method for one in operations for method in one.methods}
     view_class = view_class_of(callback)
     if view_class is None:
-        return set(METHODS)
+        return METHODS
     known = getattr(callback, "actions", None) or [
         name for name in getattr(view_class, "http_method_names", ()) if hasattr(view_class, name)
     ]

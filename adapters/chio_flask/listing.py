@@ -10,6 +10,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Rule
 
 from chio_core.evaluation.policies import ViewPolicies
+from chio_core.evaluation.requirements import RequirementSource
 from chio_core.models.request import METHODS
 from chio_core.names import FLASK_EXTENSION
 from chio_core.routes import document
@@ -32,7 +33,10 @@ def list_routes(app: Flask, policies: ViewPolicies | None = None) -> Iterator[Li
         live = getattr(app.extensions.get(FLASK_EXTENSION), "live", None)
         policies = live.get().policies if live is not None else ViewPolicies(app.config.get("CHIO_VIEW_POLICIES"))
     for rule in app.url_map.iter_rules():
-        template, by_sources = template_of(rule.rule), {}  # type: str, dict[tuple[RequirementSource, ...], list[str]]
+        if rule.build_only:
+            continue
+        template = template_of(rule.rule)
+        by_sources: dict[tuple[RequirementSource, ...], list[str]] = {}
         for method in sorted(METHODS & set(rule.methods or METHODS)):
             by_sources.setdefault(tuple(sources_of_view(app, rule.endpoint, method)), []).append(method)
         for sources, methods in by_sources.items():
