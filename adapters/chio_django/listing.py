@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -95,12 +96,39 @@ def _walk(resolver: URLResolver, place: _Place) -> Iterator[tuple[_Place, Any]]:
         # As `URLResolver.resolve` joins them: only the first part keeps the mark of its beginning.
         part = str(one.pattern)
         route = place.route + (part.removeprefix("^") if place.route else part)
-        convertors = {**place.convertors, **getattr(one.pattern, "converters", {})}
+        own = getattr(one.pattern, "converters", None) or dict(_groups(part))
+        convertors = {**place.convertors, **own}
         if isinstance(one, URLResolver):
             names = (*place.names, one.namespace) if one.namespace else place.names
             yield from _walk(one, _Place(route, names, convertors))
         else:
             yield _Place(route, (*place.names, one.name or one.lookup_str), convertors), one.callback
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """A group of a regular expression, in the place of a converter."""
+
+    regex: str
+
+
+def _groups(route: str) -> Iterator[tuple[str, _Group]]:
+    """Yield the named groups of a regular expression; nothing of a route with converters."""
+    starts: list[int] = []
+    at, in_class = 0, False
+    while at < len(route):
+        char = route[at]
+        if char == "\\":
+            at += 1
+        elif in_class or char == "[":
+            in_class = char != "]"
+        elif char == "(":
+            starts.append(at + 1)
+        elif char == ")" and starts:
+            inner = route[starts.pop() : at]
+            if named := re.match(r"\?P<(\w+)>", inner):
+                yield named[1], _Group(inner[named.end() :])
+        at += 1
 
 
 def _by_sources(callback: Any) -> dict[tuple[RequirementSource, ...], tuple[str, ...]]:
