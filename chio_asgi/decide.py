@@ -16,7 +16,8 @@ from chio_core.evaluation.exchange import EvaluateCall
 from chio_core.evaluation.governed import NO_BODY, Body, GovernedRequest, RouteMatch
 from chio_core.evaluation.hooks import Hook, call_hook_async
 from chio_core.evaluation.outcomes import Decision
-from chio_core.evaluation.pipeline import Pipeline, run_async
+from chio_core.evaluation.pipeline import Pipeline
+from chio_core.evaluation.steps import run_async
 from chio_core.guards.chain import DecisionMember
 from chio_core.names import LOGGER, SCOPE_REQUEST, STATE_DECISION, STATE_PASSTHROUGH, STATE_RECEIPT
 from chio_core.refusals.response import AnyResponse, Denial, RequestRefused

@@ -26,8 +26,9 @@ from chio_core.errors import ConfigurationError
 from chio_core.evaluation.governed import NO_BODY, NO_MATCH, Body, KnownBody, RouteMatch
 from chio_core.evaluation.hooks import header_value, is_met
 from chio_core.evaluation.outcomes import Decision
-from chio_core.evaluation.pipeline import Pipeline, run_async
+from chio_core.evaluation.pipeline import Pipeline
 from chio_core.evaluation.requirements import RequirementSource
+from chio_core.evaluation.steps import run_async
 from chio_core.identity import identify
 from chio_core.models import openapi as extensions
 from chio_core.models.caller import CallerIdentity

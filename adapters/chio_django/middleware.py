@@ -15,7 +15,7 @@ from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
 from chio_core.client.client import ChioClient, SyncChioClient
-from chio_core.evaluation.pipeline import run, run_async
+from chio_core.evaluation.steps import run, run_async
 from chio_core.names import LOGGER
 from chio_core.settings import report_settings
 from chio_django.chain_request import ChainRequest

@@ -11,7 +11,7 @@ from typing import Any
 from flask import Flask, got_request_exception
 from werkzeug.wsgi import ClosingIterator
 
-from chio_core.evaluation.pipeline import run
+from chio_core.evaluation.steps import run
 from chio_core.guards.response_hooks import ResponseHooks, call_at_the_end
 from chio_core.names import EXPOSE_HEADERS, LOGGER, STATE_RESPONSE_HOOKS
 from chio_core.refusals.response import AnyResponse, Denial, Downstream, Response

@@ -31,12 +31,9 @@ from chio_core.request import RequestView
 from chio_core.settings import ChioSettings, start_line
 from chio_core.threads.context import RequestContext, Runtime, SyncAdapter
 from chio_core.threads.guards import ChainRunner
-from chio_core.threads.wsgi_view import accept_in
 from chio_flask.listing import routes_for_embedded
 from chio_flask.routing import find_view, view_match
 from chio_flask.view import FlaskGuardRequest
-
-log = logging.getLogger(LOGGER)
 
 _POLICIES: Final = "view_policies"
 _NAMES: Final = {f"CHIO_{field.upper()}": field for field in (*ChioSettings.model_fields, _POLICIES)}

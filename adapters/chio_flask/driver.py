@@ -17,7 +17,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wsgi import ClosingIterator
 
 from chio_core.errors import ConfigurationError
-from chio_core.evaluation.pipeline import run
+from chio_core.evaluation.steps import run
 from chio_core.guards.chain import Chain
 from chio_core.names import ENVIRON_CONTEXT, ENVIRON_INPUT, LOGGER
 from chio_core.refusals.problems import render

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -28,6 +28,7 @@ from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.precheck import Exclusions, Presented, can_be_evaluated, precheck, singleton_headers
 from chio_core.evaluation.requirements import RequirementSource, includes
 from chio_core.evaluation.slow import timed
+from chio_core.evaluation.steps import Steps
 from chio_core.identity import default_extractor, identify
 from chio_core.models.caller import CallerIdentity
 from chio_core.names import APPROVAL_HEADER, LOGGER
@@ -39,8 +40,6 @@ from chio_core.settings import ChioSettings
 log = logging.getLogger(LOGGER)
 
 T = TypeVar("T")
-Steps = Generator[Any, Any, T]
-"""Yields results of a `RequestAdapter`'s methods (awaitables, if the adapter is asynchronous)."""
 
 
 class RequestAdapter(Protocol):
@@ -379,28 +378,3 @@ class Pipeline:
         if self._report is not None:
             self._report(decision, adapter.view.method, adapter.view.route_path)
         return decision
-
-
-def run(steps: Steps[T]) -> T:
-    """Run steps in a thread."""
-    step, value = steps.send, None
-    while True:
-        try:
-            value = step(value)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
-
-
-async def run_async(steps: Steps[T]) -> T:
-    """Run steps in an event loop: what they yield is awaited."""
-    step: Callable[[Any], Any] = steps.send
-    value: Any = None
-    while True:
-        try:
-            pending = step(value)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
-        try:
-            step, value = steps.send, await pending
-        except BaseException as exc:  # noqa: BLE001 - the steps handle it, or raise it again
-            step, value = steps.throw, exc

@@ -22,7 +22,8 @@ from chio_core.evaluation.exchange import EvaluateCall
 from chio_core.evaluation.governed import NO_MATCH, GovernedRequest, KnownBody, RouteMatch
 from chio_core.evaluation.hooks import Hook
 from chio_core.evaluation.outcomes import Decision
-from chio_core.evaluation.pipeline import Pipeline, run, run_async
+from chio_core.evaluation.pipeline import Pipeline
+from chio_core.evaluation.steps import run, run_async
 from chio_core.guards.chain import DECISION
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.capability import Operation
