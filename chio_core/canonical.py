@@ -2,6 +2,9 @@
 
 Canonical JSON is RFC 8785 with one deviation of the protocol (wire protocol, section 3.3): integers of the
 ranges i64 and u64 keep every digit, also above 2**53, where the RFC would round to a double.
+
+`orjson` encodes and parses what it provably treats as the slower code does. All other documents take the slower code,
+and `tests/core/test_canonical.py` compares the bytes of both.
 """
 
 from __future__ import annotations
@@ -10,8 +13,10 @@ import hashlib
 import json
 import re
 import secrets
+from contextlib import suppress
 from typing import Any
 
+import orjson
 import rfc8785
 
 from chio_core.errors import InvalidDocument
@@ -21,9 +26,12 @@ MAX_DEPTH = 128
 
 _I64_MIN, _U64_MAX = -(2**63), 2**64 - 1
 _SAFE = 2**53 - 1
-_ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 _COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False, allow_nan=False)
-_OTHER_NUMBER = re.compile(r"[:,\[]-?\d+(?:\.|e|\d{15})")  # a fraction, an exponent, or 16 digits and more
+_SORTED = json.JSONEncoder(
+    sort_keys=True, ensure_ascii=False, separators=(",", ":"), check_circular=False, allow_nan=False
+)
+_PLAIN = frozenset({str, int, bool, type(None)})
+_ASTRAL = re.compile(rb"[\xf0-\xf4]")  # the first byte of a character above U+FFFF in UTF-8
 _MARK = secrets.token_hex(16)  # never leaves the process, so no client can write it
 _MARKED = re.compile(rf'"{_MARK}:(-?\d+)"'.encode())
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -41,6 +49,10 @@ def canonical_json(value: Any) -> bytes:
         InvalidDocument: NaN, an infinity, a lone surrogate, a key that is no string, or a type that JSON
             does not have.
     """
+    # `orjson` sorts keys by UTF-8 bytes, the RFC by UTF-16 units: the orders differ only above U+FFFF.
+    text = _encode_plain(value, orjson.OPT_SORT_KEYS)
+    if text is not None and (text.isascii() or not _ASTRAL.search(text)):
+        return text
     try:
         try:
             return rfc8785.dumps(value)
@@ -53,6 +65,29 @@ def canonical_json(value: Any) -> bytes:
     return _MARKED.sub(rb"\1", text)
 
 
+def _encode_plain(value: Any, option: int = 0) -> bytes | None:
+    """Return compact JSON if `value` consists of dicts, lists, strings, integers, booleans and None alone, else None.
+
+    Such values have one spelling in compact JSON. `orjson` spells floats otherwise than the RFC, writes NaN as `null`,
+    and accepts dataclasses, dates and subclasses.
+    """
+    try:
+        text = orjson.dumps(value, option=option)
+    except TypeError:  # an integer beyond 64 bits, a lone surrogate, deep nesting, another type
+        return None
+    # The walk ends: `orjson` has refused a value that contains itself.
+    found = [value]
+    for item in found:
+        kind = type(item)
+        if kind is dict:
+            found.extend(item.values())
+        elif kind is list:
+            found.extend(item)
+        elif kind not in _PLAIN:
+            return None
+    return text
+
+
 def _replace_wide(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _replace_wide(item) for key, item in value.items()}
@@ -63,28 +98,18 @@ def _replace_wide(value: Any) -> Any:
     return value
 
 
-def canonical_parsed(value: dict[str, Any]) -> bytes:
-    """Return `canonical_json` of an object whose keys are all strings, as `parse_json` returns them; faster.
+def compact_json(value: Any, *, sort_keys: bool = False) -> str:
+    """Return JSON without white space, non-ASCII characters raw.
+
+    Args:
+        sort_keys: sort members by code point; else they keep their order.
 
     Raises:
-        InvalidDocument: as `canonical_json`.
+        ValueError: NaN or an infinity.
     """
-    # For ASCII documents with small integers only, which nearly every receipt is, the standard library's encoder
-    # (in C) writes the canonical form at a quarter of the cost: sorting by code point and by UTF-16 unit agree for
-    # ASCII keys, the short escapes are the same, and integers have one spelling. Text that merely looks like
-    # another number takes the slow path too.
-    try:
-        text = _ENCODER.encode(value)
-    except (ValueError, TypeError, RecursionError):
-        return canonical_json(value)
-    if text.isascii() and not _OTHER_NUMBER.search(text):
-        return text.encode("ascii")
-    return canonical_json(value)
-
-
-def compact_json(value: Any) -> str:
-    """Return JSON without white space, members in their order, non-ASCII characters raw."""
-    return _COMPACT.encode(value)
+    # Code points and UTF-8 bytes sort alike.
+    text = _encode_plain(value, orjson.OPT_SORT_KEYS if sort_keys else 0)
+    return (_SORTED if sort_keys else _COMPACT).encode(value) if text is None else text.decode()
 
 
 def parse_json(text: bytes | str) -> Any:
@@ -94,6 +119,14 @@ def parse_json(text: bytes | str) -> Any:
         InvalidDocument: no JSON, not UTF-8, a member that occurs twice, NaN or an infinity, a lone surrogate, or
             nesting deeper than `MAX_DEPTH`.
     """
+    # `orjson` accepts a repeated member, and integers that lose digits. Text that it writes again byte for byte has
+    # neither: it is the one compact spelling of the value. Sidecars send compact JSON.
+    with suppress(TypeError, ValueError):  # no JSON, or half of a surrogate pair
+        data = text if isinstance(text, bytes) else text.encode()
+        if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
+            known = orjson.loads(data)
+            if orjson.dumps(known) == data:
+                return known
     try:
         source = text.decode("utf-8") if isinstance(text, bytes) else text
         value = _DECODER.decode(source)

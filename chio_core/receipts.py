@@ -29,7 +29,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from chio_core.canonical import canonical_parsed, sha256_hex
+from chio_core.canonical import canonical_json, sha256_hex
 from chio_core.errors import ConfigurationError, InvalidDocument, ReceiptRejected
 from chio_core.models.receipt import HttpReceipt
 from chio_core.models.request import ChioHttpRequest
@@ -164,7 +164,7 @@ def signed_bytes(document: Mapping[str, Any]) -> bytes:
     verdict = body.get("verdict")
     if isinstance(verdict, dict) and "outcome" in verdict and verdict["outcome"] == verdict.get("verdict"):
         body["verdict"] = {name: value for name, value in verdict.items() if name != "outcome"}
-    return canonical_parsed(body)
+    return canonical_json(body)
 
 
 def receipt_id_is_valid(document: Mapping[str, Any]) -> bool:

@@ -6,11 +6,11 @@ first in `further_to`, so the sidecar spends the document's budget and approval 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from chio_core.canonical import compact_json
 from chio_core.evaluation.observe import is_observed, lacking
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.precheck import Presented
@@ -138,7 +138,7 @@ def prepare(
     trace = view.header_values(TRACEPARENT)
     if len(trace) == 1 and trace[0].isascii() and trace[0].isprintable():
         headers.append((TRACEPARENT, trace[0]))
-    body = json.dumps(request.to_wire(), separators=(",", ":")).encode()
+    body = compact_json(request.to_wire()).encode()
     expectation = Expectation(request, caller.identity_hash(), template)
     return EvaluateCall(request, body, tuple(headers), expectation, token, requirement, observe, fault, of_another)
 

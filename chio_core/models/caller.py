@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from chio_core.canonical import canonical_parsed, sha256_hex
+from chio_core.canonical import canonical_json, sha256_hex
 from chio_core.models.base import Flag, Text, WireModel
 
 _MEMBERS: dict[str, tuple[str, ...]] = {
@@ -116,7 +116,7 @@ class CallerIdentity(WireModel):
         if self.verified:
             known = {"subject": self.subject, "tenant": self.tenant, "agent_id": self.agent_id}
             who = {name: value for name, value in known.items() if value is not None}
-        return sha256_hex(canonical_parsed({"chio_holder": who}))
+        return sha256_hex(canonical_json({"chio_holder": who}))
 
     def to_wire(self) -> dict[str, Any]:
         """Return the JSON object; `verified` is always written."""
@@ -132,8 +132,8 @@ class CallerIdentity(WireModel):
 
     def identity_hash(self) -> str:
         """Return the hash that a receipt must carry for this caller (wire protocol, section 3.5)."""
-        return _ANONYMOUS_HASH if self is _ANONYMOUS else sha256_hex(canonical_parsed(self.to_wire()))
+        return _ANONYMOUS_HASH if self is _ANONYMOUS else sha256_hex(canonical_json(self.to_wire()))
 
 
 _ANONYMOUS = CallerIdentity(subject="anonymous", auth_method=AuthMethod(method="anonymous"))
-_ANONYMOUS_HASH = sha256_hex(canonical_parsed(_ANONYMOUS.to_wire()))
+_ANONYMOUS_HASH = sha256_hex(canonical_json(_ANONYMOUS.to_wire()))

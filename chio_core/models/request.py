@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field
 
-from chio_core.canonical import canonical_parsed, sha256_hex
+from chio_core.canonical import canonical_json, sha256_hex
 from chio_core.models.base import U64, Text, WireModel
 from chio_core.models.caller import CallerIdentity
 
@@ -114,4 +114,4 @@ def content_hash(method: str, route_pattern: str, path: str, query: dict[str, st
         "query": query,
         "body_hash": body_hash,
     }
-    return sha256_hex(canonical_parsed(binding))
+    return sha256_hex(canonical_json(binding))

@@ -7,14 +7,13 @@ A receipt is sent only after the store made it durable. When anything fails, no 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import threading
 import traceback
 
 from starlette.types import Receive, Scope, Send
 
-from chio_core.canonical import compact_json
+from chio_core.canonical import compact_json, parse_json
 from chio_core.errors import ChioError, InvalidDocument
 from chio_sidecar.bodies import BodyError, receive_body, send_error, send_json
 from chio_sidecar.policy.approvals import APPROVAL_ID
@@ -102,7 +101,7 @@ class EvaluateEndpoint:
 
     async def _send_stored(self, send: Send, stored: Stored) -> None:
         """Send the EvaluateResponse, or 409 for a request that a person has to approve first."""
-        receipt = json.loads(stored.receipt_json)
+        receipt = parse_json(stored.receipt_json)
         verdict = receipt["verdict"]
         self._metrics.decided(verdict, fresh=stored.fresh)
         if verdict["verdict"] == "incomplete":

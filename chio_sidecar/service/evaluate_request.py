@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 
 from pydantic import ValidationError
 
-from chio_core.canonical import parse_json, sha256_hex
+from chio_core.canonical import compact_json, parse_json, sha256_hex
 from chio_core.capabilities import CapabilityRejected, parse_capability
 from chio_core.errors import InvalidDocument
 from chio_core.models.demands import approval_from, budget_from
@@ -25,9 +25,6 @@ MAX_ARGUMENTS = 1024 * 1024
 """Longest `arguments`, as bytes of compact JSON."""
 
 _HEADER = CAPABILITY_HEADER.lower()
-_ENCODER = json.JSONEncoder(
-    ensure_ascii=False, allow_nan=False, check_circular=False, sort_keys=True, separators=(",", ":")
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +92,7 @@ def read_evaluate_request(body: bytes, headers: Iterable[tuple[bytes, bytes]], q
     content = {name: value for name, value in document.items() if name != "timestamp"}
     try:
         hashed = {"request": content, "token": None if text is None else sha256_hex(text.encode())}
-        fingerprint = sha256_hex(_ENCODER.encode(hashed).encode())
+        fingerprint = sha256_hex(compact_json(hashed, sort_keys=True).encode())
     except UnicodeEncodeError:
         raise InvalidDocument("a text holds half of a surrogate pair") from None
     except ValueError:
