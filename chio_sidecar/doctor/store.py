@@ -16,6 +16,7 @@ from chio_sidecar.keys import key_beside, load_key
 from chio_sidecar.private_files import check_private, folder_risk
 from chio_sidecar.records.file import Header, connect_quietly, contents, newest_signer, quick_check
 from chio_sidecar.store.driver import UNUSABLE, trouble
+from chio_sidecar.store.live_state import mark_of
 from chio_sidecar.store.schema import APPLICATION_ID
 from chio_sidecar.store.tables import SCHEMA_VERSION
 
@@ -62,7 +63,12 @@ def check_store(
     if not folder.is_dir():
         yield Check("store", "fail", f"the folder {folder} does not exist", f"mkdir -p {folder}")
     else:
-        if not path.exists():
+        if not path.exists() and mark_of(path).exists():
+            text = (
+                f"{path} is gone, and {mark_of(path)} says that revocations, budgets or approvals were recorded in it"
+            )
+            yield Check("store", "fail", text, "put it back, or restore a backup; the sidecar does not start without")
+        elif not path.exists():
             yield Check("store", "ok", f"{path} does not exist yet; the sidecar makes it when it starts")
         if not os.access(folder, os.W_OK | os.X_OK):
             yield Check("store.folder", "fail", f"{folder} cannot be written by this user", "run as its owner")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from chio_core.errors import ConfigurationError
 from chio_sidecar.private_files import check_private, create_private
+from chio_sidecar.store import live_state
 from chio_sidecar.store.driver import DAMAGED, FIRST_SAFE_WAL, UNUSABLE, sqlite3, trouble
 from chio_sidecar.store.tables import SCHEMA_VERSION, objects, upgrade
 
@@ -50,6 +51,8 @@ def prepare(path: Path, *, journal: str, busy_seconds: float) -> None:
         connection = _connect(path, mode="rw", busy_seconds=busy_seconds)
         try:
             _initialise(connection, path)
+            if live_state.has_state(connection):
+                live_state.mark(path)  # a store of an earlier version has none
             # Only now: the mode of a file of another program stays.
             if path.stat().st_mode & 0o077:
                 try:
@@ -134,13 +137,16 @@ def check_file(path: Path) -> bool:
     """Check that a file can be given to SQLite; return False if there is none.
 
     Raises:
-        ConfigurationError: it is a link, no regular file, another user's, or too small for a database.
+        ConfigurationError: it is a link, no regular file, another user's, or too small for a database; or there is
+            none, or an empty one, where a store had live state.
         OSError: its status cannot be read.
     """
     status = check_private(path, "receipt store")
     if status is not None and 0 < status.st_size < _SMALLEST:
         # SQLite would take such a file for an empty database and overwrite it.
         raise ConfigurationError(f"cannot use {path} as a receipt store: {DAMAGED}")
+    if status is None or status.st_size == 0:
+        live_state.check_not_lost(path)
     return status is not None
 
 

@@ -23,6 +23,7 @@ from chio_sidecar.store import (
     StoreHealth,
     StoreUnavailable,
     TooManyWaiting,
+    live_state,
 )
 from chio_sidecar.store.committer import CommitActivity, GroupCommitter
 from chio_sidecar.store.driver import Trouble, sqlite3, trouble
@@ -201,6 +202,7 @@ class _SqliteWriter:
         self._journal = journal
         self._max_pages = max_pages
         self._file: tuple[int, int] | None = None
+        self._marked = False
 
     def open(self) -> sqlite3.Connection:
         self._file = _identity(self._path)
@@ -213,6 +215,9 @@ class _SqliteWriter:
         # With a write-ahead log SQLite itself would go on writing to a file that was moved or replaced.
         if _identity(self._path) != self._file:
             raise sqlite3.OperationalError("the file was moved or replaced")
+        if not self._marked and any(map(live_state.records_state, works)):
+            live_state.mark(self._path)
+            self._marked = True
         return apply(connection, SqliteLog(connection), works)
 
     def begin(self, connection: sqlite3.Connection) -> None:

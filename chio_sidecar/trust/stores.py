@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from chio_core.errors import ConfigurationError
 from chio_sidecar.private_files import check_private, create_private
+from chio_sidecar.store import live_state
 from chio_sidecar.store.driver import sqlite3, trouble
 
 log = logging.getLogger(__name__)
@@ -106,10 +107,12 @@ class RevocationStore:
         path: the SQLite file, created if it is missing.
 
     Raises:
-        ConfigurationError: the file cannot be used.
+        ConfigurationError: the file cannot be used, or is gone after a revocation was recorded in it.
     """
 
     def __init__(self, path: Path) -> None:
+        if not path.exists():
+            live_state.check_not_lost(path, "database of --revocation-db")
         schema = """CREATE TABLE IF NOT EXISTS revoked_capabilities (
             capability_id TEXT PRIMARY KEY,
             revoked_at INTEGER NOT NULL
@@ -118,6 +121,7 @@ class RevocationStore:
 
     def revoke(self, capability_id: str) -> bool:
         """Revoke a capability durably; return False if it was revoked before."""
+        live_state.mark(self._db.path)
         with self._db.write() as connection:
             added = connection.execute(
                 "INSERT INTO revoked_capabilities (capability_id, revoked_at) VALUES (?, ?) ON CONFLICT DO NOTHING",

@@ -56,7 +56,8 @@ def test_a_copy_has_every_row_of_every_table_and_is_a_store(tmp_path: Path, cli:
         await store.close()
 
     run(go_on())
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["copy.sqlite3", "receipts.sqlite3"]
+    names = ["copy.sqlite3", "copy.sqlite3.state", "receipts.sqlite3", "receipts.sqlite3.state"]
+    assert sorted(one.name for one in tmp_path.iterdir()) == names
 
 
 @VERSIONS
