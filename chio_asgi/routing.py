@@ -117,10 +117,11 @@ class RouteResolver:
 
 
 def router_of(app: Any) -> Any:
-    """Return the object that has the routes: the application, or the one inside its middleware; None without routes."""
+    """Return what has Starlette's routes: the application, or the one inside its middleware; None without them."""
     layers = MAX_DEPTH
     while layers and app is not None:
-        if getattr(app, "routes", None) is not None:
+        # Litestar has `routes` too, of another kind. What has the routes of Starlette can also make their URLs.
+        if getattr(app, "routes", None) is not None and hasattr(app, "url_path_for"):
             return app
         app = getattr(app, "app", None)
         layers -= 1

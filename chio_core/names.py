@@ -50,7 +50,12 @@ ENVIRON_INPUT: Final = "chio.input"
 """Key in a WSGI environment: the body, once it can be read again."""
 
 ENVIRON_CONTEXT: Final = "chio.context"
-"""Key in a WSGI environment: the `RequestContext` of Flask's request."""
+"""Key in a WSGI environment: the `RequestContext` of the request."""
+
+# Keys in the environment of `chio_wsgi`, where the application reads the outcome.
+ENVIRON_RECEIPT: Final = "chio.receipt"
+ENVIRON_DECISION: Final = "chio.decision"
+ENVIRON_PASSTHROUGH: Final = "chio.passthrough"
 
 REQUEST_CONTEXT: Final = "_chio_context"
 """Attribute of Django's `HttpRequest`: its `RequestContext`."""

@@ -8,32 +8,26 @@ head gets the receipt header.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextvars import ContextVar
 from typing import Any
 
-from flask import Flask, Request, request, request_started
+from flask import Flask, Request, got_request_exception, request, request_started
 from werkzeug.exceptions import HTTPException
-from werkzeug.wsgi import ClosingIterator
 
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.steps import run
 from chio_core.guards.chain import Chain
-from chio_core.names import ENVIRON_CONTEXT, ENVIRON_INPUT, LOGGER
+from chio_core.names import ENVIRON_CONTEXT, LOGGER
 from chio_core.refusals.problems import render
 from chio_core.refusals.response import Denial, misconfigured
 from chio_core.settings import ChioSettings
-from chio_core.threads.body import is_kept
 from chio_core.threads.context import RequestContext
+from chio_core.threads.wsgi_chain import Environ, StartResponse, WSGIApp, respond, status_line
 from chio_core.threads.wsgi_view import accept_in
-from chio_flask.chain_request import ChainRequest, status_line, tagged
 from chio_flask.context import FlaskAdapter, LiveRuntime, begin, context_in, refusal
 
 log = logging.getLogger(LOGGER)
-
-Environ = dict[str, Any]
-StartResponse = Callable[..., Any]
-WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 _WAITING: ContextVar[tuple[GovernedApp, RequestContext] | None] = ContextVar("chio_waiting", default=None)
 """The evaluated request that Flask has not started yet. Inner middleware may make a new environment for it."""
@@ -92,20 +86,15 @@ class GovernedApp:
         self._fault = None
         context = begin(environ, runtime)
         adapter = FlaskAdapter(self._app, request, context)
-        if not context.runtime.guards.is_empty:
-            return _closing(ChainRequest(adapter, self._run, environ, start_response).run(), environ)
-        pipeline = context.runtime.pipeline
-        denial = context.runtime.guards.decide(context.governed.evidence, lambda: run(pipeline.govern(adapter)))
+        return respond(adapter, self._run, environ, start_response, self._failed)
 
-        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-            return start_response(status, tagged(headers, context), exc_info)
-
-        if denial is not None:
-            run(pipeline.refuse(adapter, denial))
-            body, headers = context.document(denial, adapter.view)
-            start(status_line(denial.status), list(headers))
-            return _closing([body], environ)
-        return _closing(self._run(environ, start), environ)
+    def _failed(self, exc: Exception) -> None:
+        # As Flask does it: the exception is for the server in tests and in debug mode, otherwise for the log.
+        app, configured = self._app, self._app.config["PROPAGATE_EXCEPTIONS"]
+        if app.testing or app.debug if configured is None else configured:
+            raise exc
+        log.error("chio: a guard failed after the decision; the request gets a 500", exc_info=exc)
+        got_request_exception.send(app, _async_wrapper=app.ensure_sync, exception=exc)
 
     def _run(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         token = _WAITING.set((self, environ[ENVIRON_CONTEXT]))
@@ -137,10 +126,3 @@ class GovernedApp:
         adapter.publish(context.decision)
         if denial is not None:
             raise ChioDenied(denial, current)
-
-
-def _closing(body: Iterable[bytes], environ: Environ) -> Iterable[bytes]:
-    file = environ.get(ENVIRON_INPUT)
-    if file is not None and is_kept(file):
-        return ClosingIterator(body, [file.close])
-    return body

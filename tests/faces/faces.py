@@ -25,9 +25,11 @@ from chio_asgi import ChioASGIConfig, ChioASGIMiddleware
 from chio_core.client.client import ChioClient
 from chio_core.refusals.problems import flat, nested
 from chio_core.refusals.response import Denial
+from chio_core.settings import ChioSettings
 from chio_core.testing import ScriptedSidecar, behaviours
 from chio_fastapi import add_chio
 from chio_flask import Chio
+from chio_wsgi import ChioWSGIMiddleware
 from tests.django.project import CHIO, SHARING
 from tests.faces.apps import django_app, fastapi_app, flask_app, starlette_app
 from tests.faces.contract import Seen, taken
@@ -105,11 +107,13 @@ class Face(ABC):
     Attributes:
         name: how tests call it.
         asks: whether its routes can require a capability.
+        knows_routes: whether it finds the template of the route that will run.
         threaded: whether it runs under WSGI; what `opened` gives is then a `WSGISend`.
     """
 
     name: str
     asks = True
+    knows_routes = True
     threaded = False
 
     @abstractmethod
@@ -303,6 +307,28 @@ class FlaskFace(Face):
             chio.close(app)
 
 
+class WSGIFace(Face):
+    """The middleware for any WSGI application, around one whose router it does not know."""
+
+    name = "wsgi"
+    asks = False
+    knows_routes = False
+    threaded = True
+
+    @contextmanager
+    def opened(self, **options: Any) -> Iterator[Send]:
+        settings, hooks = divided(options)
+        app = flask_app.make()
+        app.before_request(flask_app.read_environment)
+        if (inner := hooks.pop("inner", None)) is not None:
+            app.wsgi_app = around_wsgi(app.wsgi_app, inner)  # type: ignore[method-assign]
+        chio = ChioWSGIMiddleware(app, ChioSettings(**settings), **hooks)
+        try:
+            yield WSGISend(chio)
+        finally:
+            chio.close()
+
+
 class WSGISend:
     """Sends requests to a WSGI application.
 
@@ -324,5 +350,5 @@ class WSGISend:
         return Observation(answered.status, lines, answered.body, taken())
 
 
-FACES: tuple[Face, ...] = (FastAPIFace(), StarletteFace(), DjangoFace(), DjangoASGIFace(), FlaskFace())
+FACES: tuple[Face, ...] = (FastAPIFace(), StarletteFace(), DjangoFace(), DjangoASGIFace(), FlaskFace(), WSGIFace())
 ALONE: tuple[Face, ...] = (FastAPIAlone(), DjangoAlone())

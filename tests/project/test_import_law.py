@@ -25,6 +25,7 @@ LAW: dict[str, set[str]] = {
     "chio_django": {"chio_core"},
     "chio_flask": {"chio_core"},
     "chio_pytest": {"chio_core"},
+    "chio_wsgi": {"chio_core"},
 }
 LAZY = {
     ("chio_core/client/in_process.py", "chio_sidecar"),
@@ -55,7 +56,11 @@ SQLITE = "chio_sidecar/store/driver.py"
 LOADED_BY = {("adapters/chio_pytest/__init__.py", "pytest")}
 """A plugin and what loads it: that is there, or the plugin is not loaded."""
 
-ELSEWHERE = {"benchmarks/app/guards_peer.py", "tests/interop/published_clients.py"}
+ELSEWHERE = {
+    "benchmarks/app/guards_peer.py",
+    "tests/interop/framework_programs.py",
+    "tests/interop/published_clients.py",
+}
 """Runs in an environment of its own."""
 
 COMES_WITH = {

@@ -76,7 +76,12 @@ def ask(wires: list[Wire], **options: Any) -> list[dict[str, tuple[Any, Observat
                 observation = governed.wire(wire)
                 asked = governed.asked[before:]
                 assert len(asked) <= 1
-                answers[face.name] = (comparable(asked[0]) if asked else None, observation)
+                question = comparable(asked[0]) if asked else None
+                if question is not None and not face.knows_routes:
+                    assert question["route_pattern"] == question["path"]
+                    reference = next(iter(answers.values()))[0] or question
+                    question["route_pattern"] = reference["route_pattern"]
+                answers[face.name] = (question, observation)
     return found
 
 
@@ -179,14 +184,17 @@ DIFFERENCES = {
     "repeated cookie lines": (Wire(headers=((b"cookie", b"a=1"), (b"cookie", b"session=s"))), {
         "django": {"caller": "anonymous"},
         "flask": {"caller": "anonymous"},
+        "wsgi": {"caller": "anonymous"},
     }),
     "repeated content type": (TWO_TYPES, {
         "django": {"headers": {"content-type": "c/d", "content-length": "1"}},
         "flask": {"headers": {"content-type": "c/d", "content-length": "1"}},
+        "wsgi": {"headers": {"content-type": "c/d", "content-length": "1"}},
     }),
     "comma in an API key": (Wire(headers=((b"x-api-key", b"a,b"),)), {
         "django": None,
         "flask": None,
+        "wsgi": None,
     }),
 }  # fmt: skip
 """Name of the difference, a request that shows it, and the frameworks whose question is another one (None: 400)."""

@@ -26,6 +26,12 @@ def seen(handler: str, params: Any, body: bytes) -> dict[str, Any]:
     )
 
 
+def read_environment() -> None:
+    """Take the outcome from the environment, where `chio_wsgi` leaves it."""
+    g.chio_receipt, g.chio_passthrough = request.environ.get("chio.receipt"), request.environ.get("chio.passthrough")
+    g.chio_decision, g.chio_state = request.environ.get("chio.decision"), request.environ.get("chio.chio_state")
+
+
 def telling(handler: str, endpoint: contract.Endpoint) -> Any:
     def view(**params: Any) -> Response:
         answer = jsonify(seen(handler, params, request.get_data()))

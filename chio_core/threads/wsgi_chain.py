@@ -1,47 +1,83 @@
-"""One request through a chain of guards: what the application answers is held until the chain has seen its head."""
+"""One request of a governed WSGI application (PEP 3333): evaluated, and answered by the application or a refusal.
+
+With guards, the application's response is held until the chain has seen its head.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from http import HTTPStatus
 from itertools import chain
 from typing import Any
 
-from flask import Flask, got_request_exception
-from werkzeug.wsgi import ClosingIterator
-
 from chio_core.evaluation.steps import run
 from chio_core.guards.response_hooks import ResponseHooks, call_at_the_end
-from chio_core.names import EXPOSE_HEADERS, LOGGER, STATE_RESPONSE_HOOKS
+from chio_core.names import ENVIRON_INPUT, EXPOSE_HEADERS, LOGGER, STATE_RESPONSE_HOOKS
 from chio_core.refusals.response import AnyResponse, Denial, Downstream, Response
 from chio_core.refusals.streams import BODILESS
-from chio_core.threads.context import RequestContext
-from chio_flask.context import FlaskAdapter
+from chio_core.threads.body import is_kept
+from chio_core.threads.context import RequestContext, SyncAdapter
 
 log = logging.getLogger(LOGGER)
 
+Environ = dict[str, Any]
+StartResponse = Callable[..., Any]
+WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
 Headers = list[tuple[str, str]]
 
 _PHRASES = {one.value: one.phrase for one in HTTPStatus}
 
 
-class ChainRequest:
-    """One request of a governed application that has guards.
+def respond(
+    adapter: SyncAdapter,
+    inner: WSGIApp,
+    environ: Environ,
+    start_response: StartResponse,
+    on_failure: Callable[[Exception], None],
+) -> Iterable[bytes]:
+    """Evaluate a request, and return the body of its response.
 
     Args:
         adapter: the request.
-        inner: the application.
+        inner: the application; it is called in this thread if the request is allowed.
         environ, start_response: of this request.
+        on_failure: called with what a guard raises after the decision; the response is a 500 unless it raises.
     """
+    context = adapter.context
+    if not context.runtime.guards.is_empty:
+        return _closing_input(ChainRequest(adapter, inner, environ, start_response, on_failure).run(), environ)
+    pipeline = context.runtime.pipeline
+    denial = context.runtime.guards.decide(context.governed.evidence, lambda: run(pipeline.govern(adapter)))
+
+    def start(status: str, headers: Headers, exc_info: Any = None) -> Any:
+        return start_response(status, tagged(headers, context), exc_info)
+
+    if denial is not None:
+        run(pipeline.refuse(adapter, denial))
+        body, refusal = context.document(denial, adapter.view)
+        start(status_line(denial.status), list(refusal))
+        return _closing_input([body], environ)
+    return _closing_input(inner(environ, start), environ)
+
+
+class ChainRequest:
+    """One request of an application that has guards; see `respond`."""
 
     def __init__(
-        self, adapter: FlaskAdapter, inner: Callable[..., Iterable[bytes]], environ: dict[str, Any], start_response: Any
+        self,
+        adapter: SyncAdapter,
+        inner: WSGIApp,
+        environ: Environ,
+        start_response: StartResponse,
+        on_failure: Callable[[Exception], None],
     ) -> None:
         self._adapter = adapter
         self._inner = inner
         self._environ = environ
         self._start_response = start_response
+        self._on_failure = on_failure
         self._status = ""
         self._headers: Headers = []
         self._exc_info: Any = None
@@ -57,15 +93,18 @@ class ChainRequest:
             answer = context.runtime.guards.run(
                 view, context.governed.evidence, lambda: run(pipeline.govern(adapter)), self._application
             )
-        except BaseException as exc:
+        except Exception as exc:  # noqa: BLE001 - logged there
             self._discard()
-            if not isinstance(exc, Exception) or propagates(adapter.app):
+            try:
+                self._on_failure(exc)
+            except BaseException:
                 _wishes(view).finish(None)
                 raise
-            # A guard has failed after the decision: the response still names the receipt.
-            log.exception("chio: a guard failed after the decision; the request gets a 500")
-            got_request_exception.send(adapter.app, _async_wrapper=adapter.app.ensure_sync, exception=exc)
-            answer = Response("Internal Server Error", 500)
+            answer = Response("Internal Server Error", 500)  # it still names the receipt
+        except BaseException:
+            self._discard()
+            _wishes(view).finish(None)
+            raise
         else:
             if self._body is None:
                 run(pipeline.refuse(adapter, answer))
@@ -80,7 +119,7 @@ class ChainRequest:
             # PEP 3333 lets an application begin its answer with its first piece.
             pieces = iter(body)
             first = [piece for piece in (next(pieces, None),) if piece is not None]
-            body = ClosingIterator(chain(first, pieces), [getattr(body, "close", _nothing)])
+            body = Closing(chain(first, pieces), getattr(body, "close", _nothing))
         self._body = body
         return Downstream(status=int(self._status[:3]), headers=tuple(self._headers))
 
@@ -103,7 +142,7 @@ class ChainRequest:
         self._start_response(
             line, tagged(wishes.apply(headers), self._adapter.context), self._exc_info if ran else None
         )
-        return ClosingIterator(body, [*closing, lambda: wishes.finish(answer.status)])
+        return Closing(body, *closing, lambda: wishes.finish(answer.status))
 
     def _document(self, answer: AnyResponse) -> tuple[Iterable[bytes], Headers]:
         if isinstance(answer, Denial):
@@ -134,15 +173,40 @@ def tagged(headers: Headers, context: RequestContext) -> Headers:
     return [*kept, (name, value), *([(EXPOSE_HEADERS, name)] if context.from_script else [])]
 
 
-def propagates(app: Flask) -> bool:
-    """Return True if exceptions are for the server, as Flask decides it: in tests and in debug mode."""
-    configured = app.config["PROPAGATE_EXCEPTIONS"]
-    return bool(app.testing or app.debug if configured is None else configured)
-
-
 def status_line(status: int) -> str:
     """Return a status as WSGI wants it."""
     return f"{status} {_PHRASES.get(status, 'Refused')}"
+
+
+class Closing:
+    """The body of a response, with functions to call when the server closes it (PEP 3333).
+
+    Args:
+        body: the body; it is closed first.
+        callbacks: called in this order, each also if one before it fails.
+    """
+
+    def __init__(self, body: Iterable[bytes], *callbacks: Callable[[], Any]) -> None:
+        self._pieces = iter(body)
+        self._at_close = ExitStack()
+        for callback in reversed(callbacks):
+            self._at_close.callback(callback)
+        self._at_close.callback(getattr(body, "close", _nothing))
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        """Close the body."""
+        self._at_close.close()
+
+
+def _closing_input(body: Iterable[bytes], environ: Environ) -> Iterable[bytes]:
+    file = environ.get(ENVIRON_INPUT)
+    return Closing(body, file.close) if file is not None and is_kept(file) else body
 
 
 def _wishes(view: Any) -> ResponseHooks:
