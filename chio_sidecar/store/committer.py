@@ -282,8 +282,8 @@ class GroupCommitter(Generic[W]):
                 self._discard()
                 sentence = _LOCKED
                 if trouble.kind != "busy":
-                    log.error("receipt store: %s", exc)
-                    sentence = f"the receipt store cannot be written: {exc}"
+                    log.error("receipt store: %s", trouble)
+                    sentence = f"the receipt store cannot be written: {trouble}"
                 _fail(batch, sentence)
             elif len(batch) == 1:
                 batch[0].error = exc

@@ -45,11 +45,11 @@ exec(code)
 EVERY_MODULE = """
 import importlib, pkgutil
 
-def every_module(*packages):
+def every_module(*packages, without=None):
     for name in packages:
         package = importlib.import_module(name)
         for module in pkgutil.walk_packages(package.__path__, name + "."):
-            if not module.name.endswith("__main__"):
+            if not module.name.endswith("__main__") and (without is None or without not in module.name):
                 importlib.import_module(module.name)
 """
 
@@ -77,9 +77,10 @@ PARTS: dict[str, str] = {
     "otel": "import chio_core.telemetry.spans",
     "outbound": "from chio_core.outbound import Cache\nCache(ttl=60)",
     "sidecar": (
-        "every_module('chio_sidecar')\nfrom chio_sidecar.cli import main\n"
+        "every_module('chio_sidecar', without='.postgresql')\nfrom chio_sidecar.cli import main\n"
         "assert main(['capability', 'issue', '--embedded', 'a.sqlite3', '--server', 'a', '--tool', 'b']) == 0"
     ),
+    "postgresql,sidecar": "every_module('chio_sidecar')",
     "fastapi,sidecar": (
         "import asyncio, fastapi, httpx, chio_fastapi\napp = fastapi.FastAPI()\napp.get('/')(lambda: 1)\n"
         "chio_fastapi.add_chio(app, sidecar_url='embedded:a.sqlite3')\nasync def main():\n"

@@ -41,6 +41,7 @@ EXTRA_OF = {
     "chio_core/telemetry/spans.py": "otel",
     "chio_core/outbound": "outbound",
     "chio_fastapi": "fastapi",
+    "chio_sidecar/store/postgresql": "postgresql",
     "chio_sidecar": "sidecar",
     "adapters/chio_django/drf": "drf",
     "adapters/chio_django": "django",

@@ -1,0 +1,142 @@
+"""Where a database is, connections whose every wait has a deadline, and what exceptions say about the database."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+
+from chio_core.errors import ConfigurationError
+from chio_sidecar.store.driver import Trouble
+
+try:
+    import psycopg
+except ImportError:
+    raise ConfigurationError(
+        "a receipt store in PostgreSQL needs the extra 'postgresql': pip install 'chio-frameworks[postgresql]'"
+    ) from None
+
+_SCHEMES = ("postgresql", "postgres")
+_BUSY = {"40001", "40P01", "55P03"}
+"""Serialization failure, deadlock, lock timeout: the same transaction can succeed a moment later."""
+_OF_THE_WORK = ("22", "23", "54")
+"""Classes of SQLSTATE about values: data exception, integrity constraint, program limit."""
+
+
+def is_database(text: str) -> bool:
+    """Return True for the URL of a PostgreSQL database."""
+    return text.partition("://")[0] in _SCHEMES and "://" in text
+
+
+@dataclass(frozen=True, slots=True)
+class DatabasePlace:
+    """A database that is named by a URL of libpq.
+
+    Attributes:
+        url: for libpq, without the options of Chio.
+        shown: for messages, without user, password and options.
+        options: those of Chio that the URL has: `key`, the file of the signing key, and `spec`, an OpenAPI document.
+    """
+
+    url: str = field(repr=False)
+    shown: str
+    options: dict[str, str]
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `postgresql://USER@HOST/DATABASE?…`.
+
+        Raises:
+            ConfigurationError: it is no URL, or has an option twice.
+        """
+        try:
+            parts = urlsplit(text)
+            pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+        except ValueError:
+            raise ConfigurationError(
+                "the URL of the database cannot be read; write postgresql://USER@HOST/DATABASE"
+            ) from None
+        own = [(name, value) for name, value in pairs if name in ("key", "spec")]
+        if len(dict(own)) != len(own) or not all(value for _, value in own):
+            raise ConfigurationError("the URL of the database has ?key= or ?spec= twice, or without a file")
+        rest = [pair for pair in pairs if pair not in own]
+        query = f"?{urlencode(rest, quote_via=quote)}" if rest else ""
+        shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        return cls(f"{parts.scheme}://{parts.netloc}{parts.path}{query}", shown, dict(own))
+
+    @property
+    def key_path(self) -> Path | None:
+        """The file of the signing key, if the URL names one."""
+        return Path(self.options["key"]) if "key" in self.options else None
+
+
+class Connection(psycopg.Connection[tuple[Any, ...]]):
+    """A connection that fails as soon as `until` has passed while the database does not respond.
+
+    Without this, a database that is paused or unreachable would hold the thread, and with it every caller.
+    """
+
+    until = float("inf")
+
+    def wait(self, gen: Generator[Any, Any, Any], *args: Any, **options: Any) -> Any:
+        """Wait for the database, in steps of psycopg's interval, until the deadline."""
+        return super().wait(self._bounded(gen), *args, **options)
+
+    def _bounded(self, gen: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+        try:
+            state = next(gen)
+            while True:
+                ready = yield state
+                if not ready and time.monotonic() >= self.until:
+                    raise psycopg.OperationalError("the database did not respond in time")
+                state = gen.send(ready)
+        except StopIteration as stop:
+            return stop.value
+
+    def limit(self, seconds: float) -> None:
+        """Let everything from now on take this long together."""
+        self.until = time.monotonic() + seconds
+
+
+def connect(place: DatabasePlace, *, seconds: float) -> Connection:
+    """Connect without state of a session: no prepared statements, and every statement its own transaction.
+
+    Args:
+        place: the database.
+        seconds: how long connecting may take, and what follows until `limit`.
+
+    Raises:
+        psycopg.Error: the database cannot be reached, or refuses.
+    """
+    connection = Connection.connect(
+        place.url,
+        autocommit=True,
+        prepare_threshold=None,
+        client_encoding="UTF8",
+        connect_timeout=max(2, int(seconds)),  # libpq's shortest is 2
+        application_name="chio-sidecar",
+    )
+    connection.limit(seconds)
+    return connection
+
+
+def trouble(exc: Exception) -> Trouble | None:
+    """Return what an exception says about the database; None if it is about one piece of work."""
+    if not isinstance(exc, psycopg.Error):
+        return None
+    state = exc.sqlstate or ""
+    if isinstance(exc, psycopg.DataError | psycopg.IntegrityError) or state[:2] in _OF_THE_WORK:
+        return None
+    text = (str(exc).strip() or type(exc).__name__).splitlines()[0]
+    if state in _BUSY:
+        return Trouble("busy", text, "other sidecars hold the rows; try again")
+    if state == "42501":
+        return Trouble("machine", text, "grant the rights of a sidecar: chio-sidecar store migrate --role")
+    if state == "25006":
+        return Trouble("machine", text, "this is a standby: name the primary, or add target_session_attrs=read-write")
+    if state[:2] == "53":
+        return Trouble("machine", text, "free space, memory or connections of the database")
+    return Trouble("machine", text, "check the database, and the way to it")

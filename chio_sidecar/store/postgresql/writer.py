@@ -1,0 +1,302 @@
+"""The transactions of one sidecar: receipts into its log, and what is shared with other sidecars under locks.
+
+* A batch of receipts without conditions is one call of `chio.append`, which is its own transaction: one round trip.
+* Everything else runs `writes.apply` in a transaction that first locks, in one order, all accounts, grants, approvals
+  and tokens of the batch. So it reads what no other sidecar changes before the commit.
+
+The log is claimed by epoch. Whoever claims it later raises the epoch, and this sidecar then takes another log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg.pq import TransactionStatus
+
+from chio_sidecar.store import (
+    ApprovalRequest,
+    ApprovalResponse,
+    ApprovalUse,
+    Charge,
+    Conflict,
+    Invocation,
+    Obligation,
+    Stored,
+    StoreUnavailable,
+)
+from chio_sidecar.store.driver import Trouble
+from chio_sidecar.store.postgresql.connection import Connection, DatabasePlace, connect, trouble
+from chio_sidecar.store.postgresql.schema import APPENDING
+from chio_sidecar.store.writes import Append, Revoke, Row, Write, apply, chained
+
+LEASE_SECONDS = 30.0
+"""How long a silent sidecar keeps its log; losing it costs one more log, nothing else."""
+
+_PAUSE_SECONDS = 0.002
+
+_CLAIM = "SELECT log_id, epoch, seq, digest FROM chio.claim(%s, %s, %s, %s)"
+_APPEND = "SELECT chio.append(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+_RENEW = "SELECT chio.renew(%s, %s, %s)"
+_KNOWN = "SELECT request_id, fingerprint, receipt_json FROM http_receipts WHERE request_id = ANY(%s)"
+_LOCK = "SELECT pg_advisory_xact_lock(k) FROM unnest(%s::bigint[]) AS k"
+BEGIN = """
+BEGIN; SET LOCAL search_path = chio, pg_catalog, pg_temp; SET LOCAL lock_timeout = {wait:d};
+SET LOCAL idle_in_transaction_session_timeout = {wait:d}; SELECT pg_advisory_xact_lock{shared}({key:d})
+"""
+
+
+class _LogMovedError(Exception):
+    """Another process has claimed the log, or an earlier transaction of this one has reached the database late."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    log_id: int
+    epoch: int
+    sequence: int
+    digest: str
+
+
+class PostgresqlWriter:
+    """The `Writer` of a `GroupCommitter`.
+
+    Args:
+        place: the database.
+        wait_seconds: how long one transaction may take, from connecting to its commit.
+    """
+
+    def __init__(self, place: DatabasePlace, *, wait_seconds: float) -> None:
+        self._place = place
+        self._seconds = wait_seconds
+        self._holder = f"{socket.gethostname()}:{os.getpid()}"
+        self._head: _Head | None = None
+        self._log: PostgresqlLog | None = None
+
+    def open(self) -> Connection:
+        """Connect, and claim the log of before or another one."""
+        connection = connect(self._place, seconds=self._seconds)
+        try:
+            self._claim(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def begin(self, connection: Connection) -> None:
+        """Begin the time of a transaction; `apply` begins the transaction itself, if one statement is not enough."""
+        connection.limit(self._seconds)
+        self._log = None
+
+    def apply(self, connection: Connection, works: Sequence[Write]) -> Sequence[Any]:
+        """Do the work; what is one statement is committed with it."""
+        while True:
+            try:
+                results = self._append_at_once(connection, works)
+                return self._in_transaction(connection, works) if results is None else results
+            except _LogMovedError:
+                self.rollback(connection)
+                self._claim(connection)
+            except psycopg.Error as exc:
+                found = trouble(exc)
+                if found is None or found.kind != "busy":
+                    raise
+                self.rollback(connection)
+                time.sleep(_PAUSE_SECONDS)
+            if time.monotonic() >= connection.until:
+                raise psycopg.OperationalError("other sidecars held the rows for too long")
+
+    def commit(self, connection: Connection) -> None:
+        """Commit durably, unless `apply` has."""
+        if self._log is None:
+            return
+        if connection.info.transaction_status != TransactionStatus.INTRANS:
+            raise psycopg.OperationalError("the transaction has ended before its commit")
+        connection.execute("COMMIT")
+        self._head, self._log = self._log.head, None
+
+    def rollback(self, connection: Connection) -> None:
+        """Undo an open transaction, if there is one."""
+        self._log = None
+        if not connection.closed and connection.info.transaction_status != TransactionStatus.IDLE:
+            connection.execute("ROLLBACK")
+
+    def trouble(self, exc: Exception) -> Trouble | None:
+        """Return what an exception says about the database; None if it is about one piece of work."""
+        return trouble(exc)
+
+    def discard(self, connection: Connection) -> None:
+        """Close the connection at once; the database is not waited for."""
+        self._log = None
+        connection.close()
+
+    def release(self, connection: Connection) -> None:
+        """Let another sidecar have the log, and close the connection."""
+        try:
+            connection.limit(self._seconds)
+            if self._head is not None:
+                connection.execute(_RENEW, (self._head.log_id, self._head.epoch, -1.0))
+        except psycopg.Error:
+            pass  # the lease ends by itself
+        finally:
+            connection.close()
+
+    def _claim(self, connection: Connection) -> None:
+        own = (None, None) if self._head is None else (self._head.log_id, self._head.epoch)
+        found = connection.execute(_CLAIM, (*own, self._holder, LEASE_SECONDS)).fetchone()
+        assert found is not None  # noqa: S101 - the function returns one row
+        self._head = _Head(*found)
+
+    def _append_at_once(self, connection: Connection, works: Sequence[Write]) -> list[Any] | None:
+        """Store a batch in one statement if it has receipts without conditions only; None if that is not enough."""
+        assert self._head is not None  # noqa: S101 - `open` has claimed a log
+        appends = [work for work in works if isinstance(work, Append)]
+        if len(appends) != len(works) or any(one.entry.invocation or one.entry.obligations for one in appends):
+            return None
+        # In one order, so that two sidecars with the same ids do not wait for each other.
+        appends.sort(key=lambda one: one.entry.request_id)
+        log = PostgresqlLog(connection, self._head, {name for one in appends for name in one.entry.unless_revoked})
+        if not log.insert(chained(log.end(), appends)):
+            return None
+        self._head = log.head
+        return [Stored(work.entry.receipt_json, fresh=True) for work in works if isinstance(work, Append)]
+
+    def _in_transaction(self, connection: Connection, works: Sequence[Write]) -> list[Any]:
+        assert self._head is not None  # noqa: S101 - `open` has claimed a log
+        shared = "" if any(isinstance(work, Revoke) for work in works) else "_shared"
+        begin = BEGIN.format(wait=max(1, int(self._seconds * 1000)), shared=shared, key=APPENDING)
+        connection.execute(begin.encode())
+        if keys := sorted({_key(name) for work in works for name in _shared_things(work)}):
+            connection.execute(_LOCK, (keys,))
+        self._log = log = PostgresqlLog(connection, self._head)
+        dialect = _Dialect(connection)
+
+        results: dict[int, Any] = {}
+        waiting = sorted(enumerate(works), key=lambda pair: _request_id(pair[1]))
+        while waiting:
+            # Repeated requests are looked up once for all; of two with one id in this batch, the second comes later.
+            ids = [work.entry.request_id for _, work in waiting if isinstance(work, Append)]
+            known = {row[0]: row[1:] for row in connection.execute(_KNOWN, (ids,))} if ids else {}
+            now: dict[str, tuple[int, Write]] = {}
+            later = []
+            for index, work in waiting:
+                found = known.get(work.entry.request_id) if isinstance(work, Append) else None
+                if found is not None and isinstance(work, Append):
+                    same = found[0] == work.entry.fingerprint
+                    results[index] = Stored(found[1], fresh=False) if same else Conflict()
+                elif (name := _request_id(work) or f"\0{index}") in now:
+                    later.append((index, work))
+                else:
+                    now[name] = (index, work)
+            done = apply(dialect, log, [work for _, work in now.values()])
+            results.update((index, result) for (index, _), result in zip(now.values(), done, strict=True))
+            waiting = later
+        return [results[index] for index in range(len(works))]
+
+
+class PostgresqlLog:
+    """The chain of one sidecar, for `writes.apply`.
+
+    Args:
+        connection: the writer's.
+        head: its newest row.
+        unless: capabilities of which none may be revoked.
+
+    Attributes:
+        head: the newest row, with those that this transaction has inserted.
+    """
+
+    def __init__(self, connection: Connection, head: _Head, unless: set[str] | None = None) -> None:
+        self._connection = connection
+        self._unless = sorted(unless or ())
+        self.head = head
+
+    def end(self) -> tuple[int, str]:
+        """Return sequence and digest of the newest row."""
+        return self.head.sequence, self.head.digest
+
+    def insert(self, rows: Sequence[Row]) -> bool:
+        """Insert all of these rows or, if an id is taken or a capability revoked, none; return True for all."""
+        head = self.head
+        columns = [list(column) for column in zip(*(row.members for row in rows), strict=True)]
+        found = self._connection.execute(
+            _APPEND,
+            (
+                head.log_id,
+                head.epoch,
+                head.sequence,
+                head.digest,
+                LEASE_SECONDS,
+                self._unless,
+                *columns,
+                [row.digest for row in rows],
+            ),
+        ).fetchone()
+        if found == ("moved",):
+            raise _LogMovedError
+        if found != ("stored",):
+            return False
+        self.head = _Head(head.log_id, head.epoch, rows[-1].sequence, rows[-1].digest)
+        return True
+
+    def probe(self) -> None:
+        """Write a row of no meaning: the lease."""
+        head = self.head
+        if self._connection.execute(_RENEW, (head.log_id, head.epoch, LEASE_SECONDS)).fetchone() != (True,):
+            raise _LogMovedError
+
+
+class _Dialect:
+    """The connection with SQLite's marks for parameters, which `writes` has."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Any:
+        return self._connection.execute(marks(sql), parameters)
+
+
+def marks(sql: str) -> bytes:
+    """Return a statement of `writes` with the marks of psycopg; its texts have neither mark in them."""
+    return sql.replace("?", "%s").encode()
+
+
+def _request_id(work: Write) -> str:
+    return work.entry.request_id if isinstance(work, Append) else ""
+
+
+def _shared_things(work: Write) -> Iterator[tuple[str, ...]]:
+    """Yield what a piece of work reads and then changes, and other sidecars could change in between."""
+    if isinstance(work, Append):
+        obligations: tuple[Obligation, ...] = work.entry.obligations
+        for one in obligations if work.entry.invocation is None else (work.entry.invocation, *obligations):
+            if isinstance(one, Charge):
+                yield "account", one.account
+            elif isinstance(one, Invocation):
+                yield "grant", one.capability_id, str(one.grant_index)
+            elif isinstance(one, ApprovalUse):
+                yield "approval", one.approval_id
+                if one.token is not None:
+                    yield "token", one.token.token_id
+            else:
+                yield ("pending",)
+    elif isinstance(work, ApprovalRequest):
+        yield ("pending",)  # their number is limited
+    elif isinstance(work, ApprovalResponse):
+        yield "approval", work.approval_id
+        yield "token", work.token_id
+
+
+def _key(name: tuple[str, ...]) -> int:
+    """Return the key of an advisory lock; two things that share one only wait for each other."""
+    try:
+        raw = "\0".join(name).encode()
+    except UnicodeEncodeError as exc:
+        raise StoreUnavailable(f"{name[0]} has no UTF-8: {exc.reason}") from None
+    return int.from_bytes(hashlib.sha256(raw).digest()[:8], "big", signed=True)

@@ -1,0 +1,151 @@
+"""A PostgreSQL server of the tests' own, on a socket in a temporary folder, and a database for each test."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from chio_sidecar.store.hash_chain import MEMBERS
+from chio_sidecar.store.postgresql.connection import DatabasePlace, connect
+from chio_sidecar.store.postgresql.schema import migrate
+from chio_sidecar.store.postgresql.store import PostgresqlReceiptStore
+
+OWNER, ROLE = "chio_owner", "chio_sidecar"
+_NUMBERS = count(1)
+
+
+def binaries() -> Path:
+    """Return the folder of `initdb`; without one the test is skipped, in CI it fails."""
+    found = [Path(path).parent for path in [shutil.which("initdb")] if path]
+    found += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    for folder in found:
+        if (folder / "initdb").exists():
+            return folder
+    if os.environ.get("CI"):
+        pytest.fail("there is no PostgreSQL server here, and CI must have one: apt-get install postgresql")
+    pytest.skip("there is no PostgreSQL server on this machine (initdb)")
+
+
+class Server:
+    """A server in a folder; the user `postgres`, or `nobody`, runs it if the tests run as root.
+
+    Args:
+        settings: of the server, in place of those that only make the tests fast.
+    """
+
+    def __init__(self, **settings: str) -> None:
+        self._bin = binaries()
+        self.folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
+        self._as: dict[str, Any] = {}
+        if os.geteuid() == 0:
+            import pwd
+
+            users = {one.pw_name: one for one in pwd.getpwall()}
+            who = users.get("postgres") or users["nobody"]
+            self._as = {"user": who.pw_uid, "group": who.pw_gid, "extra_groups": []}
+            os.chown(self.folder, who.pw_uid, who.pw_gid)
+        initdb = ["initdb", "-D", "data", "-U", OWNER, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
+        self._run(*initdb)
+        fast = {"fsync": "off", "max_connections": "200", "deadlock_timeout": "100ms"} | settings
+        options = [f"-c{name}={value}" for name, value in fast.items()]
+        self._options = " ".join([f"-k {self.folder}", "-c listen_addresses=", *options])
+        self.start()
+        with self.connect("postgres") as admin:
+            admin.execute(f"CREATE ROLE {ROLE} LOGIN")
+            admin.execute("CREATE DATABASE chio_template")
+        with contextlib.closing(connect(self.place("chio_template", OWNER), seconds=10)) as owner:
+            migrate(owner, ROLE)
+
+    def _run(self, command: str, *arguments: str) -> None:
+        subprocess.run(
+            [self._bin / command, *arguments],
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            check=True,
+            timeout=120,
+            **self._as,
+        )
+
+    def start(self) -> None:
+        self._run("pg_ctl", "-D", "data", "-w", "-l", "log", "-o", self._options, "start")
+
+    def stop(self, mode: str = "immediate") -> None:
+        self._run("pg_ctl", "-D", "data", "-w", "-m", mode, "stop")
+
+    def close(self) -> None:
+        if (self.folder / "data" / "postmaster.pid").exists():
+            self.stop()
+        shutil.rmtree(self.folder)
+
+    def processes(self) -> list[int]:
+        """Return the ids of the server and of what it has started."""
+        parent = int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
+        children = subprocess.run(["pgrep", "-P", str(parent)], capture_output=True, text=True, check=False).stdout
+        return [parent, *map(int, children.split())]
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop every process of the server; it neither responds nor closes a connection."""
+        stopped = self.processes()
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in reversed(stopped):
+                os.kill(pid, signal.SIGCONT)
+
+    def url(self, database: str, user: str = ROLE) -> str:
+        return f"postgresql:///{database}?host={self.folder}&user={user}"
+
+    def place(self, database: str, user: str = ROLE) -> DatabasePlace:
+        return DatabasePlace.parse(self.url(database, user))
+
+    def connect(self, database: str, user: str = OWNER) -> psycopg.Connection[Any]:
+        return psycopg.connect(self.url(database, user), autocommit=True)
+
+    def new_database(self) -> str:
+        name = f"t{next(_NUMBERS)}"
+        with self.connect("postgres") as admin:
+            admin.execute(f"CREATE DATABASE {name} TEMPLATE chio_template")
+        return name
+
+
+class PostgresqlKit:
+    refusal: type[Exception] = psycopg.Error
+
+    def __init__(self, server: Server, database: str | None = None) -> None:
+        self.server = server
+        self.database = database or server.new_database()
+
+    @property
+    def url(self) -> str:
+        return self.server.url(self.database)
+
+    def open(self, **options: Any) -> PostgresqlReceiptStore:
+        return PostgresqlReceiptStore(self.server.place(self.database), **options)
+
+    def execute(self, sql: str, user: str = ROLE) -> None:
+        with self.server.connect(self.database, user) as connection:
+            connection.execute("SET search_path = chio")
+            connection.execute(sql)
+
+    def fetch(self, sql: str, user: str = OWNER) -> list[tuple[Any, ...]]:
+        with self.server.connect(self.database, user) as connection:
+            return connection.execute(sql).fetchall()
+
+    def chained(self) -> list[tuple[int, list[str], str]]:
+        rows = self.fetch(f"SELECT seq, {MEMBERS}, chain FROM chio.http_receipts ORDER BY log_id, seq")
+        return [(sequence, members, digest) for sequence, *members, digest in rows]

@@ -1,0 +1,243 @@
+"""The PostgreSQL store: the suite of all stores, and what only several sidecars on one database can do wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+pytest.importorskip("psycopg")
+
+import psycopg
+
+from chio_core.errors import ConfigurationError
+from chio_sidecar.store import Revoked, Stored, StoreUnavailable
+from chio_sidecar.store.postgresql.connection import DatabasePlace, connect
+from chio_sidecar.store.postgresql.schema import SCHEMA_VERSION, Migrated, migrate
+from tests.sidecar.postgres_tools import OWNER, ROLE, PostgresqlKit, Server
+from tests.sidecar.store_conformance import Kit, StoreConformance, assert_chained, charge, entry, opened
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def kit(server: Server) -> PostgresqlKit:
+    return PostgresqlKit(server)
+
+
+class TestPostgresql(StoreConformance):
+    @pytest.fixture
+    def kit(self, server: Server) -> Kit:
+        return PostgresqlKit(server)
+
+
+def racer(kit: PostgresqlKit, name: str, number: int, shared: str) -> subprocess.Popen[str]:
+    arguments = [kit.url, name, str(number), shared]
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.sidecar.racing_store", *arguments], stdout=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.parametrize(("shared", "number", "stored"), [("budget", 200, 100), ("ids", 200, 200)])
+def test_four_processes_store_together_exactly_what_one_would(
+    kit: PostgresqlKit, shared: str, number: int, stored: int
+) -> None:
+    racers = [racer(kit, name, number, shared) for name in "abcd"]
+    told = Counter(line for one in racers for line in one.communicate(timeout=120)[0].split())
+    assert [one.returncode for one in racers] == [0] * 4
+    assert set(told.values()) == {1}
+    assert sorted(told) == sorted(row[0] for row in kit.fetch("SELECT request_id FROM chio.http_receipts"))
+    assert len(told) == stored
+    assert_chained(kit)
+
+
+def test_what_a_killed_process_acknowledged_is_stored(kit: PostgresqlKit) -> None:
+    with racer(kit, "a", 100_000, "nothing") as one:
+        assert one.stdout is not None
+        told = [one.stdout.readline() for _ in range(200)]
+        one.kill()
+        told += one.stdout.readlines()
+    stored = {row[0] for row in kit.fetch("SELECT request_id FROM chio.http_receipts")}
+    assert {line.strip() for line in told if line.endswith("\n")} <= stored
+    assert_chained(kit)
+
+
+async def test_what_was_acknowledged_before_the_database_crashed_is_stored_and_the_store_recovers(
+    server: Server,
+) -> None:
+    own = Server(fsync="on")
+    try:
+        kit = PostgresqlKit(own)
+        async with opened(kit) as store:
+            first = [asyncio.ensure_future(store.append(entry(number))) for number in range(3000)]
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.to_thread(own.stop)
+            outcomes = await asyncio.gather(*first, return_exceptions=True)
+            told = {f"request-{n}" for n, outcome in enumerate(outcomes) if isinstance(outcome, Stored)}
+            assert all(isinstance(outcome, Stored | StoreUnavailable) for outcome in outcomes)
+            assert not (await store.health()).writable
+            await asyncio.to_thread(own.start)
+            assert told
+            assert told <= {row[0] for row in kit.fetch("SELECT request_id FROM chio.http_receipts")}
+            assert isinstance(await store.append(entry("later")), Stored)
+            assert await store.get("receipt-later-a") is not None
+        assert_chained(kit)
+    finally:
+        own.close()
+
+
+async def test_a_paused_database_is_an_error_in_time_and_the_store_recovers(kit: PostgresqlKit) -> None:
+    async with opened(kit, busy_seconds=1.0) as store:
+        await store.append(entry(1))
+        with kit.server.paused():
+            async with asyncio.timeout(10):
+                with pytest.raises(StoreUnavailable, match="in time"):
+                    await store.append(entry(2))
+                with pytest.raises(StoreUnavailable):
+                    await store.get("receipt-1-a")
+                assert not (await store.health()).writable
+        # The database may have stored it meanwhile: the id decides, as for every repeated request.
+        assert isinstance(await store.append(entry(2)), Stored)
+        assert isinstance(await store.append(entry(3)), Stored)
+    assert_chained(kit)
+
+
+async def test_a_read_only_database_is_an_error_with_its_remedy(kit: PostgresqlKit) -> None:
+    async with opened(kit) as store:
+        await store.append(entry(1))
+        kit.execute(f"ALTER DATABASE {kit.database} SET default_transaction_read_only = on", OWNER)
+        kit.fetch("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'chio-sidecar'")
+        with pytest.raises(StoreUnavailable):  # the connection is gone
+            await store.append(entry(2))
+        with pytest.raises(StoreUnavailable, match=r"read-only.*name the primary"):
+            await store.append(entry(2))
+
+
+async def test_no_receipt_is_stored_after_another_sidecar_has_acknowledged_a_revocation(kit: PostgresqlKit) -> None:
+    async with opened(kit) as one, opened(kit) as two, opened(kit) as three:
+
+        async def spend(name: str, store: object) -> list[bool]:
+            late = []
+            for number in range(200):
+                was_over = revoked.is_set()
+                outcome = await store.append(entry(f"{name}-{number}", unless_revoked=("cap-1",)))  # type: ignore[attr-defined]
+                if was_over:
+                    late.append(isinstance(outcome, Revoked))
+            return late
+
+        revoked = asyncio.Event()
+        spending = [asyncio.ensure_future(spend(str(n), store)) for n, store in enumerate((one, two))]
+        while not await three.list(limit=1):
+            pass
+        assert await three.revoke("cap-1")
+        revoked.set()
+        late = [is_refused for some in await asyncio.gather(*spending) for is_refused in some]
+    assert late
+    assert all(late)
+
+
+async def test_a_sidecar_whose_log_another_has_claimed_goes_on_in_a_log_of_its_own(kit: PostgresqlKit) -> None:
+    async with opened(kit) as one:
+        await one.append(entry(1))
+        kit.execute("UPDATE logs SET leased_until = now() - interval '1 hour'", OWNER)
+        async with opened(kit) as two:
+            await two.append(entry(2))
+            for number, more in ((3, {}), (4, {"obligations": (charge(),)})):
+                assert isinstance(await one.append(entry(number, **more)), Stored)
+            await two.append(entry(5))
+            assert (await one.health()).writable
+        assert [row.request_id for row in await one.list()] == [f"request-{number}" for number in range(1, 6)]
+    logs = kit.fetch("SELECT log_id, request_id FROM chio.http_receipts ORDER BY position")
+    assert logs == [(1, "request-1"), (1, "request-2"), (2, "request-3"), (2, "request-4"), (1, "request-5")]
+    assert_chained(kit)
+
+
+FORBIDDEN = [
+    "INSERT INTO http_receipts (log_id, seq, id, receipt_json, request_id, fingerprint, created_at, chain)"
+    " VALUES (1, 9, 'x', '{}', 'x', 'x', 'x', 'x')",
+    "UPDATE logs SET seq = 0",
+    "DELETE FROM logs",
+    "TRUNCATE http_receipts",
+    "TRUNCATE revoked_capabilities",
+    "DROP TABLE http_receipts",
+    "DROP TRIGGER http_receipts_append_only ON http_receipts",
+    "ALTER TABLE http_receipts DISABLE TRIGGER ALL",
+    "SET session_replication_role = replica",
+    "CREATE OR REPLACE FUNCTION chio.horizon() RETURNS bigint LANGUAGE sql AS 'SELECT 0::bigint'",
+    "UPDATE schema_version SET oldest = 0",
+    "DROP SCHEMA chio CASCADE",
+]
+
+
+@pytest.mark.parametrize("sql", FORBIDDEN)
+def test_the_role_of_a_sidecar_may_only_add(kit: PostgresqlKit, sql: str) -> None:
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        kit.execute(sql)
+
+
+@pytest.mark.parametrize("change", ["UPDATE {} SET request_id = ''", "DELETE FROM {}", "TRUNCATE {}"])
+@pytest.mark.parametrize("table", ["http_receipts", "budget_charges", "capability_invocations"])
+def test_triggers_refuse_the_owner_too(kit: PostgresqlKit, change: str, table: str) -> None:
+    with pytest.raises(psycopg.Error, match="append-only"):
+        kit.execute(change.format(table), OWNER)
+
+
+async def test_text_of_a_caller_is_never_sql(kit: PostgresqlKit) -> None:
+    text = "'; DROP TABLE chio.http_receipts; -- %s ? $1"
+    async with opened(kit) as store:
+        row = entry(text, obligations=(charge(account=text),), unless_revoked=(text,))
+        assert isinstance(await store.append(row), Stored)
+        assert [one.request_id for one in await store.list()] == [row.request_id]
+        assert await store.revoke(text)
+        assert await store.append(entry(2, unless_revoked=(text,))) == Revoked(text)
+
+
+@pytest.mark.parametrize(
+    ("version", "oldest", "message"),
+    [(SCHEMA_VERSION + 1, SCHEMA_VERSION, None), (SCHEMA_VERSION + 1, SCHEMA_VERSION + 1, "install a newer")],
+)
+def test_a_sidecar_works_with_the_next_schema_as_far_as_that_says(
+    kit: PostgresqlKit, version: int, oldest: int, message: str | None
+) -> None:
+    kit.execute(f"INSERT INTO schema_version VALUES ({version}, {oldest})", OWNER)
+    if message is None:
+        asyncio.run(kit.open().close())
+        return
+    with pytest.raises(ConfigurationError, match=message):
+        kit.open()
+
+
+def test_a_database_without_tables_or_rights_names_the_command(server: Server) -> None:
+    name = server.new_database()
+    kit = PostgresqlKit(server, name)
+    kit.execute(f"REVOKE ALL ON ALL TABLES IN SCHEMA chio FROM {ROLE}", OWNER)
+    with pytest.raises(ConfigurationError, match=r"--role .*store migrate"):
+        kit.open()
+    with closing(connect(server.place(name, OWNER), seconds=5)) as owner:
+        assert migrate(owner, ROLE) == Migrated(SCHEMA_VERSION, SCHEMA_VERSION)
+        asyncio.run(kit.open().close())
+        with pytest.raises(ConfigurationError, match="another one for the sidecars"):
+            migrate(owner, OWNER)
+        with pytest.raises(ConfigurationError, match='CREATE ROLE "missing"'):
+            migrate(owner, "missing")
+    with pytest.raises(ConfigurationError, match=r"no receipt store yet.*store migrate"):
+        PostgresqlKit(server, "postgres").open()
+
+
+def test_no_message_has_the_password_of_the_url(server: Server) -> None:
+    place = DatabasePlace.parse("postgresql://chio:secret@127.0.0.1:1/db?key=a%20b.key&connect_timeout=2")
+    assert "secret" not in repr(place)
+    assert (place.shown, str(place.key_path)) == ("postgresql://127.0.0.1:1/db", "a b.key")
+    with pytest.raises(psycopg.Error) as caught:
+        connect(place, seconds=2)
+    assert "secret" not in str(caught.value)
