@@ -6,6 +6,7 @@ Each call opens the store, reads a bounded number of rows, and returns where the
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,14 @@ SCAN = 50_000
 MOST_TEXT = 16 * 1024 * 1024
 """Most characters of receipts that one call returns."""
 
+COUNTED = 10_000
+"""Most receipts that one tally counts."""
+
+BARS = 48
+"""Most spans of time in one tally."""
+
+_ROUTES = 20
+_WIDTHS = (1, 5, 15, 60, 300, 900, 3_600, 4 * 3_600, 86_400, 7 * 86_400)  # seconds of one bar; then whole multiples
 _LONGEST = 400  # characters of one cell; a path is its sender's to choose
 _EXACT = 2**53  # a browser rounds larger numbers
 
@@ -81,6 +90,27 @@ class Texts:
     complete: bool
 
 
+@dataclass(frozen=True)
+class Tally:
+    """The verdicts of the newest matches.
+
+    Attributes:
+        counted: number of the receipts that were counted.
+        complete: True if no older one matches.
+        start: time of the first bar, in seconds since 1970.
+        width: seconds of one bar.
+        bars: number of receipts by verdict, for each span of time.
+        routes: `method`, `route` and `verdicts` of those with the most receipts; `verdicts` as in `bars`.
+    """
+
+    counted: int
+    complete: bool
+    start: int
+    width: int
+    bars: list[dict[str, int]]
+    routes: list[dict[str, Any]]
+
+
 class ReceiptWindow:
     """The receipts of a store, newest first; each call sees what is committed by then. Threads may share it.
 
@@ -128,6 +158,22 @@ class ReceiptWindow:
                 low = window["first"]
             return Count(matched, top + 1 - low, low if low > 1 else None)
 
+    def tally(self, wanted: ReceiptFilter, *, limit: int = COUNTED) -> Tally:
+        """Count the verdicts of the newest matches, over time and by route."""
+        cells = ", ".join(f"'$.{_CELLS[name]}'" for name in ("timestamp", "verdict", "method", "route"))
+        select = f"SELECT json_extract({TOLERANT}, {cells}) FROM http_receipts"  # noqa: S608
+        sql = f"{select} WHERE {wanted.where(TOLERANT)} {_NEWEST_FIRST}"
+        with ReceiptReader(self._path) as reader:
+            found: list[list[Any]] = []
+            low = 1
+            for window in self._windows(0, reader.newest()):
+                values = wanted.parameters() | window | {"limit": limit + 1 - len(found)}
+                found += [_cells_of(text) for (text,) in reader.fetch(sql, values)]
+                low = window["first"]
+                if len(found) > limit:
+                    break
+        return _tally(found[:limit], complete=len(found) <= limit and low <= 1)
+
     def open(self, receipt_id: str) -> Opened | None:
         """Return the receipt with this id, its text cut after `MOST_TEXT` characters, or None."""
         sql = "SELECT seq, created_at, substr(receipt_json, 1, :most) FROM http_receipts WHERE id = :id"
@@ -173,3 +219,36 @@ def _table_row(sequence: int, receipt_id: str, cells: str) -> dict[str, Any]:
     row["observed"] = (mode.get("mode") if isinstance(mode, dict) else mode) == "observe"
     damaged = {} if row["verdict"] is not None else {"damaged": True}
     return {"seq": sequence, "id": receipt_id[:_LONGEST], **row, **damaged}
+
+
+def _cells_of(text: str) -> list[Any]:
+    try:
+        cells: list[Any] = json.loads(text)
+    except (ValueError, RecursionError):
+        cells = [None] * 4
+    return cells
+
+
+def _tally(found: list[list[Any]], *, complete: bool) -> Tally:
+    """Return the tally of receipts that are given by time, verdict, method and route."""
+    times = [time for time, *_ in found if type(time) is int and 0 <= time < _EXACT]
+    first, last = min(times, default=0), max(times, default=0)
+    width = next((one for one in _WIDTHS if (last - first) // one < BARS - 1), 0) or (last - first) // (BARS - 2) + 1
+    start = first - first % width
+    bars: list[Counter[str]] = [Counter() for _ in range((last - start) // width + 1 if times else 0)]
+    routes: dict[tuple[str, str], Counter[str]] = {}
+    for time, verdict, method, route in found:
+        word = verdict[:_LONGEST] if isinstance(verdict, str) else "damaged"
+        if type(time) is int and 0 <= time < _EXACT:
+            bars[(time - start) // width][word] += 1
+        named = tuple(part[:_LONGEST] if isinstance(part, str) else "" for part in (method, route))
+        routes.setdefault((named[0], named[1]), Counter())[word] += 1
+    most = sorted(routes.items(), key=lambda one: (-one[1].total(), one[0]))[:_ROUTES]
+    return Tally(
+        len(found),
+        complete,
+        start,
+        width,
+        [dict(bar) for bar in bars],
+        [{"method": method, "route": route, "verdicts": dict(counts)} for (method, route), counts in most],
+    )

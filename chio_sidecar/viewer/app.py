@@ -107,7 +107,7 @@ class _Endpoints:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="chio-viewer")
 
     def routes(self) -> list[BaseRoute]:
-        data = (self.status, self.receipts, self.count, self.receipt, self.bundle)
+        data = (self.status, self.receipts, self.count, self.tally, self.receipt, self.bundle)
         return [
             Route(VIEWER_PATH.removesuffix("/"), _redirect),
             Route(VIEWER_PATH, self._page),
@@ -159,6 +159,10 @@ class _Endpoints:
         wanted, before = _filter(request.query_params), _number(request.query_params, "before")
         window = ReceiptWindow(self._source()[0])
         return _json(asdict(await self._run(lambda: window.count(wanted, before=before))))
+
+    async def tally(self, request: Request) -> Response:
+        wanted, window = _filter(request.query_params), ReceiptWindow(self._source()[0])
+        return _json(asdict(await self._run(lambda: window.tally(wanted))))
 
     async def receipt(self, request: Request) -> Response:
         receipt_id = request.query_params.get("id")

@@ -14,7 +14,7 @@ import pytest
 from starlette.types import ASGIApp
 
 from chio_core.canonical import compact_json, sha256_hex
-from chio_sidecar.records.listing import ReceiptWindow
+from chio_sidecar.records.listing import BARS, ReceiptWindow
 from chio_sidecar.records.reader import ReceiptFilter
 from chio_sidecar.store.driver import sqlite3
 from chio_sidecar.store.sqlite import SqliteReceiptStore
@@ -145,6 +145,31 @@ def test_counting_goes_on_in_steps(filled: Path) -> None:
         steps.append(counted.matched)
         before = counted.next
     assert steps == [120, 120, 120, 120, 20]
+
+
+def test_a_tally_counts_the_newest_matches_over_time_and_by_route(tmp_path: Path) -> None:
+    denied = {"verdict": "deny"}
+    stored = [receipt(number, verdict=denied if number % 3 == 0 else {"verdict": "allow"}) for number in range(1, 31)]
+    odd = receipt(31, timestamp=2**64 - 1, route_pattern="/odd"), "{no receipt"
+    app = app_of(fill(tmp_path / "s.sqlite3", [*stored, *odd]))
+    found, only = get(app, "tally").json(), get(app, "tally", verdict="deny", route="/things/3").json()
+    assert (found["counted"], found["complete"], found["start"], found["width"]) == (32, True, NOW + 1, 1)
+    assert [sum(bar.values()) for bar in found["bars"]] == [1] * 30
+    assert found["routes"][0] == {"method": "GET", "route": "/things/0", "verdicts": {"allow": 2, "deny": 1}}
+    assert {"method": "", "route": "", "verdicts": {"damaged": 1}} in found["routes"]
+    assert (only["counted"], only["bars"], only["routes"]) == (
+        1, [{"deny": 1}], [{"method": "POST", "route": "/things/3", "verdicts": {"deny": 1}}],
+    )  # fmt: skip
+
+
+def test_a_tally_has_a_bounded_number_of_bars_whatever_times_receipts_state(tmp_path: Path) -> None:
+    path = fill(
+        tmp_path / "s.sqlite3", [receipt(1, timestamp=0), receipt(2, timestamp=2**53 - 1), *map(receipt, range(3, 9))]
+    )
+    whole, part = ReceiptWindow(path).tally(ANY), ReceiptWindow(path).tally(ANY, limit=3)
+    assert len(whole.bars) <= BARS
+    assert sum(sum(bar.values()) for bar in whole.bars) == 8
+    assert (part.counted, part.complete, len(part.bars)) == (3, False, 3)
 
 
 def test_an_empty_store_has_an_empty_list(tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def test_the_keyboard_is_enough(browser: Browser, show: Any) -> None:
     show([receipt(1), receipt(2)])
     browser.run("document.querySelector('#clear').disabled || document.querySelector('#clear').focus()")
     browser.run("document.querySelector('#f-until').focus()")
-    for _ in range(12):  # through the parts of the field of date and time
+    for _ in range(30):  # through the parts of the field of date and time, and the heads of the columns
         browser.press(TAB)
         if browser.run("return document.activeElement.closest('#rows') !== null"):
             break
@@ -214,6 +214,8 @@ def test_texts_can_be_read_in_light_and_dark(browser: Browser, show: Any, scheme
     show([receipt(1, verdict={"verdict": "incomplete"}), denied])
     browser.scheme(scheme)
     open_row(browser)
+    browser.click("#tally summary")
+    browser.until("document.querySelector('#chart svg')")
     texts = ".badge, .tag, td, th, dt, dd, h3, label, .summary, .checks strong, button:enabled, #store, pre, .notice"
     low = browser.run(_CONTRAST, texts)
     assert low == []
@@ -245,10 +247,126 @@ def test_the_page_recovers_when_the_sidecar_was_away(
     show([receipt(1)])
     viewer, served[0].app = served[0].app, JSONResponse({"message": "away"}, 502)
     browser.run(LOOK_NOW)
-    browser.until("document.querySelector('#notice').textContent === 'Away.'")
+    browser.until("document.querySelector('#away-text').textContent.startsWith('Away. Next attempt in ')")
     fill(tmp_path / STORE, [receipt(2)])
     served[0].app = viewer
     browser.run(LOOK_NOW)
     browser.until(LISTED.format(2))
-    browser.until("document.querySelector('#notice').hidden")
+    browser.until("document.querySelector('#away').hidden")
     assert all("502" in text for text in browser.complaints())
+
+
+def test_attempts_become_rare_while_the_sidecar_is_away(browser: Browser, show: Any) -> None:
+    show([receipt(1)])
+    script = """
+        const { ReceiptList } = await import('./list.js');
+        const pause = Object.getOwnPropertyDescriptor(ReceiptList.prototype, 'pause').get;
+        return args[0].map((failures) => pause.call({ failures }));
+    """
+    assert browser.wait(script, [0, 1, 2, 3, 9]) == [1_000, 2_000, 4_000, 8_000, 30_000]
+
+
+def test_a_page_that_opens_while_the_sidecar_is_away_starts_when_it_is_back(
+    browser: Browser, show: Any, served: tuple[Shown, str]
+) -> None:
+    address = show([receipt(1)])
+    viewer = served[0].app
+
+    async def without_data(scope: Any, receive: Any, send: Any) -> None:
+        away = JSONResponse({"message": "away"}, 502) if "/api/" in scope["path"] else viewer
+        await away(scope, receive, send)
+
+    served[0].app = without_data
+    browser.open(address)
+    browser.until("!document.querySelector('#away').hidden")
+    served[0].app = viewer
+    browser.click("#retry")
+    browser.until(LISTED.format(1))
+    assert browser.run("return document.querySelector('#away').hidden")
+    assert all("502" in text for text in browser.complaints())
+
+
+def test_an_error_stays_until_it_is_dismissed(browser: Browser, show: Any, tmp_path: Path) -> None:
+    show([receipt(1)], hash="#unknown")
+    browser.until("!document.querySelector('#problem').hidden")
+    assert browser.text("#problem-text") == "The store holds no receipt with this id."
+    fill(tmp_path / STORE, [receipt(2)])
+    browser.run(LOOK_NOW)
+    browser.until(LISTED.format(2))  # a later success is about something else
+    assert browser.run("return !document.querySelector('#problem').hidden")
+    browser.click("#dismiss")
+    assert browser.run("return document.querySelector('#problem').hidden")
+    assert all("404" in text for text in browser.complaints())
+
+
+def test_filters_are_in_the_address(browser: Browser, show: Any) -> None:
+    address = show([*(receipt(number) for number in range(1, 10)), receipt(10, verdict={"verdict": "deny"})])
+    browser.choose("#f-verdict", "allow")
+    browser.choose("#f-route", "/things/7")
+    browser.until(LISTED.format(1))
+    open_row(browser)
+    link = browser.run("return location.href")
+    assert link == f"{address}?verdict=allow&route=%2Fthings%2F7#receipt-00007"
+    browser.open("about:blank")
+    browser.open(link)
+    browser.until(LISTED.format(1))
+    browser.until("document.querySelector('#checks')")
+    assert browser.run("return document.querySelector('#f-route').value") == "/things/7"
+    browser.press(ESCAPE)
+    browser.until("document.querySelector('#detail').hidden")
+    browser.click("#clear")
+    browser.until(LISTED.format(10))
+    assert browser.run("return location.href") == address
+
+
+def test_times_are_local_or_utc_in_rows_and_fields(browser: Browser, show: Any) -> None:
+    browser.cdp("Emulation.setTimezoneOverride", timezoneId="Asia/Kolkata")
+    try:
+        address = show([receipt(1), receipt(2)])
+        browser.open(f"{address}?since={NOW + 2}")
+        browser.until(LISTED.format(1))
+        assert browser.text("#rows time") == "2026-04-15 22:36:17"
+        browser.choose("#zone", "utc")
+        browser.run("document.querySelector('#zone').dispatchEvent(new Event('change'))")
+        assert browser.text("#rows time") == "2026-04-15 17:06:17"
+        assert browser.run("return document.querySelector('#f-since').value") == "2026-04-15T17:06:17"
+    finally:
+        browser.run("localStorage.clear()")
+        browser.cdp("Emulation.setTimezoneOverride", timezoneId="")
+
+
+def test_rows_are_sorted_by_a_column_and_back(browser: Browser, show: Any, tmp_path: Path) -> None:
+    show([receipt(number) for number in (12, 25, 31)])
+    ids = "return [...document.querySelectorAll('#rows .c-route')].map((cell) => cell.textContent)"
+    assert browser.run(ids) == ["/things/1", "/things/5", "/things/2"]
+    browser.click("[data-sort=route]")
+    assert browser.run(ids) == ["/things/1", "/things/2", "/things/5"]
+    fill(tmp_path / STORE, [receipt(44)])
+    browser.run(LOOK_NOW)
+    browser.until(LISTED.format(4))
+    browser.click("[data-sort=route]")
+    assert browser.run(ids) == ["/things/5", "/things/4", "/things/2", "/things/1"]
+    assert browser.run("return document.querySelector('th.c-route').getAttribute('aria-sort')") == "descending"
+    browser.click("[data-sort=route]")
+    assert browser.run(ids) == ["/things/4", "/things/1", "/things/5", "/things/2"]
+
+
+def test_verdicts_are_counted_over_time_and_by_route(browser: Browser, show: Any) -> None:
+    denied = {"verdict": "deny", "reason": "no"}
+    show([*(receipt(number) for number in range(1, 6)), receipt(6, verdict=denied), receipt(600, verdict=denied)])
+    browser.click("#tally summary")
+    browser.until("document.querySelectorAll('#routes tbody tr').length === 7")
+    assert browser.run("return document.querySelector('#chart svg').getAttribute('aria-label')") == (
+        "allow: 5, deny: 2, other: 0"
+    )
+    assert browser.number_of("#chart rect") == 3
+    assert browser.text("#tally-text").endswith("one bar is 15 seconds.")
+    browser.click("#routes tbody tr:nth-child(1) button")
+    browser.until(LISTED.format(1))
+    browser.until("document.querySelectorAll('#routes tbody tr').length === 1")
+
+
+def test_the_skip_link_leads_to_the_rows(browser: Browser, show: Any) -> None:
+    show([receipt(1), receipt(2)])
+    browser.run("document.querySelector('#skip').click()")
+    assert browser.run("return document.activeElement.textContent") == "receipt-00002"

@@ -62,6 +62,26 @@ export function shortened(text, length = 12) {
   return text.length > length + 1 ? `${text.slice(0, length)}…` : text;
 }
 
+let utc = false;
+
+/** Show every time of the page in UTC, or in local time. */
+export function setZone(name) {
+  utc = name === "utc";
+  for (const element of document.querySelectorAll("time")) element.textContent = local(new Date(element.dateTime));
+}
+
+/** The value of a field of date and time for whole seconds since 1970, in the zone of the page. */
+export function fieldTime(seconds) {
+  const date = new Date(Number(seconds) * 1000);
+  return Number.isNaN(date.getTime()) ? "" : local(date).replace(" ", "T");
+}
+
+/** Whole seconds since 1970 for the value of such a field; null for none. */
+export function fieldSeconds(text) {
+  const time = new Date(utc && text ? `${text}Z` : text).getTime();
+  return Number.isNaN(time) ? null : Math.max(0, Math.floor(time / 1000));
+}
+
 /** A <time> for whole seconds since 1970, or the number itself if it is no date. */
 export function moment(seconds) {
   const date = new Date(Number(seconds) * 1000);
@@ -70,6 +90,7 @@ export function moment(seconds) {
 }
 
 function local(date) {
+  if (utc) return date.toISOString().slice(0, 19).replace("T", " ");
   const two = (number) => String(number).padStart(2, "0");
   const day = `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
   return `${day} ${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;

@@ -4,12 +4,19 @@ import { get } from "./api.js";
 import { append, badge, byId, count, foreign, make, moment, shortened, visible } from "./dom.js";
 
 const POLL = 1_000; // milliseconds
+const LONGEST = 30_000; // between two attempts while the sidecar does not answer
 const ROOM = 2_000; // rows that an untouched page keeps
 
 export class ReceiptList {
-  /** `failed` is called with every error but that of an aborted request, and with null after a success. */
-  constructor({ failed }) {
+  /**
+   * `failed` is called with every error but that of an aborted request, and the milliseconds until the next attempt;
+   * with null after a success. `changed` is called when other receipts are listed, or new ones.
+   */
+  constructor({ failed, changed }) {
     this.failed = failed;
+    this.changed = changed;
+    this.failures = 0;
+    this.sorted = null;
     this.filters = {};
     this.live = true;
     this.selected = null;
@@ -17,6 +24,9 @@ export class ReceiptList {
     byId("more").addEventListener("click", () => this.more());
     byId("rows").addEventListener("click", (event) => openRow(event));
     byId("rows").addEventListener("keydown", (event) => moveFocus(event));
+    for (const button of document.querySelectorAll("[data-sort]")) {
+      button.addEventListener("click", () => this.sortBy(button.dataset.sort));
+    }
   }
 
   reset() {
@@ -46,8 +56,8 @@ export class ReceiptList {
       this.next = next;
       this.newest = newest;
       this.loaded = true;
-      this.mark();
-      this.show();
+      this.arranged();
+      this.changed();
       await this.countAll(signal);
     });
     if (signal === this.running.signal) this.wait();
@@ -71,8 +81,7 @@ export class ReceiptList {
       byId("rows").append(...added);
       this.room = Math.max(this.room, byId("rows").children.length);
       this.next = next;
-      this.mark();
-      this.show();
+      this.arranged();
       added[0]?.querySelector("a").focus({ preventScroll: true });
     });
   }
@@ -88,10 +97,14 @@ export class ReceiptList {
     }
   }
 
-  /** Request newer receipts every second while the page is visible. */
+  /** Request newer receipts every second while the page is visible; less often while no answer comes. */
   wait() {
     clearTimeout(this.timer);
-    if (this.live) this.timer = setTimeout(() => this.poll(), POLL);
+    if (this.live) this.timer = setTimeout(() => this.poll(), this.pause);
+  }
+
+  get pause() {
+    return Math.min(POLL * 2 ** this.failures, LONGEST);
   }
 
   async poll() {
@@ -112,7 +125,8 @@ export class ReceiptList {
         for (const element of added) element.classList.add("fresh");
         byId("rows").prepend(...added);
         this.makeRoom();
-        this.show();
+        this.arranged();
+        if (rows.length) this.changed();
       });
     }
     if (signal !== this.running.signal) return undefined;
@@ -124,8 +138,36 @@ export class ReceiptList {
   makeRoom() {
     const rows = byId("rows");
     if (rows.children.length <= this.room) return;
-    while (rows.children.length > this.room) rows.lastElementChild.remove();
-    this.next = Number(rows.lastElementChild.dataset.row);
+    const oldestLast = [...rows.children].sort((one, other) => other.dataset.row - one.dataset.row);
+    for (const element of oldestLast.splice(this.room)) element.remove();
+    this.next = Number(oldestLast.at(-1).dataset.row);
+  }
+
+  /** Sort the rows by a column; again the other way round, and then the newest first as before. */
+  sortBy(name) {
+    const same = this.sorted?.name === name;
+    this.sorted = same && this.sorted.down ? null : { name, down: same };
+    for (const button of document.querySelectorAll("[data-sort]")) {
+      const order = this.sorted?.name === button.dataset.sort && (this.sorted.down ? "descending" : "ascending");
+      if (order) button.parentElement.setAttribute("aria-sort", order);
+      else button.parentElement.removeAttribute("aria-sort");
+    }
+    this.arranged();
+  }
+
+  /** Bring the rows into their order, and show what is said about them. */
+  arranged() {
+    const rows = byId("rows");
+    const { name, down } = this.sorted ?? { name: "row", down: true };
+    const ordered = [...rows.children].map((element) => ({ element, key: key(element, name) }));
+    ordered.sort((one, other) => (down ? -1 : 1) * compare(one, other));
+    if (ordered.some(({ element }, index) => element !== rows.children[index])) {
+      const focused = document.activeElement;
+      rows.replaceChildren(...ordered.map(({ element }) => element));
+      if (rows.contains(focused)) focused.focus({ preventScroll: true });
+    }
+    this.mark();
+    this.show();
   }
 
   setLive(live) {
@@ -158,17 +200,22 @@ export class ReceiptList {
 
   summary(shown) {
     if (!this.newest) return "";
-    if (!this.filtered) return `${count(shown)} of ${count(this.newest)} receipts, newest first`;
+    const order = this.sorted && this.next !== null ? `; only these ${count(shown)} are sorted` : "";
+    const first = this.sorted ? "" : ", newest first";
+    if (!this.filtered) return `${count(shown)} of ${count(this.newest)} receipts${first}${order}`;
     const matched = `${count(this.matched.number)}${this.matched.exact ? "" : "+"}`;
-    return `${count(shown)} of ${matched} that match, among ${count(this.newest)} receipts`;
+    return `${count(shown)} of ${matched} that match, among ${count(this.newest)} receipts${order}`;
   }
 
   async guarded(signal, work) {
     try {
       await work();
+      this.failures = 0;
       this.failed(null);
     } catch (error) {
-      if (error.name !== "AbortError" && !signal.aborted) this.failed(error);
+      if (error.name === "AbortError" || signal.aborted) return;
+      this.failures += 1;
+      this.failed(error, this.pause);
     }
   }
 }
@@ -189,6 +236,17 @@ function row(receipt) {
     cell("id", "Receipt", make("a", { href: `#${encodeURIComponent(receipt.id)}` }, foreign(receipt.id))),
   );
   return element;
+}
+
+function key(element, name) {
+  if (name === "row") return Number(element.dataset.row);
+  const cell = element.querySelector(`.c-${name}`);
+  return cell.querySelector("time")?.dateTime ?? cell.textContent;
+}
+
+function compare(one, other) {
+  if (one.key !== other.key) return one.key < other.key ? -1 : 1;
+  return one.element.dataset.row - other.element.dataset.row;
 }
 
 function mark(receipt) {

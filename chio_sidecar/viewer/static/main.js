@@ -1,24 +1,33 @@
-// The page's start: signing in, filters, and the address (`#id`) of the opened receipt.
+// The page's start: signing in, and the address: the filters (`?verdict=deny`) and the opened receipt (`#id`).
 
 import { get, Refused, save, token } from "./api.js";
-import { byId } from "./dom.js";
+import { byId, fieldSeconds, fieldTime, setZone } from "./dom.js";
 import { Detail } from "./detail.js";
 import { ReceiptList } from "./list.js";
+import { TallyPanel } from "./tally.js";
 
 const TYPING = 150; // milliseconds without a keystroke before a filter applies
 
-const list = new ReceiptList({ failed });
+const ZONE = "chio-zone";
+
+const list = new ReceiptList({ failed: away, changed: () => tally.update(filters()) });
 const detail = new Detail({ failed, closed: leave, filter: narrow });
+const tally = new TallyPanel({ failed, filter: (route) => narrow("route", route) });
 
 async function start() {
+  clearTimeout(list.timer);
   try {
     const status = await get("status");
     byId("store").textContent = status.store;
     document.title = `${status.store} – Chio receipts`;
   } catch (error) {
-    failed(error);
+    list.failures += 1;
+    away(error, list.pause);
+    if (!byId("away").hidden) list.timer = setTimeout(start, list.pause);
     return;
   }
+  away(null);
+  readAddress();
   byId("sign-in").hidden = true;
   for (const id of ["main", "live", "download"]) byId(id).hidden = false;
   byId("sign-out").hidden = token.get() === null;
@@ -27,12 +36,25 @@ async function start() {
   await loaded;
 }
 
-/** Show an error; null removes it. */
+/** Show an error until it is dismissed. */
 function failed(error) {
-  const notice = byId("notice");
-  notice.hidden = error === null || (error instanceof Refused && error.signIn);
-  notice.textContent = error === null ? "" : `${capital(error.message)}.`;
-  if (error instanceof Refused && error.signIn) requestToken();
+  if (signedOut(error)) return;
+  byId("problem-text").textContent = `${capital(error.message)}.`;
+  byId("problem").hidden = false;
+}
+
+/** Show that the sidecar does not answer, and when it is tried again; null: it answers. */
+function away(error, pause) {
+  byId("away").hidden = error === null || signedOut(error);
+  if (error === null) return;
+  const next = list.live ? ` Next attempt in ${Math.round(pause / 1000)} s.` : "";
+  byId("away-text").textContent = `${capital(error.message)}.${next}`;
+}
+
+function signedOut(error) {
+  const out = error instanceof Refused && error.signIn;
+  if (out) requestToken();
+  return out;
 }
 
 function requestToken() {
@@ -70,18 +92,30 @@ byId("sign-out").addEventListener("click", () => {
 function filters() {
   const form = new FormData(byId("filters"));
   const chosen = Object.fromEntries([...form].map(([name, value]) => [name, value.trim()]));
-  return { ...chosen, since: seconds(chosen.since), until: seconds(chosen.until) };
+  return { ...chosen, since: fieldSeconds(chosen.since), until: fieldSeconds(chosen.until) };
 }
 
-function seconds(text) {
-  const time = new Date(text).getTime(); // field and text are in local time
-  return Number.isNaN(time) ? null : Math.max(0, Math.floor(time / 1000));
+function inUse(chosen) {
+  return Object.entries(chosen).filter(([, value]) => value !== null && value !== "");
 }
 
 function filtersChanged() {
   const chosen = filters();
-  byId("clear").disabled = !Object.values(chosen).some((value) => value !== null && value !== "");
+  byId("clear").disabled = !inUse(chosen).length;
+  const query = new URLSearchParams(inUse(chosen)).toString();
+  history.replaceState(null, "", `${location.pathname}${query && `?${query}`}${location.hash}`);
   list.load(chosen);
+}
+
+/** Fill the fields from the address, which a link or a reload has. */
+function readAddress() {
+  const query = new URLSearchParams(location.search);
+  for (const field of byId("filters").elements) {
+    if (!field.name) continue;
+    const value = query.get(field.name) ?? "";
+    field.value = field.type === "datetime-local" ? (value && fieldTime(value)) : value;
+  }
+  byId("clear").disabled = !inUse(filters()).length;
 }
 
 function narrow(name, value) {
@@ -98,6 +132,24 @@ byId("filters").addEventListener("input", () => {
 });
 byId("filters").addEventListener("reset", () => setTimeout(filtersChanged));
 byId("filters").addEventListener("submit", (event) => event.preventDefault());
+
+byId("zone").value = localStorage.getItem(ZONE) ?? "local";
+setZone(byId("zone").value);
+byId("zone").addEventListener("change", () => {
+  const { since, until } = filters();
+  localStorage.setItem(ZONE, byId("zone").value);
+  setZone(byId("zone").value);
+  for (const [name, value] of Object.entries({ since, until })) byId(`f-${name}`).value = value === null ? "" : fieldTime(value);
+});
+
+byId("dismiss").addEventListener("click", () => {
+  byId("problem").hidden = true;
+});
+byId("retry").addEventListener("click", () => (byId("main").hidden ? start() : list.poll()));
+byId("skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the address is for the opened receipt
+  (byId("rows").querySelector("a") ?? byId("list")).focus();
+});
 
 byId("live").addEventListener("click", () => {
   list.setLive(!list.live);
@@ -122,7 +174,7 @@ function follow() {
   } catch {
     // a malformed address opens nothing
   }
-  if (!id || id === "list") return closeDetail();
+  if (!id) return closeDetail();
   list.select(id);
   return detail.open(id);
 }
@@ -137,7 +189,7 @@ function closeDetail() {
 
 function leave() {
   closeDetail();
-  history.pushState(null, "", location.pathname);
+  history.pushState(null, "", location.pathname + location.search);
 }
 
 addEventListener("hashchange", follow);
