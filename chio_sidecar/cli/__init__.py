@@ -54,6 +54,7 @@ COMMANDS = (
     Command("receipt diff", "print what observe mode would have refused", "receipt_store", "add_diff_options"),
     Command("receipt fsck", "check the integrity of a store", "receipt_store", "add_fsck_options"),
     Command("receipt backup", "copy a store while a sidecar writes to it", "receipt_store", "add_backup_options"),
+    Command("receipt rotate", "archive old receipts, and keep the live state", "receipt_rotate"),
     Command("approval list", "print the pending approvals", "approvals", "add_list_options"),
     Command("approval show", "print one approval, pending or resolved", "approvals", "add_show_options"),
     Command("approval respond", "approve or deny a request", "approvals", "add_respond_options"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from contextlib import closing
+from contextlib import ExitStack
 from pathlib import Path
 
 from chio_sidecar.cli.options import (
@@ -46,6 +46,9 @@ rows, each receipt's signature and the columns beside it, and the records of app
 The file is only read: nothing is repaired, and no file is created beside it. It may be the store of a running sidecar.
 With a rollback journal a reader stops that sidecar, so rows are read in windows, and SQLite's own check of pages and
 indexes ends after half a second then; --all-pages checks all.
+
+With --archive the archives that receipt rotate made are checked too, oldest first, and whether each file goes on from
+the one before, so that no receipt is missing between them.
 
 Keep the printed head in another place. Given as --head later, it shows that no row up to it was changed since, even by
 an attacker who can write the file and computes the chain again.
@@ -141,6 +144,14 @@ def add_fsck_options(parser: argparse.ArgumentParser) -> None:
         help="a head that was printed earlier: its row must exist, unchanged",
     )
     parser.add_argument(
+        "--archive",
+        metavar="FILE",
+        action="append",
+        type=Path,
+        default=[],
+        help="an archive of the store to check with it; may be repeated",
+    )
+    parser.add_argument(
         "--all-pages",
         action="store_true",
         help="check all pages and indexes, also if the sidecar that writes to the file cannot commit meanwhile",
@@ -148,25 +159,49 @@ def add_fsck_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_fsck(args: argparse.Namespace) -> int:
-    """Print one line for each finding and a summary; return 1 if there are findings, else 3 for a part of a check.
+    """Print a line for each finding and a summary for each file; return 1 with findings, else 3 for a part of a check.
 
     Raises:
         CliError: no store is named.
         ConfigurationError: the store, or the settings that would name it, cannot be read.
     """
     store = required_store(args, "receipt fsck needs a store")
-    inspection = Inspection(store.path, trusted_keys=args.trusted_key, kept=args.head, all_pages=args.all_pages)
-    with closing(inspection):
-        for finding in inspection.findings():
-            if wants_json(args):
-                emit(compact(finding.document()))
-            else:
-                emit(f"{escaped(finding.place)}: {escaped(finding.text)} [{finding.kind}]")
-    summary = inspection.summary
+    with ExitStack() as stack:
+        files = []
+        for path in (*args.archive, store.path):
+            inspection = Inspection(path, trusted_keys=args.trusted_key, kept=args.head, all_pages=args.all_pages)
+            stack.callback(inspection.close)
+            files.append((path, inspection))
+        files.sort(key=lambda file: file[1].base[0])  # stable: a store that lost nothing yet follows its archive
+        found = set()
+        for number, (path, inspection) in enumerate(files, 1):
+            inspection.joint = files[number][1].base if number < len(files) else None
+            inspection.kept_elsewhere = number < len(files) or any(one.summary.anchored is not None for _, one in files)
+            found.add(_check(inspection, path if len(files) > 1 else None, as_json=wants_json(args)))
     note_untrusted(args.trusted_key)
+    return 1 if 1 in found else max(found)
+
+
+def _check(inspection: Inspection, path: Path | None, *, as_json: bool) -> int:
+    """Check one file and print it; return its exit status.
+
+    Args:
+        inspection: not begun.
+        path: the file's name if it is one of several.
+        as_json: print for programs.
+    """
+    name = {} if path is None else {"file": str(path)}
+    if path is not None and not as_json:
+        emit(f"file      {escaped(str(path))}")
+    for finding in inspection.findings():
+        if as_json:
+            emit(compact(name | finding.document()))
+        else:
+            emit(f"{escaped(finding.place)}: {escaped(finding.text)} [{finding.kind}]")
+    summary = inspection.summary
     status = 1 if summary.findings else UNFINISHED if summary.unfinished else 0
-    if wants_json(args):
-        emit(compact(summary.document()))
+    if as_json:
+        emit(compact(name | summary.document()))
         return status
 
     emit(f"rows      {summary.rows}" + (f", from {summary.first} to {summary.last}" if summary.rows else ""))
@@ -176,6 +211,9 @@ def run_fsck(args: argparse.Namespace) -> int:
         emit("chain     none: the store is from before the hash chain, which starts when a sidecar opens it")
     else:
         emit(f"chain     from row {summary.chained_from}")
+    if summary.archived:
+        newest = f"; the newest archive is {escaped(summary.archives[-1].name)}" if summary.archives else ""
+        emit(f"archived  rows 1 to {summary.archived}{newest}")
     if summary.anchored is not None:
         emit(f"--head    row {summary.anchored}")
     if summary.head is not None:

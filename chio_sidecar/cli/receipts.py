@@ -97,6 +97,8 @@ def run_list(args: argparse.Namespace) -> int:
     store = required_store(args, NEITHER)
     with ReceiptReader(store.path, option=store.named_by) as reader:
         cursor = args.cursor
+        if not args.newest_first:
+            _note_archived(reader)
         start = {"before": cursor} if args.newest_first else {"after": cursor or 0}
         for printed, (row, receipt) in enumerate(reader.rows(wanted, newest_first=args.newest_first, **start)):
             if printed == args.limit:
@@ -107,6 +109,12 @@ def run_list(args: argparse.Namespace) -> int:
             emit(compact(_with_outcome(receipt)))
             cursor = row
     return 0
+
+
+def _note_archived(reader: ReceiptReader) -> None:
+    """Print where the receipts before the first one of the store are."""
+    if (found := reader.archived()) is not None:
+        say(f"note: receipts 1 to {found[0]} are archived, the newest of them in {escaped(found[1])}")
 
 
 def _list_remote(args: argparse.Namespace) -> int:
@@ -164,9 +172,10 @@ def run_show(args: argparse.Namespace) -> int:
     """
     store = required_store(args, "receipt show needs a store")
     with ReceiptReader(store.path, option=store.named_by) as reader:
-        receipt = reader.get(args.id)
+        receipt, archived = reader.get(args.id), reader.archived()
     if receipt is None:
-        raise CliError(f"no receipt {args.id} in {store.path}", fix="`receipt list` prints the ids")
+        older = f"; older ones are in archives such as {archived[1]}: name one with --receipt-store" if archived else ""
+        raise CliError(f"no receipt {args.id} in {store.path}", fix=f"`receipt list` prints the ids{older}")
     emit(compact(receipt) if wants_json(args) else json.dumps(receipt, ensure_ascii=True, indent=2))
     if not args.verify:
         return 0
@@ -288,6 +297,7 @@ def _receipts(args: argparse.Namespace) -> Iterator[Iterable[Any]]:
             store = store_of_settings()
     if store is not None:
         with ReceiptReader(store.path, option=store.named_by) as reader:
+            _note_archived(reader)
             yield (receipt for _, receipt in reader.rows(ReceiptFilter()))
     elif args.file in (None, "-"):
         if sys.stdin is None:

@@ -7,94 +7,34 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from chio_core.canonical import parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument, ReceiptRejected
 from chio_core.receipts import verify_receipt
-from chio_core.signing import verify_signature
-from chio_sidecar.policy.approvals import APPROVAL_ID, intent_hash, read_token
-from chio_sidecar.policy.rules import Refused
+from chio_sidecar.policy.approvals import APPROVAL_ID
 from chio_sidecar.records.file import Header, connect_quietly, in_pages, quick_check
 from chio_sidecar.records.fsck_chain import ChainCheck, Finding, Marks, Row
+from chio_sidecar.records.fsck_records import archives, records
+from chio_sidecar.store.archive import Archive
 from chio_sidecar.store.driver import UNUSABLE, sqlite3, trouble
-from chio_sidecar.store.hash_chain import MEMBERS
+from chio_sidecar.store.hash_chain import FIRST, MEMBERS
 from chio_sidecar.store.schema import APPLICATION_ID
-from chio_sidecar.store.tables import CHAINED, SCHEMA_VERSION, upgrade
+from chio_sidecar.store.tables import ARCHIVED, CHAINED, SCHEMA_VERSION, upgrade
 
 __all__ = ["Finding", "Inspection", "Summary"]
 
 _WITH_APPROVALS = 2  # the first schema version that has them
-_WINDOW = 2_000
 _MOST_KEYS = 16
 
 _SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_master"
 _MARKS = "SELECT s.seq, s.digest, h.seq, h.digest FROM receipt_chain_start s LEFT JOIN receipt_chain_head h ON TRUE"
 
-_NO_RECEIPT = "NOT EXISTS (SELECT 1 FROM http_receipts r WHERE r.request_id = t.request_id)"
-_UNBOUND = "the request that it names has no receipt: a receipt is gone, or this row was changed"
-_UNCOUNTED = "its number does not follow the one before: a row is gone, or this one was changed"
+_BASE = "SELECT seq, digest FROM receipt_chain_base"
+_ROTATION = "SELECT (SELECT seq FROM receipt_chain_base), (SELECT max(rowid) FROM archived_state)"
 
-_USE = "capability_id || ' grant ' || grant_index || ' use ' || ordinal"
-_CHARGE = "account || ' charge ' || ordinal"
-# Table, subject of a row, condition of a bad one, and the finding about it.
-_CHECKS = (
-    (
-        "capability_invocations",
-        _USE,
-        _NO_RECEIPT,
-        _UNBOUND,
-    ),
-    (
-        "capability_invocations",
-        _USE,
-        "ordinal <> 1 AND NOT EXISTS (SELECT 1 FROM capability_invocations b WHERE b.ordinal = t.ordinal - 1"
-        " AND b.capability_id = t.capability_id AND b.grant_index = t.grant_index)",
-        _UNCOUNTED,
-    ),
-    ("budget_charges", _CHARGE, _NO_RECEIPT, _UNBOUND),
-    (
-        "budget_charges",
-        _CHARGE,
-        "ordinal <> 1 AND NOT EXISTS"
-        " (SELECT 1 FROM budget_charges b WHERE b.account = t.account AND b.ordinal = t.ordinal - 1)",
-        _UNCOUNTED,
-    ),
-    (
-        "budget_charges",
-        _CHARGE,
-        "cost < 0 OR total IS NOT cost + ifnull("
-        "(SELECT total FROM budget_charges b WHERE b.account = t.account AND b.ordinal = t.ordinal - 1), 0)",
-        "its total is not the total before plus its cost: this row was changed, or one before it is gone",
-    ),
-    ("chio_hitl_consumed_tokens", "approval_id", _NO_RECEIPT, _UNBOUND),
-    (
-        "chio_hitl_consumed_tokens",
-        "approval_id",
-        "NOT EXISTS (SELECT 1 FROM chio_hitl_resolved a WHERE a.approval_id = t.approval_id"
-        " AND a.token_id = t.token_id AND a.outcome = 'approved')",
-        "the use of an approval that this token did not give: the approval is gone, or this row was changed",
-    ),
-    (
-        "chio_hitl_resolved",
-        "approval_id",
-        "NOT EXISTS (SELECT 1 FROM chio_hitl_pending q WHERE q.approval_id = t.approval_id)",
-        "it resolves an approval that was never requested: the approval's row is gone, or this one was changed",
-    ),
-)
-
-_EVERY_ROW = range(-(2**63), 2**63)
-_PENDING = """
-SELECT rowid, approval_id, intent_hash, created_at, expires_at, request_json FROM chio_hitl_pending
-WHERE rowid BETWEEN ? AND ? ORDER BY rowid LIMIT ?
-"""
-_RESOLVED = """
-SELECT rowid, approval_id, token_id, outcome, approver, expires_at,
-       (SELECT intent_hash FROM chio_hitl_pending q WHERE q.approval_id = a.approval_id), token_json
-FROM chio_hitl_resolved a WHERE rowid BETWEEN ? AND ? ORDER BY rowid LIMIT ?
-"""
 _CONSUMED = "SELECT 1 FROM chio_hitl_consumed_tokens WHERE approval_id = ? AND request_id = ?"
 _UNUSED = "it allowed a request by an approval, and no use of that approval is recorded, so it could be used again"
 
@@ -113,6 +53,8 @@ class Summary:
         keys: public keys (hex) that signed; at most 16.
         unfinished: why the check did not come to its end; None for a complete one. Nothing is stated about the rest.
         pages: `part` if SQLite's check of pages and indexes was ended, because it would have stopped a sidecar.
+        archived: last row that was archived and removed; 0 without one.
+        archives: what the statements in the store say, oldest first.
         findings: number of findings.
     """
 
@@ -125,6 +67,8 @@ class Summary:
     keys: list[str] = field(default_factory=list)
     unfinished: str | None = None
     pages: Literal["all", "part"] = "part"
+    archived: int = 0
+    archives: list[Archive] = field(default_factory=list)
     findings: int = 0
 
     def document(self) -> dict[str, Any]:
@@ -146,6 +90,10 @@ class Inspection:
 
     Attributes:
         summary: complete after the last finding.
+        base: number and digest of the last row that was archived and removed, (0, `FIRST`) without one.
+        joint: number and digest of a row that must be here: the base of the file that goes on from this one. For the
+            caller to set before the check.
+        kept_elsewhere: it is no finding if no row has the digest `kept`: another file may have it. For the caller too.
 
     Raises:
         ConfigurationError: there is no such store, or it cannot be read now.
@@ -165,6 +113,9 @@ class Inspection:
         self._trusted = trusted_keys
         self._kept = kept
         self._page_seconds = page_seconds
+        self.base: tuple[int, str] = (0, FIRST)
+        self.joint: tuple[int, str] | None = None
+        self.kept_elsewhere = False
         self._version = _version(path)
         try:
             connection = connect_quietly(path, busy_seconds=busy_seconds)
@@ -173,13 +124,14 @@ class Inspection:
             # Text that is not UTF-8 becomes lone surrogates, which the check of its row finds.
             connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            self._connection = connection
+            self._read_base()
         except UNUSABLE as exc:
             found = trouble(exc)
             # A journal that SQLite would have to roll back looks like a file that cannot be opened.
             repair = "it was not closed in good order: start the sidecar, which repairs it"
             remedy = repair if found.kind == "machine" else found.remedy
             raise ConfigurationError(f"cannot read {path}: {found.text}; {remedy}") from None
-        self._connection = connection
         # A rollback journal is there as long as a sidecar has the file open, and readers then stop its commits.
         self._whole = all_pages or Header.read(path).is_wal or not path.with_name(path.name + "-journal").exists()
 
@@ -195,10 +147,16 @@ class Inspection:
             ("rows", self._rows),
         ]
         if self._version >= _WITH_APPROVALS:
-            checks.append(("records", self._records))
+            checks.append(("records", lambda: records(self._connection, self._version)))
+        if self._version >= ARCHIVED:
+            checks.append(("archives", lambda: archives(self._connection, self._trusted, self.summary)))
+        rotation = self._rotation()
         for place, check in checks:
             try:
                 for finding in check():
+                    if self._rotation() != rotation:
+                        self.summary.unfinished = f"{place}: receipts were archived meanwhile; run the check again"
+                        return
                     self.summary.findings += 1
                     yield finding
             except UNUSABLE as exc:
@@ -210,6 +168,25 @@ class Inspection:
                     return
                 self.summary.findings += 1
                 yield Finding("file", place, f"cannot be checked to the end: {found.text}")
+
+    def _read_base(self) -> None:
+        found = None
+        if self._version >= ARCHIVED:
+            try:
+                found = self._connection.execute(_BASE).fetchone()
+            except sqlite3.Error as exc:
+                if trouble(exc).kind != "content":
+                    raise  # else the table is missing, which the check of the schema finds
+        if found is not None and isinstance(found[0], int) and isinstance(found[1], str):
+            self.base = found
+
+    def _rotation(self) -> tuple[Any, ...] | None:
+        """Return what a rotation that is under way moves on."""
+        try:
+            found: tuple[Any, ...] | None = self._connection.execute(_ROTATION).fetchone()
+        except UNUSABLE:
+            return None  # the tables are missing, which the check of the schema finds
+        return found
 
     def _integrity(self) -> Iterator[Finding]:
         # SQLite checks the file under one lock. Where that lock stops a sidecar, the check is only as long as the
@@ -253,10 +230,13 @@ class Inspection:
                 if len(stated) == 1 and isinstance(stated[0][0], int):
                     start, start_digest, end, end_digest = stated[0]
                     marks = Marks(start, start_digest, end if isinstance(end, int) else None, end_digest)
+            self._read_base()
+            marks = replace(marks, base=self.base[0], base_digest=self.base[1])
         finally:
             connection.execute("ROLLBACK")
         numbers = range(0) if first is None else range(first, last + 1)
         chain = ChainCheck(marks, self._kept)
+        joint = chain.digest if self.joint is not None and self.joint[0] == marks.base else None
         digest = "chain" if self._version >= CHAINED else "NULL"
         select = f"SELECT seq, {MEMBERS}, {digest} FROM http_receipts WHERE seq BETWEEN ? AND ? ORDER BY seq LIMIT ?"  # noqa: S608
         try:
@@ -265,6 +245,8 @@ class Inspection:
                 summary.first = summary.first if summary.rows else number
                 summary.rows, summary.last = summary.rows + 1, number
                 yield from chain.row(row)
+                if self.joint is not None and number == self.joint[0]:
+                    joint = chain.digest
                 if (texts := row.texts) is not None:
                     yield from self._receipt(number, *texts[:3])
         except UNUSABLE as exc:
@@ -274,10 +256,14 @@ class Inspection:
             text = f"the rows after {summary.last} cannot be read: {found.text}"
             yield Finding("file", f"row {summary.last + 1}", text, summary.last + 1)
         else:
-            yield from chain.finish()
+            yield from (one for one in chain.finish() if one.kind != "head" or not self.kept_elsewhere)
         summary.chained_from = None if marks.start is None else marks.start + 1
         summary.head = None if marks.start is None else chain.digest
         summary.anchored = chain.anchored
+        summary.archived = marks.base
+        if self.joint is not None and joint != self.joint[1]:
+            text = "it is missing here, or another one than the row that the next file goes on from"
+            yield Finding("archive", f"row {self.joint[0]}", text, self.joint[0])
 
     def _receipt(self, number: int, receipt_id: str, text: str, request_id: str) -> Iterator[Finding]:
         place = f"row {number}"
@@ -305,48 +291,6 @@ class Inspection:
             if isinstance(exc, sqlite3.Error) and trouble(exc).kind != "content":
                 raise
             return  # the table is one finding by itself, not one of each receipt
-
-    def _records(self) -> Iterator[Finding]:
-        for table, subject, condition, text in _CHECKS:
-            # In windows of rows, like everything: one statement over the whole table would be one lock.
-            end = f"SELECT max(rowid) FROM (SELECT rowid FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT {_WINDOW})"  # noqa: S608
-            bad = f"SELECT {subject} FROM {table} t WHERE t.rowid > ? AND t.rowid <= ? AND ({condition})"  # noqa: S608
-            first = -(2**63)
-            while (last := self._connection.execute(end, (first,)).fetchone()[0]) is not None:
-                for (about,) in self._connection.execute(bad, (first, last)).fetchall():
-                    yield Finding("record", f"{table}, {about}", text)
-                first = last
-        for _, *columns, text in in_pages(self._connection, _PENDING, _EVERY_ROW):
-            document = _parsed(text)
-            names = ("approval_id", "governed_intent_hash", "created_at", "expires_at")
-            try:
-                is_same = intent_hash(document.get("governed_intent")) == columns[1]
-            except InvalidDocument:
-                is_same = False
-            if not is_same or [document.get(name) for name in names] != columns:
-                place = f"chio_hitl_pending, {columns[0]}"
-                yield Finding("record", place, "its columns contradict the approval request in it")
-        for _, *columns, text in in_pages(self._connection, _RESOLVED, _EVERY_ROW):
-            place = f"chio_hitl_resolved, {columns[0]}"
-            try:
-                token = read_token(_parsed(text))
-            except Refused as exc:
-                yield Finding("record", place, exc.reason)
-                continue
-            said = [token.request_id, token.id, token.decision, token.approver, token.expires_at]
-            # Without an intent the approval's own row is gone, which is another finding.
-            if columns[-1] is not None and [*said, token.governed_intent_hash] != columns:
-                yield Finding("record", place, "its columns, or the approval's row, contradict the token in it")
-            elif not verify_signature(token.approver, token.signed(), token.signature):
-                yield Finding("record", place, "the signature of its token does not verify")
-
-
-def _parsed(text: object) -> dict[str, Any]:
-    try:
-        document = parse_json(text) if isinstance(text, str) else None
-    except InvalidDocument:
-        return {}
-    return document if isinstance(document, dict) else {}
 
 
 def _version(path: Path) -> int:

@@ -12,11 +12,12 @@ from typing import Any, Literal
 
 from chio_sidecar.store.hash_chain import FIRST, link
 
-Kind = Literal["file", "schema", "gap", "text", "chain", "signature", "column", "end", "head", "record"]
+Kind = Literal["file", "schema", "gap", "text", "chain", "signature", "column", "end", "head", "record", "archive"]
 """`file`: SQLite's own check; `schema`: tables and triggers; `gap`: numbers are missing; `text`: a value is no text;
 `chain`: a digest does not follow; `signature`: a receipt does not verify; `column`: a column contradicts its receipt;
 `end`: the newest row is not the one that the store names; `head`: no row has the digest that was kept elsewhere;
-`record`: an approval, a charge or a use contradicts the receipts."""
+`record`: an approval, a charge or a use contradicts the receipts; `archive`: rows are gone that no statement about an
+archive covers, or a statement does not verify."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,10 @@ _NO_TEXT = "one of its columns does not hold text, so the row cannot be checked"
 _OTHER_START = "they were changed, added or removed since the chain was started after them"
 _NO_START = "it does not say where its chain starts, as every store with a chain does"
 _KEPT = "no row has the digest {head}: rows up to the one that had it were changed or removed, or this is another store"
+_IN_ARCHIVE = (
+    "no row has the digest {head}, but rows up to {base} are archived: check their archives too, with --archive"
+)
+_NOT_REMOVED = "the store says that it was archived and removed"
 _LONGEST_TEXT = 100
 
 
@@ -81,12 +86,16 @@ class Marks:
         start_digest: digest of that row.
         end: newest row; None if the store does not say.
         end_digest: digest of the newest row.
+        base: last row that was archived and removed, 0 without one.
+        base_digest: digest of that row.
     """
 
     start: int | None = None
     start_digest: object = None
     end: int | None = None
     end_digest: object = None
+    base: int = 0
+    base_digest: str = FIRST
 
 
 class ChainCheck:
@@ -104,16 +113,18 @@ class ChainCheck:
     def __init__(self, marks: Marks, kept: str | None) -> None:
         self._marks = marks
         self._kept = kept
-        self._last = 0
-        self._started = marks.start is None
-        self.digest = FIRST
-        self.anchored = 0 if kept == FIRST else None
+        self._last = marks.base
+        self._started = marks.start is None or 0 < marks.start <= marks.base
+        self.digest = marks.base_digest
+        self.anchored = 0 if kept == FIRST else marks.base if kept == marks.base_digest else None
 
     def row(self, row: Row) -> Iterator[Finding]:
         """Yield what is wrong with the next row."""
         place, start = f"row {row.sequence}", self._marks.start
         if row.sequence < 1:
             yield Finding("gap", place, "a row has a number below 1, which no sidecar gives", row.sequence)
+        elif row.sequence <= self._last:
+            yield Finding("gap", place, _NOT_REMOVED, row.sequence)
         elif row.sequence != self._last + 1:
             gap = f"rows {self._last + 1} to {row.sequence - 1} are" if row.sequence > self._last + 2 else None
             yield Finding("gap", place, f"{gap or f'row {self._last + 1} is'} missing before it", row.sequence)
@@ -157,12 +168,13 @@ class ChainCheck:
                 text = "the store has another digest of its newest row than the row itself"
                 yield Finding("end", f"row {last}", text, last)
         if self._kept is not None and self.anchored is None:
-            yield Finding("head", "store", _KEPT.format(head=self._kept))
+            text = _IN_ARCHIVE if self._marks.base else _KEPT
+            yield Finding("head", "store", text.format(head=self._kept, base=self._marks.base))
 
     def _check_start(self) -> Iterator[Finding]:
         self._started = True
         start, digest = self._marks.start, self._marks.start_digest
-        if self.digest == digest:
+        if digest == (self.digest if start else FIRST):
             return
         if not start:
             yield Finding("chain", "store", _NO_START)

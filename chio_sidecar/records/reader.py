@@ -159,6 +159,18 @@ class ReceiptReader:
         """Close the file."""
         self._connection.close()
 
+    def archived(self) -> tuple[int, str] | None:
+        """Return the last row that was archived and removed, and the name of its archive; None if all rows are here."""
+        if self.first == 1 or not self.fetch("SELECT 1 FROM sqlite_master WHERE name = 'receipt_archives'", {}):
+            return None
+        from chio_sidecar.store.archive import Archive  # takes longer to load than most lists
+
+        found = self.fetch("SELECT statement FROM receipt_archives ORDER BY number DESC LIMIT 1", {})
+        try:
+            return (self.first - 1, Archive.read(found[0][0]).name) if found else None
+        except InvalidDocument:
+            return None  # `receipt fsck` says what is wrong with it
+
     def newest(self) -> int:
         """Return the number of the newest row now, 0 for an empty store."""
         return int(self.fetch("SELECT ifnull(max(seq), 0) FROM http_receipts", {})[0][0])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +19,12 @@ from chio_core.errors import ConfigurationError
 from chio_sidecar.private_files import create_private, sync_folder
 from chio_sidecar.store.driver import UNUSABLE, sqlite3, trouble
 from chio_sidecar.store.schema import APPLICATION_ID, connect_reader
-from chio_sidecar.store.tables import CHAINED, SCHEMA_VERSION, upgrade
+from chio_sidecar.store.tables import ARCHIVED, CHAINED, SCHEMA_VERSION, upgrade
 
 ROWS = 500
 """Rows in one window."""
 
-_OWN = ("write_probe", "receipt_chain_head")  # tables of one row, which are not copied row by row
+_OWN = ("write_probe", "receipt_chain_head", "receipt_chain_base")  # tables of one row, which are not copied row by row
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,27 +33,33 @@ class Copied:
 
     Attributes:
         rows: number of receipts.
-        head: digest of the newest of them; None in a store from before the chain.
+        last: row of the newest of them; 0 in a store from before the chain.
+        head: its digest; None in a store from before the chain.
     """
 
     rows: int
+    last: int
     head: str | None
 
 
-def backup(source: Path, target: Path, *, busy_seconds: float = 30.0) -> Copied:
+def backup(
+    source: Path, target: Path, *, state: Callable[[Copied], str] | None = None, busy_seconds: float = 30.0
+) -> Copied:
     """Copy a store as it is now; the target appears when it is complete and on the disk.
 
     Args:
         source: the SQLite file; a sidecar may be writing to it.
         target: the new file, of mode 0600; it must not exist, and its folder must.
+        state: makes the copy an archive: returns the statement about it.
         busy_seconds: how long to wait for another process that holds the source.
 
     Raises:
-        ConfigurationError: one of the files cannot be used, or the target exists.
+        ConfigurationError: one of the files cannot be used, the target exists, or a rotation has removed rows that
+            were not copied yet.
     """
     try:
         with closing(connect_reader(source, busy_seconds=busy_seconds)) as reader, new_file(target) as draft:
-            version, ends, head = _ends(reader, source)
+            version, ends, head, base = _ends(reader, source)
             with closing(sqlite3.connect(draft, isolation_level=None)) as writer:
                 # A crash leaves a draft, whose content does not matter: one sync at the end is enough.
                 writer.execute("PRAGMA synchronous=OFF")
@@ -63,7 +69,17 @@ def backup(source: Path, target: Path, *, busy_seconds: float = 30.0) -> Copied:
                     if head is not None:
                         writer.execute("DELETE FROM receipt_chain_head")
                         writer.execute("INSERT INTO receipt_chain_head VALUES (1, ?, ?)", head)
-            return Copied(rows, None if head is None else head[1])
+                    if base is not None:
+                        writer.execute("DELETE FROM receipt_chain_base")
+                        writer.execute("INSERT INTO receipt_chain_base VALUES (1, ?, ?)", base)
+                    copied = Copied(rows, *(head or (0, None)))
+                    if state is not None:
+                        row = (copied.last, state(copied))
+                        writer.execute("INSERT INTO receipt_archives (seq, statement) VALUES (?, ?)", row)
+            _, now, _, base_now = _ends(reader, source)
+            if base_now != base or now.get("archived_state") != ends.get("archived_state"):
+                raise ConfigurationError(f"receipts of {source} were archived during the copy; copy it again")
+            return copied
     except UNUSABLE as exc:
         raise ConfigurationError(f"cannot copy {source} to {target}: {trouble(exc)}") from None
     except OSError as exc:
@@ -71,8 +87,8 @@ def backup(source: Path, target: Path, *, busy_seconds: float = 30.0) -> Copied:
         raise ConfigurationError(f"cannot write {target}: {reason}") from None
 
 
-def _ends(reader: sqlite3.Connection, source: Path) -> tuple[int, dict[str, tuple[int, int]], Any]:
-    """Return schema version, first and last row id of each table, and the head of the chain, all of one moment."""
+def _ends(reader: sqlite3.Connection, source: Path) -> tuple[int, dict[str, tuple[int, int]], Any, Any]:
+    """Return schema version, first and last row id of each table, and head and base of the chain, of one moment."""
     reader.execute("BEGIN")
     try:
         (application,) = reader.execute("PRAGMA application_id").fetchone()
@@ -86,10 +102,12 @@ def _ends(reader: sqlite3.Connection, source: Path) -> tuple[int, dict[str, tupl
                 (first,) = reader.execute(f"SELECT min(rowid) FROM {table}").fetchone()  # noqa: S608 - of the schema
                 (last,) = reader.execute(f"SELECT max(rowid) FROM {table}").fetchone()  # noqa: S608
                 ends[table] = (0, -1) if first is None else (first, last)
-        head = None
+        head = base = None
         if version >= CHAINED:
             head = reader.execute("SELECT seq, digest FROM receipt_chain_head").fetchone()
-        return version, ends, head
+        if version >= ARCHIVED:
+            base = reader.execute("SELECT seq, digest FROM receipt_chain_base").fetchone()
+        return version, ends, head, base
     finally:
         reader.execute("ROLLBACK")
 

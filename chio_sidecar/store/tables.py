@@ -3,15 +3,20 @@
 Plain SQL cannot change or remove a row: triggers refuse UPDATE and DELETE, and also an INSERT that would replace a row
 (`INSERT OR REPLACE` deletes without running delete triggers). The state of an approval is therefore in added rows:
 pending, resolved, consumed.
+
+A rotation (`rotate`) removes rows that a signed archive holds. The triggers let go of these alone: receipts up to the
+base of the chain, which stays behind the newest archived row, and uses and charges before the newest archived one of
+their account, so that no account loses its count or total.
 """
 
 from __future__ import annotations
 
 from chio_sidecar.store.driver import sqlite3
-from chio_sidecar.store.hash_chain import start_chain
+from chio_sidecar.store.hash_chain import FIRST, start_chain
 
-SCHEMA_VERSION = 3
-"""`PRAGMA user_version` of the files that this version writes. 1 knew no budgets and approvals, 2 no hash chain."""
+SCHEMA_VERSION = 4
+"""`PRAGMA user_version` of the files that this version writes. 1 knew no budgets and approvals, 2 no hash chain, 3 no
+archives."""
 
 _FIRST = """
 CREATE TABLE http_receipts (
@@ -113,6 +118,63 @@ CREATE TRIGGER http_receipts_head AFTER INSERT ON http_receipts
 BEGIN UPDATE receipt_chain_head SET seq = NEW.seq, digest = NEW.chain; END;
 """
 
+_FOURTH = """
+CREATE TABLE receipt_archives (
+    number INTEGER PRIMARY KEY,
+    seq INTEGER NOT NULL,
+    statement TEXT NOT NULL
+);
+CREATE TABLE receipt_chain_base (
+    singleton INTEGER PRIMARY KEY CHECK (singleton = 1),
+    seq INTEGER NOT NULL,
+    digest TEXT NOT NULL
+);
+CREATE TABLE archived_state (
+    source TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    part INTEGER NOT NULL,
+    ordinal INTEGER NOT NULL,
+    PRIMARY KEY (source, subject, part, ordinal)
+);
+CREATE TRIGGER receipt_chain_base_no_delete BEFORE DELETE ON receipt_chain_base
+BEGIN SELECT RAISE(ABORT, 'receipt_chain_base only moves on'); END;
+CREATE TRIGGER receipt_chain_base_no_replace BEFORE INSERT ON receipt_chain_base
+WHEN EXISTS (SELECT 1 FROM receipt_chain_base)
+BEGIN SELECT RAISE(ABORT, 'receipt_chain_base only moves on'); END;
+CREATE TRIGGER receipt_chain_base_no_return BEFORE UPDATE ON receipt_chain_base
+WHEN NEW.seq <= OLD.seq
+  OR NEW.seq >= ifnull((SELECT max(seq) FROM receipt_archives), 0)
+  OR NOT EXISTS (SELECT 1 FROM http_receipts WHERE seq = NEW.seq AND ifnull(chain, NEW.digest) = NEW.digest)
+BEGIN SELECT RAISE(ABORT, 'receipt_chain_base only moves on'); END;
+CREATE TRIGGER archived_state_known BEFORE INSERT ON archived_state
+WHEN NOT EXISTS (
+    SELECT 1 FROM http_receipts
+    WHERE seq < ifnull((SELECT max(seq) FROM receipt_archives), 0) AND request_id IN (
+        SELECT request_id FROM capability_invocations WHERE NEW.source = 'capability_invocations'
+            AND capability_id = NEW.subject AND grant_index = NEW.part AND ordinal = NEW.ordinal
+        UNION ALL SELECT request_id FROM budget_charges WHERE NEW.source = 'budget_charges'
+            AND account = NEW.subject AND ordinal = NEW.ordinal
+        UNION ALL SELECT request_id FROM chio_hitl_consumed_tokens WHERE NEW.source = 'chio_hitl_consumed_tokens'
+            AND approval_id = NEW.subject
+    )
+)
+BEGIN SELECT RAISE(ABORT, 'archived_state names no archived receipt'); END;
+DROP TRIGGER http_receipts_no_delete;
+CREATE TRIGGER http_receipts_no_delete BEFORE DELETE ON http_receipts
+WHEN OLD.seq > ifnull((SELECT seq FROM receipt_chain_base), 0)
+BEGIN SELECT RAISE(ABORT, 'http_receipts is append-only'); END;
+DROP TRIGGER capability_invocations_no_delete;
+CREATE TRIGGER capability_invocations_no_delete BEFORE DELETE ON capability_invocations
+WHEN NOT EXISTS (SELECT 1 FROM archived_state WHERE source = 'capability_invocations'
+    AND subject = OLD.capability_id AND part = OLD.grant_index AND ordinal > OLD.ordinal)
+BEGIN SELECT RAISE(ABORT, 'capability_invocations is append-only'); END;
+DROP TRIGGER budget_charges_no_delete;
+CREATE TRIGGER budget_charges_no_delete BEFORE DELETE ON budget_charges
+WHEN NOT EXISTS (SELECT 1 FROM archived_state WHERE source = 'budget_charges'
+    AND subject = OLD.account AND part = 0 AND ordinal > OLD.ordinal)
+BEGIN SELECT RAISE(ABORT, 'budget_charges is append-only'); END;
+"""
+
 # For each append-only table: the condition for rows that a new row would replace.
 _FIRST_KEEPS = {
     "http_receipts": "id = NEW.id OR request_id = NEW.request_id OR seq = NEW.seq",
@@ -128,6 +190,10 @@ _SECOND_KEEPS = {
     "chio_hitl_consumed_tokens": "approval_id = NEW.approval_id OR token_id = NEW.token_id",
 }
 _THIRD_KEEPS = {"receipt_chain_start": "TRUE"}
+_FOURTH_KEEPS = {
+    "receipt_archives": "number = NEW.number",
+    "archived_state": ("source = NEW.source AND subject = NEW.subject AND part = NEW.part AND ordinal = NEW.ordinal"),
+}
 
 _APPEND_ONLY = """
 CREATE TRIGGER {table}_no_update BEFORE UPDATE ON {table}
@@ -140,13 +206,16 @@ BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END;
 """
 
 
-_KEEPS = {1: _FIRST_KEEPS, 2: _SECOND_KEEPS, 3: _THIRD_KEEPS}
+_KEEPS = {1: _FIRST_KEEPS, 2: _SECOND_KEEPS, 3: _THIRD_KEEPS, 4: _FOURTH_KEEPS}
 _STEPS = {
     step: tables + "".join(_APPEND_ONLY.format(table=table, same=same) for table, same in _KEEPS[step].items())
-    for step, tables in ((1, _FIRST), (2, _SECOND), (3, _THIRD))
+    for step, tables in ((1, _FIRST), (2, _SECOND), (3, _THIRD), (4, _FOURTH))
 }
 CHAINED = 3
 """The first version with a chain."""
+
+ARCHIVED = 4
+"""The first version that can be rotated."""
 
 _OTHER_OBJECTS = {
     1: {"receipts", "write_probe"},
@@ -158,6 +227,13 @@ _OTHER_OBJECTS = {
         "receipt_chain_head_no_delete",
         "receipt_chain_head_no_replace",
         "receipt_chain_head_no_return",
+    },
+    4: {
+        "receipt_chain_base",
+        "receipt_chain_base_no_delete",
+        "receipt_chain_base_no_replace",
+        "receipt_chain_base_no_return",
+        "archived_state_known",
     },
 }
 
@@ -187,4 +263,6 @@ def upgrade(connection: sqlite3.Connection, version: int, *, to: int = SCHEMA_VE
                 statement = ""
         if step == CHAINED:
             start_chain(connection)
+        if step == ARCHIVED:
+            connection.execute("INSERT INTO receipt_chain_base VALUES (1, 0, ?)", (FIRST,))
     connection.execute(f"PRAGMA user_version={to:d}")

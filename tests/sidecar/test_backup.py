@@ -32,6 +32,9 @@ TABLES = (
     "chio_hitl_consumed_tokens",
     "receipt_chain_start",
     "receipt_chain_head",
+    "receipt_chain_base",
+    "receipt_archives",
+    "archived_state",
 )
 VERSIONS = pytest.mark.parametrize("version", [(3, 40, 1), (3, 51, 3)], ids=["rollback journal", "write-ahead log"])
 
@@ -85,7 +88,7 @@ def test_a_sidecar_stores_in_the_middle_of_a_copy_and_the_copy_ends_where_it_beg
         assert {finding.kind for finding in inspection.findings()} <= {"signature"}
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_a_store_of_an_older_version_is_copied_as_it_is(version: int, tmp_path: Path) -> None:
     path = older(tmp_path / "r", version)
     backup(path, tmp_path / "copy")

@@ -89,7 +89,7 @@ async def test_nothing_is_revoked_if_the_mark_cannot_be_written(tmp_path: Path) 
     await store.close()
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_an_older_store_has_the_mark_once_a_sidecar_has_opened_it(version: int, tmp_path: Path) -> None:
     path = older(tmp_path / "r", version)
     run(SqliteReceiptStore(path).close())

@@ -21,6 +21,7 @@ from chio_sidecar.store.driver import FIRST_SAFE_WAL, sqlite3
 from chio_sidecar.store.hash_chain import MEMBERS
 from chio_sidecar.store.schema import JOURNAL_BYTES, journal_for
 from chio_sidecar.store.sqlite import SqliteReceiptStore
+from chio_sidecar.store.tables import SCHEMA_VERSION
 from tests.sidecar.store_conformance import Kit, StoreConformance, charge, entry, wait
 from tests.support import run
 
@@ -195,7 +196,7 @@ UNUSABLE: dict[str, tuple[tuple[str, ...], str]] = {
         ("CREATE TABLE http_receipts (id TEXT PRIMARY KEY, receipt_json TEXT NOT NULL)",),
         "is a database of another program",
     ),
-    "a version to come": ((APPLICATION, "PRAGMA user_version=4", "CREATE TABLE t (x)"), "has schema version 4"),
+    "a version to come": ((APPLICATION, "PRAGMA user_version=5", "CREATE TABLE t (x)"), "has schema version 5"),
     "a missing table": ((APPLICATION, "PRAGMA user_version=1", "CREATE TABLE t (x)"), "was altered: "),
 }
 
@@ -262,7 +263,7 @@ async def test_a_store_of_the_first_version_is_brought_up_to_date_and_keeps_ever
     assert isinstance(await store.append(entry(2, obligations=(charge(),))), Stored)
     await store.close()
     connection = sqlite3.connect(path)
-    assert connection.execute("PRAGMA user_version").fetchone() == (3,)
+    assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
     connection.close()
 
 

@@ -1,0 +1,89 @@
+"""`receipt rotate`: move old receipts into an archive, and keep the live state."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from contextlib import closing
+from pathlib import Path
+
+from chio_core.errors import ConfigurationError
+from chio_sidecar.cli.options import TIMES, add_store_option, moment, required_store, wants_json
+from chio_sidecar.cli.terminal import CliError, compact, emit, escaped
+from chio_sidecar.keys import existing_key, key_beside
+from chio_sidecar.records.fsck import Inspection
+from chio_sidecar.records.reader import ReceiptReader
+from chio_sidecar.store.rotate import archive, trim
+
+DESCRIPTION = """Archive the receipts of a store, and remove the old ones from it, while a sidecar writes to it.
+
+The archive is a complete copy, a store that receipt list, show, verify and fsck read. It states its last row and the
+head of the chain, signed with the sidecar's key. Only after it was checked as receipt fsck does, what it holds is
+removed from the store, in windows of rows: the sidecar's commits wait for some milliseconds at most.
+
+The store keeps its revocations and approvals, what each budget and limited grant has spent, and the receipts of the
+last time (--keep), by which a repeated request is recognised. Its chain goes on from the archive: receipt fsck
+--archive ARCHIVE checks both as one. The file does not shrink; new receipts take the free pages first.
+
+A rotation that was ended early loses nothing. The store is in order after every step; rotate it again to go on.
+"""
+
+_KEEP = "48h"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `receipt rotate`."""
+    parser.description = DESCRIPTION
+    parser.set_defaults(run=run)
+    parser.add_argument("--to", metavar="ARCHIVE", type=Path, required=True, help="the new file; it must not exist")
+    parser.add_argument(
+        "--keep",
+        metavar="TIME",
+        type=moment,
+        default=_KEEP,
+        help=f"receipts that were stored then or later stay in the store too ({_KEEP}): {TIMES}",
+    )
+    add_store_option(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Archive, check the archive, remove; print what the archive holds and how many receipts were removed.
+
+    Raises:
+        CliError: no store is named, there is no key, or the archive has findings; then nothing was removed.
+        ConfigurationError: a file cannot be used.
+    """
+    place = required_store(args, "receipt rotate needs a store")
+    ReceiptReader(place.path, option=place.named_by).close()  # raises if there is no such store
+    path = args.authority_seed_file or key_beside(place.path)
+    key = existing_key(path)
+    if key is None:
+        raise CliError(
+            f"there is no key at {path} to sign the archive",
+            fix="name the key that signs the receipts: --authority-seed-file FILE",
+        )
+    made = archive(place.path, args.to, key, now=int(time.time()))
+    with closing(Inspection(args.to)) as inspection:
+        findings = sum(1 for _ in inspection.findings())
+        if findings or inspection.summary.unfinished is not None:
+            raise CliError(
+                f"the archive {args.to} is complete, but receipt fsck has {findings} findings; nothing was removed",
+                fix=f"see chio-sidecar receipt fsck --receipt-store {args.to}",
+            )
+    removed = 0
+    try:
+        for some in trim(place.path, made, made.signed_by(key), before=args.keep):
+            removed += some
+    except ConfigurationError as exc:
+        raise ConfigurationError(
+            f"{exc.message}; the archive {args.to} is complete, and {removed} receipts were removed; rotate again to"
+            " go on"
+        ) from None
+    if wants_json(args):
+        members = {"first": made.first, "last": made.last, "head": made.head, "removed": removed}
+        emit(compact({"archive": str(args.to), **members}))
+        return 0
+    emit(f"archive   {escaped(str(args.to))}, rows {made.first} to {made.last}")
+    emit(f"head      {made.head}")
+    emit(f"removed   {removed} receipts")
+    return 0

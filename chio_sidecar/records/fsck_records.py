@@ -1,0 +1,181 @@
+"""Check what a store records beside its receipts: uses, charges, approvals, and statements about archives."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, Any
+
+from chio_core.canonical import parse_json
+from chio_core.errors import InvalidDocument
+from chio_core.signing import verify_signature
+from chio_sidecar.policy.approvals import intent_hash, read_token
+from chio_sidecar.policy.rules import Refused
+from chio_sidecar.records.file import in_pages
+from chio_sidecar.records.fsck_chain import Finding
+from chio_sidecar.store.archive import Archive
+from chio_sidecar.store.driver import sqlite3
+from chio_sidecar.store.tables import ARCHIVED
+
+if TYPE_CHECKING:
+    from chio_sidecar.records.fsck import Summary
+
+_WINDOW = 2_000
+_STATEMENTS = "SELECT seq, statement FROM receipt_archives ORDER BY number"
+
+_NO_RECEIPT = "NOT EXISTS (SELECT 1 FROM http_receipts r WHERE r.request_id = t.request_id)"
+_UNBOUND = "the request that it names has no receipt: a receipt is gone, or this row was changed"
+_UNCOUNTED = "its number does not follow the one before: a row is gone, or this one was changed"
+
+_USE = "capability_id || ' grant ' || grant_index || ' use ' || ordinal"
+_CHARGE = "account || ' charge ' || ordinal"
+# A row whose receipt is in an archive: the newest one of its account that was archived, or an older one.
+_ARCHIVED = {
+    table: f"EXISTS (SELECT 1 FROM archived_state a WHERE a.source = '{table}' AND {which})"  # noqa: S608
+    for table, which in {
+        "capability_invocations": "a.subject = t.capability_id AND a.part = t.grant_index AND a.ordinal >= t.ordinal",
+        "budget_charges": "a.subject = t.account AND a.ordinal >= t.ordinal",
+        "chio_hitl_consumed_tokens": "a.subject = t.approval_id",
+    }.items()
+}
+# Table, subject of a row, condition of a bad one, and the finding about it.
+_CHECKS = (
+    (
+        "capability_invocations",
+        _USE,
+        _NO_RECEIPT,
+        _UNBOUND,
+    ),
+    (
+        "capability_invocations",
+        _USE,
+        "ordinal <> 1 AND NOT EXISTS (SELECT 1 FROM capability_invocations b WHERE b.ordinal = t.ordinal - 1"
+        " AND b.capability_id = t.capability_id AND b.grant_index = t.grant_index)",
+        _UNCOUNTED,
+    ),
+    ("budget_charges", _CHARGE, _NO_RECEIPT, _UNBOUND),
+    (
+        "budget_charges",
+        _CHARGE,
+        "ordinal <> 1 AND NOT EXISTS"
+        " (SELECT 1 FROM budget_charges b WHERE b.account = t.account AND b.ordinal = t.ordinal - 1)",
+        _UNCOUNTED,
+    ),
+    (
+        "budget_charges",
+        _CHARGE,
+        "cost < 0 OR total IS NOT cost + ifnull("
+        "(SELECT total FROM budget_charges b WHERE b.account = t.account AND b.ordinal = t.ordinal - 1), 0)",
+        "its total is not the total before plus its cost: this row was changed, or one before it is gone",
+    ),
+    ("chio_hitl_consumed_tokens", "approval_id", _NO_RECEIPT, _UNBOUND),
+    (
+        "chio_hitl_consumed_tokens",
+        "approval_id",
+        "NOT EXISTS (SELECT 1 FROM chio_hitl_resolved a WHERE a.approval_id = t.approval_id"
+        " AND a.token_id = t.token_id AND a.outcome = 'approved')",
+        "the use of an approval that this token did not give: the approval is gone, or this row was changed",
+    ),
+    (
+        "chio_hitl_resolved",
+        "approval_id",
+        "NOT EXISTS (SELECT 1 FROM chio_hitl_pending q WHERE q.approval_id = t.approval_id)",
+        "it resolves an approval that was never requested: the approval's row is gone, or this one was changed",
+    ),
+)
+
+_EVERY_ROW = range(-(2**63), 2**63)
+_PENDING = """
+SELECT rowid, approval_id, intent_hash, created_at, expires_at, request_json FROM chio_hitl_pending
+WHERE rowid BETWEEN ? AND ? ORDER BY rowid LIMIT ?
+"""
+_RESOLVED = """
+SELECT rowid, approval_id, token_id, outcome, approver, expires_at,
+       (SELECT intent_hash FROM chio_hitl_pending q WHERE q.approval_id = a.approval_id), token_json
+FROM chio_hitl_resolved a WHERE rowid BETWEEN ? AND ? ORDER BY rowid LIMIT ?
+"""
+
+
+def archives(connection: sqlite3.Connection, trusted: Collection[str] | None, summary: Summary) -> Iterator[Finding]:
+    """Check the statements about archives, and put them into the summary; `summary.archived` must be set.
+
+    Args:
+        connection: to a store that can be rotated.
+        trusted: public keys (hex) that may have signed; None trusts any.
+        summary: what was checked so far.
+
+    Raises:
+        sqlite3.Error: the store cannot be read.
+    """
+    covered = 0
+    for number, text in connection.execute(_STATEMENTS).fetchall():
+        place = f"archive of rows up to {number}"
+        try:
+            found = Archive.read(text)
+        except InvalidDocument as exc:
+            yield Finding("archive", place, f"its statement does not count: {exc.message}")
+            continue
+        row = connection.execute("SELECT chain FROM http_receipts WHERE seq = ?", (number,)).fetchone()
+        if found.last != number or row not in (None, (found.head,)):
+            yield Finding("archive", place, "its statement is about another row than the one in this store")
+        elif trusted is not None and found.kernel_key not in trusted:
+            yield Finding("archive", place, f"its statement is signed by {found.kernel_key}, which is not trusted")
+        else:
+            covered = max(covered, number)
+            summary.archives.append(found)
+    if summary.archived > covered:
+        text = f"gone, and the statements about archives cover rows up to {covered}"
+        yield Finding("archive", f"rows up to {summary.archived}", text)
+
+
+def records(connection: sqlite3.Connection, version: int) -> Iterator[Finding]:
+    """Compare uses, charges and approvals with receipts and with each other.
+
+    Args:
+        connection: to a store that has these tables.
+        version: its schema version.
+
+    Raises:
+        sqlite3.Error: the store cannot be read.
+    """
+    for table, subject, condition, text in _CHECKS:
+        if version >= ARCHIVED and table in _ARCHIVED:
+            condition = f"({condition}) AND NOT {_ARCHIVED[table]}"
+        # In windows of rows, like everything: one statement over the whole table would be one lock.
+        end = f"SELECT max(rowid) FROM (SELECT rowid FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT {_WINDOW})"  # noqa: S608
+        bad = f"SELECT {subject} FROM {table} t WHERE t.rowid > ? AND t.rowid <= ? AND ({condition})"  # noqa: S608
+        first = -(2**63)
+        while (last := connection.execute(end, (first,)).fetchone()[0]) is not None:
+            for (about,) in connection.execute(bad, (first, last)).fetchall():
+                yield Finding("record", f"{table}, {about}", text)
+            first = last
+    for _, *columns, text in in_pages(connection, _PENDING, _EVERY_ROW):
+        document = _parsed(text)
+        names = ("approval_id", "governed_intent_hash", "created_at", "expires_at")
+        try:
+            is_same = intent_hash(document.get("governed_intent")) == columns[1]
+        except InvalidDocument:
+            is_same = False
+        if not is_same or [document.get(name) for name in names] != columns:
+            place = f"chio_hitl_pending, {columns[0]}"
+            yield Finding("record", place, "its columns contradict the approval request in it")
+    for _, *columns, text in in_pages(connection, _RESOLVED, _EVERY_ROW):
+        place = f"chio_hitl_resolved, {columns[0]}"
+        try:
+            token = read_token(_parsed(text))
+        except Refused as exc:
+            yield Finding("record", place, exc.reason)
+            continue
+        said = [token.request_id, token.id, token.decision, token.approver, token.expires_at]
+        # Without an intent the approval's own row is gone, which is another finding.
+        if columns[-1] is not None and [*said, token.governed_intent_hash] != columns:
+            yield Finding("record", place, "its columns, or the approval's row, contradict the token in it")
+        elif not verify_signature(token.approver, token.signed(), token.signature):
+            yield Finding("record", place, "the signature of its token does not verify")
+
+
+def _parsed(text: object) -> dict[str, Any]:
+    try:
+        document = parse_json(text) if isinstance(text, str) else None
+    except InvalidDocument:
+        return {}
+    return document if isinstance(document, dict) else {}
