@@ -31,7 +31,7 @@ from chio_sidecar.explain import Refusal, Trial, Wanted, explain, read_refusal, 
 from chio_sidecar.explain.explanation import UNKNOWN_ISSUER, wanted_by
 from chio_sidecar.keys import key_beside, load_key
 from chio_sidecar.policy.routes import RouteTable
-from chio_sidecar.records.reader import ReceiptReader
+from chio_sidecar.records.archive import open_archive
 
 DESCRIPTION = """\
 Print in plain words why a request was refused, by which rule, which capability would be accepted, and the command that
@@ -157,7 +157,7 @@ def _read_refusal(what: str, place: _Place) -> Refusal:
             f"there is no file {what}, and no store to look up the id {what} in",
             fix=f"{EITHER}, or give the body of the refusal as a file or -",
         )
-    with ReceiptReader(place.store, option="--receipt-store") as reader:
+    with open_archive(place.store, option="--receipt-store") as reader:
         receipt = reader.get(what) or reader.get_by_request_id(what)
     if receipt is None:
         raise CliError(f"no receipt and no request {what} in {place.store}", fix="`receipt list` prints the ids")
@@ -172,7 +172,7 @@ def _try(args: argparse.Namespace, place: _Place, wanted: Wanted) -> int:
             issuers.add(load_key(key_beside(place.store)).public_hex)
     # An embedded sidecar creates its store when it starts; before that nothing is revoked or spent.
     store = place.store if place.store is not None and (args.receipt_store or place.store.exists()) else None
-    with ReceiptReader(store) if store is not None else nullcontext() as reader:
+    with open_archive(store) if store is not None else nullcontext() as reader:
         trial = Trial(
             now=int(time.time()),
             method=args.method,

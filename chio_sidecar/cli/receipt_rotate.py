@@ -12,7 +12,7 @@ from chio_sidecar.cli.options import TIMES, add_store_option, moment, required_s
 from chio_sidecar.cli.terminal import CliError, compact, emit, escaped
 from chio_sidecar.keys import existing_key, key_beside
 from chio_sidecar.records.fsck import Inspection
-from chio_sidecar.records.reader import ReceiptReader
+from chio_sidecar.records.archive import open_archive
 from chio_sidecar.store.rotate import archive, trim
 
 DESCRIPTION = """Archive the receipts of a store, and remove the old ones from it, while a sidecar writes to it.
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         ConfigurationError: a file cannot be used.
     """
     place = required_store(args, "receipt rotate needs a store")
-    ReceiptReader(place.path, option=place.named_by).close()  # raises if there is no such store
+    open_archive(place.path, option=place.named_by).close()  # raises if there is no such store
     path = args.authority_seed_file or key_beside(place.path)
     key = existing_key(path)
     if key is None:

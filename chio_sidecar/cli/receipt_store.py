@@ -18,9 +18,9 @@ from chio_sidecar.cli.options import (
 )
 from chio_sidecar.cli.receipts import note_untrusted
 from chio_sidecar.cli.terminal import CliError, compact, emit, escaped
+from chio_sidecar.records.archive import ReceiptFilter, open_archive
 from chio_sidecar.records.fsck import Inspection
 from chio_sidecar.records.observed import Tally, is_observed
-from chio_sidecar.records.reader import ReceiptFilter, ReceiptReader
 from chio_sidecar.store.backup import backup
 
 WOULD_REFUSE = 3
@@ -92,7 +92,7 @@ def run_diff(args: argparse.Namespace) -> int:
     """
     tally = Tally()
     store = required_store(args, "receipt diff needs a store")
-    with ReceiptReader(store.path, option=store.named_by) as reader:
+    with open_archive(store.path, option=store.named_by) as reader:
         start = max(0, reader.last - args.last) if args.last else 0
         for _, receipt in reader.rows(ReceiptFilter(since=args.since), after=start):
             if args.all or is_observed(receipt):
@@ -242,7 +242,7 @@ def run_backup(args: argparse.Namespace) -> int:
         ConfigurationError: the store cannot be read, or the copy cannot be written.
     """
     store = required_store(args, "receipt backup needs a store")
-    ReceiptReader(store.path, option=store.named_by).close()  # raises if there is no such store
+    open_archive(store.path, option=store.named_by).close()  # raises if there is no such store
     copied = backup(store.path, args.target)
     if wants_json(args):
         emit(compact({"target": str(args.target), "rows": copied.rows, "head": copied.head}))

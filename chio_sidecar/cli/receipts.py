@@ -30,7 +30,7 @@ from chio_sidecar.cli.options import (
 )
 from chio_sidecar.cli.terminal import CliError, compact, emit, escaped, printable, say
 from chio_sidecar.records import bundle
-from chio_sidecar.records.reader import ReceiptFilter, ReceiptReader
+from chio_sidecar.records.archive import ReceiptArchive, ReceiptFilter, open_archive
 
 NEITHER = "receipt commands require --receipt-db <path> or --control-url"
 
@@ -95,7 +95,7 @@ def run_list(args: argparse.Namespace) -> int:
         max_cost=args.max_cost,
     )
     store = required_store(args, NEITHER)
-    with ReceiptReader(store.path, option=store.named_by) as reader:
+    with open_archive(store.path, option=store.named_by) as reader:
         cursor = args.cursor
         if not args.newest_first:
             _note_archived(reader)
@@ -111,7 +111,7 @@ def run_list(args: argparse.Namespace) -> int:
     return 0
 
 
-def _note_archived(reader: ReceiptReader) -> None:
+def _note_archived(reader: ReceiptArchive) -> None:
     """Print where the receipts before the first one of the store are."""
     if (found := reader.archived()) is not None:
         say(f"note: receipts 1 to {found[0]} are archived, the newest of them in {escaped(found[1])}")
@@ -171,7 +171,7 @@ def run_show(args: argparse.Namespace) -> int:
         ConfigurationError: the store, or the settings that would name it, cannot be used.
     """
     store = required_store(args, "receipt show needs a store")
-    with ReceiptReader(store.path, option=store.named_by) as reader:
+    with open_archive(store.path, option=store.named_by) as reader:
         receipt, archived = reader.get(args.id), reader.archived()
     if receipt is None:
         older = f"; older ones are in archives such as {archived[1]}: name one with --receipt-store" if archived else ""
@@ -296,7 +296,7 @@ def _receipts(args: argparse.Namespace) -> Iterator[Iterable[Any]]:
         if store is None and not piped:
             store = store_of_settings()
     if store is not None:
-        with ReceiptReader(store.path, option=store.named_by) as reader:
+        with open_archive(store.path, option=store.named_by) as reader:
             _note_archived(reader)
             yield (receipt for _, receipt in reader.rows(ReceiptFilter()))
     elif args.file in (None, "-"):

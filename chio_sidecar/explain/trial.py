@@ -37,7 +37,7 @@ from chio_sidecar.explain.explanation import Wanted, compact_ascii
 from chio_sidecar.explain.reasons import utc
 from chio_sidecar.policy.budgets import shared_index
 from chio_sidecar.policy.routes import SESSION_ALLOW, RouteTable
-from chio_sidecar.records.reader import ReceiptReader
+from chio_sidecar.records.archive import ReceiptArchive
 
 Result = Literal["ok", "fail", "no", "unknown"]
 
@@ -82,7 +82,7 @@ class Trial:
     holder: str | None = None
     issuers: Collection[str] | None = None
     routes: RouteTable | None = None
-    store: ReceiptReader | None = None
+    store: ReceiptArchive | None = None
 
 
 def try_token(text: str | bytes, trial: Trial) -> list[Step]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chio_sidecar.records.reader import TOLERANT, WINDOW, ReceiptFilter, ReceiptReader
+from chio_sidecar.records.archive import WINDOW, ReceiptFilter, StoredText, open_archive
 
 PAGE = 200
 """Most receipts in one listing."""
@@ -44,10 +44,6 @@ _CELLS = {
     "timestamp": "timestamp",
     "observed": "metadata.chio_enforcement",
 }
-# One JSON array for all cells: SQLite's texts end at a character U+0000, JSON escapes it.
-_PATHS = ", ".join(f"'$.{path}'" for path in _CELLS.values())
-_SELECT_CELLS = f"SELECT seq, id, json_extract({TOLERANT}, {_PATHS})"
-_NEWEST_FIRST = "ORDER BY seq DESC LIMIT :limit"
 
 
 @dataclass(frozen=True)
@@ -71,15 +67,6 @@ class Count:
     matched: int
     scanned: int
     next: int | None
-
-
-@dataclass(frozen=True)
-class Opened:
-    """One stored receipt: its row number, the time it was stored, its exact text."""
-
-    sequence: int
-    created_at: str
-    text: str
 
 
 @dataclass(frozen=True)
@@ -127,20 +114,18 @@ class ReceiptWindow:
 
     def newest(self) -> int:
         """Return the number of the newest row, 0 for an empty store."""
-        with ReceiptReader(self._path) as reader:
-            return reader.newest()
+        with open_archive(self._path) as archive:
+            return archive.newest()
 
     def list(self, wanted: ReceiptFilter, *, after: int = 0, before: int | None = None, limit: int = PAGE) -> Listing:
         """Return at most `limit` matches between two rows, both excluded, newest first."""
-        sql = f"{_SELECT_CELLS} FROM http_receipts WHERE {wanted.where(TOLERANT)} {_NEWEST_FIRST}"
-        with ReceiptReader(self._path) as reader:
-            newest = reader.newest()
+        with open_archive(self._path) as archive:
+            newest = archive.newest()
             found: list[dict[str, Any]] = []
             low = after + 1
-            for window in self._windows(after, newest if before is None else min(before - 1, newest)):
-                values = wanted.parameters() | window | {"limit": limit - len(found)}
-                found += [_table_row(*row) for row in reader.fetch(sql, values)]
-                low = window["first"]
+            for low, high in self._windows(after, newest if before is None else min(before - 1, newest)):
+                rows = archive.cells(wanted, low, high, limit=limit - len(found), paths=list(_CELLS.values()))
+                found += [_table_row(*row) for row in rows]
                 if len(found) >= limit:
                     low = found[-1]["seq"]
                     break
@@ -148,60 +133,50 @@ class ReceiptWindow:
 
     def count(self, wanted: ReceiptFilter, *, before: int | None = None) -> Count:
         """Count the matches among the next rows below `before`."""
-        sql = f"SELECT count(*) FROM http_receipts WHERE {wanted.where(TOLERANT)}"  # noqa: S608
-        with ReceiptReader(self._path) as reader:
-            newest = reader.newest()
+        with open_archive(self._path) as archive:
+            newest = archive.newest()
             top = newest if before is None else min(before - 1, newest)
             matched, low = 0, top + 1
-            for window in self._windows(0, top):
-                matched += reader.fetch(sql, wanted.parameters() | window)[0][0]
-                low = window["first"]
+            for low, high in self._windows(0, top):
+                matched += archive.count_matching(wanted, low, high, tolerant=True)
             return Count(matched, top + 1 - low, low if low > 1 else None)
 
     def tally(self, wanted: ReceiptFilter, *, limit: int = COUNTED) -> Tally:
         """Count the verdicts of the newest matches, over time and by route."""
-        cells = ", ".join(f"'$.{_CELLS[name]}'" for name in ("timestamp", "verdict", "method", "route"))
-        select = f"SELECT json_extract({TOLERANT}, {cells}) FROM http_receipts"  # noqa: S608
-        sql = f"{select} WHERE {wanted.where(TOLERANT)} {_NEWEST_FIRST}"
-        with ReceiptReader(self._path) as reader:
+        paths = [_CELLS[name] for name in ("timestamp", "verdict", "method", "route")]
+        with open_archive(self._path) as archive:
             found: list[list[Any]] = []
             low = 1
-            for window in self._windows(0, reader.newest()):
-                values = wanted.parameters() | window | {"limit": limit + 1 - len(found)}
-                found += [_cells_of(text) for (text,) in reader.fetch(sql, values)]
-                low = window["first"]
+            for low, high in self._windows(0, archive.newest()):
+                rows = archive.cells(wanted, low, high, limit=limit + 1 - len(found), paths=paths)
+                found += [_cells_of(cells) for _, _, cells in rows]
                 if len(found) > limit:
                     break
         return _tally(found[:limit], complete=len(found) <= limit and low <= 1)
 
-    def open(self, receipt_id: str) -> Opened | None:
+    def open(self, receipt_id: str) -> StoredText | None:
         """Return the receipt with this id, its text cut after `MOST_TEXT` characters, or None."""
-        sql = "SELECT seq, created_at, substr(receipt_json, 1, :most) FROM http_receipts WHERE id = :id"
-        with ReceiptReader(self._path) as reader:
-            found = reader.fetch(sql, {"most": MOST_TEXT, "id": receipt_id})
-        return Opened(*found[0]) if found else None
+        with open_archive(self._path) as archive:
+            return archive.stored_text(receipt_id, most=MOST_TEXT)
 
     def texts(self, wanted: ReceiptFilter, *, limit: int) -> Texts:
         """Return the exact texts of the newest matches: at most `limit`, and at most `MOST_TEXT` characters."""
-        sql = f"SELECT receipt_json FROM http_receipts WHERE {wanted.where(TOLERANT)} {_NEWEST_FIRST}"  # noqa: S608
-        with ReceiptReader(self._path) as reader:
+        with open_archive(self._path) as archive:
             texts: list[str] = []
             size, low = 0, 1
-            for window in self._windows(0, reader.newest()):
-                low = window["first"]
-                values = wanted.parameters() | window | {"limit": limit + 1 - len(texts)}
-                for (text,) in reader.each(sql, values):
+            for low, high in self._windows(0, archive.newest()):
+                for text in archive.texts(wanted, low, high, limit=limit + 1 - len(texts)):
                     size += len(text)
                     if len(texts) == limit or (texts and size > MOST_TEXT):
                         return Texts(texts, complete=False)
                     texts.append(text)
             return Texts(texts, complete=low <= 1)
 
-    def _windows(self, after: int, top: int) -> Iterator[dict[str, int]]:
+    def _windows(self, after: int, top: int) -> Iterator[tuple[int, int]]:
         # From `top` down to the row above `after`, and no further than one call may read.
         lowest = max(after + 1, top - self._scan + 1)
         for last in range(top, lowest - 1, -WINDOW):
-            yield {"first": max(lowest, last - WINDOW + 1), "last": last}
+            yield max(lowest, last - WINDOW + 1), last
 
 
 def _table_row(sequence: int, receipt_id: str, cells: str) -> dict[str, Any]:

@@ -1,33 +1,25 @@
-"""Read-only access to a receipt store: open the file, read receipts in order of storage, look up a capability.
+"""The archive in a SQLite file: its SQL.
 
-The file may belong to a running sidecar. A read lock that is held for long stops the sidecar's commits, so receipts
-are read in windows of row numbers, and nothing is locked between two windows.
+A read lock that is held for long stops the commits of a sidecar that writes to the file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from chio_core.canonical import parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
+from chio_sidecar.records.archive import ReceiptArchive, ReceiptFilter, StoredText
 from chio_sidecar.records.file import connect
 from chio_sidecar.store.driver import UNUSABLE, trouble
 
-WINDOW = 2_000
-"""Rows that are read at once."""
-
-STRICT = "receipt_json"
-"""SQL expression of a receipt's JSON text: a condition on a damaged text is an error."""
-
-TOLERANT = "CASE WHEN json_valid(receipt_json) THEN receipt_json ELSE '{}' END"
-"""The same, but a damaged text is an empty object."""
+_STRICT = "receipt_json"  # a condition on a damaged text is an error
+_TOLERANT = "CASE WHEN json_valid(receipt_json) THEN receipt_json ELSE '{}' END"  # it is an empty object
 
 _RAW = "CAST(receipt_json AS BLOB)"  # so that a text that is not UTF-8 fails in its row
+
+_NEWEST_FIRST = "ORDER BY seq DESC LIMIT :limit"
 
 # An HttpReceipt answers the filters of tool receipts by the conversion of wire protocol, section 3.8.
 _CONDITIONS = {
@@ -47,92 +39,26 @@ _CONDITIONS = {
 }
 
 
-@dataclass(frozen=True)
-class ReceiptFilter:
-    """Conditions on a receipt, all of which must hold; None is no condition.
-
-    Attributes:
-        capability_id: exactly this id.
-        outcome: this verdict: `allow`, `deny`, `cancel` (also `cancelled`) or `incomplete`.
-        since: signed at this second since 1970 or later.
-        until: signed at this second since 1970 or earlier.
-        tool_server: `http` matches every HTTP receipt, any other name none.
-        tool_name: method and route pattern, for example `POST /echo`.
-        min_cost, max_cost: any number matches none: HTTP receipts have no cost.
-        agent_subject: any text matches none: HTTP receipts name no agent.
-        method: exactly this method, for example `GET`.
-        route: text in the route pattern; ASCII letters match in any case.
-        caller: text in the hash of the caller's identity.
-        capability: text in the capability's id.
-    """
-
-    capability_id: str | None = None
-    outcome: str | None = None
-    since: int | None = None
-    until: int | None = None
-    tool_server: str | None = None
-    tool_name: str | None = None
-    min_cost: int | None = None
-    max_cost: int | None = None
-    agent_subject: str | None = None
-    method: str | None = None
-    route: str | None = None
-    caller: str | None = None
-    capability: str | None = None
-
-    @property
-    def is_empty(self) -> bool:
-        """True without any condition."""
-        return all(value is None for value in vars(self).values())
-
-    def where(self, json: str) -> str:
-        """Return the SQL condition on the rows from `:first` to `:last`; values are bound, never part of the text.
-
-        Args:
-            json: `STRICT` or `TOLERANT`.
-        """
-        stated = [sql for name, sql in _CONDITIONS.items() if getattr(self, name) is not None]
-        return " AND ".join(["seq BETWEEN :first AND :last", *stated]).replace("{json}", json)
-
-    def parameters(self) -> dict[str, Any]:
-        """Return the values that the condition names."""
-        return vars(self) | {"outcome": "cancel" if self.outcome == "cancelled" else self.outcome}
-
-
-@dataclass(frozen=True)
-class ReceiptPage:
-    """Some receipts, oldest first; `next` is the row number of the last one if more match, else None."""
-
-    receipts: list[dict[str, Any]]
-    next: int | None
-
-
-class ReceiptReader:
-    """A read-only connection to a receipt store; close it, or use it in a `with` block.
-
-    Every method raises `ConfigurationError` if the file cannot be read, or a receipt that it returns is damaged.
+class ReceiptReader(ReceiptArchive):
+    """A read-only connection to the file of a store.
 
     Args:
         path: the SQLite file of a sidecar.
         option: the command line option that named the file, for error messages.
         busy_seconds: how long to wait for another process that holds the file.
 
-    Attributes:
-        first: number of the oldest row when the file was opened, 1 for an empty store.
-        last: number of the newest row then, 0 for an empty store; a sidecar numbers rows without gaps.
-
     Raises:
         ConfigurationError: the file does not exist or is no SQLite database.
     """
 
     def __init__(self, path: Path, *, option: str | None = None, busy_seconds: float = 5.0) -> None:
-        self._place = str(path) if option is None else f"{path} ({option})"
+        self.place = str(path) if option is None else f"{path} ({option})"
         try:
             exists = path.is_file()
         except OSError as exc:
-            raise ConfigurationError(f"cannot read {self._place}: {exc.strerror}; run as the sidecar's user") from None
+            raise ConfigurationError(f"cannot read {self.place}: {exc.strerror}; run as the sidecar's user") from None
         if not exists:
-            raise ConfigurationError(f"there is no receipt store at {self._place}; name the sidecar's file")
+            raise ConfigurationError(f"there is no receipt store at {self.place}; name the sidecar's file")
         try:
             self._connection = connect(path, "mode=ro", busy_seconds=busy_seconds)
         except UNUSABLE as exc:
@@ -146,14 +72,6 @@ class ReceiptReader:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the file."""
@@ -175,47 +93,57 @@ class ReceiptReader:
         """Return the number of the newest row now, 0 for an empty store."""
         return int(self.fetch("SELECT ifnull(max(seq), 0) FROM http_receipts", {})[0][0])
 
-    def rows(
-        self, wanted: ReceiptFilter, *, after: int = 0, before: int | None = None, newest_first: bool = False
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield row number and receipt of each match up to row `last`, oldest or newest first.
-
-        Args:
-            wanted: the conditions.
-            after: only rows with a greater number.
-            before: only rows with a smaller number.
-            newest_first: from the newest row to the oldest.
-        """
+    def matching(
+        self, wanted: ReceiptFilter, first: int, last: int, *, newest_first: bool = False
+    ) -> Iterable[tuple[int, bytes | str]]:
+        """Return number and text of the matching rows from `first` to `last`."""
         order = "DESC" if newest_first else "ASC"
-        sql = f"SELECT seq, {_RAW} FROM http_receipts WHERE {wanted.where(STRICT)} ORDER BY seq {order}"  # noqa: S608
-        windows = self._windows(after, self.last if before is None else min(before - 1, self.last))
-        for window in reversed(windows) if newest_first else windows:
-            for number, raw in self.fetch(sql, wanted.parameters() | window):
-                yield number, self._receipt(number, raw)
-
-    def page(self, wanted: ReceiptFilter, *, after: int, limit: int) -> ReceiptPage:
-        """Return the first `limit` matches after row `after`, oldest first."""
-        found = list(islice(self.rows(wanted, after=after), limit + 1))
-        more = len(found) > limit
-        return ReceiptPage([receipt for _, receipt in found[:limit]], found[limit - 1][0] if more else None)
+        sql = f"SELECT seq, {_RAW} FROM http_receipts WHERE {_where(wanted, _STRICT)} ORDER BY seq {order}"  # noqa: S608
+        return self.fetch(sql, _values(wanted, first, last))
 
     def count(self, wanted: ReceiptFilter, *, after: int = 0) -> int:
         """Return how many receipts after row `after` and up to `last` match.
 
-        Without a condition this follows from the row numbers. With one every row is read.
+        Without a condition this follows from the row numbers, which have no gaps. With one every row is read.
         """
         if wanted.is_empty:
             return max(0, self.last - max(after, self.first - 1))
-        sql = f"SELECT count(*) FROM http_receipts WHERE {wanted.where(STRICT)}"  # noqa: S608
-        windows = self._windows(after, self.last)
-        return sum(self.fetch(sql, wanted.parameters() | window)[0][0] for window in windows)
+        return super().count(wanted, after=after)
 
-    def get(self, receipt_id: str) -> dict[str, Any] | None:
-        """Return the receipt with this id, or None."""
+    def count_matching(self, wanted: ReceiptFilter, first: int, last: int, *, tolerant: bool = False) -> int:
+        """Return how many rows from `first` to `last` match."""
+        json = _TOLERANT if tolerant else _STRICT
+        sql = f"SELECT count(*) FROM http_receipts WHERE {_where(wanted, json)}"  # noqa: S608
+        return int(self.fetch(sql, _values(wanted, first, last))[0][0])
+
+    def cells(
+        self, wanted: ReceiptFilter, first: int, last: int, *, limit: int, paths: Sequence[str]
+    ) -> list[tuple[int, str, str]]:
+        """Return number, id, and the values at `paths` as a JSON array, of matching rows, newest first."""
+        # One JSON array for all values: SQLite's texts end at a character U+0000, JSON escapes it.
+        names = ", ".join(f"'$.{path}'" for path in paths)
+        select = f"SELECT seq, id, json_extract({_TOLERANT}, {names}) FROM http_receipts"  # noqa: S608
+        sql = f"{select} WHERE {_where(wanted, _TOLERANT)} {_NEWEST_FIRST}"
+        return self.fetch(sql, _values(wanted, first, last) | {"limit": limit})
+
+    def texts(self, wanted: ReceiptFilter, first: int, last: int, *, limit: int) -> Iterator[str]:
+        """Yield the exact texts of matching rows, newest first."""
+        sql = f"SELECT receipt_json FROM http_receipts WHERE {_where(wanted, _TOLERANT)} {_NEWEST_FIRST}"  # noqa: S608
+        for (text,) in self.each(sql, _values(wanted, first, last) | {"limit": limit}):
+            yield text
+
+    def stored_text(self, receipt_id: str, *, most: int) -> StoredText | None:
+        """Return the receipt with this id, its text cut after `most` characters, or None."""
+        sql = "SELECT seq, created_at, substr(receipt_json, 1, :most) FROM http_receipts WHERE id = :id"
+        found = self.fetch(sql, {"most": most, "id": receipt_id})
+        return StoredText(*found[0]) if found else None
+
+    def find(self, receipt_id: str) -> tuple[int, bytes | str] | None:
+        """Return row number and text of the receipt with this id, or None."""
         return self._one("id", receipt_id)
 
-    def get_by_request_id(self, request_id: str) -> dict[str, Any] | None:
-        """Return the receipt of the request with this id, or None."""
+    def find_by_request(self, request_id: str) -> tuple[int, bytes | str] | None:
+        """Return row number and text of the receipt of this request, or None."""
         return self._one("request_id", request_id)
 
     def is_revoked(self, capability_id: str) -> bool:
@@ -246,25 +174,22 @@ class ReceiptReader:
         except UNUSABLE as exc:
             raise self._unreadable(exc) from None
 
-    def _windows(self, after: int, last: int) -> Sequence[dict[str, int]]:
-        starts = range(max(after, self.first - 1), last, WINDOW)
-        return [{"first": start + 1, "last": min(start + WINDOW, last)} for start in starts]
-
-    def _one(self, column: str, value: str) -> dict[str, Any] | None:
+    def _one(self, column: str, value: str) -> tuple[int, bytes | str] | None:
         if not self.last:
             return None
         sql = f"SELECT seq, {_RAW} FROM http_receipts WHERE {column} = :value"  # noqa: S608 - a constant name
         found = self.fetch(sql, {"value": value})
-        return self._receipt(*found[0]) if found else None
-
-    def _receipt(self, number: int, raw: bytes) -> dict[str, Any]:
-        try:
-            document = parse_json(raw)
-        except InvalidDocument as exc:
-            raise ConfigurationError(f"row {number} of {self._place} is damaged: {exc.message}") from None
-        if not isinstance(document, dict) or not isinstance(document.get("verdict"), dict):
-            raise ConfigurationError(f"row {number} of {self._place} is damaged: it holds no receipt")
-        return document
+        return (found[0][0], found[0][1]) if found else None
 
     def _unreadable(self, exc: Exception) -> ConfigurationError:
-        return ConfigurationError(f"cannot read {self._place} as a receipt store: {trouble(exc)}")
+        return ConfigurationError(f"cannot read {self.place} as a receipt store: {trouble(exc)}")
+
+
+def _where(wanted: ReceiptFilter, json: str) -> str:
+    # Values are bound, never part of the text.
+    stated = [sql for name, sql in _CONDITIONS.items() if getattr(wanted, name) is not None]
+    return " AND ".join(["seq BETWEEN :first AND :last", *stated]).replace("{json}", json)
+
+
+def _values(wanted: ReceiptFilter, first: int, last: int) -> dict[str, Any]:
+    return vars(wanted) | {"outcome": wanted.verdict, "first": first, "last": last}

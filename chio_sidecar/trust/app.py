@@ -24,7 +24,7 @@ from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.names import LOGGER
 from chio_core.signing import normalize_public_key
 from chio_sidecar.config import MAX_TTL
-from chio_sidecar.records.reader import ReceiptFilter, ReceiptReader
+from chio_sidecar.records.archive import ReceiptFilter, open_archive
 from chio_sidecar.store.driver import sqlite3
 from chio_sidecar.trust.authorities import Authority, AuthorityStatus, open_authority
 from chio_sidecar.trust.messages import (
@@ -240,7 +240,7 @@ class _Routes:
             if not path.exists():
                 return {"totalCount": 0, "nextCursor": None, "receipts": []}
             wanted = ReceiptFilter(**query.model_dump(exclude={"cursor", "limit"}))
-            with ReceiptReader(path, option="--receipt-db") as reader:
+            with open_archive(path, option="--receipt-db") as reader:
                 page = reader.page(wanted, after=query.cursor, limit=max(1, min(query.limit, _MAX_PAGE)))
                 # Each page states the count. Rows never change, so only those since the last page are counted.
                 upto, total = self._counts.get((wanted, reader.first), (0, 0))

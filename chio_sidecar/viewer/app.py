@@ -26,8 +26,8 @@ from starlette.routing import BaseRoute, Route
 from chio_core.errors import ChioError, ConfigurationError, InvalidDocument
 from chio_sidecar.control.access import ControlError, check_access
 from chio_sidecar.records import bundle as bundles
+from chio_sidecar.records.archive import ReceiptFilter
 from chio_sidecar.records.listing import PAGE, ReceiptWindow
-from chio_sidecar.records.reader import ReceiptFilter
 from chio_sidecar.service.state import SidecarState
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from chio_sidecar.viewer.explained import Explainer, server_report

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from chio_sidecar.records.reader import ReceiptFilter, ReceiptReader
+from chio_sidecar.records.archive import ReceiptFilter
+from chio_sidecar.records.reader import ReceiptReader
 from chio_sidecar.store.driver import sqlite3
 from tests.sidecar.control_tools import (
     DEADLINE,

@@ -9,8 +9,9 @@ import pytest
 from chio_core.errors import ConfigurationError
 from chio_sidecar.doctor.store import check_store
 from chio_sidecar.embedded import open_embedded
+from chio_sidecar.records.archive import ReceiptFilter
 from chio_sidecar.records.listing import ReceiptWindow
-from chio_sidecar.records.reader import ReceiptFilter, ReceiptReader
+from chio_sidecar.records.reader import ReceiptReader
 from tests.sidecar.control_tools import CommandLine
 from tests.sidecar.fsck_tools import tamper
 from tests.viewer.records import fill, receipt

@@ -10,8 +10,9 @@ import pytest
 
 from chio_core.errors import ConfigurationError
 from chio_sidecar.doctor.store import check_store
+from chio_sidecar.records.archive import ReceiptFilter
 from chio_sidecar.records.fsck import Inspection
-from chio_sidecar.records.reader import ReceiptFilter, ReceiptReader
+from chio_sidecar.records.reader import ReceiptReader
 from chio_sidecar.store.driver import sqlite3, trouble
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from tests.sidecar.control_tools import write_store

@@ -19,8 +19,9 @@ import pytest
 from chio_core.canonical import compact_json
 from chio_core.errors import ConfigurationError
 from chio_sidecar.cli import main
+from chio_sidecar.records.archive import ReceiptFilter
 from chio_sidecar.records.fsck import Inspection
-from chio_sidecar.records.reader import ReceiptFilter, ReceiptReader
+from chio_sidecar.records.reader import ReceiptReader
 from chio_sidecar.store import NewReceipt, Stored
 from chio_sidecar.store.archive import Archive
 from chio_sidecar.store.backup import backup

@@ -14,8 +14,8 @@ import pytest
 from starlette.types import ASGIApp
 
 from chio_core.canonical import compact_json, sha256_hex
+from chio_sidecar.records.archive import ReceiptFilter
 from chio_sidecar.records.listing import BARS, ReceiptWindow
-from chio_sidecar.records.reader import ReceiptFilter
 from chio_sidecar.store.driver import sqlite3
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from chio_sidecar.viewer import VIEWER_PATH, create_viewer_app

@@ -1,0 +1,225 @@
+"""ReceiptArchive: the stored receipts as commands, viewer and trust service read them, whatever stores them.
+
+An archive may belong to a running sidecar. Receipts are read in windows of row numbers, and nothing is locked between
+two windows. Only the classes that read an engine know its SQL.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from chio_core.canonical import parse_json
+from chio_core.errors import ConfigurationError, InvalidDocument
+
+WINDOW = 2_000
+"""Rows that are read at once."""
+
+
+@dataclass(frozen=True)
+class ReceiptFilter:
+    """Conditions on a receipt, all of which must hold; None is no condition.
+
+    Attributes:
+        capability_id: exactly this id.
+        outcome: this verdict: `allow`, `deny`, `cancel` (also `cancelled`) or `incomplete`.
+        since: signed at this second since 1970 or later.
+        until: signed at this second since 1970 or earlier.
+        tool_server: `http` matches every HTTP receipt, any other name none.
+        tool_name: method and route pattern, for example `POST /echo`.
+        min_cost, max_cost: any number matches none: HTTP receipts have no cost.
+        agent_subject: any text matches none: HTTP receipts name no agent.
+        method: exactly this method, for example `GET`.
+        route: text in the route pattern; ASCII letters match in any case.
+        caller: text in the hash of the caller's identity.
+        capability: text in the capability's id.
+    """
+
+    capability_id: str | None = None
+    outcome: str | None = None
+    since: int | None = None
+    until: int | None = None
+    tool_server: str | None = None
+    tool_name: str | None = None
+    min_cost: int | None = None
+    max_cost: int | None = None
+    agent_subject: str | None = None
+    method: str | None = None
+    route: str | None = None
+    caller: str | None = None
+    capability: str | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """True without any condition."""
+        return all(value is None for value in vars(self).values())
+
+    @property
+    def verdict(self) -> str | None:
+        """The verdict as receipts spell it."""
+        return "cancel" if self.outcome == "cancelled" else self.outcome
+
+
+@dataclass(frozen=True)
+class ReceiptPage:
+    """Some receipts, oldest first; `next` is the row number of the last one if more match, else None."""
+
+    receipts: list[dict[str, Any]]
+    next: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredText:
+    """One stored receipt: its row number, the time it was stored, its exact text."""
+
+    sequence: int
+    created_at: str
+    text: str
+
+
+class ReceiptArchive(ABC):
+    """An open archive; close it, or use it in a `with` block.
+
+    Every method raises `ConfigurationError` if the archive cannot be read, or a receipt that it returns is damaged.
+
+    Attributes:
+        place: what it is and which option named it, for messages.
+        first: number of the oldest row when it was opened, 1 for an empty one.
+        last: number of the newest row then, 0 for an empty one; no row with a smaller number appears later.
+    """
+
+    place: str
+    first: int
+    last: int
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release what was opened."""
+
+    @abstractmethod
+    def newest(self) -> int:
+        """Return the number of the newest row now, 0 for an empty archive."""
+
+    @abstractmethod
+    def archived(self) -> tuple[int, str] | None:
+        """Return the newest row that was archived and removed, and the name of its archive; None without any."""
+
+    @abstractmethod
+    def is_revoked(self, capability_id: str) -> bool:
+        """Return True if the capability was revoked in this store."""
+
+    @abstractmethod
+    def invocations(self, capability_id: str, grant: int) -> int:
+        """Return how many uses of a limited grant are spent; `grant` is its index in the capability."""
+
+    @abstractmethod
+    def find(self, receipt_id: str) -> tuple[int, bytes | str] | None:
+        """Return row number and text of the receipt with this id, or None."""
+
+    @abstractmethod
+    def find_by_request(self, request_id: str) -> tuple[int, bytes | str] | None:
+        """Return row number and text of the receipt of this request, or None."""
+
+    @abstractmethod
+    def stored_text(self, receipt_id: str, *, most: int) -> StoredText | None:
+        """Return the receipt with this id, its text cut after `most` characters, or None."""
+
+    @abstractmethod
+    def matching(
+        self, wanted: ReceiptFilter, first: int, last: int, *, newest_first: bool = False
+    ) -> Iterable[tuple[int, bytes | str]]:
+        """Return number and text of the matching rows from `first` to `last`; a damaged one is an error."""
+
+    @abstractmethod
+    def count_matching(self, wanted: ReceiptFilter, first: int, last: int, *, tolerant: bool = False) -> int:
+        """Return how many rows from `first` to `last` match; a damaged one is an error, or it matches no condition."""
+
+    @abstractmethod
+    def cells(
+        self, wanted: ReceiptFilter, first: int, last: int, *, limit: int, paths: Sequence[str]
+    ) -> list[tuple[int, str, str]]:
+        """Return number, id, and the values at `paths` as a JSON array, of matching rows, newest first.
+
+        A damaged row has no values, and matches no condition.
+        """
+
+    @abstractmethod
+    def texts(self, wanted: ReceiptFilter, first: int, last: int, *, limit: int) -> Iterator[str]:
+        """Yield the exact texts of matching rows, newest first; a damaged row matches no condition."""
+
+    def rows(
+        self, wanted: ReceiptFilter, *, after: int = 0, before: int | None = None, newest_first: bool = False
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield row number and receipt of each match up to row `last`, oldest or newest first.
+
+        Args:
+            wanted: the conditions.
+            after: only rows with a greater number.
+            before: only rows with a smaller number.
+            newest_first: from the newest row to the oldest.
+        """
+        windows = self._windows(after, self.last if before is None else min(before - 1, self.last))
+        for first, last in reversed(windows) if newest_first else windows:
+            for number, raw in self.matching(wanted, first, last, newest_first=newest_first):
+                yield number, self._receipt(number, raw)
+
+    def page(self, wanted: ReceiptFilter, *, after: int, limit: int) -> ReceiptPage:
+        """Return the first `limit` matches after row `after`, oldest first."""
+        found = list(islice(self.rows(wanted, after=after), limit + 1))
+        more = len(found) > limit
+        return ReceiptPage([receipt for _, receipt in found[:limit]], found[limit - 1][0] if more else None)
+
+    def count(self, wanted: ReceiptFilter, *, after: int = 0) -> int:
+        """Return how many receipts after row `after` and up to `last` match."""
+        return sum(self.count_matching(wanted, *window) for window in self._windows(after, self.last))
+
+    def get(self, receipt_id: str) -> dict[str, Any] | None:
+        """Return the receipt with this id, or None."""
+        found = self.find(receipt_id)
+        return None if found is None else self._receipt(*found)
+
+    def get_by_request_id(self, request_id: str) -> dict[str, Any] | None:
+        """Return the receipt of the request with this id, or None."""
+        found = self.find_by_request(request_id)
+        return None if found is None else self._receipt(*found)
+
+    def _windows(self, after: int, last: int) -> Sequence[tuple[int, int]]:
+        starts = range(max(after, self.first - 1), last, WINDOW)
+        return [(start + 1, min(start + WINDOW, last)) for start in starts]
+
+    def _receipt(self, number: int, raw: bytes | str) -> dict[str, Any]:
+        try:
+            document = parse_json(raw)
+        except InvalidDocument as exc:
+            raise ConfigurationError(f"row {number} of {self.place} is damaged: {exc.message}") from None
+        if not isinstance(document, dict) or not isinstance(document.get("verdict"), dict):
+            raise ConfigurationError(f"row {number} of {self.place} is damaged: it holds no receipt")
+        return document
+
+
+def open_archive(place: Path, *, option: str | None = None) -> ReceiptArchive:
+    """Open the receipts of a store.
+
+    Args:
+        place: the SQLite file of a sidecar.
+        option: the command line option that named it, for error messages.
+
+    Raises:
+        ConfigurationError: there is no such store, or it cannot be read.
+    """
+    from chio_sidecar.records.reader import ReceiptReader
+
+    return ReceiptReader(place, option=option)
