@@ -11,8 +11,8 @@ from chio_core.errors import ConfigurationError
 from chio_sidecar.cli.options import TIMES, add_store_option, moment, required_store, wants_json
 from chio_sidecar.cli.terminal import CliError, compact, emit, escaped
 from chio_sidecar.keys import existing_key, key_beside
-from chio_sidecar.records.fsck import Inspection
 from chio_sidecar.records.archive import open_archive
+from chio_sidecar.records.fsck import Inspection
 from chio_sidecar.store.rotate import archive, trim
 
 DESCRIPTION = """Archive the receipts of a store, and remove the old ones from it, while a sidecar writes to it.
