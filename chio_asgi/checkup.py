@@ -12,6 +12,7 @@ from chio_asgi.routing import MAX_DEPTH, router_of
 from chio_asgi.send import has_own_500
 from chio_core.evaluation.precheck import is_among
 from chio_core.guards.chain import Finding
+from chio_core.guards.findings import csrf_findings
 from chio_core.routes.findings import route_findings
 from chio_core.settings import ChioSettings
 
@@ -31,6 +32,7 @@ def application_findings(app: Any, settings: ChioSettings) -> Iterator[Finding]:
             "these responses carry neither the receipt header nor the headers of guards"
         )
         yield Finding("WARN", "own_500", text)
+    yield from _source_findings(app, settings)
     yield from route_findings(list(list_routes(app)), settings)
     if (layers := _count(app)) > 1:
         yield Finding("WARN", _NESTED, f"{named(router_of(app))} has Chio twice: {EFFECT}; leave one out")
@@ -44,14 +46,33 @@ def application_findings(app: Any, settings: ChioSettings) -> Iterator[Finding]:
             yield Finding("WARN", "route_pattern", text)
 
 
+def _source_findings(app: Any, settings: ChioSettings) -> Iterator[Finding]:
+    layers = list(_layers(app))
+    names = [getattr(one, "__name__", "") for one in layers]
+    remedy = "add one (starlette-csrf has a middleware), and set the cookie with SameSite=Lax"
+    yield from csrf_findings(settings, any("csrf" in name.lower() for name in names), remedy)
+    at = next((place for place, one in enumerate(layers) if _is_ours(one)), len(layers))
+    if settings.capability_source.startswith("session") and "SessionMiddleware" in names[at:]:
+        text = (
+            "capability_source is session, and SessionMiddleware is inside Chio: add it after Chio, or requests get 500"
+        )
+        yield Finding("ERROR", "session_inside", text)
+
+
 def _count(app: Any) -> int:
     """Return the number of Chio's middleware in and around an application, mounts not included."""
-    found = 0
+    return sum(map(_is_ours, _layers(app)))
+
+
+def _is_ours(layer: Any) -> bool:
+    return isinstance(layer, type) and issubclass(layer, ChioASGIMiddleware)
+
+
+def _layers(app: Any) -> Iterator[Any]:
+    """Yield the classes (or factories) of an application and its middleware, outermost first."""
     for _ in range(MAX_DEPTH):
         if app is None:
             break
-        found += isinstance(app, ChioASGIMiddleware)
-        classes = [getattr(layer, "cls", None) for layer in getattr(app, "user_middleware", ())]
-        found += sum(isinstance(one, type) and issubclass(one, ChioASGIMiddleware) for one in classes)
+        yield type(app)
+        yield from (getattr(layer, "cls", None) for layer in getattr(app, "user_middleware", ()))
         app = getattr(app, "app", None)
-    return found

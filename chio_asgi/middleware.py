@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from chio_asgi.body import once
 from chio_asgi.config import settings_for
@@ -17,22 +18,25 @@ from chio_asgi.driver import Application
 from chio_asgi.listing import count_governed, mount_templates, observed_routes
 from chio_asgi.routing import RouteResolver, own_root_path
 from chio_asgi.send import HeaderSend, has_own_500, send_answer, send_plain_error
+from chio_asgi.sessions import session_of
 from chio_asgi.types import ASGIApp, Message, Receive, Scope, Send
 from chio_asgi.view import ASGIGuardRequest
 from chio_core.client.client import ChioClient
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.pipeline import Pipeline
+from chio_core.evaluation.sources import CapabilityFunction
 from chio_core.guards.chain import Chain, Guard, around
 from chio_core.guards.run import ChainRun, failed
-from chio_core.models.caller import CallerIdentity
+from chio_core.identity import Extractor
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import LOGGER
 from chio_core.processes import require_asyncio
 from chio_core.refusals.page import RefusalPage
 from chio_core.refusals.response import AnyResponse, Downstream, misconfigured
-from chio_core.request import GuardRequest, RequestView
-from chio_core.settings import ChioSettings, report_settings
+from chio_core.request import GuardRequest
+from chio_core.settings import ChioSettings
+from chio_core.settings_report import report_settings
 
 log = logging.getLogger(LOGGER)
 
@@ -48,6 +52,8 @@ class ChioASGIMiddleware:
         client: a client to share; one is made from `config` otherwise. Its connections are closed when the
             lifespan ends.
         extractor: finds out who is calling; `chio_core.identity.default_extractor` otherwise.
+        capability: returns the token of a request that has none in its header, or None; instead of the setting
+            `capability_source`, see `chio_core.evaluation.sources`.
         on_decision: called with each `Decision`; sync or async. What it raises is logged and changes nothing.
         on_receipt: the same, called with each verified `HttpReceipt`.
         refusal_page: `def page(request, refusal) -> str` makes the HTML page that a browser gets for a refusal.
@@ -64,7 +70,8 @@ class ChioASGIMiddleware:
         *,
         guards: Chain | Sequence[Guard | Chain] = (),
         client: ChioClient | None = None,
-        extractor: Callable[[RequestView], CallerIdentity] | None = None,
+        extractor: Extractor | None = None,
+        capability: CapabilityFunction | None = None,
         on_decision: Callable[[Decision], Awaitable[None] | None] | None = None,
         on_receipt: Callable[[HttpReceipt], Awaitable[None] | None] | None = None,
         refusal_page: RefusalPage | None = None,
@@ -76,7 +83,8 @@ class ChioASGIMiddleware:
             self.client = client if client is not None else ChioClient(self.settings)
             report, warn = self.client.telemetry.refused, self.client.telemetry.warn
             hooks = (extractor, on_decision, on_receipt, refusal_page)
-            pipeline = Pipeline(self.settings, *hooks, report=report, warn=warn)
+            source: dict[str, Any] = {"capability": capability, "session": session_of}
+            pipeline = Pipeline(self.settings, *hooks, report=report, warn=warn, **source)
             self._limits = pipeline.limits
             self._resolver = RouteResolver(app)
             self._decide = Decide(pipeline, self.client, self._resolver)

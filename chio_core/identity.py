@@ -7,7 +7,8 @@ An extractor is a callable that takes a view and returns an identity, or None to
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from chio_core.canonical import sha256_hex
 from chio_core.models.caller import CallerIdentity
@@ -72,21 +73,55 @@ def from_cookie(name: str) -> Extractor:
     """Return an extractor for the cookie `name`; of several the last counts, as in the frameworks."""
 
     def extract(view: RequestView) -> CallerIdentity | None:
-        # SimpleCookie stops at the first malformed pair; frameworks do not. Split and unquote like them, or the sidecar
-        # sees the anonymous caller while the application sees a session.
-        value = ""
-        for line in view.header_values("cookie"):
-            for pair in line.split(";"):
-                key, equals, text = pair.partition("=")
-                if equals and key.strip() == name:
-                    value = text.strip()
-        if len(value) >= 2 and value[0] == value[-1] == '"':
-            # One pass: the standard library takes quadratic time on backslashes before Python 3.11.10 and 3.12.6
-            # (CVE-2024-7592).
-            value = _ESCAPE.sub(lambda found: chr(int(found[1], 8)) if found[1] else found[2], value[1:-1])
+        value = next(reversed(cookies_of(view, name)), "")
         return CallerIdentity.cookie(name, value) if value else None
 
     return extract
+
+
+def from_session(session: Callable[[RequestView], Any], key: str, otherwise: Extractor | None = None) -> Extractor:
+    """Return an extractor for the user whose name or number the application keeps in its session when it logs one in.
+
+    The caller is then that user (`CallerIdentity.user`), whatever else of the session changes.
+
+    Args:
+        session: returns the session of a request (it has `get`), None without one, or an awaitable of it.
+        key: where the session has it.
+        otherwise: the extractor for a request without a user; client certificate, bearer token, API key, in this order.
+    """
+    fallback = otherwise or default_extractor(session_cookie="")
+
+    def user_in(found: Any, view: RequestView) -> CallerIdentity | None:
+        value = found.get(key) if found is not None else None
+        return fallback(view) if value is None or value == "" else CallerIdentity.user(str(value))
+
+    async def awaited(found: Awaitable[Any], view: RequestView) -> CallerIdentity | None:
+        return user_in(await found, view)
+
+    def extract(view: RequestView) -> Any:
+        found = session(view)
+        return awaited(found, view) if isinstance(found, Awaitable) else user_in(found, view)
+
+    return extract
+
+
+def cookies_of(view: RequestView, name: str) -> list[str]:
+    """Return each value of the cookie `name`, in the order in which they were sent."""
+    # SimpleCookie stops at the first malformed pair; frameworks do not. Split and unquote like them, or the sidecar
+    # sees the anonymous caller while the application sees a session.
+    values = []
+    for line in view.header_values("cookie"):
+        for pair in line.split(";"):
+            key, equals, text = pair.partition("=")
+            if not equals or key.strip() != name:
+                continue
+            value = text.strip()
+            if len(value) >= 2 and value[0] == value[-1] == '"':
+                # One pass: the standard library takes quadratic time on backslashes before Python 3.11.10 and 3.12.6
+                # (CVE-2024-7592).
+                value = _ESCAPE.sub(lambda found: chr(int(found[1], 8)) if found[1] else found[2], value[1:-1])
+            values.append(value)
+    return values
 
 
 def from_client_certificate(view: RequestView) -> CallerIdentity | None:

@@ -1,30 +1,25 @@
 """ChioSettings: the one list of options.
 
 A keyword beats the environment (`CHIO_*`), which beats `.env`, which beats the default. Sets may be comma lists.
-`report_settings` logs unsafe choices and unknown `CHIO_*` names once, at start.
+`chio_core.settings_report` says at start what they are, and which of them are unsafe.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
-import logging
-import os
 import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, SettingsConfigDict, SettingsError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
-from chio_core.announce import announce
-from chio_core.endpoint import Endpoint, check_socket_path, is_this_machine
+from chio_core.endpoint import Endpoint, check_socket_path
 from chio_core.errors import ConfigurationError
-from chio_core.names import CAPABILITY_HEADER, LOGGER, RECEIPT_HEADER
+from chio_core.names import CAPABILITY_HEADER, RECEIPT_HEADER
 from chio_core.signing import normalize_public_key
-
-log = logging.getLogger(LOGGER)
 
 NameSet = Annotated[frozenset[str], NoDecode]
 NameTuple = Annotated[tuple[str, ...], NoDecode]
@@ -87,6 +82,11 @@ class ChioSettings(BaseSettings):
     exclude_methods: NameSet = Field(frozenset({"OPTIONS"}), description="Methods that are not governed.")
     receipt_header: str = Field(RECEIPT_HEADER, description="Response header that carries the receipt id.")
     capability_header: str = Field(CAPABILITY_HEADER, description="Request header that carries the capability token.")
+    capability_source: str = Field(
+        "header",
+        description="Where the token is if the header is absent: `header` (nowhere else), `cookie:NAME`, `session` or"
+        " `session:KEY`; see [who holds the capability](capabilities.md).",
+    )
     capability_in_query: bool = Field(
         False,
         description="Accept the token as query parameter `chio_capability` too; it lands in access logs.",
@@ -166,6 +166,16 @@ class ChioSettings(BaseSettings):
             except ValueError:
                 raise ValueError("starts with [ but is no JSON list; write a, b, c or a list of strings") from None
         return [part.strip() for part in text.split(",") if part.strip()]
+
+    @field_validator("capability_source")
+    @classmethod
+    def _known_source(cls, value: str) -> str:
+        kind, _, name = value.strip().partition(":")
+        if kind == "cookie" and name:
+            return f"cookie:{_token(name, 'a cookie name')}"
+        if value.strip() in ("header", "session") or (kind == "session" and name):
+            return value.strip()
+        raise ValueError("must be header, cookie:NAME, session or session:KEY; a function is the option capability")
 
     @field_validator("sidecar_url")
     @classmethod
@@ -294,91 +304,6 @@ def _token(value: str, what: str) -> str:
     if not _TOKEN.match(value):
         raise ValueError(f"{what} consists of letters, digits and !#$%&'*+-.^_`|~")
     return value
-
-
-def report_settings(
-    settings: ChioSettings, environ: Mapping[str, str] | None = None, *, routes: int | None = None
-) -> list[str]:
-    """Announce what governs, and log a warning for each unsafe choice and each unknown `CHIO_*` name.
-
-    Args:
-        settings: the settings.
-        environ: environment to check; by default that of the process, and the file `.env`.
-        routes: number of the application's governed routes; None if it is unknown.
-
-    Returns:
-        The logged warnings; they contain no secrets.
-    """
-    announce(start_line(settings, routes))
-    found = list(unsafe_options(settings).values())
-    if environ is None:
-        # The source returns the names of the file in lower case.
-        environ = {name.upper(): "" for name in DotEnvSettingsSource(ChioSettings).env_vars} | dict(os.environ)
-    for name in unknown_names(environ):
-        near = nearest_name(name)
-        hint = f"did you mean {near}?" if near else "is it misspelled?"
-        found.append(f"environment variable {name} is not an option of Chio; {hint}")
-    for sentence in found:
-        log.warning("chio settings: %s", sentence)
-    return found
-
-
-def start_line(settings: ChioSettings, routes: int | None = None) -> str:
-    """Return in one line the sidecar, the trusted keys, and what is not governed or not enforced.
-
-    Args:
-        settings: the settings.
-        routes: number of governed routes; None if it is unknown.
-    """
-    own = "its own" if settings.sidecar_url.startswith("embedded:") else "first key seen"
-    open_doors = {*settings.exclude_paths, *(f"{p}/…" for p in settings.exclude_prefixes), *settings.exclude_methods}
-    observed = _observed(settings)
-    parts = [
-        f"requests are evaluated by the sidecar {settings.sidecar_url}",
-        f"key: {', '.join(settings.trusted_kernel_keys) or own}",
-        f"governed routes: {routes}" if routes is not None else "",
-        f"not governed: {', '.join(sorted(open_doors))}" if open_doors else "",
-        f"observe mode {observed}" if observed else "",
-        "fail_open is on" if settings.fail_open else "",
-    ]
-    return "; ".join(part for part in parts if part)
-
-
-def unsafe_options(settings: ChioSettings) -> dict[str, str]:
-    """Return the options that weaken governance, each with one sentence about its effect."""
-    found = {}
-    if settings.fail_open and not settings.sidecar_url.startswith("embedded:"):
-        found["fail_open"] = (
-            "fail_open is on: while the sidecar is unreachable or too slow, requests run without a decision, also"
-            " those that a slow sidecar denies afterwards"
-        )
-    if observed := _observed(settings):
-        found["observe"] = f"observe mode: what Chio refuses is recorded and runs nevertheless, {observed}"
-    if not settings.trusted_kernel_keys and not settings.sidecar_url.startswith("embedded:"):
-        found["trusted_kernel_keys"] = (
-            "no trusted_kernel_keys are pinned: the first key that signs a good receipt is trusted by this process"
-        )
-    url = urlsplit(settings.sidecar_url)
-    if url.scheme == "http" and not is_this_machine(url.hostname or ""):
-        found["sidecar_url"] = (
-            "sidecar_url is plain http to another machine: tokens and decisions can be read on the way"
-        )
-    if settings.capability_in_query:
-        found["capability_in_query"] = (
-            "capability_in_query is on: tokens in URLs end up in access logs and Referer headers"
-        )
-    if ungoverned := sorted(settings.exclude_methods - {"OPTIONS"}):
-        found["exclude_methods"] = (
-            f"exclude_methods lets every {' and '.join(ungoverned)} request run without a decision"
-        )
-    return found
-
-
-def _observed(settings: ChioSettings) -> str:
-    if settings.observe:
-        return "on every path"
-    parts = sorted({*settings.observe_paths, *(f"{prefix}/…" for prefix in settings.observe_prefixes)})
-    return f"on {', '.join(parts)}" if parts else ""
 
 
 def nearest_name(name: str, more: Iterable[str] = FOREIGN_NAMES) -> str | None:

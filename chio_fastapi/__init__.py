@@ -1,5 +1,6 @@
 """Chio for FastAPI: one line for the application, one dependency for a route."""
 
+from chio_asgi.sessions import from_session
 from chio_core.evaluation.amounts import from_body, from_path, from_query
 from chio_fastapi.application import add_chio
 from chio_fastapi.check import check
@@ -48,6 +49,7 @@ __all__ = [
     "from_body",
     "from_path",
     "from_query",
+    "from_session",
     "get_caller_identity",
     "get_chio_client",
     "get_chio_decision",

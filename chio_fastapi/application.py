@@ -12,15 +12,16 @@ from fastapi import FastAPI
 from chio_asgi.config import settings_for
 from chio_asgi.document import describe
 from chio_asgi.middleware import ChioASGIMiddleware
+from chio_asgi.sessions import session_of
 from chio_core.client.client import ChioClient
 from chio_core.client.in_process import check_sidecar
 from chio_core.evaluation.outcomes import Decision
+from chio_core.evaluation.sources import CapabilityFunction, source_of
 from chio_core.guards.chain import Chain, Guard, checked_guards
-from chio_core.models.caller import CallerIdentity
+from chio_core.identity import Extractor
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import LOGGER, STATE_CLIENT
 from chio_core.refusals.page import RefusalPage, checked_page
-from chio_core.request import RequestView
 from chio_core.routes.document import document_for_embedded
 from chio_core.settings import ChioSettings, check_one_source
 from chio_fastapi.openapi import extend_openapi
@@ -35,7 +36,8 @@ def add_chio(
     *,
     guards: Chain | Sequence[Guard | Chain] = (),
     client: ChioClient | None = None,
-    extractor: Callable[[RequestView], CallerIdentity] | None = None,
+    extractor: Extractor | None = None,
+    capability: CapabilityFunction | None = None,
     on_decision: Callable[[Decision], Awaitable[None] | None] | None = None,
     on_receipt: Callable[[HttpReceipt], Awaitable[None] | None] | None = None,
     refusal_page: RefusalPage | None = None,
@@ -51,7 +53,7 @@ def add_chio(
         config: options; or give them as keywords (`add_chio(app, sidecar_url="embedded:chio.sqlite3")`), or
             leave both out to read the environment (`CHIO_*`).
         guards: guards around the decision, or a `Chain` of them; see `chio_core.guards.chain`.
-        client, extractor, on_decision, on_receipt, refusal_page: see `chio_asgi.ChioASGIMiddleware`.
+        client, extractor, capability, on_decision, on_receipt, refusal_page: see `chio_asgi.ChioASGIMiddleware`.
 
     Returns:
         The client, also found at `app.state.chio_client` and by `Depends(get_chio_client)`.
@@ -63,6 +65,7 @@ def add_chio(
     guards = checked_guards(guards)  # here, because FastAPI makes the middleware only when the application starts
     check_one_source(config, client, options)
     settings = settings_for(config, client, **options)
+    source_of(settings, capability, session_of)  # here too, as with the guards
     if client is None:
         check_sidecar(settings.sidecar_url)  # a mounted application has no lifespan that would open it at the start
     shared = client if client is not None else ChioClient(settings, document=partial(routes_for_embedded, app))
@@ -82,6 +85,7 @@ def add_chio(
         guards=guards,
         client=shared,
         extractor=extractor,
+        capability=capability,
         on_decision=on_decision,
         on_receipt=on_receipt,
         refusal_page=checked_page(refusal_page),

@@ -28,7 +28,7 @@ from chio_core.outbound.govern import GovernOutbound, Tools
 from chio_core.outbound.hop import OutboundDenied
 from chio_core.outbound.member import MiddlewareChain
 from chio_core.outbound.transport import OF_THE_TRANSPORT, PASSES_BY, Borrowed, ChioTransport
-from chio_fastapi.shared import ChioDenied, caller_of, client_of
+from chio_fastapi.shared import ChioDenied, caller_of, client_of, request_of
 
 Narrow = Callable[[str, Any], Any]
 """Takes the token of the incoming request and the outgoing request; returns the token to present, or awaits it."""
@@ -93,6 +93,9 @@ class OutboundClient:
         view = ASGIGuardRequest(connection.scope)
         chio = client_of(connection)
         token, narrow = presented_token(view, chio.settings), self._narrow
+        carried = request_of(connection).governed.carried
+        if token is None and carried is not None:
+            token = carried.token
         govern = GovernOutbound(
             chio,
             tool=self._tools,

@@ -19,6 +19,7 @@ from starlette.websockets import WebSocket
 from chio_asgi.decide import ASGIAdapter, ASGIRequest
 from chio_asgi.routing import sources_in
 from chio_asgi.send import document
+from chio_asgi.sessions import session_of
 from chio_asgi.view import ASGIGuardRequest, route_path
 from chio_core.canonical import sha256_hex
 from chio_core.client.client import ChioClient
@@ -124,7 +125,8 @@ def request_of(connection: HTTPConnection) -> ASGIRequest:
         state = connection.app.state
         pipeline = getattr(state, STATE_PIPELINE, None)
         if not isinstance(pipeline, Pipeline) or pipeline.settings is not client.settings:
-            pipeline = Pipeline(client.settings, report=client.telemetry.refused, warn=client.telemetry.warn)
+            telemetry = client.telemetry
+            pipeline = Pipeline(client.settings, report=telemetry.refused, warn=telemetry.warn, session=session_of)
             setattr(state, STATE_PIPELINE, pipeline)
         request = ASGIRequest(scope, pipeline, client)
     scope[SCOPE_REQUEST] = request

@@ -15,6 +15,7 @@ from chio_django.decorators import (
 from chio_django.listing import document_for
 from chio_django.metrics import metrics
 from chio_django.middleware import ChioDjangoMiddleware
+from chio_django.sessions import session_user
 from chio_django.view import DjangoGuardRequest
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     "include",
     "metrics",
     "require_capability",
+    "session_user",
 ]

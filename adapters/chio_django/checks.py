@@ -9,6 +9,7 @@
 | `chio.E005` | `CHIO_GUARDS` cannot be used, or its order cannot work |
 | `chio.E006` | the store, key or document of the embedded sidecar cannot be used |
 | `chio.E007` | `CHIO_VIEW_POLICIES` cannot be used |
+| `chio.E008` | `CHIO_CAPABILITY_SOURCE` is a cookie or the session, and `CsrfViewMiddleware` is not installed |
 | `chio.I001` | the guards, in the order in which they run |
 | `chio.W001` | deploy: `CHIO_FAIL_OPEN` is on |
 | `chio.W002` | deploy: `CHIO_TRUSTED_KERNEL_KEYS` is empty |
@@ -30,13 +31,16 @@ from typing import Any, Final
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Info
 from django.core.checks import Warning as CheckWarning
+from django.middleware.csrf import CsrfViewMiddleware
 from django.utils.module_loading import import_string
 
 from chio_core.errors import ConfigurationError
 from chio_core.guards.chain import Chain, Finding
+from chio_core.guards.findings import csrf_findings
 from chio_core.routes.findings import route_findings
 from chio_core.routes.listing import ListedRoute
-from chio_core.settings import ChioSettings, unsafe_options
+from chio_core.settings import ChioSettings
+from chio_core.settings_report import unsafe_options
 from chio_django.conf import GUARDS, HOOKS, VIEW_POLICIES, conf
 from chio_django.context import LiveRuntime
 from chio_django.listing import list_routes
@@ -70,7 +74,8 @@ def check_settings(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]
         found.append(Error(f"A setting of Chio cannot be used: {exc.message}", hint=hint, id="chio.E001"))
     for name, hint in conf.unknown.items():
         found.append(Error(f"{name} is not an option of Chio, so it has no effect.", hint=hint, id="chio.E002"))
-    return found + _check_hooks() + _check_guards() + _check_policies() + _check_sidecar() + _check_middleware()
+    found += _check_hooks() + _check_guards() + _check_policies() + _check_sidecar()
+    return found + _check_middleware() + _check_csrf()
 
 
 def check_deployment(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
@@ -140,7 +145,7 @@ def governing() -> tuple[Chain, ChioSettings, list[str]] | None:
 
 def findings(routes: Sequence[ListedRoute], options: ChioSettings) -> Iterator[Finding]:
     """Yield the findings of `chio-sidecar check` that are Django's own: these checks, and those of the routes."""
-    for message in (*_check_hooks(), *_check_policies(), *_check_sidecar(), *_check_middleware()):
+    for message in (*_check_hooks(), *_check_policies(), *_check_sidecar(), *_check_middleware(), *_check_csrf()):
         severity = "ERROR" if message.is_serious() else "WARN"
         yield Finding(severity, str(message.id), f"{message.msg} {message.hint}")
     yield from route_findings(routes, options)
@@ -173,6 +178,19 @@ def _check_middleware() -> list[CheckMessage]:
     return found
 
 
+def _check_csrf() -> list[CheckMessage]:
+    try:
+        options: ChioSettings = conf.settings
+    except ConfigurationError:
+        return []  # chio.E001 says so
+    protected = any(_is_a(path, CsrfViewMiddleware) for path in settings.MIDDLEWARE)
+    hint = 'Add "django.middleware.csrf.CsrfViewMiddleware" to MIDDLEWARE, or take CHIO_CAPABILITY_SOURCE out.'
+    return [
+        Error(f"{one.message.partition(':')[0]}.", hint=hint, id="chio.E008")
+        for one in csrf_findings(options, protected, "")
+    ]
+
+
 def _outside(path: str) -> CheckMessage:
     hint = f'Move "{MIDDLEWARE}" before it.'
     return CheckWarning(f"{path} responds from its cache before Chio runs.", hint=hint, id="chio.W006")
@@ -181,11 +199,15 @@ def _outside(path: str) -> CheckMessage:
 def _is_ours(path: str) -> bool:
     from chio_django.middleware import ChioDjangoMiddleware
 
+    return _is_a(path, ChioDjangoMiddleware)
+
+
+def _is_a(path: str, kind: type) -> bool:
     try:
         found = import_string(path)
     except ImportError:
         return False
-    return isinstance(found, type) and issubclass(found, ChioDjangoMiddleware)
+    return isinstance(found, type) and issubclass(found, kind)
 
 
 __all__: Sequence[str] = ("MIDDLEWARE", "check_deployment", "check_settings")

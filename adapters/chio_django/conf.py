@@ -19,7 +19,8 @@ from chio_core.threads.guards import ChainRunner
 
 PREFIX: Final = "CHIO_"
 HOOKS: Final = (
-    "CHIO_CLIENT", "CHIO_EXTRACTOR", "CHIO_ON_DECISION", "CHIO_ON_RECEIPT", "CHIO_REFUSAL_PAGE", "CHIO_SYNC_CLIENT",
+    "CHIO_CAPABILITY", "CHIO_CLIENT", "CHIO_EXTRACTOR", "CHIO_ON_DECISION", "CHIO_ON_RECEIPT", "CHIO_REFUSAL_PAGE",
+    "CHIO_SYNC_CLIENT",
 )  # fmt: skip
 """Settings with a function or its dotted path; they exist in Django's settings only."""
 

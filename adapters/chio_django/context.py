@@ -30,6 +30,7 @@ from chio_core.threads.context import AsyncAdapter, RequestContext, Runtime, Syn
 from chio_django.conf import PREFIX, conf
 from chio_django.listing import routes_for_embedded
 from chio_django.routing import find_view, view_match
+from chio_django.sessions import session_of
 from chio_django.view import DjangoGuardRequest
 
 
@@ -67,6 +68,8 @@ class LiveRuntime:
             conf.hook("CHIO_ON_DECISION"),
             conf.hook("CHIO_ON_RECEIPT"),
             conf.hook("CHIO_REFUSAL_PAGE"),
+            capability=conf.hook("CHIO_CAPABILITY"),
+            session=session_of,
             client=self._client,
             sync_client=self._sync_client,
             make_client=conf.hook("CHIO_CLIENT"),

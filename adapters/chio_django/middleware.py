@@ -17,7 +17,7 @@ from django.http.response import HttpResponseBase
 from chio_core.client.client import ChioClient, SyncChioClient
 from chio_core.evaluation.steps import run, run_async
 from chio_core.names import LOGGER
-from chio_core.settings import report_settings
+from chio_core.settings_report import report_settings
 from chio_django.chain_request import ChainRequest
 from chio_django.conf import conf
 from chio_django.context import AsyncDjangoAdapter, DjangoAdapter, LiveRuntime, begin, context_of, refusal, tagged

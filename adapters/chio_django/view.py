@@ -65,6 +65,11 @@ class DjangoGuardRequest(EnvironView):
         self._form: tuple[Any, bytes | None] = (None, None)
 
     @property
+    def request(self) -> HttpRequest:
+        """Django's request."""
+        return self._request
+
+    @property
     def url_path(self) -> str:
         """Decoded path, script name included."""
         return self._request.path

@@ -5,6 +5,7 @@ from chio_flask.decorators import Budget, Observe, Policy, RequireApproval, Requ
 from chio_flask.driver import ChioDenied
 from chio_flask.extension import Chio, metrics
 from chio_flask.listing import document_for
+from chio_flask.sessions import from_session
 from chio_flask.view import FlaskGuardRequest
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "from_body",
     "from_path",
     "from_query",
+    "from_session",
     "metrics",
     "require_capability",
 ]

@@ -16,7 +16,8 @@ from chio_core.client.client import SyncChioClient
 from chio_core.evaluation.governed import RouteMatch
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.policies import ViewPolicies
-from chio_core.models.caller import CallerIdentity
+from chio_core.evaluation.sources import CapabilityFunction
+from chio_core.identity import Extractor
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import (
     ENVIRON_CONTEXT,
@@ -27,12 +28,13 @@ from chio_core.names import (
 )
 from chio_core.refusals.page import RefusalPage
 from chio_core.refusals.response import Denial
-from chio_core.request import RequestView
-from chio_core.settings import ChioSettings, start_line
+from chio_core.settings import ChioSettings
+from chio_core.settings_report import start_line
 from chio_core.threads.context import RequestContext, Runtime, SyncAdapter
 from chio_core.threads.guards import ChainRunner
 from chio_flask.listing import routes_for_embedded
 from chio_flask.routing import find_view, view_match
+from chio_flask.sessions import session_of
 from chio_flask.view import FlaskGuardRequest
 
 _POLICIES: Final = "view_policies"
@@ -48,7 +50,7 @@ class LiveRuntime:
         guards: guards around the decision.
         config: complete settings instead of both.
         client: a client to share.
-        extractor, on_decision, on_receipt, refusal_page, view_policies: see `chio_flask.Chio`.
+        extractor, on_decision, on_receipt, refusal_page, view_policies, capability: see `chio_flask.Chio`.
 
     Raises:
         ConfigurationError: the options cannot be used.
@@ -61,14 +63,16 @@ class LiveRuntime:
         guards: ChainRunner,
         config: ChioSettings | None = None,
         client: SyncChioClient | None = None,
-        extractor: Callable[[RequestView], CallerIdentity] | None = None,
+        extractor: Extractor | None = None,
         on_decision: Callable[[Decision], None] | None = None,
         on_receipt: Callable[[HttpReceipt], None] | None = None,
         refusal_page: RefusalPage | None = None,
         view_policies: Mapping[str, Any] | None = None,
+        capability: CapabilityFunction | None = None,
     ) -> None:
         self._app = app
         self._view_policies = view_policies
+        self._capability = capability
         self._options = options
         self._config = config if config is not None or client is None else client.settings
         self._client = client
@@ -113,6 +117,8 @@ class LiveRuntime:
             self._config if self._config is not None else ChioSettings(**options),
             self._guards,
             *self._hooks,
+            capability=self._capability,
+            session=session_of,
             sync_client=client or self._client,
             document=partial(routes_for_embedded, self._app, policies),
             policies=policies,

@@ -11,13 +11,14 @@ from flask import Flask, Response, request
 from chio_core.client.client import SyncChioClient
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.outcomes import Decision
+from chio_core.evaluation.sources import CapabilityFunction
 from chio_core.guards.chain import Chain, Guard
-from chio_core.models.caller import CallerIdentity
+from chio_core.identity import Extractor
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import FLASK_EXTENSION, LOGGER
 from chio_core.refusals.page import RefusalPage
-from chio_core.request import RequestView
-from chio_core.settings import ChioSettings, check_one_source, nearest_name, report_settings, unknown_names
+from chio_core.settings import ChioSettings, check_one_source, nearest_name, unknown_names
+from chio_core.settings_report import report_settings
 from chio_core.telemetry.metrics import CONTENT_TYPE
 from chio_core.threads.guards import ChainRunner
 from chio_flask.context import LiveRuntime, context_in
@@ -37,6 +38,8 @@ class Chio:
         config: complete options, instead of keywords and configuration.
         client: a client to share; one is made for each application otherwise.
         extractor: finds out who is calling; `chio_core.identity.default_extractor` otherwise.
+        capability: returns the token of a request that has none in its header, or None; instead of the setting
+            `capability_source`, see `chio_core.evaluation.sources`.
         on_decision: called with each `Decision`. What it raises is logged and changes nothing.
         on_receipt: the same, called with each verified `HttpReceipt`.
         refusal_page: `def page(request, refusal) -> str` makes the HTML page that a browser gets for a refusal.
@@ -57,7 +60,8 @@ class Chio:
         config: ChioSettings | None = None,
         *,
         client: SyncChioClient | None = None,
-        extractor: Callable[[RequestView], CallerIdentity] | None = None,
+        extractor: Extractor | None = None,
+        capability: CapabilityFunction | None = None,
         on_decision: Callable[[Decision], None] | None = None,
         on_receipt: Callable[[HttpReceipt], None] | None = None,
         refusal_page: RefusalPage | None = None,
@@ -72,6 +76,7 @@ class Chio:
         self._guards = ChainRunner(guards)
         self._hooks = (extractor, on_decision, on_receipt, refusal_page)
         self._view_policies = view_policies
+        self._capability = capability
         if app is not None:
             self.init_app(app)
 
@@ -85,9 +90,8 @@ class Chio:
         """
         if FLASK_EXTENSION in app.extensions:
             raise ConfigurationError(f"application {app.name} is governed already; call init_app once")
-        live = LiveRuntime(
-            app, self._options, self._guards, self._config, self._client, *self._hooks, self._view_policies
-        )
+        own = (self._options, self._guards, self._config, self._client)
+        live = LiveRuntime(app, *own, *self._hooks, self._view_policies, self._capability)
         live.get().check()
         governed = GovernedApp(app, app.wsgi_app, live)
         app.extensions[FLASK_EXTENSION] = governed

@@ -11,11 +11,15 @@ from werkzeug.routing import Rule
 
 from chio_core.evaluation.policies import ViewPolicies
 from chio_core.evaluation.requirements import RequirementSource
+from chio_core.guards.chain import Finding
+from chio_core.guards.findings import csrf_findings
 from chio_core.models.request import METHODS
 from chio_core.names import FLASK_EXTENSION
 from chio_core.routes import document
 from chio_core.routes.document import Document, document_for_embedded
+from chio_core.routes.findings import route_findings
 from chio_core.routes.listing import ListedRoute
+from chio_core.settings import ChioSettings
 from chio_flask.routing import sources_of_view, template_of
 
 
@@ -85,3 +89,9 @@ def _resolved(app: Flask, rule: Rule, method: str, path: str) -> str | None:
     except HTTPException:
         return None
     return template_of(found.rule)
+
+
+def findings(app: Flask, routes: Sequence[ListedRoute], settings: ChioSettings) -> Iterator[Finding]:
+    """Yield the findings of `chio-sidecar check` about an application: its CSRF protection, and its routes."""
+    yield from csrf_findings(settings, "csrf" in app.extensions, "install Flask-WTF and call CSRFProtect(app)")
+    yield from route_findings(routes, settings)

@@ -40,6 +40,16 @@ class FlaskGuardRequest(EnvironView):
         self._app = app
 
     @property
+    def request(self) -> Request:
+        """Flask's request."""
+        return self._request
+
+    @property
+    def app(self) -> Flask | None:
+        """The application, as far as it is known."""
+        return self._app or (current_app._get_current_object() if has_app_context() else None)  # type: ignore[attr-defined]
+
+    @property
     def url_path(self) -> str:
         """Decoded path, script name included."""
         return self._request.root_path + self._request.path
@@ -69,7 +79,7 @@ class FlaskGuardRequest(EnvironView):
     def scope(self) -> dict[str, Any]:
         """`app`, `route` (the URL rule that will run), and the TLS extension where there is a client certificate."""
         found = self.tls()
-        app = self._app or (current_app._get_current_object() if has_app_context() else None)  # type: ignore[attr-defined]
+        app = self.app
         if app is not None:
             found["app"] = app
         route = self._request.url_rule

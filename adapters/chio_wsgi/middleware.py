@@ -9,8 +9,9 @@ from typing import Any
 from chio_core.client.client import SyncChioClient
 from chio_core.evaluation.governed import NO_MATCH, RouteMatch
 from chio_core.evaluation.outcomes import Decision
+from chio_core.evaluation.sources import CapabilityFunction
 from chio_core.guards.chain import Chain, Guard
-from chio_core.models.caller import CallerIdentity
+from chio_core.identity import Extractor
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import (
     ENVIRON_CONTEXT,
@@ -21,8 +22,8 @@ from chio_core.names import (
     STATE_DECISION,
 )
 from chio_core.refusals.page import RefusalPage
-from chio_core.request import RequestView
-from chio_core.settings import ChioSettings, report_settings
+from chio_core.settings import ChioSettings
+from chio_core.settings_report import report_settings
 from chio_core.threads.context import RequestContext, Runtime, SyncAdapter
 from chio_core.threads.guards import ChainRunner
 from chio_core.threads.wsgi_chain import Environ, StartResponse, WSGIApp, respond
@@ -44,6 +45,8 @@ class ChioWSGIMiddleware:
             `next` run in an event loop of one thread; the application stays in the server's threads.
         client: a client to share; one is made from `config` otherwise.
         extractor: finds out who is calling; `chio_core.identity.default_extractor` otherwise.
+        capability: returns the token of a request that has none in its header, or None; instead of the setting
+            `capability_source`, see `chio_core.evaluation.sources`.
         on_decision: called with each `Decision`. What it raises is logged and changes nothing.
         on_receipt: the same, called with each verified `HttpReceipt`.
         refusal_page: `def page(request, refusal) -> str` makes the HTML page that a browser gets for a refusal.
@@ -60,7 +63,8 @@ class ChioWSGIMiddleware:
         *,
         guards: Chain | Sequence[Guard | Chain] = (),
         client: SyncChioClient | None = None,
-        extractor: Callable[[RequestView], CallerIdentity] | None = None,
+        extractor: Extractor | None = None,
+        capability: CapabilityFunction | None = None,
         on_decision: Callable[[Decision], None] | None = None,
         on_receipt: Callable[[HttpReceipt], None] | None = None,
         refusal_page: RefusalPage | None = None,
@@ -68,7 +72,7 @@ class ChioWSGIMiddleware:
         self.app = app
         settings = config or (client.settings if client is not None else ChioSettings())
         hooks = (extractor, on_decision, on_receipt, refusal_page)
-        self._runtime = Runtime(settings, ChainRunner(guards), *hooks, sync_client=client)
+        self._runtime = Runtime(settings, ChainRunner(guards), *hooks, capability=capability, sync_client=client)
         self._runtime.check()
         report_settings(settings)
 

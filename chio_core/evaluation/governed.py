@@ -14,6 +14,7 @@ from chio_core.evaluation.amounts import Facts
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.precheck import Presented
 from chio_core.evaluation.requirements import RequirementSource, merged
+from chio_core.evaluation.sources import Carried
 from chio_core.models.receipt import GuardEvidence
 from chio_core.refusals.response import Denial
 from chio_core.request import Requirement
@@ -148,6 +149,7 @@ class GovernedRequest:
         evaluated: the request as it was evaluated.
         body: the body, once it was read.
         observed: a refusal of this request is only recorded.
+        carried: the token that it carries beside its header, once it was read.
         further: decisions that dependencies or decorators needed in addition, oldest first.
     """
 
@@ -157,9 +159,10 @@ class GovernedRequest:
     evaluated: EvaluatedRequest | None = None
     body: Body | None = None
     observed: bool = False
+    carried: Carried | None = field(default=None, repr=False)
     further: list[Decision] = field(default_factory=list)
 
     def forget(self) -> None:
         """Forget the evaluation and the body: the request is another one now. What the guards stated remains."""
-        self.decision = self.shown = self.evaluated = self.body = None
+        self.decision = self.shown = self.evaluated = self.body = self.carried = None
         self.further.clear()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -28,8 +28,9 @@ from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.precheck import Exclusions, Presented, can_be_evaluated, precheck, singleton_headers
 from chio_core.evaluation.requirements import RequirementSource, includes
 from chio_core.evaluation.slow import timed
+from chio_core.evaluation.sources import CapabilityFunction, SessionOf, read_carried, source_of
 from chio_core.evaluation.steps import Steps
-from chio_core.identity import default_extractor, identify
+from chio_core.identity import Extractor, default_extractor, identify
 from chio_core.models.caller import CallerIdentity
 from chio_core.names import APPROVAL_HEADER, LOGGER
 from chio_core.refusals.page import RefusalPage, checked_page
@@ -103,6 +104,9 @@ class Pipeline:
         report: called with each refusal that the sidecar did not decide, the method and the path; the client
             reports all other decisions.
         warn: called with each refusal, the method, the path and the template of the route, None if unknown.
+        capability: returns the token of a request that has none in its header, see `chio_core.evaluation.sources`; the
+            setting `capability_source` if left out.
+        session: how the framework reads a session.
         incoming: False for requests that the application sends: the approvals they carry are for another sidecar,
             and paths in the settings do not mean theirs.
     """
@@ -110,18 +114,21 @@ class Pipeline:
     def __init__(
         self,
         settings: ChioSettings,
-        extractor: Callable[[RequestView], CallerIdentity] | None = None,
+        extractor: Extractor | None = None,
         on_decision: Hook | None = None,
         on_receipt: Hook | None = None,
         refusal_page: RefusalPage | None = None,
         *,
         report: Callable[[Decision, str, str], None] | None = None,
         warn: Callable[[Decision, str, str, str | None], None] | None = None,
+        capability: CapabilityFunction | None = None,
+        session: SessionOf | None = None,
         incoming: bool = True,
     ) -> None:
         self.settings = settings
         self.singletons: frozenset[str] = singleton_headers(settings)
-        self.extractor = default_extractor(settings.api_key_header, settings.session_cookie)
+        self._source = source_of(settings, capability, session) if incoming else None
+        self.extractor: Extractor = default_extractor(settings.api_key_header, settings.session_cookie)
         if extractor is not None:
             self.extractor = timed("extractor", extractor)
         self.limits = BodyLimits.of(settings)
@@ -175,7 +182,10 @@ class Pipeline:
 
         # A dependency speaks of the caller that the middleware has found.
         first = governed.decision
-        caller = first.caller if first is not None and first.caller is not None else identify(view, self.extractor)
+        caller = first.caller if first is not None else None
+        if caller is None:
+            who: Any = identify(view, self.extractor)
+            caller = ((yield who) or CallerIdentity.anonymous()) if isinstance(who, Awaitable) else who
         call = prepare(
             view,
             settings,
@@ -214,7 +224,9 @@ class Pipeline:
         # presents counts, and it is evaluated to be recorded.
         fault: Denial | None = None
         try:
-            presented = precheck(view, settings, self.singletons)
+            if self._source is not None and governed.carried is None:
+                governed.carried = yield from read_carried(self._source, view)
+            presented = precheck(view, settings, self.singletons, governed.carried)
         except RequestRefused as exc:
             presented, fault = Presented(), exc.denial
         match = NO_MATCH

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from chio_core.guards.chain import Chain, Finding
-from chio_core.settings import ChioSettings, unsafe_options
+from chio_core.settings import ChioSettings
+from chio_core.settings_report import unsafe_options
 
 NOT_GOVERNED = Finding("ERROR", "not_governed", "this application has no Chio middleware, so nothing is governed")
+
+
+def csrf_findings(settings: ChioSettings, has_csrf: bool, remedy: str) -> Iterator[Finding]:
+    """Yield a finding if browsers send the capability by themselves, and the framework's CSRF protection is absent.
+
+    Args:
+        has_csrf: the application has the protection.
+        remedy: how to add it.
+    """
+    if settings.capability_source != "header" and not has_csrf:
+        text = (
+            f"capability_source is {settings.capability_source}, which browsers send by themselves, and there is no"
+            f" CSRF protection besides Chio's check of Origin and Sec-Fetch-Site: {remedy}"
+        )
+        yield Finding("WARN", "no_csrf", text)
 
 
 def check_governed(chain: Chain, settings: ChioSettings, *, inside: Sequence[str] = ()) -> list[Finding]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
@@ -369,6 +370,10 @@ class CapabilityToken(_SignedModel):
     def to_header(self) -> str:
         """Return the token as the text of the header `X-Chio-Capability`: compact ASCII JSON."""
         return json.dumps(self.to_wire(), separators=(",", ":"))
+
+    def to_cookie(self) -> str:
+        """Return the token as the value of a cookie: `to_header` in base64url, so without quotes, commas and spaces."""
+        return urlsafe_b64encode(self.to_header().encode()).decode().rstrip("=")
 
     def __repr__(self) -> str:
         return f"CapabilityToken(id={self.id!r}, issuer={self.issuer})"

@@ -20,12 +20,12 @@ from chio_core.evaluation.hooks import Hook, call_hook, call_hook_async
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.pipeline import Pipeline
 from chio_core.evaluation.policies import NO_POLICIES, ViewPolicies
-from chio_core.models.caller import CallerIdentity
+from chio_core.evaluation.sources import CapabilityFunction, SessionOf
+from chio_core.identity import Extractor
 from chio_core.processes import require_threads
 from chio_core.refusals.page import RefusalPage
 from chio_core.refusals.problems import render
 from chio_core.refusals.response import Denial, HeaderPairs, RequestRefused
-from chio_core.request import RequestView
 from chio_core.settings import ChioSettings
 from chio_core.telemetry import Telemetry
 from chio_core.threads.body import read_from_start
@@ -43,6 +43,7 @@ class Runtime:
         settings: the options.
         guards: guards around the decision.
         extractor, on_decision, on_receipt, refusal_page: see `chio_core.evaluation.pipeline.Pipeline`.
+        capability, session: the same.
         client, sync_client: clients to share.
         make_client, make_sync_client: make a client from settings and telemetry, if none is given.
         document: returns the application's OpenAPI document for an embedded sidecar, see `ChioClient`.
@@ -53,11 +54,13 @@ class Runtime:
         self,
         settings: ChioSettings,
         guards: ChainRunner,
-        extractor: Callable[[RequestView], CallerIdentity] | None = None,
+        extractor: Extractor | None = None,
         on_decision: Hook | None = None,
         on_receipt: Hook | None = None,
         refusal_page: RefusalPage | None = None,
         *,
+        capability: CapabilityFunction | None = None,
+        session: SessionOf | None = None,
         client: ChioClient | None = None,
         sync_client: SyncChioClient | None = None,
         make_client: Callable[[ChioSettings], ChioClient] | None = None,
@@ -73,7 +76,8 @@ class Runtime:
         self.policies = policies
         self.telemetry = given.telemetry if given is not None else Telemetry(settings)
         hooks = (extractor, on_decision, on_receipt, refusal_page)
-        self.pipeline = Pipeline(settings, *hooks, report=self.telemetry.refused, warn=self.telemetry.warn)
+        report, warn = self.telemetry.refused, self.telemetry.warn
+        self.pipeline = Pipeline(settings, *hooks, report=report, warn=warn, capability=capability, session=session)
         self._lock = threading.Lock()
         self._client = client
         self._sync_client = sync_client

@@ -130,12 +130,13 @@ def _known(app: Any) -> _Known | None:
     layers = list(_layers(app))
     kinds = {name: layer for layer in reversed(layers) for name in _frameworks(layer)}
     if "flask" in kinds:
-        from chio_core.routes.findings import route_findings
         from chio_flask import listing as flask
 
         found = kinds["flask"]
         routes = list(flask.list_routes(found))
-        return _Known(routes, partial(flask.describe, found), _governing(layers), partial(route_findings, routes))
+        return _Known(
+            routes, partial(flask.describe, found), _governing(layers), partial(flask.findings, found, routes)
+        )
     if "django" in kinds:
         from chio_django import checks
         from chio_django import listing as django

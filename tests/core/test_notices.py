@@ -11,7 +11,7 @@ import pytest
 
 from chio_core import ChioSettings, Denial, Requirement
 from chio_core.evaluation.outcomes import Decision, capability_required
-from chio_core.settings import report_settings
+from chio_core.settings_report import report_settings
 from chio_core.telemetry.notices import QUIET_SECONDS, Notices
 
 REFUSED = Decision(verdict="deny", denial=Denial(message="no\nentry", guard="G", receipt_id="r-1", suggestion="wait"))

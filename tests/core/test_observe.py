@@ -23,7 +23,7 @@ from chio_core.outbound.transport import ChioTransport
 from chio_core.receipts import KeyTrust
 from chio_core.refusals.response import Denial
 from chio_core.request import Requirement
-from chio_core.settings import report_settings, unsafe_options
+from chio_core.settings_report import report_settings, unsafe_options
 from chio_core.telemetry import Telemetry
 from chio_core.testing import KEY, ScriptedSidecar, behaviours
 from tests.core.views import NOW, View, answered, asked, question

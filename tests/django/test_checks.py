@@ -48,6 +48,8 @@ def test_good_settings_raise_nothing() -> None:
         ({"CHIO_EXTRACTOR": "no.such.module"}, "chio.E003"),
         ({"CHIO_ON_RECEIPT": 5}, "chio.E003"),
         ({"MIDDLEWARE": [CHIO, CHIO]}, "chio.E004"),
+        ({"CHIO_CAPABILITY_SOURCE": "session"}, "chio.E008"),
+        ({"CHIO_CAPABILITY_SOURCE": "cookie:chio"}, "chio.E008"),
         ({"MIDDLEWARE": []}, "chio.W005"),
         ({"MIDDLEWARE": [CACHE, CHIO]}, "chio.W006"),
     ],

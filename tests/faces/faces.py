@@ -10,16 +10,22 @@ from __future__ import annotations
 import asyncio
 import json
 from abc import ABC, abstractmethod
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any
 
+from django.core import signing
 from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
 from django.test import override_settings
+from flask import Flask
 from flask import request as request_of_flask
+from flask.sessions import SecureCookieSessionInterface
+from itsdangerous import TimestampSigner
+from starlette.middleware.sessions import SessionMiddleware
 
 from chio_asgi import ChioASGIConfig, ChioASGIMiddleware
 from chio_core.client.client import ChioClient
@@ -38,9 +44,11 @@ from tests.faces.wire import Lines, Wire, asgi_call, environ_of, messages_of, re
 from tests.faces.wsgi import call as wsgi_call
 from tests.support import App
 
-HOOKS = ("guards", "on_decision", "on_receipt", "extractor", "refusal_page")
+HOOKS = ("guards", "on_decision", "on_receipt", "extractor", "capability", "refusal_page")
 """Options that are no settings; each framework takes them under the same names."""
 
+SECRET = "for tests only"
+SIGNED = "django.contrib.sessions.backends.signed_cookies"
 INNER = "tests.faces.inner.django_middleware"
 LATE = "tests.faces.inner.LateDjangoMiddleware"
 
@@ -106,12 +114,14 @@ class Face(ABC):
 
     Attributes:
         name: how tests call it.
+        sessions: returns the header `Cookie` of a browser whose session has these entries; None: it has none.
         asks: whether its routes can require a capability.
         knows_routes: whether it finds the template of the route that will run.
         threaded: whether it runs under WSGI; what `opened` gives is then a `WSGISend`.
     """
 
     name: str
+    sessions: Callable[[Mapping[str, str]], str] | None = None
     asks = True
     knows_routes = True
     threaded = False
@@ -171,8 +181,29 @@ def divided(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]
     return {name: value for name, value in options.items() if name not in hooks}, hooks
 
 
+def starlette_session(entries: Mapping[str, str]) -> str:
+    """Return the cookie of Starlette's session middleware."""
+    return "session=" + TimestampSigner(SECRET).sign(b64encode(json.dumps(entries).encode())).decode()
+
+
+def django_session(entries: Mapping[str, str]) -> str:
+    """Return the cookie of Django's signed sessions."""
+    return "sessionid=" + signing.dumps(dict(entries), salt=SIGNED, compress=True)
+
+
+def flask_session(entries: Mapping[str, str]) -> str:
+    """Return the cookie of Flask's sessions."""
+    app = Flask("any")
+    app.secret_key = SECRET
+    serializer = SecureCookieSessionInterface().get_signing_serializer(app)
+    assert serializer is not None
+    return "session=" + str(serializer.dumps(dict(entries)))
+
+
 class ASGIFace(Face):
     """What the faces under ASGI share."""
+
+    sessions = staticmethod(starlette_session)
 
     @abstractmethod
     def app(self, client: ChioClient, hooks: Mapping[str, Any]) -> AbstractContextManager[App]:
@@ -210,7 +241,7 @@ class StarletteFace(ASGIFace):
 
     @contextmanager
     def app(self, client: ChioClient, hooks: Mapping[str, Any]) -> Iterator[App]:
-        yield ChioASGIMiddleware(starlette_app.make(), client=client, **hooks)
+        yield SessionMiddleware(ChioASGIMiddleware(starlette_app.make(), client=client, **hooks), SECRET)
 
 
 class FastAPIFace(ASGIFace):
@@ -225,6 +256,7 @@ class FastAPIFace(ASGIFace):
             if (change := more.pop(name, None)) is not None:
                 app.add_middleware(ASGILayer, change=change)
         add_chio(app, client=client, **more)
+        app.add_middleware(SessionMiddleware, secret_key=SECRET)
         yield app
 
 
@@ -251,6 +283,7 @@ class DjangoFace(Face):
 
     name = "django"
     threaded = True
+    sessions = staticmethod(django_session)
     middleware: tuple[str, ...] = (CHIO,)
 
     def code(self, wire_code: str) -> str:
@@ -261,7 +294,9 @@ class DjangoFace(Face):
         more, change = changing(options)
         chio = {f"CHIO_{name.upper()}": value for name, value in options.items() if name not in ("inner", "late")}
         middleware = (*self.middleware, *more)
-        with override_settings(ROOT_URLCONF=django_app, MIDDLEWARE=middleware, TEST_CHANGE=change, **chio):
+        with override_settings(
+            ROOT_URLCONF=django_app, MIDDLEWARE=middleware, TEST_CHANGE=change, SESSION_ENGINE=SIGNED, **chio
+        ):
             yield WSGISend(WSGIHandler())
 
 
@@ -277,12 +312,18 @@ class DjangoASGIFace(ASGIFace):
 
     name = "django-async"
     code = DjangoFace.code
+    sessions = staticmethod(django_session)
 
     @contextmanager
     def app(self, client: ChioClient, hooks: Mapping[str, Any]) -> Iterator[App]:
         more, change = changing(hooks)
         chio = {f"CHIO_{name.upper()}": hooks[name] for name in HOOKS if name in hooks}
-        test = {"ROOT_URLCONF": django_app.Async, "TEST_CLIENT": client, "TEST_CHANGE": change}
+        test = {
+            "ROOT_URLCONF": django_app.Async,
+            "TEST_CLIENT": client,
+            "TEST_CHANGE": change,
+            "SESSION_ENGINE": SIGNED,
+        }
         with override_settings(MIDDLEWARE=(SHARING, *more), **test, **chio):
             yield ASGIHandler()
 
@@ -292,10 +333,12 @@ class FlaskFace(Face):
 
     name = "flask"
     threaded = True
+    sessions = staticmethod(flask_session)
 
     @contextmanager
     def opened(self, **options: Any) -> Iterator[Send]:
         app = flask_app.make()
+        app.secret_key = SECRET
         if (inner := options.pop("inner", None)) is not None:
             app.wsgi_app = around_wsgi(app.wsgi_app, inner)  # type: ignore[method-assign]
         if (late := options.pop("late", None)) is not None:

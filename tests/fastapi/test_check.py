@@ -12,6 +12,7 @@ from fastapi import APIRouter, Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.staticfiles import StaticFiles
 from starlette.applications import Starlette
+from starlette.middleware.sessions import SessionMiddleware
 
 from chio_asgi import ChioASGIMiddleware
 from chio_core import AnyResponse, Chain, ConfigurationError, GuardRequest, Next
@@ -98,6 +99,25 @@ def test_cors_inside_of_chio_is_a_warning_and_outside_is_not() -> None:
     right = application()
     right.add_middleware(CORSMiddleware)
     assert "cors_inside" not in told(right)
+
+
+def test_a_capability_that_browsers_send_by_themselves_needs_csrf_protection() -> None:
+    class CSRFMiddleware(SessionMiddleware): ...
+
+    app = application(capability_source="session")
+    severity, message = told(app)["no_csrf"]
+    assert severity == "WARN"
+    assert message.startswith("capability_source is session, which browsers send by themselves, and there is no CSRF")
+    app.add_middleware(CSRFMiddleware, secret_key="for tests")
+    assert not {"no_csrf", "session_inside"} & set(told(app))
+    assert "no_csrf" not in told(application())
+
+
+def test_sessions_inside_of_chio_cannot_carry_a_capability() -> None:
+    app = FastAPI()
+    app.add_middleware(SessionMiddleware, secret_key="for tests")
+    add_chio(app, settings(capability_source="session"))
+    assert told(app)["session_inside"][0] == "ERROR"
 
 
 def test_unsafe_settings_are_warnings() -> None:

@@ -101,6 +101,13 @@ def test_check_reads_a_governed_flask_application(folder: Path, cli: CommandLine
     assert cli("check", place).startswith("INFO  middleware_chain: decide (0)")
 
 
+def test_check_demands_csrf_protection_of_flask_where_the_session_has_the_capability(
+    folder: Path, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHIO_CAPABILITY_SOURCE", "session")
+    assert "install Flask-WTF and call CSRFProtect(app)" in cli("check", "shop:app")
+
+
 def test_check_says_that_a_flask_application_is_not_governed(folder: Path, cli: CommandLine) -> None:
     assert cli("check", "shop:bare", status=1).startswith("ERROR not_governed: ")
 
