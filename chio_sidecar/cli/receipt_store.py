@@ -16,7 +16,7 @@ from chio_sidecar.cli.options import (
     required_store,
     wants_json,
 )
-from chio_sidecar.cli.receipts import note_untrusted
+from chio_sidecar.cli.receipt_verify import note_untrusted
 from chio_sidecar.cli.terminal import CliError, compact, emit, escaped
 from chio_sidecar.records.archive import ReceiptFilter, open_archive
 from chio_sidecar.records.fsck import Inspection
@@ -173,12 +173,12 @@ def run_fsck(args: argparse.Namespace) -> int:
             stack.callback(inspection.close)
             files.append((path, inspection))
         files.sort(key=lambda file: file[1].base[0])  # stable: a store that lost nothing yet follows its archive
+        note_untrusted(args.trusted_key)
         found = set()
         for number, (path, inspection) in enumerate(files, 1):
             inspection.joint = files[number][1].base if number < len(files) else None
             inspection.kept_elsewhere = number < len(files) or any(one.summary.anchored is not None for _, one in files)
             found.add(_check(inspection, path if len(files) > 1 else None, as_json=wants_json(args)))
-    note_untrusted(args.trusted_key)
     return 1 if 1 in found else max(found)
 
 

@@ -65,6 +65,24 @@ def emit(text: str) -> None:
         raise OutputError(f"cannot write standard output: {exc.strerror}") from None
 
 
+def emit_exactly(text: bytes) -> None:
+    """Print a line of the result, byte for byte; a terminal gets it as `emit` prints it.
+
+    Raises:
+        OutputError, BrokenPipeError: as `emit`.
+    """
+    if sys.stdout is None or sys.stdout.isatty():
+        return emit(text.decode("utf-8", "backslashreplace"))
+    try:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text + b"\n")
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        raise OutputError(f"cannot write standard output: {exc.strerror}") from None
+    return None
+
+
 def flush_output() -> None:
     """Write what standard output still holds.
 

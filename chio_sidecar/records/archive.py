@@ -163,7 +163,14 @@ class ReceiptArchive(ABC):
     def rows(
         self, wanted: ReceiptFilter, *, after: int = 0, before: int | None = None, newest_first: bool = False
     ) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield row number and receipt of each match up to row `last`, oldest or newest first.
+        """Yield row number and receipt of each match, as `stored_rows` does."""
+        for number, text in self.stored_rows(wanted, after=after, before=before, newest_first=newest_first):
+            yield number, self._receipt(number, text)
+
+    def stored_rows(
+        self, wanted: ReceiptFilter, *, after: int = 0, before: int | None = None, newest_first: bool = False
+    ) -> Iterator[tuple[int, bytes | str]]:
+        """Yield row number and exact text of each match up to row `last`, oldest or newest first.
 
         Args:
             wanted: the conditions.
@@ -173,8 +180,7 @@ class ReceiptArchive(ABC):
         """
         windows = self._windows(after, self.last if before is None else min(before - 1, self.last))
         for first, last in reversed(windows) if newest_first else windows:
-            for number, raw in self.matching(wanted, first, last, newest_first=newest_first):
-                yield number, self._receipt(number, raw)
+            yield from self.matching(wanted, first, last, newest_first=newest_first)
 
     def page(self, wanted: ReceiptFilter, *, after: int, limit: int) -> ReceiptPage:
         """Return the first `limit` matches after row `after`, oldest first."""

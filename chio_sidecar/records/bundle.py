@@ -10,6 +10,9 @@ from chio_core.errors import InvalidDocument
 
 FORMAT = "chio-receipt-bundle/1"
 
+OLDER = "older receipts that match: these are the newest {count}"
+"""What a bundle of at most so many receipts leaves out."""
+
 
 def make(texts: Sequence[str], *, keys: Collection[str], complete: bool, exported_at: int) -> bytes:
     """Return the bundle as JSON in ASCII.
@@ -26,6 +29,7 @@ def make(texts: Sequence[str], *, keys: Collection[str], complete: bool, exporte
         "format": FORMAT,
         "exported_at": exported_at,
         "complete": complete,
+        "left_out": None if complete else OLDER.format(count=len(texts)),
         "sidecar_keys": trusted,
         "verify": f"chio-sidecar receipt verify{options} FILE",
         "note": "each text of `receipts` is one receipt, exactly as it was stored; compare the key with one that"
@@ -47,3 +51,11 @@ def texts_of(document: Any) -> list[str] | None:
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise InvalidDocument("the bundle holds no list of receipt texts")
     return texts
+
+
+def left_out(document: Any) -> str | None:
+    """Return what a bundle leaves out by its own words; None if it is complete."""
+    if document.get("complete") is True:
+        return None
+    stated = document.get("left_out")
+    return stated if isinstance(stated, str) else "the bundle does not state that it has all receipts that were wanted"

@@ -190,6 +190,8 @@ class _Endpoints:
             texts, complete = found.texts, found.complete
         content = bundles.make(texts, keys=keys, complete=complete, exported_at=int(self._clock()))
         headers = {"content-disposition": 'attachment; filename="chio-receipts.json"'}
+        if not complete:
+            headers["x-chio-left-out"] = bundles.OLDER.format(count=len(texts))
         return Response(content, media_type="application/json", headers=headers)
 
     async def _run(self, work: Callable[[], T]) -> T:

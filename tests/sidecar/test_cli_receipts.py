@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from chio_core.canonical import compact_json
 from chio_sidecar.records.archive import ReceiptFilter
 from chio_sidecar.records.reader import ReceiptReader
 from chio_sidecar.store.driver import sqlite3
@@ -26,6 +27,7 @@ from tests.sidecar.control_tools import (
     sidecars,
 )
 from tests.sidecar.sidecar_tools import KERNEL, NOW
+from tests.viewer import records
 
 
 @pytest.fixture
@@ -67,7 +69,7 @@ def test_list_prints_all_receipts_oldest_first_with_their_outcome(listed: Run) -
     assert error == ""
 
 
-@pytest.mark.parametrize("command", [("list",), ("show", "ID"), ("verify",)])
+@pytest.mark.parametrize("command", [("list",), ("show", "ID"), ("verify", "--each")])
 def test_a_store_may_be_named_as_the_sidecar_names_it(
     listed: Run, store: Path, cli: CommandLine, command: tuple[str, ...]
 ) -> None:
@@ -182,6 +184,19 @@ def test_list_ends_quietly_when_its_reader_has_ended(store: Path) -> None:
     assert done.stdout.strip() in {"0", "141"}
 
 
+def test_raw_prints_the_stored_text_byte_for_byte(tmp_path: Path) -> None:
+    texts = [
+        compact_json(records.receipt(number, route_pattern=pattern))
+        for number, pattern in enumerate(("/ü\u2028\x7f", "/b"))
+    ]
+    path = records.fill(tmp_path / "s", texts)
+    done = run_command("receipt", "list", "--raw", "--newest-first", "--receipt-store", path, PYTHONIOENCODING="ascii")
+    assert done.stdout.encode() == "".join(f"{text}\n" for text in reversed(texts)).encode()
+    assert run_command("receipt", "verify", "-", stdin=done.stdout).returncode == 0
+    done = run_command("receipt", "list", "--raw", "--control-url", "http://127.0.0.1:1")
+    assert "a trust service does not send the stored text" in done.stderr
+
+
 def test_show_prints_one_receipt_and_verifies_it(listed: Run, store: Path, cli: CommandLine) -> None:
     name = listed()[0][1]["id"]
     place = ("--receipt-db", store)
@@ -198,8 +213,13 @@ def test_verify_accepts_the_output_of_list(listed: Run, tmp_path: Path, cli: Com
     receipts, _ = listed()
     file = tmp_path / "receipts.ndjson"
     file.write_text("".join(json.dumps(receipt) + "\n" for receipt in receipts) + "\n")
-    lines = cli("receipt", "verify", file, "--trusted-key", KERNEL.public_hex).splitlines()
-    assert lines == [f"{receipt['id']} valid" for receipt in receipts]
+    lines = cli("receipt", "verify", file, "--trusted-key", KERNEL.public_hex, "--each").splitlines()
+    assert lines[:3] == [f"{receipt['id']} valid" for receipt in receipts]
+    assert lines[3:] == [
+        f"key       {KERNEL.public_hex}, 3 from 2026-04-15T17:06:15Z to 2026-04-15T17:06:17Z",
+        "allow     2",
+        "deny      1",
+    ]
     assert cli.err == "3 receipts: 3 valid, 0 invalid\n"
 
 
@@ -207,8 +227,8 @@ def test_verify_accepts_the_output_of_show(listed: Run, store: Path, tmp_path: P
     receipts, _ = listed()
     shown = [cli("receipt", "show", receipt["id"], "--receipt-db", store) for receipt in receipts[:2]]
     (tmp_path / "two.json").write_text("".join(shown) + json.dumps(receipts[2]))
-    out = cli("receipt", "verify", tmp_path / "two.json")
-    assert out == "".join(f"{receipt['id']} valid\n" for receipt in receipts)
+    out = cli("receipt", "verify", tmp_path / "two.json", "--each")
+    assert out.startswith("".join(f"{receipt['id']} valid\n" for receipt in receipts))
 
 
 def test_verify_reads_a_store_too(store: Path, cli: CommandLine) -> None:
@@ -222,7 +242,15 @@ def test_verify_ends_with_1_if_one_receipt_is_invalid(listed: Run, tmp_path: Pat
     lines = [json.dumps(good), json.dumps(forged), "{", "[]", '{"id":"x","id":"y"}', '{"id":"z"}']
     file = tmp_path / "receipts.ndjson"
     file.write_text("\n".join(lines))
-    found = [json.loads(line) for line in cli("--json", "receipt", "verify", file, status=1).splitlines()]
+    *found, total = map(json.loads, cli("--json", "receipt", "verify", file, "--each", status=1).splitlines())
+    assert total == {
+        "receipts": 6,
+        "valid": 1,
+        "invalid": 5,
+        "keys": [{"kernel_key": KERNEL.public_hex, "receipts": 1, "since": NOW, "until": NOW}],
+        "verdicts": {"allow": 1},
+        "left_out": [],
+    }
     assert [one["valid"] for one in found] == [True, False, False, False, False, False]
     assert [one.get("rule") for one in found[1:]] == ["signature", "shape", "shape", "shape", "shape"]
     assert "6 receipts: 1 valid, 5 invalid" in cli.err
@@ -255,4 +283,4 @@ def test_list_and_verify_work_as_processes_in_a_pipeline(store: Path) -> None:
     done = run_command("receipt", "list", "--receipt-db", store)
     assert done.returncode == 0
     verified = run_command("receipt", "verify", "-", "--trusted-key", KERNEL.public_hex, stdin=done.stdout)
-    assert (verified.returncode, len(verified.stdout.splitlines())) == (0, 3)
+    assert (verified.returncode, verified.stdout.splitlines()[1:]) == (0, ["allow     2", "deny      1"])

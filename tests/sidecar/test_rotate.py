@@ -371,7 +371,8 @@ def test_list_show_and_verify_say_where_the_older_receipts_are(tmp_path: Path, c
         assert "note: receipts 1 to 11 are archived, the newest of them in archive\n" in cli.err
     assert "older ones are in archives such as archive" in cli.fails("receipt", "show", first, *place)
     assert json.loads(cli("receipt", "show", first, "--receipt-store", target))["id"] == first
-    assert cli("receipt", "verify", "--receipt-store", target).count(" valid\n") == 12
+    cli("receipt", "verify", "--receipt-store", target)
+    assert "12 receipts: 12 valid" in cli.err
     assert "archived" not in cli.err
 
 

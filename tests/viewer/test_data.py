@@ -250,7 +250,10 @@ def test_a_bundle_of_one_receipt_verifies_with_the_command(filled: Path, tmp_pat
     assert bundle["verify"] == f"chio-sidecar receipt verify --trusted-key {KEY.public_hex} FILE"
     file = tmp_path / "bundle.json"
     file.write_bytes(response.content)
-    assert cli("receipt", "verify", "--trusted-key", KEY.public_hex, file) == "receipt-00007 valid\n"
+    assert cli("receipt", "verify", "--trusted-key", KEY.public_hex, file).splitlines() == [
+        f"key       {KEY.public_hex}, 1 from 2026-04-15T17:06:22Z to 2026-04-15T17:06:22Z",
+        "allow     1",
+    ]
     out = cli("receipt", "verify", "--trusted-key", STRANGER.public_hex, file, status=1)
     assert "receipt-00007 INVALID kernel_key" in out
 
@@ -267,6 +270,26 @@ def test_a_bundle_holds_the_matches_and_says_if_they_are_not_all(
     file.write_text(json.dumps(bundle))
     cli("receipt", "verify", file)
     assert "50 receipts: 50 valid, 0 invalid" in cli.err
+
+
+def test_a_bundle_that_is_not_complete_is_refused_unless_a_part_is_wanted(tmp_path: Path, cli: CommandLine) -> None:
+    app = app_of(fill(tmp_path / "s.sqlite3", map(receipt, range(1, 1_002))))
+    response = get(app, "bundle")
+    assert response.headers["x-chio-left-out"] == response.json()["left_out"] == LEFT_OUT
+    for text, reason in ((response.text, LEFT_OUT), (response.text.replace("left_out", "x"), "does not state that")):
+        (tmp_path / "bundle").write_text(text)
+        cli("receipt", "verify", tmp_path / "bundle", status=3)
+        assert "1000 receipts: 1000 valid, 0 invalid\nnot complete: " in cli.err
+        assert reason in cli.err
+        assert "--allow-partial accepts" in cli.err
+        cli("receipt", "verify", tmp_path / "bundle", "--allow-partial")
+        assert reason in cli.err
+    (tmp_path / "bundle").write_text(response.text.replace("deny", "allow").replace("GET", "PUT"))
+    cli("receipt", "verify", tmp_path / "bundle", "--allow-partial", status=1)
+    assert "x-chio-left-out" not in get(app, "bundle", route="/things/3").headers
+
+
+LEFT_OUT = "older receipts that match: these are the newest 1000"
 
 
 def test_a_bundle_that_was_changed_does_not_verify(filled: Path, tmp_path: Path, cli: CommandLine) -> None:

@@ -190,6 +190,15 @@ def test_a_downloaded_bundle_verifies_with_the_command(
         file.unlink()
 
 
+def test_the_download_of_a_part_says_what_it_leaves_out(browser: Browser, show: Any) -> None:
+    show([*map(unsigned, range(1_001))])
+    browser.click("#download")
+    browser.until("!document.querySelector('#problem').hidden")
+    said = "The file leaves out older receipts that match: these are the newest 1000; narrow the filters, or use"
+    assert browser.text("#problem-text").startswith(said)
+    assert json.loads(arrived(browser.downloads, browser, "chio-receipts.json").read_text())["complete"] is False
+
+
 def test_fields_have_names_and_the_table_stays_a_table_in_a_narrow_window(browser: Browser, show: Any) -> None:
     show([receipt(1, route_pattern="/" + "long" * 200)])
     unnamed = "return [...document.querySelectorAll('input, select')].filter((f) => !f.labels.length).map((f) => f.id)"

@@ -20,13 +20,15 @@ export async function get(name, query = {}, signal = undefined) {
   return (await request(name, query, signal)).json();
 }
 
-/** Fetch a file and let the browser save it. */
+/** Fetch a file and let the browser save it; return what the file leaves out, or null. */
 export async function save(name, query, filename) {
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(await (await request(name, query)).blob());
+  const response = await request(name, query);
+  link.href = URL.createObjectURL(await response.blob());
   link.download = filename;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+  return response.headers.get("x-chio-left-out");
 }
 
 async function request(name, query, signal) {

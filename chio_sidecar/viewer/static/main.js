@@ -159,7 +159,8 @@ byId("live").addEventListener("click", () => {
 
 byId("download").addEventListener("click", async () => {
   try {
-    await save("bundle", list.filters, "chio-receipts.json");
+    const leftOut = await save("bundle", list.filters, "chio-receipts.json");
+    if (leftOut !== null) failed(new Error(`the file leaves out ${leftOut}; narrow the filters, or use chio-sidecar receipt export`));
   } catch (error) {
     failed(error);
   }
