@@ -61,7 +61,7 @@ class ChioSettings(BaseSettings):
 
     sidecar_url: str = Field(
         "http://127.0.0.1:9090",
-        description="Where the sidecar listens: `http://`, `https://`, `unix:/path/to.sock` or `embedded:FILE`.",
+        description="Where it listens: `http://`, `https://`, `unix:PATH`, `embedded:FILE` or `embedded:postgresql://…`.",
     )
     timeout: float = Field(
         5.0,

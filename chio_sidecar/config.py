@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
@@ -18,6 +18,7 @@ from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.signing import SigningKey, normalize_public_key
 from chio_sidecar.keys import key_beside
 from chio_sidecar.store import ReceiptStore
+from chio_sidecar.store.place import Place, open_store
 
 if TYPE_CHECKING:
     import httpx
@@ -34,10 +35,11 @@ class SidecarConfig:
     """All options of one sidecar.
 
     Attributes:
-        store_path: SQLite file of the receipts; its folder must exist.
+        store_path: SQLite file of the receipts; its folder must exist. None with `open_store`.
         ephemeral: the store is removed when the sidecar ends; health says so, and the control plane refuses releases:
             they could not outlive it.
-        key_path: file of the signing key, created when missing. Default: `store_path` + `.key`.
+        key_path: file of the signing key, created when missing. Default: `store_path` + `.key`; without a file, this
+            or `signing_key` is needed.
         signing_key: a loaded key; `key_path` is then ignored.
         spec_text: the text of the OpenAPI document; None: the method of a request decides.
         strict_spec: refuse a document with policy that would be ignored, instead of warning about it.
@@ -59,7 +61,7 @@ class SidecarConfig:
         clock: seconds since 1970.
     """
 
-    store_path: Path
+    store_path: Path | None = None
     ephemeral: bool = False
     key_path: Path | None = None
     signing_key: SigningKey | None = None
@@ -95,12 +97,40 @@ class SidecarConfig:
                 )
         if self.max_pending < 1:
             raise ConfigurationError(f"max_pending is {self.max_pending}; it must be at least 1")
-        key_beside(self.store_path)  # refuses a folder before anything is opened
+        if self.store_path is None and self.open_store is None:
+            raise ConfigurationError("a sidecar needs a receipt store: give store_path, or open_store")
+        if self.store_path is not None:
+            key_beside(self.store_path)  # refuses a folder before anything is opened
+        elif self.signing_key is None:
+            _ = self.resolved_key_path
 
     @property
     def resolved_key_path(self) -> Path:
-        """The key file, the default filled in."""
-        return self.key_path or key_beside(self.store_path)
+        """The key file, the default filled in.
+
+        Raises:
+            ConfigurationError: there is no default, because the store is no file.
+        """
+        if self.key_path is not None:
+            return self.key_path
+        if self.store_path is None:
+            raise ConfigurationError(
+                "a store in a database has no place for the signing key: name its file, with ?key=FILE in the URL or"
+                " --authority-seed-file FILE"
+            )
+        return key_beside(self.store_path)
+
+
+def options_of_place(place: Place) -> dict[str, Any]:
+    """Return the options of `SidecarConfig` for a store: its file, or how its database is opened, and the key."""
+    if isinstance(place, Path):
+        return {"store_path": place}
+    database = place
+
+    def open_database(config: SidecarConfig) -> ReceiptStore:
+        return open_store(database, busy_seconds=config.busy_seconds, clock=config.clock)
+
+    return {"open_store": open_database, "key_path": place.key_path}
 
 
 def trusted_issuers_from(environ: Mapping[str, str]) -> frozenset[str]:

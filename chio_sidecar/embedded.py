@@ -15,11 +15,18 @@ from urllib.parse import parse_qsl
 
 from chio_core.errors import ConfigurationError
 from chio_sidecar.app import SidecarApp, create_app
-from chio_sidecar.config import SidecarConfig, control_token_from, trusted_approvers_from, trusted_issuers_from
+from chio_sidecar.config import (
+    SidecarConfig,
+    control_token_from,
+    options_of_place,
+    trusted_approvers_from,
+    trusted_issuers_from,
+)
 from chio_sidecar.keys import existing_key
 from chio_sidecar.policy.routes import RouteTable
 from chio_sidecar.records.file import connect_quietly
 from chio_sidecar.store.driver import UNUSABLE, trouble
+from chio_sidecar.store.place import DatabasePlace, Place, is_database
 from chio_sidecar.store.schema import check_file, recognise
 
 
@@ -54,7 +61,8 @@ def open_embedded(
 
     Args:
         path: the receipt store, for example `state/receipts.sqlite3`; the signing key is in the same folder, under
-            the same name with `.key`. `?spec=FILE` after it names an OpenAPI document.
+            the same name with `.key`. `?spec=FILE` after it names an OpenAPI document. Or the URL of a database,
+            `postgresql://USER@HOST/DATABASE?key=FILE`, which names the key.
         environ: has `CHIO_TRUSTED_ISSUER_KEY(S)`, `CHIO_TRUSTED_APPROVERS` and `CHIO_SIDECAR_CONTROL_TOKEN`; by default
             the process's environment.
         busy_seconds: how long a write waits for another process that holds the store; None: as `SidecarConfig`.
@@ -80,6 +88,8 @@ def check_embedded(path: str, *, environ: Mapping[str, str] | None = None) -> No
         RouteTable.from_openapi(config.spec_text)
     existing_key(config.resolved_key_path)
     store = config.store_path
+    if store is None:
+        return  # a database is checked when it is opened
     try:
         if not check_file(store):
             folder = store.absolute().parent
@@ -103,22 +113,29 @@ def check_embedded(path: str, *, environ: Mapping[str, str] | None = None) -> No
 
 
 def _config(path: str, environ: Mapping[str, str], document: str | None) -> SidecarConfig:
-    store, _, query = path.partition("?")
-    if not store:
-        raise ConfigurationError("embedded: needs the path of a receipt store, for example embedded:receipts.sqlite3")
-    if query:
-        options = parse_qsl(query, keep_blank_values=True)
+    place: Place
+    if is_database(path):
+        place = DatabasePlace.parse(path)
+        options = list(place.options.items())
+    else:
+        store, _, query = path.partition("?")
+        if not store:
+            raise ConfigurationError(
+                "embedded: needs the path of a receipt store, for example embedded:receipts.sqlite3"
+            )
+        place, options = Path(store), parse_qsl(query, keep_blank_values=True)
         if len(options) > 1 or any(name != "spec" for name, _ in options):
             raise ConfigurationError("embedded:FILE takes one option, ?spec=FILE")
-        spec = Path(options[0][1]) if options else None
+    if (found := dict(options).get("spec")) is not None:
+        spec = Path(found)
         try:
-            document = None if spec is None else spec.read_bytes().decode("utf-8")
+            document = spec.read_bytes().decode("utf-8")
         except OSError as exc:
             raise ConfigurationError(f"cannot read the OpenAPI document {spec}: {exc.strerror}; check ?spec=") from None
         except UnicodeDecodeError:
             raise ConfigurationError(f"the OpenAPI document {spec} is not UTF-8 text; check ?spec=") from None
     return SidecarConfig(
-        store_path=Path(store),
+        **options_of_place(place),
         spec_text=document,
         trusted_issuers=trusted_issuers_from(environ),
         trusted_approvers=trusted_approvers_from(environ),

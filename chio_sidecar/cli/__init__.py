@@ -55,6 +55,9 @@ COMMANDS = (
     Command("receipt fsck", "check the integrity of a store", "receipt_store", "add_fsck_options"),
     Command("receipt backup", "copy a store while a sidecar writes to it", "receipt_store", "add_backup_options"),
     Command("receipt rotate", "archive old receipts, and keep the live state", "receipt_rotate"),
+    Command("store migrate", "make or extend the tables of a database", "store", "add_migrate_options"),
+    Command("store status", "print schema version and logs of a database", "store", "add_status_options"),
+    Command("store backup", "copy the receipt store of a database to a file", "store", "add_backup_options"),
     Command("approval list", "print the pending approvals", "approvals", "add_list_options"),
     Command("approval show", "print one approval, pending or resolved", "approvals", "add_show_options"),
     Command("approval respond", "approve or deny a request", "approvals", "add_respond_options"),
@@ -76,6 +79,7 @@ GROUPS = {
     "api": "govern HTTP applications",
     "trust": "run the trust service; revoke capabilities",
     "receipt": "read and verify receipts",
+    "store": "prepare and copy a receipt store in PostgreSQL",
     "approval": "list and answer pending approvals",
     "capability": "issue capability tokens",
 }

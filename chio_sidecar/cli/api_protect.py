@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from chio_core.signing import SigningKey, normalize_public_key
 from chio_sidecar.cli.options import check_url, file_mode, given_token, positive, trust_client, warn_of_plain_http
+from chio_sidecar.cli.options import store as store_type
 from chio_sidecar.cli.terminal import CliError, say
 from chio_sidecar.config import (
     MAX_MINTED_TTL,
     SidecarConfig,
     control_token_from,
+    options_of_place,
     trusted_approvers_from,
     trusted_issuers_from,
 )
+from chio_sidecar.store.place import Place
 from chio_sidecar.trust.client import is_loopback_url
 
 if TYPE_CHECKING:
@@ -93,8 +96,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--receipt-store",
         metavar="FILE",
-        type=Path,
-        help="SQLite file; default --receipt-db, else a temporary one",
+        type=store_type,
+        help="SQLite file, or postgresql://…?key=FILE; default --receipt-db, else a temporary file",
     )
 
 
@@ -108,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     from chio_sidecar.cli.application import govern_upstream
     from chio_sidecar.cli.serving import SOCKET_MODE, bind, serve, starting
 
-    store: Path | None = args.receipt_store or args.receipt_db
+    store: Place | None = args.receipt_store or args.receipt_db
     with starting("chio api protect"), contextlib.ExitStack() as stack:
         listener = stack.enter_context(bind(args.listen, mode=args.socket_mode or SOCKET_MODE))
         if store is None:
@@ -155,12 +158,12 @@ def refuse_shadows(app: SidecarApp, spec_text: str | None, *, strict: bool) -> N
         say(f"warning: {text}")
 
 
-def configuration(args: argparse.Namespace, store: Path) -> SidecarConfig:
+def configuration(args: argparse.Namespace, store: Place) -> SidecarConfig:
     """Return the sidecar's options.
 
     Args:
         args: the parsed arguments.
-        store: the store's file; temporary if the arguments name none.
+        store: the store; temporary if the arguments name none.
 
     Raises:
         CliError: arguments contradict each other, or a document or the trust service cannot be read.
@@ -204,10 +207,11 @@ def configuration(args: argparse.Namespace, store: Path) -> SidecarConfig:
             f"chio api protect: signing with a key for this run only, {signing_key.public_hex};"
             " give --receipt-store or --authority-seed-file for one that lasts"
         )
+    options = options_of_place(store)
+    if args.authority_seed_file is not None:
+        options["key_path"] = args.authority_seed_file
     return SidecarConfig(
-        store_path=store,
         ephemeral=ephemeral,
-        key_path=args.authority_seed_file,
         signing_key=signing_key,
         spec_text=spec_text,
         strict_spec=args.strict_spec,
@@ -216,6 +220,7 @@ def configuration(args: argparse.Namespace, store: Path) -> SidecarConfig:
         trusted_approvers=trusted_approvers_from(os.environ),
         control_token=control_token_from(os.environ),
         max_ttl=args.max_ttl,
+        **options,
         **revocations,
     )
 

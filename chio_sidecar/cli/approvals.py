@@ -22,14 +22,17 @@ from chio_core.errors import InvalidDocument
 from chio_sidecar.cli.options import (
     URL_VARIABLE,
     check_url,
+    key_of,
     store_of_options,
     store_of_url,
     wants_json,
     warn_of_plain_http,
 )
+from chio_sidecar.cli.options import store as store_type
 from chio_sidecar.cli.terminal import CliError, compact, emit, escaped, printable, say
 from chio_sidecar.config import control_token_from
-from chio_sidecar.keys import key_beside, load_or_create_key
+from chio_sidecar.keys import load_or_create_key
+from chio_sidecar.store.place import Place
 from chio_sidecar.trust.client import is_loopback_url
 
 if TYPE_CHECKING:
@@ -56,17 +59,17 @@ class StoreFile:
     """Approvals in the store of a sidecar, signed with the key beside it; its methods raise CliError.
 
     Args:
-        path: the SQLite file.
+        path: the SQLite file, or the database with the key in its URL.
 
     Raises:
         CliError: the store or its key does not exist; neither is created.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         self._path = path
-        self._key_path = key_beside(path)
+        self._key_path = key_of(path)
         for file, what in ((path, "receipt store"), (self._key_path, "signing key")):
-            if not file.is_file():
+            if isinstance(file, Path) and not file.is_file():
                 raise CliError(f"there is no {what} {file}", fix="name the file of a sidecar that was started once")
 
     def pending(self) -> dict[str, Any]:
@@ -86,11 +89,11 @@ class StoreFile:
 
     def _call(self, method: Callable[[ApprovalDesk], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
         from chio_sidecar.control.approval_desk import ApprovalDesk, DeskError
-        from chio_sidecar.store.sqlite import SqliteReceiptStore
+        from chio_sidecar.store.place import open_store
 
         async def with_store() -> dict[str, Any]:
             key = load_or_create_key(self._key_path)
-            store = SqliteReceiptStore(self._path)
+            store = open_store(self._path)
             try:
                 return await method(ApprovalDesk(store, key, {key.public_hex}, lambda: int(time.time())))
             finally:
@@ -242,7 +245,7 @@ def _add_sidecar_options(parser: argparse.ArgumentParser) -> None:
         help="bearer token of its control plane; CHIO_SIDECAR_CONTROL_TOKEN keeps it out of the process list",
     )
     parser.add_argument(
-        "--receipt-store", metavar="FILE", type=Path, help="store of an embedded sidecar, instead of a URL"
+        "--receipt-store", metavar="FILE", type=store_type, help="store of an embedded sidecar, instead of a URL"
     )
 
 

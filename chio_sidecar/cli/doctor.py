@@ -13,7 +13,7 @@ from chio_sidecar.cli.options import store_of_url, wants_json
 from chio_sidecar.cli.terminal import CliError, compact, emit, printable, say
 from chio_sidecar.doctor import Check, guarded
 from chio_sidecar.doctor.environment import Sources, check_distributions, check_names, check_settings, check_versions
-from chio_sidecar.doctor.store import check_store, last_kernel_key
+from chio_sidecar.doctor.store import check_place, last_kernel_key
 
 DESCRIPTION = """\
 Check everything that a governed application needs, one line for each check: ok, warn or fail, and the remedy.
@@ -92,12 +92,12 @@ def check_environment(args: argparse.Namespace) -> list[Check]:
         embedded = store_of_url(settings.sidecar_url)
         if embedded is not None:
             yield Check("clock", "ok", "the sidecar is in the application's process and has the same clock")
-            yield from check_store(embedded.path, pinned=settings.trusted_kernel_keys)
+            yield from check_place(embedded.path, pinned=settings.trusted_kernel_keys)
             return
         from chio_sidecar.doctor.sidecar import check_sidecar
 
         if args.receipt_db is not None:
-            yield from check_store(args.receipt_db)
+            yield from check_place(args.receipt_db)
         last_key = last_kernel_key(args.receipt_db) if args.receipt_db is not None else None
         yield from check_sidecar(settings, last_key=last_key)
 

@@ -20,16 +20,18 @@ from chio_sidecar.cli.options import (
     EITHER,
     check_url,
     json_value,
+    key_of,
     public_key,
     store_of_options,
     store_of_settings,
     wants_json,
 )
+from chio_sidecar.cli.options import store as store_type
 from chio_sidecar.cli.terminal import CliError, compact, emit, printable
 from chio_sidecar.config import trusted_issuers_from
 from chio_sidecar.explain import Refusal, Trial, Wanted, explain, read_refusal, required_by, try_token
 from chio_sidecar.explain.explanation import UNKNOWN_ISSUER, wanted_by
-from chio_sidecar.keys import key_beside, load_key
+from chio_sidecar.keys import load_key
 from chio_sidecar.policy.routes import RouteTable
 from chio_sidecar.records.archive import open_archive
 
@@ -55,7 +57,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what", metavar="WHAT", nargs="?", help="a file, -, the id of a receipt or a request, or a code"
     )
-    parser.add_argument("--receipt-store", metavar="FILE", type=Path, help="store in which to look up ids")
+    parser.add_argument("--receipt-store", metavar="FILE", type=store_type, help="store in which to look up ids")
     parser.add_argument("--spec", metavar="FILE", type=Path, help="OpenAPI document of the sidecar")
     trial = parser.add_argument_group("checking a token")
     trial.add_argument("--token", metavar="FILE", help="the token's text, in a file or - (standard input)")
@@ -168,10 +170,12 @@ def _try(args: argparse.Namespace, place: _Place, wanted: Wanted) -> int:
     token = _text_of(args.token, "--token").strip()
     issuers = {*args.trusted_issuer, *trusted_issuers_from(os.environ)}
     if place.store is not None:
-        with suppress(FileNotFoundError, ConfigurationError):  # the sidecar may keep its key elsewhere
-            issuers.add(load_key(key_beside(place.store)).public_hex)
+        with suppress(FileNotFoundError, ConfigurationError, CliError):  # the sidecar may keep its key elsewhere
+            issuers.add(load_key(key_of(place.store)).public_hex)
     # An embedded sidecar creates its store when it starts; before that nothing is revoked or spent.
-    store = place.store if place.store is not None and (args.receipt_store or place.store.exists()) else None
+    store = place.store
+    if isinstance(store, Path) and not args.receipt_store and not store.exists():
+        store = None
     with open_archive(store) if store is not None else nullcontext() as reader:
         trial = Trial(
             now=int(time.time()),

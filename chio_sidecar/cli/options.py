@@ -18,8 +18,9 @@ from urllib.parse import parse_qsl, urlsplit
 
 from chio_core.canonical import parse_json
 from chio_core.endpoint import is_this_machine
-from chio_core.errors import InvalidDocument
+from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_sidecar.cli.terminal import CliError, say
+from chio_sidecar.store.place import DatabasePlace, Place, is_database, read_place
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
@@ -54,7 +55,7 @@ def add_global_options(
         metavar="TOKEN",
         help=f"its service token; {SERVICE_TOKEN_VARIABLE} keeps it out of the process list",
     )
-    add("--receipt-db", metavar="FILE", type=Path, help="a sidecar's receipt store (SQLite)")
+    add("--receipt-db", metavar="FILE", type=store, help="a sidecar's receipt store (SQLite), or postgresql://…")
     add("--revocation-db", metavar="FILE", type=Path, help="the trust service's revocations (SQLite)")
     add("--authority-db", metavar="FILE", type=Path, help="the authority's keys (SQLite, mode 0600)")
     add("--authority-seed-file", metavar="FILE", type=Path, help="a signing key: 64 hex digits, mode 0600")
@@ -205,19 +206,70 @@ class StorePlace:
     """A receipt store that is named; the file may not exist.
 
     Attributes:
-        path: the SQLite file.
+        path: the SQLite file, or the database.
         named_by: the option or the variable, for messages.
         spec: the OpenAPI document of an embedded sidecar, if its URL names one.
     """
 
-    path: Path
+    path: Place
     named_by: str
     spec: Path | None = None
 
+    @property
+    def file(self) -> Path:
+        """The file.
+
+        Raises:
+            CliError: the store is in a database.
+        """
+        if isinstance(self.path, Path):
+            return self.path
+        raise CliError("this command works with a store in a file", fix="see `chio-sidecar store` for a database")
+
+    @property
+    def key_path(self) -> Path:
+        """The file of the signing key.
+
+        Raises:
+            CliError: the store is in a database, whose URL names none.
+        """
+        return key_of(self.path)
+
+
+def key_of(place: Place) -> Path:
+    """Return the file of the signing key of a store.
+
+    Raises:
+        CliError: the store is in a database, whose URL names none.
+    """
+    if isinstance(place, Path):
+        from chio_sidecar.keys import key_beside  # takes longer to load than most commands take to run
+
+        return key_beside(place)
+    if place.key_path is None:
+        raise CliError("the URL of the database names no signing key", fix="add ?key=FILE to it")
+    return place.key_path
+
+
+def store(text: str) -> Place:
+    """Read the path of a file, or the URL of a database."""
+    try:
+        return read_place(text)
+    except ConfigurationError as exc:
+        raise argparse.ArgumentTypeError(exc.message) from None
+
 
 def store_of_url(url: str) -> StorePlace | None:
-    """Return the store of an embedded sidecar, or None for any other URL."""
+    """Return the store of an embedded sidecar, or None for any other URL.
+
+    Raises:
+        ConfigurationError: it is the URL of a database, and cannot be read.
+    """
     kind, _, rest = url.partition(":")
+    if kind == "embedded" and is_database(rest):
+        place = DatabasePlace.parse(rest)
+        document = place.options.get("spec")
+        return StorePlace(place, URL_VARIABLE, Path(document) if document else None)
     file, _, query = rest.partition("?")
     if kind != "embedded" or not file:
         return None
@@ -268,9 +320,9 @@ def add_store_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--receipt-store",
         metavar="FILE",
-        type=Path,
-        help=f"a sidecar's receipt store (SQLite), also written --receipt-db; default: that of {URL_VARIABLE}="
-        "embedded:FILE (environment, .env)",
+        type=store,
+        help="a sidecar's receipt store (SQLite), or postgresql://…, also written --receipt-db; default: that of"
+        f" {URL_VARIABLE}=embedded:FILE (environment, .env)",
     )
 
 

@@ -54,15 +54,15 @@ def run(args: argparse.Namespace) -> int:
         ConfigurationError: a file cannot be used.
     """
     place = required_store(args, "receipt rotate needs a store")
-    open_archive(place.path, option=place.named_by).close()  # raises if there is no such store
-    path = args.authority_seed_file or key_beside(place.path)
+    open_archive(place.file, option=place.named_by).close()  # raises if there is no such store
+    path = args.authority_seed_file or key_beside(place.file)
     key = existing_key(path)
     if key is None:
         raise CliError(
             f"there is no key at {path} to sign the archive",
             fix="name the key that signs the receipts: --authority-seed-file FILE",
         )
-    made = archive(place.path, args.to, key, now=int(time.time()))
+    made = archive(place.file, args.to, key, now=int(time.time()))
     with closing(Inspection(args.to)) as inspection:
         findings = sum(1 for _ in inspection.findings())
         if findings or inspection.summary.unfinished is not None:
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
             )
     removed = 0
     try:
-        for some in trim(place.path, made, made.signed_by(key), before=args.keep):
+        for some in trim(place.file, made, made.signed_by(key), before=args.keep):
             removed += some
     except ConfigurationError as exc:
         raise ConfigurationError(

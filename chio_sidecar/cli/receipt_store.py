@@ -168,7 +168,7 @@ def run_fsck(args: argparse.Namespace) -> int:
     store = required_store(args, "receipt fsck needs a store")
     with ExitStack() as stack:
         files = []
-        for path in (*args.archive, store.path):
+        for path in (*args.archive, store.file):
             inspection = Inspection(path, trusted_keys=args.trusted_key, kept=args.head, all_pages=args.all_pages)
             stack.callback(inspection.close)
             files.append((path, inspection))
@@ -242,8 +242,8 @@ def run_backup(args: argparse.Namespace) -> int:
         ConfigurationError: the store cannot be read, or the copy cannot be written.
     """
     store = required_store(args, "receipt backup needs a store")
-    open_archive(store.path, option=store.named_by).close()  # raises if there is no such store
-    copied = backup(store.path, args.target)
+    open_archive(store.file, option=store.named_by).close()  # raises if there is no such store
+    copied = backup(store.file, args.target)
     if wants_json(args):
         emit(compact({"target": str(args.target), "rows": copied.rows, "head": copied.head}))
         return 0

@@ -23,20 +23,23 @@ from chio_sidecar.cli.options import (
     URL_VARIABLE,
     given_token,
     json_value,
+    key_of,
     positive,
     public_key,
     store_of_settings,
     trust_client,
     wants_json,
 )
+from chio_sidecar.cli.options import store as store_type
 from chio_sidecar.cli.terminal import CliError, compact, emit, say
 from chio_sidecar.config import MAX_MINTED_TTL, MAX_TTL
-from chio_sidecar.keys import key_beside, load_or_create_key
+from chio_sidecar.keys import load_or_create_key
 from chio_sidecar.trust.authorities import SqliteAuthority
 from chio_sidecar.trust.stores import BACKEND, RevocationStore
 
 if TYPE_CHECKING:
-    from chio_sidecar.store.sqlite import SqliteReceiptStore
+    from chio_sidecar.store import ReceiptStore
+    from chio_sidecar.store.place import Place
     from chio_sidecar.trust.client import TrustClient
 
 ISSUE_DESCRIPTION = """\
@@ -91,8 +94,8 @@ def add_issue_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--for-newer", action="store_true", help="add the grant that newer sidecars require on every request"
     )
-    parser.add_argument("--embedded", metavar="FILE", type=Path, help="store of an embedded sidecar")
-    parser.add_argument("--receipt-store", metavar="FILE", type=Path, help="store of a sidecar")
+    parser.add_argument("--embedded", metavar="FILE", type=store_type, help="store of an embedded sidecar")
+    parser.add_argument("--receipt-store", metavar="FILE", type=store_type, help="store of a sidecar")
 
 
 def _subject(text: str) -> str:
@@ -147,7 +150,7 @@ def run_issue(args: argparse.Namespace) -> int:
                 authority.close()
         else:
             store = place.path if place is not None else args.embedded or store
-            path = key_beside(store) if store else args.authority_seed_file
+            path = key_of(store) if store else args.authority_seed_file
             existed = path.exists()
             key = load_or_create_key(path)
             if not existed:
@@ -236,17 +239,17 @@ def run_serve(args: argparse.Namespace) -> int:
 
 
 class SidecarRevocations:
-    """A sidecar's own revocations, in the file of its receipts; the sidecar may be running.
+    """A sidecar's own revocations, in the store of its receipts; the sidecar may be running.
 
     Args:
-        path: the SQLite file.
+        path: the SQLite file, or the database.
 
     Raises:
         CliError: the file does not exist; it is not created.
     """
 
-    def __init__(self, path: Path) -> None:
-        if not path.is_file():
+    def __init__(self, path: Place) -> None:
+        if isinstance(path, Path) and not path.is_file():
             raise CliError(f"there is no receipt store at {path} (--receipt-db)", fix="name the sidecar's file")
         self._path = path
 
@@ -259,13 +262,13 @@ class SidecarRevocations:
         return self._call(lambda store: store.is_revoked(capability_id))
 
     def close(self) -> None:
-        """Do nothing: the file is open during a call only."""
+        """Do nothing: the store is open during a call only."""
 
-    def _call(self, method: Callable[[SqliteReceiptStore], Awaitable[bool]]) -> bool:
-        from chio_sidecar.store.sqlite import SqliteReceiptStore
+    def _call(self, method: Callable[[ReceiptStore], Awaitable[bool]]) -> bool:
+        from chio_sidecar.store.place import open_store
 
         async def with_store() -> bool:
-            store = SqliteReceiptStore(self._path)
+            store = open_store(self._path)
             try:
                 return await method(store)
             finally:

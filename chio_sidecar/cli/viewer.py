@@ -10,7 +10,7 @@ from chio_core.errors import ChioError
 from chio_sidecar.cli.options import add_store_option, add_trusted_key_option, required_store
 from chio_sidecar.cli.terminal import CliError, say
 from chio_sidecar.config import control_token_from
-from chio_sidecar.keys import key_beside, load_key
+from chio_sidecar.keys import load_key
 from chio_sidecar.records.listing import ReceiptWindow
 
 DESCRIPTION = """\
@@ -44,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
     from chio_sidecar.cli.serving import bind, serve
     from chio_sidecar.viewer import VIEWER_PATH, create_viewer_app
 
-    path = required_store(args, "viewer needs a store").path
+    place = required_store(args, "viewer needs a store")
+    path = place.path
     host = args.listen.rpartition(":")[0].removeprefix("[").removesuffix("]")
     try:
         local = host == "localhost" or ipaddress.ip_address(host).is_loopback
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     keys: list[str] = args.trusted_key or []
     if not keys:
         try:
-            keys = [load_key(key_beside(path)).public_hex]
+            keys = [load_key(place.key_path).public_hex]
         except (FileNotFoundError, ChioError) as exc:
             reason = exc.message if isinstance(exc, ChioError) else "there is no key file beside the store"
             say(f"chio viewer: the sidecar's own key is not known ({reason}); --trusted-key names it")

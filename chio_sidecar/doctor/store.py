@@ -14,9 +14,11 @@ from chio_core.errors import ConfigurationError
 from chio_sidecar.doctor import Check
 from chio_sidecar.keys import key_beside, load_key
 from chio_sidecar.private_files import check_private, folder_risk
+from chio_sidecar.records.archive import open_archive
 from chio_sidecar.records.file import Header, connect_quietly, contents, newest_signer, quick_check
 from chio_sidecar.store.driver import UNUSABLE, trouble
 from chio_sidecar.store.live_state import mark_of
+from chio_sidecar.store.place import Place
 from chio_sidecar.store.schema import APPLICATION_ID
 from chio_sidecar.store.tables import SCHEMA_VERSION
 
@@ -40,6 +42,19 @@ class Patience:
 
     journal: float = 0.5
     wal: float = 10.0
+
+
+def check_place(place: Place, *, pinned: tuple[str, ...] = ()) -> Iterator[Check]:
+    """Yield checks of a store and its key; `pinned` is the setting `trusted_kernel_keys`."""
+    if isinstance(place, Path):
+        yield from check_store(place, pinned=pinned)
+        return
+    with open_archive(place) as archive:
+        text = f"{place.shown} holds receipts up to position {archive.last}"
+        yield Check("store", "ok", text, None, {"last": archive.last})
+    if place.key_path is not None:
+        # Every sidecar of a database has a key of its own, so the newest receipt may be signed by another.
+        yield from _key(place.key_path, None, pinned)
 
 
 def check_store(
@@ -85,8 +100,10 @@ def check_store(
     yield from _key(key_beside(path), last_key, pinned)
 
 
-def last_kernel_key(path: Path) -> str | None:
-    """Return the key that signed the newest receipt of a store; None if the store cannot be read."""
+def last_kernel_key(path: Place) -> str | None:
+    """Return the key that signed the newest receipt of a file; None if it cannot be read, or is a database."""
+    if not isinstance(path, Path):
+        return None
     try:
         connection = connect_quietly(path)
         if connection is None:

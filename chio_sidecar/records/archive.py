@@ -7,15 +7,17 @@ two windows. Only the classes that read an engine know its SQL.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from string import ascii_uppercase
 from types import TracebackType
 from typing import Any, Self
 
 from chio_core.canonical import parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
+from chio_sidecar.store.place import Place
 
 WINDOW = 2_000
 """Rows that are read at once."""
@@ -63,6 +65,51 @@ class ReceiptFilter:
     def verdict(self) -> str | None:
         """The verdict as receipts spell it."""
         return "cancel" if self.outcome == "cancelled" else self.outcome
+
+    def matches(self, receipt: Mapping[str, Any]) -> bool:
+        """Return True if a receipt meets all conditions; for archives whose engine cannot look into its JSON."""
+        return self.is_empty or all(
+            getattr(self, name) is None or holds(self, receipt) for name, holds in _CONDITIONS.items()
+        )
+
+
+def _has(text: object, part: str) -> bool:
+    return isinstance(text, str) and part in text
+
+
+_CONDITIONS: dict[str, Callable[[Any, Mapping[str, Any]], bool]] = {
+    "capability_id": lambda want, got: got.get("capability_id") == want.capability_id,
+    "outcome": lambda want, got: _verdict(got) == want.verdict,
+    "since": lambda want, got: _time(got) is not None and _time(got) >= want.since,
+    "until": lambda want, got: _time(got) is not None and _time(got) <= want.until,
+    "tool_server": lambda want, got: want.tool_server == "http",
+    "tool_name": lambda want, got: want.tool_name == f"{got.get('method')} {got.get('route_pattern')}",
+    "min_cost": lambda want, got: False,
+    "max_cost": lambda want, got: False,
+    "agent_subject": lambda want, got: False,
+    "method": lambda want, got: got.get("method") == want.method,
+    "route": lambda want, got: _has(_lower(got.get("route_pattern")), _lower(want.route)),
+    "caller": lambda want, got: _has(got.get("caller_identity_hash"), want.caller),
+    "capability": lambda want, got: _has(got.get("capability_id"), want.capability),
+}
+
+
+def _verdict(receipt: Mapping[str, Any]) -> object:
+    verdict = receipt.get("verdict")
+    return verdict.get("verdict") if isinstance(verdict, Mapping) else None
+
+
+def _time(receipt: Mapping[str, Any]) -> Any:
+    time = receipt.get("timestamp")
+    return time if isinstance(time, int | float) else None
+
+
+def _lower(text: Any) -> Any:
+    # ASCII letters only, as SQLite's lower().
+    return text.translate(_LOWER) if isinstance(text, str) else text
+
+
+_LOWER = {ord(letter): letter.lower() for letter in ascii_uppercase}
 
 
 @dataclass(frozen=True)
@@ -216,16 +263,20 @@ class ReceiptArchive(ABC):
         return document
 
 
-def open_archive(place: Path, *, option: str | None = None) -> ReceiptArchive:
+def open_archive(place: Place, *, option: str | None = None) -> ReceiptArchive:
     """Open the receipts of a store.
 
     Args:
-        place: the SQLite file of a sidecar.
+        place: the SQLite file of a sidecar, or its database.
         option: the command line option that named it, for error messages.
 
     Raises:
         ConfigurationError: there is no such store, or it cannot be read.
     """
-    from chio_sidecar.records.reader import ReceiptReader
+    if isinstance(place, Path):
+        from chio_sidecar.records.reader import ReceiptReader
 
-    return ReceiptReader(place, option=option)
+        return ReceiptReader(place, option=option)
+    from chio_sidecar.records.postgresql import DatabaseArchive
+
+    return DatabaseArchive(place, option=option)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from chio_sidecar.records.archive import WINDOW, ReceiptFilter, StoredText, open_archive
+from chio_sidecar.store.place import Place
 
 PAGE = 200
 """Most receipts in one listing."""
@@ -104,12 +105,12 @@ class ReceiptWindow:
     Every method raises `ConfigurationError` if the file cannot be read as a receipt store.
 
     Args:
-        path: the SQLite file of a sidecar.
+        path: the SQLite file of a sidecar, or its database.
         scan: most rows that one call reads.
     """
 
-    def __init__(self, path: Path, *, scan: int = SCAN) -> None:
-        self._path = path.absolute()
+    def __init__(self, path: Place, *, scan: int = SCAN) -> None:
+        self._path = path.absolute() if isinstance(path, Path) else path
         self._scan = scan
 
     def newest(self) -> int:

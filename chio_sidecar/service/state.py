@@ -127,7 +127,8 @@ def _open_parts(config: SidecarConfig) -> _Parts:
         routes = RouteTable.from_openapi(config.spec_text, strict=config.strict_spec)
     key = config.signing_key or existing_key(config.resolved_key_path)
     store: ReceiptStore
-    if config.open_store is not None:
+    if config.open_store is not None or config.store_path is None:
+        assert config.open_store is not None  # noqa: S101 - the options say so
         store = config.open_store(config)
     else:
         store = SqliteReceiptStore(config.store_path, busy_seconds=config.busy_seconds, clock=config.clock)

@@ -75,7 +75,7 @@ class SqliteReceiptStore:
         spare_bytes: int = 256 * 1024,
         version: tuple[int, ...] = sqlite3.sqlite_version_info,
     ) -> None:
-        self.path = path = path.absolute()  # the program may change its folder later
+        self.place = self.path = path = path.absolute()  # the program may change its folder later
         self.journal = journal_for(version)
         self._busy_seconds = busy_seconds
         self._clock = clock

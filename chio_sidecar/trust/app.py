@@ -26,6 +26,7 @@ from chio_core.signing import normalize_public_key
 from chio_sidecar.config import MAX_TTL
 from chio_sidecar.records.archive import ReceiptFilter, open_archive
 from chio_sidecar.store.driver import sqlite3
+from chio_sidecar.store.place import Place
 from chio_sidecar.trust.authorities import Authority, AuthorityStatus, open_authority
 from chio_sidecar.trust.messages import (
     IssueRequest,
@@ -63,7 +64,7 @@ class TrustConfig:
     """
 
     service_token: SecretStr
-    receipt_db: Path | None = None
+    receipt_db: Place | None = None
     revocation_db: Path | None = None
     authority_db: Path | None = None
     authority_seed_file: Path | None = None
@@ -237,7 +238,7 @@ class _Routes:
 
         def read_page() -> dict[str, Any]:
             # A sidecar creates its store when it starts; until then the list is empty.
-            if not path.exists():
+            if isinstance(path, Path) and not path.exists():
                 return {"totalCount": 0, "nextCursor": None, "receipts": []}
             wanted = ReceiptFilter(**query.model_dump(exclude={"cursor", "limit"}))
             with open_archive(path, option="--receipt-db") as reader:

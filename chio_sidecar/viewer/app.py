@@ -29,7 +29,7 @@ from chio_sidecar.records import bundle as bundles
 from chio_sidecar.records.archive import ReceiptFilter
 from chio_sidecar.records.listing import PAGE, ReceiptWindow
 from chio_sidecar.service.state import SidecarState
-from chio_sidecar.store.sqlite import SqliteReceiptStore
+from chio_sidecar.store.place import DatabasePlace, Place
 from chio_sidecar.viewer.explained import Explainer, server_report
 
 VIEWER_PATH = "/chio/viewer/"
@@ -85,7 +85,7 @@ class _Endpoints:
     """The endpoints; those of receipts are named as in their paths.
 
     Args:
-        source: returns the store's file and the sidecar's public keys (hex); raises `ConfigurationError`.
+        source: returns the store's place and the sidecar's public keys (hex); raises `ConfigurationError`.
         token: bearer that callers need; None: loopback callers only.
         clock: seconds since 1970.
         spec_text: the OpenAPI document of the sidecar's policy; None if that is not known.
@@ -93,7 +93,7 @@ class _Endpoints:
 
     def __init__(
         self,
-        source: Callable[[], tuple[Path, frozenset[str]]],
+        source: Callable[[], tuple[Place, frozenset[str]]],
         *,
         token: SecretStr | None,
         clock: Callable[[], float] = time.time,
@@ -201,21 +201,22 @@ class _Endpoints:
 def viewer_routes(sidecar: SidecarState) -> list[BaseRoute]:
     """Return the routes that show the receipts of a sidecar."""
 
-    def source() -> tuple[Path, frozenset[str]]:
+    def source() -> tuple[Place, frozenset[str]]:
         store = sidecar.store
-        if not isinstance(store, SqliteReceiptStore):
-            raise ConfigurationError("the viewer reads SQLite stores, and this sidecar has another kind")
-        return store.path, frozenset({sidecar.key.public_hex})
+        place = getattr(store, "place", None)
+        if not isinstance(place, Path | DatabasePlace):
+            raise ConfigurationError("the viewer reads SQLite and PostgreSQL, and this sidecar has another store")
+        return place, frozenset({sidecar.key.public_hex})
 
     config = sidecar.config
     return _Endpoints(source, token=config.control_token, clock=config.clock, spec_text=config.spec_text).routes()
 
 
-def create_viewer_app(path: Path, *, keys: frozenset[str], token: SecretStr | None) -> Starlette:
-    """Return an application that shows the receipts of a file and does nothing else.
+def create_viewer_app(path: Place, *, keys: frozenset[str], token: SecretStr | None) -> Starlette:
+    """Return an application that shows the receipts of a store and does nothing else.
 
     Args:
-        path: the SQLite file of a sidecar, which may run or not; it is opened read-only.
+        path: the SQLite file of a sidecar, which may run or not, opened read-only; or its database.
         keys: public keys (hex) that are known to be the sidecar's.
         token: bearer that callers need; None: loopback callers only.
     """

@@ -17,7 +17,8 @@ import psycopg
 import pytest
 
 from chio_sidecar.store.hash_chain import MEMBERS
-from chio_sidecar.store.postgresql.connection import DatabasePlace, connect
+from chio_sidecar.store.place import DatabasePlace
+from chio_sidecar.store.postgresql.connection import connect
 from chio_sidecar.store.postgresql.schema import migrate
 from chio_sidecar.store.postgresql.store import PostgresqlReceiptStore
 
@@ -45,7 +46,7 @@ class Server:
     """
 
     def __init__(self, **settings: str) -> None:
-        self._bin = binaries()
+        self.folder_of_programs = binaries()
         self.folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
         self._as: dict[str, Any] = {}
         if os.geteuid() == 0:
@@ -69,7 +70,7 @@ class Server:
 
     def _run(self, command: str, *arguments: str) -> None:
         subprocess.run(
-            [self._bin / command, *arguments],
+            [self.folder_of_programs / command, *arguments],
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -77,6 +78,9 @@ class Server:
             timeout=120,
             **self._as,
         )
+
+    def has(self, command: str) -> bool:
+        return (self.folder_of_programs / command).exists()
 
     def start(self) -> None:
         self._run("pg_ctl", "-D", "data", "-w", "-l", "log", "-o", self._options, "start")
@@ -87,7 +91,7 @@ class Server:
     def close(self) -> None:
         if (self.folder / "data" / "postmaster.pid").exists():
             self.stop()
-        shutil.rmtree(self.folder)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def processes(self) -> list[int]:
         """Return the ids of the server and of what it has started."""

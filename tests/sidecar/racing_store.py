@@ -10,7 +10,7 @@ import asyncio
 import sys
 
 from chio_sidecar.store import Charge, NewReceipt, Stored
-from chio_sidecar.store.postgresql.connection import DatabasePlace
+from chio_sidecar.store.place import DatabasePlace
 from chio_sidecar.store.postgresql.store import PostgresqlReceiptStore
 
 

@@ -1,16 +1,14 @@
-"""Where a database is, connections whose every wait has a deadline, and what exceptions say about the database."""
+"""Connections whose every wait has a deadline, and what exceptions say about the database."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Generator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Self
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from typing import Any
 
 from chio_core.errors import ConfigurationError
 from chio_sidecar.store.driver import Trouble
+from chio_sidecar.store.place import DatabasePlace
 
 try:
     import psycopg
@@ -19,58 +17,13 @@ except ImportError:
         "a receipt store in PostgreSQL needs the extra 'postgresql': pip install 'chio-frameworks[postgresql]'"
     ) from None
 
-_SCHEMES = ("postgresql", "postgres")
 _BUSY = {"40001", "40P01", "55P03"}
 """Serialization failure, deadlock, lock timeout: the same transaction can succeed a moment later."""
 _OF_THE_WORK = ("22", "23", "54")
 """Classes of SQLSTATE about values: data exception, integrity constraint, program limit."""
 
 
-def is_database(text: str) -> bool:
-    """Return True for the URL of a PostgreSQL database."""
-    return text.partition("://")[0] in _SCHEMES and "://" in text
-
-
-@dataclass(frozen=True, slots=True)
-class DatabasePlace:
-    """A database that is named by a URL of libpq.
-
-    Attributes:
-        url: for libpq, without the options of Chio.
-        shown: for messages, without user, password and options.
-        options: those of Chio that the URL has: `key`, the file of the signing key, and `spec`, an OpenAPI document.
-    """
-
-    url: str = field(repr=False)
-    shown: str
-    options: dict[str, str]
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read `postgresql://USER@HOST/DATABASE?…`.
-
-        Raises:
-            ConfigurationError: it is no URL, or has an option twice.
-        """
-        try:
-            parts = urlsplit(text)
-            pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
-        except ValueError:
-            raise ConfigurationError(
-                "the URL of the database cannot be read; write postgresql://USER@HOST/DATABASE"
-            ) from None
-        own = [(name, value) for name, value in pairs if name in ("key", "spec")]
-        if len(dict(own)) != len(own) or not all(value for _, value in own):
-            raise ConfigurationError("the URL of the database has ?key= or ?spec= twice, or without a file")
-        rest = [pair for pair in pairs if pair not in own]
-        query = f"?{urlencode(rest, quote_via=quote)}" if rest else ""
-        shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-        return cls(f"{parts.scheme}://{parts.netloc}{parts.path}{query}", shown, dict(own))
-
-    @property
-    def key_path(self) -> Path | None:
-        """The file of the signing key, if the URL names one."""
-        return Path(self.options["key"]) if "key" in self.options else None
+DatabaseError = psycopg.Error
 
 
 class Connection(psycopg.Connection[tuple[Any, ...]]):

@@ -8,7 +8,7 @@ A newer schema may serve older sidecars: each version states the oldest one that
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from psycopg import Error, errors, sql
@@ -211,12 +211,14 @@ REVOKE ALL ON SCHEMA chio FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA chio FROM PUBLIC;
 GRANT USAGE ON SCHEMA chio TO {role};
 GRANT SELECT ON ALL TABLES IN SCHEMA chio TO {role};
+GRANT SELECT ON ALL SEQUENCES IN SCHEMA chio TO {role};
 GRANT INSERT ON chio.revoked_capabilities, chio.capability_invocations, chio.budget_charges, chio.chio_hitl_pending,
     chio.chio_hitl_resolved, chio.chio_hitl_consumed_tokens TO {role};
 GRANT EXECUTE ON FUNCTION chio.claim, chio.renew, chio.append, chio.horizon TO {role};
 """
 
 _VERSION = "SELECT version, oldest FROM chio.schema_version ORDER BY version DESC LIMIT 1"
+_LOGS = "SELECT log_id, seq, digest, holder, leased_until > clock_timestamp() FROM chio.logs ORDER BY log_id"
 _STATE = "SELECT current_setting('synchronous_commit'), pg_is_in_recovery(), current_setting('server_encoding')"
 
 
@@ -239,6 +241,52 @@ def version(connection: Connection) -> tuple[int, int]:
     except (errors.UndefinedTable, errors.InvalidSchemaName):
         return 0, 0
     return (0, 0) if found is None else (int(found[0]), int(found[1]))
+
+
+@dataclass(frozen=True, slots=True)
+class LogStatus:
+    """The log of one sidecar.
+
+    Attributes:
+        rows: number of its receipts.
+        head: digest of the newest one, for an auditor to keep.
+        holder: host and process that claimed it last.
+        is_held: the claim has not ended.
+    """
+
+    number: int
+    rows: int
+    head: str
+    holder: str
+    is_held: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The tables; `oldest` is the oldest schema version of a sidecar that works with them."""
+
+    version: int
+    oldest: int
+    logs: list[LogStatus]
+
+    def document(self) -> dict[str, Any]:
+        """Return the status as a JSON object."""
+        return asdict(self)
+
+
+def status(connection: Connection) -> Status:
+    """Return version and logs.
+
+    Raises:
+        ConfigurationError: there are no tables, or they cannot be read.
+    """
+    try:
+        found, oldest = version(connection)
+        if not found:
+            raise ConfigurationError(f"the database has no receipt store yet; {MIGRATE}")
+        return Status(found, oldest, [LogStatus(*row) for row in connection.execute(_LOGS).fetchall()])
+    except Error as exc:
+        raise ConfigurationError(f"cannot read the database: {trouble(exc) or exc}") from None
 
 
 def check(connection: Connection, shown: str) -> None:
@@ -321,8 +369,8 @@ def _check_role(connection: Connection, role: str) -> None:
         raise ConfigurationError(f'there is no role "{role}"; run: CREATE ROLE "{role}" LOGIN, and give it a password')
     if any(who):
         raise ConfigurationError(
-            f'role "{role}" owns the tables or is a superuser, so triggers would be its only limit;'
-            " name another one for the sidecars"
+            f'role "{role}" is the one that migrates, has its rights, or is a superuser, so triggers would be its only'
+            " limit; migrate as the owner of the tables, and name another one for the sidecars"
         )
 
 

@@ -27,7 +27,8 @@ from chio_sidecar.store import (
     TooManyWaiting,
 )
 from chio_sidecar.store.committer import CommitActivity, GroupCommitter
-from chio_sidecar.store.postgresql.connection import Connection, DatabasePlace, connect, trouble
+from chio_sidecar.store.place import DatabasePlace
+from chio_sidecar.store.postgresql.connection import Connection, connect, trouble
 from chio_sidecar.store.postgresql.schema import check
 from chio_sidecar.store.postgresql.writer import PostgresqlWriter, marks
 from chio_sidecar.store.writes import (

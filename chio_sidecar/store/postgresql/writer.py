@@ -32,7 +32,8 @@ from chio_sidecar.store import (
     StoreUnavailable,
 )
 from chio_sidecar.store.driver import Trouble
-from chio_sidecar.store.postgresql.connection import Connection, DatabasePlace, connect, trouble
+from chio_sidecar.store.place import DatabasePlace
+from chio_sidecar.store.postgresql.connection import Connection, connect, trouble
 from chio_sidecar.store.postgresql.schema import APPENDING
 from chio_sidecar.store.writes import Append, Revoke, Row, Write, apply, chained
 
@@ -42,7 +43,8 @@ LEASE_SECONDS = 30.0
 _PAUSE_SECONDS = 0.002
 
 _CLAIM = "SELECT log_id, epoch, seq, digest FROM chio.claim(%s, %s, %s, %s)"
-_APPEND = "SELECT chio.append(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+# Texts in binary: in text form each quotation mark of an array would be escaped.
+_APPEND = "SELECT chio.append(%s, %s, %s, %s, %s, %s, %b, %b, %b, %b, %b, %b)"
 _RENEW = "SELECT chio.renew(%s, %s, %s)"
 _KNOWN = "SELECT request_id, fingerprint, receipt_json FROM http_receipts WHERE request_id = ANY(%s)"
 _LOCK = "SELECT pg_advisory_xact_lock(k) FROM unnest(%s::bigint[]) AS k"

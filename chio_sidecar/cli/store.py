@@ -1,0 +1,133 @@
+"""`store migrate`, `store status` and `store backup`: a receipt store in PostgreSQL."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chio_core.errors import ConfigurationError
+from chio_sidecar.cli.options import add_store_option, required_store, wants_json
+from chio_sidecar.cli.terminal import CliError, compact, emit, escaped
+from chio_sidecar.store.place import DatabasePlace
+
+if TYPE_CHECKING:
+    from chio_sidecar.store.postgresql.connection import Connection
+
+MIGRATE_DESCRIPTION = """\
+Make the tables of the receipt store in a database, or bring them to the version that this chio-sidecar needs, and give
+a role the rights of a sidecar. Run it as the role that owns the tables, and never as that of the sidecars. Sidecars of
+the version before go on working meanwhile, as far as `store status` says.
+"""
+
+BACKUP_DESCRIPTION = """\
+Copy the receipt store of a database to a file with pg_dump, as of one moment, while sidecars write to it. pg_restore
+restores it; the keys of the sidecars are not in it.
+"""
+
+ROLE = "chio_sidecar"
+_SECONDS = 30.0
+
+
+def add_migrate_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `store migrate`."""
+    parser.description = MIGRATE_DESCRIPTION
+    parser.set_defaults(run=run_migrate)
+    add_store_option(parser)
+    parser.add_argument("--role", metavar="NAME", default=ROLE, help=f"role of the sidecars ({ROLE})")
+
+
+def add_status_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `store status`."""
+    parser.set_defaults(run=run_status)
+    add_store_option(parser)
+
+
+def add_backup_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `store backup`."""
+    parser.description = BACKUP_DESCRIPTION
+    parser.set_defaults(run=run_backup)
+    parser.add_argument("target", metavar="TARGET", type=Path, help="the new file; it must not exist")
+    add_store_option(parser)
+
+
+def run_migrate(args: argparse.Namespace) -> int:
+    """Migrate, and print the versions before and after.
+
+    Raises:
+        CliError: no database is named.
+        ConfigurationError: it cannot be migrated.
+    """
+    from chio_sidecar.store.postgresql.schema import migrate
+
+    with closing(_connected(_database(args))) as connection:
+        migrated = migrate(connection, args.role)
+    if wants_json(args):
+        emit(compact({"before": migrated.before, "version": migrated.after, "role": args.role}))
+        return 0
+    emit(f"version   {migrated.after}" + (f", before {migrated.before}" if migrated.before != migrated.after else ""))
+    emit(f"role      {escaped(args.role)} may read, and add what a sidecar adds")
+    return 0
+
+
+def run_status(args: argparse.Namespace) -> int:
+    """Print the schema version and the log of each sidecar.
+
+    Raises:
+        CliError: no database is named.
+        ConfigurationError: it cannot be read.
+    """
+    from chio_sidecar.store.postgresql.schema import SCHEMA_VERSION, status
+
+    with closing(_connected(_database(args))) as connection:
+        found = status(connection)
+    if wants_json(args):
+        emit(compact(found.document() | {"needs": SCHEMA_VERSION}))
+        return 0
+    emit(
+        f"version   {found.version}, works with sidecars from version {found.oldest} on; this one has {SCHEMA_VERSION}"
+    )
+    for log in found.logs:
+        held = "held by" if log.is_held else "free, last held by"
+        emit(f"log {log.number:<5} {log.rows} rows, {held} {escaped(log.holder)}, head {log.head}")
+    return 0
+
+
+def run_backup(args: argparse.Namespace) -> int:
+    """Copy the store with `pg_dump`.
+
+    Raises:
+        CliError: no database is named, or `pg_dump` is missing or fails.
+    """
+    place = _database(args)
+    if args.target.exists():
+        raise CliError(f"{args.target} exists", fix="name a new file")
+    program = shutil.which("pg_dump")
+    if program is None:
+        raise CliError("pg_dump is not on PATH", fix="install the client programs of PostgreSQL")
+    options = ["--format=custom", "--schema=chio", "--no-password", f"--file={args.target}", f"--dbname={place.url}"]
+    done = subprocess.run([program, *options], capture_output=True, text=True, check=False)  # noqa: S603 - no shell
+    if done.returncode != 0:
+        said = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[0]
+        raise CliError(f"pg_dump failed: {escaped(said)}", fix="its role must be able to read the schema chio")
+    emit(compact({"target": str(args.target)}) if wants_json(args) else f"copied to {escaped(str(args.target))}")
+    return 0
+
+
+def _database(args: argparse.Namespace) -> DatabasePlace:
+    place = required_store(args, "store commands need a database").path
+    if isinstance(place, Path):
+        raise CliError(f"{place} is a file", fix="name a database: --receipt-store postgresql://USER@HOST/DATABASE")
+    return place
+
+
+def _connected(place: DatabasePlace) -> Connection:
+    from chio_sidecar.store.postgresql.connection import DatabaseError, connect, trouble
+
+    try:
+        return connect(place, seconds=_SECONDS)
+    except DatabaseError as exc:
+        raise ConfigurationError(f"cannot use {place.shown}: {trouble(exc) or exc}") from None

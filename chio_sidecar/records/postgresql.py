@@ -1,0 +1,153 @@
+"""The archive in a PostgreSQL database: its SQL.
+
+Rows are numbered by position, in the order of storage over all logs. Conditions on a receipt are met in Python: a text
+that is not JSON, or that has U+0000 in it, would end a statement that looks into it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from chio_core.canonical import parse_json
+from chio_core.errors import ConfigurationError, InvalidDocument
+from chio_sidecar.records.archive import ReceiptArchive, ReceiptFilter, StoredText
+from chio_sidecar.store.place import DatabasePlace
+from chio_sidecar.store.postgresql.connection import DatabaseError, connect, trouble
+from chio_sidecar.store.postgresql.schema import check
+
+_WINDOW = "FROM chio.http_receipts WHERE position BETWEEN %s AND %s"
+
+
+class DatabaseArchive(ReceiptArchive):
+    """A connection that reads the store of a database.
+
+    Args:
+        place: the database, as a role that may read the store.
+        option: the command line option that named it, for error messages.
+        seconds: how long one statement may take.
+
+    Raises:
+        ConfigurationError: the database cannot be reached, or has no store that this version can read.
+    """
+
+    def __init__(self, place: DatabasePlace, *, option: str | None = None, seconds: float = 30.0) -> None:
+        self.place = place.shown if option is None else f"{place.shown} ({option})"
+        self._seconds = seconds
+        try:
+            self._connection = connect(place, seconds=seconds)
+        except DatabaseError as exc:
+            raise self._unreadable(exc) from None
+        try:
+            check(self._connection, place.shown)
+            self.last = self.newest()
+            self.first = int(self._fetch("SELECT coalesce(min(position), 1) FROM chio.http_receipts")[0][0])
+        except DatabaseError as exc:
+            self.close()
+            raise self._unreadable(exc) from None
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._connection.close()
+
+    def newest(self) -> int:
+        """Return the newest position up to which the store is complete, 0 for an empty one."""
+        return int(self._fetch("SELECT chio.horizon()")[0][0])
+
+    def archived(self) -> tuple[int, str] | None:
+        """Return None: nothing is removed from a database."""
+        return None
+
+    def is_revoked(self, capability_id: str) -> bool:
+        """Return True if the capability was revoked in this store."""
+        return bool(self._fetch("SELECT 1 FROM chio.revoked_capabilities WHERE capability_id = %s", capability_id))
+
+    def invocations(self, capability_id: str, grant: int) -> int:
+        """Return how many uses of a limited grant are spent; `grant` is its index in the capability."""
+        sql = "SELECT count(*) FROM chio.capability_invocations WHERE capability_id = %s AND grant_index = %s"
+        return int(self._fetch(sql, capability_id, grant)[0][0])
+
+    def find(self, receipt_id: str) -> tuple[int, bytes | str] | None:
+        """Return position and text of the receipt with this id, or None."""
+        found = self._fetch("SELECT position, receipt_json FROM chio.http_receipts WHERE id = %s", receipt_id)
+        return (found[0][0], found[0][1]) if found else None
+
+    def find_by_request(self, request_id: str) -> tuple[int, bytes | str] | None:
+        """Return position and text of the receipt of this request, or None."""
+        found = self._fetch("SELECT position, receipt_json FROM chio.http_receipts WHERE request_id = %s", request_id)
+        return (found[0][0], found[0][1]) if found else None
+
+    def stored_text(self, receipt_id: str, *, most: int) -> StoredText | None:
+        """Return the receipt with this id, its text cut after `most` characters, or None."""
+        sql = "SELECT position, created_at, substr(receipt_json, 1, %s) FROM chio.http_receipts WHERE id = %s"
+        found = self._fetch(sql, most, receipt_id)
+        return StoredText(*found[0]) if found else None
+
+    def matching(
+        self, wanted: ReceiptFilter, first: int, last: int, *, newest_first: bool = False
+    ) -> Iterable[tuple[int, bytes | str]]:
+        """Yield number and text of the matching rows from `first` to `last`."""
+        order = "DESC" if newest_first else "ASC"
+        rows = self._fetch(f"SELECT position, receipt_json {_WINDOW} ORDER BY position {order}", first, last)
+        return [
+            (number, text) for number, text in rows if wanted.is_empty or wanted.matches(self._receipt(number, text))
+        ]
+
+    def count_matching(self, wanted: ReceiptFilter, first: int, last: int, *, tolerant: bool = False) -> int:
+        """Return how many rows from `first` to `last` match."""
+        if wanted.is_empty:
+            return int(self._fetch(f"SELECT count(*) {_WINDOW}", first, last)[0][0])
+        if not tolerant:
+            return sum(1 for _ in self.matching(wanted, first, last))
+        return sum(1 for _ in self._documents(wanted, first, last, limit=None))
+
+    def cells(
+        self, wanted: ReceiptFilter, first: int, last: int, *, limit: int, paths: Sequence[str]
+    ) -> list[tuple[int, str, str]]:
+        """Return number, id, and the values at `paths` as a JSON array, of matching rows, newest first."""
+        return [
+            (number, receipt_id, json.dumps([_value(document, path) for path in paths]))
+            for number, receipt_id, _, document in self._documents(wanted, first, last, limit=limit)
+        ]
+
+    def texts(self, wanted: ReceiptFilter, first: int, last: int, *, limit: int) -> Iterator[str]:
+        """Yield the exact texts of matching rows, newest first."""
+        for _, _, text, _ in self._documents(wanted, first, last, limit=limit):
+            yield text
+
+    def _documents(
+        self, wanted: ReceiptFilter, first: int, last: int, *, limit: int | None
+    ) -> Iterator[tuple[int, str, str, dict[str, Any]]]:
+        sql = f"SELECT position, id, receipt_json {_WINDOW} ORDER BY position DESC LIMIT %s"
+        left = limit
+        for number, receipt_id, text in self._fetch(sql, first, last, limit if wanted.is_empty else None):
+            try:
+                found = parse_json(text)
+            except InvalidDocument:
+                found = None
+            document = found if isinstance(found, dict) else {}
+            if wanted.matches(document):
+                yield number, receipt_id, text, document
+                left = None if left is None else left - 1
+                if left == 0:
+                    return
+
+    def _fetch(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
+        self._connection.limit(self._seconds)
+        try:
+            return self._connection.execute(sql.encode(), parameters).fetchall()
+        except DatabaseError as exc:
+            raise self._unreadable(exc) from None
+
+    def _unreadable(self, exc: DatabaseError) -> ConfigurationError:
+        return ConfigurationError(f"cannot read {self.place} as a receipt store: {trouble(exc) or exc}")
+
+
+def _value(document: Any, path: str) -> Any:
+    for name in path.split("."):
+        document = document.get(name) if isinstance(document, dict) else None
+    return document
