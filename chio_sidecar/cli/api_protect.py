@@ -36,7 +36,7 @@ DESCRIPTION = """\
 Evaluate HTTP requests for applications: evaluate, verify and health under /chio/, the control plane under /v1/
 and /approvals/. Applications call it through their middleware; or it is a reverse proxy in front of --upstream, which
 needs none: requests for all other paths are evaluated, and forwarded if they are allowed. Routes and policy come from
-MODULE:APP, or from --spec, or else from the OpenAPI document of --upstream.
+MODULE:APP, or from --spec, or else from the OpenAPI document of --upstream; one of the three is needed.
 
 It accepts capabilities that it issued itself, or that are signed by the keys in CHIO_TRUSTED_ISSUER_KEY (one key) and
 CHIO_TRUSTED_ISSUER_KEYS (comma list). If both are unset and --control-url is given, it accepts those of that
@@ -56,7 +56,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `api protect`."""
     parser.description = DESCRIPTION
     parser.set_defaults(run=run)
-    application = parser.add_mutually_exclusive_group(required=True)
+    application = parser.add_mutually_exclusive_group()
     application.add_argument(
         "app",
         metavar="MODULE:APP",
@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
         routes = len(app.state.sidecar.routes)
         close = [app.state.close]
         if args.upstream is None:
-            ready = f"chio api protect: governing {routes} routes of {args.app}"
+            ready = f"chio api protect: governing {routes} routes of {args.app or args.spec}"
         else:
             refuse_shadows(app, config.spec_text, strict=args.strict_spec)
             close.insert(0, govern_upstream(app, args.upstream, timeout=args.upstream_timeout))
@@ -171,6 +171,11 @@ def configuration(args: argparse.Namespace, store: Place) -> SidecarConfig:
     """
     if args.upstream is not None:
         check_url(args.upstream, option="--upstream")
+    elif args.app is None and args.spec is None:
+        raise CliError(
+            "nothing says which application is governed",
+            fix="give MODULE:APP, or --spec FILE with its OpenAPI document, or --upstream URL to be its reverse proxy",
+        )
     if args.control_token and not args.control_url:
         raise CliError(
             "--control-token is the bearer token of the trust service at --control-url, which is not given",

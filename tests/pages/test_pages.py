@@ -55,6 +55,14 @@ def test_a_block_that_nobody_runs_fails(tmp_path: Path) -> None:
 
 
 def test_all_pages_are_run_by_a_test() -> None:
-    others = {"architecture.md", "frameworks.md", "guards.md", "outbound.md", "postgresql.md", "promises.md"}
+    others = {
+        "architecture.md",
+        "deployment.md",
+        "frameworks.md",
+        "guards.md",
+        "outbound.md",
+        "postgresql.md",
+        "promises.md",
+    }
     assert {path.name for path in (ROOT / "docs").glob("*.md")} == {*PAGES, *others}
     assert [step.kind for step in steps_of((ROOT / "docs/architecture.md").read_text())] == ["", "", ""]
