@@ -17,12 +17,12 @@ owner=$(random) sidecar=$(random) token=$(random)
 umask 077
 mkdir "$folder"
 printf 'CHIO_SIDECAR_CONTROL_TOKEN=%s\n' "$token" >"$folder/sidecar.env"
-printf 'database:5432:chio:chio_owner:%s\ndatabase:5432:chio:chio:%s\n' "$owner" "$sidecar" >"$folder/pgpass"
+printf 'database:5432:chio:chio_owner:%s\ndatabase:5432:chio:chio_sidecar:%s\n' "$owner" "$sidecar" >"$folder/pgpass"
 chown 10001 "$folder/pgpass" # the user of the sidecar; libpq ignores a password file that others can read
 
 # Read by other users inside their containers; on this machine the folder keeps others out.
 umask 022
 printf '%s' "$owner" >"$folder/owner-password"
 printf '%s' "$token" >"$folder/control-token"
-printf "CREATE ROLE chio LOGIN PASSWORD '%s';\n" "$sidecar" >"$folder/sidecar-role.sql"
+printf "CREATE ROLE chio_sidecar LOGIN PASSWORD '%s';\n" "$sidecar" >"$folder/sidecar-role.sql"
 echo "made $folder"
