@@ -54,6 +54,7 @@ COMMANDS = (
     Command("receipt diff", "print what observe mode would have refused", "receipt_store", "add_diff_options"),
     Command("receipt fsck", "check the integrity of a store", "receipt_store", "add_fsck_options"),
     Command("receipt backup", "copy a store while a sidecar writes to it", "receipt_store", "add_backup_options"),
+    Command("receipt export", "write a folder of receipts for an auditor", "receipt_export"),
     Command("receipt rotate", "archive old receipts, and keep the live state", "receipt_rotate"),
     Command("store migrate", "make or extend the tables of a database", "store", "add_migrate_options"),
     Command("store status", "print schema version and logs of a database", "store", "add_status_options"),

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import IO, Any
 
 from chio_core.canonical import parse_json
@@ -29,10 +30,11 @@ from chio_sidecar.records.archive import ReceiptArchive, ReceiptFilter, open_arc
 
 DESCRIPTION = """Verify receipts: the signature of each, and whether a bundle is complete.
 
-Prints a line for each receipt that is invalid, and how many are valid, by key, verdict and time.
+Prints a line for each receipt that is invalid, and how many are valid, by key, verdict and time. In a folder of
+receipt export the chain over the receipts is followed too, up to the head.
 
-exit status: 0 all are valid, 1 one is invalid, or there is none, 2 wrong usage, 3 all are valid, and the bundle is not
-complete
+exit status: 0 all are valid, 1 one is invalid or was changed, or there is none, 2 wrong usage, 3 all are valid, and the
+bundle is not complete
 """
 
 PARTIAL = 3
@@ -81,6 +83,8 @@ class Report:
         keys: for each key, of at most `MOST_KEYS`: number of its receipts, and the time of the first and the last
             signature, in seconds since 1970. Others count under an empty name.
         verdicts: number of receipts with each verdict.
+        facts: lines about an export: its rows and its head.
+        problems: what of an export was changed.
         left_out: why these are not all receipts that were wanted.
     """
 
@@ -88,6 +92,8 @@ class Report:
     invalid: int = 0
     keys: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     verdicts: Counter[str] = field(default_factory=Counter)
+    facts: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
     def add(self, document: Any, result: Verification) -> None:
@@ -105,6 +111,8 @@ class Report:
 
     def lines(self) -> Iterator[str]:
         """Yield the lines for people."""
+        yield from self.problems
+        yield from (f"{name:<9} {text}" for name, text in self.facts.items())
         for key, (count, since, until) in self.keys.items():
             yield f"key       {key or 'others'}, {count} from {utc(since)} to {utc(until)}"
         for verdict, count in sorted(self.verdicts.items()):
@@ -117,7 +125,15 @@ class Report:
             for key, (count, since, until) in self.keys.items()
         ]
         counts = {"receipts": self.counted, "valid": self.counted - self.invalid, "invalid": self.invalid}
-        return counts | {"keys": keys, "verdicts": dict(self.verdicts), "left_out": self.left_out}
+        return (
+            counts
+            | {"keys": keys, "verdicts": dict(self.verdicts)}
+            | self.facts
+            | {
+                "problems": self.problems,
+                "left_out": self.left_out,
+            }
+        )
 
 
 def utc(seconds: int) -> str:
@@ -136,8 +152,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "file",
         metavar="FILE",
         nargs="?",
-        help="one receipt per line, one as `receipt show` prints it, or a bundle of the viewer; -: standard input; "
-        "default: the store that is named, or standard input if it is a pipe",
+        help="one receipt per line, one as `receipt show` prints it, a bundle of the viewer, or a folder of `receipt "
+        "export`; -: standard input; default: the store that is named, or standard input if it is a pipe",
     )
     parser.add_argument("--each", action="store_true", help="print a line for each valid receipt too")
     parser.add_argument(
@@ -175,7 +191,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if report.left_out and not args.allow_partial:
         say("refused: what is missing could be what matters; --allow-partial accepts the receipts that are here")
-    return 1 if report.invalid else PARTIAL if report.left_out and not args.allow_partial else 0
+    return 1 if report.invalid or report.problems else PARTIAL if report.left_out and not args.allow_partial else 0
 
 
 def verified(document: Any, trusted_keys: list[str] | None) -> Verification:
@@ -243,6 +259,14 @@ def _receipts(args: argparse.Namespace, report: Report) -> Iterator[Iterable[Any
         if args.file is None and sys.stdin.isatty():
             say(f"reading receipts from this terminal, one per line; for a store {EITHER}")
         yield _parse(sys.stdin.buffer, report)
+    elif os.path.isdir(args.file):
+        from chio_sidecar.records.exported import Export
+
+        export = Export(Path(args.file), args.trusted_key)
+        report.problems, report.left_out = export.problems, export.left_out
+        signer = "not signed" if export.signed_by is None else f"signed by {export.signed_by}"
+        report.facts = {"rows": f"{export.rows[0]} to {export.rows[1]}", "head": f"{export.head}, {signer}"}
+        yield export.receipts()
     else:
         try:
             with open(args.file, "rb") as file:

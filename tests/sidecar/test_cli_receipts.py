@@ -249,6 +249,7 @@ def test_verify_ends_with_1_if_one_receipt_is_invalid(listed: Run, tmp_path: Pat
         "invalid": 5,
         "keys": [{"kernel_key": KERNEL.public_hex, "receipts": 1, "since": NOW, "until": NOW}],
         "verdicts": {"allow": 1},
+        "problems": [],
         "left_out": [],
     }
     assert [one["valid"] for one in found] == [True, False, False, False, False, False]
