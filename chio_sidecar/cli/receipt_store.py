@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import re
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from chio_sidecar.cli.options import (
     TIMES,
@@ -22,6 +23,10 @@ from chio_sidecar.records.archive import ReceiptFilter, open_archive
 from chio_sidecar.records.fsck import Inspection
 from chio_sidecar.records.observed import Tally, is_observed
 from chio_sidecar.store.backup import backup
+from chio_sidecar.store.place import DatabasePlace
+
+if TYPE_CHECKING:
+    from chio_sidecar.records.fsck_postgresql import LogInspection
 
 WOULD_REFUSE = 3
 """Exit status of `receipt diff` if something would have been refused; 1 is an error, and 2 wrong usage."""
@@ -41,7 +46,8 @@ cannot be read, 2 wrong usage. So in CI: chio-sidecar receipt diff --receipt-sto
 """
 
 FSCK_DESCRIPTION = """Check a receipt store: SQLite's pages and indexes, tables and triggers, the hash chain over the
-rows, each receipt's signature and the columns beside it, and the records of approvals, budgets and limited grants.
+rows, each receipt's signature and the columns beside it, and the records of approvals, budgets and limited grants. In a
+database each log is checked, and then what they share, all of it as of one moment.
 
 The file is only read: nothing is repaired, and no file is created beside it. It may be the store of a running sidecar.
 With a rollback journal a reader stops that sidecar, so rows are read in windows, and SQLite's own check of pages and
@@ -166,6 +172,8 @@ def run_fsck(args: argparse.Namespace) -> int:
         ConfigurationError: the store, or the settings that would name it, cannot be read.
     """
     store = required_store(args, "receipt fsck needs a store")
+    if not isinstance(store.path, Path):
+        return _fsck_database(args, store.path)
     with ExitStack() as stack:
         files = []
         for path in (*args.archive, store.file):
@@ -182,12 +190,23 @@ def run_fsck(args: argparse.Namespace) -> int:
     return 1 if 1 in found else max(found)
 
 
-def _check(inspection: Inspection, path: Path | None, *, as_json: bool) -> int:
+def _fsck_database(args: argparse.Namespace, place: DatabasePlace) -> int:
+    from chio_sidecar.records.fsck_postgresql import DatabaseInspection
+
+    if args.archive:
+        raise CliError("--archive names archives of a file, and this store is in a database", fix="leave it out")
+    with closing(DatabaseInspection(place, trusted_keys=args.trusted_key, kept=args.head)) as inspection:
+        note_untrusted(args.trusted_key)
+        found = {_check(part, part.name, as_json=wants_json(args)) for part in inspection.parts()}
+    return 1 if 1 in found else max(found)
+
+
+def _check(inspection: Inspection | LogInspection, path: Path | str | None, *, as_json: bool) -> int:
     """Check one file and print it; return its exit status.
 
     Args:
         inspection: not begun.
-        path: the file's name if it is one of several.
+        path: the name of the file or the log if it is one of several.
         as_json: print for programs.
     """
     name = {} if path is None else {"file": str(path)}
@@ -204,6 +223,9 @@ def _check(inspection: Inspection, path: Path | None, *, as_json: bool) -> int:
         emit(compact(name | summary.document()))
         return status
 
+    if inspection.log is None:
+        emit(f"findings  {summary.findings}" + (f"; not all: {summary.unfinished}" if summary.unfinished else ""))
+        return status
     emit(f"rows      {summary.rows}" + (f", from {summary.first} to {summary.last}" if summary.rows else ""))
     for key in summary.keys:
         emit(f"signed by {key}")

@@ -11,12 +11,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from chio_core.canonical import parse_json
-from chio_core.errors import ConfigurationError, InvalidDocument, ReceiptRejected
-from chio_core.receipts import verify_receipt
-from chio_sidecar.policy.approvals import APPROVAL_ID
+from chio_core.errors import ConfigurationError
 from chio_sidecar.records.file import Header, connect_quietly, in_pages, quick_check
 from chio_sidecar.records.fsck_chain import ChainCheck, Finding, Marks, Row
+from chio_sidecar.records.fsck_receipt import UNUSED, check_receipt
 from chio_sidecar.records.fsck_records import archives, records
 from chio_sidecar.store.archive import Archive
 from chio_sidecar.store.driver import UNUSABLE, sqlite3, trouble
@@ -27,7 +25,6 @@ from chio_sidecar.store.tables import ARCHIVED, CHAINED, SCHEMA_VERSION, upgrade
 __all__ = ["Finding", "Inspection", "Summary"]
 
 _WITH_APPROVALS = 2  # the first schema version that has them
-_MOST_KEYS = 16
 
 _SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_master"
 _MARKS = "SELECT s.seq, s.digest, h.seq, h.digest FROM receipt_chain_start s LEFT JOIN receipt_chain_head h ON TRUE"
@@ -36,7 +33,6 @@ _BASE = "SELECT seq, digest FROM receipt_chain_base"
 _ROTATION = "SELECT (SELECT seq FROM receipt_chain_base), (SELECT max(rowid) FROM archived_state)"
 
 _CONSUMED = "SELECT 1 FROM chio_hitl_consumed_tokens WHERE approval_id = ? AND request_id = ?"
-_UNUSED = "it allowed a request by an approval, and no use of that approval is recorded, so it could be used again"
 
 
 @dataclass(slots=True)
@@ -93,6 +89,7 @@ class Inspection:
         base: number and digest of the last row that was archived and removed, (0, `FIRST`) without one.
         joint: number and digest of a row that must be here: the base of the file that goes on from this one. For the
             caller to set before the check.
+        log: 1, the one log of a file.
         kept_elsewhere: it is no finding if no row has the digest `kept`: another file may have it. For the caller too.
 
     Raises:
@@ -116,6 +113,7 @@ class Inspection:
         self.base: tuple[int, str] = (0, FIRST)
         self.joint: tuple[int, str] | None = None
         self.kept_elsewhere = False
+        self.log: int | None = 1
         self._version = _version(path)
         try:
             connection = connect_quietly(path, busy_seconds=busy_seconds)
@@ -266,27 +264,13 @@ class Inspection:
             yield Finding("archive", f"row {self.joint[0]}", text, self.joint[0])
 
     def _receipt(self, number: int, receipt_id: str, text: str, request_id: str) -> Iterator[Finding]:
-        place = f"row {number}"
-        try:
-            receipt = parse_json(text)
-            if not isinstance(receipt, dict):
-                raise InvalidDocument("it holds no JSON object")
-            key = verify_receipt(receipt, trusted_keys=self._trusted).kernel_key
-        except (InvalidDocument, ReceiptRejected) as exc:
-            yield Finding("signature", place, f"its receipt does not verify: {exc.message}", number)
-            return
-        if key not in self.summary.keys and len(self.summary.keys) < _MOST_KEYS:
-            self.summary.keys.append(key)
-        for name, column in (("id", receipt_id), ("request_id", request_id)):
-            if receipt.get(name) != column:
-                yield Finding("column", place, f"its column {name} contradicts its receipt", number)
-        metadata = receipt.get("metadata")
-        used = metadata.get(APPROVAL_ID) if isinstance(metadata, dict) else None
-        if not isinstance(used, str) or receipt["verdict"]["verdict"] != "allow" or self._version < _WITH_APPROVALS:
+        found = check_receipt(number, receipt_id, text, request_id, trusted=self._trusted, keys=self.summary.keys)
+        yield from found.findings
+        if found.approval is None or self._version < _WITH_APPROVALS:
             return
         try:
-            if self._connection.execute(_CONSUMED, (used, receipt["request_id"])).fetchone() is None:
-                yield Finding("record", place, _UNUSED, number)
+            if self._connection.execute(_CONSUMED, (found.approval, request_id)).fetchone() is None:
+                yield Finding("record", f"row {number}", UNUSED, number)
         except (sqlite3.Error, UnicodeError) as exc:
             if isinstance(exc, sqlite3.Error) and trouble(exc).kind != "content":
                 raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from chio_core.canonical import parse_json
@@ -37,8 +37,7 @@ _ARCHIVED = {
         "chio_hitl_consumed_tokens": "a.subject = t.approval_id",
     }.items()
 }
-# Table, subject of a row, condition of a bad one, and the finding about it.
-_CHECKS = (
+CHECKS = (
     (
         "capability_invocations",
         _USE,
@@ -82,6 +81,7 @@ _CHECKS = (
         "it resolves an approval that was never requested: the approval's row is gone, or this one was changed",
     ),
 )
+"""Table, subject of a row, condition of a bad one in SQLite's SQL, and the finding about it."""
 
 _EVERY_ROW = range(-(2**63), 2**63)
 _PENDING = """
@@ -137,7 +137,7 @@ def records(connection: sqlite3.Connection, version: int) -> Iterator[Finding]:
     Raises:
         sqlite3.Error: the store cannot be read.
     """
-    for table, subject, condition, text in _CHECKS:
+    for table, subject, condition, text in CHECKS:
         if version >= ARCHIVED and table in _ARCHIVED:
             condition = f"({condition}) AND NOT {_ARCHIVED[table]}"
         # In windows of rows, like everything: one statement over the whole table would be one lock.
@@ -148,7 +148,17 @@ def records(connection: sqlite3.Connection, version: int) -> Iterator[Finding]:
             for (about,) in connection.execute(bad, (first, last)).fetchall():
                 yield Finding("record", f"{table}, {about}", text)
             first = last
-    for _, *columns, text in in_pages(connection, _PENDING, _EVERY_ROW):
+    yield from check_pending(in_pages(connection, _PENDING, _EVERY_ROW))
+    yield from check_resolved(in_pages(connection, _RESOLVED, _EVERY_ROW))
+
+
+def check_pending(rows: Iterable[Sequence[Any]]) -> Iterator[Finding]:
+    """Compare approval requests with the columns beside them.
+
+    Args:
+        rows: any number, id, hash of the intent, times of creation and expiry, and the approval request.
+    """
+    for _, *columns, text in rows:
         document = _parsed(text)
         names = ("approval_id", "governed_intent_hash", "created_at", "expires_at")
         try:
@@ -158,7 +168,15 @@ def records(connection: sqlite3.Connection, version: int) -> Iterator[Finding]:
         if not is_same or [document.get(name) for name in names] != columns:
             place = f"chio_hitl_pending, {columns[0]}"
             yield Finding("record", place, "its columns contradict the approval request in it")
-    for _, *columns, text in in_pages(connection, _RESOLVED, _EVERY_ROW):
+
+
+def check_resolved(rows: Iterable[Sequence[Any]]) -> Iterator[Finding]:
+    """Compare responses to approval requests with the columns beside them, and verify their tokens.
+
+    Args:
+        rows: any number, id of the approval and of the token, outcome, approver, expiry, hash of the intent, and token.
+    """
+    for _, *columns, text in rows:
         place = f"chio_hitl_resolved, {columns[0]}"
         try:
             token = read_token(_parsed(text))

@@ -77,7 +77,7 @@ PARTS: dict[str, str] = {
     "otel": "import chio_core.telemetry.spans",
     "outbound": "from chio_core.outbound import Cache\nCache(ttl=60)",
     "sidecar": (
-        "every_module('chio_sidecar', without='.postgresql')\nfrom chio_sidecar.cli import main\n"
+        "every_module('chio_sidecar', without='postgresql')\nfrom chio_sidecar.cli import main\n"
         "assert main(['capability', 'issue', '--embedded', 'a.sqlite3', '--server', 'a', '--tool', 'b']) == 0"
     ),
     "postgresql,sidecar": "every_module('chio_sidecar')",

@@ -24,12 +24,13 @@ from chio_sidecar.config import SidecarConfig, options_of_place
 from chio_sidecar.embedded import open_embedded
 from chio_sidecar.records.archive import ReceiptFilter, open_archive
 from chio_sidecar.records.listing import ReceiptWindow
-from chio_sidecar.store import NewReceipt
+from chio_sidecar.store import Invocation, NewReceipt
 from chio_sidecar.store.place import Place, open_store, read_place
 from chio_sidecar.viewer import VIEWER_PATH
 from tests.sidecar.control_tools import ROOT, CommandLine, fetch, sidecars
 from tests.sidecar.postgres_tools import OWNER, ROLE, PostgresqlKit, Server
 from tests.sidecar.sidecar_tools import AUTHORITY, KERNEL, NOW, capability, decision
+from tests.sidecar.store_conformance import charge
 from tests.support import run
 from tests.viewer.records import KEY, receipt
 
@@ -78,6 +79,8 @@ def database(server: Server) -> Place:
 def file(tmp_path_factory: pytest.TempPathFactory) -> Place:
     return filled(tmp_path_factory.mktemp("store") / "s.sqlite3")
 
+
+FSCK = ("receipt", "fsck", "--json", "--receipt-store")
 
 READINGS: dict[str, Callable[[Place, ReceiptFilter], Any]] = {
     "rows": lambda place, wanted: with_archive(place, lambda archive: list(archive.rows(wanted))),
@@ -252,3 +255,61 @@ def test_a_database_is_migrated_looked_at_and_copied(
         assert target.read_bytes().startswith(b"PGDMP")
         assert "exists" in cli.fails("store", "backup", target, "--receipt-store", kit.url)
     assert "is a file" in cli.fails("store", "status", "--receipt-store", "a.sqlite3")
+
+
+@pytest.fixture
+def audited(kit: PostgresqlKit, tmp_path: Path) -> PostgresqlKit:
+    """A database with two logs, and records of every kind."""
+    token = capability()
+    own = {**options_of_place(kit.server.place(kit.database)), "trusted_issuers": {AUTHORITY.public_hex}}
+
+    async def fill(one: Any, two: Any) -> None:
+        for app, name in ((one, "a"), (two, "b"), (one, "c")):
+            await decision(app, token, method="POST", request_id=name)
+        entry = NewReceipt(
+            "x", "x", "f", compact_json(receipt(1) | {"id": "x"}), obligations=(charge(5), Invocation("cap-1", 0, 5))
+        )
+        await one.state.sidecar.store.append(entry)
+
+    with sidecars() as create:
+        run(fill(*(create(**own, clock=lambda: float(NOW), signing_key=key) for key in (KERNEL, KEY))))
+    return kit
+
+
+EDITS = {
+    "": "signature",  # the receipt with a request id of its own, from the fixture
+    "UPDATE http_receipts SET fingerprint = 'other' WHERE request_id = 'a'": "chain",
+    "DELETE FROM http_receipts WHERE request_id = 'a'": "gap",
+    "DELETE FROM http_receipts WHERE request_id = 'x'": "end",
+    "UPDATE logs SET digest = 'other' WHERE log_id = 2": "end",
+    "DELETE FROM logs WHERE log_id = 2": "gap",
+    "UPDATE budget_charges SET total = 1": "record",
+    "UPDATE capability_invocations SET ordinal = 2": "record",
+    "ALTER TABLE http_receipts DISABLE TRIGGER http_receipts_append_only": "schema",
+    "DROP TRIGGER logs_only_on ON logs": "schema",
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_fsck_finds_what_the_owner_of_the_database_has_changed(
+    audited: PostgresqlKit, cli: CommandLine, edit: str
+) -> None:
+    before = [json.loads(line) for line in cli(*FSCK, audited.url, status=1).splitlines()]
+    assert [(one["kind"], one["row"]) for one in before if "kind" in one] == [("signature", 3)]
+    if edit:
+        with audited.server.connect(audited.database) as owner:
+            owner.execute("SET session_replication_role = replica; SET search_path = chio")
+            owner.execute(edit)
+    after = [json.loads(line) for line in cli(*FSCK, audited.url, status=1).splitlines()]
+    assert EDITS[edit] in {one["kind"] for one in after if one not in before and "kind" in one} or not edit
+    assert cli("receipt", "fsck", "--receipt-store", audited.url, status=1).count("file      ") >= 2
+
+
+def test_fsck_knows_the_heads_of_all_logs(audited: PostgresqlKit, cli: CommandLine) -> None:
+    heads = [
+        log["head"] for log in json.loads(cli("store", "status", "--receipt-store", audited.url, "--json"))["logs"]
+    ]
+    assert len(heads) == 2
+    for head, kinds in ((heads[0], set()), (heads[1], set()), ("0" * 64, {"head"})):
+        lines = [json.loads(line) for line in cli(*FSCK, audited.url, "--head", head, status=1).splitlines()]
+        assert {line["kind"] for line in lines if "kind" in line} - {"signature"} == kinds

@@ -203,6 +203,9 @@ _TRIGGER = """
 CREATE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON chio.{table} EXECUTE FUNCTION chio.refuse();
 """
 
+TRIGGERS = ("logs_only_on", "logs_append_only", *(f"{table}_append_only" for table in _APPEND_ONLY))
+"""The triggers of the store."""
+
 # For each version: what it adds, and the oldest sidecar that works with it.
 _STEPS = {1: (_TABLES + "".join(_TRIGGER.format(table=table) for table in _APPEND_ONLY), 1)}
 

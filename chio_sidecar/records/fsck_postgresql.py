@@ -1,0 +1,162 @@
+"""Check a store in PostgreSQL: the chain of each log, its receipts, and what is recorded beside them.
+
+All of it is read as of one moment. Nothing is locked meanwhile: sidecars go on writing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from chio_core.errors import ConfigurationError
+from chio_sidecar.records.fsck import Summary
+from chio_sidecar.records.fsck_chain import ChainCheck, Finding, Marks, Row
+from chio_sidecar.records.fsck_receipt import UNUSED, check_receipt
+from chio_sidecar.records.fsck_records import CHECKS, check_pending, check_resolved
+from chio_sidecar.store.hash_chain import FIRST, MEMBERS
+from chio_sidecar.store.place import DatabasePlace
+from chio_sidecar.store.postgresql.connection import Connection, DatabaseError, connect, trouble
+from chio_sidecar.store.postgresql.schema import TRIGGERS, check
+
+_BEGIN = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL search_path = chio, pg_catalog, pg_temp"
+_LOGS = "SELECT log_id, seq, digest FROM logs ORDER BY log_id"
+_ROWS = f"SELECT seq, {MEMBERS}, chain FROM http_receipts WHERE log_id = %s AND seq > %s ORDER BY seq LIMIT 500"  # noqa: S608
+_STRAY = "SELECT position, log_id FROM http_receipts r WHERE NOT EXISTS (SELECT FROM logs l WHERE l.log_id = r.log_id)"
+_CONSUMED = "SELECT 1 FROM chio_hitl_consumed_tokens WHERE approval_id = %s AND request_id = %s"
+_TRIGGERS = """
+SELECT t.tgname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = 'chio' AND t.tgenabled IN ('O', 'A')
+"""
+_PENDING = """
+SELECT seq, approval_id, intent_hash, created_at, expires_at, request_json FROM chio_hitl_pending ORDER BY seq
+"""
+_RESOLVED = """
+SELECT 0, approval_id, token_id, outcome, approver, expires_at,
+       (SELECT intent_hash FROM chio_hitl_pending q WHERE q.approval_id = a.approval_id), token_json
+FROM chio_hitl_resolved a ORDER BY resolved_at
+"""
+
+
+class DatabaseInspection:
+    """Reads the store of a database once, in bounded memory but for its approvals.
+
+    Args:
+        place: the database.
+        trusted_keys: public keys (hex) that may have signed; None trusts any.
+        kept: digest of a head that was kept elsewhere.
+        seconds: how long one statement may take.
+
+    Raises:
+        ConfigurationError: there is no such store, or it cannot be read now.
+    """
+
+    def __init__(
+        self,
+        place: DatabasePlace,
+        *,
+        trusted_keys: Collection[str] | None = None,
+        kept: str | None = None,
+        seconds: float = 600.0,
+    ) -> None:
+        self._place = place
+        self._trusted = trusted_keys
+        self._kept = kept
+        self._seconds = seconds
+        try:
+            self._connection: Connection = connect(place, seconds=30.0)
+            check(self._connection, place.shown)
+            self._connection.execute(_BEGIN)
+            self._logs = self._connection.execute(_LOGS.encode()).fetchall()
+        except DatabaseError as exc:
+            raise ConfigurationError(f"cannot read {place.shown}: {trouble(exc) or exc}") from None
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._connection.close()
+
+    def parts(self) -> list[LogInspection]:
+        """Return the checks: of each log, then of what the logs share, which is the part without a log."""
+        anchors: list[int] = []
+        logs = [
+            LogInspection(self, number, Marks(0, FIRST, end, digest), anchors) for number, end, digest in self._logs
+        ]
+        return [*logs, LogInspection(self, None, Marks(), anchors)]
+
+    def fetch(self, sql: str, *parameters: object) -> list[tuple[object, ...]]:
+        """Return all rows of a statement.
+
+        Raises:
+            DatabaseError: the database cannot be read.
+        """
+        self._connection.limit(self._seconds)
+        return self._connection.execute(sql.encode(), parameters or None).fetchall()
+
+
+class LogInspection:
+    """One part of the check, with the members of `Inspection` that a report needs.
+
+    Attributes:
+        log: number of the log; None for what all logs share.
+        name: for people.
+        summary: complete after the last finding.
+    """
+
+    def __init__(self, whole: DatabaseInspection, log: int | None, marks: Marks, anchors: list[int]) -> None:
+        self.summary = Summary(pages="all")
+        self.name = f"{whole._place.shown}, " + ("what the logs share" if log is None else f"log {log}")
+        self._whole = whole
+        self.log = log
+        self._marks = marks
+        self._anchors = anchors
+
+    def findings(self) -> Iterator[Finding]:
+        """Yield everything that no sidecar would have left like this."""
+        try:
+            for finding in self._shared() if self.log is None else self._rows():
+                self.summary.findings += 1
+                yield finding
+        except DatabaseError as exc:
+            self.summary.unfinished = str(trouble(exc) or exc)
+
+    def _rows(self) -> Iterator[Finding]:
+        summary, kept = self.summary, self._whole._kept
+        chain = ChainCheck(self._marks, kept)
+        while rows := self._whole.fetch(_ROWS, self.log, summary.last):
+            for number, *members, digest in rows:
+                row = Row(int(str(number)), members, digest)
+                summary.first = summary.first or row.sequence
+                summary.rows, summary.last = summary.rows + 1, row.sequence
+                yield from chain.row(row)
+                if (texts := row.texts) is not None:
+                    yield from self._receipt(row.sequence, *texts[:3])
+        # Another log may have the head that was kept: the last part says so if none has.
+        yield from (one for one in chain.finish() if one.kind != "head")
+        summary.chained_from, summary.head, summary.anchored = 1, chain.digest, chain.anchored
+        if chain.anchored is not None:
+            self._anchors.append(chain.anchored)
+
+    def _receipt(self, number: int, receipt_id: str, text: str, request_id: str) -> Iterator[Finding]:
+        whole = self._whole
+        found = check_receipt(number, receipt_id, text, request_id, trusted=whole._trusted, keys=self.summary.keys)
+        yield from found.findings
+        if found.approval is not None and not whole.fetch(_CONSUMED, found.approval, request_id):
+            yield Finding("record", f"row {number}", UNUSED, number)
+
+    def _shared(self) -> Iterator[Finding]:
+        whole = self._whole
+        there = {name for (name,) in whole.fetch(_TRIGGERS)}
+        for name in TRIGGERS:
+            if name not in there:
+                yield Finding("schema", f"trigger {name}", "missing or disabled, so rows can be changed")
+        for position, log in whole.fetch(_STRAY):
+            yield Finding("gap", f"position {position}", f"its log {log} is missing")
+        for table, subject, condition, text in CHECKS:
+            own = condition.replace(" IS NOT ", " IS DISTINCT FROM ").replace("ifnull(", "coalesce(")
+            for (about,) in whole.fetch(f"SELECT {subject} FROM {table} t WHERE {own}"):  # noqa: S608 - constants
+                yield Finding("record", f"{table}, {about}", text)
+        yield from check_pending(whole.fetch(_PENDING))
+        yield from check_resolved(whole.fetch(_RESOLVED))
+        if whole._kept is not None and not self._anchors:
+            text = (
+                f"no log has a row with the digest {whole._kept}: rows were changed or removed, or it is another store"
+            )
+            yield Finding("head", "store", text)
