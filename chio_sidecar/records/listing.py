@@ -171,7 +171,14 @@ class ReceiptWindow:
                     if len(texts) == limit or (texts and size > MOST_TEXT):
                         return Texts(texts, complete=False)
                     texts.append(text)
-            return Texts(texts, complete=low <= 1)
+            # The oldest row of this store may follow rows that are archived, and then match too.
+            older = archive.archived() is not None and not (
+                wanted.since is not None
+                and archive.count_matching(
+                    ReceiptFilter(until=wanted.since - 1), archive.first, archive.first, tolerant=True
+                )
+            )
+            return Texts(texts, complete=low <= 1 and not older)
 
     def _windows(self, after: int, top: int) -> Iterator[tuple[int, int]]:
         # From `top` down to the row above `after`, and no further than one call may read.

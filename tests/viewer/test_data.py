@@ -21,6 +21,7 @@ from chio_sidecar.store.sqlite import SqliteReceiptStore
 from chio_sidecar.viewer import VIEWER_PATH, create_viewer_app
 from chio_sidecar.viewer.app import INDEX, page_files
 from tests.sidecar.control_tools import CommandLine, evaluate, fetch, sidecars
+from tests.sidecar.test_rotate import rotate
 from tests.viewer.records import KEY, MARKUP, NOW, STRANGER, add, fill, hostile, newer, receipt, unsigned
 
 ANY = ReceiptFilter()
@@ -287,6 +288,16 @@ def test_a_bundle_that_is_not_complete_is_refused_unless_a_part_is_wanted(tmp_pa
     (tmp_path / "bundle").write_text(response.text.replace("deny", "allow").replace("GET", "PUT"))
     cli("receipt", "verify", tmp_path / "bundle", "--allow-partial", status=1)
     assert "x-chio-left-out" not in get(app, "bundle", route="/things/3").headers
+
+
+def test_a_bundle_of_a_rotated_store_is_complete_for_a_time_after_its_archive(tmp_path: Path) -> None:
+    path = fill(tmp_path / "s.sqlite3", map(receipt, range(1, 9)))
+    rotate(path, tmp_path / "archive")
+    fill(path, map(receipt, range(9, 12)))
+    assert not ReceiptWindow(path).texts(ANY, limit=99).complete
+    for since, count in ((NOW + 8, 4), (NOW + 9, 3)):
+        found = ReceiptWindow(path).texts(ReceiptFilter(since=since), limit=99)
+        assert (len(found.texts), found.complete) == (count, since > NOW + 8)
 
 
 LEFT_OUT = "older receipts that match: these are the newest 1000"
