@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -11,6 +12,9 @@ from urllib.parse import unquote, urlsplit
 
 LONGEST_SOCKET_PATH: Final = 107 if sys.platform == "linux" else 103
 """Most bytes of a Unix socket's path: `sun_path` without its closing zero (unix(7))."""
+
+
+_BETWEEN_URLS: Final = re.compile(r",\s*(?=(?:https?|unix|embedded):)")
 
 
 def check_socket_path(path: str) -> None:
@@ -29,6 +33,11 @@ def check_socket_path(path: str) -> None:
             "abstract sockets (unix:@NAME) have no permissions, so any user could listen there; write the path of a"
             f" file, or ./{path} for a file of that name"
         )
+
+
+def split_urls(text: str) -> tuple[str, ...]:
+    """Return the URLs of a list; a comma separates two only in front of a scheme, because a path may have commas."""
+    return tuple(url.strip() for url in _BETWEEN_URLS.split(text))
 
 
 def is_this_machine(host: str) -> bool:

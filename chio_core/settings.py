@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
-from chio_core.endpoint import Endpoint, check_socket_path
+from chio_core.endpoint import Endpoint, check_socket_path, split_urls
 from chio_core.errors import ConfigurationError
 from chio_core.names import CAPABILITY_HEADER, RECEIPT_HEADER
 from chio_core.signing import normalize_public_key
@@ -61,7 +61,12 @@ class ChioSettings(BaseSettings):
 
     sidecar_url: str = Field(
         "http://127.0.0.1:9090",
-        description="Where it listens: `http://`, `https://`, `unix:PATH`, `embedded:FILE` or `embedded:postgresql://…`.",
+        description="Where it listens: `http://`, `https://`, `unix:PATH`, a list of these, `embedded:FILE` or"
+        " `embedded:postgresql://…`.",
+    )
+    sidecars_share_store: bool = Field(
+        False,
+        description="The sidecars of a list store in one database: evaluations are spread over them, and repeated.",
     )
     timeout: float = Field(
         5.0,
@@ -179,22 +184,13 @@ class ChioSettings(BaseSettings):
 
     @field_validator("sidecar_url")
     @classmethod
-    def _known_scheme(cls, value: str) -> str:
-        value = value.strip()
-        parts = urlsplit(value)
-        if parts.scheme in ("http", "https"):
-            if not parts.hostname or parts.username or parts.password or parts.query or parts.fragment:
-                raise ValueError("must be http(s)://HOST[:PORT][/BASE] without user, query or fragment")
-            _ = parts.port  # raises ValueError for an invalid port
-            if not value.isascii() or not value.isprintable() or " " in value:
-                raise ValueError("must be printable ASCII without spaces; write other characters as %XX or punycode")
-        elif parts.scheme in ("unix", "embedded"):
-            if not value.partition(":")[2].strip("/"):
-                raise ValueError(f"{parts.scheme}: needs a file path after the colon")
-            check_socket_path(Endpoint.parse(value).socket_path or "")
-        else:
-            raise ValueError("must start with http://, https://, unix: or embedded:")
-        return value.rstrip("/") if parts.scheme in ("http", "https") else value
+    def _known_schemes(cls, value: str) -> str:
+        urls = [_sidecar_url(url) for url in split_urls(value)]
+        if len(urls) != len(set(urls)):
+            raise ValueError("a list must not name one sidecar twice")
+        if len(urls) > 1 and any(url.startswith("embedded:") for url in urls):
+            raise ValueError("an embedded sidecar has no others beside it; name one, or a list of http(s):// and unix:")
+        return ",".join(urls)
 
     @field_validator("explain_url")
     @classmethod
@@ -255,6 +251,17 @@ class ChioSettings(BaseSettings):
     @classmethod
     def _keys(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(normalize_public_key(key) for key in value)
+
+    @property
+    def sidecar_urls(self) -> tuple[str, ...]:
+        """The addresses in `sidecar_url`, one or several."""
+        return split_urls(self.sidecar_url)
+
+    @model_validator(mode="after")
+    def _several_sidecars_have_known_keys(self) -> ChioSettings:
+        if len(self.sidecar_urls) > 1 and not self.trusted_kernel_keys:
+            raise ValueError("several sidecars need trusted_kernel_keys: the public keys of all of them")
+        return self
 
     @model_validator(mode="after")
     def _connect_within_timeout(self) -> ChioSettings:
@@ -323,3 +330,25 @@ def unknown_names(environ: Mapping[str, str]) -> list[str]:
     """Return the `CHIO_*` names in `environ` that are neither options nor in `FOREIGN_NAMES`."""
     known = {f"CHIO_{name.upper()}" for name in ChioSettings.model_fields} | FOREIGN_NAMES
     return sorted(name for name in environ if name.startswith("CHIO_") and name not in known)
+
+
+def _sidecar_url(value: str) -> str:
+    """Check one address of a sidecar.
+
+    Raises:
+        ValueError: it cannot be used.
+    """
+    parts = urlsplit(value)
+    if parts.scheme in ("http", "https"):
+        if not parts.hostname or parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError("must be http(s)://HOST[:PORT][/BASE] without user, query or fragment")
+        _ = parts.port  # raises ValueError for an invalid port
+        if not value.isascii() or not value.isprintable() or " " in value:
+            raise ValueError("must be printable ASCII without spaces; write other characters as %XX or punycode")
+    elif parts.scheme in ("unix", "embedded"):
+        if not value.partition(":")[2].strip("/"):
+            raise ValueError(f"{parts.scheme}: needs a file path after the colon")
+        check_socket_path(Endpoint.parse(value).socket_path or "")
+    else:
+        raise ValueError("must start with http://, https://, unix: or embedded:")
+    return value.rstrip("/") if parts.scheme in ("http", "https") else value

@@ -79,8 +79,8 @@ def unsafe_options(settings: ChioSettings) -> dict[str, str]:
         found["trusted_kernel_keys"] = (
             "no trusted_kernel_keys are pinned: the first key that signs a good receipt is trusted by this process"
         )
-    url = urlsplit(settings.sidecar_url)
-    if url.scheme == "http" and not is_this_machine(url.hostname or ""):
+    urls = map(urlsplit, settings.sidecar_urls)
+    if any(url.scheme == "http" and not is_this_machine(url.hostname or "") for url in urls):
         found["sidecar_url"] = (
             "sidecar_url is plain http to another machine: tokens and decisions can be read on the way"
         )

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from chio_core.client.carrier import AsyncCarrier, BlockingCarrier, Pairs
+from chio_core.client.failover import BlockingFailover, Failover, FailoverCarrier
 from chio_core.endpoint import Endpoint
 from chio_core.errors import CallerTimeout, SidecarError, SidecarTimeout, SidecarUnreachable
 from chio_core.evaluation.conclude import conclude, conclude_error
@@ -69,6 +70,7 @@ class ChioClient:
         self._document = document
         self.mounts: Sequence[str] = ("",)
         self._carriers: PerProcess[Carriers] = PerProcess(dict)
+        self._failover = failover_for(self.settings)
         self._lock = threading.Lock()
         self._embedded: EmbeddedSidecar | None = None
         weakref.finalize(self, _abandon, self._carriers).atexit = False
@@ -178,7 +180,8 @@ class ChioClient:
         if self._transport is not None:
             from chio_core.client.via_httpx import HttpxCarrier
 
-            url = settings.sidecar_url if settings.sidecar_url.startswith("http") else "http://localhost"
+            (url, *_) = settings.sidecar_urls
+            url = url if url.startswith("http") else "http://localhost"
             carrier = HttpxCarrier(url, self._transport)
         elif self._embedded is not None:
             from chio_core.client.in_process import InProcessCarrier
@@ -187,15 +190,29 @@ class ChioClient:
         else:
             from chio_core.client.pool import ConnectionPool
 
-            end = Endpoint.parse(settings.sidecar_url)
-            wait = min(settings.connect_timeout, settings.timeout)
-            carrier = ConnectionPool(end, limit=settings.max_connections, connect_timeout=wait)
+            limit, wait = settings.max_connections, connecting_seconds(settings)
+            pools = [
+                ConnectionPool(Endpoint.parse(url), limit=limit, connect_timeout=wait) for url in settings.sidecar_urls
+            ]
+            carrier = pools[0] if self._failover is None else FailoverCarrier(pools, self._failover)
         with self._lock:
             # The sockets of a closed loop are closed with it; an entry would only keep the loop from being collected.
             for known in [known for known in carriers if known.is_closed()]:
                 del carriers[known]
             carriers[loop] = carrier
         return carrier
+
+
+def failover_for(settings: ChioSettings) -> Failover | None:
+    """Return what chooses among several sidecars; None for a single one."""
+    number = len(settings.sidecar_urls)
+    return Failover(number, share_store=settings.sidecars_share_store) if number > 1 else None
+
+
+def connecting_seconds(settings: ChioSettings) -> float:
+    """Return the seconds to open a connection: of several sidecars, two attempts at each leave time for the last."""
+    number = len(settings.sidecar_urls)
+    return min(settings.connect_timeout, settings.timeout / (1 if number == 1 else 2 * number))
 
 
 def _abandon(carriers: PerProcess[Carriers]) -> None:
@@ -246,9 +263,13 @@ class SyncChioClient:
         else:
             from chio_core.client.blocking import BlockingPool
 
-            end = Endpoint.parse(self.settings.sidecar_url)
-            wait = min(self.settings.connect_timeout, self.settings.timeout)
-            self._carrier = BlockingPool(end, limit=self.settings.max_connections, connect_timeout=wait)
+            limit, wait = self.settings.max_connections, connecting_seconds(self.settings)
+            pools = [
+                BlockingPool(Endpoint.parse(url), limit=limit, connect_timeout=wait)
+                for url in self.settings.sidecar_urls
+            ]
+            failover = failover_for(self.settings)
+            self._carrier = pools[0] if failover is None else BlockingFailover(pools, failover)
 
     @property
     def metrics(self) -> Metrics:

@@ -17,7 +17,7 @@ from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
-from chio_core.endpoint import Endpoint
+from chio_core.endpoint import Endpoint, split_urls
 from chio_core.evaluation.outcomes import Decision
 from chio_core.names import LOGGER, TRACEPARENT
 from chio_core.settings import ChioSettings
@@ -159,7 +159,7 @@ def server_facts(url: str) -> Facts:
     """Return the sidecar's address in the names of OpenTelemetry; nothing for a sidecar in the same process."""
     if url.startswith("embedded:"):
         return {}
-    end = Endpoint.parse(url)
+    end = Endpoint.parse(split_urls(url)[0])
     if end.socket_path is not None:
         return {"server.address": end.socket_path}
     return {"server.address": end.host, "server.port": end.port}

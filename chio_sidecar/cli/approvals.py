@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from chio_core.canonical import parse_json
+from chio_core.endpoint import split_urls
 from chio_core.errors import InvalidDocument
 from chio_sidecar.cli.options import (
     URL_VARIABLE,
@@ -195,6 +196,7 @@ def named_approvals(args: argparse.Namespace, environ: Mapping[str, str] | None 
         url = ChioSettings().sidecar_url
     if (store := store_of_url(url)) is not None:
         return StoreFile(store.path)
+    url = split_urls(url)[0]  # several sidecars that share approvals have one store
     if not url.startswith(_UNIX):
         check_url(url, option="--sidecar-url" if args.sidecar_url else URL_VARIABLE)
     from pydantic import SecretStr

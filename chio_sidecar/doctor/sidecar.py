@@ -98,6 +98,10 @@ def check_sidecar(
         clock: seconds since 1970.
         last_key: key of the newest receipt in a known store, for a sidecar that does not state its key.
     """
+    if len(settings.sidecar_urls) > 1:
+        for url in settings.sidecar_urls:
+            yield from check_sidecar(settings.model_copy(update={"sidecar_url": url}), transport=transport, clock=clock)
+        return
     try:
         health = Health.request(settings, transport, clock)
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as exc:
