@@ -111,6 +111,35 @@ class Server:
             for pid in reversed(stopped):
                 os.kill(pid, signal.SIGCONT)
 
+    @contextlib.contextmanager
+    def pooled(self, database: str) -> Iterator[DatabasePlace]:
+        """Start PgBouncer before a database: two connections, given to clients for a transaction at a time."""
+        program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+        if program is None:
+            pytest.skip("PgBouncer is not installed")
+        folder = self.folder / f"pool-{database}"
+        folder.mkdir()
+        (folder / "ini").write_text(
+            f"[databases]\n{database} = host={self.folder} user={ROLE}\n[pgbouncer]\nlisten_addr =\n"
+            f"unix_socket_dir = {folder}\nauth_type = any\npool_mode = transaction\ndefault_pool_size = 2\n"
+        )
+        if self._as:
+            os.chown(folder, self._as["user"], self._as["group"])
+        process = subprocess.Popen(
+            [program, "ini"], cwd=folder, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, **self._as
+        )
+        try:
+            assert process.stderr is not None
+            said = ""
+            while "process up" not in said:
+                line = process.stderr.readline()
+                assert line, said
+                said += line
+            yield DatabasePlace.parse(f"postgresql:///{database}?host={folder}&port=6432&user={ROLE}")
+        finally:
+            process.kill()
+            process.communicate()
+
     def url(self, database: str, user: str = ROLE) -> str:
         return f"postgresql:///{database}?host={self.folder}&user={user}"
 

@@ -155,6 +155,23 @@ async def test_a_sidecar_whose_log_another_has_claimed_goes_on_in_a_log_of_its_o
     assert_chained(kit)
 
 
+async def test_a_pool_of_transactions_may_be_between(kit: PostgresqlKit) -> None:
+    with kit.server.pooled(kit.database) as place:
+        one, two, three = (open_store(place, busy_seconds=20) for _ in range(3))
+        stores = (one, two, three)
+        rows = [entry(number, obligations=(charge(1, most=50),)) for number in range(300)]
+        outcomes = await asyncio.gather(*(stores[n % 3].append(row) for n, row in enumerate(rows)))
+        assert sum(isinstance(outcome, Stored) for outcome in outcomes) == 50
+        plain = [entry(f"plain-{number}", unless_revoked=("cap-1",)) for number in range(300)]
+        outcomes = await asyncio.gather(*(stores[n % 3].append(row) for n, row in enumerate(plain * 2)))
+        assert sum(isinstance(outcome, Stored) and outcome.fresh for outcome in outcomes) == 300
+        assert await one.revoke("cap-1")
+        assert await two.append(entry("late", unless_revoked=("cap-1",))) == Revoked("cap-1")
+        assert len(await three.list(limit=1000)) == 350
+        await asyncio.gather(*(store.close() for store in stores))
+    assert_chained(kit)
+
+
 FORBIDDEN = [
     "INSERT INTO http_receipts (log_id, seq, id, receipt_json, request_id, fingerprint, created_at, chain)"
     " VALUES (1, 9, 'x', '{}', 'x', 'x', 'x', 'x')",
