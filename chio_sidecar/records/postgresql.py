@@ -1,12 +1,14 @@
 """The archive in a PostgreSQL database: its SQL.
 
 Rows are numbered by position, in the order of storage over all logs. Conditions on a receipt are met in Python: a text
-that is not JSON, or that has U+0000 in it, would end a statement that looks into it.
+that is not JSON, or that has U+0000 in it, would end a statement that looks into it. The database only leaves out texts
+without the words that a condition names.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -18,6 +20,8 @@ from chio_sidecar.store.postgresql.connection import DatabaseError, connect, tro
 from chio_sidecar.store.postgresql.schema import check
 
 _WINDOW = "FROM chio.http_receipts WHERE position BETWEEN %s AND %s"
+_PLAIN = re.compile(r"[\w./:{} -]+", re.ASCII)  # which JSON has no second spelling for
+_WORDS = ("capability_id", "verdict", "method", "caller", "capability")
 
 
 class DatabaseArchive(ReceiptArchive):
@@ -92,10 +96,17 @@ class DatabaseArchive(ReceiptArchive):
     ) -> Iterable[tuple[int, bytes | str]]:
         """Yield number and text of the matching rows from `first` to `last`."""
         order = "DESC" if newest_first else "ASC"
-        rows = self._fetch(f"SELECT position, receipt_json {_WINDOW} ORDER BY position {order}", first, last)
+        window, words = _narrowed(wanted)
+        rows = self._fetch(f"SELECT position, receipt_json {window} ORDER BY position {order}", first, last, *words)
         return [
             (number, text) for number, text in rows if wanted.is_empty or wanted.matches(self._receipt(number, text))
         ]
+
+    def count(self, wanted: ReceiptFilter, *, after: int = 0) -> int:
+        """Return how many receipts after position `after` match; of all of them, as the logs say."""
+        if wanted.is_empty and after < self.first:
+            return int(self._fetch("SELECT coalesce(sum(seq), 0) FROM chio.logs")[0][0])
+        return super().count(wanted, after=after)
 
     def count_matching(self, wanted: ReceiptFilter, first: int, last: int, *, tolerant: bool = False) -> int:
         """Return how many rows from `first` to `last` match."""
@@ -122,9 +133,10 @@ class DatabaseArchive(ReceiptArchive):
     def _documents(
         self, wanted: ReceiptFilter, first: int, last: int, *, limit: int | None
     ) -> Iterator[tuple[int, str, str, dict[str, Any]]]:
-        sql = f"SELECT position, id, receipt_json {_WINDOW} ORDER BY position DESC LIMIT %s"
+        window, words = _narrowed(wanted)
+        sql = f"SELECT position, id, receipt_json {window} ORDER BY position DESC LIMIT %s"
         left = limit
-        for number, receipt_id, text in self._fetch(sql, first, last, limit if wanted.is_empty else None):
+        for number, receipt_id, text in self._fetch(sql, first, last, *words, limit if wanted.is_empty else None):
             try:
                 found = parse_json(text)
             except InvalidDocument:
@@ -145,6 +157,15 @@ class DatabaseArchive(ReceiptArchive):
 
     def _unreadable(self, exc: DatabaseError) -> ConfigurationError:
         return ConfigurationError(f"cannot read {self.place} as a receipt store: {trouble(exc) or exc}")
+
+
+def _narrowed(wanted: ReceiptFilter) -> tuple[str, list[str]]:
+    """Return a window that leaves out most rows that do not match, and none that does; and its further parameters."""
+    words = [word for name in _WORDS if (word := getattr(wanted, name)) is not None and _PLAIN.fullmatch(word)]
+    sql = _WINDOW + " AND strpos(receipt_json, %s) > 0" * len(words)
+    if wanted.route is not None and _PLAIN.fullmatch(wanted.route):
+        return f'{sql} AND strpos(lower(receipt_json COLLATE "C"), lower(%s COLLATE "C")) > 0', [*words, wanted.route]
+    return sql, words
 
 
 def _value(document: Any, path: str) -> Any:

@@ -89,6 +89,7 @@ READINGS: dict[str, Callable[[Place, ReceiptFilter], Any]] = {
     ),
     "page": lambda place, wanted: with_archive(place, lambda archive: asdict(archive.page(wanted, after=3, limit=4))),
     "count": lambda place, wanted: with_archive(place, lambda archive: archive.count(wanted, after=2)),
+    "all": lambda place, wanted: with_archive(place, lambda archive: archive.count(wanted)),
     "list": lambda place, wanted: asdict(ReceiptWindow(place).list(wanted, limit=10)),
     "matches": lambda place, wanted: asdict(ReceiptWindow(place).count(wanted)),
     "tally": lambda place, wanted: asdict(ReceiptWindow(place).tally(wanted)),

@@ -7,14 +7,18 @@ import subprocess
 import sys
 from collections import Counter
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("psycopg")
 
+import httpx
 import psycopg
+from fastapi import FastAPI
 
 from chio_core.errors import ConfigurationError
+from chio_fastapi import add_chio
 from chio_sidecar.store import Revoked, Stored, StoreUnavailable
 from chio_sidecar.store.place import DatabasePlace, open_store
 from chio_sidecar.store.postgresql.connection import connect
@@ -103,6 +107,24 @@ async def test_a_paused_database_is_an_error_in_time_and_the_store_recovers(kit:
         assert isinstance(await store.append(entry(2)), Stored)
         assert isinstance(await store.append(entry(3)), Stored)
     assert_chained(kit)
+
+
+async def test_requests_are_refused_in_time_while_the_database_is_paused_and_served_afterwards(
+    kit: PostgresqlKit, tmp_path: Path
+) -> None:
+    app = FastAPI()
+    app.get("/")(lambda: 1)
+    add_chio(app, sidecar_url=f"embedded:{kit.url}&key={tmp_path / 'own.key'}", timeout=1.5)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://a") as client:
+        assert (await client.get("/")).status_code == 200
+        with kit.server.paused():
+            async with asyncio.timeout(20):
+                refusals = await asyncio.gather(*(client.get("/") for _ in range(20)))
+        # 502: the sidecar said that it could not store the receipt; 503: it had no time left to say so.
+        assert {response.status_code for response in refusals} <= {502, 503}
+        while (await client.get("/")).status_code != 200:
+            pass
+    await app.state.chio_client.aclose()
 
 
 async def test_a_read_only_database_is_an_error_with_its_remedy(kit: PostgresqlKit) -> None:

@@ -126,7 +126,8 @@ class PostgresqlWriter:
     def rollback(self, connection: Connection) -> None:
         """Undo an open transaction, if there is one."""
         self._log = None
-        if not connection.closed and connection.info.transaction_status != TransactionStatus.IDLE:
+        # While a statement is under way nothing can be sent: the connection is about to be closed.
+        if connection.info.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
             connection.execute("ROLLBACK")
 
     def trouble(self, exc: Exception) -> Trouble | None:
