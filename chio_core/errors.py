@@ -2,7 +2,7 @@
 
 * `ConfigurationError`: a mistake of the programmer or operator.
 * `InvalidDocument`: input that cannot be read or does not verify.
-* `SidecarError` and its children: no usable decision from the sidecar.
+* `SidecarError` and its children: no usable decision from the sidecar. `NotIssued`: no capability from the authority.
 
 A denial is no exception: it is a `chio_core.evaluation.outcomes.Decision`.
 
@@ -32,6 +32,12 @@ class InvalidDocument(ChioError, ValueError):
     """A JSON document, key, token or receipt that is malformed or does not verify."""
 
     code = "chio_invalid_document"
+
+
+class NotIssued(ChioError):
+    """The trust service did not issue a capability."""
+
+    code = "chio_not_issued"
 
 
 class SidecarError(ChioError):

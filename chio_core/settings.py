@@ -149,6 +149,14 @@ class ChioSettings(BaseSettings):
         " or in place of `{receipt_id}`.",
     )
     control_token: SecretStr | None = Field(None, description="Bearer for the sidecar's control plane.")
+    trust_url: str | None = Field(
+        None, description="Trust service that issues the capabilities of this application: `http(s)://` or `unix:`."
+    )
+    trust_token: SecretStr | None = Field(None, description="Bearer for that trust service.")
+    authority_seed_file: str | None = Field(
+        None,
+        description="File with the key that signs them instead. Neither: the key of the embedded sidecar.",
+    )
 
     @field_validator(
         "exclude_paths",
@@ -171,6 +179,13 @@ class ChioSettings(BaseSettings):
             except ValueError:
                 raise ValueError("starts with [ but is no JSON list; write a, b, c or a list of strings") from None
         return [part.strip() for part in text.split(",") if part.strip()]
+
+    @field_validator("trust_url")
+    @classmethod
+    def _known_service(cls, value: str | None) -> str | None:
+        if value is not None and value.strip().startswith("embedded:"):
+            raise ValueError("must start with http://, https:// or unix:")
+        return None if value is None else _sidecar_url(value.strip())
 
     @field_validator("capability_source")
     @classmethod
@@ -267,6 +282,12 @@ class ChioSettings(BaseSettings):
     def _connect_within_timeout(self) -> ChioSettings:
         if "connect_timeout" in self.model_fields_set and self.connect_timeout > self.timeout:
             raise ValueError("connect_timeout must not be longer than timeout")
+        return self
+
+    @model_validator(mode="after")
+    def _trust_service_with_token(self) -> ChioSettings:
+        if self.trust_url is not None and self.trust_token is None:
+            raise ValueError("trust_url needs trust_token (environment CHIO_TRUST_TOKEN): the bearer of that service")
         return self
 
     def __init__(self, **values: Any) -> None:

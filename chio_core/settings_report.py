@@ -79,11 +79,14 @@ def unsafe_options(settings: ChioSettings) -> dict[str, str]:
         found["trusted_kernel_keys"] = (
             "no trusted_kernel_keys are pinned: the first key that signs a good receipt is trusted by this process"
         )
-    urls = map(urlsplit, settings.sidecar_urls)
-    if any(url.scheme == "http" and not is_this_machine(url.hostname or "") for url in urls):
-        found["sidecar_url"] = (
-            "sidecar_url is plain http to another machine: tokens and decisions can be read on the way"
-        )
+    places = [("sidecar_url", one, "tokens and decisions") for one in settings.sidecar_urls]
+    for name, value, what in (
+        *places,
+        ("trust_url", settings.trust_url or "", "trust_token and issued tokens"),
+    ):
+        url = urlsplit(value)
+        if url.scheme == "http" and not is_this_machine(url.hostname or ""):
+            found[name] = f"{name} is plain http to another machine: {what} can be read on the way"
     if settings.capability_in_query:
         found["capability_in_query"] = (
             "capability_in_query is on: tokens in URLs end up in access logs and Referer headers"

@@ -10,12 +10,14 @@ from chio_fastapi.dependencies import (
     ChioClientDep,
     ChioPassthroughDep,
     ChioReceipt,
+    IssuerDep,
     OptionalChioReceipt,
     get_caller_identity,
     get_chio_client,
     get_chio_decision,
     get_chio_passthrough,
     get_chio_receipt,
+    get_issuer,
 )
 from chio_fastapi.openapi import document_for
 from chio_fastapi.outbound import OutboundClient
@@ -37,6 +39,7 @@ __all__ = [
     "ChioDenied",
     "ChioPassthroughDep",
     "ChioReceipt",
+    "IssuerDep",
     "Observe",
     "OptionalChioReceipt",
     "OutboundClient",
@@ -55,5 +58,6 @@ __all__ = [
     "get_chio_decision",
     "get_chio_passthrough",
     "get_chio_receipt",
+    "get_issuer",
     "require_capability",
 ]

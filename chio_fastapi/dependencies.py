@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
+from chio_core.client.authority import Issuer
 from chio_core.client.client import ChioClient
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.outcomes import Decision
@@ -14,7 +15,7 @@ from chio_core.models.receipt import ChioPassthrough, HttpReceipt
 from chio_core.names import LOGGER, STATE_DECISION, STATE_PASSTHROUGH, STATE_RECEIPT
 from chio_core.refusals.response import Denial
 from chio_fastapi.requirements import require_capability
-from chio_fastapi.shared import ChioDenied, caller_of, client_of
+from chio_fastapi.shared import ChioDenied, caller_now, caller_of, client_of
 
 log = logging.getLogger(LOGGER)
 
@@ -71,6 +72,16 @@ async def get_chio_client(request: HTTPConnection) -> ChioClient:
     return client_of(request)
 
 
+async def get_issuer(request: HTTPConnection) -> Issuer:
+    """Return what issues capabilities from the application's own authority, to the caller of this request or another.
+
+    Raises:
+        ConfigurationError: when it issues, if the settings name no authority.
+    """
+    client = client_of(request)
+    return Issuer(lambda: client.authority, lambda: caller_now(request))
+
+
 def _state(request: HTTPConnection, name: str) -> Any:
     return request.scope.get("state", {}).get(name)
 
@@ -83,6 +94,9 @@ ChioReceipt = Annotated[HttpReceipt, Depends(get_governed_receipt)]
 
 OptionalChioReceipt = Annotated[HttpReceipt | None, Depends(get_chio_receipt)]
 """For signatures: the receipt, or None."""
+
+IssuerDep = Annotated[Issuer, Depends(get_issuer)]
+"""For signatures: `await issuer.aissue("shop/order")`, and `issuer.issue(…)` in a `def` handler."""
 
 CallerDep = Annotated[CallerIdentity, Depends(get_caller_identity)]
 ChioClientDep = Annotated[ChioClient, Depends(get_chio_client)]

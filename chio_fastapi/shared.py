@@ -163,6 +163,11 @@ def caller_of(connection: HTTPConnection) -> CallerIdentity:
     return identify(ASGIGuardRequest(connection.scope), request.pipeline.extractor)
 
 
+def caller_now(connection: HTTPConnection) -> CallerIdentity:
+    """Return who is calling by what the request and its session state now: a login may have changed it."""
+    return identify(ASGIGuardRequest(connection.scope), request_of(connection).pipeline.extractor)
+
+
 async def decision_for(connection: HTTPConnection, source: RequirementSource) -> Decision:
     """Return a decision that covers what a dependency declares; see `Pipeline.require`."""
     adapter = ConnectionAdapter(connection)

@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl
 
 from chio_core.errors import ConfigurationError
+from chio_core.signing import SigningKey
 from chio_sidecar.app import SidecarApp, create_app
 from chio_sidecar.config import (
     SidecarConfig,
@@ -22,7 +23,7 @@ from chio_sidecar.config import (
     trusted_approvers_from,
     trusted_issuers_from,
 )
-from chio_sidecar.keys import existing_key
+from chio_sidecar.keys import existing_key, load_or_create_key
 from chio_sidecar.policy.routes import RouteTable
 from chio_sidecar.records.file import connect_quietly
 from chio_sidecar.store.driver import UNUSABLE, trouble
@@ -110,6 +111,15 @@ def check_embedded(path: str, *, environ: Mapping[str, str] | None = None) -> No
         found = trouble(exc)
         if found.kind != "busy":
             raise ConfigurationError(f"cannot use {store} as a receipt store: {found}") from None
+
+
+def own_key(path: str) -> SigningKey:
+    """Return the signing key of an embedded sidecar; it is created if there is none yet.
+
+    Raises:
+        ConfigurationError: the path or the key cannot be used.
+    """
+    return load_or_create_key(_config(path, {}, None).resolved_key_path)
 
 
 def _config(path: str, environ: Mapping[str, str], document: str | None) -> SidecarConfig:

@@ -12,6 +12,7 @@ from chio_django.decorators import (
     include,
     require_capability,
 )
+from chio_django.issue import aissue_capability, issue_capability
 from chio_django.listing import document_for
 from chio_django.metrics import metrics
 from chio_django.middleware import ChioDjangoMiddleware
@@ -27,12 +28,14 @@ __all__ = [
     "PolicyMixin",
     "RequireApproval",
     "RequireCapability",
+    "aissue_capability",
     "document_for",
     "from_body",
     "from_path",
     "from_query",
     "get_chio_receipt",
     "include",
+    "issue_capability",
     "metrics",
     "require_capability",
     "session_user",

@@ -21,6 +21,7 @@
 | `chio.W008` | deploy: `CHIO_EXCLUDE_METHODS` names more than `OPTIONS` |
 | `chio.W009` | deploy: observe mode (`CHIO_OBSERVE`, `CHIO_OBSERVE_PATHS`, `CHIO_OBSERVE_PREFIXES`) |
 | `chio.W010` | `CHIO_VIEW_POLICIES` is set and the middleware is not installed, or one of its keys fits no view |
+| `chio.W011` | deploy: `CHIO_TRUST_URL` is plain http to another machine |
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ _UNSAFE: Final = {
     "fail_open": ("chio.W001", "Set CHIO_FAIL_OPEN = False."),
     "trusted_kernel_keys": ("chio.W002", "Set CHIO_TRUSTED_KERNEL_KEYS to the public key of your sidecar."),
     "sidecar_url": ("chio.W003", "Use https://, unix: or an address of this machine in CHIO_SIDECAR_URL."),
+    "trust_url": ("chio.W011", "Use https://, unix: or an address of this machine in CHIO_TRUST_URL."),
     "capability_in_query": ("chio.W004", "Set CHIO_CAPABILITY_IN_QUERY = False; send the token in its header."),
     "exclude_methods": ("chio.W008", 'Leave CHIO_EXCLUDE_METHODS = ["OPTIONS"]; exclude single paths instead.'),
     "observe": (

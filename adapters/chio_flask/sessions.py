@@ -23,7 +23,8 @@ def session_of(view: RequestView) -> Any:
     if not isinstance(view, FlaskGuardRequest) or view.app is None:
         raise ConfigurationError("a session is read from a request of Flask; this one is not")
     if has_request_context() and current_request._get_current_object() is view.request:  # type: ignore[attr-defined]
-        return session
+        # The session itself: its proxy has every method, also those of an awaitable.
+        return session._get_current_object()  # type: ignore[attr-defined]
     # Chio precedes all of the application, so Flask has not opened it yet. What is opened here is never saved.
     found = view.app.session_interface.open_session(view.app, view.request)
     if found is None:

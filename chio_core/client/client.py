@@ -12,6 +12,7 @@ import time
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from chio_core.client.carrier import AsyncCarrier, BlockingCarrier, Pairs
@@ -30,6 +31,7 @@ from chio_core.telemetry.metrics import Metrics
 if TYPE_CHECKING:
     import httpx
 
+    from chio_core.client.authority import Authority
     from chio_core.models.receipt import HttpReceipt
     from chio_sidecar.embedded import EmbeddedSidecar
 
@@ -79,6 +81,17 @@ class ChioClient:
     def metrics(self) -> Metrics:
         """Counters of this client, for Prometheus."""
         return self.telemetry.metrics
+
+    @cached_property
+    def authority(self) -> Authority:
+        """What issues capabilities for this application, see `chio_core.client.authority`.
+
+        Raises:
+            ConfigurationError: the settings name none.
+        """
+        from chio_core.client.authority import Authority
+
+        return Authority(self.settings)
 
     def open(self) -> None:
         """Open an embedded sidecar now instead of at the first evaluation; does nothing for any other.
@@ -140,6 +153,8 @@ class ChioClient:
         carrier = self._carriers.get().pop(asyncio.get_running_loop(), None)
         if carrier is not None:
             await carrier.aclose()
+        if "authority" in self.__dict__:
+            await self.authority.aclose()
         embedded, self._embedded = self._embedded, None
         if embedded is not None:
             self._carriers.get().clear()
@@ -276,6 +291,17 @@ class SyncChioClient:
         """Counters of this client, for Prometheus."""
         return self.telemetry.metrics
 
+    @cached_property
+    def authority(self) -> Authority:
+        """What issues capabilities for this application, see `chio_core.client.authority`.
+
+        Raises:
+            ConfigurationError: the settings name none.
+        """
+        from chio_core.client.authority import Authority
+
+        return Authority(self.settings)
+
     def evaluate(self, call: EvaluateCall, *, timeout: float | None = None) -> Decision:
         """Send one call and return the decision. Raises nothing, whatever the sidecar does.
 
@@ -304,6 +330,8 @@ class SyncChioClient:
     def close(self) -> None:
         """Close the connections."""
         self._carrier.close()
+        if "authority" in self.__dict__:
+            self.authority.close()
 
     def __enter__(self) -> SyncChioClient:
         return self

@@ -18,6 +18,7 @@ from chio_core.evaluation.exchange import RawResponse
 from chio_core.loop_thread import LoopEnded, LoopThread
 from chio_core.processes import PerProcess
 from chio_core.settings import ChioSettings
+from chio_core.signing import SigningKey
 
 if TYPE_CHECKING:
     from chio_sidecar.embedded import EmbeddedSidecar
@@ -54,6 +55,16 @@ def check_sidecar(url: str) -> None:
     """
     if url.startswith("embedded:"):
         _embedded().check_embedded(url.partition(":")[2])
+
+
+def own_key(url: str) -> SigningKey:
+    """Return the key with which an embedded sidecar signs; it is created if the sidecar was never opened.
+
+    Raises:
+        ConfigurationError: as `open_sidecar`.
+    """
+    key: SigningKey = _embedded().own_key(url.partition(":")[2])
+    return key
 
 
 def _embedded() -> Any:

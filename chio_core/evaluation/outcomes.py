@@ -16,7 +16,6 @@
 | a receipt that does not verify or is not for this request | 502 | `chio_invalid_receipt` | no | the same |
 | (not evaluated) malformed request, repeated security header | 400 | `chio_bad_request` | no | the same |
 | (not evaluated) amount not clearly stated | 400 or 415 | `chio_bad_request` | no | the same |
-| (not evaluated) capability out of a cookie or session, from another site | 403 | `chio_cross_site` | no | the same |
 | (not evaluated) method unknown to the protocol | 405 | `chio_bad_request` | no | the same |
 | (not evaluated) body that does not arrive in time, under ASGI | 408 | `chio_bad_request` | no | the same |
 | (not evaluated) chunked body on a server that needs a Content-Length | 411 | `chio_bad_request` | no | the same |

@@ -186,13 +186,20 @@ class Pipeline:
         if caller is None:
             who: Any = identify(view, self.extractor)
             caller = ((yield who) or CallerIdentity.anonymous()) if isinstance(who, Awaitable) else who
+        try:
+            presented = read.presented
+            if self._source is not None and presented.token is None and read.fault is None:
+                governed.carried = governed.carried or (yield from read_carried(self._source, view, caller))
+                presented = replace(presented, token=governed.carried.token)
+        except RequestRefused as exc:
+            return self._refused(adapter, exc.denial, requirement, observed=governed.observed)
         call = prepare(
             view,
             settings,
             request_id=str(uuid.uuid4()),
             now=time.time(),
             caller=caller,
-            presented=read.presented,
+            presented=presented,
             template=read.match.template,
             body_hash=read.body.hash,
             body_length=read.body.length,
@@ -224,9 +231,7 @@ class Pipeline:
         # presents counts, and it is evaluated to be recorded.
         fault: Denial | None = None
         try:
-            if self._source is not None and governed.carried is None:
-                governed.carried = yield from read_carried(self._source, view)
-            presented = precheck(view, settings, self.singletons, governed.carried)
+            presented = precheck(view, settings, self.singletons)
         except RequestRefused as exc:
             presented, fault = Presented(), exc.denial
         match = NO_MATCH

@@ -14,7 +14,6 @@ from typing import Any, Final
 
 from chio_core.canonical import canonical_json, parse_json
 from chio_core.errors import InvalidDocument
-from chio_core.evaluation.sources import Carried, refuse_cross_site
 from chio_core.models.request import METHODS
 from chio_core.names import APPROVAL_HEADER, CAPABILITY_QUERY
 from chio_core.refusals.response import RequestRefused, bad_request
@@ -55,14 +54,11 @@ def singleton_headers(settings: ChioSettings) -> frozenset[str]:
     return single_headers(settings.capability_header, settings.api_key_header)
 
 
-def precheck(
-    view: RequestView, settings: ChioSettings, singletons: frozenset[str], carried: Carried | None = None
-) -> Presented:
+def precheck(view: RequestView, settings: ChioSettings, singletons: frozenset[str]) -> Presented:
     """Return what a request presents.
 
     Args:
         singletons: `singleton_headers(settings)`, computed once by the caller.
-        carried: the token that counts if the request has none in its header, see `chio_core.evaluation.sources`.
 
     Raises:
         RequestRefused: 400, 405 or 414 for a request that could mean two things.
@@ -80,9 +76,6 @@ def precheck(
 
     # The token travels to the sidecar in a header, so it must be a valid header value.
     token = presented_token(view, settings)
-    if token is None and carried is not None and carried.token is not None:
-        refuse_cross_site(view)
-        token = carried.token
     if token is not None:
         if len(token) > MAX_HEADER_BYTES:
             raise RequestRefused(bad_request(f"capability token is longer than {MAX_HEADER_BYTES} bytes"))

@@ -1,26 +1,32 @@
 """Where a request carries its capability, if not in its header: a cookie, the session, or as a function says.
 
-A caller sends a header on purpose. A browser sends cookies by itself, also with a request that another site has made it
-send. So a token out of a cookie, a session or a function counts for an unsafe method only if the request comes from the
-application's own pages (`refuse_cross_site`). The check is the same on every framework, and precedes the evaluation.
-It replaces no CSRF protection of a framework: whoever has stolen the cookies themselves can state any origin.
+A caller sends a header on purpose, and a wrong one refuses the request. A browser sends cookies by itself, also after a
+logout, and with a request that another site has made it send. So a token out of a cookie, a session or a function
+counts only if it has not expired and is the caller's, and for an unsafe method only if the request comes from the
+application's own pages. Otherwise the request is evaluated without a token, as with the header as the only source. It
+replaces no CSRF protection of a framework: whoever has stolen the cookies themselves can state any origin.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from base64 import urlsafe_b64decode
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from chio_core.errors import ConfigurationError
+from chio_core.capabilities.holder import is_of_another
+from chio_core.capabilities.tokens import parse_capability
+from chio_core.errors import ConfigurationError, InvalidDocument
+from chio_core.evaluation.precheck import MAX_HEADER_BYTES
 from chio_core.evaluation.steps import Steps
 from chio_core.identity import cookies_of, from_client_certificate
+from chio_core.models.caller import CallerIdentity
 from chio_core.models.request import SAFE_METHODS
 from chio_core.names import LOGGER
-from chio_core.refusals.response import Denial, RequestRefused, bad_request, misconfigured
+from chio_core.refusals.response import RequestRefused, misconfigured
 from chio_core.request import RequestView
 from chio_core.settings import ChioSettings
 
@@ -73,11 +79,12 @@ def source_of(
     return None
 
 
-def read_carried(source: CapabilityFunction, view: RequestView) -> Steps[Carried]:
-    """Read the token that a request carries beside its header.
+def read_carried(source: CapabilityFunction, view: RequestView, caller: CallerIdentity) -> Steps[Carried]:
+    """Read the token that a request carries beside its header; one that does not count is as good as none.
 
     Raises:
-        RequestRefused: 400 if it carries two; 500 if the application has no sessions, or its function returned no text.
+        RequestRefused: 500, logged: the application has no sessions, or its function returned no text or is `async def`
+            in a thread.
     """
     try:
         found: Any = source(view)
@@ -93,36 +100,46 @@ def read_carried(source: CapabilityFunction, view: RequestView) -> Steps[Carried
     except ConfigurationError as exc:
         log.error("chio: the capability of a request cannot be read: %s", exc.message)
         raise RequestRefused(misconfigured()) from None
-    return Carried(_decoded(found.strip()) if found is not None and found.strip() else None)
+    if not found or not found.strip():
+        return Carried()
+    text = _decoded(found.strip())
+    reason = _why_not(text, caller) or _why_cross_site(view)
+    if reason is not None:
+        log.info("chio: the capability that %s carries is not used: %s", view.route_path, reason)
+        return Carried()
+    return Carried(text)
 
 
-def refuse_cross_site(view: RequestView) -> None:
-    """Refuse an unsafe request, or a websocket handshake, that a browser may send for another site.
+def _why_not(text: str, caller: CallerIdentity) -> str | None:
+    """Return why a token is left out: presented, it would have every request of this browser refused, a login too."""
+    try:
+        token = parse_capability(text) if text.isascii() and text.isprintable() else None
+    except InvalidDocument:
+        token = None
+    if token is None or len(text) > MAX_HEADER_BYTES:
+        return "it is no capability"
+    if token.expires_at <= time.time():
+        return "it has expired"
+    return "it is bound to another holder" if is_of_another(token, caller) else None
+
+
+def _why_cross_site(view: RequestView) -> str | None:
+    """Return a reason for an unsafe request, or a websocket handshake, that a browser may send for another site.
 
     A browser states `Sec-Fetch-Site` over https, and `Origin` with each unsafe request and each handshake; a page
-    cannot change either. A request that states neither is refused too: its sender can present the token in the header.
-    A request without cookie, client certificate and password has nothing that a browser adds by itself, and passes.
-
-    Raises:
-        RequestRefused: 403 `chio_cross_site`.
+    cannot change either. A request that states neither does not count: its sender can present the token in the header.
+    One without cookie, client certificate and password has nothing that a browser adds by itself.
     """
     if view.method in SAFE_METHODS and view.scope.get("type") != "websocket":
-        return
+        return None
     if not _has_ambient(view):
-        return
+        return None
     site = [text.strip() for text in view.header_values("sec-fetch-site")]
-    origin, host = view.header_values("origin"), view.header_values("host")
     own = site in (["same-origin"], ["none"])
     if not site:
+        origin, host = view.header_values("origin"), view.header_values("host")
         own = len(origin) == len(host) == 1 and _is_of(origin[0], host[0])
-    if not own:
-        raise RequestRefused(
-            Denial(
-                code="chio_cross_site",
-                message="a capability in a cookie or session counts for requests of this site's own pages only",
-                suggestion="send the request from a page of this origin, or present the capability in its header",
-            )
-        )
+    return None if own else "Sec-Fetch-Site or Origin do not state a page of this origin"
 
 
 def _has_ambient(view: RequestView) -> bool:
@@ -142,10 +159,8 @@ def _is_of(origin: str, host: str) -> bool:
 
 def _from_cookie(view: RequestView, name: str) -> str | None:
     values = set(cookies_of(view, name))
-    if len(values) > 1:
-        # A sibling domain can add one; which of them counts would depend on the reader.
-        raise RequestRefused(bad_request(f"cookie {name} occurs more than once"))
-    return min(values) if values else None
+    # A sibling domain can add one; which of them counts would depend on the reader.
+    return min(values) if len(values) == 1 else None
 
 
 def _from_session(session: SessionOf, key: str) -> CapabilityFunction:

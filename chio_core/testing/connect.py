@@ -1,6 +1,7 @@
 """connect: let an application that was built elsewhere evaluate at a test's sidecar.
 
-Only the sidecar's address and keys change: exclusions, headers, timeouts and hooks stay as the application has them.
+Only the sidecar's address and keys change, and the key that signs capabilities: exclusions, headers, timeouts and hooks
+stay as the application has them.
 Frameworks are recognised by what Chio leaves on an application, not by their types.
 """
 
@@ -8,8 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from chio_core.client.authority import Authority
 from chio_core.client.client import ChioClient, SyncChioClient
 from chio_core.errors import ConfigurationError
 from chio_core.names import FLASK_EXTENSION, STATE_CLIENT
@@ -35,6 +39,8 @@ def connected(app: Any, sidecar: ScriptedSidecar) -> Iterator[None]:
         elif clients := [app] if isinstance(app, ChioClient) else _clients_of(app):
             for client in clients:
                 connections.enter_context(client.diverted(sidecar.transport(), [sidecar.public_key]))
+                client.authority = Authority(client.settings, sidecar.key)
+                connections.callback(delattr, client, "authority")
         elif (state := getattr(app, "state", None)) is not None:
             # Dependencies without middleware look for the client here, and create one from the environment otherwise.
             setattr(state, STATE_CLIENT, client_with(ChioSettings(), sidecar))
@@ -54,12 +60,26 @@ def client_with(settings: ChioSettings, sidecar: ScriptedSidecar) -> ChioClient:
     Args:
         settings: all but the sidecar's address and keys.
     """
-    return ChioClient(_pinned(settings, sidecar), transport=sidecar.transport())
+    client = ChioClient(_pinned(settings, sidecar), transport=sidecar.transport())
+    client.authority = Authority(settings, sidecar.key)
+    return client
 
 
 def sync_client_with(settings: ChioSettings, sidecar: ScriptedSidecar) -> SyncChioClient:
     """Return the same for threads."""
-    return SyncChioClient(_pinned(settings, sidecar), carrier=ScriptedCarrier(sidecar.behave))
+    client = SyncChioClient(_pinned(settings, sidecar), carrier=ScriptedCarrier(sidecar.behave))
+    client.authority = Authority(settings, sidecar.key)
+    return client
+
+
+@contextmanager
+def seed_file_of(sidecar: ScriptedSidecar) -> Iterator[str]:
+    """Keep the sidecar's key in a file inside the context, for the setting `authority_seed_file`."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "authority.key"
+        path.touch(0o600)
+        path.write_text(f"{sidecar.key.seed_hex()}\n")
+        yield str(path)
 
 
 def _pinned(settings: ChioSettings, sidecar: ScriptedSidecar) -> ChioSettings:

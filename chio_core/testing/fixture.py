@@ -27,7 +27,7 @@ from chio_core.settings import ChioSettings
 from chio_core.signing import SigningKey
 from chio_core.testing import behaviours
 from chio_core.testing.behaviours import REFUSE, Behaviour, Pause
-from chio_core.testing.connect import client_with, connected, sync_client_with
+from chio_core.testing.connect import client_with, connected, seed_file_of, sync_client_with
 from chio_core.testing.engine import ALLOW_AS_TOLD, STRANGER, Approval, Engine, Plan, Rule, issue
 from chio_core.testing.exchange import EvaluateRequest
 from chio_core.testing.sidecar import KEY, ScriptedSidecar
@@ -126,19 +126,28 @@ class ChioFixture:
         """The key whose receipts count, in hex."""
         return self.sidecar.public_key
 
+    @cached_property
+    def _seed_file(self) -> str:
+        return self._connected.enter_context(seed_file_of(self.sidecar))
+
     def settings(self, **options: Any) -> ChioSettings:
         """Return settings that point to `url` and pin its key, with further options."""
-        return ChioSettings(**{"sidecar_url": self.url, "trusted_kernel_keys": [self.public_key], **options})
+        own = {name.removeprefix("CHIO_").lower(): value for name, value in self.config.items()}
+        return ChioSettings(**{**own, **options})
 
     @property
     def config(self) -> dict[str, Any]:
         """The same as settings of Flask and Django, for example `app.config.update(chio.config)`."""
-        return {"CHIO_SIDECAR_URL": self.url, "CHIO_TRUSTED_KERNEL_KEYS": [self.public_key]}
+        return {**self.environ, "CHIO_TRUSTED_KERNEL_KEYS": [self.public_key]}
 
     @property
     def environ(self) -> dict[str, str]:
         """The same as environment variables."""
-        return {"CHIO_SIDECAR_URL": self.url, "CHIO_TRUSTED_KERNEL_KEYS": self.public_key}
+        return {
+            "CHIO_SIDECAR_URL": self.url,
+            "CHIO_TRUSTED_KERNEL_KEYS": self.public_key,
+            "CHIO_AUTHORITY_SEED_FILE": self._seed_file,
+        }
 
     # What the sidecar does. Each change lasts until the end of the test, or of a `with` block.
 

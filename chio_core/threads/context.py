@@ -10,7 +10,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chio_core.client.client import ChioClient, SyncChioClient
 from chio_core.evaluation.amounts import Facts
@@ -31,6 +31,9 @@ from chio_core.telemetry import Telemetry
 from chio_core.threads.body import read_from_start
 from chio_core.threads.guards import ChainRunner
 from chio_core.threads.wsgi_view import EnvironView, accept_in
+
+if TYPE_CHECKING:
+    from chio_core.client.authority import Authority
 
 
 class Runtime:
@@ -113,6 +116,21 @@ class Runtime:
             with self._lock:
                 found = self._sync_client = self._sync_client or self._make_sync_client(self.settings)
         return found
+
+    def authority(self) -> Authority:
+        """Return what issues capabilities, see `chio_core.client.authority`.
+
+        Raises:
+            ConfigurationError: the settings name none.
+        """
+        made = self._client or self._sync_client
+        if made is None:
+            try:
+                asyncio.get_running_loop()
+                made = self.client()
+            except RuntimeError:
+                made = self.sync_client()
+        return made.authority
 
     def close(self) -> None:
         """Close the connections of the client for threads; those of an event loop end with it."""

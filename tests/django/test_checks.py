@@ -69,6 +69,7 @@ def test_a_mistake_has_its_number(settings: dict[str, Any], wanted: str) -> None
         ({"CHIO_TRUSTED_KERNEL_KEYS": []}, "chio.W002"),
         ({"CHIO_SIDECAR_URL": "http://sidecar.internal:9090"}, "chio.W003"),
         ({"CHIO_CAPABILITY_IN_QUERY": True}, "chio.W004"),
+        ({"CHIO_TRUST_URL": "http://trust.internal:9090", "CHIO_TRUST_TOKEN": "t"}, "chio.W011"),
     ],
 )
 def test_what_weakens_governance_is_found_before_a_deployment(settings: dict[str, Any], wanted: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64encode
 from typing import Any
 
 import pytest
@@ -19,7 +20,6 @@ from tests.tokens import token
 PLACE = "/accounts/7/transfer"
 GRANT = {"server_id": "payments", "tool_name": "transfer", "operations": ["invoke"]}
 OF_ALICE = token(bound(GRANT, str(CallerIdentity.bearer("alice-token").holder)))
-COOKIE = parse_capability(OF_ALICE).to_cookie()
 
 each_face = pytest.mark.parametrize("face", FACES, ids=str)
 each_source = pytest.mark.parametrize(
@@ -58,21 +58,32 @@ def options(source: str) -> dict[str, Any]:
     return {"capability_source": {"cookie": "cookie:cap", "session": "session"}[source]}
 
 
-def carrying(face: Face, source: str, bearer: str = "alice-token") -> list[tuple[str, str]]:
+def carrying(face: Face, source: str, bearer: str = "alice-token", text: str = OF_ALICE) -> list[tuple[str, str]]:
     cookie = {
-        "cookie": f"cap={COOKIE}",
-        "function": f"own={COOKIE}",
-        "session": face.sessions({"chio_capability": OF_ALICE}) if face.sessions is not None else "",
+        "cookie": f"cap={encoded(text)}",
+        "function": f"own={encoded(text)}",
+        "session": face.sessions({"chio_capability": text}) if face.sessions is not None else "",
     }[source]
     return [("Authorization", f"Bearer {bearer}"), ("Cookie", cookie)]
 
 
+def place(face: Face) -> str:
+    return PLACE if face.asks else "/anything"
+
+
+def encoded(text: str) -> str:
+    return urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def test_a_token_has_a_form_for_cookies() -> None:
+    assert parse_capability(OF_ALICE).to_cookie() == encoded(OF_ALICE)
+
+
 @each_source
 def test_the_token_is_evaluated_as_if_the_header_had_it(face: Face, source: str) -> None:
-    path = PLACE if face.asks else "/anything"
     with face.governed(**options(source)) as governed:
-        found = governed.send("POST", path, [*carrying(face, source), *OWN.items()])
-        by_fetch = governed.send("POST", path, [*carrying(face, source), ("Sec-Fetch-Site", "same-origin")])
+        found = governed.send("POST", place(face), [*carrying(face, source), *OWN.items()])
+        by_fetch = governed.send("POST", place(face), [*carrying(face, source), ("Sec-Fetch-Site", "same-origin")])
         read = governed.get("/hello", carrying(face, source))
     assert [found.status, by_fetch.status, read.status] == [200, 200, 200]
     assert {one.capability_text for one in governed.sidecar.asked} == {OF_ALICE}
@@ -80,21 +91,32 @@ def test_the_token_is_evaluated_as_if_the_header_had_it(face: Face, source: str)
 
 @each_source
 @pytest.mark.parametrize("lines", FOREIGN)
-def test_a_write_that_another_site_may_have_sent_is_refused_before_the_sidecar(
+def test_in_a_write_that_another_site_may_have_sent_it_counts_as_none(
     face: Face, source: str, lines: list[tuple[str, str]]
 ) -> None:
     with face.governed(**options(source)) as governed:
-        found = governed.send("POST", "/anything", [*carrying(face, source), *lines])
-    assert (found.status, found.code, found.seen) == (403, face.code("chio_cross_site"), [])
-    assert governed.asked == []
+        found = governed.send("POST", place(face), [*carrying(face, source), *lines])
+    assert (found.status, found.seen) == (401, []) if face.asks else found.status == 200
+    assert [one.capability_text for one in governed.sidecar.asked] == [None]
+
+
+STALE = {
+    "of another caller": token(bound(GRANT, str(CallerIdentity.bearer("bob-token").holder))),
+    "expired": token(GRANT, now=1_700_000_000),
+    "no capability": "{}",
+    "no text": "\u00e4",
+}
 
 
 @each_source
-def test_another_caller_cannot_use_it(face: Face, source: str) -> None:
+@pytest.mark.parametrize("text", STALE.values(), ids=STALE.keys())
+def test_one_that_does_not_count_is_as_good_as_none(face: Face, source: str, text: str) -> None:
     with face.governed(**options(source)) as governed:
-        stolen = governed.send("POST", "/anything", [*carrying(face, source, "bob-token"), *OWN.items()])
-    assert (stolen.status, stolen.seen) == (403, [])
-    assert stolen.problem["message"] == "capability is bound to another holder"
+        read = governed.get("/hello", carrying(face, source, text=text))
+        write = governed.send("POST", place(face), [*carrying(face, source, text=text), *OWN.items()])
+    assert read.status == 200
+    assert (write.status, write.seen) == (401, []) if face.asks else write.status == 200
+    assert {one.capability_text for one in governed.sidecar.asked} == {None}
 
 
 @each_source
@@ -117,7 +139,7 @@ def test_without_the_setting_a_cookie_is_no_capability(face: Face) -> None:
 def test_a_decorator_alone_reads_the_cookie_too(face: Face) -> None:
     with face.governed(**options("cookie")) as governed:
         assert governed.send("POST", PLACE, [*carrying(face, "cookie"), *OWN.items()]).status == 200
-        assert governed.send("POST", PLACE, carrying(face, "cookie")).status == 403
+        assert governed.send("POST", PLACE, carrying(face, "cookie")).status == 401
 
 
 def test_a_framework_without_sessions_says_so_at_the_start() -> None:
@@ -126,18 +148,19 @@ def test_a_framework_without_sessions_says_so_at_the_start() -> None:
 
 
 @each_face
-def test_a_cookie_that_is_sent_twice_is_refused(face: Face) -> None:
+def test_a_cookie_that_is_sent_twice_counts_as_none(face: Face) -> None:
     with face.governed(**options("cookie")) as governed:
-        sent = [("Cookie", f"cap={COOKIE}; cap=e30"), *OWN.items()]
-        assert governed.send("POST", "/anything", sent).status == 400
+        governed.send("POST", "/anything", [("Cookie", f"cap={encoded(OF_ALICE)}; cap=e30"), *OWN.items()])
+    assert governed.sidecar.asked[0].capability_text is None
 
 
 @each_face
 def test_a_function_needs_no_origin_where_a_browser_adds_nothing_by_itself(face: Face) -> None:
     with face.governed(capability=lambda view: OF_ALICE) as governed:
         sent = {"Authorization": "Bearer alice-token", "Origin": "https://spa.example"}
-        assert governed.send("POST", "/anything", sent).status == 200
-        assert governed.send("POST", "/anything", {**sent, "Authorization": "Basic YTpi"}).status == 403
+        governed.send("POST", "/anything", sent)
+        governed.send("POST", "/anything", {**sent, "Cookie": "any=1"})
+    assert [one.capability_text for one in governed.sidecar.asked] == [OF_ALICE, None]
 
 
 @each_face
