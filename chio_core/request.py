@@ -202,6 +202,7 @@ def to_chio_request(
     observe: bool = False,
     lacking: Sequence[str] = (),
     refused: str | None = None,
+    framework: str | None = None,
 ) -> ChioHttpRequest:
     """Describe a request for the sidecar (wire protocol, section 1.1).
 
@@ -216,6 +217,7 @@ def to_chio_request(
             document may demand an approval too.
         observe: a refusal will only be recorded; the sidecar writes that into its receipt.
         lacking: operations that the route requires and the presented capability does not grant.
+        framework: in observe mode the framework of the route.
         refused: status and sentence of the refusal without an evaluation that observe mode withholds.
     """
     path = view.route_path
@@ -237,6 +239,8 @@ def to_chio_request(
                 enforcement["lacks"] = ",".join(lacking)
         if refused is not None:
             enforcement["refused"] = refused
+        if framework is not None:
+            enforcement["framework"] = framework
     return ChioHttpRequest(
         request_id=request_id,
         method=view.method,  # pydantic refuses what is no Method

@@ -100,7 +100,7 @@ class ConnectionAdapter(ASGIAdapter):
         scope = self._connection.scope
         overrides: Mapping[Any, Any] | None = getattr(scope.get("app"), "dependency_overrides", None)
         sources = tuple(sources_in(getattr(_place(scope), "dependant", None), overrides))
-        return RouteMatch(template_of(scope), self._connection.path_params, sources)
+        return RouteMatch(template_of(scope), self._connection.path_params, sources, scope.get("route"))
 
 
 def request_of(connection: HTTPConnection) -> ASGIRequest:

@@ -80,6 +80,7 @@ def prepare(
     requirement: Requirement | None = None,
     observe: bool | None = None,
     fault: Denial | None = None,
+    framework: str | None = None,
     earlier: Iterable[Decision] = (),
     presents: bool = True,
 ) -> EvaluateCall:
@@ -93,6 +94,7 @@ def prepare(
         requirement: what the route requires.
         observe: only record a refusal; None: as the settings say for this path, and the requirement for the route.
         fault: in observe mode the refusal of a request that would not have been evaluated.
+        framework: in observe mode the framework of the route, for the report.
         earlier: decisions about the same incoming request, oldest first.
         presents: False if the approval in the request is meant for another sidecar (an outgoing request).
 
@@ -103,8 +105,7 @@ def prepare(
         observe = is_observed(settings, view.route_path, requirement)
     token, approval, sent = presented.token, presented.approval if presents else None, requirement
     holders = _holders_in(token)
-    of_another = bool(holders - {caller.holder})
-    if of_another:
+    if of_another := bool(holders - {caller.holder}):
         approval = None
     if requirement is not None:
         check_arguments(requirement.arguments, template or view.route_path)
@@ -128,6 +129,7 @@ def prepare(
         observe=observe,
         lacking=lacking(requirement, token, caller.holder) if observe else (),
         refused=None if fault is None else f"{fault.status} {fault.message}",
+        framework=framework,
         approval_token=approval,
     )
     for decision in earlier:

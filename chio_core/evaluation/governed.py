@@ -55,6 +55,8 @@ class KnownBody:
 
 NO_BODY = KnownBody()
 
+_FRAMEWORKS = {"fastapi": "fastapi", "starlette": "starlette", "django": "django", "werkzeug": "flask"}
+
 
 @dataclass(frozen=True, slots=True)
 class RouteMatch:
@@ -73,6 +75,13 @@ class RouteMatch:
     sources: tuple[RequirementSource, ...] = ()
     route: Any = field(default=None, compare=False, repr=False)
     outer: tuple[RequirementSource, ...] = ()
+
+    @property
+    def framework(self) -> str | None:
+        """Name of the framework that the route belongs to; None if it is not known."""
+        classes = type(self.route).__mro__
+        found = (_FRAMEWORKS.get(one.__module__.partition(".")[0]) for one in classes)
+        return next((name for name in found if name is not None), None)
 
     @property
     def reads_body(self) -> bool:

@@ -206,6 +206,7 @@ class Pipeline:
             requirement=requirement,
             observe=governed.observed,
             fault=read.fault,
+            framework=read.match.framework if governed.observed else None,
             earlier=earlier,
             presents=self._incoming,
         )

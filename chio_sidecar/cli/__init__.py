@@ -51,7 +51,7 @@ COMMANDS = (
     Command("receipt list", "print receipts, one per line", "receipts", "add_list_options"),
     Command("receipt show", "print one receipt", "receipts", "add_show_options"),
     Command("receipt verify", "verify receipts", "receipt_verify"),
-    Command("receipt diff", "print what observe mode would have refused", "receipt_store", "add_diff_options"),
+    Command("receipt diff", "print what observe mode would have refused", "receipt_diff"),
     Command("receipt fsck", "check the integrity of a store", "receipt_store", "add_fsck_options"),
     Command("receipt backup", "copy a store while a sidecar writes to it", "receipt_store", "add_backup_options"),
     Command("receipt export", "write a folder of receipts for an auditor", "receipt_export"),

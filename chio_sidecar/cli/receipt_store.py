@@ -1,4 +1,4 @@
-"""`receipt diff`, `receipt fsck` and `receipt backup`: what is done with a whole store."""
+"""`receipt fsck` and `receipt backup`: what is done with a whole store."""
 
 from __future__ import annotations
 
@@ -9,41 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chio_sidecar.cli.options import (
-    TIMES,
     add_store_option,
     add_trusted_key_option,
-    moment,
-    positive,
     required_store,
     wants_json,
 )
 from chio_sidecar.cli.receipt_verify import note_untrusted
 from chio_sidecar.cli.terminal import CliError, compact, emit, escaped
-from chio_sidecar.records.archive import ReceiptFilter, open_archive
+from chio_sidecar.records.archive import open_archive
 from chio_sidecar.records.fsck import Inspection
-from chio_sidecar.records.observed import Tally, is_observed
 from chio_sidecar.store.backup import backup
 from chio_sidecar.store.place import DatabasePlace
 
 if TYPE_CHECKING:
     from chio_sidecar.records.fsck_postgresql import LogInspection
 
-WOULD_REFUSE = 3
-"""Exit status of `receipt diff` if something would have been refused; 1 is an error, and 2 wrong usage."""
-
 UNFINISHED = 3
 """Exit status of `receipt fsck` without findings if the check did not come to its end."""
-
-DIFF_DESCRIPTION = """Compare what was allowed to run in observe mode with what enforcing would have done.
-
-Counts the receipts of requests that an application in observe mode sent (CHIO_OBSERVE, CHIO_OBSERVE_PATHS,
-CHIO_OBSERVE_PREFIXES or Depends(Observe())), and groups those that would have been refused: the verdict is not
-allow, or the route requires a capability and no valid one was presented. Requests while the sidecar was down left
-no receipt; the application's log has them, as "OBSERVED, NOT REFUSED".
-
-exit status: 0 nothing would have been refused, 3 something would, 1 there is nothing to compare or the store
-cannot be read, 2 wrong usage. So in CI: chio-sidecar receipt diff --receipt-store FILE --since 24h
-"""
 
 FSCK_DESCRIPTION = """Check a receipt store: SQLite's pages and indexes, tables and triggers, the hash chain over the
 rows, each receipt's signature and the columns beside it, and the records of approvals, budgets and limited grants. In a
@@ -68,67 +50,6 @@ BACKUP_DESCRIPTION = """Copy a receipt store to a new file, complete up to this 
 Rows are copied in windows: the sidecar's commits wait for a few milliseconds at most. The copy is a store like the
 original, with its revocations, budgets and approvals; the key file is not copied. `receipt fsck` checks the copy.
 """
-
-_SHOWN = 20
-
-
-def add_diff_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `receipt diff`."""
-    parser.description = DIFF_DESCRIPTION
-    parser.set_defaults(run=run_diff)
-    add_store_option(parser)
-    parser.add_argument("--since", metavar="TIME", type=moment, help=f"signed then or later: {TIMES}")
-    parser.add_argument("--last", metavar="N", type=positive, help="only the newest N receipts")
-    parser.add_argument(
-        "--all",
-        action="store_true",
-        help="count every receipt, not only those marked as observed: other sidecars do not mark them",
-    )
-    parser.add_argument(
-        "--top", metavar="N", type=positive, default=_SHOWN, help=f"groups to print for people ({_SHOWN}); JSON has all"
-    )
-
-
-def run_diff(args: argparse.Namespace) -> int:
-    """Print the report; return 0 if nothing would have been refused, else `WOULD_REFUSE`.
-
-    Raises:
-        CliError: no store is named, or it has nothing to compare.
-        ConfigurationError: the store, or the settings that would name it, cannot be used.
-    """
-    tally = Tally()
-    store = required_store(args, "receipt diff needs a store")
-    with open_archive(store.path, option=store.named_by) as reader:
-        start = max(0, reader.last - args.last) if args.last else 0
-        for _, receipt in reader.rows(ReceiptFilter(since=args.since), after=start):
-            if args.all or is_observed(receipt):
-                tally.add(receipt)
-    emit(compact(tally.document()) if wants_json(args) else diff_report(tally, args.top))
-    if not tally.observed:
-        raise CliError(
-            "there are no receipts of observed requests to compare",
-            fix="switch CHIO_OBSERVE on in the application, or give --all if the receipts are of another sidecar",
-        )
-    return WOULD_REFUSE if tally.refused else 0
-
-
-def diff_report(tally: Tally, shown: int) -> str:
-    """Return the report for people, with at most `shown` groups; what strangers chose is escaped."""
-    groups = tally.groups()
-    lines = [f"would have refused {tally.refused:,} of {tally.observed:,} observed requests"]
-    for group in groups[:shown]:
-        kind = group.kind
-        lines += [
-            "",
-            f"{group.count:>7,}  {escaped(kind.method)} {escaped(kind.route)}: {escaped(kind.reason)}",
-            f"         caller {escaped(kind.caller) if kind.caller is not None else 'others'}",
-            f"         newest {', '.join(map(escaped, group.newest))}",
-        ]
-    if left := sum(group.count for group in groups[shown:]):
-        lines += ["", f"and {left:,} more in {len(groups) - shown:,} smaller groups; --top or --json shows them"]
-    if tally.beyond:
-        lines += ["", f"and {tally.beyond:,} more, of too many kinds to tell apart"]
-    return "\n".join(lines)
 
 
 def add_fsck_options(parser: argparse.ArgumentParser) -> None:

@@ -10,9 +10,16 @@ import json
 import logging
 import os
 import sys
-from typing import Any, TextIO
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, TextIO, TypeVar
 
 from chio_core.errors import ChioError
+
+T = TypeVar("T")
+
+_REFRESH: Final = 0.2  # seconds between two states of a progress line
+_ERASE: Final = "\r\x1b[K"
 
 
 class CliError(ChioError):
@@ -102,8 +109,59 @@ def flush_output() -> None:
 def _write(stream: TextIO | None, text: str) -> None:
     # The one place that writes to a terminal. Line breaks are the caller's; everything else that a terminal obeys,
     # whoever chose it, becomes an escape.
+    _LINE.erase()
     if stream is not None:
         stream.write("\n".join(map(printable, text.split("\n"))) + "\n")
+
+
+def progress(items: Iterable[T], noun: str, total: int | None = None) -> Iterator[T]:
+    """Yield the items, and show on standard error how many there were, how fast, and the time left.
+
+    Nothing is shown if standard error is no terminal.
+
+    Args:
+        noun: what the items are, in the plural.
+        total: how many there will be; None if it is not known, which shows no time left.
+    """
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield from items
+        return
+    began = shown = time.monotonic()
+    try:
+        for count, item in enumerate(items, 1):
+            now = time.monotonic()
+            if now - shown >= _REFRESH:
+                shown, rate = now, count / (now - began)
+                left = f", {max(0, total - count) / rate:,.0f} s left" if total is not None else ""
+                of = f" of {total:,}" if total is not None else ""
+                _LINE.show(f"{count:,}{of} {noun}, {rate:,.0f} a second{left}")
+            yield item
+    finally:
+        _LINE.erase()
+
+
+class _ProgressLine:
+    """The line of a progress on standard error; what is printed meanwhile takes its place."""
+
+    visible = False
+
+    def show(self, text: str) -> None:
+        self._write(_ERASE + text)
+        self.visible = True
+
+    def erase(self) -> None:
+        if self.visible:
+            self.visible = False
+            self._write(_ERASE)
+
+    def _write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            if sys.stderr is not None:
+                sys.stderr.write(text)
+                sys.stderr.flush()
+
+
+_LINE = _ProgressLine()
 
 
 def _discard(stream: TextIO | None) -> None:

@@ -45,7 +45,7 @@ from chio_sidecar.store import (
 _BUSY_STATUS = 503
 _NO_ANSWER_STATUS = 500  # wire protocol, section 3.1
 _LONGEST_ENFORCEMENT = 200
-_STATED = ("mode", "requires", "lacks", "refused")
+_STATED = ("mode", "requires", "lacks", "refused", "framework")
 
 
 class Evaluation:
@@ -196,9 +196,13 @@ class Evaluation:
 
 
 def _enforcement(call: EvaluateRequest) -> dict[str, str]:
-    """Return what an application that only observes has stated about that."""
-    stated = call.request.enforcement or {}
-    return {name: stated[name][:_LONGEST_ENFORCEMENT] for name in _STATED if isinstance(stated.get(name), str)}
+    """Return what an application that only observes has stated about that, and its own template of the route."""
+    request, stated = call.request, call.request.enforcement or {}
+    found = {name: stated[name][:_LONGEST_ENFORCEMENT] for name in _STATED if isinstance(stated.get(name), str)}
+    if found.get("mode") != "observe":
+        return found
+    route = {"route": request.route_pattern[:_LONGEST_ENFORCEMENT]} if request.route_pattern != request.path else {}
+    return found | route | ({"size": str(request.body_length)} if "refused" in found else {})
 
 
 def _request_members(call: EvaluateRequest, receipt_id: str, hashed_pattern: str) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def test_the_dependency_gives_the_mark_and_evaluates_if_nothing_else_did(middlew
     assert post(app, "/only").json() == {"mark": "chio_access_denied"}
     assert post(app, "/only", with_token()).json() == {"mark": None}
     assert len(client.judge.questions) == 2
-    assert client.judge.last["enforcement"] == {"mode": "observe"}
+    assert client.judge.last["enforcement"] == {"mode": "observe", "framework": "fastapi"}
 
 
 @with_and_without
@@ -144,7 +144,7 @@ def test_the_whole_application_may_be_observed(middleware: bool) -> None:
 def test_an_excluded_route_that_is_observed_is_evaluated() -> None:
     app, client = build(exclude_paths=["/only"])
     assert post(app, "/only").json() == {"mark": "chio_access_denied"}
-    assert client.judge.last["enforcement"] == {"mode": "observe"}
+    assert client.judge.last["enforcement"] == {"mode": "observe", "framework": "fastapi"}
 
 
 @with_and_without

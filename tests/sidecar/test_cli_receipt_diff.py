@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 
 from chio_fastapi import RequireCapability, add_chio
 from chio_sidecar.cli.options import moment
-from chio_sidecar.cli.receipt_store import WOULD_REFUSE
+from chio_sidecar.cli.receipt_diff import WOULD_REFUSE
 from chio_sidecar.records.observed import NEWEST, Tally, is_observed, why_refused
 from chio_sidecar.store.driver import sqlite3
 from tests.sidecar.control_tools import CommandLine, write_store
@@ -82,30 +82,114 @@ def test_the_report_says_how_many_of_how_many_and_groups_them(diff: Run, cli: Co
     assert cli.err == ""
     assert lines[0] == "would have refused 12 of 3,400 observed requests"
     assert lines[2] == "      6  POST /pets/{pet_id}: no valid capability for pay/send"
-    assert lines[3].split() == ["caller", "ab" * 32]
-    assert lines[4].split() == ["newest", "receipt-000010,", "receipt-000009,", "receipt-000008"]
+    assert lines[3].strip() == ("100% of its 6, 1 caller, 2026-04-15 17:06 to 2026-04-15 17:06, newest receipt-000010")
+    assert lines[4].strip().startswith("give its callers a capability: chio-sidecar capability issue --receipt-store ")
+    assert lines[4].endswith("--server pay --tool send")
     assert lines[6] == "      5  DELETE /pets/{pet_id}: blocked by policy"
     assert lines[10] == "      1  GET /pets/{pet_id}: incomplete"
+    assert lines[11].strip().startswith("0.0295% of its 3,389, 1 caller, ")
 
 
 def test_the_report_for_programs_has_every_group(diff: Run) -> None:
     document = json.loads(diff(mixed(), "--json", "--top", 1, status=WOULD_REFUSE))
     assert (document["observed"], document["would_refuse"], document["beyond_groups"]) == (3400, 12, 0)
     assert [group["count"] for group in document["groups"]] == [6, 5, 1]
-    assert document["groups"][2] == {
+    last = document["groups"][2]
+    assert "receipt-000011" in last.pop("remedies")[0]["line"]
+    assert last == {
         "count": 1,
         "method": "GET",
         "route_pattern": "/pets/{pet_id}",
         "reason": "incomplete",
-        "caller_identity_hash": "cd" * 32,
+        "route_requests": 3389,
+        "callers": 1,
+        "callers_complete": True,
+        "first": START + 11,
+        "last": START + 11,
         "receipt_ids": ["receipt-000011"],
     }
 
 
-def test_callers_have_groups_of_their_own(diff: Run) -> None:
+def test_callers_have_groups_of_their_own_on_demand_only(diff: Run) -> None:
     receipts = [receipt(number, deny(), caller_identity_hash=f"{number:064d}") for number in range(4)]
-    groups = json.loads(diff(receipts, "--json", status=WOULD_REFUSE))["groups"]
+    (group,) = json.loads(diff(receipts, "--json", status=WOULD_REFUSE))["groups"]
+    assert (group["count"], group["callers"]) == (4, 4)
+    groups = json.loads(diff([], "--json", "--by", "caller", status=WOULD_REFUSE))["groups"]
     assert [group["caller_identity_hash"] for group in groups] == [f"{number:064d}" for number in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("rule", "reasons"),
+    [
+        ("R5b", ["invalid capability token: capability expired at 1776272775", "… expired at 1776272776"]),
+        (None, ["capability expired at 1776272775", "capability expired at 1776272776"]),
+    ],
+    ids=["this sidecar", "another sidecar"],
+)
+def test_ids_and_times_in_a_reason_make_no_groups(diff: Run, rule: str | None, reasons: list[str]) -> None:
+    receipts = [receipt(number, deny(reason)) for number, reason in enumerate(reasons)]
+    for one in receipts:
+        one["metadata"] |= {"chio_rule": rule} if rule else {}
+    (group,) = json.loads(diff(receipts, "--json", status=WOULD_REFUSE))["groups"]
+    assert group["reason"].endswith("capability expired at …")
+
+
+@pytest.mark.parametrize(
+    ("stated", "lines"),
+    [
+        ({"framework": "fastapi"}, ['@app.post("/pets/{pet_id}", dependencies=[Depends(Policy(side_effects=False))])']),
+        ({"framework": "django"}, ["@Policy(side_effects=False)"]),
+        ({"framework": "flask"}, ["@Policy(side_effects=False)"]),
+        ({}, ['"x-chio-side-effects": false']),
+        ({"requires": "pay/send"}, ["chio-sidecar capability issue", "--server pay --tool send"]),
+        ({"requires": "pay/send", "lacks": "read"}, ["--operation invoke --operation read"]),
+        ({"refused": "413 request body is larger than 10 bytes", "size": "12582913"}, ["CHIO_MAX_BODY_BYTES=13631488"]),
+        ({"refused": "400 header authorization occurs more than once"}, ["correct the client"]),
+    ],
+    ids=str,
+)
+def test_each_group_has_the_line_to_write(diff: Run, stated: dict[str, str], lines: list[str]) -> None:
+    one = receipt(1, deny("side-effect route requires a capability token"), method="POST")
+    one["metadata"] = {"chio_rule": "R8", "chio_enforcement": {"mode": "observe", **stated}}
+    out = diff([one], status=WOULD_REFUSE)
+    assert all(line in out for line in lines), out
+
+
+def test_the_template_that_the_application_states_makes_one_route_of_its_paths(diff: Run) -> None:
+    receipts = [receipt(number, deny(), route_pattern=f"/pets/{number}") for number in range(3)]
+    for one in receipts:
+        one["metadata"]["chio_enforcement"]["route"] = "/pets/{pet}"
+    (group,) = json.loads(diff(receipts, "--json", status=WOULD_REFUSE))["groups"]
+    assert (group["route_pattern"], group["count"], group["route_requests"]) == ("/pets/{pet}", 3, 3)
+
+
+def test_two_reports_are_compared_and_only_what_is_new_fails_a_build(
+    diff: Run, cli: CommandLine, tmp_path: Path
+) -> None:
+    saved = tmp_path / "report.json"
+    saved.write_text(diff([receipt(1, deny("a")), receipt(2, deny("b"))], "--json", status=WOULD_REFUSE))
+    compare = ("--since-report", saved, "--fail-on", "new")
+    assert "0 kinds of refusal are new, 0 are gone" in diff([], *compare)
+    assert "0 kinds of refusal are new, 1 are gone" in diff([receipt(3, deny("a"))], "--last", 1, *compare)
+    out = diff([receipt(4, deny("c"))], *compare, status=WOULD_REFUSE)
+    assert "(before: 2 of 2)" in out
+    assert "new: GET /pets/{pet_id}: c" in out
+    assert "before 1: GET /pets/{pet_id}: a" in out
+    document = json.loads(diff([], *compare, "--json", "--last", 1, status=WOULD_REFUSE))
+    assert [group["before"] for group in document["groups"]] == [None]
+    assert [group["reason"] for group in document["gone"]] == ["a", "b"]
+
+
+@pytest.mark.parametrize("content", [None, "[]", "{", '{"groups": [{}]}', '{"groups": 1}', "\xff"])
+def test_a_report_that_cannot_be_read_is_one_sentence(
+    diff: Run, cli: CommandLine, tmp_path: Path, content: str | None
+) -> None:
+    if content is not None:
+        (tmp_path / "report.json").write_text(content)
+    diff([receipt(1)], "--since-report", tmp_path / "report.json", status=1)
+    assert "--since-report" in cli.err
+    diff([], "--fail-on", "new", status=1)
+    assert "give --since-report FILE" in cli.err
 
 
 def test_nothing_refused_is_a_success(diff: Run, cli: CommandLine) -> None:
@@ -197,13 +281,14 @@ def test_a_required_capability_of_any_kind_is_named_so() -> None:
 
 
 def test_many_callers_do_not_fill_the_memory_and_are_all_counted() -> None:
-    tally = Tally(max_groups=10)
+    tally = Tally(max_groups=10, max_callers=100)
     for number in range(1000):
         tally.add(receipt(number, deny(f"reason {number % 50}"), caller_identity_hash=str(number)))
     groups = tally.groups()
-    assert len(groups) == 20
+    assert len(groups) == 10
     assert sum(group.count for group in groups) + tally.beyond == tally.refused == tally.observed == 1000
-    assert {group.kind.caller for group in groups if group.count > 1} == {None}
+    assert sum(group.callers for group in groups) == 100
+    assert all(group.many_callers for group in groups)
     assert all(len(group.newest) <= NEWEST for group in groups)
 
 
