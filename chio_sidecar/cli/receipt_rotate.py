@@ -11,7 +11,7 @@ from chio_core.errors import ConfigurationError
 from chio_sidecar.cli.options import TIMES, add_store_option, moment, required_store, wants_json
 from chio_sidecar.cli.terminal import CliError, compact, emit, escaped
 from chio_sidecar.keys import existing_key, key_beside
-from chio_sidecar.records.archive import open_archive
+from chio_sidecar.records.archive import ReceiptFilter, open_archive
 from chio_sidecar.records.fsck import Inspection
 from chio_sidecar.store.rotate import archive, trim
 
@@ -54,13 +54,19 @@ def run(args: argparse.Namespace) -> int:
         ConfigurationError: a file cannot be used.
     """
     place = required_store(args, "receipt rotate needs a store")
-    open_archive(place.file, option=place.named_by).close()  # raises if there is no such store
+    with open_archive(place.file, option=place.named_by) as reader:  # raises if there is no such store
+        newest = next(iter(reader.rows(ReceiptFilter(), newest_first=True)), None)
     path = args.authority_seed_file or key_beside(place.file)
     key = existing_key(path)
     if key is None:
         raise CliError(
             f"there is no key at {path} to sign the archive",
             fix="name the key that signs the receipts: --authority-seed-file FILE",
+        )
+    if newest is not None and newest[1].get("kernel_key") != key.public_hex:
+        raise CliError(
+            f"the newest receipt is not signed by {key.public_hex}, the key in {path}",
+            fix="name the key that signs the receipts, --authority-seed-file FILE; a new key after its first one",
         )
     made = archive(place.file, args.to, key, now=int(time.time()))
     with closing(Inspection(args.to)) as inspection:

@@ -226,6 +226,11 @@ def test_nothing_is_removed_without_an_archive_that_is_in_order(tmp_path: Path, 
     command = ("receipt", "rotate", "--receipt-store", path, "--keep", "0s", "--to")
     assert "there is no key at" in cli.fails(*command, tmp_path / "a")
     keyed(path)
+    wrong = tmp_path / "wrong.key"
+    wrong.write_text(STRANGER.seed_hex() + "\n")
+    wrong.chmod(0o600)
+    error = cli.fails("--authority-seed-file", wrong, *command, tmp_path / "a")
+    assert f"the newest receipt is not signed by {STRANGER.public_hex}, the key in {wrong}" in error
     (tmp_path / "taken").touch()
     assert "it exists; name a new file" in cli.fails(*command, tmp_path / "taken")
     tamper(path, "UPDATE http_receipts SET created_at = 'x' WHERE seq = 2")
