@@ -29,8 +29,9 @@ from chio_sidecar.store import (
 from chio_sidecar.store.committer import CommitActivity, GroupCommitter
 from chio_sidecar.store.place import DatabasePlace
 from chio_sidecar.store.postgresql.connection import Connection, connect, trouble
+from chio_sidecar.store.postgresql.log import marks
 from chio_sidecar.store.postgresql.schema import check
-from chio_sidecar.store.postgresql.writer import PostgresqlWriter, marks
+from chio_sidecar.store.postgresql.writer import PostgresqlWriter
 from chio_sidecar.store.writes import (
     SELECT_ONE,
     SELECT_OPEN,

@@ -2,7 +2,7 @@
 
 * A batch of receipts without conditions is one call of `chio.append`, which is its own transaction: one round trip.
 * Everything else runs `writes.apply` in a transaction that first locks, in one order, all accounts, grants, approvals
-  and tokens of the batch. So it reads what no other sidecar changes before the commit.
+  and tokens of the batch. So it reads what no other sidecar changes before the commit, and reads and adds once for all.
 
 The log is claimed by epoch. Whoever claims it later raises the epoch, and this sidecar then takes another log.
 """
@@ -14,7 +14,6 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import psycopg
@@ -34,36 +33,28 @@ from chio_sidecar.store import (
 from chio_sidecar.store.driver import Trouble
 from chio_sidecar.store.place import DatabasePlace
 from chio_sidecar.store.postgresql.connection import Connection, connect, trouble
+from chio_sidecar.store.postgresql.log import (
+    LEASE_SECONDS,
+    RENEW,
+    Batch,
+    Dialect,
+    Head,
+    LogMovedError,
+    PostgresqlLog,
+    TakenError,
+)
 from chio_sidecar.store.postgresql.schema import APPENDING
-from chio_sidecar.store.writes import Append, Revoke, Row, Write, apply, chained
-
-LEASE_SECONDS = 30.0
-"""How long a silent sidecar keeps its log; losing it costs one more log, nothing else."""
+from chio_sidecar.store.writes import Append, Revoke, Write, apply, chained
 
 _PAUSE_SECONDS = 0.002
 
 _CLAIM = "SELECT log_id, epoch, seq, digest FROM chio.claim(%s, %s, %s, %s)"
-# Texts in binary: in text form each quotation mark of an array would be escaped.
-_APPEND = "SELECT chio.append(%s, %s, %s, %s, %s, %s, %b, %b, %b, %b, %b, %b)"
-_RENEW = "SELECT chio.renew(%s, %s, %s)"
 _KNOWN = "SELECT request_id, fingerprint, receipt_json FROM http_receipts WHERE request_id = ANY(%s)"
 _LOCK = "SELECT pg_advisory_xact_lock(k) FROM unnest(%s::bigint[]) AS k"
 BEGIN = """
 BEGIN; SET LOCAL search_path = chio, pg_catalog, pg_temp; SET LOCAL lock_timeout = {wait:d};
 SET LOCAL idle_in_transaction_session_timeout = {wait:d}; SELECT pg_advisory_xact_lock{shared}({key:d})
 """
-
-
-class _LogMovedError(Exception):
-    """Another process has claimed the log, or an earlier transaction of this one has reached the database late."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Head:
-    log_id: int
-    epoch: int
-    sequence: int
-    digest: str
 
 
 class PostgresqlWriter:
@@ -78,8 +69,9 @@ class PostgresqlWriter:
         self._place = place
         self._seconds = wait_seconds
         self._holder = f"{socket.gethostname()}:{os.getpid()}"
-        self._head: _Head | None = None
+        self._head: Head | None = None
         self._log: PostgresqlLog | None = None
+        self._row_by_row = False
 
     def open(self) -> Connection:
         """Connect, and claim the log of before or another one."""
@@ -94,7 +86,7 @@ class PostgresqlWriter:
     def begin(self, connection: Connection) -> None:
         """Begin the time of a transaction; `apply` begins the transaction itself, if one statement is not enough."""
         connection.limit(self._seconds)
-        self._log = None
+        self._log, self._row_by_row = None, False
 
     def apply(self, connection: Connection, works: Sequence[Write]) -> Sequence[Any]:
         """Do the work; what is one statement is committed with it."""
@@ -102,7 +94,10 @@ class PostgresqlWriter:
             try:
                 results = self._append_at_once(connection, works)
                 return self._in_transaction(connection, works) if results is None else results
-            except _LogMovedError:
+            except TakenError:
+                self.rollback(connection)
+                self._row_by_row = True
+            except LogMovedError:
                 self.rollback(connection)
                 self._claim(connection)
             except psycopg.Error as exc:
@@ -144,7 +139,7 @@ class PostgresqlWriter:
         try:
             connection.limit(self._seconds)
             if self._head is not None:
-                connection.execute(_RENEW, (self._head.log_id, self._head.epoch, -1.0))
+                connection.execute(RENEW, (self._head.log_id, self._head.epoch, -1.0))
         except psycopg.Error:
             pass  # the lease ends by itself
         finally:
@@ -154,7 +149,7 @@ class PostgresqlWriter:
         own = (None, None) if self._head is None else (self._head.log_id, self._head.epoch)
         found = connection.execute(_CLAIM, (*own, self._holder, LEASE_SECONDS)).fetchone()
         assert found is not None  # noqa: S101 - the function returns one row
-        self._head = _Head(*found)
+        self._head = Head(*found)
 
     def _append_at_once(self, connection: Connection, works: Sequence[Write]) -> list[Any] | None:
         """Store a batch in one statement if it has receipts without conditions only; None if that is not enough."""
@@ -170,6 +165,14 @@ class PostgresqlWriter:
         self._head = log.head
         return [Stored(work.entry.receipt_json, fresh=True) for work in works if isinstance(work, Append)]
 
+    def _apply(self, connection: Connection, log: PostgresqlLog, works: Sequence[Write]) -> list[Any]:
+        if self._row_by_row or any(isinstance(work, Revoke) for work in works):
+            return apply(Dialect(connection), log, works)
+        batch = Batch(connection, log, works)
+        results = apply(batch, batch, works)
+        batch.flush()
+        return results
+
     def _in_transaction(self, connection: Connection, works: Sequence[Write]) -> list[Any]:
         assert self._head is not None  # noqa: S101 - `open` has claimed a log
         shared = "" if any(isinstance(work, Revoke) for work in works) else "_shared"
@@ -178,7 +181,6 @@ class PostgresqlWriter:
         if keys := sorted({_key(name) for work in works for name in _shared_things(work)}):
             connection.execute(_LOCK, (keys,))
         self._log = log = PostgresqlLog(connection, self._head)
-        dialect = _Dialect(connection)
 
         results: dict[int, Any] = {}
         waiting = sorted(enumerate(works), key=lambda pair: _request_id(pair[1]))
@@ -197,77 +199,10 @@ class PostgresqlWriter:
                     later.append((index, work))
                 else:
                     now[name] = (index, work)
-            done = apply(dialect, log, [work for _, work in now.values()])
+            done = self._apply(connection, log, [work for _, work in now.values()])
             results.update((index, result) for (index, _), result in zip(now.values(), done, strict=True))
             waiting = later
         return [results[index] for index in range(len(works))]
-
-
-class PostgresqlLog:
-    """The chain of one sidecar, for `writes.apply`.
-
-    Args:
-        connection: the writer's.
-        head: its newest row.
-        unless: capabilities of which none may be revoked.
-
-    Attributes:
-        head: the newest row, with those that this transaction has inserted.
-    """
-
-    def __init__(self, connection: Connection, head: _Head, unless: set[str] | None = None) -> None:
-        self._connection = connection
-        self._unless = sorted(unless or ())
-        self.head = head
-
-    def end(self) -> tuple[int, str]:
-        """Return sequence and digest of the newest row."""
-        return self.head.sequence, self.head.digest
-
-    def insert(self, rows: Sequence[Row]) -> bool:
-        """Insert all of these rows or, if an id is taken or a capability revoked, none; return True for all."""
-        head = self.head
-        columns = [list(column) for column in zip(*(row.members for row in rows), strict=True)]
-        found = self._connection.execute(
-            _APPEND,
-            (
-                head.log_id,
-                head.epoch,
-                head.sequence,
-                head.digest,
-                LEASE_SECONDS,
-                self._unless,
-                *columns,
-                [row.digest for row in rows],
-            ),
-        ).fetchone()
-        if found == ("moved",):
-            raise _LogMovedError
-        if found != ("stored",):
-            return False
-        self.head = _Head(head.log_id, head.epoch, rows[-1].sequence, rows[-1].digest)
-        return True
-
-    def probe(self) -> None:
-        """Write a row of no meaning: the lease."""
-        head = self.head
-        if self._connection.execute(_RENEW, (head.log_id, head.epoch, LEASE_SECONDS)).fetchone() != (True,):
-            raise _LogMovedError
-
-
-class _Dialect:
-    """The connection with SQLite's marks for parameters, which `writes` has."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Any:
-        return self._connection.execute(marks(sql), parameters)
-
-
-def marks(sql: str) -> bytes:
-    """Return a statement of `writes` with the marks of psycopg; its texts have neither mark in them."""
-    return sql.replace("?", "%s").encode()
 
 
 def _request_id(work: Write) -> str:

@@ -1,0 +1,215 @@
+"""The log of one sidecar, and a batch of work on it in few round trips."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from chio_sidecar.store import Charge, Invocation
+from chio_sidecar.store.postgresql.connection import Connection
+from chio_sidecar.store.writes import ACCOUNT, ADD_CHARGE, ADD_USE, EARLIER, REVOKED, SPENT, Append, Row, Write
+
+LEASE_SECONDS = 30.0
+"""How long a silent sidecar keeps its log; losing it costs one more log, nothing else."""
+
+# Texts in binary: in text form each quotation mark of an array would be escaped.
+_APPEND = "SELECT chio.append(%s, %s, %s, %s, %s, %s, %b, %b, %b, %b, %b, %b)"
+RENEW = "SELECT chio.renew(%s, %s, %s)"
+
+_REVOKED_OF = "SELECT capability_id FROM revoked_capabilities WHERE capability_id = ANY(%s)"
+_ACCOUNTS = """
+SELECT a, c.ordinal, c.total FROM unnest(%s::text[]) AS a CROSS JOIN LATERAL
+    (SELECT ordinal, total FROM budget_charges WHERE account = a ORDER BY ordinal DESC LIMIT 1) AS c
+"""
+_SPENT_OF = """
+SELECT g.id, g.part, u.ordinal FROM unnest(%s::text[], %s::bigint[]) AS g (id, part) CROSS JOIN LATERAL (
+    SELECT ordinal FROM capability_invocations WHERE capability_id = g.id AND grant_index = g.part
+    ORDER BY ordinal DESC LIMIT 1
+) AS u
+"""
+_ADD_CHARGES = """
+INSERT INTO budget_charges SELECT * FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::text[])
+"""
+_ADD_USES = """
+INSERT INTO capability_invocations SELECT * FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::text[])
+"""
+
+
+class LogMovedError(Exception):
+    """Another process has claimed the log, or an earlier transaction of this one has reached the database late."""
+
+
+class TakenError(Exception):
+    """A receipt of the batch cannot be inserted; which one is found row by row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The newest row of a log, and the epoch of the claim."""
+
+    log_id: int
+    epoch: int
+    sequence: int
+    digest: str
+
+
+class PostgresqlLog:
+    """The chain of one sidecar, for `writes.apply`.
+
+    Args:
+        connection: the writer's.
+        head: its newest row.
+        unless: capabilities of which none may be revoked.
+
+    Attributes:
+        head: the newest row, with those that this transaction has inserted.
+    """
+
+    def __init__(self, connection: Connection, head: Head, unless: set[str] | None = None) -> None:
+        self._connection = connection
+        self._unless = sorted(unless or ())
+        self.head = head
+
+    def end(self) -> tuple[int, str]:
+        """Return sequence and digest of the newest row."""
+        return self.head.sequence, self.head.digest
+
+    def insert(self, rows: Sequence[Row]) -> bool:
+        """Insert all of these rows or, if an id is taken or a capability revoked, none; return True for all."""
+        head = self.head
+        columns = [list(column) for column in zip(*(row.members for row in rows), strict=True)]
+        found = self._connection.execute(
+            _APPEND,
+            (
+                head.log_id,
+                head.epoch,
+                head.sequence,
+                head.digest,
+                LEASE_SECONDS,
+                self._unless,
+                *columns,
+                [row.digest for row in rows],
+            ),
+        ).fetchone()
+        if found == ("moved",):
+            raise LogMovedError
+        if found != ("stored",):
+            return False
+        self.head = Head(head.log_id, head.epoch, rows[-1].sequence, rows[-1].digest)
+        return True
+
+    def probe(self) -> None:
+        """Write a row of no meaning: the lease."""
+        head = self.head
+        if self._connection.execute(RENEW, (head.log_id, head.epoch, LEASE_SECONDS)).fetchone() != (True,):
+            raise LogMovedError
+
+
+class Batch:
+    """The log and the connection of `writes.apply`, for a batch whose shared things are locked.
+
+    What the batch may read of accounts, grants and revocations is read once, because no other sidecar changes it. What
+    it adds is inserted by `flush`.
+
+    Args:
+        connection: in a transaction, with the locks of these works.
+        log: this sidecar's.
+        works: none of them revokes, and no request id is stored, or twice among them.
+    """
+
+    def __init__(self, connection: Connection, log: PostgresqlLog, works: Sequence[Write]) -> None:
+        self._connection = connection
+        self._log = log
+        self._end = log.end()
+        self._rows: list[Row] = []
+        self._charges: list[Sequence[Any]] = []
+        self._uses: list[Sequence[Any]] = []
+        entries = [work.entry for work in works if isinstance(work, Append)]
+        spending = [one for entry in entries for one in (entry.invocation, *entry.obligations)]
+        names = sorted({name for entry in entries for name in entry.unless_revoked})
+        accounts = sorted({one.account for one in spending if isinstance(one, Charge)})
+        grants = sorted({(one.capability_id, one.grant_index) for one in spending if isinstance(one, Invocation)})
+        self._revoked = {row[0] for row in connection.execute(_REVOKED_OF, (names,))} if names else set()
+        found = connection.execute(_ACCOUNTS, (accounts,)) if accounts else ()
+        self._accounts = {account: (ordinal, total) for account, ordinal, total in found}
+        columns = [list(column) for column in zip(*grants, strict=True)]
+        used = connection.execute(_SPENT_OF, columns) if grants else ()
+        self._spent = {(name, grant): ordinal for name, grant, ordinal in used}
+
+    def end(self) -> tuple[int, str]:
+        """Return sequence and digest of the newest row, with those that wait for `flush`."""
+        return self._end
+
+    def insert(self, rows: Sequence[Row]) -> bool:
+        """Keep rows for `flush`."""
+        self._rows += rows
+        self._end = rows[-1].sequence, rows[-1].digest
+        return True
+
+    def probe(self) -> None:
+        """Write a row of no meaning."""
+        self._log.probe()
+
+    def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Any:
+        """Answer from what was read, keep what is added, or run a statement about approvals."""
+        if sql.startswith(REVOKED):
+            return _Found((name,) for name in parameters if name in self._revoked)
+        if sql == ACCOUNT:
+            state = self._accounts.get(parameters[0])
+            return _Found(() if state is None else (state,))
+        if sql == SPENT:
+            return _Found([(self._spent.get(tuple(parameters), 0),)])
+        if sql == EARLIER:
+            return _Found(())
+        if sql == ADD_CHARGE:
+            self._charges.append(parameters)
+            self._accounts[parameters[0]] = (parameters[1], parameters[3])
+        elif sql == ADD_USE:
+            self._uses.append(parameters)
+            self._spent[parameters[0], parameters[1]] = parameters[2]
+        else:
+            return Dialect(self._connection).execute(sql, parameters)
+        return None
+
+    def flush(self) -> None:
+        """Insert what was kept.
+
+        Raises:
+            TakenError: another sidecar has stored a request meanwhile, or a receipt id is taken.
+            LogMovedError: the log is not this sidecar's any more.
+        """
+        if self._rows and not self._log.insert(self._rows):
+            raise TakenError
+        for sql, rows in ((_ADD_CHARGES, self._charges), (_ADD_USES, self._uses)):
+            if rows:
+                self._connection.execute(sql, [list(column) for column in zip(*rows, strict=True)])
+
+
+class _Found:
+    """Rows, as a cursor gives them."""
+
+    def __init__(self, rows: Iterator[Any] | Sequence[Any]) -> None:
+        self._rows = iter(rows)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._rows
+
+    def fetchone(self) -> Any:
+        return next(self._rows, None)
+
+
+class Dialect:
+    """The connection with SQLite's marks for parameters, which `writes` has."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Any:
+        """Run a statement."""
+        return self._connection.execute(marks(sql), parameters)
+
+
+def marks(sql: str) -> bytes:
+    """Return a statement of `writes` with the marks of psycopg; its texts have neither mark in them."""
+    return sql.replace("?", "%s").encode()
