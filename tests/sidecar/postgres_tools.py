@@ -62,11 +62,15 @@ class Server:
         options = [f"-c{name}={value}" for name, value in fast.items()]
         self._options = " ".join([f"-k {self.folder}", "-c listen_addresses=", *options])
         self.start()
-        with self.connect("postgres") as admin:
-            admin.execute(f"CREATE ROLE {ROLE} LOGIN")
-            admin.execute("CREATE DATABASE chio_template")
-        with contextlib.closing(connect(self.place("chio_template", OWNER), seconds=10)) as owner:
-            migrate(owner, ROLE)
+        try:
+            with self.connect("postgres") as admin:
+                admin.execute(f"CREATE ROLE {ROLE} LOGIN")
+                admin.execute("CREATE DATABASE chio_template")
+            with contextlib.closing(connect(self.place("chio_template", OWNER), seconds=10)) as owner:
+                migrate(owner, ROLE)
+        except BaseException:
+            self.close()
+            raise
 
     def _run(self, command: str, *arguments: str) -> None:
         subprocess.run(
