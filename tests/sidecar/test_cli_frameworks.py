@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,7 @@ async def asgi(scope, receive, send): ...
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with a project of Django and applications of Flask, as the working directory."""
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
@@ -57,8 +58,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setenv("CHIO_SIDECAR_URL", "http://127.0.0.1:9090")
     monkeypatch.delenv("DJANGO_SETTINGS_MODULE", raising=False)
-    monkeypatch.delitem(sys.modules, "shop", raising=False)
-    return tmp_path
+    sys.modules.pop("shop", None)
+    yield tmp_path
+    sys.modules.pop("shop", None)  # other tests have a module of that name too
 
 
 def django(folder: Path, settings: str, *arguments: str) -> tuple[int, str]:

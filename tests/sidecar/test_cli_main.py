@@ -57,7 +57,6 @@ def test_an_error_is_one_object_for_programs(cli: CommandLine, option: list[str]
         [],
         ["api"],
         ["trust", "nonsense"],
-        ["api", "protect"],
         ["trust", "status"],
         ["receipt", "list", "--limit", "0"],
         ["receipt", "list", "--limit", "-3"],

@@ -167,6 +167,7 @@ def test_a_place_without_an_application_is_named(folder: Path, cli: CommandLine,
     ("arguments", "message"),
     [
         (["spec_app:app", "--spec", "spec.json"], "MODULE:APP and --spec are two documents of one application"),
+        ([], "nothing says which application is governed"),
         (["spec_app:other"], "failed to start chio api protect: spec_app:other is not an application"),
         (["--strict-spec", "spec_app:doubtful"], "x-chio-sideeffects of GET /x is unknown and is ignored; known are"),
     ],
@@ -179,9 +180,8 @@ def test_a_sidecar_that_cannot_start_says_why(
     assert message in error
 
 
-@pytest.mark.parametrize("arguments", [[], ["main:app", "--upstream", "http://127.0.0.1:1"]])
-def test_a_sidecar_is_for_one_application(arguments: list[str], cli: CommandLine) -> None:
-    assert "MODULE:APP" in cli.misused("api", "protect", *arguments)
+def test_a_sidecar_is_for_one_application(cli: CommandLine) -> None:
+    assert "MODULE:APP" in cli.misused("api", "protect", "main:app", "--upstream", "http://127.0.0.1:1")
 
 
 @pytest.mark.parametrize("arguments", [["--format", "toml"], ["--output", "a", "--check", "b"]])
