@@ -42,10 +42,11 @@ class Server:
     """A server in a folder; the user `postgres`, or `nobody`, runs it if the tests run as root.
 
     Args:
+        room: size of a disk of its own, for example `96m`; without the right to mount one the test is skipped.
         settings: of the server, in place of those that only make the tests fast.
     """
 
-    def __init__(self, **settings: str) -> None:
+    def __init__(self, *, room: str | None = None, **settings: str) -> None:
         self.folder_of_programs = binaries()
         self.folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
         self._as: dict[str, Any] = {}
@@ -56,6 +57,12 @@ class Server:
             who = users.get("postgres") or users["nobody"]
             self._as = {"user": who.pw_uid, "group": who.pw_gid, "extra_groups": []}
             os.chown(self.folder, who.pw_uid, who.pw_gid)
+        self._data = self.folder / "data"
+        self._is_mounted = False
+        if room is not None:
+            self._data.mkdir()
+            self.give_room(room, "size={},mode=700" + f",uid={os.stat(self.folder).st_uid}")
+            self._is_mounted = True
         initdb = ["initdb", "-D", "data", "-U", OWNER, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
         self._run(*initdb)
         fast = {"fsync": "off", "max_connections": "200", "deadlock_timeout": "100ms"} | settings
@@ -83,11 +90,22 @@ class Server:
             **self._as,
         )
 
+    def give_room(self, room: str, options: str = "remount,size={}") -> None:
+        """Mount the disk of the server, or make it larger."""
+        command = ["mount", "-t", "tmpfs", "-o", options.format(room), "tmpfs", self._data]
+        if subprocess.run(command, capture_output=True, check=False).returncode != 0:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            pytest.skip("this user cannot mount a small disk")
+
     def has(self, command: str) -> bool:
         return (self.folder_of_programs / command).exists()
 
     def start(self) -> None:
         self._run("pg_ctl", "-D", "data", "-w", "-l", "log", "-o", self._options, "start")
+
+    def restart(self) -> None:
+        """Start again, whether the server is up, or has stopped because its disk was full."""
+        self._run("pg_ctl", "-D", "data", "-w", "-m", "immediate", "-l", "log", "-o", self._options, "restart")
 
     def stop(self, mode: str = "immediate") -> None:
         self._run("pg_ctl", "-D", "data", "-w", "-m", mode, "stop")
@@ -95,6 +113,8 @@ class Server:
     def close(self) -> None:
         if (self.folder / "data" / "postmaster.pid").exists():
             self.stop()
+        if self._is_mounted:
+            subprocess.run(["umount", self._data], check=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def processes(self) -> list[int]:

@@ -7,7 +7,9 @@ import subprocess
 import sys
 from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from secrets import token_hex
 
 import pytest
 
@@ -125,6 +127,31 @@ async def test_requests_are_refused_in_time_while_the_database_is_paused_and_ser
         while (await client.get("/")).status_code != 200:
             pass
     await app.state.chio_client.aclose()
+
+
+async def test_on_a_full_disk_the_store_raises_and_what_it_acknowledged_is_there_later() -> None:
+    own = Server(room="80m", max_wal_size="32MB", min_wal_size="32MB")
+    try:
+        kit = PostgresqlKit(own)
+        told, failure = [], None
+        async with opened(kit) as store:
+            while failure is None:
+                row = replace(entry(len(told)), receipt_json=token_hex(50_000))
+                try:
+                    assert isinstance(await store.append(row), Stored)
+                    told.append(row.request_id)
+                except StoreUnavailable as exc:
+                    failure = exc.message
+        assert "No space left on device" in failure + (own.folder / "log").read_text()
+        assert told
+        own.give_room("200m")
+        own.restart()
+        async with opened(kit) as store:
+            assert set(told) <= {row[0] for row in kit.fetch("SELECT request_id FROM chio.http_receipts")}
+            assert isinstance(await store.append(entry("later")), Stored)
+        assert_chained(kit)
+    finally:
+        own.close()
 
 
 async def test_a_read_only_database_is_an_error_with_its_remedy(kit: PostgresqlKit) -> None:
