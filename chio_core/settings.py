@@ -41,10 +41,10 @@ _TAKEN = frozenset({
 
 FOREIGN_NAMES = frozenset({
     "CHIO_API_PROTECT_CONTROL_TOKEN", "CHIO_BIN", "CHIO_GUARDS", "CHIO_SERVICE_TOKEN", "CHIO_SIDECAR_CONTROL_TOKEN",
+    "CHIO_TEST_STORE", "CHIO_TRUSTED_APPROVERS", "CHIO_TRUSTED_ISSUER_KEY", "CHIO_TRUSTED_ISSUER_KEYS",
     "CHIO_VIEW_POLICIES",
-    "CHIO_TRUSTED_APPROVERS", "CHIO_TRUSTED_ISSUER_KEY", "CHIO_TRUSTED_ISSUER_KEYS",
 })  # fmt: skip
-"""`CHIO_*` names of the sidecar, its command line and the examples, which are no options."""
+"""`CHIO_*` names of the sidecar, its command line, tests and the examples, which are no options."""
 
 
 class ChioSettings(BaseSettings):

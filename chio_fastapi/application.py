@@ -68,7 +68,8 @@ def add_chio(
     source_of(settings, capability, session_of)  # here too, as with the guards
     if client is None:
         check_sidecar(settings.sidecar_url)  # a mounted application has no lifespan that would open it at the start
-    shared = client if client is not None else ChioClient(settings, document=partial(routes_for_embedded, app))
+    shared = client if client is not None else ChioClient(settings)
+    shared.document = shared.document or partial(routes_for_embedded, app)
     # Each middleware that is added is outside those before it.
     if names := [getattr(one.cls, "__name__", repr(one.cls)) for one in app.user_middleware]:
         log.warning(

@@ -52,6 +52,7 @@ class ChioClient:
             `mounts` when that sidecar is opened. Without a document it matches plain paths.
 
     Attributes:
+        document: the argument; `add_chio` sets it for its application where it is None.
         mounts: templates of the mounts through which requests reach the application.
     """
 
@@ -69,7 +70,7 @@ class ChioClient:
         self.trust = KeyTrust(self.settings.trusted_kernel_keys)
         self._transport = transport
         self._clock = clock
-        self._document = document
+        self.document = document
         self.mounts: Sequence[str] = ("",)
         self._carriers: PerProcess[Carriers] = PerProcess(dict)
         self._failover = failover_for(self.settings)
@@ -100,14 +101,14 @@ class ChioClient:
             ConfigurationError: its store or its key cannot be used.
         """
         if self._embedded is None and self._transport is None and self.settings.sidecar_url.startswith("embedded:"):
-            from chio_core.client.in_process import busy_seconds_for, open_sidecar
+            from chio_core.client.in_process import busy_seconds_for, keys_of, open_sidecar
 
             self._embedded = open_sidecar(
                 self.settings.sidecar_url,
                 busy_seconds=busy_seconds_for(self.settings),
-                document=self._document(self.mounts) if self._document is not None else None,
+                document=self.document(self.mounts) if self.document is not None else None,
             )
-            self.trust = KeyTrust(self.settings.trusted_kernel_keys or (self._embedded.public_key,))
+            self.trust = KeyTrust(keys_of(self.settings, self._embedded.public_key))
 
     async def evaluate(self, call: EvaluateCall, *, timeout: float | None = None) -> Decision:
         """Send one call and return the decision. Raises nothing, whatever the sidecar does.
@@ -263,17 +264,19 @@ class SyncChioClient:
         self.telemetry = telemetry if telemetry is not None else Telemetry(self.settings)
         self.trust = KeyTrust(self.settings.trusted_kernel_keys)
         self._clock = clock
+        self.document = document
+        self.mounts: Sequence[str] = ("",)
         if carrier is not None:
             self._carrier = carrier
         elif self.settings.sidecar_url.startswith("embedded:"):
-            from chio_core.client.in_process import PortalCarrier, busy_seconds_for
+            from chio_core.client.in_process import PortalCarrier, busy_seconds_for, keys_of
 
             portal = PortalCarrier(
                 self.settings.sidecar_url,
                 busy_seconds=busy_seconds_for(self.settings),
                 document=document(("",)) if document is not None else None,
             )
-            self.trust = KeyTrust(self.settings.trusted_kernel_keys or (portal.public_key,))
+            self.trust = KeyTrust(keys_of(self.settings, portal.public_key))
             self._carrier = portal
         else:
             from chio_core.client.blocking import BlockingPool

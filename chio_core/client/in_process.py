@@ -7,7 +7,7 @@ the only module that imports `chio_sidecar`, and only when an embedded sidecar i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -17,6 +17,7 @@ from chio_core.errors import ConfigurationError, EvaluationFailed, Overloaded, S
 from chio_core.evaluation.exchange import RawResponse
 from chio_core.loop_thread import LoopEnded, LoopThread
 from chio_core.processes import PerProcess
+from chio_core.scratch import replaced, replaces
 from chio_core.settings import ChioSettings
 from chio_core.signing import SigningKey
 
@@ -32,7 +33,8 @@ def open_sidecar(url: str, *, busy_seconds: float | None = None, document: str |
     """Open the sidecar that an `embedded:` URL names.
 
     Args:
-        url: `embedded:FILE`; FILE is the receipt store, its signing key is in `FILE.key` beside it.
+        url: `embedded:FILE`; FILE is the receipt store, its signing key is in `FILE.key` beside it. Tests get another
+            store, see `chio_core.scratch`.
         busy_seconds: seconds that a write waits for the store's file; None: the sidecar's default.
         document: OpenAPI document to use if the URL names none.
 
@@ -40,7 +42,7 @@ def open_sidecar(url: str, *, busy_seconds: float | None = None, document: str |
         ConfigurationError: the extra `sidecar` is not installed, or the store or the key cannot be used.
     """
     opened: EmbeddedSidecar
-    opened = _embedded().open_embedded(url.partition(":")[2], busy_seconds=busy_seconds, document=document)
+    opened = _embedded().open_embedded(replaced(url).partition(":")[2], busy_seconds=busy_seconds, document=document)
     return opened
 
 
@@ -54,7 +56,16 @@ def check_sidecar(url: str) -> None:
         ConfigurationError: as `open_sidecar`.
     """
     if url.startswith("embedded:"):
-        _embedded().check_embedded(url.partition(":")[2])
+        _embedded().check_embedded(replaced(url).partition(":")[2])
+
+
+def keys_of(settings: ChioSettings, public_key: str) -> Collection[str]:
+    """Return the keys whose receipts count: those of the settings, else the sidecar's own.
+
+    Args:
+        public_key: of the sidecar that was opened. In tests it is another one than the configured.
+    """
+    return (public_key,) if replaces(settings.sidecar_url) else settings.trusted_kernel_keys or (public_key,)
 
 
 def own_key(url: str) -> SigningKey:

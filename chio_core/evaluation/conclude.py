@@ -157,7 +157,8 @@ def _denial_of(verdict: Verdict, receipt: HttpReceipt, call: EvaluateCall, setti
     """Return the refusal by rules 4 to 6, or None."""
     requirement = call.requirement
     if call.lacks_token:
-        return _capability_required(call, receipt.id, settings)
+        hint = (verdict.details or {}).get("hint") if verdict.is_allow or verdict.guard == CAPABILITY_GUARD else None
+        return _capability_required(call, receipt.id, settings, hint if isinstance(hint, str) else None)
     if not verdict.is_allow:
         denial = outcomes.denial_for_verdict(verdict, receipt.id, settings.capability_header)
         return (
@@ -177,9 +178,11 @@ def _denial_of(verdict: Verdict, receipt: HttpReceipt, call: EvaluateCall, setti
     return None
 
 
-def _capability_required(call: EvaluateCall, receipt_id: str | None, settings: ChioSettings) -> Denial:
-    requirement = call.requirement or Requirement()
-    return outcomes.capability_required(requirement, settings.capability_header, receipt_id, settings.sidecar_url)
+def _capability_required(
+    call: EvaluateCall, receipt_id: str | None, settings: ChioSettings, hint: str | None = None
+) -> Denial:
+    requirement, header = call.requirement or Requirement(), settings.capability_header
+    return outcomes.capability_required(requirement, header, receipt_id, settings.sidecar_url, hint)
 
 
 def _capability_denial(requirement: Requirement, call: EvaluateCall, receipt: HttpReceipt) -> Denial | None:

@@ -54,6 +54,7 @@ from chio_core.models.receipt import ChioPassthrough, GuardEvidence, HttpReceipt
 from chio_core.names import APPROVAL_HEADER
 from chio_core.refusals.response import Denial
 from chio_core.request import Requirement
+from chio_core.scratch import replaces
 
 FILL_IN: Final = (
     "FILE is the receipt store of the sidecar, on its machine; where it was started with --authority-seed-file or"
@@ -100,6 +101,12 @@ def issue_command(requirement: Requirement, sidecar_url: str = "") -> str:
     return " ".join(["chio-sidecar capability issue", *words])
 
 
+def test_hint(server: str | None, tool: str | None) -> str:
+    """Return how a test presents a capability for a tool; None for any capability."""
+    wanted = "" if server is None else f"chio.capability({server!r}, {tool!r})"
+    return f"in a test, with the fixture chio: headers=chio.headers({wanted})"
+
+
 def issue_hint(requirement: Requirement, sidecar_url: str = "") -> dict[str, str]:
     """Return what a refusal says of the command: `hint`, and `hint_note` where a part is to be filled in.
 
@@ -107,6 +114,8 @@ def issue_hint(requirement: Requirement, sidecar_url: str = "") -> dict[str, str
         requirement: what the route requires.
         sidecar_url: as `ChioSettings.sidecar_url`.
     """
+    if replaces(sidecar_url):
+        return {"hint": test_hint(requirement.server, requirement.tool)}
     hint = {"hint": issue_command(requirement, sidecar_url)}
     if not sidecar_url.startswith("embedded:"):
         return hint | {"hint_note": FILL_IN}
@@ -209,14 +218,20 @@ def _challenge(capability_header: str) -> tuple[str, str]:
 
 
 def capability_required(
-    requirement: Requirement, capability_header: str, receipt_id: str | None, sidecar_url: str = ""
+    requirement: Requirement,
+    capability_header: str,
+    receipt_id: str | None,
+    sidecar_url: str = "",
+    hint: str | None = None,
 ) -> Denial:
     """Return the 401 for a route whose capability was not presented (RFC 9110, section 15.5.2).
 
     Args:
-        sidecar_url: where the sidecar is; decides what the hint can say, see `chio_core.evaluation.outcomes`.
+        sidecar_url: where the sidecar is; decides what the hint can say, see `issue_hint`.
+        hint: of the sidecar, which knows best where its capabilities come from.
     """
-    known = {"required_scope": required_scope(requirement), **issue_hint(requirement, sidecar_url)}
+    way = issue_hint(requirement, sidecar_url) if hint is None else {"hint": hint}
+    known = {"required_scope": required_scope(requirement), **way}
     return Denial(
         status=401,
         code="chio_capability_required",

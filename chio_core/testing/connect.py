@@ -7,7 +7,7 @@ Frameworks are recognised by what Chio leaves on an application, not by their ty
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,20 +23,23 @@ from chio_core.testing.transport import ScriptedCarrier
 
 
 @contextmanager
-def connected(app: Any, sidecar: ScriptedSidecar) -> Iterator[None]:
-    """Connect an application to a sidecar inside the context, without sockets.
+def connected(app: Any, sidecar: ScriptedSidecar) -> Iterator[Sequence[ChioClient | SyncChioClient]]:
+    """Connect an application to a sidecar inside the context, without sockets; give its clients.
 
     Raises:
         ConfigurationError: Chio does not govern this object.
     """
     extensions = getattr(app, "extensions", None)
+    documented: Sequence[ChioClient | SyncChioClient] = ()
     flask = extensions.get(FLASK_EXTENSION) if isinstance(extensions, Mapping) else None
     live = getattr(flask, "live", None)
     with ExitStack() as connections:
         if live is not None:
-            live.use(sync_client_with(live.get().settings, sidecar))
+            live.use(threaded := sync_client_with(live.get().settings, sidecar))
             connections.callback(live.use, None)
+            documented = [threaded]
         elif clients := [app] if isinstance(app, ChioClient) else _clients_of(app):
+            documented = clients
             for client in clients:
                 connections.enter_context(client.diverted(sidecar.transport(), [sidecar.public_key]))
                 client.authority = Authority(client.settings, sidecar.key)
@@ -51,7 +54,7 @@ def connected(app: Any, sidecar: ScriptedSidecar) -> Iterator[None]:
                 "Starlette or Flask application that is governed, a ChioASGIMiddleware, or a ChioClient. "
                 "Django reads its settings: override_settings(**chio.django)"
             )
-        yield
+        yield documented
 
 
 def client_with(settings: ChioSettings, sidecar: ScriptedSidecar) -> ChioClient:

@@ -1,7 +1,7 @@
 """Engine: how a test's sidecar decides, by what the test arranged and by the rules of a real sidecar.
 
-`Engine` follows the rules of a sidecar without an OpenAPI document (wire protocol, sections 1.6 and 6.3): GET, HEAD and
-OPTIONS are allowed, everything else needs a valid capability, and the capability must grant what the route requires.
+`Engine` follows the rules of a sidecar (wire protocol, sections 1.6 and 6.3): a route needs a valid capability if its
+document says so, else if its method is not GET, HEAD or OPTIONS, and the capability must grant what the route requires.
 Tokens are verified as always; the sidecar's own key is the only authority. Approvals and budgets follow
 `chio_core.models.demands`, whose evidence the client reads.
 """
@@ -9,7 +9,7 @@ Tokens are verified as always; the sidecar's own key is the only authority. Appr
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -35,7 +35,7 @@ from chio_core.capabilities.restrictions import (
 )
 from chio_core.errors import ConfigurationError
 from chio_core.models import demands as texts
-from chio_core.models.capability import CapabilityToken, ToolGrant
+from chio_core.models.capability import CapabilityToken, Constraint, ToolGrant
 from chio_core.models.demands import (
     APPROVAL_GUARD,
     BUDGET_GUARD,
@@ -48,10 +48,10 @@ from chio_core.models.demands import (
     budget_evidence,
     budget_from,
 )
-from chio_core.models.request import SAFE_METHODS
 from chio_core.signing import SigningKey
 from chio_core.testing.behaviours import Behaviour, Reply
-from chio_core.testing.exchange import DECISION_METADATA, EvaluateRequest, compact
+from chio_core.testing.documents import Documents
+from chio_core.testing.exchange import ALLOW, DECISION_METADATA, EvaluateRequest, compact
 
 STRANGER = SigningKey(bytes([0x77]) * 32)
 """An authority that no sidecar trusts."""
@@ -62,45 +62,6 @@ SUBJECT = "0" * 64
 _INTENT = (
     "method", "route_pattern", "path", "query", "body_hash", "tool_server", "tool_name", "arguments", "governed_intent",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """A behaviour for some requests; None is any method, path (see `EvaluateRequest.is_about`) or required tool."""
-
-    method: str | None
-    path: str | None
-    requires: str | None
-    behaviour: Behaviour
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a test has told its sidecar.
-
-    Attributes:
-        rules: the last one that covers a request counts.
-        fault: the behaviour for every request, whatever the rules say.
-        delay: seconds before each response.
-    """
-
-    rules: tuple[Rule, ...] = ()
-    fault: Behaviour | None = None
-    delay: float = 0.0
-
-    @property
-    def down(self) -> bool:
-        """True if the sidecar accepts no connection."""
-        return self.fault is not None and self.fault.refuses
-
-    def behaviour_for(self, request: EvaluateRequest) -> Behaviour | None:
-        """Return the behaviour for a request; None if the test said nothing about it."""
-        if self.fault is not None:
-            return self.fault
-        for rule in reversed(self.rules):
-            if request.is_about(rule.method, rule.path) and rule.requires in (None, request.requires):
-                return rule.behaviour
-        return None
 
 
 class Refused(Exception):
@@ -170,11 +131,13 @@ class Engine:
     """Decides, and keeps revocations, uses of grants, approvals and budgets in memory.
 
     Attributes:
+        documents: what the applications state of their routes.
         approvals: every approval that was needed so far, in order.
         behaviour: this engine as a behaviour.
     """
 
     def __init__(self) -> None:
+        self.documents = Documents()
         self.approvals: list[Approval] = []
         self.behaviour = Behaviour("policy", "Decides by method, capability, approval and budget.", self.reply)
         self._lock = threading.Lock()
@@ -213,7 +176,8 @@ class Engine:
                 "evidence": None if no.details is None else [*no.before, refusal],
             }
             if no.approval_id is None:
-                verdict = {"verdict": "deny", "reason": no.reason, "guard": no.guard, "http_status": 403}
+                verdict: Any = {"verdict": "deny", "reason": no.reason, "guard": no.guard, "http_status": 403}
+                verdict = request.hinted(verdict) if no.guard == CAPABILITY_GUARD else verdict
                 return Reply(request.response_bytes(verdict, **stated))
             receipt = request.receipt({"verdict": "incomplete", "reason": no.reason}, **stated)
             document = {
@@ -229,7 +193,10 @@ class Engine:
             return Reply(compact({"error": "chio_bad_request", "message": message}), 400)
         enforced = None if used.grant is None else statement(used.grant, used.index)
         metadata = DECISION_METADATA if enforced is None else {**DECISION_METADATA, GRANT: enforced}
-        return Reply(request.response_bytes(capability_id=used.capability_id, evidence=evidence, metadata=metadata))
+        # The application refuses it if its route requires the capability.
+        verdict = request.hinted(ALLOW) if request.requires and used.capability_id is None else ALLOW
+        known = {"capability_id": used.capability_id, "evidence": evidence, "metadata": metadata}
+        return Reply(request.response_bytes(verdict, **known))
 
     def _decide(self, request: EvaluateRequest) -> tuple[_Used, list[dict[str, Any]]]:
         """Return the capability that an allow uses, and its evidence, or raise `Refused`."""
@@ -251,7 +218,7 @@ class Engine:
                 revoked = Refused(texts.REVOKED, "CapabilityRevocation", details=None)
                 revoked.capability_id = token.id
                 raise revoked
-        if request.method in SAFE_METHODS:
+        if not self.documents.need_capability(request):
             evidence = [_evidence(POLICY_GUARD, texts.SAFE_EVIDENCE)]
         elif used.capability_id is not None:
             evidence = [_evidence(CAPABILITY_GUARD, texts.CAPABILITY_EVIDENCE)]
@@ -274,7 +241,7 @@ class Engine:
         if is_of_another(token, request.caller):
             raise Refused(texts.OTHER_HOLDER)
         if server is None or tool is None:
-            if request.method not in SAFE_METHODS and (void := void_scope(token)):
+            if self.documents.need_capability(request) and (void := void_scope(token)):
                 raise NotEnforced(void)
             return _Used(token.id)
         model, arguments = members.get("model_metadata"), without_holder(members.get("arguments"), token)
@@ -375,12 +342,18 @@ def _evidence(guard: str, details: str) -> dict[str, Any]:
     return {"guard_name": guard, "verdict": True, "details": details}
 
 
-def _allow_as_told(request: EvaluateRequest) -> Reply:
-    told = "allowed by the test"
-    return Reply(request.response_bytes(evidence=[_evidence(POLICY_GUARD, told), *request.demands_met(told)]))
-
-
-ALLOW_AS_TOLD = Behaviour("allow_as_told", "Allows, because the test says so.", _allow_as_told)
+def grant_of(
+    server: str,
+    tool: str,
+    operations: Sequence[str],
+    constraints: Sequence[Constraint | Mapping[str, Any]],
+    max_invocations: int | None,
+) -> dict[str, Any]:
+    """Return a grant as a token has it."""
+    grant: dict[str, Any] = {"server_id": server, "tool_name": tool, "operations": list(operations)}
+    if constraints:
+        grant["constraints"] = [one.to_wire() if isinstance(one, Constraint) else dict(one) for one in constraints]
+    return grant if max_invocations is None else grant | {"max_invocations": max_invocations}
 
 
 def issue(key: SigningKey, grant: Mapping[str, Any], ttl: int, now: int) -> str:

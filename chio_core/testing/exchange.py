@@ -13,6 +13,7 @@ from chio_core.capabilities import matching_grants, parse_capability
 from chio_core.capabilities.holder import without_holder
 from chio_core.capabilities.restrictions import GRANT, Enforced, choose_grant, statement
 from chio_core.errors import InvalidDocument
+from chio_core.evaluation.outcomes import test_hint
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.demands import (
     APPROVAL_GUARD,
@@ -112,6 +113,14 @@ class EvaluateRequest:
             return None
         found = token.get("id") if isinstance(token, dict) else None
         return found if isinstance(found, str) else None
+
+    def hinted(self, verdict: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a verdict that tells a test how to present the capability that the request lacks."""
+        server, tool = self.document.get("tool_server"), self.document.get("tool_name")
+        hint = test_hint(server, tool)
+        if server is None:
+            hint += f"; where the route requires nothing, also chio.allow({self.method!r}, {self.route!r})"
+        return {**verdict, "details": {"hint": hint}}
 
     def caller_hash(self) -> str:
         """Return the hash of the caller (wire protocol, section 3.5)."""

@@ -4,8 +4,8 @@
         client = TestClient(chio.connect(app))
         client.post("/transfers", headers=chio.headers(chio.capability("payments", "transfer")))
 
-A sidecar in the process of the test decides by `chio_core.testing.engine` and signs; the application's own client
-verifies its receipts. It listens on no socket until `url`, `config` or `environ` is read.
+A sidecar in the process of the test decides by `chio_core.testing.engine` and signs. It listens on no socket until
+`url`, `config` or `environ` is read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from functools import cached_property
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from chio_core.capabilities import parse_capability
 from chio_core.client.client import ChioClient, SyncChioClient
@@ -28,8 +28,9 @@ from chio_core.signing import SigningKey
 from chio_core.testing import behaviours
 from chio_core.testing.behaviours import REFUSE, Behaviour, Pause
 from chio_core.testing.connect import client_with, connected, seed_file_of, sync_client_with
-from chio_core.testing.engine import ALLOW_AS_TOLD, STRANGER, Approval, Engine, Plan, Rule, issue
+from chio_core.testing.engine import STRANGER, Approval, Engine, grant_of, issue
 from chio_core.testing.exchange import EvaluateRequest
+from chio_core.testing.plan import ALLOW_AS_TOLD, Plan, Rule
 from chio_core.testing.sidecar import KEY, ScriptedSidecar
 from chio_core.testing.watch import Ledger, check_requirement, requests_for, watching
 
@@ -76,14 +77,23 @@ class ChioFixture:
         """Connect a governed application to this sidecar until the end of the test, without a socket; return it.
 
         Args:
-            app: a FastAPI, Starlette or Flask application, a `ChioASGIMiddleware`, or a `ChioClient`. It keeps its
-                settings, except for the sidecar's address and keys.
+            app: a FastAPI, Starlette or Flask application, a `ChioASGIMiddleware`, or a `ChioClient`. All but the
+                sidecar's address and keys is as in production, the policy of a FastAPI application's routes too.
 
         Raises:
             ConfigurationError: Chio does not govern this object.
         """
-        self._connected.enter_context(connected(app, self.sidecar))
+        for client in self._connected.enter_context(connected(app, self.sidecar)):
+            self._engine.documents.add_from(client)
         return app
+
+    def use_document(self, document: str | Mapping[str, Any]) -> None:
+        """Decide by an OpenAPI document as well, as a sidecar does with `--spec`.
+
+        Args:
+            document: the object or its JSON text. `connect` and `add_chio(app, client=…)` read the application's own.
+        """
+        self._engine.documents.add(document)
 
     @cached_property
     def client(self) -> ChioClient:
@@ -97,11 +107,11 @@ class ChioFixture:
 
     def new_client(self, **options: Any) -> ChioClient:
         """Return another such client, with options of `ChioSettings`."""
-        return client_with(self.sidecar.settings(**options), self.sidecar)
+        return self._engine.documents.add_from(client_with(self.sidecar.settings(**options), self.sidecar))
 
     def new_sync_client(self, **options: Any) -> SyncChioClient:
         """Return another such client for threads, with options of `ChioSettings`."""
-        return sync_client_with(self.sidecar.settings(**options), self.sidecar)
+        return self._engine.documents.add_from(sync_client_with(self.sidecar.settings(**options), self.sidecar))
 
     @property
     def django(self) -> dict[str, Any]:
@@ -109,17 +119,16 @@ class ChioFixture:
 
         All other `CHIO_*` settings of the project stay.
         """
+        documents = self._engine.documents
         return {
-            "CHIO_CLIENT": lambda settings: client_with(settings, self.sidecar),
-            "CHIO_SYNC_CLIENT": lambda settings: sync_client_with(settings, self.sidecar),
+            "CHIO_CLIENT": lambda settings: documents.add_from(client_with(settings, self.sidecar)),
+            "CHIO_SYNC_CLIENT": lambda settings: documents.add_from(sync_client_with(settings, self.sidecar)),
         }
 
     @property
     def url(self) -> str:
         """Address on 127.0.0.1; the sidecar listens from the first time that it is read, and keeps the address."""
-        if self._server is None:
-            self._listen()
-        return self._url
+        return self._url if self._server is not None else self._listen()
 
     @property
     def public_key(self) -> str:
@@ -132,8 +141,7 @@ class ChioFixture:
 
     def settings(self, **options: Any) -> ChioSettings:
         """Return settings that point to `url` and pin its key, with further options."""
-        own = {name.removeprefix("CHIO_").lower(): value for name, value in self.config.items()}
-        return ChioSettings(**{**own, **options})
+        return ChioSettings(**{**{name[5:].lower(): value for name, value in self.config.items()}, **options})
 
     @property
     def config(self) -> dict[str, Any]:
@@ -156,8 +164,7 @@ class ChioFixture:
     ) -> AbstractContextManager[object]:
         """Allow some requests, with or without a capability. The last rule that covers a request counts.
 
-        A route that requires a capability still refuses requests without one, because the application checks that
-        too: see `headers` and `dependency_overrides`.
+        A route that requires a capability still refuses requests without one, because the application checks it too.
 
         Args:
             method: None for any.
@@ -191,8 +198,7 @@ class ChioFixture:
     def slow(self, seconds: float = 3600.0) -> AbstractContextManager[object]:
         """Delay each response by `seconds`: 503 `chio_timeout` unless the application's `timeout` is longer.
 
-        Without a socket no time passes: a late response is a timeout at once, any other one comes at once. Over a
-        socket the delay is real, so give the application a short `timeout`.
+        Without a socket no time passes: a late response is a timeout at once. Over one, give a short `timeout`.
         """
         return self._change(replace(self._plan, delay=seconds))
 
@@ -207,10 +213,8 @@ class ChioFixture:
         """
         return self._change(replace(self._plan, fault=behaviours.behaviour(kind, self.tamperings)))
 
-    @property
-    def tamperings(self) -> Mapping[str, Behaviour]:
-        """What `tamper` can do, by name."""
-        return behaviours.TAMPERINGS
+    tamperings: Final[Mapping[str, Behaviour]] = behaviours.TAMPERINGS
+    """What `tamper` can do, by name."""
 
     def behave(self, behaviour: Behaviour | str) -> AbstractContextManager[object]:
         """Behave like this in every request.
@@ -254,11 +258,7 @@ class ChioFixture:
         Raises:
             InvalidDocument: the grant is malformed.
         """
-        grant: dict[str, Any] = {"server_id": server, "tool_name": tool, "operations": list(operations)}
-        if constraints:
-            grant["constraints"] = [one.to_wire() if isinstance(one, Constraint) else dict(one) for one in constraints]
-        if max_invocations is not None:
-            grant["max_invocations"] = max_invocations
+        grant = grant_of(server, tool, operations, constraints, max_invocations)
         return issue(self.sidecar.key if trusted else STRANGER, grant, ttl, int(self._clock()))
 
     def headers(self, capability: str | None = None, *, approval: str | Approval | None = None) -> dict[str, str]:
@@ -388,10 +388,11 @@ class ChioFixture:
         if listening:
             self._listen()
 
-    def _listen(self) -> None:
+    def _listen(self) -> str:
         self._server = ExitStack()
         self._server.enter_context(self.sidecar.serving_in_thread(int(self._url.rpartition(":")[2] or 0)))
         self._url = self.sidecar.url
+        return self._url
 
     def _stop(self) -> None:
         server, self._server = self._server, None

@@ -10,7 +10,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from chio_core.client.client import ChioClient, SyncChioClient
 from chio_core.evaluation.amounts import Facts
@@ -34,6 +34,8 @@ from chio_core.threads.wsgi_view import EnvironView, accept_in
 
 if TYPE_CHECKING:
     from chio_core.client.authority import Authority
+
+AnyClient = TypeVar("AnyClient", ChioClient, SyncChioClient)
 
 
 class Runtime:
@@ -81,9 +83,10 @@ class Runtime:
         hooks = (extractor, on_decision, on_receipt, refusal_page)
         report, warn = self.telemetry.refused, self.telemetry.warn
         self.pipeline = Pipeline(settings, *hooks, report=report, warn=warn, capability=capability, session=session)
+        self._document = document
         self._lock = threading.Lock()
-        self._client = client
-        self._sync_client = sync_client
+        self._client = self._documented(client) if client is not None else None
+        self._sync_client = self._documented(sync_client) if sync_client is not None else None
         self._is_shared = sync_client is not None
         self._makes_clients = given is None and make_client is None and make_sync_client is None
         self._make_client = make_client or partial(ChioClient, telemetry=self.telemetry, document=document)
@@ -106,7 +109,7 @@ class Runtime:
         """Return the client for event loops."""
         if self._client is None:
             with self._lock:
-                self._client = self._client or self._make_client(self.settings)
+                self._client = self._client or self._documented(self._make_client(self.settings))
         return self._client
 
     def sync_client(self) -> SyncChioClient:
@@ -114,7 +117,8 @@ class Runtime:
         found = self._sync_client
         if found is None:
             with self._lock:
-                found = self._sync_client = self._sync_client or self._make_sync_client(self.settings)
+                made = self._sync_client or self._documented(self._make_sync_client(self.settings))
+                found = self._sync_client = made
         return found
 
     def authority(self) -> Authority:
@@ -131,6 +135,11 @@ class Runtime:
             except RuntimeError:
                 made = self.sync_client()
         return made.authority
+
+    def _documented(self, client: AnyClient) -> AnyClient:
+        # The fixture of tests decides by the document of a client that it has made.
+        client.document = client.document or self._document
+        return client
 
     def close(self) -> None:
         """Close the connections of the client for threads; those of an event loop end with it."""

@@ -49,7 +49,8 @@ def test_the_command_line_issues_what_is_required_and_nothing_else(requirement: 
     assert set(found.operation or ("invoke",)) == {"invoke", *requirement.operations}
 
 
-def test_a_missing_capability_is_refused_with_scope_and_command() -> None:
+def test_a_missing_capability_is_refused_with_scope_and_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHIO_TEST_STORE", "configured")  # otherwise the hint is about the fixture of tests
     details = capability_required(TRANSFER, "X-Chio-Capability", None, "embedded:chio.sqlite3").details
     assert details["required_scope"] == "payments/transfer:invoke"
     assert details["hint"] == (

@@ -1,0 +1,69 @@
+"""Tests never write into the store that an application is configured with: it is append-only, so it cannot be cleaned.
+
+In a process that runs tests, an embedded sidecar opens a new store in a temporary folder instead, with its own key. A
+store in the folder for temporary files belongs to a test already, and `CHIO_TEST_STORE=configured` asks for the
+configured one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from chio_core.names import LOGGER
+
+log = logging.getLogger(LOGGER)
+
+VARIABLE: Final = "CHIO_TEST_STORE"
+
+EMBEDDED: Final = "embedded:"
+
+_PROJECT: Final = Path.cwd()
+"""Folder in which the process was started: a project may be below the folder for temporary files too."""
+
+_made: dict[Path, str] = {}
+_folder: tempfile.TemporaryDirectory[str] | None = None
+
+
+def runs_tests() -> bool:
+    """Return True in a process of pytest, of `python -m unittest`, or in Django's test environment."""
+    # The modules are looked up, not imported: this package needs no test runner and no framework.
+    main = getattr(sys.modules.get("__main__"), "__spec__", None)
+    django = getattr(sys.modules.get("django.test.utils"), "_TestState", None)
+    return (
+        bool(getattr(sys.modules.get("chio_pytest"), "active", 0))
+        or getattr(main, "name", None) == "unittest.__main__"
+        or hasattr(django, "saved_data")  # between `setup_test_environment` and its end, for every test runner
+    )
+
+
+def replaces(url: str) -> bool:
+    """Return True if this process opens another store instead of the one that an `embedded:` URL names."""
+    if not url.startswith(EMBEDDED) or not runs_tests() or os.environ.get(VARIABLE) == "configured":
+        return False
+    path, basetemp = _path_in(url), getattr(sys.modules.get("chio_pytest"), "basetemp", None)
+    if basetemp and path.is_relative_to(Path(basetemp).resolve()):
+        return False
+    return path.is_relative_to(_PROJECT.resolve()) or not path.is_relative_to(Path(tempfile.gettempdir()).resolve())
+
+
+def replaced(url: str) -> str:
+    """Return the URL of the store that this process opens: a new one for each configured store, else `url` itself."""
+    global _folder
+    if not replaces(url):
+        return url
+    path = _path_in(url)
+    if path not in _made:
+        _folder = _folder or tempfile.TemporaryDirectory(prefix="chio-tests-", ignore_cleanup_errors=True)
+        _made[path] = str(Path(_folder.name) / f"{len(_made)}-{path.name}")
+        log.info("chio: tests write to %s instead of %s; %s=configured changes that", _made[path], path, VARIABLE)
+    query = url.partition("?")[2]
+    return EMBEDDED + _made[path] + (f"?{query}" if query else "")
+
+
+def _path_in(url: str) -> Path:
+    return Path(url.removeprefix(EMBEDDED).partition("?")[0]).resolve()
