@@ -15,7 +15,7 @@ from fastapi.encoders import jsonable_encoder
 from chio_asgi.document import describe, document_for
 from chio_asgi.listing import list_routes
 from chio_core.evaluation.precheck import Exclusions
-from chio_core.models.openapi import chio_members, merge_members, needs_capability
+from chio_core.models.openapi import PROBLEM_SCHEMA, chio_members, merge_members, needs_capability
 from chio_core.names import CAPABILITY_HEADER
 from chio_core.refusals.problems import MEDIA_TYPES
 from chio_core.routes.document import Document
@@ -28,7 +28,7 @@ SCHEME = CAPABILITY_SCHEME.scheme_name
 """Name of the security scheme."""
 
 PROBLEM: dict[str, Any] = {
-    "title": "ChioProblem",
+    "title": PROBLEM_SCHEMA,
     "description": "Why Chio refused a request.",
     "type": "object",
     "required": ["error", "message", "status", "type"],
@@ -168,7 +168,7 @@ class _Extension:
         responses = dict(declared)
         for status, (component, text) in _RESPONSES.items():
             if {status, f"{status[0]}XX", "default"}.isdisjoint(declared) and (needed or status != "401"):
-                schema = {"$ref": self.components.put("schemas", "ChioProblem", PROBLEM)}
+                schema = {"$ref": self.components.put("schemas", PROBLEM_SCHEMA, PROBLEM)}
                 response = {"description": text, "content": {kind: {"schema": schema} for kind in MEDIA_TYPES}}
                 responses[status] = {"$ref": self.components.put("responses", component, response)}
         made = {**operation, **members, "responses": responses}

@@ -43,6 +43,12 @@ CAPABILITY_SCHEME_TEXT: Final = (
 )
 """Description of the security scheme."""
 
+DESCRIPTION: Final = "The routes and the policy of this application, for its sidecar."
+"""Description of the documents that `chio_core.routes.document` makes."""
+
+PROBLEM_SCHEMA: Final = "ChioProblem"
+"""Name of the schema of a refusal in the documents of FastAPI applications."""
+
 
 def stated(place: str, sensitivity: Any, side_effects: Any) -> dict[str, Any]:
     """Return the members of an operation for what is stated; what is None is left out.
@@ -59,6 +65,18 @@ def stated(place: str, sensitivity: Any, side_effects: Any) -> dict[str, Any]:
         raise ConfigurationError(f"{place}(side_effects=…) takes True or False")
     members = {SENSITIVITY: sensitivity, SIDE_EFFECTS: side_effects}
     return {name: value for name, value in members.items() if value is not None}
+
+
+def is_listed(document: Mapping[str, Any]) -> bool:
+    """Return True if an adapter has made a document from the routes of the application.
+
+    It then has every method that the application serves, and its paths are those that are evaluated, whatever prefix
+    `servers` names: FastAPI writes `root_path` there, which is never evaluated.
+    """
+    info, components = document.get("info"), document.get("components")
+    schemas = components.get("schemas") if isinstance(components, Mapping) else None
+    described = isinstance(info, Mapping) and info.get("description") == DESCRIPTION
+    return described or (isinstance(schemas, Mapping) and PROBLEM_SCHEMA in schemas)
 
 
 def chio_members(operation: Mapping[str, Any]) -> dict[str, Any]:

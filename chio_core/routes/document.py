@@ -22,6 +22,7 @@ from chio_core.models.openapi import (
     APPROVAL_REQUIRED,
     BUDGET,
     BUDGET_LIMIT,
+    DESCRIPTION,
     chio_members,
     merge_members,
     needs_capability,
@@ -45,7 +46,6 @@ _SCHEMAS = {
     "Float": {"type": "number"},
     "UUID": {"type": "string", "format": "uuid"},
 }
-_DESCRIPTION = "The routes and the policy of this application, for its sidecar."
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ def describe(
             item = paths.setdefault(mount + one.template, {})
             if one.method.lower() not in item:
                 item[one.method.lower()] = {**_operation_object(one, mount, taken), **strictest[one.key]}
-    info = {"title": title, "version": "1", "description": _DESCRIPTION}
+    info = {"title": title, "version": "1", "description": DESCRIPTION}
     try:
         document = {"openapi": OPENAPI_VERSION, "info": info, "paths": paths}
         text = json.dumps(document, sort_keys=True, indent=2) + "\n"

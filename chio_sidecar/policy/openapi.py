@@ -7,7 +7,7 @@ JSON and YAML mean the same here: no member may occur twice, and only `true` and
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, ClassVar
 from urllib.parse import unquote
 
@@ -15,24 +15,12 @@ import yaml
 
 from chio_core.canonical import MAX_DEPTH, parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
-from chio_core.models.openapi import (
-    APPROVAL_REQUIRED,
-    BUDGET_LIMIT,
-    KNOWN,
-    LEVELS,
-    OBSERVE,
-    PREFIX,
-    PUBLISH,
-    SENSITIVITY,
-    SIDE_EFFECTS,
-)
 
 METHODS = ("get", "post", "put", "patch", "delete", "head", "options")
 """Members of a path item that are operations, in the order in which they are read."""
 
 _MAX_EXPANDED = 1_000_000
 _MAX_HOPS = 32
-_MOST_DOUBTS = 50
 _INDEX = re.compile("0|[1-9][0-9]{0,8}")
 _MERGE = "tag:yaml.org,2002:merge"
 
@@ -213,63 +201,3 @@ def _expanded(node: yaml.Node, sizes: dict[int, int], open_nodes: set[int]) -> i
     sizes[id(node)] = 1 + sum(_expanded(child, sizes, open_nodes) for child in children)
     open_nodes.discard(id(node))
     return sizes[id(node)]
-
-
-def doubts(document: dict[str, Any]) -> list[str]:
-    """Return one sentence for each member of a document that is ignored and looks like policy.
-
-    Args:
-        document: as `load` returns it.
-
-    Returns:
-        At most 50 sentences, and one that counts the rest.
-
-    Raises:
-        ConfigurationError: `failed to parse OpenAPI spec: …`.
-    """
-    found = [*_misplaced(document, "the document"), *_misplaced(document.get("info"), "info")]
-    found += _misplaced(document.get("paths"), "paths")
-    for template, item in path_items(document):
-        if not template.startswith("/"):
-            shown = template[:200]
-            found.append(f"path {shown!r} does not begin with a slash and never matches; write {'/' + shown!r}")
-        found += _misplaced(item, f"path {template}")
-        for name, value in item.items():
-            if name in METHODS:
-                if isinstance(value, dict):
-                    found += _doubts_of_operation(value, f"{name.upper()} {template}")
-            elif name.lower() in METHODS:
-                found.append(f"{name} of path {template} is no operation and is ignored; write {name.lower()}")
-    rest = len(found) - _MOST_DOUBTS
-    return found if rest <= 0 else [*found[:_MOST_DOUBTS], f"and {rest} more of this kind"]
-
-
-def _misplaced(holder: Any, place: str) -> Iterator[str]:
-    for name in holder if isinstance(holder, dict) else ():
-        if _looks_like_policy(name):
-            yield f"{name} of {place} is ignored; write it into each operation that it is meant for"
-
-
-def _doubts_of_operation(operation: Mapping[str, Any], place: str) -> Iterator[str]:
-    for name, value in operation.items():
-        if name not in KNOWN:
-            if _looks_like_policy(name):
-                yield f"{name} of {place} is unknown and is ignored; known are {', '.join(sorted(KNOWN))}"
-        elif value is None:
-            continue
-        # The protocol ignores a member of another type.
-        elif name in _FLAGS and not isinstance(value, bool):
-            remedy = "write true or false, without quotes"
-            yield f"{name} of {place} is neither true nor false and therefore ignored; {remedy}"
-        elif name == SENSITIVITY and not (isinstance(value, str) and value in LEVELS):
-            yield f"{name} of {place} is no level and therefore ignored; write one of {', '.join(LEVELS)}"
-        elif name == BUDGET_LIMIT and not (type(value) is int and value >= 0):
-            remedy = "write a whole number from 0 on, without quotes"
-            yield f"{name} of {place} is no amount and therefore ignored; {remedy}"
-
-
-def _looks_like_policy(name: str) -> bool:
-    return name.lower().replace("_", "-").startswith(PREFIX.rstrip("-"))
-
-
-_FLAGS = frozenset({APPROVAL_REQUIRED, SIDE_EFFECTS, OBSERVE, PUBLISH})

@@ -26,7 +26,8 @@ from chio_core.models.openapi import (
     SENSITIVITY,
     needs_capability,
 )
-from chio_sidecar.policy.openapi import doubts, load, operations_of
+from chio_sidecar.policy.doubts import doubts
+from chio_sidecar.policy.openapi import load, operations_of
 
 log = logging.getLogger(__name__)
 
@@ -199,7 +200,7 @@ class RouteTable:
 
     @classmethod
     def from_openapi(cls, text: str, *, strict: bool = False) -> RouteTable:
-        """Read a document, JSON or YAML, and warn about members that are ignored and look like policy.
+        """Read a document, JSON or YAML, and warn about policy that is ignored or can never apply.
 
         Args:
             text: the text of the document.
@@ -209,16 +210,17 @@ class RouteTable:
             ConfigurationError: `failed to parse OpenAPI spec: …`.
         """
         document = load(text)
-        found = doubts(document)
-        if found and strict:
-            raise ConfigurationError(f"failed to parse OpenAPI spec: {'; '.join(found)}")
-        for doubt in found:
-            log.warning("OpenAPI spec: %s", doubt)
         operations = [
             (method, operation_rule(method, template, operation))
             for template, method, operation in operations_of(document)
         ]
-        return cls(operations, sha256_hex(text.encode()))
+        table = cls(operations, sha256_hex(text.encode()))
+        found = doubts(document, table.chosen)
+        if found and strict:
+            raise ConfigurationError(f"failed to parse OpenAPI spec: {'; '.join(found)}")
+        for doubt in found:
+            log.warning("OpenAPI spec: %s", doubt)
+        return table
 
     @classmethod
     def by_method(cls) -> RouteTable:
@@ -227,6 +229,11 @@ class RouteTable:
 
     def __len__(self) -> int:
         return self._count
+
+    def chosen(self, method: str, path: str) -> tuple[str, bool]:
+        """Return the pattern that a request matches, and whether it needs a capability."""
+        rule = self.match(method, path)
+        return rule.pattern, rule.policy == DENY_BY_DEFAULT
 
     def match(self, method: str, path: str) -> RouteRule:
         """Return the rule for a request; the path is neither decoded nor normalised.

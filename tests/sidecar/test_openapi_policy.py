@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import Depends, FastAPI
 
+from chio_asgi.document import describe
 from chio_core.errors import ConfigurationError
 from chio_core.models.demands import MAX_UNITS, ApprovalDemand, BudgetDemand
+from chio_core.settings import ChioSettings
+from chio_fastapi import RequireCapability, add_chio
 from chio_sidecar.policy.routes import DENY_BY_DEFAULT, SESSION_ALLOW, RouteTable, operation_rule
 from tests.sidecar.sidecar_tools import sidecar
 from tests.support import run
@@ -135,6 +139,7 @@ def test_it_stops_the_start_also_where_another_member_asks_for_a_capability_alre
         operation_rule("POST", "/pay", {"x-chio-approval-required": True, "x-chio-capability": "s/t"})
 
 
+OPEN, CLOSED = {"x-chio-side-effects": False}, {"x-chio-side-effects": True}
 DOUBTFUL: list[tuple[dict[str, Any], str]] = [
     ({"/a": {"get": {"x-chio-side-effects": "yes"}}}, "x-chio-side-effects of GET /a is neither true nor false"),
     ({"/a": {"get": {"x-chio-approval-required": 1}}}, "x-chio-approval-required of GET /a is neither true nor false"),
@@ -150,6 +155,32 @@ DOUBTFUL: list[tuple[dict[str, Any], str]] = [
     ({"/a": {"x-chio-side-effects": True, "get": {}}}, "x-chio-side-effects of path /a is ignored; write it into each"),
     ({"a/{x}": {"get": {}}}, "path 'a/{x}' does not begin with a slash and never matches; write '/a/{x}'"),
     ({"x-chio-side-effects": True}, "x-chio-side-effects of paths is ignored"),
+    ({"/a": {"trace": CLOSED}}, "trace of path /a is no method that is evaluated, and its policy never applies"),
+    ({"/a": {"fetch": {"x-chio-capability": [{}]}}}, "fetch of path /a is no method that is evaluated"),
+    ({"/a": {"post": {"requestBody": CLOSED}}}, "x-chio-side-effects of the requestBody of POST /a is ignored"),
+    ({"/a": {"post": {"parameters": [CLOSED]}}}, "x-chio-side-effects of a parameter of POST /a is ignored"),
+    ({"/a": {"post": {"responses": {"200": CLOSED}}}}, "x-chio-side-effects of response 200 of POST /a is ignored"),
+    ({"/f/{name}.json": {"post": OPEN}}, "{name}.json of path /f/{name}.json matches this text alone"),
+    ({"/f/v{n}": {"post": OPEN}}, "v{n} of path /f/v{n} matches this text alone"),
+    ({"/f/{a}.{b}": {"post": OPEN}}, "{a}.{b} of path /f/{a}.{b} matches any segment"),
+    ({"/f/{a:path}": {"post": OPEN}}, "{a:path} of path /f/{a:path} matches one segment"),
+    ({"/f/:id": {"post": OPEN}}, ":id of path /f/:id matches this text alone"),
+    ({"/f/<int:id>": {"post": OPEN}}, "<int:id> of path /f/<int:id> matches this text alone"),
+    ({"/f/*": {"post": OPEN}}, "* of path /f/* matches this text alone"),
+    ({"/f?all=1": {"post": OPEN}}, "path /f?all=1 never matches, because paths are matched without query"),
+    (
+        {"/a/{x}": {"post": OPEN}, "/a/{y}": {"post": {}}},
+        "the policy of POST /a/{y} never applies, because /a/{x} matches the same paths before it",
+    ),
+    ({"/a/{x}": {"post": {}}, "/a/~me": {"post": OPEN}}, "the policy of POST /a/~me never applies, because /a/{x}"),
+    ({"/a": {"post": OPEN}, "/a/": {"post": {}}}, "POST /a/ and /a differ in policy, and many servers treat them"),
+    ({"/a/{x}": {"post": OPEN}, "/A/{y}": {"post": {}}}, "POST /A/{y} and /a/{x} differ in policy"),
+    ({"/a": {"get": CLOSED}}, "HEAD /a is allowed without the capability that GET /a needs"),
+    (
+        {"/a": {"post": OPEN, "servers": [{"url": "/v1/"}]}},
+        "the base path /v1 in servers of path /a is ignored, so /a does not match /v1/a",
+    ),
+    ({"/a": {"post": {**OPEN, "servers": [{"url": "/v1"}]}}}, "the base path /v1 in servers of POST /a is ignored"),
 ]
 
 
@@ -175,6 +206,52 @@ def test_policy_in_the_documents_head_is_a_warning_too(caplog: pytest.LogCapture
     assert warning.startswith("OpenAPI spec: x-chio-approval-required of the document is ignored")
 
 
+@pytest.mark.parametrize(
+    "server",
+    [
+        {"url": "/v1"},
+        {"url": "https://api.example/v1/"},
+        {"url": "https://{at}.example/{base}", "variables": {"base": {"default": "v1"}}},
+    ],
+)
+def test_a_base_path_is_doubted_where_there_is_policy_below_it(
+    server: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    servers = {"servers": [server, {"url": "https://api.example"}]}
+    (warning,) = warnings_of(document({"/a": {"post": OPEN}, "/b": {"post": OPEN}}, **servers), caplog)
+    assert warning.startswith("OpenAPI spec: the base path /v1 in servers is ignored, so /a does not match /v1/a; ")
+    caplog.clear()
+    assert warnings_of(document({"/a": {"post": {}}}, **servers), caplog) == [], "no policy"
+    assert warnings_of(document({"/v1/a": {"post": OPEN}}, **servers), caplog) == [], "the paths have it"
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        {"/a/{x}": {"post": OPEN}, "/a/{y}": {"post": OPEN}, "/a/{x}/": {"post": OPEN}},
+        {"/a/{x}": {"post": OPEN}, "/a/me": {"post": {}}, "/f/{name}.json": {"get": {}}},
+        {"/a": {"get": CLOSED, "head": {"x-chio-side-effects": True}}},
+        {"/a": {"get": CLOSED}, "/{any}": {"head": CLOSED}},
+    ],
+)
+def test_a_path_beside_another_one_is_no_doubt_where_both_apply_or_nothing_is_lost(
+    paths: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert warnings_of(document(paths), caplog) == []
+
+
+def test_documents_of_the_adapters_are_read_in_silence(caplog: pytest.LogCaptureFixture) -> None:
+    app = FastAPI()
+    add_chio(app, ChioSettings(sidecar_url="http://127.0.0.1:9"))
+    needed = [Depends(RequireCapability("files", "read"))]
+    for path in ("/a", "/a/", "/A", "/a/{x}"):
+        app.get(path, dependencies=needed if path != "/A" else [])(lambda: None)
+    own = app.openapi()
+    own["servers"] = [{"url": "/v1"}]  # FastAPI adds `root_path` to what it serves
+    assert warnings_of(json.dumps(own), caplog) == []
+    assert warnings_of(describe(app).text, caplog) == []
+
+
 def test_a_document_without_doubts_is_read_in_silence(caplog: pytest.LogCaptureFixture) -> None:
     operation = {
         "x-chio-side-effects": True, "x-chio-approval-required": False, "x-chio-sensitivity": "public",
@@ -182,7 +259,7 @@ def test_a_document_without_doubts_is_read_in_silence(caplog: pytest.LogCaptureF
         "x-chio-capability": [{}], "x-chio-approval": {"threshold": 1, "currency": "USD"},
         "x-chio-budget": {"currency": "USD"},
     }  # fmt: skip
-    paths = {"/a": {"get": operation, "trace": {}, "summary": "s", "x-own": 1, "parameters": []}, "x-paths": 1}
+    paths = {"/a": {"put": operation, "trace": {}, "summary": "s", "x-own": 1, "parameters": []}, "x-paths": 1}
     assert warnings_of(document(paths, **{"x-own": 1}), caplog) == []
     assert len(RouteTable.from_openapi(document(paths), strict=True)) == 1
 
