@@ -278,12 +278,14 @@ async def test_what_an_observing_application_said_is_kept_in_the_receipt(tmp_pat
     said = {"mode": "observe", "requires": "pay/" + "x" * 500, "more": "no"}
     async with sidecar(tmp_path) as app:
         kept = (await decision(app, enforcement=said))["receipt"]["metadata"]["chio_enforcement"]
-        assert kept == {"mode": "observe", "requires": said["requires"][:200]}
+        route = {"route": "/client/idea"}  # the application's own template, where it differs from the path
+        assert kept == {"mode": "observe", "requires": said["requires"][:200], **route}
         odd = await decision(app, request_id="req-2", enforcement={"mode": 7})
         assert "chio_enforcement" not in odd["receipt"]["metadata"]
         await app.state.sidecar.store.revoke("cap-1")
         revoked = await spend(app, 3, None, enforcement={"mode": "observe"})
-        assert revoked["receipt"]["metadata"]["chio_enforcement"] == {"mode": "observe"}
+        kept = revoked["receipt"]["metadata"]["chio_enforcement"]
+        assert kept == {"mode": "observe", "route": "/pay/{account}"}
 
 
 SPENDING = TESTS / "sidecar" / "spending_sidecar.py"
