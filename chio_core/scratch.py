@@ -43,7 +43,8 @@ def runs_tests() -> bool:
 
 def replaces(url: str) -> bool:
     """Return True if this process opens another store instead of the one that an `embedded:` URL names."""
-    if not url.startswith(EMBEDDED) or not runs_tests() or os.environ.get(VARIABLE) == "configured":
+    # A database is named for each run by its own settings, as for every other use of it.
+    if not url.startswith(EMBEDDED) or "://" in url or not runs_tests() or os.environ.get(VARIABLE) == "configured":
         return False
     path, basetemp = _path_in(url), getattr(sys.modules.get("chio_pytest"), "basetemp", None)
     if basetemp and path.is_relative_to(Path(basetemp).resolve()):

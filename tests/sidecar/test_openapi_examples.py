@@ -18,7 +18,7 @@ from tests.sidecar.control_tools import ROOT
 from tests.sidecar.sidecar_tools import capability, decision, sidecar
 from tests.support import run
 
-EXAMPLES = {"hello-fastapi": "app:app", "bouncer": "app:app"}
+EXAMPLES = {"hello-fastapi": "app:app", "bouncer": "app:app", "shop-fastapi": "app:app"}
 """Examples that are FastAPI applications; the others have their document written by hand."""
 
 Answers = dict[tuple[str, str, bool], dict[str, Any]]
