@@ -28,7 +28,7 @@ def issue_capability(
         grants: what it allows, for example `"shop/order"`.
         ttl: seconds for which it is valid.
         holder: the only caller who may present it; `"caller"`: the one of this request as its session states it now;
-            None: whoever presents it.
+            None: any caller may present it.
         subject: public key of 64 hex digits.
 
     Raises:

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any
 
 from flask import Flask, Request, current_app, has_app_context
 
 from chio_core.evaluation.body_limits import NO_LIMITS, BodyLimits
-from chio_core.names import STATE_NAMESPACE
 from chio_core.threads.wsgi_view import SINGLETONS, EnvironView
 from chio_flask.routing import find_view
-
-STATE: Final = f"chio.{STATE_NAMESPACE}"
-"""Key in the environment for the state that all guards of one request share."""
 
 
 class FlaskGuardRequest(EnvironView):
@@ -63,17 +58,6 @@ class FlaskGuardRequest(EnvironView):
     def url_scheme(self) -> str:
         """`http` or `https`."""
         return self._request.scheme
-
-    @property
-    def method(self) -> str:
-        """The method as it was sent."""
-        return str(self.environ.get("REQUEST_METHOD") or "")
-
-    @property
-    def state(self) -> SimpleNamespace:
-        """The namespace of this request, also found at `g.chio_state`."""
-        found = self.environ.setdefault(STATE, SimpleNamespace())
-        return found if isinstance(found, SimpleNamespace) else SimpleNamespace()
 
     @property
     def scope(self) -> dict[str, Any]:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any
 
-from chio_core.names import STATE_NAMESPACE
 from chio_core.threads.wsgi_view import EnvironView
-
-STATE: Final = f"chio.{STATE_NAMESPACE}"
-"""Key in the environment for the state that all guards of one request share."""
 
 
 class WSGIGuardRequest(EnvironView):
@@ -29,17 +24,6 @@ class WSGIGuardRequest(EnvironView):
     def url_scheme(self) -> str:
         """`http` or `https`."""
         return str(self.environ.get("wsgi.url_scheme") or "http")
-
-    @property
-    def method(self) -> str:
-        """The method as it was sent."""
-        return str(self.environ.get("REQUEST_METHOD") or "")
-
-    @property
-    def state(self) -> SimpleNamespace:
-        """The namespace of this request, which is also in the environment."""
-        found = self.environ.setdefault(STATE, SimpleNamespace())
-        return found if isinstance(found, SimpleNamespace) else SimpleNamespace()
 
     @property
     def scope(self) -> dict[str, Any]:

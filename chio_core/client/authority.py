@@ -76,7 +76,7 @@ class Authority:
 
         Args:
             grants: what it allows, at least one.
-            holder: the only caller who may present it, as later requests have it; None: whoever presents it.
+            holder: the only caller who may present it, as later requests have it; None: any caller may.
             ttl: seconds for which it is valid, at least 1.
             subject: public key of 64 hex digits; without one it is made from the holder. It opens nothing.
 
@@ -140,7 +140,7 @@ class Authority:
         if holder is not None and held is None:
             raise ConfigurationError(
                 "a capability cannot be bound to the anonymous caller: give the caller of later requests as the holder"
-                " (CallerIdentity.user(…), CallerIdentity.bearer(token)), or holder=None for whoever presents it"
+                " (CallerIdentity.user(…), CallerIdentity.bearer(token)), or holder=None: any caller may present it"
             )
         scope = ChioScope.model_validate({"grants": stated if held is None else [bound(one, held) for one in stated]})
         if subject is not None:

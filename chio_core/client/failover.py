@@ -13,11 +13,12 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
-from typing import Final
+from typing import Any, Final
 
 from chio_core.client.carrier import AsyncCarrier, BlockingCarrier, Pairs
 from chio_core.errors import Overloaded, SidecarError, SidecarUnreachable
 from chio_core.evaluation.exchange import RawResponse
+from chio_core.evaluation.steps import Steps, run, run_async
 
 SHORTEST, LONGEST = 1.0, 30.0
 """Seconds for which a sidecar that failed is tried last: doubled with each failure in a row."""
@@ -95,6 +96,28 @@ class Failover:
             self._pauses[index] = min(max(2 * self._pauses[index], SHORTEST), LONGEST)
             self._until[index] = self._clock() + self._pauses[index]
 
+    def exchange(self, post: Callable[[int, float], Any], timeout: float) -> Steps[RawResponse]:
+        """Return the steps of one evaluation; see `chio_core.evaluation.steps`.
+
+        Args:
+            post: calls the sidecar of this index for so many seconds; its result, or an awaitable of it, is yielded.
+            timeout: as in `attempts`.
+        """
+        attempts = self.attempts(timeout)
+        index, seconds = next(attempts)
+        while True:
+            outcome: Outcome
+            try:
+                outcome = yield post(index, seconds)
+            except SidecarError as exc:
+                outcome = exc
+            try:
+                index, seconds = attempts.send(outcome)
+            except StopIteration as end:
+                if isinstance(end.value, SidecarError):
+                    raise end.value from None
+                return end.value  # type: ignore[no-any-return]
+
 
 class FailoverCarrier:
     """An `AsyncCarrier` over the carriers of several sidecars.
@@ -110,18 +133,10 @@ class FailoverCarrier:
 
     async def post(self, path: str, body: bytes, headers: Pairs, timeout: float) -> RawResponse:
         """See `AsyncCarrier.post`."""
-        attempts = self._failover.attempts(timeout)
-        index, seconds = next(attempts)
-        while True:
-            outcome: Outcome
-            try:
-                outcome = await self._carriers[index].post(path, body, headers, seconds)
-            except SidecarError as exc:
-                outcome = exc
-            try:
-                index, seconds = attempts.send(outcome)
-            except StopIteration as end:
-                return _settled(end.value)
+        carriers = self._carriers
+        return await run_async(
+            self._failover.exchange(lambda index, seconds: carriers[index].post(path, body, headers, seconds), timeout)
+        )
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -144,26 +159,12 @@ class BlockingFailover:
 
     def post(self, path: str, body: bytes, headers: Pairs, timeout: float) -> RawResponse:
         """See `AsyncCarrier.post`."""
-        attempts = self._failover.attempts(timeout)
-        index, seconds = next(attempts)
-        while True:
-            outcome: Outcome
-            try:
-                outcome = self._carriers[index].post(path, body, headers, seconds)
-            except SidecarError as exc:
-                outcome = exc
-            try:
-                index, seconds = attempts.send(outcome)
-            except StopIteration as end:
-                return _settled(end.value)
+        carriers = self._carriers
+        return run(
+            self._failover.exchange(lambda index, seconds: carriers[index].post(path, body, headers, seconds), timeout)
+        )
 
     def close(self) -> None:
         """Close all connections."""
         for carrier in self._carriers:
             carrier.close()
-
-
-def _settled(outcome: Outcome) -> RawResponse:
-    if isinstance(outcome, SidecarError):
-        raise outcome
-    return outcome

@@ -15,19 +15,23 @@ import re
 from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from types import SimpleNamespace
 from typing import Any, BinaryIO, Final
 from urllib.parse import parse_qsl, quote
 
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.body_limits import NO_LIMITS, BodyLimits
 from chio_core.evaluation.governed import KnownBody
-from chio_core.names import ENVIRON_INPUT, TRACEPARENT
+from chio_core.names import ENVIRON_INPUT, STATE_NAMESPACE, TRACEPARENT
 from chio_core.refusals.response import RequestRefused, bad_request, body_incomplete, body_too_large
 from chio_core.request import HeaderLines, single_headers
 from chio_core.threads.body import MeasureSteps, keep, measure, read_from_start, read_source, unreadable
 
 SINGLETONS: Final = single_headers()
 """Headers that may occur only once, unless the settings name others."""
+
+STATE: Final = f"chio.{STATE_NAMESPACE}"
+"""Key in the environment for the state that all guards of one request share."""
 
 _ASCII = bytes(range(128))
 _SMALL = 64 * 1024
@@ -82,6 +86,17 @@ class EnvironView:
     def url_scheme(self) -> str:
         """`http` or `https`."""
         raise NotImplementedError
+
+    @property
+    def method(self) -> str:
+        """The method as it was sent."""
+        return str(self.environ.get("REQUEST_METHOD") or "")
+
+    @property
+    def state(self) -> SimpleNamespace:
+        """The namespace that all guards of one request share, kept in the environment."""
+        found = self.environ.setdefault(STATE, SimpleNamespace())
+        return found if isinstance(found, SimpleNamespace) else SimpleNamespace()
 
     @property
     def query_string(self) -> str:

@@ -27,7 +27,7 @@ MAX_GROUPS: Final = 10_000
 """Groups, and routes, that are kept apart: paths and callers are chosen by strangers and cannot fill the memory."""
 
 MAX_CALLERS: Final = 100_000
-"""Callers that are told apart, in all groups together."""
+"""Most callers that one report counts exactly, over all groups."""
 
 _FIELD = re.compile(r"\{(\w+)\}")
 _NUMBER = re.compile(r"\d{5,}")  # a time or an id in a reason of another sidecar
@@ -54,7 +54,7 @@ class Group:
 
     Attributes:
         requests: all observed requests of its route.
-        callers: how many callers were refused; `many_callers` if there are more, which were not told apart.
+        callers: how many callers were refused; `many_callers` if there are more than that: the others were not counted.
         first, last: seconds since 1970.
         newest: ids of the newest receipts, the newest first.
         stated: what the application stated last, see `enforcement`.

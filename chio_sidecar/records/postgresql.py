@@ -160,7 +160,7 @@ class DatabaseArchive(ReceiptArchive):
 
 
 def _narrowed(wanted: ReceiptFilter) -> tuple[str, list[str]]:
-    """Return a window that leaves out most rows that do not match, and none that does; and its further parameters."""
+    """Return a condition that every match meets and few other rows do, and its further parameters."""
     words = [word for name in _WORDS if (word := getattr(wanted, name)) is not None and _PLAIN.fullmatch(word)]
     sql = _WINDOW + " AND strpos(receipt_json, %s) > 0" * len(words)
     if wanted.route is not None and _PLAIN.fullmatch(wanted.route):

@@ -5,40 +5,26 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from chio_core.processes import PerProcess
 from chio_sidecar.store import (
-    AlreadyRequested,
-    AppendOutcome,
-    ApprovalRequest,
-    ApprovalResponse,
-    NewReceipt,
-    ResponseOutcome,
-    StoredApproval,
     StoredReceipt,
     StoreHealth,
     StoreUnavailable,
-    TooManyWaiting,
     live_state,
 )
-from chio_sidecar.store.committer import CommitActivity, GroupCommitter
+from chio_sidecar.store.committed import CommittedStore
+from chio_sidecar.store.committer import GroupCommitter
 from chio_sidecar.store.driver import Trouble, sqlite3, trouble
 from chio_sidecar.store.hash_chain import MEMBERS
 from chio_sidecar.store.schema import connect, connect_reader, disconnect, journal_for, prepare
 from chio_sidecar.store.writes import (
-    SELECT_ONE,
-    SELECT_OPEN,
-    Append,
     Probe,
-    Revoke,
     Row,
     Write,
     apply,
-    approval_from_row,
 )
 
 _COLUMNS = "SELECT seq, id, request_id, receipt_json, created_at FROM http_receipts"
@@ -47,7 +33,7 @@ _ROW = "(?, ?, ?, ?, ?, ?, ?)"
 _INSERT = f"INSERT INTO http_receipts (seq, {MEMBERS}, chain) VALUES "  # noqa: S608 - only constants
 
 
-class SqliteReceiptStore:
+class SqliteReceiptStore(CommittedStore):
     """A `ReceiptStore` in one SQLite file of mode 0600, which several processes may open at once.
 
     Args:
@@ -78,16 +64,14 @@ class SqliteReceiptStore:
         self.place = self.path = path = path.absolute()  # the program may change its folder later
         self.journal = journal_for(version)
         self._busy_seconds = busy_seconds
-        self._clock = clock
         self._spare_bytes = spare_bytes
         prepare(path, journal=self.journal, busy_seconds=busy_seconds)
         writer = _SqliteWriter(path, self.journal, max_pages)
-        self._committer: PerProcess[GroupCommitter[Write]] = PerProcess(
-            lambda: GroupCommitter(writer, wait_seconds=busy_seconds, max_waiting=max_waiting)
+        super().__init__(
+            lambda: GroupCommitter(writer, wait_seconds=busy_seconds, max_waiting=max_waiting),
+            columns=_COLUMNS,
+            clock=clock,
         )
-        self._committer.get()  # its thread is started
-        # Flush pending writes when the store is garbage-collected; the committer's atexit hook covers exit.
-        weakref.finalize(self, _forget, self._committer).atexit = False
 
     @property
     def detail(self) -> str:
@@ -97,58 +81,10 @@ class SqliteReceiptStore:
             return f"SQLite {runtime}, write-ahead log, every commit synced"
         return f"SQLite {runtime}, rollback journal (this version's write-ahead log is not safe), every commit synced"
 
-    @property
-    def metrics(self) -> CommitActivity:
-        """Figures about the writing, a collector for `prometheus_client`."""
-        return self._committer.get().activity
-
-    async def append(self, entry: NewReceipt) -> AppendOutcome:
-        """Store a receipt and return once it is durable, or return why it was not stored."""
-        outcome: AppendOutcome = await self._committer.get().submit(Append(entry, self._clock()))
-        return outcome
-
-    async def get(self, receipt_id: str) -> StoredReceipt | None:
-        """Return the receipt with this id, or None."""
-        rows = await self._read(f"{_COLUMNS} WHERE id = ?", receipt_id)
-        return StoredReceipt(*rows[0]) if rows else None
-
-    async def find_by_request_id(self, request_id: str) -> StoredReceipt | None:
-        """Return the receipt of this request, or None."""
-        rows = await self._read(f"{_COLUMNS} WHERE request_id = ?", request_id)
-        return StoredReceipt(*rows[0]) if rows else None
-
     async def list(self, *, after: int = 0, limit: int = 50) -> Sequence[StoredReceipt]:
         """Return at most `limit` receipts whose row number is greater than `after`, oldest first."""
         rows = await self._read(f"{_COLUMNS} WHERE seq > ? ORDER BY seq LIMIT ?", after, limit)
         return [StoredReceipt(*row) for row in rows]
-
-    async def revoke(self, capability_id: str) -> bool:
-        """Revoke a capability permanently; return True if it was not revoked before."""
-        newly: bool = await self._committer.get().submit(Revoke(capability_id, self._clock()))
-        return newly
-
-    async def is_revoked(self, capability_id: str) -> bool:
-        """Return True if a capability was revoked."""
-        return bool(await self._read("SELECT 1 FROM revoked_capabilities WHERE capability_id = ?", capability_id))
-
-    async def request_approval(self, request: ApprovalRequest) -> AlreadyRequested | TooManyWaiting | None:
-        """Store an approval request without a receipt; return None, or why it was not stored."""
-        obstacle: AlreadyRequested | TooManyWaiting | None = await self._committer.get().submit(request)
-        return obstacle
-
-    async def respond(self, response: ApprovalResponse) -> ResponseOutcome:
-        """Store a person's response permanently, and return `recorded`, or why it was not stored."""
-        outcome: ResponseOutcome = await self._committer.get().submit(response)
-        return outcome
-
-    async def approval(self, approval_id: str) -> StoredApproval | None:
-        """Return the approval request with this id and its state, or None."""
-        rows = await self._read(SELECT_ONE, approval_id)
-        return approval_from_row(rows[0]) if rows else None
-
-    async def open_approvals(self, *, now: int, limit: int) -> Sequence[StoredApproval]:
-        """Return at most `limit` approval requests that are pending at `now`, oldest first."""
-        return [approval_from_row(row) for row in await self._read(SELECT_OPEN, now, limit)]
 
     async def health(self) -> StoreHealth:
         """Commit a row of no meaning and return whether that succeeded and the disk has room."""
@@ -180,12 +116,6 @@ class SqliteReceiptStore:
             return await asyncio.to_thread(fetch)
         except sqlite3.Error as exc:
             raise StoreUnavailable(f"the receipt store cannot be read: {trouble(exc)}") from None
-
-
-def _forget(committer: PerProcess[GroupCommitter[Write]]) -> None:
-    found = committer.take()
-    if found is not None:
-        found.forget()
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

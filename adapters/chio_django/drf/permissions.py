@@ -45,7 +45,7 @@ class ChioDenied(APIException):
 class Permission(permissions.OperationHolderMixin, ViewRule):
     """What all of them are in `permission_classes`: an object that stands where a class may stand.
 
-    They can be combined by `&`. A refusal raises, so it ends the request even where the permission stands in a `|`.
+    Combine them with `&` only. A refusal raises an exception, so inside `|` it ends the request all the same.
     """
 
     def __call__(self) -> Self:

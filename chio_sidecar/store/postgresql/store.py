@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,39 +13,26 @@ import psycopg
 from chio_core.errors import ConfigurationError
 from chio_core.processes import PerProcess
 from chio_sidecar.store import (
-    AlreadyRequested,
-    AppendOutcome,
-    ApprovalRequest,
-    ApprovalResponse,
-    NewReceipt,
-    ResponseOutcome,
-    StoredApproval,
     StoredReceipt,
     StoreHealth,
     StoreUnavailable,
-    TooManyWaiting,
 )
-from chio_sidecar.store.committer import CommitActivity, GroupCommitter
+from chio_sidecar.store.committed import CommittedStore
+from chio_sidecar.store.committer import GroupCommitter
 from chio_sidecar.store.place import DatabasePlace
 from chio_sidecar.store.postgresql.connection import Connection, connect, trouble
 from chio_sidecar.store.postgresql.log import marks
 from chio_sidecar.store.postgresql.schema import check
 from chio_sidecar.store.postgresql.writer import PostgresqlWriter
 from chio_sidecar.store.writes import (
-    SELECT_ONE,
-    SELECT_OPEN,
-    Append,
     Probe,
-    Revoke,
-    Write,
-    approval_from_row,
 )
 
 _COLUMNS = "SELECT position, id, request_id, receipt_json, created_at FROM http_receipts"
 _SPARE_READERS = 4
 
 
-class PostgresqlReceiptStore:
+class PostgresqlReceiptStore(CommittedStore):
     """A `ReceiptStore` in a database, which any number of sidecars may open at once.
 
     Args:
@@ -68,44 +54,23 @@ class PostgresqlReceiptStore:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.place = place
-        self._clock = clock
         self._readers = PerProcess(lambda: Readers(place, seconds=busy_seconds))
         try:
             self.detail = self._readers.get().run(self._checked)
         except psycopg.Error as exc:
             raise ConfigurationError(f"cannot use {place.shown} as a receipt store: {trouble(exc) or exc}") from None
-        self._committer: PerProcess[GroupCommitter[Write]] = PerProcess(
+        super().__init__(
             lambda: GroupCommitter(
                 PostgresqlWriter(place, wait_seconds=busy_seconds), wait_seconds=busy_seconds, max_waiting=max_waiting
-            )
+            ),
+            columns=_COLUMNS,
+            clock=clock,
         )
-        self._committer.get()  # its thread is started
-        weakref.finalize(self, _forget, self._committer).atexit = False
 
     def _checked(self, connection: Connection) -> str:
         check(connection, self.place.shown)
         number = connection.info.server_version
         return f"PostgreSQL {number // 10000}.{number % 10000}, a log of this sidecar, every commit synced"
-
-    @property
-    def metrics(self) -> CommitActivity:
-        """Figures about the writing, a collector for `prometheus_client`."""
-        return self._committer.get().activity
-
-    async def append(self, entry: NewReceipt) -> AppendOutcome:
-        """Store a receipt and return once it is durable, or return why it was not stored."""
-        outcome: AppendOutcome = await self._committer.get().submit(Append(entry, self._clock()))
-        return outcome
-
-    async def get(self, receipt_id: str) -> StoredReceipt | None:
-        """Return the receipt with this id, or None."""
-        rows = await self._read(f"{_COLUMNS} WHERE id = ?", receipt_id)
-        return StoredReceipt(*rows[0]) if rows else None
-
-    async def find_by_request_id(self, request_id: str) -> StoredReceipt | None:
-        """Return the receipt of this request, or None."""
-        rows = await self._read(f"{_COLUMNS} WHERE request_id = ?", request_id)
-        return StoredReceipt(*rows[0]) if rows else None
 
     async def list(self, *, after: int = 0, limit: int = 50) -> Sequence[StoredReceipt]:
         """Return at most `limit` receipts whose position is greater than `after`, oldest first."""
@@ -113,34 +78,6 @@ class PostgresqlReceiptStore:
         (horizon,) = (await self._read("SELECT chio.horizon()"))[0]
         sql = f"{_COLUMNS} WHERE position > ? AND position <= ? ORDER BY position LIMIT ?"
         return [StoredReceipt(*row) for row in await self._read(sql, after, horizon, limit)]
-
-    async def revoke(self, capability_id: str) -> bool:
-        """Revoke a capability permanently; return True if it was not revoked before."""
-        newly: bool = await self._committer.get().submit(Revoke(capability_id, self._clock()))
-        return newly
-
-    async def is_revoked(self, capability_id: str) -> bool:
-        """Return True if a capability was revoked."""
-        return bool(await self._read("SELECT 1 FROM revoked_capabilities WHERE capability_id = ?", capability_id))
-
-    async def request_approval(self, request: ApprovalRequest) -> AlreadyRequested | TooManyWaiting | None:
-        """Store an approval request without a receipt; return None, or why it was not stored."""
-        obstacle: AlreadyRequested | TooManyWaiting | None = await self._committer.get().submit(request)
-        return obstacle
-
-    async def respond(self, response: ApprovalResponse) -> ResponseOutcome:
-        """Store a person's response permanently, and return `recorded`, or why it was not stored."""
-        outcome: ResponseOutcome = await self._committer.get().submit(response)
-        return outcome
-
-    async def approval(self, approval_id: str) -> StoredApproval | None:
-        """Return the approval request with this id and its state, or None."""
-        rows = await self._read(SELECT_ONE, approval_id)
-        return approval_from_row(rows[0]) if rows else None
-
-    async def open_approvals(self, *, now: int, limit: int) -> Sequence[StoredApproval]:
-        """Return at most `limit` approval requests that are pending at `now`, oldest first."""
-        return [approval_from_row(row) for row in await self._read(SELECT_OPEN, now, limit)]
 
     async def health(self) -> StoreHealth:
         """Renew the lease of the log and return whether that was committed."""
@@ -218,9 +155,3 @@ class Readers:
             spare, self._spare = self._spare, []
         for connection in spare:
             connection.close()
-
-
-def _forget(committer: PerProcess[GroupCommitter[Write]]) -> None:
-    found = committer.take()
-    if found is not None:
-        found.forget()
