@@ -19,7 +19,7 @@ from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.signing import SigningKey
 from chio_sidecar.records.export_readme import README
 from chio_sidecar.records.file import Header, connect, in_pages
-from chio_sidecar.store.archive import Archive
+from chio_sidecar.store.archive import ArchiveStatement
 from chio_sidecar.store.driver import UNUSABLE, sqlite3, trouble
 from chio_sidecar.store.hash_chain import FIRST, MEMBERS, link
 from chio_sidecar.store.tables import ARCHIVED, CHAINED
@@ -65,7 +65,7 @@ def write(
         manifest |= {"exported_at": now, "since": since, "until": until, "statement": None}
         if key is not None:
             rows, head = manifest["rows"], manifest["head"]
-            stated = Archive(target.name, rows["first"], rows["last"], head, now, key.public_hex)
+            stated = ArchiveStatement(target.name, rows["first"], rows["last"], head, now, key.public_hex)
             manifest["statement"] = stated.signed_by(key)
         (draft / MANIFEST).write_text(compact_json(manifest) + "\n", encoding="utf-8")
         options = "".join(f" --trusted-key {entry['kernel_key']}" for entry in manifest["keys"])
@@ -93,7 +93,7 @@ class _Source:
             self.base, self.base_digest = connection.execute("SELECT seq, digest FROM receipt_chain_base").fetchone()
             newest = "SELECT statement FROM receipt_archives ORDER BY number DESC LIMIT 1"
             for (statement,) in connection.execute(newest):
-                self.archive = Archive.read(statement).name
+                self.archive = ArchiveStatement.read(statement).name
 
     def bounds(self, since: int | None, until: int | None) -> tuple[int, int]:
         """Return the first and the last row of a time."""

@@ -9,7 +9,7 @@ from typing import Any
 from chio_core.canonical import parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_sidecar.records.export import CHAIN, FORMAT, MANIFEST, RECEIPTS
-from chio_sidecar.store.archive import Archive
+from chio_sidecar.store.archive import ArchiveStatement
 from chio_sidecar.store.hash_chain import link
 
 
@@ -54,7 +54,7 @@ class Export:
 
     def _check(self, statement: object) -> None:
         try:
-            stated = Archive.read(statement)
+            stated = ArchiveStatement.read(statement)
         except InvalidDocument as exc:
             self.problems.append(f"{MANIFEST}: the statement does not count: {exc.message}")
             return

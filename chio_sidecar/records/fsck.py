@@ -16,7 +16,7 @@ from chio_sidecar.records.file import Header, connect_quietly, in_pages, quick_c
 from chio_sidecar.records.fsck_chain import ChainCheck, Finding, Marks, Row
 from chio_sidecar.records.fsck_receipt import UNUSED, check_receipt
 from chio_sidecar.records.fsck_records import archives, records
-from chio_sidecar.store.archive import Archive
+from chio_sidecar.store.archive import ArchiveStatement
 from chio_sidecar.store.driver import UNUSABLE, sqlite3, trouble
 from chio_sidecar.store.hash_chain import FIRST, MEMBERS
 from chio_sidecar.store.schema import APPLICATION_ID
@@ -64,7 +64,7 @@ class Summary:
     unfinished: str | None = None
     pages: Literal["all", "part"] = "part"
     archived: int = 0
-    archives: list[Archive] = field(default_factory=list)
+    archives: list[ArchiveStatement] = field(default_factory=list)
     findings: int = 0
 
     def document(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from chio_sidecar.policy.approvals import intent_hash, read_token
 from chio_sidecar.policy.rules import Refused
 from chio_sidecar.records.file import in_pages
 from chio_sidecar.records.fsck_chain import Finding
-from chio_sidecar.store.archive import Archive
+from chio_sidecar.store.archive import ArchiveStatement
 from chio_sidecar.store.driver import sqlite3
 from chio_sidecar.store.tables import ARCHIVED
 
@@ -110,7 +110,7 @@ def archives(connection: sqlite3.Connection, trusted: Collection[str] | None, su
     for number, text in connection.execute(_STATEMENTS).fetchall():
         place = f"archive of rows up to {number}"
         try:
-            found = Archive.read(text)
+            found = ArchiveStatement.read(text)
         except InvalidDocument as exc:
             yield Finding("archive", place, f"its statement does not count: {exc.message}")
             continue

@@ -81,11 +81,11 @@ class ReceiptReader(ReceiptArchive):
         """Return the last row that was archived and removed, and the name of its archive; None if all rows are here."""
         if self.first == 1 or not self.fetch("SELECT 1 FROM sqlite_master WHERE name = 'receipt_archives'", {}):
             return None
-        from chio_sidecar.store.archive import Archive  # takes longer to load than most lists
+        from chio_sidecar.store.archive import ArchiveStatement  # takes longer to load than most lists
 
         found = self.fetch("SELECT statement FROM receipt_archives ORDER BY number DESC LIMIT 1", {})
         try:
-            return (self.first - 1, Archive.read(found[0][0]).name) if found else None
+            return (self.first - 1, ArchiveStatement.read(found[0][0]).name) if found else None
         except InvalidDocument:
             return None  # `receipt fsck` says what is wrong with it
 

@@ -17,7 +17,7 @@ FORMAT = "chio-receipt-archive/1"
 
 
 @dataclass(frozen=True, slots=True)
-class Archive:
+class ArchiveStatement:
     """What a statement says.
 
     Attributes:
@@ -42,7 +42,7 @@ class Archive:
         return compact_json(body | {"signature": key.sign(canonical_json(body))})
 
     @classmethod
-    def read(cls, text: object) -> Archive:
+    def read(cls, text: object) -> ArchiveStatement:
         """Read a statement and verify its signature; whether its key is trusted is the caller's matter.
 
         Raises:

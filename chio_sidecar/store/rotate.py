@@ -24,7 +24,7 @@ from pathlib import Path
 
 from chio_core.errors import ConfigurationError
 from chio_core.signing import SigningKey
-from chio_sidecar.store.archive import Archive
+from chio_sidecar.store.archive import ArchiveStatement
 from chio_sidecar.store.backup import Copied, backup
 from chio_sidecar.store.driver import UNUSABLE, sqlite3, trouble
 from chio_sidecar.store.hash_chain import MEMBERS, link
@@ -63,7 +63,7 @@ DELETE FROM {table} AS t WHERE t.rowid BETWEEN ? AND ? AND EXISTS (SELECT 1 FROM
 """
 
 
-def archive(store: Path, target: Path, key: SigningKey, *, now: int) -> Archive:
+def archive(store: Path, target: Path, key: SigningKey, *, now: int) -> ArchiveStatement:
     """Copy a store to an archive, and return the statement that is recorded in it.
 
     Args:
@@ -75,13 +75,13 @@ def archive(store: Path, target: Path, key: SigningKey, *, now: int) -> Archive:
     Raises:
         ConfigurationError: one of the files cannot be used, the target exists, or there is nothing to archive.
     """
-    made: list[Archive] = []
+    made: list[ArchiveStatement] = []
 
     def state(copied: Copied) -> str:
         if not copied.rows or copied.head is None:
             raise ConfigurationError(f"receipt store {store} has no receipts to archive")
         first = copied.last - copied.rows + 1
-        made.append(Archive(target.name, first, copied.last, copied.head, now, key.public_hex))
+        made.append(ArchiveStatement(target.name, first, copied.last, copied.head, now, key.public_hex))
         return made[0].signed_by(key)
 
     try:
@@ -101,7 +101,7 @@ def archive(store: Path, target: Path, key: SigningKey, *, now: int) -> Archive:
 
 def trim(
     store: Path,
-    archived: Archive,
+    archived: ArchiveStatement,
     statement: str,
     *,
     before: int,
@@ -113,7 +113,7 @@ def trim(
     Args:
         store: the store that was archived.
         archived: what the statement says.
-        statement: as `Archive.signed_by` returned it.
+        statement: as `ArchiveStatement.signed_by` returned it.
         before: receipts that were stored before this second since 1970 are removed, but for the newest archived one.
         busy_seconds: how long to wait for another process that holds the file.
         version: the SQLite version, which decides the journal mode.
@@ -134,7 +134,7 @@ def trim(
 
 
 def _steps(
-    connection: sqlite3.Connection, store: Path, archived: Archive, statement: str, before: int
+    connection: sqlite3.Connection, store: Path, archived: ArchiveStatement, statement: str, before: int
 ) -> Iterator[int]:
     with _transaction(connection):
         found = connection.execute("SELECT chain FROM http_receipts WHERE seq = ?", (archived.last,)).fetchone()

@@ -23,7 +23,7 @@ from chio_sidecar.records.archive import ReceiptFilter
 from chio_sidecar.records.fsck import Inspection
 from chio_sidecar.records.reader import ReceiptReader
 from chio_sidecar.store import NewReceipt, Stored
-from chio_sidecar.store.archive import Archive
+from chio_sidecar.store.archive import ArchiveStatement
 from chio_sidecar.store.backup import backup
 from chio_sidecar.store.driver import sqlite3
 from chio_sidecar.store.rotate import ROWS, archive, trim
@@ -62,7 +62,9 @@ def keyed(path: Path) -> Path:
     return path
 
 
-def rotate(store: Path, target: Path, *, before: int = LATER, steps: int | None = None, **options: Any) -> Archive:
+def rotate(
+    store: Path, target: Path, *, before: int = LATER, steps: int | None = None, **options: Any
+) -> ArchiveStatement:
     """Rotate a store; with `steps`, end the removal after so many transactions."""
     made = archive(store, target, KERNEL, now=NOW)
     removal = trim(store, made, made.signed_by(KERNEL), before=before, **options)
