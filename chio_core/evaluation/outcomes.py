@@ -63,7 +63,7 @@ FILL_IN: Final = (
 """Hint for the placeholder of `--receipt-store FILE` in a command line."""
 
 FILL_IN_EMBEDDED: Final = "FILE is the file of the application's sidecar_url, embedded:FILE"
-"""The same for `--embedded FILE`."""
+"""The same for an embedded sidecar."""
 
 
 def granted_operations(operations: Iterable[str]) -> tuple[str, ...]:
@@ -123,9 +123,8 @@ def issue_hint(requirement: Requirement, sidecar_url: str = "") -> dict[str, str
 
 
 def _issuer(sidecar_url: str) -> str:
-    if not sidecar_url.startswith("embedded:"):
-        return "--receipt-store FILE"
-    return _option("--embedded", _plain_file(sidecar_url) or "FILE")
+    embedded = sidecar_url.startswith("embedded:")
+    return _option("--receipt-store", (embedded and _plain_file(sidecar_url)) or "FILE")
 
 
 def _plain_file(sidecar_url: str) -> str | None:

@@ -156,11 +156,34 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+class _Once(argparse.Action):
+    """Stores the value of an option that takes one: argparse would keep the last of two, and say nothing."""
+
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        # The two names of a store are one option.
+        name = "receipt_store" if self.dest == "receipt_db" else self.dest
+        if option_string is not None and name in parser.given:
+            raise argparse.ArgumentError(self, f"{parser.given[name]} was given before, and only one can count")
+        if option_string is not None:
+            parser.given[name] = option_string
+        setattr(namespace, self.dest, values)
+
+
 class _Parser(argparse.ArgumentParser):
-    """A parser that accepts text in UTF-8 only, and whose errors move no cursor of a terminal."""
+    """A parser that accepts text in UTF-8 only, and whose errors move no cursor of a terminal.
+
+    Attributes:
+        given: the options with one value that were given to this parser, by their name; those after a command belong
+            to the command's parser, and beat those before it.
+    """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.given: dict[str, str] = {}
+        for name in (None, "store"):
+            self.register("action", name, _Once)
         self.color = False  # from Python 3.14 on argparse colours its help with controls, which `emit` escapes
 
     def _print_message(self, message: str, file: Any = None) -> None:

@@ -12,8 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chio_core.signing import SigningKey, normalize_public_key
-from chio_sidecar.cli.options import check_url, file_mode, given_token, positive, trust_client, warn_of_plain_http
-from chio_sidecar.cli.options import store as store_type
+from chio_sidecar.cli.options import (
+    check_url,
+    file_mode,
+    given_token,
+    positive,
+    store_of_options,
+    trust_client,
+    warn_of_plain_http,
+)
 from chio_sidecar.cli.terminal import CliError, say
 from chio_sidecar.config import (
     MAX_MINTED_TTL,
@@ -93,12 +100,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=MAX_MINTED_TTL,
         help=f"longest lifetime in seconds of a capability that the control plane issues ({MAX_MINTED_TTL})",
     )
-    parser.add_argument(
-        "--receipt-store",
-        metavar="FILE",
-        type=store_type,
-        help="SQLite file, or postgresql://…?key=FILE; default --receipt-db, else a temporary file",
-    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -111,7 +112,8 @@ def run(args: argparse.Namespace) -> int:
     from chio_sidecar.cli.application import govern_upstream
     from chio_sidecar.cli.serving import SOCKET_MODE, bind, serve, starting
 
-    store: Place | None = args.receipt_store or args.receipt_db
+    named = store_of_options(args)
+    store: Place | None = None if named is None else named.path
     with starting("chio api protect"), contextlib.ExitStack() as stack:
         listener = stack.enter_context(bind(args.listen, mode=args.socket_mode or SOCKET_MODE))
         if store is None:
@@ -204,7 +206,7 @@ def configuration(args: argparse.Namespace, store: Place) -> SidecarConfig:
         revocations = revocations_of_file(args.revocation_db)
 
     spec_text = read_spec(args)
-    ephemeral = args.receipt_store is None and args.receipt_db is None
+    ephemeral = store_of_options(args) is None
     signing_key = None
     if ephemeral and args.authority_seed_file is None:
         signing_key = SigningKey.generate()

@@ -29,7 +29,6 @@ from chio_sidecar.cli.options import (
     wants_json,
     warn_of_plain_http,
 )
-from chio_sidecar.cli.options import store as store_type
 from chio_sidecar.cli.terminal import CliError, compact, emit, escaped, printable, say
 from chio_sidecar.config import control_token_from
 from chio_sidecar.keys import load_or_create_key
@@ -245,9 +244,6 @@ def _add_sidecar_options(parser: argparse.ArgumentParser) -> None:
         "--sidecar-token",
         metavar="TOKEN",
         help="bearer token of its control plane; CHIO_SIDECAR_CONTROL_TOKEN keeps it out of the process list",
-    )
-    parser.add_argument(
-        "--receipt-store", metavar="FILE", type=store_type, help="store of an embedded sidecar, instead of a URL"
     )
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from chio_core.errors import ConfigurationError
 from chio_core.settings import ChioSettings
-from chio_sidecar.cli.options import store_of_url, wants_json
+from chio_sidecar.cli.options import store_of_options, store_of_url, wants_json
 from chio_sidecar.cli.terminal import CliError, compact, emit, printable, say
 from chio_sidecar.doctor import Check, guarded
 from chio_sidecar.doctor.environment import Sources, check_distributions, check_names, check_settings, check_versions
@@ -96,9 +96,10 @@ def check_environment(args: argparse.Namespace) -> list[Check]:
             return
         from chio_sidecar.doctor.sidecar import check_sidecar
 
-        if args.receipt_db is not None:
-            yield from check_place(args.receipt_db)
-        last_key = last_kernel_key(args.receipt_db) if args.receipt_db is not None else None
+        last_key = None
+        if (place := store_of_options(args)) is not None:
+            yield from check_place(place.path)
+            last_key = last_kernel_key(place.path)
         yield from check_sidecar(settings, last_key=last_key)
 
     if settings is not None:

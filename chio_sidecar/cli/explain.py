@@ -26,7 +26,6 @@ from chio_sidecar.cli.options import (
     store_of_settings,
     wants_json,
 )
-from chio_sidecar.cli.options import store as store_type
 from chio_sidecar.cli.terminal import CliError, compact, emit, printable
 from chio_sidecar.config import trusted_issuers_from
 from chio_sidecar.explain import Refusal, Trial, Wanted, explain, read_refusal, required_by, try_token
@@ -57,7 +56,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what", metavar="WHAT", nargs="?", help="a file, -, the id of a receipt or a request, or a code"
     )
-    parser.add_argument("--receipt-store", metavar="FILE", type=store_type, help="store in which to look up ids")
     parser.add_argument("--spec", metavar="FILE", type=Path, help="OpenAPI document of the sidecar")
     trial = parser.add_argument_group("checking a token")
     trial.add_argument("--token", metavar="FILE", help="the token's text, in a file or - (standard input)")
@@ -133,8 +131,7 @@ class _Place:
             check_url(args.control_url, option="--control-url")  # it is printed as part of a command
             self.issuer = ("--control-url", args.control_url)
         elif self.store is not None:
-            name = "--embedded" if is_embedded else "--receipt-store"
-            self.issuer = (name, str(self.store))
+            self.issuer = ("--receipt-store", str(self.store))
 
     def required_by(self, method: str | None, pattern: str | None) -> Wanted | None:
         """Return what the document requires on a route; None if it requires nothing, or there is no document."""

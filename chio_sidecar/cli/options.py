@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 URL_VARIABLE: Final = "CHIO_SIDECAR_URL"
 SERVICE_TOKEN_VARIABLE: Final = "CHIO_SERVICE_TOKEN"  # noqa: S105 - the name of a variable, not a secret
 
-EITHER: Final = f"give --receipt-store FILE (or --receipt-db FILE), or set {URL_VARIABLE}=embedded:FILE"
+EITHER: Final = f"give --receipt-store FILE, or set {URL_VARIABLE}=embedded:FILE"
 """The fix if no store is named."""
 
 
@@ -55,7 +55,15 @@ def add_global_options(
         metavar="TOKEN",
         help=f"its service token; {SERVICE_TOKEN_VARIABLE} keeps it out of the process list",
     )
-    add("--receipt-db", metavar="FILE", type=store, help="a sidecar's receipt store (SQLite), or postgresql://…")
+    add(
+        "--receipt-store",
+        metavar="FILE",
+        type=store,
+        help="a sidecar's receipt store (SQLite), or postgresql://…; a command that reads one takes that of"
+        f" {URL_VARIABLE}=embedded:FILE by default (environment, .env)",
+    )
+    # The protocol's name of the same.
+    add("--receipt-db", metavar="FILE", type=store, help=argparse.SUPPRESS if inner else "the same as --receipt-store")
     add("--revocation-db", metavar="FILE", type=Path, help="the trust service's revocations (SQLite)")
     add("--authority-db", metavar="FILE", type=Path, help="the authority's keys (SQLite, mode 0600)")
     add("--authority-seed-file", metavar="FILE", type=Path, help="a signing key: 64 hex digits, mode 0600")
@@ -291,7 +299,10 @@ def store_of_settings() -> StorePlace | None:
 
 
 def store_of_options(args: argparse.Namespace) -> StorePlace | None:
-    """Return the store that `--receipt-store` or `--receipt-db` names, or None without either."""
+    """Return the store that `--receipt-store` or `--receipt-db` names, or None without either.
+
+    The first beats the second, which may stand before every command (wire protocol, section 10.2).
+    """
     for name in ("receipt_store", "receipt_db"):
         if path := getattr(args, name, None):
             return StorePlace(path, f"--{name.replace('_', '-')}")
@@ -313,17 +324,6 @@ def required_store(args: argparse.Namespace, missing: str) -> StorePlace:
     if place is None:
         raise CliError(missing, fix=EITHER)
     return place
-
-
-def add_store_option(parser: argparse.ArgumentParser) -> None:
-    """Add `--receipt-store`; the protocol's name for it is the global option `--receipt-db`."""
-    parser.add_argument(
-        "--receipt-store",
-        metavar="FILE",
-        type=store,
-        help="a sidecar's receipt store (SQLite), or postgresql://…, also written --receipt-db; default: that of"
-        f" {URL_VARIABLE}=embedded:FILE (environment, .env)",
-    )
 
 
 def add_trusted_key_option(parser: argparse.ArgumentParser) -> None:

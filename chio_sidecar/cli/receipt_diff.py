@@ -9,7 +9,7 @@ from typing import Any
 
 from chio_core.canonical import parse_json
 from chio_core.errors import InvalidDocument
-from chio_sidecar.cli.options import TIMES, add_store_option, moment, positive, required_store, wants_json
+from chio_sidecar.cli.options import TIMES, moment, positive, required_store, wants_json
 from chio_sidecar.cli.terminal import CliError, compact, emit, escaped, progress
 from chio_sidecar.explain.remedies import remedies
 from chio_sidecar.records.archive import ReceiptFilter, open_archive
@@ -39,7 +39,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `receipt diff`."""
     parser.description = DESCRIPTION
     parser.set_defaults(run=run)
-    add_store_option(parser)
     parser.add_argument("--since", metavar="TIME", type=moment, help=f"signed then or later: {TIMES}")
     parser.add_argument("--last", metavar="N", type=positive, help="only the newest N receipts")
     parser.add_argument(

@@ -6,7 +6,7 @@ import argparse
 import time
 from pathlib import Path
 
-from chio_sidecar.cli.options import TIMES, add_store_option, moment, required_store, wants_json
+from chio_sidecar.cli.options import TIMES, moment, required_store, wants_json
 from chio_sidecar.cli.terminal import compact, emit, escaped, say
 from chio_sidecar.keys import existing_key, key_beside
 from chio_sidecar.records.archive import open_archive
@@ -27,7 +27,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="FOLDER", type=Path, help="the new folder; it must not exist")
     parser.add_argument("--since", metavar="TIME", type=moment, help=f"signed then or later: {TIMES}")
     parser.add_argument("--until", metavar="TIME", type=moment, help="signed then or earlier, in the same forms")
-    add_store_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 from chio_core.errors import ConfigurationError
-from chio_sidecar.cli.options import TIMES, add_store_option, moment, required_store, wants_json
+from chio_sidecar.cli.options import TIMES, moment, required_store, wants_json
 from chio_sidecar.cli.terminal import CliError, compact, emit, escaped
 from chio_sidecar.keys import existing_key, key_beside
 from chio_sidecar.records.archive import ReceiptFilter, open_archive
@@ -43,7 +43,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=_KEEP,
         help=f"receipts that were stored then or later stay in the store too ({_KEEP}): {TIMES}",
     )
-    add_store_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:

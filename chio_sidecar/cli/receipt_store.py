@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chio_sidecar.cli.options import (
-    add_store_option,
     add_trusted_key_option,
     required_store,
     wants_json,
@@ -56,7 +55,6 @@ def add_fsck_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `receipt fsck`."""
     parser.description = FSCK_DESCRIPTION
     parser.set_defaults(run=run_fsck)
-    add_store_option(parser)
     add_trusted_key_option(parser)
 
     def digest(text: str) -> str:
@@ -174,7 +172,6 @@ def add_backup_options(parser: argparse.ArgumentParser) -> None:
     parser.description = BACKUP_DESCRIPTION
     parser.set_defaults(run=run_backup)
     parser.add_argument("target", metavar="TARGET", type=Path, help="the new file; it must not exist")
-    add_store_option(parser)
 
 
 def run_backup(args: argparse.Namespace) -> int:

@@ -18,7 +18,6 @@ from chio_core.canonical import parse_json
 from chio_core.errors import InvalidDocument, ReceiptRejected
 from chio_sidecar.cli.options import (
     EITHER,
-    add_store_option,
     add_trusted_key_option,
     store_of_options,
     store_of_settings,
@@ -159,7 +158,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-partial", action="store_true", help="accept a bundle that states that it is not complete"
     )
-    add_store_option(parser)
     add_trusted_key_option(parser)
 
 

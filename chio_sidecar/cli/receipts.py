@@ -8,7 +8,6 @@ from typing import Any
 
 from chio_sidecar.cli.options import (
     TIMES,
-    add_store_option,
     add_trusted_key_option,
     moment,
     positive,
@@ -40,7 +39,6 @@ def add_list_options(parser: argparse.ArgumentParser) -> None:
         choices=["allow", "deny", "cancel", "cancelled", "incomplete"],
         help="only those with this verdict",
     )
-    add_store_option(parser)
     parser.add_argument("--since", metavar="TIME", type=moment, help=f"signed then or later: {TIMES}")
     parser.add_argument("--until", metavar="TIME", type=moment, help="signed then or earlier, in the same forms")
     parser.add_argument("--min-cost", metavar="N", type=whole, help="HTTP receipts have no cost: matches none")
@@ -151,7 +149,6 @@ def add_show_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_show)
     parser.add_argument("id", metavar="ID", help="id of the receipt")
     parser.add_argument("--verify", action="store_true", help="verify its signature; exit 1 if that fails")
-    add_store_option(parser)
     add_trusted_key_option(parser)
 
 

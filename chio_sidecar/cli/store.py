@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chio_core.errors import ConfigurationError
-from chio_sidecar.cli.options import add_store_option, required_store, wants_json
+from chio_sidecar.cli.options import required_store, wants_json
 from chio_sidecar.cli.terminal import CliError, compact, emit, escaped
 from chio_sidecar.store.place import DatabasePlace
 
@@ -36,14 +36,12 @@ def add_migrate_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `store migrate`."""
     parser.description = MIGRATE_DESCRIPTION
     parser.set_defaults(run=run_migrate)
-    add_store_option(parser)
     parser.add_argument("--role", metavar="NAME", default=ROLE, help=f"role of the sidecars ({ROLE})")
 
 
 def add_status_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `store status`."""
     parser.set_defaults(run=run_status)
-    add_store_option(parser)
 
 
 def add_backup_options(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +49,6 @@ def add_backup_options(parser: argparse.ArgumentParser) -> None:
     parser.description = BACKUP_DESCRIPTION
     parser.set_defaults(run=run_backup)
     parser.add_argument("target", metavar="TARGET", type=Path, help="the new file; it must not exist")
-    add_store_option(parser)
 
 
 def run_migrate(args: argparse.Namespace) -> int:

@@ -21,16 +21,17 @@ from chio_core.signing import NO_SUBJECT, normalize_public_key
 from chio_sidecar.cli.options import (
     SERVICE_TOKEN_VARIABLE,
     URL_VARIABLE,
+    StorePlace,
     given_token,
     json_value,
-    key_of,
     positive,
     public_key,
+    store,
+    store_of_options,
     store_of_settings,
     trust_client,
     wants_json,
 )
-from chio_sidecar.cli.options import store as store_type
 from chio_sidecar.cli.terminal import CliError, compact, emit, say
 from chio_sidecar.config import MAX_MINTED_TTL, MAX_TTL
 from chio_sidecar.keys import load_or_create_key
@@ -39,14 +40,13 @@ from chio_sidecar.trust.stores import BACKEND, RevocationStore
 
 if TYPE_CHECKING:
     from chio_sidecar.store import ReceiptStore
-    from chio_sidecar.store.place import Place
     from chio_sidecar.trust.client import TrustClient
 
 ISSUE_DESCRIPTION = """\
 Print a capability token as one line of ASCII JSON, ready for the X-Chio-Capability header. The trust service at
---control-url issues it, or this command signs it with one of: the sidecar's key of --embedded or --receipt-store
-(FILE.key), the key of --authority-seed-file, or that of --authority-db. Without any of these it is the key of the
-embedded sidecar that CHIO_SIDECAR_URL=embedded:FILE names (environment, .env).
+--control-url issues it, or this command signs it with one of: the sidecar's key beside
+--receipt-store (FILE.key), the key of --authority-seed-file, or that of --authority-db. Without any of these it is the
+key of the embedded sidecar that CHIO_SIDECAR_URL=embedded:FILE names (environment, .env).
 """
 
 SERVE_DESCRIPTION = f"""\
@@ -68,10 +68,12 @@ def add_issue_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `capability issue`."""
     parser.description = ISSUE_DESCRIPTION
     parser.set_defaults(run=run_issue)
-    parser.add_argument("--server", metavar="NAME", required=True, help="tool server of the grant")
-    parser.add_argument("--tool", metavar="NAME", required=True, help="tool of the grant")
+    parser.add_argument("--server", metavar="NAME", required=True, help="tool server of the grants")
     parser.add_argument(
-        "--operation", action="append", choices=_OPERATIONS, help="operation of the grant, repeatable (invoke)"
+        "--tool", metavar="NAME", required=True, action="append", help="tool of a grant, repeatable: a grant for each"
+    )
+    parser.add_argument(
+        "--operation", action="append", choices=_OPERATIONS, help="operation of the grants, repeatable (invoke)"
     )
     parser.add_argument(
         "--constraint",
@@ -80,7 +82,7 @@ def add_issue_options(parser: argparse.ArgumentParser) -> None:
         type=_constraint,
         help='repeatable, for example \'{"type":"max_length","value":100}\'',
     )
-    parser.add_argument("--max-invocations", metavar="N", type=positive, help="how often the grant may be used")
+    parser.add_argument("--max-invocations", metavar="N", type=positive, help="how often each grant may be used")
     parser.add_argument("--ttl", metavar="SEC", type=positive, default=3600, help="lifetime in seconds (3600)")
     parser.add_argument(
         "--subject", metavar="HEX", type=_subject, default=ANONYMOUS, help="public key of the holder (all zeros)"
@@ -94,8 +96,9 @@ def add_issue_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--for-newer", action="store_true", help="add the grant that newer sidecars require on every request"
     )
-    parser.add_argument("--embedded", metavar="FILE", type=store_type, help="store of an embedded sidecar")
-    parser.add_argument("--receipt-store", metavar="FILE", type=store_type, help="store of a sidecar")
+    parser.add_argument(
+        "--embedded", dest="receipt_store", default=argparse.SUPPRESS, type=store, help=argparse.SUPPRESS
+    )
 
 
 def _subject(text: str) -> str:
@@ -123,15 +126,16 @@ def run_issue(args: argparse.Namespace) -> int:
     if args.ttl > longest:
         raise CliError(f"--ttl is longer than {longest} seconds", fix="issue short-lived tokens; the default is 3600")
     scope = _scope(args)
-    store = args.receipt_store or args.receipt_db
-    issuers = [args.control_url, args.embedded, store, args.authority_seed_file, args.authority_db]
+    place = store_of_options(args)
+    issuers = [args.control_url, place, args.authority_seed_file, args.authority_db]
     named = sum(issuer is not None for issuer in issuers)
-    place = store_of_settings() if named == 0 else None
+    if named == 0:
+        place = store_of_settings()
     if named > 1 or (named == 0 and place is None):
         raise CliError(
             "exactly one issuer must be named",
-            fix="give --control-url, --embedded, --receipt-store, --authority-seed-file or --authority-db, or without"
-            f" any of them set {URL_VARIABLE}=embedded:FILE",
+            fix="give --control-url, --receipt-store, --authority-seed-file or --authority-db, or without any"
+            f" of them set {URL_VARIABLE}=embedded:FILE",
         )
     if args.control_url:
         with trust_client(args) as client:
@@ -149,8 +153,7 @@ def run_issue(args: argparse.Namespace) -> int:
             finally:
                 authority.close()
         else:
-            store = place.path if place is not None else args.embedded or store
-            path = key_of(store) if store else args.authority_seed_file
+            path = place.key_path if place is not None else args.authority_seed_file
             existed = path.exists()
             key = load_or_create_key(path)
             if not existed:
@@ -163,20 +166,23 @@ def run_issue(args: argparse.Namespace) -> int:
 
 def _scope(args: argparse.Namespace) -> ChioScope:
     """Return the scope that the options state, and say which parts of it are not enforced here."""
-    grant: dict[str, Any] = {
-        "server_id": args.server,
-        "tool_name": args.tool,
-        "operations": list(dict.fromkeys(args.operation or ["invoke"])),
-    }
-    if args.constraint:
-        grant["constraints"] = args.constraint
-    if args.holder:
-        grant = bound(grant, args.holder)
-    if args.max_invocations:
-        grant["max_invocations"] = args.max_invocations
+    grants: list[dict[str, Any]] = []
+    for tool in dict.fromkeys(args.tool):
+        grant = {
+            "server_id": args.server,
+            "tool_name": tool,
+            "operations": list(dict.fromkeys(args.operation or ["invoke"])),
+        }
+        if args.constraint:
+            grant["constraints"] = args.constraint
+        if args.holder:
+            grant = bound(grant, args.holder)
+        if args.max_invocations:
+            grant["max_invocations"] = args.max_invocations
+        grants.append(grant)
     newer = bound(_NEWER, args.holder) if args.holder else _NEWER
     try:
-        scope = ChioScope.model_validate({"grants": [grant, newer] if args.for_newer else [grant]})
+        scope = ChioScope.model_validate({"grants": [*grants, newer] if args.for_newer else grants})
     except ValidationError as exc:
         raise CliError(f"the grant cannot be used: {explain(exc)}", fix="see --constraint") from None
     if scope.has_unknown_members():
@@ -227,8 +233,10 @@ def run_serve(args: argparse.Namespace) -> int:
         token = given_token(args.service_token)
         if token is None:
             raise CliError("no service token", fix=f"give --service-token, or set {SERVICE_TOKEN_VARIABLE}")
-        files = ("receipt_db", "revocation_db", "authority_db", "authority_seed_file", "budget_db", "session_db")
+        files = ("revocation_db", "authority_db", "authority_seed_file", "budget_db", "session_db")
         given = {name: getattr(args, name) for name in files}
+        place = store_of_options(args)
+        given["receipt_db"] = None if place is None else place.path
         service = TrustService(TrustConfig(service_token=token, max_ttl=args.max_ttl, **given))
 
         async def close() -> None:
@@ -242,16 +250,17 @@ class SidecarRevocations:
     """A sidecar's own revocations, in the store of its receipts; the sidecar may be running.
 
     Args:
-        path: the SQLite file, or the database.
+        place: the store, as the options name it.
 
     Raises:
         CliError: the file does not exist; it is not created.
     """
 
-    def __init__(self, path: Place) -> None:
-        if isinstance(path, Path) and not path.is_file():
-            raise CliError(f"there is no receipt store at {path} (--receipt-db)", fix="name the sidecar's file")
-        self._path = path
+    def __init__(self, place: StorePlace) -> None:
+        self._path = place.path
+        if isinstance(self._path, Path) and not self._path.is_file():
+            text = f"there is no receipt store at {self._path} ({place.named_by})"
+            raise CliError(text, fix="name the sidecar's file")
 
     def revoke(self, capability_id: str) -> bool:
         """Revoke a capability; return False if it was revoked before."""
@@ -312,8 +321,8 @@ def run_revocations(args: argparse.Namespace) -> int:
         revocations = trust_client(args)
     elif args.revocation_db:
         revocations = RevocationStore(args.revocation_db)
-    elif args.receipt_db:
-        revocations = SidecarRevocations(args.receipt_db)
+    elif (place := store_of_options(args)) is not None:
+        revocations = SidecarRevocations(place)
     else:
         raise CliError("trust commands require --revocation-db <path> or --control-url")
     try:

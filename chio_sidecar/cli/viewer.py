@@ -7,7 +7,7 @@ import ipaddress
 import os
 
 from chio_core.errors import ChioError
-from chio_sidecar.cli.options import add_store_option, add_trusted_key_option, required_store
+from chio_sidecar.cli.options import add_trusted_key_option, required_store
 from chio_sidecar.cli.terminal import CliError, say
 from chio_sidecar.config import control_token_from
 from chio_sidecar.keys import load_key
@@ -27,7 +27,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `viewer`."""
     parser.description = DESCRIPTION
     parser.set_defaults(run=run)
-    add_store_option(parser)
     parser.add_argument(
         "--listen", metavar="ADDR", default="127.0.0.1:0", help="HOST:PORT of this machine (127.0.0.1, any free port)"
     )

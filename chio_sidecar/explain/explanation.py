@@ -319,7 +319,7 @@ def _command(refusal: Refusal, issuer: Sequence[str]) -> str | None:
         return "chio-sidecar doctor"
     if refusal.code != "chio_approval_required" and refusal.guard != APPROVAL_GUARD and not refusal.waits:
         return None
-    named = issuer[0] in ("--embedded", "--receipt-store") and issuer[1] != UNKNOWN_ISSUER[1]
+    named = issuer[0] == "--receipt-store" and issuer[1] != UNKNOWN_ISSUER[1]
     place = f" --receipt-store {shlex.quote(issuer[1])}" if named else ""
     approval_id = refusal.details.get("approval_id", "")
     # The id comes from the document: only one that no shell can misread becomes part of a command.

@@ -16,12 +16,12 @@ TRANSFER = Requirement("payments", "transfer")
 @pytest.mark.parametrize(
     ("url", "issuer"),
     [
-        ("embedded:chio.sqlite3", "--embedded chio.sqlite3"),
-        ("embedded:chio.sqlite3?spec=openapi.yaml", "--embedded chio.sqlite3"),
-        ("embedded:my store.sqlite3", "--embedded 'my store.sqlite3'"),
-        ("embedded:-store", "--embedded=-store"),
-        ("embedded:/var/lib/chio.sqlite3", "--embedded FILE"),
-        ("embedded:../chio.sqlite3", "--embedded FILE"),
+        ("embedded:chio.sqlite3", "--receipt-store chio.sqlite3"),
+        ("embedded:chio.sqlite3?spec=openapi.yaml", "--receipt-store chio.sqlite3"),
+        ("embedded:my store.sqlite3", "--receipt-store 'my store.sqlite3'"),
+        ("embedded:-store", "--receipt-store=-store"),
+        ("embedded:/var/lib/chio.sqlite3", "--receipt-store FILE"),
+        ("embedded:../chio.sqlite3", "--receipt-store FILE"),
         ("http://10.0.0.7:9090", "--receipt-store FILE"),
         ("unix:/run/chio.sock", "--receipt-store FILE"),
         ("", "--receipt-store FILE"),
@@ -45,7 +45,7 @@ def test_a_store_is_named_only_where_it_is_a_plain_file_name(url: str, issuer: s
 def test_the_command_line_issues_what_is_required_and_nothing_else(requirement: Requirement) -> None:
     words = shlex.split(issue_command(requirement, "embedded:chio.sqlite3"))
     found = build_parser().parse_args(words[1:])
-    assert (found.server, found.tool) == (requirement.server, requirement.tool)
+    assert (found.server, found.tool) == (requirement.server, [requirement.tool])
     assert set(found.operation or ("invoke",)) == {"invoke", *requirement.operations}
 
 
@@ -54,7 +54,7 @@ def test_a_missing_capability_is_refused_with_scope_and_command(monkeypatch: pyt
     details = capability_required(TRANSFER, "X-Chio-Capability", None, "embedded:chio.sqlite3").details
     assert details["required_scope"] == "payments/transfer:invoke"
     assert details["hint"] == (
-        "chio-sidecar capability issue --embedded chio.sqlite3 --server payments --tool transfer"
+        "chio-sidecar capability issue --receipt-store chio.sqlite3 --server payments --tool transfer"
     )
 
 

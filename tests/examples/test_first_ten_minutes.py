@@ -168,7 +168,7 @@ def test_the_first_ten_minutes(newcomer: Newcomer) -> None:
         assert "X-Chio-Capability" in document["suggestion"]
         assert document["details"]["required_scope"] == "payments/transfer:invoke"
         hint = document["details"]["hint"]
-        assert hint.startswith("chio-sidecar capability issue --embedded chio.sqlite3")
+        assert hint.startswith("chio-sidecar capability issue --receipt-store chio.sqlite3")
 
         # 4: that very command, and again.
         token = newcomer.types(hint).strip()

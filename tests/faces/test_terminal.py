@@ -93,4 +93,4 @@ def test_the_start_and_the_first_refusal_of_a_route_are_seen(
     text = "".join(lines)
     assert text.count("chio: requests are evaluated by the sidecar embedded:terminal.sqlite3") == 1, text
     (warning,) = [line for line in lines if "chio: refused POST /orders/{number}: 403" in line]
-    assert "To do: present a capability (chio-sidecar capability issue --embedded terminal.sqlite3" in warning
+    assert "To do: present a capability (chio-sidecar capability issue --receipt-store terminal.sqlite3" in warning

@@ -57,7 +57,7 @@ def test_the_command_that_explains_a_403_opens_the_route(
 ) -> None:
     with client:
         client.get("/accounts")
-        issue = f"chio-sidecar capability issue --embedded {STORE} --server bank --tool accounts"
+        issue = f"chio-sidecar capability issue --receipt-store {STORE} --server bank --tool accounts"
         refused = client.get("/accounts", headers=_issued(issue, capsys))
         assert (refused.status_code, refused.json()["error"]) == (403, "chio_access_denied")
         command = _explained(refused.json(), tmp_path, capsys)

@@ -29,6 +29,22 @@ def test_an_option_given_after_the_command_beats_the_one_before() -> None:
     assert args.control_url == "http://b"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([*ISSUE, "--server", "t"], "--server"),
+        (["receipt", "list", "--limit", "1", "--limit", "2"], "--limit"),
+        (["receipt", "list", "--receipt-store", "a", "--receipt-db", "b"], "--receipt-store"),
+        (["--json", "--receipt-db", "a", "--receipt-db", "b", *STATUS], "--receipt-db"),
+        (["explain", "--tool", "a", "--tool=b"], "--tool"),
+    ],
+)
+def test_an_option_with_one_value_that_is_given_twice_is_wrong_usage(
+    cli: CommandLine, arguments: list[str], named: str
+) -> None:
+    assert f"{named} was given before, and only one can count" in cli.misused(*arguments)
+
+
 def test_options_of_the_published_command_are_accepted_before_and_after_a_command() -> None:
     args = build_parser().parse_args(["--budget-db", "b", *STATUS, "--session-db", "s"])
     assert (str(args.budget_db), str(args.session_db)) == ("b", "s")

@@ -216,7 +216,6 @@ def test_a_port_in_use_is_one_sentence(command: tuple[str, ...]) -> None:
 def test_bad_input_stops_the_start_with_one_sentence(
     tmp_path: Path, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    protect = ("api", "protect", "--upstream", UPSTREAM, "--listen", "127.0.0.1:0")
     (tmp_path / "bad.json").write_text("{}")
     (tmp_path / "latin.json").write_bytes(b"\xff")
     (tmp_path / "bad.db").write_text("no database " * 100)
@@ -239,7 +238,8 @@ def test_bad_input_stops_the_start_with_one_sentence(
         with monkeypatch.context() as patched:
             for name, value in variables.items():
                 patched.setenv(name, value)
-            cli(*protect, *arguments, status=1)
+            listen = () if "--listen" in arguments else ("--listen", "127.0.0.1:0")
+            cli("api", "protect", "--upstream", UPSTREAM, *listen, *arguments, status=1)
         errors = [line for line in cli.err.splitlines() if line.startswith("error ")]
         assert len(errors) == 1, cli.err
         assert errors[0].startswith("error [")

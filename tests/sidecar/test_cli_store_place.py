@@ -105,7 +105,7 @@ def test_without_a_store_the_options_and_the_variable_are_named(
     if url is not None:
         monkeypatch.setenv("CHIO_SIDECAR_URL", url)
     error = cli.fails(*command)
-    assert "--receipt-store FILE (or --receipt-db FILE), or set CHIO_SIDECAR_URL=embedded:FILE" in error
+    assert "--receipt-store FILE, or set CHIO_SIDECAR_URL=embedded:FILE" in error
 
 
 @pytest.mark.parametrize("command", READING, ids=" ".join)

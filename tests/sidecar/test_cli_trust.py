@@ -89,14 +89,26 @@ def test_an_authority_database_signs_too(tmp_path: Path, cli: CommandLine, issue
     authority.close()
 
 
-@pytest.mark.parametrize("arguments", [[], ["--embedded", "a", "--authority-seed-file", "b"]])
+def test_each_tool_that_is_named_gets_a_grant(tmp_path: Path, cli: CommandLine) -> None:
+    tools = ("--tool", "b", "--tool", "c", "--tool", "b", "--for-newer")
+    token = json.loads(cli(*ISSUE, *tools, "--max-invocations", 2, "--receipt-store", tmp_path / "s.sqlite3"))
+    *grants, newer = token["scope"]["grants"]
+    assert [(grant["tool_name"], grant["max_invocations"]) for grant in grants] == [
+        ("hello_write", 2),
+        ("b", 2),
+        ("c", 2),
+    ]
+    assert newer["server_id"] == "chio_http_authority"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--receipt-store", "a", "--authority-seed-file", "b"]])
 def test_exactly_one_issuer_must_be_named(cli: CommandLine, arguments: list[str]) -> None:
     assert "exactly one issuer must be named" in cli.fails(*ISSUE, *arguments)
 
 
 @pytest.mark.parametrize("constraint", ['{"type":"nonsense"}', '{"type":"max_length","value":"x"}'])
 def test_a_constraint_of_another_form_is_refused(tmp_path: Path, cli: CommandLine, constraint: str) -> None:
-    error = cli.fails(*ISSUE, "--embedded", tmp_path / "s", "--constraint", constraint)
+    error = cli.fails(*ISSUE, "--receipt-store", tmp_path / "s", "--constraint", constraint)
     assert "the grant cannot be used" in error
     assert list(tmp_path.iterdir()) == []
 
@@ -147,7 +159,7 @@ def test_a_restriction_that_nothing_here_enforces_is_named_when_it_is_issued(
     """The token may be for another kernel, so it is issued; the sidecar refuses it with the same words."""
     value = VALUES[kind]
     constraint = json.dumps({"type": kind} if value is None else {"type": kind, "value": value})
-    token = json.loads(cli(*ISSUE, "--embedded", tmp_path / "s.sqlite3", "--constraint", constraint))
+    token = json.loads(cli(*ISSUE, "--receipt-store", tmp_path / "s.sqlite3", "--constraint", constraint))
     assert f"warning: {kind} is not enforced here" in cli.err
     with sidecars() as create:
         found = evaluate(create(store_path=tmp_path / "s.sqlite3"), token, method="POST")
@@ -155,25 +167,25 @@ def test_a_restriction_that_nothing_here_enforces_is_named_when_it_is_issued(
 
 
 def test_an_approval_in_a_capability_is_noted(tmp_path: Path, cli: CommandLine) -> None:
-    cli(*ISSUE, "--embedded", tmp_path / "s", "--constraint", json.dumps(CONSTRAINT))
+    cli(*ISSUE, "--receipt-store", tmp_path / "s", "--constraint", json.dumps(CONSTRAINT))
     assert "note: require_approval_above is enforced on routes that demand an approval" in cli.err
-    cli(*ISSUE, "--embedded", tmp_path / "s", "--constraint", '{"type":"max_length","value":5}')
+    cli(*ISSUE, "--receipt-store", tmp_path / "s", "--constraint", '{"type":"max_length","value":5}')
     assert cli.err == ""
 
 
 def test_a_constraint_with_members_that_are_not_known_is_refused(tmp_path: Path, cli: CommandLine) -> None:
     for constraint in (CONSTRAINT | {"unless": "x"}, CONSTRAINT | {"value": {"threshold_units": 5, "currency": "JPY"}}):
-        error = cli.fails(*ISSUE, "--embedded", tmp_path / "s", "--constraint", json.dumps(constraint))
+        error = cli.fails(*ISSUE, "--receipt-store", tmp_path / "s", "--constraint", json.dumps(constraint))
         assert "has members that are not known" in error
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_lifetime_of_more_than_a_year_is_refused(tmp_path: Path, cli: CommandLine, issue: Issue) -> None:
-    error = cli.fails(*ISSUE, "--embedded", tmp_path / "s", "--ttl", 366 * 24 * 3600 + 1)
+    error = cli.fails(*ISSUE, "--receipt-store", tmp_path / "s", "--ttl", 366 * 24 * 3600 + 1)
     assert "--ttl is longer than 31622400 seconds" in error
     error = cli.fails("--control-url", "http://127.0.0.1:9", *ISSUE, "--ttl", 10**9)
     assert "--ttl is longer than 999999999 seconds" in error
-    token = issue("--embedded", tmp_path / "s", "--ttl", 366 * 24 * 3600)
+    token = issue("--receipt-store", tmp_path / "s", "--ttl", 366 * 24 * 3600)
     assert token["expires_at"] - token["issued_at"] == 366 * 24 * 3600
 
 
@@ -194,7 +206,7 @@ def test_a_capability_is_issued_to_one_holder_and_explained_for_another(
 
 
 def test_a_subject_that_is_a_name_says_what_to_write(tmp_path: Path, cli: CommandLine) -> None:
-    error = cli.misused(*ISSUE, "--embedded", tmp_path / "s", "--subject", "alice@example.com")
+    error = cli.misused(*ISSUE, "--receipt-store", tmp_path / "s", "--subject", "alice@example.com")
     assert "64 hex digits" in error
     assert "--holder" in error
     with pytest.raises(InvalidDocument, match=r"CallerIdentity\.user"):

@@ -97,7 +97,7 @@ def test_the_capability_that_is_said_to_pass_does_pass(tmp_path: Path, capsys: p
 
     assert run(verdict(None, "a"))["verdict"] == "deny"
     refused = decision.capability_required(Requirement(SERVER, TOOL), "X-Chio-Capability", "rcpt")
-    found = explain(read_refusal(flat(refused)), issuer=("--embedded", str(store)))
+    found = explain(read_refusal(flat(refused)), issuer=("--receipt-store", str(store)))
     assert found.passes == f"{SERVER}/{TOOL}:invoke"
     args = build_parser().parse_args(shlex.split(found.command or "")[1:])
     assert args.run(args) == 0
@@ -120,11 +120,11 @@ def test_the_capability_that_is_said_to_pass_does_pass(tmp_path: Path, capsys: p
     ids=lambda wanted: wanted.title,
 )
 def test_every_command_can_be_pasted_into_a_shell_and_gives_that_capability(wanted: Wanted) -> None:
-    words = shlex.split(wanted.command(("--embedded", "-x y.sqlite3")))
+    words = shlex.split(wanted.command(("--receipt-store", "-x y.sqlite3")))
     args = build_parser().parse_args(words[1:])
     assert words[0] == "chio-sidecar"
-    assert str(args.embedded) == "-x y.sqlite3"
-    assert (args.server, args.tool) == (wanted.server or "SERVER", wanted.tool or "TOOL")
+    assert str(args.receipt_store) == "-x y.sqlite3"
+    assert (args.server, args.tool) == (wanted.server or "SERVER", [wanted.tool or "TOOL"])
     assert set(args.operation or ["invoke"]) == {"invoke", *wanted.operations}
     assert tuple(args.constraint or ()) == wanted.constraints
     assert args.max_invocations == wanted.max_invocations
@@ -252,7 +252,7 @@ async def test_a_request_that_waits_for_a_person_names_the_command_that_approves
         stored = await app.state.sidecar.store.get(response.document["kernel_receipt_id"])
     approval_id = response.document["approval_id"]
     for document in (response.document, json.loads(stored.receipt_json)):
-        found = explain(read_refusal(document), issuer=("--embedded", "r.sqlite3"))
+        found = explain(read_refusal(document), issuer=("--receipt-store", "r.sqlite3"))
         command = f"chio-sidecar approval respond {approval_id} --approve --receipt-store r.sqlite3"
         assert (found.rule, found.command) == ("approval.needed", command)
         args = build_parser().parse_args(shlex.split(command)[1:])
@@ -294,7 +294,7 @@ async def test_a_refusal_that_was_only_observed_is_explained_as_such(tmp_path: P
 )
 def test_the_scope_that_a_refusal_states_names_the_operations(scope: str, passes: str) -> None:
     body = {"error": "chio_capability_required", "message": "Chio capability required for a/b"}
-    details = {"required_scope": scope, "hint": "chio-sidecar capability issue --embedded elsewhere"}
+    details = {"required_scope": scope, "hint": "chio-sidecar capability issue --receipt-store elsewhere"}
     found = explain(read_refusal(body | {"details": details}))
     assert found.passes == passes
     assert "elsewhere" not in found.remedy

@@ -195,7 +195,7 @@ def test_token_and_refusal_may_come_from_standard_input(token: Callable[..., str
 def test_ids_are_looked_up_in_the_embedded_sidecar_of_the_environment(store: Path) -> None:
     done = run_command("explain", "a", CHIO_SIDECAR_URL=f"embedded:{store}")
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"capability issue --embedded {store} --server SERVER --tool TOOL\n" in done.stdout
+    assert f"capability issue --receipt-store {store} --server SERVER --tool TOOL\n" in done.stdout
 
 
 def test_a_code_from_the_log_is_explained() -> None:

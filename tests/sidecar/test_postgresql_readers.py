@@ -154,7 +154,7 @@ def url(kit: PostgresqlKit, tmp_path: Path) -> str:
 
 def test_the_commands_work_with_a_database(url: str, cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHIO_SIDECAR_URL", f"embedded:{url}")
-    cli("capability", "issue", "--server", "s", "--tool", "t", "--embedded", url)
+    cli("capability", "issue", "--server", "s", "--tool", "t", "--receipt-store", url)
     token = json.loads(cli.out)
     assert token["issuer"] == KERNEL.public_hex
 
