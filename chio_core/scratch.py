@@ -7,8 +7,10 @@ configured one.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -26,7 +28,7 @@ _PROJECT: Final = Path.cwd()
 """Folder in which the process was started: a project may be below the folder for temporary files too."""
 
 _made: dict[Path, str] = {}
-_folder: tempfile.TemporaryDirectory[str] | None = None
+_folder: str | None = None
 
 
 def runs_tests() -> bool:
@@ -59,11 +61,19 @@ def replaced(url: str) -> str:
         return url
     path = _path_in(url)
     if path not in _made:
-        _folder = _folder or tempfile.TemporaryDirectory(prefix="chio-tests-", ignore_cleanup_errors=True)
-        _made[path] = str(Path(_folder.name) / f"{len(_made)}-{path.name}")
+        if _folder is None:
+            # A TemporaryDirectory that lives until the process ends warns of itself then.
+            _folder = tempfile.mkdtemp(prefix="chio-tests-")
+            atexit.register(_remove, _folder, os.getpid())
+        _made[path] = str(Path(_folder) / f"{len(_made)}-{path.name}")
         log.info("chio: tests write to %s instead of %s; %s=configured changes that", _made[path], path, VARIABLE)
     query = url.partition("?")[2]
     return EMBEDDED + _made[path] + (f"?{query}" if query else "")
+
+
+def _remove(folder: str, owner: int) -> None:
+    if os.getpid() == owner:  # a forked process leaves it to its parent
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _path_in(url: str) -> Path:

@@ -71,10 +71,13 @@ def keys_of(settings: ChioSettings, public_key: str) -> Collection[str]:
 def own_key(url: str) -> SigningKey:
     """Return the key with which an embedded sidecar signs; it is created if the sidecar was never opened.
 
+    Args:
+        url: as for `open_sidecar`; in tests it is the key of the store that they get.
+
     Raises:
         ConfigurationError: as `open_sidecar`.
     """
-    key: SigningKey = _embedded().own_key(url.partition(":")[2])
+    key: SigningKey = _embedded().own_key(replaced(url).partition(":")[2])
     return key
 
 

@@ -11,7 +11,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from chio_core.canonical import parse_json
@@ -141,7 +141,7 @@ def describe(
                 f"the strictest counts for all of them ({kept})"
             )
             findings.append(Finding("WARN", "same_template", message))
-    findings += [*_unmatchable(routes), *(_overlap_finding(one, left_out) for one in overlaps)]
+    findings += [*_unmatchable(routes), *_overlap_findings(overlaps, left_out)]
     for prefix in blind:
         message = f"what runs below {prefix or '/'} has no routes to read, so its plain path and method are evaluated"
         findings.append(Finding("INFO", "route_pattern", message))
@@ -198,13 +198,20 @@ def _left_out(
         without |= left
 
 
-def _overlap_finding(one: Overlap, left_out: frozenset[tuple[str, str]]) -> Finding:
-    outcome = "so such requests are refused" if one.refused else f"so the policy of {one.sidecar} counts for it"
-    if (one.method, one.sidecar) in left_out:
-        outcome = f"so the document leaves out {one.method} {one.sidecar}, whose paths are evaluated without its policy"
-    remedy = f"add {one.sidecar} before {one.router}" if one.reorder else "give the two paths that cannot meet"
-    text = f"{one.method} {one.path} runs {one.router} here but is {one.sidecar} to the sidecar, {outcome}; {remedy}"
-    return Finding("WARN", OVERLAPPING, text)
+def _overlap_findings(overlaps: Sequence[Overlap], left_out: frozenset[tuple[str, str]]) -> Iterator[Finding]:
+    # A view without stated methods has all of them: one finding names them.
+    methods: dict[tuple[Overlap, bool], list[str]] = {}
+    for one in overlaps:
+        is_left_out = (one.method, one.sidecar) in left_out
+        methods.setdefault((replace(one, method=""), is_left_out), []).append(one.method)
+    for (one, is_left_out), names in methods.items():
+        named = ", ".join(names)
+        outcome = "so such requests are refused" if one.refused else f"so the policy of {one.sidecar} counts for it"
+        if is_left_out:
+            outcome = f"so the document leaves out {named} {one.sidecar}, whose paths are evaluated without its policy"
+        remedy = f"add {one.sidecar} before {one.router}" if one.reorder else "give the two paths that cannot meet"
+        text = f"{named} {one.path} runs {one.router} here but is {one.sidecar} to the sidecar, {outcome}; {remedy}"
+        yield Finding("WARN", OVERLAPPING, text)
 
 
 def _operations(routes: Sequence[ListedRoute]) -> list[_Operation]:

@@ -441,11 +441,9 @@ def test_check_tells_of_overlapping_routes() -> None:
     add(app, "/{a}/x")
     add(app, "/pets/{b}")
     add_chio(app, settings())
-    messages = [finding for finding in check(app) if finding.category == "overlapping_routes"]
-    assert {finding.severity for finding in messages} == {"WARN"}
-    assert len(messages) == 2  # GET and POST
-    assert "/{a}/x" in messages[0].message
-    assert "/pets/{b}" in messages[0].message
+    (found,) = (finding for finding in check(app) if finding.category == "overlapping_routes")
+    assert found.severity == "WARN"
+    assert found.message.startswith("GET, POST /pets/x runs /{a}/x here but is /pets/{b} to the sidecar")
 
 
 def test_routes_that_the_sidecar_cannot_tell_apart_get_the_strictest_policy() -> None:

@@ -108,7 +108,7 @@ def test_rules_that_the_sidecar_would_choose_differently_are_reported() -> None:
     app.add_url_rule("/files/<path:rest>", "third", lambda rest: "ran")
     found = {finding.category: finding.message for finding in describe(app).findings}
     assert set(found) == {"overlapping_routes", "unmatchable_template"}
-    assert found["overlapping_routes"].startswith("POST /~me runs /~me here but is /{name} to the sidecar")
+    assert found["overlapping_routes"].startswith("OPTIONS, POST /~me runs /~me here but is /{name} to the sidecar")
 
 
 def test_an_observed_view_reads_why_it_runs() -> None:
