@@ -16,6 +16,7 @@ DESCRIPTION = """Write the receipts of a time into a new folder that is verified
 
 The folder has the receipts byte for byte, their part of the hash chain, the keys that signed, the head of the chain,
 signed with the sidecar's key if it is there, and a README.md that says how to verify all of it without this program.
+Of a database each log has a folder of its own in it.
 `receipt verify FOLDER` does it, and refuses a folder in which receipts are missing. The sidecar may run meanwhile.
 """
 
@@ -33,20 +34,24 @@ def run(args: argparse.Namespace) -> int:
     """Write the folder, and print which rows it has, its head, and what it leaves out.
 
     Raises:
-        CliError: no store is named, or it is in a database.
+        CliError: no store is named.
         ConfigurationError: the store cannot be read, has no receipt of that time, or the folder cannot be written.
     """
     place = required_store(args, "receipt export needs a store")
-    open_archive(place.file, option=place.named_by).close()  # raises if there is no such store
-    key = existing_key(args.authority_seed_file or key_beside(place.file))
-    made = write(place.file, args.target, since=args.since, until=args.until, key=key, now=int(time.time()))
+    open_archive(place.path, option=place.named_by).close()  # raises if there is no such store
+    beside = key_beside(place.path) if isinstance(place.path, Path) else place.path.key_path
+    named = args.authority_seed_file or beside
+    key = None if named is None else existing_key(named)
+    made = write(place.path, args.target, since=args.since, until=args.until, key=key, now=int(time.time()))
     if wants_json(args):
         emit(compact({"folder": str(args.target), **made}))
         return 0
-    emit(f"rows      {made['rows']['first']} to {made['rows']['last']}")
-    for entry in made["keys"]:
-        emit(f"signed by {escaped(entry['kernel_key'])}, {entry['receipts']}")
-    emit(f"head      {made['head']}, {'not signed' if key is None else f'signed by {key.public_hex}'}")
-    if made["left_out"] is not None:
-        say(f"not complete: {escaped(made['left_out'])}")
+    for name, one in made.get("exports", {"": made}).items():
+        about = f"{name} " if name else ""
+        emit(f"{about}rows      {one['rows']['first']} to {one['rows']['last']}")
+        for entry in one["keys"]:
+            emit(f"{about}signed by {escaped(entry['kernel_key'])}, {entry['receipts']}")
+        emit(f"{about}head      {one['head']}, {'not signed' if key is None else f'signed by {key.public_hex}'}")
+        if one["left_out"] is not None:
+            say(f"{about}not complete: {escaped(one['left_out'])}")
     return 0

@@ -258,13 +258,16 @@ def _receipts(args: argparse.Namespace, report: Report) -> Iterator[Iterable[Any
             say(f"reading receipts from this terminal, one per line; for a store {EITHER}")
         yield _parse(sys.stdin.buffer, report)
     elif os.path.isdir(args.file):
-        from chio_sidecar.records.exported import Export
+        from chio_sidecar.records.exported import LogExports
 
-        export = Export(Path(args.file), args.trusted_key)
-        report.problems, report.left_out = export.problems, export.left_out
-        signer = "not signed" if export.signed_by is None else f"signed by {export.signed_by}"
-        report.facts = {"rows": f"{export.rows[0]} to {export.rows[1]}", "head": f"{export.head}, {signer}"}
-        yield export.receipts()
+        found = LogExports(Path(args.file), args.trusted_key)
+        report.problems, report.left_out = found.problems, found.left_out
+        for name, export in found.exports.items():
+            about = f"{name} " if name else ""
+            signer = "not signed" if export.signed_by is None else f"signed by {export.signed_by}"
+            report.facts[f"{about}rows"] = f"{export.rows[0]} to {export.rows[1]}"
+            report.facts[f"{about}head"] = f"{export.head}, {signer}"
+        yield found.receipts()
     else:
         try:
             with open(args.file, "rb") as file:

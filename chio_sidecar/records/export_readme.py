@@ -10,6 +10,9 @@ Each receipt is the signed record of one decision about one HTTP request: whethe
 - `manifest.json`: the time and the rows of this export, the digest before its first row, the head, which keys signed
   which rows, whether the export is complete, and a signed statement about the head.
 
+Sidecars that share a database have a log each. Then each log has these three files in a folder `log-N`, and the
+`manifest.json` beside the folders lists them and their heads, with a signed statement about that.
+
 ## Verify
 
     chio-sidecar receipt verify{options} {name}

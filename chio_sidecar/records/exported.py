@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from chio_core.canonical import parse_json
+from chio_core.canonical import canonical_json, parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
-from chio_sidecar.records.export import CHAIN, FORMAT, MANIFEST, RECEIPTS
+from chio_core.signing import verify_signature
+from chio_sidecar.records.export import CHAIN, FORMAT, LOGS_FORMAT, MANIFEST, RECEIPTS
 from chio_sidecar.store.archive import ArchiveStatement
 from chio_sidecar.store.hash_chain import link
 
@@ -37,14 +39,12 @@ class Export:
         self.problems: list[str] = []
         self.left_out: list[str] = []
         self.signed_by: str | None = None
+        manifest = _manifest(folder)
         try:
-            manifest = parse_json((folder / MANIFEST).read_bytes())
-            if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            if manifest.get("format") != FORMAT:
                 raise InvalidDocument(f"its format is not {FORMAT}")
             self.rows = int(manifest["rows"]["first"]), int(manifest["rows"]["last"])
             self._before, self.head = str(manifest["before"]), str(manifest["head"])
-        except OSError as exc:
-            raise ConfigurationError(f"{folder} is no export: {MANIFEST}: {exc.strerror}") from None
         except (InvalidDocument, KeyError, TypeError, ValueError) as exc:
             raise ConfigurationError(f"{folder} is no export: {MANIFEST} cannot be used: {exc}") from None
         if manifest.get("complete") is not True:
@@ -116,6 +116,78 @@ class Export:
             self.left_out.append(f"rows {expected} to {self.rows[1]}, which {MANIFEST} lists")
         elif digest != self.head:
             self.problems.append(f"{CHAIN}: its last digest is not the head that {MANIFEST} states")
+
+
+class LogExports:
+    """Reads the exports of all logs of a database; a folder without logs is one export, with an empty name.
+
+    Args:
+        folder: the folder that `receipt export` wrote.
+        trusted_keys: public keys (hex) that may have signed; None trusts any.
+
+    Attributes:
+        exports: the export of each log, by the name of its folder.
+        problems: what was changed; complete after the last receipt.
+        left_out: what is not in it; complete after the last receipt.
+
+    Raises:
+        ConfigurationError: the folder is no export, or cannot be read.
+    """
+
+    def __init__(self, folder: Path, trusted_keys: list[str] | None) -> None:
+        self.problems: list[str] = []
+        self.left_out: list[str] = []
+        self.exports: dict[str, Export] = {}
+        manifest = _manifest(folder)
+        if manifest.get("format") != LOGS_FORMAT:
+            self.exports[""] = Export(folder, trusted_keys)
+            return
+        logs = manifest.get("logs")
+        if not isinstance(logs, dict) or not all(re.fullmatch(r"log-[0-9]{1,19}", name) for name in logs):
+            raise ConfigurationError(f"{folder} is no export: {MANIFEST} lists no logs")
+        if manifest.get("statement") is not None:
+            self._check(manifest["statement"], logs, trusted_keys)
+        for name, head in logs.items():
+            if not (folder / name).is_dir():
+                self.left_out.append(f"{name}, which {MANIFEST} lists")
+                continue
+            self.exports[name] = found = Export(folder / name, trusted_keys)
+            if found.head != head:
+                self.problems.append(f"{name}: its head is not the one that {MANIFEST} beside the logs states")
+
+    def _check(self, statement: object, logs: dict[str, Any], trusted_keys: list[str] | None) -> None:
+        try:
+            stated = parse_json(statement) if isinstance(statement, str) else None
+            if not isinstance(stated, dict):
+                raise InvalidDocument("it is no statement about logs")
+            signature, key = stated.pop("signature", None), stated.get("kernel_key")
+            if not isinstance(key, str) or not verify_signature(key, canonical_json(stated), signature):
+                raise InvalidDocument("its signature does not verify")
+        except InvalidDocument as exc:
+            self.problems.append(f"{MANIFEST}: the statement does not count: {exc.message}")
+            return
+        if (stated.get("format"), stated.get("logs")) != (LOGS_FORMAT, logs):
+            self.problems.append(f"{MANIFEST}: the signed statement is about other logs")
+        elif trusted_keys is not None and key not in trusted_keys:
+            self.problems.append(f"{MANIFEST}: its statement is signed by {key}, which is not trusted")
+
+    def receipts(self) -> Iterator[Any]:
+        """Yield the receipts of each log in turn; see `Export.receipts`."""
+        for name, export in self.exports.items():
+            yield from export.receipts()
+            about = f"{name}: " if name else ""
+            self.problems += [about + one for one in export.problems]
+            self.left_out += [about + one for one in export.left_out]
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    try:
+        manifest = parse_json((folder / MANIFEST).read_bytes())
+    except OSError as exc:
+        raise ConfigurationError(f"{folder} is no export: {MANIFEST}: {exc.strerror}") from None
+    except InvalidDocument as exc:
+        raise ConfigurationError(f"{folder} is no export: {MANIFEST} cannot be used: {exc}") from None
+    return manifest if isinstance(manifest, dict) else {}
 
 
 def _parsed(line: bytes) -> Any:
