@@ -57,6 +57,8 @@ class SidecarConfig:
         busy_seconds: how long a write waits for another process that holds the store.
         health_seconds: how long a health response is repeated before the store is probed again.
         max_pending: evaluations that may be under way at once; more are answered 503 with `Retry-After`.
+        max_per_second: evaluations that may begin in a second, and as many at once after a pause; more are answered as
+            above, before anything is read, signed or stored. None: no limit.
         open_store: opens another kind of store; None: SQLite at `store_path`.
         clock: seconds since 1970.
     """
@@ -80,6 +82,7 @@ class SidecarConfig:
     busy_seconds: float = 5.0
     health_seconds: float = 1.0
     max_pending: int = 4096
+    max_per_second: int | None = None
     open_store: Callable[[SidecarConfig], ReceiptStore] | None = None
     clock: Callable[[], float] = time.time
 
@@ -97,6 +100,8 @@ class SidecarConfig:
                 )
         if self.max_pending < 1:
             raise ConfigurationError(f"max_pending is {self.max_pending}; it must be at least 1")
+        if self.max_per_second is not None and self.max_per_second < 1:
+            raise ConfigurationError(f"max_per_second is {self.max_per_second}; it must be at least 1")
         if self.store_path is None and self.open_store is None:
             raise ConfigurationError("a sidecar needs a receipt store: give store_path, or open_store")
         if self.store_path is not None:

@@ -100,6 +100,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=MAX_MINTED_TTL,
         help=f"longest lifetime in seconds of a capability that the control plane issues ({MAX_MINTED_TTL})",
     )
+    parser.add_argument(
+        "--max-evaluations-per-second",
+        metavar="N",
+        type=positive,
+        help="refuse more with 503, before anything is signed or stored (no limit)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -214,9 +220,8 @@ def configuration(args: argparse.Namespace, store: Place) -> SidecarConfig:
             f"chio api protect: signing with a key for this run only, {signing_key.public_hex};"
             " give --receipt-store or --authority-seed-file for one that lasts"
         )
-    options = options_of_place(store)
-    if args.authority_seed_file is not None:
-        options["key_path"] = args.authority_seed_file
+    seed = {} if args.authority_seed_file is None else {"key_path": args.authority_seed_file}
+    options = options_of_place(store) | seed
     return SidecarConfig(
         ephemeral=ephemeral,
         signing_key=signing_key,
@@ -227,6 +232,7 @@ def configuration(args: argparse.Namespace, store: Place) -> SidecarConfig:
         trusted_approvers=trusted_approvers_from(os.environ),
         control_token=control_token_from(os.environ),
         max_ttl=args.max_ttl,
+        max_per_second=args.max_evaluations_per_second,
         **options,
         **revocations,
     )

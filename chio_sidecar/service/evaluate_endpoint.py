@@ -43,6 +43,10 @@ class EvaluateEndpoint:
         self._evaluation = Evaluation(sidecar)
         self._metrics = sidecar.metrics
         self._places = sidecar.config.max_pending
+        self._rate = sidecar.config.max_per_second
+        self._clock = sidecar.config.clock
+        self._begins = float(self._rate or 0)  # evaluations that may begin now
+        self._refilled = self._clock()
         self._lock = threading.Lock()  # several event loops may share the endpoint
         self._metrics.pending = lambda: sidecar.config.max_pending - self._places
 
@@ -54,11 +58,9 @@ class EvaluateEndpoint:
             await send_error(send, 403, "chio_control_forbidden", "web pages cannot request evaluations")
             return
         with self._lock:
-            full = self._places == 0
-            if not full:
-                self._places -= 1
-        if full:
-            await _send_overloaded(send, "too many evaluations are under way; try again later")
+            refusal = self._enter()
+        if refusal is not None:
+            await _send_overloaded(send, refusal)
             return
         try:
             body = await receive_body(receive, MAX_BODY)
@@ -75,6 +77,21 @@ class EvaluateEndpoint:
         finally:
             with self._lock:
                 self._places += 1
+
+    def _enter(self) -> str | None:
+        """Take a place and a part of the rate, under the lock; return why not, or None."""
+        if self._places == 0:
+            return "too many evaluations are under way; try again later"
+        if self._rate is not None:
+            now = self._clock()
+            # A clock that was set back adds nothing.
+            self._begins = min(self._rate, self._begins + max(0.0, now - self._refilled) * self._rate)
+            self._refilled = now
+            if self._begins < 1:
+                return f"more than {self._rate} evaluations in a second; try again later"
+            self._begins -= 1
+        self._places -= 1
+        return None
 
     async def _evaluate(self, call: EvaluateRequest, send: Send) -> None:
         try:

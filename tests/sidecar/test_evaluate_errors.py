@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,17 @@ from chio_sidecar.config import SidecarConfig
 from chio_sidecar.store import NewReceipt, StoreBusy, StoreUnavailable
 from chio_sidecar.store.driver import sqlite3
 from chio_sidecar.store.sqlite import SqliteReceiptStore
-from tests.sidecar.sidecar_tools import KERNEL, Response, capability, decision, evaluate, evaluate_body, send, sidecar
+from tests.sidecar.sidecar_tools import (
+    KERNEL,
+    Clock,
+    Response,
+    capability,
+    decision,
+    evaluate,
+    evaluate_body,
+    send,
+    sidecar,
+)
 from tests.support import run
 
 PATH = "/chio/evaluate"
@@ -253,6 +264,27 @@ async def test_beyond_the_limit_of_evaluations_under_way_the_answer_is_503(tmp_p
         refused = next(answer for answer in answers if answer.status == 503)
         assert refused.headers["retry-after"] == "1"
         assert (await evaluate(app, request_id="later")).status == 200
+
+
+async def test_beyond_the_rate_nothing_is_stored_until_time_has_passed(tmp_path: Path) -> None:
+    clock = Clock()
+    async with sidecar(tmp_path, max_per_second=2, clock=clock) as app:
+
+        async def statuses(name: str) -> list[int]:
+            return [(await evaluate(app, request_id=f"{name}-{number}")).status for number in range(4)]
+
+        assert await statuses("first") == [200, 200, 503, 503]
+        refused = await evaluate(app, request_id="refused")
+        assert (refused.document["error"], refused.headers["retry-after"]) == ("chio_overloaded", "1")
+        clock.now -= 3600
+        assert await statuses("set back") == [503] * 4
+        clock.now += 0.5
+        assert await statuses("half a second") == [200, 503, 503, 503]
+        clock.now += 3600
+        assert await statuses("an hour") == [200, 200, 503, 503]
+    with contextlib.closing(sqlite3.connect(tmp_path / "receipts.sqlite3")) as store:
+        (stored,) = store.execute("SELECT count(*) FROM http_receipts").fetchone()
+    assert stored == 5
 
 
 def test_an_evaluation_works_without_lifespan_and_in_several_loops_one_after_the_other(tmp_path: Path) -> None:

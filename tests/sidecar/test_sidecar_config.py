@@ -77,6 +77,8 @@ def test_the_text_of_a_configuration_shows_no_secret(tmp_path: Path) -> None:
 def test_at_least_one_evaluation_must_be_possible(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="max_pending is 0"):
         SidecarConfig(store_path=tmp_path / "r", max_pending=0)
+    with pytest.raises(ConfigurationError, match="max_per_second is 0"):
+        SidecarConfig(store_path=tmp_path / "r", max_per_second=0)
 
 
 async def test_an_embedded_sidecar_has_its_key_beside_its_store(tmp_path: Path) -> None:
