@@ -1,5 +1,5 @@
 # One target, one script. `make test VENV=/path` uses an environment that is already there; `ARGS` is passed on.
-.PHONY: demo test check bench chaos
+.PHONY: demo test check docs bench chaos
 
 demo: ## three requests to a governed application, and their verified receipts
 	@sh scripts/demo.sh $(ARGS)
@@ -9,6 +9,9 @@ test: ## the default test suite
 
 check: ## format, lint, types
 	@sh scripts/check.sh
+
+docs: ## the pages and the API reference as a site with search, in build/site
+	@sh scripts/docs.sh $(ARGS)
 
 bench: ## measure against the bare application and the published package
 	@sh scripts/bench.sh $(ARGS)

@@ -2,17 +2,19 @@
 
 A receipt is accepted only if every rule holds, in this order (wire protocol, sections 3.1, 3.6 and 12.3):
 
- 1. it is an HttpReceipt;
- 2. a newer receipt (with `receipt_kind`) has the kind `mediated_decision`, the class `prevent`, the trust level
-    `mediated` and no observation, and its id is the hash of the rest;
- 3. its key is trusted, if keys are given;
- 4. the signature is that key's, over the canonical bytes of everything else;
- and if it must belong to a request that was sent:
- 5. it names the request id;
- 6. the method;
- 7. the session;
- 8. the caller, by hash;
- 9. the content: method, path, query and body by hash, with the route pattern that the receipt states;
+1. it is an HttpReceipt;
+2. a newer receipt (with `receipt_kind`) has the kind `mediated_decision`, the class `prevent`, the trust level
+   `mediated` and no observation, and its id is the hash of the rest;
+3. its key is trusted, if keys are given;
+4. the signature is that key's, over the canonical bytes of everything else;
+
+and if it must belong to a request that was sent:
+
+5. it names the request id;
+6. the method;
+7. the session;
+8. the caller, by hash;
+9. the content: method, path, query and body by hash, with the route pattern that the receipt states;
 10. that route pattern is the one of the route that will run, or the plain path;
 11. it records a decision, not the final response of a proxy;
 12. its time is within the tolerance of this clock.

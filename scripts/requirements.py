@@ -3,6 +3,7 @@
 python scripts/requirements.py locked    constraints: every version in uv.lock
 python scripts/requirements.py lowest    constraints: the lower bound of every dependency, extras included
 python scripts/requirements.py tools     requirements: the development group
+python scripts/requirements.py docs      requirements: the group of the site
 python scripts/requirements.py extras    all extras, joined by commas
 """
 
@@ -56,12 +57,17 @@ def tools() -> Iterator[str]:
     yield from read("pyproject.toml")["dependency-groups"]["dev"]
 
 
+def docs() -> Iterator[str]:
+    """Yield the requirements of the group that builds the site."""
+    yield from read("pyproject.toml")["dependency-groups"]["docs"]
+
+
 def extras() -> Iterator[str]:
     """Yield all extras as one line."""
     yield ",".join(read("pyproject.toml")["project"]["optional-dependencies"])
 
 
-PARTS = {part.__name__: part for part in (locked, lowest, tools, extras)}
+PARTS = {part.__name__: part for part in (locked, lowest, tools, docs, extras)}
 
 
 def main(arguments: list[str]) -> int:

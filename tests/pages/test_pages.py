@@ -13,9 +13,9 @@ from tests.examples.running import copy_of
 from tests.pages.page import ROOT, opened, steps_of
 
 PAGES = [
-    "asgi.md", "auditors.md", "capabilities.md", "concepts.md", "django.md", "fastapi.md", "flask.md", "migration.md",
-    "observe.md", "operations.md", "outcomes.md", "proxy.md", "quick-start.md", "security.md", "settings.md",
-    "sidecar.md", "telemetry.md", "testing.md", "wsgi.md",
+    "asgi.md", "auditors.md", "capabilities.md", "concepts.md", "django.md", "fastapi.md", "flask.md", "holders.md",
+    "migration.md", "observe.md", "operations.md", "outcomes.md", "proxy.md", "quick-start.md", "security.md",
+    "settings.md", "sidecar.md", "telemetry.md", "testing.md", "troubleshooting.md", "wsgi.md",
 ]  # fmt: skip
 
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
@@ -59,6 +59,7 @@ def test_all_pages_are_run_by_a_test() -> None:
         "architecture.md",
         "deployment.md",
         "frameworks.md",
+        "glossary.md",
         "guards.md",
         "outbound.md",
         "postgresql.md",
