@@ -10,6 +10,8 @@ from chio_core.telemetry.metrics import CONTENT_TYPE
 def metrics_app(client: ChioClient | SyncChioClient) -> ASGIApp:
     """Return an application whose GET responds with the metrics of a client, for Prometheus.
 
+    For example::
+
         app.mount("/metrics", metrics_app(client))
 
     In a governed application it is governed like any other route, so the sidecar must allow the scraper: exclude the

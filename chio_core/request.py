@@ -168,7 +168,7 @@ class Requirement:
 
     @property
     def title(self) -> str:
-        """Name in messages: `payments/transfer`."""
+        """Name in messages, for example `payments/transfer`."""
         return f"{self.server}/{self.tool}" if self.server is not None else "any capability"
 
 

@@ -76,7 +76,7 @@ class DjangoGuardRequest(EnvironView):
 
     @property
     def route_path(self) -> str:
-        """The string that the URL resolver matches: `request.path_info`."""
+        """The string that the URL resolver matches, `request.path_info`."""
         return self._request.path_info
 
     @property
@@ -160,7 +160,7 @@ class DjangoGuardRequest(EnvironView):
 
     @property
     def source(self) -> Any:
-        """What the view reads the body from: a form that was edited, the bytes that Django has read, or a stream.
+        """What the view reads the body from, a form that was edited, the bytes that Django has read, or a stream.
 
         Raises:
             RequestRefused: the body cannot be read, so nothing can be compared with it.

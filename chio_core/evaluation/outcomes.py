@@ -181,7 +181,7 @@ class Decision:
 
     @property
     def handler_receipt(self) -> HttpReceipt | None:
-        """The receipt as handlers see it: None where it is that of a refusal which was only recorded."""
+        """The receipt as handlers see it, None where it is that of a refusal which was only recorded."""
         return self.receipt if self.withheld is None else None
 
     @property

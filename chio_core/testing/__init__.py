@@ -1,5 +1,7 @@
 """For tests of governed applications: a scripted sidecar and its behaviours.
 
+For example::
+
     from chio_core.testing import ScriptedSidecar, behaviours
 
     sidecar = ScriptedSidecar(behaviours.DENY)

@@ -115,7 +115,7 @@ class ChioFixture:
 
     @property
     def django(self) -> dict[str, Any]:
-        """Django settings that connect a project: `override_settings(**chio.django)`; needs no socket.
+        """Django settings that connect a project, for `override_settings(**chio.django)`; they need no socket.
 
         All other `CHIO_*` settings of the project stay.
         """

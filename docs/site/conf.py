@@ -42,7 +42,7 @@ suppress_warnings = ["misc.highlighting_failure"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
-autodoc_typehints_description_target = "documented"
+autodoc_typehints_description_target = "all"
 autodoc_preserve_defaults = True
 # The models inherit dozens of methods of pydantic.
 autodoc_inherit_docstrings = False

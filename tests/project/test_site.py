@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
+from importlib import import_module
 
 from tests.project.tree import ROOT
 
@@ -34,6 +36,17 @@ def test_every_public_package_is_in_the_api_reference() -> None:
     modules = set(re.findall(r"automodule:: (\S+)", text))
     assert modules >= {"chio_asgi", "chio_core", "chio_core.models", "chio_core.outbound", "chio_core.testing"}
     assert modules >= {"chio_django", "chio_django.drf", "chio_fastapi", "chio_flask", "chio_wsgi"}
+
+
+def test_the_signatures_that_the_reference_writes_out_are_those_of_the_code() -> None:
+    text = "".join(path.read_text(encoding="utf-8") for path in (DOCS / "site" / "reference").glob("*.rst"))
+    written = re.findall(r"autoclass:: (chio_(?:django|fastapi|flask))\.(\w+)\((.*)\)", text)
+    assert len(written) == 15
+    for module, name, parameters in written:
+        (stated,) = (node for node in ast.walk(ast.parse(f"lambda {parameters}: 0")) if isinstance(node, ast.arguments))
+        found = inspect.getfullargspec(getattr(import_module(module), name).__init__)
+        names = [one.arg for one in (*stated.args, *stated.kwonlyargs)]
+        assert names == [*found.args[1:], *found.kwonlyargs], f"{module}.{name}"
 
 
 def test_the_messages_that_troubleshooting_explains_are_those_of_the_product() -> None:

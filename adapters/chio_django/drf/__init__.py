@@ -1,5 +1,7 @@
 """Chio for Django REST framework: what a view requires as permissions, and in its OpenAPI document.
 
+For example::
+
     from chio_django.drf import RequireCapability
 
     class Transfers(APIView):
