@@ -7,6 +7,7 @@ import inspect
 import re
 from importlib import import_module
 
+from tests.django import project  # noqa: F401 - chio_django.drf needs Django's settings
 from tests.project.tree import ROOT
 
 DOCS = ROOT / "docs"
@@ -40,8 +41,8 @@ def test_every_public_package_is_in_the_api_reference() -> None:
 
 def test_the_signatures_that_the_reference_writes_out_are_those_of_the_code() -> None:
     text = "".join(path.read_text(encoding="utf-8") for path in (DOCS / "site" / "reference").glob("*.rst"))
-    written = re.findall(r"autoclass:: (chio_(?:django|fastapi|flask))\.(\w+)\((.*)\)", text)
-    assert len(written) == 15
+    written = re.findall(r"autoclass:: (chio_(?:django|django\.drf|fastapi|flask))\.(\w+)\((.*)\)", text)
+    assert len(written) == 20
     for module, name, parameters in written:
         (stated,) = (node for node in ast.walk(ast.parse(f"lambda {parameters}: 0")) if isinstance(node, ast.arguments))
         found = inspect.getfullargspec(getattr(import_module(module), name).__init__)
