@@ -118,3 +118,12 @@ class ReceiptRejected(SidecarError):
     def __init__(self, rule: str, message: str) -> None:
         super().__init__(message)
         self.rule = rule
+
+
+def install_extra(extra: str) -> str:
+    """Return the command that installs an extra of this distribution, which is on no package index.
+
+    Args:
+        extra: a name of `[project.optional-dependencies]`.
+    """
+    return f"pip install -e '.[{extra}]' in its checkout, or pip install 'FILE.whl[{extra}]'"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from chio_core.client.carrier import MAX_RESPONSE_BYTES, Pairs, TaskCarrier, held
-from chio_core.errors import ConfigurationError, EvaluationFailed, Overloaded, SidecarError
+from chio_core.errors import ConfigurationError, EvaluationFailed, Overloaded, SidecarError, install_extra
 from chio_core.evaluation.exchange import RawResponse
 from chio_core.loop_thread import LoopEnded, LoopThread
 from chio_core.processes import PerProcess
@@ -86,8 +86,7 @@ def _embedded() -> Any:
         from chio_sidecar import embedded
     except ImportError as exc:
         raise ConfigurationError(
-            f"an embedded sidecar needs the extra 'sidecar' ({exc.name} is missing): "
-            "pip install 'chio-frameworks[sidecar]'"
+            f"an embedded sidecar needs the extra 'sidecar' ({exc.name} is missing): {install_extra('sidecar')}"
         ) from None
     return embedded
 

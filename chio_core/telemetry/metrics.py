@@ -24,7 +24,7 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
-from chio_core.errors import ConfigurationError
+from chio_core.errors import ConfigurationError, install_extra
 from chio_core.evaluation.outcomes import Decision
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def render(*collectors: Collector) -> str:
     try:
         from prometheus_client import CollectorRegistry, generate_latest
     except ImportError:
-        raise ConfigurationError("metrics need the extra 'metrics': pip install 'chio-frameworks[metrics]'") from None
+        raise ConfigurationError(f"metrics need the extra 'metrics': {install_extra('metrics')}") from None
     registry = CollectorRegistry()
     for collector in collectors:
         registry.register(collector)

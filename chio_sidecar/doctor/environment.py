@@ -162,7 +162,7 @@ def check_versions(
     if not known:
         yield Check(
             f"version.{DISTRIBUTION}", "warn", "it runs without being installed, so the least versions are not known",
-            f"pip install {DISTRIBUTION}, or pip install -e . in a checkout",
+            "pip install -e . in the checkout, or pip install the wheel",
         )  # fmt: skip
     libraries: dict[tuple[str, str], Check] = {}  # several extras may need the same library: it is reported once
     for requirement in known:
@@ -203,7 +203,7 @@ def check_distributions(path: Sequence[str] | None = None) -> Iterator[Check]:
         titles = " and ".join(f"{_name(one)} {one.version}" for one in claimants)
         verb = "both claim" if own else "claims"
         text = f"{titles} {verb} {module}; imported is that of {owner}" + (f" ({origin})" if origin is not None else "")
-        remedy = f"pip uninstall -y {' '.join(rivals)} && pip install --force-reinstall --no-deps {DISTRIBUTION}"
+        remedy = f"pip uninstall -y {' '.join(rivals)} && pip install --force-reinstall --no-deps -e CHECKOUT"
         yield Check(f"package.{module}", "fail" if owner in rivals else "warn", text, remedy, {"owner": owner})
     for name in HARMLESS:
         if name in found:

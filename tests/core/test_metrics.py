@@ -127,7 +127,7 @@ def test_without_the_extra_counting_works_and_the_page_names_the_extra(monkeypat
     metrics = Metrics()
     metrics.note(ALLOW, 0.002)
     assert metrics.decisions.total == 1
-    with pytest.raises(ConfigurationError, match=re.escape("chio-frameworks[metrics]")):
+    with pytest.raises(ConfigurationError, match=re.escape("pip install -e '.[metrics]'")):
         metrics.render()
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import re
 import sys
+import tomllib
 
 from tests.conformance.drivers import DRIVERS
 from tests.examples.running import run
 from tests.hostile import BEHAVIOURS
-from tests.project.tree import ROOT
+from tests.project.tree import ROOT, modules, packages, place
 
 PAGES = (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))
+INSTALL = re.compile(r"\b(?:pip install|pipx install|uv add|uv tool install|uvx --from) ([^`#\n]+)")
 PATH = re.compile(r"`([\w./-]+\.(?:py|toml|md|csv|json|jsonl|sh|js|css|html))`")
 
 
@@ -94,3 +96,18 @@ def test_the_pages_of_the_frameworks_have_the_same_plan() -> None:
     for name in ("asgi", "fastapi", "django", "flask"):
         text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
         assert re.findall(r"^## (.+)$", text, re.MULTILINE) == plan, name
+
+
+def test_what_installs_this_distribution_names_a_checkout_or_a_wheel() -> None:
+    """No package index has it: its name there fails, or installs what another author has put there."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wheel = f"chio_frameworks-{project['version']}-py3-none-any.whl"
+    sources = [path for folder in packages().values() for path in modules(folder)]
+    seen = 0
+    for path in (*PAGES, ROOT / "docs" / "llms.txt", *(ROOT / "deploy").glob("Containerfile*"), *sources):
+        for command in INSTALL.findall(path.read_text(encoding="utf-8")):
+            assert not re.search(r"chio[-_]frameworks", command.replace(wheel, "")), f"{place(path)}: {command}"
+            for extras in re.findall(r"(?:'\.|\.whl)\[([\w,]+)\]", command):
+                seen += 1
+                assert set(extras.split(",")) <= set(project["optional-dependencies"]), f"{place(path)}: {command}"
+    assert seen >= 10

@@ -120,7 +120,7 @@ def test_the_command_of_the_sidecar_is_installed(installed: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("uvx") is None, reason="uvx is not installed")
 def test_uvx_runs_the_command_in_a_separate_environment(wheel: Path, tmp_path: Path) -> None:
-    shown = re.search(r"^\$ uvx --from 'chio-frameworks\[sidecar\]' (chio-sidecar .*)$", SIDECAR_PAGE, re.MULTILINE)
+    shown = re.search(r"^\$ uvx --from '\.\[sidecar\]' (chio-sidecar .*)$", SIDECAR_PAGE, re.MULTILINE)
     assert shown is not None
     asked = shlex.split(shown[1])
     assert _uvx(wheel, tmp_path, *asked).split() == ["chio-sidecar", PROJECT["version"]]

@@ -90,7 +90,7 @@ def test_a_published_package_that_was_installed_last_owns_the_name(tmp_path: Pat
     install(tmp_path, "chio-asgi", "chio_asgi", "theirs = True")
     check = by_name(check_distributions([str(tmp_path)]))["package.chio_asgi"]
     assert (check.status, check.facts["owner"]) == ("fail", "chio-asgi")
-    assert check.remedy == "pip uninstall -y chio-asgi && pip install --force-reinstall --no-deps chio-frameworks"
+    assert check.remedy == "pip uninstall -y chio-asgi && pip install --force-reinstall --no-deps -e CHECKOUT"
 
 
 def test_ours_over_a_published_package_is_a_warning(tmp_path: Path) -> None:

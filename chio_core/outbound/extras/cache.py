@@ -31,7 +31,7 @@ from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
-from chio_core.errors import ConfigurationError
+from chio_core.errors import ConfigurationError, install_extra
 from chio_core.guards.chain import DECISION
 from chio_core.models.request import SAFE_METHODS
 from chio_core.names import HTTPX_CACHE, HTTPX_TICKET
@@ -124,7 +124,7 @@ class Cache(HookedFlow):
         try:
             from cachetools import TTLCache
         except ImportError:
-            raise ConfigurationError("Cache needs cachetools: pip install chio-frameworks[outbound]") from None
+            raise ConfigurationError(f"Cache needs the extra 'outbound': {install_extra('outbound')}") from None
         self._entries: Any = TTLCache(maxsize=max_size, ttl=ttl, timer=timer)
         self._lock = threading.Lock()
         self._max_body = max_body

@@ -6,7 +6,7 @@ import time
 from collections.abc import Generator
 from typing import Any
 
-from chio_core.errors import ConfigurationError
+from chio_core.errors import ConfigurationError, install_extra
 from chio_sidecar.store.driver import Trouble
 from chio_sidecar.store.place import DatabasePlace
 
@@ -14,7 +14,7 @@ try:
     import psycopg
 except ImportError:
     raise ConfigurationError(
-        "a receipt store in PostgreSQL needs the extra 'postgresql': pip install 'chio-frameworks[postgresql]'"
+        f"a receipt store in PostgreSQL needs the extra 'postgresql': {install_extra('postgresql')}"
     ) from None
 
 _BUSY = {"40001", "40P01", "55P03"}
