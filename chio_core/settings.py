@@ -72,7 +72,7 @@ class ChioSettings(BaseSettings):
         5.0,
         gt=0,
         le=300,
-        description="Longest time that one decision may take, waiting for a connection included.",
+        description="Longest time that one decision may take; at most half of it to wait for a free connection.",
     )
     connect_timeout: float = Field(2.0, gt=0, le=300, description="Longest time to open one connection.")
     max_connections: int = Field(64, ge=1, le=4096, description="Connections to the sidecar, per process.")

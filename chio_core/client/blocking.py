@@ -14,7 +14,7 @@ import weakref
 from contextlib import suppress
 from functools import partial
 
-from chio_core.client.carrier import OWN_SHARE, Late, Pairs, held, no_connection, no_response
+from chio_core.client.carrier import OWN_SHARE, WAITING_SHARE, Late, Pairs, held, no_connection, no_response
 from chio_core.client.connection import ResponseReader, request_head
 from chio_core.endpoint import Endpoint
 from chio_core.errors import EvaluationFailed, SidecarUnreachable
@@ -91,7 +91,7 @@ class BlockingPool:
         own = self._own.get()
         if not own.slots.acquire(blocking=False):
             late = no_connection
-            if not own.slots.acquire(timeout=timeout):
+            if not own.slots.acquire(timeout=timeout * WAITING_SHARE):
                 raise late()
         try:
             connection = own.take_idle()

@@ -23,6 +23,13 @@ MAX_RESPONSE_BYTES = 1024 * 1024
 OWN_SHARE: Final = 0.1
 """A timeout is ours, not the sidecar's, if no more than this part of it was left when the request was sent."""
 
+WAITING_SHARE: Final = 0.5
+"""Part of a timeout that a call may wait until another one is done with its connection.
+
+The rest is for the exchange. Under overload, calls that wait to the end of their time get connections that they cannot
+use any more: the sidecar stores decisions that no caller sees, and hardly any call succeeds.
+"""
+
 LOOK_AGAIN: Final = 0.02
 """Seconds that an event loop gets at a deadline to handle what has arrived."""
 
@@ -60,12 +67,13 @@ class AsyncCarrier(Protocol):
         """Send `body` as JSON to `path` and return the response.
 
         Args:
-            timeout: seconds for the whole exchange, waiting for a connection included.
+            timeout: seconds for the whole exchange, waiting for a connection included: at most `WAITING_SHARE` of them
+                while all are in use.
 
         Raises:
             SidecarUnreachable: no connection could be opened.
             SidecarTimeout: the time ran out.
-            Overloaded: the time ran out, and this process is the reason.
+            Overloaded: no connection became free in time, or the time ran out and this process is the reason.
             EvaluationFailed: the connection broke after the request was sent, or the response is not HTTP.
         """
         ...

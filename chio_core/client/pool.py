@@ -16,6 +16,7 @@ from functools import partial
 
 from chio_core.client.carrier import (
     OWN_SHARE,
+    WAITING_SHARE,
     Deadline,
     Late,
     Pairs,
@@ -152,7 +153,9 @@ class ConnectionPool:
                 return no_connection()
             return SidecarUnreachable("cannot connect to the Chio sidecar: connecting took too long")
 
-        end = Deadline(loop, deadline, partial(expire, waiter, error))
+        # What would be served too late for a response must not take a connection from those that would not.
+        latest = max(loop.time(), deadline - timeout * (1 - WAITING_SHARE)) if queued else deadline
+        end = Deadline(loop, latest, partial(expire, waiter, error))
         try:
             return await waiter, queued
         except asyncio.CancelledError:

@@ -189,6 +189,25 @@ async def test_a_caller_without_a_free_connection_in_time_learns_that_the_pool_i
 
 
 @both
+async def test_who_waits_for_a_connection_is_refused_while_the_one_that_has_it_still_has_time(new_pool: Any) -> None:
+    refused = asyncio.Event()
+
+    async def later(server: Scripted, reader: Reader, writer: Writer) -> None:
+        body = await server.read(reader)
+        await refused.wait()
+        writer.write(http_response(body))
+
+    async with Scripted(later).listen() as server, pool_for(server, new_pool, limit=1) as pool:
+        first = asyncio.ensure_future(ask(pool, b"first", timeout=1.0))
+        await until(lambda: len(server.requests) == 1)
+        with pytest.raises(Overloaded):
+            await ask(pool, b"second", timeout=1.0)
+        refused.set()
+        assert await first == b"first"
+        assert server.requests == [b"first"]
+
+
+@both
 @pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 9999\r\n\r\n"])
 async def test_a_response_that_drips_is_given_up_at_the_deadline(new_pool: Any, head: bytes) -> None:
     async def drip(server: Scripted, reader: Reader, writer: Writer) -> None:
