@@ -53,7 +53,12 @@ class SidecarApp(Starlette):
                 *control.routes(sidecar),
                 *viewer_routes(sidecar),
             ],
-            exception_handlers={404: _not_found, 405: _wrong_method, ChioError: _unavailable},
+            exception_handlers={
+                404: _not_found,
+                405: _wrong_method,
+                ChioError: _unavailable,
+                Exception: _unavailable,  # Starlette raises it again after the response, so that the server logs it
+            },
             lifespan=_lifespan,
         )
         self.router.redirect_slashes = False

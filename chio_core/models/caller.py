@@ -33,13 +33,14 @@ class AuthMethod(WireModel):
     @model_validator(mode="before")
     @classmethod
     def _own_members_only(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or data.get("method") not in _MEMBERS:
+        method = data.get("method") if isinstance(data, dict) else None
+        if not isinstance(method, str) or method not in _MEMBERS:
             return data
-        wanted = _MEMBERS[data["method"]]
+        wanted = _MEMBERS[method]
         missing = [name for name in wanted if data.get(name) is None]
         if missing:
-            raise ValueError(f"auth method {data['method']} needs {', '.join(missing)}")
-        return {"method": data["method"]} | {name: data[name] for name in wanted}
+            raise ValueError(f"auth method {method} needs {', '.join(missing)}")
+        return {"method": method} | {name: data[name] for name in wanted}
 
     def to_wire(self) -> dict[str, Any]:
         """Return the JSON object with the members of this method."""

@@ -72,6 +72,8 @@ class EvaluateEndpoint:
             await send_error(send, 400, "chio_bad_request", "failed to read evaluation body")
         except InvalidDocument as exc:
             await send_error(send, 400, "chio_bad_request", f"invalid ChioHttpRequest payload: {exc.message}")
+        except Exception as exc:  # noqa: BLE001 - as in `_evaluate`
+            await _send_failed(send, exc)
         else:
             await self._evaluate(call, send)
         finally:
@@ -105,11 +107,7 @@ class EvaluateEndpoint:
         except ChioError as exc:
             await send_error(send, 500, "chio_evaluation_failed", f"evaluation failed: {exc.message}")
         except Exception as exc:  # noqa: BLE001 - whatever happens, the client gets a response that is no decision
-            # The message of an exception may repeat what a client sent; its type and place do not.
-            frames = traceback.extract_tb(exc.__traceback__)
-            place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "unknown place"
-            log.error("evaluation failed: %s at %s", type(exc).__name__, place)
-            await send_error(send, 500, "chio_evaluation_failed", f"evaluation failed: {type(exc).__name__}")
+            await _send_failed(send, exc)
         else:
             if isinstance(outcome, Stored):
                 await self._send_stored(send, outcome)
@@ -136,6 +134,14 @@ class EvaluateEndpoint:
         evidence = compact_json(receipt.get("evidence", []))
         text = f'{{"verdict":{compact_json(verdict)},"receipt":{stored.receipt_json},"evidence":{evidence}}}'
         await send_json(send, 200, text.encode())
+
+
+async def _send_failed(send: Send, exc: Exception) -> None:
+    # The message of an exception may repeat what a client sent; its type and place do not.
+    frames = traceback.extract_tb(exc.__traceback__)
+    place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "unknown place"
+    log.error("evaluation failed: %s at %s", type(exc).__name__, place)
+    await send_error(send, 500, "chio_evaluation_failed", f"evaluation failed: {type(exc).__name__}")
 
 
 async def _send_overloaded(send: Send, message: str) -> None:

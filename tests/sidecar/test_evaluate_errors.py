@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from tests.sidecar.sidecar_tools import (
     decision,
     evaluate,
     evaluate_body,
+    grant,
     send,
     sidecar,
 )
@@ -77,6 +79,8 @@ for name, values in WRONG_TYPES.items():
 AUTH_METHODS: list[dict[str, Any]] = [
     {},
     {"method": "password"},
+    {"method": {}},
+    {"method": ["bearer"]},
     {"method": "bearer"},
     {"method": "bearer", "token_hash": None},
     {"method": "bearer", "token_hash": 1},
@@ -97,6 +101,37 @@ async def test_a_malformed_call_is_answered_400_and_leaves_no_receipt(kind: str,
     assert answer.document["error"] == "chio_bad_request"
     assert answer.document["message"].startswith("invalid ChioHttpRequest payload: ")
     assert await app.state.sidecar.store.list() == []
+
+
+def retyped(document: Any) -> Iterator[Any]:
+    """Yield a document with one of its parts replaced by a value of each JSON type, for each part."""
+    yield from (None, True, 1, -1.5, "", [], {}, [[]], {"": {}})
+    if isinstance(document, dict):
+        for name, part in document.items():
+            yield from (document | {name: other} for other in retyped(part))
+    if isinstance(document, list):
+        for place, part in enumerate(document):
+            yield from ([*document[:place], other, *document[place + 1 :]] for other in retyped(part))
+
+
+async def test_no_type_of_any_part_of_a_call_or_token_is_a_failure_of_the_sidecar(app: SidecarApp) -> None:
+    token = capability(grants=[grant(constraints=[{"type": "max_length", "value": 9}], max_invocations=3)]).to_wire()
+    amount = {"units": 5, "currency": "USD"}
+    complete = evaluate_body(
+        query={"a": "b"}, headers={"c": "d"}, body_hash="e" * 64, body_length=2, session_id="f", further_to=None,
+        caller={"subject": "s", "auth_method": {"method": "bearer", "token_hash": "0" * 64}, "tenant": "t"},
+        tool_server="s", tool_name="t", arguments={"x": [1]}, capability_id=token["id"], approval_token={"id": "a"},
+        model_metadata={"model_id": "m", "safety_tier": "low", "provenance_class": "observed"},
+        governed_intent={"approval": {"threshold_units": 9, "currency": "USD"}, "amount": amount},
+        budget={"cost": 1, "currency": "USD", "max_total_cost": 7}, enforcement={"mode": "observe", "lacks": ["x"]},
+    )  # fmt: skip
+    calls = [(one, token) for one in retyped(complete) if isinstance(one, dict)]
+    calls += [(evaluate_body(method="POST"), one) for one in retyped(token)]
+    for number, (document, presented) in enumerate(calls):
+        if document.get("request_id") == "req-1":
+            document = document | {"request_id": f"req-{number}"}
+        answer = await evaluate(app, json.dumps(presented), **document)
+        assert answer.status in (200, 400, 409), (document, presented, answer.body)
 
 
 ACCEPTED: dict[str, dict[str, Any]] = {
