@@ -41,8 +41,8 @@ _TAKEN = frozenset({
 
 FOREIGN_NAMES = frozenset({
     "CHIO_API_PROTECT_CONTROL_TOKEN", "CHIO_BIN", "CHIO_GUARDS", "CHIO_SERVICE_TOKEN", "CHIO_SIDECAR_CONTROL_TOKEN",
-    "CHIO_TEST_STORE", "CHIO_TRUSTED_APPROVERS", "CHIO_TRUSTED_ISSUER_KEY", "CHIO_TRUSTED_ISSUER_KEYS",
-    "CHIO_VIEW_POLICIES",
+    "CHIO_SIDECAR_EVALUATE_TOKEN", "CHIO_TEST_STORE", "CHIO_TRUSTED_APPROVERS", "CHIO_TRUSTED_ISSUER_KEY",
+    "CHIO_TRUSTED_ISSUER_KEYS", "CHIO_VIEW_POLICIES",
 })  # fmt: skip
 """`CHIO_*` names of the sidecar, its command line, tests and the examples, which are no options."""
 
@@ -148,6 +148,10 @@ class ChioSettings(BaseSettings):
         description="Page that explains a refusal, for example the viewer; linked, with the receipt's id at the end"
         " or in place of `{receipt_id}`.",
     )
+    evaluate_token: SecretStr | None = Field(
+        None,
+        description="Bearer for evaluations: the value of the sidecar's `CHIO_SIDECAR_EVALUATE_TOKEN`, if it has one.",
+    )
     control_token: SecretStr | None = Field(None, description="Bearer for the sidecar's control plane.")
     trust_url: str | None = Field(
         None, description="Trust service that issues the capabilities of this application: `http(s)://` or `unix:`."
@@ -179,6 +183,11 @@ class ChioSettings(BaseSettings):
             except ValueError:
                 raise ValueError("starts with [ but is no JSON list; write a, b, c or a list of strings") from None
         return [part.strip() for part in text.split(",") if part.strip()]
+
+    @field_validator("evaluate_token", "control_token", "trust_token")
+    @classmethod
+    def _bearer(cls, value: SecretStr | None) -> SecretStr | None:
+        return None if value is None else SecretStr(bearer_text(value.get_secret_value()))
 
     @field_validator("trust_url")
     @classmethod
@@ -332,6 +341,20 @@ def _token(value: str, what: str) -> str:
     if not _TOKEN.match(value):
         raise ValueError(f"{what} consists of letters, digits and !#$%&'*+-.^_`|~")
     return value
+
+
+def bearer_text(value: str) -> str:
+    """Return a bearer token without spaces around it.
+
+    Raises:
+        ValueError: it is blank, or cannot be sent in a header; the text repeats nothing of it.
+    """
+    text = value.strip()
+    if not text:
+        raise ValueError("is blank; give it a value, or unset it")
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("must be printable ASCII without spaces, because it is sent in a header")
+    return text
 
 
 def nearest_name(name: str, more: Iterable[str] = FOREIGN_NAMES) -> str | None:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from chio_core.errors import ConfigurationError, InvalidDocument
+from chio_core.settings import bearer_text
 from chio_core.signing import SigningKey, normalize_public_key
 from chio_sidecar.keys import key_beside
 from chio_sidecar.store import ReceiptStore
@@ -48,6 +49,7 @@ class SidecarConfig:
             queries them when an unknown issuer appears.
         trusted_approvers: public keys (hex) that may approve, besides the sidecar's own key.
         control_token: bearer of the control plane (`/v1/*`, `/approvals/*`); None: loopback callers only.
+        evaluate_token: bearer that `/chio/evaluate` and `/chio/verify` require; None: they are open.
         control_url: base URL of a trust service to query about revocations; None: only the sidecar's own list counts.
         control_service_token: bearer for that service.
         control_timeout: seconds that the trust service may take to respond.
@@ -73,6 +75,7 @@ class SidecarConfig:
     follow_authority: bool = False
     trusted_approvers: Collection[str] = ()
     control_token: SecretStr | None = None
+    evaluate_token: SecretStr | None = None
     control_url: str | None = None
     control_service_token: SecretStr | None = None
     control_timeout: float = 2.0
@@ -173,6 +176,21 @@ def control_token_from(environ: Mapping[str, str]) -> SecretStr | None:
     if value is None:
         value = environ.get("CHIO_API_PROTECT_CONTROL_TOKEN", "")
     return SecretStr(value.strip()) if value.strip() else None
+
+
+def evaluate_token_from(environ: Mapping[str, str]) -> SecretStr | None:
+    """Read the bearer of the evaluate endpoint, `CHIO_SIDECAR_EVALUATE_TOKEN`; None if it is not set.
+
+    Raises:
+        ConfigurationError: it is blank, which would leave the endpoint open, or cannot be sent in a header.
+    """
+    value = environ.get("CHIO_SIDECAR_EVALUATE_TOKEN")
+    if value is None:
+        return None
+    try:
+        return SecretStr(bearer_text(value))
+    except ValueError as exc:
+        raise ConfigurationError(f"CHIO_SIDECAR_EVALUATE_TOKEN {exc}") from None
 
 
 def _keys(name: str, environ: Mapping[str, str]) -> set[str]:

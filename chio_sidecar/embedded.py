@@ -1,6 +1,7 @@
 """The sidecar inside an application's process, for `CHIO_SIDECAR_URL=embedded:FILE`.
 
-It is the same application as the one that listens on a port, with the same store and the same checks.
+It is the same application as the one that listens on a port, with the same store and the same checks. It requires no
+`evaluate_token`: only the client of its process calls it.
 """
 
 from __future__ import annotations

@@ -12,11 +12,12 @@ if [ -e "$folder" ]; then
     exit 1
 fi
 random() { head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n'; }
-owner=$(random) sidecar=$(random) token=$(random)
+owner=$(random) sidecar=$(random) token=$(random) evaluate=$(random)
 
 umask 077
 mkdir "$folder"
-printf 'CHIO_SIDECAR_CONTROL_TOKEN=%s\n' "$token" >"$folder/sidecar.env"
+printf 'CHIO_SIDECAR_CONTROL_TOKEN=%s\nCHIO_SIDECAR_EVALUATE_TOKEN=%s\n' "$token" "$evaluate" >"$folder/sidecar.env"
+printf 'CHIO_EVALUATE_TOKEN=%s\n' "$evaluate" >"$folder/application.env"
 printf 'database:5432:chio:chio_owner:%s\ndatabase:5432:chio:chio_sidecar:%s\n' "$owner" "$sidecar" >"$folder/pgpass"
 chown 10001 "$folder/pgpass" # the user of the sidecar; libpq ignores a password file that others can read
 

@@ -169,7 +169,7 @@ class Authority:
     def _service(self) -> ChioSettings:
         # The carriers of the sidecar's client send the control token as the bearer of this path.
         changes = {"sidecar_url": self._settings.trust_url, "control_token": self._settings.trust_token}
-        return self._settings.model_copy(update=changes)
+        return self._settings.model_copy(update={**changes, "evaluate_token": None})
 
 
 def _grant(grant: Grant) -> dict[str, Any]:

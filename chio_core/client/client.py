@@ -354,10 +354,12 @@ def blamed(error: SidecarError, caller: float | None, settings: ChioSettings, st
 
 
 def with_bearer(path: str, headers: Pairs, settings: ChioSettings) -> Pairs:
-    """Return the headers of a call, with the bearer token for the control plane (wire protocol, section 7.2)."""
-    if settings.control_token is None or path.startswith("/chio/"):
-        return headers
-    return [*headers, ("authorization", f"Bearer {settings.control_token.get_secret_value()}")]
+    """Return the headers of a call with the bearer for its path: for evaluations, or for the control plane.
+
+    The wire protocol has only the second (section 7.2).
+    """
+    token = settings.evaluate_token if path.startswith("/chio/") else settings.control_token
+    return headers if token is None else [*headers, ("authorization", f"Bearer {token.get_secret_value()}")]
 
 
 def verify_body(receipt: HttpReceipt | Mapping[str, Any]) -> bytes:

@@ -26,6 +26,7 @@ from chio_sidecar.config import (
     MAX_MINTED_TTL,
     SidecarConfig,
     control_token_from,
+    evaluate_token_from,
     options_of_place,
     trusted_approvers_from,
     trusted_issuers_from,
@@ -48,8 +49,9 @@ MODULE:APP, or from --spec, or else from the OpenAPI document of --upstream; one
 It accepts capabilities that it issued itself, or that are signed by the keys in CHIO_TRUSTED_ISSUER_KEY (one key) and
 CHIO_TRUSTED_ISSUER_KEYS (comma list). If both are unset and --control-url is given, it accepts those of that
 authority's keys, including keys that the authority adds later; otherwise it does not follow the authority.
-CHIO_SIDECAR_CONTROL_TOKEN is the bearer token of the
-control plane; without it only loopback callers may use the control plane.
+CHIO_SIDECAR_CONTROL_TOKEN is the bearer token of the control plane; without it only loopback callers may use the
+control plane. CHIO_SIDECAR_EVALUATE_TOKEN is the bearer token of applications, which have it as CHIO_EVALUATE_TOKEN;
+without it every process that reaches the address gets decisions.
 """
 
 UPSTREAM_SECONDS = 20
@@ -177,6 +179,39 @@ def configuration(args: argparse.Namespace, store: Place) -> SidecarConfig:
         CliError: arguments contradict each other, or a document or the trust service cannot be read.
         ConfigurationError: a variable of the environment cannot be used.
     """
+    check_arguments(args)
+    authority = authority_options(args)
+    spec_text = read_spec(args)
+    ephemeral = store_of_options(args) is None
+    signing_key = None
+    if ephemeral and args.authority_seed_file is None:
+        signing_key = SigningKey.generate()
+        say(
+            f"chio api protect: signing with a key for this run only, {signing_key.public_hex};"
+            " give --receipt-store or --authority-seed-file for one that lasts"
+        )
+    seed = {} if args.authority_seed_file is None else {"key_path": args.authority_seed_file}
+    options = options_of_place(store) | seed | authority
+    return SidecarConfig(
+        ephemeral=ephemeral,
+        signing_key=signing_key,
+        spec_text=spec_text,
+        strict_spec=args.strict_spec,
+        trusted_approvers=trusted_approvers_from(os.environ),
+        control_token=control_token_from(os.environ),
+        evaluate_token=evaluate_token_from(os.environ),
+        max_ttl=args.max_ttl,
+        max_per_second=args.max_evaluations_per_second,
+        **options,
+    )
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Return if the arguments name an application, and do not contradict each other.
+
+    Raises:
+        CliError: they do not.
+    """
     if args.upstream is not None:
         check_url(args.upstream, option="--upstream")
     elif args.app is None and args.spec is None:
@@ -192,6 +227,14 @@ def configuration(args: argparse.Namespace, store: Place) -> SidecarConfig:
     if args.control_url and args.revocation_db:
         raise CliError("--control-url and --revocation-db name two lists of revocations", fix="give only one")
 
+
+def authority_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of `SidecarConfig` that say whose capabilities count, and where they are revoked.
+
+    Raises:
+        CliError: the trust service cannot be read.
+        ConfigurationError: a variable of the environment cannot be used.
+    """
     pinned = trusted = trusted_issuers_from(os.environ)
     revocations: dict[str, Any] = {}
     if args.control_url:
@@ -210,32 +253,7 @@ def configuration(args: argparse.Namespace, store: Place) -> SidecarConfig:
         revocations = {"control_url": args.control_url, "control_service_token": given_token(args.control_token)}
     elif args.revocation_db:
         revocations = revocations_of_file(args.revocation_db)
-
-    spec_text = read_spec(args)
-    ephemeral = store_of_options(args) is None
-    signing_key = None
-    if ephemeral and args.authority_seed_file is None:
-        signing_key = SigningKey.generate()
-        say(
-            f"chio api protect: signing with a key for this run only, {signing_key.public_hex};"
-            " give --receipt-store or --authority-seed-file for one that lasts"
-        )
-    seed = {} if args.authority_seed_file is None else {"key_path": args.authority_seed_file}
-    options = options_of_place(store) | seed
-    return SidecarConfig(
-        ephemeral=ephemeral,
-        signing_key=signing_key,
-        spec_text=spec_text,
-        strict_spec=args.strict_spec,
-        trusted_issuers=trusted,
-        follow_authority=bool(args.control_url) and not pinned,
-        trusted_approvers=trusted_approvers_from(os.environ),
-        control_token=control_token_from(os.environ),
-        max_ttl=args.max_ttl,
-        max_per_second=args.max_evaluations_per_second,
-        **options,
-        **revocations,
-    )
+    return {"trusted_issuers": trusted, "follow_authority": bool(args.control_url) and not pinned, **revocations}
 
 
 def revocations_of_file(path: Path) -> dict[str, Any]:

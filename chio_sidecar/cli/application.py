@@ -205,7 +205,12 @@ def govern_upstream(app: SidecarApp, upstream: str, *, timeout: float) -> Callab
     from chio_sidecar.proxy.app import ReverseProxy
 
     key = app.state.sidecar.key.public_hex
-    settings = ChioASGIConfig(sidecar_url="http://127.0.0.1", trusted_kernel_keys=(key,), fail_open=False)
+    settings = ChioASGIConfig(
+        sidecar_url="http://127.0.0.1",
+        trusted_kernel_keys=(key,),
+        fail_open=False,
+        evaluate_token=app.state.sidecar.config.evaluate_token,
+    )
     if "exclude_methods" not in settings.model_fields_set:
         # Frameworks answer OPTIONS themselves; what an upstream does then is not known.
         settings = settings.model_copy(update={"exclude_methods": frozenset()})

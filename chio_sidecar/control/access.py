@@ -19,7 +19,6 @@ One function checks all of this, for the control plane and for the viewer.
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, TypeVar
@@ -32,6 +31,7 @@ from starlette.routing import Route
 from chio_core.endpoint import is_this_machine
 from chio_core.errors import ChioError, InvalidDocument
 from chio_core.models.receipt import explain
+from chio_sidecar.bearer import presents_bearer
 from chio_sidecar.bodies import BodyError, parse_object, read_body
 from chio_sidecar.service.state import SidecarState
 
@@ -95,11 +95,7 @@ def check_access(request: Request, token: SecretStr | None, *, audience: Audienc
     if token is not None:
         if audience == "page":
             return
-        values = request.headers.getlist("authorization")
-        scheme, _, presented = values[0].partition(" ") if len(values) == 1 else ("", "", "")
-        expected = token.get_secret_value().encode()
-        matches = hmac.compare_digest(presented.strip().encode("latin-1", "replace"), expected)
-        if not matches or scheme.lower() != "bearer":
+        if not presents_bearer(request.scope["headers"], token):
             raise ControlError(403, "chio_control_forbidden", FORBIDDEN_WITH_TOKEN)
     # `none`: the user typed the address or opened a bookmark, or the caller is no browser.
     if audience != "page" and request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):

@@ -19,6 +19,7 @@ from chio_core.settings import ChioSettings
 from chio_sidecar.doctor import Check
 
 HEALTH = "/chio/health"
+VERIFY = "/chio/verify"
 
 _MOST_BYTES = 64 * 1024
 _START = "start the sidecar (`chio-sidecar api protect`), or correct CHIO_SIDECAR_URL"
@@ -57,16 +58,9 @@ class Health:
         Raises:
             httpx.HTTPError, httpx.InvalidURL, OSError: there is no response.
         """
-        end = Endpoint.parse(settings.sidecar_url)
-        base = settings.sidecar_url if end.socket_path is None else "http://localhost"
-        if transport is None:
-            if end.socket_path is not None and not os.path.exists(end.socket_path):
-                raise FileNotFoundError(end.reason(FileNotFoundError()))
-            transport = httpx.HTTPTransport(uds=end.socket_path, verify=ssl.create_default_context())
-        timeout = httpx.Timeout(settings.timeout, connect=min(settings.connect_timeout, settings.timeout))
-        with httpx.Client(transport=transport, timeout=timeout, trust_env=False) as client:
+        with _client(settings, transport) as client:
             sent, began = clock(), time.monotonic()
-            with client.stream("GET", base + HEALTH, headers={"accept-encoding": "identity"}) as response:
+            with client.stream("GET", HEALTH, headers={"accept-encoding": "identity"}) as response:
                 body = b""
                 for chunk in response.iter_bytes():
                     body += chunk
@@ -84,6 +78,25 @@ class Health:
         return cls(response.status_code, document if isinstance(document, dict) else {}, date, sent, seconds)
 
 
+def _client(settings: ChioSettings, transport: httpx.BaseTransport | None) -> httpx.Client:
+    """Return a client of the only sidecar of the settings; it has no credentials.
+
+    Raises:
+        OSError: its Unix socket does not exist.
+    """
+    end = Endpoint.parse(settings.sidecar_url)
+    if transport is None:
+        if end.socket_path is not None and not os.path.exists(end.socket_path):
+            raise FileNotFoundError(end.reason(FileNotFoundError()))
+        transport = httpx.HTTPTransport(uds=end.socket_path, verify=ssl.create_default_context())
+    return httpx.Client(
+        base_url=settings.sidecar_url if end.socket_path is None else "http://localhost",
+        transport=transport,
+        timeout=httpx.Timeout(settings.timeout, connect=min(settings.connect_timeout, settings.timeout)),
+        trust_env=False,
+    )
+
+
 def check_sidecar(
     settings: ChioSettings,
     *,
@@ -91,7 +104,7 @@ def check_sidecar(
     clock: Callable[[], float] = time.time,
     last_key: str | None = None,
 ) -> Iterator[Check]:
-    """Request the sidecar's health and yield checks of connection, clock and key.
+    """Request the sidecar's health and yield checks of connection, clock, key and `evaluate_token`.
 
     Args:
         transport: used instead of the network.
@@ -128,6 +141,40 @@ def check_sidecar(
         yield _clock(health, settings.receipt_tolerance)
         key = health.document.get("kernel_key")
         yield _key(settings.trusted_kernel_keys, key if isinstance(key, str) else last_key)
+        yield from _token(settings, transport)
+
+
+def _token(settings: ChioSettings, transport: httpx.BaseTransport | None) -> Iterator[Check]:
+    """Compare the setting `evaluate_token` with what the sidecar requires.
+
+    An empty request of `verify` shows it, and stores nothing.
+    """
+    token = settings.evaluate_token
+    headers = {} if token is None else {"authorization": f"Bearer {token.get_secret_value()}"}
+    try:
+        with _client(settings, transport) as client:
+            with client.stream("POST", VERIFY, json={}, headers=headers) as response:
+                refused = response.status_code == 401
+            if token is None or refused:
+                is_checked = refused
+            else:
+                with client.stream("POST", VERIFY, json={}) as response:
+                    is_checked = response.status_code == 401
+    except (httpx.HTTPError, OSError) as exc:
+        yield Check("evaluate_token", "warn", f"it could not be checked: {type(exc).__name__}")
+        return
+    if refused:
+        text = "this sidecar evaluates for bearers of its token only, and " + (
+            "none is set" if token is None else "CHIO_EVALUATE_TOKEN is another one"
+        )
+        remedy = "set CHIO_EVALUATE_TOKEN to the value of the sidecar's CHIO_SIDECAR_EVALUATE_TOKEN"
+        yield Check("evaluate_token", "fail", f"{text}, so every request is refused", remedy)
+    elif is_checked:
+        yield Check("evaluate_token", "ok", "this sidecar requires the token, and accepts it")
+    elif token is not None:
+        text = "CHIO_EVALUATE_TOKEN is sent, and this sidecar evaluates without it too"
+        remedy = "set CHIO_SIDECAR_EVALUATE_TOKEN for the sidecar, or have a proxy in front of it check the token"
+        yield Check("evaluate_token", "warn", text, remedy)
 
 
 def _clock(health: Health, tolerance: float) -> Check:

@@ -112,6 +112,10 @@ OUTCOMES: Final[Mapping[str, tuple[str, str]]] = {
         "The sidecar's control plane does not serve this caller.",
         "call it from the same machine, or with its bearer (CHIO_SIDECAR_CONTROL_TOKEN)",
     ),
+    "chio_evaluate_unauthorized": (
+        "The sidecar evaluates for bearers of its token only, and this application presented none or another one.",
+        "set CHIO_EVALUATE_TOKEN in the application to the value of the sidecar's CHIO_SIDECAR_EVALUATE_TOKEN",
+    ),
     **{
         code: (f"There is no decision, so the handler did not run: {why}", fix)
         for code, (why, fix) in _UNDECIDED.items()

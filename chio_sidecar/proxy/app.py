@@ -61,6 +61,8 @@ class ReverseProxy:
         self._base = parts.path.rstrip("/").encode("ascii")
         self._settings = settings
         self._timeout = timeout
+        tokens = (sidecar.config.control_token, sidecar.config.evaluate_token)
+        self._tokens = [token for token in tokens if token is not None]
         self._via = b"chio-" + secrets.token_hex(8).encode()
         # Not a client: that would keep cookies, follow redirects and add headers of its own.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=IDLE)
@@ -69,8 +71,7 @@ class ReverseProxy:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse what has more than one reading, and let the rest be evaluated."""
-        token = self._sidecar.config.control_token
-        fault = find_fault(scope, None if token is None else token.get_secret_value(), self._via)
+        fault = find_fault(scope, self._tokens, self._via)
         if fault is None:
             await self.governed(scope, receive, send)
             return

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
+from pydantic import SecretStr
 from starlette.types import Scope
 
 from chio_core.names import APPROVAL_HEADER, CAPABILITY_HEADER, CAPABILITY_QUERY
@@ -55,12 +56,12 @@ _UNCLEAR: Final = re.compile(rb"%(2f|5c|[01][0-9a-f]|7f)|\\\\", re.IGNORECASE)
 _ENCODED: Final = re.compile(rb"%[0-9a-fA-F]{2}")
 
 
-def find_fault(scope: Scope, control_token: str | None, via: bytes) -> Refusal | None:
+def find_fault(scope: Scope, tokens: Collection[SecretStr], via: bytes) -> Refusal | None:
     """Return why a request cannot be forwarded; None if it can.
 
     Args:
         scope: of a request or a websocket handshake, with the server's `raw_path`.
-        control_token: bearer of the sidecar's control plane, which no upstream may see.
+        tokens: bearers of the sidecar's own endpoints, which no upstream may see.
         via: the name of this proxy in `Via`.
     """
     lines: dict[bytes, list[bytes]] = {}
@@ -80,10 +81,10 @@ def find_fault(scope: Scope, control_token: str | None, via: bytes) -> Refusal |
 
     if fault := _find_path_fault(scope["raw_path"]):
         return _bad(fault)
-    given = lines.get(b"authorization", [])
-    secret = None if control_token is None else control_token.encode()
-    if secret is not None and any(hmac.compare_digest(value.rpartition(b" ")[2], secret) for value in given):
-        return 403, "chio_control_credential_wrong_route", "the token of the control plane is not for the application"
+    for value in lines.get(b"authorization", []):
+        presented = value.rpartition(b" ")[2]
+        if any(hmac.compare_digest(presented, token.get_secret_value().encode()) for token in tokens):
+            return 403, "chio_control_credential_wrong_route", "a token of the sidecar is not for the application"
     if any(via in value for value in lines.get(b"via", [])):
         return 508, "chio_proxy_loop", "the request came back to this sidecar; --upstream must name another server"
     return None

@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from chio_core.canonical import compact_json, parse_json
 from chio_core.errors import ChioError, InvalidDocument
+from chio_sidecar.bearer import NO_BEARER, presents_bearer
 from chio_sidecar.bodies import BodyError, receive_body, send_error, send_json
 from chio_sidecar.policy.approvals import APPROVAL_ID
 from chio_sidecar.service.evaluate_request import EvaluateRequest, read_evaluate_request
@@ -42,6 +43,7 @@ class EvaluateEndpoint:
     def __init__(self, sidecar: SidecarState) -> None:
         self._evaluation = Evaluation(sidecar)
         self._metrics = sidecar.metrics
+        self._token = sidecar.config.evaluate_token
         self._places = sidecar.config.max_pending
         self._rate = sidecar.config.max_per_second
         self._clock = sidecar.config.clock
@@ -56,6 +58,10 @@ class EvaluateEndpoint:
         if b"origin" in dict(scope["headers"]):
             # Adapters send no Origin; a web page that a browser shows on this machine does.
             await send_error(send, 403, "chio_control_forbidden", "web pages cannot request evaluations")
+            return
+        # First, so that a stranger takes no part of the rate.
+        if self._token is not None and not presents_bearer(scope["headers"], self._token):
+            await send_error(send, *NO_BEARER, (b"www-authenticate", b"Bearer"))
             return
         with self._lock:
             refusal = self._enter()

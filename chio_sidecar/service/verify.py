@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 from chio_core.errors import InvalidDocument, ReceiptRejected
 from chio_core.models.receipt import HttpReceipt
 from chio_core.receipts import receipt_id_is_valid, verify_receipt
+from chio_sidecar.bearer import NO_BEARER, presents_bearer
 from chio_sidecar.bodies import BodyError, parse_object, read_body
 from chio_sidecar.service.state import SidecarState
 
@@ -39,6 +40,10 @@ class VerifyEndpoint:
 
     async def handle(self, request: Request) -> Response:
         """Answer one request."""
+        token = self._sidecar.config.evaluate_token
+        if token is not None and not presents_bearer(request.scope["headers"], token):
+            status, code, message = NO_BEARER
+            return JSONResponse({"error": code, "message": message}, status, {"WWW-Authenticate": "Bearer"})
         try:
             document = parse_object(await read_body(request, MAX_BODY))
             receipt = HttpReceipt.from_wire(document)

@@ -42,6 +42,13 @@ async def test_f24_an_approval_for_the_other_side_is_not_presented_to_our_sideca
     assert upstream.last.headers["x-chio-approval"] == "apr-1"
 
 
+async def test_f24_the_token_of_the_sidecar_goes_to_no_upstream() -> None:
+    sidecar, upstream = ScriptedSidecar(), Upstream(redirect_to(f"{B}/end"))
+    await upstream.fetch(GovernOutbound(sidecar.client(evaluate_token="canary-5be1d2")), url=f"{A}/start")
+    assert [asked.headers["authorization"] for asked in sidecar.asked] == ["Bearer canary-5be1d2"] * 2
+    assert "canary" not in str([(sent.url, sent.headers.raw) for sent in upstream.seen])
+
+
 async def test_f24_each_hop_is_decided_once_and_has_its_own_receipt() -> None:
     sidecar, upstream = ScriptedSidecar(), Upstream(redirect_to(f"{B}/end?q=1"))
     response = await upstream.fetch(governed(sidecar), url=f"{A}/start")

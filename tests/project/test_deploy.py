@@ -81,6 +81,17 @@ def test_the_chart_renders_pods_that_may_do_little_and_commands_that_exist(
         assert workload["automountServiceAccountToken"] is False
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_the_chart_gives_the_sidecar_the_token_of_applications_if_its_secret_is_named(
+    named: bool, tmp_path: Path
+) -> None:
+    secret = {"name": "evaluations", "key": "token"}
+    found = documents({"evaluateTokenSecret": secret if named else None}, tmp_path)
+    environ = {one["name"]: one for one in found["Deployment"]["spec"]["template"]["spec"]["containers"][0]["env"]}
+    stated = environ.get("CHIO_SIDECAR_EVALUATE_TOKEN", {})
+    assert stated.get("valueFrom") == ({"secretKeyRef": secret} if named else None)
+
+
 @pytest.mark.parametrize(
     ("values", "named"),
     [
@@ -227,7 +238,10 @@ def test_secrets_are_made_once_and_not_printed(tmp_path: Path) -> None:
     token = (folder / "control-token").read_text()
     assert re.fullmatch("[0-9a-f]{64}", token)
     assert token in (folder / "sidecar.env").read_text()
-    assert token not in made.stdout + made.stderr
+    evaluate = (folder / "application.env").read_text().removeprefix("CHIO_EVALUATE_TOKEN=").strip()
+    assert re.fullmatch("[0-9a-f]{64}", evaluate)
+    assert f"CHIO_SIDECAR_EVALUATE_TOKEN={evaluate}\n" in (folder / "sidecar.env").read_text()
+    assert not any(secret in made.stdout + made.stderr for secret in (token, evaluate))
     assert folder.stat().st_mode & 0o777 == 0o700
     assert ((folder / "pgpass").stat().st_mode & 0o777, (folder / "pgpass").stat().st_uid) == (0o600, 10001)
 

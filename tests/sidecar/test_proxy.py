@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -307,10 +308,20 @@ def test_the_token_in_the_query_is_all_that_is_taken_out(query: bytes, left: byt
     assert without_token(query) == left
 
 
-def test_the_control_token_is_not_for_the_service_and_a_loop_ends() -> None:
-    scope = {"raw_path": b"/", "headers": [(b"authorization", b"Bearer canary")]}
-    assert (find_fault(scope, "canary", b"own") or (0,))[0] == 403
-    assert (find_fault({**scope, "headers": [(b"via", b"1.1 other, 1.1 own")]}, None, b"own") or (0,))[0] == 508
+def test_a_loop_ends() -> None:
+    scope = {"raw_path": b"/", "headers": [(b"via", b"1.1 other, 1.1 own")]}
+    assert (find_fault(scope, (), b"own") or (0,))[0] == 508
+
+
+async def test_the_proxy_evaluates_with_the_sidecars_token_and_forwards_none_of_its_tokens(tmp_path: Path) -> None:
+    tokens = {"control_token": SecretStr("canary-control"), "evaluate_token": SecretStr("canary-evaluate")}
+    async with proxied(tmp_path, **tokens) as (upstream, _, client):
+        assert (await client.post("/open", headers={"Authorization": "Bearer of-the-caller"})).status_code == 200
+        assert upstream.header("authorization") == [b"Bearer of-the-caller"]
+        for token in tokens.values():
+            headers = {"Authorization": f"Bearer {token.get_secret_value()}"}
+            assert (await client.post("/open", headers=headers)).status_code == 403
+        assert len(upstream.requests) == 1
 
 
 async def test_a_chunked_body_arrives_whole_with_its_length(tmp_path: Path) -> None:

@@ -70,6 +70,11 @@ The container of a sidecar. Another chart includes it into its own pods, with `l
     - name: CHIO_SIDECAR_CONTROL_TOKEN
       valueFrom:
         secretKeyRef: {name: {{ $root.Values.controlTokenSecret.name }}, key: {{ $root.Values.controlTokenSecret.key }}}
+    {{- with $root.Values.evaluateTokenSecret }}
+    - name: CHIO_SIDECAR_EVALUATE_TOKEN
+      valueFrom:
+        secretKeyRef: {name: {{ .name }}, key: {{ .key }}}
+    {{- end }}
     {{- if eq $store.kind "postgresql" }}
     - {name: PGPASSFILE, value: /run/chio/private/pgpass}
     {{- end }}
