@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import gc
 import inspect
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support import run
+
+if TYPE_CHECKING:
+    from tests.sidecar.postgres_tools import Server
 
 pytest_plugins = ["pytester"]  # runs the tests of users, see tests/plugin
 
@@ -26,6 +31,16 @@ def pytest_collection_finish() -> None:
 def full_size(request: pytest.FixtureRequest) -> bool:
     """True under `make chaos`: a test marked `slow` then takes minutes instead of seconds."""
     return bool(request.config.getoption("--full"))
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """A PostgreSQL server, started for the first test that needs it."""
+    from tests.sidecar.postgres_tools import Server
+
+    server = Server()
+    yield server
+    server.close()
 
 
 @pytest.hookimpl(tryfirst=True)

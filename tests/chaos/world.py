@@ -29,6 +29,7 @@ from tests.sidecar.fsck_tools import inspect
 from tests.support import raw_http, serve, settings
 
 CLIENTS = 8
+NO_ROUTES = {"openapi": "3.1.0", "info": {"title": "t", "version": "1"}, "paths": {}}
 RECEIPT = re.compile(rb"\r\nx-chio-receipt: ([^\r]+)\r\n")
 
 
@@ -37,17 +38,20 @@ class Sidecar:
 
     Args:
         folder: for its socket and document.
-        store: where its receipts are.
+        store: where its receipts are, a file or the URL of a database.
+        document: describes the routes; by default it describes none.
         environ: variables beside this process's own.
     """
 
-    def __init__(self, folder: Path, *, store: Path | None = None, **environ: str) -> None:
+    def __init__(
+        self, folder: Path, *, store: Path | str | None = None, document: Any = NO_ROUTES, **environ: str
+    ) -> None:
         self.store = store or folder / "receipts.sqlite3"
         self.address = f"unix:{folder}/chio.sock"
         self.lines: list[bytes] = []
         self._environ = environ
         self._spec = folder / "openapi.json"
-        self._spec.write_text(json.dumps({"openapi": "3.1.0", "info": {"title": "t", "version": "1"}, "paths": {}}))
+        self._spec.write_text(json.dumps(document))
         self._process: asyncio.subprocess.Process | None = None
 
     @property

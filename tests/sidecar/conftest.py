@@ -4,26 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from chio_sidecar.app import SidecarApp
 from tests.sidecar.control_tools import CommandLine, sidecars
 from tests.sidecar.sidecar_tools import AUTHORITY, KERNEL, Clock
-
-if TYPE_CHECKING:
-    from tests.sidecar.postgres_tools import Server
-
-
-@pytest.fixture(scope="session")
-def server() -> Iterator[Server]:
-    """A PostgreSQL server, started for the first test that needs it."""
-    from tests.sidecar.postgres_tools import Server
-
-    server = Server()
-    yield server
-    server.close()
 
 
 @pytest.fixture

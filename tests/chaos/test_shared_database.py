@@ -1,0 +1,138 @@
+"""Two sidecars and four workers on one database: every limit is exact, also when a sidecar is killed.
+
+Ten capabilities are used more often than they may be, by a budget of the route and by a limit of the grant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+pytest.importorskip("psycopg")
+
+from chio_core.receipts import verify_receipt
+from chio_core.signing import SigningKey
+from tests.chaos.shared_application import application
+from tests.chaos.world import RECEIPT, Sidecar
+from tests.support import raw_http, run
+from tests.tokens import ISSUER, token
+
+if TYPE_CHECKING:
+    from tests.sidecar.postgres_tools import Server
+
+KEY = SigningKey(bytes([0x51]) * 32)
+CAPABILITIES, CLIENTS, WORKERS = 10, 16, 4
+
+
+class Told(NamedTuple):
+    """What a client was told of one request."""
+
+    holder: int
+    path: str
+    status: int
+    receipt: str
+
+
+@asynccontextmanager
+async def workers(urls: list[str], handled: Path, limit: int) -> AsyncIterator[int]:
+    """Run the application under uvicorn's supervisor; gives the port."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("CHIO_")} | {
+        "CHIO_SIDECAR_URL": ",".join(urls),
+        "CHIO_SIDECARS_SHARE_STORE": "true",
+        "CHIO_TRUSTED_KERNEL_KEYS": KEY.public_hex,
+        "HANDLED": str(handled),
+        "LIMIT": str(limit),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
+        command = [sys.executable, "-m", "uvicorn", f"--fd={listener.fileno()}", f"--workers={WORKERS}"]
+        process = await asyncio.create_subprocess_exec(
+            *command, "--log-level=warning", "--factory",
+            "tests.chaos.shared_application:create",
+            env=environ, pass_fds=[listener.fileno()],
+        )  # fmt: skip
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            process.send_signal(signal.SIGTERM)
+            await process.wait()
+
+
+async def send(port: int, number: int, tokens: list[str]) -> Told:
+    holder, path = number % CAPABILITIES, ("/pay", "/use")[number // CAPABILITIES % 2]
+    head = f"POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\nconnection: close\r\n"
+    response = await raw_http(port, f"{head}x-chio-capability: {tokens[holder]}\r\n\r\n".encode())
+    receipt = RECEIPT.search(response)
+    assert receipt is not None, response
+    return Told(holder, path, int(response[9:12]), receipt[1].decode())
+
+
+async def spend(folder: Path, database: str, count: int, limit: int, *, killed: bool) -> tuple[list[Told], list[str]]:
+    """Send all requests; return what clients were told, and the ids of the receipts that handlers saw."""
+    key = folder / "own.key"
+    key.write_text(KEY.seed_hex() + "\n")
+    key.chmod(0o600)
+    tokens = [
+        token(("shop", "pay"), {"server_id": "shop", "tool_name": "use", "max_invocations": limit})
+        for _ in range(CAPABILITIES)
+    ]
+    document, sidecars = application(limit).openapi(), []
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+        environ = {"CHIO_TRUSTED_ISSUER_KEY": ISSUER.public_hex}
+        store = f"{database}&key={key}"
+        sidecars.append(Sidecar(folder / name, store=store, document=document, **environ))
+    told: list[Told] = []
+    numbers = iter(range(count))
+
+    async def client(port: int) -> None:
+        for number in numbers:
+            told.append(await send(port, number, tokens))
+            if killed and len(told) == count // 2:
+                await sidecars[0].end()
+
+    await asyncio.gather(*(one.start() for one in sidecars))
+    try:
+        urls = [one.address for one in sidecars]
+        async with workers(urls, folder / "handled", limit) as port, asyncio.TaskGroup() as group:
+            for _ in range(CLIENTS):
+                group.create_task(client(port))
+    finally:
+        await asyncio.gather(*(one.end() for one in sidecars[killed:]))
+    return told, (folder / "handled").read_text().split()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [False, True], ids=["both live", "one is killed"])
+def test_limits_are_exact_over_two_sidecars_and_four_workers_on_one_database(
+    killed: bool, server: Server, tmp_path: Path, full_size: bool
+) -> None:
+    from tests.sidecar.postgres_tools import PostgresqlKit
+
+    kit = PostgresqlKit(server)
+    count, limit = (10_000, 300) if full_size else (400, 12)
+    told, handled = run(spend(tmp_path, kit.url, count, limit, killed=killed), seconds=600)
+
+    # Each client has its response: no error, also of the requests that the killed sidecar had begun.
+    assert len(told) == count
+    assert {one.status for one in told} == {200, 403}
+    allowed = Counter((one.holder, one.path) for one in told if one.status == 200)
+    assert allowed == {(holder, path): limit for holder in range(CAPABILITIES) for path in ("/pay", "/use")}
+    # What handlers saw, what clients were told and what the database holds are the same.
+    assert Counter(handled) == Counter(one.receipt for one in told if one.status == 200)
+    rows = [json.loads(text) for (text,) in kit.fetch("SELECT receipt_json FROM chio.http_receipts")]
+    assert Counter(one.receipt for one in told) == Counter(row["id"] for row in rows)
+    assert len({row["request_id"] for row in rows}) == count
+    for row in rows:
+        verify_receipt(row, trusted_keys={KEY.public_hex})
