@@ -22,6 +22,7 @@ from chio_asgi.sessions import session_of
 from chio_asgi.types import ASGIApp, Message, Receive, Scope, Send
 from chio_asgi.view import ASGIGuardRequest
 from chio_core.client.client import ChioClient
+from chio_core.concurrency.processes import require_asyncio
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.pipeline import Pipeline
@@ -31,7 +32,6 @@ from chio_core.guards.run import ChainRun, failed
 from chio_core.identity import Extractor
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import LOGGER
-from chio_core.processes import require_asyncio
 from chio_core.refusals.page import RefusalPage
 from chio_core.refusals.response import AnyResponse, Downstream, misconfigured
 from chio_core.request import GuardRequest

@@ -19,9 +19,9 @@ import httpx
 from starlette.requests import HTTPConnection
 
 from chio_asgi.view import ASGIGuardRequest
+from chio_core.concurrency.loop_thread import at_loop_end
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.precheck import presented_token
-from chio_core.loop_thread import at_loop_end
 from chio_core.names import TRACEPARENT
 from chio_core.outbound.extras.cookies import no_cookies
 from chio_core.outbound.govern import GovernOutbound, Tools

@@ -12,9 +12,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from chio_core.concurrency.processes import require_asyncio
 from chio_core.errors import ChioError
 from chio_core.evaluation.exchange import EVALUATE_PATH
-from chio_core.processes import require_asyncio
 from chio_sidecar import control
 from chio_sidecar.config import SidecarConfig
 from chio_sidecar.service.evaluate_endpoint import EvaluateEndpoint

@@ -11,7 +11,6 @@ from typing import Any, Final
 from flask import Flask, Request, Response, g, has_request_context
 from flask import request as current_request
 
-from chio_core.announce import announce
 from chio_core.client.client import SyncChioClient
 from chio_core.evaluation.governed import RouteMatch
 from chio_core.evaluation.outcomes import Decision
@@ -30,6 +29,7 @@ from chio_core.refusals.page import RefusalPage
 from chio_core.refusals.response import Denial
 from chio_core.settings import ChioSettings
 from chio_core.settings_report import start_line
+from chio_core.telemetry.visible import announce
 from chio_core.threads.context import RequestContext, Runtime, SyncAdapter
 from chio_core.threads.guards import ChainRunner
 from chio_flask.listing import routes_for_embedded

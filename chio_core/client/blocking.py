@@ -16,10 +16,10 @@ from functools import partial
 
 from chio_core.client.carrier import OWN_SHARE, WAITING_SHARE, Late, Pairs, held, no_connection, no_response
 from chio_core.client.connection import ResponseReader, request_head
+from chio_core.concurrency.processes import PerProcess
 from chio_core.endpoint import Endpoint
 from chio_core.errors import EvaluationFailed, SidecarUnreachable
 from chio_core.evaluation.exchange import RawResponse
-from chio_core.processes import PerProcess
 
 MAX_IDLE_SECONDS = 30.0
 

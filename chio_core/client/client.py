@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from chio_core.client.carrier import AsyncCarrier, BlockingCarrier, Pairs
 from chio_core.client.failover import BlockingFailover, Failover, FailoverCarrier
+from chio_core.concurrency.processes import PerProcess
 from chio_core.endpoint import Endpoint
 from chio_core.errors import CallerTimeout, SidecarError, SidecarTimeout, SidecarUnreachable
 from chio_core.evaluation.conclude import conclude, conclude_error
 from chio_core.evaluation.exchange import EVALUATE_PATH, EvaluateCall, RawResponse
 from chio_core.evaluation.outcomes import Decision
-from chio_core.processes import PerProcess
 from chio_core.receipts import KeyTrust
 from chio_core.settings import ChioSettings
 from chio_core.telemetry import Telemetry

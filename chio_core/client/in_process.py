@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from chio_core.client.carrier import MAX_RESPONSE_BYTES, Pairs, TaskCarrier, held
+from chio_core.concurrency.loop_thread import LoopEnded, LoopThread
+from chio_core.concurrency.processes import PerProcess
 from chio_core.errors import ConfigurationError, EvaluationFailed, Overloaded, SidecarError, install_extra
 from chio_core.evaluation.exchange import RawResponse
-from chio_core.loop_thread import LoopEnded, LoopThread
-from chio_core.processes import PerProcess
 from chio_core.scratch import replaced, replaces
 from chio_core.settings import ChioSettings
 from chio_core.signing import SigningKey

@@ -27,10 +27,10 @@ from chio_core.client.carrier import (
     no_response,
 )
 from chio_core.client.connection import Connection, request_head
+from chio_core.concurrency.loop_thread import at_loop_end
 from chio_core.endpoint import Endpoint
 from chio_core.errors import SidecarError, SidecarUnreachable
 from chio_core.evaluation.exchange import RawResponse
-from chio_core.loop_thread import at_loop_end
 
 MAX_IDLE_SECONDS = 30.0
 

@@ -33,11 +33,11 @@ from limits.aio.strategies import (
 from limits.errors import StorageError
 from limits.storage import storage_from_string
 
+from chio_core.concurrency.loop_thread import at_loop_end
 from chio_core.errors import ConfigurationError
 from chio_core.guards.addresses import ClientAddress
 from chio_core.guards.chain import DECISION, Finding
 from chio_core.guards.response_hooks import header_change, response_hooks
-from chio_core.loop_thread import at_loop_end
 from chio_core.names import LOGGER, STATE_CALLER, STATE_DECISION
 from chio_core.refusals.response import Denial
 from chio_core.request import GuardRequest

@@ -13,7 +13,7 @@ from chio_core.errors import ConfigurationError
 from chio_core.guards.response_hooks import header_change, response_hooks
 from chio_core.names import LOGGER, STATE_REQUEST_ID
 from chio_core.request import GuardRequest
-from chio_core.wanted import log_wanted
+from chio_core.telemetry.visible import log_visibly
 
 log = logging.getLogger(LOGGER)
 
@@ -124,4 +124,4 @@ class Stopwatch:
 
 
 def _log_time(method: str, path: str, status: int | None, seconds: float) -> None:
-    log_wanted(log, logging.INFO, "chio: %s %r answered %s in %.1f ms", method, path, status, seconds * 1000)
+    log_visibly(log, logging.INFO, "chio: %s %r answered %s in %.1f ms", method, path, status, seconds * 1000)

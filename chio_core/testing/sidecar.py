@@ -24,9 +24,9 @@ import httpx
 
 from chio_core.canonical import parse_json
 from chio_core.client.client import ChioClient
+from chio_core.concurrency.loop_thread import LoopThread
 from chio_core.errors import ConfigurationError, InvalidDocument, ReceiptRejected
 from chio_core.evaluation.exchange import EVALUATE_PATH
-from chio_core.loop_thread import LoopThread
 from chio_core.receipts import verify_receipt
 from chio_core.settings import ChioSettings
 from chio_core.signing import SigningKey

@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from chio_core.client.client import ChioClient, SyncChioClient
+from chio_core.concurrency.processes import require_threads
 from chio_core.evaluation.amounts import Facts
 from chio_core.evaluation.exchange import EvaluateCall
 from chio_core.evaluation.governed import GovernedRequest, KnownBody, RouteMatch
@@ -22,7 +23,6 @@ from chio_core.evaluation.pipeline import Pipeline
 from chio_core.evaluation.policies import NO_POLICIES, ViewPolicies
 from chio_core.evaluation.sources import CapabilityFunction, SessionOf
 from chio_core.identity import Extractor
-from chio_core.processes import require_threads
 from chio_core.refusals.page import RefusalPage
 from chio_core.refusals.problems import render
 from chio_core.refusals.response import Denial, HeaderPairs, RequestRefused

@@ -15,12 +15,12 @@ import queue
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
+from chio_core.concurrency.loop_thread import ALIVE_SECONDS, LoopEnded, LoopThread, Running, result_of
+from chio_core.concurrency.processes import require_threads
 from chio_core.errors import ConfigurationError
 from chio_core.guards.chain import Chain, DecisionMember, Guard, around
 from chio_core.guards.run import ChainRun, failed
-from chio_core.loop_thread import ALIVE_SECONDS, LoopEnded, LoopThread, Running, result_of
 from chio_core.models.receipt import GuardEvidence
-from chio_core.processes import require_threads
 from chio_core.refusals.response import AnyResponse, Denial
 from chio_core.refusals.streams import Stream, aclose_all, close_all, encoded
 from chio_core.request import GuardRequest

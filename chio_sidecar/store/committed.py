@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from chio_core.processes import PerProcess
+from chio_core.concurrency.processes import PerProcess
 from chio_sidecar.store import (
     AlreadyRequested,
     AppendOutcome,

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from chio_core.processes import require_threads
+from chio_core.concurrency.processes import require_threads
 from chio_core.telemetry.metrics import Counter, Histogram
 from chio_sidecar.store import StoreBusy, StoreUnavailable
 from chio_sidecar.store.driver import Trouble

@@ -158,7 +158,7 @@ async def test_a_client_that_is_forgotten_closes_the_connections_of_its_loop() -
 SCRIPT = """
 import asyncio, sys
 from chio_core.client.client import ChioClient, SyncChioClient
-from chio_core.loop_thread import LoopThread
+from chio_core.concurrency.loop_thread import LoopThread
 from chio_core.refusals.response import Downstream
 from chio_core.settings import ChioSettings
 

@@ -19,7 +19,7 @@ import pytest
 
 from chio_core.client.blocking import BlockingPool
 from chio_core.client.client import ChioClient, SyncChioClient
-from chio_core.loop_thread import LoopThread
+from chio_core.concurrency.loop_thread import LoopThread
 from chio_core.settings import ChioSettings
 from chio_core.testing import ScriptedSidecar
 from chio_sidecar.store.driver import sqlite3

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from chio_core.loop_thread import LoopEnded, LoopThread
+from chio_core.concurrency.loop_thread import LoopEnded, LoopThread
 from chio_core.names import LOGGER
 
 

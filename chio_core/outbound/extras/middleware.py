@@ -25,7 +25,7 @@ from chio_core.names import HTTPX_CALL, HTTPX_SECONDS, LOGGER, TRACEPARENT
 from chio_core.outbound.extras.response import HeaderDict, LiveHeaders, Response
 from chio_core.outbound.hop import config_of, route_of, shown
 from chio_core.outbound.member import AsyncNext, Flow, FlowSteps, OutboundMember, SyncNext
-from chio_core.wanted import is_wanted, log_wanted
+from chio_core.telemetry.visible import is_visible, log_visibly
 
 log = logging.getLogger(LOGGER)
 
@@ -240,16 +240,16 @@ class Logging(Flow):
 
     def flow(self, request: Any) -> FlowSteps:
         """Log, send, log."""
-        if not is_wanted(self._log, self._level):
+        if not is_visible(self._log, self._level):
             return (yield request)
         url = shown(request.url)
-        log_wanted(self._log, self._level, "→ %s %s", request.method, url)
+        log_visibly(self._log, self._level, "→ %s %s", request.method, url)
         try:
             response = yield request
         except Exception as error:
-            log_wanted(self._log, self._level, "✗ %s %s %s", type(error).__name__, request.method, url)
+            log_visibly(self._log, self._level, "✗ %s %s %s", type(error).__name__, request.method, url)
             raise
-        log_wanted(self._log, self._level, "← %s %s %s", response.status_code, request.method, url)
+        log_visibly(self._log, self._level, "← %s %s %s", response.status_code, request.method, url)
         return response
 
 

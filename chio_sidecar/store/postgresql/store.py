@@ -10,8 +10,8 @@ from typing import Any
 
 import psycopg
 
+from chio_core.concurrency.processes import PerProcess
 from chio_core.errors import ConfigurationError
-from chio_core.processes import PerProcess
 from chio_sidecar.store import (
     StoredReceipt,
     StoreHealth,

@@ -12,8 +12,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
+from chio_core.concurrency.processes import PerProcess, require_threads
 from chio_core.names import LOGGER
-from chio_core.processes import PerProcess, require_threads
 
 log = logging.getLogger(LOGGER)
 
