@@ -40,7 +40,7 @@ def test_a_clock_that_is_moved_under_load_refuses_outside_of_the_tolerance_and_n
 
     async def main() -> Log:
         async with (
-            world(tmp_path, sidecar=Sidecar(tmp_path, **environ)) as here,
+            world(tmp_path, sidecar=Sidecar(tmp_path, **environ), timeout=15.0) as here,
             here.load() as log,
         ):
             for move in moves:

@@ -258,7 +258,7 @@ from tests.guards.tools import Door
 from chio_core.guards import RateLimit
 
 listener = socket.socket(fileno=int(sys.argv[1]))
-door = Door(RateLimit("5/minute", storage=sys.argv[2], strategy=sys.argv[4], namespace=sys.argv[4]))
+door = Door(RateLimit("5/minute", storage=sys.argv[2], strategy=sys.argv[4], namespace=sys.argv[4], timeout=20))
 uvicorn.run(door.app, fd=listener.fileno(), log_level="error", lifespan="on", loop="asyncio")
 """
 
@@ -288,7 +288,7 @@ def test_two_worker_processes_allow_five_in_total(redis: Redis, strategy: str) -
 
 
 def ask(port: int) -> tuple[int, str | None]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     connection.request("GET", "/hello")
     answer = connection.getresponse()
     answer.read()
@@ -299,7 +299,7 @@ def ask(port: int) -> tuple[int, str | None]:
 @needs_redis
 async def test_requests_at_the_same_moment_do_not_slip_through(redis: Redis) -> None:
     """B5"""
-    guard = RateLimit("5/minute", storage=redis.url, namespace="burst")
+    guard = RateLimit("5/minute", storage=redis.url, namespace="burst", timeout=20)
     door = Door(guard)
     replies = await asyncio.gather(*(door.call() for _ in range(40)))
     await guard.aclose()
@@ -308,7 +308,7 @@ async def test_requests_at_the_same_moment_do_not_slip_through(redis: Redis) -> 
 
 @needs_redis
 def test_each_event_loop_has_separate_connections(redis: Redis) -> None:
-    guard = RateLimit("3/minute", storage=redis.url, namespace="loops")
+    guard = RateLimit("3/minute", storage=redis.url, namespace="loops", timeout=20)
     door = Door(guard)
 
     async def once() -> int:
@@ -322,7 +322,7 @@ def test_each_event_loop_has_separate_connections(redis: Redis) -> None:
 @needs_redis
 def test_a_loop_that_ends_closes_its_connections(redis: Redis) -> None:
     """An open connection that is collected is a `ResourceWarning`."""
-    door = Door(RateLimit("9/minute", storage=redis.url, namespace="ending"))
+    door = Door(RateLimit("9/minute", storage=redis.url, namespace="ending", timeout=20))
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always", ResourceWarning)
         assert [run(door.call()).status for _ in range(2)] == [200, 200]
@@ -349,7 +349,7 @@ def outage(guard: RateLimit, between: Any, *, again: Any = None) -> list[Any]:
 def test_a_stopped_server_refuses_with_503_and_a_new_one_is_found(tmp_path: Path) -> None:
     """B5: fail closed by default, open again without a restart of the application."""
     with redis_server(tmp_path) as server:
-        guard = RateLimit("5/minute", storage=server.url)
+        guard = RateLimit("5/minute", storage=server.url, timeout=20)
         before, stopped, back = outage(guard, server.stop, again=server.start)
     assert before.status == 200
     assert (stopped.status, stopped.json()["error"]) == (503, "chio_rate_limit_unavailable")
@@ -361,7 +361,7 @@ def test_a_stopped_server_refuses_with_503_and_a_new_one_is_found(tmp_path: Path
 def test_a_stopped_server_refuses_nothing_under_fail_open(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """B5: `fail_open`, with a line in the log."""
     with redis_server(tmp_path) as server:
-        before, stopped = outage(RateLimit("5/minute", storage=server.url, fail_open=True), server.stop)
+        before, stopped = outage(RateLimit("5/minute", storage=server.url, fail_open=True, timeout=20), server.stop)
     assert (before.status, stopped.status, stopped.receipt) == (200, 200, "stub-000001")
     assert "PASSED UNCOUNTED, because the rate limit storage failed" in caplog.text
 
