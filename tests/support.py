@@ -357,13 +357,14 @@ async def serve(app: App, **options: Any) -> AsyncIterator[int]:
             await running
 
 
-async def raw_http(port: int, data: bytes, *, half_close: bool = False) -> bytes:
+async def raw_http(port: int, data: bytes, *, half_close: bool = False, seconds: float = DEADLINE) -> bytes:
     """Send bytes to a port and return all that comes back until the server closes.
 
     Args:
         half_close: say that nothing follows, for requests whose end the server would wait for.
+        seconds: after which it fails.
     """
-    async with asyncio.timeout(DEADLINE):
+    async with asyncio.timeout(seconds):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
             writer.write(data)

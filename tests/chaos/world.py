@@ -26,7 +26,7 @@ from chio_core.receipts import verify_receipt
 from chio_fastapi import ChioReceipt, add_chio
 from chio_sidecar.store.driver import sqlite3
 from tests.sidecar.fsck_tools import inspect
-from tests.support import raw_http, serve, settings
+from tests.support import DEADLINE, raw_http, serve, settings
 
 CLIENTS = 8
 NO_ROUTES = {"openapi": "3.1.0", "info": {"title": "t", "version": "1"}, "paths": {}}
@@ -38,17 +38,24 @@ class Sidecar:
 
     Args:
         folder: for its socket and document.
+        arguments: further ones of `api protect`.
         store: where its receipts are, a file or the URL of a database.
         document: describes the routes; by default it describes none.
         environ: variables beside this process's own.
     """
 
     def __init__(
-        self, folder: Path, *, store: Path | str | None = None, document: Any = NO_ROUTES, **environ: str
+        self,
+        folder: Path,
+        *arguments: str,
+        store: Path | str | None = None,
+        document: Any = NO_ROUTES,
+        **environ: str,
     ) -> None:
         self.store = store or folder / "receipts.sqlite3"
         self.address = f"unix:{folder}/chio.sock"
         self.lines: list[bytes] = []
+        self._arguments = arguments
         self._environ = environ
         self._spec = folder / "openapi.json"
         self._spec.write_text(json.dumps(document))
@@ -65,7 +72,11 @@ class Sidecar:
         command += ["--spec", str(self._spec), "--listen", self.address, "--receipt-store", str(self.store)]
         environ = {name: value for name, value in os.environ.items() if not name.startswith("CHIO_")}
         self._process = await asyncio.create_subprocess_exec(
-            *command, env=environ | self._environ, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+            *command,
+            *self._arguments,
+            env=environ | self._environ,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
         )
         assert self._process.stdout is not None
         async with asyncio.timeout(30):
@@ -132,12 +143,16 @@ def application(log: Log, address: str, **options: Any) -> FastAPI:
 
 
 @dataclass
-class World:
-    """One run: the sidecar, the port of the application, and what happened."""
+class Clients:
+    """Clients of an application, its port, and what happened.
 
-    sidecar: Sidecar
+    Attributes:
+        patience: seconds that each waits for a response.
+    """
+
     port: int
     log: Log
+    patience: float = DEADLINE
     up: asyncio.Event = field(default_factory=asyncio.Event)
 
     @asynccontextmanager
@@ -161,15 +176,26 @@ class World:
                 self.up.set()
 
     async def send(self, number: int) -> Told:
-        """Send one request."""
+        """Send one request; without a whole head of a response the status is 0."""
         self.log.sent = max(self.log.sent, number + 1)
         request = b"GET /work/%d HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n" % number
-        answer = await raw_http(self.port, request)
+        try:
+            answer = await raw_http(self.port, request, seconds=self.patience)
+        except ConnectionError:
+            answer = b""
         receipt = RECEIPT.search(answer)
-        self.log.told[number] = Told(int(answer[9:12]), receipt[1].decode() if receipt else None, answer)
+        status = int(answer[9:12]) if b"\r\n\r\n" in answer else 0
+        self.log.told[number] = Told(status, receipt[1].decode() if receipt else None, answer)
         self.log.statuses[self.log.told[number].status] += 1
         self.log.news.set()
         return self.log.told[number]
+
+
+@dataclass
+class World(Clients):
+    """One run: the application is served by this process."""
+
+    sidecar: Sidecar = field(kw_only=True)
 
 
 @asynccontextmanager
@@ -180,7 +206,7 @@ async def world(folder: Path, *, sidecar: Sidecar | None = None, **options: Any)
     await sidecar.start()
     try:
         async with serve(application(log, sidecar.address, **options), lifespan="on") as port:
-            yield World(sidecar, port, log)
+            yield World(port, log, sidecar=sidecar)
     finally:
         await sidecar.end()
 
