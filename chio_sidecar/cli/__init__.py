@@ -44,6 +44,7 @@ class Command:
 
 
 COMMANDS = (
+    Command("init", "prepare the folder of an application: settings, .gitignore and a first test", "init"),
     Command("api protect", "run the sidecar", "api_protect"),
     Command("trust serve", "run the trust service", "trust", "add_serve_options"),
     Command("trust revoke", "revoke a capability", "trust", "add_revoke_options"),

@@ -1,0 +1,234 @@
+"""`init`: prepare the folder of an application for Chio, in observe mode, and change nothing that is there."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from chio_sidecar.cli.options import URL_VARIABLE, store_of_url, wants_json
+from chio_sidecar.cli.project import Project, read_project
+from chio_sidecar.cli.starters import TEST_FILE, Starter, starter
+from chio_sidecar.cli.terminal import CliError, compact, emit, printable, say
+from chio_sidecar.store.place import DatabasePlace
+
+DESCRIPTION = """\
+Prepare the current folder for a governed application: settings in .env (an embedded sidecar, observe mode), entries of
+.gitignore for its store and its private key, and a first test. The framework is read from the sources: Django's
+manage.py, else an application of FastAPI, Flask or Starlette; nothing is imported. What exists is kept: a setting, an
+entry and a test file that are there already are not changed. Then the lines are printed that remain to be written.
+
+    chio-sidecar init
+    chio-sidecar init --dry-run
+    chio-sidecar init shop:app                             an application that is not found, or one of several
+"""
+
+_PLACE: Final = re.compile(r"(?:[^\W\d]\w*\.)*[^\W\d]\w*:[^\W\d]\w*(?:\(\))?")
+_OBSERVE: Final = "CHIO_OBSERVE"
+_STORE: Final = "embedded:chio.sqlite3"
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is added to one file.
+
+    Attributes:
+        path: the file.
+        about: what is added, or why nothing is; never a value of a setting.
+        lines: what is added; nothing if the file stays as it is.
+        before: the text of the file, or None if there is none.
+        mode: permissions of a new file, less the umask.
+    """
+
+    path: Path
+    about: str
+    lines: Sequence[str] = ()
+    before: str | None = None
+    mode: int = 0o666
+
+    @property
+    def state(self) -> str:
+        """Return "kept", "written" or "extended"."""
+        return "kept" if not self.lines else "written" if self.before is None else "extended"
+
+    def write(self) -> None:
+        """Write the lines to the end of the file, after an empty line.
+
+        Raises:
+            CliError: the file cannot be written.
+        """
+        gap = "" if not self.before else "\n" if self.before.endswith("\n") else "\n\n"
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | (os.O_CREAT | os.O_EXCL if self.before is None else 0)
+        try:
+            with open(os.open(self.path, flags, self.mode), "w", encoding="utf-8", newline="") as file:
+                file.write(gap + "\n".join(self.lines) + "\n")
+        except OSError as exc:
+            fix = "make it writable, or change to the folder of the application"
+            raise CliError(f"cannot write {self.path}: {exc.strerror}", fix=fix) from None
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `init`."""
+    parser.description = DESCRIPTION
+    parser.set_defaults(run=run)
+    parser.add_argument("app", metavar="MODULE:APP", nargs="?", help="the application, for example main:app")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be written, and write nothing")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the files, and print what was done and what to do next.
+
+    Raises:
+        CliError: a file cannot be read or written, or no such application is here.
+        ConfigurationError: the `CHIO_SIDECAR_URL` in `.env` cannot be read.
+    """
+    try:
+        folder = Path.cwd()
+    except OSError as exc:
+        raise CliError(f"the current folder cannot be used: {exc.strerror}", fix="change to an existing one") from None
+    if args.app is not None and _PLACE.fullmatch(args.app) is None:
+        raise CliError(f"{args.app[:200]!r} is not an application", fix="write MODULE:APP, for example main:app")
+    project = read_project(folder, args.app)
+    if args.app is not None and not (project.source and project.source.is_file()):
+        raise CliError(f"this folder has no module of {args.app}", fix="change to the folder that has it")
+    found = None
+    if project.framework is not None and project.place is not None:
+        found = starter(project.framework, project.place)
+
+    # The private key is ignored before a setting can have it made.
+    settings, environment = _settings(folder / ".env", governed=project.governed)
+    changes = [_ignored(folder, environment), settings]
+    if found is not None:
+        changes.append(_first_test(folder / TEST_FILE, found, f"tests {project.place}"))
+    if not args.dry_run:
+        for change in changes:
+            if change.lines:
+                change.write()
+
+    steps = _next_steps(folder, project, found, environment)
+    if wants_json(args):
+        files = [{"file": one.path.name, "state": one.state, "about": one.about} for one in changes]
+        emit(compact({"files": files, "dry_run": args.dry_run, "next": steps}))
+    else:
+        for one in changes:
+            would = "would be " if args.dry_run and one.lines else ""
+            emit(printable(f"{one.path.name}: {would}{one.state}: {one.about}"))
+        for step in ("", *steps):
+            emit(printable(step))
+    _warn_of_leaks(folder, environment)
+    return 0
+
+
+def _settings(path: Path, *, governed: bool) -> tuple[Change, Mapping[str, str]]:
+    """Return what is added to `.env`, and all settings with their values, the new ones included."""
+    from pydantic_settings import DotEnvSettingsSource
+
+    from chio_core.settings import ChioSettings
+
+    text = _text(path)
+    found = {name.upper(): value or "" for name, value in DotEnvSettingsSource(ChioSettings).env_vars.items()}
+    added = {URL_VARIABLE: _STORE} if URL_VARIABLE not in found else {}
+    # An application that is governed already must not stop refusing because its folder is prepared once more.
+    if added and not governed and _OBSERVE not in found:
+        added[_OBSERVE] = "true"
+    about = ", ".join([*added, *(f"{name} is kept" for name in (URL_VARIABLE, _OBSERVE) if name in found)])
+    lines = ["# Chio: the sidecar runs in the process of the application. While it observes, it refuses nothing."]
+    lines = [*lines, *(f"{name}={value}" for name, value in added.items())] if added else []
+    # Its owner's alone: people add secrets to it.
+    return Change(path, about, lines, text, mode=0o600), found | added
+
+
+def _ignored(folder: Path, environment: Mapping[str, str]) -> Change:
+    """Return what is added to `.gitignore`."""
+    text = _text(folder / ".gitignore")
+    wanted = [f"/{name}" for name in _private_files(folder, environment)]
+    if _holds_secrets(environment):
+        wanted.append("/.env")
+    present = {line.strip().removeprefix("/") for line in (text or "").splitlines()}
+    missing = [line for line in wanted if line.removeprefix("/") not in present]
+    about = ", ".join(missing) or ("it has every entry" if wanted else "this folder has no private files")
+    lines = ["# Chio: receipts, the private key that signs them, and secrets", *missing] if missing else []
+    return Change(folder / ".gitignore", about, lines, text)
+
+
+def _first_test(path: Path, found: Starter, about: str) -> Change:
+    """Return the test of the application as a change, which is none if there is a file of this name."""
+    if os.path.lexists(path):
+        return Change(path, "it exists")
+    return Change(path, about, found.test.splitlines())
+
+
+def _next_steps(folder: Path, project: Project, found: Starter | None, environment: Mapping[str, str]) -> list[str]:
+    """Return the lines that remain to be written and run."""
+    if found is None or project.source is None:
+        return [
+            "No application of FastAPI, Django, Flask or Starlette was found here, so no test was written.",
+            "Name it: chio-sidecar init MODULE:APP",
+        ]
+    steps = []
+    if not project.governed:
+        steps = [
+            f"{found.where} {os.path.relpath(project.source, folder)} write:",
+            *(f"    {one}" for one in found.govern),
+        ]
+    steps += ["Then run:", f"    {found.run}", f"    {found.serve}"]
+    if environment.get(_OBSERVE, "").lower() in ("1", "true", "on", "yes", "t", "y"):
+        steps += [
+            "    chio-sidecar receipt diff        what would have been refused, and the line that opens it",
+            f"To refuse, remove {_OBSERVE} from .env.",
+        ]
+    return steps
+
+
+def _private_files(folder: Path, environment: Mapping[str, str]) -> list[str]:
+    """Return patterns for the files in this folder that hold receipts or keys, by the settings that name them.
+
+    SQLite's files and the key beside a store have its name, and more at the end.
+    """
+    store = store_of_url(environment[URL_VARIABLE])
+    named = [store.path.key_path if isinstance(store.path, DatabasePlace) else store.path] if store is not None else []
+    if seed := environment.get("CHIO_AUTHORITY_SEED_FILE"):
+        named.append(Path(seed))
+    paths = [Path(os.path.normpath(folder / one)) for one in named if one is not None]
+    inside = [one.relative_to(folder).as_posix() for one in paths if one.is_relative_to(folder)]
+    return [re.sub(r"([\\*?\[\] ])", r"\\\1", name) + "*" for name in inside]
+
+
+def _holds_secrets(environment: Mapping[str, str]) -> bool:
+    """Return True if `.env` may hold a secret: a token, an address with a password, a setting of another program."""
+    return any(
+        not name.startswith("CHIO_") or (name.endswith("_TOKEN") and value) or "@" in value
+        for name, value in environment.items()
+    )
+
+
+def _text(path: Path) -> str | None:
+    """Return the text of a file, or None if there is none."""
+    try:
+        return path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        return None
+    except UnicodeError:
+        raise CliError(f"{path} is not UTF-8 text", fix="convert it, or write the lines by hand") from None
+    except OSError as exc:
+        raise CliError(f"cannot read {path}: {exc.strerror}") from None
+
+
+def _warn_of_leaks(folder: Path, environment: Mapping[str, str]) -> None:
+    """Warn of settings that others can read, and of private files that git has or would add in spite of .gitignore."""
+    dotenv, private = folder / ".env", _private_files(folder, environment)
+    if _holds_secrets(environment):
+        private.append(".env")
+        if dotenv.exists() and dotenv.stat().st_mode & 0o077:
+            say("warning: other users of this machine can read the settings in .env: chmod 600 .env")
+    if private and shutil.which("git") is not None:
+        command = ["git", "-c", "core.fsmonitor=false", "ls-files", "--cached", "--others", "--exclude-standard", "--"]
+        listed = subprocess.run([*command, *private], cwd=folder, capture_output=True, text=True, check=False)  # noqa: S603
+        for name in listed.stdout.splitlines():
+            say(printable(f"warning: git has {name}, or would add it: git rm --cached {name}, and make a new secret"))

@@ -1,0 +1,111 @@
+"""The web application in a folder, as its sources show it; nothing is imported."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+__all__ = ["Project", "read_project"]
+
+FACTORIES: Final = {"FastAPI": "fastapi", "Flask": "flask", "Starlette": "asgi"}
+"""The classes of applications, and their frameworks."""
+
+_FIRST = ("main.py", "app.py", "wsgi.py", "asgi.py")
+_MOST_FILES = 500
+_LONGEST_FILE = 1_000_000
+_DJANGO_SETTINGS = re.compile(r"""DJANGO_SETTINGS_MODULE["']\s*,\s*["']([\w.]+)["']""")
+_GOVERNED = re.compile(r"\bchio_(?:asgi|django|fastapi|flask|wsgi)\b")
+
+
+@dataclass(frozen=True)
+class Project:
+    """What `init` must know about a folder.
+
+    Attributes:
+        framework: "fastapi", "flask", "asgi" or "django"; None if none was found.
+        place: the application as `MODULE:APP` or `MODULE:FACTORY()`, in Django the settings module.
+        source: the file to edit.
+        governed: True if a source file uses one of the packages already.
+    """
+
+    framework: str | None
+    place: str | None
+    source: Path | None
+    governed: bool
+
+
+def read_project(folder: Path, place: str | None = None) -> Project:
+    """Find the application in a folder: in its files, and in those of the folders in it.
+
+    Args:
+        place: `MODULE:APP` or `MODULE:FACTORY()` if it is known; any ASGI application then, unless its class is found.
+    """
+    texts = dict(_sources(folder))
+    governed = any(_GOVERNED.search(text) for text in texts.values())
+
+    # Django: its settings are named by manage.py, in text.
+    named = _DJANGO_SETTINGS.search(texts.get(folder / "manage.py", ""))
+    if named is not None and place is None:
+        module = folder.joinpath(*named[1].split("."))
+        source = module / "__init__.py" if module.is_dir() else module.with_suffix(".py")
+        return Project("django", named[1], source, governed)
+
+    # Elsewhere an application is a variable of a module, or what a function of it makes.
+    if place is not None:
+        module_name, _, name = place.partition(":")
+        path = folder.joinpath(*module_name.split("."))
+        source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        kinds = dict(_applications(texts.get(source, "")))
+        return Project(kinds.get(name, "asgi"), place, source, governed)
+    for path, text in texts.items():
+        parts = path.relative_to(folder).with_suffix("").parts
+        for name, framework in _applications(text) if all(part.isidentifier() for part in parts) else ():
+            module_name = ".".join(parts).removesuffix(".__init__")
+            return Project(framework, f"{module_name}:{name}", path, governed)
+    return Project(None, None, None, governed)
+
+
+def _sources(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the Python files of a folder and of the folders in it with their text, the likely ones first; no tests."""
+    near = sorted(folder.glob("*.py"), key=lambda path: (path.name not in _FIRST, path))
+    inner = [
+        path
+        for inside in sorted(folder.iterdir())
+        if inside.is_dir() and not inside.name.startswith((".", "test")) and not (inside / "pyvenv.cfg").exists()
+        for path in (*sorted(inside.glob("*.py")), *sorted(inside.glob("settings/*.py")))
+    ]
+    for path in [path for path in (*near, *inner) if not path.name.startswith("test")][:_MOST_FILES]:
+        try:
+            if path.stat().st_size <= _LONGEST_FILE:
+                yield path, path.read_text(encoding="utf-8")
+        except (OSError, UnicodeError):
+            continue  # a file that cannot be read holds no application that can be imported
+
+
+def _applications(text: str) -> Iterator[tuple[str, str]]:
+    """Yield each application of a module, as `APP` or `FACTORY()`, with its framework; variables come first."""
+    try:
+        body = ast.parse(text).body
+    except (SyntaxError, ValueError, RecursionError):
+        return
+    for node in body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and (framework := _made_by(node.value)) is not None:
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from ((target.id, framework) for target in targets if isinstance(target, ast.Name))
+    for node in body:
+        if isinstance(node, ast.FunctionDef) and len(node.args.args) == len(node.args.defaults):
+            made = [framework for inner in ast.walk(node) if (framework := _made_by(inner)) is not None]
+            yield from ((f"{node.name}()", framework) for framework in made[:1])
+
+
+def _made_by(value: ast.AST | None) -> str | None:
+    """Return the framework whose application an expression makes, or None."""
+    if not isinstance(value, ast.Call):
+        return None
+    called = value.func
+    name = called.id if isinstance(called, ast.Name) else called.attr if isinstance(called, ast.Attribute) else ""
+    return FACTORIES.get(name)
