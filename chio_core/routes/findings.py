@@ -43,7 +43,7 @@ def route_findings(routes: Sequence[ListedRoute], settings: ChioSettings) -> Ite
         if any(getattr(source, "chio_observes", False) for source in route.sources):
             text = f"a refusal on {route.title} is recorded and the request runs nevertheless (Observe)"
             yield Finding("WARN", "observe", text)
-    free = []
+    free, open_sockets = [], []
     for route in routes:
         sources = [source for source in route.sources if isinstance(source, RequirementSource)]
         for source in sources:
@@ -61,12 +61,20 @@ def route_findings(routes: Sequence[ListedRoute], settings: ChioSettings) -> Ite
             if isinstance(limits, BudgetDemand) and limits == BudgetDemand(limits.cost, limits.currency):
                 text = f"{route.title}: {type(source).__name__} has no limit, so it counts and refuses nothing"
                 yield Finding("WARN", "budget_without_limit", text)
-        writes = sorted(WRITES.intersection(route.methods) - settings.exclude_methods)
-        if not writes or is_among(route.template, settings.exclude_paths, settings.exclude_prefixes):
-            continue
         # A dependency that states nothing but Observe or a sensitivity leaves open what the route requires.
-        if all(set(source.chio_extensions()) <= {OBSERVE, SENSITIVITY} for source in sources):
+        states = any(set(source.chio_extensions()) - {OBSERVE, SENSITIVITY} for source in sources)
+        if states or is_among(route.template, settings.exclude_paths, settings.exclude_prefixes):
+            continue
+        if writes := sorted(WRITES.intersection(route.methods) - settings.exclude_methods):
             free.append(f"{'|'.join(writes)} {route.template}")
+        elif route.websocket and "GET" not in settings.exclude_methods:
+            open_sockets.append(route.template)
     if free:
         text = f"routes that write and state no requirement, so any valid capability opens them: {', '.join(free)}"
         yield Finding("INFO", "no_requirement", text)
+    if open_sockets:
+        text = (
+            "websockets that state no requirement, so any caller opens them, because a handshake is a GET; where"
+            " messages have side effects, state Policy(side_effects=True) or RequireCapability"
+        )
+        yield Finding("INFO", "open_websocket", f"{text}: {', '.join(open_sockets)}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
@@ -12,11 +14,13 @@ from starlette.applications import Starlette
 from starlette.routing import Mount, WebSocketRoute
 from websockets.exceptions import InvalidStatus
 
+from chio_asgi import ChioASGIMiddleware
+from chio_core.client.client import ChioClient
 from chio_core.errors import EvaluationFailed, SidecarUnreachable
-from chio_fastapi import RequireCapability, add_chio
+from chio_fastapi import Policy, RequireCapability, add_chio
 from tests.asgi.routes import govern
 from tests.fastapi.apps import with_token
-from tests.support import Judge, StubClient, call, connect, deny, exchange, run, serve, websocket_scope
+from tests.support import Judge, StubClient, call, connect, deny, exchange, run, serve, settings, websocket_scope
 
 
 async def echo(websocket: WebSocket) -> None:
@@ -180,6 +184,40 @@ def test_a_requirement_is_not_met_by_failing_open() -> None:
     fastapi.state.chio_client.failure = SidecarUnreachable("x")
     assert run(connect(fastapi, "/pay/7")).status == 503
     assert called == []
+
+
+# A handshake is a safe method
+
+
+@pytest.mark.parametrize("demand", [Policy(side_effects=True), RequireCapability("feed", "watch")], ids=repr)
+async def test_a_handshake_needs_a_capability_only_where_its_route_states_one(demand: Any, tmp_path: Path) -> None:
+    fastapi = FastAPI()
+    fastapi.websocket("/safe")(echo)
+    fastapi.websocket("/writes", dependencies=[Depends(demand)])(echo)
+    async with add_chio(fastapi, sidecar_url=f"embedded:{tmp_path / 'receipts.sqlite3'}", _env_file=None) as client:
+        assert (await connect(fastapi, "/safe")).messages[0]["type"] == "websocket.accept"
+        refused = await connect(fastapi, "/writes")
+        assert (refused.status, refused.json()["error"]) == (401, "chio_capability_required")
+        token = await client.authority.aissue("feed/watch", holder=None)
+        headers = [("X-Chio-Capability", json.dumps(token.to_wire()))]
+        assert (await connect(fastapi, "/writes", headers=headers)).messages[0]["type"] == "websocket.accept"
+
+
+async def test_the_document_of_a_sidecar_can_demand_a_capability_of_a_handshake(tmp_path: Path) -> None:
+    (tmp_path / "openapi.json").write_text(
+        json.dumps(
+            {
+                "openapi": "3.1.0",
+                "info": {"title": "s", "version": "1"},
+                "paths": {"/ws/{room}": {"get": {"x-chio-side-effects": True, "responses": {}}}},
+            }
+        )
+    )
+    url = f"embedded:{tmp_path / 'receipts.sqlite3'}?spec={tmp_path / 'openapi.json'}"
+    async with ChioClient(settings(sidecar_url=url, trusted_kernel_keys=())) as client:
+        governed = ChioASGIMiddleware(app(), client=client)
+        assert (await connect(governed, "/m/inner/1")).messages[0]["type"] == "websocket.accept"
+        assert (await connect(governed, "/ws/7")).status == 403
 
 
 # Through a server

@@ -199,6 +199,24 @@ def test_routes_that_write_and_require_nothing_are_listed() -> None:
     assert "no_requirement" not in told(application())
 
 
+def test_websockets_that_require_nothing_are_listed() -> None:
+    app = application(exclude_paths={"/public"})
+    demands = {
+        "/open": [],
+        "/rated": [Policy(sensitivity="internal")],
+        "/public": [],
+        "/writes": [Policy(side_effects=True)],
+        "/feed": [RequireCapability("feed", "watch")],
+        "/meant": [Policy(side_effects=False)],
+    }
+    for path, demanded in demands.items():
+        app.websocket(path, dependencies=[Depends(demand) for demand in demanded])(lambda: None)
+    severity, message = told(app)["open_websocket"]
+    assert severity == "INFO"
+    assert message.endswith(": /open, /rated")
+    assert "open_websocket" not in told(application())
+
+
 def test_an_application_without_chio_is_an_error() -> None:
     assert told(FastAPI())["not_governed"][0] == "ERROR"
 
