@@ -93,7 +93,7 @@ class Body:
         return replayed
 
     def _read_at(self, file: IO[bytes], at: int, count: int) -> bytes:
-        # Whoever reads says from where: a dependency may read all of it while the application is being given it.
+        # The reader states the position: a dependency may read all of it while the application is being given it.
         with self._lock:
             file.seek(at)
             return file.read(count)

@@ -42,7 +42,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    # Whoever imports one module of this package, as the commands of the sidecar do, does not pay for all of them.
+    # An import of one module of this package, as in the commands of the sidecar, does not load all of them.
     for home, names in _HOMES.items():
         if name in names:
             found = globals()[name] = getattr(import_module(f"{__name__}.{home}"), name)

@@ -1,7 +1,7 @@
 """Files that only their owner may use: signing keys, stores, and the databases of the trust service.
 
-One module checks and creates all of them. Whoever owns such a file, or can replace it in its folder, signs like the
-sidecar or takes its revocations back.
+One module checks and creates all of them. A user who owns such a file, or can replace it in its folder, can sign
+like the sidecar or take its revocations back.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A caller sends a header on purpose, and a wrong one refuses the request. A brows
 logout, and with a request that another site has made it send. So a token out of a cookie, a session or a function
 counts only if it has not expired and is the caller's, and for an unsafe method only if the request comes from the
 application's own pages. Otherwise the request is evaluated without a token, as with the header as the only source. It
-replaces no CSRF protection of a framework: whoever has stolen the cookies themselves can state any origin.
+replaces no CSRF protection of a framework: a thief of the cookies themselves can state any origin.
 """
 
 from __future__ import annotations

@@ -254,7 +254,7 @@ def no_room_for_body() -> Denial:
 
 
 def body_incomplete() -> Denial:
-    """Return the 400 for a body whose end never came. Nobody will read it; it ends the request in the log."""
+    """Return the 400 for a body whose end never came. No client reads it; it ends the request in the log."""
     return bad_request("the client went away before its body was complete")
 
 

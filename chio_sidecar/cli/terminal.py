@@ -107,8 +107,8 @@ def flush_output() -> None:
 
 
 def _write(stream: TextIO | None, text: str) -> None:
-    # The one place that writes to a terminal. Line breaks are the caller's; everything else that a terminal obeys,
-    # whoever chose it, becomes an escape.
+    # The one place that writes to a terminal. Line breaks are the caller's; everything else that a terminal obeys
+    # becomes an escape, also where a client chose it.
     _LINE.erase()
     if stream is not None:
         stream.write("\n".join(map(printable, text.split("\n"))) + "\n")

@@ -35,7 +35,7 @@ receipts are missing.
 
 ## What it shows
 
-Since the head was stated, no receipt between the first and the last row was changed, removed or added. Whoever holds
-the key can sign another history: compare the head with one that was kept elsewhere at that time, if there is one. A
+Since the head was stated, no receipt between the first and the last row was changed, removed or added. The holder
+of the key can sign another history: compare the head with one that was kept elsewhere at that time, if there is one. A
 receipt states the decision. Whether the application acted on it is in the application's own records.
 """

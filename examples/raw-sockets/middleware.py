@@ -153,8 +153,8 @@ class Evaluate(DecisionMember):
 
 async def bouncer(request: GuardRequest, next: Next) -> AnyResponse:
     """The two phases of a middleware, around the hand-off."""
-    # PHASE 1, INBOUND: the request has come in and nobody inside knows of it yet.
-    # Whoever is refused here never wakes the router; this one only looks at the clock.
+    # PHASE 1, INBOUND: the request has come in and nothing inside knows of it yet.
+    # A request that is refused here never wakes the router; this one only looks at the clock.
     started = time.perf_counter()
 
     answer = await next(request)

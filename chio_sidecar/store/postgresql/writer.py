@@ -4,7 +4,7 @@
 * Everything else runs `writes.apply` in a transaction that first locks, in one order, all accounts, grants, approvals
   and tokens of the batch. So it reads what no other sidecar changes before the commit, and reads and adds once for all.
 
-The log is claimed by epoch. Whoever claims it later raises the epoch, and this sidecar then takes another log.
+The log is claimed by epoch. A later claim raises the epoch, and this sidecar then takes another log.
 """
 
 from __future__ import annotations
