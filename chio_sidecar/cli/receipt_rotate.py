@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 from chio_core.errors import ConfigurationError
+from chio_core.signing import SigningKey
 from chio_sidecar.cli.options import TIMES, moment, required_store, wants_json
 from chio_sidecar.cli.terminal import CliError, compact, emit, escaped
-from chio_sidecar.keys import existing_key, key_beside
+from chio_sidecar.keys import existing_key
 from chio_sidecar.records.archive import ReceiptFilter, open_archive
 from chio_sidecar.records.fsck import Inspection
+from chio_sidecar.store.archive import ArchiveStatement
+from chio_sidecar.store.place import Place
 from chio_sidecar.store.rotate import archive, trim
 
 DESCRIPTION = """Archive the receipts of a store, and remove the old ones from it, while a sidecar writes to it.
@@ -20,6 +24,10 @@ DESCRIPTION = """Archive the receipts of a store, and remove the old ones from i
 The archive is a complete copy, a store that receipt list, show, verify and fsck read. It states its last row and the
 head of the chain, signed with the sidecar's key. Only after it was checked as receipt fsck does, what it holds is
 removed from the store, in windows of rows: the sidecar's commits wait for some milliseconds at most.
+
+Of a database each log goes into a file of its own, in a new folder: ARCHIVE. Rotate as the owner of the tables, or as
+a role that `store migrate --archive-role` gave the rights; the role of the sidecars cannot remove anything. One key of
+the sidecars, ?key=FILE, signs for all logs.
 
 The store keeps its revocations and approvals, what each budget and limited grant has spent, and the receipts of the
 last time (--keep), by which a repeated request is recognised. Its chain goes on from the archive: receipt fsck
@@ -35,7 +43,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `receipt rotate`."""
     parser.description = DESCRIPTION
     parser.set_defaults(run=run)
-    parser.add_argument("--to", metavar="ARCHIVE", type=Path, required=True, help="the new file; it must not exist")
+    parser.add_argument(
+        "--to", metavar="ARCHIVE", type=Path, required=True, help="the new file or folder; it must not exist"
+    )
     parser.add_argument(
         "--keep",
         metavar="TIME",
@@ -53,31 +63,45 @@ def run(args: argparse.Namespace) -> int:
         ConfigurationError: a file cannot be used.
     """
     place = required_store(args, "receipt rotate needs a store")
-    with open_archive(place.file, option=place.named_by) as reader:  # raises if there is no such store
+    with open_archive(place.path, option=place.named_by) as reader:  # raises if there is no such store
         newest = next(iter(reader.rows(ReceiptFilter(), newest_first=True)), None)
-    path = args.authority_seed_file or key_beside(place.file)
+    path = args.authority_seed_file or place.key_path
     key = existing_key(path)
     if key is None:
         raise CliError(
             f"there is no key at {path} to sign the archive",
             fix="name the key that signs the receipts: --authority-seed-file FILE",
         )
-    if newest is not None and newest[1].get("kernel_key") != key.public_hex:
+    if newest is not None and isinstance(place.path, Path) and newest[1].get("kernel_key") != key.public_hex:
         raise CliError(
             f"the newest receipt is not signed by {key.public_hex}, the key in {path}",
             fix="name the key that signs the receipts, --authority-seed-file FILE; a new key after its first one",
         )
-    made = archive(place.file, args.to, key, now=int(time.time()))
-    with closing(Inspection(args.to)) as inspection:
-        findings = sum(1 for _ in inspection.findings())
+
+    # Archive.
+    made, removal = _archive(place.path, args.to, key, keep=args.keep)
+
+    # Check.
+    signers: set[str] = set()
+    for file, _ in made:
+        with closing(Inspection(file)) as inspection:
+            findings = sum(1 for _ in inspection.findings())
+            signers.update(inspection.summary.keys)
         if findings or inspection.summary.unfinished is not None:
             raise CliError(
-                f"the archive {args.to} is complete, but receipt fsck has {findings} findings; nothing was removed",
-                fix=f"see chio-sidecar receipt fsck --receipt-store {args.to}",
+                f"the archive {file} is complete, but receipt fsck has {findings} findings; nothing was removed",
+                fix=f"see chio-sidecar receipt fsck --receipt-store {file}",
             )
+    if key.public_hex not in signers:
+        raise CliError(
+            f"no receipt is signed by {key.public_hex}, the key in {path}; nothing was removed",
+            fix="name the key of a sidecar that stores in this database, ?key=FILE or --authority-seed-file FILE",
+        )
+
+    # Remove.
     removed = 0
     try:
-        for some in trim(place.file, made, made.signed_by(key), before=args.keep):
+        for some in removal:
             removed += some
     except ConfigurationError as exc:
         raise ConfigurationError(
@@ -85,10 +109,28 @@ def run(args: argparse.Namespace) -> int:
             " go on"
         ) from None
     if wants_json(args):
-        members = {"first": made.first, "last": made.last, "head": made.head, "removed": removed}
-        emit(compact({"archive": str(args.to), **members}))
+        files = [{"archive": str(file), "first": one.first, "last": one.last, "head": one.head} for file, one in made]
+        found = files[0] if isinstance(place.path, Path) else {"folder": str(args.to), "archives": files}
+        emit(compact(found | {"removed": removed}))
         return 0
-    emit(f"archive   {escaped(str(args.to))}, rows {made.first} to {made.last}")
-    emit(f"head      {made.head}")
+    for file, one in made:
+        emit(f"archive   {escaped(str(file))}, rows {one.first} to {one.last}")
+        emit(f"head      {one.head}")
     emit(f"removed   {removed} receipts")
     return 0
+
+
+def _archive(
+    place: Place, target: Path, key: SigningKey, *, keep: int
+) -> tuple[list[tuple[Path, ArchiveStatement]], Iterator[int]]:
+    """Archive a store; return each file and what it states, and the removal of what these hold, not begun."""
+    now = int(time.time())
+    if isinstance(place, Path):
+        said = archive(place, target, key, now=now)
+        return [(target, said)], trim(place, said, said.signed_by(key), before=keep)
+    from chio_sidecar.store.postgresql import rotate
+
+    logs = rotate.archive(place, target, key, now=now)
+    signed = {log: said.signed_by(key) for log, said in logs.items()}
+    files = [(target / f"log-{log}", said) for log, said in logs.items()]
+    return files, rotate.trim(place, logs, signed, before=keep)

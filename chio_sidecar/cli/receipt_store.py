@@ -34,8 +34,8 @@ The file is only read: nothing is repaired, and no file is created beside it. It
 With a rollback journal a reader stops that sidecar, so rows are read in windows, and SQLite's own check of pages and
 indexes ends after half a second then; --all-pages checks all.
 
-With --archive the archives that receipt rotate made are checked too, oldest first, and whether each file goes on from
-the one before, so that no receipt is missing between them.
+With --archive the archives that receipt rotate made are checked too, oldest first, those of a database log by log, and
+whether each goes on from the one before, so that no receipt is missing between them.
 
 Keep the printed head in another place. Given as --head later, it shows that no row up to it was changed since, even by
 an attacker who can write the file and computes the chain again.
@@ -74,7 +74,7 @@ def add_fsck_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         type=Path,
         default=[],
-        help="an archive of the store to check with it; may be repeated",
+        help="an archive of the store, or the folder of a rotation, to check with it; may be repeated",
     )
     parser.add_argument(
         "--all-pages",
@@ -112,11 +112,33 @@ def run_fsck(args: argparse.Namespace) -> int:
 def _fsck_database(args: argparse.Namespace, place: DatabasePlace) -> int:
     from chio_sidecar.records.fsck_postgresql import DatabaseInspection
 
-    if args.archive:
-        raise CliError("--archive names archives of a file, and this store is in a database", fix="leave it out")
-    with closing(DatabaseInspection(place, trusted_keys=args.trusted_key, kept=args.head)) as inspection:
+    paths = [file for path in args.archive for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+    with ExitStack() as stack:
+        database = stack.enter_context(
+            closing(DatabaseInspection(place, trusted_keys=args.trusted_key, kept=args.head))
+        )
+        archives: dict[int, list[tuple[Path, Inspection]]] = {}
+        for path in paths:
+            inspection = Inspection(path, trusted_keys=args.trusted_key, kept=args.head)
+            stack.callback(inspection.close)
+            inspection.kept_elsewhere = True
+            log = database.log_of(inspection.statement())
+            if log is None:
+                raise CliError(
+                    f"no log of {place.shown} names the archive {path}",
+                    fix="leave it out: it is of another store, or its rotation ended before anything was removed",
+                )
+            archives.setdefault(log, []).append((path, inspection))
         note_untrusted(args.trusted_key)
-        found = {_check(part, part.name, as_json=wants_json(args)) for part in inspection.parts()}
+        found = set()
+        for part in database.parts():
+            files = sorted(archives.get(part.log or 0, []), key=lambda file: file[1].base[0])
+            for number, (path, inspection) in enumerate(files, 1):
+                inspection.joint = files[number][1].base if number < len(files) else part.base
+                found.add(_check(inspection, path, as_json=wants_json(args)))
+                if inspection.summary.anchored is not None:
+                    database.anchors.append(inspection.summary.anchored)
+            found.add(_check(part, part.name, as_json=wants_json(args)))
     return 1 if 1 in found else max(found)
 
 

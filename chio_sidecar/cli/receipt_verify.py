@@ -225,7 +225,7 @@ def note_untrusted(trusted_keys: list[str] | None) -> None:
 def note_archived(reader: ReceiptArchive) -> None:
     """Print where the receipts before the first one of the store are."""
     if (found := reader.archived()) is not None:
-        say(f"note: receipts 1 to {found[0]} are archived, the newest of them in {escaped(found[1])}")
+        say(f"note: {found[0]} earlier receipts are archived, the newest of them in {escaped(found[1])}")
 
 
 @contextmanager

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 MIGRATE_DESCRIPTION = """\
 Make the tables of the receipt store in a database, or bring them to the version that this chio-sidecar needs, and give
 a role the rights of a sidecar. Run it as the role that owns the tables, and never as that of the sidecars. Sidecars of
-the version before go on working meanwhile, as far as `store status` says.
+the version before go on working meanwhile, as far as `store status` says. --archive-role gives another role the rights
+of `receipt rotate`, which removes what an archive holds.
 """
 
 BACKUP_DESCRIPTION = """\
@@ -37,6 +38,7 @@ def add_migrate_options(parser: argparse.ArgumentParser) -> None:
     parser.description = MIGRATE_DESCRIPTION
     parser.set_defaults(run=run_migrate)
     parser.add_argument("--role", metavar="NAME", default=ROLE, help=f"role of the sidecars ({ROLE})")
+    parser.add_argument("--archive-role", metavar="NAME", help="role of receipt rotate; without it the owner rotates")
 
 
 def add_status_options(parser: argparse.ArgumentParser) -> None:
@@ -61,12 +63,23 @@ def run_migrate(args: argparse.Namespace) -> int:
     from chio_sidecar.store.postgresql.schema import migrate
 
     with closing(_connected(_database(args))) as connection:
-        migrated = migrate(connection, args.role)
+        migrated = migrate(connection, args.role, archive_role=args.archive_role)
     if wants_json(args):
-        emit(compact({"before": migrated.before, "version": migrated.after, "role": args.role}))
+        emit(
+            compact(
+                {
+                    "before": migrated.before,
+                    "version": migrated.after,
+                    "role": args.role,
+                    "archive_role": args.archive_role,
+                }
+            )
+        )
         return 0
     emit(f"version   {migrated.after}" + (f", before {migrated.before}" if migrated.before != migrated.after else ""))
     emit(f"role      {escaped(args.role)} may read, and add what a sidecar adds")
+    if args.archive_role is not None:
+        emit(f"role      {escaped(args.archive_role)} may read, and remove what an archive holds")
     return 0
 
 
@@ -77,7 +90,8 @@ def run_status(args: argparse.Namespace) -> int:
         CliError: no database is named.
         ConfigurationError: it cannot be read.
     """
-    from chio_sidecar.store.postgresql.schema import SCHEMA_VERSION, status
+    from chio_sidecar.store.postgresql.schema import status
+    from chio_sidecar.store.postgresql.tables import SCHEMA_VERSION
 
     with closing(_connected(_database(args))) as connection:
         found = status(connection)
@@ -89,7 +103,8 @@ def run_status(args: argparse.Namespace) -> int:
     )
     for log in found.logs:
         held = "held by" if log.is_held else "free, last held by"
-        emit(f"log {log.number:<5} {log.rows} rows, {held} {escaped(log.holder)}, head {log.head}")
+        archived = f", {log.archived} archived" if log.archived else ""
+        emit(f"log {log.number:<5} {log.rows} rows{archived}, {held} {escaped(log.holder)}, head {log.head}")
     return 0
 
 

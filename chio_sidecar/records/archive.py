@@ -162,7 +162,11 @@ class ReceiptArchive(ABC):
 
     @abstractmethod
     def archived(self) -> tuple[int, str] | None:
-        """Return the newest row that was archived and removed, and the name of its archive; None without any."""
+        """Return how many rows were archived and removed, and the name of the newest archive; None without any."""
+
+    @abstractmethod
+    def after_archived(self) -> Sequence[int]:
+        """Return the numbers of the rows that directly follow archived ones, one for each log that has any."""
 
     @abstractmethod
     def is_revoked(self, capability_id: str) -> bool:
@@ -225,8 +229,8 @@ class ReceiptArchive(ABC):
             before: only rows with a smaller number.
             newest_first: from the newest row to the oldest.
         """
-        windows = self._windows(after, self.last if before is None else min(before - 1, self.last))
-        for first, last in reversed(windows) if newest_first else windows:
+        top = self.last if before is None else min(before - 1, self.last)
+        for first, last in self.windows(after, top, newest_first=newest_first):
             yield from self.matching(wanted, first, last, newest_first=newest_first)
 
     def page(self, wanted: ReceiptFilter, *, after: int, limit: int) -> ReceiptPage:
@@ -237,7 +241,7 @@ class ReceiptArchive(ABC):
 
     def count(self, wanted: ReceiptFilter, *, after: int = 0) -> int:
         """Return how many receipts after row `after` and up to `last` match."""
-        return sum(self.count_matching(wanted, *window) for window in self._windows(after, self.last))
+        return sum(self.count_matching(wanted, *window) for window in self.windows(after, self.last))
 
     def get(self, receipt_id: str) -> dict[str, Any] | None:
         """Return the receipt with this id, or None."""
@@ -249,9 +253,27 @@ class ReceiptArchive(ABC):
         found = self.find_by_request(request_id)
         return None if found is None else self._receipt(*found)
 
-    def _windows(self, after: int, last: int) -> Sequence[tuple[int, int]]:
-        starts = range(max(after, self.first - 1), last, WINDOW)
-        return [(start + 1, min(start + WINDOW, last)) for start in starts]
+    def windows(self, after: int, last: int, *, newest_first: bool = False) -> Iterator[tuple[int, int]]:
+        """Yield the first and the last number of each window of rows that are in the archive.
+
+        Args:
+            after: only rows with a greater number.
+            last: only rows up to this one.
+            newest_first: from the newest window to the oldest.
+        """
+        lowest = max(after + 1, self.first)
+        if newest_first:
+            while (top := self._next_row(last, newest_first=True)) is not None and top >= lowest:
+                yield max(lowest, top - WINDOW + 1), top
+                last = top - WINDOW
+        else:
+            while (low := self._next_row(lowest)) is not None and low <= last:
+                yield low, min(low + WINDOW - 1, last)
+                lowest = low + WINDOW
+
+    def _next_row(self, number: int, *, newest_first: bool = False) -> int | None:
+        """Return this number, or that of the next row if many numbers from it on have none; None without a next row."""
+        return number
 
     def _receipt(self, number: int, raw: bytes | str) -> dict[str, Any]:
         try:

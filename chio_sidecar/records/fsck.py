@@ -15,7 +15,7 @@ from chio_core.errors import ConfigurationError
 from chio_sidecar.records.file import Header, connect_quietly, in_pages, quick_check
 from chio_sidecar.records.fsck_chain import ChainCheck, Finding, Marks, Row
 from chio_sidecar.records.fsck_receipt import UNUSED, check_receipt
-from chio_sidecar.records.fsck_records import archives, records
+from chio_sidecar.records.fsck_records import check_archives, records
 from chio_sidecar.store.archive import ArchiveStatement
 from chio_sidecar.store.driver import UNUSABLE, sqlite3, trouble
 from chio_sidecar.store.hash_chain import FIRST, MEMBERS
@@ -30,6 +30,9 @@ _SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_master"
 _MARKS = "SELECT s.seq, s.digest, h.seq, h.digest FROM receipt_chain_start s LEFT JOIN receipt_chain_head h ON TRUE"
 
 _BASE = "SELECT seq, digest FROM receipt_chain_base"
+_STATEMENTS = """
+SELECT a.seq, a.statement, r.chain FROM receipt_archives a LEFT JOIN http_receipts r ON r.seq = a.seq ORDER BY number
+"""
 _ROTATION = "SELECT (SELECT seq FROM receipt_chain_base), (SELECT max(rowid) FROM archived_state)"
 
 _CONSUMED = "SELECT 1 FROM chio_hitl_consumed_tokens WHERE approval_id = ? AND request_id = ?"
@@ -147,7 +150,7 @@ class Inspection:
         if self._version >= _WITH_APPROVALS:
             checks.append(("records", lambda: records(self._connection, self._version)))
         if self._version >= ARCHIVED:
-            checks.append(("archives", lambda: archives(self._connection, self._trusted, self.summary)))
+            checks.append(("archives", self._archives))
         rotation = self._rotation()
         for place, check in checks:
             try:
@@ -166,6 +169,17 @@ class Inspection:
                     return
                 self.summary.findings += 1
                 yield Finding("file", place, f"cannot be checked to the end: {found.text}")
+
+    def statement(self) -> str | None:
+        """Return the newest statement about an archive as it is stored, None without one."""
+        try:
+            found = [text for _, text, _ in self._connection.execute(_STATEMENTS)]
+        except UNUSABLE:
+            return None  # the check finds what is wrong
+        return found[-1] if found else None
+
+    def _archives(self) -> Iterator[Finding]:
+        return check_archives(self._connection.execute(_STATEMENTS).fetchall(), self._trusted, self.summary)
 
     def _read_base(self) -> None:
         found = None

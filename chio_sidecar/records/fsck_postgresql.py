@@ -11,16 +11,30 @@ from chio_core.errors import ConfigurationError
 from chio_sidecar.records.fsck import Summary
 from chio_sidecar.records.fsck_chain import ChainCheck, Finding, Marks, Row
 from chio_sidecar.records.fsck_receipt import UNUSED, check_receipt
-from chio_sidecar.records.fsck_records import CHECKS, check_pending, check_resolved
+from chio_sidecar.records.fsck_records import CHECKS, NOT_ARCHIVED, check_archives, check_pending, check_resolved
 from chio_sidecar.store.hash_chain import FIRST, MEMBERS
 from chio_sidecar.store.place import DatabasePlace
 from chio_sidecar.store.postgresql.connection import Connection, DatabaseError, connect, trouble
-from chio_sidecar.store.postgresql.schema import TRIGGERS, check
+from chio_sidecar.store.postgresql.schema import check
+from chio_sidecar.store.postgresql.tables import TRIGGERS
 
 _BEGIN = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL search_path = chio, pg_catalog, pg_temp"
-_LOGS = "SELECT log_id, seq, digest FROM logs ORDER BY log_id"
+_LOGS = f"""
+SELECT l.log_id, l.seq, l.digest, coalesce(b.seq, 0), coalesce(b.digest, '{FIRST}')
+FROM logs l LEFT JOIN receipt_chain_base b USING (log_id) ORDER BY l.log_id
+"""  # noqa: S608 - only constants
+_STATEMENTS = """
+SELECT a.seq, a.statement, r.chain FROM receipt_archives a LEFT JOIN http_receipts r USING (log_id, seq)
+WHERE log_id = %s ORDER BY number
+"""
+_ARCHIVE = "SELECT log_id FROM receipt_archives WHERE statement = %s"
 _ROWS = f"SELECT seq, {MEMBERS}, chain FROM http_receipts WHERE log_id = %s AND seq > %s ORDER BY seq LIMIT 500"  # noqa: S608
-_STRAY = "SELECT position, log_id FROM http_receipts r WHERE NOT EXISTS (SELECT FROM logs l WHERE l.log_id = r.log_id)"
+_STRAY = """
+SELECT 'position ' || position, log_id FROM http_receipts r
+WHERE NOT EXISTS (SELECT FROM logs l WHERE l.log_id = r.log_id)
+UNION ALL SELECT 'base', log_id FROM receipt_chain_base b
+WHERE NOT EXISTS (SELECT FROM logs l WHERE l.log_id = b.log_id)
+"""
 _CONSUMED = "SELECT 1 FROM chio_hitl_consumed_tokens WHERE approval_id = %s AND request_id = %s"
 _TRIGGERS = """
 SELECT t.tgname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -45,6 +59,9 @@ class DatabaseInspection:
         kept: digest of a head that was kept elsewhere.
         seconds: how long one statement may take.
 
+    Attributes:
+        anchors: rows with the digest `kept`; whoever checks archives with it adds theirs before the last part.
+
     Raises:
         ConfigurationError: there is no such store, or it cannot be read now.
     """
@@ -60,6 +77,7 @@ class DatabaseInspection:
         self._place = place
         self._trusted = trusted_keys
         self._kept = kept
+        self.anchors: list[int] = []
         self._seconds = seconds
         try:
             self._connection: Connection = connect(place, seconds=30.0)
@@ -75,11 +93,20 @@ class DatabaseInspection:
 
     def parts(self) -> list[LogInspection]:
         """Return the checks: of each log, then of what the logs share, which is the part without a log."""
-        anchors: list[int] = []
-        logs = [
-            LogInspection(self, number, Marks(0, FIRST, end, digest), anchors) for number, end, digest in self._logs
-        ]
-        return [*logs, LogInspection(self, None, Marks(), anchors)]
+        logs = [LogInspection(self, number, Marks(0, FIRST, *marks)) for number, *marks in self._logs]
+        return [*logs, LogInspection(self, None, Marks())]
+
+    def log_of(self, statement: str | None) -> int | None:
+        """Return the log that has recorded this statement about its archive; None if none has.
+
+        Raises:
+            ConfigurationError: the database cannot be read.
+        """
+        try:
+            found = self.fetch(_ARCHIVE, statement)
+        except DatabaseError as exc:
+            raise ConfigurationError(f"cannot read {self._place.shown}: {trouble(exc) or exc}") from None
+        return int(str(found[0][0])) if found else None
 
     def fetch(self, sql: str, *parameters: object) -> list[tuple[object, ...]]:
         """Return all rows of a statement.
@@ -97,16 +124,17 @@ class LogInspection:
     Attributes:
         log: number of the log; None for what all logs share.
         name: for people.
+        base: number and digest of the last row that was archived and removed, (0, `FIRST`) without one.
         summary: complete after the last finding.
     """
 
-    def __init__(self, whole: DatabaseInspection, log: int | None, marks: Marks, anchors: list[int]) -> None:
+    def __init__(self, whole: DatabaseInspection, log: int | None, marks: Marks) -> None:
         self.summary = Summary(pages="all")
         self.name = f"{whole._place.shown}, " + ("what the logs share" if log is None else f"log {log}")
         self._whole = whole
         self.log = log
         self._marks = marks
-        self._anchors = anchors
+        self.base = (marks.base, marks.base_digest)
 
     def findings(self) -> Iterator[Finding]:
         """Yield everything that no sidecar would have left like this."""
@@ -120,6 +148,7 @@ class LogInspection:
     def _rows(self) -> Iterator[Finding]:
         summary, kept = self.summary, self._whole._kept
         chain = ChainCheck(self._marks, kept)
+        summary.archived = self._marks.base
         while rows := self._whole.fetch(_ROWS, self.log, summary.last):
             for number, *members, digest in rows:
                 row = Row(int(str(number)), members, digest)
@@ -132,7 +161,8 @@ class LogInspection:
         yield from (one for one in chain.finish() if one.kind != "head")
         summary.chained_from, summary.head, summary.anchored = 1, chain.digest, chain.anchored
         if chain.anchored is not None:
-            self._anchors.append(chain.anchored)
+            self._whole.anchors.append(chain.anchored)
+        yield from check_archives(self._whole.fetch(_STATEMENTS, self.log), self._whole._trusted, summary)
 
     def _receipt(self, number: int, receipt_id: str, text: str, request_id: str) -> Iterator[Finding]:
         whole = self._whole
@@ -147,15 +177,17 @@ class LogInspection:
         for name in TRIGGERS:
             if name not in there:
                 yield Finding("schema", f"trigger {name}", "missing or disabled, so rows can be changed")
-        for position, log in whole.fetch(_STRAY):
-            yield Finding("gap", f"position {position}", f"its log {log} is missing")
+        for place, log in whole.fetch(_STRAY):
+            yield Finding("gap", str(place), f"its log {log} is missing")
         for table, subject, condition, text in CHECKS:
             own = condition.replace(" IS NOT ", " IS DISTINCT FROM ").replace("ifnull(", "coalesce(")
+            if table in NOT_ARCHIVED:
+                own = f"({own}) AND {NOT_ARCHIVED[table]}"
             for (about,) in whole.fetch(f"SELECT {subject} FROM {table} t WHERE {own}"):  # noqa: S608 - constants
                 yield Finding("record", f"{table}, {about}", text)
         yield from check_pending(whole.fetch(_PENDING))
         yield from check_resolved(whole.fetch(_RESOLVED))
-        if whole._kept is not None and not self._anchors:
+        if whole._kept is not None and not whole.anchors:
             text = (
                 f"no log has a row with the digest {whole._kept}: rows were changed or removed, or it is another store"
             )

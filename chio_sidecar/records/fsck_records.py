@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from chio_sidecar.records.fsck import Summary
 
 _WINDOW = 2_000
-_STATEMENTS = "SELECT seq, statement FROM receipt_archives ORDER BY number"
 
 _NO_RECEIPT = "NOT EXISTS (SELECT 1 FROM http_receipts r WHERE r.request_id = t.request_id)"
 _UNBOUND = "the request that it names has no receipt: a receipt is gone, or this row was changed"
@@ -28,15 +27,16 @@ _UNCOUNTED = "its number does not follow the one before: a row is gone, or this 
 
 _USE = "capability_id || ' grant ' || grant_index || ' use ' || ordinal"
 _CHARGE = "account || ' charge ' || ordinal"
-# A row whose receipt is in an archive: the newest one of its account that was archived, or an older one.
-_ARCHIVED = {
-    table: f"EXISTS (SELECT 1 FROM archived_state a WHERE a.source = '{table}' AND {which})"  # noqa: S608
+NOT_ARCHIVED = {
+    table: f"NOT EXISTS (SELECT 1 FROM archived_state a WHERE a.source = '{table}' AND {which})"  # noqa: S608
     for table, which in {
         "capability_invocations": "a.subject = t.capability_id AND a.part = t.grant_index AND a.ordinal >= t.ordinal",
         "budget_charges": "a.subject = t.account AND a.ordinal >= t.ordinal",
         "chio_hitl_consumed_tokens": "a.subject = t.approval_id",
     }.items()
 }
+"""For each table: when a row `t` is neither the newest archived one of its account nor an older one."""
+
 CHECKS = (
     (
         "capability_invocations",
@@ -95,27 +95,25 @@ FROM chio_hitl_resolved a WHERE rowid BETWEEN ? AND ? ORDER BY rowid LIMIT ?
 """
 
 
-def archives(connection: sqlite3.Connection, trusted: Collection[str] | None, summary: Summary) -> Iterator[Finding]:
+def check_archives(
+    statements: Iterable[Sequence[Any]], trusted: Collection[str] | None, summary: Summary
+) -> Iterator[Finding]:
     """Check the statements about archives, and put them into the summary; `summary.archived` must be set.
 
     Args:
-        connection: to a store that can be rotated.
+        statements: number of the last archived row, statement, and stored digest of that row, None without it.
         trusted: public keys (hex) that may have signed; None trusts any.
         summary: what was checked so far.
-
-    Raises:
-        sqlite3.Error: the store cannot be read.
     """
     covered = 0
-    for number, text in connection.execute(_STATEMENTS).fetchall():
+    for number, text, digest in statements:
         place = f"archive of rows up to {number}"
         try:
             found = ArchiveStatement.read(text)
         except InvalidDocument as exc:
             yield Finding("archive", place, f"its statement does not count: {exc.message}")
             continue
-        row = connection.execute("SELECT chain FROM http_receipts WHERE seq = ?", (number,)).fetchone()
-        if found.last != number or row not in (None, (found.head,)):
+        if found.last != number or digest not in (None, found.head):
             yield Finding("archive", place, "its statement is about another row than the one in this store")
         elif trusted is not None and found.kernel_key not in trusted:
             yield Finding("archive", place, f"its statement is signed by {found.kernel_key}, which is not trusted")
@@ -138,8 +136,8 @@ def records(connection: sqlite3.Connection, version: int) -> Iterator[Finding]:
         sqlite3.Error: the store cannot be read.
     """
     for table, subject, condition, text in CHECKS:
-        if version >= ARCHIVED and table in _ARCHIVED:
-            condition = f"({condition}) AND NOT {_ARCHIVED[table]}"
+        if version >= ARCHIVED and table in NOT_ARCHIVED:
+            condition = f"({condition}) AND {NOT_ARCHIVED[table]}"
         # In windows of rows, like everything: one statement over the whole table would be one lock.
         end = f"SELECT max(rowid) FROM (SELECT rowid FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT {_WINDOW})"  # noqa: S608
         bad = f"SELECT {subject} FROM {table} t WHERE t.rowid > ? AND t.rowid <= ? AND ({condition})"  # noqa: S608

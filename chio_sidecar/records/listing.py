@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chio_sidecar.records.archive import WINDOW, ReceiptFilter, StoredText, open_archive
+from chio_sidecar.records.archive import ReceiptArchive, ReceiptFilter, StoredText, open_archive
 from chio_sidecar.store.place import Place
 
 PAGE = 200
@@ -124,13 +124,13 @@ class ReceiptWindow:
             newest = archive.newest()
             found: list[dict[str, Any]] = []
             low = after + 1
-            for low, high in self._windows(after, newest if before is None else min(before - 1, newest)):
+            for low, high in self._windows(archive, after, newest if before is None else min(before - 1, newest)):
                 rows = archive.cells(wanted, low, high, limit=limit - len(found), paths=list(_CELLS.values()))
                 found += [_table_row(*row) for row in rows]
                 if len(found) >= limit:
                     low = found[-1]["seq"]
                     break
-            return Listing(found, low if low > after + 1 else None, newest)
+            return Listing(found, low if low > max(after + 1, archive.first) else None, newest)
 
     def count(self, wanted: ReceiptFilter, *, before: int | None = None) -> Count:
         """Count the matches among the next rows below `before`."""
@@ -138,22 +138,22 @@ class ReceiptWindow:
             newest = archive.newest()
             top = newest if before is None else min(before - 1, newest)
             matched, low = 0, top + 1
-            for low, high in self._windows(0, top):
+            for low, high in self._windows(archive, 0, top):
                 matched += archive.count_matching(wanted, low, high, tolerant=True)
-            return Count(matched, top + 1 - low, low if low > 1 else None)
+            return Count(matched, top + 1 - low, low if low > archive.first else None)
 
     def tally(self, wanted: ReceiptFilter, *, limit: int = COUNTED) -> Tally:
         """Count the verdicts of the newest matches, over time and by route."""
         paths = [_CELLS[name] for name in ("timestamp", "verdict", "method", "route")]
         with open_archive(self._path) as archive:
             found: list[list[Any]] = []
-            low = 1
-            for low, high in self._windows(0, archive.newest()):
+            low = first = archive.first
+            for low, high in self._windows(archive, 0, archive.newest()):
                 rows = archive.cells(wanted, low, high, limit=limit + 1 - len(found), paths=paths)
                 found += [_cells_of(cells) for _, _, cells in rows]
                 if len(found) > limit:
                     break
-        return _tally(found[:limit], complete=len(found) <= limit and low <= 1)
+        return _tally(found[:limit], complete=len(found) <= limit and low <= first)
 
     def open(self, receipt_id: str) -> StoredText | None:
         """Return the receipt with this id, its text cut after `MOST_TEXT` characters, or None."""
@@ -164,27 +164,30 @@ class ReceiptWindow:
         """Return the exact texts of the newest matches: at most `limit`, and at most `MOST_TEXT` characters."""
         with open_archive(self._path) as archive:
             texts: list[str] = []
-            size, low = 0, 1
-            for low, high in self._windows(0, archive.newest()):
+            size, low = 0, archive.first
+            for low, high in self._windows(archive, 0, archive.newest()):
                 for text in archive.texts(wanted, low, high, limit=limit + 1 - len(texts)):
                     size += len(text)
                     if len(texts) == limit or (texts and size > MOST_TEXT):
                         return Texts(texts, complete=False)
                     texts.append(text)
-            # The oldest row of this store may follow rows that are archived, and then match too.
-            older = archive.archived() is not None and not (
-                wanted.since is not None
-                and archive.count_matching(
-                    ReceiptFilter(until=wanted.since - 1), archive.first, archive.first, tolerant=True
-                )
+            # Rows that are archived may match too, unless those that follow them were signed before the time asked for.
+            before = None if wanted.since is None else ReceiptFilter(until=wanted.since - 1)
+            older = any(
+                before is None or not archive.count_matching(before, number, number, tolerant=True)
+                for number in archive.after_archived()
             )
-            return Texts(texts, complete=low <= 1 and not older)
+            return Texts(texts, complete=low <= archive.first and not older)
 
-    def _windows(self, after: int, top: int) -> Iterator[tuple[int, int]]:
+    def _windows(self, archive: ReceiptArchive, after: int, top: int) -> Iterator[tuple[int, int]]:
         # From `top` down to the row above `after`, and no further than one call may read.
-        lowest = max(after + 1, top - self._scan + 1)
-        for last in range(top, lowest - 1, -WINDOW):
-            yield max(lowest, last - WINDOW + 1), last
+        left = self._scan
+        for first, last in archive.windows(after, top, newest_first=True):
+            low = max(first, last - left + 1)
+            yield low, last
+            left -= last - low + 1
+            if left <= 0:
+                return
 
 
 def _table_row(sequence: int, receipt_id: str, cells: str) -> dict[str, Any]:

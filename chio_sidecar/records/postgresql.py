@@ -63,8 +63,30 @@ class DatabaseArchive(ReceiptArchive):
         return int(self._fetch("SELECT chio.horizon()")[0][0])
 
     def archived(self) -> tuple[int, str] | None:
-        """Return None: nothing is removed from a database."""
-        return None
+        """Return how many rows were archived and removed, and the name of the newest archive; None without any."""
+        ((removed,),) = self._fetch("SELECT coalesce(sum(seq), 0) FROM chio.receipt_chain_base")
+        if not removed:
+            return None
+        from chio_sidecar.store.archive import ArchiveStatement  # takes longer to load than most lists
+
+        found = self._fetch("SELECT statement FROM chio.receipt_archives ORDER BY number DESC LIMIT 1")
+        try:
+            return (int(removed), ArchiveStatement.read(found[0][0]).name) if found else None
+        except InvalidDocument:
+            return None  # `receipt fsck` says what is wrong with it
+
+    def after_archived(self) -> Sequence[int]:
+        """Return the position of the first row of each log whose earlier ones were archived."""
+        sql = "SELECT position FROM chio.http_receipts r JOIN chio.receipt_chain_base b USING (log_id)"
+        return [position for (position,) in self._fetch(f"{sql} WHERE r.seq = b.seq + 1")]
+
+    def _next_row(self, number: int, *, newest_first: bool = False) -> int | None:
+        # A rotation leaves few rows between many positions: the newest of a sidecar that is gone, for example.
+        sql = "SELECT max(position) FROM chio.http_receipts WHERE position <= %s"
+        if not newest_first:
+            sql = "SELECT min(position) FROM chio.http_receipts WHERE position >= %s"
+        found: int | None = self._fetch(sql, number)[0][0]
+        return found
 
     def is_revoked(self, capability_id: str) -> bool:
         """Return True if the capability was revoked in this store."""
@@ -72,7 +94,9 @@ class DatabaseArchive(ReceiptArchive):
 
     def invocations(self, capability_id: str, grant: int) -> int:
         """Return how many uses of a limited grant are spent; `grant` is its index in the capability."""
-        sql = "SELECT count(*) FROM chio.capability_invocations WHERE capability_id = %s AND grant_index = %s"
+        # The ordinal: uses whose receipts were archived are removed, but for the newest.
+        sql = "SELECT coalesce(max(ordinal), 0) FROM chio.capability_invocations"
+        sql += " WHERE capability_id = %s AND grant_index = %s"
         return int(self._fetch(sql, capability_id, grant)[0][0])
 
     def find(self, receipt_id: str) -> tuple[int, bytes | str] | None:
@@ -105,7 +129,8 @@ class DatabaseArchive(ReceiptArchive):
     def count(self, wanted: ReceiptFilter, *, after: int = 0) -> int:
         """Return how many receipts after position `after` match; of all of them, as the logs say."""
         if wanted.is_empty and after < self.first:
-            return int(self._fetch("SELECT coalesce(sum(seq), 0) FROM chio.logs")[0][0])
+            sql = "SELECT coalesce(sum(l.seq - coalesce(b.seq, 0)), 0) FROM chio.logs l"
+            return int(self._fetch(f"{sql} LEFT JOIN chio.receipt_chain_base b USING (log_id)")[0][0])
         return super().count(wanted, after=after)
 
     def count_matching(self, wanted: ReceiptFilter, first: int, last: int, *, tolerant: bool = False) -> int:

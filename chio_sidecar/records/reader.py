@@ -78,7 +78,7 @@ class ReceiptReader(ReceiptArchive):
         self._connection.close()
 
     def archived(self) -> tuple[int, str] | None:
-        """Return the last row that was archived and removed, and the name of its archive; None if all rows are here."""
+        """Return how many rows were archived and removed, and the name of the newest archive; None without any."""
         if self.first == 1 or not self.fetch("SELECT 1 FROM sqlite_master WHERE name = 'receipt_archives'", {}):
             return None
         from chio_sidecar.store.archive import ArchiveStatement  # takes longer to load than most lists
@@ -88,6 +88,10 @@ class ReceiptReader(ReceiptArchive):
             return (self.first - 1, ArchiveStatement.read(found[0][0]).name) if found else None
         except InvalidDocument:
             return None  # `receipt fsck` says what is wrong with it
+
+    def after_archived(self) -> Sequence[int]:
+        """Return the number of the first row if earlier ones were archived."""
+        return [self.first] if self.first > 1 else []
 
     def newest(self) -> int:
         """Return the number of the newest row now, 0 for an empty store."""
@@ -152,7 +156,11 @@ class ReceiptReader(ReceiptArchive):
 
     def invocations(self, capability_id: str, grant: int) -> int:
         """Return how many uses of a limited grant are spent; `grant` is its index in the capability."""
-        sql = "SELECT count(*) FROM capability_invocations WHERE capability_id = :id AND grant_index = :grant"
+        # The ordinal: uses whose receipts were archived are removed, but for the newest.
+        sql = (
+            "SELECT ifnull(max(ordinal), 0) FROM capability_invocations"
+            " WHERE capability_id = :id AND grant_index = :grant"
+        )
         return int(self.fetch(sql, {"id": capability_id, "grant": grant})[0][0])
 
     def fetch(self, sql: str, parameters: dict[str, Any]) -> list[Any]:

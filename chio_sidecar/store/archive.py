@@ -21,7 +21,7 @@ class ArchiveStatement:
     """What a statement says.
 
     Attributes:
-        name: the file's name at that time, without its folder.
+        name: the file's name at that time, without its folder; of a log in a database with the folder of this rotation.
         first: number of its first receipt.
         last: number of its last receipt.
         head: digest of the last receipt's row.

@@ -17,10 +17,11 @@ the store: both files have it, which shows that one follows the other.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from chio_core.errors import ConfigurationError
 from chio_core.signing import SigningKey
@@ -162,13 +163,18 @@ def _steps(
 
 def _last_before(connection: sqlite3.Connection, newest: int, before: int) -> int:
     """Return the last row before `newest` that, like all before it, was stored before this second."""
-    until = datetime.fromtimestamp(before, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    until = stored_before(before)
     later = "SELECT min(seq) FROM http_receipts WHERE seq BETWEEN ? AND ? AND created_at >= ?"
     for first, end in _windows(connection, "http_receipts"):
         (found,) = connection.execute(later, (first, min(end, newest), until)).fetchone()
         if found is not None or end >= newest:
             return int(found or newest) - 1
     return newest - 1
+
+
+def stored_before(seconds: int) -> str:
+    """Return the first `created_at` that is not before this second since 1970."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def _windows(connection: sqlite3.Connection, table: str) -> Iterator[tuple[int, int]]:
@@ -185,14 +191,30 @@ def _remove_receipts(connection: sqlite3.Connection, store: Path, last: int) -> 
     base, digest = connection.execute("SELECT seq, digest FROM receipt_chain_base").fetchone()
     select = f"SELECT seq, chain, {MEMBERS} FROM http_receipts WHERE seq BETWEEN ? AND ? ORDER BY seq LIMIT {ROWS}"  # noqa: S608
     rows = connection.execute(select, (base + 1, last)).fetchall()
-    for number, (sequence, chain, *members) in enumerate(rows, base + 1):
-        digest = link(digest, sequence, members)
-        if sequence != number or chain not in (digest, None):  # None: the row is older than the chain
-            raise ConfigurationError(f"row {number} of {store} was changed since it was archived; see receipt fsck")
     if rows:
+        digest = end_of(rows, base, digest, str(store))
         connection.execute("UPDATE receipt_chain_base SET seq = ?, digest = ?", (rows[-1][0], digest))
         connection.execute("DELETE FROM http_receipts WHERE seq <= ?", (rows[-1][0],))
     return len(rows)
+
+
+def end_of(rows: Iterable[Sequence[Any]], base: int, digest: str, name: str) -> str:
+    """Return the digest of the last of these rows, which follow the base of a chain.
+
+    Args:
+        rows: sequence, stored digest (None in a row from before the chain), and members.
+        base: number of the last row that was removed.
+        digest: its digest.
+        name: the store, for messages.
+
+    Raises:
+        ConfigurationError: a row is missing, or not as it was stored.
+    """
+    for number, (sequence, stored, *members) in enumerate(rows, base + 1):
+        digest = link(digest, sequence, members)
+        if sequence != number or stored not in (digest, None):
+            raise ConfigurationError(f"row {number} of {name} was changed since it was archived; see receipt fsck")
+    return digest
 
 
 @contextmanager

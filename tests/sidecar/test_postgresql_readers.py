@@ -26,9 +26,10 @@ from chio_sidecar.records.archive import ReceiptFilter, open_archive
 from chio_sidecar.records.listing import ReceiptWindow
 from chio_sidecar.store import Invocation, NewReceipt
 from chio_sidecar.store.place import Place, open_store, read_place
+from chio_sidecar.store.postgresql.tables import SCHEMA_VERSION
 from chio_sidecar.viewer import VIEWER_PATH
 from tests.sidecar.control_tools import ROOT, CommandLine, fetch, sidecars
-from tests.sidecar.postgres_tools import OWNER, ROLE, PostgresqlKit, Server
+from tests.sidecar.postgres_tools import ARCHIVE_ROLE, OWNER, ROLE, PostgresqlKit, Server
 from tests.sidecar.sidecar_tools import AUTHORITY, KERNEL, NOW, capability, decision
 from tests.sidecar.store_conformance import charge
 from tests.support import run
@@ -174,9 +175,7 @@ def test_the_commands_work_with_a_database(url: str, cli: CommandLine, monkeypat
     assert "newly_revoked: true" in cli("trust", "revoke", "--capability-id", token["id"], "--receipt-db", url)
     assert "revoked:       true" in cli("trust", "status", "--capability-id", token["id"], "--receipt-db", url)
     assert '"approvals":[]' in cli("approval", "list", "--receipt-store", url, "--json").replace(" ", "")
-    assert "this command works with a store in a file" in cli.fails(
-        "receipt", "rotate", "--to", "x", "--receipt-db", url
-    )
+    assert "this command works with a store in a file" in cli.fails("receipt", "backup", "x", "--receipt-db", url)
 
 
 def test_an_application_with_an_embedded_sidecar_on_a_database_serves_requests(url: str) -> None:
@@ -232,7 +231,7 @@ def test_a_database_is_migrated_looked_at_and_copied(
     statements = page.partition("```sql\n")[2].partition("```")[0].splitlines()
     with server.connect("postgres") as admin:
         for statement in statements:
-            if statement not in (f"CREATE ROLE {ROLE} LOGIN;", f"CREATE ROLE {OWNER} LOGIN;"):
+            if statement not in [f"CREATE ROLE {role} LOGIN;" for role in (ROLE, OWNER, ARCHIVE_ROLE)]:
                 admin.execute(statement)
     kit = PostgresqlKit(server, "chio")
     owner = server.url("chio", OWNER)
@@ -241,10 +240,11 @@ def test_a_database_is_migrated_looked_at_and_copied(
     assert "store migrate" in cli.fails("store", "status", "--receipt-store", kit.url)
     assert json.loads(cli("store", "migrate", "--receipt-store", owner, "--json")) == {
         "before": 0,
-        "version": 1,
+        "version": SCHEMA_VERSION,
         "role": ROLE,
+        "archive_role": None,
     }
-    assert "version   1\n" in cli("store", "migrate", "--receipt-store", owner)
+    assert f"version   {SCHEMA_VERSION}\n" in cli("store", "migrate", "--receipt-store", owner)
     filled(server.place("chio"))
     status = json.loads(cli("store", "status", "--receipt-store", kit.url, "--json"))
     assert [(log["rows"], log["is_held"]) for log in status["logs"]] == [(len(RECEIPTS), False)]

@@ -21,10 +21,11 @@ from fastapi import FastAPI
 
 from chio_core.errors import ConfigurationError
 from chio_fastapi import add_chio
-from chio_sidecar.store import Revoked, Stored, StoreUnavailable
+from chio_sidecar.store import Invocation, Revoked, Stored, StoreUnavailable
 from chio_sidecar.store.place import DatabasePlace, open_store
 from chio_sidecar.store.postgresql.connection import connect
-from chio_sidecar.store.postgresql.schema import SCHEMA_VERSION, Migrated, migrate
+from chio_sidecar.store.postgresql.schema import Migrated, migrate
+from chio_sidecar.store.postgresql.tables import SCHEMA_VERSION
 from tests.sidecar.postgres_tools import OWNER, ROLE, PostgresqlKit, Server
 from tests.sidecar.store_conformance import Kit, StoreConformance, assert_chained, charge, entry, opened
 
@@ -246,7 +247,9 @@ def test_the_role_of_a_sidecar_may_only_add(kit: PostgresqlKit, sql: str) -> Non
 
 @pytest.mark.parametrize("change", ["UPDATE {} SET request_id = ''", "DELETE FROM {}", "TRUNCATE {}"])
 @pytest.mark.parametrize("table", ["http_receipts", "budget_charges", "capability_invocations"])
-def test_triggers_refuse_the_owner_too(kit: PostgresqlKit, change: str, table: str) -> None:
+async def test_triggers_refuse_the_owner_too(kit: PostgresqlKit, change: str, table: str) -> None:
+    async with opened(kit) as store:
+        await store.append(entry(obligations=(charge(), Invocation("cap-1", 0, 5))))
     with pytest.raises(psycopg.Error, match="append-only"):
         kit.execute(change.format(table), OWNER)
 
@@ -274,6 +277,19 @@ def test_a_sidecar_works_with_the_next_schema_as_far_as_that_says(
         return
     with pytest.raises(ConfigurationError, match=message):
         kit.open()
+
+
+def test_a_database_of_an_earlier_version_is_refused_until_it_is_migrated(server: Server) -> None:
+    kit = PostgresqlKit(server, "earlier")
+    with server.connect("postgres") as admin:
+        admin.execute("CREATE DATABASE earlier")
+    with closing(connect(server.place("earlier", OWNER), seconds=5)) as owner:
+        for before in range(1, SCHEMA_VERSION):
+            assert migrate(owner, ROLE, to=before) == Migrated(before - 1, before)
+            with pytest.raises(ConfigurationError, match=rf"version {before}, this version needs .*store migrate"):
+                kit.open()
+        assert migrate(owner, ROLE).after == SCHEMA_VERSION
+        asyncio.run(kit.open().close())
 
 
 def test_a_database_without_tables_or_rights_names_the_command(server: Server) -> None:

@@ -43,7 +43,7 @@ from chio_sidecar.store.postgresql.log import (
     PostgresqlLog,
     TakenError,
 )
-from chio_sidecar.store.postgresql.schema import APPENDING
+from chio_sidecar.store.postgresql.tables import APPENDING
 from chio_sidecar.store.writes import Append, Revoke, Write, apply, chained
 
 _PAUSE_SECONDS = 0.002

@@ -1,0 +1,338 @@
+"""The tables, triggers and functions of the PostgreSQL store, and the rights of its roles.
+
+A role that owns the tables migrates; the role of the sidecars reads everything, adds budgets, uses, approvals and
+revocations, and adds receipts only through `chio.append`. Triggers refuse the rest, to the owner too.
+
+A rotation (`rotate`) removes rows that a signed archive holds, as a role that can do nothing else. The triggers let go
+of these alone, as those of a SQLite store do: receipts up to the base of their log, which stays behind its newest
+archived row, and uses and charges before a mark of their account.
+"""
+
+from __future__ import annotations
+
+from chio_sidecar.store.hash_chain import FIRST
+
+SCHEMA_VERSION = 2
+"""The version that this sidecar is made for. 1 knew no archives."""
+
+APPENDING = 0x6368696F
+"""Key of the advisory lock of everything that appends: shared in appends, exclusive in a revocation and for the horizon
+of a listing. So a revocation precedes every later receipt, and no row appears behind a cursor."""
+
+_APPEND_ONLY = (
+    "http_receipts",
+    "revoked_capabilities",
+    "capability_invocations",
+    "budget_charges",
+    "chio_hitl_pending",
+    "chio_hitl_resolved",
+    "chio_hitl_consumed_tokens",
+)
+
+_TABLES = """
+CREATE SCHEMA chio;
+CREATE TABLE chio.schema_version (
+    version integer NOT NULL,
+    oldest integer NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE TABLE chio.logs (
+    log_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    epoch bigint NOT NULL,
+    holder text NOT NULL,
+    leased_until timestamptz NOT NULL,
+    seq bigint NOT NULL,
+    digest text NOT NULL
+);
+CREATE TABLE chio.http_receipts (
+    position bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    log_id bigint NOT NULL,
+    seq bigint NOT NULL,
+    id text COLLATE "C" NOT NULL UNIQUE,
+    receipt_json text NOT NULL,
+    request_id text COLLATE "C" NOT NULL UNIQUE,
+    fingerprint text NOT NULL,
+    created_at text NOT NULL,
+    chain text NOT NULL,
+    UNIQUE (log_id, seq)
+);
+CREATE TABLE chio.revoked_capabilities (
+    capability_id text COLLATE "C" NOT NULL PRIMARY KEY,
+    revoked_at bigint NOT NULL
+);
+CREATE TABLE chio.capability_invocations (
+    capability_id text COLLATE "C" NOT NULL,
+    grant_index bigint NOT NULL,
+    ordinal bigint NOT NULL,
+    request_id text COLLATE "C" NOT NULL,
+    PRIMARY KEY (capability_id, grant_index, ordinal)
+);
+CREATE TABLE chio.budget_charges (
+    account text COLLATE "C" NOT NULL,
+    ordinal bigint NOT NULL,
+    cost bigint NOT NULL,
+    total bigint NOT NULL,
+    request_id text COLLATE "C" NOT NULL,
+    PRIMARY KEY (account, ordinal)
+);
+CREATE TABLE chio.chio_hitl_pending (
+    seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    approval_id text COLLATE "C" NOT NULL UNIQUE,
+    intent_hash text COLLATE "C" NOT NULL,
+    requester text NOT NULL,
+    request_json text NOT NULL,
+    created_at bigint NOT NULL,
+    expires_at bigint NOT NULL
+);
+CREATE INDEX ON chio.chio_hitl_pending (intent_hash);
+CREATE INDEX ON chio.chio_hitl_pending (expires_at);
+CREATE TABLE chio.chio_hitl_resolved (
+    approval_id text COLLATE "C" NOT NULL PRIMARY KEY,
+    outcome text NOT NULL CHECK (outcome IN ('approved', 'denied')),
+    reason text,
+    approver text NOT NULL,
+    token_id text COLLATE "C" NOT NULL UNIQUE,
+    token_json text NOT NULL,
+    resolved_at bigint NOT NULL,
+    expires_at bigint NOT NULL
+);
+CREATE TABLE chio.chio_hitl_consumed_tokens (
+    approval_id text COLLATE "C" NOT NULL PRIMARY KEY,
+    token_id text COLLATE "C" NOT NULL UNIQUE,
+    request_id text COLLATE "C" NOT NULL,
+    consumed_at bigint NOT NULL
+);
+
+CREATE FUNCTION chio.refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION '% is append-only', TG_TABLE_NAME USING ERRCODE = 'CH002';
+END $$;
+
+CREATE FUNCTION chio.only_on() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.log_id <> OLD.log_id OR NEW.seq < OLD.seq OR NEW.epoch < OLD.epoch THEN
+        RAISE EXCEPTION 'a log only moves on' USING ERRCODE = 'CH002';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER logs_only_on BEFORE UPDATE ON chio.logs FOR EACH ROW EXECUTE FUNCTION chio.only_on();
+CREATE TRIGGER logs_append_only BEFORE DELETE OR TRUNCATE ON chio.logs EXECUTE FUNCTION chio.refuse();
+"""
+
+FUNCTIONS = f"""
+CREATE OR REPLACE FUNCTION chio.claim(wanted bigint, wanted_epoch bigint, who text, seconds double precision)
+RETURNS chio.logs LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    found chio.logs;
+BEGIN
+    SELECT * INTO found FROM chio.logs l WHERE l.log_id = wanted AND l.epoch = wanted_epoch FOR UPDATE;
+    IF found.log_id IS NULL THEN
+        SELECT * INTO found FROM chio.logs l WHERE l.leased_until < clock_timestamp()
+        ORDER BY l.log_id LIMIT 1 FOR UPDATE SKIP LOCKED;
+        found.epoch := found.epoch + 1;
+    END IF;
+    IF found.log_id IS NULL THEN
+        INSERT INTO chio.logs (epoch, holder, leased_until, seq, digest)
+        VALUES (1, who, clock_timestamp() + seconds * interval '1 second', 0, '{FIRST}') RETURNING * INTO found;
+    ELSE
+        UPDATE chio.logs l SET epoch = found.epoch, holder = who,
+            leased_until = clock_timestamp() + seconds * interval '1 second'
+        WHERE l.log_id = found.log_id RETURNING * INTO found;
+    END IF;
+    RETURN found;
+END $$;
+
+CREATE OR REPLACE FUNCTION chio.renew(own bigint, own_epoch bigint, seconds double precision)
+RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE chio.logs SET leased_until = clock_timestamp() + seconds * interval '1 second'
+    WHERE log_id = own AND epoch = own_epoch;
+    RETURN FOUND;
+END $$;
+
+CREATE OR REPLACE FUNCTION chio.append(
+    own bigint, own_epoch bigint, last bigint, last_digest text, seconds double precision, unless text[],
+    ids text[], jsons text[], requests text[], prints text[], times text[], digests text[]
+) RETURNS text LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    head chio.logs;
+    stored bigint;
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared({APPENDING});
+    SELECT * INTO head FROM chio.logs WHERE log_id = own FOR UPDATE;
+    IF head.epoch IS DISTINCT FROM own_epoch OR head.seq <> last OR head.digest <> last_digest THEN
+        RETURN 'moved';
+    END IF;
+    IF EXISTS (SELECT FROM chio.revoked_capabilities WHERE capability_id = ANY (unless)) THEN
+        RETURN 'revoked';
+    END IF;
+    BEGIN
+        INSERT INTO chio.http_receipts (log_id, seq, id, receipt_json, request_id, fingerprint, created_at, chain)
+        SELECT own, last + n, id, receipt_json, request_id, fingerprint, created_at, digest
+        FROM unnest(ids, jsons, requests, prints, times, digests) WITH ORDINALITY
+            AS r (id, receipt_json, request_id, fingerprint, created_at, digest, n)
+        ORDER BY n ON CONFLICT DO NOTHING;
+        GET DIAGNOSTICS stored = ROW_COUNT;
+        IF stored <> cardinality(ids) THEN
+            RAISE EXCEPTION USING ERRCODE = 'CH001';
+        END IF;
+    EXCEPTION WHEN SQLSTATE 'CH001' THEN
+        RETURN 'taken';
+    END;
+    UPDATE chio.logs SET seq = last + stored, digest = digests[stored],
+        leased_until = clock_timestamp() + seconds * interval '1 second'
+    WHERE log_id = own;
+    RETURN 'stored';
+END $$;
+
+CREATE OR REPLACE FUNCTION chio.horizon() RETURNS bigint LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_catalog.pg_advisory_xact_lock({APPENDING});
+    RETURN (SELECT coalesce(max(position), 0) FROM chio.http_receipts);
+END $$;
+"""  # noqa: S608 - only constants
+
+_TRIGGER = """
+CREATE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON chio.{table} EXECUTE FUNCTION chio.refuse();
+"""
+
+_ARCHIVES = """
+CREATE TABLE chio.receipt_archives (
+    number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    log_id bigint NOT NULL,
+    seq bigint NOT NULL,
+    statement text NOT NULL
+);
+CREATE TABLE chio.receipt_chain_base (
+    log_id bigint NOT NULL PRIMARY KEY,
+    seq bigint NOT NULL,
+    digest text NOT NULL
+);
+CREATE TABLE chio.archived_state (
+    source text COLLATE "C" NOT NULL,
+    subject text COLLATE "C" NOT NULL,
+    part bigint NOT NULL,
+    ordinal bigint NOT NULL,
+    PRIMARY KEY (source, subject, part, ordinal)
+);
+
+CREATE FUNCTION chio.archived_up_to(log bigint) RETURNS bigint STABLE LANGUAGE sql
+SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(max(seq), 0) FROM chio.receipt_archives WHERE log_id = log
+$$;
+
+CREATE FUNCTION chio.base_only_on() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF TG_OP = 'UPDATE' AND (NEW.log_id <> OLD.log_id OR NEW.seq <= OLD.seq)
+        OR NEW.seq >= chio.archived_up_to(NEW.log_id)
+        OR NOT EXISTS (
+            SELECT FROM chio.http_receipts WHERE log_id = NEW.log_id AND seq = NEW.seq AND chain = NEW.digest
+        )
+    THEN
+        RAISE EXCEPTION 'receipt_chain_base only moves on' USING ERRCODE = 'CH002';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER receipt_chain_base_only_on BEFORE INSERT OR UPDATE ON chio.receipt_chain_base
+FOR EACH ROW EXECUTE FUNCTION chio.base_only_on();
+CREATE TRIGGER receipt_chain_base_append_only BEFORE DELETE OR TRUNCATE ON chio.receipt_chain_base
+EXECUTE FUNCTION chio.refuse();
+
+CREATE FUNCTION chio.known_as_archived() RETURNS trigger LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT EXISTS (
+        SELECT FROM chio.http_receipts r WHERE r.seq <= chio.archived_up_to(r.log_id) AND r.request_id IN (
+            SELECT request_id FROM chio.capability_invocations WHERE NEW.source = 'capability_invocations'
+                AND capability_id = NEW.subject AND grant_index = NEW.part AND ordinal = NEW.ordinal
+            UNION ALL SELECT request_id FROM chio.budget_charges WHERE NEW.source = 'budget_charges'
+                AND account = NEW.subject AND ordinal = NEW.ordinal
+            UNION ALL SELECT request_id FROM chio.chio_hitl_consumed_tokens
+                WHERE NEW.source = 'chio_hitl_consumed_tokens' AND approval_id = NEW.subject
+        )
+    ) THEN
+        RAISE EXCEPTION 'archived_state names no archived receipt' USING ERRCODE = 'CH002';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER archived_state_known BEFORE INSERT ON chio.archived_state
+FOR EACH ROW EXECUTE FUNCTION chio.known_as_archived();
+
+CREATE FUNCTION chio.only_archived() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    about text;
+    grant_of bigint := 0;
+BEGIN
+    IF TG_TABLE_NAME = 'http_receipts' THEN
+        IF OLD.seq <= (SELECT seq FROM chio.receipt_chain_base WHERE log_id = OLD.log_id) THEN
+            RETURN OLD;
+        END IF;
+        RAISE EXCEPTION 'http_receipts is append-only' USING ERRCODE = 'CH002';
+    END IF;
+    IF TG_TABLE_NAME = 'budget_charges' THEN
+        about := OLD.account;
+    ELSE
+        about := OLD.capability_id;
+        grant_of := OLD.grant_index;
+    END IF;
+    IF EXISTS (
+        SELECT FROM chio.archived_state
+        WHERE source = TG_TABLE_NAME AND subject = about AND part = grant_of AND ordinal > OLD.ordinal
+    ) THEN
+        RETURN OLD;
+    END IF;
+    RAISE EXCEPTION '% is append-only', TG_TABLE_NAME USING ERRCODE = 'CH002';
+END $$;
+"""
+
+_ROTATED = ("http_receipts", "capability_invocations", "budget_charges")
+_ROTATED_TRIGGERS = """
+DROP TRIGGER {table}_append_only ON chio.{table};
+CREATE TRIGGER {table}_append_only BEFORE UPDATE OR TRUNCATE ON chio.{table} EXECUTE FUNCTION chio.refuse();
+CREATE TRIGGER {table}_only_archived BEFORE DELETE ON chio.{table} FOR EACH ROW EXECUTE FUNCTION chio.only_archived();
+"""
+_KEPT = ("receipt_archives", "archived_state")
+
+TRIGGERS = (
+    "logs_only_on",
+    "logs_append_only",
+    "receipt_chain_base_only_on",
+    "receipt_chain_base_append_only",
+    "archived_state_known",
+    *(f"{table}_append_only" for table in (*_APPEND_ONLY, *_KEPT)),
+    *(f"{table}_only_archived" for table in _ROTATED),
+)
+"""The triggers of the store."""
+
+STEPS = {
+    1: (_TABLES + "".join(_TRIGGER.format(table=table) for table in _APPEND_ONLY), 1),
+    2: (
+        _ARCHIVES
+        + "".join(_TRIGGER.format(table=table) for table in _KEPT)
+        + "".join(_ROTATED_TRIGGERS.format(table=table) for table in _ROTATED),
+        1,
+    ),
+}
+"""For each version: what it adds, and the oldest sidecar that works with it."""
+
+GRANTS = """
+REVOKE ALL ON SCHEMA chio FROM PUBLIC;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA chio FROM PUBLIC;
+GRANT USAGE ON SCHEMA chio TO {role};
+GRANT SELECT ON ALL TABLES IN SCHEMA chio TO {role};
+GRANT SELECT ON ALL SEQUENCES IN SCHEMA chio TO {role};
+GRANT INSERT ON chio.revoked_capabilities, chio.capability_invocations, chio.budget_charges, chio.chio_hitl_pending,
+    chio.chio_hitl_resolved, chio.chio_hitl_consumed_tokens TO {role};
+GRANT EXECUTE ON FUNCTION chio.claim, chio.renew, chio.append, chio.horizon TO {role};
+"""
+"""The rights of a sidecar."""
+
+ARCHIVE_GRANTS = """
+GRANT USAGE ON SCHEMA chio TO {role};
+GRANT SELECT ON ALL TABLES IN SCHEMA chio TO {role};
+GRANT INSERT ON chio.receipt_archives, chio.archived_state TO {role};
+GRANT INSERT, UPDATE ON chio.receipt_chain_base TO {role};
+GRANT DELETE ON chio.http_receipts, chio.capability_invocations, chio.budget_charges TO {role};
+GRANT EXECUTE ON FUNCTION chio.archived_up_to, chio.horizon TO {role};
+"""
+"""The rights of a rotation."""
