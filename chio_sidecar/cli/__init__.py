@@ -49,7 +49,9 @@ COMMANDS = (
     Command("trust serve", "run the trust service", "trust", "add_serve_options"),
     Command("trust revoke", "revoke a capability", "trust", "add_revoke_options"),
     Command("trust status", "print whether a capability was revoked", "trust", "add_status_options"),
-    Command("receipt list", "print receipts, one per line", "receipts", "add_list_options"),
+    Command(
+        "receipt list", "print receipts: a table for people, lines of JSON for programs", "receipts", "add_list_options"
+    ),
     Command("receipt show", "print one receipt", "receipts", "add_show_options"),
     Command("receipt verify", "verify receipts", "receipt_verify"),
     Command("receipt diff", "print what observe mode would have refused", "receipt_diff"),

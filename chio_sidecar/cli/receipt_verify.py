@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,7 +22,7 @@ from chio_sidecar.cli.options import (
     store_of_settings,
     wants_json,
 )
-from chio_sidecar.cli.terminal import CliError, compact, emit, escaped, printable, say
+from chio_sidecar.cli.terminal import CliError, compact, emit, escaped, printable, say, utc
 from chio_sidecar.records import bundle
 from chio_sidecar.records.archive import ReceiptArchive, ReceiptFilter, open_archive
 
@@ -133,14 +132,6 @@ class Report:
                 "left_out": self.left_out,
             }
         )
-
-
-def utc(seconds: int) -> str:
-    """Return a time in UTC, ISO 8601; a number that is no time stays a number."""
-    try:
-        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    except (ValueError, OverflowError, OSError):
-        return str(seconds)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

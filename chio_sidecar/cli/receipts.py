@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from chio_sidecar.cli.options import (
     TIMES,
@@ -17,19 +18,38 @@ from chio_sidecar.cli.options import (
     whole,
 )
 from chio_sidecar.cli.receipt_verify import note_archived, note_untrusted, verified
-from chio_sidecar.cli.terminal import CliError, compact, emit, emit_exactly, printable, say
+from chio_sidecar.cli.table import BAD, DOUBTFUL, GOOD, Column, Table
+from chio_sidecar.cli.terminal import CliError, compact, emit, emit_exactly, is_terminal, printable, say, utc
 from chio_sidecar.records.archive import ReceiptFilter, open_archive
+
+if TYPE_CHECKING:
+    from chio_sidecar.trust.client import TrustClient
 
 NEITHER = "receipt commands require --receipt-db <path> or --control-url"
 
 COUNTED = 50_000
 """Rows of a store in which `receipt list` counts the matches of a filter without being told to."""
 
+LIST_DESCRIPTION = """\
+Print receipts: on a terminal a table, newest first; elsewhere one line of JSON for each, oldest first, which other
+programs and `receipt verify` read. --format human prints the table elsewhere too, and --json JSON on a terminal.
+"""
+
 _PAGE = 200
+_VERDICTS = {"allow": GOOD, "deny": BAD}
+_COLUMNS = (
+    Column("TIME", fits=20),
+    Column("VERDICT", fits=10, colour=lambda verdict: _VERDICTS.get(verdict, DOUBTFUL)),
+    Column("METHOD", fits=8),
+    Column("ROUTE", fits=16, grows=True),
+    Column("REASON", fits=32, grows=True),
+    Column("ID"),
+)
 
 
 def add_list_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `receipt list`."""
+    parser.description = LIST_DESCRIPTION
     parser.set_defaults(run=run_list)
     parser.add_argument("--capability", metavar="ID", help="only those of this capability")
     parser.add_argument("--tool-server", metavar="NAME", help="`http` for all HTTP receipts")
@@ -44,7 +64,9 @@ def add_list_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-cost", metavar="N", type=whole, help="HTTP receipts have no cost: matches none")
     parser.add_argument("--max-cost", metavar="N", type=whole, help="the same")
     parser.add_argument("--limit", metavar="N", type=positive, default=50, help="print at most N (50)")
-    parser.add_argument("--newest-first", action="store_true", help="begin with the newest receipt")
+    order = parser.add_mutually_exclusive_group()
+    order.add_argument("--newest-first", action="store_true", help="begin with the newest receipt, as the table does")
+    order.add_argument("--oldest-first", action="store_true", help="begin with the oldest, as the JSON lines do")
     parser.add_argument(
         "--raw", action="store_true", help="print each receipt byte for byte as it is stored: what was signed, no more"
     )
@@ -57,17 +79,21 @@ def add_list_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_list(args: argparse.Namespace) -> int:
-    """Print the receipts, oldest first if not stated otherwise, and the next cursor if more follow.
+    """Print the receipts, and the next cursor if more follow.
 
     The total count is printed beside the cursor if it follows from the row numbers, or from a bounded number of rows.
 
-    Each line is the stored receipt with one more member, `verdict.outcome`, which repeats `verdict.verdict` for readers
-    that expect it there. It is not signed; `receipt verify` leaves it out. With `--raw` each line is the stored text.
+    A line of JSON is the stored receipt with one more member, `verdict.outcome`, which repeats `verdict.verdict` for
+    readers that expect it there. It is not signed; `receipt verify` leaves it out. With `--raw` it is the stored text.
 
     Raises:
-        CliError: neither a store nor a service is named, or the service cannot list newest first.
+        CliError: neither a store nor a service is named, or an option has no effect with another.
         ConfigurationError: the store, or the settings that would name it, cannot be used.
     """
+    is_table = not args.raw and not wants_json(args) and (args.format == "human" or is_terminal())
+    show = _show_table if is_table else _show_raw if args.raw else _show_json
+    if args.raw and args.format is not None:
+        raise CliError("--raw prints the stored text, which has no other format", fix="leave --format out")
     if args.control_url:
         if args.raw:
             raise CliError("a trust service does not send the stored text", fix="name the store, --receipt-store FILE")
@@ -75,7 +101,7 @@ def run_list(args: argparse.Namespace) -> int:
             raise CliError(
                 "a trust service lists the oldest receipts first", fix="name the store, --receipt-store FILE"
             )
-        return _list_remote(args)
+        return _list_remote(args, show)
     wanted = ReceiptFilter(
         capability_id=args.capability,
         tool_server=args.tool_server,
@@ -86,28 +112,34 @@ def run_list(args: argparse.Namespace) -> int:
         min_cost=args.min_cost,
         max_cost=args.max_cost,
     )
+    newest_first = args.newest_first or (is_table and not args.oldest_first)
     store = required_store(args, NEITHER)
     with open_archive(store.path, option=store.named_by) as reader:
         cursor = args.cursor
-        if not args.newest_first:
+        if not newest_first:
             note_archived(reader)
-        start = {"before": cursor} if args.newest_first else {"after": cursor or 0}
-        rows = reader.stored_rows if args.raw else reader.rows
-        for printed, (row, receipt) in enumerate(rows(wanted, newest_first=args.newest_first, **start)):
-            if printed == args.limit:
-                is_cheap = wanted.is_empty or reader.last - reader.first < COUNTED
-                total = f" total_count={reader.count(wanted)}" if is_cheap or args.count else ""
-                say(f"next_cursor={cursor}{total}")
-                break
-            if isinstance(receipt, dict):
-                emit(compact(_with_outcome(receipt)))
-            else:
-                emit_exactly(receipt.encode() if isinstance(receipt, str) else receipt)
-            cursor = row
+        start = {"before": cursor} if newest_first else {"after": cursor or 0}
+        rows = (reader.stored_rows if args.raw else reader.rows)(wanted, newest_first=newest_first, **start)
+        more = False
+
+        def page() -> Iterator[Any]:
+            nonlocal cursor, more
+            for printed, (row, receipt) in enumerate(rows):
+                more = printed == args.limit
+                if more:
+                    return
+                cursor = row
+                yield receipt
+
+        show(page())
+        if more:
+            is_cheap = wanted.is_empty or reader.last - reader.first < COUNTED
+            total = f" total_count={reader.count(wanted)}" if is_cheap or args.count else ""
+            say(f"next_cursor={cursor}{total}")
     return 0
 
 
-def _list_remote(args: argparse.Namespace) -> int:
+def _list_remote(args: argparse.Namespace, show: Callable[[Iterable[Any]], None]) -> int:
     names = {
         "capabilityId": args.capability,
         "toolServer": args.tool_server,
@@ -119,21 +151,56 @@ def _list_remote(args: argparse.Namespace) -> int:
         "maxCost": args.max_cost,
     }
     query = {name: str(value) for name, value in names.items() if value is not None}
-    cursor, left = args.cursor or 0, args.limit
-    with trust_client(args) as client:
-        while left > 0:
+    cursor, count = args.cursor or 0, None
+
+    def pages(client: TrustClient) -> Iterator[Any]:
+        nonlocal cursor, count
+        left = args.limit
+        while left > 0 and cursor is not None:
             page = client.receipts(query | {"cursor": str(cursor), "limit": str(min(left, _PAGE))})
             receipts = page.get("receipts")
             if not isinstance(receipts, list):
                 raise CliError("the trust service sent a response without receipts")
-            for receipt in receipts:
-                emit(compact(_with_outcome(receipt)))
+            cursor, count = page.get("nextCursor") if receipts else None, page.get("totalCount")
             left -= len(receipts)
-            cursor = page.get("nextCursor")
-            if cursor is None or not receipts:
-                return 0
-        say(f"next_cursor={cursor} total_count={page.get('totalCount')}")
+            yield from receipts
+
+    with trust_client(args) as client:
+        show(pages(client))
+    if cursor is not None:
+        say(f"next_cursor={cursor} total_count={count}")
     return 0
+
+
+def _show_table(receipts: Iterable[Any]) -> None:
+    if not Table(_COLUMNS).print(map(_cells, receipts)):
+        say("no receipts")
+
+
+def _show_json(receipts: Iterable[Any]) -> None:
+    for receipt in receipts:
+        emit(compact(_with_outcome(receipt)))
+
+
+def _show_raw(texts: Iterable[bytes | str]) -> None:
+    for text in texts:
+        emit_exactly(text.encode() if isinstance(text, str) else text)
+
+
+def _cells(receipt: Any) -> list[str]:
+    """Return the row of the table; another service may have receipts of tool calls, or damaged ones."""
+    document = receipt if isinstance(receipt, dict) else {}
+    stated = document.get("verdict", document.get("decision"))
+    verdict = stated if isinstance(stated, dict) else {}
+    reason, metadata = verdict.get("reason"), document.get("metadata")
+    if isinstance(metadata, dict) and "chio_enforcement" in metadata:
+        from chio_sidecar.records.observed import is_observed, why_refused  # takes longer to load than most lists
+
+        if is_observed(document):
+            reason = f"only observed: {why_refused(document) or 'would be allowed'}"
+    route = document.get("route_pattern", document.get("tool_name"))
+    found = (verdict.get("verdict"), document.get("method"), route, reason, document.get("id"))
+    return [utc(document.get("timestamp")), *("" if value is None else str(value) for value in found)]
 
 
 def _with_outcome(receipt: Any) -> Any:

@@ -1,5 +1,8 @@
 """What the commands write, and their errors: in one place, without controls that a terminal obeys.
 
+The functions here escape whatever a terminal obeys in the texts that they are given, except line breaks between lines.
+Colours and the progress line are the only controls that are written.
+
 The form of errors is that of the wire protocol, section 10.1.
 """
 
@@ -9,9 +12,11 @@ import contextlib
 import json
 import logging
 import os
+import select
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from typing import Any, Final, TextIO, TypeVar
 
 from chio_core.errors import ChioError
@@ -48,7 +53,7 @@ class OutputError(CliError):
 def say(text: str) -> None:
     """Print lines for people to standard error; without one, or if it is full, they are lost."""
     try:
-        _write(sys.stderr, text)
+        _write(sys.stderr, "\n".join(map(printable, text.split("\n"))))
         if sys.stderr is not None:
             sys.stderr.flush()
     except OSError:
@@ -62,6 +67,28 @@ def emit(text: str) -> None:
         OutputError: it is closed or full.
         BrokenPipeError: its reader has ended.
     """
+    _emit("\n".join(map(printable, text.split("\n"))))
+
+
+def emit_coloured(parts: Iterable[tuple[str, str]]) -> None:
+    """Print one line of texts, each with its colour: parameters of the control SGR (ECMA-48, section 8.3.117), or "".
+
+    Colours are for terminals, and for those who did not set `NO_COLOR` (https://no-color.org).
+
+    Raises:
+        OutputError, BrokenPipeError: as `emit`.
+    """
+    wanted = is_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    plain = ((printable(text), colour) for text, colour in parts)
+    _emit("".join(f"\x1b[{colour}m{text}\x1b[0m" if wanted and colour else text for text, colour in plain).rstrip())
+
+
+def is_terminal() -> bool:
+    """Return True if standard output is a terminal."""
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
+def _emit(text: str) -> None:
     if sys.stdout is None:  # the shell's `>&-`
         raise OutputError("standard output is closed", fix="send it to a file, a pipe or /dev/null")
     try:
@@ -78,7 +105,7 @@ def emit_exactly(text: bytes) -> None:
     Raises:
         OutputError, BrokenPipeError: as `emit`.
     """
-    if sys.stdout is None or sys.stdout.isatty():
+    if sys.stdout is None or is_terminal():
         return emit(text.decode("utf-8", "backslashreplace"))
     try:
         sys.stdout.flush()
@@ -107,11 +134,28 @@ def flush_output() -> None:
 
 
 def _write(stream: TextIO | None, text: str) -> None:
-    # The one place that writes to a terminal. Line breaks are the caller's; everything else that a terminal obeys
-    # becomes an escape, also where a client chose it.
     _LINE.erase()
     if stream is not None:
-        stream.write("\n".join(map(printable, text.split("\n"))) + "\n")
+        stream.write(text + "\n")
+
+
+def wait_for_more(seconds: float) -> None:
+    """Wait until there may be more to print.
+
+    Raises:
+        BrokenPipeError: the reader of standard output has ended, which a command that only waits would never notice.
+    """
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout, 0)
+    except (AttributeError, OSError, ValueError):  # Windows has no poll, and a test's output no file descriptor
+        return time.sleep(seconds)
+    events = poll.poll(seconds * 1_000)
+    if any(event & (select.POLLERR | select.POLLHUP) for _, event in events):
+        raise BrokenPipeError
+    if events:
+        time.sleep(seconds)
+    return None
 
 
 def progress(items: Iterable[T], noun: str, total: int | None = None) -> Iterator[T]:
@@ -196,6 +240,14 @@ def printable(text: str) -> str:
     plain = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
     encoding = getattr(sys.stdout, "encoding", None) or "ascii"
     return plain.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def utc(seconds: Any) -> str:
+    """Return a time in UTC, ISO 8601; what is no time stays what it is."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (TypeError, ValueError, OverflowError, OSError):
+        return "" if seconds is None else str(seconds)
 
 
 def report_error(exc: ChioError, *, as_json: bool) -> None:

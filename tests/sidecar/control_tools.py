@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -151,6 +151,28 @@ def run_command(
         cwd=cwd,
         check=False,
     )
+
+
+def on_terminal(*arguments: object, columns: int = 80, **variables: str) -> str:
+    """Run `chio-sidecar` on a terminal to its end, and return what the terminal got."""
+    import pty  # Windows has none
+
+    ours, theirs = pty.openpty()
+    chosen = {"COLUMNS": str(columns), "TERM": "xterm", "NO_COLOR": ""} | variables
+    with subprocess.Popen(
+        [sys.executable, "-m", "chio_sidecar", *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment(**chosen),
+    ) as process:
+        os.close(theirs)
+        got = b""
+        with os.fdopen(ours, "rb", buffering=0) as terminal, suppress(OSError):  # EIO: all of its users have ended
+            while part := terminal.read(65_536):
+                got += part
+        assert process.wait(DEADLINE) == 0, got
+    return got.decode().replace("\r\n", "\n")
 
 
 @dataclass
