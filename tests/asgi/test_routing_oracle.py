@@ -1,21 +1,32 @@
-"""Generated applications and requests: the endpoint that runs is the one whose template was sent (A6, A7)."""
+"""Generated applications and requests: the endpoint that runs is the one whose rule was evaluated (A6, A7).
+
+Each route has a rule. Some of FastAPI's require a capability for a tool of their own; of the others, the sidecar
+forbids those with certain templates. Callers present the capability of any route, or none.
+"""
 
 from __future__ import annotations
 
 import itertools
 import random
 import re
+from collections.abc import Mapping
+from functools import cache
 from typing import Any
+from zlib import crc32
 
 import hypothesis
 import pytest
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from hypothesis import strategies as st
 from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Host, Mount, Route, Router
 
+from chio_fastapi import RequireCapability
 from tests.asgi.routes import govern, govern_inside, says
-from tests.support import call, run
+from tests.support import ALLOW, Judge, Question, call, deny, run
+from tests.tokens import token
 
 SEGMENTS = ["a", "b", "A", "a.b", "{x}", "{y:int}", "{z:path}", "pre{q}", "{r}.json", "", "..", "%61", "ä", "{", "a;b"]
 VALUES = ["a", "b", "A", "1", "a.b", "x.json", "prefix", "", "..", "%61", "a%2Fb", "ä", "{x}", "{", "a;b", "\x00", " "]
@@ -42,11 +53,40 @@ def nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 trees = st.lists(st.recursive(leaves, nested, max_leaves=8), min_size=1, max_size=5)
 
 
+SERVER = "routes"
+
+
+@cache
+def holder_of(number: int) -> str:
+    """Return the capability for the tool of one route."""
+    return token((SERVER, str(number)))
+
+
+def forbidden(template: str) -> bool:
+    """Return True if the sidecar forbids what has this template and requires no capability."""
+    return crc32(template.encode()) % 4 == 0
+
+
+def verdict(question: Question, presented: str | None) -> Mapping[str, Any]:
+    """Evaluate the rule of a route."""
+    if (tool := question.get("tool_name")) is None:
+        return deny("forbidden") if forbidden(question["route_pattern"]) else ALLOW
+    return ALLOW if presented == holder_of(int(tool)) else deny("not granted")
+
+
 class Builder:
-    """Builds an application; each route gets a number that its endpoint answers with."""
+    """Builds an application; each route gets a number that its endpoint answers with.
+
+    Attributes:
+        templates: by number.
+        requiring: numbers of routes that require a capability.
+        ran: numbers of endpoints that ran since it was cleared.
+    """
 
     def __init__(self) -> None:
         self.templates: list[str] = []
+        self.requiring: set[int] = set()
+        self.ran: list[int] = []
         self._names = itertools.count()
 
     def router(self, tree: Any, prefix: str, router: Any) -> Any:
@@ -63,9 +103,16 @@ class Builder:
         full = prefix + path
         if kind == "route":
             formatted = Route(path, says("")).path_format
-            endpoint = says(str(len(self.templates)))
+            number = len(self.templates)
+
+            async def endpoint(request: Request) -> Response:
+                self.ran.append(number)
+                return Response()
+
             if isinstance(router, (FastAPI, APIRouter)):
-                router.add_api_route(path, endpoint, methods=list(content))
+                requires = [Depends(RequireCapability(SERVER, str(number)))] if number % 2 else []
+                router.add_api_route(path, endpoint, methods=list(content), dependencies=requires)
+                self.requiring.update([number] if requires else [])
             else:
                 router.routes.append(Route(path, endpoint, methods=list(content)))
             self.templates.append(prefix + formatted)
@@ -105,18 +152,28 @@ def test_the_route_that_runs_is_the_route_that_was_sent(full_size: bool) -> None
 async def _ask(tree: Any, governed: Any, root: str, chance: random.Random) -> None:
     builder = Builder()
     app = builder.router(tree, "", FastAPI(openapi_url=None) if chance.random() < 0.6 else Starlette())
-    app, judge = governed(app)
+    app, judge = governed(app, Judge(verdict))
     for _ in range(REQUESTS):
         path = _path(chance, builder.templates)
         method = chance.choice(["GET", "GET", "POST", "HEAD", "DELETE"])
         headers = [("host", chance.choice(["a.test", "b.test", "A.TEST:80", "c"]))]
+        if builder.templates and chance.random() < 0.7:
+            headers.append(("x-chio-capability", holder_of(chance.randrange(len(builder.templates)))))
         sent = root + path if chance.random() < 0.8 else path
+        builder.ran.clear()
         reply = await call(app, method, sent, headers=headers, root_path=root)
-        assert reply.status in (200, 307, 404, 405), reply.body
+        assert reply.status in (200, 307, 401, 403, 404, 405), reply.body
         assert reply.receipt is not None
-        if reply.status == 200:
-            ran = builder.templates[int(reply.json()["template"])]
-            assert judge.receipts[reply.receipt]["route_pattern"] == ran
+        assert len(builder.ran) == (reply.status == 200)
+        for number in builder.ran:
+            evaluated, presented = judge.receipts[reply.receipt], dict(headers).get("x-chio-capability")
+            assert evaluated["route_pattern"] == builder.templates[number]
+            if number in builder.requiring:
+                assert (evaluated["tool_server"], evaluated["tool_name"]) == (SERVER, str(number))
+                assert presented == holder_of(number)
+            else:
+                assert "tool_name" not in evaluated
+                assert not forbidden(builder.templates[number])
 
 
 def _path(chance: random.Random, templates: list[str]) -> str:

@@ -17,8 +17,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import json
+import random
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -188,6 +191,68 @@ def test_the_endpoint_that_ran_is_the_one_that_was_evaluated(build: Any, inside:
     run(main(), seconds=300)
     allowed = {template for template in world.templates if "/admin" not in template}
     assert allowed <= served, "every allowed route ran at least once"
+
+
+PIECES = [bytes([number]) for number in range(256)]
+PIECES += [b"%%%02x" % number for number in b"/.%?#;\\\x00\r\n adm"]
+PIECES += [
+    b"/admin",
+    b"/../",
+    b"//",
+    b"/healthz",
+    b"%c0%af",
+    b"\r\n",
+    b"\r\n ",
+    b": ",
+    b" HTTP/1.1",
+    b"0",
+    b"-1",
+    b"chunked",
+    b"GET ",
+]
+
+
+def mutated(chance: random.Random, request: bytes) -> bytes:
+    """Return a request with one to three changes, most of them in its first line."""
+    for _ in range(chance.randrange(1, 4)):
+        begin = chance.randrange(1 + (len(request) if chance.random() < 0.2 else max(0, request.find(b" HTTP"))))
+        end = begin + chance.choice([0, 0, 1, 1, 4])
+        inside = request[begin:end]
+        spelled = b"".join(b"%%%02X" % one for one in inside)
+        by = chance.choice([b"", chance.choice(PIECES), inside * 2, inside.swapcase(), spelled])
+        request = request[:begin] + by + request[end:]
+    return request
+
+
+@pytest.mark.slow  # 1,200 requests, and 200,000 at full size
+@pytest.mark.parametrize("http", ["h11", "httptools"])
+@pytest.mark.parametrize(
+    ("build", "inside"), WORLDS, ids=[f"{b.__name__}-{'inside' if i else 'outside'}" for b, i in WORLDS]
+)
+def test_no_generated_bytes_run_an_endpoint_that_was_not_evaluated(
+    build: Any, inside: bool, http: str, full_size: bool
+) -> None:
+    world = world_of(build, inside)
+    chance = random.Random(f"{build.__name__} {inside} {http}")
+    known = [request["send"].encode("latin-1") for request in REQUESTS]
+    framed = "{} {} HTTP/1.1\r\nHost: a\r\n{}\r\n\r\n2\r\nab\r\n0\r\n\r\n"
+    for method, header in itertools.product(
+        ("GET", "POST", "HEAD"), ("X: y", "Content-Length: 2", "Transfer-Encoding: chunked")
+    ):
+        known += [framed.format(method, path, header).encode("latin-1") for path in [*TARGETS, *world.templates * 4]]
+    served: Counter[str] = Counter()
+
+    async def main() -> None:
+        async with serve(world.app, http=http, ws="none", timeout_keep_alive=1) as port:
+            for _ in range(25_000 if full_size else 150):
+                sent = mutated(chance, chance.choice(known))
+                answer = await raw_http(port, sent, half_close=True)
+                served.update(ran.template for ran in world.ran)
+                check(world, repr(sent), answer)
+        check(world, "those whose response was not waited for", b"")
+
+    run(main(), seconds=3600)
+    assert len(served) >= 4, "many endpoints ran"
 
 
 @pytest.mark.parametrize("http", ["h11", "httptools"])
