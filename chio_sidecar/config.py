@@ -22,7 +22,7 @@ from chio_sidecar.store import ReceiptStore
 from chio_sidecar.store.place import Place, open_store
 
 if TYPE_CHECKING:
-    import httpx
+    from chio_core.client.carrier import Getter
 
 MAX_TTL: Final = 366 * 24 * 3600
 """Longest lifetime of a capability, in seconds, that a trust service or `capability issue` gives by default: a year."""
@@ -53,7 +53,8 @@ class SidecarConfig:
         control_url: base URL of a trust service to query about revocations; None: only the sidecar's own list counts.
         control_service_token: bearer for that service.
         control_timeout: seconds that the trust service may take to respond.
-        control_transport: replaces the network towards the trust service.
+        control_carrier: opens what carries these queries in one event loop, see `chio_sidecar.trust.carrier`; needed
+            with `control_url`.
         max_ttl: longest lifetime, in seconds, of a capability that the control plane issues.
         accept_schema_form: also accept capabilities whose signature covers the member `schema`.
         busy_seconds: how long a write waits for another process that holds the store.
@@ -79,7 +80,7 @@ class SidecarConfig:
     control_url: str | None = None
     control_service_token: SecretStr | None = None
     control_timeout: float = 2.0
-    control_transport: httpx.AsyncBaseTransport | None = None
+    control_carrier: Callable[[], Getter] | None = None
     max_ttl: int = MAX_MINTED_TTL
     accept_schema_form: bool = True
     busy_seconds: float = 5.0
@@ -101,6 +102,19 @@ class SidecarConfig:
                 raise ConfigurationError(
                     "control_url must be an http:// or https:// URL, for example http://127.0.0.1:8940"
                 )
+            if parts.username is not None or parts.password is not None:
+                raise ConfigurationError(
+                    "control_url holds a user name or a password, which a trust service does not read; give its token"
+                    " as control_service_token"
+                )
+            if self.control_carrier is None:
+                raise ConfigurationError(
+                    "control_url needs control_carrier, for example partial(open_carrier, URL) with"
+                    " chio_sidecar.trust.carrier.open_carrier"
+                )
+        token = self.control_service_token
+        if token is not None and not (token.get_secret_value().isascii() and token.get_secret_value().isprintable()):
+            raise ConfigurationError("control_service_token must be printable ASCII: it is sent in a header")
         if self.max_pending < 1:
             raise ConfigurationError(f"max_pending is {self.max_pending}; it must be at least 1")
         if self.max_per_second is not None and self.max_per_second < 1:

@@ -83,6 +83,18 @@ class AsyncCarrier(Protocol):
         ...
 
 
+class Getter(Protocol):
+    """Fetches documents for one event loop; a cancelled caller leaves no connection occupied."""
+
+    async def get(self, path: str, headers: Pairs, timeout: float) -> RawResponse:
+        """Return the response to a GET, and follow no redirect; for the rest see `AsyncCarrier.post`."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        ...
+
+
 class BlockingCarrier(Protocol):
     """The same interface for threads."""
 
@@ -146,12 +158,23 @@ class TaskCarrier:
         """Return the error for an exchange that takes too long."""
         return no_response()
 
-    async def exchange(self, path: str, body: bytes, headers: Pairs, timeout: float) -> RawResponse:
-        """Send one request and return its response; subclasses implement it, and `post` maps its errors."""
+    async def exchange(self, path: str, body: bytes | None, headers: Pairs, timeout: float) -> RawResponse:
+        """Send one request and return its response; subclasses implement it, and `post` maps its errors.
+
+        Args:
+            body: the JSON of a POST; None: a GET, which has none.
+        """
         raise NotImplementedError
 
     async def post(self, path: str, body: bytes, headers: Pairs, timeout: float) -> RawResponse:
         """See `AsyncCarrier.post`."""
+        return await self._call(path, body, headers, timeout)
+
+    async def get(self, path: str, headers: Pairs, timeout: float) -> RawResponse:
+        """See `Getter.get`."""
+        return await self._call(path, None, headers, timeout)
+
+    async def _call(self, path: str, body: bytes | None, headers: Pairs, timeout: float) -> RawResponse:
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[RawResponse] = loop.create_future()
         task = loop.create_task(self._run(waiter, path, body, headers, timeout))
@@ -168,7 +191,7 @@ class TaskCarrier:
             deadline.cancel()
 
     async def _run(
-        self, waiter: asyncio.Future[RawResponse], path: str, body: bytes, headers: Pairs, timeout: float
+        self, waiter: asyncio.Future[RawResponse], path: str, body: bytes | None, headers: Pairs, timeout: float
     ) -> None:
         try:
             response = await self.exchange(path, body, headers, timeout)

@@ -195,21 +195,25 @@ class Connection(asyncio.Protocol):
             owner.set_exception(result)
 
 
-def request_head(endpoint: Endpoint, path: str, length: int, headers: Pairs) -> bytes:
-    """Return the head of an HTTP/1.1 POST (RFC 9112, section 3).
+def request_head(endpoint: Endpoint, path: str, length: int | None, headers: Pairs) -> bytes:
+    """Return the head of an HTTP/1.1 request (RFC 9112, section 3).
+
+    Args:
+        length: bytes of the JSON body of a POST; None: a GET, which has none.
 
     Raises:
         ValueError: a header value is not printable ASCII; `chio_core.evaluation.conclude` never sends one.
     """
+    method, kind = ("GET", ()) if length is None else ("POST", ("content-type: application/json",))
     lines = [
-        f"POST {endpoint.base}{path} HTTP/1.1",
+        f"{method} {endpoint.base}{path} HTTP/1.1",
         f"host: {endpoint.authority}",
-        "content-type: application/json",
+        *kind,
         "accept: application/json",
     ]
     for name, value in headers:
         if _UNSAFE.search(value):
             raise ValueError(f"header {name} is not printable ASCII")
         lines.append(f"{name.lower()}: {value}")
-    lines.append(f"content-length: {length}\r\n\r\n")
+    lines.append("\r\n" if length is None else f"content-length: {length}\r\n\r\n")
     return "\r\n".join(lines).encode("ascii")

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 Message = MutableMapping[str, Any]
 
-_HEADERS = ((b"host", b"embedded"), (b"content-type", b"application/json"), (b"accept", b"application/json"))
+_JSON = (b"content-type", b"application/json")
+_HEADERS = ((b"host", b"embedded"), (b"accept", b"application/json"))
 
 
 def open_sidecar(url: str, *, busy_seconds: float | None = None, document: str | None = None) -> EmbeddedSidecar:
@@ -114,17 +115,17 @@ class InProcessCarrier(TaskCarrier):
         """Return an `Overloaded`: the sidecar is this process."""
         return held()
 
-    async def exchange(self, path: str, body: bytes, headers: Pairs, timeout: float) -> RawResponse:
+    async def exchange(self, path: str, body: bytes | None, headers: Pairs, timeout: float) -> RawResponse:
         """Make one call of the application (ASGI, HTTP scope version 2.3)."""
         target, _, query = path.partition("?")
-        sent = [(b"content-length", b"%d" % len(body)), *_HEADERS]
+        sent = list(_HEADERS) if body is None else [(b"content-length", b"%d" % len(body)), _JSON, *_HEADERS]
         for name, value in headers:
             sent.append((name.lower().encode("ascii"), value.encode("ascii")))
         scope = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": "1.1",
-            "method": "POST",
+            "method": "GET" if body is None else "POST",
             "scheme": "http",
             "path": unquote(target) if "%" in target else target,
             "raw_path": target.encode("ascii"),
@@ -134,7 +135,7 @@ class InProcessCarrier(TaskCarrier):
             "server": ("embedded", 80),
             "client": ("embedded", 0),
         }
-        requests: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+        requests: list[Message] = [{"type": "http.request", "body": body or b"", "more_body": False}]
         status, content_type, size, complete = 0, "", 0, asyncio.Event()
         parts: list[bytes] = []
 

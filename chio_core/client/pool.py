@@ -78,9 +78,15 @@ class ConnectionPool:
 
     async def post(self, path: str, body: bytes, headers: Pairs, timeout: float) -> RawResponse:
         """See `AsyncCarrier.post`. A failed attempt to connect is repeated once."""
+        return await self._call(request_head(self._endpoint, path, len(body), headers) + body, timeout)
+
+    async def get(self, path: str, headers: Pairs, timeout: float) -> RawResponse:
+        """See `Getter.get`. A failed attempt to connect is repeated once."""
+        return await self._call(request_head(self._endpoint, path, None, headers), timeout)
+
+    async def _call(self, data: bytes, timeout: float) -> RawResponse:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
-        data = request_head(self._endpoint, path, len(body), headers) + body
         try:
             owner = await self._send(loop, data, deadline, timeout)
         except SidecarUnreachable:

@@ -37,15 +37,17 @@ class HttpxCarrier(TaskCarrier):
         await super().aclose()
         await self._transport.aclose()
 
-    async def exchange(self, path: str, body: bytes, headers: Pairs, timeout: float) -> RawResponse:
+    async def exchange(self, path: str, body: bytes | None, headers: Pairs, timeout: float) -> RawResponse:
         """Send one request; a failed attempt to connect is repeated once."""
-        sent = [("content-type", "application/json"), ("accept", "application/json"), ("accept-encoding", "identity")]
-        sent.extend(headers)
+        sent = [("accept", "application/json"), ("accept-encoding", "identity"), *headers]
+        if body is not None:
+            sent.append(("content-type", "application/json"))
         # The caller's deadline comes first: timers of a transport do not look again when the loop was held. But a full
         # pool must report itself before that deadline, which counts for the sidecar.
         limits = httpx.Timeout(2 * timeout, pool=timeout / 2)
         extensions = {"timeout": limits.as_dict(), TIMEOUT: timeout}
-        request = httpx.Request("POST", self._base + path, headers=sent, content=body, extensions=extensions)
+        method = "GET" if body is None else "POST"
+        request = httpx.Request(method, self._base + path, headers=sent, content=body, extensions=extensions)
         try:
             try:
                 response = await self._transport.handle_async_request(request)

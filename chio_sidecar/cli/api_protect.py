@@ -8,6 +8,7 @@ import os
 import secrets
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -250,10 +251,21 @@ def authority_options(args: argparse.Namespace) -> dict[str, Any]:
                 " to follow the authority"
             )
             warn_of_plain_http(args.control_url, "the service token")
-        revocations = {"control_url": args.control_url, "control_service_token": given_token(args.control_token)}
+        revocations = revocations_of_service(args)
     elif args.revocation_db:
         revocations = revocations_of_file(args.revocation_db)
     return {"trusted_issuers": trusted, "follow_authority": bool(args.control_url) and not pinned, **revocations}
+
+
+def revocations_of_service(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of a sidecar that queries the trust service at `--control-url`."""
+    from chio_sidecar.trust.carrier import open_carrier
+
+    return {
+        "control_url": args.control_url,
+        "control_service_token": given_token(args.control_token),
+        "control_carrier": partial(open_carrier, args.control_url),
+    }
 
 
 def revocations_of_file(path: Path) -> dict[str, Any]:
@@ -261,9 +273,9 @@ def revocations_of_file(path: Path) -> dict[str, Any]:
 
     A trust service inside this process reads it: the sidecar has only one way to look up revocations.
     """
-    import httpx
     from pydantic import SecretStr
 
+    from chio_core.client.in_process import InProcessCarrier
     from chio_sidecar.trust.app import TrustConfig, TrustService, create_trust_app
 
     token = SecretStr(secrets.token_hex(32))
@@ -271,7 +283,7 @@ def revocations_of_file(path: Path) -> dict[str, Any]:
     return {
         "control_url": "http://127.0.0.1",
         "control_service_token": token,
-        "control_transport": httpx.ASGITransport(create_trust_app(service)),
+        "control_carrier": partial(InProcessCarrier, create_trust_app(service)),
     }
 
 

@@ -1,8 +1,7 @@
 """Queries to a trust service: were capabilities revoked, and which keys issue them (wire protocol, section 9)?
 
 Nothing is cached between requests. A missing, late or malformed response means that the state is unknown, and the
-caller must refuse. A query that takes too long is left running and not cancelled: cancelling a call of httpx can leave
-its connection pool full for ever.
+caller must refuse.
 """
 
 from __future__ import annotations
@@ -10,24 +9,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote, urlencode
 from weakref import WeakKeyDictionary
 
-import httpx
-
 from chio_core.canonical import parse_json
-from chio_core.errors import ChioError, InvalidDocument
+from chio_core.errors import ChioError, InvalidDocument, Overloaded, SidecarError, SidecarTimeout, SidecarUnreachable
 from chio_core.signing import normalize_public_key
 from chio_sidecar.config import SidecarConfig
-from chio_sidecar.trust.client import is_loopback_url
+
+if TYPE_CHECKING:
+    from chio_core.client.carrier import Getter
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 EVERY: Final = 10.0
 """Seconds between two queries for keys: callers who make up issuers must not keep the authority busy."""
+
+_LONGEST_QUERY: Final = 4000  # characters; some servers accept 8 kB of request line and headers
 
 
 class AuthorityUnavailable(ChioError):
@@ -43,7 +43,7 @@ class RevocationAuthority:
         url: its base URL.
         token: its service token, or None.
         timeout: seconds that all queries about one request may take together.
-        transport: replaces the network.
+        carrier: opens what carries the queries of one event loop.
         clock: seconds since 1970.
     """
 
@@ -53,50 +53,66 @@ class RevocationAuthority:
         token: str | None,
         *,
         timeout: float,
-        transport: httpx.AsyncBaseTransport | None,
+        carrier: Callable[[], Getter],
         clock: Callable[[], float],
     ) -> None:
-        self._url = url.rstrip("/")
-        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._url = url
+        self._headers = () if token is None else (("authorization", f"Bearer {token}"),)
         self._timeout = timeout
-        self._transport = transport
+        self._open_carrier = carrier
         self._clock = clock
         # Connections belong to the event loop in which they were opened.
-        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = WeakKeyDictionary()
-        self._queries: set[asyncio.Task[Any]] = set()
+        self._carriers: WeakKeyDictionary[asyncio.AbstractEventLoop, Getter] = WeakKeyDictionary()
         self._keys_queried: float | None = None
         self._lock = threading.Lock()
 
     @classmethod
     def from_config(cls, config: SidecarConfig) -> RevocationAuthority | None:
         """Return the trust service that the options name, or None."""
-        if config.control_url is None:
+        if config.control_url is None or config.control_carrier is None:
             return None
         token = config.control_service_token
         return cls(
             config.control_url,
             None if token is None else token.get_secret_value(),
             timeout=config.control_timeout,
-            transport=config.control_transport,
+            carrier=config.control_carrier,
             clock=config.clock,
         )
 
     async def first_revoked(self, capability_ids: Sequence[str]) -> str | None:
         """Return the first of these capabilities that was revoked, or None.
 
+        Args:
+            capability_ids: a token and its ancestors.
+
         Raises:
             AuthorityUnavailable: the state of one of them is unknown.
         """
+        deadline = self._deadline()
+        token, *ancestors = capability_ids
+        revoked: dict[str, bool] = {}
 
-        async def is_revoked(capability_id: str) -> bool:
-            document = await self._get("/v1/revocations", capabilityId=capability_id, limit="1")
-            revoked = document.get("revoked")
-            if not isinstance(revoked, bool) or document.get("capabilityId") != capability_id:
+        async def query(name: str, *more: tuple[str, str]) -> dict[str, Any]:
+            parameters = [("capabilityId", name), ("limit", "1"), *more]
+            document = await self._get(f"/v1/revocations?{urlencode(parameters, quote_via=quote)}", deadline)
+            state = document.get("revoked")
+            if not isinstance(state, bool) or document.get("capabilityId") != name:
                 raise self._unavailable("a response about another capability")
-            return revoked
+            revoked[name] = state
+            return document
 
-        revoked = await self._all([is_revoked(capability_id) for capability_id in capability_ids])
-        return next((name for name, is_one in zip(capability_ids, revoked, strict=True) if is_one), None)
+        # This project's trust service answers about the ancestors too; others ignore a parameter that they do not know.
+        more = [("ancestorId", name) for name in ancestors]
+        document = await query(token, *(more if len(urlencode(more)) <= _LONGEST_QUERY else ()))
+        answered = document.get("ancestors")
+        for item in answered if more and isinstance(answered, list) else ():
+            match item:
+                case {"capabilityId": str(name), "revoked": bool(state)}:
+                    revoked.setdefault(name, state)
+        if unknown := [name for name in ancestors if name not in revoked]:
+            await asyncio.gather(*map(query, unknown))
+        return next((name for name in capability_ids if revoked[name]), None)
 
     async def authority_keys(self) -> frozenset[str]:
         """Return the public keys (hex) that the authority signs with, or has signed with.
@@ -111,7 +127,7 @@ class RevocationAuthority:
                 return frozenset()
             self._keys_queried = now
         try:
-            (document,) = await self._all([self._get("/v1/authority")])
+            document = await self._get("/v1/authority", self._deadline())
             keys = document.get("trustedPublicKeys") or []
             if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
                 raise InvalidDocument("not a list of texts")
@@ -123,51 +139,39 @@ class RevocationAuthority:
         return frozenset()
 
     async def close(self) -> None:
-        """Cancel the queries of the running event loop and close its connections; other loops end with theirs."""
+        """End the queries of the running event loop and close its connections; other loops end with theirs."""
+        carrier = self._carriers.pop(asyncio.get_running_loop(), None)
+        if carrier is not None:
+            await carrier.aclose()
+
+    def _deadline(self) -> float:
+        return asyncio.get_running_loop().time() + self._timeout
+
+    async def _get(self, target: str, deadline: float) -> dict[str, Any]:
         loop = asyncio.get_running_loop()
-        late = [query for query in list(self._queries) if query.get_loop() is loop]
-        for query in late:
-            query.cancel()
-        await asyncio.gather(*late, return_exceptions=True)
-        client = self._clients.pop(loop, None)
-        if client is not None:
-            await client.aclose()
-
-    async def _all(self, queries: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-        """Run queries at the same time, together at most `timeout` seconds."""
-
-        def forget(task: asyncio.Task[T]) -> None:
-            self._queries.discard(task)
-            if not task.cancelled():
-                task.exception()  # else asyncio logs an exception that was never retrieved
-
-        tasks = [asyncio.create_task(query) for query in queries]
-        for task in tasks:
-            self._queries.add(task)
-            task.add_done_callback(forget)
-        _, late = await asyncio.wait(tasks, timeout=self._timeout)
-        if late:
-            raise self._unavailable(f"no answer within {self._timeout:g} s")
-        return [task.result() for task in tasks]
-
-    async def _get(self, path: str, **query: str) -> dict[str, Any]:
-        loop = asyncio.get_running_loop()
-        if loop not in self._clients:
-            self._clients[loop] = httpx.AsyncClient(
-                headers=self._headers,
-                timeout=self._timeout,
-                transport=self._transport,
-                # A proxy of the environment is for other machines, not for this one.
-                trust_env=not is_loopback_url(self._url),
-            )
+        carrier = self._carriers.get(loop)
+        if carrier is None:
+            carrier = self._carriers[loop] = self._open_carrier()
         try:
-            response = await self._clients[loop].get(self._url + path, params=query)
-            document: Any = parse_json(response.content)
-        except (httpx.HTTPError, InvalidDocument) as exc:
-            raise self._unavailable(type(exc).__name__) from None
-        if response.status_code != 200 or not isinstance(document, dict):
-            raise self._unavailable(f"status {response.status_code}")
+            response = await carrier.get(target, self._headers, deadline - loop.time())
+            document: Any = parse_json(response.body)
+        except SidecarError as exc:
+            raise self._unavailable(self._reason(exc)) from None
+        except InvalidDocument:
+            raise self._unavailable("a response that is not JSON") from None
+        if response.status != 200 or not isinstance(document, dict):
+            raise self._unavailable(f"status {response.status}")
         return document
+
+    def _reason(self, error: SidecarError) -> str:
+        match error:
+            case SidecarUnreachable():
+                return "no connection"
+            case SidecarTimeout():
+                return f"no answer within {self._timeout:g} s"
+            case Overloaded():
+                return "this process is too busy to ask, or was closed"
+        return "the exchange broke"
 
     def _unavailable(self, why: str) -> AuthorityUnavailable:
         log.warning("revocation authority at %s is unavailable: %s", self._url, why)

@@ -223,11 +223,17 @@ class _Routes:
         self._check_token(request)
         query = read_query(request, RevocationQuery)
         store, capability_id = self._revocation_store(), query.capability_id
-        found = await asyncio.to_thread(store.find, capability_id, max(1, min(query.limit, _MAX_PAGE)))
+        ancestors = request.query_params.getlist("ancestorId")
+        found, revoked = await asyncio.to_thread(
+            lambda: (store.find(capability_id, max(1, min(query.limit, _MAX_PAGE))), store.revoked_of(ancestors))
+        )
         rows = [{"capabilityId": row.capability_id, "revokedAt": row.revoked_at} for row in found]
         one = {} if capability_id is None else {"capabilityId": capability_id, "revoked": bool(rows)}
+        # An extension, for one question about a token and all that it was derived from.
+        more = [{"capabilityId": name, "revoked": name in revoked} for name in ancestors]
         head = {"configured": True, "backend": BACKEND}
-        return JSONResponse(head | one | {"count": len(rows), "revocations": rows})
+        listed = {"count": len(rows), "revocations": rows} | ({"ancestors": more} if more else {})
+        return JSONResponse(head | one | listed)
 
     async def receipts(self, request: Request) -> Response:
         self._check_token(request)

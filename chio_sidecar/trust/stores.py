@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -132,6 +132,15 @@ class RevocationStore:
     def is_revoked(self, capability_id: str) -> bool:
         """Return True if this capability was revoked."""
         return bool(self.find(capability_id, 1))
+
+    def revoked_of(self, capability_ids: Collection[str]) -> set[str]:
+        """Return the revoked ones of these capabilities."""
+        if not capability_ids:
+            return set()
+        marks = ", ".join("?" * len(capability_ids))
+        sql = f"SELECT capability_id FROM revoked_capabilities WHERE capability_id IN ({marks})"  # noqa: S608 - marks
+        with self._db.read() as connection:
+            return {name for (name,) in connection.execute(sql, tuple(capability_ids))}
 
     def find(self, capability_id: str | None, limit: int) -> list[Revocation]:
         """Return the newest revocations, at most `limit`; only that of `capability_id` if it is given."""

@@ -10,7 +10,7 @@ import pytest
 
 from chio_sidecar.app import SidecarApp
 from tests.sidecar.control_tools import CommandLine, sidecars
-from tests.sidecar.sidecar_tools import AUTHORITY, KERNEL, Clock
+from tests.sidecar.sidecar_tools import AUTHORITY, KERNEL, Clock, with_carrier
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def create(tmp_path: Path) -> Iterator[Callable[..., SidecarApp]]:
         "clock": Clock(),
     }
     with sidecars() as function:
-        yield lambda **options: function(**(defaults | options))
+        yield lambda **options: function(**with_carrier(defaults | options))
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from chio_core.signing import SigningKey
 from chio_sidecar.app import SidecarApp, create_app
 from chio_sidecar.config import SidecarConfig
 from chio_sidecar.policy.rules import Rule, rule_of
+from chio_sidecar.trust.carrier import open_carrier
 from tests.support import exchange, http_scope
 
 KERNEL = SigningKey(b"\x21" * 32)
@@ -51,11 +53,20 @@ async def sidecar(folder: Path, **options: Any) -> AsyncIterator[SidecarApp]:
         "trusted_issuers": {AUTHORITY.public_hex},
         "clock": Clock(),
     }
-    app = create_app(SidecarConfig(**(defaults | options)))
+    app = create_app(SidecarConfig(**with_carrier(defaults | options)))
     try:
         yield app
     finally:
         await app.state.close()
+
+
+def with_carrier(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a sidecar, with the carrier to its trust service; `control_transport` replaces the network."""
+    more = {name: value for name, value in options.items() if name != "control_transport"}
+    if "control_url" in more:
+        reach = partial(open_carrier, more["control_url"], options.get("control_transport"))
+        more = {"control_carrier": reach, **more}
+    return more
 
 
 class Response:

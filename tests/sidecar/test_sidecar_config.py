@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -60,6 +61,23 @@ def test_the_control_token_has_an_older_name(environ: dict[str, str], expected: 
 def test_a_malformed_control_url_is_refused(url: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="control_url must be"):
         SidecarConfig(store_path=tmp_path / "r", control_url=url)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"control_url": "http://name:canary@trust.test"}, "control_url holds a user name"),
+        ({"control_url": "http://trust.test"}, "control_url needs control_carrier"),
+        ({"control_service_token": SecretStr("canary\r\nx: y")}, "control_service_token must be printable ASCII"),
+        ({"control_service_token": SecretStr("canary\u00e9")}, "control_service_token must be printable ASCII"),
+    ],
+)
+def test_a_trust_service_that_cannot_be_asked_is_refused_without_the_secret(
+    options: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigurationError, match=named) as caught:
+        SidecarConfig(store_path=tmp_path / "r", **options)
+    assert "canary" not in caught.value.message
 
 
 def test_the_text_of_a_configuration_shows_no_secret(tmp_path: Path) -> None:

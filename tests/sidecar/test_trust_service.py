@@ -236,6 +236,18 @@ def test_a_revocation_is_listed(app: Any) -> None:
     assert (none["capabilityId"], none["revoked"], none["revocations"]) == ("cap-3", False, [])
 
 
+def test_one_question_may_name_the_ancestors_of_a_capability(app: Any) -> None:
+    revoke(app, "cap 2")
+    found = get(app, "/v1/revocations?capabilityId=cap-1&limit=1&ancestorId=cap%202&ancestorId=cap-3&ancestorId=")
+    assert (found["capabilityId"], found["revoked"], found["count"]) == ("cap-1", False, 0)
+    assert found["ancestors"] == [
+        {"capabilityId": "cap 2", "revoked": True},
+        {"capabilityId": "cap-3", "revoked": False},
+        {"capabilityId": "", "revoked": False},
+    ]
+    assert "ancestors" not in get(app, "/v1/revocations?capabilityId=cap-1")
+
+
 @pytest.mark.parametrize("limit", ["x", "-1", "1.5"])
 def test_a_malformed_query_is_refused_with_400(app: Any, limit: str) -> None:
     assert fetch(app, "GET", f"/v1/revocations?limit={limit}", headers=AUTH).status_code == 400
