@@ -4,7 +4,8 @@
     python -m benchmarks --variants bare,ours --rounds 1        a quick look
     python -m benchmarks --connections 1,64,256                 does governance grow with the connections?
 
-The table goes to standard output, the progress to standard error. Exit status 2: this machine cannot measure.
+The table goes to standard output, the progress to standard error. Exit status 1: governance
+takes more processor time than `CEILING` allows, in multiples of the bare application's. 2: this machine cannot measure.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from benchmarks.options import names, new_parser, numbers, positive, speaking_pl
 from benchmarks.rounds import Plan, measure
 from benchmarks.servers import Servers
 
+CEILING = {"ours": 6.0, "embedded": 12.0}
+"""What governance may take at most, in multiples of the bare application's processor time for the same request."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -35,12 +39,18 @@ class Run:
     idle_mib: dict[str, float]
     windows: list[Window]
 
+    def excess(self) -> dict[str, float]:
+        """Return the variants that cost more than `CEILING`, and what they cost."""
+        costs = {name: Figures(self.windows).multiple(name) for name in CEILING if name in self.plan.variants}
+        return {name: cost for name, cost in costs.items() if cost is not None and cost > CEILING[name]}
+
     def markdown(self) -> str:
         """Return the report."""
         figures = Figures(self.windows)
         parts = (
             report.preface(self.plan, self.machine, self.peer, self.receipts),
             report.table(self.plan, figures, self.idle_mib),
+            report.multiples(figures, CEILING),
             report.memory(figures, self.idle_mib),
             report.remarks(figures),
         )
@@ -63,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(asdict(run), indent=1) + "\n")
-    return 0
+    return 1 if run.excess() else 0
 
 
 def _measure(plan: Plan, receipts: str) -> Run:

@@ -87,6 +87,20 @@ class Figures:
             return None
         return Spread.of([a.cpu_ms - b.cpu_ms for a, b in zip(own, floor, strict=True)])
 
+    def multiple(self, variant: str) -> float | None:
+        """Return governance CPU as a multiple of the bare application's, over all cells, or None without both.
+
+        Each term is of one round and cell, so both sides had the same machine.
+        """
+        pairs = [
+            (own.cpu_ms, floor.cpu_ms)
+            for endpoint, connections in sorted({(w.endpoint, w.connections) for w in self.windows})
+            for own, floor in zip(
+                self.of(variant, endpoint, connections), self.of(BARE, endpoint, connections), strict=False
+            )
+        ]
+        return median(own / floor - 1 for own, floor in pairs) if pairs else None
+
     def share_of_peer(self, variant: str, endpoint: str, connections: int) -> float | None:
         """Return this variant's governance CPU divided by the published package's, or None without both."""
         if not self.of(PEER, endpoint, connections):

@@ -127,6 +127,13 @@ def _ungoverned(windows: Sequence[Window]) -> list[str]:
     return texts
 
 
+def multiples(figures: Figures, ceilings: Mapping[str, float]) -> str:
+    """Return what governance takes in multiples of the bare application, and what it may take."""
+    found = {name: figures.multiple(name) for name in ceilings}
+    parts = [f"{name} {cost:.1f} (at most {ceilings[name]:g})" for name, cost in found.items() if cost is not None]
+    return f"Governance CPU as a multiple of the bare application's: {', '.join(parts)}." if parts else ""
+
+
 def memory(figures: Figures, idle_mib: Mapping[str, float]) -> str:
     """Return how much more memory each governed variant holds than the bare application."""
     last = {w.variant: w.resident_mib for w in figures.windows}

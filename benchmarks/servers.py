@@ -84,7 +84,7 @@ class Servers:
 
     def __init__(self, workdir: Path) -> None:
         """Keep the servers' output in files under `workdir`."""
-        self._workdir = workdir
+        self.workdir = workdir
         self._ends = ExitStack()
 
     def __enter__(self) -> Self:
@@ -99,7 +99,7 @@ class Servers:
         self, name: str, command: Sequence[str], *, port: int, core: int, env: Mapping[str, str] | None = None
     ) -> Server:
         """Start `command` on one core, in a separate session, and wait until it listens on `port`."""
-        log = self._workdir / f"{name}.log"
+        log = self.workdir / f"{name}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
                 ["taskset", "-c", str(core), *command],

@@ -18,9 +18,13 @@ from tests.stub_sidecar import PUBLIC_KEY
 MEANING = {
     "bare": "the FastAPI application alone",
     "ours": "behind this checkout's ChioASGIMiddleware, kernel key pinned, each receipt verified",
+    "embedded": "the same with the sidecar in the process, each receipt committed to the disk before the response",
     "published": "behind chio-asgi 0.1.0 from PyPI, which verifies no receipt",
 }
 GOVERNED = ("ours", "published")
+"""What the stub sidecar evaluates."""
+
+OWN = ("ours", "embedded")
 ENDPOINTS = ("/hello", "/echo")
 METHOD = {"/hello": "GET", "/echo": "POST"}
 
@@ -50,8 +54,15 @@ def start_app(servers: Servers, cores: Cores, name: str, python: Path, sidecar: 
     """Start one variant on the core of the application and make sure that it does what it is measured for."""
     port = free_port()
     command = [str(python), str(ROOT / "benchmarks" / "app" / "serve.py"), name, "--port", str(port)]
-    command += ["--sidecar", sidecar.url, "--kernel-key", PUBLIC_KEY]
-    env = {"PYTHONPATH": str(ROOT)} if name == "ours" else {}
+    command += [
+        "--sidecar",
+        sidecar.url,
+        "--kernel-key",
+        PUBLIC_KEY,
+        "--store",
+        str(servers.workdir / f"{name}.sqlite3"),
+    ]
+    env = {"PYTHONPATH": str(ROOT)} if name in OWN else {}
     server = servers.start(name, command, port=port, core=cores.app, env=env)
     probe(server, sidecar)
     return server
@@ -71,21 +82,23 @@ def probe(server: Server, sidecar: Server) -> None:
     before = evaluations(sidecar)
     for endpoint in ENDPOINTS:
         body = ECHO_BODY if endpoint == "/echo" else None
-        status, content = _fetch(server.port, METHOD[endpoint], endpoint, body)
+        status, content, receipt = _fetch(server.port, METHOD[endpoint], endpoint, body)
         right = json.loads(body or b'{"message":"hello"}')
         if status != 200 or json.loads(content) != right:
             raise UnsuitableError(f"{server.name} answers {METHOD[endpoint]} {endpoint} with {status}: {content!r}")
+        if server.name in OWN and not receipt:
+            raise UnsuitableError(f"{server.name} answers {METHOD[endpoint]} {endpoint} without a receipt.")
     counted = evaluations(sidecar) - before
     expected = len(ENDPOINTS) if server.name in GOVERNED else 0
     if counted != expected:
         raise UnsuitableError(f"{server.name} had {counted} evaluations for 2 requests, not {expected}.")
 
 
-def _fetch(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+def _fetch(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes, str | None]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     headers = {"Content-Type": "application/json", "Connection": "close"}
     connection.request(method, path, body, headers)
     response = connection.getresponse()
     content = response.read()
     connection.close()
-    return response.status, content
+    return response.status, content, response.getheader("X-Chio-Receipt")

@@ -35,7 +35,7 @@ def bare(options: argparse.Namespace) -> FastAPI:
     async def hello() -> dict[str, str]:
         return {"message": "hello"}
 
-    @app.post("/echo")
+    @app.post("/echo", openapi_extra={"x-chio-side-effects": False})
     async def echo(item: Echo) -> Echo:
         return item
 
@@ -55,6 +55,16 @@ def ours(options: argparse.Namespace) -> FastAPI:
     return app
 
 
+def embedded(options: argparse.Namespace) -> FastAPI:
+    """Return the application behind the same middleware, with the sidecar in this process and a store on the disk."""
+    from chio_asgi import ChioASGIConfig
+    from chio_fastapi import add_chio
+
+    app = bare(options)
+    add_chio(app, ChioASGIConfig(sidecar_url=f"embedded:{options.store}"))
+    return app
+
+
 def published(options: argparse.Namespace) -> FastAPI:
     """Return the application behind the published middleware, as its documentation has it."""
     from chio_asgi import ChioASGIConfig, ChioASGIMiddleware
@@ -66,7 +76,7 @@ def published(options: argparse.Namespace) -> FastAPI:
     return app
 
 
-VARIANTS = {"bare": bare, "ours": ours, "published": published}
+VARIANTS = {"bare": bare, "ours": ours, "embedded": embedded, "published": published}
 
 
 def main() -> None:
@@ -76,6 +86,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--sidecar", required=True)
     parser.add_argument("--kernel-key", required=True)
+    parser.add_argument("--store", required=True)
     options = parser.parse_args()
     uvicorn.run(
         VARIANTS[options.variant](options),
