@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from chio_core.canonical import compact_json, parse_json, sha256_hex
 from chio_core.capabilities import CapabilityRejected, parse_capability
 from chio_core.errors import InvalidDocument
+from chio_core.evaluation.precheck import MAX_PATH_CHARACTERS
 from chio_core.models.demands import approval_from, budget_from
 from chio_core.models.receipt import explain
 from chio_core.models.request import ChioHttpRequest
@@ -23,6 +24,14 @@ MAX_MEMBERS = 1000
 
 MAX_ARGUMENTS = 1024 * 1024
 """Longest `arguments`, as bytes of compact JSON."""
+
+MAX_NAME_CHARACTERS = 512
+"""Longest name or id of a request that its receipt repeats."""
+
+# What a receipt repeats is stored for ever. Of query, headers, caller, body and arguments it has hashes only.
+_REPEATED = {"path": MAX_PATH_CHARACTERS, "route_pattern": MAX_PATH_CHARACTERS} | dict.fromkeys(
+    ("request_id", "session_id", "capability_id", "tool_server", "tool_name", "further_to"), MAX_NAME_CHARACTERS
+)
 
 _HEADER = CAPABILITY_HEADER.lower()
 
@@ -58,7 +67,7 @@ def read_evaluate_request(body: bytes, headers: Iterable[tuple[bytes, bytes]], q
         query_string: of the evaluate request itself, still encoded.
 
     Raises:
-        InvalidDocument: the body is no ChioHttpRequest.
+        InvalidDocument: the body is no ChioHttpRequest, or a member of it is too long.
     """
     document = parse_json(body)
     if not isinstance(document, dict):
@@ -78,6 +87,9 @@ def read_evaluate_request(body: bytes, headers: Iterable[tuple[bytes, bytes]], q
         request = ChioHttpRequest.model_validate(document, strict=True)
     except ValidationError as exc:
         raise InvalidDocument(explain(exc)) from None
+    for name, limit in _REPEATED.items():
+        if len(getattr(request, name) or "") > limit:
+            raise InvalidDocument(f"{name} is longer than {limit} characters")
     # A demand that cannot be read must not be ignored: the client would take an allow for its fulfilment.
     try:
         if request.governed_intent is not None:

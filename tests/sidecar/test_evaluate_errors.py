@@ -301,6 +301,36 @@ async def test_beyond_the_limit_of_evaluations_under_way_the_answer_is_503(tmp_p
         assert (await evaluate(app, request_id="later")).status == 200
 
 
+def longest(name: str) -> str:
+    return "/" * 8192 if name in ("path", "route_pattern") else "n" * 512
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["path", "route_pattern", "request_id", "session_id", "capability_id", "tool_server", "tool_name", "further_to"],
+)
+async def test_what_a_receipt_repeats_has_a_limit(name: str, app: SidecarApp) -> None:
+    tool = {"tool_server": "s", "tool_name": "t"} if name.startswith("tool") else {}
+    assert (await evaluate(app, **(tool | {name: longest(name)}))).status == 200
+    refused = await evaluate(app, **({"request_id": "long"} | tool | {name: longest(name) + "x"}))
+    assert (refused.status, refused.document["error"]) == (400, "chio_bad_request")
+    assert f"{name} is longer than {len(longest(name))} characters" in refused.document["message"]
+    assert len(refused.body) < 200
+
+
+async def test_the_largest_request_of_a_caller_gets_a_receipt_of_limited_size(app: SidecarApp) -> None:
+    long = "x" * 100_000
+    caller = {"subject": long, "auth_method": {"method": "bearer", "token_hash": long}, "tenant": long}
+    stated = {"mode": "observe", "requires": long, "lacks": long, "refused": long, "framework": long}
+    more = {"query": {long: long}, "headers": {long: long}, "caller": caller, "body_hash": long, "unknown": long}
+    names = ("path", "session_id", "tool_server", "tool_name")
+    members = {name: longest(name) for name in names} | more | {"enforcement": stated}
+    for number, token in enumerate((None, capability())):
+        response = await evaluate(app, token, **(members | {"request_id": str(number) * 512}))
+        assert response.status == 200
+        assert len(response.body) < 40_000
+
+
 async def test_beyond_the_rate_nothing_is_stored_until_time_has_passed(tmp_path: Path) -> None:
     clock = Clock()
     async with sidecar(tmp_path, max_per_second=2, clock=clock) as app:
@@ -362,5 +392,5 @@ async def test_arguments_have_a_longest_text(app: SidecarApp) -> None:
         answer = await evaluate(app, request_id=f"req-{number + 2}", arguments=arguments)
         assert answer.status == 400
         assert "arguments are longer than 1048576 bytes" in answer.document["message"]
-    other = await evaluate(app, request_id="req-9", path="/" + "x" * 1_200_000, arguments="short")
+    other = await evaluate(app, request_id="req-9", body_hash="x" * 1_200_000, arguments="short")
     assert other.status == 200
