@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from chio_sidecar.cli.options import (
     TIMES,
@@ -19,8 +20,19 @@ from chio_sidecar.cli.options import (
 )
 from chio_sidecar.cli.receipt_verify import note_archived, note_untrusted, verified
 from chio_sidecar.cli.table import BAD, DOUBTFUL, GOOD, Column, Table
-from chio_sidecar.cli.terminal import CliError, compact, emit, emit_exactly, is_terminal, printable, say, utc
-from chio_sidecar.records.archive import ReceiptFilter, open_archive
+from chio_sidecar.cli.terminal import (
+    CliError,
+    compact,
+    emit,
+    emit_exactly,
+    flush_output,
+    is_terminal,
+    printable,
+    say,
+    utc,
+    wait_for_more,
+)
+from chio_sidecar.records.archive import ReceiptArchive, ReceiptFilter, open_archive
 
 if TYPE_CHECKING:
     from chio_sidecar.trust.client import TrustClient
@@ -33,9 +45,18 @@ COUNTED = 50_000
 LIST_DESCRIPTION = """\
 Print receipts: on a terminal a table, newest first; elsewhere one line of JSON for each, oldest first, which other
 programs and `receipt verify` read. --format human prints the table elsewhere too, and --json JSON on a terminal.
+With --follow the newest are last.
 """
 
+_LIMIT = 50
 _PAGE = 200
+_POLL_SECONDS = 0.5
+_OF_A_STORE = {
+    "raw": "a trust service does not send the stored text",
+    "newest_first": "a trust service lists the oldest receipts first",
+    "follow": "a trust service is asked once",
+    "count": "a trust service always counts",
+}
 _VERDICTS = {"allow": GOOD, "deny": BAD}
 _COLUMNS = (
     Column("TIME", fits=20),
@@ -63,7 +84,9 @@ def add_list_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--until", metavar="TIME", type=moment, help="signed then or earlier, in the same forms")
     parser.add_argument("--min-cost", metavar="N", type=whole, help="HTTP receipts have no cost: matches none")
     parser.add_argument("--max-cost", metavar="N", type=whole, help="the same")
-    parser.add_argument("--limit", metavar="N", type=positive, default=50, help="print at most N (50)")
+    parser.add_argument(
+        "--limit", metavar="N", type=positive, help="print at most N (50); with --follow, begin with the newest N"
+    )
     order = parser.add_mutually_exclusive_group()
     order.add_argument("--newest-first", action="store_true", help="begin with the newest receipt, as the table does")
     order.add_argument("--oldest-first", action="store_true", help="begin with the oldest, as the JSON lines do")
@@ -71,6 +94,9 @@ def add_list_options(parser: argparse.ArgumentParser) -> None:
         "--raw", action="store_true", help="print each receipt byte for byte as it is stored: what was signed, no more"
     )
     parser.add_argument("--cursor", metavar="SEQ", type=whole, help="continue behind the `next_cursor` of a list")
+    parser.add_argument(
+        "--follow", action="store_true", help="print the newest receipts, then each as it is stored, until Ctrl-C"
+    )
     parser.add_argument(
         "--count",
         action="store_true",
@@ -90,17 +116,14 @@ def run_list(args: argparse.Namespace) -> int:
         CliError: neither a store nor a service is named, or an option has no effect with another.
         ConfigurationError: the store, or the settings that would name it, cannot be used.
     """
-    is_table = not args.raw and not wants_json(args) and (args.format == "human" or is_terminal())
-    show = _show_table if is_table else _show_raw if args.raw else _show_json
     if args.raw and args.format is not None:
         raise CliError("--raw prints the stored text, which has no other format", fix="leave --format out")
+    is_table = not args.raw and not wants_json(args) and (args.format == "human" or is_terminal())
+    show = _printer(args, is_table=is_table)
     if args.control_url:
-        if args.raw:
-            raise CliError("a trust service does not send the stored text", fix="name the store, --receipt-store FILE")
-        if args.newest_first:
-            raise CliError(
-                "a trust service lists the oldest receipts first", fix="name the store, --receipt-store FILE"
-            )
+        for option, reason in _OF_A_STORE.items():
+            if getattr(args, option):
+                raise CliError(reason, fix="name the store, --receipt-store FILE")
         return _list_remote(args, show)
     wanted = ReceiptFilter(
         capability_id=args.capability,
@@ -113,9 +136,12 @@ def run_list(args: argparse.Namespace) -> int:
         max_cost=args.max_cost,
     )
     newest_first = args.newest_first or (is_table and not args.oldest_first)
+    limit = args.limit or _LIMIT
     store = required_store(args, NEITHER)
     with open_archive(store.path, option=store.named_by) as reader:
         cursor = args.cursor
+        if args.follow:
+            _follow(args, reader, wanted, show)
         if not newest_first:
             note_archived(reader)
         start = {"before": cursor} if newest_first else {"after": cursor or 0}
@@ -125,13 +151,14 @@ def run_list(args: argparse.Namespace) -> int:
         def page() -> Iterator[Any]:
             nonlocal cursor, more
             for printed, (row, receipt) in enumerate(rows):
-                more = printed == args.limit
+                more = printed == limit
                 if more:
                     return
                 cursor = row
                 yield receipt
 
-        show(page())
+        if not show(page()) and is_table:
+            say("no receipts")
         if more:
             is_cheap = wanted.is_empty or reader.last - reader.first < COUNTED
             total = f" total_count={reader.count(wanted)}" if is_cheap or args.count else ""
@@ -139,7 +166,7 @@ def run_list(args: argparse.Namespace) -> int:
     return 0
 
 
-def _list_remote(args: argparse.Namespace, show: Callable[[Iterable[Any]], None]) -> int:
+def _list_remote(args: argparse.Namespace, show: Callable[[Iterable[Any]], bool]) -> int:
     names = {
         "capabilityId": args.capability,
         "toolServer": args.tool_server,
@@ -155,7 +182,7 @@ def _list_remote(args: argparse.Namespace, show: Callable[[Iterable[Any]], None]
 
     def pages(client: TrustClient) -> Iterator[Any]:
         nonlocal cursor, count
-        left = args.limit
+        left = args.limit or _LIMIT
         while left > 0 and cursor is not None:
             page = client.receipts(query | {"cursor": str(cursor), "limit": str(min(left, _PAGE))})
             receipts = page.get("receipts")
@@ -172,19 +199,47 @@ def _list_remote(args: argparse.Namespace, show: Callable[[Iterable[Any]], None]
     return 0
 
 
-def _show_table(receipts: Iterable[Any]) -> None:
-    if not Table(_COLUMNS).print(map(_cells, receipts)):
-        say("no receipts")
+def _follow(
+    args: argparse.Namespace, reader: ReceiptArchive, wanted: ReceiptFilter, show: Callable[[Iterable[Any]], bool]
+) -> NoReturn:
+    """Print the newest receipts, or those behind the cursor, then each as it is stored; only an exception ends it."""
+    for option in ("newest_first", "until", "count"):
+        if getattr(args, option):
+            name = option.replace("_", "-")
+            raise CliError(f"--{name} has no effect on receipts that are still to come", fix=f"leave --{name} out")
+    if args.limit and args.cursor is not None:
+        raise CliError("--follow begins behind --cursor, or with the newest --limit", fix="give one of them")
+
+    after = args.cursor
+    if after is None:
+        after = reader.last
+        for number, _ in islice(reader.stored_rows(wanted, newest_first=True), args.limit or _LIMIT):
+            after = number - 1
+    rows = reader.stored_rows if args.raw else reader.rows
+    while True:
+        show(receipt for _, receipt in rows(wanted, after=after))
+        flush_output()
+        after = max(after, reader.last)
+        wait_for_more(_POLL_SECONDS)
+        reader.refresh()
 
 
-def _show_json(receipts: Iterable[Any]) -> None:
-    for receipt in receipts:
-        emit(compact(_with_outcome(receipt)))
+def _printer(args: argparse.Namespace, *, is_table: bool) -> Callable[[Iterable[Any]], bool]:
+    """Return a function that prints receipts in the form that was chosen, and returns False if there was none."""
+    if is_table:
+        table = Table(_COLUMNS, grows=args.follow)
+        return lambda receipts: table.print(map(_cells, receipts))
 
+    def print_lines(receipts: Iterable[Any]) -> bool:
+        count = 0
+        for count, receipt in enumerate(receipts, 1):  # noqa: B007 - counts them
+            if args.raw:
+                emit_exactly(receipt.encode() if isinstance(receipt, str) else receipt)
+            else:
+                emit(compact(_with_outcome(receipt)))
+        return count > 0
 
-def _show_raw(texts: Iterable[bytes | str]) -> None:
-    for text in texts:
-        emit_exactly(text.encode() if isinstance(text, str) else text)
+    return print_lines
 
 
 def _cells(receipt: Any) -> list[str]:

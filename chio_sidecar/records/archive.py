@@ -137,7 +137,8 @@ class ReceiptArchive(ABC):
     Attributes:
         place: what it is and which option named it, for messages.
         first: number of the oldest row when it was opened, 1 for an empty one.
-        last: number of the newest row then, 0 for an empty one; no row with a smaller number appears later.
+        last: number of the newest row then, or at the last `refresh`, 0 for an empty one; no row with a smaller number
+            appears later.
     """
 
     place: str
@@ -210,6 +211,10 @@ class ReceiptArchive(ABC):
     @abstractmethod
     def texts(self, wanted: ReceiptFilter, first: int, last: int, *, limit: int) -> Iterator[str]:
         """Yield the exact texts of matching rows, newest first; a damaged row matches no condition."""
+
+    def refresh(self) -> None:
+        """Include the rows that were stored since."""
+        self.last = self.newest()
 
     def rows(
         self, wanted: ReceiptFilter, *, after: int = 0, before: int | None = None, newest_first: bool = False

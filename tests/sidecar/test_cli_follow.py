@@ -1,0 +1,135 @@
+"""`receipt list --follow`: receipts are printed as they are stored, until Ctrl-C or until their reader ends."""
+
+from __future__ import annotations
+
+import json
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from chio_core.canonical import compact_json
+from chio_sidecar.store import NewReceipt
+from chio_sidecar.store.place import Place, open_store
+from tests.sidecar.control_tools import DEADLINE, CommandLine, environment
+from tests.support import run
+from tests.viewer.records import NOW, receipt
+
+
+@pytest.fixture(params=["file", "database"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """A store with three receipts."""
+    if request.param == "file":
+        found: Place = tmp_path / "s.sqlite3"
+    else:
+        pytest.importorskip("psycopg")
+        server = request.getfixturevalue("server")
+        found = server.place(server.new_database())
+    store(found, 1, 2, 3)
+    return found
+
+
+def store(place: Place, *numbers: int) -> None:
+    async def append() -> None:
+        opened = open_store(place, clock=lambda: NOW)
+        for number in numbers:
+            one = receipt(number)
+            await opened.append(NewReceipt(one["id"], one["request_id"], "f", compact_json(one)))
+        await opened.close()
+
+    run(append())
+
+
+@contextmanager
+def following(place: Place, *options: str) -> Iterator[tuple[subprocess.Popen[str], queue.Queue[str]]]:
+    """Run the command until the block ends; give its process and the lines that it prints."""
+    named = str(place) if isinstance(place, Path) else place.url
+    process = subprocess.Popen(
+        [sys.executable, "-m", "chio_sidecar", "receipt", "list", "--follow", *options, "--receipt-store", named],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(PYTHONUNBUFFERED=""),
+    )
+    assert process.stdout is not None
+    stdout = process.stdout
+    lines: queue.Queue[str] = queue.Queue()
+    reader = threading.Thread(target=lambda: [lines.put(line) for line in stdout], daemon=True)
+    reader.start()
+    try:
+        yield process, lines
+    finally:
+        process.kill()
+        process.wait()
+        reader.join()
+        stdout.close()
+        assert process.stderr is not None
+        process.stderr.close()
+
+
+def number(line: str) -> int:
+    return int(json.loads(line)["timestamp"]) - NOW
+
+
+def test_receipts_are_printed_as_they_are_stored_until_ctrl_c(place: Place) -> None:
+    with following(place, "--limit", "2") as (process, lines):
+        assert [number(lines.get(timeout=DEADLINE)) for _ in range(2)] == [2, 3]
+        store(place, 4, 5)
+        assert [number(lines.get(timeout=DEADLINE)) for _ in range(2)] == [4, 5]
+        store(place, 6)
+        assert number(lines.get(timeout=DEADLINE)) == 6
+        process.send_signal(signal.SIGINT)
+        assert process.wait(DEADLINE) == 130
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
+def test_a_table_goes_on_below_its_heading(tmp_path: Path) -> None:
+    place = tmp_path / "s.sqlite3"
+    store(place, 1)
+    with following(place, "--cursor", "0", "--format", "human", "--outcome", "allow") as (_, lines):
+        assert lines.get(timeout=DEADLINE).split()[:2] == ["TIME", "VERDICT"]
+        assert lines.get(timeout=DEADLINE).split()[-1] == "receipt-00001"
+        store(place, 2)
+        assert lines.get(timeout=DEADLINE).split()[-1] == "receipt-00002"
+
+
+def test_it_ends_when_its_reader_ends_though_nothing_is_stored(tmp_path: Path) -> None:
+    store(tmp_path / "s.sqlite3", 1)
+    command = f"'{sys.executable}' -m chio_sidecar receipt list --follow --receipt-store s.sqlite3 | head -n 1"
+    done = subprocess.run(
+        ["bash", "-c", f"{command}; echo ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        env=environment(),
+        cwd=tmp_path,
+        check=False,
+    )
+    line, status = done.stdout.splitlines()
+    assert (number(line), status, done.stderr) == (1, "141", "")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--newest-first"], ["--until", "1h"], ["--count"], ["--limit", "1", "--cursor", "1"]],
+    ids=lambda options: " ".join(options),
+)
+def test_an_option_without_effect_on_what_comes_is_an_error(
+    tmp_path: Path, cli: CommandLine, options: list[str]
+) -> None:
+    store(tmp_path / "s.sqlite3", 1)
+    assert options[-2 if len(options) > 1 else -1] in cli.fails(
+        "receipt", "list", "--follow", *options, "--receipt-store", tmp_path / "s.sqlite3"
+    )
+
+
+def test_a_trust_service_is_not_followed(cli: CommandLine) -> None:
+    error = cli.fails("receipt", "list", "--follow", "--control-url", "http://127.0.0.1:1", "--control-token", "t")
+    assert "--receipt-store" in error
