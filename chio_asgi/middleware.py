@@ -22,6 +22,7 @@ from chio_asgi.sessions import session_of
 from chio_asgi.types import ASGIApp, Message, Receive, Scope, Send
 from chio_asgi.view import ASGIGuardRequest
 from chio_core.client.client import ChioClient
+from chio_core.client.in_process import check_files
 from chio_core.concurrency.processes import require_asyncio
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.outcomes import Decision
@@ -59,8 +60,9 @@ class ChioASGIMiddleware:
         refusal_page: `def page(request, refusal) -> str` makes the HTML page that a browser gets for a refusal.
 
     Raises:
-        ConfigurationError: the environment or the keywords cannot be used, or the order of guards cannot work. If the
-            application makes its middleware only while it starts (`add_middleware`), the start fails instead.
+        ConfigurationError: the environment, the keywords, or a store, key or document that they name cannot be used,
+            or the order of guards cannot work. If the application makes its middleware only while it starts
+            (`add_middleware`), the start fails instead.
     """
 
     def __init__(
@@ -80,6 +82,8 @@ class ChioASGIMiddleware:
         self._fault: ConfigurationError | None = None
         try:
             self.settings: ChioSettings = settings_for(config, client)
+            if client is None:
+                check_files(self.settings)  # not every server runs a lifespan, which would open them
             self.client = client if client is not None else ChioClient(self.settings)
             report, warn = self.client.telemetry.refused, self.client.telemetry.warn
             hooks = (extractor, on_decision, on_receipt, refusal_page)

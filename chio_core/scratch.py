@@ -46,9 +46,14 @@ def runs_tests() -> bool:
 def replaces(url: str) -> bool:
     """Return True if this process opens another store instead of the one that an `embedded:` URL names."""
     # A database is named for each run by its own settings, as for every other use of it.
-    if not url.startswith(EMBEDDED) or "://" in url or not runs_tests() or os.environ.get(VARIABLE) == "configured":
+    return url.startswith(EMBEDDED) and "://" not in url and is_left_alone(_path_in(url))
+
+
+def is_left_alone(path: Path) -> bool:
+    """Return True if this process runs tests, and the file is a configured one, not one of a test."""
+    if not runs_tests() or os.environ.get(VARIABLE) == "configured":
         return False
-    path, basetemp = _path_in(url), getattr(sys.modules.get("chio_pytest"), "basetemp", None)
+    path, basetemp = path.resolve(), getattr(sys.modules.get("chio_pytest"), "basetemp", None)
     if basetemp and path.is_relative_to(Path(basetemp).resolve()):
         return False
     return path.is_relative_to(_PROJECT.resolve()) or not path.is_relative_to(Path(tempfile.gettempdir()).resolve())

@@ -14,7 +14,7 @@ from chio_asgi.document import describe
 from chio_asgi.middleware import ChioASGIMiddleware
 from chio_asgi.sessions import session_of
 from chio_core.client.client import ChioClient
-from chio_core.client.in_process import check_sidecar
+from chio_core.client.in_process import check_files
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.sources import CapabilityFunction, source_of
 from chio_core.guards.chain import Chain, Guard, checked_guards
@@ -59,15 +59,15 @@ def add_chio(
         The client, also found at `app.state.chio_client` and by `Depends(get_chio_client)`.
 
     Raises:
-        ConfigurationError: unusable options, keywords beside `config` or `client`, an embedded sidecar whose store, key
-            or document cannot be used, or guards that cannot work in this order.
+        ConfigurationError: unusable options, keywords beside `config` or `client`, a store, key or document
+            that the options name and that cannot be used, or guards that cannot work in this order.
     """
     guards = checked_guards(guards)  # here, because FastAPI makes the middleware only when the application starts
     check_one_source(config, client, options)
     settings = settings_for(config, client, **options)
     source_of(settings, capability, session_of)  # here too, as with the guards
     if client is None:
-        check_sidecar(settings.sidecar_url)  # a mounted application has no lifespan that would open it at the start
+        check_files(settings)  # a mounted application has no lifespan that would open it at the start
     shared = client if client is not None else ChioClient(settings)
     shared.document = shared.document or partial(routes_for_embedded, app)
     # Each middleware that is added is outside those before it.

@@ -7,7 +7,7 @@
 | `chio.E003` | a hook (`CHIO_EXTRACTOR`, `CHIO_ON_DECISION`, `CHIO_REFUSAL_PAGE` …) cannot be imported |
 | `chio.E004` | the middleware is listed more than once |
 | `chio.E005` | `CHIO_GUARDS` cannot be used, or its order cannot work |
-| `chio.E006` | the store, key or document of the embedded sidecar cannot be used |
+| `chio.E006` | a store, key or document that a setting names cannot be used |
 | `chio.E007` | `CHIO_VIEW_POLICIES` cannot be used |
 | `chio.E008` | `CHIO_CAPABILITY_SOURCE` is a cookie or the session, and `CsrfViewMiddleware` is not installed |
 | `chio.I001` | the guards, in the order in which they run |
@@ -76,7 +76,7 @@ def check_settings(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]
         found.append(Error(f"A setting of Chio cannot be used: {exc.message}", hint=hint, id="chio.E001"))
     for name, hint in conf.unknown.items():
         found.append(Error(f"{name} is not an option of Chio, so it has no effect.", hint=hint, id="chio.E002"))
-    found += _check_hooks() + _check_guards() + _check_policies() + _check_sidecar()
+    found += _check_hooks() + _check_guards() + _check_policies() + _check_files()
     return found + _check_middleware() + _check_csrf()
 
 
@@ -147,13 +147,13 @@ def governing() -> tuple[Chain, ChioSettings, list[str]] | None:
 
 def findings(routes: Sequence[ListedRoute], options: ChioSettings) -> Iterator[Finding]:
     """Yield the findings of `chio-sidecar check` that are Django's own: these checks, and those of the routes."""
-    for message in (*_check_hooks(), *_check_policies(), *_check_sidecar(), *_check_middleware(), *_check_csrf()):
+    for message in (*_check_hooks(), *_check_policies(), *_check_files(), *_check_middleware(), *_check_csrf()):
         severity = "ERROR" if message.is_serious() else "WARN"
         yield Finding(severity, str(message.id), f"{message.msg} {message.hint}")
     yield from route_findings(routes, options)
 
 
-def _check_sidecar() -> list[CheckMessage]:
+def _check_files() -> list[CheckMessage]:
     try:
         runtime = LiveRuntime().get()
     except ConfigurationError:
@@ -161,8 +161,8 @@ def _check_sidecar() -> list[CheckMessage]:
     try:
         runtime.check()
     except ConfigurationError as exc:
-        hint = "Correct CHIO_SIDECAR_URL, or what it names; until then no request is served."
-        return [Error(f"The embedded sidecar cannot be used: {exc.message}.", hint=hint, id="chio.E006")]
+        hint = "Correct the setting, or the file that it names; until then no request is served."
+        return [Error(f"A file cannot be used: {exc.message}.", hint=hint, id="chio.E006")]
     return []
 
 

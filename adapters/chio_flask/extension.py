@@ -50,8 +50,8 @@ class Chio:
         options: options of `chio_core.ChioSettings`, for example `sidecar_url="embedded:chio.sqlite3"`.
 
     Raises:
-        ConfigurationError: options that cannot be used, keywords beside `config` or `client`, an embedded sidecar
-            whose store, key or document cannot be used, or guards that cannot work in this order.
+        ConfigurationError: options that cannot be used, keywords beside `config` or `client`, a store, key or
+            document that they name and that cannot be used, or guards that cannot work in this order.
     """
 
     def __init__(

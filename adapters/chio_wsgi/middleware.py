@@ -52,7 +52,7 @@ class ChioWSGIMiddleware:
         refusal_page: `def page(request, refusal) -> str` makes the HTML page that a browser gets for a refusal.
 
     Raises:
-        ConfigurationError: options that cannot be used, an embedded sidecar whose store, key or document cannot be
+        ConfigurationError: options that cannot be used, a store, key or document that they name and that cannot be
             used, or guards that cannot work in this order.
     """
 

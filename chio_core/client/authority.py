@@ -38,6 +38,7 @@ NO_SUBJECT_KEY: Final = "0" * 64
 """The subject of a token that is bound to no holder (wire protocol, section 9.5)."""
 
 _LONGEST_SEED: Final = 1024
+_SEED_FILE: Final = "authority_seed_file (environment CHIO_AUTHORITY_SEED_FILE)"
 
 Grant = str | ToolGrant | Mapping[str, Any]
 """`shop/order`, `shop/order:invoke,read`, or a grant of the protocol as a model or a JSON object."""
@@ -161,7 +162,7 @@ class Authority:
 
     def _load(self) -> SigningKey:
         if self._settings.authority_seed_file is not None:
-            return _read_seed(self._settings.authority_seed_file)
+            return read_seed(self._settings.authority_seed_file)
         from chio_core.client.in_process import own_key
 
         return own_key(self._settings.sidecar_url)
@@ -215,20 +216,25 @@ def _read(response: RawResponse, scope: ChioScope, subject: str) -> CapabilityTo
     return token
 
 
-def _read_seed(path: str) -> SigningKey:
+def read_seed(path: str) -> SigningKey:
+    """Read the setting `authority_seed_file`.
+
+    Raises:
+        ConfigurationError: the file cannot be read, is open to other users, or holds no key; its content is not shown.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
         with open(descriptor, "rb") as file:
             mode = os.fstat(descriptor).st_mode
             text = file.read(_LONGEST_SEED).decode("ascii", "replace")
     except OSError as exc:
-        raise ConfigurationError(f"cannot read authority_seed_file {path}: {exc.strerror}") from None
+        raise ConfigurationError(f"{_SEED_FILE}: cannot read {path}: {exc.strerror}") from None
     if not stat.S_ISREG(mode) or mode & 0o077:
-        raise ConfigurationError(f"authority_seed_file {path} must be a file that only its owner may read: chmod 600")
+        raise ConfigurationError(f"{_SEED_FILE}: {path} must be a file that only its owner may read: chmod 600")
     try:
         return SigningKey.from_seed_hex(text)
     except InvalidDocument:
-        raise ConfigurationError(f"authority_seed_file {path} holds no key: 64 hex digits and a newline") from None
+        raise ConfigurationError(f"{_SEED_FILE}: {path} holds no key: 64 hex digits and a newline") from None
 
 
 class Issuer:

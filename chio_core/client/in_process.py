@@ -7,17 +7,20 @@ the only module that imports `chio_sidecar`, and only when an embedded sidecar i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, MutableMapping
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from chio_core.client.authority import read_seed
 from chio_core.client.carrier import MAX_RESPONSE_BYTES, Pairs, TaskCarrier, held
 from chio_core.concurrency.loop_thread import LoopEnded, LoopThread
 from chio_core.concurrency.processes import PerProcess
 from chio_core.errors import ConfigurationError, EvaluationFailed, Overloaded, SidecarError, install_extra
 from chio_core.evaluation.exchange import RawResponse
-from chio_core.scratch import replaced, replaces
+from chio_core.scratch import is_left_alone, replaced, replaces
 from chio_core.settings import ChioSettings
 from chio_core.signing import SigningKey
 
@@ -43,21 +46,27 @@ def open_sidecar(url: str, *, busy_seconds: float | None = None, document: str |
         ConfigurationError: the extra `sidecar` is not installed, or the store or the key cannot be used.
     """
     opened: EmbeddedSidecar
-    opened = _embedded().open_embedded(replaced(url).partition(":")[2], busy_seconds=busy_seconds, document=document)
+    with _naming_the_setting():
+        place = replaced(url).partition(":")[2]
+        opened = _embedded().open_embedded(place, busy_seconds=busy_seconds, document=document)
     return opened
 
 
-def check_sidecar(url: str) -> None:
-    """Check that `open_sidecar` can open the sidecar of a URL, without creating or writing anything.
+def check_files(settings: ChioSettings) -> None:
+    """Check the files that the settings name, when an application starts; nothing is created, written or kept open.
 
-    Args:
-        url: the setting `sidecar_url`; nothing is checked if it names no embedded sidecar.
+    The server may fork after it, and an application without a lifespan has no later moment before its first request.
 
     Raises:
-        ConfigurationError: as `open_sidecar`.
+        ConfigurationError: `open_sidecar` could not open the embedded sidecar, or the authority's key file cannot be
+            used. The message names the setting.
     """
-    if url.startswith("embedded:"):
-        _embedded().check_embedded(replaced(url).partition(":")[2])
+    if settings.sidecar_url.startswith("embedded:"):
+        with _naming_the_setting():
+            _embedded().check_embedded(replaced(settings.sidecar_url).partition(":")[2])
+    seed = settings.authority_seed_file
+    if seed is not None and settings.trust_url is None and not is_left_alone(Path(seed)):
+        read_seed(seed)
 
 
 def keys_of(settings: ChioSettings, public_key: str) -> Collection[str]:
@@ -80,6 +89,14 @@ def own_key(url: str) -> SigningKey:
     """
     key: SigningKey = _embedded().own_key(replaced(url).partition(":")[2])
     return key
+
+
+@contextmanager
+def _naming_the_setting() -> Iterator[None]:
+    try:
+        yield
+    except ConfigurationError as exc:
+        raise ConfigurationError(f"sidecar_url (environment CHIO_SIDECAR_URL): {exc.message}") from None
 
 
 def _embedded() -> Any:

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from chio_core.errors import install_extra
 from chio_core.guards.addresses import IpAllow, IpBlock
 from chio_core.guards.response_headers import RequestId, SecurityHeaders, Stopwatch
 
@@ -14,12 +15,16 @@ __all__ = ["IpAllow", "IpBlock", "JwtAuth", "RateLimit", "RequestId", "SecurityH
 
 def __getattr__(name: str) -> object:
     # These two need libraries of the extra `guards`, which are imported at the first use.
-    if name == "RateLimit":
-        from chio_core.guards.rate_limit import RateLimit
+    try:
+        if name == "RateLimit":
+            from chio_core.guards.rate_limit import RateLimit
 
-        return RateLimit
-    if name == "JwtAuth":
-        from chio_core.guards.jwt_auth import JwtAuth
+            return RateLimit
+        if name == "JwtAuth":
+            from chio_core.guards.jwt_auth import JwtAuth
 
-        return JwtAuth
+            return JwtAuth
+    except ModuleNotFoundError as exc:
+        missing = f"{name} needs the extra 'guards' ({exc.name} is missing): {install_extra('guards')}"
+        raise ModuleNotFoundError(missing, name=exc.name) from None
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -95,15 +95,15 @@ class Runtime:
         )
 
     def check(self) -> None:
-        """Check that an embedded sidecar can be opened; nothing is opened or written, so a fork may follow.
+        """Check the files that the settings name, unless clients are given; see `check_files`.
 
         Raises:
-            ConfigurationError: its store, key or document cannot be used.
+            ConfigurationError: one of them cannot be used.
         """
         if self._makes_clients:
-            from chio_core.client.in_process import check_sidecar
+            from chio_core.client.in_process import check_files
 
-            check_sidecar(self.settings.sidecar_url)
+            check_files(self.settings)
 
     def client(self) -> ChioClient:
         """Return the client for event loops."""

@@ -126,10 +126,11 @@ def test_a_mounted_application_works_without_a_lifespan() -> None:
 
 
 def unopenable(tmp_path: Path) -> ChioASGIMiddleware:
+    """Return a middleware whose store cannot be used any more when the server starts."""
+    config = settings(sidecar_url=f"embedded:{tmp_path}/dir", trusted_kernel_keys=())
+    governed = ChioASGIMiddleware(Starlette(), config=config)
     (tmp_path / "dir").mkdir()
-    return ChioASGIMiddleware(
-        Starlette(), config=settings(sidecar_url=f"embedded:{tmp_path}/dir", trusted_kernel_keys=())
-    )
+    return governed
 
 
 def test_an_embedded_sidecar_that_cannot_open_stops_the_start(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -21,11 +23,13 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from chio_asgi import ChioASGIMiddleware
-from chio_core import Chain, ConfigurationError, GuardRequest
+from chio_core import Chain, ChioSettings, ConfigurationError, GuardRequest
 from chio_fastapi import add_chio
 from chio_flask import Chio
 from chio_sidecar.store.driver import sqlite3
+from chio_wsgi import ChioWSGIMiddleware
 from tests.django.project import CHIO
+from tests.examples.running import ROOT, run
 from tests.faces.faces import FACES, Face, FlaskFace
 from tests.faces.wire import request
 from tests.support import call, connect
@@ -122,53 +126,122 @@ UNUSABLE = {
 }
 
 
-def flask(url: str) -> None:
-    Chio(Flask("x"), sidecar_url=url)
-
-
-def django_with(handler: Callable[[], Any]) -> Callable[[str], None]:
-    def start(url: str) -> None:
-        with override_settings(MIDDLEWARE=[CHIO], CHIO_SIDECAR_URL=url):
+def django_with(handler: Callable[[], Any]) -> Callable[..., None]:
+    def start(**options: Any) -> None:
+        with override_settings(MIDDLEWARE=[CHIO], **{f"CHIO_{name.upper()}": value for name, value in options.items()}):
             handler()
 
     return start
 
 
-STARTS: dict[str, Callable[[str], Any]] = {
-    "fastapi": lambda url: add_chio(FastAPI(), sidecar_url=url),
-    "flask": flask,
+STARTS: dict[str, Callable[..., Any]] = {
+    "fastapi": lambda **options: add_chio(FastAPI(), **options),
+    "asgi": lambda **options: ChioASGIMiddleware(Starlette(), ChioSettings(**options)),
+    "wsgi": lambda **options: ChioWSGIMiddleware(not_called, ChioSettings(**options)),
+    "flask": lambda **options: Chio(Flask("x"), **options),
     "django": django_with(WSGIHandler),
     "django-async": django_with(ASGIHandler),
 }
 
 
+def not_called(environ: Any, start_response: Any) -> Any: ...
+
+
 @pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("name", UNUSABLE)
 def test_an_embedded_sidecar_that_cannot_open_stops_the_start(name: str, start: str, tmp_path: Path) -> None:
-    """Other ASGI applications open it in their lifespan, see `tests/asgi/test_lifespan.py`."""
     url = _no_store(tmp_path, name)
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(ConfigurationError, match=UNUSABLE[name]):
-        STARTS[start](url)
+    with pytest.raises(ConfigurationError, match=UNUSABLE[name]) as caught:
+        STARTS[start](sidecar_url=url)
+    assert caught.value.message.startswith("sidecar_url (environment CHIO_SIDECAR_URL): ")
     assert sorted(tmp_path.iterdir()) == before
+
+
+SEEDS: dict[str, tuple[str | None, int, str]] = {
+    "missing": (None, 0, "cannot read .*: No such file"),
+    "open": ("canary", 0o644, "must be a file that only its owner may read: chmod 600"),
+    "no key": ("canary", 0o600, "holds no key: 64 hex digits and a newline"),
+}
+
+
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("name", SEEDS)
+def test_an_authority_whose_key_cannot_be_used_stops_the_start(name: str, start: str, tmp_path: Path) -> None:
+    """Not the first login."""
+    content, mode, text = SEEDS[name]
+    path = tmp_path / "authority.seed"
+    if content is not None:
+        path.write_text(content)
+        path.chmod(mode)
+    with pytest.raises(ConfigurationError, match=text) as caught:
+        STARTS[start](authority_seed_file=str(path))
+    assert caught.value.message.startswith("authority_seed_file (environment CHIO_AUTHORITY_SEED_FILE): ")
+    assert "canary" not in caught.value.message
+
+
+SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
+    "sidecar_url": ({"sidecar_url": "htp://user:canary@host"}, "must start with http://, https://, unix: or embedded:"),
+    "trusted_kernel_keys": ({"trusted_kernel_keys": "canary"}, "64 hex digits"),
+    "trust_url": ({"trust_url": "embedded:canary"}, "must start with http://, https:// or unix:"),
+    "capability_source": ({"capability_source": "canary"}, "must be header, cookie:NAME, session or session:KEY"),
+}
+
+
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_value_that_cannot_be_used_stops_the_start_and_is_not_repeated(name: str, start: str) -> None:
+    options, text = SETTINGS[name]
+    with pytest.raises(ConfigurationError, match=re.escape(text)) as caught:
+        STARTS[start](**options)
+    assert caught.value.message.startswith(f"{name} (environment CHIO_{name.upper()}): ")
+    assert "canary" not in caught.value.message
+
+
+WITHOUT_THE_EXTRA = """
+from tests.faces.test_start import ConfigurationError, STARTS
+for name, start in STARTS.items():
+    try:
+        start(sidecar_url="embedded:/nowhere/store.sqlite3")
+    except ConfigurationError as exc:
+        print(name, exc.message)
+"""
+
+
+def test_without_the_extra_of_the_sidecar_every_start_names_the_extra() -> None:
+    # The sidecar is loaded here already, so another interpreter has to miss one of its libraries.
+    hidden = f"import sys; sys.modules['ulid'] = None\n{WITHOUT_THE_EXTRA}"
+    done = run(sys.executable, "-c", hidden, cwd=ROOT, PYTHONPATH=os.pathsep.join(sys.path))
+    assert done.returncode == 0, done.stderr
+    told = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    assert list(told) == list(STARTS)
+    (said,) = set(told.values())
+    assert said.startswith("sidecar_url (environment CHIO_SIDECAR_URL): an embedded sidecar needs the extra 'sidecar'")
+    assert "pip install -e '.[sidecar]'" in said
 
 
 @pytest.mark.parametrize("start", STARTS)
 def test_a_start_opens_and_creates_no_store(start: str, tmp_path: Path) -> None:
     """The server may fork after it, and commands import the application."""
-    STARTS[start](f"embedded:{tmp_path}/store.sqlite3")
+    STARTS[start](sidecar_url=f"embedded:{tmp_path}/store.sqlite3")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("deploy", [False, True])
-@pytest.mark.parametrize("name", UNUSABLE)
-def test_manage_py_check_names_an_embedded_sidecar_that_cannot_open(name: str, deploy: bool, tmp_path: Path) -> None:
-    url = _no_store(tmp_path, name)
-    with override_settings(MIDDLEWARE=[CHIO], CHIO_SIDECAR_URL=url):
-        found = [one for one in run_checks(include_deployment_checks=deploy) if str(one.id).startswith("chio.")]
-    (error,) = found
+@pytest.mark.parametrize("name", [*UNUSABLE, *SEEDS])
+def test_manage_py_check_names_a_file_that_cannot_be_used(name: str, deploy: bool, tmp_path: Path) -> None:
+    options, text = {"CHIO_SIDECAR_URL": _no_store(tmp_path, name)}, UNUSABLE.get(name, "")
+    if name in SEEDS:
+        content, mode, text = SEEDS[name]
+        options = {"CHIO_AUTHORITY_SEED_FILE": str(tmp_path / "seed"), "CHIO_SIDECAR_URL": "http://127.0.0.1:9090"}
+        if content is not None:
+            (tmp_path / "seed").write_text(content)
+            (tmp_path / "seed").chmod(mode)
+    with override_settings(MIDDLEWARE=[CHIO], **options):
+        found = run_checks(include_deployment_checks=deploy)
+    (error,) = [one for one in found if str(one.id).startswith("chio.E")]
     assert (error.id, error.level) == ("chio.E006", ERROR)
-    assert re.search(UNUSABLE[name], error.msg)
+    assert re.search(text, error.msg)
     assert error.hint
 
 
@@ -177,9 +250,9 @@ def test_a_store_in_use_stops_no_start(tmp_path: Path) -> None:
     with FlaskFace().opened(sidecar_url=url) as send:
         assert send(request("GET", "/hello")).status == 200
         for start in STARTS.values():
-            start(url)
+            start(sidecar_url=url)
     for start in STARTS.values():
-        start(url)
+        start(sidecar_url=url)
 
 
 @pytest.mark.parametrize("fail_open", [False, True])
@@ -208,13 +281,15 @@ LATE: dict[str, Callable[[], Starlette]] = {
     "def": lambda: added(guards=[plain]),
     "order": lambda: Starlette(middleware=[Middleware(ChioASGIMiddleware, guards=MISTAKES["order"][0])]),
     "environment": added,
+    "store": added,
 }
 
 
 @pytest.fixture(params=LATE)
-def unusable(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Starlette:
-    if request.param == "environment":
-        monkeypatch.setenv("CHIO_SIDECAR_URL", "htp://sidecar")
+def unusable(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Starlette:
+    urls = {"environment": "htp://sidecar", "store": f"embedded:{tmp_path}/missing/store.sqlite3"}
+    if request.param in urls:
+        monkeypatch.setenv("CHIO_SIDECAR_URL", urls[request.param])
     return LATE[request.param]()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from typing import Any
 
@@ -12,6 +13,7 @@ from django.test import override_settings
 from fastapi import FastAPI
 from flask import Flask
 
+import chio_core.guards
 from chio_asgi import ChioASGIMiddleware
 from chio_core import Chain, ConfigurationError, Downstream, GuardRequest
 from chio_core.guards import RateLimit, SecurityHeaders
@@ -128,3 +130,17 @@ def test_lists_tuples_generators_and_chains_are_lists() -> None:
     assert guard_list(()) == []
     with pytest.raises(ConfigurationError, match="guards takes a list, not one text"):
         guard_list("notes")
+
+
+@pytest.mark.parametrize(
+    ("guard", "module", "library"), [("JwtAuth", "jwt_auth", "jwt"), ("RateLimit", "rate_limit", "limits")]
+)
+def test_without_its_library_a_guard_names_the_extra(
+    guard: str, module: str, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.delitem(sys.modules, f"chio_core.guards.{module}", raising=False)
+    with pytest.raises(
+        ModuleNotFoundError, match=rf"{guard} needs the extra 'guards' \({library}\S* is missing\): pip"
+    ):
+        getattr(chio_core.guards, guard)
