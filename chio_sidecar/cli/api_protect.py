@@ -268,10 +268,10 @@ def revocations_of_service(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def revocations_of_file(path: Path) -> dict[str, Any]:
-    """Return the options of a sidecar that looks up revocations in a file.
+def revocations_of_file(path: Place) -> dict[str, Any]:
+    """Return the options of a sidecar that looks up revocations in a file or a database of a trust service.
 
-    A trust service inside this process reads it: the sidecar has only one way to look up revocations.
+    A trust service inside this process reads them: the sidecar has only one way to look up revocations.
     """
     from pydantic import SecretStr
 

@@ -64,8 +64,8 @@ def add_global_options(
     )
     # The protocol's name of the same.
     add("--receipt-db", metavar="FILE", type=store, help=argparse.SUPPRESS if inner else "the same as --receipt-store")
-    add("--revocation-db", metavar="FILE", type=Path, help="the trust service's revocations (SQLite)")
-    add("--authority-db", metavar="FILE", type=Path, help="the authority's keys (SQLite, mode 0600)")
+    add("--revocation-db", metavar="FILE", type=store, help="the trust service's revocations (SQLite), or a database")
+    add("--authority-db", metavar="FILE", type=store, help="the authority's keys (SQLite, mode 0600), or a database")
     add("--authority-seed-file", metavar="FILE", type=Path, help="a signing key: 64 hex digits, mode 0600")
     # The protocol has these two everywhere. Nothing is stored there, so a command's help does not list them.
     unused = argparse.SUPPRESS if inner else "accepted for compatibility; never opened"

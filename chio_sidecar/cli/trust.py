@@ -35,8 +35,8 @@ from chio_sidecar.cli.options import (
 from chio_sidecar.cli.terminal import CliError, compact, emit, say
 from chio_sidecar.config import MAX_MINTED_TTL, MAX_TTL
 from chio_sidecar.keys import load_or_create_key
-from chio_sidecar.trust.authorities import SqliteAuthority
-from chio_sidecar.trust.stores import BACKEND, RevocationStore
+from chio_sidecar.trust.authorities import DatabaseAuthority
+from chio_sidecar.trust.stores import RevocationStore
 
 if TYPE_CHECKING:
     from chio_sidecar.store import ReceiptStore
@@ -57,8 +57,6 @@ Issue and revoke capabilities. Every call but /health needs the service token as
 ANONYMOUS = "0" * 64
 """The default subject of a token: no particular holder, so every bearer may use it."""
 
-REMOTE = "remote"
-"""Name of the backend if a service keeps the revocations."""
 
 _OPERATIONS = ("invoke", "read_result", "read", "subscribe", "get", "delegate")
 _NEWER = {"server_id": "chio_http_authority", "tool_name": "authorize_http_request", "operations": ["invoke"]}
@@ -142,12 +140,12 @@ def run_issue(args: argparse.Namespace) -> int:
             token = client.issue(args.subject, scope.to_wire(), args.ttl)
     else:
         if args.authority_db:
-            if not args.authority_db.exists():
+            if isinstance(args.authority_db, Path) and not args.authority_db.exists():
                 raise CliError(
                     f"there is no authority database at {args.authority_db}",
                     fix="`trust serve --authority-db` makes one",
                 )
-            authority = SqliteAuthority(args.authority_db)
+            authority = DatabaseAuthority(args.authority_db)
             try:
                 key = authority.signing_key()
             finally:
@@ -258,6 +256,7 @@ class SidecarRevocations:
 
     def __init__(self, place: StorePlace) -> None:
         self._path = place.path
+        self.backend = "sqlite" if isinstance(self._path, Path) else "postgresql"
         if isinstance(self._path, Path) and not self._path.is_file():
             text = f"there is no receipt store at {self._path} ({place.named_by})"
             raise CliError(text, fix="name the sidecar's file")
@@ -329,7 +328,7 @@ def run_revocations(args: argparse.Namespace) -> int:
         found: dict[str, Any] = {"capability_id": capability_id} | args.call(revocations, capability_id)
     finally:
         revocations.close()
-    backend = REMOTE if args.control_url else BACKEND
+    backend = revocations.backend
     if wants_json(args):
         emit(compact(found | {"revocation_backend": backend}))
         return 0

@@ -38,7 +38,7 @@ from chio_sidecar.trust.messages import (
     read_query,
     refuse,
 )
-from chio_sidecar.trust.stores import BACKEND, RevocationStore
+from chio_sidecar.trust.stores import RevocationStore
 
 log = logging.getLogger(LOGGER)
 
@@ -65,8 +65,8 @@ class TrustConfig:
 
     service_token: SecretStr
     receipt_db: Place | None = None
-    revocation_db: Path | None = None
-    authority_db: Path | None = None
+    revocation_db: Place | None = None
+    authority_db: Place | None = None
     authority_seed_file: Path | None = None
     budget_db: Path | None = None
     session_db: Path | None = None
@@ -231,7 +231,7 @@ class _Routes:
         one = {} if capability_id is None else {"capabilityId": capability_id, "revoked": bool(rows)}
         # An extension, for one question about a token and all that it was derived from.
         more = [{"capabilityId": name, "revoked": name in revoked} for name in ancestors]
-        head = {"configured": True, "backend": BACKEND}
+        head = {"configured": True, "backend": store.backend}
         listed = {"count": len(rows), "revocations": rows} | ({"ancestors": more} if more else {})
         return JSONResponse(head | one | listed)
 

@@ -17,7 +17,9 @@ from chio_core.signing import SigningKey, normalize_public_key
 from chio_sidecar.keys import load_or_create_key
 from chio_sidecar.private_files import check_private, replace_private
 from chio_sidecar.store.driver import sqlite3
-from chio_sidecar.trust.stores import BACKEND, Database
+from chio_sidecar.store.place import Place
+from chio_sidecar.store.writes import Connection
+from chio_sidecar.trust.stores import open_database
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Authority(Protocol):
 
     @property
     def backend(self) -> str:
-        """Name of this kind of authority on the wire: `sqlite` or `seed_file`."""
+        """Name of this kind of authority on the wire: `sqlite`, `postgresql` or `seed_file`."""
 
     def status(self) -> AuthorityStatus:
         """Return the current public key and its history."""
@@ -139,24 +141,25 @@ CREATE TABLE IF NOT EXISTS authority_trusted_keys (
 """
 
 
-class SqliteAuthority:
-    """An authority in a SQLite file of mode 0600, which several processes may share.
+class DatabaseAuthority:
+    """An authority in a SQLite file of mode 0600, or in a database, which several processes may share.
 
     Args:
-        path: the file, created with a new key if it is missing.
+        path: the file or the database; a new key is made if it has none.
 
     Raises:
-        ConfigurationError: the file cannot be used.
+        ConfigurationError: it cannot be used.
     """
 
-    backend = BACKEND
-
-    def __init__(self, path: Path) -> None:
-        self._db = Database(path, _SCHEMA, option="--authority-db")
+    def __init__(self, path: Place) -> None:
+        self._db = open_database(path, _SCHEMA, option="--authority-db")
+        self.backend = self._db.backend
         try:
             with self._db.write() as connection:
                 if connection.execute("SELECT 1 FROM authority_state").fetchone() is None:
-                    self._store(connection, generation=1)
+                    # The history can be older than the key: a copy of a database does not have the key.
+                    known = connection.execute("SELECT coalesce(max(generation), 0) FROM authority_trusted_keys")
+                    self._store(connection, generation=known.fetchone()[0] + 1)
             self.signing_key()
         except sqlite3.Error as exc:
             self._db.close()
@@ -189,9 +192,7 @@ class SqliteAuthority:
         except InvalidDocument:
             key = None
         if key is None or key.public_hex != public:
-            raise ConfigurationError(
-                f"the signing key in {self._db.path} ({self._db.option}) is damaged; restore the file"
-            )
+            raise ConfigurationError(f"the signing key in {self._db.path} ({self._db.option}) is damaged; restore it")
         return key
 
     def rotate(self) -> AuthorityStatus:
@@ -206,16 +207,18 @@ class SqliteAuthority:
         self._db.close()
 
     @staticmethod
-    def _store(connection: sqlite3.Connection, *, generation: int) -> None:
+    def _store(connection: Connection, *, generation: int) -> None:
         key, now = SigningKey.generate(), int(time.time())
         connection.execute(
-            "INSERT OR REPLACE INTO authority_state VALUES (1, ?, ?, ?, ?)",
+            "INSERT INTO authority_state VALUES (1, ?, ?, ?, ?) ON CONFLICT (singleton_id) DO UPDATE"
+            " SET seed_hex = excluded.seed_hex, public_key_hex = excluded.public_key_hex,"
+            " generation = excluded.generation, rotated_at = excluded.rotated_at",
             (key.seed_hex(), key.public_hex, generation, now),
         )
         connection.execute("INSERT INTO authority_trusted_keys VALUES (?, ?, ?)", (key.public_hex, generation, now))
 
 
-def open_authority(database: Path | None, seed_file: Path | None) -> Authority | None:
+def open_authority(database: Place | None, seed_file: Path | None) -> Authority | None:
     """Open the authority that the options name; return None if they name none.
 
     Raises:
@@ -224,5 +227,5 @@ def open_authority(database: Path | None, seed_file: Path | None) -> Authority |
     if database and seed_file:
         raise ConfigurationError("--authority-db and --authority-seed-file name two authorities; give only one")
     if database:
-        return SqliteAuthority(database)
+        return DatabaseAuthority(database)
     return SeedFileAuthority(seed_file) if seed_file else None

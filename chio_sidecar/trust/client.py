@@ -26,6 +26,9 @@ class TrustClient:
         transport: replaces the network.
     """
 
+    backend = "remote"
+    """Name of this kind of store in the output of commands."""
+
     def __init__(
         self, url: str, token: SecretStr, *, timeout: float = 10.0, transport: httpx.BaseTransport | None = None
     ) -> None:

@@ -1,4 +1,4 @@
-"""SQLite files of the trust service, and the revocations in one of them (wire protocol, sections 9.6 and 10.5)."""
+"""Files of the trust service, and the revocations, in one of them or in a database (wire protocol, 9.6 and 10.5)."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from chio_core.errors import ConfigurationError
 from chio_sidecar.private_files import check_private, create_private
 from chio_sidecar.store import live_state
 from chio_sidecar.store.driver import sqlite3, trouble
+from chio_sidecar.store.place import Place
+
+if TYPE_CHECKING:
+    from chio_sidecar.trust.postgresql import PostgresqlDatabase
 
 log = logging.getLogger(__name__)
-
-BACKEND = "sqlite"
-"""Name of this kind of store on the wire and in the output of commands."""
 
 _BUSY_SECONDS = 5.0
 
@@ -40,6 +41,9 @@ class Database:
     Raises:
         ConfigurationError: the file cannot be opened, is not a SQLite database, or has other tables.
     """
+
+    backend = "sqlite"
+    """Name of this kind of store on the wire and in the output of commands."""
 
     def __init__(self, path: Path, schema: str, *, option: str) -> None:
         self.path = path
@@ -93,6 +97,24 @@ class Database:
             self._connection.close()
 
 
+def open_database(place: Place, schema: str, *, option: str) -> Database | PostgresqlDatabase:
+    """Open a file, which is created if it is missing, or a database, whose tables `store migrate` has made.
+
+    Args:
+        place: the file or the database.
+        schema: of a file.
+        option: command line option that named it, for error messages.
+
+    Raises:
+        ConfigurationError: it cannot be used.
+    """
+    if isinstance(place, Path):
+        return Database(place, schema, option=option)
+    from chio_sidecar.trust.postgresql import PostgresqlDatabase
+
+    return PostgresqlDatabase(place, option=option)
+
+
 class Revocation(NamedTuple):
     """One revoked capability; the time is in whole seconds since 1970."""
 
@@ -104,30 +126,33 @@ class RevocationStore:
     """The revocation database. A revocation is permanent.
 
     Args:
-        path: the SQLite file, created if it is missing.
+        path: the SQLite file, created if it is missing; or the database of the sidecars, whose revocations these are.
 
     Raises:
-        ConfigurationError: the file cannot be used, or is gone after a revocation was recorded in it.
+        ConfigurationError: it cannot be used, or the file is gone after a revocation was recorded in it.
     """
 
-    def __init__(self, path: Path) -> None:
-        if not path.exists():
+    def __init__(self, path: Place) -> None:
+        if isinstance(path, Path) and not path.exists():
             live_state.check_not_lost(path, "database of --revocation-db")
         schema = """CREATE TABLE IF NOT EXISTS revoked_capabilities (
             capability_id TEXT PRIMARY KEY,
             revoked_at INTEGER NOT NULL
         );"""
-        self._db = Database(path, schema, option="--revocation-db")
+        self._file = path if isinstance(path, Path) else None
+        self._db = open_database(path, schema, option="--revocation-db")
+        self.backend = self._db.backend
 
     def revoke(self, capability_id: str) -> bool:
         """Revoke a capability durably; return False if it was revoked before."""
-        live_state.mark(self._db.path)
+        if self._file is not None:
+            live_state.mark(self._file)
         with self._db.write() as connection:
             added = connection.execute(
                 "INSERT INTO revoked_capabilities (capability_id, revoked_at) VALUES (?, ?) ON CONFLICT DO NOTHING",
                 (capability_id, int(time.time())),
             )
-            return added.rowcount == 1
+            return bool(added.rowcount == 1)
 
     def is_revoked(self, capability_id: str) -> bool:
         """Return True if this capability was revoked."""
@@ -144,13 +169,11 @@ class RevocationStore:
 
     def find(self, capability_id: str | None, limit: int) -> list[Revocation]:
         """Return the newest revocations, at most `limit`; only that of `capability_id` if it is given."""
-        where = "" if capability_id is None else "WHERE capability_id = ?1"
-        sql = (
-            "SELECT capability_id, revoked_at FROM revoked_capabilities"  # noqa: S608 - one of two constants
-            f" {where} ORDER BY revoked_at DESC, rowid DESC LIMIT ?2"
-        )
+        select, wanted = "SELECT capability_id, revoked_at FROM revoked_capabilities", (capability_id,)
+        where, values = ("", ()) if capability_id is None else (" WHERE capability_id = ?", wanted)
         with self._db.read() as connection:
-            rows = connection.execute(sql, (capability_id, limit)).fetchall()
+            sql = f"{select}{where} ORDER BY revoked_at DESC, capability_id DESC LIMIT ?"
+            rows = connection.execute(sql, (*values, limit)).fetchall()
         return [Revocation(*row) for row in rows]
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ from chio_sidecar.store.postgresql.connection import connect
 from chio_sidecar.store.postgresql.schema import migrate
 from chio_sidecar.store.postgresql.store import PostgresqlReceiptStore
 
-OWNER, ROLE, ARCHIVE_ROLE = "chio_owner", "chio_sidecar", "chio_archive"
+OWNER, ROLE, ARCHIVE_ROLE, TRUST_ROLE = "chio_owner", "chio_sidecar", "chio_archive", "chio_trust"
 _NUMBERS = count(1)
 
 
@@ -71,10 +71,10 @@ class Server:
         self.start()
         try:
             with self.connect("postgres") as admin:
-                admin.execute(f"CREATE ROLE {ROLE} LOGIN; CREATE ROLE {ARCHIVE_ROLE} LOGIN")
+                admin.execute(";".join(f"CREATE ROLE {role} LOGIN" for role in (ROLE, ARCHIVE_ROLE, TRUST_ROLE)))
                 admin.execute("CREATE DATABASE chio_template")
             with contextlib.closing(connect(self.place("chio_template", OWNER), seconds=10)) as owner:
-                migrate(owner, ROLE, archive_role=ARCHIVE_ROLE)
+                migrate(owner, ROLE, archive_role=ARCHIVE_ROLE, trust_role=TRUST_ROLE)
         except BaseException:
             self.close()
             raise

@@ -15,7 +15,7 @@ from chio_core.capabilities.restrictions import REFUSED
 from chio_core.errors import InvalidDocument
 from chio_core.models.caller import CallerIdentity
 from chio_core.signing import SigningKey
-from chio_sidecar.trust.authorities import SqliteAuthority
+from chio_sidecar.trust.authorities import DatabaseAuthority
 from tests.sidecar.control_tools import ZEROS, CommandLine, evaluate, sidecars
 from tests.sidecar.test_evaluate_restrictions import VALUES
 
@@ -83,7 +83,7 @@ def test_every_option_is_in_the_token(tmp_path: Path, issue: Issue) -> None:
 
 def test_an_authority_database_signs_too(tmp_path: Path, cli: CommandLine, issue: Issue) -> None:
     assert "there is no authority database" in cli.fails(*ISSUE, "--authority-db", tmp_path / "a.db")
-    authority = SqliteAuthority(tmp_path / "a.db")
+    authority = DatabaseAuthority(tmp_path / "a.db")
     token = issue("--authority-db", tmp_path / "a.db")
     verify_capability(token, trusted_issuers=authority.status().trusted_keys)
     authority.close()

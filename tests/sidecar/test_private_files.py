@@ -15,7 +15,7 @@ from chio_sidecar.doctor.store import check_store
 from chio_sidecar.keys import load_or_create_key
 from chio_sidecar.private_files import create_private, replace_private
 from chio_sidecar.store.sqlite import SqliteReceiptStore
-from chio_sidecar.trust.authorities import SeedFileAuthority, SqliteAuthority
+from chio_sidecar.trust.authorities import DatabaseAuthority, SeedFileAuthority
 from chio_sidecar.trust.stores import RevocationStore
 from tests.support import run
 
@@ -28,7 +28,7 @@ OPENERS: dict[str, Callable[[Path], object]] = {
     "key": load_or_create_key,
     "store": lambda path: run(SqliteReceiptStore(path).close()),
     "seed file": lambda path: SeedFileAuthority(path).close(),
-    "authority": lambda path: SqliteAuthority(path).close(),
+    "authority": lambda path: DatabaseAuthority(path).close(),
     "revocations": lambda path: RevocationStore(path).close(),
 }
 

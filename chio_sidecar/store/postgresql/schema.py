@@ -19,6 +19,7 @@ from chio_sidecar.store.postgresql.tables import (
     GRANTS,
     SCHEMA_VERSION,
     STEPS,
+    TRUST_GRANTS,
 )
 
 MIGRATE = "run: chio-sidecar store migrate --receipt-store URL, as the role that owns the tables"
@@ -139,14 +140,20 @@ def check(connection: Connection, shown: str) -> None:
 
 
 def migrate(
-    connection: Connection, role: str, *, archive_role: str | None = None, to: int = SCHEMA_VERSION
+    connection: Connection,
+    role: str,
+    *,
+    archive_role: str | None = None,
+    trust_role: str | None = None,
+    to: int = SCHEMA_VERSION,
 ) -> Migrated:
-    """Make or extend the tables, and give roles the rights of a sidecar and of a rotation, in one transaction.
+    """Make or extend the tables, and give roles their rights, in one transaction.
 
     Args:
         connection: as the role that owns the tables, or will.
         role: of the sidecars; it must exist, and be another one.
         archive_role: of rotations; it too.
+        trust_role: of the trust service; it too.
         to: the version to reach.
 
     Raises:
@@ -158,8 +165,11 @@ def migrate(
             encoding = connection.execute("SELECT current_setting('server_encoding')").fetchone()
             if encoding != ("UTF8",):
                 raise ConfigurationError("the encoding of the database is not UTF8; create another one with it")
-            roles = [role] if archive_role is None else [role, archive_role]
-            for name in roles:
+            rights = {GRANTS: role, ARCHIVE_GRANTS: archive_role, TRUST_GRANTS: trust_role}
+            roles = {grants: name for grants, name in rights.items() if name is not None}
+            if len(set(roles.values())) != len(roles):
+                raise ConfigurationError("sidecars, rotations and the trust service need a role each")
+            for name in roles.values():
                 _check_role(connection, name)
             found = connection.execute("SELECT to_regclass('chio.schema_version') IS NOT NULL").fetchone()
             before = version(connection)[0] if found == (True,) else 0
@@ -170,8 +180,8 @@ def migrate(
                 _run(connection, tables)
                 connection.execute("INSERT INTO chio.schema_version (version, oldest) VALUES (%s, %s)", (step, oldest))
             _run(connection, FUNCTIONS)
-            for name, rights in zip(roles, (GRANTS, ARCHIVE_GRANTS), strict=False):
-                connection.execute(sql.SQL(rights).format(role=sql.Identifier(name)))
+            for grants, name in roles.items():
+                connection.execute(sql.SQL(grants).format(role=sql.Identifier(name)))
     except Error as exc:
         found_trouble = trouble(exc)
         raise ConfigurationError(f"cannot migrate: {exc if found_trouble is None else found_trouble}") from None

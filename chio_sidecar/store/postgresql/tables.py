@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from chio_sidecar.store.hash_chain import FIRST
 
-SCHEMA_VERSION = 2
-"""The version that this sidecar is made for. 1 knew no archives."""
+SCHEMA_VERSION = 3
+"""The version that this sidecar is made for. 1 knew no archives, 2 no authority."""
 
 APPENDING = 0x6368696F
 """Key of the advisory lock of everything that appends: shared in appends, exclusive in a revocation and for the horizon
@@ -119,7 +119,19 @@ CREATE TRIGGER logs_only_on BEFORE UPDATE ON chio.logs FOR EACH ROW EXECUTE FUNC
 CREATE TRIGGER logs_append_only BEFORE DELETE OR TRUNCATE ON chio.logs EXECUTE FUNCTION chio.refuse();
 """
 
-FUNCTIONS = f"""
+# A schema of its own, which a sidecar cannot read, and a copy of the receipt store does not have.
+_SECRETS = """
+CREATE SCHEMA IF NOT EXISTS chio_trust;
+CREATE TABLE IF NOT EXISTS chio_trust.authority_state (
+    singleton_id integer NOT NULL PRIMARY KEY CHECK (singleton_id = 1),
+    seed_hex text NOT NULL,
+    public_key_hex text NOT NULL,
+    generation bigint NOT NULL,
+    rotated_at bigint NOT NULL
+);
+"""
+
+FUNCTIONS = f"""{_SECRETS}
 CREATE OR REPLACE FUNCTION chio.claim(wanted bigint, wanted_epoch bigint, who text, seconds double precision)
 RETURNS chio.logs LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -293,13 +305,22 @@ CREATE TRIGGER {table}_only_archived BEFORE DELETE ON chio.{table} FOR EACH ROW 
 """
 _KEPT = ("receipt_archives", "archived_state")
 
+_AUTHORITY = """
+CREATE TABLE chio.authority_trusted_keys (
+    public_key_hex text COLLATE "C" NOT NULL PRIMARY KEY,
+    generation bigint NOT NULL UNIQUE,
+    activated_at bigint NOT NULL
+);
+CREATE INDEX ON chio.revoked_capabilities (revoked_at, capability_id);
+"""
+
 TRIGGERS = (
     "logs_only_on",
     "logs_append_only",
     "receipt_chain_base_only_on",
     "receipt_chain_base_append_only",
     "archived_state_known",
-    *(f"{table}_append_only" for table in (*_APPEND_ONLY, *_KEPT)),
+    *(f"{table}_append_only" for table in (*_APPEND_ONLY, *_KEPT, "authority_trusted_keys")),
     *(f"{table}_only_archived" for table in _ROTATED),
 )
 """The triggers of the store."""
@@ -312,6 +333,7 @@ STEPS = {
         + "".join(_ROTATED_TRIGGERS.format(table=table) for table in _ROTATED),
         1,
     ),
+    3: (_AUTHORITY + _TRIGGER.format(table="authority_trusted_keys"), 1),
 }
 """For each version: what it adds, and the oldest sidecar that works with it."""
 
@@ -336,3 +358,13 @@ GRANT DELETE ON chio.http_receipts, chio.capability_invocations, chio.budget_cha
 GRANT EXECUTE ON FUNCTION chio.archived_up_to, chio.horizon TO {role};
 """
 """The rights of a rotation."""
+
+TRUST_GRANTS = """
+REVOKE ALL ON SCHEMA chio_trust FROM PUBLIC;
+GRANT USAGE ON SCHEMA chio, chio_trust TO {role};
+GRANT SELECT ON ALL TABLES IN SCHEMA chio TO {role};
+GRANT INSERT ON chio.revoked_capabilities, chio.authority_trusted_keys TO {role};
+GRANT SELECT, INSERT, UPDATE ON chio_trust.authority_state TO {role};
+GRANT EXECUTE ON FUNCTION chio.horizon TO {role};
+"""
+"""The rights of a trust service."""
