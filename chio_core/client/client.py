@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from chio_core.client.carrier import AsyncCarrier, BlockingCarrier, Pairs
 from chio_core.client.failover import BlockingFailover, Failover, FailoverCarrier
-from chio_core.concurrency.processes import PerProcess
+from chio_core.concurrency.processes import PerProcess, require_asyncio
 from chio_core.endpoint import Endpoint
 from chio_core.errors import CallerTimeout, SidecarError, SidecarTimeout, SidecarUnreachable
 from chio_core.evaluation.conclude import conclude, conclude_error
@@ -151,7 +151,7 @@ class ChioClient:
 
     async def aclose(self) -> None:
         """Close the connections of the running loop; the client can be used again afterwards."""
-        carrier = self._carriers.get().pop(asyncio.get_running_loop(), None)
+        carrier = self._carriers.get().pop(require_asyncio("chio"), None)
         if carrier is not None:
             await carrier.aclose()
         if "authority" in self.__dict__:
@@ -186,7 +186,7 @@ class ChioClient:
         await self.aclose()
 
     def _own_carrier(self) -> AsyncCarrier:
-        loop = asyncio.get_running_loop()
+        loop = require_asyncio("chio")
         carriers = self._carriers.get()
         carrier = carriers.get(loop)
         if carrier is not None:

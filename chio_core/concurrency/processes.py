@@ -49,8 +49,10 @@ def require_threads(purpose: str) -> None:
         )
 
 
-def require_asyncio(purpose: str) -> None:
-    """Refuse an event loop that is not asyncio's, for example Trio's: connections, pools and time limits are asyncio's.
+def require_asyncio(purpose: str) -> asyncio.AbstractEventLoop:
+    """Return the running event loop; refuse one that is not asyncio's, for example Trio's.
+
+    Connections, pools and time limits are asyncio's.
 
     Args:
         purpose: what needs asyncio, the subject of a sentence.
@@ -59,10 +61,10 @@ def require_asyncio(purpose: str) -> None:
         ConfigurationError: with the remedy.
     """
     try:
-        asyncio.get_running_loop()
+        return asyncio.get_running_loop()
     except RuntimeError:
         raise ConfigurationError(
-            f"{purpose} needs asyncio, and this server runs another event loop (Trio?); start it with asyncio, for"
+            f"{purpose} needs asyncio, and this program runs another event loop (Trio?); start it with asyncio, for"
             " example hypercorn -k asyncio, or uvicorn"
         ) from None
 

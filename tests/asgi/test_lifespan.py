@@ -168,7 +168,7 @@ def test_another_event_loop_than_asyncio_s_stops_the_start_and_is_named(app: str
 
     config = SidecarConfig(store_path=tmp_path / "r")
     started: Any = create_app(config) if app == "sidecar" else ChioASGIMiddleware(Starlette(), config=settings())
-    with pytest.raises(ConfigurationError, match="needs asyncio, and this server runs another event loop"):
+    with pytest.raises(ConfigurationError, match="needs asyncio, and this program runs another event loop"):
         AnotherLoop().run(started(dict(LIFESPAN), receive, send))
     assert [message["type"] for message in sent] == ["lifespan.startup.failed"]
     assert "start it with asyncio" in sent[0]["message"]
