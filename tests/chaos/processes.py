@@ -18,21 +18,29 @@ LIMIT = 120
 
 
 class Application:
-    """`tests.chaos.application` under uvicorn. The socket stays open between two starts, so clients wait meanwhile.
+    """An application under uvicorn. The socket stays open between two starts, so clients wait meanwhile.
 
     Args:
         folder: for the file of what ran.
         sidecar_url: `CHIO_SIDECAR_URL`.
         arguments: further ones of uvicorn.
+        program: the application, as uvicorn takes it.
         environ: variables beside this process's own.
     """
 
-    def __init__(self, folder: Path, sidecar_url: str, *arguments: str, **environ: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        sidecar_url: str,
+        *arguments: str,
+        program: str = "tests.chaos.application:app",
+        **environ: str,
+    ) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
         self.port: int = self._listener.getsockname()[1]
         self._handled = folder / "handled"
         self._handled.touch()
-        self._arguments = arguments
+        self._arguments = (program, *arguments)
         own = {name: value for name, value in os.environ.items() if not name.startswith("CHIO_")}
         own |= {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONWARNINGS": "error", "PYTHONUNBUFFERED": "1"}
         self._environ = own | {"CHIO_SIDECAR_URL": sidecar_url, "HANDLED": str(self._handled)} | environ
@@ -48,7 +56,8 @@ class Application:
     async def start(self) -> None:
         """Start it; the socket accepts already."""
         fd = self._listener.fileno()
-        command = [sys.executable, "-m", "uvicorn", "tests.chaos.application:app", "--fd", str(fd), "--no-access-log"]
+        command = [sys.executable, "-m", "uvicorn", "--fd", str(fd)]
+        command += ["--lifespan", "on", "--no-access-log"]  # so a failure at the end is an error
         self._process = await asyncio.create_subprocess_exec(
             *command,
             *self._arguments,

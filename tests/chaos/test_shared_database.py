@@ -7,13 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
-import socket
-import sys
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,7 +17,8 @@ pytest.importorskip("psycopg")
 
 from chio_core.receipts import verify_receipt
 from chio_core.signing import SigningKey
-from tests.chaos.shared_application import application
+from tests.chaos.processes import Application
+from tests.chaos.shared_application import application as shared_application
 from tests.chaos.world import RECEIPT, Sidecar
 from tests.support import raw_http, run
 from tests.tokens import ISSUER, token
@@ -44,31 +39,6 @@ class Told(NamedTuple):
     receipt: str
 
 
-@asynccontextmanager
-async def workers(urls: list[str], handled: Path, limit: int) -> AsyncIterator[int]:
-    """Run the application under uvicorn's supervisor; gives the port."""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("CHIO_")} | {
-        "CHIO_SIDECAR_URL": ",".join(urls),
-        "CHIO_SIDECARS_SHARE_STORE": "true",
-        "CHIO_TRUSTED_KERNEL_KEYS": KEY.public_hex,
-        "HANDLED": str(handled),
-        "LIMIT": str(limit),
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
-        command = [sys.executable, "-m", "uvicorn", f"--fd={listener.fileno()}", f"--workers={WORKERS}"]
-        process = await asyncio.create_subprocess_exec(
-            *command, "--log-level=warning", "--factory",
-            "tests.chaos.shared_application:create",
-            env=environ, pass_fds=[listener.fileno()],
-        )  # fmt: skip
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            process.send_signal(signal.SIGTERM)
-            await process.wait()
-
-
 async def send(port: int, number: int, tokens: list[str]) -> Told:
     holder, path = number % CAPABILITIES, ("/pay", "/use")[number // CAPABILITIES % 2]
     head = f"POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\nconnection: close\r\n"
@@ -87,7 +57,7 @@ async def spend(folder: Path, database: str, count: int, limit: int, *, killed: 
         token(("shop", "pay"), {"server_id": "shop", "tool_name": "use", "max_invocations": limit})
         for _ in range(CAPABILITIES)
     ]
-    document, sidecars = application(limit).openapi(), []
+    document, sidecars = shared_application(limit).openapi(), []
     for name in ("a", "b"):
         (folder / name).mkdir()
         environ = {"CHIO_TRUSTED_ISSUER_KEY": ISSUER.public_hex}
@@ -104,13 +74,22 @@ async def spend(folder: Path, database: str, count: int, limit: int, *, killed: 
 
     await asyncio.gather(*(one.start() for one in sidecars))
     try:
-        urls = [one.address for one in sidecars]
-        async with workers(urls, folder / "handled", limit) as port, asyncio.TaskGroup() as group:
-            for _ in range(CLIENTS):
-                group.create_task(client(port))
+        application = Application(
+            folder, ",".join(one.address for one in sidecars), "--factory", f"--workers={WORKERS}",
+            program="tests.chaos.shared_application:create", LIMIT=str(limit),
+            CHIO_SIDECARS_SHARE_STORE="true", CHIO_TRUSTED_KERNEL_KEYS=KEY.public_hex,
+        )  # fmt: skip
+        await application.start()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(CLIENTS):
+                    group.create_task(client(application.port))
+        finally:
+            await application.end()
+            application.close()
     finally:
         await asyncio.gather(*(one.end() for one in sidecars[killed:]))
-    return told, (folder / "handled").read_text().split()
+    return told, [receipt for (receipt,) in application.handled()]
 
 
 @pytest.mark.slow
