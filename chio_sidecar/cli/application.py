@@ -26,7 +26,8 @@ from chio_core.guards.chain import Chain, Finding
 from chio_core.guards.findings import NOT_GOVERNED, check_governed
 from chio_core.settings import ChioSettings
 from chio_sidecar.cli.options import wants_json
-from chio_sidecar.cli.terminal import CliError, compact, emit, say
+from chio_sidecar.cli.table import BAD, DOUBTFUL
+from chio_sidecar.cli.terminal import CliError, compact, emit, emit_coloured, say
 
 if TYPE_CHECKING:
     from chio_core.routes.document import Document
@@ -57,6 +58,7 @@ The document is JSON, or YAML with --format yaml or an --output that ends in .ya
 name the routes that the sidecar will decide differently than the application suggests.
 """
 
+_COLOURS = {"WARN": DOUBTFUL, "ERROR": BAD}
 _MOST_LAYERS = 64
 
 # User name and password in an address, for example in a database driver's message about its DSN.
@@ -297,7 +299,8 @@ def run_check(args: argparse.Namespace) -> int:
         if wants_json(args):
             emit(compact(asdict(finding)))
         else:
-            emit(f"{finding.severity:5} {finding.category}: {finding.message}")
+            text = f"{finding.category}: {finding.message}"
+            emit_coloured([(f"{finding.severity:5} ", _COLOURS.get(finding.severity, "")), (text, "")])
     return 1 if any(finding.severity == "ERROR" for finding in findings) else 0
 
 

@@ -12,7 +12,6 @@ import json
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -29,7 +28,8 @@ from chio_sidecar.cli.options import (
     wants_json,
     warn_of_plain_http,
 )
-from chio_sidecar.cli.terminal import CliError, compact, emit, escaped, printable, say
+from chio_sidecar.cli.table import Column, Table
+from chio_sidecar.cli.terminal import CliError, compact, emit, escaped, printable, say, utc
 from chio_sidecar.config import control_token_from
 from chio_sidecar.keys import load_or_create_key
 from chio_sidecar.store.place import Place
@@ -51,6 +51,12 @@ within an hour, when it is repeated with the header X-Chio-Approval: ID.
 application runs.
 """
 
+_COLUMNS = (
+    Column("TIME", fits=20),
+    Column("EXPIRES", fits=20),
+    Column("REQUEST", fits=32, grows=True),
+    Column("ID"),
+)
 _TIMEOUT = 10.0
 _UNIX = "unix:"
 
@@ -248,7 +254,7 @@ def _add_sidecar_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_list(args: argparse.Namespace) -> int:
-    """Print the pending approvals, oldest first, one per line.
+    """Print the pending approvals: a table, newest first, or a JSON object with the oldest first.
 
     Raises:
         CliError: they cannot be read.
@@ -258,12 +264,11 @@ def run_list(args: argparse.Namespace) -> int:
     if wants_json(args):
         emit(compact({"approvals": approvals, "count": len(approvals)}))
         return 0
-    for document in approvals:
-        expires_at, until = document.get("expires_at"), "?"
-        if isinstance(expires_at, int) and 0 <= expires_at < 2**37:
-            until = datetime.fromtimestamp(expires_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        emit(f"{escaped(document.get('approval_id'))}  until {until}  {escaped(document.get('summary'))}")
-    if not approvals:
+    rows = (
+        [utc(one.get("created_at")), utc(one.get("expires_at")), str(one.get("summary")), str(one.get("approval_id"))]
+        for one in reversed(approvals)
+    )
+    if not Table(_COLUMNS).print(rows):
         say("no approval is pending")
     return 0
 

@@ -10,7 +10,8 @@ from typing import Literal
 from chio_core.errors import ConfigurationError
 from chio_core.settings import ChioSettings
 from chio_sidecar.cli.options import store_of_options, store_of_url, wants_json
-from chio_sidecar.cli.terminal import CliError, compact, emit, printable, say
+from chio_sidecar.cli.table import BAD, DOUBTFUL, GOOD
+from chio_sidecar.cli.terminal import CliError, compact, emit, emit_coloured, say
 from chio_sidecar.doctor import Check, guarded
 from chio_sidecar.doctor.environment import Sources, check_distributions, check_names, check_settings, check_versions
 from chio_sidecar.doctor.store import check_place, last_kernel_key
@@ -28,6 +29,7 @@ imported and not started, and the findings of `check` are included.
 changed. Exit status 1: a check fails.
 """
 
+_COLOURS = {"ok": GOOD, "warn": DOUBTFUL, "fail": BAD}
 _STATUS: dict[str, Literal["ok", "warn", "fail"]] = {"INFO": "ok", "WARN": "warn", "ERROR": "fail"}
 
 
@@ -46,7 +48,11 @@ def run(args: argparse.Namespace) -> int:
         *check_environment(args),
     ]
     for check in checks:
-        emit(compact(check.document()) if wants_json(args) else printable(check.line()))
+        if wants_json(args):
+            emit(compact(check.document()))
+        else:
+            word, _, text = check.line().partition(" ")
+            emit_coloured([(word, _COLOURS[check.status]), (f" {text}", "")])
     counts = {status: sum(check.status == status for check in checks) for status in ("ok", "warn", "fail")}
     say(f"{len(checks)} checks: {counts['ok']} ok, {counts['warn']} warnings, {counts['fail']} failed")
     return 1 if counts["fail"] else 0

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from chio_core.errors import ConfigurationError
 from chio_sidecar.cli.options import required_store, wants_json
+from chio_sidecar.cli.table import Column, Table
 from chio_sidecar.cli.terminal import CliError, compact, emit, escaped
 from chio_sidecar.store.place import DatabasePlace
 
@@ -31,6 +32,14 @@ restores it. The keys of the sidecars, and that of an authority in the same data
 
 ROLE = "chio_sidecar"
 _SECONDS = 30.0
+_COLUMNS = (
+    Column("LOG"),
+    Column("ROWS"),
+    Column("ARCHIVED"),
+    Column("HELD"),
+    Column("LAST HOLDER", fits=24, grows=True),
+    Column("HEAD"),
+)
 
 
 def add_migrate_options(parser: argparse.ArgumentParser) -> None:
@@ -96,10 +105,10 @@ def run_status(args: argparse.Namespace) -> int:
     emit(
         f"version   {found.version}, works with sidecars from version {found.oldest} on; this one has {SCHEMA_VERSION}"
     )
-    for log in found.logs:
-        held = "held by" if log.is_held else "free, last held by"
-        archived = f", {log.archived} archived" if log.archived else ""
-        emit(f"log {log.number:<5} {log.rows} rows{archived}, {held} {escaped(log.holder)}, head {log.head}")
+    Table(_COLUMNS).print(
+        [str(log.number), str(log.rows), str(log.archived), "yes" if log.is_held else "no", log.holder, log.head]
+        for log in found.logs
+    )
     return 0
 
 

@@ -115,7 +115,7 @@ class Table:
                 text = texts[number]
                 if self._width is not None and self._columns[number].fits is not None:
                     text = shortened(text, width)
-                parts += [(text, colour(number, texts[number])), (" " * (width - columns_of(text) + _GAP), "")]
+                parts += [(text, colour(number, texts[number])), (" " * (max(0, width - columns_of(text)) + _GAP), "")]
             emit_coloured(parts)
 
 

@@ -153,8 +153,8 @@ def run_command(
     )
 
 
-def on_terminal(*arguments: object, columns: int = 80, **variables: str) -> str:
-    """Run `chio-sidecar` on a terminal to its end, and return what the terminal got."""
+def on_terminal(*arguments: object, columns: int = 80, status: int = 0, **variables: str) -> str:
+    """Run `chio-sidecar` on a terminal, and return what the terminal got; fail if it ends with another status."""
     import pty  # Windows has none
 
     ours, theirs = pty.openpty()
@@ -171,7 +171,7 @@ def on_terminal(*arguments: object, columns: int = 80, **variables: str) -> str:
         with os.fdopen(ours, "rb", buffering=0) as terminal, suppress(OSError):  # EIO: all of its users have ended
             while part := terminal.read(65_536):
                 got += part
-        assert process.wait(DEADLINE) == 0, got
+        assert process.wait(DEADLINE) == status, got
     return got.decode().replace("\r\n", "\n")
 
 

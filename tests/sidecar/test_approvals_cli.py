@@ -34,9 +34,9 @@ async def test_an_operator_responds_in_the_file_while_the_application_runs(tmp_p
 
     async with sidecar(tmp_path, **EMBEDDED) as app:
         approval_id = await pending_id(app, token=token())
-        line = await approval("list")
-        assert line.startswith(f"{approval_id}  until ")
-        assert line.endswith("POST /pay/7 by anonymous: 500 USD against a threshold of 100 USD\n")
+        heading, line = (await approval("list")).splitlines()
+        assert heading.split() == ["TIME", "EXPIRES", "REQUEST", "ID"]
+        assert line.endswith(f"Z  POST /pay/7 by anonymous: 500 USD against a threshold of 100 USD  {approval_id}")
         assert json.loads(await approval("show", approval_id))["pending"]["approval_id"] == approval_id
         respond = ("respond", approval_id, "--approve", "--reason", "seen")
         assert await approval(*respond) == f"{approval_id}: approved\n"
@@ -61,6 +61,8 @@ async def test_the_url_of_an_embedded_sidecar_names_its_file(
         ids = [await pending_id(app, path, path=path, token=token()) for path in ("/pay/1", "/pay/2")]
     found = await approval("list")
     assert ([one["approval_id"] for one in found["approvals"]], found["count"]) == (ids, 2)
+    table = await asyncio.to_thread(cli, "approval", "list")
+    assert [line.split()[-1] for line in table.splitlines()[1:]] == ids[::-1]
     assert (await approval("respond", ids[0], "--deny")).items() >= {"approval_id": ids[0], "outcome": "denied"}.items()
     assert (await approval("show", ids[0]))["resolution"]["outcome"] == "denied"
     async with sidecar(tmp_path, **EMBEDDED) as app:

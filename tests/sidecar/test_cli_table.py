@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from chio_sidecar.cli.table import columns_of, shortened
-from tests.sidecar.control_tools import CommandLine, on_terminal, write_store
+from tests.sidecar.control_tools import ROOT, CommandLine, on_terminal, write_store
 from tests.sidecar.fsck_tools import tamper
 from tests.viewer.records import MARKUP, NOW, hostile, receipt
 
@@ -105,6 +105,12 @@ def test_the_table_says_what_observe_mode_let_pass(tmp_path: Path, cli: CommandL
     assert "only observed: no valid capability for orders:write" in cli(
         "receipt", "list", "--format", "human", "--receipt-store", store
     )
+
+
+def test_findings_have_a_coloured_severity_on_a_terminal(tmp_path: Path) -> None:
+    (tmp_path / "bare.py").write_text("from starlette.applications import Starlette\n\napp = Starlette()\n")
+    shown = on_terminal("check", "bare:app", status=1, PYTHONPATH=f"{ROOT}:{tmp_path}")
+    assert shown.startswith("\x1b[31mERROR \x1b[0mnot_governed: ")
 
 
 @pytest.mark.parametrize(("text", "columns"), [("abc", 3), ("日本", 4), ("e\u0301", 1), ("한a", 3)])

@@ -205,9 +205,9 @@ def test_what_reads_a_database_says_that_older_receipts_are_archived(
     cli("receipt", "export", tmp_path / "export", "--receipt-store", url)
     assert "log-1 not complete: receipts 1 to" in cli.err
     cli("receipt", "verify", tmp_path / "export", status=3)
-    assert f"{found['archives'][0]['last']} rows, {found['archives'][0]['last'] - 1} archived" in cli(
-        "store", "status", "--receipt-store", url
-    )
+    last = found["archives"][0]["last"]
+    rows = [line.split()[1:3] for line in cli("store", "status", "--receipt-store", url).splitlines()[2:]]
+    assert [str(last), str(last - 1)] in rows
     window = ReceiptWindow(place_of(kit))
     assert [len(window.list(ReceiptFilter(), limit=limit).rows) for limit in (1, 5)] == [1, 2]
     assert window.list(ReceiptFilter(), limit=5).next is None
