@@ -63,7 +63,7 @@ class ASGIRequest:
 
 
 class ASGIAdapter:
-    """A `chio_core.evaluation.pipeline.RequestAdapter` for one ASGI request or websocket handshake.
+    """A `chio_core.evaluation.adapter.RequestAdapter` for one ASGI request or websocket handshake.
 
     Args:
         view: the request.
@@ -82,6 +82,9 @@ class ASGIAdapter:
     def now(self) -> ASGIGuardRequest:
         """Return the request as the scope has it now."""
         return ASGIGuardRequest(self.view.scope)
+
+    def keep_body(self) -> None:
+        """The view keeps what it reads."""
 
     async def read_body(self) -> Body:
         """Read the body to its end; from then on a guard cannot replace it."""

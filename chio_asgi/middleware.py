@@ -15,6 +15,7 @@ from chio_asgi.body import once
 from chio_asgi.config import settings_for
 from chio_asgi.decide import ASGIRequest, Decide
 from chio_asgi.driver import Application
+from chio_asgi.linger import SECONDS, leaves_body
 from chio_asgi.listing import count_governed, mount_templates, observed_routes
 from chio_asgi.routing import RouteResolver, own_root_path
 from chio_asgi.send import HeaderSend, has_own_500, send_answer, send_plain_error
@@ -194,7 +195,8 @@ class ChioASGIMiddleware:
     ) -> None:
         if refused:
             await self._decide.refuse(view, response)
-        await send_answer(response, view.scope, receive, send)
+        linger = min(SECONDS, self._limits.timeout or SECONDS) if leaves_body(view) else None
+        await send_answer(response, view.scope, receive, send, linger)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def closing(message: Message) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from chio_asgi.decide import ASGIRequest
+from chio_asgi.linger import discard_rest
 from chio_asgi.types import Message, Receive, Scope, Send
 from chio_asgi.view import ASGIGuardRequest
 from chio_core.evaluation.governed import GovernedRequest
@@ -133,7 +134,9 @@ class End:
         return kind in _ENDS
 
 
-async def send_answer(answer: AnyResponse, scope: Scope, receive: Receive, send: Send) -> None:
+async def send_answer(
+    answer: AnyResponse, scope: Scope, receive: Receive, send: Send, linger: float | None = None
+) -> None:
     """Answer a request or a websocket handshake with a refusal, in the flat envelope, or with a guard's response.
 
     A handshake gets a readable response where the server can send one, else it is closed (HTTP 403). Close code 1008 is
@@ -141,6 +144,7 @@ async def send_answer(answer: AnyResponse, scope: Scope, receive: Receive, send:
 
     Args:
         receive: the server's; a stream ends when it reports that the client is gone.
+        linger: seconds to discard the rest of an unread body, after which the connection closes (`chio_asgi.linger`).
     """
     prefix = "http.response"
     if scope["type"] == "websocket":
@@ -159,8 +163,14 @@ async def send_answer(answer: AnyResponse, scope: Scope, receive: Receive, send:
         body, headers = document(answer, scope)
     elif isinstance(answer, Response):
         body, headers = answer.body, answer.head()
+    if linger is not None:
+        headers = (*headers, ("connection", "close"))
     await send({"type": f"{prefix}.start", "status": answer.status, "headers": _encoded(headers)})
-    if isinstance(body, bytes):
+    if isinstance(body, bytes) and linger is not None:
+        await send({"type": f"{prefix}.body", "body": body, "more_body": True})
+        await discard_rest(scope, receive, linger)
+        await send({"type": f"{prefix}.body", "body": b""})
+    elif isinstance(body, bytes):
         await send({"type": f"{prefix}.body", "body": body})
     elif scope.get("method") == "HEAD" or answer.status in BODILESS:
         await discard(body)

@@ -210,6 +210,11 @@ class ASGIGuardRequest:
         return rest if self._body is None else self._body.replay(rest)
 
     @property
+    def body_was_read(self) -> bool:
+        """True if the body was read to its end, or there can be none."""
+        return self._incoming is None or self._body is not None
+
+    @property
     def has_body(self) -> bool:
         """False for a websocket handshake."""
         return self._incoming is not None

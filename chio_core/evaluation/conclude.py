@@ -11,7 +11,8 @@ refuses:
    route requires a capability: one was presented, the receipt names it, and its scope covers the requirement.
    Every restriction of the grant is enforced: here, or by the sidecar, which the receipt then states. Wherever a
    capability opened the route, one of its grants must not be void (`chio_core.capabilities.restrictions`);
-6. if the route demands an approval or has a budget: the receipt's evidence says that the sidecar enforced them
+6. the body was read: an evaluation without it only makes the receipt of a refusal (`chio_core.evaluation.early`);
+7. if the route demands an approval or has a budget: the receipt's evidence says that the sidecar enforced them
    (`chio_core.models.demands`), because a sidecar that does not know them ignores them; and a budget belongs to a
    route, not to each of its paths.
 
@@ -128,7 +129,7 @@ def conclude_error(error: SidecarError, call: EvaluateCall, settings: ChioSettin
     )
     # A requirement is met by a receipt or not at all, so its route never fails open.
     passthrough = outcomes.passthrough_for(error) if settings.fail_open and call.fault is None else None
-    binding = call.of_another or (call.requirement is not None and call.requirement.binding)
+    binding = call.of_another or call.unread or (call.requirement is not None and call.requirement.binding)
     if passthrough is not None and not binding:
         return replace(decision, verdict="passthrough", passthrough=passthrough)
     if call.fault is not None:
@@ -154,7 +155,7 @@ def _refused(decision: Decision, denial: Denial, call: EvaluateCall, settings: C
 
 
 def _denial_of(verdict: Verdict, receipt: HttpReceipt, call: EvaluateCall, settings: ChioSettings) -> Denial | None:
-    """Return the refusal by rules 4 to 6, or None."""
+    """Return the refusal by rules 4 to 7, or None."""
     requirement = call.requirement
     if call.lacks_token:
         hint = (verdict.details or {}).get("hint") if verdict.is_allow or verdict.guard == CAPABILITY_GUARD else None
@@ -166,6 +167,8 @@ def _denial_of(verdict: Verdict, receipt: HttpReceipt, call: EvaluateCall, setti
         )
     if call.of_another:
         return outcomes.capability_of_another(receipt.id)
+    if call.unread:
+        return outcomes.capability_insufficient(requirement or Requirement(), receipt.id)
     refusal = _capability_denial(requirement or Requirement(capability=False), call, receipt)
     if refusal is not None or requirement is None:
         return refusal

@@ -48,6 +48,7 @@ class EvaluateCall:
         observe: a refusal is recorded only, see `chio_core.evaluation.observe`.
         fault: in observe mode why the request would not have been evaluated.
         of_another: the token states another holder than the caller, so it allows nothing.
+        unread: the body was not read, because the request is refused whatever it says (`chio_core.evaluation.early`).
     """
 
     request: ChioHttpRequest
@@ -59,6 +60,7 @@ class EvaluateCall:
     observe: bool = False
     fault: Denial | None = None
     of_another: bool = False
+    unread: bool = False
 
     @property
     def lacks_token(self) -> bool:
@@ -77,6 +79,7 @@ def prepare(
     template: str | None = None,
     body_hash: str | None = None,
     body_length: int = 0,
+    unread: bool = False,
     requirement: Requirement | None = None,
     observe: bool | None = None,
     fault: Denial | None = None,
@@ -91,6 +94,7 @@ def prepare(
         presented: what `chio_core.evaluation.precheck.precheck` returned for this view.
         template: path template of the route that will run; None if unknown.
         body_hash: SHA-256 hex over the body, None for an empty one; `body_length` is its length in bytes.
+        unread: the body was not read, so the call can only end in a refusal.
         requirement: what the route requires.
         observe: only record a refusal; None: as the settings say for this path, and the requirement for the route.
         fault: in observe mode the refusal of a request that would not have been evaluated.
@@ -109,7 +113,7 @@ def prepare(
         approval = None
     if requirement is not None:
         check_arguments(requirement.arguments, template or view.route_path)
-        if (requirement.capability and token is None) or of_another:
+        if (requirement.capability and token is None) or of_another or unread:
             # The request is refused: it must not use an approval or spend a budget.
             sent, approval = replace(requirement, approval=None, budget=None), None
         if sent is not None and sent.server is not None and holders and caller.holder in holders:
@@ -136,13 +140,18 @@ def prepare(
         if is_first_evaluation(decision, request, requirement):
             request = request.model_copy(update={"further_to": decision.receipt.id if decision.receipt else None})
             break
-    headers = [(CAPABILITY_HEADER, token)] if token is not None else []
-    trace = view.header_values(TRACEPARENT)
-    if len(trace) == 1 and trace[0].isascii() and trace[0].isprintable():
-        headers.append((TRACEPARENT, trace[0]))
+    headers = _headers(view, token)
     body = compact_json(request.to_wire()).encode()
     expectation = Expectation(request, caller.identity_hash(), template)
-    return EvaluateCall(request, body, tuple(headers), expectation, token, requirement, observe, fault, of_another)
+    return EvaluateCall(request, body, headers, expectation, token, requirement, observe, fault, of_another, unread)
+
+
+def _headers(view: RequestView, token: str | None) -> tuple[tuple[str, str], ...]:
+    """Return the headers of the call: the token, and the trace that it belongs to."""
+    trace = view.header_values(TRACEPARENT)
+    traced = len(trace) == 1 and trace[0].isascii() and trace[0].isprintable()
+    presented = ((CAPABILITY_HEADER, token),) if token is not None else ()
+    return (*presented, (TRACEPARENT, trace[0])) if traced else presented
 
 
 def _holders_in(token: str | None) -> frozenset[str]:

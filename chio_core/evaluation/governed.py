@@ -15,6 +15,7 @@ from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.precheck import Presented
 from chio_core.evaluation.requirements import RequirementSource, merged
 from chio_core.evaluation.sources import Carried
+from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import GuardEvidence
 from chio_core.refusals.response import Denial
 from chio_core.request import Requirement
@@ -108,6 +109,7 @@ class Reading(NamedTuple):
     """What is read of a request before its evaluation; `fault` is a refusal before it, which observe mode withholds."""
 
     presented: Presented
+    caller: CallerIdentity
     body: Body
     match: RouteMatch
     requirement: Requirement | None

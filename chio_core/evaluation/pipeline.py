@@ -1,6 +1,10 @@
 """Pipeline: the order in which every request is governed, for all frameworks.
 
-    exclude → precheck → route → body → requirement → caller → evaluate → publish
+    exclude → precheck → route → requirement → caller → body → evaluate → publish
+
+The body comes last, because its sender can hold back its end: a request that is refused whatever its body says is
+evaluated without it (`chio_core.evaluation.early`). It precedes the requirement where an amount is in it, where a route
+requires nothing, and in observe mode, which refuses nothing.
 
 The steps are generators. They yield what a framework does in its own way (read a body, send a call, run a hook), and
 `run` or `run_async` gives them the result: the same steps serve threads and event loops. `Pipeline.govern` is for
@@ -15,13 +19,15 @@ import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from chio_core.errors import ConfigurationError
+from chio_core.evaluation.adapter import RequestAdapter
 from chio_core.evaluation.amounts import Facts
 from chio_core.evaluation.body_limits import BodyLimits
-from chio_core.evaluation.exchange import EvaluateCall, prepare
-from chio_core.evaluation.governed import NO_MATCH, EvaluatedRequest, GovernedRequest, Reading, RouteMatch
+from chio_core.evaluation.early import refused_unread
+from chio_core.evaluation.exchange import prepare
+from chio_core.evaluation.governed import NO_BODY, NO_MATCH, Body, EvaluatedRequest, Reading, RouteMatch
 from chio_core.evaluation.hooks import Hook, refused_by_guard
 from chio_core.evaluation.observe import is_observed
 from chio_core.evaluation.outcomes import Decision
@@ -39,58 +45,6 @@ from chio_core.request import RequestView, Requirement
 from chio_core.settings import ChioSettings
 
 log = logging.getLogger(LOGGER)
-
-T = TypeVar("T")
-
-
-class RequestAdapter(Protocol):
-    """One request, as its framework handles it.
-
-    Methods marked with * return their result, or an awaitable of it for `run_async`.
-
-    Attributes:
-        view: the request.
-        governed: its facts, requirement and decision so far.
-    """
-
-    @property
-    def view(self) -> RequestView: ...  # noqa: D102 - see the class
-
-    @property
-    def governed(self) -> GovernedRequest: ...  # noqa: D102 - see the class
-
-    def now(self) -> RequestView:
-        """Return the request as the application will see it."""
-
-    def read_body(self) -> Any:
-        """* Read the body to its end, and return a `Body`.
-
-        It is read within the view's limits, which are lifted for a request that is observed (`governed.observed`).
-
-        Raises:
-            RequestRefused: it is too large, or did not arrive completely or in time.
-        """
-
-    def raw_body(self) -> Any:
-        """* Return the bytes of the body; None if the request can have none (a websocket handshake)."""
-
-    def body_hash(self) -> str | None:
-        """Return the hash of the body that the handler will read, as far as inner code can replace it."""
-
-    def locate(self) -> RouteMatch:
-        """Return the route that will run."""
-
-    def compute(self, function: Callable[[], T], facts: Facts) -> Any:
-        """* Return the result of a function that may parse the body, in a thread if that takes long."""
-
-    def send(self, call: EvaluateCall) -> Any:
-        """* Send a call to the sidecar and return the `Decision`."""
-
-    def publish(self, decision: Decision) -> None:
-        """Show a decision to the application."""
-
-    def call_hook(self, hook: Hook, value: Any) -> Any:
-        """* Call a hook; exceptions are logged."""
 
 
 class Pipeline:
@@ -131,6 +85,7 @@ class Pipeline:
         self.extractor: Extractor = default_extractor(settings.api_key_header, settings.session_cookie)
         if extractor is not None:
             self.extractor = timed("extractor", extractor)
+        self._calls_application = extractor is not None or capability is not None
         self.limits = BodyLimits.of(settings)
         self._excluded = Exclusions(settings)
         self._fault: str | None = None
@@ -179,30 +134,17 @@ class Pipeline:
         if isinstance(read, Decision):
             return read
         requirement = read.requirement
-
-        # A dependency speaks of the caller that the middleware has found.
-        first = governed.decision
-        caller = first.caller if first is not None else None
-        if caller is None:
-            who: Any = identify(view, self.extractor)
-            caller = ((yield who) or CallerIdentity.anonymous()) if isinstance(who, Awaitable) else who
-        try:
-            presented = read.presented
-            if self._source is not None and presented.token is None and read.fault is None:
-                governed.carried = governed.carried or (yield from read_carried(self._source, view, caller))
-                presented = replace(presented, token=governed.carried.token)
-        except RequestRefused as exc:
-            return self._refused(adapter, exc.denial, requirement, observed=governed.observed)
         call = prepare(
             view,
             settings,
             request_id=str(uuid.uuid4()),
             now=time.time(),
-            caller=caller,
-            presented=presented,
+            caller=read.caller,
+            presented=read.presented,
             template=read.match.template,
             body_hash=read.body.hash,
             body_length=read.body.length,
+            unread=governed.body is None,
             requirement=requirement,
             observe=governed.observed,
             fault=read.fault,
@@ -226,13 +168,13 @@ class Pipeline:
         return decision
 
     def _read(self, adapter: RequestAdapter, requirement: Requirement | None) -> Steps[Reading | Decision]:
-        """Return what a request presents, its body, its route and what that requires; or a refusal."""
-        settings, view, governed = self.settings, adapter.view, adapter.governed
-        # A request that could mean two things is refused before its body is read. In observe mode nothing that it
-        # presents counts, and it is evaluated to be recorded.
+        """Return what a request presents, its caller, its body, its route and what that requires; or a refusal."""
+        view, governed = adapter.view, adapter.governed
+        # A request that could mean two things is refused before anything else of it is looked at. In observe mode
+        # nothing that it presents counts, and it is evaluated to be recorded.
         fault: Denial | None = None
         try:
-            presented = precheck(view, settings, self.singletons)
+            presented = precheck(view, self.settings, self.singletons)
         except RequestRefused as exc:
             presented, fault = Presented(), exc.denial
         match = NO_MATCH
@@ -241,29 +183,65 @@ class Pipeline:
         except RequestRefused as exc:
             fault = fault or exc.denial
         observed = governed.observed = self._observes(adapter, match, requirement)
-        try:
-            if fault is not None and not (observed and can_be_evaluated(view)):
-                raise RequestRefused(fault)
-
-            # The receipt binds the whole body, so it is read to its end, counted and hashed.
-            body = governed.body
-            if body is None:
-                body = governed.body = yield adapter.read_body()
-            fault = fault or body.refusal
-
-            # The route says what it requires; an amount may come from the path, the query or the body.
-            if requirement is None and match.sources:
-                raw = (yield adapter.raw_body()) if match.reads_body else None
-                facts = Facts(match.path_params, view, raw)
-                requirement = yield adapter.compute(partial(match.requirement, facts), facts)
-        except RequestRefused as exc:
-            if governed.body is None and observed and exc.denial is fault:
+        if fault is not None and not (observed and can_be_evaluated(view)):
+            if observed:
                 governed.evaluated = self._snapshot(view, None, None)  # as for a request that is not governed
-                return self._refused(adapter, fault, requirement, observed=True)
-            if governed.body is None or not observed:
-                return self._refused(adapter, exc.denial, requirement)  # without its body no request can run
-            body, fault = governed.body, fault or exc.denial
-        return Reading(presented, body, match, requirement, fault)
+            return self._refused(adapter, fault, requirement, observed=observed)
+
+        # What needs no body is known before the body is read, unless every refusal is only recorded.
+        before = self._incoming and not observed and not match.reads_body and bool(requirement or match.sources)
+        try:
+            if not before:
+                body = yield from self._read_body(adapter)
+                fault = fault or body.refusal
+            elif self._calls_application:
+                adapter.keep_body()
+            try:
+                requirement = requirement or (yield from self._required(adapter, match))
+            except RequestRefused as exc:
+                if not observed:
+                    raise
+                fault = fault or exc.denial
+            caller, presented = yield from self._identified(adapter, presented, fault)
+            if before and governed.body is None and refused_unread(view, requirement, presented, caller, self.settings):
+                return Reading(presented, caller, NO_BODY, match, requirement, None)
+            body = yield from self._read_body(adapter)
+        except RequestRefused as exc:
+            # Without its body no request can run, not even an observed one.
+            return self._refused(adapter, exc.denial, requirement, observed=observed and governed.body is not None)
+        return Reading(presented, caller, body, match, requirement, fault)
+
+    def _read_body(self, adapter: RequestAdapter) -> Steps[Body]:
+        """Return the body. The receipt binds all of it, so it is read to its end, counted and hashed, once."""
+        body = adapter.governed.body
+        if body is None:
+            body = adapter.governed.body = yield adapter.read_body()
+        return body
+
+    def _required(self, adapter: RequestAdapter, match: RouteMatch) -> Steps[Requirement | None]:
+        """Return what the route requires; an amount may come from the path, the query or the body."""
+        if not match.sources:
+            return None
+        raw = (yield adapter.raw_body()) if match.reads_body else None
+        facts = Facts(match.path_params, adapter.view, raw)
+        requirement: Requirement | None = yield adapter.compute(partial(match.requirement, facts), facts)
+        return requirement
+
+    def _identified(
+        self, adapter: RequestAdapter, presented: Presented, fault: Denial | None
+    ) -> Steps[tuple[CallerIdentity, Presented]]:
+        """Return the caller, and what the request presents with the token that it carries beside its header."""
+        view, governed = adapter.view, adapter.governed
+        # A dependency speaks of the caller that the middleware has found.
+        first = governed.decision
+        caller = first.caller if first is not None else None
+        if caller is None:
+            who: Any = identify(view, self.extractor)
+            caller = ((yield who) or CallerIdentity.anonymous()) if isinstance(who, Awaitable) else who
+        if self._source is not None and presented.token is None and fault is None:
+            governed.carried = governed.carried or (yield from read_carried(self._source, view, caller))
+            presented = replace(presented, token=governed.carried.token)
+        return caller, presented
 
     def require(self, adapter: RequestAdapter, source: RequirementSource) -> Steps[Decision]:
         """Return a decision that covers what one dependency or decorator declares.

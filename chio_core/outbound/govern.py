@@ -84,7 +84,7 @@ class Ticket:
 
 
 class _Adapter:
-    """A `chio_core.evaluation.pipeline.RequestAdapter` for one outgoing request whose body has been read."""
+    """A `chio_core.evaluation.adapter.RequestAdapter` for one outgoing request whose body has been read."""
 
     def __init__(self, request: Any, body: bytes, presented: tuple[str, str] | None, client: Any) -> None:
         self.request = request
@@ -96,6 +96,9 @@ class _Adapter:
 
     def now(self) -> OutgoingView:
         return self.view
+
+    def keep_body(self) -> None:
+        """It is read already."""
 
     def read_body(self) -> Any:
         limit = self._client.settings.max_body_bytes

@@ -36,6 +36,7 @@ class KeptInput(io.RawIOBase):
     After a failure every read raises `RequestRefused`: a body with a hole must not be read, evaluated or run.
 
     Attributes:
+        bounded: more than `limits.max_bytes` cannot be read.
         truncated: the source ended before `length` bytes.
         noted: in observe mode the refusal of a body that does not fit in temporary files.
     """
@@ -57,6 +58,7 @@ class KeptInput(io.RawIOBase):
         self._at = 0
         self._ended = False
         self._refusal = refusal
+        self.bounded = False
         self.truncated = False
         self.noted: Denial | None = None
 
@@ -115,6 +117,8 @@ class KeptInput(io.RawIOBase):
                     return
                 self._kept.seek(self._size)
                 size = self._size + len(piece)
+                if self.bounded and size > self._limits.max_bytes:
+                    raise RequestRefused(body_too_large(self._limits.max_bytes))
                 if size > self._limits.spool_bytes:
                     self.noted = self._limits.take(size - self._spooled) or self.noted
                     self._spooled = size

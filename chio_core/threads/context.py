@@ -186,7 +186,7 @@ class RequestContext:
 
 
 class SyncAdapter:
-    """A `chio_core.evaluation.pipeline.RequestAdapter` for a thread; frameworks add `locate` and `publish`.
+    """A `chio_core.evaluation.adapter.RequestAdapter` for a thread; frameworks add `locate` and `publish`.
 
     Args:
         view: the request; it reads the environment as it is now.
@@ -201,6 +201,10 @@ class SyncAdapter:
     def now(self) -> Any:
         """Return the request as the application will see it."""
         return self.view
+
+    def keep_body(self) -> None:
+        """Keep what is read of the body before it is counted; see `chio_core.threads.wsgi_view.EnvironView.keep`."""
+        self.view.keep()
 
     def read_body(self) -> Any:
         """Count and hash the body, and return a `KnownBody`; see `chio_core.threads.wsgi_view.EnvironView.measure`."""

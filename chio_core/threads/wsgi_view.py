@@ -25,7 +25,7 @@ from chio_core.evaluation.governed import KnownBody
 from chio_core.names import ENVIRON_INPUT, STATE_NAMESPACE, TRACEPARENT
 from chio_core.refusals.response import RequestRefused, bad_request, body_incomplete, body_too_large
 from chio_core.request import HeaderLines, single_headers
-from chio_core.threads.body import MeasureSteps, keep, measure, read_from_start, read_source, unreadable
+from chio_core.threads.body import KeptInput, MeasureSteps, keep, measure, read_from_start, read_source, unreadable
 
 SINGLETONS: Final = single_headers()
 """Headers that may occur only once, unless the settings name others."""
@@ -192,6 +192,16 @@ class EnvironView:
                 raise
             self.keep_input(file)
         return file
+
+    def keep(self) -> None:
+        """Let code that does not ask this view read the body, within its limits, before it is counted.
+
+        Raises:
+            RequestRefused: see `input`.
+        """
+        kept = getattr(self.input(eager=False), "raw", None) if self.has_body() else None
+        if isinstance(kept, KeptInput):
+            kept.bounded = True
 
     def keep_input(self, file: BinaryIO) -> None:
         """Make a file the body of the request, for this view and the application."""

@@ -106,6 +106,9 @@ class Steps:
         """Return the request; nothing changes it."""
         return self.view
 
+    def keep_body(self) -> None:
+        """The view has the body."""
+
     async def read_body(self) -> KnownBody:
         """Return length and hash of the body."""
         body = self.view.bytes

@@ -130,7 +130,8 @@ def test_what_is_refused_without_an_evaluation_runs_on_an_observed_route_and_on_
     assert post(app, "/only", twice, b"").json() == {"mark": "chio_bad_request"}
     stated = [question["enforcement"]["refused"] for question in client.judge.questions]
     assert stated == ["413 request body is larger than 5 bytes", "400 header authorization occurs more than once"]
-    assert (post(app, "/enforced").status, post(app, "/enforced", twice, b"").status) == (413, 400)
+    assert post(app, "/enforced", with_token(("payments", "transfer"))).status == 413
+    assert post(app, "/enforced", twice, b"").status == 400
     assert len(client.judge.questions) == 2
 
 

@@ -281,6 +281,22 @@ def test_a_client_that_leaves_before_the_end_of_the_body_causes_no_evaluation(st
     assert stacks.each(leave_and_come_back) == dict.fromkeys(NAMES, (0, 1, 200))
 
 
+def test_a_request_that_is_refused_whatever_its_body_says_is_answered_before_it_is_there(stacks: Stacks) -> None:
+    def send_half(stack: Stack) -> tuple[int | None, int, str | None] | None:
+        if stack.name in ("starlette", "django-asgi"):  # no route requires anything; Django reads all of it first
+            return None
+        lines = ["Host: a", "Connection: close", "Content-Length: 1000000"]
+        outcome = stack.send(wire.request("half", "POST /accounts/7/transfer HTTP/1.1", lines, body="x", bare=True))
+        return (
+            outcome.answer.status,
+            len(outcome.answer.lines("x-chio-receipt")),
+            outcome.asked[0].document.get("body_hash"),
+        )
+
+    found = {name: answer for name, answer in stacks.each(send_half).items() if answer is not None}
+    assert found == dict.fromkeys(("fastapi", "django-wsgi", "flask"), (401, 1, None))
+
+
 def test_requests_on_one_connection_are_evaluated_one_by_one(stacks: Stacks) -> None:
     def talk(stack: Stack) -> list[tuple[int, str, str | None]]:
         trace = new_trace()
