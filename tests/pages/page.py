@@ -9,7 +9,7 @@ The grammar, in Markdown that reads well anywhere:
 * `python`: executed, in one namespace for the whole page;
 * `text`: shown, not run.
 
-The ports 8000 and 9090 are replaced by free ones.
+The ports 8000, 8001 and 9090 are replaced by free ones.
 """
 
 from __future__ import annotations
@@ -130,21 +130,24 @@ class Page:
     Args:
         text: its Markdown.
         folder: where its files are written and its commands run.
+        installed: the folder of the commands of an environment that has a wheel; without it they run this checkout.
     """
 
-    def __init__(self, text: str, folder: Path) -> None:
-        for port in ("8000", "9090"):
+    def __init__(self, text: str, folder: Path, installed: Path | None = None) -> None:
+        for port in ("8000", "8001", "9090"):
             text = text.replace(port, str(free_port()))
         self.steps = steps_of(text)
         self.folder = folder
         self.namespace: dict[str, object] = {"__name__": "page"}
         self.servers: list[subprocess.Popen[str]] = []
         self.env = environment(
-            PATH=f"{commands_folder(folder)}:{os.environ['PATH']}",
-            PYTHONPATH=f"{ROOT}:{ROOT / 'adapters'}",
+            PATH=f"{installed or commands_folder(folder)}:{os.environ['PATH']}",
             PYTHONUNBUFFERED="1",
             PYTEST_ADDOPTS="-p chio_pytest -p no:cacheprovider",  # as if it were installed, and it may be
         )
+        self.env.pop("PYTHONPATH", None)
+        if installed is None:
+            self.env["PYTHONPATH"] = f"{ROOT}:{ROOT / 'adapters'}"
         self.shell = Shell(folder, self.env)
 
     def run(self, step: Step) -> None:
@@ -197,9 +200,9 @@ class Page:
 
 
 @contextmanager
-def opened(text: str, folder: Path) -> Iterator[Page]:
+def opened(text: str, folder: Path, installed: Path | None = None) -> Iterator[Page]:
     """Give a page, and end what it started."""
-    page = Page(text, folder)
+    page = Page(text, folder, installed)
     try:
         yield page
     finally:
