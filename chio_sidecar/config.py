@@ -61,7 +61,9 @@ class SidecarConfig:
         health_seconds: how long a health response is repeated before the store is probed again.
         max_pending: evaluations that may be under way at once; more are answered 503 with `Retry-After`.
         max_per_second: evaluations that may begin in a second, and as many at once after a pause; more are answered as
-            above, before anything is read, signed or stored. None: no limit.
+            above, before anything is signed or stored. None: no limit.
+        max_unknown_per_second: the same for paths that no template of the document covers: they take nothing of
+            `max_per_second` then, and more of them are answered 429. None: they count there. It needs a document.
         open_store: opens another kind of store; None: SQLite at `store_path`.
         clock: seconds since 1970.
     """
@@ -87,6 +89,7 @@ class SidecarConfig:
     health_seconds: float = 1.0
     max_pending: int = 4096
     max_per_second: int | None = None
+    max_unknown_per_second: int | None = None
     open_store: Callable[[SidecarConfig], ReceiptStore] | None = None
     clock: Callable[[], float] = time.time
 
@@ -117,8 +120,9 @@ class SidecarConfig:
             raise ConfigurationError("control_service_token must be printable ASCII: it is sent in a header")
         if self.max_pending < 1:
             raise ConfigurationError(f"max_pending is {self.max_pending}; it must be at least 1")
-        if self.max_per_second is not None and self.max_per_second < 1:
-            raise ConfigurationError(f"max_per_second is {self.max_per_second}; it must be at least 1")
+        for name in ("max_per_second", "max_unknown_per_second"):
+            if (rate := getattr(self, name)) is not None and rate < 1:
+                raise ConfigurationError(f"{name} is {rate}; it must be at least 1")
         if self.store_path is None and self.open_store is None:
             raise ConfigurationError("a sidecar needs a receipt store: give store_path, or open_store")
         if self.store_path is not None:

@@ -39,7 +39,7 @@ from chio_core.errors import (
     SidecarError,
 )
 from chio_core.evaluation import outcomes
-from chio_core.evaluation.exchange import EvaluateCall, RawResponse
+from chio_core.evaluation.exchange import UNKNOWN_PATH_LIMIT, EvaluateCall, RawResponse
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.precheck import APPROVAL_ID
 from chio_core.models.demands import CAPABILITY_GUARD, POLICY_GUARD, demands_met
@@ -254,7 +254,7 @@ def _error_of(response: RawResponse, call: EvaluateCall) -> SidecarError:
             plain("resume_path", _RESUME_PATH),
             plain("kernel_receipt_id", APPROVAL_ID),
         )
-    if response.status == 503 and code == Overloaded.code:
+    if (response.status, code) in ((503, Overloaded.code), (429, UNKNOWN_PATH_LIMIT)):
         return Overloaded(f"Chio sidecar is overloaded{_reason(stated, call)}")
     named = plain("error", _CODE)
     message = f"Chio sidecar returned {response.status}{' ' + named if named else ''}{_reason(stated, call)}"

@@ -29,6 +29,9 @@ EVALUATE_PATH = "/chio/evaluate"
 FURTHER_TO: Final = "chio_further_to"
 """Member of a receipt's metadata: the id of the first evaluation's receipt."""
 
+UNKNOWN_PATH_LIMIT: Final = "chio_unknown_path_limit"
+"""Code, with status 429, of a sidecar that evaluates no more paths now that its document does not describe."""
+
 
 @dataclass(frozen=True, slots=True)
 class RawResponse:

@@ -109,6 +109,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=positive,
         help="refuse more with 503, before anything is signed or stored (no limit)",
     )
+    parser.add_argument(
+        "--max-unknown-paths-per-second",
+        metavar="N",
+        type=positive,
+        help="refuse more with 429 of paths that the document does not describe, which then take nothing of the limit"
+        " above (they count as all others)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -183,6 +190,8 @@ def configuration(args: argparse.Namespace, store: Place) -> SidecarConfig:
     check_arguments(args)
     authority = authority_options(args)
     spec_text = read_spec(args)
+    if spec_text is None and args.max_unknown_paths_per_second is not None:
+        say("warning: --max-unknown-paths-per-second limits nothing, because there is no OpenAPI document")
     ephemeral = store_of_options(args) is None
     signing_key = None
     if ephemeral and args.authority_seed_file is None:
@@ -203,6 +212,7 @@ def configuration(args: argparse.Namespace, store: Place) -> SidecarConfig:
         evaluate_token=evaluate_token_from(os.environ),
         max_ttl=args.max_ttl,
         max_per_second=args.max_evaluations_per_second,
+        max_unknown_per_second=args.max_unknown_paths_per_second,
         **options,
     )
 

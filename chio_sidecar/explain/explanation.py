@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, get_args
 
+from chio_core.evaluation.exchange import UNKNOWN_PATH_LIMIT
 from chio_core.evaluation.outcomes import FILL_IN, granted_operations
 from chio_core.models.capability import Operation, ToolGrant
 from chio_core.models.demands import APPROVAL_GUARD
@@ -111,6 +112,10 @@ OUTCOMES: Final[Mapping[str, tuple[str, str]]] = {
     "chio_control_forbidden": (
         "The sidecar's control plane does not serve this caller.",
         "call it from the same machine, or with its bearer (CHIO_SIDECAR_CONTROL_TOKEN)",
+    ),
+    UNKNOWN_PATH_LIMIT: (
+        "The sidecar had too many evaluations of paths that its OpenAPI document does not describe.",
+        "describe the path in the document if it is one of the application's, or raise --max-unknown-paths-per-second",
     ),
     "chio_evaluate_unauthorized": (
         "The sidecar evaluates for bearers of its token only, and this application presented none or another one.",

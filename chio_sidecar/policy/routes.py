@@ -26,6 +26,7 @@ from chio_core.models.openapi import (
     SENSITIVITY,
     needs_capability,
 )
+from chio_core.models.request import METHODS
 from chio_sidecar.policy.doubts import doubts
 from chio_sidecar.policy.openapi import load, operations_of
 
@@ -242,12 +243,17 @@ class RouteTable:
             method: upper case.
             path: without the query.
         """
+        return self._find(method, path.split("/")) or RouteRule(path, method_policy(method))
+
+    def covers(self, path: str) -> bool:
+        """Return True if a template of any method matches a path, so that HEAD of a known `get` is no unknown path."""
         segments = path.split("/")
+        return any(self._find(method, segments) is not None for method in METHODS)
+
+    def _find(self, method: str, segments: list[str]) -> RouteRule | None:
         root = self._roots.get((method, len(segments)))
         found = _search(root, segments, 0, self._count) if root is not None else None
-        if found is not None and found.rule is not None:
-            return found.rule
-        return RouteRule(path, method_policy(method))
+        return None if found is None else found.rule
 
 
 def _search(node: _Node, segments: list[str], depth: int, better_than: int) -> _Node | None:

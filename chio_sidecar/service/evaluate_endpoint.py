@@ -15,11 +15,13 @@ from starlette.types import Receive, Scope, Send
 
 from chio_core.canonical import compact_json, parse_json
 from chio_core.errors import ChioError, InvalidDocument
+from chio_core.evaluation.exchange import UNKNOWN_PATH_LIMIT
 from chio_sidecar.bearer import NO_BEARER, presents_bearer
 from chio_sidecar.bodies import BodyError, receive_body, send_error, send_json
 from chio_sidecar.policy.approvals import APPROVAL_ID
 from chio_sidecar.service.evaluate_request import EvaluateRequest, read_evaluate_request
 from chio_sidecar.service.evaluation import Evaluation
+from chio_sidecar.service.rate import TokenBucket
 from chio_sidecar.service.state import SidecarState
 from chio_sidecar.store import StoreBusy, Stored, StoreUnavailable
 
@@ -41,16 +43,18 @@ class EvaluateEndpoint:
     """
 
     def __init__(self, sidecar: SidecarState) -> None:
+        config = sidecar.config
+        self._sidecar = sidecar
         self._evaluation = Evaluation(sidecar)
         self._metrics = sidecar.metrics
-        self._token = sidecar.config.evaluate_token
-        self._places = sidecar.config.max_pending
-        self._rate = sidecar.config.max_per_second
-        self._clock = sidecar.config.clock
-        self._begins = float(self._rate or 0)  # evaluations that may begin now
-        self._refilled = self._clock()
+        self._token = config.evaluate_token
+        unknown = None if config.spec_text is None else config.max_unknown_per_second
+        self._rate, self._unknown_rate = (
+            None if rate is None else TokenBucket(rate, config.clock) for rate in (config.max_per_second, unknown)
+        )
+        self._places = config.max_pending
         self._lock = threading.Lock()  # several event loops may share the endpoint
-        self._metrics.pending = lambda: sidecar.config.max_pending - self._places
+        self._metrics.pending = lambda: config.max_pending - self._places
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond to one evaluate request."""
@@ -64,11 +68,16 @@ class EvaluateEndpoint:
             await send_error(send, *NO_BEARER, (b"www-authenticate", b"Bearer"))
             return
         with self._lock:
-            refusal = self._enter()
-        if refusal is not None:
-            await _send_overloaded(send, refusal)
+            full = self._places == 0
+            self._places -= not full
+        if full:
+            await _send_overloaded(send, "too many evaluations are under way; try again later")
             return
         try:
+            rate, unknown = self._rate, self._unknown_rate
+            if rate is not None and rate.is_empty() and (unknown is None or unknown.is_empty()):
+                await _send_overloaded(send, _over(rate))  # whatever the path is, which is not read yet
+                return
             body = await receive_body(receive, MAX_BODY)
             if len(body) <= _LARGE:
                 call = read_evaluate_request(body, scope["headers"], scope["query_string"])
@@ -86,23 +95,24 @@ class EvaluateEndpoint:
             with self._lock:
                 self._places += 1
 
-    def _enter(self) -> str | None:
-        """Take a place and a part of the rate, under the lock; return why not, or None."""
-        if self._places == 0:
-            return "too many evaluations are under way; try again later"
-        if self._rate is not None:
-            now = self._clock()
-            # A clock that was set back adds nothing.
-            self._begins = min(self._rate, self._begins + max(0.0, now - self._refilled) * self._rate)
-            self._refilled = now
-            if self._begins < 1:
-                return f"more than {self._rate} evaluations in a second; try again later"
-            self._begins -= 1
-        self._places -= 1
-        return None
+    def _take_rate(self, path: str) -> tuple[int, str, str] | None:
+        """Take a part of the rate of a path; return status, code and message if none is left."""
+        unknown = self._unknown_rate
+        # Paths that the document does not describe have a rate of their own, so a scanner takes nothing of the others'.
+        # Their refusal has another status: the next one of several sidecars must not get what this one is spared.
+        if unknown is not None and not self._sidecar.routes.covers(path):
+            message = f"more than {unknown.rate} evaluations of unknown paths in a second; try again later"
+            return None if unknown.take() else (429, UNKNOWN_PATH_LIMIT, message)
+        if self._rate is None or self._rate.take():
+            return None
+        return 503, "chio_overloaded", _over(self._rate)
 
     async def _evaluate(self, call: EvaluateRequest, send: Send) -> None:
         try:
+            refusal = self._take_rate(call.request.path)
+            if refusal is not None:
+                await send_error(send, *refusal, _RETRY_AFTER)
+                return
             outcome = await self._evaluation.evaluate(call)
         except StoreBusy as exc:
             await _send_overloaded(send, exc.message)
@@ -140,6 +150,10 @@ class EvaluateEndpoint:
         evidence = compact_json(receipt.get("evidence", []))
         text = f'{{"verdict":{compact_json(verdict)},"receipt":{stored.receipt_json},"evidence":{evidence}}}'
         await send_json(send, 200, text.encode())
+
+
+def _over(bucket: TokenBucket) -> str:
+    return f"more than {bucket.rate} evaluations in a second; try again later"
 
 
 async def _send_failed(send: Send, exc: Exception) -> None:

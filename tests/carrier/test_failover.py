@@ -27,6 +27,8 @@ BROKEN = EvaluationFailed("broke")
 BUSY = RawResponse(503, "application/json", b'{"error": "chio_overloaded"}')
 FULL = RawResponse(503, "application/json", b'{"error": "chio_receipt_persistence_failed"}')
 
+UNKNOWN = RawResponse(429, "application/json", b'{"error": "chio_unknown_path_limit"}')
+
 Evaluate = Callable[[list[EvaluateCall]], list[Decision]]
 
 
@@ -151,6 +153,11 @@ def test_a_sidecar_that_failed_is_tried_last_and_then_by_one_evaluation() -> Non
     assert tried(failover, GOOD) == [0]
 
 
+def test_a_limit_of_unknown_paths_is_no_fault_of_a_sidecar() -> None:
+    failover = Failover(2, share_store=False, clock=Clock())
+    assert [tried(failover, outcome) for outcome in (UNKNOWN, GOOD)] == [[0], [0]]
+
+
 def test_pauses_grow_and_are_bounded() -> None:
     clock = Clock()
     failover = Failover(2, share_store=False, clock=clock)
@@ -175,6 +182,8 @@ def test_pauses_grow_and_are_bounded() -> None:
         (BROKEN, True, True),
         (SidecarTimeout("late"), True, True),
         (RawResponse(409, "application/json", b"{}"), True, False),
+        (UNKNOWN, False, False),  # the next one is spared a scanner too, and the first stays the first
+        (UNKNOWN, True, False),
         (RawResponse(403, "application/json", b"chio_overloaded"), True, False),
     ],
 )

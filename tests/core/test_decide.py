@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 from chio_core.canonical import parse_json
-from chio_core.errors import EvaluationFailed, ReceiptRejected, SidecarError, SidecarTimeout, SidecarUnreachable
+from chio_core.errors import (
+    EvaluationFailed,
+    Overloaded,
+    ReceiptRejected,
+    SidecarError,
+    SidecarTimeout,
+    SidecarUnreachable,
+)
 from chio_core.evaluation.conclude import conclude, conclude_error
 from chio_core.evaluation.exchange import EvaluateCall
 from chio_core.evaluation.outcomes import Decision
@@ -190,6 +197,19 @@ def test_an_answer_of_another_status_keeps_status_and_code_for_the_log() -> None
     with pytest.raises(EvaluationFailed) as failed:
         conclude(answered(b"<html>", 503, "text/html"), question(), SETTINGS, KeyTrust(), NOW)
     assert (failed.value.status, failed.value.detail) == (503, None)
+
+
+@pytest.mark.parametrize(("status", "code"), [(503, "chio_overloaded"), (429, "chio_unknown_path_limit")])
+def test_a_sidecar_that_limits_evaluations_leads_to_503_and_never_to_a_passthrough(status: int, code: str) -> None:
+    refusal = answered(f'{{"error":"{code}","message":"more than 5"}}'.encode(), status)
+    with pytest.raises(Overloaded, match="overloaded: more than 5") as failed:
+        conclude(refusal, question(), SETTINGS, KeyTrust(), NOW)
+    lenient = SETTINGS.model_copy(update={"fail_open": True})
+    denial = conclude_error(failed.value, question(), lenient).denial
+    assert denial is not None
+    assert (denial.status, denial.code) == (503, "chio_overloaded")
+    with pytest.raises(EvaluationFailed):
+        conclude(answered(f'{{"error":"{code}"}}'.encode(), 418), question(), SETTINGS, KeyTrust(), NOW)
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "Application/JSON; charset=utf-8", "application/json;x"])

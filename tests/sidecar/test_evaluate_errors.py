@@ -352,6 +352,39 @@ async def test_beyond_the_rate_nothing_is_stored_until_time_has_passed(tmp_path:
     assert stored == 5
 
 
+SPEC = {
+    "openapi": "3.1.0",
+    "info": {"title": "s", "version": "1"},
+    "paths": {"/pets/{id}": {"get": {"responses": {}}}},
+}
+
+
+async def test_unknown_paths_have_a_rate_of_their_own_and_take_nothing_of_the_others(tmp_path: Path) -> None:
+    options = {"max_per_second": 3, "max_unknown_per_second": 2, "spec_text": json.dumps(SPEC), "clock": Clock()}
+    async with sidecar(tmp_path, **options) as app:
+
+        async def asked(path: str, number: int, method: str = "GET") -> Response:
+            return await evaluate(app, path=path, request_id=f"{path}-{number}", method=method)
+
+        scanned = [await asked("/.env", number, "POST") for number in range(20)]
+        assert [one.status for one in scanned] == [200] * 2 + [429] * 18
+        refused = scanned[-1]
+        assert (refused.document["error"], refused.headers["retry-after"]) == ("chio_unknown_path_limit", "1")
+        # HEAD of a path that the document has with `get` is a path of the application.
+        assert [(await asked("/pets/1", number, "HEAD")).status for number in range(5)] == [200] * 3 + [503] * 2
+        assert (await asked("/.env", 99)).document["error"] == "chio_overloaded"  # both are used up
+    with contextlib.closing(sqlite3.connect(tmp_path / "receipts.sqlite3")) as store:
+        (stored,) = store.execute("SELECT count(*) FROM http_receipts").fetchone()
+    assert stored == 5
+
+
+@pytest.mark.parametrize("more", [{"max_per_second": 2}, {"max_per_second": 2, "max_unknown_per_second": 1}])
+async def test_without_a_document_no_path_is_unknown(more: dict[str, int], tmp_path: Path) -> None:
+    async with sidecar(tmp_path, clock=Clock(), **more) as app:
+        found = [(await evaluate(app, path=f"/{number}", request_id=str(number))).status for number in range(3)]
+    assert found == [200, 200, 503]
+
+
 def test_an_evaluation_works_without_lifespan_and_in_several_loops_one_after_the_other(tmp_path: Path) -> None:
     app = create_app(SidecarConfig(store_path=tmp_path / "r.sqlite3", signing_key=KERNEL))
     for number in range(3):

@@ -90,6 +90,12 @@ def test_fast_matching_is_the_rule_of_the_protocol(templates: list[str], path: s
     assert table.match("GET", path).pattern == slow_match(templates, path)
 
 
+def test_a_path_is_covered_by_a_template_of_any_method() -> None:
+    table = RouteTable.from_openapi(document({"/a/{x}": {"post": {"responses": {}}}}))
+    assert [table.covers(path) for path in ("/a/1", "/a", "/a/1/b", "/b/1")] == [True, False, False, False]
+    assert not RouteTable.by_method().covers("/a")
+
+
 def test_methods_have_tables_of_their_own(tmp_path: Any) -> None:
     table = RouteTable.from_openapi(document({"/a": {"get": {"x-chio-side-effects": True}, "post": {}}}))
     assert table.match("GET", "/a").policy == DENY_BY_DEFAULT

@@ -11,6 +11,8 @@ from pydantic import SecretStr
 
 from chio_core.canonical import sha256_hex
 from chio_core.errors import ConfigurationError
+from chio_sidecar.cli import build_parser
+from chio_sidecar.cli.api_protect import configuration
 from chio_sidecar.config import SidecarConfig, control_token_from, trusted_issuers_from
 from chio_sidecar.embedded import open_embedded
 from chio_sidecar.store.driver import sqlite3
@@ -95,8 +97,20 @@ def test_the_text_of_a_configuration_shows_no_secret(tmp_path: Path) -> None:
 def test_at_least_one_evaluation_must_be_possible(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="max_pending is 0"):
         SidecarConfig(store_path=tmp_path / "r", max_pending=0)
-    with pytest.raises(ConfigurationError, match="max_per_second is 0"):
-        SidecarConfig(store_path=tmp_path / "r", max_per_second=0)
+    for name in ("max_per_second", "max_unknown_per_second"):
+        with pytest.raises(ConfigurationError, match=f"{name} is 0"):
+            SidecarConfig(store_path=tmp_path / "r", **{name: 0})
+
+
+@pytest.mark.parametrize("described", [True, False])
+def test_a_limit_of_unknown_paths_that_limits_nothing_is_named(
+    described: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (spec := tmp_path / "openapi.json").write_text('{"openapi": "3.1.0", "info": {}, "paths": {}}')
+    source = ["--spec", str(spec)] if described else ["--upstream", "http://127.0.0.1:1"]
+    args = build_parser().parse_args(["api", "protect", *source, "--max-unknown-paths-per-second", "5"])
+    assert configuration(args, tmp_path / "receipts.sqlite3").max_unknown_per_second == 5
+    assert ("--max-unknown-paths-per-second limits nothing" in capsys.readouterr().err) is not described
 
 
 async def test_an_embedded_sidecar_has_its_key_beside_its_store(tmp_path: Path) -> None:
