@@ -9,7 +9,7 @@ from typing import Final
 
 import httpx
 
-from chio_core.client.carrier import MAX_RESPONSE_BYTES, Pairs, TaskCarrier, no_connection, no_response
+from chio_core.client.carrier import MAX_RESPONSE_BYTES, WAITING_SHARE, Pairs, TaskCarrier, no_connection, no_response
 from chio_core.errors import EvaluationFailed, SidecarError, SidecarUnreachable
 from chio_core.evaluation.exchange import RawResponse
 
@@ -44,7 +44,7 @@ class HttpxCarrier(TaskCarrier):
             sent.append(("content-type", "application/json"))
         # The caller's deadline comes first: timers of a transport do not look again when the loop was held. But a full
         # pool must report itself before that deadline, which counts for the sidecar.
-        limits = httpx.Timeout(2 * timeout, pool=timeout / 2)
+        limits = httpx.Timeout(2 * timeout, pool=timeout * WAITING_SHARE)
         extensions = {"timeout": limits.as_dict(), TIMEOUT: timeout}
         method = "GET" if body is None else "POST"
         request = httpx.Request(method, self._base + path, headers=sent, content=body, extensions=extensions)

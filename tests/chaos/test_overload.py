@@ -48,9 +48,11 @@ async def delayed(folder: Path, sidecar: Sidecar) -> AsyncIterator[str]:
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         relays.add(writer)
-        source, target = await asyncio.open_unix_connection(sidecar.address.removeprefix("unix:"))
-        await asyncio.gather(pass_on(reader, target, 0), pass_on(source, writer, DELAY))
-        relays.discard(writer)
+        try:
+            source, target = await asyncio.open_unix_connection(sidecar.address.removeprefix("unix:"))
+            await asyncio.gather(pass_on(reader, target, 0), pass_on(source, writer, DELAY))
+        finally:
+            relays.discard(writer)
 
     path = folder / "delayed.sock"
     server = await asyncio.start_unix_server(relay, path)
