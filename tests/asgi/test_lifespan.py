@@ -125,6 +125,23 @@ def test_a_mounted_application_works_without_a_lifespan() -> None:
     assert run(call(outer, "GET", "/sub/none")).receipt is not None
 
 
+async def test_two_applications_in_one_loop_have_a_sidecar_each_and_end_for_themselves() -> None:
+    async with StubServer() as first, StubServer() as second:
+        apps = [FastAPI(), FastAPI()]
+        for app, server in zip(apps, (first, second), strict=True):
+            add_chio(app, settings(sidecar_url=server.url))
+        for _ in range(3):
+            assert (await call(apps[0], "GET", "/one")).receipt in first.judge.receipts
+            assert (await call(apps[1], "GET", "/two")).receipt in second.judge.receipts
+        assert {asked["path"] for asked in first.judge.questions} == {"/one"}
+        assert {asked["path"] for asked in second.judge.questions} == {"/two"}
+        await apps[0].state.chio_client.aclose()
+        await until(lambda: not first.open)
+        assert (await call(apps[1], "GET", "/two")).receipt in second.judge.receipts
+        assert second.accepted == 1
+        await apps[1].state.chio_client.aclose()
+
+
 def unopenable(tmp_path: Path) -> ChioASGIMiddleware:
     """Return a middleware whose store cannot be used any more when the server starts."""
     config = settings(sidecar_url=f"embedded:{tmp_path}/dir", trusted_kernel_keys=())
