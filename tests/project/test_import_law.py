@@ -61,6 +61,7 @@ ELSEWHERE = {
     "benchmarks/app/guards_peer.py",
     "tests/interop/framework_programs.py",
     "tests/interop/published_clients.py",
+    "tests/interop/trio_programs.py",
 }
 """Runs in an environment of its own."""
 
