@@ -214,6 +214,8 @@ class Incoming:
                 if message["type"] != "http.request":
                     raise RequestRefused(body_incomplete())
                 piece, more = message.get("body", b""), message.get("more_body", False)
+                if not (piece or more or length):  # most requests have no body
+                    break
                 digest.update(piece)
                 length += len(piece)
                 if length > limits.max_bytes:

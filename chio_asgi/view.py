@@ -27,10 +27,10 @@ class ScopeState:
         object.__setattr__(self, "_values", values)
 
     def __getattr__(self, name: str) -> Any:
-        try:
-            return self._values[name]
-        except KeyError:
-            raise AttributeError(f"request state has no {name!r}") from None
+        values = self._values
+        if name in values:
+            return values[name]
+        raise AttributeError(f"request state has no {name!r}")
 
     def __setattr__(self, name: str, value: Any) -> None:
         self._values[name] = value

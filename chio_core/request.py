@@ -172,6 +172,10 @@ class Requirement:
         return f"{self.server}/{self.tool}" if self.server is not None else "any capability"
 
 
+NO_REQUIREMENT = Requirement(capability=False)
+"""What a route requires that states nothing."""
+
+
 def query_map(query_string: str) -> dict[str, str]:
     """Decode a query as the sidecar's own proxy does: form-decoded, of duplicates the last wins.
 
@@ -226,7 +230,7 @@ def to_chio_request(
     headers = {"content-type": content_type[0]} if content_type and content_type[0] else {}
     if body_length:
         headers["content-length"] = str(body_length)
-    wanted = requirement if requirement is not None else Requirement(capability=False)
+    wanted = requirement if requirement is not None else NO_REQUIREMENT
     tool = wanted.server is not None
     enforcement = None
     if observe:
@@ -292,11 +296,14 @@ class HeaderLines(Mapping[str, str]):
     def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
         self.by_name: dict[str, list[str]] = {}
         self.repeated: set[str] = set()
+        known = self.by_name
         for name, value in pairs:
-            lines = self.by_name.setdefault(name.lower(), [])
-            lines.append(value)
-            if len(lines) > 1:
-                self.repeated.add(name.lower())
+            lower = name.lower()
+            if lower in known:
+                known[lower].append(value)
+                self.repeated.add(lower)
+            else:
+                known[lower] = [value]
 
     def select(self, names: Iterable[str]) -> dict[str, Sequence[str]]:
         """Return the lines of those headers in `names` (lower case) that are there."""

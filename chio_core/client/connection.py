@@ -126,7 +126,7 @@ class Connection(asyncio.Protocol):
         Raises:
             SidecarUnreachable: the connection is closed already; nothing was sent.
         """
-        if self._transport is None or not self.usable:
+        if self._transport is None or self.closed or self._transport.is_closing():
             raise SidecarUnreachable("Chio sidecar closed the connection before it was used")
         owner: asyncio.Future[RawResponse] = loop.create_future()
         self._owner = owner

@@ -48,7 +48,7 @@ from chio_core.models.request import SAFE_METHODS
 from chio_core.receipts import KeyTrust, verify_receipt
 from chio_core.refusals.problems import explain_link
 from chio_core.refusals.response import Denial
-from chio_core.request import Requirement
+from chio_core.request import NO_REQUIREMENT, Requirement
 from chio_core.settings import ChioSettings
 
 _CODE = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -169,7 +169,7 @@ def _denial_of(verdict: Verdict, receipt: HttpReceipt, call: EvaluateCall, setti
         return outcomes.capability_of_another(receipt.id)
     if call.unread:
         return outcomes.capability_insufficient(requirement or Requirement(), receipt.id)
-    refusal = _capability_denial(requirement or Requirement(capability=False), call, receipt)
+    refusal = _capability_denial(requirement or NO_REQUIREMENT, call, receipt)
     if refusal is not None or requirement is None:
         return refusal
     if not demands_met(receipt.evidence or (), requirement.approval, requirement.budget):

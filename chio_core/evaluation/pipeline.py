@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
@@ -26,7 +25,7 @@ from chio_core.evaluation.adapter import RequestAdapter
 from chio_core.evaluation.amounts import Facts
 from chio_core.evaluation.body_limits import BodyLimits
 from chio_core.evaluation.early import refused_unread
-from chio_core.evaluation.exchange import prepare
+from chio_core.evaluation.exchange import new_request_id, prepare
 from chio_core.evaluation.governed import NO_BODY, NO_MATCH, Body, EvaluatedRequest, Reading, RouteMatch
 from chio_core.evaluation.hooks import Hook, refused_by_guard
 from chio_core.evaluation.observe import is_observed
@@ -137,7 +136,7 @@ class Pipeline:
         call = prepare(
             view,
             settings,
-            request_id=str(uuid.uuid4()),
+            request_id=new_request_id(),
             now=time.time(),
             caller=read.caller,
             presented=read.presented,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final, Literal
 
-from pydantic import Field, PrivateAttr, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from chio_core.errors import InvalidDocument
 from chio_core.models.base import U16, U64, Flag, Text, WireModel
@@ -83,8 +83,6 @@ class HttpReceipt(WireModel):
     kernel_key: Text
     signature: Text
 
-    _raw: dict[str, Any] | None = PrivateAttr(default=None)
-
     @classmethod
     def from_wire(cls, document: Mapping[str, Any]) -> HttpReceipt:
         """Read a receipt from its JSON object, and keep that as `raw`.
@@ -96,13 +94,14 @@ class HttpReceipt(WireModel):
             receipt = cls.model_validate(document)
         except ValidationError as exc:
             raise InvalidDocument(f"not an HttpReceipt: {explain(exc)}") from None
-        receipt._raw = dict(document)
+        receipt.__dict__["_raw"] = dict(document)  # beside the fields: a private attribute would cost as much as these
         return receipt
 
     @property
     def raw(self) -> dict[str, Any]:
         """The JSON object as it was received; that of `to_wire` for a receipt made here."""
-        return self._raw if self._raw is not None else self.to_wire()
+        raw: dict[str, Any] | None = self.__dict__.get("_raw")
+        return raw if raw is not None else self.to_wire()
 
 
 class EvaluateResponse(WireModel):

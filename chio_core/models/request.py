@@ -70,29 +70,15 @@ class ChioHttpRequest(WireModel):
 
     def to_wire(self) -> dict[str, Any]:
         """Return the JSON object in protocol order; written out, because every request is converted here."""
-        wire: dict[str, Any] = {
-            "request_id": self.request_id,
-            "method": self.method,
-            "route_pattern": self.route_pattern,
-            "path": self.path,
+        # The members stand in protocol order.
+        wire = {
+            name: value
+            for name, value in self.__dict__.items()
+            if value is not None and (value or name not in ("query", "headers"))
         }
-        if self.query:
-            wire["query"] = self.query
-        if self.headers:
-            wire["headers"] = self.headers
         wire["caller"] = self.caller.to_wire()
-        if self.body_hash is not None:
-            wire["body_hash"] = self.body_hash
-        wire["body_length"] = self.body_length
-        for name in ("session_id", "capability_id", "tool_server", "tool_name", "arguments"):
-            if (value := getattr(self, name)) is not None:
-                wire[name] = value
         if self.model_metadata is not None:
             wire["model_metadata"] = self.model_metadata.to_wire()
-        wire["timestamp"] = self.timestamp
-        for name in ("governed_intent", "approval_token", "budget", "further_to", "enforcement"):
-            if (value := getattr(self, name)) is not None:
-                wire[name] = value
         wire.update(self.model_extra or {})
         return wire
 

@@ -187,7 +187,7 @@ class Metrics:
             seconds: how long the evaluation took; None if the sidecar was not called.
         """
         code = code_of(decision)
-        label = code if _CODE.match(code) else "other"
+        label = code if code == "none" or _CODE.match(code) else "other"
         verdict = verdict_of(decision)
         self.decisions.add(verdict if verdict in VERDICTS else "other", label)
         if decision.observed:

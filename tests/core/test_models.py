@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -169,6 +171,10 @@ def test_a_receipt_keeps_the_object_that_was_received() -> None:
     read = {**RECEIPT, "evidence": [], "session_id": None, "new": {"deep": [1.0, None]}}
     receipt = HttpReceipt.from_wire(read)
     assert receipt.raw == read
+    assert "raw" not in receipt.model_dump_json()
+    for copied in (copy.deepcopy(receipt), pickle.loads(pickle.dumps(receipt)), receipt.model_copy()):
+        assert copied.raw == read
+        assert copied == receipt
     assert receipt.timestamp == 5
     assert receipt.verdict.is_allow
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from urllib.parse import urlencode
 
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from chio_core import GuardRequest, Requirement
-from chio_core.models import CallerIdentity
+from chio_core.evaluation.exchange import new_request_id
+from chio_core.models import CallerIdentity, ChioHttpRequest
 from chio_core.models.request import METHODS
 from chio_core.request import MAX_QUERY_FIELDS, query_map, to_chio_request
 from tests.core.views import View
@@ -114,3 +116,25 @@ def test_an_encoded_query_is_read_back(fields: dict[str, str]) -> None:
 
 def _replaced(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
+
+
+def test_a_request_id_is_a_random_uuid_of_version_four() -> None:
+    ids = [new_request_id() for _ in range(200)]
+    assert len(set(ids)) == 200
+    for text in ids:
+        found = uuid.UUID(text)
+        assert (str(found), found.version, found.variant) == (text, 4, uuid.RFC_4122)
+
+
+def test_a_described_request_leaves_out_what_is_absent_and_keeps_the_protocols_order() -> None:
+    request = ChioHttpRequest(
+        timestamp=5, caller=CallerIdentity.anonymous(), path="/p", route_pattern="/p", method="GET", request_id="r"
+    )
+    assert list(request.to_wire()) == [
+        "request_id", "method", "route_pattern", "path", "caller", "body_length", "timestamp",
+    ]  # fmt: skip
+    full = request.model_copy(update={"query": {"a": "b"}, "headers": {"c": "d"}, "arguments": {}, "further_to": "x"})
+    assert list(full.to_wire()) == [
+        "request_id", "method", "route_pattern", "path", "query", "headers", "caller", "body_length", "arguments",
+        "timestamp", "further_to",
+    ]  # fmt: skip
