@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from chio_sidecar.store.schema import connect_reader
+from chio_sidecar.store.driver import sqlite3
+from chio_sidecar.store.schema import connect_reader, journal_for
 from tests.sidecar.fsck_tools import inspect, select
 from tests.sidecar.sidecar_tools import KERNEL, TESTS
 
@@ -93,7 +94,8 @@ def test_no_row_is_lost_or_hidden_while_another_process_checkpoints_and_others_r
         found = [reader.result() for reader in readers]
     copied, _ = checkpointer.communicate()
     assert (writer.wait(), checkpointer.returncode) == (0, 0)
-    assert int(copied) > count / STEP / 10, "the checkpointer has to be at work, too"
+    if journal_for(sqlite3.sqlite_version_info) == "wal":
+        assert int(copied) > count / STEP / 10, "the checkpointer has to be at work, too"
     assert found == [count] * READERS
     assert {identifier for (identifier,) in select(store, "SELECT id FROM http_receipts")} == sent
     findings, summary = inspect(store, trusted={KERNEL.public_hex})
