@@ -74,7 +74,7 @@ def conclude(
     """
     # 1. the document
     if response.status != 200:
-        raise _error_of(response, call)
+        raise _error_of(response, call, settings)
     if response.content_type.partition(";")[0].strip().lower() != "application/json":
         raise EvaluationFailed("Chio sidecar answered with something that is not JSON", status=200)
     try:
@@ -234,7 +234,7 @@ def _opened_by_capability(call: EvaluateCall, receipt: HttpReceipt) -> bool:
     return call.request.method not in SAFE_METHODS  # a sidecar that gives no reason
 
 
-def _error_of(response: RawResponse, call: EvaluateCall) -> SidecarError:
+def _error_of(response: RawResponse, call: EvaluateCall, settings: ChioSettings) -> SidecarError:
     """Return the error for a status other than 200. Its members are unsigned, so only plain text is taken over."""
     try:
         document = parse_json(response.body)
@@ -255,13 +255,13 @@ def _error_of(response: RawResponse, call: EvaluateCall) -> SidecarError:
             plain("kernel_receipt_id", APPROVAL_ID),
         )
     if (response.status, code) in ((503, Overloaded.code), (429, UNKNOWN_PATH_LIMIT)):
-        return Overloaded(f"Chio sidecar is overloaded{_reason(stated, call)}")
+        return Overloaded(f"Chio sidecar is overloaded{_reason(stated, call, settings)}")
     named = plain("error", _CODE)
-    message = f"Chio sidecar returned {response.status}{' ' + named if named else ''}{_reason(stated, call)}"
+    message = f"Chio sidecar returned {response.status}{' ' + named if named else ''}{_reason(stated, call, settings)}"
     return EvaluationFailed(message, status=response.status, detail=code if isinstance(code, str) else None)
 
 
-def _reason(stated: Mapping[str, Any], call: EvaluateCall) -> str:
+def _reason(stated: Mapping[str, Any], call: EvaluateCall, settings: ChioSettings) -> str:
     """Return the sidecar's own reason for the log, `: …`; empty without one.
 
     It is unsigned, and a foreign sidecar may repeat what it was sent. So it is short and printable, and everything that
@@ -273,6 +273,7 @@ def _reason(stated: Mapping[str, Any], call: EvaluateCall) -> str:
     request = call.request
     secret = [call.capability, request.query, request.headers, request.caller.to_wire(), request.arguments]
     secret += [request.approval_token, request.governed_intent, request.budget]
+    secret += [settings.evaluate_token.get_secret_value()] if settings.evaluate_token is not None else []
     text = _LONG_RUN.sub("…", text[:_MOST_READ])
     for word in sorted(set(_WORD.findall(json.dumps(secret, ensure_ascii=False, default=str))), key=len, reverse=True):
         text = text.replace(word, "…")

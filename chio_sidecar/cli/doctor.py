@@ -19,9 +19,9 @@ from chio_sidecar.doctor.store import check_place, last_kernel_key
 DESCRIPTION = """\
 Check everything that a governed application needs, one line for each check: ok, warn or fail, and the remedy.
 Each setting with its value and source (keyword, environment, .env, default; secrets are not shown), CHIO_* names
-that no setting has, other distributions with the same import names, versions; the sidecar's response, clock and key,
-or an embedded sidecar's store and key file. With MODULE:APP the settings are those of that application, which is
-imported and not started, and the findings of `check` are included.
+that no setting has, other distributions with the same import names, versions; the sidecar's response, clock, key
+and bearer token, or an embedded sidecar's store and key file. With MODULE:APP the settings are those of that
+application, which is imported and not started, and the findings of `check` are included.
 
     chio-sidecar doctor main:app
 

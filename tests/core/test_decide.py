@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from chio_core.canonical import parse_json
 from chio_core.errors import (
@@ -380,6 +381,14 @@ def test_the_reason_repeats_nothing_that_was_sent() -> None:
     assert said.startswith("Chio sidecar returned 500 chio_evaluation_failed: bad token {")
     for secret in (*parse_json(text.encode()).values(), "DE89370400440532013000", "fortytwo"):
         assert not isinstance(secret, str) or secret not in said
+
+
+def test_the_reason_does_not_repeat_the_token_of_the_sidecar() -> None:
+    presented = SETTINGS.model_copy(update={"evaluate_token": SecretStr("canary-5be1d2")})
+    body = b'{"error":"denied","message":"no user for Bearer canary-5be1d2"}'
+    with pytest.raises(EvaluationFailed) as failed:
+        conclude(answered(body, 401), question(), presented, KeyTrust(()), NOW)
+    assert failed.value.message == "Chio sidecar returned 401 denied: no user for Bearer …-…"
 
 
 def test_a_broken_or_foreign_body_gives_no_reason() -> None:
