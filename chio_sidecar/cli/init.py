@@ -31,7 +31,8 @@ entry and a test file that are there already are not changed. Then the lines are
 
 _PLACE: Final = re.compile(r"(?:[^\W\d]\w*\.)*[^\W\d]\w*:[^\W\d]\w*(?:\(\))?")
 _OBSERVE: Final = "CHIO_OBSERVE"
-_STORE: Final = "embedded:chio.sqlite3"
+_STORE: Final = "chio.sqlite3"
+_KEYS: Final = "*.sqlite3.key"  # of a store whose path the program puts together
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,10 @@ def run(args: argparse.Namespace) -> int:
         found = starter(project.framework, project.place)
 
     # The private key is ignored before a setting can have it made.
-    settings, environment = _settings(folder / ".env", governed=project.governed)
-    changes = [_ignored(folder, environment), settings]
+    settings, environment = _settings(folder / ".env", project)
+    private = _private_files(folder, environment, project.stores)
+    secrets = ["/.env"] if _holds_secrets(environment) else []
+    changes = [_ignored(folder / ".gitignore", [*(f"/{name}" for name in private), _KEYS, *secrets]), settings]
     if found is not None:
         changes.append(_first_test(folder / TEST_FILE, found, f"tests {project.place}"))
     if not args.dry_run:
@@ -121,11 +124,11 @@ def run(args: argparse.Namespace) -> int:
             emit(printable(f"{one.path.name}: {would}{one.state}: {one.about}"))
         for step in ("", *steps):
             emit(printable(step))
-    _warn_of_leaks(folder, environment)
+    _warn_of_leaks(folder, [*private, _KEYS], secrets)
     return 0
 
 
-def _settings(path: Path, *, governed: bool) -> tuple[Change, Mapping[str, str]]:
+def _settings(path: Path, project: Project) -> tuple[Change, Mapping[str, str]]:
     """Return what is added to `.env`, and all settings with their values, the new ones included."""
     from pydantic_settings import DotEnvSettingsSource
 
@@ -133,9 +136,11 @@ def _settings(path: Path, *, governed: bool) -> tuple[Change, Mapping[str, str]]
 
     text = _text(path)
     found = {name.upper(): value or "" for name, value in DotEnvSettingsSource(ChioSettings).env_vars.items()}
-    added = {URL_VARIABLE: _STORE} if URL_VARIABLE not in found else {}
+    # Commands then read the store that the application names in its code.
+    store = next((one for one in project.stores if re.fullmatch(r"[\w./-]+", one)), _STORE)
+    added = {URL_VARIABLE: f"embedded:{store}"} if URL_VARIABLE not in found else {}
     # An application that is governed already must not stop refusing because its folder is prepared once more.
-    if added and not governed and _OBSERVE not in found:
+    if added and not project.governed and _OBSERVE not in found:
         added[_OBSERVE] = "true"
     about = ", ".join([*added, *(f"{name} is kept" for name in (URL_VARIABLE, _OBSERVE) if name in found)])
     lines = ["# Chio: the sidecar runs in the process of the application. While it observes, it refuses nothing."]
@@ -144,17 +149,13 @@ def _settings(path: Path, *, governed: bool) -> tuple[Change, Mapping[str, str]]
     return Change(path, about, lines, text, mode=0o600), found | added
 
 
-def _ignored(folder: Path, environment: Mapping[str, str]) -> Change:
+def _ignored(path: Path, wanted: Sequence[str]) -> Change:
     """Return what is added to `.gitignore`."""
-    text = _text(folder / ".gitignore")
-    wanted = [f"/{name}" for name in _private_files(folder, environment)]
-    if _holds_secrets(environment):
-        wanted.append("/.env")
+    text = _text(path)
     present = {line.strip().removeprefix("/") for line in (text or "").splitlines()}
     missing = [line for line in wanted if line.removeprefix("/") not in present]
-    about = ", ".join(missing) or ("it has every entry" if wanted else "this folder has no private files")
-    lines = ["# Chio: receipts, the private key that signs them, and secrets", *missing] if missing else []
-    return Change(folder / ".gitignore", about, lines, text)
+    lines = ["# Chio: receipts, the private keys that sign them, and secrets", *missing] if missing else []
+    return Change(path, ", ".join(missing) or "it has every entry", lines, text)
 
 
 def _first_test(path: Path, found: Starter, about: str) -> Change:
@@ -169,7 +170,7 @@ def _next_steps(folder: Path, project: Project, found: Starter | None, environme
     if found is None or project.source is None:
         return [
             "No application of FastAPI, Django, Flask or Starlette was found here, so no test was written.",
-            "Name it: chio-sidecar init MODULE:APP",
+            "Change to the folder of manage.py, or name the application: chio-sidecar init MODULE:APP",
         ]
     steps = []
     if not project.governed:
@@ -186,18 +187,25 @@ def _next_steps(folder: Path, project: Project, found: Starter | None, environme
     return steps
 
 
-def _private_files(folder: Path, environment: Mapping[str, str]) -> list[str]:
-    """Return patterns for the files in this folder that hold receipts or keys, by the settings that name them.
+def _private_files(folder: Path, environment: Mapping[str, str], stores: Sequence[str]) -> list[str]:
+    """Return patterns for the files in this folder that hold receipts or keys.
 
     SQLite's files and the key beside a store have its name, and more at the end.
+
+    Args:
+        environment: the settings of `.env`; those of the process count too.
+        stores: the files that the sources name.
     """
-    store = store_of_url(environment[URL_VARIABLE])
-    named = [store.path.key_path if isinstance(store.path, DatabasePlace) else store.path] if store is not None else []
-    if seed := environment.get("CHIO_AUTHORITY_SEED_FILE"):
-        named.append(Path(seed))
-    paths = [Path(os.path.normpath(folder / one)) for one in named if one is not None]
-    inside = [one.relative_to(folder).as_posix() for one in paths if one.is_relative_to(folder)]
-    return [re.sub(r"([\\*?\[\] ])", r"\\\1", name) + "*" for name in inside]
+    named = [Path(store) for store in stores]
+    for settings in (environment, os.environ):
+        store = store_of_url(settings.get(URL_VARIABLE, ""))
+        if store is not None:
+            named += filter(None, [store.path.key_path if isinstance(store.path, DatabasePlace) else store.path])
+        if seed := settings.get("CHIO_AUTHORITY_SEED_FILE"):
+            named.append(Path(seed))
+    paths = [Path(os.path.normpath(folder / one)) for one in named]
+    inside = [one.relative_to(folder).as_posix() for one in paths if one != folder and one.is_relative_to(folder)]
+    return [re.sub(r"([\\*?\[\] ])", r"\\\1", name) + "*" for name in dict.fromkeys(inside)]
 
 
 def _holds_secrets(environment: Mapping[str, str]) -> bool:
@@ -211,6 +219,8 @@ def _holds_secrets(environment: Mapping[str, str]) -> bool:
 def _text(path: Path) -> str | None:
     """Return the text of a file, or None if there is none."""
     try:
+        if path.exists() and not path.is_file():
+            raise CliError(f"{path} is no regular file", fix="write its lines by hand")
         return path.read_bytes().decode("utf-8")
     except FileNotFoundError:
         return None
@@ -220,15 +230,15 @@ def _text(path: Path) -> str | None:
         raise CliError(f"cannot read {path}: {exc.strerror}") from None
 
 
-def _warn_of_leaks(folder: Path, environment: Mapping[str, str]) -> None:
+def _warn_of_leaks(folder: Path, private: Sequence[str], secrets: Sequence[str]) -> None:
     """Warn of settings that others can read, and of private files that git has or would add in spite of .gitignore."""
-    dotenv, private = folder / ".env", _private_files(folder, environment)
-    if _holds_secrets(environment):
-        private.append(".env")
-        if dotenv.exists() and dotenv.stat().st_mode & 0o077:
-            say("warning: other users of this machine can read the settings in .env: chmod 600 .env")
-    if private and shutil.which("git") is not None:
-        command = ["git", "-c", "core.fsmonitor=false", "ls-files", "--cached", "--others", "--exclude-standard", "--"]
-        listed = subprocess.run([*command, *private], cwd=folder, capture_output=True, text=True, check=False)  # noqa: S603
-        for name in listed.stdout.splitlines():
-            say(printable(f"warning: git has {name}, or would add it: git rm --cached {name}, and make a new secret"))
+    dotenv = folder / ".env"
+    if secrets and dotenv.exists() and dotenv.stat().st_mode & 0o077:
+        say("warning: other users of this machine can read the settings in .env: chmod 600 .env")
+    if shutil.which("git") is None:
+        return
+    command = ["git", "-c", "core.fsmonitor=false", "ls-files", "--cached", "--others", "--exclude-standard", "--"]
+    paths = [*private, *(name.removeprefix("/") for name in secrets)]
+    listed = subprocess.run([*command, *paths], cwd=folder, capture_output=True, text=True, check=False)  # noqa: S603
+    for name in listed.stdout.splitlines():
+        say(printable(f"warning: git has {name}, or would add it: git rm --cached {name}, and make a new secret"))

@@ -18,6 +18,7 @@ _FIRST = ("main.py", "app.py", "wsgi.py", "asgi.py")
 _MOST_FILES = 500
 _LONGEST_FILE = 1_000_000
 _DJANGO_SETTINGS = re.compile(r"""DJANGO_SETTINGS_MODULE["']\s*,\s*["']([\w.]+)["']""")
+_STORE = re.compile(r"""["']embedded:([^"'?{}\n]+)""")
 _GOVERNED = re.compile(r"\bchio_(?:asgi|django|fastapi|flask|wsgi)\b")
 
 
@@ -30,12 +31,14 @@ class Project:
         place: the application as `MODULE:APP` or `MODULE:FACTORY()`, in Django the settings module.
         source: the file to edit.
         governed: True if a source file uses one of the packages already.
+        stores: the files of embedded sidecars that the sources name.
     """
 
     framework: str | None
     place: str | None
     source: Path | None
     governed: bool
+    stores: tuple[str, ...] = ()
 
 
 def read_project(folder: Path, place: str | None = None) -> Project:
@@ -46,27 +49,34 @@ def read_project(folder: Path, place: str | None = None) -> Project:
     """
     texts = dict(_sources(folder))
     governed = any(_GOVERNED.search(text) for text in texts.values())
+    stores = tuple(
+        dict.fromkeys(store for text in texts.values() for store in _STORE.findall(text) if "://" not in store)
+    )
 
     # Django: its settings are named by manage.py, in text.
     named = _DJANGO_SETTINGS.search(texts.get(folder / "manage.py", ""))
-    if named is not None and place is None:
-        module = folder.joinpath(*named[1].split("."))
-        source = module / "__init__.py" if module.is_dir() else module.with_suffix(".py")
-        return Project("django", named[1], source, governed)
-
-    # Elsewhere an application is a variable of a module, or what a function of it makes.
     if place is not None:
         module_name, _, name = place.partition(":")
-        path = folder.joinpath(*module_name.split("."))
-        source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-        kinds = dict(_applications(texts.get(source, "")))
-        return Project(kinds.get(name, "asgi"), place, source, governed)
+        source = _source_of(folder, module_name)
+        framework = dict(_applications(texts.get(source, ""))).get(name) or ("asgi" if named is None else None)
+        if framework is not None:
+            return Project(framework, place, source, governed, stores)
+    if named is not None:
+        return Project("django", named[1], _source_of(folder, named[1]), governed, stores)
+
+    # Elsewhere an application is a variable of a module, or what a function of it makes.
     for path, text in texts.items():
         parts = path.relative_to(folder).with_suffix("").parts
         for name, framework in _applications(text) if all(part.isidentifier() for part in parts) else ():
             module_name = ".".join(parts).removesuffix(".__init__")
-            return Project(framework, f"{module_name}:{name}", path, governed)
-    return Project(None, None, None, governed)
+            return Project(framework, f"{module_name}:{name}", path, governed, stores)
+    return Project(None, None, None, governed, stores)
+
+
+def _source_of(folder: Path, module: str) -> Path:
+    """Return the file of a module, which may not exist."""
+    path = folder.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
 def _sources(folder: Path) -> Iterator[tuple[Path, str]]:
@@ -80,7 +90,7 @@ def _sources(folder: Path) -> Iterator[tuple[Path, str]]:
     ]
     for path in [path for path in (*near, *inner) if not path.name.startswith("test")][:_MOST_FILES]:
         try:
-            if path.stat().st_size <= _LONGEST_FILE:
+            if path.is_file() and path.stat().st_size <= _LONGEST_FILE:
                 yield path, path.read_text(encoding="utf-8")
         except (OSError, UnicodeError):
             continue  # a file that cannot be read holds no application that can be imported

@@ -22,7 +22,9 @@ OPENS: Final[dict[str, Callable[[str, str], str]]] = {
     "fastapi": lambda method, route: (
         f"@app.{method.lower()}({json.dumps(route)}, dependencies=[Depends(Policy(side_effects=False))])"
     ),
-    "django": lambda method, route: f"@Policy(side_effects=False)  # above the view of {route}",
+    "django": lambda method, route: (
+        f"@Policy(side_effects=False)  # above the view of {route}, or in CHIO_VIEW_POLICIES"
+    ),
     "flask": lambda method, route: f"@Policy(side_effects=False)  # below the route of {route}",
 }
 """The line that opens a route whose callers need no capability, by framework."""

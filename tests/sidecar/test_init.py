@@ -107,7 +107,8 @@ def test_git_add_takes_neither_store_nor_key(folder: Path, cli: CommandLine) -> 
     run("git", "init", "-q", ".")
     cli("init")
     assert cli.err == ""
-    cli("capability", "issue", "--receipt-store", "chio.sqlite3", "--server", "s", "--tool", "t")
+    for store in ("chio.sqlite3", "state.sqlite3"):
+        cli("capability", "issue", "--receipt-store", store, "--server", "s", "--tool", "t")
     assert (folder / "chio.sqlite3.key").is_file()
     for end in ("", "-wal", "-shm", "-journal"):
         (folder / f"chio.sqlite3{end}").touch()
@@ -130,6 +131,7 @@ def test_what_exists_is_kept_and_no_value_is_printed(folder: Path, cli: CommandL
         ".env": "CHIO_SIDECAR_URL=embedded:var/my store.sqlite3\nCHIO_AUTHORITY_SEED_FILE=seed\nDATABASE_URL=canary",
         ".gitignore": "*.pyc",
         "test_chio.py": "# mine\n",
+        "settings.py": "URLS = 'embedded:from code.db?spec=x', 'embedded:../other.db', 'embedded:postgresql://h/d'\n",
     }
     write(folder, own | PROJECTS["fastapi"])
     (folder / ".env").chmod(0o644)
@@ -139,7 +141,13 @@ def test_what_exists_is_kept_and_no_value_is_printed(folder: Path, cli: CommandL
     }
     ignored = (folder / ".gitignore").read_text().splitlines()
     assert ignored[0] == "*.pyc"
-    assert ignored[3:] == [r"/var/my\ store.sqlite3*", "/seed*", "/.env"]
+    assert ignored[3:] == [
+        "/from code.db*".replace(" ", r"\ "),
+        r"/var/my\ store.sqlite3*",
+        "/seed*",
+        "*.sqlite3.key",
+        "/.env",
+    ]
     assert ".env: kept: CHIO_SIDECAR_URL is kept" in cli.out
     assert "test_chio.py: kept: it exists" in cli.out
     assert "other users of this machine can read the settings in .env: chmod 600 .env" in cli.err
@@ -147,16 +155,20 @@ def test_what_exists_is_kept_and_no_value_is_printed(folder: Path, cli: CommandL
 
 
 def test_an_application_that_is_governed_already_does_not_begin_to_observe(folder: Path, cli: CommandLine) -> None:
-    write(folder, {"main.py": FASTAPI + "import chio_fastapi\nchio_fastapi.add_chio(app)\n"})
-    cli("init")
-    assert "OBSERVE" not in (folder / ".env").read_text()
+    code = "import chio_fastapi\nchio_fastapi.add_chio(app, sidecar_url='embedded:state/shop.db')\n"
+    write(folder, {"main.py": FASTAPI + code})
+    assert cli("init").splitlines()[:2] == [
+        ".gitignore: written: /state/shop.db*, *.sqlite3.key",
+        ".env: written: CHIO_SIDECAR_URL",
+    ]
+    assert (folder / ".env").read_text().splitlines()[1:] == ["CHIO_SIDECAR_URL=embedded:state/shop.db"]
 
 
 def test_a_configured_folder_does_not_begin_to_observe(folder: Path, cli: CommandLine) -> None:
     write(folder, {"main.py": FASTAPI, ".env": "chio_sidecar_url=http://127.0.0.1:9090\n"})
     cli("init")
     assert (folder / ".env").read_text() == "chio_sidecar_url=http://127.0.0.1:9090\n"
-    assert ".gitignore: kept: this folder has no private files" in cli.out
+    assert (folder / ".gitignore").read_text().splitlines()[1:] == ["*.sqlite3.key"]
 
 
 def test_the_settings_are_for_their_owner_alone(folder: Path, cli: CommandLine) -> None:
@@ -174,7 +186,7 @@ def test_a_dry_run_says_what_would_be_written_and_writes_nothing(folder: Path, c
     before = contents(folder)
     said = cli("init", "--dry-run").splitlines()
     assert said[:3] == [
-        ".gitignore: would be written: /chio.sqlite3*",
+        ".gitignore: would be written: /chio.sqlite3*, *.sqlite3.key",
         ".env: would be written: CHIO_SIDECAR_URL, CHIO_OBSERVE",
         "test_chio.py: would be written: tests main:app",
     ]
@@ -184,7 +196,8 @@ def test_a_dry_run_says_what_would_be_written_and_writes_nothing(folder: Path, c
 def test_a_folder_without_a_known_application_gets_no_test(folder: Path, cli: CommandLine) -> None:
     write(folder, {"my-app.py": FASTAPI, "big.py": FASTAPI + "#" * 1_000_000, "latin.py": "app = 1"})
     (folder / "latin.py").write_bytes(b"# \xe4\nfrom fastapi import FastAPI\napp = FastAPI()\n")
-    assert "Name it: chio-sidecar init MODULE:APP" in cli("init")
+    os.mkfifo(folder / "main.py")  # is not read: that would wait for ever
+    assert "chio-sidecar init MODULE:APP" in cli("init")
     assert not (folder / "test_chio.py").exists()
 
 
@@ -201,7 +214,8 @@ def remove(folder: Path) -> None:
 
 UNUSABLE: dict[str, tuple[Callable[[Path], object], str]] = {
     "the folder is gone": (remove, "the current folder cannot be used"),
-    ".env is a folder": (lambda folder: (folder / ".env").mkdir(), "cannot read "),
+    ".env is a folder": (lambda folder: (folder / ".env").mkdir(), ".env is no regular file"),
+    ".gitignore is a pipe": (lambda folder: os.mkfifo(folder / ".gitignore"), ".gitignore is no regular file"),
     ".gitignore is not text": (lambda folder: (folder / ".gitignore").write_bytes(b"\xff"), "is not UTF-8 text"),
     ".env is a link to nothing": (lambda folder: (folder / ".env").symlink_to("no/where"), "cannot write "),
 }
@@ -230,3 +244,19 @@ def test_a_folder_that_is_read_only_stays_as_it_is(folder: Path, cli: CommandLin
 def test_what_is_no_application_here_is_refused(place: str, folder: Path, cli: CommandLine) -> None:
     assert "suggested fix" in cli.fails("init", "--", place)
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", [None, "mysite.wsgi:application"])
+def test_a_django_project_is_one_also_by_the_name_of_its_application(
+    place: str | None, folder: Path, cli: CommandLine
+) -> None:
+    write(folder, PROJECTS["django"] | {"mysite/wsgi.py": "application = object()\n"})
+    assert "mysite/settings.py write:" in cli("init", *filter(None, [place]))
+    assert "SimpleTestCase" in (folder / "test_chio.py").read_text()
+
+
+def test_the_store_that_the_environment_names_is_ignored_too(
+    folder: Path, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHIO_SIDECAR_URL", "embedded:own.db")
+    assert "/chio.sqlite3*, /own.db*, *.sqlite3.key" in cli("init")
