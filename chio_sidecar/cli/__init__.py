@@ -6,13 +6,13 @@ import argparse
 import importlib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from chio_core.errors import ChioError
-from chio_sidecar.cli.options import add_global_options, wants_json
+from chio_sidecar.cli.options import add_global_options, note_unused, option_of, wants_json
 from chio_sidecar.cli.terminal import OutputError, TerminalHandler, emit, flush_output, report_error, say
 
 __all__ = ["COMMANDS", "Command", "build_parser", "main"]
@@ -34,6 +34,8 @@ class Command:
             modules need libraries that take longer to load than other commands take to run.
         options: function of the module that adds options, default `run` and description to the command's parser.
         formats: values of `--format`.
+        reads: options that may precede every command, and that have an effect on this one.
+        needs: options that have no effect without another one, and that other one.
     """
 
     words: str
@@ -41,31 +43,95 @@ class Command:
     module: str
     options: str = "add_options"
     formats: Sequence[str] = ("human", "json")
+    reads: Collection[str] = ()
+    needs: Mapping[str, str] = field(default_factory=dict)
 
+
+_STORE = ("receipt_store",)
+_SERVICE = ("control_url", "control_token")
 
 COMMANDS = (
     Command("init", "prepare the folder of an application: settings, .gitignore and a first test", "init"),
-    Command("api protect", "run the sidecar", "api_protect"),
-    Command("trust serve", "run the trust service", "trust", "add_serve_options"),
-    Command("trust revoke", "revoke a capability", "trust", "add_revoke_options"),
-    Command("trust status", "print whether a capability was revoked", "trust", "add_status_options"),
     Command(
-        "receipt list", "print receipts: a table for people, lines of JSON for programs", "receipts", "add_list_options"
+        "api protect",
+        "run the sidecar",
+        "api_protect",
+        reads=(*_SERVICE, *_STORE, "revocation_db", "authority_seed_file"),
+        needs={"upstream_timeout": "upstream"},
     ),
-    Command("receipt show", "print one receipt", "receipts", "add_show_options"),
-    Command("receipt verify", "verify receipts", "receipt_verify"),
-    Command("receipt diff", "print what observe mode would have refused", "receipt_diff"),
-    Command("receipt fsck", "check the integrity of a store", "receipt_store", "add_fsck_options"),
-    Command("receipt backup", "copy a store while a sidecar writes to it", "receipt_store", "add_backup_options"),
-    Command("receipt export", "write a folder of receipts for an auditor", "receipt_export"),
-    Command("receipt rotate", "archive old receipts, and keep the live state", "receipt_rotate"),
-    Command("store migrate", "make or extend the tables of a database", "store", "add_migrate_options"),
-    Command("store status", "print schema version and logs of a database", "store", "add_status_options"),
-    Command("store backup", "copy the receipt store of a database to a file", "store", "add_backup_options"),
-    Command("approval list", "print the pending approvals", "approvals", "add_list_options"),
-    Command("approval show", "print one approval, pending or resolved", "approvals", "add_show_options"),
-    Command("approval respond", "approve or deny a request", "approvals", "add_respond_options"),
-    Command("capability issue", "issue a capability token", "trust", "add_issue_options"),
+    Command(
+        "trust serve",
+        "run the trust service",
+        "trust",
+        "add_serve_options",
+        reads=(*_STORE, "revocation_db", "authority_db", "authority_seed_file", "budget_db"),
+    ),
+    Command(
+        "trust revoke",
+        "revoke a capability",
+        "trust",
+        "add_revoke_options",
+        reads=(*_SERVICE, *_STORE, "revocation_db"),
+    ),
+    Command(
+        "trust status",
+        "print whether a capability was revoked",
+        "trust",
+        "add_status_options",
+        reads=(*_SERVICE, *_STORE, "revocation_db"),
+    ),
+    Command(
+        "receipt list",
+        "print receipts: a table for people, lines of JSON for programs",
+        "receipts",
+        "add_list_options",
+        reads=(*_SERVICE, *_STORE),
+    ),
+    Command(
+        "receipt show",
+        "print one receipt",
+        "receipts",
+        "add_show_options",
+        reads=_STORE,
+        needs={"trusted_key": "verify"},
+    ),
+    Command("receipt verify", "verify receipts", "receipt_verify", reads=_STORE),
+    Command("receipt diff", "print what observe mode would have refused", "receipt_diff", reads=_STORE),
+    Command("receipt fsck", "check the integrity of a store", "receipt_store", "add_fsck_options", reads=_STORE),
+    Command(
+        "receipt backup",
+        "copy a store while a sidecar writes to it",
+        "receipt_store",
+        "add_backup_options",
+        reads=_STORE,
+    ),
+    Command(
+        "receipt export",
+        "write a folder of receipts for an auditor",
+        "receipt_export",
+        reads=(*_STORE, "authority_seed_file"),
+    ),
+    Command(
+        "receipt rotate",
+        "archive old receipts, and keep the live state",
+        "receipt_rotate",
+        reads=(*_STORE, "authority_seed_file"),
+    ),
+    Command("store migrate", "make or extend the tables of a database", "store", "add_migrate_options", reads=_STORE),
+    Command("store status", "print schema version and logs of a database", "store", "add_status_options", reads=_STORE),
+    Command(
+        "store backup", "copy the receipt store of a database to a file", "store", "add_backup_options", reads=_STORE
+    ),
+    Command("approval list", "print the pending approvals", "approvals", "add_list_options", reads=_STORE),
+    Command("approval show", "print one approval, pending or resolved", "approvals", "add_show_options", reads=_STORE),
+    Command("approval respond", "approve or deny a request", "approvals", "add_respond_options", reads=_STORE),
+    Command(
+        "capability issue",
+        "issue a capability token",
+        "trust",
+        "add_issue_options",
+        reads=(*_SERVICE, *_STORE, "authority_db", "authority_seed_file"),
+    ),
     Command("check", "print what governs an application", "application", "add_check_options"),
     Command(
         "openapi",
@@ -74,9 +140,16 @@ COMMANDS = (
         "add_openapi_options",
         ("human", "json", "yaml"),
     ),
-    Command("doctor", "check settings, packages, clock, key, store and sidecar", "doctor"),
-    Command("explain", "explain why a request was refused, and which capability would be accepted", "explain"),
-    Command("viewer", "show the receipts of a store in a browser", "viewer"),
+    Command("doctor", "check settings, packages, clock, key, store and sidecar", "doctor", reads=_STORE),
+    Command(
+        "explain",
+        "explain why a request was refused, and which capability would be accepted",
+        "explain",
+        reads=("control_url", *_STORE),
+        needs={"operation": "server"}
+        | dict.fromkeys(("method", "path", "arguments", "holder", "trusted_issuer"), "token"),
+    ),
+    Command("viewer", "show the receipts of a store in a browser", "viewer", reads=_STORE),
 )
 
 GROUPS = {
@@ -101,6 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         nonlocal as_json
         args = build_parser().parse_args(argv)
         as_json = wants_json(args)
+        note_unused(args, args.command.words, args.command.reads)
         logging.basicConfig(level=logging.WARNING, handlers=[TerminalHandler()], format="%(levelname)s: %(message)s")
         status: int = args.run(args)
         return status
@@ -210,8 +284,14 @@ class _CommandParser(_Parser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         command, self.command = self.command, None
-        if command is not None:
-            module = importlib.import_module(f"{__name__}.{command.module}")
-            getattr(module, command.options)(self)
-            add_global_options(self, inner=True, formats=command.formats)
-        return super().parse_known_args(args, namespace)
+        if command is None:
+            return super().parse_known_args(args, namespace)
+        module = importlib.import_module(f"{__name__}.{command.module}")
+        getattr(module, command.options)(self)
+        add_global_options(self, inner=True, formats=command.formats, reads=command.reads)
+        found, rest = super().parse_known_args(args, namespace)
+        for name, other in command.needs.items():
+            if getattr(found, name) != self.get_default(name) and getattr(found, other) == self.get_default(other):
+                self.error(f"{option_of(name)} has no effect without {option_of(other)}")
+        found.command = command
+        return found, rest

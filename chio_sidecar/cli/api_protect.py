@@ -230,6 +230,10 @@ def check_arguments(args: argparse.Namespace) -> None:
             "nothing says which application is governed",
             fix="give MODULE:APP, or --spec FILE with its OpenAPI document, or --upstream URL to be its reverse proxy",
         )
+    if args.socket_mode is not None and not args.listen.startswith("unix:"):
+        raise CliError(
+            "--socket-mode is about the file of a Unix socket", fix="give --listen unix:PATH, or leave it out"
+        )
     if args.control_token and not args.control_url:
         raise CliError(
             "--control-token is the bearer token of the trust service at --control-url, which is not given",

@@ -323,7 +323,9 @@ def run_openapi(args: argparse.Namespace) -> int:
     document = read_routes(args.app)
     path: Path | None = args.output or args.check
     text = document.text
-    if args.format == "yaml" or (args.format is None and path is not None and path.suffix in (".yaml", ".yml")):
+    if args.format == "yaml" or (
+        args.format is None and not args.json and path is not None and path.suffix in (".yaml", ".yml")
+    ):
         import yaml
 
         text = yaml.safe_dump(json.loads(text), sort_keys=True)

@@ -23,6 +23,7 @@ from chio_sidecar.cli.options import (
     URL_VARIABLE,
     check_url,
     key_of,
+    note_overridden,
     store_of_options,
     store_of_url,
     wants_json,
@@ -193,6 +194,7 @@ def named_approvals(args: argparse.Namespace, environ: Mapping[str, str] | None 
     if (store := store_of_options(args)) is not None:
         if args.sidecar_url:
             raise CliError("--sidecar-url and the option for a store name two sidecars", fix="give only one")
+        note_overridden(args, store.named_by, "sidecar_token")
         return StoreFile(store.path)
     url = args.sidecar_url or environ.get(URL_VARIABLE)
     if not url:

@@ -95,17 +95,16 @@ def check_environment(args: argparse.Namespace) -> list[Check]:
     checks += app_checks
 
     def check_endpoint(settings: ChioSettings) -> Iterator[Check]:
-        embedded = store_of_url(settings.sidecar_url)
+        named, embedded = store_of_options(args), store_of_url(settings.sidecar_url)
+        if named is not None and (embedded is None or named.path != embedded.path):
+            yield from check_place(named.path)
         if embedded is not None:
             yield Check("clock", "ok", "the sidecar is in the application's process and has the same clock")
             yield from check_place(embedded.path, pinned=settings.trusted_kernel_keys)
             return
         from chio_sidecar.doctor.sidecar import check_sidecar
 
-        last_key = None
-        if (place := store_of_options(args)) is not None:
-            yield from check_place(place.path)
-            last_key = last_kernel_key(place.path)
+        last_key = last_kernel_key(named.path) if named is not None else None
         yield from check_sidecar(settings, last_key=last_key)
 
     if settings is not None:

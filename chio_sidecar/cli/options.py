@@ -9,7 +9,7 @@ import argparse
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,8 +34,44 @@ EITHER: Final = f"give --receipt-store FILE, or set {URL_VARIABLE}=embedded:FILE
 """The fix if no store is named."""
 
 
+def store(text: str) -> Place:
+    """Read the path of a file, or the URL of a database."""
+    try:
+        return read_place(text)
+    except ConfigurationError as exc:
+        raise argparse.ArgumentTypeError(exc.message) from None
+
+
+_GLOBAL: Final[dict[str, tuple[str, Any, str]]] = {
+    "control_url": ("URL", None, "URL of the trust service"),
+    "control_token": (
+        "TOKEN",
+        None,
+        f"its service token; {SERVICE_TOKEN_VARIABLE} keeps it out of the process list",
+    ),
+    "receipt_store": (
+        "FILE",
+        store,
+        "a sidecar's receipt store (SQLite), or postgresql://…; a command that reads one takes that of"
+        f" {URL_VARIABLE}=embedded:FILE by default (environment, .env)",
+    ),
+    "receipt_db": ("FILE", store, "the same as --receipt-store"),  # the protocol's name
+    "revocation_db": ("FILE", store, "the trust service's revocations (SQLite), or a database"),
+    "authority_db": ("FILE", store, "the authority's keys (SQLite, mode 0600), or a database"),
+    "authority_seed_file": ("FILE", Path, "a signing key: 64 hex digits, mode 0600"),
+    # The protocol has these two. Nothing is stored there.
+    "budget_db": ("FILE", Path, "never opened; `trust serve` reports in /health that it was given"),
+    "session_db": ("FILE", Path, "accepted for compatibility, without effect"),
+}
+"""The options that may precede every command (wire protocol, section 10.1): placeholder, type and help of each."""
+
+
 def add_global_options(
-    parser: argparse.ArgumentParser, *, inner: bool, formats: Sequence[str] = ("human", "json")
+    parser: argparse.ArgumentParser,
+    *,
+    inner: bool,
+    formats: Sequence[str] = ("human", "json"),
+    reads: Collection[str] = (),
 ) -> None:
     """Add the global options to a parser.
 
@@ -43,37 +79,49 @@ def add_global_options(
         parser: the command's parser, or the outermost one.
         inner: True for a command's parser: an option that is not given there must not hide one given before.
         formats: values of `--format`.
+        reads: those that a command reads. Its help lists no others, though it accepts them.
     """
     group = parser.add_argument_group("options that may also precede the command")
-
-    def add(name: str, **details: Any) -> None:
-        group.add_argument(name, default=argparse.SUPPRESS if inner else None, **details)
-
-    add("--control-url", metavar="URL", help="URL of the trust service")
-    add(
-        "--control-token",
-        metavar="TOKEN",
-        help=f"its service token; {SERVICE_TOKEN_VARIABLE} keeps it out of the process list",
-    )
-    add(
-        "--receipt-store",
-        metavar="FILE",
-        type=store,
-        help="a sidecar's receipt store (SQLite), or postgresql://…; a command that reads one takes that of"
-        f" {URL_VARIABLE}=embedded:FILE by default (environment, .env)",
-    )
-    # The protocol's name of the same.
-    add("--receipt-db", metavar="FILE", type=store, help=argparse.SUPPRESS if inner else "the same as --receipt-store")
-    add("--revocation-db", metavar="FILE", type=store, help="the trust service's revocations (SQLite), or a database")
-    add("--authority-db", metavar="FILE", type=store, help="the authority's keys (SQLite, mode 0600), or a database")
-    add("--authority-seed-file", metavar="FILE", type=Path, help="a signing key: 64 hex digits, mode 0600")
-    # The protocol has these two everywhere. Nothing is stored there, so a command's help does not list them.
-    unused = argparse.SUPPRESS if inner else "accepted for compatibility; never opened"
-    add("--budget-db", metavar="FILE", type=Path, help=unused)
-    add("--session-db", metavar="FILE", type=Path, help=unused)
-    add("--format", choices=formats, help="format of results and errors (human)")
+    for name, (placeholder, kind, text) in _GLOBAL.items():
+        group.add_argument(
+            option_of(name),
+            metavar=placeholder,
+            type=kind,
+            default=argparse.SUPPRESS if inner else None,
+            help=argparse.SUPPRESS if inner and name not in reads else text,
+        )
+    default = argparse.SUPPRESS if inner else None
+    group.add_argument("--format", choices=formats, default=default, help="format of results and errors (human)")
     flag = argparse.SUPPRESS if inner else False
     group.add_argument("--json", action="store_true", default=flag, help="the same as --format json")
+
+
+def note_unused(args: argparse.Namespace, command: str, reads: Collection[str]) -> None:
+    """Print a note about each global option that was given and that a command does not read.
+
+    They may precede every command, so a program may give them to all, and reads errors as JSON. A person who gives one
+    expects an effect.
+    """
+    if wants_json(args):
+        return
+    known = {*reads, *(("receipt_db",) if "receipt_store" in reads else ())}
+    for name in _GLOBAL:
+        if getattr(args, name) is not None and name not in known:
+            say(f"note: {option_of(name)} has no effect on `{command}`")
+    if args.control_token is not None and args.control_url is None and "control_token" in known:
+        say("note: --control-token has no effect without --control-url")
+
+
+def note_overridden(args: argparse.Namespace, used: str, *others: str) -> None:
+    """Print a note about each of the `others` that was given, and that has no effect beside the argument `used`."""
+    for name in others:
+        if getattr(args, name) is not None:
+            say(f"note: {option_of(name)} has no effect beside {used}")
+
+
+def option_of(name: str) -> str:
+    """Return how an option is written, for the name that its value has in a namespace."""
+    return f"--{name.replace('_', '-')}"
 
 
 def wants_json(args: argparse.Namespace) -> bool:
@@ -259,14 +307,6 @@ def key_of(place: Place) -> Path:
     return place.key_path
 
 
-def store(text: str) -> Place:
-    """Read the path of a file, or the URL of a database."""
-    try:
-        return read_place(text)
-    except ConfigurationError as exc:
-        raise argparse.ArgumentTypeError(exc.message) from None
-
-
 def store_of_url(url: str) -> StorePlace | None:
     """Return the store of an embedded sidecar, or None for any other URL.
 
@@ -305,7 +345,7 @@ def store_of_options(args: argparse.Namespace) -> StorePlace | None:
     """
     for name in ("receipt_store", "receipt_db"):
         if path := getattr(args, name, None):
-            return StorePlace(path, f"--{name.replace('_', '-')}")
+            return StorePlace(path, option_of(name))
     return None
 
 

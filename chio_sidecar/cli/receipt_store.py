@@ -113,13 +113,15 @@ def _fsck_database(args: argparse.Namespace, place: DatabasePlace) -> int:
     from chio_sidecar.records.fsck_postgresql import DatabaseInspection
 
     paths = [file for path in args.archive for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+    if args.all_pages and not paths:
+        raise CliError("--all-pages is about the pages of files, and this store is in a database", fix="leave it out")
     with ExitStack() as stack:
         database = stack.enter_context(
             closing(DatabaseInspection(place, trusted_keys=args.trusted_key, kept=args.head))
         )
         archives: dict[int, list[tuple[Path, Inspection]]] = {}
         for path in paths:
-            inspection = Inspection(path, trusted_keys=args.trusted_key, kept=args.head)
+            inspection = Inspection(path, trusted_keys=args.trusted_key, kept=args.head, all_pages=args.all_pages)
             stack.callback(inspection.close)
             inspection.kept_elsewhere = True
             log = database.log_of(inspection.statement())

@@ -18,6 +18,7 @@ from chio_core.errors import InvalidDocument, ReceiptRejected
 from chio_sidecar.cli.options import (
     EITHER,
     add_trusted_key_option,
+    note_overridden,
     store_of_options,
     store_of_settings,
     wants_json,
@@ -226,7 +227,9 @@ def _receipts(args: argparse.Namespace, report: Report) -> Iterator[Iterable[Any
     What a bundle leaves out is added to the report.
     """
     store = None
-    if args.file is None:
+    if args.file is not None:
+        note_overridden(args, "FILE", "receipt_store", "receipt_db")
+    else:
         store = store_of_options(args)
         # What is piped in counts before the settings: if the command before the pipe failed, the settings' store must
         # not be reported as valid instead. A terminal and /dev/null are not pipes.
@@ -239,6 +242,8 @@ def _receipts(args: argparse.Namespace, report: Report) -> Iterator[Iterable[Any
         if store is None and not piped:
             store = store_of_settings()
     if store is not None:
+        if args.allow_partial:
+            raise CliError("--allow-partial is about a bundle or an export, not about a store", fix="leave it out")
         with open_archive(store.path, option=store.named_by) as reader:
             note_archived(reader)
             yield (receipt for _, receipt in reader.rows(ReceiptFilter()))

@@ -12,6 +12,7 @@ from chio_sidecar.cli.options import (
     TIMES,
     add_trusted_key_option,
     moment,
+    note_overridden,
     positive,
     required_store,
     trust_client,
@@ -124,6 +125,7 @@ def run_list(args: argparse.Namespace) -> int:
         for option, reason in _OF_A_STORE.items():
             if getattr(args, option):
                 raise CliError(reason, fix="name the store, --receipt-store FILE")
+        note_overridden(args, "--control-url", "receipt_store", "receipt_db")
         return _list_remote(args, show)
     wanted = ReceiptFilter(
         capability_id=args.capability,

@@ -24,6 +24,7 @@ from chio_sidecar.cli.options import (
     StorePlace,
     given_token,
     json_value,
+    note_overridden,
     positive,
     public_key,
     store,
@@ -317,8 +318,10 @@ def run_revocations(args: argparse.Namespace) -> int:
         raise CliError("--capability-id is blank", fix="give the id of a token, for example cap-0198…")
     revocations: Revocations
     if args.control_url:
+        note_overridden(args, "--control-url", "revocation_db", "receipt_store", "receipt_db")
         revocations = trust_client(args)
     elif args.revocation_db:
+        note_overridden(args, "--revocation-db", "receipt_store", "receipt_db")
         revocations = RevocationStore(args.revocation_db)
     elif (place := store_of_options(args)) is not None:
         revocations = SidecarRevocations(place)

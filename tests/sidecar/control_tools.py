@@ -122,6 +122,10 @@ class CommandLine:
         assert "error [" in self.err or '"code":' in self.err
         return self.err
 
+    def printed(self) -> str:
+        """Return what was printed to standard output since the last command that came to its end."""
+        return self._capsys.readouterr().out
+
     def misused(self, *arguments: object) -> str:
         """Run a command that ends with the status of wrong usage, and return its standard error."""
         with pytest.raises(SystemExit) as caught:
