@@ -56,6 +56,8 @@ def following(place: Place, *options: str) -> Iterator[tuple[subprocess.Popen[st
         stderr=subprocess.PIPE,
         text=True,
         env=environment(PYTHONUNBUFFERED=""),
+        # A shell starts what runs in its background with SIGINT ignored, and these tests may.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     stdout = process.stdout
