@@ -21,21 +21,53 @@ find_python() {
 }
 
 with_uv() {
-    echo "preparing .venv with uv …" >&2
-    uv sync --quiet --frozen --all-extras && touch .venv/.by-uv
+    echo "preparing .venv with uv: installing the packages of uv.lock …" >&2
+    quiet=--quiet
+    [ ! -t 2 ] || quiet=  # a terminal gets uv's own progress
+    uv sync $quiet --frozen --all-extras && touch .venv/.by-uv
 }
 
 with_pip() {
-    echo "preparing .venv with pip; this takes a minute the first time …" >&2
+    echo "preparing .venv with pip, 1 of 3: creating it; all three take some minutes the first time …" >&2
     if [ -e .venv/.by-uv ] || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
         interpreter=$(find_python)
         "$interpreter" -m venv --clear .venv
     fi
+    echo "preparing .venv with pip, 2 of 3: reading the versions in uv.lock …" >&2
     .venv/bin/python scripts/requirements.py locked >.venv/locked.txt
     .venv/bin/python scripts/requirements.py tools >.venv/tools.txt
     extras=$(.venv/bin/python scripts/requirements.py extras)
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check \
-        -c .venv/locked.txt -r .venv/tools.txt -e ".[$extras]"
+    echo "preparing .venv with pip, 3 of 3: installing packages …" >&2
+    rm -f .venv/.installed
+    {
+        PYTHONUNBUFFERED=1 .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off \
+            -c .venv/locked.txt -r .venv/tools.txt -e ".[$extras]" && touch .venv/.installed
+    } 2>&1 | tee .venv/install.log | show_packages
+    if [ ! -e .venv/.installed ]; then
+        echo "pip failed; .venv/install.log ends:" >&2
+        tail -n 20 .venv/install.log >&2
+        return 1
+    fi
+}
+
+# show_packages: reads what pip prints, and says how many packages there were: in one line on a terminal.
+show_packages() {
+    start= end="
+"
+    [ ! -t 2 ] || start=$(printf '\r\033[K') end=
+    count=0
+    while read -r word rest; do
+        case $word in
+            Collecting)
+                count=$((count + 1))
+                if [ -z "$end" ] || [ $((count % 20)) -eq 0 ]; then
+                    printf '%s    %d packages, now %s%s' "$start" "$count" "${rest%% *}" "$end" >&2
+                fi
+                ;;
+            Installing) printf '%s    %d packages, unpacking them …%s' "$start" "$count" "$end" >&2 ;;
+        esac
+    done
+    [ -n "$end" ] || echo >&2
 }
 
 prepare() {

@@ -61,6 +61,11 @@ run_chio() {
     fi
 }
 
+# step TEXT: says what is done now; on a slow machine each takes some time.
+step() {
+    echo "$name: $1 …" >&2
+}
+
 # start NAME URL COMMAND…: runs a command in the background until URL answers 200.
 start() {
     service=$1
@@ -72,6 +77,7 @@ start() {
 }
 
 start_trust() {
+    step "1 of 5, starting the trust service"
     trust=http://127.0.0.1:$(port $1)
     state=$artifacts/state
     set -- trust serve --listen "${trust#http://}" --service-token "$service_token" \
@@ -83,6 +89,7 @@ start_trust() {
 
 # start_sidecar PORT APP_PORT SPEC: the sidecar trusts exactly the authority of the trust service.
 start_sidecar() {
+    step "2 of 5, starting the sidecar"
     sidecar=http://127.0.0.1:$(port $1)
     app_port=$(port $2)
     export CHIO_TRUSTED_ISSUER_KEY="$authority"
@@ -107,6 +114,7 @@ start_chio() {
 
 # start_app FOLDER ARGUMENT…: the application, told where the sidecar is and, with the embedded one, whose receipts count.
 start_app() {
+    step "3 of 5, starting the application"
     export CHIO_SIDECAR_URL="$sidecar"
     kernel_key=$("$python" "$lib/smoke.py" kernel-key "$artifacts/state/sidecar-receipts.sqlite3.key")
     if [ -n "$kernel_key" ]; then
@@ -120,6 +128,7 @@ start_app() {
 
 # issue_capability TOOL: the authority's response in capability.json, the token in capability.token and `capability`.
 issue_capability() {
+    step "4 of 5, issuing a capability and sending the requests"
     "$python" "$lib/smoke.py" issue "$trust" "$service_token" "$1" >"$artifacts/capability.json"
     "$python" "$lib/smoke.py" token "$artifacts/capability.json" >"$artifacts/capability.token"
     capability=$(cat "$artifacts/capability.token")
@@ -148,6 +157,7 @@ $2" "$artifacts/$1.json"
 
 # receipts.ndjson: what the sidecar has stored.
 collect_receipts() {
+    step "5 of 5, reading and verifying the receipts"
     store=$artifacts/state/sidecar-receipts.sqlite3
     run_chio receipt list --receipt-db "$store" >"$artifacts/receipts.ndjson" 2>>"$artifacts/logs/receipts.log"
     # The real command lists tool-call receipts, of which an HTTP sidecar has none.

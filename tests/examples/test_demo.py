@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,76 @@ def repository(tmp_path: Path) -> Path:
         smoke.write_text(f"#!/bin/sh\necho smoke of {name}\n")
         smoke.chmod(0o755)
     return tmp_path
+
+
+PIP = """\
+for number in $(seq 1 40); do
+    echo "Collecting package-$number>=1 (from chio)"
+    echo "  Downloading package-$number.whl"
+done
+echo "Installing collected packages: package-1, package-2"
+"""
+FAILS = 'echo "Collecting package-1"; echo "ERROR: no matching distribution"; echo "hint: see above"; exit 1\n'
+
+
+@pytest.fixture
+def computer(repository: Path, tmp_path: Path) -> Callable[[str], dict[str, str]]:
+    """Return the environment of a computer without uv, in whose environments of Python this text is pip."""
+    (repository / "pyproject.toml").touch()
+    (repository / "uv.lock").touch()
+
+    def build(pip: str) -> dict[str, str]:
+        inner = f'#!/bin/sh\n[ "$2" = pip ] && [ "$3" = install ] || exit 0\n{pip}'
+        outer = '#!/bin/sh\n[ "$2" = venv ] || exit 0\nmkdir -p .venv/bin\ncp inner .venv/bin/python\n'
+        programs = tmp_path / "programs"
+        programs.mkdir()
+        for file, text in ((repository / "inner", inner), (programs / "python3.11", outer)):
+            file.write_text(text)
+            file.chmod(0o755)
+        for name in (
+            "sh",
+            "env",
+            "make",
+            "cat",
+            "cksum",
+            "cp",
+            "dirname",
+            "mkdir",
+            "rm",
+            "seq",
+            "tail",
+            "tee",
+            "touch",
+        ):
+            found = shutil.which(name)
+            assert found is not None
+            (programs / name).symlink_to(found)
+        return {"PATH": str(programs), "VENV": ""}
+
+    return build
+
+
+def test_the_first_demo_says_what_it_prepares(repository: Path, computer: Callable[[str], dict[str, str]]) -> None:
+    done = run("make", "demo", cwd=repository, **computer(PIP))
+    assert done.returncode == 0, done.stderr
+    steps = [line.strip() for line in done.stderr.splitlines()]
+    assert [step[:30] for step in steps if step.startswith("preparing")] == [
+        f"preparing .venv with pip, {step} of" for step in (1, 2, 3)
+    ]
+    assert steps[3:] == [
+        "20 packages, now package-20>=1",
+        "40 packages, now package-40>=1",
+        "40 packages, unpacking them …",
+    ]
+    again = run("make", "demo", cwd=repository, PATH=str(repository / "programs"), VENV="")
+    assert (again.returncode, again.stderr) == (0, "")
+
+
+def test_a_failed_installation_shows_what_pip_said(repository: Path, computer: Callable[[str], dict[str, str]]) -> None:
+    done = run("make", "demo", cwd=repository, **computer(FAILS))
+    assert done.returncode != 0
+    assert "ERROR: no matching distribution\nhint: see above\n" in done.stderr
+    assert "smoke of" not in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,11 @@ def typed(command: str, folder: Path) -> str:
     return done.stdout
 
 
+def test_the_smoke_says_what_it_does_meanwhile(smoke: subprocess.CompletedProcess[str]) -> None:
+    steps = [line for line in smoke.stderr.splitlines() if line.startswith("hello-fastapi: ")]
+    assert [step.split(",")[0].split()[1:] for step in steps] == [[str(number), "of", "5"] for number in range(1, 6)]
+
+
 def test_the_smoke_tells_the_three_calls_and_their_verified_receipts(smoke: subprocess.CompletedProcess[str]) -> None:
     for expected in (
         "1. GET /hello, no capability",
