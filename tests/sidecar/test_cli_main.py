@@ -96,7 +96,7 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str], comma
     with pytest.raises(SystemExit) as caught:
         main([*command.words.split(), "--help"])
     assert caught.value.code == 0
-    assert "--control-url" in capsys.readouterr().out
+    assert "--json" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("module", ["chio_sidecar", "chio_sidecar.cli"])
