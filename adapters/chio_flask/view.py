@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from typing import Any
+from urllib.parse import unquote, urlencode
 
 from flask import Flask, Request, current_app, has_app_context
 
@@ -53,6 +55,18 @@ class FlaskGuardRequest(EnvironView):
     def route_path(self) -> str:
         """The string that the URL map matches; several slashes at its start count as one there."""
         return self._request.path
+
+    @property
+    def query_string(self) -> str:
+        """The raw query; bytes that are not UTF-8 are in it as `request.args` has them: quoted again (`%FF`)."""
+        query = super().query_string
+        with suppress(UnicodeDecodeError):
+            unquote(query, errors="strict")
+            return query
+        # The view may have read `request.args` before, and something inside may change the environment later.
+        with suppress(UnicodeDecodeError):  # bytes that are not quoted: the view cannot read `request.args` either
+            query = urlencode([*Request(dict(self.environ), populate_request=False).args.items(multi=True)])
+        return query
 
     @property
     def url_scheme(self) -> str:

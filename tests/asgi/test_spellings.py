@@ -35,6 +35,7 @@ from starlette.routing import Mount, Route
 
 from chio_asgi import ChioASGIMiddleware
 from chio_sidecar.policy.routes import RouteTable
+from tests.mutations import mutated
 from tests.support import ALLOW, Judge, Question, StubClient, deny, raw_http, run, serve
 
 SPELLINGS = json.loads(Path(__file__).with_name("spellings.json").read_text())
@@ -193,37 +194,6 @@ def test_the_endpoint_that_ran_is_the_one_that_was_evaluated(build: Any, inside:
     assert allowed <= served, "every allowed route ran at least once"
 
 
-PIECES = [bytes([number]) for number in range(256)]
-PIECES += [b"%%%02x" % number for number in b"/.%?#;\\\x00\r\n adm"]
-PIECES += [
-    b"/admin",
-    b"/../",
-    b"//",
-    b"/healthz",
-    b"%c0%af",
-    b"\r\n",
-    b"\r\n ",
-    b": ",
-    b" HTTP/1.1",
-    b"0",
-    b"-1",
-    b"chunked",
-    b"GET ",
-]
-
-
-def mutated(chance: random.Random, request: bytes) -> bytes:
-    """Return a request with one to three changes, most of them in its first line."""
-    for _ in range(chance.randrange(1, 4)):
-        begin = chance.randrange(1 + (len(request) if chance.random() < 0.2 else max(0, request.find(b" HTTP"))))
-        end = begin + chance.choice([0, 0, 1, 1, 4])
-        inside = request[begin:end]
-        spelled = b"".join(b"%%%02X" % one for one in inside)
-        by = chance.choice([b"", chance.choice(PIECES), inside * 2, inside.swapcase(), spelled])
-        request = request[:begin] + by + request[end:]
-    return request
-
-
 @pytest.mark.slow  # 1,200 requests, and 200,000 at full size
 @pytest.mark.parametrize("http", ["h11", "httptools"])
 @pytest.mark.parametrize(
@@ -245,7 +215,7 @@ def test_no_generated_bytes_run_an_endpoint_that_was_not_evaluated(
     async def main() -> None:
         async with serve(world.app, http=http, ws="none", timeout_keep_alive=1) as port:
             for _ in range(25_000 if full_size else 150):
-                sent = mutated(chance, chance.choice(known))
+                sent = mutated(chance, chance.choice(known), elsewhere=0.2)
                 answer = await raw_http(port, sent, half_close=True)
                 served.update(ran.template for ran in world.ran)
                 check(world, repr(sent), answer)

@@ -125,17 +125,21 @@ def said(
     params: Mapping[str, Any],
     body: bytes,
     *,
+    method: str,
+    query: Iterable[tuple[str, str]],
     key: str | None,
     receipt: HttpReceipt | None,
     passthrough: ChioPassthrough | None,
     decision: Decision | None,
     state: Any,
 ) -> dict[str, Any]:
-    """Note what a handler saw, and return what it answers."""
+    """Note what a handler saw, and return what it answers; the query with every field, also those that are repeated."""
     texts = {name: str(value) for name, value in params.items()}
     SEEN.append(Seen(handler, texts, body, key, receipt, passthrough, decision, state))
     return {
         "handler": handler,
+        "method": method,
+        "query": [[name, value] for name, value in query],
         "params": texts,
         "read": hashlib.sha256(body).hexdigest() if body else None,
         "key": key,

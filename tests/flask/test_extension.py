@@ -49,7 +49,9 @@ def test_json_and_the_limit_of_a_body_stay_flask_s() -> None:
     assert len(sidecar.asked) == 2
 
 
-@pytest.mark.parametrize("query", ["a=\xc3\xbc", "a=%C3%BC&b=\xc3\xbc"])
+@pytest.mark.parametrize(
+    "query", ["a=\xc3\xbc", "a=%C3%BC&b=\xc3\xbc", "a=%FF", "a=%fe&%E2%82=x+y&b=%C3%BC", "a=%ED%A0%80;&b"]
+)
 def test_a_query_with_bytes_beyond_ascii_is_evaluated_as_flask_reads_it(query: str) -> None:
     read: list[dict[str, str]] = []
     with governed() as (app, sidecar):

@@ -39,6 +39,8 @@ def seen(handler: str, request: HttpRequest, params: Any, body: bytes) -> dict[s
         handler,
         params,
         body,
+        method=str(request.method),
+        query=[(name, str(value)) for name, values in request.GET.lists() for value in values],
         key=request.headers.get("X-Api-Key"),
         receipt=get_chio_receipt(request),
         passthrough=getattr(request, "chio_passthrough", None),

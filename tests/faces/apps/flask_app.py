@@ -18,6 +18,8 @@ def seen(handler: str, params: Any, body: bytes) -> dict[str, Any]:
         handler,
         params,
         body,
+        method=request.method,
+        query=request.args.items(multi=True),
         key=request.headers.get("X-Api-Key"),
         receipt=g.get("chio_receipt"),
         passthrough=g.get("chio_passthrough"),

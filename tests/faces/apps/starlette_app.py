@@ -23,6 +23,8 @@ def seen(handler: str, connection: Any, body: bytes = b"", receipt: Any = None) 
         handler,
         connection.path_params,
         body,
+        method=connection.scope.get("method", "GET"),
+        query=connection.query_params.multi_items(),
         key=connection.headers.get("x-api-key"),
         receipt=receipt or getattr(state, "chio_receipt", None),
         passthrough=getattr(state, "chio_passthrough", None),
