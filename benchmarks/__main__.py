@@ -50,6 +50,7 @@ class Run:
         parts = (
             report.preface(self.plan, self.machine, self.peer, self.receipts),
             report.table(self.plan, figures, self.idle_mib),
+            report.ratios(figures),
             report.multiples(figures, CEILING),
             report.memory(figures, self.idle_mib),
             report.remarks(figures),

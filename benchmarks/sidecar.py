@@ -1,11 +1,12 @@
-"""The embedded sidecar as a process: evaluations per second, each signed and committed before its response.
+"""The sidecar beside the published one in Rust: evaluations per second, each signed and committed before its response.
 
     python -m benchmarks.sidecar
     python -m benchmarks.sidecar --connections 16,1,64 --rate 600 --store-folder /mnt/fast
 
-The sidecar runs on one core, wrk on the other; every evaluation has a fresh request id. After the last window
-the sidecar is killed without warning, and the receipts in its store are counted. There may be more of them
-than wrk counted responses (some were under way when a window closed), never fewer: else the exit status is 1.
+Both run on one core, in turn, the other one stopped meanwhile, and wrk on another core; every evaluation has a fresh
+request id. Without a Rust toolchain only ours is measured, and the report says so. After the last window they are
+killed without warning, and the receipts in their stores are counted. There may be more of them than wrk counted
+responses (some were under way when a window closed), of ours never fewer: else the exit status is 1.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks import machine, report
+from benchmarks import machine, report, rust_sidecar
 from benchmarks.figures import Spread
 from benchmarks.load import Load, Wrk
 from benchmarks.machine import RESULTS, ROOT, Cores, UnsuitableError
@@ -39,11 +40,13 @@ class Window:
     """One window of evaluations.
 
     Attributes:
+        sidecar: `ours`, or `rust` for the published one.
         rate: wanted evaluations per second; None: each connection sends again as soon as it has its response.
         cpu_ms: the sidecar's processor time per response, milliseconds.
         busy: share of its core that the sidecar used.
     """
 
+    sidecar: str
     connections: int
     rate: int | None
     load: Load
@@ -52,27 +55,45 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Result:
-    """All windows, and the contents of the store at the end.
+class Kept:
+    """What a sidecar's store holds after it was killed.
 
     Attributes:
         responses: responses that wrk counted, warm-up included.
         rows: committed rows of the table `http_receipts`.
         distinct: different request ids among them.
-        sync_ms: median milliseconds of writing 4 KiB to the store's folder and syncing it.
     """
 
-    windows: list[Window]
     responses: int
     rows: int
     distinct: int
-    sync_ms: float
-    resident_mib: float
 
     @property
-    def kept_everything(self) -> bool:
+    def everything(self) -> bool:
         """True if every response has its own row."""
         return self.rows >= self.responses and self.distinct == self.rows
+
+
+@dataclass(frozen=True)
+class Result:
+    """All windows, and the contents of the stores at the end.
+
+    Attributes:
+        sync_ms: median milliseconds of writing 4 KiB to the stores' folder and syncing it.
+        resident_mib: memory of each sidecar after the load.
+        absent: why the published sidecar was not measured; empty if it was.
+    """
+
+    windows: list[Window]
+    kept: dict[str, Kept]
+    sync_ms: float
+    resident_mib: dict[str, float]
+    absent: str
+
+    def of(self, sidecar: str, connections: int, rate: int | None) -> list[Window]:
+        """Return the windows of one row, in the order of the rounds."""
+        row = (sidecar, connections, rate)
+        return [window for window in self.windows if (window.sidecar, window.connections, window.rate) == row]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,34 +104,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--connections", type=numbers, default=(16, 1), metavar="LIST")
     parser.add_argument("--rate", type=positive, default=1200, metavar="N", help="evaluations a second, last row")
     parser.add_argument("--command", default=f"{shlex.quote(sys.executable)} -m chio_sidecar", help="how to start it")
+    parser.add_argument("--no-rust", action="store_true", help="do not measure the published sidecar")
     parser.add_argument(
-        "--store-folder", type=Path, default=RESULTS, metavar="DIR", help="disk that the store is measured on"
+        "--store-folder", type=Path, default=RESULTS, metavar="DIR", help="disk that the stores are measured on"
     )
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args(arguments)
     cores = machine.two_cores()
     machine.require_tools("taskset", "wrk")
     options.store_folder.mkdir(parents=True, exist_ok=True)
+    rust = "left out by --no-rust" if options.no_rust else rust_sidecar.build()
     with tempfile.TemporaryDirectory(dir=options.store_folder) as folder:
-        result = _measure(Path(folder), cores, options)
+        result = _measure(Path(folder), cores, options, rust)
     print(_markdown(result, options))
     if options.json:
         options.json.write_text(json.dumps(asdict(result), indent=1) + "\n")
-    return 0 if result.kept_everything else 1
+    return 0 if result.kept["ours"].everything else 1
 
 
-def _measure(folder: Path, cores: Cores, options: argparse.Namespace) -> Result:
-    store = folder / "receipts.sqlite3"
+def _measure(folder: Path, cores: Cores, options: argparse.Namespace, rust: Path | str) -> Result:
     sync_ms = _sync_milliseconds(folder)
+    stores = {name: folder / f"{name}.sqlite3" for name in ("ours", "rust")}
     with Servers(folder) as servers:
-        sidecar = _start(servers, cores, store, options.command)
-        windows, responses = _load(sidecar, Wrk(folder, cores.load), options)
-        resident = sidecar.resident_mib()
+        sidecars = {"ours": _start(servers, cores, stores["ours"], options.command)}
+        sidecars["ours"].freeze()
+        if isinstance(rust, Path):
+            sidecars["rust"] = rust_sidecar.start(servers, cores, stores["rust"], rust)
+            sidecars["rust"].freeze()
+        windows, responses = _load(sidecars, Wrk(folder, cores.load), options)
+        resident = {name: sidecar.resident_mib() for name, sidecar in sidecars.items()}
         # Killed without warning, so that nothing can be committed after the responses.
-        sidecar.signal(signal.SIGKILL)
-        sidecar.process.wait()
-    rows, distinct = _count(store)
-    return Result(windows, responses, rows, distinct, sync_ms, resident)
+        for sidecar in sidecars.values():
+            sidecar.signal(signal.SIGKILL)
+            sidecar.process.wait()
+    kept = {name: Kept(responses[name], *_count(stores[name])) for name in sidecars}
+    return Result(windows, kept, sync_ms, resident, rust if isinstance(rust, str) else "")
 
 
 def _start(servers: Servers, cores: Cores, store: Path, command: str) -> Server:
@@ -121,20 +149,25 @@ def _start(servers: Servers, cores: Cores, store: Path, command: str) -> Server:
     return servers.start("sidecar", [*shlex.split(command), *arguments], port=port, core=cores.app, env=env)
 
 
-def _load(sidecar: Server, wrk: Wrk, options: argparse.Namespace) -> tuple[list[Window], int]:
-    windows, responses = [], 0
+def _load(sidecars: dict[str, Server], wrk: Wrk, options: argparse.Namespace) -> tuple[list[Window], dict[str, int]]:
+    windows, responses = [], dict.fromkeys(sidecars, 0)
     for number in range(options.rounds):
         for connections, rate in _settings(options):
-            responses += wrk.run(sidecar.port, _ENDPOINT, connections, 1, rate).requests  # to warm up
-            clock, used = time.monotonic(), sidecar.cpu_seconds()
-            load = wrk.run(sidecar.port, _ENDPOINT, connections, options.seconds, rate)
-            wall, cpu = time.monotonic() - clock, sidecar.cpu_seconds() - used
-            if load.requests == 0:
-                raise UnsuitableError("the sidecar responded to no evaluation.")
-            responses += load.requests
-            windows.append(Window(connections, rate, load, cpu * 1000 / load.requests, cpu / wall))
-            pace = f"at {rate}/s" if rate else "at full speed"
-            print(f"round {number + 1} {connections} connections {pace}: {load.rps:.0f}/s", file=sys.stderr)
+            # There and back, so that a machine that grows slower or faster favours none.
+            for name in sidecars if number % 2 == 0 else reversed(sidecars):
+                sidecar = sidecars[name]
+                sidecar.thaw()
+                responses[name] += wrk.run(sidecar.port, _ENDPOINT, connections, 1, rate).requests  # to warm up
+                clock, used = time.monotonic(), sidecar.cpu_seconds()
+                load = wrk.run(sidecar.port, _ENDPOINT, connections, options.seconds, rate)
+                wall, cpu = time.monotonic() - clock, sidecar.cpu_seconds() - used
+                sidecar.freeze()
+                if load.requests == 0:
+                    raise UnsuitableError(f"{sidecar.name} responded to no evaluation.")
+                responses[name] += load.requests
+                windows.append(Window(name, connections, rate, load, cpu * 1000 / load.requests, cpu / wall))
+                pace = f"at {rate}/s" if rate else "at full speed"
+                print(f"round {number + 1} {name} {connections} connections {pace}: {load.rps:.0f}/s", file=sys.stderr)
     return windows, responses
 
 
@@ -169,24 +202,54 @@ def _sync_milliseconds(folder: Path) -> float:
 
 
 def _markdown(result: Result, options: argparse.Namespace) -> str:
-    headings = ("connections", "rate", "evaluations/s", "p50 ms", "p99 ms", "CPU ms each", "core busy", "not 200")
-    rows = [_row(result, *setting) for setting in _settings(options)]
-    kept = "every response has its row" if result.kept_everything else "RESPONSES WITHOUT THEIR OWN ROW"
-    return "\n\n".join(
-        (
-            f"POST {_ENDPOINT}, {options.rounds} windows of {options.seconds} s; medians (lowest–highest).",
-            report.markdown(headings, rows, text_columns=(1,)),
-            f"Responses {result.responses:,}; committed rows {result.rows:,}, different request ids "
-            f"{result.distinct:,}: {kept}. One write and fdatasync of 4 KiB takes {result.sync_ms:.2f} ms "
-            f"there; resident memory {result.resident_mib:.0f} MiB.",
-        )
+    headings = (
+        "sidecar",
+        "connections",
+        "rate",
+        "evaluations/s",
+        "p50 ms",
+        "p99 ms",
+        "CPU ms each",
+        "core busy",
+        "not 200",
     )
+    rows = [_row(result, name, *setting) for setting in _settings(options) for name in result.kept]
+    parts = [
+        f"POST {_ENDPOINT}, {options.rounds} windows of {options.seconds} s; medians (lowest–highest).",
+        report.markdown(headings, rows, text_columns=(0, 2)),
+        _ratios(result, options),
+    ]
+    for name, kept in result.kept.items():
+        whole = "every response has its row" if kept.everything else "RESPONSES WITHOUT THEIR OWN ROW"
+        parts.append(
+            f"{name}: responses {kept.responses:,}; committed rows {kept.rows:,}, different request ids "
+            f"{kept.distinct:,}: {whole}. Resident memory {result.resident_mib[name]:.0f} MiB."
+        )
+    parts.append(f"One write and fdatasync of 4 KiB takes {result.sync_ms:.2f} ms there.")
+    return "\n\n".join(parts)
 
 
-def _row(result: Result, connections: int, rate: int | None) -> list[str]:
-    windows = [window for window in result.windows if (window.connections, window.rate) == (connections, rate)]
+def _ratios(result: Result, options: argparse.Namespace) -> str:
+    """Return ours over the published one: the median of the rounds, at full speed."""
+    if result.absent:
+        return f"The published sidecar in Rust was not measured: {result.absent}."
+    lines = []
+    for connections in options.connections:
+        pairs = list(zip(result.of("ours", connections, None), result.of("rust", connections, None), strict=True))
+        speed = Spread.of([own.load.rps / peer.load.rps for own, peer in pairs]).middle
+        cpu = Spread.of([own.cpu_ms / peer.cpu_ms for own, peer in pairs]).middle
+        lines.append(
+            f"Ours over the published one in Rust, {connections} connections at full speed: evaluations/s {speed:.2f} ×"
+            f" (wanted ≥ 2 × at 16), CPU of each {cpu:.2f} × (wanted ≤ 0.7 × at 16)."
+        )
+    return "\n".join(lines)
+
+
+def _row(result: Result, sidecar: str, connections: int, rate: int | None) -> list[str]:
+    windows = result.of(sidecar, connections, rate)
     speed = Spread.of([window.load.rps for window in windows])
     return [
+        sidecar,
         str(connections),
         f"{rate:,} a second" if rate else "at full speed",
         f"{speed.middle:,.0f} ({speed.low:,.0f}–{speed.high:,.0f})",

@@ -17,11 +17,12 @@ from tests.stub_sidecar import PUBLIC_KEY
 
 MEANING = {
     "bare": "the FastAPI application alone",
+    "bound": "behind the lower bound: a raw socket, signature and binding verified, no library",
     "ours": "behind this checkout's ChioASGIMiddleware, kernel key pinned, each receipt verified",
     "embedded": "the same with the sidecar in the process, each receipt committed to the disk before the response",
     "published": "behind chio-asgi 0.1.0 from PyPI, which verifies no receipt",
 }
-GOVERNED = ("ours", "published")
+GOVERNED = ("bound", "ours", "published")
 """What the stub sidecar evaluates."""
 
 OWN = ("ours", "embedded")

@@ -65,6 +65,15 @@ def embedded(options: argparse.Namespace) -> FastAPI:
     return app
 
 
+def bound(options: argparse.Namespace) -> FastAPI:
+    """Return the application behind the lower bound."""
+    from bound import Bound  # beside this script
+
+    app = bare(options)
+    app.add_middleware(Bound, sidecar=options.sidecar, key=options.kernel_key)
+    return app
+
+
 def published(options: argparse.Namespace) -> FastAPI:
     """Return the application behind the published middleware, as its documentation has it."""
     from chio_asgi import ChioASGIConfig, ChioASGIMiddleware
@@ -76,7 +85,7 @@ def published(options: argparse.Namespace) -> FastAPI:
     return app
 
 
-VARIANTS = {"bare": bare, "ours": ours, "embedded": embedded, "published": published}
+VARIANTS = {"bare": bare, "bound": bound, "ours": ours, "embedded": embedded, "published": published}
 
 
 def main() -> None:
