@@ -212,6 +212,10 @@ class ReceiptArchive(ABC):
     def texts(self, wanted: ReceiptFilter, first: int, last: int, *, limit: int) -> Iterator[str]:
         """Yield the exact texts of matching rows, newest first; a damaged row matches no condition."""
 
+    def most_scanned(self, wanted: ReceiptFilter) -> int:
+        """Return how many rows one page may pass."""
+        return 50_000
+
     def refresh(self) -> None:
         """Include the rows that were stored since."""
         self.last = self.newest()
@@ -235,7 +239,7 @@ class ReceiptArchive(ABC):
             newest_first: from the newest row to the oldest.
         """
         top = self.last if before is None else min(before - 1, self.last)
-        for first, last in self.windows(after, top, newest_first=newest_first):
+        for first, last in self.windows(wanted, after, top, newest_first=newest_first):
             yield from self.matching(wanted, first, last, newest_first=newest_first)
 
     def page(self, wanted: ReceiptFilter, *, after: int, limit: int) -> ReceiptPage:
@@ -246,7 +250,7 @@ class ReceiptArchive(ABC):
 
     def count(self, wanted: ReceiptFilter, *, after: int = 0) -> int:
         """Return how many receipts after row `after` and up to `last` match."""
-        return sum(self.count_matching(wanted, *window) for window in self.windows(after, self.last))
+        return sum(self.count_matching(wanted, *window) for window in self.windows(wanted, after, self.last))
 
     def get(self, receipt_id: str) -> dict[str, Any] | None:
         """Return the receipt with this id, or None."""
@@ -258,26 +262,29 @@ class ReceiptArchive(ABC):
         found = self.find_by_request(request_id)
         return None if found is None else self._receipt(*found)
 
-    def windows(self, after: int, last: int, *, newest_first: bool = False) -> Iterator[tuple[int, int]]:
-        """Yield the first and the last number of each window of rows that are in the archive.
+    def windows(
+        self, wanted: ReceiptFilter, after: int, last: int, *, newest_first: bool = False
+    ) -> Iterator[tuple[int, int]]:
+        """Yield the first and the last number of each window of rows that may have a match.
 
         Args:
+            wanted: the conditions.
             after: only rows with a greater number.
             last: only rows up to this one.
             newest_first: from the newest window to the oldest.
         """
         lowest = max(after + 1, self.first)
         if newest_first:
-            while (top := self._next_row(last, newest_first=True)) is not None and top >= lowest:
+            while (top := self._next_row(wanted, last, newest_first=True)) is not None and top >= lowest:
                 yield max(lowest, top - WINDOW + 1), top
                 last = top - WINDOW
         else:
-            while (low := self._next_row(lowest)) is not None and low <= last:
+            while (low := self._next_row(wanted, lowest)) is not None and low <= last:
                 yield low, min(low + WINDOW - 1, last)
                 lowest = low + WINDOW
 
-    def _next_row(self, number: int, *, newest_first: bool = False) -> int | None:
-        """Return this number, or that of the next row if many numbers from it on have none; None without a next row."""
+    def _next_row(self, wanted: ReceiptFilter, number: int, *, newest_first: bool = False) -> int | None:
+        """Return the number of a row from this one on before which none matches; None if none matches from it on."""
         return number
 
     def _receipt(self, number: int, raw: bytes | str) -> dict[str, Any]:

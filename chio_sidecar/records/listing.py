@@ -18,9 +18,6 @@ from chio_sidecar.store.place import Place
 PAGE = 200
 """Most receipts in one listing."""
 
-SCAN = 50_000
-"""Most rows that one call reads."""
-
 MOST_TEXT = 16 * 1024 * 1024
 """Most characters of receipts that one call returns."""
 
@@ -106,10 +103,10 @@ class ReceiptWindow:
 
     Args:
         path: the SQLite file of a sidecar, or its database.
-        scan: most rows that one call reads.
+        scan: most rows that one call reads; None: as many as the store states.
     """
 
-    def __init__(self, path: Place, *, scan: int = SCAN) -> None:
+    def __init__(self, path: Place, *, scan: int | None = None) -> None:
         self._path = path.absolute() if isinstance(path, Path) else path
         self._scan = scan
 
@@ -124,7 +121,9 @@ class ReceiptWindow:
             newest = archive.newest()
             found: list[dict[str, Any]] = []
             low = after + 1
-            for low, high in self._windows(archive, after, newest if before is None else min(before - 1, newest)):
+            for low, high in self._windows(
+                archive, wanted, after, newest if before is None else min(before - 1, newest)
+            ):
                 rows = archive.cells(wanted, low, high, limit=limit - len(found), paths=list(_CELLS.values()))
                 found += [_table_row(*row) for row in rows]
                 if len(found) >= limit:
@@ -138,7 +137,7 @@ class ReceiptWindow:
             newest = archive.newest()
             top = newest if before is None else min(before - 1, newest)
             matched, low = 0, top + 1
-            for low, high in self._windows(archive, 0, top):
+            for low, high in self._windows(archive, wanted, 0, top):
                 matched += archive.count_matching(wanted, low, high, tolerant=True)
             return Count(matched, top + 1 - low, low if low > archive.first else None)
 
@@ -148,7 +147,7 @@ class ReceiptWindow:
         with open_archive(self._path) as archive:
             found: list[list[Any]] = []
             low = first = archive.first
-            for low, high in self._windows(archive, 0, archive.newest()):
+            for low, high in self._windows(archive, wanted, 0, archive.newest()):
                 rows = archive.cells(wanted, low, high, limit=limit + 1 - len(found), paths=paths)
                 found += [_cells_of(cells) for _, _, cells in rows]
                 if len(found) > limit:
@@ -165,7 +164,7 @@ class ReceiptWindow:
         with open_archive(self._path) as archive:
             texts: list[str] = []
             size, low = 0, archive.first
-            for low, high in self._windows(archive, 0, archive.newest()):
+            for low, high in self._windows(archive, wanted, 0, archive.newest()):
                 for text in archive.texts(wanted, low, high, limit=limit + 1 - len(texts)):
                     size += len(text)
                     if len(texts) == limit or (texts and size > MOST_TEXT):
@@ -179,10 +178,12 @@ class ReceiptWindow:
             )
             return Texts(texts, complete=low <= archive.first and not older)
 
-    def _windows(self, archive: ReceiptArchive, after: int, top: int) -> Iterator[tuple[int, int]]:
+    def _windows(
+        self, archive: ReceiptArchive, wanted: ReceiptFilter, after: int, top: int
+    ) -> Iterator[tuple[int, int]]:
         # From `top` down to the row above `after`, and no further than one call may read.
-        left = self._scan
-        for first, last in archive.windows(after, top, newest_first=True):
+        left = archive.most_scanned(wanted) if self._scan is None else self._scan
+        for first, last in archive.windows(wanted, after, top, newest_first=True):
             low = max(first, last - left + 1)
             yield low, last
             left -= last - low + 1

@@ -41,7 +41,16 @@ RECEIPTS = [
     receipt(31, verdict={"verdict": "cancel"}, metadata={"chio_enforcement": {"mode": "observe"}}),
     receipt(32, route_pattern="/Ünicode/100%_'\"\0", capability_id="cap-B"),
     receipt(33, timestamp=2**64 - 1),
+    receipt(34, capability_id="cap-C", caller_identity_hash="c" * 64),
+    # The name of a member in another place, and a receipt that spells it with an escape: no index may miss these.
+    receipt(
+        35, capability_id="cap-C", metadata={"capability_id": "cap-D"}, verdict={"verdict": "deny", "reason": "deny"}
+    ),
+    receipt(36, metadata={"caller_identity_hash": "c" * 64}),
+    receipt(37, route_pattern="/\u2028", capability_id="cap-C", caller_identity_hash="c" * 64),
 ]
+SPELLED = [compact_json(one) for one in RECEIPTS]
+SPELLED[-1] = SPELLED[-1].replace('"capability_id"', '"capability\\u005fid"').replace('"caller_', '"\\u0063aller_')
 FILTERS = [
     ReceiptFilter(),
     ReceiptFilter(outcome="deny"),
@@ -56,14 +65,20 @@ FILTERS = [
     ReceiptFilter(capability="cap-", capability_id="cap-B"),
     ReceiptFilter(caller="a", method="POST"),
     ReceiptFilter(route="' OR 1=1 --"),
+    ReceiptFilter(capability_id="cap-A"),
+    ReceiptFilter(capability_id="cap-C"),
+    ReceiptFilter(capability_id="cap-D"),
+    ReceiptFilter(caller="c" * 64),
+    ReceiptFilter(caller="c" * 63),
+    ReceiptFilter(caller="c" * 64, capability_id="cap-C", outcome="deny"),
 ]
 
 
 def filled(place: Place) -> Place:
     async def append() -> None:
         store = open_store(place, clock=lambda: NOW)
-        for one in RECEIPTS:
-            await store.append(NewReceipt(one["id"], one["request_id"], "f", compact_json(one)))
+        for one, text in zip(RECEIPTS, SPELLED, strict=True):
+            await store.append(NewReceipt(one["id"], one["request_id"], "f", text))
         await store.revoke("cap-A")
         await store.close()
 

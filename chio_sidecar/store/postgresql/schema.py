@@ -12,6 +12,7 @@ from psycopg import Error, errors, sql
 
 from chio_core.errors import ConfigurationError
 from chio_sidecar.store.postgresql.connection import Connection, trouble
+from chio_sidecar.store.postgresql.filters import INDEXES
 from chio_sidecar.store.postgresql.tables import (
     APPENDING,
     ARCHIVE_GRANTS,
@@ -23,6 +24,11 @@ from chio_sidecar.store.postgresql.tables import (
 )
 
 MIGRATE = "run: chio-sidecar store migrate --receipt-store URL, as the role that owns the tables"
+
+_INDEXED = 4
+"""The first version with indexes for filters."""
+_INDEX_SECONDS = 24 * 3600.0
+"""How long these may take together."""
 
 _VERSION = "SELECT version, oldest FROM chio.schema_version ORDER BY version DESC LIMIT 1"
 _LOGS = """
@@ -147,7 +153,7 @@ def migrate(
     trust_role: str | None = None,
     to: int = SCHEMA_VERSION,
 ) -> Migrated:
-    """Make or extend the tables, and give roles their rights, in one transaction.
+    """Make or extend the tables, and give roles their rights, in one transaction; then make the indexes for filters.
 
     Args:
         connection: as the role that owns the tables, or will.
@@ -182,6 +188,8 @@ def migrate(
             _run(connection, FUNCTIONS)
             for grants, name in roles.items():
                 connection.execute(sql.SQL(grants).format(role=sql.Identifier(name)))
+        if to >= _INDEXED:
+            _make_indexes(connection)
     except Error as exc:
         found_trouble = trouble(exc)
         raise ConfigurationError(f"cannot migrate: {exc if found_trouble is None else found_trouble}") from None
@@ -199,6 +207,19 @@ def _check_role(connection: Connection, role: str) -> None:
             f'role "{role}" is the one that migrates, has its rights, or is a superuser, so triggers would be its only'
             " limit; migrate as the owner of the tables, and name another one for the sidecars"
         )
+
+
+def _make_indexes(connection: Connection) -> None:
+    """Make the indexes that are missing; sidecars store meanwhile, which a transaction with these would forbid."""
+    connection.limit(_INDEX_SECONDS)
+    for name, about in INDEXES.items():
+        sql_name = f"chio.{name}"
+        found = connection.execute("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)", (sql_name,))
+        valid = found.fetchone()
+        if valid == (False,):  # what a migration has left that was ended early
+            _run(connection, f"DROP INDEX CONCURRENTLY {sql_name}")
+        if valid != (True,):
+            _run(connection, f"CREATE INDEX CONCURRENTLY {name} ON {about}")
 
 
 def _run(connection: Connection, statements: str) -> None:

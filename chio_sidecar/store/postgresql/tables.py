@@ -11,9 +11,10 @@ archived row, and uses and charges before a mark of their account.
 from __future__ import annotations
 
 from chio_sidecar.store.hash_chain import FIRST
+from chio_sidecar.store.postgresql.filters import FACT
 
-SCHEMA_VERSION = 3
-"""The version that this sidecar is made for. 1 knew no archives, 2 no authority."""
+SCHEMA_VERSION = 4
+"""The version that this sidecar is made for. 1 knew no archives, 2 no authority, 3 no indexes for filters."""
 
 APPENDING = 0x6368696F
 """Key of the advisory lock of everything that appends: shared in appends, exclusive in a revocation and for the horizon
@@ -131,7 +132,7 @@ CREATE TABLE IF NOT EXISTS chio_trust.authority_state (
 );
 """
 
-FUNCTIONS = f"""{_SECRETS}
+FUNCTIONS = f"""{_SECRETS}{FACT}
 CREATE OR REPLACE FUNCTION chio.claim(wanted bigint, wanted_epoch bigint, who text, seconds double precision)
 RETURNS chio.logs LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -314,6 +315,7 @@ CREATE TABLE chio.authority_trusted_keys (
 CREATE INDEX ON chio.revoked_capabilities (revoked_at, capability_id);
 """
 
+
 TRIGGERS = (
     "logs_only_on",
     "logs_append_only",
@@ -334,6 +336,7 @@ STEPS = {
         1,
     ),
     3: (_AUTHORITY + _TRIGGER.format(table="authority_trusted_keys"), 1),
+    4: ("", 1),  # its indexes are made apart
 }
 """For each version: what it adds, and the oldest sidecar that works with it."""
 
@@ -345,7 +348,7 @@ GRANT SELECT ON ALL TABLES IN SCHEMA chio TO {role};
 GRANT SELECT ON ALL SEQUENCES IN SCHEMA chio TO {role};
 GRANT INSERT ON chio.revoked_capabilities, chio.capability_invocations, chio.budget_charges, chio.chio_hitl_pending,
     chio.chio_hitl_resolved, chio.chio_hitl_consumed_tokens TO {role};
-GRANT EXECUTE ON FUNCTION chio.claim, chio.renew, chio.append, chio.horizon TO {role};
+GRANT EXECUTE ON FUNCTION chio.claim, chio.renew, chio.append, chio.horizon, chio.fact TO {role};
 """
 """The rights of a sidecar."""
 
@@ -355,7 +358,7 @@ GRANT SELECT ON ALL TABLES IN SCHEMA chio TO {role};
 GRANT INSERT ON chio.receipt_archives, chio.archived_state TO {role};
 GRANT INSERT, UPDATE ON chio.receipt_chain_base TO {role};
 GRANT DELETE ON chio.http_receipts, chio.capability_invocations, chio.budget_charges TO {role};
-GRANT EXECUTE ON FUNCTION chio.archived_up_to, chio.horizon TO {role};
+GRANT EXECUTE ON FUNCTION chio.archived_up_to, chio.horizon, chio.fact TO {role};
 """
 """The rights of a rotation."""
 
@@ -365,6 +368,6 @@ GRANT USAGE ON SCHEMA chio, chio_trust TO {role};
 GRANT SELECT ON ALL TABLES IN SCHEMA chio TO {role};
 GRANT INSERT ON chio.revoked_capabilities, chio.authority_trusted_keys TO {role};
 GRANT SELECT, INSERT, UPDATE ON chio_trust.authority_state TO {role};
-GRANT EXECUTE ON FUNCTION chio.horizon TO {role};
+GRANT EXECUTE ON FUNCTION chio.horizon, chio.fact TO {role};
 """
 """The rights of a trust service."""
