@@ -192,7 +192,7 @@ class Pipeline:
         try:
             if not before:
                 body = yield from self._read_body(adapter)
-                fault = fault or body.refusal
+                fault = fault or (body.refusal if match.reads_body else None)
             elif self._calls_application:
                 adapter.keep_body()
             try:
@@ -202,9 +202,12 @@ class Pipeline:
                     raise
                 fault = fault or exc.denial
             caller, presented = yield from self._identified(adapter, presented, fault)
-            if before and governed.body is None and refused_unread(view, requirement, presented, caller, self.settings):
+            hopeless = self._incoming and not match.reads_body
+            hopeless = hopeless and refused_unread(view, requirement, presented, caller, self.settings)
+            if before and hopeless and governed.body is None:
                 return Reading(presented, caller, NO_BODY, match, requirement, None)
             body = yield from self._read_body(adapter)
+            fault = fault or (None if hopeless else body.refusal)
         except RequestRefused as exc:
             # Without its body no request can run, not even an observed one.
             return self._refused(adapter, exc.denial, requirement, observed=observed and governed.body is not None)

@@ -99,6 +99,15 @@ def test_observe_mode_reads_the_body_first(face: Face) -> None:
     assert asked["body_length"] == 5
 
 
+@each_face
+def test_observe_mode_states_the_refusal_that_enforcing_gives_not_that_of_the_body(face: Face) -> None:
+    with face.governed(observe=True, max_body_bytes=4) as governed:
+        bare = governed.send("POST", PLACE, body=b"whole")
+        presented = governed.send("POST", PLACE, {"X-Chio-Capability": token(GRANT)}, b"whole")
+    marks = [one.seen[0].passthrough for one in (bare, presented)]
+    assert [mark and mark.error for mark in marks] == ["chio_capability_required", "chio_body_too_large"]
+
+
 @each_waiting_face
 def test_a_cookie_without_a_capability_is_found_before_the_body(face: Face) -> None:
     with face.governed(capability_source="cookie:pass") as governed:
