@@ -3,7 +3,7 @@
 A server that closes while a body still arrives resets the connection, and the answer may be lost (RFC 9112, section
 9.6). A server that keeps the connection open instead reads a body for nothing, for as long as its sender likes. So the
 answer says that the connection will close, and is sent at once; what still arrives is discarded, in memory, until the
-body ends or `SECONDS` have passed. gunicorn does the same for WSGI applications.
+body ends or `SECONDS` have passed. gunicorn 27 does the same for WSGI applications.
 """
 
 from __future__ import annotations

@@ -193,9 +193,10 @@ class ChioASGIMiddleware:
     async def _respond(
         self, response: AnyResponse, view: ASGIGuardRequest, receive: Receive, send: Send, *, refused: bool = True
     ) -> None:
+        linger = None
         if refused:
             await self._decide.refuse(view, response)
-        linger = min(SECONDS, self._limits.timeout or SECONDS) if leaves_body(view) else None
+            linger = min(SECONDS, self._limits.timeout or SECONDS) if leaves_body(view) else None
         await send_answer(response, view.scope, receive, send, linger)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -167,9 +167,9 @@ def _denial_of(verdict: Verdict, receipt: HttpReceipt, call: EvaluateCall, setti
         )
     if call.of_another:
         return outcomes.capability_of_another(receipt.id)
-    if call.unread:
-        return outcomes.capability_insufficient(requirement or Requirement(), receipt.id)
     refusal = _capability_denial(requirement or NO_REQUIREMENT, call, receipt)
+    if refusal is None and call.unread:
+        refusal = outcomes.capability_insufficient(requirement or Requirement(), receipt.id)
     if refusal is not None or requirement is None:
         return refusal
     if not demands_met(receipt.evidence or (), requirement.approval, requirement.budget):

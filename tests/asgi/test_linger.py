@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from chio_asgi.middleware import ChioASGIMiddleware
-from chio_core.guards.chain import Chain
-from chio_core.refusals.response import Denial
-from tests.support import StubClient, http_scope
+from chio_core.guards.chain import Chain, Next
+from chio_core.refusals.response import AnyResponse, Denial, Response
+from tests.support import StubClient, call, http_scope
 
 LARGE = [("content-length", "100000")]
 
@@ -69,3 +69,20 @@ async def test_a_client_that_waits_for_a_word_before_it_sends_gets_none_after_th
 )
 async def test_a_connection_stays_where_nothing_large_is_left_on_it(headers: Any, version: str) -> None:
     assert await refused(headers, b"1", ends=True, version=version) == [None, True]
+
+
+async def test_a_guard_that_replaces_the_response_of_an_excluded_path_does_not_wait_for_its_body() -> None:
+    async def reads_all(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"own"})
+
+    async def replaces(request: Any, next: Next) -> AnyResponse:
+        await next(request)
+        return Response("other", 503)
+
+    guards = Chain().add(replaces, priority=-1)
+    app = ChioASGIMiddleware(reads_all, client=StubClient(exclude_paths=["/x"]), guards=guards)
+    reply = await call(app, "POST", "/x", body=b"x" * 100_000, headers=[("content-length", "100000")])
+    assert (reply.status, reply.body, reply.header("connection")) == (503, b"other", None)
