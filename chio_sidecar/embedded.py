@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from urllib.parse import parse_qsl
 
@@ -91,7 +92,9 @@ def check_embedded(path: str, *, environ: Mapping[str, str] | None = None) -> No
     existing_key(config.resolved_key_path)
     store = config.store_path
     if store is None:
-        return  # a database is checked when it is opened
+        # A database is only asked when it is opened, because it may start later; without its extra this import raises.
+        import_module("chio_sidecar.store.postgresql")
+        return
     try:
         if not check_file(store):
             folder = store.absolute().parent

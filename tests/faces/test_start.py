@@ -199,25 +199,35 @@ def test_a_value_that_cannot_be_used_stops_the_start_and_is_not_repeated(name: s
 
 
 WITHOUT_THE_EXTRA = """
+import sys
 from tests.faces.test_start import ConfigurationError, STARTS
-for name, start in STARTS.items():
-    try:
-        start(sidecar_url="embedded:/nowhere/store.sqlite3")
-    except ConfigurationError as exc:
-        print(name, exc.message)
+
+def start_all(library, url):
+    sys.modules[library] = None
+    for name, start in STARTS.items():
+        try:
+            start(sidecar_url=url)
+        except ConfigurationError as exc:
+            print(exc.message)
+
+start_all("psycopg", "embedded:postgresql://chio@127.0.0.1:1/chio?key=/nowhere/key")
+for name in [name for name in sys.modules if name.startswith("chio_sidecar")]:
+    del sys.modules[name]
+start_all("ulid", "embedded:/nowhere/store.sqlite3")
 """
 
 
-def test_without_the_extra_of_the_sidecar_every_start_names_the_extra() -> None:
-    # The sidecar is loaded here already, so another interpreter has to miss one of its libraries.
-    hidden = f"import sys; sys.modules['ulid'] = None\n{WITHOUT_THE_EXTRA}"
-    done = run(sys.executable, "-c", hidden, cwd=ROOT, PYTHONPATH=os.pathsep.join(sys.path))
+def test_without_an_extra_every_start_names_the_extra() -> None:
+    # The sidecar is loaded here already, so another interpreter has to miss its libraries.
+    done = run(sys.executable, "-c", WITHOUT_THE_EXTRA, cwd=ROOT, PYTHONPATH=os.pathsep.join(sys.path))
     assert done.returncode == 0, done.stderr
-    told = dict(line.split(" ", 1) for line in done.stdout.splitlines())
-    assert list(told) == list(STARTS)
-    (said,) = set(told.values())
-    assert said.startswith("sidecar_url (environment CHIO_SIDECAR_URL): an embedded sidecar needs the extra 'sidecar'")
-    assert "pip install -e '.[sidecar]'" in said
+    told = done.stdout.splitlines()
+    assert len(told) == 2 * len(STARTS)
+    needed = {"postgresql": "a receipt store in PostgreSQL needs", "sidecar": "an embedded sidecar needs"}
+    for (extra, text), lines in zip(needed.items(), (told[: len(STARTS)], told[len(STARTS) :]), strict=True):
+        (line,) = set(lines)
+        assert line.startswith(f"sidecar_url (environment CHIO_SIDECAR_URL): {text} the extra '{extra}'")
+        assert f"pip install -e '.[{extra}]'" in line
 
 
 @pytest.mark.parametrize("start", STARTS)

@@ -6,16 +6,10 @@ import time
 from collections.abc import Generator
 from typing import Any
 
-from chio_core.errors import ConfigurationError, install_extra
+import psycopg
+
 from chio_sidecar.store.driver import Trouble
 from chio_sidecar.store.place import DatabasePlace
-
-try:
-    import psycopg
-except ImportError:
-    raise ConfigurationError(
-        f"a receipt store in PostgreSQL needs the extra 'postgresql': {install_extra('postgresql')}"
-    ) from None
 
 _BUSY = {"40001", "40P01", "55P03"}
 """Serialization failure, deadlock, lock timeout: the same transaction can succeed a moment later."""
