@@ -541,6 +541,24 @@ def test_a_connection_that_was_opened_while_the_loop_was_held_counts(ticks: int,
         runner.run(main())
 
 
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_a_sidecar_that_a_held_loop_has_left_no_time_for_is_not_late(new_loop: Any) -> None:
+    """`fail_open` must not apply: the loop is held from before the request is sent until its time is nearly over."""
+
+    async def main() -> None:
+        async with Scripted(silent).listen() as server, pool_for(server) as pool:
+            asked = asyncio.ensure_future(ask(pool, timeout=0.5))
+            await asyncio.sleep(0)
+            end = time.monotonic() + 0.48
+            while time.monotonic() < end:
+                pass
+            with pytest.raises(Overloaded, match="too busy"):
+                await asked
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(main())
+
+
 def test_a_response_that_came_while_the_thread_was_held_counts() -> None:
     def hold(*_: object) -> None:
         server.hold(server.answered)
@@ -570,7 +588,7 @@ async def test_a_caller_whose_connection_is_not_opened_in_time_finds_no_sidecar(
             one.connect_ex(listener.getsockname())
         pool = ConnectionPool(Endpoint.parse(f"http://127.0.0.1:{listener.getsockname()[1]}"), connect_timeout=10)
         with pytest.raises(SidecarUnreachable, match="connecting took too long"):
-            await ask(pool, timeout=0.1)
+            await ask(pool, timeout=1.0)
         await pool.aclose()
         for one in filling:
             one.close()

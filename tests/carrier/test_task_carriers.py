@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import random
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -128,6 +129,28 @@ async def test_the_deadline_ends_the_wait_and_not_the_exchange(
     go.set()
     await carrier.aclose()
     assert ended.is_set()
+
+
+@both
+async def test_a_deadline_that_a_held_loop_has_missed_says_nothing_about_the_sidecar(
+    carrier_for: Callable[[Handler], TaskCarrier],
+) -> None:
+    go = asyncio.Event()
+
+    async def slow(request: httpx.Request) -> httpx.Response:
+        await go.wait()
+        return httpx.Response(200)
+
+    carrier = carrier_for(slow)
+    asked = asyncio.ensure_future(carrier.post("/", b"", (), 0.2))
+    await asyncio.sleep(0)
+    end = time.monotonic() + 0.6
+    while time.monotonic() < end:
+        pass
+    with pytest.raises(Overloaded, match="too busy"):
+        await asked
+    go.set()
+    await carrier.aclose()
 
 
 async def test_a_failed_connect_is_tried_once_more_with_the_same_bytes() -> None:
