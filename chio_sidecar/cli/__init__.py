@@ -69,15 +69,22 @@ COMMANDS = (
     Command(
         "trust revoke",
         "revoke a capability",
-        "trust",
+        "revocations",
         "add_revoke_options",
         reads=(*_SERVICE, *_STORE, "revocation_db"),
     ),
     Command(
         "trust status",
         "print whether a capability was revoked",
-        "trust",
+        "revocations",
         "add_status_options",
+        reads=(*_SERVICE, *_STORE, "revocation_db"),
+    ),
+    Command(
+        "trust list",
+        "print the revoked capabilities, newest first",
+        "revocations",
+        "add_list_options",
         reads=(*_SERVICE, *_STORE, "revocation_db"),
     ),
     Command(

@@ -1,13 +1,12 @@
-"""`capability issue`, and `trust serve`, `trust revoke` and `trust status` (wire protocol, sections 9.1 and 10.4)."""
+"""`capability issue` and `trust serve` (wire protocol, section 9.1)."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -21,27 +20,22 @@ from chio_core.signing import NO_SUBJECT, normalize_public_key
 from chio_sidecar.cli.options import (
     SERVICE_TOKEN_VARIABLE,
     URL_VARIABLE,
-    StorePlace,
     given_token,
     json_value,
-    note_overridden,
     positive,
     public_key,
     store,
     store_of_options,
     store_of_settings,
     trust_client,
-    wants_json,
 )
 from chio_sidecar.cli.terminal import CliError, compact, emit, say
 from chio_sidecar.config import MAX_MINTED_TTL, MAX_TTL
 from chio_sidecar.keys import load_or_create_key
 from chio_sidecar.trust.authorities import DatabaseAuthority
-from chio_sidecar.trust.stores import RevocationStore
 
 if TYPE_CHECKING:
-    from chio_sidecar.store import ReceiptStore
-    from chio_sidecar.trust.client import TrustClient
+    pass
 
 ISSUE_DESCRIPTION = """\
 Print a capability token as one line of ASCII JSON, ready for the X-Chio-Capability header. The trust service at
@@ -243,99 +237,3 @@ def run_serve(args: argparse.Namespace) -> int:
 
         ready = f"Chio trust control service listening on http://{listener.address}"
         return serve(create_trust_app(service), listener, ready=ready, close=close)
-
-
-class SidecarRevocations:
-    """A sidecar's own revocations, in the store of its receipts; the sidecar may be running.
-
-    Args:
-        place: the store, as the options name it.
-
-    Raises:
-        CliError: the file does not exist; it is not created.
-    """
-
-    def __init__(self, place: StorePlace) -> None:
-        self._path = place.path
-        self.backend = "sqlite" if isinstance(self._path, Path) else "postgresql"
-        if isinstance(self._path, Path) and not self._path.is_file():
-            text = f"there is no receipt store at {self._path} ({place.named_by})"
-            raise CliError(text, fix="name the sidecar's file")
-
-    def revoke(self, capability_id: str) -> bool:
-        """Revoke a capability; return False if it was revoked before."""
-        return self._call(lambda store: store.revoke(capability_id))
-
-    def is_revoked(self, capability_id: str) -> bool:
-        """Return True if a capability was revoked."""
-        return self._call(lambda store: store.is_revoked(capability_id))
-
-    def close(self) -> None:
-        """Do nothing: the store is open during a call only."""
-
-    def _call(self, method: Callable[[ReceiptStore], Awaitable[bool]]) -> bool:
-        from chio_sidecar.store.place import open_store
-
-        async def with_store() -> bool:
-            store = open_store(self._path)
-            try:
-                return await method(store)
-            finally:
-                await store.close()
-
-        return asyncio.run(with_store())
-
-
-Revocations: TypeAlias = "RevocationStore | SidecarRevocations | TrustClient"
-"""A list of revocations, in a file or at a trust service."""
-
-
-def add_revoke_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `trust revoke`."""
-    _add_revocation_options(parser, lambda store, name: {"revoked": True, "newly_revoked": store.revoke(name)})
-
-
-def add_status_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `trust status`."""
-    _add_revocation_options(parser, lambda store, name: {"revoked": store.is_revoked(name)})
-
-
-def _add_revocation_options(
-    parser: argparse.ArgumentParser, call: Callable[[Revocations, str], dict[str, bool]]
-) -> None:
-    parser.set_defaults(run=run_revocations, call=call)
-    parser.add_argument("--capability-id", metavar="ID", required=True, help="id of the token")
-
-
-def run_revocations(args: argparse.Namespace) -> int:
-    """Revoke a capability, or look up its revocation, and print the result.
-
-    Raises:
-        CliError: no database and no service is named.
-    """
-    capability_id = str(args.capability_id).strip()
-    if not capability_id:
-        raise CliError("--capability-id is blank", fix="give the id of a token, for example cap-0198…")
-    revocations: Revocations
-    if args.control_url:
-        note_overridden(args, "--control-url", "revocation_db", "receipt_store", "receipt_db")
-        revocations = trust_client(args)
-    elif args.revocation_db:
-        note_overridden(args, "--revocation-db", "receipt_store", "receipt_db")
-        revocations = RevocationStore(args.revocation_db)
-    elif (place := store_of_options(args)) is not None:
-        revocations = SidecarRevocations(place)
-    else:
-        raise CliError("trust commands require --revocation-db <path> or --control-url")
-    try:
-        found: dict[str, Any] = {"capability_id": capability_id} | args.call(revocations, capability_id)
-    finally:
-        revocations.close()
-    backend = revocations.backend
-    if wants_json(args):
-        emit(compact(found | {"revocation_backend": backend}))
-        return 0
-    for name, value in (found | {"backend": backend}).items():
-        text = str(value).lower() if isinstance(value, bool) else value
-        emit(f"{name + ':':<14} {text}")
-    return 0

@@ -174,6 +174,10 @@ class ReceiptArchive(ABC):
         """Return True if the capability was revoked in this store."""
 
     @abstractmethod
+    def revocations(self, limit: int) -> list[tuple[str, int]]:
+        """Return id and time (seconds since 1970) of the newest revocations in this store, at most `limit`."""
+
+    @abstractmethod
     def invocations(self, capability_id: str, grant: int) -> int:
         """Return how many uses of a limited grant are spent; `grant` is its index in the capability."""
 

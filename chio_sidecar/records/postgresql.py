@@ -104,6 +104,11 @@ class DatabaseArchive(ReceiptArchive):
         """Return True if the capability was revoked in this store."""
         return bool(self._fetch("SELECT 1 FROM chio.revoked_capabilities WHERE capability_id = %s", capability_id))
 
+    def revocations(self, limit: int) -> list[tuple[str, int]]:
+        """Return id and time (seconds since 1970) of the newest revocations in this store, at most `limit`."""
+        sql = "SELECT capability_id, revoked_at FROM chio.revoked_capabilities"
+        return self._fetch(f"{sql} ORDER BY revoked_at DESC, capability_id DESC LIMIT %s", limit)
+
     def invocations(self, capability_id: str, grant: int) -> int:
         """Return how many uses of a limited grant are spent; `grant` is its index in the capability."""
         # The ordinal: uses whose receipts were archived are removed, but for the newest.

@@ -154,6 +154,11 @@ class ReceiptReader(ReceiptArchive):
         """Return True if the capability was revoked in this store."""
         return bool(self.fetch("SELECT 1 FROM revoked_capabilities WHERE capability_id = :id", {"id": capability_id}))
 
+    def revocations(self, limit: int) -> list[tuple[str, int]]:
+        """Return id and time (seconds since 1970) of the newest revocations in this store, at most `limit`."""
+        sql = "SELECT capability_id, revoked_at FROM revoked_capabilities"
+        return self.fetch(f"{sql} ORDER BY revoked_at DESC, capability_id DESC LIMIT :limit", {"limit": limit})
+
     def invocations(self, capability_id: str, grant: int) -> int:
         """Return how many uses of a limited grant are spent; `grant` is its index in the capability."""
         # The ordinal: uses whose receipts were archived are removed, but for the newest.

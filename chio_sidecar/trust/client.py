@@ -62,6 +62,12 @@ class TrustClient:
         response = self._call("GET", "/v1/revocations", params={"capabilityId": capability_id, "limit": "1"})
         return self._member(response, "revoked", bool)
 
+    def newest(self, limit: int) -> list[tuple[str, int]]:
+        """Return id and time (seconds since 1970) of the newest revocations: at most `limit`, which is at most 200."""
+        response = self._call("GET", "/v1/revocations", params={"limit": str(limit)})
+        rows = self._member(response, "revocations", list)
+        return [(self._member(row, "capabilityId", str), self._member(row, "revokedAt", int)) for row in rows]
+
     def receipts(self, query: dict[str, str]) -> dict[str, Any]:
         """Return one page of receipts."""
         return self._call("GET", "/v1/receipts/query", params=query)
@@ -101,7 +107,7 @@ class TrustClient:
         )
 
     def _member(self, response: dict[str, Any], name: str, kind: type[T]) -> T:
-        value = response.get(name)
+        value = response.get(name) if isinstance(response, dict) else None
         if not isinstance(value, kind):
             raise ConfigurationError(f"the trust service at {self._url} sent a response without {name}")
         return value

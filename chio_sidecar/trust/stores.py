@@ -176,6 +176,10 @@ class RevocationStore:
             rows = connection.execute(sql, (*values, limit)).fetchall()
         return [Revocation(*row) for row in rows]
 
+    def newest(self, limit: int) -> list[tuple[str, int]]:
+        """Return id and time (seconds since 1970) of the newest revocations, at most `limit`."""
+        return [(one.capability_id, one.revoked_at) for one in self.find(None, limit)]
+
     def close(self) -> None:
         """Close the file."""
         self._db.close()

@@ -64,6 +64,9 @@ def test_the_whole_way_of_a_capability(tmp_path: Path) -> None:
                 *url, "trust", "revoke", "--capability-id", json.loads(token)["id"], CHIO_SERVICE_TOKEN=CANARY
             )
             assert revoked.returncode == 0, revoked.stderr
+            listing = run_command(*url, "trust", "list", "--limit", "500", CHIO_SERVICE_TOKEN=CANARY)
+            assert listing.stdout.split()[-1] == json.loads(token)["id"]
+            assert listing.stderr == ""
             assert evaluate(sidecar, "r3", token)["verdict"]["reason"] == "capability token has been revoked"
             assert CANARY not in "".join(sidecar.lines + authority.lines)
     listed = run_command("receipt", "list", "--receipt-db", tmp_path / "s.sqlite3")

@@ -1,4 +1,4 @@
-"""`capability issue`, and `trust revoke` and `trust status` on a file (wire protocol, section 10.4)."""
+"""`capability issue`, and `trust revoke`, `trust status` and `trust list` on a file (wire protocol, section 10.4)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from chio_core.capabilities.restrictions import REFUSED
 from chio_core.errors import InvalidDocument
 from chio_core.models.caller import CallerIdentity
 from chio_core.signing import SigningKey
+from chio_sidecar.store.driver import sqlite3
 from chio_sidecar.trust.authorities import DatabaseAuthority
-from tests.sidecar.control_tools import ZEROS, CommandLine, evaluate, sidecars
+from tests.sidecar.control_tools import ZEROS, CommandLine, evaluate, sidecars, write_store
 from tests.sidecar.test_evaluate_restrictions import VALUES
 
 ISSUE = ("capability", "issue", "--server", "http-sidecar-client", "--tool", "hello_write")
@@ -136,6 +137,34 @@ def test_revoke_and_status_for_programs(tmp_path: Path, cli: CommandLine) -> Non
     before = {"capability_id": "cap-1", "revoked": False, "revocation_backend": "sqlite"}
     assert json.loads(cli("trust", "status", *place)) == before
     assert json.loads(cli("trust", "revoke", *place)) == before | {"revoked": True, "newly_revoked": True}
+
+
+def test_revocations_are_listed_newest_first(tmp_path: Path, cli: CommandLine) -> None:
+    database = tmp_path / "r.db"
+    place = ("--revocation-db", database)
+    assert cli("trust", "list", *place) == ""
+    assert cli.err == "no capability is revoked\n"
+    for name in ("cap-1", "cap-2\x1b[31m", "cap-3"):
+        cli("trust", "revoke", "--capability-id", name, *place)
+    with sqlite3.connect(database) as connection:
+        connection.execute("UPDATE revoked_capabilities SET revoked_at = 1776272775 WHERE capability_id = 'cap-1'")
+    connection.close()
+    heading, *rows = cli("trust", "list", *place).splitlines()
+    assert heading.split() == ["REVOKED", "CAPABILITY"]
+    assert rows[-1] == "2026-04-15T17:06:15Z  cap-1"
+    assert [row.split()[1] for row in rows] == ["cap-3", "cap-2\\x1b[31m", "cap-1"]
+    found = json.loads(cli("trust", "list", "--json", "--limit", 1, *place))
+    assert (found["count"], found["revocations"][0]["capability_id"]) == (1, "cap-3")
+    assert "--limit N prints more" in cli.err
+
+
+def test_the_revocations_of_a_sidecars_store_are_listed(tmp_path: Path, cli: CommandLine) -> None:
+    store = write_store(tmp_path / "s.sqlite3", [])
+    cli("trust", "revoke", "--capability-id", "cap-1", "--receipt-store", store)
+    assert [line.split()[-1] for line in cli("trust", "list", "--receipt-store", store).splitlines()] == [
+        "CAPABILITY",
+        "cap-1",
+    ]
 
 
 def test_a_blank_id_is_refused(tmp_path: Path, cli: CommandLine) -> None:

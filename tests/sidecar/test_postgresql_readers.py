@@ -99,6 +99,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Place:
 FSCK = ("receipt", "fsck", "--json", "--receipt-store")
 
 READINGS: dict[str, Callable[[Place, ReceiptFilter], Any]] = {
+    "revocations": lambda place, wanted: with_archive(place, lambda archive: archive.revocations(10)),
     "rows": lambda place, wanted: with_archive(place, lambda archive: list(archive.rows(wanted))),
     "newest": lambda place, wanted: with_archive(
         place, lambda archive: list(archive.rows(wanted, newest_first=True, before=20, after=5))

@@ -1,0 +1,157 @@
+"""`trust revoke`, `trust status` and `trust list` (wire protocol, section 10.4)."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from chio_sidecar.cli.options import StorePlace, note_overridden, positive, store_of_options, trust_client, wants_json
+from chio_sidecar.cli.table import Column, Table
+from chio_sidecar.cli.terminal import CliError, compact, emit, say, utc
+from chio_sidecar.records.archive import open_archive
+from chio_sidecar.trust.stores import RevocationStore
+
+if TYPE_CHECKING:
+    from chio_sidecar.store import ReceiptStore
+    from chio_sidecar.trust.client import TrustClient
+
+OF_A_SERVICE = 200
+"""Most revocations that a trust service lists (wire protocol, section 9.6)."""
+
+
+class SidecarRevocations:
+    """A sidecar's own revocations, in the store of its receipts; the sidecar may be running.
+
+    Args:
+        place: the store, as the options name it.
+
+    Raises:
+        CliError: the file does not exist; it is not created.
+    """
+
+    def __init__(self, place: StorePlace) -> None:
+        self._path = place.path
+        self.backend = "sqlite" if isinstance(self._path, Path) else "postgresql"
+        if isinstance(self._path, Path) and not self._path.is_file():
+            text = f"there is no receipt store at {self._path} ({place.named_by})"
+            raise CliError(text, fix="name the sidecar's file")
+
+    def revoke(self, capability_id: str) -> bool:
+        """Revoke a capability; return False if it was revoked before."""
+        return self._call(lambda store: store.revoke(capability_id))
+
+    def is_revoked(self, capability_id: str) -> bool:
+        """Return True if a capability was revoked."""
+        return self._call(lambda store: store.is_revoked(capability_id))
+
+    def newest(self, limit: int) -> list[tuple[str, int]]:
+        """Return id and time (seconds since 1970) of the newest revocations, at most `limit`."""
+        with open_archive(self._path) as archive:
+            return archive.revocations(limit)
+
+    def close(self) -> None:
+        """Do nothing: the store is open during a call only."""
+
+    def _call(self, method: Callable[[ReceiptStore], Awaitable[bool]]) -> bool:
+        from chio_sidecar.store.place import open_store
+
+        async def with_store() -> bool:
+            store = open_store(self._path)
+            try:
+                return await method(store)
+            finally:
+                await store.close()
+
+        return asyncio.run(with_store())
+
+
+Revocations: TypeAlias = "RevocationStore | SidecarRevocations | TrustClient"
+"""A list of revocations, in a file or at a trust service."""
+
+
+def add_revoke_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `trust revoke`."""
+    _add_revocation_options(parser, lambda store, name: {"revoked": True, "newly_revoked": store.revoke(name)})
+
+
+def add_status_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `trust status`."""
+    _add_revocation_options(parser, lambda store, name: {"revoked": store.is_revoked(name)})
+
+
+def _add_revocation_options(
+    parser: argparse.ArgumentParser, call: Callable[[Revocations, str], dict[str, bool]]
+) -> None:
+    parser.set_defaults(run=run_revocations, call=call)
+    parser.add_argument("--capability-id", metavar="ID", required=True, help="id of the token")
+
+
+def run_revocations(args: argparse.Namespace) -> int:
+    """Revoke a capability, or look up its revocation, and print the result.
+
+    Raises:
+        CliError: no database and no service is named.
+    """
+    capability_id = str(args.capability_id).strip()
+    if not capability_id:
+        raise CliError("--capability-id is blank", fix="give the id of a token, for example cap-0198…")
+    with closing(_named_revocations(args)) as revocations:
+        found: dict[str, Any] = {"capability_id": capability_id} | args.call(revocations, capability_id)
+        backend = revocations.backend
+    if wants_json(args):
+        emit(compact(found | {"revocation_backend": backend}))
+        return 0
+    for name, value in (found | {"backend": backend}).items():
+        text = str(value).lower() if isinstance(value, bool) else value
+        emit(f"{name + ':':<14} {text}")
+    return 0
+
+
+def _named_revocations(args: argparse.Namespace) -> Revocations:
+    """Return the revocations that the options name.
+
+    Raises:
+        CliError: they name none.
+    """
+    if args.control_url:
+        note_overridden(args, "--control-url", "revocation_db", "receipt_store", "receipt_db")
+        return trust_client(args)
+    if args.revocation_db:
+        note_overridden(args, "--revocation-db", "receipt_store", "receipt_db")
+        return RevocationStore(args.revocation_db)
+    if (place := store_of_options(args)) is not None:
+        return SidecarRevocations(place)
+    raise CliError("trust commands require --revocation-db <path> or --control-url")
+
+
+def add_list_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `trust list`."""
+    parser.set_defaults(run=run_list)
+    parser.add_argument("--limit", metavar="N", type=positive, default=50, help="print at most N (50)")
+
+
+def run_list(args: argparse.Namespace) -> int:
+    """Print the newest revocations, newest first.
+
+    Raises:
+        CliError: no database and no service is named.
+        ConfigurationError: it cannot be read.
+    """
+    most = min(args.limit, OF_A_SERVICE) if args.control_url else args.limit
+    with closing(_named_revocations(args)) as revocations:
+        found, backend = revocations.newest(most), revocations.backend
+    if len(found) == most:
+        more = "a trust service lists no more" if most < args.limit else "--limit N prints more"
+        say(f"note: these are the newest {most}, and there may be others; {more}")
+    if wants_json(args):
+        rows = [{"capability_id": name, "revoked_at": time} for name, time in found]
+        emit(compact({"revocations": rows, "count": len(rows), "revocation_backend": backend}))
+        return 0
+    columns = (Column("REVOKED", fits=20), Column("CAPABILITY"))
+    if not Table(columns).print([utc(time), name] for name, time in found):
+        say("no capability is revoked")
+    return 0
