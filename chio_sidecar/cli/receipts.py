@@ -159,8 +159,9 @@ def run_list(args: argparse.Namespace) -> int:
                 cursor = row
                 yield receipt
 
-        if not show(page()) and is_table:
-            say("no receipts")
+        show(page())
+        if newest_first and not more:
+            note_archived(reader)
         if more:
             is_cheap = wanted.is_empty or reader.last - reader.first < COUNTED
             total = f" total_count={reader.count(wanted)}" if is_cheap or args.count else ""
@@ -168,7 +169,7 @@ def run_list(args: argparse.Namespace) -> int:
     return 0
 
 
-def _list_remote(args: argparse.Namespace, show: Callable[[Iterable[Any]], bool]) -> int:
+def _list_remote(args: argparse.Namespace, show: Callable[[Iterable[Any]], None]) -> int:
     names = {
         "capabilityId": args.capability,
         "toolServer": args.tool_server,
@@ -202,11 +203,11 @@ def _list_remote(args: argparse.Namespace, show: Callable[[Iterable[Any]], bool]
 
 
 def _follow(
-    args: argparse.Namespace, reader: ReceiptArchive, wanted: ReceiptFilter, show: Callable[[Iterable[Any]], bool]
+    args: argparse.Namespace, reader: ReceiptArchive, wanted: ReceiptFilter, show: Callable[[Iterable[Any]], None]
 ) -> NoReturn:
     """Print the newest receipts, or those behind the cursor, then each as it is stored; only an exception ends it."""
     for option in ("newest_first", "until", "count"):
-        if getattr(args, option):
+        if (given := getattr(args, option)) is not None and given is not False:
             name = option.replace("_", "-")
             raise CliError(f"--{name} has no effect on receipts that are still to come", fix=f"leave --{name} out")
     if args.limit and args.cursor is not None:
@@ -226,22 +227,22 @@ def _follow(
         reader.refresh()
 
 
-def _printer(args: argparse.Namespace, *, is_table: bool) -> Callable[[Iterable[Any]], bool]:
-    """Return a function that prints receipts in the form that was chosen, and returns False if there was none."""
-    if is_table:
-        table = Table(_COLUMNS, grows=args.follow)
-        return lambda receipts: table.print(map(_cells, receipts))
+def _printer(args: argparse.Namespace, *, is_table: bool) -> Callable[[Iterable[Any]], None]:
+    """Return a function that prints receipts in the form that was chosen."""
+    table = Table(_COLUMNS, grows=args.follow)
 
-    def print_lines(receipts: Iterable[Any]) -> bool:
-        count = 0
-        for count, receipt in enumerate(receipts, 1):  # noqa: B007 - counts them
+    def print_table(receipts: Iterable[Any]) -> None:
+        if not table.print(map(_cells, receipts)) and not args.follow:
+            say("no receipts")
+
+    def print_lines(receipts: Iterable[Any]) -> None:
+        for receipt in receipts:
             if args.raw:
                 emit_exactly(receipt.encode() if isinstance(receipt, str) else receipt)
             else:
                 emit(compact(_with_outcome(receipt)))
-        return count > 0
 
-    return print_lines
+    return print_table if is_table else print_lines
 
 
 def _cells(receipt: Any) -> list[str]:

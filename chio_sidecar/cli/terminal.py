@@ -148,7 +148,7 @@ def wait_for_more(seconds: float) -> None:
     try:
         poll = select.poll()
         poll.register(sys.stdout, 0)
-    except (AttributeError, OSError, ValueError):  # Windows has no poll, and a test's output no file descriptor
+    except (AttributeError, OSError, TypeError, ValueError):  # no poll in Windows; no file descriptor, or no output
         return time.sleep(seconds)
     events = poll.poll(seconds * 1_000)
     if any(event & (select.POLLERR | select.POLLHUP) for _, event in events):

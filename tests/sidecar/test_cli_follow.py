@@ -120,7 +120,7 @@ def test_it_ends_when_its_reader_ends_though_nothing_is_stored(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     "options",
-    [["--newest-first"], ["--until", "1h"], ["--count"], ["--limit", "1", "--cursor", "1"]],
+    [["--newest-first"], ["--until", "0"], ["--count"], ["--limit", "1", "--cursor", "1"]],
     ids=lambda options: " ".join(options),
 )
 def test_an_option_without_effect_on_what_comes_is_an_error(

@@ -373,8 +373,8 @@ def test_list_show_and_verify_say_where_the_older_receipts_are(tmp_path: Path, c
     first = json.loads(cli("receipt", "list", *place).splitlines()[0])["id"]
     found = json.loads(cli("receipt", "rotate", *place, "--to", target, "--keep", "0s", "--json"))
     assert found == {"archive": str(target), "first": 1, "last": 12, "head": found["head"], "removed": 11}
-    for command in ("list", "verify"):
-        cli("receipt", command, *place)
+    for command in (["list"], ["list", "--format", "human"], ["verify"]):
+        cli("receipt", *command, *place)
         assert "note: 11 earlier receipts are archived, the newest of them in archive\n" in cli.err
     assert "older ones are in archives such as archive" in cli.fails("receipt", "show", first, *place)
     assert json.loads(cli("receipt", "show", first, "--receipt-store", target))["id"] == first
