@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from chio_core.errors import ConfigurationError
 from chio_sidecar.cli.options import required_store, wants_json
 from chio_sidecar.cli.table import Column, Table
-from chio_sidecar.cli.terminal import CliError, compact, emit, escaped
+from chio_sidecar.cli.terminal import CliError, compact, emit, escaped, utc
 from chio_sidecar.store.place import DatabasePlace
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ _COLUMNS = (
     Column("LAST HOLDER", fits=24, grows=True),
     Column("HEAD"),
 )
+_KEYS = (Column("LOG"), Column("FROM ROW"), Column("SINCE"), Column("SIGNED BY"))
 
 
 def add_migrate_options(parser: argparse.ArgumentParser) -> None:
@@ -108,6 +109,11 @@ def run_status(args: argparse.Namespace) -> int:
     Table(_COLUMNS).print(
         [str(log.number), str(log.rows), str(log.archived), "yes" if log.is_held else "no", log.holder, log.head]
         for log in found.logs
+    )
+    Table(_KEYS).print(
+        [str(log.number), str(key["first"]), utc(key["since"]), key["kernel_key"]]
+        for log in found.logs
+        for key in log.keys
     )
     return 0
 

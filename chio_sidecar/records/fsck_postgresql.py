@@ -27,6 +27,7 @@ _STATEMENTS = """
 SELECT a.seq, a.statement, r.chain FROM receipt_archives a LEFT JOIN http_receipts r USING (log_id, seq)
 WHERE log_id = %s ORDER BY number
 """
+_KEYS = "SELECT seq, kernel_key FROM kernel_keys WHERE log_id = %s ORDER BY seq"
 _ARCHIVE = "SELECT log_id FROM receipt_archives WHERE statement = %s"
 _ROWS = f"SELECT seq, {MEMBERS}, chain FROM http_receipts WHERE log_id = %s AND seq > %s ORDER BY seq LIMIT 500"  # noqa: S608
 _STRAY = """
@@ -133,6 +134,7 @@ class LogInspection:
         self.name = f"{whole._place.shown}, " + ("what the logs share" if log is None else f"log {log}")
         self._whole = whole
         self.log = log
+        self._keys: list[tuple[int, str]] = []
         self._marks = marks
         self.base = (marks.base, marks.base_digest)
 
@@ -149,6 +151,7 @@ class LogInspection:
         summary, kept = self.summary, self._whole._kept
         chain = ChainCheck(self._marks, kept)
         summary.archived = self._marks.base
+        self._keys = [(int(str(first)), str(key)) for first, key in self._whole.fetch(_KEYS, self.log)]
         while rows := self._whole.fetch(_ROWS, self.log, summary.last):
             for number, *members, digest in rows:
                 row = Row(int(str(number)), members, digest)
@@ -168,6 +171,10 @@ class LogInspection:
         whole = self._whole
         found = check_receipt(number, receipt_id, text, request_id, trusted=whole._trusted, keys=self.summary.keys)
         yield from found.findings
+        key = next((key for first, key in reversed(self._keys) if first <= number), None)
+        if found.signer is not None and key not in (found.signer, None):
+            text = f"it is signed by {found.signer}, and the history of keys has {key} for this row"
+            yield Finding("record", f"row {number}", text, number)
         if found.approval is not None and not whole.fetch(_CONSUMED, found.approval, request_id):
             yield Finding("record", f"row {number}", UNUSED, number)
 

@@ -19,10 +19,16 @@ _MOST_KEYS = 16
 
 @dataclass(slots=True)
 class CheckedReceipt:
-    """What a receipt shows; `approval` is the id of the approval that it used, if it did."""
+    """What a receipt shows.
+
+    Attributes:
+        approval: id of the approval that it used, if it did.
+        signer: public key (hex) that signed it; None if its signature does not count.
+    """
 
     findings: list[Finding] = field(default_factory=list)
     approval: str | None = None
+    signer: str | None = None
 
 
 def check_receipt(
@@ -47,6 +53,7 @@ def check_receipt(
     except (InvalidDocument, ReceiptRejected) as exc:
         found.findings.append(Finding("signature", place, f"its receipt does not verify: {exc.message}", number))
         return found
+    found.signer = key
     if key not in keys and len(keys) < _MOST_KEYS:
         keys.append(key)
     for name, column in (("id", receipt_id), ("request_id", request_id)):

@@ -13,15 +13,8 @@ from psycopg import Error, errors, sql
 from chio_core.errors import ConfigurationError
 from chio_sidecar.store.postgresql.connection import Connection, trouble
 from chio_sidecar.store.postgresql.filters import INDEXES
-from chio_sidecar.store.postgresql.tables import (
-    APPENDING,
-    ARCHIVE_GRANTS,
-    FUNCTIONS,
-    GRANTS,
-    SCHEMA_VERSION,
-    STEPS,
-    TRUST_GRANTS,
-)
+from chio_sidecar.store.postgresql.rights import ARCHIVE_GRANTS, GRANTS, TRUST_GRANTS
+from chio_sidecar.store.postgresql.tables import APPENDING, FUNCTIONS, SCHEMA_VERSION, STEPS
 
 MIGRATE = "run: chio-sidecar store migrate --receipt-store URL, as the role that owns the tables"
 
@@ -32,7 +25,11 @@ _INDEX_SECONDS = 24 * 3600.0
 
 _VERSION = "SELECT version, oldest FROM chio.schema_version ORDER BY version DESC LIMIT 1"
 _LOGS = """
-SELECT log_id, l.seq, coalesce(b.seq, 0), l.digest, holder, leased_until > clock_timestamp()
+SELECT log_id, l.seq, coalesce(b.seq, 0), l.digest, holder, leased_until > clock_timestamp(), (
+    SELECT coalesce(json_agg(json_build_object('kernel_key', k.kernel_key, 'first', k.seq,
+        'since', floor(extract(epoch FROM k.since))) ORDER BY k.seq), '[]')
+    FROM chio.kernel_keys k WHERE k.log_id = l.log_id
+)
 FROM chio.logs l LEFT JOIN chio.receipt_chain_base b USING (log_id) ORDER BY log_id
 """
 _STATE = "SELECT current_setting('synchronous_commit'), pg_is_in_recovery(), current_setting('server_encoding')"
@@ -69,6 +66,8 @@ class LogStatus:
         head: digest of the newest one, for an auditor to keep.
         holder: host and process that claimed it last.
         is_held: the claim has not ended.
+        keys: the public keys (`kernel_key`) that signed it, each from row `first` on, which was stored `since` (seconds
+            since 1970). Rows that an earlier version of the tables has stored have none.
     """
 
     number: int
@@ -77,6 +76,7 @@ class LogStatus:
     head: str
     holder: str
     is_held: bool
+    keys: list[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The tables, triggers and functions of the PostgreSQL store, and the rights of its roles.
+"""The tables, triggers and functions of the PostgreSQL store.
 
 A role that owns the tables migrates; the role of the sidecars reads everything, adds budgets, uses, approvals and
 revocations, and adds receipts only through `chio.append`. Triggers refuse the rest, to the owner too.
@@ -13,8 +13,9 @@ from __future__ import annotations
 from chio_sidecar.store.hash_chain import FIRST
 from chio_sidecar.store.postgresql.filters import FACT
 
-SCHEMA_VERSION = 4
-"""The version that this sidecar is made for. 1 knew no archives, 2 no authority, 3 no indexes for filters."""
+SCHEMA_VERSION = 5
+"""The version that this sidecar is made for. 1 knew no archives, 2 no authority, 3 no indexes for filters, 4 no history
+of the keys that sign."""
 
 APPENDING = 0x6368696F
 """Key of the advisory lock of everything that appends: shared in appends, exclusive in a revocation and for the horizon
@@ -170,6 +171,8 @@ CREATE OR REPLACE FUNCTION chio.append(
 DECLARE
     head chio.logs;
     stored bigint;
+    signer text;
+    known text;
 BEGIN
     PERFORM pg_advisory_xact_lock_shared({APPENDING});
     SELECT * INTO head FROM chio.logs WHERE log_id = own FOR UPDATE;
@@ -195,6 +198,12 @@ BEGIN
     UPDATE chio.logs SET seq = last + stored, digest = digests[stored],
         leased_until = clock_timestamp() + seconds * interval '1 second'
     WHERE log_id = own;
+    -- A receipt ends with its key and its signature, as a sidecar writes it.
+    signer := left(split_part(right(jsons[stored], 256), '"kernel_key":"', 2), 64);
+    SELECT kernel_key INTO known FROM chio.kernel_keys WHERE log_id = own ORDER BY seq DESC LIMIT 1;
+    IF signer IS DISTINCT FROM known AND signer ~ '^[0-9a-f]{{64}}$' THEN
+        INSERT INTO chio.kernel_keys (log_id, seq, kernel_key) VALUES (own, last + 1, signer);
+    END IF;
     RETURN 'stored';
 END $$;
 
@@ -316,13 +325,24 @@ CREATE INDEX ON chio.revoked_capabilities (revoked_at, capability_id);
 """
 
 
+# From which row on which key signs a log; `chio.append` records it, so no sidecar can leave it out.
+_KERNEL_KEYS = """
+CREATE TABLE chio.kernel_keys (
+    log_id bigint NOT NULL,
+    seq bigint NOT NULL,
+    kernel_key text COLLATE "C" NOT NULL,
+    since timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (log_id, seq)
+);
+"""
+
 TRIGGERS = (
     "logs_only_on",
     "logs_append_only",
     "receipt_chain_base_only_on",
     "receipt_chain_base_append_only",
     "archived_state_known",
-    *(f"{table}_append_only" for table in (*_APPEND_ONLY, *_KEPT, "authority_trusted_keys")),
+    *(f"{table}_append_only" for table in (*_APPEND_ONLY, *_KEPT, "authority_trusted_keys", "kernel_keys")),
     *(f"{table}_only_archived" for table in _ROTATED),
 )
 """The triggers of the store."""
@@ -337,37 +357,6 @@ STEPS = {
     ),
     3: (_AUTHORITY + _TRIGGER.format(table="authority_trusted_keys"), 1),
     4: ("", 1),  # its indexes are made apart
+    5: (_KERNEL_KEYS + _TRIGGER.format(table="kernel_keys"), 1),
 }
 """For each version: what it adds, and the oldest sidecar that works with it."""
-
-GRANTS = """
-REVOKE ALL ON SCHEMA chio FROM PUBLIC;
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA chio FROM PUBLIC;
-GRANT USAGE ON SCHEMA chio TO {role};
-GRANT SELECT ON ALL TABLES IN SCHEMA chio TO {role};
-GRANT SELECT ON ALL SEQUENCES IN SCHEMA chio TO {role};
-GRANT INSERT ON chio.revoked_capabilities, chio.capability_invocations, chio.budget_charges, chio.chio_hitl_pending,
-    chio.chio_hitl_resolved, chio.chio_hitl_consumed_tokens TO {role};
-GRANT EXECUTE ON FUNCTION chio.claim, chio.renew, chio.append, chio.horizon, chio.fact TO {role};
-"""
-"""The rights of a sidecar."""
-
-ARCHIVE_GRANTS = """
-GRANT USAGE ON SCHEMA chio TO {role};
-GRANT SELECT ON ALL TABLES IN SCHEMA chio TO {role};
-GRANT INSERT ON chio.receipt_archives, chio.archived_state TO {role};
-GRANT INSERT, UPDATE ON chio.receipt_chain_base TO {role};
-GRANT DELETE ON chio.http_receipts, chio.capability_invocations, chio.budget_charges TO {role};
-GRANT EXECUTE ON FUNCTION chio.archived_up_to, chio.horizon, chio.fact TO {role};
-"""
-"""The rights of a rotation."""
-
-TRUST_GRANTS = """
-REVOKE ALL ON SCHEMA chio_trust FROM PUBLIC;
-GRANT USAGE ON SCHEMA chio, chio_trust TO {role};
-GRANT SELECT ON ALL TABLES IN SCHEMA chio TO {role};
-GRANT INSERT ON chio.revoked_capabilities, chio.authority_trusted_keys TO {role};
-GRANT SELECT, INSERT, UPDATE ON chio_trust.authority_state TO {role};
-GRANT EXECUTE ON FUNCTION chio.horizon, chio.fact TO {role};
-"""
-"""The rights of a trust service."""

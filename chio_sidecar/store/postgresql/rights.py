@@ -1,0 +1,35 @@
+"""The rights of each role in the database: of sidecars, of rotations, and of the trust service."""
+
+from __future__ import annotations
+
+GRANTS = """
+REVOKE ALL ON SCHEMA chio FROM PUBLIC;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA chio FROM PUBLIC;
+GRANT USAGE ON SCHEMA chio TO {role};
+GRANT SELECT ON ALL TABLES IN SCHEMA chio TO {role};
+GRANT SELECT ON ALL SEQUENCES IN SCHEMA chio TO {role};
+GRANT INSERT ON chio.revoked_capabilities, chio.capability_invocations, chio.budget_charges, chio.chio_hitl_pending,
+    chio.chio_hitl_resolved, chio.chio_hitl_consumed_tokens TO {role};
+GRANT EXECUTE ON FUNCTION chio.claim, chio.renew, chio.append, chio.horizon, chio.fact TO {role};
+"""
+"""The rights of a sidecar."""
+
+ARCHIVE_GRANTS = """
+GRANT USAGE ON SCHEMA chio TO {role};
+GRANT SELECT ON ALL TABLES IN SCHEMA chio TO {role};
+GRANT INSERT ON chio.receipt_archives, chio.archived_state TO {role};
+GRANT INSERT, UPDATE ON chio.receipt_chain_base TO {role};
+GRANT DELETE ON chio.http_receipts, chio.capability_invocations, chio.budget_charges TO {role};
+GRANT EXECUTE ON FUNCTION chio.archived_up_to, chio.horizon, chio.fact TO {role};
+"""
+"""The rights of a rotation."""
+
+TRUST_GRANTS = """
+REVOKE ALL ON SCHEMA chio_trust FROM PUBLIC;
+GRANT USAGE ON SCHEMA chio, chio_trust TO {role};
+GRANT SELECT ON ALL TABLES IN SCHEMA chio TO {role};
+GRANT INSERT ON chio.revoked_capabilities, chio.authority_trusted_keys TO {role};
+GRANT SELECT, INSERT, UPDATE ON chio_trust.authority_state TO {role};
+GRANT EXECUTE ON FUNCTION chio.horizon, chio.fact TO {role};
+"""
+"""The rights of a trust service."""
