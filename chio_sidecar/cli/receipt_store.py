@@ -8,6 +8,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from chio_core.errors import ConfigurationError
 from chio_sidecar.cli.options import (
     add_trusted_key_option,
     required_store,
@@ -112,7 +113,10 @@ def run_fsck(args: argparse.Namespace) -> int:
 def _fsck_database(args: argparse.Namespace, place: DatabasePlace) -> int:
     from chio_sidecar.records.fsck_postgresql import DatabaseInspection
 
-    paths = [file for path in args.archive for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+    try:
+        paths = [file for path in args.archive for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+    except OSError as exc:
+        raise ConfigurationError(f"cannot read {exc.filename} (--archive): {exc.strerror}") from None
     if args.all_pages and not paths:
         raise CliError("--all-pages is about the pages of files, and this store is in a database", fix="leave it out")
     with ExitStack() as stack:
