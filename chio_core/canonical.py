@@ -79,11 +79,13 @@ def _encode_plain(value: Any, option: int = 0) -> bytes | None:
     found = [value]
     for item in found:
         kind = type(item)
+        if kind in _PLAIN:
+            continue
         if kind is dict:
             found.extend(item.values())
         elif kind is list:
             found.extend(item)
-        elif kind not in _PLAIN:
+        else:
             return None
     return text
 

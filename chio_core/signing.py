@@ -10,9 +10,8 @@ import secrets
 from functools import lru_cache
 from typing import Any, Final
 
-from nacl.bindings import crypto_sign_open
+from nacl.bindings import crypto_sign, crypto_sign_open, crypto_sign_seed_keypair
 from nacl.exceptions import CryptoError
-from nacl.signing import SigningKey as _NaclKey
 
 from chio_core.errors import InvalidDocument
 
@@ -40,8 +39,8 @@ class SigningKey:
     def __init__(self, seed: bytes) -> None:
         if len(seed) != 32:
             raise InvalidDocument(f"an Ed25519 seed has 32 bytes, this one has {len(seed)}")
-        self._key = _NaclKey(seed)
-        self.public_hex: str = self._key.verify_key.encode().hex()
+        public, self._key = crypto_sign_seed_keypair(seed)
+        self.public_hex: str = public.hex()
 
     @classmethod
     def generate(cls) -> SigningKey:
@@ -59,11 +58,11 @@ class SigningKey:
 
     def seed_hex(self) -> str:
         """Return the secret seed as 64 hex digits; for a key file of mode 0600 only."""
-        return self._key.encode().hex()
+        return self._key[:32].hex()
 
     def sign(self, message: bytes) -> str:
         """Return the signature over `message` as 128 lower-case hex digits."""
-        return self._key.sign(message).signature.hex()
+        return crypto_sign(message, self._key)[:64].hex()
 
     def __repr__(self) -> str:
         return f"SigningKey(public={self.public_hex})"

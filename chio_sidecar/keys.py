@@ -7,7 +7,6 @@ import os
 import secrets
 import stat
 import threading
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -142,4 +141,5 @@ def kernel_receipt_id(receipt_id: ULID) -> str:
     value = int.from_bytes(receipt_id.bytes, "big")
     value = value & ~(0xF << 76) | 0x7 << 76  # version
     value = value & ~(0x3 << 62) | 0x2 << 62  # variant
-    return f"rcpt-{uuid.UUID(int=value)}"
+    digits = f"{value:032x}"
+    return f"rcpt-{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

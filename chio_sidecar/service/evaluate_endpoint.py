@@ -13,17 +13,17 @@ import traceback
 
 from starlette.types import Receive, Scope, Send
 
-from chio_core.canonical import compact_json, parse_json
+from chio_core.canonical import compact_json
 from chio_core.errors import ChioError, InvalidDocument
 from chio_core.evaluation.exchange import UNKNOWN_PATH_LIMIT
 from chio_sidecar.bearer import NO_BEARER, presents_bearer
 from chio_sidecar.bodies import BodyError, receive_body, send_error, send_json
 from chio_sidecar.policy.approvals import APPROVAL_ID
 from chio_sidecar.service.evaluate_request import EvaluateRequest, read_evaluate_request
-from chio_sidecar.service.evaluation import Evaluation
+from chio_sidecar.service.evaluation import Evaluated, Evaluation
 from chio_sidecar.service.rate import TokenBucket
 from chio_sidecar.service.state import SidecarState
-from chio_sidecar.store import StoreBusy, Stored, StoreUnavailable
+from chio_sidecar.store import StoreBusy, StoreUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -125,16 +125,16 @@ class EvaluateEndpoint:
         except Exception as exc:  # noqa: BLE001 - whatever happens, the client gets a response that is no decision
             await _send_failed(send, exc)
         else:
-            if isinstance(outcome, Stored):
-                await self._send_stored(send, outcome)
+            if isinstance(outcome, Evaluated):
+                await self._send_evaluated(send, outcome)
             else:
                 await send_error(send, 409, "chio_request_id_conflict", _CONFLICT)
 
-    async def _send_stored(self, send: Send, stored: Stored) -> None:
+    async def _send_evaluated(self, send: Send, evaluated: Evaluated) -> None:
         """Send the EvaluateResponse, or 409 for a request that a person has to approve first."""
-        receipt = parse_json(stored.receipt_json)
+        receipt = evaluated.receipt
         verdict = receipt["verdict"]
-        self._metrics.decided(verdict, fresh=stored.fresh)
+        self._metrics.decided(verdict, fresh=evaluated.fresh)
         if verdict["verdict"] == "incomplete":
             approval_id = receipt["metadata"].get(APPROVAL_ID)
             document = {
@@ -148,7 +148,7 @@ class EvaluateEndpoint:
             return
         # The stored text goes out as it is: it is what was signed.
         evidence = compact_json(receipt.get("evidence", []))
-        text = f'{{"verdict":{compact_json(verdict)},"receipt":{stored.receipt_json},"evidence":{evidence}}}'
+        text = f'{{"verdict":{compact_json(verdict)},"receipt":{evaluated.text},"evidence":{evidence}}}'
         await send_json(send, 200, text.encode())
 
 

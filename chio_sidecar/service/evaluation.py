@@ -7,9 +7,10 @@ a deny, or the verdict `incomplete` while a person has to approve.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-from chio_core.canonical import compact_json
+from chio_core.canonical import compact_json, parse_json
 from chio_core.capabilities.restrictions import GRANT
 from chio_core.evaluation.exchange import FURTHER_TO
 from chio_core.models.capability import CapabilityToken
@@ -48,6 +49,21 @@ _LONGEST_ENFORCEMENT = 200
 _STATED = ("mode", "requires", "lacks", "refused", "framework")
 
 
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """A durable receipt.
+
+    Attributes:
+        receipt: its JSON object.
+        text: the same as it is stored and was signed.
+        fresh: it was made now, not found in the store.
+    """
+
+    receipt: dict[str, Any]
+    text: str
+    fresh: bool
+
+
 class Evaluation:
     """Evaluates requests for one sidecar.
 
@@ -58,7 +74,7 @@ class Evaluation:
     def __init__(self, sidecar: SidecarState) -> None:
         self._sidecar = sidecar
 
-    async def evaluate(self, call: EvaluateRequest) -> Stored | Conflict:
+    async def evaluate(self, call: EvaluateRequest) -> Evaluated | Conflict:
         """Return the durable receipt of a request, or the conflict with an earlier request of the same id.
 
         Raises:
@@ -77,7 +93,7 @@ class Evaluation:
         decision = sidecar.engine.decide(request, call.token, sidecar.now(), first)
 
         # The trust service knows revocations that this store does not have.
-        outcome: AppendOutcome | None = None
+        outcome: Evaluated | AppendOutcome | None = None
         if decision.capability is not None and sidecar.revocations is not None:
             try:
                 revoked = await sidecar.revocations.first_revoked(_lineage(decision.capability))
@@ -87,13 +103,13 @@ class Evaluation:
         if outcome is None:
             outcome = await self._store_decision(call, decision)
         # If nothing was stored, store what follows from that: a receipt without conditions, which the store must take.
-        if not isinstance(outcome, Stored | Conflict):
+        if not isinstance(outcome, Evaluated | Conflict):
             outcome = await self._append(call, self._resolved(call, decision, outcome))
-        if isinstance(outcome, Stored | Conflict):
+        if isinstance(outcome, Evaluated | Conflict):
             return outcome
         raise StoreUnavailable("the store refused a receipt without conditions")
 
-    async def _store_decision(self, call: EvaluateRequest, decision: Decision) -> AppendOutcome:
+    async def _store_decision(self, call: EvaluateRequest, decision: Decision) -> Evaluated | AppendOutcome:
         """Store the receipt of a decision if its conditions hold."""
         sidecar, obligations = self._sidecar, decision.obligations
         if decision.intent is not None:
@@ -112,9 +128,11 @@ class Evaluation:
             obligations=obligations,
         )
 
-    async def _append(self, call: EvaluateRequest, body: dict[str, Any], **conditions: Any) -> AppendOutcome:
+    async def _append(
+        self, call: EvaluateRequest, body: dict[str, Any], **conditions: Any
+    ) -> Evaluated | AppendOutcome:
         receipt = sign_receipt(self._sidecar.key, body)
-        return await self._sidecar.store.append(
+        outcome = await self._sidecar.store.append(
             NewReceipt(
                 receipt_id=receipt["id"],
                 request_id=call.request.request_id,
@@ -123,8 +141,14 @@ class Evaluation:
                 **conditions,
             )
         )
+        if not isinstance(outcome, Stored):
+            return outcome
+        document = receipt if outcome.fresh else parse_json(outcome.receipt_json)
+        return Evaluated(document, outcome.receipt_json, outcome.fresh)
 
-    def _resolved(self, call: EvaluateRequest, decision: Decision, obstacle: AppendOutcome) -> dict[str, Any]:
+    def _resolved(
+        self, call: EvaluateRequest, decision: Decision, obstacle: Evaluated | AppendOutcome
+    ) -> dict[str, Any]:
         """Return the body of the receipt that is stored after a check of store or trust service failed."""
         match obstacle:
             case Revoked(name) if name == call.capability_id:
