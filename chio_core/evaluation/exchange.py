@@ -120,7 +120,7 @@ def prepare(
         observe = is_observed(settings, view.route_path, requirement)
     token, approval, sent = presented.token, presented.approval if presents else None, requirement
     holders = _holders_in(token)
-    if of_another := bool(holders - {caller.holder}):
+    if of_another := bool(holders and holders - {caller.holder}):  # the holder is a hash, made only where it counts
         approval = None
     if requirement is not None:
         check_arguments(requirement.arguments, template or view.route_path)

@@ -133,8 +133,12 @@ class CallerIdentity(WireModel):
 
     def identity_hash(self) -> str:
         """Return the hash that a receipt must carry for this caller (wire protocol, section 3.5)."""
-        return _ANONYMOUS_HASH if self is _ANONYMOUS else sha256_hex(canonical_json(self.to_wire()))
+        if self is _ANONYMOUS:
+            return _ANONYMOUS_HASH
+        wire = self.to_wire()
+        return _ANONYMOUS_HASH if wire == _ANONYMOUS_WIRE else sha256_hex(canonical_json(wire))
 
 
 _ANONYMOUS = CallerIdentity(subject="anonymous", auth_method=AuthMethod(method="anonymous"))
-_ANONYMOUS_HASH = sha256_hex(canonical_json(_ANONYMOUS.to_wire()))
+_ANONYMOUS_WIRE = _ANONYMOUS.to_wire()
+_ANONYMOUS_HASH = sha256_hex(canonical_json(_ANONYMOUS_WIRE))

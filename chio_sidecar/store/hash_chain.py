@@ -39,19 +39,12 @@ def link(previous: str, sequence: int, members: Sequence[str]) -> str:
     Raises:
         UnicodeEncodeError: one of them has no UTF-8.
     """
-    hashed = hashlib.sha256(DOMAIN + _text(previous) + _number(sequence))
+    raw = previous.encode()
+    parts = [DOMAIN, len(raw).to_bytes(8, "big"), raw, sequence.to_bytes(8, "big", signed=True)]
     for member in members:
-        hashed.update(_text(member))
-    return hashed.hexdigest()
-
-
-def _text(value: str) -> bytes:
-    raw = value.encode()
-    return _number(len(raw)) + raw
-
-
-def _number(value: int) -> bytes:
-    return value.to_bytes(8, "big", signed=True)
+        raw = member.encode()
+        parts += (len(raw).to_bytes(8, "big"), raw)
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 MEMBERS = "id, receipt_json, request_id, fingerprint, created_at"

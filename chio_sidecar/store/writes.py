@@ -147,7 +147,7 @@ def chained(end: tuple[int, str], writes: Sequence[Append]) -> list[Row]:
     sequence, digest = end
     for write in writes:
         sequence, entry = sequence + 1, write.entry
-        created_at = datetime.fromtimestamp(write.time, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        created_at = datetime.fromtimestamp(write.time, UTC).isoformat(timespec="microseconds")[:-6] + "Z"
         members = (entry.receipt_id, entry.receipt_json, entry.request_id, entry.fingerprint, created_at)
         digest = link(digest, sequence, members)
         rows.append(Row(sequence, members, digest))
