@@ -154,7 +154,7 @@ def ratios(figures: Figures) -> str:
 
     add("governance CPU: ours over the lower bound", "{:.2f} ×", "≤ 1.6 ×", governance("ours", "bound"))
     add("governance CPU: published over ours", "{:.1f} ×", "≥ 13 ×", governance(PEER, "ours"))
-    add("governance CPU: embedded over ours, its sidecar left out", "{:.2f} ×", "–", governance("embedded", "ours"))
+    add("governance CPU: embedded over ours without its sidecar", "{:.2f} ×", "–", governance("embedded", "ours"))
     add("requests/s: ours over bare", "{:.0%}", "≥ 48%", ratio("ours", BARE, "rps", usual, usual))
     add("requests/s: the lower bound over bare", "{:.0%}", "–", ratio("bound", BARE, "rps", usual, usual))
     add("p99 at 64 connections: ours over published", "{:.2f} ×", "≤ 0.1 ×", ratio("ours", PEER, "p99_ms", 64, 64))
