@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -141,7 +141,8 @@ def describe(
                 f"the strictest counts for all of them ({kept})"
             )
             findings.append(Finding("WARN", "same_template", message))
-    findings += [*_unmatchable(routes), *_overlap_findings(overlaps, left_out)]
+    without_policy = {(one.method, one.template) for one in operations if not strictest[one.key]}
+    findings += [*_unmatchable(routes), *_overlap_findings(overlaps, left_out, without_policy)]
     for prefix in blind:
         message = f"what runs below {prefix or '/'} has no routes to read, so its plain path and method are evaluated"
         findings.append(Finding("INFO", "route_pattern", message))
@@ -159,7 +160,7 @@ def document_for_embedded(make: Callable[[], Document]) -> str | None:
     except ConfigurationError:
         return None
     for finding in found.findings:
-        if finding.category == OVERLAPPING:
+        if finding.category == OVERLAPPING and finding.severity == "WARN":
             log.warning("chio: %s", finding.message)
     return found.text
 
@@ -198,20 +199,26 @@ def _left_out(
         without |= left
 
 
-def _overlap_findings(overlaps: Sequence[Overlap], left_out: frozenset[tuple[str, str]]) -> Iterator[Finding]:
+def _overlap_findings(
+    overlaps: Sequence[Overlap], left_out: Collection[tuple[str, str]], without_policy: Collection[tuple[str, str]]
+) -> Iterator[Finding]:
     # A view without stated methods has all of them: one finding names them.
-    methods: dict[tuple[Overlap, bool], list[str]] = {}
+    methods: dict[tuple[Overlap, bool, bool], list[str]] = {}
     for one in overlaps:
-        is_left_out = (one.method, one.sidecar) in left_out
-        methods.setdefault((replace(one, method=""), is_left_out), []).append(one.method)
-    for (one, is_left_out), names in methods.items():
+        operation = (one.method, one.sidecar)
+        key = (replace(one, method=""), operation in left_out, operation in without_policy)
+        methods.setdefault(key, []).append(one.method)
+    for (one, is_left_out, is_harmless), names in methods.items():
         named = ", ".join(names)
         outcome = "so such requests are refused" if one.refused else f"so the policy of {one.sidecar} counts for it"
         if is_left_out:
             outcome = f"so the document leaves out {named} {one.sidecar}, whose paths are evaluated without its policy"
         remedy = f"add {one.sidecar} before {one.router}" if one.reorder else "give the two paths that cannot meet"
+        severity = "WARN"
+        if is_left_out and is_harmless and not one.reorder:
+            severity, remedy = "INFO", "it has none, so no decision changes"
         text = f"{named} {one.path} runs {one.router} here but is {one.sidecar} to the sidecar, {outcome}; {remedy}"
-        yield Finding("WARN", OVERLAPPING, text)
+        yield Finding(severity, OVERLAPPING, text)
 
 
 def _operations(routes: Sequence[ListedRoute]) -> list[_Operation]:

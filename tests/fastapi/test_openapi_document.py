@@ -346,7 +346,18 @@ def test_routes_that_router_and_sidecar_tell_apart_differently_are_found(
     message, *further = found(app, "overlapping_routes")
     assert len(further) == (templates[0] == "/x/{n:int}/a")  # then the paths of what is left out have another template
     assert message.startswith(f"POST {path} runs {router} here but is {sidecar} to the sidecar, so the document leaves")
-    assert message.endswith(f"; add {sidecar} before {router}" if reorder else "; give the two paths that cannot meet")
+    harmless = "; it has none, so no decision changes"
+    assert message.endswith(f"; add {sidecar} before {router}" if reorder else harmless)
+
+
+@pytest.mark.parametrize(("sources", "severity"), [([], "INFO"), ([Depends(Policy(side_effects=False))], "WARN")])
+def test_a_route_that_is_left_out_is_a_warning_only_if_a_policy_is_lost(sources: list[Any], severity: str) -> None:
+    app = FastAPI(openapi_url=None)
+    app.add_api_route("/x/{r}.json", nothing, methods=["POST"])
+    app.add_api_route("/x/{any}", nothing, methods=["POST"], dependencies=sources)
+    (finding,) = (one for one in describe(app).findings if one.category == "overlapping_routes")
+    assert finding.severity == severity
+    assert finding.message.endswith("no decision changes" if severity == "INFO" else "paths that cannot meet")
 
 
 @pytest.mark.parametrize("templates", [one[0] for one in DISAGREEING if one[5]])
