@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import threading
 from collections.abc import Callable
@@ -91,15 +90,22 @@ class EndsItsThread(logging.Handler):
 def test_a_loop_whose_thread_has_died_is_replaced_and_no_thread_waits_for_it() -> None:
     thread, handler = LoopThread("test", nothing), EndsItsThread()
     dying = thread.running()
+    tasks: list[Any] = []
+
+    async def dies() -> None:
+        tasks.append(asyncio.current_task())
+        raise SystemExit
+
     logging.getLogger(LOGGER).addHandler(handler)
     try:
         with pytest.raises(LoopEnded):
-            in_a_thread(lambda: thread.run(raises(SystemExit())))
+            in_a_thread(lambda: thread.run(dies()))
     finally:
         logging.getLogger(LOGGER).removeHandler(handler)
     assert not dying.thread.is_alive()
     assert in_a_thread(lambda: thread.run(answer()))
     assert thread.running() is not dying
     thread.close()
-    del dying
-    gc.collect()  # asyncio logs the exception of the task, which nothing has read
+    # asyncio logs an exception that nothing has read, whenever the task is collected.
+    (task,) = tasks
+    assert isinstance(task.exception(), SystemExit)

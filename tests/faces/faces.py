@@ -49,6 +49,8 @@ HOOKS = ("guards", "on_decision", "on_receipt", "extractor", "capability", "refu
 
 SECRET = "for tests only"
 SIGNED = "django.contrib.sessions.backends.signed_cookies"
+# The limit on the parameters of a query that is tested is Chio's.
+DJANGO: dict[str, Any] = {"DATA_UPLOAD_MAX_NUMBER_FIELDS": None}
 INNER = "tests.faces.inner.django_middleware"
 LATE = "tests.faces.inner.LateDjangoMiddleware"
 
@@ -294,9 +296,8 @@ class DjangoFace(Face):
         more, change = changing(options)
         chio = {f"CHIO_{name.upper()}": value for name, value in options.items() if name not in ("inner", "late")}
         middleware = (*self.middleware, *more)
-        with override_settings(
-            ROOT_URLCONF=django_app, MIDDLEWARE=middleware, TEST_CHANGE=change, SESSION_ENGINE=SIGNED, **chio
-        ):
+        test = {"ROOT_URLCONF": django_app, "TEST_CHANGE": change, "SESSION_ENGINE": SIGNED}
+        with override_settings(MIDDLEWARE=middleware, **DJANGO, **test, **chio):
             yield WSGISend(WSGIHandler())
 
 
@@ -324,7 +325,7 @@ class DjangoASGIFace(ASGIFace):
             "TEST_CHANGE": change,
             "SESSION_ENGINE": SIGNED,
         }
-        with override_settings(MIDDLEWARE=(SHARING, *more), **test, **chio):
+        with override_settings(MIDDLEWARE=(SHARING, *more), **DJANGO, **test, **chio):
             yield ASGIHandler()
 
 
