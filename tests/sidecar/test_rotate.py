@@ -100,7 +100,7 @@ def test_everything_is_in_the_archive_and_the_live_state_stays(tmp_path: Path, c
     (approval,) = select(path, "SELECT approval_id FROM chio_hitl_consumed_tokens")[0]
     last = len(before["http_receipts"])
 
-    out = cli("receipt", "rotate", "--receipt-store", path, "--to", target, "--keep", "0s")
+    out = cli("receipt", "rotate", "--receipt-store", path, "--to", target, "--keep", str(LATER))
     (head,) = select(path, "SELECT digest FROM receipt_chain_head")[0]
     assert out == f"archive   {target}, rows 1 to {last}\nhead      {head}\nremoved   {last - 1} receipts\n"
     assert {table: select(target, f"SELECT * FROM {table}") for table in before} == before
@@ -225,7 +225,7 @@ def test_a_rotation_that_is_killed_leaves_a_store_that_goes_on(tmp_path: Path, c
 
 def test_nothing_is_removed_without_an_archive_that_is_in_order(tmp_path: Path, cli: CommandLine) -> None:
     path = fill(tmp_path, 3)
-    command = ("receipt", "rotate", "--receipt-store", path, "--keep", "0s", "--to")
+    command = ("receipt", "rotate", "--receipt-store", path, "--keep", str(LATER), "--to")
     assert "there is no key at" in cli.fails(*command, tmp_path / "a")
     keyed(path)
     wrong = tmp_path / "wrong.key"
@@ -371,7 +371,7 @@ def test_list_show_and_verify_say_where_the_older_receipts_are(tmp_path: Path, c
     path, target = keyed(fill(tmp_path, 3)), tmp_path / "archive"
     place = ("--receipt-store", path)
     first = json.loads(cli("receipt", "list", *place).splitlines()[0])["id"]
-    found = json.loads(cli("receipt", "rotate", *place, "--to", target, "--keep", "0s", "--json"))
+    found = json.loads(cli("receipt", "rotate", *place, "--to", target, "--keep", str(LATER), "--json"))
     assert found == {"archive": str(target), "first": 1, "last": 12, "head": found["head"], "removed": 11}
     for command in (["list"], ["list", "--format", "human"], ["verify"]):
         cli("receipt", *command, *place)
