@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -61,6 +62,11 @@ def run(main: Coroutine[Any, Any, T], *, seconds: float = DEADLINE * 5) -> T:
         return result
 
     return asyncio.run(bounded())
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """Return this process's environment without Chio's settings, and with these variables."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("CHIO_")} | variables
 
 
 # The sidecar

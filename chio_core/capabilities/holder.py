@@ -41,7 +41,8 @@ def holders_of(token: CapabilityToken) -> frozenset[str]:
 
 def is_of_another(token: CapabilityToken, caller: CallerIdentity) -> bool:
     """Return True if one grant of a token states a holder other than this caller: then no grant of it counts."""
-    return bool(holders_of(token) - {caller.holder})
+    holders = holders_of(token)
+    return bool(holders and holders - {caller.holder})  # the caller's is a hash, made only where it counts
 
 
 def holders_in(text: str | None) -> frozenset[str]:

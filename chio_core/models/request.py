@@ -69,8 +69,7 @@ class ChioHttpRequest(WireModel):
     enforcement: dict[str, Any] | None = None
 
     def to_wire(self) -> dict[str, Any]:
-        """Return the JSON object in protocol order; written out, because every request is converted here."""
-        # The members stand in protocol order.
+        """Return the JSON object in protocol order, which is the order of the fields above."""
         wire = {
             name: value
             for name, value in self.__dict__.items()

@@ -61,7 +61,7 @@ class DatabaseInspection:
         seconds: how long one statement may take.
 
     Attributes:
-        anchors: rows with the digest `kept`; whoever checks archives with it adds theirs before the last part.
+        anchors: rows with the digest `kept`; a check of archives adds theirs before the last part.
 
     Raises:
         ConfigurationError: there is no such store, or it cannot be read now.

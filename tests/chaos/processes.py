@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from tests.chaos.world import Clients, Log, Sidecar
+from tests.support import environment
 
 LIMIT = 120
 """Seconds that a process may take to start or to end."""
@@ -41,9 +42,9 @@ class Application:
         self._handled = folder / "handled"
         self._handled.touch()
         self._arguments = (program, *arguments)
-        own = {name: value for name, value in os.environ.items() if not name.startswith("CHIO_")}
-        own |= {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONWARNINGS": "error", "PYTHONUNBUFFERED": "1"}
-        self._environ = own | {"CHIO_SIDECAR_URL": sidecar_url, "HANDLED": str(self._handled)} | environ
+        own = {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONWARNINGS": "error", "PYTHONUNBUFFERED": "1"}
+        own |= {"CHIO_SIDECAR_URL": sidecar_url, "HANDLED": str(self._handled)}
+        self._environ = environment(**own | environ)
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
         self.output: list[str] = []

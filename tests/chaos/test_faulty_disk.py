@@ -17,6 +17,7 @@ import pytest
 from tests.chaos.faulty_disk import COUNT
 from tests.sidecar.fsck_tools import inspect, select
 from tests.sidecar.sidecar_tools import TESTS
+from tests.support import environment
 
 SCRIPT = TESTS / "chaos" / "faulty_disk.py"
 HOWS = ("full", "error", "kill")
@@ -40,8 +41,7 @@ def run(folder: Path, faults: list[str]) -> dict[str, Lines]:
         text=True,
         timeout=300,
         check=True,
-        env={name: value for name, value in os.environ.items() if not name.startswith("CHIO_")}
-        | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        env=environment(PYTHONPATH=os.pathsep.join(sys.path)),
     )
     assert "Traceback" not in done.stderr, done.stderr
     found: dict[str, Lines] = defaultdict(list)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import os
 import re
 import signal
 import sys
@@ -26,7 +25,7 @@ from chio_core.receipts import verify_receipt
 from chio_fastapi import ChioReceipt, add_chio
 from chio_sidecar.store.driver import sqlite3
 from tests.sidecar.fsck_tools import inspect
-from tests.support import DEADLINE, raw_http, serve, settings
+from tests.support import DEADLINE, environment, raw_http, serve, settings
 
 CLIENTS = 8
 NO_ROUTES = {"openapi": "3.1.0", "info": {"title": "t", "version": "1"}, "paths": {}}
@@ -70,11 +69,10 @@ class Sidecar:
         """Start it, and return when it says that it listens."""
         command = [sys.executable, "-m", "chio_sidecar", "api", "protect", "--upstream", "http://127.0.0.1:9"]
         command += ["--spec", str(self._spec), "--listen", self.address, "--receipt-store", str(self.store)]
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("CHIO_")}
         self._process = await asyncio.create_subprocess_exec(
             *command,
             *self._arguments,
-            env=environ | self._environ,
+            env=environment(**self._environ),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )

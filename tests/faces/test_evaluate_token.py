@@ -1,4 +1,4 @@
-"""A sidecar that evaluates for bearers only: every framework presents the token, and shows it to nobody else."""
+"""A sidecar that evaluates for bearers only: every framework presents the token to it alone."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from tests.project.tree import ROOT
+from tests.support import environment
 
 OURS = "chio-frameworks"
 
@@ -133,11 +134,10 @@ def _normal(name: str) -> str:
 def test_an_extra_alone_is_enough_for_its_part(extras: str, tmp_path: Path) -> None:
     names = hidden(extra for extra in extras.split(",") if extra)
     assert {"pytest", "hypothesis"} <= set(names)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("CHIO_")}
     path = os.pathsep.join([str(ROOT), str(ROOT / "adapters")])
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", HIDING, json.dumps(names), EVERY_MODULE + PARTS[extras]],
-        cwd=tmp_path, env={**environment, "PYTHONPATH": path}, capture_output=True, text=True, timeout=120, check=False,
+        cwd=tmp_path, env=environment(PYTHONPATH=path), capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
 

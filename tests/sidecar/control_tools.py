@@ -28,6 +28,7 @@ from chio_sidecar.store import NewReceipt
 from chio_sidecar.store.schema import connect, prepare
 from chio_sidecar.store.sqlite import SqliteLog
 from chio_sidecar.store.writes import Append, apply
+from tests import support
 from tests.sidecar.sidecar_tools import NOW, evaluate_body
 
 ROOT = Path(__file__).parents[2]
@@ -136,8 +137,7 @@ class CommandLine:
 
 def environment(**variables: str) -> dict[str, str]:
     """Return this environment without Chio's names, and with the given ones."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("CHIO_")}
-    return kept | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | variables
+    return support.environment(**{"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | variables)
 
 
 def run_command(

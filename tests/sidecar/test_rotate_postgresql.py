@@ -291,7 +291,7 @@ def test_sidecars_store_while_their_database_is_rotated_and_no_receipt_is_missin
 
 
 def copy(kit: PostgresqlKit, number: int) -> PostgresqlKit:
-    """Return a copy of a database to which nobody is connected."""
+    """Return a copy of a database that has no open connection."""
     own = PostgresqlKit(kit.server, f"{kit.database}_{number}")
     with kit.server.connect("postgres") as admin:
         admin.execute(f"CREATE DATABASE {own.database} TEMPLATE {kit.database}")
