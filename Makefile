@@ -1,11 +1,14 @@
 # One target, one script. `make test VENV=/path` uses an environment that is already there; `ARGS` is passed on.
-.PHONY: demo test check docs bench chaos
+.PHONY: demo test long check docs bench chaos
 
 demo: ## three requests to a governed application, and their verified receipts
 	@sh scripts/demo.sh $(ARGS)
 
 test: ## the default test suite
 	@sh scripts/test.sh $(ARGS)
+
+long: ## the tests that are long by nature: whole applications, browsers, installations
+	@sh scripts/long.sh $(ARGS)
 
 check: ## format, lint, types
 	@sh scripts/check.sh
@@ -16,5 +19,5 @@ docs: ## the pages and the API reference as a site with search, in build/site
 bench: ## measure against the bare application and the published package
 	@sh scripts/bench.sh $(ARGS)
 
-chaos: ## the long tests at full size
+chaos: ## the tests marked `slow` at full size
 	@sh scripts/chaos.sh $(ARGS)

@@ -76,17 +76,17 @@ def test_it_is_no_manual() -> None:
     assert len(TEXT.splitlines()) <= 120
 
 
-def test_make_test_runs_pytest_here() -> None:
+def test_make_test_runs_pytest_here_and_a_change_must_pass_all_tests() -> None:
     done = run("make", "test", "ARGS=-n 0 --collect-only -q tests/project/test_readme.py", cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    assert "test_make_test_runs_pytest_here" in done.stdout
+    assert "test_make_test_runs_pytest_here_and" in done.stdout
     assert "\n    make test " in TEXT
-    assert "\nrun make test\n" in (ROOT / ".ci" / "run").read_text()
+    assert "\nrun make test\nrun make long\n" in (ROOT / ".ci" / "run").read_text()
 
 
 def test_every_command_of_make_is_a_script() -> None:
     targets = re.findall(r"^([a-z]+):.*\n\t@sh (\S+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert [name for name, _ in targets] == ["demo", "test", "check", "docs", "bench", "chaos"]
+    assert [name for name, _ in targets] == ["demo", "test", "long", "check", "docs", "bench", "chaos"]
     assert all((ROOT / script).is_file() for _, script in targets)
 
 
