@@ -8,6 +8,9 @@ set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root"
 
+# Container images often set it. Tests start hundreds of processes, and each would compile all modules again: half of its start.
+unset PYTHONDONTWRITEBYTECODE
+
 find_python() {
     for candidate in python3.11 python3.12 python3.13 python3.14 python3; do
         # Debian's python3 lacks ensurepip until python3-venv is installed; a later candidate may have it.
