@@ -35,7 +35,9 @@ class RequestAdapter(Protocol):
         """Return the request as the application will see it."""
 
     def keep_body(self) -> None:
-        """Keep what code of the application reads of the body before `read_body`, so that it can be read again.
+        """Keep what code of the application reads of the body outside of its handler, so that it can be read again.
+
+        It is called before that code, where `read_body` is not done yet, and after it.
 
         Raises:
             RequestRefused: its length is not clear.

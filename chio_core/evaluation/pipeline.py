@@ -202,6 +202,8 @@ class Pipeline:
                     raise
                 fault = fault or exc.denial
             caller, presented = yield from self._identified(adapter, presented, fault)
+            if self._calls_application:
+                adapter.keep_body()
             hopeless = self._incoming and not match.reads_body
             hopeless = hopeless and refused_unread(view, requirement, presented, caller, self.settings)
             if before and hopeless and governed.body is None:

@@ -194,14 +194,19 @@ class EnvironView:
         return file
 
     def keep(self) -> None:
-        """Let code that does not ask this view read the body, within its limits, before it is counted.
+        """Put the body at its start, and let code that does not ask this view read it, within its limits.
 
         Raises:
             RequestRefused: see `input`.
         """
-        kept = getattr(self.input(eager=False), "raw", None) if self.has_body() else None
-        if isinstance(kept, KeptInput):
-            kept.bounded = True
+        # In observe mode a body of unclear length stays with the server.
+        left = self._sealed and ENVIRON_INPUT not in self.environ
+        if self.has_body() and not left:
+            file = self.input(eager=False)
+            file.seek(0)
+            kept = getattr(file, "raw", None)
+            if isinstance(kept, KeptInput):
+                kept.bounded = True
 
     def keep_input(self, file: BinaryIO) -> None:
         """Make a file the body of the request, for this view and the application."""

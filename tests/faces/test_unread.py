@@ -135,3 +135,19 @@ def test_an_extractor_that_reads_the_stream_leaves_the_body_and_has_its_limit(fa
         for headers in (presented, {}):
             assert governed.send("POST", PLACE, headers, b"x" * 1001).status == 413
     assert (len(READ), len(governed.asked)) == (1, 1)
+
+
+@pytest.mark.parametrize("face", [face for face in FACES if face.asks and face.threaded], ids=str)
+def test_an_extractor_that_reads_the_stream_of_a_route_without_requirement_leaves_the_body(face: Face) -> None:
+    READ.clear()
+    with face.governed(extractor=reads_all) as governed:
+        found = [governed.send("POST", "/anything", {}, body) for body in (b"", b"x", b"x" * 100_000)]
+    assert [one.seen[0].body for one in found] == READ == [b"", b"x", b"x" * 100_000]
+    assert [asked["body_length"] for asked in governed.asked] == [0, 1, 100_000]
+
+
+@pytest.mark.parametrize("face", [face for face in WAITING if face.threaded], ids=str)
+def test_an_extractor_leaves_a_body_of_unclear_length_that_is_only_observed_with_the_server(face: Face) -> None:
+    with face.governed(extractor=lambda view: None, observe=True) as governed:
+        found = governed.send("POST", "/anything", {"Transfer-Encoding": "chunked"}, b"whole")
+    assert len(found.seen) == len(governed.asked) == 1
