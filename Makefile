@@ -16,7 +16,7 @@ check: ## format, lint, types
 docs: ## the pages and the API reference as a site with search, in build/site
 	@sh scripts/docs.sh $(ARGS)
 
-bench: ## measure against the bare application and the published package
+bench: ## measure against the bare application, the published packages and the sidecar in Rust
 	@sh scripts/bench.sh $(ARGS)
 
 chaos: ## the tests marked `slow` at full size

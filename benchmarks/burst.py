@@ -26,7 +26,7 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks import machine, report, variants
+from benchmarks import machine, report, targets, variants
 from benchmarks.machine import Cores
 from benchmarks.options import names, new_parser, positive, speaking_plainly
 from benchmarks.servers import Server, Servers
@@ -111,29 +111,41 @@ async def burst(app: Server, clients: int, requests: int, limit: float) -> Burst
     return Burst(app.name, dict(outcomes), wall, cpu, afterwards, app.resident_mib())
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure as the options say; return the exit status."""
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the options of `measure`."""
     parser = new_parser("benchmarks.burst", __doc__)
     parser.add_argument("--clients", type=positive, default=1000, metavar="N")
+    parser.add_argument("--rounds", type=positive, default=1, metavar="N")
     parser.add_argument("--requests", type=positive, default=4, metavar="M", help="per client")
     parser.add_argument("--limit", type=positive, default=60, metavar="S", help="longest wait for a response")
     parser.add_argument("--variants", type=names, default=variants.GOVERNED, metavar="LIST")
     parser.add_argument("--receipts", choices=("full", "short"), default="full", help="metadata of the receipts")
     parser.add_argument("--json", type=Path, metavar="FILE")
-    options = parser.parse_args(arguments)
-    cores = machine.two_cores()
-    machine.require_tools("taskset")
-    _allow_sockets(options.clients)
-    os.sched_setaffinity(0, {cores.load})
-    bursts = [_one_variant(name, python, cores, options) for name, python in _pythons(options)]
-    print(_table(bursts, options))
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure as the options say; return the exit status."""
+    options = parser().parse_args(arguments)
+    bursts = measure(options, machine.two_cores())
+    print(markdown(bursts, options) + "\n\n" + targets.markdown(targets.of_bursts(bursts)))
     if options.json:
         options.json.write_text(json.dumps([asdict(result) for result in bursts], indent=1) + "\n")
     return 0
 
 
-def _pythons(options: argparse.Namespace) -> list[tuple[str, Path]]:
-    return list(variants.interpreters(options.variants).items())
+def measure(options: argparse.Namespace, cores: Cores) -> list[Burst]:
+    """Return the bursts of all rounds, every variant in turn; the options are those of `parser`.
+
+    From here on this process stays on the core of the load.
+    """
+    machine.require_tools("taskset")
+    _allow_sockets(options.clients)
+    os.sched_setaffinity(0, {cores.load})
+    pythons = variants.interpreters(options.variants)
+    return [
+        _one_variant(name, python, cores, options) for _ in range(options.rounds) for name, python in pythons.items()
+    ]
 
 
 def _one_variant(name: str, python: Path, cores: Cores, options: argparse.Namespace) -> Burst:
@@ -157,7 +169,8 @@ def _allow_sockets(clients: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
-def _table(bursts: Sequence[Burst], options: argparse.Namespace) -> str:
+def markdown(bursts: Sequence[Burst], options: argparse.Namespace) -> str:
+    """Return the table of bursts that were measured with these options."""
     title = f"GET /hello, {options.clients} clients at once, {options.requests} requests each"
     headings = (
         "variant",

@@ -16,12 +16,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import machine, peer, report, variants
-from benchmarks.figures import Figures, Window
+from benchmarks import machine, peer, report, targets, variants
+from benchmarks.figures import Figures
 from benchmarks.load import Wrk
 from benchmarks.machine import ROOT, Cores
 from benchmarks.options import names, new_parser, numbers, positive, speaking_plainly
 from benchmarks.rounds import Plan, measure
+from benchmarks.run import Run
 from benchmarks.servers import Server, Servers
 from tests.stub_sidecar import PUBLIC_KEY
 
@@ -76,18 +77,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--connections", type=numbers, default=(16,), metavar="LIST")
     options = parser.parse_args(arguments)
     cores = machine.two_cores()
-    machine.require_tools("taskset", "wrk")
-    machine.require_modules("django", "gunicorn", "uvicorn", "uvloop", "httptools", "nacl", "rfc8785")
     print("Machine: " + ", ".join(f"{name} {value}" for name, value in machine.describe().items()) + ".")
     for kind in options.servers:
         chosen = tuple(name for name in options.variants if name in KINDS[kind].variants)
         plan = Plan(chosen, options.rounds, options.seconds, options.connections)
         print(f"\n## Django {machine.version_of('django')} under {kind} {machine.version_of(kind)}\n")
-        print(_measured(kind, plan, cores), flush=True)
+        result = measured(kind, plan, cores)
+        print(markdown(result))
+        if kind == "gunicorn":
+            print("\n" + targets.markdown(targets.of_django(Figures(result.windows))), flush=True)
     return 0
 
 
-def _measured(kind: str, plan: Plan, cores: Cores) -> str:
+def measured(kind: str, plan: Plan, cores: Cores) -> Run:
+    """Measure a plan under one of `KINDS`.
+
+    Raises:
+        UnsuitableError: this machine cannot measure it.
+    """
+    machine.require_tools("taskset", "wrk")
+    machine.require_modules("django", "gunicorn", "uvicorn", "uvloop", "httptools", "nacl", "rfc8785")
     pythons = {name: _interpreter(name) for name in plan.variants}
     with tempfile.TemporaryDirectory() as folder, Servers(Path(folder)) as servers:
         sidecar = variants.start_sidecar(servers, cores, "full")
@@ -95,21 +104,22 @@ def _measured(kind: str, plan: Plan, cores: Cores) -> str:
         idle = {name: app.resident_mib() for name, app in apps.items()}
         print(f"about {plan.minutes():.1f} minutes", file=sys.stderr)
         windows = measure(plan, variants.Stage(sidecar, apps), Wrk(Path(folder), cores.load), cores)
-    return "\n\n".join(_parts(plan, windows, idle, pythons))
-
-
-def _parts(plan: Plan, windows: list[Window], idle: dict[str, float], pythons: dict[str, Path]) -> list[str]:
-    figures = Figures(windows)
     versions = peer.versions(pythons["published"], peer.DJANGO) if "published" in pythons else {}
+    return Run(plan, "full", machine.describe(), versions, idle, windows)
+
+
+def markdown(run: Run) -> str:
+    """Return the report of one run."""
+    figures = Figures(run.windows)
     parts = [
-        f"{plan.rounds} rounds of {plan.seconds} s per cell; medians, in brackets the lowest and highest.",
-        "\n".join(f"- `{name}`: {MEANING[name]}" for name in plan.variants),
-        "Peer: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + "." if versions else "",
-        report.table(plan, figures, idle),
-        report.memory(figures, idle),
+        f"{run.plan.rounds} rounds of {run.plan.seconds} s per cell; medians, in brackets the lowest and highest.",
+        "\n".join(f"- `{name}`: {MEANING[name]}" for name in run.plan.variants),
+        "Peer: " + ", ".join(f"{name} {version}" for name, version in run.peer.items()) + "." if run.peer else "",
+        report.table(run.plan, figures, run.idle_mib),
+        report.memory(figures, run.idle_mib),
         report.remarks(figures),
     ]
-    return [part for part in parts if part]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _interpreter(name: str) -> Path:

@@ -87,20 +87,20 @@ class Figures:
             return None
         return Spread.of([a.cpu_ms - b.cpu_ms for a, b in zip(own, floor, strict=True)])
 
-    def governance_ratio(self, variant: str, other: str, endpoint: str, connections: int) -> float | None:
-        """Return this variant's governance CPU divided by the other's: the median of the rounds, None without both."""
+    def governance_ratio(self, variant: str, other: str, endpoint: str, connections: int) -> Spread | None:
+        """Return this variant's governance CPU divided by the other's, within each round; None without both."""
         cells = [self.of(name, endpoint, connections) for name in (variant, other, BARE)]
         if not all(cells):
             return None
         rounds = zip(*cells, strict=True)
-        return median((own.cpu_ms - bare.cpu_ms) / (peer.cpu_ms - bare.cpu_ms) for own, peer, bare in rounds)
+        return Spread.of([(own.cpu_ms - bare.cpu_ms) / (peer.cpu_ms - bare.cpu_ms) for own, peer, bare in rounds])
 
     def ratio(
         self, own: tuple[str, str, int], other: tuple[str, str, int], value: Callable[[Window], float]
-    ) -> float | None:
-        """Return a value of one cell divided by that of another; the median of the rounds, or None without both."""
+    ) -> Spread | None:
+        """Return a value of one cell divided by that of another, within each round; None without both."""
         pairs = list(zip(self.of(*own), self.of(*other), strict=False))
-        return median(value(a) / value(b) for a, b in pairs) if pairs else None
+        return Spread.of([value(a) / value(b) for a, b in pairs]) if pairs else None
 
     def multiple(self, variant: str) -> float | None:
         """Return governance CPU as a multiple of the bare application's, over all cells, or None without both.

@@ -48,6 +48,12 @@ def two_cores() -> Cores:
     return Cores(allowed[0], allowed[1])
 
 
+def results() -> Path:
+    """Return the folder `RESULTS`, made if it is missing."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    return RESULTS
+
+
 def require_tools(*names: str) -> None:
     """Raise `UnsuitableError` for the first command that is not on PATH."""
     for name in names:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from operator import attrgetter
+from collections.abc import Mapping, Sequence
 
-from benchmarks.figures import BARE, PEER, Figures, Spread, Window
+from benchmarks.figures import BARE, Figures, Spread, Window
 from benchmarks.rounds import Plan
 from benchmarks.variants import ENDPOINTS, GOVERNED, MEANING, METHOD
 
@@ -33,6 +32,7 @@ def table(plan: Plan, figures: Figures, idle_mib: Mapping[str, float]) -> str:
         for endpoint in ENDPOINTS
         for connections in plan.connections
         for variant in plan.variants
+        if figures.of(variant, endpoint, connections)
     ]
     return markdown(_HEADINGS, rows, text_columns=(0, 2))
 
@@ -133,34 +133,6 @@ def multiples(figures: Figures, ceilings: Mapping[str, float]) -> str:
     found = {name: figures.multiple(name) for name in ceilings}
     parts = [f"{name} {cost:.1f} (at most {ceilings[name]:g})" for name, cost in found.items() if cost is not None]
     return f"Governance CPU as a multiple of the bare application's: {', '.join(parts)}." if parts else ""
-
-
-def ratios(figures: Figures) -> str:
-    """Return the table of ratios that this run can give, each the median of those of the rounds."""
-    counts = sorted({window.connections for window in figures.windows})
-    usual = 16 if 16 in counts else counts[-1]
-    rows: list[list[str]] = []
-
-    def add(name: str, form: str, wanted: str, value: Callable[[str], float | None]) -> None:
-        found = [value(endpoint) for endpoint in ENDPOINTS]
-        if None not in found:
-            rows.append([name, *map(form.format, found), wanted])
-
-    def governance(name: str, other: str) -> Callable[[str], float | None]:
-        return lambda endpoint: figures.governance_ratio(name, other, endpoint, usual)
-
-    def ratio(name: str, other: str, value: str, own: int, others: int) -> Callable[[str], float | None]:
-        return lambda endpoint: figures.ratio((name, endpoint, own), (other, endpoint, others), attrgetter(value))
-
-    add("governance CPU: ours over the lower bound", "{:.2f} ×", "≤ 1.6 ×", governance("ours", "bound"))
-    add("governance CPU: published over ours", "{:.1f} ×", "≥ 13 ×", governance(PEER, "ours"))
-    add("governance CPU: embedded over ours without its sidecar", "{:.2f} ×", "–", governance("embedded", "ours"))
-    add("requests/s: ours over bare", "{:.0%}", "≥ 48%", ratio("ours", BARE, "rps", usual, usual))
-    add("requests/s: the lower bound over bare", "{:.0%}", "–", ratio("bound", BARE, "rps", usual, usual))
-    add("p99 at 64 connections: ours over published", "{:.2f} ×", "≤ 0.1 ×", ratio("ours", PEER, "p99_ms", 64, 64))
-    add("CPU of ours: 256 connections over 1", "{:.2f} ×", "≤ 1.0 ×", ratio("ours", "ours", "cpu_ms", 256, 1))
-    headings = (f"ratio, at {usual} connections", *(f"{METHOD[one]} {one}" for one in ENDPOINTS), "wanted")
-    return markdown(headings, rows) if rows else ""
 
 
 def memory(figures: Figures, idle_mib: Mapping[str, float]) -> str:

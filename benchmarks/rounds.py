@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from benchmarks import usage
 from benchmarks.figures import Window
 from benchmarks.load import Load, Wrk
-from benchmarks.machine import Cores
+from benchmarks.machine import Cores, UnsuitableError
 from benchmarks.servers import Server
 from benchmarks.variants import ENDPOINTS, Stage, evaluations
 
@@ -25,6 +25,7 @@ class Plan:
         seconds: length of one window.
         connections: how many clients there are at once; one window for each number.
         warmup: seconds of load before each window, which are not counted.
+        only: by number of connections the variants that are measured there; all of them where it has no entry.
     """
 
     variants: tuple[str, ...]
@@ -32,6 +33,7 @@ class Plan:
     seconds: int
     connections: tuple[int, ...]
     warmup: int = 1
+    only: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
     def steps(self) -> Iterator[tuple[int, str, int, str]]:
         """Yield (round, endpoint, connections, variant) in the order of measuring."""
@@ -41,7 +43,8 @@ class Plan:
             for endpoint in ENDPOINTS:
                 for connections in self.connections:
                     for variant in order:
-                        yield number, endpoint, connections, variant
+                        if variant in self.only.get(connections, order):
+                            yield number, endpoint, connections, variant
 
     def minutes(self) -> float:
         """Return how long the run will take, about."""
@@ -59,6 +62,8 @@ def measure(plan: Plan, stage: Stage, wrk: Wrk, cores: Cores) -> list[Window]:
         load = wrk.run(app.port, endpoint, connections, plan.seconds)
         after = _Readings.take(app, stage.sidecar, cores)
         app.freeze()
+        if load.requests == 0:
+            raise UnsuitableError(f"{variant} responded to nothing within {plan.seconds} s: give longer --seconds.")
         window = _window(number, endpoint, connections, variant, load, before, after)
         windows.append(window)
         _tell(window)
@@ -119,13 +124,13 @@ def _window(
         p99_ms=load.p99_ms,
         refused=load.refused,
         broken=load.broken,
-        cpu_ms=app * 1000 / max(1, load.requests),
+        cpu_ms=app * 1000 / load.requests,
         app_busy=app / wall,
         stub_busy=stub / wall,
         wrk_busy=load.cpu_seconds / wall,
         others_busy=max(0.0, others) / wall,
         stolen=(after.stolen - before.stolen) / wall,
-        evaluations=(after.evaluations - before.evaluations) / max(1, load.requests),
+        evaluations=(after.evaluations - before.evaluations) / load.requests,
         resident_mib=after.resident_mib,
     )
 

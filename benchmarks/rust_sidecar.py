@@ -22,7 +22,7 @@ _DOCUMENT = {"openapi": "3.1.0", "info": {"title": "t", "version": "1"}, "paths"
 def build() -> Path | str:
     """Return the executable, or why there is none: no Rust toolchain, or the crate does not build."""
     if shutil.which("cargo") is None:
-        return "no Rust toolchain (`cargo` is not on PATH)"
+        return _BINARY if _BINARY.exists() else "no Rust toolchain (`cargo` is not on PATH)"
     if not _BINARY.exists():
         print(f"building the published sidecar in {HERE} …", file=sys.stderr)
     command = ["cargo", "build", "--release", "--quiet", "--manifest-path", str(HERE / "Cargo.toml")]

@@ -19,12 +19,12 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks import machine, report, rust_sidecar
+from benchmarks import machine, report, rust_sidecar, targets
 from benchmarks.figures import Spread
 from benchmarks.load import Load, Wrk
 from benchmarks.machine import RESULTS, ROOT, Cores, UnsuitableError
@@ -95,31 +95,46 @@ class Result:
         row = (sidecar, connections, rate)
         return [window for window in self.windows if (window.sidecar, window.connections, window.rate) == row]
 
+    def beside_rust(self, connections: int, value: Callable[[Window], float]) -> Spread:
+        """Return a value of ours divided by the published one's, at full speed, within each round."""
+        pairs = zip(self.of("ours", connections, None), self.of("rust", connections, None), strict=True)
+        return Spread.of([value(own) / value(peer) for own, peer in pairs])
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure as the options say; return the exit status."""
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the options of `measure`."""
     parser = new_parser("benchmarks.sidecar", __doc__)
     parser.add_argument("--rounds", type=positive, default=3, metavar="N")
     parser.add_argument("--seconds", type=positive, default=5, metavar="S", help="length of one window")
     parser.add_argument("--connections", type=numbers, default=(16, 1), metavar="LIST")
-    parser.add_argument("--rate", type=positive, default=1200, metavar="N", help="evaluations a second, last row")
+    parser.add_argument("--rate", type=int, default=1200, metavar="N", help="evaluations a second, last row; 0: none")
     parser.add_argument("--command", default=f"{shlex.quote(sys.executable)} -m chio_sidecar", help="how to start it")
     parser.add_argument("--no-rust", action="store_true", help="do not measure the published sidecar")
+    parser.add_argument("--rust", type=Path, metavar="FILE", help="its executable, if it is built elsewhere")
     parser.add_argument(
         "--store-folder", type=Path, default=RESULTS, metavar="DIR", help="disk that the stores are measured on"
     )
     parser.add_argument("--json", type=Path, metavar="FILE")
-    options = parser.parse_args(arguments)
-    cores = machine.two_cores()
-    machine.require_tools("taskset", "wrk")
-    options.store_folder.mkdir(parents=True, exist_ok=True)
-    rust = "left out by --no-rust" if options.no_rust else rust_sidecar.build()
-    with tempfile.TemporaryDirectory(dir=options.store_folder) as folder:
-        result = _measure(Path(folder), cores, options, rust)
-    print(_markdown(result, options))
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure as the options say; return the exit status."""
+    options = parser().parse_args(arguments)
+    result = measure(options, machine.two_cores())
+    print(markdown(result, options) + "\n\n" + targets.markdown(targets.of_sidecars(result, options.connections)))
     if options.json:
         options.json.write_text(json.dumps(asdict(result), indent=1) + "\n")
     return 0 if result.kept["ours"].everything else 1
+
+
+def measure(options: argparse.Namespace, cores: Cores) -> Result:
+    """Measure as the options say; they are those of `parser`."""
+    machine.require_tools("taskset", "wrk")
+    options.store_folder.mkdir(parents=True, exist_ok=True)
+    rust = "left out by --no-rust" if options.no_rust else options.rust or rust_sidecar.build()
+    with tempfile.TemporaryDirectory(dir=options.store_folder) as folder:
+        return _measure(Path(folder), cores, options, rust)
 
 
 def _measure(folder: Path, cores: Cores, options: argparse.Namespace, rust: Path | str) -> Result:
@@ -174,7 +189,8 @@ def _load(sidecars: dict[str, Server], wrk: Wrk, options: argparse.Namespace) ->
 def _settings(options: argparse.Namespace) -> list[tuple[int, int | None]]:
     # At full speed, n connections wait n / throughput for each response. The time that a response takes in service
     # shows at a rate that the sidecar can sustain.
-    return [*((connections, None) for connections in options.connections), (options.connections[0], options.rate)]
+    paced = [(options.connections[0], options.rate)] if options.rate else []
+    return [*((connections, None) for connections in options.connections), *paced]
 
 
 def _count(store: Path) -> tuple[int, int]:
@@ -201,7 +217,8 @@ def _sync_milliseconds(folder: Path) -> float:
     return Spread.of(took).middle
 
 
-def _markdown(result: Result, options: argparse.Namespace) -> str:
+def markdown(result: Result, options: argparse.Namespace) -> str:
+    """Return the report of what was measured with these options."""
     headings = (
         "sidecar",
         "connections",
@@ -217,7 +234,7 @@ def _markdown(result: Result, options: argparse.Namespace) -> str:
     parts = [
         f"POST {_ENDPOINT}, {options.rounds} windows of {options.seconds} s; medians (lowest–highest).",
         report.markdown(headings, rows, text_columns=(0, 2)),
-        _ratios(result, options),
+        f"The published sidecar in Rust was not measured: {result.absent}." if result.absent else "",
     ]
     for name, kept in result.kept.items():
         whole = "every response has its row" if kept.everything else "RESPONSES WITHOUT THEIR OWN ROW"
@@ -226,23 +243,7 @@ def _markdown(result: Result, options: argparse.Namespace) -> str:
             f"{kept.distinct:,}: {whole}. Resident memory {result.resident_mib[name]:.0f} MiB."
         )
     parts.append(f"One write and fdatasync of 4 KiB takes {result.sync_ms:.2f} ms there.")
-    return "\n\n".join(parts)
-
-
-def _ratios(result: Result, options: argparse.Namespace) -> str:
-    """Return ours over the published one: the median of the rounds, at full speed."""
-    if result.absent:
-        return f"The published sidecar in Rust was not measured: {result.absent}."
-    lines = []
-    for connections in options.connections:
-        pairs = list(zip(result.of("ours", connections, None), result.of("rust", connections, None), strict=True))
-        speed = Spread.of([own.load.rps / peer.load.rps for own, peer in pairs]).middle
-        cpu = Spread.of([own.cpu_ms / peer.cpu_ms for own, peer in pairs]).middle
-        lines.append(
-            f"Ours over the published one in Rust, {connections} connections at full speed: evaluations/s {speed:.2f} ×"
-            f" (wanted ≥ 2 × at 16), CPU of each {cpu:.2f} × (wanted ≤ 0.7 × at 16)."
-        )
-    return "\n".join(lines)
+    return "\n\n".join(part for part in parts if part)
 
 
 def _row(result: Result, sidecar: str, connections: int, rate: int | None) -> list[str]:

@@ -20,12 +20,15 @@ MEANING = {
     "bound": "behind the lower bound: a raw socket, signature and binding verified, no library",
     "ours": "behind this checkout's ChioASGIMiddleware, kernel key pinned, each receipt verified",
     "embedded": "the same with the sidecar in the process, each receipt committed to the disk before the response",
+    "remote": "the same with that sidecar as a process of its own: both on the application's core, both counted",
+    "before": "as `embedded`, with the packages of another checkout (`--before DIR`)",
     "published": "behind chio-asgi 0.1.0 from PyPI, which verifies no receipt",
 }
+USUAL = ("bare", "bound", "ours", "embedded", "published")
 GOVERNED = ("bound", "ours", "published")
 """What the stub sidecar evaluates."""
 
-OWN = ("ours", "embedded")
+OWN = ("ours", "embedded", "remote", "before")
 ENDPOINTS = ("/hello", "/echo")
 METHOD = {"/hello": "GET", "/echo": "POST"}
 
@@ -51,8 +54,14 @@ def start_sidecar(servers: Servers, cores: Cores, receipts: str) -> Server:
     return servers.start("stub-sidecar", command, port=port, core=cores.load)
 
 
-def start_app(servers: Servers, cores: Cores, name: str, python: Path, sidecar: Server) -> Server:
-    """Start one variant on the core of the application and make sure that it does what it is measured for."""
+def start_app(
+    servers: Servers, cores: Cores, name: str, python: Path, sidecar: Server, before: Path | None = None
+) -> Server:
+    """Start one variant on the core of the application and make sure that it does what it is measured for.
+
+    Args:
+        before: the checkout of the variant `before`.
+    """
     port = free_port()
     command = [str(python), str(ROOT / "benchmarks" / "app" / "serve.py"), name, "--port", str(port)]
     command += [
@@ -63,7 +72,7 @@ def start_app(servers: Servers, cores: Cores, name: str, python: Path, sidecar: 
         "--store",
         str(servers.workdir / f"{name}.sqlite3"),
     ]
-    env = {"PYTHONPATH": str(ROOT)} if name in OWN else {}
+    env = {"PYTHONPATH": str(before if before and name == "before" else ROOT)} if name in OWN else {}
     server = servers.start(name, command, port=port, core=cores.app, env=env)
     probe(server, sidecar)
     return server

@@ -10,6 +10,12 @@ variant names.
 from __future__ import annotations
 
 import argparse
+import atexit
+import json
+import socket
+import subprocess
+import sys
+import time
 from importlib import metadata
 from pathlib import Path
 
@@ -65,6 +71,30 @@ def embedded(options: argparse.Namespace) -> FastAPI:
     return app
 
 
+def remote(options: argparse.Namespace) -> FastAPI:
+    """Return the application behind the same middleware, with the sidecar of this checkout as a child process."""
+    from chio_asgi import ChioASGIConfig, ChioASGIMiddleware
+
+    app = bare(options)
+    document = Path(f"{options.store}.json")
+    document.write_text(json.dumps(app.openapi()))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    command = [sys.executable, "-m", "chio_sidecar", "api", "protect", "--spec", str(document)]
+    child = subprocess.Popen([*command, "--listen", f"127.0.0.1:{port}", "--receipt-store", options.store])
+    atexit.register(child.terminate)
+    # The first request has to find it listening; a child that ended is the harness's "no receipt".
+    while child.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port), 0.3).close()
+            break
+        except OSError:
+            time.sleep(0.05)
+    app.add_middleware(ChioASGIMiddleware, config=ChioASGIConfig(sidecar_url=f"http://127.0.0.1:{port}"))
+    return app
+
+
 def bound(options: argparse.Namespace) -> FastAPI:
     """Return the application behind the lower bound."""
     from bound import Bound  # beside this script
@@ -85,7 +115,15 @@ def published(options: argparse.Namespace) -> FastAPI:
     return app
 
 
-VARIANTS = {"bare": bare, "bound": bound, "ours": ours, "embedded": embedded, "published": published}
+VARIANTS = {
+    "bare": bare,
+    "bound": bound,
+    "ours": ours,
+    "embedded": embedded,
+    "remote": remote,
+    "before": embedded,
+    "published": published,
+}
 
 
 def main() -> None:
