@@ -45,8 +45,8 @@ class SidecarConfig:
         spec_text: the text of the OpenAPI document; None: the method of a request decides.
         strict_spec: refuse a document with policy that would be ignored, instead of warning about it.
         trusted_issuers: public keys (hex) whose capabilities are accepted, besides the sidecar's own key.
-        follow_authority: also accept capabilities of the keys that the authority at `control_url` names; the sidecar
-            queries them when an unknown issuer appears.
+        follow_authority: also accept capabilities of the authority in the database of the store, and of the one at
+            `control_url`; the sidecar queries their keys when an unknown issuer appears.
         trusted_approvers: public keys (hex) that may approve, besides the sidecar's own key.
         control_token: bearer of the control plane (`/v1/*`, `/approvals/*`); None: loopback callers only.
         evaluate_token: bearer that `/chio/evaluate` and `/chio/verify` require; None: they are open.

@@ -148,10 +148,12 @@ def _config(path: str, environ: Mapping[str, str], document: str | None) -> Side
             raise ConfigurationError(f"cannot read the OpenAPI document {spec}: {exc.strerror}; check ?spec=") from None
         except UnicodeDecodeError:
             raise ConfigurationError(f"the OpenAPI document {spec} is not UTF-8 text; check ?spec=") from None
+    trusted = trusted_issuers_from(environ)
     return SidecarConfig(
         **options_of_place(place),
         spec_text=document,
-        trusted_issuers=trusted_issuers_from(environ),
+        trusted_issuers=trusted,
+        follow_authority=not trusted and isinstance(place, DatabasePlace),
         trusted_approvers=trusted_approvers_from(environ),
         control_token=control_token_from(environ),
     )

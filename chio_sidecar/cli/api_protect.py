@@ -32,7 +32,7 @@ from chio_sidecar.config import (
     trusted_approvers_from,
     trusted_issuers_from,
 )
-from chio_sidecar.store.place import Place
+from chio_sidecar.store.place import DatabasePlace, Place
 from chio_sidecar.trust.client import is_loopback_url
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ needs none: requests for all other paths are evaluated, and forwarded if they ar
 MODULE:APP, or from --spec, or else from the OpenAPI document of --upstream; one of the three is needed.
 
 It accepts capabilities that it issued itself, or that are signed by the keys in CHIO_TRUSTED_ISSUER_KEY (one key) and
-CHIO_TRUSTED_ISSUER_KEYS (comma list). If both are unset and --control-url is given, it accepts those of that
-authority's keys, including keys that the authority adds later; otherwise it does not follow the authority.
+CHIO_TRUSTED_ISSUER_KEYS (comma list). If both are unset, it accepts those of the authority in the database of the store
+and of the one at --control-url, including keys that they add later; otherwise it follows no authority.
 CHIO_SIDECAR_CONTROL_TOKEN is the bearer token of the control plane; without it only loopback callers may use the
 control plane. CHIO_SIDECAR_EVALUATE_TOKEN is the bearer token of applications, which have it as CHIO_EVALUATE_TOKEN;
 without it every process that reaches the address gets decisions.
@@ -188,7 +188,7 @@ def configuration(args: argparse.Namespace, store: Place) -> SidecarConfig:
         ConfigurationError: a variable of the environment cannot be used.
     """
     check_arguments(args)
-    authority = authority_options(args)
+    authority = authority_options(args, store)
     spec_text = read_spec(args)
     if spec_text is None and args.max_unknown_paths_per_second is not None:
         say("warning: --max-unknown-paths-per-second limits nothing, because there is no OpenAPI document")
@@ -243,8 +243,12 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise CliError("--control-url and --revocation-db name two lists of revocations", fix="give only one")
 
 
-def authority_options(args: argparse.Namespace) -> dict[str, Any]:
+def authority_options(args: argparse.Namespace, store: Place) -> dict[str, Any]:
     """Return the options of `SidecarConfig` that say whose capabilities count, and where they are revoked.
+
+    Args:
+        args: the parsed arguments.
+        store: the store; a database may have an authority of its own.
 
     Raises:
         CliError: the trust service cannot be read.
@@ -268,7 +272,8 @@ def authority_options(args: argparse.Namespace) -> dict[str, Any]:
         revocations = revocations_of_service(args)
     elif args.revocation_db:
         revocations = revocations_of_file(args.revocation_db)
-    return {"trusted_issuers": trusted, "follow_authority": bool(args.control_url) and not pinned, **revocations}
+    has_authority = bool(args.control_url) or isinstance(store, DatabasePlace)
+    return {"trusted_issuers": trusted, "follow_authority": has_authority and not pinned, **revocations}
 
 
 def revocations_of_service(args: argparse.Namespace) -> dict[str, Any]:

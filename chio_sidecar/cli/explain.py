@@ -165,7 +165,8 @@ def _read_refusal(what: str, place: _Place) -> Refusal:
 
 def _try(args: argparse.Namespace, place: _Place, wanted: Wanted) -> int:
     token = _text_of(args.token, "--token").strip()
-    issuers = {*args.trusted_issuer, *trusted_issuers_from(os.environ)}
+    pinned = trusted_issuers_from(os.environ)
+    issuers = {*args.trusted_issuer, *pinned}
     if place.store is not None:
         with suppress(FileNotFoundError, ConfigurationError, CliError):  # the sidecar may keep its key elsewhere
             issuers.add(load_key(key_of(place.store)).public_hex)
@@ -174,6 +175,8 @@ def _try(args: argparse.Namespace, place: _Place, wanted: Wanted) -> int:
     if isinstance(store, Path) and not args.receipt_store and not store.exists():
         store = None
     with open_archive(store) if store is not None else nullcontext() as reader:
+        if reader is not None and not pinned:
+            issuers.update(reader.authority_keys())
         trial = Trial(
             now=int(time.time()),
             method=args.method,

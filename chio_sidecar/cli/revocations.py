@@ -9,10 +9,19 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from chio_sidecar.cli.options import StorePlace, note_overridden, positive, store_of_options, trust_client, wants_json
+from chio_sidecar.cli.options import (
+    StorePlace,
+    note_overridden,
+    positive,
+    public_key,
+    store_of_options,
+    trust_client,
+    wants_json,
+)
 from chio_sidecar.cli.table import Column, Table
 from chio_sidecar.cli.terminal import CliError, compact, emit, say, utc
 from chio_sidecar.records.archive import open_archive
+from chio_sidecar.store import issuer_name
 from chio_sidecar.trust.stores import RevocationStore
 
 if TYPE_CHECKING:
@@ -87,16 +96,20 @@ def _add_revocation_options(
     parser: argparse.ArgumentParser, call: Callable[[Revocations, str], dict[str, bool]]
 ) -> None:
     parser.set_defaults(run=run_revocations, call=call)
-    parser.add_argument("--capability-id", metavar="ID", required=True, help="id of the token")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--capability-id", metavar="ID", help="id of the token")
+    what.add_argument(
+        "--issuer", metavar="KEY", type=public_key, help="public key of an issuer: all capabilities that it has signed"
+    )
 
 
 def run_revocations(args: argparse.Namespace) -> int:
-    """Revoke a capability, or look up its revocation, and print the result.
+    """Revoke a capability or the key of an issuer, or look up the revocation, and print the result.
 
     Raises:
         CliError: no database and no service is named.
     """
-    capability_id = str(args.capability_id).strip()
+    capability_id = str(args.capability_id).strip() if args.issuer is None else issuer_name(args.issuer)
     if not capability_id:
         raise CliError("--capability-id is blank", fix="give the id of a token, for example cap-0198…")
     with closing(_named_revocations(args)) as revocations:

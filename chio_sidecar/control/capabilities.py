@@ -12,7 +12,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 
 from chio_core.capabilities import (
-    DEFAULT_MAX_DEPTH,
     CapabilityRejected,
     backdated,
     is_subset,
@@ -28,8 +27,9 @@ from chio_core.models.demands import REVOKED
 from chio_core.signing import SigningKey, normalize_public_key
 from chio_sidecar.control.access import ControlError, bad_request, control_endpoint, read_model
 from chio_sidecar.policy.rules import Rule
-from chio_sidecar.service.revocation import AuthorityUnavailable
+from chio_sidecar.service.revocation import AuthorityUnavailable, revocable
 from chio_sidecar.service.state import SidecarState
+from chio_sidecar.store import issuer_name
 
 DEFAULT_TTL = 3600
 """Lifetime in seconds if a request gives none, or 0."""
@@ -226,6 +226,7 @@ class _Calls:
         except CapabilityRejected as exc:
             raise bad_request(f"invalid capability validation payload: {exc.reason}") from None
 
+        await self._state.refresh_issuers(token.issuer)
         # One reason is reported. Each check below overrides the reasons of those above it: a revocation comes first.
         reason = None
         if expected.expected_scope is not None and not is_subset(expected.expected_scope, token.scope):
@@ -243,16 +244,15 @@ class _Calls:
             verify_token_chain(token, accept_newer=self._state.config.accept_schema_form)
         except CapabilityRejected as exc:
             reason = _REASONS.get(exc.rule, f"delegation chain: {exc.reason}")
-        # A longer chain is refused for its length in any case.
-        lineage = [token.id, *(link.capability_id for link in token.delegation_chain[:DEFAULT_MAX_DEPTH])]
-        if any([await self._state.store.is_revoked(capability_id) for capability_id in lineage]):
-            reason = REVOKED
-        elif self._state.revocations is not None:
+        names = revocable(token)
+        revoked = [name for name in names if await self._state.store.is_revoked(name)]
+        if not revoked and self._state.revocations is not None:
             try:
-                if await self._state.revocations.first_revoked(lineage):
-                    reason = REVOKED
+                revoked = [name for name in [await self._state.revocations.first_revoked(names)] if name is not None]
             except AuthorityUnavailable:
                 reason = Rule.AUTHORITY_UNAVAILABLE.text
+        if revoked:
+            reason = _REASONS["R3"] if revoked == [issuer_name(token.issuer)] else REVOKED
 
         report: dict[str, Any] = {"valid": reason is None} | ({} if reason is None else {"reason": reason})
         return JSONResponse(report | {"expires_at": token.expires_at, "capability_id": token.id})

@@ -51,7 +51,7 @@ WORDS: Final[Mapping[Rule, Words]] = {
         issue=True,
     ),
     Rule.ISSUER_UNTRUSTED: Words(
-        "The key that signed the token is neither the sidecar's key nor one that it trusts.",
+        "The key that signed the token is neither the sidecar's key nor one that it trusts, or it was withdrawn.",
         "name the issuer's public key in CHIO_TRUSTED_ISSUER_KEYS of the sidecar, or have the token issued by a key"
         " that it trusts",
         issue=True,

@@ -38,6 +38,7 @@ from chio_sidecar.explain.reasons import utc
 from chio_sidecar.policy.budgets import shared_index
 from chio_sidecar.policy.routes import SESSION_ALLOW, RouteTable
 from chio_sidecar.records.archive import ReceiptArchive
+from chio_sidecar.store import issuer_name
 
 Result = Literal["ok", "fail", "no", "unknown"]
 
@@ -109,6 +110,8 @@ def try_token(text: str | bytes, trial: Trial) -> list[Step]:
     if trial.issuers is None:
         reason = f"it is issued by {token.issuer}; the sidecar's trusted keys are not known"
         steps.append(Step("issuer", "unknown", reason))
+    elif trial.store is not None and trial.store.is_revoked(issuer_name(token.issuer)):
+        steps.append(Step("issuer", "fail", f"capability issuer is not trusted: {token.issuer} was withdrawn"))
     elif token.issuer in trial.issuers:
         steps.append(Step("issuer", "ok", f"it is issued by {token.issuer}, which is trusted"))
     else:

@@ -177,6 +177,10 @@ class ReceiptArchive(ABC):
     def revocations(self, limit: int) -> list[tuple[str, int]]:
         """Return id and time (seconds since 1970) of the newest revocations in this store, at most `limit`."""
 
+    def authority_keys(self) -> list[str]:
+        """Return the public keys (64 hex digits) of the authority in this store, oldest first; none in a file."""
+        return []
+
     @abstractmethod
     def invocations(self, capability_id: str, grant: int) -> int:
         """Return how many uses of a limited grant are spent; `grant` is its index in the capability."""

@@ -19,6 +19,7 @@ from chio_sidecar.store.place import DatabasePlace
 from chio_sidecar.store.postgresql.connection import DatabaseError, connect, trouble
 from chio_sidecar.store.postgresql.filters import REFUSALS, REFUSED, UNCERTAIN, key, keyed
 from chio_sidecar.store.postgresql.schema import check
+from chio_sidecar.store.postgresql.tables import AUTHORITY_KEYS
 
 _WINDOW = "FROM chio.http_receipts WHERE position BETWEEN %s AND %s"
 _PLAIN = re.compile(r"[\w./:{} -]+", re.ASCII)  # which JSON has no second spelling for
@@ -108,6 +109,10 @@ class DatabaseArchive(ReceiptArchive):
         """Return id and time (seconds since 1970) of the newest revocations in this store, at most `limit`."""
         sql = "SELECT capability_id, revoked_at FROM chio.revoked_capabilities"
         return self._fetch(f"{sql} ORDER BY revoked_at DESC, capability_id DESC LIMIT %s", limit)
+
+    def authority_keys(self) -> list[str]:
+        """Return the public keys (64 hex digits) of the authority in this database, oldest first."""
+        return [key for (key,) in self._fetch(AUTHORITY_KEYS)]
 
     def invocations(self, capability_id: str, grant: int) -> int:
         """Return how many uses of a limited grant are spent; `grant` is its index in the capability."""

@@ -25,7 +25,7 @@ from chio_sidecar.policy.rules import REVOKED_POLICY_HASH, Refused, Rule
 from chio_sidecar.records.observed import METADATA as ENFORCEMENT
 from chio_sidecar.service.evaluate_request import EvaluateRequest
 from chio_sidecar.service.receipts import route_selection, sign_receipt
-from chio_sidecar.service.revocation import AuthorityUnavailable
+from chio_sidecar.service.revocation import AuthorityUnavailable, revocable
 from chio_sidecar.service.state import SidecarState
 from chio_sidecar.store import (
     AlreadyRequested,
@@ -41,6 +41,7 @@ from chio_sidecar.store import (
     Stored,
     StoreUnavailable,
     TooManyWaiting,
+    issuer_name,
 )
 
 _BUSY_STATUS = 503
@@ -96,7 +97,7 @@ class Evaluation:
         outcome: Evaluated | AppendOutcome | None = None
         if decision.capability is not None and sidecar.revocations is not None:
             try:
-                revoked = await sidecar.revocations.first_revoked(_lineage(decision.capability))
+                revoked = await sidecar.revocations.first_revoked(revocable(decision.capability))
                 outcome = None if revoked is None else Revoked(revoked)
             except AuthorityUnavailable:
                 decision = refuse(decision.route, Refused(Rule.AUTHORITY_UNAVAILABLE))
@@ -117,7 +118,7 @@ class Evaluation:
             obligations = (approval_request(decision.intent, policy_hash, approvers, sidecar.now()),)
         approval_ids = [one.approval_id for one in obligations if isinstance(one, ApprovalUse | ApprovalRequest)]
         if decision.capability is not None:
-            unless_revoked = _lineage(decision.capability)
+            unless_revoked = revocable(decision.capability)
         else:
             unless_revoked = () if call.capability_id is None else (call.capability_id,)
         return await self._append(
@@ -153,6 +154,8 @@ class Evaluation:
         match obstacle:
             case Revoked(name) if name == call.capability_id:
                 return self._revoked_body(call, name)
+            case Revoked(name) if decision.capability and name == issuer_name(decision.capability.issuer):
+                return self._body(call, refuse(decision.route, Refused(Rule.ISSUER_UNTRUSTED)))
             case Revoked(name):
                 return self._body(call, refuse(decision.route, Refused(Rule.ANCESTOR_REVOKED, id=name)))
             case Exhausted(invocation):
@@ -239,9 +242,3 @@ def _request_members(call: EvaluateRequest, receipt_id: str, hashed_pattern: str
         "session_id": request.session_id,
         "content_hash": content_hash(request.method, hashed_pattern, request.path, request.query, request.body_hash),
     }
-
-
-def _lineage(capability: CapabilityToken) -> tuple[str, ...]:
-    """Return the ids of a token and of the tokens that it was derived from."""
-    ancestors = (link.capability_id for link in capability.delegation_chain)
-    return tuple(dict.fromkeys((capability.id, *ancestors)))

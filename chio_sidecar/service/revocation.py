@@ -15,9 +15,12 @@ from urllib.parse import quote, urlencode
 from weakref import WeakKeyDictionary
 
 from chio_core.canonical import parse_json
+from chio_core.capabilities import DEFAULT_MAX_DEPTH
 from chio_core.errors import ChioError, InvalidDocument, Overloaded, SidecarError, SidecarTimeout, SidecarUnreachable
+from chio_core.models.capability import CapabilityToken
 from chio_core.signing import normalize_public_key
 from chio_sidecar.config import SidecarConfig
+from chio_sidecar.store import is_issuer_name, issuer_name
 
 if TYPE_CHECKING:
     from chio_core.client.carrier import Getter
@@ -28,6 +31,12 @@ EVERY: Final = 10.0
 """Seconds between two queries for keys: callers who make up issuers must not keep the authority busy."""
 
 _LONGEST_QUERY: Final = 4000  # characters; some servers accept 8 kB of request line and headers
+
+
+def revocable(capability: CapabilityToken) -> tuple[str, ...]:
+    """Return what may be revoked: the ids of a token and of those that it was derived from, and its issuer's name."""
+    ancestors = (link.capability_id for link in capability.delegation_chain[:DEFAULT_MAX_DEPTH])
+    return tuple(dict.fromkeys((capability.id, *ancestors, issuer_name(capability.issuer))))
 
 
 class AuthorityUnavailable(ChioError):
@@ -81,10 +90,10 @@ class RevocationAuthority:
         )
 
     async def first_revoked(self, capability_ids: Sequence[str]) -> str | None:
-        """Return the first of these capabilities that was revoked, or None.
+        """Return the first of these names that was revoked, or None.
 
         Args:
-            capability_ids: a token and its ancestors.
+            capability_ids: a token, its ancestors, and its issuer, see `revocable`.
 
         Raises:
             AuthorityUnavailable: the state of one of them is unknown.
@@ -104,15 +113,19 @@ class RevocationAuthority:
 
         # This project's trust service answers about the ancestors too; others ignore a parameter that they do not know.
         more = [("ancestorId", name) for name in ancestors]
-        document = await query(token, *(more if len(urlencode(more)) <= _LONGEST_QUERY else ()))
+        at_once = more if len(urlencode(more)) <= _LONGEST_QUERY else []
+        document = await query(token, *at_once)
         answered = document.get("ancestors")
-        for item in answered if more and isinstance(answered, list) else ():
+        for item in answered if at_once and isinstance(answered, list) else ():
             match item:
                 case {"capabilityId": str(name), "revoked": bool(state)}:
                     revoked.setdefault(name, state)
-        if unknown := [name for name in ancestors if name not in revoked]:
+        # A service that does not answer about ancestors does not know names of issuers either.
+        ignores = bool(at_once) and not revoked.keys() & set(ancestors)
+        unknown = [name for name in ancestors if name not in revoked and not (ignores and is_issuer_name(name))]
+        if unknown:
             await asyncio.gather(*map(query, unknown))
-        return next((name for name in capability_ids if revoked[name]), None)
+        return next((name for name in capability_ids if revoked.get(name)), None)
 
     async def authority_keys(self) -> frozenset[str]:
         """Return the public keys (hex) that the authority signs with, or has signed with.

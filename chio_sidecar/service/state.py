@@ -79,12 +79,20 @@ class SidecarState:
     async def refresh_issuers(self, issuer: str) -> None:
         """Trust the authority's present keys if this sidecar follows an authority and does not know this issuer.
 
+        The authority in the database of the store is asked first, each time; then the one at `control_url`.
+
         Args:
             issuer: public key (hex) that a capability names; the signature is checked later.
+
+        Raises:
+            StoreUnavailable: the database cannot be read.
         """
-        if not self.config.follow_authority or self.revocations is None or issuer in self.trusted_issuers:
+        if not self.config.follow_authority or issuer in self.trusted_issuers:
             return
-        if new := await self.revocations.authority_keys() - self.trusted_issuers:
+        keys = await self.store.authority_keys()
+        if issuer not in keys and self.revocations is not None:
+            keys |= await self.revocations.authority_keys()
+        if new := keys - self.trusted_issuers:
             log.warning("the authority names further keys, which are trusted from now on: %s", ", ".join(sorted(new)))
             self.engine.trust(new)
 

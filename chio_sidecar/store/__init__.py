@@ -219,6 +219,23 @@ Obstacle = BudgetExceeded | Exhausted | ApprovalRefused | AlreadyRequested | Too
 """Why an obligation cannot be recorded."""
 
 
+_ISSUER = "issuer:"
+
+
+def issuer_name(public_key: str) -> str:
+    """Return the name of an issuer in the list of revoked capabilities: revoking it withdraws the key.
+
+    Args:
+        public_key: 64 hex digits.
+    """
+    return f"{_ISSUER}{public_key}"
+
+
+def is_issuer_name(name: str) -> bool:
+    """Return True if a name in the list of revoked capabilities is that of an issuer."""
+    return name.startswith(_ISSUER)
+
+
 class StoreUnavailable(ChioError):
     """The store cannot write or read now; the message says why. Nothing was stored."""
 
@@ -238,7 +255,7 @@ class NewReceipt:
         request_id: the client's id; unique in the store.
         fingerprint: equal for a repeated request id with the same content.
         receipt_json: the signed receipt as compact JSON, members in protocol order.
-        unless_revoked: capability ids of which none may be revoked.
+        unless_revoked: capability ids, and names of issuers, of which none may be revoked.
         invocation: a use of a limited grant that the receipt spends.
         obligations: approvals, budgets and shared uses to check, in this order, and to record.
     """
@@ -339,6 +356,13 @@ class ReceiptStore(Protocol):
 
     async def is_revoked(self, capability_id: str) -> bool:
         """Return True if a capability was revoked."""
+        ...
+
+    async def authority_keys(self) -> frozenset[str]:
+        """Return the public keys (64 hex digits) that the authority in this store signs or has signed with.
+
+        Empty without an authority. Withdrawn keys are among them: `append` refuses what they have signed.
+        """
         ...
 
     async def request_approval(self, request: ApprovalRequest) -> AlreadyRequested | TooManyWaiting | None:

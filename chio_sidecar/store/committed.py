@@ -79,6 +79,10 @@ class CommittedStore(ABC):
         """Return True if a capability was revoked."""
         return bool(await self._read("SELECT 1 FROM revoked_capabilities WHERE capability_id = ?", capability_id))
 
+    async def authority_keys(self) -> frozenset[str]:
+        """Return no key: the trust service keeps its authority in a file of its own."""
+        return frozenset()
+
     async def request_approval(self, request: ApprovalRequest) -> AlreadyRequested | TooManyWaiting | None:
         """Store an approval request without a receipt; return None, or why it was not stored."""
         obstacle: AlreadyRequested | TooManyWaiting | None = await self._committer.get().submit(request)

@@ -7,7 +7,7 @@ import hmac
 import logging
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from chio_core.names import LOGGER
 from chio_core.signing import normalize_public_key
 from chio_sidecar.config import MAX_TTL
 from chio_sidecar.records.archive import ReceiptFilter, open_archive
+from chio_sidecar.store import issuer_name
 from chio_sidecar.store.driver import sqlite3
 from chio_sidecar.store.place import Place
 from chio_sidecar.trust.authorities import Authority, AuthorityStatus, open_authority
@@ -98,6 +99,13 @@ class TrustService:
         presented = authorization[0].removeprefix("Bearer ").encode("latin-1", "replace")
         return hmac.compare_digest(presented, self._token)
 
+    def accepted(self, status: AuthorityStatus) -> AuthorityStatus:
+        """Return the status without the trusted keys that were withdrawn."""
+        names = [issuer_name(key) for key in status.trusted_keys]
+        withdrawn = set() if self.revocations is None else self.revocations.revoked_of(names)
+        trusted = (key for key, name in zip(status.trusted_keys, names, strict=True) if name not in withdrawn)
+        return replace(status, trusted_keys=tuple(trusted))
+
     def close(self) -> None:
         """Close every file."""
         if self.authority is not None:
@@ -148,7 +156,7 @@ class _Routes:
 
         def read_status() -> AuthorityStatus | None:
             try:
-                return authority.status() if authority else None
+                return self._service.accepted(authority.status()) if authority else None
             except (sqlite3.Error, ConfigurationError):
                 return None
 
@@ -176,13 +184,14 @@ class _Routes:
     async def authority(self, request: Request) -> Response:
         self._check_token(request)
         authority = self._service.authority
-        status = await asyncio.to_thread(authority.status) if authority else None
+        accepted = self._service.accepted
+        status = await asyncio.to_thread(lambda: accepted(authority.status())) if authority else None
         return JSONResponse(_describe(authority, status))
 
     async def rotate(self, request: Request) -> Response:
         self._check_token(request)
         authority = self._authority()
-        status = await asyncio.to_thread(authority.rotate)
+        status = await asyncio.to_thread(lambda: self._service.accepted(authority.rotate()))
         log.warning("trust authority: the signing key was rotated, generation %d", status.generation)
         return JSONResponse(_describe(authority, status))
 

@@ -189,6 +189,9 @@ class StoreConformance:
     def test_the_backend_is_a_receipt_store(self, store: ReceiptStore) -> None:
         assert isinstance(store, ReceiptStore)
 
+    async def test_a_store_without_an_authority_names_no_key_of_one(self, store: ReceiptStore) -> None:
+        assert await store.authority_keys() == frozenset()
+
     @category("keeping")
     async def test_a_receipt_is_found_by_both_ids(self, store: ReceiptStore) -> None:
         assert await store.append(entry()) == Stored(entry().receipt_json, fresh=True)

@@ -139,6 +139,16 @@ def test_revoke_and_status_for_programs(tmp_path: Path, cli: CommandLine) -> Non
     assert json.loads(cli("trust", "revoke", *place)) == before | {"revoked": True, "newly_revoked": True}
 
 
+def test_the_key_of_an_issuer_is_withdrawn_as_a_capability_is_revoked(tmp_path: Path, cli: CommandLine) -> None:
+    place = ("--revocation-db", tmp_path / "r.db")
+    assert "revoked:       false" in cli("trust", "status", "--issuer", "AB" * 32, *place)
+    assert f"capability_id: issuer:{'ab' * 32}\nrevoked:       true" in cli(
+        "trust", "revoke", "--issuer", f"0x{'AB' * 32}", *place
+    )
+    assert "revoked:       true" in cli("trust", "status", "--issuer", "ab" * 32, *place)
+    assert cli("trust", "list", *place).split()[-1] == f"issuer:{'ab' * 32}"
+
+
 def test_revocations_are_listed_newest_first(tmp_path: Path, cli: CommandLine) -> None:
     database = tmp_path / "r.db"
     place = ("--revocation-db", database)

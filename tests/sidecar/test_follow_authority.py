@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from chio_sidecar.store import issuer_name
 from tests.sidecar.sidecar_tools import AUTHORITY, HOLDER, NOW, STRANGER, Clock, capability, decision, sidecar
 
 UNTRUSTED = "capability issuer is not trusted"
@@ -90,6 +91,31 @@ async def test_pinned_issuers_are_not_added_to(tmp_path: Path) -> None:
     async with following(tmp_path, authority, follow_authority=False) as app:
         assert await verdict(app, capability(STRANGER), "a") == UNTRUSTED
         assert authority.asked == 0
+
+
+async def test_what_a_withdrawn_issuer_has_signed_is_refused_though_its_key_is_pinned(tmp_path: Path) -> None:
+    async with sidecar(tmp_path, trusted_issuers={AUTHORITY.public_hex, STRANGER.public_hex}) as app:
+        assert await verdict(app, capability(), "a") is None
+        assert await app.state.sidecar.store.revoke(issuer_name(AUTHORITY.public_hex))
+        assert await verdict(app, capability(), "b") == UNTRUSTED
+        assert await verdict(app, capability(STRANGER), "c") is None
+        answer = await decision(app, capability(), request_id="d", method="POST", capability_id="cap-1")
+        assert (answer["verdict"]["reason"], answer["verdict"]["guard"]) == (UNTRUSTED, "CapabilityGuard")
+
+
+async def test_a_key_that_the_trust_service_has_withdrawn_is_refused_at_once(tmp_path: Path) -> None:
+    withdrawn: set[str] = set()
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        token, *more = request.url.params.multi_items()
+        names = [{"capabilityId": name, "revoked": name in withdrawn} for key, name in more if key == "ancestorId"]
+        return httpx.Response(200, json={"capabilityId": token[1], "revoked": False, "ancestors": names})
+
+    transport = httpx.MockTransport(respond)
+    async with sidecar(tmp_path, control_url="http://127.0.0.1:8940", control_transport=transport) as app:
+        assert await verdict(app, capability(), "a") is None
+        withdrawn.add(issuer_name(AUTHORITY.public_hex))
+        assert await verdict(app, capability(), "b") == UNTRUSTED
 
 
 async def test_a_capability_that_a_stranger_signed_in_a_known_name_is_refused(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ async def test_api_protect_asks_about_a_token_and_its_ancestors_at_once_over_one
             await app.state.close()
     assert service.accepted == 1
     target = "/v1/revocations?capabilityId=cap-1&limit=1&ancestorId=cap%2Froot&ancestorId=cap%20middle"
-    assert service.targets == [target] * 4
+    assert service.targets == [f"{target}&ancestorId=issuer%3A{AUTHORITY.public_hex}"] * 4
     for _, headers in service.heads:
         assert headers == {
             "host": f"127.0.0.1:{service.port}",
@@ -130,7 +130,7 @@ async def test_a_question_that_would_be_too_long_is_asked_in_parts(tmp_path: Pat
     names = ["a" * 3000, "b" * 3000]
     async with TrustService().listen() as service, sidecar(tmp_path, **service.options()) as app:
         assert (await decision(app, capability(parents=names), **POST))["verdict"] == {"verdict": "allow"}
-    assert len(service.targets) == 3
+    assert len(service.targets) == 4  # the token, two ancestors, the issuer
     assert max(map(len, service.targets)) < 4000
 
 
@@ -206,5 +206,5 @@ async def test_a_proxy_of_the_environment_leads_to_other_machines_only(
         async with sidecar(tmp_path, **service.options(control_url="http://trust.test")) as app:
             assert (await decision(app, capability(), request_id="req-2", **POST))["verdict"] == {"verdict": "allow"}
         (target, headers) = proxy.heads[0]
-        assert target == "http://trust.test/v1/revocations?capabilityId=cap-1&limit=1"
+        assert target.startswith("http://trust.test/v1/revocations?capabilityId=cap-1&limit=1&")
         assert headers["authorization"] == "Bearer service-secret"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,16 +17,20 @@ pytest.importorskip("psycopg")
 import psycopg
 from pydantic import SecretStr
 
-from chio_core.capabilities import verify_capability
+from chio_core.capabilities import issue_capability, verify_capability
 from chio_core.errors import ConfigurationError
+from chio_core.signing import SigningKey
+from chio_sidecar.cli import build_parser
+from chio_sidecar.cli.api_protect import authority_options
 from chio_sidecar.config import options_of_place
+from chio_sidecar.embedded import open_embedded
 from chio_sidecar.store.place import DatabasePlace
 from chio_sidecar.store.postgresql.connection import connect
 from chio_sidecar.store.postgresql.schema import migrate
 from chio_sidecar.trust.app import TrustConfig, TrustService, create_trust_app
 from chio_sidecar.trust.authorities import DatabaseAuthority
 from chio_sidecar.trust.stores import RevocationStore
-from tests.sidecar.control_tools import CommandLine, evaluate, fetch, sidecars
+from tests.sidecar.control_tools import GRANT, ZEROS, CommandLine, evaluate, evaluation, fetch, sidecars
 from tests.sidecar.postgres_tools import ARCHIVE_ROLE, OWNER, ROLE, TRUST_ROLE, PostgresqlKit, Server
 from tests.sidecar.sidecar_tools import KERNEL
 from tests.sidecar.test_trust_service import AUTH, TOKEN, authority, get, issue, revoke
@@ -63,6 +69,108 @@ def test_what_the_service_revokes_every_sidecar_on_the_database_refuses(app: Any
     listed = get(app, f"/v1/revocations?capabilityId={token['id']}")
     assert (listed["backend"], listed["revoked"], listed["count"]) == ("postgresql", True, 1)
     assert get(app, "/v1/receipts/query")["totalCount"] == 2
+
+
+UNTRUSTED = "capability issuer is not trusted"
+
+
+def reason(answer: dict[str, Any]) -> Any:
+    return answer["verdict"].get("reason")
+
+
+def test_a_sidecar_on_the_database_accepts_what_a_new_key_has_signed_at_once(app: Any, kit: PostgresqlKit) -> None:
+    url = kit.server.url(kit.database)
+    with sidecars() as create:
+        following = create(**options_of_place(DatabasePlace.parse(url)), signing_key=KERNEL, follow_authority=True)
+        first = issue(app)
+        assert reason(evaluate(following, first, request_id="a")) is None
+        for number in range(3):  # no pause between two rotations
+            fetch(app, "POST", "/v1/authority", headers=AUTH)
+            assert reason(evaluate(following, issue(app), request_id=f"b{number}")) is None
+        assert reason(evaluate(following, first, request_id="c")) is None
+        stranger = issue_capability(SigningKey.generate(), subject=ZEROS, scope={"grants": [GRANT]}, ttl_seconds=60)
+        assert reason(evaluate(following, stranger.to_wire(), request_id="d")) == UNTRUSTED
+
+
+def test_a_withdrawn_key_is_refused_in_the_transaction_that_stores_the_receipt(
+    app: Any, kit: PostgresqlKit, place: DatabasePlace, cli: CommandLine
+) -> None:
+    with sidecars() as create:
+        following = create(
+            **options_of_place(kit.server.place(kit.database)), signing_key=KERNEL, follow_authority=True
+        )
+        old = issue(app)
+        fetch(app, "POST", "/v1/authority", headers=AUTH)
+        new = issue(app)
+        assert [reason(evaluate(following, one, request_id=one["id"])) for one in (old, new)] == [None, None]
+        cli("trust", "revoke", "--issuer", old["issuer"], "--revocation-db", place.url)
+        assert reason(evaluate(following, old, request_id="b")) == UNTRUSTED
+        assert reason(evaluate(following, new, request_id="c")) is None
+        # One that starts now, and one that pins the key.
+        for options in ({"follow_authority": True}, {"trusted_issuers": {old["issuer"]}}):
+            another = create(**options_of_place(kit.server.place(kit.database)), signing_key=KERNEL, **options)
+            assert reason(evaluate(another, old, request_id=f"d{options}")) == UNTRUSTED
+            found = fetch(another, "POST", "/v1/capabilities/validate", json=old).json()
+            assert (found["valid"], found["reason"]) == (False, UNTRUSTED)
+    assert authority(app)["trustedPublicKeys"] == [new["issuer"]]
+
+
+def test_pinned_issuers_mean_that_the_authority_of_the_database_is_not_followed(
+    app: Any, kit: PostgresqlKit, tmp_path: Path
+) -> None:
+    token, url = issue(app), f"{kit.url}&key={tmp_path / 'a.key'}"
+    pinned = {"CHIO_TRUSTED_ISSUER_KEY": KERNEL.public_hex}
+    for environ, expected in ((pinned, UNTRUSTED), ({}, None)):
+        embedded = open_embedded(url, environ=environ)
+        assert reason(evaluate(embedded.app, token, request_id=f"{expected}")) == expected
+        asyncio.run(embedded.close())
+
+
+@pytest.mark.parametrize(("pinned", "follows"), [(None, True), (KERNEL.public_hex, False)])
+def test_api_protect_follows_the_authority_of_its_database_unless_issuers_are_pinned(
+    kit: PostgresqlKit, monkeypatch: pytest.MonkeyPatch, pinned: str | None, follows: bool
+) -> None:
+    if pinned is not None:
+        monkeypatch.setenv("CHIO_TRUSTED_ISSUER_KEYS", pinned)
+    place = DatabasePlace.parse(f"{kit.url}&key=a.key")
+    args = build_parser().parse_args(["api", "protect", "--upstream", "http://127.0.0.1:1", "--spec", "examples/x"])
+    args.spec = None
+    assert authority_options(args, place)["follow_authority"] is follows
+    assert authority_options(args, Path("r.sqlite3"))["follow_authority"] is False
+
+
+def test_without_the_keys_nothing_is_decided_about_an_unknown_issuer(app: Any, kit: PostgresqlKit) -> None:
+    token = issue(app)
+    kit.execute(f"REVOKE SELECT ON chio.authority_trusted_keys FROM {ROLE}", OWNER)
+    with sidecars() as create:
+        following = create(
+            **options_of_place(kit.server.place(kit.database)), signing_key=KERNEL, follow_authority=True
+        )
+        headers = {"X-Chio-Capability": json.dumps(token)}
+        response = fetch(following, "POST", "/chio/evaluate", json=evaluation(), headers=headers)
+        assert (response.status_code, response.json()["error"]) == (500, "chio_receipt_persistence_failed")
+        assert kit.fetch("SELECT count(*) FROM chio.http_receipts") == [(0,)]
+
+
+def test_a_text_that_is_no_key_stops_no_evaluation(app: Any, kit: PostgresqlKit) -> None:
+    token = issue(app)
+    kit.execute("INSERT INTO authority_trusted_keys VALUES ('no key', 99, 0)", TRUST_ROLE)
+    with sidecars() as create:
+        following = create(
+            **options_of_place(kit.server.place(kit.database)), signing_key=KERNEL, follow_authority=True
+        )
+        assert reason(evaluate(following, token, request_id="a")) is None
+
+
+def test_an_explanation_knows_the_keys_of_the_database(
+    app: Any, kit: PostgresqlKit, place: DatabasePlace, cli: CommandLine, tmp_path: Path
+) -> None:
+    token = issue(app)
+    (tmp_path / "token").write_text(json.dumps(token))
+    trial = ("explain", "--token", tmp_path / "token", "--receipt-store", kit.url)
+    assert f"issued by {token['issuer']}, which is trusted" in cli(*trial)
+    cli("trust", "revoke", "--issuer", token["issuer"], "--revocation-db", place.url)
+    assert f"capability issuer is not trusted: {token['issuer']} was withdrawn" in cli(*trial, status=1)
 
 
 def test_a_rotation_keeps_trusting_the_old_key_in_every_process(app: Any, place: DatabasePlace) -> None:

@@ -248,6 +248,16 @@ def test_one_question_may_name_the_ancestors_of_a_capability(app: Any) -> None:
     assert "ancestors" not in get(app, "/v1/revocations?capabilityId=cap-1")
 
 
+def test_a_withdrawn_key_of_the_authority_is_trusted_no_more(app: Any) -> None:
+    first = authority(app)["publicKey"]
+    fetch(app, "POST", "/v1/authority", headers=AUTH)
+    second = authority(app)["publicKey"]
+    assert authority(app)["trustedPublicKeys"] == [first, second]
+    revoke(app, f"issuer:{first}")
+    assert authority(app)["trustedPublicKeys"] == [second]
+    assert fetch(app, "GET", "/health").json()["authority"]["trustedKeyCount"] == 1
+
+
 @pytest.mark.parametrize("limit", ["x", "-1", "1.5"])
 def test_a_malformed_query_is_refused_with_400(app: Any, limit: str) -> None:
     assert fetch(app, "GET", f"/v1/revocations?limit={limit}", headers=AUTH).status_code == 400

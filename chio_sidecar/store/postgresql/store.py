@@ -23,6 +23,7 @@ from chio_sidecar.store.place import DatabasePlace
 from chio_sidecar.store.postgresql.connection import Connection, connect, trouble
 from chio_sidecar.store.postgresql.log import marks
 from chio_sidecar.store.postgresql.schema import check
+from chio_sidecar.store.postgresql.tables import AUTHORITY_KEYS
 from chio_sidecar.store.postgresql.writer import PostgresqlWriter
 from chio_sidecar.store.writes import (
     Probe,
@@ -78,6 +79,10 @@ class PostgresqlReceiptStore(CommittedStore):
         (horizon,) = (await self._read("SELECT chio.horizon()"))[0]
         sql = f"{_COLUMNS} WHERE position > ? AND position <= ? ORDER BY position LIMIT ?"
         return [StoredReceipt(*row) for row in await self._read(sql, after, horizon, limit)]
+
+    async def authority_keys(self) -> frozenset[str]:
+        """Return the public keys of the authority in this database, the earlier ones included."""
+        return frozenset(key for (key,) in await self._read(AUTHORITY_KEYS))
 
     async def health(self) -> StoreHealth:
         """Renew the lease of the log and return whether that was committed."""

@@ -336,6 +336,12 @@ CREATE TABLE chio.kernel_keys (
 );
 """
 
+# Another text would make every evaluation fail.
+AUTHORITY_KEYS = (
+    "SELECT public_key_hex FROM chio.authority_trusted_keys WHERE public_key_hex ~ '^[0-9a-f]{64}$' ORDER BY generation"
+)
+"""The public keys of the authority, oldest first."""
+
 TRIGGERS = (
     "logs_only_on",
     "logs_append_only",
