@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from chio_core.errors import ConfigurationError
-from chio_sidecar.records.file import Header, connect, in_pages
+from chio_sidecar.records.file import NO_CHAIN, Header, connect, in_pages
 from chio_sidecar.store.archive import ArchiveStatement
 from chio_sidecar.store.driver import UNUSABLE, sqlite3, trouble
 from chio_sidecar.store.hash_chain import FIRST, MEMBERS, link
 from chio_sidecar.store.place import Place
+from chio_sidecar.store.schema import APPLICATION_ID
 from chio_sidecar.store.tables import ARCHIVED, CHAINED
 
 _ROWS_AT_ONCE = 2_000
@@ -89,9 +90,11 @@ def open_sources(place: Place) -> Iterator[list[Source]]:
             yield [*logs]
         return
     try:
-        version = Header.read(place).version
+        header = Header.read(place)
+        if header.application != APPLICATION_ID:
+            raise ConfigurationError(f"{place} {NO_CHAIN}")
         with closing(connect(place, "mode=ro", busy_seconds=30.0)) as connection:
-            yield [_File(connection, place, version)]
+            yield [_File(connection, place, header.version)]
     except UNUSABLE as exc:
         raise ConfigurationError(f"cannot read {place}: {trouble(exc)}") from None
 

@@ -11,6 +11,12 @@ from chio_core.canonical import parse_json
 from chio_core.errors import InvalidDocument
 from chio_sidecar.store.driver import sqlite3
 
+NO_CHAIN = (
+    "is a database of another program: its rows have no chain. If the published sidecar wrote it, `receipt verify`"
+    " checks its receipts, and `receipt list --json` writes them"
+)
+"""What is wrong with a file that is not a store of this sidecar."""
+
 _PAGE = 500
 _HEADER = 100  # bytes
 _MAGIC = b"SQLite format 3\x00"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from chio_core.errors import ConfigurationError
-from chio_sidecar.records.file import Header, connect_quietly, in_pages, quick_check
+from chio_sidecar.records.file import NO_CHAIN, Header, connect_quietly, in_pages, quick_check
 from chio_sidecar.records.fsck_chain import ChainCheck, Finding, Marks, Row
 from chio_sidecar.records.fsck_receipt import UNUSED, check_receipt
 from chio_sidecar.records.fsck_records import check_archives, records
@@ -304,7 +304,7 @@ def _version(path: Path) -> int:
     if not header.is_sqlite:
         text = "is no SQLite database, or its first bytes are damaged; name the sidecar's file"
     elif header.application != APPLICATION_ID:
-        text = "is a database of another program, no receipt store; name the sidecar's file"
+        text = NO_CHAIN
     elif not 1 <= header.version <= SCHEMA_VERSION:
         text = (
             f"has schema version {header.version}, this version reads 1 to {SCHEMA_VERSION};"

@@ -38,9 +38,20 @@ _CONDITIONS = {
     "capability": "instr(json_extract({json}, '$.capability_id'), :capability) > 0",
 }
 
+# The tables of the published sidecar (wire protocol, section 10.5) under the columns of this one's. They hide it in
+# this connection alone.
+_PUBLISHED = (
+    """CREATE TEMP VIEW http_receipts AS SELECT rowid AS seq, id, receipt_json,
+    json_extract({json}, '$.request_id') AS request_id,
+    ifnull(strftime('%Y-%m-%dT%H:%M:%SZ', json_extract({json}, '$.timestamp'), 'unixepoch'), '') AS created_at
+    FROM main.http_receipts""".replace("{json}", _TOLERANT),
+    "CREATE TEMP VIEW revoked_capabilities AS SELECT capability_id, 0 AS revoked_at FROM main.revoked_capabilities",
+    "CREATE TEMP VIEW capability_invocations AS SELECT '' AS capability_id, 0 AS grant_index, 0 AS ordinal WHERE FALSE",
+)
+
 
 class ReceiptReader(ReceiptArchive):
-    """A read-only connection to the file of a store.
+    """A read-only connection to the file of a store, or to that of the published sidecar, whose rows have no chain.
 
     Args:
         path: the SQLite file of a sidecar.
@@ -66,9 +77,14 @@ class ReceiptReader(ReceiptArchive):
         self._connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
         try:
             # A database without any table is a store that no sidecar has opened yet.
-            known = self.fetch("SELECT 1 FROM sqlite_master WHERE name = 'http_receipts'", {})
-            self.last = self.newest() if known else 0
-            self.first = int(self.fetch("SELECT min(seq) FROM http_receipts", {})[0][0]) if self.last else 1
+            columns = {name for (name,) in self.fetch("SELECT name FROM pragma_table_info('http_receipts')", {})}
+            self._numbered = "seq" in columns
+            if columns == {"id", "receipt_json"}:
+                for view in _PUBLISHED:
+                    self.fetch(view, {})
+            self.last = self.newest() if columns else 0
+            oldest = self.fetch("SELECT min(seq) FROM http_receipts", {}) if self._numbered and self.last else [(1,)]
+            self.first = int(oldest[0][0])
         except BaseException:
             self.close()
             raise
@@ -108,9 +124,10 @@ class ReceiptReader(ReceiptArchive):
     def count(self, wanted: ReceiptFilter, *, after: int = 0) -> int:
         """Return how many receipts after row `after` and up to `last` match.
 
-        Without a condition this follows from the row numbers, which have no gaps. With one every row is read.
+        Without a condition this follows from the row numbers, which have no gaps. With one every row is read, as in
+        the file of the published sidecar.
         """
-        if wanted.is_empty:
+        if wanted.is_empty and self._numbered:
             return max(0, self.last - max(after, self.first - 1))
         return super().count(wanted, after=after)
 
