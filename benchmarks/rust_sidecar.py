@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from benchmarks.servers import Server, Servers
 
 HERE = Path(__file__).resolve().parent / "rust"
 
-_BINARY = HERE / "target" / "release" / "chio-sidecar-peer"
+BINARY = Path(os.environ.get("CARGO_TARGET_DIR") or HERE / "target") / "release" / "chio-sidecar-peer"
+"""Where cargo puts the executable."""
+
 _OPERATION = {"get": {"operationId": "hello", "responses": {"200": {"description": "ok"}}}}
 _DOCUMENT = {"openapi": "3.1.0", "info": {"title": "t", "version": "1"}, "paths": {"/hello": _OPERATION}}
 
@@ -22,15 +25,15 @@ _DOCUMENT = {"openapi": "3.1.0", "info": {"title": "t", "version": "1"}, "paths"
 def build() -> Path | str:
     """Return the executable, or why there is none: no Rust toolchain, or the crate does not build."""
     if shutil.which("cargo") is None:
-        return _BINARY if _BINARY.exists() else "no Rust toolchain (`cargo` is not on PATH)"
-    if not _BINARY.exists():
+        return BINARY if BINARY.exists() else "no Rust toolchain (`cargo` is not on PATH)"
+    if not BINARY.exists():
         print(f"building the published sidecar in {HERE} …", file=sys.stderr)
     command = ["cargo", "build", "--release", "--quiet", "--manifest-path", str(HERE / "Cargo.toml")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no output"]
         return f"`cargo build` failed ({lines[-1]})"
-    return _BINARY
+    return BINARY
 
 
 def start(servers: Servers, cores: Cores, store: Path, binary: Path) -> Server:
