@@ -1,8 +1,7 @@
-"""Observe mode in Django: middleware, decorators, permissions and guards, under WSGI and ASGI."""
+"""Observe mode on each kind of view that Django has; what holds on every face is in tests/faces."""
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import pytest
@@ -15,10 +14,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from chio_core.refusals.response import Denial
-from chio_core.request import GuardRequest
-from chio_core.testing import KEY, behaviours
-from chio_django import ChioDjangoMiddleware, get_chio_receipt, require_capability
+from chio_core.testing import KEY
+from chio_django import get_chio_receipt, require_capability
 from chio_django.drf import ChioCapability
 from tests.django.project import aget, client, governed, governed_async
 from tests.tokens import with_token
@@ -36,10 +33,6 @@ def seen(request: Any) -> dict[str, Any]:
         "mark": [mark.mode, mark.error] if mark is not None else None,
         "observed": inner.chio_decision.observed,
     }
-
-
-def plain(request: HttpRequest) -> HttpResponse:
-    return JsonResponse(seen(request))
 
 
 @require_capability(*TRANSFER)
@@ -73,8 +66,6 @@ def by_function(request: Request) -> Response:
 
 class Urls:
     urlpatterns = (
-        path("plain", plain),
-        path("v2/plain", plain),
         path("transfer", transfer),
         path("atransfer", atransfer),
         path("two", two),
@@ -126,59 +117,6 @@ def test_decorators_without_the_middleware_observe_too(where: str) -> None:
         response = client().get(where)
     assert response.json() == NOTHING | {"mark": ["observe", "chio_capability_required"]}
     assert all(asked.document["enforcement"]["mode"] == "observe" for asked in sidecar.asked)
-
-
-def test_a_denied_request_runs_and_one_that_is_not_observed_does_not() -> None:
-    with governed(behaviours.DENY, ROOT_URLCONF=Urls, CHIO_OBSERVE_PREFIXES="/v2") as sidecar:
-        observed, enforced = client().get("/v2/plain"), client().get("/plain")
-    assert observed.json() == NOTHING | {"mark": ["observe", "chio_access_denied"]}
-    assert enforced.status_code == 403
-    assert ["enforcement" in asked.document for asked in sidecar.asked] == [True, False]
-
-
-def test_a_sidecar_that_is_down_lets_pass() -> None:
-    with governed(behaviours.REFUSE, **OBSERVE):
-        response = client().get("/plain")
-    assert response.json() == NOTHING | {"mark": ["observe", "chio_sidecar_unreachable"]}
-    assert "X-Chio-Receipt" not in response.headers
-
-
-class Closed:
-    """A guard of the project that refuses after the decision."""
-
-    priority = 1
-
-    async def __call__(self, request: GuardRequest) -> Denial:
-        return Denial(status=429, message="closed")
-
-
-@pytest.mark.parametrize("asgi", [False, True])
-def test_a_guard_of_the_project_refuses_as_ever(asgi: bool) -> None:
-    told: list[Any] = []
-    more = {"CHIO_GUARDS": [Closed()], "CHIO_ON_DECISION": told.append, "ROOT_URLCONF": Urls}
-    if asgi:
-        with governed_async(behaviours.DENY, observe=True, **more):
-            assert aget("/plain").status_code == 429
-    else:
-        with governed(behaviours.DENY, CHIO_OBSERVE=True, **more):
-            assert client().get("/plain").status_code == 429
-    assert [decision.allowed for decision in told] == [True, False]
-
-
-def test_each_observed_refusal_is_one_warning(caplog: pytest.LogCaptureFixture) -> None:
-    with governed(behaviours.DENY, **OBSERVE), caplog.at_level(logging.WARNING, logger="chio"):
-        asking = client()
-        asking.get("/plain")
-        caplog.clear()
-        asking.get("/plain")
-    (record,) = [one for one in caplog.records if one.name.startswith("chio")]
-    assert "OBSERVED, NOT REFUSED" in record.getMessage()
-
-
-def test_it_is_said_aloud_when_the_middleware_is_made(caplog: pytest.LogCaptureFixture) -> None:
-    with override_settings(CHIO_OBSERVE=True), caplog.at_level(logging.WARNING, logger="chio"):
-        ChioDjangoMiddleware(lambda request: None)
-    assert "observe mode" in caplog.text
 
 
 @pytest.mark.parametrize(

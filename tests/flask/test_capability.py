@@ -56,11 +56,6 @@ def test_arguments_that_python_calls_equal_are_two_requirements() -> None:
     assert [str(asked.document["arguments"]) for asked in sidecar.asked] == ["{'n': 1}", "{'n': True}"]
 
 
-def test_an_async_view_is_observed_without_its_capability() -> None:
-    with governed(observe=True) as (app, _):
-        assert app.test_client().get("/atransfer").json == {"receipt": None}
-
-
 def test_arguments_are_converted_parameters_of_the_path() -> None:
     with governed() as (app, sidecar):
         assert app.test_client().get("/accounts/7", headers=with_token(("accounts", "read", "read"))).data == b"account"

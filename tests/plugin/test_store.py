@@ -83,7 +83,7 @@ def ran(folder: Path, arguments: str, **more: str) -> None:
     temporary = folder / "tmp"
     temporary.mkdir(exist_ok=True)
     paths = f"{folder}:{ROOT}:{ROOT / 'adapters'}"
-    told = environment(PYTHONPATH=paths, TMPDIR=str(temporary), PYTHONDONTWRITEBYTECODE="1", **more)
+    told = environment(PYTHONPATH=paths, TMPDIR=str(temporary), **more)
     done = subprocess.run(
         [sys.executable, *arguments.split()], cwd=folder, env=told, capture_output=True, text=True, timeout=120
     )
