@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from chio_asgi.routing import MAX_DEPTH, RouteResolver, calls_in, flatten, router_of
+from chio_asgi.route_table import flatten
+from chio_asgi.routing import MAX_DEPTH, RouteResolver, calls_in, router_of
 from chio_asgi.types import ASGIApp, Scope
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.precheck import is_among

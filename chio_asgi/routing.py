@@ -1,18 +1,19 @@
 """Find the route that will run before the application is called, in the same way as its router.
 
 A middleware sees a request before the router does, so it has to look up the route's template and requirements. It calls
-`route.matches(scope)` of the same route objects in the same order: the first full match wins, else the first partial
-one (which ends in 405). Mounts, hosts and the routers that FastAPI nests since 0.137 are entered; they are known by
-their attributes, not by import, because this package works with any ASGI application. Without routes there is no
-template.
+`route.matches(scope)` of the same route objects in the same order, without those whose path cannot match
+(`chio_asgi.route_table`): the first full match wins, else the first partial one (which ends in 405). Mounts, hosts and
+the routers that FastAPI nests since 0.137 are entered; they are known by their attributes, not by import, because this
+package works with any ASGI application. Without routes there is no template.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from chio_asgi.route_table import RouteTable, flatten
 from chio_asgi.types import ASGIApp, Scope
 from chio_core.evaluation.governed import NO_MATCH, RouteMatch
 from chio_core.evaluation.requirements import RequirementSource
@@ -37,6 +38,7 @@ class RouteResolver:
 
     def __init__(self, app: ASGIApp) -> None:
         self.router = router_of(app)
+        self._tables: dict[int, tuple[Any, RouteTable]] = {}
         self._known: dict[int, tuple[Any, tuple[RequirementSource, ...]]] = {}
 
     def __call__(self, scope: Scope) -> RouteMatch:
@@ -66,7 +68,7 @@ class RouteResolver:
         if router is None or depth > MAX_DEPTH:
             return NO_MATCH
         chosen: tuple[Any, Mapping[str, Any]] | None = None
-        for candidate in flatten(router.routes):
+        for candidate in self._candidates(router, scope):
             original = getattr(candidate, "original_route", None)
             if original is None or getattr(candidate, "starlette_route", None) is not None:
                 match, child = candidate.matches(scope)
@@ -97,6 +99,18 @@ class RouteResolver:
         if prefix is not None and isinstance(template, str):
             prefix += template.removesuffix("/{path}")
         return self._search(inner, below, prefix, depth + 1)
+
+    def _candidates(self, router: Any, scope: Scope) -> Iterable[Any]:
+        routes = router.routes
+        if not isinstance(routes, list):
+            return flatten(routes)
+        known = self._tables.get(id(router))
+        if known is None or not known[1].describes(routes):
+            if len(self._tables) >= _MAX_KNOWN:
+                self._tables.clear()
+            # The router is kept beside its table, so that its id cannot be reused for another one.
+            known = self._tables[id(router)] = (router, RouteTable(routes))
+        return known[1].candidates(routes, scope)
 
     def _sources(self, route: Any, router: Any) -> tuple[RequirementSource, ...]:
         dependant = getattr(route, "dependant", None)
@@ -132,18 +146,6 @@ def own_root_path(app: Any) -> str:
     """Return the root path that an application sets on the scope when it is called (`FastAPI(root_path=…)`)."""
     root = getattr(app, "root_path", None)
     return root if isinstance(root, str) else ""
-
-
-def flatten(routes: Sequence[Any]) -> Iterator[Any]:
-    """Yield the routes of a router in the order in which they are tried, those of included routers among them."""
-    # A router that FastAPI includes is one entry of the list; its candidates, with their prefixes, replace it. The
-    # first match in this order is the first match in the nested order.
-    for route in routes:
-        contexts = getattr(route, "effective_route_contexts", None)
-        if contexts is None:
-            yield route
-        else:
-            yield from contexts()
 
 
 def sources_in(dependant: Any, overrides: Mapping[Any, Any] | None = None) -> Iterator[RequirementSource]:

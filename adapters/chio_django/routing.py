@@ -24,6 +24,7 @@ from django.utils import translation
 from chio_core.evaluation.governed import NO_MATCH, RouteMatch
 from chio_core.evaluation.policies import NO_POLICIES, ViewPolicies
 from chio_core.evaluation.requirements import RequirementSource, rules_of
+from chio_django.narrowing import narrowed
 
 _ESCAPED = re.compile(r"\\([^A-Za-z0-9])")
 _STILL_REGEX = re.compile(r"[()\[\]|\\]|<[^>]*<")
@@ -39,7 +40,7 @@ def find_view(request: HttpRequest, policies: ViewPolicies = NO_POLICIES) -> Rou
     urlconf = getattr(request, "urlconf", None)
     with _language(request, urlconf or settings.ROOT_URLCONF):
         try:
-            match = get_resolver(urlconf).resolve(request.path_info)
+            match = narrowed(get_resolver(urlconf), request.path_info).resolve(request.path_info)
         except Resolver404:
             return NO_MATCH
     return view_match(match, request.method or "", policies)
