@@ -14,7 +14,7 @@ from chio_core.errors import ConfigurationError
 from chio_sidecar.store.postgresql.connection import Connection, trouble
 from chio_sidecar.store.postgresql.filters import INDEXES
 from chio_sidecar.store.postgresql.rights import ARCHIVE_GRANTS, GRANTS, TRUST_GRANTS
-from chio_sidecar.store.postgresql.tables import APPENDING, FUNCTIONS, SCHEMA_VERSION, STEPS
+from chio_sidecar.store.postgresql.tables import APPENDING, FUNCTIONS, HORIZON, SCHEMA_VERSION, STEPS
 
 MIGRATE = "run: chio-sidecar store migrate --receipt-store URL, as the role that owns the tables"
 
@@ -153,7 +153,7 @@ def migrate(
     trust_role: str | None = None,
     to: int = SCHEMA_VERSION,
 ) -> Migrated:
-    """Make or extend the tables, and give roles their rights, in one transaction; then make the indexes for filters.
+    """Make or extend the tables, and give roles their rights, in one transaction; then what needs one of its own.
 
     Args:
         connection: as the role that owns the tables, or will.
@@ -186,8 +186,14 @@ def migrate(
                 _run(connection, tables)
                 connection.execute("INSERT INTO chio.schema_version (version, oldest) VALUES (%s, %s)", (step, oldest))
             _run(connection, FUNCTIONS)
+            if not before:
+                _run(connection, HORIZON)
             for grants, name in roles.items():
                 connection.execute(sql.SQL(grants).format(role=sql.Identifier(name)))
+        with connection.transaction():
+            # Appends that began with earlier functions have ended here; they do not state where they store.
+            connection.execute(sql.SQL("SELECT pg_advisory_xact_lock({})").format(sql.Literal(APPENDING)))
+            _run(connection, HORIZON)
         if to >= _INDEXED:
             _make_indexes(connection)
     except Error as exc:

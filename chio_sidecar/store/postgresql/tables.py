@@ -13,13 +13,17 @@ from __future__ import annotations
 from chio_sidecar.store.hash_chain import FIRST
 from chio_sidecar.store.postgresql.filters import FACT
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """The version that this sidecar is made for. 1 knew no archives, 2 no authority, 3 no indexes for filters, 4 no history
-of the keys that sign."""
+of the keys that sign. Lists of 5 waited for the transactions that append, and made later ones wait."""
 
 APPENDING = 0x6368696F
-"""Key of the advisory lock of everything that appends: shared in appends, exclusive in a revocation and for the horizon
-of a listing. So a revocation precedes every later receipt, and no row appears behind a cursor."""
+"""Key of the advisory lock of everything that appends: shared in appends, exclusive in a revocation. So a revocation
+precedes every later receipt."""
+
+STORING = 0x6368 << 16
+"""Key of the advisory locks that state where a transaction stores: behind a position, whose upper 16 bits are added to
+this key, and whose lower 32 are the second key. They block nobody; `chio.horizon` reads them."""
 
 _APPEND_ONLY = (
     "http_receipts",
@@ -182,6 +186,9 @@ BEGIN
     IF EXISTS (SELECT FROM chio.revoked_capabilities WHERE capability_id = ANY (unless)) THEN
         RETURN 'revoked';
     END IF;
+    -- Stated before the rows get their positions: until this transaction ends, lists end here.
+    PERFORM pg_advisory_xact_lock_shared({STORING} + (newest >> 32)::integer, (newest << 32 >> 32)::integer)
+    FROM (SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS newest FROM chio.http_receipts_position_seq) AS s;
     BEGIN
         INSERT INTO chio.http_receipts (log_id, seq, id, receipt_json, request_id, fingerprint, created_at, chain)
         SELECT own, last + n, id, receipt_json, request_id, fingerprint, created_at, digest
@@ -207,10 +214,20 @@ BEGIN
     RETURN 'stored';
 END $$;
 
-CREATE OR REPLACE FUNCTION chio.horizon() RETURNS bigint LANGUAGE plpgsql AS $$
+"""  # noqa: S608 - only constants
+
+HORIZON = f"""
+CREATE OR REPLACE FUNCTION chio.horizon() RETURNS bigint LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    newest bigint;
 BEGIN
-    PERFORM pg_catalog.pg_advisory_xact_lock({APPENDING});
-    RETURN (SELECT coalesce(max(position), 0) FROM chio.http_receipts);
+    -- In this order: a transaction that has a position up to the newest row, and has not ended, holds its lock by then.
+    newest := (SELECT coalesce(max(position), 0) FROM chio.http_receipts);
+    RETURN (
+        SELECT least(newest, min(((classid::bigint - {STORING}) << 32) + objid::bigint)) FROM pg_locks
+        WHERE locktype = 'advisory' AND objsubid = 2 AND classid::bigint >> 16 = {STORING >> 16}
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    );
 END $$;
 """  # noqa: S608 - only constants
 
@@ -364,5 +381,6 @@ STEPS = {
     3: (_AUTHORITY + _TRIGGER.format(table="authority_trusted_keys"), 1),
     4: ("", 1),  # its indexes are made apart
     5: (_KERNEL_KEYS + _TRIGGER.format(table="kernel_keys"), 1),
+    6: ("", 1),  # its functions are made at each migration
 }
 """For each version: what it adds, and the oldest sidecar that works with it."""

@@ -1,0 +1,104 @@
+"""A sidecar of an earlier version beside one of this version, on one store, while it is upgraded.
+
+The earlier one is what it sends to its store: statements that a database has logged, and those of the SQLite store of
+version 3.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("psycopg")
+
+from chio_sidecar.records.fsck import Inspection
+from chio_sidecar.store import BudgetExceeded, Revoked, Stored
+from chio_sidecar.store.driver import sqlite3
+from chio_sidecar.store.hash_chain import FIRST, link
+from chio_sidecar.store.postgresql.connection import connect
+from chio_sidecar.store.postgresql.schema import Migrated, migrate
+from chio_sidecar.store.postgresql.tables import SCHEMA_VERSION
+from chio_sidecar.store.sqlite import SqliteReceiptStore
+from tests.sidecar.fsck_tools import older, select
+from tests.sidecar.postgres_tools import OWNER, ROLE, PostgresqlKit, Server
+from tests.sidecar.store_conformance import assert_chained, charge, entry
+from tests.support import run
+
+RECORDED = Path(__file__).with_name("sidecar_version_5.sql")
+VERSION = 5
+
+
+def recorded() -> list[list[str]]:
+    """Return the statements of each part of the record; a comment begins a part."""
+    parts: list[list[str]] = [[]]
+    for line in RECORDED.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("--"):
+            parts[-1].append(line)
+        elif parts[-1]:
+            parts.append([])
+    return parts
+
+
+def test_a_sidecar_of_an_earlier_version_goes_on_while_its_database_is_migrated(server: Server) -> None:
+    kit = PostgresqlKit(server, "beside")
+    with server.connect("postgres") as admin:
+        admin.execute(f"CREATE DATABASE {kit.database}")
+    started, goes_on, beside = recorded()
+    with (
+        closing(connect(server.place(kit.database, OWNER), seconds=30)) as owner,
+        server.connect(kit.database, ROLE) as earlier,
+    ):
+
+        def results(statements: list[str]) -> list[tuple[Any, ...]]:
+            """Let the earlier sidecar send these; return its rows."""
+            cursors = [earlier.execute(statement.encode()) for statement in statements]
+            return [row for cursor in cursors if cursor.description is not None for row in cursor.fetchall()]
+
+        migrate(owner, ROLE, to=VERSION)
+        assert results(started)[2:] == [(1, 1, 0, FIRST), ("stored",)]
+        assert migrate(owner, ROLE) == Migrated(VERSION, SCHEMA_VERSION)
+        store = kit.open()
+        assert results(goes_on).count(("stored",)) == 2
+        # What the earlier one has charged counts for this one.
+        over = charge(account="acct", count=1)
+        assert run(store.append(entry(4, obligations=(over,)))) == BudgetExceeded(over, "invocations", 0)
+        assert isinstance(run(store.append(entry(4, obligations=(charge(account="acct"),)))), Stored)
+        answers = results(beside)
+        assert [row for row in answers if row in (("revoked",), ("taken",))] == [("revoked",), ("taken",)]
+        assert [row[1] for row in answers if len(row) == 5] == ["a", "b", "c"]
+        assert (4,) in answers  # the position up to which it lists
+        assert run(store.append(entry(5, unless_revoked=("cap-r",)))) == Revoked("cap-r")
+        assert len(run(store.list())) == 4
+        run(store.close())
+    assert_chained(kit)
+
+
+def test_a_process_of_an_earlier_version_goes_on_in_a_file_that_is_upgraded(tmp_path: Path) -> None:
+    path = older(tmp_path / "r", 3)
+    statement = (
+        "INSERT INTO http_receipts (seq, id, receipt_json, request_id, fingerprint, created_at, chain)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)"
+    )
+    with closing(sqlite3.connect(path, isolation_level=None)) as earlier:
+
+        def append(name: str) -> None:
+            earlier.execute("BEGIN IMMEDIATE")
+            sequence, digest = earlier.execute("SELECT seq, digest FROM receipt_chain_head").fetchone()
+            members = (f"receipt-{name}", "{}", name, "f", "2026-11-01T00:00:00.000000Z")
+            earlier.execute(statement, (sequence + 1, *members, link(digest, sequence + 1, members)))
+            earlier.execute("COMMIT")
+
+        append("before")
+        store = SqliteReceiptStore(path)
+        assert isinstance(run(store.append(entry(7))), Stored)
+        append("after")
+        earlier.execute("INSERT INTO revoked_capabilities VALUES ('cap-r', 0)")
+        assert run(store.append(entry(8, unless_revoked=("cap-r",)))) == Revoked("cap-r")
+        assert isinstance(run(store.append(entry(9))), Stored)
+        run(store.close())
+    assert select(path, "SELECT count(*) FROM http_receipts") == [(7,)]
+    with closing(Inspection(path)) as inspection:
+        assert [one for one in inspection.findings() if one.kind == "chain"] == []
