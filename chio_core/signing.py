@@ -7,6 +7,7 @@ non-canonical points and a scalar that is not reduced.
 from __future__ import annotations
 
 import secrets
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
@@ -22,6 +23,21 @@ NO_SUBJECT: Final = (
     " (CallerIdentity.user(…).holder, --holder)"
 )
 """What to write instead of a subject such as `alice@example.com`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A signature that a key of this process has just made: it is known to verify, and only for these bytes.
+
+    Attributes:
+        public_hex: the public key, 64 hex digits.
+        message: the bytes that were signed.
+        signature: 128 hex digits.
+    """
+
+    public_hex: str
+    message: bytes
+    signature: str
 
 
 class SigningKey:

@@ -36,6 +36,7 @@ class SidecarApp(Starlette):
     Without a lifespan it opens on the first request.
 
     Attributes:
+        evaluate: the endpoint of evaluations.
         proxy: gets all requests and websockets whose path is not the sidecar's own, see `chio_sidecar.proxy`.
     """
 
@@ -64,7 +65,7 @@ class SidecarApp(Starlette):
         self.router.redirect_slashes = False
         self.state.sidecar = sidecar
         self.state.close = sidecar.close
-        self._evaluate = evaluate
+        self.evaluate = evaluate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. Evaluations bypass routing, which costs as much as a decision."""
@@ -74,7 +75,7 @@ class SidecarApp(Starlette):
                 return
             send = _dated(send)  # the server adds no date, because forwarded responses have that of their origin
         if scope["type"] == "http" and scope["path"] == EVALUATE_PATH and scope["method"] == "POST":
-            await self._evaluate(scope, receive, send)
+            await self.evaluate(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from urllib.parse import parse_qsl
 
+from starlette.types import Message
+
 from chio_core.errors import ConfigurationError
+from chio_core.evaluation.exchange import RawResponse
 from chio_core.signing import SigningKey
 from chio_sidecar.app import SidecarApp, create_app
 from chio_sidecar.config import (
@@ -32,6 +35,8 @@ from chio_sidecar.store.driver import UNUSABLE, trouble
 from chio_sidecar.store.place import DatabasePlace, Place, is_database
 from chio_sidecar.store.schema import check_file, recognise
 
+_JSON = "application/json"
+
 
 class EmbeddedSidecar:
     """An open sidecar without a socket.
@@ -47,6 +52,25 @@ class EmbeddedSidecar:
     def __init__(self, app: SidecarApp) -> None:
         self.app = app
         self.public_key: str = app.state.sidecar.key.public_hex
+
+    async def evaluate(self, body: bytes, headers: Iterable[tuple[str, str]]) -> RawResponse:
+        """Answer one evaluate request as `POST /chio/evaluate` does, without HTTP and without a text of the decision.
+
+        Args:
+            body: of that request.
+            headers: of that request.
+        """
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": body}
+
+        sent = [(name.lower().encode("ascii"), value.encode("ascii")) for name, value in headers]
+        answer = await self.app.evaluate.answer(sent, b"", receive)
+        if answer.decision is None:
+            return RawResponse(answer.status, _JSON, answer.body())
+        receipt = answer.decision.receipt
+        document = {"verdict": receipt["verdict"], "receipt": receipt}
+        return RawResponse(answer.status, _JSON, b"", document, answer.decision.signed)
 
     async def close(self) -> None:
         """Write what waits and release the store."""

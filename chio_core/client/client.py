@@ -200,9 +200,9 @@ class ChioClient:
             url = url if url.startswith("http") else "http://localhost"
             carrier = HttpxCarrier(url, self._transport)
         elif self._embedded is not None:
-            from chio_core.client.in_process import InProcessCarrier
+            from chio_core.client.in_process import EmbeddedCarrier
 
-            carrier = InProcessCarrier(self._embedded.app)
+            carrier = EmbeddedCarrier(self._embedded)
         else:
             from chio_core.client.pool import ConnectionPool
 

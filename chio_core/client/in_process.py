@@ -19,7 +19,7 @@ from chio_core.client.carrier import MAX_RESPONSE_BYTES, Pairs, TaskCarrier, hel
 from chio_core.concurrency.loop_thread import LoopEnded, LoopThread
 from chio_core.concurrency.processes import PerProcess
 from chio_core.errors import ConfigurationError, EvaluationFailed, Overloaded, SidecarError, install_extra
-from chio_core.evaluation.exchange import RawResponse
+from chio_core.evaluation.exchange import EVALUATE_PATH, RawResponse
 from chio_core.scratch import is_left_alone, replaced, replaces
 from chio_core.settings import ChioSettings
 from chio_core.signing import SigningKey
@@ -185,6 +185,24 @@ class InProcessCarrier(TaskCarrier):
         return RawResponse(status, content_type, b"".join(parts))
 
 
+class EmbeddedCarrier(InProcessCarrier):
+    """An `AsyncCarrier` to an embedded sidecar: an evaluation is a call of its endpoint, without HTTP.
+
+    Args:
+        sidecar: it is open.
+    """
+
+    def __init__(self, sidecar: EmbeddedSidecar) -> None:
+        super().__init__(sidecar.app)
+        self._sidecar = sidecar
+
+    async def exchange(self, path: str, body: bytes | None, headers: Pairs, timeout: float) -> RawResponse:
+        """Evaluate, or make another call of the application."""
+        if path != EVALUATE_PATH or body is None:
+            return await super().exchange(path, body, headers, timeout)
+        return await self._sidecar.evaluate(body, headers)
+
+
 class PortalCarrier:
     """A `BlockingCarrier` to a sidecar in a separate thread with an event loop.
 
@@ -198,7 +216,7 @@ class PortalCarrier:
     def __init__(self, url: str, *, busy_seconds: float | None = None, document: str | None = None) -> None:
         sidecar = open_sidecar(url, busy_seconds=busy_seconds, document=document)
         self.public_key: str = sidecar.public_key
-        self._carrier = PerProcess(partial(InProcessCarrier, sidecar.app))
+        self._carrier = PerProcess(partial(EmbeddedCarrier, sidecar))
         self._thread = LoopThread("chio-embedded", partial(_close, self._carrier, sidecar))
         self._thread.loop()  # started now: from here on `close` has something to end
 
@@ -214,6 +232,6 @@ class PortalCarrier:
         self._thread.close()
 
 
-async def _close(carrier: PerProcess[InProcessCarrier], sidecar: EmbeddedSidecar) -> None:
+async def _close(carrier: PerProcess[EmbeddedCarrier], sidecar: EmbeddedSidecar) -> None:
     await carrier.get().aclose()
     await sidecar.close()

@@ -77,10 +77,12 @@ def conclude(
         raise _error_of(response, call, settings)
     if response.content_type.partition(";")[0].strip().lower() != "application/json":
         raise EvaluationFailed("Chio sidecar answered with something that is not JSON", status=200)
-    try:
-        document = parse_json(response.body)
-    except InvalidDocument as exc:
-        raise EvaluationFailed(f"Chio sidecar's answer: {exc.message}", status=200) from None
+    document = response.document
+    if document is None:
+        try:
+            document = parse_json(response.body)
+        except InvalidDocument as exc:
+            raise EvaluationFailed(f"Chio sidecar's answer: {exc.message}", status=200) from None
     if not isinstance(document, dict) or not isinstance(document.get("verdict"), dict):
         raise EvaluationFailed("Chio sidecar's answer has no verdict", status=200)
     if not isinstance(document.get("receipt"), dict):
@@ -93,6 +95,7 @@ def conclude(
         expected=call.expectation,
         now=now,
         tolerance=settings.receipt_tolerance,
+        signed=response.signed,
     )
 
     # 3. the two verdicts; the stated one may only leave out defaults

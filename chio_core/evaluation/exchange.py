@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
 from chio_core.canonical import compact_json
 from chio_core.evaluation.observe import is_observed, lacking
@@ -24,6 +24,7 @@ from chio_core.receipts import Expectation
 from chio_core.refusals.response import Denial
 from chio_core.request import RequestView, Requirement, to_chio_request
 from chio_core.settings import ChioSettings
+from chio_core.signing import Signed
 
 EVALUATE_PATH = "/chio/evaluate"
 
@@ -43,11 +44,18 @@ def new_request_id() -> str:
 
 @dataclass(frozen=True, slots=True)
 class RawResponse:
-    """What the sidecar sent."""
+    """What the sidecar sent.
+
+    Attributes:
+        document: the JSON object of a sidecar in this process, which makes no text of it; `body` is then empty.
+        signed: what that sidecar has just signed for the receipt; None if the receipt is an earlier one.
+    """
 
     status: int
     content_type: str
     body: bytes
+    document: Any = None
+    signed: Signed | None = None
 
 
 @dataclass(frozen=True, slots=True)

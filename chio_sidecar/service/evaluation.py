@@ -16,6 +16,7 @@ from chio_core.evaluation.exchange import FURTHER_TO
 from chio_core.models.capability import CapabilityToken
 from chio_core.models.receipt import RULE
 from chio_core.models.request import content_hash
+from chio_core.signing import Signed
 from chio_sidecar.keys import kernel_receipt_id
 from chio_sidecar.policy.approvals import APPROVAL_ID, approval_refusal, approval_request
 from chio_sidecar.policy.budgets import budget_refusal
@@ -24,7 +25,7 @@ from chio_sidecar.policy.obligations import FirstReceipt, has_demands, read_firs
 from chio_sidecar.policy.rules import REVOKED_POLICY_HASH, Refused, Rule
 from chio_sidecar.records.observed import METADATA as ENFORCEMENT
 from chio_sidecar.service.evaluate_request import EvaluateRequest
-from chio_sidecar.service.receipts import route_selection, sign_receipt
+from chio_sidecar.service.receipts import make_receipt, route_selection
 from chio_sidecar.service.revocation import AuthorityUnavailable, revocable
 from chio_sidecar.service.state import SidecarState
 from chio_sidecar.store import (
@@ -56,13 +57,13 @@ class Evaluated:
 
     Attributes:
         receipt: its JSON object.
-        text: the same as it is stored and was signed.
-        fresh: it was made now, not found in the store.
+        text: the same as it is stored.
+        signed: what was signed for it now; None if it was found in the store.
     """
 
     receipt: dict[str, Any]
     text: str
-    fresh: bool
+    signed: Signed | None
 
 
 class Evaluation:
@@ -132,7 +133,7 @@ class Evaluation:
     async def _append(
         self, call: EvaluateRequest, body: dict[str, Any], **conditions: Any
     ) -> Evaluated | AppendOutcome:
-        receipt = sign_receipt(self._sidecar.key, body)
+        receipt, signed = make_receipt(self._sidecar.key, body)
         outcome = await self._sidecar.store.append(
             NewReceipt(
                 receipt_id=receipt["id"],
@@ -144,8 +145,9 @@ class Evaluation:
         )
         if not isinstance(outcome, Stored):
             return outcome
-        document = receipt if outcome.fresh else parse_json(outcome.receipt_json)
-        return Evaluated(document, outcome.receipt_json, outcome.fresh)
+        if outcome.fresh:
+            return Evaluated(receipt, outcome.receipt_json, signed)
+        return Evaluated(parse_json(outcome.receipt_json), outcome.receipt_json, None)
 
     def _resolved(
         self, call: EvaluateRequest, decision: Decision, obstacle: Evaluated | AppendOutcome

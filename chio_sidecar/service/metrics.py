@@ -18,12 +18,8 @@ No label ever holds what a client has sent.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
-
-from starlette.types import Message, Send
 
 from chio_core.errors import ChioError
 from chio_core.telemetry.metrics import Counter, Histogram, render
@@ -66,9 +62,16 @@ class SidecarMetrics:
         if not fresh:
             self.repeats.add()
 
-    def evaluation(self, send: Send) -> CountedResponse:
-        """Start timing one evaluation; send its response through the returned object."""
-        return CountedResponse(self, send)
+    def answered(self, seconds: float, code: str | None) -> None:
+        """Count an answer, a decision or none.
+
+        Args:
+            seconds: from its request to the answer.
+            code: of the error; None for a decision.
+        """
+        self.seconds.observe(seconds)
+        if code is not None:
+            self.errors.add(code)
 
     def render(self, store: Callable[[], ReceiptStore]) -> str:
         """Return the page that Prometheus reads.
@@ -93,31 +96,3 @@ class SidecarMetrics:
             yield from collector.collect()
         pending = self.pending()
         yield GaugeMetricFamily("chio_sidecar_evaluations_pending", "Evaluations that are under way.", pending)
-
-
-class CountedResponse:
-    """`send` of one evaluation: counts its time and outcome, and sends each message unchanged."""
-
-    __slots__ = ("_began", "_failed", "_metrics", "_send")
-
-    def __init__(self, metrics: SidecarMetrics, send: Send) -> None:
-        self._metrics = metrics
-        self._send = send
-        self._failed = False
-        self._began = perf_counter()
-
-    async def __call__(self, message: Message) -> None:
-        """Send a message."""
-        if message["type"] == "http.response.start":
-            self._failed = message["status"] >= 400
-        else:
-            metrics = self._metrics
-            metrics.seconds.observe(perf_counter() - self._began)
-            if self._failed:
-                # The body is this sidecar's own error document.
-                try:
-                    code = str(json.loads(message.get("body", b""))["error"])
-                except (ValueError, KeyError, TypeError):
-                    code = "other"
-                metrics.errors.add(code)
-        await self._send(message)

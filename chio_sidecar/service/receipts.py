@@ -7,7 +7,7 @@ from typing import Any
 
 from chio_core.canonical import canonical_json, sha256_hex
 from chio_core.receipts import signed_bytes
-from chio_core.signing import SigningKey
+from chio_core.signing import Signed, SigningKey
 
 _MEMBERS = (
     "id",
@@ -44,7 +44,15 @@ _BEFORE_ID, _AFTER_ID = (part.encode() for part in canonical_json(_SELECTION).de
 
 
 def sign_receipt(key: SigningKey, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the receipt for `body`: members in written order, empty optionals left out, key and signature added.
+    """Return the receipt alone, see `make_receipt`."""
+    return make_receipt(key, body)[0]
+
+
+def make_receipt(key: SigningKey, body: Mapping[str, Any]) -> tuple[dict[str, Any], Signed]:
+    """Return the receipt for `body` and what was signed for it.
+
+    Members are in written order, empty optionals are left out, key and signature are added. No other receipt shares a
+    part of it: that of an embedded sidecar becomes the application's.
 
     Args:
         key: the sidecar's key.
@@ -56,8 +64,10 @@ def sign_receipt(key: SigningKey, body: Mapping[str, Any]) -> dict[str, Any]:
     """
     receipt = {name: body[name] for name in _MEMBERS if name not in _OPTIONAL or body.get(name) not in (None, [], ())}
     receipt["kernel_key"] = key.public_hex
-    receipt["signature"] = key.sign(signed_bytes(receipt))
-    return receipt
+    message = signed_bytes(receipt)
+    signed = Signed(key.public_hex, message, key.sign(message))
+    receipt["signature"] = signed.signature
+    return receipt, signed
 
 
 def route_selection(request_id: str) -> dict[str, Any]:
@@ -70,12 +80,12 @@ def route_selection(request_id: str) -> dict[str, Any]:
         "requestedTargetProtocol": "native",
         "selectedRouteId": _NATIVE,
         "selectedTargetProtocol": "native",
-        "selectedProtocols": _PROTOCOLS,
+        "selectedProtocols": [*_PROTOCOLS],
         "candidates": [
             {
                 "routeId": _NATIVE,
                 "targetProtocol": "native",
-                "selectedProtocols": _PROTOCOLS,
+                "selectedProtocols": [*_PROTOCOLS],
                 "available": True,
             }
         ],

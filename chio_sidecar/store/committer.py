@@ -1,8 +1,10 @@
 """Group commit: one thread, one connection, one transaction for all waiting work.
 
-A caller submits a piece of work and gets an asyncio future. The thread takes all waiting work, runs it in one
-transaction, and only then sets the results of the futures, with one wake-up for each event loop. Under
-load the batches grow, so many pieces of work share the price of forcing a commit to the disk.
+A caller submits a piece of work and gets an asyncio future. What callers of one event loop submit while it handles what
+was ready is handed over together: a thread that is woken by the first piece would commit that alone, and compete with
+the loop for the interpreter meanwhile. The thread takes all work that was handed over, runs it in one transaction, and
+only then sets the results of the futures, with one wake-up for each event loop. Under load the batches grow, so many
+pieces of work share the price of forcing a commit to the disk.
 
 Failures:
 
@@ -139,6 +141,7 @@ os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_c
 
 _LOCKED = "the receipt store is locked by another process"
 _BATCH = 256
+_GROUP = 8  # a larger group is handed over at once, so that one commits while the loop works on the next
 # While another process holds the file: SQLite's own handler would sleep for up to 100 ms at a time.
 _POLL_SECONDS = 0.001
 # SQLite's locks know no order: after contention this writer pauses after each commit for a while, so others get a turn.
@@ -173,7 +176,9 @@ class GroupCommitter(Generic[W]):
         self._writer = writer
         self._wait_seconds = wait_seconds
         self._max_waiting = max_waiting
-        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._groups: dict[asyncio.AbstractEventLoop, list[_Job]] = {}  # submitted, and not yet handed over
+        self._queue: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
+        self._waiting = 0
         self._lock = threading.Lock()
         self._closed = False
         self._connection: Any = None
@@ -181,7 +186,7 @@ class GroupCommitter(Generic[W]):
         self._process = os.getpid()
         self._writing = threading.Lock()  # held during a batch, and during a fork
         _COMMITTERS.add(self)
-        self.activity = CommitActivity(self._queue.qsize)
+        self.activity = CommitActivity(lambda: self._waiting)
         self._thread = threading.Thread(target=self._run, name="chio-receipt-writer", daemon=True)
         self._thread.start()
         atexit.register(self.shutdown)  # waiting work is written when the program ends
@@ -200,9 +205,16 @@ class GroupCommitter(Generic[W]):
         with self._lock:
             if self._closed:
                 raise StoreUnavailable("the receipt store is closed")
-            if self._queue.qsize() >= self._max_waiting:
+            if self._waiting >= self._max_waiting:
                 raise StoreBusy("too many receipts wait to be stored; try again later")
-            self._queue.put(job)
+            self._waiting += 1
+            group = self._groups.get(loop)
+            if group is None:
+                group = self._groups[loop] = []
+                loop.call_soon(self._hand_over, loop)
+            group.append(job)
+            if len(group) >= _GROUP:
+                self._hand_over(loop)
         return job.future
 
     def shutdown(self) -> None:
@@ -221,7 +233,15 @@ class GroupCommitter(Generic[W]):
         """
         if os.getpid() == self._process:
             self._closed = True
+            for loop in list(self._groups):
+                self._hand_over(loop)
             self._queue.put(None)
+
+    def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Give the thread what the callers of a loop have submitted, once."""
+        group = self._groups.pop(loop, None)  # atomic: `submit` adds to a group only while it is in here
+        if group is not None:
+            self._queue.put(group)
 
     def _run(self) -> None:
         while batch := self._take():
@@ -258,18 +278,21 @@ class GroupCommitter(Generic[W]):
 
     def _take(self) -> list[_Job]:
         """Wait for work and return it; nothing once the committer is closed."""
-        job = self._queue.get()
+        group = self._queue.get()
         batch: list[_Job] = []
-        while job is not None:
-            batch.append(job)
+        while group is not None:
+            batch += group
             try:
-                if len(batch) == _BATCH:
-                    return batch
-                job = self._queue.get_nowait()
+                if len(batch) >= _BATCH:
+                    break
+                group = self._queue.get_nowait()
             except queue.Empty:
-                return batch
-        if batch:
-            self._queue.put(None)  # finish this batch, then stop
+                break
+        else:
+            if batch:
+                self._queue.put(None)  # finish this batch, then stop
+        with self._lock:
+            self._waiting -= len(batch)
         return batch
 
     def _write(self, batch: list[_Job]) -> None:

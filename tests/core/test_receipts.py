@@ -17,7 +17,7 @@ from chio_core.evaluation.conclude import conclude
 from chio_core.models import HttpReceipt
 from chio_core.receipts import Expectation, KeyTrust, receipt_id_is_valid, signed_bytes, verify_receipt
 from chio_core.settings import ChioSettings
-from chio_core.signing import SigningKey
+from chio_core.signing import Signed, SigningKey
 from chio_core.testing import KEY, make_receipt, seal
 from chio_core.testing.exchange import compact
 from tests.core.views import NOW, View, answered, asked, question
@@ -100,6 +100,21 @@ def test_rule_4_the_signature_covers_everything() -> None:
     assert rule_of({**receipt(), "unknown": 1}) == "signature"
     assert rule_of({**receipt(), "kernel_key": FOREIGN.public_hex}, trusted_keys=None) == "signature"
     assert rule_of({**receipt(), "signature": FOREIGN.sign(signed_bytes(receipt()))}) == "signature"
+
+
+def test_rule_4_what_this_process_has_just_signed_counts_for_the_same_bytes_under_the_same_key_alone() -> None:
+    document = receipt()
+    signed = Signed(KEY.public_hex, signed_bytes(document), "00" * 64)
+    assert accept({**document, "signature": "00" * 64}, signed=signed).signature == "00" * 64  # it was not computed
+    changed = {**document, "policy_hash": "00" * 32}
+    assert rule_of({**changed, "signature": "00" * 64}, signed=signed) == "signature"
+    assert rule_of({**document, "signature": "11" * 64}, signed=signed) == "signature"
+    foreign = {**document, "kernel_key": FOREIGN.public_hex, "signature": "00" * 64}
+    assert rule_of(foreign, signed=signed, trusted_keys=None) == "signature"
+    assert rule_of({**document, "signature": "00" * 64}, signed=signed, trusted_keys=()) == "kernel_key"
+    # Another receipt is verified as without it.
+    assert accept(document, signed=signed).raw == document
+    assert rule_of(changed, signed=signed) == "signature"
 
 
 def test_rule_4_a_receipt_without_canonical_form_cannot_be_verified() -> None:

@@ -106,6 +106,13 @@ async def test_work_that_arrives_together_shares_a_commit_and_none_is_lost(app: 
     assert value(page, "chio_sidecar_commit_failures_total") == 0
 
 
+async def test_what_a_loop_submits_in_one_turn_is_one_commit(app: SidecarApp) -> None:
+    await asyncio.gather(*(evaluate(app, request_id=f"req-{number}") for number in range(8)))
+    page = await page_of(app)
+    assert value(page, "chio_sidecar_commit_size_sum") == 8
+    assert value(page, "chio_sidecar_commit_size_count") == 1
+
+
 @pytest.mark.parametrize(
     ("token", "headers", "status"),
     [

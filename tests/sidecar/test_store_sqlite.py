@@ -446,6 +446,23 @@ def test_opening_a_locked_store_raises_with_the_reason(tmp_path: Path) -> None:
     other.close()
 
 
+def test_what_a_loop_has_submitted_when_it_ends_is_written_when_the_store_is_closed(tmp_path: Path) -> None:
+    store, loop = SqliteReceiptStore(tmp_path / "r"), asyncio.new_event_loop()
+    append = store.append(entry())
+    loop.call_soon(append.send, None)  # type: ignore[attr-defined]
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    loop.close()
+
+    async def close() -> None:
+        await store.close()
+
+    run(close())
+    append.close()  # type: ignore[attr-defined]
+    with closing(sqlite3.connect(tmp_path / "r")) as connection:
+        assert connection.execute("SELECT count(*) FROM http_receipts").fetchone() == (1,)
+
+
 def test_a_store_that_was_not_closed_still_writes_what_waits(tmp_path: Path) -> None:
     path, others = tmp_path / "r", set(threading.enumerate())
 
