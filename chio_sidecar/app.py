@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from email.utils import formatdate
+from functools import lru_cache
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -86,10 +88,15 @@ class SidecarApp(Starlette):
         return any(isinstance(route, Route) and route.path_regex.match(path) for route in self.routes)
 
 
+@lru_cache(maxsize=1)
+def _http_date(second: int) -> bytes:
+    return formatdate(second, usegmt=True).encode("ascii")
+
+
 def _dated(send: Send) -> Send:
     async def send_dated(message: Message) -> None:
         if message["type"] == "http.response.start":
-            date = formatdate(usegmt=True).encode("ascii")
+            date = _http_date(int(time.time()))
             message = {**message, "headers": [*message.get("headers", ()), (b"date", date)]}
         await send(message)
 

@@ -226,7 +226,9 @@ class Evaluation:
 
 def _enforcement(call: EvaluateRequest) -> dict[str, str]:
     """Return what an application that only observes has stated about that, and its own template of the route."""
-    request, stated = call.request, call.request.enforcement or {}
+    request, stated = call.request, call.request.enforcement
+    if stated is None:
+        return {}
     found = {name: stated[name][:_LONGEST_ENFORCEMENT] for name in _STATED if isinstance(stated.get(name), str)}
     if found.get("mode") != "observe":
         return found

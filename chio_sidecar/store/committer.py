@@ -141,7 +141,7 @@ os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_c
 
 _LOCKED = "the receipt store is locked by another process"
 _BATCH = 256
-_GROUP = 8  # a larger group is handed over at once, so that one commits while the loop works on the next
+_GROUP = 8  # so many are handed over at once, and commit while the loop works on the next
 # While another process holds the file: SQLite's own handler would sleep for up to 100 ms at a time.
 _POLL_SECONDS = 0.001
 # SQLite's locks know no order: after contention this writer pauses after each commit for a while, so others get a turn.
