@@ -82,6 +82,7 @@ class Tally:
     Attributes:
         counted: number of the receipts that were counted.
         complete: True if no older one matches.
+        scanned: number of the newest rows that were passed, if that was all that one call may pass; else None.
         start: time of the first bar, in seconds since 1970.
         width: seconds of one bar.
         bars: number of receipts by verdict, for each span of time.
@@ -90,6 +91,7 @@ class Tally:
 
     counted: int
     complete: bool
+    scanned: int | None
     start: int
     width: int
     bars: list[dict[str, int]]
@@ -146,13 +148,16 @@ class ReceiptWindow:
         paths = [_CELLS[name] for name in ("timestamp", "verdict", "method", "route")]
         with open_archive(self._path) as archive:
             found: list[list[Any]] = []
-            low = first = archive.first
-            for low, high in self._windows(archive, wanted, 0, archive.newest()):
+            newest, first = archive.newest(), archive.first
+            low = first
+            for low, high in self._windows(archive, wanted, 0, newest):
                 rows = archive.cells(wanted, low, high, limit=limit + 1 - len(found), paths=paths)
                 found += [_cells_of(cells) for _, _, cells in rows]
                 if len(found) > limit:
                     break
-        return _tally(found[:limit], complete=len(found) <= limit and low <= first)
+        complete = len(found) <= limit and low <= first
+        scanned = None if complete or len(found) > limit else newest - low + 1
+        return _tally(found[:limit], complete=complete, scanned=scanned)
 
     def open(self, receipt_id: str) -> StoredText | None:
         """Return the receipt with this id, its text cut after `MOST_TEXT` characters, or None."""
@@ -160,11 +165,15 @@ class ReceiptWindow:
             return archive.stored_text(receipt_id, most=MOST_TEXT)
 
     def texts(self, wanted: ReceiptFilter, *, limit: int) -> Texts:
-        """Return the exact texts of the newest matches: at most `limit`, and at most `MOST_TEXT` characters."""
+        """Return the exact texts of the newest matches: at most `limit`, and at most `MOST_TEXT` characters.
+
+        Without `scan` it reads on to the oldest row if fewer match: what a list has found must not be missing here.
+        """
         with open_archive(self._path) as archive:
             texts: list[str] = []
             size, low = 0, archive.first
-            for low, high in self._windows(archive, wanted, 0, archive.newest()):
+            newest = archive.newest()
+            for low, high in self._windows(archive, wanted, 0, newest, scan=self._scan or newest):
                 for text in archive.texts(wanted, low, high, limit=limit + 1 - len(texts)):
                     size += len(text)
                     if len(texts) == limit or (texts and size > MOST_TEXT):
@@ -179,10 +188,10 @@ class ReceiptWindow:
             return Texts(texts, complete=low <= archive.first and not older)
 
     def _windows(
-        self, archive: ReceiptArchive, wanted: ReceiptFilter, after: int, top: int
+        self, archive: ReceiptArchive, wanted: ReceiptFilter, after: int, top: int, *, scan: int | None = None
     ) -> Iterator[tuple[int, int]]:
         # From `top` down to the row above `after`, and no further than one call may read.
-        left = archive.most_scanned(wanted) if self._scan is None else self._scan
+        left = scan or self._scan or archive.most_scanned(wanted)
         for first, last in archive.windows(wanted, after, top, newest_first=True):
             low = max(first, last - left + 1)
             yield low, last
@@ -216,7 +225,7 @@ def _cells_of(text: str) -> list[Any]:
     return cells
 
 
-def _tally(found: list[list[Any]], *, complete: bool) -> Tally:
+def _tally(found: list[list[Any]], *, complete: bool, scanned: int | None) -> Tally:
     """Return the tally of receipts that are given by time, verdict, method and route."""
     times = [time for time, *_ in found if type(time) is int and 0 <= time < _EXACT]
     first, last = min(times, default=0), max(times, default=0)
@@ -234,6 +243,7 @@ def _tally(found: list[list[Any]], *, complete: bool) -> Tally:
     return Tally(
         len(found),
         complete,
+        scanned,
         start,
         width,
         [dict(bar) for bar in bars],

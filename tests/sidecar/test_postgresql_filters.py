@@ -140,3 +140,9 @@ def test_a_page_that_ends_early_is_continued_until_every_match_is_found(explaine
     assert found == sorted((n for n in range(1, rows + 1) if n % 40 == 39), reverse=True)[: len(found)]
     with open_archive(explained.place) as archive:
         assert [number for number, _ in archive.rows(FILTERS["of a capability"])] == list(range(7, rows + 1, 20_000))
+
+
+def test_a_download_has_the_matches_that_more_than_one_page_finds(explained: Explained, rows: int) -> None:
+    matches = sum(str(number % 20_000).startswith("77") for number in range(1, rows + 1))
+    found = ReceiptWindow(explained.place).texts(ReceiptFilter(capability="cap-77"), limit=50)
+    assert (len(found.texts), found.complete) == (min(matches, 50), matches <= 50)

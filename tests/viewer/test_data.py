@@ -148,6 +148,16 @@ def test_counting_goes_on_in_steps(filled: Path) -> None:
     assert steps == [120, 120, 120, 120, 20]
 
 
+def test_a_tally_that_ends_early_says_among_how_many_it_has_counted(filled: Path) -> None:
+    rare = ReceiptFilter(route="/things/6", until=NOW + 10)
+    found = ReceiptWindow(filled, scan=120).tally(rare)
+    assert (found.counted, found.complete, found.scanned) == (0, False, 120)
+    found = ReceiptWindow(filled, scan=120).tally(ANY, limit=20)
+    assert (found.counted, found.complete, found.scanned) == (20, False, None)
+    found = ReceiptWindow(filled).tally(rare)
+    assert (found.counted, found.complete, found.scanned) == (1, True, None)
+
+
 def test_a_tally_counts_the_newest_matches_over_time_and_by_route(tmp_path: Path) -> None:
     denied = {"verdict": "deny"}
     stored = [receipt(number, verdict=denied if number % 3 == 0 else {"verdict": "allow"}) for number in range(1, 31)]

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from chio_core.canonical import compact_json, sha256_hex
 from chio_sidecar.cli import main
+from chio_sidecar.records.archive import ReceiptFilter
+from chio_sidecar.records.listing import ReceiptWindow
 from tests.viewer.browser import (
+    DEADLINE,
     DOWN,
     ENTER,
     ESCAPE,
@@ -44,6 +51,33 @@ def test_ten_thousand_receipts_are_listed_and_filtered(browser: Browser, show: A
     browser.until(SUMMARY.format("200 of 10,000 receipts, newest first"))
     script = "return performance.getEntriesByType('resource').filter((e) => e.name.includes('/receipts?')).length"
     assert browser.run(script) <= 4 + 10 + 8  # each filter at most once a keystroke; the rest polls for new ones
+
+
+def test_a_rare_match_is_looked_for_to_the_end_and_the_page_says_how_far_it_is(
+    browser: Browser, show: Any, served: tuple[Shown, str], tmp_path: Path
+) -> None:
+    show([receipt(number, route_pattern=f"/{'rare' if number in (450, 50) else 'usual'}") for number in range(1, 501)])
+    viewer, window, go_on = served[0].app, ReceiptWindow(tmp_path / STORE, scan=100), threading.Event()
+
+    async def stepwise(scope: Any, receive: Any, send: Any) -> None:
+        query = Request(scope).query_params if scope["type"] == "http" else {}
+        if not str(scope.get("path")).endswith("/receipts") or query.get("route") != "rare" or "after" in query:
+            await viewer(scope, receive, send)
+            return
+        before = int(query["before"]) if "before" in query else None
+        if before == 301:
+            await asyncio.to_thread(go_on.wait, DEADLINE)
+        found = window.list(ReceiptFilter(route="rare"), before=before, limit=int(query["limit"]))
+        await JSONResponse(asdict(found))(scope, receive, send)
+
+    served[0].app = stepwise
+    browser.choose("#f-route", "rare")
+    browser.until(SUMMARY.format("1 found so far, looked through 200 of 500 receipts"))
+    assert browser.number_of("#rows tr") == 1
+    assert browser.run("return document.querySelector('#more').hidden")
+    go_on.set()
+    browser.until(SUMMARY.format("2 of 2 that match, among 500 receipts"))
+    assert browser.number_of("#rows tr") == 2
 
 
 def test_every_filter_narrows_the_list(browser: Browser, show: Any) -> None:

@@ -6,6 +6,7 @@ import { append, badge, byId, count, foreign, make, moment, shortened, visible }
 const POLL = 1_000; // milliseconds
 const LONGEST = 30_000; // between two attempts while the sidecar does not answer
 const ROOM = 2_000; // rows that an untouched page keeps
+const PAGE = 200; // rows that are shown at once
 
 export class ReceiptList {
   /**
@@ -37,6 +38,7 @@ export class ReceiptList {
     this.room = ROOM;
     this.polling = false;
     this.next = null;
+    this.passed = null;
     this.newest = 0;
     this.matched = { number: 0, exact: false };
   }
@@ -51,43 +53,62 @@ export class ReceiptList {
     this.filters = filters;
     const { signal } = this.running;
     await this.guarded(signal, async () => {
-      const { rows, next, newest } = await this.first(signal);
-      byId("rows").replaceChildren(...rows.map(row));
-      this.next = next;
-      this.newest = newest;
+      await this.fill(signal);
       this.loaded = true;
-      this.arranged();
       this.changed();
       await this.countAll(signal);
     });
     if (signal === this.running.signal) this.wait();
   }
 
-  /** Request listings until one has rows, or no row is left. */
-  async first(signal, query = {}) {
-    let listing = await get("receipts", { ...this.filters, ...query }, signal);
-    const { newest } = listing;
-    while (!listing.rows.length && listing.next !== null) {
-      listing = await get("receipts", { ...this.filters, before: listing.next }, signal);
+  /**
+   * Show matches until a page is full or no row is left, and return their rows. One listing passes a limited number of
+   * receipts, so of few matches each may have none: the summary says how far they have come.
+   */
+  async fill(signal, before = null) {
+    const added = [];
+    let next = before;
+    try {
+      do {
+        const query = { ...this.filters, before: next, limit: PAGE - added.length };
+        const listing = await get("receipts", query, signal);
+        if (next === null) {
+          byId("rows").replaceChildren();
+          this.newest = listing.newest;
+        }
+        const rows = listing.rows.map(row);
+        byId("rows").append(...rows);
+        added.push(...rows);
+        if (before !== null) this.room = Math.max(this.room, byId("rows").children.length);
+        next = listing.next;
+        this.passed = this.newest - (next ?? 1) + 1;
+        this.arranged();
+      } while (next !== null && added.length < PAGE);
+    } finally {
+      if (signal === this.running.signal) {
+        this.passed = null;
+        this.next = next;
+        this.show();
+      }
     }
-    return { ...listing, newest };
+    return added;
   }
 
   async more() {
     const { signal } = this.running;
     await this.guarded(signal, async () => {
-      const { rows, next } = await this.first(signal, { before: this.next });
-      const added = rows.map(row);
-      byId("rows").append(...added);
-      this.room = Math.max(this.room, byId("rows").children.length);
-      this.next = next;
-      this.arranged();
+      const added = await this.fill(signal, this.next);
       added[0]?.querySelector("a").focus({ preventScroll: true });
     });
   }
 
   async countAll(signal) {
     if (!this.filtered) return;
+    if (this.next === null) {
+      this.matched = { number: byId("rows").children.length, exact: true };
+      this.show();
+      return;
+    }
     let step = { next: this.newest + 1 };
     while (step.next !== null) {
       step = await get("count", { ...this.filters, before: step.next }, signal);
@@ -191,15 +212,18 @@ export class ReceiptList {
 
   show() {
     const shown = byId("rows").children.length;
-    byId("more").hidden = this.next === null;
+    byId("more").hidden = this.next === null || this.passed !== null;
     byId("empty").hidden = shown > 0;
-    if (!shown) byId("empty").textContent = this.filtered ? NO_MATCH : NOTHING;
+    if (!shown) byId("empty").textContent = this.passed !== null ? NONE_YET : this.filtered ? NO_MATCH : NOTHING;
     const text = this.summary(shown);
     if (byId("summary").textContent !== text) byId("summary").textContent = text;
   }
 
   summary(shown) {
     if (!this.newest) return "";
+    if (this.passed !== null) {
+      return `${count(shown)} found so far, looked through ${count(this.passed)} of ${count(this.newest)} receipts`;
+    }
     const order = this.sorted && this.next !== null ? `; only these ${count(shown)} are sorted` : "";
     const first = this.sorted ? "" : ", newest first";
     if (!this.filtered) return `${count(shown)} of ${count(this.newest)} receipts${first}${order}`;
@@ -221,6 +245,7 @@ export class ReceiptList {
 }
 
 const NOTHING = "No receipts yet. They appear here as soon as the sidecar decides about a request.";
+const NONE_YET = "No receipt matches these filters so far.";
 const NO_MATCH = "No receipt matches these filters.";
 
 function row(receipt) {

@@ -30,8 +30,9 @@ export class TallyPanel {
     }
   }
 
-  show({ counted, complete, start, width, bars, routes }) {
-    const which = complete ? `${count(counted)} receipts` : `The newest ${count(counted)} receipts`;
+  show({ counted, complete, scanned, start, width, bars, routes }) {
+    let which = complete ? `${count(counted)} receipts` : `The newest ${count(counted)} receipts`;
+    if (scanned !== null) which = `${count(counted)} that match among the newest ${count(scanned)} receipts`;
     byId("tally-text").replaceChildren();
     append(byId("tally-text"), ...(bars.length ? [`${which} from `, moment(start), ` on; one bar is ${span(width)}.`] : [`${which}.`]));
     byId("chart").replaceChildren(...(bars.length ? [chart(bars.map(kinds))] : []));
