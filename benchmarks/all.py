@@ -1,4 +1,4 @@
-"""Every figure that is asked for, beside what is asked, from one run: applications, Django, sidecars, many clients.
+"""Every figure that is asked for, beside what is asked, from one run: applications, Django, sidecars, and growth.
 
     python -m benchmarks.all                                  about 11 minutes
     python -m benchmarks.all --before ../earlier              also: embedded, over the same in that checkout
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import burst, django, machine, rounds, run, sidecar, targets, variants
+from benchmarks import burst, django, machine, rounds, routes, run, sidecar, start, targets, variants
 from benchmarks.figures import Figures
 from benchmarks.machine import Cores, UnsuitableError
 from benchmarks.options import new_parser, positive, speaking_plainly
@@ -121,10 +121,22 @@ def _bursts(options: argparse.Namespace, cores: Cores) -> Part:
     return Part(targets.of_bursts(results), burst.markdown(results, own))
 
 
+def _routes(options: argparse.Namespace, cores: Cores) -> Part:
+    found = routes.measure(min(_FEWER, options.rounds))
+    return Part([routes.of_look_ups(found)], routes.markdown(found))
+
+
+def _start(options: argparse.Namespace, cores: Cores) -> Part:
+    found = start.measure(options.rounds)
+    return Part(start.of_start(found), start.markdown(found))
+
+
 PARTS: dict[str, Callable[[argparse.Namespace, Cores], Part]] = {
     "applications": _applications,
     "django": _django,
     "sidecars": _sidecars,
+    "routes": _routes,
+    "start": _start,
     "clients": _bursts,  # last: it leaves this process on one core
 }
 

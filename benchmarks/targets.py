@@ -102,7 +102,17 @@ def of_applications(figures: Figures) -> list[Target]:
         ),
         _target("CPU per request of ours: 256 connections over 1", ratio(("ours", 256), ("ours", 1), "cpu_ms"), 1.0),
     )
-    return [one for one in found if one.measured]
+    return [*(one for one in found if one.measured), *_growth(figures)]
+
+
+def _growth(figures: Figures) -> Iterator[Target]:
+    """Yield how much more memory ours holds after the last round than after the first."""
+    own = [window for window in figures.windows if window.variant == "ours"]
+    later = [window for window in own if window.round > 0]
+    if later:
+        grown = later[-1].resident_mib - max(window.resident_mib for window in own if window.round == 0)
+        count = sum(window.requests for window in later)
+        yield Target(f"memory of ours: more by {count:,} requests", {"": Spread.of([grown])}, None, form="{:+.1f} MiB")
 
 
 def of_django(figures: Figures) -> list[Target]:

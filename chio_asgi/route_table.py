@@ -41,7 +41,7 @@ class RouteTable:
 
     def __init__(self, routes: Sequence[Any]) -> None:
         self._routes = list(routes)
-        self._included = list(_included(routes))
+        self._included = [(router, list(router.routes)) for router in _included(routes)]
         # By place in the list; beside it the candidate of an included router.
         self._flat = [
             (number, None if one is entry else one) for number, entry in enumerate(routes) for one in flatten([entry])
@@ -51,9 +51,7 @@ class RouteTable:
 
     def describes(self, routes: Sequence[Any]) -> bool:
         """Return True if a router's list still has these entries, and the routers that it includes have theirs."""
-        return bool(self._routes == routes) and all(
-            entry.effective_candidates() is known for entry, known in self._included
-        )
+        return bool(self._routes == routes) and all(router.routes == known for router, known in self._included)
 
     def candidates(self, routes: Sequence[Any], scope: Scope) -> Iterable[Any]:
         """Return the routes that can match, in the router's order.
@@ -85,13 +83,12 @@ def flatten(routes: Sequence[Any]) -> Iterator[Any]:
             yield from contexts()
 
 
-def _included(routes: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-    """Yield (entry, its list of candidates) for each included router; FastAPI makes another list after a change."""
+def _included(routes: Sequence[Any]) -> Iterator[Any]:
+    """Yield each router that these routes include. FastAPI makes its candidates from the routes of that router."""
     for entry in routes:
         if hasattr(entry, "effective_route_contexts"):
-            candidates = entry.effective_candidates()
-            yield entry, candidates
-            yield from _included(candidates)
+            yield entry.original_router
+            yield from _included(entry.original_router.routes)
 
 
 def _pattern_of(candidate: Any) -> re.Pattern[str] | None:

@@ -108,8 +108,12 @@ class RouteResolver:
         if known is None or not known[1].describes(routes):
             if len(self._tables) >= _MAX_KNOWN:
                 self._tables.clear()
+            try:
+                table = RouteTable(routes)
+            except AttributeError:  # an entry includes routes in another way than FastAPI's routers
+                return flatten(routes)
             # The router is kept beside its table, so that its id cannot be reused for another one.
-            known = self._tables[id(router)] = (router, RouteTable(routes))
+            known = self._tables[id(router)] = (router, table)
         return known[1].candidates(routes, scope)
 
     def _sources(self, route: Any, router: Any) -> tuple[RequirementSource, ...]:

@@ -20,6 +20,7 @@ from chio_core.request import Requirement
 
 _APPROVAL_PLACE = "RequireApproval(amount=…)"
 _BUDGET_PLACE = "Budget(cost=…)"
+_MAX_KNOWN = 4096
 
 
 class Policy(RequirementSource):
@@ -266,6 +267,7 @@ class ViewPolicies:
         if views is not None and not isinstance(views, Mapping):
             raise ConfigurationError(f'{place} must be a dict, for example {{"admin:*": Policy(side_effects=False)}}')
         self._views = {_key(key, place): sources_of(value, f"{place}[{key!r}]") for key, value in (views or {}).items()}
+        self._known: dict[tuple[str, str], tuple[RequirementSource, ...]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._views)
@@ -277,7 +279,14 @@ class ViewPolicies:
             name: of the view, namespaces included.
             path: template of its route.
         """
-        return tuple(source for key, sources in self._views.items() if _fits(key, name, path) for source in sources)
+        # Names and templates are the application's, so there are about as many as it has routes.
+        known = self._known.get((name, path))
+        if known is None:
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
+            fitting = (sources for key, sources in self._views.items() if _fits(key, name, path))
+            known = self._known[name, path] = tuple(source for sources in fitting for source in sources)
+        return known
 
     def unused(self, views: Iterable[tuple[str, str]]) -> list[str]:
         """Return the keys that fit none of the views, which are given by name and template."""

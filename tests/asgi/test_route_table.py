@@ -263,6 +263,14 @@ def test_a_route_with_a_match_of_its_own_is_always_asked() -> None:
     assert asked(Starlette(routes=[*numbered(50), single]), "/anything")().route is single
 
 
+def test_a_group_of_routes_that_is_not_a_router_of_fastapi_is_scanned() -> None:
+    class Group(BaseRoute):
+        def effective_route_contexts(self) -> Any:
+            return iter(numbered(50))
+
+    assert asked(Starlette(routes=[Group()]), "/r49/1")().template == "/r49/{x}"
+
+
 def test_a_router_that_makes_its_list_for_each_request_is_scanned() -> None:
     class Fresh(Router):
         @property
