@@ -107,11 +107,11 @@ def try_token(text: str | bytes, trial: Trial) -> list[Step]:
     title = ", ".join(Wanted.of_grant(grant).title for grant in token.scope.grants) or "no tool"
     steps.append(Step("form", "ok", f"capability {token.id}, which grants {title}"))
 
-    if trial.issuers is None:
+    if trial.store is not None and trial.store.is_revoked(issuer_name(token.issuer)):
+        steps.append(Step("issuer", "fail", f"capability issuer is not trusted: {token.issuer} was withdrawn"))
+    elif trial.issuers is None:
         reason = f"it is issued by {token.issuer}; the sidecar's trusted keys are not known"
         steps.append(Step("issuer", "unknown", reason))
-    elif trial.store is not None and trial.store.is_revoked(issuer_name(token.issuer)):
-        steps.append(Step("issuer", "fail", f"capability issuer is not trusted: {token.issuer} was withdrawn"))
     elif token.issuer in trial.issuers:
         steps.append(Step("issuer", "ok", f"it is issued by {token.issuer}, which is trusted"))
     else:

@@ -361,7 +361,8 @@ class ReceiptStore(Protocol):
     async def authority_keys(self) -> frozenset[str]:
         """Return the public keys (64 hex digits) that the authority in this store signs or has signed with.
 
-        Empty without an authority. Withdrawn keys are among them: `append` refuses what they have signed.
+        Empty without an authority. A key that was withdrawn is not among them; of one that is withdrawn later, `append`
+        refuses what it has signed.
         """
         ...
 

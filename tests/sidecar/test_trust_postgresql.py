@@ -34,6 +34,7 @@ from tests.sidecar.control_tools import GRANT, ZEROS, CommandLine, evaluate, eva
 from tests.sidecar.postgres_tools import ARCHIVE_ROLE, OWNER, ROLE, TRUST_ROLE, PostgresqlKit, Server
 from tests.sidecar.sidecar_tools import KERNEL
 from tests.sidecar.test_trust_service import AUTH, TOKEN, authority, get, issue, revoke
+from tests.support import run
 
 
 @pytest.fixture
@@ -106,6 +107,8 @@ def test_a_withdrawn_key_is_refused_in_the_transaction_that_stores_the_receipt(
         cli("trust", "revoke", "--issuer", old["issuer"], "--revocation-db", place.url)
         assert reason(evaluate(following, old, request_id="b")) == UNTRUSTED
         assert reason(evaluate(following, new, request_id="c")) is None
+        store = create(**options_of_place(kit.server.place(kit.database)), signing_key=KERNEL).state.sidecar.store
+        assert run(store.authority_keys()) == {new["issuer"]}
         # One that starts now, and one that pins the key.
         for options in ({"follow_authority": True}, {"trusted_issuers": {old["issuer"]}}):
             another = create(**options_of_place(kit.server.place(kit.database)), signing_key=KERNEL, **options)

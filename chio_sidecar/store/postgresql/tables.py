@@ -10,6 +10,7 @@ archived row, and uses and charges before a mark of their account.
 
 from __future__ import annotations
 
+from chio_sidecar.store import issuer_name
 from chio_sidecar.store.hash_chain import FIRST
 from chio_sidecar.store.postgresql.filters import FACT
 
@@ -354,10 +355,12 @@ CREATE TABLE chio.kernel_keys (
 """
 
 # Another text would make every evaluation fail.
-AUTHORITY_KEYS = (
-    "SELECT public_key_hex FROM chio.authority_trusted_keys WHERE public_key_hex ~ '^[0-9a-f]{64}$' ORDER BY generation"
-)
-"""The public keys of the authority, oldest first."""
+AUTHORITY_KEYS = f"""
+SELECT public_key_hex FROM chio.authority_trusted_keys WHERE public_key_hex ~ '^[0-9a-f]{{64}}$'
+    AND NOT EXISTS (SELECT FROM chio.revoked_capabilities WHERE capability_id = '{issuer_name("")}' || public_key_hex)
+ORDER BY generation
+"""  # noqa: S608 - only constants
+"""The public keys of the authority that were not withdrawn, oldest first."""
 
 TRIGGERS = (
     "logs_only_on",
