@@ -2,7 +2,7 @@
 # own (.venv-py3.12). `PYTHONS="3.12 3.13"` names others; arguments go to pytest. A version that is missing is named at the end.
 set -eu
 cd "$(dirname "$0")/.."
-unset VIRTUAL_ENV PYTHONPATH
+unset VIRTUAL_ENV PYTHONPATH PYTHONDONTWRITEBYTECODE
 
 # What depends on the language and on its libraries. The other folders start commands, browsers and environments.
 parts="tests/asgi tests/carrier tests/chain tests/core tests/django tests/faces tests/fastapi tests/flask tests/guards
