@@ -27,6 +27,7 @@ LookUp = Callable[[], object]
 def measure(repetitions: int) -> dict[str, list[float]]:
     """Return microseconds by case, one for each of `COUNTS`."""
     machine.require_modules("starlette", "fastapi", "django", "flask")
+    sys.path.insert(0, str(machine.ROOT / "adapters"))  # those of this checkout, whichever are installed
     found: dict[str, list[float]] = {}
     for count in COUNTS:
         for cases in (_starlette, _fastapi, _included, _django, _flask, _sidecar):
