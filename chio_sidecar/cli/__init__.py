@@ -124,6 +124,12 @@ COMMANDS = (
         "receipt_rotate",
         reads=(*_STORE, "authority_seed_file"),
     ),
+    Command(
+        "receipt erase",
+        "erase the content of receipts, and leave a signed record of that",
+        "receipt_erase",
+        reads=(*_STORE, "authority_seed_file"),
+    ),
     Command("store migrate", "make or extend the tables of a database", "store", "add_migrate_options", reads=_STORE),
     Command("store status", "print schema version and logs of a database", "store", "add_status_options", reads=_STORE),
     Command(

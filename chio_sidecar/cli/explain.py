@@ -26,13 +26,14 @@ from chio_sidecar.cli.options import (
     store_of_settings,
     wants_json,
 )
-from chio_sidecar.cli.terminal import CliError, compact, emit, printable
+from chio_sidecar.cli.terminal import CliError, compact, emit, printable, utc
 from chio_sidecar.config import trusted_issuers_from
 from chio_sidecar.explain import Refusal, Trial, Wanted, explain, read_refusal, required_by, try_token
 from chio_sidecar.explain.explanation import UNKNOWN_ISSUER, wanted_by
 from chio_sidecar.keys import load_key
 from chio_sidecar.policy.routes import RouteTable
 from chio_sidecar.records.archive import open_archive
+from chio_sidecar.store.erasure import states_erasure
 
 DESCRIPTION = """\
 Print in plain words why a request was refused, by which rule, which capability would be accepted, and the command that
@@ -160,6 +161,11 @@ def _read_refusal(what: str, place: _Place) -> Refusal:
         receipt = reader.get(what) or reader.get_by_request_id(what)
     if receipt is None:
         raise CliError(f"no receipt and no request {what} in {place.store}", fix="`receipt list` prints the ids")
+    if states_erasure(receipt):
+        raise CliError(
+            f"receipt {receipt.get('id')} was erased on {utc(receipt.get('erased_at'))} for: {receipt.get('reason')}",
+            fix=f"verify the record of that: receipt show {receipt.get('id')} --verify",
+        )
     return read_refusal(receipt)
 
 

@@ -14,6 +14,7 @@ from chio_sidecar.cli.terminal import CliError, compact, emit, escaped, progress
 from chio_sidecar.explain.remedies import remedies
 from chio_sidecar.records.archive import ReceiptFilter, open_archive
 from chio_sidecar.records.observed import Earlier, Group, Tally, is_observed
+from chio_sidecar.store.erasure import states_erasure
 
 WOULD_REFUSE = 3
 """Exit status if something would have been refused; 1 is an error, and 2 wrong usage."""
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         start = max(0, reader.last - args.last) if args.last else 0
         rows = reader.rows(ReceiptFilter(since=args.since), after=start)
         for _, receipt in progress(rows, "receipts", None if args.since else reader.last - start):
-            if args.all or is_observed(receipt):
+            if is_observed(receipt) or (args.all and not states_erasure(receipt)):
                 tally.add(receipt)
     groups = tally.groups()
     new = groups if earlier is None else [group for group in groups if group.kind not in earlier.counts]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -79,14 +79,16 @@ def run(args: argparse.Namespace) -> int:
         )
 
     # Archive.
-    made, removal = _archive(place.path, args.to, key, keep=args.keep)
+    made, remove = _archive(place.path, args.to, key, keep=args.keep)
 
     # Check.
     signers: set[str] = set()
+    erased: dict[Path, set[int]] = {}
     for file, _ in made:
         with closing(Inspection(file)) as inspection:
             findings = sum(1 for _ in inspection.findings())
             signers.update(inspection.summary.keys)
+            erased[file] = inspection.erasures.rows
         if findings or inspection.summary.unfinished is not None:
             raise CliError(
                 f"the archive {file} is complete, but receipt fsck has {findings} findings; nothing was removed",
@@ -101,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     # Remove.
     removed = 0
     try:
-        for some in removal:
+        for some in remove(erased):
             removed += some
     except ConfigurationError as exc:
         raise ConfigurationError(
@@ -122,15 +124,24 @@ def run(args: argparse.Namespace) -> int:
 
 def _archive(
     place: Place, target: Path, key: SigningKey, *, keep: int
-) -> tuple[list[tuple[Path, ArchiveStatement]], Iterator[int]]:
-    """Archive a store; return each file and what it states, and the removal of what these hold, not begun."""
+) -> tuple[list[tuple[Path, ArchiveStatement]], Callable[[Mapping[Path, Collection[int]]], Iterator[int]]]:
+    """Archive a store; return each file and what it states, and a function that removes what these hold.
+
+    It takes for each file the rows that are erased in it.
+    """
     now = int(time.time())
     if isinstance(place, Path):
         said = archive(place, target, key, now=now)
-        return [(target, said)], trim(place, said, said.signed_by(key), before=keep)
+        statement = said.signed_by(key)
+        return [(target, said)], lambda erased: trim(place, said, statement, before=keep, erased=erased[target])
     from chio_sidecar.store.postgresql import rotate
 
     logs = rotate.archive(place, target, key, now=now)
     signed = {log: said.signed_by(key) for log, said in logs.items()}
-    files = [(target / f"log-{log}", said) for log, said in logs.items()]
-    return files, rotate.trim(place, logs, signed, before=keep)
+    files = {log: target / f"log-{log}" for log in logs}
+
+    def remove(erased: Mapping[Path, Collection[int]]) -> Iterator[int]:
+        own = {log: erased[file] for log, file in files.items()}
+        return rotate.trim(place, logs, signed, before=keep, erased=own)
+
+    return [(files[log], said) for log, said in logs.items()], remove

@@ -15,7 +15,7 @@ from chio_sidecar.cli.options import (
     wants_json,
 )
 from chio_sidecar.cli.receipt_verify import note_untrusted
-from chio_sidecar.cli.terminal import CliError, compact, emit, escaped
+from chio_sidecar.cli.terminal import CliError, compact, emit, escaped, utc
 from chio_sidecar.records.archive import open_archive
 from chio_sidecar.records.fsck import Inspection
 from chio_sidecar.store.backup import backup
@@ -183,6 +183,11 @@ def _check(inspection: Inspection | LogInspection, path: Path | str | None, *, a
     if summary.archived:
         newest = f"; the newest archive is {escaped(summary.archives[-1].name)}" if summary.archives else ""
         emit(f"archived  rows 1 to {summary.archived}{newest}")
+    for one in summary.erasures:
+        about = f"row {one['row']}, {one['id']}, on {utc(one['erased_at'])} by {one['kernel_key']}: {one['reason']}"
+        emit(f"erased    {escaped(about)}" + ("" if one["chained"] else "; digest by this signature alone"))
+    if summary.erased > len(summary.erasures):
+        emit(f"erased    {summary.erased} receipts in all")
     if summary.anchored is not None:
         emit(f"--head    row {summary.anchored}")
     if summary.head is not None:

@@ -26,6 +26,7 @@ from chio_sidecar.cli.options import (
 from chio_sidecar.cli.terminal import CliError, compact, emit, escaped, printable, say, utc
 from chio_sidecar.records import bundle
 from chio_sidecar.records.archive import ReceiptArchive, ReceiptFilter, open_archive
+from chio_sidecar.store.erasure import Erasure, states_erasure
 
 DESCRIPTION = """Verify receipts: the signature of each, and whether a bundle is complete.
 
@@ -81,7 +82,7 @@ class Report:
         invalid: number of those that do not verify.
         keys: for each key, of at most `MOST_KEYS`: number of its receipts, and the time of the first and the last
             signature, in seconds since 1970. Others count under an empty name.
-        verdicts: number of receipts with each verdict.
+        verdicts: number of receipts with each verdict; `erased`: records of erasures in the place of receipts.
         facts: lines about an export: its rows and its head.
         problems: what of an export was changed.
         left_out: why these are not all receipts that were wanted.
@@ -101,7 +102,7 @@ class Report:
         if not result.valid:
             self.invalid += 1
             return
-        self.verdicts[document["verdict"]["verdict"]] += 1
+        self.verdicts["erased" if states_erasure(document) else document["verdict"]["verdict"]] += 1
         key, time = document["kernel_key"], document["timestamp"]
         if key not in self.keys and len(self.keys) >= MOST_KEYS:
             key = ""
@@ -185,7 +186,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def verified(document: Any, trusted_keys: list[str] | None) -> Verification:
-    """Verify one receipt.
+    """Verify one receipt, or the record of its erasure.
 
     Args:
         document: parsed JSON, or the InvalidDocument of a line that is not JSON.
@@ -199,6 +200,14 @@ def verified(document: Any, trusted_keys: list[str] | None) -> Verification:
         return Verification(None, "shape", "the line holds no JSON object")
     found = document.get("id")
     name = found if isinstance(found, str) else None
+    if states_erasure(document):
+        try:
+            key = Erasure.of(document).kernel_key
+        except InvalidDocument as exc:
+            return Verification(name, "erasure", exc.message)
+        if trusted_keys is not None and key not in trusted_keys:
+            return Verification(name, "erasure", f"it was erased by {key}, which is not trusted")
+        return Verification(name)
     try:
         verify_receipt(document, trusted_keys=trusted_keys)
     except ReceiptRejected as exc:

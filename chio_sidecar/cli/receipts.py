@@ -34,6 +34,7 @@ from chio_sidecar.cli.terminal import (
     wait_for_more,
 )
 from chio_sidecar.records.archive import ReceiptArchive, ReceiptFilter, open_archive
+from chio_sidecar.store.erasure import states_erasure
 
 if TYPE_CHECKING:
     from chio_sidecar.trust.client import TrustClient
@@ -257,6 +258,8 @@ def _cells(receipt: Any) -> list[str]:
         if is_observed(document):
             reason = f"only observed: {why_refused(document) or 'would be allowed'}"
     route = document.get("route_pattern", document.get("tool_name"))
+    if states_erasure(document):
+        verdict, reason = {"verdict": "erased"}, f"on {utc(document.get('erased_at'))} for: {document.get('reason')}"
     found = (verdict.get("verdict"), document.get("method"), route, reason, document.get("id"))
     return [utc(document.get("timestamp")), *("" if value is None else str(value) for value in found)]
 
@@ -298,6 +301,9 @@ def run_show(args: argparse.Namespace) -> int:
     say(result.text())
     if not result.valid:
         return 1
+    if states_erasure(receipt):
+        say(printable(f"erased on {utc(receipt['erased_at'])} by {receipt['kernel_key']} for: {receipt['reason']}"))
+        return 0
     about = f"{receipt['method']} {receipt['route_pattern']}, request {receipt['request_id']}"
     say(printable(f"signed by {receipt['kernel_key']}, about {about}"))
     return 0

@@ -22,7 +22,8 @@ MIGRATE_DESCRIPTION = """\
 Make the tables of the receipt store in a database, or bring them to the version that this chio-sidecar needs, and give
 a role the rights of a sidecar. Run it as the role that owns the tables, and never as that of the sidecars. Sidecars of
 the version before go on working meanwhile, as far as `store status` says. --archive-role gives another role the rights
-of `receipt rotate`, which removes what an archive holds, and --trust-role those of `trust serve`.
+of `receipt rotate`, which removes what an archive holds, --erase-role those of `receipt erase`, which puts a signed
+record in the place of a receipt, and --trust-role those of `trust serve`.
 """
 
 BACKUP_DESCRIPTION = """\
@@ -49,6 +50,7 @@ def add_migrate_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_migrate)
     parser.add_argument("--role", metavar="NAME", default=ROLE, help=f"role of the sidecars ({ROLE})")
     parser.add_argument("--archive-role", metavar="NAME", help="role of receipt rotate; without it the owner rotates")
+    parser.add_argument("--erase-role", metavar="NAME", help="role of receipt erase; without it the owner erases")
     parser.add_argument("--trust-role", metavar="NAME", help="role of trust serve, if it keeps its data here")
 
 
@@ -74,15 +76,17 @@ def run_migrate(args: argparse.Namespace) -> int:
     from chio_sidecar.store.postgresql.schema import migrate
 
     with closing(_connected(_database(args))) as connection:
-        migrated = migrate(connection, args.role, archive_role=args.archive_role, trust_role=args.trust_role)
+        roles = {name: getattr(args, name) for name in ("archive_role", "erase_role", "trust_role")}
+        migrated = migrate(connection, args.role, **roles)
     if wants_json(args):
-        roles = {name: getattr(args, name) for name in ("role", "archive_role", "trust_role")}
-        emit(compact({"before": migrated.before, "version": migrated.after} | roles))
+        emit(compact({"before": migrated.before, "version": migrated.after, "role": args.role} | roles))
         return 0
     emit(f"version   {migrated.after}" + (f", before {migrated.before}" if migrated.before != migrated.after else ""))
     emit(f"role      {escaped(args.role)} may read, and add what a sidecar adds")
     if args.archive_role is not None:
         emit(f"role      {escaped(args.archive_role)} may read, and remove what an archive holds")
+    if args.erase_role is not None:
+        emit(f"role      {escaped(args.erase_role)} may read, and erase receipts")
     if args.trust_role is not None:
         emit(f"role      {escaped(args.trust_role)} may read and revoke, and has the key of the authority")
     return 0

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from chio_core.canonical import parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
+from chio_sidecar.store.erasure import states_erasure
 from chio_sidecar.store.place import Place
 
 WINDOW = 2_000
@@ -132,7 +133,8 @@ class StoredText:
 class ReceiptArchive(ABC):
     """An open archive; close it, or use it in a `with` block.
 
-    Every method raises `ConfigurationError` if the archive cannot be read, or a receipt that it returns is damaged.
+    Every method raises `ConfigurationError` if the archive cannot be read, or a receipt that it returns is damaged. In
+    the place of a receipt that was erased is the record of that (`chio_sidecar.store.erasure`).
 
     Attributes:
         place: what it is and which option named it, for messages.
@@ -300,7 +302,8 @@ class ReceiptArchive(ABC):
             document = parse_json(raw)
         except InvalidDocument as exc:
             raise ConfigurationError(f"row {number} of {self.place} is damaged: {exc.message}") from None
-        if not isinstance(document, dict) or not isinstance(document.get("verdict"), dict):
+        known = isinstance(document, dict) and (isinstance(document.get("verdict"), dict) or states_erasure(document))
+        if not isinstance(document, dict) or not known:
             raise ConfigurationError(f"row {number} of {self.place} is damaged: it holds no receipt")
         return document
 

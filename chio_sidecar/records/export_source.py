@@ -13,7 +13,7 @@ from chio_core.errors import ConfigurationError
 from chio_sidecar.records.file import NO_CHAIN, Header, connect, in_pages
 from chio_sidecar.store.archive import ArchiveStatement
 from chio_sidecar.store.driver import UNUSABLE, sqlite3, trouble
-from chio_sidecar.store.hash_chain import FIRST, MEMBERS, link
+from chio_sidecar.store.hash_chain import FIRST, MEMBERS, follow
 from chio_sidecar.store.place import Place
 from chio_sidecar.store.schema import APPLICATION_ID
 from chio_sidecar.store.tables import ARCHIVED, CHAINED
@@ -57,8 +57,8 @@ class Source(ABC):
         for number, *members, stored in self.stored(first, last):
             if number != expected or not all(isinstance(member, str) for member in members):
                 raise ConfigurationError(f"row {expected} of {self.name} is damaged; see receipt fsck")
-            digest = link(digest, number, members)
-            if stored not in (digest, None) or "\n" in members[1]:
+            digest = follow(digest, number, members, stored).digest
+            if not digest or stored not in (digest, None) or "\n" in members[1]:
                 raise ConfigurationError(f"row {number} of {self.name} is not as it was stored; see receipt fsck")
             yield number, members, digest
             expected += 1

@@ -12,7 +12,7 @@ from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.signing import verify_signature
 from chio_sidecar.records.export import CHAIN, FORMAT, LOGS_FORMAT, MANIFEST, RECEIPTS
 from chio_sidecar.store.archive import ArchiveStatement
-from chio_sidecar.store.hash_chain import link
+from chio_sidecar.store.hash_chain import follow
 
 
 class Export:
@@ -95,7 +95,7 @@ class Export:
             document = None if text is None else _parsed(text)
             if isinstance(document, dict) and document.get("id") == receipt_id and text is not None:
                 stored = text.rstrip(b"\n").decode("utf-8", "replace")
-                if link(digest, number, [receipt_id, stored, *others]) != own:
+                if follow(digest, number, [receipt_id, stored, *others], own).digest != own:
                     self.problems.append(
                         f"row {number}: its digest does not follow from its receipt and the row before"
                     )

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from chio_core.errors import ConfigurationError
 from chio_sidecar.records.file import NO_CHAIN, Header, connect_quietly, in_pages, quick_check
 from chio_sidecar.records.fsck_chain import ChainCheck, Finding, Marks, Row
+from chio_sidecar.records.fsck_erasures import Erasures
 from chio_sidecar.records.fsck_receipt import UNUSED, check_receipt
 from chio_sidecar.records.fsck_records import check_archives, records
 from chio_sidecar.store.archive import ArchiveStatement
@@ -54,6 +55,8 @@ class Summary:
         pages: `part` if SQLite's check of pages and indexes was ended, because it would have stopped a sidecar.
         archived: last row that was archived and removed; 0 without one.
         archives: what the statements in the store say, oldest first.
+        erased: number of receipts that were erased.
+        erasures: what the records of the first of them say; see `Erasures.listed`.
         findings: number of findings.
     """
 
@@ -68,6 +71,8 @@ class Summary:
     pages: Literal["all", "part"] = "part"
     archived: int = 0
     archives: list[ArchiveStatement] = field(default_factory=list)
+    erased: int = 0
+    erasures: list[dict[str, Any]] = field(default_factory=list)
     findings: int = 0
 
     def document(self) -> dict[str, Any]:
@@ -93,6 +98,7 @@ class Inspection:
         joint: number and digest of a row that must be here: the base of the file that goes on from this one. For the
             caller to set before the check.
         log: 1, the one log of a file.
+        erasures: complete after the last finding.
         kept_elsewhere: it is no finding if no row has the digest `kept`: another file may have it. For the caller too.
 
     Raises:
@@ -117,6 +123,7 @@ class Inspection:
         self.joint: tuple[int, str] | None = None
         self.kept_elsewhere = False
         self.log: int | None = 1
+        self.erasures = Erasures()
         self._version = _version(path)
         try:
             connection = connect_quietly(path, busy_seconds=busy_seconds)
@@ -260,7 +267,7 @@ class Inspection:
                 if self.joint is not None and number == self.joint[0]:
                     joint = chain.digest
                 if (texts := row.texts) is not None:
-                    yield from self._receipt(number, *texts[:3])
+                    yield from self._receipt(number, *texts[:3], chained=not chain.by_signature)
         except UNUSABLE as exc:
             found = trouble(exc)
             if found.kind != "content":
@@ -269,16 +276,19 @@ class Inspection:
             yield Finding("file", f"row {summary.last + 1}", text, summary.last + 1)
         else:
             yield from (one for one in chain.finish() if one.kind != "head" or not self.kept_elsewhere)
+            yield from self.erasures.findings(self._trusted)
         summary.chained_from = None if marks.start is None else marks.start + 1
         summary.head = None if marks.start is None else chain.digest
         summary.anchored = chain.anchored
         summary.archived = marks.base
+        summary.erased, summary.erasures = len(self.erasures.rows), self.erasures.listed
         if self.joint is not None and joint != self.joint[1]:
             text = "it is missing here, or another one than the row that the next file goes on from"
             yield Finding("archive", f"row {self.joint[0]}", text, self.joint[0])
 
-    def _receipt(self, number: int, receipt_id: str, text: str, request_id: str) -> Iterator[Finding]:
+    def _receipt(self, number: int, receipt_id: str, text: str, request_id: str, *, chained: bool) -> Iterator[Finding]:
         found = check_receipt(number, receipt_id, text, request_id, trusted=self._trusted, keys=self.summary.keys)
+        self.erasures.add(number, found, chained=chained)
         yield from found.findings
         if found.approval is None or self._version < _WITH_APPROVALS:
             return

@@ -10,14 +10,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from chio_sidecar.store.hash_chain import FIRST, link
+from chio_sidecar.store.hash_chain import FIRST, follow, link
 
-Kind = Literal["file", "schema", "gap", "text", "chain", "signature", "column", "end", "head", "record", "archive"]
+Kind = Literal[
+    "file", "schema", "gap", "text", "chain", "signature", "column", "end", "head", "record", "archive", "erasure"
+]
 """`file`: SQLite's own check; `schema`: tables and triggers; `gap`: numbers are missing; `text`: a value is no text;
 `chain`: a digest does not follow; `signature`: a receipt does not verify; `column`: a column contradicts its receipt;
 `end`: the newest row is not the one that the store names; `head`: no row has the digest that was kept elsewhere;
 `record`: an approval, a charge or a use contradicts the receipts; `archive`: rows are gone that no statement about an
-archive covers, or a statement does not verify."""
+archive covers, or a statement does not verify; `erasure`: the record in the place of a receipt does not count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,7 @@ class ChainCheck:
 
     Attributes:
         digest: that of the newest row so far.
+        by_signature: the digest of the newest row is only stated by the record of its erasure.
         anchored: the row with the kept digest, 0 for the digest before the first row; None until it is found.
     """
 
@@ -116,6 +119,7 @@ class ChainCheck:
         self._last = marks.base
         self._started = marks.start is None or 0 < marks.start <= marks.base
         self.digest = marks.base_digest
+        self.by_signature = False
         self.anchored = 0 if kept == FIRST else marks.base if kept == marks.base_digest else None
 
     def row(self, row: Row) -> Iterator[Finding]:
@@ -133,7 +137,9 @@ class ChainCheck:
         texts = row.texts
         if texts is None:
             yield Finding("text", place, _NO_TEXT, row.sequence)
-        expected = None if texts is None else link(self.digest, row.sequence, texts)
+        followed = None if texts is None else follow(self.digest, row.sequence, texts, row.digest)
+        expected = None if followed is None else followed.digest
+        self.by_signature = followed is not None and followed.by_signature
         if start is None or row.sequence <= start:
             # A row from before the chain: its digest is computed, and the last one is compared with the start.
             if row.digest is not None:
@@ -141,7 +147,7 @@ class ChainCheck:
             self.digest = expected or ""
         elif not _is_text(row.digest):
             yield Finding("chain", place, _NO_DIGEST, row.sequence)
-            self.digest = expected or ""
+            self.digest = "" if texts is None else link(self.digest, row.sequence, texts)
         else:
             if expected is not None and row.digest != expected:
                 yield Finding("chain", place, _CHANGED, row.sequence)

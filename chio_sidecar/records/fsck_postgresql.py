@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator
 from chio_core.errors import ConfigurationError
 from chio_sidecar.records.fsck import Summary
 from chio_sidecar.records.fsck_chain import ChainCheck, Finding, Marks, Row
+from chio_sidecar.records.fsck_erasures import Erasures
 from chio_sidecar.records.fsck_receipt import UNUSED, check_receipt
 from chio_sidecar.records.fsck_records import CHECKS, NOT_ARCHIVED, check_archives, check_pending, check_resolved
 from chio_sidecar.store.hash_chain import FIRST, MEMBERS
@@ -135,6 +136,7 @@ class LogInspection:
         self._whole = whole
         self.log = log
         self._keys: list[tuple[int, str]] = []
+        self._erasures = Erasures()
         self._marks = marks
         self.base = (marks.base, marks.base_digest)
 
@@ -159,17 +161,20 @@ class LogInspection:
                 summary.rows, summary.last = summary.rows + 1, row.sequence
                 yield from chain.row(row)
                 if (texts := row.texts) is not None:
-                    yield from self._receipt(row.sequence, *texts[:3])
+                    yield from self._receipt(row.sequence, *texts[:3], chained=not chain.by_signature)
         # Another log may have the head that was kept: the last part says so if none has.
         yield from (one for one in chain.finish() if one.kind != "head")
+        yield from self._erasures.findings(self._whole._trusted)
+        summary.erased, summary.erasures = len(self._erasures.rows), self._erasures.listed
         summary.chained_from, summary.head, summary.anchored = 1, chain.digest, chain.anchored
         if chain.anchored is not None:
             self._whole.anchors.append(chain.anchored)
         yield from check_archives(self._whole.fetch(_STATEMENTS, self.log), self._whole._trusted, summary)
 
-    def _receipt(self, number: int, receipt_id: str, text: str, request_id: str) -> Iterator[Finding]:
+    def _receipt(self, number: int, receipt_id: str, text: str, request_id: str, *, chained: bool) -> Iterator[Finding]:
         whole = self._whole
         found = check_receipt(number, receipt_id, text, request_id, trusted=whole._trusted, keys=self.summary.keys)
+        self._erasures.add(number, found, chained=chained)
         yield from found.findings
         key = next((key for first, key in reversed(self._keys) if first <= number), None)
         if found.signer is not None and key not in (found.signer, None):

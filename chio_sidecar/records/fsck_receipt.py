@@ -10,6 +10,7 @@ from chio_core.errors import InvalidDocument, ReceiptRejected
 from chio_core.receipts import verify_receipt
 from chio_sidecar.policy.approvals import APPROVAL_ID
 from chio_sidecar.records.fsck_chain import Finding
+from chio_sidecar.store.erasure import Erasure, is_erasure
 
 UNUSED = "it allowed a request by an approval, and no use of that approval is recorded, so it could be used again"
 """The finding about a receipt whose approval has no record of its use."""
@@ -23,12 +24,14 @@ class CheckedReceipt:
 
     Attributes:
         approval: id of the approval that it used, if it did.
-        signer: public key (hex) that signed it; None if its signature does not count.
+        signer: public key (hex) that signed it; None if its signature does not count, or it is erased.
+        erasure: the record in its place.
     """
 
     findings: list[Finding] = field(default_factory=list)
     approval: str | None = None
     signer: str | None = None
+    erasure: Erasure | None = None
 
 
 def check_receipt(
@@ -45,6 +48,22 @@ def check_receipt(
         keys: the keys that signed so far, at most 16; the receipt's is added.
     """
     place, found = f"row {number}", CheckedReceipt()
+    if is_erasure(text):
+        try:
+            said = Erasure.read(text)
+        except InvalidDocument as exc:
+            text = f"its receipt was replaced, and the record of an erasure does not count: {exc.message}"
+            found.findings.append(Finding("erasure", place, text, number))
+            return found
+        if (said.row, said.id, said.request_id) != (number, receipt_id, request_id):
+            text = "its receipt was replaced by the record of the erasure of another one"
+            found.findings.append(Finding("erasure", place, text, number))
+        elif trusted is not None and said.kernel_key not in trusted:
+            text = f"its receipt was erased by {said.kernel_key}, which is not trusted"
+            found.findings.append(Finding("erasure", place, text, number))
+        else:
+            found.erasure = said
+        return found
     try:
         receipt = parse_json(text)
         if not isinstance(receipt, dict):

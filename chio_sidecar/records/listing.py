@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from chio_sidecar.records.archive import ReceiptArchive, ReceiptFilter, StoredText, open_archive
+from chio_sidecar.store.erasure import FORMAT
 from chio_sidecar.store.place import Place
 
 PAGE = 200
@@ -26,6 +27,9 @@ COUNTED = 10_000
 
 BARS = 48
 """Most spans of time in one tally."""
+
+ERASED = "erased"
+"""The verdict that is shown of an erased receipt."""
 
 _ROUTES = 20
 _WIDTHS = (1, 5, 15, 60, 300, 900, 3_600, 4 * 3_600, 86_400, 7 * 86_400)  # seconds of one bar; then whole multiples
@@ -41,6 +45,7 @@ _CELLS = {
     "status": "response_status",
     "timestamp": "timestamp",
     "observed": "metadata.chio_enforcement",
+    "format": "format",
 }
 
 
@@ -145,7 +150,7 @@ class ReceiptWindow:
 
     def tally(self, wanted: ReceiptFilter, *, limit: int = COUNTED) -> Tally:
         """Count the verdicts of the newest matches, over time and by route."""
-        paths = [_CELLS[name] for name in ("timestamp", "verdict", "method", "route")]
+        paths = [_CELLS[name] for name in ("timestamp", "verdict", "method", "route", "format")]
         with open_archive(self._path) as archive:
             found: list[list[Any]] = []
             newest, first = archive.newest(), archive.first
@@ -212,6 +217,8 @@ def _table_row(sequence: int, receipt_id: str, cells: str) -> dict[str, Any]:
         if value is not None:
             row[name] = value if is_number else (value if isinstance(value, str) else json.dumps(value))[:_LONGEST]
     mode = values.get("observed")
+    if row.pop("format") == FORMAT:
+        row["verdict"] = ERASED
     row["observed"] = (mode.get("mode") if isinstance(mode, dict) else mode) == "observe"
     damaged = {} if row["verdict"] is not None else {"damaged": True}
     return {"seq": sequence, "id": receipt_id[:_LONGEST], **row, **damaged}
@@ -221,22 +228,25 @@ def _cells_of(text: str) -> list[Any]:
     try:
         cells: list[Any] = json.loads(text)
     except (ValueError, RecursionError):
-        cells = [None] * 4
+        cells = [None] * 5
     return cells
 
 
 def _tally(found: list[list[Any]], *, complete: bool, scanned: int | None) -> Tally:
-    """Return the tally of receipts that are given by time, verdict, method and route."""
+    """Return the tally of receipts that are given by time, verdict, method, route and format."""
     times = [time for time, *_ in found if type(time) is int and 0 <= time < _EXACT]
     first, last = min(times, default=0), max(times, default=0)
     width = next((one for one in _WIDTHS if (last - first) // one < BARS - 1), 0) or (last - first) // (BARS - 2) + 1
     start = first - first % width
     bars: list[Counter[str]] = [Counter() for _ in range((last - start) // width + 1 if times else 0)]
     routes: dict[tuple[str, str], Counter[str]] = {}
-    for time, verdict, method, route in found:
-        word = verdict[:_LONGEST] if isinstance(verdict, str) else "damaged"
+    for time, verdict, method, route, form in found:
+        is_erased = form == FORMAT
+        word = verdict[:_LONGEST] if isinstance(verdict, str) else ERASED if is_erased else "damaged"
         if type(time) is int and 0 <= time < _EXACT:
             bars[(time - start) // width][word] += 1
+        if is_erased:
+            continue  # its route is erased too
         named = tuple(part[:_LONGEST] if isinstance(part, str) else "" for part in (method, route))
         routes.setdefault((named[0], named[1]), Counter())[word] += 1
     most = sorted(routes.items(), key=lambda one: (-one[1].total(), one[0]))[:_ROUTES]

@@ -3,7 +3,8 @@
 The promises of every backend, which `tests/sidecar/store_conformance.py` checks:
 
 * a receipt that `append` returned is durable: it survives the death of the process and of the machine;
-* nothing that was stored is ever changed or removed, by no call and by no second writer's plain SQL;
+* nothing that was stored is ever changed or removed, by no call and by no second writer's plain SQL; what a signed
+  archive holds can be removed (`rotate`), and a signed record can take the place of a receipt (`erase`);
 * each row carries a digest over itself and the row before (`hash_chain`), so a breach of that is visible;
 * a request id has one receipt: the same content again returns that very receipt, other content a `Conflict`;
 * the conditions of an entry (capabilities that are not revoked, invocations and budgets that are left, an approval that

@@ -17,7 +17,7 @@ the store: both files have it, which shows that one follows the other.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +28,7 @@ from chio_core.signing import SigningKey
 from chio_sidecar.store.archive import ArchiveStatement
 from chio_sidecar.store.backup import Copied, backup
 from chio_sidecar.store.driver import UNUSABLE, sqlite3, trouble
-from chio_sidecar.store.hash_chain import MEMBERS, link
+from chio_sidecar.store.hash_chain import MEMBERS, follow
 from chio_sidecar.store.schema import connect, connect_reader, disconnect, journal_for
 from chio_sidecar.store.tables import ARCHIVED
 
@@ -36,6 +36,11 @@ ROWS = 500
 """Rows in one window."""
 
 _PAUSE_SECONDS = 0.002  # SQLite's locks know no order: between two transactions the sidecar gets its turn
+
+_ERASED = """
+SELECT seq FROM http_receipts
+WHERE seq BETWEEN ? AND ? AND seq <= ? AND receipt_json GLOB '{"format":"chio-receipt-erasure/*'
+"""
 
 # For each table of uses: the columns that tell one account from another, and the number of a use in its account.
 _USES = {
@@ -90,7 +95,7 @@ def archive(store: Path, target: Path, key: SigningKey, *, now: int) -> ArchiveS
             (version,) = reader.execute("PRAGMA user_version").fetchone()
     except UNUSABLE as exc:
         raise ConfigurationError(f"cannot read {store}: {trouble(exc)}") from None
-    if version != ARCHIVED:
+    if version < ARCHIVED:
         raise ConfigurationError(
             f"receipt store {store} has schema version {version}, and a rotation needs {ARCHIVED}; start the sidecar of"
             " this version once, which upgrades the file"
@@ -106,6 +111,7 @@ def trim(
     statement: str,
     *,
     before: int,
+    erased: Collection[int] = (),
     busy_seconds: float = 30.0,
     version: tuple[int, ...] = sqlite3.sqlite_version_info,
 ) -> Iterator[int]:
@@ -116,16 +122,19 @@ def trim(
         archived: what the statement says.
         statement: as `ArchiveStatement.signed_by` returned it.
         before: receipts that were stored before this second since 1970 are removed, but for the newest archived one.
+        erased: the rows that are erased in the archive.
         busy_seconds: how long to wait for another process that holds the file.
         version: the SQLite version, which decides the journal mode.
 
     Raises:
-        ConfigurationError: the file cannot be written, or is not the store that was archived.
+        ConfigurationError: the file cannot be written, or is not the store that was archived; or a receipt of the
+            archive was erased in the store meanwhile, and nothing is removed then.
     """
     try:
         connection = connect(store, journal=journal_for(version), busy_seconds=busy_seconds)
         try:
-            for removed in _steps(connection, store, archived, statement, before):
+            connection.execute("PRAGMA secure_delete=ON")  # else free pages keep what may be erased in the archive
+            for removed in _steps(connection, store, archived, statement, before, erased):
                 yield removed
                 time.sleep(_PAUSE_SECONDS)
         finally:
@@ -135,7 +144,12 @@ def trim(
 
 
 def _steps(
-    connection: sqlite3.Connection, store: Path, archived: ArchiveStatement, statement: str, before: int
+    connection: sqlite3.Connection,
+    store: Path,
+    archived: ArchiveStatement,
+    statement: str,
+    before: int,
+    erased: Collection[int],
 ) -> Iterator[int]:
     with _transaction(connection):
         found = connection.execute("SELECT chain FROM http_receipts WHERE seq = ?", (archived.last,)).fetchone()
@@ -143,6 +157,10 @@ def _steps(
             raise ConfigurationError(f"{store} is not the store that was archived: row {archived.last} is another one")
         connection.execute("INSERT INTO receipt_archives (seq, statement) VALUES (?, ?)", (archived.last, statement))
     yield 0
+    # From here on an erasure finds the statement, and names the archive.
+    for window in _windows(connection, "http_receipts"):
+        for (row,) in connection.execute(_ERASED, (*window, archived.last)).fetchall():
+            check_erased(row, erased, str(store), archived.name)
     last = _last_before(connection, archived.last, before)
     for sql in (_MARK, _REMOVE):
         for table, (subject, part, ordinal) in _USES.items():
@@ -159,6 +177,18 @@ def _steps(
         if not removed:
             return
         yield removed
+
+
+def check_erased(row: int, erased: Collection[int], name: str, archive: str) -> None:
+    """Return if the erased row of a store is one of the rows that are erased in its archive.
+
+    Raises:
+        ConfigurationError: it is not.
+    """
+    if row not in erased:
+        raise ConfigurationError(
+            f"row {row} of {name} was erased after {archive} was copied, which still has the receipt; remove {archive}"
+        )
 
 
 def _last_before(connection: sqlite3.Connection, newest: int, before: int) -> int:
@@ -211,8 +241,8 @@ def end_of(rows: Iterable[Sequence[Any]], base: int, digest: str, name: str) -> 
         ConfigurationError: a row is missing, or not as it was stored.
     """
     for number, (sequence, stored, *members) in enumerate(rows, base + 1):
-        digest = link(digest, sequence, members)
-        if sequence != number or stored not in (digest, None):
+        digest = follow(digest, sequence, members, stored).digest
+        if sequence != number or not digest or stored not in (digest, None):
             raise ConfigurationError(f"row {number} of {name} was changed since it was archived; see receipt fsck")
     return digest
 

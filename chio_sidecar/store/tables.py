@@ -7,6 +7,9 @@ pending, resolved, consumed.
 A rotation (`rotate`) removes rows that a signed archive holds. The triggers let go of these alone: receipts up to the
 base of the chain, which stays behind the newest archived row, and uses and charges before the newest archived one of
 their account, so that no account loses its count or total.
+
+An erasure (`erase`) puts a signed record in the place of a receipt's text. The trigger lets go of this alone: text and
+fingerprint of a row that has its receipt, for the record of this very row; everything else of the row stays.
 """
 
 from __future__ import annotations
@@ -14,9 +17,9 @@ from __future__ import annotations
 from chio_sidecar.store.driver import sqlite3
 from chio_sidecar.store.hash_chain import FIRST, start_chain
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """`PRAGMA user_version` of the files that this version writes. 1 knew no budgets and approvals, 2 no hash chain, 3 no
-archives."""
+archives, 4 no erasures."""
 
 _FIRST = """
 CREATE TABLE http_receipts (
@@ -175,6 +178,21 @@ WHEN NOT EXISTS (SELECT 1 FROM archived_state WHERE source = 'budget_charges'
 BEGIN SELECT RAISE(ABORT, 'budget_charges is append-only'); END;
 """
 
+# A value that is NULL makes the whole condition NULL, which refuses.
+_FIFTH = """
+DROP TRIGGER http_receipts_no_update;
+CREATE TRIGGER http_receipts_no_update BEFORE UPDATE ON http_receipts
+WHEN ifnull(
+    NEW.seq = OLD.seq AND NEW.id = OLD.id AND NEW.request_id = OLD.request_id AND NEW.created_at = OLD.created_at
+    AND NEW.chain IS OLD.chain AND NEW.fingerprint = ''
+    AND OLD.receipt_json NOT GLOB '{"format":"chio-receipt-erasure/*'
+    AND NEW.receipt_json GLOB '{"format":"chio-receipt-erasure/*' AND json_valid(NEW.receipt_json)
+    AND json_extract(NEW.receipt_json, '$.id') = OLD.id AND json_extract(NEW.receipt_json, '$.row') = OLD.seq
+    AND json_extract(NEW.receipt_json, '$.digest') = ifnull(OLD.chain, json_extract(NEW.receipt_json, '$.digest')),
+FALSE) IS NOT TRUE
+BEGIN SELECT RAISE(ABORT, 'http_receipts is append-only'); END;
+"""
+
 # For each append-only table: the condition for rows that a new row would replace.
 _FIRST_KEEPS = {
     "http_receipts": "id = NEW.id OR request_id = NEW.request_id OR seq = NEW.seq",
@@ -206,16 +224,19 @@ BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END;
 """
 
 
-_KEEPS = {1: _FIRST_KEEPS, 2: _SECOND_KEEPS, 3: _THIRD_KEEPS, 4: _FOURTH_KEEPS}
+_KEEPS: dict[int, dict[str, str]] = {1: _FIRST_KEEPS, 2: _SECOND_KEEPS, 3: _THIRD_KEEPS, 4: _FOURTH_KEEPS, 5: {}}
 _STEPS = {
     step: tables + "".join(_APPEND_ONLY.format(table=table, same=same) for table, same in _KEEPS[step].items())
-    for step, tables in ((1, _FIRST), (2, _SECOND), (3, _THIRD), (4, _FOURTH))
+    for step, tables in ((1, _FIRST), (2, _SECOND), (3, _THIRD), (4, _FOURTH), (5, _FIFTH))
 }
 CHAINED = 3
 """The first version with a chain."""
 
 ARCHIVED = 4
 """The first version that can be rotated."""
+
+ERASABLE = 5
+"""The first version of which receipts can be erased."""
 
 _OTHER_OBJECTS = {
     1: {"receipts", "write_probe"},
@@ -235,6 +256,7 @@ _OTHER_OBJECTS = {
         "receipt_chain_base_no_return",
         "archived_state_known",
     },
+    5: set(),
 }
 
 

@@ -11,6 +11,7 @@ from chio_core.receipts import verify_receipt
 from chio_sidecar.explain import explain, read_refusal
 from chio_sidecar.explain.explanation import wanted_among
 from chio_sidecar.policy.openapi import load, operations_of
+from chio_sidecar.store.erasure import Erasure, is_erasure
 
 
 class Explainer:
@@ -53,7 +54,7 @@ class Explainer:
 
 
 def server_report(text: str, own_keys: frozenset[str]) -> dict[str, Any]:
-    """Verify the text of a receipt, as `chio-sidecar receipt verify` does.
+    """Verify the text of a receipt, or the record of its erasure, as `chio-sidecar receipt verify` does.
 
     Args:
         text: the stored text.
@@ -63,6 +64,12 @@ def server_report(text: str, own_keys: frozenset[str]) -> dict[str, Any]:
         `valid`; `rule` and `message` of the rule that failed; `signer`, and whether it is an own key (None: unknown).
     """
     report = {"valid": False, "rule": None, "message": None, "signer": None, "signer_is_own": None}
+    if is_erasure(text):
+        try:
+            key = Erasure.read(text).kernel_key
+        except InvalidDocument as exc:
+            return report | {"rule": "erasure", "message": exc.message}
+        return report | {"valid": True, "signer": key, "signer_is_own": key in own_keys if own_keys else None}
     try:
         document = parse_json(text)
         receipt = verify_receipt(document if isinstance(document, dict) else {})

@@ -23,6 +23,7 @@ from chio_sidecar.store.postgresql.schema import migrate
 from chio_sidecar.store.postgresql.store import PostgresqlReceiptStore
 
 OWNER, ROLE, ARCHIVE_ROLE, TRUST_ROLE = "chio_owner", "chio_sidecar", "chio_archive", "chio_trust"
+ERASE_ROLE = "chio_erase"
 _NUMBERS = count(1)
 
 
@@ -71,10 +72,12 @@ class Server:
         self.start()
         try:
             with self.connect("postgres") as admin:
-                admin.execute(";".join(f"CREATE ROLE {role} LOGIN" for role in (ROLE, ARCHIVE_ROLE, TRUST_ROLE)))
+                admin.execute(
+                    ";".join(f"CREATE ROLE {role} LOGIN" for role in (ROLE, ARCHIVE_ROLE, ERASE_ROLE, TRUST_ROLE))
+                )
                 admin.execute("CREATE DATABASE chio_template")
             with contextlib.closing(connect(self.place("chio_template", OWNER), seconds=10)) as owner:
-                migrate(owner, ROLE, archive_role=ARCHIVE_ROLE, trust_role=TRUST_ROLE)
+                migrate(owner, ROLE, archive_role=ARCHIVE_ROLE, erase_role=ERASE_ROLE, trust_role=TRUST_ROLE)
         except BaseException:
             self.close()
             raise

@@ -32,7 +32,7 @@ from chio_sidecar.store import (
     StoreUnavailable,
     TooManyWaiting,
 )
-from chio_sidecar.store.hash_chain import FIRST, link
+from chio_sidecar.store.hash_chain import FIRST, follow, link
 from tests.support import run
 
 Test = Callable[..., Coroutine[Any, Any, None]]
@@ -135,11 +135,15 @@ async def opened(kit: Kit, **options: Any) -> AsyncIterator[ReceiptStore]:
         await store.close()
 
 
-def assert_chained(kit: Kit) -> None:
-    """Compare the digest of each row with the one that follows from it and the row before, in each chain."""
+def assert_chained(kit: Kit, *, earlier: bool = False) -> None:
+    """Compare the digest of each row with the one that follows from it and the row before, in each chain.
+
+    With `earlier` rows may have the digests of an earlier version.
+    """
     digest, before = FIRST, 0
     for sequence, members, stored in kit.chained():
-        digest = link(FIRST if sequence == 1 else digest, sequence, members)
+        previous = FIRST if sequence == 1 else digest
+        digest = follow(previous, sequence, members, stored).digest if earlier else link(previous, sequence, members)
         assert sequence in (1, before + 1)
         before = sequence
         assert stored == digest, sequence

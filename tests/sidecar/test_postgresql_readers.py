@@ -259,6 +259,7 @@ def test_a_database_is_migrated_looked_at_and_copied(
         "version": SCHEMA_VERSION,
         "role": ROLE,
         "archive_role": None,
+        "erase_role": None,
         "trust_role": None,
     }
     assert f"version   {SCHEMA_VERSION}\n" in cli("store", "migrate", "--receipt-store", owner)

@@ -81,8 +81,9 @@ def test_the_rules_of_its_readme_alone_verify_it(export: Path) -> None:
     assert digest == found["before"]
     lines = (export / "receipts.ndjson").read_text().splitlines()
     for line, row in zip(lines, map(json.loads, (export / "chain.ndjson").read_text().splitlines()), strict=True):
-        parts = [row["id"], line, row["request_id"], row["fingerprint"], row["created_at"]]
-        hashed = b"chio.receipt-store.row.v1\0" + text(digest) + number(row["row"]) + b"".join(map(text, parts))
+        content = hashlib.sha256(b"chio.receipt-store.content.v1\0" + text(line) + text(row["fingerprint"])).hexdigest()
+        parts = [row["id"], json.loads(line).get("content", content), row["request_id"], row["created_at"]]
+        hashed = b"chio.receipt-store.row.v2\0" + text(digest) + number(row["row"]) + b"".join(map(text, parts))
         digest = hashlib.sha256(hashed).hexdigest()
         assert digest == row["digest"]
     assert digest == found["head"]

@@ -17,7 +17,7 @@ pytest.importorskip("psycopg")
 from chio_sidecar.records.fsck import Inspection
 from chio_sidecar.store import BudgetExceeded, Revoked, Stored
 from chio_sidecar.store.driver import sqlite3
-from chio_sidecar.store.hash_chain import FIRST, link
+from chio_sidecar.store.hash_chain import FIRST, earlier_link
 from chio_sidecar.store.postgresql.connection import connect
 from chio_sidecar.store.postgresql.schema import Migrated, migrate
 from chio_sidecar.store.postgresql.tables import SCHEMA_VERSION
@@ -73,7 +73,7 @@ def test_a_sidecar_of_an_earlier_version_goes_on_while_its_database_is_migrated(
         assert run(store.append(entry(5, unless_revoked=("cap-r",)))) == Revoked("cap-r")
         assert len(run(store.list())) == 4
         run(store.close())
-    assert_chained(kit)
+    assert_chained(kit, earlier=True)
 
 
 def test_a_process_of_an_earlier_version_goes_on_in_a_file_that_is_upgraded(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_process_of_an_earlier_version_goes_on_in_a_file_that_is_upgraded(tmp_
             earlier.execute("BEGIN IMMEDIATE")
             sequence, digest = earlier.execute("SELECT seq, digest FROM receipt_chain_head").fetchone()
             members = (f"receipt-{name}", "{}", name, "f", "2026-11-01T00:00:00.000000Z")
-            earlier.execute(statement, (sequence + 1, *members, link(digest, sequence + 1, members)))
+            earlier.execute(statement, (sequence + 1, *members, earlier_link(digest, sequence + 1, members)))
             earlier.execute("COMMIT")
 
         append("before")

@@ -10,7 +10,7 @@ import pytest
 from chio_core.errors import ConfigurationError
 from chio_sidecar.store import Stored, StoreUnavailable
 from chio_sidecar.store.driver import sqlite3
-from chio_sidecar.store.hash_chain import FIRST, MEMBERS, link
+from chio_sidecar.store.hash_chain import FIRST, MEMBERS, earlier_link, link
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from tests.sidecar.fsck_tools import alter, older, select
 from tests.sidecar.store_conformance import entry
@@ -31,10 +31,16 @@ def test_a_digest_is_that_of_the_module_s_definition() -> None:
     def number(value: int) -> bytes:
         return value.to_bytes(8, "big")
 
-    members = ["id", "{}", "request-é", "", "2026"]
-    parts = [FIRST, None, *members]
-    written = b"".join(number(7) if part is None else number(len(part.encode())) + part.encode() for part in parts)
-    assert link(FIRST, 7, members) == hashlib.sha256(b"chio.receipt-store.row.v1\0" + written).hexdigest()
+    def texts(*parts: str) -> bytes:
+        return b"".join(number(len(part.encode())) + part.encode() for part in parts)
+
+    members = ["id", "{}", "request-é", "print", "2026"]
+    earlier = b"chio.receipt-store.row.v1\0" + texts(FIRST) + number(7) + texts(*members)
+    assert earlier_link(FIRST, 7, members) == hashlib.sha256(earlier).hexdigest()
+    content = hashlib.sha256(b"chio.receipt-store.content.v1\0" + texts("{}", "print")).hexdigest()
+    own = texts("id", content, "request-é", "2026")
+    written = b"chio.receipt-store.row.v2\0" + texts(FIRST) + number(7) + own
+    assert link(FIRST, 7, members) == hashlib.sha256(written).hexdigest()
     assert hashlib.sha256(b"chio.receipt-store.first.v1\0").hexdigest() == FIRST
 
 
@@ -107,7 +113,8 @@ async def test_a_store_from_before_the_chain_keeps_its_rows_and_starts_one_after
     assert after[:count] == before
     digests, digest = [], FIRST
     for sequence, *members in after:
-        digest = link(digest, int(str(sequence)), [str(member) for member in members])
+        make = earlier_link if len(digests) < count else link
+        digest = make(digest, int(str(sequence)), [str(member) for member in members])
         digests.append(digest)
     assert select(path, "SELECT * FROM receipt_chain_start") == [(count, digests[count - 1])]
     chain = select(path, "SELECT chain FROM http_receipts ORDER BY seq")

@@ -196,7 +196,7 @@ UNUSABLE: dict[str, tuple[tuple[str, ...], str]] = {
         ("CREATE TABLE http_receipts (id TEXT PRIMARY KEY, receipt_json TEXT NOT NULL)",),
         "is a database of another program",
     ),
-    "a version to come": ((APPLICATION, "PRAGMA user_version=5", "CREATE TABLE t (x)"), "has schema version 5"),
+    "a version to come": ((APPLICATION, "PRAGMA user_version=6", "CREATE TABLE t (x)"), "has schema version 6"),
     "a missing table": ((APPLICATION, "PRAGMA user_version=1", "CREATE TABLE t (x)"), "was altered: "),
 }
 

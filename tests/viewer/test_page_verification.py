@@ -6,13 +6,16 @@ import json
 import math
 import random
 import struct
+from pathlib import Path
 from typing import Any
 
 from chio_core.canonical import canonical_json, compact_json, parse_json
 from chio_core.errors import InvalidDocument, ReceiptRejected
 from chio_core.receipts import verify_receipt
-from tests.viewer.browser import Browser, checks, open_row
-from tests.viewer.records import STRANGER, newer, receipt
+from chio_sidecar.records.reader import ReceiptReader
+from chio_sidecar.store.erase import erase, signer
+from tests.viewer.browser import LISTED, Browser, checks, open_row
+from tests.viewer.records import KEY, STORE, STRANGER, newer, receipt
 
 
 def test_the_browser_writes_the_canonical_form_of_any_document(browser: Browser, show: Any) -> None:
@@ -147,3 +150,29 @@ def test_a_receipt_that_cannot_be_opened_leaves_none_in_its_place(browser: Brows
     browser.run("location.hash = 'no-such-receipt'")
     assert browser.until("document.querySelector('#detail').hidden")
     assert any("404" in said for said in browser.complaints())
+
+
+def test_an_erased_receipt_is_shown_as_such_and_its_record_verified(
+    browser: Browser, show: Any, tmp_path: Path
+) -> None:
+    one = receipt(1)
+    address = show([one, receipt(2)])
+    erase(tmp_path / STORE, [one["id"]], signer(KEY, reason="Art. 17, request 4711", now=one["timestamp"] + 60))
+    browser.open(address)
+    browser.until(LISTED.format(2))
+    assert "erased" in browser.run("return document.querySelector('#rows tr:nth-child(2)').innerText")
+    open_row(browser, 2)
+    assert [check.splitlines()[1] for check in checks(browser)] == [
+        "Verified by this browser under key",
+        "Verified by the sidecar, under its own key",
+    ]
+    shown = browser.run("return document.querySelector('#detail').innerText")
+    assert "Art. 17, request 4711" in shown
+    assert one["route_pattern"] not in shown
+    assert "(missing)" not in shown
+    text = "const { verify } = await import('./verify.js'); return (await verify(args[0])).state;"
+    with ReceiptReader(tmp_path / STORE) as reader:
+        found = reader.stored_text(one["id"], most=10_000)
+    assert found is not None
+    assert browser.wait(text, found.text) == "valid"
+    assert browser.wait(text, found.text.replace("4711", "4712")) == "invalid"

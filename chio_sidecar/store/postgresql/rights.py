@@ -1,4 +1,4 @@
-"""The rights of each role in the database: of sidecars, of rotations, and of the trust service."""
+"""The rights of each role in the database: of sidecars, rotations, erasures, and of the trust service."""
 
 from __future__ import annotations
 
@@ -23,6 +23,14 @@ GRANT DELETE ON chio.http_receipts, chio.capability_invocations, chio.budget_cha
 GRANT EXECUTE ON FUNCTION chio.archived_up_to, chio.horizon, chio.fact TO {role};
 """
 """The rights of a rotation."""
+
+ERASE_GRANTS = """
+GRANT USAGE ON SCHEMA chio TO {role};
+GRANT SELECT ON ALL TABLES IN SCHEMA chio TO {role};
+GRANT UPDATE (receipt_json, fingerprint) ON chio.http_receipts TO {role};
+GRANT EXECUTE ON FUNCTION chio.horizon, chio.fact TO {role};
+"""
+"""The rights of an erasure."""
 
 TRUST_GRANTS = """
 REVOKE ALL ON SCHEMA chio_trust FROM PUBLIC;

@@ -5,8 +5,8 @@ form, which the same commands read. An archive has the receipts of one log, and 
 receipts. Accounts and grants are shared by all logs, so the numbers of a file have gaps, which `archived_state` in it
 allows.
 
-The rows of receipts never change, and a sidecar neither changes nor reads rows that are removed: nothing is locked, and
-no transaction is longer than a window of rows.
+The rows of receipts never change, apart from erasures, and a sidecar neither changes nor reads rows that are removed:
+nothing is locked, and no transaction is longer than a window of rows.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -32,7 +32,7 @@ from chio_sidecar.store.hash_chain import FIRST, MEMBERS
 from chio_sidecar.store.place import DatabasePlace
 from chio_sidecar.store.postgresql.connection import Connection, DatabaseError, connect, trouble
 from chio_sidecar.store.postgresql.schema import check
-from chio_sidecar.store.rotate import ROWS, end_of, stored_before
+from chio_sidecar.store.rotate import ROWS, check_erased, end_of, stored_before
 from chio_sidecar.store.tables import SCHEMA_VERSION
 
 _SECONDS = 60.0
@@ -74,6 +74,10 @@ FROM unnest(%s::text[], %s::bigint[], %s::bigint[]) AS m (subject, part, ordinal
 _STATE = "INSERT INTO chio.receipt_archives (log_id, seq, statement) VALUES (%s, %s, %s)"
 _LATER = """
 SELECT min(seq) FROM chio.http_receipts WHERE log_id = %s AND seq BETWEEN %s AND %s AND created_at COLLATE "C" >= %s
+"""
+_ERASED = """
+SELECT seq FROM chio.http_receipts
+WHERE log_id = %s AND seq BETWEEN %s AND %s AND starts_with(receipt_json, '{"format":"chio-receipt-erasure/')
 """
 _BASE = "SELECT seq, digest FROM chio.receipt_chain_base WHERE log_id = %s FOR UPDATE"
 _MOVE_BASE = """
@@ -151,7 +155,12 @@ def archive(place: DatabasePlace, folder: Path, key: SigningKey, *, now: int) ->
 
 
 def trim(
-    place: DatabasePlace, made: Mapping[int, ArchiveStatement], statements: Mapping[int, str], *, before: int
+    place: DatabasePlace,
+    made: Mapping[int, ArchiveStatement],
+    statements: Mapping[int, str],
+    *,
+    before: int,
+    erased: Mapping[int, Collection[int]] | None = None,
 ) -> Iterator[int]:
     """Remove from a database what its archives hold; yields the number of removed receipts after each transaction.
 
@@ -160,9 +169,11 @@ def trim(
         made: what the statement of each log says.
         statements: for each log, as `ArchiveStatement.signed_by` returned it.
         before: receipts that were stored before this second since 1970 are removed, but for the newest of each log.
+        erased: for each log the rows that are erased in its archive.
 
     Raises:
-        ConfigurationError: the role may not remove receipts, or it is not the database that was archived.
+        ConfigurationError: the role may not remove receipts, or it is not the database that was archived; or a receipt
+            of an archive was erased in the database meanwhile, and nothing is removed then.
     """
     with _connected(place) as connection:
         with _transaction(connection):
@@ -172,6 +183,11 @@ def trim(
                     raise ConfigurationError(f"{place.shown} is not the database that was archived")
                 connection.execute(_STATE, (log, said.last, statements[log]))
         yield 0
+        # From here on an erasure finds the statement, and names the archive.
+        for log, said in made.items():
+            for first in range(said.first, said.last + 1, 10 * ROWS):
+                for (row,) in _fetch(connection, _ERASED, log, first, min(first + 10 * ROWS - 1, said.last)):
+                    check_erased(row, (erased or {}).get(log, ()), f"log {log} of {place.shown}", said.name)
         until = stored_before(before)
         lasts = {log: _last_before(connection, log, said, until) for log, said in made.items()}
         for table in _USES:

@@ -13,7 +13,7 @@ from psycopg import Error, errors, sql
 from chio_core.errors import ConfigurationError
 from chio_sidecar.store.postgresql.connection import Connection, trouble
 from chio_sidecar.store.postgresql.filters import INDEXES
-from chio_sidecar.store.postgresql.rights import ARCHIVE_GRANTS, GRANTS, TRUST_GRANTS
+from chio_sidecar.store.postgresql.rights import ARCHIVE_GRANTS, ERASE_GRANTS, GRANTS, TRUST_GRANTS
 from chio_sidecar.store.postgresql.tables import APPENDING, FUNCTIONS, HORIZON, SCHEMA_VERSION, STEPS
 
 MIGRATE = "run: chio-sidecar store migrate --receipt-store URL, as the role that owns the tables"
@@ -150,6 +150,7 @@ def migrate(
     role: str,
     *,
     archive_role: str | None = None,
+    erase_role: str | None = None,
     trust_role: str | None = None,
     to: int = SCHEMA_VERSION,
 ) -> Migrated:
@@ -159,6 +160,7 @@ def migrate(
         connection: as the role that owns the tables, or will.
         role: of the sidecars; it must exist, and be another one.
         archive_role: of rotations; it too.
+        erase_role: of erasures; it too.
         trust_role: of the trust service; it too.
         to: the version to reach.
 
@@ -171,10 +173,10 @@ def migrate(
             encoding = connection.execute("SELECT current_setting('server_encoding')").fetchone()
             if encoding != ("UTF8",):
                 raise ConfigurationError("the encoding of the database is not UTF8; create another one with it")
-            rights = {GRANTS: role, ARCHIVE_GRANTS: archive_role, TRUST_GRANTS: trust_role}
+            rights = {GRANTS: role, ARCHIVE_GRANTS: archive_role, ERASE_GRANTS: erase_role, TRUST_GRANTS: trust_role}
             roles = {grants: name for grants, name in rights.items() if name is not None}
             if len(set(roles.values())) != len(roles):
-                raise ConfigurationError("sidecars, rotations and the trust service need a role each")
+                raise ConfigurationError("sidecars, rotations, erasures and the trust service need a role each")
             for name in roles.values():
                 _check_role(connection, name)
             found = connection.execute("SELECT to_regclass('chio.schema_version') IS NOT NULL").fetchone()

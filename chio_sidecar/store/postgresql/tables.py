@@ -6,17 +6,20 @@ revocations, and adds receipts only through `chio.append`. Triggers refuse the r
 A rotation (`rotate`) removes rows that a signed archive holds, as a role that can do nothing else. The triggers let go
 of these alone, as those of a SQLite store do: receipts up to the base of their log, which stays behind its newest
 archived row, and uses and charges before a mark of their account.
+
+An erasure lets them go of a receipt's text alone (`erasures`).
 """
 
 from __future__ import annotations
 
 from chio_sidecar.store import issuer_name
 from chio_sidecar.store.hash_chain import FIRST
+from chio_sidecar.store.postgresql.erasures import ERASURES
 from chio_sidecar.store.postgresql.filters import FACT
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 """The version that this sidecar is made for. 1 knew no archives, 2 no authority, 3 no indexes for filters, 4 no history
-of the keys that sign. Lists of 5 waited for the transactions that append, and made later ones wait."""
+of the keys that sign, 6 no erasures. Lists of 5 waited for the transactions that append, and made later ones wait."""
 
 APPENDING = 0x6368696F
 """Key of the advisory lock of everything that appends: shared in appends, exclusive in a revocation. So a revocation
@@ -186,6 +189,9 @@ BEGIN
     END IF;
     IF EXISTS (SELECT FROM chio.revoked_capabilities WHERE capability_id = ANY (unless)) THEN
         RETURN 'revoked';
+    END IF;
+    IF EXISTS (SELECT FROM unnest(jsons) AS j WHERE starts_with(j, '{{"format":"chio-receipt-erasure/')) THEN
+        RAISE EXCEPTION 'a sidecar stores receipts' USING ERRCODE = 'CH002';
     END IF;
     -- Stated before the rows get their positions: until this transaction ends, lists end here.
     PERFORM pg_advisory_xact_lock_shared({STORING} + (newest >> 32)::integer, (newest << 32 >> 32)::integer)
@@ -370,6 +376,7 @@ TRIGGERS = (
     "archived_state_known",
     *(f"{table}_append_only" for table in (*_APPEND_ONLY, *_KEPT, "authority_trusted_keys", "kernel_keys")),
     *(f"{table}_only_archived" for table in _ROTATED),
+    "http_receipts_only_erased",
 )
 """The triggers of the store."""
 
@@ -385,5 +392,6 @@ STEPS = {
     4: ("", 1),  # its indexes are made apart
     5: (_KERNEL_KEYS + _TRIGGER.format(table="kernel_keys"), 1),
     6: ("", 1),  # its functions are made at each migration
+    7: (ERASURES, 7),  # an older check would call its digests and its erasures changes
 }
 """For each version: what it adds, and the oldest sidecar that works with it."""

@@ -3,7 +3,7 @@
 import { get, save } from "./api.js";
 import { parse, pretty } from "./canonical.js";
 import { badge, byId, foreign, make, moment, prose } from "./dom.js";
-import { verify } from "./verify.js";
+import { isErasure, verify } from "./verify.js";
 
 const MOST_SHOWN = 200_000; // characters of raw JSON on the page; the download has all
 
@@ -56,6 +56,7 @@ export class Detail {
     return [
       make("div", { class: "detail-top" }, heading(receipt), buttons),
       verification(opened, browser),
+      receipt && isErasure(receipt) ? erasure(receipt) : null,
       receipt ? this.decision(receipt) : null,
       receipt ? explanation(opened.explanation) : null,
       receipt ? facts(receipt, opened, (name, value) => this.filter(name, value)) : null,
@@ -103,6 +104,7 @@ function readable(text) {
 
 function heading(receipt) {
   if (!receipt) return make("h2", { tabindex: "-1" }, badge("damaged"), " This row holds no receipt");
+  if (isErasure(receipt)) return make("h2", { tabindex: "-1" }, badge("erased"));
   const verdict = receipt.get("verdict");
   const word = verdict instanceof Map ? plain(verdict.get("verdict")) : "none";
   return make(
@@ -112,6 +114,21 @@ function heading(receipt) {
     observed(receipt) && make("span", { class: "tag" }, "observed"),
     make("span", { class: "route" }, foreign(plain(receipt.get("method"))), " ", foreign(plain(receipt.get("route_pattern")))),
   );
+}
+
+function erasure(receipt) {
+  const section = part(
+    "Erasure",
+    make("p", { class: "notice" }, "The content of this receipt was erased. Its row and its digest are still part of the chain, which receipt fsck checks."),
+    definitions([
+      ["Erased", when(receipt.get("erased_at"))],
+      ["Reason", prose(plain(receipt.get("reason")))],
+      ["Digest", code(receipt.get("digest"))],
+      ["Hash of the receipt", code(receipt.get("receipt_sha256"))],
+    ]),
+  );
+  section.id = "erasure";
+  return section;
 }
 
 function observed(receipt) {
@@ -169,7 +186,7 @@ function facts(receipt, opened, filter) {
   const rows = [
     ["Time", when(receipt.get("timestamp"))],
     ["Stored", moment(Date.parse(opened.created_at) / 1000)],
-    ["Response status", plain(receipt.get("response_status"))],
+    ["Response status", isErasure(receipt) ? null : plain(receipt.get("response_status"))],
     ["Receipt id", code(receipt.get("id"))],
     ["Request id", code(receipt.get("request_id"))],
     ["Caller", narrow("caller", receipt.get("caller_identity_hash"))],

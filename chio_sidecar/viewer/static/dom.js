@@ -96,7 +96,7 @@ function local(date) {
   return `${day} ${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
 }
 
-const SIGNS = { allow: "✓", deny: "✕", cancel: "–", incomplete: "…" };
+const SIGNS = { allow: "✓", deny: "✕", cancel: "–", incomplete: "…", erased: "∅" };
 
 /** A badge for a verdict; its sign and its word say the same as its colour. */
 export function badge(verdict) {

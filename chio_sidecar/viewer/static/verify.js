@@ -1,4 +1,4 @@
-// Verifies a receipt in the browser from its exact text: Ed25519 over the canonical bytes of all members but the
+// Verifies a receipt, or the record of its erasure, in the browser from its exact text: Ed25519 over the canonical bytes of all members but the
 // signature (wire protocol, sections 3.1 and 3.6).
 
 import { canonical, parse } from "./canonical.js";
@@ -6,6 +6,7 @@ import { oddMember } from "./shape.js";
 
 const OPTIONAL = ["session_id", "capability_id", "metadata", "observation_outcome"];
 const OMIT_EMPTY = ["evidence", "actor_chain"];
+const ERASURE = "chio-receipt-erasure/1";
 const NEWER = { receipt_kind: "mediated_decision", boundary_class: "prevent", trust_level: "mediated" };
 
 // Points of small order: a signature under such a key proves nothing. The highest bit is the sign and does not count.
@@ -29,7 +30,7 @@ export async function verify(text) {
     return invalid(`the text is no receipt: ${error.message}`);
   }
   if (!(receipt instanceof Map)) return invalid("the text is no JSON object");
-  const odd = oddMember(receipt);
+  const odd = isErasure(receipt) ? null : oddMember(receipt);
   if (odd !== null) return invalid(`the text is no receipt: ${odd} is missing or of another type`);
   if (!globalThis.crypto?.subtle) {
     return unavailable("browsers verify only on pages from https:// or from this machine");
@@ -39,6 +40,11 @@ export async function verify(text) {
   } catch (error) {
     return invalid(`the receipt cannot be verified: ${error.message}`);
   }
+}
+
+/** Return true for the record in the place of an erased receipt, genuine or not. */
+export function isErasure(receipt) {
+  return receipt.get("format") === ERASURE;
 }
 
 async function verifyParsed(receipt) {
