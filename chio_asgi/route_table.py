@@ -46,12 +46,15 @@ class RouteTable:
         self._flat = [
             (number, None if one is entry else one) for number, entry in enumerate(routes) for one in flatten([entry])
         ]
+        self._few = len(routes) <= _FEW and not self._included
         self._index: PathIndex | None = None
         self._used = False
 
     def describes(self, routes: Sequence[Any]) -> bool:
         """Return True if a router's list still has these entries, and the routers that it includes have theirs."""
-        return bool(self._routes == routes) and all(router.routes == known for router, known in self._included)
+        if self._routes != routes:
+            return False
+        return not self._included or all(router.routes == known for router, known in self._included)
 
     def candidates(self, routes: Sequence[Any], scope: Scope) -> Iterable[Any]:
         """Return the routes that can match, in the router's order.
@@ -60,15 +63,19 @@ class RouteTable:
             routes: the router's list, which this describes.
             scope: as the router's routes will see it.
         """
+        if self._few:
+            return routes
         found: Iterable[tuple[int, Any]] = self._flat
         route_path = getattr(sys.modules.get("starlette.routing"), "get_route_path", None)
         # An index is not made for a list that is only seen once: a router may make a new one for each request.
-        if self._used and len(self._flat) > _FEW and route_path is not None:
+        if self._used and route_path is not None:
             if self._index is None:
-                self._index = PathIndex(_pattern_of(one or routes[number]) for number, one in self._flat)
+                self._index = PathIndex(
+                    _pattern_of(routes[number] if one is None else one) for number, one in self._flat
+                )
             found = [self._flat[number] for number in self._index.candidates(route_path(scope))]
         self._used = True
-        return (routes[number] if one is None else one for number, one in found)
+        return [routes[number] if one is None else one for number, one in found]
 
 
 def flatten(routes: Sequence[Any]) -> Iterator[Any]:
