@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from ulid import ULID
+
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.signing import SigningKey
 from chio_sidecar.private_files import check_private, check_status, create_private
@@ -111,17 +113,6 @@ def _unusable(path: Path, exc: OSError) -> ConfigurationError:
 
 
 _RANDOM_BITS = 80
-_BASE32 = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's
-_PAIRS = [first + second for first in _BASE32 for second in _BASE32]
-
-
-class ReceiptId(int):
-    """A ULID: 48 bits of milliseconds since 1970, and 80 random bits. Its text form has 26 characters."""
-
-    def __str__(self) -> str:
-        """Return the text form (ULID specification, section "Encoding")."""
-        value = int(self)
-        return "".join([_PAIRS[value >> shift & 0x3FF] for shift in range(120, -1, -10)])
 
 
 class ReceiptIds:
@@ -136,18 +127,19 @@ class ReceiptIds:
         self._last = 0
         self._lock = threading.Lock()
 
-    def new(self) -> ReceiptId:
-        """Return the next id."""
+    def new(self) -> ULID:
+        """Return the next id; its text form has 26 characters."""
         fresh = int(self._clock() * 1000) << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)
         with self._lock:
             # Two ids of one millisecond, or a clock that went back: take the successor of the last one.
             self._last = fresh if fresh > self._last else self._last + 1
-            return ReceiptId(self._last)
+            return ULID.from_int(self._last)
 
 
-def kernel_receipt_id(receipt_id: ReceiptId) -> str:
+def kernel_receipt_id(receipt_id: ULID) -> str:
     """Return `rcpt-` and a UUIDv7 with the time and the random bits of a receipt id (wire protocol, section 3.2)."""
-    value = receipt_id & ~(0xF << 76) | 0x7 << 76  # version
+    value = int.from_bytes(receipt_id.bytes, "big")
+    value = value & ~(0xF << 76) | 0x7 << 76  # version
     value = value & ~(0x3 << 62) | 0x2 << 62  # variant
     digits = f"{value:032x}"
     return f"rcpt-{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

@@ -213,7 +213,7 @@ def start_all(library, url):
 start_all("psycopg", "embedded:postgresql://chio@127.0.0.1:1/chio?key=/nowhere/key")
 for name in [name for name in sys.modules if name.startswith("chio_sidecar")]:
     del sys.modules[name]
-start_all("yaml", "embedded:/nowhere/store.sqlite3")
+start_all("ulid", "embedded:/nowhere/store.sqlite3")
 """
 
 

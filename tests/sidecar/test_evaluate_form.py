@@ -16,7 +16,6 @@ from chio_core.errors import ReceiptRejected
 from chio_core.models.request import content_hash
 from chio_core.receipts import verify_receipt
 from chio_sidecar.app import SidecarApp
-from chio_sidecar.keys import ReceiptId
 from chio_sidecar.policy.routes import NO_SPEC_POLICY
 from chio_sidecar.policy.rules import Rule, rule_of
 from tests.sidecar.sidecar_tools import KERNEL, NOW, TESTS, Clock, capability, decision, evaluate, sidecar, vectors
@@ -108,18 +107,6 @@ def test_the_page_lists_every_rule_with_its_guard() -> None:
 async def test_the_route_selection_is_that_of_the_vectors(case: dict[str, Any], app: SidecarApp) -> None:
     receipt = (await decision(app, request_id=case["request_id"]))["receipt"]
     assert receipt["metadata"]["route_selection"] == case["route_selection"]
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0, "0" * 26),
-        (0x01563E3AB5D3D6764C61EFB99302BD5B, "01ARZ3NDEKTSV4RRFFQ69G5FAV"),  # the specification's example
-        (2**128 - 1, "7" + "Z" * 25),
-    ],
-)
-def test_a_receipt_id_is_written_as_a_ulid(value: int, text: str) -> None:
-    assert str(ReceiptId(value)) == text
 
 
 async def test_receipt_ids_are_ulids_that_grow(app: SidecarApp) -> None:
