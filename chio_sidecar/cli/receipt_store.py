@@ -189,7 +189,9 @@ def _check(inspection: Inspection | LogInspection, path: Path | str | None, *, a
     if summary.erased > len(summary.erasures):
         emit(f"erased    {summary.erased} receipts in all")
     if summary.anchored is not None:
-        emit(f"--head    row {summary.anchored}")
+        since = summary.covered_from or 0
+        stated = f", for rows from {since} on: the digest of row {since} rests on a signature"
+        emit(f"--head    row {summary.anchored}" + (stated if since > summary.archived + 1 else ""))
     if summary.head is not None:
         emit(f"head      {escaped(summary.head)}")
     if summary.pages == "part" and summary.unfinished is None:

@@ -50,6 +50,7 @@ class Summary:
         chained_from: first row with a digest; None in a store from before the chain.
         head: digest of the last row, for an auditor to keep; None in a store from before the chain.
         anchored: row with the digest that was given as `--head`; 0 if no row was stored at that time.
+        covered_from: the first row that this digest covers; rows before it are covered by a signature only.
         keys: public keys (hex) that signed; at most 16.
         unfinished: why the check did not come to its end; None for a complete one. Nothing is stated about the rest.
         pages: `part` if SQLite's check of pages and indexes was ended, because it would have stopped a sidecar.
@@ -66,6 +67,7 @@ class Summary:
     chained_from: int | None = None
     head: str | None = None
     anchored: int | None = None
+    covered_from: int | None = None
     keys: list[str] = field(default_factory=list)
     unfinished: str | None = None
     pages: Literal["all", "part"] = "part"
@@ -280,6 +282,7 @@ class Inspection:
         summary.chained_from = None if marks.start is None else marks.start + 1
         summary.head = None if marks.start is None else chain.digest
         summary.anchored = chain.anchored
+        summary.covered_from = None if chain.anchored is None else chain.covered_from
         summary.archived = marks.base
         summary.erased, summary.erasures = len(self.erasures.rows), self.erasures.listed
         if self.joint is not None and joint != self.joint[1]:

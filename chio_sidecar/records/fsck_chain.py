@@ -111,6 +111,8 @@ class ChainCheck:
         digest: that of the newest row so far.
         by_signature: the digest of the newest row is only stated by the record of its erasure.
         anchored: the row with the kept digest, 0 for the digest before the first row; None until it is found.
+        covered_from: the first row that the kept digest covers, if that is found. A digest that only a record states
+            does not depend on the rows before it.
     """
 
     def __init__(self, marks: Marks, kept: str | None) -> None:
@@ -120,6 +122,8 @@ class ChainCheck:
         self._started = marks.start is None or 0 < marks.start <= marks.base
         self.digest = marks.base_digest
         self.by_signature = False
+        self.covered_from = marks.base + 1
+        self._stated = marks.base + 1
         self.anchored = 0 if kept == FIRST else marks.base if kept == marks.base_digest else None
 
     def row(self, row: Row) -> Iterator[Finding]:
@@ -153,8 +157,10 @@ class ChainCheck:
                 yield Finding("chain", place, _CHANGED, row.sequence)
             self.digest = str(row.digest)
         self._last = row.sequence
+        if self.by_signature:
+            self._stated = row.sequence
         if self.digest == self._kept:
-            self.anchored = self._last
+            self.anchored, self.covered_from = self._last, self._stated
 
     def finish(self) -> Iterator[Finding]:
         """Yield what is wrong with the end; to be called after the last row."""

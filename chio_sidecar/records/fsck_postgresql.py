@@ -168,6 +168,7 @@ class LogInspection:
         summary.erased, summary.erasures = len(self._erasures.rows), self._erasures.listed
         summary.chained_from, summary.head, summary.anchored = 1, chain.digest, chain.anchored
         if chain.anchored is not None:
+            summary.covered_from = chain.covered_from
             self._whole.anchors.append(chain.anchored)
         yield from check_archives(self._whole.fetch(_STATEMENTS, self.log), self._whole._trusted, summary)
 

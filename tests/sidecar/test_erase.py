@@ -85,6 +85,7 @@ def test_what_is_left_of_an_erased_receipt_is_a_signed_record_and_every_chain_ve
             assert receipt[member] not in row[2]
     for options in (TRUSTED, (*TRUSTED, "--head", head), ()):
         found = fsck(cli, world.store, *options)
+        assert found["covered_from"] == (1 if "--head" in options else None)
         assert (found["findings"], found["head"], found["erased"]) == ([], head, len(ERASED))
         assert {one["id"] for one in found["erasures"]} == {ids[name] for name in ERASED}
         assert all(one["chained"] and one["reason"] == REASON for one in found["erasures"])
@@ -338,6 +339,9 @@ def test_a_row_of_an_earlier_version_is_erased_and_its_link_rests_on_the_signatu
     assert found["findings"] == []
     assert [(one["row"], one["chained"]) for one in found["erasures"]] == [(2, False)]
     assert "; digest by this signature alone\n" in cli("receipt", "fsck", "--receipt-store", path, *TRUSTED)
+    head = found["head"]
+    said = cli("receipt", "fsck", "--receipt-store", path, *TRUSTED, "--head", str(head))
+    assert "--head    row 4, for rows from 2 on: the digest of row 2 rests on a signature\n" in said
     # Without the key nobody can state another link.
     (text,) = select(path, "SELECT receipt_json FROM http_receipts WHERE seq = 2")[0]
     said = Erasure.read(text)
