@@ -13,14 +13,11 @@ named. So the middleware compares too, in `chio_core.evaluation.exchange.prepare
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from chio_core.capabilities.constraints import HOLDER
-from chio_core.capabilities.tokens import CapabilityRejected, parse_capability
 from chio_core.models.caller import CallerIdentity
 from chio_core.models.capability import CapabilityToken
-
-_UNREADABLE: Final = frozenset({""})
 
 
 def bound(grant: Mapping[str, Any], holder: str) -> dict[str, Any]:
@@ -43,21 +40,6 @@ def is_of_another(token: CapabilityToken, caller: CallerIdentity) -> bool:
     """Return True if one grant of a token states a holder other than this caller: then no grant of it counts."""
     holders = holders_of(token)
     return bool(holders and holders - {caller.holder})  # the caller's is a hash, made only where it counts
-
-
-def holders_in(text: str | None) -> frozenset[str]:
-    """Return the holders that a presented token states, before anything of it is verified.
-
-    A text that may state one but cannot be read here is of a holder that is no caller: another sidecar may be able to
-    read it.
-    """
-    # Without the word, and without an escape that could spell it, there is no holder: most tokens are not read here.
-    if text is None or (HOLDER not in text and "\\u" not in text):
-        return frozenset()
-    try:
-        return holders_of(parse_capability(text))
-    except CapabilityRejected:
-        return _UNREADABLE
 
 
 def with_holder(arguments: Any, holder: str) -> Any:

@@ -11,7 +11,7 @@ refuses:
    route requires a capability: one was presented, the receipt names it, and its scope covers the requirement.
    Every restriction of the grant is enforced: here, or by the sidecar, which the receipt then states. Wherever a
    capability opened the route, one of its grants must not be void (`chio_core.capabilities.restrictions`);
-6. the body was read: an evaluation without it only makes the receipt of a refusal (`chio_core.evaluation.early`);
+6. the body was read: an evaluation without it only makes the receipt of a refusal (`chio_core.evaluation.precheck`);
 7. if the route demands an approval or has a budget: the receipt's evidence says that the sidecar enforced them
    (`chio_core.models.demands`), because a sidecar that does not know them ignores them; and a budget belongs to a
    route, not to each of its paths.
@@ -75,7 +75,8 @@ def conclude(
     # 1. the document
     if response.status != 200:
         raise _error_of(response, call, settings)
-    if response.content_type.partition(";")[0].strip().lower() != "application/json":
+    kind = response.content_type
+    if kind != "application/json" and kind.partition(";")[0].strip().lower() != "application/json":
         raise EvaluationFailed("Chio sidecar answered with something that is not JSON", status=200)
     document = response.document
     if document is None:
@@ -89,9 +90,10 @@ def conclude(
         raise EvaluationFailed("Chio sidecar's answer has no receipt", status=200)
 
     # 2. the receipt
+    trusted = trust.keys()
     receipt = verify_receipt(
         document["receipt"],
-        trusted_keys=trust.keys(),
+        trusted_keys=trusted,
         expected=call.expectation,
         now=now,
         tolerance=settings.receipt_tolerance,
@@ -107,8 +109,10 @@ def conclude(
             raise EvaluationFailed(f"Chio sidecar's verdict: {explain(exc)}", status=200) from None
         if verdict.to_wire() != receipt.verdict.to_wire():
             raise ReceiptRejected("verdict", "the answer and its receipt do not give the same verdict")
-    trust.remember(receipt.kernel_key)
-    trust.note_route(receipt.route_pattern, call.expectation)
+    if trusted is None:
+        trust.remember(receipt.kernel_key)
+    if call.expectation.template is not None:
+        trust.note_route(receipt.route_pattern, call.expectation)
 
     denial = call.fault or _denial_of(verdict, receipt, call, settings)
     decision = Decision(
@@ -165,9 +169,10 @@ def _denial_of(verdict: Verdict, receipt: HttpReceipt, call: EvaluateCall, setti
         return _capability_required(call, receipt.id, settings, hint if isinstance(hint, str) else None)
     if not verdict.is_allow:
         denial = outcomes.denial_for_verdict(verdict, receipt.id, settings.capability_header)
-        return (
-            denial if call.capability is not None else outcomes.with_way_in(denial, requirement, settings.sidecar_url)
-        )
+        presents = call.presented.token is not None
+        return denial if presents else outcomes.with_way_in(denial, requirement, settings.sidecar_url)
+    if requirement is None and call.presented.token is None:
+        return None  # nothing is required, and nothing was presented
     if call.of_another:
         return outcomes.capability_of_another(receipt.id)
     refusal = _capability_denial(requirement or NO_REQUIREMENT, call, receipt)
@@ -198,16 +203,13 @@ def _capability_denial(requirement: Requirement, call: EvaluateCall, receipt: Ht
     server, tool = requirement.server, requirement.tool
     if not requirement.capability and not _opened_by_capability(call, receipt):
         return None
-    from chio_core.capabilities import CapabilityRejected, matching_grants, parse_capability, verify_token_chain
+    from chio_core.capabilities import CapabilityRejected, matching_grants, verify_token_chain
     from chio_core.capabilities.restrictions import accepted_grant, taken_away, void_scope
 
     insufficient = outcomes.capability_insufficient(requirement, receipt.id)
-    try:
-        token = parse_capability(call.capability or "")
-    except InvalidDocument:
-        # Where the route requires nothing, the sidecar alone decides whether it can read a token.
-        return insufficient if requirement.capability else None
-    if receipt.capability_id is None or token.id != receipt.capability_id:
+    token = call.presented.capability
+    # Where the route requires nothing, the sidecar alone decides whether it can read a token.
+    if token is None or receipt.capability_id is None or token.id != receipt.capability_id:
         return insufficient if requirement.capability else None
     try:
         verify_token_chain(token)
@@ -229,7 +231,7 @@ def _capability_denial(requirement: Requirement, call: EvaluateCall, receipt: Ht
 
 
 def _opened_by_capability(call: EvaluateCall, receipt: HttpReceipt) -> bool:
-    if call.capability is None or receipt.capability_id is None:
+    if call.presented.token is None or receipt.capability_id is None:
         return False
     guards = {one.guard_name for one in receipt.evidence or () if one.verdict}
     if guards & {CAPABILITY_GUARD, POLICY_GUARD}:
@@ -274,7 +276,7 @@ def _reason(stated: Mapping[str, Any], call: EvaluateCall, settings: ChioSetting
     if not isinstance(text, str):
         return ""
     request = call.request
-    secret = [call.capability, request.query, request.headers, request.caller.to_wire(), request.arguments]
+    secret = [call.presented.token, request.query, request.headers, request.caller.to_wire(), request.arguments]
     secret += [request.approval_token, request.governed_intent, request.budget]
     secret += [settings.evaluate_token.get_secret_value()] if settings.evaluate_token is not None else []
     text = _LONG_RUN.sub("…", text[:_MOST_READ])

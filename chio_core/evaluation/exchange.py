@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from chio_core.canonical import compact_json
+from chio_core.capabilities.holder import with_holder
 from chio_core.evaluation.observe import is_observed, lacking
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.precheck import Presented
@@ -63,18 +64,18 @@ class EvaluateCall:
     """What to send to `POST /chio/evaluate`, and what its receipt has to match.
 
     Attributes:
-        capability: the token's text, a secret; the `repr` leaves it out, as it does the headers that carry it.
+        presented: what the request presents, a secret; the `repr` leaves it out, as it does the headers that carry it.
         observe: a refusal is recorded only, see `chio_core.evaluation.observe`.
         fault: in observe mode why the request would not have been evaluated.
         of_another: the token states another holder than the caller, so it allows nothing.
-        unread: the body was not read, because the request is refused whatever it says (`chio_core.evaluation.early`).
+        unread: the body was not read: the request is refused whatever it says (`chio_core.evaluation.precheck`).
     """
 
     request: ChioHttpRequest
     body: bytes = field(repr=False)
     headers: tuple[tuple[str, str], ...] = field(repr=False)
     expectation: Expectation
-    capability: str | None = field(repr=False)
+    presented: Presented = field(repr=False)
     requirement: Requirement | None
     observe: bool = False
     fault: Denial | None = None
@@ -84,7 +85,7 @@ class EvaluateCall:
     @property
     def lacks_token(self) -> bool:
         """True if the route requires a capability and the request presents none: it ends in 401."""
-        return self.capability is None and self.requirement is not None and self.requirement.capability
+        return self.requirement is not None and self.requirement.capability and self.presented.token is None
 
 
 def prepare(
@@ -127,7 +128,7 @@ def prepare(
     if observe is None:
         observe = is_observed(settings, view.route_path, requirement)
     token, approval, sent = presented.token, presented.approval if presents else None, requirement
-    holders = _holders_in(token)
+    holders = presented.holders
     if of_another := bool(holders and holders - {caller.holder}):  # the holder is a hash, made only where it counts
         approval = None
     if requirement is not None:
@@ -136,8 +137,6 @@ def prepare(
             # The request is refused: it must not use an approval or spend a budget.
             sent, approval = replace(requirement, approval=None, budget=None), None
         if sent is not None and sent.server is not None and holders and caller.holder in holders:
-            from chio_core.capabilities.holder import with_holder
-
             sent = replace(sent, arguments=with_holder(sent.arguments, str(caller.holder)))
     request = to_chio_request(
         view,
@@ -159,26 +158,13 @@ def prepare(
         if is_first_evaluation(decision, request, requirement):
             request = request.model_copy(update={"further_to": decision.receipt.id if decision.receipt else None})
             break
-    headers = _headers(view, token)
+    headers: tuple[tuple[str, str], ...] = ((CAPABILITY_HEADER, token),) if token is not None else ()
+    trace = view.header_values(TRACEPARENT)
+    if len(trace) == 1 and trace[0].isascii() and trace[0].isprintable():
+        headers = (*headers, (TRACEPARENT, trace[0]))
     body = compact_json(request.to_wire()).encode()
     expectation = Expectation(request, caller.identity_hash(), template)
-    return EvaluateCall(request, body, headers, expectation, token, requirement, observe, fault, of_another, unread)
-
-
-def _headers(view: RequestView, token: str | None) -> tuple[tuple[str, str], ...]:
-    """Return the headers of the call: the token, and the trace that it belongs to."""
-    trace = view.header_values(TRACEPARENT)
-    traced = len(trace) == 1 and trace[0].isascii() and trace[0].isprintable()
-    presented = ((CAPABILITY_HEADER, token),) if token is not None else ()
-    return (*presented, (TRACEPARENT, trace[0])) if traced else presented
-
-
-def _holders_in(token: str | None) -> frozenset[str]:
-    if token is None:
-        return frozenset()
-    from chio_core.capabilities.holder import holders_in
-
-    return holders_in(token)
+    return EvaluateCall(request, body, headers, expectation, presented, requirement, observe, fault, of_another, unread)
 
 
 def is_first_evaluation(decision: Decision, request: ChioHttpRequest, requirement: Requirement | None) -> bool:

@@ -87,7 +87,7 @@ class RouteMatch:
     @property
     def reads_body(self) -> bool:
         """True if the requirement depends on the body."""
-        return any(source.chio_reads_body for source in self.sources)
+        return bool(self.sources) and any(source.chio_reads_body for source in self.sources)
 
     def requirement(self, facts: Facts | None = None) -> Requirement | None:
         """Return the requirement of the first evaluation; see `chio_core.evaluation.requirements.merged`.

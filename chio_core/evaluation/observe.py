@@ -17,7 +17,7 @@ refusal. Each is one warning in the log of decisions (`chio_core.telemetry.log`)
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from chio_core.errors import InvalidDocument
 from chio_core.evaluation.precheck import is_among
@@ -30,7 +30,7 @@ def is_observed(
     settings: ChioSettings,
     path: str,
     requirement: Requirement | None = None,
-    sources: Iterable[RequirementSource] = (),
+    sources: Sequence[RequirementSource] = (),
     *,
     by_path: bool = True,
 ) -> bool:
@@ -44,7 +44,7 @@ def is_observed(
     """
     if settings.observe or (requirement is not None and requirement.observe):
         return True
-    if any(source.chio_observes for source in sources):
+    if sources and any(source.chio_observes for source in sources):
         return True
     if not by_path or (not settings.observe_paths and not settings.observe_prefixes):
         return False

@@ -3,8 +3,8 @@
     exclude → precheck → route → requirement → caller → body → evaluate → publish
 
 The body comes last, because its sender can hold back its end: a request that is refused whatever its body says is
-evaluated without it (`chio_core.evaluation.early`). It precedes the requirement where an amount is in it, where a route
-requires nothing, and in observe mode, which refuses nothing.
+evaluated without it (`chio_core.evaluation.precheck`). It precedes the requirement where an amount is in it, where a
+route requires nothing, and in observe mode, which refuses nothing.
 
 The steps are generators. They yield what a framework does in its own way (read a body, send a call, run a hook), and
 `run` or `run_async` gives them the result: the same steps serve threads and event loops. `Pipeline.govern` is for
@@ -24,13 +24,19 @@ from chio_core.errors import ConfigurationError
 from chio_core.evaluation.adapter import RequestAdapter
 from chio_core.evaluation.amounts import Facts
 from chio_core.evaluation.body_limits import BodyLimits
-from chio_core.evaluation.early import refused_unread
 from chio_core.evaluation.exchange import new_request_id, prepare
-from chio_core.evaluation.governed import NO_BODY, NO_MATCH, Body, EvaluatedRequest, Reading, RouteMatch
+from chio_core.evaluation.governed import NO_BODY, NO_MATCH, EvaluatedRequest, Reading, RouteMatch
 from chio_core.evaluation.hooks import Hook, refused_by_guard
 from chio_core.evaluation.observe import is_observed
 from chio_core.evaluation.outcomes import Decision
-from chio_core.evaluation.precheck import Exclusions, Presented, can_be_evaluated, precheck, singleton_headers
+from chio_core.evaluation.precheck import (
+    Exclusions,
+    Presented,
+    can_be_evaluated,
+    precheck,
+    refused_unread,
+    singleton_headers,
+)
 from chio_core.evaluation.requirements import RequirementSource, includes
 from chio_core.evaluation.slow import timed
 from chio_core.evaluation.sources import CapabilityFunction, SessionOf, read_carried, source_of
@@ -188,15 +194,18 @@ class Pipeline:
             return self._refused(adapter, fault, requirement, observed=observed)
 
         # What needs no body is known before the body is read, unless every refusal is only recorded.
-        before = self._incoming and not observed and not match.reads_body and bool(requirement or match.sources)
+        reads_body = match.reads_body
+        before = self._incoming and not observed and not reads_body and bool(requirement or match.sources)
         try:
             if not before:
-                body = yield from self._read_body(adapter)
-                fault = fault or (body.refusal if match.reads_body else None)
+                if (body := governed.body) is None:
+                    body = governed.body = yield adapter.read_body()
+                fault = fault or (body.refusal if reads_body else None)
             elif self._calls_application:
                 adapter.keep_body()
             try:
-                requirement = requirement or (yield from self._required(adapter, match))
+                if requirement is None and match.sources:
+                    requirement = yield from self._required(adapter, match)
             except RequestRefused as exc:
                 if not observed:
                     raise
@@ -204,28 +213,21 @@ class Pipeline:
             caller, presented = yield from self._identified(adapter, presented, fault)
             if self._calls_application:
                 adapter.keep_body()
-            hopeless = self._incoming and not match.reads_body
-            hopeless = hopeless and refused_unread(view, requirement, presented, caller, self.settings)
-            if before and hopeless and governed.body is None:
-                return Reading(presented, caller, NO_BODY, match, requirement, None)
-            body = yield from self._read_body(adapter)
+            hopeless = self._incoming and not reads_body and requirement is not None and requirement.capability
+            hopeless = hopeless and refused_unread(view, presented, caller, self.settings)
+            # The receipt binds all of the body, so it is read to its end, counted and hashed, once.
+            if (body := governed.body) is None:
+                if hopeless:
+                    return Reading(presented, caller, NO_BODY, match, requirement, None)
+                body = governed.body = yield adapter.read_body()
             fault = fault or (None if hopeless else body.refusal)
         except RequestRefused as exc:
             # Without its body no request can run, not even an observed one.
             return self._refused(adapter, exc.denial, requirement, observed=observed and governed.body is not None)
         return Reading(presented, caller, body, match, requirement, fault)
 
-    def _read_body(self, adapter: RequestAdapter) -> Steps[Body]:
-        """Return the body. The receipt binds all of it, so it is read to its end, counted and hashed, once."""
-        body = adapter.governed.body
-        if body is None:
-            body = adapter.governed.body = yield adapter.read_body()
-        return body
-
     def _required(self, adapter: RequestAdapter, match: RouteMatch) -> Steps[Requirement | None]:
         """Return what the route requires; an amount may come from the path, the query or the body."""
-        if not match.sources:
-            return None
         raw = (yield adapter.raw_body()) if match.reads_body else None
         facts = Facts(match.path_params, adapter.view, raw)
         requirement: Requirement | None = yield adapter.compute(partial(match.requirement, facts), facts)
@@ -301,7 +303,8 @@ class Pipeline:
         if is_first or (decision.denial is not None and decision.receipt is not None):
             governed.shown = decision
             adapter.publish(decision)
-        self._notice(adapter, decision)
+        if decision.denial is not None:
+            self._notice(adapter, decision)
         if self._on_decision is not None:
             yield adapter.call_hook(self._on_decision, decision)
         if self._on_receipt is not None and decision.receipt is not None:
@@ -323,7 +326,7 @@ class Pipeline:
             yield adapter.call_hook(self._on_decision, decision)
 
     def _notice(self, adapter: RequestAdapter, decision: Decision) -> None:
-        if decision.denial is not None and self._warn is not None:
+        if self._warn is not None:
             view, evaluated = adapter.view, adapter.governed.evaluated
             template = evaluated.route.template if evaluated is not None and evaluated.route is not None else None
             self._warn(decision, view.method, view.route_path, template)

@@ -3,18 +3,40 @@
 `precheck` refuses a request that could mean two things. It returns the credentials that it has read, so the values
 that were checked are the values that are sent. It is no policy: it decides nothing about capabilities, and the checks
 of the body follow when the body is read (`body_limits`, `amounts`).
+
+`refused_unread` finds the refusals that no body can change: such a request is evaluated without its body, which stays
+unread. Reading a body costs memory, temporary files and time, and its sender decides how long it takes. So a request
+whose route requires a capability is refused before its body is read if
+
+1. it presents none;
+2. what it presents is no capability;
+3. the capability expired so long ago that an allow would be rejected: the receipt of a sidecar to whose clock it
+   still counts is outside `receipt_tolerance` (`chio_core.receipts`);
+4. the capability states another holder than the caller.
+
+`chio_core.evaluation.conclude` refuses each of these whatever the sidecar answers, so the evaluation only makes the
+receipt. It binds no body: `body_hash` is null in its content hash (wire protocol, section 3.4). What only a sidecar
+knows, whether it trusts the issuer for example, is decided when the body is there, because the protocol has no
+question that is no decision: an allow would be on record, and spend a use, for a request that did not run.
 """
 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final
 
 from chio_core.canonical import canonical_json, parse_json
+from chio_core.capabilities.constraints import HOLDER
+from chio_core.capabilities.holder import holders_of, is_of_another
+from chio_core.capabilities.tokens import parse_capability
 from chio_core.errors import InvalidDocument
-from chio_core.models.request import METHODS
+from chio_core.models.caller import CallerIdentity
+from chio_core.models.capability import CapabilityToken
+from chio_core.models.request import METHODS, SAFE_METHODS
 from chio_core.names import APPROVAL_HEADER, CAPABILITY_QUERY
 from chio_core.refusals.response import RequestRefused, bad_request
 from chio_core.request import RequestView, query_map, single_headers
@@ -33,8 +55,10 @@ APPROVAL_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 Approval = str | dict[str, Any]
 """An approval's id, or a GovernedApprovalToken as a JSON object."""
 
+_UNREADABLE: Final = frozenset({""})
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Presented:
     """What a request presents to the sidecar.
 
@@ -47,6 +71,26 @@ class Presented:
     token: str | None = field(default=None, repr=False)
     approval: Approval | None = field(default=None, repr=False)
     query: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def capability(self) -> CapabilityToken | None:
+        """The token, read once for all who look into it; None if there is none that can be read. It is not verified."""
+        try:
+            return None if self.token is None else parse_capability(self.token)
+        except InvalidDocument:
+            return None
+
+    @property
+    def holders(self) -> frozenset[str]:
+        """The holders that the token states, see `chio_core.capabilities.holder`; empty if anyone may present it.
+
+        A text that may state one but cannot be read here is of a holder that is no caller: another sidecar may be able
+        to read it.
+        """
+        # Without the word, and without an escape that could spell it, there is no holder: most tokens are not read.
+        if self.token is None or (HOLDER not in self.token and "\\u" not in self.token):
+            return frozenset()
+        return _UNREADABLE if self.capability is None else holders_of(self.capability)
 
 
 def singleton_headers(settings: ChioSettings) -> frozenset[str]:
@@ -92,6 +136,27 @@ def precheck(view: RequestView, settings: ChioSettings, singletons: frozenset[st
     except ValueError:
         raise RequestRefused(bad_request("query or path cannot be decoded, or has too many fields")) from None
     return Presented(token, approval, query)
+
+
+def refused_unread(view: RequestView, presented: Presented, caller: CallerIdentity, settings: ChioSettings) -> bool:
+    """Return True if a request to a route that requires a capability is refused whatever its body says.
+
+    See the rules at the top of this module.
+
+    Args:
+        presented: what the request presents, the token that it carries beside its header included.
+    """
+    if presented.token is None:
+        return True
+    # The usual GET has no body to wait for, and its token is not read here.
+    framed = view.header_values("content-length") or view.header_values("transfer-encoding")
+    if view.method in SAFE_METHODS and not framed:
+        return False
+    if (token := presented.capability) is None:
+        return True
+    # A receipt's time may differ by one second more, because it is in whole seconds.
+    expired = token.expires_at + settings.receipt_tolerance + 1 < time.time()
+    return expired or is_of_another(token, caller)
 
 
 def can_be_evaluated(view: RequestView) -> bool:
@@ -143,12 +208,12 @@ class Exclusions:
         settings: frozen, so the values are taken from them once.
     """
 
-    __slots__ = ("_methods", "_paths", "_prefixes")
+    __slots__ = ("_below", "_methods", "_paths")
 
     def __init__(self, settings: ChioSettings) -> None:
         self._methods = settings.exclude_methods
-        self._paths = settings.exclude_paths
-        self._prefixes = settings.exclude_prefixes
+        self._paths = frozenset((*settings.exclude_paths, *settings.exclude_prefixes))
+        self._below = tuple(f"{prefix}/" for prefix in settings.exclude_prefixes)
 
     def cover(self, method: str, path: str) -> bool:
         """Return True if a request is excluded.
@@ -157,7 +222,7 @@ class Exclusions:
             method: as it was sent; `get` is not `GET`.
             path: the string that the router matches, so another spelling of an excluded path stays governed.
         """
-        return method in self._methods or path in self._paths or is_among(path, (), self._prefixes)
+        return path in self._paths or path.startswith(self._below) or method in self._methods
 
 
 def is_among(path: str, paths: Collection[str], prefixes: Collection[str]) -> bool:

@@ -272,7 +272,7 @@ class GovernOutbound(DecidingMember):
             request.headers[self._settings.capability_header] = token
         call = adapter.call
         caller = call.request.caller.identity_hash() if call is not None else ""
-        presented = (call.capability if call is not None else token) or ""
+        presented = (call.presented.token if call is not None else token) or ""
         identity = hashlib.sha256(f"{caller}\n{presented}".encode()).hexdigest()
         request.extensions[HTTPX_TICKET] = Ticket(decision, identity, wire_facts(request))
         hop = hop_of(request)

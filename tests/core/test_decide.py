@@ -114,7 +114,7 @@ def test_the_token_travels_in_one_header_and_nowhere_else() -> None:
     text = token(("payments", "transfer", ["invoke"]))
     one = question(with_token(f" {text} "))
     assert one.headers == (("X-Chio-Capability", text),)
-    assert one.capability == text
+    assert one.presented.token == text
     assert text.encode() not in one.body
 
 
