@@ -117,12 +117,15 @@ class Deadline:
         loop: the running loop.
         at: a time of `loop.time()`.
         action: the function.
+
+    Attributes:
+        at: the argument.
     """
 
-    __slots__ = ("_action", "_at", "_late", "_loop", "_timer")
+    __slots__ = ("_action", "_late", "_loop", "_timer", "at")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, at: float, action: Callable[[], object]) -> None:
-        self._loop, self._at, self._action = loop, at, action
+        self._loop, self.at, self._action = loop, at, action
         self._timer = loop.call_at(at, self._look_again)
         self._late = 0.0
 
@@ -135,7 +138,7 @@ class Deadline:
         return self._late > max(timeout / 2, 0.1)
 
     def _look_again(self) -> None:
-        self._late = self._loop.time() - self._at
+        self._late = self._loop.time() - self.at
         self._timer = self._loop.call_later(max(self._late, LOOK_AGAIN), self._action)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
+from functools import partial
 
 import httptools
 
@@ -110,6 +111,7 @@ class Connection(asyncio.Protocol):
         self._reader: ResponseReader | None = None
         self._owner: asyncio.Future[RawResponse] | None = None
         self._timer: Deadline | None = None
+        self._deadline = 0.0
         self._late: Late = no_response
         self.closed = False
         self.idle_since = 0.0
@@ -132,7 +134,10 @@ class Connection(asyncio.Protocol):
         self._owner = owner
         self._late = late
         self._reader = ResponseReader()
-        self._timer = Deadline(loop, deadline, self._too_late)
+        # The timer of an earlier exchange does until it is due: setting one each time costs more than all else here.
+        self._deadline = deadline
+        if self._timer is None or self._timer.at > deadline:
+            self._set_timer(loop)
         self._transport.write(data)
         return owner
 
@@ -167,7 +172,7 @@ class Connection(asyncio.Protocol):
         if response is None:
             return
         self._finish(response)
-        if reader.keep_alive and self.usable:
+        if reader.keep_alive:
             self._on_idle(self)
         else:
             self.abort()
@@ -175,18 +180,28 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Inform the owner, if there is one, and the pool."""
         self.closed = True
+        if self._timer is not None:
+            self._timer.cancel()
         self._finish(EvaluationFailed("Chio sidecar closed the connection before it answered"))
         self._on_closed(self)
 
-    def _too_late(self) -> None:
+    def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = Deadline(loop, self._deadline, partial(self._due, loop))
+
+    def _due(self, loop: asyncio.AbstractEventLoop) -> None:
+        timer, self._timer = self._timer, None
+        if self._reader is None:
+            return  # idle
+        if timer is not None and timer.at < self._deadline:
+            self._set_timer(loop)  # it was for an earlier exchange
+            return
         self._finish(self._late())
         self.abort()
 
     def _finish(self, result: RawResponse | SidecarError) -> None:
         owner, self._owner, self._reader = self._owner, None, None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         if owner is None or owner.done():
             return
         if isinstance(result, RawResponse):

@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from functools import partial
+from typing import Any
 
 from chio_core.client.carrier import (
     OWN_SHARE,
@@ -76,13 +77,13 @@ class ConnectionPool:
         """Number of idle connections."""
         return sum(connection.usable for connection in self._idle)
 
-    async def post(self, path: str, body: bytes, headers: Pairs, timeout: float) -> RawResponse:
+    def post(self, path: str, body: bytes, headers: Pairs, timeout: float) -> Coroutine[Any, Any, RawResponse]:
         """See `AsyncCarrier.post`. A failed attempt to connect is repeated once."""
-        return await self._call(request_head(self._endpoint, path, len(body), headers) + body, timeout)
+        return self._call(request_head(self._endpoint, path, len(body), headers) + body, timeout)
 
-    async def get(self, path: str, headers: Pairs, timeout: float) -> RawResponse:
+    def get(self, path: str, headers: Pairs, timeout: float) -> Coroutine[Any, Any, RawResponse]:
         """See `Getter.get`. A failed attempt to connect is repeated once."""
-        return await self._call(request_head(self._endpoint, path, None, headers), timeout)
+        return self._call(request_head(self._endpoint, path, None, headers), timeout)
 
     async def _call(self, data: bytes, timeout: float) -> RawResponse:
         loop = asyncio.get_running_loop()

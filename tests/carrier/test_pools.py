@@ -208,6 +208,42 @@ async def test_who_waits_for_a_connection_is_refused_while_the_one_that_has_it_s
 
 
 @both
+async def test_an_exchange_with_less_time_than_the_one_before_ends_at_its_own_deadline(new_pool: Any) -> None:
+    async def silent_at_last(server: Scripted, reader: Reader, writer: Writer) -> None:
+        while (body := await server.read(reader)) != b"last":
+            writer.write(http_response(body))
+        await reader.read()
+
+    async with Scripted(silent_at_last).listen() as server, pool_for(server, new_pool, limit=1) as pool:
+        assert await ask(pool, b"first", timeout=600) == b"first"
+        async with asyncio.timeout(60):
+            with pytest.raises(SidecarTimeout):
+                await ask(pool, b"last", timeout=0.1)
+        assert server.accepted == 1
+
+
+@both
+async def test_the_deadline_of_an_exchange_that_is_over_ends_no_later_one(new_pool: Any) -> None:
+    over = asyncio.Event()
+
+    async def last_takes_longer(server: Scripted, reader: Reader, writer: Writer) -> None:
+        while body := await server.read(reader):
+            if body == b"last":
+                await over.wait()
+            writer.write(http_response(body))
+
+    async with Scripted(last_takes_longer).listen() as server, pool_for(server, new_pool, limit=1) as pool:
+        assert await ask(pool, b"first", timeout=5) == b"first"
+        assert await ask(pool, b"second", timeout=0.2) == b"second"
+        end = time.monotonic() + 0.4
+        last = asyncio.ensure_future(ask(pool, b"last", timeout=60))
+        await until(lambda: time.monotonic() > end)
+        over.set()
+        assert await last == b"last"
+        assert (server.accepted, server.requests) == (1, [b"first", b"second", b"last"])
+
+
+@both
 @pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 9999\r\n\r\n"])
 async def test_a_response_that_drips_is_given_up_at_the_deadline(new_pool: Any, head: bytes) -> None:
     async def drip(server: Scripted, reader: Reader, writer: Writer) -> None:
