@@ -7,7 +7,7 @@ An extractor is a callable that takes a view and returns an identity, or None to
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from chio_core.canonical import sha256_hex
@@ -43,10 +43,21 @@ def default_extractor(
     api_key_header: str = "x-api-key", session_cookie: str = "session"
 ) -> Callable[[RequestView], CallerIdentity]:
     """Return the usual order: client certificate, bearer token, API key, session cookie, anonymous."""
-    extractors = [from_client_certificate, from_bearer, from_api_key(api_key_header)]
+    order = [("authorization", from_bearer), (api_key_header.lower(), from_api_key(api_key_header))]
     if session_cookie:
-        extractors.append(from_cookie(session_cookie))
-    return first_of(*extractors)
+        order.append(("cookie", from_cookie(session_cookie)))
+    names = frozenset(name for name, _ in order)
+
+    def extract(view: RequestView) -> CallerIdentity:
+        if (found := from_client_certificate(view)) is not None:
+            return found
+        if sent := view.select_headers(names):
+            for name, extractor in order:
+                if name in sent and (found := extractor(view)) is not None:
+                    return found
+        return CallerIdentity.anonymous()
+
+    return extract
 
 
 def from_bearer(view: RequestView) -> CallerIdentity | None:
@@ -131,7 +142,9 @@ def from_client_certificate(view: RequestView) -> CallerIdentity | None:
     first); `client_cert_error` means that the certificate was not verified. The fingerprint is SHA-256 over the
     leaf's DER.
     """
-    tls = (view.scope.get("extensions") or {}).get("tls")
+    # What Django and Flask call a scope names the route too, which takes long to find: they have a way around it.
+    stated: Callable[[], Mapping[str, Any]] | None = getattr(view, "tls", None)
+    tls = ((view.scope if stated is None else stated()).get("extensions") or {}).get("tls")
     if not isinstance(tls, dict) or tls.get("client_cert_error"):
         return None
     name, chain = tls.get("client_cert_name"), tls.get("client_cert_chain")

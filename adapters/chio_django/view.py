@@ -141,7 +141,7 @@ class DjangoGuardRequest(EnvironView):
         """Return each line of the header `name`, as far as the server kept them apart."""
         if name == "cookie" and (cookies := self._cookies()) is not None:
             return cookies
-        lines = self._lines_sent().get(name)
+        lines = self._lines_sent().get(name) if self._asgi is not None else None
         if lines is None or ",".join(lines) != self.environ.get(environ_key(name)):
             return super().header_values(name)
         return lines if lines != [""] or name not in ("content-type", "content-length") else ()

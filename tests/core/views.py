@@ -62,6 +62,9 @@ class View:
     def repeated_headers(self) -> Collection[str]:
         return self.headers.repeated
 
+    def select_headers(self, names: Collection[str]) -> Mapping[str, Sequence[str]]:
+        return self.headers.select(names)
+
 
 def question(
     view: View | None = None,

@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 
 import pytest
+from django.http import HttpResponse
+from django.urls import path, register_converter
+from django.urls.converters import StringConverter
 
 from chio_django.routing import template_of
 from tests.django.project import CHIO, SHARING, aget, client, governed, governed_async
@@ -52,6 +55,21 @@ def test_the_template_of_the_route_is_sent(path: str, template: str) -> None:
 )
 def test_routes_become_templates(route: str, template: str | None) -> None:
     assert template_of(route) == template
+
+
+def test_a_url_is_resolved_once_before_django_resolves_it() -> None:
+    resolved: list[str] = []
+
+    class Noted(StringConverter):
+        def to_python(self, value: str) -> str:
+            resolved.append(value)
+            return value
+
+    register_converter(Noted, "noted")
+    urls = (path("noted/<noted:name>", lambda request, name: HttpResponse(name)),)
+    with governed(ROOT_URLCONF=urls):
+        assert client().get("/noted/a").content == b"a"
+    assert resolved == ["a", "a"]
 
 
 def test_a_url_conf_that_outer_middleware_chose_is_the_one_that_counts() -> None:

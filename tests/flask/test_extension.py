@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from flask import Flask, Response, g, request, request_started
 from flask.sessions import SecureCookieSessionInterface
+from werkzeug.routing import BaseConverter
 
 from chio_core.canonical import sha256_hex
 from chio_core.client.client import SyncChioClient
@@ -39,6 +40,21 @@ def test_a_path_that_flask_takes_for_an_excluded_one_is_excluded() -> None:
     with governed(behaviours.REFUSE, exclude_paths=["/healthz"]) as (app, sidecar):
         assert call(app, environ("GET", "//healthz")).status == 200
     assert sidecar.asked == []
+
+
+def test_a_url_is_matched_once_before_flask_matches_it() -> None:
+    matched: list[str] = []
+
+    class Noted(BaseConverter):
+        def to_python(self, value: str) -> str:
+            matched.append(value)
+            return value
+
+    with governed() as (app, _):
+        app.url_map.converters["noted"] = Noted
+        app.add_url_rule("/noted/<noted:name>", "noted", lambda name: str(name))
+        assert call(app, environ("GET", "/noted/a")).status == 200
+    assert matched == ["a", "a"]
 
 
 def test_json_and_the_limit_of_a_body_stay_flask_s() -> None:
