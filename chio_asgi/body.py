@@ -11,7 +11,8 @@ import hashlib
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Generator
+from types import coroutine
 from typing import IO, Any, TypeVar
 
 from chio_asgi.types import Message, Receive
@@ -161,12 +162,11 @@ class Incoming:
             await self._in_time(take())
         return b"".join(message.get("body", b"") for message in self._taken)[:count]
 
-    async def read(self, announced: str | None = None, *, at_once: bool = False) -> Body:
+    async def read(self, announced: str | None = None) -> Body:
         """Read the body to its end.
 
         Args:
             announced: value of `Content-Length`; refuses early, and is never believed otherwise.
-            at_once: the framing says that there is no body, so nothing has to be waited for.
 
         Raises:
             RequestRefused: 413 if more than `limits.max_bytes` came or were announced, 400 if the client went away
@@ -177,11 +177,9 @@ class Incoming:
             raise RequestRefused(self._refusal)
         if announced is not None and announced.isdecimal() and int(announced[:20]) > limits.max_bytes:
             limits.refuse(body_too_large(limits.max_bytes))
-        began = asyncio.get_running_loop().time()
-        reading = self._read_on()
+        began = asyncio.get_running_loop().time() if limits.lifted else 0.0
         try:
-            # The usual request without a body needs no timer.
-            body = await reading if at_once else await self._in_time(reading)
+            body = await self._in_time(self._read_on())
             if limits.lifted and limits.timeout is not None:
                 slow = asyncio.get_running_loop().time() - began > limits.timeout
                 body.refusal = body.refusal or (body_too_slow(limits.timeout) if slow else None)
@@ -192,11 +190,16 @@ class Incoming:
             raise
 
     async def _in_time(self, reading: Coroutine[Any, Any, T]) -> T:
+        # A body that is there already, as most are, needs no timer.
+        try:
+            pending = reading.send(None)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
         clock = asyncio.get_running_loop().time
         began = clock()
         try:
             async with asyncio.timeout(self._left):
-                return await reading
+                return await _continued(reading, pending)
         except TimeoutError:
             raise RequestRefused(body_too_slow(self._limits.timeout or 0)) from None
         finally:
@@ -204,7 +207,8 @@ class Incoming:
                 self._left = max(0.0, self._left - (clock() - began))
 
     async def _read_on(self) -> Body:
-        limits, digest, length, spooled, more = self._limits, hashlib.sha256(), 0, 0, True
+        limits, length, spooled, more = self._limits, 0, 0, True
+        digest: hashlib._Hash | None = None
         parts: list[bytes] = []
         file: IO[bytes] | None = None
         refusal: Denial | None = None
@@ -216,7 +220,10 @@ class Incoming:
                 piece, more = message.get("body", b""), message.get("more_body", False)
                 if not (piece or more or length):  # most requests have no body
                     break
-                digest.update(piece)
+                if digest is None:
+                    digest = hashlib.sha256(piece)
+                else:
+                    digest.update(piece)
                 length += len(piece)
                 if length > limits.max_bytes:
                     refusal = limits.refuse(body_too_large(limits.max_bytes))
@@ -235,9 +242,24 @@ class Incoming:
             if file is not None:
                 file.close()
             raise
-        body = Body(b"".join(parts), file, length, digest.hexdigest() if length else None, limits)
+        body = Body(b"".join(parts), file, length, digest.hexdigest() if digest and length else None, limits)
         body.refusal = refusal
         return body
+
+
+@coroutine
+def _continued(begun: Coroutine[Any, Any, T], pending: Any) -> Generator[Any, Any, T]:
+    """Await the rest of a coroutine whose first step was to wait for `pending`."""
+    try:
+        while True:
+            try:
+                value = yield pending
+            except BaseException as exc:  # noqa: BLE001 - it is the coroutine's
+                pending = begun.throw(exc)
+            else:
+                pending = begun.send(value)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
 
 
 def once(message: Message, receive: Receive) -> Receive:

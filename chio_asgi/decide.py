@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from chio_asgi.routing import RouteResolver
@@ -114,9 +114,9 @@ class ASGIAdapter:
             return await asyncio.to_thread(function)
         return function()
 
-    async def send(self, call: EvaluateCall) -> Decision:
+    def send(self, call: EvaluateCall) -> Awaitable[Decision]:
         """Send a call through the middleware's client."""
-        return await self.request.client.evaluate(call)
+        return self.request.client.evaluate(call)
 
     def publish(self, decision: Decision) -> None:
         """Put a decision on the request's state; the response is that of the outer request."""
@@ -167,8 +167,12 @@ class Decide(DecisionMember):
 
     async def __call__(self, view: ASGIGuardRequest) -> Denial | None:
         """Return the refusal, or None if the request may continue."""
+        return await self.govern(view)
+
+    def govern(self, view: ASGIGuardRequest) -> Coroutine[Any, Any, Denial | None]:
+        """Return the same, to be awaited."""
         request: ASGIRequest = view.scope[SCOPE_REQUEST]
-        return await run_async(self._pipeline.govern(ASGIAdapter(view, request, self._resolve)))
+        return run_async(self._pipeline.govern(ASGIAdapter(view, request, self._resolve)))
 
     async def refuse(self, view: ASGIGuardRequest, response: AnyResponse) -> None:
         """Record that a guard has refused."""

@@ -166,7 +166,7 @@ class ChioASGIMiddleware:
             response = await ChainRun(self._members, None, evidence, self.chain.slow_guard_ms).before(view)
             return response if response is not None else self._decide.check_unchanged(view)
         try:
-            return await self._decide(view)
+            return await self._decide.govern(view)
         except Exception:  # noqa: BLE001 - logged there, and the request is refused
             return failed(self._members[0], evidence)
 

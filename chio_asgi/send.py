@@ -71,20 +71,7 @@ class HeaderSend:
         if wishes is not None:
             wishes.finish(self.status)
 
-    def _head(self, message: Message) -> Message:
-        if self._governed.shown is not None or STATE_RESPONSE_HOOKS in self._state:
-            return {**message, "headers": self._headers(message)}
-        # Nothing to add: the head goes on as it is, unless it claims a receipt.
-        headers = message.get("headers") or ()
-        if not isinstance(headers, list):
-            return {**message, "headers": self._without_own(headers)}
-        own = self._name
-        for name, _ in headers:
-            if name.lower() == own:
-                return {**message, "headers": self._without_own(headers)}
-        return message
-
-    def _headers(self, head: Message) -> Pairs:
+    def _head(self, head: Message) -> Message:
         sent = head.get("headers") or ()
         wishes = self._state.get(STATE_RESPONSE_HOOKS)
         if wishes is not None:
@@ -92,14 +79,15 @@ class HeaderSend:
             sent = _wished(wishes, sent)
         headers = self._without_own(sent)
         decision = self._governed.shown
-        value = decision.receipt_header if decision is not None else None
-        if value is not None:
+        if decision is not None and (value := decision.receipt_header) is not None:
             headers.append((self._name, value.encode("ascii")))
             for name, _ in self._asked:
                 if name == b"origin":
                     headers.append((_EXPOSE, self._name))
                     break
-        return headers
+        elif headers == head.get("headers"):
+            return head  # nothing to add, and nothing to remove
+        return {**head, "headers": headers}
 
     def _without_own(self, sent: Iterable[tuple[bytes, bytes]]) -> Pairs:
         own = self._name

@@ -7,7 +7,7 @@ client chooses that value (CVE-2026-48710).
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote
 
 from chio_asgi.body import Body, Incoming
@@ -21,22 +21,12 @@ from chio_core.request import HeaderLines
 class ScopeState:
     """Attribute access to `scope["state"]`, which Starlette presents as `request.state`."""
 
-    __slots__ = ("_values",)
-
     def __init__(self, values: dict[str, Any]) -> None:
-        object.__setattr__(self, "_values", values)
+        self.__dict__ = values
 
-    def __getattr__(self, name: str) -> Any:
-        values = self._values
-        if name in values:
-            return values[name]
-        raise AttributeError(f"request state has no {name!r}")
+    if TYPE_CHECKING:
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        self._values[name] = value
-
-    def __delattr__(self, name: str) -> None:
-        self._values.pop(name, None)
+        def __getattr__(self, name: str) -> Any: ...
 
 
 class ASGIGuardRequest:
@@ -112,11 +102,13 @@ class ASGIGuardRequest:
 
     def repeated_headers(self) -> Collection[str]:
         """Return the names, in lower case, of headers that occur in more than one line."""
-        return self._header_lines().repeated
+        lines = self._lines if self._lines is not None else self._header_lines()
+        return lines.repeated
 
     def select_headers(self, names: Collection[str]) -> Mapping[str, Sequence[str]]:
         """Return the lines of those headers in `names` (lower case) that the request has."""
-        return self._header_lines().select(names)
+        lines = self._lines if self._lines is not None else self._header_lines()
+        return lines.select(names)
 
     @property
     def query_string(self) -> str:
@@ -166,11 +158,7 @@ class ASGIGuardRequest:
             if self._incoming is None:
                 raise RuntimeError("this view was made without `receive`")
             lines = self.header_values("content-length")
-            announced = lines[0] if lines else None
-            # Without one of the two headers an HTTP/1 request has no body (RFC 9112, section 6.3).
-            empty = announced == "0" or (announced is None and str(self.scope.get("http_version", "")).startswith("1"))
-            at_once = empty and not self.header_values("transfer-encoding")
-            self._body = await self._incoming.read(announced, at_once=at_once)
+            self._body = await self._incoming.read(lines[0] if lines else None)
         return self._body
 
     def replace_body(self, data: bytes) -> None:
@@ -228,15 +216,14 @@ class ASGIGuardRequest:
     def state(self) -> ScopeState:
         """The request's state; the same values as Starlette's `request.state`."""
         values = self.scope.setdefault("state", {})
-        if self._state is None or self._state._values is not values:
+        if self._state is None or self._state.__dict__ is not values:
             self._state = ScopeState(values)
         return self._state
 
     def _header_lines(self) -> HeaderLines:
         if self._lines is None:
-            self._lines = HeaderLines(
-                (name.decode("latin-1"), value.decode("latin-1")) for name, value in self.scope.get("headers", ())
-            )
+            pairs = self.scope.get("headers", ())
+            self._lines = HeaderLines([(name.decode("latin-1"), value.decode("latin-1")) for name, value in pairs])
         return self._lines
 
 

@@ -13,7 +13,6 @@ import hashlib
 import json
 import re
 import secrets
-from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -123,12 +122,14 @@ def parse_json(text: bytes | str) -> Any:
     """
     # `orjson` accepts a repeated member, and integers that lose digits. Text that it writes again byte for byte has
     # neither: it is the one compact spelling of the value. Sidecars send compact JSON.
-    with suppress(TypeError, ValueError):  # no JSON, or half of a surrogate pair
+    try:
         data = text if isinstance(text, bytes) else text.encode()
         if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
             known = orjson.loads(data)
             if orjson.dumps(known) == data:
                 return known
+    except (TypeError, ValueError):
+        pass  # no JSON, or half of a surrogate pair: the slower code says which
     try:
         source = text.decode("utf-8") if isinstance(text, bytes) else text
         value = _DECODER.decode(source)

@@ -232,19 +232,6 @@ def to_chio_request(
         headers["content-length"] = str(body_length)
     wanted = requirement if requirement is not None else NO_REQUIREMENT
     tool = wanted.server is not None
-    enforcement = None
-    if observe:
-        enforcement = {"mode": "observe"}
-        # State the route's requirement too: the sidecar's own verdict ignores it, because it allows a GET without
-        # a token, and checks no operation but `invoke`.
-        if wanted.capability:
-            enforcement["requires"] = wanted.title if tool else "any"
-            if lacking:
-                enforcement["lacks"] = ",".join(lacking)
-        if refused is not None:
-            enforcement["refused"] = refused
-        if framework is not None:
-            enforcement["framework"] = framework
     return ChioHttpRequest(
         request_id=request_id,
         method=view.method,  # pydantic refuses what is no Method
@@ -263,8 +250,26 @@ def to_chio_request(
         governed_intent=wanted.approval.to_wire() if wanted.approval is not None else None,
         approval_token=approval_token,
         budget=wanted.budget.to_wire() if wanted.budget is not None else None,
-        enforcement=enforcement,
+        enforcement=_observed(wanted, lacking, refused, framework) if observe else None,
     )
+
+
+def _observed(
+    wanted: Requirement, lacking: Sequence[str], refused: str | None, framework: str | None
+) -> dict[str, str]:
+    """Return what the receipt of an observed request states; see `to_chio_request`."""
+    stated = {"mode": "observe"}
+    # State the route's requirement too: the sidecar's own verdict ignores it, because it allows a GET without a token,
+    # and checks no operation but `invoke`.
+    if wanted.capability:
+        stated["requires"] = wanted.title if wanted.server is not None else "any"
+        if lacking:
+            stated["lacks"] = ",".join(lacking)
+    if refused is not None:
+        stated["refused"] = refused
+    if framework is not None:
+        stated["framework"] = framework
+    return stated
 
 
 def single_headers(capability: str = CAPABILITY_HEADER, api_key: str = "x-api-key") -> frozenset[str]:

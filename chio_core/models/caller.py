@@ -44,7 +44,10 @@ class AuthMethod(WireModel):
 
     def to_wire(self) -> dict[str, Any]:
         """Return the JSON object with the members of this method."""
-        return {"method": self.method} | {name: getattr(self, name) for name in _MEMBERS[self.method]}
+        wire: dict[str, Any] = {"method": self.method}
+        for name in _MEMBERS[self.method]:
+            wire[name] = getattr(self, name)
+        return wire
 
 
 class CallerIdentity(WireModel):

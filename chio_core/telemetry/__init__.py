@@ -66,7 +66,7 @@ class Telemetry:
         span = None
         if self._spans is not None:
             try:
-                parent = next((value for name, value in call.headers if name == TRACEPARENT), None)
+                parent = dict(call.headers).get(TRACEPARENT)
                 span = self._spans.start(SPAN, parent, lambda: _facts_of(call) | self._server)
             except Exception:  # noqa: BLE001 - see the module's docstring
                 _log_failure()

@@ -93,7 +93,7 @@ def level_of(decision: Decision) -> int:
     if decision.denial is None and decision.passthrough is not None:
         return logging.WARNING
     failed = decision.denial is not None and decision.verdict == "refused" and decision.denial.status == 500
-    return logging.ERROR if failed or is_undecided(decision) else logging.INFO
+    return logging.ERROR if failed or (decision.receipt is None and is_undecided(decision)) else logging.INFO
 
 
 def extra_of(facts: Mapping[str, Any]) -> dict[str, Any]:

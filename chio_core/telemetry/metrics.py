@@ -190,7 +190,7 @@ class Metrics:
         label = code if code == "none" or _CODE.match(code) else "other"
         verdict = verdict_of(decision)
         self.decisions.add(verdict if verdict in VERDICTS else "other", label)
-        if decision.observed:
+        if decision.withheld is not None:
             self.observed.add(label)
         elif decision.passthrough is not None and decision.denial is None:
             self.passthroughs.add(label)

@@ -118,20 +118,20 @@ def added(governed: int, bare: int) -> float:
     return governed / bare - 1
 
 
-def test_a_sidecar_of_its_own_costs_fastapi_less_than_twice_the_request() -> None:
+def test_a_sidecar_of_its_own_costs_fastapi_less_than_one_and_a_third_times_the_request() -> None:
     with separate() as options:
         governed = fastapi(lambda app: add_chio(app, ChioASGIConfig(**options)))
-    assert added(governed, fastapi(ungoverned)) < 2
+    assert added(governed, fastapi(ungoverned)) < 4 / 3
 
 
-def test_an_embedded_sidecar_costs_fastapi_less_than_three_times_the_request(tmp_path: Path) -> None:
+def test_an_embedded_sidecar_costs_fastapi_less_than_twice_the_request(tmp_path: Path) -> None:
     """It evaluates, signs and verifies in the same process."""
     url = f"embedded:{tmp_path / 'receipts.sqlite3'}"
     governed = fastapi(lambda app: add_chio(app, ChioASGIConfig(sidecar_url=url)))
-    assert added(governed, fastapi(ungoverned)) < 3
+    assert added(governed, fastapi(ungoverned)) < 2
 
 
-def test_a_sidecar_of_its_own_costs_flask_less_than_three_times_the_request() -> None:
+def test_a_sidecar_of_its_own_costs_flask_less_than_twice_the_request() -> None:
     with separate() as options:
         governed = flask(lambda app: Chio(app, **options))
-    assert added(governed, flask(ungoverned)) < 3
+    assert added(governed, flask(ungoverned)) < 2
