@@ -93,10 +93,14 @@ def verify_signature(public_hex: Any, message: bytes, signature_hex: Any) -> boo
     if not isinstance(public_hex, str) or not isinstance(signature_hex, str):
         return False
     key = _key_bytes(public_hex)
-    if key is None or len(signature_hex) != 128 or not _HEX.issuperset(signature_hex):
+    if key is None:
         return False
     try:
-        crypto_sign_open(bytes.fromhex(signature_hex) + message, key)
+        signature = bytes.fromhex(signature_hex)
+        # `fromhex` also reads upper case and white space.
+        if len(signature) != 64 or signature.hex() != signature_hex:
+            return False
+        crypto_sign_open(signature + message, key)
     except (CryptoError, ValueError, TypeError):
         return False
     return True
