@@ -19,6 +19,8 @@ _TOLERANT = "CASE WHEN json_valid(receipt_json) THEN receipt_json ELSE '{}' END"
 
 _RAW = "CAST(receipt_json AS BLOB)"  # so that a text that is not UTF-8 fails in its row
 
+_LARGEST = 2**63 - 1  # row number in SQLite
+
 _NEWEST_FIRST = "ORDER BY seq DESC LIMIT :limit"
 
 # An HttpReceipt answers the filters of tool receipts by the conversion of wire protocol, section 3.8.
@@ -78,7 +80,7 @@ class ReceiptReader(ReceiptArchive):
         try:
             # A database without any table is a store that no sidecar has opened yet.
             columns = {name for (name,) in self.fetch("SELECT name FROM pragma_table_info('http_receipts')", {})}
-            self._numbered = "seq" in columns
+            self._numbered = not columns or "seq" in columns
             if columns == {"id", "receipt_json"}:
                 for view in _PUBLISHED:
                     self.fetch(view, {})
@@ -184,6 +186,18 @@ class ReceiptReader(ReceiptArchive):
             " WHERE capability_id = :id AND grant_index = :grant"
         )
         return int(self.fetch(sql, {"id": capability_id, "grant": grant})[0][0])
+
+    def _next_row(self, wanted: ReceiptFilter, number: int, *, newest_first: bool = False) -> int | None:
+        """Return the number of the next row; the numbers of the published sidecar's rows may have gaps."""
+        if self._numbered:
+            return number
+        if number > _LARGEST:
+            return None
+        found = (
+            "max(seq) FROM http_receipts WHERE seq <=" if newest_first else "min(seq) FROM http_receipts WHERE seq >="
+        )
+        row: int | None = self.fetch(f"SELECT {found} :number", {"number": number})[0][0]
+        return row
 
     def fetch(self, sql: str, parameters: dict[str, Any]) -> list[Any]:
         """Return all rows of a statement.

@@ -85,6 +85,16 @@ def test_filters_and_counts_are_right_although_its_row_numbers_have_gaps(
         assert (archive.archived(), list(archive.after_archived())) == (None, [])
 
 
+def test_a_gap_between_its_row_numbers_is_passed_at_once(store: Path, cli: CommandLine) -> None:
+    with closing(sqlite3.connect(store)) as connection, connection:
+        connection.execute("UPDATE http_receipts SET rowid = ? WHERE id = ?", (2**63 - 1, STORED[-1]["id"]))
+    for order in (False, True):
+        with open_archive(store) as archive:
+            found = [receipt["id"] for _, receipt in archive.rows(ReceiptFilter(), newest_first=order)]
+        assert found == [receipt["id"] for receipt in (STORED[::-1] if order else STORED)]
+    assert cli("receipt", "list", "--receipt-db", store, "--limit", 200).count("\n") == len(STORED)
+
+
 def test_requests_revocations_and_times_are_found_in_it(store: Path) -> None:
     with ReceiptReader(store) as archive:
         receipt = STORED[-1]
