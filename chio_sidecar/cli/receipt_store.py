@@ -18,6 +18,7 @@ from chio_sidecar.cli.receipt_verify import note_untrusted
 from chio_sidecar.cli.terminal import CliError, compact, emit, escaped, utc
 from chio_sidecar.records.archive import open_archive
 from chio_sidecar.records.fsck import Inspection
+from chio_sidecar.records.fsck_chain import Heads
 from chio_sidecar.store.backup import backup
 from chio_sidecar.store.place import DatabasePlace
 
@@ -39,7 +40,9 @@ With --archive the archives that receipt rotate made are checked too, oldest fir
 whether each goes on from the one before, so that no receipt is missing between them.
 
 Keep the printed head in another place. Given as --head later, it shows that no row up to it was changed since, even by
-an attacker who can write the file and computes the chain again.
+an attacker who can write the file and computes the chain again. One kind of erasure breaks that, and is then a finding:
+its line says `digest by this signature alone`, and a holder of the key could have replaced the rows before it. Give a
+head of the row before it as well: with both heads it is no finding.
 
 exit status: 0 no findings, 1 findings, or the store cannot be read, 2 wrong usage, 3 no findings so far, but the check
 did not come to its end: another process held the file, or the disk failed; nothing is stated about the rest
@@ -67,7 +70,10 @@ def add_fsck_options(parser: argparse.ArgumentParser) -> None:
         "--head",
         metavar="DIGEST",
         type=digest,
-        help="a head that was printed earlier: its row must exist, unchanged",
+        action="append",
+        default=[],
+        help="a head that was printed earlier: its row must exist, and it and all rows before it be unchanged; may be"
+        " repeated",
     )
     parser.add_argument(
         "--archive",
@@ -95,9 +101,10 @@ def run_fsck(args: argparse.Namespace) -> int:
     if not isinstance(store.path, Path):
         return _fsck_database(args, store.path)
     with ExitStack() as stack:
-        files = []
+        files, heads, unlinked = [], Heads(args.head), set[int]()
         for path in (*args.archive, store.file):
-            inspection = Inspection(path, trusted_keys=args.trusted_key, kept=args.head, all_pages=args.all_pages)
+            inspection = Inspection(path, trusted_keys=args.trusted_key, heads=heads, all_pages=args.all_pages)
+            inspection.unlinked = unlinked
             stack.callback(inspection.close)
             files.append((path, inspection))
         files.sort(key=lambda file: file[1].base[0])  # stable: a store that lost nothing yet follows its archive
@@ -105,7 +112,7 @@ def run_fsck(args: argparse.Namespace) -> int:
         found = set()
         for number, (path, inspection) in enumerate(files, 1):
             inspection.joint = files[number][1].base if number < len(files) else None
-            inspection.kept_elsewhere = number < len(files) or any(one.summary.anchored is not None for _, one in files)
+            inspection.goes_on = number < len(files)
             found.add(_check(inspection, path if len(files) > 1 else None, as_json=wants_json(args)))
     return 1 if 1 in found else max(found)
 
@@ -120,14 +127,13 @@ def _fsck_database(args: argparse.Namespace, place: DatabasePlace) -> int:
     if args.all_pages and not paths:
         raise CliError("--all-pages is about the pages of files, and this store is in a database", fix="leave it out")
     with ExitStack() as stack:
-        database = stack.enter_context(
-            closing(DatabaseInspection(place, trusted_keys=args.trusted_key, kept=args.head))
-        )
+        heads = Heads(args.head)
+        database = stack.enter_context(closing(DatabaseInspection(place, trusted_keys=args.trusted_key, heads=heads)))
         archives: dict[int, list[tuple[Path, Inspection]]] = {}
         for path in paths:
-            inspection = Inspection(path, trusted_keys=args.trusted_key, kept=args.head, all_pages=args.all_pages)
+            inspection = Inspection(path, trusted_keys=args.trusted_key, heads=heads, all_pages=args.all_pages)
             stack.callback(inspection.close)
-            inspection.kept_elsewhere = True
+            inspection.goes_on = True
             log = database.log_of(inspection.statement())
             if log is None:
                 raise CliError(
@@ -141,9 +147,8 @@ def _fsck_database(args: argparse.Namespace, place: DatabasePlace) -> int:
             files = sorted(archives.get(part.log or 0, []), key=lambda file: file[1].base[0])
             for number, (path, inspection) in enumerate(files, 1):
                 inspection.joint = files[number][1].base if number < len(files) else part.base
+                inspection.unlinked = part.unlinked
                 found.add(_check(inspection, path, as_json=wants_json(args)))
-                if inspection.summary.anchored is not None:
-                    database.anchors.append(inspection.summary.anchored)
             found.add(_check(part, part.name, as_json=wants_json(args)))
     return 1 if 1 in found else max(found)
 

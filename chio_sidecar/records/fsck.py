@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from chio_core.errors import ConfigurationError
 from chio_sidecar.records.file import NO_CHAIN, Header, connect_quietly, in_pages, quick_check
-from chio_sidecar.records.fsck_chain import ChainCheck, Finding, Marks, Row
+from chio_sidecar.records.fsck_chain import ChainCheck, Finding, Heads, Marks, Row
 from chio_sidecar.records.fsck_erasures import Erasures
 from chio_sidecar.records.fsck_receipt import UNUSED, check_receipt
 from chio_sidecar.records.fsck_records import check_archives, records
@@ -49,7 +49,7 @@ class Summary:
         last: number of the last row.
         chained_from: first row with a digest; None in a store from before the chain.
         head: digest of the last row, for an auditor to keep; None in a store from before the chain.
-        anchored: row with the digest that was given as `--head`; 0 if no row was stored at that time.
+        anchored: newest row with a digest that was given as `--head`; 0 if no row was stored at that time.
         covered_from: the first row that this digest covers; rows before it are covered by a signature only.
         keys: public keys (hex) that signed; at most 16.
         unfinished: why the check did not come to its end; None for a complete one. Nothing is stated about the rest.
@@ -88,7 +88,7 @@ class Inspection:
     Args:
         path: the SQLite file; nothing is written or repaired, and no file is made beside it.
         trusted_keys: public keys (hex) that may have signed; None trusts any.
-        kept: digest of a head that was kept elsewhere.
+        heads: digests that were kept elsewhere, the same object for all files of a store.
         busy_seconds: how long to wait for another process that holds the file. A busy sidecar commits again and again,
             and each reader waits for a gap.
         all_pages: check all pages and indexes, also if that stops the sidecar which writes to the file.
@@ -101,7 +101,8 @@ class Inspection:
             caller to set before the check.
         log: 1, the one log of a file.
         erasures: complete after the last finding.
-        kept_elsewhere: it is no finding if no row has the digest `kept`: another file may have it. For the caller too.
+        unlinked: `ChainCheck.unlinked`, the same object for all files of a chain. For the caller too.
+        goes_on: it is no finding if no row has a digest of `heads`: a file that is checked later may have it. The same.
 
     Raises:
         ConfigurationError: there is no such store, or it cannot be read now.
@@ -112,18 +113,19 @@ class Inspection:
         path: Path,
         *,
         trusted_keys: Collection[str] | None = None,
-        kept: str | None = None,
+        heads: Heads | None = None,
         busy_seconds: float = 30.0,
         all_pages: bool = False,
         page_seconds: float = 0.5,
     ) -> None:
         self.summary = Summary()
         self._trusted = trusted_keys
-        self._kept = kept
+        self._heads = heads or Heads()
         self._page_seconds = page_seconds
         self.base: tuple[int, str] = (0, FIRST)
         self.joint: tuple[int, str] | None = None
-        self.kept_elsewhere = False
+        self.unlinked: set[int] = set()
+        self.goes_on = False
         self.log: int | None = 1
         self.erasures = Erasures()
         self._version = _version(path)
@@ -256,7 +258,7 @@ class Inspection:
         finally:
             connection.execute("ROLLBACK")
         numbers = range(0) if first is None else range(first, last + 1)
-        chain = ChainCheck(marks, self._kept)
+        chain = ChainCheck(marks, self._heads, self.unlinked)
         joint = chain.digest if self.joint is not None and self.joint[0] == marks.base else None
         digest = "chain" if self._version >= CHAINED else "NULL"
         select = f"SELECT seq, {MEMBERS}, {digest} FROM http_receipts WHERE seq BETWEEN ? AND ? ORDER BY seq LIMIT ?"  # noqa: S608
@@ -277,7 +279,7 @@ class Inspection:
             text = f"the rows after {summary.last} cannot be read: {found.text}"
             yield Finding("file", f"row {summary.last + 1}", text, summary.last + 1)
         else:
-            yield from (one for one in chain.finish() if one.kind != "head" or not self.kept_elsewhere)
+            yield from (one for one in chain.finish() if one.kind != "head" or not self.goes_on)
             yield from self.erasures.findings(self._trusted)
         summary.chained_from = None if marks.start is None else marks.start + 1
         summary.head = None if marks.start is None else chain.digest

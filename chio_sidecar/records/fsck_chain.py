@@ -6,7 +6,7 @@ one finding, and not one for each row after it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +17,8 @@ Kind = Literal[
 ]
 """`file`: SQLite's own check; `schema`: tables and triggers; `gap`: numbers are missing; `text`: a value is no text;
 `chain`: a digest does not follow; `signature`: a receipt does not verify; `column`: a column contradicts its receipt;
-`end`: the newest row is not the one that the store names; `head`: no row has the digest that was kept elsewhere;
+`end`: the newest row is not the one that the store names; `head`: no row has the digest that was kept elsewhere, or
+that digest proves nothing about the rows before an erased one;
 `record`: an approval, a charge or a use contradicts the receipts; `archive`: rows are gone that no statement about an
 archive covers, or a statement does not verify; `erasure`: the record in the place of a receipt does not count."""
 
@@ -55,6 +56,10 @@ _NO_START = "it does not say where its chain starts, as every store with a chain
 _KEPT = "no row has the digest {head}: rows up to the one that had it were changed or removed, or this is another store"
 _IN_ARCHIVE = (
     "no row has the digest {head}, but rows up to {base} are archived: check their archives too, with --archive"
+)
+_UNLINKED = (
+    "its digest is stated by the record of its erasure alone, so the head that was kept proves nothing about it and the"
+    " rows before it; give a head of the row before it too, and none of this row"
 )
 _NOT_REMOVED = "the store says that it was archived and removed"
 _LONGEST_TEXT = 100
@@ -100,31 +105,51 @@ class Marks:
     base_digest: str = FIRST
 
 
+class Heads:
+    """Digests that were kept elsewhere, for the check of all files or logs of one store.
+
+    Attributes:
+        kept: the digests.
+        missing: those that no row had so far.
+    """
+
+    def __init__(self, kept: Collection[str] = ()) -> None:
+        self.kept = frozenset(kept)
+        self.missing = set(kept)
+
+
 class ChainCheck:
     """Checks rows in order of their numbers.
 
     Args:
         marks: what the store says about its chain.
-        kept: a digest that was kept elsewhere, or None.
+        heads: what was kept elsewhere.
+        unlinked: rows of earlier files of this chain, as `unlinked` of their check; None without such files.
 
     Attributes:
         digest: that of the newest row so far.
         by_signature: the digest of the newest row is only stated by the record of its erasure.
-        anchored: the row with the kept digest, 0 for the digest before the first row; None until it is found.
-        covered_from: the first row that the kept digest covers, if that is found. A digest that only a record states
-            does not depend on the rows before it.
+        anchored: the newest row with a kept digest, 0 for the digest before the first row; None until one is found.
+        covered_from: the first row that this digest covers, if it is found. A digest that only a record states does not
+            depend on the rows before it.
+        unlinked: rows with such a digest, after the newest row with a kept one.
     """
 
-    def __init__(self, marks: Marks, kept: str | None) -> None:
+    def __init__(self, marks: Marks, heads: Heads, unlinked: set[int] | None = None) -> None:
         self._marks = marks
-        self._kept = kept
+        self._heads = heads
+        self.unlinked = set() if unlinked is None else unlinked
         self._last = marks.base
         self._started = marks.start is None or 0 < marks.start <= marks.base
         self.digest = marks.base_digest
         self.by_signature = False
         self.covered_from = marks.base + 1
         self._stated = marks.base + 1
-        self.anchored = 0 if kept == FIRST else marks.base if kept == marks.base_digest else None
+        at_base = marks.base_digest in heads.kept
+        self.anchored = 0 if FIRST in heads.kept else marks.base if at_base else None
+        heads.missing -= {FIRST, marks.base_digest}
+        # True if the rows before an erased one are fixed by a kept digest, or there are none.
+        self._fixed = at_base or not marks.base
 
     def row(self, row: Row) -> Iterator[Finding]:
         """Yield what is wrong with the next row."""
@@ -157,10 +182,21 @@ class ChainCheck:
                 yield Finding("chain", place, _CHANGED, row.sequence)
             self.digest = str(row.digest)
         self._last = row.sequence
-        if self.by_signature:
+        is_kept = self.digest in self._heads.kept
+        if not self.by_signature:
+            self._fixed = is_kept
+        elif is_kept or not self._fixed:
+            # Its record can state any digest, also a kept one, and so hide rows before it, or after it.
             self._stated = row.sequence
-        if self.digest == self._kept:
+            self.unlinked.add(row.sequence)
+        if is_kept:
             self.anchored, self.covered_from = self._last, self._stated
+            self._heads.missing.discard(self.digest)
+            # A file can begin with rows that are also in the one before it, which goes further.
+            before = {number for number in self.unlinked if number <= row.sequence}
+            self.unlinked -= before
+            for number in sorted(before):
+                yield Finding("head", f"row {number}", _UNLINKED, number)
 
     def finish(self) -> Iterator[Finding]:
         """Yield what is wrong with the end; to be called after the last row."""
@@ -179,9 +215,9 @@ class ChainCheck:
             elif self.digest != self._marks.end_digest:
                 text = "the store has another digest of its newest row than the row itself"
                 yield Finding("end", f"row {last}", text, last)
-        if self._kept is not None and self.anchored is None:
+        for head in sorted(self._heads.missing):
             text = _IN_ARCHIVE if self._marks.base else _KEPT
-            yield Finding("head", "store", text.format(head=self._kept, base=self._marks.base))
+            yield Finding("head", "store", text.format(head=head, base=self._marks.base))
 
     def _check_start(self) -> Iterator[Finding]:
         self._started = True

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 
 from chio_core.errors import ConfigurationError
 from chio_sidecar.records.fsck import Summary
-from chio_sidecar.records.fsck_chain import ChainCheck, Finding, Marks, Row
+from chio_sidecar.records.fsck_chain import ChainCheck, Finding, Heads, Marks, Row
 from chio_sidecar.records.fsck_erasures import Erasures
 from chio_sidecar.records.fsck_receipt import UNUSED, check_receipt
 from chio_sidecar.records.fsck_records import CHECKS, NOT_ARCHIVED, check_archives, check_pending, check_resolved
@@ -58,11 +58,8 @@ class DatabaseInspection:
     Args:
         place: the database.
         trusted_keys: public keys (hex) that may have signed; None trusts any.
-        kept: digest of a head that was kept elsewhere.
+        heads: digests that were kept elsewhere, the same object for the archives of this database.
         seconds: how long one statement may take.
-
-    Attributes:
-        anchors: rows with the digest `kept`; a check of archives adds theirs before the last part.
 
     Raises:
         ConfigurationError: there is no such store, or it cannot be read now.
@@ -73,13 +70,12 @@ class DatabaseInspection:
         place: DatabasePlace,
         *,
         trusted_keys: Collection[str] | None = None,
-        kept: str | None = None,
+        heads: Heads | None = None,
         seconds: float = 600.0,
     ) -> None:
         self._place = place
         self._trusted = trusted_keys
-        self._kept = kept
-        self.anchors: list[int] = []
+        self._heads = heads or Heads()
         self._seconds = seconds
         try:
             self._connection: Connection = connect(place, seconds=30.0)
@@ -127,6 +123,7 @@ class LogInspection:
         log: number of the log; None for what all logs share.
         name: for people.
         base: number and digest of the last row that was archived and removed, (0, `FIRST`) without one.
+        unlinked: `ChainCheck.unlinked`, the same object for this log and its archives. For the caller to set.
         summary: complete after the last finding.
     """
 
@@ -135,6 +132,7 @@ class LogInspection:
         self.name = f"{whole._place.shown}, " + ("what the logs share" if log is None else f"log {log}")
         self._whole = whole
         self.log = log
+        self.unlinked: set[int] = set()
         self._keys: list[tuple[int, str]] = []
         self._erasures = Erasures()
         self._marks = marks
@@ -150,8 +148,8 @@ class LogInspection:
             self.summary.unfinished = str(trouble(exc) or exc)
 
     def _rows(self) -> Iterator[Finding]:
-        summary, kept = self.summary, self._whole._kept
-        chain = ChainCheck(self._marks, kept)
+        summary = self.summary
+        chain = ChainCheck(self._marks, self._whole._heads, self.unlinked)
         summary.archived = self._marks.base
         self._keys = [(int(str(first)), str(key)) for first, key in self._whole.fetch(_KEYS, self.log)]
         while rows := self._whole.fetch(_ROWS, self.log, summary.last):
@@ -162,14 +160,13 @@ class LogInspection:
                 yield from chain.row(row)
                 if (texts := row.texts) is not None:
                     yield from self._receipt(row.sequence, *texts[:3], chained=not chain.by_signature)
-        # Another log may have the head that was kept: the last part says so if none has.
+        # Another log may have a head that was kept: the last part says so if none has.
         yield from (one for one in chain.finish() if one.kind != "head")
         yield from self._erasures.findings(self._whole._trusted)
         summary.erased, summary.erasures = len(self._erasures.rows), self._erasures.listed
         summary.chained_from, summary.head, summary.anchored = 1, chain.digest, chain.anchored
         if chain.anchored is not None:
             summary.covered_from = chain.covered_from
-            self._whole.anchors.append(chain.anchored)
         yield from check_archives(self._whole.fetch(_STATEMENTS, self.log), self._whole._trusted, summary)
 
     def _receipt(self, number: int, receipt_id: str, text: str, request_id: str, *, chained: bool) -> Iterator[Finding]:
@@ -200,8 +197,6 @@ class LogInspection:
                 yield Finding("record", f"{table}, {about}", text)
         yield from check_pending(whole.fetch(_PENDING))
         yield from check_resolved(whole.fetch(_RESOLVED))
-        if whole._kept is not None and not whole.anchors:
-            text = (
-                f"no log has a row with the digest {whole._kept}: rows were changed or removed, or it is another store"
-            )
+        for head in sorted(whole._heads.missing):
+            text = f"no log has a row with the digest {head}: rows were changed or removed, or it is another store"
             yield Finding("head", "store", text)

@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 from chio_sidecar.records.fsck import Finding, Inspection, Summary
+from chio_sidecar.records.fsck_chain import Heads
 from chio_sidecar.store.driver import sqlite3
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from tests.sidecar.approval_tools import approved, pay, pending_id, request_payment
@@ -42,7 +43,8 @@ def fill(folder: Path, plain: int) -> Path:
 def inspect(path: Path, *, kept: str | None = None, trusted: set[str] | None = None) -> tuple[list[Finding], Summary]:
     """Return everything that fsck says; without `trusted`, receipts must be signed by the sidecar of `fill`."""
     keys = {KERNEL.public_hex} if trusted is None else trusted
-    with closing(Inspection(path, trusted_keys=keys, kept=kept)) as inspection:
+    heads = Heads([] if kept is None else [kept])
+    with closing(Inspection(path, trusted_keys=keys, heads=heads)) as inspection:
         return list(inspection.findings()), inspection.summary
 
 

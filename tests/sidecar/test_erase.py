@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from chio_core.canonical import compact_json
 from chio_core.errors import ConfigurationError
+from chio_core.receipts import signed_bytes
 from chio_core.signing import SigningKey
 from chio_sidecar.policy.approvals import APPROVAL_ID
 from chio_sidecar.policy.obligations import read_first
@@ -19,7 +21,7 @@ from chio_sidecar.records.archive import ReceiptFilter
 from chio_sidecar.records.listing import ReceiptWindow
 from chio_sidecar.store.erase import signer
 from chio_sidecar.store.erasure import Erasure
-from chio_sidecar.store.hash_chain import MEMBERS
+from chio_sidecar.store.hash_chain import FIRST, MEMBERS, link
 from chio_sidecar.store.place import DatabasePlace
 from chio_sidecar.viewer.explained import Explainer, server_report
 from tests.sidecar.approval_tools import pay, verdict
@@ -191,6 +193,56 @@ def test_a_forged_erasure_is_found(kind: str, world: World, cli: CommandLine) ->
         assert {number for _, number in kinds} == {row[0]}
 
 
+def rewritten(world: World, numbers: range) -> str:
+    """Sign other receipts in these rows, with the key, and compute their chain; return the digest of the last one."""
+    previous = FIRST
+    for number, receipt_id, text, *rest, _ in world.rows()[: numbers.stop - 1]:
+        receipt = json.loads(text) | {"content_hash": "0" * 64}
+        del receipt["signature"]
+        new = compact_json(receipt | {"signature": KERNEL.sign(signed_bytes(receipt))})
+        previous = link(previous, number, [receipt_id, new, *rest])
+        world.tamper(f"UPDATE http_receipts SET receipt_json = '{new}', chain = '{previous}' WHERE seq = {number}")
+    return previous
+
+
+def test_a_kept_head_is_not_defeated_by_an_erasure_that_states_its_digest(world: World, cli: CommandLine) -> None:
+    fill(world)
+    rows = world.rows()
+    head = rows[-1][6]
+
+    # The holder of the key rewrites rows 1 to 3, and joins them to the genuine row 5 by an erasure of row 4.
+    previous = rewritten(world, range(1, 4))
+    stated = replace(record(rows[3], KERNEL.public_hex), previous=previous, form=1).signed_by(KERNEL)
+    world.tamper(f"UPDATE http_receipts SET receipt_json = '{stated}', fingerprint = '' WHERE seq = 4")
+    assert fsck(cli, world.store, *TRUSTED)["findings"] == []
+    for heads in (("--head", head), ("--head", rows[3][6]), ("--head", rows[3][6], "--head", head)):
+        found = fsck(cli, world.store, *TRUSTED, *heads, status=1)["findings"]
+        assert {(one["kind"], one["row"]) for one in found} == {("head", 4)}
+    assert fsck(cli, world.store, *TRUSTED, "--head", previous)["findings"] == []  # only rows up to 3
+    out = cli("receipt", "fsck", "--receipt-store", world.store, "--head", rows[2][6], "--head", head, status=1)
+    assert f"the digest {rows[2][6]}: rows " in out
+
+    # An erasure that states the kept head itself hides the rows after it, too.
+    cut = replace(record(rows[3], KERNEL.public_hex), previous=previous, digest=head, form=1).signed_by(KERNEL)
+    world.tamper(f"UPDATE http_receipts SET receipt_json = '{cut}', chain = '{head}' WHERE seq = 4")
+    found = fsck(cli, world.store, *TRUSTED, "--head", previous, "--head", head, status=1)["findings"]
+    assert ("head", 4) in {(one["kind"], one.get("row")) for one in found}
+
+
+def test_two_kept_heads_fix_a_row_whose_digest_rests_on_a_signature(world: World, cli: CommandLine) -> None:
+    fill(world)
+    rows = world.rows()
+    for row in rows[3:5]:
+        genuine = replace(record(row, KERNEL.public_hex), previous=rows[row[0] - 2][6], form=1).signed_by(KERNEL)
+        world.tamper(f"UPDATE http_receipts SET receipt_json = '{genuine}', fingerprint = '' WHERE seq = {row[0]}")
+    both = ("--head", rows[2][6], "--head", rows[-1][6])
+    found = fsck(cli, world.store, *TRUSTED, *both)
+    assert (found["findings"], found["anchored"], found["covered_from"]) == ([], rows[-1][0], 1)
+    found = fsck(cli, world.store, *TRUSTED, *both[2:], status=1)
+    assert [(one["kind"], one["row"]) for one in found["findings"]] == [("head", 4), ("head", 5)]
+    assert found["covered_from"] == 5
+
+
 def test_a_column_beside_a_genuine_record_that_was_changed_is_found(world: World, cli: CommandLine) -> None:
     ids = fill(world)
     erase(cli, world.store, ids["plain-1"])
@@ -340,7 +392,7 @@ def test_a_row_of_an_earlier_version_is_erased_and_its_link_rests_on_the_signatu
     assert [(one["row"], one["chained"]) for one in found["erasures"]] == [(2, False)]
     assert "; digest by this signature alone\n" in cli("receipt", "fsck", "--receipt-store", path, *TRUSTED)
     head = found["head"]
-    said = cli("receipt", "fsck", "--receipt-store", path, *TRUSTED, "--head", str(head))
+    said = cli("receipt", "fsck", "--receipt-store", path, *TRUSTED, "--head", str(head), status=1)
     assert "--head    row 4, for rows from 2 on: the digest of row 2 rests on a signature\n" in said
     # Without the key nobody can state another link.
     (text,) = select(path, "SELECT receipt_json FROM http_receipts WHERE seq = 2")[0]
