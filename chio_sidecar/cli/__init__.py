@@ -68,14 +68,14 @@ COMMANDS = (
     ),
     Command(
         "trust revoke",
-        "revoke a capability",
+        "revoke a capability, or withdraw the key of an issuer and with it all that it has signed",
         "revocations",
         "add_revoke_options",
         reads=(*_SERVICE, *_STORE, "revocation_db"),
     ),
     Command(
         "trust status",
-        "print whether a capability was revoked",
+        "print whether a capability was revoked, or the key of an issuer withdrawn",
         "revocations",
         "add_status_options",
         reads=(*_SERVICE, *_STORE, "revocation_db"),

@@ -9,8 +9,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from chio_core.errors import ChioError
 from chio_sidecar.cli.options import (
     StorePlace,
+    key_of,
     note_overridden,
     positive,
     public_key,
@@ -21,7 +23,7 @@ from chio_sidecar.cli.options import (
 from chio_sidecar.cli.table import Column, Table
 from chio_sidecar.cli.terminal import CliError, compact, emit, say, utc
 from chio_sidecar.records.archive import open_archive
-from chio_sidecar.store import issuer_name
+from chio_sidecar.store import is_issuer_name, issuer_name
 from chio_sidecar.trust.stores import RevocationStore
 
 if TYPE_CHECKING:
@@ -62,6 +64,16 @@ class SidecarRevocations:
         with open_archive(self._path) as archive:
             return archive.revocations(limit)
 
+    def own_key(self) -> str | None:
+        """Return the public key (hex) of the key that belongs to the store; None if there is none that can be read."""
+        from chio_sidecar.keys import existing_key
+
+        try:
+            key = existing_key(key_of(self._path))
+        except ChioError:
+            return None
+        return None if key is None else key.public_hex
+
     def close(self) -> None:
         """Do nothing: the store is open during a call only."""
 
@@ -99,7 +111,10 @@ def _add_revocation_options(
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--capability-id", metavar="ID", help="id of the token")
     what.add_argument(
-        "--issuer", metavar="KEY", type=public_key, help="public key of an issuer: all capabilities that it has signed"
+        "--issuer",
+        metavar="KEY",
+        type=public_key,
+        help="public key of an issuer: all capabilities that it has signed, or a link of their delegation",
     )
 
 
@@ -107,14 +122,21 @@ def run_revocations(args: argparse.Namespace) -> int:
     """Revoke a capability or the key of an issuer, or look up the revocation, and print the result.
 
     Raises:
-        CliError: no database and no service is named.
+        CliError: no database and no service is named, or the id is blank or the name of an issuer.
     """
     capability_id = str(args.capability_id).strip() if args.issuer is None else issuer_name(args.issuer)
     if not capability_id:
         raise CliError("--capability-id is blank", fix="give the id of a token, for example cap-0198…")
+    if args.issuer is None and is_issuer_name(capability_id):
+        raise CliError(
+            "--capability-id names an issuer", fix="write --issuer KEY, with its public key in 64 hex digits"
+        )
     with closing(_named_revocations(args)) as revocations:
         found: dict[str, Any] = {"capability_id": capability_id} | args.call(revocations, capability_id)
         backend = revocations.backend
+    withdrawn = args.issuer if "newly_revoked" in found else None
+    if withdrawn and isinstance(revocations, SidecarRevocations) and withdrawn == revocations.own_key():
+        say("note: this is the sidecar's own key: tokens that it issues are refused from now on, until it has another")
     if wants_json(args):
         emit(compact(found | {"revocation_backend": backend}))
         return 0

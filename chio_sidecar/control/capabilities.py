@@ -29,7 +29,7 @@ from chio_sidecar.control.access import ControlError, bad_request, control_endpo
 from chio_sidecar.policy.rules import Rule
 from chio_sidecar.service.revocation import AuthorityUnavailable, revocable
 from chio_sidecar.service.state import SidecarState
-from chio_sidecar.store import issuer_name
+from chio_sidecar.store import is_issuer_name
 
 DEFAULT_TTL = 3600
 """Lifetime in seconds if a request gives none, or 0."""
@@ -252,7 +252,7 @@ class _Calls:
             except AuthorityUnavailable:
                 reason = Rule.AUTHORITY_UNAVAILABLE.text
         if revoked:
-            reason = _REASONS["R3"] if revoked == [issuer_name(token.issuer)] else REVOKED
+            reason = _REASONS["R3"] if all(map(is_issuer_name, revoked)) else REVOKED
 
         report: dict[str, Any] = {"valid": reason is None} | ({} if reason is None else {"reason": reason})
         return JSONResponse(report | {"expires_at": token.expires_at, "capability_id": token.id})

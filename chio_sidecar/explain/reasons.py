@@ -51,7 +51,8 @@ WORDS: Final[Mapping[Rule, Words]] = {
         issue=True,
     ),
     Rule.ISSUER_UNTRUSTED: Words(
-        "The key that signed the token is neither the sidecar's key nor one that it trusts, or it was withdrawn.",
+        "The key that signed the token is neither the sidecar's key nor one that it trusts, or the key that signed the"
+        " token or a link of its delegation was withdrawn.",
         "name the issuer's public key in CHIO_TRUSTED_ISSUER_KEYS of the sidecar, or have the token issued by a key"
         " that it trusts",
         issue=True,

@@ -107,16 +107,7 @@ def try_token(text: str | bytes, trial: Trial) -> list[Step]:
     title = ", ".join(Wanted.of_grant(grant).title for grant in token.scope.grants) or "no tool"
     steps.append(Step("form", "ok", f"capability {token.id}, which grants {title}"))
 
-    if trial.store is not None and trial.store.is_revoked(issuer_name(token.issuer)):
-        steps.append(Step("issuer", "fail", f"capability issuer is not trusted: {token.issuer} was withdrawn"))
-    elif trial.issuers is None:
-        reason = f"it is issued by {token.issuer}; the sidecar's trusted keys are not known"
-        steps.append(Step("issuer", "unknown", reason))
-    elif token.issuer in trial.issuers:
-        steps.append(Step("issuer", "ok", f"it is issued by {token.issuer}, which is trusted"))
-    else:
-        steps.append(Step("issuer", "fail", f"capability issuer is not trusted: it is {token.issuer}"))
-
+    steps.append(_issuer(token, trial))
     signature = Step("signature", "ok", "the signature is the issuer's, over every member")
     try:
         # The time is the next step's subject: at `issued_at` only the signature can fail.
@@ -148,6 +139,19 @@ def try_token(text: str | bytes, trial: Trial) -> list[Step]:
         proven = f"{len(chain)} steps, each proven" if chain else "it was not delegated"
         steps.append(Step("delegation", "ok", proven))
     return [*steps, *_store(token, trial)]
+
+
+def _issuer(token: CapabilityToken, trial: Trial) -> Step:
+    # A withdrawn key counts for nothing that it has signed: neither a token nor a link of its delegation.
+    for key in dict.fromkeys((token.issuer, *(link.delegator for link in token.delegation_chain))):
+        if trial.store is not None and trial.store.is_revoked(issuer_name(key)):
+            signed = "" if key == token.issuer else ", which signed a link of its delegation,"
+            return Step("issuer", "fail", f"capability issuer is not trusted: {key}{signed} was withdrawn")
+    if trial.issuers is None:
+        return Step("issuer", "unknown", f"it is issued by {token.issuer}; the sidecar's trusted keys are not known")
+    if token.issuer in trial.issuers:
+        return Step("issuer", "ok", f"it is issued by {token.issuer}, which is trusted")
+    return Step("issuer", "fail", f"capability issuer is not trusted: it is {token.issuer}")
 
 
 def _holder(token: CapabilityToken, trial: Trial) -> Iterator[Step]:

@@ -42,7 +42,7 @@ from chio_sidecar.store import (
     Stored,
     StoreUnavailable,
     TooManyWaiting,
-    issuer_name,
+    is_issuer_name,
 )
 
 _BUSY_STATUS = 503
@@ -156,7 +156,7 @@ class Evaluation:
         match obstacle:
             case Revoked(name) if name == call.capability_id:
                 return self._revoked_body(call, name)
-            case Revoked(name) if decision.capability and name == issuer_name(decision.capability.issuer):
+            case Revoked(name) if is_issuer_name(name):
                 return self._body(call, refuse(decision.route, Refused(Rule.ISSUER_UNTRUSTED)))
             case Revoked(name):
                 return self._body(call, refuse(decision.route, Refused(Rule.ANCESTOR_REVOKED, id=name)))

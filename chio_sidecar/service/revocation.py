@@ -34,9 +34,13 @@ _LONGEST_QUERY: Final = 4000  # characters; some servers accept 8 kB of request 
 
 
 def revocable(capability: CapabilityToken) -> tuple[str, ...]:
-    """Return what may be revoked: the ids of a token and of those that it was derived from, and its issuer's name."""
-    ancestors = (link.capability_id for link in capability.delegation_chain[:DEFAULT_MAX_DEPTH])
-    return tuple(dict.fromkeys((capability.id, *ancestors, issuer_name(capability.issuer))))
+    """Return what may be revoked: the ids of a token and of those that it was derived from, and names of issuers.
+
+    These are the token's issuer and the delegator of each link: a withdrawn key has signed no valid link either.
+    """
+    links = capability.delegation_chain[:DEFAULT_MAX_DEPTH]
+    issuers = map(issuer_name, (capability.issuer, *(link.delegator for link in links)))
+    return tuple(dict.fromkeys((capability.id, *(link.capability_id for link in links), *issuers)))
 
 
 class AuthorityUnavailable(ChioError):
@@ -93,7 +97,7 @@ class RevocationAuthority:
         """Return the first of these names that was revoked, or None.
 
         Args:
-            capability_ids: a token, its ancestors, and its issuer, see `revocable`.
+            capability_ids: a token, its ancestors, and who signed them, see `revocable`.
 
         Raises:
             AuthorityUnavailable: the state of one of them is unknown.

@@ -149,6 +149,43 @@ def test_the_key_of_an_issuer_is_withdrawn_as_a_capability_is_revoked(tmp_path: 
     assert cli("trust", "list", *place).split()[-1] == f"issuer:{'ab' * 32}"
 
 
+@pytest.mark.parametrize("command", ["revoke", "status"])
+def test_the_name_of_an_issuer_is_refused_as_the_id_of_a_capability(
+    command: str, tmp_path: Path, cli: CommandLine
+) -> None:
+    """A misspelt key would be revoked without an effect."""
+    place = ("--revocation-db", tmp_path / "r.db")
+    error = cli.fails("trust", command, "--capability-id", f" issuer:{'AB' * 32}", *place)
+    assert "--capability-id names an issuer" in error
+    assert "write --issuer KEY" in error
+    assert cli("trust", "list", *place) == ""
+
+
+def test_the_withdrawal_of_the_sidecars_own_key_says_that_its_tokens_are_refused(
+    tmp_path: Path, cli: CommandLine, issue: Issue
+) -> None:
+    store = write_store(tmp_path / "s.sqlite3", [])
+    place = ("--receipt-store", store)
+    cli("trust", "revoke", "--issuer", "ab" * 32, *place)  # without a key file there is nothing to say
+    assert cli.err == ""
+    token = issue(*place)
+    cli("trust", "revoke", "--issuer", "cd" * 32, *place)
+    assert cli.err == ""
+    cli("trust", "revoke", "--issuer", token["issuer"], *place)
+    assert cli.err.startswith("note: this is the sidecar's own key: tokens that it issues are refused from now on")
+    cli("trust", "status", "--issuer", token["issuer"], *place)
+    assert cli.err == ""
+    with sidecars() as create:
+        found = evaluate(create(store_path=store), issue(*place), method="POST")
+    assert found["verdict"]["reason"] == "capability issuer is not trusted"
+
+
+def test_the_help_says_what_a_revocation_does_about_keys(cli: CommandLine) -> None:
+    with pytest.raises(SystemExit):
+        cli("trust", "revoke", "--help")
+    assert "withdraw the key of an issuer and with it all that it has signed" in " ".join(cli.printed().split())
+
+
 def test_revocations_are_listed_newest_first(tmp_path: Path, cli: CommandLine) -> None:
     database = tmp_path / "r.db"
     place = ("--revocation-db", database)

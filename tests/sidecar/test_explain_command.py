@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from chio_core.capabilities import issue_capability
+from chio_core.capabilities import issue_capability, sign_link
 from chio_core.signing import SigningKey
 from tests.sidecar.control_tools import CommandLine, evaluation, fetch, run_command, sidecars
 from tests.sidecar.fsck_tools import alter
@@ -175,6 +175,18 @@ def test_revocations_and_spent_uses_of_the_store_count(
     fails(path, rules={"uses"})
     alter(store, "INSERT INTO revoked_capabilities VALUES ('cap-1', 1)")
     fails(path, rules={"uses", "revocation"})
+
+
+def test_a_withdrawn_key_that_signed_a_link_of_the_delegation_is_named(cli: CommandLine, store: Path) -> None:
+    link = sign_link(STRANGER, capability_id="cap-0", delegatee=KEY.public_hex, timestamp=int(time.time()) - 60)
+    path = store.with_name("token.json")
+    token = issue_capability(KEY, subject="0" * 64, scope={}, ttl_seconds=600, delegation_chain=[link])
+    path.write_text(token.to_header())
+    tried = ("explain", "--token", path, "--receipt-store", store)
+    assert "ok      issuer" in cli(*tried)
+    cli("trust", "revoke", "--issuer", STRANGER.public_hex, "--receipt-store", store)
+    withdrawn = f"{STRANGER.public_hex}, which signed a link of its delegation, was withdrawn"
+    assert f"fail    issuer: capability issuer is not trusted: {withdrawn}" in cli(*tried, status=1)
 
 
 def test_trying_a_token_stores_nothing(fails: Callable[..., None], store: Path, token: Callable[..., str]) -> None:

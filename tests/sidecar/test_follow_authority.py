@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
+from chio_core.capabilities import sign_link
 from chio_sidecar.store import issuer_name
-from tests.sidecar.sidecar_tools import AUTHORITY, HOLDER, NOW, STRANGER, Clock, capability, decision, sidecar
+from tests.sidecar.sidecar_tools import AUTHORITY, HOLDER, NOW, STRANGER, Clock, capability, decision, send, sidecar
 
 UNTRUSTED = "capability issuer is not trusted"
 
@@ -42,6 +45,12 @@ def following(folder: Path, authority: Authority, **options: Any) -> Any:
 async def verdict(app: Any, token: Any, request_id: str) -> str | None:
     answer = await decision(app, token, request_id=request_id, method="POST")
     return answer["verdict"].get("reason")  # type: ignore[no-any-return]
+
+
+async def validation(app: Any, token: Any) -> Any:
+    headers = [("authorization", "Bearer c"), ("content-type", "application/json")]
+    body = token.to_header().encode()
+    return json.loads((await send(app, "POST", "/v1/capabilities/validate", body, headers=headers)).body)
 
 
 async def test_a_key_that_the_authority_has_changed_to_is_trusted_without_a_restart(tmp_path: Path) -> None:
@@ -116,6 +125,47 @@ async def test_a_key_that_the_trust_service_has_withdrawn_is_refused_at_once(tmp
         assert await verdict(app, capability(), "a") is None
         withdrawn.add(issuer_name(AUTHORITY.public_hex))
         assert await verdict(app, capability(), "b") == UNTRUSTED
+
+
+def delegated() -> Any:
+    """A token of the stranger, for whom the authority has signed a delegation."""
+    link = sign_link(AUTHORITY, capability_id="cap-0", delegatee=STRANGER.public_hex, timestamp=NOW - 100)
+    return capability(STRANGER, links=[link])
+
+
+async def test_a_delegation_that_a_withdrawn_issuer_has_signed_is_refused_as_its_capabilities_are(
+    tmp_path: Path,
+) -> None:
+    async with sidecar(tmp_path, trusted_issuers={STRANGER.public_hex}, control_token=SecretStr("c")) as app:
+        assert await verdict(app, delegated(), "a") is None
+        assert (await validation(app, delegated()))["valid"] is True
+        assert await app.state.sidecar.store.revoke(issuer_name(AUTHORITY.public_hex))
+        assert await verdict(app, delegated(), "b") == UNTRUSTED
+        assert (await validation(app, delegated()))["reason"] == UNTRUSTED
+        assert await verdict(app, capability(STRANGER), "c") is None
+
+
+@pytest.mark.parametrize("parent", ["cap-0", "c" * 4000], ids=["in one query", "in a query of its own"])
+async def test_a_delegation_of_a_key_that_the_trust_service_has_withdrawn_is_refused(
+    tmp_path: Path, parent: str
+) -> None:
+    withdrawn: set[str] = set()
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        token, *more = request.url.params.multi_items()
+        names = [{"capabilityId": name, "revoked": name in withdrawn} for key, name in more if key == "ancestorId"]
+        return httpx.Response(
+            200, json={"capabilityId": token[1], "revoked": token[1] in withdrawn, "ancestors": names}
+        )
+
+    link = sign_link(AUTHORITY, capability_id=parent, delegatee=STRANGER.public_hex, timestamp=NOW - 100)
+    token = capability(STRANGER, links=[link])
+    options = {"control_url": "http://127.0.0.1:8940", "control_transport": httpx.MockTransport(respond)}
+    async with sidecar(tmp_path, trusted_issuers={STRANGER.public_hex}, control_token=SecretStr("c"), **options) as app:
+        assert await verdict(app, token, "a") is None
+        withdrawn.add(issuer_name(AUTHORITY.public_hex))
+        assert await verdict(app, token, "b") == UNTRUSTED
+        assert (await validation(app, token))["reason"] == UNTRUSTED
 
 
 async def test_a_capability_that_a_stranger_signed_in_a_known_name_is_refused(tmp_path: Path) -> None:

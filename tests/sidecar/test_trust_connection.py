@@ -9,16 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+from uuid import uuid4
 
 import pytest
 from pydantic import SecretStr
 
+from chio_core.capabilities import sign_link
+from chio_core.signing import SigningKey
 from chio_sidecar.app import create_app
 from chio_sidecar.cli import build_parser
 from chio_sidecar.cli.api_protect import configuration
 from tests.carrier.stubs import Scripted
 from tests.carrier.test_tls import certificate
-from tests.sidecar.sidecar_tools import AUTHORITY, KERNEL, Clock, capability, decision, sidecar
+from tests.sidecar.sidecar_tools import AUTHORITY, HOLDER, KERNEL, NOW, Clock, capability, decision, sidecar
 from tests.stub_sidecar import http_response, split_request
 
 POST = {"method": "POST"}
@@ -105,7 +108,8 @@ async def test_api_protect_asks_about_a_token_and_its_ancestors_at_once_over_one
             await app.state.close()
     assert service.accepted == 1
     target = "/v1/revocations?capabilityId=cap-1&limit=1&ancestorId=cap%2Froot&ancestorId=cap%20middle"
-    assert service.targets == [f"{target}&ancestorId=issuer%3A{AUTHORITY.public_hex}"] * 4
+    keys = (AUTHORITY, HOLDER)  # of the token, and of its links
+    assert service.targets == [target + "".join(f"&ancestorId=issuer%3A{key.public_hex}" for key in keys)] * 4
     for _, headers in service.heads:
         assert headers == {
             "host": f"127.0.0.1:{service.port}",
@@ -126,11 +130,26 @@ async def test_a_service_that_does_not_know_ancestors_is_asked_about_each(tmp_pa
         assert found["verdict"]["reason"] == "presented capability b has been revoked"
 
 
+async def test_one_question_holds_the_longest_chain_with_a_key_for_each_link(tmp_path: Path) -> None:
+    keys = [SigningKey.generate() for _ in range(8)]
+    delegatees = [*(key.public_hex for key in keys[1:]), AUTHORITY.public_hex]
+    links = [
+        sign_link(key, capability_id=f"cap-{uuid4()}", delegatee=delegatee, timestamp=NOW - 100)
+        for key, delegatee in zip(keys, delegatees, strict=True)
+    ]
+    async with TrustService().listen() as service, sidecar(tmp_path, **service.options()) as app:
+        assert (await decision(app, capability(links=links), **POST))["verdict"] == {"verdict": "allow"}
+        assert len(service.targets) == 1
+        service.revoked.add(f"issuer:{keys[-1].public_hex}")
+        found = await decision(app, capability(links=links), request_id="req-2", **POST)
+        assert found["verdict"]["reason"] == "capability issuer is not trusted"
+
+
 async def test_a_question_that_would_be_too_long_is_asked_in_parts(tmp_path: Path) -> None:
     names = ["a" * 3000, "b" * 3000]
     async with TrustService().listen() as service, sidecar(tmp_path, **service.options()) as app:
         assert (await decision(app, capability(parents=names), **POST))["verdict"] == {"verdict": "allow"}
-    assert len(service.targets) == 4  # the token, two ancestors, the issuer
+    assert len(service.targets) == 5  # the token, two ancestors, the issuer, the delegator
     assert max(map(len, service.targets)) < 4000
 
 

@@ -17,7 +17,7 @@ pytest.importorskip("psycopg")
 import psycopg
 from pydantic import SecretStr
 
-from chio_core.capabilities import issue_capability, verify_capability
+from chio_core.capabilities import issue_capability, sign_link, verify_capability
 from chio_core.errors import ConfigurationError
 from chio_core.signing import SigningKey
 from chio_sidecar.cli import build_parser
@@ -116,6 +116,21 @@ def test_a_withdrawn_key_is_refused_in_the_transaction_that_stores_the_receipt(
             found = fetch(another, "POST", "/v1/capabilities/validate", json=old).json()
             assert (found["valid"], found["reason"]) == (False, UNTRUSTED)
     assert authority(app)["trustedPublicKeys"] == [new["issuer"]]
+
+
+def test_a_delegation_of_a_withdrawn_key_is_refused_in_that_transaction_too(
+    kit: PostgresqlKit, place: DatabasePlace, cli: CommandLine
+) -> None:
+    key, now = SigningKey.generate(), int(time.time())
+    link = sign_link(key, capability_id="cap-0", delegatee=KERNEL.public_hex, timestamp=now - 60)
+    scope = {"grants": [GRANT]}
+    token = issue_capability(KERNEL, subject=ZEROS, scope=scope, ttl_seconds=60, delegation_chain=[link]).to_wire()
+    with sidecars() as create:
+        sidecar = create(**options_of_place(kit.server.place(kit.database)), signing_key=KERNEL)
+        assert reason(evaluate(sidecar, token, request_id="a")) is None
+        cli("trust", "revoke", "--issuer", key.public_hex, "--revocation-db", place.url)
+        assert reason(evaluate(sidecar, token, request_id="b")) == UNTRUSTED
+        assert fetch(sidecar, "POST", "/v1/capabilities/validate", json=token).json()["reason"] == UNTRUSTED
 
 
 def test_pinned_issuers_mean_that_the_authority_of_the_database_is_not_followed(
