@@ -11,6 +11,7 @@ from chio_sidecar.cli.options import StorePlace, required_store, wants_json
 from chio_sidecar.cli.terminal import CliError, compact, emit, escaped, say, utc
 from chio_sidecar.keys import existing_key
 from chio_sidecar.records.archive import ReceiptFilter, open_archive
+from chio_sidecar.records.reader import ReceiptReader
 from chio_sidecar.store.erase import Erased, check, erase, remains, signer
 from chio_sidecar.store.place import DatabasePlace
 
@@ -83,6 +84,10 @@ def run(args: argparse.Namespace) -> int:
         if not emptied:
             left.append(f"the write-ahead log of {place.path}, until other processes let it go: erase again then")
         left += [f"{file}, in room that is not used: --vacuum rewrites it" for file in remains(place.path, erased)]
+        if not args.vacuum and not all(one.signature for one in erased):
+            # Its signature, by which a copy would be found, was erased with it.
+            about = "perhaps: it cannot be searched for a receipt that was erased before; --vacuum rewrites it"
+            left.append(f"{place.path}, {about}")
     else:
         if args.vacuum:
             raise CliError("--vacuum is about a file, and this store is in a database", fix="leave it out")
@@ -95,7 +100,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _key(args: argparse.Namespace, place: StorePlace) -> SigningKey:
-    """Return the key that signs the erasures; in a store to which a sidecar writes it must sign the receipts too."""
+    """Return the key that signs the erasures.
+
+    It must sign the new receipts of a store to which a sidecar writes, and have signed something in an archive: fsck
+    would have a finding about any other one, and an erasure cannot be undone.
+    """
     path = args.authority_seed_file or place.key_path
     key = existing_key(path)
     if key is None:
@@ -107,12 +116,19 @@ def _key(args: argparse.Namespace, place: StorePlace) -> SigningKey:
         from chio_sidecar.store.postgresql.erase import signs
 
         is_known = signs(place.path, key.public_hex)
+    elif not place.path.stat().st_mode & 0o200:
+        with ReceiptReader(place.path, option=place.named_by) as archive:
+            is_known = archive.has_signed(key.public_hex)
+        if not is_known:
+            raise CliError(
+                f"nothing in {place.path} is signed by {key.public_hex}, the key in {path}",
+                fix="name a key that signed its receipts or its statement: --authority-seed-file FILE; if none is left,"
+                " delete the whole archive",
+            )
     else:
-        # An archive may be older than the key.
-        is_known = not place.path.stat().st_mode & 0o200
         with open_archive(place.path, option=place.named_by) as reader:
             newest = next(iter(reader.rows(ReceiptFilter(), newest_first=True)), None)
-        is_known = is_known or (newest is not None and newest[1].get("kernel_key") == key.public_hex)
+        is_known = newest is not None and newest[1].get("kernel_key") == key.public_hex
     if not is_known:
         raise CliError(
             f"no new receipt is signed by {key.public_hex}, the key in {path}",

@@ -50,8 +50,8 @@ class Erasures:
 
         Args:
             trusted: public keys (hex) that may have signed, which were compared before; None trusts those that signed
-                receipts of this chain. Without any receipt it trusts any.
+                receipts of this chain: none if all of them are erased.
         """
         for key, number in self._erasers.items():
-            if trusted is None and self._signers and key not in self._signers:
+            if trusted is None and key not in self._signers:
                 yield Finding("erasure", f"row {number}", _STRANGE.format(key=key), number)

@@ -13,6 +13,7 @@ from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_sidecar.records.archive import ReceiptArchive, ReceiptFilter, StoredText
 from chio_sidecar.records.file import connect
 from chio_sidecar.store.driver import UNUSABLE, trouble
+from chio_sidecar.store.erasure import FORMAT as ERASURE
 
 _STRICT = "receipt_json"  # a condition on a damaged text is an error
 _TOLERANT = "CASE WHEN json_valid(receipt_json) THEN receipt_json ELSE '{}' END"  # it is an empty object
@@ -20,6 +21,13 @@ _TOLERANT = "CASE WHEN json_valid(receipt_json) THEN receipt_json ELSE '{}' END"
 _RAW = "CAST(receipt_json AS BLOB)"  # so that a text that is not UTF-8 fails in its row
 
 _LARGEST = 2**63 - 1  # row number in SQLite
+
+# Compact JSON: no text in it has a quotation mark that is not escaped.
+_SIGNED = f"""
+SELECT 1 FROM http_receipts
+WHERE instr(receipt_json, :member) AND NOT instr(receipt_json, '"format":"{ERASURE}"') LIMIT 1
+"""  # noqa: S608 - only constants
+_STATED = "SELECT 1 FROM receipt_archives WHERE instr(statement, :member) LIMIT 1"
 
 _NEWEST_FIRST = "ORDER BY seq DESC LIMIT :limit"
 
@@ -106,6 +114,17 @@ class ReceiptReader(ReceiptArchive):
             return (self.first - 1, ArchiveStatement.read(found[0][0]).name) if found else None
         except InvalidDocument:
             return None  # `receipt fsck` says what is wrong with it
+
+    def has_signed(self, key: str) -> bool:
+        """Return True if a receipt that is not erased, or a statement about an archive, names a key (64 hex digits).
+
+        No signature is verified.
+        """
+        member = {"member": f'"kernel_key":"{key}"'}
+        if self.fetch(_SIGNED, member):
+            return True
+        there = self.fetch("SELECT 1 FROM sqlite_master WHERE name = 'receipt_archives'", {})
+        return bool(there and self.fetch(_STATED, member))
 
     def after_archived(self) -> Sequence[int]:
         """Return the number of the first row if earlier ones were archived."""

@@ -273,6 +273,16 @@ def test_a_receipt_that_is_replaced_without_the_key_and_an_erased_row_that_is_re
     assert kinds == {"erasure", "chain"}
 
 
+def test_erasures_of_all_receipts_are_found_without_a_key_that_is_trusted(world: World, cli: CommandLine) -> None:
+    ids = fill(world)
+    world.erase(list(ids.values()), signer(STRANGER, reason=REASON, now=NOW))
+    (found,) = fsck(cli, world.store, status=1)["findings"]
+    assert (found["kind"], found["row"]) == ("erasure", 1)
+    assert f"erased by {STRANGER.public_hex}, which signs no receipt here; name it with --trusted-key" in found["text"]
+    assert fsck(cli, world.store, "--trusted-key", STRANGER.public_hex)["findings"] == []
+    assert len(fsck(cli, world.store, *TRUSTED, status=1)["findings"]) == len(ids)
+
+
 REFUSED = [
     "receipt_json = '{text}'",
     "receipt_json = '{text}', fingerprint = 'f'",

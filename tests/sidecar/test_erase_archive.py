@@ -103,19 +103,40 @@ def test_a_receipt_that_is_erased_between_the_copy_and_the_removal_of_a_rotation
     assert len(world.rows()) == 1
 
 
-def test_an_archive_of_an_earlier_version_is_erased_from_and_a_newer_key_is_named(
-    tmp_path: Path, cli: CommandLine
-) -> None:
+def test_an_archive_is_erased_from_by_a_key_that_signed_in_it_and_by_no_other(tmp_path: Path, cli: CommandLine) -> None:
     path, target = older(tmp_path / "r", 4), tmp_path / "archive"
     archive(path, target, KERNEL, now=NOW)
     (first,) = select(target, "SELECT id FROM http_receipts WHERE seq = 1")[0]
-    newer = key_file(tmp_path / "newer.key", STRANGER)
+    stranger = key_file(tmp_path / "stranger.key", STRANGER)
+    signer = key_file(tmp_path / "signer.key")
+    before = target.read_bytes()
     own = ("receipt", "erase", "--receipt-store", target, first, "--reason", REASON, "--yes")
-    assert "also in" not in cli("--authority-seed-file", newer, *own)
+    error = cli.fails("--authority-seed-file", stranger, *own)
+    assert f"nothing in {target} is signed by {STRANGER.public_hex}, the key in {stranger}" in error
+    assert "delete the whole archive" in error
+    assert target.read_bytes() == before
+    assert "also in" not in cli("--authority-seed-file", signer, *own)
+    # An erasure is no proof of the right to erase.
+    erasing.erase(
+        target, [str(name) for (name,) in select(target, "SELECT id FROM http_receipts WHERE seq = 2")], sign(STRANGER)
+    )
+    assert "nothing in" in cli.fails("--authority-seed-file", stranger, *own)
     check = ("receipt", "fsck", "--receipt-store", target, *TRUSTED)
     cli(*check, "--trusted-key", STRANGER.public_hex)
     assert f"erased by {STRANGER.public_hex}, which is not trusted" in cli(*check, status=1)
     assert "signs no receipt here; name it with --trusted-key if it is the sidecar's" in cli(*check[:4], status=1)
+
+
+def test_an_archive_without_any_receipt_left_is_erased_from_by_the_key_of_its_statement(
+    tmp_path: Path, cli: CommandLine
+) -> None:
+    path, target = write_store(tmp_path / "r", map(receipt, range(1, 4))), tmp_path / "archive"
+    archive(path, target, KERNEL, now=NOW)
+    own = ("--authority-seed-file", key_file(tmp_path / "signer.key"), "receipt", "erase", "--receipt-store", target)
+    ids = [str(name) for (name,) in select(target, "SELECT id FROM http_receipts")]
+    for one in ids:
+        assert cli(*own, one, "--reason", REASON, "--yes").startswith("erased    ")
+    assert cli(*own, *ids, "--reason", REASON, "--yes").count("before    ") == 3
 
 
 def test_a_log_of_a_database_is_archived_and_erased_from(tmp_path: Path, cli: CommandLine, server: Any) -> None:
@@ -189,8 +210,12 @@ def test_a_copy_in_room_that_sqlite_gave_up_before_is_found_and_goes_with_vacuum
     out = erase(cli, world.store, str(first))
     assert f"left in   {world.path}, in room that is not used: --vacuum rewrites it\n" in out
     assert signature in content(world.path)
+    again = erase(cli, world.store, str(first))
+    not_searched = "perhaps: it cannot be searched for a receipt that was erased before; --vacuum rewrites it"
+    assert f"left in   {world.path}, {not_searched}\n" in again
     own = ("receipt", "erase", "--receipt-store", world.store, ids["plain-1"], "--reason", REASON, "--yes", "--vacuum")
     assert "left in" not in cli(*own)
+    assert "left in" not in cli(*own)  # erased before
     assert signature not in content(world.path)
     cli("receipt", "fsck", "--receipt-store", world.store, *TRUSTED)
 
