@@ -129,14 +129,18 @@ class Server:
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Stop every process of the server; it neither responds nor closes a connection."""
+        parent = self.processes()[0]
+        os.kill(parent, signal.SIGSTOP)  # first, so that it starts no others
         stopped = self.processes()
-        for pid in stopped:
-            os.kill(pid, signal.SIGSTOP)
         try:
+            for pid in stopped:
+                with contextlib.suppress(ProcessLookupError):  # a worker that has come to its end
+                    os.kill(pid, signal.SIGSTOP)
             yield
         finally:
             for pid in reversed(stopped):
-                os.kill(pid, signal.SIGCONT)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
 
     @contextlib.contextmanager
     def pooled(self, database: str) -> Iterator[DatabasePlace]:
