@@ -7,7 +7,7 @@ demo: ## three requests to a governed application, and their verified receipts
 test: ## the default test suite
 	@sh scripts/test.sh $(ARGS)
 
-long: ## the tests that are long by nature: whole applications, browsers, installations
+long: ## the tests that are long by nature: whole applications, browsers, load, installations
 	@sh scripts/long.sh $(ARGS)
 
 check: ## format, lint, types
