@@ -1,4 +1,4 @@
-"""Every figure that is asked for, beside what is asked, from one run: applications, Django, sidecars, and growth.
+"""Every figure of the table beside its target, from one run: applications, Django, sidecars, and growth.
 
     python -m benchmarks.all                                  about 11 minutes
     python -m benchmarks.all --before ../earlier              also: embedded, over the same in that checkout

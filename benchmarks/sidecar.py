@@ -96,7 +96,7 @@ class Result:
         return [window for window in self.windows if (window.sidecar, window.connections, window.rate) == row]
 
     def beside_rust(self, connections: int, value: Callable[[Window], float]) -> Spread:
-        """Return a value of ours divided by the published one's, at full speed, within each round."""
+        """Return this sidecar's value divided by the published one's, at full speed, within each round."""
         pairs = zip(self.of("ours", connections, None), self.of("rust", connections, None), strict=True)
         return Spread.of([value(own) / value(peer) for own, peer in pairs])
 

@@ -49,7 +49,7 @@ def markdown(found: dict[str, float]) -> str:
 
 
 def of_start(found: dict[str, float]) -> list[targets.Target]:
-    """Return what is asked of the start."""
+    """Return the targets of the start."""
     floor, package, _, _, told = found.values()
     return [
         targets.Target(

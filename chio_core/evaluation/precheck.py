@@ -74,7 +74,7 @@ class Presented:
 
     @cached_property
     def capability(self) -> CapabilityToken | None:
-        """The token, read once for all who look into it; None if there is none that can be read. It is not verified."""
+        """The parsed token, not verified; None without a token, or if it cannot be parsed. It is parsed once."""
         try:
             return None if self.token is None else parse_capability(self.token)
         except InvalidDocument:

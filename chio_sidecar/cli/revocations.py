@@ -65,7 +65,7 @@ class SidecarRevocations:
             return archive.revocations(limit)
 
     def own_key(self) -> str | None:
-        """Return the public key (hex) of the key that belongs to the store; None if there is none that can be read."""
+        """Return the public key (hex) of the store's own key; None if no key file can be read."""
         from chio_sidecar.keys import existing_key
 
         try:

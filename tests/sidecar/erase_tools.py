@@ -40,7 +40,7 @@ class World(Protocol):
         """Return number, members and digest of each row."""
 
     def execute(self, sql: str) -> None:
-        """Run a statement as somebody who may change what no trigger forbids."""
+        """Run a statement with the rights to change everything that no trigger forbids."""
 
     def tamper(self, sql: str) -> None:
         """Run it in spite of the triggers."""

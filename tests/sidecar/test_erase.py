@@ -404,7 +404,7 @@ def test_a_row_of_an_earlier_version_is_erased_and_its_link_rests_on_the_signatu
     head = found["head"]
     said = cli("receipt", "fsck", "--receipt-store", path, *TRUSTED, "--head", str(head), status=1)
     assert "--head    row 4, for rows from 2 on: the digest of row 2 rests on a signature\n" in said
-    # Without the key nobody can state another link.
+    # Only a holder of the key can state another link.
     (text,) = select(path, "SELECT receipt_json FROM http_receipts WHERE seq = 2")[0]
     said = Erasure.read(text)
     for forged in (resigned(said, STRANGER), resigned(said, previous="0" * 64), resigned(said, digest="0" * 64)):
