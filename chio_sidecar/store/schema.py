@@ -6,6 +6,7 @@ It knows no table and no column: a change of these is a step in `tables`, which 
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 
 from chio_core.errors import ConfigurationError
@@ -22,6 +23,7 @@ APPLICATION_ID = 0x4368696F
 JOURNAL_BYTES = 16 * 1024 * 1024
 """Size to which the journal shrinks again after a commit or a checkpoint."""
 
+_POLL_SECONDS = 0.001
 _SMALLEST = 512  # bytes; the smallest page, and so the smallest database
 
 
@@ -60,7 +62,7 @@ def prepare(path: Path, *, journal: str, busy_seconds: float) -> None:
                     log.warning("receipt store %s was open to other users; its mode is now 0600", path)
                 except PermissionError:
                     log.warning("receipt store %s is open to other users, and this user may not change that", path)
-            _configure(connection, journal)
+            _configure(connection, journal, busy_seconds)
         finally:
             connection.close()
     except OSError as exc:
@@ -79,7 +81,7 @@ def connect(path: Path, *, journal: str, busy_seconds: float) -> sqlite3.Connect
     """
     connection = _connect(path, mode="rw", busy_seconds=busy_seconds)
     try:
-        _configure(connection, journal)
+        _configure(connection, journal, busy_seconds)
     except BaseException:
         connection.close()
         raise
@@ -118,10 +120,21 @@ def _connect(path: Path, *, mode: str, busy_seconds: float) -> sqlite3.Connectio
     )
 
 
-def _configure(connection: sqlite3.Connection, journal: str) -> None:
-    (mode,) = connection.execute(f"PRAGMA journal_mode={journal}").fetchone()
-    if mode != journal:
-        raise sqlite3.OperationalError(f"database is locked in journal mode {mode}")
+def _configure(connection: sqlite3.Connection, journal: str, busy_seconds: float) -> None:
+    # SQLite does not wait to change the journal mode, and another process may open the store in the same moment.
+    latest = time.monotonic() + busy_seconds
+    while True:
+        try:
+            (mode,) = connection.execute(f"PRAGMA journal_mode={journal}").fetchone()
+        except UNUSABLE as exc:
+            if trouble(exc).kind != "busy" or time.monotonic() >= latest:
+                raise
+        else:
+            if mode == journal:
+                break
+            if time.monotonic() >= latest:
+                raise sqlite3.OperationalError(f"database is locked in journal mode {mode}")
+        time.sleep(_POLL_SECONDS)
     connection.execute("PRAGMA synchronous=FULL")
     # Else a log that once grew, while a reader held it, keeps its size.
     connection.execute(f"PRAGMA journal_size_limit={JOURNAL_BYTES}")

@@ -9,11 +9,15 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from chio_core.receipts import verify_receipt
+from chio_sidecar.store.driver import sqlite3
+from chio_sidecar.store.schema import connect, prepare
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from tests.sidecar.fsck_tools import inspect
 from tests.sidecar.sidecar_tools import KERNEL, TESTS
@@ -76,6 +80,17 @@ def test_two_processes_write_to_one_store(tmp_path: Path) -> None:
         acknowledged.update(answers.split())
     assert len(acknowledged) == 800
     assert stored(path).keys() == acknowledged
+
+
+def test_a_store_that_another_process_makes_in_the_same_moment_is_opened_when_it_is_done(tmp_path: Path) -> None:
+    path = tmp_path / "r.sqlite3"
+    prepare(path, journal="persist", busy_seconds=DEADLINE)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other, ThreadPoolExecutor(1) as thread:
+        other.execute("BEGIN IMMEDIATE")
+        opened = thread.submit(connect, path, journal="wal", busy_seconds=DEADLINE)
+        wait([opened], timeout=0.2)  # an error would come at once
+        other.execute("COMMIT")
+        opened.result().close()
 
 
 STRACE = shutil.which("strace")
