@@ -90,7 +90,7 @@ def _applications(options: argparse.Namespace, cores: Cores) -> Part:
     names = (*variants.USUAL, "remote", *(("before",) if options.before else ()))
     # Each number of connections only where a figure asks for it: the run is long enough.
     only = {1: ("ours",), 64: ("ours", "published"), 256: ("ours",)}
-    plan = rounds.Plan(names, options.rounds, options.seconds, (16, 1, 64, 256), only=only)
+    plan = rounds.Plan(names, options.rounds, options.seconds, (16, 1, 64, 256), only=only, steady=frozenset({64}))
     result = run.run(plan, cores, before=options.before)
     absent = "" if options.before else "embedded over embedded before: give an earlier checkout with --before DIR."
     return Part(targets.of_applications(Figures(result.windows)), result.markdown(), absent, not result.excess())

@@ -1,12 +1,15 @@
-"""The load: wrk on a separate core, and its measurements."""
+"""The load on a separate core, and its measurements: wrk, or connections that have been answered before."""
 
 from __future__ import annotations
 
 import json
 import resource
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from benchmarks.machine import ROOT
 
 ECHO_BODY = b'{"message":"hello chio","count":3}'
 """What is posted to /echo: 34 bytes."""
@@ -65,7 +68,7 @@ _SCRIPTS = {"/hello": _GET, "/echo": _POST, "/chio/evaluate": _EVALUATE}
 
 @dataclass(frozen=True)
 class Load:
-    """What wrk saw in one window.
+    """What the load saw in one window.
 
     Attributes:
         requests: complete responses.
@@ -74,7 +77,7 @@ class Load:
         p99_ms: 99th percentile of the latency, milliseconds.
         refused: responses with a status of 400 or more.
         broken: connections and responses that failed or took longer than 10 s.
-        cpu_seconds: what wrk itself used.
+        cpu_seconds: what the load itself used.
     """
 
     requests: int
@@ -107,6 +110,22 @@ class Wrk:
         ]
         before = _children_cpu()
         run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 60)
+        return _parse(run.stdout, _children_cpu() - before)
+
+
+class Steady:
+    """Runs `benchmarks.steady`, pinned to one core."""
+
+    def __init__(self, core: int) -> None:
+        """Load from that core."""
+        self._core = core
+
+    def run(self, port: int, endpoint: str, connections: int, seconds: int) -> Load:
+        """Load one endpoint of the application on `port` for whole seconds, over connections that it has accepted."""
+        command = ["taskset", "-c", str(self._core), sys.executable, "-m", "benchmarks.steady"]
+        command += [str(port), endpoint, str(connections), str(seconds)]
+        before = _children_cpu()
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=seconds + 90)
         return _parse(run.stdout, _children_cpu() - before)
 
 

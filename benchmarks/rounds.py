@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from benchmarks import usage
 from benchmarks.figures import Window
-from benchmarks.load import Load, Wrk
+from benchmarks.load import Load, Steady, Wrk
 from benchmarks.machine import Cores, UnsuitableError
 from benchmarks.servers import Server
 from benchmarks.variants import ENDPOINTS, Stage, evaluations
@@ -26,6 +26,7 @@ class Plan:
         connections: how many clients there are at once; one window for each number.
         warmup: seconds of load before each window, which are not counted.
         only: by number of connections the variants that are measured there; all of them where it has no entry.
+        steady: numbers of connections at which `benchmarks.steady` is the load, because their p99 is asked for.
     """
 
     variants: tuple[str, ...]
@@ -34,6 +35,7 @@ class Plan:
     connections: tuple[int, ...]
     warmup: int = 1
     only: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    steady: frozenset[int] = frozenset()
 
     def steps(self) -> Iterator[tuple[int, str, int, str]]:
         """Yield (round, endpoint, connections, variant) in the order of measuring."""
@@ -54,13 +56,14 @@ class Plan:
 def measure(plan: Plan, stage: Stage, wrk: Wrk, cores: Cores) -> list[Window]:
     """Run the plan and return one window for each of its steps."""
     windows = []
+    kept = Steady(cores.load)
     for number, endpoint, connections, variant in plan.steps():
         app = stage.apps[variant]
         app.thaw()
         for _ in range(2):  # a window without a response is measured again, because a long run would be lost with it
             wrk.run(app.port, endpoint, connections, plan.warmup)
             before = _Readings.take(app, stage.sidecar, cores)
-            load = wrk.run(app.port, endpoint, connections, plan.seconds)
+            load = (kept if connections in plan.steady else wrk).run(app.port, endpoint, connections, plan.seconds)
             after = _Readings.take(app, stage.sidecar, cores)
             if load.requests:
                 break
