@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from chio_core.canonical import sha256_hex
-from chio_core.models.caller import CallerIdentity
+from chio_core.models.request import CallerIdentity
 from chio_core.names import STATE_CALLER
 from chio_core.request import RequestView
 

@@ -34,9 +34,8 @@ from typing import Any
 
 from chio_core.canonical import canonical_json, sha256_hex
 from chio_core.errors import ConfigurationError, InvalidDocument, ReceiptRejected
-from chio_core.models.receipt import HttpReceipt
+from chio_core.models.receipt import HttpReceipt, acceptable_pattern, covers
 from chio_core.models.request import ChioHttpRequest
-from chio_core.models.templates import acceptable_pattern, covers
 from chio_core.names import LOGGER
 from chio_core.signing import Signed, verify_signature
 

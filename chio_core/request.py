@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 from urllib.parse import parse_qsl
 
-from chio_core.models.caller import CallerIdentity
 from chio_core.models.capability import Operation
 from chio_core.models.demands import ApprovalDemand, BudgetDemand
-from chio_core.models.request import ChioHttpRequest
+from chio_core.models.request import CallerIdentity, ChioHttpRequest
 from chio_core.names import APPROVAL_HEADER, CAPABILITY_HEADER, CAPABILITY_QUERY
 
 MAX_QUERY_FIELDS = 1000

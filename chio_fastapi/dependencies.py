@@ -10,8 +10,8 @@ from chio_core.client.authority import Issuer
 from chio_core.client.client import ChioClient
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.outcomes import Decision
-from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import ChioPassthrough, HttpReceipt
+from chio_core.models.request import CallerIdentity
 from chio_core.names import LOGGER, STATE_DECISION, STATE_PASSTHROUGH, STATE_RECEIPT
 from chio_core.refusals.response import Denial
 from chio_fastapi.requirements import require_capability

@@ -32,8 +32,8 @@ from chio_core.evaluation.requirements import RequirementSource
 from chio_core.evaluation.steps import run_async
 from chio_core.identity import identify
 from chio_core.models import openapi as extensions
-from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt
+from chio_core.models.request import CallerIdentity
 from chio_core.names import (
     CAPABILITY_HEADER,
     RECEIPT_HEADER,

@@ -9,8 +9,8 @@ from django.http import HttpRequest
 
 from chio_core.client.authority import Grant, Issuer
 from chio_core.identity import identify
-from chio_core.models.caller import CallerIdentity
 from chio_core.models.capability import CapabilityToken
+from chio_core.models.request import CallerIdentity
 from chio_django.apps import ChioDjangoConfig
 from chio_django.context import LiveRuntime, context_of
 from chio_django.view import DjangoGuardRequest

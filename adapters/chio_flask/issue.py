@@ -9,8 +9,8 @@ from flask import current_app, request
 from chio_core.client.authority import Grant, Issuer
 from chio_core.errors import ConfigurationError
 from chio_core.identity import identify
-from chio_core.models.caller import CallerIdentity
 from chio_core.models.capability import CapabilityToken
+from chio_core.models.request import CallerIdentity
 from chio_core.names import FLASK_EXTENSION
 from chio_flask.driver import GovernedApp
 from chio_flask.view import FlaskGuardRequest

@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from chio_core.capabilities.constraints import HOLDER
-from chio_core.models.caller import CallerIdentity
 from chio_core.models.capability import CapabilityToken
+from chio_core.models.request import CallerIdentity
 
 
 def bound(grant: Mapping[str, Any], holder: str) -> dict[str, Any]:

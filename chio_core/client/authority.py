@@ -23,8 +23,8 @@ from chio_core.capabilities.holder import bound
 from chio_core.capabilities.tokens import backdated, issue_capability, verify_capability
 from chio_core.errors import ConfigurationError, InvalidDocument, NotIssued, SidecarError
 from chio_core.evaluation.outcomes import granted_operations
-from chio_core.models.caller import CallerIdentity
 from chio_core.models.capability import CapabilityToken, ChioScope, Operation, ToolGrant
+from chio_core.models.request import CallerIdentity
 from chio_core.settings import ChioSettings
 from chio_core.signing import NO_SUBJECT, SigningKey, normalize_public_key
 

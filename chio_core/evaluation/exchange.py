@@ -17,9 +17,8 @@ from chio_core.evaluation.observe import is_observed, lacking
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.precheck import Presented
 from chio_core.evaluation.requirements import check_arguments
-from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt
-from chio_core.models.request import ChioHttpRequest
+from chio_core.models.request import CallerIdentity, ChioHttpRequest
 from chio_core.names import CAPABILITY_HEADER, TRACEPARENT
 from chio_core.receipts import Expectation
 from chio_core.refusals.response import Denial

@@ -15,8 +15,8 @@ from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.precheck import Presented
 from chio_core.evaluation.requirements import RequirementSource, merged
 from chio_core.evaluation.sources import Carried
-from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import GuardEvidence
+from chio_core.models.request import CallerIdentity
 from chio_core.refusals.response import Denial
 from chio_core.request import Requirement
 

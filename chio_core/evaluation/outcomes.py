@@ -41,7 +41,6 @@ from chio_core.errors import (
     SidecarTimeout,
     SidecarUnreachable,
 )
-from chio_core.models.caller import CallerIdentity
 from chio_core.models.demands import (
     APPROVAL_GUARD,
     CAPABILITY_GUARD,
@@ -51,6 +50,7 @@ from chio_core.models.demands import (
     ApprovalDemand,
 )
 from chio_core.models.receipt import ChioPassthrough, GuardEvidence, HttpReceipt, Verdict
+from chio_core.models.request import CallerIdentity
 from chio_core.names import APPROVAL_HEADER
 from chio_core.refusals.response import Denial
 from chio_core.request import Requirement

@@ -42,7 +42,7 @@ from chio_core.evaluation.slow import timed
 from chio_core.evaluation.sources import CapabilityFunction, SessionOf, read_carried, source_of
 from chio_core.evaluation.steps import Steps
 from chio_core.identity import Extractor, default_extractor, identify
-from chio_core.models.caller import CallerIdentity
+from chio_core.models.request import CallerIdentity
 from chio_core.names import APPROVAL_HEADER, LOGGER
 from chio_core.refusals.page import RefusalPage, checked_page
 from chio_core.refusals.response import AnyResponse, Denial, RequestRefused, misconfigured

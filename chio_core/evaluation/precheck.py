@@ -34,9 +34,8 @@ from chio_core.capabilities.constraints import HOLDER
 from chio_core.capabilities.holder import holders_of, is_of_another
 from chio_core.capabilities.tokens import parse_capability
 from chio_core.errors import InvalidDocument
-from chio_core.models.caller import CallerIdentity
 from chio_core.models.capability import CapabilityToken
-from chio_core.models.request import METHODS, SAFE_METHODS
+from chio_core.models.request import METHODS, SAFE_METHODS, CallerIdentity
 from chio_core.names import APPROVAL_HEADER, CAPABILITY_QUERY
 from chio_core.refusals.response import RequestRefused, bad_request
 from chio_core.request import RequestView, query_map, single_headers

@@ -23,8 +23,7 @@ from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.evaluation.precheck import MAX_HEADER_BYTES
 from chio_core.evaluation.steps import Steps
 from chio_core.identity import cookies_of, from_client_certificate
-from chio_core.models.caller import CallerIdentity
-from chio_core.models.request import SAFE_METHODS
+from chio_core.models.request import SAFE_METHODS, CallerIdentity
 from chio_core.names import LOGGER
 from chio_core.refusals.response import RequestRefused, misconfigured
 from chio_core.request import RequestView

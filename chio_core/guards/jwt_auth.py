@@ -19,7 +19,7 @@ from chio_core.canonical import sha256_hex
 from chio_core.concurrency.processes import PerProcess
 from chio_core.errors import ConfigurationError
 from chio_core.guards.chain import Finding
-from chio_core.models.caller import AuthMethod, CallerIdentity
+from chio_core.models.request import AuthMethod, CallerIdentity
 from chio_core.names import STATE_CALLER, STATE_CLAIMS
 from chio_core.refusals.response import Denial
 from chio_core.request import GuardRequest

@@ -1,10 +1,9 @@
 """The documents of the wire protocol, both profiles; unknown members are kept, because they are signed."""
 
 from chio_core.models.base import WireModel
-from chio_core.models.caller import AuthMethod, CallerIdentity
 from chio_core.models.capability import CapabilityToken, ChioScope, ToolGrant
 from chio_core.models.receipt import ChioPassthrough, EvaluateResponse, GuardEvidence, HttpReceipt, Verdict
-from chio_core.models.request import ChioHttpRequest, ModelMetadata
+from chio_core.models.request import AuthMethod, CallerIdentity, ChioHttpRequest, ModelMetadata
 
 __all__ = [
     "AuthMethod",

@@ -25,9 +25,9 @@ from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.pipeline import Pipeline
 from chio_core.evaluation.steps import run, run_async
 from chio_core.guards.chain import DECISION
-from chio_core.models.caller import CallerIdentity
 from chio_core.models.capability import Operation
 from chio_core.models.receipt import HttpReceipt
+from chio_core.models.request import CallerIdentity
 from chio_core.names import HTTPX_DECISION, HTTPX_TICKET
 from chio_core.outbound.hop import OutboundDenied, copy_of, hop_of, shown
 from chio_core.outbound.member import AsyncNext, DecidingMember, SyncNext

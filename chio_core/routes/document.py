@@ -27,7 +27,7 @@ from chio_core.models.openapi import (
     merge_members,
     needs_capability,
 )
-from chio_core.models.templates import shape
+from chio_core.models.receipt import shape
 from chio_core.names import LOGGER
 from chio_core.routes.listing import ListedRoute, Overlap, find_overlaps, is_reached, spans_segments
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from chio_core.models.templates import acceptable_pattern, covers, shape
+from chio_core.models.receipt import acceptable_pattern, covers, shape
 
 _LONGEST = 1_000  # segments
 _SAMPLES = ("q7w3x", "7", "7.5", "6a5f0c52-33c4-4a3c-9a4e-6a7d5d3a8c11")

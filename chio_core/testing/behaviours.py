@@ -15,8 +15,8 @@ from typing import Any
 
 from chio_core.canonical import sha256_hex
 from chio_core.errors import ConfigurationError
-from chio_core.models.caller import CallerIdentity
 from chio_core.models.demands import CAPABILITY_GUARD
+from chio_core.models.request import CallerIdentity
 from chio_core.signing import SigningKey
 from chio_core.testing.exchange import ALLOW as ALLOW_VERDICT
 from chio_core.testing.exchange import DENY as DENY_VERDICT

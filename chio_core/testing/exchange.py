@@ -14,7 +14,6 @@ from chio_core.capabilities.holder import without_holder
 from chio_core.capabilities.restrictions import GRANT, Enforced, choose_grant, statement
 from chio_core.errors import InvalidDocument
 from chio_core.evaluation.outcomes import test_hint
-from chio_core.models.caller import CallerIdentity
 from chio_core.models.demands import (
     APPROVAL_GUARD,
     BUDGET_GUARD,
@@ -26,7 +25,7 @@ from chio_core.models.demands import (
     budget_evidence,
     budget_from,
 )
-from chio_core.models.request import content_hash
+from chio_core.models.request import CallerIdentity, content_hash
 from chio_core.names import CAPABILITY_HEADER
 from chio_core.receipts import signed_bytes
 from chio_core.signing import SigningKey

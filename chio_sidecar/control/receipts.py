@@ -17,7 +17,7 @@ from starlette.routing import BaseRoute
 from chio_core.canonical import canonical_json, compact_json, parse_json, sha256_hex
 from chio_core.errors import InvalidDocument
 from chio_core.models.base import Text
-from chio_core.models.caller import CallerIdentity
+from chio_core.models.request import CallerIdentity
 from chio_core.signing import verify_signature
 from chio_sidecar.control.access import ControlError, bad_request, control_endpoint, read_model
 from chio_sidecar.service.receipts import sign_receipt

@@ -20,7 +20,7 @@ from chio_core.models.openapi import (
     is_listed,
     needs_capability,
 )
-from chio_core.models.templates import shape
+from chio_core.models.receipt import shape
 from chio_sidecar.policy.openapi import METHODS, path_items
 
 _MOST_DOUBTS = 50

@@ -22,7 +22,7 @@ from fastapi.responses import HTMLResponse
 from fastapi.security import OAuth2PasswordBearer, OAuth2PasswordRequestForm
 from pydantic import BaseModel
 
-from chio_core.models.caller import CallerIdentity
+from chio_core.models import CallerIdentity
 from chio_fastapi import ChioReceipt, IssuerDep, Policy, RequireCapability, add_chio
 
 DATABASE = os.environ.get("SHOP_DATABASE", "shop-data.sqlite3")

@@ -14,8 +14,8 @@ from chio_core.capabilities import verify_capability
 from chio_core.client.authority import Authority
 from chio_core.client.client import ChioClient, SyncChioClient
 from chio_core.errors import InvalidDocument, NotIssued
-from chio_core.models.caller import CallerIdentity
 from chio_core.models.capability import ToolGrant
+from chio_core.models.request import CallerIdentity
 from chio_core.signing import SigningKey
 from chio_core.testing import ChioFixture
 from chio_sidecar.trust.app import TrustConfig, TrustService, create_trust_app

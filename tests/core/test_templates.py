@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chio_core.models.templates import acceptable_pattern, covers, shape
+from chio_core.models.receipt import acceptable_pattern, covers, shape
 
 
 @pytest.mark.parametrize(

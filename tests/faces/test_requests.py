@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from chio_core.models.caller import CallerIdentity
 from chio_core.models.receipt import HttpReceipt
+from chio_core.models.request import CallerIdentity
 from chio_core.receipts import verify_receipt
 from chio_core.testing import behaviours
 from tests.faces.contract import STREAM

@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 from chio_core.evaluation.slow import SLOW_MS
 from chio_core.guards import SecurityHeaders
 from chio_core.identity import default_extractor
-from chio_core.models.caller import CallerIdentity
+from chio_core.models.request import CallerIdentity
 from chio_core.request import RequestView
 from chio_core.testing import ScriptedSidecar
 from chio_core.testing.behaviours import ALLOW, Behaviour

@@ -11,7 +11,7 @@ from chio_core.capabilities.holder import bound
 from chio_core.capabilities.tokens import parse_capability
 from chio_core.errors import ConfigurationError
 from chio_core.identity import cookies_of
-from chio_core.models.caller import CallerIdentity
+from chio_core.models.request import CallerIdentity
 from chio_core.request import RequestView
 from chio_core.settings import ChioSettings
 from tests.faces.faces import ALONE, FACES, Face, WSGIFace

@@ -29,7 +29,7 @@ from chio_asgi.listing import list_routes
 from chio_asgi.routing import RouteResolver
 from chio_core.errors import ConfigurationError
 from chio_core.models.demands import ApprovalDemand, BudgetDemand
-from chio_core.models.templates import shape
+from chio_core.models.receipt import shape
 from chio_core.routes.listing import find_overlaps
 from chio_fastapi import Observe, RequireCapability, add_chio, check
 from chio_fastapi.requirements import Budget, Policy, RequireApproval

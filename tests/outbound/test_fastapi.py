@@ -9,7 +9,7 @@ import pytest
 from fastapi import Depends, FastAPI
 
 from chio_core.errors import ConfigurationError
-from chio_core.models.caller import CallerIdentity
+from chio_core.models.request import CallerIdentity
 from chio_core.outbound import Cache, GovernOutbound, OutboundDenied, attenuate, receipt_of
 from chio_core.testing import ScriptedSidecar, behaviours
 from chio_fastapi import OutboundClient, add_chio

@@ -14,7 +14,7 @@ import pytest
 from chio_core.canonical import sha256_hex
 from chio_core.client.client import ChioClient, SyncChioClient
 from chio_core.errors import ConfigurationError
-from chio_core.models.caller import CallerIdentity
+from chio_core.models.request import CallerIdentity
 from chio_core.outbound import (
     BearerAuth,
     Cache,

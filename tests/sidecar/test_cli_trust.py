@@ -13,7 +13,7 @@ import pytest
 from chio_core.capabilities import issue_capability, verify_capability
 from chio_core.capabilities.restrictions import REFUSED
 from chio_core.errors import InvalidDocument
-from chio_core.models.caller import CallerIdentity
+from chio_core.models.request import CallerIdentity
 from chio_core.signing import SigningKey
 from chio_sidecar.store.driver import sqlite3
 from chio_sidecar.trust.authorities import DatabaseAuthority

@@ -14,9 +14,9 @@ from chio_core.capabilities import issue_capability, sign_link
 from chio_core.capabilities.holder import bound
 from chio_core.capabilities.restrictions import BY_SIDECAR, GRANT, REFUSED
 from chio_core.errors import InvalidDocument
-from chio_core.models.caller import CallerIdentity
 from chio_core.models.capability import Attenuation, CapabilityToken
 from chio_core.models.demands import ApprovalDemand, BudgetDemand
+from chio_core.models.request import CallerIdentity
 from chio_core.outbound import attenuate
 from chio_core.signing import SigningKey
 from chio_sidecar.app import SidecarApp

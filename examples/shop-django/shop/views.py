@@ -8,7 +8,7 @@ from rest_framework.authtoken.models import Token
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from chio_core.models.caller import CallerIdentity
+from chio_core.models import CallerIdentity
 from chio_django import Policy, drf, get_chio_receipt, issue_capability, require_capability
 from shop.models import Order
 
