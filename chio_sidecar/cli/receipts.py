@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from chio_sidecar.cli.options import (
     TIMES,
@@ -19,6 +18,7 @@ from chio_sidecar.cli.options import (
     wants_json,
     whole,
 )
+from chio_sidecar.cli.receipt_follow import follow
 from chio_sidecar.cli.receipt_verify import note_archived, note_untrusted, verified
 from chio_sidecar.cli.table import BAD, DOUBTFUL, GOOD, Column, Table
 from chio_sidecar.cli.terminal import (
@@ -26,14 +26,12 @@ from chio_sidecar.cli.terminal import (
     compact,
     emit,
     emit_exactly,
-    flush_output,
     is_terminal,
     printable,
     say,
     utc,
-    wait_for_more,
 )
-from chio_sidecar.records.archive import ReceiptArchive, ReceiptFilter, open_archive
+from chio_sidecar.records.archive import ReceiptFilter, open_archive
 from chio_sidecar.store.erasure import states_erasure
 
 if TYPE_CHECKING:
@@ -52,7 +50,6 @@ With --follow the newest are last.
 
 _LIMIT = 50
 _PAGE = 200
-_POLL_SECONDS = 0.5
 _OF_A_STORE = {
     "raw": "a trust service does not send the stored text",
     "newest_first": "a trust service lists the oldest receipts first",
@@ -141,10 +138,11 @@ def run_list(args: argparse.Namespace) -> int:
     newest_first = args.newest_first or (is_table and not args.oldest_first)
     limit = args.limit or _LIMIT
     store = required_store(args, NEITHER)
+    if args.follow:
+        _check_follow(args)
+        follow(store, wanted, show, after=args.cursor, newest=args.limit or _LIMIT, raw=args.raw)
     with open_archive(store.path, option=store.named_by) as reader:
         cursor = args.cursor
-        if args.follow:
-            _follow(args, reader, wanted, show)
         if not newest_first:
             note_archived(reader)
         start = {"before": cursor} if newest_first else {"after": cursor or 0}
@@ -203,29 +201,18 @@ def _list_remote(args: argparse.Namespace, show: Callable[[Iterable[Any]], None]
     return 0
 
 
-def _follow(
-    args: argparse.Namespace, reader: ReceiptArchive, wanted: ReceiptFilter, show: Callable[[Iterable[Any]], None]
-) -> NoReturn:
-    """Print the newest receipts, or those behind the cursor, then each as it is stored; only an exception ends it."""
+def _check_follow(args: argparse.Namespace) -> None:
+    """Return if the options fit `--follow`.
+
+    Raises:
+        CliError: one has no effect on receipts that are still to come.
+    """
     for option in ("newest_first", "until", "count"):
         if (given := getattr(args, option)) is not None and given is not False:
             name = option.replace("_", "-")
             raise CliError(f"--{name} has no effect on receipts that are still to come", fix=f"leave --{name} out")
     if args.limit and args.cursor is not None:
         raise CliError("--follow begins behind --cursor, or with the newest --limit", fix="give one of them")
-
-    after = args.cursor
-    if after is None:
-        after = reader.last
-        for number, _ in islice(reader.stored_rows(wanted, newest_first=True), args.limit or _LIMIT):
-            after = number - 1
-    rows = reader.stored_rows if args.raw else reader.rows
-    while True:
-        show(receipt for _, receipt in rows(wanted, after=after))
-        flush_output()
-        after = max(after, reader.last)
-        wait_for_more(_POLL_SECONDS)
-        reader.refresh()
 
 
 def _printer(args: argparse.Namespace, *, is_table: bool) -> Callable[[Iterable[Any]], None]:

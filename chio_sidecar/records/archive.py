@@ -133,14 +133,14 @@ class StoredText:
 class ReceiptArchive(ABC):
     """An open archive; close it, or use it in a `with` block.
 
-    Every method raises `ConfigurationError` if the archive cannot be read, or a receipt that it returns is damaged. In
-    the place of a receipt that was erased is the record of that (`chio_sidecar.store.erasure`).
+    Every method raises `ConfigurationError` if the archive cannot be read, or a receipt that it returns is damaged; the
+    kind `chio_sidecar.store.driver.Unavailable` says that it cannot be read now, and may be later, opened again. In the
+    place of a receipt that was erased is the record of that (`chio_sidecar.store.erasure`).
 
     Attributes:
         place: what it is and which option named it, for messages.
-        first: number of the oldest row when it was opened, 1 for an empty one.
-        last: number of the newest row then, or at the last `refresh`, 0 for an empty one; no row with a smaller number
-            appears later.
+        first: number of the oldest row when it was opened, or at the last `refresh`; 1 for an empty one.
+        last: number of the newest row then, 0 for an empty one; no row with a smaller number appears later.
     """
 
     place: str

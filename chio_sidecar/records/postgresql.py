@@ -15,8 +15,9 @@ from typing import Any
 from chio_core.canonical import parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_sidecar.records.archive import WINDOW, ReceiptArchive, ReceiptFilter, StoredText
+from chio_sidecar.store.driver import Unavailable
 from chio_sidecar.store.place import DatabasePlace
-from chio_sidecar.store.postgresql.connection import DatabaseError, connect, trouble
+from chio_sidecar.store.postgresql.connection import DatabaseError, connect, is_passing, trouble
 from chio_sidecar.store.postgresql.filters import REFUSALS, REFUSED, UNCERTAIN, key, keyed
 from chio_sidecar.store.postgresql.schema import check
 from chio_sidecar.store.postgresql.tables import AUTHORITY_KEYS
@@ -50,7 +51,7 @@ class DatabaseArchive(ReceiptArchive):
         try:
             check(self._connection, place.shown)
             self.last = self.newest()
-            self.first = int(self._fetch("SELECT coalesce(min(position), 1) FROM chio.http_receipts")[0][0])
+            self.first = self._oldest()
         except DatabaseError as exc:
             self.close()
             raise self._unreadable(exc) from None
@@ -65,6 +66,11 @@ class DatabaseArchive(ReceiptArchive):
     def newest(self) -> int:
         """Return the newest position up to which the store is complete, 0 for an empty one."""
         return int(self._fetch("SELECT chio.horizon()")[0][0])
+
+    def refresh(self) -> None:
+        """Include the rows that were stored since, and leave out those that were archived."""
+        super().refresh()
+        self.first = self._oldest()
 
     def archived(self) -> tuple[int, str] | None:
         """Return how many rows were archived and removed, and the name of the newest archive; None without any."""
@@ -83,6 +89,9 @@ class DatabaseArchive(ReceiptArchive):
         """Return the position of the first row of each log whose earlier ones were archived."""
         sql = "SELECT position FROM chio.http_receipts r JOIN chio.receipt_chain_base b USING (log_id)"
         return [position for (position,) in self._fetch(f"{sql} WHERE r.seq = b.seq + 1")]
+
+    def _oldest(self) -> int:
+        return int(self._fetch("SELECT coalesce(min(position), 1) FROM chio.http_receipts")[0][0])
 
     def _next_row(self, wanted: ReceiptFilter, number: int, *, newest_first: bool = False) -> int | None:
         # Between two rows may be many positions without one: a rotation leaves the newest of a sidecar that is gone.
@@ -203,7 +212,8 @@ class DatabaseArchive(ReceiptArchive):
             raise self._unreadable(exc) from None
 
     def _unreadable(self, exc: DatabaseError) -> ConfigurationError:
-        return ConfigurationError(f"cannot read {self.place} as a receipt store: {trouble(exc) or exc}")
+        kind = Unavailable if is_passing(exc) else ConfigurationError
+        return kind(f"cannot read {self.place} as a receipt store: {trouble(exc) or exc}")
 
 
 def _indexed(wanted: ReceiptFilter) -> list[tuple[str, list[str]]]:

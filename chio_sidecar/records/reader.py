@@ -12,7 +12,7 @@ from typing import Any
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_sidecar.records.archive import ReceiptArchive, ReceiptFilter, StoredText
 from chio_sidecar.records.file import connect
-from chio_sidecar.store.driver import UNUSABLE, trouble
+from chio_sidecar.store.driver import UNUSABLE, Unavailable, trouble
 from chio_sidecar.store.erasure import FORMAT as ERASURE
 
 _STRICT = "receipt_json"  # a condition on a damaged text is an error
@@ -80,6 +80,7 @@ class ReceiptReader(ReceiptArchive):
             raise ConfigurationError(f"cannot read {self.place}: {exc.strerror}; run as the sidecar's user") from None
         if not exists:
             raise ConfigurationError(f"there is no receipt store at {self.place}; name the sidecar's file")
+        self._path, self._file = path, _file_at(path)
         try:
             self._connection = connect(path, "mode=ro", busy_seconds=busy_seconds)
         except UNUSABLE as exc:
@@ -93,8 +94,7 @@ class ReceiptReader(ReceiptArchive):
                 for view in _PUBLISHED:
                     self.fetch(view, {})
             self.last = self.newest() if columns else 0
-            oldest = self.fetch("SELECT min(seq) FROM http_receipts", {}) if self._numbered and self.last else [(1,)]
-            self.first = int(oldest[0][0])
+            self.first = self._oldest()
         except BaseException:
             self.close()
             raise
@@ -102,6 +102,17 @@ class ReceiptReader(ReceiptArchive):
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
+
+    def refresh(self) -> None:
+        """Include the rows that were stored since, and leave out those that were archived.
+
+        Raises:
+            ConfigurationError: also if the file at the path is another one than was opened.
+        """
+        if _file_at(self._path) != self._file:
+            raise ConfigurationError(f"{self.place} was replaced or removed while it was read")
+        super().refresh()
+        self.first = self._oldest()
 
     def archived(self) -> tuple[int, str] | None:
         """Return how many rows were archived and removed, and the name of the newest archive; None without any."""
@@ -206,6 +217,10 @@ class ReceiptReader(ReceiptArchive):
         )
         return int(self.fetch(sql, {"id": capability_id, "grant": grant})[0][0])
 
+    def _oldest(self) -> int:
+        found = self.fetch("SELECT min(seq) FROM http_receipts", {}) if self._numbered and self.last else [(1,)]
+        return int(found[0][0])
+
     def _next_row(self, wanted: ReceiptFilter, number: int, *, newest_first: bool = False) -> int | None:
         """Return the number of the next row; the numbers of the published sidecar's rows may have gaps."""
         if self._numbered:
@@ -245,7 +260,18 @@ class ReceiptReader(ReceiptArchive):
         return (found[0][0], found[0][1]) if found else None
 
     def _unreadable(self, exc: Exception) -> ConfigurationError:
-        return ConfigurationError(f"cannot read {self.place} as a receipt store: {trouble(exc)}")
+        found = trouble(exc)
+        kind = ConfigurationError if found.kind == "content" else Unavailable
+        return kind(f"cannot read {self.place} as a receipt store: {found}")
+
+
+def _file_at(path: Path) -> tuple[int, int] | None:
+    """Return what tells the file at a path from others; None without one."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _where(wanted: ReceiptFilter, json: str) -> str:

@@ -16,6 +16,8 @@ import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from chio_core.errors import ConfigurationError
+
 FIRST_SAFE_WAL = (3, 51, 3)
 """Older versions can lose committed rows when two connections write and checkpoint a write-ahead log at once."""
 
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 else:
     sqlite3 = _library()
 
-__all__ = ["DAMAGED", "FIRST_SAFE_WAL", "LOCKED", "UNUSABLE", "Kind", "Trouble", "sqlite3", "trouble"]
+__all__ = ["DAMAGED", "FIRST_SAFE_WAL", "LOCKED", "UNUSABLE", "Kind", "Trouble", "Unavailable", "sqlite3", "trouble"]
 
 Kind = Literal["busy", "machine", "content"]
 """`busy`: another process holds the file; `machine`: it cannot be read or written here and now; `content`: the file is
@@ -63,6 +65,10 @@ _CONDITIONS: dict[int, tuple[Kind, str]] = {
     sqlite3.SQLITE_PERM: ("machine", _UNREACHABLE),
     sqlite3.SQLITE_INTERRUPT: ("machine", "the work was interrupted; try again"),
 }
+
+
+class Unavailable(ConfigurationError):
+    """A store that cannot be read here and now; the same may succeed later."""
 
 
 @dataclass(frozen=True, slots=True)

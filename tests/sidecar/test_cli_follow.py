@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from chio_core.canonical import compact_json
+from chio_core.errors import ConfigurationError
+from chio_sidecar.records.archive import ReceiptFilter
+from chio_sidecar.records.reader import ReceiptReader
 from chio_sidecar.store import NewReceipt
+from chio_sidecar.store.driver import Unavailable, sqlite3
 from chio_sidecar.store.place import Place, open_store
 from tests.sidecar.control_tools import DEADLINE, CommandLine, environment
 from tests.support import run
@@ -90,6 +96,65 @@ def test_receipts_are_printed_as_they_are_stored_until_ctrl_c(place: Place) -> N
         assert process.wait(DEADLINE) == 130
         assert process.stderr is not None
         assert process.stderr.read() == ""
+
+
+def test_a_database_that_was_away_is_followed_further_and_no_receipt_is_lost_or_printed_twice(server: Any) -> None:
+    place = server.place(server.new_database())
+    store(place, 1, 2)
+    with following(place) as (process, lines):
+        assert [number(lines.get(timeout=DEADLINE)) for _ in range(2)] == [1, 2]
+        server.stop()
+        try:
+            assert process.stderr is not None
+            assert "; trying again until it is back" in process.stderr.readline()
+        finally:
+            server.start()
+        store(place, 3, 4)
+        assert [number(lines.get(timeout=DEADLINE)) for _ in range(2)] == [3, 4]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(DEADLINE) == 130
+        assert process.stderr.read() == ""
+
+
+def test_a_database_in_the_place_of_the_one_before_ends_it(server: Any) -> None:
+    name = server.new_database()
+    store(server.place(name), 1)
+    with following(server.place(name)) as (process, lines):
+        assert number(lines.get(timeout=DEADLINE)) == 1
+        other = server.new_database()
+        store(server.place(other), 2)
+        with server.connect("postgres") as admin:
+            admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+            admin.execute(f"ALTER DATABASE {other} RENAME TO {name}")
+        assert process.wait(DEADLINE) == 1
+        assert process.stderr is not None
+        assert "is another store than before: its row 1 is not receipt receipt-00001" in process.stderr.read()
+
+
+def test_a_file_in_the_place_of_the_one_before_ends_it(tmp_path: Path) -> None:
+    place, other = tmp_path / "s.sqlite3", tmp_path / "other.sqlite3"
+    store(place, 1)
+    store(other, 2)
+    with following(place) as (process, lines):
+        assert number(lines.get(timeout=DEADLINE)) == 1
+        os.replace(other, place)
+        assert process.wait(DEADLINE) == 1
+        assert process.stderr is not None
+        assert "was replaced or removed while it was read" in process.stderr.read()
+
+
+def test_a_file_that_another_process_holds_is_unavailable_and_a_damaged_one_is_not(tmp_path: Path) -> None:
+    place = tmp_path / "s.sqlite3"
+    with closing(sqlite3.connect(place, isolation_level=None)) as holder:
+        holder.executescript("CREATE TABLE http_receipts (seq INTEGER PRIMARY KEY, id TEXT, receipt_json TEXT)")
+        reader = ReceiptReader(place, busy_seconds=0)
+        holder.execute("BEGIN EXCLUSIVE")
+        with reader, pytest.raises(Unavailable):
+            reader.refresh()
+    place.write_bytes(b"no store")
+    with pytest.raises(ConfigurationError) as raised:
+        ReceiptReader(place).count(ReceiptFilter())
+    assert type(raised.value) is ConfigurationError
 
 
 def test_a_table_goes_on_below_its_heading(tmp_path: Path) -> None:

@@ -70,6 +70,11 @@ def connect(place: DatabasePlace, *, seconds: float) -> Connection:
     return connection
 
 
+def is_passing(exc: psycopg.Error) -> bool:
+    """Return True for an exception about the connection or the state of the server, which may end by itself."""
+    return isinstance(exc, psycopg.OperationalError)
+
+
 def trouble(exc: Exception) -> Trouble | None:
     """Return what an exception says about the database; None if it is about one piece of work."""
     if not isinstance(exc, psycopg.Error):

@@ -11,6 +11,7 @@ from typing import Any
 from psycopg import Error, errors, sql
 
 from chio_core.errors import ConfigurationError
+from chio_sidecar.store.driver import Unavailable
 from chio_sidecar.store.postgresql.connection import Connection, trouble
 from chio_sidecar.store.postgresql.filters import INDEXES
 from chio_sidecar.store.postgresql.rights import ARCHIVE_GRANTS, ERASE_GRANTS, GRANTS, TRUST_GRANTS
@@ -142,7 +143,7 @@ def check(connection: Connection, shown: str) -> None:
             " acknowledged; run: ALTER ROLE … SET synchronous_commit = on"
         )
     if standby:
-        raise ConfigurationError(f"{shown} is a standby; name the primary, or add target_session_attrs=read-write")
+        raise Unavailable(f"{shown} is a standby; name the primary, or add target_session_attrs=read-write")
 
 
 def migrate(
