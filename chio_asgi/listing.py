@@ -1,4 +1,4 @@
-"""The routes of an application, listed without a request.
+"""The routes of an application, listed without a request, and the OpenAPI document for a sidecar that is made of them.
 
 Templates and requirements are those that `chio_asgi.routing` finds for a request: mounts, hosts and included routers
 are entered in the same way. Attributes are read, not types, so this works with Starlette, FastAPI and look-alikes.
@@ -11,12 +11,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from chio_asgi.route_table import flatten
-from chio_asgi.routing import MAX_DEPTH, RouteResolver, calls_in, router_of
+from chio_asgi.routing import MAX_DEPTH, RouteResolver, calls_in, flatten, router_of
 from chio_asgi.types import ASGIApp, Scope
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.precheck import is_among
 from chio_core.models.request import METHODS
+from chio_core.routes import document
+from chio_core.routes.document import Document
 from chio_core.routes.listing import ExtensionSource, ListedRoute
 from chio_core.settings import ChioSettings
 
@@ -143,3 +144,33 @@ def _walk(router: Any, place: _Place, depth: int) -> Iterator[tuple[_Place, Any,
 def _prefix_of(mount: Any) -> str:
     template = getattr(mount, "path_format", None)
     return template.removesuffix("/{path}") if isinstance(template, str) else ""
+
+
+def document_for(app: Any) -> str:
+    """Return the document of an application as JSON: the output of `chio-sidecar openapi`.
+
+    Args:
+        app: a FastAPI or Starlette application, or the middleware around one.
+
+    Raises:
+        ConfigurationError: it has no routes, or its own document cannot be made.
+    """
+    return describe(app).text
+
+
+def describe(app: Any, mounts: Sequence[str] = ("",)) -> Document:
+    """Return the document of an application, with findings.
+
+    Args:
+        app: a FastAPI or Starlette application, or the middleware around one.
+        mounts: templates of the mounts through which requests reach the application. Findings name its own templates.
+
+    Raises:
+        ConfigurationError: it has no routes, or its own document cannot be made.
+    """
+    routes = list(list_routes(app))
+    if not routes:
+        raise ConfigurationError("the application has no routes to read; name a FastAPI or Starlette application")
+    title = getattr(routes[0].owner, "title", None)
+    name = title if isinstance(title, str) else "application"
+    return document.describe(routes, title=name, mounts=mounts, blind=list_blind_mounts(app))

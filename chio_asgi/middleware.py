@@ -15,13 +15,11 @@ from chio_asgi.body import once
 from chio_asgi.config import settings_for
 from chio_asgi.decide import ASGIRequest, Decide
 from chio_asgi.driver import Application
-from chio_asgi.linger import SECONDS, leaves_body
 from chio_asgi.listing import count_governed, mount_templates, observed_routes
 from chio_asgi.routing import RouteResolver, own_root_path
-from chio_asgi.send import HeaderSend, has_own_500, send_answer, send_plain_error
-from chio_asgi.sessions import session_of
+from chio_asgi.send import LINGER_SECONDS, HeaderSend, has_own_500, leaves_body, send_answer, send_plain_error
 from chio_asgi.types import ASGIApp, Message, Receive, Scope, Send
-from chio_asgi.view import ASGIGuardRequest
+from chio_asgi.view import ASGIGuardRequest, session_of
 from chio_core.client.client import ChioClient
 from chio_core.client.in_process import check_files
 from chio_core.concurrency.processes import require_asyncio
@@ -196,7 +194,7 @@ class ChioASGIMiddleware:
         linger = None
         if refused:
             await self._decide.refuse(view, response)
-            linger = min(SECONDS, self._limits.timeout or SECONDS) if leaves_body(view) else None
+            linger = min(LINGER_SECONDS, self._limits.timeout or LINGER_SECONDS) if leaves_body(view) else None
         await send_answer(response, view.scope, receive, send, linger)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,4 +1,4 @@
-"""ASGIGuardRequest: the view of a request over an ASGI scope.
+"""ASGIGuardRequest: the view of a request over an ASGI scope, and its session.
 
 Decisions are made about the scope as it was when the view was made, never about a URL made from the Host header: the
 client chooses that value (CVE-2026-48710).
@@ -7,15 +7,17 @@ client chooses that value (CVE-2026-48710).
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote
 
 from chio_asgi.body import Body, Incoming
 from chio_asgi.types import Receive, Scope
+from chio_core import identity
 from chio_core.canonical import sha256_hex
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.body_limits import NO_LIMITS, BodyLimits
-from chio_core.request import HeaderLines
+from chio_core.request import HeaderLines, RequestView
 
 
 class ScopeState:
@@ -242,3 +244,21 @@ def route_path(scope: Scope) -> str:
 
 
 __all__ = ["ASGIGuardRequest", "ScopeState", "route_path"]
+
+
+def session_of(view: RequestView) -> Any:
+    """Return the session of a request.
+
+    Raises:
+        ConfigurationError: no session middleware is outside Chio.
+    """
+    session = view.scope.get("session")
+    if session is None:
+        raise ConfigurationError(
+            "no session was read before Chio: add SessionMiddleware after Chio, so that it is outside"
+        )
+    return session
+
+
+from_session = partial(identity.from_session, session_of)
+"""Return an extractor for the user in a session, `from_session("user_id")`; see `chio_core.identity.from_session`."""

@@ -1,9 +1,8 @@
 """Chio for FastAPI: one line for the application, one dependency for a route."""
 
-from chio_asgi.sessions import from_session
+from chio_asgi.view import from_session
 from chio_core.evaluation.amounts import from_body, from_path, from_query
-from chio_fastapi.application import add_chio
-from chio_fastapi.check import check
+from chio_fastapi.application import add_chio, check
 from chio_fastapi.dependencies import (
     CallerDep,
     Capability,

@@ -1,23 +1,27 @@
-"""add_chio: one line to govern a FastAPI application."""
+"""add_chio: one line to govern a FastAPI application; and check: findings about one."""
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.applications import Starlette
 
+from chio_asgi.checkup import application_findings
 from chio_asgi.config import settings_for
-from chio_asgi.document import describe
+from chio_asgi.listing import describe
 from chio_asgi.middleware import ChioASGIMiddleware
-from chio_asgi.sessions import session_of
+from chio_asgi.view import session_of
 from chio_core.client.client import ChioClient
 from chio_core.client.in_process import check_files
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.sources import CapabilityFunction, source_of
-from chio_core.guards.chain import Chain, Guard, checked_guards
+from chio_core.guards.chain import Chain, DecisionPlace, Finding, Guard, around, checked_guards
+from chio_core.guards.findings import NOT_GOVERNED, check_governed
 from chio_core.identity import Extractor
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import LOGGER, STATE_CLIENT
@@ -101,3 +105,34 @@ def routes_for_embedded(app: FastAPI, mounts: Sequence[str] = ("",)) -> str | No
         mounts: templates of the mounts through which requests reach the application.
     """
     return document_for_embedded(partial(describe, app, mounts))
+
+
+def check(app: Starlette | ChioASGIMiddleware) -> list[Finding]:
+    """Return findings about an application, without starting or changing it.
+
+    Args:
+        app: a FastAPI or Starlette application that has `add_chio` or the middleware, or an application that
+            the middleware was wrapped around.
+
+    Returns:
+        Findings about the chain of guards, by name and in run order (if there are guards); what runs without a
+        decision; unsafe settings; an order of middleware that loses headers; routes that router and sidecar choose
+        differently; requirements that cannot work or limit nothing, and routes that write without a requirement.
+        Severities are `INFO`, `WARN` and `ERROR`.
+
+    Raises:
+        ConfigurationError: the environment cannot be used.
+    """
+    if isinstance(app, ChioASGIMiddleware):
+        inside = [layer.cls.__name__ for layer in getattr(app.app, "user_middleware", ())]
+        return [*check_governed(app.chain, app.settings, inside=inside), *application_findings(app, app.settings)]
+    names = [getattr(layer.cls, "__name__", "") for layer in app.user_middleware]
+    for at, layer in enumerate(app.user_middleware):
+        kind: object = layer.cls  # a class or a factory function
+        if isinstance(kind, type) and issubclass(kind, ChioASGIMiddleware):
+            given = inspect.signature(ChioASGIMiddleware).bind_partial(None, *layer.args, **layer.kwargs).arguments
+            chain = around(given.get("guards", ()), DecisionPlace())
+            settings = settings_for(given.get("config"), given.get("client"))
+            found = check_governed(chain, settings, inside=names[at + 1 :])
+            return [*found, *application_findings(app, settings)]
+    return [NOT_GOVERNED]

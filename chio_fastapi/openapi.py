@@ -12,8 +12,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.encoders import jsonable_encoder
 
-from chio_asgi.document import describe, document_for
-from chio_asgi.listing import list_routes
+from chio_asgi.listing import describe, document_for, list_routes
 from chio_core.evaluation.precheck import Exclusions
 from chio_core.models.openapi import PROBLEM_SCHEMA, chio_members, merge_members, needs_capability
 from chio_core.names import CAPABILITY_HEADER

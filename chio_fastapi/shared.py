@@ -19,8 +19,7 @@ from starlette.websockets import WebSocket
 from chio_asgi.decide import ASGIAdapter, ASGIRequest
 from chio_asgi.routing import sources_in
 from chio_asgi.send import document
-from chio_asgi.sessions import session_of
-from chio_asgi.view import ASGIGuardRequest, route_path
+from chio_asgi.view import ASGIGuardRequest, route_path, session_of
 from chio_core.canonical import sha256_hex
 from chio_core.client.client import ChioClient
 from chio_core.errors import ConfigurationError

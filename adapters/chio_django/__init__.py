@@ -14,10 +14,8 @@ from chio_django.decorators import (
 )
 from chio_django.issue import aissue_capability, issue_capability
 from chio_django.listing import document_for
-from chio_django.metrics import metrics
-from chio_django.middleware import ChioDjangoMiddleware
-from chio_django.sessions import session_user
-from chio_django.view import DjangoGuardRequest
+from chio_django.middleware import ChioDjangoMiddleware, metrics
+from chio_django.view import DjangoGuardRequest, session_user
 
 __all__ = [
     "Budget",

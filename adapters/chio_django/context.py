@@ -30,8 +30,7 @@ from chio_core.threads.context import AsyncAdapter, RequestContext, Runtime, Syn
 from chio_django.conf import PREFIX, conf
 from chio_django.listing import routes_for_embedded
 from chio_django.routing import find_view, view_match
-from chio_django.sessions import session_of
-from chio_django.view import DjangoGuardRequest
+from chio_django.view import DjangoGuardRequest, session_of
 
 
 class LiveRuntime:

@@ -1,7 +1,7 @@
 """ChioDjangoMiddleware: every request is evaluated before Django resolves its URL and before its view sees it.
 
 One class for WSGI and ASGI. In a thread the evaluation uses a blocking connection, in an event loop over an
-asynchronous one; no thread is entered or left on the way.
+asynchronous one; no thread is entered or left on the way. `metrics` is the view of what it has counted.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
+from django.views.decorators.http import require_safe
 
 from chio_core.client.client import ChioClient, SyncChioClient
+from chio_core.errors import ConfigurationError
 from chio_core.evaluation.steps import run, run_async
 from chio_core.names import LOGGER
 from chio_core.settings_report import report_settings
+from chio_core.telemetry.metrics import CONTENT_TYPE
 from chio_django.chain_request import ChainRequest
 from chio_django.conf import conf
 from chio_django.context import AsyncDjangoAdapter, DjangoAdapter, LiveRuntime, begin, context_of, refusal, tagged
@@ -120,3 +123,20 @@ def _report(runtime: LiveRuntime) -> None:
     report_settings(runtime.get().settings)
     for name, hint in conf.unknown.items():
         log.warning("chio settings: %s in Django's settings is not an option of Chio. %s", name, hint)
+
+
+@require_safe
+def metrics(request: HttpRequest) -> HttpResponse:
+    """Respond with the metrics of this process, for Prometheus.
+
+    The view is governed like any other: exclude its path (`CHIO_EXCLUDE_PATHS = ["/metrics"]`), or let the scraper be
+    allowed. It shows how much traffic there is and how it was decided, and has no other protection.
+
+    Raises:
+        ConfigurationError: the middleware is not installed.
+    """
+    context = context_of(request)
+    if context is None:
+        raise ConfigurationError("chio_django.metrics needs chio_django.ChioDjangoMiddleware in MIDDLEWARE")
+    page = context.runtime.telemetry.metrics.render()
+    return HttpResponse(page, content_type=CONTENT_TYPE, headers={"Cache-Control": "no-store"})

@@ -1,25 +1,34 @@
-"""DjangoGuardRequest: the view of a request over Django's `HttpRequest`, under WSGI and ASGI."""
+"""DjangoGuardRequest: the view of a request over Django's `HttpRequest`, under WSGI and ASGI; and its session.
+
+The session is read before and after Django's middleware has read it for the request.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import io
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from importlib import import_module
 from types import SimpleNamespace
 from typing import Any, BinaryIO, Final
 from urllib.parse import urlencode
 
+from asgiref.sync import sync_to_async
 from django.conf import settings
+from django.contrib.auth import SESSION_KEY
 from django.core.exceptions import SuspiciousOperation
 from django.core.files.uploadhandler import FileUploadHandler, SkipFile
 from django.core.handlers.wsgi import LimitedStream, get_str_from_wsgi
 from django.http import HttpRequest, QueryDict, parse_cookie
 from django.http.multipartparser import MultiPartParser, MultiPartParserError
 
+from chio_core import identity
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.body_limits import NO_LIMITS, BodyLimits
 from chio_core.names import ENVIRON_INPUT, LOGGER, STATE_NAMESPACE
 from chio_core.refusals.response import Denial, RequestRefused
+from chio_core.request import RequestView
 from chio_core.threads.body import keep, read_from_start
 from chio_core.threads.wsgi_view import SINGLETONS, EnvironView, environ_key, may_have_body
 from chio_django.routing import find_view
@@ -280,3 +289,42 @@ class DjangoGuardRequest(EnvironView):
             lines = self._lines_sent().get(name.lower())
             for line in lines if lines is not None and ",".join(lines) == value else (value,):
                 yield name, line
+
+
+def session_of(view: RequestView) -> Any:
+    """Return the session of a request, loaded; in an event loop an awaitable of it.
+
+    It is `request.session`, or what `SESSION_ENGINE` has stored for the cookie where Django's own middleware has not
+    run yet. That is read only, so Django's middleware reads it again.
+
+    Raises:
+        ConfigurationError: the request is none of Django's.
+    """
+    if not isinstance(view, DjangoGuardRequest):
+        raise ConfigurationError("a session is read from a request of Django; this one is not")
+    request = view.request
+
+    def load() -> Any:
+        found = getattr(request, "session", None)
+        if found is None:
+            engine = import_module(settings.SESSION_ENGINE)
+            found = engine.SessionStore(request.COOKIES.get(settings.SESSION_COOKIE_NAME))
+        found.get("")  # from the database, in this thread
+        return found
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return load()
+    return sync_to_async(load)()
+
+
+def session_user(view: RequestView) -> Any:
+    """Extract the user that `django.contrib.auth.login` has put into the session; for the setting `CHIO_EXTRACTOR`.
+
+    Without one: client certificate, bearer token, API key, in this order.
+    """
+    return _session_user(view)
+
+
+_session_user = identity.from_session(session_of, SESSION_KEY)

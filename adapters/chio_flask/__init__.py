@@ -6,8 +6,7 @@ from chio_flask.driver import ChioDenied
 from chio_flask.extension import Chio, metrics
 from chio_flask.issue import aissue_capability, issue_capability
 from chio_flask.listing import document_for
-from chio_flask.sessions import from_session
-from chio_flask.view import FlaskGuardRequest
+from chio_flask.view import FlaskGuardRequest, from_session
 
 __all__ = [
     "Budget",

@@ -34,8 +34,7 @@ from chio_core.threads.context import RequestContext, Runtime, SyncAdapter
 from chio_core.threads.guards import ChainRunner
 from chio_flask.listing import routes_for_embedded
 from chio_flask.routing import find_view, view_match
-from chio_flask.sessions import session_of
-from chio_flask.view import FlaskGuardRequest
+from chio_flask.view import FlaskGuardRequest, session_of
 
 _POLICIES: Final = "view_policies"
 _NAMES: Final = {f"CHIO_{field.upper()}": field for field in (*ChioSettings.model_fields, _POLICIES)}

@@ -1,6 +1,5 @@
 """Chio for any WSGI application: `ChioWSGIMiddleware(app)` governs Bottle, Falcon, Pyramid and others."""
 
-from chio_wsgi.middleware import ChioWSGIMiddleware, get_chio_receipt
-from chio_wsgi.view import WSGIGuardRequest
+from chio_wsgi.middleware import ChioWSGIMiddleware, WSGIGuardRequest, get_chio_receipt
 
 __all__ = ["ChioWSGIMiddleware", "WSGIGuardRequest", "get_chio_receipt"]

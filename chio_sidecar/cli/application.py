@@ -147,7 +147,7 @@ def _known(app: Any) -> _Known | None:
         return _Known(routes, django.describe, checks.governing(), partial(checks.findings, routes))
     from chio_asgi import listing as asgi
     from chio_asgi.checkup import application_findings
-    from chio_asgi.document import describe
+    from chio_asgi.listing import describe
     from chio_asgi.routing import router_of
 
     governed = _governing(layers)

@@ -18,8 +18,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Mount, Route, Router
 from starlette.websockets import WebSocket
 
-from chio_asgi.route_table import RouteTable
-from chio_asgi.routing import RouteResolver
+from chio_asgi.routing import RouteResolver, RouteTable
 from chio_core.evaluation.governed import NO_MATCH
 from chio_core.refusals.response import RequestRefused
 from chio_fastapi import RequireCapability

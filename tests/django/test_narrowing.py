@@ -13,7 +13,7 @@ from django.utils.functional import lazystr
 from django.utils.translation import gettext_lazy
 from hypothesis import strategies as st
 
-from chio_django.narrowing import narrowed
+from chio_django.routing import narrowed
 
 PLAIN = ["a/", "a", "b/<int:n>/", "<x>/", "<slug:s>", "<path:p>", "a/<uuid:u>/", "", "pre<x>/b", "a.b/", "a|b/"]
 REGULAR = [

@@ -15,7 +15,7 @@ from starlette.routing import Mount, Router
 from starlette.testclient import TestClient
 
 from chio_asgi import ChioASGIMiddleware
-from chio_asgi.document import document_for
+from chio_asgi.listing import document_for
 from chio_fastapi import Budget, Policy, add_chio
 from tests.support import settings
 

@@ -24,8 +24,7 @@ from starlette.routing import Host, Mount, Route, Router
 from starlette.staticfiles import StaticFiles
 from starlette.testclient import TestClient
 
-from chio_asgi.document import describe, document_for
-from chio_asgi.listing import list_routes
+from chio_asgi.listing import describe, document_for, list_routes
 from chio_asgi.routing import RouteResolver
 from chio_core.errors import ConfigurationError
 from chio_core.models.demands import ApprovalDemand, BudgetDemand

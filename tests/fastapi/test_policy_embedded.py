@@ -13,7 +13,7 @@ import httpx
 import pytest
 from fastapi import Depends, FastAPI, Request
 
-from chio_asgi.document import document_for
+from chio_asgi.listing import document_for
 from chio_core.client.client import ChioClient
 from chio_fastapi import Budget, RequireApproval, RequireCapability, from_body
 from chio_sidecar.embedded import open_embedded

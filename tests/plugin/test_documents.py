@@ -17,7 +17,7 @@ from flask import Flask
 
 import chio_django
 import chio_flask
-from chio_asgi.document import document_for
+from chio_asgi.listing import document_for
 from chio_core import ConfigurationError
 from chio_core.testing import ChioFixture
 from chio_fastapi import Policy, RequireCapability, add_chio

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fastapi import Depends, FastAPI
 
-from chio_asgi.document import describe
+from chio_asgi.listing import describe
 from chio_core.errors import ConfigurationError
 from chio_core.models.demands import MAX_UNITS, ApprovalDemand, BudgetDemand
 from chio_core.settings import ChioSettings
