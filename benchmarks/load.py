@@ -33,11 +33,18 @@ wrk.body = '{ECHO_BODY.decode()}'
 
 # One evaluation per call, each with a request id that no other call of any run has.
 _EVALUATE = """
+local headers = {['Content-Type'] = 'application/json'}
+local more = ''
+"""
+_CHARGED = """
+headers['X-Chio-Capability'] = '%s'
+more = '"budget":{"cost":1,"currency":"USD","max_total_cost":1000000000000},'
+"""
+_REQUESTS = """
 local count, mark = 0, nil
 local text = '{"request_id":"%s-%d","method":"GET","route_pattern":"/hello","path":"/hello",' ..
   '"caller":{"subject":"anonymous","auth_method":{"method":"anonymous"},"verified":false},' ..
-  '"body_length":0,"timestamp":%d}'
-local headers = {['Content-Type'] = 'application/json'}
+  more .. '"body_length":0,"timestamp":%d}'
 function request()
   if mark == nil then
     local source = io.open('/proc/sys/kernel/random/uuid')
@@ -63,7 +70,7 @@ function delay()
 end
 """
 
-_SCRIPTS = {"/hello": _GET, "/echo": _POST, "/chio/evaluate": _EVALUATE}
+_SCRIPTS = {"/hello": _GET, "/echo": _POST, "/chio/evaluate": _EVALUATE + _REQUESTS}
 
 
 @dataclass(frozen=True)
@@ -97,13 +104,17 @@ class Wrk:
         self._core = core
         self._script = workdir / "load.lua"
 
-    def run(self, port: int, endpoint: str, connections: int, seconds: int, rate: int | None = None) -> Load:
+    def run(
+        self, port: int, endpoint: str, connections: int, seconds: int, rate: int | None = None, token: str = ""
+    ) -> Load:
         """Load one endpoint of the server on `port` for whole seconds.
 
-        Without a `rate` (requests per second) each connection sends again as soon as it has its response.
+        Without a `rate` (requests per second) each connection sends again as soon as it has its response. With a
+        capability's `token` each evaluation charges a budget of that capability.
         """
         pace = _PACE.format(rate=rate) if rate else ""
-        self._script.write_text(_SCRIPTS[endpoint] + pace + _REPORT)
+        script = _EVALUATE + _CHARGED % token + _REQUESTS if token else _SCRIPTS[endpoint]
+        self._script.write_text(script + pace + _REPORT)
         command = [
             *("taskset", "-c", str(self._core), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s"),
             *("--timeout", "10s", "-s", str(self._script), f"http://127.0.0.1:{port}{endpoint}"),

@@ -35,6 +35,17 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def share(text: str) -> float:
+    """Parse a share of one processor, from 0.001 (a limit of the kernel) to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.001 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"`{text}` is not a share from 0.001 to 1")
+    return value
+
+
 def numbers(text: str) -> tuple[int, ...]:
     """Parse a comma list of whole numbers above 0."""
     return tuple(dict.fromkeys(positive(part) for part in text.split(",")))

@@ -22,12 +22,13 @@ def tree(pid: int) -> list[int]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return user plus system seconds of the process tree since it was started."""
+    """Return user plus system seconds of the process tree since it was started, members that have ended included."""
     ticks = 0
     for member in tree(pid):
         # The second field is the program's name in brackets; it may hold blanks, so count from behind it.
         fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
+        # User and system time of the process, then of its children that have ended.
+        ticks += sum(int(field) for field in fields[11:15])
     return ticks / _TICKS
 
 
