@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from email.utils import formatdate
-from functools import lru_cache
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -18,6 +16,7 @@ from chio_core.concurrency.processes import require_asyncio
 from chio_core.errors import ChioError
 from chio_core.evaluation.exchange import EVALUATE_PATH
 from chio_sidecar import control
+from chio_sidecar.bodies import http_date
 from chio_sidecar.config import SidecarConfig
 from chio_sidecar.service.evaluate_endpoint import EvaluateEndpoint
 from chio_sidecar.service.health import HealthEndpoint, live
@@ -88,15 +87,10 @@ class SidecarApp(Starlette):
         return any(isinstance(route, Route) and route.path_regex.match(path) for route in self.routes)
 
 
-@lru_cache(maxsize=1)
-def _http_date(second: int) -> bytes:
-    return formatdate(second, usegmt=True).encode("ascii")
-
-
 def _dated(send: Send) -> Send:
     async def send_dated(message: Message) -> None:
         if message["type"] == "http.response.start":
-            date = _http_date(int(time.time()))
+            date = http_date(int(time.time()))
             message = {**message, "headers": [*message.get("headers", ()), (b"date", date)]}
         await send(message)
 

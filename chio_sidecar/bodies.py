@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from email.utils import formatdate
+from functools import lru_cache
 from typing import Any
 
 from starlette.requests import Request
@@ -84,3 +86,13 @@ async def send_json(send: Send, status: int, body: bytes, *extra: tuple[bytes, b
 async def send_error(send: Send, status: int, code: str, message: str, *extra: tuple[bytes, bytes]) -> None:
     """Send the protocol's error document (wire protocol, section 1.8)."""
     await send_json(send, status, compact_json({"error": code, "message": message}).encode(), *extra)
+
+
+@lru_cache(maxsize=1)
+def http_date(second: int) -> bytes:
+    """Return the value of a `Date` header (RFC 9110, section 6.6.1).
+
+    Args:
+        second: whole seconds since 1970.
+    """
+    return formatdate(second, usegmt=True).encode("ascii")

@@ -156,7 +156,12 @@ def run(args: argparse.Namespace) -> int:
                 await one()
 
         return serve(
-            app, listener, ready=f"{ready} on {listener.address}", close=close_all, forwards=args.upstream is not None
+            app,
+            listener,
+            ready=f"{ready} on {listener.address}",
+            close=close_all,
+            forwards=args.upstream is not None,
+            evaluate=app.evaluate,
         )
 
 

@@ -10,6 +10,7 @@ import socket
 import stat
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -17,6 +18,8 @@ from starlette.types import ASGIApp
 from chio_core.endpoint import check_socket_path, is_this_machine
 from chio_core.errors import ChioError
 from chio_sidecar.cli.terminal import CliError, say
+from chio_sidecar.service.connection import EvaluateConnection
+from chio_sidecar.service.evaluate_endpoint import EvaluateEndpoint
 
 BACKLOG = 2048
 """Connections that may wait to be accepted."""
@@ -152,6 +155,7 @@ def serve(
     ready: str,
     close: Callable[[], Awaitable[None]] | None = None,
     forwards: bool = False,
+    evaluate: EvaluateEndpoint | None = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT, finish the running requests, and return the exit status.
 
@@ -161,9 +165,11 @@ def serve(
         ready: printed to standard error as soon as requests are served.
         close: called at the end in any case.
         forwards: the application is a proxy: it takes websockets, and responses have the date of their origin.
+        evaluate: the endpoint of evaluations, if the application has one: it gets them without ASGI.
     """
     config = uvicorn.Config(
         app,
+        http="auto" if evaluate is None else partial(EvaluateConnection, evaluate),  # type: ignore[arg-type]
         log_config=None,
         access_log=False,
         proxy_headers=False,  # the peer's own address decides who may use the control plane
