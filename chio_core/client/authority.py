@@ -205,6 +205,8 @@ def _read(response: RawResponse, scope: ChioScope, subject: str) -> CapabilityTo
     """Return the token of a trust service; one that differs from the order is not used."""
     if response.status != 200:
         remedy = "; check trust_token" if response.status in (401, 403) else ""
+        if response.status == 409:
+            remedy = "; it has no key, or its key was withdrawn: chio-sidecar trust rotate"
         raise NotIssued(f"the trust service issued no capability: status {response.status}{remedy}")
     try:
         document = parse_json(response.body)

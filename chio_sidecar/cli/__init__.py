@@ -74,6 +74,13 @@ COMMANDS = (
         reads=(*_SERVICE, *_STORE, "revocation_db"),
     ),
     Command(
+        "trust rotate",
+        "make a new signing key of the authority",
+        "authority",
+        "add_rotate_options",
+        reads=(*_SERVICE, "authority_db"),
+    ),
+    Command(
         "trust status",
         "print whether a capability was revoked, or the key of an issuer withdrawn",
         "revocations",
@@ -167,7 +174,7 @@ COMMANDS = (
 
 GROUPS = {
     "api": "govern HTTP applications",
-    "trust": "run the trust service; revoke capabilities",
+    "trust": "run the trust service; rotate its key; revoke capabilities",
     "receipt": "read and verify receipts",
     "store": "prepare and copy a receipt store in PostgreSQL",
     "approval": "list and answer pending approvals",

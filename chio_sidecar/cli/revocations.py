@@ -23,7 +23,7 @@ from chio_sidecar.cli.options import (
 from chio_sidecar.cli.table import Column, Table
 from chio_sidecar.cli.terminal import CliError, compact, emit, say, utc
 from chio_sidecar.records.archive import open_archive
-from chio_sidecar.store import is_issuer_name, issuer_name
+from chio_sidecar.store.issuers import is_issuer_name, issuer_name
 from chio_sidecar.trust.stores import RevocationStore
 
 if TYPE_CHECKING:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -16,7 +17,8 @@ from chio_core.capabilities.restrictions import by_sidecar, void_because
 from chio_core.errors import InvalidDocument
 from chio_core.models.capability import ChioScope
 from chio_core.models.receipt import explain
-from chio_core.signing import NO_SUBJECT, normalize_public_key
+from chio_core.signing import NO_SUBJECT, SigningKey, normalize_public_key
+from chio_sidecar.cli.authority import existing_authority
 from chio_sidecar.cli.options import (
     SERVICE_TOKEN_VARIABLE,
     URL_VARIABLE,
@@ -32,10 +34,9 @@ from chio_sidecar.cli.options import (
 from chio_sidecar.cli.terminal import CliError, compact, emit, say
 from chio_sidecar.config import MAX_MINTED_TTL, MAX_TTL
 from chio_sidecar.keys import load_or_create_key
-from chio_sidecar.trust.authorities import DatabaseAuthority
-
-if TYPE_CHECKING:
-    pass
+from chio_sidecar.records.archive import open_archive
+from chio_sidecar.store.issuers import issuer_name, withdrawn
+from chio_sidecar.store.place import Place
 
 ISSUE_DESCRIPTION = """\
 Print a capability token as one line of ASCII JSON, ready for the X-Chio-Capability header. The trust service at
@@ -135,26 +136,37 @@ def run_issue(args: argparse.Namespace) -> int:
             token = client.issue(args.subject, scope.to_wire(), args.ttl)
     else:
         if args.authority_db:
-            if isinstance(args.authority_db, Path) and not args.authority_db.exists():
-                raise CliError(
-                    f"there is no authority database at {args.authority_db}",
-                    fix="`trust serve --authority-db` makes one",
-                )
-            authority = DatabaseAuthority(args.authority_db)
-            try:
+            with closing(existing_authority(args.authority_db)) as authority:
                 key = authority.signing_key()
-            finally:
-                authority.close()
+            if not isinstance(args.authority_db, Path):
+                _check_not_withdrawn(args.authority_db, key, fix="make another: chio-sidecar trust rotate")
         else:
             path = place.key_path if place is not None else args.authority_seed_file
             existed = path.exists()
             key = load_or_create_key(path)
             if not existed:
                 say(f"created signing key {path}, public key {key.public_hex}")
+            if place is not None:
+                fix = "give the sidecar another key: docs/operations.md, Changing the sidecar's key"
+                _check_not_withdrawn(place.path, key, fix=fix)
         begin = backdated(int(time.time()), args.ttl)
         token = issue_capability(key, subject=args.subject, scope=scope, ttl_seconds=args.ttl, now=begin).to_wire()
     emit(compact(token))
     return 0
+
+
+def _check_not_withdrawn(place: Place, key: SigningKey, *, fix: str) -> None:
+    """Return if the key was not withdrawn in the list of revocations of a store.
+
+    Raises:
+        CliError: it was; a token that it signs would be refused.
+        ConfigurationError: the list cannot be read.
+    """
+    if isinstance(place, Path) and (not place.is_file() or not place.stat().st_size):
+        return  # no sidecar has opened it yet
+    with open_archive(place) as archive:
+        if archive.is_revoked(issuer_name(key.public_hex)):
+            raise CliError(withdrawn(key.public_hex), fix=fix)
 
 
 def _scope(args: argparse.Namespace) -> ChioScope:

@@ -29,7 +29,7 @@ from chio_sidecar.control.access import ControlError, bad_request, control_endpo
 from chio_sidecar.policy.rules import Rule
 from chio_sidecar.service.revocation import AuthorityUnavailable, revocable
 from chio_sidecar.service.state import SidecarState
-from chio_sidecar.store import is_issuer_name
+from chio_sidecar.store.issuers import WITHDRAW, is_issuer_name, issuer_name, withdrawn
 
 DEFAULT_TTL = 3600
 """Lifetime in seconds if a request gives none, or 0."""
@@ -200,19 +200,21 @@ class _Calls:
         self._state = state
 
     async def mint(self, document: dict[str, Any], _: bytes) -> Response:
-        return JSONResponse({"capability": self._minted(document).to_wire()})
+        return JSONResponse({"capability": (await self._minted(document)).to_wire()})
 
     async def issue(self, document: dict[str, Any], _: bytes) -> Response:
         if "scope" not in document:
-            return JSONResponse(self._minted(document).to_wire())
+            return JSONResponse((await self._minted(document)).to_wire())
         wanted = read_model(IssueRequest, document, what="capability")
-        token = self._signed(_key(wanted.subject, "subject"), wanted.scope.to_wire(), wanted.seconds(), None)
+        token = await self._signed(_key(wanted.subject, "subject"), wanted.scope.to_wire(), wanted.seconds(), None)
         return JSONResponse(token.to_wire())
 
     async def release(self, document: dict[str, Any], _: bytes) -> Response:
         capability_id = read_model(ReleaseRequest, document, what="capability release").capability_id.strip()
         if not capability_id:
             raise bad_request("capability_id must not be empty")
+        if is_issuer_name(capability_id):
+            raise bad_request(f"capability_id names an issuer, whose key would be withdrawn; {WITHDRAW}")
         if self._state.config.ephemeral:
             raise ControlError(500, _RELEASE, "persistent receipt_db must be configured for capability release")
         await self._state.store.revoke(capability_id)
@@ -268,7 +270,7 @@ class _Calls:
             403,
         )
 
-    def _minted(self, document: dict[str, Any]) -> CapabilityToken:
+    async def _minted(self, document: dict[str, Any]) -> CapabilityToken:
         wanted = read_model(MintRequest, document, what="capability mint")
         if not wanted.subject.strip():
             raise bad_request("subject must not be empty")
@@ -276,12 +278,17 @@ class _Calls:
             scope = parse_scopes(wanted.scopes)
         except InvalidDocument as exc:
             raise bad_request(exc.message) from None
-        return self._signed(wanted.subject_key(), scope, wanted.seconds(), wanted.capability_id(scope))
+        return await self._signed(wanted.subject_key(), scope, wanted.seconds(), wanted.capability_id(scope))
 
-    def _signed(self, subject: str, scope: dict[str, Any], seconds: int, capability_id: str | None) -> CapabilityToken:
+    async def _signed(
+        self, subject: str, scope: dict[str, Any], seconds: int, capability_id: str | None
+    ) -> CapabilityToken:
         longest = self._state.config.max_ttl
         if seconds > longest:
             raise bad_request(f"cannot sign this CapabilityToken: it would be valid for more than {longest} seconds")
+        public = self._state.key.public_hex
+        if await self._state.store.is_revoked(issuer_name(public)):
+            raise ControlError(409, _MINT, f"{withdrawn(public)}; give the sidecar another key and restart it")
         try:
             return issue_capability(
                 self._state.key,

@@ -38,7 +38,7 @@ from chio_sidecar.explain.reasons import utc
 from chio_sidecar.policy.budgets import shared_index
 from chio_sidecar.policy.routes import SESSION_ALLOW, RouteTable
 from chio_sidecar.records.archive import ReceiptArchive
-from chio_sidecar.store import issuer_name
+from chio_sidecar.store.issuers import issuer_name
 
 Result = Literal["ok", "fail", "no", "unknown"]
 

@@ -42,8 +42,8 @@ from chio_sidecar.store import (
     Stored,
     StoreUnavailable,
     TooManyWaiting,
-    is_issuer_name,
 )
+from chio_sidecar.store.issuers import is_issuer_name
 
 _BUSY_STATUS = 503
 _NO_ANSWER_STATUS = 500  # wire protocol, section 3.1

@@ -20,7 +20,7 @@ from chio_core.errors import ChioError, InvalidDocument, Overloaded, SidecarErro
 from chio_core.models.capability import CapabilityToken
 from chio_core.signing import normalize_public_key
 from chio_sidecar.config import SidecarConfig
-from chio_sidecar.store import is_issuer_name, issuer_name
+from chio_sidecar.store.issuers import is_issuer_name, issuer_name
 
 if TYPE_CHECKING:
     from chio_core.client.carrier import Getter

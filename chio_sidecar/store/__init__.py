@@ -220,23 +220,6 @@ Obstacle = BudgetExceeded | Exhausted | ApprovalRefused | AlreadyRequested | Too
 """Why an obligation cannot be recorded."""
 
 
-_ISSUER = "issuer:"
-
-
-def issuer_name(public_key: str) -> str:
-    """Return the name of an issuer in the list of revoked capabilities: revoking it withdraws the key.
-
-    Args:
-        public_key: 64 hex digits.
-    """
-    return f"{_ISSUER}{public_key}"
-
-
-def is_issuer_name(name: str) -> bool:
-    """Return True if a name in the list of revoked capabilities is that of an issuer."""
-    return name.startswith(_ISSUER)
-
-
 class StoreUnavailable(ChioError):
     """The store cannot write or read now; the message says why. Nothing was stored."""
 
@@ -352,7 +335,11 @@ class ReceiptStore(Protocol):
         ...
 
     async def revoke(self, capability_id: str) -> bool:
-        """Revoke a capability permanently; return True if it was not revoked before."""
+        """Revoke a capability permanently; return True if it was not revoked before.
+
+        Raises:
+            InvalidDocument: see `check_revocable`.
+        """
         ...
 
     async def is_revoked(self, capability_id: str) -> bool:

@@ -20,6 +20,7 @@ from chio_sidecar.store import (
     TooManyWaiting,
 )
 from chio_sidecar.store.committer import CommitActivity, GroupCommitter
+from chio_sidecar.store.issuers import check_revocable
 from chio_sidecar.store.writes import SELECT_ONE, SELECT_OPEN, Append, Revoke, Write, approval_from_row
 
 
@@ -72,6 +73,7 @@ class CommittedStore(ABC):
 
     async def revoke(self, capability_id: str) -> bool:
         """Revoke a capability permanently; return True if it was not revoked before."""
+        check_revocable(capability_id)
         newly: bool = await self._committer.get().submit(Revoke(capability_id, self._clock()))
         return newly
 

@@ -25,8 +25,8 @@ from chio_core.names import LOGGER
 from chio_core.signing import normalize_public_key
 from chio_sidecar.config import MAX_TTL
 from chio_sidecar.records.archive import ReceiptFilter, open_archive
-from chio_sidecar.store import issuer_name
 from chio_sidecar.store.driver import sqlite3
+from chio_sidecar.store.issuers import WITHDRAW, is_issuer_name, issuer_name, withdrawn
 from chio_sidecar.store.place import Place
 from chio_sidecar.trust.authorities import Authority, AuthorityStatus, open_authority
 from chio_sidecar.trust.messages import (
@@ -45,6 +45,7 @@ log = logging.getLogger(LOGGER)
 
 NO_AUTHORITY = "trust control service requires --authority-seed-file or --authority-db"
 NO_REVOCATIONS = "trust control service requires --revocation-db"
+NO_CAPABILITY_ID = f"capabilityId names an issuer, whose key would be withdrawn; {WITHDRAW} --control-url URL"
 NO_RECEIPTS = "trust control service requires --receipt-db"
 
 _MAX_PAGE = 200
@@ -210,6 +211,9 @@ class _Routes:
         if wanted.ttl_seconds > longest:
             raise refuse(400, f"ttlSeconds {wanted.ttl_seconds} is longer than this service allows: {longest} seconds")
         key = await asyncio.to_thread(authority.signing_key)
+        revocations = self._service.revocations
+        if revocations is not None and await asyncio.to_thread(revocations.is_revoked, issuer_name(key.public_hex)):
+            raise refuse(409, f"{withdrawn(key.public_hex)}; make another: chio-sidecar trust rotate")
         try:
             token = issue_capability(
                 key,
@@ -225,7 +229,13 @@ class _Routes:
     async def revoke(self, request: Request) -> Response:
         wanted = await read_message(request, RevokeRequest)
         self._check_token(request)
-        newly = await asyncio.to_thread(self._revocation_store().revoke, wanted.capability_id)
+        key = wanted.issuer_public_key
+        if wanted.capability_id != issuer_name(key or "") and (key is not None or is_issuer_name(wanted.capability_id)):
+            raise refuse(400, NO_CAPABILITY_ID)
+        try:
+            newly = await asyncio.to_thread(self._revocation_store().revoke, wanted.capability_id)
+        except InvalidDocument as exc:
+            raise refuse(400, exc.message) from None
         return JSONResponse({"capabilityId": wanted.capability_id, "revoked": True, "newlyRevoked": newly})
 
     async def revocations(self, request: Request) -> Response:

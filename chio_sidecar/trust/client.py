@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from chio_core.canonical import parse_json
 from chio_core.endpoint import is_this_machine
 from chio_core.errors import ConfigurationError, InvalidDocument
+from chio_sidecar.store.issuers import is_issuer_name, issuer_name
 
 if TYPE_CHECKING:
     import httpx
@@ -47,6 +48,10 @@ class TrustClient:
         """Return the authority's public keys."""
         return self._call("GET", "/v1/authority")
 
+    def rotate(self) -> dict[str, Any]:
+        """Let the authority make a new signing key, and return its public keys."""
+        return self._call("POST", "/v1/authority")
+
     def issue(self, subject: str, scope: dict[str, Any], ttl_seconds: int) -> dict[str, Any]:
         """Return a new capability token."""
         body = {"subjectPublicKey": subject, "scope": scope, "ttlSeconds": ttl_seconds}
@@ -54,7 +59,10 @@ class TrustClient:
 
     def revoke(self, capability_id: str) -> bool:
         """Revoke a capability; return False if it was revoked before."""
-        response = self._call("POST", "/v1/revocations", json={"capabilityId": capability_id})
+        body = {"capabilityId": capability_id}
+        if is_issuer_name(capability_id):
+            body["issuerPublicKey"] = capability_id.removeprefix(issuer_name(""))
+        response = self._call("POST", "/v1/revocations", json=body)
         return self._member(response, "newlyRevoked", bool)
 
     def is_revoked(self, capability_id: str) -> bool:

@@ -32,9 +32,13 @@ class IssueRequest(Message):
 
 
 class RevokeRequest(Message):
-    """Body of `POST /v1/revocations`."""
+    """Body of `POST /v1/revocations`.
+
+    An extension: the withdrawal of a key names it a second time, so that no id of a capability can be one.
+    """
 
     capability_id: Text
+    issuer_public_key: Text | None = None
 
 
 class RevocationQuery(Message):

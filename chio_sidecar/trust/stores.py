@@ -14,6 +14,7 @@ from chio_core.errors import ConfigurationError
 from chio_sidecar.private_files import check_private, create_private
 from chio_sidecar.store import live_state
 from chio_sidecar.store.driver import sqlite3, trouble
+from chio_sidecar.store.issuers import check_revocable
 from chio_sidecar.store.place import Place
 
 if TYPE_CHECKING:
@@ -144,7 +145,12 @@ class RevocationStore:
         self.backend = self._db.backend
 
     def revoke(self, capability_id: str) -> bool:
-        """Revoke a capability durably; return False if it was revoked before."""
+        """Revoke a capability durably; return False if it was revoked before.
+
+        Raises:
+            InvalidDocument: see `check_revocable`.
+        """
+        check_revocable(capability_id)
         if self._file is not None:
             live_state.mark(self._file)
         with self._db.write() as connection:

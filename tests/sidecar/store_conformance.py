@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol
 
 import pytest
 
+from chio_core.errors import InvalidDocument
 from chio_sidecar.store import (
     AlreadyRequested,
     ApprovalRefused,
@@ -340,6 +341,14 @@ class StoreConformance:
         assert not await store.revoke("cap-1")
         assert await store.is_revoked("cap-1")
         assert not await store.is_revoked("cap-2")
+
+    @category("revocations")
+    async def test_a_malformed_name_of_an_issuer_is_not_revoked(self, store: ReceiptStore) -> None:
+        for name in ("issuer:", "issuer:cap-1", f"issuer:{'AB' * 32}"):
+            with pytest.raises(InvalidDocument):
+                await store.revoke(name)
+            assert not await store.is_revoked(name)
+        assert await store.revoke(f"issuer:{'ab' * 32}")
 
     @category("revocations")
     async def test_a_revoked_capability_stores_nothing(self, store: ReceiptStore) -> None:

@@ -176,8 +176,19 @@ def test_the_withdrawal_of_the_sidecars_own_key_says_that_its_tokens_are_refused
     cli("trust", "status", "--issuer", token["issuer"], *place)
     assert cli.err == ""
     with sidecars() as create:
-        found = evaluate(create(store_path=store), issue(*place), method="POST")
+        found = evaluate(create(store_path=store), token, method="POST")
     assert found["verdict"]["reason"] == "capability issuer is not trusted"
+
+
+def test_a_withdrawn_key_of_a_store_issues_nothing(tmp_path: Path, cli: CommandLine, issue: Issue) -> None:
+    place = ("--receipt-store", write_store(tmp_path / "s.sqlite3", []))
+    key = issue(*place)["issuer"]
+    cli("trust", "revoke", "--issuer", key, *place)
+    error = cli.fails(*ISSUE, *place)
+    assert f"the key {key} was withdrawn, so no capability that it signs is accepted" in error
+    assert "give the sidecar another key" in error
+    (tmp_path / "s.sqlite3.key").unlink()
+    assert issue(*place)["issuer"] != key
 
 
 def test_the_help_says_what_a_revocation_does_about_keys(cli: CommandLine) -> None:
@@ -287,3 +298,23 @@ def test_a_subject_that_is_a_name_says_what_to_write(tmp_path: Path, cli: Comman
     assert "--holder" in error
     with pytest.raises(InvalidDocument, match=r"CallerIdentity\.user"):
         issue_capability(SigningKey.generate(), subject="alice@example.com", scope={}, ttl_seconds=1)
+
+
+def test_the_key_of_an_authority_is_rotated(tmp_path: Path, cli: CommandLine, issue: Issue) -> None:
+    place = ("--authority-db", tmp_path / "a.db")
+    assert "there is no authority database" in cli.fails("trust", "rotate", *place)
+    DatabaseAuthority(tmp_path / "a.db").close()
+    first = issue(*place)["issuer"]
+    printed = cli("trust", "rotate", *place)
+    assert "CHIO_TRUSTED_ISSUER_KEYS" in cli.err
+    second = issue(*place)["issuer"]
+    assert printed == (f"public_key:  {second}\nformer_key:  {first}\ngeneration:  2\nbackend:     sqlite\n")
+    found = json.loads(cli("trust", "rotate", "--json", *place))
+    assert (found["former_key"], found["generation"], found["authority_backend"]) == (second, 3, "sqlite")
+
+
+def test_a_rotation_without_an_authority_says_what_to_name(tmp_path: Path, cli: CommandLine) -> None:
+    error = cli.fails("trust", "rotate", "--authority-seed-file", tmp_path / "seed")
+    assert "trust rotate requires --authority-db <path> or --control-url" in error
+    assert "--authority-seed-file give --control-url URL" in error
+    assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from pydantic import SecretStr
 
 from chio_core.capabilities import issue_capability, verify_capability
 from chio_core.signing import SigningKey
+from chio_sidecar.store.issuers import issuer_name
 from tests.sidecar.control_tools import GRANT, ZEROS, evaluate, fetch
 from tests.sidecar.sidecar_tools import AUTHORITY, NOW
 
@@ -53,6 +55,21 @@ def test_a_release_holds_after_a_restart(app: Any, create: Create) -> None:
 def test_a_release_of_an_unknown_or_released_id_has_the_same_response(app: Any) -> None:
     for _ in range(2):
         assert release(app, capability_id="cap-unknown").json() == {"released": True}
+
+
+def test_the_release_of_a_capability_withdraws_no_key(app: Any) -> None:
+    response = release(app, capability_id=f" issuer:{'ab' * 32}")
+    assert response.status_code == 400
+    assert "chio-sidecar trust revoke --issuer KEY" in response.json()["message"]
+
+
+def test_a_sidecar_mints_nothing_with_a_withdrawn_key(app: Any) -> None:
+    key = app.state.sidecar.key.public_hex
+    asyncio.run(app.state.sidecar.store.revoke(issuer_name(key)))
+    for path in ("/v1/capabilities/mint", "/v1/capabilities"):
+        response = fetch(app, "POST", path, json={"subject": "s", "scopes": ["tools:read"]})
+        assert (response.status_code, response.json()["error"]) == (409, "chio_capability_mint_failed")
+        assert f"the key {key} was withdrawn" in response.json()["message"]
 
 
 def test_a_released_job_stays_released_when_it_is_minted_again(app: Any) -> None:

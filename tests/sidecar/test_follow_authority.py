@@ -11,7 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from chio_core.capabilities import sign_link
-from chio_sidecar.store import issuer_name
+from chio_sidecar.store.issuers import issuer_name
 from tests.sidecar.sidecar_tools import AUTHORITY, HOLDER, NOW, STRANGER, Clock, capability, decision, send, sidecar
 
 UNTRUSTED = "capability issuer is not trusted"

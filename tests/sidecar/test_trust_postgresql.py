@@ -234,6 +234,21 @@ def test_the_commands_take_the_database(kit: PostgresqlKit, cli: CommandLine) ->
     assert "store migrate --trust-role" in error
 
 
+def test_a_withdrawn_key_of_the_database_issues_nothing_until_it_is_rotated(
+    kit: PostgresqlKit, cli: CommandLine
+) -> None:
+    url = kit.server.url(kit.database, TRUST_ROLE)
+    issue = ("--authority-db", url, "capability", "issue", "--server", "s", "--tool", "t")
+    key = json.loads(cli(*issue))["issuer"]
+    cli("--revocation-db", url, "trust", "revoke", "--issuer", key)
+    error = cli.fails(*issue)
+    assert f"the key {key} was withdrawn" in error
+    assert "chio-sidecar trust rotate" in error
+    found = json.loads(cli("--authority-db", url, "trust", "rotate", "--json"))
+    assert (found["former_key"], found["authority_backend"]) == (key, "postgresql")
+    assert json.loads(cli(*issue))["issuer"] == found["public_key"]
+
+
 SECRET = ["SELECT seed_hex FROM chio_trust.authority_state", "SELECT * FROM chio_trust.authority_state"]
 CHANGES = [
     "INSERT INTO authority_trusted_keys VALUES ('x', 9, 9)",

@@ -13,7 +13,9 @@ from pydantic import SecretStr
 
 from chio_core.capabilities import verify_capability
 from chio_core.errors import ConfigurationError
+from chio_sidecar.store.issuers import issuer_name
 from chio_sidecar.trust.app import TrustConfig, TrustService, create_trust_app
+from chio_sidecar.trust.client import TrustClient
 from tests.sidecar.control_tools import ZEROS, evaluate, fetch
 
 TOKEN = "service-canary"
@@ -253,9 +255,43 @@ def test_a_withdrawn_key_of_the_authority_is_trusted_no_more(app: Any) -> None:
     fetch(app, "POST", "/v1/authority", headers=AUTH)
     second = authority(app)["publicKey"]
     assert authority(app)["trustedPublicKeys"] == [first, second]
-    revoke(app, f"issuer:{first}")
+    assert post(app, "/v1/revocations", capabilityId=f"issuer:{first}", issuerPublicKey=first).status_code == 200
     assert authority(app)["trustedPublicKeys"] == [second]
     assert fetch(app, "GET", "/health").json()["authority"]["trustedKeyCount"] == 1
+
+
+@pytest.mark.parametrize("members", [{}, {"issuerPublicKey": "cd" * 32}, {"issuerPublicKey": "AB" * 32}])
+@pytest.mark.parametrize("name", ["issuer:", f"issuer:{'ab' * 32}", f"issuer:{'AB' * 32}", "cap-1"])
+def test_the_id_of_a_capability_withdraws_no_key(app: Any, name: str, members: dict[str, str]) -> None:
+    if name == "cap-1" and not members:
+        return
+    response = post(app, "/v1/revocations", capabilityId=name, **members)
+    assert response.status_code == 400
+    assert "chio-sidecar trust revoke --issuer KEY" in response.json()["error"]
+    assert get(app, "/v1/revocations")["count"] == 0
+
+
+def test_the_client_of_the_commands_rotates_and_withdraws(app: Any) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        found = fetch(app, request.method, request.url.path, content=request.content, headers=request.headers)
+        return httpx.Response(found.status_code, content=found.content)
+
+    with TrustClient("http://127.0.0.1", SecretStr(TOKEN), transport=httpx.MockTransport(answer)) as client:
+        first = client.authority()["publicKey"]
+        assert client.rotate()["trustedPublicKeys"] == [first, client.authority()["publicKey"]]
+        assert client.revoke(issuer_name(first))
+        assert client.authority()["trustedPublicKeys"] == [client.authority()["publicKey"]] != [first]
+
+
+def test_a_withdrawn_key_signs_no_capability_until_there_is_another(app: Any) -> None:
+    key = authority(app)["publicKey"]
+    post(app, "/v1/revocations", capabilityId=f"issuer:{key}", issuerPublicKey=key)
+    response = post(app, "/v1/capabilities/issue", subjectPublicKey=ZEROS, scope={"grants": [GRANT]}, ttlSeconds=9)
+    assert response.status_code == 409
+    assert response.json()["error"].startswith(f"the key {key} was withdrawn")
+    assert response.json()["error"].endswith("chio-sidecar trust rotate")
+    fetch(app, "POST", "/v1/authority", headers=AUTH)
+    assert issue(app)["issuer"] == authority(app)["publicKey"]
 
 
 @pytest.mark.parametrize("limit", ["x", "-1", "1.5"])

@@ -12,8 +12,8 @@ An erasure lets them go of a receipt's text alone (`erasures`).
 
 from __future__ import annotations
 
-from chio_sidecar.store import issuer_name
 from chio_sidecar.store.hash_chain import FIRST
+from chio_sidecar.store.issuers import issuer_name
 from chio_sidecar.store.postgresql.erasures import ERASURES
 from chio_sidecar.store.postgresql.filters import FACT
 

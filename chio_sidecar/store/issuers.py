@@ -1,0 +1,41 @@
+"""Names of issuers in the list of revoked capabilities: revoking one withdraws the issuer's key."""
+
+from __future__ import annotations
+
+import re
+
+from chio_core.errors import InvalidDocument
+
+WITHDRAW = "to withdraw a key: chio-sidecar trust revoke --issuer KEY"
+"""What to do about a name of an issuer in the place of an id."""
+
+_ISSUER = "issuer:"
+
+
+def issuer_name(public_key: str) -> str:
+    """Return the name of an issuer in the list of revoked capabilities: revoking it withdraws the key.
+
+    Args:
+        public_key: 64 hex digits.
+    """
+    return f"{_ISSUER}{public_key}"
+
+
+def is_issuer_name(name: str) -> bool:
+    """Return True if a name in the list of revoked capabilities is that of an issuer."""
+    return name.startswith(_ISSUER)
+
+
+def withdrawn(public_key: str) -> str:
+    """Return the reason for which nothing is signed with a key whose issuer was withdrawn."""
+    return f"the key {public_key} was withdrawn, so no capability that it signs is accepted"
+
+
+def check_revocable(name: str) -> None:
+    """Return if a name can be added to the list of revoked capabilities: any but a malformed name of an issuer.
+
+    Raises:
+        InvalidDocument: it begins as the name of an issuer, and no public key follows. It would withdraw no key.
+    """
+    if is_issuer_name(name) and re.fullmatch("[0-9a-f]{64}", name.removeprefix(_ISSUER)) is None:
+        raise InvalidDocument(f"after {_ISSUER} must be a public key: 64 lower-case hex digits; {WITHDRAW}")
