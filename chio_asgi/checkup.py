@@ -12,8 +12,7 @@ from chio_asgi.routing import MAX_DEPTH, router_of
 from chio_asgi.send import has_own_500
 from chio_core.evaluation.precheck import is_among
 from chio_core.guards.chain import Finding
-from chio_core.guards.findings import csrf_findings
-from chio_core.routes.findings import route_findings
+from chio_core.routes.findings import csrf_findings, route_findings
 from chio_core.settings import ChioSettings
 
 _NESTED = "governed_twice"

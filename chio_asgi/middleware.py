@@ -32,7 +32,7 @@ from chio_core.guards.run import ChainRun, failed
 from chio_core.identity import Extractor
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import LOGGER
-from chio_core.refusals.page import RefusalPage
+from chio_core.refusals.problems import RefusalPage
 from chio_core.refusals.response import AnyResponse, Downstream, misconfigured
 from chio_core.request import GuardRequest
 from chio_core.settings import ChioSettings

@@ -12,7 +12,7 @@ from pydantic_settings import DotEnvSettingsSource
 from chio_core.endpoint import is_this_machine
 from chio_core.names import LOGGER
 from chio_core.settings import ChioSettings, nearest_name, unknown_names
-from chio_core.telemetry.visible import announce
+from chio_core.telemetry.notices import announce
 
 log = logging.getLogger(LOGGER)
 

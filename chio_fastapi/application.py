@@ -21,12 +21,12 @@ from chio_core.client.in_process import check_files
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.sources import CapabilityFunction, source_of
 from chio_core.guards.chain import Chain, DecisionPlace, Finding, Guard, around, checked_guards
-from chio_core.guards.findings import NOT_GOVERNED, check_governed
 from chio_core.identity import Extractor
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import LOGGER, STATE_CLIENT
-from chio_core.refusals.page import RefusalPage, checked_page
+from chio_core.refusals.problems import RefusalPage, checked_page
 from chio_core.routes.document import document_for_embedded
+from chio_core.routes.findings import NOT_GOVERNED, check_governed
 from chio_core.settings import ChioSettings, check_one_source
 from chio_fastapi.openapi import extend_openapi
 from chio_fastapi.shared import ChioDenied, answer_denied

@@ -16,8 +16,8 @@ from chio_core.concurrency.processes import require_asyncio
 from chio_core.errors import ChioError
 from chio_core.evaluation.exchange import EVALUATE_PATH
 from chio_sidecar import control
-from chio_sidecar.bodies import http_date
 from chio_sidecar.config import SidecarConfig
+from chio_sidecar.http import http_date
 from chio_sidecar.service.evaluate_endpoint import EvaluateEndpoint
 from chio_sidecar.service.health import HealthEndpoint, live
 from chio_sidecar.service.state import SidecarState

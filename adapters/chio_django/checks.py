@@ -37,8 +37,7 @@ from django.utils.module_loading import import_string
 
 from chio_core.errors import ConfigurationError
 from chio_core.guards.chain import Chain, Finding
-from chio_core.guards.findings import csrf_findings
-from chio_core.routes.findings import route_findings
+from chio_core.routes.findings import csrf_findings, route_findings
 from chio_core.routes.listing import ListedRoute
 from chio_core.settings import ChioSettings
 from chio_core.settings_report import unsafe_options

@@ -25,11 +25,11 @@ from chio_core.names import (
     STATE_PASSTHROUGH,
     STATE_RECEIPT,
 )
-from chio_core.refusals.page import RefusalPage
+from chio_core.refusals.problems import RefusalPage
 from chio_core.refusals.response import Denial
 from chio_core.settings import ChioSettings
 from chio_core.settings_report import start_line
-from chio_core.telemetry.visible import announce
+from chio_core.telemetry.notices import announce
 from chio_core.threads.context import RequestContext, Runtime, SyncAdapter
 from chio_core.threads.guards import ChainRunner
 from chio_flask.listing import routes_for_embedded

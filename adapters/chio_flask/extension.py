@@ -16,7 +16,7 @@ from chio_core.guards.chain import Chain, Guard
 from chio_core.identity import Extractor
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import FLASK_EXTENSION, LOGGER
-from chio_core.refusals.page import RefusalPage
+from chio_core.refusals.problems import RefusalPage
 from chio_core.settings import ChioSettings, check_one_source, nearest_name, unknown_names
 from chio_core.settings_report import report_settings
 from chio_core.telemetry.metrics import CONTENT_TYPE

@@ -12,12 +12,11 @@ from werkzeug.routing import Rule
 from chio_core.evaluation.policies import ViewPolicies
 from chio_core.evaluation.requirements import RequirementSource
 from chio_core.guards.chain import Finding
-from chio_core.guards.findings import csrf_findings
 from chio_core.models.request import METHODS
 from chio_core.names import FLASK_EXTENSION
 from chio_core.routes import document
 from chio_core.routes.document import Document, document_for_embedded
-from chio_core.routes.findings import route_findings
+from chio_core.routes.findings import csrf_findings, route_findings
 from chio_core.routes.listing import ListedRoute
 from chio_core.settings import ChioSettings
 from chio_flask.routing import sources_of_view, template_of

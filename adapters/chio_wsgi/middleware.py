@@ -24,7 +24,7 @@ from chio_core.names import (
     LOGGER,
     STATE_DECISION,
 )
-from chio_core.refusals.page import RefusalPage
+from chio_core.refusals.problems import RefusalPage
 from chio_core.settings import ChioSettings
 from chio_core.settings_report import report_settings
 from chio_core.threads.context import RequestContext, Runtime, SyncAdapter

@@ -1,4 +1,7 @@
-"""Event loops: LoopThread runs one in a thread, `at_loop_end` closes what was opened in one that ends."""
+"""Event loops: LoopThread runs one in a thread, `at_loop_end` closes what was opened in one that ends.
+
+`timed` names the functions of the application that hold an event loop, and with it all other requests.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,13 @@ import asyncio
 import logging
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
-from functools import partial
-from typing import Any, TypeVar
+from functools import partial, wraps
+from time import perf_counter
+from types import coroutine
+from typing import Any, Final, ParamSpec, TypeVar
 
 from chio_core.concurrency.processes import PerProcess, require_threads
 from chio_core.names import LOGGER
@@ -204,3 +209,64 @@ def _end(own: PerProcess[Running], closing: Closing) -> Running | None:
     if running is not None:
         running.end(closing)
     return running
+
+
+P = ParamSpec("P")
+
+
+SLOW_MS: Final = 50.0
+"""Milliseconds without a pause after which a function is named in a warning."""
+
+
+def timed(kind: str, function: Callable[P, T]) -> Callable[P, T]:
+    """Return the same function, which is named in a warning if it holds an event loop.
+
+    Args:
+        kind: what it is, for example `hook`.
+    """
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        started = perf_counter()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            _warn(kind, function, perf_counter() - started)
+
+    return call
+
+
+@coroutine
+def timed_steps(kind: str, function: Callable[..., Any], work: Awaitable[T]) -> Generator[Any, Any, T]:
+    """Await what an `async def` function has returned, step by step, with the same warning for each step."""
+    steps = work.__await__()
+    value: Any = None
+    error: BaseException | None = None
+    while True:
+        started = perf_counter()
+        try:
+            if error is not None and hasattr(steps, "throw"):
+                waits_for = steps.throw(error)
+            elif value is not None and hasattr(steps, "send"):
+                waits_for = steps.send(value)
+            else:
+                waits_for = next(steps)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+        finally:
+            _warn(kind, function, perf_counter() - started)
+        try:
+            value, error = (yield waits_for), None
+        except BaseException as exc:  # noqa: BLE001 - also a cancellation is raised inside
+            value, error = None, exc
+
+
+def _warn(kind: str, function: Callable[..., Any], seconds: float) -> None:
+    if seconds * 1e3 <= SLOW_MS:
+        return
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return  # in a thread no other request waits for it
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    log.warning("chio: %s %s blocked the event loop for %.0f ms", kind, name, seconds * 1e3)

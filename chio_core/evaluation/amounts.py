@@ -14,8 +14,8 @@ from typing import Any, Final
 from urllib.parse import parse_qsl
 
 from chio_core.canonical import parse_json
+from chio_core.concurrency.loop_thread import timed
 from chio_core.errors import ConfigurationError, InvalidDocument
-from chio_core.evaluation.slow import timed
 from chio_core.models.demands import MAX_UNITS, is_units
 from chio_core.refusals.response import RequestRefused, bad_request
 from chio_core.request import MAX_QUERY_FIELDS, RequestView

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from chio_core.concurrency.loop_thread import timed, timed_steps
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.outcomes import Decision
-from chio_core.evaluation.slow import timed, timed_steps
 from chio_core.models.receipt import GuardEvidence
 from chio_core.names import LOGGER
 from chio_core.refusals.response import AnyResponse, Denial

@@ -20,6 +20,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from chio_core.concurrency.loop_thread import timed
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.adapter import RequestAdapter
 from chio_core.evaluation.amounts import Facts
@@ -38,13 +39,12 @@ from chio_core.evaluation.precheck import (
     singleton_headers,
 )
 from chio_core.evaluation.requirements import RequirementSource, includes
-from chio_core.evaluation.slow import timed
 from chio_core.evaluation.sources import CapabilityFunction, SessionOf, read_carried, source_of
 from chio_core.evaluation.steps import Steps
 from chio_core.identity import Extractor, default_extractor, identify
 from chio_core.models.request import CallerIdentity
 from chio_core.names import APPROVAL_HEADER, LOGGER
-from chio_core.refusals.page import RefusalPage, checked_page
+from chio_core.refusals.problems import RefusalPage, checked_page
 from chio_core.refusals.response import AnyResponse, Denial, RequestRefused, misconfigured
 from chio_core.request import RequestView, Requirement
 from chio_core.settings import ChioSettings
@@ -59,7 +59,7 @@ class Pipeline:
         settings: the options.
         extractor: returns the caller; `chio_core.identity.default_extractor` if left out.
         on_decision, on_receipt: hooks of the application.
-        refusal_page: makes the page that a browser gets for a refusal, see `chio_core.refusals.page`.
+        refusal_page: makes the page that a browser gets for a refusal, see `chio_core.refusals.problems`.
         report: called with each refusal that the sidecar did not decide, the method and the path; the client
             reports all other decisions.
         warn: called with each refusal, the method, the path and the template of the route, None if unknown.

@@ -13,9 +13,9 @@ from dataclasses import replace
 from typing import Any, ClassVar, Self, get_args
 
 from chio_core.canonical import canonical_json
+from chio_core.concurrency.loop_thread import timed
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.evaluation.amounts import Facts
-from chio_core.evaluation.slow import timed
 from chio_core.models.capability import Operation
 from chio_core.models.openapi import CAPABILITY, Sensitivity, stated
 from chio_core.names import VIEW_RULES

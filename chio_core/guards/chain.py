@@ -25,8 +25,8 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from chio_core.concurrency.loop_thread import SLOW_MS
 from chio_core.errors import ConfigurationError
-from chio_core.evaluation.slow import SLOW_MS
 from chio_core.models.receipt import GuardEvidence
 from chio_core.refusals.response import AnyResponse
 from chio_core.request import GuardRequest

@@ -13,7 +13,7 @@ from chio_core.errors import ConfigurationError
 from chio_core.guards.response_hooks import header_change, response_hooks
 from chio_core.names import LOGGER, STATE_REQUEST_ID
 from chio_core.request import GuardRequest
-from chio_core.telemetry.visible import log_visibly
+from chio_core.telemetry.notices import log_visibly
 
 log = logging.getLogger(LOGGER)
 

@@ -202,7 +202,7 @@ class ChainRun:
 
     def _late(self, member: Member, now: float) -> None:
         # The whole step took too long; this member is named only if it alone did. The decision is no function of the
-        # application: what it calls of those is named in `chio_core.evaluation.slow`.
+        # application: what it calls of those is named in `chio_core.concurrency.loop_thread`.
         held = now - self._mark
         if held > self._slow and not member.is_decide:
             log.warning("chio: guard %s blocked the event loop for %.0f ms", member.name, held * 1e3)

@@ -1,8 +1,9 @@
-"""Warnings about refusals, for the person at the terminal: logger `chio.refusal`.
+"""What a person at the terminal sees: warnings about refusals, and lines of INFO where logging is not configured.
 
-Where logging is not configured, Python prints warnings and nothing below (`logging.lastResort`). So the first refusal
-of a route for a reason is one WARNING with what to do about it, and the same refusal is quiet for ten minutes then. The
-log of decisions (`chio_core.telemetry.log`) has every decision, at its own level.
+There Python prints warnings and nothing below (`logging.lastResort`). So the first refusal of a route for a reason is
+one WARNING with what to do about it (logger `chio.refusal`), and the same refusal is quiet for ten minutes then. The
+log of decisions (`chio_core.telemetry.log`) has every decision, at its own level. `log_visibly` prints a line of INFO
+as Python prints warnings.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Final
 from chio_core.evaluation.outcomes import Decision
 from chio_core.models.demands import CAPABILITY_GUARD
 from chio_core.models.receipt import RULE
-from chio_core.names import REFUSAL_LOGGER
+from chio_core.names import LOGGER, REFUSAL_LOGGER
 from chio_core.refusals.problems import explain_command
 from chio_core.refusals.response import Denial
 from chio_core.telemetry.log import level_of, shown
@@ -96,3 +97,48 @@ def remedy(decision: Decision, denial: Denial) -> str:
         # Nothing but the method needs the capability: writes are refused by default.
         ways += ", or declare that the route has no side effects, or exclude its path (CHIO_EXCLUDE_PATHS)"
     return f" To do: {ways}; CHIO_OBSERVE=true records refusals and refuses nothing.{more}"
+
+
+_ANNOUNCED: set[str] = set()
+
+
+def is_visible(logger: logging.Logger, level: int) -> bool:
+    """Return True if `log_visibly` would write a line of this level."""
+    return logger.isEnabledFor(level) or _needs_last_resort(logger, level)
+
+
+def log_visibly(logger: logging.Logger, level: int, text: str, *values: object) -> None:
+    """Log a line; where no handler is set up, print one of INFO as Python prints warnings (`logging.lastResort`).
+
+    Levels that the application has set count: a logger above INFO, or `logging.disable`, keeps the line quiet.
+
+    Args:
+        logger: the logger.
+        level: of the line.
+        text, values: as for `logging.Logger.log`.
+    """
+    if _needs_last_resort(logger, level) and logging.lastResort is not None:
+        logging.lastResort.handle(logger.makeRecord(logger.name, level, "", 0, text, values, None))
+    else:
+        logger.log(level, text, *values)
+
+
+def announce(line: str) -> None:
+    """Log a line of the start at INFO, visibly; where logging is not configured, once a process."""
+    logger = logging.getLogger(LOGGER)
+    if not logger.hasHandlers():
+        if line in _ANNOUNCED:
+            return
+        _ANNOUNCED.add(line)
+    log_visibly(logger, logging.INFO, "chio: %s", line)
+
+
+def _needs_last_resort(logger: logging.Logger, level: int) -> bool:
+    if not logging.INFO <= level < logging.WARNING or logger.hasHandlers() or logger.disabled:
+        return False
+    own: logging.Logger | None = logger
+    while own is not None and own is not logging.root and not own.level:
+        own = own.parent
+    # The root's own level, WARNING, is the default and not a choice.
+    set_level = own.level if own is not None and own is not logging.root else logging.NOTSET
+    return level >= set_level and level > logger.manager.disable

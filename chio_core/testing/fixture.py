@@ -26,11 +26,10 @@ from chio_core.names import APPROVAL_HEADER, CAPABILITY_HEADER
 from chio_core.settings import ChioSettings
 from chio_core.signing import SigningKey
 from chio_core.testing import behaviours
-from chio_core.testing.behaviours import REFUSE, Behaviour, Pause
+from chio_core.testing.behaviours import ALLOW_AS_TOLD, REFUSE, Behaviour, Pause, Plan, Rule
 from chio_core.testing.connect import client_with, connected, seed_file_of, sync_client_with
 from chio_core.testing.engine import STRANGER, Approval, Engine, grant_of, issue
 from chio_core.testing.exchange import EvaluateRequest
-from chio_core.testing.plan import ALLOW_AS_TOLD, Plan, Rule
 from chio_core.testing.sidecar import KEY, ScriptedSidecar
 from chio_core.testing.watch import Ledger, check_requirement, requests_for, watching
 

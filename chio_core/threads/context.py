@@ -23,8 +23,7 @@ from chio_core.evaluation.pipeline import Pipeline
 from chio_core.evaluation.policies import NO_POLICIES, ViewPolicies
 from chio_core.evaluation.sources import CapabilityFunction, SessionOf
 from chio_core.identity import Extractor
-from chio_core.refusals.page import RefusalPage
-from chio_core.refusals.problems import render
+from chio_core.refusals.problems import RefusalPage, render
 from chio_core.refusals.response import Denial, HeaderPairs, RequestRefused
 from chio_core.settings import ChioSettings
 from chio_core.telemetry import Telemetry

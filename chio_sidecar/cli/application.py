@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from chio_core.canonical import sha256_hex
 from chio_core.errors import ChioError
 from chio_core.guards.chain import Chain, Finding
-from chio_core.guards.findings import NOT_GOVERNED, check_governed
+from chio_core.routes.findings import NOT_GOVERNED, check_governed
 from chio_core.settings import ChioSettings
 from chio_sidecar.cli.options import wants_json
 from chio_sidecar.cli.table import BAD, DOUBTFUL

@@ -33,7 +33,7 @@ from chio_sidecar.explain.explanation import UNKNOWN_ISSUER, wanted_by
 from chio_sidecar.keys import load_key
 from chio_sidecar.policy.routes import RouteTable
 from chio_sidecar.records.archive import open_archive
-from chio_sidecar.store.erasure import states_erasure
+from chio_sidecar.store.statements import states_erasure
 
 DESCRIPTION = """\
 Print in plain words why a request was refused, by which rule, which capability would be accepted, and the command that

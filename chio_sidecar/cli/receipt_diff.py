@@ -14,7 +14,7 @@ from chio_sidecar.cli.terminal import CliError, compact, emit, escaped, progress
 from chio_sidecar.explain.remedies import remedies
 from chio_sidecar.records.archive import ReceiptFilter, open_archive
 from chio_sidecar.records.observed import Earlier, Group, Tally, is_observed
-from chio_sidecar.store.erasure import states_erasure
+from chio_sidecar.store.statements import states_erasure
 
 WOULD_REFUSE = 3
 """Exit status if something would have been refused; 1 is an error, and 2 wrong usage."""

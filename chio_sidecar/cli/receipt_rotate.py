@@ -15,9 +15,9 @@ from chio_sidecar.cli.terminal import CliError, compact, emit, escaped
 from chio_sidecar.keys import existing_key
 from chio_sidecar.records.archive import ReceiptFilter, open_archive
 from chio_sidecar.records.fsck import Inspection
-from chio_sidecar.store.archive import ArchiveStatement
 from chio_sidecar.store.place import Place
 from chio_sidecar.store.rotate import archive, trim
+from chio_sidecar.store.statements import ArchiveStatement
 
 DESCRIPTION = """Archive the receipts of a store, and remove the old ones from it, while a sidecar writes to it.
 

@@ -26,7 +26,7 @@ from chio_sidecar.cli.options import (
 from chio_sidecar.cli.terminal import CliError, compact, emit, escaped, printable, say, utc
 from chio_sidecar.records import bundle
 from chio_sidecar.records.archive import ReceiptArchive, ReceiptFilter, open_archive
-from chio_sidecar.store.erasure import Erasure, states_erasure
+from chio_sidecar.store.statements import Erasure, states_erasure
 
 DESCRIPTION = """Verify receipts: the signature of each, and whether a bundle is complete.
 

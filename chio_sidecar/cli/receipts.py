@@ -32,7 +32,7 @@ from chio_sidecar.cli.terminal import (
     utc,
 )
 from chio_sidecar.records.archive import ReceiptFilter, open_archive
-from chio_sidecar.store.erasure import states_erasure
+from chio_sidecar.store.statements import states_erasure
 
 if TYPE_CHECKING:
     from chio_sidecar.trust.client import TrustClient

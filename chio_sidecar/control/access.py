@@ -31,8 +31,7 @@ from starlette.routing import Route
 from chio_core.endpoint import is_this_machine
 from chio_core.errors import ChioError, InvalidDocument
 from chio_core.models.receipt import explain
-from chio_sidecar.bearer import presents_bearer
-from chio_sidecar.bodies import BodyError, parse_object, read_body
+from chio_sidecar.http import BodyError, parse_object, presents_bearer, read_body
 from chio_sidecar.service.state import SidecarState
 
 FORBIDDEN_WITH_TOKEN = "sidecar control endpoints require a loopback caller or valid bearer token"  # noqa: S105

@@ -14,9 +14,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 
 from chio_core.errors import InvalidDocument
-from chio_sidecar.bodies import BodyError, parse_object, read_body
 from chio_sidecar.control.access import ControlError, guarded_route
 from chio_sidecar.control.approval_desk import DEFAULT_LIMIT, ApprovalDesk, DeskError, Filter
+from chio_sidecar.http import BodyError, parse_object, read_body
 from chio_sidecar.policy.approvals import MAX_OPEN
 from chio_sidecar.service.state import SidecarState
 

@@ -17,8 +17,8 @@ from typing import Any, Self
 
 from chio_core.canonical import parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
-from chio_sidecar.store.erasure import states_erasure
 from chio_sidecar.store.place import Place
+from chio_sidecar.store.statements import states_erasure
 
 WINDOW = 2_000
 """Rows that are read at once."""
@@ -135,7 +135,7 @@ class ReceiptArchive(ABC):
 
     Every method raises `ConfigurationError` if the archive cannot be read, or a receipt that it returns is damaged; the
     kind `chio_sidecar.store.driver.Unavailable` says that it cannot be read now, and may be later, opened again. In the
-    place of a receipt that was erased is the record of that (`chio_sidecar.store.erasure`).
+    place of a receipt that was erased is the record of that (`chio_sidecar.store.statements`).
 
     Attributes:
         place: what it is and which option named it, for messages.

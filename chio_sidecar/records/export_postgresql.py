@@ -9,11 +9,11 @@ from typing import Any
 from chio_core.canonical import parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_sidecar.records.export_source import Source
-from chio_sidecar.store.archive import ArchiveStatement
 from chio_sidecar.store.hash_chain import FIRST, MEMBERS
 from chio_sidecar.store.place import DatabasePlace
 from chio_sidecar.store.postgresql.connection import Connection, DatabaseError, connect, trouble
 from chio_sidecar.store.postgresql.schema import check
+from chio_sidecar.store.statements import ArchiveStatement
 
 _BEGIN = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _LOGS = f"""

@@ -11,11 +11,11 @@ from typing import Any
 
 from chio_core.errors import ConfigurationError
 from chio_sidecar.records.file import NO_CHAIN, Header, connect, in_pages
-from chio_sidecar.store.archive import ArchiveStatement
 from chio_sidecar.store.driver import UNUSABLE, sqlite3, trouble
 from chio_sidecar.store.hash_chain import FIRST, MEMBERS, follow
 from chio_sidecar.store.place import Place
 from chio_sidecar.store.schema import APPLICATION_ID
+from chio_sidecar.store.statements import ArchiveStatement
 from chio_sidecar.store.tables import ARCHIVED, CHAINED
 
 _ROWS_AT_ONCE = 2_000

@@ -11,8 +11,8 @@ from chio_core.canonical import canonical_json, parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.signing import verify_signature
 from chio_sidecar.records.export import CHAIN, FORMAT, LOGS_FORMAT, MANIFEST, RECEIPTS
-from chio_sidecar.store.archive import ArchiveStatement
 from chio_sidecar.store.hash_chain import follow
+from chio_sidecar.store.statements import ArchiveStatement
 
 
 class Export:

@@ -14,13 +14,12 @@ from typing import Any, Literal
 from chio_core.errors import ConfigurationError
 from chio_sidecar.records.file import NO_CHAIN, Header, connect_quietly, in_pages, quick_check
 from chio_sidecar.records.fsck_chain import ChainCheck, Finding, Heads, Marks, Row
-from chio_sidecar.records.fsck_erasures import Erasures
-from chio_sidecar.records.fsck_receipt import UNUSED, check_receipt
+from chio_sidecar.records.fsck_receipt import UNUSED, Erasures, check_receipt
 from chio_sidecar.records.fsck_records import check_archives, records
-from chio_sidecar.store.archive import ArchiveStatement
 from chio_sidecar.store.driver import UNUSABLE, sqlite3, trouble
 from chio_sidecar.store.hash_chain import FIRST, MEMBERS
 from chio_sidecar.store.schema import APPLICATION_ID
+from chio_sidecar.store.statements import ArchiveStatement
 from chio_sidecar.store.tables import ARCHIVED, CHAINED, SCHEMA_VERSION, upgrade
 
 __all__ = ["Finding", "Inspection", "Summary"]

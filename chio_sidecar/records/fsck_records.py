@@ -12,8 +12,8 @@ from chio_sidecar.policy.approvals import intent_hash, read_token
 from chio_sidecar.policy.rules import Refused
 from chio_sidecar.records.file import in_pages
 from chio_sidecar.records.fsck_chain import Finding
-from chio_sidecar.store.archive import ArchiveStatement
 from chio_sidecar.store.driver import sqlite3
+from chio_sidecar.store.statements import ArchiveStatement
 from chio_sidecar.store.tables import ARCHIVED
 
 if TYPE_CHECKING:

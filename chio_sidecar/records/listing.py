@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from chio_sidecar.records.archive import ReceiptArchive, ReceiptFilter, StoredText, open_archive
-from chio_sidecar.store.erasure import FORMAT
 from chio_sidecar.store.place import Place
+from chio_sidecar.store.statements import ERASURE
 
 PAGE = 200
 """Most receipts in one listing."""
@@ -217,7 +217,7 @@ def _table_row(sequence: int, receipt_id: str, cells: str) -> dict[str, Any]:
         if value is not None:
             row[name] = value if is_number else (value if isinstance(value, str) else json.dumps(value))[:_LONGEST]
     mode = values.get("observed")
-    if row.pop("format") == FORMAT:
+    if row.pop("format") == ERASURE:
         row["verdict"] = ERASED
     row["observed"] = (mode.get("mode") if isinstance(mode, dict) else mode) == "observe"
     damaged = {} if row["verdict"] is not None else {"damaged": True}
@@ -241,7 +241,7 @@ def _tally(found: list[list[Any]], *, complete: bool, scanned: int | None) -> Ta
     bars: list[Counter[str]] = [Counter() for _ in range((last - start) // width + 1 if times else 0)]
     routes: dict[tuple[str, str], Counter[str]] = {}
     for time, verdict, method, route, form in found:
-        is_erased = form == FORMAT
+        is_erased = form == ERASURE
         word = verdict[:_LONGEST] if isinstance(verdict, str) else ERASED if is_erased else "damaged"
         if type(time) is int and 0 <= time < _EXACT:
             bars[(time - start) // width][word] += 1

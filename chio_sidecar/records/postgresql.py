@@ -77,7 +77,7 @@ class DatabaseArchive(ReceiptArchive):
         ((removed,),) = self._fetch("SELECT coalesce(sum(seq), 0) FROM chio.receipt_chain_base")
         if not removed:
             return None
-        from chio_sidecar.store.archive import ArchiveStatement  # takes longer to load than most lists
+        from chio_sidecar.store.statements import ArchiveStatement  # takes longer to load than most lists
 
         found = self._fetch("SELECT statement FROM chio.receipt_archives ORDER BY number DESC LIMIT 1")
         try:

@@ -13,7 +13,7 @@ from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_sidecar.records.archive import ReceiptArchive, ReceiptFilter, StoredText
 from chio_sidecar.records.file import connect
 from chio_sidecar.store.driver import UNUSABLE, Unavailable, trouble
-from chio_sidecar.store.erasure import FORMAT as ERASURE
+from chio_sidecar.store.statements import ERASURE
 
 _STRICT = "receipt_json"  # a condition on a damaged text is an error
 _TOLERANT = "CASE WHEN json_valid(receipt_json) THEN receipt_json ELSE '{}' END"  # it is an empty object
@@ -118,7 +118,7 @@ class ReceiptReader(ReceiptArchive):
         """Return how many rows were archived and removed, and the name of the newest archive; None without any."""
         if self.first == 1 or not self.fetch("SELECT 1 FROM sqlite_master WHERE name = 'receipt_archives'", {}):
             return None
-        from chio_sidecar.store.archive import ArchiveStatement  # takes longer to load than most lists
+        from chio_sidecar.store.statements import ArchiveStatement  # takes longer to load than most lists
 
         found = self.fetch("SELECT statement FROM receipt_archives ORDER BY number DESC LIMIT 1", {})
         try:

@@ -20,7 +20,7 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from uvicorn.server import ServerState
 
 from chio_core.evaluation.exchange import EVALUATE_PATH
-from chio_sidecar.bodies import http_date
+from chio_sidecar.http import http_date
 from chio_sidecar.service.evaluate_endpoint import Answer, EvaluateEndpoint
 
 _START = f"POST {EVALUATE_PATH} HTTP/1.1\r\n".encode()

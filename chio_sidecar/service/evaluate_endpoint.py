@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -20,14 +20,48 @@ from starlette.types import Receive, Scope, Send
 from chio_core.canonical import compact_json
 from chio_core.errors import ChioError, InvalidDocument
 from chio_core.evaluation.exchange import UNKNOWN_PATH_LIMIT
-from chio_sidecar.bearer import NO_BEARER, presents_bearer
-from chio_sidecar.bodies import BodyError, receive_body, send_json
+from chio_sidecar.http import NO_BEARER, BodyError, presents_bearer, receive_body, send_json
 from chio_sidecar.policy.approvals import APPROVAL_ID
 from chio_sidecar.service.evaluate_request import EvaluateRequest, read_evaluate_request
 from chio_sidecar.service.evaluation import Evaluated, Evaluation
-from chio_sidecar.service.rate import TokenBucket
 from chio_sidecar.service.state import SidecarState
 from chio_sidecar.store import StoreBusy, StoreUnavailable
+
+
+class TokenBucket:
+    """Lets `rate` units begin in a second, and as many at once after a pause. Any thread may use it.
+
+    Args:
+        rate: units per second, at least 1.
+        clock: returns seconds; one that is set back adds nothing.
+    """
+
+    def __init__(self, rate: int, clock: Callable[[], float]) -> None:
+        self.rate = rate
+        self._clock = clock
+        self._left = float(rate)
+        self._refilled = clock()
+        self._lock = threading.Lock()
+
+    def is_empty(self) -> bool:
+        """Return True if no unit is left now."""
+        with self._lock:
+            return self._refill() < 1
+
+    def take(self) -> bool:
+        """Take one unit; return False if none is left."""
+        with self._lock:
+            if self._refill() < 1:
+                return False
+            self._left -= 1
+            return True
+
+    def _refill(self) -> float:
+        now = self._clock()
+        self._left = min(self.rate, self._left + max(0.0, now - self._refilled) * self.rate)
+        self._refilled = now
+        return self._left
+
 
 log = logging.getLogger(__name__)
 

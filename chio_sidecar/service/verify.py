@@ -17,8 +17,7 @@ from starlette.responses import JSONResponse, Response
 from chio_core.errors import InvalidDocument, ReceiptRejected
 from chio_core.models.receipt import HttpReceipt
 from chio_core.receipts import receipt_id_is_valid, verify_receipt
-from chio_sidecar.bearer import NO_BEARER, presents_bearer
-from chio_sidecar.bodies import BodyError, parse_object, read_body
+from chio_sidecar.http import NO_BEARER, BodyError, parse_object, presents_bearer, read_body
 from chio_sidecar.service.state import SidecarState
 
 MAX_BODY = 1024 * 1024

@@ -21,11 +21,10 @@ from typing import Any
 from chio_core.canonical import parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.signing import SigningKey
-from chio_sidecar.store.archive import ArchiveStatement
 from chio_sidecar.store.driver import UNUSABLE, sqlite3, trouble
-from chio_sidecar.store.erasure import FINGERPRINT, Erasure
 from chio_sidecar.store.hash_chain import MEMBERS, content_of, follow
 from chio_sidecar.store.schema import connect, disconnect, journal_for, recognise
+from chio_sidecar.store.statements import FINGERPRINT, ArchiveStatement, Erasure
 from chio_sidecar.store.tables import ARCHIVED, ERASABLE, upgrade
 
 _ROW = f"SELECT seq, chain, {MEMBERS} FROM http_receipts WHERE id = ?"  # noqa: S608 - only constants, here and below

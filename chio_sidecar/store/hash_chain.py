@@ -35,7 +35,7 @@ from dataclasses import dataclass
 
 from chio_core.errors import InvalidDocument
 from chio_sidecar.store.driver import sqlite3
-from chio_sidecar.store.erasure import FINGERPRINT, Erasure, is_erasure
+from chio_sidecar.store.statements import FINGERPRINT, Erasure, is_erasure
 
 DOMAIN = b"chio.receipt-store.row.v2\x00"
 CONTENT_DOMAIN = b"chio.receipt-store.content.v1\x00"

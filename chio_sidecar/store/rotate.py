@@ -25,11 +25,11 @@ from typing import Any
 
 from chio_core.errors import ConfigurationError
 from chio_core.signing import SigningKey
-from chio_sidecar.store.archive import ArchiveStatement
 from chio_sidecar.store.backup import Copied, backup
 from chio_sidecar.store.driver import UNUSABLE, sqlite3, trouble
 from chio_sidecar.store.hash_chain import MEMBERS, follow
 from chio_sidecar.store.schema import connect, connect_reader, disconnect, journal_for
+from chio_sidecar.store.statements import ArchiveStatement
 from chio_sidecar.store.tables import ARCHIVED
 
 ROWS = 500

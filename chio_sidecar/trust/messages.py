@@ -13,7 +13,7 @@ from chio_core.errors import InvalidDocument
 from chio_core.models.base import U64, Text
 from chio_core.models.capability import ChioScope
 from chio_core.models.receipt import explain
-from chio_sidecar.bodies import BodyError, parse_object, read_body
+from chio_sidecar.http import BodyError, parse_object, read_body
 
 
 class Message(BaseModel):

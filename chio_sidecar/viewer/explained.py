@@ -11,7 +11,7 @@ from chio_core.receipts import verify_receipt
 from chio_sidecar.explain import explain, read_refusal
 from chio_sidecar.explain.explanation import wanted_among
 from chio_sidecar.policy.openapi import load, operations_of
-from chio_sidecar.store.erasure import Erasure, is_erasure
+from chio_sidecar.store.statements import Erasure, is_erasure
 
 
 class Explainer:

@@ -13,7 +13,7 @@ import pytest
 from fastapi import Depends, FastAPI
 from fastapi.testclient import TestClient
 
-from chio_core.evaluation.slow import SLOW_MS
+from chio_core.concurrency.loop_thread import SLOW_MS
 from chio_core.guards import SecurityHeaders
 from chio_core.identity import default_extractor
 from chio_core.models.request import CallerIdentity

@@ -20,9 +20,9 @@ from chio_sidecar.policy.rules import Refused, Rule
 from chio_sidecar.records.archive import ReceiptFilter
 from chio_sidecar.records.listing import ReceiptWindow
 from chio_sidecar.store.erase import signer
-from chio_sidecar.store.erasure import Erasure
 from chio_sidecar.store.hash_chain import FIRST, MEMBERS, link
 from chio_sidecar.store.place import DatabasePlace
+from chio_sidecar.store.statements import Erasure
 from chio_sidecar.viewer.explained import Explainer, server_report
 from tests.sidecar.approval_tools import pay, verdict
 from tests.sidecar.control_tools import CommandLine

@@ -23,11 +23,11 @@ from chio_sidecar.records.archive import ReceiptFilter
 from chio_sidecar.records.fsck import Inspection
 from chio_sidecar.records.reader import ReceiptReader
 from chio_sidecar.store import NewReceipt, Stored
-from chio_sidecar.store.archive import ArchiveStatement
 from chio_sidecar.store.backup import backup
 from chio_sidecar.store.driver import sqlite3
 from chio_sidecar.store.rotate import ROWS, archive, trim
 from chio_sidecar.store.sqlite import SqliteReceiptStore
+from chio_sidecar.store.statements import ArchiveStatement
 from tests.sidecar.approval_tools import pay, verdict
 from tests.sidecar.control_tools import ROOT, CommandLine, write_store
 from tests.sidecar.fsck_tools import alter, fill, inspect, older, select, tamper

@@ -28,10 +28,10 @@ from chio_sidecar.records.archive import ReceiptFilter, open_archive
 from chio_sidecar.records.fsck_postgresql import DatabaseInspection
 from chio_sidecar.records.listing import ReceiptWindow
 from chio_sidecar.store import NewReceipt, Stored
-from chio_sidecar.store.archive import ArchiveStatement
 from chio_sidecar.store.place import DatabasePlace
 from chio_sidecar.store.postgresql.rotate import archive, trim
 from chio_sidecar.store.rotate import ROWS
+from chio_sidecar.store.statements import ArchiveStatement
 from tests.sidecar.approval_tools import approved, pay, verdict
 from tests.sidecar.control_tools import ROOT, CommandLine, sidecars
 from tests.sidecar.fsck_tools import inspect, select

@@ -25,7 +25,7 @@ from chio_core.names import HTTPX_CALL, HTTPX_SECONDS, LOGGER, TRACEPARENT
 from chio_core.outbound.extras.response import HeaderDict, LiveHeaders, Response
 from chio_core.outbound.hop import config_of, route_of, shown
 from chio_core.outbound.member import AsyncNext, Flow, FlowSteps, OutboundMember, SyncNext
-from chio_core.telemetry.visible import is_visible, log_visibly
+from chio_core.telemetry.notices import is_visible, log_visibly
 
 log = logging.getLogger(LOGGER)
 

@@ -12,11 +12,11 @@ from typing import Any
 
 from chio_core.errors import ConfigurationError
 from chio_sidecar.store.erase import Erased, Sign
-from chio_sidecar.store.erasure import FINGERPRINT
 from chio_sidecar.store.hash_chain import FIRST, MEMBERS
 from chio_sidecar.store.place import DatabasePlace
 from chio_sidecar.store.postgresql.connection import Connection, DatabaseError, connect, trouble
 from chio_sidecar.store.postgresql.schema import check
+from chio_sidecar.store.statements import FINGERPRINT
 
 _SECONDS = 60.0
 """How long all of it may take."""

@@ -24,7 +24,6 @@ from typing import Any
 from chio_core.errors import ConfigurationError
 from chio_core.signing import SigningKey
 from chio_sidecar.private_files import sync_folder
-from chio_sidecar.store.archive import ArchiveStatement
 from chio_sidecar.store.backup import bare_tables, new_file
 from chio_sidecar.store.driver import UNUSABLE, sqlite3
 from chio_sidecar.store.driver import trouble as file_trouble
@@ -33,6 +32,7 @@ from chio_sidecar.store.place import DatabasePlace
 from chio_sidecar.store.postgresql.connection import Connection, DatabaseError, connect, trouble
 from chio_sidecar.store.postgresql.schema import check
 from chio_sidecar.store.rotate import ROWS, check_erased, end_of, stored_before
+from chio_sidecar.store.statements import ArchiveStatement
 from chio_sidecar.store.tables import SCHEMA_VERSION
 
 _SECONDS = 60.0

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from chio_sidecar.store.hash_chain import FIRST
 from chio_sidecar.store.issuers import issuer_name
-from chio_sidecar.store.postgresql.erasures import ERASURES
 from chio_sidecar.store.postgresql.filters import FACT
+from chio_sidecar.store.postgresql.rights import ERASURES
 
 SCHEMA_VERSION = 7
 """The version that this sidecar is made for. 1 knew no archives, 2 no authority, 3 no indexes for filters, 4 no history
