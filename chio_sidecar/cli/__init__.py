@@ -128,13 +128,15 @@ COMMANDS = (
     Command(
         "receipt rotate",
         "archive old receipts, and keep the live state",
-        "receipt_rotate",
+        "receipt_removal",
+        "add_rotate_options",
         reads=(*_STORE, "authority_seed_file"),
     ),
     Command(
         "receipt erase",
         "erase the content of receipts, and leave a signed record of that",
-        "receipt_erase",
+        "receipt_removal",
+        "add_erase_options",
         reads=(*_STORE, "authority_seed_file"),
     ),
     Command("store migrate", "make or extend the tables of a database", "store", "add_migrate_options", reads=_STORE),
