@@ -205,6 +205,29 @@ async def test_a_sidecar_whose_log_another_has_claimed_goes_on_in_a_log_of_its_o
     assert_chained(kit)
 
 
+async def test_a_request_that_two_sidecars_got_at_once_is_charged_once_and_both_return_its_receipt(
+    kit: PostgresqlKit,
+) -> None:
+    last = entry(1, obligations=(charge(count=1),))
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    async with opened(kit) as one, opened(kit) as two:
+        for store in (one, two):
+            assert (await store.health()).writable
+        with kit.server.connect(kit.database, OWNER) as other:
+            other.execute("BEGIN")
+            other.execute("SELECT FROM chio.logs FOR UPDATE")
+            both = []
+            for number, store in enumerate((one, two), 1):  # the first has the account's lock, the second waits for it
+                both.append(asyncio.ensure_future(store.append(last)))
+                while await asyncio.to_thread(kit.fetch, waiting) != [(number,)]:
+                    pass
+            other.execute("COMMIT")
+        first, second = await asyncio.gather(*both)
+        assert first == Stored(last.receipt_json, fresh=True)
+        assert second == Stored(last.receipt_json, fresh=False)
+    assert kit.fetch("SELECT total FROM chio.budget_charges") == [(1,)]
+
+
 async def test_a_pool_of_transactions_may_be_between(kit: PostgresqlKit) -> None:
     with kit.server.pooled(kit.database) as place:
         one, two, three = (open_store(place, busy_seconds=20) for _ in range(3))

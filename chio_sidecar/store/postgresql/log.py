@@ -15,9 +15,9 @@ LEASE_SECONDS = 30.0
 
 # Texts in binary: in text form each quotation mark of an array would be escaped.
 _APPEND = "SELECT chio.append(%s, %s, %s, %s, %s, %s, %b, %b, %b, %b, %b, %b)"
+_KNOWN = "SELECT request_id, fingerprint, receipt_json FROM http_receipts WHERE request_id = ANY(%s)"
 RENEW = "SELECT chio.renew(%s, %s, %s)"
 
-_REVOKED_OF = "SELECT capability_id FROM revoked_capabilities WHERE capability_id = ANY(%s)"
 _ACCOUNTS = """
 SELECT a, c.ordinal, c.total FROM unnest(%s::text[]) AS a CROSS JOIN LATERAL
     (SELECT ordinal, total FROM budget_charges WHERE account = a ORDER BY ordinal DESC LIMIT 1) AS c
@@ -28,12 +28,21 @@ SELECT g.id, g.part, u.ordinal FROM unnest(%s::text[], %s::bigint[]) AS g (id, p
     ORDER BY ordinal DESC LIMIT 1
 ) AS u
 """
-_ADD_CHARGES = """
-INSERT INTO budget_charges SELECT * FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::text[])
-"""
-_ADD_USES = """
-INSERT INTO capability_invocations SELECT * FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::text[])
-"""
+# What receipts spend goes with them in one statement: other sidecars wait for the locks of these accounts.
+_APPEND_SPENDING = f"""
+WITH receipts AS MATERIALIZED ({_APPEND} AS outcome),
+charges AS (
+    INSERT INTO budget_charges SELECT c.*
+    FROM receipts, unnest(%s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::text[]) AS c
+    WHERE outcome = 'stored'
+),
+uses AS (
+    INSERT INTO capability_invocations SELECT u.*
+    FROM receipts, unnest(%s::text[], %s::bigint[], %s::bigint[], %s::text[]) AS u
+    WHERE outcome = 'stored'
+)
+SELECT outcome FROM receipts
+"""  # noqa: S608 - only constants
 
 
 class LogMovedError(Exception):
@@ -75,23 +84,23 @@ class PostgresqlLog:
         """Return sequence and digest of the newest row."""
         return self.head.sequence, self.head.digest
 
-    def insert(self, rows: Sequence[Row]) -> bool:
-        """Insert all of these rows or, if an id is taken or a capability revoked, none; return True for all."""
+    def insert(
+        self, rows: Sequence[Row], charges: Sequence[Sequence[Any]] = (), uses: Sequence[Sequence[Any]] = ()
+    ) -> bool:
+        """Insert all of these rows or, if an id is taken or a capability revoked, none; return True for all.
+
+        Args:
+            rows: receipts, at least one.
+            charges: rows of `budget_charges` that go with them.
+            uses: rows of `capability_invocations` that go with them.
+        """
         head = self.head
-        columns = [list(column) for column in zip(*(row.members for row in rows), strict=True)]
-        found = self._connection.execute(
-            _APPEND,
-            (
-                head.log_id,
-                head.epoch,
-                head.sequence,
-                head.digest,
-                LEASE_SECONDS,
-                self._unless,
-                *columns,
-                [row.digest for row in rows],
-            ),
-        ).fetchone()
+        values: list[Any] = [head.log_id, head.epoch, head.sequence, head.digest, LEASE_SECONDS, self._unless]
+        values += _columns([(*row.members, row.digest) for row in rows], 6)
+        spending = bool(charges or uses)
+        if spending:
+            values += _columns(charges, 5) + _columns(uses, 4)
+        found = self._connection.execute(_APPEND_SPENDING if spending else _APPEND, values).fetchone()
         if found == ("moved",):
             raise LogMovedError
         if found != ("stored",):
@@ -106,31 +115,43 @@ class PostgresqlLog:
             raise LogMovedError
 
 
+def known(connection: Connection, works: Sequence[Write]) -> dict[str, tuple[str, str]]:
+    """Return fingerprint and receipt of each request that is stored already, by its id."""
+    ids = [work.entry.request_id for work in works if isinstance(work, Append)]
+    return {row[0]: (row[1], row[2]) for row in connection.execute(_KNOWN, (ids,))} if ids else {}
+
+
+def _columns(rows: Sequence[Sequence[Any]], width: int) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]
+
+
 class Batch:
     """The log and the connection of `writes.apply`, for a batch whose shared things are locked.
 
-    What the batch may read of accounts, grants and revocations is read once, because no other sidecar changes it. What
-    it adds is inserted by `flush`.
+    What the batch may read of accounts and grants is read once, because no other sidecar changes it. What it adds is
+    inserted by `flush`.
 
     Args:
         connection: in a transaction, with the locks of these works.
         log: this sidecar's.
         works: none of them revokes, and no request id is stored, or twice among them.
+        revoked: the revoked ones of their capabilities.
     """
 
-    def __init__(self, connection: Connection, log: PostgresqlLog, works: Sequence[Write]) -> None:
+    def __init__(self, connection: Connection, log: PostgresqlLog, works: Sequence[Write], revoked: set[str]) -> None:
         self._connection = connection
         self._log = log
+        self._works = works
+        self._earlier: dict[str, tuple[str, str]] | None = None
         self._end = log.end()
         self._rows: list[Row] = []
         self._charges: list[Sequence[Any]] = []
         self._uses: list[Sequence[Any]] = []
         entries = [work.entry for work in works if isinstance(work, Append)]
         spending = [one for entry in entries for one in (entry.invocation, *entry.obligations)]
-        names = sorted({name for entry in entries for name in entry.unless_revoked})
         accounts = sorted({one.account for one in spending if isinstance(one, Charge)})
         grants = sorted({(one.capability_id, one.grant_index) for one in spending if isinstance(one, Invocation)})
-        self._revoked = {row[0] for row in connection.execute(_REVOKED_OF, (names,))} if names else set()
+        self._revoked = revoked
         found = connection.execute(_ACCOUNTS, (accounts,)) if accounts else ()
         self._accounts = {account: (ordinal, total) for account, ordinal, total in found}
         columns = [list(column) for column in zip(*grants, strict=True)]
@@ -161,7 +182,11 @@ class Batch:
         if sql == SPENT:
             return _Found([(self._spent.get(tuple(parameters), 0),)])
         if sql == EARLIER:
-            return _Found(())
+            # A receipt is refused, unless another sidecar has stored its request while this one waited for the locks.
+            if self._earlier is None:
+                self._earlier = known(self._connection, self._works)
+            found = self._earlier.get(parameters[0])
+            return _Found(() if found is None else (found,))
         if sql == ADD_CHARGE:
             self._charges.append(parameters)
             self._accounts[parameters[0]] = (parameters[1], parameters[3])
@@ -179,11 +204,8 @@ class Batch:
             TakenError: another sidecar has stored a request meanwhile, or a receipt id is taken.
             LogMovedError: the log is not this sidecar's any more.
         """
-        if self._rows and not self._log.insert(self._rows):
+        if self._rows and not self._log.insert(self._rows, self._charges, self._uses):
             raise TakenError
-        for sql, rows in ((_ADD_CHARGES, self._charges), (_ADD_USES, self._uses)):
-            if rows:
-                self._connection.execute(sql, [list(column) for column in zip(*rows, strict=True)])
 
 
 class _Found:

@@ -1,8 +1,9 @@
 """The transactions of one sidecar: receipts into its log, and what is shared with other sidecars under locks.
 
 * A batch of receipts without conditions is one call of `chio.append`, which is its own transaction: one round trip.
-* Everything else runs `writes.apply` in a transaction that first locks, in one order, all accounts, grants, approvals
-  and tokens of the batch. So it reads what no other sidecar changes before the commit, and reads and adds once for all.
+* Everything else runs `writes.apply` in a transaction that locks, in one order, all accounts, grants, approvals and
+  tokens of the batch. So it reads what no other sidecar changes before the commit, and reads and adds once for all.
+  Other sidecars wait for these locks: what needs none of them is read before, and what is added is one statement.
 
 The log is claimed by epoch. A later claim raises the epoch, and this sidecar then takes another log.
 """
@@ -42,6 +43,7 @@ from chio_sidecar.store.postgresql.log import (
     LogMovedError,
     PostgresqlLog,
     TakenError,
+    known,
 )
 from chio_sidecar.store.postgresql.tables import APPENDING
 from chio_sidecar.store.writes import Append, Revoke, Write, apply, chained
@@ -49,7 +51,7 @@ from chio_sidecar.store.writes import Append, Revoke, Write, apply, chained
 _PAUSE_SECONDS = 0.002
 
 _CLAIM = "SELECT log_id, epoch, seq, digest FROM chio.claim(%s, %s, %s, %s)"
-_KNOWN = "SELECT request_id, fingerprint, receipt_json FROM http_receipts WHERE request_id = ANY(%s)"
+_REVOKED = "SELECT capability_id FROM revoked_capabilities WHERE capability_id = ANY(%s)"
 _LOCK = "SELECT pg_advisory_xact_lock(k) FROM unnest(%s::bigint[]) AS k"
 BEGIN = """
 BEGIN; SET LOCAL search_path = chio, pg_catalog, pg_temp; SET LOCAL lock_timeout = {wait:d};
@@ -165,10 +167,12 @@ class PostgresqlWriter:
         self._head = log.head
         return [Stored(work.entry.receipt_json, fresh=True) for work in works if isinstance(work, Append)]
 
-    def _apply(self, connection: Connection, log: PostgresqlLog, works: Sequence[Write]) -> list[Any]:
+    def _apply(
+        self, connection: Connection, log: PostgresqlLog, works: Sequence[Write], revoked: set[str]
+    ) -> list[Any]:
         if self._row_by_row or any(isinstance(work, Revoke) for work in works):
             return apply(Dialect(connection), log, works)
-        batch = Batch(connection, log, works)
+        batch = Batch(connection, log, works, revoked)
         results = apply(batch, batch, works)
         batch.flush()
         return results
@@ -178,6 +182,11 @@ class PostgresqlWriter:
         shared = "" if any(isinstance(work, Revoke) for work in works) else "_shared"
         begin = BEGIN.format(wait=max(1, int(self._seconds * 1000)), shared=shared, key=APPENDING)
         connection.execute(begin.encode())
+        # Before the locks. A request that another sidecar stores until they are held is found when it is refused or
+        # inserted, and a revocation waits for the lock of everything that appends.
+        earlier = known(connection, works)
+        names = sorted({name for work in works if isinstance(work, Append) for name in work.entry.unless_revoked})
+        revoked = {name for (name,) in connection.execute(_REVOKED, (names,))} if names else set()
         if keys := sorted({_key(name) for work in works for name in _shared_things(work)}):
             connection.execute(_LOCK, (keys,))
         self._log = log = PostgresqlLog(connection, self._head)
@@ -185,13 +194,11 @@ class PostgresqlWriter:
         results: dict[int, Any] = {}
         waiting = sorted(enumerate(works), key=lambda pair: _request_id(pair[1]))
         while waiting:
-            # Repeated requests are looked up once for all; of two with one id in this batch, the second comes later.
-            ids = [work.entry.request_id for _, work in waiting if isinstance(work, Append)]
-            known = {row[0]: row[1:] for row in connection.execute(_KNOWN, (ids,))} if ids else {}
+            # Repeated requests were looked up once for all; of two with one id in this batch, the second comes later.
             now: dict[str, tuple[int, Write]] = {}
             later = []
             for index, work in waiting:
-                found = known.get(work.entry.request_id) if isinstance(work, Append) else None
+                found = earlier.get(work.entry.request_id) if isinstance(work, Append) else None
                 if found is not None and isinstance(work, Append):
                     same = found[0] == work.entry.fingerprint
                     results[index] = Stored(found[1], fresh=False) if same else Conflict()
@@ -199,9 +206,9 @@ class PostgresqlWriter:
                     later.append((index, work))
                 else:
                     now[name] = (index, work)
-            done = self._apply(connection, log, [work for _, work in now.values()])
+            done = self._apply(connection, log, [work for _, work in now.values()], revoked)
             results.update((index, result) for (index, _), result in zip(now.values(), done, strict=True))
-            waiting = later
+            waiting, earlier = later, known(connection, [work for _, work in later])
         return [results[index] for index in range(len(works))]
 
 
