@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks import machine, targets, variants
 from benchmarks.figures import Figures
-from benchmarks.options import names, new_parser, numbers, positive, speaking_plainly
+from benchmarks.options import new_parser, numbers, positive, speaking_plainly, variant_names
 from benchmarks.rounds import Plan
 from benchmarks.run import run
 
@@ -26,7 +26,7 @@ from benchmarks.run import run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure as the options say; return the exit status."""
     parser = new_parser("benchmarks", __doc__)
-    parser.add_argument("--variants", type=names, default=variants.USUAL, metavar="LIST")
+    parser.add_argument("--variants", type=variant_names, default=variants.USUAL, metavar="LIST")
     parser.add_argument("--rounds", type=positive, default=3, metavar="N")
     parser.add_argument("--seconds", type=positive, default=5, metavar="S", help="length of one window")
     parser.add_argument("--connections", type=numbers, default=(16, 1), metavar="LIST")

@@ -21,7 +21,7 @@ from pathlib import Path
 from benchmarks import burst, django, machine, rounds, routes, run, sidecar, start, targets, variants
 from benchmarks.figures import Figures
 from benchmarks.machine import Cores, UnsuitableError
-from benchmarks.options import new_parser, positive, speaking_plainly
+from benchmarks.options import names, new_parser, positive, speaking_plainly
 from benchmarks.targets import Target
 
 _FEWER = 3  # rounds of the parts whose differences are large
@@ -50,7 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=positive, default=5, metavar="N")
     parser.add_argument("--seconds", type=positive, default=3, metavar="S", help="length of one window")
     parser.add_argument("--clients", type=positive, default=1000, metavar="N", help="at once, 4 requests each")
-    parser.add_argument("--parts", type=_parts, default=tuple(PARTS), metavar="LIST", help=", ".join(PARTS))
+    parser.add_argument(
+        "--parts", type=names("part", PARTS), default=tuple(PARTS), metavar="LIST", help=", ".join(PARTS)
+    )
     parser.add_argument("--before", type=Path, metavar="DIR", help="an earlier checkout")
     parser.add_argument("--rust", type=Path, metavar="FILE", help="the executable of `rust/`; else `cargo` builds it")
     options = parser.parse_args(arguments)
@@ -139,14 +141,6 @@ PARTS: dict[str, Callable[[argparse.Namespace, Cores], Part]] = {
     "start": _start,
     "clients": _bursts,  # last: it leaves this process on one core
 }
-
-
-def _parts(text: str) -> tuple[str, ...]:
-    chosen = tuple(text.split(","))
-    for name in chosen:
-        if name not in PARTS:
-            raise argparse.ArgumentTypeError(f"no part `{name}`: choose from {', '.join(PARTS)}")
-    return chosen
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ import uvloop
 
 from benchmarks import machine, report, targets, variants
 from benchmarks.machine import Cores
-from benchmarks.options import names, new_parser, positive, speaking_plainly
+from benchmarks.options import new_parser, positive, speaking_plainly, variant_names
 from benchmarks.servers import Server, Servers
 
 _PAUSE = 6.0  # seconds between the burst and the request that shows whether the variant recovered
@@ -118,7 +118,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=positive, default=1, metavar="N")
     parser.add_argument("--requests", type=positive, default=4, metavar="M", help="per client")
     parser.add_argument("--limit", type=positive, default=60, metavar="S", help="longest wait for a response")
-    parser.add_argument("--variants", type=names, default=variants.GOVERNED, metavar="LIST")
+    parser.add_argument("--variants", type=variant_names, default=variants.GOVERNED, metavar="LIST")
     parser.add_argument("--receipts", choices=("full", "short"), default="full", help="metadata of the receipts")
     parser.add_argument("--json", type=Path, metavar="FILE")
     return parser

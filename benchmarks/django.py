@@ -9,7 +9,6 @@ Everything but the project and its servers is that of `python -m benchmarks`; se
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from benchmarks import machine, peer, report, targets, variants
 from benchmarks.figures import Figures
 from benchmarks.load import Wrk
 from benchmarks.machine import ROOT, Cores
-from benchmarks.options import names, new_parser, numbers, positive, speaking_plainly
+from benchmarks.options import names, new_parser, numbers, positive, speaking_plainly, variant_names
 from benchmarks.rounds import Plan, measure
 from benchmarks.run import Run
 from benchmarks.servers import Server, Servers
@@ -70,8 +69,8 @@ KINDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure as the options say; return the exit status."""
     parser = new_parser("benchmarks.django", __doc__)
-    parser.add_argument("--servers", type=_servers, default=tuple(KINDS), metavar="LIST")
-    parser.add_argument("--variants", type=names, default=tuple(MEANING), metavar="LIST")
+    parser.add_argument("--servers", type=names("server", KINDS), default=tuple(KINDS), metavar="LIST")
+    parser.add_argument("--variants", type=variant_names, default=tuple(MEANING), metavar="LIST")
     parser.add_argument("--rounds", type=positive, default=3, metavar="N")
     parser.add_argument("--seconds", type=positive, default=5, metavar="S", help="length of one window")
     parser.add_argument("--connections", type=numbers, default=(16,), metavar="LIST")
@@ -136,14 +135,6 @@ def _start(servers: Servers, cores: Cores, kind: str, name: str, python: Path, s
     variants.probe(server, sidecar)
     server.freeze()
     return server
-
-
-def _servers(text: str) -> tuple[str, ...]:
-    chosen = tuple(dict.fromkeys(text.split(",")))
-    for name in chosen:
-        if name not in KINDS:
-            raise argparse.ArgumentTypeError(f"no server `{name}`: choose from {', '.join(KINDS)}")
-    return chosen
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from benchmarks.machine import UnsuitableError
 from benchmarks.variants import MEANING
@@ -51,10 +51,23 @@ def numbers(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(positive(part) for part in text.split(",")))
 
 
-def names(text: str) -> tuple[str, ...]:
-    """Parse a comma list of variants."""
-    chosen = tuple(dict.fromkeys(text.split(",")))
-    for name in chosen:
-        if name not in MEANING:
-            raise argparse.ArgumentTypeError(f"no variant `{name}`: choose from {', '.join(MEANING)}")
-    return chosen
+def names(what: str, known: Collection[str]) -> Callable[[str], tuple[str, ...]]:
+    """Return a parser of a comma list of known names.
+
+    Args:
+        what: a name is of, for messages.
+        known: the names to choose from.
+    """
+
+    def parse(text: str) -> tuple[str, ...]:
+        chosen = tuple(dict.fromkeys(text.split(",")))
+        for name in chosen:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"no {what} `{name}`: choose from {', '.join(known)}")
+        return chosen
+
+    return parse
+
+
+variant_names = names("variant", MEANING)
+"""Parses a comma list of variants."""

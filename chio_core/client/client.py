@@ -40,7 +40,39 @@ Clock = Callable[[], float]
 """Returns seconds since 1970."""
 
 
-class ChioClient:
+class _Client:
+    def __init__(
+        self,
+        settings: ChioSettings | None,
+        clock: Clock,
+        telemetry: Telemetry | None,
+        document: Callable[[Sequence[str]], str | None] | None,
+    ) -> None:
+        self.settings = settings if settings is not None else ChioSettings()
+        self.telemetry = telemetry if telemetry is not None else Telemetry(self.settings)
+        self.trust = KeyTrust(self.settings.trusted_kernel_keys)
+        self.document = document
+        self.mounts: Sequence[str] = ("",)
+        self._clock = clock
+
+    @property
+    def metrics(self) -> Metrics:
+        """Counters of this client, for Prometheus."""
+        return self.telemetry.metrics
+
+    @cached_property
+    def authority(self) -> Authority:
+        """What issues capabilities for this application, see `chio_core.client.authority`.
+
+        Raises:
+            ConfigurationError: the settings name none.
+        """
+        from chio_core.client.authority import Authority
+
+        return Authority(self.settings)
+
+
+class ChioClient(_Client):
     """Asynchronous client of a sidecar.
 
     Args:
@@ -65,34 +97,13 @@ class ChioClient:
         telemetry: Telemetry | None = None,
         document: Callable[[Sequence[str]], str | None] | None = None,
     ) -> None:
-        self.settings = settings if settings is not None else ChioSettings()
-        self.telemetry = telemetry if telemetry is not None else Telemetry(self.settings)
-        self.trust = KeyTrust(self.settings.trusted_kernel_keys)
+        super().__init__(settings, clock, telemetry, document)
         self._transport = transport
-        self._clock = clock
-        self.document = document
-        self.mounts: Sequence[str] = ("",)
         self._carriers: PerProcess[Carriers] = PerProcess(dict)
         self._failover = failover_for(self.settings)
         self._lock = threading.Lock()
         self._embedded: EmbeddedSidecar | None = None
         weakref.finalize(self, _abandon, self._carriers).atexit = False
-
-    @property
-    def metrics(self) -> Metrics:
-        """Counters of this client, for Prometheus."""
-        return self.telemetry.metrics
-
-    @cached_property
-    def authority(self) -> Authority:
-        """What issues capabilities for this application, see `chio_core.client.authority`.
-
-        Raises:
-            ConfigurationError: the settings name none.
-        """
-        from chio_core.client.authority import Authority
-
-        return Authority(self.settings)
 
     def open(self) -> None:
         """Open an embedded sidecar now instead of at the first evaluation; does nothing for any other.
@@ -240,7 +251,7 @@ def _abandon(carriers: PerProcess[Carriers]) -> None:
                 loop.call_soon_threadsafe(carrier.abandon)
 
 
-class SyncChioClient:
+class SyncChioClient(_Client):
     """Synchronous client of a sidecar, for threads: Django under WSGI, Flask, scripts.
 
     Args:
@@ -260,12 +271,7 @@ class SyncChioClient:
         telemetry: Telemetry | None = None,
         document: Callable[[Sequence[str]], str | None] | None = None,
     ) -> None:
-        self.settings = settings if settings is not None else ChioSettings()
-        self.telemetry = telemetry if telemetry is not None else Telemetry(self.settings)
-        self.trust = KeyTrust(self.settings.trusted_kernel_keys)
-        self._clock = clock
-        self.document = document
-        self.mounts: Sequence[str] = ("",)
+        super().__init__(settings, clock, telemetry, document)
         if carrier is not None:
             self._carrier = carrier
         elif self.settings.sidecar_url.startswith("embedded:"):
@@ -288,22 +294,6 @@ class SyncChioClient:
             ]
             failover = failover_for(self.settings)
             self._carrier = pools[0] if failover is None else BlockingFailover(pools, failover)
-
-    @property
-    def metrics(self) -> Metrics:
-        """Counters of this client, for Prometheus."""
-        return self.telemetry.metrics
-
-    @cached_property
-    def authority(self) -> Authority:
-        """What issues capabilities for this application, see `chio_core.client.authority`.
-
-        Raises:
-            ConfigurationError: the settings name none.
-        """
-        from chio_core.client.authority import Authority
-
-        return Authority(self.settings)
 
     def evaluate(self, call: EvaluateCall, *, timeout: float | None = None) -> Decision:
         """Send one call and return the decision. Raises nothing, whatever the sidecar does.
