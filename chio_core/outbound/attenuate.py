@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -18,7 +18,7 @@ from chio_core.capabilities import (
     sign_link,
 )
 from chio_core.capabilities.restrictions import limits_of
-from chio_core.models.capability import ChioScope
+from chio_core.models.capability import CapabilityToken, ChioScope, DelegationLink
 from chio_core.models.receipt import explain
 from chio_core.signing import SigningKey
 
@@ -63,23 +63,7 @@ def attenuate(
     if left < 1:
         raise CapabilityRejected("capability has expired")
     holder = subject if subject is not None else key.public_hex
-    lineage = parent.delegation_chain
-    if lineage and lineage[-1].delegatee != key.public_hex:
-        # The given token was delegated to another key, which did not sign it on: this service vouches for its descent.
-        lineage = [
-            sign_link(
-                key,
-                capability_id=link.capability_id,
-                delegatee=key.public_hex,
-                timestamp=link.timestamp,
-                attenuations=link.attenuations,
-            )
-            for link in lineage
-        ]
-    if len(lineage) >= DEFAULT_MAX_DEPTH:
-        raise CapabilityRejected(
-            f"delegation depth {len(lineage) + 1} exceeds maximum {DEFAULT_MAX_DEPTH}", rule="delegation"
-        )
+    lineage = _lineage(parent, key)
     used = [next(one for one in parent.scope.grants if is_subset(grant, one)) for grant in wanted.grants]
     link = sign_link(
         key,
@@ -97,3 +81,29 @@ def attenuate(
         delegation_chain=(*lineage, link),
     )
     return child.to_header()
+
+
+def _lineage(parent: CapabilityToken, key: SigningKey) -> Sequence[DelegationLink]:
+    """Return the links before the one that `key` adds to a token.
+
+    Raises:
+        CapabilityRejected: there are as many as a token may have.
+    """
+    lineage = parent.delegation_chain
+    if len(lineage) >= DEFAULT_MAX_DEPTH:
+        raise CapabilityRejected(
+            f"delegation depth {len(lineage) + 1} exceeds maximum {DEFAULT_MAX_DEPTH}", rule="delegation"
+        )
+    if not lineage or lineage[-1].delegatee == key.public_hex:
+        return lineage
+    # The given token was delegated to another key, which did not sign it on: this service vouches for its descent.
+    return [
+        sign_link(
+            key,
+            capability_id=link.capability_id,
+            delegatee=key.public_hex,
+            timestamp=link.timestamp,
+            attenuations=link.attenuations,
+        )
+        for link in lineage
+    ]

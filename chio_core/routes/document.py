@@ -131,22 +131,27 @@ def describe(
         why = exc.message if isinstance(exc, InvalidDocument) else str(exc)
         raise ConfigurationError(f"an x-chio-* member or a path of a route is no JSON: {why}; correct that") from None
 
-    findings: list[Finding] = []
-    for key, group in groups.items():
-        if any(one.members != group[0].members for one in group):
-            places = ", ".join(dict.fromkeys(f"{one.method} {one.template}" for one in group))
-            kept = ", ".join(sorted(strictest[key])) or "no x-chio-* members"
-            message = (
-                f"{places}: {len(group)} routes of different policy that the sidecar cannot tell apart; "
-                f"the strictest counts for all of them ({kept})"
-            )
-            findings.append(Finding("WARN", "same_template", message))
+    findings = [
+        _differing(group, strictest[key])
+        for key, group in groups.items()
+        if any(one.members != group[0].members for one in group)
+    ]
     without_policy = {(one.method, one.template) for one in operations if not strictest[one.key]}
     findings += [*_unmatchable(routes), *_overlap_findings(overlaps, left_out, without_policy)]
     for prefix in blind:
         message = f"what runs below {prefix or '/'} has no routes to read, so its plain path and method are evaluated"
         findings.append(Finding("INFO", "route_pattern", message))
     return Document(text, sum(map(len, paths.values())), tuple(findings), left_out)
+
+
+def _differing(group: Sequence[_Operation], strictest: Mapping[str, Any]) -> Finding:
+    places = ", ".join(dict.fromkeys(f"{one.method} {one.template}" for one in group))
+    kept = ", ".join(sorted(strictest)) or "no x-chio-* members"
+    message = (
+        f"{places}: {len(group)} routes of different policy that the sidecar cannot tell apart; "
+        f"the strictest counts for all of them ({kept})"
+    )
+    return Finding("WARN", "same_template", message)
 
 
 def document_for_embedded(make: Callable[[], Document]) -> str | None:

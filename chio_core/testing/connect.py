@@ -1,23 +1,27 @@
 """connect: let an application that was built elsewhere evaluate at a test's sidecar.
 
 Only the sidecar's address and keys change, and the key that signs capabilities: exclusions, headers, timeouts and hooks
-stay as the application has them.
-Frameworks are recognised by what Chio leaves on an application, not by their types.
+stay as the application has them. Frameworks are recognised by what Chio leaves on an application, not by their types.
+Documents are the policy that connected applications state for their routes, as a sidecar reads it from `--spec`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 from chio_core.client.authority import Authority
 from chio_core.client.client import ChioClient, SyncChioClient
 from chio_core.errors import ConfigurationError
+from chio_core.models.openapi import needs_capability
 from chio_core.names import FLASK_EXTENSION, STATE_CLIENT
 from chio_core.settings import ChioSettings
+from chio_core.testing.exchange import EvaluateRequest
 from chio_core.testing.sidecar import ScriptedSidecar
 from chio_core.testing.transport import ScriptedCarrier
 
@@ -111,3 +115,71 @@ def _clients_of(app: Any) -> list[ChioClient]:
         routes = getattr(layer, "routes", None)
         layers.extend(routes if isinstance(routes, list) else ())
     return list(found.values())
+
+
+Client = TypeVar("Client", bound=ChioClient | SyncChioClient)
+
+Operations = Mapping[tuple[str, str], Mapping[str, Any]]
+"""Operation objects by upper-case method and path template."""
+
+
+class Documents:
+    """The OpenAPI documents of the applications of one test."""
+
+    def __init__(self) -> None:
+        self._sources: list[Callable[[], str | None]] = []
+
+    def add(self, document: str | Mapping[str, Any]) -> None:
+        """Add a document.
+
+        Args:
+            document: JSON text, or the object.
+
+        Raises:
+            ConfigurationError: it is no JSON object with `paths`.
+        """
+        text = document if isinstance(document, str) else json.dumps(document)
+        operations_in(text)
+        self._sources.append(lambda: text)
+
+    def add_from(self, client: Client) -> Client:
+        """Add the document of the application that a client serves, read when a request needs it; return the client."""
+        known: dict[tuple[str, ...], str | None] = {}
+
+        def read() -> str | None:
+            if client.document is None:
+                return None
+            mounts = tuple(client.mounts)  # they are known once the first request came
+            if mounts not in known:
+                known[mounts] = client.document(mounts)
+            return known[mounts]
+
+        self._sources.append(read)
+        return client
+
+    def need_capability(self, request: EvaluateRequest) -> bool:
+        """Return True if a request is refused without a capability: by its route's policy, else by its method.
+
+        If several documents have the route, the strictest counts.
+        """
+        key = (request.method, request.route)
+        texts = filter(None, (read() for read in self._sources))
+        found = [operations[key] for operations in map(operations_in, texts) if key in operations]
+        return any(needs_capability(request.method, members) for members in found or [{}])
+
+
+@lru_cache(maxsize=32)
+def operations_in(text: str) -> Operations:
+    """Return the operations of a document.
+
+    Raises:
+        ConfigurationError: it is no JSON object with `paths`.
+    """
+    try:
+        items = json.loads(text)["paths"].items()
+        found = [(path, method, operation) for path, item in items for method, operation in item.items()]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise ConfigurationError(
+            "the document is no JSON object with `paths`; `chio-sidecar openapi module:app` writes one"
+        ) from None
+    return {(method.upper(), path): operation for path, method, operation in found if isinstance(operation, dict)}

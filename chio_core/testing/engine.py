@@ -50,7 +50,7 @@ from chio_core.models.demands import (
 )
 from chio_core.signing import SigningKey
 from chio_core.testing.behaviours import Behaviour, Reply
-from chio_core.testing.documents import Documents
+from chio_core.testing.connect import Documents
 from chio_core.testing.exchange import ALLOW, DECISION_METADATA, EvaluateRequest, compact
 
 STRANGER = SigningKey(bytes([0x77]) * 32)

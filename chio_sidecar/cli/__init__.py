@@ -122,7 +122,8 @@ COMMANDS = (
     Command(
         "receipt export",
         "write a folder of receipts for an auditor",
-        "receipt_export",
+        "receipt_store",
+        "add_export_options",
         reads=(*_STORE, "authority_seed_file"),
     ),
     Command(

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from chio_sidecar.cli.options import URL_VARIABLE, store_of_url, wants_json
-from chio_sidecar.cli.project import Project, read_project
-from chio_sidecar.cli.starters import TEST_FILE, Starter, starter
+from chio_sidecar.cli.project import TEST_FILE, Project, Starter, read_project, starter
 from chio_sidecar.cli.terminal import CliError, compact, emit, printable, say
 from chio_sidecar.store.place import DatabasePlace
 
