@@ -184,8 +184,8 @@ def add_erase_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--vacuum",
         action="store_true",
-        help="rewrite the file afterwards, so that its unused room holds nothing: sidecars wait, and no backup and no"
-        " rotation may run meanwhile",
+        help="rewrite the file afterwards, so that its unused room holds nothing: sidecars wait; refused while a backup"
+        " or a rotation of a store in the same folder runs",
     )
     parser.add_argument("--yes", action="store_true", help="erase; without it nothing is changed")
 

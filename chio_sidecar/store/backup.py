@@ -18,6 +18,7 @@ from typing import Any
 from chio_core.errors import ConfigurationError
 from chio_sidecar.private_files import create_private, sync_folder
 from chio_sidecar.store.driver import UNUSABLE, sqlite3, trouble
+from chio_sidecar.store.rewriting import unmoved
 from chio_sidecar.store.schema import APPLICATION_ID, connect_reader
 from chio_sidecar.store.tables import ARCHIVED, CHAINED, SCHEMA_VERSION, upgrade
 
@@ -54,11 +55,15 @@ def backup(
         busy_seconds: how long to wait for another process that holds the source.
 
     Raises:
-        ConfigurationError: one of the files cannot be used, the target exists, or a rotation has removed rows that
-            were not copied yet.
+        ConfigurationError: one of the files cannot be used, the target exists, the source is being rewritten, or a
+            rotation has removed rows that were not copied yet.
     """
     try:
-        with closing(connect_reader(source, busy_seconds=busy_seconds)) as reader, new_file(target) as draft:
+        with (
+            unmoved(source),
+            closing(connect_reader(source, busy_seconds=busy_seconds)) as reader,
+            new_file(target) as draft,
+        ):
             version, ends, head, base = _ends(reader, source)
             with closing(sqlite3.connect(draft, isolation_level=None)) as writer:
                 # A crash leaves a draft, whose content does not matter: one sync at the end is enough.

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.signing import SigningKey
 from chio_sidecar.store.driver import UNUSABLE, sqlite3, trouble
 from chio_sidecar.store.hash_chain import MEMBERS, content_of, follow
+from chio_sidecar.store.rewriting import rewriting
 from chio_sidecar.store.schema import connect, disconnect, journal_for, recognise
 from chio_sidecar.store.statements import FINGERPRINT, ArchiveStatement, Erasure
 from chio_sidecar.store.tables import ARCHIVED, ERASABLE, upgrade
@@ -142,7 +143,8 @@ def erase(
         store: the SQLite file, a store or an archive; a sidecar may be writing to it.
         ids: of the receipts.
         sign: of `signer`.
-        vacuum: rewrite the file afterwards, which takes an exclusive lock as long as that lasts.
+        vacuum: rewrite the file afterwards, which takes an exclusive lock as long as that lasts; refused while a
+            backup or a rotation reads a store in this folder.
         busy_seconds: how long to wait for another process that holds the file.
         version: the SQLite version, which decides the journal mode.
 
@@ -158,7 +160,10 @@ def erase(
         mode = store.stat().st_mode
         if not mode & 0o200:
             store.chmod(0o600)  # an archive
-        try:
+        with ExitStack() as stack:
+            stack.callback(store.chmod, mode & 0o7777)
+            if vacuum:
+                stack.enter_context(rewriting(store))
             connection = connect(store, journal=journal, busy_seconds=busy_seconds)
             try:
                 connection.execute("PRAGMA secure_delete=ON")
@@ -169,8 +174,6 @@ def erase(
                 (busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             finally:
                 disconnect(connection)
-        finally:
-            store.chmod(mode & 0o7777)
     except OSError as exc:
         raise ConfigurationError(f"cannot write {store}: {exc.strerror}") from None
     except UNUSABLE as exc:

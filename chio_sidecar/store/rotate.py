@@ -28,6 +28,7 @@ from chio_core.signing import SigningKey
 from chio_sidecar.store.backup import Copied, backup
 from chio_sidecar.store.driver import UNUSABLE, sqlite3, trouble
 from chio_sidecar.store.hash_chain import MEMBERS, follow
+from chio_sidecar.store.rewriting import unmoved
 from chio_sidecar.store.schema import connect, connect_reader, disconnect, journal_for
 from chio_sidecar.store.statements import ArchiveStatement
 from chio_sidecar.store.tables import ARCHIVED
@@ -127,18 +128,19 @@ def trim(
         version: the SQLite version, which decides the journal mode.
 
     Raises:
-        ConfigurationError: the file cannot be written, or is not the store that was archived; or a receipt of the
-            archive was erased in the store meanwhile, and nothing is removed then.
+        ConfigurationError: the file cannot be written, is being rewritten, or is not the store that was archived; or
+            a receipt of the archive was erased in the store meanwhile, and nothing is removed then.
     """
     try:
-        connection = connect(store, journal=journal_for(version), busy_seconds=busy_seconds)
-        try:
-            connection.execute("PRAGMA secure_delete=ON")  # else free pages keep what may be erased in the archive
-            for removed in _steps(connection, store, archived, statement, before, erased):
-                yield removed
-                time.sleep(_PAUSE_SECONDS)
-        finally:
-            disconnect(connection)
+        with unmoved(store):
+            connection = connect(store, journal=journal_for(version), busy_seconds=busy_seconds)
+            try:
+                connection.execute("PRAGMA secure_delete=ON")  # else free pages keep what may be erased in the archive
+                for removed in _steps(connection, store, archived, statement, before, erased):
+                    yield removed
+                    time.sleep(_PAUSE_SECONDS)
+            finally:
+                disconnect(connection)
     except UNUSABLE as exc:
         raise ConfigurationError(f"cannot rotate {store}: {trouble(exc)}") from None
 

@@ -14,9 +14,12 @@ import pytest
 from chio_core.errors import ConfigurationError
 from chio_sidecar.store import Stored
 from chio_sidecar.store import erase as erasing
+from chio_sidecar.store.backup import Copied, backup
 from chio_sidecar.store.driver import sqlite3
+from chio_sidecar.store.rewriting import rewriting
 from chio_sidecar.store.rotate import archive, trim
 from chio_sidecar.store.sqlite import SqliteReceiptStore
+from chio_sidecar.store.statements import ERASURE, ArchiveStatement
 from tests.sidecar.control_tools import CommandLine, write_store
 from tests.sidecar.erase_tools import DatabaseWorld, FileWorld, fill, key_file, kill_while_erasing
 from tests.sidecar.fsck_tools import alter, older, select
@@ -227,6 +230,38 @@ def test_a_rotation_leaves_no_receipt_in_the_free_pages_of_the_store(tmp_path: P
     list(trim(path, made, made.signed_by(KEY), before=LATER))
     found = content(path)
     assert not [text for (text,) in texts if json.loads(str(text))["signature"].encode() in found]
+
+
+def test_a_file_is_not_rewritten_while_it_is_copied_or_archived_and_neither_is_begun_meanwhile(tmp_path: Path) -> None:
+    path = write_store(tmp_path / "r", map(receipt, range(1, 9)))
+    ids = [str(name) for (name,) in select(path, "SELECT id FROM http_receipts")]
+    refusals = []
+
+    def try_it() -> None:
+        with pytest.raises(ConfigurationError) as raised:
+            erasing.erase(path, ids[:1], sign(KEY), vacuum=True)
+        refusals.append(raised.value.message)
+
+    def in_the_middle(copied: Copied) -> str:
+        try_it()
+        return ArchiveStatement("c", 1, copied.last, str(copied.head), NOW, KEY.public_hex).signed_by(KEY)
+
+    backup(path, tmp_path / "c", state=in_the_middle)
+    made = archive(path, tmp_path / "a", KEY, now=NOW)
+    for _ in trim(path, made, made.signed_by(KEY), before=LATER):
+        try_it()
+    assert len(refusals) > 2
+    assert all(text.startswith(f"a backup or a rotation runs in {tmp_path}") for text in refusals)
+    assert select(path, f"SELECT count(*) FROM http_receipts WHERE receipt_json GLOB '*{ERASURE}*'") == [(0,)]
+    with rewriting(path):
+        for begin in (
+            lambda: backup(path, tmp_path / "d"),
+            lambda: next(trim(path, made, made.signed_by(KEY), before=LATER)),
+        ):
+            with pytest.raises(ConfigurationError, match="is being rewritten by receipt erase --vacuum"):
+                begin()
+    erasing.erase(path, ids[-1:], sign(KEY), vacuum=True)
+    assert select(path, f"SELECT count(*) FROM http_receipts WHERE receipt_json GLOB '*{ERASURE}*'") == [(1,)]
 
 
 def test_a_write_ahead_log_that_a_reader_holds_is_named(tmp_path: Path) -> None:
