@@ -205,7 +205,7 @@ def to_chio_request(
     observe: bool = False,
     lacking: Sequence[str] = (),
     refused: str | None = None,
-    framework: str | None = None,
+    place: Mapping[str, str] | None = None,
 ) -> ChioHttpRequest:
     """Describe a request for the sidecar (wire protocol, section 1.1).
 
@@ -220,7 +220,7 @@ def to_chio_request(
             document may demand an approval too.
         observe: a refusal will only be recorded; the sidecar writes that into its receipt.
         lacking: operations that the route requires and the presented capability does not grant.
-        framework: in observe mode the framework of the route.
+        place: in observe mode `framework` and `view` of the route, if they are known.
         refused: status and sentence of the refusal without an evaluation that observe mode withholds.
     """
     path = view.route_path
@@ -249,12 +249,12 @@ def to_chio_request(
         governed_intent=wanted.approval.to_wire() if wanted.approval is not None else None,
         approval_token=approval_token,
         budget=wanted.budget.to_wire() if wanted.budget is not None else None,
-        enforcement=_observed(wanted, lacking, refused, framework) if observe else None,
+        enforcement=_observed(wanted, lacking, refused, place) if observe else None,
     )
 
 
 def _observed(
-    wanted: Requirement, lacking: Sequence[str], refused: str | None, framework: str | None
+    wanted: Requirement, lacking: Sequence[str], refused: str | None, place: Mapping[str, str] | None
 ) -> dict[str, str]:
     """Return what the receipt of an observed request states; see `to_chio_request`."""
     stated = {"mode": "observe"}
@@ -266,9 +266,7 @@ def _observed(
             stated["lacks"] = ",".join(lacking)
     if refused is not None:
         stated["refused"] = refused
-    if framework is not None:
-        stated["framework"] = framework
-    return stated
+    return stated | dict(place or {})
 
 
 def single_headers(capability: str = CAPABILITY_HEADER, api_key: str = "x-api-key") -> frozenset[str]:

@@ -7,7 +7,7 @@ first in `further_to`, so the sidecar spends the document's budget and approval 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -102,7 +102,7 @@ def prepare(
     requirement: Requirement | None = None,
     observe: bool | None = None,
     fault: Denial | None = None,
-    framework: str | None = None,
+    place: Mapping[str, str] | None = None,
     earlier: Iterable[Decision] = (),
     presents: bool = True,
 ) -> EvaluateCall:
@@ -117,7 +117,7 @@ def prepare(
         requirement: what the route requires.
         observe: only record a refusal; None: as the settings say for this path, and the requirement for the route.
         fault: in observe mode the refusal of a request that would not have been evaluated.
-        framework: in observe mode the framework of the route, for the report.
+        place: in observe mode the framework and the view of the route, for the report.
         earlier: decisions about the same incoming request, oldest first.
         presents: False if the approval in the request is meant for another sidecar (an outgoing request).
 
@@ -150,7 +150,7 @@ def prepare(
         observe=observe,
         lacking=lacking(requirement, token, caller.holder) if observe else (),
         refused=None if fault is None else f"{fault.status} {fault.message}",
-        framework=framework,
+        place=place,
         approval_token=approval,
     )
     for decision in earlier:

@@ -57,6 +57,8 @@ class KnownBody:
 NO_BODY = KnownBody()
 
 _FRAMEWORKS = {"fastapi": "fastapi", "starlette": "starlette", "django": "django", "werkzeug": "flask"}
+_VIEW_NAMES = {"django": "view_name", "flask": "endpoint"}
+"""Attribute of a framework's route with the name by which `CHIO_VIEW_POLICIES` finds its view."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +80,15 @@ class RouteMatch:
     outer: tuple[RequirementSource, ...] = ()
 
     @property
-    def framework(self) -> str | None:
-        """Name of the framework that the route belongs to; None if it is not known."""
+    def place(self) -> dict[str, str]:
+        """What the report of observe mode needs to name the route: `framework`, and `view` if its setting knows it."""
         classes = type(self.route).__mro__
         found = (_FRAMEWORKS.get(one.__module__.partition(".")[0]) for one in classes)
-        return next((name for name in found if name is not None), None)
+        framework = next((name for name in found if name is not None), None)
+        if framework is None:
+            return {}
+        view = getattr(self.route, _VIEW_NAMES.get(framework, ""), None)
+        return {"framework": framework} | ({"view": view} if isinstance(view, str) else {})
 
     @property
     def reads_body(self) -> bool:

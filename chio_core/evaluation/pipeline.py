@@ -153,7 +153,7 @@ class Pipeline:
             requirement=requirement,
             observe=governed.observed,
             fault=read.fault,
-            framework=read.match.framework if governed.observed else None,
+            place=read.match.place if governed.observed else None,
             earlier=earlier,
             presents=self._incoming,
         )

@@ -181,9 +181,9 @@ class ChioHttpRequest(WireModel):
         budget: what the request spends, see `chio_core.models.demands.BudgetDemand`; unknown to other sidecars.
         further_to: id of the receipt that allowed this request before, if the route has another demand, see
             `chio_core.evaluation.exchange`; unknown to other sidecars.
-        enforcement: `{"mode": "observe", "requires"?, "lacks"?, "refused"?: "413 …", "framework"?: "flask"}`
-            if the application only observes; `lacks` are operations that the capability does not grant, and `refused`
-            is the refusal of a request that is not evaluated otherwise.
+        enforcement: `{"mode": "observe", "requires"?, "lacks"?, "refused"?: "413 …", "framework"?: "flask",
+            "view"?: "shop.buy"}` if the application only observes; `lacks` are operations that the capability does not
+            grant, and `refused` is the refusal of a request that is not evaluated otherwise.
     """
 
     request_id: Text

@@ -11,7 +11,7 @@ from chio_core.canonical import parse_json
 from chio_core.errors import InvalidDocument
 from chio_sidecar.cli.options import TIMES, moment, positive, required_store, wants_json
 from chio_sidecar.cli.terminal import CliError, compact, emit, escaped, progress
-from chio_sidecar.explain.remedies import remedies
+from chio_sidecar.explain.remedies import namespaces, remedies, view_policies
 from chio_sidecar.records.archive import ReceiptFilter, open_archive
 from chio_sidecar.records.observed import Earlier, Group, Tally, is_observed
 from chio_sidecar.store.statements import states_erasure
@@ -103,11 +103,17 @@ def document(tally: Tally, groups: list[Group], store: str, earlier: Earlier | N
         store: the value of --receipt-store, for the command lines of remedies.
         earlier: a report to compare with: each group has its `before` then, and `gone` are those that are no more.
     """
-    found = []
+    found, together = [], namespaces(groups)
     for group in groups:
-        one = group.document() | {"remedies": [{"for": label, "line": line} for label, line in remedies(group, store)]}
+        lines = [
+            {"for": label, "line": line} | ({"import": imports} if imports else {})
+            for label, line, imports in remedies(group, store, together)
+        ]
+        one = group.document() | {"remedies": lines}
         found.append(one if earlier is None else one | {"before": earlier.counts.get(group.kind)})
+    added = [{"in": file, "lines": lines} for file, lines in view_policies(groups, together)]
     whole = {"observed": tally.observed, "would_refuse": tally.refused, "groups": found, "beyond_groups": tally.beyond}
+    whole |= {"view_policies": added} if added else {}
     return whole if earlier is None else whole | {"gone": earlier.gone(groups)}
 
 
@@ -124,6 +130,7 @@ def report(
         new = sum(group.kind not in earlier.counts for group in groups)
         lines[0] += f" (before: {earlier.refused:,} of {earlier.observed:,})"
         lines.append(f"{new:,} kinds of refusal are new, {len(earlier.gone(groups)):,} are gone")
+    together, imports = namespaces(groups), dict[str, None]()
     for group in groups[:shown]:
         kind, (newest, *_) = group.kind, group.newest
         before = None if earlier is None else earlier.counts.get(kind)
@@ -140,11 +147,18 @@ def report(
             f"{group.count:>7,}  {mark}{escaped(kind.method)} {_shown(kind.route)}: {_shown(kind.reason)}",
             f"         {share}, {callers}, {_time(group.first)} to {_time(group.last)}, newest {escaped(newest)}",
         ]
-        lines += [f"         {label}: {_shown(line)}" for label, line in remedies(group, store)]
+        for remedy in remedies(group, store, together):
+            lines.append(f"         {remedy.label}: {_shown(remedy.line)}")
+            imports |= {remedy.imports: None} if remedy.imports else {}
     if left := sum(group.count for group in groups[shown:]):
         lines += ["", f"and {left:,} more in {len(groups) - shown:,} smaller groups; --top or --json shows them"]
     if tally.beyond:
         lines += ["", f"and {tally.beyond:,} more, of too many kinds to tell apart"]
+    if imports:
+        lines += ["", "the lines above need:", *imports]
+    for file, text in view_policies(groups[:shown], together):
+        lines += ["", f"if no caller of these views needs a capability, in {file} (or add the entries to it):"]
+        lines += [_shown(line) for line in text.splitlines()]
     return "\n".join(lines)
 
 

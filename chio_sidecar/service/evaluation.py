@@ -48,7 +48,7 @@ from chio_sidecar.store.issuers import is_issuer_name
 _BUSY_STATUS = 503
 _NO_ANSWER_STATUS = 500  # wire protocol, section 3.1
 _LONGEST_ENFORCEMENT = 200
-_STATED = ("mode", "requires", "lacks", "refused", "framework")
+_STATED = ("mode", "requires", "lacks", "refused", "framework", "view")
 
 
 @dataclass(frozen=True, slots=True)

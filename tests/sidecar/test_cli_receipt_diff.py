@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from fastapi import Depends, FastAPI
 from fastapi.testclient import TestClient
+from flask import Flask
 
+from chio_core.evaluation.policies import ViewPolicies
 from chio_fastapi import RequireCapability, add_chio
 from chio_sidecar.cli.options import moment
 from chio_sidecar.cli.receipt_diff import WOULD_REFUSE
@@ -153,6 +155,52 @@ def test_each_group_has_the_line_to_write(diff: Run, stated: dict[str, str], lin
     one["metadata"] = {"chio_rule": "R8", "chio_enforcement": {"mode": "observe", **stated}}
     out = diff([one], status=WOULD_REFUSE)
     assert all(line in out for line in lines), out
+
+
+def opened(number: int, framework: str, view: str, **members: Any) -> dict[str, Any]:
+    """Return the receipt of a request to a view that has no policy."""
+    one = receipt(number, deny("side-effect route requires a capability token"), method="POST", **members)
+    stated = {"mode": "observe", "framework": framework, "view": view}
+    return one | {"metadata": {"chio_rule": "R8", "chio_enforcement": stated}}
+
+
+@pytest.mark.parametrize(
+    ("framework", "separator", "first", "setting"),
+    [
+        ("django", ":", "from chio_django import Policy", "CHIO_VIEW_POLICIES"),
+        ("flask", ".", "from chio_flask import Policy", 'app.config["CHIO_VIEW_POLICIES"]'),
+    ],
+)
+def test_views_of_a_namespace_are_opened_together_by_lines_that_can_be_pasted(
+    diff: Run, framework: str, separator: str, first: str, setting: str
+) -> None:
+    views = [f"shop{separator}buy", f"shop{separator}pay", f"news{separator}send", "login"]
+    receipts = [opened(number, framework, view, route_pattern=f"/{view}") for number, view in enumerate(views)]
+    out = diff(receipts, "--top", 9, status=WOULD_REFUSE)
+    assert out.count(f'"shop{separator}*": Policy(side_effects=False)  # in {setting}') == 2
+    block = out[out.index(first) :]
+    names: dict[str, Any] = {"app": Flask("shop")}
+    exec(block, names)
+    stated = names["app"].config if framework == "flask" else names
+    assert set(stated["CHIO_VIEW_POLICIES"]) == {f"shop{separator}*", f"news{separator}send", "login"}
+    policies = ViewPolicies(stated["CHIO_VIEW_POLICIES"])
+    assert policies(f"shop{separator}other", "/x") != ()
+    assert policies(f"news{separator}other", "/x") == ()
+    (found,) = json.loads(diff([], "--json", status=WOULD_REFUSE))["view_policies"]
+    assert found["lines"] == block.rstrip("\n")
+
+
+def test_one_view_of_djangos_admin_names_the_whole_admin(diff: Run) -> None:
+    out = diff([opened(1, "django", "admin:login")], status=WOULD_REFUSE)
+    assert '"admin:*": Policy(side_effects=False),' in out
+    assert "admin:login" not in out
+
+
+def test_a_line_of_fastapi_names_its_imports(diff: Run) -> None:
+    out = diff([opened(1, "fastapi", ""), opened(2, "fastapi", "")], status=WOULD_REFUSE)
+    assert out.endswith("the lines above need:\nfrom fastapi import Depends; from chio_fastapi import Policy\n")
+    (group,) = json.loads(diff([], "--json", status=WOULD_REFUSE))["groups"]
+    assert group["remedies"][0]["import"] == "from fastapi import Depends; from chio_fastapi import Policy"
 
 
 def test_the_template_that_the_application_states_makes_one_route_of_its_paths(diff: Run) -> None:
