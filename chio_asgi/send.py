@@ -18,7 +18,6 @@ from chio_asgi.decide import ASGIRequest
 from chio_asgi.types import Message, Receive, Scope, Send
 from chio_asgi.view import ASGIGuardRequest
 from chio_core.evaluation.governed import GovernedRequest
-from chio_core.guards.response_hooks import ResponseHooks
 from chio_core.names import EXPOSE_HEADERS, SCOPE_REQUEST, STATE_RESPONSE_HOOKS
 from chio_core.refusals.problems import render
 from chio_core.refusals.response import AnyResponse, Denial, HeaderPairs, Response
@@ -83,7 +82,9 @@ class HeaderSend:
         wishes = self._state.get(STATE_RESPONSE_HOOKS)
         if wishes is not None:
             self._ends = End(head)
-            sent = _wished(wishes, sent)
+            if wishes.headers:
+                texts = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in sent]
+                sent = _encoded(wishes.apply(texts))
         headers = self._without_own(sent)
         decision = self._governed.shown
         if decision is not None and (value := decision.receipt_header) is not None:
@@ -99,12 +100,6 @@ class HeaderSend:
     def _without_own(self, sent: Iterable[tuple[bytes, bytes]]) -> Pairs:
         own = self._name
         return [pair for pair in sent if pair[0].lower() != own]
-
-
-def _wished(wishes: ResponseHooks, sent: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[bytes, bytes]]:
-    if not wishes.headers:
-        return sent
-    return _encoded(wishes.apply([(name.decode("latin-1"), value.decode("latin-1")) for name, value in sent]))
 
 
 class End:

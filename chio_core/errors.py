@@ -65,7 +65,7 @@ class CallerTimeout(SidecarTimeout):
 class Overloaded(SidecarError):
     """No decision, because this process or the sidecar has too much to do.
 
-    All connections were in use, or the event loop did not run, or the sidecar said so. The sidecar is neither
+    All connections were in use, or the event loop did not run, or the sidecar refused more work. The sidecar is neither
     unreachable nor silent, so `fail_open` does not apply.
     """
 

@@ -50,7 +50,7 @@ def replaces(url: str) -> bool:
 
 
 def is_left_alone(path: Path) -> bool:
-    """Return True if this process runs tests, and the file is a configured one, not one of a test."""
+    """Return True if this process runs tests, and the file is a configured one, and belongs to no test."""
     if not runs_tests() or os.environ.get(VARIABLE) == "configured":
         return False
     path, basetemp = path.resolve(), getattr(sys.modules.get("chio_pytest"), "basetemp", None)

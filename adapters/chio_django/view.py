@@ -298,7 +298,7 @@ def session_of(view: RequestView) -> Any:
     run yet. That is read only, so Django's middleware reads it again.
 
     Raises:
-        ConfigurationError: the request is none of Django's.
+        ConfigurationError: it is no request of Django.
     """
     if not isinstance(view, DjangoGuardRequest):
         raise ConfigurationError("a session is read from a request of Django; this one is not")

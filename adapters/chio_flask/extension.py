@@ -97,20 +97,16 @@ class Chio:
         app.extensions[FLASK_EXTENSION] = governed
         app.wsgi_app = governed  # type: ignore[method-assign]
         report_settings(live.get().settings)
-        _report_unknown(app)
+        for name in unknown_names(dict.fromkeys(app.config, "")):
+            near = nearest_name(name, ())
+            hint = f"; did you mean {near}?" if near else ""
+            log.warning("chio settings: %s in app.config is not an option of Chio%s", name, hint)
 
     def close(self, app: Flask) -> None:
         """Close the connections of an application to its sidecar; they are opened again when they are needed."""
         governed = app.extensions.get(FLASK_EXTENSION)
         if isinstance(governed, GovernedApp):
             governed.live.close()
-
-
-def _report_unknown(app: Flask) -> None:
-    for name in unknown_names(dict.fromkeys(app.config, "")):
-        near = nearest_name(name, ())
-        hint = f"; did you mean {near}?" if near else ""
-        log.warning("chio settings: %s in app.config is not an option of Chio%s", name, hint)
 
 
 def metrics() -> Response:

@@ -155,17 +155,14 @@ class Authority:
         ).public_hex
 
     def _signed(self, scope: ChioScope, subject: str, ttl: int) -> CapabilityToken:
-        if self._key is None:
-            self._key = self._load()
+        if self._key is None and self._settings.authority_seed_file is not None:
+            self._key = read_seed(self._settings.authority_seed_file)
+        elif self._key is None:
+            from chio_core.client.in_process import own_key
+
+            self._key = own_key(self._settings.sidecar_url)
         begin = backdated(int(time.time()), ttl)
         return issue_capability(self._key, subject=subject, scope=scope, ttl_seconds=ttl, now=begin)
-
-    def _load(self) -> SigningKey:
-        if self._settings.authority_seed_file is not None:
-            return read_seed(self._settings.authority_seed_file)
-        from chio_core.client.in_process import own_key
-
-        return own_key(self._settings.sidecar_url)
 
     def _service(self) -> ChioSettings:
         # The carriers of the sidecar's client send the control token as the bearer of this path.

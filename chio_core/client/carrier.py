@@ -41,7 +41,7 @@ Late = Callable[[], SidecarError]
 
 
 def no_response() -> SidecarError:
-    """The sidecar had its time."""
+    """The sidecar used its whole time."""
     return SidecarTimeout("Chio sidecar did not answer in time")
 
 

@@ -110,7 +110,7 @@ def _embedded() -> Any:
 
 
 def busy_seconds_for(settings: ChioSettings) -> float:
-    """Return the seconds that the store waits for its file: less than the client, which is told the reason."""
+    """Return the seconds that the store waits for its file: less than the client, which gets the reason."""
     return settings.timeout * 0.8
 
 

@@ -40,7 +40,7 @@ def is_observed(
         path: the string that the router matches.
         requirement: what the route requires.
         sources: what declares that.
-        by_path: False for requests that the application sends: the settings name no paths of theirs.
+        by_path: False for requests that the application sends: the settings do not name their paths.
     """
     if settings.observe or (requirement is not None and requirement.observe):
         return True

@@ -94,7 +94,8 @@ def issue_command(requirement: Requirement, sidecar_url: str = "") -> str:
         sidecar_url: as `ChioSettings.sidecar_url`.
     """
     server, tool = requirement.server or "SERVER", requirement.tool or "TOOL"
-    words = [_issuer(sidecar_url), _option("--server", server), _option("--tool", tool)]
+    store = _plain_file(sidecar_url) if sidecar_url.startswith("embedded:") else None
+    words = [_option("--receipt-store", store or "FILE"), _option("--server", server), _option("--tool", tool)]
     operations = granted_operations(requirement.operations)
     if operations != ("invoke",):
         words += [f"--operation {operation}" for operation in operations]
@@ -120,11 +121,6 @@ def issue_hint(requirement: Requirement, sidecar_url: str = "") -> dict[str, str
     if not sidecar_url.startswith("embedded:"):
         return hint | {"hint_note": FILL_IN}
     return hint if _plain_file(sidecar_url) else hint | {"hint_note": FILL_IN_EMBEDDED}
-
-
-def _issuer(sidecar_url: str) -> str:
-    embedded = sidecar_url.startswith("embedded:")
-    return _option("--receipt-store", (embedded and _plain_file(sidecar_url)) or "FILE")
 
 
 def _plain_file(sidecar_url: str) -> str | None:

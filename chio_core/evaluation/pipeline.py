@@ -175,7 +175,7 @@ class Pipeline:
     def _read(self, adapter: RequestAdapter, requirement: Requirement | None) -> Steps[Reading | Decision]:
         """Return what a request presents, its caller, its body, its route and what that requires; or a refusal."""
         view, governed = adapter.view, adapter.governed
-        # A request that could mean two things is refused before anything else of it is looked at. In observe mode
+        # A request that could mean two things is refused before anything else of it is read. In observe mode
         # nothing that it presents counts, and it is evaluated to be recorded.
         fault: Denial | None = None
         try:

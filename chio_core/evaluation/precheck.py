@@ -160,11 +160,9 @@ def refused_unread(view: RequestView, presented: Presented, caller: CallerIdenti
 
 def can_be_evaluated(view: RequestView) -> bool:
     """Return True if a sidecar can evaluate a request that `precheck` refuses, without what the request presents."""
-    return view.method in METHODS and len(view.route_path) <= MAX_PATH_CHARACTERS and _is_unicode(view.route_path)
-
-
-def _is_unicode(text: str) -> bool:
-    return not any("\ud800" <= char <= "\udfff" for char in text)
+    path = view.route_path
+    is_unicode = not any("\ud800" <= char <= "\udfff" for char in path)
+    return view.method in METHODS and len(path) <= MAX_PATH_CHARACTERS and is_unicode
 
 
 def presented_token(view: RequestView, settings: ChioSettings) -> str | None:

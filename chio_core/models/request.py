@@ -103,7 +103,7 @@ class CallerIdentity(WireModel):
         """Return the caller whose name the application has verified, for example from its session.
 
         Args:
-            subject: what names the user for good, such as a primary key; no address that a user can change.
+            subject: a name of the user that never changes, such as a primary key; no address that a user can change.
             credential: what the request has proven it with; only its hash is kept.
             tenant: the organisation within which `subject` is unique.
         """

@@ -107,7 +107,10 @@ def run(args: argparse.Namespace) -> int:
     secrets = ["/.env"] if _holds_secrets(environment) else []
     changes = [_ignored(folder / ".gitignore", [*(f"/{name}" for name in private), _KEYS, *secrets]), settings]
     if found is not None:
-        changes.append(_first_test(folder / TEST_FILE, found, f"tests {project.place}"))
+        test = folder / TEST_FILE
+        is_there = os.path.lexists(test)
+        lines = [] if is_there else found.test.splitlines()
+        changes.append(Change(test, "it exists" if is_there else f"tests {project.place}", lines))
     if not args.dry_run:
         for change in changes:
             if change.lines:
@@ -155,13 +158,6 @@ def _ignored(path: Path, wanted: Sequence[str]) -> Change:
     missing = [line for line in wanted if line.removeprefix("/") not in present]
     lines = ["# Chio: receipts, the private keys that sign them, and secrets", *missing] if missing else []
     return Change(path, ", ".join(missing) or "it has every entry", lines, text)
-
-
-def _first_test(path: Path, found: Starter, about: str) -> Change:
-    """Return the test of the application as a change, which is none if there is a file of this name."""
-    if os.path.lexists(path):
-        return Change(path, "it exists")
-    return Change(path, about, found.test.splitlines())
 
 
 def _next_steps(folder: Path, project: Project, found: Starter | None, environment: Mapping[str, str]) -> list[str]:

@@ -91,7 +91,11 @@ def operation_rule(method: str, template: str, operation: Mapping[str, Any]) -> 
     """
     place = f"{method} {template}"
     level = operation.get(SENSITIVITY)
-    _check_capability(operation, place)
+    required = operation.get(CAPABILITY)
+    if required is not None and (not isinstance(required, list) or not all(map(_is_capability, required))):
+        raise _malformed(
+            CAPABILITY, place, 'it must be a list of {"server": text, "tool": text, "operations": [text]}, or [{}]'
+        )
     budget = _budget(operation, place)
     return RouteRule(
         pattern=template,
@@ -106,14 +110,6 @@ def operation_rule(method: str, template: str, operation: Mapping[str, Any]) -> 
 
 def _policy(method: str, members: Mapping[str, Any]) -> str:
     return DENY_BY_DEFAULT if needs_capability(method, members) else SESSION_ALLOW
-
-
-def _check_capability(operation: Mapping[str, Any], place: str) -> None:
-    required = operation.get(CAPABILITY)
-    if required is not None and (not isinstance(required, list) or not all(map(_is_capability, required))):
-        raise _malformed(
-            CAPABILITY, place, 'it must be a list of {"server": text, "tool": text, "operations": [text]}, or [{}]'
-        )
 
 
 def _is_capability(value: Any) -> bool:

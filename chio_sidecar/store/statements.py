@@ -48,7 +48,7 @@ class Statement:
         """Read a statement and verify its signature; whether its key is trusted is the caller's matter.
 
         Raises:
-            InvalidDocument: it is none, or its signature does not verify.
+            InvalidDocument: it is not one, or its signature does not verify.
         """
         return cls.of(parse_json(text) if isinstance(text, str) else None)
 
@@ -57,7 +57,7 @@ class Statement:
         """Do the same as `read` for parsed JSON.
 
         Raises:
-            InvalidDocument: it is none, or its signature does not verify.
+            InvalidDocument: it is not one, or its signature does not verify.
         """
         from chio_core.signing import verify_signature  # takes longer to load than most lists
 

@@ -30,8 +30,14 @@ class ChioAutoSchema(AutoSchema):
         alternatives = super().get_auth()
         if not needs_capability(self.method.upper(), {SIDE_EFFECTS: False, **self._members()}):
             return alternatives
+        scheme = {
+            "type": "apiKey",
+            "in": "header",
+            "name": conf.settings.capability_header,
+            "description": CAPABILITY_SCHEME_TEXT,
+        }
         self.registry.register_on_missing(
-            ResolvedComponent(CAPABILITY_SCHEME, ResolvedComponent.SECURITY_SCHEMA, _scheme(), ChioCapability)  # type: ignore[no-untyped-call]
+            ResolvedComponent(CAPABILITY_SCHEME, ResolvedComponent.SECURITY_SCHEMA, scheme, ChioCapability)  # type: ignore[no-untyped-call]
         )
         return [{**one, CAPABILITY_SCHEME: []} for one in alternatives] or [{CAPABILITY_SCHEME: []}]
 
@@ -45,12 +51,3 @@ class ChioAutoSchema(AutoSchema):
         for permission in self.view.get_permissions():
             sources += [permission] if isinstance(permission, RequirementSource) else rules_of(permission)
         return merge_members(source.chio_extensions() for source in sources)
-
-
-def _scheme() -> dict[str, Any]:
-    return {
-        "type": "apiKey",
-        "in": "header",
-        "name": conf.settings.capability_header,
-        "description": CAPABILITY_SCHEME_TEXT,
-    }

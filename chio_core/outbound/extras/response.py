@@ -135,7 +135,7 @@ class LiveHeaders(MutableMapping[str, str]):
         return self
 
     def copy(self) -> HeaderDict:
-        """Return a dictionary of its own."""
+        """Return a copy."""
         return HeaderDict(self.native.items())
 
     def __repr__(self) -> str:

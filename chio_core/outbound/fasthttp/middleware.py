@@ -138,7 +138,7 @@ class RetryMiddleware(BaseMiddleware):
         self.retry_exceptions = retry_exceptions or (httpx.TransportError,)
 
     def pause(self, method: str, attempt: int, outcome: httpx.Response | Exception) -> float | None:
-        """Return the seconds before the next repetition; None if there is none.
+        """Return the seconds before the next repetition; None if it is not sent again.
 
         Args:
             attempt: 0 for the first send.
@@ -147,15 +147,13 @@ class RetryMiddleware(BaseMiddleware):
         if attempt >= self.max_retries or method not in IDEMPOTENT:
             return None
         if isinstance(outcome, Exception):
-            return min(self.backoff_factor * 2**attempt, self.max_delay) if self._repeats(outcome) else None
+            again = isinstance(outcome, self.retry_exceptions)
+            return min(self.backoff_factor * 2**attempt, self.max_delay) if again else None
         if outcome.status_code not in self.retry_on:
             return None
         wanted = outcome.headers.get("retry-after", "")
         seconds = float(wanted) if wanted.isdecimal() else self.backoff_factor * 2**attempt
         return min(seconds, self.max_delay)
-
-    def _repeats(self, error: Exception) -> bool:
-        return isinstance(error, self.retry_exceptions)
 
 
 class MiddlewareManager:
