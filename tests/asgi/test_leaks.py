@@ -100,7 +100,7 @@ async def test_a_request_and_its_body_are_freed_without_the_cycle_collector() ->
 @pytest.mark.slow
 @pytest.mark.parametrize("end", [allowed, denied, talked, left, abandoned])
 def test_nothing_of_a_request_stays_behind(end: Callable[..., Awaitable[None]], full_size: bool) -> None:
-    warm, count = (10_000, 100_000) if full_size else (300, 1_000)
+    warm, count = (10_000, 100_000) if full_size else (200, 500)
     judge = Judge(lambda question, token: deny() if question["method"] == "POST" else ALLOW)
 
     async def many(app: Any, first: int, number: int) -> None:

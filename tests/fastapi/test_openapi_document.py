@@ -10,10 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import hypothesis
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, WebSocket
-from hypothesis import strategies as st
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from starlette.applications import Starlette
 from starlette.endpoints import HTTPEndpoint
@@ -34,7 +32,7 @@ from chio_fastapi import Observe, RequireCapability, add_chio, check
 from chio_fastapi.requirements import Budget, Policy, RequireApproval
 from chio_sidecar.policy.routes import DENY_BY_DEFAULT, SESSION_ALLOW, RouteRule, RouteTable
 from tests.asgi.routes import Govern, add, both_ways, govern, govern_inside, route
-from tests.asgi.test_routing_oracle import Builder, _path, trees
+from tests.asgi.test_routing_oracle import Builder, _path, case
 from tests.support import Judge, call, connect, run, settings
 
 PAY = RequireCapability("payments", "transfer")
@@ -480,36 +478,35 @@ def test_a_thousand_routes_without_overlaps_give_no_findings() -> None:
 
 @pytest.mark.slow
 def test_no_request_runs_another_route_than_the_document_leads_to(full_size: bool) -> None:
-    @hypothesis.settings(
-        max_examples=3_000 if full_size else 120,
-        deadline=None,
-        derandomize=not full_size,
-        database=None,
-        suppress_health_check=list(hypothesis.HealthCheck),
-    )
-    @hypothesis.given(trees, st.booleans(), st.integers(0, 2**32))
-    def holds(tree: Any, starlette: bool, seed: int) -> None:
-        chance, builder = random.Random(seed), Builder()
-        app = builder.router(tree, "", Starlette() if starlette else FastAPI(openapi_url=None))
-        routes = list(list_routes(app))
-        if not routes:
-            return
-        assert {one.template for one in routes} == set(builder.templates)
-        document = describe(app)
-        table, resolve = RouteTable.from_openapi(document.text), RouteResolver(app)
-        assert not list(find_overlaps(routes, document.left_out))
-        for _ in range(12):
-            # Starlette's mounts lose count where a path ends in a line break; such requests are refused.
-            path, method = _path(chance, builder.templates).replace("\n", ""), chance.choice(["GET", "POST"])
-            host = chance.choice(["a.test", "host.test", "c"])
-            scope = {"type": "http", "method": method, "path": path, "headers": [(b"host", host.encode())]}
-            template, pattern = resolve(scope).template, table.match(method, path).pattern
-            if template is None or shape(template) == shape(pattern) or pattern == path:
-                continue
-            ran = run(call(app, method, path, headers=[("host", host)])).status == 200
-            assert not ran, (path, template, pattern, builder.templates)
+    for number in range(3_000 if full_size else 120):
+        chance, tree, _, _, framework = case(number)
+        try:
+            _no_other_runs(chance, tree, framework)
+        except BaseException as exc:
+            exc.add_note(f"case {number}: {tree}")
+            raise
 
-    holds()
+
+def _no_other_runs(chance: random.Random, tree: list[Any], framework: Any) -> None:
+    builder = Builder()
+    app = builder.router(tree, "", Starlette() if framework is Starlette else FastAPI(openapi_url=None))
+    routes = list(list_routes(app))
+    if not routes:
+        return
+    assert {one.template for one in routes} == set(builder.templates)
+    document = describe(app)
+    table, resolve = RouteTable.from_openapi(document.text), RouteResolver(app)
+    assert not list(find_overlaps(routes, document.left_out))
+    for _ in range(12):
+        # Starlette's mounts lose count where a path ends in a line break; such requests are refused.
+        path, method = _path(chance, builder.templates).replace("\n", ""), chance.choice(["GET", "POST"])
+        host = chance.choice(["a.test", "host.test", "c"])
+        scope = {"type": "http", "method": method, "path": path, "headers": [(b"host", host.encode())]}
+        template, pattern = resolve(scope).template, table.match(method, path).pattern
+        if template is None or shape(template) == shape(pattern) or pattern == path:
+            continue
+        ran = run(call(app, method, path, headers=[("host", host)])).status == 200
+        assert not ran, (path, template, pattern, builder.templates)
 
 
 @pytest.mark.parametrize("value", [{1}, float("nan"), "\ud800"], ids=["set", "nan", "half a pair"])
