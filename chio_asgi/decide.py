@@ -63,7 +63,7 @@ class ASGIRequest:
 
 
 class ASGIAdapter:
-    """A `chio_core.evaluation.adapter.RequestAdapter` for one ASGI request or websocket handshake.
+    """A `chio_core.evaluation.steps.RequestAdapter` for one ASGI request or websocket handshake.
 
     Args:
         view: the request.

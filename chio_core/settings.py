@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -38,13 +38,6 @@ _TAKEN = frozenset({
     "authorization", "connection", "content-encoding", "content-length", "content-type", "cookie", "date", "host",
     "location", "set-cookie", "transfer-encoding", "upgrade", "www-authenticate",
 })  # fmt: skip
-
-FOREIGN_NAMES = frozenset({
-    "CHIO_API_PROTECT_CONTROL_TOKEN", "CHIO_BIN", "CHIO_GUARDS", "CHIO_SERVICE_TOKEN", "CHIO_SIDECAR_CONTROL_TOKEN",
-    "CHIO_SIDECAR_EVALUATE_TOKEN", "CHIO_TEST_STORE", "CHIO_TRUSTED_APPROVERS", "CHIO_TRUSTED_ISSUER_KEY",
-    "CHIO_TRUSTED_ISSUER_KEYS", "CHIO_VIEW_POLICIES",
-})  # fmt: skip
-"""`CHIO_*` names of the sidecar, its command line, tests and the examples, which are no options."""
 
 
 class ChioSettings(BaseSettings):
@@ -355,25 +348,6 @@ def bearer_text(value: str) -> str:
     if not text.isascii() or not text.isprintable() or " " in text:
         raise ValueError("must be printable ASCII without spaces, because it is sent in a header")
     return text
-
-
-def nearest_name(name: str, more: Iterable[str] = FOREIGN_NAMES) -> str | None:
-    """Return the `CHIO_*` name that `name` may be misspelled from; None if no name is similar.
-
-    Args:
-        more: names that the caller reads besides the options.
-    """
-    # Compare without the prefix, which makes all names similar.
-    options = [field.upper() for field in ChioSettings.model_fields]
-    others = sorted(one.removeprefix("CHIO_") for one in more)
-    near = difflib.get_close_matches(name.removeprefix("CHIO_"), [*options, *others], n=1)
-    return f"CHIO_{near[0]}" if near else None
-
-
-def unknown_names(environ: Mapping[str, str]) -> list[str]:
-    """Return the `CHIO_*` names in `environ` that are neither options nor in `FOREIGN_NAMES`."""
-    known = {f"CHIO_{name.upper()}" for name in ChioSettings.model_fields} | FOREIGN_NAMES
-    return sorted(name for name in environ if name.startswith("CHIO_") and name not in known)
 
 
 def _sidecar_url(value: str) -> str:

@@ -1,20 +1,28 @@
-"""What an application says of its settings when it starts: one line of what governs, and each unsafe choice."""
+"""What an application says of its settings at its start: what governs, unsafe choices, and unknown `CHIO_*` names."""
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
 
 from pydantic_settings import DotEnvSettingsSource
 
 from chio_core.endpoint import is_this_machine
 from chio_core.names import LOGGER
-from chio_core.settings import ChioSettings, nearest_name, unknown_names
+from chio_core.settings import ChioSettings
 from chio_core.telemetry.notices import announce
 
 log = logging.getLogger(LOGGER)
+
+FOREIGN_NAMES = frozenset({
+    "CHIO_API_PROTECT_CONTROL_TOKEN", "CHIO_BIN", "CHIO_GUARDS", "CHIO_SERVICE_TOKEN", "CHIO_SIDECAR_CONTROL_TOKEN",
+    "CHIO_SIDECAR_EVALUATE_TOKEN", "CHIO_TEST_STORE", "CHIO_TRUSTED_APPROVERS", "CHIO_TRUSTED_ISSUER_KEY",
+    "CHIO_TRUSTED_ISSUER_KEYS", "CHIO_VIEW_POLICIES",
+})  # fmt: skip
+"""`CHIO_*` names of the sidecar, its command line, tests and the examples, which are no options."""
 
 
 def report_settings(
@@ -103,3 +111,22 @@ def _observed(settings: ChioSettings) -> str:
         return "on every path"
     parts = sorted({*settings.observe_paths, *(f"{prefix}/…" for prefix in settings.observe_prefixes)})
     return f"on {', '.join(parts)}" if parts else ""
+
+
+def nearest_name(name: str, more: Iterable[str] = FOREIGN_NAMES) -> str | None:
+    """Return the `CHIO_*` name that `name` may be misspelled from; None if no name is similar.
+
+    Args:
+        more: names that the caller reads besides the options.
+    """
+    # Compare without the prefix, which makes all names similar.
+    options = [field.upper() for field in ChioSettings.model_fields]
+    others = sorted(one.removeprefix("CHIO_") for one in more)
+    near = difflib.get_close_matches(name.removeprefix("CHIO_"), [*options, *others], n=1)
+    return f"CHIO_{near[0]}" if near else None
+
+
+def unknown_names(environ: Mapping[str, str]) -> list[str]:
+    """Return the `CHIO_*` names in `environ` that are neither options nor in `FOREIGN_NAMES`."""
+    known = {f"CHIO_{name.upper()}" for name in ChioSettings.model_fields} | FOREIGN_NAMES
+    return sorted(name for name in environ if name.startswith("CHIO_") and name not in known)

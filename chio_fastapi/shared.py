@@ -49,7 +49,7 @@ T = TypeVar("T")
 
 
 class ConnectionAdapter(ASGIAdapter):
-    """A `chio_core.evaluation.adapter.RequestAdapter` for a request whose route is running.
+    """A `chio_core.evaluation.steps.RequestAdapter` for a request whose route is running.
 
     Args:
         connection: the request or websocket that FastAPI gives to dependencies.

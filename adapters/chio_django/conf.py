@@ -14,7 +14,8 @@ from django.utils.module_loading import import_string
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.policies import ViewPolicies
 from chio_core.guards.chain import guard_list
-from chio_core.settings import ChioSettings, nearest_name, unknown_names
+from chio_core.settings import ChioSettings
+from chio_core.settings_report import nearest_name, unknown_names
 from chio_core.threads.guards import ChainRunner
 
 PREFIX: Final = "CHIO_"

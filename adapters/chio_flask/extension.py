@@ -17,8 +17,8 @@ from chio_core.identity import Extractor
 from chio_core.models.receipt import HttpReceipt
 from chio_core.names import FLASK_EXTENSION, LOGGER
 from chio_core.refusals.problems import RefusalPage
-from chio_core.settings import ChioSettings, check_one_source, nearest_name, unknown_names
-from chio_core.settings_report import report_settings
+from chio_core.settings import ChioSettings, check_one_source
+from chio_core.settings_report import nearest_name, report_settings, unknown_names
 from chio_core.telemetry.metrics import CONTENT_TYPE
 from chio_core.threads.guards import ChainRunner
 from chio_flask.context import LiveRuntime, context_in

@@ -22,7 +22,6 @@ from typing import Any
 
 from chio_core.concurrency.loop_thread import timed
 from chio_core.errors import ConfigurationError
-from chio_core.evaluation.adapter import RequestAdapter
 from chio_core.evaluation.amounts import Facts
 from chio_core.evaluation.body_limits import BodyLimits
 from chio_core.evaluation.exchange import new_request_id, prepare
@@ -40,7 +39,7 @@ from chio_core.evaluation.precheck import (
 )
 from chio_core.evaluation.requirements import RequirementSource, includes
 from chio_core.evaluation.sources import CapabilityFunction, SessionOf, read_carried, source_of
-from chio_core.evaluation.steps import Steps
+from chio_core.evaluation.steps import RequestAdapter, Steps
 from chio_core.identity import Extractor, default_extractor, identify
 from chio_core.models.request import CallerIdentity
 from chio_core.names import APPROVAL_HEADER, LOGGER

@@ -84,7 +84,7 @@ class Ticket:
 
 
 class _Adapter:
-    """A `chio_core.evaluation.adapter.RequestAdapter` for one outgoing request whose body has been read."""
+    """A `chio_core.evaluation.steps.RequestAdapter` for one outgoing request whose body has been read."""
 
     def __init__(self, request: Any, body: bytes, presented: tuple[str, str] | None, client: Any) -> None:
         self.request = request

@@ -18,8 +18,8 @@ from pydantic import SecretStr
 from pydantic_settings import DotEnvSettingsSource
 
 from chio_core.errors import ConfigurationError
-from chio_core.settings import ChioSettings, nearest_name, unknown_names
-from chio_core.settings_report import unsafe_options
+from chio_core.settings import ChioSettings
+from chio_core.settings_report import nearest_name, unknown_names, unsafe_options
 from chio_sidecar.config import trusted_issuers_from
 from chio_sidecar.doctor import Check
 from chio_sidecar.store.driver import FIRST_SAFE_WAL, sqlite3

@@ -18,7 +18,7 @@ from chio_sidecar.records.archive import WINDOW, ReceiptArchive, ReceiptFilter, 
 from chio_sidecar.store.driver import Unavailable
 from chio_sidecar.store.place import DatabasePlace
 from chio_sidecar.store.postgresql.connection import DatabaseError, connect, is_passing, trouble
-from chio_sidecar.store.postgresql.filters import REFUSALS, REFUSED, UNCERTAIN, key, keyed
+from chio_sidecar.store.postgresql.functions import REFUSALS, REFUSED, UNCERTAIN, key, keyed
 from chio_sidecar.store.postgresql.schema import check
 from chio_sidecar.store.postgresql.tables import AUTHORITY_KEYS
 

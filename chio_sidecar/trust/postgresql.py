@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from chio_core.errors import ConfigurationError
 from chio_sidecar.store.place import DatabasePlace
 from chio_sidecar.store.postgresql.connection import Connection, DatabaseError, connect, trouble
+from chio_sidecar.store.postgresql.functions import APPENDING
 from chio_sidecar.store.postgresql.log import Dialect
 from chio_sidecar.store.postgresql.schema import check
-from chio_sidecar.store.postgresql.tables import APPENDING
 from chio_sidecar.store.postgresql.writer import BEGIN
 
 BACKEND = "postgresql"

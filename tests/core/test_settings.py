@@ -12,8 +12,8 @@ import pytest
 from chio_asgi import ChioASGIConfig
 from chio_core import ChioSettings, ConfigurationError
 from chio_core.refusals.problems import explain_link
-from chio_core.settings import LONGEST_EXPLAIN_URL, unknown_names
-from chio_core.settings_report import report_settings, unsafe_options
+from chio_core.settings import LONGEST_EXPLAIN_URL
+from chio_core.settings_report import report_settings, unknown_names, unsafe_options
 
 KEY = "ab" * 32
 

@@ -13,8 +13,8 @@ pytest.importorskip("psycopg")
 from chio_sidecar.records.archive import open_archive
 from chio_sidecar.store import Stored, StoredReceipt
 from chio_sidecar.store.postgresql.connection import Connection, connect
+from chio_sidecar.store.postgresql.functions import APPENDING
 from chio_sidecar.store.postgresql.log import Head, PostgresqlLog
-from chio_sidecar.store.postgresql.tables import APPENDING
 from chio_sidecar.store.writes import Append, chained
 from tests.sidecar.postgres_tools import OWNER, ROLE, PostgresqlKit, Server
 from tests.sidecar.store_conformance import entry, opened

@@ -13,9 +13,9 @@ from psycopg import Error, errors, sql
 from chio_core.errors import ConfigurationError
 from chio_sidecar.store.driver import Unavailable
 from chio_sidecar.store.postgresql.connection import Connection, trouble
-from chio_sidecar.store.postgresql.filters import INDEXES
+from chio_sidecar.store.postgresql.functions import APPENDING, FUNCTIONS, HORIZON, INDEXES
 from chio_sidecar.store.postgresql.rights import ARCHIVE_GRANTS, ERASE_GRANTS, GRANTS, TRUST_GRANTS
-from chio_sidecar.store.postgresql.tables import APPENDING, FUNCTIONS, HORIZON, SCHEMA_VERSION, STEPS
+from chio_sidecar.store.postgresql.tables import SCHEMA_VERSION, STEPS
 
 MIGRATE = "run: chio-sidecar store migrate --receipt-store URL, as the role that owns the tables"
 

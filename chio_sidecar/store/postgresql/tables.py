@@ -1,4 +1,4 @@
-"""The tables, triggers and functions of the PostgreSQL store.
+"""The tables and triggers of the PostgreSQL store; `functions` has what its roles call.
 
 A role that owns the tables migrates; the role of the sidecars reads everything, adds budgets, uses, approvals and
 revocations, and adds receipts only through `chio.append`. Triggers refuse the rest, to the owner too.
@@ -7,27 +7,17 @@ A rotation (`rotate`) removes rows that a signed archive holds, as a role that c
 of these alone, as those of a SQLite store do: receipts up to the base of their log, which stays behind its newest
 archived row, and uses and charges before a mark of their account.
 
-An erasure lets them go of a receipt's text alone (`erasures`).
+An erasure lets them go of a receipt's text alone (`rights`).
 """
 
 from __future__ import annotations
 
-from chio_sidecar.store.hash_chain import FIRST
 from chio_sidecar.store.issuers import issuer_name
-from chio_sidecar.store.postgresql.filters import FACT
 from chio_sidecar.store.postgresql.rights import ERASURES
 
 SCHEMA_VERSION = 7
 """The version that this sidecar is made for. 1 knew no archives, 2 no authority, 3 no indexes for filters, 4 no history
 of the keys that sign, 6 no erasures. Lists of 5 waited for the transactions that append, and made later ones wait."""
-
-APPENDING = 0x6368696F
-"""Key of the advisory lock of everything that appends: shared in appends, exclusive in a revocation. So a revocation
-precedes every later receipt."""
-
-STORING = 0x6368 << 16
-"""Key of the advisory locks that state where a transaction stores: behind a position, whose upper 16 bits are added to
-this key, and whose lower 32 are the second key. They block nobody; `chio.horizon` reads them."""
 
 _APPEND_ONLY = (
     "http_receipts",
@@ -128,115 +118,6 @@ END $$;
 CREATE TRIGGER logs_only_on BEFORE UPDATE ON chio.logs FOR EACH ROW EXECUTE FUNCTION chio.only_on();
 CREATE TRIGGER logs_append_only BEFORE DELETE OR TRUNCATE ON chio.logs EXECUTE FUNCTION chio.refuse();
 """
-
-# A schema of its own, which a sidecar cannot read, and a copy of the receipt store does not have.
-_SECRETS = """
-CREATE SCHEMA IF NOT EXISTS chio_trust;
-CREATE TABLE IF NOT EXISTS chio_trust.authority_state (
-    singleton_id integer NOT NULL PRIMARY KEY CHECK (singleton_id = 1),
-    seed_hex text NOT NULL,
-    public_key_hex text NOT NULL,
-    generation bigint NOT NULL,
-    rotated_at bigint NOT NULL
-);
-"""
-
-FUNCTIONS = f"""{_SECRETS}{FACT}
-CREATE OR REPLACE FUNCTION chio.claim(wanted bigint, wanted_epoch bigint, who text, seconds double precision)
-RETURNS chio.logs LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    found chio.logs;
-BEGIN
-    SELECT * INTO found FROM chio.logs l WHERE l.log_id = wanted AND l.epoch = wanted_epoch FOR UPDATE;
-    IF found.log_id IS NULL THEN
-        SELECT * INTO found FROM chio.logs l WHERE l.leased_until < clock_timestamp()
-        ORDER BY l.log_id LIMIT 1 FOR UPDATE SKIP LOCKED;
-        found.epoch := found.epoch + 1;
-    END IF;
-    IF found.log_id IS NULL THEN
-        INSERT INTO chio.logs (epoch, holder, leased_until, seq, digest)
-        VALUES (1, who, clock_timestamp() + seconds * interval '1 second', 0, '{FIRST}') RETURNING * INTO found;
-    ELSE
-        UPDATE chio.logs l SET epoch = found.epoch, holder = who,
-            leased_until = clock_timestamp() + seconds * interval '1 second'
-        WHERE l.log_id = found.log_id RETURNING * INTO found;
-    END IF;
-    RETURN found;
-END $$;
-
-CREATE OR REPLACE FUNCTION chio.renew(own bigint, own_epoch bigint, seconds double precision)
-RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    UPDATE chio.logs SET leased_until = clock_timestamp() + seconds * interval '1 second'
-    WHERE log_id = own AND epoch = own_epoch;
-    RETURN FOUND;
-END $$;
-
-CREATE OR REPLACE FUNCTION chio.append(
-    own bigint, own_epoch bigint, last bigint, last_digest text, seconds double precision, unless text[],
-    ids text[], jsons text[], requests text[], prints text[], times text[], digests text[]
-) RETURNS text LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    head chio.logs;
-    stored bigint;
-    signer text;
-    known text;
-BEGIN
-    PERFORM pg_advisory_xact_lock_shared({APPENDING});
-    SELECT * INTO head FROM chio.logs WHERE log_id = own FOR UPDATE;
-    IF head.epoch IS DISTINCT FROM own_epoch OR head.seq <> last OR head.digest <> last_digest THEN
-        RETURN 'moved';
-    END IF;
-    IF EXISTS (SELECT FROM chio.revoked_capabilities WHERE capability_id = ANY (unless)) THEN
-        RETURN 'revoked';
-    END IF;
-    IF EXISTS (SELECT FROM unnest(jsons) AS j WHERE starts_with(j, '{{"format":"chio-receipt-erasure/')) THEN
-        RAISE EXCEPTION 'a sidecar stores receipts' USING ERRCODE = 'CH002';
-    END IF;
-    -- Stated before the rows get their positions: until this transaction ends, lists end here.
-    PERFORM pg_advisory_xact_lock_shared({STORING} + (newest >> 32)::integer, (newest << 32 >> 32)::integer)
-    FROM (SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS newest FROM chio.http_receipts_position_seq) AS s;
-    BEGIN
-        INSERT INTO chio.http_receipts (log_id, seq, id, receipt_json, request_id, fingerprint, created_at, chain)
-        SELECT own, last + n, id, receipt_json, request_id, fingerprint, created_at, digest
-        FROM unnest(ids, jsons, requests, prints, times, digests) WITH ORDINALITY
-            AS r (id, receipt_json, request_id, fingerprint, created_at, digest, n)
-        ORDER BY n ON CONFLICT DO NOTHING;
-        GET DIAGNOSTICS stored = ROW_COUNT;
-        IF stored <> cardinality(ids) THEN
-            RAISE EXCEPTION USING ERRCODE = 'CH001';
-        END IF;
-    EXCEPTION WHEN SQLSTATE 'CH001' THEN
-        RETURN 'taken';
-    END;
-    UPDATE chio.logs SET seq = last + stored, digest = digests[stored],
-        leased_until = clock_timestamp() + seconds * interval '1 second'
-    WHERE log_id = own;
-    -- A receipt ends with its key and its signature, as a sidecar writes it.
-    signer := left(split_part(right(jsons[stored], 256), '"kernel_key":"', 2), 64);
-    SELECT kernel_key INTO known FROM chio.kernel_keys WHERE log_id = own ORDER BY seq DESC LIMIT 1;
-    IF signer IS DISTINCT FROM known AND signer ~ '^[0-9a-f]{{64}}$' THEN
-        INSERT INTO chio.kernel_keys (log_id, seq, kernel_key) VALUES (own, last + 1, signer);
-    END IF;
-    RETURN 'stored';
-END $$;
-
-"""  # noqa: S608 - only constants
-
-HORIZON = f"""
-CREATE OR REPLACE FUNCTION chio.horizon() RETURNS bigint LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    newest bigint;
-BEGIN
-    -- In this order: a transaction that has a position up to the newest row, and has not ended, holds its lock by then.
-    newest := (SELECT coalesce(max(position), 0) FROM chio.http_receipts);
-    RETURN (
-        SELECT least(newest, min(((classid::bigint - {STORING}) << 32) + objid::bigint)) FROM pg_locks
-        WHERE locktype = 'advisory' AND objsubid = 2 AND classid::bigint >> 16 = {STORING >> 16}
-            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-    );
-END $$;
-"""  # noqa: S608 - only constants
 
 _TRIGGER = """
 CREATE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON chio.{table} EXECUTE FUNCTION chio.refuse();

@@ -34,6 +34,7 @@ from chio_sidecar.store import (
 from chio_sidecar.store.driver import Trouble
 from chio_sidecar.store.place import DatabasePlace
 from chio_sidecar.store.postgresql.connection import Connection, connect, trouble
+from chio_sidecar.store.postgresql.functions import APPENDING
 from chio_sidecar.store.postgresql.log import (
     LEASE_SECONDS,
     RENEW,
@@ -45,7 +46,6 @@ from chio_sidecar.store.postgresql.log import (
     TakenError,
     known,
 )
-from chio_sidecar.store.postgresql.tables import APPENDING
 from chio_sidecar.store.writes import Append, Revoke, Write, apply, chained
 
 _PAUSE_SECONDS = 0.002

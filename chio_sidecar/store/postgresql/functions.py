@@ -1,0 +1,162 @@
+"""The functions of the PostgreSQL store, which each migration makes again, and the indexes for filters of receipts.
+
+A receipt is a text, which an index looks into without parsing it: the index of a condition has every receipt that meets
+it, and few others, and a reader compares the receipts themselves.
+"""
+
+from __future__ import annotations
+
+from chio_sidecar.store.hash_chain import FIRST
+
+# What a receipt says under a name, if its text has the name once, as sidecars write it; NULL if that is not certain.
+FACT = r"""
+CREATE OR REPLACE FUNCTION chio.fact(receipt text, name text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE
+        WHEN strpos(receipt, '\u') > 0 OR split_part(receipt, name, 3) <> '' THEN NULL
+        WHEN strpos(receipt, '"' || name || '":"') = 0 THEN NULL
+        ELSE split_part(split_part(receipt, '"' || name || '":"', 2), '"', 1)
+    END
+$$;
+"""
+
+UNCERTAIN = 0
+"""A number and not NULL, for which the planner estimates so many rows that it would read the table."""
+
+
+def key(name: str) -> str:
+    """Return the indexed number of what receipts say under a name; a reader compares the receipts themselves."""
+    return f"coalesce(hashtextextended(chio.fact(receipt_json, '{name}'), 0), {UNCERTAIN})"
+
+
+def keyed(name: str) -> str:
+    """Return the condition of the receipts that the index of a member has: the others do not have the member."""
+    return rf"(strpos(receipt_json, '{name}') > 0 OR strpos(receipt_json, '\u') > 0)"
+
+
+REFUSALS = ("deny", "cancel", "incomplete")
+REFUSED = "(" + " OR ".join(f"strpos(receipt_json, '{verdict}') > 0" for verdict in REFUSALS) + ")"
+"""A condition of every receipt that is no allow, and of few others."""
+
+INDEXED = ("capability_id", "caller_identity_hash")
+INDEXES = {
+    "http_receipts_refused": f"chio.http_receipts (position) WHERE {REFUSED}",
+    **{f"http_receipts_{name}": f"chio.http_receipts ({key(name)}, position) WHERE {keyed(name)}" for name in INDEXED},
+}
+"""What the indexes for filters are about, by name; they are made while sidecars write."""
+
+APPENDING = 0x6368696F
+"""Key of the advisory lock of everything that appends: shared in appends, exclusive in a revocation. So a revocation
+precedes every later receipt."""
+
+STORING = 0x6368 << 16
+"""Key of the advisory locks that state where a transaction stores: behind a position, whose upper 16 bits are added to
+this key, and whose lower 32 are the second key. They block nothing; `chio.horizon` reads them."""
+
+# A schema of its own, which a sidecar cannot read, and a copy of the receipt store does not have.
+_SECRETS = """
+CREATE SCHEMA IF NOT EXISTS chio_trust;
+CREATE TABLE IF NOT EXISTS chio_trust.authority_state (
+    singleton_id integer NOT NULL PRIMARY KEY CHECK (singleton_id = 1),
+    seed_hex text NOT NULL,
+    public_key_hex text NOT NULL,
+    generation bigint NOT NULL,
+    rotated_at bigint NOT NULL
+);
+"""
+
+FUNCTIONS = f"""{_SECRETS}{FACT}
+CREATE OR REPLACE FUNCTION chio.claim(wanted bigint, wanted_epoch bigint, who text, seconds double precision)
+RETURNS chio.logs LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    found chio.logs;
+BEGIN
+    SELECT * INTO found FROM chio.logs l WHERE l.log_id = wanted AND l.epoch = wanted_epoch FOR UPDATE;
+    IF found.log_id IS NULL THEN
+        SELECT * INTO found FROM chio.logs l WHERE l.leased_until < clock_timestamp()
+        ORDER BY l.log_id LIMIT 1 FOR UPDATE SKIP LOCKED;
+        found.epoch := found.epoch + 1;
+    END IF;
+    IF found.log_id IS NULL THEN
+        INSERT INTO chio.logs (epoch, holder, leased_until, seq, digest)
+        VALUES (1, who, clock_timestamp() + seconds * interval '1 second', 0, '{FIRST}') RETURNING * INTO found;
+    ELSE
+        UPDATE chio.logs l SET epoch = found.epoch, holder = who,
+            leased_until = clock_timestamp() + seconds * interval '1 second'
+        WHERE l.log_id = found.log_id RETURNING * INTO found;
+    END IF;
+    RETURN found;
+END $$;
+
+CREATE OR REPLACE FUNCTION chio.renew(own bigint, own_epoch bigint, seconds double precision)
+RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE chio.logs SET leased_until = clock_timestamp() + seconds * interval '1 second'
+    WHERE log_id = own AND epoch = own_epoch;
+    RETURN FOUND;
+END $$;
+
+CREATE OR REPLACE FUNCTION chio.append(
+    own bigint, own_epoch bigint, last bigint, last_digest text, seconds double precision, unless text[],
+    ids text[], jsons text[], requests text[], prints text[], times text[], digests text[]
+) RETURNS text LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    head chio.logs;
+    stored bigint;
+    signer text;
+    known text;
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared({APPENDING});
+    SELECT * INTO head FROM chio.logs WHERE log_id = own FOR UPDATE;
+    IF head.epoch IS DISTINCT FROM own_epoch OR head.seq <> last OR head.digest <> last_digest THEN
+        RETURN 'moved';
+    END IF;
+    IF EXISTS (SELECT FROM chio.revoked_capabilities WHERE capability_id = ANY (unless)) THEN
+        RETURN 'revoked';
+    END IF;
+    IF EXISTS (SELECT FROM unnest(jsons) AS j WHERE starts_with(j, '{{"format":"chio-receipt-erasure/')) THEN
+        RAISE EXCEPTION 'a sidecar stores receipts' USING ERRCODE = 'CH002';
+    END IF;
+    -- Stated before the rows get their positions: until this transaction ends, lists end here.
+    PERFORM pg_advisory_xact_lock_shared({STORING} + (newest >> 32)::integer, (newest << 32 >> 32)::integer)
+    FROM (SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS newest FROM chio.http_receipts_position_seq) AS s;
+    BEGIN
+        INSERT INTO chio.http_receipts (log_id, seq, id, receipt_json, request_id, fingerprint, created_at, chain)
+        SELECT own, last + n, id, receipt_json, request_id, fingerprint, created_at, digest
+        FROM unnest(ids, jsons, requests, prints, times, digests) WITH ORDINALITY
+            AS r (id, receipt_json, request_id, fingerprint, created_at, digest, n)
+        ORDER BY n ON CONFLICT DO NOTHING;
+        GET DIAGNOSTICS stored = ROW_COUNT;
+        IF stored <> cardinality(ids) THEN
+            RAISE EXCEPTION USING ERRCODE = 'CH001';
+        END IF;
+    EXCEPTION WHEN SQLSTATE 'CH001' THEN
+        RETURN 'taken';
+    END;
+    UPDATE chio.logs SET seq = last + stored, digest = digests[stored],
+        leased_until = clock_timestamp() + seconds * interval '1 second'
+    WHERE log_id = own;
+    -- A receipt ends with its key and its signature, as a sidecar writes it.
+    signer := left(split_part(right(jsons[stored], 256), '"kernel_key":"', 2), 64);
+    SELECT kernel_key INTO known FROM chio.kernel_keys WHERE log_id = own ORDER BY seq DESC LIMIT 1;
+    IF signer IS DISTINCT FROM known AND signer ~ '^[0-9a-f]{{64}}$' THEN
+        INSERT INTO chio.kernel_keys (log_id, seq, kernel_key) VALUES (own, last + 1, signer);
+    END IF;
+    RETURN 'stored';
+END $$;
+
+"""  # noqa: S608 - only constants
+
+HORIZON = f"""
+CREATE OR REPLACE FUNCTION chio.horizon() RETURNS bigint LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    newest bigint;
+BEGIN
+    -- In this order: a transaction that has a position up to the newest row, and has not ended, holds its lock by then.
+    newest := (SELECT coalesce(max(position), 0) FROM chio.http_receipts);
+    RETURN (
+        SELECT least(newest, min(((classid::bigint - {STORING}) << 32) + objid::bigint)) FROM pg_locks
+        WHERE locktype = 'advisory' AND objsubid = 2 AND classid::bigint >> 16 = {STORING >> 16}
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    );
+END $$;
+"""  # noqa: S608 - only constants
