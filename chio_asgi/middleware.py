@@ -118,7 +118,7 @@ class ChioASGIMiddleware:
             await self._lifespan(scope, receive, send)
             return
         if not self._placed:
-            require_asyncio("chio")  # a server without a lifespan
+            require_asyncio("ChioASGIMiddleware")  # a server without a lifespan
             # Only a request shows where an application is mounted; a mounted one has no lifespan either.
             self._placed, self.client.mounts = True, mount_templates(scope, self.app)
         router = self._resolver.router
@@ -205,7 +205,7 @@ class ChioASGIMiddleware:
             await send(message)
 
         try:
-            require_asyncio("chio")
+            require_asyncio("ChioASGIMiddleware")
             self.client.open()
         except ConfigurationError as exc:
             await _fail(exc, scope, receive, send)

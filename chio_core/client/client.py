@@ -162,7 +162,7 @@ class ChioClient(_Client):
 
     async def aclose(self) -> None:
         """Close the connections of the running loop; the client can be used again afterwards."""
-        carrier = self._carriers.get().pop(require_asyncio("chio"), None)
+        carrier = self._carriers.get().pop(require_asyncio("ChioClient"), None)
         if carrier is not None:
             await carrier.aclose()
         if "authority" in self.__dict__:
@@ -197,7 +197,7 @@ class ChioClient(_Client):
         await self.aclose()
 
     def _own_carrier(self) -> AsyncCarrier:
-        loop = require_asyncio("chio")
+        loop = require_asyncio("ChioClient")
         carriers = self._carriers.get()
         carrier = carriers.get(loop)
         if carrier is not None:

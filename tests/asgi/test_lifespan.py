@@ -189,6 +189,7 @@ def test_another_event_loop_than_asyncio_s_stops_the_start_and_is_named(app: str
         AnotherLoop().run(started(dict(LIFESPAN), receive, send))
     assert [message["type"] for message in sent] == ["lifespan.startup.failed"]
     assert "start it with asyncio" in sent[0]["message"]
+    assert not sent[0]["message"].startswith("chio: chio ")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -34,3 +34,4 @@ def test_under_trio_nothing_runs_and_the_error_names_the_remedy(python: Path, pr
     )  # fmt: skip
     assert done.stdout == "ran:\n", done.stdout + done.stderr
     assert "needs asyncio, and this program runs another event loop (Trio?)" in done.stderr
+    assert "chio: chio " not in done.stderr
