@@ -194,7 +194,7 @@ def named_approvals(args: argparse.Namespace, environ: Mapping[str, str] | None 
     if (store := store_of_options(args)) is not None:
         if args.sidecar_url:
             raise CliError("--sidecar-url and the option for a store name two sidecars", fix="give only one")
-        note_overridden(args, store.named_by, "sidecar_token")
+        note_overridden(args, store.named_by, "sidecar_control_token")
         return StoreFile(store.path)
     url = args.sidecar_url or environ.get(URL_VARIABLE)
     if not url:
@@ -208,7 +208,7 @@ def named_approvals(args: argparse.Namespace, environ: Mapping[str, str] | None 
         check_url(url, option="--sidecar-url" if args.sidecar_url else URL_VARIABLE)
     from pydantic import SecretStr
 
-    token = SecretStr(args.sidecar_token) if args.sidecar_token else control_token_from(environ)
+    token = SecretStr(args.sidecar_control_token) if args.sidecar_control_token else control_token_from(environ)
     if token is not None:
         warn_of_plain_http(url, "the control token")
     return RemoteSidecar(url, token)
@@ -249,9 +249,10 @@ def _add_sidecar_options(parser: argparse.ArgumentParser) -> None:
         f"(environment, .env), else {DEFAULT_URL}",
     )
     parser.add_argument(
-        "--sidecar-token",
+        "--sidecar-control-token",
         metavar="TOKEN",
-        help="bearer token of its control plane; CHIO_SIDECAR_CONTROL_TOKEN keeps it out of the process list",
+        help="the sidecar's control token: the CHIO_SIDECAR_CONTROL_TOKEN that it was started with, not its token for"
+        " evaluations, and not the service token of a trust service; the variable keeps it out of the process list",
     )
 
 

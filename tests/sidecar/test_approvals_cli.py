@@ -86,11 +86,11 @@ def test_a_running_sidecar_is_called_over_http(tmp_path: Path, cli: CommandLine)
         response = httpx.post(f"{server.url}/chio/evaluate", json=body)
         assert response.status_code == 409
         approval_id = response.json()["approval_id"]
-        place = ("--sidecar-url", server.url, "--sidecar-token", secret)
+        place = ("--sidecar-url", server.url, "--sidecar-control-token", secret)
         out = cli("approval", "list", *place)
         assert approval_id in out
         assert "\x1b" not in out
-        error = cli.fails("approval", "list", "--sidecar-url", server.url, "--sidecar-token", "wrong")
+        error = cli.fails("approval", "list", "--sidecar-url", server.url, "--sidecar-control-token", "wrong")
         assert "chio_control_forbidden" in error
         assert "CHIO_SIDECAR_CONTROL_TOKEN, for the sidecar and here, or name its file" in error
         cli("approval", "respond", approval_id, "--approve", *place)
@@ -102,7 +102,7 @@ def test_a_running_sidecar_is_called_over_http(tmp_path: Path, cli: CommandLine)
 
 
 def arguments(**given: Any) -> argparse.Namespace:
-    none = dict.fromkeys(("sidecar_url", "sidecar_token", "receipt_store", "receipt_db"))
+    none = dict.fromkeys(("sidecar_url", "sidecar_control_token", "receipt_store", "receipt_db"))
     return argparse.Namespace(**(none | given))
 
 

@@ -96,7 +96,10 @@ def test_an_option_that_contradicts_another_one_is_an_error(
             "--receipt-store has no effect beside --revocation-db",
         ),
         (["receipt", "verify", "FILE"], "--receipt-store has no effect beside FILE"),
-        (["approval", "list", "--sidecar-token", "t"], "--sidecar-token has no effect beside --receipt-store"),
+        (
+            ["approval", "list", "--sidecar-control-token", "t"],
+            "--sidecar-control-token has no effect beside --receipt-store",
+        ),
     ],
     ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
 )
