@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,8 @@ from chio_sidecar.store.place import DatabasePlace
 DESCRIPTION = """\
 Prepare the current folder for a governed application: settings in .env (an embedded sidecar, observe mode), entries of
 .gitignore for its store and its private key, and a first test. The framework is read from the sources: Django's
-manage.py, else an application of FastAPI, Flask or Starlette; nothing is imported. What exists is kept: a setting, an
+manage.py, else an application of FastAPI, Flask or Starlette in this folder, src, or up to four folders down, without
+tests, environments and hidden folders; nothing is imported. What exists is kept: a setting, an
 entry and a test file that are there already are not changed. Then the lines are printed that remain to be written.
 
     chio-sidecar init
@@ -95,11 +97,16 @@ def run(args: argparse.Namespace) -> int:
     if args.app is not None and _PLACE.fullmatch(args.app) is None:
         raise CliError(f"{args.app[:200]!r} is not an application", fix="write MODULE:APP, for example main:app")
     project = read_project(folder, args.app)
+    if project.elsewhere is not None:
+        raise CliError(
+            f"the application is in {project.elsewhere}, a project of its own",
+            fix=f"cd {shlex.quote(project.elsewhere)} && chio-sidecar init",
+        )
     if args.app is not None and not (project.source and project.source.is_file()):
         raise CliError(f"this folder has no module of {args.app}", fix="change to the folder that has it")
     found = None
     if project.framework is not None and project.place is not None:
-        found = starter(project.framework, project.place)
+        found = starter(project.framework, project.place, project.root)
 
     # The private key is ignored before a setting can have it made.
     settings, environment = _settings(folder / ".env", project)

@@ -9,6 +9,7 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,10 @@ FACTORIES: Final = {"FastAPI": "fastapi", "Flask": "flask", "Starlette": "asgi"}
 
 _FIRST = ("main.py", "app.py", "wsgi.py", "asgi.py")
 _MOST_FILES = 500
+_MOST_FOLDERS = 2_000
+_DEEPEST = 4  # folders below the current one
+_SKIPPED = ("node_modules", "site-packages", "__pycache__", "migrations", "build", "dist", "docs", "examples")
+_OF_A_PROJECT = ("manage.py", "pyproject.toml", "setup.py", "Pipfile")
 _LONGEST_FILE = 1_000_000
 _DJANGO_SETTINGS = re.compile(r"""DJANGO_SETTINGS_MODULE["']\s*,\s*["']([\w.]+)["']""")
 _STORE = re.compile(r"""["']embedded:([^"'?{}\n]+)""")
@@ -33,6 +38,8 @@ class Project:
         source: the file to edit.
         governed: True if a source file uses one of the packages already.
         stores: the files of embedded sidecars that the sources name.
+        root: the folder from which the application's modules are imported, relative to the current one: `.` or `src`.
+        elsewhere: the folder of a project of its own, relative to the current one, if the application is in one.
     """
 
     framework: str | None
@@ -40,10 +47,15 @@ class Project:
     source: Path | None
     governed: bool
     stores: tuple[str, ...] = ()
+    root: str = "."
+    elsewhere: str | None = None
 
 
 def read_project(folder: Path, place: str | None = None) -> Project:
-    """Find the application in a folder: in its files, and in those of the folders in it.
+    """Find the application in a folder: in its files, else in those of the folders in it, the nearest first.
+
+    An application in a folder that is a project of its own, because it has a `manage.py` or a `pyproject.toml` for
+    example, is only named: its modules are imported from there.
 
     Args:
         place: `MODULE:APP` or `MODULE:FACTORY()` if it is known; any ASGI application then, unless its class is found.
@@ -61,40 +73,90 @@ def read_project(folder: Path, place: str | None = None) -> Project:
         source = _source_of(folder, module_name)
         framework = dict(_applications(texts.get(source, ""))).get(name) or ("asgi" if named is None else None)
         if framework is not None:
-            return Project(framework, place, source, governed, stores)
+            found = _root_of(folder, source)
+            return Project(framework, place, source, governed, stores, str(found.relative_to(folder)))
     if named is not None:
         return Project("django", named[1], _source_of(folder, named[1]), governed, stores)
 
     # Elsewhere an application is a variable of a module, or what a function of it makes.
     for path, text in texts.items():
-        parts = path.relative_to(folder).with_suffix("").parts
+        if path.name == "manage.py" and _DJANGO_SETTINGS.search(text):
+            return Project("django", None, path, governed, stores, elsewhere=str(path.parent.relative_to(folder)))
+        root = _root_of(folder, path)
+        parts = path.relative_to(root).with_suffix("").parts
         for name, framework in _applications(text) if all(part.isidentifier() for part in parts) else ():
             module_name = ".".join(parts).removesuffix(".__init__")
-            return Project(framework, f"{module_name}:{name}", path, governed, stores)
+            own = next((one for one in path.parents if one.is_relative_to(folder) and _has_project(one)), folder)
+            return Project(
+                framework,
+                f"{module_name}:{name}",
+                path,
+                governed,
+                stores,
+                str(root.relative_to(folder)),
+                None if own == folder else str(own.relative_to(folder)),
+            )
     return Project(None, None, None, governed, stores)
 
 
+def _root_of(folder: Path, path: Path) -> Path:
+    """Return the folder from which a module or a package is imported: `src` if it is in there, or the current one."""
+    inner = folder / "src"
+    return inner if path.is_relative_to(inner) and not (inner / "__init__.py").exists() else folder
+
+
+def _has_project(folder: Path) -> bool:
+    return any((folder / name).exists() for name in _OF_A_PROJECT)
+
+
 def _source_of(folder: Path, module: str) -> Path:
-    """Return the file of a module, which may not exist."""
-    path = folder.joinpath(*module.split("."))
-    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    """Return the file of a module, which may not exist; in the current folder, else in `src`."""
+    paths = [root.joinpath(*module.split(".")) for root in (folder, folder / "src")]
+    found = [path / "__init__.py" if path.is_dir() else path.with_suffix(".py") for path in paths]
+    return found[1] if found[1].is_file() and not found[0].is_file() else found[0]
 
 
 def _sources(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Yield the Python files of a folder and of the folders in it with their text, the likely ones first; no tests."""
-    near = sorted(folder.glob("*.py"), key=lambda path: (path.name not in _FIRST, path))
-    inner = [
+    """Yield the Python files of a folder and of those in it with their text, the nearest and likeliest first; no tests.
+
+    Environments, hidden folders and those of other tools are left out. Links are not followed.
+    """
+    files = [
         path
-        for inside in sorted(folder.iterdir())
-        if inside.is_dir() and not inside.name.startswith((".", "test")) and not (inside / "pyvenv.cfg").exists()
-        for path in (*sorted(inside.glob("*.py")), *sorted(inside.glob("settings/*.py")))
+        for inside in islice(_folders(folder), _MOST_FOLDERS)
+        for path in sorted(inside.glob("*.py"), key=lambda path: (path.name not in _FIRST, path))
+        if not path.name.startswith("test")
     ]
-    for path in [path for path in (*near, *inner) if not path.name.startswith("test")][:_MOST_FILES]:
+    for path in files[:_MOST_FILES]:
         try:
             if path.is_file() and path.stat().st_size <= _LONGEST_FILE:
                 yield path, path.read_text(encoding="utf-8")
         except (OSError, UnicodeError):
             continue  # a file that cannot be read holds no application that can be imported
+
+
+def _folders(folder: Path) -> Iterator[Path]:
+    """Yield a folder and those in it, level by level."""
+    level = [folder]
+    for _ in range(_DEEPEST + 1):
+        yield from level
+        level = list(islice((inside for one in level for inside in _inside(one)), _MOST_FOLDERS))
+
+
+def _inside(folder: Path) -> list[Path]:
+    try:
+        found = sorted(folder.iterdir())
+    except OSError:
+        return []
+    return [
+        one
+        for one in found
+        if one.name not in _SKIPPED
+        and not one.name.startswith((".", "test"))
+        and one.is_dir()
+        and not one.is_symlink()
+        and not (one / "pyvenv.cfg").exists()
+    ]
 
 
 def _applications(text: str) -> Iterator[tuple[str, str]]:
@@ -190,12 +252,13 @@ class Starter:
     serve: str
 
 
-def starter(framework: str, place: str) -> Starter:
+def starter(framework: str, place: str, root: str = ".") -> Starter:
     """Return what is written for an application.
 
     Args:
         framework: "fastapi", "asgi", "flask" or "django".
         place: `MODULE:APP` or `MODULE:FACTORY()`; in Django the settings module.
+        root: the folder from which its modules are imported.
     """
     if framework == "django":
         return Starter(
@@ -209,11 +272,12 @@ def starter(framework: str, place: str) -> Starter:
     factory = made.removesuffix("()") if made.endswith("()") else None
     name, variable = factory or made, "app" if factory else made
     where = f"In {made}, after the application is made, in" if factory else "After the application in"
-    run = f"python -m pytest {TEST_FILE}"
+    is_here = root == "."
+    run = f"python -m pytest {'' if is_here else f'-o pythonpath={root} '}{TEST_FILE}"
     if framework == "flask":
         test = _PYTEST.format(imports=f"\nfrom {module} import {name}", client=f"chio.connect({made}).test_client()")
         govern = ("from chio_flask import Chio", f"Chio({variable})")
-        return Starter(test, where, govern, run, f"flask --app '{place}' run")
+        return Starter(test, where, govern, run, f"{'' if is_here else f'PYTHONPATH={root} '}flask --app '{place}' run")
     library = "fastapi" if framework == "fastapi" else "starlette"
     imports = f"from {library}.testclient import TestClient\n\nfrom {module} import {name}"
     test = _PYTEST.format(imports=imports, client=f"TestClient(chio.connect({made}))")
@@ -222,5 +286,6 @@ def starter(framework: str, place: str) -> Starter:
     else:
         where = f"In {made}, before it returns, in" if factory else "At the end of"
         govern = ("from chio_asgi import ChioASGIMiddleware", f"{variable} = ChioASGIMiddleware({variable})")
-    serve = f"uvicorn --factory {module}:{factory}" if factory else f"uvicorn {place}"
+    uvicorn = "uvicorn" if is_here else f"uvicorn --app-dir {root}"
+    serve = f"{uvicorn} --factory {module}:{factory}" if factory else f"{uvicorn} {place}"
     return Starter(test, where, govern, run, serve)

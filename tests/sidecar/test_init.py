@@ -29,12 +29,24 @@ PROJECTS = {
     "fastapi": {"main.py": FASTAPI, "models.py": "class FastAPI: ...\n"},
     "flask": {"shop/__init__.py": FLASK, "broken.py": "def (", "venv/pyvenv.cfg": "", "venv/app.py": FASTAPI},
     "starlette": {"server/web.py": STARLETTE, "test_old.py": FASTAPI.replace("app", "one")},
+    "src": {
+        "pyproject.toml": "",
+        "src/shop/__init__.py": "",
+        "src/shop/web/app.py": FASTAPI,
+        "node_modules/gyp/app.py": FASTAPI,
+        ".venv/lib/app.py": FASTAPI,
+        "env/pyvenv.cfg": "",
+        "env/lib/python3/site/app.py": FASTAPI,
+    },
+    "deep": {"backend/shop/web/wsgi.py": FLASK},
     "django": {"manage.py": MANAGE, "mysite/settings.py": SETTINGS, "mysite/urls.py": "urlpatterns = []\n"},
 }
 PLACES = {
     "fastapi": "main:app",
     "flask": "shop:create_app()",
     "starlette": "server.web:web",
+    "src": "shop.web.app:app",
+    "deep": "backend.shop.web.wsgi:create_app()",
     "django": "mysite.settings",
 }
 
@@ -199,6 +211,31 @@ def test_a_folder_without_a_known_application_gets_no_test(folder: Path, cli: Co
     os.mkfifo(folder / "main.py")  # is not read: that would wait for ever
     assert "chio-sidecar init MODULE:APP" in cli("init")
     assert not (folder / "test_chio.py").exists()
+
+
+@pytest.mark.parametrize(
+    ("files", "place"),
+    [
+        ({"backend/manage.py": MANAGE, "backend/mysite/settings.py": SETTINGS}, "backend"),
+        ({"pyproject.toml": "", "apps/api/pyproject.toml": "", "apps/api/shop/main.py": FASTAPI}, "apps/api"),
+    ],
+)
+def test_an_application_in_a_project_of_its_own_is_named_and_nothing_is_written(
+    files: dict[str, str], place: str, folder: Path, cli: CommandLine
+) -> None:
+    write(folder, files)
+    before = contents(folder)
+    error = cli.fails("init")
+    assert f"the application is in {place}, a project of its own" in error
+    assert f"cd {place} && chio-sidecar init" in error
+    assert contents(folder) == before
+
+
+def test_the_search_ends_in_a_folder_of_any_size_and_depth(folder: Path, cli: CommandLine) -> None:
+    write(folder, {f"{'/'.join('abcdefgh')}/main.py": FASTAPI} | {f"x{number}/y.py": "" for number in range(600)})
+    (folder / "z").mkdir()
+    (folder / "z" / "loop").symlink_to(folder)
+    assert "chio-sidecar init MODULE:APP" in cli("init")
 
 
 def test_an_application_that_is_named_is_tested_as_asgi(folder: Path, cli: CommandLine) -> None:
