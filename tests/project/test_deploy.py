@@ -127,54 +127,6 @@ def _instruction(name: str) -> list[str]:
     return [line.split(None, 1)[1] for line in text.splitlines() if line.strip().startswith(name + " ")]
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The container file's first step, executed in a plain shell with another prefix; its environment."""
-    folder, copy = tmp_path_factory.mktemp("opt"), tmp_path_factory.mktemp("src")
-    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.split(b"\0")
-    for name in filter(None, map(os.fsdecode, files)):
-        if name.startswith(("chio_", "adapters/", "pyproject", "README", "LICENSE")):
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, copy / name)
-    step = _instruction("RUN")[0].replace("/opt/chio", str(folder / "chio"))
-    step = step.replace("python -m venv", f"{shlex.quote(sys.executable)} -m venv")
-    done = subprocess.run(step, shell=True, cwd=copy, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return folder / "chio"
-
-
-def test_the_steps_of_the_container_file_make_a_sidecar_that_its_health_check_finds(
-    installed: Path, tmp_path: Path
-) -> None:
-    port = free_port()
-    entry, command = json.loads(_instruction("ENTRYPOINT")[0]), json.loads(_instruction("CMD")[-1])
-    (spec := tmp_path / "openapi.json").write_text(SPEC["spec"])
-    change = {"0.0.0.0:9090": f"127.0.0.1:{port}", "/etc/chio/openapi.json": str(spec)}
-    change["/var/lib/chio/receipts.sqlite3"] = str(tmp_path / "receipts.sqlite3")
-    arguments = [change.get(one, one) for one in command]
-    environ = {"PATH": f"{installed / 'bin'}:{os.environ['PATH']}", "HOME": str(tmp_path)}
-    with subprocess.Popen(
-        [installed / "bin" / entry[0], *arguments], stderr=subprocess.PIPE, text=True, env=environ, cwd=tmp_path
-    ) as process:
-        try:
-            assert process.stderr is not None
-            lines = []
-            for line in process.stderr:
-                lines.append(line)
-                if f"127.0.0.1:{port}" in line:
-                    break
-            else:
-                pytest.fail("".join(lines))
-            stated = json.loads(_instruction("HEALTHCHECK")[0].split("CMD", 1)[1])
-            probe = [one.replace("9090", str(port)) for one in stated]
-            assert subprocess.run(probe, env=environ, check=False).returncode == 0
-        finally:
-            process.terminate()
-            process.stderr.read()
-    assert process.returncode == 0
-    assert subprocess.run(probe, env=environ, check=False, stderr=subprocess.DEVNULL).returncode != 0
-
-
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (package prometheus)")
 def test_alerts_are_rules_that_fire_when_they_should_and_not_otherwise(tmp_path: Path) -> None:
     for source in (DEPLOY / "prometheus" / "alerts.yaml", Path(__file__).with_name("alerts_test.yaml")):
