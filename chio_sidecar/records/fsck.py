@@ -14,8 +14,7 @@ from typing import Any, Literal
 from chio_core.errors import ConfigurationError
 from chio_sidecar.records.file import NO_CHAIN, Header, connect_quietly, in_pages, quick_check
 from chio_sidecar.records.fsck_chain import ChainCheck, Finding, Heads, Marks, Row
-from chio_sidecar.records.fsck_receipt import UNUSED, Erasures, check_receipt
-from chio_sidecar.records.fsck_records import check_archives, records
+from chio_sidecar.records.fsck_records import UNUSED, Erasures, check_archives, check_receipt, records
 from chio_sidecar.store.driver import UNUSABLE, sqlite3, trouble
 from chio_sidecar.store.hash_chain import FIRST, MEMBERS
 from chio_sidecar.store.schema import APPLICATION_ID

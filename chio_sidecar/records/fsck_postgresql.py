@@ -10,8 +10,16 @@ from collections.abc import Collection, Iterator
 from chio_core.errors import ConfigurationError
 from chio_sidecar.records.fsck import Summary
 from chio_sidecar.records.fsck_chain import ChainCheck, Finding, Heads, Marks, Row
-from chio_sidecar.records.fsck_receipt import UNUSED, Erasures, check_receipt
-from chio_sidecar.records.fsck_records import CHECKS, NOT_ARCHIVED, check_archives, check_pending, check_resolved
+from chio_sidecar.records.fsck_records import (
+    CHECKS,
+    NOT_ARCHIVED,
+    UNUSED,
+    Erasures,
+    check_archives,
+    check_pending,
+    check_receipt,
+    check_resolved,
+)
 from chio_sidecar.store.hash_chain import FIRST, MEMBERS
 from chio_sidecar.store.place import DatabasePlace
 from chio_sidecar.store.postgresql.connection import Connection, DatabaseError, connect, trouble
