@@ -90,7 +90,7 @@ class EvaluateConnection(asyncio.Protocol):
             self._next()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection. A decision that is being made is stored all the same."""
+        """Forget the connection. A decision that was begun is stored all the same; none is begun for it any more."""
         self._forget()
 
     def shutdown(self) -> None:
@@ -150,7 +150,7 @@ class EvaluateConnection(asyncio.Protocol):
             return {"type": "http.request", "body": body}
 
         try:
-            answer = await self._evaluate.answer(headers, b"", receive)
+            answer = await self._evaluate.answer(headers, b"", receive, self._transport.is_closing)
             if not self._transport.is_closing():
                 self._transport.write(_response(answer, last=self._ends))
         except BaseException:

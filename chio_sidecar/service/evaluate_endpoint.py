@@ -70,6 +70,7 @@ MAX_BODY = 10 * 1024 * 1024
 
 _RETRY_AFTER = (b"retry-after", b"1")
 _CONFLICT = "this request_id already has a receipt for other content; use a new request_id for each request"
+_FEW = 8  # evaluations under way, with which none waits for long
 _LARGE = 128 * 1024  # bytes of a body; a usual one has one to three thousand
 
 Headers = Iterable[tuple[bytes, bytes]]
@@ -127,21 +128,26 @@ class EvaluateEndpoint:
         answer = await self.answer(scope["headers"], scope["query_string"], receive)
         await send_json(send, answer.status, answer.body(), *answer.headers)
 
-    async def answer(self, headers: Headers, query_string: bytes, receive: Receive) -> Answer:
+    async def answer(
+        self, headers: Headers, query_string: bytes, receive: Receive, is_gone: Callable[[], bool] | None = None
+    ) -> Answer:
         """Evaluate one request, and count it.
 
         Args:
             headers: of the evaluate request, names in lower case.
             query_string: of the evaluate request, still encoded.
             receive: gives its body as ASGI messages.
+            is_gone: returns True if the client has closed its connection: nothing is decided for it then.
         """
         began = perf_counter()
-        answer = await self._guarded(headers, query_string, receive)
+        answer = await self._guarded(headers, query_string, receive, is_gone)
         code = None if answer.error is None else answer.error["error"]
         self._metrics.answered(perf_counter() - began, code)
         return answer
 
-    async def _guarded(self, headers: Headers, query_string: bytes, receive: Receive) -> Answer:
+    async def _guarded(
+        self, headers: Headers, query_string: bytes, receive: Receive, is_gone: Callable[[], bool] | None
+    ) -> Answer:
         """Evaluate one request within the limits of this endpoint."""
         if any(name == b"origin" for name, _ in headers):
             # Adapters send no Origin; a web page that a browser shows on this machine does.
@@ -163,6 +169,11 @@ class EvaluateEndpoint:
                 call = read_evaluate_request(body, headers, query_string)
             else:  # reading 10 MiB takes half a second, in which the event loop must serve others
                 call = await asyncio.to_thread(read_evaluate_request, body, headers, query_string)
+            if is_gone is not None:
+                if self._sidecar.config.max_pending - self._places > _FEW:
+                    await asyncio.sleep(0)  # where many wait, a client may have given up: its end is read in this turn
+                if is_gone():
+                    return _error(499, "chio_client_gone", "the client closed its connection before the evaluation")
         except BodyError:
             return _error(400, "chio_bad_request", "failed to read evaluation body")
         except InvalidDocument as exc:

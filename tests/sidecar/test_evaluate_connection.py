@@ -321,3 +321,35 @@ def test_a_response_is_one_write_and_a_client_that_does_not_read_gets_no_further
             assert not server.server_state.connections
 
     asyncio.run(main())
+
+
+async def test_nothing_is_decided_for_a_client_that_gave_up_while_others_were_evaluated(tmp_path: Path) -> None:
+    async with served(tmp_path) as (app, connect, server):
+        clients = [await connect() for _ in range(9)]
+        with locked(tmp_path / "receipts.sqlite3"):
+            for number, client in enumerate(clients):
+                client.send(request(f"waits-{number}"))
+            await pending(app, 9)
+            # All of it before the sidecar reads a byte: what it reads first is a request of a client that is gone.
+            (listener,) = server.servers[0].sockets
+            with socket.create_connection(listener.getsockname()) as impatient:
+                impatient.sendall(request("gave-up"))
+            await pending(app, 10)
+            await pending(app, 9)
+        assert [await client.decided() for client in clients] == [f"waits-{number}" for number in range(9)]
+        assert await app.state.sidecar.store.find_by_request_id("gave-up") is None
+        assert 'chio_sidecar_errors_total{code="chio_client_gone"} 1.0' in app.state.sidecar.metrics.render(
+            lambda: app.state.sidecar.store
+        )
+
+
+async def test_a_decision_that_was_begun_is_stored_though_its_client_gave_up(tmp_path: Path) -> None:
+    async with served(tmp_path) as (app, connect, _):
+        client = await connect()
+        with locked(tmp_path / "receipts.sqlite3"):
+            client.send(request("begun"))
+            await pending(app, 1)
+            client.writer.close()
+            await client.writer.wait_closed()
+        await pending(app, 0)
+        assert await app.state.sidecar.store.find_by_request_id("begun") is not None
