@@ -53,7 +53,7 @@ class SidecarConfig:
         control_url: base URL of a trust service to query about revocations; None: only the sidecar's own list counts.
         control_service_token: bearer for that service.
         control_timeout: seconds that the trust service may take to respond.
-        control_carrier: opens what carries these queries in one event loop, see `chio_sidecar.trust.carrier`; needed
+        control_carrier: opens what carries these queries in one event loop, see `chio_sidecar.trust.client`; needed
             with `control_url`.
         max_ttl: longest lifetime, in seconds, of a capability that the control plane issues.
         accept_schema_form: also accept capabilities whose signature covers the member `schema`.
@@ -113,7 +113,7 @@ class SidecarConfig:
             if self.control_carrier is None:
                 raise ConfigurationError(
                     "control_url needs control_carrier, for example partial(open_carrier, URL) with"
-                    " chio_sidecar.trust.carrier.open_carrier"
+                    " chio_sidecar.trust.client.open_carrier"
                 )
         token = self.control_service_token
         if token is not None and not (token.get_secret_value().isascii() and token.get_secret_value().isprintable()):

@@ -4,8 +4,3 @@ Every carrier keeps two promises. A caller that stops waiting, at its deadline o
 else: the exchange ends by itself, and its connection is used again or closed. And one carrier serves one event loop (a
 blocking carrier: any thread).
 """
-
-from chio_core.client.carrier import AsyncCarrier, BlockingCarrier
-from chio_core.endpoint import Endpoint
-
-__all__ = ["AsyncCarrier", "BlockingCarrier", "Endpoint"]

@@ -283,7 +283,7 @@ def authority_options(args: argparse.Namespace, store: Place) -> dict[str, Any]:
 
 def revocations_of_service(args: argparse.Namespace) -> dict[str, Any]:
     """Return the options of a sidecar that queries the trust service at `--control-url`."""
-    from chio_sidecar.trust.carrier import open_carrier
+    from chio_sidecar.trust.client import open_carrier
 
     return {
         "control_url": args.control_url,

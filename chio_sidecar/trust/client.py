@@ -1,18 +1,23 @@
-"""Client of a trust service, for the command line (wire protocol, section 9)."""
+"""Clients of a trust service, for the command line and for a sidecar (wire protocol, section 9)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+import re
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from chio_core.canonical import parse_json
-from chio_core.endpoint import is_this_machine
+from chio_core.client.carrier import Getter
+from chio_core.client.pool import ConnectionPool
+from chio_core.endpoint import Endpoint, is_this_machine
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_sidecar.store.issuers import is_issuer_name, issuer_name
 
 if TYPE_CHECKING:
     import httpx
     from pydantic import SecretStr
+
 
 T = TypeVar("T")
 
@@ -124,3 +129,35 @@ class TrustClient:
 def is_loopback_url(url: str) -> bool:
     """Return True if the URL's host is this machine, by name or by number."""
     return is_this_machine(urlsplit(url).hostname or "")
+
+
+_CONNECTIONS: Final = 100
+_IDLE: Final = 4.0  # seconds; many servers close an unused connection after five
+
+
+def open_carrier(url: str, transport: httpx.AsyncBaseTransport | None = None) -> Getter:
+    """Return a carrier for one event loop.
+
+    It is the pool of connections, which costs a tenth of httpx. httpx carries what the pool cannot: a connection
+    through a proxy of the environment, which is for other machines only, and a URL that has to be encoded first.
+
+    Args:
+        url: base URL of the service.
+        transport: replaces the network.
+    """
+    parts = urlsplit(url)
+    if transport is None and not is_loopback_url(url) and not proxy_bypass(parts.hostname or ""):
+        proxies = getproxies()
+        if proxy := proxies.get(parts.scheme, proxies.get("all")):
+            import httpx
+
+            transport = httpx.AsyncHTTPTransport(proxy=proxy)
+    if transport is None and not re.fullmatch("[!-~]+", url):
+        import httpx
+
+        transport = httpx.AsyncHTTPTransport()
+    if transport is None:
+        return ConnectionPool(Endpoint.parse(url), limit=_CONNECTIONS, max_idle=_IDLE)
+    from chio_core.client.via_httpx import HttpxCarrier
+
+    return HttpxCarrier(url, transport, patience=0)

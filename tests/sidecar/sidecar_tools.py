@@ -17,7 +17,7 @@ from chio_core.signing import SigningKey
 from chio_sidecar.app import SidecarApp, create_app
 from chio_sidecar.config import SidecarConfig
 from chio_sidecar.policy.rules import Rule, rule_of
-from chio_sidecar.trust.carrier import open_carrier
+from chio_sidecar.trust.client import open_carrier
 from tests.support import exchange, http_scope
 
 KERNEL = SigningKey(b"\x21" * 32)
