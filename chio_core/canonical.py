@@ -41,15 +41,20 @@ def sha256_hex(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def canonical_json(value: Any) -> bytes:
+def canonical_json(value: Any, *, plain: bool = False) -> bytes:
     """Return the canonical UTF-8 bytes of a JSON value (RFC 8785; integers as described above).
+
+    Args:
+        value: the value.
+        plain: it is known to consist of dicts, lists, strings, integers, booleans and None alone. It is not walked
+            then, which takes more time than the encoding; with anything else in it the bytes may be wrong.
 
     Raises:
         InvalidDocument: NaN, an infinity, a lone surrogate, a key that is no string, or a type that JSON
             does not have.
     """
     # `orjson` sorts keys by UTF-8 bytes, the RFC by UTF-16 units: the orders differ only above U+FFFF.
-    text = _encode_plain(value, orjson.OPT_SORT_KEYS)
+    text = _encode_plain(value, orjson.OPT_SORT_KEYS, known=plain)
     if text is not None and (text.isascii() or not _ASTRAL.search(text)):
         return text
     try:
@@ -64,16 +69,18 @@ def canonical_json(value: Any) -> bytes:
     return _MARKED.sub(rb"\1", text)
 
 
-def _encode_plain(value: Any, option: int = 0) -> bytes | None:
+def _encode_plain(value: Any, option: int, *, known: bool) -> bytes | None:
     """Return compact JSON if `value` consists of dicts, lists, strings, integers, booleans and None alone, else None.
 
-    Such values have one spelling in compact JSON. `orjson` spells floats otherwise than the RFC, writes NaN as `null`,
-    and accepts dataclasses, dates and subclasses.
+    With `known` it does. Such values have one spelling in compact JSON. `orjson` spells floats otherwise than the RFC,
+    writes NaN as `null`, and accepts dataclasses, dates and subclasses.
     """
     try:
         text = orjson.dumps(value, option=option)
     except TypeError:  # an integer beyond 64 bits, a lone surrogate, deep nesting, another type
         return None
+    if known:
+        return text
     # The walk ends: `orjson` has refused a value that contains itself.
     found = [value]
     for item in found:
@@ -99,17 +106,19 @@ def _replace_wide(value: Any) -> Any:
     return value
 
 
-def compact_json(value: Any, *, sort_keys: bool = False) -> str:
+def compact_json(value: Any, *, sort_keys: bool = False, plain: bool = False) -> str:
     """Return JSON without white space, non-ASCII characters raw.
 
     Args:
+        value: the value.
         sort_keys: sort members by code point; else they keep their order.
+        plain: see `canonical_json`.
 
     Raises:
         ValueError: NaN or an infinity.
     """
     # Code points and UTF-8 bytes sort alike.
-    text = _encode_plain(value, orjson.OPT_SORT_KEYS if sort_keys else 0)
+    text = _encode_plain(value, orjson.OPT_SORT_KEYS if sort_keys else 0, known=plain)
     return (_SORTED if sort_keys else _COMPACT).encode(value) if text is None else text.decode()
 
 

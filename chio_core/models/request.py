@@ -142,7 +142,7 @@ class CallerIdentity(WireModel):
         if self is _ANONYMOUS:
             return _ANONYMOUS_HASH
         wire = self.to_wire()
-        return _ANONYMOUS_HASH if wire == _ANONYMOUS_WIRE else sha256_hex(canonical_json(wire))
+        return _ANONYMOUS_HASH if wire == _ANONYMOUS_WIRE else sha256_hex(canonical_json(wire, plain=True))
 
 
 _ANONYMOUS = CallerIdentity(subject="anonymous", auth_method=AuthMethod(method="anonymous"))
@@ -239,4 +239,4 @@ def content_hash(method: str, route_pattern: str, path: str, query: dict[str, st
         "query": query,
         "body_hash": body_hash,
     }
-    return sha256_hex(canonical_json(binding))
+    return sha256_hex(canonical_json(binding, plain=True))

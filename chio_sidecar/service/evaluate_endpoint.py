@@ -97,8 +97,9 @@ class Answer:
         if self.decision is None:
             return compact_json(self.error).encode()
         # The stored text goes out as it is: it is what was signed.
-        receipt = self.decision.receipt
-        verdict, evidence = compact_json(receipt["verdict"]), compact_json(receipt.get("evidence", []))
+        receipt, made_now = self.decision.receipt, self.decision.signed is not None
+        verdict = compact_json(receipt["verdict"], plain=made_now)
+        evidence = compact_json(receipt.get("evidence", []), plain=made_now)
         return f'{{"verdict":{verdict},"receipt":{self.decision.text},"evidence":{evidence}}}'.encode()
 
 
@@ -149,9 +150,10 @@ class EvaluateEndpoint:
         self, headers: Headers, query_string: bytes, receive: Receive, is_gone: Callable[[], bool] | None
     ) -> Answer:
         """Evaluate one request within the limits of this endpoint."""
-        if any(name == b"origin" for name, _ in headers):
-            # Adapters send no Origin; a web page that a browser shows on this machine does.
-            return _error(403, "chio_control_forbidden", "web pages cannot request evaluations")
+        for name, _ in headers:
+            if name == b"origin":
+                # Adapters send no Origin; a web page that a browser shows on this machine does.
+                return _error(403, "chio_control_forbidden", "web pages cannot request evaluations")
         # First, so that a stranger takes no part of the rate.
         if self._token is not None and not presents_bearer(headers, self._token):
             return _error(*NO_BEARER, (b"www-authenticate", b"Bearer"))

@@ -34,6 +34,7 @@ _REPEATED = {"path": MAX_PATH_CHARACTERS, "route_pattern": MAX_PATH_CHARACTERS} 
 )
 
 _HEADER = CAPABILITY_HEADER.lower()
+_HEADER_NAME, _QUERY_NAME = _HEADER.encode(), CAPABILITY_QUERY.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +122,9 @@ def read_evaluate_request(body: bytes, headers: Iterable[tuple[bytes, bytes]], q
 def _token_text(request: ChioHttpRequest, headers: Iterable[tuple[bytes, bytes]], query_string: bytes) -> str | None:
     """Return the token from the first of its four places (wire protocol, section 1.2), or None."""
     for name, value in headers:
-        if name == _HEADER.encode():
+        if name == _HEADER_NAME:
             return value.decode("utf-8", "replace")
-    if CAPABILITY_QUERY.encode() in query_string or b"%" in query_string:
+    if _QUERY_NAME in query_string or b"%" in query_string:
         for parameter, text in parse_qsl(query_string.decode("latin-1"), keep_blank_values=True):
             if parameter == CAPABILITY_QUERY:
                 return text

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from chio_core.canonical import compact_json, parse_json
+from chio_core.canonical import parse_json
 from chio_core.capabilities.restrictions import GRANT
 from chio_core.evaluation.exchange import FURTHER_TO
 from chio_core.models.capability import CapabilityToken
@@ -133,13 +133,13 @@ class Evaluation:
     async def _append(
         self, call: EvaluateRequest, body: dict[str, Any], **conditions: Any
     ) -> Evaluated | AppendOutcome:
-        receipt, signed = make_receipt(self._sidecar.key, body)
+        receipt, text, signed = make_receipt(self._sidecar.key, body)
         outcome = await self._sidecar.store.append(
             NewReceipt(
                 receipt_id=receipt["id"],
                 request_id=call.request.request_id,
                 fingerprint=call.fingerprint,
-                receipt_json=compact_json(receipt),
+                receipt_json=text,
                 **conditions,
             )
         )

@@ -136,6 +136,25 @@ def test_the_fast_encoder_and_parser_agree_with_the_slow_ones(full_size: bool) -
             assert compact_json(value, sort_keys=sort_keys) == slow, value
 
 
+_PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+)
+
+
+@given(_PLAIN)
+def test_a_value_that_is_known_to_be_plain_has_the_bytes_of_one_that_is_walked(value: Any) -> None:
+    assert canonical_json(value, plain=True) == canonical_json(value)
+    for sort_keys in (False, True):
+        assert compact_json(value, sort_keys=sort_keys, plain=True) == compact_json(value, sort_keys=sort_keys)
+
+
+@pytest.mark.parametrize("value", ["\ud800", {"\udc00": 1}])
+def test_a_plain_value_without_canonical_form_is_refused(value: Any) -> None:
+    with pytest.raises(InvalidDocument):
+        canonical_json({"a": value}, plain=True)
+
+
 @given(_JSON)
 def test_the_encoder_writes_what_the_library_of_rfc_8785_writes(value: Any) -> None:
     assert canonical_json(value) == _reference(value)
