@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -31,7 +31,8 @@ from chio_sidecar.config import (
 from chio_sidecar.keys import existing_key, load_or_create_key
 from chio_sidecar.policy.routes import RouteTable
 from chio_sidecar.records.file import connect_quietly
-from chio_sidecar.store.driver import UNUSABLE, trouble
+from chio_sidecar.store.driver import UNUSABLE, Unavailable, trouble
+from chio_sidecar.store.issuers import withdrawn
 from chio_sidecar.store.place import DatabasePlace, Place, is_database
 from chio_sidecar.store.schema import check_file, recognise
 
@@ -142,12 +143,19 @@ def check_embedded(path: str, *, environ: Mapping[str, str] | None = None) -> No
 
 
 def own_key(path: str) -> SigningKey:
-    """Return the signing key of an embedded sidecar; it is created if there is none yet.
+    """Return the signing key of an embedded sidecar, for capabilities; it is created if there is none yet.
 
     Raises:
-        ConfigurationError: the path or the key cannot be used.
+        ConfigurationError: the path or the key cannot be used, or the key was withdrawn in the store (of a file).
     """
-    return load_or_create_key(_config(path, {}, None).resolved_key_path)
+    from chio_sidecar.records.archive import is_withdrawn  # other embedded sidecars start without it
+
+    config = _config(path, {}, None)
+    key = load_or_create_key(config.resolved_key_path)
+    with suppress(Unavailable):  # the sidecar itself decides about the token
+        if config.store_path is not None and is_withdrawn(config.store_path, key.public_hex):
+            raise ConfigurationError(f"{withdrawn(key.public_hex)}; give the embedded sidecar another key, and restart")
+    return key
 
 
 def _config(path: str, environ: Mapping[str, str], document: str | None) -> SidecarConfig:

@@ -34,8 +34,8 @@ from chio_sidecar.cli.options import (
 from chio_sidecar.cli.terminal import CliError, compact, emit, say
 from chio_sidecar.config import MAX_MINTED_TTL, MAX_TTL
 from chio_sidecar.keys import load_or_create_key
-from chio_sidecar.records.archive import open_archive
-from chio_sidecar.store.issuers import issuer_name, withdrawn
+from chio_sidecar.records.archive import is_withdrawn
+from chio_sidecar.store.issuers import withdrawn
 from chio_sidecar.store.place import Place
 
 ISSUE_DESCRIPTION = """\
@@ -156,17 +156,14 @@ def run_issue(args: argparse.Namespace) -> int:
 
 
 def _check_not_withdrawn(place: Place, key: SigningKey, *, fix: str) -> None:
-    """Return if the key was not withdrawn in the list of revocations of a store.
+    """Return if the key was not withdrawn in a store.
 
     Raises:
         CliError: it was; a token that it signs would be refused.
-        ConfigurationError: the list cannot be read.
+        ConfigurationError: the store cannot be read.
     """
-    if isinstance(place, Path) and (not place.is_file() or not place.stat().st_size):
-        return  # no sidecar has opened it yet
-    with open_archive(place) as archive:
-        if archive.is_revoked(issuer_name(key.public_hex)):
-            raise CliError(withdrawn(key.public_hex), fix=fix)
+    if is_withdrawn(place, key.public_hex):
+        raise CliError(withdrawn(key.public_hex), fix=fix)
 
 
 def _scope(args: argparse.Namespace) -> ChioScope:

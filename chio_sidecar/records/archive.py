@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from chio_core.canonical import parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
+from chio_sidecar.store.issuers import issuer_name
 from chio_sidecar.store.place import Place
 from chio_sidecar.store.statements import states_erasure
 
@@ -325,3 +326,19 @@ def open_archive(place: Place, *, option: str | None = None) -> ReceiptArchive:
     from chio_sidecar.records.postgresql import DatabaseArchive
 
     return DatabaseArchive(place, option=option)
+
+
+def is_withdrawn(place: Place, public_key: str) -> bool:
+    """Return True if the key of an issuer was withdrawn in a store; False if no sidecar has opened that yet.
+
+    Args:
+        place: the SQLite file of a sidecar, or its database.
+        public_key: 64 hex digits.
+
+    Raises:
+        ConfigurationError: the store cannot be read.
+    """
+    if isinstance(place, Path) and (not place.is_file() or not place.stat().st_size):
+        return False
+    with open_archive(place) as archive:
+        return archive.is_revoked(issuer_name(public_key))

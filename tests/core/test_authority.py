@@ -18,6 +18,8 @@ from chio_core.models.capability import ToolGrant
 from chio_core.models.request import CallerIdentity
 from chio_core.signing import SigningKey
 from chio_core.testing import ChioFixture
+from chio_sidecar.store.issuers import issuer_name
+from chio_sidecar.store.place import open_store
 from chio_sidecar.trust.app import TrustConfig, TrustService, create_trust_app
 from tests.support import run, serve
 
@@ -109,6 +111,21 @@ def test_an_embedded_sidecar_trusts_what_its_key_has_issued(tmp_path: Path) -> N
     settings = ChioSettings(sidecar_url=f"embedded:{tmp_path / 's.sqlite3'}")
     first = Authority(settings).issue("shop/order", holder=ALICE)
     assert first.issuer == Authority(settings).issue("shop/order", holder=ALICE).issuer
+
+
+def test_an_embedded_sidecar_issues_nothing_with_a_key_that_was_withdrawn(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite3"
+    settings = ChioSettings(sidecar_url=f"embedded:{path}")
+    key = Authority(settings).issue("shop/order", holder=ALICE).issuer
+
+    async def withdraw() -> None:
+        store = open_store(path)
+        await store.revoke(issuer_name(key))
+        await store.close()
+
+    run(withdraw())
+    with pytest.raises(ConfigurationError, match=f"the key {key} was withdrawn"):
+        Authority(settings).issue("shop/order", holder=ALICE)
 
 
 def test_without_an_authority_the_error_says_what_to_set() -> None:
