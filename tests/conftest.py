@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import prefork
 from tests.support import run
 
 if TYPE_CHECKING:
@@ -46,6 +47,10 @@ def server() -> Iterator[Server]:
     server = Server()
     yield server
     server.close()
+
+
+def pytest_sessionfinish() -> None:
+    prefork.end()
 
 
 @pytest.hookimpl(tryfirst=True)

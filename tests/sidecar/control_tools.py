@@ -7,7 +7,6 @@ import json
 import os
 import queue
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
@@ -28,7 +27,7 @@ from chio_sidecar.store import NewReceipt
 from chio_sidecar.store.schema import connect, prepare
 from chio_sidecar.store.sqlite import SqliteLog
 from chio_sidecar.store.writes import Append, apply
-from tests import support
+from tests import prefork, support
 from tests.sidecar.sidecar_tools import NOW, evaluate_body
 
 ROOT = Path(__file__).parents[2]
@@ -143,18 +142,8 @@ def environment(**variables: str) -> dict[str, str]:
 def run_command(
     *arguments: object, module: str = "chio_sidecar", stdin: Any = None, cwd: Path | None = None, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run `chio-sidecar` to its end; `stdin` is a text, a file or one of subprocess's constants."""
-    source: dict[str, Any] = {"input": stdin} if stdin is None or isinstance(stdin, str) else {"stdin": stdin}
-    return subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)],
-        **source,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        env=environment(**variables),
-        cwd=cwd,
-        check=False,
-    )
+    """Run `chio-sidecar` to its end; `stdin` is a text, a file or None for no input."""
+    return prefork.run(module, arguments, stdin=stdin, env=environment(**variables), cwd=cwd, timeout=DEADLINE)
 
 
 def on_terminal(*arguments: object, columns: int = 80, status: int = 0, **variables: str) -> str:
@@ -163,13 +152,7 @@ def on_terminal(*arguments: object, columns: int = 80, status: int = 0, **variab
 
     ours, theirs = pty.openpty()
     chosen = {"COLUMNS": str(columns), "TERM": "xterm", "NO_COLOR": ""} | variables
-    with subprocess.Popen(
-        [sys.executable, "-m", "chio_sidecar", *map(str, arguments)],
-        stdin=subprocess.DEVNULL,
-        stdout=theirs,
-        stderr=theirs,
-        env=environment(**chosen),
-    ) as process:
+    with prefork.Process("chio_sidecar", arguments, stdout=theirs, stderr=theirs, env=environment(**chosen)) as process:
         os.close(theirs)
         got = b""
         with os.fdopen(ours, "rb", buffering=0) as terminal, suppress(OSError):  # EIO: all of its users have ended
@@ -188,7 +171,7 @@ class Server:
         lines: its standard error up to that line.
     """
 
-    process: subprocess.Popen[str]
+    process: prefork.Process
     ready: str
     lines: list[str]
 
@@ -201,14 +184,7 @@ class Server:
 @contextmanager
 def serving(*arguments: object, ready: str = " on ", **variables: str) -> Iterator[Server]:
     """Run a serving command until the block ends; fail if it is not ready in time."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "chio_sidecar", *map(str, arguments)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(**variables),
-    )
-    assert process.stderr is not None
+    process = prefork.Process("chio_sidecar", arguments, stderr=subprocess.PIPE, env=environment(**variables))
     stderr = process.stderr
     lines: queue.Queue[str] = queue.Queue()
     reader = threading.Thread(target=lambda: [lines.put(line.rstrip("\n")) for line in stderr], daemon=True)
@@ -225,6 +201,6 @@ def serving(*arguments: object, ready: str = " on ", **variables: str) -> Iterat
             process.wait(timeout=DEADLINE)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait()
+            process.wait(DEADLINE)
         reader.join()
         stderr.close()

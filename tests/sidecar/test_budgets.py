@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import subprocess
-import sys
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,9 @@ from chio_sidecar.store.driver import sqlite3
 from chio_sidecar.store.schema import connect, prepare
 from chio_sidecar.store.sqlite import SqliteLog
 from chio_sidecar.store.writes import Append, apply
+from tests import prefork
 from tests.sidecar.approval_tools import approved
-from tests.sidecar.sidecar_tools import SERVER, TESTS, TOOL, capability, decision, evaluate, grant, sidecar
+from tests.sidecar.sidecar_tools import SERVER, TOOL, capability, decision, evaluate, grant, sidecar
 from tests.sidecar.store_conformance import charge, entry
 from tests.support import run
 
@@ -288,7 +288,6 @@ async def test_what_an_observing_application_said_is_kept_in_the_receipt(tmp_pat
         assert kept == {"mode": "observe", "route": "/pay/{account}"}
 
 
-SPENDING = TESTS / "sidecar" / "spending_sidecar.py"
 DEADLINE = 60
 
 
@@ -297,11 +296,11 @@ async def test_two_processes_spend_no_more_than_one_budget_and_use_one_approval_
     async with sidecar(tmp_path, store_path=path) as app:
         approval_id = await approved(app)
     processes = [
-        subprocess.Popen(
-            [sys.executable, str(SPENDING), str(path), name, "250", "300", approval_id],
+        prefork.Process(
+            "tests.sidecar.spending_sidecar",
+            [path, name, 250, 300, approval_id],
             stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"PYTHONPATH": str(TESTS.parent)},
+            env=os.environ,
         )
         for name in ("one", "two")
     ]

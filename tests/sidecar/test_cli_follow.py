@@ -23,6 +23,7 @@ from chio_sidecar.records.reader import ReceiptReader
 from chio_sidecar.store import NewReceipt
 from chio_sidecar.store.driver import Unavailable, sqlite3
 from chio_sidecar.store.place import Place, open_store
+from tests import prefork
 from tests.sidecar.control_tools import DEADLINE, CommandLine, environment
 from tests.support import run
 from tests.viewer.records import NOW, receipt
@@ -53,19 +54,16 @@ def store(place: Place, *numbers: int) -> None:
 
 
 @contextmanager
-def following(place: Place, *options: str) -> Iterator[tuple[subprocess.Popen[str], queue.Queue[str]]]:
+def following(place: Place, *options: str) -> Iterator[tuple[prefork.Process, queue.Queue[str]]]:
     """Run the command until the block ends; give its process and the lines that it prints."""
     named = str(place) if isinstance(place, Path) else place.url
-    process = subprocess.Popen(
-        [sys.executable, "-m", "chio_sidecar", "receipt", "list", "--follow", *options, "--receipt-store", named],
+    process = prefork.Process(
+        "chio_sidecar",
+        ["receipt", "list", "--follow", *options, "--receipt-store", named],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
         env=environment(PYTHONUNBUFFERED=""),
-        # A shell starts what runs in its background with SIGINT ignored, and these tests may.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    assert process.stdout is not None
     stdout = process.stdout
     lines: queue.Queue[str] = queue.Queue()
     reader = threading.Thread(target=lambda: [lines.put(line) for line in stdout], daemon=True)
@@ -74,11 +72,8 @@ def following(place: Place, *options: str) -> Iterator[tuple[subprocess.Popen[st
         yield process, lines
     finally:
         process.kill()
-        process.wait()
-        reader.join()
-        stdout.close()
-        assert process.stderr is not None
-        process.stderr.close()
+        with process:
+            reader.join()
 
 
 def number(line: str) -> int:
@@ -94,7 +89,6 @@ def test_receipts_are_printed_as_they_are_stored_until_ctrl_c(place: Place) -> N
         assert number(lines.get(timeout=DEADLINE)) == 6
         process.send_signal(signal.SIGINT)
         assert process.wait(DEADLINE) == 130
-        assert process.stderr is not None
         assert process.stderr.read() == ""
 
 
@@ -105,7 +99,6 @@ def test_a_database_that_was_away_is_followed_further_and_no_receipt_is_lost_or_
         assert [number(lines.get(timeout=DEADLINE)) for _ in range(2)] == [1, 2]
         server.stop()
         try:
-            assert process.stderr is not None
             assert "; trying again until it is back" in process.stderr.readline()
         finally:
             server.start()
@@ -127,7 +120,6 @@ def test_a_database_in_the_place_of_the_one_before_ends_it(server: Any) -> None:
             admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
             admin.execute(f"ALTER DATABASE {other} RENAME TO {name}")
         assert process.wait(DEADLINE) == 1
-        assert process.stderr is not None
         assert "is another store than before: its row 1 is not receipt receipt-00001" in process.stderr.read()
 
 
@@ -139,7 +131,6 @@ def test_a_file_in_the_place_of_the_one_before_ends_it(tmp_path: Path) -> None:
         assert number(lines.get(timeout=DEADLINE)) == 1
         os.replace(other, place)
         assert process.wait(DEADLINE) == 1
-        assert process.stderr is not None
         assert "was replaced or removed while it was read" in process.stderr.read()
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.sidecar.control_tools import ROOT, CommandLine
+from tests import prefork
+from tests.sidecar.control_tools import DEADLINE, ROOT, CommandLine
 
 FILES = {
     "project_settings.py": """
@@ -67,8 +67,7 @@ def django(folder: Path, settings: str, *arguments: str) -> tuple[int, str]:
     """Run a command in a process of its own: Django has one configuration in each."""
     path = os.pathsep.join((str(ROOT), str(ROOT / "adapters")))
     env = {**os.environ, "PYTHONPATH": path, "DJANGO_SETTINGS_MODULE": settings}
-    command = [sys.executable, "-m", "chio_sidecar.cli", *arguments]
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    done = prefork.run("chio_sidecar.cli", arguments, cwd=folder, env=env, timeout=DEADLINE)
     return done.returncode, done.stdout
 
 

@@ -72,11 +72,11 @@ def test_the_viewer_shows_that_store(store: Path) -> None:
 
 
 def test_verify_reads_the_store_of_the_settings_if_nothing_is_piped_in(store: Path, tmp_path: Path) -> None:
-    def verify(stdin: Any) -> subprocess.CompletedProcess[str]:
+    def verify(stdin: Any = None) -> subprocess.CompletedProcess[str]:
         url = f"embedded:{store}"
         return run_command("receipt", "verify", stdin=stdin, cwd=tmp_path, CHIO_SIDECAR_URL=url)
 
-    done = verify(subprocess.DEVNULL)
+    done = verify()
     assert done.returncode == 0, done.stderr
     assert "1 receipt: 1 valid, 0 invalid" in done.stderr
     (tmp_path / "empty").touch()

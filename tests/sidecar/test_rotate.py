@@ -7,8 +7,6 @@ import json
 import os
 import shutil
 import stat
-import subprocess
-import sys
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -28,8 +26,9 @@ from chio_sidecar.store.driver import sqlite3
 from chio_sidecar.store.rotate import ROWS, archive, trim
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from chio_sidecar.store.statements import ArchiveStatement
+from tests import prefork
 from tests.sidecar.approval_tools import pay, verdict
-from tests.sidecar.control_tools import ROOT, CommandLine, write_store
+from tests.sidecar.control_tools import CommandLine, write_store
 from tests.sidecar.fsck_tools import alter, fill, inspect, older, select, tamper
 from tests.sidecar.sidecar_tools import (
     KERNEL,
@@ -214,8 +213,8 @@ def test_a_rotation_that_ends_after_any_step_leaves_a_store_that_goes_on(tmp_pat
 
 def test_a_rotation_that_is_killed_leaves_a_store_that_goes_on(tmp_path: Path, cli: CommandLine) -> None:
     path, target = keyed(write_store(tmp_path / "r", map(receipt, range(1, 6 * ROWS)))), tmp_path / "a"
-    command = [sys.executable, "-m", "chio_sidecar", "receipt", "rotate", "--receipt-store", path, "--to", target]
-    with subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}) as process:
+    command = ["receipt", "rotate", "--receipt-store", path, "--to", target]
+    with prefork.Process("chio_sidecar", command, env=os.environ) as process:
         while select(path, "SELECT count(*) FROM receipt_archives") == [(0,)]:
             assert process.poll() is None
         process.kill()

@@ -6,8 +6,6 @@ import asyncio
 import json
 import os
 import stat
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from itertools import islice
@@ -32,8 +30,9 @@ from chio_sidecar.store.place import DatabasePlace
 from chio_sidecar.store.postgresql.rotate import archive, trim
 from chio_sidecar.store.rotate import ROWS
 from chio_sidecar.store.statements import ArchiveStatement
+from tests import prefork
 from tests.sidecar.approval_tools import approved, pay, verdict
-from tests.sidecar.control_tools import ROOT, CommandLine, sidecars
+from tests.sidecar.control_tools import CommandLine, sidecars
 from tests.sidecar.fsck_tools import inspect, select
 from tests.sidecar.postgres_tools import ARCHIVE_ROLE, OWNER, ROLE, PostgresqlKit, Server
 from tests.sidecar.sidecar_tools import (
@@ -332,10 +331,8 @@ def test_a_rotation_that_is_killed_leaves_a_database_that_goes_on(kit: Postgresq
 
     run(main())
     keyed(tmp_path / "own.key", KERNEL)
-    command = [sys.executable, "-m", "chio_sidecar", "receipt", "rotate", "--receipt-store", url, "--keep", str(LATER)]
-    with subprocess.Popen(
-        [*command, "--to", tmp_path / "a"], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}
-    ) as process:
+    command = ["receipt", "rotate", "--receipt-store", url, "--keep", str(LATER), "--to", tmp_path / "a"]
+    with prefork.Process("chio_sidecar", command, env=os.environ) as process:
         has_ended = None
         while not kit.fetch("SELECT 1 FROM chio.receipt_chain_base"):
             assert has_ended is None

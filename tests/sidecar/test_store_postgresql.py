@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
-import sys
 from collections import Counter
 from contextlib import closing
 from dataclasses import replace
@@ -26,6 +26,7 @@ from chio_sidecar.store.place import DatabasePlace, open_store
 from chio_sidecar.store.postgresql.connection import connect
 from chio_sidecar.store.postgresql.schema import Migrated, migrate
 from chio_sidecar.store.postgresql.tables import SCHEMA_VERSION
+from tests import prefork
 from tests.sidecar.postgres_tools import OWNER, ROLE, PostgresqlKit, Server
 from tests.sidecar.store_conformance import Kit, StoreConformance, assert_chained, charge, entry, opened
 
@@ -41,11 +42,9 @@ class TestPostgresql(StoreConformance):
         return PostgresqlKit(server)
 
 
-def racer(kit: PostgresqlKit, name: str, number: int, shared: str) -> subprocess.Popen[str]:
-    arguments = [kit.url, name, str(number), shared]
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.sidecar.racing_store", *arguments], stdout=subprocess.PIPE, text=True
-    )
+def racer(kit: PostgresqlKit, name: str, number: int, shared: str) -> prefork.Process:
+    arguments = [kit.url, name, number, shared]
+    return prefork.Process("tests.sidecar.racing_store", arguments, stdout=subprocess.PIPE, env=os.environ)
 
 
 @pytest.mark.parametrize(("shared", "number", "stored"), [("budget", 200, 100), ("ids", 200, 200)])
@@ -63,7 +62,6 @@ def test_four_processes_store_together_exactly_what_one_would(
 
 def test_what_a_killed_process_acknowledged_is_stored(kit: PostgresqlKit) -> None:
     with racer(kit, "a", 100_000, "nothing") as one:
-        assert one.stdout is not None
         told = [one.stdout.readline() for _ in range(200)]
         one.kill()
         told += one.stdout.readlines()

@@ -19,22 +19,17 @@ from chio_core.receipts import verify_receipt
 from chio_sidecar.store.driver import sqlite3
 from chio_sidecar.store.schema import connect, prepare
 from chio_sidecar.store.sqlite import SqliteReceiptStore
+from tests import prefork
 from tests.sidecar.fsck_tools import inspect
 from tests.sidecar.sidecar_tools import KERNEL, TESTS
 from tests.support import run
 
-ROOT = TESTS.parent
-SCRIPT = TESTS / "sidecar" / "busy_sidecar.py"
 DEADLINE = 120
 
 
-def start(store: Path, name: str, count: int, *prefix: str, at_once: int = 8) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*prefix, sys.executable, str(SCRIPT), str(store), name, str(count), str(at_once)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
+def start(store: Path, name: str, count: int) -> prefork.Process:
+    program = "tests.sidecar.busy_sidecar"
+    return prefork.Process(program, [store, name, count, 8], stdout=subprocess.PIPE, env=os.environ)
 
 
 def stored(path: Path) -> dict[str, dict[str, object]]:
@@ -59,7 +54,6 @@ def test_a_process_that_is_killed_loses_no_receipt_that_it_sent(tmp_path: Path) 
     path, acknowledged = tmp_path / "r.sqlite3", set()
     for number in range(5):
         process = start(path, f"run-{number}", 100_000)
-        assert process.stdout is not None
         with process.stdout as answers:
             for _ in range(150 + 37 * number):
                 acknowledged.add(answers.readline().strip())
@@ -102,11 +96,17 @@ def test_a_row_is_synced_to_the_disk_before_its_response(tmp_path: Path) -> None
     path, trace = tmp_path / "r.sqlite3", tmp_path / "trace"
     assert STRACE is not None
     options = ("-f", "-y", "-qq", "-e", "trace=pwrite64,fdatasync,fsync,write", "-o", str(trace))
-    process = start(path, "traced", 1000, STRACE, *options, at_once=1)
-    answers, _ = process.communicate(timeout=DEADLINE)
-    if process.returncode != 0 and not answers:
+    done = subprocess.run(
+        [STRACE, *options, sys.executable, "-m", "tests.sidecar.busy_sidecar", str(path), "traced", "1000", "1"],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        env=os.environ | {"PYTHONPATH": str(TESTS.parent)},
+        check=False,
+    )
+    if done.returncode != 0 and not done.stdout:
         pytest.skip("strace may not trace here")
-    assert len(answers.split()) == 1000
+    assert len(done.stdout.split()) == 1000
     assert syncs_before_answers(trace.read_text(errors="replace"), path) == ["synced"] * 1000
 
 
