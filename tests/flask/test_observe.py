@@ -43,7 +43,8 @@ def test_a_view_runs_without_the_capability_that_it_requires(path: str) -> None:
     assert response.json == NOTHING | {"mark": ["observe", "chio_capability_required"]}
     assert "X-Chio-Receipt" in response.headers
     requires = "any" if path == "/any" else "payments/transfer"
-    assert sidecar.asked[0].document["enforcement"] == {"mode": "observe", "requires": requires, "framework": "flask"}
+    stated = {"mode": "observe", "requires": requires, "framework": "flask", "view": path.removeprefix("/")}
+    assert sidecar.asked[0].document["enforcement"] == stated
 
 
 @pytest.mark.parametrize("path", ["/transfer", "/atransfer", "/any"])
