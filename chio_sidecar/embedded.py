@@ -143,7 +143,7 @@ def check_embedded(path: str, *, environ: Mapping[str, str] | None = None) -> No
 
 
 def own_key(path: str) -> SigningKey:
-    """Return the signing key of an embedded sidecar, for capabilities; it is created if there is none yet.
+    """Return the signing key of an embedded sidecar, for capabilities; it is created if it does not exist.
 
     Raises:
         ConfigurationError: the path or the key cannot be used, or the key was withdrawn in the store (of a file).

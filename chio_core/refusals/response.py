@@ -128,7 +128,7 @@ class Response(Head):
             content_type: media type; by the name of the file if left out.
 
         Raises:
-            OSError: it is no regular file, or there is none.
+            OSError: it does not exist, or is no regular file.
         """
         stream = FileStream(path)
         kind = content_type or mimetypes.guess_type(path)[0] or "application/octet-stream"

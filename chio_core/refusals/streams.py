@@ -50,7 +50,7 @@ class FileStream:
         modified: seconds since 1970.
 
     Raises:
-        OSError: it is no regular file, or there is none.
+        OSError: it does not exist, or is no regular file.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

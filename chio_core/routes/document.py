@@ -158,7 +158,7 @@ def document_for_embedded(make: Callable[[], Document]) -> str | None:
     """Return the text of the document that an embedded sidecar uses; None for an application without routes.
 
     Args:
-        make: returns the document; a `ConfigurationError` of it means that there is none.
+        make: returns the document; it raises `ConfigurationError` without one.
     """
     try:
         found = make()

@@ -55,7 +55,7 @@ ANY = Shape()
 
 
 def shape_of(pattern: re.Pattern[str] | None) -> Shape:
-    """Return what is known about the paths that match a pattern; `ANY` if that is nothing."""
+    """Return the known shape of the paths that match a pattern; `ANY` if nothing is known."""
     # Flags change what a text matches, and beside an alternative nothing that was read has to be there.
     if pattern is None or pattern.flags != re.UNICODE or "|" in pattern.pattern or pattern.pattern[:1] != "^":
         return ANY
@@ -64,7 +64,7 @@ def shape_of(pattern: re.Pattern[str] | None) -> Shape:
     while text[place:] not in _ENDS:
         token = _TOKEN.match(text, place)
         if token is None:
-            # The segment that was begun may go on in what is unknown.
+            # The last segment may go on in the unknown part.
             return Shape(_with_parameters(segments[:-1], mixed))
         place = token.end()
         literal = token["escaped"] or token["plain"]

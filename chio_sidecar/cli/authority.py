@@ -31,7 +31,7 @@ def run_rotate(args: argparse.Namespace) -> int:
     """Rotate the authority's key and print the result.
 
     Raises:
-        CliError: no service and no database is named, or there is none.
+        CliError: no service and no database is named, or it does not exist.
         ConfigurationError: it cannot be used.
     """
     if args.control_url:

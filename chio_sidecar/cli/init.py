@@ -44,7 +44,7 @@ class Change:
         path: the file.
         about: what is added, or why nothing is; never a value of a setting.
         lines: what is added; nothing if the file stays as it is.
-        before: the text of the file, or None if there is none.
+        before: the text of the file, or None without one.
         mode: permissions of a new file, less the umask.
     """
 
@@ -219,7 +219,7 @@ def _holds_secrets(environment: Mapping[str, str]) -> bool:
 
 
 def _text(path: Path) -> str | None:
-    """Return the text of a file, or None if there is none."""
+    """Return the text of a file, or None without one."""
     try:
         if path.exists() and not path.is_file():
             raise CliError(f"{path} is no regular file", fix="write its lines by hand")

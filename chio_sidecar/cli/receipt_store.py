@@ -163,7 +163,7 @@ def _check(inspection: Inspection | LogInspection, path: Path | str | None, *, a
     """Check one file and print it; return its exit status.
 
     Args:
-        inspection: not begun.
+        inspection: not started.
         path: the name of the file or the log if it is one of several.
         as_json: print for programs.
     """

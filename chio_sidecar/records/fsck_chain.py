@@ -110,7 +110,7 @@ class Heads:
 
     Attributes:
         kept: the digests.
-        missing: those that no row had so far.
+        missing: those that no row has so far.
     """
 
     def __init__(self, kept: Collection[str] = ()) -> None:

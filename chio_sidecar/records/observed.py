@@ -39,7 +39,7 @@ class Kind:
     """What refusals of one group have in common.
 
     Attributes:
-        caller: hash of the caller, where callers are groups of their own; None for all callers.
+        caller: hash of the caller, where each caller is a group; None for all callers.
     """
 
     method: str

@@ -191,7 +191,7 @@ class EvaluateEndpoint:
     def _take_rate(self, path: str) -> Answer | None:
         """Take a part of the rate of a path; return the refusal if none is left."""
         unknown = self._unknown_rate
-        # Paths that the document does not describe have a rate of their own, so a scanner takes nothing of the others'.
+        # Paths that the document does not describe have a separate rate, so a scanner takes nothing of the others'.
         # Their refusal has another status: the next one of several sidecars must not get what this one is spared.
         if unknown is not None and not self._sidecar.routes.covers(path):
             message = f"more than {unknown.rate} evaluations of unknown paths in a second; try again later"

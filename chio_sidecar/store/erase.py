@@ -116,7 +116,7 @@ def check(store: Path, *, busy_seconds: float = 30.0) -> None:
     Readers cannot undo that. The sidecar does it for its store, and nothing else does it for an archive.
 
     Raises:
-        ConfigurationError: the file is none, cannot be read, or is of another version.
+        ConfigurationError: the file is no store, cannot be read, or is of another version.
     """
     mode = "rw" if os.access(store, os.W_OK) else "ro"
     try:

@@ -167,7 +167,7 @@ def _steps(
     for sql in (_MARK, _REMOVE):
         for table, (subject, part, ordinal) in _USES.items():
             if sql is _REMOVE and ordinal == "0":
-                continue  # each use of an approval is an account of its own
+                continue  # each use of an approval is a separate account
             statement = sql.format(table=table, subject=subject, part=part, ordinal=ordinal, next=_NEXT[table])
             for window in _windows(connection, table):
                 with _transaction(connection):

@@ -147,7 +147,7 @@ def _create(path: Path) -> None:
 
 
 def check_file(path: Path) -> bool:
-    """Check that a file can be given to SQLite; return False if there is none.
+    """Check that a file can be given to SQLite; return False if it does not exist.
 
     Raises:
         ConfigurationError: it is a link, no regular file, another user's, or too small for a database; or there is

@@ -53,7 +53,7 @@ class BaseMiddleware(OutboundMember):
             url: the whole URL; in `FastHTTP` the declared one, without params.
             kwargs: `headers` is a mapping of the request's headers by names in any case, with the operators of a
                 dictionary: change or replace it. `params`, `timeout`, and one of `content`, `data`, `json`, `files` may
-                be added. A hook may keep members of its own there.
+                be added. A hook may keep its members there.
 
         Returns:
             The kwargs.

@@ -130,7 +130,7 @@ class Sender:
         return Outcome(route, value, value if isinstance(value, Response) else response)
 
     async def _prepared(self, route: Route) -> dict[str, Any]:
-        """Return what is sent with a call: its configuration, after hooks, dependencies and events."""
+        """Return the arguments of a send: its configuration, after hooks, dependencies and events."""
         app, options = self._app, route.options
         config = {**app.request_configs.get(route.method, {}), **_chosen(options, "timeout")}
         headers = HeaderDict(config.get("headers") or {}) | (options.get("headers") or {})

@@ -65,7 +65,7 @@ _ACCOUNTS = {
     "chio_hitl_consumed_tokens": ("t.approval_id", "0", "0"),
 }
 """Subject, part and ordinal of a row in `archived_state`."""
-_TRIMMED = ("capability_invocations", "budget_charges")  # each use of an approval is an account of its own, and stays
+_TRIMMED = ("capability_invocations", "budget_charges")  # each use of an approval is a separate account, and stays
 
 _MARK = """
 INSERT INTO chio.archived_state SELECT %s, subject, part, ordinal
