@@ -12,6 +12,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -251,45 +252,52 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
 
 
 WORKER = """
-import asyncio, json, socket, sys
+import json, sys
 sys.path[:0] = json.loads(sys.argv[3])
 import uvicorn
 from tests.guards.tools import Door
 from chio_core.guards import RateLimit
 
-listener = socket.socket(fileno=int(sys.argv[1]))
-door = Door(RateLimit("5/minute", storage=sys.argv[2], strategy=sys.argv[4], namespace=sys.argv[4], timeout=20))
-uvicorn.run(door.app, fd=listener.fileno(), log_level="error", lifespan="on", loop="asyncio")
+options = {"storage": sys.argv[2], "timeout": 20}
+doors = {name: Door(RateLimit("5/minute", strategy=name, namespace=name, **options)) for name in sys.argv[4:]}
+
+async def app(scope, receive, send):
+    name, _, rest = scope["path"].strip("/").partition("/")
+    await doors[name].app({**scope, "path": f"/{rest}", "raw_path": f"/{rest}".encode()}, receive, send)
+
+uvicorn.run(app, fd=int(sys.argv[1]), log_level="error", lifespan="off", loop="asyncio")
 """
+ALL = [*STRATEGIES, "moving-window"]
+
+
+@pytest.fixture(scope="module")
+def workers(redis: Redis) -> Iterator[list[int]]:
+    """The ports of two uvicorn processes, which share a redis-server; `/exact/hello` is limited by `exact`."""
+    path = json.dumps([entry for entry in sys.path if entry])
+    with ExitStack() as running:
+        ports = []
+        for _ in range(2):
+            listener = running.enter_context(socket.create_server(("127.0.0.1", 0)))
+            ports.append(listener.getsockname()[1])
+            command = [sys.executable, "-c", WORKER, str(listener.fileno()), redis.url, path, *ALL]
+            options = {"pass_fds": [listener.fileno()], "cwd": Path(__file__).parents[2]}
+            worker = running.enter_context(subprocess.Popen(command, **options))
+            running.callback(worker.terminate)
+        yield ports
 
 
 @needs_redis
-@pytest.mark.parametrize("strategy", [*STRATEGIES, "moving-window"])
-def test_two_worker_processes_allow_five_in_total(redis: Redis, strategy: str) -> None:
-    """B5: two uvicorn processes, one redis-server; the sixth request is 429 with Retry-After."""
-    workers, listeners = [], []
-    path = json.dumps([entry for entry in sys.path if entry])
-    try:
-        for _ in range(2):
-            listener = socket.create_server(("127.0.0.1", 0))
-            listeners.append(listener)
-            command = [sys.executable, "-c", WORKER, str(listener.fileno()), redis.url, path, strategy]
-            workers.append(subprocess.Popen(command, pass_fds=[listener.fileno()], cwd=Path(__file__).parents[2]))
-        answers = [ask(listeners[number % 2].getsockname()[1]) for number in range(8)]
-    finally:
-        for worker in workers:
-            worker.terminate()
-        for worker in workers:
-            worker.wait(20)
-        for listener in listeners:
-            listener.close()
+@pytest.mark.parametrize("strategy", ALL)
+def test_two_worker_processes_allow_five_in_total(workers: list[int], strategy: str) -> None:
+    """B5: the sixth request is 429 with Retry-After, whichever process gets it."""
+    answers = [ask(workers[number % 2], f"/{strategy}/hello") for number in range(8)]
     assert [status for status, _ in answers] == [200] * 5 + [429] * 3
     assert all(1 <= int(retry or "0") <= 60 for status, retry in answers if status == 429)
 
 
-def ask(port: int) -> tuple[int, str | None]:
+def ask(port: int, path: str) -> tuple[int, str | None]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-    connection.request("GET", "/hello")
+    connection.request("GET", path)
     answer = connection.getresponse()
     answer.read()
     connection.close()
