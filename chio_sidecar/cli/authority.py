@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from chio_core.errors import ConfigurationError
 from chio_sidecar.cli.options import note_overridden, trust_client, wants_json
 from chio_sidecar.cli.terminal import CliError, compact, emit, say
+from chio_sidecar.records.file import connect
+from chio_sidecar.store.driver import sqlite3
 from chio_sidecar.store.place import Place
-from chio_sidecar.trust.authorities import DatabaseAuthority
+from chio_sidecar.trust.authorities import NO_AUTHORITY, DatabaseAuthority
+
+if TYPE_CHECKING:
+    from chio_sidecar.trust.client import TrustClient
 
 ROTATE_DESCRIPTION = """\
 Make a new signing key of the authority, and print it with the key before. The authority signs with the new key from now
@@ -37,7 +43,8 @@ def run_rotate(args: argparse.Namespace) -> int:
     if args.control_url:
         note_overridden(args, "--control-url", "authority_db")
         with trust_client(args) as client:
-            before, after, backend = client.authority(), client.rotate(), client.backend
+            before, backend = client.authority(), client.backend
+            after = _rotated(client, before.get("publicKey"))
         found = {"public_key": after.get("publicKey"), "former_key": before.get("publicKey")}
         found |= {"generation": after.get("generation")}
         if not isinstance(found["public_key"], str) or found["public_key"] == found["former_key"]:
@@ -60,13 +67,49 @@ def run_rotate(args: argparse.Namespace) -> int:
     return 0
 
 
-def existing_authority(place: Place) -> DatabaseAuthority:
-    """Open the authority in a file or a database.
+def _rotated(client: TrustClient, former: Any) -> dict[str, Any]:
+    """Rotate the key of a service, and return its public keys, also if the response to the rotation is lost.
 
     Raises:
-        CliError: the file does not exist; it is not created.
-        ConfigurationError: it cannot be used.
+        CliError: the service did not rotate, or has not said that it did.
     """
-    if isinstance(place, Path) and not place.exists():
-        raise CliError(f"there is no authority database at {place}", fix="`trust serve --authority-db` makes one")
-    return DatabaseAuthority(place)
+    try:
+        return client.rotate()
+    except ConfigurationError as exc:
+        lost = exc
+    # The service may have rotated all the same. A second rotation would print a key as the former one that nothing has
+    # been signed with, and the stolen key would stay.
+    with suppress(ConfigurationError):
+        after = client.authority()
+        if after.get("publicKey") != former:
+            return after
+    raise CliError(
+        lost.message,
+        code=lost.code,
+        fix=f"the key before this call was {former}; if the next `trust rotate` prints another former_key, this call"
+        " has rotated it too",
+    )
+
+
+def existing_authority(place: Place) -> DatabaseAuthority:
+    """Open the authority in a file or a database, and make none where there is none.
+
+    Raises:
+        CliError: the file does not exist, or has no authority.
+        ConfigurationError: it cannot be used, or the database has no authority.
+    """
+    if isinstance(place, Path) and not _has_authority(place):
+        raise CliError(NO_AUTHORITY.format(place))
+    return DatabaseAuthority(place, create=False)
+
+
+def _has_authority(file: Path) -> bool:
+    """Return True if a file has the table of an authority, or cannot be read; another file is left as it is."""
+    if not file.exists():
+        return False
+    try:
+        with closing(connect(file, "mode=ro", busy_seconds=5.0)) as connection:
+            found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'authority_state'").fetchone()
+    except sqlite3.Error:
+        return True  # what is wrong with it is said where it is opened
+    return found is not None

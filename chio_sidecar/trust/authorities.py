@@ -21,6 +21,9 @@ from chio_sidecar.store.place import Place
 from chio_sidecar.store.writes import Connection
 from chio_sidecar.trust.stores import open_database
 
+NO_AUTHORITY = "there is no authority in {} (--authority-db); `trust serve --authority-db` makes one"
+"""The message for a file or a database, whose name is inserted, that has no key."""
+
 
 @dataclass(frozen=True)
 class AuthorityStatus:
@@ -145,18 +148,21 @@ class DatabaseAuthority:
     """An authority in a SQLite file of mode 0600, or in a database, which several processes may share.
 
     Args:
-        path: the file or the database; a new key is made if it has none.
+        path: the file or the database.
+        create: make a key if there is none.
 
     Raises:
-        ConfigurationError: it cannot be used.
+        ConfigurationError: it cannot be used, or has no key and `create` is False.
     """
 
-    def __init__(self, path: Place) -> None:
+    def __init__(self, path: Place, *, create: bool = True) -> None:
         self._db = open_database(path, _SCHEMA, option="--authority-db")
         self.backend = self._db.backend
         try:
             with self._db.write() as connection:
                 if connection.execute("SELECT 1 FROM authority_state").fetchone() is None:
+                    if not create:
+                        raise ConfigurationError(NO_AUTHORITY.format(self._db.path))
                     # The history can be older than the key: a copy of a database does not have the key.
                     known = connection.execute("SELECT coalesce(max(generation), 0) FROM authority_trusted_keys")
                     self._store(connection, generation=known.fetchone()[0] + 1)

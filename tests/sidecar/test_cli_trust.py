@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import stat
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +85,7 @@ def test_every_option_is_in_the_token(tmp_path: Path, issue: Issue) -> None:
 
 
 def test_an_authority_database_signs_too(tmp_path: Path, cli: CommandLine, issue: Issue) -> None:
-    assert "there is no authority database" in cli.fails(*ISSUE, "--authority-db", tmp_path / "a.db")
+    assert "there is no authority in" in cli.fails(*ISSUE, "--authority-db", tmp_path / "a.db")
     authority = DatabaseAuthority(tmp_path / "a.db")
     token = issue("--authority-db", tmp_path / "a.db")
     verify_capability(token, trusted_issuers=authority.status().trusted_keys)
@@ -302,7 +304,7 @@ def test_a_subject_that_is_a_name_says_what_to_write(tmp_path: Path, cli: Comman
 
 def test_the_key_of_an_authority_is_rotated(tmp_path: Path, cli: CommandLine, issue: Issue) -> None:
     place = ("--authority-db", tmp_path / "a.db")
-    assert "there is no authority database" in cli.fails("trust", "rotate", *place)
+    assert "there is no authority in" in cli.fails("trust", "rotate", *place)
     DatabaseAuthority(tmp_path / "a.db").close()
     first = issue(*place)["issuer"]
     printed = cli("trust", "rotate", *place)
@@ -311,6 +313,65 @@ def test_the_key_of_an_authority_is_rotated(tmp_path: Path, cli: CommandLine, is
     assert printed == (f"public_key:  {second}\nformer_key:  {first}\ngeneration:  2\nbackend:     sqlite\n")
     found = json.loads(cli("trust", "rotate", "--json", *place))
     assert (found["former_key"], found["generation"], found["authority_backend"]) == (second, 3, "sqlite")
+
+
+@pytest.mark.parametrize("command", [("trust", "rotate"), ISSUE])
+def test_a_file_that_is_no_authority_does_not_become_one(
+    tmp_path: Path, cli: CommandLine, command: tuple[str, ...]
+) -> None:
+    store, revoked, empty = write_store(tmp_path / "r", []), tmp_path / "revoked", tmp_path / "empty"
+    cli("trust", "revoke", "--capability-id", "cap-1", "--revocation-db", revoked)
+    empty.touch(0o640)
+    for file in (store, revoked, empty):
+        before = (file.read_bytes(), file.stat().st_mode)
+        assert f"there is no authority in {file}" in cli.fails(*command, "--authority-db", file)
+        assert (file.read_bytes(), file.stat().st_mode) == before
+
+
+@pytest.mark.parametrize("is_back", [True, False])
+@pytest.mark.parametrize("rotates", [True, False])
+def test_a_rotation_whose_response_is_lost_says_what_became_of_the_key(
+    cli: CommandLine, rotates: bool, is_back: bool
+) -> None:
+    keys = ["a" * 64]
+
+    class Service(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if len(posts) == 1 and not is_back:
+                return
+            body = json.dumps({"publicKey": keys[-1], "generation": len(keys)}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_POST(self) -> None:
+            posts.append(self.path)
+            if rotates:
+                keys.append("b" * 64)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    posts: list[str] = []
+    with HTTPServer(("127.0.0.1", 0), Service) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        rotate = ("trust", "rotate", "--control-url", f"http://127.0.0.1:{server.server_port}", "--control-token", "t")
+        try:
+            if rotates and is_back:
+                assert json.loads(cli(*rotate, "--json")) == {
+                    "public_key": "b" * 64,
+                    "former_key": "a" * 64,
+                    "generation": 2,
+                    "authority_backend": "remote",
+                }
+            else:
+                assert f"the key before this call was {'a' * 64}" in cli.fails(*rotate)
+        finally:
+            server.shutdown()
+            thread.join()
+    assert posts == ["/v1/authority"]
 
 
 def test_a_rotation_without_an_authority_says_what_to_name(tmp_path: Path, cli: CommandLine) -> None:

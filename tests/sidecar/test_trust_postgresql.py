@@ -218,7 +218,17 @@ def test_an_authority_whose_key_was_not_in_the_copy_of_a_database_gets_another_o
     two.close()
 
 
-def test_the_commands_take_the_database(kit: PostgresqlKit, cli: CommandLine) -> None:
+@pytest.mark.parametrize("command", [("trust", "rotate"), ("capability", "issue", "--server", "s", "--tool", "t")])
+def test_a_database_without_an_authority_does_not_get_one_by_a_command(
+    kit: PostgresqlKit, cli: CommandLine, command: tuple[str, ...]
+) -> None:
+    error = cli.fails("--authority-db", kit.server.url(kit.database, TRUST_ROLE), *command)
+    assert "there is no authority in" in error
+    assert kit.fetch("SELECT count(*) FROM chio.authority_trusted_keys") == [(0,)]
+
+
+def test_the_commands_take_the_database(kit: PostgresqlKit, place: DatabasePlace, cli: CommandLine) -> None:
+    DatabaseAuthority(place).close()
     url = kit.server.url(kit.database, TRUST_ROLE)
     token = json.loads(cli("--authority-db", url, "capability", "issue", "--server", "s", "--tool", "t"))
     found = json.loads(cli("--revocation-db", url, "trust", "revoke", "--capability-id", token["id"], "--json"))
@@ -235,8 +245,9 @@ def test_the_commands_take_the_database(kit: PostgresqlKit, cli: CommandLine) ->
 
 
 def test_a_withdrawn_key_of_the_database_issues_nothing_until_it_is_rotated(
-    kit: PostgresqlKit, cli: CommandLine
+    kit: PostgresqlKit, place: DatabasePlace, cli: CommandLine
 ) -> None:
+    DatabaseAuthority(place).close()
     url = kit.server.url(kit.database, TRUST_ROLE)
     issue = ("--authority-db", url, "capability", "issue", "--server", "s", "--tool", "t")
     key = json.loads(cli(*issue))["issuer"]
