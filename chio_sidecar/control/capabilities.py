@@ -287,7 +287,7 @@ class _Calls:
         if seconds > longest:
             raise bad_request(f"cannot sign this CapabilityToken: it would be valid for more than {longest} seconds")
         public = self._state.key.public_hex
-        if await self._state.store.is_revoked(issuer_name(public)):
+        if await self._is_withdrawn(issuer_name(public)):
             raise ControlError(409, _MINT, f"{withdrawn(public)}; give the sidecar another key and restart it")
         try:
             return issue_capability(
@@ -300,6 +300,17 @@ class _Calls:
             )
         except InvalidDocument as exc:
             raise bad_request(exc.message) from None
+
+    async def _is_withdrawn(self, issuer: str) -> bool:
+        """Return True if this sidecar, or the trust service that it asks, has withdrawn the key of an issuer."""
+        if await self._state.store.is_revoked(issuer):
+            return True
+        if self._state.revocations is None:
+            return False
+        try:
+            return await self._state.revocations.first_revoked((issuer,)) is not None
+        except AuthorityUnavailable:
+            return False  # no capability is accepted before the service is back
 
 
 def _key(text: str, name: str) -> str:

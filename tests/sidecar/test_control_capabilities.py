@@ -72,6 +72,19 @@ def test_a_sidecar_mints_nothing_with_a_withdrawn_key(app: Any) -> None:
         assert f"the key {key} was withdrawn" in response.json()["message"]
 
 
+@pytest.mark.parametrize(("withdrawn", "status"), [(True, 409), (False, 200), (None, 200)])
+def test_a_sidecar_mints_nothing_with_a_key_that_its_trust_service_has_withdrawn(
+    create: Create, withdrawn: bool | None, status: int
+) -> None:
+    def service(request: httpx.Request) -> httpx.Response:
+        found = {"capabilityId": request.url.params["capabilityId"], "revoked": withdrawn}
+        return httpx.Response(503 if withdrawn is None else 200, json=found)
+
+    app = create(control_url="http://trust.example", control_transport=httpx.MockTransport(service))
+    response = fetch(app, "POST", "/v1/capabilities/mint", json={"subject": "s", "scopes": ["tools:read"]})
+    assert response.status_code == status
+
+
 def test_a_released_job_stays_released_when_it_is_minted_again(app: Any) -> None:
     body = {"subject": "agent", "job_uid": "job", "scopes": ["tools:x"]}
     first = fetch(app, "POST", "/v1/capabilities/mint", json=body).json()["capability"]
