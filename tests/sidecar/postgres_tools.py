@@ -21,10 +21,17 @@ from chio_sidecar.store.place import DatabasePlace
 from chio_sidecar.store.postgresql.connection import connect
 from chio_sidecar.store.postgresql.schema import migrate
 from chio_sidecar.store.postgresql.store import PostgresqlReceiptStore
+from tests.watchdog import Watchdog
 
 OWNER, ROLE, ARCHIVE_ROLE, TRUST_ROLE = "chio_owner", "chio_sidecar", "chio_archive", "chio_trust"
 ERASE_ROLE = "chio_erase"
 _NUMBERS = count(1)
+_END = """
+server=$(head -n 1 "$1/data/postmaster.pid" 2>/dev/null) && kill -QUIT "$server"
+while kill -0 "$server" 2>/dev/null; do sleep 0.1; done
+umount "$1/data" 2>/dev/null
+rm -rf "$1"
+"""
 
 
 def binaries() -> Path:
@@ -60,6 +67,7 @@ class Server:
             os.chown(self.folder, who.pw_uid, who.pw_gid)
         self._data = self.folder / "data"
         self._is_mounted = False
+        self._watchdog = Watchdog(_END, self.folder)
         if room is not None:
             self._data.mkdir()
             self.give_room(room, "size={},mode=700" + f",uid={os.stat(self.folder).st_uid}")
@@ -97,7 +105,7 @@ class Server:
         """Mount the disk of the server, or make it larger."""
         command = ["mount", "-t", "tmpfs", "-o", options.format(room), "tmpfs", self._data]
         if subprocess.run(command, capture_output=True, check=False).returncode != 0:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self.close()
             pytest.skip("this user cannot mount a small disk")
 
     def has(self, command: str) -> bool:
@@ -119,6 +127,7 @@ class Server:
         if self._is_mounted:
             subprocess.run(["umount", self._data], check=True)
         shutil.rmtree(self.folder, ignore_errors=True)
+        self._watchdog.close()
 
     def processes(self) -> list[int]:
         """Return the ids of the server and of what it has started."""

@@ -8,7 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from chio_sidecar.cli.serving import bind
+from tests.watchdog import Watchdog
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 MISSING = None if CHROMIUM and DRIVER else "chromium and chromedriver are not installed"
@@ -127,13 +128,16 @@ def browsing(folder: Path) -> Iterator[Browser]:
     """Start a browser with an empty profile, and end it when the block ends."""
     for name in ("profile", "downloads"):
         (folder / name).mkdir()
-    with subprocess.Popen(
-        [str(DRIVER), "--port=0"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=os.environ | {"TMPDIR": str(folder)},  # Chromium leaves a folder there
-    ) as driver:
+    with (
+        subprocess.Popen(
+            [str(DRIVER), "--port=0"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | {"TMPDIR": str(folder)},  # Chromium leaves a folder there
+        ) as driver,
+        closing(Watchdog("pkill -KILL -P $1; kill -KILL $1", driver.pid)),
+    ):
         try:
             assert driver.stdout is not None
             started = next(line for line in driver.stdout if "successfully on port" in line)
