@@ -45,7 +45,7 @@ def rewriting(store: Path) -> Iterator[None]:
     with _locked(store, alone=True) as is_locked:
         if not is_locked:
             raise ConfigurationError(
-                f"a backup or a rotation runs in {store.absolute().parent}, and --vacuum would move the rows that it"
+                f"a backup or a rotation runs in {store.resolve().parent}, and --vacuum would move the rows that it"
                 " reads; nothing was erased: try again when that has ended, or leave --vacuum out"
             )
         yield
@@ -62,7 +62,7 @@ def _locked(store: Path, *, alone: bool) -> Iterator[bool]:
     try:
         if fcntl is not None:
             with suppress(OSError):
-                descriptor = os.open(store.absolute().parent, os.O_RDONLY | os.O_CLOEXEC)
+                descriptor = os.open(store.resolve().parent, os.O_RDONLY | os.O_CLOEXEC)  # a link may name the file
                 try:
                     fcntl.flock(descriptor, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
                 except BlockingIOError:

@@ -232,8 +232,15 @@ def test_a_rotation_leaves_no_receipt_in_the_free_pages_of_the_store(tmp_path: P
     assert not [text for (text,) in texts if json.loads(str(text))["signature"].encode() in found]
 
 
-def test_a_file_is_not_rewritten_while_it_is_copied_or_archived_and_neither_is_begun_meanwhile(tmp_path: Path) -> None:
-    path = write_store(tmp_path / "r", map(receipt, range(1, 9)))
+@pytest.mark.parametrize("is_link", [False, True])
+def test_a_file_is_not_rewritten_while_it_is_copied_or_archived_and_neither_is_begun_meanwhile(
+    tmp_path: Path, is_link: bool
+) -> None:
+    path = named = write_store(tmp_path / "r", map(receipt, range(1, 9)))
+    if is_link:
+        named = tmp_path / "links" / "r"
+        named.parent.mkdir()
+        named.symlink_to(path)
     ids = [str(name) for (name,) in select(path, "SELECT id FROM http_receipts")]
     refusals = []
 
@@ -246,7 +253,7 @@ def test_a_file_is_not_rewritten_while_it_is_copied_or_archived_and_neither_is_b
         try_it()
         return ArchiveStatement("c", 1, copied.last, str(copied.head), NOW, KEY.public_hex).signed_by(KEY)
 
-    backup(path, tmp_path / "c", state=in_the_middle)
+    backup(named, tmp_path / "c", state=in_the_middle)
     made = archive(path, tmp_path / "a", KEY, now=NOW)
     for _ in trim(path, made, made.signed_by(KEY), before=LATER):
         try_it()
@@ -255,7 +262,7 @@ def test_a_file_is_not_rewritten_while_it_is_copied_or_archived_and_neither_is_b
     assert select(path, f"SELECT count(*) FROM http_receipts WHERE receipt_json GLOB '*{ERASURE}*'") == [(0,)]
     with rewriting(path):
         for begin in (
-            lambda: backup(path, tmp_path / "d"),
+            lambda: backup(named, tmp_path / "d"),
             lambda: next(trim(path, made, made.signed_by(KEY), before=LATER)),
         ):
             with pytest.raises(ConfigurationError, match="is being rewritten by receipt erase --vacuum"):
