@@ -108,7 +108,7 @@ def _still_known(reader: ReceiptArchive, known: tuple[int, str] | None) -> tuple
     found = reader.find(receipt_id)
     if found is None:
         reader.refresh()  # it may have been archived since the last time
-        is_same = reader.last >= number and reader.archived() is not None
+        is_same = number < max(reader.after_archived(), default=0)
     else:
         is_same = found[0] == number
     if not is_same:

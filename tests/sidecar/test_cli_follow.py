@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,10 +24,11 @@ from chio_sidecar.records.reader import ReceiptReader
 from chio_sidecar.store import NewReceipt
 from chio_sidecar.store.driver import Unavailable, sqlite3
 from chio_sidecar.store.place import Place, open_store
+from chio_sidecar.store.rotate import archive, trim
 from tests import prefork
 from tests.sidecar.control_tools import DEADLINE, CommandLine, environment
 from tests.support import run
-from tests.viewer.records import NOW, receipt
+from tests.viewer.records import KEY, NOW, receipt
 
 
 @pytest.fixture(params=["file", "database"])
@@ -132,6 +134,39 @@ def test_a_file_in_the_place_of_the_one_before_ends_it(tmp_path: Path) -> None:
         os.replace(other, place)
         assert process.wait(DEADLINE) == 1
         assert "was replaced or removed while it was read" in process.stderr.read()
+
+
+def test_a_store_that_was_archived_and_then_restored_ends_it(tmp_path: Path) -> None:
+    place, older = tmp_path / "s.sqlite3", tmp_path / "older.sqlite3"
+    store(place, 1, 2, 3)
+    made = archive(place, tmp_path / "archive", KEY, now=NOW)
+    for _ in trim(place, made, made.signed_by(KEY), before=NOW + 86_400):
+        pass
+    shutil.copyfile(place, older)
+    store(older, 6, 7, 8)
+    with following(place, "--limit", "1") as (process, lines):
+        assert number(lines.get(timeout=DEADLINE)) == 3
+        store(place, 4, 5)
+        assert [number(lines.get(timeout=DEADLINE)) for _ in range(2)] == [4, 5]
+        with closing(sqlite3.connect(older)) as source, closing(sqlite3.connect(place)) as target:
+            source.backup(target)
+        assert process.wait(DEADLINE) == 1
+        assert process.stderr is not None
+        assert "is another store than before: its row 5 is not receipt receipt-00005" in process.stderr.read()
+
+
+def test_a_store_whose_receipts_are_archived_meanwhile_is_followed_further(tmp_path: Path) -> None:
+    place = tmp_path / "s.sqlite3"
+    store(place, 1)
+    with following(place) as (_, lines):
+        assert number(lines.get(timeout=DEADLINE)) == 1
+        store(place, 2, 3)
+        made = archive(place, tmp_path / "archive", KEY, now=NOW)
+        for _ in trim(place, made, made.signed_by(KEY), before=NOW + 86_400):
+            pass
+        store(place, 4)
+        while number(lines.get(timeout=DEADLINE)) != 4:
+            pass
 
 
 def test_a_file_that_another_process_holds_is_unavailable_and_a_damaged_one_is_not(tmp_path: Path) -> None:
