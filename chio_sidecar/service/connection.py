@@ -122,7 +122,7 @@ class EvaluateConnection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a header as ASGI has it."""
         name = name.lower()
-        if name in _LEFT_TO_UVICORN or (name == b"connection" and value.lower() != b"keep-alive"):
+        if name in _LEFT_TO_UVICORN:
             self._usual = False
         self._headers.append((name, value))
 
@@ -131,8 +131,10 @@ class EvaluateConnection(asyncio.Protocol):
         self._body += body
 
     def on_message_complete(self) -> None:
-        """Count a complete request."""
+        """Count a complete request; uvicorn says with its response that a connection ends."""
         self._complete += 1
+        if not self._parser.should_keep_alive():
+            self._usual = False
 
     def _leave_to_uvicorn(self, data: bytes) -> None:
         self._forget()

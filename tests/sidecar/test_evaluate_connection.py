@@ -212,7 +212,15 @@ def test_bytes_that_are_not_http_are_refused_and_end_the_connection(tmp_path: Pa
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("form", [request("r", "Connection: close"), request("r").replace(b"HTTP/1.1", b"HTTP/1.0")])
+@pytest.mark.parametrize(
+    "form",
+    [
+        request("r", "Connection: close"),
+        request("r", "Connection: keep-alive, close"),
+        request("r", "Proxy-Connection: close"),
+        request("r").replace(b"HTTP/1.1", b"HTTP/1.0"),
+    ],
+)
 def test_a_connection_ends_with_its_last_request(tmp_path: Path, form: bytes) -> None:
     async def main() -> None:
         async with served(tmp_path) as (_, connect, _server):
