@@ -15,6 +15,7 @@ from http import HTTPStatus
 from types import SimpleNamespace
 
 from chio_core.outbound.fasthttp.app import FastHTTP
+from chio_core.outbound.fasthttp.auth import BasicAuth, BearerAuth, DigestAuth
 from chio_core.outbound.fasthttp.middleware import (
     BaseMiddleware,
     CacheMiddleware,
@@ -26,7 +27,6 @@ from chio_core.outbound.fasthttp.middleware import (
     SessionMiddleware,
 )
 from chio_core.outbound.fasthttp.routing import Depends, EventHooks, Router
-from chio_core.outbound.fasthttp.send import BasicAuth, BearerAuth, DigestAuth
 
 status = SimpleNamespace(**{f"HTTP_{one.value}_{one.name}": one.value for one in HTTPStatus})
 """The status codes by name: `status.HTTP_404_NOT_FOUND`."""

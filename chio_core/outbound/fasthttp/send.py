@@ -10,7 +10,6 @@ import json
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
@@ -24,54 +23,13 @@ from chio_core.outbound.extras.calls import Outcome
 from chio_core.outbound.extras.cookies import has_no_domain
 from chio_core.outbound.extras.middleware import UNCHANGEABLE
 from chio_core.outbound.extras.response import HeaderDict, Response
+from chio_core.outbound.fasthttp.auth import native_auth
 from chio_core.outbound.fasthttp.exceptions import FastHTTPBadStatusError
 from chio_core.outbound.fasthttp.middleware import RetryMiddleware
 from chio_core.outbound.fasthttp.routing import Route
 
 if TYPE_CHECKING:
     from chio_core.outbound.fasthttp.app import FastHTTP
-
-
-@dataclass(frozen=True, slots=True)
-class BasicAuth:
-    """User and password, sent as `Authorization: Basic …`."""
-
-    username: str
-    password: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class DigestAuth:
-    """User and password for digest authentication."""
-
-    username: str
-    password: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class BearerAuth:
-    """A token, sent as `Authorization: Bearer …`."""
-
-    token: str = field(repr=False)
-
-
-class _Bearer(httpx.Auth):
-    def __init__(self, token: str) -> None:
-        self._token = token
-
-    def auth_flow(self, request: httpx.Request) -> Any:
-        request.headers["Authorization"] = f"Bearer {self._token}"
-        yield request
-
-
-def native_auth(auth: Any) -> Any:
-    """Return what httpx takes as `auth`."""
-    if isinstance(auth, BasicAuth):
-        return httpx.BasicAuth(auth.username, auth.password)
-    if isinstance(auth, DigestAuth):
-        return httpx.DigestAuth(auth.username, auth.password)
-    return _Bearer(auth.token) if isinstance(auth, BearerAuth) else auth
-
 
 _LOCAL = (".localhost", ".local", ".internal", ".intranet", ".private")
 _BODY = ("content", "data", "files", "json")
