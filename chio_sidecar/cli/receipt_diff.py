@@ -158,6 +158,8 @@ def report(
         lines += ["", "the lines above need:", *imports]
     for file, text in view_policies(groups[:shown], together):
         lines += ["", f"if no caller of these views needs a capability, in {file} (or add the entries to it):"]
+        if "*" in text:
+            lines.append("a * opens every view of its namespace, also those that no receipt is about")
         lines += [_shown(line) for line in text.splitlines()]
     return "\n".join(lines)
 

@@ -108,9 +108,12 @@ def _opens(group: Group) -> bool:
 def _open(group: Group, together: Collection[str]) -> Remedy:
     """Return the line that opens a route whose callers need no capability."""
     framework, method, route = _framework(group), group.kind.method, group.kind.route
-    if _view(group):
-        line = f"{json.dumps(_key(group, together))}: {_OPEN}  # in {_SETTINGS[framework][1]}"
-        return Remedy(_IF_OPEN, line)  # `view_policies` has the import
+    if view := _view(group):
+        key = _key(group, together)
+        line = f"{json.dumps(key)}: {_OPEN}  # in {_SETTINGS[framework][1]}"
+        # The line of a namespace opens views that are in no receipt, too.
+        label = _IF_OPEN if key == view else f"if no view of {key} needs a capability"
+        return Remedy(label, line)  # `view_policies` has the import
     if framework == "fastapi":
         line = f"@app.{method.lower()}({json.dumps(route)}, dependencies=[Depends({_OPEN})])"
     elif framework in _SETTINGS:

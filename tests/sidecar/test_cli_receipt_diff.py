@@ -177,7 +177,11 @@ def test_views_of_a_namespace_are_opened_together_by_lines_that_can_be_pasted(
     views = [f"shop{separator}buy", f"shop{separator}pay", f"news{separator}send", "login"]
     receipts = [opened(number, framework, view, route_pattern=f"/{view}") for number, view in enumerate(views)]
     out = diff(receipts, "--top", 9, status=WOULD_REFUSE)
-    assert out.count(f'"shop{separator}*": Policy(side_effects=False)  # in {setting}') == 2
+    together = f"shop{separator}*"
+    line = f'"{together}": Policy(side_effects=False)  # in {setting}'
+    assert out.count(f"if no view of {together} needs a capability: {line}") == 2
+    assert out.count("if its callers need no capability: ") == 2
+    assert "a * opens every view of its namespace, also those that no receipt is about\n" in out
     block = out[out.index(first) :]
     names: dict[str, Any] = {"app": Flask("shop")}
     exec(block, names)
