@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from secrets import token_hex
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ from fastapi import FastAPI
 
 from chio_core.errors import ConfigurationError
 from chio_fastapi import add_chio
-from chio_sidecar.store import Invocation, Revoked, Stored, StoreUnavailable
+from chio_sidecar.store import BudgetExceeded, Invocation, Revoked, Stored, StoreUnavailable
 from chio_sidecar.store.place import DatabasePlace, open_store
 from chio_sidecar.store.postgresql.connection import connect
 from chio_sidecar.store.postgresql.schema import Migrated, migrate
@@ -203,10 +204,33 @@ async def test_a_sidecar_whose_log_another_has_claimed_goes_on_in_a_log_of_its_o
     assert_chained(kit)
 
 
-async def test_a_request_that_two_sidecars_got_at_once_is_charged_once_and_both_return_its_receipt(
+async def test_receipts_whose_charges_fit_are_one_statement_so_no_account_waits_for_a_sidecar(
     kit: PostgresqlKit,
 ) -> None:
-    last = entry(1, obligations=(charge(count=1),))
+    async with opened(kit) as store:
+        row = entry(1, obligations=(charge(3, most=7), charge(4, account="account-2")))
+        assert isinstance(await store.append(row), Stored)
+        asked = "SELECT query FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%chio.spend%'"
+        assert len(kit.fetch(f"{asked} AND pid <> pg_backend_pid()")) == 1
+        over = [entry(number, obligations=(charge(3, most=7),)) for number in (2, 3)]
+        first, second = await asyncio.gather(*map(store.append, over))
+        assert isinstance(first, Stored)
+        assert second == BudgetExceeded(over[1].obligations[0], "total", 1)
+    rows = "SELECT account, ordinal, cost, total, request_id FROM chio.budget_charges ORDER BY account, ordinal"
+    assert kit.fetch(rows) == [
+        ("account-1", 1, 3, 3, "request-1"),
+        ("account-1", 2, 3, 6, "request-2"),
+        ("account-2", 1, 4, 4, "request-1"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "spending", [{"obligations": (charge(count=1),)}, {"invocation": Invocation("cap-1", 0, 1)}], ids=["charge", "use"]
+)
+async def test_a_request_that_two_sidecars_got_at_once_is_spent_once_and_both_return_its_receipt(
+    spending: dict[str, Any], kit: PostgresqlKit
+) -> None:
+    last = entry(1, **spending)
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     async with opened(kit) as one, opened(kit) as two:
         for store in (one, two):
@@ -223,7 +247,8 @@ async def test_a_request_that_two_sidecars_got_at_once_is_charged_once_and_both_
         first, second = await asyncio.gather(*both)
         assert first == Stored(last.receipt_json, fresh=True)
         assert second == Stored(last.receipt_json, fresh=False)
-    assert kit.fetch("SELECT total FROM chio.budget_charges") == [(1,)]
+    spent = "SELECT request_id FROM chio.budget_charges UNION ALL SELECT request_id FROM chio.capability_invocations"
+    assert kit.fetch(spent) == [(last.request_id,)]
 
 
 async def test_a_pool_of_transactions_may_be_between(kit: PostgresqlKit) -> None:

@@ -7,6 +7,7 @@ it, and few others, and a reader compares the receipts themselves.
 from __future__ import annotations
 
 from chio_sidecar.store.hash_chain import FIRST
+from chio_sidecar.store.writes import MAX_TOTAL
 
 # What a receipt says under a name, if its text has the name once, as sidecars write it; NULL if that is not certain.
 FACT = r"""
@@ -142,6 +143,49 @@ BEGIN
         INSERT INTO chio.kernel_keys (log_id, seq, kernel_key) VALUES (own, last + 1, signer);
     END IF;
     RETURN 'stored';
+END $$;
+
+-- Receipts with what they charge, so the locks of accounts are held only while the database works. `counts` and `mosts`
+-- limit invocations and totals, NULL without a limit. Returns what chio.append does, or `over` if a charge exceeds one.
+CREATE OR REPLACE FUNCTION chio.spend(
+    own bigint, own_epoch bigint, last bigint, last_digest text, seconds double precision, unless text[],
+    ids text[], jsons text[], requests text[], prints text[], times text[], digests text[],
+    keys bigint[], wait text,
+    accounts text[], costs bigint[], counts bigint[], mosts bigint[], spenders text[]
+) RETURNS text LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    ordinals bigint[];
+    totals numeric[];
+    is_over boolean;
+    outcome text;
+BEGIN
+    PERFORM set_config('lock_timeout', wait, true);
+    PERFORM pg_advisory_xact_lock_shared({APPENDING});
+    PERFORM pg_advisory_xact_lock(k) FROM unnest(keys) AS k;
+    -- A statement of its own sees what was committed before the locks were had.
+    SELECT array_agg(before + rank ORDER BY n), array_agg(spent + total ORDER BY n),
+        bool_or(before + rank > count OR spent + total > coalesce(most, {MAX_TOTAL}))
+    INTO ordinals, totals, is_over
+    FROM (
+        SELECT n, count, most, coalesce(newest.ordinal, 0) AS before, coalesce(newest.total, 0) AS spent,
+            count(*) OVER earlier AS rank, sum(cost) OVER earlier AS total
+        FROM unnest(accounts, costs, counts, mosts) WITH ORDINALITY AS c (account, cost, count, most, n)
+        LEFT JOIN LATERAL (
+            SELECT b.ordinal, b.total FROM chio.budget_charges b WHERE b.account = c.account
+            ORDER BY b.ordinal DESC LIMIT 1
+        ) AS newest ON true
+        WINDOW earlier AS (PARTITION BY account ORDER BY n)
+    ) AS charges;
+    IF is_over THEN
+        RETURN 'over';
+    END IF;
+    outcome := chio.append(
+        own, own_epoch, last, last_digest, seconds, unless, ids, jsons, requests, prints, times, digests
+    );
+    IF outcome = 'stored' THEN
+        INSERT INTO chio.budget_charges SELECT * FROM unnest(accounts, ordinals, costs, totals::bigint[], spenders);
+    END IF;
+    RETURN outcome;
 END $$;
 
 """  # noqa: S608 - only constants

@@ -15,6 +15,12 @@ LEASE_SECONDS = 30.0
 
 # Texts in binary: in text form each quotation mark of an array would be escaped.
 _APPEND = "SELECT chio.append(%s, %s, %s, %s, %s, %s, %b, %b, %b, %b, %b, %b)"
+_SPEND = """
+SELECT chio.spend(
+    %s, %s, %s, %s, %s, %s, %b, %b, %b, %b, %b, %b,
+    %s::bigint[], %s, %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::text[]
+)
+"""
 _KNOWN = "SELECT request_id, fingerprint, receipt_json FROM http_receipts WHERE request_id = ANY(%s)"
 RENEW = "SELECT chio.renew(%s, %s, %s)"
 
@@ -94,13 +100,32 @@ class PostgresqlLog:
             charges: rows of `budget_charges` that go with them.
             uses: rows of `capability_invocations` that go with them.
         """
+        if charges or uses:
+            return self._store(_APPEND_SPENDING, rows, *_columns(charges, 5), *_columns(uses, 4))
+        return self._store(_APPEND, rows)
+
+    def spend(self, rows: Sequence[Row], charges: Sequence[tuple[Charge, str]], keys: list[int], wait: float) -> bool:
+        """Insert rows and what they charge in one statement, outside of a transaction; return False if that cannot be.
+
+        Args:
+            rows: receipts, at least one.
+            charges: each with its request id.
+            keys: of the locks that exclude other sidecars from these accounts, sorted.
+            wait: how long each lock may be waited for, in seconds.
+        """
+        columns = [(one.account, one.cost, one.max_invocations, one.max_total, name) for one, name in charges]
+        return self._store(_SPEND, rows, keys, f"{max(1, int(wait * 1000))}ms", *_columns(columns, 5))
+
+    def _store(self, sql: str, rows: Sequence[Row], *more: Any) -> bool:
         head = self.head
-        values: list[Any] = [head.log_id, head.epoch, head.sequence, head.digest, LEASE_SECONDS, self._unless]
-        values += _columns([(*row.members, row.digest) for row in rows], 6)
-        spending = bool(charges or uses)
-        if spending:
-            values += _columns(charges, 5) + _columns(uses, 4)
-        found = self._connection.execute(_APPEND_SPENDING if spending else _APPEND, values).fetchone()
+        found = self._connection.execute(
+            sql,
+            (
+                *(head.log_id, head.epoch, head.sequence, head.digest, LEASE_SECONDS, self._unless),
+                *_columns([(*row.members, row.digest) for row in rows], 6),
+                *more,
+            ),
+        ).fetchone()
         if found == ("moved",):
             raise LogMovedError
         if found != ("stored",):

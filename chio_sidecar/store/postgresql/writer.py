@@ -1,6 +1,7 @@
 """The transactions of one sidecar: receipts into its log, and what is shared with other sidecars under locks.
 
-* A batch of receipts without conditions is one call of `chio.append`, which is its own transaction: one round trip.
+* A batch of receipts without conditions is one call of `chio.append`, which is its own transaction: one round trip. If
+  they charge accounts, and all charges fit, it is one call of `chio.spend`.
 * Everything else runs `writes.apply` in a transaction that locks, in one order, all accounts, grants, approvals and
   tokens of the batch. So it reads what no other sidecar changes before the commit, and reads and adds once for all.
   Other sidecars wait for these locks: what needs none of them is read before, and what is added is one statement.
@@ -154,15 +155,19 @@ class PostgresqlWriter:
         self._head = Head(*found)
 
     def _append_at_once(self, connection: Connection, works: Sequence[Write]) -> list[Any] | None:
-        """Store a batch in one statement if it has receipts without conditions only; None if that is not enough."""
+        """Store a batch in one statement if it is receipts that at most charge accounts; None if that is not enough."""
         assert self._head is not None  # noqa: S101 - `open` has claimed a log
         appends = [work for work in works if isinstance(work, Append)]
-        if len(appends) != len(works) or any(one.entry.invocation or one.entry.obligations for one in appends):
+        obligations = [(one, work.entry.request_id) for work in appends for one in work.entry.obligations]
+        charges = [(one, name) for one, name in obligations if isinstance(one, Charge)]
+        is_more = len(appends) != len(works) or len(charges) != len(obligations)
+        if self._row_by_row or is_more or any(work.entry.invocation is not None for work in appends):
             return None
         # In one order, so that two sidecars with the same ids do not wait for each other.
         appends.sort(key=lambda one: one.entry.request_id)
         log = PostgresqlLog(connection, self._head, {name for one in appends for name in one.entry.unless_revoked})
-        if not log.insert(chained(log.end(), appends)):
+        rows = chained(log.end(), appends)
+        if not (log.spend(rows, charges, _keys(works), self._seconds) if charges else log.insert(rows)):
             return None
         self._head = log.head
         return [Stored(work.entry.receipt_json, fresh=True) for work in works if isinstance(work, Append)]
@@ -187,7 +192,7 @@ class PostgresqlWriter:
         earlier = known(connection, works)
         names = sorted({name for work in works if isinstance(work, Append) for name in work.entry.unless_revoked})
         revoked = {name for (name,) in connection.execute(_REVOKED, (names,))} if names else set()
-        if keys := sorted({_key(name) for work in works for name in _shared_things(work)}):
+        if keys := _keys(works):
             connection.execute(_LOCK, (keys,))
         self._log = log = PostgresqlLog(connection, self._head)
 
@@ -236,6 +241,11 @@ def _shared_things(work: Write) -> Iterator[tuple[str, ...]]:
     elif isinstance(work, ApprovalResponse):
         yield "approval", work.approval_id
         yield "token", work.token_id
+
+
+def _keys(works: Sequence[Write]) -> list[int]:
+    """Return the keys of the locks that works need, in the one order in which they are taken."""
+    return sorted({_key(name) for work in works for name in _shared_things(work)})
 
 
 def _key(name: tuple[str, ...]) -> int:
