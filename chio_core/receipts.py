@@ -35,7 +35,7 @@ from typing import Any
 from chio_core.canonical import canonical_json, sha256_hex
 from chio_core.errors import ConfigurationError, InvalidDocument, ReceiptRejected
 from chio_core.models.receipt import HttpReceipt, acceptable_pattern, covers
-from chio_core.models.request import ChioHttpRequest
+from chio_core.models.request import ChioHttpRequest, content_hash
 from chio_core.names import LOGGER
 from chio_core.signing import Signed, verify_signature
 
@@ -49,7 +49,7 @@ _NEWER = {"receipt_kind": "mediated_decision", "boundary_class": "prevent", "tru
 log = logging.getLogger(LOGGER)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Expectation:
     """The request that a receipt must belong to.
 
@@ -122,30 +122,34 @@ def verify_receipt(
 
 
 def _check_binding(receipt: HttpReceipt, expected: Expectation, now: float, tolerance: float) -> None:
-    request = expected.request
-    if receipt.request_id != request.request_id:
+    # An attribute of a pydantic model takes ten times as long to read as its entry in `vars`.
+    stated, asked = vars(receipt), vars(expected.request)
+    if stated["request_id"] != asked["request_id"]:
         raise ReceiptRejected("request_id", "the receipt belongs to another request")
-    if receipt.method != request.method:
-        raise ReceiptRejected("method", f"the receipt is for {receipt.method[:20]!r}, the request is {request.method}")
-    if receipt.session_id != request.session_id:
+    method, pattern, path = asked["method"], stated["route_pattern"], asked["path"]
+    if stated["method"] != method:
+        raise ReceiptRejected("method", f"the receipt is for {receipt.method[:20]!r}, the request is {method}")
+    if stated["session_id"] != asked["session_id"]:
         raise ReceiptRejected("session_id", "the receipt belongs to another session")
-    if receipt.caller_identity_hash != expected.caller_hash:
+    if stated["caller_identity_hash"] != expected.caller_hash:
         raise ReceiptRejected("caller_identity_hash", "the receipt belongs to another caller")
-    if receipt.content_hash != request.content_hash(receipt.route_pattern):
+    if stated["content_hash"] != content_hash(method, pattern, path, asked["query"], asked["body_hash"]):
         raise ReceiptRejected("content_hash", "the receipt belongs to other content")
-    if not acceptable_pattern(receipt.route_pattern, request.path, expected.template):
+    if not acceptable_pattern(pattern, path, expected.template):
         raise ReceiptRejected(
             "route_pattern",
-            f"the sidecar evaluated route {receipt.route_pattern[:200]!r}, the application runs {expected.template!r}",
+            f"the sidecar evaluated route {pattern[:200]!r}, the application runs {expected.template!r}",
         )
-    scope = receipt.metadata.get("chio_http_status_scope") if isinstance(receipt.metadata, dict) else None
+    metadata = stated["metadata"]
+    scope = metadata.get("chio_http_status_scope") if isinstance(metadata, dict) else None
     if scope not in (None, "decision"):
         raise ReceiptRejected("scope", "the receipt records a final response, not a decision")
     # The receipt's clock counts whole seconds, so up to one second of difference is rounding.
-    if abs(receipt.timestamp - now) > tolerance + 1:
+    timestamp = stated["timestamp"]
+    if abs(timestamp - now) > tolerance + 1:
         raise ReceiptRejected(
             "timestamp",
-            f"the receipt's time {receipt.timestamp} is more than {tolerance:g} s away from this clock ({int(now)})",
+            f"the receipt's time {timestamp} is more than {tolerance:g} s away from this clock ({int(now)})",
         )
 
 
@@ -159,13 +163,14 @@ def signed_bytes(document: Mapping[str, Any]) -> bytes:
     Raises:
         InvalidDocument: the receipt has no canonical form.
     """
-    body = {
-        name: value
-        for name, value in document.items()
-        if name != "signature"
-        and not (value is None and name in _OPTIONAL)
-        and not (name in _OMIT_EMPTY and (value is None or value == []))
-    }
+    body = dict(document)
+    body.pop("signature", None)
+    for name in _OPTIONAL:
+        if name in body and body[name] is None:
+            del body[name]
+    for name in _OMIT_EMPTY:
+        if name in body and (body[name] is None or body[name] == []):
+            del body[name]
     verdict = body.get("verdict")
     if isinstance(verdict, dict) and "outcome" in verdict and verdict["outcome"] == verdict.get("verdict"):
         body["verdict"] = {name: value for name, value in verdict.items() if name != "outcome"}

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 
 from chio_core.models.capability import Operation
 from chio_core.models.demands import ApprovalDemand, BudgetDemand
-from chio_core.models.request import CallerIdentity, ChioHttpRequest
+from chio_core.models.request import METHODS, CallerIdentity, ChioHttpRequest
 from chio_core.names import APPROVAL_HEADER, CAPABILITY_HEADER, CAPABILITY_QUERY
 
 MAX_QUERY_FIELDS = 1000
@@ -222,8 +222,13 @@ def to_chio_request(
         lacking: operations that the route requires and the presented capability does not grant.
         place: in observe mode `framework` and `view` of the route, if they are known.
         refused: status and sentence of the refusal without an evaluation that observe mode withholds.
+
+    Raises:
+        ValueError: the protocol does not know the method.
     """
-    path = view.route_path
+    method, path = view.method, view.route_path
+    if method not in METHODS:
+        raise ValueError(f"the protocol knows no method {method!r}")
     content_type = view.header_values("content-type")
     # An empty line counts as absent: WSGI servers do not distinguish the two.
     headers = {"content-type": content_type[0]} if content_type and content_type[0] else {}
@@ -231,25 +236,30 @@ def to_chio_request(
         headers["content-length"] = str(body_length)
     wanted = requirement if requirement is not None else NO_REQUIREMENT
     tool = wanted.server is not None
-    return ChioHttpRequest(
-        request_id=request_id,
-        method=view.method,  # pydantic refuses what is no Method
-        route_pattern=template if template is not None else path,
-        path=path,
-        query=dict(query) if query is not None else query_map(view.query_string),
-        headers=headers,
-        caller=caller,
-        body_hash=body_hash,
-        body_length=body_length,
-        session_id=session_id,
-        tool_server=wanted.server,
-        tool_name=wanted.tool if tool else None,
-        arguments=wanted.arguments if tool else None,
-        timestamp=timestamp,
-        governed_intent=wanted.approval.to_wire() if wanted.approval is not None else None,
-        approval_token=approval_token,
-        budget=wanted.budget.to_wire() if wanted.budget is not None else None,
-        enforcement=_observed(wanted, lacking, refused, place) if observe else None,
+    return ChioHttpRequest.of_checked(
+        {
+            "request_id": request_id,
+            "method": method,
+            "route_pattern": template if template is not None else path,
+            "path": path,
+            "query": dict(query) if query is not None else query_map(view.query_string),
+            "headers": headers,
+            "caller": caller,
+            "body_hash": body_hash,
+            "body_length": body_length,
+            "session_id": session_id,
+            "capability_id": None,
+            "tool_server": wanted.server,
+            "tool_name": wanted.tool if tool else None,
+            "arguments": wanted.arguments if tool else None,
+            "model_metadata": None,
+            "timestamp": timestamp,
+            "governed_intent": wanted.approval.to_wire() if wanted.approval is not None else None,
+            "approval_token": approval_token,
+            "budget": wanted.budget.to_wire() if wanted.budget is not None else None,
+            "further_to": None,
+            "enforcement": _observed(wanted, lacking, refused, place) if observe else None,
+        }
     )
 
 

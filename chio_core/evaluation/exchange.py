@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from chio_core.canonical import compact_json
 from chio_core.capabilities.holder import with_holder
 from chio_core.evaluation.observe import is_observed, lacking
 from chio_core.evaluation.outcomes import Decision
@@ -42,7 +41,7 @@ def new_request_id() -> str:
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RawResponse:
     """What the sidecar sent.
 
@@ -58,7 +57,7 @@ class RawResponse:
     signed: Signed | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class EvaluateCall:
     """What to send to `POST /chio/evaluate`, and what its receipt has to match.
 
@@ -161,9 +160,10 @@ def prepare(
     trace = view.header_values(TRACEPARENT)
     if len(trace) == 1 and trace[0].isascii() and trace[0].isprintable():
         headers = (*headers, (TRACEPARENT, trace[0]))
-    body = compact_json(request.to_wire()).encode()
     expectation = Expectation(request, caller.identity_hash(), template)
-    return EvaluateCall(request, body, headers, expectation, presented, requirement, observe, fault, of_another, unread)
+    return EvaluateCall(
+        request, request.encode(), headers, expectation, presented, requirement, observe, fault, of_another, unread
+    )
 
 
 def is_first_evaluation(decision: Decision, request: ChioHttpRequest, requirement: Requirement | None) -> bool:

@@ -122,7 +122,7 @@ class Reading(NamedTuple):
     fault: Denial | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class EvaluatedRequest:
     """A request as it was evaluated, or as it is now.
 

@@ -57,7 +57,7 @@ Approval = str | dict[str, Any]
 _UNREADABLE: Final = frozenset({""})
 
 
-@dataclass(frozen=True)
+@dataclass
 class Presented:
     """What a request presents to the sidecar.
 

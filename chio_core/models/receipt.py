@@ -94,7 +94,7 @@ class HttpReceipt(WireModel):
             InvalidDocument: a member is missing or has the wrong type.
         """
         try:
-            receipt = cls.model_validate(document)
+            receipt: HttpReceipt = cls.__pydantic_validator__.validate_python(document)
         except ValidationError as exc:
             raise InvalidDocument(f"not an HttpReceipt: {explain(exc)}") from None
         receipt.__dict__["_raw"] = dict(document)  # beside the fields: a private attribute would cost as much as these

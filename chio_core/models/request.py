@@ -5,11 +5,11 @@ CallerIdentity and AuthMethod hash each secret: none is sent.
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from chio_core.canonical import canonical_json, sha256_hex
+from chio_core.canonical import canonical_json, compact_json, sha256_hex
 from chio_core.models.base import U64, Flag, Text, WireModel
 
 _MEMBERS: dict[str, tuple[str, ...]] = {
@@ -208,18 +208,39 @@ class ChioHttpRequest(WireModel):
     further_to: Text | None = None
     enforcement: dict[str, Any] | None = None
 
+    @classmethod
+    def of_checked(cls, members: dict[str, Any]) -> ChioHttpRequest:
+        """Return a request without validating it: all types are known to be right, as in `chio_core.request`.
+
+        Args:
+            members: every field, in protocol order; it becomes a part of the request.
+        """
+        request = cls.__new__(cls)
+        put = object.__setattr__  # the class is frozen
+        put(request, "__dict__", members)
+        put(request, "__pydantic_fields_set__", set(members))
+        put(request, "__pydantic_extra__", {})
+        put(request, "__pydantic_private__", None)
+        return request
+
     def to_wire(self) -> dict[str, Any]:
         """Return the JSON object in protocol order, which is the order of the fields above."""
-        wire = {
-            name: value
-            for name, value in self.__dict__.items()
-            if value is not None and (value or name not in ("query", "headers"))
-        }
-        wire["caller"] = self.caller.to_wire()
-        if self.model_metadata is not None:
-            wire["model_metadata"] = self.model_metadata.to_wire()
+        wire = {name: value for name, value in self.__dict__.items() if value is not None}
+        for name in ("query", "headers"):
+            if not wire[name]:
+                del wire[name]
+        wire["caller"] = wire["caller"].to_wire()
+        if "model_metadata" in wire:
+            wire["model_metadata"] = wire["model_metadata"].to_wire()
         wire.update(self.model_extra or {})
         return wire
+
+    def encode(self) -> bytes:
+        """Return the same as compact JSON."""
+        # All other fields are of strings and integers.
+        free = (self.arguments, self.governed_intent, self.approval_token, self.budget, self.enforcement)
+        plain = free == _NOTHING and not self.model_extra
+        return compact_json(self.to_wire(), plain=plain).encode()
 
     def content_hash(self, route_pattern: str) -> str:
         """Return the content hash that a receipt must carry (wire protocol, section 3.4).
@@ -228,6 +249,9 @@ class ChioHttpRequest(WireModel):
             route_pattern: the pattern that the receipt states.
         """
         return content_hash(self.method, route_pattern, self.path, self.query, self.body_hash)
+
+
+_NOTHING: Final = (None,) * 5
 
 
 def content_hash(method: str, route_pattern: str, path: str, query: dict[str, str], body_hash: str | None) -> str:
