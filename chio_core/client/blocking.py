@@ -24,32 +24,49 @@ from chio_core.evaluation.exchange import RawResponse
 MAX_IDLE_SECONDS = 30.0
 
 
+class _Connection:
+    """One keep-alive connection.
+
+    Attributes:
+        reader: reads its responses.
+        idle_since: time of `time.monotonic()`.
+    """
+
+    __slots__ = ("idle_since", "reader", "socket")
+
+    def __init__(self, connected: socket.socket) -> None:
+        self.socket = connected
+        self.reader = ResponseReader()
+        self.idle_since = 0.0
+
+
 class _Connections:
     """The connections of one process.
 
     Attributes:
         slots: one for each connection that may still be opened.
-        idle: connections between two exchanges, and since when.
+        idle: connections between two exchanges.
     """
 
     def __init__(self, limit: int) -> None:
         self.slots = threading.BoundedSemaphore(limit)
-        self.idle: list[tuple[socket.socket, float]] = []
+        self.idle: list[_Connection] = []
 
-    def take_idle(self) -> socket.socket | None:
+    def take_idle(self) -> _Connection | None:
         """Return a connection that can be used, or None."""
         while True:
             try:
-                connection, since = self.idle.pop()  # one bytecode step: safe between threads
+                found = self.idle.pop()  # one bytecode step: safe between threads
             except IndexError:
                 return None
-            if time.monotonic() - since < MAX_IDLE_SECONDS:
+            connection = found.socket
+            if time.monotonic() - found.idle_since < MAX_IDLE_SECONDS:
                 # Readable while idle means closed, or bytes outside of an exchange.
                 connection.setblocking(False)
                 try:
                     connection.recv(1, 0 if isinstance(connection, ssl.SSLSocket) else socket.MSG_PEEK)  # TLS: no peek
                 except (BlockingIOError, ssl.SSLWantReadError):
-                    return connection
+                    return found
                 except (OSError, ValueError):
                     pass
             connection.close()
@@ -57,7 +74,7 @@ class _Connections:
     def close(self) -> None:
         """Close the idle ones; in a child of the process it closes its descriptors only, and ends no connection."""
         while self.idle:
-            self.idle.pop()[0].close()
+            self.idle.pop().socket.close()
 
 
 class BlockingPool:
@@ -117,7 +134,7 @@ class BlockingPool:
         self._closed = True
         _close(self._own)
 
-    def _connect(self, deadline: float) -> socket.socket:
+    def _connect(self, deadline: float) -> _Connection:
         end = self._endpoint
         left = max(0.001, min(self._connect_timeout, deadline - time.monotonic()))
         if end.socket_path is not None:
@@ -128,30 +145,31 @@ class BlockingPool:
             if end.socket_path is not None:
                 connection.settimeout(left)
                 connection.connect(end.socket_path)
-                return connection
+                return _Connection(connection)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if not end.tls:
-                return connection
+                return _Connection(connection)
             self._tls = self._tls or ssl.create_default_context()
-            return self._tls.wrap_socket(connection, server_hostname=end.host)
+            return _Connection(self._tls.wrap_socket(connection, server_hostname=end.host))
         except BaseException:
             connection.close()
             raise
 
     def _exchange(
-        self, own: _Connections, connection: socket.socket, data: bytes, deadline: float, late: Late
+        self, own: _Connections, connection: _Connection, data: bytes, deadline: float, late: Late
     ) -> RawResponse:
-        reader = ResponseReader()
+        wire, reader = connection.socket, connection.reader
+        reader.begin()
         try:
-            connection.settimeout(max(0.001, deadline - time.monotonic()))
-            connection.sendall(data)
+            wire.settimeout(max(0.001, deadline - time.monotonic()))
+            wire.sendall(data)
             response = None
             while response is None:
                 # When the time is over, what has arrived meanwhile still counts: the thread may have run late.
                 left = max(0.0, deadline - time.monotonic())
-                connection.settimeout(left)
+                wire.settimeout(left)
                 try:
-                    received = connection.recv(65536)
+                    received = wire.recv(65536)
                 except (TimeoutError, BlockingIOError, ssl.SSLWantReadError):
                     if left:
                         continue
@@ -166,11 +184,12 @@ class BlockingPool:
             raise EvaluationFailed(f"the exchange with the Chio sidecar broke: {type(exc).__name__}") from None
         finally:
             if reader.keep_alive:
-                own.idle.append((connection, time.monotonic()))
+                connection.idle_since = time.monotonic()
+                own.idle.append(connection)
                 if self._closed:
                     own.close()
             else:
-                connection.close()
+                wire.close()
 
 
 def _close(own: PerProcess[_Connections]) -> None:

@@ -28,7 +28,7 @@ _UNSAFE = re.compile(r"[^\x20-\x7e]")
 
 
 class ResponseReader:
-    """Reads one response with `httptools` (llhttp), which calls the methods `on_…`.
+    """Reads the responses of one connection with `httptools` (llhttp), which calls the methods `on_…`.
 
     Interim responses (1xx) are skipped. A response without an announced length never ends: the end of the connection
     could as well have cut it off.
@@ -37,9 +37,12 @@ class ResponseReader:
     __slots__ = ("_content_type", "_finished", "_parser", "_parts", "_size", "keep_alive")
 
     def __init__(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self.begin()
+
+    def begin(self) -> None:
+        """Expect a response; the one before it was read to its end, and `keep_alive` is True."""
         self.keep_alive = False
-        # The parser refers to these methods, so it is dropped at the end: no cycle is left for the collector.
-        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._parts: list[bytes] = []
         self._size = 0
         self._content_type = ""
@@ -56,13 +59,12 @@ class ResponseReader:
         self._size += len(data)
         if self._size > MAX_RESPONSE_BYTES:
             raise EvaluationFailed("Chio sidecar's response is too long")
-        parser = self._parser
-        if parser is None:
+        finished = self._finished
+        if finished is not None:
             raise EvaluationFailed("Chio sidecar's response was complete already")
         try:
-            parser.feed_data(data)
+            self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self._parser = None
             if self._finished is None:
                 raise EvaluationFailed("Chio sidecar's response is not HTTP") from None
             self.keep_alive = False  # the response is complete, but garbage follows it
@@ -84,15 +86,13 @@ class ResponseReader:
 
     def on_message_complete(self) -> None:
         """Finish, unless this was an interim response."""
-        parser = self._parser
-        if parser is None:
+        if self._finished is not None:
             return
-        status = parser.get_status_code()
+        status = self._parser.get_status_code()
         if 100 <= status < 200:
             self._parts, self._content_type = [], ""
             return
-        self.keep_alive = parser.should_keep_alive()
-        self._parser = None
+        self.keep_alive = self._parser.should_keep_alive()
         self._finished = RawResponse(status, self._content_type, b"".join(self._parts))
 
 
@@ -108,7 +108,8 @@ class Connection(asyncio.Protocol):
         self._on_idle = on_idle
         self._on_closed = on_closed
         self._transport: asyncio.Transport | None = None
-        self._reader: ResponseReader | None = None
+        self._responses = ResponseReader()
+        self._reader: ResponseReader | None = None  # the same during an exchange
         self._owner: asyncio.Future[RawResponse] | None = None
         self._timer: Deadline | None = None
         self._deadline = 0.0
@@ -133,7 +134,8 @@ class Connection(asyncio.Protocol):
         owner: asyncio.Future[RawResponse] = loop.create_future()
         self._owner = owner
         self._late = late
-        self._reader = ResponseReader()
+        self._reader = self._responses
+        self._reader.begin()
         # The timer of an earlier exchange does until it is due: setting one each time costs more than all else here.
         self._deadline = deadline
         if self._timer is None or self._timer.at > deadline:
