@@ -214,7 +214,7 @@ class Incoming:
         refusal: Denial | None = None
         try:
             while more:
-                message = await self.receive()
+                message = self._taken.popleft() if self._taken else await self._receive()
                 if message["type"] != "http.request":
                     raise RequestRefused(body_incomplete())
                 piece, more = message.get("body", b""), message.get("more_body", False)

@@ -98,6 +98,9 @@ def _pattern_of(entry: Any) -> re.Pattern[str] | None:
 _ESCAPED = re.compile(r"\\([^A-Za-z0-9])")
 _STILL_REGEX = re.compile(r"[()\[\]|\\]|<[^>]*<")
 _PARAMETER = re.compile(r"<(?:[^>:]+:)?([^>]+)>")
+_MAX_KNOWN = 4096
+
+_known_views: dict[tuple[int, str], tuple[Any, tuple[RequirementSource, ...]]] = {}
 
 
 def find_view(request: HttpRequest, policies: ViewPolicies = NO_POLICIES) -> RouteMatch:
@@ -121,7 +124,7 @@ def view_match(match: ResolverMatch | None, method: str, policies: ViewPolicies)
         return NO_MATCH
     template = template_of(str(match.route)) if match.route is not None else None
     outer = policies(match.view_name, policy_path(str(match.route))) if policies else ()
-    return RouteMatch(template, match.kwargs, (*outer, *sources_of_view(match.func, method)), match, outer)
+    return RouteMatch(template, match.kwargs, (*outer, *_sources(match.func, method)), match, outer)
 
 
 def policy_path(route: str) -> str:
@@ -144,6 +147,17 @@ def template_of(route: str) -> str | None:
         if _STILL_REGEX.search(route):
             return None
     return "/" + _PARAMETER.sub(r"{\1}", route).removeprefix("/")
+
+
+def _sources(callback: Any, method: str) -> tuple[RequirementSource, ...]:
+    """Return `sources_of_view` of a view, which states the same for each request."""
+    known = _known_views.get((id(callback), method))
+    if known is None:
+        if len(_known_views) >= _MAX_KNOWN:
+            _known_views.clear()
+        # The view is kept beside its sources, so that its id cannot be reused for another one.
+        known = _known_views[id(callback), method] = (callback, tuple(sources_of_view(callback, method)))
+    return known[1]
 
 
 def sources_of_view(callback: Any, method: str) -> Iterator[RequirementSource]:

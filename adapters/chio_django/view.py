@@ -98,7 +98,7 @@ class DjangoGuardRequest(EnvironView):
         """The method as it was sent, or as other middleware has changed it."""
         source = self._asgi.get("method") if self._asgi is not None else self.environ.get("REQUEST_METHOD")
         now = self._request.method or ""
-        return source if isinstance(source, str) and source.upper() == now else now
+        return source if isinstance(source, str) and source != now and source.upper() == now else now
 
     @property
     def query_string(self) -> str:
@@ -108,8 +108,10 @@ class DjangoGuardRequest(EnvironView):
         content type, which the client chooses.
         """
         request, query = self._request, str(self.environ.get("QUERY_STRING") or "")
-        raw = query if self._asgi is None else query.encode("utf-8", "replace").decode("latin-1")
         read: QueryDict | None = vars(request).get("GET")
+        if read is None and not query:
+            return ""
+        raw = query if self._asgi is None else query.encode("utf-8", "replace").decode("latin-1")
         charset = (None if self._asgi is not None else request.encoding) or settings.DEFAULT_CHARSET
         if read is None and raw and not (raw.isascii() and charset.lower() in _UTF8):
             try:

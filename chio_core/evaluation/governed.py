@@ -61,7 +61,7 @@ _VIEW_NAMES = {"django": "view_name", "flask": "endpoint"}
 """Attribute of a framework's route with the name by which `CHIO_VIEW_POLICIES` finds its view."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RouteMatch:
     """The route that will run.
 
@@ -144,6 +144,8 @@ class EvaluatedRequest:
 
         A credential may be missing in `now`: inner middleware that removes one gains nothing.
         """
+        if self == now:
+            return ()
         found = [name for name in ("method", "path", "query", "body") if getattr(self, name) != getattr(now, name)]
         if self.headers != now.headers:
             for name in {*self.headers, *now.headers}:

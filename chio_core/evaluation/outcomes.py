@@ -183,8 +183,10 @@ class Decision:
     @property
     def receipt_header(self) -> str | None:
         """The receipt's id as a header value; None without a receipt, or if no header can carry the id."""
-        receipt = self.receipt
-        return receipt.id if receipt is not None and receipt.id.isascii() and receipt.id.isprintable() else None
+        if self.receipt is None:
+            return None
+        value = self.receipt.id
+        return value if value.isascii() and value.isprintable() else None
 
     @property
     def allowed(self) -> bool:

@@ -92,6 +92,7 @@ class Pipeline:
         self._calls_application = extractor is not None or capability is not None
         self.limits = BodyLimits.of(settings)
         self._excluded = Exclusions(settings)
+        self._may_observe = bool(settings.observe or settings.observe_paths or settings.observe_prefixes)
         self._fault: str | None = None
         self._on_decision = on_decision
         self._on_receipt = on_receipt
@@ -370,6 +371,8 @@ class Pipeline:
         return EvaluatedRequest(view.method, view.route_path, view.query_string, headers, body_hash, match)
 
     def _observes(self, adapter: RequestAdapter, match: RouteMatch, requirement: Requirement | None = None) -> bool:
+        if not (self._may_observe or requirement or match.sources):
+            return False
         return is_observed(self.settings, adapter.view.route_path, requirement, match.sources, by_path=self._incoming)
 
     def _refused(

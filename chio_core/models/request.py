@@ -47,10 +47,9 @@ class AuthMethod(WireModel):
 
     def to_wire(self) -> dict[str, Any]:
         """Return the JSON object with the members of this method."""
-        wire: dict[str, Any] = {"method": self.method}
-        for name in _MEMBERS[self.method]:
-            wire[name] = getattr(self, name)
-        return wire
+        stated = vars(self)
+        method = stated["method"]
+        return {"method": method} | {name: stated[name] for name in _MEMBERS[method]}
 
 
 class CallerIdentity(WireModel):
@@ -127,13 +126,14 @@ class CallerIdentity(WireModel):
 
     def to_wire(self) -> dict[str, Any]:
         """Return the JSON object; `verified` is always written."""
+        stated = vars(self)
         wire: dict[str, Any] = {
-            "subject": self.subject,
-            "auth_method": self.auth_method.to_wire(),
-            "verified": self.verified,
+            "subject": stated["subject"],
+            "auth_method": stated["auth_method"].to_wire(),
+            "verified": stated["verified"],
         }
         for name in ("tenant", "agent_id"):
-            if (value := getattr(self, name)) is not None:
+            if (value := stated[name]) is not None:
                 wire[name] = value
         return wire
 
@@ -141,13 +141,11 @@ class CallerIdentity(WireModel):
         """Return the hash that a receipt must carry for this caller (wire protocol, section 3.5)."""
         if self is _ANONYMOUS:
             return _ANONYMOUS_HASH
-        wire = self.to_wire()
-        return _ANONYMOUS_HASH if wire == _ANONYMOUS_WIRE else sha256_hex(canonical_json(wire, plain=True))
+        return sha256_hex(canonical_json(self.to_wire(), plain=True))
 
 
 _ANONYMOUS = CallerIdentity(subject="anonymous", auth_method=AuthMethod(method="anonymous"))
-_ANONYMOUS_WIRE = _ANONYMOUS.to_wire()
-_ANONYMOUS_HASH = sha256_hex(canonical_json(_ANONYMOUS_WIRE))
+_ANONYMOUS_HASH = sha256_hex(canonical_json(_ANONYMOUS.to_wire()))
 
 
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
@@ -232,15 +230,14 @@ class ChioHttpRequest(WireModel):
         wire["caller"] = wire["caller"].to_wire()
         if "model_metadata" in wire:
             wire["model_metadata"] = wire["model_metadata"].to_wire()
-        wire.update(self.model_extra or {})
+        if extra := self.__pydantic_extra__:
+            wire.update(extra)
         return wire
 
     def encode(self) -> bytes:
         """Return the same as compact JSON."""
-        # All other fields are of strings and integers.
-        free = (self.arguments, self.governed_intent, self.approval_token, self.budget, self.enforcement)
-        plain = free == _NOTHING and not self.model_extra
-        return compact_json(self.to_wire(), plain=plain).encode()
+        wire = self.to_wire()
+        return compact_json(wire, plain=_OF_TEXTS.issuperset(wire)).encode()
 
     def content_hash(self, route_pattern: str) -> str:
         """Return the content hash that a receipt must carry (wire protocol, section 3.4).
@@ -251,7 +248,10 @@ class ChioHttpRequest(WireModel):
         return content_hash(self.method, route_pattern, self.path, self.query, self.body_hash)
 
 
-_NOTHING: Final = (None,) * 5
+_OF_TEXTS: Final = frozenset(ChioHttpRequest.model_fields) - {
+    "arguments", "governed_intent", "approval_token", "budget", "enforcement", "model_metadata",
+}  # fmt: skip
+"""The members that consist of strings and integers."""
 
 
 def content_hash(method: str, route_pattern: str, path: str, query: dict[str, str], body_hash: str | None) -> str:
