@@ -170,6 +170,7 @@ class Engine:
         environ: Mapping[str, str] = {},
         files: Mapping[str, Path] = {},
         memory: Sequence[str] = (),
+        shared: Mapping[str, Path] = {},
     ) -> Container:
         """Start a container.
 
@@ -181,12 +182,16 @@ class Engine:
             environ: besides the image's.
             files: what is mounted, read-only, by its place.
             memory: folders in memory, where everybody may write.
+            shared: folders of several containers, by their places.
         """
         _, root = self._overlay(image.layers)
         for place, source in {"/etc/hosts": Path(self._hosts), **files}.items():
             self._run("mkdir", "-p", f"{root}{os.path.dirname(place)}")
             self._run(*(["mkdir", "-p"] if source.is_dir() else ["touch"]), f"{root}{place}")
             self._run("mount", "--bind", "-o", "ro", str(source), f"{root}{place}")
+        for place, source in shared.items():
+            self._run("mkdir", "-p", f"{root}{place}")
+            self._run("mount", "--bind", str(source), f"{root}{place}")
         for place in memory:
             self._run("mkdir", "-p", f"{root}{place}")
             self._run("mount", "-t", "tmpfs", "-o", "mode=1777", "tmpfs", f"{root}{place}")

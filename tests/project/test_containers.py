@@ -8,12 +8,14 @@ import pwd
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.project.containers import Container, Engine, Image, rights_of
+from tests.project.containers import Container, Engine, Image, Rights, rights_of
+from tests.project.test_deploy import SQLITE, documents
 from tests.project.tree import ROOT
 from tests.sidecar.postgres_tools import binaries
 
@@ -84,6 +86,49 @@ def test_the_image_serves_as_its_user_on_a_root_that_is_read_only_without_capabi
     assert "/hello" in listed.stdout, listed.stderr
     output = container.end()
     assert container.process.returncode == 0, output
+
+
+def test_the_containers_of_the_chart_run_with_the_rights_that_it_states(
+    engine: Engine, image: Image, tmp_path: Path
+) -> None:
+    found = documents(SQLITE, tmp_path)
+    pod = found["Deployment"]["spec"]["template"]["spec"]
+    (first,), (sidecar,) = pod["initContainers"], pod["containers"]
+
+    # A cluster mounts secrets for the group of the pod, and its empty folders for everybody.
+    (key := tmp_path / "secrets" / "key" / "signing.key").parent.mkdir(parents=True)
+    key.write_text("5" * 64 + "\n")
+    os.chown(key, 0, pod["securityContext"]["fsGroup"])
+    key.chmod(0o440)
+    (run := tmp_path / "run").mkdir()
+    run.chmod(0o777)
+    (spec := tmp_path / "spec").write_text(found["ConfigMap"]["data"]["spec"])
+
+    rights = Rights(read_only=True, cap_drop=["ALL"], security_opt=["no-new-privileges:true"])
+    for container in (first, sidecar):
+        stated = container["securityContext"]
+        assert (stated["readOnlyRootFilesystem"], stated["capabilities"]) == (True, {"drop": rights.cap_drop})
+        assert stated["allowPrivilegeEscalation"] is False
+        assert f"{stated['runAsUser']}:{stated['runAsGroup']}" == image.user
+
+    shared = {"/run/chio": run}
+    bare = replace(image, entrypoint=[], volumes=[])
+    copied = engine.start(
+        "copy-secrets", bare, first["command"], rights=rights, files={"/secrets/key/signing.key": key}, shared=shared
+    )
+    assert copied.process.wait() == 0, copied.end()
+    assert (run / "private" / "signing.key").stat().st_mode & 0o777 == 0o600
+
+    environ = {"CHIO_SIDECAR_CONTROL_TOKEN": "control", "CHIO_SIDECAR_EVALUATE_TOKEN": "evaluate"}
+    files, memory = {"/etc/chio/spec": spec}, ["/tmp"]
+    serving = engine.start(
+        "chart", image, sidecar["args"], rights=rights, environ=environ, files=files, memory=memory, shared=shared
+    )
+    serving.healthcheck = sidecar["startupProbe"]["exec"]["command"]
+    serving.wait_until_healthy()
+    assert serving.execute(*sidecar["readinessProbe"]["exec"]["command"]).returncode == 0
+    output = serving.end()
+    assert serving.process.returncode == 0, output
 
 
 # What the image of PostgreSQL does before it serves, with the same variables and folders.
