@@ -77,7 +77,8 @@ def test_the_evaluate_request_states_observe_mode_and_what_would_be_required(dri
             assert driver.run({**pointing_at(sidecar), "observe": observe}, driver.request(HEADERS)).status == 200
     observed, enforced = sidecar.asked
     required = {"requires": f"{SERVER}/{TOOL}"} if driver.asks == "capability" else {}
-    stated = {name: text for name, text in observed.document["enforcement"].items() if name != "framework"}
+    found = observed.document["enforcement"]
+    stated = {name: text for name, text in found.items() if name not in ("framework", "view")}
     assert stated == {"mode": "observe"} | required
     assert "enforcement" not in enforced.document
 
