@@ -95,7 +95,7 @@ CALL = re.compile(r"(?P<name>\w+)\((?P<fd>\d+)<(?P<path>[^>]*)>")
 def test_a_row_is_synced_to_the_disk_before_its_response(tmp_path: Path) -> None:
     path, trace = tmp_path / "r.sqlite3", tmp_path / "trace"
     assert STRACE is not None
-    options = ("-f", "-y", "-qq", "-e", "trace=pwrite64,fdatasync,fsync,write", "-o", str(trace))
+    options = ("-f", "--seccomp-bpf", "-y", "-qq", "-e", "trace=pwrite64,fdatasync,fsync,write", "-o", str(trace))
     done = subprocess.run(
         [STRACE, *options, sys.executable, "-m", "tests.sidecar.busy_sidecar", str(path), "traced", "1000", "1"],
         capture_output=True,
