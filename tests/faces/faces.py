@@ -253,7 +253,7 @@ class FastAPIFace(ASGIFace):
 
     @contextmanager
     def app(self, client: ChioClient, hooks: Mapping[str, Any]) -> Iterator[App]:
-        app, more = fastapi_app.make(), dict(hooks)
+        app, more = fastapi_app.make_again(), dict(hooks)
         for name in ("inner", "late"):
             if (change := more.pop(name, None)) is not None:
                 app.add_middleware(ASGILayer, change=change)
@@ -269,7 +269,7 @@ class FastAPIAlone(ASGIFace):
 
     @contextmanager
     def app(self, client: ChioClient, hooks: Mapping[str, Any]) -> Iterator[App]:
-        app = fastapi_app.make()
+        app = fastapi_app.make_again()
         app.state.chio_client = client
         yield app
 
@@ -338,7 +338,7 @@ class FlaskFace(Face):
 
     @contextmanager
     def opened(self, **options: Any) -> Iterator[Send]:
-        app = flask_app.make()
+        app = flask_app.make_again()
         app.secret_key = SECRET
         if (inner := options.pop("inner", None)) is not None:
             app.wsgi_app = around_wsgi(app.wsgi_app, inner)  # type: ignore[method-assign]
@@ -362,7 +362,7 @@ class WSGIFace(Face):
     @contextmanager
     def opened(self, **options: Any) -> Iterator[Send]:
         settings, hooks = divided(options)
-        app = flask_app.make()
+        app = flask_app.make_again()
         app.before_request(flask_app.read_environment)
         if (inner := hooks.pop("inner", None)) is not None:
             app.wsgi_app = around_wsgi(app.wsgi_app, inner)  # type: ignore[method-assign]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request
@@ -31,6 +32,18 @@ def make() -> FastAPI:
     for name, one in contract.SPECIAL.items():
         app.add_api_route(one.path, SPECIAL[name], methods=list(one.methods))
     app.add_api_websocket_route("/ws", ws)
+    return app
+
+
+@cache
+def _first() -> FastAPI:
+    return make()
+
+
+def make_again() -> FastAPI:
+    """Return the same application, with routes that are made once: FastAPI takes long to analyse a function."""
+    app = FastAPI(openapi_url=None)
+    app.router.routes.extend(_first().router.routes)
     return app
 
 

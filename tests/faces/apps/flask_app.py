@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import reduce
+from functools import cache, reduce
 from typing import Any
 
 from flask import Flask, Response, g, jsonify, request
@@ -80,6 +80,19 @@ def make() -> Flask:
         app.add_url_rule(rule_of(one), name, telling(name, one), methods=list(one.methods))
     for name, one in contract.SPECIAL.items():
         app.add_url_rule(rule_of(one), name, SPECIAL[name], methods=list(one.methods))
+    return app
+
+
+@cache
+def _first() -> Flask:
+    return make()
+
+
+def make_again() -> Flask:
+    """Return the same application, with rules that are compiled once. None may be added: they are in one map."""
+    app, first = Flask(__name__, static_folder=None), _first()
+    app.config["PROPAGATE_EXCEPTIONS"] = False
+    app.url_map, app.view_functions = first.url_map, dict(first.view_functions)
     return app
 
 
