@@ -67,7 +67,8 @@ class Run:
         paths = (self.store, f"{self.store}-journal", self.store.parent)
         options = [f"-P{path}" for path in paths] + [f"-etrace={','.join(CALLS)}", f"-o{self._trace}"]
         options += [] if fault is None else [f"-e{fault}"]
-        return [str(STRACE), "-f", "--seccomp-bpf", "-qq", *options, sys.executable, str(SCRIPT), str(self.store), str(COUNT)]
+        program = [sys.executable, str(SCRIPT), str(self.store), str(COUNT)]
+        return [str(STRACE), "-f", "--seccomp-bpf", "-qq", *options, *program]
 
     @property
     def injected(self) -> bool:
