@@ -249,7 +249,8 @@ def exchange(way: Any, name: str) -> tuple[list[tuple[int, str]], list[dict[str,
             responses = [send(*one) for one in requests]
     evaluated = [{name: one.document.get(name) for name in EVALUATED} for one in sidecar.asked]
     for one in evaluated:
-        (one["enforcement"] or {}).pop("framework", None)  # stated for the report, and the one thing that differs
+        for member in ("framework", "view"):  # stated for the report, and all that differs
+            (one["enforcement"] or {}).pop(member, None)
     return responses, evaluated
 
 
