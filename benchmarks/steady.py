@@ -69,7 +69,9 @@ def main(arguments: Sequence[str]) -> None:
             one: _Connection = key.data
             try:
                 status = one.read()
-            except OSError:
+            except OSError as error:
+                if one in waiting:
+                    raise UnsuitableError("the server closed a connection before its first response.") from error
                 broken += 1
                 ready.unregister(one.channel)
                 continue
