@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
             names = {"receipt_id": "receipt", "remedy": "to do", "passes": "would pass", "subject": "request"}
             for name, value in document.items():
                 emit(f"{names.get(name, name) + ':':<12} {printable(str(value))}")
-        wanted = wanted or required_by(refusal)
+        wanted = required_by(refusal, wanted)
     elif wanted is None and place.routes is not None and args.method is not None and args.path is not None:
         wanted = place.required_by(args.method, place.routes.match(args.method, args.path).pattern)
     return _try(args, place, wanted or Wanted()) if args.token is not None else 0

@@ -5,131 +5,34 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, get_args
 
-from chio_core.evaluation.exchange import UNKNOWN_PATH_LIMIT
 from chio_core.evaluation.outcomes import FILL_IN, granted_operations
 from chio_core.models.capability import Operation, ToolGrant
 from chio_core.models.demands import APPROVAL_GUARD
 from chio_core.models.openapi import CAPABILITY
+from chio_sidecar.explain.codes import OUTCOMES, UNDECIDED
 from chio_sidecar.explain.inputs import Refusal
-from chio_sidecar.explain.reasons import Found, recognise
+from chio_sidecar.explain.reasons import ANY_REQUIRED, recognise
 from chio_sidecar.policy.openapi import load, operations_of
 
 UNKNOWN_ISSUER = ("--receipt-store", "FILE")
 """The issuer of a command line if none was named: the reader has to fill in the sidecar's store, see `FILL_IN`."""
 
+UNKNOWN_TOOL: Final = (
+    "not known: this document does not say what the route requires; give the body of the refusal for a missing"
+    " capability, or the OpenAPI document with --spec"
+)
+"""What `Explanation.passes` states where any capability might be the wrong one."""
+
+_FILL_IN_TOOL = "SERVER and TOOL are those that the route requires"
+
+_ISSUE = "chio-sidecar capability issue"
 _APPROVAL_ID = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.:-]*", re.ASCII)
 _SCOPE = re.compile(r"([^/\s]+)/([^:\s]+):([a-z_]+(?:,[a-z_]+)*)")
 
-_UNDECIDED: Final = {
-    "chio_sidecar_unreachable": (
-        "the sidecar cannot be reached.",
-        "start the sidecar, or correct CHIO_SIDECAR_URL",
-    ),
-    "chio_timeout": (
-        "the sidecar did not answer within CHIO_TIMEOUT.",
-        "check what keeps the sidecar busy: its disk, its store, or a trust service that does not answer",
-    ),
-    "chio_evaluation_failed": (
-        "the sidecar's response was no decision (another status than 200, or a broken document).",
-        "read the application's log: it states the status, code and reason of the sidecar; `explain CODE` explains"
-        " the code",
-    ),
-    "chio_receipt_persistence_failed": (
-        "the sidecar could not store the receipt, and returns no decision without one.",
-        "check whether the store's disk is full, or another process holds the file",
-    ),
-    "chio_receipt_sign_failed": ("the sidecar could not sign the receipt.", "read the sidecar's log"),
-    "chio_request_id_conflict": (
-        "the request id has a receipt already, for other content.",
-        "use a new request_id for each request",
-    ),
-    "chio_overloaded": (
-        "too many requests, or request bodies, were waiting; the application's log states which.",
-        "repeat the request later; raise CHIO_MAX_CONNECTIONS, move calls that block the event loop into threads, or"
-        " give the sidecar a faster disk; for bodies raise CHIO_MAX_SPOOLED_BYTES",
-    ),
-}
-_EARLY: Final = {
-    "chio_bad_request": (
-        "the request is malformed or ambiguous.",
-        "correct the request; the message names the place",
-    ),
-    "chio_body_too_large": ("the body is larger than CHIO_MAX_BODY_BYTES.", "send less, or raise the limit"),
-    "chio_address_blocked": ("a guard of the application refuses this address.", "contact its operator"),
-    "chio_rate_limited": (
-        "a guard of the application saw too many requests of this caller.",
-        "wait as long as Retry-After says",
-    ),
-    "chio_rate_limit_unavailable": (
-        "the place where a guard counts requests does not answer.",
-        "start it (for example Redis), then repeat the request",
-    ),
-    "chio_unauthorized": (
-        "a guard of the application requires a valid bearer token.",
-        "present one in the Authorization header",
-    ),
-    "chio_keys_unavailable": (
-        "the keys of the bearer token's issuer cannot be fetched.",
-        "check whether the issuer answers, then repeat the request",
-    ),
-}
-OUTCOMES: Final[Mapping[str, tuple[str, str]]] = {
-    "chio_access_denied": (
-        "The sidecar evaluated the request and did not allow it; a receipt records the decision.",
-        "read the reason; the receipt holds the evidence",
-    ),
-    "chio_capability_required": (
-        "This route requires a capability, and none was presented.",
-        "present one in the X-Chio-Capability header",
-    ),
-    "chio_approval_required": (
-        "A person has to approve this request before it can run.",
-        "have it approved, then repeat the same request with the approval's id in X-Chio-Approval",
-    ),
-    "chio_policy_not_enforced": (
-        "The sidecar allowed the request, but its receipt does not state that the route's approval or budget was"
-        " checked, or the route's budget cannot be determined, so the allow does not count.",
-        "use a sidecar that supports approvals and budgets, for example chio-sidecar of this distribution; within a"
-        " mount with parameters, govern the outer application instead",
-    ),
-    "chio_invalid_receipt": (
-        "The sidecar's receipt does not count: it does not verify, its key is not trusted, its time is too far"
-        " from this clock, or it belongs to another request. The application's log names the rule.",
-        "pin the sidecar's key in CHIO_TRUSTED_KERNEL_KEYS, and compare the clocks and the routes of both",
-    ),
-    "chio_configuration": (
-        "The application is configured in a way that cannot work.",
-        "read its log, and run `chio-sidecar check MODULE:APP`",
-    ),
-    "chio_guard_failed": (
-        "A guard of the application failed, so the request is refused.",
-        "read the application's log; the message names the guard",
-    ),
-    "chio_control_forbidden": (
-        "The sidecar's control plane does not serve this caller.",
-        "call it from the same machine, or with its bearer (CHIO_SIDECAR_CONTROL_TOKEN)",
-    ),
-    UNKNOWN_PATH_LIMIT: (
-        "The sidecar had too many evaluations of paths that its OpenAPI document does not describe.",
-        "describe the path in the document if it is one of the application's, or raise --max-unknown-paths-per-second",
-    ),
-    "chio_evaluate_unauthorized": (
-        "The sidecar evaluates for bearers of its token only, and this application presented none or another one.",
-        "set CHIO_EVALUATE_TOKEN in the application to the value of the sidecar's CHIO_SIDECAR_EVALUATE_TOKEN",
-    ),
-    **{
-        code: (f"There is no decision, so the handler did not run: {why}", fix)
-        for code, (why, fix) in _UNDECIDED.items()
-    },
-    **{code: (f"The sidecar was not called: {why}", fix) for code, (why, fix) in _EARLY.items()},
-}
-"""What each wire code means, and what to do: those of `chio_core.evaluation.outcomes` and a sidecar's own."""
-
-_NO_DECISION: Final = frozenset(_UNDECIDED)
 _SEE_DOCTOR: Final = frozenset(
     {"chio_sidecar_unreachable", "chio_timeout", "chio_evaluation_failed", "chio_invalid_receipt"}
 )
@@ -143,6 +46,11 @@ _ALLOWED_TOKENLESS = (
     "The sidecar allowed this request. But its route requires a capability, and none was presented, so the"
     " application refuses it unless it only observes.",
     "present one in the X-Chio-Capability header",
+)
+_OWN_CODE = (
+    "Chio has no such code among its refusals. A guard of the application refused with its own code, or the code is"
+    " misspelt, or it is an error of the control plane or the proxy.",
+    "compare the code with the body or the log that states it; the authors of the application know its own codes",
 )
 _NO_VERDICT = {
     "cancel": "The sidecar cancelled the evaluation; only an explicit allow lets a request through.",
@@ -209,7 +117,7 @@ class Wanted:
             shlex.quote(f"{name}={value}") if value.startswith("-") else f"{name} {shlex.quote(value)}"
             for name, value in options
         ]
-        return f"chio-sidecar capability issue {' '.join(words)}"
+        return f"{_ISSUE} {' '.join(words)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +131,8 @@ class Explanation:
         reason: the exact text.
         why: plain words.
         remedy: what to do.
-        passes: the capability that would be allowed, `server/tool:operations` and its constraints.
+        passes: the capability that would be allowed, `server/tool:operations` and its constraints; `UNKNOWN_TOOL` if
+            nothing states what the route requires.
         command: the command line that issues it, or that does what the remedy says.
         note: what a placeholder of the command means.
     """
@@ -264,7 +173,7 @@ def explain(refusal: Refusal, *, wanted: Wanted | None = None, issuer: Sequence[
     else:
         why, remedy = OUTCOMES.get(refusal.code or "chio_access_denied", OUTCOMES["chio_access_denied"])
         if refusal.code is not None and refusal.code not in OUTCOMES:
-            why = "A guard of the application refused with its own code."
+            why, remedy = _OWN_CODE
         why = _NO_VERDICT.get(refusal.verdict or "", why)
     hint = refusal.details.get("hint")
     if not refusal.allowed and hint is not None and not hint.startswith("chio-sidecar "):  # commands come below
@@ -275,16 +184,21 @@ def explain(refusal: Refusal, *, wanted: Wanted | None = None, issuer: Sequence[
         helps = found.issue
     else:
         helps = refusal.code == "chio_capability_required" or "required_scope" in refusal.details
-    passes = None
+    passes = command = None
+    notes = []
     if refusal.lacks_capability or (helps and not refusal.allowed):
-        passes = wanted or _required(refusal, found) or Wanted()
+        required = required_by(refusal, wanted)
+        passes = UNKNOWN_TOOL if required is None else required.title
+        command = (required or Wanted()).command(issuer)
+        notes = [_FILL_IN_TOOL] if required is None else []
+        notes += [FILL_IN] if tuple(issuer) == UNKNOWN_ISSUER else []
 
     if refusal.allowed:
         outcome = "allowed"
     elif refusal.observed:
         outcome = "observed"
     else:
-        outcome = "not decided" if refusal.code in _NO_DECISION else "refused"
+        outcome = "not decided" if refusal.code in UNDECIDED else "refused"
     rule = refusal.rule or (found.rule if found is not None else None)
     return Explanation(
         subject=f"{refusal.method} {refusal.route}" if refusal.method and refusal.route else None,
@@ -293,25 +207,33 @@ def explain(refusal: Refusal, *, wanted: Wanted | None = None, issuer: Sequence[
         reason=refusal.reason,
         why=why,
         remedy=remedy,
-        passes=passes.title if passes is not None else None,
-        command=passes.command(issuer) if passes is not None else _command(refusal, issuer),
-        note=FILL_IN if passes is not None and tuple(issuer) == UNKNOWN_ISSUER else None,
+        passes=passes,
+        command=command or _command(refusal, issuer),
+        note="; ".join(notes) or None,
         status=refusal.status,
         guard=refusal.guard,
         receipt_id=refusal.receipt_id,
     )
 
 
-def required_by(refusal: Refusal) -> Wanted | None:
-    """Return the capability that a refusal names as required; None if it names none."""
-    return _required(refusal, recognise(refusal.reason or "", refusal.rule))
+def required_by(refusal: Refusal, documented: Wanted | None = None) -> Wanted | None:
+    """Return the capability that the route of a refusal requires; None if that is not known.
+
+    Args:
+        refusal: its facts.
+        documented: what the route requires by another source, for example the OpenAPI document; None without one.
+    """
+    if documented is not None and documented.tool is not None:
+        return documented
+    return _named(refusal) or documented or (Wanted() if _any_passes(refusal) else None)
 
 
-def _required(refusal: Refusal, found: Found | None) -> Wanted | None:
+def _named(refusal: Refusal) -> Wanted | None:
     # Our refusals write the scope as `Wanted.title` does; another sidecar may write something else.
     scope = _SCOPE.fullmatch(refusal.details.get("required_scope", ""))
     if scope is not None and set(operations := scope[3].split(",")) <= set(get_args(Operation)):
         return Wanted(scope[1], scope[2], tuple(operations))
+    found = recognise(refusal.reason or "", refusal.rule)
     server, slash, tool = (refusal.requires or "").partition("/")
     candidates = (
         (found.values.get("server"), found.values.get("tool")) if found is not None else (None, None),
@@ -320,6 +242,14 @@ def _required(refusal: Refusal, found: Found | None) -> Wanted | None:
         (server, tool) if slash else (None, None),
     )
     return next((Wanted(server, tool) for server, tool in candidates if server and tool), None)
+
+
+def _any_passes(refusal: Refusal) -> bool:
+    """Return True if the application has stated that its route names no tool; a receipt alone does not state that."""
+    # The body for a missing capability has the command for this route; observe mode states the requirement.
+    hint = refusal.details.get("hint", "")
+    for_any = refusal.code is not None and hint.startswith(_ISSUE) and hint.endswith(" --server SERVER --tool TOOL")
+    return for_any or refusal.requires is not None or refusal.reason in ANY_REQUIRED
 
 
 def _command(refusal: Refusal, issuer: Sequence[str]) -> str | None:
@@ -338,7 +268,7 @@ def _command(refusal: Refusal, issuer: Sequence[str]) -> str | None:
 
 
 def wanted_by(spec_text: str, method: str, pattern: str) -> Wanted | None:
-    """Return the capability that an operation names; None if it names none, or there is no such operation.
+    """Return the capability that an operation requires; None if the document has no such operation.
 
     Args:
         spec_text: the document, JSON or YAML.
@@ -353,14 +283,14 @@ def wanted_by(spec_text: str, method: str, pattern: str) -> Wanted | None:
 
 def wanted_among(known: Iterable[tuple[str, str, dict[str, Any]]], method: str, pattern: str) -> Wanted | None:
     """Do the same for operations (template, method, object) that were read before."""
-    operation = next((one for template, verb, one in known if (template, verb) == (pattern, method)), {})
-    named = operation.get(CAPABILITY)
-    first = next((one for one in named if isinstance(one, dict)), None) if isinstance(named, list) else None
-    if first is None:
+    operation = next((one for template, verb, one in known if (template, verb) == (pattern, method)), None)
+    if operation is None:
         return None
+    named = operation.get(CAPABILITY)
+    first = next((one for one in named if isinstance(one, dict)), {}) if isinstance(named, list) else {}
     server, tool, operations = first.get("server"), first.get("tool"), first.get("operations")
     if not isinstance(server, str) or not isinstance(tool, str):
-        return Wanted()  # `[{}]`: any capability
+        return Wanted()  # `[{}]`, or the default rule: any capability
     listed = tuple(one for one in operations if isinstance(one, str)) if isinstance(operations, list) else ()
     return Wanted(server, tool, listed or ("invoke",))
 

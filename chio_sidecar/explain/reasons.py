@@ -53,8 +53,8 @@ WORDS: Final[Mapping[Rule, Words]] = {
     Rule.ISSUER_UNTRUSTED: Words(
         "The key that signed the token is neither the sidecar's key nor one that it trusts, or the key that signed the"
         " token or a link of its delegation was withdrawn.",
-        "name the issuer's public key in CHIO_TRUSTED_ISSUER_KEYS of the sidecar, or have the token issued by a key"
-        " that it trusts",
+        "if the key was withdrawn (trust revoke --issuer), have a new capability issued with the present key; only if"
+        " it was not, and the sidecar is to trust it, name the key in CHIO_TRUSTED_ISSUER_KEYS of the sidecar",
         issue=True,
     ),
     Rule.BAD_SIGNATURE: Words(
@@ -102,7 +102,11 @@ WORDS: Final[Mapping[Rule, Words]] = {
         "The sidecar does not support the member {field}, which the route's approval or budget needs.",
         "use a sidecar that knows it, for example chio-sidecar of this distribution",
     ),
-    Rule.REVOKED: Words("The token was revoked (or released). A revocation is permanent.", _FRESH, issue=True),
+    Rule.REVOKED: Words(
+        "The token has been revoked (or released). A revocation is permanent.",
+        "issue a new capability for the same server and tool as the revoked one",
+        issue=True,
+    ),
     Rule.ANCESTOR_REVOKED: Words(
         "The token was derived from capability {id}, which was revoked. A revocation is permanent.",
         "have a capability issued that does not come from it",
@@ -252,6 +256,11 @@ FOREIGN: Final[Mapping[str, tuple[str, Words]]] = {
     ),
 }
 """Texts of other sidecars and of applications, each with the short name of its rule."""
+
+ANY_REQUIRED: Final = frozenset(
+    {"Chio capability required", "the capability presented does not authorize any capability"}
+)
+"""Texts of applications whose route names no tool, so that any valid capability is enough."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,8 @@ from chio_core.models import Verdict
 from chio_core.refusals.problems import flat, nested
 from chio_sidecar.cli import build_parser
 from chio_sidecar.explain import Refusal, Wanted, explain, read_refusal
-from chio_sidecar.explain.explanation import OUTCOMES, wanted_by
+from chio_sidecar.explain.codes import OUTCOMES
+from chio_sidecar.explain.explanation import wanted_by
 from chio_sidecar.explain.reasons import FOREIGN, WORDS, recognise
 from chio_sidecar.policy.rules import Rule
 from tests.sidecar.sidecar_tools import (
@@ -203,10 +204,62 @@ def test_a_route_of_the_openapi_document_names_the_capability_that_passes() -> N
     text = json.dumps({"openapi": "3.1.0", "info": info, "paths": {"/pets/{id}": operations}})
     assert wanted_by(text, "POST", "/pets/{id}") == Wanted("pay", "move", ("read",))
     assert wanted_by(text, "PUT", "/pets/{id}") == Wanted()
-    assert wanted_by(text, "GET", "/pets/{id}") is None
+    assert wanted_by(text, "GET", "/pets/{id}") == Wanted()
     assert wanted_by(text, "POST", "/other") is None
     refusal = Refusal(verdict="deny", reason="side-effect route requires a capability token", method="POST")
     assert explain(refusal, wanted=wanted_by(text, "POST", "/pets/{id}")).passes == "pay/move:read"
+
+
+ANY = "any valid capability of a trusted issuer"
+
+
+@pytest.mark.parametrize("rule", [rule for rule in Rule if WORDS[rule].issue])
+def test_a_receipt_that_does_not_say_what_its_route_requires_promises_no_capability(rule: Rule) -> None:
+    text = re.sub(r"\{\w+\}", "12", rule.text)
+    verdict = {"verdict": "deny", "reason": text, "guard": rule.guard}
+    found = explain(read_refusal({"verdict": verdict, "metadata": {"chio_rule": rule.id}}))
+    if "{tool}" in rule.text:
+        assert found.passes == "12/12:invoke"
+    else:
+        assert (found.passes or "").startswith("not known")
+        assert "--spec" in (found.passes or "")
+        assert "SERVER and TOOL are those that the route requires" in (found.note or "")
+
+
+def test_any_capability_passes_only_where_the_application_or_the_document_says_so() -> None:
+    denial = Denial(message=Rule.NO_CAPABILITY.text, guard=Rule.NO_CAPABILITY.guard)
+    for_any = decision.with_way_in(denial, None, "http://127.0.0.1:9090")
+    required = decision.capability_required(Requirement(), "X-Chio-Capability", "rcpt")
+    too_little = decision.capability_insufficient(Requirement(), "rcpt")
+    for one in (for_any, required, too_little):
+        assert explain(read_refusal(flat(one))).passes == ANY
+    stated = {"verdict": {"verdict": "deny"}, "metadata": {"chio_enforcement": {"mode": "observe", "requires": "any"}}}
+    assert explain(read_refusal(stated | {"metadata": stated["metadata"] | {"chio_rule": "R8"}})).passes == ANY
+    receipt = Refusal(verdict="deny", rule="R8", method="POST")
+    assert explain(receipt, wanted=Wanted()).passes == ANY
+
+
+def test_what_the_refusal_names_counts_where_the_document_names_no_tool() -> None:
+    refusal = Refusal(verdict="deny", reason="capability does not authorize tool move on server pay")
+    assert explain(refusal, wanted=Wanted()).passes == "pay/move:invoke"
+
+
+def test_a_revoked_capability_is_replaced_by_one_for_the_same_tool() -> None:
+    denial = Denial(message=Rule.REVOKED.text, guard=Rule.REVOKED.guard)
+    found = explain(read_refusal(flat(denial)))
+    assert "has been revoked" in found.why
+    assert "for the same server and tool" in found.remedy
+    assert found.passes != ANY
+
+
+def test_the_key_of_an_issuer_is_named_only_if_it_was_not_withdrawn() -> None:
+    remedy = WORDS[Rule.ISSUER_UNTRUSTED].remedy
+    withdrawn, trusted = remedy.index("withdrawn"), remedy.index("CHIO_TRUSTED_ISSUER_KEYS")
+    assert withdrawn < remedy.index("new capability issued with the present key") < remedy.index("only if") < trusted
+
+
+def test_a_code_that_chio_does_not_have_is_said_to_be_none_of_its_codes() -> None:
+    assert explain(read_refusal({"error": "chio_nosuch_code"})).why.startswith("Chio has no such code")
 
 
 TEXTS = [*((rule.id, rule.text) for rule in Rule), *((rule, text) for text, (rule, _) in FOREIGN.items())]
@@ -223,7 +276,7 @@ def test_each_reason_is_recognised_by_its_text_alone(rule: str, text: str) -> No
 def test_the_rule_that_a_receipt_names_counts_whatever_its_text_says() -> None:
     named = {"verdict": {"verdict": "deny", "reason": "in other words"}, "metadata": {"chio_rule": "R8"}}
     found = explain(read_refusal(named))
-    assert (found.rule, found.passes) == ("R8", "any valid capability of a trusted issuer")
+    assert (found.rule, found.why) == ("R8", WORDS[Rule.NO_CAPABILITY].why)
     newer = {"verdict": {"verdict": "deny", "reason": Rule.REVOKED.text}, "metadata": {"chio_rule": "R99"}}
     found = explain(read_refusal(newer))
     assert (found.rule, found.why) == ("R99", WORDS[Rule.REVOKED].why)
