@@ -137,7 +137,7 @@ def check_embedded(path: str, *, environ: Mapping[str, str] | None = None) -> No
             f"cannot open receipt store {store}: {os.strerror(exc.errno or 0)}; its folder must exist and be writable"
         ) from None
     except UNUSABLE as exc:
-        found = trouble(exc)
+        found = trouble(exc, store)
         if found.kind != "busy":
             raise ConfigurationError(f"cannot use {store} as a receipt store: {found}") from None
 

@@ -169,7 +169,7 @@ def _file(
                 yield Check("store.integrity", "ok", "every page of the file is in order")
             return newest_signer(connection)
     except UNUSABLE as exc:
-        found = trouble(exc)
+        found = trouble(exc, path)
         yield Check("store", "fail", f"{path} cannot be read: {found.text}", found.remedy)
         return _UNKNOWN
 

@@ -105,7 +105,7 @@ def open_sources(place: Place) -> Iterator[list[Source]]:
         with closing(connect(place, "mode=ro", busy_seconds=30.0)) as connection:
             yield [_File(connection, place, header.version)]
     except UNUSABLE as exc:
-        raise ConfigurationError(f"cannot read {place}: {trouble(exc)}") from None
+        raise ConfigurationError(f"cannot read {place}: {trouble(exc, place)}") from None
 
 
 class _File(Source):

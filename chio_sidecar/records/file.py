@@ -9,7 +9,7 @@ from typing import Any
 
 from chio_core.canonical import parse_json
 from chio_core.errors import InvalidDocument
-from chio_sidecar.store.driver import sqlite3
+from chio_sidecar.store.driver import check_log, sqlite3
 
 NO_CHAIN = (
     "is a database of another program: its rows have no chain. If the published sidecar wrote it, `receipt verify`"
@@ -77,6 +77,7 @@ def connect_quietly(path: Path, *, busy_seconds: float = 2.0) -> sqlite3.Connect
 
 def connect(path: Path, mode: str, *, busy_seconds: float) -> sqlite3.Connection:
     """Open the file in a mode of SQLite's URIs, for example `mode=ro`; for use in any thread, one at a time."""
+    check_log(path)
     uri = f"{path.absolute().as_uri()}?{mode}"
     return sqlite3.connect(uri, uri=True, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
 

@@ -137,7 +137,7 @@ class Inspection:
             self._connection = connection
             self._read_base()
         except UNUSABLE as exc:
-            found = trouble(exc)
+            found = trouble(exc, path)
             # A journal that SQLite would have to roll back looks like a file that cannot be opened.
             repair = "it was not closed in good order: start the sidecar, which repairs it"
             remedy = repair if found.kind == "machine" else found.remedy

@@ -260,7 +260,7 @@ class ReceiptReader(ReceiptArchive):
         return (found[0][0], found[0][1]) if found else None
 
     def _unreadable(self, exc: Exception) -> ConfigurationError:
-        found = trouble(exc)
+        found = trouble(exc, self._path)
         kind = ConfigurationError if found.kind == "content" else Unavailable
         return kind(f"cannot read {self.place} as a receipt store: {found}")
 

@@ -86,7 +86,7 @@ def backup(
                 raise ConfigurationError(f"receipts of {source} were archived during the copy; copy it again")
             return copied
     except UNUSABLE as exc:
-        raise ConfigurationError(f"cannot copy {source} to {target}: {trouble(exc)}") from None
+        raise ConfigurationError(f"cannot copy {source} to {target}: {trouble(exc, source)}") from None
     except OSError as exc:
         reason = "it exists; name a new file" if isinstance(exc, FileExistsError) else exc.strerror
         raise ConfigurationError(f"cannot write {target}: {reason}") from None

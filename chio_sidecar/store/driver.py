@@ -13,7 +13,9 @@ is called damaged, and none of its rows missing.
 from __future__ import annotations
 
 import importlib
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from chio_core.errors import ConfigurationError
@@ -39,7 +41,20 @@ if TYPE_CHECKING:
 else:
     sqlite3 = _library()
 
-__all__ = ["DAMAGED", "FIRST_SAFE_WAL", "LOCKED", "UNUSABLE", "Kind", "Trouble", "Unavailable", "sqlite3", "trouble"]
+__all__ = [
+    "DAMAGED",
+    "FIRST_SAFE_WAL",
+    "LOCKED",
+    "UNUSABLE",
+    "ForeignLog",
+    "Kind",
+    "Trouble",
+    "Unavailable",
+    "check_log",
+    "has_log",
+    "sqlite3",
+    "trouble",
+]
 
 Kind = Literal["busy", "machine", "content"]
 """`busy`: another process holds the file; `machine`: it cannot be read or written here and now; `content`: the file is
@@ -67,6 +82,13 @@ _CONDITIONS: dict[int, tuple[Kind, str]] = {
 }
 
 
+_descriptors: dict[tuple[int, int], int] = {}
+
+
+class ForeignLog(sqlite3.DatabaseError):
+    """The write-ahead log beside a file is that of another file, which had its name before."""
+
+
 class Unavailable(ConfigurationError):
     """A store that cannot be read here and now; the same may succeed later."""
 
@@ -89,9 +111,65 @@ class Trouble:
         return f"{self.text}; {self.remedy}"
 
 
-def trouble(exc: Exception) -> Trouble:
-    """Return what one of `UNUSABLE` says."""
+def trouble(exc: Exception, path: Path | None = None) -> Trouble:
+    """Return what one of `UNUSABLE` says.
+
+    Args:
+        exc: the exception.
+        path: the file; a write-ahead log beside it may be the cause of damage.
+    """
     code = getattr(exc, "sqlite_errorcode", None)
     kind, remedy = _CONDITIONS.get(code & 0xFF if isinstance(code, int) else 0, ("content", DAMAGED))
+    if path is not None and kind == "content" and has_log(path):
+        remedy = _remove_log(path) if isinstance(exc, ForeignLog) else f"{_remove_log(path)}; else {DAMAGED}"
     text = "its schema is damaged" if isinstance(exc, UnicodeDecodeError) else str(exc)
     return Trouble(kind, text, remedy)
+
+
+def has_log(path: Path) -> bool:
+    """Return True if there is a write-ahead log beside a file: it is open, or was not closed in good order."""
+    return _log_at(path) is not None
+
+
+def check_log(path: Path) -> None:
+    """Return if the write-ahead log beside a file, if there is one, can be its own.
+
+    SQLite applies a log to any file of its name, and writes it into the file when it closes it. A file that states a
+    rollback journal, as `receipt backup` makes it, has no log: SQLite states the log before it makes it, and removes it
+    before it states a journal again.
+
+    Raises:
+        ForeignLog: it is that of another file. Nothing was opened.
+    """
+    try:
+        log = _log_at(path)
+        if log is None:
+            return
+        states_journal = os.pread(_kept(path), 2, 18) == b"\x01\x01"
+    except OSError:
+        return  # SQLite says what is wrong
+    # The same log before and after: no process has closed the file in between.
+    if states_journal and log == _log_at(path):
+        raise ForeignLog(f"{path}-wal is the log of another file of this name")
+
+
+def _kept(path: Path) -> int:
+    """Return a descriptor of a file. It stays open: to close any drops the locks of SQLite in this process on it."""
+    found = path.stat()
+    name = (found.st_dev, found.st_ino)
+    if name not in _descriptors:
+        _descriptors[name] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    return _descriptors[name]
+
+
+def _log_at(path: Path) -> tuple[int, int] | None:
+    """Return what tells the write-ahead log beside a file from others; None without one, or if it is empty."""
+    try:
+        found = path.with_name(f"{path.name}-wal").stat()
+    except OSError:
+        return None
+    return (found.st_ino, found.st_mtime_ns) if found.st_size else None
+
+
+def _remove_log(path: Path) -> str:
+    return f"if a copy replaced {path}, remove {path}-wal and {path}-shm, which the former file left"

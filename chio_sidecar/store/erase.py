@@ -21,7 +21,7 @@ from typing import Any
 from chio_core.canonical import parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.signing import SigningKey
-from chio_sidecar.store.driver import UNUSABLE, sqlite3, trouble
+from chio_sidecar.store.driver import UNUSABLE, check_log, has_log, sqlite3, trouble
 from chio_sidecar.store.hash_chain import MEMBERS, content_of, follow
 from chio_sidecar.store.rewriting import rewriting
 from chio_sidecar.store.schema import connect, disconnect, journal_for, recognise
@@ -118,14 +118,16 @@ def check(store: Path, *, busy_seconds: float = 30.0) -> None:
     Raises:
         ConfigurationError: the file is no store, cannot be read, or is of another version.
     """
-    mode = "rw" if os.access(store, os.W_OK) else "ro"
+    # With a write-ahead log there is nothing to undo, and a writing connection would remove one of another file.
+    mode = "rw" if os.access(store, os.W_OK) and not has_log(store) else "ro"
     try:
+        check_log(store)
         uri = f"{store.absolute().as_uri()}?mode={mode}"
         with closing(sqlite3.connect(uri, uri=True, timeout=busy_seconds)) as connection:
             if recognise(connection, store) == 0:
                 raise ConfigurationError(f"there is no receipt store at {store}; name the sidecar's file")
     except UNUSABLE as exc:
-        raise ConfigurationError(f"cannot read {store} as a receipt store: {trouble(exc)}") from None
+        raise ConfigurationError(f"cannot read {store} as a receipt store: {trouble(exc, store)}") from None
 
 
 def erase(
@@ -177,7 +179,7 @@ def erase(
     except OSError as exc:
         raise ConfigurationError(f"cannot write {store}: {exc.strerror}") from None
     except UNUSABLE as exc:
-        raise ConfigurationError(f"cannot erase in {store}: {trouble(exc)}") from None
+        raise ConfigurationError(f"cannot erase in {store}: {trouble(exc, store)}") from None
     return erased, not busy
 
 

@@ -95,7 +95,7 @@ def archive(store: Path, target: Path, key: SigningKey, *, now: int) -> ArchiveS
         with closing(connect_reader(store, busy_seconds=30.0)) as reader:
             (version,) = reader.execute("PRAGMA user_version").fetchone()
     except UNUSABLE as exc:
-        raise ConfigurationError(f"cannot read {store}: {trouble(exc)}") from None
+        raise ConfigurationError(f"cannot read {store}: {trouble(exc, store)}") from None
     if version < ARCHIVED:
         raise ConfigurationError(
             f"receipt store {store} has schema version {version}, and a rotation needs {ARCHIVED}; start the sidecar of"
@@ -142,7 +142,7 @@ def trim(
             finally:
                 disconnect(connection)
     except UNUSABLE as exc:
-        raise ConfigurationError(f"cannot rotate {store}: {trouble(exc)}") from None
+        raise ConfigurationError(f"cannot rotate {store}: {trouble(exc, store)}") from None
 
 
 def _steps(

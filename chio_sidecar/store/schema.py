@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import closing
 from pathlib import Path
 
 from chio_core.errors import ConfigurationError
 from chio_sidecar.private_files import check_private, create_private
 from chio_sidecar.store import live_state
-from chio_sidecar.store.driver import DAMAGED, FIRST_SAFE_WAL, UNUSABLE, sqlite3, trouble
+from chio_sidecar.store.driver import DAMAGED, FIRST_SAFE_WAL, UNUSABLE, check_log, has_log, sqlite3, trouble
 from chio_sidecar.store.tables import SCHEMA_VERSION, objects, upgrade
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,10 @@ def prepare(path: Path, *, journal: str, busy_seconds: float) -> None:
     """
     try:
         _create(path)
+        if has_log(path):
+            # A log of another file stays as it is: a writing connection would remove it as it closes.
+            with closing(connect_reader(path, busy_seconds=busy_seconds)) as reader:
+                recognise(reader, path)
         connection = _connect(path, mode="rw", busy_seconds=busy_seconds)
         try:
             _initialise(connection, path)
@@ -70,7 +75,7 @@ def prepare(path: Path, *, journal: str, busy_seconds: float) -> None:
             f"cannot open receipt store {path}: {exc.strerror}; its folder must exist and be writable"
         ) from None
     except UNUSABLE as exc:
-        raise ConfigurationError(f"cannot use {path} as a receipt store: {trouble(exc)}") from None
+        raise ConfigurationError(f"cannot use {path} as a receipt store: {trouble(exc, path)}") from None
 
 
 def connect(path: Path, *, journal: str, busy_seconds: float) -> sqlite3.Connection:
@@ -111,6 +116,7 @@ def connect_reader(path: Path, *, busy_seconds: float) -> sqlite3.Connection:
 
 
 def _connect(path: Path, *, mode: str, busy_seconds: float) -> sqlite3.Connection:
+    check_log(path)
     return sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}",
         uri=True,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from chio_core.errors import ConfigurationError
 from chio_sidecar.private_files import check_private, create_private
 from chio_sidecar.store import live_state
-from chio_sidecar.store.driver import sqlite3, trouble
+from chio_sidecar.store.driver import check_log, sqlite3, trouble
 from chio_sidecar.store.issuers import check_revocable
 from chio_sidecar.store.place import Place
 
@@ -64,6 +64,7 @@ class Database:
             ) from None
         connection = None
         try:
+            check_log(path)
             connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
             connection.execute("PRAGMA journal_mode=DELETE")
             connection.execute("PRAGMA synchronous=FULL")
@@ -71,7 +72,7 @@ class Database:
         except sqlite3.Error as exc:
             if connection is not None:
                 connection.close()
-            raise ConfigurationError(f"cannot use {path} ({option}) as a database: {trouble(exc)}") from None
+            raise ConfigurationError(f"cannot use {path} ({option}) as a database: {trouble(exc, path)}") from None
         self._connection = connection
 
     @contextmanager
