@@ -10,7 +10,7 @@ import time
 from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from chio_core.canonical import parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
@@ -28,7 +28,7 @@ from chio_sidecar.cli.options import (
 )
 from chio_sidecar.cli.terminal import CliError, compact, emit, printable, utc
 from chio_sidecar.config import trusted_issuers_from
-from chio_sidecar.explain import Refusal, Trial, Wanted, explain, read_refusal, required_by, try_token
+from chio_sidecar.explain import Explanation, Refusal, Trial, Wanted, explain, read_refusal, required_by, try_token
 from chio_sidecar.explain.explanation import UNKNOWN_ISSUER, wanted_by
 from chio_sidecar.keys import load_key
 from chio_sidecar.policy.routes import RouteTable
@@ -37,8 +37,9 @@ from chio_sidecar.store.statements import states_erasure
 
 DESCRIPTION = """\
 Print in plain words why a request was refused, by which rule, which capability would be accepted, and the command that
-issues it. WHAT is the body of the refusal or a receipt (a file, or - for standard input), the id of a receipt or of a
-request in --receipt-store (with CHIO_SIDECAR_URL=embedded:FILE: in that file), or a code from the application's log.
+issues it. WHAT is the body of the refusal or a receipt, or one of these on each line, as `receipt list` writes them (a
+file, or - for standard input), the id of a receipt or of a request in --receipt-store (with
+CHIO_SIDECAR_URL=embedded:FILE: in that file), or a code from the application's log.
 
     curl -s -X POST http://127.0.0.1:8000/transfers | chio-sidecar explain -
 
@@ -96,19 +97,29 @@ def run(args: argparse.Namespace) -> int:
     if args.server is not None:
         wanted = Wanted(args.server, args.tool, tuple(dict.fromkeys(args.operation or ["invoke"])))
     if args.what is not None:
-        refusal = _read_refusal(args.what, place)
-        wanted = wanted or place.required_by(refusal.method, refusal.route)
-        document = explain(refusal, wanted=wanted, issuer=place.issuer).document()
-        if wants_json(args):
-            emit(compact(document))
-        else:
-            names = {"receipt_id": "receipt", "remedy": "to do", "passes": "would pass", "subject": "request"}
-            for name, value in document.items():
-                emit(f"{names.get(name, name) + ':':<12} {printable(str(value))}")
-        wanted = required_by(refusal, wanted)
+        refusals = _read_refusals(args.what, place)
+        if args.token is not None and len(refusals) > 1:
+            raise CliError(f"a token is checked for one request, and {args.what} has {len(refusals)}", fix="give one")
+        for number, refusal in enumerate(refusals):
+            documented = wanted or place.required_by(refusal.method, refusal.route)
+            if number and not wants_json(args):
+                emit("")
+            _print(explain(refusal, wanted=documented, issuer=place.issuer), args)
+        if args.token is not None:
+            wanted = required_by(refusals[0], wanted or place.required_by(refusals[0].method, refusals[0].route))
     elif wanted is None and place.routes is not None and args.method is not None and args.path is not None:
         wanted = place.required_by(args.method, place.routes.match(args.method, args.path).pattern)
     return _try(args, place, wanted or Wanted()) if args.token is not None else 0
+
+
+def _print(explanation: Explanation, args: argparse.Namespace) -> None:
+    document = explanation.document()
+    if wants_json(args):
+        emit(compact(document))
+        return
+    names = {"receipt_id": "receipt", "remedy": "to do", "passes": "would pass", "subject": "request"}
+    for name, value in document.items():
+        emit(f"{names.get(name, name) + ':':<12} {printable(str(value))}")
 
 
 class _Place:
@@ -132,7 +143,8 @@ class _Place:
             check_url(args.control_url, option="--control-url")  # it is printed as part of a command
             self.issuer = ("--control-url", args.control_url)
         elif self.store is not None:
-            self.issuer = ("--receipt-store", str(self.store))
+            store = self.store
+            self.issuer = ("--receipt-store", str(store) if isinstance(store, Path) else store.url_with_key)
 
     def required_by(self, method: str | None, pattern: str | None) -> Wanted | None:
         """Return what the document requires on a route; None if it requires nothing, or there is no document."""
@@ -141,17 +153,17 @@ class _Place:
         return wanted_by(self.spec_text, method, pattern)
 
 
-def _read_refusal(what: str, place: _Place) -> Refusal:
+def _read_refusals(what: str, place: _Place) -> list[Refusal]:
     if what == "-" or Path(what).is_file():
         try:
-            return read_refusal(parse_json(_text_of(what, "WHAT")))
+            return [read_refusal(one) for one in _documents(_text_of(what, "WHAT"))]
         except InvalidDocument as exc:
             raise CliError(
                 f"{'standard input' if what == '-' else what} holds no JSON document: {exc.message}",
                 fix="give the body of the refusal alone, without its headers",
             ) from None
     if _CODE.fullmatch(what):
-        return read_refusal({"error": what})
+        return [read_refusal({"error": what})]
     if place.store is None:
         raise CliError(
             f"there is no file {what}, and no store to look up the id {what} in",
@@ -166,7 +178,20 @@ def _read_refusal(what: str, place: _Place) -> Refusal:
             f"receipt {receipt.get('id')} was erased on {utc(receipt.get('erased_at'))} for: {receipt.get('reason')}",
             fix=f"verify the record of that: receipt show {receipt.get('id')} --verify",
         )
-    return read_refusal(receipt)
+    return [read_refusal(receipt)]
+
+
+def _documents(text: str) -> list[Any]:
+    """Return the JSON document of a text, or that of each line, as `receipt list` writes them."""
+    try:
+        return [parse_json(text)]
+    except InvalidDocument:
+        lines = [line for line in text.splitlines() if line.strip()]
+        with suppress(InvalidDocument):
+            first = parse_json(lines[0]) if len(lines) > 1 else None
+            if isinstance(first, dict):
+                return [first, *map(parse_json, lines[1:])]
+        raise
 
 
 def _try(args: argparse.Namespace, place: _Place, wanted: Wanted) -> int:

@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
                 tally.add(receipt)
     groups = tally.groups()
     new = groups if earlier is None else [group for group in groups if group.kind not in earlier.counts]
-    named = str(store.path) if isinstance(store.path, Path) else store.path.url
+    named = str(store.path) if isinstance(store.path, Path) else store.path.url_with_key
     if wants_json(args):
         emit(compact(document(tally, groups, named, earlier)))
     else:

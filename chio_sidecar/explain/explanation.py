@@ -27,6 +27,7 @@ UNKNOWN_TOOL: Final = (
 )
 """What `Explanation.passes` states where any capability might be the wrong one."""
 
+_FILL_IN_KEY = "FILE is the file of the sidecar's signing key"
 _FILL_IN_TOOL = "SERVER and TOOL are those that the route requires"
 
 _ISSUE = "chio-sidecar capability issue"
@@ -192,6 +193,7 @@ def explain(refusal: Refusal, *, wanted: Wanted | None = None, issuer: Sequence[
         command = (required or Wanted()).command(issuer)
         notes = [_FILL_IN_TOOL] if required is None else []
         notes += [FILL_IN] if tuple(issuer) == UNKNOWN_ISSUER else []
+        notes += [_FILL_IN_KEY] if issuer[1].endswith(("?key=FILE", "&key=FILE")) else []
 
     if refusal.allowed:
         outcome = "allowed"

@@ -67,6 +67,12 @@ class DatabasePlace:
         return Path(self.options["key"]) if "key" in self.options else None
 
     @property
+    def url_with_key(self) -> str:
+        """The URL for a command that signs; FILE is a placeholder where the URL names no signing key."""
+        separator = "&" if "?" in self.url else "?"
+        return f"{self.url}{separator}key={quote(self.options.get('key', 'FILE'))}"
+
+    @property
     def name(self) -> str:
         """The database, for people."""
         return self.shown

@@ -25,6 +25,7 @@ from chio_sidecar.explain.codes import OUTCOMES
 from chio_sidecar.explain.explanation import wanted_by
 from chio_sidecar.explain.reasons import FOREIGN, WORDS, recognise
 from chio_sidecar.policy.rules import Rule
+from chio_sidecar.store.place import DatabasePlace
 from tests.sidecar.sidecar_tools import (
     NOW,
     SERVER,
@@ -242,6 +243,16 @@ def test_any_capability_passes_only_where_the_application_or_the_document_says_s
 def test_what_the_refusal_names_counts_where_the_document_names_no_tool() -> None:
     refusal = Refusal(verdict="deny", reason="capability does not authorize tool move on server pay")
     assert explain(refusal, wanted=Wanted()).passes == "pay/move:invoke"
+
+
+def test_the_command_for_a_database_has_its_user_and_a_place_for_its_key() -> None:
+    bare, named = (
+        DatabasePlace.parse(f"postgresql://me@db/chio{query}").url_with_key for query in ("", "?port=6&key=/k y")
+    )
+    assert (bare, named) == ("postgresql://me@db/chio?key=FILE", "postgresql://me@db/chio?port=6&key=/k%20y")
+    refusal = Refusal(code="chio_capability_required", reason="Chio capability required")
+    assert explain(refusal, issuer=("--receipt-store", bare)).note == "FILE is the file of the sidecar's signing key"
+    assert explain(refusal, issuer=("--receipt-store", named)).note is None
 
 
 def test_a_revoked_capability_is_replaced_by_one_for_the_same_tool() -> None:

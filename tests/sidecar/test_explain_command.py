@@ -84,6 +84,22 @@ def test_a_document_is_read_from_a_file(cli: CommandLine, tmp_path: Path) -> Non
     assert "command:     chio-sidecar capability issue --receipt-store FILE --server pay --tool move\n" in output
 
 
+def test_each_refusal_of_a_list_of_receipts_is_explained(
+    cli: CommandLine, store: Path, tmp_path: Path, token: Callable[..., str]
+) -> None:
+    with sidecars() as create:
+        evaluate(create(store_path=store), "b", method="DELETE")
+    listed = tmp_path / "denied.json"
+    listed.write_text(cli("receipt", "list", "--receipt-store", store, "--outcome", "deny", "--json"))
+    ids = [json.loads(line)["id"] for line in listed.read_text().splitlines()]
+    explained = cli("explain", listed, "--json").splitlines()
+    assert [json.loads(line)["receipt_id"] for line in explained] == ids
+    assert len(ids) == 2
+    for text in cli("explain", listed).split("\n\n"):
+        assert text.count("would pass:") == 1
+    assert "checked for one request" in cli.fails("explain", listed, "--token", token())
+
+
 def test_no_stranger_can_write_commands_to_the_terminal(cli: CommandLine, tmp_path: Path) -> None:
     body = {"error": "chio_access_denied", "message": "\x1b[2Jgone\nrule: R0", "guard": "\u202eG", "status": 403}
     (tmp_path / "refused.json").write_text(json.dumps(body))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -187,7 +188,8 @@ def test_the_commands_work_with_a_database(url: str, cli: CommandLine, monkeypat
     assert json.loads(cli("receipt", "show", allowed, "--json"))["kernel_key"] == KERNEL.public_hex
     assert "deny      1" in cli("receipt", "verify", "--receipt-db", url, "--trusted-key", KERNEL.public_hex)
     assert "would have refused 1 of 2" in cli("receipt", "diff", "--all", status=3)
-    assert "capability" in cli("explain", refused)
+    command = json.loads(cli("explain", refused, "--json"))["command"]
+    assert json.loads(cli(*shlex.split(command)[1:], "--json"))["issuer"] == KERNEL.public_hex
     assert "newly_revoked: true" in cli("trust", "revoke", "--capability-id", token["id"], "--receipt-db", url)
     assert "revoked:       true" in cli("trust", "status", "--capability-id", token["id"], "--receipt-db", url)
     assert '"approvals":[]' in cli("approval", "list", "--receipt-store", url, "--json").replace(" ", "")
