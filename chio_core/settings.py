@@ -277,7 +277,9 @@ class ChioSettings(BaseSettings):
     @model_validator(mode="after")
     def _several_sidecars_have_known_keys(self) -> ChioSettings:
         if len(self.sidecar_urls) > 1 and not self.trusted_kernel_keys:
-            raise ValueError("several sidecars need trusted_kernel_keys: the public keys of all of them")
+            raise ValueError(
+                "several sidecars need trusted_kernel_keys (CHIO_TRUSTED_KERNEL_KEYS): the public keys of all of them"
+            )
         return self
 
     @model_validator(mode="after")

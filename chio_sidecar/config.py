@@ -189,11 +189,13 @@ def control_token_from(environ: Mapping[str, str]) -> SecretStr | None:
     """Read the bearer of the control plane (wire protocol, section 7.2).
 
     `CHIO_API_PROTECT_CONTROL_TOKEN` counts only where `CHIO_SIDECAR_CONTROL_TOKEN` is not set at all.
+
+    Raises:
+        ConfigurationError: it is blank, or cannot be sent in a header.
     """
-    value = environ.get("CHIO_SIDECAR_CONTROL_TOKEN")
-    if value is None:
-        value = environ.get("CHIO_API_PROTECT_CONTROL_TOKEN", "")
-    return SecretStr(value.strip()) if value.strip() else None
+    if "CHIO_SIDECAR_CONTROL_TOKEN" in environ:
+        return _bearer("CHIO_SIDECAR_CONTROL_TOKEN", environ)
+    return _bearer("CHIO_API_PROTECT_CONTROL_TOKEN", environ)
 
 
 def evaluate_token_from(environ: Mapping[str, str]) -> SecretStr | None:
@@ -202,13 +204,16 @@ def evaluate_token_from(environ: Mapping[str, str]) -> SecretStr | None:
     Raises:
         ConfigurationError: it is blank, which would leave the endpoint open, or cannot be sent in a header.
     """
-    value = environ.get("CHIO_SIDECAR_EVALUATE_TOKEN")
-    if value is None:
+    return _bearer("CHIO_SIDECAR_EVALUATE_TOKEN", environ)
+
+
+def _bearer(name: str, environ: Mapping[str, str]) -> SecretStr | None:
+    if (value := environ.get(name)) is None:
         return None
     try:
         return SecretStr(bearer_text(value))
     except ValueError as exc:
-        raise ConfigurationError(f"CHIO_SIDECAR_EVALUATE_TOKEN {exc}") from None
+        raise ConfigurationError(f"{name} {exc}") from None
 
 
 def _keys(name: str, environ: Mapping[str, str]) -> set[str]:

@@ -53,8 +53,8 @@ def check_status(found: os.stat_result, path: Path, what: str) -> None:
         raise ConfigurationError(f"{what} {path} is no regular file; name another one")
     if found.st_uid not in (os.geteuid(), 0):
         raise ConfigurationError(
-            f"{what} {path} is owned by user {found.st_uid}, who can read and replace it; run as that user, or run:"
-            f" chown {os.geteuid()} {path}"
+            f"{what} {path} is owned by user {found.st_uid}, who can read and replace it; run this command as that user"
+            f" (sudo -u '#{found.st_uid}' …). Only if its sidecar is to run as this user: chown {os.geteuid()} {path}"
         )
 
 

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chio_core.errors import ConfigurationError
 from chio_core.signing import SigningKey, normalize_public_key
 from chio_sidecar.cli.options import (
     check_url,
@@ -54,6 +55,9 @@ CHIO_SIDECAR_CONTROL_TOKEN is the bearer token of the control plane; without it 
 control plane. CHIO_SIDECAR_EVALUATE_TOKEN is the bearer token of applications, which have it as CHIO_EVALUATE_TOKEN;
 without it every process that reaches the address gets decisions.
 """
+
+NO_DOCUMENT = "failed to parse OpenAPI spec: "
+"""How the error about an OpenAPI document begins (wire protocol, section 10.2)."""
 
 UPSTREAM_SECONDS = 20
 """Seconds until the head of a response of the upstream, by default (wire protocol, section 8)."""
@@ -138,7 +142,12 @@ def run(args: argparse.Namespace) -> int:
             store = Path(folder, "receipts.sqlite3")
         config = configuration(args, store)
         app = create_app(config)
-        app.state.sidecar.open()
+        try:
+            app.state.sidecar.open()
+        except ConfigurationError as exc:
+            if args.spec is None or not exc.message.startswith(NO_DOCUMENT):
+                raise
+            raise CliError(f"{exc.message} (--spec {args.spec})", fix="name an OpenAPI 3 document") from None
         if config.signing_key is None:
             key = app.state.sidecar.key.public_hex
             say(f"chio api protect: receipts are signed by this key: CHIO_TRUSTED_KERNEL_KEYS={key}")
@@ -205,6 +214,8 @@ def configuration(args: argparse.Namespace, store: Place) -> SidecarConfig:
             f"chio api protect: signing with a key for this run only, {signing_key.public_hex};"
             " give --receipt-store or --authority-seed-file for one that lasts"
         )
+    if ephemeral:
+        say("chio api protect: receipts are kept for this run only; give --receipt-store FILE to keep them")
     seed = {} if args.authority_seed_file is None else {"key_path": args.authority_seed_file}
     options = options_of_place(store) | seed | authority
     return SidecarConfig(

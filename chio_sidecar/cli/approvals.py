@@ -208,7 +208,10 @@ def named_approvals(args: argparse.Namespace, environ: Mapping[str, str] | None 
         check_url(url, option="--sidecar-url" if args.sidecar_url else URL_VARIABLE)
     from pydantic import SecretStr
 
-    token = SecretStr(args.sidecar_control_token) if args.sidecar_control_token else control_token_from(environ)
+    given = args.sidecar_control_token
+    if given is not None and not given.strip():
+        raise CliError("--sidecar-control-token is blank", fix="give it a value, or leave it out")
+    token = SecretStr(given) if given is not None else control_token_from(environ)
     if token is not None:
         warn_of_plain_http(url, "the control token")
     return RemoteSidecar(url, token)

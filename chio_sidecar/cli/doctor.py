@@ -54,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
             word, _, text = check.line().partition(" ")
             emit_coloured([(word, _COLOURS[check.status]), (f" {text}", "")])
     counts = {status: sum(check.status == status for check in checks) for status in ("ok", "warn", "fail")}
-    say(f"{len(checks)} checks: {counts['ok']} ok, {counts['warn']} warnings, {counts['fail']} failed")
+    warnings = f"{counts['warn']} warning{'' if counts['warn'] == 1 else 's'}"
+    say(f"{len(checks)} checks: {counts['ok']} ok, {warnings}, {counts['fail']} failed")
     return 1 if counts["fail"] else 0
 
 

@@ -203,18 +203,25 @@ TIMES = "seconds since 1970, 2026-01-31T08:00Z, or an age: 90s, 30m, 24h, 7d"
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
+def named(text: str) -> str:
+    """Read a name, which is not blank."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is blank; give a name")
+    return text
+
+
 def whole(text: str) -> int:
     """Read a whole number from 0 on."""
     if not text.isascii() or not text.isdecimal() or len(text) > 18:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number")
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from 0 to {10**18 - 1}")
     return int(text)
 
 
 def positive(text: str) -> int:
     """Read a whole number from 1 on."""
-    if (number := whole(text)) < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
+    if not text.isascii() or not text.isdecimal() or len(text) > 18 or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from 1 to {10**18 - 1}")
+    return int(text)
 
 
 def file_mode(text: str) -> int:

@@ -160,7 +160,10 @@ def _named_revocations(args: argparse.Namespace) -> Revocations:
         return RevocationStore(args.revocation_db)
     if (place := store_of_options(args)) is not None:
         return SidecarRevocations(place)
-    raise CliError("trust commands require --revocation-db <path> or --control-url")
+    raise CliError(
+        "trust commands require --revocation-db <path> or --control-url",
+        fix="give one of them, or --receipt-store FILE for the revocations of one sidecar",
+    )
 
 
 def add_list_options(parser: argparse.ArgumentParser) -> None:

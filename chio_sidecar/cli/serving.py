@@ -76,7 +76,9 @@ def bind(listen: str, *, mode: int = SOCKET_MODE) -> Listener:
     path = listen.removeprefix(_UNIX) if listen.startswith(_UNIX) else None
     host, colon, port = listen.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if path is None and not (colon and host and port.isdecimal() and int(port) <= 65535):
+    if path is None and colon and host and port.isdecimal() and int(port) > 65535:
+        raise CliError(f"--listen {listen} names port {port}", fix="give a port from 0 to 65535; 0 takes any free one")
+    if path is None and not (colon and host and port.isdecimal()):
         raise CliError(
             f"--listen {listen} is not an address",
             fix="write HOST:PORT, for example 127.0.0.1:9090, or unix:PATH",

@@ -13,6 +13,7 @@ from chio_core.errors import ConfigurationError
 from chio_sidecar.cli.options import required_store, wants_json
 from chio_sidecar.cli.table import Column, Table
 from chio_sidecar.cli.terminal import CliError, compact, emit, escaped, utc
+from chio_sidecar.private_files import create_private
 from chio_sidecar.store.place import DatabasePlace
 
 if TYPE_CHECKING:
@@ -134,9 +135,14 @@ def run_backup(args: argparse.Namespace) -> int:
     program = shutil.which("pg_dump")
     if program is None:
         raise CliError("pg_dump is not on PATH", fix="install the client programs of PostgreSQL")
+    try:
+        create_private(args.target)  # pg_dump would let other users read it
+    except OSError as exc:
+        raise CliError(f"cannot write {args.target}: {exc.strerror}", fix="name a new file in a folder") from None
     options = ["--format=custom", "--schema=chio", "--no-password", f"--file={args.target}", f"--dbname={place.url}"]
     done = subprocess.run([program, *options], capture_output=True, text=True, check=False)  # noqa: S603 - no shell
     if done.returncode != 0:
+        args.target.unlink(missing_ok=True)
         said = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[0]
         raise CliError(f"pg_dump failed: {escaped(said)}", fix="its role must be able to read the schema chio")
     emit(compact({"target": str(args.target)}) if wants_json(args) else f"copied to {escaped(str(args.target))}")

@@ -22,8 +22,10 @@ from chio_sidecar.cli.authority import existing_authority
 from chio_sidecar.cli.options import (
     SERVICE_TOKEN_VARIABLE,
     URL_VARIABLE,
+    StorePlace,
     given_token,
     json_value,
+    named,
     positive,
     public_key,
     store,
@@ -62,9 +64,14 @@ def add_issue_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `capability issue`."""
     parser.description = ISSUE_DESCRIPTION
     parser.set_defaults(run=run_issue)
-    parser.add_argument("--server", metavar="NAME", required=True, help="tool server of the grants")
+    parser.add_argument("--server", metavar="NAME", type=named, required=True, help="tool server of the grants")
     parser.add_argument(
-        "--tool", metavar="NAME", required=True, action="append", help="tool of a grant, repeatable: a grant for each"
+        "--tool",
+        metavar="NAME",
+        type=named,
+        required=True,
+        action="append",
+        help="tool of a grant, repeatable: a grant for each",
     )
     parser.add_argument(
         "--operation", action="append", choices=_OPERATIONS, help="operation of the grants, repeatable (invoke)"
@@ -122,10 +129,10 @@ def run_issue(args: argparse.Namespace) -> int:
     scope = _scope(args)
     place = store_of_options(args)
     issuers = [args.control_url, place, args.authority_seed_file, args.authority_db]
-    named = sum(issuer is not None for issuer in issuers)
-    if named == 0:
+    count = sum(issuer is not None for issuer in issuers)
+    if count == 0:
         place = store_of_settings()
-    if named > 1 or (named == 0 and place is None):
+    if count > 1 or (count == 0 and place is None):
         raise CliError(
             "exactly one issuer must be named",
             fix="give --control-url, --receipt-store, --authority-seed-file or --authority-db, or without any"
@@ -143,6 +150,8 @@ def run_issue(args: argparse.Namespace) -> int:
         else:
             path = place.key_path if place is not None else args.authority_seed_file
             existed = path.exists()
+            if place is not None and isinstance(place.path, Path) and not existed:
+                _check_new_key(place, path)
             key = load_or_create_key(path)
             if not existed:
                 say(f"created signing key {path}, public key {key.public_hex}")
@@ -153,6 +162,22 @@ def run_issue(args: argparse.Namespace) -> int:
         token = issue_capability(key, subject=args.subject, scope=scope, ttl_seconds=args.ttl, now=begin).to_wire()
     emit(compact(token))
     return 0
+
+
+def _check_new_key(place: StorePlace, path: Path) -> None:
+    """Return if the store is there, and has no receipts that another key signed: a new key may be made beside it.
+
+    Raises:
+        CliError: it is not; the name is a mistake, or the key is lost.
+    """
+    if not place.file.is_file():
+        text = f"there is no receipt store at {place.path} ({place.named_by})"
+        raise CliError(text, fix=f"name the sidecar's file; before its first start give --authority-seed-file {path}")
+    from chio_sidecar.doctor.store import last_kernel_key  # only the first token of a store needs it
+
+    if (former := last_kernel_key(place.path)) is not None:
+        text = f"key file {path} is missing, and the store's receipts were signed with {former}"
+        raise CliError(text, fix="restore the file, or name the sidecar's key with --authority-seed-file alone")
 
 
 def _check_not_withdrawn(place: Place, key: SigningKey, *, fix: str) -> None:
@@ -239,6 +264,13 @@ def run_serve(args: argparse.Namespace) -> int:
         given = {name: getattr(args, name) for name in files}
         place = store_of_options(args)
         given["receipt_db"] = None if place is None else place.path
+        if args.revocation_db is None:
+            say(
+                "warning: without --revocation-db FILE this service revokes nothing, and sidecars that use it refuse"
+                " every capability (403, revocation authority is unavailable)"
+            )
+        if args.authority_db is None and args.authority_seed_file is None:
+            say("warning: without --authority-db FILE or --authority-seed-file FILE this service issues no capability")
         service = TrustService(TrustConfig(service_token=token, max_ttl=args.max_ttl, **given))
 
         async def close() -> None:

@@ -6,7 +6,7 @@ import os
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -23,6 +23,7 @@ VERIFY = "/chio/verify"
 
 _MOST_BYTES = 64 * 1024
 _START = "start the sidecar (`chio-sidecar api protect`), or correct CHIO_SIDECAR_URL"
+_NO_STORE = "start it with --receipt-store FILE"
 _PROBLEMS = {
     httpx.ConnectTimeout: "no connection within {connect:g} s",
     httpx.TimeoutException: "no response within {whole:g} s",
@@ -140,7 +141,14 @@ def check_sidecar(
     if health.status in (200, 503):
         yield _clock(health, settings.receipt_tolerance)
         key = health.document.get("kernel_key")
-        yield _key(settings.trusted_kernel_keys, key if isinstance(key, str) else last_key)
+        ephemeral = health.document.get("receipt_backend") == "ephemeral"
+        if ephemeral:
+            text = "this sidecar has no store: its receipts, and a key without a file, are lost when it ends"
+            yield Check("sidecar.store", "warn", text, _NO_STORE)
+        key_check = _key(settings.trusted_kernel_keys, key if isinstance(key, str) else last_key)
+        # The next run has another key, so there is none to pin.
+        unpinned = ephemeral and not settings.trusted_kernel_keys
+        yield replace(key_check, remedy=f"{_NO_STORE}, then pin its key") if unpinned else key_check
         yield from _token(settings, transport)
 
 

@@ -54,12 +54,15 @@ class HealthEndpoint:
             log.error("health: %s", exc.message)
             health = StoreHealth(False, exc.message)
         backend = "ephemeral" if sidecar.config.ephemeral else "durable"
+        detail = health.detail
+        if health.writable and sidecar.config.ephemeral:
+            detail = "receipts are kept for this run only, and are lost when the sidecar ends"
         document = {
             "status": "healthy" if health.writable else "unhealthy",
             "version": self._version,
             "receipt_backend": backend,
             "revocation_backend": backend if sidecar.revocations is None else "remote",
-            "detail": health.detail,
+            "detail": detail,
         }
         if health.writable:
             document["kernel_key"] = sidecar.key.public_hex  # clients pin this; it is no secret

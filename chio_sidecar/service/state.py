@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import closing
 from dataclasses import dataclass
 
 from chio_core.errors import ConfigurationError
@@ -13,9 +14,12 @@ from chio_sidecar.config import SidecarConfig
 from chio_sidecar.keys import ReceiptIds, existing_key, load_or_create_key
 from chio_sidecar.policy.engine import Engine
 from chio_sidecar.policy.routes import RouteTable
+from chio_sidecar.records.file import newest_signer
 from chio_sidecar.service.metrics import SidecarMetrics
 from chio_sidecar.service.revocation import RevocationAuthority
 from chio_sidecar.store import ReceiptStore
+from chio_sidecar.store.driver import UNUSABLE
+from chio_sidecar.store.schema import connect_reader
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 
 log = logging.getLogger(__name__)
@@ -142,7 +146,16 @@ def _open_parts(config: SidecarConfig) -> _Parts:
         store = SqliteReceiptStore(config.store_path, busy_seconds=config.busy_seconds, clock=config.clock)
         log.info("receipt store %s: %s", config.store_path, store.detail)
     # A new key comes last: none must appear beside a file that was named by mistake and is not a store.
-    key = key or load_or_create_key(config.resolved_key_path)
+    if key is None:
+        key = load_or_create_key(config.resolved_key_path)
+        if isinstance(store, SqliteReceiptStore) and (former := _newest_signer(store)) not in (None, key.public_hex):
+            log.warning(
+                "key file %s was missing: a new key was made, %s. The store's receipts were signed with %s; restore its"
+                " file, or add the new key to CHIO_TRUSTED_KERNEL_KEYS of every application",
+                config.resolved_key_path,
+                key.public_hex,
+                former,
+            )
     engine = Engine(
         routes,
         trusted_issuers={key.public_hex, *config.trusted_issuers},
@@ -151,3 +164,12 @@ def _open_parts(config: SidecarConfig) -> _Parts:
     )
     log.info("receipts are signed by %s", key.public_hex)
     return _Parts(key, engine, store)
+
+
+def _newest_signer(store: SqliteReceiptStore) -> str | None:
+    """Return the public key (hex) that the newest receipt names; None without one, or if it cannot be read."""
+    try:
+        with closing(connect_reader(store.path, busy_seconds=1.0)) as connection:
+            return newest_signer(connection)
+    except UNUSABLE:
+        return None

@@ -80,6 +80,7 @@ PARTS: dict[str, str] = {
     "outbound": "from chio_core.outbound import Cache\nCache(ttl=60)",
     "sidecar": (
         "every_module('chio_sidecar', without='postgresql')\nfrom chio_sidecar.cli import main\n"
+        "open('a.sqlite3', 'x').close()\n"
         "assert main(['capability', 'issue', '--receipt-store', 'a.sqlite3', '--server', 'a', '--tool', 'b']) == 0"
     ),
     "postgresql,sidecar": "every_module('chio_sidecar')",

@@ -42,6 +42,7 @@ async def test_health_names_a_remote_revocation_authority(tmp_path: Path) -> Non
         document = (await send(app, "GET", "/chio/health")).document
         assert document["revocation_backend"] == "remote"
         assert document["receipt_backend"] == "ephemeral"
+        assert document["detail"] == "receipts are kept for this run only, and are lost when the sidecar ends"
 
 
 class SickStore:

@@ -62,7 +62,7 @@ def test_an_error_is_one_object_for_programs(cli: CommandLine, option: list[str]
         "code": "chio_cli",
         "message": "trust commands require --revocation-db <path> or --control-url",
         "context": None,
-        "suggested_fix": None,
+        "suggested_fix": "give one of them, or --receipt-store FILE for the revocations of one sidecar",
     }
     assert cli.out == ""
 
@@ -85,10 +85,22 @@ def test_an_error_is_one_object_for_programs(cli: CommandLine, option: list[str]
         [*ISSUE, "--operation", "fly"],
         [*ISSUE, "--ttl", "0"],
         [*ISSUE, "--subject", "me"],
+        [*ISSUE, "--tool", " "],
+        [*ISSUE, "--server", ""],
     ],
 )
 def test_wrong_usage_ends_with_2(cli: CommandLine, arguments: list[str]) -> None:
     assert "usage: chio-sidecar" in cli.misused(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "lowest"), [("--limit", "-1", 1), ("--limit", "0", 1), ("--cursor", "99999999999999999999", 0)]
+)
+def test_a_number_outside_its_range_is_refused_with_the_range(
+    cli: CommandLine, option: str, value: str, lowest: int
+) -> None:
+    error = cli.misused("receipt", "list", option, value)
+    assert f"{option}: '{value}' is not a whole number from {lowest} to 999999999999999999" in error
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.words)
@@ -103,7 +115,9 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str], comma
 def test_both_modules_run_as_the_command(module: str) -> None:
     done = run_command(*STATUS, module=module)
     assert done.returncode == 1
-    assert done.stderr == "error [chio_cli]: trust commands require --revocation-db <path> or --control-url\n"
+    error, fix = done.stderr.splitlines()
+    assert error == "error [chio_cli]: trust commands require --revocation-db <path> or --control-url"
+    assert "--receipt-store FILE" in fix
 
 
 @pytest.mark.parametrize("url", ["nonsense", "ftp://x", "http://", "http://x:99999", "http://user:canary@x"])

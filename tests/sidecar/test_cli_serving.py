@@ -91,6 +91,7 @@ def test_only_the_keys_in_the_environment_are_trusted(tmp_path: Path) -> None:
 
 def test_a_revocation_database_counts_at_once(tmp_path: Path) -> None:
     store, revocations = tmp_path / "s.sqlite3", tmp_path / "r.db"
+    store.touch(0o600)  # a store that no sidecar has opened yet
     token = run_command("capability", "issue", "--server", "s", "--tool", "t", "--receipt-store", store).stdout.strip()
     with protect("--receipt-store", store, "--revocation-db", revocations) as sidecar:
         assert evaluate(sidecar, "r1", token)["verdict"]["verdict"] == "allow"
@@ -111,6 +112,7 @@ def test_the_signing_key_beside_the_store_lasts_and_one_without_a_store_does_not
         key = evaluate(sidecar, "other")["receipt"]["kernel_key"]
         assert any(f"a key for this run only, {key}" in line for line in sidecar.lines)
         assert "CHIO_TRUSTED_KERNEL_KEYS" not in "".join(sidecar.lines)  # the next run has another one
+        assert any("receipts are kept for this run only" in line for line in sidecar.lines)
     assert key != keys[0]
 
 
@@ -228,7 +230,8 @@ def test_bad_input_stops_the_start_with_one_sentence(
         (["--listen", "nowhere"], {}, "--listen nowhere is not an address"),
         (["--spec", tmp_path / "none.json"], {}, "cannot read --spec"),
         (["--spec", tmp_path / "latin.json"], {}, "is not UTF-8 text"),
-        (["--spec", tmp_path / "bad.json"], {}, "failed to parse OpenAPI spec: "),
+        (["--spec", tmp_path / "bad.json"], {}, f"(--spec {tmp_path / 'bad.json'})"),
+        (["--listen", "127.0.0.1:99999"], {}, "--listen 127.0.0.1:99999 names port 99999"),
         (["--receipt-store", tmp_path / "bad.db"], {}, "bad.db"),
         (["--receipt-store", tmp_path / "nowhere" / "s.db"], {}, "nowhere"),
         (["--authority-seed-file", tmp_path / "bad.key"], {}, "bad.key holds no signing key"),
@@ -258,6 +261,27 @@ def test_the_trust_service_does_not_start_without_a_token(
     if token is not None:
         monkeypatch.setenv("CHIO_SERVICE_TOKEN", token)
     assert "service token" in cli.fails("trust", "serve", "--listen", "127.0.0.1:0")
+
+
+def test_a_trust_service_without_its_databases_says_what_it_cannot_do(tmp_path: Path) -> None:
+    serve = ("trust", "serve", "--listen", "127.0.0.1:0", "--service-token", "t")
+    with serving(*serve) as bare:
+        said = "".join(bare.lines)
+    assert "warning: without --revocation-db FILE this service revokes nothing" in said
+    assert "warning: without --authority-db FILE or --authority-seed-file FILE this service issues no" in said
+    with serving(*serve, "--revocation-db", tmp_path / "r", "--authority-db", tmp_path / "a") as whole:
+        assert "warning" not in "".join(whole.lines)
+
+
+def test_a_lost_key_is_named_at_the_start(tmp_path: Path) -> None:
+    store = tmp_path / "s.sqlite3"
+    with protect("--receipt-store", store) as sidecar:
+        former = evaluate(sidecar, "one")["receipt"]["kernel_key"]
+        assert "was missing" not in "".join(sidecar.lines)
+    (tmp_path / "s.sqlite3.key").unlink()
+    with protect("--receipt-store", store) as sidecar:
+        (said,) = [line for line in sidecar.lines if "s.sqlite3.key was missing: a new key was made" in line]
+        assert f"The store's receipts were signed with {former}" in said
 
 
 @contextmanager

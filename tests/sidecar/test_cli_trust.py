@@ -21,6 +21,7 @@ from chio_sidecar.store.driver import sqlite3
 from chio_sidecar.trust.authorities import DatabaseAuthority
 from tests.sidecar.control_tools import ZEROS, CommandLine, evaluate, sidecars, write_store
 from tests.sidecar.test_evaluate_restrictions import VALUES
+from tests.viewer.records import receipt
 
 ISSUE = ("capability", "issue", "--server", "http-sidecar-client", "--tool", "hello_write")
 Issue = Callable[..., dict[str, Any]]
@@ -43,11 +44,28 @@ def issue(cli: CommandLine) -> Issue:
 
 def test_a_token_signed_with_the_sidecars_key_opens_it(tmp_path: Path, issue: Issue) -> None:
     store = tmp_path / "receipts.sqlite3"
+    store.touch(0o600)  # a store that no sidecar has opened yet
     for option in ("--embedded", "--receipt-store", "--receipt-db"):
         token = issue(option, store)
         with sidecars() as create:
             assert evaluate(create(store_path=store), token, request_id=option)["verdict"] == {"verdict": "allow"}
     assert stat.S_IMODE((tmp_path / "receipts.sqlite3.key").stat().st_mode) == 0o600
+
+
+def test_a_store_that_is_not_there_gets_no_key(tmp_path: Path, cli: CommandLine) -> None:
+    for option in ("--embedded", "--receipt-store", "--receipt-db"):
+        assert f"there is no receipt store at {tmp_path / 'typo'}" in cli.fails(*ISSUE, option, tmp_path / "typo")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_whose_key_is_lost_gets_no_other(tmp_path: Path, cli: CommandLine) -> None:
+    store = write_store(tmp_path / "r", [receipt(1)])
+    error = cli.fails(*ISSUE, "--receipt-store", store)
+    assert (
+        f"key file {store}.key is missing, and the store's receipts were signed with {receipt(1)['kernel_key']}"
+        in error
+    )
+    assert not Path(f"{store}.key").exists()
 
 
 def test_a_new_key_is_announced(tmp_path: Path, cli: CommandLine) -> None:
@@ -94,7 +112,7 @@ def test_an_authority_database_signs_too(tmp_path: Path, cli: CommandLine, issue
 
 def test_each_tool_that_is_named_gets_a_grant(tmp_path: Path, cli: CommandLine) -> None:
     tools = ("--tool", "b", "--tool", "c", "--tool", "b", "--for-newer")
-    token = json.loads(cli(*ISSUE, *tools, "--max-invocations", 2, "--receipt-store", tmp_path / "s.sqlite3"))
+    token = json.loads(cli(*ISSUE, *tools, "--max-invocations", 2, "--authority-seed-file", tmp_path / "s.sqlite3"))
     *grants, newer = token["scope"]["grants"]
     assert [(grant["tool_name"], grant["max_invocations"]) for grant in grants] == [
         ("hello_write", 2),
@@ -111,7 +129,7 @@ def test_exactly_one_issuer_must_be_named(cli: CommandLine, arguments: list[str]
 
 @pytest.mark.parametrize("constraint", ['{"type":"nonsense"}', '{"type":"max_length","value":"x"}'])
 def test_a_constraint_of_another_form_is_refused(tmp_path: Path, cli: CommandLine, constraint: str) -> None:
-    error = cli.fails(*ISSUE, "--receipt-store", tmp_path / "s", "--constraint", constraint)
+    error = cli.fails(*ISSUE, "--authority-seed-file", tmp_path / "s", "--constraint", constraint)
     assert "the grant cannot be used" in error
     assert list(tmp_path.iterdir()) == []
 
@@ -248,7 +266,7 @@ def test_a_restriction_that_nothing_here_enforces_is_named_when_it_is_issued(
     """The token may be for another kernel, so it is issued; the sidecar refuses it with the same words."""
     value = VALUES[kind]
     constraint = json.dumps({"type": kind} if value is None else {"type": kind, "value": value})
-    token = json.loads(cli(*ISSUE, "--receipt-store", tmp_path / "s.sqlite3", "--constraint", constraint))
+    token = json.loads(cli(*ISSUE, "--authority-seed-file", tmp_path / "s.sqlite3.key", "--constraint", constraint))
     assert f"warning: {kind} is not enforced here" in cli.err
     with sidecars() as create:
         found = evaluate(create(store_path=tmp_path / "s.sqlite3"), token, method="POST")
@@ -256,25 +274,25 @@ def test_a_restriction_that_nothing_here_enforces_is_named_when_it_is_issued(
 
 
 def test_an_approval_in_a_capability_is_noted(tmp_path: Path, cli: CommandLine) -> None:
-    cli(*ISSUE, "--receipt-store", tmp_path / "s", "--constraint", json.dumps(CONSTRAINT))
+    cli(*ISSUE, "--authority-seed-file", tmp_path / "s", "--constraint", json.dumps(CONSTRAINT))
     assert "note: require_approval_above is enforced on routes that demand an approval" in cli.err
-    cli(*ISSUE, "--receipt-store", tmp_path / "s", "--constraint", '{"type":"max_length","value":5}')
+    cli(*ISSUE, "--authority-seed-file", tmp_path / "s", "--constraint", '{"type":"max_length","value":5}')
     assert cli.err == ""
 
 
 def test_a_constraint_with_members_that_are_not_known_is_refused(tmp_path: Path, cli: CommandLine) -> None:
     for constraint in (CONSTRAINT | {"unless": "x"}, CONSTRAINT | {"value": {"threshold_units": 5, "currency": "JPY"}}):
-        error = cli.fails(*ISSUE, "--receipt-store", tmp_path / "s", "--constraint", json.dumps(constraint))
+        error = cli.fails(*ISSUE, "--authority-seed-file", tmp_path / "s", "--constraint", json.dumps(constraint))
         assert "has members that are not known" in error
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_lifetime_of_more_than_a_year_is_refused(tmp_path: Path, cli: CommandLine, issue: Issue) -> None:
-    error = cli.fails(*ISSUE, "--receipt-store", tmp_path / "s", "--ttl", 366 * 24 * 3600 + 1)
+    error = cli.fails(*ISSUE, "--authority-seed-file", tmp_path / "s", "--ttl", 366 * 24 * 3600 + 1)
     assert "--ttl is longer than 31622400 seconds" in error
     error = cli.fails("--control-url", "http://127.0.0.1:9", *ISSUE, "--ttl", 10**9)
     assert "--ttl is longer than 999999999 seconds" in error
-    token = issue("--receipt-store", tmp_path / "s", "--ttl", 366 * 24 * 3600)
+    token = issue("--authority-seed-file", tmp_path / "s", "--ttl", 366 * 24 * 3600)
     assert token["expires_at"] - token["issued_at"] == 366 * 24 * 3600
 
 
@@ -295,7 +313,7 @@ def test_a_capability_is_issued_to_one_holder_and_explained_for_another(
 
 
 def test_a_subject_that_is_a_name_says_what_to_write(tmp_path: Path, cli: CommandLine) -> None:
-    error = cli.misused(*ISSUE, "--receipt-store", tmp_path / "s", "--subject", "alice@example.com")
+    error = cli.misused(*ISSUE, "--authority-seed-file", tmp_path / "s", "--subject", "alice@example.com")
     assert "64 hex digits" in error
     assert "--holder" in error
     with pytest.raises(InvalidDocument, match=r"CallerIdentity\.user"):

@@ -210,6 +210,16 @@ def test_the_key_is_compared_with_the_pinned_ones() -> None:
     assert checked(health())["key"].status == "warn"
 
 
+def test_a_sidecar_without_a_store_is_a_warning_and_its_key_is_not_one_to_pin() -> None:
+    found = checked(health(kernel_key=KEY.public_hex, receipt_backend="ephemeral"))
+    assert (found["sidecar.store"].status, found["sidecar.store"].remedy) == (
+        "warn",
+        "start it with --receipt-store FILE",
+    )
+    assert found["key"].remedy == "start it with --receipt-store FILE, then pin its key"
+    assert "sidecar.store" not in checked(health(kernel_key=KEY.public_hex, receipt_backend="durable"))
+
+
 @pytest.mark.parametrize(
     ("respond", "status", "word"),
     [

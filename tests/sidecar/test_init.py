@@ -120,7 +120,7 @@ def test_git_add_takes_neither_store_nor_key(folder: Path, cli: CommandLine) -> 
     cli("init")
     assert cli.err == ""
     for store in ("chio.sqlite3", "state.sqlite3"):
-        cli("capability", "issue", "--receipt-store", store, "--server", "s", "--tool", "t")
+        cli("capability", "issue", "--authority-seed-file", f"{store}.key", "--server", "s", "--tool", "t")
     assert (folder / "chio.sqlite3.key").is_file()
     for end in ("", "-wal", "-shm", "-journal"):
         (folder / f"chio.sqlite3{end}").touch()

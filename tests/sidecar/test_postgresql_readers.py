@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shlex
+import stat
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -274,6 +275,7 @@ def test_a_database_is_migrated_looked_at_and_copied(
     if server.has("pg_dump"):
         cli("store", "backup", target, "--receipt-store", kit.url)
         assert target.read_bytes().startswith(b"PGDMP")
+        assert stat.S_IMODE(target.stat().st_mode) == 0o600
         assert "exists" in cli.fails("store", "backup", target, "--receipt-store", kit.url)
     assert "is a file" in cli.fails("store", "status", "--receipt-store", "a.sqlite3")
 

@@ -55,8 +55,11 @@ def test_a_file_of_another_user_is_refused_with_the_remedy(opener: Callable[[Pat
     path = tmp_path / "file"
     opener(path)
     os.chown(path, OTHER, -1)
-    with pytest.raises(ConfigurationError, match=f"is owned by user {OTHER}, who can read and replace it.*chown 0"):
+    with pytest.raises(ConfigurationError, match=f"is owned by user {OTHER}, who can read and replace it") as caught:
         opener(path)
+    first, second = caught.value.message.split("Only if its sidecar is to run as this user: ")
+    assert f"run this command as that user (sudo -u '#{OTHER}' …)" in first
+    assert second.startswith(f"chown 0 {path}")
 
 
 @pytest.mark.parametrize("target", ["existing", "missing"])
