@@ -26,6 +26,7 @@ class Remedy(NamedTuple):
 
 
 _IF_OPEN: Final = "if its callers need no capability"
+_IF_A_ROUTE: Final = "if no route answers it, write nothing; if one does, and its callers need no capability"
 _OPEN: Final = "Policy(side_effects=False)"
 _IMPORTS: Final = {
     "fastapi": "from fastapi import Depends; from chio_fastapi import Policy",
@@ -115,12 +116,15 @@ def _open(group: Group, together: Collection[str]) -> Remedy:
         label = _IF_OPEN if key == view else f"if no view of {key} needs a capability"
         return Remedy(label, line)  # `view_policies` has the import
     if framework == "fastapi":
+        # A path that has a route answers 405 to other methods; its receipt states the framework all the same.
         line = f"@app.{method.lower()}({json.dumps(route)}, dependencies=[Depends({_OPEN})])"
+        line += f"  # in place of the decorator of this route; if no route answers {method}, write nothing"
     elif framework in _SETTINGS:
         line = f"@{_OPEN}  # {'above the view' if framework == 'django' else 'below the route'} of {route}"
     else:
         line = f'"x-chio-side-effects": false  # {method} {route}, in the OpenAPI document of the sidecar'
-    return Remedy(_IF_OPEN, line, _IMPORTS.get(framework, ""))
+    # Without a framework nothing shows that the path is one of the application's: a scanner's path has no route.
+    return Remedy(_IF_OPEN if framework else _IF_A_ROUTE, line, _IMPORTS.get(framework, ""))
 
 
 def _framework(group: Group) -> str:

@@ -157,6 +157,16 @@ def test_each_group_has_the_line_to_write(diff: Run, stated: dict[str, str], lin
     assert all(line in out for line in lines), out
 
 
+@pytest.mark.parametrize("stated", [{"framework": "fastapi"}, {}], ids=["another method", "another path"])
+def test_a_path_that_no_route_answers_needs_no_line(diff: Run, stated: dict[str, str]) -> None:
+    one = receipt(1, deny("side-effect route requires a capability token"), method="PUT", route_pattern="/nosuch")
+    one["metadata"] = {"chio_rule": "R8", "chio_enforcement": {"mode": "observe", **stated}}
+    out = diff([one], status=WOULD_REFUSE)
+    assert "if no route answers" in out
+    assert "write nothing" in out
+    assert ("in place of the decorator of this route" in out) == bool(stated)
+
+
 def opened(number: int, framework: str, view: str, **members: Any) -> dict[str, Any]:
     """Return the receipt of a request to a view that has no policy."""
     one = receipt(number, deny("side-effect route requires a capability token"), method="POST", **members)
