@@ -389,3 +389,8 @@ def test_an_unusable_address_is_refused_in_one_sentence_without_its_value(value:
 def test_fail_open_does_not_apply_to_an_embedded_sidecar_so_nothing_warns_of_it() -> None:
     found = report_settings(ChioSettings(fail_open=True, sidecar_url="embedded:receipts.sqlite3"), environ={})
     assert not any("fail_open" in sentence for sentence in found)
+
+
+def test_several_sidecars_without_known_keys_are_refused_with_the_variable() -> None:
+    with pytest.raises(ConfigurationError, match="CHIO_TRUSTED_KERNEL_KEYS"):
+        ChioSettings(sidecar_url="http://127.0.0.1:1,http://127.0.0.1:2")
