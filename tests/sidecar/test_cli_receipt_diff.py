@@ -439,5 +439,6 @@ def test_an_operation_that_a_capability_lacks_is_counted_as_enforcing_would_refu
 
 
 def _issued(store: Path, tool: str, cli: CommandLine, *more: str) -> dict[str, str]:
-    token = cli("capability", "issue", "--receipt-store", store, "--server", "payments", "--tool", tool, *more)
+    key = ("--authority-seed-file", f"{store}.key")  # before the first start there is no store
+    token = cli("capability", "issue", *key, "--server", "payments", "--tool", tool, *more)
     return {"X-Chio-Capability": token.strip()}
