@@ -188,14 +188,13 @@ def trusted_approvers_from(environ: Mapping[str, str]) -> frozenset[str]:
 def control_token_from(environ: Mapping[str, str]) -> SecretStr | None:
     """Read the bearer of the control plane (wire protocol, section 7.2).
 
-    `CHIO_API_PROTECT_CONTROL_TOKEN` counts only where `CHIO_SIDECAR_CONTROL_TOKEN` is not set at all.
-
-    Raises:
-        ConfigurationError: it is blank, or cannot be sent in a header.
+    A blank one is none, as in the published sidecar. `CHIO_API_PROTECT_CONTROL_TOKEN` counts only where
+    `CHIO_SIDECAR_CONTROL_TOKEN` is not set at all.
     """
-    if "CHIO_SIDECAR_CONTROL_TOKEN" in environ:
-        return _bearer("CHIO_SIDECAR_CONTROL_TOKEN", environ)
-    return _bearer("CHIO_API_PROTECT_CONTROL_TOKEN", environ)
+    value = environ.get("CHIO_SIDECAR_CONTROL_TOKEN")
+    if value is None:
+        value = environ.get("CHIO_API_PROTECT_CONTROL_TOKEN", "")
+    return SecretStr(value.strip()) if value.strip() else None
 
 
 def evaluate_token_from(environ: Mapping[str, str]) -> SecretStr | None:
@@ -204,16 +203,13 @@ def evaluate_token_from(environ: Mapping[str, str]) -> SecretStr | None:
     Raises:
         ConfigurationError: it is blank, which would leave the endpoint open, or cannot be sent in a header.
     """
-    return _bearer("CHIO_SIDECAR_EVALUATE_TOKEN", environ)
-
-
-def _bearer(name: str, environ: Mapping[str, str]) -> SecretStr | None:
-    if (value := environ.get(name)) is None:
+    value = environ.get("CHIO_SIDECAR_EVALUATE_TOKEN")
+    if value is None:
         return None
     try:
         return SecretStr(bearer_text(value))
     except ValueError as exc:
-        raise ConfigurationError(f"{name} {exc}") from None
+        raise ConfigurationError(f"CHIO_SIDECAR_EVALUATE_TOKEN {exc}") from None
 
 
 def _keys(name: str, environ: Mapping[str, str]) -> set[str]:
