@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from chio_core.capabilities import ConstraintError, match_grant, scope_allows
@@ -176,7 +176,6 @@ def test_the_same_pattern_is_counted_once_in_an_evaluation() -> None:
         searcher.prepare("[\\w+]{1,120}", kind="regex")
 
 
-@settings(deadline=None)  # compiling takes up to half a second
 @given(st.text(alphabet="ab1_- \n", max_size=8), st.sampled_from([pattern for pattern, _ in MATCHES]))
 def test_both_programs_of_a_pattern_agree_on_ascii_text(text: str, pattern: str) -> None:
     compiled = compile_pattern(pattern)
