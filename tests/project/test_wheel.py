@@ -68,7 +68,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     What is editable there stays unseen: a folder that a `.pth` file adds has its own `.pth` files left unread.
     """
     folder = tmp_path_factory.mktemp("venv")
-    _run(sys.executable, "-m", "venv", "--without-pip", str(folder), cwd=folder)
+    _run(sys.executable, "-m", "venv", str(folder), cwd=folder)  # with pip: what uv makes has none
     python = folder / "bin" / "python"
     (own,) = folder.glob("lib/python*/site-packages")
     (own / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
@@ -136,7 +136,7 @@ def test_pytest_finds_the_fixture_by_itself(installed: Path, tmp_path: Path) -> 
 
 
 def _pip(python: Path, *arguments: str) -> None:
-    _run(sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check", *arguments, cwd=ROOT)
+    _run(str(python), "-m", "pip", "--disable-pip-version-check", *arguments, cwd=ROOT)
 
 
 def _uvx(wheel: Path, folder: Path, *command: str) -> str:
