@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -83,6 +84,7 @@ _CONDITIONS: dict[int, tuple[Kind, str]] = {
 
 
 _descriptors: dict[tuple[int, int], int] = {}
+_descriptors_lock = threading.Lock()
 
 
 class ForeignLog(sqlite3.DatabaseError):
@@ -154,12 +156,20 @@ def check_log(path: Path) -> None:
 
 
 def _kept(path: Path) -> int:
-    """Return a descriptor of a file. It stays open: to close any drops the locks of SQLite in this process on it."""
+    """Return a descriptor of a file. It stays open: to close any drops the locks of SQLite in this process on it.
+
+    Those of files that were removed are closed, so that their room on the disk is free.
+    """
     found = path.stat()
     name = (found.st_dev, found.st_ino)
-    if name not in _descriptors:
-        _descriptors[name] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    return _descriptors[name]
+    with _descriptors_lock:
+        for former, descriptor in list(_descriptors.items()):
+            if os.fstat(descriptor).st_nlink == 0:
+                del _descriptors[former]
+                os.close(descriptor)
+        if name not in _descriptors:
+            _descriptors[name] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return _descriptors[name]
 
 
 def _log_at(path: Path) -> tuple[int, int] | None:
