@@ -326,10 +326,6 @@ class ReceiptStore(Protocol):
         """Return the receipt with this id, or None."""
         ...
 
-    async def find_by_request_id(self, request_id: str) -> StoredReceipt | None:
-        """Return the receipt of this request, or None."""
-        ...
-
     async def list(self, *, after: int = 0, limit: int = 50) -> Sequence[StoredReceipt]:
         """Return at most `limit` receipts whose row number is greater than `after`, oldest first."""
         ...

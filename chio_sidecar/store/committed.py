@@ -66,11 +66,6 @@ class CommittedStore(ABC):
         rows = await self._read(f"{self._columns} WHERE id = ?", receipt_id)
         return StoredReceipt(*rows[0]) if rows else None
 
-    async def find_by_request_id(self, request_id: str) -> StoredReceipt | None:
-        """Return the receipt of this request, or None."""
-        rows = await self._read(f"{self._columns} WHERE request_id = ?", request_id)
-        return StoredReceipt(*rows[0]) if rows else None
-
     async def revoke(self, capability_id: str) -> bool:
         """Revoke a capability permanently; return True if it was not revoked before."""
         check_revocable(capability_id)

@@ -100,7 +100,7 @@ async def test_what_was_approved_is_allowed_once(app: Any) -> None:
     }
     assert again["evidence"][0] == OK
     assert again["receipt"]["capability_id"] == "cap-1"
-    assert await app.state.sidecar.store.find_by_request_id("req-2") is not None
+    assert (await app.state.sidecar.store.get(again["receipt"]["id"])).request_id == "req-2"
     assert await pending_id(app, 3) != approval_id
 
 

@@ -104,8 +104,8 @@ async def test_what_does_not_fit_is_denied_and_the_denial_is_stored(
     assert answer["evidence"] == [OK, {"guard_name": "BudgetGuard", "verdict": False, "details": reason}]
     receipt = answer["receipt"]
     assert (receipt["capability_id"], receipt["response_status"]) == ("cap-1", 403)
-    stored = await app.state.sidecar.store.find_by_request_id("req-does-not")
-    assert json.loads(stored.receipt_json) == receipt
+    stored = await app.state.sidecar.store.get(receipt["id"])
+    assert (stored.request_id, json.loads(stored.receipt_json)) == ("req-does-not", receipt)
 
 
 async def test_fifty_at_once_on_a_budget_of_ten_are_exactly_ten(app: SidecarApp) -> None:

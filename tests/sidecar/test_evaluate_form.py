@@ -160,8 +160,8 @@ async def test_any_text_can_be_signed_stored_and_verified(text: str, app: Sideca
     receipt = (await decision(app, request_id=text, path=f"/{text}", query={text: text}, session_id=text))["receipt"]
     assert receipt["session_id"] == text
     verify_receipt(receipt, trusted_keys=[KERNEL.public_hex])
-    stored = await app.state.sidecar.store.find_by_request_id(text)
-    assert json.loads(stored.receipt_json) == receipt
+    stored = await app.state.sidecar.store.get(receipt["id"])
+    assert (stored.request_id, json.loads(stored.receipt_json)) == (text, receipt)
 
 
 async def test_the_stored_text_is_the_one_in_the_response(app: SidecarApp) -> None:
