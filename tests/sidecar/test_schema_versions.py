@@ -76,6 +76,39 @@ def test_a_sidecar_of_an_earlier_version_goes_on_while_its_database_is_migrated(
     assert_chained(kit, earlier=True)
 
 
+def test_a_sidecar_of_version_8_charges_by_the_function_that_takes_the_place_of_its_own(server: Server) -> None:
+    kit = PostgresqlKit(server, "charging")
+    with server.connect("postgres") as admin:
+        admin.execute(f"CREATE DATABASE {kit.database}")
+    argument = (
+        "bigint, bigint, bigint, text, double precision, text[], text[], text[], text[], text[], text[], text[],"
+        " bigint[], text, text[], bigint[], bigint[], bigint[], text[]"
+    )
+    call = (
+        "SELECT chio.spend(1, 1, 0, (SELECT digest FROM chio.logs), 30, '{}', '{receipt-1}', '{\"{}\"}', '{request-1}',"
+        " '{f}', '{2026-11-01T00:00:00Z}', %s, '{7}', '5000ms', '{acct}', '{3}', '{2}', '{9}', '{request-1}')"
+    )
+    with (
+        closing(connect(server.place(kit.database, OWNER), seconds=30)) as owner,
+        server.connect(kit.database, ROLE) as earlier,
+    ):
+        migrate(owner, ROLE, to=8)
+        owner.execute("DROP FUNCTION chio.spend")
+        owner.execute(
+            f"CREATE FUNCTION chio.spend({argument}) RETURNS text LANGUAGE sql AS $$ SELECT 'of 8' $$".encode()
+        )
+        owner.execute(f"GRANT EXECUTE ON FUNCTION chio.spend TO {ROLE}".encode())
+        earlier.execute("SELECT chio.claim(NULL, NULL, 'host:1', 30)")
+        digests = [earlier_link(FIRST, 1, ("receipt-1", "{}", "request-1", "f", "2026-11-01T00:00:00Z"))]
+        assert earlier.execute(call, (digests,)).fetchone() == ("of 8",)
+        assert migrate(owner, ROLE) == Migrated(8, SCHEMA_VERSION)
+        assert earlier.execute(call, (digests,)).fetchone() == ("stored",)
+        store = kit.open()
+        over = charge(account="acct", count=1)
+        assert run(store.append(entry(4, obligations=(over,)))) == BudgetExceeded(over, "invocations", 0)
+        run(store.close())
+
+
 def test_a_process_of_an_earlier_version_goes_on_in_a_file_that_is_upgraded(tmp_path: Path) -> None:
     path = older(tmp_path / "r", 3)
     statement = (

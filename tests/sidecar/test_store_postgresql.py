@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import subprocess
 from collections import Counter
 from contextlib import closing
@@ -22,14 +23,25 @@ from fastapi import FastAPI
 
 from chio_core.errors import ConfigurationError
 from chio_fastapi import add_chio
-from chio_sidecar.store import BudgetExceeded, Invocation, Revoked, Stored, StoreUnavailable
+from chio_sidecar.store import BudgetExceeded, Exhausted, Invocation, Revoked, Stored, StoreUnavailable
 from chio_sidecar.store.place import DatabasePlace, open_store
 from chio_sidecar.store.postgresql.connection import connect
 from chio_sidecar.store.postgresql.schema import Migrated, migrate
 from chio_sidecar.store.postgresql.tables import SCHEMA_VERSION
 from tests import prefork
 from tests.sidecar.postgres_tools import OWNER, ROLE, PostgresqlKit, Server
-from tests.sidecar.store_conformance import Kit, StoreConformance, assert_chained, charge, entry, opened
+from tests.sidecar.store_conformance import (
+    Kit,
+    StoreConformance,
+    assert_chained,
+    charge,
+    entry,
+    opened,
+    refused,
+    reply,
+    use,
+    wait,
+)
 
 
 @pytest.fixture
@@ -48,10 +60,21 @@ def racer(kit: PostgresqlKit, name: str, number: int, shared: str) -> prefork.Pr
     return prefork.Process("tests.sidecar.racing_store", arguments, stdout=subprocess.PIPE, env=os.environ)
 
 
-@pytest.mark.parametrize(("shared", "number", "stored"), [("budget", 200, 100), ("ids", 200, 200)])
+@pytest.mark.parametrize(
+    ("shared", "number", "stored"),
+    [("budget", 200, 100), ("uses", 200, 100), ("approvals", 200, 200), ("ids", 200, 200)],
+)
 def test_four_processes_store_together_exactly_what_one_would(
     kit: PostgresqlKit, shared: str, number: int, stored: int
 ) -> None:
+    async def approve() -> None:
+        async with opened(kit) as store:
+            waiting = [wait(n, max_open=number, max_open_each=number) for n in range(number)]
+            assert await asyncio.gather(*map(store.request_approval, waiting)) == [None] * number
+            assert await asyncio.gather(*(store.respond(reply(n)) for n in range(number))) == ["recorded"] * number
+
+    if shared == "approvals":
+        asyncio.run(approve())
     racers = [racer(kit, name, number, shared) for name in "abcd"]
     told = Counter(line for one in racers for line in one.communicate(timeout=120)[0].split())
     assert [one.returncode for one in racers] == [0] * 4
@@ -165,14 +188,17 @@ async def test_a_read_only_database_is_an_error_with_its_remedy(kit: PostgresqlK
             await store.append(entry(2))
 
 
-async def test_no_receipt_is_stored_after_another_sidecar_has_acknowledged_a_revocation(kit: PostgresqlKit) -> None:
+@pytest.mark.parametrize("more", [{}, {"invocation": Invocation("cap-1", 0, 10_000)}], ids=["plain", "with a use"])
+async def test_no_receipt_is_stored_after_another_sidecar_has_acknowledged_a_revocation(
+    kit: PostgresqlKit, more: dict[str, Any]
+) -> None:
     async with opened(kit) as one, opened(kit) as two, opened(kit) as three:
 
         async def spend(name: str, store: object) -> list[bool]:
             late = []
             for number in range(200):
                 was_over = revoked.is_set()
-                outcome = await store.append(entry(f"{name}-{number}", unless_revoked=("cap-1",)))  # type: ignore[attr-defined]
+                outcome = await store.append(entry(f"{name}-{number}", unless_revoked=("cap-1",), **more))  # type: ignore[attr-defined]
                 if was_over:
                     late.append(isinstance(outcome, Revoked))
             return late
@@ -204,6 +230,83 @@ async def test_a_sidecar_whose_log_another_has_claimed_goes_on_in_a_log_of_its_o
     assert_chained(kit)
 
 
+def statements(kit: PostgresqlKit, since: int) -> list[str]:
+    """Return what the database was sent after that size of its log; each is at most one round trip."""
+    lines = (kit.server.folder / "log").read_bytes()[since:].decode().splitlines()
+    return [line for line in lines if re.search(r"LOG:  (statement|execute .*?):", line)]
+
+
+SPENDING: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("nothing", {}, {}),
+    ("a charge", {"obligations": (charge(count=1),)}, {}),
+    ("a use", {"invocation": Invocation("cap-1", 0, 1)}, {}),
+    ("an approval", {"obligations": (use(1),)}, {"reply": reply(1)}),
+    ("a presented approval", {"obligations": (use(1, token=reply(1)),)}, {}),
+    (
+        "all of them",
+        {
+            "invocation": Invocation("cap-1", 0, 1),
+            "obligations": (Invocation("cap-1", -1, 1), charge(), use(1, token=reply(1))),
+            "unless_revoked": ("cap-1",),
+        },
+        {},
+    ),
+]
+
+
+@pytest.mark.parametrize(("spending", "before"), [one[1:] for one in SPENDING], ids=[one[0] for one in SPENDING])
+async def test_a_receipt_with_everything_that_it_spends_is_one_round_trip(
+    kit: PostgresqlKit, spending: dict[str, Any], before: dict[str, Any]
+) -> None:
+    kit.execute(f"ALTER DATABASE {kit.database} SET log_statement = 'all'", OWNER)
+    async with opened(kit) as store:
+        await store.request_approval(wait(1))
+        if before:
+            assert await store.respond(before["reply"]) == "recorded"
+        since = (kit.server.folder / "log").stat().st_size
+        assert isinstance(await store.append(entry(1, **spending)), Stored)
+        assert len(statements(kit, since)) == 1
+
+
+async def test_in_a_batch_only_what_cannot_be_spent_is_refused(kit: PostgresqlKit) -> None:
+    grant, account = Invocation("cap-1", 0, 2), charge(count=2)
+    async with opened(kit) as store:
+        await asyncio.gather(*(store.request_approval(wait(number)) for number in range(6)))
+        await asyncio.gather(*(store.respond(reply(number)) for number in range(3)))
+        await store.revoke("cap-r")
+        batch = [
+            *(entry(f"a{number}", invocation=grant) for number in range(4)),
+            *(entry(f"b{number}", obligations=(account,)) for number in range(4)),
+            *(entry(f"c{number}", obligations=(use(0),)) for number in range(2)),
+            entry("d", obligations=(use(1, intent="another"),)),
+            entry("e", obligations=(use(2, at=1101),)),
+            entry("f", obligations=(use(3),)),
+            # Two requests present one token, each for an approval of its own.
+            *(entry(f"g{number}", obligations=(use(number, token=reply(number, token="t")),)) for number in (4, 5)),
+            entry("h", unless_revoked=("cap-r",)),
+            entry("i"),
+        ]
+        outcomes = await asyncio.gather(*map(store.append, batch))
+        stored = [row.request_id for row, one in zip(batch, outcomes, strict=True) if isinstance(one, Stored)]
+        names = ("a0", "a1", "b0", "b1", "c0", "g4", "i")
+        assert stored == [f"request-{name}" for name in names]
+        assert [one for one in outcomes if not isinstance(one, Stored)] == [
+            *[Exhausted(grant)] * 2,
+            *[BudgetExceeded(account, "invocations", 0)] * 2,
+            refused(0, "used"),
+            refused(1, "another request"),
+            refused(2, "expired"),
+            refused(3, "waiting"),
+            refused(5, "replayed"),
+            Revoked("cap-r"),
+        ]
+    uses = "SELECT ordinal, request_id FROM chio.capability_invocations ORDER BY ordinal"
+    assert kit.fetch(uses) == [(1, "request-a0"), (2, "request-a1")]
+    used = "SELECT approval_id, token_id, request_id FROM chio.chio_hitl_consumed_tokens ORDER BY approval_id"
+    assert kit.fetch(used) == [("apr-0", "apt-0", "request-c0"), ("apr-4", "t", "request-g4")]
+    assert_chained(kit)
+
+
 async def test_receipts_whose_charges_fit_are_one_statement_so_no_account_waits_for_a_sidecar(
     kit: PostgresqlKit,
 ) -> None:
@@ -225,7 +328,9 @@ async def test_receipts_whose_charges_fit_are_one_statement_so_no_account_waits_
 
 
 @pytest.mark.parametrize(
-    "spending", [{"obligations": (charge(count=1),)}, {"invocation": Invocation("cap-1", 0, 1)}], ids=["charge", "use"]
+    "spending",
+    [{"obligations": (charge(count=1),)}, {"invocation": Invocation("cap-1", 0, 1)}, {"obligations": (use(1),)}],
+    ids=["charge", "use", "approval"],
 )
 async def test_a_request_that_two_sidecars_got_at_once_is_spent_once_and_both_return_its_receipt(
     spending: dict[str, Any], kit: PostgresqlKit
@@ -233,8 +338,8 @@ async def test_a_request_that_two_sidecars_got_at_once_is_spent_once_and_both_re
     last = entry(1, **spending)
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     async with opened(kit) as one, opened(kit) as two:
-        for store in (one, two):
-            assert (await store.health()).writable
+        assert await one.request_approval(wait(1)) is None
+        assert await two.respond(reply(1)) == "recorded"
         with kit.server.connect(kit.database, OWNER) as other:
             other.execute("BEGIN")
             other.execute("SELECT FROM chio.logs FOR UPDATE")
@@ -247,7 +352,8 @@ async def test_a_request_that_two_sidecars_got_at_once_is_spent_once_and_both_re
         first, second = await asyncio.gather(*both)
         assert first == Stored(last.receipt_json, fresh=True)
         assert second == Stored(last.receipt_json, fresh=False)
-    spent = "SELECT request_id FROM chio.budget_charges UNION ALL SELECT request_id FROM chio.capability_invocations"
+    tables = ("budget_charges", "capability_invocations", "chio_hitl_consumed_tokens")
+    spent = " UNION ALL ".join(f"SELECT request_id FROM chio.{table}" for table in tables)
     assert kit.fetch(spent) == [(last.request_id,)]
 
 

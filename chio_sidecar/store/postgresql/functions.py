@@ -65,6 +65,11 @@ CREATE TABLE IF NOT EXISTS chio_trust.authority_state (
 );
 """
 
+_APPROVALS = """json_to_recordset(approvals) AS a (
+            approval_id text, intent_hash text, at bigint, request_id text, outcome text, reason text, approver text,
+            token_id text, token_json text, resolved_at bigint, expires_at bigint
+        )"""
+
 FUNCTIONS = f"""{_SECRETS}{FACT}
 CREATE OR REPLACE FUNCTION chio.claim(wanted bigint, wanted_epoch bigint, who text, seconds double precision)
 RETURNS chio.logs LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -145,47 +150,108 @@ BEGIN
     RETURN 'stored';
 END $$;
 
--- Receipts with what they charge, so the locks of accounts are held only while the database works. `counts` and `mosts`
--- limit invocations and totals, NULL without a limit. Returns what chio.append does, or `over` if a charge exceeds one.
+-- Receipts with what they spend, so the locks are held only while the database works. `counts` and `mosts` limit
+-- invocations and totals of accounts, `limits` limits uses of grants; NULL is no limit. `approvals` has an object for
+-- each approval that a request uses, with the response that the request presents. Returns what chio.append does, or
+-- `over` if something cannot be spent. Sidecars of version 8 give no arguments after `spenders`.
 CREATE OR REPLACE FUNCTION chio.spend(
     own bigint, own_epoch bigint, last bigint, last_digest text, seconds double precision, unless text[],
     ids text[], jsons text[], requests text[], prints text[], times text[], digests text[],
     keys bigint[], wait text,
-    accounts text[], costs bigint[], counts bigint[], mosts bigint[], spenders text[]
+    accounts text[], costs bigint[], counts bigint[], mosts bigint[], spenders text[],
+    capabilities text[] DEFAULT '{{}}', grants bigint[] DEFAULT '{{}}', limits bigint[] DEFAULT '{{}}',
+    users text[] DEFAULT '{{}}', approvals json DEFAULT '[]'
 ) RETURNS text LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     ordinals bigint[];
     totals numeric[];
+    uses bigint[];
     is_over boolean;
     outcome text;
 BEGIN
     PERFORM set_config('lock_timeout', wait, true);
     PERFORM pg_advisory_xact_lock_shared({APPENDING});
     PERFORM pg_advisory_xact_lock(k) FROM unnest(keys) AS k;
-    -- A statement of its own sees what was committed before the locks were had.
-    SELECT array_agg(before + rank ORDER BY n), array_agg(spent + total ORDER BY n),
-        bool_or(before + rank > count OR spent + total > coalesce(most, {MAX_TOTAL}))
-    INTO ordinals, totals, is_over
-    FROM (
-        SELECT n, count, most, coalesce(newest.ordinal, 0) AS before, coalesce(newest.total, 0) AS spent,
-            count(*) OVER earlier AS rank, sum(cost) OVER earlier AS total
-        FROM unnest(accounts, costs, counts, mosts) WITH ORDINALITY AS c (account, cost, count, most, n)
-        LEFT JOIN LATERAL (
-            SELECT b.ordinal, b.total FROM chio.budget_charges b WHERE b.account = c.account
-            ORDER BY b.ordinal DESC LIMIT 1
-        ) AS newest ON true
-        WINDOW earlier AS (PARTITION BY account ORDER BY n)
-    ) AS charges;
-    IF is_over THEN
-        RETURN 'over';
+    -- From here on each statement sees what was committed before the locks were had.
+    IF cardinality(accounts) > 0 THEN
+        SELECT array_agg(before + rank ORDER BY n), array_agg(spent + total ORDER BY n),
+            bool_or(before + rank > count OR spent + total > coalesce(most, {MAX_TOTAL}))
+        INTO ordinals, totals, is_over
+        FROM (
+            SELECT n, count, most, coalesce(newest.ordinal, 0) AS before, coalesce(newest.total, 0) AS spent,
+                count(*) OVER earlier AS rank, sum(cost) OVER earlier AS total
+            FROM unnest(accounts, costs, counts, mosts) WITH ORDINALITY AS c (account, cost, count, most, n)
+            LEFT JOIN LATERAL (
+                SELECT b.ordinal, b.total FROM chio.budget_charges b WHERE b.account = c.account
+                ORDER BY b.ordinal DESC LIMIT 1
+            ) AS newest ON true
+            WINDOW earlier AS (PARTITION BY account ORDER BY n)
+        ) AS charges;
+        IF is_over THEN
+            RETURN 'over';
+        END IF;
+    END IF;
+    IF cardinality(capabilities) > 0 THEN
+        SELECT array_agg(before + rank ORDER BY n), bool_or(before + rank > most)
+        INTO uses, is_over
+        FROM (
+            SELECT n, most, coalesce(newest.ordinal, 0) AS before, count(*) OVER earlier AS rank
+            FROM unnest(capabilities, grants, limits) WITH ORDINALITY AS u (capability, part, most, n)
+            LEFT JOIN LATERAL (
+                SELECT i.ordinal FROM chio.capability_invocations i
+                WHERE i.capability_id = u.capability AND i.grant_index = u.part ORDER BY i.ordinal DESC LIMIT 1
+            ) AS newest ON true
+            WINDOW earlier AS (PARTITION BY capability, part ORDER BY n)
+        ) AS invocations;
+        IF is_over THEN
+            RETURN 'over';
+        END IF;
+    END IF;
+    IF json_array_length(approvals) > 0 THEN
+        -- Each is pending or approved, for this intent, not used, and has one use here; so has each new token.
+        SELECT count(DISTINCT a.approval_id) < count(*)
+            OR count(DISTINCT a.token_id) < count(a.token_id)
+            OR bool_or(
+                p.intent_hash IS DISTINCT FROM a.intent_hash OR c.approval_id IS NOT NULL
+                OR CASE
+                    WHEN r.approval_id IS NOT NULL THEN r.outcome = 'denied' OR r.expires_at <= a.at
+                    ELSE a.token_id IS NULL OR p.expires_at <= a.at OR EXISTS (
+                        SELECT FROM chio.chio_hitl_resolved t WHERE t.token_id = a.token_id
+                    )
+                END
+            )
+        INTO is_over
+        FROM {_APPROVALS}
+        LEFT JOIN chio.chio_hitl_pending p ON p.approval_id = a.approval_id
+        LEFT JOIN chio.chio_hitl_resolved r ON r.approval_id = a.approval_id
+        LEFT JOIN chio.chio_hitl_consumed_tokens c ON c.approval_id = a.approval_id;
+        IF is_over THEN
+            RETURN 'over';
+        END IF;
     END IF;
     outcome := chio.append(
         own, own_epoch, last, last_digest, seconds, unless, ids, jsons, requests, prints, times, digests
     );
-    IF outcome = 'stored' THEN
+    IF outcome <> 'stored' THEN
+        RETURN outcome;
+    END IF;
+    IF cardinality(accounts) > 0 THEN
         INSERT INTO chio.budget_charges SELECT * FROM unnest(accounts, ordinals, costs, totals::bigint[], spenders);
     END IF;
-    RETURN outcome;
+    IF cardinality(capabilities) > 0 THEN
+        INSERT INTO chio.capability_invocations SELECT * FROM unnest(capabilities, grants, uses, users);
+    END IF;
+    IF json_array_length(approvals) > 0 THEN
+        -- A response that was stored before is the one that counts.
+        INSERT INTO chio.chio_hitl_resolved
+            (approval_id, outcome, reason, approver, token_id, token_json, resolved_at, expires_at)
+        SELECT a.approval_id, a.outcome, a.reason, a.approver, a.token_id, a.token_json, a.resolved_at, a.expires_at
+        FROM {_APPROVALS} WHERE a.token_id IS NOT NULL ON CONFLICT (approval_id) DO NOTHING;
+        INSERT INTO chio.chio_hitl_consumed_tokens (approval_id, token_id, request_id, consumed_at)
+        SELECT a.approval_id, r.token_id, a.request_id, a.at
+        FROM {_APPROVALS} JOIN chio.chio_hitl_resolved r ON r.approval_id = a.approval_id;
+    END IF;
+    RETURN 'stored';
 END $$;
 
 """  # noqa: S608 - only constants

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from chio_sidecar.store import Charge, Invocation
+from chio_sidecar.store import ApprovalUse, Charge, Invocation, Obligation
 from chio_sidecar.store.postgresql.connection import Connection
-from chio_sidecar.store.writes import ACCOUNT, ADD_CHARGE, ADD_USE, EARLIER, REVOKED, SPENT, Append, Row, Write
+from chio_sidecar.store.writes import (
+    ACCOUNT,
+    ADD_CHARGE,
+    ADD_USE,
+    EARLIER,
+    REVOKED,
+    SPENT,
+    Append,
+    Row,
+    Write,
+)
 
 LEASE_SECONDS = 30.0
 """How long a silent sidecar keeps its log; losing it costs one more log, nothing else."""
@@ -18,7 +29,8 @@ _APPEND = "SELECT chio.append(%s, %s, %s, %s, %s, %s, %b, %b, %b, %b, %b, %b)"
 _SPEND = """
 SELECT chio.spend(
     %s, %s, %s, %s, %s, %s, %b, %b, %b, %b, %b, %b,
-    %s::bigint[], %s, %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::text[]
+    %s::bigint[], %s, %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::text[],
+    %s::text[], %s::bigint[], %s::bigint[], %s::text[], %s::json
 )
 """
 _KNOWN = "SELECT request_id, fingerprint, receipt_json FROM http_receipts WHERE request_id = ANY(%s)"
@@ -34,21 +46,6 @@ SELECT g.id, g.part, u.ordinal FROM unnest(%s::text[], %s::bigint[]) AS g (id, p
     ORDER BY ordinal DESC LIMIT 1
 ) AS u
 """
-# What receipts spend goes with them in one statement: other sidecars wait for the locks of these accounts.
-_APPEND_SPENDING = f"""
-WITH receipts AS MATERIALIZED ({_APPEND} AS outcome),
-charges AS (
-    INSERT INTO budget_charges SELECT c.*
-    FROM receipts, unnest(%s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::text[]) AS c
-    WHERE outcome = 'stored'
-),
-uses AS (
-    INSERT INTO capability_invocations SELECT u.*
-    FROM receipts, unnest(%s::text[], %s::bigint[], %s::bigint[], %s::text[]) AS u
-    WHERE outcome = 'stored'
-)
-SELECT outcome FROM receipts
-"""  # noqa: S608 - only constants
 
 
 class LogMovedError(Exception):
@@ -57,6 +54,38 @@ class LogMovedError(Exception):
 
 class TakenError(Exception):
     """A receipt of the batch cannot be inserted; which one is found row by row."""
+
+
+@dataclass(slots=True)
+class Spending:
+    """What receipts spend, as rows for `chio.spend`.
+
+    Attributes:
+        charges: account, cost, the largest number of charges and their largest sum, and request id.
+        uses: capability id, index of the grant, the largest number of uses, and request id.
+        approvals: the use of each, as an object with its request id and what it presents.
+    """
+
+    charges: list[Sequence[Any]] = field(default_factory=list)
+    uses: list[Sequence[Any]] = field(default_factory=list)
+    approvals: list[dict[str, Any]] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.charges or self.uses or self.approvals)
+
+    def add(self, one: Obligation, request_id: str) -> bool:
+        """Add an obligation of a receipt; return False if it is of another kind."""
+        if isinstance(one, Charge):
+            self.charges.append((one.account, one.cost, one.max_invocations, one.max_total, request_id))
+        elif isinstance(one, Invocation):
+            self.uses.append((one.capability_id, one.grant_index, one.limit, request_id))
+        elif isinstance(one, ApprovalUse):
+            response = {} if one.token is None else asdict(one.token)
+            use = {"approval_id": one.approval_id, "intent_hash": one.intent_hash, "at": one.at}
+            self.approvals.append(response | use | {"request_id": request_id})
+        else:
+            return False
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,31 +119,22 @@ class PostgresqlLog:
         """Return sequence and digest of the newest row."""
         return self.head.sequence, self.head.digest
 
-    def insert(
-        self, rows: Sequence[Row], charges: Sequence[Sequence[Any]] = (), uses: Sequence[Sequence[Any]] = ()
-    ) -> bool:
-        """Insert all of these rows or, if an id is taken or a capability revoked, none; return True for all.
-
-        Args:
-            rows: receipts, at least one.
-            charges: rows of `budget_charges` that go with them.
-            uses: rows of `capability_invocations` that go with them.
-        """
-        if charges or uses:
-            return self._store(_APPEND_SPENDING, rows, *_columns(charges, 5), *_columns(uses, 4))
+    def insert(self, rows: Sequence[Row]) -> bool:
+        """Insert all of these rows or, if an id is taken or a capability revoked, none; return True for all."""
         return self._store(_APPEND, rows)
 
-    def spend(self, rows: Sequence[Row], charges: Sequence[tuple[Charge, str]], keys: list[int], wait: float) -> bool:
-        """Insert rows and what they charge in one statement, outside of a transaction; return False if that cannot be.
+    def spend(self, rows: Sequence[Row], spending: Spending, keys: list[int], seconds: float) -> bool:
+        """Insert rows and what they spend in one statement; return False if not all of it can be.
 
         Args:
             rows: receipts, at least one.
-            charges: each with its request id.
-            keys: of the locks that exclude other sidecars from these accounts, sorted.
-            wait: how long each lock may be waited for, in seconds.
+            spending: what goes with them.
+            keys: of the locks that exclude other sidecars from it, sorted; empty in a transaction that has them.
+            seconds: how long each lock may be waited for.
         """
-        columns = [(one.account, one.cost, one.max_invocations, one.max_total, name) for one, name in charges]
-        return self._store(_SPEND, rows, keys, f"{max(1, int(wait * 1000))}ms", *_columns(columns, 5))
+        uses = _columns(spending.uses, 4)
+        more = (*_columns(spending.charges, 5), *uses, json.dumps(spending.approvals))
+        return self._store(_SPEND, rows, keys, f"{max(1, int(seconds * 1000))}ms", *more)
 
     def _store(self, sql: str, rows: Sequence[Row], *more: Any) -> bool:
         head = self.head
@@ -170,8 +190,7 @@ class Batch:
         self._earlier: dict[str, tuple[str, str]] | None = None
         self._end = log.end()
         self._rows: list[Row] = []
-        self._charges: list[Sequence[Any]] = []
-        self._uses: list[Sequence[Any]] = []
+        self._spending = Spending()
         entries = [work.entry for work in works if isinstance(work, Append)]
         spending = [one for entry in entries for one in (entry.invocation, *entry.obligations)]
         accounts = sorted({one.account for one in spending if isinstance(one, Charge)})
@@ -213,23 +232,26 @@ class Batch:
             found = self._earlier.get(parameters[0])
             return _Found(() if found is None else (found,))
         if sql == ADD_CHARGE:
-            self._charges.append(parameters)
-            self._accounts[parameters[0]] = (parameters[1], parameters[3])
+            account, ordinal, cost, total, request_id = parameters
+            self._spending.charges.append((account, cost, None, None, request_id))
+            self._accounts[account] = (ordinal, total)
         elif sql == ADD_USE:
-            self._uses.append(parameters)
-            self._spent[parameters[0], parameters[1]] = parameters[2]
+            capability_id, grant, ordinal, request_id = parameters
+            self._spending.uses.append((capability_id, grant, None, request_id))
+            self._spent[capability_id, grant] = ordinal
         else:
             return Dialect(self._connection).execute(sql, parameters)
         return None
 
-    def flush(self) -> None:
-        """Insert what was kept.
+    def flush(self, seconds: float) -> None:
+        """Insert what was kept; a lock that is missing still may be waited for so long.
 
         Raises:
             TakenError: another sidecar has stored a request meanwhile, or a receipt id is taken.
             LogMovedError: the log is not this sidecar's any more.
         """
-        if self._rows and not self._log.insert(self._rows, self._charges, self._uses):
+        # The limits were met above, and the transaction has the locks.
+        if self._rows and not self._log.spend(self._rows, self._spending, [], seconds):
             raise TakenError
 
 

@@ -16,9 +16,10 @@ from __future__ import annotations
 from chio_sidecar.store.issuers import issuer_name
 from chio_sidecar.store.postgresql.rights import ERASURES
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 """The version that this sidecar is made for. 1 knew no archives, 2 no authority, 3 no indexes for filters, 4 no history
-of the keys that sign, 6 no erasures, 7 no `chio.spend`. Lists of 5 waited for the transactions that append."""
+of the keys that sign, 6 no erasures, 7 no `chio.spend`, 8 only charges in it. Lists of 5 waited for the transactions
+that append."""
 
 _APPEND_ONLY = (
     "http_receipts",
@@ -250,6 +251,14 @@ ORDER BY generation
 """  # noqa: S608 - only constants
 """The public keys of the authority that were not withdrawn, oldest first."""
 
+# The function of version 8 has fewer arguments. It must go: a sidecar of version 8 would call it, and not the new one.
+_CHARGING = """
+DROP FUNCTION IF EXISTS chio.spend(
+    bigint, bigint, bigint, text, double precision, text[], text[], text[], text[], text[], text[], text[],
+    bigint[], text, text[], bigint[], bigint[], bigint[], text[]
+);
+"""
+
 TRIGGERS = (
     "logs_only_on",
     "logs_append_only",
@@ -276,5 +285,6 @@ STEPS = {
     6: ("", 1),  # its functions are made at each migration
     7: (ERASURES, 7),  # an older check would call its digests and its erasures changes
     8: ("", 7),  # a function
+    9: (_CHARGING, 7),
 }
 """For each version: what it adds, and the oldest sidecar that works with it."""

@@ -1,7 +1,7 @@
 """The transactions of one sidecar: receipts into its log, and what is shared with other sidecars under locks.
 
 * A batch of receipts without conditions is one call of `chio.append`, which is its own transaction: one round trip. If
-  they charge accounts, and all charges fit, it is one call of `chio.spend`.
+  they charge accounts, use grants or approvals, and all of that may be spent, it is one call of `chio.spend`.
 * Everything else runs `writes.apply` in a transaction that locks, in one order, all accounts, grants, approvals and
   tokens of the batch. So it reads what no other sidecar changes before the commit, and reads and adds once for all.
   Other sidecars wait for these locks: what needs none of them is read before, and what is added is one statement.
@@ -44,6 +44,7 @@ from chio_sidecar.store.postgresql.log import (
     Head,
     LogMovedError,
     PostgresqlLog,
+    Spending,
     TakenError,
     known,
 )
@@ -155,19 +156,21 @@ class PostgresqlWriter:
         self._head = Head(*found)
 
     def _append_at_once(self, connection: Connection, works: Sequence[Write]) -> list[Any] | None:
-        """Store a batch in one statement if it is receipts that at most charge accounts; None if that is not enough."""
+        """Store a batch in one statement if it is receipts whose conditions all hold; None if that is not enough."""
         assert self._head is not None  # noqa: S101 - `open` has claimed a log
         appends = [work for work in works if isinstance(work, Append)]
-        obligations = [(one, work.entry.request_id) for work in appends for one in work.entry.obligations]
-        charges = [(one, name) for one, name in obligations if isinstance(one, Charge)]
-        is_more = len(appends) != len(works) or len(charges) != len(obligations)
-        if self._row_by_row or is_more or any(work.entry.invocation is not None for work in appends):
+        if self._row_by_row or len(appends) != len(works):
             return None
         # In one order, so that two sidecars with the same ids do not wait for each other.
         appends.sort(key=lambda one: one.entry.request_id)
+        spending = Spending()
+        for entry in (work.entry for work in appends):
+            own = () if entry.invocation is None else (entry.invocation,)
+            if not all(spending.add(one, entry.request_id) for one in (*own, *entry.obligations)):
+                return None
         log = PostgresqlLog(connection, self._head, {name for one in appends for name in one.entry.unless_revoked})
         rows = chained(log.end(), appends)
-        if not (log.spend(rows, charges, _keys(works), self._seconds) if charges else log.insert(rows)):
+        if not (log.spend(rows, spending, _keys(works), self._seconds) if spending else log.insert(rows)):
             return None
         self._head = log.head
         return [Stored(work.entry.receipt_json, fresh=True) for work in works if isinstance(work, Append)]
@@ -179,7 +182,7 @@ class PostgresqlWriter:
             return apply(Dialect(connection), log, works)
         batch = Batch(connection, log, works, revoked)
         results = apply(batch, batch, works)
-        batch.flush()
+        batch.flush(self._seconds)
         return results
 
     def _in_transaction(self, connection: Connection, works: Sequence[Write]) -> list[Any]:
