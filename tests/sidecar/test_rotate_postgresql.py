@@ -283,7 +283,8 @@ def test_sidecars_store_while_their_database_is_rotated_and_no_receipt_is_missin
     assert out.count("findings  0\n") == 7
     hot = [row[0] for row in kit.fetch("SELECT request_id FROM chio.http_receipts")]
     assert {*archived(*folders), *hot} == {receipt(n)["request_id"] for n in range(number)}
-    assert len(hot) < number / 2
+    # How many were stored while the rotations ran is up to the machine; those of before have left the database.
+    assert not {receipt(n)["request_id"] for n in range(2 * ROWS)} & {*hot}
     assert kit.fetch(
         "SELECT sum(n) FROM (SELECT max(ordinal) AS n FROM chio.budget_charges GROUP BY account) AS a"
     ) == [(number,)]
