@@ -13,11 +13,10 @@ from chio_asgi.view import ASGIGuardRequest
 from chio_core.client.client import ChioClient
 from chio_core.evaluation.amounts import Facts
 from chio_core.evaluation.exchange import EvaluateCall
-from chio_core.evaluation.governed import NO_BODY, Body, GovernedRequest, RouteMatch
+from chio_core.evaluation.governed import NO_BODY, Body, GovernedRequest, RouteMatch, run_async
 from chio_core.evaluation.hooks import Hook, call_hook_async
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.pipeline import Pipeline
-from chio_core.evaluation.steps import run_async
 from chio_core.guards.chain import DecisionMember
 from chio_core.names import LOGGER, SCOPE_REQUEST, STATE_DECISION, STATE_PASSTHROUGH, STATE_RECEIPT
 from chio_core.refusals.response import AnyResponse, Denial, RequestRefused
@@ -63,7 +62,7 @@ class ASGIRequest:
 
 
 class ASGIAdapter:
-    """A `chio_core.evaluation.steps.RequestAdapter` for one ASGI request or websocket handshake.
+    """A `chio_core.evaluation.governed.RequestAdapter` for one ASGI request or websocket handshake.
 
     Args:
         view: the request.

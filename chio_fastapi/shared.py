@@ -23,12 +23,11 @@ from chio_asgi.view import ASGIGuardRequest, route_path, session_of
 from chio_core.canonical import sha256_hex
 from chio_core.client.client import ChioClient
 from chio_core.errors import ConfigurationError
-from chio_core.evaluation.governed import NO_BODY, NO_MATCH, Body, KnownBody, RouteMatch
+from chio_core.evaluation.governed import NO_BODY, NO_MATCH, Body, KnownBody, RouteMatch, run_async
 from chio_core.evaluation.hooks import header_value, is_met
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.pipeline import Pipeline
 from chio_core.evaluation.requirements import RequirementSource
-from chio_core.evaluation.steps import run_async
 from chio_core.identity import identify
 from chio_core.models import openapi as extensions
 from chio_core.models.receipt import HttpReceipt
@@ -49,7 +48,7 @@ T = TypeVar("T")
 
 
 class ConnectionAdapter(ASGIAdapter):
-    """A `chio_core.evaluation.steps.RequestAdapter` for a request whose route is running.
+    """A `chio_core.evaluation.governed.RequestAdapter` for a request whose route is running.
 
     Args:
         connection: the request or websocket that FastAPI gives to dependencies.

@@ -10,7 +10,7 @@ from django.core.handlers.exception import convert_exception_to_response
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
-from chio_core.evaluation.steps import run, run_async
+from chio_core.evaluation.governed import run, run_async
 from chio_core.guards.response_hooks import ResponseHooks, call_at_the_end
 from chio_core.names import STATE_RESPONSE_HOOKS
 from chio_core.refusals.response import AnyResponse, Denial, Downstream, Response

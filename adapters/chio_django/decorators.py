@@ -22,6 +22,7 @@ from django.views import View as ClassBasedView
 
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation import policies
+from chio_core.evaluation.governed import run, run_async
 from chio_core.evaluation.hooks import is_met
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.policies import sources_of
@@ -33,7 +34,6 @@ from chio_core.evaluation.requirements import (
     named_arguments,
     rules_of,
 )
-from chio_core.evaluation.steps import run, run_async
 from chio_core.models.capability import Operation
 from chio_core.names import VIEW_RULES
 from chio_core.threads.context import RequestContext

@@ -17,7 +17,7 @@ from django.views.decorators.http import require_safe
 
 from chio_core.client.client import ChioClient, SyncChioClient
 from chio_core.errors import ConfigurationError
-from chio_core.evaluation.steps import run, run_async
+from chio_core.evaluation.governed import run, run_async
 from chio_core.names import LOGGER
 from chio_core.settings_report import report_settings
 from chio_core.telemetry.metrics import CONTENT_TYPE

@@ -17,9 +17,9 @@ from flask.views import View
 
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation import policies
+from chio_core.evaluation.governed import run
 from chio_core.evaluation.hooks import is_met
 from chio_core.evaluation.requirements import Arguments, CapabilityRule, ViewRule, named_arguments, rules_of
-from chio_core.evaluation.steps import run
 from chio_core.models.capability import Operation
 from chio_core.names import FLASK_EXTENSION, VIEW_RULES
 from chio_flask.context import FlaskAdapter, begin, context_in, refusal

@@ -16,7 +16,7 @@ from flask import Flask, Request, got_request_exception, request, request_starte
 from werkzeug.exceptions import HTTPException
 
 from chio_core.errors import ConfigurationError
-from chio_core.evaluation.steps import run
+from chio_core.evaluation.governed import run
 from chio_core.guards.chain import Chain
 from chio_core.names import ENVIRON_CONTEXT, LOGGER
 from chio_core.refusals.problems import render

@@ -18,7 +18,7 @@ from typing import Any, Final
 from chio_core.client.carrier import AsyncCarrier, BlockingCarrier, Pairs
 from chio_core.errors import Overloaded, SidecarError, SidecarUnreachable
 from chio_core.evaluation.exchange import RawResponse
-from chio_core.evaluation.steps import Steps, run, run_async
+from chio_core.evaluation.governed import Steps, run, run_async
 
 SHORTEST, LONGEST = 1.0, 30.0
 """Seconds for which a sidecar that failed is tried last: doubled with each failure in a row."""
@@ -97,7 +97,7 @@ class Failover:
             self._until[index] = self._clock() + self._pauses[index]
 
     def exchange(self, post: Callable[[int, float], Any], timeout: float) -> Steps[RawResponse]:
-        """Return the steps of one evaluation; see `chio_core.evaluation.steps`.
+        """Return the steps of one evaluation; see `chio_core.evaluation.governed`.
 
         Args:
             post: calls the sidecar of this index for so many seconds; its result, or an awaitable of it, is yielded.

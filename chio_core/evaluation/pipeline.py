@@ -25,7 +25,15 @@ from chio_core.errors import ConfigurationError
 from chio_core.evaluation.amounts import Facts
 from chio_core.evaluation.body_limits import BodyLimits
 from chio_core.evaluation.exchange import new_request_id, prepare
-from chio_core.evaluation.governed import NO_BODY, NO_MATCH, EvaluatedRequest, Reading, RouteMatch
+from chio_core.evaluation.governed import (
+    NO_BODY,
+    NO_MATCH,
+    EvaluatedRequest,
+    Reading,
+    RequestAdapter,
+    RouteMatch,
+    Steps,
+)
 from chio_core.evaluation.hooks import Hook, refused_by_guard
 from chio_core.evaluation.observe import is_observed
 from chio_core.evaluation.outcomes import Decision
@@ -39,7 +47,6 @@ from chio_core.evaluation.precheck import (
 )
 from chio_core.evaluation.requirements import RequirementSource, includes
 from chio_core.evaluation.sources import CapabilityFunction, SessionOf, read_carried, source_of
-from chio_core.evaluation.steps import RequestAdapter, Steps
 from chio_core.identity import Extractor, default_extractor, identify
 from chio_core.models.request import CallerIdentity
 from chio_core.names import APPROVAL_HEADER, LOGGER

@@ -13,15 +13,14 @@ import logging
 import time
 from base64 import urlsafe_b64decode
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from chio_core.capabilities.holder import is_of_another
 from chio_core.capabilities.tokens import parse_capability
 from chio_core.errors import ConfigurationError, InvalidDocument
+from chio_core.evaluation.governed import Carried, Steps
 from chio_core.evaluation.precheck import MAX_HEADER_BYTES
-from chio_core.evaluation.steps import Steps
 from chio_core.identity import cookies_of, from_client_certificate
 from chio_core.models.request import SAFE_METHODS, CallerIdentity
 from chio_core.names import LOGGER
@@ -39,16 +38,6 @@ CapabilityFunction = Callable[[RequestView], "str | Awaitable[str | None] | None
 
 SessionOf = Callable[[RequestView], Any]
 """Takes the view of a request; returns its session (it has `get`), None without one, or an awaitable of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Carried:
-    """A token that does not come out of the header; None: the request carries none.
-
-    It is read once for an evaluated request, so what inner code does to the session changes nothing about it.
-    """
-
-    token: str | None = field(default=None, repr=False)
 
 
 def source_of(

@@ -19,11 +19,10 @@ from chio_core.errors import ConfigurationError
 from chio_core.evaluation.amounts import Facts
 from chio_core.evaluation.body_limits import UNLIMITED
 from chio_core.evaluation.exchange import EvaluateCall
-from chio_core.evaluation.governed import NO_MATCH, GovernedRequest, KnownBody, RouteMatch
+from chio_core.evaluation.governed import NO_MATCH, GovernedRequest, KnownBody, RouteMatch, run, run_async
 from chio_core.evaluation.hooks import Hook
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.pipeline import Pipeline
-from chio_core.evaluation.steps import run, run_async
 from chio_core.guards.chain import DECISION
 from chio_core.models.capability import Operation
 from chio_core.models.receipt import HttpReceipt
@@ -84,7 +83,7 @@ class Ticket:
 
 
 class _Adapter:
-    """A `chio_core.evaluation.steps.RequestAdapter` for one outgoing request whose body has been read."""
+    """A `chio_core.evaluation.governed.RequestAdapter` for one outgoing request whose body has been read."""
 
     def __init__(self, request: Any, body: bytes, presented: tuple[str, str] | None, client: Any) -> None:
         self.request = request

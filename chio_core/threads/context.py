@@ -185,7 +185,7 @@ class RequestContext:
 
 
 class SyncAdapter:
-    """A `chio_core.evaluation.steps.RequestAdapter` for a thread; frameworks add `locate` and `publish`.
+    """A `chio_core.evaluation.governed.RequestAdapter` for a thread; frameworks add `locate` and `publish`.
 
     Args:
         view: the request; it reads the environment as it is now.

@@ -12,7 +12,7 @@ from http import HTTPStatus
 from itertools import chain
 from typing import Any
 
-from chio_core.evaluation.steps import run
+from chio_core.evaluation.governed import run
 from chio_core.guards.response_hooks import ResponseHooks, call_at_the_end
 from chio_core.names import ENVIRON_INPUT, EXPOSE_HEADERS, LOGGER, STATE_RESPONSE_HOOKS
 from chio_core.refusals.response import AnyResponse, Denial, Downstream, Response

@@ -23,10 +23,9 @@ from chio_core import AnyResponse, Chain, ChioClient, ChioSettings, Denial, Guar
 from chio_core.canonical import sha256_hex
 from chio_core.evaluation.amounts import Facts
 from chio_core.evaluation.exchange import EvaluateCall
-from chio_core.evaluation.governed import NO_MATCH, GovernedRequest, KnownBody, RouteMatch
+from chio_core.evaluation.governed import NO_MATCH, GovernedRequest, KnownBody, RouteMatch, run_async
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.pipeline import Pipeline
-from chio_core.evaluation.steps import run_async
 from chio_core.guards import IpBlock
 from chio_core.guards.chain import DecisionMember
 from chio_core.guards.run import ChainRun

@@ -15,10 +15,9 @@ from chio_core.canonical import sha256_hex
 from chio_core.client.client import SyncChioClient
 from chio_core.evaluation.amounts import Facts
 from chio_core.evaluation.exchange import EvaluateCall
-from chio_core.evaluation.governed import GovernedRequest, KnownBody, RouteMatch
+from chio_core.evaluation.governed import GovernedRequest, KnownBody, RouteMatch, run
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.pipeline import Pipeline
-from chio_core.evaluation.steps import run
 from chio_core.refusals.problems import render
 from chio_core.settings import ChioSettings
 from tests.faces.contract import ENDPOINTS, Seen
