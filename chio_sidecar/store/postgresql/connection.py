@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
+from functools import cached_property
+from struct import Struct
 from typing import Any
 
 import psycopg
+from psycopg.adapt import Dumper
+from psycopg.postgres import types
+from psycopg.pq import Format
 
 from chio_sidecar.store.driver import Trouble
 from chio_sidecar.store.place import DatabasePlace
@@ -19,6 +24,27 @@ _OF_THE_WORK = ("22", "23", "54")
 
 DatabaseError = psycopg.Error
 
+_ARRAY = Struct("!iiIii")  # dimensions, whether one is NULL, type of the elements, their number, index of the first
+_LENGTH = Struct("!i")
+
+
+class Texts(tuple[str, ...]):
+    """An array of texts. For a list psycopg looks for the type in each statement, which takes longer than the dump."""
+
+    __slots__ = ()
+
+
+class _TextsDumper(Dumper):
+    format = Format.BINARY  # in text form each quotation mark would be escaped
+    oid = types["text"].array_oid
+
+    def dump(self, obj: Texts) -> bytes:
+        parts = [_ARRAY.pack(1, 0, types["text"].oid, len(obj), 1)]
+        for text in obj:
+            raw = text.encode()
+            parts += (_LENGTH.pack(len(raw)), raw)
+        return b"".join(parts)
+
 
 class Connection(psycopg.Connection[tuple[Any, ...]]):
     """A connection that fails as soon as `until` has passed while the database does not respond.
@@ -27,6 +53,11 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
     """
 
     until = float("inf")
+
+    @cached_property
+    def only(self) -> psycopg.Cursor[tuple[Any, ...]]:
+        """A cursor for statements whose rows are read before the next; it keeps what it has found out of parameters."""
+        return self.cursor()
 
     def wait(self, gen: Generator[Any, Any, Any], *args: Any, **options: Any) -> Any:
         """Wait for the database, in steps of psycopg's interval, until the deadline."""
@@ -66,6 +97,7 @@ def connect(place: DatabasePlace, *, seconds: float) -> Connection:
         connect_timeout=max(2, int(seconds)),  # libpq's shortest is 2
         application_name="chio-sidecar",
     )
+    connection.adapters.register_dumper(Texts, _TextsDumper)
     connection.limit(seconds)
     return connection
 

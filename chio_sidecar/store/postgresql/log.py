@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from chio_sidecar.store import ApprovalUse, Charge, Invocation, Obligation
-from chio_sidecar.store.postgresql.connection import Connection
+from chio_sidecar.store.postgresql.connection import Connection, Texts
 from chio_sidecar.store.writes import (
     ACCOUNT,
     ADD_CHARGE,
@@ -24,13 +24,12 @@ from chio_sidecar.store.writes import (
 LEASE_SECONDS = 30.0
 """How long a silent sidecar keeps its log; losing it costs one more log, nothing else."""
 
-# Texts in binary: in text form each quotation mark of an array would be escaped.
-_APPEND = "SELECT chio.append(%s, %s, %s, %s, %s, %s, %b, %b, %b, %b, %b, %b)"
+_APPEND = "SELECT chio.append(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
 _SPEND = """
 SELECT chio.spend(
-    %s, %s, %s, %s, %s, %s, %b, %b, %b, %b, %b, %b,
-    %s::bigint[], %s, %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::text[],
-    %s::text[], %s::bigint[], %s::bigint[], %s::text[], %s::json
+    %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,
+    %s::bigint[], %s, %s, %s::bigint[], %s::bigint[], %s::bigint[], %s,
+    %s, %s::bigint[], %s::bigint[], %s, %s::json
 )
 """
 _KNOWN = "SELECT request_id, fingerprint, receipt_json FROM http_receipts WHERE request_id = ANY(%s)"
@@ -112,7 +111,7 @@ class PostgresqlLog:
 
     def __init__(self, connection: Connection, head: Head, unless: set[str] | None = None) -> None:
         self._connection = connection
-        self._unless = sorted(unless or ())
+        self._unless = Texts(sorted(unless or ()))
         self.head = head
 
     def end(self) -> tuple[int, str]:
@@ -132,17 +131,24 @@ class PostgresqlLog:
             keys: of the locks that exclude other sidecars from it, sorted; empty in a transaction that has them.
             seconds: how long each lock may be waited for.
         """
-        uses = _columns(spending.uses, 4)
-        more = (*_columns(spending.charges, 5), *uses, json.dumps(spending.approvals))
-        return self._store(_SPEND, rows, keys, f"{max(1, int(seconds * 1000))}ms", *more)
+        accounts, costs, counts, mosts, spenders = _columns(spending.charges, 5)
+        capabilities, grants, limits, users = _columns(spending.uses, 4)
+        return self._store(
+            _SPEND,
+            rows,
+            *(_numbers(keys), f"{max(1, int(seconds * 1000))}ms"),
+            *(Texts(accounts), _numbers(costs), _numbers(counts), _numbers(mosts), Texts(spenders)),
+            *(Texts(capabilities), _numbers(grants), _numbers(limits), Texts(users)),
+            json.dumps(spending.approvals),
+        )
 
     def _store(self, sql: str, rows: Sequence[Row], *more: Any) -> bool:
         head = self.head
-        found = self._connection.execute(
+        found = self._connection.only.execute(
             sql,
             (
                 *(head.log_id, head.epoch, head.sequence, head.digest, LEASE_SECONDS, self._unless),
-                *_columns([(*row.members, row.digest) for row in rows], 6),
+                *map(Texts, zip(*((*row.members, row.digest) for row in rows), strict=True)),
                 *more,
             ),
         ).fetchone()
@@ -166,8 +172,13 @@ def known(connection: Connection, works: Sequence[Write]) -> dict[str, tuple[str
     return {row[0]: (row[1], row[2]) for row in connection.execute(_KNOWN, (ids,))} if ids else {}
 
 
-def _columns(rows: Sequence[Sequence[Any]], width: int) -> list[list[Any]]:
-    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]
+def _columns(rows: Sequence[Sequence[Any]], width: int) -> list[tuple[Any, ...]]:
+    return list(zip(*rows, strict=True)) if rows else [()] * width
+
+
+def _numbers(values: Sequence[int | None]) -> str:
+    """Return an array as the database reads it; psycopg would choose a type for each list by its largest number."""
+    return "{" + ",".join("NULL" if value is None else str(value) for value in values) + "}"
 
 
 class Batch:
