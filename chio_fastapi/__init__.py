@@ -4,30 +4,28 @@ from chio_asgi.view import from_session
 from chio_core.evaluation.amounts import from_body, from_path, from_query
 from chio_fastapi.application import add_chio, check
 from chio_fastapi.dependencies import (
+    Budget,
     CallerDep,
     Capability,
     ChioClientDep,
     ChioPassthroughDep,
     ChioReceipt,
     IssuerDep,
+    Observe,
     OptionalChioReceipt,
+    Policy,
+    RequireApproval,
+    RequireCapability,
     get_caller_identity,
     get_chio_client,
     get_chio_decision,
     get_chio_passthrough,
     get_chio_receipt,
     get_issuer,
+    require_capability,
 )
 from chio_fastapi.openapi import document_for
 from chio_fastapi.outbound import OutboundClient
-from chio_fastapi.requirements import (
-    Budget,
-    Observe,
-    Policy,
-    RequireApproval,
-    RequireCapability,
-    require_capability,
-)
 from chio_fastapi.shared import ChioDenied
 
 __all__ = [

@@ -22,8 +22,8 @@ from chio_core.refusals.problems import flat, problem
 from chio_core.refusals.response import Denial, bad_request, body_too_large
 from chio_core.request import Requirement
 from chio_fastapi import RequireCapability, add_chio, require_capability
+from chio_fastapi.dependencies import Budget, Policy, RequireApproval
 from chio_fastapi.openapi import PROBLEM, SCHEME, extended
-from chio_fastapi.requirements import Budget, Policy, RequireApproval
 from tests.support import call, run, settings
 
 PAY = RequireCapability("payments", "transfer")

@@ -29,7 +29,7 @@ from chio_core.models.demands import ApprovalDemand, BudgetDemand
 from chio_core.models.receipt import shape
 from chio_core.routes.listing import find_overlaps
 from chio_fastapi import Observe, RequireCapability, add_chio, check
-from chio_fastapi.requirements import Budget, Policy, RequireApproval
+from chio_fastapi.dependencies import Budget, Policy, RequireApproval
 from chio_sidecar.policy.routes import DENY_BY_DEFAULT, SESSION_ALLOW, RouteRule, RouteTable
 from tests.asgi.routes import Govern, add, both_ways, govern, govern_inside, route
 from tests.asgi.test_routing_oracle import Builder, _path, case

@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from chio_core import ConfigurationError
 from chio_core.testing import ChioFixture
 from chio_fastapi import add_chio
-from chio_fastapi.requirements import Budget, RequireApproval
+from chio_fastapi.dependencies import Budget, RequireApproval
 
 
 @pytest.fixture
