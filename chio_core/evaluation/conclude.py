@@ -16,7 +16,7 @@ refuses:
    (`chio_core.models.demands`), because a sidecar that does not know them ignores them; and a budget belongs to a
    route, not to each of its paths.
 
-In observe mode a refusal becomes a mark, see `chio_core.evaluation.observe`.
+In observe mode a refusal becomes a mark, see `chio_core.evaluation.precheck.is_observed`.
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from chio_core.capabilities.holder import with_holder
-from chio_core.evaluation.observe import is_observed, lacking
+from chio_core.errors import InvalidDocument
 from chio_core.evaluation.outcomes import Decision
-from chio_core.evaluation.precheck import Presented
+from chio_core.evaluation.precheck import Presented, is_observed
 from chio_core.evaluation.requirements import check_arguments
 from chio_core.models.receipt import HttpReceipt
 from chio_core.models.request import CallerIdentity, ChioHttpRequest
@@ -63,7 +63,7 @@ class EvaluateCall:
 
     Attributes:
         presented: what the request presents, a secret; the `repr` leaves it out, as it does the headers that carry it.
-        observe: a refusal is recorded only, see `chio_core.evaluation.observe`.
+        observe: a refusal is recorded only, see `chio_core.evaluation.precheck.is_observed`.
         fault: in observe mode why the request would not have been evaluated.
         of_another: the token states another holder than the caller, so it allows nothing.
         unread: the body was not read: the request is refused whatever it says (`chio_core.evaluation.precheck`).
@@ -147,7 +147,7 @@ def prepare(
         body_length=body_length,
         requirement=sent,
         observe=observe,
-        lacking=lacking(requirement, token, caller.holder) if observe else (),
+        lacking=_lacking(requirement, token, caller.holder) if observe else (),
         refused=None if fault is None else f"{fault.status} {fault.message}",
         place=place,
         approval_token=approval,
@@ -164,6 +164,29 @@ def prepare(
     return EvaluateCall(
         request, request.encode(), headers, expectation, presented, requirement, observe, fault, of_another, unread
     )
+
+
+def _lacking(requirement: Requirement | None, token: str | None, holder: str | None = None) -> tuple[str, ...]:
+    """Return the operations that a route requires and the presented token does not grant, sorted.
+
+    A sidecar checks `invoke` only, so it allows such a request and this side refuses it. The result is empty without
+    a token, or if none of its grants fits: then the sidecar's own verdict refuses.
+
+    Args:
+        holder: `CallerIdentity.holder` of the caller.
+    """
+    if requirement is None or token is None or requirement.server is None or requirement.tool is None:
+        return ()
+    if set(requirement.operations) <= {"invoke"}:
+        return ()
+    from chio_core.capabilities import match_grant, parse_capability
+
+    try:
+        scope = parse_capability(token).scope
+        index = match_grant(scope, requirement.server, requirement.tool, requirement.arguments, holder=holder)
+    except InvalidDocument:
+        return ()
+    return () if index is None else tuple(scope.grants[index].lacks(requirement.operations))
 
 
 def is_first_evaluation(decision: Decision, request: ChioHttpRequest, requirement: Requirement | None) -> bool:

@@ -35,12 +35,12 @@ from chio_core.evaluation.governed import (
     Steps,
 )
 from chio_core.evaluation.hooks import Hook, refused_by_guard
-from chio_core.evaluation.observe import is_observed
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.precheck import (
     Exclusions,
     Presented,
     can_be_evaluated,
+    is_observed,
     precheck,
     refused_unread,
     singleton_headers,

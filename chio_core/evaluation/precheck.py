@@ -1,4 +1,4 @@
-"""Checks of a request that need neither its body nor the sidecar, and what it presents.
+"""Checks of a request that need neither its body nor the sidecar, what it presents, and whether it is only observed.
 
 `precheck` refuses a request that could mean two things. It returns the credentials that it has read, so the values
 that were checked are the values that are sent. It is no policy: it decides nothing about capabilities, and the checks
@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
@@ -34,11 +34,12 @@ from chio_core.capabilities.constraints import HOLDER
 from chio_core.capabilities.holder import holders_of, is_of_another
 from chio_core.capabilities.tokens import parse_capability
 from chio_core.errors import InvalidDocument
+from chio_core.evaluation.requirements import RequirementSource
 from chio_core.models.capability import CapabilityToken
 from chio_core.models.request import METHODS, SAFE_METHODS, CallerIdentity
 from chio_core.names import APPROVAL_HEADER, CAPABILITY_QUERY
 from chio_core.refusals.response import RequestRefused, bad_request
-from chio_core.request import RequestView, query_map, single_headers
+from chio_core.request import RequestView, Requirement, query_map, single_headers
 from chio_core.settings import ChioSettings
 
 MAX_HEADER_BYTES = 64 * 1024
@@ -227,3 +228,42 @@ def is_among(path: str, paths: Collection[str], prefixes: Collection[str]) -> bo
     if path in paths:
         return True
     return bool(prefixes) and any(path == prefix or path.startswith(prefix + "/") for prefix in prefixes)
+
+
+def is_observed(
+    settings: ChioSettings,
+    path: str,
+    requirement: Requirement | None = None,
+    sources: Sequence[RequirementSource] = (),
+    *,
+    by_path: bool = True,
+) -> bool:
+    """Return True if a refusal of a request is only recorded.
+
+    In observe mode every request is evaluated, its decision verified and recorded, and a refusal is not enforced:
+    `Decision.withhold` turns it into a mark. What is refused before an evaluation otherwise (400, 408, 411, 413,
+    503) is evaluated without what the request presents, and the receipt states that refusal (`refused`). A method
+    or a path that no evaluation can name (405, 414) runs without a receipt. A request that a guard refuses stays
+    refused, and so does one whose body never arrives. Handlers get no receipt for an observed refusal. Each is one
+    warning in the log of decisions (`chio_core.telemetry.log`) and one count (`chio_core.telemetry.metrics`).
+
+    | | fail-open | observe |
+    |---|---|---|
+    | is for | a sidecar that is down | finding out what enforcing would do |
+    | lets pass | no connection, no answer in time | every refusal |
+    | where a capability is required | never | too |
+    | mark (`chio_passthrough.mode`) | `allow_without_receipt` | `observe` |
+
+    Args:
+        path: the string that the router matches.
+        requirement: what the route requires.
+        sources: what declares that.
+        by_path: False for requests that the application sends: the settings do not name their paths.
+    """
+    if settings.observe or (requirement is not None and requirement.observe):
+        return True
+    if sources and any(source.chio_observes for source in sources):
+        return True
+    if not by_path or (not settings.observe_paths and not settings.observe_prefixes):
+        return False
+    return is_among(path, settings.observe_paths, settings.observe_prefixes)

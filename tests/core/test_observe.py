@@ -14,8 +14,8 @@ from chio_core.client.client import ChioClient
 from chio_core.errors import ReceiptRejected, SidecarTimeout, SidecarUnreachable
 from chio_core.evaluation.conclude import conclude, conclude_error
 from chio_core.evaluation.hooks import refused_by_guard
-from chio_core.evaluation.observe import is_observed
 from chio_core.evaluation.outcomes import Decision
+from chio_core.evaluation.precheck import is_observed
 from chio_core.models.demands import ApprovalDemand
 from chio_core.outbound import OutboundDenied, decision_of, receipt_of
 from chio_core.outbound.govern import GovernOutbound
