@@ -112,7 +112,7 @@ ELSEWHERE = frozenset(
 """Types that hold for every call."""
 
 HOLDER: Final = "chio_holder"
-"""Key of the `custom` constraint that is about the caller, see `chio_core.capabilities.holder`."""
+"""Key of the `custom` constraint that is about the caller, see `chio_core.capabilities.scope`."""
 
 NEVER = frozenset({"content_review_tier", "max_transaction_amount_usd", "require_dual_approval"})
 """Types that hold for no call."""

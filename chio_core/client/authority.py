@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from chio_core.canonical import parse_json, sha256_hex
-from chio_core.capabilities.holder import bound
+from chio_core.capabilities.scope import bound
 from chio_core.capabilities.tokens import backdated, issue_capability, verify_capability
 from chio_core.errors import ConfigurationError, InvalidDocument, NotIssued, SidecarError
 from chio_core.evaluation.outcomes import granted_operations

@@ -7,7 +7,7 @@ refuses:
 2. its receipt passes `chio_core.receipts.verify_receipt` for this very call;
 3. the verdict of the response and the verdict inside the receipt are the same;
 4. that verdict is exactly `allow`;
-5. a capability that was presented states no other holder than the caller (`chio_core.capabilities.holder`). If the
+5. a capability that was presented states no other holder than the caller (`chio_core.capabilities.scope`). If the
    route requires a capability: one was presented, the receipt names it, and its scope covers the requirement.
    Every restriction of the grant is enforced: here, or by the sidecar, which the receipt then states. Wherever a
    capability opened the route, one of its grants must not be void (`chio_core.capabilities.restrictions`);

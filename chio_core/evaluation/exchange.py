@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from chio_core.capabilities.holder import with_holder
+from chio_core.capabilities.scope import with_holder
 from chio_core.errors import InvalidDocument
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.precheck import Presented, is_observed

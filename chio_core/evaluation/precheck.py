@@ -31,7 +31,7 @@ from typing import Any, Final
 
 from chio_core.canonical import canonical_json, parse_json
 from chio_core.capabilities.constraints import HOLDER
-from chio_core.capabilities.holder import holders_of, is_of_another
+from chio_core.capabilities.scope import holders_of, is_of_another
 from chio_core.capabilities.tokens import parse_capability
 from chio_core.errors import InvalidDocument
 from chio_core.evaluation.requirements import RequirementSource
@@ -82,7 +82,7 @@ class Presented:
 
     @property
     def holders(self) -> frozenset[str]:
-        """The holders that the token states, see `chio_core.capabilities.holder`; empty if anyone may present it.
+        """The holders that the token states, see `chio_core.capabilities.scope`; empty if anyone may present it.
 
         A text that may state one but cannot be read here is of a holder that is no caller: another sidecar may be able
         to read it.

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from chio_core.capabilities.holder import is_of_another
+from chio_core.capabilities.scope import is_of_another
 from chio_core.capabilities.tokens import parse_capability
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.evaluation.governed import Carried, Steps

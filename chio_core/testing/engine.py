@@ -22,7 +22,6 @@ from chio_core.capabilities import (
     verify_capability,
     verify_token_chain,
 )
-from chio_core.capabilities.holder import is_of_another, without_holder
 from chio_core.capabilities.restrictions import (
     GRANT,
     Enforced,
@@ -33,6 +32,7 @@ from chio_core.capabilities.restrictions import (
     usable_grant,
     void_scope,
 )
+from chio_core.capabilities.scope import is_of_another, without_holder
 from chio_core.errors import ConfigurationError
 from chio_core.models import demands as texts
 from chio_core.models.capability import CapabilityToken, Constraint, ToolGrant

@@ -10,8 +10,8 @@ from typing import Any
 
 from chio_core.canonical import parse_json, sha256_hex
 from chio_core.capabilities import matching_grants, parse_capability
-from chio_core.capabilities.holder import without_holder
 from chio_core.capabilities.restrictions import GRANT, Enforced, choose_grant, statement
+from chio_core.capabilities.scope import without_holder
 from chio_core.errors import InvalidDocument
 from chio_core.evaluation.outcomes import test_hint
 from chio_core.models.demands import (

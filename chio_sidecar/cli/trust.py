@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from chio_core.capabilities import backdated, issue_capability
-from chio_core.capabilities.holder import bound
 from chio_core.capabilities.restrictions import by_sidecar, void_because
+from chio_core.capabilities.scope import bound
 from chio_core.errors import InvalidDocument
 from chio_core.models.capability import ChioScope
 from chio_core.models.receipt import explain

@@ -20,7 +20,6 @@ from chio_core.capabilities import (
     verify_token_chain,
 )
 from chio_core.capabilities.constraints import Arguments, Call, holds
-from chio_core.capabilities.holder import holders_of
 from chio_core.capabilities.restrictions import (
     Enforced,
     NotEnforced,
@@ -30,6 +29,7 @@ from chio_core.capabilities.restrictions import (
     void_because,
     void_scope,
 )
+from chio_core.capabilities.scope import holders_of
 from chio_core.errors import InvalidDocument
 from chio_core.models.capability import CapabilityToken
 from chio_core.models.demands import NOT_ENFORCED, NOT_GRANTED, OTHER_HOLDER

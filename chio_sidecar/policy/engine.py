@@ -4,7 +4,7 @@ The order is that of wire protocol, section 1.6, then what this sidecar checks b
 
 1. R1: both tool fields or none.
 2. R2 to R5: the token can be read, a trusted issuer signed it, and it is valid now. Beyond the protocol: it states no
-   other holder than the caller (`chio_core.capabilities.holder`).
+   other holder than the caller (`chio_core.capabilities.scope`).
 3. R6, R6x: it grants the tool, if the request names one.
 4. R7: it is the token that the request names.
 5. Beyond the protocol's April state: its delegation chain holds, and every restriction of the grant is enforced for
@@ -32,8 +32,8 @@ from chio_core.capabilities import (
     verify_capability,
     verify_token_chain,
 )
-from chio_core.capabilities.holder import is_of_another, without_holder
 from chio_core.capabilities.restrictions import NotEnforced, shared_uses, statement, usable_grant, void_scope
+from chio_core.capabilities.scope import is_of_another, without_holder
 from chio_core.models.capability import CapabilityToken
 from chio_core.models.demands import (
     APPROVAL_GUARD,

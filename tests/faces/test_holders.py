@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from chio_core.capabilities.holder import bound
+from chio_core.capabilities.scope import bound
 from chio_core.models.request import CallerIdentity
 from chio_core.testing import behaviours
 from tests.faces.faces import ALONE, FACES, Face

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from chio_core.capabilities.holder import bound
+from chio_core.capabilities.scope import bound
 from chio_core.capabilities.tokens import parse_capability
 from chio_core.errors import ConfigurationError
 from chio_core.identity import cookies_of

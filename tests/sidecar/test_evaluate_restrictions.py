@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from chio_core.capabilities import issue_capability, sign_link
-from chio_core.capabilities.holder import bound
 from chio_core.capabilities.restrictions import BY_SIDECAR, GRANT, REFUSED
+from chio_core.capabilities.scope import bound
 from chio_core.errors import InvalidDocument
 from chio_core.models.capability import Attenuation, CapabilityToken
 from chio_core.models.demands import ApprovalDemand, BudgetDemand

@@ -14,7 +14,7 @@ import pytest
 
 from chio_core import Denial, Requirement
 from chio_core.capabilities import issue_capability
-from chio_core.capabilities.holder import bound
+from chio_core.capabilities.scope import bound
 from chio_core.errors import InvalidDocument
 from chio_core.evaluation import outcomes as decision
 from chio_core.models import Verdict
