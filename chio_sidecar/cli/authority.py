@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from chio_core.errors import ConfigurationError
 from chio_sidecar.cli.options import note_overridden, trust_client, wants_json
 from chio_sidecar.cli.terminal import CliError, compact, emit, say
-from chio_sidecar.records.file import connect
-from chio_sidecar.store.driver import sqlite3
+from chio_sidecar.store.driver import open_file, sqlite3
 from chio_sidecar.store.place import Place
 from chio_sidecar.trust.authorities import NO_AUTHORITY, DatabaseAuthority
 
@@ -108,7 +107,7 @@ def _has_authority(file: Path) -> bool:
     if not file.exists():
         return False
     try:
-        with closing(connect(file, "mode=ro", busy_seconds=5.0)) as connection:
+        with closing(open_file(file, "mode=ro", busy_seconds=5.0)) as connection:
             found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'authority_state'").fetchone()
     except sqlite3.Error:
         return True  # what is wrong with it is said where it is opened

@@ -19,8 +19,8 @@ from typing import Any
 from chio_core.canonical import canonical_json, compact_json, parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.signing import SigningKey
-from chio_sidecar.records.file import NO_CHAIN, Header, connect, in_pages
-from chio_sidecar.store.driver import UNUSABLE, sqlite3, trouble
+from chio_sidecar.records.file import NO_CHAIN, Header, in_pages
+from chio_sidecar.store.driver import UNUSABLE, open_file, sqlite3, trouble
 from chio_sidecar.store.hash_chain import FIRST, MEMBERS, follow
 from chio_sidecar.store.place import Place
 from chio_sidecar.store.schema import APPLICATION_ID
@@ -102,7 +102,7 @@ def open_sources(place: Place) -> Iterator[list[Source]]:
         header = Header.read(place)
         if header.application != APPLICATION_ID:
             raise ConfigurationError(f"{place} {NO_CHAIN}")
-        with closing(connect(place, "mode=ro", busy_seconds=30.0)) as connection:
+        with closing(open_file(place, "mode=ro", busy_seconds=30.0)) as connection:
             yield [_File(connection, place, header.version)]
     except UNUSABLE as exc:
         raise ConfigurationError(f"cannot read {place}: {trouble(exc, place)}") from None

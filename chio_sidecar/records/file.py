@@ -9,7 +9,7 @@ from typing import Any
 
 from chio_core.canonical import parse_json
 from chio_core.errors import InvalidDocument
-from chio_sidecar.store.driver import check_log, sqlite3
+from chio_sidecar.store.driver import open_file, read_start, sqlite3
 
 NO_CHAIN = (
     "is a database of another program: its rows have no chain. If the published sidecar wrote it, `receipt verify`"
@@ -41,13 +41,12 @@ class Header:
 
     @classmethod
     def read(cls, path: Path) -> Header:
-        """Read the header without SQLite, which would make files beside some databases.
+        """Read the header.
 
         Raises:
             OSError: the file cannot be read.
         """
-        with path.open("rb") as file:
-            raw = file.read(_HEADER)
+        raw = read_start(path, _HEADER)
         return cls(
             is_sqlite=raw.startswith(_MAGIC) and len(raw) == _HEADER,
             application=int.from_bytes(raw[68:72], "big"),
@@ -67,19 +66,13 @@ def connect_quietly(path: Path, *, busy_seconds: float = 2.0) -> sqlite3.Connect
         sqlite3.Error: the file cannot be opened.
     """
     log, index = (path.with_name(path.name + end) for end in ("-wal", "-shm"))
-    if Header.read(path).is_wal and not log.exists():
-        # No process has it open. In mode=ro SQLite would make log and index.
-        return connect(path, "immutable=1", busy_seconds=busy_seconds)
-    if Header.read(path).is_wal and not index.exists():
-        return None
-    return connect(path, "mode=ro", busy_seconds=busy_seconds)
-
-
-def connect(path: Path, mode: str, *, busy_seconds: float) -> sqlite3.Connection:
-    """Open the file in a mode of SQLite's URIs, for example `mode=ro`; for use in any thread, one at a time."""
-    check_log(path)
-    uri = f"{path.absolute().as_uri()}?{mode}"
-    return sqlite3.connect(uri, uri=True, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
+    if Header.read(path).is_wal:
+        if not log.exists():
+            # No process has it open. In mode=ro SQLite would make log and index.
+            return open_file(path, "immutable=1", busy_seconds=busy_seconds)
+        if not index.exists():
+            return None
+    return open_file(path, "mode=ro", busy_seconds=busy_seconds)
 
 
 def in_pages(connection: sqlite3.Connection, select: str, numbers: range) -> Iterator[tuple[Any, ...]]:

@@ -11,8 +11,7 @@ from typing import Any
 
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_sidecar.records.archive import ReceiptArchive, ReceiptFilter, StoredText
-from chio_sidecar.records.file import connect
-from chio_sidecar.store.driver import UNUSABLE, Unavailable, trouble
+from chio_sidecar.store.driver import UNUSABLE, Unavailable, open_file, trouble
 from chio_sidecar.store.statements import ERASURE
 
 _STRICT = "receipt_json"  # a condition on a damaged text is an error
@@ -82,7 +81,7 @@ class ReceiptReader(ReceiptArchive):
             raise ConfigurationError(f"there is no receipt store at {self.place}; name the sidecar's file")
         self._path, self._file = path, _file_at(path)
         try:
-            self._connection = connect(path, "mode=ro", busy_seconds=busy_seconds)
+            self._connection = open_file(path, "mode=ro", busy_seconds=busy_seconds)
         except UNUSABLE as exc:
             raise self._unreadable(exc) from None
         self._connection.text_factory = lambda raw: raw.decode("utf-8", "replace")

@@ -18,8 +18,7 @@ from chio_sidecar.records.file import newest_signer
 from chio_sidecar.service.metrics import SidecarMetrics
 from chio_sidecar.service.revocation import RevocationAuthority
 from chio_sidecar.store import ReceiptStore
-from chio_sidecar.store.driver import UNUSABLE
-from chio_sidecar.store.schema import connect_reader
+from chio_sidecar.store.driver import UNUSABLE, open_file
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 
 log = logging.getLogger(__name__)
@@ -169,7 +168,7 @@ def _open_parts(config: SidecarConfig) -> _Parts:
 def _newest_signer(store: SqliteReceiptStore) -> str | None:
     """Return the public key (hex) that the newest receipt names; None without one, or if it cannot be read."""
     try:
-        with closing(connect_reader(store.path, busy_seconds=1.0)) as connection:
+        with closing(open_file(store.path, "mode=ro", busy_seconds=1.0)) as connection:
             return newest_signer(connection)
     except UNUSABLE:
         return None

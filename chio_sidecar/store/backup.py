@@ -17,9 +17,9 @@ from typing import Any
 
 from chio_core.errors import ConfigurationError
 from chio_sidecar.private_files import create_private, sync_folder
-from chio_sidecar.store.driver import UNUSABLE, sqlite3, trouble
+from chio_sidecar.store.driver import UNUSABLE, open_file, sqlite3, trouble
 from chio_sidecar.store.rewriting import unmoved
-from chio_sidecar.store.schema import APPLICATION_ID, connect_reader
+from chio_sidecar.store.schema import APPLICATION_ID
 from chio_sidecar.store.tables import ARCHIVED, CHAINED, SCHEMA_VERSION, upgrade
 
 ROWS = 500
@@ -61,7 +61,7 @@ def backup(
     try:
         with (
             unmoved(source),
-            closing(connect_reader(source, busy_seconds=busy_seconds)) as reader,
+            closing(open_file(source, "mode=ro", busy_seconds=busy_seconds)) as reader,
             new_file(target) as draft,
         ):
             version, ends, head, base = _ends(reader, source)

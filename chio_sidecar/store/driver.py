@@ -3,7 +3,8 @@
 Many Linux distributions have a SQLite whose write-ahead log is not safe. The wheel of `pysqlite3`, which the extra
 `sidecar` installs where there is one, has a SQLite of its own. One process must not open one file through two
 libraries: POSIX drops all locks of a process on a file when any of its descriptors is closed. So every module, and
-every test that shares a process with a store, takes `sqlite3` from here.
+every test that shares a process with a store, takes `sqlite3` from here; every module opens a file with `open_file`,
+and reads its first bytes with `read_start`.
 
 A file that another process holds, or that cannot be read here and now, is a condition of the machine. Only damage is a
 statement about the content. Every caller that reports an exception of SQLite uses `trouble`, so that no locked store
@@ -15,6 +16,8 @@ from __future__ import annotations
 import importlib
 import os
 import threading
+import weakref
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -51,8 +54,9 @@ __all__ = [
     "Kind",
     "Trouble",
     "Unavailable",
-    "check_log",
     "has_log",
+    "open_file",
+    "read_start",
     "sqlite3",
     "trouble",
 ]
@@ -83,8 +87,12 @@ _CONDITIONS: dict[int, tuple[Kind, str]] = {
 }
 
 
-_descriptors: dict[tuple[int, int], int] = {}
-_descriptors_lock = threading.Lock()
+File = tuple[int, int]
+"""Device and inode."""
+
+_open: Counter[File] = Counter()  # SQLite's connections of this process
+_kept: dict[File, int] = {}  # descriptors of open files, closed with the last connection
+_lock = threading.RLock()  # a connection that is collected while this thread holds it takes it again
 
 
 class ForeignLog(sqlite3.DatabaseError):
@@ -133,7 +141,83 @@ def has_log(path: Path) -> bool:
     return _log_at(path) is not None
 
 
-def check_log(path: Path) -> None:
+def open_file(path: Path, mode: str, *, busy_seconds: float) -> sqlite3.Connection:
+    """Open an existing file, for use in any thread, one at a time; each statement is its own transaction.
+
+    Args:
+        path: the file.
+        mode: what follows the question mark in SQLite's URI. With `mode=ro` SQLite never writes, repairs or
+            checkpoints.
+        busy_seconds: how long a statement waits for another process that holds the file.
+
+    Raises:
+        ForeignLog: the write-ahead log beside it is that of another file. Nothing was opened.
+        sqlite3.Error: it cannot be opened.
+    """
+    _check_log(path)
+    uri = f"{path.absolute().as_uri()}?{mode}"
+    with _lock:  # `read_start` closes no descriptor of the file between SQLite's opening it and the count
+        connection = sqlite3.connect(
+            uri, uri=True, timeout=busy_seconds, isolation_level=None, check_same_thread=False, factory=_Connection
+        )
+        connection.count(path)
+    return connection
+
+
+def read_start(path: Path, length: int) -> bytes:
+    """Return the first bytes of a file, fewer if it has fewer.
+
+    SQLite is not asked: it would make files beside some databases.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with _lock:
+        found = path.stat()
+        file = (found.st_dev, found.st_ino)
+        descriptor = _kept.get(file)
+        if descriptor is None:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.pread(descriptor, length, 0)
+        finally:
+            # To close any descriptor of a file drops the locks that SQLite has on it in this process.
+            if file in _open:
+                _kept[file] = descriptor
+            else:
+                os.close(descriptor)
+
+
+class _Connection(sqlite3.Connection):
+    _end: weakref.finalize[..., Any] | None = None
+
+    def count(self, path: Path) -> None:
+        """Count this connection to a file until it is closed, or collected."""
+        try:
+            found = path.stat()
+        except OSError:
+            return  # removed in this moment; a file that comes in its place is another one
+        file = (found.st_dev, found.st_ino)
+        _open[file] += 1
+        self._end = weakref.finalize(self, _closed, file)
+        self._end.atexit = False
+
+    def close(self) -> None:
+        super().close()
+        if self._end is not None:
+            self._end()
+
+
+def _closed(file: File) -> None:
+    with _lock:
+        _open[file] -= 1
+        if not _open[file]:
+            del _open[file]
+            if file in _kept:
+                os.close(_kept.pop(file))
+
+
+def _check_log(path: Path) -> None:
     """Return if the write-ahead log beside a file, if there is one, can be its own.
 
     SQLite applies a log to any file of its name, and writes it into the file when it closes it. A file that states a
@@ -141,35 +225,18 @@ def check_log(path: Path) -> None:
     before it states a journal again.
 
     Raises:
-        ForeignLog: it is that of another file. Nothing was opened.
+        ForeignLog: it is that of another file.
     """
     try:
         log = _log_at(path)
         if log is None:
             return
-        states_journal = os.pread(_kept(path), 2, 18) == b"\x01\x01"
+        states_journal = read_start(path, 20)[18:] == b"\x01\x01"
     except OSError:
         return  # SQLite says what is wrong
     # The same log before and after: no process has closed the file in between.
     if states_journal and log == _log_at(path):
         raise ForeignLog(f"{path}-wal is the log of another file of this name")
-
-
-def _kept(path: Path) -> int:
-    """Return a descriptor of a file. It stays open: to close any drops the locks of SQLite in this process on it.
-
-    Those of files that were removed are closed, so that their room on the disk is free.
-    """
-    found = path.stat()
-    name = (found.st_dev, found.st_ino)
-    with _descriptors_lock:
-        for former, descriptor in list(_descriptors.items()):
-            if os.fstat(descriptor).st_nlink == 0:
-                del _descriptors[former]
-                os.close(descriptor)
-        if name not in _descriptors:
-            _descriptors[name] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        return _descriptors[name]
 
 
 def _log_at(path: Path) -> tuple[int, int] | None:

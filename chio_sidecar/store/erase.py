@@ -21,7 +21,7 @@ from typing import Any
 from chio_core.canonical import parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.signing import SigningKey
-from chio_sidecar.store.driver import UNUSABLE, check_log, has_log, sqlite3, trouble
+from chio_sidecar.store.driver import UNUSABLE, has_log, open_file, sqlite3, trouble
 from chio_sidecar.store.hash_chain import MEMBERS, content_of, follow
 from chio_sidecar.store.rewriting import rewriting
 from chio_sidecar.store.schema import connect, disconnect, journal_for, recognise
@@ -121,9 +121,7 @@ def check(store: Path, *, busy_seconds: float = 30.0) -> None:
     # With a write-ahead log there is nothing to undo, and a writing connection would remove one of another file.
     mode = "rw" if os.access(store, os.W_OK) and not has_log(store) else "ro"
     try:
-        check_log(store)
-        uri = f"{store.absolute().as_uri()}?mode={mode}"
-        with closing(sqlite3.connect(uri, uri=True, timeout=busy_seconds)) as connection:
+        with closing(open_file(store, f"mode={mode}", busy_seconds=busy_seconds)) as connection:
             if recognise(connection, store) == 0:
                 raise ConfigurationError(f"there is no receipt store at {store}; name the sidecar's file")
     except UNUSABLE as exc:

@@ -26,10 +26,10 @@ from typing import Any
 from chio_core.errors import ConfigurationError
 from chio_core.signing import SigningKey
 from chio_sidecar.store.backup import Copied, backup
-from chio_sidecar.store.driver import UNUSABLE, sqlite3, trouble
+from chio_sidecar.store.driver import UNUSABLE, open_file, sqlite3, trouble
 from chio_sidecar.store.hash_chain import MEMBERS, follow
 from chio_sidecar.store.rewriting import unmoved
-from chio_sidecar.store.schema import connect, connect_reader, disconnect, journal_for
+from chio_sidecar.store.schema import connect, disconnect, journal_for
 from chio_sidecar.store.statements import ArchiveStatement
 from chio_sidecar.store.tables import ARCHIVED
 
@@ -92,7 +92,7 @@ def archive(store: Path, target: Path, key: SigningKey, *, now: int) -> ArchiveS
         return made[0].signed_by(key)
 
     try:
-        with closing(connect_reader(store, busy_seconds=30.0)) as reader:
+        with closing(open_file(store, "mode=ro", busy_seconds=30.0)) as reader:
             (version,) = reader.execute("PRAGMA user_version").fetchone()
     except UNUSABLE as exc:
         raise ConfigurationError(f"cannot read {store}: {trouble(exc, store)}") from None

@@ -13,7 +13,7 @@ from pathlib import Path
 from chio_core.errors import ConfigurationError
 from chio_sidecar.private_files import check_private, create_private
 from chio_sidecar.store import live_state
-from chio_sidecar.store.driver import DAMAGED, FIRST_SAFE_WAL, UNUSABLE, check_log, has_log, sqlite3, trouble
+from chio_sidecar.store.driver import DAMAGED, FIRST_SAFE_WAL, UNUSABLE, has_log, open_file, sqlite3, trouble
 from chio_sidecar.store.tables import SCHEMA_VERSION, objects, upgrade
 
 log = logging.getLogger(__name__)
@@ -53,9 +53,9 @@ def prepare(path: Path, *, journal: str, busy_seconds: float) -> None:
         _create(path)
         if has_log(path):
             # A log of another file stays as it is: a writing connection would remove it as it closes.
-            with closing(connect_reader(path, busy_seconds=busy_seconds)) as reader:
+            with closing(open_file(path, "mode=ro", busy_seconds=busy_seconds)) as reader:
                 recognise(reader, path)
-        connection = _connect(path, mode="rw", busy_seconds=busy_seconds)
+        connection = open_file(path, "mode=rw", busy_seconds=busy_seconds)
         try:
             _initialise(connection, path)
             if live_state.has_state(connection):
@@ -84,7 +84,7 @@ def connect(path: Path, *, journal: str, busy_seconds: float) -> sqlite3.Connect
     Raises:
         sqlite3.Error: it cannot be opened, or stays in another journal mode.
     """
-    connection = _connect(path, mode="rw", busy_seconds=busy_seconds)
+    connection = open_file(path, "mode=rw", busy_seconds=busy_seconds)
     try:
         _configure(connection, journal, busy_seconds)
     except BaseException:
@@ -104,26 +104,6 @@ def disconnect(connection: sqlite3.Connection) -> None:
         log.debug("receipt store: the journal stays: %s", exc)  # another writer will remove it
     finally:
         connection.close()
-
-
-def connect_reader(path: Path, *, busy_seconds: float) -> sqlite3.Connection:
-    """Open the file read-only; such a connection never writes, repairs or checkpoints.
-
-    Raises:
-        sqlite3.Error: it cannot be opened.
-    """
-    return _connect(path, mode="ro", busy_seconds=busy_seconds)
-
-
-def _connect(path: Path, *, mode: str, busy_seconds: float) -> sqlite3.Connection:
-    check_log(path)
-    return sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode={mode}",
-        uri=True,
-        timeout=busy_seconds,
-        isolation_level=None,
-        check_same_thread=False,
-    )
 
 
 def _configure(connection: sqlite3.Connection, journal: str, busy_seconds: float) -> None:

@@ -17,9 +17,9 @@ from chio_sidecar.store import (
 )
 from chio_sidecar.store.committed import CommittedStore
 from chio_sidecar.store.committer import GroupCommitter
-from chio_sidecar.store.driver import Trouble, sqlite3, trouble
+from chio_sidecar.store.driver import Trouble, open_file, sqlite3, trouble
 from chio_sidecar.store.hash_chain import MEMBERS
-from chio_sidecar.store.schema import connect, connect_reader, disconnect, journal_for, prepare
+from chio_sidecar.store.schema import connect, disconnect, journal_for, prepare
 from chio_sidecar.store.writes import (
     Probe,
     Row,
@@ -106,7 +106,7 @@ class SqliteReceiptStore(CommittedStore):
 
     async def _read(self, sql: str, *parameters: object) -> Sequence[Any]:
         def fetch() -> Sequence[Any]:
-            connection = connect_reader(self.path, busy_seconds=self._busy_seconds)
+            connection = open_file(self.path, "mode=ro", busy_seconds=self._busy_seconds)
             try:
                 return connection.execute(sql, parameters).fetchall()
             finally:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from chio_core.errors import ConfigurationError
 from chio_sidecar.private_files import check_private, create_private
 from chio_sidecar.store import live_state
-from chio_sidecar.store.driver import check_log, sqlite3, trouble
+from chio_sidecar.store.driver import open_file, sqlite3, trouble
 from chio_sidecar.store.issuers import check_revocable
 from chio_sidecar.store.place import Place
 
@@ -64,8 +64,7 @@ class Database:
             ) from None
         connection = None
         try:
-            check_log(path)
-            connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+            connection = open_file(path, "mode=rw", busy_seconds=_BUSY_SECONDS)
             connection.execute("PRAGMA journal_mode=DELETE")
             connection.execute("PRAGMA synchronous=FULL")
             connection.executescript(schema)

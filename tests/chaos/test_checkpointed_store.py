@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from chio_sidecar.store.driver import sqlite3
-from chio_sidecar.store.schema import connect_reader, journal_for
+from chio_sidecar.store.driver import open_file, sqlite3
+from chio_sidecar.store.schema import journal_for
 from tests.sidecar.fsck_tools import inspect, select
 from tests.sidecar.sidecar_tools import KERNEL, TESTS
 
@@ -48,7 +48,7 @@ class Progress:
 def read(store: Path, progress: Progress) -> int:
     """Walk through the rows as they come, and return their number."""
     last = 0
-    with closing(connect_reader(store, busy_seconds=30)) as connection:
+    with closing(open_file(store, "mode=ro", busy_seconds=30)) as connection:
         while progress.beyond(last):
             rows = connection.execute("SELECT seq FROM http_receipts WHERE seq > ? ORDER BY seq", [last]).fetchall()
             assert [seq for (seq,) in rows] == list(range(last + 1, last + 1 + len(rows)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from contextlib import closing
 from pathlib import Path
@@ -83,23 +82,3 @@ def test_the_log_that_a_killed_sidecar_left_is_applied(tmp_path: Path) -> None:
     del store
     with closing(ReceiptReader(tmp_path / "left")) as reader:
         assert reader.is_revoked("cap-1")
-
-
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the descriptors of a process are listed by Linux")
-def test_no_descriptor_of_a_removed_store_is_kept(tmp_path: Path) -> None:
-    def held() -> set[str]:
-        return {os.readlink(one) for one in Path("/proc/self/fd").iterdir() if one.is_symlink()}
-
-    def read(name: str) -> Path:
-        path = write_store(tmp_path / name, [receipt(1)])
-        with closing(sqlite3.connect(path, isolation_level=None)) as writer:
-            writer.execute("PRAGMA journal_mode=wal")
-            writer.execute("INSERT INTO revoked_capabilities VALUES ('cap-1', 1)")
-            with closing(ReceiptReader(path)) as reader:
-                assert reader.last == 1
-        return path
-
-    removed = read("former")
-    removed.unlink()
-    read("present")
-    assert not [target for target in held() if target.startswith(str(removed))]
