@@ -247,8 +247,8 @@ def test_the_services_of_compose_find_each_other_and_govern_a_request(
     stack.start("prometheus")  # now that its targets listen: its first scrape counts
     states: dict[str, str] = {}
     while not states or "unknown" in {state.split()[0] for state in states.values()}:
-        _, _, text = get(application, "http://prometheus:9090/api/v1/targets").partition(" ")
-        targets = json.loads(text)["data"]["activeTargets"] if text else []
+        status, _, text = get(application, "http://prometheus:9090/api/v1/targets").partition(" ")
+        targets = json.loads(text)["data"]["activeTargets"] if status == "200" else []  # 503 while it starts
         states = {one["labels"]["job"]: f"{one['health']} {one['lastError']}".strip() for one in targets}
     assert states == {"chio-sidecar": "up", "chio-application": "up"}
 
