@@ -157,8 +157,11 @@ def keep(source: Any, length: int | None, limits: BodyLimits, first: bytes = b""
     return io.BufferedReader(KeptInput(source, length, limits, first))
 
 
-def measure(file: BinaryIO, limits: BodyLimits) -> MeasureSteps:
+def measure(file: BinaryIO, limits: BodyLimits, source: Any = None) -> MeasureSteps:
     """Count and hash a seekable file from its start, and leave it at its start again.
+
+    Args:
+        source: the object that the application reads the body from, see `KnownBody`.
 
     Raises:
         RequestRefused: more than `limits.max_bytes` (413), or the client went away before the end (400).
@@ -182,7 +185,7 @@ def measure(file: BinaryIO, limits: BodyLimits) -> MeasureSteps:
         if raw.truncated:
             raise RequestRefused(body_incomplete())
         refusal = refusal or raw.noted
-    return KnownBody(length, digest.hexdigest() if length else None, refusal=refusal)
+    return KnownBody(length, digest.hexdigest() if length else None, source, refusal)
 
 
 def unreadable(refusal: Denial) -> BinaryIO:

@@ -13,7 +13,6 @@ import io
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any, BinaryIO, Final
@@ -234,11 +233,10 @@ class EnvironView:
             file = self.input()
         except UnclearLength as exc:
             return KnownBody(source=self.source, refusal=limits.refuse(exc.denial))
-        found = yield from measure(file, limits)
+        self._measured = found = yield from measure(file, limits, self.source)
         # Where the client did not say how long the body is, frameworks read nothing of it, or no form in it.
         if found.length and not announced:
             self.environ["CONTENT_LENGTH"] = str(found.length)
-        self._measured = found = replace(found, source=self.source)
         return found
 
     def seal(self) -> None:
