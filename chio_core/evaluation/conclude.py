@@ -180,7 +180,8 @@ def _denial_of(verdict: Verdict, receipt: HttpReceipt, call: EvaluateCall, setti
         refusal = outcomes.capability_insufficient(requirement or Requirement(), receipt.id)
     if refusal is not None or requirement is None:
         return refusal
-    if not demands_met(receipt.evidence or (), requirement.approval, requirement.budget):
+    demands = requirement.approval, requirement.budget
+    if demands != (None, None) and not demands_met(receipt.evidence or (), *demands):
         return outcomes.policy_not_enforced(requirement, receipt.id)
     # Inside a mount with parameters the application cannot name its route; here the sidecar could not either.
     unnamed = call.expectation.template is None and receipt.route_pattern == call.request.path
