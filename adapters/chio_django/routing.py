@@ -28,7 +28,7 @@ from django.urls.resolvers import RegexPattern, RoutePattern
 from django.utils import translation
 
 from chio_core.evaluation.governed import NO_MATCH, RouteMatch
-from chio_core.evaluation.policies import NO_POLICIES, ViewPolicies
+from chio_core.evaluation.policies import ViewPolicies
 from chio_core.evaluation.requirements import RequirementSource, rules_of
 from chio_core.routes.index import PathIndex, uses_only
 
@@ -103,11 +103,11 @@ _MAX_KNOWN = 4096
 _known_views: dict[tuple[int, str], tuple[Any, tuple[RequirementSource, ...]]] = {}
 
 
-def find_view(request: HttpRequest, policies: ViewPolicies = NO_POLICIES) -> RouteMatch:
+def find_view(request: HttpRequest, policies: ViewPolicies | None = None) -> RouteMatch:
     """Return the view that Django will run for `request.path_info`, unless inner middleware changes that.
 
     Args:
-        policies: what the settings state about views.
+        policies: what the settings state about views; None for nothing.
     """
     urlconf = getattr(request, "urlconf", None)
     with _language(request, urlconf or settings.ROOT_URLCONF):
@@ -118,12 +118,12 @@ def find_view(request: HttpRequest, policies: ViewPolicies = NO_POLICIES) -> Rou
     return view_match(match, request.method or "", policies)
 
 
-def view_match(match: ResolverMatch | None, method: str, policies: ViewPolicies) -> RouteMatch:
+def view_match(match: ResolverMatch | None, method: str, policies: ViewPolicies | None) -> RouteMatch:
     """Return what Django's own result means."""
     if match is None:
         return NO_MATCH
     template = template_of(str(match.route)) if match.route is not None else None
-    outer = policies(match.view_name, policy_path(str(match.route))) if policies else ()
+    outer = policies(match.view_name, policy_path(str(match.route))) if policies is not None else ()
     return RouteMatch(template, match.kwargs, (*outer, *_sources(match.func, method)), match, outer)
 
 

@@ -39,6 +39,7 @@ def list_routes(app: Flask, policies: ViewPolicies | None = None) -> Iterator[Li
         if rule.build_only:
             continue
         template = template_of(rule.rule)
+        outer = policies(rule.endpoint, template) if policies is not None else ()
         by_sources: dict[tuple[RequirementSource, ...], list[str]] = {}
         for method in sorted(METHODS & set(rule.methods or METHODS)):
             by_sources.setdefault(tuple(sources_of_view(app, rule.endpoint, method)), []).append(method)
@@ -47,7 +48,7 @@ def list_routes(app: Flask, policies: ViewPolicies | None = None) -> Iterator[Li
                 template=template,
                 methods=tuple(methods),
                 resolve=partial(_resolved, app, rule),
-                sources=(*policies(rule.endpoint, template), *sources),
+                sources=(*outer, *sources),
                 name=rule.endpoint,
                 convertors=rule._converters,
                 route=rule,

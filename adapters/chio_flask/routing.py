@@ -12,19 +12,19 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import MapAdapter, Rule
 
 from chio_core.evaluation.governed import NO_MATCH, RouteMatch
-from chio_core.evaluation.policies import NO_POLICIES, ViewPolicies
+from chio_core.evaluation.policies import ViewPolicies
 from chio_core.evaluation.requirements import RequirementSource, rules_of
 
 _PARAMETER = re.compile(r"<(?:[A-Za-z_]\w*(?:\(.*?\))?:)?([A-Za-z_]\w*)>", re.ASCII)
 
 
-def find_view(app: Flask, request: Request, policies: ViewPolicies = NO_POLICIES) -> RouteMatch:
+def find_view(app: Flask, request: Request, policies: ViewPolicies | None = None) -> RouteMatch:
     """Return the view that Flask will run, unless inner WSGI middleware changes the path.
 
     A path that only other methods are known for has its template too; Flask answers it with 405.
 
     Args:
-        policies: what the settings state about views.
+        policies: what the settings state about views; None for nothing.
     """
     try:
         adapter = app.create_url_adapter(request)
@@ -34,13 +34,13 @@ def find_view(app: Flask, request: Request, policies: ViewPolicies = NO_POLICIES
 
 
 def view_match(
-    app: Flask, rule: Rule | None, params: Mapping[str, Any] | None, method: str, policies: ViewPolicies
+    app: Flask, rule: Rule | None, params: Mapping[str, Any] | None, method: str, policies: ViewPolicies | None
 ) -> RouteMatch:
     """Return what Flask's own match means."""
     if rule is None:
         return NO_MATCH
     template = template_of(rule.rule)
-    outer = policies(rule.endpoint, template)
+    outer = policies(rule.endpoint, template) if policies is not None else ()
     return RouteMatch(template, params or {}, (*outer, *sources_of_view(app, rule.endpoint, method)), rule, outer)
 
 
@@ -50,7 +50,7 @@ def template_of(rule: str) -> str:
     return "/" + _PARAMETER.sub(r"{\1}", rule).removeprefix("/")
 
 
-def _match(app: Flask, adapter: MapAdapter, method: str, policies: ViewPolicies) -> RouteMatch:
+def _match(app: Flask, adapter: MapAdapter, method: str, policies: ViewPolicies | None) -> RouteMatch:
     try:
         rule, params = adapter.match(method=method, return_rule=True)
     except MethodNotAllowed as exc:

@@ -294,9 +294,6 @@ class ViewPolicies:
         return [key for key in self._views if not any(_fits(key, name, path) for name, path in known)]
 
 
-NO_POLICIES = ViewPolicies()
-
-
 def _fits(key: str, name: str, path: str) -> bool:
     if key.startswith("/"):
         return is_among(path, (key,), (key.rstrip("/"),))

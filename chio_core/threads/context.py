@@ -20,7 +20,7 @@ from chio_core.evaluation.governed import GovernedRequest, KnownBody, RouteMatch
 from chio_core.evaluation.hooks import Hook, call_hook, call_hook_async
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.pipeline import Pipeline
-from chio_core.evaluation.policies import NO_POLICIES, ViewPolicies
+from chio_core.evaluation.policies import ViewPolicies
 from chio_core.evaluation.sources import CapabilityFunction, SessionOf
 from chio_core.identity import Extractor
 from chio_core.refusals.problems import RefusalPage, render
@@ -70,14 +70,14 @@ class Runtime:
         make_client: Callable[[ChioSettings], ChioClient] | None = None,
         make_sync_client: Callable[[ChioSettings], SyncChioClient] | None = None,
         document: Callable[[Sequence[str]], str | None] | None = None,
-        policies: ViewPolicies = NO_POLICIES,
+        policies: ViewPolicies | None = None,
     ) -> None:
         given = client or sync_client
         if settings.sidecar_url.startswith("embedded:") and sync_client is None:
             require_threads("an embedded sidecar")
         self.settings = settings
         self.guards = guards
-        self.policies = policies
+        self.policies = policies or None  # most settings state none: then no request asks
         self.telemetry = given.telemetry if given is not None else Telemetry(settings)
         hooks = (extractor, on_decision, on_receipt, refusal_page)
         report, warn = self.telemetry.refused, self.telemetry.warn
