@@ -24,7 +24,7 @@ from chio_core.canonical import sha256_hex
 from chio_core.client.client import ChioClient
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation.governed import NO_BODY, NO_MATCH, Body, KnownBody, RouteMatch, run_async
-from chio_core.evaluation.hooks import header_value, is_met
+from chio_core.evaluation.hooks import header_value
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.pipeline import Pipeline
 from chio_core.evaluation.requirements import RequirementSource
@@ -182,7 +182,7 @@ async def receipt_for(connection: HTTPConnection, source: RequirementSource) -> 
         ChioDenied: the request is refused, or the evaluation failed.
     """
     decision = await decision_for(connection, source)
-    if not is_met(decision) and decision.denial is not None:
+    if not decision.meets_requirement() and decision.denial is not None:
         name = client_of(connection).settings.receipt_header
         raise ChioDenied(decision.denial, name if decision.receipt is not None else None)
     return decision.handler_receipt

@@ -23,7 +23,6 @@ from django.views import View as ClassBasedView
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation import policies
 from chio_core.evaluation.governed import run, run_async
-from chio_core.evaluation.hooks import is_met
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.policies import sources_of
 from chio_core.evaluation.requirements import (
@@ -242,7 +241,7 @@ def refused_by(
     for rule in rules:
         if rule.chio_decides:
             decision = require(request, rule, kwargs)
-            if not is_met(decision, proven=not rule.chio_observes):
+            if not decision.meets_requirement(proven=not rule.chio_observes):
                 return refusal_of(decision, request)
     return None
 
@@ -257,7 +256,7 @@ async def arefused_by(
     for rule in rules:
         if rule.chio_decides:
             decision = await require_async(request, rule, kwargs)
-            if not is_met(decision, proven=not rule.chio_observes):
+            if not decision.meets_requirement(proven=not rule.chio_observes):
                 return refusal_of(decision, request)
     return None
 

@@ -18,7 +18,6 @@ from flask.views import View
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation import policies
 from chio_core.evaluation.governed import run
-from chio_core.evaluation.hooks import is_met
 from chio_core.evaluation.requirements import Arguments, CapabilityRule, ViewRule, named_arguments, rules_of
 from chio_core.models.capability import Operation
 from chio_core.names import FLASK_EXTENSION, VIEW_RULES
@@ -73,7 +72,7 @@ class Decorator(ViewRule):
             context = begin(current.environ, governed.live.get())
         adapter = FlaskAdapter(app, current, context, path_params)
         decision = run(context.runtime.pipeline.require(adapter, self))
-        if is_met(decision, proven=not self.chio_observes) or decision.denial is None:
+        if decision.meets_requirement(proven=not self.chio_observes) or decision.denial is None:
             return None
         return refusal(decision.denial, current)
 

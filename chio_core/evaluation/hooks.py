@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 from chio_core.concurrency.loop_thread import timed, timed_steps
-from chio_core.errors import ConfigurationError
 from chio_core.evaluation.outcomes import Decision
 from chio_core.models.receipt import GuardEvidence
 from chio_core.names import LOGGER
@@ -21,20 +20,6 @@ Hook = Callable[[Any], Any]
 """A function of the application that receives a decision or a receipt."""
 
 _FAILED = "chio: hook %r failed; the request goes on"
-
-
-def is_met(decision: Decision, *, proven: bool = True) -> bool:
-    """Return True if a decision about a requirement lets the handler run; in observe mode it does.
-
-    Args:
-        proven: False for what requires no receipt, like `Observe`.
-
-    Raises:
-        ConfigurationError: the decision has neither a denial nor a receipt (a bug; fail closed).
-    """
-    if proven and decision.denial is None and decision.receipt is None and not decision.observed:
-        raise ConfigurationError("a decision without receipt cannot meet a requirement")
-    return decision.denial is None
 
 
 def header_value(receipt_id: str) -> str | None:

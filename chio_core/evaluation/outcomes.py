@@ -34,6 +34,7 @@ from typing import Final
 from chio_core.errors import (
     ApprovalRequired,
     CallerTimeout,
+    ConfigurationError,
     EvaluationFailed,
     Overloaded,
     ReceiptRejected,
@@ -192,6 +193,19 @@ class Decision:
     def allowed(self) -> bool:
         """True when the handler may run."""
         return self.denial is None and (self.receipt is not None or self.passthrough is not None)
+
+    def meets_requirement(self, *, proven: bool = True) -> bool:
+        """Return True if this decision about a requirement lets the handler run; in observe mode it does.
+
+        Args:
+            proven: False for what requires no receipt, like `Observe`.
+
+        Raises:
+            ConfigurationError: the decision has neither a denial nor a receipt (a bug; fail closed).
+        """
+        if proven and self.denial is None and self.receipt is None and not self.observed:
+            raise ConfigurationError("a decision without receipt cannot meet a requirement")
+        return self.denial is None
 
 
 def denial_for_verdict(verdict: Verdict, receipt_id: str, capability_header: str) -> Denial:

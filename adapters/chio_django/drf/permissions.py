@@ -12,7 +12,6 @@ from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from chio_core.evaluation import policies
-from chio_core.evaluation.hooks import is_met
 from chio_core.evaluation.requirements import Arguments, CapabilityRule, RequirementSource, ViewRule
 from chio_core.models.capability import Operation
 from chio_core.refusals.problems import nested, refusal_headers
@@ -128,7 +127,7 @@ def _met(request: HttpRequest, rule: RequirementSource, view: APIView) -> bool:
     if not rule.chio_decides:
         return True
     decision = require(request, rule, view.kwargs)
-    if not is_met(decision, proven=not rule.chio_observes) and decision.denial is not None:
+    if not decision.meets_requirement(proven=not rule.chio_observes) and decision.denial is not None:
         # Of the exception's own headers Django REST framework sends two only; these it puts on every answer.
         view.headers = {**getattr(view, "headers", {}), **dict(refusal_headers(decision.denial))}
         raise ChioDenied(decision.denial)
