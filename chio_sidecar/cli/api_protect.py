@@ -19,6 +19,7 @@ from chio_sidecar.cli.options import (
     file_mode,
     given_token,
     positive,
+    say_if_new,
     store_of_options,
     trust_client,
     warn_of_plain_http,
@@ -287,6 +288,7 @@ def authority_options(args: argparse.Namespace, store: Place) -> dict[str, Any]:
             warn_of_plain_http(args.control_url, "the service token")
         revocations = revocations_of_service(args)
     elif args.revocation_db:
+        say_if_new("--revocation-db", args.revocation_db)
         revocations = revocations_of_file(args.revocation_db)
     has_authority = bool(args.control_url) or isinstance(store, DatabasePlace)
     return {"trusted_issuers": trusted, "follow_authority": has_authority and not pinned, **revocations}

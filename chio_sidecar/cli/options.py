@@ -382,3 +382,9 @@ def add_trusted_key_option(parser: argparse.ArgumentParser) -> None:
         type=public_key,
         help="public key of a sidecar; without one a valid signature only shows that nothing was changed",
     )
+
+
+def say_if_new(option: str, place: Place | None) -> None:
+    """Say that a database of the trust service will be made: where one was before, its name is mistyped."""
+    if isinstance(place, Path) and not place.exists():
+        say(f"making {place} ({option}); if that should name a database that is there, stop and correct the name")

@@ -23,6 +23,7 @@ from chio_sidecar.cli.options import (
 from chio_sidecar.cli.table import Column, Table
 from chio_sidecar.cli.terminal import CliError, compact, emit, say, utc
 from chio_sidecar.records.archive import open_archive
+from chio_sidecar.store import live_state
 from chio_sidecar.store.issuers import is_issuer_name, issuer_name
 from chio_sidecar.trust.stores import RevocationStore
 
@@ -150,14 +151,22 @@ def _named_revocations(args: argparse.Namespace) -> Revocations:
     """Return the revocations that the options name.
 
     Raises:
-        CliError: they name none.
+        CliError: they name none, or a file that does not exist.
+        ConfigurationError: the file was there, and is lost.
     """
     if args.control_url:
         note_overridden(args, "--control-url", "revocation_db", "receipt_store", "receipt_db")
         return trust_client(args)
     if args.revocation_db:
         note_overridden(args, "--revocation-db", "receipt_store", "receipt_db")
-        return RevocationStore(args.revocation_db)
+        path = args.revocation_db
+        # No service would read the revocation in a new file. One that was there and is lost is named by the store.
+        if isinstance(path, Path) and not path.exists() and not live_state.mark_of(path).exists():
+            raise CliError(
+                f"there is no database of revocations at {path} (--revocation-db)",
+                fix="name the file that `trust serve --revocation-db` made",
+            )
+        return RevocationStore(path)
     if (place := store_of_options(args)) is not None:
         return SidecarRevocations(place)
     raise CliError(

@@ -28,6 +28,7 @@ from chio_sidecar.cli.options import (
     named,
     positive,
     public_key,
+    say_if_new,
     store,
     store_of_options,
     store_of_settings,
@@ -271,6 +272,8 @@ def run_serve(args: argparse.Namespace) -> int:
             )
         if args.authority_db is None and args.authority_seed_file is None:
             say("warning: without --authority-db FILE or --authority-seed-file FILE this service issues no capability")
+        say_if_new("--revocation-db", args.revocation_db)
+        say_if_new("--authority-db", args.authority_db)
         service = TrustService(TrustConfig(service_token=token, max_ttl=args.max_ttl, **given))
 
         async def close() -> None:

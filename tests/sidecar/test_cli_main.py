@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from chio_sidecar.cli import COMMANDS, Command, build_parser, main
+from chio_sidecar.trust.stores import RevocationStore
 from tests.sidecar.control_tools import CommandLine, run_command, write_store
 
 STATUS = ("trust", "status", "--capability-id", "cap-1")
@@ -17,9 +18,8 @@ ISSUE = ("capability", "issue", "--server", "s", "--tool", "t")
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_a_global_option_may_stand_before_or_after_the_command(
-    tmp_path: object, cli: CommandLine, before: bool
-) -> None:
+def test_a_global_option_may_stand_before_or_after_the_command(tmp_path: Path, cli: CommandLine, before: bool) -> None:
+    RevocationStore(tmp_path / "r.db").close()
     option = ("--revocation-db", tmp_path / "r.db", "--json")
     assert json.loads(cli(*option, *STATUS) if before else cli(*STATUS, *option))["revoked"] is False
 

@@ -270,7 +270,10 @@ def test_a_trust_service_without_its_databases_says_what_it_cannot_do(tmp_path: 
     assert "warning: without --revocation-db FILE this service revokes nothing" in said
     assert "warning: without --authority-db FILE or --authority-seed-file FILE this service issues no" in said
     with serving(*serve, "--revocation-db", tmp_path / "r", "--authority-db", tmp_path / "a") as whole:
-        assert "warning" not in "".join(whole.lines)
+        said = "".join(whole.lines)
+    assert "warning" not in said
+    for name, option in (("r", "--revocation-db"), ("a", "--authority-db")):
+        assert f"making {tmp_path / name} ({option})" in said
 
 
 def test_a_lost_key_is_named_at_the_start(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from chio_core.models.request import CallerIdentity
 from chio_core.signing import SigningKey
 from chio_sidecar.store.driver import sqlite3
 from chio_sidecar.trust.authorities import DatabaseAuthority
+from chio_sidecar.trust.stores import RevocationStore
 from tests.sidecar.control_tools import ZEROS, CommandLine, evaluate, sidecars, write_store
 from tests.sidecar.test_evaluate_restrictions import VALUES
 from tests.viewer.records import receipt
@@ -144,6 +145,7 @@ def test_a_key_file_that_others_can_read_is_refused(tmp_path: Path, cli: Command
 
 
 def test_revoke_and_status_for_people(tmp_path: Path, cli: CommandLine) -> None:
+    RevocationStore(tmp_path / "r.db").close()
     place = ("--capability-id", "cap-1", "--revocation-db", tmp_path / "r.db")
     assert cli("trust", "revoke", *place) == (
         "capability_id: cap-1\nrevoked:       true\nnewly_revoked: true\nbackend:       sqlite\n"
@@ -153,6 +155,7 @@ def test_revoke_and_status_for_people(tmp_path: Path, cli: CommandLine) -> None:
 
 
 def test_revoke_and_status_for_programs(tmp_path: Path, cli: CommandLine) -> None:
+    RevocationStore(tmp_path / "r.db").close()
     place = ("--json", "--capability-id", "cap-1", "--revocation-db", tmp_path / "r.db")
     before = {"capability_id": "cap-1", "revoked": False, "revocation_backend": "sqlite"}
     assert json.loads(cli("trust", "status", *place)) == before
@@ -160,6 +163,7 @@ def test_revoke_and_status_for_programs(tmp_path: Path, cli: CommandLine) -> Non
 
 
 def test_the_key_of_an_issuer_is_withdrawn_as_a_capability_is_revoked(tmp_path: Path, cli: CommandLine) -> None:
+    RevocationStore(tmp_path / "r.db").close()
     place = ("--revocation-db", tmp_path / "r.db")
     assert "revoked:       false" in cli("trust", "status", "--issuer", "AB" * 32, *place)
     assert f"capability_id: issuer:{'ab' * 32}\nrevoked:       true" in cli(
@@ -174,6 +178,7 @@ def test_the_name_of_an_issuer_is_refused_as_the_id_of_a_capability(
     command: str, tmp_path: Path, cli: CommandLine
 ) -> None:
     """A misspelt key would be revoked without an effect."""
+    RevocationStore(tmp_path / "r.db").close()
     place = ("--revocation-db", tmp_path / "r.db")
     error = cli.fails("trust", command, "--capability-id", f" issuer:{'AB' * 32}", *place)
     assert "--capability-id names an issuer" in error
@@ -219,6 +224,7 @@ def test_the_help_says_what_a_revocation_does_about_keys(cli: CommandLine) -> No
 
 def test_revocations_are_listed_newest_first(tmp_path: Path, cli: CommandLine) -> None:
     database = tmp_path / "r.db"
+    RevocationStore(database).close()
     place = ("--revocation-db", database)
     assert cli("trust", "list", *place) == ""
     assert cli.err == "no capability is revoked\n"
@@ -248,6 +254,18 @@ def test_the_revocations_of_a_sidecars_store_are_listed(tmp_path: Path, cli: Com
 def test_a_blank_id_is_refused(tmp_path: Path, cli: CommandLine) -> None:
     error = cli.fails("trust", "revoke", "--capability-id", " ", "--revocation-db", tmp_path / "r.db")
     assert "--capability-id is blank" in error
+
+
+@pytest.mark.parametrize("command", ["revoke", "status", "list"])
+def test_a_database_of_revocations_that_does_not_exist_is_not_made(
+    command: str, tmp_path: Path, cli: CommandLine
+) -> None:
+    """A revocation in it would be reported, and read by no service."""
+    mistyped = tmp_path / "revocation.db"
+    about = () if command == "list" else ("--capability-id", "cap-1")
+    error = cli.fails("trust", command, *about, "--revocation-db", mistyped)
+    assert f"there is no database of revocations at {mistyped} (--revocation-db)" in error
+    assert not mistyped.exists()
 
 
 def test_a_file_that_is_no_database_is_named(tmp_path: Path, cli: CommandLine) -> None:
@@ -338,7 +356,7 @@ def test_a_file_that_is_no_authority_does_not_become_one(
     tmp_path: Path, cli: CommandLine, command: tuple[str, ...]
 ) -> None:
     store, revoked, empty = write_store(tmp_path / "r", []), tmp_path / "revoked", tmp_path / "empty"
-    cli("trust", "revoke", "--capability-id", "cap-1", "--revocation-db", revoked)
+    RevocationStore(revoked).close()
     empty.touch(0o640)
     for file in (store, revoked, empty):
         before = (file.read_bytes(), file.stat().st_mode)
