@@ -9,7 +9,7 @@ import argparse
 import os
 import re
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -129,14 +129,13 @@ def wants_json(args: argparse.Namespace) -> bool:
     return bool(args.json) or args.format == "json"
 
 
-def given_token(option: str | None, environ: Mapping[str, str] | None = None) -> SecretStr | None:
+def given_token(option: str | None) -> SecretStr | None:
     """Return the service token of an option, else of the environment; None if neither is given.
 
     Raises:
         CliError: it is blank, or cannot be sent in a header.
     """
-    source = os.environ if environ is None else environ
-    text = source.get(SERVICE_TOKEN_VARIABLE) if option is None else option
+    text = os.environ.get(SERVICE_TOKEN_VARIABLE) if option is None else option
     if text is None:
         return None
     if not text.strip():

@@ -149,9 +149,8 @@ def sign_token(
     approval_id: str,
     decision: Literal["approved", "denied"],
     now: int,
-    seconds: int = LONGEST_LIFE,
 ) -> GovernedApprovalToken:
-    """Return a signed approval or denial, valid from `now` for `seconds`."""
+    """Return a signed approval or denial, valid from `now` for `LONGEST_LIFE` seconds."""
     body: dict[str, Any] = {
         "id": token_id,
         "approver": key.public_hex,
@@ -159,7 +158,7 @@ def sign_token(
         "governed_intent_hash": intent_hash,
         "request_id": approval_id,
         "issued_at": now,
-        "expires_at": now + seconds,
+        "expires_at": now + LONGEST_LIFE,
         "decision": decision,
     }
     return GovernedApprovalToken(**body, signature=key.sign(canonical_json(body)))
