@@ -19,9 +19,8 @@ from chio_sidecar import control
 from chio_sidecar.config import SidecarConfig
 from chio_sidecar.http import http_date
 from chio_sidecar.service.evaluate_endpoint import EvaluateEndpoint
-from chio_sidecar.service.health import HealthEndpoint, live
 from chio_sidecar.service.state import SidecarState
-from chio_sidecar.service.verify import VerifyEndpoint
+from chio_sidecar.service.verify_health import HealthEndpoint, VerifyEndpoint, live
 from chio_sidecar.viewer import viewer_routes
 
 NOT_FOUND = "this is a path of the sidecar, and it has nothing there"
