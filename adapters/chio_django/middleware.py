@@ -71,7 +71,7 @@ class ChioDjangoMiddleware:
         if not context.runtime.guards.is_empty:
             return ChainRequest(request, context).run(self.get_response)
         adapter, pipeline = DjangoAdapter(request, context), context.runtime.pipeline
-        denial = context.runtime.guards.decide(context.governed.evidence, lambda: run(pipeline.govern(adapter)))
+        denial = adapter.govern()
         if denial is None:
             return tagged(self.get_response(request), request, context)
         run(pipeline.refuse(adapter, denial))
@@ -82,8 +82,7 @@ class ChioDjangoMiddleware:
         if not context.runtime.guards.is_empty:
             return await ChainRequest(request, context).arun(self.get_response)
         adapter, pipeline = AsyncDjangoAdapter(request, context), context.runtime.pipeline
-        evidence = context.governed.evidence
-        denial = await context.runtime.guards.adecide(evidence, lambda: run_async(pipeline.govern(adapter)))
+        denial = await adapter.govern()
         if denial is None:
             return tagged(await self.get_response(request), request, context)
         await run_async(pipeline.refuse(adapter, denial))

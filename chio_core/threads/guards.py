@@ -19,7 +19,7 @@ from chio_core.concurrency.loop_thread import ALIVE_SECONDS, LoopEnded, LoopThre
 from chio_core.concurrency.processes import require_threads
 from chio_core.errors import ConfigurationError
 from chio_core.guards.chain import Chain, DecisionMember, Guard, around
-from chio_core.guards.run import ChainRun, failed
+from chio_core.guards.run import ChainRun
 from chio_core.models.receipt import GuardEvidence
 from chio_core.refusals.response import AnyResponse, Denial
 from chio_core.refusals.streams import Stream, aclose_all, close_all, encoded
@@ -51,33 +51,20 @@ class ChainRunner:
 
     Attributes:
         chain: all members, `decide` included.
+        members: the same, in their order.
         is_empty: True if there is nothing but the decision.
     """
 
     def __init__(self, guards: Chain | Sequence[Guard | Chain] = ()) -> None:
         self.chain = around(guards, _Decide())
-        self._members = self.chain.freeze()
-        self.is_empty = len(self._members) == 1
-        self._wraps = any(member.wraps for member in self._members)
-        waits = any(getattr(member.guard, "waits", True) for member in self._members if not member.is_decide)
+        self.members = self.chain.freeze()
+        self.is_empty = len(self.members) == 1
+        self._wraps = any(member.wraps for member in self.members)
+        waits = any(getattr(member.guard, "waits", True) for member in self.members if not member.is_decide)
         self._steps = not self._wraps and not waits
         self._thread = LoopThread("chio-guards", self.chain.aclose)
         if not self._steps:
             require_threads("a guard that waits or takes next")
-
-    def decide(self, evidence: list[GuardEvidence], decide: Callable[[], Denial | None]) -> Denial | None:
-        """Make the decision of a chain without guards; an exception refuses the request, as in a chain with guards."""
-        try:
-            return decide()
-        except Exception:  # noqa: BLE001 - logged there
-            return failed(self._members[0], evidence)
-
-    async def adecide(self, evidence: list[GuardEvidence], decide: DecideFunction) -> Denial | None:
-        """Do what `decide` does in an event loop."""
-        try:
-            return await decide()
-        except Exception:  # noqa: BLE001 - logged there
-            return failed(self._members[0], evidence)
 
     async def arun(
         self,
@@ -123,7 +110,7 @@ class ChainRunner:
     ) -> AnyResponse | None:
         token = _DECIDE.set(decide)
         slow = self.chain.slow_guard_ms if slow_guard_ms is None else slow_guard_ms
-        run = ChainRun(self._members, (lambda _: handler()) if handler else None, evidence, slow)
+        run = ChainRun(self.members, (lambda _: handler()) if handler else None, evidence, slow)
         try:
             return await run.before(request)
         finally:

@@ -48,14 +48,13 @@ def respond(
     context = adapter.context
     if not context.runtime.guards.is_empty:
         return _closing_input(ChainRequest(adapter, inner, environ, start_response, on_failure).run(), environ)
-    pipeline = context.runtime.pipeline
-    denial = context.runtime.guards.decide(context.governed.evidence, lambda: run(pipeline.govern(adapter)))
+    denial = adapter.govern()
 
     def start(status: str, headers: Headers, exc_info: Any = None) -> Any:
         return start_response(status, tagged(headers, context), exc_info)
 
     if denial is not None:
-        run(pipeline.refuse(adapter, denial))
+        run(context.runtime.pipeline.refuse(adapter, denial))
         body, refusal = context.document(denial, adapter.view)
         start(status_line(denial.status), list(refusal))
         return _closing_input([body], environ)
