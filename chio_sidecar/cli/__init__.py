@@ -168,7 +168,7 @@ COMMANDS = (
         "explain",
         "explain why a request was refused, and which capability would be accepted",
         "explain",
-        reads=("control_url", *_STORE),
+        reads=(*_SERVICE, *_STORE),
         needs={"operation": "server"}
         | dict.fromkeys(("method", "path", "arguments", "holder", "trusted_issuer"), "token"),
     ),

@@ -24,6 +24,7 @@ from chio_sidecar.cli.options import (
     public_key,
     store_of_options,
     store_of_settings,
+    trust_client,
     wants_json,
 )
 from chio_sidecar.cli.terminal import CliError, compact, emit, printable, utc
@@ -44,7 +45,8 @@ CHIO_SIDECAR_URL=embedded:FILE: in that file), or a code from the application's 
     curl -s -X POST http://127.0.0.1:8000/transfers | chio-sidecar explain -
 
 With --token the token is checked by each rule of the sidecar, for the request that the other options describe, and the
-result of each rule is printed. Nothing is stored, and no use of the token is spent. Exit status 1: it would be refused.
+result of each rule is printed. With --control-url the trust service is asked what was revoked. Nothing is stored, and
+no use of the token is spent. Exit status 1: it would be refused.
 """
 
 _CODE = re.compile(r"chio_[a-z_]{1,60}")
@@ -205,7 +207,10 @@ def _try(args: argparse.Namespace, place: _Place, wanted: Wanted) -> int:
     store = place.store
     if isinstance(store, Path) and not args.receipt_store and not store.exists():
         store = None
-    with open_archive(store) if store is not None else nullcontext() as reader:
+    with (
+        open_archive(store) if store is not None else nullcontext() as reader,
+        trust_client(args) if args.control_url else nullcontext() as service,
+    ):
         if reader is not None and not pinned:
             issuers.update(reader.authority_keys())
         trial = Trial(
@@ -220,6 +225,7 @@ def _try(args: argparse.Namespace, place: _Place, wanted: Wanted) -> int:
             issuers=issuers or None,
             routes=place.routes,
             store=reader,
+            service=service,
         )
         steps = try_token(token, trial)
     for step in steps:

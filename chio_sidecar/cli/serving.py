@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -100,7 +101,11 @@ def bind(listen: str, *, mode: int = SOCKET_MODE) -> Listener:
     except (OSError, ValueError) as exc:
         sock.close()
         fix = f"stop what listens there, or choose another --listen {'address' if path is None else 'path'}"
-        if isinstance(exc, FileNotFoundError):
+        if path is None and getattr(exc, "errno", None) != errno.EADDRINUSE:
+            fix = (
+                "choose another --listen: an address of this machine, for example 127.0.0.1, and a port that is allowed"
+            )
+        elif isinstance(exc, FileNotFoundError):
             fix = f"create the folder {os.path.dirname(path or '')}, or choose another --listen path"
         elif isinstance(exc, ValueError):
             fix = "choose another --listen path, for example unix:/run/chio.sock"

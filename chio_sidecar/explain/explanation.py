@@ -270,7 +270,7 @@ def _command(refusal: Refusal, issuer: Sequence[str]) -> str | None:
 
 
 def wanted_by(spec_text: str, method: str, pattern: str) -> Wanted | None:
-    """Return the capability that an operation requires; None if the document has no such operation.
+    """Return the capability that an operation requires; None if the document does not state one.
 
     Args:
         spec_text: the document, JSON or YAML.
@@ -286,13 +286,14 @@ def wanted_by(spec_text: str, method: str, pattern: str) -> Wanted | None:
 def wanted_among(known: Iterable[tuple[str, str, dict[str, Any]]], method: str, pattern: str) -> Wanted | None:
     """Do the same for operations (template, method, object) that were read before."""
     operation = next((one for template, verb, one in known if (template, verb) == (pattern, method)), None)
-    if operation is None:
+    # The sidecar lets any capability pass where the member is missing, but the application may require a certain one.
+    if operation is None or CAPABILITY not in operation:
         return None
-    named = operation.get(CAPABILITY)
+    named = operation[CAPABILITY]
     first = next((one for one in named if isinstance(one, dict)), {}) if isinstance(named, list) else {}
     server, tool, operations = first.get("server"), first.get("tool"), first.get("operations")
     if not isinstance(server, str) or not isinstance(tool, str):
-        return Wanted()  # `[{}]`, or the default rule: any capability
+        return Wanted()  # `[{}]`: any capability
     listed = tuple(one for one in operations if isinstance(one, str)) if isinstance(operations, list) else ()
     return Wanted(server, tool, listed or ("invoke",))
 

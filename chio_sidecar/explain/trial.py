@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from chio_core.capabilities import (
     DEFAULT_MAX_DEPTH,
@@ -39,6 +39,9 @@ from chio_sidecar.policy.budgets import shared_index
 from chio_sidecar.policy.routes import SESSION_ALLOW, RouteTable
 from chio_sidecar.records.archive import ReceiptArchive
 from chio_sidecar.store.issuers import issuer_name
+
+if TYPE_CHECKING:
+    from chio_sidecar.trust.client import TrustClient
 
 Result = Literal["ok", "fail", "no", "unknown"]
 
@@ -71,6 +74,7 @@ class Trial:
         issuers: trusted public keys (hex); None if they are not known.
         routes: the sidecar's route table.
         store: the sidecar's store; None if it is not known.
+        service: the trust service whose revocations count too; None without one.
     """
 
     now: int
@@ -84,13 +88,22 @@ class Trial:
     issuers: Collection[str] | None = None
     routes: RouteTable | None = None
     store: ReceiptArchive | None = None
+    service: TrustClient | None = None
+
+    def is_revoked(self, name: str) -> bool:
+        """Return True if a capability, or the key of an issuer by its name, was revoked in the store or the service.
+
+        Raises:
+            ConfigurationError: the store cannot be read, or the service does not answer.
+        """
+        return any(place.is_revoked(name) for place in (self.store, self.service) if place is not None)
 
 
 def try_token(text: str | bytes, trial: Trial) -> list[Step]:
     """Return what each rule says about a token, in the sidecar's order.
 
     Raises:
-        ConfigurationError: the store cannot be read.
+        ConfigurationError: the store cannot be read, or the trust service does not answer.
     """
     steps: list[Step] = []
     if trial.method is not None and trial.path is not None:
@@ -144,7 +157,7 @@ def try_token(text: str | bytes, trial: Trial) -> list[Step]:
 def _issuer(token: CapabilityToken, trial: Trial) -> Step:
     # A withdrawn key counts for nothing that it has signed: neither a token nor a link of its delegation.
     for key in dict.fromkeys((token.issuer, *(link.delegator for link in token.delegation_chain))):
-        if trial.store is not None and trial.store.is_revoked(issuer_name(key)):
+        if trial.is_revoked(issuer_name(key)):
             signed = "" if key == token.issuer else ", which signed a link of its delegation,"
             return Step("issuer", "fail", f"capability issuer is not trusted: {key}{signed} was withdrawn")
     if trial.issuers is None:
@@ -227,15 +240,19 @@ def _scope(token: CapabilityToken, trial: Trial) -> Iterator[Step]:
 
 def _store(token: CapabilityToken, trial: Trial) -> Iterator[Step]:
     store = trial.store
-    if store is None:
-        yield Step("revocation", "unknown", "no store was given, so revocations and spent uses are not known")
-        return
     lineage = dict.fromkeys((token.id, *(link.capability_id for link in token.delegation_chain)))
-    revoked = next((name for name in lineage if store.is_revoked(name)), None)
+    revoked = next((name for name in lineage if trial.is_revoked(name)), None)
     if revoked is not None:
         yield Step("revocation", "fail", f"capability {revoked} was revoked")
-    else:
-        yield Step("revocation", "ok", "it was not revoked in this store")
+    elif store is not None:
+        asked = "this store" if trial.service is None else "this store, nor at the trust service"
+        yield Step("revocation", "ok", f"it was not revoked in {asked}")
+    elif trial.service is not None:
+        yield Step("revocation", "ok", "it was not revoked at the trust service; a sidecar's own store was not given")
+    if store is None:
+        if trial.service is None:
+            yield Step("revocation", "unknown", "no store was given, so revocations and spent uses are not known")
+        return
 
     # A use is spent from the first grant that fits and is enforced, and from what all tokens of one descent share.
     if trial.server is None or trial.tool is None:

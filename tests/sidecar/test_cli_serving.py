@@ -215,7 +215,14 @@ def test_a_port_in_use_is_one_sentence(command: tuple[str, ...]) -> None:
     first, fix = done.stderr.splitlines()
     program = f"chio {command[0]} {command[1]}"
     assert first == f"error [chio_cli]: failed to start {program}: cannot bind {address}: Address already in use"
-    assert fix.startswith("suggested fix: ")
+    assert fix.startswith("suggested fix: stop what listens there")
+
+
+def test_an_address_of_another_machine_is_not_called_one_in_use(cli: CommandLine) -> None:
+    error = cli.fails("trust", "serve", "--service-token", "t", "--listen", "192.0.2.1:9090")
+    assert "cannot bind 192.0.2.1:9090" in error
+    assert "an address of this machine" in error
+    assert "stop what listens" not in error
 
 
 def test_bad_input_stops_the_start_with_one_sentence(

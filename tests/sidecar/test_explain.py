@@ -22,7 +22,7 @@ from chio_core.refusals.problems import flat, nested
 from chio_sidecar.cli import build_parser
 from chio_sidecar.explain import Refusal, Wanted, explain, read_refusal
 from chio_sidecar.explain.codes import OUTCOMES
-from chio_sidecar.explain.explanation import wanted_by
+from chio_sidecar.explain.explanation import UNKNOWN_TOOL, wanted_by
 from chio_sidecar.explain.reasons import FOREIGN, WORDS, recognise
 from chio_sidecar.policy.rules import Rule
 from chio_sidecar.store.place import DatabasePlace
@@ -205,10 +205,17 @@ def test_a_route_of_the_openapi_document_names_the_capability_that_passes() -> N
     text = json.dumps({"openapi": "3.1.0", "info": info, "paths": {"/pets/{id}": operations}})
     assert wanted_by(text, "POST", "/pets/{id}") == Wanted("pay", "move", ("read",))
     assert wanted_by(text, "PUT", "/pets/{id}") == Wanted()
-    assert wanted_by(text, "GET", "/pets/{id}") == Wanted()
+    assert wanted_by(text, "GET", "/pets/{id}") is None
     assert wanted_by(text, "POST", "/other") is None
     refusal = Refusal(verdict="deny", reason="side-effect route requires a capability token", method="POST")
     assert explain(refusal, wanted=wanted_by(text, "POST", "/pets/{id}")).passes == "pay/move:read"
+
+
+def test_an_operation_that_states_no_capability_leaves_open_which_one_passes() -> None:
+    info = {"title": "t", "version": "1"}
+    text = json.dumps({"openapi": "3.1.0", "info": info, "paths": {"/pets": {"post": {"responses": {}}}}})
+    refusal = Refusal(verdict="deny", reason="side-effect route requires a capability token", method="POST")
+    assert explain(refusal, wanted=wanted_by(text, "POST", "/pets")).passes == UNKNOWN_TOOL
 
 
 ANY = "any valid capability of a trusted issuer"

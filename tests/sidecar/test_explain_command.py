@@ -12,7 +12,7 @@ import pytest
 
 from chio_core.capabilities import issue_capability, sign_link
 from chio_core.signing import SigningKey
-from tests.sidecar.control_tools import CommandLine, evaluation, fetch, run_command, sidecars
+from tests.sidecar.control_tools import CommandLine, evaluation, fetch, run_command, serving, sidecars
 from tests.sidecar.fsck_tools import alter
 
 KEY = SigningKey(b"\x21" * 32)
@@ -231,3 +231,27 @@ def test_a_code_from_the_log_is_explained() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "could not store the receipt" in done.stdout
     assert "check whether the store's disk is full" in done.stdout
+
+
+def test_a_token_is_checked_against_what_the_trust_service_has_revoked(
+    cli: CommandLine, store: Path, token: Callable[..., str], tmp_path: Path
+) -> None:
+    serve = ("trust", "serve", "--listen", "127.0.0.1:0", "--revocation-db", tmp_path / "r", "--service-token", "t")
+    with serving(*serve) as service:
+        at = ("--control-url", service.url, "--control-token", "t")
+        alone = ("explain", "--token", token(), "--json", *at)
+        assert results(cli(*alone))["revocation"] == "ok"
+        tried = (*alone, "--receipt-store", store)
+        assert results(cli(*tried)).keys() >= {"issuer", "revocation"}
+        cli("trust", "revoke", "--capability-id", "cap-1", *at)
+        for options in (alone, tried):
+            assert results(cli(*options, status=1))["revocation"] == "fail"
+        cli("trust", "revoke", "--issuer", KEY.public_hex, *at)
+        for options in (alone, tried):
+            assert results(cli(*options, status=1))["issuer"] == "fail"
+
+
+def test_a_trust_service_that_cannot_be_asked_is_an_error(cli: CommandLine, token: Callable[..., str]) -> None:
+    tried = ("explain", "--token", token(), "--control-url", "http://127.0.0.1:9")
+    assert "--control-url needs the service token" in cli.fails(*tried)
+    assert "cannot reach the trust service" in cli.fails(*tried, "--control-token", "t")
