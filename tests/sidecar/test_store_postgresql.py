@@ -242,6 +242,12 @@ SPENDING: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("a use", {"invocation": Invocation("cap-1", 0, 1)}, {}),
     ("an approval", {"obligations": (use(1),)}, {"reply": reply(1)}),
     ("a presented approval", {"obligations": (use(1, token=reply(1)),)}, {}),
+    ("an approval that was recorded and is presented", {"obligations": (use(1, token=reply(1)),)}, {"reply": reply(1)}),
+    (
+        "an approval that was recorded with another token",
+        {"obligations": (use(1, token=reply(1, token="other")),)},
+        {"reply": reply(1)},
+    ),
     (
         "all of them",
         {
@@ -266,6 +272,8 @@ async def test_a_receipt_with_everything_that_it_spends_is_one_round_trip(
         since = (kit.server.folder / "log").stat().st_size
         assert isinstance(await store.append(entry(1, **spending)), Stored)
         assert len(statements(kit, since)) == 1
+    used = kit.fetch("SELECT token_id, request_id FROM chio.chio_hitl_consumed_tokens")
+    assert used in ([], [("apt-1", "request-1")])
 
 
 async def test_in_a_batch_only_what_cannot_be_spent_is_refused(kit: PostgresqlKit) -> None:
