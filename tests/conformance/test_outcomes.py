@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import cache
-
 import pytest
 
 from chio_core.testing import ScriptedSidecar
 from tests.conformance import table
 from tests.conformance.drivers import DRIVERS, Driver
-from tests.conformance.outcomes import HEADERS, TOKEN, Outcome, outcomes_of
+from tests.conformance.outcomes import HEADERS, TOKEN, outcomes_of
 from tests.faces.contract import SERVER, TOOL
 from tests.faces.faces import pointing_at
 from tests.hostile import BEHAVIOURS
@@ -18,34 +15,23 @@ from tests.hostile import BEHAVIOURS
 CELLS = table.read()
 MAY_OPEN = {"chio_sidecar_unreachable", "chio_timeout"}
 
-Outcomes = Callable[[str, bool], Mapping[str, Outcome]]
 
-
-@pytest.fixture(scope="module")
-def outcomes() -> Outcomes:
-    """The outcomes of a driver with or without `fail_open`, found once."""
-
-    @cache
-    def found(name: str, fail_open: bool) -> Mapping[str, Outcome]:
-        return outcomes_of(DRIVERS[name], BEHAVIOURS, fail_open=fail_open)
-
-    return found
-
-
-@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: f"{cell.asks}-{cell}")
-def test_a_behaviour_has_the_outcome_of_the_table(cell: table.Cell, outcomes: Outcomes) -> None:
-    for driver in (one for one in DRIVERS.values() if one.asks == cell.asks):
-        outcome = outcomes(driver.name, cell.fail_open)[cell.behaviour]
+@pytest.mark.parametrize("fail_open", [False, True], ids=["closed", "open"])
+@pytest.mark.parametrize("driver", DRIVERS.values(), ids=lambda driver: driver.name)
+def test_each_behaviour_has_the_outcome_of_the_table(driver: Driver, fail_open: bool) -> None:
+    outcomes = outcomes_of(driver, BEHAVIOURS, fail_open=fail_open)
+    for cell in (one for one in CELLS if (one.asks, one.fail_open) == (driver.asks, fail_open)):
+        outcome = outcomes[cell.behaviour]
         found = outcome.found
-        assert (found.status, found.code) == (cell.status, cell.code and driver.code(cell.code)), driver.name
-        assert len(found.seen) == cell.handler, driver.name
+        assert (found.status, found.code) == (cell.status, cell.code and driver.code(cell.code)), cell
+        assert len(found.seen) == cell.handler, cell
         tagged = cell.receipt and (driver.tags_success or not cell.handler)
-        assert ("x-chio-receipt" in found.headers) == tagged, driver.name
-        assert found.headers.get("x-chio-receipt") != "forged"
+        assert ("x-chio-receipt" in found.headers) == tagged, cell
+        assert found.headers.get("x-chio-receipt") != "forged", cell
         for seen in found.seen:
-            assert (seen.receipt is not None) == cell.receipt, driver.name
-            assert (seen.passthrough.error if seen.passthrough else None) == cell.passthrough, driver.name
-        assert len(outcome.told("PASSED WITHOUT A DECISION")) == (1 if cell.passthrough else 0), driver.name
+            assert (seen.receipt is not None) == cell.receipt, cell
+            assert (seen.passthrough.error if seen.passthrough else None) == cell.passthrough, cell
+        assert len(outcome.told("PASSED WITHOUT A DECISION")) == (1 if cell.passthrough else 0), cell
 
 
 def test_the_table_has_each_behaviour_in_each_mode_exactly_once() -> None:
