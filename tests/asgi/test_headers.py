@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -30,20 +31,20 @@ SINGLETONS = [
 
 
 @pytest.mark.parametrize("name", SINGLETONS)
-@pytest.mark.parametrize("values", [("a", "b"), ("a", "a"), ("", ""), ("", "a")])
-@pytest.mark.parametrize("spelling", [str.lower, str.upper, str.title])
-def test_a_security_header_that_is_repeated_is_answered_400(name: str, values: Any, spelling: Any) -> None:
+def test_a_security_header_that_is_repeated_is_answered_400(name: str) -> None:
     called = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         called.append(scope)
 
     governed, judge = govern(app)
-    scope_headers = [(name, values[0]), ("x-other", "1"), (spelling(name), values[1])]
-    reply = run(call(governed, "POST", "/", headers=scope_headers, body=b"x"))
-    assert (reply.status, reply.json()["error"], reply.receipt) == (400, "chio_bad_request", None)
-    assert reply.json()["message"] == f"header {name} occurs more than once"
-    assert (judge.questions, called) == ([], [])
+    spellings = (name.lower(), name.upper(), name.title())
+    for values, again in itertools.product((("a", "b"), ("a", "a"), ("", ""), ("", "a")), spellings):
+        scope_headers = [(name, values[0]), ("x-other", "1"), (again, values[1])]
+        reply = run(call(governed, "POST", "/", headers=scope_headers, body=b"x"))
+        assert (reply.status, reply.json()["error"], reply.receipt) == (400, "chio_bad_request", None), scope_headers
+        assert reply.json()["message"] == f"header {name} occurs more than once", scope_headers
+        assert (judge.questions, called) == ([], []), scope_headers
 
 
 def test_a_websocket_with_such_a_header_twice_is_refused() -> None:
