@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -141,6 +142,7 @@ createdb -U "$POSTGRES_USER" "$POSTGRES_DB"
 for file in /docker-entrypoint-initdb.d/*.sql; do
     psql -v ON_ERROR_STOP=1 -U "$POSTGRES_USER" -d "$POSTGRES_DB" -f "$file"
 done
+if $CHECK; then echo "healthy before it is ready"; exit 1; fi
 pg_ctl -D data -w stop
 exec postgres -D data -c "listen_addresses=*"
 """
@@ -208,7 +210,8 @@ def test_the_services_of_compose_find_each_other_and_govern_a_request(
 ) -> None:
     if missing := [program for program in ("redis-server", "prometheus") if shutil.which(program) is None]:
         pytest.skip(f"not installed: {', '.join(missing)}")
-    database = of_this_machine("postgres", PATH=f"{binaries()}:{os.environ['PATH']}")
+    check = shlex.join(SERVICES["database"]["healthcheck"]["test"][1:])
+    database = of_this_machine("postgres", PATH=f"{binaries()}:{os.environ['PATH']}", CHECK=check)
     database.folder, database.entrypoint = "/var/lib/postgresql", ["sh", "-c", POSTGRESQL]
     deploy = shutil.copytree(context, tmp_path / "tree") / "deploy"
     subprocess.run(["sh", deploy / "compose-secrets.sh"], check=True, capture_output=True)
