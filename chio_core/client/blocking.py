@@ -114,7 +114,7 @@ class BlockingPool:
         except queue.Empty:
             late = no_connection
             try:
-                own.slots.get(timeout=timeout * WAITING_SHARE)
+                own.slots.get(timeout=max(0.0, timeout * WAITING_SHARE))
             except queue.Empty:
                 raise late() from None
         try:

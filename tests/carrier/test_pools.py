@@ -628,3 +628,10 @@ async def test_a_caller_whose_connection_is_not_opened_in_time_finds_no_sidecar(
         await pool.aclose()
         for one in filling:
             one.close()
+
+
+@pytest.mark.parametrize("timeout", [0.0, -1.0])
+def test_a_thread_whose_time_is_up_does_not_wait_for_a_connection(timeout: float) -> None:
+    pool = BlockingPool(Endpoint.parse("http://127.0.0.1:9"), limit=0)
+    with pytest.raises(Overloaded, match="were in use"):
+        pool.post("/chio/evaluate", b"{}", (), timeout)
