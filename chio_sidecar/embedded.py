@@ -28,9 +28,10 @@ from chio_sidecar.config import (
     trusted_approvers_from,
     trusted_issuers_from,
 )
-from chio_sidecar.keys import existing_key, load_or_create_key
+from chio_sidecar.keys import existing_key
 from chio_sidecar.policy.routes import RouteTable
 from chio_sidecar.records.file import connect_quietly
+from chio_sidecar.service.state import open_key
 from chio_sidecar.store.driver import UNUSABLE, Unavailable, trouble
 from chio_sidecar.store.issuers import withdrawn
 from chio_sidecar.store.place import DatabasePlace, Place, is_database
@@ -151,7 +152,7 @@ def own_key(path: str) -> SigningKey:
     from chio_sidecar.records.archive import is_withdrawn  # other embedded sidecars start without it
 
     config = _config(path, {}, None)
-    key = load_or_create_key(config.resolved_key_path)
+    key = open_key(config)
     with suppress(Unavailable):  # the sidecar itself decides about the token
         if config.store_path is not None and is_withdrawn(config.store_path, key.public_hex):
             raise ConfigurationError(f"{withdrawn(key.public_hex)}; give the embedded sidecar another key, and restart")

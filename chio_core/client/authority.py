@@ -9,6 +9,7 @@ The authority is the first of these that the settings name:
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import stat
@@ -107,7 +108,7 @@ class Authority:
         """Issue a capability in an event loop; see `issue`."""
         scope, named = self._order(grants, holder, ttl, subject)
         if not self._remote:
-            return self._signed(scope, named, ttl)
+            return await asyncio.to_thread(self._signed, scope, named, ttl)
         with self._lock:
             if self._client is None:
                 from chio_core.client.client import ChioClient
@@ -157,12 +158,14 @@ class Authority:
     def _signed(self, scope: ChioScope, subject: str, ttl: int) -> CapabilityToken:
         if self._key is None and self._settings.authority_seed_file is not None:
             self._key = read_seed(self._settings.authority_seed_file)
-        elif self._key is None:
+        key = self._key
+        if key is None:
             from chio_core.client.in_process import own_key
 
-            self._key = own_key(self._settings.sidecar_url)
+            # Not kept: the key may be withdrawn in the store at any time.
+            key = own_key(self._settings.sidecar_url)
         begin = backdated(int(time.time()), ttl)
-        return issue_capability(self._key, subject=subject, scope=scope, ttl_seconds=ttl, now=begin)
+        return issue_capability(key, subject=subject, scope=scope, ttl_seconds=ttl, now=begin)
 
     def _service(self) -> ChioSettings:
         # The carriers of the sidecar's client send the control token as the bearer of this path.

@@ -14,7 +14,8 @@ from chio_sidecar.cli.table import BAD, DOUBTFUL, GOOD
 from chio_sidecar.cli.terminal import CliError, compact, emit, emit_coloured, say
 from chio_sidecar.doctor import Check, guarded
 from chio_sidecar.doctor.environment import Sources, check_distributions, check_names, check_settings, check_versions
-from chio_sidecar.doctor.store import check_place, last_kernel_key
+from chio_sidecar.doctor.store import check_place
+from chio_sidecar.records.file import last_kernel_key
 
 DESCRIPTION = """\
 Check everything that a governed application needs, one line for each check: ok, warn or fail, and the remedy.

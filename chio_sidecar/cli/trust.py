@@ -174,7 +174,7 @@ def _check_new_key(place: StorePlace, path: Path) -> None:
     if not place.file.is_file():
         text = f"there is no receipt store at {place.path} ({place.named_by})"
         raise CliError(text, fix=f"name the sidecar's file; before its first start give --authority-seed-file {path}")
-    from chio_sidecar.doctor.store import last_kernel_key  # only the first token of a store needs it
+    from chio_sidecar.records.file import last_kernel_key  # only the first token of a store needs it
 
     if (former := last_kernel_key(place.path)) is not None:
         text = f"key file {path} is missing, and the store's receipts were signed with {former}"

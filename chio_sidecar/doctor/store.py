@@ -100,20 +100,6 @@ def check_store(
     yield from _key(key_beside(path), last_key, pinned)
 
 
-def last_kernel_key(path: Place) -> str | None:
-    """Return the key that signed the newest receipt of a file; None if it cannot be read, or is a database."""
-    if not isinstance(path, Path):
-        return None
-    try:
-        connection = connect_quietly(path)
-        if connection is None:
-            return None
-        with closing(connection):
-            return newest_signer(connection)
-    except (OSError, *UNUSABLE):
-        return None
-
-
 def _file(
     path: Path, patience: Patience, clock: Callable[[], float], busy_seconds: float
 ) -> Generator[Check, None, str | None]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from chio_core.canonical import parse_json
 from chio_core.errors import InvalidDocument
-from chio_sidecar.store.driver import open_file, read_start, sqlite3
+from chio_sidecar.store.driver import UNUSABLE, open_file, read_start, sqlite3
+from chio_sidecar.store.place import Place
 
 NO_CHAIN = (
     "is a database of another program: its rows have no chain. If the published sidecar wrote it, `receipt verify`"
@@ -134,6 +136,20 @@ def newest_signer(connection: sqlite3.Connection) -> str | None:
         return None
     key = document.get("kernel_key") if isinstance(document, dict) else None
     return key if isinstance(key, str) else None
+
+
+def last_kernel_key(path: Place | None) -> str | None:
+    """Return the key that signed the newest receipt of a file; None if it cannot be read, or is a database."""
+    if not isinstance(path, Path):
+        return None
+    try:
+        connection = connect_quietly(path)
+        if connection is None:
+            return None
+        with closing(connection):
+            return newest_signer(connection)
+    except (OSError, *UNUSABLE):
+        return None
 
 
 def quick_check(connection: sqlite3.Connection, is_over: Callable[[], bool], *, full: bool = False) -> list[str] | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from contextlib import closing
 from dataclasses import dataclass
 
 from chio_core.errors import ConfigurationError
@@ -14,11 +13,10 @@ from chio_sidecar.config import SidecarConfig
 from chio_sidecar.keys import ReceiptIds, existing_key, load_or_create_key
 from chio_sidecar.policy.engine import Engine
 from chio_sidecar.policy.routes import RouteTable
-from chio_sidecar.records.file import newest_signer
+from chio_sidecar.records.file import last_kernel_key
 from chio_sidecar.service.metrics import SidecarMetrics
 from chio_sidecar.service.revocation import RevocationAuthority
 from chio_sidecar.store import ReceiptStore
-from chio_sidecar.store.driver import UNUSABLE, open_file
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 
 log = logging.getLogger(__name__)
@@ -145,16 +143,7 @@ def _open_parts(config: SidecarConfig) -> _Parts:
         store = SqliteReceiptStore(config.store_path, busy_seconds=config.busy_seconds, clock=config.clock)
         log.info("receipt store %s: %s", config.store_path, store.detail)
     # A new key comes last: none must appear beside a file that was named by mistake and is not a store.
-    if key is None:
-        key = load_or_create_key(config.resolved_key_path)
-        if isinstance(store, SqliteReceiptStore) and (former := _newest_signer(store)) not in (None, key.public_hex):
-            log.warning(
-                "key file %s was missing: a new key was made, %s. The store's receipts were signed with %s; restore its"
-                " file, or add the new key to CHIO_TRUSTED_KERNEL_KEYS of every application",
-                config.resolved_key_path,
-                key.public_hex,
-                former,
-            )
+    key = key or open_key(config)
     engine = Engine(
         routes,
         trusted_issuers={key.public_hex, *config.trusted_issuers},
@@ -165,10 +154,23 @@ def _open_parts(config: SidecarConfig) -> _Parts:
     return _Parts(key, engine, store)
 
 
-def _newest_signer(store: SqliteReceiptStore) -> str | None:
-    """Return the public key (hex) that the newest receipt names; None without one, or if it cannot be read."""
-    try:
-        with closing(open_file(store.path, "mode=ro", busy_seconds=1.0)) as connection:
-            return newest_signer(connection)
-    except UNUSABLE:
-        return None
+def open_key(config: SidecarConfig) -> SigningKey:
+    """Return the key in the sidecar's file; a missing file is made, with a warning if it seems to be lost.
+
+    Raises:
+        ConfigurationError: the file cannot be used.
+    """
+    path = config.resolved_key_path
+    if (key := existing_key(path)) is not None:
+        return key
+    key = load_or_create_key(path)
+    former = last_kernel_key(config.store_path)
+    if former is not None and former != key.public_hex:  # else another process has made this key, and uses it
+        log.warning(
+            "key file %s was missing: a new key was made, %s. The store's receipts were signed with %s; restore its"
+            " file, or add the new key to CHIO_TRUSTED_KERNEL_KEYS of every application",
+            path,
+            key.public_hex,
+            former,
+        )
+    return key

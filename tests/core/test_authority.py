@@ -21,6 +21,7 @@ from chio_core.testing import ChioFixture
 from chio_sidecar.store.issuers import issuer_name
 from chio_sidecar.store.place import open_store
 from chio_sidecar.trust.app import TrustConfig, TrustService, create_trust_app
+from tests.core.views import View, question
 from tests.support import run, serve
 
 ALICE = CallerIdentity.user("7")
@@ -113,10 +114,11 @@ def test_an_embedded_sidecar_trusts_what_its_key_has_issued(tmp_path: Path) -> N
     assert first.issuer == Authority(settings).issue("shop/order", holder=ALICE).issuer
 
 
-def test_an_embedded_sidecar_issues_nothing_with_a_key_that_was_withdrawn(tmp_path: Path) -> None:
+@each_way
+def test_an_embedded_sidecar_issues_nothing_with_a_key_once_it_is_withdrawn(tmp_path: Path, how: str) -> None:
     path = tmp_path / "s.sqlite3"
-    settings = ChioSettings(sidecar_url=f"embedded:{path}")
-    key = Authority(settings).issue("shop/order", holder=ALICE).issuer
+    authority = Authority(ChioSettings(sidecar_url=f"embedded:{path}"))
+    key = issued(authority, how, "shop/order").issuer
 
     async def withdraw() -> None:
         store = open_store(path)
@@ -125,7 +127,22 @@ def test_an_embedded_sidecar_issues_nothing_with_a_key_that_was_withdrawn(tmp_pa
 
     run(withdraw())
     with pytest.raises(ConfigurationError, match=f"the key {key} was withdrawn"):
-        Authority(settings).issue("shop/order", holder=ALICE)
+        issued(authority, how, "shop/order")
+
+
+def test_a_lost_embedded_key_is_named_when_a_capability_makes_a_new_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "s.sqlite3"
+    url = f"embedded:{path}"
+    with SyncChioClient(ChioSettings(sidecar_url=url)) as client:
+        receipt = client.evaluate(question(View("GET"))).receipt
+    assert receipt is not None
+    former = receipt.kernel_key
+    (tmp_path / "s.sqlite3.key").unlink()
+    assert Authority(ChioSettings(sidecar_url=url)).issue("shop/order", holder=ALICE).issuer != former
+    assert "s.sqlite3.key was missing: a new key was made" in caplog.text
+    assert f"The store's receipts were signed with {former}" in caplog.text
 
 
 def test_without_an_authority_the_error_says_what_to_set() -> None:

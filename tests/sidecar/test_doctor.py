@@ -22,8 +22,9 @@ from chio_core.signing import SigningKey
 from chio_sidecar.doctor import Check, guarded
 from chio_sidecar.doctor.environment import Sources, check_distributions, check_names, check_settings, check_versions
 from chio_sidecar.doctor.sidecar import check_sidecar
-from chio_sidecar.doctor.store import Patience, check_store, last_kernel_key
+from chio_sidecar.doctor.store import Patience, check_store
 from chio_sidecar.keys import load_or_create_key
+from chio_sidecar.records.file import last_kernel_key
 from chio_sidecar.store.driver import sqlite3
 from tests.sidecar.control_tools import evaluate, sidecars
 from tests.sidecar.fsck_tools import alter
