@@ -221,7 +221,13 @@ class Engine:
         limits += ["--no-new-privs"] if "no-new-privileges:true" in rights.security_opt else []
         prefix = [*own, *_inside(root, image.folder, image.environ | dict(environ)), *limits]
         whole = [*prefix, *image.entrypoint, *(command or image.command)]
-        process = subprocess.Popen(whole, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            whole,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # to end its children with it
+        )
         container = Container(prefix, process, image.healthcheck)
         self._ends.callback(container.end)
         return container
@@ -234,6 +240,7 @@ class Container:
     prefix: list[str]
     process: subprocess.Popen[bytes]
     healthcheck: list[str]
+    printed: str | None = None
 
     def execute(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run another command in it, with the same rights."""
@@ -245,13 +252,16 @@ class Container:
             assert self.process.poll() is None, self.end()
 
     def end(self) -> str:
-        """End it as an engine does; return what it has printed."""
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.communicate(timeout=30)[0].decode()
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            return self.process.communicate()[0].decode()
+        """End it as an engine does; return what it has printed. A second call returns the same."""
+        if self.printed is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.printed = self.process.communicate(timeout=30)[0].decode()
+            except subprocess.TimeoutExpired:
+                # Its children too: one that stays holds the pipe open, which would then never end.
+                os.killpg(self.process.pid, signal.SIGKILL)
+                self.printed = self.process.communicate()[0].decode()
+        return self.printed
 
 
 def _inside(root: str, folder: str, environ: Mapping[str, str]) -> list[str]:
