@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,11 +14,28 @@ from chio_core.errors import ConfigurationError
 from chio_sidecar.store import ReceiptStore
 
 _SCHEMES = ("postgresql", "postgres")
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*", re.IGNORECASE)
+_HOST = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(:[0-9]*)?")
+_SECRETS = ("password", "sslpassword", "scram_client_key", "scram_server_key", "oauth_client_secret")
+"""Options of libpq that are secrets."""
+_UNREADABLE = "the URL of the database cannot be read; write postgresql://USER@HOST/DATABASE"
 
 
 def is_database(text: str) -> bool:
-    """Return True for the URL of a PostgreSQL database."""
-    return text.partition("://")[0] in _SCHEMES and "://" in text
+    """Return True for the URL of a PostgreSQL database, False for the path of a file.
+
+    Raises:
+        ConfigurationError: it is another URL, for example that of a driver.
+    """
+    scheme, mark, _ = text.partition("://")
+    if not mark or not _SCHEME.fullmatch(scheme):
+        return False
+    if scheme.lower() not in _SCHEMES:
+        # The rest of it is not shown: it may have a password.
+        raise ConfigurationError(
+            f"a receipt store is a file, or a database as postgresql://USER@HOST/DATABASE; {scheme}:// is neither"
+        )
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +57,20 @@ class DatabasePlace:
         """Read `postgresql://USER@HOST/DATABASE?…`.
 
         Raises:
-            ConfigurationError: it is no URL, has an option twice, or a password, which `ps` and logs would show.
+            ConfigurationError: it is no URL, has an option twice, or a secret, which `ps` and logs would show.
         """
         try:
             parts = urlsplit(text)
             pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
         except ValueError:
-            raise ConfigurationError(
-                "the URL of the database cannot be read; write postgresql://USER@HOST/DATABASE"
-            ) from None
-        if ":" in parts.netloc.rpartition("@")[0] or any(name == "password" for name, _ in pairs):
+            raise ConfigurationError(_UNREADABLE) from None
+        if ":" in parts.netloc.rpartition("@")[0] or any(name in _SECRETS for name, _ in pairs):
             raise ConfigurationError(
                 "the URL of the database has a password, which lists of processes and logs would show; leave it out,"
                 " and give it as PGPASSWORD, in ~/.pgpass, or in a file that ?passfile= names"
             )
+        if not all(map(_HOST.fullmatch, parts.netloc.rpartition("@")[2].split(","))):
+            raise ConfigurationError(_UNREADABLE)  # USER:PASSWORD without a host would be shown as HOST:PORT
         own = [(name, value) for name, value in pairs if name in ("key", "spec")]
         if len(dict(own)) != len(own) or not all(value for _, value in own):
             raise ConfigurationError("the URL of the database has ?key= or ?spec= twice, or without a file")

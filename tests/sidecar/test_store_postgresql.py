@@ -23,8 +23,10 @@ from fastapi import FastAPI
 
 from chio_core.errors import ConfigurationError
 from chio_fastapi import add_chio
+from chio_sidecar.cli.options import store_of_url
+from chio_sidecar.embedded import own_key
 from chio_sidecar.store import BudgetExceeded, Exhausted, Invocation, Revoked, Stored, StoreUnavailable
-from chio_sidecar.store.place import DatabasePlace, open_store
+from chio_sidecar.store.place import DatabasePlace, open_store, read_place
 from chio_sidecar.store.postgresql.connection import connect
 from chio_sidecar.store.postgresql.schema import Migrated, migrate
 from chio_sidecar.store.postgresql.tables import SCHEMA_VERSION
@@ -367,6 +369,31 @@ async def test_a_request_that_two_sidecars_got_at_once_is_spent_once_and_both_re
     assert kit.fetch(spent) == [(last.request_id,)]
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("default_transaction_isolation = 'repeatable read'", r"stored after the revocation.*'read committed'"),
+        ("default_transaction_isolation = 'serializable'", r"stored after the revocation.*'read committed'"),
+        ("synchronous_commit = off", r"synchronous_commit is off.*ALTER ROLE"),
+    ],
+)
+async def test_no_receipt_is_stored_with_settings_that_could_lose_it_or_miss_a_revocation(
+    kit: PostgresqlKit, setting: str, message: str
+) -> None:
+    async with opened(kit) as store:
+        assert isinstance(await store.append(entry(1)), Stored)
+        # A setting that a running sidecar gets with its next connection.
+        kit.execute(f"ALTER ROLE {ROLE} IN DATABASE {kit.database} SET {setting}", OWNER)
+        kit.fetch("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'chio-sidecar'")
+        with pytest.raises(StoreUnavailable):  # the connection is gone
+            await store.append(entry(2))
+        with pytest.raises(StoreUnavailable, match=r"ALTER ROLE"):
+            await store.append(entry(2))
+    assert kit.fetch("SELECT request_id FROM chio.http_receipts") == [("request-1",)]
+    with pytest.raises(ConfigurationError, match=message):
+        kit.open()
+
+
 async def test_a_pool_of_transactions_may_be_between(kit: PostgresqlKit) -> None:
     with kit.server.pooled(kit.database) as place:
         one, two, three = (open_store(place, busy_seconds=20) for _ in range(3))
@@ -405,6 +432,27 @@ FORBIDDEN = [
 def test_the_role_of_a_sidecar_may_only_add(kit: PostgresqlKit, sql: str) -> None:
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         kit.execute(sql)
+
+
+def test_a_migration_takes_from_roles_what_they_have_too_much_of(kit: PostgresqlKit) -> None:
+    rights = "SELECT relname FROM pg_class WHERE relnamespace = 'chio'::regnamespace AND relkind = 'r'"
+    rights += " AND has_table_privilege('{}', oid, '{}') ORDER BY relname"
+    asked = [(role, right) for role in (ROLE, "chio_erase") for right in ("INSERT", "UPDATE", "DELETE", "TRUNCATE")]
+    before = [kit.fetch(rights.format(*one)) for one in asked]
+    # As default privileges of the owner give them, which many teams have for their applications.
+    kit.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA chio TO PUBLIC, {ROLE}, chio_erase", OWNER)
+    kit.execute(f"GRANT USAGE ON SCHEMA chio_trust TO PUBLIC; GRANT ALL ON chio_trust.authority_state TO {ROLE}", OWNER)
+    with closing(connect(kit.server.place(kit.database, OWNER), seconds=5)) as owner:
+        migrate(owner, ROLE, erase_role="chio_erase")
+        assert [kit.fetch(rights.format(*one)) for one in asked] == before
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            kit.execute("SELECT FROM chio_trust.authority_state")
+        kit.execute(f"GRANT pg_write_all_data TO {ROLE}", OWNER)
+        try:
+            with pytest.raises(ConfigurationError, match=f'"{ROLE}" is a member of a role that may change chio'):
+                migrate(owner, ROLE)
+        finally:
+            kit.execute(f"REVOKE pg_write_all_data FROM {ROLE}", OWNER)
 
 
 @pytest.mark.parametrize("change", ["UPDATE {} SET request_id = ''", "DELETE FROM {}", "TRUNCATE {}"])
@@ -471,11 +519,33 @@ def test_a_database_without_tables_or_rights_names_the_command(server: Server) -
         PostgresqlKit(server, "postgres").open()
 
 
-def test_a_url_has_no_password_and_its_own_options_do_not_reach_the_database() -> None:
-    for url in ("postgresql://chio:secret@db/x", "postgresql:///x?password=secret"):
-        with pytest.raises(ConfigurationError, match="PGPASSWORD") as caught:
-            DatabasePlace.parse(url)
+SECRET_URLS = {
+    "postgresql://chio:secret@db/x": "PGPASSWORD",
+    "POSTGRESQL://chio:secret@db/x": "PGPASSWORD",
+    "postgresql:///x?password=secret": "PGPASSWORD",
+    "postgresql:///x?sslpassword=secret": "PGPASSWORD",
+    "postgresql:///x?%73cram_client_key=secret": "PGPASSWORD",
+    "postgresql://chio:secret/x": "cannot be read",
+    "postgresql://chio@db:5432,chio:secret/x": "cannot be read",
+    "postgresql+psycopg://chio:secret@db/x": r"postgresql\+psycopg:// is neither",
+    "mysql://chio:secret@db/x": "mysql:// is neither",
+}
+
+
+@pytest.mark.parametrize("url", SECRET_URLS)
+def test_a_url_with_a_secret_is_refused_without_showing_it(url: str) -> None:
+    for read in (read_place, lambda text: store_of_url(f"embedded:{text}"), own_key):
+        with pytest.raises(ConfigurationError, match=SECRET_URLS[url]) as caught:
+            read(url)
         assert "secret" not in caught.value.message
+
+
+@pytest.mark.parametrize("url", ["postgresql://[::1]:5432/x", "postgresql://a,b:5432,[::1]/x", "postgresql:///x"])
+def test_a_url_may_have_several_hosts_and_addresses(url: str) -> None:
+    assert DatabasePlace.parse(url).shown == url
+
+
+def test_own_options_of_a_url_do_not_reach_the_database() -> None:
     place = DatabasePlace.parse("postgresql://chio@127.0.0.1:1/db?key=a%20b.key&spec=x&sslmode=require")
     assert (place.shown, str(place.key_path)) == ("postgresql://127.0.0.1:1/db", "a b.key")
     assert place.url == "postgresql://chio@127.0.0.1:1/db?sslmode=require"

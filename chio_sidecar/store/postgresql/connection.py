@@ -22,6 +22,17 @@ _OF_THE_WORK = ("22", "23", "54")
 """Classes of SQLSTATE about values: data exception, integrity constraint, program limit."""
 
 
+ISOLATED, NOT_DURABLE = "CH003", "CH004"
+"""What `chio.append` raises if its transaction would not see what other sidecars committed, or could be lost."""
+
+UNISOLATED = ("read committed", "read uncommitted")
+"""Isolation levels in which each statement sees what was committed before it; the second is the first in PostgreSQL."""
+SETTINGS = {
+    ISOLATED: "run: ALTER ROLE … SET default_transaction_isolation = 'read committed'",
+    NOT_DURABLE: "run: ALTER ROLE … SET synchronous_commit = on",
+}
+"""What to do about settings of the role with which no receipt is stored; a transaction needs both as they are here."""
+
 DatabaseError = psycopg.Error
 
 _ARRAY = Struct("!iiIii")  # dimensions, whether one is NULL, type of the elements, their number, index of the first
@@ -121,6 +132,8 @@ def trouble(exc: Exception) -> Trouble | None:
         return Trouble("machine", text, "grant the rights of a sidecar: chio-sidecar store migrate --role")
     if state == "25006":
         return Trouble("machine", text, "this is a standby: name the primary, or add target_session_attrs=read-write")
+    if state in SETTINGS:
+        return Trouble("machine", text, SETTINGS[state])
     if state[:2] == "53":
         return Trouble("machine", text, "free space, memory or connections of the database")
     return Trouble("machine", text, "check the database, and the way to it")

@@ -7,6 +7,7 @@ it, and few others, and a reader compares the receipts themselves.
 from __future__ import annotations
 
 from chio_sidecar.store.hash_chain import FIRST
+from chio_sidecar.store.postgresql.connection import ISOLATED, NOT_DURABLE, UNISOLATED
 from chio_sidecar.store.writes import MAX_TOTAL
 
 # What a receipt says under a name, if its text has the name once, as sidecars write it; NULL if that is not certain.
@@ -111,6 +112,13 @@ DECLARE
     signer text;
     known text;
 BEGIN
+    -- What waited for a lock must see what the transaction before it has committed, and what is acknowledged stays. A
+    -- setting of the role, the database or a pool can change both while a sidecar runs.
+    IF current_setting('transaction_isolation') <> ALL ('{{{",".join(UNISOLATED)}}}') THEN
+        RAISE EXCEPTION 'transactions are %', current_setting('transaction_isolation') USING ERRCODE = '{ISOLATED}';
+    ELSIF current_setting('synchronous_commit') = 'off' THEN
+        RAISE EXCEPTION 'synchronous_commit is off' USING ERRCODE = '{NOT_DURABLE}';
+    END IF;
     PERFORM pg_advisory_xact_lock_shared({APPENDING});
     SELECT * INTO head FROM chio.logs WHERE log_id = own FOR UPDATE;
     IF head.epoch IS DISTINCT FROM own_epoch OR head.seq <> last OR head.digest <> last_digest THEN

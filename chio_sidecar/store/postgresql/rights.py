@@ -2,43 +2,56 @@
 
 from __future__ import annotations
 
-GRANTS = """
-REVOKE ALL ON SCHEMA chio FROM PUBLIC;
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA chio FROM PUBLIC;
-GRANT USAGE ON SCHEMA chio TO {role};
-GRANT SELECT ON ALL TABLES IN SCHEMA chio TO {role};
-GRANT SELECT ON ALL SEQUENCES IN SCHEMA chio TO {role};
+# Default privileges of the owner may have given more to the role, or to all.
+_ONLY = """
+REVOKE ALL ON SCHEMA chio, chio_trust FROM PUBLIC, {role};
+REVOKE ALL ON ALL TABLES IN SCHEMA chio, chio_trust FROM PUBLIC, {role};
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA chio, chio_trust FROM PUBLIC, {role};
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA chio, chio_trust FROM PUBLIC, {role};
+"""
+
+GRANTS = f"""{_ONLY}
+GRANT USAGE ON SCHEMA chio TO {{role}};
+GRANT SELECT ON ALL TABLES IN SCHEMA chio TO {{role}};
+GRANT SELECT ON ALL SEQUENCES IN SCHEMA chio TO {{role}};
 GRANT INSERT ON chio.revoked_capabilities, chio.capability_invocations, chio.budget_charges, chio.chio_hitl_pending,
-    chio.chio_hitl_resolved, chio.chio_hitl_consumed_tokens TO {role};
-GRANT EXECUTE ON FUNCTION chio.claim, chio.renew, chio.append, chio.spend, chio.horizon, chio.fact TO {role};
+    chio.chio_hitl_resolved, chio.chio_hitl_consumed_tokens TO {{role}};
+GRANT EXECUTE ON FUNCTION chio.claim, chio.renew, chio.append, chio.spend, chio.horizon, chio.fact TO {{role}};
 """
 """The rights of a sidecar."""
 
-ARCHIVE_GRANTS = """
-GRANT USAGE ON SCHEMA chio TO {role};
-GRANT SELECT ON ALL TABLES IN SCHEMA chio TO {role};
-GRANT INSERT ON chio.receipt_archives, chio.archived_state TO {role};
-GRANT INSERT, UPDATE ON chio.receipt_chain_base TO {role};
-GRANT DELETE ON chio.http_receipts, chio.capability_invocations, chio.budget_charges TO {role};
-GRANT EXECUTE ON FUNCTION chio.archived_up_to, chio.horizon, chio.fact TO {role};
+TOO_MUCH = """
+SELECT relname FROM pg_class WHERE relnamespace = 'chio'::regnamespace AND relkind = 'r' AND (
+    has_table_privilege(%(role)s, oid, 'UPDATE, DELETE, TRUNCATE, TRIGGER')
+    OR relname = 'http_receipts' AND has_table_privilege(%(role)s, oid, 'INSERT')
+) ORDER BY relname
+"""
+"""Tables that a sidecar could change nevertheless, as a member of another role."""
+
+ARCHIVE_GRANTS = f"""{_ONLY}
+GRANT USAGE ON SCHEMA chio TO {{role}};
+GRANT SELECT ON ALL TABLES IN SCHEMA chio TO {{role}};
+GRANT INSERT ON chio.receipt_archives, chio.archived_state TO {{role}};
+GRANT INSERT, UPDATE ON chio.receipt_chain_base TO {{role}};
+GRANT DELETE ON chio.http_receipts, chio.capability_invocations, chio.budget_charges TO {{role}};
+GRANT EXECUTE ON FUNCTION chio.archived_up_to, chio.horizon, chio.fact TO {{role}};
 """
 """The rights of a rotation."""
 
-ERASE_GRANTS = """
-GRANT USAGE ON SCHEMA chio TO {role};
-GRANT SELECT ON ALL TABLES IN SCHEMA chio TO {role};
-GRANT UPDATE (receipt_json, fingerprint) ON chio.http_receipts TO {role};
-GRANT EXECUTE ON FUNCTION chio.horizon, chio.fact TO {role};
+ERASE_GRANTS = f"""{_ONLY}
+GRANT USAGE ON SCHEMA chio TO {{role}};
+GRANT SELECT ON ALL TABLES IN SCHEMA chio TO {{role}};
+GRANT UPDATE (receipt_json, fingerprint) ON chio.http_receipts TO {{role}};
+GRANT EXECUTE ON FUNCTION chio.horizon, chio.fact TO {{role}};
 """
 """The rights of an erasure."""
 
-TRUST_GRANTS = """
-REVOKE ALL ON SCHEMA chio_trust FROM PUBLIC;
-GRANT USAGE ON SCHEMA chio, chio_trust TO {role};
-GRANT SELECT ON ALL TABLES IN SCHEMA chio TO {role};
-GRANT INSERT ON chio.revoked_capabilities, chio.authority_trusted_keys TO {role};
-GRANT SELECT, INSERT, UPDATE ON chio_trust.authority_state TO {role};
-GRANT EXECUTE ON FUNCTION chio.horizon, chio.fact TO {role};
+TRUST_GRANTS = f"""{_ONLY}
+GRANT USAGE ON SCHEMA chio, chio_trust TO {{role}};
+GRANT SELECT ON ALL TABLES IN SCHEMA chio TO {{role}};
+GRANT INSERT ON chio.revoked_capabilities, chio.authority_trusted_keys TO {{role}};
+GRANT SELECT, INSERT, UPDATE ON chio_trust.authority_state TO {{role}};
+GRANT EXECUTE ON FUNCTION chio.horizon, chio.fact TO {{role}};
 """
 """The rights of a trust service."""
 

@@ -14,7 +14,7 @@ from chio_core.errors import ConfigurationError
 from chio_sidecar.store.driver import Unavailable
 from chio_sidecar.store.postgresql.connection import Connection, trouble
 from chio_sidecar.store.postgresql.functions import APPENDING, FUNCTIONS, HORIZON, INDEXES
-from chio_sidecar.store.postgresql.rights import ARCHIVE_GRANTS, ERASE_GRANTS, GRANTS, TRUST_GRANTS
+from chio_sidecar.store.postgresql.rights import ARCHIVE_GRANTS, ERASE_GRANTS, GRANTS, TOO_MUCH, TRUST_GRANTS
 from chio_sidecar.store.postgresql.tables import SCHEMA_VERSION, STEPS
 
 MIGRATE = "run: chio-sidecar store migrate --receipt-store URL, as the role that owns the tables"
@@ -193,6 +193,12 @@ def migrate(
                 _run(connection, HORIZON)
             for grants, name in roles.items():
                 connection.execute(sql.SQL(grants).format(role=sql.Identifier(name)))
+            changeable = connection.execute(TOO_MUCH, {"role": role}).fetchone()
+            if changeable is not None:
+                raise ConfigurationError(
+                    f'role "{role}" is a member of a role that may change chio.{changeable[0]}, for example of'
+                    " pg_write_all_data; REVOKE that from it, or name another role for the sidecars"
+                )
         with connection.transaction():
             # Appends that began with earlier functions have ended here; they do not state where they store.
             connection.execute(sql.SQL("SELECT pg_advisory_xact_lock({})").format(sql.Literal(APPENDING)))

@@ -20,7 +20,7 @@ from chio_sidecar.store import (
 from chio_sidecar.store.committed import CommittedStore
 from chio_sidecar.store.committer import GroupCommitter
 from chio_sidecar.store.place import DatabasePlace
-from chio_sidecar.store.postgresql.connection import Connection, connect, trouble
+from chio_sidecar.store.postgresql.connection import ISOLATED, SETTINGS, UNISOLATED, Connection, connect, trouble
 from chio_sidecar.store.postgresql.log import marks
 from chio_sidecar.store.postgresql.schema import check
 from chio_sidecar.store.postgresql.tables import AUTHORITY_KEYS
@@ -70,6 +70,12 @@ class PostgresqlReceiptStore(CommittedStore):
 
     def _checked(self, connection: Connection) -> str:
         check(connection, self.place.shown)
+        (isolation,) = connection.execute("SELECT current_setting('transaction_isolation')").fetchone() or ("",)
+        if isolation not in UNISOLATED:
+            raise ConfigurationError(
+                f"transactions of this role in {self.place.shown} are {isolation}, so a receipt could be stored after"
+                f" the revocation of its capability; {SETTINGS[ISOLATED]}"
+            )
         number = connection.info.server_version
         return f"PostgreSQL {number // 10000}.{number % 10000}, a log of this sidecar, every commit synced"
 

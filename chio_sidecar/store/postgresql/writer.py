@@ -56,8 +56,9 @@ _CLAIM = "SELECT log_id, epoch, seq, digest FROM chio.claim(%s, %s, %s, %s)"
 _REVOKED = "SELECT capability_id FROM revoked_capabilities WHERE capability_id = ANY(%s)"
 _LOCK = "SELECT pg_advisory_xact_lock(k) FROM unnest(%s::bigint[]) AS k"
 BEGIN = """
-BEGIN; SET LOCAL search_path = chio, pg_catalog, pg_temp; SET LOCAL lock_timeout = {wait:d};
-SET LOCAL idle_in_transaction_session_timeout = {wait:d}; SELECT pg_advisory_xact_lock{shared}({key:d})
+BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL search_path = chio, pg_catalog, pg_temp;
+SET LOCAL lock_timeout = {wait:d}; SET LOCAL idle_in_transaction_session_timeout = {wait:d};
+SELECT pg_advisory_xact_lock{shared}({key:d})
 """
 
 
