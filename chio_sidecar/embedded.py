@@ -30,7 +30,7 @@ from chio_sidecar.config import (
 )
 from chio_sidecar.keys import existing_key
 from chio_sidecar.policy.routes import RouteTable
-from chio_sidecar.records.file import connect_quietly
+from chio_sidecar.records.file import connect_quietly, refuse_lost_key
 from chio_sidecar.service.state import open_key
 from chio_sidecar.store.driver import UNUSABLE, Unavailable, trouble
 from chio_sidecar.store.issuers import withdrawn
@@ -133,6 +133,7 @@ def check_embedded(path: str, *, environ: Mapping[str, str] | None = None) -> No
         if connection is not None:  # else a process did not close the store in good order: it is repaired when opened
             with closing(connection):
                 recognise(connection, store)
+        refuse_lost_key(store, config.resolved_key_path)
     except OSError as exc:
         raise ConfigurationError(
             f"cannot open receipt store {store}: {os.strerror(exc.errno or 0)}; its folder must exist and be writable"
@@ -147,7 +148,8 @@ def own_key(path: str) -> SigningKey:
     """Return the signing key of an embedded sidecar, for capabilities; it is created if it does not exist.
 
     Raises:
-        ConfigurationError: the path or the key cannot be used, or the key was withdrawn in the store (of a file).
+        ConfigurationError: the path or the key cannot be used, or the key is lost, or was withdrawn in the store (of a
+            file).
     """
     from chio_sidecar.records.archive import is_withdrawn  # other embedded sidecars start without it
 

@@ -169,16 +169,15 @@ def _check_new_key(place: StorePlace, path: Path) -> None:
     """Return if the store is there, and has no receipts that another key signed: a new key may be made beside it.
 
     Raises:
-        CliError: it is not; the name is a mistake, or the key is lost.
+        CliError: it is not there; the name is a mistake.
+        ConfigurationError: the key is lost.
     """
     if not place.file.is_file():
         text = f"there is no receipt store at {place.path} ({place.named_by})"
         raise CliError(text, fix=f"name the sidecar's file; before its first start give --authority-seed-file {path}")
-    from chio_sidecar.records.file import last_kernel_key  # only the first token of a store needs it
+    from chio_sidecar.records.file import refuse_lost_key  # only the first token of a store needs it
 
-    if (former := last_kernel_key(place.path)) is not None:
-        text = f"key file {path} is missing, and the store's receipts were signed with {former}"
-        raise CliError(text, fix="restore the file, or name the sidecar's key with --authority-seed-file alone")
+    refuse_lost_key(place.path, path)
 
 
 def _check_not_withdrawn(place: Place, key: SigningKey, *, fix: str) -> None:

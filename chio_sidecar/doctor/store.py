@@ -167,7 +167,7 @@ def _key(path: Path, last_key: str | None, pinned: tuple[str, ...]) -> Iterator[
         if last_key is not None:
             signed = "may have receipts" if last_key == _UNKNOWN else f"has receipts that {last_key} signed"
             text = f"{path} is missing, and the store {signed}"
-            yield Check("key", "fail", text, "restore it from a backup; the sidecar would make a new key otherwise")
+            yield Check("key", "fail", text, "restore it from a backup; the sidecar does not start without")
         else:
             yield Check("key", "ok", f"{path} does not exist yet; the sidecar makes it when it starts")
         return

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from chio_core.canonical import parse_json
-from chio_core.errors import InvalidDocument
+from chio_core.errors import ConfigurationError, InvalidDocument
+from chio_sidecar.keys import existing_key
 from chio_sidecar.store.driver import UNUSABLE, open_file, read_start, sqlite3
 from chio_sidecar.store.place import Place
 
@@ -124,32 +125,51 @@ def contents(connection: sqlite3.Connection) -> tuple[int, int]:
 
 
 def newest_signer(connection: sqlite3.Connection) -> str | None:
-    """Return the public key (hex) that the newest receipt names; None without a readable receipt.
+    """Return the public key (hex) that the newest readable receipt names; None without one.
 
     Raises:
         sqlite3.Error: the table cannot be read.
     """
-    row = connection.execute("SELECT receipt_json FROM http_receipts ORDER BY seq DESC LIMIT 1").fetchone()
-    try:
-        document = parse_json(row[0]) if row is not None else None
-    except InvalidDocument:
-        return None
-    key = document.get("kernel_key") if isinstance(document, dict) else None
-    return key if isinstance(key, str) else None
+    for (text,) in connection.execute("SELECT receipt_json FROM http_receipts ORDER BY seq DESC"):
+        try:
+            document = parse_json(text)
+        except InvalidDocument:
+            continue
+        if isinstance(document, dict) and isinstance(key := document.get("kernel_key"), str):
+            return key
+    return None
 
 
-def last_kernel_key(path: Place | None) -> str | None:
+def last_kernel_key(place: Place | None) -> str | None:
     """Return the key that signed the newest receipt of a file; None if it cannot be read, or is a database."""
-    if not isinstance(path, Path):
+    if not isinstance(place, Path):
         return None
     try:
-        connection = connect_quietly(path)
+        connection = connect_quietly(place)
         if connection is None:
             return None
         with closing(connection):
             return newest_signer(connection)
     except (OSError, *UNUSABLE):
         return None
+
+
+def refuse_lost_key(place: Place | None, key_path: Path) -> None:
+    """Return if the key file exists, or may be created: no key has signed receipts of this file yet.
+
+    A database may have receipts of other sidecars, so a new key is in order there.
+
+    Raises:
+        ConfigurationError: the key is lost, or its file cannot be used.
+    """
+    if existing_key(key_path) is not None or (former := last_kernel_key(place)) is None:
+        return
+    # Another process may have made the key since, and signed that receipt.
+    if existing_key(key_path) is None:
+        raise ConfigurationError(
+            f"key file {key_path} is missing, and the receipts of {place} were signed with {former}; restore the file"
+            " from a backup, or give the sidecar another key on purpose: docs/operations.md, Changing the sidecar's key"
+        )
 
 
 def quick_check(connection: sqlite3.Connection, is_over: Callable[[], bool], *, full: bool = False) -> list[str] | None:

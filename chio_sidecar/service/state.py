@@ -13,7 +13,7 @@ from chio_sidecar.config import SidecarConfig
 from chio_sidecar.keys import ReceiptIds, existing_key, load_or_create_key
 from chio_sidecar.policy.engine import Engine
 from chio_sidecar.policy.routes import RouteTable
-from chio_sidecar.records.file import last_kernel_key
+from chio_sidecar.records.file import refuse_lost_key
 from chio_sidecar.service.metrics import SidecarMetrics
 from chio_sidecar.service.revocation import RevocationAuthority
 from chio_sidecar.store import ReceiptStore
@@ -155,22 +155,22 @@ def _open_parts(config: SidecarConfig) -> _Parts:
 
 
 def open_key(config: SidecarConfig) -> SigningKey:
-    """Return the key in the sidecar's file; a missing file is made, with a warning if it seems to be lost.
+    """Return the key in the sidecar's file; a missing file is made, unless the key is lost.
 
     Raises:
-        ConfigurationError: the file cannot be used.
+        ConfigurationError: the file cannot be used, or is missing though a key has signed receipts of the store's file.
     """
     path = config.resolved_key_path
     if (key := existing_key(path)) is not None:
         return key
+    refuse_lost_key(config.store_path, path)
     key = load_or_create_key(path)
-    former = last_kernel_key(config.store_path)
-    if former is not None and former != key.public_hex:  # else another process has made this key, and uses it
+    if config.store_path is None:
+        # A database may have receipts of other sidecars, so a new key is in order for a new one.
         log.warning(
-            "key file %s was missing: a new key was made, %s. The store's receipts were signed with %s; restore its"
-            " file, or add the new key to CHIO_TRUSTED_KERNEL_KEYS of every application",
+            "key file %s was missing: a new key was made, %s. If the database has receipts of this sidecar, stop it and"
+            " restore the file; else add the new key to CHIO_TRUSTED_KERNEL_KEYS of every application",
             path,
             key.public_hex,
-            former,
         )
     return key

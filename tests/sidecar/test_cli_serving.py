@@ -21,7 +21,8 @@ from chio_core.receipts import verify_receipt
 from chio_sidecar.cli.options import trust_client
 from chio_sidecar.cli.serving import bind
 from chio_sidecar.cli.terminal import CliError
-from tests.sidecar.control_tools import DEADLINE, CommandLine, Server, evaluation, run_command, serving
+from tests.sidecar.control_tools import DEADLINE, CommandLine, Server, evaluation, run_command, serving, write_store
+from tests.viewer.records import receipt
 
 UPSTREAM = "http://127.0.0.1:1"
 SPEC = json.dumps({"openapi": "3.0.3", "info": {}, "paths": {"/echo": {"post": {"responses": {}}}}})
@@ -283,15 +284,18 @@ def test_a_trust_service_without_its_databases_says_what_it_cannot_do(tmp_path: 
         assert f"making {tmp_path / name} ({option})" in said
 
 
-def test_a_lost_key_is_named_at_the_start(tmp_path: Path) -> None:
-    store = tmp_path / "s.sqlite3"
-    with protect("--receipt-store", store) as sidecar:
-        former = evaluate(sidecar, "one")["receipt"]["kernel_key"]
-        assert "was missing" not in "".join(sidecar.lines)
-    (tmp_path / "s.sqlite3.key").unlink()
-    with protect("--receipt-store", store) as sidecar:
-        (said,) = [line for line in sidecar.lines if "s.sqlite3.key was missing: a new key was made" in line]
-        assert f"The store's receipts were signed with {former}" in said
+@pytest.mark.parametrize("option", [(), ("--authority-seed-file", "other.key")], ids=["beside the store", "named"])
+def test_a_sidecar_does_not_start_without_the_key_of_its_receipts(
+    option: tuple[str, ...], tmp_path: Path, cli: CommandLine
+) -> None:
+    store = write_store(tmp_path / "s.sqlite3", [receipt(1)])
+    key = tmp_path / option[1] if option else Path(f"{store}.key")
+    named = (option[0], key) if option else ()
+    error = cli.fails("api", "protect", "--upstream", UPSTREAM, "--receipt-store", store, *named)
+    assert f"key file {key} is missing, and the receipts of {store} were signed with" in error
+    assert receipt(1)["kernel_key"] in error
+    assert "restore the file from a backup, or give the sidecar another key on purpose" in error
+    assert not key.exists()
 
 
 @contextmanager

@@ -63,7 +63,7 @@ def test_a_store_whose_key_is_lost_gets_no_other(tmp_path: Path, cli: CommandLin
     store = write_store(tmp_path / "r", [receipt(1)])
     error = cli.fails(*ISSUE, "--receipt-store", store)
     assert (
-        f"key file {store}.key is missing, and the store's receipts were signed with {receipt(1)['kernel_key']}"
+        f"key file {store}.key is missing, and the receipts of {store} were signed with {receipt(1)['kernel_key']}"
         in error
     )
     assert not Path(f"{store}.key").exists()

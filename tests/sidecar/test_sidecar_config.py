@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,11 @@ from chio_core.errors import ConfigurationError
 from chio_sidecar.cli import build_parser
 from chio_sidecar.cli.api_protect import configuration
 from chio_sidecar.config import SidecarConfig, control_token_from, trusted_issuers_from
-from chio_sidecar.embedded import open_embedded
+from chio_sidecar.embedded import check_embedded, open_embedded, own_key
 from chio_sidecar.store.driver import sqlite3
+from tests.sidecar.control_tools import write_store
 from tests.sidecar.sidecar_tools import AUTHORITY, KERNEL, NOW, STRANGER, capability, decision
+from tests.viewer.records import receipt
 
 A, B = AUTHORITY.public_hex, STRANGER.public_hex
 
@@ -199,3 +203,35 @@ def test_a_text_file_that_is_named_as_store_is_left_as_it_is(tmp_path: Path) -> 
 def test_a_folder_or_nothing_is_no_store(path: str) -> None:
     with pytest.raises(ConfigurationError, match=r"is no file; name one|needs the path of a receipt store"):
         open_embedded(path, environ={})
+
+
+@pytest.mark.parametrize("start", [open_embedded, check_embedded, own_key], ids=["open", "check", "issue"])
+def test_an_embedded_sidecar_refuses_to_replace_the_lost_key_of_its_receipts(
+    start: Callable[[str], object], tmp_path: Path
+) -> None:
+    store = write_store(tmp_path / "s.sqlite3", [receipt(1)])
+    with pytest.raises(ConfigurationError) as caught:
+        start(str(store))
+    assert f"key file {store}.key is missing" in caught.value.message
+    assert f"were signed with {receipt(1)['kernel_key']}; restore the file" in caught.value.message
+    assert not Path(f"{store}.key").exists()
+
+
+def test_a_damaged_newest_receipt_does_not_hide_that_the_key_is_lost(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "s.sqlite3", [receipt(1), receipt(2)])
+    with closing(sqlite3.connect(store, isolation_level=None)) as connection:
+        of_receipts = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'http_receipts'"
+        triggers = connection.execute(of_receipts).fetchall()
+        for name, _ in triggers:
+            connection.execute(f"DROP TRIGGER {name}")
+        connection.execute("UPDATE http_receipts SET receipt_json = '{' WHERE seq = 2")
+        for _, statement in triggers:
+            connection.execute(statement)
+    with pytest.raises(ConfigurationError, match=f"were signed with {receipt(1)['kernel_key']}"):
+        open_embedded(str(store))
+
+
+def test_an_embedded_sidecar_makes_the_key_of_a_store_without_receipts(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "s.sqlite3", [])
+    assert own_key(str(store)).public_hex == own_key(str(store)).public_hex
+    assert Path(f"{store}.key").exists()

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from chio_sidecar.doctor.store import check_store, last_kernel_key
-from chio_sidecar.records.file import Header
+from chio_sidecar.doctor.store import check_store
+from chio_sidecar.records.file import Header, last_kernel_key
 from chio_sidecar.store.driver import open_file
 from chio_sidecar.store.schema import connect
 from tests.sidecar.control_tools import write_store
