@@ -31,6 +31,9 @@ KEEP_ALIVE = 75
 DRAIN = 10
 """Seconds that running requests may take after a signal to stop."""
 
+UPLOAD = 2
+"""Seconds of these in which a client may send the rest of a request; then its connection ends without a response."""
+
 SOCKET_MODE = 0o660
 """Permissions of the file of a Unix socket: its owner and its group may connect."""
 
@@ -164,7 +167,7 @@ def serve(
     forwards: bool = False,
     evaluate: EvaluateEndpoint | None = None,
 ) -> int:
-    """Serve until SIGTERM or SIGINT, finish the running requests, and return the exit status.
+    """Serve until SIGTERM or SIGINT, finish the running requests within `DRAIN`, and return the exit status.
 
     Args:
         app: the application.
@@ -211,7 +214,7 @@ def serve(
 
 
 class _Server(uvicorn.Server):
-    """A server that prints a line when it is ready."""
+    """A server that prints a line when it is ready, and does not wait long for the rest of a request when it ends."""
 
     def __init__(self, config: uvicorn.Config, ready: str) -> None:
         super().__init__(config)
@@ -224,3 +227,18 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             say(self._ready)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End connections; uvicorn itself would wait for half a request, and then cancel what reads it."""
+        timer = asyncio.get_running_loop().call_later(UPLOAD, self._end_unfinished)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            timer.cancel()
+
+    def _end_unfinished(self) -> None:
+        for connection in list(self.server_state.connections):
+            # Both HTTP protocols of uvicorn have a cycle; it is that of the last request.
+            cycle = getattr(connection, "cycle", None)
+            if cycle is not None and cycle.more_body:
+                cycle.transport.abort()  # the application gets `http.disconnect`

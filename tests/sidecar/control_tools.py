@@ -168,7 +168,7 @@ class Server:
 
     Attributes:
         ready: the line that announces that.
-        lines: its standard error up to that line.
+        lines: its standard error up to that line; all of it after the end of the block.
     """
 
     process: prefork.Process
@@ -189,8 +189,9 @@ def serving(*arguments: object, ready: str = " on ", **variables: str) -> Iterat
     lines: queue.Queue[str] = queue.Queue()
     reader = threading.Thread(target=lambda: [lines.put(line.rstrip("\n")) for line in stderr], daemon=True)
     reader.start()
+    seen: list[str] = []
     try:
-        seen = [lines.get(timeout=DEADLINE)]
+        seen.append(lines.get(timeout=DEADLINE))
         while ready not in seen[-1]:
             assert process.poll() is None or not lines.empty(), seen
             seen.append(lines.get(timeout=DEADLINE))
@@ -204,3 +205,5 @@ def serving(*arguments: object, ready: str = " on ", **variables: str) -> Iterat
             process.wait(DEADLINE)
         reader.join()
         stderr.close()
+        while not lines.empty():
+            seen.append(lines.get())

@@ -9,7 +9,8 @@ import socket
 import stat
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,61 @@ def test_a_signal_stops_it_in_good_order(tmp_path: Path, number: signal.Signals)
         sidecar.process.send_signal(number)
         assert sidecar.process.wait(timeout=DEADLINE) == 0
     assert run_command("receipt", "verify", "--receipt-db", tmp_path / "s.sqlite3").returncode == 0
+
+
+def begin(address: str, path: str) -> socket.socket:
+    """Send half of a request whose application already waits for the rest."""
+    host, _, port = address.rpartition(":")
+    client = socket.create_connection((host, int(port)), timeout=DEADLINE)
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {CANARY}\r\nContent-Type: application/json\r\n"
+    client.sendall(f"{head}Content-Length: 100\r\nExpect: 100-continue\r\n\r\n".encode())
+    assert client.recv(1024).startswith(b"HTTP/1.1 100 ")  # it is sent when the application reads
+    client.sendall(b'{"id":')
+    return client
+
+
+@pytest.mark.parametrize("path", ["/chio/evaluate", "/chio/verify", "/upload", "/v1/capabilities/issue"])
+def test_a_request_that_stays_unfinished_does_not_delay_the_end(path: str, tmp_path: Path) -> None:
+    program = trust(tmp_path) if path.startswith("/v1") else protect()
+    with program as server, begin(server.url.removeprefix("http://"), path) as client:
+        server.process.send_signal(signal.SIGTERM)
+        with suppress(ConnectionResetError):
+            assert client.recv(1024) == b""  # no answer, for nothing was decided
+        assert server.process.wait(timeout=DEADLINE) == 0
+    assert not [line for line in server.lines if "Traceback" in line or "exceeded" in line]
+
+
+def test_a_finished_request_is_answered_after_an_unfinished_one_was_ended() -> None:
+    begun, release = threading.Event(), threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == "/slow":
+                begun.set()
+                release.wait(DEADLINE)
+            self.send_response(200 if self.path == "/slow" else 404)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as origin, ThreadPoolExecutor() as pool:
+        pool.submit(origin.serve_forever)
+        try:
+            with protect(upstream=f"http://127.0.0.1:{origin.server_port}") as sidecar:
+                answer = pool.submit(httpx.get, f"{sidecar.url}/slow", trust_env=False, timeout=DEADLINE)
+                assert begun.wait(DEADLINE)
+                with begin(sidecar.url.removeprefix("http://"), "/upload") as client:
+                    sidecar.process.send_signal(signal.SIGTERM)
+                    with suppress(ConnectionResetError):
+                        assert client.recv(1024) == b""
+                release.set()
+                assert answer.result().status_code == 200
+                assert sidecar.process.wait(timeout=DEADLINE) == 0
+        finally:
+            release.set()
+            origin.shutdown()
 
 
 @pytest.mark.parametrize(
