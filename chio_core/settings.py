@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
@@ -224,7 +224,7 @@ class ChioSettings(BaseSettings):
             raise ValueError("must start with http:// or https:// and name a host")
         if "@" in parts.netloc or RECEIPT_PLACEHOLDER in parts.netloc:
             raise ValueError("must name the host without credentials and without {receipt_id}")
-        _ = parts.port  # raises ValueError for an invalid port
+        _check_port(parts)
         if "#" in value and RECEIPT_PLACEHOLDER not in value:
             raise ValueError("must have no fragment: the receipt's id becomes it, or write {receipt_id} in its place")
         return value
@@ -352,6 +352,18 @@ def bearer_text(value: str) -> str:
     return text
 
 
+def _check_port(parts: SplitResult) -> None:
+    """Check the port of a URL; the standard library's own message repeats what stands in its place.
+
+    Raises:
+        ValueError: it is no number from 0 to 65535.
+    """
+    try:
+        _ = parts.port
+    except ValueError:
+        raise ValueError("must name a port from 0 to 65535, or none") from None
+
+
 def _sidecar_url(value: str) -> str:
     """Check one address of a sidecar.
 
@@ -362,9 +374,13 @@ def _sidecar_url(value: str) -> str:
     if parts.scheme in ("http", "https"):
         if not parts.hostname or parts.username or parts.password or parts.query or parts.fragment:
             raise ValueError("must be http(s)://HOST[:PORT][/BASE] without user, query or fragment")
-        _ = parts.port  # raises ValueError for an invalid port
+        # First, because two URLs with a space between them are read as one with a strange port.
         if not value.isascii() or not value.isprintable() or " " in value:
-            raise ValueError("must be printable ASCII without spaces; write other characters as %XX or punycode")
+            raise ValueError(
+                "must be printable ASCII without spaces; separate several URLs with commas, "
+                "and write other characters as %XX or punycode"
+            )
+        _check_port(parts)
     elif parts.scheme in ("unix", "embedded"):
         if not value.partition(":")[2].strip("/"):
             raise ValueError(f"{parts.scheme}: needs a file path after the colon")

@@ -264,6 +264,8 @@ def _error_of(response: RawResponse, call: EvaluateCall, settings: ChioSettings)
         return Overloaded(f"Chio sidecar is overloaded{_reason(stated, call, settings)}")
     named = plain("error", _CODE)
     message = f"Chio sidecar returned {response.status}{' ' + named if named else ''}{_reason(stated, call, settings)}"
+    if response.status == 404:  # a sidecar has something there, so another program listens, or the path is wrong
+        message += "; does CHIO_SIDECAR_URL name a sidecar? /chio/evaluate is added to it"
     return EvaluationFailed(message, status=response.status, detail=code if isinstance(code, str) else None)
 
 

@@ -166,11 +166,14 @@ class RemoteSidecar:
             document = parse_json(response.content)
         except InvalidDocument:
             document = None
-        if not isinstance(document, dict):
-            raise CliError(f"the sidecar at {self._shown} answered {response.status_code} without a JSON object")
-        if response.status_code == 200:
+        if isinstance(document, dict) and response.status_code == 200:
             return document
-        raise _refused(str(document.get("error"))[:100], str(document.get("message"))[:500])
+        if not isinstance(document, dict) or not isinstance(document.get("message"), str):
+            raise CliError(
+                f"{self._shown} answered {response.status_code}, but not as a Chio sidecar does",
+                fix=f"name the sidecar with --sidecar-url or {URL_VARIABLE}",
+            )
+        raise _refused(str(document.get("error"))[:100], document["message"][:500])
 
 
 def _refused(code: str, message: str) -> CliError:

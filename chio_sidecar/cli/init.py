@@ -152,8 +152,9 @@ def _settings(path: Path, project: Project) -> tuple[Change, Mapping[str, str]]:
     if added and not project.governed and _OBSERVE not in found:
         added[_OBSERVE] = "true"
     about = ", ".join([*added, *(f"{name} is kept" for name in (URL_VARIABLE, _OBSERVE) if name in found)])
-    lines = ["# Chio: the sidecar runs in the process of the application. While it observes, it refuses nothing."]
-    lines = [*lines, *(f"{name}={value}" for name, value in added.items())] if added else []
+    comment = "# Chio: the sidecar runs in the process of the application."
+    comment += " While it observes, it refuses nothing." if _OBSERVE in added else ""
+    lines = [comment, *(f"{name}={value}" for name, value in added.items())] if added else []
     # Its owner's alone: people add secrets to it.
     return Change(path, about, lines, text, mode=0o600), found | added
 

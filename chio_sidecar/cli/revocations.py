@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from chio_core.errors import ChioError
 from chio_sidecar.cli.options import (
     StorePlace,
+    json_value,
     key_of,
     note_overridden,
     positive,
     public_key,
     store_of_options,
+    store_of_settings,
     trust_client,
     wants_json,
 )
@@ -110,13 +112,29 @@ def _add_revocation_options(
 ) -> None:
     parser.set_defaults(run=run_revocations, call=call)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--capability-id", metavar="ID", help="id of the token")
+    what.add_argument("--capability-id", metavar="ID", type=id_of_token, help="id of the token, or the whole token")
     what.add_argument(
         "--issuer",
         metavar="KEY",
         type=public_key,
         help="public key of an issuer: all capabilities that it has signed, or a link of their delegation",
     )
+
+
+def id_of_token(text: str) -> str:
+    """Read the id of a capability, or take it from the whole token, as `capability issue` prints one.
+
+    Without this the text of a token would be revoked as an id, and the token would stay valid.
+
+    Raises:
+        ArgumentTypeError: it begins like a token and has no id.
+    """
+    if not text.lstrip().startswith("{"):
+        return text
+    token = json_value(text)
+    if not isinstance(token.get("id"), str):
+        raise argparse.ArgumentTypeError("this is no capability token: its member id is missing or no text")
+    return str(token["id"])
 
 
 def run_revocations(args: argparse.Namespace) -> int:
@@ -167,11 +185,12 @@ def _named_revocations(args: argparse.Namespace) -> Revocations:
                 fix="name the file that `trust serve --revocation-db` made",
             )
         return RevocationStore(path)
-    if (place := store_of_options(args)) is not None:
+    if (place := store_of_options(args) or store_of_settings()) is not None:
         return SidecarRevocations(place)
     raise CliError(
         "trust commands require --revocation-db <path> or --control-url",
-        fix="give one of them, or --receipt-store FILE for the revocations of one sidecar",
+        fix="give one of them, or --receipt-store FILE for the revocations of one sidecar, "
+        "or set CHIO_SIDECAR_URL=embedded:FILE",
     )
 
 

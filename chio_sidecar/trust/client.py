@@ -114,7 +114,12 @@ class TrustClient:
         if response.status_code == 200 and isinstance(document, dict):
             return document
         error = document.get("error") if isinstance(document, dict) else response.text
-        remedy = "; check --control-token" if response.status_code in (401, 403) else ""
+        remedies = {
+            401: "; check --control-token",
+            403: "; check --control-token",
+            404: "; is --control-url the address of a trust service?",
+        }
+        remedy = remedies.get(response.status_code, "")
         raise ConfigurationError(
             f"the trust service at {self._url} answered {response.status_code}: {str(error)[:300]}{remedy}"
         )

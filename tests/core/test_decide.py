@@ -200,6 +200,12 @@ def test_an_answer_of_another_status_keeps_status_and_code_for_the_log() -> None
     assert (failed.value.status, failed.value.detail) == (503, None)
 
 
+def test_an_address_without_a_sidecar_names_the_setting_in_the_log() -> None:
+    for body in (b'{"error":"chio_not_found","message":"nothing here"}', b"<html>"):
+        with pytest.raises(EvaluationFailed, match="does CHIO_SIDECAR_URL name a sidecar"):
+            conclude(answered(body, 404), question(), SETTINGS, KeyTrust(), NOW)
+
+
 @pytest.mark.parametrize(("status", "code"), [(503, "chio_overloaded"), (429, "chio_unknown_path_limit")])
 def test_a_sidecar_that_limits_evaluations_leads_to_503_and_never_to_a_passthrough(status: int, code: str) -> None:
     refusal = answered(f'{{"error":"{code}","message":"more than 5"}}'.encode(), status)

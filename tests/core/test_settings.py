@@ -98,6 +98,11 @@ def test_a_sidecar_may_be_anywhere(url: str) -> None:
     assert ChioSettings(sidecar_url=url).sidecar_url == url
 
 
+def test_several_urls_with_spaces_between_them_are_told_to_have_commas() -> None:
+    with pytest.raises(ConfigurationError, match="separate several URLs with commas"):
+        ChioSettings(sidecar_url="http://127.0.0.1:9090 http://127.0.0.1:9091")
+
+
 def test_a_closing_slash_of_the_sidecar_url_does_not_count() -> None:
     assert ChioSettings(sidecar_url=" http://h:1/base/ ").sidecar_url == "http://h:1/base"
 
@@ -109,6 +114,8 @@ BAD: list[tuple[str, Any]] = [
     ("sidecar_url", "http://"),
     ("sidecar_url", "http://h:port"),
     ("sidecar_url", "http://h:70000"),
+    ("sidecar_url", "http://h:hunter2"),
+    ("explain_url", "http://h:hunter2"),
     ("sidecar_url", "http://[::1"),
     ("sidecar_url", "http://user:hunter2@h"),
     ("sidecar_url", "http://h?token=hunter2"),

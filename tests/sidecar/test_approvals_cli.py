@@ -165,8 +165,10 @@ def test_an_id_stays_one_segment_of_the_path() -> None:
     ("response", "words"),
     [
         (httpx.ConnectError("secret"), "cannot reach the sidecar at http://sidecar:9090/: ConnectError"),
-        (httpx.Response(200, text="<html>"), "answered 200 without a JSON object"),
-        (httpx.Response(200, json=[]), "answered 200 without a JSON object"),
+        (httpx.Response(200, text="<html>"), "http://sidecar:9090/ answered 200, but not as a Chio sidecar does"),
+        (httpx.Response(200, json=[]), "http://sidecar:9090/ answered 200, but not as a Chio sidecar does"),
+        (httpx.Response(404, json={"detail": "Not Found"}), "answered 404, but not as a Chio sidecar does"),
+        (httpx.Response(404, json={"error": "Not Found"}), "answered 404, but not as a Chio sidecar does"),
         (httpx.Response(409, json={"error": "conflict", "message": "was answered"}), "was answered"),
         (httpx.Response(409, json={"error": "conflict", "message": "was\x1b[2J\nanswered"}), "was\\x1b[2J\\nanswered"),
     ],

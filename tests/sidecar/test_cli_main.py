@@ -62,7 +62,8 @@ def test_an_error_is_one_object_for_programs(cli: CommandLine, option: list[str]
         "code": "chio_cli",
         "message": "trust commands require --revocation-db <path> or --control-url",
         "context": None,
-        "suggested_fix": "give one of them, or --receipt-store FILE for the revocations of one sidecar",
+        "suggested_fix": "give one of them, or --receipt-store FILE for the revocations of one sidecar, "
+        "or set CHIO_SIDECAR_URL=embedded:FILE",
     }
     assert cli.out == ""
 

@@ -65,6 +65,17 @@ def test_a_capability_is_issued_with_the_key_beside_that_store(store: Path, cli:
         assert evaluate(create(store_path=store), token, request_id="b")["verdict"] == {"verdict": "allow"}
 
 
+@pytest.mark.usefixtures("named")
+def test_a_capability_is_revoked_in_that_store(store: Path, cli: CommandLine) -> None:
+    token = json.loads(cli(*ISSUE))
+    cli("trust", "revoke", "--capability-id", token["id"])
+    assert "revoked:       true" in cli("trust", "status", "--capability-id", token["id"])
+    assert token["id"] in cli("trust", "list")
+    with sidecars() as create:
+        denied = evaluate(create(store_path=store), token, request_id="b")["verdict"]
+    assert denied["reason"] == "capability token has been revoked"
+
+
 def test_the_viewer_shows_that_store(store: Path) -> None:
     with serving("viewer", ready="is shown at", CHIO_SIDECAR_URL=f"embedded:{store}") as server:
         assert str(store) in server.ready
@@ -94,7 +105,16 @@ def test_an_option_counts_before_the_settings(
         assert json.loads(cli("receipt", "list", option, store))["request_id"] == "a"
 
 
-READING = [["receipt", "list"], ["receipt", "show", "x"], ["receipt", "diff"], ["viewer"], ["explain", "x"]]
+READING = [
+    ["receipt", "list"],
+    ["receipt", "show", "x"],
+    ["receipt", "diff"],
+    ["viewer"],
+    ["explain", "x"],
+    ["trust", "list"],
+    ["trust", "status", "--capability-id", "x"],
+    ["trust", "revoke", "--capability-id", "x"],
+]
 
 
 @pytest.mark.parametrize("command", READING, ids=" ".join)
@@ -105,7 +125,8 @@ def test_without_a_store_the_options_and_the_variable_are_named(
     if url is not None:
         monkeypatch.setenv("CHIO_SIDECAR_URL", url)
     error = cli.fails(*command)
-    assert "--receipt-store FILE, or set CHIO_SIDECAR_URL=embedded:FILE" in error
+    assert "--receipt-store FILE" in error
+    assert "or set CHIO_SIDECAR_URL=embedded:FILE" in error
 
 
 @pytest.mark.parametrize("command", READING, ids=" ".join)

@@ -154,6 +154,30 @@ def test_revoke_and_status_for_people(tmp_path: Path, cli: CommandLine) -> None:
     assert cli("trust", "status", *place) == "capability_id: cap-1\nrevoked:       true\nbackend:       sqlite\n"
 
 
+def test_the_whole_token_in_the_place_of_its_id_revokes_that_token(
+    tmp_path: Path, cli: CommandLine, issue: Issue
+) -> None:
+    RevocationStore(tmp_path / "r.db").close()
+    token = issue("--authority-seed-file", tmp_path / "k")
+    place = ("--revocation-db", tmp_path / "r.db")
+    printed = cli("trust", "revoke", "--capability-id", json.dumps(token), *place)
+    assert printed.splitlines()[0] == f"capability_id: {token['id']}"
+    assert "revoked:       true" in cli("trust", "status", "--capability-id", token["id"], *place)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [('{"id": ', "not a JSON document"), ('{"jti": "canary"}', "its member id"), ('{"id": 7}', "its member id")],
+)
+def test_a_text_that_begins_like_a_token_and_has_no_id_is_refused_without_repeating_it(
+    text: str, words: str, cli: CommandLine
+) -> None:
+    error = cli.misused("trust", "revoke", "--capability-id", text, "--revocation-db", "r.db")
+    assert "argument --capability-id: " in error
+    assert words in error
+    assert "canary" not in error
+
+
 def test_revoke_and_status_for_programs(tmp_path: Path, cli: CommandLine) -> None:
     RevocationStore(tmp_path / "r.db").close()
     place = ("--json", "--capability-id", "cap-1", "--revocation-db", tmp_path / "r.db")

@@ -173,7 +173,9 @@ def test_an_application_that_is_governed_already_does_not_begin_to_observe(folde
         ".gitignore: written: /state/shop.db*, *.sqlite3.key",
         ".env: written: CHIO_SIDECAR_URL",
     ]
-    assert (folder / ".env").read_text().splitlines()[1:] == ["CHIO_SIDECAR_URL=embedded:state/shop.db"]
+    comment, *settings = (folder / ".env").read_text().splitlines()
+    assert settings == ["CHIO_SIDECAR_URL=embedded:state/shop.db"]
+    assert "observes" not in comment
 
 
 def test_a_configured_folder_does_not_begin_to_observe(folder: Path, cli: CommandLine) -> None:

@@ -283,6 +283,15 @@ def test_the_client_of_the_commands_rotates_and_withdraws(app: Any) -> None:
         assert client.authority()["trustedPublicKeys"] == [client.authority()["publicKey"]] != [first]
 
 
+def test_another_server_in_the_place_of_the_service_names_the_option() -> None:
+    elsewhere = httpx.MockTransport(lambda _: httpx.Response(404, json={"error": "chio_not_found"}))
+    with (
+        TrustClient("http://127.0.0.1", SecretStr(TOKEN), transport=elsewhere) as client,
+        pytest.raises(ConfigurationError, match="is --control-url the address of a trust service"),
+    ):
+        client.authority()
+
+
 def test_a_withdrawn_key_signs_no_capability_until_there_is_another(app: Any) -> None:
     key = authority(app)["publicKey"]
     post(app, "/v1/revocations", capabilityId=f"issuer:{key}", issuerPublicKey=key)
