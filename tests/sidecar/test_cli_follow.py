@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ import pytest
 
 from chio_core.canonical import compact_json
 from chio_core.errors import ConfigurationError
-from chio_sidecar.records.archive import ReceiptFilter
+from chio_sidecar.records.archive import ReceiptFilter, open_archive
 from chio_sidecar.records.reader import ReceiptReader
 from chio_sidecar.store import NewReceipt
 from chio_sidecar.store.driver import Unavailable, sqlite3
@@ -109,6 +110,23 @@ def test_a_database_that_was_away_is_followed_further_and_no_receipt_is_lost_or_
         process.send_signal(signal.SIGINT)
         assert process.wait(DEADLINE) == 130
         assert process.stderr.read() == ""
+
+
+def test_an_interrupt_ends_a_read_of_a_paused_database_at_once(server: Any) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with open_archive(server.place(server.new_database())) as records, server.paused():
+            signal.setitimer(signal.ITIMER_REAL, 0.5)
+            began = time.monotonic()
+            with pytest.raises(KeyboardInterrupt):
+                records.refresh()
+            assert time.monotonic() - began < 5
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_database_in_the_place_of_the_one_before_ends_it(server: Any) -> None:

@@ -35,6 +35,8 @@ SETTINGS = {
 
 DatabaseError = psycopg.Error
 
+_CANCEL_SECONDS = 1.0
+
 _ARRAY = Struct("!iiIii")  # dimensions, whether one is NULL, type of the elements, their number, index of the first
 _LENGTH = Struct("!i")
 
@@ -64,6 +66,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
     """
 
     until = float("inf")
+    _is_cancelled = False
 
     @cached_property
     def only(self) -> psycopg.Cursor[tuple[Any, ...]]:
@@ -80,10 +83,21 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             while True:
                 ready = yield state
                 if not ready and time.monotonic() >= self.until:
+                    if self._is_cancelled:
+                        raise KeyboardInterrupt
                     raise psycopg.OperationalError("the database did not respond in time")
                 state = gen.send(ready)
         except StopIteration as stop:
             return stop.value
+
+    def cancel_safe(self, *, timeout: float = _CANCEL_SECONDS) -> None:
+        """Cancel what runs; psycopg does it at an interrupt, and then waits for the result.
+
+        Both may take a second together, so that Ctrl-C ends a command although the database is paused.
+        """
+        self._is_cancelled = True
+        self.limit(_CANCEL_SECONDS)
+        super().cancel_safe(timeout=min(timeout, _CANCEL_SECONDS))
 
     def limit(self, seconds: float) -> None:
         """Let everything from now on take this long together."""
