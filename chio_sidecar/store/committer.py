@@ -89,6 +89,10 @@ class Writer(Protocol[W, C]):
         """Open a connection that does not wait for other processes: the committer waits."""
         ...
 
+    def has_ended(self, connection: C) -> bool:
+        """Return True if the database has closed the connection since its last use."""
+        ...
+
     def begin(self, connection: C) -> None:
         """Begin a transaction."""
         ...
@@ -319,6 +323,9 @@ class GroupCommitter(Generic[W]):
         """Write a batch in one transaction; a job whose deadline passes before it starts fails."""
         while True:
             try:
+                # Databases, and what is between, close connections that are idle. Nothing of this batch has been sent.
+                if self._connection is not None and self._writer.has_ended(self._connection):
+                    self._discard()
                 if self._connection is None:
                     self._connection = self._writer.open()
                 connection = self._connection

@@ -150,6 +150,9 @@ class _SqliteWriter:
             self._marked = True
         return apply(connection, SqliteLog(connection), works)
 
+    def has_ended(self, connection: sqlite3.Connection) -> bool:
+        return False
+
     def begin(self, connection: sqlite3.Connection) -> None:
         connection.execute("BEGIN IMMEDIATE")
 

@@ -17,7 +17,7 @@ pytest.importorskip("psycopg")
 
 from chio_core.receipts import verify_receipt
 from chio_core.signing import SigningKey
-from tests.chaos.processes import Application
+from tests.chaos.processes import LIMIT, Application
 from tests.chaos.shared_application import application as shared_application
 from tests.chaos.world import RECEIPT, Sidecar
 from tests.support import raw_http, run
@@ -42,7 +42,8 @@ class Told(NamedTuple):
 async def send(port: int, number: int, tokens: list[str]) -> Told:
     holder, path = number % CAPABILITIES, ("/pay", "/use")[number // CAPABILITIES % 2]
     head = f"POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\nconnection: close\r\n"
-    response = await raw_http(port, f"{head}x-chio-capability: {tokens[holder]}\r\n\r\n".encode())
+    # The socket accepts before the workers have started, which may take long on a machine that has much to do.
+    response = await raw_http(port, f"{head}x-chio-capability: {tokens[holder]}\r\n\r\n".encode(), seconds=LIMIT)
     receipt = RECEIPT.search(response)
     assert receipt is not None, response
     return Told(holder, path, int(response[9:12]), receipt[1].decode())

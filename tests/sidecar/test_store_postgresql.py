@@ -394,6 +394,23 @@ async def test_no_receipt_is_stored_with_settings_that_could_lose_it_or_miss_a_r
         kit.open()
 
 
+async def test_no_request_is_refused_because_the_database_has_closed_an_idle_connection(kit: PostgresqlKit) -> None:
+    # As idle_session_timeout does, a restart of the database, or a firewall between.
+    end = "SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+    async with opened(kit) as store:
+        for number in range(3):
+            assert isinstance(await store.append(entry(number)), Stored)
+            ended = kit.fetch(f"{end} AND application_name = 'chio-sidecar'")
+            assert ended
+            await until_gone([pid for pid, _ in ended])
+    assert len(kit.fetch("SELECT FROM chio.logs")) == 1
+
+
+async def until_gone(pids: list[int]) -> None:
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        await asyncio.to_thread(os.sched_yield)
+
+
 async def test_a_pool_of_transactions_may_be_between(kit: PostgresqlKit) -> None:
     with kit.server.pooled(kit.database) as place:
         one, two, three = (open_store(place, busy_seconds=20) for _ in range(3))

@@ -88,6 +88,15 @@ class PostgresqlWriter:
             raise
         return connection
 
+    def has_ended(self, connection: Connection) -> bool:
+        """Return True if the database has closed the connection since its last use; it is not waited for."""
+        try:
+            for _ in range(2):  # its last words, then the end
+                connection.pgconn.consume_input()
+        except psycopg.OperationalError:
+            return True
+        return connection.closed
+
     def begin(self, connection: Connection) -> None:
         """Begin the time of a transaction; `apply` begins the transaction itself, if one statement is not enough."""
         connection.limit(self._seconds)
