@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from chio_core.errors import install_extra
 from chio_core.guards.addresses import IpAllow, IpBlock
-from chio_core.guards.response_headers import RequestId, SecurityHeaders, Stopwatch
+from chio_core.guards.response_hooks import RequestId, SecurityHeaders, Stopwatch
 
 if TYPE_CHECKING:
     from chio_core.guards.jwt_auth import JwtAuth
