@@ -13,13 +13,13 @@ from itertools import islice
 from pathlib import Path
 from string import ascii_uppercase
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from chio_core.canonical import parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_sidecar.store.issuers import issuer_name
 from chio_sidecar.store.place import Place
-from chio_sidecar.store.statements import states_erasure
+from chio_sidecar.store.statements import ArchiveStatement, states_erasure
 
 WINDOW = 2_000
 """Rows that are read at once."""
@@ -148,6 +148,12 @@ class ReceiptArchive(ABC):
     first: int
     last: int
 
+    # How the engine spells the statements that both have: a parameter, the tables, the number and text of a row.
+    _mark: ClassVar[str]
+    _schema: ClassVar[str]
+    _number: ClassVar[str]
+    _text: ClassVar[str]
+
     def __enter__(self) -> Self:
         return self
 
@@ -173,32 +179,58 @@ class ReceiptArchive(ABC):
         """Return the numbers of the rows that directly follow archived ones, one for each log that has any."""
 
     @abstractmethod
+    def _fetch(self, sql: str, *parameters: object) -> list[Any]:
+        """Return all rows of a statement."""
+
     def is_revoked(self, capability_id: str) -> bool:
         """Return True if the capability was revoked in this store."""
+        sql = f"SELECT 1 FROM {self._schema}revoked_capabilities WHERE capability_id = {self._mark}"  # noqa: S608
+        return bool(self._fetch(sql, capability_id))
 
-    @abstractmethod
     def revocations(self, limit: int) -> list[tuple[str, int]]:
         """Return id and time (seconds since 1970) of the newest revocations in this store, at most `limit`."""
+        sql = f"SELECT capability_id, revoked_at FROM {self._schema}revoked_capabilities"  # noqa: S608
+        return self._fetch(f"{sql} ORDER BY revoked_at DESC, capability_id DESC LIMIT {self._mark}", limit)
 
     def authority_keys(self) -> list[str]:
         """Return the public keys (64 hex digits) of the authority in this store, oldest first; none in a file."""
         return []
 
-    @abstractmethod
     def invocations(self, capability_id: str, grant: int) -> int:
         """Return how many uses of a limited grant are spent; `grant` is its index in the capability."""
+        # The ordinal: uses whose receipts were archived are removed, but for the newest.
+        sql = f"SELECT coalesce(max(ordinal), 0) FROM {self._schema}capability_invocations"  # noqa: S608
+        where = f"WHERE capability_id = {self._mark} AND grant_index = {self._mark}"
+        return int(self._fetch(f"{sql} {where}", capability_id, grant)[0][0])
 
-    @abstractmethod
     def find(self, receipt_id: str) -> tuple[int, bytes | str] | None:
         """Return row number and text of the receipt with this id, or None."""
+        return self._one("id", receipt_id)
 
-    @abstractmethod
     def find_by_request(self, request_id: str) -> tuple[int, bytes | str] | None:
         """Return row number and text of the receipt of this request, or None."""
+        return self._one("request_id", request_id)
 
-    @abstractmethod
+    def _one(self, column: str, value: str) -> tuple[int, bytes | str] | None:
+        sql = f"SELECT {self._number}, {self._text} FROM {self._schema}http_receipts"  # noqa: S608
+        found = self._fetch(f"{sql} WHERE {column} = {self._mark}", value)
+        return (found[0][0], found[0][1]) if found else None
+
     def stored_text(self, receipt_id: str, *, most: int) -> StoredText | None:
         """Return the receipt with this id, its text cut after `most` characters, or None."""
+        mark, table = self._mark, f"{self._schema}http_receipts"
+        sql = f"SELECT {self._number}, created_at, substr(receipt_json, 1, {mark}) FROM {table} WHERE id = {mark}"  # noqa: S608
+        found = self._fetch(sql, most, receipt_id)
+        return StoredText(*found[0]) if found else None
+
+    def _newest_archive(self) -> str | None:
+        """Return the name that the newest statement about an archive has for it; None without one."""
+        sql = f"SELECT statement FROM {self._schema}receipt_archives ORDER BY number DESC LIMIT 1"  # noqa: S608
+        found = self._fetch(sql)
+        try:
+            return ArchiveStatement.read(found[0][0]).name if found else None
+        except InvalidDocument:
+            return None  # `receipt fsck` says what is wrong with it
 
     @abstractmethod
     def matching(

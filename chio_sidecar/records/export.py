@@ -102,7 +102,7 @@ def open_sources(place: Place) -> Iterator[list[Source]]:
         header = Header.read(place)
         if header.application != APPLICATION_ID:
             raise ConfigurationError(f"{place} {NO_CHAIN}")
-        with closing(open_file(place, "mode=ro", busy_seconds=30.0)) as connection:
+        with closing(open_file(place, "mode=ro")) as connection:
             yield [_File(connection, place, header.version)]
     except UNUSABLE as exc:
         raise ConfigurationError(f"cannot read {place}: {trouble(exc, place)}") from None

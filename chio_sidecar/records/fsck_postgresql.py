@@ -57,6 +57,7 @@ SELECT 0, approval_id, token_id, outcome, approver, expires_at,
        (SELECT intent_hash FROM chio_hitl_pending q WHERE q.approval_id = a.approval_id), token_json
 FROM chio_hitl_resolved a ORDER BY resolved_at
 """
+_SECONDS = 600.0  # how long one statement may take
 
 
 class DatabaseInspection:
@@ -66,7 +67,6 @@ class DatabaseInspection:
         place: the database.
         trusted_keys: public keys (hex) that may have signed; None trusts any.
         heads: digests that were kept elsewhere, the same object for the archives of this database.
-        seconds: how long one statement may take.
 
     Raises:
         ConfigurationError: there is no such store, or it cannot be read now.
@@ -78,12 +78,10 @@ class DatabaseInspection:
         *,
         trusted_keys: Collection[str] | None = None,
         heads: Heads | None = None,
-        seconds: float = 600.0,
     ) -> None:
         self._place = place
         self._trusted = trusted_keys
         self._heads = heads or Heads()
-        self._seconds = seconds
         try:
             self._connection: Connection = connect(place, seconds=30.0)
             check(self._connection, place.shown)
@@ -119,7 +117,7 @@ class DatabaseInspection:
         Raises:
             DatabaseError: the database cannot be read.
         """
-        self._connection.limit(self._seconds)
+        self._connection.limit(_SECONDS)
         return self._connection.execute(sql.encode(), parameters or None).fetchall()
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from chio_core.canonical import parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
-from chio_sidecar.records.archive import WINDOW, ReceiptArchive, ReceiptFilter, StoredText
+from chio_sidecar.records.archive import WINDOW, ReceiptArchive, ReceiptFilter
 from chio_sidecar.store.driver import Unavailable
 from chio_sidecar.store.place import DatabasePlace
 from chio_sidecar.store.postgresql.connection import DatabaseError, connect, is_passing, trouble
@@ -25,6 +25,7 @@ from chio_sidecar.store.postgresql.tables import AUTHORITY_KEYS
 _WINDOW = "FROM chio.http_receipts WHERE position BETWEEN %s AND %s"
 _PLAIN = re.compile(r"[\w./:{} -]+", re.ASCII)  # which JSON has no second spelling for
 _ALL: list[tuple[str, list[str]]] = [("true", [])]
+_SECONDS = 30.0  # how long one statement may take
 _HASH = 64  # digits of the hash of a caller
 _WORDS = ("capability_id", "verdict", "method", "caller", "capability")
 
@@ -35,17 +36,17 @@ class DatabaseArchive(ReceiptArchive):
     Args:
         place: the database, as a role that may read the store.
         option: the command line option that named it, for error messages.
-        seconds: how long one statement may take.
 
     Raises:
         ConfigurationError: the database cannot be reached, or has no store that this version can read.
     """
 
-    def __init__(self, place: DatabasePlace, *, option: str | None = None, seconds: float = 30.0) -> None:
+    _mark, _schema, _number, _text = "%s", "chio.", "position", "receipt_json"
+
+    def __init__(self, place: DatabasePlace, *, option: str | None = None) -> None:
         self.place = place.shown if option is None else f"{place.shown} ({option})"
-        self._seconds = seconds
         try:
-            self._connection = connect(place, seconds=seconds)
+            self._connection = connect(place, seconds=_SECONDS)
         except DatabaseError as exc:
             raise self._unreadable(exc) from None
         try:
@@ -77,13 +78,8 @@ class DatabaseArchive(ReceiptArchive):
         ((removed,),) = self._fetch("SELECT coalesce(sum(seq), 0) FROM chio.receipt_chain_base")
         if not removed:
             return None
-        from chio_sidecar.store.statements import ArchiveStatement  # takes longer to load than most lists
-
-        found = self._fetch("SELECT statement FROM chio.receipt_archives ORDER BY number DESC LIMIT 1")
-        try:
-            return (int(removed), ArchiveStatement.read(found[0][0]).name) if found else None
-        except InvalidDocument:
-            return None  # `receipt fsck` says what is wrong with it
+        name = self._newest_archive()
+        return None if name is None else (int(removed), name)
 
     def after_archived(self) -> Sequence[int]:
         """Return the position of the first row of each log whose earlier ones were archived."""
@@ -110,41 +106,9 @@ class DatabaseArchive(ReceiptArchive):
             return WINDOW * 50
         return WINDOW * (2 if wanted.route is None else 1)  # letters in any case take longer
 
-    def is_revoked(self, capability_id: str) -> bool:
-        """Return True if the capability was revoked in this store."""
-        return bool(self._fetch("SELECT 1 FROM chio.revoked_capabilities WHERE capability_id = %s", capability_id))
-
-    def revocations(self, limit: int) -> list[tuple[str, int]]:
-        """Return id and time (seconds since 1970) of the newest revocations in this store, at most `limit`."""
-        sql = "SELECT capability_id, revoked_at FROM chio.revoked_capabilities"
-        return self._fetch(f"{sql} ORDER BY revoked_at DESC, capability_id DESC LIMIT %s", limit)
-
     def authority_keys(self) -> list[str]:
         """Return the public keys (64 hex digits) of the authority in this database, oldest first."""
         return [key for (key,) in self._fetch(AUTHORITY_KEYS)]
-
-    def invocations(self, capability_id: str, grant: int) -> int:
-        """Return how many uses of a limited grant are spent; `grant` is its index in the capability."""
-        # The ordinal: uses whose receipts were archived are removed, but for the newest.
-        sql = "SELECT coalesce(max(ordinal), 0) FROM chio.capability_invocations"
-        sql += " WHERE capability_id = %s AND grant_index = %s"
-        return int(self._fetch(sql, capability_id, grant)[0][0])
-
-    def find(self, receipt_id: str) -> tuple[int, bytes | str] | None:
-        """Return position and text of the receipt with this id, or None."""
-        found = self._fetch("SELECT position, receipt_json FROM chio.http_receipts WHERE id = %s", receipt_id)
-        return (found[0][0], found[0][1]) if found else None
-
-    def find_by_request(self, request_id: str) -> tuple[int, bytes | str] | None:
-        """Return position and text of the receipt of this request, or None."""
-        found = self._fetch("SELECT position, receipt_json FROM chio.http_receipts WHERE request_id = %s", request_id)
-        return (found[0][0], found[0][1]) if found else None
-
-    def stored_text(self, receipt_id: str, *, most: int) -> StoredText | None:
-        """Return the receipt with this id, its text cut after `most` characters, or None."""
-        sql = "SELECT position, created_at, substr(receipt_json, 1, %s) FROM chio.http_receipts WHERE id = %s"
-        found = self._fetch(sql, most, receipt_id)
-        return StoredText(*found[0]) if found else None
 
     def matching(
         self, wanted: ReceiptFilter, first: int, last: int, *, newest_first: bool = False
@@ -205,7 +169,7 @@ class DatabaseArchive(ReceiptArchive):
                     return
 
     def _fetch(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
-        self._connection.limit(self._seconds)
+        self._connection.limit(_SECONDS)
         try:
             return self._connection.execute(sql.encode(), parameters).fetchall()
         except DatabaseError as exc:

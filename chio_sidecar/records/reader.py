@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from chio_core.errors import ConfigurationError, InvalidDocument
-from chio_sidecar.records.archive import ReceiptArchive, ReceiptFilter, StoredText
+from chio_core.errors import ConfigurationError
+from chio_sidecar.records.archive import ReceiptArchive, ReceiptFilter
 from chio_sidecar.store.driver import UNUSABLE, Unavailable, open_file, trouble
 from chio_sidecar.store.statements import ERASURE
 
@@ -71,6 +71,8 @@ class ReceiptReader(ReceiptArchive):
         ConfigurationError: the file does not exist or is no SQLite database.
     """
 
+    _mark, _schema, _number, _text = "?", "", "seq", _RAW
+
     def __init__(self, path: Path, *, option: str | None = None, busy_seconds: float = 5.0) -> None:
         self.place = str(path) if option is None else f"{path} ({option})"
         try:
@@ -117,13 +119,8 @@ class ReceiptReader(ReceiptArchive):
         """Return how many rows were archived and removed, and the name of the newest archive; None without any."""
         if self.first == 1 or not self.fetch("SELECT 1 FROM sqlite_master WHERE name = 'receipt_archives'", {}):
             return None
-        from chio_sidecar.store.statements import ArchiveStatement  # takes longer to load than most lists
-
-        found = self.fetch("SELECT statement FROM receipt_archives ORDER BY number DESC LIMIT 1", {})
-        try:
-            return (self.first - 1, ArchiveStatement.read(found[0][0]).name) if found else None
-        except InvalidDocument:
-            return None  # `receipt fsck` says what is wrong with it
+        name = self._newest_archive()
+        return None if name is None else (self.first - 1, name)
 
     def has_signed(self, key: str) -> bool:
         """Return True if a receipt that is not erased, or a statement about an archive, names a key (64 hex digits).
@@ -184,38 +181,6 @@ class ReceiptReader(ReceiptArchive):
         for (text,) in self.each(sql, _values(wanted, first, last) | {"limit": limit}):
             yield text
 
-    def stored_text(self, receipt_id: str, *, most: int) -> StoredText | None:
-        """Return the receipt with this id, its text cut after `most` characters, or None."""
-        sql = "SELECT seq, created_at, substr(receipt_json, 1, :most) FROM http_receipts WHERE id = :id"
-        found = self.fetch(sql, {"most": most, "id": receipt_id})
-        return StoredText(*found[0]) if found else None
-
-    def find(self, receipt_id: str) -> tuple[int, bytes | str] | None:
-        """Return row number and text of the receipt with this id, or None."""
-        return self._one("id", receipt_id)
-
-    def find_by_request(self, request_id: str) -> tuple[int, bytes | str] | None:
-        """Return row number and text of the receipt of this request, or None."""
-        return self._one("request_id", request_id)
-
-    def is_revoked(self, capability_id: str) -> bool:
-        """Return True if the capability was revoked in this store."""
-        return bool(self.fetch("SELECT 1 FROM revoked_capabilities WHERE capability_id = :id", {"id": capability_id}))
-
-    def revocations(self, limit: int) -> list[tuple[str, int]]:
-        """Return id and time (seconds since 1970) of the newest revocations in this store, at most `limit`."""
-        sql = "SELECT capability_id, revoked_at FROM revoked_capabilities"
-        return self.fetch(f"{sql} ORDER BY revoked_at DESC, capability_id DESC LIMIT :limit", {"limit": limit})
-
-    def invocations(self, capability_id: str, grant: int) -> int:
-        """Return how many uses of a limited grant are spent; `grant` is its index in the capability."""
-        # The ordinal: uses whose receipts were archived are removed, but for the newest.
-        sql = (
-            "SELECT ifnull(max(ordinal), 0) FROM capability_invocations"
-            " WHERE capability_id = :id AND grant_index = :grant"
-        )
-        return int(self.fetch(sql, {"id": capability_id, "grant": grant})[0][0])
-
     def _oldest(self) -> int:
         found = self.fetch("SELECT min(seq) FROM http_receipts", {}) if self._numbered and self.last else [(1,)]
         return int(found[0][0])
@@ -232,6 +197,12 @@ class ReceiptReader(ReceiptArchive):
         row: int | None = self.fetch(f"SELECT {found} :number", {"number": number})[0][0]
         return row
 
+    def _fetch(self, sql: str, *parameters: object) -> list[Any]:
+        return list(self.each(sql, parameters))
+
+    def _one(self, column: str, value: str) -> tuple[int, bytes | str] | None:
+        return super()._one(column, value) if self.last else None  # an empty file may have no table
+
     def fetch(self, sql: str, parameters: dict[str, Any]) -> list[Any]:
         """Return all rows of a statement.
 
@@ -240,7 +211,7 @@ class ReceiptReader(ReceiptArchive):
         """
         return list(self.each(sql, parameters))
 
-    def each(self, sql: str, parameters: dict[str, Any]) -> Iterator[Any]:
+    def each(self, sql: str, parameters: dict[str, Any] | tuple[object, ...]) -> Iterator[Any]:
         """Yield the rows of a statement one by one; the file is locked until the last one.
 
         Raises:
@@ -250,13 +221,6 @@ class ReceiptReader(ReceiptArchive):
             yield from self._connection.execute(sql, parameters)
         except UNUSABLE as exc:
             raise self._unreadable(exc) from None
-
-    def _one(self, column: str, value: str) -> tuple[int, bytes | str] | None:
-        if not self.last:
-            return None
-        sql = f"SELECT seq, {_RAW} FROM http_receipts WHERE {column} = :value"  # noqa: S608 - a constant name
-        found = self.fetch(sql, {"value": value})
-        return (found[0][0], found[0][1]) if found else None
 
     def _unreadable(self, exc: Exception) -> ConfigurationError:
         found = trouble(exc, self._path)

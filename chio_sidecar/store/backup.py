@@ -43,16 +43,13 @@ class Copied:
     head: str | None
 
 
-def backup(
-    source: Path, target: Path, *, state: Callable[[Copied], str] | None = None, busy_seconds: float = 30.0
-) -> Copied:
+def backup(source: Path, target: Path, *, state: Callable[[Copied], str] | None = None) -> Copied:
     """Copy a store as it is now; the target appears when it is complete and on the disk.
 
     Args:
         source: the SQLite file; a sidecar may be writing to it.
         target: the new file, of mode 0600; it must not exist, and its folder must.
         state: makes the copy an archive: returns the statement about it.
-        busy_seconds: how long to wait for another process that holds the source.
 
     Raises:
         ConfigurationError: one of the files cannot be used, the target exists, the source is being rewritten, or a
@@ -61,7 +58,7 @@ def backup(
     try:
         with (
             unmoved(source),
-            closing(open_file(source, "mode=ro", busy_seconds=busy_seconds)) as reader,
+            closing(open_file(source, "mode=ro")) as reader,
             new_file(target) as draft,
         ):
             version, ends, head, base = _ends(reader, source)

@@ -141,14 +141,15 @@ def has_log(path: Path) -> bool:
     return _log_at(path) is not None
 
 
-def open_file(path: Path, mode: str, *, busy_seconds: float) -> sqlite3.Connection:
+def open_file(path: Path, mode: str, *, busy_seconds: float = 30.0) -> sqlite3.Connection:
     """Open an existing file, for use in any thread, one at a time; each statement is its own transaction.
 
     Args:
         path: the file.
         mode: what follows the question mark in SQLite's URI. With `mode=ro` SQLite never writes, repairs or
             checkpoints.
-        busy_seconds: how long a statement waits for another process that holds the file.
+        busy_seconds: how long a statement waits for another process that holds the file. A busy sidecar commits again
+            and again, and a command waits for a gap.
 
     Raises:
         ForeignLog: the write-ahead log beside it is that of another file. Nothing was opened.

@@ -110,7 +110,7 @@ def _holding(row: int, statements: Sequence[str]) -> Iterator[str]:
                 yield said.name
 
 
-def check(store: Path, *, busy_seconds: float = 30.0) -> None:
+def check(store: Path) -> None:
     """Return if a file is a store, before anything else opens it; undo what an erasure that was killed has begun.
 
     Readers cannot undo that. The sidecar does it for its store, and nothing else does it for an archive.
@@ -121,7 +121,7 @@ def check(store: Path, *, busy_seconds: float = 30.0) -> None:
     # With a write-ahead log there is nothing to undo, and a writing connection would remove one of another file.
     mode = "rw" if os.access(store, os.W_OK) and not has_log(store) else "ro"
     try:
-        with closing(open_file(store, f"mode={mode}", busy_seconds=busy_seconds)) as connection:
+        with closing(open_file(store, f"mode={mode}")) as connection:
             if recognise(connection, store) == 0:
                 raise ConfigurationError(f"there is no receipt store at {store}; name the sidecar's file")
     except UNUSABLE as exc:

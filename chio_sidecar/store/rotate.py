@@ -92,7 +92,7 @@ def archive(store: Path, target: Path, key: SigningKey, *, now: int) -> ArchiveS
         return made[0].signed_by(key)
 
     try:
-        with closing(open_file(store, "mode=ro", busy_seconds=30.0)) as reader:
+        with closing(open_file(store, "mode=ro")) as reader:
             (version,) = reader.execute("PRAGMA user_version").fetchone()
     except UNUSABLE as exc:
         raise ConfigurationError(f"cannot read {store}: {trouble(exc, store)}") from None
@@ -113,7 +113,6 @@ def trim(
     *,
     before: int,
     erased: Collection[int] = (),
-    busy_seconds: float = 30.0,
     version: tuple[int, ...] = sqlite3.sqlite_version_info,
 ) -> Iterator[int]:
     """Remove from a store what its archive holds; yields the number of removed receipts after each transaction.
@@ -124,7 +123,6 @@ def trim(
         statement: as `ArchiveStatement.signed_by` returned it.
         before: receipts that were stored before this second since 1970 are removed, but for the newest archived one.
         erased: the rows that are erased in the archive.
-        busy_seconds: how long to wait for another process that holds the file.
         version: the SQLite version, which decides the journal mode.
 
     Raises:
@@ -133,7 +131,7 @@ def trim(
     """
     try:
         with unmoved(store):
-            connection = connect(store, journal=journal_for(version), busy_seconds=busy_seconds)
+            connection = connect(store, journal=journal_for(version), busy_seconds=30.0)
             try:
                 connection.execute("PRAGMA secure_delete=ON")  # else free pages keep what may be erased in the archive
                 for removed in _steps(connection, store, archived, statement, before, erased):
