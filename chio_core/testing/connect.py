@@ -22,8 +22,7 @@ from chio_core.models.openapi import needs_capability
 from chio_core.names import FLASK_EXTENSION, STATE_CLIENT
 from chio_core.settings import ChioSettings
 from chio_core.testing.exchange import EvaluateRequest
-from chio_core.testing.sidecar import ScriptedSidecar
-from chio_core.testing.transport import ScriptedCarrier
+from chio_core.testing.sidecar import ScriptedCarrier, ScriptedSidecar
 
 
 @contextmanager

@@ -86,7 +86,8 @@ def read_project(folder: Path, place: str | None = None) -> Project:
         parts = path.relative_to(root).with_suffix("").parts
         for name, framework in _applications(text) if all(part.isidentifier() for part in parts) else ():
             module_name = ".".join(parts).removesuffix(".__init__")
-            own = next((one for one in path.parents if one.is_relative_to(folder) and _has_project(one)), folder)
+            above = (one for one in path.parents if one.is_relative_to(folder))
+            own = next((one for one in above if any((one / file).exists() for file in _OF_A_PROJECT)), folder)
             return Project(
                 framework,
                 f"{module_name}:{name}",
@@ -103,10 +104,6 @@ def _root_of(folder: Path, path: Path) -> Path:
     """Return the folder from which a module or a package is imported: `src` if it is in there, or the current one."""
     inner = folder / "src"
     return inner if path.is_relative_to(inner) and not (inner / "__init__.py").exists() else folder
-
-
-def _has_project(folder: Path) -> bool:
-    return any((folder / name).exists() for name in _OF_A_PROJECT)
 
 
 def _source_of(folder: Path, module: str) -> Path:

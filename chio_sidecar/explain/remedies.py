@@ -78,7 +78,8 @@ def remedies(group: Group, store: str, together: Collection[str] = ()) -> list[R
         return [Remedy("give its callers a capability", issue)]
     if _opens(group):
         return [_open(group, together), Remedy("if they do", issue)]
-    return [Remedy("see why", f"chio-sidecar explain {_id(group)} --receipt-store {shlex.quote(store)}")]
+    receipt_id = group.newest[0] if group.newest else "RECEIPT"
+    return [Remedy("see why", f"chio-sidecar explain {receipt_id} --receipt-store {shlex.quote(store)}")]
 
 
 def view_policies(groups: Iterable[Group], together: Collection[str]) -> list[tuple[str, str]]:
@@ -156,7 +157,3 @@ def _without_evaluation(group: Group, refused: str) -> list[Remedy]:
     if status == "503":
         return [Remedy("give bodies more room", "CHIO_MAX_SPOOLED_BYTES=BYTES")]
     return [Remedy("correct the client", text)]
-
-
-def _id(group: Group) -> str:
-    return group.newest[0] if group.newest else "RECEIPT"

@@ -159,7 +159,7 @@ class Inspection:
         if self._version >= _WITH_APPROVALS:
             checks.append(("records", lambda: records(self._connection, self._version)))
         if self._version >= ARCHIVED:
-            checks.append(("archives", self._archives))
+            checks.append(("archives", lambda: check_archives(self._statements(), self._trusted, self.summary)))
         rotation = self._rotation()
         for place, check in checks:
             try:
@@ -182,13 +182,13 @@ class Inspection:
     def statement(self) -> str | None:
         """Return the newest statement about an archive as it is stored, None without one."""
         try:
-            found = [text for _, text, _ in self._connection.execute(_STATEMENTS)]
+            found = [text for _, text, _ in self._statements()]
         except UNUSABLE:
             return None  # the check finds what is wrong
         return found[-1] if found else None
 
-    def _archives(self) -> Iterator[Finding]:
-        return check_archives(self._connection.execute(_STATEMENTS).fetchall(), self._trusted, self.summary)
+    def _statements(self) -> list[Any]:
+        return self._connection.execute(_STATEMENTS).fetchall()
 
     def _read_base(self) -> None:
         found = None

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +71,12 @@ def signer(key: SigningKey, *, reason: str, now: int) -> Sign:
         followed = follow(previous, row, members, stored)
         if not followed.digest or stored not in (followed.digest, None):
             raise damaged
-        archives = tuple(dict.fromkeys(_holding(row, statements)))
+        archives: tuple[str, ...] = ()
+        for statement in statements:
+            with suppress(InvalidDocument):  # receipt fsck finds it
+                said = ArchiveStatement.read(statement)
+                if said.first <= row <= said.last and said.name not in archives:
+                    archives += (said.name,)
         if followed.erasure is not None:
             return Erased(followed.erasure, "", archives), None
         receipt_id, text, request_id, fingerprint, created_at = members
@@ -100,14 +105,6 @@ def signer(key: SigningKey, *, reason: str, now: int) -> Sign:
         return Erased(erasure, signature, archives), erasure.signed_by(key)
 
     return sign
-
-
-def _holding(row: int, statements: Sequence[str]) -> Iterator[str]:
-    for text in statements:
-        with suppress(InvalidDocument):  # receipt fsck finds it
-            said = ArchiveStatement.read(text)
-            if said.first <= row <= said.last:
-                yield said.name
 
 
 def check(store: Path) -> None:

@@ -50,7 +50,8 @@ def prepare(path: Path, *, journal: str, busy_seconds: float) -> None:
         ConfigurationError: the file cannot be used; the message names it and the remedy.
     """
     try:
-        _create(path)
+        if not check_file(path):
+            create_private(path)
         if has_log(path):
             # A log of another file stays as it is: a writing connection would remove it as it closes.
             with closing(open_file(path, "mode=ro", busy_seconds=busy_seconds)) as reader:
@@ -124,12 +125,6 @@ def _configure(connection: sqlite3.Connection, journal: str, busy_seconds: float
     connection.execute("PRAGMA synchronous=FULL")
     # Else a log that once grew, while a reader held it, keeps its size.
     connection.execute(f"PRAGMA journal_size_limit={JOURNAL_BYTES}")
-
-
-def _create(path: Path) -> None:
-    """Create an empty file of mode 0600, or check the existing one."""
-    if not check_file(path):
-        create_private(path)
 
 
 def check_file(path: Path) -> bool:

@@ -11,7 +11,7 @@ from chio_asgi import ChioASGIMiddleware
 from chio_core.client.client import ChioClient, SyncChioClient
 from chio_core.testing import Behaviour, ScriptedSidecar, behaviours
 from chio_core.testing.behaviours import allow_reply
-from chio_core.testing.transport import head_of
+from chio_core.testing.sidecar import head_of
 from tests.core.views import NOW, asked, question
 from tests.hostile.faults import closed_at, reset_at
 from tests.support import call, run

@@ -28,7 +28,7 @@ from chio_core.outbound import (
     receipt_of,
 )
 from chio_core.testing import ScriptedSidecar, behaviours
-from chio_core.testing.transport import Call
+from chio_core.testing.sidecar import Call
 from tests.outbound.test_rows_hooks import (
     BearerAuthMiddleware,
     ErrorTrackingMiddleware,

@@ -77,7 +77,12 @@ class Sender:
                 for event in self._app.event_hooks.responses:
                     await event(response)
             elif not self._has_model(route, response):
-                raise self._bad_status(route, response)
+                status = FastHTTPBadStatusError(
+                    url=route.url, method=route.method, status_code=response.status, response_body=response.text
+                )
+                if self._app.raise_for_status or route.raise_for_status:
+                    self.raised.append(status)
+                raise status
             value = route.handler(response)
             value = await value if inspect.isawaitable(value) else value
         except Exception as error:  # noqa: BLE001 - the other calls go on
@@ -154,14 +159,6 @@ class Sender:
             return model is not None and model.model_validate(response.json()) is not None
         except ValueError:
             return False
-
-    def _bad_status(self, route: Route, response: Response) -> FastHTTPBadStatusError:
-        error = FastHTTPBadStatusError(
-            url=route.url, method=route.method, status_code=response.status, response_body=response.text
-        )
-        if self._app.raise_for_status or route.raise_for_status:
-            self.raised.append(error)
-        return error
 
     async def _report(self, error: Exception, route: Route, config: Mapping[str, Any]) -> None:
         hooks = [] if isinstance(error, FastHTTPBadStatusError) else self._app.event_hooks.errors
