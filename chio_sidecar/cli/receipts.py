@@ -50,6 +50,17 @@ With --follow the newest are last.
 
 _LIMIT = 50
 _PAGE = 200
+_FILTERS = {
+    "capability": ("capability_id", "capabilityId"),
+    "tool_server": ("tool_server", "toolServer"),
+    "tool_name": ("tool_name", "toolName"),
+    "outcome": ("outcome", "outcome"),
+    "since": ("since", "since"),
+    "until": ("until", "until"),
+    "min_cost": ("min_cost", "minCost"),
+    "max_cost": ("max_cost", "maxCost"),
+}
+"""For each option: the condition on a store, and the query parameter of a trust service."""
 _OF_A_STORE = {
     "raw": "a trust service does not send the stored text",
     "newest_first": "a trust service lists the oldest receipts first",
@@ -125,16 +136,7 @@ def run_list(args: argparse.Namespace) -> int:
                 raise CliError(reason, fix="name the store, --receipt-store FILE")
         note_overridden(args, "--control-url", "receipt_store", "receipt_db")
         return _list_remote(args, show)
-    wanted = ReceiptFilter(
-        capability_id=args.capability,
-        tool_server=args.tool_server,
-        tool_name=args.tool_name,
-        outcome=args.outcome,
-        since=args.since,
-        until=args.until,
-        min_cost=args.min_cost,
-        max_cost=args.max_cost,
-    )
+    wanted = ReceiptFilter(**{member: getattr(args, option) for option, (member, _) in _FILTERS.items()})
     newest_first = args.newest_first or (is_table and not args.oldest_first)
     limit = args.limit or _LIMIT
     store = required_store(args, NEITHER)
@@ -169,17 +171,8 @@ def run_list(args: argparse.Namespace) -> int:
 
 
 def _list_remote(args: argparse.Namespace, show: Callable[[Iterable[Any]], None]) -> int:
-    names = {
-        "capabilityId": args.capability,
-        "toolServer": args.tool_server,
-        "toolName": args.tool_name,
-        "outcome": args.outcome,
-        "since": args.since,
-        "until": args.until,
-        "minCost": args.min_cost,
-        "maxCost": args.max_cost,
-    }
-    query = {name: str(value) for name, value in names.items() if value is not None}
+    stated = {parameter: getattr(args, option) for option, (_, parameter) in _FILTERS.items()}
+    query = {parameter: str(value) for parameter, value in stated.items() if value is not None}
     cursor, count = args.cursor or 0, None
 
     def pages(client: TrustClient) -> Iterator[Any]:

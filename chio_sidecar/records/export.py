@@ -184,11 +184,7 @@ def write(
                 name = "" if source.log is None else f"log-{source.log}"
                 draft.mkdir(mode=0o700, exist_ok=True)
                 (draft / name).mkdir(mode=0o700, exist_ok=True)
-                made[name] = found = _fill(source, draft / name, rows, since) | about
-                if key is not None:
-                    about_rows = (target.name, *rows, found["head"], now, key.public_hex)
-                    found["statement"] = ArchiveStatement(*about_rows).signed_by(key)
-                (draft / name / MANIFEST).write_text(compact_json(found) + "\n", encoding="utf-8")
+                made[name] = _fill(source, draft / name, rows, about, name=target.name, key=key)
         if not made:
             raise ConfigurationError(f"{store} has no receipt of that time; see receipt list")
         if (manifest := made.get("")) is None:
@@ -211,8 +207,11 @@ def write(
     return manifest
 
 
-def _fill(source: Source, folder: Path, rows: tuple[int, int], since: int | None) -> dict[str, Any]:
-    first, last = rows
+def _fill(
+    source: Source, folder: Path, rows: tuple[int, int], about: dict[str, Any], *, name: str, key: SigningKey | None
+) -> dict[str, Any]:
+    """Write the three files of one chain, and return its manifest."""
+    (first, last), since = rows, about["since"]
     before = head = source.digest_before(first)
     keys: dict[str, dict[str, Any]] = {}
     left_out = None
@@ -229,11 +228,11 @@ def _fill(source: Source, folder: Path, rows: tuple[int, int], since: int | None
             except (InvalidDocument, KeyError, TypeError):
                 raise ConfigurationError(f"row {number} of {source.name} holds no receipt; see receipt fsck") from None
             if number == first == source.base + 1 > 1 and (since is None or signed_at >= since):
-                name = f", the newest of them in {source.archive}" if source.archive else ""
-                left_out = f"receipts 1 to {source.base}, which are archived{name}: export them from there"
+                newest = f", the newest of them in {source.archive}" if source.archive else ""
+                left_out = f"receipts 1 to {source.base}, which are archived{newest}: export them from there"
             entry = keys.setdefault(signer, {"kernel_key": signer, "first": number, "receipts": 0})
             entry |= {"last": number, "receipts": entry["receipts"] + 1}
-    return {
+    manifest = {
         "format": FORMAT,
         "complete": left_out is None,
         "left_out": left_out,
@@ -241,7 +240,12 @@ def _fill(source: Source, folder: Path, rows: tuple[int, int], since: int | None
         "before": before,
         "head": head,
         "keys": list(keys.values()),
-    }
+    } | about
+    if key is not None:
+        statement = ArchiveStatement(name, first, last, head, about["exported_at"], key.public_hex)
+        manifest["statement"] = statement.signed_by(key)
+    (folder / MANIFEST).write_text(compact_json(manifest) + "\n", encoding="utf-8")
+    return manifest
 
 
 README = """\
