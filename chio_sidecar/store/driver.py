@@ -18,6 +18,8 @@ import os
 import threading
 import weakref
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -163,6 +165,23 @@ def open_file(path: Path, mode: str, *, busy_seconds: float = 30.0) -> sqlite3.C
         )
         connection.count(path)
     return connection
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Write inside a block: committed at its end, rolled back on an exception. Another writer waits for its end.
+
+    Raises:
+        sqlite3.Error: it cannot begin, or cannot be committed; then nothing was written.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # after a full disk, for example, SQLite has rolled it back
+            connection.execute("ROLLBACK")
+        raise
 
 
 def read_start(path: Path, length: int) -> bytes:

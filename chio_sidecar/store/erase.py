@@ -21,7 +21,7 @@ from typing import Any
 from chio_core.canonical import parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.signing import SigningKey
-from chio_sidecar.store.driver import UNUSABLE, has_log, open_file, sqlite3, trouble
+from chio_sidecar.store.driver import UNUSABLE, has_log, open_file, sqlite3, transaction, trouble
 from chio_sidecar.store.hash_chain import MEMBERS, content_of, follow
 from chio_sidecar.store.rewriting import rewriting
 from chio_sidecar.store.schema import connect, disconnect, journal_for, recognise
@@ -179,8 +179,7 @@ def erase(
 
 
 def _erase(connection: sqlite3.Connection, store: Path, ids: Sequence[str], sign: Sign) -> list[Erased]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(connection):
         _make_erasable(connection, store)
         erased = []
         for receipt_id in dict.fromkeys(ids):
@@ -193,10 +192,6 @@ def _erase(connection: sqlite3.Connection, store: Path, ids: Sequence[str], sign
             if text is not None:
                 connection.execute(_REPLACE, (text, FINGERPRINT, row))
             erased.append(one)
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
     return erased
 
 

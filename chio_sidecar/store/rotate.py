@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from typing import Any
 from chio_core.errors import ConfigurationError
 from chio_core.signing import SigningKey
 from chio_sidecar.store.backup import Copied, backup
-from chio_sidecar.store.driver import UNUSABLE, open_file, sqlite3, trouble
+from chio_sidecar.store.driver import UNUSABLE, open_file, sqlite3, transaction, trouble
 from chio_sidecar.store.hash_chain import MEMBERS, follow
 from chio_sidecar.store.rewriting import unmoved
 from chio_sidecar.store.schema import connect, disconnect, journal_for
@@ -151,7 +151,7 @@ def _steps(
     before: int,
     erased: Collection[int],
 ) -> Iterator[int]:
-    with _transaction(connection):
+    with transaction(connection):
         found = connection.execute("SELECT chain FROM http_receipts WHERE seq = ?", (archived.last,)).fetchone()
         if found is None or found[0] != archived.head:
             raise ConfigurationError(f"{store} is not the store that was archived: row {archived.last} is another one")
@@ -168,11 +168,11 @@ def _steps(
                 continue  # each use of an approval is a separate account
             statement = sql.format(table=table, subject=subject, part=part, ordinal=ordinal, next=_NEXT[table])
             for window in _windows(connection, table):
-                with _transaction(connection):
+                with transaction(connection):
                     connection.execute(statement, (*window, last) if sql is _MARK else window)
                 yield 0
     while True:
-        with _transaction(connection):
+        with transaction(connection):
             removed = _remove_receipts(connection, store, last)
         if not removed:
             return
@@ -245,14 +245,3 @@ def end_of(rows: Iterable[Sequence[Any]], base: int, digest: str, name: str) -> 
         if sequence != number or not digest or stored not in (digest, None):
             raise ConfigurationError(f"row {number} of {name} was changed since it was archived; see receipt fsck")
     return digest
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")

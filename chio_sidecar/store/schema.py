@@ -13,7 +13,16 @@ from pathlib import Path
 from chio_core.errors import ConfigurationError
 from chio_sidecar.private_files import check_private, create_private
 from chio_sidecar.store import live_state
-from chio_sidecar.store.driver import DAMAGED, FIRST_SAFE_WAL, UNUSABLE, has_log, open_file, sqlite3, trouble
+from chio_sidecar.store.driver import (
+    DAMAGED,
+    FIRST_SAFE_WAL,
+    UNUSABLE,
+    has_log,
+    open_file,
+    sqlite3,
+    transaction,
+    trouble,
+)
 from chio_sidecar.store.tables import SCHEMA_VERSION, objects, upgrade
 
 log = logging.getLogger(__name__)
@@ -172,17 +181,11 @@ def recognise(connection: sqlite3.Connection, path: Path) -> int:
 
 def _initialise(connection: sqlite3.Connection, path: Path) -> None:
     """Create the tables of an empty file, or check and upgrade those of a store; see `recognise`."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(connection):
         version = recognise(connection, path)
         if version == 0:
             connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
         if version != SCHEMA_VERSION:
             upgrade(connection, version)
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
     if version not in (0, SCHEMA_VERSION):
         log.info("receipt store %s: schema version %d is now %d", path, version, SCHEMA_VERSION)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from chio_core.errors import ConfigurationError
 from chio_sidecar.private_files import check_private, create_private
 from chio_sidecar.store import live_state
-from chio_sidecar.store.driver import open_file, sqlite3, trouble
+from chio_sidecar.store.driver import open_file, sqlite3, transaction, trouble
 from chio_sidecar.store.issuers import check_revocable
 from chio_sidecar.store.place import Place
 
@@ -83,14 +83,8 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
         """Give the connection inside a transaction: committed at the end, rolled back on an exception."""
-        with self._lock:
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-            except BaseException:
-                self._connection.execute("ROLLBACK")
-                raise
-            self._connection.execute("COMMIT")
+        with self._lock, transaction(self._connection):
+            yield self._connection
 
     def close(self) -> None:
         """Close the file; later calls fail."""

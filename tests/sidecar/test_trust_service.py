@@ -13,9 +13,11 @@ from pydantic import SecretStr
 
 from chio_core.capabilities import verify_capability
 from chio_core.errors import ConfigurationError
+from chio_sidecar.store.driver import sqlite3
 from chio_sidecar.store.issuers import issuer_name
 from chio_sidecar.trust.app import TrustConfig, TrustService, create_trust_app
 from chio_sidecar.trust.client import TrustClient
+from chio_sidecar.trust.stores import Database
 from tests.sidecar.control_tools import ZEROS, evaluate, fetch
 
 TOKEN = "service-canary"
@@ -402,3 +404,19 @@ def test_a_grant_with_members_that_are_not_known_is_not_signed(app: Any) -> None
     )
     assert refused.status_code == 400
     assert "members that are not known" in refused.json()["error"]
+
+
+def test_a_full_disk_is_named_as_the_cause_and_the_next_write_succeeds(tmp_path: Path) -> None:
+    database = Database(tmp_path / "trust.sqlite3", "CREATE TABLE IF NOT EXISTS t (x)", option="--revocation-db")
+    try:
+        with database.read() as connection:
+            (pages,) = connection.execute("PRAGMA page_count").fetchone()
+            connection.execute(f"PRAGMA max_page_count={pages + 1}")
+        with pytest.raises(sqlite3.OperationalError, match="full"), database.write() as connection:
+            connection.executemany("INSERT INTO t VALUES (?)", [("lost",), (bytes(1_000_000),)])
+        with database.write() as connection:
+            connection.execute("INSERT INTO t VALUES ('kept')")
+        with database.read() as connection:
+            assert connection.execute("SELECT x FROM t").fetchall() == [("kept",)]
+    finally:
+        database.close()
