@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import shutil
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from chio_core.errors import ConfigurationError
@@ -123,6 +125,26 @@ def replace_private(path: Path, content: bytes) -> None:
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     create_private(draft, content)
     os.replace(draft, path)
+    sync_folder(path.parent)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder of mode 0700 to fill; after the block it appears whole under its name.
+
+    Raises:
+        ConfigurationError: the name is taken.
+        OSError: it cannot be created.
+    """
+    if path.exists() or path.is_symlink():
+        raise ConfigurationError(f"cannot write {path}: it exists; name a new folder")
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        draft.mkdir(mode=0o700)
+        yield draft
+        os.rename(draft, path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
     sync_folder(path.parent)
 
 

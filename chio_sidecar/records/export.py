@@ -6,9 +6,6 @@ It is made from the rows of one hash chain, `Source`: of a file, or of one log o
 
 from __future__ import annotations
 
-import os
-import secrets
-import shutil
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
@@ -19,6 +16,7 @@ from typing import Any
 from chio_core.canonical import canonical_json, compact_json, parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.signing import SigningKey
+from chio_sidecar.private_files import new_folder
 from chio_sidecar.records.file import NO_CHAIN, Header, in_pages
 from chio_sidecar.store.driver import UNUSABLE, open_file, sqlite3, trouble
 from chio_sidecar.store.hash_chain import FIRST, MEMBERS, follow
@@ -170,40 +168,33 @@ def write(
         ConfigurationError: the store cannot be read, a row is damaged, there is no receipt of that time, or the folder
             cannot be written.
     """
-    draft = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
     low, high = (_ALWAYS[0] if since is None else since, _ALWAYS[1] if until is None else until)
     about = {"exported_at": now, "since": since, "until": until, "statement": None}
     made: dict[str, dict[str, Any]] = {}
     try:
-        if target.exists() or target.is_symlink():
-            raise ConfigurationError(f"cannot write {target}: it exists; name a new folder")
-        with open_sources(store) as sources:
+        with new_folder(target) as draft, open_sources(store) as sources:
             for source in sources:
                 if (rows := source.bounds(low, high)) is None:
                     continue
                 name = "" if source.log is None else f"log-{source.log}"
-                draft.mkdir(mode=0o700, exist_ok=True)
                 (draft / name).mkdir(mode=0o700, exist_ok=True)
                 made[name] = _fill(source, draft / name, rows, about, name=target.name, key=key)
-        if not made:
-            raise ConfigurationError(f"{store} has no receipt of that time; see receipt list")
-        if (manifest := made.get("")) is None:
-            # The logs are listed under a signature, so that a log that is missing later is noticed.
-            stated = {"format": LOGS_FORMAT, "logs": {name: one["head"] for name, one in made.items()}}
-            manifest = stated | about
-            if key is not None:
-                body = stated | {"exported_at": now, "kernel_key": key.public_hex}
-                manifest["statement"] = compact_json(body | {"signature": key.sign(canonical_json(body))})
-            (draft / MANIFEST).write_text(compact_json(manifest) + "\n", encoding="utf-8")
-            manifest = manifest | {"exports": made}
-        signers = dict.fromkeys(entry["kernel_key"] for one in made.values() for entry in one["keys"])
-        options = "".join(f" --trusted-key {signer}" for signer in signers)
-        (draft / "README.md").write_text(README.format(name=target.name, options=options), encoding="utf-8")
-        os.rename(draft, target)
+            if not made:
+                raise ConfigurationError(f"{store} has no receipt of that time; see receipt list")
+            if (manifest := made.get("")) is None:
+                # The logs are listed under a signature, so that a log that is missing later is noticed.
+                stated = {"format": LOGS_FORMAT, "logs": {name: one["head"] for name, one in made.items()}}
+                manifest = stated | about
+                if key is not None:
+                    body = stated | {"exported_at": now, "kernel_key": key.public_hex}
+                    manifest["statement"] = compact_json(body | {"signature": key.sign(canonical_json(body))})
+                (draft / MANIFEST).write_text(compact_json(manifest) + "\n", encoding="utf-8")
+                manifest = manifest | {"exports": made}
+            signers = dict.fromkeys(entry["kernel_key"] for one in made.values() for entry in one["keys"])
+            options = "".join(f" --trusted-key {signer}" for signer in signers)
+            (draft / "README.md").write_text(README.format(name=target.name, options=options), encoding="utf-8")
     except OSError as exc:
         raise ConfigurationError(f"cannot export {store} to {target}: {exc.strerror}") from None
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return manifest
 
 

@@ -11,9 +11,6 @@ nothing is locked, and no transaction is longer than a window of rows.
 
 from __future__ import annotations
 
-import os
-import secrets
-import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -23,7 +20,7 @@ from typing import Any
 
 from chio_core.errors import ConfigurationError
 from chio_core.signing import SigningKey
-from chio_sidecar.private_files import sync_folder
+from chio_sidecar.private_files import new_folder
 from chio_sidecar.store.backup import bare_tables, new_file
 from chio_sidecar.store.driver import UNUSABLE, sqlite3
 from chio_sidecar.store.driver import trouble as file_trouble
@@ -118,16 +115,12 @@ def archive(place: DatabasePlace, folder: Path, key: SigningKey, *, now: int) ->
     Raises:
         ConfigurationError: the database cannot be read, the folder cannot be written, or there is nothing to archive.
     """
-    if folder.exists() or folder.is_symlink():
-        raise ConfigurationError(f"cannot write {folder}: it exists; name a new folder")
-    draft = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}")
     made: dict[int, ArchiveStatement] = {}
     try:
-        with _connected(place) as connection, ExitStack() as files:
+        with new_folder(folder) as draft, _connected(place) as connection, ExitStack() as files:
             logs = _logs(connection)
             if all(log.is_rotated for log in logs):
                 raise ConfigurationError(f"{place.shown} has no receipts to archive")
-            draft.mkdir(mode=0o700)
             writers: dict[int, sqlite3.Connection] = {}
             for log in logs:
                 if not log.is_rotated:
@@ -141,16 +134,10 @@ def archive(place: DatabasePlace, folder: Path, key: SigningKey, *, now: int) ->
             bases = {log.number: log.base for log in _logs(connection)}
             if any(bases[log.number] != log.base for log in logs):
                 raise ConfigurationError(f"receipts of {place.shown} were archived during the copy; copy it again")
-        for file in draft.iterdir():
-            file.chmod(0o400)
-        os.rename(draft, folder)
-        sync_folder(folder.parent)
     except UNUSABLE as exc:
         raise ConfigurationError(f"cannot write {folder}: {file_trouble(exc)}") from None
     except OSError as exc:
         raise ConfigurationError(f"cannot write {folder}: {exc.strerror}") from None
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return made
 
 
@@ -235,7 +222,7 @@ def _logs(connection: Connection) -> list[_Log]:
 
 @contextmanager
 def _new_store(path: Path) -> Iterator[sqlite3.Connection]:
-    """Give an empty store without triggers; after the block it has them, and is on the disk under its name."""
+    """Give an empty store without triggers; after the block it has them, mode 0400 and its name, and is on the disk."""
     with new_file(path) as draft, closing(sqlite3.connect(draft, isolation_level=None)) as writer:
         writer.execute("PRAGMA synchronous=OFF")  # one sync at the end is enough
         writer.execute("PRAGMA journal_mode=MEMORY")
@@ -243,6 +230,7 @@ def _new_store(path: Path) -> Iterator[sqlite3.Connection]:
             writer.execute("BEGIN")
             yield writer
             writer.execute("COMMIT")
+    path.chmod(0o400)
 
 
 def _insert(writer: sqlite3.Connection, table: str, rows: Sequence[Sequence[Any]]) -> None:
