@@ -124,7 +124,9 @@ def _check_policies() -> list[CheckMessage]:
     if not any(map(_is_ours, settings.MIDDLEWARE)):
         hint = f'Add "{MIDDLEWARE}" to MIDDLEWARE.'
         return [CheckWarning(f"{VIEW_POLICIES} has no effect without the middleware.", hint=hint, id="chio.W010")]
-    hint = "Correct it: `python -m django shell` and `reverse` tell names of views; paths begin as in the URLconf."
+    hint = (
+        "Name a URL pattern, all patterns that begin so (admin:*), a view (module.function), or a path of the URLconf."
+    )
     return [
         CheckWarning(f"{VIEW_POLICIES}: {key!r} fits no view.", hint=hint, id="chio.W010")
         for key in policies.unused((one.name, one.template) for one in list_routes(policies))

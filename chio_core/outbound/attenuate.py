@@ -56,6 +56,8 @@ def attenuate(
         wanted = scope if isinstance(scope, ChioScope) else ChioScope.model_validate(dict(scope))
     except ValidationError as exc:
         raise CapabilityRejected(f"the scope cannot be read: {explain(exc)}") from None
+    except (TypeError, ValueError):  # no mapping: a text such as "shop/order", as `issue` takes it
+        raise CapabilityRejected('the scope cannot be read: give a ChioScope, or {"grants": […]}') from None
     if not is_subset(wanted, parent.scope):
         raise CapabilityRejected(NOT_A_SUBSET)
     issued_at = int(time.time()) if now is None else now

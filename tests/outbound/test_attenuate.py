@@ -41,6 +41,12 @@ def test_the_new_token_allows_part_of_the_old_one_and_names_it() -> None:
     assert narrow.expires_at <= parse_capability(WIDE).expires_at
 
 
+@pytest.mark.parametrize("wrong", ["payments/charge", 5, [grant("payments", "charge")], {"grants": 5}])
+def test_a_scope_of_another_form_is_refused_in_words(wrong: Any) -> None:
+    with pytest.raises(CapabilityRejected, match="the scope cannot be read"):
+        attenuate(WIDE, SERVICE, scope=wrong)
+
+
 def test_it_lives_no_longer_than_the_old_one() -> None:
     now = int(time.time())
     old = token(grant("a", "b"), now=now - 50, ttl_seconds=60)

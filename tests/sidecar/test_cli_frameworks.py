@@ -82,7 +82,7 @@ def test_the_document_of_a_django_project_states_its_policy(folder: Path, place:
 def test_check_reads_a_django_project(folder: Path) -> None:
     status, text = django(folder, "project_settings", "check", "project_wsgi:application")
     assert status == 0
-    assert "WARN  chio.W010: CHIO_VIEW_POLICIES: 'nowhere:*' fits no view. " in text
+    assert "WARN  chio.W010: CHIO_VIEW_POLICIES: 'nowhere:*' fits no view. Name a URL pattern, " in text
     assert "WARN  budget_without_limit: DELETE|GET|" in text
     assert "not_governed" not in text
 
