@@ -21,6 +21,9 @@ from chio_core.models.base import U32, U64, Text, WireModel
 CAPABILITY_SCHEMA = "chio.capability.v1"
 """Value of the member `schema` of the newer form."""
 
+ISSUER_PREFIX = "issuer:"
+"""In a list of revocations a public key with this before it withdraws all capabilities of its issuer."""
+
 Operation = Literal["invoke", "read_result", "read", "subscribe", "get", "delegate"]
 """Operations that a grant can allow; snake_case on the wire."""
 
@@ -39,6 +42,15 @@ def _signature(text: str) -> str:
         raise PydanticCustomError("capability", "a signature is written as 128 hex digits")
     return text
 
+
+def _id(text: str) -> str:
+    if text.startswith(ISSUER_PREFIX):
+        raise PydanticCustomError("capability", "an id must not begin with issuer:, which names a key to withdraw")
+    return text
+
+
+CapabilityId = Annotated[Text, AfterValidator(_id)]
+"""The id of a token: no name of an issuer, which no command would revoke as a token."""
 
 PublicKey = Annotated[Text, AfterValidator(_key)]
 """A public key, normalised to lower case without `0x`. Keys of other curves can be read but never verify."""
@@ -323,7 +335,7 @@ class DelegationLink(_SignedModel):
 
     omit_empty: ClassVar[frozenset[str]] = frozenset({"attenuations"})
 
-    capability_id: Text
+    capability_id: CapabilityId
     delegator: PublicKey
     delegatee: PublicKey
     attenuations: list[Attenuation] = Field(default_factory=list)
@@ -352,7 +364,7 @@ class CapabilityToken(_SignedModel):
 
     omit_empty: ClassVar[frozenset[str]] = frozenset({"delegation_chain"})
 
-    id: Text
+    id: CapabilityId
     issuer: PublicKey
     subject: PublicKey
     scope: ChioScope

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 
 from chio_core.errors import InvalidDocument
+from chio_core.models.capability import ISSUER_PREFIX
 
 WITHDRAW = "to withdraw a key: chio-sidecar trust revoke --issuer KEY"
 """What to do about a name of an issuer in the place of an id."""
-
-_ISSUER = "issuer:"
 
 
 def issuer_name(public_key: str) -> str:
@@ -18,12 +17,12 @@ def issuer_name(public_key: str) -> str:
     Args:
         public_key: 64 hex digits.
     """
-    return f"{_ISSUER}{public_key}"
+    return f"{ISSUER_PREFIX}{public_key}"
 
 
 def is_issuer_name(name: str) -> bool:
     """Return True if a name in the list of revoked capabilities is that of an issuer."""
-    return name.startswith(_ISSUER)
+    return name.startswith(ISSUER_PREFIX)
 
 
 def withdrawn(public_key: str) -> str:
@@ -37,5 +36,5 @@ def check_revocable(name: str) -> None:
     Raises:
         InvalidDocument: it begins as the name of an issuer, and no public key follows. It would withdraw no key.
     """
-    if is_issuer_name(name) and re.fullmatch("[0-9a-f]{64}", name.removeprefix(_ISSUER)) is None:
-        raise InvalidDocument(f"after {_ISSUER} must be a public key: 64 lower-case hex digits; {WITHDRAW}")
+    if is_issuer_name(name) and re.fullmatch("[0-9a-f]{64}", name.removeprefix(ISSUER_PREFIX)) is None:
+        raise InvalidDocument(f"after {ISSUER_PREFIX} must be a public key: 64 lower-case hex digits; {WITHDRAW}")

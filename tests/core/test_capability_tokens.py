@@ -282,6 +282,18 @@ def test_a_link_is_made_and_checked() -> None:
     assert refused.value.rule == "delegation"
 
 
+@pytest.mark.parametrize("name", ["issuer:", "issuer:x", f"issuer:{ISSUER.public_hex}"])
+def test_no_token_and_no_link_has_the_name_of_an_issuer_as_its_id(name: str) -> None:
+    link = sign_link(ISSUER, capability_id="parent", delegatee=SUBJECT.public_hex, timestamp=NOW)
+    wire = issue(delegation_chain=[link]).to_wire()
+    for named in ({"id": name}, {"delegation_chain": [{**link.to_wire(), "capability_id": name}]}):
+        assert "an id must not begin with issuer:" in refusal({**wire, **named}).message
+    with pytest.raises(InvalidDocument, match="must not begin with issuer:"):
+        issue(capability_id=name)
+    with pytest.raises(InvalidDocument, match="must not begin with issuer:"):
+        sign_link(ISSUER, capability_id=name, delegatee=SUBJECT.public_hex, timestamp=NOW)
+
+
 def test_a_newer_link_is_refused_by_strict_april() -> None:
     plain = sign_link(ISSUER, capability_id="cap-1", delegatee=SUBJECT.public_hex, timestamp=NOW)
     link = DelegationLink.model_validate(plain.to_wire() | {"scope_hash": "ab" * 32})
