@@ -152,12 +152,13 @@ class BlockingPool:
             if end.socket_path is not None:
                 connection.settimeout(left)
                 connection.connect(end.socket_path)
-                return _Connection(connection)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if not end.tls:
-                return _Connection(connection)
-            self._tls = self._tls or ssl.create_default_context()
-            return _Connection(self._tls.wrap_socket(connection, server_hostname=end.host))
+            else:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if end.tls:
+                self._tls = self._tls or ssl.create_default_context()
+                connection = self._tls.wrap_socket(connection, server_hostname=end.host)
+            connection.setblocking(False)  # as between two exchanges
+            return _Connection(connection)
         except BaseException:
             connection.close()
             raise
@@ -168,8 +169,14 @@ class BlockingPool:
         wire, reader = connection.socket, connection.reader
         reader.begin()
         try:
-            wire.settimeout(max(0.001, deadline - time.monotonic()))
-            wire.sendall(data)
+            # The socket does not block yet, and its buffer takes almost every request at once: no wait is prepared.
+            try:
+                sent = wire.send(data)
+            except (BlockingIOError, ssl.SSLWantWriteError):
+                sent = 0
+            if sent < len(data):
+                wire.settimeout(max(0.001, deadline - time.monotonic()))
+                wire.sendall(data[sent:])
             response = None
             while response is None:
                 # When the time is over, what has arrived meanwhile still counts: the thread may have run late.

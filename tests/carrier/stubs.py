@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
+import random
 import ssl
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -63,7 +65,7 @@ class Scripted:
         self.writers.add(writer)
         try:
             await self._handler(self, reader, writer)
-        except (ConnectionError, asyncio.CancelledError):
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
             self.writers.discard(writer)
@@ -136,6 +138,19 @@ async def echo(server: Scripted, reader: asyncio.StreamReader, writer: asyncio.S
     """Answer each request with its own body."""
     while True:
         writer.write(http_response(await server.read(reader)))
+
+
+LARGE = random.Random(1).randbytes(8 * 1024 * 1024)
+"""A body that no send buffer takes at once."""
+
+
+async def hashed(server: Scripted, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer each request with the hash of its body."""
+    while True:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+        body = await reader.readexactly(length)
+        writer.write(http_response(hashlib.sha256(body).hexdigest().encode()))
 
 
 async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:

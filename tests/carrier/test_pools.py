@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import signal
 import socket
 import threading
@@ -19,7 +20,7 @@ from chio_core.client.connection import Connection
 from chio_core.client.pool import ConnectionPool
 from chio_core.endpoint import Endpoint
 from chio_core.errors import EvaluationFailed, Overloaded, SidecarTimeout, SidecarUnreachable
-from tests.carrier.stubs import Scripted, Threads, echo, open_files, pool_for, until
+from tests.carrier.stubs import LARGE, Scripted, Threads, echo, hashed, open_files, pool_for, until
 from tests.stub_sidecar import http_response, split_request
 from tests.support import QUESTION, StubServer
 
@@ -75,6 +76,25 @@ async def test_a_connection_is_used_again(new_pool: Any) -> None:
         for number in range(20):
             assert await ask(pool, b"%d" % number) == b"%d" % number
         assert (server.accepted, pool.size, pool.idle) == (1, 1, 1)
+
+
+@both
+async def test_a_request_that_is_larger_than_the_send_buffer_is_sent_whole(new_pool: Any) -> None:
+    async with Scripted(hashed).listen() as server, pool_for(server, new_pool) as pool:
+        for _ in range(2):  # over a new connection, and over one that was idle
+            assert await ask(pool, LARGE, timeout=60) == hashlib.sha256(LARGE).hexdigest().encode()
+        assert server.accepted == 1
+
+
+@both
+async def test_a_sidecar_that_stops_reading_is_given_up_at_the_deadline(new_pool: Any) -> None:
+    async def deaf(server: Scripted, reader: Reader, writer: Writer) -> None:
+        await asyncio.Event().wait()
+
+    async with Scripted(deaf).listen() as server, pool_for(server, new_pool) as pool:
+        with pytest.raises(SidecarTimeout):
+            await ask(pool, LARGE, timeout=0.2)
+        await until(lambda: pool.size == 0)
 
 
 @both

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import hashlib
 import ipaddress
 import ssl
 from pathlib import Path
@@ -17,7 +18,7 @@ from cryptography.x509.oid import NameOID
 
 from chio_core.client.pool import ConnectionPool
 from chio_core.errors import SidecarUnreachable
-from tests.carrier.stubs import Scripted, Threads, echo, pool_for
+from tests.carrier.stubs import LARGE, Scripted, Threads, echo, hashed, pool_for
 
 both = pytest.mark.parametrize("new_pool", [ConnectionPool, Threads], ids=["loop", "threads"])
 
@@ -59,6 +60,17 @@ async def test_a_pool_keeps_its_tls_connections(trusted: Path, new_pool: Any) ->
         assert [response.body for response in responses] == bodies
         assert server.accepted == pool.size <= 2
         await pool.aclose()
+
+
+@both
+async def test_a_request_that_is_larger_than_the_send_buffer_is_sent_whole_over_tls(
+    trusted: Path, new_pool: Any
+) -> None:
+    async with Scripted(hashed, tls=certificate(trusted)).listen() as server, pool_for(server, new_pool) as pool:
+        for _ in range(2):  # over a new connection, and over one that was idle
+            response = await pool.post("/", LARGE, (), 60)
+            assert response.body == hashlib.sha256(LARGE).hexdigest().encode()
+        assert server.accepted == 1
 
 
 @both
