@@ -71,7 +71,7 @@ class ChioDjangoMiddleware:
         if not context.runtime.guards.is_empty:
             return ChainRequest(request, context).run(self.get_response)
         adapter, pipeline = DjangoAdapter(request, context), context.runtime.pipeline
-        denial = adapter.govern()
+        denial = run(adapter.govern())
         if denial is None:
             return tagged(self.get_response(request), request, context)
         run(pipeline.refuse(adapter, denial))
@@ -82,7 +82,7 @@ class ChioDjangoMiddleware:
         if not context.runtime.guards.is_empty:
             return await ChainRequest(request, context).arun(self.get_response)
         adapter, pipeline = AsyncDjangoAdapter(request, context), context.runtime.pipeline
-        denial = await adapter.govern()
+        denial = await run_async(adapter.govern())
         if denial is None:
             return tagged(await self.get_response(request), request, context)
         await run_async(pipeline.refuse(adapter, denial))

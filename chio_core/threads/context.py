@@ -16,7 +16,7 @@ from chio_core.client.client import ChioClient, SyncChioClient
 from chio_core.concurrency.processes import require_threads
 from chio_core.evaluation.amounts import Facts
 from chio_core.evaluation.exchange import EvaluateCall
-from chio_core.evaluation.governed import GovernedRequest, KnownBody, RouteMatch, run, run_async
+from chio_core.evaluation.governed import GovernedRequest, KnownBody, RouteMatch, Steps
 from chio_core.evaluation.hooks import Hook, call_hook, call_hook_async
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.pipeline import Pipeline
@@ -198,11 +198,11 @@ class SyncAdapter:
         self.context = context
         self.governed = context.governed
 
-    def govern(self) -> Any:
+    def govern(self) -> Steps[Denial | None]:
         """Make the decision of a chain without guards; an exception refuses the request, as in a chain with guards."""
         runtime = self.context.runtime
         try:
-            return run(runtime.pipeline.govern(self))
+            return (yield from runtime.pipeline.govern(self))
         except Exception:  # noqa: BLE001 - logged there
             return failed(runtime.guards.members[0], self.governed.evidence)
 
@@ -266,14 +266,6 @@ class SyncAdapter:
 
 class AsyncAdapter(SyncAdapter):
     """The same for an event loop: other tasks run between two pieces of a body, and while the sidecar answers."""
-
-    async def govern(self) -> Any:
-        """Make the decision of a chain without guards; see `SyncAdapter.govern`."""
-        runtime = self.context.runtime
-        try:
-            return await run_async(runtime.pipeline.govern(self))
-        except Exception:  # noqa: BLE001 - logged there
-            return failed(runtime.guards.members[0], self.governed.evidence)
 
     async def read_body(self) -> Any:
         """Count and hash the body."""

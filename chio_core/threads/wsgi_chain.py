@@ -48,7 +48,7 @@ def respond(
     context = adapter.context
     if not context.runtime.guards.is_empty:
         return _closing_input(ChainRequest(adapter, inner, environ, start_response, on_failure).run(), environ)
-    denial = adapter.govern()
+    denial = run(adapter.govern())
 
     def start(status: str, headers: Headers, exc_info: Any = None) -> Any:
         return start_response(status, tagged(headers, context), exc_info)
