@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce, wraps
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 from asgiref.sync import iscoroutinefunction
 from django.apps import apps
@@ -26,14 +26,13 @@ from chio_core.evaluation.governed import run, run_async
 from chio_core.evaluation.outcomes import Decision
 from chio_core.evaluation.policies import sources_of
 from chio_core.evaluation.requirements import (
-    Arguments,
+    CapabilityDecorator,
     CapabilityRule,
     RequirementSource,
     ViewRule,
     named_arguments,
     rules_of,
 )
-from chio_core.models.capability import Operation
 from chio_core.names import VIEW_RULES
 from chio_core.threads.context import RequestContext
 from chio_django.apps import ChioDjangoConfig
@@ -165,45 +164,12 @@ def _guarded(pattern: Any, rules: Sequence[Any]) -> URLPattern | URLResolver:
     return URLPattern(pattern.pattern, callback, pattern.default_args, pattern.name)
 
 
-@overload
-def require_capability(server: View, /) -> View: ...
+require_capability = CapabilityDecorator(RequireCapability)
+"""Guard a view with a capability: `@require_capability("payments", "transfer")`.
 
-
-@overload
-def require_capability(
-    server: str | None = None,
-    tool: str | None = None,
-    *,
-    operations: Sequence[Operation] = ("invoke",),
-    arguments: Arguments = None,
-) -> RequireCapability: ...
-
-
-def require_capability(
-    server: Any = None,
-    tool: str | None = None,
-    *,
-    operations: Sequence[Operation] = ("invoke",),
-    arguments: Arguments = None,
-) -> Any:
-    """Guard a view with a capability: `@require_capability("payments", "transfer")`.
-
-    Works on functions, `async def` functions, methods of class-based views, and class-based views themselves; also
-    through `method_decorator`. `@require_capability` alone requires any valid capability.
-
-    Args:
-        server: `server_id` that the token must grant.
-        tool: `tool_name` that it must grant.
-        operations: operations that one grant must contain, besides `invoke`.
-        arguments: JSON that the grant's constraints are checked with, or a function from the arguments
-            that the view is called with, by name, to it.
-
-    Raises:
-        ConfigurationError: only one of server and tool, or arguments that are no JSON.
-    """
-    if callable(server):
-        return RequireCapability()(server)
-    return RequireCapability(server, tool, operations=operations, arguments=arguments)
+Works on functions, `async def` functions, methods of class-based views, and class-based views themselves; also through
+`method_decorator`.
+"""
 
 
 def require(request: HttpRequest, rule: RequirementSource, kwargs: Mapping[str, Any]) -> Decision:

@@ -8,9 +8,9 @@ the extension cannot see the decorator, it evaluates the request itself. It neve
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 from flask import Blueprint, Flask, Request, Response, current_app, request
 from flask.views import View
@@ -18,13 +18,17 @@ from flask.views import View
 from chio_core.errors import ConfigurationError
 from chio_core.evaluation import policies
 from chio_core.evaluation.governed import run
-from chio_core.evaluation.requirements import Arguments, CapabilityRule, ViewRule, named_arguments, rules_of
-from chio_core.models.capability import Operation
+from chio_core.evaluation.requirements import (
+    CapabilityDecorator,
+    CapabilityRule,
+    ViewRule,
+    named_arguments,
+    rules_of,
+)
 from chio_core.names import FLASK_EXTENSION, VIEW_RULES
 from chio_flask.context import FlaskAdapter, begin, context_in, refusal
 from chio_flask.driver import GovernedApp
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 Target = TypeVar("Target", bound=Callable[..., Any] | Blueprint)
 
 
@@ -100,42 +104,8 @@ class Observe(Decorator, policies.Observe):
     """Lets a view run whatever Chio decides; `g.chio_passthrough` says so."""
 
 
-@overload
-def require_capability(server: Function, /) -> Function: ...
+require_capability = CapabilityDecorator(RequireCapability)
+"""Guard a view with a capability: `@require_capability("payments", "transfer")`, below `@app.route(…)`.
 
-
-@overload
-def require_capability(
-    server: str | None = None,
-    tool: str | None = None,
-    *,
-    operations: Sequence[Operation] = ("invoke",),
-    arguments: Arguments = None,
-) -> RequireCapability: ...
-
-
-def require_capability(
-    server: Any = None,
-    tool: str | None = None,
-    *,
-    operations: Sequence[Operation] = ("invoke",),
-    arguments: Arguments = None,
-) -> Any:
-    """Guard a view with a capability: `@require_capability("payments", "transfer")`, below `@app.route(…)`.
-
-    Works on functions, `async def` functions and methods of class-based views. `@require_capability` alone
-    requires any valid capability.
-
-    Args:
-        server: `server_id` that the token must grant.
-        tool: `tool_name` that it must grant.
-        operations: operations that one grant must contain, besides `invoke`.
-        arguments: JSON that the grant's constraints are checked with, or a function from the arguments
-            that the view is called with, by name, to it.
-
-    Raises:
-        ConfigurationError: only one of server and tool, or arguments that are no JSON.
-    """
-    if callable(server):
-        return RequireCapability()(server)
-    return RequireCapability(server, tool, operations=operations, arguments=arguments)
+Works on functions, `async def` functions and methods of class-based views.
+"""

@@ -10,7 +10,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Self, get_args
+from typing import Any, ClassVar, Generic, Self, TypeVar, get_args, overload
 
 from chio_core.canonical import canonical_json
 from chio_core.concurrency.loop_thread import timed
@@ -26,6 +26,9 @@ Arguments = Mapping[str, Any] | Callable[[Mapping[str, Any]], Any] | None
 
 A decorator gives it the arguments of its view by name, which are the path parameters if the framework calls the view.
 """
+
+View = TypeVar("View", bound=Callable[..., Any])
+Rule = TypeVar("Rule", bound="CapabilityRule")
 
 
 class RequirementSource:
@@ -141,6 +144,55 @@ class CapabilityRule(RequirementSource):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.server!r}, {self.tool!r})"
+
+
+class CapabilityDecorator(Generic[Rule]):
+    """The function `require_capability` of Django and Flask.
+
+    Args:
+        kind: the rule that it makes.
+    """
+
+    def __init__(self, kind: type[Rule]) -> None:
+        self._kind = kind
+
+    @overload
+    def __call__(self, server: View, /) -> View: ...
+
+    @overload
+    def __call__(
+        self,
+        server: str | None = None,
+        tool: str | None = None,
+        *,
+        operations: Sequence[Operation] = ("invoke",),
+        arguments: Arguments = None,
+    ) -> Rule: ...
+
+    def __call__(
+        self,
+        server: Any = None,
+        tool: str | None = None,
+        *,
+        operations: Sequence[Operation] = ("invoke",),
+        arguments: Arguments = None,
+    ) -> Any:
+        """Return a decorator for views; `@require_capability` alone requires any valid capability.
+
+        Args:
+            server: `server_id` that the token must grant.
+            tool: `tool_name` that it must grant.
+            operations: operations that one grant must contain, besides `invoke`.
+            arguments: JSON that the grant's constraints are checked with, or a function from the arguments
+                that the view is called with, by name, to it.
+
+        Raises:
+            ConfigurationError: only one of server and tool, or arguments that are no JSON.
+        """
+        if callable(server):
+            rule: Any = self._kind()
+            return rule(server)
+        return self._kind(server, tool, operations=operations, arguments=arguments)
 
 
 def rules_of(view: Any) -> tuple[RequirementSource, ...]:
