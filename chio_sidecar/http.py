@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from starlette.requests import Request
 from starlette.types import Receive, Send
 
-from chio_core.canonical import compact_json, parse_json
+from chio_core.canonical import compact_bytes, parse_json
 from chio_core.errors import InvalidDocument
 
 NO_BEARER: Final = (
@@ -109,7 +109,7 @@ async def send_json(send: Send, status: int, body: bytes, *extra: tuple[bytes, b
 
 async def send_error(send: Send, status: int, code: str, message: str, *extra: tuple[bytes, bytes]) -> None:
     """Send the protocol's error document (wire protocol, section 1.8)."""
-    await send_json(send, status, compact_json({"error": code, "message": message}).encode(), *extra)
+    await send_json(send, status, compact_bytes({"error": code, "message": message}), *extra)
 
 
 @lru_cache(maxsize=1)

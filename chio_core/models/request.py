@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from chio_core.canonical import canonical_json, compact_json, sha256_hex
+from chio_core.canonical import canonical_json, compact_bytes, sha256_hex
 from chio_core.models.base import U64, Flag, Text, WireModel
 
 _MEMBERS: dict[str, tuple[str, ...]] = {
@@ -48,8 +48,10 @@ class AuthMethod(WireModel):
     def to_wire(self) -> dict[str, Any]:
         """Return the JSON object with the members of this method."""
         stated = vars(self)
-        method = stated["method"]
-        return {"method": method} | {name: stated[name] for name in _MEMBERS[method]}
+        wire = {"method": stated["method"]}
+        for name in _MEMBERS[stated["method"]]:
+            wire[name] = stated[name]
+        return wire
 
 
 class CallerIdentity(WireModel):
@@ -216,7 +218,7 @@ class ChioHttpRequest(WireModel):
         request = cls.__new__(cls)
         put = object.__setattr__  # the class is frozen
         put(request, "__dict__", members)
-        put(request, "__pydantic_fields_set__", set(members))
+        put(request, "__pydantic_fields_set__", _FIELDS)  # the same for all: nothing writes to it in a frozen class
         put(request, "__pydantic_extra__", {})
         put(request, "__pydantic_private__", None)
         return request
@@ -237,7 +239,7 @@ class ChioHttpRequest(WireModel):
     def encode(self) -> bytes:
         """Return the same as compact JSON."""
         wire = self.to_wire()
-        return compact_json(wire, plain=_OF_TEXTS.issuperset(wire)).encode()
+        return compact_bytes(wire, plain=_OF_TEXTS.issuperset(wire))
 
     def content_hash(self, route_pattern: str) -> str:
         """Return the content hash that a receipt must carry (wire protocol, section 3.4).
@@ -248,7 +250,9 @@ class ChioHttpRequest(WireModel):
         return content_hash(self.method, route_pattern, self.path, self.query, self.body_hash)
 
 
-_OF_TEXTS: Final = frozenset(ChioHttpRequest.model_fields) - {
+_FIELDS: Final = set(ChioHttpRequest.model_fields)
+
+_OF_TEXTS: Final = frozenset(_FIELDS) - {
     "arguments", "governed_intent", "approval_token", "budget", "enforcement", "model_metadata",
 }  # fmt: skip
 """The members that consist of strings and integers."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from chio_core.canonical import compact_json
+from chio_core.canonical import compact_bytes, compact_json
 from chio_core.errors import ChioError, InvalidDocument
 from chio_core.evaluation.exchange import UNKNOWN_PATH_LIMIT
 from chio_sidecar.http import NO_BEARER, BodyError, presents_bearer, receive_body, send_json
@@ -95,7 +95,7 @@ class Answer:
     def body(self) -> bytes:
         """Return the JSON document of the HTTP response."""
         if self.decision is None:
-            return compact_json(self.error).encode()
+            return compact_bytes(self.error)
         # The stored text goes out as it is: it is what was signed.
         receipt, made_now = self.decision.receipt, self.decision.signed is not None
         verdict = compact_json(receipt["verdict"], plain=made_now)
