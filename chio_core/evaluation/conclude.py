@@ -25,6 +25,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
@@ -207,11 +208,11 @@ def _capability_denial(requirement: Requirement, call: EvaluateCall, receipt: Ht
     from chio_core.capabilities import CapabilityRejected, matching_grants, verify_token_chain
     from chio_core.capabilities.restrictions import accepted_grant, taken_away, void_scope
 
-    insufficient = outcomes.capability_insufficient(requirement, receipt.id)
+    insufficient = partial(outcomes.capability_insufficient, requirement, receipt.id)
     token = call.presented.capability
     # Where the route requires nothing, the sidecar alone decides whether it can read a token.
     if token is None or receipt.capability_id is None or token.id != receipt.capability_id:
-        return insufficient if requirement.capability else None
+        return insufficient() if requirement.capability else None
     try:
         verify_token_chain(token)
         if server is None or tool is None:
@@ -221,14 +222,15 @@ def _capability_denial(requirement: Requirement, call: EvaluateCall, receipt: Ht
         matching = matching_grants(token, server, tool, requirement.arguments, holder=holder)
         kept = [index for index in matching if taken_away(token, index, server, tool) is None]
         if not kept:
-            return insufficient
+            return insufficient()
         index = accepted_grant(token, kept, receipt.metadata)
     except InvalidDocument as exc:
-        return replace(insufficient, message=exc.reason) if isinstance(exc, CapabilityRejected) else insufficient
+        refusal = insufficient()
+        return replace(refusal, message=exc.reason) if isinstance(exc, CapabilityRejected) else refusal
     if isinstance(index, list):
         return outcomes.capability_restricted(index, receipt.id)
     # The grant by which the request is accepted is the one whose uses the sidecar counts.
-    return insufficient if token.scope.grants[index].lacks(requirement.operations) else None
+    return insufficient() if token.scope.grants[index].lacks(requirement.operations) else None
 
 
 def _opened_by_capability(call: EvaluateCall, receipt: HttpReceipt) -> bool:
