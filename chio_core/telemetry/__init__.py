@@ -63,11 +63,12 @@ class Telemetry:
 
     def watch(self, call: EvaluateCall) -> Watch:
         """Start watching an evaluation; to be used in a `with` statement around the exchange."""
-        span = None
-        if self._spans is not None:
+        span, spans = None, self._spans
+        # Most applications have the API, because FastAPI depends on it, and no SDK.
+        if spans is not None and (spans.stand_in is None or type(spans.stand_in.get_tracer("chio")) is not spans.proxy):
             try:
                 parent = dict(call.headers).get(TRACEPARENT)
-                span = self._spans.start(SPAN, parent, lambda: _facts_of(call) | self._server)
+                span = spans.start(SPAN, parent, lambda: _facts_of(call) | self._server)
             except Exception:  # noqa: BLE001 - see the module's docstring
                 _log_failure()
         return Watch(self, call, span)
@@ -138,7 +139,8 @@ class Watch:
         telemetry, span = self._telemetry, self._span
         try:
             telemetry.metrics.note(decision, seconds)
-            level = level_of(decision)
+            usual = decision.verdict == "allow" and decision.passthrough is None
+            level = logging.INFO if usual else level_of(decision)
             logs = decision_log.log.isEnabledFor(level)
             decided = decision_facts(decision) if logs or span is not None else {}
             if span is not None:
