@@ -319,7 +319,10 @@ class HeaderLines(Mapping[str, str]):
 
     def select(self, names: Iterable[str]) -> dict[str, Sequence[str]]:
         """Return the lines of those headers in `names` (lower case) that are there."""
-        return {name: tuple(self.by_name[name]) for name in names if name in self.by_name}
+        known = self.by_name
+        if known.keys().isdisjoint(names):  # as of most requests
+            return {}
+        return {name: tuple(known[name]) for name in names if name in known}
 
     def values_of(self, name: str) -> Sequence[str]:
         """Return the lines of the header `name`; empty if it is absent."""

@@ -250,7 +250,8 @@ class Pipeline:
         caller = first.caller if first is not None else None
         if caller is None:
             who: Any = identify(view, self.extractor)
-            caller = ((yield who) or CallerIdentity.anonymous()) if isinstance(who, Awaitable) else who
+            waits = not isinstance(who, CallerIdentity) and isinstance(who, Awaitable)
+            caller = ((yield who) or CallerIdentity.anonymous()) if waits else who
         if self._source is not None and presented.token is None and fault is None:
             governed.carried = governed.carried or (yield from read_carried(self._source, view, caller))
             presented = replace(presented, token=governed.carried.token)
