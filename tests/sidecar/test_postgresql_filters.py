@@ -14,6 +14,7 @@ from chio_core.canonical import compact_json
 from chio_sidecar.records.archive import ReceiptFilter, open_archive
 from chio_sidecar.records.listing import ReceiptWindow
 from chio_sidecar.store.place import Place
+from tests.sidecar.control_tools import CommandLine
 from tests.sidecar.postgres_tools import OWNER, PostgresqlKit, Server
 from tests.viewer.records import receipt
 
@@ -120,6 +121,22 @@ def test_a_page_is_read_by_an_index_and_takes_less_than_50_ms_of_the_database(
     record_property("milliseconds", took)
     print(f"{page}, {name}: {took:.1f} ms")
     assert took < 50 or not full_size
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "statements"),
+    [("receipt list --limit 20", 2), ("receipt show r77", 1), ("receipt diff", 3), ("explain r997", 1), ("doctor", 1)],
+)
+def test_no_statement_of_a_command_reads_the_whole_table_or_takes_50_ms_of_the_database(
+    command: str, statements: int, explained: Explained, cli: CommandLine, full_size: bool
+) -> None:
+    plans, _ = explained.plans(lambda: cli("--receipt-store", explained.place.url, *command.split(), status=None))
+    took = [float(text) for text in re.findall(r"duration: ([0-9.]+) ms  plan:", plans)]
+    assert len(re.findall(r"on (?:chio\.)?http_receipts", plans)) >= statements
+    assert "Seq Scan on http_receipts" not in plans
+    print(f"{command}: {len(took)} statements of at most {max(took):.1f} ms")
+    assert max(took) < 50 or not full_size
 
 
 @pytest.mark.parametrize("name", ["refused", "of a capability", "of a caller"])
