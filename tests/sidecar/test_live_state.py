@@ -18,7 +18,7 @@ from chio_sidecar.trust.stores import RevocationStore
 from tests.sidecar.approval_tools import approved, pending_id
 from tests.sidecar.control_tools import CommandLine
 from tests.sidecar.fsck_tools import older
-from tests.sidecar.sidecar_tools import SERVER, TOOL, capability, decision, grant, sidecar
+from tests.sidecar.sidecar_tools import KERNEL, SERVER, TOOL, capability, decision, grant, sidecar
 from tests.sidecar.store_conformance import entry
 from tests.sidecar.test_budgets import demand, spend
 from tests.support import run
@@ -39,9 +39,11 @@ STATE: dict[str, Callable[[Any], Awaitable[Any]]] = {
 
 @pytest.mark.parametrize("kind", STATE)
 async def test_a_sidecar_whose_store_was_moved_away_does_not_start(kind: str, tmp_path: Path) -> None:
-    path, away = tmp_path / "receipts.sqlite3", tmp_path / "archive"
+    path, away, key = (tmp_path / name for name in ("receipts.sqlite3", "archive", "receipts.sqlite3.key"))
     async with sidecar(tmp_path) as app:
         await STATE[kind](app)
+    key.touch(mode=0o600)
+    key.write_text(KERNEL.seed_hex())
     path.rename(away)
     for empty in (False, True):
         if empty:
