@@ -172,7 +172,7 @@ class BlockingPool:
             # The socket does not block yet, and its buffer takes almost every request at once: no wait is prepared.
             try:
                 sent = wire.send(data)
-            except (BlockingIOError, ssl.SSLWantWriteError):
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 sent = 0
             if sent < len(data):
                 wire.settimeout(max(0.001, deadline - time.monotonic()))
