@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from chio_core.errors import ConfigurationError
 from chio_sidecar.records.file import NO_CHAIN, Header, connect_quietly, in_pages, quick_check
-from chio_sidecar.records.fsck_chain import ChainCheck, Finding, Heads, Marks, Row
+from chio_sidecar.records.fsck_chain import ChainCheck, Finding, Heads, Marks, Row, Summary
 from chio_sidecar.records.fsck_records import UNUSED, Erasures, check_archives, check_receipt, records
 from chio_sidecar.store.driver import UNUSABLE, sqlite3, trouble
 from chio_sidecar.store.hash_chain import FIRST, MEMBERS
 from chio_sidecar.store.schema import APPLICATION_ID
-from chio_sidecar.store.statements import ArchiveStatement
 from chio_sidecar.store.tables import ARCHIVED, CHAINED, SCHEMA_VERSION, upgrade
-
-__all__ = ["Finding", "Inspection", "Summary"]
 
 _WITH_APPROVALS = 2  # the first schema version that has them
 
@@ -35,49 +32,6 @@ SELECT a.seq, a.statement, r.chain FROM receipt_archives a LEFT JOIN http_receip
 _ROTATION = "SELECT (SELECT seq FROM receipt_chain_base), (SELECT max(rowid) FROM archived_state)"
 
 _CONSUMED = "SELECT 1 FROM chio_hitl_consumed_tokens WHERE approval_id = ? AND request_id = ?"
-
-
-@dataclass(slots=True)
-class Summary:
-    """What was checked.
-
-    Attributes:
-        rows: number of receipts.
-        first: number of the first row, 0 without rows.
-        last: number of the last row.
-        chained_from: first row with a digest; None in a store from before the chain.
-        head: digest of the last row, for an auditor to keep; None in a store from before the chain.
-        anchored: newest row with a digest that was given as `--head`; 0 if no row was stored at that time.
-        covered_from: the first row that this digest covers; rows before it are covered by a signature only.
-        keys: public keys (hex) that signed; at most 16.
-        unfinished: why the check did not come to its end; None for a complete one. Nothing is stated about the rest.
-        pages: `part` if SQLite's check of pages and indexes was ended, because it would have stopped a sidecar.
-        archived: last row that was archived and removed; 0 without one.
-        archives: what the statements in the store say, oldest first.
-        erased: number of receipts that were erased.
-        erasures: what the records of the first of them say; see `Erasures.listed`.
-        findings: number of findings.
-    """
-
-    rows: int = 0
-    first: int = 0
-    last: int = 0
-    chained_from: int | None = None
-    head: str | None = None
-    anchored: int | None = None
-    covered_from: int | None = None
-    keys: list[str] = field(default_factory=list)
-    unfinished: str | None = None
-    pages: Literal["all", "part"] = "part"
-    archived: int = 0
-    archives: list[ArchiveStatement] = field(default_factory=list)
-    erased: int = 0
-    erasures: list[dict[str, Any]] = field(default_factory=list)
-    findings: int = 0
-
-    def document(self) -> dict[str, Any]:
-        """Return the summary as a JSON object."""
-        return asdict(self)
 
 
 class Inspection:
@@ -263,8 +217,7 @@ class Inspection:
         try:
             for number, *members, stored in in_pages(connection, select, numbers):
                 row = Row(number, members, stored)
-                summary.first = summary.first if summary.rows else number
-                summary.rows, summary.last = summary.rows + 1, number
+                summary.count(row)
                 yield from chain.row(row)
                 if self.joint is not None and number == self.joint[0]:
                     joint = chain.digest
@@ -279,11 +232,7 @@ class Inspection:
         else:
             yield from (one for one in chain.finish() if one.kind != "head" or not self.goes_on)
             yield from self.erasures.findings(self._trusted)
-        summary.chained_from = None if marks.start is None else marks.start + 1
-        summary.head = None if marks.start is None else chain.digest
-        summary.anchored = chain.anchored
-        summary.covered_from = None if chain.anchored is None else chain.covered_from
-        summary.archived = marks.base
+        summary.conclude(chain)
         summary.erased, summary.erasures = len(self.erasures.rows), self.erasures.listed
         if self.joint is not None and joint != self.joint[1]:
             text = "it is missing here, or another one than the row that the next file goes on from"

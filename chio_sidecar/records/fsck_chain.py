@@ -1,4 +1,4 @@
-"""Follow the hash chain of a store row by row, for any backend.
+"""Follow the hash chain of a store row by row, for any backend, and sum up what was checked.
 
 Each digest is compared with the digest of its row and of the digest *stored* in the row before. So one changed row is
 one finding, and not one for each row after it.
@@ -7,10 +7,11 @@ one finding, and not one for each row after it.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from chio_sidecar.store.hash_chain import FIRST, follow, link
+from chio_sidecar.store.statements import ArchiveStatement
 
 Kind = Literal[
     "file", "schema", "gap", "text", "chain", "signature", "column", "end", "head", "record", "archive", "erasure"
@@ -127,6 +128,7 @@ class ChainCheck:
         unlinked: rows of earlier files of this chain, as `unlinked` of their check; None without such files.
 
     Attributes:
+        marks: what the store says about its chain.
         digest: that of the newest row so far.
         by_signature: the digest of the newest row is only stated by the record of its erasure.
         anchored: the newest row with a kept digest, 0 for the digest before the first row; None until one is found.
@@ -136,7 +138,7 @@ class ChainCheck:
     """
 
     def __init__(self, marks: Marks, heads: Heads, unlinked: set[int] | None = None) -> None:
-        self._marks = marks
+        self.marks = marks
         self._heads = heads
         self.unlinked = set() if unlinked is None else unlinked
         self._last = marks.base
@@ -153,7 +155,7 @@ class ChainCheck:
 
     def row(self, row: Row) -> Iterator[Finding]:
         """Yield what is wrong with the next row."""
-        place, start = f"row {row.sequence}", self._marks.start
+        place, start = f"row {row.sequence}", self.marks.start
         if row.sequence < 1:
             yield Finding("gap", place, "a row has a number below 1, which no sidecar gives", row.sequence)
         elif row.sequence <= self._last:
@@ -200,10 +202,10 @@ class ChainCheck:
 
     def finish(self) -> Iterator[Finding]:
         """Yield what is wrong with the end; to be called after the last row."""
-        end, last = self._marks.end, self._last
+        end, last = self.marks.end, self._last
         if not self._started:
             yield from self._check_start()
-        if self._marks.start is not None:
+        if self.marks.start is not None:
             if end is None:
                 yield Finding("end", "store", "it does not say which row is the newest, so the last ones may be gone")
             elif end > last:
@@ -212,16 +214,16 @@ class ChainCheck:
             elif end < last:
                 text = f"the store says that its newest row is {end}: the rows after it were not added by a sidecar"
                 yield Finding("end", f"row {last}", text, last)
-            elif self.digest != self._marks.end_digest:
+            elif self.digest != self.marks.end_digest:
                 text = "the store has another digest of its newest row than the row itself"
                 yield Finding("end", f"row {last}", text, last)
         for head in sorted(self._heads.missing):
-            text = _IN_ARCHIVE if self._marks.base else _KEPT
-            yield Finding("head", "store", text.format(head=head, base=self._marks.base))
+            text = _IN_ARCHIVE if self.marks.base else _KEPT
+            yield Finding("head", "store", text.format(head=head, base=self.marks.base))
 
     def _check_start(self) -> Iterator[Finding]:
         self._started = True
-        start, digest = self._marks.start, self._marks.start_digest
+        start, digest = self.marks.start, self.marks.start_digest
         if digest == (self.digest if start else FIRST):
             return
         if not start:
@@ -241,3 +243,60 @@ def _is_text(value: object) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+@dataclass(slots=True)
+class Summary:
+    """What was checked.
+
+    Attributes:
+        rows: number of receipts.
+        first: number of the first row, 0 without rows.
+        last: number of the last row.
+        chained_from: first row with a digest; None in a store from before the chain.
+        head: digest of the last row, for an auditor to keep; None in a store from before the chain.
+        anchored: newest row with a digest that was given as `--head`; 0 if no row was stored at that time.
+        covered_from: the first row that this digest covers; rows before it are covered by a signature only.
+        keys: public keys (hex) that signed; at most 16.
+        unfinished: why the check did not come to its end; None for a complete one. Nothing is stated about the rest.
+        pages: `part` if SQLite's check of pages and indexes was ended, because it would have stopped a sidecar.
+        archived: last row that was archived and removed; 0 without one.
+        archives: what the statements in the store say, oldest first.
+        erased: number of receipts that were erased.
+        erasures: what the records of the first of them say; see `Erasures.listed`.
+        findings: number of findings.
+    """
+
+    rows: int = 0
+    first: int = 0
+    last: int = 0
+    chained_from: int | None = None
+    head: str | None = None
+    anchored: int | None = None
+    covered_from: int | None = None
+    keys: list[str] = field(default_factory=list)
+    unfinished: str | None = None
+    pages: Literal["all", "part"] = "part"
+    archived: int = 0
+    archives: list[ArchiveStatement] = field(default_factory=list)
+    erased: int = 0
+    erasures: list[dict[str, Any]] = field(default_factory=list)
+    findings: int = 0
+
+    def document(self) -> dict[str, Any]:
+        """Return the summary as a JSON object."""
+        return asdict(self)
+
+    def count(self, row: Row) -> None:
+        """Count the next row."""
+        self.first = self.first if self.rows else row.sequence
+        self.rows, self.last = self.rows + 1, row.sequence
+
+    def conclude(self, chain: ChainCheck) -> None:
+        """State what the check of a chain has found by its last row."""
+        start = chain.marks.start
+        self.chained_from = None if start is None else start + 1
+        self.head = None if start is None else chain.digest
+        self.anchored = chain.anchored
+        self.covered_from = None if chain.anchored is None else chain.covered_from
+        self.archived = chain.marks.base

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from chio_core.errors import ConfigurationError
-from chio_sidecar.records.fsck import Summary
-from chio_sidecar.records.fsck_chain import ChainCheck, Finding, Heads, Marks, Row
+from chio_sidecar.records.fsck_chain import ChainCheck, Finding, Heads, Marks, Row, Summary
 from chio_sidecar.records.fsck_records import (
     CHECKS,
     NOT_ARCHIVED,
@@ -160,8 +159,7 @@ class LogInspection:
         while rows := self._whole.fetch(_ROWS, self.log, summary.last):
             for number, *members, digest in rows:
                 row = Row(int(str(number)), members, digest)
-                summary.first = summary.first or row.sequence
-                summary.rows, summary.last = summary.rows + 1, row.sequence
+                summary.count(row)
                 yield from chain.row(row)
                 if (texts := row.texts) is not None:
                     yield from self._receipt(row.sequence, *texts[:3], chained=not chain.by_signature)
@@ -169,9 +167,7 @@ class LogInspection:
         yield from (one for one in chain.finish() if one.kind != "head")
         yield from self._erasures.findings(self._whole._trusted)
         summary.erased, summary.erasures = len(self._erasures.rows), self._erasures.listed
-        summary.chained_from, summary.head, summary.anchored = 1, chain.digest, chain.anchored
-        if chain.anchored is not None:
-            summary.covered_from = chain.covered_from
+        summary.conclude(chain)
         yield from check_archives(self._whole.fetch(_STATEMENTS, self.log), self._whole._trusted, summary)
 
     def _receipt(self, number: int, receipt_id: str, text: str, request_id: str, *, chained: bool) -> Iterator[Finding]:

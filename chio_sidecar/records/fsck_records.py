@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from chio_core.canonical import parse_json
 from chio_core.errors import InvalidDocument, ReceiptRejected
@@ -16,14 +16,10 @@ from chio_core.signing import verify_signature
 from chio_sidecar.policy.approvals import APPROVAL_ID, intent_hash, read_token
 from chio_sidecar.policy.rules import Refused
 from chio_sidecar.records.file import in_pages
-from chio_sidecar.records.fsck_chain import Finding
+from chio_sidecar.records.fsck_chain import Finding, Summary
 from chio_sidecar.store.driver import sqlite3
 from chio_sidecar.store.statements import ArchiveStatement, Erasure, is_erasure
 from chio_sidecar.store.tables import ARCHIVED
-
-if TYPE_CHECKING:
-    from chio_sidecar.records.fsck import Summary
-
 
 UNUSED = "it allowed a request by an approval, and no use of that approval is recorded, so it could be used again"
 """The finding about a receipt whose approval has no record of its use."""

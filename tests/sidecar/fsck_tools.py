@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
-from chio_sidecar.records.fsck import Finding, Inspection, Summary
-from chio_sidecar.records.fsck_chain import Heads
+from chio_sidecar.records.fsck import Inspection
+from chio_sidecar.records.fsck_chain import Finding, Heads, Summary
 from chio_sidecar.store.driver import sqlite3
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from tests.sidecar.approval_tools import approved, pay, pending_id, request_payment
