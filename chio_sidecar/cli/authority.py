@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import argparse
 from contextlib import closing, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chio_core.errors import ConfigurationError
 from chio_sidecar.cli.options import note_overridden, trust_client, wants_json
 from chio_sidecar.cli.terminal import CliError, compact, emit, say
-from chio_sidecar.store.driver import open_file, sqlite3
-from chio_sidecar.store.place import Place
-from chio_sidecar.trust.authorities import NO_AUTHORITY, DatabaseAuthority
+from chio_sidecar.trust.authorities import DatabaseAuthority
 
 if TYPE_CHECKING:
     from chio_sidecar.trust.client import TrustClient
@@ -49,7 +46,7 @@ def run_rotate(args: argparse.Namespace) -> int:
         if not isinstance(found["public_key"], str) or found["public_key"] == found["former_key"]:
             raise ConfigurationError("the trust service sent a response without a new key; is it a trust service?")
     elif args.authority_db:
-        with closing(existing_authority(args.authority_db)) as authority:
+        with closing(DatabaseAuthority(args.authority_db, create=False)) as authority:
             former, status, backend = authority.status().public_key, authority.rotate(), authority.backend
         found = {"public_key": status.public_key, "former_key": former, "generation": status.generation}
     else:
@@ -88,27 +85,3 @@ def _rotated(client: TrustClient, former: Any) -> dict[str, Any]:
         fix=f"the key before this call was {former}; if the next `trust rotate` prints another former_key, this call"
         " has rotated it too",
     )
-
-
-def existing_authority(place: Place) -> DatabaseAuthority:
-    """Open the authority in a file or a database, and make none where there is none.
-
-    Raises:
-        CliError: the file does not exist, or has no authority.
-        ConfigurationError: it cannot be used, or the database has no authority.
-    """
-    if isinstance(place, Path) and not _has_authority(place):
-        raise CliError(NO_AUTHORITY.format(place))
-    return DatabaseAuthority(place, create=False)
-
-
-def _has_authority(file: Path) -> bool:
-    """Return True if a file has the table of an authority, or cannot be read; another file is left as it is."""
-    if not file.exists():
-        return False
-    try:
-        with closing(open_file(file, "mode=ro", busy_seconds=5.0)) as connection:
-            found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'authority_state'").fetchone()
-    except sqlite3.Error:
-        return True  # what is wrong with it is said where it is opened
-    return found is not None

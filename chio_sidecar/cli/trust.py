@@ -18,7 +18,6 @@ from chio_core.errors import InvalidDocument
 from chio_core.models.capability import ChioScope
 from chio_core.models.receipt import explain
 from chio_core.signing import NO_SUBJECT, SigningKey, normalize_public_key
-from chio_sidecar.cli.authority import existing_authority
 from chio_sidecar.cli.options import (
     SERVICE_TOKEN_VARIABLE,
     URL_VARIABLE,
@@ -40,6 +39,7 @@ from chio_sidecar.keys import load_or_create_key
 from chio_sidecar.records.archive import is_withdrawn
 from chio_sidecar.store.issuers import withdrawn
 from chio_sidecar.store.place import Place
+from chio_sidecar.trust.authorities import DatabaseAuthority
 
 ISSUE_DESCRIPTION = """\
 Print a capability token as one line of ASCII JSON, ready for the X-Chio-Capability header. The trust service at
@@ -144,7 +144,7 @@ def run_issue(args: argparse.Namespace) -> int:
             token = client.issue(args.subject, scope.to_wire(), args.ttl)
     else:
         if args.authority_db:
-            with closing(existing_authority(args.authority_db)) as authority:
+            with closing(DatabaseAuthority(args.authority_db, create=False)) as authority:
                 key = authority.signing_key()
             if not isinstance(args.authority_db, Path):
                 _check_not_withdrawn(args.authority_db, key, fix="make another: chio-sidecar trust rotate")

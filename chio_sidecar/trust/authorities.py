@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,7 +17,7 @@ from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.signing import SigningKey, normalize_public_key
 from chio_sidecar.keys import load_or_create_key
 from chio_sidecar.private_files import check_private, replace_private
-from chio_sidecar.store.driver import sqlite3
+from chio_sidecar.store.driver import open_file, sqlite3
 from chio_sidecar.store.place import Place
 from chio_sidecar.store.writes import Connection
 from chio_sidecar.trust.stores import open_database
@@ -156,6 +157,9 @@ class DatabaseAuthority:
     """
 
     def __init__(self, path: Place, *, create: bool = True) -> None:
+        # Opening makes a file, and the tables in the file of another program.
+        if not create and isinstance(path, Path) and not _has_authority(path):
+            raise ConfigurationError(NO_AUTHORITY.format(path))
         self._db = open_database(path, _SCHEMA, option="--authority-db")
         self.backend = self._db.backend
         try:
@@ -235,3 +239,15 @@ def open_authority(database: Place | None, seed_file: Path | None) -> Authority 
     if database:
         return DatabaseAuthority(database)
     return SeedFileAuthority(seed_file) if seed_file else None
+
+
+def _has_authority(file: Path) -> bool:
+    """Return True if a file has the table of an authority, or cannot be read; another file is left as it is."""
+    if not file.exists():
+        return False
+    try:
+        with closing(open_file(file, "mode=ro", busy_seconds=5.0)) as connection:
+            found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'authority_state'").fetchone()
+    except sqlite3.Error:
+        return True  # what is wrong with it is said where it is opened
+    return found is not None
