@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import logging
 import sys
@@ -289,6 +290,17 @@ class _Parser(argparse.ArgumentParser):
     def _print_message(self, message: str, file: Any = None) -> None:
         # argparse would ignore that its help could not be written.
         (say if file is None or file is sys.stderr else emit)(message.removesuffix("\n"))
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, rest = super().parse_known_args(args, namespace)
+        if not rest:
+            return found, rest
+        # Report it here, where the options of the command are known. What follows an option may be a secret.
+        name = next((text.partition("=")[0] for text in rest if text.startswith("-")), None)
+        if name is None:
+            self.error(f"unexpected argument: {rest[0]}")
+        near = difflib.get_close_matches(name, self._option_string_actions, n=1)
+        self.error(f"unrecognized option: {name}" + "".join(f"; did you mean {one}?" for one in near))
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         found = super().parse_args(args, namespace)

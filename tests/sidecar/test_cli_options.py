@@ -123,3 +123,26 @@ def test_json_is_written_to_a_yaml_file_if_json_is_asked_for(
     monkeypatch.syspath_prepend(tmp_path)
     cli("openapi", "asked_for_json:app", "--json", "--output", tmp_path / "o.yaml")
     assert (tmp_path / "o.yaml").read_text().startswith("{")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["receipt", "list", "--recipt-store", "secret"],
+            "receipt list: error: unrecognized option: --recipt-store; did you mean --receipt-store?",
+        ),
+        (
+            ["trust", "status", "--capability-id", "a", "--control-tokn=secret"],
+            "unrecognized option: --control-tokn; did you mean --control-token?",
+        ),
+        (["receipt", "list", "--nothing-like-it"], "unrecognized option: --nothing-like-it\n"),
+        (["receipt", "list", "extra"], "unexpected argument: extra"),
+    ],
+)
+def test_a_mistyped_option_is_named_without_its_value_and_with_the_option_that_is_meant(
+    cli: CommandLine, arguments: list[str], message: str
+) -> None:
+    said = cli.misused(*arguments)
+    assert message in f"{said}\n"
+    assert "secret" not in said
