@@ -14,7 +14,7 @@ from starlette.routing import Host, Mount, Route, Router
 from chio_asgi.middleware import ChioASGIMiddleware
 from chio_core.names import SCOPE_REQUEST
 from tests.asgi.routes import Govern, add, both_ways, govern, govern_inside, route, says
-from tests.support import Judge, StubClient, call, run
+from tests.support import Judge, StubClient, call, deny, run
 
 
 def check(app: Any, judge: Judge, path: str, template: str, method: str = "GET", **more: Any) -> None:
@@ -247,6 +247,18 @@ def test_excluded_paths_are_compared_without_the_root_path(governed: Govern) -> 
     for path in ("/healthz", "/api/healthz"):
         assert run(call(app, "GET", path)).receipt is None
     assert judge.questions == []
+
+
+@both_ways
+def test_observed_paths_are_compared_without_the_root_path(governed: Govern) -> None:
+    routes = [route("/pets/{x}"), route("/other")]
+    app, _ = governed(Starlette(routes=routes), Judge(lambda question, token: deny()), observe_paths=["/other"])
+    for path, root, status in (
+        ("/api/other", "/api", 200),
+        ("/other/other", "/other", 200),
+        ("/other/pets/7", "/other", 403),
+    ):
+        assert run(call(app, "GET", path, root_path=root)).status == status, path
 
 
 @both_ways

@@ -97,6 +97,27 @@ def test_a_refused_handshake_runs_no_handler_and_is_readable(
         assert [(m["type"], m["code"]) for m in reply.messages] == [("websocket.close", 1008)]
 
 
+def test_hooks_are_called_for_a_refused_handshake() -> None:
+    heard: list[Any] = []
+    client = StubClient(Judge(lambda question, token: deny()))
+    governed = ChioASGIMiddleware(app(), client=client, on_decision=heard.append, on_receipt=heard.append)
+    assert run(connect(governed, "/ws/7")).status == 403
+    decision, receipt = heard
+    assert (decision.verdict, decision.allowed) == ("deny", False)
+    assert decision.receipt is receipt
+
+
+def test_a_handshake_is_observed_like_a_request() -> None:
+    async def mark(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await websocket.send_text(websocket.state.chio_passthrough.mode)
+
+    routes = Starlette(routes=[WebSocketRoute("/chat", mark)])
+    governed, _ = govern(routes, Judge(lambda question, token: deny()), observe=True)
+    messages = run(connect(governed, "/chat")).messages
+    assert (messages[0]["type"], messages[1]["text"]) == ("websocket.accept", "observe")
+
+
 def test_the_reason_of_a_close_fits_into_its_frame() -> None:
     governed, _ = govern(app(), Judge(lambda question, token: deny("ü" * 200)))
     message = run(connect(governed, "/ws/7", denial=False)).messages[0]

@@ -20,14 +20,14 @@ from tests.faces.faces import Observation, pointing_at
 CELLS = [cell for cell in table.read() if not cell.fail_open]
 
 
-@pytest.mark.slow  # each cell with one of the drivers, in turns, and with all of them at full size
+@pytest.mark.slow  # each cell with Starlette and one other driver, in turns, and with all of them at full size
 @pytest.mark.parametrize("driver", DRIVERS.values(), ids=lambda driver: driver.name)
 def test_a_request_runs_once_whatever_the_sidecar_does_and_bears_what_was_withheld(
     driver: Driver, full_size: bool
 ) -> None:
     among = [one for one in DRIVERS.values() if one.asks == driver.asks]
     cells = [cell for cell in CELLS if cell.asks == driver.asks]
-    if not full_size:
+    if not full_size and driver.name != "starlette":
         cells = cells[among.index(driver) :: len(among)]
     assert cells
     outcomes = outcomes_of(driver, [cell.behaviour for cell in cells], observe=True)

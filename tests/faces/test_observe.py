@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from chio_core import Chain
 from chio_core.evaluation.outcomes import Decision
 from chio_core.refusals.response import Denial
 from chio_core.request import GuardRequest
@@ -61,12 +62,15 @@ def test_with_the_capability_it_has_its_receipt(face: Face, method: str, path: s
 @each_face
 def test_a_denied_request_runs_with_its_body_and_names_the_receipt_of_the_refusal(face: Face) -> None:
     told: list[Any] = []
-    with face.governed(behaviours.DENY, observe=True, on_receipt=told.append) as governed:
+    hooks = {"on_decision": told.append, "on_receipt": told.append}
+    with face.governed(behaviours.DENY, observe=True, **hooks) as governed:
         found = governed.send("POST", "/anything", body=[b"a", b"b"])
     assert (found.status, found.seen[0].body) == (200, b"ab")
     assert mark_of(found) == ("observe", "chio_access_denied")
     assert found.seen[0].passthrough.message == "side-effect route requires a capability token"
-    assert [receipt.id for receipt in told] == [found.receipt]
+    decision, receipt = told
+    assert (decision.observed, receipt.id) == (True, found.receipt)
+    assert decision.receipt is receipt
 
 
 @each_face
@@ -169,6 +173,19 @@ def test_a_guard_of_the_application_refuses_in_observe_mode_too(face: Face, prio
     assert (found.status, found.seen) == (429, [])
     assert [decision.allowed for decision in decisions] == ([False] if priority < 0 else [True, False])
     assert len(receipts) == (1 if priority > 0 else 0)
+
+
+@each_face
+def test_a_guard_behind_the_decision_sees_that_nothing_was_allowed(face: Face) -> None:
+    seen: list[Any] = []
+
+    async def looks(request: GuardRequest) -> None:
+        receipt = getattr(request.state, "chio_receipt", None)  # in an event loop; threads have the decision alone
+        seen.append((request.state.chio_decision.handler_receipt, receipt))
+
+    with face.governed(behaviours.DENY, observe=True, guards=Chain().add(looks, priority=1)) as governed:
+        assert governed.get("/pets/7").status == 200
+    assert seen == [(None, None)]
 
 
 @each_face

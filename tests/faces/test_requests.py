@@ -59,11 +59,14 @@ def test_a_sidecar_that_is_away_refuses_or_opens_as_configured(face: Face, fail_
 
 @each_face
 def test_excluded_paths_and_methods_are_not_evaluated(face: Face) -> None:
-    with face.governed(REFUSING, exclude_paths=["/healthz"], exclude_prefixes=["/static"]) as governed:
-        (seen,) = governed.get("/healthz").seen
+    told: list[Any] = []
+    excluded = {"exclude_paths": ["/healthz"], "exclude_prefixes": ["/static"]}
+    with face.governed(REFUSING, on_decision=told.append, **excluded) as governed:
+        (seen,) = governed.get("/healthz", [("x-chio-capability", "a"), ("x-chio-capability", "b")]).seen
         assert (seen.decision, seen.receipt) == (None, None)
         assert governed.get("/static/site.css").status == 200
         assert governed.send("OPTIONS", "/hello").status != 503
+        assert told == []
         assert governed.get("/healthz/").status == 503
     assert governed.asked == []
 
@@ -160,9 +163,34 @@ def test_hooks_are_called_once_and_their_failures_change_nothing(
         found = governed.get("/hello")
     decision, receipt = heard
     assert found.status == (200 if decision.verdict == "allow" else 403)
+    assert decision.allowed is (found.status == 200)
     assert isinstance(receipt, HttpReceipt)
+    assert decision.receipt is receipt
     assert receipt.id == found.receipt
     assert sum("the request goes on" in record.getMessage() for record in caplog.records) == 2
+
+
+@each_face
+def test_without_a_receipt_only_the_hook_of_decisions_is_called(face: Face) -> None:
+    decisions: list[Any] = []
+    receipts: list[Any] = []
+    hooks = {"on_decision": decisions.append, "on_receipt": receipts.append}
+    with face.governed(REFUSING, max_body_bytes=1, fail_open=True, **hooks) as governed:
+        governed.send("POST", "/anything", body=b"too long")
+        governed.get("/hello", [("authorization", "a"), ("authorization", "b")])
+        governed.send("BREW", "/hello")
+        assert governed.get("/hello").status == 200
+    assert [decision.verdict for decision in decisions] == ["refused", "refused", "refused", "passthrough"]
+    assert [decision.denial.status for decision in decisions[:3]] == [413, 400, 405]
+    assert (decisions[3].denial, decisions[3].passthrough.error) == (None, "chio_sidecar_unreachable")
+    assert receipts == []
+
+
+@each_face
+def test_what_a_hook_returns_does_not_matter(face: Face) -> None:
+    hooks = {"on_decision": lambda decision: False, "on_receipt": lambda receipt: {"verdict": "deny"}}
+    with face.governed(**hooks) as governed:
+        assert governed.get("/hello").status == 200
 
 
 @each_face
