@@ -56,7 +56,7 @@ def test_without_a_capability_the_answer_is_401_and_with_it_the_handler_runs(
         refused = governed.send(method, path)
         allowed = governed.send(method, path, with_token(TRANSFER))
     assert (refused.status, refused.code, refused.seen) == (401, face.code("chio_capability_required"), [])
-    assert "Chio" in refused.headers["www-authenticate"]
+    assert refused.headers["www-authenticate"] == 'Chio realm="chio", header="X-Chio-Capability"'
     assert refused.receipt == refused.problem["receipt_id"]
     assert (allowed.status, allowed.json["receipt"]) == (200, allowed.seen[0].receipt.id)
     assert allowed.receipt in (allowed.json["receipt"], None)
@@ -66,9 +66,26 @@ def test_without_a_capability_the_answer_is_401_and_with_it_the_handler_runs(
 @each_way
 def test_another_capability_is_not_enough(face: Face) -> None:
     with face.governed() as governed:
-        found = governed.send("POST", PLACE, with_token(("payments", "refund")))
-    assert (found.status, found.seen) == (403, [])
-    assert "payments/transfer" in found.problem["message"]
+        for grant in (("payments", "refund"), ("shop", "transfer"), ("Payments", "transfer")):
+            found = governed.send("POST", PLACE, with_token(grant))
+            assert (found.status, found.code, found.seen) == (403, face.code("chio_access_denied"), []), grant
+            assert "payments/transfer" in found.problem["message"]
+            assert found.receipt is not None
+
+
+@each_way
+def test_a_malformed_token_is_no_capability(face: Face) -> None:
+    with face.governed() as governed:
+        for text in ("garbage", "{}", "[]", '{"id":"cap-1"}', "x" * 500, '{"id":"a","id":"b"}'):
+            found = governed.send("POST", PLACE, {"X-Chio-Capability": text})
+            assert (found.status, found.seen) == (403, []), text
+
+
+@each_way
+def test_a_denial_of_the_sidecar_is_the_response(face: Face) -> None:
+    with face.governed(behaviours.deny("not today", status=451)) as governed:
+        found = governed.send("POST", PLACE, with_token(TRANSFER))
+    assert (found.status, found.problem["message"], found.seen) == (451, "not today", [])
 
 
 @each_way
