@@ -12,7 +12,9 @@ import pytest
 from chio_core.models.receipt import HttpReceipt
 from chio_core.models.request import CallerIdentity
 from chio_core.receipts import verify_receipt
-from chio_core.testing import behaviours
+from chio_core.testing import EvaluateRequest, Reply, behaviours
+from chio_core.testing.behaviours import ALLOW, Behaviour
+from chio_core.testing.exchange import compact
 from tests.faces.contract import STREAM
 from tests.faces.faces import FACES, Face
 from tests.faces.wsgi import environ
@@ -231,3 +233,57 @@ def test_nothing_of_a_request_is_left_when_its_response_is_gone(face: Face) -> N
         finally:
             gc.enable()
     assert [reference() for reference in kept] == [None] * 3
+
+
+# The reason of a sidecar that gives no decision is in the application's log, and in nothing that a caller sees
+
+
+NO_SPACE = {"error": "chio_receipt_persistence_failed", "message": "receipt persistence failed: the disk is full"}
+
+
+@pytest.mark.parametrize("face", FACES, ids=str)
+def test_a_reason_is_logged_and_not_sent(face: Face, caplog: pytest.LogCaptureFixture) -> None:
+    refusing = Behaviour("no_space", "Cannot store the receipt.", lambda _: Reply(compact(NO_SPACE), 500))
+    with face.governed(refusing) as governed, caplog.at_level(logging.INFO, "chio.decision"):
+        found = governed.get("/hello")
+    assert found.status == 502
+    assert (
+        "Chio sidecar returned 500 chio_receipt_persistence_failed: receipt persistence failed: the disk is full"
+        in (caplog.text)
+    )
+    assert b"disk" not in found.body
+    assert b"persistence" not in found.body
+    assert "disk" not in str(found.lines)
+
+
+# A sidecar that evaluates for bearers only: every framework presents the token to it alone
+
+
+CANARY = "canary-5be1d2"
+REFUSAL = {"error": "chio_evaluate_unauthorized", "message": "set CHIO_EVALUATE_TOKEN"}
+REFUSING = Behaviour("no_bearer", "Refuse a caller without the token.", lambda _: Reply(compact(REFUSAL), 401))
+
+
+def for_bearers(asked: EvaluateRequest) -> Behaviour:
+    return ALLOW if asked.headers.get("authorization") == f"Bearer {CANARY}" else REFUSING
+
+
+@pytest.mark.parametrize("face", FACES, ids=str)
+def test_the_token_goes_to_the_sidecar_alone(face: Face, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG), face.governed(for_bearers, evaluate_token=CANARY) as governed:
+        found = governed.get("/hello", [("Authorization", "Bearer of-the-caller")])
+        assert [asked.headers["authorization"] for asked in governed.sidecar.asked] == [f"Bearer {CANARY}"]
+    assert found.receipt
+    assert CANARY not in caplog.text + str(found) + str(governed.asked)
+
+
+@pytest.mark.parametrize("face", FACES, ids=str)
+@pytest.mark.parametrize("options", [{}, {"evaluate_token": "another", "fail_open": True}], ids=["none", "another"])
+def test_without_it_every_request_is_refused_and_the_log_says_why(
+    face: Face, options: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    with face.governed(for_bearers, **options) as governed, caplog.at_level(logging.INFO, "chio.decision"):
+        found = governed.get("/hello")
+    assert (found.status, found.seen) == (502, [])
+    assert "Chio sidecar returned 401 chio_evaluate_unauthorized: set CHIO_EVALUATE_TOKEN" in caplog.text
+    assert b"TOKEN" not in found.body

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import httpx
 import pytest
 from fastapi import Depends, FastAPI
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.gzip import GZipMiddleware
 
 from chio_core.errors import ConfigurationError
 from chio_core.settings import ChioSettings
-from chio_fastapi import RequireCapability
+from chio_fastapi import RequireCapability, add_chio
 from chio_sidecar.app import create_app
 from chio_sidecar.config import SidecarConfig
 from tests.sidecar.control_tools import evaluation, run_command
@@ -46,3 +49,27 @@ def test_a_forged_receipt_id_cannot_add_a_line_to_the_report(tmp_path: Path) -> 
     assert told.returncode == 1
     assert "\x1b" not in told.stdout
     assert not any(line.endswith(" valid") for line in told.stdout.splitlines())
+
+
+# Middleware that was added before `add_chio` is inside of it, and a warning says so
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+
+
+def test_middleware_that_was_added_first_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    app = FastAPI()
+    app.add_middleware(GZipMiddleware)
+    app.add_middleware(CORSMiddleware)
+    add_chio(app, sidecar_url="embedded:r.sqlite3")
+    app.build_middleware_stack()
+    (said,) = (text for text in warnings(caplog) if "add_chio" in text)
+    assert "CORSMiddleware, GZipMiddleware, added before add_chio, will be inside Chio" in said
+
+
+def test_middleware_that_was_added_afterwards_is_not_spoken_of(caplog: pytest.LogCaptureFixture) -> None:
+    app = FastAPI()
+    add_chio(app, sidecar_url="embedded:r.sqlite3")
+    app.add_middleware(GZipMiddleware)
+    assert not [text for text in warnings(caplog) if "add_chio" in text]
