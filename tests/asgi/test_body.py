@@ -107,33 +107,27 @@ def test_large_bodies_wait_on_disk_and_come_back_whole(size: int, piece: int) ->
     assert same(run(call(app, "POST", "/", body=pieces)), judge, body)
 
 
-def test_the_file_of_a_large_body_is_gone_after_the_request() -> None:
+async def test_the_file_of_a_large_body_is_gone_after_the_request() -> None:
     def files() -> int:
         return len(os.listdir("/proc/self/fd"))
 
     app, _ = governed(spool_bytes=10, max_body_bytes=1000)
-    denying = ChioASGIMiddleware(
-        read_raw,
-        client=StubClient(Judge(lambda q, t: {"verdict": "deny"}), spool_bytes=10),
-    )
+    denying = ChioASGIMiddleware(read_raw, client=StubClient(Judge(lambda q, t: {"verdict": "deny"}), spool_bytes=10))
 
     async def failing(scope: Any, receive: Any, send: Any) -> None:
         raise RuntimeError("the handler fails")
 
-    async def main() -> None:
-        before = files()
-        for _ in range(5):
-            await call(app, "POST", "/", body=[b"x" * 400, b"y" * 400])
-            assert (await call(app, "POST", "/", body=[b"x" * 600, b"y" * 600])).status == 413
-            assert (await call(denying, "POST", "/", body=[b"x" * 400, b"y" * 400])).status == 403
-            with pytest.raises(RuntimeError):
-                await call(governed(failing, spool_bytes=10)[0], "POST", "/", body=[b"x" * 400, b"y"])
-            gone = [{"type": "http.request", "body": b"x" * 400, "more_body": True}, {"type": "http.disconnect"}]
-            await exchange(app, http_scope("POST", "/"), gone)
-        gc.collect()
-        assert files() == before
-
-    run(main())
+    before = files()
+    for _ in range(5):
+        await call(app, "POST", "/", body=[b"x" * 400, b"y" * 400])
+        assert (await call(app, "POST", "/", body=[b"x" * 600, b"y" * 600])).status == 413
+        assert (await call(denying, "POST", "/", body=[b"x" * 400, b"y" * 400])).status == 403
+        with pytest.raises(RuntimeError):
+            await call(governed(failing, spool_bytes=10)[0], "POST", "/", body=[b"x" * 400, b"y"])
+        gone = [{"type": "http.request", "body": b"x" * 400, "more_body": True}, {"type": "http.disconnect"}]
+        await exchange(app, http_scope("POST", "/"), gone)
+    gc.collect()
+    assert files() == before
 
 
 async def test_an_announced_length_over_the_limit_is_refused_before_a_byte_is_read() -> None:

@@ -185,10 +185,7 @@ def test_so_does_the_response_when_the_handler_fails(governed: Any) -> None:
     assert judge.receipts[reply.receipt]["path"] == "/raises"
 
 
-FORGED = [
-    [(b"x-chio-receipt", b"forged")],
-    [(b"X-Chio-Receipt", b"forged"), (b"X-CHIO-RECEIPT", b"forged too")],
-]
+FORGED = [[(b"x-chio-receipt", b"forged")], [(b"X-Chio-Receipt", b"forged"), (b"X-CHIO-RECEIPT", b"forged too")]]
 
 
 def forging(headers: list[tuple[bytes, bytes]], *, trailers: bool = False) -> Any:

@@ -36,10 +36,7 @@ def app(called: list[str] | None = None) -> Starlette:
         await echo(websocket)
 
     return Starlette(
-        routes=[
-            WebSocketRoute("/ws/{room}", handler),
-            Mount("/m", routes=[WebSocketRoute("/inner/{x}", handler)]),
-        ]
+        routes=[WebSocketRoute("/ws/{room}", handler), Mount("/m", routes=[WebSocketRoute("/inner/{x}", handler)])]
     )
 
 

@@ -153,28 +153,25 @@ def test_an_embedded_sidecar_decides_in_children_and_in_the_parent(threads: bool
     assert receipts(path) == turns * (CHILDREN + 2)
 
 
-def test_a_store_that_is_written_during_a_fork_can_be_written_in_the_child(tmp_path: Path) -> None:
-    async def main() -> None:
-        store = SqliteReceiptStore(tmp_path / "r")
-        ended = False
+async def test_a_store_that_is_written_during_a_fork_can_be_written_in_the_child(tmp_path: Path) -> None:
+    store = SqliteReceiptStore(tmp_path / "r")
+    ended = False
 
-        async def write() -> int:
-            number = 0
-            while not ended:
-                await asyncio.gather(*(store.append(entry(f"{number}-{one}")) for one in range(5)))
-                number += 1
-            return number
+    async def write() -> int:
+        number = 0
+        while not ended:
+            await asyncio.gather(*(store.append(entry(f"{number}-{one}")) for one in range(5)))
+            number += 1
+        return number
 
-        writing = asyncio.ensure_future(write())
-        for turn in range(10):
-            with child(lambda turn=turn: run(append(store, f"child-{turn}"))) as found:
-                assert await asyncio.to_thread(found) == "stored"
-        ended = True
-        rounds = await writing
-        assert len(await store.list(limit=10**6)) == 5 * rounds + 10
-        await store.close()
-
-    run(main())
+    writing = asyncio.ensure_future(write())
+    for turn in range(10):
+        with child(lambda turn=turn: run(append(store, f"child-{turn}"))) as found:
+            assert await asyncio.to_thread(found) == "stored"
+    ended = True
+    rounds = await writing
+    assert len(await store.list(limit=10**6)) == 5 * rounds + 10
+    await store.close()
 
 
 async def append(store: SqliteReceiptStore, name: str) -> str:

@@ -39,10 +39,7 @@ def test_a_clock_that_is_moved_under_load_refuses_outside_of_the_tolerance_and_n
     wanted: dict[int, int] = {}
 
     async def main() -> Log:
-        async with (
-            world(tmp_path, sidecar=Sidecar(tmp_path, **environ), timeout=15.0) as here,
-            here.load() as log,
-        ):
+        async with world(tmp_path, sidecar=Sidecar(tmp_path, **environ), timeout=15.0) as here, here.load() as log:
             for move in moves:
                 shift.write_text(f"{move}\n")
                 first = log.sent  # what was sent before may have either time

@@ -44,12 +44,7 @@ class Sidecar:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        *arguments: str,
-        store: Path | str | None = None,
-        document: Any = NO_ROUTES,
-        **environ: str,
+        self, folder: Path, *arguments: str, store: Path | str | None = None, document: Any = NO_ROUTES, **environ: str
     ) -> None:
         self.store = store or folder / "receipts.sqlite3"
         self.address = f"unix:{folder}/chio.sock"

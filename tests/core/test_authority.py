@@ -153,7 +153,7 @@ def test_without_an_authority_the_error_says_what_to_set() -> None:
 
 
 @each_way
-def test_a_trust_service_issues_what_was_ordered(how: str, tmp_path: Path) -> None:
+async def test_a_trust_service_issues_what_was_ordered(how: str, tmp_path: Path) -> None:
     async def ordered(port: int, token: str) -> Any:
         settings = ChioSettings(trust_url=f"http://127.0.0.1:{port}", trust_token=SecretStr(token))
         authority = Authority(settings)
@@ -165,19 +165,16 @@ def test_a_trust_service_issues_what_was_ordered(how: str, tmp_path: Path) -> No
         await authority.aclose()
         return found
 
-    async def main() -> None:
-        service = TrustService(TrustConfig(service_token=SecretStr("right"), authority_db=tmp_path / "a.sqlite3"))
-        async with serve(create_trust_app(service)) as port:
-            token = verify_capability((await ordered(port, "right")).to_header())
-            assert str(ALICE.holder) in token.to_header()
-            with pytest.raises(NotIssued, match="check trust_token") as refused:
-                await ordered(port, "canary-of-the-test")
-            assert "canary" not in str(refused.value)
-        service.close()
-        with pytest.raises(NotIssued, match="is it running at trust_url"):
-            await ordered(port, "right")
-
-    run(main())
+    service = TrustService(TrustConfig(service_token=SecretStr("right"), authority_db=tmp_path / "a.sqlite3"))
+    async with serve(create_trust_app(service)) as port:
+        token = verify_capability((await ordered(port, "right")).to_header())
+        assert str(ALICE.holder) in token.to_header()
+        with pytest.raises(NotIssued, match="check trust_token") as refused:
+            await ordered(port, "canary-of-the-test")
+        assert "canary" not in str(refused.value)
+    service.close()
+    with pytest.raises(NotIssued, match="is it running at trust_url"):
+        await ordered(port, "right")
 
 
 def test_in_a_test_the_key_of_the_test_signs() -> None:

@@ -9,13 +9,7 @@ from base64 import b64encode
 import pytest
 
 from chio_core import ConfigurationError, Denial, Requirement
-from chio_core.errors import (
-    EvaluationFailed,
-    ReceiptRejected,
-    SidecarError,
-    SidecarTimeout,
-    SidecarUnreachable,
-)
+from chio_core.errors import EvaluationFailed, ReceiptRejected, SidecarError, SidecarTimeout, SidecarUnreachable
 from chio_core.evaluation import outcomes as outcome
 from chio_core.models import Verdict
 from chio_core.refusals.problems import (

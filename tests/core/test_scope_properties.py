@@ -235,10 +235,7 @@ def test_different_kinds_of_grants_are_never_subsets() -> None:
 
 
 def test_an_absent_and_an_empty_member_of_a_constraint_are_the_same() -> None:
-    values: list[dict[str, Any]] = [
-        {"allowed_model_ids": ["m"]},
-        {"allowed_model_ids": ["m"], "min_safety_tier": None},
-    ]
+    values: list[dict[str, Any]] = [{"allowed_model_ids": ["m"]}, {"allowed_model_ids": ["m"], "min_safety_tier": None}]
     one, two = (grant_with("model_constraint", value) for value in values)
     assert is_subset(one, two)
     assert is_subset(two, one)

@@ -55,8 +55,7 @@ def test_the_published_name_has_the_same_options() -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["/health,/metrics", " /health , /metrics ,", '["/health", "/metrics"]', "/metrics,/health,/health"],
+    "text", ["/health,/metrics", " /health , /metrics ,", '["/health", "/metrics"]', "/metrics,/health,/health"]
 )
 def test_a_list_may_have_commas_or_be_json_or_any_collection(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHIO_EXCLUDE_PATHS", text)

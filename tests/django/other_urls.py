@@ -6,7 +6,4 @@ from django.urls import path
 
 from tests.django import views
 
-urlpatterns = [
-    path("hello", views.transfer),
-    path("elsewhere/<int:place>", views.bare),
-]
+urlpatterns = [path("hello", views.transfer), path("elsewhere/<int:place>", views.bare)]

@@ -7,10 +7,7 @@ from django.urls import include, path, re_path
 from tests.django import api, views
 from tests.faces.apps import django_app
 
-shop = [
-    path("orders/<int:order>/", views.bare),
-    re_path(r"^parts/(?P<part>[a-z]{2,}(?:-\d+)?)/$", views.bare),
-]
+shop = [path("orders/<int:order>/", views.bare), re_path(r"^parts/(?P<part>[a-z]{2,}(?:-\d+)?)/$", views.bare)]
 
 urlpatterns = [
     path("hello", views.hello),

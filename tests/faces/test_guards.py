@@ -148,10 +148,7 @@ def test_a_guard_inside_of_the_decision_reads_it_from_the_state(face: Face) -> N
 @each_threaded_face
 def test_the_rate_limit_counts_in_redis(face: Face, tmp_path: Path) -> None:
     """Connections live in the guards' own loop, from request to request."""
-    with (
-        redis_server(tmp_path) as server,
-        face.governed(guards=[RateLimit("2/day", storage=server.url)]) as governed,
-    ):
+    with redis_server(tmp_path) as server, face.governed(guards=[RateLimit("2/day", storage=server.url)]) as governed:
         assert [governed.get("/hello").status for _ in range(3)] == [200, 200, 429]
 
 

@@ -75,8 +75,7 @@ def test_a_denied_request_runs_with_its_body_and_names_the_receipt_of_the_refusa
 
 @each_face
 @pytest.mark.parametrize(
-    ("path", "status"),
-    [("/hello", 200), ("/anything", 403), ("/files/a", 200), ("/filesx", 403), ("/hello/", 403)],
+    ("path", "status"), [("/hello", 200), ("/anything", 403), ("/files/a", 200), ("/filesx", 403), ("/hello/", 403)]
 )
 def test_only_the_paths_that_were_named_are_observed(face: Face, path: str, status: int) -> None:
     with face.governed(behaviours.DENY, observe_paths=["/hello"], observe_prefixes=["/files"]) as governed:

@@ -96,12 +96,7 @@ def test_the_document_states_the_budget() -> None:
     assert Budget().chio_extensions() == {"x-chio-budget": {"currency": "USD"}}
     assert LIMITED.chio_extensions() == {
         "x-chio-budget-limit": 20,
-        "x-chio-budget": {
-            "currency": "EUR",
-            "max_invocations": 10,
-            "max_cost_per_invocation": 5,
-            "max_total_cost": 20,
-        },
+        "x-chio-budget": {"currency": "EUR", "max_invocations": 10, "max_cost_per_invocation": 5, "max_total_cost": 20},
     }
 
 

@@ -273,11 +273,7 @@ def test_the_command_prints_the_resolved_chain(folder: Path, capsys: pytest.Capt
 def test_the_command_prints_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--json", "check", "checked_app:app"]) == 0
     first = json.loads(capsys.readouterr().out.splitlines()[0])
-    assert first == {
-        "severity": "INFO",
-        "category": "middleware_chain",
-        "message": "rate_limit (-60) → decide (0)",
-    }
+    assert first == {"severity": "INFO", "category": "middleware_chain", "message": "rate_limit (-60) → decide (0)"}
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,7 @@ from fastapi import FastAPI
 from starlette.requests import HTTPConnection, Request
 
 from chio_core.models import HttpReceipt
-from chio_fastapi import (
-    get_caller_identity,
-    get_chio_client,
-    get_chio_decision,
-    get_chio_passthrough,
-    get_chio_receipt,
-)
+from chio_fastapi import get_caller_identity, get_chio_client, get_chio_decision, get_chio_passthrough, get_chio_receipt
 from tests.fastapi.apps import with_token
 from tests.support import Judge, StubServer, allow_with_capability, call, raw_http, serve
 

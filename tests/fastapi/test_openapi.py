@@ -65,10 +65,7 @@ DEPENDENCIES: list[tuple[list[Any], dict[str, Any]]] = [
     ),
     (
         [Budget(max_total_cost=9, max_invocations=3)],
-        {
-            "x-chio-budget": {"currency": "USD", "max_invocations": 3, "max_total_cost": 9},
-            "x-chio-budget-limit": 9,
-        },
+        {"x-chio-budget": {"currency": "USD", "max_invocations": 3, "max_total_cost": 9}, "x-chio-budget-limit": 9},
     ),
     (
         [Policy(sensitivity="restricted", side_effects=True)],

@@ -183,9 +183,7 @@ def test_one_extension_serves_the_applications_of_a_factory() -> None:
         for header in ("X-One", "X-Two"):
             app = make()
             app.config.update(
-                CHIO_SIDECAR_URL=sidecar.url,
-                CHIO_TRUSTED_KERNEL_KEYS=[sidecar.public_key],
-                CHIO_RECEIPT_HEADER=header,
+                CHIO_SIDECAR_URL=sidecar.url, CHIO_TRUSTED_KERNEL_KEYS=[sidecar.public_key], CHIO_RECEIPT_HEADER=header
             )
             chio.init_app(app)
             apps.append(app)

@@ -33,12 +33,7 @@ from tests.tokens import ISSUER, token
 
 pytestmark = pytest.mark.skipif(not BINARY.exists(), reason=f"{BINARY} is not built; `.ci/run` builds it with cargo")
 
-OPERATIONS = {
-    "/hello": "get",
-    "/pets/{pet}": "get",
-    "/anything": "post",
-    "/accounts/{account}/transfer": "post",
-}
+OPERATIONS = {"/hello": "get", "/pets/{pet}": "get", "/anything": "post", "/accounts/{account}/transfer": "post"}
 DOCUMENT = {
     "openapi": "3.1.0",
     "info": {"title": "contract", "version": "1"},

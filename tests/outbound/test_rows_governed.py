@@ -183,12 +183,7 @@ async def test_an_unknown_method_is_refused_without_the_sidecar() -> None:
 )
 @pytest.mark.parametrize("sync", [False, True], ids=["async", "sync"])
 async def test_a_send_that_is_refused_without_an_evaluation_is_counted_and_logged_once(
-    options: dict[str, Any],
-    send: dict[str, Any],
-    status: int,
-    code: str,
-    sync: bool,
-    caplog: pytest.LogCaptureFixture,
+    options: dict[str, Any], send: dict[str, Any], status: int, code: str, sync: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     sidecar, upstream = ScriptedSidecar(), Upstream()
     settings = sidecar.settings(max_body_bytes=10)

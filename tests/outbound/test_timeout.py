@@ -42,10 +42,7 @@ def test_the_timeout_of_a_synchronous_client_bounds_it_as_well(settings: ChioSet
     upstream = Upstream()
     with SyncChioClient(settings) as chio:
         transport = SyncChioTransport(upstream.transport, GovernOutbound(chio))
-        with (
-            httpx.Client(transport=transport, timeout=0.05) as client,
-            pytest.raises(OutboundDenied) as refused,
-        ):
+        with httpx.Client(transport=transport, timeout=0.05) as client, pytest.raises(OutboundDenied) as refused:
             client.get(f"{A}/x")
     assert (refused.value.denial.status, upstream.hits) == (503, 0)
     assert refused.value.code in LATE

@@ -96,48 +96,42 @@ def test_the_tests_of_a_user_pass(user: pytest.Pytester) -> None:
     user.runpytest_inprocess(*PLUGIN).assert_outcomes(passed=5)
 
 
-def test_the_test_of_a_user_fails_where_a_depends_is_missing(user: pytest.Pytester) -> None:
-    user.makepyfile(
+FAILING = {
+    "a Depends is missing": (
         """
         def test_refund(client, chio):
             client.post("/refunds", headers=chio.headers())
             chio.assert_requires("POST", "/refunds", "payments/refund")
-        """
-    )
-    done = user.runpytest_inprocess(*PLUGIN)
-    done.assert_outcomes(failed=1)
-    done.stdout.fnmatch_lines(
-        ['E*POST /refunds required no capability by name*Depends(RequireCapability("payments", "refund"))?']
-    )
-
-
-def test_the_test_of_a_user_fails_where_a_handler_runs_without_a_receipt(user: pytest.Pytester) -> None:
-    user.makepyfile(
+        """,
+        'E*POST /refunds required no capability by name*Depends(RequireCapability("payments", "refund"))?',
+    ),
+    "a handler runs without a receipt": (
         """
         def test_health(client):
             assert client.get("/healthz").status_code == 200
-        """
-    )
-    done = user.runpytest_inprocess(*PLUGIN)
-    done.assert_outcomes(failed=1)
-    done.stdout.fnmatch_lines(
-        ["E*GET /healthz was answered with status 200, but no receipt that allows it was stored*"]
-    )
-
-
-def test_the_test_of_a_user_fails_where_a_tampered_receipt_is_expected_to_pass(user: pytest.Pytester) -> None:
-    user.makepyfile(
+        """,
+        "E*GET /healthz was answered with status 200, but no receipt that allows it was stored*",
+    ),
+    "a tampered receipt is expected to pass": (
         """
         def test_tampered(client, chio):
             chio.tamper("changed_status")
             response = client.get("/hello")
             assert response.json()["error"] == "chio_invalid_receipt"
             assert response.status_code == 200
-        """
-    )
+        """,
+        "E*assert 502 == 200",
+    ),
+}
+
+
+@pytest.mark.parametrize("where", FAILING)
+def test_the_test_of_a_user_fails_where(where: str, user: pytest.Pytester) -> None:
+    text, line = FAILING[where]
+    user.makepyfile(text)
     done = user.runpytest_inprocess(*PLUGIN)
     done.assert_outcomes(failed=1)
-    done.stdout.fnmatch_lines(["E*assert 502 == 200"])
+    done.stdout.fnmatch_lines([line])
 
 
 def test_each_test_has_a_sidecar_of_its_own(user: pytest.Pytester) -> None:

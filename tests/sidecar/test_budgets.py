@@ -25,7 +25,6 @@ from tests import prefork
 from tests.sidecar.approval_tools import approved
 from tests.sidecar.sidecar_tools import SERVER, TOOL, capability, decision, evaluate, grant, sidecar
 from tests.sidecar.store_conformance import charge, entry
-from tests.support import run
 
 ROUTE = {"method": "POST", "path": "/pay/7", "route_pattern": "/pay/{account}"}
 OK = {"guard_name": "CapabilityGuard", "verdict": True, "details": "valid capability token presented"}
@@ -202,22 +201,20 @@ async def test_a_cost_in_another_currency_than_the_document_is_refused(tmp_path:
 
 
 @pytest.mark.parametrize("currency", ["EUR", "USD"])
-def test_a_limit_of_the_document_without_a_currency_takes_that_of_the_request(currency: str, tmp_path: Path) -> None:
+async def test_a_limit_of_the_document_without_a_currency_takes_that_of_the_request(
+    currency: str, tmp_path: Path
+) -> None:
     operation = {"x-chio-budget-limit": 10, "responses": {}}
     document = {**SPEC, "paths": {"/pay/{account}": {"post": operation}}}
 
-    async def main() -> None:
-        async with sidecar(tmp_path, spec_text=json.dumps(document)) as app:
-            answers = [await spend(app, cost, demand(cost, currency=currency)) for cost in (6, 5, 4)]
-            assert verdicts(answers) == ["allow", "deny", "allow"]
-            assert answers[1]["verdict"]["reason"] == (
-                f"budget exceeded: cost 5 {currency}, and 4 {currency} are left of 10 {currency}"
-                " for POST /pay/{account}"
-            )
-            plain = await spend(app, "plain", None)  # who states no budget has one in USD
-            assert plain["evidence"][-1]["details"] == "cost 0 USD within total 10: charged"
-
-    run(main())
+    async with sidecar(tmp_path, spec_text=json.dumps(document)) as app:
+        answers = [await spend(app, cost, demand(cost, currency=currency)) for cost in (6, 5, 4)]
+        assert verdicts(answers) == ["allow", "deny", "allow"]
+        assert answers[1]["verdict"]["reason"] == (
+            f"budget exceeded: cost 5 {currency}, and 4 {currency} are left of 10 {currency} for POST /pay/{{account}}"
+        )
+        plain = await spend(app, "plain", None)  # who states no budget has one in USD
+        assert plain["evidence"][-1]["details"] == "cost 0 USD within total 10: charged"
 
 
 def limited(**limits: int) -> Any:

@@ -68,8 +68,7 @@ def test_every_loopback_address_may_call(sidecar: Sidecar, host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "client",
-    [("10.0.0.9", 1), ("::ffff:10.0.0.9", 1), ("::", 1), ("0.0.0.0", 1), ("localhost", 1), ("", 0), None],
+    "client", [("10.0.0.9", 1), ("::ffff:10.0.0.9", 1), ("::", 1), ("0.0.0.0", 1), ("localhost", 1), ("", 0), None]
 )
 def test_no_other_address_may_call_and_no_peer_without_one(sidecar: Sidecar, client: tuple[str, int] | None) -> None:
     assert fetch(sidecar(), "GET", "/approvals/pending", client=client).status_code == 403

@@ -109,107 +109,89 @@ def split(data: bytes, at: int) -> tuple[bytes, bytes]:
     ],
     ids=["chunked", "connection", "query", "empty line"],
 )
-def test_an_evaluation_has_the_same_response_whichever_way_it_is_read(tmp_path: Path, form: bytes) -> None:
-    async def main() -> None:
-        async with served(tmp_path) as (_, connect, _server):
-            client = await connect()
-            client.send(request("r"))
-            first = await client.response()
+async def test_an_evaluation_has_the_same_response_whichever_way_it_is_read(tmp_path: Path, form: bytes) -> None:
+    async with served(tmp_path) as (_, connect, _server):
+        client = await connect()
+        client.send(request("r"))
+        first = await client.response()
+        client.send(form)
+        again = await client.response()
+    for _, headers, _body in (first, again):
+        assert headers.pop("date").endswith(" GMT")
+        headers.pop("server", None)  # this test's uvicorn names itself
+    assert first == again
+    assert set(first[1]) == {"content-type", "content-length"}
+
+
+async def test_a_refused_evaluation_has_the_same_response_whichever_way_it_is_read(tmp_path: Path) -> None:
+    async with served(tmp_path, evaluate_token=SecretStr("secret")) as (_, connect, _server):
+        client = await connect()
+        found = []
+        for form in (request("r"), request("r", chunked=True)):
             client.send(form)
-            again = await client.response()
-        for _, headers, _body in (first, again):
-            assert headers.pop("date").endswith(" GMT")
-            headers.pop("server", None)  # this test's uvicorn names itself
-        assert first == again
-        assert set(first[1]) == {"content-type", "content-length"}
-
-    asyncio.run(main())
-
-
-def test_a_refused_evaluation_has_the_same_response_whichever_way_it_is_read(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with served(tmp_path, evaluate_token=SecretStr("secret")) as (_, connect, _server):
-            client = await connect()
-            found = []
-            for form in (request("r"), request("r", chunked=True)):
-                client.send(form)
-                status, headers, body = await client.response()
-                found.append((status, headers["www-authenticate"], headers["content-type"], body))
-        assert found[0] == found[1]
-        assert found[0][:2] == ("HTTP/1.1 401 Unauthorized", "Bearer")
-
-    asyncio.run(main())
+            status, headers, body = await client.response()
+            found.append((status, headers["www-authenticate"], headers["content-type"], body))
+    assert found[0] == found[1]
+    assert found[0][:2] == ("HTTP/1.1 401 Unauthorized", "Bearer")
 
 
 @pytest.mark.parametrize("at", [1, 20, 40, len(request("r2")) - 1])
-def test_a_request_may_come_in_pieces(tmp_path: Path, at: int) -> None:
-    async def main() -> None:
-        async with served(tmp_path) as (_, connect, _server):
-            client, other = await connect(), await connect()
-            client.send(request("r1"))
-            assert await client.decided() == "r1"
-            head, rest = split(request("r2"), at)
-            client.send(head)
-            other.send(request("r3"))
-            assert await other.decided() == "r3"  # so the first piece was read, too
-            client.send(rest)
-            assert await client.decided() == "r2"
-
-    asyncio.run(main())
+async def test_a_request_may_come_in_pieces(tmp_path: Path, at: int) -> None:
+    async with served(tmp_path) as (_, connect, _server):
+        client, other = await connect(), await connect()
+        client.send(request("r1"))
+        assert await client.decided() == "r1"
+        head, rest = split(request("r2"), at)
+        client.send(head)
+        other.send(request("r3"))
+        assert await other.decided() == "r3"  # so the first piece was read, too
+        client.send(rest)
+        assert await client.decided() == "r2"
 
 
-def test_requests_that_are_sent_without_waiting_are_answered_in_their_order(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with served(tmp_path) as (app, connect, _server):
-            together, early = await connect(), await connect()
-            together.send(request("a1") + request("a2") + LIVE + request("a3"))
-            assert [await together.decided() for _ in range(2)] == ["a1", "a2"]
-            assert (await together.response())[0] == "HTTP/1.1 200 OK"
-            assert await together.decided() == "a3"
+async def test_requests_that_are_sent_without_waiting_are_answered_in_their_order(tmp_path: Path) -> None:
+    async with served(tmp_path) as (app, connect, _server):
+        together, early = await connect(), await connect()
+        together.send(request("a1") + request("a2") + LIVE + request("a3"))
+        assert [await together.decided() for _ in range(2)] == ["a1", "a2"]
+        assert (await together.response())[0] == "HTTP/1.1 200 OK"
+        assert await together.decided() == "a3"
 
-            early.send(request("b0"))
-            assert await early.decided() == "b0"
-            with locked(tmp_path / "receipts.sqlite3"):
-                early.send(request("b1"))
-                await pending(app, 1)
-                early.send(request("b2"), LIVE[:9])
-                other = await connect()
-                other.send(LIVE)  # answered without the store
-                await other.response()
-            early.send(LIVE[9:], request("b3"))
-            assert [await early.decided() for _ in range(2)] == ["b1", "b2"]
-            assert (await early.response())[0] == "HTTP/1.1 200 OK"
-            assert await early.decided() == "b3"
-
-    asyncio.run(main())
+        early.send(request("b0"))
+        assert await early.decided() == "b0"
+        with locked(tmp_path / "receipts.sqlite3"):
+            early.send(request("b1"))
+            await pending(app, 1)
+            early.send(request("b2"), LIVE[:9])
+            other = await connect()
+            other.send(LIVE)  # answered without the store
+            await other.response()
+        early.send(LIVE[9:], request("b3"))
+        assert [await early.decided() for _ in range(2)] == ["b1", "b2"]
+        assert (await early.response())[0] == "HTTP/1.1 200 OK"
+        assert await early.decided() == "b3"
 
 
-def test_a_client_may_wait_for_the_permission_to_send_its_body(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with served(tmp_path) as (_, connect, _server):
-            client = await connect()
-            whole = request("r", "Expect: 100-continue")
-            head, body = split(whole, whole.index(b"\r\n\r\n") + 4)
-            client.send(head)
-            assert (await client.response())[0] == "HTTP/1.1 100 Continue"
-            client.send(body)
-            assert await client.decided() == "r"
-
-    asyncio.run(main())
+async def test_a_client_may_wait_for_the_permission_to_send_its_body(tmp_path: Path) -> None:
+    async with served(tmp_path) as (_, connect, _server):
+        client = await connect()
+        whole = request("r", "Expect: 100-continue")
+        head, body = split(whole, whole.index(b"\r\n\r\n") + 4)
+        client.send(head)
+        assert (await client.response())[0] == "HTTP/1.1 100 Continue"
+        client.send(body)
+        assert await client.decided() == "r"
 
 
 @pytest.mark.parametrize(
     "garbage", [b"\x16\x03\x01\x00", request("r").replace(b"Content-Length: ", b"Content-Length: +")]
 )
-def test_bytes_that_are_not_http_are_refused_and_end_the_connection(tmp_path: Path, garbage: bytes) -> None:
-    async def main() -> None:
-        async with served(tmp_path) as (_, connect, _server):
-            client = await connect()
-            client.send(garbage)
-            assert (await client.response())[0] == "HTTP/1.1 400 Bad Request"
-            assert await client.reader.read() == b""
-
-    asyncio.run(main())
+async def test_bytes_that_are_not_http_are_refused_and_end_the_connection(tmp_path: Path, garbage: bytes) -> None:
+    async with served(tmp_path) as (_, connect, _server):
+        client = await connect()
+        client.send(garbage)
+        assert (await client.response())[0] == "HTTP/1.1 400 Bad Request"
+        assert await client.reader.read() == b""
 
 
 @pytest.mark.parametrize(
@@ -221,62 +203,50 @@ def test_bytes_that_are_not_http_are_refused_and_end_the_connection(tmp_path: Pa
         request("r").replace(b"HTTP/1.1", b"HTTP/1.0"),
     ],
 )
-def test_a_connection_ends_with_its_last_request(tmp_path: Path, form: bytes) -> None:
-    async def main() -> None:
-        async with served(tmp_path) as (_, connect, _server):
-            client = await connect()
-            client.send(form)
-            _, headers, _body = await client.response()
-            assert headers["connection"] == "close"
-            assert await client.reader.read() == b""
-
-    asyncio.run(main())
+async def test_a_connection_ends_with_its_last_request(tmp_path: Path, form: bytes) -> None:
+    async with served(tmp_path) as (_, connect, _server):
+        client = await connect()
+        client.send(form)
+        _, headers, _body = await client.response()
+        assert headers["connection"] == "close"
+        assert await client.reader.read() == b""
 
 
-def test_a_server_that_stops_answers_what_it_has_begun_and_closes_what_is_idle(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with served(tmp_path) as (app, connect, server):
-            client, idle = await connect(), await connect()
-            idle.send(request("r0"))
-            assert await idle.decided() == "r0"
-            with locked(tmp_path / "receipts.sqlite3"):
-                client.send(request("r1"))
-                await pending(app, 1)
-                server.should_exit = True
-                assert await idle.reader.read() == b""
-            status, headers, body = await client.response()
-            assert (status, headers["connection"]) == ("HTTP/1.1 200 OK", "close")
-            assert json.loads(body)["receipt"]["request_id"] == "r1"
-            assert await client.reader.read() == b""
-
-    asyncio.run(main())
+async def test_a_server_that_stops_answers_what_it_has_begun_and_closes_what_is_idle(tmp_path: Path) -> None:
+    async with served(tmp_path) as (app, connect, server):
+        client, idle = await connect(), await connect()
+        idle.send(request("r0"))
+        assert await idle.decided() == "r0"
+        with locked(tmp_path / "receipts.sqlite3"):
+            client.send(request("r1"))
+            await pending(app, 1)
+            server.should_exit = True
+            assert await idle.reader.read() == b""
+        status, headers, body = await client.response()
+        assert (status, headers["connection"]) == ("HTTP/1.1 200 OK", "close")
+        assert json.loads(body)["receipt"]["request_id"] == "r1"
+        assert await client.reader.read() == b""
 
 
-def test_the_decision_of_a_client_that_went_away_is_stored(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with served(tmp_path) as (app, connect, _server):
-            client, other = await connect(), await connect()
-            with locked(tmp_path / "receipts.sqlite3"):
-                client.send(request("r"))
-                await pending(app, 1)
-                client.writer.transport.abort()
-            await pending(app, 0)
-            other.send(request("r"))
-            assert await other.decided() == "r"
-            assert app.state.sidecar.metrics.repeats.value() == 1
-
-    asyncio.run(main())
-
-
-def test_an_idle_connection_is_closed(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with served(tmp_path, keep_alive=0) as (_, connect, _server):
-            client = await connect()
+async def test_the_decision_of_a_client_that_went_away_is_stored(tmp_path: Path) -> None:
+    async with served(tmp_path) as (app, connect, _server):
+        client, other = await connect(), await connect()
+        with locked(tmp_path / "receipts.sqlite3"):
             client.send(request("r"))
-            assert await client.decided() == "r"
-            assert await client.reader.read() == b""
+            await pending(app, 1)
+            client.writer.transport.abort()
+        await pending(app, 0)
+        other.send(request("r"))
+        assert await other.decided() == "r"
+        assert app.state.sidecar.metrics.repeats.value() == 1
 
-    asyncio.run(main())
+
+async def test_an_idle_connection_is_closed(tmp_path: Path) -> None:
+    async with served(tmp_path, keep_alive=0) as (_, connect, _server):
+        client = await connect()
+        client.send(request("r"))
+        assert await client.decided() == "r"
+        assert await client.reader.read() == b""
 
 
 class Transport(asyncio.Transport):
@@ -304,31 +274,28 @@ class Transport(asyncio.Transport):
         self.closed = True
 
 
-def test_a_response_is_one_write_and_a_client_that_does_not_read_gets_no_further_one(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with sidecar(tmp_path) as app:
-            server, transport = uvicorn.Server(uvicorn.Config(app)), Transport()
-            connection = EvaluateConnection(app.evaluate, server.config, server.server_state, {})
-            connection.connection_made(transport)
-            connection.data_received(request("r1"))
-            connection.data_received(request("r2"))
-            assert not transport.reading
-            connection.pause_writing()
-            (task,) = server.server_state.tasks
-            await task
-            assert len(transport.written) == 1
-            assert not transport.reading
-            assert not server.server_state.tasks
+async def test_a_response_is_one_write_and_a_client_that_does_not_read_gets_no_further_one(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as app:
+        server, transport = uvicorn.Server(uvicorn.Config(app)), Transport()
+        connection = EvaluateConnection(app.evaluate, server.config, server.server_state, {})
+        connection.connection_made(transport)
+        connection.data_received(request("r1"))
+        connection.data_received(request("r2"))
+        assert not transport.reading
+        connection.pause_writing()
+        (task,) = server.server_state.tasks
+        await task
+        assert len(transport.written) == 1
+        assert not transport.reading
+        assert not server.server_state.tasks
 
-            connection.resume_writing()
-            (task,) = server.server_state.tasks
-            await task
-            assert [one[:15] for one in transport.written] == [b"HTTP/1.1 200 OK"] * 2
-            assert transport.reading
-            connection.connection_lost(None)
-            assert not server.server_state.connections
-
-    asyncio.run(main())
+        connection.resume_writing()
+        (task,) = server.server_state.tasks
+        await task
+        assert [one[:15] for one in transport.written] == [b"HTTP/1.1 200 OK"] * 2
+        assert transport.reading
+        connection.connection_lost(None)
+        assert not server.server_state.connections
 
 
 async def test_nothing_is_decided_for_a_client_that_gave_up_while_others_were_evaluated(tmp_path: Path) -> None:

@@ -164,10 +164,7 @@ async def test_a_body_over_ten_mebibytes_is_refused_and_one_of_exactly_that_is_r
         for too_long in ([filled, b" "], [filled + b" "]):
             answer = await send(app, "POST", PATH, too_long)
             assert answer.status == 400
-            assert answer.document == {
-                "error": "chio_bad_request",
-                "message": "failed to read evaluation body",
-            }
+            assert answer.document == {"error": "chio_bad_request", "message": "failed to read evaluation body"}
 
 
 async def test_a_body_that_breaks_off_is_refused(app: SidecarApp) -> None:
@@ -248,11 +245,7 @@ FAILURES = [
 
 @pytest.mark.parametrize(("failure", "status", "document"), FAILURES, ids=lambda value: type(value).__name__)
 async def test_a_failure_hands_out_no_decision(
-    failure: Exception,
-    status: int,
-    document: dict[str, str],
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
+    failure: Exception, status: int, document: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with sidecar(tmp_path, open_store=lambda config: BrokenStore(failure)) as app:
         answer = await evaluate(app)
@@ -352,11 +345,7 @@ async def test_beyond_the_rate_nothing_is_stored_until_time_has_passed(tmp_path:
     assert stored == 5
 
 
-SPEC = {
-    "openapi": "3.1.0",
-    "info": {"title": "s", "version": "1"},
-    "paths": {"/pets/{id}": {"get": {"responses": {}}}},
-}
+SPEC = {"openapi": "3.1.0", "info": {"title": "s", "version": "1"}, "paths": {"/pets/{id}": {"get": {"responses": {}}}}}
 
 
 async def test_unknown_paths_have_a_rate_of_their_own_and_take_nothing_of_the_others(tmp_path: Path) -> None:

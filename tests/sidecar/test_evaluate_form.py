@@ -89,8 +89,7 @@ async def test_the_metadata_name_the_kernels_receipt_and_the_route(app: SidecarA
     assert list(metadata) == ["chio_http_status_scope", "chio_kernel_receipt_id", "route_selection"]
     assert metadata["chio_http_status_scope"] == "decision"
     assert re.fullmatch(
-        r"rcpt-[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}",
-        metadata["chio_kernel_receipt_id"],
+        r"rcpt-[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", metadata["chio_kernel_receipt_id"]
     )
 
 
@@ -103,11 +102,7 @@ async def test_the_rule_that_refused_is_signed_stored_and_read_back(app: Sidecar
     with pytest.raises(ReceiptRejected):
         verify_receipt(receipt)
     other = {"verdict": {"verdict": "deny", "guard": "CapabilityGuard"}, "metadata": {"route_selection": {}}}
-    assert [rule_of(other), rule_of({"metadata": []}), rule_of({"metadata": {"chio_rule": "R9"}})] == [
-        None,
-        None,
-        "R9",
-    ]
+    assert [rule_of(other), rule_of({"metadata": []}), rule_of({"metadata": {"chio_rule": "R9"}})] == [None, None, "R9"]
 
 
 def test_the_page_lists_every_rule_with_its_guard() -> None:

@@ -59,11 +59,7 @@ REFUSALS: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
         {"approval_tokens": []},
         UNSUPPORTED.format("approval_tokens"),
     ),
-    "a proposal": (
-        capability,
-        {"threshold_approval_proposal": {}},
-        UNSUPPORTED.format("threshold_approval_proposal"),
-    ),
+    "a proposal": (capability, {"threshold_approval_proposal": {}}, UNSUPPORTED.format("threshold_approval_proposal")),
     "a supplement before R1": (
         capability,
         {"supplemental_authorization": "x", "tool_name": TOOL},
@@ -139,11 +135,7 @@ async def test_a_safe_route_is_allowed_with_and_without_a_token(app: SidecarApp)
         answer = await decision(app, token, request_id=f"req-{number}")
         assert answer["verdict"] == {"verdict": "allow"}
         assert answer["evidence"] == [
-            {
-                "guard_name": "DefaultPolicyGuard",
-                "verdict": True,
-                "details": "safe method, session-scoped allow",
-            }
+            {"guard_name": "DefaultPolicyGuard", "verdict": True, "details": "safe method, session-scoped allow"}
         ]
         assert answer["receipt"].get("capability_id") == (None if token is None else "cap-1")
 
@@ -220,10 +212,7 @@ def test_a_token_is_found_wherever_the_protocol_allows_it(carrier: str, tmp_path
 
 
 async def test_of_two_capability_headers_the_first_counts(app: SidecarApp) -> None:
-    pair = [
-        ("x-chio-capability", token_text(capability())),
-        ("x-chio-capability", token_text(forged(capability()))),
-    ]
+    pair = [("x-chio-capability", token_text(capability())), ("x-chio-capability", token_text(forged(capability())))]
     body = json.dumps(evaluate_body(method="POST")).encode()
     answer = await send(app, "POST", "/chio/evaluate", body, headers=pair)
     assert answer.document["verdict"] == {"verdict": "allow"}

@@ -80,10 +80,7 @@ RESTRICTED: dict[str, tuple[CapabilityToken, str]] = {
     ),
     "max_cost_per_invocation": (capability(grants=[grant(max_cost_per_invocation=USD)]), "max_cost_per_invocation"),
     "max_total_cost": (capability(grants=[grant(max_total_cost=USD)]), "max_total_cost"),
-    "two": (
-        capability(grants=[grant(dpop_required=True, max_total_cost=USD)]),
-        "dpop_required, max_total_cost",
-    ),
+    "two": (capability(grants=[grant(dpop_required=True, max_total_cost=USD)]), "dpop_required, max_total_cost"),
     "unknown in the grant": (
         altered(lambda scope: scope["grants"][0].update(only_on_mondays=True)),
         "a member that is not known, require_approval_above",

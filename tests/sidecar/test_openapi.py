@@ -151,10 +151,7 @@ BROKEN: dict[str, tuple[str, str]] = {
     "an operation no object": (HEAD + "paths: {/a: {get: [1]}}", "paths./a.get is no object"),
     "parameters an object": (HEAD + "paths: {/a: {parameters: {}}}", "paths./a.parameters is no array"),
     "parameters a text": (HEAD + "paths: {/a: {get: {parameters: x}}}", "paths./a.get.parameters is no array"),
-    "a remote reference": (
-        HEAD + "paths: {/a: {get: {parameters: [{$ref: 'other.yaml#/P'}]}}}",
-        REF + "other.yaml#/P",
-    ),
+    "a remote reference": (HEAD + "paths: {/a: {get: {parameters: [{$ref: 'other.yaml#/P'}]}}}", REF + "other.yaml#/P"),
     "a dangling reference": (
         HEAD + "paths: {/a: {get: {responses: {200: {$ref: '#/components/R'}}}}}",
         REF + "#/components/R",

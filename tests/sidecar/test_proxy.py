@@ -106,10 +106,7 @@ class Upstream:
 async def proxied(folder: Path, *, timeout: float = 5.0, url: str = "", **config: Any) -> AsyncIterator[Any]:
     """Give the upstream, the port of the proxy, and a client of it."""
     upstream = Upstream()
-    async with (
-        serve(upstream) as behind,
-        sidecar(folder, spec_text=json.dumps(SPEC), clock=time.time, **config) as app,
-    ):
+    async with serve(upstream) as behind, sidecar(folder, spec_text=json.dumps(SPEC), clock=time.time, **config) as app:
         close = govern_upstream(app, url or f"http://127.0.0.1:{behind}", timeout=timeout)
         async with (
             serve(app, ws="websockets-sansio", proxy_headers=False, date_header=False) as port,

@@ -30,18 +30,7 @@ from tests import prefork
 from tests.sidecar.approval_tools import pay, verdict
 from tests.sidecar.control_tools import CommandLine, write_store
 from tests.sidecar.fsck_tools import alter, fill, inspect, older, select, tamper
-from tests.sidecar.sidecar_tools import (
-    KERNEL,
-    NOW,
-    SERVER,
-    STRANGER,
-    TOOL,
-    Clock,
-    capability,
-    decision,
-    grant,
-    sidecar,
-)
+from tests.sidecar.sidecar_tools import KERNEL, NOW, SERVER, STRANGER, TOOL, Clock, capability, decision, grant, sidecar
 from tests.sidecar.store_conformance import entry
 from tests.sidecar.test_backup import VERSIONS
 from tests.sidecar.test_budgets import demand, spend

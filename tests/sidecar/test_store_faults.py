@@ -35,10 +35,7 @@ FEW = {"fdatasync": 3, "pwrite64": 41, "openat": 5}
 STEPS = {"pwrite64": 3}
 """Of the calls that are many, each third fails."""
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(STRACE is None, reason="strace is not installed"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(STRACE is None, reason="strace is not installed")]
 
 
 class Run:

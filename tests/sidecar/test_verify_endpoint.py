@@ -110,10 +110,7 @@ async def test_what_is_no_receipt_is_answered_400(text: bytes, app: SidecarApp) 
 async def test_a_body_over_one_mebibyte_is_refused(app: SidecarApp) -> None:
     answer = await verify(app, b" " * (1024 * 1024 + 1))
     assert answer.status == 400
-    assert answer.document == {
-        "error": "chio_bad_request",
-        "message": "failed to read receipt verification body",
-    }
+    assert answer.document == {"error": "chio_bad_request", "message": "failed to read receipt verification body"}
 
 
 def test_a_receipt_with_an_integer_beyond_doubles_has_a_report(tmp_path: Path) -> None:

@@ -149,10 +149,9 @@ def test_state_is_shared_by_all_views_of_a_request(make: Any) -> None:
     again = type(stack.view)(stack.native if stack.name != "starlette" else stack.native.scope)
     assert again.state.mine == 1
     assert not hasattr(again.state, "other")
-    natural = {
-        "starlette": lambda: stack.native.state,
-        "flask": lambda: stack.native.environ["chio.chio_state"],
-    }.get(stack.name, lambda: stack.native.chio_state)()
+    natural = {"starlette": lambda: stack.native.state, "flask": lambda: stack.native.environ["chio.chio_state"]}.get(
+        stack.name, lambda: stack.native.chio_state
+    )()
     assert natural.mine == 1
 
 
