@@ -65,6 +65,7 @@ def test_a_refusal_before_the_decision_calls_no_sidecar(face: Face) -> None:
     assert answer.problem["message"] == "Banned"
     assert (answer.seen, governed.asked) == ([], [])
     (decision,) = decisions
+    assert (decision.verdict, decision.receipt) == ("refused", None)
     assert [(one.guard_name, one.verdict) for one in decision.evidence] == [
         ("local/security_headers", True),
         ("local/ip_block", False),
@@ -72,17 +73,24 @@ def test_a_refusal_before_the_decision_calls_no_sidecar(face: Face) -> None:
 
 
 @each_face
-def test_a_refusal_after_the_decision_names_the_receipt(face: Face) -> None:
+def test_a_refusal_after_the_decision_names_the_receipt_and_has_both_kinds_of_evidence(face: Face) -> None:
+    async def outer(request: GuardRequest, next: Next) -> AnyResponse:
+        return await next(request)
+
     async def closed(request: GuardRequest) -> Response:
         return Response("closed", headers=[("content-type", "text/plain")]).with_status(451)
 
     decisions: list[Any] = []
-    with face.governed(guards=[closed], on_decision=decisions.append) as governed:
+    receipts: list[Any] = []
+    guards = Chain().add(outer, priority=-10).add(closed)
+    with face.governed(guards=guards, on_decision=decisions.append, on_receipt=receipts.append) as governed:
         answer = governed.get("/hello")
     assert (answer.status, answer.body, answer.headers["content-type"]) == (451, b"closed", "text/plain")
-    assert answer.receipt
-    assert [decision.verdict for decision in decisions] == ["allow", "refused"]
-    assert answer.seen == []
+    allowed, refused = decisions
+    assert (allowed.verdict, refused.verdict, answer.seen) == ("allow", "refused", [])
+    assert [receipt.id for receipt in receipts] == [answer.receipt]
+    assert refused.receipt is allowed.receipt
+    assert [one.guard_name for one in refused.evidence] == ["local/closed", "local/outer", "DefaultPolicyGuard"]
 
 
 @each_face
@@ -167,6 +175,10 @@ async def succeed(request: GuardRequest) -> Response:
     return Response("free of charge")
 
 
+async def succeed_around(request: GuardRequest, next: Next) -> AnyResponse:
+    return Response("free of charge")
+
+
 async def fails(request: GuardRequest) -> None:
     raise ZeroDivisionError
 
@@ -176,14 +188,23 @@ async def whitewash(request: GuardRequest, next: Next) -> AnyResponse:
     return Response("never mind")
 
 
+async def whitewash_the_status(request: GuardRequest, next: Next) -> AnyResponse:
+    return (await next(request)).with_status(200)
+
+
 @each_face
-@pytest.mark.parametrize("guard", [succeed, fails, whitewash])
-def test_the_rules_that_no_guard_can_break(face: Face, guard: Any) -> None:
+@pytest.mark.parametrize("guard", [succeed, succeed_around, fails, whitewash, whitewash_the_status])
+def test_the_rules_that_no_guard_can_break(face: Face, guard: Any, caplog: pytest.LogCaptureFixture) -> None:
     """No success before the decision, no failure that is skipped, no refusal turned into a success."""
     with face.governed(behaviours.DENY, guards=[Chain().add(guard, priority=-10)]) as governed:
         answer = governed.get("/hello")
-    assert (answer.status, answer.seen) == (500, [])
-    assert b"chio_guard_failed" in answer.body.lower()
+    assert (answer.status, answer.code, answer.seen) == (500, face.code("chio_guard_failed"), [])
+    assert guard.__name__ in answer.problem["message"]
+    assert guard.__name__ in caplog.text
+    assert ("ZeroDivisionError" in caplog.text) is (guard is fails)
+    assert b"ZeroDivisionError" not in answer.body
+    if guard in (succeed, succeed_around, fails):
+        assert (answer.receipt, governed.asked) == (None, [])
 
 
 @each_face
