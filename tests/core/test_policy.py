@@ -356,7 +356,7 @@ def test_an_amount_is_read_from_its_place(source: Any, known: Facts, amount: int
 
 
 @pytest.mark.parametrize(
-    "text", ["-1", "+1", "1.0", "1e3", "1_000", " 1", "0x1", "", "٣", "abc", "9223372036854775808"]
+    "text", ["-1", "+1", "1.0", "1e3", "1_000", "1_0", " 1", "0x1", "", "٣", "abc", "9223372036854775808"]
 )
 def test_text_that_is_no_plain_number_is_refused(text: str) -> None:
     with pytest.raises(RequestRefused, match="path parameter n must be a whole number"):
