@@ -20,6 +20,7 @@ from chio_core.signing import SigningKey
 from tests.chaos.processes import LIMIT, Application
 from tests.chaos.shared_application import application as shared_application
 from tests.chaos.world import RECEIPT, Sidecar
+from tests.sidecar.control_tools import key_file
 from tests.support import raw_http, run
 from tests.tokens import ISSUER, token
 
@@ -51,9 +52,7 @@ async def send(port: int, number: int, tokens: list[str]) -> Told:
 
 async def spend(folder: Path, database: str, count: int, limit: int, *, killed: bool) -> tuple[list[Told], list[str]]:
     """Send all requests; return what clients were told, and the ids of the receipts that handlers saw."""
-    key = folder / "own.key"
-    key.write_text(KEY.seed_hex() + "\n")
-    key.chmod(0o600)
+    key = key_file(folder / "own.key", KEY)
     tokens = [
         token(("shop", "pay"), {"server_id": "shop", "tool_name": "use", "max_invocations": limit})
         for _ in range(CAPABILITIES)

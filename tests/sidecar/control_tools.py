@@ -20,6 +20,7 @@ import pytest
 from starlette.types import ASGIApp
 
 from chio_core.canonical import compact_json
+from chio_core.signing import SigningKey
 from chio_sidecar.app import SidecarApp, create_app
 from chio_sidecar.cli import main
 from chio_sidecar.config import SidecarConfig
@@ -28,7 +29,7 @@ from chio_sidecar.store.schema import connect, prepare
 from chio_sidecar.store.sqlite import SqliteLog
 from chio_sidecar.store.writes import Append, apply
 from tests import prefork, support
-from tests.sidecar.sidecar_tools import NOW, evaluate_body
+from tests.sidecar.sidecar_tools import KERNEL, NOW, evaluate_body
 
 ROOT = Path(__file__).parents[2]
 LOOPBACK = ("127.0.0.1", 50000)
@@ -53,6 +54,13 @@ def fetch(
             return await http.request(method, path, **arguments)
 
     return asyncio.run(send())
+
+
+def key_file(path: Path, key: SigningKey = KERNEL) -> Path:
+    """Write a key as a sidecar keeps it, for its owner alone; return the path."""
+    path.write_text(key.seed_hex() + "\n")
+    path.chmod(0o600)
+    return path
 
 
 @contextmanager

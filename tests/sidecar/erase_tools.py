@@ -9,11 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from chio_core.signing import SigningKey
 from chio_sidecar.store.erase import Erased, Sign, erase, signer
 from chio_sidecar.store.hash_chain import MEMBERS
 from tests.sidecar.approval_tools import approved, pay
-from tests.sidecar.control_tools import sidecars
+from tests.sidecar.control_tools import key_file, sidecars
 from tests.sidecar.fsck_tools import alter, select, tamper
 from tests.sidecar.sidecar_tools import AUTHORITY, KERNEL, NOW, SERVER, TOOL, Clock, capability, decision, grant
 from tests.sidecar.test_budgets import demand, spend
@@ -47,12 +46,6 @@ class World(Protocol):
 
     def erase(self, ids: list[str], sign: Sign) -> list[Erased]:
         """Erase receipts without the command."""
-
-
-def key_file(path: Path, key: SigningKey = KERNEL) -> Path:
-    path.write_text(key.seed_hex() + "\n")
-    path.chmod(0o600)
-    return path
 
 
 class FileWorld:

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.sidecar.control_tools import CommandLine, evaluate, run_command, serving, sidecars
+from tests.sidecar.control_tools import CommandLine, evaluate, key_file, run_command, serving, sidecars
 from tests.sidecar.sidecar_tools import KERNEL
 
 ISSUE = ("capability", "issue", "--server", "s", "--tool", "t")
@@ -20,8 +20,7 @@ ISSUE = ("capability", "issue", "--server", "s", "--tool", "t")
 def store(tmp_path: Path) -> Path:
     """One refused request, and the sidecar's key beside it."""
     path = tmp_path / "chio.sqlite3"
-    (tmp_path / "chio.sqlite3.key").write_text(KERNEL.seed_hex() + "\n")
-    (tmp_path / "chio.sqlite3.key").chmod(0o600)
+    key_file(tmp_path / "chio.sqlite3.key")
     with sidecars() as create:
         evaluate(create(store_path=path), None, request_id="a", method="POST")
     return path

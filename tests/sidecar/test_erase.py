@@ -25,8 +25,8 @@ from chio_sidecar.store.place import DatabasePlace
 from chio_sidecar.store.statements import Erasure
 from chio_sidecar.viewer.explained import Explainer, server_report
 from tests.sidecar.approval_tools import pay, verdict
-from tests.sidecar.control_tools import CommandLine
-from tests.sidecar.erase_tools import DatabaseWorld, FileWorld, World, fill, key_file, kill_while_erasing
+from tests.sidecar.control_tools import CommandLine, key_file
+from tests.sidecar.erase_tools import DatabaseWorld, FileWorld, World, fill, kill_while_erasing
 from tests.sidecar.fsck_tools import older, select
 from tests.sidecar.sidecar_tools import KERNEL, NOW, SERVER, STRANGER, TOOL, capability, decision, evaluate, grant
 from tests.sidecar.test_budgets import demand, spend

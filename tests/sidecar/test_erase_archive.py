@@ -20,8 +20,8 @@ from chio_sidecar.store.rewriting import rewriting
 from chio_sidecar.store.rotate import archive, trim
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from chio_sidecar.store.statements import ERASURE, ArchiveStatement
-from tests.sidecar.control_tools import CommandLine, write_store
-from tests.sidecar.erase_tools import DatabaseWorld, FileWorld, fill, key_file, kill_while_erasing
+from tests.sidecar.control_tools import CommandLine, key_file, write_store
+from tests.sidecar.erase_tools import DatabaseWorld, FileWorld, fill, kill_while_erasing
 from tests.sidecar.fsck_tools import alter, older, select
 from tests.sidecar.sidecar_tools import KERNEL, NOW, STRANGER
 from tests.sidecar.store_conformance import entry

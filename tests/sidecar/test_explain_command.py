@@ -12,7 +12,7 @@ import pytest
 
 from chio_core.capabilities import issue_capability, sign_link
 from chio_core.signing import SigningKey
-from tests.sidecar.control_tools import CommandLine, evaluation, fetch, run_command, serving, sidecars
+from tests.sidecar.control_tools import CommandLine, evaluation, fetch, key_file, run_command, serving, sidecars
 from tests.sidecar.fsck_tools import alter
 
 KEY = SigningKey(b"\x21" * 32)
@@ -32,8 +32,7 @@ def evaluate(app: Any, request_id: str, token: str | None = None, **members: str
 def store(tmp_path: Path) -> Path:
     """A store with one refusal, of the request `a`."""
     path = tmp_path / "receipts.sqlite3"
-    (tmp_path / "receipts.sqlite3.key").write_text(KEY.seed_hex() + "\n")
-    (tmp_path / "receipts.sqlite3.key").chmod(0o600)
+    key_file(tmp_path / "receipts.sqlite3.key", KEY)
     with sidecars() as create:
         evaluate(create(store_path=path), "a", method="POST")
     return path

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("psycopg")
 
 from chio_sidecar.config import options_of_place
-from tests.sidecar.control_tools import CommandLine, sidecars
+from tests.sidecar.control_tools import CommandLine, key_file, sidecars
 from tests.sidecar.postgres_tools import PostgresqlKit, Server
 from tests.sidecar.sidecar_tools import AUTHORITY, KERNEL, NOW, capability, decision
 from tests.support import run
@@ -35,10 +35,7 @@ def url(server: Server, tmp_path: Path) -> str:
 
     with sidecars() as create:
         run(fill(*(create(**own, clock=lambda: float(next(clock)), signing_key=key) for key in (KERNEL, KEY))))
-    key = tmp_path / "own.key"
-    key.write_text(KERNEL.seed_hex() + "\n")
-    key.chmod(0o600)
-    return f"{kit.url}&key={key}"
+    return f"{kit.url}&key={key_file(tmp_path / 'own.key')}"
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from chio_sidecar.store import Invocation, NewReceipt
 from chio_sidecar.store.place import Place, open_store, read_place
 from chio_sidecar.store.postgresql.tables import SCHEMA_VERSION
 from chio_sidecar.viewer import VIEWER_PATH
-from tests.sidecar.control_tools import ROOT, CommandLine, fetch, sidecars
+from tests.sidecar.control_tools import ROOT, CommandLine, fetch, key_file, sidecars
 from tests.sidecar.postgres_tools import ARCHIVE_ROLE, OWNER, ROLE, PostgresqlKit, Server
 from tests.sidecar.sidecar_tools import AUTHORITY, KERNEL, NOW, capability, decision
 from tests.sidecar.store_conformance import charge
@@ -165,9 +165,7 @@ def kit(server: Server) -> PostgresqlKit:
 @pytest.fixture
 def url(kit: PostgresqlKit, tmp_path: Path) -> str:
     """The URL of a database that names a key."""
-    key = tmp_path / "own.key"
-    key.write_text(KERNEL.seed_hex() + "\n")
-    key.chmod(0o600)
+    key = key_file(tmp_path / "own.key")
     return f"{kit.url}&key={key}"
 
 

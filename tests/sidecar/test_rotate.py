@@ -28,7 +28,7 @@ from chio_sidecar.store.sqlite import SqliteReceiptStore
 from chio_sidecar.store.statements import ArchiveStatement
 from tests import prefork
 from tests.sidecar.approval_tools import pay, verdict
-from tests.sidecar.control_tools import CommandLine, write_store
+from tests.sidecar.control_tools import CommandLine, key_file, write_store
 from tests.sidecar.fsck_tools import alter, fill, inspect, older, select, tamper
 from tests.sidecar.sidecar_tools import KERNEL, NOW, SERVER, STRANGER, TOOL, Clock, capability, decision, grant, sidecar
 from tests.sidecar.store_conformance import entry
@@ -44,9 +44,7 @@ LATER = 2**32
 
 def keyed(path: Path) -> Path:
     """Put the key of the sidecar beside its store."""
-    key = path.with_name(path.name + ".key")
-    key.write_text(KERNEL.seed_hex() + "\n")
-    key.chmod(0o600)
+    key_file(path.with_name(path.name + ".key"))
     return path
 
 
@@ -216,9 +214,7 @@ def test_nothing_is_removed_without_an_archive_that_is_in_order(tmp_path: Path, 
     command = ("receipt", "rotate", "--receipt-store", path, "--keep", str(LATER), "--to")
     assert "there is no key at" in cli.fails(*command, tmp_path / "a")
     keyed(path)
-    wrong = tmp_path / "wrong.key"
-    wrong.write_text(STRANGER.seed_hex() + "\n")
-    wrong.chmod(0o600)
+    wrong = key_file(tmp_path / "wrong.key", STRANGER)
     error = cli.fails("--authority-seed-file", wrong, *command, tmp_path / "a")
     assert f"the newest receipt is not signed by {STRANGER.public_hex}, the key in {wrong}" in error
     (tmp_path / "taken").touch()

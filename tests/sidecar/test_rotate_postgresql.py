@@ -20,7 +20,6 @@ import psycopg
 
 from chio_core.canonical import compact_json
 from chio_core.errors import ConfigurationError
-from chio_core.signing import SigningKey
 from chio_sidecar.config import options_of_place
 from chio_sidecar.records.archive import ReceiptFilter, open_archive
 from chio_sidecar.records.fsck_postgresql import DatabaseInspection
@@ -32,7 +31,7 @@ from chio_sidecar.store.rotate import ROWS
 from chio_sidecar.store.statements import ArchiveStatement
 from tests import prefork
 from tests.sidecar.approval_tools import approved, pay, verdict
-from tests.sidecar.control_tools import CommandLine, sidecars
+from tests.sidecar.control_tools import CommandLine, key_file, sidecars
 from tests.sidecar.fsck_tools import inspect, select
 from tests.sidecar.postgres_tools import ARCHIVE_ROLE, OWNER, ROLE, PostgresqlKit, Server
 from tests.sidecar.sidecar_tools import (
@@ -67,13 +66,7 @@ def kit(server: Server) -> PostgresqlKit:
 @pytest.fixture
 def url(kit: PostgresqlKit, tmp_path: Path) -> str:
     """The URL of the role that rotates, with the key of a sidecar."""
-    return f"{kit.server.url(kit.database, ARCHIVE_ROLE)}&key={keyed(tmp_path / 'own.key')}"
-
-
-def keyed(path: Path, key: SigningKey = KERNEL) -> Path:
-    path.write_text(key.seed_hex() + "\n")
-    path.chmod(0o600)
-    return path
+    return f"{kit.server.url(kit.database, ARCHIVE_ROLE)}&key={key_file(tmp_path / 'own.key')}"
 
 
 def fill(kit: PostgresqlKit) -> str:
@@ -331,7 +324,7 @@ def test_a_rotation_that_is_killed_leaves_a_database_that_goes_on(kit: Postgresq
             )
 
     run(main())
-    keyed(tmp_path / "own.key", KERNEL)
+    key_file(tmp_path / "own.key", KERNEL)
     command = ["receipt", "rotate", "--receipt-store", url, "--keep", str(LATER), "--to", tmp_path / "a"]
     with prefork.Process("chio_sidecar", command, env=os.environ) as process:
         has_ended = None
@@ -418,9 +411,9 @@ def test_a_rotation_that_cannot_be_done_removes_nothing(
     assert "this role may not remove receipts" in error
     assert "store migrate --archive-role" in error
     assert "it exists; name a new folder" in cli.fails(*command, url, "--to", tmp_path / "a")
-    keyed(tmp_path / "own.key", AUTHORITY)
+    key_file(tmp_path / "own.key", AUTHORITY)
     assert f"no receipt is signed by {AUTHORITY.public_hex}" in cli.fails(*command, url, "--to", tmp_path / "b")
-    keyed(tmp_path / "own.key")
+    key_file(tmp_path / "own.key")
     other = PostgresqlKit(kit.server)
     fill(other)
     made = archive(place_of(other), tmp_path / "other", KERNEL, now=NOW)
