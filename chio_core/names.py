@@ -1,6 +1,6 @@
 """Names under which Chio stores values in objects that other projects own, each defined once.
 
-Headers, request state, ASGI scopes, WSGI environments, applications, views, loggers.
+Headers, request state, ASGI scopes, WSGI environments, applications, views, loggers, lists of revocations.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ APPROVAL_HEADER: Final = "X-Chio-Approval"
 
 CAPABILITY_QUERY: Final = "chio_capability"
 """Query parameter that may carry the token (setting `capability_in_query`); never forwarded, never hashed."""
+
+ISSUER_PREFIX: Final = "issuer:"
+"""In a list of revocations a public key with this before it withdraws all capabilities of its issuer."""
 
 TRACEPARENT: Final = "traceparent"
 """W3C trace context header, forwarded to the sidecar."""

@@ -17,12 +17,10 @@ from pydantic import AfterValidator, Field, StrictBool, field_validator, model_v
 from pydantic_core import PydanticCustomError
 
 from chio_core.models.base import U32, U64, Text, WireModel
+from chio_core.names import ISSUER_PREFIX
 
 CAPABILITY_SCHEMA = "chio.capability.v1"
 """Value of the member `schema` of the newer form."""
-
-ISSUER_PREFIX = "issuer:"
-"""In a list of revocations a public key with this before it withdraws all capabilities of its issuer."""
 
 Operation = Literal["invoke", "read_result", "read", "subscribe", "get", "delegate"]
 """Operations that a grant can allow; snake_case on the wire."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
 import logging
 import sys
@@ -293,14 +292,16 @@ class _Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         found, rest = super().parse_known_args(args, namespace)
-        if not rest:
-            return found, rest
         # Report it here, where the options of the command are known. What follows an option may be a secret.
-        name = next((text.partition("=")[0] for text in rest if text.startswith("-")), None)
-        if name is None:
+        unknown = next((text.partition("=")[0] for text in rest if text.startswith("-")), None)
+        if unknown is not None:
+            from difflib import get_close_matches  # only a mistyped command needs it
+
+            near = get_close_matches(unknown, self._option_string_actions, n=1)
+            self.error(f"unrecognized option: {unknown}" + "".join(f"; did you mean {one}?" for one in near))
+        if rest:
             self.error(f"unexpected argument: {rest[0]}")
-        near = difflib.get_close_matches(name, self._option_string_actions, n=1)
-        self.error(f"unrecognized option: {name}" + "".join(f"; did you mean {one}?" for one in near))
+        return found, rest
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         found = super().parse_args(args, namespace)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from chio_core.errors import InvalidDocument
-from chio_core.models.capability import ISSUER_PREFIX
+from chio_core.names import ISSUER_PREFIX
 
 WITHDRAW = "to withdraw a key: chio-sidecar trust revoke --issuer KEY"
 """What to do about a name of an issuer in the place of an id."""
