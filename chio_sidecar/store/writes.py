@@ -69,16 +69,12 @@ MAX_TOTAL = 2**63 - 1
 ROWS_AT_ONCE = 64
 """Receipts in one INSERT."""
 
-# A backend may answer these from what it has read for the whole batch, and add the rows at its end.
-REVOKED = "SELECT capability_id FROM revoked_capabilities WHERE capability_id IN "
-"""Parameters follow in parentheses: capability ids."""
-EARLIER = "SELECT fingerprint, receipt_json FROM http_receipts WHERE request_id = ?"
-SPENT = "SELECT coalesce(max(ordinal), 0) FROM capability_invocations WHERE capability_id = ? AND grant_index = ?"
-ACCOUNT = "SELECT ordinal, total FROM budget_charges WHERE account = ? ORDER BY ordinal DESC LIMIT 1"
-ADD_USE = "INSERT INTO capability_invocations VALUES (?, ?, ?, ?)"
-"""Parameters: capability id, index of the grant, ordinal, request id."""
-ADD_CHARGE = "INSERT INTO budget_charges VALUES (?, ?, ?, ?, ?)"
-"""Parameters: account, ordinal, cost, total, request id."""
+_REVOKED = "SELECT capability_id FROM revoked_capabilities WHERE capability_id IN "
+_EARLIER = "SELECT fingerprint, receipt_json FROM http_receipts WHERE request_id = ?"
+_SPENT = "SELECT coalesce(max(ordinal), 0) FROM capability_invocations WHERE capability_id = ? AND grant_index = ?"
+_ACCOUNT = "SELECT ordinal, total FROM budget_charges WHERE account = ? ORDER BY ordinal DESC LIMIT 1"
+_ADD_USE = "INSERT INTO capability_invocations VALUES (?, ?, ?, ?)"
+_ADD_CHARGE = "INSERT INTO budget_charges VALUES (?, ?, ?, ?, ?)"
 
 _APPROVAL = """
 SELECT p.approval_id, p.intent_hash, p.request_json, p.created_at, p.expires_at,
@@ -137,6 +133,13 @@ class Log(Protocol):
         ...
 
 
+def members_of(write: Append) -> tuple[str, str, str, str, str]:
+    """Return the members of a `Row` for a receipt."""
+    entry = write.entry
+    created_at = datetime.fromtimestamp(write.time, UTC).isoformat(timespec="microseconds")[:-6] + "Z"
+    return entry.receipt_id, entry.receipt_json, entry.request_id, entry.fingerprint, created_at
+
+
 def chained(end: tuple[int, str], writes: Sequence[Append]) -> list[Row]:
     """Return the rows that these receipts become after a row with this sequence and digest.
 
@@ -146,9 +149,7 @@ def chained(end: tuple[int, str], writes: Sequence[Append]) -> list[Row]:
     rows: list[Row] = []
     sequence, digest = end
     for write in writes:
-        sequence, entry = sequence + 1, write.entry
-        created_at = datetime.fromtimestamp(write.time, UTC).isoformat(timespec="microseconds")[:-6] + "Z"
-        members = (entry.receipt_id, entry.receipt_json, entry.request_id, entry.fingerprint, created_at)
+        sequence, members = sequence + 1, members_of(write)
         digest = link(digest, sequence, members)
         rows.append(Row(sequence, members, digest))
     return rows
@@ -206,7 +207,7 @@ def _append(connection: Connection, receipts: Log, write: Append) -> AppendOutco
     entry = write.entry
 
     def earlier() -> Stored | Conflict | None:
-        row = connection.execute(EARLIER, (entry.request_id,)).fetchone()
+        row = connection.execute(_EARLIER, (entry.request_id,)).fetchone()
         if row is None:
             return None
         return Stored(row[1], fresh=False) if row[0] == entry.fingerprint else Conflict()
@@ -239,11 +240,11 @@ def _revoked(connection: Connection, names: set[str]) -> set[str]:
     if not names:
         return set()
     marks = ", ".join("?" * len(names))
-    return {name for (name,) in connection.execute(f"{REVOKED}({marks})", tuple(names))}
+    return {name for (name,) in connection.execute(f"{_REVOKED}({marks})", tuple(names))}
 
 
 def _spent(connection: Connection, invocation: Invocation) -> int:
-    (spent,) = connection.execute(SPENT, (invocation.capability_id, invocation.grant_index)).fetchone()
+    (spent,) = connection.execute(_SPENT, (invocation.capability_id, invocation.grant_index)).fetchone()
     return int(spent)
 
 
@@ -298,12 +299,12 @@ def _record(connection: Connection, obligation: Obligation, request_id: str) -> 
     """Record an obligation that has no obstacle, for a request."""
     if isinstance(obligation, Invocation):
         used = (obligation.capability_id, obligation.grant_index, _spent(connection, obligation) + 1, request_id)
-        connection.execute(ADD_USE, used)
+        connection.execute(_ADD_USE, used)
         return
     if isinstance(obligation, Charge):
         count, total = _account(connection, obligation.account)
         row = (obligation.account, count + 1, obligation.cost, total + obligation.cost, request_id)
-        connection.execute(ADD_CHARGE, row)
+        connection.execute(_ADD_CHARGE, row)
     elif isinstance(obligation, ApprovalUse):
         found = _find(connection, SELECT_ONE, obligation.approval_id)
         response = obligation.token if found is None or found.response is None else found.response
@@ -366,7 +367,7 @@ def _insert_response(connection: Connection, response: ApprovalResponse) -> None
 
 def _account(connection: Connection, account: str) -> tuple[int, int]:
     """Return the number of charges of an account, and their sum."""
-    row = connection.execute(ACCOUNT, (account,)).fetchone()
+    row = connection.execute(_ACCOUNT, (account,)).fetchone()
     return (0, 0) if row is None else (int(row[0]), int(row[1]))
 
 

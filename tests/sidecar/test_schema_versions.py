@@ -6,6 +6,7 @@ version 3.
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,20 @@ import pytest
 
 pytest.importorskip("psycopg")
 
+from chio_core.errors import ConfigurationError
 from chio_sidecar.records.fsck import Inspection
-from chio_sidecar.store import BudgetExceeded, Revoked, Stored
+from chio_sidecar.store import (
+    AppendOutcome,
+    BudgetExceeded,
+    Exhausted,
+    Invocation,
+    NewReceipt,
+    ReceiptStore,
+    Revoked,
+    Stored,
+)
 from chio_sidecar.store.driver import sqlite3
-from chio_sidecar.store.hash_chain import FIRST, earlier_link
+from chio_sidecar.store.hash_chain import FIRST, earlier_link, link
 from chio_sidecar.store.postgresql.connection import connect
 from chio_sidecar.store.postgresql.schema import Migrated, migrate
 from chio_sidecar.store.postgresql.tables import SCHEMA_VERSION
@@ -107,6 +118,57 @@ def test_a_sidecar_of_version_8_charges_by_the_function_that_takes_the_place_of_
         over = charge(account="acct", count=1)
         assert run(store.append(entry(4, obligations=(over,)))) == BudgetExceeded(over, "invocations", 0)
         run(store.close())
+
+
+def test_a_sidecar_of_version_9_goes_on_beside_one_that_decides_in_the_database(server: Server) -> None:
+    kit = PostgresqlKit(server, "deciding")
+    with server.connect("postgres") as admin:
+        admin.execute(f"CREATE DATABASE {kit.database}")
+    call = (
+        "SELECT chio.spend(1, 1, %s, %s, 30, '{}', %s, '{\"{}\"}', %s, '{f}', '{2026-11-01T00:00:00Z}', %s,"
+        " '{7}', '5000ms', '{acct}', '{1}', '{3}', '{NULL}', %s, '{cap-1}', '{0}', '{3}', %s, '[]')"
+    )
+    with (
+        closing(connect(server.place(kit.database, OWNER), seconds=30)) as owner,
+        server.connect(kit.database, ROLE) as earlier,
+    ):
+        migrate(owner, ROLE, to=9)
+        owner.execute("DROP FUNCTION chio.decide, chio.obstacle, chio.record")
+        with pytest.raises(ConfigurationError, match=r"version 9, this version needs 10; .*store migrate"):
+            kit.open()
+        earlier.execute("SELECT chio.claim(NULL, NULL, 'host:1', 30)")
+        digest = FIRST
+
+        def spend(number: int) -> str:
+            """Let the sidecar of version 9 store one receipt with a charge and a use."""
+            nonlocal digest
+            name = [f"request-{number}"]
+            members = (f"receipt-{number}", "{}", f"request-{number}", "f", "2026-11-01T00:00:00Z")
+            linked = link(digest, number, members)
+            said = earlier.execute(call, (number - 1, digest, [members[0]], name, [linked], name, name)).fetchone()
+            digest = linked if said == ("stored",) else digest
+            return str((said or ("",))[0])
+
+        assert spend(1) == "stored"
+        assert migrate(owner, ROLE) == Migrated(9, SCHEMA_VERSION)
+        store = kit.open()
+        assert spend(2) == "stored"
+        # What the earlier one has spent counts for this one, which stores the last of it and refuses more.
+        more = {"invocation": Invocation("cap-1", 0, 3), "obligations": (charge(account="acct", count=3),)}
+        refused, last = entry(8, obligations=(charge(account="acct", count=2),)), entry(9, **more)
+        outcomes = run(gathered(store, refused, last))
+        assert outcomes == [
+            BudgetExceeded(refused.obligations[0], "invocations", 0),
+            Stored(last.receipt_json, fresh=True),
+        ]
+        assert spend(3) == "over"
+        assert run(store.append(entry(10, **more))) == Exhausted(Invocation("cap-1", 0, 3))
+        run(store.close())
+    assert_chained(kit)
+
+
+async def gathered(store: ReceiptStore, *entries: NewReceipt) -> list[AppendOutcome]:
+    return await asyncio.gather(*map(store.append, entries))
 
 
 def test_a_process_of_an_earlier_version_goes_on_in_a_file_that_is_upgraded(tmp_path: Path) -> None:

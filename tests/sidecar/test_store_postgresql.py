@@ -7,6 +7,8 @@ import os
 import re
 import subprocess
 from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -25,11 +27,23 @@ from chio_core.errors import ConfigurationError
 from chio_fastapi import add_chio
 from chio_sidecar.cli.options import store_of_url
 from chio_sidecar.embedded import own_key
-from chio_sidecar.store import BudgetExceeded, Exhausted, Invocation, Revoked, Stored, StoreUnavailable
+from chio_sidecar.store import (
+    AlreadyRequested,
+    BudgetExceeded,
+    Conflict,
+    Exhausted,
+    Invocation,
+    NewReceipt,
+    Revoked,
+    Stored,
+    StoreUnavailable,
+)
 from chio_sidecar.store.place import DatabasePlace, open_store, read_place
-from chio_sidecar.store.postgresql.connection import connect
+from chio_sidecar.store.postgresql.connection import Connection, connect
 from chio_sidecar.store.postgresql.schema import Migrated, migrate
 from chio_sidecar.store.postgresql.tables import SCHEMA_VERSION
+from chio_sidecar.store.postgresql.writer import PostgresqlWriter
+from chio_sidecar.store.writes import Append, Probe, Revoke, Write
 from tests import prefork
 from tests.sidecar.postgres_tools import OWNER, ROLE, PostgresqlKit, Server
 from tests.sidecar.store_conformance import (
@@ -278,6 +292,117 @@ async def test_a_receipt_with_everything_that_it_spends_is_one_round_trip(
         assert len(statements(kit, since)) == 1
     used = kit.fetch("SELECT token_id, request_id FROM chio.chio_hitl_consumed_tokens")
     assert used in ([], [("apt-1", "request-1")])
+
+
+def written(writer: PostgresqlWriter, connection: Connection, *works: Write) -> Sequence[Any]:
+    """Write one batch, as the committer does."""
+    writer.begin(connection)
+    results = writer.apply(connection, works)
+    writer.commit(connection)
+    return results
+
+
+CHARGED, USED, APPROVED = {"obligations": (charge(count=1),)}, {"invocation": Invocation("cap-1", 0, 1)}, (use(1),)
+NOT_STORED: list[tuple[str, list[NewReceipt], list[Any], int]] = [
+    ("a refused charge", [entry(2, **CHARGED)], [BudgetExceeded(charge(count=1), "invocations", 0)], 2),
+    ("a refused use", [entry(2, **USED)], [Exhausted(USED["invocation"])], 2),
+    ("a used approval", [entry(2, obligations=APPROVED)], [refused(1, "used")], 2),
+    ("a revoked capability", [entry(2, unless_revoked=("cap-r",))], [Revoked("cap-r")], 2),
+    ("a repeated request", [entry(1)], [Stored(entry(1).receipt_json, fresh=False)], 2),
+    ("other content of a request", [entry(1, content="b")], [Conflict()], 2),
+    ("an approval request", [entry(2, obligations=(wait(2),))], [Stored(entry(2).receipt_json, fresh=True)], 1),
+    (
+        "two requests for one approval",
+        [entry(number, obligations=(wait(number, intent="i"),)) for number in (2, 3)],
+        [Stored(entry(2).receipt_json, fresh=True), AlreadyRequested("apr-2", denied=False)],
+        1,
+    ),
+    (
+        "one refused of 32",
+        [*(entry(number, obligations=(charge(account="other"),)) for number in range(10, 41)), entry(9, **CHARGED)],
+        [
+            *(Stored(entry(number).receipt_json, fresh=True) for number in range(10, 41)),
+            BudgetExceeded(charge(count=1), "invocations", 0),
+        ],
+        2,
+    ),
+    (
+        "each kind once",
+        [
+            *(entry(2, **CHARGED), entry(3, **USED), entry(4, obligations=APPROVED), entry(5, obligations=(wait(5),))),
+            *(entry(1), entry(6, unless_revoked=("cap-r",)), entry(7), entry(7)),
+        ],
+        [
+            *(BudgetExceeded(charge(count=1), "invocations", 0), Exhausted(USED["invocation"]), refused(1, "used")),
+            *(Stored(entry(5).receipt_json, fresh=True), Stored(entry(1).receipt_json, fresh=False), Revoked("cap-r")),
+            *(Stored(entry(7).receipt_json, fresh=fresh) for fresh in (True, False)),
+        ],
+        1,
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("batch", "outcomes", "most"), [one[1:] for one in NOT_STORED], ids=[one[0] for one in NOT_STORED]
+)
+def test_a_batch_of_which_something_is_refused_repeated_or_asks_is_two_round_trips_at_most(
+    kit: PostgresqlKit, batch: list[NewReceipt], outcomes: list[Any], most: int
+) -> None:
+    kit.execute(f"ALTER DATABASE {kit.database} SET log_statement = 'all'", OWNER)
+    writer = PostgresqlWriter(kit.server.place(kit.database), wait_seconds=20)
+    with closing(writer.open()) as connection:
+        before = entry(1, **USED, obligations=(*CHARGED["obligations"], use(1, token=reply(1))))
+        written(writer, connection, wait(1), Revoke("cap-r", 0.0))
+        assert written(writer, connection, Append(before, 0.0)) == [Stored(before.receipt_json, fresh=True)]
+        since = (kit.server.folder / "log").stat().st_size
+        assert written(writer, connection, *(Append(one, 0.0) for one in batch)) == outcomes
+        assert len(statements(kit, since)) == most
+        assert isinstance(*written(writer, connection, Append(entry("later"), 0.0)), Stored)
+    fresh = [one.request_id for one, found in zip(batch, outcomes, strict=True) if getattr(found, "fresh", False)]
+    rows = kit.fetch("SELECT request_id FROM chio.http_receipts ORDER BY position")
+    assert [name for (name,) in rows] == ["request-1", *fresh, "request-later"]
+    assert_chained(kit)
+
+
+def test_a_batch_does_what_is_no_receipt_too_and_returns_each_result_in_its_place(kit: PostgresqlKit) -> None:
+    writer = PostgresqlWriter(kit.server.place(kit.database), wait_seconds=20)
+    with closing(writer.open()) as connection:
+        works = (Probe(), Append(entry(2), 0.0), wait(1), Append(entry(1), 0.0), reply(1), Revoke("cap-r", 0.0))
+        stored = [Stored(entry(number).receipt_json, fresh=True) for number in (2, 1)]
+        assert written(writer, connection, *works) == [None, stored[0], None, stored[1], "recorded", True]
+        again = [Stored(one.receipt_json, fresh=False) for one in stored]
+        requested = AlreadyRequested("apr-1", denied=False)
+        assert written(writer, connection, *works) == [None, again[0], requested, again[1], "replayed", False]
+    assert_chained(kit)
+
+
+def test_a_batch_with_a_refusal_finds_what_another_sidecar_stores_meanwhile_and_spends_nothing_twice(
+    kit: PostgresqlKit,
+) -> None:
+    kit.execute(f"ALTER DATABASE {kit.database} SET log_statement = 'all'", OWNER)
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    over, other = charge(2, most=1), {"obligations": (charge(account="other"),)}
+    batch = [entry(1, obligations=(over,)), entry(2, **other), entry(3), entry(4, **other)]
+    one, two = (PostgresqlWriter(kit.server.place(kit.database), wait_seconds=20) for _ in range(2))
+    with closing(one.open()) as first, closing(two.open()) as second, ThreadPoolExecutor(1) as thread:
+        first.execute("BEGIN")
+        one.begin(first)
+        assert isinstance(*one.apply(first, [Append(entry(3), 0.0)]), Stored)  # not committed
+        since = (kit.server.folder / "log").stat().st_size
+        outcomes = thread.submit(written, two, second, *(Append(row, 0.0) for row in batch))
+        # It waits for the request id that the other transaction has inserted, with its charges recorded.
+        while kit.fetch(waiting) != [(1,)]:
+            assert not outcomes.done()
+        sent = statements(kit, since)
+        first.execute("COMMIT")
+        assert outcomes.result() == [
+            BudgetExceeded(over, "total", 1),
+            *(Stored(row.receipt_json, fresh=row != batch[2]) for row in batch[1:]),
+        ]
+    assert len([line for line in sent if "pg_stat_activity" not in line]) == 2
+    charged = kit.fetch("SELECT account, ordinal, total, request_id FROM chio.budget_charges ORDER BY ordinal")
+    assert charged == [("other", 1, 1, "request-2"), ("other", 2, 2, "request-4")]
+    assert_chained(kit)
 
 
 async def test_in_a_batch_only_what_cannot_be_spent_is_refused(kit: PostgresqlKit) -> None:

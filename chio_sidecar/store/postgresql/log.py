@@ -1,25 +1,17 @@
-"""The log of one sidecar, and a batch of work on it in few round trips."""
+"""The log of one sidecar, and the statements that store receipts in it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from chio_sidecar.store import ApprovalUse, Charge, Invocation, Obligation
+from chio_sidecar.store import AppendOutcome, ApprovalUse, Charge, Invocation, Obligation
+from chio_sidecar.store.hash_chain import content_of
 from chio_sidecar.store.postgresql.connection import Connection, Texts
-from chio_sidecar.store.writes import (
-    ACCOUNT,
-    ADD_CHARGE,
-    ADD_USE,
-    EARLIER,
-    REVOKED,
-    SPENT,
-    Append,
-    Row,
-    Write,
-)
+from chio_sidecar.store.postgresql.decide import DECIDE_CALL, conditions_of, outcome_of
+from chio_sidecar.store.writes import Append, Row, members_of
 
 LEASE_SECONDS = 30.0
 """How long a silent sidecar keeps its log; losing it costs one more log, nothing else."""
@@ -32,27 +24,11 @@ SELECT chio.spend(
     %s, %s::bigint[], %s::bigint[], %s, %s::json
 )
 """
-_KNOWN = "SELECT request_id, fingerprint, receipt_json FROM http_receipts WHERE request_id = ANY(%s)"
 RENEW = "SELECT chio.renew(%s, %s, %s)"
-
-_ACCOUNTS = """
-SELECT a, c.ordinal, c.total FROM unnest(%s::text[]) AS a CROSS JOIN LATERAL
-    (SELECT ordinal, total FROM budget_charges WHERE account = a ORDER BY ordinal DESC LIMIT 1) AS c
-"""
-_SPENT_OF = """
-SELECT g.id, g.part, u.ordinal FROM unnest(%s::text[], %s::bigint[]) AS g (id, part) CROSS JOIN LATERAL (
-    SELECT ordinal FROM capability_invocations WHERE capability_id = g.id AND grant_index = g.part
-    ORDER BY ordinal DESC LIMIT 1
-) AS u
-"""
 
 
 class LogMovedError(Exception):
     """Another process has claimed the log, or an earlier transaction of this one has reached the database late."""
-
-
-class TakenError(Exception):
-    """A receipt of the batch cannot be inserted; which one is found row by row."""
 
 
 @dataclass(slots=True)
@@ -128,7 +104,7 @@ class PostgresqlLog:
         Args:
             rows: receipts, at least one.
             spending: what goes with them.
-            keys: of the locks that exclude other sidecars from it, sorted; empty in a transaction that has them.
+            keys: of the locks that exclude other sidecars from it, sorted.
             seconds: how long each lock may be waited for.
         """
         accounts, costs, counts, mosts, spenders = _columns(spending.charges, 5)
@@ -136,11 +112,40 @@ class PostgresqlLog:
         return self._store(
             _SPEND,
             rows,
-            *(_numbers(keys), f"{max(1, int(seconds * 1000))}ms"),
+            *(_numbers(keys), _milliseconds(seconds)),
             *(Texts(accounts), _numbers(costs), _numbers(counts), _numbers(mosts), Texts(spenders)),
             *(Texts(capabilities), _numbers(grants), _numbers(limits), Texts(users)),
             json.dumps(spending.approvals),
         )
+
+    def decide(self, appends: Sequence[Append], keys: list[int], seconds: float) -> list[AppendOutcome]:
+        """Insert those of these receipts whose conditions hold, with what they spend; return the outcome of each.
+
+        Args:
+            appends: the receipts; those before count for those behind.
+            keys: of the locks that exclude other sidecars from what they spend, sorted.
+            seconds: how long each lock may be waited for.
+
+        Raises:
+            LogMovedError: the log is not this sidecar's any more; nothing was stored.
+            psycopg.errors.UniqueViolation: another request has a receipt of this id; nothing was stored.
+        """
+        head, members = self.head, [members_of(one) for one in appends]
+        found = self._connection.only.execute(
+            DECIDE_CALL,
+            (
+                *(head.log_id, head.epoch, head.sequence, head.digest, LEASE_SECONDS),
+                *(_numbers(keys), _milliseconds(seconds)),
+                *map(Texts, zip(*members, strict=True)),
+                Texts(content_of(text, fingerprint) for _, text, _, fingerprint, _ in members),
+                json.dumps([conditions_of(one.entry) for one in appends]),
+            ),
+        ).fetchone()
+        if found is None or found[0] is None:
+            raise LogMovedError
+        said = found[0]
+        self.head = Head(head.log_id, head.epoch, said["sequence"], said["digest"])
+        return [outcome_of(one.entry, of_it) for one, of_it in zip(appends, said["outcomes"], strict=True)]
 
     def _store(self, sql: str, rows: Sequence[Row], *more: Any) -> bool:
         head = self.head
@@ -166,117 +171,17 @@ class PostgresqlLog:
             raise LogMovedError
 
 
-def known(connection: Connection, works: Sequence[Write]) -> dict[str, tuple[str, str]]:
-    """Return fingerprint and receipt of each request that is stored already, by its id."""
-    ids = [work.entry.request_id for work in works if isinstance(work, Append)]
-    return {row[0]: (row[1], row[2]) for row in connection.execute(_KNOWN, (ids,))} if ids else {}
-
-
 def _columns(rows: Sequence[Sequence[Any]], width: int) -> list[tuple[Any, ...]]:
     return list(zip(*rows, strict=True)) if rows else [()] * width
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{max(1, int(seconds * 1000))}ms"
 
 
 def _numbers(values: Sequence[int | None]) -> str:
     """Return an array as the database reads it; psycopg would choose a type for each list by its largest number."""
     return "{" + ",".join("NULL" if value is None else str(value) for value in values) + "}"
-
-
-class Batch:
-    """The log and the connection of `writes.apply`, for a batch whose shared things are locked.
-
-    What the batch may read of accounts and grants is read once, because no other sidecar changes it. What it adds is
-    inserted by `flush`.
-
-    Args:
-        connection: in a transaction, with the locks of these works.
-        log: this sidecar's.
-        works: none of them revokes, and no request id is stored, or twice among them.
-        revoked: the revoked ones of their capabilities.
-    """
-
-    def __init__(self, connection: Connection, log: PostgresqlLog, works: Sequence[Write], revoked: set[str]) -> None:
-        self._connection = connection
-        self._log = log
-        self._works = works
-        self._earlier: dict[str, tuple[str, str]] | None = None
-        self._end = log.end()
-        self._rows: list[Row] = []
-        self._spending = Spending()
-        entries = [work.entry for work in works if isinstance(work, Append)]
-        spending = [one for entry in entries for one in (entry.invocation, *entry.obligations)]
-        accounts = sorted({one.account for one in spending if isinstance(one, Charge)})
-        grants = sorted({(one.capability_id, one.grant_index) for one in spending if isinstance(one, Invocation)})
-        self._revoked = revoked
-        found = connection.execute(_ACCOUNTS, (accounts,)) if accounts else ()
-        self._accounts = {account: (ordinal, total) for account, ordinal, total in found}
-        columns = [list(column) for column in zip(*grants, strict=True)]
-        used = connection.execute(_SPENT_OF, columns) if grants else ()
-        self._spent = {(name, grant): ordinal for name, grant, ordinal in used}
-
-    def end(self) -> tuple[int, str]:
-        """Return sequence and digest of the newest row, with those that wait for `flush`."""
-        return self._end
-
-    def insert(self, rows: Sequence[Row]) -> bool:
-        """Keep rows for `flush`."""
-        self._rows += rows
-        self._end = rows[-1].sequence, rows[-1].digest
-        return True
-
-    def probe(self) -> None:
-        """Write a row of no meaning."""
-        self._log.probe()
-
-    def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Any:
-        """Answer from what was read, keep what is added, or run a statement about approvals."""
-        if sql.startswith(REVOKED):
-            return _Found((name,) for name in parameters if name in self._revoked)
-        if sql == ACCOUNT:
-            state = self._accounts.get(parameters[0])
-            return _Found(() if state is None else (state,))
-        if sql == SPENT:
-            return _Found([(self._spent.get(tuple(parameters), 0),)])
-        if sql == EARLIER:
-            # A receipt is refused, unless another sidecar has stored its request while this one waited for the locks.
-            if self._earlier is None:
-                self._earlier = known(self._connection, self._works)
-            found = self._earlier.get(parameters[0])
-            return _Found(() if found is None else (found,))
-        if sql == ADD_CHARGE:
-            account, ordinal, cost, total, request_id = parameters
-            self._spending.charges.append((account, cost, None, None, request_id))
-            self._accounts[account] = (ordinal, total)
-        elif sql == ADD_USE:
-            capability_id, grant, ordinal, request_id = parameters
-            self._spending.uses.append((capability_id, grant, None, request_id))
-            self._spent[capability_id, grant] = ordinal
-        else:
-            return Dialect(self._connection).execute(sql, parameters)
-        return None
-
-    def flush(self, seconds: float) -> None:
-        """Insert what was kept; a lock that is missing still may be waited for so long.
-
-        Raises:
-            TakenError: another sidecar has stored a request meanwhile, or a receipt id is taken.
-            LogMovedError: the log is not this sidecar's any more.
-        """
-        # The limits were met above, and the transaction has the locks.
-        if self._rows and not self._log.spend(self._rows, self._spending, [], seconds):
-            raise TakenError
-
-
-class _Found:
-    """Rows, as a cursor gives them."""
-
-    def __init__(self, rows: Iterator[Any] | Sequence[Any]) -> None:
-        self._rows = iter(rows)
-
-    def __iter__(self) -> Iterator[Any]:
-        return self._rows
-
-    def fetchone(self) -> Any:
-        return next(self._rows, None)
 
 
 class Dialect:

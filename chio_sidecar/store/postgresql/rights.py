@@ -16,7 +16,8 @@ GRANT SELECT ON ALL TABLES IN SCHEMA chio TO {{role}};
 GRANT SELECT ON ALL SEQUENCES IN SCHEMA chio TO {{role}};
 GRANT INSERT ON chio.revoked_capabilities, chio.capability_invocations, chio.budget_charges, chio.chio_hitl_pending,
     chio.chio_hitl_resolved, chio.chio_hitl_consumed_tokens TO {{role}};
-GRANT EXECUTE ON FUNCTION chio.claim, chio.renew, chio.append, chio.spend, chio.horizon, chio.fact TO {{role}};
+GRANT EXECUTE ON FUNCTION chio.claim, chio.renew, chio.append, chio.spend, chio.decide, chio.obstacle, chio.record,
+    chio.horizon, chio.fact TO {{role}};
 """
 """The rights of a sidecar."""
 

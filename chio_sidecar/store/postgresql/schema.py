@@ -13,6 +13,7 @@ from psycopg import Error, errors, sql
 from chio_core.errors import ConfigurationError
 from chio_sidecar.store.driver import Unavailable
 from chio_sidecar.store.postgresql.connection import Connection, trouble
+from chio_sidecar.store.postgresql.decide import DECIDE
 from chio_sidecar.store.postgresql.functions import APPENDING, FUNCTIONS, HORIZON, INDEXES
 from chio_sidecar.store.postgresql.rights import ARCHIVE_GRANTS, ERASE_GRANTS, GRANTS, TOO_MUCH, TRUST_GRANTS
 from chio_sidecar.store.postgresql.tables import SCHEMA_VERSION, STEPS
@@ -188,7 +189,7 @@ def migrate(
                 tables, oldest = STEPS[step]
                 _run(connection, tables)
                 connection.execute("INSERT INTO chio.schema_version (version, oldest) VALUES (%s, %s)", (step, oldest))
-            _run(connection, FUNCTIONS)
+            _run(connection, FUNCTIONS + DECIDE)
             if not before:
                 _run(connection, HORIZON)
             for grants, name in roles.items():

@@ -1,8 +1,8 @@
 """The tables and triggers of the PostgreSQL store; `functions` has what its roles call.
 
 A role that owns the tables migrates; the role of the sidecars reads everything, adds budgets, uses, approvals and
-revocations, and adds receipts only through `chio.append`, which `chio.spend` calls. Triggers refuse the rest, to the
-owner too.
+revocations, and adds receipts only through `chio.append`, which `chio.spend` and `chio.decide` call. Triggers refuse
+the rest, to the owner too.
 
 A rotation (`rotate`) removes rows that a signed archive holds, as a role that can do nothing else. The triggers let go
 of these alone, as those of a SQLite store do: receipts up to the base of their log, which stays behind its newest
@@ -16,10 +16,10 @@ from __future__ import annotations
 from chio_sidecar.store.issuers import issuer_name
 from chio_sidecar.store.postgresql.rights import ERASURES
 
-SCHEMA_VERSION = 9
+SCHEMA_VERSION = 10
 """The version that this sidecar is made for. 1 knew no archives, 2 no authority, 3 no indexes for filters, 4 no history
-of the keys that sign, 6 no erasures, 7 no `chio.spend`, 8 only charges in it. Lists of 5 waited for the transactions
-that append."""
+of the keys that sign, 6 no erasures, 7 no `chio.spend`, 8 only charges in it, 9 no `chio.decide`. Lists of 5 waited for
+the transactions that append."""
 
 _APPEND_ONLY = (
     "http_receipts",
@@ -286,5 +286,6 @@ STEPS = {
     7: (ERASURES, 7),  # an older check would call its digests and its erasures changes
     8: ("", 7),  # a function
     9: (_CHARGING, 7),
+    10: ("", 7),  # functions
 }
 """For each version: what it adds, and the oldest sidecar that works with it."""

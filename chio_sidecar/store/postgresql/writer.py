@@ -1,10 +1,10 @@
 """The transactions of one sidecar: receipts into its log, and what is shared with other sidecars under locks.
 
-* A batch of receipts without conditions is one call of `chio.append`, which is its own transaction: one round trip. If
-  they charge accounts, use grants or approvals, and all of that may be spent, it is one call of `chio.spend`.
-* Everything else runs `writes.apply` in a transaction that locks, in one order, all accounts, grants, approvals and
-  tokens of the batch. So it reads what no other sidecar changes before the commit, and reads and adds once for all.
-  Other sidecars wait for these locks: what needs none of them is read before, and what is added is one statement.
+* The receipts of a batch are one call of `chio.append`, or of `chio.spend` if they charge accounts, use grants or
+  approvals. Each is its own transaction: one round trip. If something in the batch is refused or repeated, or asks for
+  an approval, a call of `chio.decide` stores the rest.
+* Revocations, and approval requests and responses without a receipt, run `writes.apply` in a transaction that locks, in
+  one order, what they read.
 
 The log is claimed by epoch. A later claim raises the epoch, and this sidecar then takes another log.
 """
@@ -22,38 +22,34 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from chio_sidecar.store import (
+    AppendOutcome,
     ApprovalRequest,
     ApprovalResponse,
     ApprovalUse,
     Charge,
-    Conflict,
     Invocation,
-    Obligation,
     Stored,
     StoreUnavailable,
 )
 from chio_sidecar.store.driver import Trouble
 from chio_sidecar.store.place import DatabasePlace
 from chio_sidecar.store.postgresql.connection import Connection, connect, trouble
+from chio_sidecar.store.postgresql.decide import obligations_of
 from chio_sidecar.store.postgresql.functions import APPENDING
 from chio_sidecar.store.postgresql.log import (
     LEASE_SECONDS,
     RENEW,
-    Batch,
     Dialect,
     Head,
     LogMovedError,
     PostgresqlLog,
     Spending,
-    TakenError,
-    known,
 )
 from chio_sidecar.store.writes import Append, Revoke, Write, apply, chained
 
 _PAUSE_SECONDS = 0.002
 
 _CLAIM = "SELECT log_id, epoch, seq, digest FROM chio.claim(%s, %s, %s, %s)"
-_REVOKED = "SELECT capability_id FROM revoked_capabilities WHERE capability_id = ANY(%s)"
 _LOCK = "SELECT pg_advisory_xact_lock(k) FROM unnest(%s::bigint[]) AS k"
 BEGIN = """
 BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL search_path = chio, pg_catalog, pg_temp;
@@ -76,7 +72,6 @@ class PostgresqlWriter:
         self._holder = f"{socket.gethostname()}:{os.getpid()}"
         self._head: Head | None = None
         self._log: PostgresqlLog | None = None
-        self._row_by_row = False
 
     def open(self) -> Connection:
         """Connect, and claim the log of before or another one."""
@@ -100,17 +95,26 @@ class PostgresqlWriter:
     def begin(self, connection: Connection) -> None:
         """Begin the time of a transaction; `apply` begins the transaction itself, if one statement is not enough."""
         connection.limit(self._seconds)
-        self._log, self._row_by_row = None, False
+        self._log = None
 
     def apply(self, connection: Connection, works: Sequence[Write]) -> Sequence[Any]:
-        """Do the work; what is one statement is committed with it."""
+        """Do the work; receipts are committed with their statement."""
+        # In one order, so that two sidecars with the same ids do not wait for each other.
+        appends = sorted(
+            ((index, work) for index, work in enumerate(works) if isinstance(work, Append)),
+            key=lambda one: one[1].entry.request_id,
+        )
+        others = [(index, work) for index, work in enumerate(works) if not isinstance(work, Append)]
+        results: dict[int, Any] = {}
         while True:
             try:
-                results = self._append_at_once(connection, works)
-                return self._in_transaction(connection, works) if results is None else results
-            except TakenError:
-                self.rollback(connection)
-                self._row_by_row = True
+                if appends and not results:
+                    stored = self._append(connection, [work for _, work in appends])
+                    results.update(zip((index for index, _ in appends), stored, strict=True))
+                if others:
+                    done = self._in_transaction(connection, [work for _, work in others])
+                    results.update(zip((index for index, _ in others), done, strict=True))
+                return [results[index] for index in range(len(works))]
             except LogMovedError:
                 self.rollback(connection)
                 self._claim(connection)
@@ -165,80 +169,42 @@ class PostgresqlWriter:
         assert found is not None  # noqa: S101 - the function returns one row
         self._head = Head(*found)
 
-    def _append_at_once(self, connection: Connection, works: Sequence[Write]) -> list[Any] | None:
-        """Store a batch in one statement if it is receipts whose conditions all hold; None if that is not enough."""
+    def _append(self, connection: Connection, appends: Sequence[Append]) -> Sequence[AppendOutcome]:
+        """Store receipts with what they spend in one statement or, if not all of them can be, in a second one."""
         assert self._head is not None  # noqa: S101 - `open` has claimed a log
-        appends = [work for work in works if isinstance(work, Append)]
-        if self._row_by_row or len(appends) != len(works):
-            return None
-        # In one order, so that two sidecars with the same ids do not wait for each other.
-        appends.sort(key=lambda one: one.entry.request_id)
-        spending = Spending()
-        for entry in (work.entry for work in appends):
-            own = () if entry.invocation is None else (entry.invocation,)
-            if not all(spending.add(one, entry.request_id) for one in (*own, *entry.obligations)):
-                return None
         log = PostgresqlLog(connection, self._head, {name for one in appends for name in one.entry.unless_revoked})
-        rows = chained(log.end(), appends)
-        if not (log.spend(rows, spending, _keys(works), self._seconds) if spending else log.insert(rows)):
-            return None
+        spending, keys = Spending(), _keys(appends)
+        outcomes: Sequence[AppendOutcome] | None = None
+        if all(spending.add(one, work.entry.request_id) for work in appends for one in obligations_of(work.entry)):
+            rows = chained(log.end(), appends)
+            if log.spend(rows, spending, keys, self._seconds) if spending else log.insert(rows):
+                outcomes = [Stored(work.entry.receipt_json, fresh=True) for work in appends]
+        if outcomes is None:
+            try:
+                outcomes = log.decide(appends, keys, self._seconds)
+            except psycopg.errors.UniqueViolation:
+                # The committer gives each receipt of this batch a transaction of its own.
+                names = ", ".join(work.entry.receipt_id for work in appends)
+                raise StoreUnavailable(f"receipt id {names} is taken by another request") from None
         self._head = log.head
-        return [Stored(work.entry.receipt_json, fresh=True) for work in works if isinstance(work, Append)]
-
-    def _apply(
-        self, connection: Connection, log: PostgresqlLog, works: Sequence[Write], revoked: set[str]
-    ) -> list[Any]:
-        if self._row_by_row or any(isinstance(work, Revoke) for work in works):
-            return apply(Dialect(connection), log, works)
-        batch = Batch(connection, log, works, revoked)
-        results = apply(batch, batch, works)
-        batch.flush(self._seconds)
-        return results
+        return outcomes
 
     def _in_transaction(self, connection: Connection, works: Sequence[Write]) -> list[Any]:
+        """Do work that stores no receipt; `commit` ends its transaction."""
         assert self._head is not None  # noqa: S101 - `open` has claimed a log
         shared = "" if any(isinstance(work, Revoke) for work in works) else "_shared"
         begin = BEGIN.format(wait=max(1, int(self._seconds * 1000)), shared=shared, key=APPENDING)
         connection.execute(begin.encode())
-        # Before the locks. A request that another sidecar stores until they are held is found when it is refused or
-        # inserted, and a revocation waits for the lock of everything that appends.
-        earlier = known(connection, works)
-        names = sorted({name for work in works if isinstance(work, Append) for name in work.entry.unless_revoked})
-        revoked = {name for (name,) in connection.execute(_REVOKED, (names,))} if names else set()
         if keys := _keys(works):
             connection.execute(_LOCK, (keys,))
         self._log = log = PostgresqlLog(connection, self._head)
-
-        results: dict[int, Any] = {}
-        waiting = sorted(enumerate(works), key=lambda pair: _request_id(pair[1]))
-        while waiting:
-            # Repeated requests were looked up once for all; of two with one id in this batch, the second comes later.
-            now: dict[str, tuple[int, Write]] = {}
-            later = []
-            for index, work in waiting:
-                found = earlier.get(work.entry.request_id) if isinstance(work, Append) else None
-                if found is not None and isinstance(work, Append):
-                    same = found[0] == work.entry.fingerprint
-                    results[index] = Stored(found[1], fresh=False) if same else Conflict()
-                elif (name := _request_id(work) or f"\0{index}") in now:
-                    later.append((index, work))
-                else:
-                    now[name] = (index, work)
-            done = self._apply(connection, log, [work for _, work in now.values()], revoked)
-            results.update((index, result) for (index, _), result in zip(now.values(), done, strict=True))
-            waiting, earlier = later, known(connection, [work for _, work in later])
-        return [results[index] for index in range(len(works))]
-
-
-def _request_id(work: Write) -> str:
-    return work.entry.request_id if isinstance(work, Append) else ""
+        return apply(Dialect(connection), log, works)
 
 
 def _shared_things(work: Write) -> Iterator[tuple[str, ...]]:
     """Yield what a piece of work reads and then changes, and other sidecars could change in between."""
     if isinstance(work, Append):
-        obligations: tuple[Obligation, ...] = work.entry.obligations
-        for one in obligations if work.entry.invocation is None else (work.entry.invocation, *obligations):
+        for one in obligations_of(work.entry):
             if isinstance(one, Charge):
                 yield "account", one.account
             elif isinstance(one, Invocation):
