@@ -111,7 +111,12 @@ def run(args: argparse.Namespace) -> int:
     # The private key is ignored before a setting can have it made.
     settings, environment = _settings(folder / ".env", project)
     private = _private_files(folder, environment, project.stores)
-    secrets = ["/.env"] if _holds_secrets(environment) else []
+    # `.env` may hold a secret: a token, an address with a password, a setting of another program.
+    has_secrets = any(
+        not name.startswith("CHIO_") or (name.endswith("_TOKEN") and value) or "@" in value
+        for name, value in environment.items()
+    )
+    secrets = ["/.env"] if has_secrets else []
     changes = [_ignored(folder / ".gitignore", [*(f"/{name}" for name in private), _KEYS, *secrets]), settings]
     if found is not None:
         test = folder / TEST_FILE
@@ -209,14 +214,6 @@ def _private_files(folder: Path, environment: Mapping[str, str], stores: Sequenc
     paths = [Path(os.path.normpath(folder / one)) for one in named]
     inside = [one.relative_to(folder).as_posix() for one in paths if one != folder and one.is_relative_to(folder)]
     return [re.sub(r"([\\*?\[\] ])", r"\\\1", name) + "*" for name in dict.fromkeys(inside)]
-
-
-def _holds_secrets(environment: Mapping[str, str]) -> bool:
-    """Return True if `.env` may hold a secret: a token, an address with a password, a setting of another program."""
-    return any(
-        not name.startswith("CHIO_") or (name.endswith("_TOKEN") and value) or "@" in value
-        for name, value in environment.items()
-    )
 
 
 def _text(path: Path) -> str | None:

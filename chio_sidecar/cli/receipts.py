@@ -221,7 +221,11 @@ def _printer(args: argparse.Namespace, *, is_table: bool) -> Callable[[Iterable[
             if args.raw:
                 emit_exactly(receipt.encode() if isinstance(receipt, str) else receipt)
             else:
-                emit(compact(_with_outcome(receipt)))
+                # Another service may have tool-call receipts, which have a decision and no verdict.
+                verdict = receipt.get("verdict") if isinstance(receipt, dict) else None
+                if isinstance(verdict, dict):
+                    receipt = receipt | {"verdict": verdict | {"outcome": verdict.get("verdict")}}
+                emit(compact(receipt))
 
     return print_table if is_table else print_lines
 
@@ -242,14 +246,6 @@ def _cells(receipt: Any) -> list[str]:
         verdict, reason = {"verdict": "erased"}, f"on {utc(document.get('erased_at'))} for: {document.get('reason')}"
     found = (verdict.get("verdict"), document.get("method"), route, reason, document.get("id"))
     return [utc(document.get("timestamp")), *("" if value is None else str(value) for value in found)]
-
-
-def _with_outcome(receipt: Any) -> Any:
-    # Another service may have tool-call receipts, which have a decision and no verdict.
-    verdict = receipt.get("verdict") if isinstance(receipt, dict) else None
-    if not isinstance(verdict, dict):
-        return receipt
-    return receipt | {"verdict": verdict | {"outcome": verdict.get("verdict")}}
 
 
 def add_show_options(parser: argparse.ArgumentParser) -> None:

@@ -227,7 +227,13 @@ def required_by(refusal: Refusal, documented: Wanted | None = None) -> Wanted | 
     """
     if documented is not None and documented.tool is not None:
         return documented
-    return _named(refusal) or documented or (Wanted() if _any_passes(refusal) else None)
+    if (known := _named(refusal) or documented) is not None:
+        return known
+    # Any capability will do only if the application has stated that its route names no tool; a receipt alone does not
+    # state that. The body for a missing capability has the command for this route; observe mode states the requirement.
+    hint = refusal.details.get("hint", "")
+    for_any = refusal.code is not None and hint.startswith(_ISSUE) and hint.endswith(" --server SERVER --tool TOOL")
+    return Wanted() if for_any or refusal.requires is not None or refusal.reason in ANY_REQUIRED else None
 
 
 def _named(refusal: Refusal) -> Wanted | None:
@@ -244,14 +250,6 @@ def _named(refusal: Refusal) -> Wanted | None:
         (server, tool) if slash else (None, None),
     )
     return next((Wanted(server, tool) for server, tool in candidates if server and tool), None)
-
-
-def _any_passes(refusal: Refusal) -> bool:
-    """Return True if the application has stated that its route names no tool; a receipt alone does not state that."""
-    # The body for a missing capability has the command for this route; observe mode states the requirement.
-    hint = refusal.details.get("hint", "")
-    for_any = refusal.code is not None and hint.startswith(_ISSUE) and hint.endswith(" --server SERVER --tool TOOL")
-    return for_any or refusal.requires is not None or refusal.reason in ANY_REQUIRED
 
 
 def _command(refusal: Refusal, issuer: Sequence[str]) -> str | None:
