@@ -261,11 +261,11 @@ def test_a_reason_is_logged_and_not_sent(face: Face, caplog: pytest.LogCaptureFi
 
 CANARY = "canary-5be1d2"
 REFUSAL = {"error": "chio_evaluate_unauthorized", "message": "set CHIO_EVALUATE_TOKEN"}
-REFUSING = Behaviour("no_bearer", "Refuse a caller without the token.", lambda _: Reply(compact(REFUSAL), 401))
+NO_BEARER = Behaviour("no_bearer", "Refuse a caller without the token.", lambda _: Reply(compact(REFUSAL), 401))
 
 
 def for_bearers(asked: EvaluateRequest) -> Behaviour:
-    return ALLOW if asked.headers.get("authorization") == f"Bearer {CANARY}" else REFUSING
+    return ALLOW if asked.headers.get("authorization") == f"Bearer {CANARY}" else NO_BEARER
 
 
 @pytest.mark.parametrize("face", FACES, ids=str)
