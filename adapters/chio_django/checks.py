@@ -177,7 +177,10 @@ def _check_middleware() -> list[CheckMessage]:
     if len(ours) > 1:
         hint = f'Leave one "{MIDDLEWARE}" in MIDDLEWARE.'
         found.append(Error("Chio would evaluate every request more than once.", hint=hint, id="chio.E004"))
-    found += [_outside(path) for path in listed[: ours[0]] if path in _PAGE_CACHES]
+    for path in listed[: ours[0]]:
+        if path in _PAGE_CACHES:
+            hint = f'Move "{MIDDLEWARE}" before it.'
+            found.append(CheckWarning(f"{path} responds from its cache before Chio runs.", hint=hint, id="chio.W006"))
     return found
 
 
@@ -192,11 +195,6 @@ def _check_csrf() -> list[CheckMessage]:
         Error(f"{one.message.partition(':')[0]}.", hint=hint, id="chio.E008")
         for one in csrf_findings(options, protected, "")
     ]
-
-
-def _outside(path: str) -> CheckMessage:
-    hint = f'Move "{MIDDLEWARE}" before it.'
-    return CheckWarning(f"{path} responds from its cache before Chio runs.", hint=hint, id="chio.W006")
 
 
 def _is_ours(path: str) -> bool:

@@ -55,8 +55,14 @@ class Conf:
     def unknown(self) -> dict[str, str]:
         """Unknown `CHIO_*` names in Django's settings, each with a hint."""
         present = [name for name in dir(settings) if name.startswith(PREFIX) and name.isupper()]
-        names = [name for name in unknown_names(dict.fromkeys(present, "")) if name not in HOOKS]
-        return {name: _hint(name) for name in names}
+        hints = {}
+        for name in unknown_names(dict.fromkeys(present, "")):
+            if name not in HOOKS:
+                near = nearest_name(name, (*HOOKS, GUARDS, VIEW_POLICIES))
+                hints[name] = (
+                    f"Did you mean {near}?" if near else "Remove it, or see docs/django.md for the known names."
+                )
+        return hints
 
     def hook(self, name: str) -> Callable[..., Any] | None:
         """Return the function that one of `HOOKS` names, or None.
@@ -106,11 +112,6 @@ def _guard(value: Any) -> Any:
                 f"{GUARDS}: {value.__name__} cannot be made without arguments ({exc}); make one in a module and name it"
             ) from None
     return value
-
-
-def _hint(name: str) -> str:
-    near = nearest_name(name, (*HOOKS, GUARDS, VIEW_POLICIES))
-    return f"Did you mean {near}?" if near else "Remove it, or see docs/django.md for the known names."
 
 
 conf = Conf()

@@ -120,7 +120,13 @@ def _why_cross_site(view: RequestView) -> str | None:
     """
     if view.method in SAFE_METHODS and view.scope.get("type") != "websocket":
         return None
-    if not _has_ambient(view):
+    # A request of another site can only use credentials that the browser sends by itself.
+    is_ambient = (
+        bool(view.header_values("cookie"))
+        or from_client_certificate(view) is not None
+        or any(not text.strip().lower().startswith("bearer ") for text in view.header_values("authorization"))
+    )
+    if not is_ambient:
         return None
     site = [text.strip() for text in view.header_values("sec-fetch-site")]
     own = site in (["same-origin"], ["none"])
@@ -128,13 +134,6 @@ def _why_cross_site(view: RequestView) -> str | None:
         origin, host = view.header_values("origin"), view.header_values("host")
         own = len(origin) == len(host) == 1 and _is_of(origin[0], host[0])
     return None if own else "Sec-Fetch-Site or Origin do not state a page of this origin"
-
-
-def _has_ambient(view: RequestView) -> bool:
-    """Return True if a request has credentials that a browser sends by itself."""
-    if view.header_values("cookie") or from_client_certificate(view) is not None:
-        return True
-    return any(not text.strip().lower().startswith("bearer ") for text in view.header_values("authorization"))
 
 
 def _is_of(origin: str, host: str) -> bool:
