@@ -152,9 +152,6 @@ class Async:
     urlpatterns = (path("v", aview),)
 
 
-FIELDS = "&".join(f"f{number}=\xfc" for number in range(1001))
-
-
 @pytest.mark.parametrize("charset", CHARSETS)
 @pytest.mark.parametrize("query", QUERIES)
 def test_under_wsgi_it_is_evaluated_in_the_charset_of_the_content_type(charset: str, query: str) -> None:
