@@ -22,6 +22,8 @@ from typing import Any, Self
 
 import pytest
 
+from tests.watchdog import Watchdog
+
 _PATH = f"{sys.base_prefix}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NETWORK = "192.0.2"  # reserved for documentation; here between the namespaces of one test
 
@@ -228,7 +230,8 @@ class Engine:
             stderr=subprocess.STDOUT,
             start_new_session=True,  # to end its children with it
         )
-        container = Container(prefix, process, image.healthcheck)
+        watchdog = Watchdog('kill -s KILL -- "-$1"', process.pid)
+        container = Container(prefix, process, image.healthcheck, watchdog)
         self._ends.callback(container.end)
         return container
 
@@ -240,6 +243,7 @@ class Container:
     prefix: list[str]
     process: subprocess.Popen[bytes]
     healthcheck: list[str]
+    watchdog: Watchdog
     printed: str | None = None
 
     def execute(self, *command: str) -> subprocess.CompletedProcess[str]:
@@ -261,6 +265,7 @@ class Container:
                 # Its children too: one that stays holds the pipe open, which would then never end.
                 os.killpg(self.process.pid, signal.SIGKILL)
                 self.printed = self.process.communicate()[0].decode()
+            self.watchdog.close()
         return self.printed
 
 
