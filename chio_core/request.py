@@ -317,7 +317,7 @@ class HeaderLines(Mapping[str, str]):
             else:
                 known[lower] = [value]
 
-    def select(self, names: Iterable[str]) -> dict[str, Sequence[str]]:
+    def select(self, names: Collection[str]) -> dict[str, Sequence[str]]:
         """Return the lines of those headers in `names` (lower case) that are there."""
         known = self.by_name
         if known.keys().isdisjoint(names):  # as of most requests

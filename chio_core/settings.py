@@ -353,7 +353,7 @@ def bearer_text(value: str) -> str:
 
 
 def _check_port(parts: SplitResult) -> None:
-    """Check the port of a URL; the standard library's own message repeats what stands in its place.
+    """Check the port of a URL. The standard library's own message would repeat an invalid port, which may be a secret.
 
     Raises:
         ValueError: it is no number from 0 to 65535.

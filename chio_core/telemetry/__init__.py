@@ -139,8 +139,7 @@ class Watch:
         telemetry, span = self._telemetry, self._span
         try:
             telemetry.metrics.note(decision, seconds)
-            usual = decision.verdict == "allow" and decision.passthrough is None
-            level = logging.INFO if usual else level_of(decision)
+            level = level_of(decision)
             logs = decision_log.log.isEnabledFor(level)
             decided = decision_facts(decision) if logs or span is not None else {}
             if span is not None:
