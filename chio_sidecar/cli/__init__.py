@@ -303,6 +303,13 @@ class _Parser(argparse.ArgumentParser):
             self.error(f"unexpected argument: {rest[0]}")
         return found, rest
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        # After a mistyped option its value, perhaps a secret, is in the place of the command.
+        if action.metavar == "COMMAND" and action.choices is not None and value not in action.choices:
+            known = ", ".join(action.choices)
+            raise argparse.ArgumentError(action, f"no such command, or an option before it is mistyped ({known})")
+        super()._check_value(action, value)
+
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         found = super().parse_args(args, namespace)
         for name, value in vars(found).items():

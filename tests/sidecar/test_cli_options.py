@@ -146,3 +146,14 @@ def test_a_mistyped_option_is_named_without_its_value_and_with_the_option_that_i
     said = cli.misused(*arguments)
     assert message in f"{said}\n"
     assert "secret" not in said
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--control-tokn", "canary", "receipt"], ["receipt", "--control-tokn", "canary"]]
+)
+def test_the_value_of_a_mistyped_option_before_the_command_is_not_repeated(
+    cli: CommandLine, arguments: list[str]
+) -> None:
+    error = cli.misused(*arguments, "list")
+    assert "no such command, or an option before it is mistyped" in error
+    assert "canary" not in error
