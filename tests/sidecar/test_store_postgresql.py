@@ -129,9 +129,16 @@ async def test_what_was_acknowledged_before_the_database_crashed_is_stored_and_t
             assert told <= {row[0] for row in kit.fetch("SELECT request_id FROM chio.http_receipts")}
             assert isinstance(await store.append(entry("later")), Stored)
             assert await store.get("receipt-later-a") is not None
+            assert (await store.health()).detail.endswith("every commit synced")
         assert_chained(kit)
     finally:
         own.close()
+
+
+async def test_the_health_of_the_store_claims_no_synced_commits_where_the_server_syncs_none(kit: PostgresqlKit) -> None:
+    assert kit.fetch("SHOW fsync") == [("off",)]
+    async with opened(kit) as store:
+        assert (await store.health()).detail.endswith("commits are not synced: the server runs with fsync = off")
 
 
 async def test_a_paused_database_is_an_error_in_time_and_the_store_recovers(kit: PostgresqlKit) -> None:

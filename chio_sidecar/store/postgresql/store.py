@@ -70,14 +70,16 @@ class PostgresqlReceiptStore(CommittedStore):
 
     def _checked(self, connection: Connection) -> str:
         check(connection, self.place.shown)
-        (isolation,) = connection.execute("SELECT current_setting('transaction_isolation')").fetchone() or ("",)
+        settings = "SELECT current_setting('transaction_isolation'), current_setting('fsync')"
+        isolation, fsync = connection.execute(settings).fetchone() or ("", "")
         if isolation not in UNISOLATED:
             raise ConfigurationError(
                 f"transactions of this role in {self.place.shown} are {isolation}, so a receipt could be stored after"
                 f" the revocation of its capability; {SETTINGS[ISOLATED]}"
             )
         number = connection.info.server_version
-        return f"PostgreSQL {number // 10000}.{number % 10000}, a log of this sidecar, every commit synced"
+        synced = "every commit synced" if fsync == "on" else "commits are not synced: the server runs with fsync = off"
+        return f"PostgreSQL {number // 10000}.{number % 10000}, a log of this sidecar, {synced}"
 
     async def list(self, *, after: int = 0, limit: int = 50) -> Sequence[StoredReceipt]:
         """Return at most `limit` receipts whose position is greater than `after`, oldest first."""
