@@ -383,6 +383,22 @@ def test_a_batch_does_what_is_no_receipt_too_and_returns_each_result_in_its_plac
     assert_chained(kit)
 
 
+async def test_a_receipt_beside_a_failed_revocation_is_an_error_though_stored_and_repeating_it_returns_it(
+    kit: PostgresqlKit,
+) -> None:
+    revoking = "INSERT ON chio.revoked_capabilities"
+    async with opened(kit) as store:
+        kit.execute(f"REVOKE {revoking} FROM {ROLE}", OWNER)
+        batch = (store.append(entry(1)), store.revoke("cap-r"))  # one turn of the loop, so one batch
+        outcomes = await asyncio.gather(*batch, return_exceptions=True)
+        assert [type(one) for one in outcomes] == [StoreUnavailable, StoreUnavailable]
+        assert kit.fetch("SELECT request_id FROM chio.http_receipts") == [("request-1",)]
+        kit.execute(f"GRANT {revoking} TO {ROLE}", OWNER)
+        assert await store.append(entry(1)) == Stored(entry(1).receipt_json, fresh=False)
+        assert await store.revoke("cap-r")
+    assert_chained(kit)
+
+
 def test_a_batch_with_a_refusal_finds_what_another_sidecar_stores_meanwhile_and_spends_nothing_twice(
     kit: PostgresqlKit,
 ) -> None:
