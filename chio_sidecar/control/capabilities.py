@@ -217,7 +217,10 @@ class _Calls:
             raise bad_request(f"capability_id names an issuer, whose key would be withdrawn; {WITHDRAW}")
         if self._state.config.ephemeral:
             raise ControlError(500, _RELEASE, "persistent receipt_db must be configured for capability release")
-        await self._state.store.revoke(capability_id)
+        try:
+            await self._state.store.revoke(capability_id)
+        except InvalidDocument as exc:
+            raise bad_request(exc.message) from None
         return JSONResponse({"released": True})
 
     async def validate(self, document: dict[str, Any], _: bytes) -> Response:

@@ -31,10 +31,13 @@ def withdrawn(public_key: str) -> str:
 
 
 def check_revocable(name: str) -> None:
-    """Return if a name can be added to the list of revoked capabilities: any but a malformed name of an issuer.
+    """Return if a name can be added to the list of revoked capabilities.
 
     Raises:
-        InvalidDocument: it begins as the name of an issuer, and no public key follows. It would withdraw no key.
+        InvalidDocument: it is a whole token, which would stay valid; or it begins as the name of an issuer, and no
+            public key follows, so it would withdraw no key.
     """
+    if name.lstrip().startswith("{"):
+        raise InvalidDocument("a whole token is no id, and would stay valid; send its member id")
     if is_issuer_name(name) and re.fullmatch("[0-9a-f]{64}", name.removeprefix(ISSUER_PREFIX)) is None:
         raise InvalidDocument(f"after {ISSUER_PREFIX} must be a public key: 64 lower-case hex digits; {WITHDRAW}")

@@ -61,6 +61,11 @@ def test_a_release_of_an_unknown_or_released_id_has_the_same_response(app: Any) 
         assert release(app, capability_id="cap-unknown").json() == {"released": True}
 
 
+def test_a_whole_token_is_not_released_as_if_it_were_an_id(app: Any) -> None:
+    response = release(app, capability_id=json.dumps(token()))
+    assert (response.status_code, "send its member id" in response.text) == (400, True)
+
+
 def test_the_release_of_a_capability_withdraws_no_key(app: Any) -> None:
     response = release(app, capability_id=f" issuer:{'ab' * 32}")
     assert response.status_code == 400

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -225,6 +226,12 @@ def test_a_call_that_needs_a_missing_option_is_refused_with_409(
     response = fetch(trust(), method, path, json=body, headers=AUTH)
     error = f"trust control service requires {needed[path]}"
     assert (response.status_code, response.json()) == (409, {"error": error})
+
+
+def test_a_whole_token_is_not_revoked_as_if_it_were_an_id(app: Any) -> None:
+    response = post(app, "/v1/revocations", capabilityId=json.dumps(issue(app)))
+    assert (response.status_code, "send its member id" in response.text) == (400, True)
+    assert get(app, "/v1/revocations")["count"] == 0
 
 
 def test_a_revocation_is_listed(app: Any) -> None:
