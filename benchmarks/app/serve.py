@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import gc
 import json
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from importlib import metadata
 from pathlib import Path
 
@@ -33,9 +36,18 @@ class Echo(BaseModel):
     count: int
 
 
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Set the garbage collector as docs/operations.md recommends."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000)
+    yield
+
+
 def bare(options: argparse.Namespace) -> FastAPI:
     """Return the application without any middleware."""
-    app = FastAPI(openapi_url=None)
+    app = FastAPI(openapi_url=None, lifespan=lifespan)
 
     @app.get("/hello")
     async def hello() -> dict[str, str]:
