@@ -126,7 +126,14 @@ def test_a_page_is_read_by_an_index_and_takes_less_than_50_ms_of_the_database(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "statements"),
-    [("receipt list --limit 20", 2), ("receipt show r77", 1), ("receipt diff", 3), ("explain r997", 1), ("doctor", 1)],
+    [
+        ("receipt list --limit 20", 2),
+        ("receipt show r77", 1),
+        ("receipt diff", 3),
+        ("explain r997", 1),
+        ("explain q997", 2),
+        ("doctor", 1),
+    ],
 )
 def test_no_statement_of_a_command_reads_the_whole_table_or_takes_50_ms_of_the_database(
     command: str, statements: int, explained: Explained, cli: CommandLine, full_size: bool
