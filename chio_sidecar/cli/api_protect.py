@@ -18,6 +18,7 @@ from chio_sidecar.cli.options import (
     check_url,
     file_mode,
     given_token,
+    lifetime,
     positive,
     say_if_new,
     store_of_options,
@@ -104,7 +105,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-ttl",
         metavar="SEC",
-        type=positive,
+        type=lifetime,
         default=MAX_MINTED_TTL,
         help=f"longest lifetime in seconds of a capability that the control plane issues ({MAX_MINTED_TTL})",
     )

@@ -223,6 +223,16 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def lifetime(text: str) -> int:
+    """Read a duration, in seconds or with one of the units of `moment`, as seconds."""
+    found = re.fullmatch(r"([0-9]{1,10})([smhd]?)", text)
+    if found is None or int(found[1]) < 1:
+        raise argparse.ArgumentTypeError(
+            f"{text[:40]!r} is no lifetime; write seconds, or an amount such as 30m, 24h, 7d"
+        )
+    return int(found[1]) * _UNITS[found[2] or "s"]
+
+
 def file_mode(text: str) -> int:
     """Read the permissions of a file in octal."""
     if not re.fullmatch("0?[0-7]{3}", text):

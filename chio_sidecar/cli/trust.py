@@ -24,6 +24,7 @@ from chio_sidecar.cli.options import (
     StorePlace,
     given_token,
     json_value,
+    lifetime,
     named,
     positive,
     public_key,
@@ -85,7 +86,7 @@ def add_issue_options(parser: argparse.ArgumentParser) -> None:
         help='repeatable, for example \'{"type":"max_length","value":100}\'',
     )
     parser.add_argument("--max-invocations", metavar="N", type=positive, help="how often each grant may be used")
-    parser.add_argument("--ttl", metavar="SEC", type=positive, default=3600, help="lifetime in seconds (3600)")
+    parser.add_argument("--ttl", metavar="SEC", type=lifetime, default=3600, help="lifetime in seconds (3600), or 24h")
     parser.add_argument(
         "--subject", metavar="HEX", type=_subject, default=ANONYMOUS, help="public key of the holder (all zeros)"
     )
@@ -240,7 +241,7 @@ def add_serve_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-ttl",
         metavar="SEC",
-        type=positive,
+        type=lifetime,
         default=MAX_TTL,
         help=f"longest lifetime of a token ({MAX_TTL}, a year)",
     )

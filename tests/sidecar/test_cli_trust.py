@@ -103,6 +103,18 @@ def test_every_option_is_in_the_token(tmp_path: Path, issue: Issue) -> None:
     verify_capability(token, trusted_issuers={key.public_hex}, accept_schema_form=False)
 
 
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30m", 1800), ("24h", 86_400), ("7d", 604_800)])
+def test_a_lifetime_may_have_a_unit(text: str, seconds: int, tmp_path: Path, issue: Issue) -> None:
+    token = issue("--authority-seed-file", tmp_path / "seed", "--ttl", text)
+    assert token["expires_at"] - token["issued_at"] == seconds
+
+
+def test_a_lifetime_that_is_none_is_refused_with_the_forms(cli: CommandLine) -> None:
+    assert "'1 hour' is no lifetime; write seconds, or an amount such as 30m, 24h, 7d" in cli.misused(
+        *ISSUE, "--ttl", "1 hour"
+    )
+
+
 def test_an_authority_database_signs_too(tmp_path: Path, cli: CommandLine, issue: Issue) -> None:
     assert "there is no authority in" in cli.fails(*ISSUE, "--authority-db", tmp_path / "a.db")
     authority = DatabaseAuthority(tmp_path / "a.db")
