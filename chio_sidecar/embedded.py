@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import closing, suppress
 from dataclasses import replace
 from importlib import import_module
@@ -85,6 +85,7 @@ def open_embedded(
     environ: Mapping[str, str] | None = None,
     busy_seconds: float | None = None,
     document: str | None = None,
+    trusted_keys: Collection[str] = (),
 ) -> EmbeddedSidecar:
     """Open a sidecar, its store and its key, so that a mistake in the configuration raises at once.
 
@@ -96,17 +97,20 @@ def open_embedded(
             the process's environment.
         busy_seconds: how long a write waits for another process that holds the store; None: as `SidecarConfig`.
         document: OpenAPI document, used if `path` names none.
+        trusted_keys: public keys (hex) whose receipts the application accepts; empty for this sidecar's own.
 
     Raises:
-        ConfigurationError: the path, the store, the key, the document or a variable cannot be used.
+        ConfigurationError: the path, the store, the key, the document or a variable cannot be used, or the sidecar's
+            key is none of `trusted_keys`.
     """
     config = _config(path, os.environ if environ is None else environ, document)
+    _check_trusted(config, trusted_keys)
     app = create_app(config if busy_seconds is None else replace(config, busy_seconds=busy_seconds))
     app.state.sidecar.open()
     return EmbeddedSidecar(app)
 
 
-def check_embedded(path: str, *, environ: Mapping[str, str] | None = None) -> None:
+def check_embedded(path: str, *, environ: Mapping[str, str] | None = None, trusted_keys: Collection[str] = ()) -> None:
     """Check that `open_embedded` can open a sidecar, without creating or writing anything.
 
     Raises:
@@ -115,7 +119,7 @@ def check_embedded(path: str, *, environ: Mapping[str, str] | None = None) -> No
     config = _config(path, os.environ if environ is None else environ, None)
     if config.spec_text is not None:
         RouteTable.from_openapi(config.spec_text)
-    existing_key(config.resolved_key_path)
+    _check_trusted(config, trusted_keys)
     store = config.store_path
     if store is None:
         # A database is only asked when it is opened, because it may start later; without its extra this import raises.
@@ -142,6 +146,17 @@ def check_embedded(path: str, *, environ: Mapping[str, str] | None = None) -> No
         found = trouble(exc, store)
         if found.kind != "busy":
             raise ConfigurationError(f"cannot use {store} as a receipt store: {found}") from None
+
+
+def _check_trusted(config: SidecarConfig, trusted_keys: Collection[str]) -> None:
+    # Else the application would start, and refuse every request with a 502.
+    key = existing_key(config.resolved_key_path)
+    if trusted_keys and (key is None or key.public_hex not in trusted_keys):
+        own = f"{key.public_hex} ({config.resolved_key_path})" if key is not None else "a key that it has yet to make"
+        raise ConfigurationError(
+            f"an embedded sidecar signs with its own key, {own}, and trusted_kernel_keys (CHIO_TRUSTED_KERNEL_KEYS)"
+            f" names only {', '.join(sorted(trusted_keys))}; leave that setting out, or add the key"
+        )
 
 
 def own_key(path: str) -> SigningKey:

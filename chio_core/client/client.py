@@ -112,13 +112,10 @@ class ChioClient(_Client):
             ConfigurationError: its store or its key cannot be used.
         """
         if self._embedded is None and self._transport is None and self.settings.sidecar_url.startswith("embedded:"):
-            from chio_core.client.in_process import busy_seconds_for, keys_of, open_sidecar
+            from chio_core.client.in_process import keys_of, open_sidecar
 
-            self._embedded = open_sidecar(
-                self.settings.sidecar_url,
-                busy_seconds=busy_seconds_for(self.settings),
-                document=self.document(self.mounts) if self.document is not None else None,
-            )
+            document = self.document(self.mounts) if self.document is not None else None
+            self._embedded = open_sidecar(self.settings, document)
             self.trust = KeyTrust(keys_of(self.settings, self._embedded.public_key))
 
     async def evaluate(self, call: EvaluateCall, *, timeout: float | None = None) -> Decision:
@@ -275,13 +272,9 @@ class SyncChioClient(_Client):
         if carrier is not None:
             self._carrier = carrier
         elif self.settings.sidecar_url.startswith("embedded:"):
-            from chio_core.client.in_process import PortalCarrier, busy_seconds_for, keys_of
+            from chio_core.client.in_process import PortalCarrier, keys_of
 
-            portal = PortalCarrier(
-                self.settings.sidecar_url,
-                busy_seconds=busy_seconds_for(self.settings),
-                document=document(("",)) if document is not None else None,
-            )
+            portal = PortalCarrier(self.settings, document(("",)) if document is not None else None)
             self.trust = KeyTrust(keys_of(self.settings, portal.public_key))
             self._carrier = portal
         else:

@@ -33,22 +33,25 @@ _JSON = (b"content-type", b"application/json")
 _HEADERS = ((b"host", b"embedded"), (b"accept", b"application/json"))
 
 
-def open_sidecar(url: str, *, busy_seconds: float | None = None, document: str | None = None) -> EmbeddedSidecar:
-    """Open the sidecar that an `embedded:` URL names.
+def open_sidecar(settings: ChioSettings, document: str | None = None) -> EmbeddedSidecar:
+    """Open the sidecar that the setting `sidecar_url` names.
+
+    `embedded:FILE` is the receipt store; its signing key is in `FILE.key` beside it. Tests get another store, see
+    `chio_core.scratch`.
 
     Args:
-        url: `embedded:FILE`; FILE is the receipt store, its signing key is in `FILE.key` beside it. Tests get another
-            store, see `chio_core.scratch`.
-        busy_seconds: seconds that a write waits for the store's file; None: the sidecar's default.
         document: OpenAPI document to use if the URL names none.
 
     Raises:
-        ConfigurationError: the extra `sidecar` is not installed, or the store or the key cannot be used.
+        ConfigurationError: the extra `sidecar` is not installed, the store or the key cannot be used, or the settings
+            trust other keys than the sidecar's.
     """
     opened: EmbeddedSidecar
+    busy = busy_seconds_for(settings)
     with _naming_the_setting():
-        place = replaced(url).partition(":")[2]
-        opened = _embedded().open_embedded(place, busy_seconds=busy_seconds, document=document)
+        place = replaced(settings.sidecar_url).partition(":")[2]
+        trusted = _trusted_keys(settings)
+        opened = _embedded().open_embedded(place, busy_seconds=busy, document=document, trusted_keys=trusted)
     return opened
 
 
@@ -63,7 +66,8 @@ def check_files(settings: ChioSettings) -> None:
     """
     if settings.sidecar_url.startswith("embedded:"):
         with _naming_the_setting():
-            _embedded().check_embedded(replaced(settings.sidecar_url).partition(":")[2])
+            place = replaced(settings.sidecar_url).partition(":")[2]
+            _embedded().check_embedded(place, trusted_keys=_trusted_keys(settings))
     seed = settings.authority_seed_file
     if seed is not None and settings.trust_url is None and not is_left_alone(Path(seed)):
         read_seed(seed)
@@ -73,9 +77,14 @@ def keys_of(settings: ChioSettings, public_key: str) -> Collection[str]:
     """Return the keys whose receipts count: those of the settings, else the sidecar's own.
 
     Args:
-        public_key: of the sidecar that was opened. In tests it is another one than the configured.
+        public_key: of the sidecar that was opened.
     """
-    return (public_key,) if replaces(settings.sidecar_url) else settings.trusted_kernel_keys or (public_key,)
+    return _trusted_keys(settings) or (public_key,)
+
+
+def _trusted_keys(settings: ChioSettings) -> Collection[str]:
+    # The sidecar of a test is another one than the configured.
+    return () if replaces(settings.sidecar_url) else settings.trusted_kernel_keys
 
 
 def own_key(url: str) -> SigningKey:
@@ -207,14 +216,14 @@ class PortalCarrier:
     """A `BlockingCarrier` to a sidecar in a separate thread with an event loop.
 
     Args:
-        url, busy_seconds, document: see `open_sidecar`.
+        settings, document: see `open_sidecar`.
 
     Raises:
         ConfigurationError: see `open_sidecar`.
     """
 
-    def __init__(self, url: str, *, busy_seconds: float | None = None, document: str | None = None) -> None:
-        sidecar = open_sidecar(url, busy_seconds=busy_seconds, document=document)
+    def __init__(self, settings: ChioSettings, document: str | None = None) -> None:
+        sidecar = open_sidecar(settings, document)
         self.public_key: str = sidecar.public_key
         self._carrier = PerProcess(partial(EmbeddedCarrier, sidecar))
         self._thread = LoopThread("chio-embedded", partial(_close, self._carrier, sidecar))

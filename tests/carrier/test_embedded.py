@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from chio_core.canonical import parse_json
-from chio_core.client.in_process import EmbeddedCarrier, InProcessCarrier, open_sidecar
-from chio_core.errors import ReceiptRejected
+from chio_core.client.client import SyncChioClient
+from chio_core.client.in_process import EmbeddedCarrier, InProcessCarrier, check_files, open_sidecar, own_key
+from chio_core.errors import ConfigurationError, ReceiptRejected
 from chio_core.evaluation.conclude import conclude
 from chio_core.evaluation.exchange import EVALUATE_PATH, EvaluateCall, RawResponse
 from chio_core.evaluation.outcomes import Decision
@@ -27,9 +28,23 @@ SETTINGS = ChioSettings(receipt_tolerance=10.0**10)
 
 @pytest.fixture
 def sidecar(tmp_path: Path) -> Iterator[EmbeddedSidecar]:
-    opened = open_sidecar(f"embedded:{tmp_path}/receipts.sqlite3")
+    opened = open_sidecar(ChioSettings(sidecar_url=f"embedded:{tmp_path}/receipts.sqlite3"))
     yield opened
     run(opened.close())
+
+
+@pytest.mark.parametrize("key_exists", [True, False], ids=["its key", "no key yet"])
+@pytest.mark.parametrize("start", [check_files, open_sidecar, SyncChioClient], ids=["check", "open", "threads"])
+def test_an_embedded_sidecar_with_another_key_than_the_trusted_ones_stops_the_start(
+    start: Callable[[ChioSettings], object], key_exists: bool, tmp_path: Path
+) -> None:
+    url = f"embedded:{tmp_path}/receipts.sqlite3"
+    own = own_key(url).public_hex if key_exists else "a key that it has yet to make"
+    with pytest.raises(ConfigurationError) as caught:
+        start(ChioSettings(sidecar_url=url, trusted_kernel_keys=("ab" * 32,)))
+    assert own in caught.value.message
+    assert f"names only {'ab' * 32}; leave that setting out" in caught.value.message
+    assert not (tmp_path / "receipts.sqlite3").exists()
 
 
 def call(request_id: str = "req-1", view: View | None = None) -> EvaluateCall:
