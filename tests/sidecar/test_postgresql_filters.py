@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import closing
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -12,8 +14,10 @@ pytest.importorskip("psycopg")
 
 from chio_core.canonical import compact_json
 from chio_sidecar.records.archive import ReceiptFilter, open_archive
+from chio_sidecar.records.export_postgresql import open_logs
+from chio_sidecar.records.fsck_postgresql import DatabaseInspection
 from chio_sidecar.records.listing import ReceiptWindow
-from chio_sidecar.store.place import Place
+from chio_sidecar.store.place import DatabasePlace, Place
 from tests.sidecar.control_tools import CommandLine
 from tests.sidecar.postgres_tools import OWNER, PostgresqlKit, Server
 from tests.viewer.records import receipt
@@ -76,7 +80,10 @@ class Explained:
             except Exception as exc:  # noqa: BLE001 - of the database
                 pytest.skip(f"this server cannot explain what it does: {exc}")
             owner.execute(FILL, (compact_json(TEMPLATE), rows))
-            owner.execute("UPDATE chio.logs SET seq = seq")
+            owner.execute(
+                "INSERT INTO chio.logs (epoch, holder, leased_until, seq, digest) VALUES (1, '', now(), %s, '')",
+                (rows,),
+            )
             owner.execute("VACUUM ANALYZE chio.http_receipts")
             settings = {
                 "session_preload_libraries": "auto_explain",
@@ -151,6 +158,32 @@ def test_a_filter_with_an_index_reads_no_other_receipts(name: str, explained: Ex
     index = {"refused": "refused", "of a capability": "capability_id", "of a caller": "caller_identity_hash"}[name]
     plans, _ = explained.plans(lambda: PAGES["viewer"](explained.place, FILTERS[name]))
     assert f"http_receipts_{index}" in plans
+
+
+def exported(place: Place) -> int:
+    assert isinstance(place, DatabasePlace)
+    with open_logs(place) as logs:
+        return len(list(islice(logs[0].stored(2_001, 5_000), 1_200)))
+
+
+def checked(place: Place) -> int:
+    assert isinstance(place, DatabasePlace)
+    with closing(DatabaseInspection(place)) as inspection:
+        return len({finding.row for finding in islice(inspection.parts()[0].findings(), 4_000)})
+
+
+@pytest.mark.parametrize("read", [exported, checked])
+def test_a_page_of_a_log_is_read_by_the_number_of_its_first_row(
+    read: Callable[[Place], int], explained: Explained
+) -> None:
+    found: list[int] = []
+    plans, _ = explained.plans(lambda: found.append(read(explained.place)))
+    pages = [plan for plan in plans.split("Query Text: ")[1:] if "ORDER BY seq LIMIT 500" in plan]
+    assert found[0] >= 1_000
+    assert len(pages) >= 2  # of three: the last is logged as its transaction ends
+    for page in pages:
+        assert "Index Scan using http_receipts_log_id_seq_key" in page
+        assert "Sort" not in page
 
 
 def test_a_page_that_ends_early_is_continued_until_every_match_is_found(explained: Explained, rows: int) -> None:
