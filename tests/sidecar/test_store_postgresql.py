@@ -542,6 +542,19 @@ async def test_no_receipt_is_stored_with_settings_that_could_lose_it_or_miss_a_r
         kit.open()
 
 
+@pytest.mark.parametrize("setting", ["array_nulls", "standard_conforming_strings"])
+def test_a_role_for_which_the_database_would_misread_statements_is_refused(kit: PostgresqlKit, setting: str) -> None:
+    for role in (ROLE, OWNER):
+        kit.execute(f"ALTER ROLE {role} IN DATABASE {kit.database} SET {setting} = off", OWNER)
+    with pytest.raises(ConfigurationError, match=rf"^{setting} is off .*ALTER ROLE … SET {setting} = on"):
+        kit.open()
+    with (
+        closing(connect(kit.server.place(kit.database, OWNER), seconds=10)) as owner,
+        pytest.raises(ConfigurationError, match=rf"^{setting} is off .*ALTER ROLE … SET {setting} = on"),
+    ):
+        migrate(owner, ROLE)
+
+
 async def test_no_request_is_refused_because_the_database_has_closed_an_idle_connection(kit: PostgresqlKit) -> None:
     # As idle_session_timeout does, a restart of the database, or a firewall between.
     end = "SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"

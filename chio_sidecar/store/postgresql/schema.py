@@ -34,7 +34,10 @@ SELECT log_id, l.seq, coalesce(b.seq, 0), l.digest, holder, leased_until > clock
 )
 FROM chio.logs l LEFT JOIN chio.receipt_chain_base b USING (log_id) ORDER BY log_id
 """
-_STATE = "SELECT current_setting('synchronous_commit'), pg_is_in_recovery(), current_setting('server_encoding')"
+_STATE = "SELECT current_setting('synchronous_commit'), pg_is_in_recovery()"
+_OFF = """
+SELECT name FROM pg_settings WHERE name IN ('array_nulls', 'standard_conforming_strings') AND setting = 'off'
+"""  # with which the database reads an array with a NULL, or a text with a backslash, as something else
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,14 +140,23 @@ def check(connection: Connection, shown: str) -> None:
             f"the receipt store of {shown} has schema version {found}, which this version does not know"
             f" ({SCHEMA_VERSION}); install a newer chio-frameworks"
         )
-    durable, standby, _ = connection.execute(_STATE).fetchone() or ("on", False, "")
+    durable, standby = connection.execute(_STATE).fetchone() or ("on", False)
     if durable == "off":
         raise ConfigurationError(
             f"synchronous_commit is off for this role in {shown}, so a crash would lose receipts that were"
             " acknowledged; run: ALTER ROLE … SET synchronous_commit = on"
         )
+    _check_settings(connection, shown)
     if standby:
         raise Unavailable(f"{shown} is a standby; name the primary, or add target_session_attrs=read-write")
+
+
+def _check_settings(connection: Connection, shown: str) -> None:
+    if names := [name for (name,) in connection.execute(_OFF).fetchall()]:
+        raise ConfigurationError(
+            f"{' and '.join(names)} is off for this role in {shown}, so the database would misread statements of the"
+            f" store; run: ALTER ROLE … SET {names[0]} = on"
+        )
 
 
 def migrate(
@@ -175,6 +187,7 @@ def migrate(
             encoding = connection.execute("SELECT current_setting('server_encoding')").fetchone()
             if encoding != ("UTF8",):
                 raise ConfigurationError("the encoding of the database is not UTF8; create another one with it")
+            _check_settings(connection, "the database")
             rights = {GRANTS: role, ARCHIVE_GRANTS: archive_role, ERASE_GRANTS: erase_role, TRUST_GRANTS: trust_role}
             roles = {grants: name for grants, name in rights.items() if name is not None}
             if len(set(roles.values())) != len(roles):
