@@ -36,11 +36,10 @@ from chio_sidecar.cli.options import (
 )
 from chio_sidecar.cli.terminal import CliError, compact, emit, say
 from chio_sidecar.config import MAX_MINTED_TTL, MAX_TTL
-from chio_sidecar.keys import load_or_create_key
 from chio_sidecar.records.archive import is_withdrawn
 from chio_sidecar.store.issuers import withdrawn
 from chio_sidecar.store.place import Place
-from chio_sidecar.trust.authorities import DatabaseAuthority
+from chio_sidecar.trust.authorities import DatabaseAuthority, SeedFileAuthority
 
 ISSUE_DESCRIPTION = """\
 Print a capability token as one line of ASCII JSON, ready for the X-Chio-Capability header. The trust service at
@@ -154,7 +153,7 @@ def run_issue(args: argparse.Namespace) -> int:
             existed = path.exists()
             if place is not None and isinstance(place.path, Path) and not existed:
                 _check_new_key(place, path)
-            key = load_or_create_key(path)
+            key = SeedFileAuthority(path).signing_key()
             if not existed:
                 say(f"created signing key {path}, public key {key.public_hex}")
             if place is not None:

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.signing import SigningKey, normalize_public_key
-from chio_sidecar.keys import load_or_create_key
+from chio_sidecar.keys import existing_key, load_or_create_key
 from chio_sidecar.private_files import check_private, replace_private
 from chio_sidecar.store.driver import open_file, sqlite3
 from chio_sidecar.store.place import Place
@@ -66,10 +66,10 @@ class SeedFileAuthority:
     """An authority in a seed file. Only one process at a time may rotate it.
 
     Args:
-        path: the seed file, created with a new key if it is missing.
+        path: the seed file, created with a new key if it is missing and there are no former keys.
 
     Raises:
-        ConfigurationError: the seed file or the list of former keys cannot be used.
+        ConfigurationError: the seed file or the list of former keys cannot be used, or the seed file is lost.
     """
 
     backend = "seed_file"
@@ -78,7 +78,6 @@ class SeedFileAuthority:
         self._path = path
         self._former_path = path.with_name(path.name + ".former")
         self._lock = threading.Lock()
-        self._key = load_or_create_key(path)
         # Former public key → when its successor became active.
         self._former: dict[str, int] = {}
         try:
@@ -93,6 +92,13 @@ class SeedFileAuthority:
                 f"cannot read {self._former_path}, the former keys of --authority-seed-file; each line must be"
                 " a public key of 64 hex digits and a time in seconds"
             ) from None
+        key = existing_key(path)
+        if key is None and self._former:
+            raise ConfigurationError(
+                f"{path} (--authority-seed-file) is missing, and was made to follow {[*self._former][-1]}; restore it"
+                f" from a backup, or move {self._former_path} away too: what those keys signed is then refused"
+            )
+        self._key = key or load_or_create_key(path)
 
     def status(self) -> AuthorityStatus:
         """Return the current public key and its history."""

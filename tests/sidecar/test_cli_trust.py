@@ -18,7 +18,7 @@ from chio_core.errors import InvalidDocument
 from chio_core.models.request import CallerIdentity
 from chio_core.signing import SigningKey
 from chio_sidecar.store.driver import sqlite3
-from chio_sidecar.trust.authorities import DatabaseAuthority
+from chio_sidecar.trust.authorities import DatabaseAuthority, SeedFileAuthority
 from chio_sidecar.trust.stores import RevocationStore
 from tests.sidecar.control_tools import ZEROS, CommandLine, evaluate, sidecars, write_store
 from tests.sidecar.test_evaluate_restrictions import VALUES
@@ -113,6 +113,13 @@ def test_a_lifetime_that_is_none_is_refused_with_the_forms(cli: CommandLine) -> 
     assert "'1 hour' is no lifetime; write seconds, or an amount such as 30m, 24h, 7d" in cli.misused(
         *ISSUE, "--ttl", "1 hour"
     )
+
+
+def test_a_seed_file_that_is_lost_after_a_rotation_is_not_made_again(tmp_path: Path, cli: CommandLine) -> None:
+    SeedFileAuthority(tmp_path / "seed").rotate()
+    (tmp_path / "seed").unlink()
+    assert "(--authority-seed-file) is missing" in cli.fails(*ISSUE, "--authority-seed-file", tmp_path / "seed")
+    assert not (tmp_path / "seed").exists()
 
 
 def test_an_authority_database_signs_too(tmp_path: Path, cli: CommandLine, issue: Issue) -> None:

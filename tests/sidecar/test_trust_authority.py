@@ -133,6 +133,18 @@ def test_a_damaged_list_of_former_keys_is_refused(tmp_path: Path, text: str) -> 
         SeedFileAuthority(tmp_path / "seed")
 
 
+def test_a_lost_seed_file_is_not_replaced_with_a_new_key(tmp_path: Path) -> None:
+    path = tmp_path / "seed"
+    authority = SeedFileAuthority(path)
+    authority.rotate()
+    newest = authority.status().public_key
+    authority.rotate()
+    path.unlink()
+    with pytest.raises(ConfigurationError, match=rf"--authority-seed-file\) is missing, .* follow {newest}; restore"):
+        SeedFileAuthority(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["seed.former"]
+
+
 def test_a_revocation_is_new_once_and_stays(place: Place) -> None:
     store = RevocationStore(place)
     assert not store.is_revoked("cap-1")
