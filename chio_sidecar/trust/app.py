@@ -243,9 +243,12 @@ class _Routes:
         query = read_query(request, RevocationQuery)
         store, capability_id = self._revocation_store(), query.capability_id
         ancestors = request.query_params.getlist("ancestorId")
-        found, revoked = await asyncio.to_thread(
-            lambda: (store.find(capability_id, max(1, min(query.limit, _MAX_PAGE))), store.revoked_of(ancestors))
-        )
+        try:
+            found, revoked = await asyncio.to_thread(
+                lambda: (store.find(capability_id, max(1, min(query.limit, _MAX_PAGE))), store.revoked_of(ancestors))
+            )
+        except InvalidDocument as exc:
+            raise refuse(400, exc.message) from None
         rows = [{"capabilityId": row.capability_id, "revokedAt": row.revoked_at} for row in found]
         one = {} if capability_id is None else {"capabilityId": capability_id, "revoked": bool(rows)}
         # An extension, for one question about a token and all that it was derived from.

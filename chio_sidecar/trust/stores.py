@@ -155,7 +155,7 @@ class RevocationStore:
             return bool(added.rowcount == 1)
 
     def is_revoked(self, capability_id: str) -> bool:
-        """Return True if this capability was revoked."""
+        """Return True if this capability was revoked; raises as `find`."""
         return bool(self.find(capability_id, 1))
 
     def revoked_of(self, capability_ids: Collection[str]) -> set[str]:
@@ -168,7 +168,13 @@ class RevocationStore:
             return {name for (name,) in connection.execute(sql, tuple(capability_ids))}
 
     def find(self, capability_id: str | None, limit: int) -> list[Revocation]:
-        """Return the newest revocations, at most `limit`; only that of `capability_id` if it is given."""
+        """Return the newest revocations, at most `limit`; only that of `capability_id` if it is given.
+
+        Raises:
+            InvalidDocument: see `check_revocable`. The response "not revoked" would be about no capability.
+        """
+        if capability_id is not None:
+            check_revocable(capability_id)
         select, wanted = "SELECT capability_id, revoked_at FROM revoked_capabilities", (capability_id,)
         where, values = ("", ()) if capability_id is None else (" WHERE capability_id = ?", wanted)
         with self._db.read() as connection:

@@ -234,6 +234,12 @@ def test_a_whole_token_is_not_revoked_as_if_it_were_an_id(app: Any) -> None:
     assert get(app, "/v1/revocations")["count"] == 0
 
 
+def test_a_whole_token_is_not_looked_up_as_if_it_were_an_id(app: Any) -> None:
+    token = json.dumps(issue(app))
+    response = fetch(app, "GET", "/v1/revocations", params={"capabilityId": token, "limit": 1}, headers=AUTH)
+    assert (response.status_code, "send its member id" in response.text) == (400, True)
+
+
 def test_a_revocation_is_listed(app: Any) -> None:
     assert revoke(app, "cap-1") == {"capabilityId": "cap-1", "revoked": True, "newlyRevoked": True}
     assert revoke(app, "cap-1")["newlyRevoked"] is False
