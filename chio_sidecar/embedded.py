@@ -104,7 +104,8 @@ def open_embedded(
             key is none of `trusted_keys`.
     """
     config = _config(path, os.environ if environ is None else environ, document)
-    _check_trusted(config, trusted_keys)
+    refuse_lost_key(config.store_path, config.resolved_key_path)
+    _check_trusted(existing_key(config.resolved_key_path), trusted_keys)
     app = create_app(config if busy_seconds is None else replace(config, busy_seconds=busy_seconds))
     app.state.sidecar.open()
     return EmbeddedSidecar(app)
@@ -119,7 +120,9 @@ def check_embedded(path: str, *, environ: Mapping[str, str] | None = None, trust
     config = _config(path, os.environ if environ is None else environ, None)
     if config.spec_text is not None:
         RouteTable.from_openapi(config.spec_text)
-    _check_trusted(config, trusted_keys)
+    # A missing key is refused when the sidecar is opened: a test may give the application another one until then.
+    if (key := existing_key(config.resolved_key_path)) is not None:
+        _check_trusted(key, trusted_keys)
     store = config.store_path
     if store is None:
         # A database is only asked when it is opened, because it may start later; without its extra this import raises.
@@ -148,11 +151,10 @@ def check_embedded(path: str, *, environ: Mapping[str, str] | None = None, trust
             raise ConfigurationError(f"cannot use {store} as a receipt store: {found}") from None
 
 
-def _check_trusted(config: SidecarConfig, trusted_keys: Collection[str]) -> None:
+def _check_trusted(key: SigningKey | None, trusted_keys: Collection[str]) -> None:
     # Else the application would start, and refuse every request with a 502.
-    key = existing_key(config.resolved_key_path)
-    if trusted_keys and (key is None or key.public_hex not in trusted_keys):
-        own = f"{key.public_hex} ({config.resolved_key_path})" if key is not None else "a key that it has yet to make"
+    own = key.public_hex if key is not None else "a key that it has yet to make"
+    if trusted_keys and own not in trusted_keys:
         raise ConfigurationError(
             f"an embedded sidecar signs with its own key, {own}, and trusted_kernel_keys (CHIO_TRUSTED_KERNEL_KEYS)"
             f" names only {', '.join(sorted(trusted_keys))}; leave that setting out, or add the key"

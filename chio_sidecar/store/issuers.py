@@ -37,7 +37,7 @@ def check_revocable(name: str) -> None:
         InvalidDocument: it is a whole token, which would stay valid; or it begins as the name of an issuer, and no
             public key follows, so it would withdraw no key.
     """
-    if name.lstrip().startswith("{"):
+    if name.lstrip().startswith("{") and '"id"' in name:
         raise InvalidDocument("a whole token is no id, and would stay valid; send its member id")
     if is_issuer_name(name) and re.fullmatch("[0-9a-f]{64}", name.removeprefix(ISSUER_PREFIX)) is None:
         raise InvalidDocument(f"after {ISSUER_PREFIX} must be a public key: 64 lower-case hex digits; {WITHDRAW}")

@@ -21,8 +21,11 @@ from chio_core.receipts import KeyTrust
 from chio_core.settings import ChioSettings
 from chio_sidecar.embedded import EmbeddedSidecar
 from tests.core.views import View, question
+from tests.sidecar.control_tools import write_store
 from tests.support import run
+from tests.viewer.records import receipt
 
+OTHER = "ab" * 32
 SETTINGS = ChioSettings(receipt_tolerance=10.0**10)
 
 
@@ -33,18 +36,34 @@ def sidecar(tmp_path: Path) -> Iterator[EmbeddedSidecar]:
     run(opened.close())
 
 
-@pytest.mark.parametrize("key_exists", [True, False], ids=["its key", "no key yet"])
 @pytest.mark.parametrize("start", [check_files, open_sidecar, SyncChioClient], ids=["check", "open", "threads"])
 def test_an_embedded_sidecar_with_another_key_than_the_trusted_ones_stops_the_start(
-    start: Callable[[ChioSettings], object], key_exists: bool, tmp_path: Path
+    start: Callable[[ChioSettings], object], tmp_path: Path
 ) -> None:
     url = f"embedded:{tmp_path}/receipts.sqlite3"
-    own = own_key(url).public_hex if key_exists else "a key that it has yet to make"
+    own = own_key(url).public_hex
     with pytest.raises(ConfigurationError) as caught:
-        start(ChioSettings(sidecar_url=url, trusted_kernel_keys=("ab" * 32,)))
+        start(ChioSettings(sidecar_url=url, trusted_kernel_keys=(OTHER,)))
     assert own in caught.value.message
-    assert f"names only {'ab' * 32}; leave that setting out" in caught.value.message
+    assert f"names only {OTHER}; leave that setting out" in caught.value.message
     assert not (tmp_path / "receipts.sqlite3").exists()
+
+
+@pytest.mark.parametrize("start", [open_sidecar, SyncChioClient], ids=["open", "threads"])
+def test_an_embedded_sidecar_makes_no_key_where_others_are_trusted(
+    start: Callable[[ChioSettings], object], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigurationError, match="a key that it has yet to make"):
+        start(ChioSettings(sidecar_url=f"embedded:{tmp_path}/receipts.sqlite3", trusted_kernel_keys=(OTHER,)))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("start", [check_files, open_sidecar], ids=["check", "open"])
+def test_a_trusted_key_that_is_lost_is_to_be_restored(start: Callable[[ChioSettings], object], tmp_path: Path) -> None:
+    store = write_store(tmp_path / "receipts.sqlite3", [receipt(1)])
+    trusted = (receipt(1)["kernel_key"],)
+    with pytest.raises(ConfigurationError, match=f"were signed with {trusted[0]}; restore the file"):
+        start(ChioSettings(sidecar_url=f"embedded:{store}", trusted_kernel_keys=trusted))
 
 
 def call(request_id: str = "req-1", view: View | None = None) -> EvaluateCall:

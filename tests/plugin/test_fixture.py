@@ -141,7 +141,7 @@ def test_connecting_changes_nothing_but_where_an_application_asks(chio: ChioFixt
 
 
 def test_an_embedded_sidecar_is_not_opened_by_a_test(chio: ChioFixture, tmp_path: Path) -> None:
-    shop = Shop(sidecar_url=f"embedded:{tmp_path}/chio.sqlite3", trusted_kernel_keys=())
+    shop = Shop(sidecar_url=f"embedded:{tmp_path}/chio.sqlite3")
     with TestClient(chio.connect(shop.app)) as client:
         assert client.get("/pets/7").status_code == 200
     assert list(tmp_path.iterdir()) == []
@@ -204,7 +204,7 @@ def test_websocket_handshakes_are_judged_too(client: TestClient, chio: ChioFixtu
 
 
 def test_flask_is_connected_with_its_own_settings_and_without_a_socket(chio: ChioFixture, tmp_path: Path) -> None:
-    app = flask_app(sidecar_url=f"embedded:{tmp_path}/chio.sqlite3", trusted_kernel_keys=(), receipt_header="X-Trace")
+    app = flask_app(sidecar_url=f"embedded:{tmp_path}/chio.sqlite3", receipt_header="X-Trace")
     client = chio.connect(app).test_client()
     assert client.get("/pets/7").json == {"pet": 7}
     assert client.post("/transfers").status_code == 401

@@ -240,6 +240,11 @@ def test_a_whole_token_is_not_looked_up_as_if_it_were_an_id(app: Any) -> None:
     assert (response.status_code, "send its member id" in response.text) == (400, True)
 
 
+def test_an_id_that_only_begins_as_a_token_can_be_revoked_and_looked_up(app: Any) -> None:
+    assert revoke(app, "{cap")["newlyRevoked"] is True
+    assert get(app, "/v1/revocations?capabilityId=%7Bcap")["revoked"] is True
+
+
 def test_a_revocation_is_listed(app: Any) -> None:
     assert revoke(app, "cap-1") == {"capabilityId": "cap-1", "revoked": True, "newlyRevoked": True}
     assert revoke(app, "cap-1")["newlyRevoked"] is False
