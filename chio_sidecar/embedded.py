@@ -104,8 +104,12 @@ def open_embedded(
             key is none of `trusted_keys`.
     """
     config = _config(path, os.environ if environ is None else environ, document)
-    refuse_lost_key(config.store_path, config.resolved_key_path)
-    _check_trusted(existing_key(config.resolved_key_path), trusted_keys)
+    if trusted_keys:
+        key = existing_key(config.resolved_key_path)
+        if key is None:
+            # First, because a lost key has to be restored: no other setting helps.
+            refuse_lost_key(config.store_path, config.resolved_key_path)
+        _check_trusted(key, trusted_keys)
     app = create_app(config if busy_seconds is None else replace(config, busy_seconds=busy_seconds))
     app.state.sidecar.open()
     return EmbeddedSidecar(app)
@@ -153,8 +157,8 @@ def check_embedded(path: str, *, environ: Mapping[str, str] | None = None, trust
 
 def _check_trusted(key: SigningKey | None, trusted_keys: Collection[str]) -> None:
     # Else the application would start, and refuse every request with a 502.
-    own = key.public_hex if key is not None else "a key that it has yet to make"
-    if trusted_keys and own not in trusted_keys:
+    if trusted_keys and (key is None or key.public_hex not in trusted_keys):
+        own = "a key that it has yet to make" if key is None else key.public_hex
         raise ConfigurationError(
             f"an embedded sidecar signs with its own key, {own}, and trusted_kernel_keys (CHIO_TRUSTED_KERNEL_KEYS)"
             f" names only {', '.join(sorted(trusted_keys))}; leave that setting out, or add the key"

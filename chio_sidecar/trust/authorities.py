@@ -92,13 +92,12 @@ class SeedFileAuthority:
                 f"cannot read {self._former_path}, the former keys of --authority-seed-file; each line must be"
                 " a public key of 64 hex digits and a time in seconds"
             ) from None
-        present = existing_key(path)
-        if present is None and self._former:
+        if self._former and existing_key(path) is None:
             raise ConfigurationError(
                 f"{path} (--authority-seed-file) is missing, and was made to follow {[*self._former][-1]}; restore it"
                 f" from a backup, or move {self._former_path} away too: what those keys signed is then refused"
             )
-        self._key = present or load_or_create_key(path)
+        self._key = load_or_create_key(path)
 
     def status(self) -> AuthorityStatus:
         """Return the current public key and its history."""
