@@ -16,6 +16,7 @@ from chio_sidecar.keys import existing_key
 from chio_sidecar.records.archive import ReceiptFilter, open_archive
 from chio_sidecar.records.fsck import Inspection
 from chio_sidecar.records.reader import ReceiptReader
+from chio_sidecar.store.compressed import is_compressed
 from chio_sidecar.store.erase import Erased, check, erase, remains, signer
 from chio_sidecar.store.place import DatabasePlace, Place
 from chio_sidecar.store.rotate import archive, trim
@@ -23,13 +24,14 @@ from chio_sidecar.store.statements import ArchiveStatement
 
 ROTATE_DESCRIPTION = """Archive the receipts of a store, and remove the old ones from it, while a sidecar writes to it.
 
-The archive is a complete copy, a store that receipt list, show, verify and fsck read. It states its last row and the
-head of the chain, signed with the sidecar's key. Only after it was checked as receipt fsck does, what it holds is
-removed from the store, in windows of rows: the sidecar's commits wait for some milliseconds at most.
+The archive is a complete copy, a store that receipt list, show, verify and fsck read, compressed if its name ends in
+.xz. It states its last row and the head of the chain, signed with the sidecar's key. Only after it was checked as
+receipt fsck does, what it holds is removed from the store, in windows of rows: the sidecar's commits wait for some
+milliseconds at most.
 
-Of a database each log goes into a file of its own, in a new folder: ARCHIVE. Rotate as the owner of the tables, or as
-a role that `store migrate --archive-role` gave the rights; the role of the sidecars cannot remove anything. One key of
-the sidecars, ?key=FILE, signs for all logs.
+Of a database each log goes into a compressed file of its own, in a new folder: ARCHIVE. Rotate as the owner of the
+tables, or as a role that `store migrate --archive-role` gave the rights; the role of the sidecars cannot remove
+anything. One key of the sidecars, ?key=FILE, signs for all logs.
 
 The store keeps its revocations and approvals, what each budget and limited grant has spent, and the receipts of the
 last time (--keep), by which a repeated request is recognised. Its chain goes on from the archive: receipt fsck
@@ -46,7 +48,11 @@ def add_rotate_options(parser: argparse.ArgumentParser) -> None:
     parser.description = ROTATE_DESCRIPTION
     parser.set_defaults(run=run_rotate)
     parser.add_argument(
-        "--to", metavar="ARCHIVE", type=Path, required=True, help="the new file or folder; it must not exist"
+        "--to",
+        metavar="ARCHIVE",
+        type=Path,
+        required=True,
+        help="the new file or folder; it must not exist; a file is compressed if its name ends in .xz",
     )
     parser.add_argument(
         "--keep",
@@ -122,7 +128,7 @@ def _archive(
 
     logs = rotate.archive(place, target, key, now=now)
     signed = {log: said.signed_by(key) for log, said in logs.items()}
-    files = {log: target / f"log-{log}" for log in logs}
+    files = {log: target / f"log-{log}.xz" for log in logs}
 
     def remove(erased: Mapping[Path, Collection[int]]) -> Iterator[int]:
         own = {log: erased[file] for log, file in files.items()}
@@ -221,7 +227,7 @@ def run_erase(args: argparse.Namespace) -> int:
         if not emptied:
             left.append(f"the write-ahead log of {place.path}, until other processes let it go: erase again then")
         left += [f"{file}, in room that is not used: --vacuum rewrites it" for file in remains(place.path, erased)]
-        if not args.vacuum and not all(one.signature for one in erased):
+        if not args.vacuum and not is_compressed(place.path) and not all(one.signature for one in erased):
             # Its signature, by which a copy would be found, was erased with it.
             about = "perhaps: it cannot be searched for a receipt that was erased before; --vacuum rewrites it"
             left.append(f"{place.path}, {about}")
@@ -267,8 +273,9 @@ def _erasing_key(args: argparse.Namespace, place: StorePlace) -> SigningKey:
 
 
 def _print_erased(args: argparse.Namespace, place: StorePlace, erased: list[Erased], left: list[str]) -> None:
-    own = place.path.name if isinstance(place.path, Path) else None
-    archives = sorted({name for one in erased for name in one.archives if name.rpartition("/")[2] != own})
+    own = place.path.name.removesuffix(".xz") if isinstance(place.path, Path) else None
+    names = {name for one in erased for name in one.archives}
+    archives = sorted(name for name in names if name.rpartition("/")[2].removesuffix(".xz") != own)
     if wants_json(args):
         done = [{"id": one.erasure.id, "row": one.erasure.row, "digest": one.erasure.digest} for one in erased]
         emit(compact({"erased": done, "archives": archives, "left": left}))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import os
+from contextlib import nullcontext
+from pathlib import Path
 
 from chio_core.errors import ChioError
 from chio_sidecar.cli.options import add_trusted_key_option, required_store
@@ -12,6 +14,7 @@ from chio_sidecar.cli.terminal import CliError, say
 from chio_sidecar.config import control_token_from
 from chio_sidecar.keys import load_key
 from chio_sidecar.records.listing import ReceiptWindow
+from chio_sidecar.store.compressed import is_compressed, plain_copy
 
 DESCRIPTION = """\
 Show a receipt store in a browser: list, filter, open and verify receipts. The file is opened read-only, and may
@@ -64,6 +67,10 @@ def run(args: argparse.Namespace) -> int:
         except (FileNotFoundError, ChioError) as exc:
             reason = exc.message if isinstance(exc, ChioError) else "there is no key file beside the store"
             say(f"chio viewer: the sidecar's own key is not known ({reason}); --trusted-key names it")
-    app = create_viewer_app(path, keys=frozenset(keys), token=control_token_from(os.environ))
-    with bind(args.listen) as listener:
+    # Each look at the page opens the file anew: a compressed one is decompressed once for all of them.
+    with (
+        bind(args.listen) as listener,
+        plain_copy(path) if isinstance(path, Path) and is_compressed(path) else nullcontext(path) as shown,
+    ):
+        app = create_viewer_app(shown, keys=frozenset(keys), token=control_token_from(os.environ))
         return serve(app, listener, ready=f"chio viewer: {path} is shown at http://{listener.address}{VIEWER_PATH}")

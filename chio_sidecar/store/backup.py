@@ -17,6 +17,7 @@ from typing import Any
 
 from chio_core.errors import ConfigurationError
 from chio_sidecar.private_files import create_private, sync_folder
+from chio_sidecar.store.compressed import compress, is_compressed
 from chio_sidecar.store.driver import UNUSABLE, open_file, sqlite3, trouble
 from chio_sidecar.store.rewriting import unmoved
 from chio_sidecar.store.schema import APPLICATION_ID
@@ -48,7 +49,7 @@ def backup(source: Path, target: Path, *, state: Callable[[Copied], str] | None 
 
     Args:
         source: the SQLite file; a sidecar may be writing to it.
-        target: the new file, of mode 0600; it must not exist, and its folder must.
+        target: the new file, of mode 0600, compressed if its name ends in `.xz`; it must not exist, its folder must.
         state: makes the copy an archive: returns the statement about it.
 
     Raises:
@@ -149,6 +150,8 @@ def bare_tables(writer: sqlite3.Connection, version: int) -> Iterator[None]:
 def new_file(path: Path) -> Iterator[Path]:
     """Give an empty file of mode 0600 to fill; after the block it is on the disk under its name.
 
+    A name that ends in `.xz` makes it a compressed one.
+
     Raises:
         FileExistsError: the name is taken.
         OSError: the file cannot be written.
@@ -159,6 +162,8 @@ def new_file(path: Path) -> Iterator[Path]:
     create_private(draft)
     try:
         yield draft
+        if is_compressed(path):
+            compress(draft)
         descriptor = os.open(draft, os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(descriptor)

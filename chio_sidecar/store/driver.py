@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from chio_core.errors import ConfigurationError
+from chio_sidecar.store.compressed import check_plain, decompressed, is_compressed, plain_copy
 
 FIRST_SAFE_WAL = (3, 51, 3)
 """Older versions can lose committed rows when two connections write and checkpoint a write-ahead log at once."""
@@ -153,18 +154,34 @@ def open_file(path: Path, mode: str, *, busy_seconds: float = 30.0) -> sqlite3.C
         busy_seconds: how long a statement waits for another process that holds the file. A busy sidecar commits again
             and again, and a command waits for a gap.
 
+    A compressed file is read from a temporary copy, which has no name any more and ends with the connection.
+
     Raises:
+        ConfigurationError: it is compressed, and damaged or to be written.
         ForeignLog: the write-ahead log beside it is that of another file. Nothing was opened.
         sqlite3.Error: it cannot be opened.
     """
+    if is_compressed(path):
+        if mode == "mode=rw":
+            check_plain(path)
+        with plain_copy(path) as copy:
+            return _connect(copy, "mode=ro&immutable=1", busy_seconds)
     _check_log(path)
-    uri = f"{path.absolute().as_uri()}?{mode}"
     with _lock:  # `read_start` closes no descriptor of the file between SQLite's opening it and the count
-        connection = sqlite3.connect(
-            uri, uri=True, timeout=busy_seconds, isolation_level=None, check_same_thread=False, factory=_Connection
-        )
+        connection = _connect(path, mode, busy_seconds)
         connection.count(path)
     return connection
+
+
+def _connect(path: Path, mode: str, busy_seconds: float) -> _Connection:
+    return sqlite3.connect(
+        f"{path.absolute().as_uri()}?{mode}",
+        uri=True,
+        timeout=busy_seconds,
+        isolation_level=None,
+        check_same_thread=False,
+        factory=_Connection,
+    )
 
 
 @contextmanager
@@ -185,13 +202,16 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def read_start(path: Path, length: int) -> bytes:
-    """Return the first bytes of a file, fewer if it has fewer.
+    """Return the first bytes of a file, decompressed ones of a compressed file, fewer if it has fewer.
 
     SQLite is not asked: it would make files beside some databases.
 
     Raises:
+        ConfigurationError: it is compressed, and damaged.
         OSError: the file cannot be read.
     """
+    if is_compressed(path):
+        return b"".join(decompressed(path, most=length))
     with _lock:
         found = path.stat()
         file = (found.st_dev, found.st_ino)

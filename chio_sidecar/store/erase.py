@@ -21,6 +21,7 @@ from typing import Any
 from chio_core.canonical import parse_json
 from chio_core.errors import ConfigurationError, InvalidDocument
 from chio_core.signing import SigningKey
+from chio_sidecar.store.compressed import is_compressed, rewritten
 from chio_sidecar.store.driver import UNUSABLE, has_log, open_file, sqlite3, transaction, trouble
 from chio_sidecar.store.hash_chain import MEMBERS, content_of, follow
 from chio_sidecar.store.rewriting import rewriting
@@ -116,7 +117,7 @@ def check(store: Path) -> None:
         ConfigurationError: the file is no store, cannot be read, or is of another version.
     """
     # With a write-ahead log there is nothing to undo, and a writing connection would remove one of another file.
-    mode = "rw" if os.access(store, os.W_OK) and not has_log(store) else "ro"
+    mode = "rw" if os.access(store, os.W_OK) and not has_log(store) and not is_compressed(store) else "ro"
     try:
         with closing(open_file(store, f"mode={mode}")) as connection:
             if recognise(connection, store) == 0:
@@ -141,7 +142,7 @@ def erase(
         ids: of the receipts.
         sign: of `signer`.
         vacuum: rewrite the file afterwards, which takes an exclusive lock as long as that lasts; refused while a
-            backup or a rotation reads a store in this folder.
+            backup or a rotation reads a store in this folder. A compressed file is always rewritten.
         busy_seconds: how long to wait for another process that holds the file.
         version: the SQLite version, which decides the journal mode.
 
@@ -155,13 +156,16 @@ def erase(
     journal = journal_for(version)
     try:
         mode = store.stat().st_mode
-        if not mode & 0o200:
-            store.chmod(0o600)  # an archive
         with ExitStack() as stack:
-            stack.callback(store.chmod, mode & 0o7777)
-            if vacuum:
+            if vacuum or is_compressed(store):
                 stack.enter_context(rewriting(store))
-            connection = connect(store, journal=journal, busy_seconds=busy_seconds)
+            file = store
+            if is_compressed(store):
+                file, vacuum = stack.enter_context(rewritten(store)), True
+            elif not mode & 0o200:
+                store.chmod(0o600)  # an archive
+                stack.callback(store.chmod, mode & 0o7777)
+            connection = connect(file, journal=journal, busy_seconds=busy_seconds)
             try:
                 connection.execute("PRAGMA secure_delete=ON")
                 connection.execute("PRAGMA journal_size_limit=0")  # the commit empties a rollback journal

@@ -46,7 +46,8 @@ def rewriting(store: Path) -> Iterator[None]:
         if not is_locked:
             raise ConfigurationError(
                 f"a backup or a rotation runs in {store.resolve().parent}, and --vacuum would move the rows that it"
-                " reads; nothing was erased: try again when that has ended, or leave --vacuum out"
+                " reads; nothing was erased: try again when that has ended, or leave --vacuum out if the file is not"
+                " compressed"
             )
         yield
 

@@ -75,7 +75,7 @@ def archive(store: Path, target: Path, key: SigningKey, *, now: int) -> ArchiveS
 
     Args:
         store: the SQLite file; a sidecar may be writing to it.
-        target: the new file, of mode 0400; it must not exist, and its folder must.
+        target: the new file, of mode 0400, compressed if its name ends in `.xz`; it must not exist, its folder must.
         key: signs the statement.
         now: seconds since 1970.
 

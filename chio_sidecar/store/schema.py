@@ -13,6 +13,7 @@ from pathlib import Path
 from chio_core.errors import ConfigurationError
 from chio_sidecar.private_files import check_private, create_private
 from chio_sidecar.store import live_state
+from chio_sidecar.store.compressed import check_plain
 from chio_sidecar.store.driver import (
     DAMAGED,
     FIRST_SAFE_WAL,
@@ -140,10 +141,11 @@ def check_file(path: Path) -> bool:
     """Check that a file can be given to SQLite; return False if it does not exist.
 
     Raises:
-        ConfigurationError: it is a link, no regular file, another user's, or too small for a database; or there is
-            none, or an empty one, where a store had live state.
+        ConfigurationError: it is a link, no regular file, another user's, compressed, or too small for a database; or
+            there is none, or an empty one, where a store had live state.
         OSError: its status cannot be read.
     """
+    check_plain(path)
     status = check_private(path, "receipt store")
     if status is not None and 0 < status.st_size < _SMALLEST:
         # SQLite would take such a file for an empty database and overwrite it.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from chio_sidecar.records.fsck import Inspection
 from chio_sidecar.records.fsck_chain import Finding, Heads, Summary
-from chio_sidecar.store.driver import sqlite3
+from chio_sidecar.store.driver import open_file, sqlite3
 from chio_sidecar.store.sqlite import SqliteReceiptStore
 from tests.sidecar.approval_tools import approved, pay, pending_id, request_payment
 from tests.sidecar.sidecar_tools import KERNEL, SERVER, TOOL, capability, decision, grant, sidecar
@@ -49,7 +49,7 @@ def inspect(path: Path, *, kept: str | None = None, trusted: set[str] | None = N
 
 
 def select(path: Path, sql: str) -> list[tuple[object, ...]]:
-    with closing(sqlite3.connect(path)) as connection:
+    with closing(open_file(path, "mode=ro")) as connection:
         return connection.execute(sql).fetchall()
 
 

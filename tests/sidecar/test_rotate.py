@@ -41,6 +41,8 @@ APPROVALS = ("chio_hitl_pending", "chio_hitl_resolved", "chio_hitl_consumed_toke
 LATER = 2**32
 """A time after every receipt."""
 
+NAMES = pytest.mark.parametrize("name", ["archive", "archive.xz"])
+
 
 def keyed(path: Path) -> Path:
     """Put the key of the sidecar beside its store."""
@@ -79,8 +81,9 @@ def fsck(cli: CommandLine, store: Path, *archives: Path, status: int = 0) -> str
     return cli("receipt", "fsck", "--receipt-store", store, *options, "--trusted-key", KERNEL.public_hex, status=status)
 
 
-def test_everything_is_in_the_archive_and_the_live_state_stays(tmp_path: Path, cli: CommandLine) -> None:
-    path, target = keyed(fill(tmp_path, 5)), tmp_path / "archive"
+@NAMES
+def test_everything_is_in_the_archive_and_the_live_state_stays(name: str, tmp_path: Path, cli: CommandLine) -> None:
+    path, target = keyed(fill(tmp_path, 5)), tmp_path / name
     before = {table: select(path, f"SELECT * FROM {table}") for table in ("http_receipts", "budget_charges")}
     kept = {table: select(path, f"SELECT * FROM {table}") for table in ("revoked_capabilities", *APPROVALS)}
     (approval,) = select(path, "SELECT approval_id FROM chio_hitl_consumed_tokens")[0]
@@ -111,7 +114,7 @@ def test_everything_is_in_the_archive_and_the_live_state_stays(tmp_path: Path, c
     assert "findings  0\n" in fsck(cli, path)
     both = fsck(cli, path, target)
     assert both.count("findings  0\n") == 2
-    assert f"archived  rows 1 to {last - 1}; the newest archive is archive\n" in both
+    assert f"archived  rows 1 to {last - 1}; the newest archive is {name}\n" in both
 
 
 def test_what_was_stored_since_a_time_stays_and_a_repeated_request_gets_its_receipt(tmp_path: Path) -> None:
@@ -198,8 +201,9 @@ def test_a_rotation_that_ends_after_any_step_leaves_a_store_that_goes_on(tmp_pat
     assert steps == 1 + 3 + 2 + 1  # statement; marks of three tables; removal from two; receipts
 
 
-def test_a_rotation_that_is_killed_leaves_a_store_that_goes_on(tmp_path: Path, cli: CommandLine) -> None:
-    path, target = keyed(write_store(tmp_path / "r", map(receipt, range(1, 6 * ROWS)))), tmp_path / "a"
+@NAMES
+def test_a_rotation_that_is_killed_leaves_a_store_that_goes_on(name: str, tmp_path: Path, cli: CommandLine) -> None:
+    path, target = keyed(write_store(tmp_path / "r", map(receipt, range(1, 6 * ROWS)))), tmp_path / name
     command = ["receipt", "rotate", "--receipt-store", path, "--to", target]
     with prefork.Process("chio_sidecar", command, env=os.environ) as process:
         while select(path, "SELECT count(*) FROM receipt_archives") == [(0,)]:

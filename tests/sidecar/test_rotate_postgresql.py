@@ -141,7 +141,7 @@ def test_each_log_is_in_an_archive_and_the_live_state_stays(
     logs = kit.fetch("SELECT seq, digest FROM chio.logs ORDER BY log_id")
 
     out = cli("receipt", "rotate", "--receipt-store", url, "--to", folder, "--keep", str(LATER))
-    files = [folder / "log-1", folder / "log-2"]
+    files = [folder / "log-1.xz", folder / "log-2.xz"]
     lines = [
         f"archive   {file}, rows 1 to {last}\nhead      {head}\n"
         for file, (last, head) in zip(files, logs, strict=True)
@@ -175,7 +175,7 @@ def test_each_log_is_in_an_archive_and_the_live_state_stays(
     assert "archived  rows 1 to " in cli("receipt", "fsck", "--receipt-store", url, *trust)
     whole = cli("receipt", "fsck", "--receipt-store", url, "--archive", folder, *trust)
     assert whole.count("findings  0\n") == 5  # two archives, two logs, and what they share
-    assert f"rows 1 to {logs[0][0] - 1}; the newest archive is 2026-11/log-1\n" in whole
+    assert f"rows 1 to {logs[0][0] - 1}; the newest archive is 2026-11/log-1.xz\n" in whole
 
 
 def test_what_reads_a_database_says_that_older_receipts_are_archived(
@@ -185,10 +185,12 @@ def test_what_reads_a_database_says_that_older_receipts_are_archived(
     folder = tmp_path / "a"
     first = json.loads(cli("receipt", "list", "--receipt-store", url).splitlines()[0])["id"]
     found = json.loads(cli("receipt", "rotate", "--receipt-store", url, "--to", folder, "--keep", str(LATER), "--json"))
-    assert [one["archive"] for one in found["archives"]] == [str(folder / "log-1"), str(folder / "log-2")]
+    assert [one["archive"] for one in found["archives"]] == [str(folder / "log-1.xz"), str(folder / "log-2.xz")]
     assert len(cli("receipt", "list", "--receipt-store", url).splitlines()) == 2
-    assert f"note: {found['removed']} earlier receipts are archived, the newest of them in a/log-2\n" in cli.err
-    assert "older ones are in archives such as a/log-2" in cli.fails("receipt", "show", first, "--receipt-store", url)
+    assert f"note: {found['removed']} earlier receipts are archived, the newest of them in a/log-2.xz\n" in cli.err
+    assert "older ones are in archives such as a/log-2.xz" in cli.fails(
+        "receipt", "show", first, "--receipt-store", url
+    )
     cli("receipt", "verify", "--receipt-store", url)
     assert "2 receipts: 2 valid" in cli.err
     shown = [file for file in folder.iterdir() if first in cli("receipt", "list", "--receipt-store", file)]
@@ -430,7 +432,7 @@ def test_a_rotation_that_cannot_be_done_removes_nothing(
 
 
 FORGED = {
-    "UPDATE receipt_archives SET statement = replace(statement, 'log-1\"', 'log-2\"')": "its signature does not verify",
+    "UPDATE receipt_archives SET statement = replace(statement, '/log-1.', '/log-2.')": "its signature does not verify",
     "UPDATE receipt_archives SET seq = seq - 1": "about another row than the one in this store",
     "DELETE FROM receipt_archives": "gone, and the statements about archives cover rows up to 0",
     "UPDATE receipt_chain_base SET digest = 'x'": "its digest",

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from chio_sidecar.keys import load_or_create_key
+from chio_sidecar.store.backup import backup
 from chio_sidecar.viewer import VIEWER_PATH
 from tests.sidecar.control_tools import CommandLine, serving
 from tests.viewer.records import KEY, fill, receipt
@@ -24,6 +25,19 @@ def test_it_shows_the_file_and_knows_the_key_beside_it(tmp_path: Path) -> None:
         status = httpx.get(f"{address}api/status", trust_env=False).json()
         assert (status["store"], status["keys"], status["newest"]) == ("s.sqlite3", [key.public_hex], 1)
     assert len(server.lines) == 1
+
+
+def test_it_decompresses_a_compressed_archive_once_and_leaves_no_copy(tmp_path: Path) -> None:
+    path, room = fill(tmp_path / "s.sqlite3", [receipt(1)]), tmp_path / "room"
+    backup(path, tmp_path / "copy.xz")
+    room.mkdir()
+    with serving("viewer", "--receipt-store", tmp_path / "copy.xz", ready="is shown at", TMPDIR=str(room)) as server:
+        address = server.ready.rpartition(" ")[2]
+        (tmp_path / "copy.xz").unlink()
+        status = httpx.get(f"{address}api/status", trust_env=False).json()
+        assert status["store"].startswith("copy.")
+        assert status["newest"] == 1
+    assert list(room.iterdir()) == []
 
 
 def test_it_requires_the_control_token_if_there_is_one_and_shows_no_secret(tmp_path: Path) -> None:

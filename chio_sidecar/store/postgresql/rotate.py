@@ -100,7 +100,7 @@ class _Log:
 
 
 def archive(place: DatabasePlace, folder: Path, key: SigningKey, *, now: int) -> dict[int, ArchiveStatement]:
-    """Copy the receipts of each log to a file `log-N` of a new folder; the folder appears when all are complete.
+    """Copy each log to a compressed file `log-N.xz` of a new folder, which appears when all files are complete.
 
     Args:
         place: the database; sidecars may be writing to it.
@@ -124,10 +124,10 @@ def archive(place: DatabasePlace, folder: Path, key: SigningKey, *, now: int) ->
             writers: dict[int, sqlite3.Connection] = {}
             for log in logs:
                 if not log.is_rotated:
-                    writers[log.number] = files.enter_context(_new_store(draft / f"log-{log.number}"))
-                    name = f"{folder.name}/log-{log.number}"
+                    name = f"log-{log.number}.xz"
+                    writers[log.number] = files.enter_context(_new_store(draft / name))
                     made[log.number] = said = ArchiveStatement(
-                        name, log.base + 1, log.last, log.head, now, key.public_hex
+                        f"{folder.name}/{name}", log.base + 1, log.last, log.head, now, key.public_hex
                     )
                     _copy_receipts(connection, writers[log.number], log, said.signed_by(key))
             _copy_uses(connection, writers, made)
